@@ -1,0 +1,148 @@
+"""What a machine is made of: frozen records, and the parsing and checking of what users type."""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.record import dataclass
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+
+MAX_CPUS = 16
+CACHE_MODES = ("writeback", "writethrough")
+ENTRIES = ("auto", "pvh", "linux64")
+CONSOLES = ("stdio", "pty", "file", "none", "fd")
+
+
+def parse_size(text: str, what: str = "size") -> int:
+    """Bytes from ``256M``, ``4G``, ``512K``, ``1073741824``; units are powers of 1024, ``iB`` may follow.
+
+    :raises ConfigError: not such a number
+    """
+    number = text.strip().upper().removesuffix("IB") if text.strip().upper().endswith("IB") else text.strip().upper()
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    digits = number[: len(number) - len(unit)]
+    if not digits.isascii() or not digits.isdigit() or unit not in _UNITS or len(digits) > 20:
+        raise ConfigError(f"{what} {text!r} is not a size", code="size-syntax", hint="for example 256M, 2G, 512K")
+    return int(digits) * _UNITS[unit]
+
+
+@dataclass(frozen=True)
+class BootConfig:
+    """What to boot.
+
+    :ivar kernel: path of an ELF vmlinux
+    :ivar initrd: path of an initial ramdisk, or None
+    :ivar cmdline: appended to the default command line
+    :ivar entry: ``pvh``, ``linux64``, or ``auto``: PVH where the kernel has its note
+    """
+
+    kernel: str
+    initrd: str | None = None
+    cmdline: str = ""
+    entry: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.entry not in ENTRIES:
+            raise ConfigError(f"boot entry {self.entry!r}: not one of {', '.join(ENTRIES)}", code="boot-entry")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Guest RAM: *size* in bytes, and see :class:`vmm.memory.GuestMemory`."""
+
+    size: int = 256 * MIB
+    huge_pages: str = "none"
+    prefault: bool = False
+
+
+@dataclass(frozen=True)
+class DiskConfig:
+    """A virtio-blk disk: a raw image file or a block device.
+
+    :ivar serial: up to 20 ASCII bytes, seen by the guest in ``/sys/block/vda/serial``
+    :ivar direct: bypass the host's page cache (O_DIRECT)
+    :ivar cache: ``writeback``, or ``writethrough``: every write is on the disk before it completes
+    :ivar queues: number of request queues, or 0: one per vCPU, at most 4
+    """
+
+    path: str
+    read_only: bool = False
+    serial: str = ""
+    direct: bool = False
+    cache: str = "writeback"
+    queues: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHE_MODES:
+            raise ConfigError(
+                f"disk {self.path}: cache={self.cache!r} is not one of {', '.join(CACHE_MODES)}", code="disk-cache"
+            )
+        if not self.serial.isascii() or not (self.serial.isprintable()) or len(self.serial) > 20:
+            raise ConfigError(
+                f"disk {self.path}: serial {self.serial!r} is not up to 20 printable ASCII characters",
+                code="disk-serial",
+            )
+        if not 0 <= self.queues <= 64:
+            raise ConfigError(f"disk {self.path}: {self.queues} queues, not 0 to 64", code="disk-queues")
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--disk") -> DiskConfig:
+        """From ``FILE[,ro][,serial=S][,direct][,cache=writeback|writethrough][,queues=N]``; ``,,`` is a comma of FILE.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+        if not path:
+            raise ConfigError(f"{flag} {text!r}: no file is named", code="disk-syntax", hint=f"{flag} FILE[,ro]")
+        values: dict[str, str | bool | int] = {}
+        for option in options:
+            key, equals, value = option.partition("=")
+            if key in ("ro", "direct") and not equals:
+                values["read_only" if key == "ro" else key] = True
+            elif key in ("serial", "cache") and equals:
+                values[key] = value
+            elif key == "queues" and value.isascii() and value.isdigit():
+                values[key] = int(value)
+            else:
+                raise ConfigError(
+                    f"{flag} {text!r}: option {option!r} is not known",
+                    code="disk-syntax",
+                    hint="options are ro, direct, serial=TEXT, cache=writeback|writethrough, queues=N; "
+                    "a comma in the file name is written twice",
+                )
+        return cls(path, **values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ConsoleConfig:
+    """Where the serial console goes.
+
+    :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
+        is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
+    :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
+    """
+
+    kind: str = "none"
+    fd: int = -1
+    drop: bool = False
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """A whole machine.
+
+    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system, or None
+    :ivar disks: further disks, in the order of their letters
+    """
+
+    boot: BootConfig
+    memory: MemoryConfig = MemoryConfig()
+    cpus: int = 1
+    rootfs: DiskConfig | None = None
+    disks: tuple[DiskConfig, ...] = ()
+    console: ConsoleConfig = ConsoleConfig()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")

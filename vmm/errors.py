@@ -1,0 +1,47 @@
+"""The errors that the package raises.
+
+Every error has a stable :attr:`~VmmError.code` (a short kebab-case word that a program may compare), a message that
+names the file, flag or number concerned, and, where there is one, a :attr:`~VmmError.hint` that says what to do.
+"""
+
+from __future__ import annotations
+
+
+class VmmError(Exception):
+    """The base of all errors of this package."""
+
+    default_code = "error"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigError(VmmError):
+    """What the user asked for cannot be: a file, a flag, a number.  Raised before anything was changed."""
+
+    default_code = "config"
+
+
+class HostError(VmmError):
+    """The host refused: no usable KVM, out of memory, an ioctl that failed.
+
+    :ivar errno: the errno of the failed call, or 0
+    """
+
+    default_code = "host"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "", errno: int = 0) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.errno = errno
+
+
+class GuestError(VmmError):
+    """The guest broke a rule: a corrupt ring, an entry that KVM refuses.  Never fatal to the VMM itself."""
+
+    default_code = "guest"

@@ -1,0 +1,96 @@
+"""Event descriptors and the control loop."""
+
+from __future__ import annotations
+
+import os
+import select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class EventFd:
+    """An eventfd(2): a kick, an irq, a stop.  Owns its descriptor; non-blocking, close-on-exec."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self.fd
+
+    def signal(self) -> None:
+        """Add one to the counter."""
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> int:
+        """Read and zero the counter; 0 when it was zero."""
+        try:
+            return os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """Close the descriptor; harmless when done twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Loop:
+    """One epoll loop, run by one thread: descriptors that became ready call their callback.
+
+    :meth:`add`, :meth:`remove` and :meth:`stop` may be called from any thread and from callbacks.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._wake = EventFd()
+        self._epoll.register(self._wake.fd, select.EPOLLIN)
+        self._stopped = False
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call ``callback(ready events)`` whenever *fd* is ready (level-triggered)."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget *fd*; harmless when it is not there."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def run_once(self, timeout: float | None = None) -> bool:
+        """Wait up to *timeout* seconds (None: for ever) and serve what is ready; False when nothing was."""
+        ready = self._epoll.poll(timeout)
+        for fd, events in ready:
+            if fd == self._wake.fd:
+                self._wake.clear()
+                continue
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        return bool(ready)
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        while not self._stopped:
+            self.run_once()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return."""
+        self._stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`run_once` return."""
+        if self._wake.fd >= 0:
+            self._wake.signal()
+
+    def close(self) -> None:
+        """Close the loop's own descriptors; what was added stays its owner's."""
+        self._callbacks.clear()
+        if not self._epoll.closed:
+            self._epoll.close()
+        self._wake.close()

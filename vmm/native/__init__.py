@@ -1,0 +1,5 @@
+"""The C data plane: :data:`lib` and :data:`ffi` of the cffi extension made from ``vmm_native.h``."""
+
+from vmm.native._native import ffi, lib
+
+__all__ = ["ffi", "lib"]

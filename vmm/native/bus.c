@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The address ranges that exits are matched against. A range belongs to a C function, or to Python; what nobody claims
+ * reads as all ones, as on real hardware, and costs Python nothing.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "native.h"
+
+enum { BUS_MAX = 64, REG_STATUS = 0x60, REG_ACK = 0x64 };
+
+struct range {
+	uint64_t base, size;
+	bus_fn fn; /* NULL: Python */
+	void *ctx;
+};
+
+struct bus {
+	/* Devices come and go while vCPUs run (unplug); an access holds the lock only while it looks its range up and
+	 * is answered. */
+	pthread_rwlock_t lock;
+	uint32_t n[2];
+	struct range range[2][BUS_MAX];
+};
+
+struct bus *bus_new(void)
+{
+	struct bus *bus = calloc(1, sizeof(*bus));
+
+	if (bus && pthread_rwlock_init(&bus->lock, NULL)) {
+		free(bus);
+		return NULL;
+	}
+	return bus;
+}
+
+void bus_free(struct bus *bus)
+{
+	if (!bus)
+		return;
+	pthread_rwlock_destroy(&bus->lock);
+	free(bus);
+}
+
+int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn, void *ctx)
+{
+	int ret = 0;
+
+	if ((space != BUS_PIO && space != BUS_MMIO) || !size || base + size < base)
+		return -EINVAL;
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		const struct range *r = &bus->range[space][i];
+
+		if (base < r->base + r->size && r->base < base + size)
+			ret = -EEXIST;
+	}
+	if (!ret && bus->n[space] == BUS_MAX)
+		ret = -ENOSPC;
+	if (!ret)
+		bus->range[space][bus->n[space]++] = (struct range){ base, size, fn, ctx };
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+int bus_remove(struct bus *bus, int space, uint64_t base)
+{
+	int ret = -ENOENT;
+
+	if (space != BUS_PIO && space != BUS_MMIO)
+		return -EINVAL;
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		if (bus->range[space][i].base != base)
+			continue;
+		bus->range[space][i] = bus->range[space][--bus->n[space]];
+		ret = 0;
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size)
+{
+	return bus_add(bus, space, base, size, NULL, NULL);
+}
+
+static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+{
+	uint8_t *page = ctx;
+	uint32_t bits;
+
+	if (offset + len > 4096)
+		return false;
+	if (!write) {
+		/* A 32-bit register must not be seen half old, half new. */
+		if (len == 4 && !(offset & 3)) {
+			bits = __atomic_load_n((uint32_t *)(void *)(page + offset), __ATOMIC_ACQUIRE);
+			memcpy(data, &bits, 4);
+		} else {
+			memcpy(data, page + offset, len);
+		}
+		return true;
+	}
+	if (offset == REG_ACK && len == 4) {
+		memcpy(&bits, data, 4);
+		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits, __ATOMIC_SEQ_CST);
+		return true;
+	}
+	return false;
+}
+
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page)
+{
+	if (size > 4096 || ((uintptr_t)page & 7))
+		return -EINVAL;
+	return bus_add(bus, BUS_MMIO, base, size, regpage_access, page);
+}
+
+int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart)
+{
+	return bus_add(bus, BUS_PIO, base, 8, uart_access, uart);
+}
+
+int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write)
+{
+	int ret = BUS_UNCLAIMED;
+
+	pthread_rwlock_rdlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		const struct range *r = &bus->range[space][i];
+
+		if (addr < r->base || addr - r->base >= r->size)
+			continue;
+		if (len > r->size - (addr - r->base))
+			break; /* runs over the end of the range: nobody answers */
+		ret = r->fn && r->fn(r->ctx, addr - r->base, data, len, write) ? BUS_DONE : BUS_TO_PYTHON;
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	if (ret == BUS_UNCLAIMED && !write)
+		memset(data, 0xff, len);
+	return ret;
+}

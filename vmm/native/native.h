@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the C files share beyond vmm_native.h. */
+#ifndef VMM_NATIVE_NATIVE_H
+#define VMM_NATIVE_NATIVE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "vmm_native.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/*
+ * Answer an access of len bytes at offset from the start of a bus range. Returns true when done; false hands the exit
+ * to Python.
+ */
+typedef bool (*bus_fn)(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write);
+
+int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn, void *ctx);
+/*
+ * One access from a vCPU. BUS_DONE: answered. BUS_UNCLAIMED: nobody there, data filled with ones. BUS_TO_PYTHON: not ours.
+ */
+enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
+int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write);
+
+bool uart_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write);
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole surface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno.
+ * Nothing here calls back into Python.  Whoever creates an object destroys it, and destroys it before what it was
+ * made from: workers before rings, rings before memory.  Lines that start with '#' are not understood by cffi, so the
+ * C side includes this file through native.h, which brings the types.
+ */
+
+/* ---- mem.c: guest RAM ------------------------------------------------------------------------------------- */
+
+enum { MEM_MAX_REGIONS = 8 };
+
+struct mem_region {
+	uint64_t gpa;  /* first guest physical address */
+	uint64_t size; /* bytes */
+	uint64_t hva;  /* where it is mapped in this process */
+};
+
+/* Filled once, then immutable: shared by every worker without a lock. Sorted by gpa, not overlapping. */
+struct mem {
+	uint32_t nregions;
+	uint32_t pad;
+	struct mem_region region[8];
+};
+
+/* Pointer to [gpa, gpa+len) when all of it lies in one region; NULL otherwise (also for len 0 out of RAM). */
+void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
+
+/* ---- irq.c: an interrupt towards the guest ----------------------------------------------------------------- */
+
+enum { IRQ_VRING = 1, IRQ_CONFIG = 2 };
+
+/* status is the transport's InterruptStatus word (virtio 1.2, 4.2.2), or NULL where there is none (MSI-X). */
+struct irq {
+	int fd; /* eventfd bound with KVM_IRQFD */
+	uint32_t *status;
+	uint64_t raised; /* statistics */
+};
+
+/* Set bits in *status, then signal fd. Safe from any thread. */
+void irq_raise(struct irq *irq, uint32_t bits);
+
+/* ---- bus.c: what vcpu.c answers without Python -------------------------------------------------------------- */
+
+enum { BUS_PIO = 0, BUS_MMIO = 1 };
+
+struct bus;
+struct uart;
+
+struct bus *bus_new(void);
+void bus_free(struct bus *bus);
+/* Python answers this range. */
+int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size);
+/* A transport's register page: reads come from page[]; a write to InterruptACK (0x64) clears bits of InterruptStatus
+ * (0x60); every other write goes to Python. */
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
+/* An 8250 at an I/O port range of 8. */
+int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart);
+int bus_remove(struct bus *bus, int space, uint64_t base);
+
+/* ---- vcpu.c: the KVM_RUN loop ------------------------------------------------------------------------------- */
+
+enum { VCPU_REASONS = 64 };
+
+struct vcpu_stats {
+	uint64_t c[64];      /* exits by KVM_EXIT_* that C answered */
+	uint64_t python[64]; /* exits by KVM_EXIT_* that were handed to Python */
+	uint64_t unclaimed;  /* of those in C: accesses that nobody claims, read as all ones */
+	uint64_t first_run_ns; /* CLOCK_MONOTONIC of the first KVM_RUN */
+};
+
+struct vcpu;
+
+/* fd: a KVM vCPU; kvm_run: its mapping. The caller keeps both alive until vcpu_free(). */
+struct vcpu *vcpu_new(int fd, void *kvm_run, uint64_t kvm_run_size, struct bus *bus);
+void vcpu_free(struct vcpu *vcpu);
+/*
+ * Run until Python is needed. Returns KVM_EXIT_* (>= 0) of an exit that C does not answer, -EINTR once vcpu_kick()
+ * asked it to stop, or another -errno from KVM_RUN.
+ */
+int vcpu_run(struct vcpu *vcpu);
+/* Make vcpu_run() return -EINTR soon, whatever it is doing; sticky until vcpu_resume(). From any thread. */
+void vcpu_kick(struct vcpu *vcpu);
+void vcpu_resume(struct vcpu *vcpu);
+void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out);
+
+/* ---- uart.c: an 8250/16550A --------------------------------------------------------------------------------- */
+
+enum { UART_RX_SIZE = 4096 };
+enum { UART_OUT_BLOCK = 0, UART_OUT_DROP = 1 };
+
+/* Everything the guest can see of a UART: it can be saved and restored as plain data. */
+struct uart_state {
+	uint8_t ier, iir, lcr, lsr, mcr, msr, scr, fcr, dll, dlm, thr_pending, pad;
+	uint32_t rx_len;
+	uint8_t rx[4096];
+};
+
+struct uart_stats {
+	uint64_t tx_bytes, rx_bytes, tx_dropped, irqs;
+};
+
+/*
+ * irq_fd: eventfd signalled on every rising edge of the interrupt line.
+ * out_fd: where the guest's bytes go, -1 for nowhere. UART_OUT_BLOCK: a slow reader holds the guest up;
+ * UART_OUT_DROP: what does not fit is dropped and counted.
+ * space_fd: eventfd signalled when uart_input() can take bytes again after it was full, or -1.
+ */
+struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd);
+void uart_free(struct uart *uart);
+/* Bytes for the guest; returns how many were taken (0 when full). */
+int64_t uart_input(struct uart *uart, const uint8_t *data, uint64_t len);
+void uart_save(struct uart *uart, struct uart_state *out);
+int uart_restore(struct uart *uart, const struct uart_state *state);
+void uart_get_stats(struct uart *uart, struct uart_stats *out);
+
+/* ---- ring.c: the split virtqueue, device side (virtio 1.2, 2.7) ---------------------------------------------- */
+
+enum { RING_MAX_SIZE = 1024, RING_MAX_SEGMENTS = 1024 };
+enum { RING_EVENT_IDX = 1, RING_INDIRECT = 2 };
+
+struct ring_config {
+	uint32_t size;  /* a power of two, 1 .. RING_MAX_SIZE */
+	uint32_t flags; /* RING_* negotiated features */
+	uint64_t desc, avail, used; /* guest physical addresses */
+	uint32_t next_avail, next_used; /* 0 for a new queue; from ring_save() to go on */
+};
+
+struct ring;
+
+/* One descriptor chain, copied out of guest memory and checked. The first nread of iov are for the device to read,
+ * the nwrite behind them for it to write. */
+struct chain {
+	uint32_t head;
+	uint32_t nread, nwrite;
+	uint32_t max; /* room in iov, set by the caller */
+	uint64_t read_len, write_len; /* bytes in each part */
+	struct iovec *iov;
+};
+
+/* Checks the whole configuration (alignment, every byte in RAM). NULL and *err = -errno when it is not right. */
+struct ring *ring_new(const struct mem *mem, const struct ring_config *config, int *err);
+void ring_free(struct ring *ring);
+/* 1: chain filled; 0: nothing there; -errno: the guest broke the ring. That is latched: the same error again for ever,
+ * ring_error() says which rule in words. */
+int ring_pop(struct ring *ring, struct chain *chain);
+/* Put a popped head on the used ring, not yet visible to the guest. */
+int ring_push(struct ring *ring, uint32_t head, uint32_t written);
+/* Make all pushes visible. 1 when the guest wants an interrupt for them, 0 when not. */
+int ring_flush(struct ring *ring);
+/* Ask for a kick for the next chain (1) or say that none is needed while we look ourselves (0).
+ * After asking, 1 is returned when chains are there already: then do not sleep. */
+int ring_kicks(struct ring *ring, int enable);
+const char *ring_error(const struct ring *ring);
+int ring_save(const struct ring *ring, struct ring_config *out);
+
+/* ---- worker.c: a data-plane thread --------------------------------------------------------------------------- */
+
+struct worker;
+
+struct worker_stats {
+	uint64_t kicks, chains, irqs, wakeups;
+};
+
+/* Stop, finish what is in flight, join. Nothing of the worker touches guest memory afterwards. */
+void worker_stop(struct worker *worker);
+void worker_free(struct worker *worker);
+/* 0, or the latched -errno of the ring that stopped this worker. */
+int worker_error(struct worker *worker);
+void worker_get_stats(struct worker *worker, struct worker_stats *out);
+
+/* ---- blk.c: virtio-blk (virtio 1.2, 5.2) ---------------------------------------------------------------------- */
+
+enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16 };
+
+struct blk_config {
+	int fd;
+	uint32_t flags;
+	uint64_t capacity;   /* in 512-byte sectors */
+	uint32_t seg_max, size_max;
+	uint32_t max_discard_sectors, max_discard_seg;
+	uint32_t alignment;  /* of memory, offset and length for direct I/O, else 1 */
+	uint8_t serial[20];  /* padded with NUL */
+};
+
+struct blk_stats {
+	uint64_t reads, writes, flushes, discards, write_zeroes, get_ids, unsupported, errors;
+	uint64_t read_bytes, write_bytes;
+	int32_t last_errno;  /* of the host; 0 when none failed */
+	int32_t uring;       /* 1 when io_uring is in use */
+};
+
+struct blk;
+
+/* What all queues of a disk share. */
+struct blk *blk_new(const struct blk_config *config, int *err);
+void blk_free(struct blk *blk);
+/* A worker thread for one queue. event_fd is signalled when the worker stopped on a broken ring or the host failed. */
+struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
+/* In writethrough mode (cache_mode 0) a write is completed only when it is on the disk. From any thread. */
+void blk_set_writeback(struct blk *blk, int writeback);
+/* After the file was resized. */
+void blk_set_capacity(struct blk *blk, uint64_t sectors);
+void blk_get_stats(struct blk *blk, struct blk_stats *out);
