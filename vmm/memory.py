@@ -6,6 +6,11 @@ import mmap
 import os
 
 from vmm.errors import ConfigError, GuestError, HostError
+from vmm.native import ffi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PAGE = 4096
 HOLE_START = 0xC000_0000
@@ -92,6 +97,8 @@ class GuestMemory:
                 errno=errno,
             ) from error
         self._view = memoryview(self._map)
+        self._native: Any = None
+        self._base: Any = ffi.from_buffer(self._map)
         if prefault and huge_pages == "thp":
             # Populating before the advice would have made small pages
             for offset in range(0, size, PAGE):
@@ -131,9 +138,22 @@ class GuestMemory:
         """Write *value*, cut to *size* bytes, little-endian."""
         self.write(gpa, (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little"))
 
-    def buffer(self) -> mmap.mmap:
-        """The whole mapping, for :func:`ffi.from_buffer`; offsets are those of the memfd."""
-        return self._map
+    @property
+    def host_address(self) -> int:
+        """Where the memfd is mapped in this process; region *r* lies at ``host_address + r.offset``."""
+        return int(ffi.cast("uintptr_t", self._base))
+
+    @property
+    def native(self) -> Any:
+        """The same regions as the C data plane takes them (cdata ``struct mem *``).  Valid until :meth:`close`: whoever
+        hands it to C keeps this object open."""
+        if self._native is None:
+            self._native = ffi.new("struct mem *")
+            self._native.nregions = len(self.regions)
+            for index, region in enumerate(self.regions):
+                entry = self._native.region[index]
+                entry.gpa, entry.size, entry.hva = region.gpa, region.size, self.host_address + region.offset
+        return self._native
 
     def close(self) -> None:
         """Unmap and close; harmless when done twice.
@@ -143,10 +163,12 @@ class GuestMemory:
         if self.fd < 0:
             return
         self._view.release()
+        ffi.release(self._base)
         try:
             self._map.close()
         except BufferError:
             self._view = memoryview(self._map)
+            self._base = ffi.from_buffer(self._map)
             raise
         os.close(self.fd)
         self.fd = -1

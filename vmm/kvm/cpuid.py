@@ -1,0 +1,144 @@
+"""CPUID made right for a guest: what KVM supports, with this vCPU's identity and the guest's topology in it.
+
+Leaf numbers and fields: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E; hypervisor leaves: Linux
+``Documentation/virt/kvm/x86/cpuid.rst``.
+"""
+
+from __future__ import annotations
+
+from vmm.kvm.structs import CPUID_FLAG_SIGNIFICANT_INDEX, kvm_cpuid2, kvm_cpuid_entry2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FEATURE_ECX_X2APIC = 1 << 21
+FEATURE_ECX_TSC_DEADLINE = 1 << 24
+FEATURE_ECX_HYPERVISOR = 1 << 31
+FEATURE_ECX_MONITOR = 1 << 3
+FEATURE_EDX_HTT = 1 << 28
+
+KVM_SIGNATURE_LEAF = 0x4000_0000
+KVM_FEATURES_LEAF = 0x4000_0001
+TIMING_LEAF = 0x4000_0010
+"""EAX: TSC frequency in kHz, EBX: local APIC bus frequency in kHz (the convention that began with VMware)."""
+APIC_BUS_KHZ = 1_000_000
+
+LEVEL_SMT = 1
+LEVEL_CORE = 2
+
+
+def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
+    """The leaves that are in use."""
+    for index in range(cpuid.nent):
+        yield cpuid.entries[index]
+
+
+def _append(cpuid: kvm_cpuid2, function: int, index: int = 0, *, indexed: bool = False) -> kvm_cpuid_entry2:
+    entry = cpuid.entries[cpuid.nent]
+    cpuid.nent += 1
+    entry.function, entry.index = function, index
+    entry.flags = CPUID_FLAG_SIGNIFICANT_INDEX if indexed else 0
+    entry.eax = entry.ebx = entry.ecx = entry.edx = 0
+    return entry
+
+
+class CpuidTemplate:
+    """The leaves of one machine; :meth:`for_vcpu` gives each vCPU its own identity.
+
+    The topology is one package of *cpus* cores with one thread each; APIC ids are 0, 1, 2, ...
+
+    :param cpuid: what KVM_GET_SUPPORTED_CPUID said; changed in place
+    :param tsc_khz: the guest's TSC frequency, 0 when it is not known
+    :param tsc_deadline: KVM emulates the TSC-deadline timer
+    """
+
+    def __init__(self, cpuid: kvm_cpuid2, cpus: int, *, tsc_khz: int, tsc_deadline: bool) -> None:
+        self.cpuid = cpuid
+        self.cpus = cpus
+        self._identity: list[tuple[kvm_cpuid_entry2, str, int]] = []
+        """Fields that hold the APIC id: entry, register, bits to shift it left."""
+        self._id_bits = (cpus - 1).bit_length()
+        self._prepare(tsc_khz, tsc_deadline)
+
+    def _prepare(self, tsc_khz: int, tsc_deadline: bool) -> None:
+        self._drop_topology()
+        highest_hypervisor_leaf = 0
+        for entry in entries(self.cpuid):
+            match entry.function:
+                case 0x1:
+                    self._leaf_1(entry, tsc_deadline)
+                case 0x4:
+                    self._cache_sharing(entry, cores_field=True)
+                case 0x8000_0008:
+                    # ECX: number of cores less one, and how many APIC id bits they take
+                    entry.ecx = entry.ecx & ~0xF0FF | self._id_bits << 12 | (self.cpus - 1)
+                case 0x8000_001D:
+                    self._cache_sharing(entry, cores_field=False)
+                case 0x8000_001E:
+                    # EAX: APIC id; EBX: core id, one thread per core; ECX: one node
+                    entry.ebx &= ~0xFFFF
+                    entry.ecx = 0
+                    self._identity += [(entry, "eax", 0), (entry, "ebx", 0)]
+                case leaf if KVM_SIGNATURE_LEAF <= leaf <= KVM_SIGNATURE_LEAF + 0xFF:
+                    highest_hypervisor_leaf = max(highest_hypervisor_leaf, leaf)
+        self._topology_leaves()
+        if highest_hypervisor_leaf and tsc_khz:
+            self._timing_leaf(tsc_khz)
+
+    def _drop_topology(self) -> None:
+        """Leaves 0xB and 0x1F describe the host; the guest gets its own."""
+        kept = [bytes(entry) for entry in entries(self.cpuid) if entry.function not in (0xB, 0x1F)]
+        for index, raw in enumerate(kept):
+            self.cpuid.entries[index] = kvm_cpuid_entry2.from_buffer_copy(raw)
+        self.cpuid.nent = len(kept)
+
+    def _leaf_1(self, entry: kvm_cpuid_entry2, tsc_deadline: bool) -> None:
+        # EBX: 31-24 APIC id, 23-16 number of logical processors, 15-8 CLFLUSH size
+        entry.ebx = entry.ebx & 0xFFFF | self.cpus << 16
+        self._identity.append((entry, "ebx", 24))
+        entry.ecx = (entry.ecx | FEATURE_ECX_HYPERVISOR | FEATURE_ECX_X2APIC) & ~FEATURE_ECX_MONITOR
+        if tsc_deadline:
+            # Not in the supported set, yet emulated with the in-kernel APIC; it spares the guest a calibration
+            entry.ecx |= FEATURE_ECX_TSC_DEADLINE
+        entry.edx = entry.edx & ~FEATURE_EDX_HTT | (FEATURE_EDX_HTT if self.cpus > 1 else 0)
+
+    def _cache_sharing(self, entry: kvm_cpuid_entry2, *, cores_field: bool) -> None:
+        """EAX 25-14: logical processors that share the cache, less one; 31-26 (Intel): cores per package, less one."""
+        if not entry.eax & 0x1F:
+            return  # no more caches
+        level = entry.eax >> 5 & 7
+        sharing = self.cpus - 1 if level >= 3 else 0
+        entry.eax = entry.eax & 0x3FFF | sharing << 14
+        if cores_field:
+            entry.eax |= min(self.cpus - 1, 63) << 26
+
+    def _topology_leaves(self) -> None:
+        highest = next((entry.eax for entry in entries(self.cpuid) if entry.function == 0), 0)
+        for leaf in (0xB, 0x1F):
+            if leaf > highest:
+                continue
+            # ECX: 15-8 level type, 7-0 the sub-leaf; EAX: APIC id bits below the next level; EBX: processors here
+            for index, (kind, shift, count) in enumerate(
+                ((LEVEL_SMT, 0, 1), (LEVEL_CORE, self._id_bits, self.cpus), (0, 0, 0))
+            ):
+                entry = _append(self.cpuid, leaf, index, indexed=True)
+                entry.eax, entry.ebx, entry.ecx = shift, count, kind << 8 | index
+                self._identity.append((entry, "edx", 0))
+
+    def _timing_leaf(self, tsc_khz: int) -> None:
+        for entry in entries(self.cpuid):
+            if entry.function == KVM_SIGNATURE_LEAF:
+                entry.eax = max(entry.eax, TIMING_LEAF)
+            elif entry.function == TIMING_LEAF:
+                return
+        entry = _append(self.cpuid, TIMING_LEAF)
+        entry.eax, entry.ebx = tsc_khz, APIC_BUS_KHZ
+
+    def for_vcpu(self, apic_id: int) -> kvm_cpuid2:
+        """The leaves as vCPU *apic_id* sees them.  The same object every time: use it before the next call."""
+        for entry, register, shift in self._identity:
+            value = getattr(entry, register)
+            mask = 0xFF << shift if shift else (0xFF if register == "ebx" else 0xFFFF_FFFF)
+            setattr(entry, register, value & ~mask & 0xFFFF_FFFF | apic_id << shift & mask)
+        return self.cpuid

@@ -1,0 +1,148 @@
+"""Calling ioctl(2) through ctypes, and the numbers of ``<linux/kvm.h>``."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from vmm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
+_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+
+KVMIO = 0xAE
+_WRITE, _READ = 1, 2
+
+
+def _io(nr: int) -> int:
+    return KVMIO << 8 | nr
+
+
+def _iow(nr: int, size: int) -> int:
+    return _WRITE << 30 | size << 16 | KVMIO << 8 | nr
+
+
+def _ior(nr: int, size: int) -> int:
+    return _READ << 30 | size << 16 | KVMIO << 8 | nr
+
+
+def _iowr(nr: int, size: int) -> int:
+    return (_READ | _WRITE) << 30 | size << 16 | KVMIO << 8 | nr
+
+
+# /dev/kvm
+KVM_GET_API_VERSION = _io(0x00)
+KVM_CREATE_VM = _io(0x01)
+KVM_CHECK_EXTENSION = _io(0x03)
+KVM_GET_VCPU_MMAP_SIZE = _io(0x04)
+KVM_GET_SUPPORTED_CPUID = _iowr(0x05, 8)
+# a VM
+KVM_CREATE_VCPU = _io(0x41)
+KVM_SET_USER_MEMORY_REGION = _iow(0x46, 32)
+KVM_SET_TSS_ADDR = _io(0x47)
+KVM_SET_IDENTITY_MAP_ADDR = _iow(0x48, 8)
+KVM_CREATE_IRQCHIP = _io(0x60)
+KVM_IRQ_LINE = _iow(0x61, 8)
+KVM_REGISTER_COALESCED_MMIO = _iow(0x67, 16)
+KVM_UNREGISTER_COALESCED_MMIO = _iow(0x68, 16)
+KVM_CREATE_PIT2 = _iow(0x77, 64)
+KVM_IRQFD = _iow(0x76, 32)
+KVM_IOEVENTFD = _iow(0x79, 64)
+KVM_SET_CLOCK = _iow(0x7B, 48)
+KVM_GET_CLOCK = _ior(0x7C, 48)
+KVM_ENABLE_CAP = _iow(0xA3, 104)
+# a vCPU
+KVM_RUN = _io(0x80)
+KVM_GET_REGS = _ior(0x81, 144)
+KVM_SET_REGS = _iow(0x82, 144)
+KVM_GET_SREGS = _ior(0x83, 312)
+KVM_SET_SREGS = _iow(0x84, 312)
+KVM_TRANSLATE = _iowr(0x85, 24)
+KVM_GET_MSRS = _iowr(0x88, 8)
+KVM_SET_MSRS = _iow(0x89, 8)
+KVM_GET_FPU = _ior(0x8C, 416)
+KVM_SET_FPU = _iow(0x8D, 416)
+KVM_GET_LAPIC = _ior(0x8E, 1024)
+KVM_SET_LAPIC = _iow(0x8F, 1024)
+KVM_SET_CPUID2 = _iow(0x90, 8)
+KVM_GET_MP_STATE = _ior(0x98, 4)
+KVM_SET_MP_STATE = _iow(0x99, 4)
+KVM_GET_TSC_KHZ = _io(0xA3)
+KVM_GET_STATS_FD = _io(0xCE)
+
+API_VERSION = 12
+
+CAP_IRQCHIP = 0
+CAP_USER_MEMORY = 3
+CAP_SET_TSS_ADDR = 4
+CAP_EXT_CPUID = 7
+CAP_NR_VCPUS = 9
+CAP_NR_MEMSLOTS = 10
+CAP_COALESCED_MMIO = 15
+CAP_IRQFD = 32
+CAP_PIT2 = 33
+CAP_IOEVENTFD = 36
+CAP_SET_IDENTITY_MAP_ADDR = 37
+CAP_ADJUST_CLOCK = 39
+CAP_TSC_CONTROL = 60
+CAP_GET_TSC_KHZ = 61
+CAP_MAX_VCPUS = 66
+CAP_TSC_DEADLINE_TIMER = 72
+CAP_READONLY_MEM = 81
+CAP_IMMEDIATE_EXIT = 136
+CAP_COALESCED_PIO = 162
+CAP_BINARY_STATS_FD = 203
+
+EXIT_UNKNOWN = 0
+EXIT_EXCEPTION = 1
+EXIT_IO = 2
+EXIT_HYPERCALL = 3
+EXIT_DEBUG = 4
+EXIT_HLT = 5
+EXIT_MMIO = 6
+EXIT_IRQ_WINDOW_OPEN = 7
+EXIT_SHUTDOWN = 8
+EXIT_FAIL_ENTRY = 9
+EXIT_INTR = 10
+EXIT_SET_TPR = 11
+EXIT_TPR_ACCESS = 12
+EXIT_INTERNAL_ERROR = 17
+EXIT_SYSTEM_EVENT = 24
+EXIT_NAMES = {
+    EXIT_UNKNOWN: "unknown",
+    EXIT_EXCEPTION: "exception",
+    EXIT_IO: "io",
+    EXIT_HYPERCALL: "hypercall",
+    EXIT_DEBUG: "debug",
+    EXIT_HLT: "hlt",
+    EXIT_MMIO: "mmio",
+    EXIT_IRQ_WINDOW_OPEN: "irq-window-open",
+    EXIT_SHUTDOWN: "shutdown",
+    EXIT_FAIL_ENTRY: "fail-entry",
+    EXIT_INTR: "intr",
+    EXIT_SET_TPR: "set-tpr",
+    EXIT_TPR_ACCESS: "tpr-access",
+    EXIT_INTERNAL_ERROR: "internal-error",
+    EXIT_SYSTEM_EVENT: "system-event",
+}
+
+
+def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> int:
+    """Call ioctl(2), again after EINTR.
+
+    :param argument: an int, or a ctypes object passed by reference
+    :returns: what the call returned, never negative
+    :raises HostError: it failed; :attr:`HostError.errno` says how
+    """
+    pointer = argument if argument is None or isinstance(argument, int) else ctypes.addressof(argument)
+    while True:
+        result: int = _ioctl(fd, request, pointer)
+        if result >= 0:
+            return result
+        errno = ctypes.get_errno()
+        if errno != 4:  # EINTR
+            raise HostError(f"{what}: {os.strerror(errno)}", code="kvm-ioctl", errno=errno)

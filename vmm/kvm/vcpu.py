@@ -1,0 +1,146 @@
+"""A KVM virtual CPU: registers, CPUID, and its run loop in C."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from vmm.errors import HostError
+from vmm.kvm import ioctl as k
+from vmm.kvm import structs as s
+from vmm.native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Vcpu:
+    """Owns a vCPU's descriptor and its ``kvm_run`` mapping.
+
+    Register methods may be called only while nobody is inside :meth:`run`.
+    """
+
+    def __init__(self, fd: int, index: int, mmap_size: int) -> None:
+        self.fd = fd
+        self.index = index
+        self._map = mmap.mmap(fd, mmap_size, mmap.MAP_SHARED)
+        self.kvm_run: s.kvm_run = s.kvm_run.from_buffer(self._map)
+        self._buffer: Any = ffi.from_buffer(self._map)
+        self._native: Any = None
+
+    def bind(self, bus: Any) -> None:
+        """Give :meth:`run` the C bus (cdata ``struct bus *``) that answers exits; the caller keeps it alive."""
+        self._native = lib.vcpu_new(self.fd, self._buffer, len(self._map), bus)
+        if self._native == ffi.NULL:
+            raise HostError("no memory for a vCPU", code="memory-unavailable")
+
+    def run(self) -> int:
+        """Run until Python is needed.
+
+        :returns: a ``KVM_EXIT_*`` number, or ``-EINTR`` after :meth:`kick`, or another -errno of KVM_RUN
+        """
+        result: int = lib.vcpu_run(self._native)
+        return result
+
+    def kick(self) -> None:
+        """Make :meth:`run` return, from any thread; it returns at once until :meth:`resume`."""
+        if self._native is not None:
+            lib.vcpu_kick(self._native)
+
+    def resume(self) -> None:
+        """Let :meth:`run` run again after :meth:`kick`."""
+        lib.vcpu_resume(self._native)
+
+    def set_cpuid(self, cpuid: s.kvm_cpuid2) -> None:
+        """KVM_SET_CPUID2."""
+        k.ioctl(self.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
+
+    def get_regs(self) -> s.kvm_regs:
+        """General registers, RIP and RFLAGS."""
+        regs = s.kvm_regs()
+        k.ioctl(self.fd, k.KVM_GET_REGS, regs, "KVM_GET_REGS")
+        return regs
+
+    def set_regs(self, regs: s.kvm_regs) -> None:
+        """KVM_SET_REGS."""
+        k.ioctl(self.fd, k.KVM_SET_REGS, regs, "KVM_SET_REGS")
+
+    def get_sregs(self) -> s.kvm_sregs:
+        """Segments, control registers, EFER."""
+        sregs = s.kvm_sregs()
+        k.ioctl(self.fd, k.KVM_GET_SREGS, sregs, "KVM_GET_SREGS")
+        return sregs
+
+    def set_sregs(self, sregs: s.kvm_sregs) -> None:
+        """KVM_SET_SREGS."""
+        k.ioctl(self.fd, k.KVM_SET_SREGS, sregs, "KVM_SET_SREGS")
+
+    def get_msrs(self, indexes: list[int]) -> dict[int, int]:
+        """The values of up to 64 MSRs; those that KVM does not know are left out."""
+        msrs = s.kvm_msrs(nmsrs=len(indexes))
+        for slot, index in enumerate(indexes):
+            msrs.entries[slot].index = index
+        done = k.ioctl(self.fd, k.KVM_GET_MSRS, msrs, "KVM_GET_MSRS")
+        return {msrs.entries[slot].index: msrs.entries[slot].data for slot in range(done)}
+
+    def set_msrs(self, values: dict[int, int]) -> None:
+        """Set up to 64 MSRs.
+
+        :raises HostError: KVM does not take one of them; the message names it
+        """
+        msrs = s.kvm_msrs(nmsrs=len(values))
+        for slot, (index, value) in enumerate(values.items()):
+            msrs.entries[slot].index, msrs.entries[slot].data = index, value
+        done = k.ioctl(self.fd, k.KVM_SET_MSRS, msrs, "KVM_SET_MSRS")
+        if done != len(values):
+            raise HostError(f"KVM_SET_MSRS: MSR {list(values)[done]:#x} is refused", code="kvm-msr")
+
+    def mp_state(self) -> int:
+        """KVM_GET_MP_STATE: 0 runnable, 1 uninitialized, 2 init-received, 3 halted, 4 sipi-received."""
+        state = s.kvm_mp_state()
+        k.ioctl(self.fd, k.KVM_GET_MP_STATE, state, "KVM_GET_MP_STATE")
+        return int(state.mp_state)
+
+    def tsc_khz(self) -> int:
+        """The guest's TSC frequency in kHz, 0 when KVM does not say."""
+        try:
+            return k.ioctl(self.fd, k.KVM_GET_TSC_KHZ, 0, "KVM_GET_TSC_KHZ")
+        except HostError:
+            return 0
+
+    def translate(self, address: int) -> int | None:
+        """The guest physical address of guest virtual *address*, None when it is not mapped."""
+        result = s.kvm_translation(linear_address=address)
+        k.ioctl(self.fd, k.KVM_TRANSLATE, result, "KVM_TRANSLATE")
+        return int(result.physical_address) if result.valid else None
+
+    def exit_counts(self) -> dict[str, Any]:
+        """Exits that left the kernel: ``c`` and ``python`` by ``KVM_EXIT_*`` number, ``unclaimed``, ``first_run_ns``."""
+        stats = ffi.new("struct vcpu_stats *")
+        lib.vcpu_stats(self._native, stats)
+        return {
+            "c": {reason: int(n) for reason, n in enumerate(stats.c) if n},
+            "python": {reason: int(n) for reason, n in enumerate(stats.python) if n},
+            "unclaimed": int(stats.unclaimed),
+            "first_run_ns": int(stats.first_run_ns),
+        }
+
+    def stats(self) -> dict[str, int]:
+        """What KVM counts for this vCPU, by the kernel's names (``exits``, ``halt_exits``, ``irq_injections``, ...)."""
+        from vmm.kvm.stats import read_stats
+
+        return read_stats(self.fd)
+
+    def close(self) -> None:
+        """Free everything; harmless when done twice.  Nobody may be inside :meth:`run`."""
+        if self.fd < 0:
+            return
+        if self._native is not None:
+            lib.vcpu_free(self._native)
+            self._native = None
+        del self.kvm_run  # it and the buffer export the mapping
+        ffi.release(self._buffer)
+        self._map.close()
+        os.close(self.fd)
+        self.fd = -1
