@@ -16,3 +16,9 @@ void irq_raise(struct irq *irq, uint32_t bits)
 	/* Fails only when the counter would overflow, and then an interrupt is pending anyway. */
 	(void)!eventfd_write(irq->fd, 1);
 }
+
+void irq_ack(struct irq *irq, uint32_t bits)
+{
+	if (irq->status)
+		__atomic_fetch_and(irq->status, ~bits, __ATOMIC_SEQ_CST);
+}

@@ -39,6 +39,8 @@ struct irq {
 
 /* Set bits in *status, then signal fd. Safe from any thread. */
 void irq_raise(struct irq *irq, uint32_t bits);
+/* Clear bits in *status: an InterruptACK that did not come through bus.c. */
+void irq_ack(struct irq *irq, uint32_t bits);
 
 /* ---- bus.c: what vcpu.c answers without Python -------------------------------------------------------------- */
 
