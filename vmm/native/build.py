@@ -10,7 +10,7 @@ from cffi import FFI
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-SOURCES = ("mem.c", "irq.c", "bus.c", "vcpu.c", "uart.c", "ring.c", "worker.c", "blk.c")
+SOURCES = ("mem.c", "irq.c", "bus.c", "vcpu.c", "uart.c", "uart_out.c", "ring.c", "worker.c", "blk.c")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 HARDENING = (
     "-O2",

@@ -29,6 +29,4 @@ int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn,
 enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
 int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write);
 
-bool uart_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write);
-
 #endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The two halves of the UART: uart.c is what the guest sees, uart_out.c writes what it sends. */
+#ifndef VMM_NATIVE_UART_H
+#define VMM_NATIVE_UART_H
+
+#include <pthread.h>
+
+#include "native.h"
+
+enum { UART_TX_SIZE = 4096 }; /* also PIPE_BUF: a pipe that polls writable takes that much without blocking */
+
+/* How out_fd can be written without blocking while the lock is held. */
+enum uart_out { OUT_NONE, OUT_PLAIN, OUT_SOCKET, OUT_POLL, OUT_POLL_BYTE };
+
+struct uart {
+	pthread_mutex_t lock;
+	int irq_fd, out_fd, space_fd, timer_fd;
+	bool drop;
+	enum uart_out kind;
+
+	struct uart_state s; /* rx[] is used as a ring from rx_head here, in order from 0 in a saved state */
+	uint32_t rx_head;
+	bool rx_full; /* uart_input() took less than it was given */
+
+	bool line;    /* level of the interrupt line */
+	bool burst;   /* bytes of a FIFO load came in: the interrupt for "empty" follows its end */
+	bool stalled; /* out_fd takes no more: tx[] waits for uart_flush() */
+	bool gave_up; /* a full tx[] did not move for WAIT_FULL slices */
+	uint64_t hurry_until;
+	int out_errno, told_errno;
+	uint32_t tx_len;
+	uint8_t tx[UART_TX_SIZE];
+	struct uart_stats stats;
+};
+
+/* All with the lock held. */
+enum uart_out uart_out_kind(int fd);
+/* uart_flush() has something to do after so long. */
+void uart_timer_arm(struct uart *u, long us);
+/* Write what was collected; what does not fit stays (UART_OUT_BLOCK) or goes (UART_OUT_DROP). */
+void uart_tx_flush(struct uart *u);
+/* Collect a byte; it leaves with the next flush. Waits, without the lock, while there is no room. */
+void uart_tx_byte(struct uart *u, uint8_t byte);
+/* Hold the guest up for a moment, without the lock. False when there is no point in going on. */
+bool uart_tx_wait(struct uart *u);
+
+#endif

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What a UART sends, on its way to a descriptor of the host.
+ *
+ * Bytes are collected and written by lines: a boot prints kilobytes, one byte per exit, and a system call for each would
+ * add up. They leave at a newline, when BATCH of them are there, when the guest writes IER (a Linux console does that
+ * behind every message, a Linux tty when it has no more to send), and at the latest when the timer fires and the owner
+ * calls uart_flush().
+ *
+ * When out_fd takes no more (UART_OUT_BLOCK), the UART is stalled: LSR says "not empty" until everything is written. A
+ * guest that polls LSR is held up there in slices of WAIT_MS, without the lock, and let go at once by the signal of
+ * vcpu_kick(); one that waits for the interrupt waits for it. The owner's uart_flush() goes on when out_fd is writable.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "uart.h"
+
+enum {
+	BATCH = 512,
+	WAIT_MS = 20,
+	WAIT_FULL = 50,	 /* slices for a guest that writes on although LSR says that there is no room */
+	HURRY_MS = 200,	 /* no waiting for so long after a signal: the vCPU is being stopped */
+	LINE_US = 10000, /* patience with an unfinished line */
+};
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+void uart_timer_arm(struct uart *u, long us)
+{
+	struct itimerspec when = { .it_value = { .tv_nsec = us * 1000 } };
+
+	timerfd_settime(u->timer_fd, 0, &when, NULL);
+}
+
+enum uart_out uart_out_kind(int fd)
+{
+	struct stat st;
+	int flags;
+
+	if (fd < 0)
+		return OUT_NONE;
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) < 0 || (flags & O_NONBLOCK))
+		return OUT_PLAIN;
+	if (S_ISSOCK(st.st_mode))
+		return OUT_SOCKET;
+	if (S_ISFIFO(st.st_mode))
+		return OUT_POLL;
+	return isatty(fd) ? OUT_POLL_BYTE : OUT_PLAIN;
+}
+
+static ssize_t out_write(struct uart *u, const uint8_t *data, size_t len)
+{
+	struct pollfd pfd = { .fd = u->out_fd, .events = POLLOUT };
+
+	u->stats.tx_writes++;
+	switch (u->kind) {
+	case OUT_SOCKET:
+		return send(u->out_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	case OUT_POLL_BYTE:
+		len = 1;
+		/* fall through */
+	case OUT_POLL:
+		if (poll(&pfd, 1, 0) == 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		/* fall through */
+	case OUT_NONE:
+	case OUT_PLAIN:
+		break;
+	}
+	return write(u->out_fd, data, len);
+}
+
+static void tx_fail(struct uart *u, int err)
+{
+	u->stats.tx_dropped += u->tx_len;
+	u->tx_len = 0;
+	if (u->drop || err == u->told_errno)
+		return;
+	u->out_errno = err;
+	uart_timer_arm(u, 1);
+}
+
+void uart_tx_flush(struct uart *u)
+{
+	uint32_t done = 0;
+	int err = 0;
+	bool was_stalled = u->stalled;
+
+	while (done < u->tx_len) {
+		ssize_t n = out_write(u, u->tx + done, u->tx_len - done);
+
+		if (n > 0) {
+			done += (uint32_t)n;
+			continue;
+		}
+		err = n ? errno : EAGAIN;
+		if (err == EINTR && u->drop)
+			continue;
+		break;
+	}
+	if (done) {
+		u->stats.tx_bytes += done;
+		u->gave_up = false;
+		memmove(u->tx, u->tx + done, u->tx_len - done);
+		u->tx_len -= done;
+	}
+	if (u->tx_len && (u->drop || (err != EAGAIN && err != EINTR)))
+		tx_fail(u, err);
+	u->stalled = u->tx_len > 0;
+	if (u->stalled && !was_stalled)
+		uart_timer_arm(u, 1);
+	if (was_stalled && !u->stalled)
+		u->s.thr_pending = 1;
+}
+
+bool uart_tx_wait(struct uart *u)
+{
+	struct pollfd pfd = { .fd = u->out_fd, .events = POLLOUT };
+	bool interrupted;
+
+	if (now_ms() < u->hurry_until)
+		return false;
+	pthread_mutex_unlock(&u->lock);
+	interrupted = poll(&pfd, 1, WAIT_MS) < 0;
+	pthread_mutex_lock(&u->lock);
+	if (interrupted)
+		u->hurry_until = now_ms() + HURRY_MS;
+	if (u->stalled)
+		uart_tx_flush(u);
+	return !interrupted;
+}
+
+void uart_tx_byte(struct uart *u, uint8_t byte)
+{
+	if (u->kind == OUT_NONE) {
+		u->stats.tx_bytes++;
+		return;
+	}
+	for (int i = 0; u->tx_len == UART_TX_SIZE && i < WAIT_FULL && !u->gave_up; i++) {
+		if (!uart_tx_wait(u))
+			break;
+	}
+	if (u->tx_len == UART_TX_SIZE) {
+		u->gave_up = true;
+		u->stats.tx_dropped++;
+		return;
+	}
+	u->tx[u->tx_len++] = byte;
+	if (u->stalled)
+		return;
+	if (byte == '\n' || u->tx_len >= BATCH)
+		uart_tx_flush(u);
+	else if (u->tx_len == 1 && !u->burst)
+		uart_timer_arm(u, LINE_US);
+}
