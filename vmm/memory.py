@@ -80,8 +80,11 @@ class GuestMemory:
         try:
             self.fd = os.memfd_create("guest-ram", flags)
             os.ftruncate(self.fd, size)
-            populate = mmap.MAP_POPULATE if prefault and huge_pages != "thp" else 0
-            self._map = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_NORESERVE | populate)
+            map_flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if prefault and huge_pages != "thp" else 0)
+            if huge_pages != "hugetlb":
+                # Not so with hugetlb: an unreserved page that is missing later is a SIGBUS
+                map_flags |= mmap.MAP_NORESERVE
+            self._map = mmap.mmap(self.fd, size, map_flags)
             if huge_pages == "thp":
                 self._map.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, ValueError, OverflowError) as error:

@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 _ioctl = ctypes.CDLL(None, use_errno=True).ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
-KVMIO = 0xAE
+_KVMIO = 0xAE
 _WRITE, _READ = 1, 2
 
 
 def _io(nr: int) -> int:
-    return KVMIO << 8 | nr
+    return _KVMIO << 8 | nr
 
 
 def _iow(nr: int, size: int) -> int:
-    return _WRITE << 30 | size << 16 | KVMIO << 8 | nr
+    return _WRITE << 30 | size << 16 | _KVMIO << 8 | nr
 
 
 def _ior(nr: int, size: int) -> int:
-    return _READ << 30 | size << 16 | KVMIO << 8 | nr
+    return _READ << 30 | size << 16 | _KVMIO << 8 | nr
 
 
 def _iowr(nr: int, size: int) -> int:
-    return (_READ | _WRITE) << 30 | size << 16 | KVMIO << 8 | nr
+    return (_READ | _WRITE) << 30 | size << 16 | _KVMIO << 8 | nr
 
 
 # /dev/kvm

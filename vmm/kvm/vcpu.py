@@ -43,6 +43,10 @@ class Vcpu:
         result: int = lib.vcpu_run(self._native)
         return result
 
+    def run_bytes(self, offset: int, length: int) -> memoryview:
+        """A part of the ``kvm_run`` area: the data of a port I/O exit, writable."""
+        return memoryview(self._map)[offset : offset + length]
+
     def kick(self) -> None:
         """Make :meth:`run` return, from any thread; it returns at once until :meth:`resume`."""
         if self._native is not None:
@@ -141,6 +145,9 @@ class Vcpu:
             self._native = None
         del self.kvm_run  # it and the buffer export the mapping
         ffi.release(self._buffer)
-        self._map.close()
+        try:
+            self._map.close()
+        except BufferError:
+            pass  # a traceback still refers to a part of it; it is unmapped when that goes
         os.close(self.fd)
         self.fd = -1

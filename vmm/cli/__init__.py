@@ -1,0 +1,1 @@
+"""The command ``pyvmm``: one module per command, thin over :mod:`vmm`."""

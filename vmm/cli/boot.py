@@ -1,0 +1,189 @@
+"""``pyvmm boot``: boot a Linux kernel in a virtual machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from vmm.cli.options import Option, parse
+from vmm.cli.options import parser as make_parser
+from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, parse_size
+from vmm.errors import ConfigError, VmmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from vmm.cli.console import Console
+    from vmm.machine import Machine
+
+PROG = "pyvmm boot"
+DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its serial console on this terminal."
+EPILOG = """\
+FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=writeback|writethrough ,queues=N
+(a comma in a file name is written twice).  Sizes take K, M, G or T.
+
+On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
+
+exit status:
+    0  the guest powered off
+    1  the host failed: no usable KVM, no memory, an I/O error
+    2  the command line or a file it names is not right
+   16  the guest asked for a reboot
+   17  the guest's kernel panicked
+   18  triple fault: the guest crashed the (virtual) CPU
+   19  the guest did what KVM cannot go on with
+   20  ended from the console with Ctrl-A x
+  124  the time given with --timeout is over
+  130  interrupted by Ctrl-C     143  ended by SIGTERM     129  by SIGHUP
+
+example:
+  pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2
+"""
+
+OPTIONS = (
+    Option("--kernel", "FILE", "the kernel, an ELF vmlinux", required=True, complete="file"),
+    Option("--rootfs", "FILE", "the disk image that is the root file system, /dev/vda", complete="file"),
+    Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
+    Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),
+    Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
+    Option("--cpus", "N", "number of vCPUs, 1 to 16 (default: 1)", default="1"),
+    Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
+    Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
+    Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
+    Option("--huge-pages", "HOW", "back guest memory with: none, thp, hugetlb (default: none)", default="none"),
+    Option("--prefault", "", "touch all guest memory before the start"),
+    Option("--timeout", "SECONDS", "end the machine after so long"),
+    Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
+    Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
+)
+
+EXIT_STATUS = {"poweroff": 0, "reboot": 16, "panic": 17, "triple-fault": 18, "timeout": 124, "escape": 20}
+SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1}
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help and shell completion."""
+    return make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
+
+
+def _number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
+    try:
+        value = convert(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < 1 << 31:
+        raise ConfigError(f"{flag} {text!r} is not a positive number", code="number-syntax")
+    return value
+
+
+def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig:
+    """The machine that the command line describes.
+
+    :raises ConfigError: a value that is not right
+    """
+    rootfs = values["rootfs"]
+    if rootfs is not None and os.path.isdir(rootfs):
+        raise ConfigError(
+            f"--rootfs {rootfs} is a folder", code="rootfs-folder", hint="give a disk image; folders are not served yet"
+        )
+    return MachineConfig(
+        boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
+        memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
+        cpus=_number(values["cpus"], "--cpus", int),
+        rootfs=None if rootfs is None else DiskConfig.parse(rootfs, "--rootfs"),
+        disks=tuple(DiskConfig.parse(text) for text in values["disk"]),
+        console=console,
+    )
+
+
+class Messages:
+    """What goes to stderr: lines for people, or JSON objects."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def event(self, kind: str, text: str = "", **fields: Any) -> None:
+        """Tell that *kind* happened; people see only *text*."""
+        if self.as_json:
+            import json
+
+            sys.stderr.write(json.dumps({"event": kind, **fields, **({"detail": text} if text else {})}) + "\n")
+        elif text:
+            sys.stderr.write(f"pyvmm: {text}\n")
+        sys.stderr.flush()
+
+
+def _catch_signals(machine: Machine, causes: list[str]) -> None:
+    import signal
+
+    def on_signal(number: int, _frame: object) -> None:
+        causes.append(signal.Signals(number).name)
+        machine.stop(detail=causes[0])
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+
+
+def _run(machine: Machine, console: Console, values: dict[str, Any], messages: Messages) -> int:
+    causes: list[str] = []
+    _catch_signals(machine, causes)
+    console.connect(machine.loop, machine.serial, lambda: machine.stop(detail="escape"))
+    timeout = None if values["timeout"] is None else _number(values["timeout"], "--timeout", float)
+    try:
+        end = machine.run(timeout)
+    finally:
+        console.restore()
+    status = EXIT_STATUS.get(end.kind, 1)
+    if end.kind == "stopped":
+        status = 128 + SIGNALS[end.detail] if end.detail in SIGNALS else EXIT_STATUS["escape"]
+    texts = {
+        "poweroff": "",
+        "reboot": "the guest asked for a reboot",
+        "panic": "the guest's kernel panicked",
+        "triple-fault": f"triple fault: {end.detail}",
+        "timeout": end.detail,
+        "stopped": f"ended by {end.detail}" if end.detail in SIGNALS else "ended from the console",
+    }
+    extra: dict[str, Any] = {}
+    if values["stats"]:
+        from vmm.report import collect, table
+
+        extra["stats"] = collect(machine)
+        if not messages.as_json:
+            sys.stderr.write(table(extra["stats"]))
+    messages.event(end.kind, texts.get(end.kind, end.detail), status=status, **extra)
+    return status
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    entered = time.monotonic()
+    values = parse(PROG, DESCRIPTION, OPTIONS, argv, EPILOG)
+    messages = Messages(values["json"])
+    try:
+        return _boot(values, messages, entered)
+    except VmmError as error:
+        if not messages.as_json:
+            raise
+        from vmm.cli.main import exit_status
+
+        status = exit_status(error)
+        messages.event("error", str(error), code=error.code, hint=error.hint, status=status)
+        return status
+
+
+def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
+    config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
+    from vmm.cli.console import open_console
+    from vmm.machine import Machine
+
+    with open_console(values["console"]) as console:
+        config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
+        with Machine(config) as machine:
+            machine.phases.insert(0, ("entered", entered))
+            if console.where:
+                messages.event("console", f"console on {console.where}", where=console.where)
+            return _run(machine, console, values, messages)

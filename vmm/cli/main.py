@@ -1,0 +1,68 @@
+"""``pyvmm COMMAND ...``: finds the command's module and turns errors into messages and exit statuses."""
+
+from __future__ import annotations
+
+import sys
+
+from vmm.errors import ConfigError, GuestError, VmmError
+
+COMMANDS = {
+    "boot": "boot a Linux kernel in a virtual machine",
+    "doctor": "tell whether this machine can run virtual machines, and what to do if not",
+    "completion": "print a completion script for bash, zsh or fish",
+}
+
+EXIT_HOST, EXIT_CONFIG, EXIT_GUEST_ERROR = 1, 2, 19
+
+
+def usage() -> str:
+    """The text of ``pyvmm --help``."""
+    lines = ["usage: pyvmm COMMAND [OPTION]...", "", "A lightweight hypervisor on KVM.", "", "commands:"]
+    lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+    lines += ["", "pyvmm COMMAND --help tells about one; pyvmm --version prints the version."]
+    return "\n".join(lines) + "\n"
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pyvmm")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def exit_status(error: VmmError) -> int:
+    """The exit status that belongs to *error*."""
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    return EXIT_GUEST_ERROR if isinstance(error, GuestError) else EXIT_HOST
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if name == "--version":
+        sys.stdout.write(f"pyvmm {_version()}\n")
+        return 0
+    if name not in COMMANDS:
+        sys.stderr.write(usage() if not name else f"pyvmm: no command {name!r}; see pyvmm --help\n")
+        return EXIT_CONFIG
+    try:
+        # Written out, not importlib: the boot path pays for no import machinery
+        if name == "boot":
+            from vmm.cli.boot import main as command
+        elif name == "doctor":
+            from vmm.cli.doctor import main as command
+        else:
+            from vmm.cli.completion import main as command
+        return command(arguments[1:])
+    except VmmError as error:
+        sys.stderr.write(f"pyvmm: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
+        return exit_status(error)
+    except BrokenPipeError:
+        return EXIT_HOST

@@ -1,0 +1,111 @@
+"""Command line options as a table, read by a small parser on the start-up path and by argparse for everything else.
+
+Importing argparse and building a parser takes a third of the time that ``pyvmm boot`` needs to reach the guest.  So
+:func:`parse_fast` reads the plain case, ``--flag value`` and ``--flag=value`` with flags of the table; whatever it does
+not understand (help, abbreviations, mistakes) goes to :func:`parser`, which is made of the same table.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+
+class Option:
+    """One flag.
+
+    :param metavar: what stands for its value in the help; empty for a switch
+    :param many: may be given several times; the value is a list
+    :param choices: the values that are allowed
+    :param complete: ``file`` or ``directory``, for shell completion
+    """
+
+    def __init__(
+        self,
+        flag: str,
+        metavar: str,
+        text: str,
+        *,
+        default: str | None = None,
+        many: bool = False,
+        required: bool = False,
+        choices: tuple[str, ...] = (),
+        complete: str = "",
+    ) -> None:
+        self.flag = flag
+        self.name = flag.lstrip("-").replace("-", "_")
+        self.metavar = metavar
+        self.text = text
+        self.default = default
+        self.many = many
+        self.required = required
+        self.choices = choices
+        self.complete = complete
+
+
+def parse_fast(options: tuple[Option, ...], argv: list[str]) -> dict[str, Any] | None:
+    """The values by name, or None when *argv* is not plain."""
+    table = {option.flag: option for option in options}
+    values: dict[str, Any] = {
+        o.name: ([] if o.many else False if not o.metavar else o.default) for o in options
+    }
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        option = table.get(flag)
+        if option is None or (equals and not option.metavar):
+            return None
+        if not option.metavar:
+            values[option.name] = True
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                return None
+        if option.choices and value not in option.choices:
+            return None
+        if option.many:
+            values[option.name].append(value)
+        else:
+            values[option.name] = value
+    if any(option.required and values[option.name] is None for option in options):
+        return None
+    return values
+
+
+def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str = "") -> argparse.ArgumentParser:
+    """The argparse twin of :func:`parse_fast`."""
+    import argparse
+
+    result = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in options:
+        if not option.metavar:
+            result.add_argument(option.flag, action="store_true", help=option.text)
+            continue
+        action = result.add_argument(
+            option.flag,
+            metavar=option.metavar,
+            help=option.text,
+            default=[] if option.many else option.default,
+            action="append" if option.many else "store",
+            required=option.required,
+            choices=option.choices or None,
+        )
+        action.complete = option.complete  # type: ignore[attr-defined]
+    return result
+
+
+def parse(prog: str, description: str, options: tuple[Option, ...], argv: list[str], epilog: str = "") -> dict[str, Any]:
+    """The values by name; prints help or a usage error and exits as argparse does."""
+    values = parse_fast(options, argv)
+    if values is None:
+        values = vars(parser(prog, description, options, epilog).parse_args(argv))
+    return values

@@ -1,0 +1,317 @@
+"""The one place where a machine is wired: RAM, vCPUs, buses, interrupt lines, devices; and its lifecycle."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+
+from vmm import boot, devices
+from vmm.boot import layout
+from vmm.bus import Bus
+from vmm.errors import ConfigError, HostError, VmmError
+from vmm.events import EventFd, Loop
+from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
+from vmm.kvm import System
+from vmm.kvm import ioctl as k
+from vmm.kvm.cpuid import CpuidTemplate
+from vmm.kvm.state import set_boot_state, set_reset_msrs
+from vmm.memory import GuestMemory
+from vmm.native import ffi, lib
+from vmm.virtio.mmio import MmioTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.bus import BusDevice
+    from vmm.config import MachineConfig
+    from vmm.kvm import Vcpu, Vm
+    from vmm.virtio.device import VirtioDevice
+
+_PAGE = 4096
+_SLOT_PAGES = 8
+"""KVM memory slots from here on are register pages; those below are RAM."""
+
+_machines: weakref.WeakSet[Machine] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    # Threads in C must not outlive the memory that the interpreter is about to unmap
+    for machine in list(_machines):
+        machine.close()
+
+
+atexit.register(_close_all)
+
+
+class Attached:
+    """A virtio device in its slot: the transport and what KVM bound to it."""
+
+    def __init__(self, device: VirtioDevice, transport: MmioTransport, irq: EventFd, kicks: list[EventFd]) -> None:
+        self.device = device
+        self.transport = transport
+        self.irq = irq
+        self.kicks = kicks
+
+
+class Machine:
+    """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
+
+    Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running -> ended (:meth:`wait` returns the
+    :class:`EndEvent`) -> :meth:`close`.
+
+    :raises ConfigError: the configuration cannot be; nothing was opened yet
+    :raises HostError: the host has no usable KVM or not enough memory
+    """
+
+    def __init__(self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> None:
+        self.config = config
+        self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
+        self.loop = Loop()
+        self.pio, self.mmio = Bus("pio"), Bus("mmio")
+        self.attached: list[Attached] = []
+        self.vcpus: list[Vcpu] = []
+        self._closers: list[Any] = [self.loop]
+        self._ended = threading.Event()
+        self._end: EndEvent | None = None
+        self._loop_thread: threading.Thread | None = None
+        self._state = "made"
+        self._close_lock = threading.Lock()
+        self._vm: Vm | None = None
+        _machines.add(self)
+        try:
+            self._build(devices)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- wiring ------------------------------------------------------------------------------------------------------
+
+    def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
+        config = self.config
+        plan = boot.check(config)
+        self.memory = GuestMemory(
+            config.memory.size, huge_pages=config.memory.huge_pages, prefault=config.memory.prefault
+        )
+        self._closers.append(self.memory)
+        self.phases.append(("memory", time.monotonic()))
+        disks = self._open_disks()
+        self._build_kvm()
+        self.phases.append(("kvm", time.monotonic()))
+        self._build_platform()
+        for device in (*disks, *devices):
+            self.attach(device)
+        self.phases.append(("devices", time.monotonic()))
+        self._plan = plan
+
+    def _open_disks(self) -> list[VirtioDevice]:
+        config = self.config
+        wanted = (config.rootfs, *config.disks) if config.rootfs else config.disks
+        if not wanted:
+            return []
+        from vmm.virtio.blk import Blk
+
+        disks: list[VirtioDevice] = []
+        for disk in wanted:
+            device = Blk(disk, cpus=config.cpus)
+            self._closers.append(device)
+            disks.append(device)
+        return disks
+
+    def _build_kvm(self) -> None:
+        with System() as system:
+            vm = self._vm = system.create_vm()
+            self._closers.append(vm)
+            self._read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
+            deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
+            limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
+            if self.config.cpus > limit:
+                raise ConfigError(f"{self.config.cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
+            cpuid = system.supported_cpuid()
+        vm.set_tss_addr(layout.KVM_TSS)
+        vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
+        vm.create_irqchip()
+        for slot, region in enumerate(self.memory.regions):
+            vm.set_memory(slot, region.gpa, region.size, self.memory.host_address + region.offset)
+        self._bus = lib.bus_new()
+        self._closers.append(_Native(self._bus, lib.bus_free))
+        template: CpuidTemplate | None = None
+        for index in range(self.config.cpus):
+            vcpu = vm.create_vcpu(index)
+            self._closers.append(vcpu)
+            self.vcpus.append(vcpu)
+            vcpu.bind(self._bus)
+            if template is None:
+                template = CpuidTemplate(cpuid, self.config.cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=deadline)
+            vcpu.set_cpuid(template.for_vcpu(index))
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
+
+    def _build_platform(self) -> None:
+        console = self.config.console
+        irq = self._irq_line(layout.COM1_GSI)
+        self.serial = devices.Serial(irq, out_fd=console.fd, drop=console.drop)
+        self._closers.append(self.serial)
+        lib.bus_add_uart(self._bus, layout.COM1, self.serial.native)
+        self.loop.add(self.serial.space_fd, lambda _events: self.serial.on_space())
+        for base, size, device in devices.power_devices(self._on_power_event):
+            self._add_pio(base, size, device)
+
+    def _irq_line(self, gsi: int) -> EventFd:
+        assert self._vm is not None
+        irq = EventFd()
+        self._closers.append(irq)
+        self._vm.irqfd(irq.fd, gsi)
+        return irq
+
+    def _add_pio(self, base: int, size: int, device: BusDevice) -> None:
+        self.pio.add(base, size, device)
+        lib.bus_add_python(self._bus, lib.BUS_PIO, base, size)
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Put *device* into the next virtio-mmio slot.  Before :meth:`start` only.
+
+        :raises ConfigError: no slot is free, or the machine runs already
+        """
+        if self._state != "made" or self._vm is None:
+            raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
+        slot = len(self.attached)
+        if slot == layout.MMIO_SLOTS:
+            raise ConfigError(f"all {layout.MMIO_SLOTS} virtio slots are taken", code="virtio-slots")
+        base, gsi = layout.mmio_base(slot), layout.mmio_gsi(slot)
+        irq = self._irq_line(gsi)
+        kicks = [EventFd() for _ in device.queue_sizes]
+        transport = MmioTransport(device, self.memory, self.loop, irq, kicks)
+        self._closers += [*kicks, transport]
+        for index, kick in enumerate(kicks):
+            self._vm.ioeventfd(kick.fd, base + layout.QUEUE_NOTIFY, 4, index)
+        self.mmio.add(base, _PAGE, transport)
+        page = ffi.from_buffer(transport.page)
+        self._closers.append(_Native(page, ffi.release))
+        lib.bus_add_regpage(self._bus, base, _PAGE, page)
+        if self._read_only_slots:
+            # The guest reads the registers as memory, without an exit; writes still come as MMIO
+            address = int(ffi.cast("uintptr_t", page))
+            self._vm.set_memory(_SLOT_PAGES + slot, base, _PAGE, address, read_only=True)
+        attached = Attached(device, transport, irq, kicks)
+        self.attached.append(attached)
+        return attached
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the kernel and let the guest run.
+
+        :raises ConfigError: it was started before
+        """
+        if self._state != "made":
+            raise ConfigError(f"cannot start a machine that is {self._state}", code="machine-state")
+        self._state = "running"
+        state = boot.load(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
+        for vcpu in self.vcpus:
+            set_reset_msrs(vcpu)
+        set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI
+        self.phases.append(("kernel", time.monotonic()))
+        self._loop_thread = threading.Thread(target=self._serve, name="loop", daemon=True)
+        self._loop_thread.start()
+        self._threads.start()
+        self.phases.append(("started", time.monotonic()))
+
+    def _serve(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:  # a bug in a device: stop the guest, loudly
+            self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
+
+    def wait(self, timeout: float | None = None) -> EndEvent | None:
+        """Wait until the run has ended, at most *timeout* seconds.
+
+        :returns: how it ended, or None when the time is over and the guest still runs
+        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
+        """
+        if not self._ended.wait(timeout):
+            return None
+        assert self._end is not None
+        if self._end.error is not None:
+            raise self._end.error
+        return self._end
+
+    def run(self, timeout: float | None = None) -> EndEvent:
+        """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
+        self.start()
+        end = self.wait(timeout)
+        if end is None:
+            self._threads.end(TIMEOUT, f"the guest still ran after {timeout:g} s")
+            end = self.wait()
+        assert end is not None
+        return end
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """Take the guest's power away.  Harmless when it has ended."""
+        if self._state == "running":
+            self._threads.end(kind, detail)
+
+    def console_input(self, data: bytes) -> int:
+        """Type *data* on the serial console.
+
+        :returns: how many bytes were taken; the rest does not fit yet (see :meth:`on_console_space`)
+        """
+        return self.serial.input(data)
+
+    def resize_disk(self, index: int) -> None:
+        """Read the size of the *index*-th attached disk's file again and tell the guest."""
+        device: Any = self.attached[index].device
+        device.resize()
+
+    def _on_power_event(self, kind: str) -> None:
+        self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR)
+
+    def _on_end(self, end: EndEvent) -> None:
+        self._end = end
+        self.phases.append(("ended", end.at))
+        self._ended.set()
+
+    def close(self) -> None:
+        """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""
+        with self._close_lock:
+            if self._state == "closed":
+                return
+            if self._state == "running":
+                self._threads.end(STOPPED)
+                self._threads.join()
+                self.loop.stop()
+                if self._loop_thread is not None and self._loop_thread is not threading.current_thread():
+                    self._loop_thread.join()
+            self._state = "closed"
+            self._close_parts()
+            _machines.discard(self)
+
+    def _close_parts(self) -> None:
+        # In the opposite order of their making: workers before the memory and descriptors that they use
+        self._vm = None
+        first: BaseException | None = None
+        while self._closers:
+            try:
+                self._closers.pop().close()
+            except (VmmError, OSError) as error:
+                first = first or error
+        if first is not None:
+            raise HostError(f"closing the machine: {first}", code="close") from first
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Native:
+    """A cdata object that is freed when the machine closes."""
+
+    def __init__(self, cdata: Any, free: Any) -> None:
+        self._cdata = cdata
+        self._free = free
+
+    def close(self) -> None:
+        self._free(self._cdata)
