@@ -29,14 +29,11 @@ MODULES = (
     "9pnet_virtio",
     "overlay",
     "kvm_amd",
-    "tun",
-    "vhost_vsock",
-    "virtio_blk",
-    "virtio_net",
-    "ext4",
-    "loop",
 )
-"""What the lab loads at start, dependencies aside. Others can be loaded in it with modprobe."""
+"""What the lab loads at start, dependencies aside. The others load themselves at first use, or with modprobe."""
+
+
+SIGNATURE_MARK = b"~Module signature appended~\n"
 
 
 class LabError(Exception):
@@ -47,13 +44,18 @@ class Kernel(NamedTuple):
     """A kernel in the cache."""
 
     release: str
-    vmlinuz: Path
-    modules: Path  # what /lib/modules/RELEASE holds
+    directory: Path  # in the cache: vmlinuz, perhaps vmlinux, modules/ (what /lib/modules/RELEASE holds)
 
     @property
-    def key(self) -> str:
-        """Differs for every kernel that the cache can hold."""
-        return self.release
+    def modules(self) -> Path:
+        """The module tree."""
+        return self.directory / "modules"
+
+    @property
+    def file(self) -> Path:
+        """What QEMU boots: the unpacked kernel where there is one, since unpacking takes the emulated CPU a second."""
+        unpacked = self.directory / "vmlinux"
+        return unpacked if unpacked.exists() else self.directory / "vmlinuz"
 
 
 def cache_dir() -> Path:
@@ -101,7 +103,7 @@ def find_kernel() -> Kernel:
     """The kernel of the lab: the one in the cache, else the newest that the package index has."""
     cache = cache_dir()
     for vmlinuz in sorted(cache.glob("kernel-*/vmlinuz")):
-        return Kernel(vmlinuz.parent.name.removeprefix("kernel-"), vmlinuz, vmlinuz.parent / "modules")
+        return Kernel(vmlinuz.parent.name.removeprefix("kernel-"), vmlinuz.parent)
     packages = kernel_packages()
     with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as scratch:
         root = Path(scratch) / "root"
@@ -117,21 +119,47 @@ def find_kernel() -> Kernel:
         made = Path(scratch) / "kernel"
         made.mkdir()
         shutil.move(images[0], made / "vmlinuz")
+        if elf := unpack_kernel((made / "vmlinuz").read_bytes()):
+            (made / "vmlinux").write_bytes(elf)
         # depmod wants the tree under lib/modules/RELEASE.
         run_tool(["busybox", "depmod", "-b", str(modules.parents[2]), release])
         shutil.move(modules, made / "modules")
         target = cache / f"kernel-{release}"
         made.rename(target)
-    return Kernel(release, target / "vmlinuz", target / "modules")
+    return Kernel(release, target)
+
+
+def unpack_kernel(image: bytes) -> bytes | None:
+    """The ELF inside a bzImage (Documentation/arch/x86/boot.rst, payload_offset), None if we cannot decompress it."""
+    setup_sectors = image[0x1F1] or 4
+    offset, length = (int.from_bytes(image[at : at + 4], "little") for at in (0x248, 0x24C))
+    start = (setup_sectors + 1) * 512 + offset
+    payload = image[start : start + length - 4]  # less the unpacked size that the build appends
+    if payload.startswith(b"\x28\xb5\x2f\xfd") and (zstd := shutil.which("zstd")):
+        done = subprocess.run([zstd, "-dcq"], input=payload, stdout=subprocess.PIPE)
+        elf = done.stdout if done.returncode == 0 else b""
+    elif payload.startswith(b"\xfd7zXZ"):
+        elf = lzma.decompress(payload)
+    else:
+        return None
+    return elf if elf.startswith(b"\x7fELF") else None
 
 
 def read_module(path: Path) -> bytes:
-    """The uncompressed ELF of a module file (.ko, .ko.xz or .ko.zst)."""
+    """The uncompressed ELF of a module file (.ko, .ko.xz or .ko.zst), without its signature.
+
+    Checking the signatures would take the emulated CPU longer than everything else that loading a module does.
+    """
     if path.suffix == ".xz":
-        return lzma.decompress(path.read_bytes())
-    if path.suffix == ".zst":
-        return subprocess.run(["zstd", "-dcq", path], stdout=subprocess.PIPE, check=True).stdout
-    return path.read_bytes()
+        image = lzma.decompress(path.read_bytes())
+    elif path.suffix == ".zst":
+        image = subprocess.run(["zstd", "-dcq", path], stdout=subprocess.PIPE, check=True).stdout
+    else:
+        image = path.read_bytes()
+    if image.endswith(SIGNATURE_MARK):  # struct module_signature before it ends with the signature's length
+        end = len(image) - len(SIGNATURE_MARK)
+        image = image[: end - 12 - int.from_bytes(image[end - 4 : end], "big")]
+    return image
 
 
 class Modules:
@@ -175,7 +203,7 @@ def base_archive(kernel: Kernel) -> bytes:
     if not os.path.exists(busybox):
         raise LabError("busybox is not installed: apt-get install busybox-static")
     binary = Path(busybox).read_bytes()
-    recipe = repr((kernel.key, MODULES, 1)).encode() + binary
+    recipe = repr((kernel.release, MODULES, 1)).encode() + binary
     cached = cache_dir() / f"initramfs-{hashlib.sha256(recipe).hexdigest()[:16]}.cpio"
     if cached.exists():
         return cached.read_bytes()

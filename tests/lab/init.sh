@@ -32,6 +32,11 @@ bb mount -o move /sys /root/sys
 bb mkdir -p /dev/pts /dev/shm
 bb mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 bb mount -t tmpfs -o mode=1777 shm /dev/shm
+# Their modules load when they are opened.
+bb mkdir -p /dev/net
+bb mknod -m 666 /dev/net/tun c 10 200
+bb mknod -m 600 /dev/vhost-net c 10 238
+bb mknod -m 600 /dev/vhost-vsock c 10 241
 bb mount -o move /dev /root/dev
 bb mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 n=0
