@@ -74,7 +74,9 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 	struct ring *ring;
 
 	*err = -EINVAL;
-	if (size == 0 || size > RING_MAX_SIZE || (size & (size - 1)) || config->flags & ~(RING_EVENT_IDX | RING_INDIRECT))
+	if (size == 0 || size > RING_MAX_SIZE || (size & (size - 1)))
+		return NULL;
+	if (config->flags & ~(uint32_t)(RING_EVENT_IDX | RING_INDIRECT))
 		return NULL;
 	if (config->desc % DESC_SIZE || config->avail % AVAIL_ALIGN || config->used % USED_ALIGN)
 		return NULL;
@@ -154,7 +156,7 @@ static int chain_add(struct ring *ring, struct chain *chain, const struct desc *
 		return ring_fail(ring, -EPROTO, "chain %u has a readable buffer behind a writable one", chain->head);
 	p = mem_ptr(ring->mem, d->addr, d->len);
 	if (unlikely(!p))
-		return ring_fail(ring, -EFAULT, "chain %u has a buffer at %#llx of %u bytes that is not in one piece of RAM",
+		return ring_fail(ring, -EFAULT, "chain %u has a buffer at %#llx of %u bytes, not in one piece of RAM",
 				 chain->head, (unsigned long long)d->addr, d->len);
 	chain->iov[n] = (struct iovec){ .iov_base = p, .iov_len = d->len };
 	/* At most RING_MAX_SEGMENTS times 4 GiB: no overflow in 64 bits. */
@@ -183,8 +185,9 @@ static int chain_add_indirect(struct ring *ring, struct chain *chain, const stru
 		return ring_fail(ring, -EPROTO, "chain %u has an indirect table of %u bytes", chain->head, at->len);
 	table = mem_ptr(ring->mem, at->addr, at->len);
 	if (!table)
-		return ring_fail(ring, -EFAULT, "chain %u has an indirect table at %#llx of %u bytes that is not in one piece of RAM",
-				 chain->head, (unsigned long long)at->addr, at->len);
+		return ring_fail(ring, -EFAULT,
+				 "chain %u has an indirect table at %#llx of %u bytes, not in one piece of RAM", chain->head,
+				 (unsigned long long)at->addr, at->len);
 
 	/*
 	 * The number of buffers is bounded by chain->max, not by the queue size: Linux makes longer tables than its queue
@@ -194,7 +197,7 @@ static int chain_add_indirect(struct ring *ring, struct chain *chain, const stru
 		const struct desc d = desc_copy(table + (size_t)i * DESC_SIZE);
 
 		if (unlikely(d.flags & DESC_INDIRECT))
-			return ring_fail(ring, -EPROTO, "chain %u has an indirect table inside an indirect table", chain->head);
+			return ring_fail(ring, -EPROTO, "chain %u has an indirect table in an indirect table", chain->head);
 		err = chain_add(ring, chain, &d);
 		if (unlikely(err))
 			return err;
@@ -202,8 +205,8 @@ static int chain_add_indirect(struct ring *ring, struct chain *chain, const stru
 			return 0;
 		i = d.next;
 		if (unlikely(i >= count))
-			return ring_fail(ring, -EPROTO, "chain %u goes on at entry %u of an indirect table of %u", chain->head, i,
-					 count);
+			return ring_fail(ring, -EPROTO, "chain %u goes on at entry %u of an indirect table of %u",
+					 chain->head, i, count);
 	}
 }
 
@@ -224,11 +227,11 @@ static int chain_fill(struct ring *ring, struct chain *chain)
 			return 0;
 		i = d.next;
 		if (unlikely(i > ring->mask))
-			return ring_fail(ring, -EPROTO, "chain %u goes on at descriptor %u of a queue of %u", chain->head, i,
-					 ring->config.size);
+			return ring_fail(ring, -EPROTO, "chain %u goes on at descriptor %u of a queue of %u", chain->head,
+					 i, ring->config.size);
 		if (unlikely(++hops > ring->mask))
-			return ring_fail(ring, -EPROTO, "chain %u has more descriptors than the queue (%u): a loop", chain->head,
-					 ring->config.size);
+			return ring_fail(ring, -EPROTO, "chain %u has more descriptors than the queue (%u): a loop",
+					 chain->head, ring->config.size);
 	}
 }
 
@@ -255,8 +258,8 @@ int ring_pop(struct ring *ring, struct chain *chain)
 		return 0;
 	ahead = (uint16_t)(ring->avail_idx - ring->next_avail);
 	if (unlikely(ahead > ring->config.size))
-		return ring_fail(ring, -EPROTO, "avail.idx %u is %u ahead of the device in a queue of %u", ring->avail_idx, ahead,
-				 ring->config.size);
+		return ring_fail(ring, -EPROTO, "avail.idx %u is %u ahead of the device in a queue of %u",
+				 ring->avail_idx, ahead, ring->config.size);
 	head = __atomic_load_n(&ring->avail_ring[ring->next_avail & ring->mask], __ATOMIC_RELAXED);
 	if (unlikely(head > ring->mask))
 		return ring_fail(ring, -EPROTO, "head %u is available in a queue of %u", head, ring->config.size);

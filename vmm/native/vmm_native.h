@@ -160,14 +160,16 @@ void ring_free(struct ring *ring);
 /* 1: chain filled; 0: nothing there; -errno: the guest broke the ring. That is latched: the same error again for ever,
  * ring_error() says which rule in words. */
 int ring_pop(struct ring *ring, struct chain *chain);
-/* Put a popped head on the used ring, not yet visible to the guest. */
+/* Put a popped head on the used ring, not yet visible to the guest. -EINVAL: that head is not in flight. */
 int ring_push(struct ring *ring, uint32_t head, uint32_t written);
 /* Make all pushes visible. 1 when the guest wants an interrupt for them, 0 when not. */
 int ring_flush(struct ring *ring);
 /* Ask for a kick for the next chain (1) or say that none is needed while we look ourselves (0).
  * After asking, 1 is returned when chains are there already: then do not sleep. */
 int ring_kicks(struct ring *ring, int enable);
+/* NULL while nothing is wrong. */
 const char *ring_error(const struct ring *ring);
+/* -EBUSY while heads are in flight or pushes not flushed: they would be lost. The latched error of a broken ring. */
 int ring_save(const struct ring *ring, struct ring_config *out);
 
 /* ---- worker.c: a data-plane thread --------------------------------------------------------------------------- */
@@ -187,14 +189,15 @@ void worker_get_stats(struct worker *worker, struct worker_stats *out);
 
 /* ---- blk.c: virtio-blk (virtio 1.2, 5.2) ---------------------------------------------------------------------- */
 
-enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16 };
+/* BLK_URING: everything through io_uring, also what would not block; for tests and comparisons. */
+enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16, BLK_URING = 32 };
 
 struct blk_config {
 	int fd;
 	uint32_t flags;
 	uint64_t capacity;   /* in 512-byte sectors */
-	uint32_t seg_max, size_max;
-	uint32_t max_discard_sectors, max_discard_seg;
+	uint32_t seg_max, size_max; /* 0: no limit but the ring's */
+	uint32_t max_discard_sectors, max_discard_seg; /* of DISCARD and of WRITE_ZEROES; at most 512 segments */
 	uint32_t alignment;  /* of memory, offset and length for direct I/O, else 1 */
 	uint8_t serial[20];  /* padded with NUL */
 };

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and who does a request.
+ *
+ * Nothing is allocated once a queue runs. A queue's memory is one mapping, most of which is never touched: a slot is used
+ * only when so many requests are in flight, a list of segments only by a request that has many.
+ */
+#include "blk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
+
+enum { PAGE = 4096 };
+/* After so many requests, or so many bytes, the guest hears of it: it can work on those while we go on. */
+enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
+/* A buffered write that took this long met the disk: for the next ones io_uring has threads to wait in. */
+enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
+
+static void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+struct blk *blk_new(const struct blk_config *config, int *err)
+{
+	const uint64_t a = config->alignment;
+	struct statfs fs;
+	struct stat st;
+	struct blk *blk;
+
+	*err = -EINVAL;
+	if (config->capacity > INT64_MAX >> SECTOR_SHIFT || config->max_discard_seg > BLK_MAX_RANGES)
+		return NULL;
+	if (a == 0 || a & (a - 1) || a > BLK_BOUNCE_SIZE / 2)
+		return NULL;
+	if (fstat(config->fd, &st) < 0 || fstatfs(config->fd, &fs) < 0) {
+		*err = -errno;
+		return NULL;
+	}
+	*err = -ENOMEM;
+	blk = calloc(1, sizeof(*blk));
+	if (!blk)
+		return NULL;
+	blk->config = *config;
+	blk->capacity = config->capacity;
+	blk->writeback = 1;
+	blk->memory_backed = S_ISREG(st.st_mode) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC ||
+						     fs.f_type == HUGETLBFS_MAGIC);
+	blk->need_rmw = config->flags & BLK_DIRECT && a > SECTOR_SIZE;
+	pthread_rwlock_init(&blk->rmw, NULL);
+	*err = 0;
+	return blk;
+}
+
+void blk_free(struct blk *blk)
+{
+	if (!blk)
+		return;
+	pthread_rwlock_destroy(&blk->rmw);
+	free(blk);
+}
+
+/* Say that the host failed, once for each errno: the worker does not log, and a full disk fails every write. */
+static void blk_host_error(struct blk_queue *q, int err)
+{
+	struct blk *blk = q->blk;
+	uint32_t e = (uint32_t)-err % 256;
+
+	__atomic_store_n(&blk->stats.last_errno, -err, __ATOMIC_RELEASE);
+	if (!(__atomic_fetch_or(&blk->errno_seen[e / 64], 1ULL << (e % 64), __ATOMIC_RELAXED) >> (e % 64) & 1))
+		eventfd_write(q->worker.event_fd, 1);
+}
+
+static void blk_account(struct blk *blk, const struct blk_req *r, uint8_t status)
+{
+	struct blk_stats *s = &blk->stats;
+
+	if (status == BLK_S_IOERR)
+		count(&s->errors, 1);
+	else if (status == BLK_S_UNSUPP)
+		count(&s->unsupported, 1);
+	switch (r->op) {
+	case BLK_OP_READ:
+		count(&s->reads, 1);
+		count(&s->read_bytes, r->done);
+		break;
+	case BLK_OP_WRITE:
+		count(&s->writes, 1);
+		count(&s->write_bytes, r->done);
+		break;
+	case BLK_OP_FLUSH:
+		count(&s->flushes, 1);
+		break;
+	case BLK_OP_DISCARD:
+		count(&s->discards, 1);
+		break;
+	case BLK_OP_ZERO:
+		count(&s->write_zeroes, 1);
+		break;
+	case BLK_OP_GET_ID:
+		count(&s->get_ids, 1);
+		break;
+	case BLK_OP_NONE:
+		break;
+	}
+}
+
+void blk_finish(struct blk_queue *q, struct blk_req *r, int err)
+{
+	uint8_t status = r->op == BLK_OP_NONE ? r->status : err ? BLK_S_IOERR : BLK_S_OK;
+	/*
+	 * The used length says how much of the writable part, from its start, the guest may take as written (2.7.8.2):
+	 * the status byte at its end counts only when everything in front of it does.
+	 */
+	uint64_t written = r->op == BLK_OP_READ || r->op == BLK_OP_GET_ID ? r->done : 0;
+
+	if (err)
+		blk_host_error(q, err);
+	blk_account(q->blk, r, status);
+	if (written == r->room)
+		written++;
+	__atomic_store_n(r->status_byte, status, __ATOMIC_RELAXED);
+	ring_push(q->worker.ring, r->head, (uint32_t)written);
+}
+
+static bool blk_uring_ready(struct blk_queue *q)
+{
+	if (likely(q->uring_up))
+		return true;
+	if (q->uring_failed || q->blk->config.flags & BLK_NO_URING)
+		return false;
+	return blk_uring_start(q);
+}
+
+/* What the page cache has, without waiting for the rest. */
+static void blk_read_cached(struct blk_queue *q, struct blk_req *r)
+{
+	struct blk *blk = q->blk;
+	ssize_t n;
+
+	if (__atomic_load_n(&blk->no_nowait, __ATOMIC_RELAXED))
+		return;
+	n = preadv2(blk->config.fd, r->iov, (int)r->niov, (off_t)r->off, RWF_NOWAIT);
+	if (n > 0)
+		blk_req_advance(r, (uint64_t)n);
+	else if (n < 0 && errno == EOPNOTSUPP)
+		__atomic_store_n(&blk->no_nowait, 1, __ATOMIC_RELAXED);
+}
+
+/* A write into the page cache takes no longer than handing it over would, until the kernel makes us wait for the disk. */
+static int blk_write_cached(struct blk_queue *q, struct blk_req *r)
+{
+	uint64_t start = clock_ns();
+	int err = blk_sync(q, r);
+
+	if (clock_ns() - start > SLOW_NS)
+		q->slow = SLOW_WRITES;
+	return err;
+}
+
+/*
+ * Do one request: at once where that does not block, else by io_uring. Handing over costs a thread of the kernel's for
+ * nearly every file system, which is much more than copying out of the page cache.
+ */
+static void blk_do(struct blk_queue *q, struct blk_req *r)
+{
+	const struct blk *blk = q->blk;
+	const bool forced = blk->config.flags & BLK_URING;
+
+	if (r->op == BLK_OP_NONE || r->op == BLK_OP_GET_ID || (blk->memory_backed && !forced))
+		goto sync;
+	if (!blk_aligned(blk, r) || !blk_uring_ready(q))
+		goto sync;
+	if (!forced && !(blk->config.flags & BLK_DIRECT)) {
+		if (r->op == BLK_OP_READ) {
+			blk_read_cached(q, r);
+			if (r->done == r->len)
+				goto sync;
+		} else if (r->op == BLK_OP_WRITE && !blk_rw_flags(blk, r)) {
+			if (!q->slow) {
+				blk_finish(q, r, blk_write_cached(q, r));
+				return;
+			}
+			q->slow--;
+		}
+	}
+	if (blk_uring_submit(q, r))
+		return;
+sync:
+	blk_finish(q, r, blk_sync(q, r));
+}
+
+static int blk_run(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+	struct chain chain = { .max = RING_MAX_SEGMENTS };
+	uint64_t bytes = 0;
+	int n = 0, err = 0;
+
+	if (q->uring_up)
+		n = blk_uring_reap(q);
+	while (n < BATCH && bytes < BATCH_BYTES) {
+		struct blk_req r;
+
+		chain.iov = q->segments->iov;
+		err = ring_pop(w->ring, &chain);
+		if (err <= 0)
+			break;
+		err = blk_req_parse(q->blk, &chain, &r, q->ranges);
+		if (unlikely(err)) {
+			err = ring_fail(w->ring, err, "chain %u has no byte for the status of a request", chain.head);
+			break;
+		}
+		stat_add(&w->stats.chains, 1);
+		n++;
+		bytes += r.len;
+		blk_do(q, &r);
+	}
+	if (q->uring_up)
+		blk_uring_push(q);
+	worker_flush(w);
+	return err < 0 ? err : n;
+}
+
+static void blk_sleep(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	if (q->uring_up)
+		blk_uring_sleep(q);
+	else
+		worker_sleep(w);
+}
+
+static void blk_drain(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	if (!q->uring_up)
+		return;
+	blk_uring_drain(q);
+	io_uring_queue_exit(&q->uring);
+	q->uring_up = false;
+}
+
+static void blk_destroy(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	munmap(q, q->map_size);
+}
+
+static const struct worker_ops blk_ops = {
+	.run = blk_run,
+	.sleep = blk_sleep,
+	.drain = blk_drain,
+	.destroy = blk_destroy,
+};
+
+/* The next len bytes of the queue's mapping, page-aligned. */
+static size_t blk_place(size_t *at, size_t len)
+{
+	size_t place = *at;
+
+	*at += (len + PAGE - 1) & ~(size_t)(PAGE - 1);
+	return place;
+}
+
+struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
+{
+	const size_t n = ring_size(ring);
+	const uintptr_t align = blk->config.alignment;
+	size_t size = 0;
+	size_t queue = blk_place(&size, sizeof(struct blk_queue));
+	size_t slot = blk_place(&size, n * sizeof(struct blk_req));
+	size_t vacant = blk_place(&size, n * sizeof(uint16_t));
+	size_t segments = blk_place(&size, sizeof(union blk_store));
+	size_t ranges = blk_place(&size, sizeof(union blk_store));
+	size_t store = blk_place(&size, n * sizeof(union blk_store));
+	size_t bounce = blk_place(&size, blk->config.flags & BLK_DIRECT ? BLK_BOUNCE_SIZE + align : 0);
+	struct blk_queue *q;
+	uint8_t *map;
+
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED) {
+		*err = -errno;
+		return NULL;
+	}
+	/* One byte touched must not become a huge page. Fails only where there are none. */
+	madvise(map, size, MADV_NOHUGEPAGE);
+	q = (struct blk_queue *)(map + queue);
+	q->map_size = size;
+	q->blk = blk;
+	q->slot = (struct blk_req *)(map + slot);
+	q->free = (uint16_t *)(map + vacant);
+	q->segments = (union blk_store *)(map + segments);
+	q->ranges = (union blk_store *)(map + ranges);
+	q->store = (union blk_store *)(map + store);
+	q->bounce = (uint8_t *)(((uintptr_t)map + bounce + align - 1) & ~(align - 1));
+	/* The last one in is the first one out: few slots are ever touched. */
+	q->nfree = (uint32_t)n;
+	for (size_t i = 0; i < n; i++)
+		q->free[i] = (uint16_t)(n - 1 - i);
+
+	*err = worker_start(&q->worker, &blk_ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
+	if (*err) {
+		munmap(map, size);
+		return NULL;
+	}
+	return &q->worker;
+}
+
+void blk_set_writeback(struct blk *blk, int writeback)
+{
+	__atomic_store_n(&blk->writeback, !!writeback, __ATOMIC_RELAXED);
+}
+
+void blk_set_capacity(struct blk *blk, uint64_t sectors)
+{
+	if (sectors > INT64_MAX >> SECTOR_SHIFT)
+		sectors = INT64_MAX >> SECTOR_SHIFT;
+	__atomic_store_n(&blk->capacity, sectors, __ATOMIC_RELAXED);
+}
+
+void blk_get_stats(struct blk *blk, struct blk_stats *out)
+{
+	const struct blk_stats *s = &blk->stats;
+
+	out->reads = __atomic_load_n(&s->reads, __ATOMIC_RELAXED);
+	out->writes = __atomic_load_n(&s->writes, __ATOMIC_RELAXED);
+	out->flushes = __atomic_load_n(&s->flushes, __ATOMIC_RELAXED);
+	out->discards = __atomic_load_n(&s->discards, __ATOMIC_RELAXED);
+	out->write_zeroes = __atomic_load_n(&s->write_zeroes, __ATOMIC_RELAXED);
+	out->get_ids = __atomic_load_n(&s->get_ids, __ATOMIC_RELAXED);
+	out->unsupported = __atomic_load_n(&s->unsupported, __ATOMIC_RELAXED);
+	out->errors = __atomic_load_n(&s->errors, __ATOMIC_RELAXED);
+	out->read_bytes = __atomic_load_n(&s->read_bytes, __ATOMIC_RELAXED);
+	out->write_bytes = __atomic_load_n(&s->write_bytes, __ATOMIC_RELAXED);
+	out->last_errno = __atomic_load_n(&s->last_errno, __ATOMIC_ACQUIRE);
+	out->uring = __atomic_load_n(&s->uring, __ATOMIC_RELAXED);
+}

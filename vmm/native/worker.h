@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A data-plane thread, as the C devices see it. */
+#ifndef VMM_NATIVE_WORKER_H
+#define VMM_NATIVE_WORKER_H
+
+#include "ring.h" /* first: it asks for the GNU names of the others */
+
+#include <pthread.h>
+
+/* What a device does in its thread. Called there only, except for destroy. */
+struct worker_ops {
+	/*
+	 * Take chains off the ring and complete what is finished, a bounded amount of it. Returns how much was done (then
+	 * it is called again soon), 0 when nothing was, or the latched error of the ring.
+	 */
+	int (*run)(struct worker *w);
+	/* Sleep until there may be something to run. NULL: worker_sleep(). */
+	void (*sleep)(struct worker *w);
+	/* Finish all I/O in flight. No more run() comes after it. */
+	void (*drain)(struct worker *w);
+	/* From worker_free(), the thread being gone: free the device's part and w itself. */
+	void (*destroy)(struct worker *w);
+};
+
+/* First member of a device's per-queue structure. */
+struct worker {
+	const struct worker_ops *ops;
+	struct ring *ring;
+	struct irq *irq;
+	int kick_fd, event_fd;
+	int stop_fd, epoll_fd;
+	uint32_t in_flight;   /* requests that the host has; completions come through sleep(), so no polling meanwhile */
+	bool stop;            /* atomic */
+	int error;            /* atomic */
+
+	uint64_t poll_max_ns; /* 0: this machine has no CPU to spare */
+	uint64_t poll_ns;     /* how long to look at the ring before sleeping, now */
+	uint32_t poll_rest;   /* idle periods not to poll in, after polling was in someone's way */
+
+	struct worker_stats stats; /* written by the thread alone */
+
+	pthread_t thread;
+	pthread_mutex_t join_lock;
+	bool joined;
+};
+
+/* Start the thread. Everything else in *w is set up here; -errno leaves nothing behind. */
+int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
+		 int event_fd, const char *name);
+/* Wait for a kick or for worker_stop(). */
+void worker_sleep(struct worker *w);
+/* Publish what was pushed and interrupt the guest if it wants that. */
+void worker_flush(struct worker *w);
+
+static inline bool worker_stopping(const struct worker *w)
+{
+	return __atomic_load_n(&w->stop, __ATOMIC_ACQUIRE);
+}
+
+/* A counter with one writer and readers in other threads. */
+static inline void stat_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+uint64_t clock_ns(void);
+
+#endif
