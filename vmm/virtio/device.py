@@ -1,0 +1,168 @@
+"""What a virtio device is: one class, whose heart is :meth:`VirtioDevice.process`.
+
+A device in pure Python says its id and queue sizes and implements ``process``::
+
+    class Rng(VirtioDevice):
+        device_id = spec.ID_ENTROPY
+        queue_sizes = (256,)
+
+        def process(self, queue):
+            for chain in queue:
+                chain.write(os.urandom(min(chain.room, MAX_REQUEST)))
+                queue.push(chain)
+
+The transport takes the lock, flushes, interrupts, and turns a :class:`~vmm.errors.GuestError` into a device
+that needs a reset.  A device with a C worker overrides :meth:`VirtioDevice.activate` and
+:meth:`VirtioDevice.stop` instead.
+"""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.virtio import spec
+from vmm.virtio.queue import MAX_QUEUE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ClassVar
+
+    from vmm.events import EventFd, Loop
+    from vmm.memory import GuestMemory
+    from vmm.virtio.queue import Queue
+
+
+class DeviceContext:
+    """What an activated device may touch, from DRIVER_OK until :meth:`VirtioDevice.stop`.
+
+    :ivar features: the negotiated feature bits
+    :ivar queues: by index, those that the driver set up; there may be none
+    :ivar memory: guest RAM
+    :ivar loop: the control loop, for descriptors of the device's backend
+    :ivar irq: for C workers (cdata ``struct irq *``)
+    :ivar event: a C worker signals it when it stopped by itself; the transport then calls
+        :meth:`VirtioDevice.check`
+    :ivar serve: have the loop call :meth:`VirtioDevice.process` for a queue whenever the guest kicks it
+    :ivar run: call a function under the device's guard: lock, flush, interrupt, GuestError; for callbacks of
+        the device's own descriptors.  Does nothing once the device was stopped
+    """
+
+    __slots__ = ("event", "features", "irq", "loop", "memory", "queues", "run", "serve")
+
+    def __init__(
+        self,
+        features: int,
+        queues: dict[int, Queue],
+        memory: GuestMemory,
+        loop: Loop,
+        irq: Any,
+        event: EventFd,
+        serve: Callable[[Queue], None],
+        run: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self.features = features
+        self.queues = queues
+        self.memory = memory
+        self.loop = loop
+        self.irq = irq
+        self.event = event
+        self.serve = serve
+        self.run = run
+
+
+class VirtioDevice:
+    """The base of all devices.
+
+    Life: made -> attached to a transport -> (:meth:`negotiate` -> :meth:`activate` -> :meth:`process` ... ->
+    :meth:`stop` -> :meth:`reset`)* -> :meth:`close`.  Everything but :meth:`close` and what the host's side
+    adds is called under the transport's lock, one call at a time.
+
+    :cvar device_id: virtio 1.2, section 5
+    :cvar queue_sizes: the largest size of each queue, powers of two up to 1024
+    :cvar features: the device's own feature bits; the transport adds VERSION_1, INDIRECT_DESC, EVENT_IDX
+    """
+
+    device_id: ClassVar[int]
+    queue_sizes: tuple[int, ...] = ()
+    features: int = 0
+    name: str = "virtio"
+    on_config_change: Callable[[], None] | None = None
+    """Set by the transport."""
+
+    def read_config(self) -> bytes:
+        """The configuration space as it is now (bytes, up to 3840).  Unless overridden, empty."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The driver wrote 1, 2 or 4 bytes, all inside the space.  Unless overridden, ignored: most are
+        read-only."""
+
+    def config_changed(self) -> None:
+        """Call this when :meth:`read_config` answers anew: the driver gets a configuration interrupt.  Any
+        thread."""
+        if self.on_config_change is not None:
+            self.on_config_change()
+
+    def negotiate(self, features: int) -> bool:
+        """The driver chose *features*, a subset of what is offered; False refuses (FEATURES_OK is not
+        set)."""
+        return True
+
+    def activate(self, context: DeviceContext) -> None:
+        """The driver is ready.  Unless overridden, every queue is served by :meth:`process`.
+
+        :raises GuestError: what the driver set up cannot work; the device needs a reset
+        """
+        for queue in context.queues.values():
+            context.serve(queue)
+
+    def process(self, queue: Queue) -> None:
+        """The guest kicked *queue*: take chains, answer them, push them.
+
+        :raises GuestError: the guest broke a rule; the device needs a reset
+        """
+        raise NotImplementedError(f"{type(self).__name__} serves no queue in Python")
+
+    def check(self) -> None:
+        """A worker said something on ``event``.
+
+        :raises VmmError: it stopped; the device needs a reset
+        """
+
+    def stop(self) -> None:
+        """Join the workers, push or forget every chain: afterwards nothing of the device touches guest
+        memory.
+
+        Harmless when nothing runs.
+        """
+
+    def reset(self) -> None:
+        """Forget what the driver has set.  After :meth:`stop`."""
+
+    def save(self) -> dict[str, Any]:
+        """The guest-visible state beyond queues and negotiated features, as plain data."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`save` returned."""
+
+    def close(self) -> None:
+        """Let go of the backend.  After :meth:`stop`; harmless when done twice."""
+
+
+def check_device(device: VirtioDevice, kicks: list[EventFd]) -> None:
+    """Is the class of *device* made rightly?
+
+    :raises ConfigError: it is not
+    """
+    problem = ""
+    if len(kicks) != len(device.queue_sizes):
+        problem = f"{len(kicks)} kicks for {len(device.queue_sizes)} queues"
+    elif any(not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1) for size in device.queue_sizes):
+        problem = f"queue sizes {device.queue_sizes} are not powers of two up to {MAX_QUEUE_SIZE}"
+    elif device.features & spec.TRANSPORT_FEATURES:
+        problem = f"features {device.features:#x} hold bits that are the transport's"
+    elif device.features >> 64 or device.features < 0:
+        problem = f"features {device.features:#x} are more than 64 bits"
+    if problem:
+        raise ConfigError(f"virtio device {device.name}: {problem}", code="device-invalid")

@@ -1,0 +1,177 @@
+"""A disk image on the host: opened, locked and measured with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+
+from vmm.errors import ConfigError
+
+SECTOR = 512
+BLOCK = 4096
+"""What the host moves at once, at least: a page of its cache, a block of its file system."""
+
+_LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8  # flock(2)
+_FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"cone": "VHD"}
+
+
+class Image:
+    """A raw image file or a block device.  What its content looks like changes nothing.
+
+    It is locked (flock) for as long as it is open: a writer excludes everybody, readers share.
+
+    :ivar fd: the descriptor
+    :ivar alignment: of offsets, lengths and memory for direct I/O (bytes); else 1
+    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False, direct: bool = False) -> None:
+        self.path = path
+        self.fd = _open(path, read_only, direct)
+        self.alignment = 1
+        try:
+            self.sectors()
+            if direct:
+                self.alignment = self._direct_alignment()
+            else:
+                self._warn_of_format()
+        except BaseException:
+            self.close()
+            raise
+
+    def sectors(self) -> int:
+        """The size as it is now, in sectors of 512 bytes.
+
+        :raises ConfigError: a size that a disk cannot have
+        """
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if size == 0:
+            raise ConfigError(
+                f"disk {self.path}: it is empty",
+                code="disk-size",
+                hint=f"give it a size: truncate -s 1G {self.path}",
+            )
+        if size % SECTOR:
+            raise ConfigError(
+                f"disk {self.path}: its size of {size} bytes is not a multiple of {SECTOR}",
+                code="disk-size",
+                hint=f"round it up: truncate -s %{SECTOR} {self.path}",
+            )
+        return size // SECTOR
+
+    def _direct_alignment(self) -> int:
+        # Found by trying: not every kernel says
+        with mmap.mmap(-1, 2 * BLOCK) as buffer, memoryview(buffer) as view:
+            for alignment in (SECTOR, BLOCK):
+                try:
+                    with view[alignment : 2 * alignment] as part:
+                        os.preadv(self.fd, [part], 0)
+                    return alignment
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise ConfigError(f"disk {self.path}: {error.strerror}", code="disk-read") from error
+        raise ConfigError(
+            f"disk {self.path}: direct I/O needs blocks larger than {BLOCK} bytes",
+            code="disk-direct",
+            hint="leave direct out",
+        )
+
+    def _warn_of_format(self) -> None:
+        # Only a hint. A format guessed from content would be the guest's to choose: it writes the content
+        kind = _FOREIGN_FORMATS.get(os.pread(self.fd, 4, 0))
+        if kind is not None:
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "disk %s looks like a %s image; it is used as raw bytes all the same. "
+                "To convert it: qemu-img convert -O raw %s disk.raw",
+                self.path, kind, self.path,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Unlock and close; harmless when done twice."""
+        if self.fd >= 0:
+            # Closing alone does not unlock while io_uring lets go of the file in its own time
+            _flock(self.fd, _LOCK_UN)
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _flock(fd: int, operation: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(fd, operation)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a file system without locks
+
+
+def _open(path: str, read_only: bool, direct: bool) -> int:
+    access = os.O_RDONLY if read_only else os.O_RDWR
+    # Not to wait for the other end of a FIFO; and not to get a terminal
+    flags = access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_DIRECT if direct else 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise _open_error(path, read_only, direct, error) from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise ConfigError(
+                f"disk {path}: it is {kind}", code="disk-kind", hint="give a raw image file or a block device"
+            )
+        os.set_blocking(fd, True)  # io_uring takes O_NONBLOCK seriously, also on files
+        _lock(fd, path, read_only)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_error(path: str, read_only: bool, direct: bool, error: OSError) -> ConfigError:
+    code, hint = "disk-open", ""
+    if error.errno == errno.ENOENT:
+        code, hint = "disk-missing", f"make an empty one with: truncate -s 1G {path}"
+    elif error.errno == errno.EISDIR:
+        code, hint = "disk-kind", "give a raw image file or a block device"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        code = "disk-permission"
+        if not read_only and os.access(path, os.R_OK):
+            hint = "it can be read: add ,ro to use it read-only"
+        else:
+            hint = f"see who may: ls -l {path}"
+    elif error.errno == errno.EINVAL and direct:
+        code, hint = "disk-direct", "its file system has no direct I/O: leave direct out"
+    return ConfigError(f"disk {path}: {error.strerror}", code=code, hint=hint)
+
+
+def _lock(fd: int, path: str, read_only: bool) -> None:
+    try:
+        _flock(fd, (_LOCK_SH if read_only else _LOCK_EX) | _LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"disk {path}: in use by {_lock_holder(fd) or 'another program'}",
+            code="disk-in-use",
+            hint="two machines that write one image destroy it; several may share it if all use ,ro",
+        ) from error
+
+
+def _lock_holder(fd: int) -> str:
+    """Who has locked the file, from /proc/locks; empty when that cannot be told."""
+    status = os.fstat(fd)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                fields = line.split()
+                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted:
+                    with open(f"/proc/{fields[4]}/comm", encoding="utf-8", errors="replace") as comm:
+                        return f"process {fields[4]} ({comm.read().strip()})"
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,266 @@
+"""Virtqueues on the device's side: a thin cover of ``ring.c``, which alone parses rings.
+
+While the driver sets a queue up it is a :class:`QueueConfig`: numbers, nothing more.  At DRIVER_OK it becomes
+a :class:`Queue`: checked, and out of the guest's reach.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from vmm.errors import GuestError, HostError
+from vmm.native import ffi, lib
+from vmm.record import dataclass
+from vmm.virtio import spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypedDict
+
+    from vmm.events import EventFd
+    from vmm.memory import GuestMemory
+
+    class QueueState(TypedDict):
+        """A :class:`QueueConfig` as plain data."""
+
+        size: int
+        ready: bool
+        desc: int
+        driver: int
+        device: int
+        next_index: int
+
+
+MAX_QUEUE_SIZE: int = lib.RING_MAX_SIZE
+
+
+@dataclass()
+class QueueConfig:
+    """What the driver has written about a queue (virtio 1.2, 4.2.2); any number the guest likes.
+
+    :ivar size: descriptors
+    :ivar ready: the driver wants to use it
+    :ivar desc, driver, device: guest physical addresses of the three areas of a split queue (2.7)
+    :ivar next_index: where both rings go on, modulo 65536; 0 for a new queue
+    """
+
+    size: int = 0
+    ready: bool = False
+    desc: int = 0
+    driver: int = 0
+    device: int = 0
+    next_index: int = 0
+
+
+class Chain:
+    """One request: bytes to read, then room to write an answer.  All of it is guest RAM, checked when popped.
+
+    For one use: when it has been pushed, or its queue is gone, it reads and writes nothing any more.
+    """
+
+    __slots__ = ("_queue", "_readable", "_writable", "head", "readable", "room", "written")
+
+    def __init__(self, queue: Queue, head: int, extents: list[tuple[int, int]], nread: int) -> None:
+        self.head = head
+        self._queue: Queue | None = queue
+        # (guest physical address, length), last first: what is used up is popped or shortened
+        self._readable = extents[:nread][::-1]
+        self._writable = extents[nread:][::-1]
+        self.readable = sum(length for _, length in self._readable)
+        self.room = sum(length for _, length in self._writable)
+        self.written = 0
+
+    def read(self, n: int) -> bytes:
+        """The next *n* bytes of the request, a copy.
+
+        :raises GuestError: the driver sent fewer (``readable`` says how many are left)
+        """
+        memory = self._live()
+        if n > self.readable:
+            raise GuestError(
+                f"chain {self.head}: {self.readable} bytes to read, {n} expected", code="chain-short"
+            )
+        self.readable -= n
+        return b"".join([memory.read(gpa, length) for gpa, length in _take(self._readable, n)])
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write *data* (bytes) behind what was written before.
+
+        :raises GuestError: the driver left too little room (``room`` says how much)
+        """
+        memory = self._live()
+        n = len(data)
+        if n > self.room:
+            raise GuestError(f"chain {self.head}: room for {self.room} bytes, {n} needed", code="chain-room")
+        self.room -= n
+        done = 0
+        for gpa, length in _take(self._writable, n):
+            memory.write(gpa, data[done : done + length])
+            done += length
+        self.written += n
+
+    def _live(self) -> GuestMemory:
+        if self._queue is None:
+            raise ValueError(f"chain {self.head} was given back to the driver already")
+        if self._queue.closed:
+            raise GuestError(f"chain {self.head}: the driver has taken its queue away", code="queue-closed")
+        return self._queue.memory
+
+
+def _take(extents: list[tuple[int, int]], n: int) -> Iterator[tuple[int, int]]:
+    """Take *n* bytes off the end of *extents*, which hold that many."""
+    while n > 0:
+        gpa, length = extents.pop()
+        if length > n:
+            extents.append((gpa + n, length - n))
+            length = n
+        yield gpa, length
+        n -= length
+
+
+class Queue:
+    """A running virtqueue.  Iterating gives the chains that the driver has made available, each once, at most
+    as many as the queue is long: a driver that refills without end gets its turn again, but so do others.
+
+    Not locked: the transport's lock is held while a device processes.
+
+    :ivar kick: the eventfd that the guest rings
+    :ivar ring: for C workers (cdata ``struct ring *``); such a queue is not used from Python at the same time
+    :raises GuestError: the configuration is not valid (2.7): size, alignment, or not all of it is RAM
+    """
+
+    def __init__(
+        self, index: int, memory: GuestMemory, config: QueueConfig, features: int, kick: EventFd
+    ) -> None:
+        native = ffi.new("struct ring_config *")
+        native.size = config.size
+        native.flags = (lib.RING_EVENT_IDX if features & spec.F_EVENT_IDX else 0) | (
+            lib.RING_INDIRECT if features & spec.F_INDIRECT_DESC else 0
+        )
+        native.desc, native.avail, native.used = config.desc, config.driver, config.device
+        native.next_avail = native.next_used = config.next_index
+        error = ffi.new("int *")
+        self.index = index
+        self.size = config.size
+        self.memory = memory
+        self.kick = kick
+        self.drained = False
+        """The driver has been left nothing to pop since this was set to False."""
+        self.popped = 0
+        self._dirty = False
+        self._scratch: Any = None
+        self.ring: Any = lib.ring_new(memory.native, native, error)
+        if self.ring == ffi.NULL:
+            self.ring = None
+            if error[0] == -errno.ENOMEM:
+                raise HostError(
+                    f"no memory for virtqueue {index}", code="memory-unavailable", errno=errno.ENOMEM
+                )
+            raise GuestError(
+                f"queue {index} is not valid: size {config.size}, descriptors at {config.desc:#x}, "
+                f"driver area at {config.driver:#x}, device area at {config.device:#x}",
+                code="queue-config",
+            )
+        # While this is held the memory refuses to be closed under the ring
+        self._pin = memory.view(memory.regions[0].gpa, 1)
+
+    def _make_scratch(self) -> Any:
+        iov = ffi.new("struct iovec[]", lib.RING_MAX_SEGMENTS)
+        chain = ffi.new("struct chain *", {"max": lib.RING_MAX_SEGMENTS, "iov": iov})
+        # An iovec is two 64-bit words: read as such, a segment costs no cffi object
+        return chain, memoryview(ffi.buffer(iov)).cast("Q"), iov
+
+    def _gpa(self, host_address: int) -> int:
+        offset = host_address - self.memory.host_address
+        for region in self.memory.regions:
+            if offset < region.offset + region.size:
+                break
+        return region.gpa + offset - region.offset
+
+    @property
+    def closed(self) -> bool:
+        """The driver has reset the device, or the transport is closed."""
+        return self.ring is None
+
+    def pop(self) -> Chain | None:
+        """The next chain, or None when there is none.
+
+        :raises GuestError: the guest broke the ring; so does every later call
+        """
+        if self.ring is None:
+            return None
+        self._scratch = self._scratch or self._make_scratch()
+        chain, words, _ = self._scratch
+        result = lib.ring_pop(self.ring, chain)
+        if result < 0:
+            raise self.error()
+        if result == 0:
+            self.drained = True
+            return None
+        self.popped += 1
+        last = 2 * (chain.nread + chain.nwrite)
+        extents = [(self._gpa(words[i]), words[i + 1]) for i in range(0, last, 2)]
+        return Chain(self, chain.head, extents, chain.nread)
+
+    def __iter__(self) -> Iterator[Chain]:
+        for _ in range(self.size):
+            chain = self.pop()
+            if chain is None:
+                return
+            yield chain
+
+    def push(self, chain: Chain) -> None:
+        """Give *chain* back with what was written to it.  The transport makes it visible to the driver.
+
+        Harmless when the driver has reset the device in between.
+        """
+        if chain._queue is not self:
+            raise ValueError(f"chain {chain.head} is not one that queue {self.index} waits for")
+        chain._queue = None
+        if self.ring is None:
+            return
+        # The used length is 32 bits; more than that is not announced (2.7.8.2 allows less)
+        result = lib.ring_push(self.ring, chain.head, min(chain.written, 0xFFFF_FFFF))
+        if result < 0:
+            raise ValueError(f"queue {self.index}: head {chain.head} is not in flight")
+        self._dirty = True
+
+    def flush(self) -> bool:
+        """Make all pushes visible; True when the driver wants an interrupt for them."""
+        if not self._dirty or self.ring is None:
+            return False
+        self._dirty = False
+        return lib.ring_flush(self.ring) > 0
+
+    def want_kicks(self, enable: bool) -> bool:
+        """Tell the driver whether the next chain needs a kick; True when chains are there already."""
+        return self.ring is not None and lib.ring_kicks(self.ring, int(enable)) > 0
+
+    def error(self) -> GuestError:
+        """What the guest did to the ring, as an exception to raise."""
+        text = ffi.NULL if self.ring is None else lib.ring_error(self.ring)
+        reason = "it was closed" if text == ffi.NULL else ffi.string(text).decode("ascii", "replace")
+        return GuestError(f"queue {self.index}: {reason}", code="ring-broken")
+
+    def position(self) -> int:
+        """Where both rings go on, for :attr:`QueueConfig.next_index`.
+
+        :raises GuestError: the ring is broken
+        :raises ValueError: chains are in flight: their heads would be lost
+        """
+        out = ffi.new("struct ring_config *")
+        result = lib.ring_save(self.ring, out)
+        if result == -errno.EBUSY:
+            raise ValueError(f"queue {self.index} has chains in flight")
+        if result < 0:
+            raise self.error()
+        return int(out.next_avail)
+
+    def close(self) -> None:
+        """Let go of guest memory.  Workers that use the ring have been joined.  Harmless when done twice."""
+        if self.ring is not None:
+            ring, self.ring = self.ring, None
+            lib.ring_free(ring)
+            self._scratch = None
+            self._pin.release()

@@ -1,0 +1,130 @@
+"""The numbers of OASIS virtio 1.2, by section, under the names of the specification without its ``VIRTIO_``.
+
+Plain integers: an :mod:`enum` costs more to import than this whole package.
+"""
+
+from __future__ import annotations
+
+# 2.1 Device Status Field
+ACKNOWLEDGE = 1
+DRIVER = 2
+DRIVER_OK = 4
+FEATURES_OK = 8
+DEVICE_NEEDS_RESET = 64
+FAILED = 128
+
+# 6 Reserved Feature Bits, as masks; the bits 24 to 40 belong to the ring and the transport
+F_INDIRECT_DESC = 1 << 28
+F_EVENT_IDX = 1 << 29
+F_VERSION_1 = 1 << 32
+F_ACCESS_PLATFORM = 1 << 33
+F_RING_PACKED = 1 << 34
+F_IN_ORDER = 1 << 35
+F_ORDER_PLATFORM = 1 << 36
+F_SR_IOV = 1 << 37
+F_NOTIFICATION_DATA = 1 << 38
+F_NOTIF_CONFIG_DATA = 1 << 39
+F_RING_RESET = 1 << 40
+TRANSPORT_FEATURES = ((1 << 41) - 1) ^ ((1 << 24) - 1)
+"""What a device must not offer by itself."""
+
+# 2.7 Split Virtqueues
+DESC_F_NEXT = 1
+DESC_F_WRITE = 2
+DESC_F_INDIRECT = 4
+AVAIL_F_NO_INTERRUPT = 1
+USED_F_NO_NOTIFY = 1
+DESC_SIZE = 16
+DESC_ALIGN, AVAIL_ALIGN, USED_ALIGN = 16, 2, 4
+
+# 4.2.2 MMIO Device Register Layout
+MMIO_MAGIC = 0x000
+MMIO_VERSION = 0x004
+MMIO_DEVICE_ID = 0x008
+MMIO_VENDOR_ID = 0x00C
+MMIO_DEVICE_FEATURES = 0x010
+MMIO_DEVICE_FEATURES_SEL = 0x014
+MMIO_DRIVER_FEATURES = 0x020
+MMIO_DRIVER_FEATURES_SEL = 0x024
+MMIO_QUEUE_SEL = 0x030
+MMIO_QUEUE_NUM_MAX = 0x034
+MMIO_QUEUE_NUM = 0x038
+MMIO_QUEUE_READY = 0x044
+MMIO_QUEUE_NOTIFY = 0x050
+MMIO_INTERRUPT_STATUS = 0x060
+MMIO_INTERRUPT_ACK = 0x064
+MMIO_STATUS = 0x070
+MMIO_QUEUE_DESC_LOW = 0x080
+MMIO_QUEUE_DESC_HIGH = 0x084
+MMIO_QUEUE_DRIVER_LOW = 0x090
+MMIO_QUEUE_DRIVER_HIGH = 0x094
+MMIO_QUEUE_DEVICE_LOW = 0x0A0
+MMIO_QUEUE_DEVICE_HIGH = 0x0A4
+MMIO_SHM_SEL = 0x0AC
+MMIO_SHM_LEN_LOW = 0x0B0
+MMIO_SHM_LEN_HIGH = 0x0B4
+MMIO_SHM_BASE_LOW = 0x0B8
+MMIO_SHM_BASE_HIGH = 0x0BC
+MMIO_QUEUE_RESET = 0x0C0
+MMIO_CONFIG_GENERATION = 0x0FC
+MMIO_CONFIG = 0x100
+MMIO_SIZE = 0x1000
+MMIO_MAGIC_VALUE = 0x7472_6976  # "virt"
+MMIO_VERSION_VALUE = 2
+
+# 4.2.2.2 InterruptStatus
+INT_VRING = 1
+INT_CONFIG = 2
+
+# 5 Device Types
+ID_NET = 1
+ID_BLOCK = 2
+ID_CONSOLE = 3
+ID_ENTROPY = 4
+ID_BALLOON = 5
+ID_VSOCK = 19
+ID_FS = 26
+
+# 5.2.3 Block Device: Feature bits
+BLK_F_SIZE_MAX = 1 << 1
+BLK_F_SEG_MAX = 1 << 2
+BLK_F_GEOMETRY = 1 << 4
+BLK_F_RO = 1 << 5
+BLK_F_BLK_SIZE = 1 << 6
+BLK_F_FLUSH = 1 << 9
+BLK_F_TOPOLOGY = 1 << 10
+BLK_F_CONFIG_WCE = 1 << 11
+BLK_F_MQ = 1 << 12
+BLK_F_DISCARD = 1 << 13
+BLK_F_WRITE_ZEROES = 1 << 14
+BLK_F_LIFETIME = 1 << 15
+BLK_F_SECURE_ERASE = 1 << 16
+
+# 5.2.4 Block Device: Device configuration layout
+BLK_CONFIG_FORMAT = "<QIIHBBIBBHIBxHIIIIIB3xIII"
+"""For :mod:`struct`: capacity (in sectors); size_max; seg_max; geometry (cylinders, heads, sectors);
+blk_size; topology (physical_block_exp, alignment_offset, min_io_size, opt_io_size); writeback; num_queues;
+max_discard_sectors, max_discard_seg, discard_sector_alignment; max_write_zeroes_sectors,
+max_write_zeroes_seg, write_zeroes_may_unmap; max_secure_erase_sectors, max_secure_erase_seg,
+secure_erase_sector_alignment."""
+BLK_CONFIG_SIZE = 72
+BLK_CONFIG_WRITEBACK = 32
+"""Offset of the one field that a driver may write."""
+
+# 5.2.6 Block Device: Device Operation
+SECTOR = 512
+BLK_T_IN = 0
+BLK_T_OUT = 1
+BLK_T_FLUSH = 4
+BLK_T_GET_ID = 8
+BLK_T_GET_LIFETIME = 10
+BLK_T_DISCARD = 11
+BLK_T_WRITE_ZEROES = 13
+BLK_T_SECURE_ERASE = 14
+BLK_S_OK = 0
+BLK_S_IOERR = 1
+BLK_S_UNSUPP = 2
+BLK_HEADER_SIZE = 16
+BLK_ID_SIZE = 20
+BLK_RANGE_SIZE = 16
+BLK_RANGE_F_UNMAP = 1
