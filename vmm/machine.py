@@ -7,9 +7,10 @@ import threading
 import time
 import weakref
 
-from vmm import boot, devices
+from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
+from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.events import EventFd, Loop
 from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
@@ -20,6 +21,7 @@ from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
 from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,11 +153,12 @@ class Machine:
     def _build_platform(self) -> None:
         console = self.config.console
         irq = self._irq_line(layout.COM1_GSI)
-        self.serial = devices.Serial(irq, out_fd=console.fd, drop=console.drop)
+        self.serial = Serial(irq, out_fd=console.fd, drop=console.drop)
         self._closers.append(self.serial)
         lib.bus_add_uart(self._bus, layout.COM1, self.serial.native)
-        self.loop.add(self.serial.space_fd, lambda _events: self.serial.on_space())
-        for base, size, device in devices.power_devices(self._on_power_event):
+        self.serial.attach(self.loop)
+        ports = {"i8042": layout.I8042_COMMAND, "acpi_pm": layout.ACPI_SLEEP_CONTROL, "pvpanic": layout.PVPANIC}
+        for base, size, device in power_devices(self._on_power_event, **ports):
             self._add_pio(base, size, device)
 
     def _irq_line(self, gsi: int) -> EventFd:
@@ -185,7 +188,7 @@ class Machine:
         transport = MmioTransport(device, self.memory, self.loop, irq, kicks)
         self._closers += [*kicks, transport]
         for index, kick in enumerate(kicks):
-            self._vm.ioeventfd(kick.fd, base + layout.QUEUE_NOTIFY, 4, index)
+            self._vm.ioeventfd(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
         self.mmio.add(base, _PAGE, transport)
         page = ffi.from_buffer(transport.page)
         self._closers.append(_Native(page, ffi.release))
