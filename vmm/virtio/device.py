@@ -146,6 +146,10 @@ class VirtioDevice:
     def restore(self, state: dict[str, Any]) -> None:
         """Become what :meth:`save` returned."""
 
+    def stats(self) -> dict[str, int]:
+        """Counters of the device's own, by name.  Unless overridden, none."""
+        return {}
+
     def close(self) -> None:
         """Let go of the backend.  After :meth:`stop`; harmless when done twice."""
 

@@ -396,6 +396,15 @@ class Transport(BusDevice):
             self._show()
             self._paused = bool(self._status & spec.DRIVER_OK and not self._status & DEAD)
 
+    def stats(self) -> dict[str, int | str]:
+        """``name``, ``interrupts`` raised, ``failures``, and what the device itself counts."""
+        return {
+            "name": self.name,
+            "interrupts": int(self.native_irq.raised),
+            "failures": self.failures,
+            **self.device.stats(),
+        }
+
     def close(self) -> None:
         """Stop and close the device.  Harmless when done twice."""
         with self._lock:
