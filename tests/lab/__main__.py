@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command line `argv`; returns the exit status: the command's, 124 after a timeout, 125 for a broken lab."""
+    """Run the command line `argv`; returns the command's exit status, 124 after a timeout, 125 for a broken lab."""
     options = parse(argv)
     if not options.quiet:
         reason = why_unusable()

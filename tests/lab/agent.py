@@ -14,11 +14,11 @@ import sys
 import termios
 
 sys.path.insert(0, os.path.dirname(__file__))
-import channel  # type: ignore[import-not-found]  # noqa: E402
+import channel  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tests.lab import channel  # noqa: F811
+    from tests.lab import channel
 
 CHUNK = channel.MAX_PAYLOAD
 
@@ -50,11 +50,13 @@ class Command:
         if self.is_tty:
             master, slave = os.openpty()
             set_window(master, rows, columns)
-            child, ours = (slave, slave, slave), (master,)
+            child = (slave, slave, slave)
+            ours: tuple[int, ...] = (master,)
             self.stdin, self.outputs = master, {master: channel.STDOUT}
         else:
             pairs = [os.pipe(), os.pipe(), os.pipe()]
-            child, ours = (pairs[0][0], pairs[1][1], pairs[2][1]), (pairs[0][1], pairs[1][0], pairs[2][0])
+            child = (pairs[0][0], pairs[1][1], pairs[2][1])
+            ours = (pairs[0][1], pairs[1][0], pairs[2][0])
             self.stdin, self.outputs = ours[0], {ours[1]: channel.STDOUT, ours[2]: channel.STDERR}
         failed_read, failed_write = os.pipe()  # closes on a successful exec, else carries the reason
         self.pid = os.fork()

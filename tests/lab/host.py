@@ -1,7 +1,6 @@
 """The host's side of the lab: starts QEMU, runs commands in it, ends it.
 
-    with Lab() as lab:
-        status = lab.run(["pytest", "tests/guest"])
+`with Lab() as lab: status = lab.run(["pytest", "tests/guest"])`
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .image import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHARE = CHECKOUT / "build"
-"""The one directory that the lab can write to: results go here. Everything else written in the lab is lost at its end."""
+"""The one directory that the lab can write to, for results. What is written elsewhere in the lab is lost at its end."""
 
 COVERED = ("/tmp/", "/run/", "/var/tmp/", "/dev/shm/")
 """Where the lab mounts a tmpfs over the host's directory."""
@@ -312,7 +311,8 @@ class Lab:
         else:
             argv += ["-accel", "tcg,thread=multi"]
         argv += ["-kernel", str(kernel.file), "-initrd", f"/proc/self/fd/{initrd}", "-append", KERNEL_OPTIONS]
-        argv += ["-chardev", f"file,id=console,path=/proc/self/fd/{self._console},append=on", "-serial", "chardev:console"]
+        argv += ["-chardev", f"file,id=console,path=/proc/self/fd/{self._console},append=on"]
+        argv += ["-serial", "chardev:console"]
         argv += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={port}"]
         argv += ["-device", "virtserialport,chardev=agent,name=lab"]
         argv += ["-fsdev", f"local,id=root,path=/,readonly=on,{export}"]

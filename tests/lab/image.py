@@ -79,7 +79,7 @@ def run_tool(argv: list[str], cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise LabError(f"{argv[0]} is not installed; the lab takes its kernel from a Debian or Ubuntu package") from None
+        raise LabError(f"no {argv[0]} here; the lab takes its kernel from a Debian or Ubuntu package") from None
     if done.returncode:
         raise LabError(f"`{' '.join(argv)}` failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -166,9 +166,7 @@ class Modules:
     """The modules to load, in an order that meets their dependencies."""
 
     def __init__(self, tree: Path) -> None:
-        self.files = {
-            path.name.split(".ko")[0].replace("-", "_"): path for path in tree.glob("kernel/**/*.ko*")
-        }
+        self.files = {path.name.split(".ko")[0].replace("-", "_"): path for path in tree.glob("kernel/**/*.ko*")}
         self.builtin = {
             Path(line).name.split(".ko")[0].replace("-", "_")
             for line in (tree / "modules.builtin").read_text().splitlines()

@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Turns signals into Interrupted, or, while a command is there to pass the first one to, into entries of `pending`."""
+    """Turns signals into Interrupted; the first, while there is a command to pass it to, into an entry of `pending`."""
 
     def __init__(self) -> None:
         self.pending: list[int] = []
@@ -80,8 +80,9 @@ def raw_terminal(fd: int) -> Iterator[None]:
 def run_here(lab: Lab, signals: Signals, argv: Sequence[str], timeout: float | None = None) -> int:
     """Run `argv` in the lab on this process's descriptors; returns its exit status (124 after `timeout` seconds).
 
-    With a terminal on stdin and stdout the command gets one too, of the same size, and Ctrl-C is a byte to it. The first
-    of SIGINT, SIGTERM, SIGHUP and SIGQUIT is passed on; raises Interrupted when the command outlives it by GRACE seconds.
+    With a terminal on stdin and stdout the command gets one too, of the same size, and Ctrl-C is a byte to it. The
+    first of SIGINT, SIGTERM, SIGHUP and SIGQUIT is passed on; raises Interrupted when the command outlives it by GRACE
+    seconds.
     """
     if os.isatty(0) and os.isatty(1):
         with raw_terminal(0):

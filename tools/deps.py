@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
+
+usage: tools/deps.py [build|kernel|lab|check|fuzz|bench]...
+
+Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
+line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from tools.step import say, step  # noqa: E402
+
+VENV = os.path.join(ROOT, ".venv")
+OLDEST = (3, 11)
+SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+class Need(NamedTuple):
+    """One thing that must be there."""
+
+    groups: str
+    what: str  # a program's name, or a glob of files one of which must exist
+    package: str
+    why: str
+
+
+NEEDS = (
+    Need("build", "gcc", "gcc", "compiles the C data plane"),
+    Need("build", "/usr/include/stdio.h", "libc6-dev", "C headers"),
+    Need("build", "/usr/include/linux/kvm.h", "linux-libc-dev", "kernel headers"),
+    Need("build", "/usr/include/liburing.h", "liburing-dev", "virtio-blk's asynchronous I/O"),
+    Need("kernel", "make", "make", "builds the guest kernel"),
+    Need("kernel", "ld", "binutils", "links the guest kernel"),
+    Need("kernel", "flex", "flex", "guest kernel's configuration"),
+    Need("kernel", "bison", "bison", "guest kernel's configuration"),
+    Need("kernel", "bc", "bc", "guest kernel's time constants"),
+    Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
+    Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
+    Need("kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
+    Need("kernel lab", "static busybox", "busybox-static", "user space of the guest and the lab"),
+    Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),
+    Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
+    Need("lab", "zstd", "zstd", "unpacks the lab's kernel"),
+    Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
+    Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
+    Need("bench", "fio", "fio", "the I/O benchmark"),
+)
+
+
+def is_static(path: str) -> bool:
+    """Whether the ELF program at `path` has no interpreter, so that it runs where no library is."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    start, size, count = (int.from_bytes(head[at : at + width], "little") for at, width in ((32, 8), (54, 2), (56, 2)))
+    return head[:4] == b"\x7fELF" and all(head[start + i * size] != 3 for i in range(count))  # 3 is PT_INTERP
+
+
+def is_there(what: str) -> bool:
+    """Whether the program or file that a Need names is there."""
+    if what.startswith("/"):
+        return bool(glob.glob(what))
+    if what == "static busybox":
+        return is_static(shutil.which("busybox", path=SEARCH) or "")
+    return shutil.which(what, path=SEARCH) is not None
+
+
+def python_version(python: str) -> tuple[int, int]:
+    """The version of an interpreter, (0, 0) when it cannot be had."""
+    if named := re.search(r"/python(\d)\.(\d+)$", os.path.realpath(python)):
+        return int(named[1]), int(named[2])
+    try:
+        code = "import sys; print(*sys.version_info[:2])"
+        words = subprocess.run([python, "-ISc", code], capture_output=True, text=True).stdout.split()
+        return int(words[0]), int(words[1])
+    except (OSError, IndexError, ValueError):
+        return 0, 0
+
+
+def pick_python() -> tuple[str, tuple[int, int]]:
+    """The interpreter to make .venv with: the distribution's when it is new enough, since it starts fastest."""
+    for python in ("/usr/bin/python3", shutil.which("python3") or "", sys.executable):
+        version = python_version(python) if python else (0, 0)
+        if version >= OLDEST:
+            return python, version
+    wanted = ".".join(map(str, OLDEST))
+    sys.exit(f"Python {wanted} or newer is needed and not found; on Ubuntu 22.04: apt-get install python{wanted}-venv")
+
+
+def python_needs(python: str, version: tuple[int, int]) -> list[Need]:
+    """What a distribution's interpreter leaves to further packages."""
+    if not python.startswith("/usr/bin/"):
+        return []
+    name = "python{}.{}".format(*version)
+    return [
+        Need("build", f"/usr/lib/{name}/ensurepip/__init__.py", f"{name}-venv", "makes .venv"),
+        Need("build", f"/usr/include/{name}/Python.h", f"lib{name}-dev", "headers for the extension"),
+    ]
+
+
+def lab_reason() -> str | None:
+    """Why guests cannot run on this machine's own KVM, None when they can (tests/lab/kvm.py decides)."""
+    spec = importlib.util.spec_from_file_location("kvm", os.path.join(ROOT, "tests", "lab", "kvm.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reason: str | None = module.why_unusable()
+    return reason
+
+
+def install_packages(missing: Sequence[Need]) -> None:
+    """Install the packages of `missing` by apt-get; exits with a message when that is not possible."""
+    reasons: dict[str, list[str]] = {}
+    for need in missing:
+        reasons.setdefault(need.package, []).append(need.why)
+    packages = sorted(reasons)
+    listed = ", ".join(f"{package} ({'; '.join(dict.fromkeys(reasons[package]))})" for package in packages)
+    if shutil.which("apt-get") is None:
+        sys.exit(f"missing, by their Debian names: {listed}\nThis system has no apt-get: install them, then run again.")
+    prefix: list[str] = []
+    if os.geteuid() != 0:
+        command = f"apt-get install --no-install-recommends {' '.join(packages)}"
+        if shutil.which("sudo") is None:
+            sys.exit(f"missing: {listed}\nRun as root: {command}")
+        prefix = ["sudo"]
+    environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    install = [*prefix, *environment, "apt-get", "-qy", "-o", "Dpkg::Use-Pty=0", "install", "--no-install-recommends"]
+    with step(f"installing {listed}"):
+        known = subprocess.run(["apt-cache", "show", *packages], capture_output=True).returncode == 0
+        if not known:
+            subprocess.run([*prefix, "apt-get", "-q", "update"], stdout=sys.stderr)
+        if subprocess.run([*install, *packages], stdout=sys.stderr).returncode:
+            # A package index that is too old names files that the mirror no longer has.
+            subprocess.run([*prefix, "apt-get", "-q", "update"], stdout=sys.stderr)
+            if status := subprocess.run([*install, *packages], stdout=sys.stderr).returncode:
+                sys.exit(f"apt-get failed with status {status}; missing: {listed}")
+
+
+def digest(*patterns: str) -> str:
+    """A hash of the content of the files of the checkout that match."""
+    total = hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(glob.glob(os.path.join(ROOT, pattern))):
+            with open(path, "rb") as file:
+                content = file.read()
+            total.update(f"{os.path.relpath(path, ROOT)} {len(content)}\n".encode() + content)
+    return total.hexdigest()
+
+
+class Stamp:
+    """A file in .venv that says of which content a step was last done."""
+
+    def __init__(self, name: str, content: str) -> None:
+        self.path = os.path.join(VENV, f".stamp-{name}")
+        self.content = content
+
+    def is_current(self) -> bool:
+        """Whether the step was done for this very content."""
+        try:
+            with open(self.path) as file:
+                return file.read() == self.content
+        except OSError:
+            return False
+
+    def set(self) -> None:
+        """Note that the step was done."""
+        with open(self.path, "w") as file:
+            file.write(self.content)
+
+
+def run(command: Sequence[str], **extra: str) -> None:
+    """Run a command in the checkout; exits with its status when it fails."""
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **extra}, stdout=sys.stderr).returncode
+    if status:
+        sys.exit(f"`{' '.join(command)}` failed with status {status}")
+
+
+def make_venv(python: str) -> None:
+    """Make .venv, anew when it was made at another path or its interpreter is gone."""
+    config = os.path.join(VENV, "pyvenv.cfg")
+    inside = os.path.join(VENV, "bin", "python")
+    if os.path.exists(config) and os.path.exists(inside) and python_version(inside) >= OLDEST:
+        with open(config) as file:
+            if re.search(rf"^command = .*{re.escape(VENV)}$", file.read(), re.MULTILINE):
+                return
+    with step(f"making .venv with {python}"):
+        run([python, "-m", "venv", "--clear", VENV])
+
+
+def install_project(python: str) -> None:
+    """Install the project, editable, with what it needs and what its development needs."""
+    native = ("vmm/native/*.[ch]", "vmm/native/build.py")
+    project = Stamp("project", digest("pyproject.toml", "setup.py", "bin/pyvmm"))
+    extension = Stamp("extension", digest(*native))
+    built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
+    if not project.is_current():
+        with step("installing pyvmm and its Python packages into .venv"):
+            run([*pip, "--editable", f"{ROOT}[dev]"])
+        write_command(python)
+        project.set()
+    elif not (built and extension.is_current()):
+        # Outside of the environment proper: setuptools puts a hook in it that every start of Python would pay for.
+        tools = os.path.join(VENV, "build-tools")
+        with step("building the C extension"):
+            if not os.path.isdir(tools):
+                run([*pip, "--target", tools, *build_requirements()])
+            run([python, os.path.join("vmm", "native", "build.py")], PYTHONPATH=tools)
+    else:
+        return
+    keep_newest_extension()
+    # cffi's generated file is there only now, so the digest is taken again.
+    Stamp("extension", digest(*native)).set()
+
+
+def keep_newest_extension() -> None:
+    """Two ways to build it can give it two file names, of which Python would take the more special one."""
+    built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
+    for path in sorted(built, key=os.path.getmtime)[:-1]:
+        os.remove(path)
+
+
+def build_requirements() -> list[str]:
+    """What pyproject.toml asks for at build time (tomllib is younger than the Python that may run this)."""
+    with open(os.path.join(ROOT, "pyproject.toml")) as file:
+        found = re.search(r"^requires = \[(.*)\]$", file.read(), re.MULTILINE)
+    assert found is not None, "pyproject.toml has no line `requires = [...]`"
+    return re.findall(r'"([^"]*)"', found[1])
+
+
+def write_command(python: str) -> None:
+    """Write .venv/bin/pyvmm as bin/pyvmm does it, with the paths known: no shell, no `site`, no search."""
+    if " " in python or len(python) > 100:  # not possible in a `#!` line
+        return
+    folder = "python{}.{}".format(*python_version(python))
+    packages = os.path.join(VENV, "lib", folder, "site-packages")
+    path = os.path.join(VENV, "bin", "pyvmm")
+    with open(path + ".new", "w") as file:
+        file.write(f"#!{python} -IS\nimport sys\n\nsys.path += [{ROOT!r}, {packages!r}]\n")
+        file.write("from vmm.cli.main import main\n\nsys.exit(main())\n")
+    os.chmod(path + ".new", 0o755)
+    os.replace(path + ".new", path)
+
+
+def main(groups: Sequence[str]) -> None:
+    """Install what the named groups need."""
+    known = {group for need in NEEDS for group in need.groups.split()}
+    if unknown := set(groups) - known:
+        sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    wanted = {"build", *groups}
+    if "lab" in wanted and lab_reason() is None:
+        wanted.discard("lab")
+    python, version = pick_python()
+    needs = [*NEEDS, *python_needs(python, version)]
+    missing = [need for need in needs if wanted & set(need.groups.split()) and not is_there(need.what)]
+    if missing:
+        install_packages(missing)
+        still = [need.what for need in missing if not is_there(need.what)]
+        if still:
+            say(f"still not found after the installation: {', '.join(still)}")
+    make_venv(python)
+    install_project(os.path.join(VENV, "bin", "python"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
