@@ -23,10 +23,5 @@
 typedef bool (*bus_fn)(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write);
 
 int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn, void *ctx);
-/*
- * One access from a vCPU. BUS_DONE: answered. BUS_UNCLAIMED: nobody there, data filled with ones. BUS_TO_PYTHON: not ours.
- */
-enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
-int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write);
 
 #endif

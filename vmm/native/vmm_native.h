@@ -59,6 +59,10 @@ int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page
 /* An 8250 at an I/O port range of 8. */
 int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart);
 int bus_remove(struct bus *bus, int space, uint64_t base);
+/* One access from a vCPU. BUS_DONE: answered in C. BUS_UNCLAIMED: nobody there, data filled with ones on a read.
+ * BUS_TO_PYTHON: a range, or a register, that Python answers. */
+enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
+int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write);
 
 /* ---- vcpu.c: the KVM_RUN loop ------------------------------------------------------------------------------- */
 

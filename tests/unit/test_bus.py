@@ -1,0 +1,105 @@
+"""Address ranges: the Python bus and the C bus answer alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from vmm.bus import Bus, BusDevice
+from vmm.errors import ConfigError
+from vmm.native import ffi, lib
+
+
+class Memory(BusDevice):
+    """Remembers the last write; reads give the offset."""
+
+    name = "memory"
+    written: tuple[int, int, int] | None = None
+
+    def read(self, offset: int, size: int) -> int:
+        return offset
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.written = (offset, size, value)
+
+
+def test_an_access_reaches_its_device_with_the_offset() -> None:
+    bus, device = Bus("mmio"), Memory()
+    bus.add(0x1000, 0x10, device)
+    bus.write(0x100C, 4, 7)
+    assert device.written == (0xC, 4, 7)
+    assert bus.read(0x1003, 1) == 3
+
+
+@pytest.mark.parametrize("address,size", [(0xFFF, 1), (0x1010, 1), (0x100E, 4), (0xFFE, 4)])
+def test_what_is_not_wholly_inside_a_range_reads_as_ones(address: int, size: int) -> None:
+    bus, device = Bus("mmio"), Memory()
+    bus.add(0x1000, 0x10, device)
+    assert bus.read(address, size) == (1 << 8 * size) - 1
+    bus.write(address, size, 1)
+    assert device.written is None
+
+
+@pytest.mark.parametrize("base,size", [(0x1000, 1), (0xFFF, 2), (0x100F, 1), (0, 0x10000)])
+def test_ranges_do_not_overlap(base: int, size: int) -> None:
+    bus = Bus("pio")
+    bus.add(0x1000, 0x10, Memory())
+    with pytest.raises(ConfigError, match="overlaps memory"):
+        bus.add(base, size, Memory())
+
+
+def test_a_removed_device_is_gone() -> None:
+    bus, device = Bus("pio"), Memory()
+    bus.add(0x10, 1, device)
+    bus.add(0x20, 1, device)
+    bus.remove(device)
+    assert bus.ranges() == ()
+    assert bus.read(0x10, 1) == 0xFF
+
+
+@pytest.fixture
+def native() -> Iterator[Any]:
+    bus = lib.bus_new()
+    yield bus
+    lib.bus_free(bus)
+
+
+def access(bus: Any, space: int, address: int, data: bytes, write: bool) -> tuple[int, bytes]:
+    buffer = ffi.new("uint8_t[8]", data)
+    return lib.bus_access(bus, space, address, buffer, len(data), write), bytes(ffi.buffer(buffer, len(data)))
+
+
+def test_a_register_page_answers_reads_and_acknowledges_interrupts(native: Any) -> None:
+    page = ffi.new("uint32_t[1024]")
+    page[0] = 0x74726976
+    page[0x60 // 4] = 3
+    assert lib.bus_add_regpage(native, 0xD0000000, 4096, ffi.cast("uint8_t *", page)) == 0
+    mmio = lib.BUS_MMIO
+    assert access(native, mmio, 0xD0000000, bytes(4), False) == (lib.BUS_DONE, b"virt")
+    assert access(native, mmio, 0xD0000001, bytes(2), False) == (lib.BUS_DONE, b"ir")
+    assert access(native, mmio, 0xD0000064, b"\1\0\0\0", True)[0] == lib.BUS_DONE
+    assert page[0x60 // 4] == 2
+    assert access(native, mmio, 0xD0000064, b"\2", True)[0] == lib.BUS_TO_PYTHON, "only a 32-bit write acknowledges"
+    assert access(native, mmio, 0xD0000070, b"\1\0\0\0", True)[0] == lib.BUS_TO_PYTHON
+    assert page[0x60 // 4] == 2
+
+
+@pytest.mark.parametrize("address,length", [(0xD0000FFD, 4), (0xCFFFFFFF, 2), (0xD0001000, 1), ((1 << 64) - 1, 2)])
+def test_nothing_outside_the_page_is_read(native: Any, address: int, length: int) -> None:
+    page = ffi.new("uint8_t[8192]", b"\x11" * 8192)
+    assert lib.bus_add_regpage(native, 0xD0000000, 4096, page) == 0
+    assert access(native, lib.BUS_MMIO, address, bytes(length), False) == (lib.BUS_UNCLAIMED, b"\xff" * length)
+
+
+def test_ranges_of_the_c_bus_do_not_overlap_and_can_be_taken_away(native: Any) -> None:
+    pio = lib.BUS_PIO
+    assert lib.bus_add_python(native, pio, 0x60, 5) == 0
+    assert lib.bus_add_python(native, pio, 0x64, 1) < 0
+    assert lib.bus_add_python(native, pio, 0x65, 0) < 0
+    assert lib.bus_add_python(native, pio, (1 << 64) - 1, 2) < 0
+    assert access(native, pio, 0x64, b"\xfe", True)[0] == lib.BUS_TO_PYTHON
+    assert lib.bus_remove(native, pio, 0x60) == 0
+    assert lib.bus_remove(native, pio, 0x60) < 0
+    assert access(native, pio, 0x64, b"\xfe", True)[0] == lib.BUS_UNCLAIMED
