@@ -42,14 +42,15 @@ class Blk(VirtioDevice):
     See :class:`~vmm.virtio.image.Image` for how it is opened and locked.
 
     :param cpus: of the machine; the number of queues follows it unless *config* says one
-    :param io_uring: False does without, as on hosts that do not have it
+    :param io_uring: where it is faster, unless: True for everything, False for nothing (as on hosts without
+        it)
     :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
     :raises HostError: the host is out of memory
     """
 
     device_id = spec.ID_BLOCK
 
-    def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool = True) -> None:
+    def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None) -> None:
         self.path = config.path
         self.name = f"disk {config.path}"
         self.read_only = config.read_only
@@ -76,13 +77,13 @@ class Blk(VirtioDevice):
             self.close()
             raise
 
-    def _make_native(self, config: DiskConfig, io_uring: bool) -> None:
+    def _make_native(self, config: DiskConfig, io_uring: bool | None) -> None:
         native = ffi.new("struct blk_config *")
         native.fd = self._image.fd
         native.flags = (
             (lib.BLK_RO if config.read_only else lib.BLK_DISCARD | lib.BLK_WRITE_ZEROES)
             | (lib.BLK_DIRECT if config.direct else 0)
-            | (0 if io_uring else lib.BLK_NO_URING)
+            | (0 if io_uring is None else lib.BLK_URING if io_uring else lib.BLK_NO_URING)
         )
         native.capacity = self.capacity
         native.seg_max = SEG_MAX
@@ -208,7 +209,7 @@ class Blk(VirtioDevice):
         wakeups of the workers; ``uring`` is 1 when io_uring is in use."""
         native = self._native_stats()
         totals = {name: int(getattr(native, name)) for name in _BLK_STATS}
-        return {**totals, **self._worker_totals, **self._count_workers(add=False)}
+        return {**totals, **self._count_workers(add=False)}
 
     def _native_stats(self) -> Any:
         native = ffi.new("struct blk_stats *")

@@ -141,7 +141,7 @@ def _open_error(path: str, read_only: bool, direct: bool, error: OSError) -> Con
         code, hint = "disk-kind", "give a raw image file or a block device"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         code = "disk-permission"
-        if not read_only and os.access(path, os.R_OK):
+        if not read_only and os.access(path, os.R_OK, effective_ids=True):
             hint = "it can be read: add ,ro to use it read-only"
         else:
             hint = f"see who may: ls -l {path}"

@@ -1,0 +1,372 @@
+"""The guest's side of virtio over real guest RAM: what a driver does, good or bad, without a guest.
+
+:class:`Guest` is a machine without CPUs: RAM, a control loop in its own thread, one device behind a real
+:class:`MmioTransport`, with real eventfds as kicks and irq.  :class:`DriverQueue` builds rings and chains.
+Everything can also be done wrongly: the raw parts are open to tests, fuzzers and benchmarks.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from vmm.events import EventFd, Loop
+from vmm.memory import GuestMemory
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+from vmm.virtio.mmio import MmioTransport
+
+TIMEOUT = 20.0
+"""Seconds after which something that must happen has not happened."""
+RAM = 16 << 20
+FIRST_FREE = 0x10000
+ALL_STATUS = spec.ACKNOWLEDGE | spec.DRIVER | spec.FEATURES_OK | spec.DRIVER_OK
+
+_fence_lock = threading.Lock()
+
+
+def fence() -> None:
+    """A full memory barrier: stores before it are seen before loads behind it are done."""
+    with _fence_lock:
+        pass
+
+
+class Buffer(NamedTuple):
+    """A piece of guest memory in a chain."""
+
+    gpa: int
+    length: int
+    writable: bool = False
+
+
+class Used(NamedTuple):
+    """An entry of the used ring."""
+
+    head: int
+    written: int
+
+
+class Guest:
+    """A driver with its device.  A context manager.
+
+    :param memory: RAM of another size or kind; closed with the guest
+    """
+
+    def __init__(self, device: VirtioDevice, *, memory: GuestMemory | None = None) -> None:
+        self.device = device
+        self.memory = memory or GuestMemory(RAM)
+        self.loop = Loop()
+        self.irq = EventFd()
+        self.kicks = [EventFd() for _ in device.queue_sizes]
+        self.transport = MmioTransport(device, self.memory, self.loop, self.irq, self.kicks)
+        self.queues: dict[int, DriverQueue] = {}
+        self.features = 0
+        self.error: BaseException | None = None
+        """What stopped the loop: a bug in a device."""
+        self._free = FIRST_FREE
+        self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close()
+        if self.error is not None and kind is None:
+            raise self.error
+
+    def close(self) -> None:
+        """As a machine does it: no exits any more, then the loop, devices, memory."""
+        self.loop.stop()
+        self._thread.join(TIMEOUT)
+        self.transport.close()
+        self.loop.close()
+        for fd in (self.irq, *self.kicks):
+            fd.close()
+        self.memory.close()
+
+    # -- registers -------------------------------------------------------------------------------------------
+
+    def read(self, register: int, size: int = 4) -> int:
+        """What the guest reads."""
+        return self.transport.read(register, size)
+
+    def write(self, register: int, value: int, size: int = 4) -> None:
+        """A write that exits."""
+        self.transport.write(register, size, value)
+
+    @property
+    def status(self) -> int:
+        return self.read(spec.MMIO_STATUS)
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self.write(spec.MMIO_STATUS, value)
+
+    def offered(self) -> int:
+        """All feature bits of the device."""
+        features = 0
+        for word in (0, 1):
+            self.write(spec.MMIO_DEVICE_FEATURES_SEL, word)
+            features |= self.read(spec.MMIO_DEVICE_FEATURES) << (32 * word)
+        return features
+
+    def config(self, offset: int, size: int) -> int:
+        """A field of the configuration space, as Linux reads it: 64 bits in halves, under one generation."""
+        while True:
+            before = self.read(spec.MMIO_CONFIG_GENERATION)
+            step = min(size, 4)
+            parts = [self.read(spec.MMIO_CONFIG + offset + at, step) for at in range(0, size, step)]
+            if self.read(spec.MMIO_CONFIG_GENERATION) == before:
+                return sum(part << (32 * index) for index, part in enumerate(parts))
+
+    def select_features(self, features: int) -> None:
+        """Write the driver's feature bits."""
+        for word in (0, 1):
+            self.write(spec.MMIO_DRIVER_FEATURES_SEL, word)
+            self.write(spec.MMIO_DRIVER_FEATURES, features >> (32 * word) & 0xFFFF_FFFF)
+
+    # -- bringing the device up (3.1.1) ----------------------------------------------------------------------
+
+    def reset(self) -> None:
+        self.status = 0
+        self.queues.clear()
+        while self.irq.clear():
+            pass
+
+    def negotiate(self, features: int | None = None) -> bool:
+        """Up to FEATURES_OK, with all that is offered unless *features* says otherwise; False: refused."""
+        self.reset()
+        self.status = spec.ACKNOWLEDGE
+        self.status |= spec.DRIVER
+        self.features = self.offered() if features is None else features
+        self.select_features(self.features)
+        self.status |= spec.FEATURES_OK
+        return bool(self.status & spec.FEATURES_OK)
+
+    def add_queue(self, index: int = 0, size: int | None = None) -> DriverQueue:
+        """Set a queue up; before DRIVER_OK."""
+        self.write(spec.MMIO_QUEUE_SEL, index)
+        queue = DriverQueue(self, index, size or self.read(spec.MMIO_QUEUE_NUM_MAX))
+        self.write_queue(queue.size, queue.desc, queue.avail, queue.used)
+        self.queues[index] = queue
+        return queue
+
+    def write_queue(self, size: int, desc: int, avail: int, used: int, ready: int = 1) -> None:
+        """Write the registers of the selected queue."""
+        self.write(spec.MMIO_QUEUE_NUM, size)
+        for register, gpa in (
+            (spec.MMIO_QUEUE_DESC_LOW, desc),
+            (spec.MMIO_QUEUE_DRIVER_LOW, avail),
+            (spec.MMIO_QUEUE_DEVICE_LOW, used),
+        ):
+            self.write(register, gpa & 0xFFFF_FFFF)
+            self.write(register + 4, gpa >> 32)
+        self.write(spec.MMIO_QUEUE_READY, ready)
+
+    def driver_ok(self) -> None:
+        self.status |= spec.DRIVER_OK
+
+    def start(self, features: int | None = None, *, size: int | None = None) -> DriverQueue:
+        """All of it, with every queue; returns the first."""
+        assert self.negotiate(features), "the device refused the features"
+        for index in range(len(self.device.queue_sizes)):
+            self.add_queue(index, size)
+        self.driver_ok()
+        return self.queues[0]
+
+    # -- interrupts and memory -------------------------------------------------------------------------------
+
+    def wait_irq(self, timeout: float = TIMEOUT) -> int:
+        """Wait for an interrupt; returns InterruptStatus and acknowledges it.
+
+        :raises TimeoutError: none came
+        """
+        poll = select.poll()
+        poll.register(self.irq.fd, select.POLLIN)
+        if not poll.poll(timeout * 1000):
+            raise TimeoutError(f"no interrupt in {timeout} s; status {self.status:#x}")
+        self.irq.clear()
+        bits = self.read(spec.MMIO_INTERRUPT_STATUS)
+        self.write(spec.MMIO_INTERRUPT_ACK, bits)
+        return bits
+
+    def wait_needs_reset(self) -> None:
+        """Wait until the device says that it needs a reset, by a configuration interrupt."""
+        bits = 0
+        while not bits & spec.INT_CONFIG:
+            bits = self.wait_irq()
+        assert self.status & spec.DEVICE_NEEDS_RESET, f"status {self.status:#x}"
+
+    def wait_for(self, what: str, condition: object) -> None:
+        """Wait until *condition* (a callable) is true."""
+        assert callable(condition)
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what}: not in {TIMEOUT} s")
+            time.sleep(0.001)
+
+    def alloc(self, size: int, align: int = 16) -> int:
+        """Guest memory that nobody uses (its guest physical address)."""
+        gpa = -(-self._free // align) * align
+        self._free = gpa + size
+        self.memory.offset(gpa, size)
+        return gpa
+
+    @contextmanager
+    def scratch(self) -> Iterator[None]:
+        """What is allocated inside is free again afterwards."""
+        mark = self._free
+        try:
+            yield
+        finally:
+            self._free = mark
+
+    def data(self, content: bytes) -> Buffer:
+        """A buffer for the device to read."""
+        gpa = self.alloc(max(len(content), 1))
+        self.memory.write(gpa, content)
+        return Buffer(gpa, len(content))
+
+    def room(self, length: int, fill: bytes = b"\xee") -> Buffer:
+        """A buffer for the device to write."""
+        gpa = self.alloc(max(length, 1))
+        self.memory.write(gpa, fill * length)
+        return Buffer(gpa, length, writable=True)
+
+    def content(self, buffer: Buffer) -> bytes:
+        return self.memory.read(buffer.gpa, buffer.length)
+
+
+class DriverQueue:
+    """A split virtqueue as a driver keeps it (2.7)."""
+
+    def __init__(self, guest: Guest, index: int, size: int) -> None:
+        self.guest = guest
+        self.memory = guest.memory
+        self.index = index
+        self.size = size
+        self.desc = guest.alloc(16 * size, 16)
+        self.avail = guest.alloc(6 + 2 * size, 2)
+        self.used = guest.alloc(6 + 8 * size, 4)
+        for gpa, length in ((self.desc, 16 * size), (self.avail, 6 + 2 * size), (self.used, 6 + 8 * size)):
+            self.memory.write(gpa, bytes(length))
+        self.free = list(range(size))[::-1]
+        self.next_avail = 0
+        self.next_used = 0
+        self._chains: dict[int, list[int]] = {}
+
+    # -- raw -------------------------------------------------------------------------------------------------
+
+    def write_desc(self, index: int, gpa: int, length: int, flags: int = 0, link: int = 0) -> None:
+        self.write_entry(self.desc, index, gpa, length, flags, link)
+
+    def write_entry(
+        self, table: int, index: int, gpa: int, length: int, flags: int = 0, link: int = 0
+    ) -> None:
+        entry = gpa.to_bytes(8, "little") + length.to_bytes(4, "little")
+        entry += flags.to_bytes(2, "little") + link.to_bytes(2, "little")
+        self.memory.write(table + 16 * index, entry)
+
+    def write_avail(self, slot: int, head: int) -> None:
+        self.memory.write_int(self.avail + 4 + 2 * (slot % self.size), 2, head)
+
+    def write_avail_idx(self, index: int) -> None:
+        self.memory.write_int(self.avail + 2, 2, index)
+
+    def read_used_idx(self) -> int:
+        return self.memory.read_int(self.used + 2, 2)
+
+    def read_used_flags(self) -> int:
+        return self.memory.read_int(self.used, 2)
+
+    def write_avail_flags(self, flags: int) -> None:
+        self.memory.write_int(self.avail, 2, flags)
+
+    def write_used_event(self, index: int) -> None:
+        self.memory.write_int(self.avail + 4 + 2 * self.size, 2, index)
+
+    def read_avail_event(self) -> int:
+        return self.memory.read_int(self.used + 4 + 8 * self.size, 2)
+
+    # -- as a driver does it ---------------------------------------------------------------------------------
+
+    def chain(self, buffers: Iterable[Buffer], *, indirect: bool = False) -> int:
+        """Write descriptors for *buffers*; returns the head."""
+        buffers = list(buffers)
+        if indirect:
+            table = self.guest.alloc(16 * len(buffers))
+            self._link(table, range(len(buffers)), buffers)
+            head = self.free.pop()
+            self.write_desc(head, table, 16 * len(buffers), spec.DESC_F_INDIRECT)
+            self._chains[head] = [head]
+            return head
+        indices = [self.free.pop() for _ in buffers]
+        self._link(self.desc, indices, buffers)
+        self._chains[indices[0]] = indices
+        return indices[0]
+
+    def _link(self, table: int, indices: Iterable[int], buffers: list[Buffer]) -> None:
+        indices = list(indices)
+        for at, (index, buffer) in enumerate(zip(indices, buffers, strict=True)):
+            last = at == len(buffers) - 1
+            flags = (spec.DESC_F_WRITE if buffer.writable else 0) | (0 if last else spec.DESC_F_NEXT)
+            self.write_entry(table, index, buffer.gpa, buffer.length, flags, 0 if last else indices[at + 1])
+
+    def offer(self, *heads: int) -> None:
+        """Make chains available, all at once, without a kick."""
+        for head in heads:
+            self.write_avail(self.next_avail, head)
+            self.next_avail = (self.next_avail + 1) & 0xFFFF
+        self.write_avail_idx(self.next_avail)
+
+    def kick(self) -> None:
+        """Ring, whether the device wants it or not."""
+        fence()
+        self.guest.write(spec.MMIO_QUEUE_NOTIFY, self.index)
+
+    def take_used(self) -> list[Used]:
+        """What is on the used ring and was not taken before; its descriptors are free again."""
+        taken = []
+        while self.next_used != self.read_used_idx():
+            gpa = self.used + 4 + 8 * (self.next_used % self.size)
+            used = Used(self.memory.read_int(gpa, 4), self.memory.read_int(gpa + 4, 4))
+            self.free += self._chains.pop(used.head, [])[::-1]
+            self.next_used = (self.next_used + 1) & 0xFFFF
+            taken.append(used)
+        return taken
+
+    def wait(self, count: int = 1) -> list[Used]:
+        """Wait, by interrupts, until *count* chains have come back."""
+        done: list[Used] = []
+        while True:
+            # With EVENT_IDX: an interrupt for the next one (2.7.7.2). The wish is out before the last look
+            self.write_used_event(self.next_used)
+            fence()
+            done += self.take_used()
+            if len(done) >= count:
+                return done
+            self.write_used_event(self.next_used)
+            fence()
+            if self.next_used == self.read_used_idx():
+                self.guest.wait_irq()
+
+    def send(self, *buffers: Buffer, indirect: bool = False) -> Used:
+        """One request, from its chain to its answer."""
+        head = self.chain(buffers, indirect=indirect)
+        self.offer(head)
+        self.kick()
+        (used,) = self.wait()
+        assert used.head == head
+        return used
