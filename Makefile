@@ -1,0 +1,55 @@
+# Thin over tools/: every target is one command that can be run by hand.
+# `make test ARGS="-k serial"` hands arguments to what the target runs.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-native test-guest check lab bench fuzz guest-kernel deps clean
+MAKEFLAGS += --no-print-directory
+PYTHON := .venv/bin/python
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## install what is missing, build the guest, boot it (a terminal gets the guest's shell)
+	@python3 tools/deps.py kernel lab
+	@$(PYTHON) -m tools.demo
+
+test: ## all tests; those that boot guests run in the lab where there is no usable KVM
+	@python3 tools/deps.py kernel lab
+	@$(PYTHON) -m tools.run_tests $(ARGS)
+
+test-native: ## only the tests that need no KVM
+	@python3 tools/deps.py
+	@$(PYTHON) -m tools.run_tests --native $(ARGS)
+
+test-guest: ## only the tests that boot guests
+	@python3 tools/deps.py kernel lab
+	@$(PYTHON) -m tools.run_tests --guest $(ARGS)
+
+check: ## lint, format, types, import layers, C warnings
+	@python3 tools/deps.py check
+	@$(PYTHON) -m tools.check
+
+lab: ## a shell in the lab, the nested KVM host
+	@python3 tools/deps.py lab
+	@$(PYTHON) -m tests.lab shell $(ARGS)
+
+bench: ## the benchmark against QEMU; results in build/
+	@python3 tools/deps.py kernel lab bench
+	@$(PYTHON) -m tests.bench $(ARGS)
+
+fuzz: ## the fuzzers, for a bounded time
+	@python3 tools/deps.py fuzz
+	@$(PYTHON) -m tests.native.fuzz $(ARGS)
+
+guest-kernel: ## build the guest kernel and the root disk; print their paths
+	@python3 tools/deps.py kernel
+	@$(PYTHON) tools/step.py "guest kernel" -- $(PYTHON) guest-kernel/build.py $(ARGS)
+	@$(PYTHON) tools/step.py "root disk" -- $(PYTHON) guest-kernel/rootfs.py
+
+deps: ## install what is missing, build the C extension
+	@python3 tools/deps.py build kernel lab check
+
+clean: ## remove what was built here (not ~/.cache/pyvmm)
+	rm -rf build dist .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -f vmm/native/_native*.so vmm/native/_native.c
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

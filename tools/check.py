@@ -1,0 +1,53 @@
+"""`make check`: every static check; all run, and the exit status says whether all passed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tools.step import run_step, say
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = ROOT / ".venv" / "bin"
+PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
+C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
+C_COMPILERS = {
+    # gcc finds some mistakes only while it optimises.
+    "gcc": ["-O2", "-c", "-o", os.devnull],
+    "clang": ["-fsyntax-only"],
+}
+
+
+def c_sources() -> list[str]:
+    """The C files that are ours: not what cffi generates."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "vmm/native").glob("*.c") if path.name[0] != "_")
+
+
+def check_c(compiler: str) -> int:
+    """Compile every C file with all warnings; returns the exit status."""
+    include = f"-I{sysconfig.get_path('include')}"
+    command = [compiler, *C_FLAGS, *C_COMPILERS[compiler], "-Ivmm/native", include]
+    return max(subprocess.run([*command, source]).returncode for source in c_sources())
+
+
+def main() -> int:
+    """Run all checks; returns 1 when one failed."""
+    os.chdir(ROOT)
+    code = [name for name in PYTHON_CODE if os.path.isdir(name)]
+    checks = {
+        "ruff check": [str(BIN / "ruff"), "check", "."],
+        "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],
+        "mypy --strict": [str(BIN / "mypy"), *code],
+        "import layers": [str(BIN / "lint-imports"), "--no-logo"],
+        **{f"C warnings ({name})": [sys.executable, "-m", "tools.check", name] for name in C_COMPILERS},
+    }
+    failed = [title for title, command in checks.items() if run_step(title, command)]
+    say(f"failed: {', '.join(failed)}" if failed else "all checks passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(check_c(sys.argv[1]) if len(sys.argv) > 1 else main())
