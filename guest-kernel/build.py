@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Builds the guest's kernel, vmlinux, from the distribution's kernel source package and the options in config/.
+
+Prints the path of the result on stdout. The same options and source give the same bytes; the cache is keyed by both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections import deque
+from pathlib import Path
+
+import kconfig
+import recipe
+from recipe import Progress, RecipeError
+
+HERE = Path(__file__).resolve().parent
+# The version that the options are written for; where apt does not have it, the one the distribution prefers.
+PREFERRED = "6.12"
+# Raise this when the steps below change what comes out.
+REVISION = "1"
+TOOLS = {
+    "gcc": "gcc",
+    "make": "make",
+    "ld": "binutils",
+    "strip": "binutils",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "tar": "tar",
+    "xz": "xz-utils",
+}
+# How many lines of make's output a build has, for "n of about m"; nothing depends on it.
+STEPS = 1750
+REPORT_SECONDS = 5.0
+STAMP = {
+    "KBUILD_BUILD_TIMESTAMP": "1970-01-01 00:00:00 UTC",
+    "KBUILD_BUILD_USER": "pyvmm",
+    "KBUILD_BUILD_HOST": "pyvmm",
+    "KBUILD_BUILD_VERSION": "1",
+}
+# Sources that no option of ours can reach, three quarters of the tarball. Kconfig and make files among them are needed.
+UNUSED = (
+    *(f"Documentation/*.{kind}" for kind in ("rst", "yaml", "txt", "svg")),
+    *("arch/[!x]*", "arch/xtensa", "LICENSES", "rust", "samples", "sound/*.[ch]"),
+    *(f"tools/{name}" for name in ("perf", "testing", "power", "tracing")),
+    *(f"drivers/net/{name}/*.[ch]" for name in ("ethernet", "wireless")),
+    *(f"drivers/{name}/*.[ch]" for name in ("accel", "clk", "comedi", "crypto", "gpu", "hwmon", "iio", "infiniband")),
+    *(
+        f"drivers/{name}/*.[ch]"
+        for name in ("media", "pinctrl", "power", "regulator", "scsi", "staging", "usb", "video")
+    ),
+)
+
+
+class Source:
+    """Where the kernel's source comes from: a name that changes with its content, and how to get it."""
+
+    def __init__(self, identity: str, path: Path | None = None, package: tuple[str, str] = ("", "")) -> None:
+        self.identity = identity
+        self.path = path
+        self.package = package
+
+    def provide(self, work: Path, progress: Progress) -> Path:
+        """The directory of the unpacked source; inside `work` unless the user gave a tree. Raises RecipeError."""
+        if self.path is not None and self.path.is_dir():
+            if (self.path / ".config").exists() or (self.path / "include/config").exists():
+                raise RecipeError(
+                    f"--source {self.path}: something was built in this tree, so make refuses to build outside of it",
+                    f"make -C {self.path} mrproper",
+                )
+            return self.path
+        tarball = self.path or _packaged_tarball(*self.package, progress)
+        progress.say(f"unpacking {tarball.name} ({tarball.stat().st_size >> 20} MiB)")
+        tree = work / "source"
+        tree.mkdir()
+        top = _top_folder(tarball)
+        command = ["tar", "-x", "-f", str(tarball), "-C", str(tree), "--strip-components=1", "--no-same-owner"]
+        excluded = [f"--exclude={top}/{pattern}" for pattern in UNUSED]
+        recipe.run([*command, "--anchored", "--wildcards", *excluded])
+        if not (tree / "Kconfig").exists():
+            raise RecipeError(f"{tarball} does not hold a kernel source tree")
+        return tree
+
+
+def _top_folder(tarball: Path) -> str:
+    try:
+        with tarfile.open(tarball) as archive:
+            first = archive.next()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise RecipeError(f"{tarball} is not a tar archive: {error}") from None
+    return first.name.split("/")[0] if first else ""
+
+
+def _packaged_tarball(package: str, version: str, progress: Progress) -> Path:
+    """The tarball of a linux-source package, kept in the cache (one at a time) for the next set of options."""
+    folder = recipe.cache_root() / "kernel" / "source"
+    entry = folder / recipe.digest({"package": package, "version": version})
+    name = f"{package}.tar.xz"
+    if hit := recipe.cached(entry, name):
+        return hit
+    with recipe.workspace(folder.parent) as work:
+        recipe.fetch_package(package, version, work / "package", progress)
+        tarball = work / "package" / "usr" / "src" / name
+        if not tarball.is_file():
+            raise RecipeError(f"the package {package} {version} has no /usr/src/{name}")
+        made = work / "made"
+        made.mkdir()
+        os.rename(tarball, made / name)
+        shutil.rmtree(folder, ignore_errors=True)
+        return recipe.publish(made, entry, name)
+
+
+def find_source(source: Path | None, version: str | None) -> Source:
+    """The source that --source or --version asks for. Raises RecipeError when there is none.
+
+    A package's version, once chosen, is remembered, so that a cached kernel is found without asking apt (0.5 s);
+    deleting the cache asks again.
+    """
+    if source is not None:
+        if source.is_dir():
+            return Source(_tree_identity(source), path=source.absolute())
+        return Source("tarball " + recipe.file_digest(source), path=source.absolute())
+    pin = recipe.cache_root() / "kernel" / f"package-{version or 'default'}"
+    try:
+        package, chosen = pin.read_text().split()
+    except (OSError, ValueError):
+        package, chosen = _choose_package(version)
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        pin.write_text(f"{package} {chosen}\n")
+    return Source(f"package {package} {chosen}", package=(package, chosen))
+
+
+def _choose_package(version: str | None) -> tuple[str, str]:
+    if version is not None:
+        package = f"linux-source-{version}"
+        return package, recipe.candidate_version(package)
+    try:
+        return f"linux-source-{PREFERRED}", recipe.candidate_version(f"linux-source-{PREFERRED}")
+    except RecipeError:
+        depends = recipe.run(["apt-cache", "depends", "linux-source"])
+        found = re.search(r"Depends: (linux-source-\S+)", depends)
+        if not found:
+            raise
+        return found[1], recipe.candidate_version(found[1])
+
+
+def _tree_identity(tree: Path) -> str:
+    """A name for the state of a source tree: every file's path, size and time (reading 1.5 GB would take too long)."""
+    if not (tree / "Kconfig").is_file():
+        raise RecipeError(f"--source {tree}: no kernel source tree (no Kconfig in it)")
+    state = hashlib.sha256()
+    for folder, folders, files in os.walk(tree):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            state.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return "tree " + state.hexdigest()
+
+
+def check_tools() -> None:
+    """Check for compiler, tools and libelf's header (objtool needs it). Raises RecipeError with the packages' names."""
+    recipe.require_tools(TOOLS, "building a kernel")
+    probe = ["gcc", "-fsyntax-only", "-include", "gelf.h", "-x", "c", os.devnull]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        raise RecipeError("building a kernel needs gelf.h, the header of libelf", "apt-get install libelf-dev")
+
+
+def run_make(arguments: list[str], environment: dict[str, str], log: Path, report: Progress | None) -> None:
+    """Run make with its output in the file `log`; with `report`, say every few seconds how far it is.
+
+    Whatever ends this function early (an error, Ctrl-C, SIGTERM) ends make and everything it started first.
+    Raises RecipeError with the compiler's first error.
+    """
+    process = subprocess.Popen(
+        ["make", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the whole group
+    )
+    assert process.stdout is not None
+    steps, said = 0, time.monotonic()
+    tail: deque[str] = deque(maxlen=5)
+    errors: list[str] = []
+    try:
+        with open(log, "a") as file:
+            for line in process.stdout:
+                file.write(line)
+                tail.append(line.strip())
+                steps += line.startswith("  ")
+                if "error:" in line or "Error " in line or "*** " in line:
+                    errors.append(line.strip())
+                if report and time.monotonic() - said >= REPORT_SECONDS:
+                    report.say(f"compiling: {steps} of about {max(STEPS, steps)} steps")
+                    said = time.monotonic()
+        status = process.wait()
+    except BaseException:
+        _end_group(process)
+        raise
+    if status:
+        raise RecipeError("make failed: " + " / ".join(errors[:3] or tail), f"the whole output is in {log}")
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=5)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def make_environment(allconfig: Path) -> dict[str, str]:
+    """make's environment: ours without the settings of a make that runs us, and with the fixed stamps."""
+    foreign = ("MAKE", "MFLAGS", "KBUILD", "KCONFIG", "KCFLAGS", "CROSS_COMPILE", "ARCH", "CC", "LD", "CFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {**kept, **STAMP, "KCONFIG_ALLCONFIG": str(allconfig), "LC_ALL": "C"}
+
+
+def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progress: Progress) -> Path:
+    """Build vmlinux and publish it as the cache entry `entry`, with System.map, the configuration and the symbols."""
+    check_tools()
+    log = entry.parent / "build.log"
+    with recipe.workspace(entry.parent) as work:
+        tree = source.provide(work, progress)
+        output, made, fragment = work / "build", work / "made", work / "pyvmm.config"
+        output.mkdir()
+        made.mkdir()
+        fragment.write_text(kconfig.render(options))
+        log.write_text("")
+        environment = make_environment(fragment)
+        common = ["-C", str(tree), f"O={output}", "ARCH=x86_64"]
+        progress.say("configuring")
+        run_make([*common, "allnoconfig"], environment, log, None)
+        kconfig.verify(options, kconfig.parse_config((output / ".config").read_text(), ".config"))
+        progress.say(f"compiling with {jobs} jobs")
+        run_make([*common, f"-j{jobs}", "vmlinux"], environment, log, progress)
+        recipe.run(["strip", "--strip-all", "-o", str(made / "vmlinux"), str(output / "vmlinux")])
+        shutil.copy(output / "System.map", made / "System.map")
+        shutil.copy(output / ".config", made / "config")
+        for name in ("vmlinux", "System.map", "config"):
+            os.chmod(made / name, 0o444)
+        progress.say(f"built vmlinux ({(made / 'vmlinux').stat().st_size >> 20} MiB)")
+        return recipe.publish(made, entry, "vmlinux")
+
+
+def main() -> Path:
+    parser = argparse.ArgumentParser(description="Builds the guest's kernel and prints the path of its vmlinux.")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--source", type=Path, metavar="PATH", help="a kernel source tree or tarball of your own")
+    source.add_argument(
+        "--version", metavar="X.Y", help=f"of the package linux-source-X.Y (default: {PREFERRED}, else the newest)"
+    )
+    parser.add_argument(
+        "--config", type=Path, action="append", default=[], metavar="FILE", help="more options; they win over config/"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="of make (default: CPUs)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        raise RecipeError(f"--jobs {arguments.jobs}: at least one is needed")
+    options = kconfig.read_fragments(HERE / "config")
+    for file in arguments.config:
+        try:
+            options |= kconfig.parse_config(file.read_text(), str(file), strict=True)
+        except OSError as error:
+            raise RecipeError(f"--config {file}: {error.strerror}") from None
+    chosen = find_source(arguments.source, arguments.version)
+    name = recipe.digest({"options": kconfig.render(options), "source": chosen.identity, "revision": REVISION})
+    entry = recipe.cache_root() / "kernel" / name
+    result = recipe.cached(entry, "vmlinux") or build(chosen, options, arguments.jobs, entry, Progress())
+    return recipe.deliver(result, arguments.output)
+
+
+if __name__ == "__main__":
+    recipe.run_recipe(main)
