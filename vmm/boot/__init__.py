@@ -1,0 +1,178 @@
+"""From a kernel file to a CPU that is about to run it.
+
+:func:`check` finds everything that is wrong with what the user gave, before anything is made; :func:`load` fills guest
+RAM and says what the boot CPU's registers must hold; :func:`prepare` does both.  The files, the slow part, can be
+read by a :class:`Loading` while the rest of the machine is built.
+
+A guest that reboots needs fresh RAM and a new :func:`load`: nothing here is zeroed twice.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmm.boot import acpi, cpu, layout, pvh
+from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
+from vmm.boot.cpu import CpuState
+from vmm.boot.image import Identity, KernelImage, check_placement, initrd_address
+from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
+from vmm.errors import ConfigError
+from vmm.memory import regions
+from vmm.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmm.config import MachineConfig
+    from vmm.memory import GuestMemory
+
+__all__ = ["BootPlan", "CpuState", "Loading", "check", "default_cmdline", "load", "merge_cmdline", "prepare"]
+
+PVH = "pvh"
+LINUX64 = "linux64"
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """What :func:`check` found right.
+
+    :ivar entry: :data:`PVH` or :data:`LINUX64`
+    :ivar cmdline: the whole command line
+    :ivar initrd: path, state of the file, and where it goes
+    :ivar memory_map: ``(address, size, type)``
+    :ivar huge: RAM will be made of huge pages
+    """
+
+    image: KernelImage
+    entry: str
+    cmdline: bytes
+    initrd: tuple[str, Identity, int] | None
+    memory_map: tuple[tuple[int, int, int], ...]
+    huge: bool = False
+
+
+def check(config: MachineConfig) -> BootPlan:
+    """Everything that can be wrong with *config* as far as booting goes, found without touching anything.
+
+    :raises ConfigError: a kernel or initrd that cannot be read, is no such thing or does not fit; a command line
+        that is too long; too little memory
+    """
+    boot = config.boot
+    ram = regions(config.memory.size)
+    memory_map = layout.memory_map(ram)
+    rootfs = config.rootfs
+    default = default_cmdline(rootfs=rootfs is not None, read_only=rootfs is not None and rootfs.read_only)
+    cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
+    image = find_kernel(boot.kernel)
+    check_placement(image, ram)
+    entry = _entry(image, boot.entry)
+    initrd = None
+    if boot.initrd is not None:
+        fd, state = open_file(boot.initrd, "initrd")
+        os.close(fd)
+        if not state[2]:
+            raise ConfigError(
+                f"initrd {boot.initrd} is empty", code="initrd-file", hint="leave --initrd out, or make it again"
+            )
+        initrd = (boot.initrd, state, initrd_address(boot.initrd, state[2], image, ram))
+    return BootPlan(image, entry, cmdline, initrd, memory_map, config.memory.huge_pages != "none")
+
+
+def _entry(image: KernelImage, wanted: str) -> str:
+    if wanted == LINUX64 or (wanted == "auto" and image.pvh_entry is None):
+        if image.entry64 is None:
+            raise ConfigError(
+                f"kernel {image.path}: its ELF entry is outside of what is loaded, so it has no 64-bit entry",
+                code="kernel-entry",
+                hint="use --entry pvh",
+            )
+        return LINUX64
+    if image.pvh_entry is None:
+        raise ConfigError(
+            f"kernel {image.path} has no PVH entry (no Xen note of type 18)",
+            code="kernel-entry",
+            hint="build it with CONFIG_PVH=y, or use --entry linux64",
+        )
+    if image.pvh_entry >= 1 << 32:
+        raise ConfigError(
+            f"kernel {image.path}: its PVH entry {image.pvh_entry:#x} is above 4 GiB, where a 32-bit CPU cannot go",
+            code="kernel-entry",
+            hint="link it lower, or use --entry linux64",
+        )
+    return PVH
+
+
+def _load_files(plan: BootPlan, memory: GuestMemory) -> None:
+    load_kernel(memory, plan.image, huge=plan.huge)
+    if plan.initrd is not None:
+        path, identity, address = plan.initrd
+        load_initrd(memory, path, identity, address, huge=plan.huge)
+
+
+class Loading:
+    """A thread that reads kernel and initrd into *memory*, fresh and of the size that was checked.
+
+    Whoever makes one calls :meth:`join` before *memory* is closed, on every path.
+    """
+
+    def __init__(self, plan: BootPlan, memory: GuestMemory) -> None:
+        import threading
+
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(plan, memory), name="load")
+        self._thread.start()
+
+    def _run(self, plan: BootPlan, memory: GuestMemory) -> None:
+        try:
+            _load_files(plan, memory)
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Wait until all is read.
+
+        :raises ConfigError: a file changed since :func:`check`, or cannot be read
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def load(
+    plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence[int] = (), loading: Loading | None = None
+) -> CpuState:
+    """Fill *memory*, fresh and of the size that was checked, and return the state of the boot CPU.
+
+    :param cpus: how many; their APIC ids are 0, 1, 2, ...
+    :param slots: numbers of the virtio-mmio devices that are there
+    :param loading: reads the files already; None: they are read here
+    :raises ConfigError: a file changed since :func:`check`, or there are too many devices
+    """
+    layout.check_slots(slots)
+    tables = acpi.tables(range(cpus), slots)
+    image = plan.image
+    if loading is None:
+        _load_files(plan, memory)
+    else:
+        loading.join()
+    initrd = None if plan.initrd is None else (plan.initrd[2], plan.initrd[1][2])
+    memory.write(layout.ACPI, tables)
+    if plan.entry == LINUX64:
+        assert image.entry64 is not None
+        from vmm.boot import linux
+
+        state = cpu.linux64_state(image.entry64)
+        memory.write(layout.BOOT_PARAMS, linux.boot_params(plan.memory_map, initrd=initrd))
+        memory.write(layout.PML4, cpu.page_tables())
+    else:
+        assert image.pvh_entry is not None
+        state = cpu.pvh_state(image.pvh_entry)
+    # The start info is there for both: it costs nothing, and the command line lies behind it
+    memory.write(layout.BOOT_PAGE, pvh.boot_page(cpu.gdt(state), plan.memory_map, plan.cmdline, initrd=initrd))
+    return state
+
+
+def prepare(config: MachineConfig, memory: GuestMemory, slots: Sequence[int] = ()) -> CpuState:
+    """:func:`check` and :func:`load`."""
+    return load(check(config), memory, config.cpus, slots)

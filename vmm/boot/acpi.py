@@ -1,7 +1,7 @@
 """The ACPI tables: RSDP, XSDT, FADT, MADT and DSDT of a machine with hardware-reduced ACPI.
 
-Hardware-reduced (ACPI 6.5, 3.11.1) means: no PM timer, no SCI, no fixed event registers, no PIC and no PIT.  Power-off and
-reset are one port each.  What else there is, the DSDT says: a UART, the virtio-mmio devices, pvpanic.
+Hardware-reduced (ACPI 6.5, 3.11.1) means: no PM timer, no SCI, no fixed event registers, no PIC and no PIT.
+Power-off and reset are one port each.  What else there is, the DSDT says: a UART, the virtio-mmio devices, pvpanic.
 
 Interrupts are pins of one IO-APIC, edge-triggered and active high.  ISA interrupts keep their number and polarity, so
 the MADT needs no override.
@@ -88,9 +88,7 @@ def _fixed_terms() -> tuple[bytes, bytes]:
         b"COM1",
         aml.name(b"_HID", aml.eisa_id("PNP0501")),
         aml.name(b"_UID", aml.integer(1)),
-        aml.name(
-            b"_CRS", aml.resources(aml.io(layout.COM1, layout.COM1_SIZE), aml.interrupt(layout.COM1_GSI))
-        ),
+        aml.name(b"_CRS", aml.resources(aml.io(layout.COM1, layout.COM1_SIZE), aml.interrupt(layout.COM1_GSI))),
     )
     panic = aml.device(
         b"PEVT",
@@ -110,9 +108,7 @@ def virtio_device(slot: int) -> bytes:
         aml.name(b"_CCA", aml.integer(1)),
         aml.name(
             b"_CRS",
-            aml.resources(
-                aml.memory(layout.mmio_base(slot), layout.MMIO_STRIDE), aml.interrupt(layout.mmio_gsi(slot))
-            ),
+            aml.resources(aml.memory(layout.mmio_base(slot), layout.MMIO_STRIDE), aml.interrupt(layout.mmio_gsi(slot))),
         ),
     )
 

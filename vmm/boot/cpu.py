@@ -1,8 +1,8 @@
 """The state of the boot CPU at a kernel's entry, as plain data; :mod:`vmm.kvm` gives it to a vCPU.
 
-Two entries exist.  PVH (Xen's ``docs/misc/pvh.pandoc``): 32-bit protected mode without paging, ``ebx`` points to the
-start info.  Linux's 64-bit boot protocol (``Documentation/arch/x86/boot.rst``): long mode, everything below 4 GiB mapped
-one to one, ``rsi`` points to the boot_params, the selectors are 0x10 for code and 0x18 for data.
+Two entries exist.  PVH (Xen's ``docs/misc/pvh.pandoc``): 32-bit protected mode without paging, ``ebx`` points to
+the start info.  Linux's 64-bit boot protocol (``Documentation/arch/x86/boot.rst``): long mode, everything below 4 GiB
+mapped one to one, ``rsi`` points to the boot_params, the selectors are 0x10 for code and 0x18 for data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LARGE = 2 << 20
 class Segment:
     """A segment register with its hidden part, the fields of ``struct kvm_segment``.
 
-    *limit* is in bytes whatever *g* says; *type* the four bits of the descriptor; *s* is 0 for system segments (TSS, LDT).
+    *limit* is in bytes whatever *g* says; *type* the four bits of the descriptor; *s* is 0 for a TSS or LDT.
     """
 
     selector: int

@@ -66,7 +66,7 @@ ACPI = 0xE_0000
 ACPI_END = TABLES_END
 """All ACPI tables fit below this."""
 
-# -- The hole below 4 GiB ------------------------------------------------------------------------------------------------
+# -- The hole below 4 GiB ----------------------------------------------------------------------------------------------
 MMIO = 0xD000_0000
 """The first virtio-mmio register page."""
 MMIO_STRIDE = 0x1000
@@ -101,7 +101,7 @@ ACPI_S5_TYPE = 5
 ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
 """What a guest writes to :data:`ACPI_SLEEP_CONTROL` to power off."""
 
-# -- Interrupts: pins of the IO-APIC -------------------------------------------------------------------------------------
+# -- Interrupts: pins of the IO-APIC -----------------------------------------------------------------------------------
 COM1_GSI = 4
 MMIO_GSI = 5
 """The pin of virtio-mmio device 0; device n has the n-th after it."""
@@ -110,7 +110,7 @@ IOAPIC_PINS = 24
 MMIO_SLOTS = IOAPIC_PINS - MMIO_GSI
 """So many virtio-mmio devices can have an interrupt of their own."""
 
-# -- Memory types: those of e820 and of the PVH memory map are the same --------------------------------------------------
+# -- Memory types: those of e820 and of the PVH memory map are the same ------------------------------------------------
 E820_RAM = 1
 E820_RESERVED = 2
 E820_ACPI = 3
@@ -166,7 +166,7 @@ def check_slots(slots: Sequence[int]) -> None:
     for slot in slots:
         if not 0 <= slot < MMIO_SLOTS:
             raise ConfigError(
-                f"virtio-mmio device {slot}: there are interrupts for {MMIO_SLOTS} devices only (0 to {MMIO_SLOTS - 1})",
+                f"virtio-mmio device {slot}: there are interrupts for devices 0 to {MMIO_SLOTS - 1} only",
                 code="virtio-slots",
                 hint="use fewer devices",
             )

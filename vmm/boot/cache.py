@@ -1,0 +1,136 @@
+"""A cache of what was parsed of kernels: importing pyelftools costs more than the rest of a start.
+
+One small file for each kernel file, named after its device and inode, in ``$XDG_CACHE_HOME/pyvmm/kernels`` (or below
+``~/.cache``).  An entry counts only when it is ours and the kernel's path, device, inode, size and both times are the
+ones in it.  What it says is checked as if it had just been parsed.  Nothing that goes wrong here is an error: the
+kernel is parsed instead.
+
+Layout, little-endian::
+
+     0 u64 checksum: the bytes behind it as one number, modulo 2**61 - 1
+     8 8s  "PYVMMK\\0" and the version of this format
+    16 5 u64 identity, u64 64-bit entry, u64 PVH entry (all ones: none), u32 segments, u32 length of the path
+    80 4 u64 for each segment: offset, filesz, memsz, paddr
+       the path
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+
+from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
+from vmm.errors import ConfigError
+
+VERSION = 1
+_MAGIC = b"PYVMMK\0" + bytes((VERSION,))
+_SUM = struct.Struct("<Q")
+_HEADER = struct.Struct("<8s7QII")
+_SEGMENT = struct.Struct("<4Q")
+_NONE = (1 << 64) - 1
+_MAX_SIZE = _SUM.size + _HEADER.size + MAX_SEGMENTS * _SEGMENT.size + 4096
+_PRIME = (1 << 61) - 1
+SETTLED_NS = 50_000_000
+"""A file changed less than this long ago is not cached: a second change could leave its times as they are."""
+
+
+def folder() -> str | None:
+    """Where entries are kept; None: there is no such place."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = os.environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        base = home + "/.cache"
+    return base + "/pyvmm/kernels"
+
+
+def _entry(where: str, identity: Identity) -> str:
+    return f"{where}/{identity[0]:x}-{identity[1]:x}"
+
+
+def encode(image: KernelImage, real: str) -> bytes:
+    """An entry for *image*, whose path without symbolic links is *real*."""
+    path = os.fsencode(real)
+    body = _HEADER.pack(
+        _MAGIC,
+        *image.identity,
+        _NONE if image.entry64 is None else image.entry64,
+        _NONE if image.pvh_entry is None else image.pvh_entry,
+        len(image.segments),
+        len(path),
+    )
+    body += b"".join([_SEGMENT.pack(s.offset, s.filesz, s.memsz, s.paddr) for s in image.segments]) + path
+    return _SUM.pack(int.from_bytes(body, "little") % _PRIME) + body
+
+
+def decode(data: bytes, path: str, real: str, identity: Identity) -> KernelImage | None:
+    """What :func:`encode` made, for a kernel called *path*; None when it is damaged or of another file."""
+    body = data[_SUM.size :]
+    if len(body) < _HEADER.size or int.from_bytes(body, "little") % _PRIME != _SUM.unpack_from(data)[0]:
+        return None
+    magic, *numbers, count, length = _HEADER.unpack_from(body)
+    names = _HEADER.size + count * _SEGMENT.size
+    if magic != _MAGIC or tuple(numbers[:5]) != identity or len(body) != names + length:
+        return None
+    if body[names:] != os.fsencode(real):
+        return None
+    entry64, pvh = (None if value == _NONE else value for value in numbers[5:])
+    segments = tuple([Segment(*fields) for fields in _SEGMENT.iter_unpack(body[_HEADER.size : names])])
+    image = KernelImage(path, identity, segments, entry64, pvh)
+    try:
+        check_image(image)
+    except ConfigError:
+        return None
+    return image
+
+
+def load(path: str, real: str, identity: Identity) -> KernelImage | None:
+    """The entry for the kernel *path* in its state *identity*, or None."""
+    where = folder()
+    if where is None:
+        return None
+    try:
+        fd = os.open(_entry(where, identity), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(fd)
+        # Whoever can write the entry decides what is loaded where
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return None
+        return decode(os.read(fd, _MAX_SIZE), path, real, identity)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def store(image: KernelImage, real: str) -> None:
+    """Keep *image*, if that can be done."""
+    where = folder()
+    if where is None or time.time_ns() - max(image.identity[3:]) < SETTLED_NS:
+        return
+    data = encode(image, real)
+    if len(data) > _MAX_SIZE:
+        return
+    target = _entry(where, image.identity)
+    temporary = f"{target}.{os.getpid()}"
+    try:
+        os.makedirs(where, mode=0o700, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            written = os.write(fd, data)
+        finally:
+            os.close(fd)
+        if written == len(data):
+            os.replace(temporary, target)
+            return
+    except (OSError, ValueError):
+        pass
+    try:
+        os.unlink(temporary)
+    except (OSError, ValueError):
+        pass

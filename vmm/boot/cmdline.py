@@ -1,0 +1,77 @@
+"""The kernel's command line."""
+
+from __future__ import annotations
+
+from vmm.boot import layout
+from vmm.errors import ConfigError
+
+_CONSOLE = "console=ttyS0"
+_QUIET = "quiet"
+_PANIC = "panic=-1"
+_ONE_UART = "8250.nr_uarts=1"
+_NO_PCI = "pci=off"
+
+
+def default_cmdline(*, rootfs: bool = False, read_only: bool = False, pci: bool = False) -> str:
+    """What a guest is told unless the user says otherwise.
+
+    ``console=ttyS0``
+        kernel messages and ``/dev/console`` are the UART
+    ``quiet``
+        errors only: every character costs two exits; ``--cmdline loglevel=7`` brings all messages back
+    ``panic=-1``
+        after a panic, which pvpanic reports, reset at once
+    ``8250.nr_uarts=1``
+        a generic kernel does not look for three more UARTs
+    ``pci=off``
+        a generic kernel does not look for a PCI bus where there is none
+    ``root=/dev/vda``, and ``rw`` or ``ro``
+        when there is a root disk
+
+    There is no ``reboot=``: Linux resets through the FADT's reset register first and falls back to the i8042, and
+    nothing is faster.
+
+    :param rootfs: the first disk is the root file system
+    :param read_only: it cannot be written
+    :param pci: the machine has a PCI bus
+    """
+    words = [_CONSOLE, _QUIET, _PANIC, _ONE_UART]
+    if not pci:
+        words.append(_NO_PCI)
+    if rootfs:
+        words += ["root=/dev/vda", "ro" if read_only else "rw"]
+    return " ".join(words)
+
+
+def merge_cmdline(default: str, own: str) -> str:
+    """The user's words *own* behind the *default* ones: where both set the same, Linux takes the last.
+
+    When *own* starts with ``=``, what follows it replaces the default.
+    """
+    if own.startswith("="):
+        return own[1:].strip()
+    own = own.strip()
+    return f"{default} {own}" if own else default
+
+
+def encode_cmdline(text: str) -> bytes:
+    """The bytes for the guest, without the NUL.
+
+    :raises ConfigError: too long for Linux, or not printable ASCII
+    """
+    room = layout.CMDLINE_SIZE - 1
+    for position, letter in enumerate(text) if not (text.isascii() and text.isprintable()) else ():
+        if letter != "\t" and not (letter.isascii() and letter.isprintable()):
+            what = {"\0": "a NUL", "\n": "a line break", "\r": "a carriage return"}.get(letter, ascii(letter))
+            raise ConfigError(
+                f"kernel command line: {what} at position {position}; only printable ASCII can be given",
+                code="cmdline-character",
+                hint="remove it from --cmdline",
+            )
+    if len(text) > room:
+        raise ConfigError(
+            f"kernel command line of {len(text)} bytes: Linux takes {room}, our own words included",
+            code="cmdline-too-long",
+            hint=f"make --cmdline {len(text) - room} bytes shorter, or start it with = to leave our own words out",
+        )
+    return text.encode("ascii")

@@ -1,0 +1,160 @@
+"""Kernel and initrd: from their files into guest RAM."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vmm.boot import cache
+from vmm.boot.image import Identity, KernelImage, identity
+from vmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.memory import GuestMemory
+
+_AROUND = 64 << 10
+"""A read fault maps the pages around it that are there, by this much at once (Linux's fault-around)."""
+_CHUNK = 1 << 30
+_NO_KINDS = (
+    (stat.S_ISDIR, "is a directory"),
+    (stat.S_ISFIFO, "is a pipe"),
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISCHR, "is a device"),
+    (stat.S_ISBLK, "is a block device"),
+)
+
+
+def open_file(path: str, what: str) -> tuple[int, Identity]:
+    """Open the regular file *path* for reading; *what* it is, for messages.
+
+    :raises ConfigError: it is not there, may not be read, or is no regular file
+    """
+    code = f"{what}-file"
+    try:
+        # Opening a pipe must not wait for somebody who writes
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        hints: dict[type[Exception], str] = {
+            FileNotFoundError: "check the path",
+            PermissionError: "its owner can allow it: chmod a+r FILE (and a+x on the folders above it)",
+        }
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{what} {path!r}: {reason}", code=code, hint=hints.get(type(error), "")) from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            kind = next((text for test, text in _NO_KINDS if test(status.st_mode)), "is no file")
+            text = f"{what} {path} {kind}, not a regular file"
+            raise ConfigError(text, code=code, hint=f"name the {what} file itself")
+        return fd, identity(status)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def find_kernel(path: str) -> KernelImage:
+    """What is in the kernel file *path*, from the cache if it was parsed before.
+
+    :raises ConfigError: it cannot be read, or is no kernel that could be loaded
+    """
+    fd, state = open_file(path, "kernel")
+    try:
+        real = os.path.realpath(path)
+        image = cache.load(path, real, state)
+        if image is None:
+            from vmm.boot import elf
+
+            image = elf.parse(path, fd, state)
+            cache.store(image, real)
+        return image
+    except OSError as error:
+        raise ConfigError(f"kernel {path}: {error.strerror}", code="kernel-file", hint="copy the file again") from error
+    finally:
+        os.close(fd)
+
+
+def load_kernel(memory: GuestMemory, image: KernelImage, *, huge: bool = False) -> None:
+    """Put the segments of *image* into *memory*, which is fresh: what has no bytes in the file is not touched.
+
+    :param huge: *memory* is made of huge pages
+    :raises ConfigError: the file is not the one that was checked
+    :raises HostError: the host has no page left
+    """
+    fd = _reopen(image.path, "kernel", image.identity)
+    try:
+        for segment in image.segments:
+            _copy(memory, fd, segment.offset, segment.paddr, segment.filesz, huge, f"kernel {image.path}")
+    finally:
+        os.close(fd)
+
+
+def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int, *, huge: bool = False) -> None:
+    """Put the initrd *path*, in its state *state*, at *address* (see :func:`vmm.boot.image.initrd_address`).
+
+    :raises ConfigError: the file is not the one that was checked
+    """
+    fd = _reopen(path, "initrd", state)
+    try:
+        _copy(memory, fd, 0, address, state[2], huge, f"initrd {path}")
+    finally:
+        os.close(fd)
+
+
+def _reopen(path: str, what: str, state: Identity) -> int:
+    fd, now = open_file(path, what)
+    if now != state:
+        os.close(fd)
+        raise _changed(f"{what} {path}")
+    return fd
+
+
+def _changed(where: str) -> ConfigError:
+    text = f"{where} changed while it was read"
+    return ConfigError(text, code="file-changed", hint="start again when the file is complete")
+
+
+def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, huge: bool, where: str) -> None:
+    """Copy *size* bytes at *offset* of *fd* to *gpa*: once, from the page cache to guest RAM.
+
+    Sent into the memfd they cost two thirds of what reading them into the mapping costs, since no page is zeroed first
+    and none faults.  The pages are then mapped by sixteens, or KVM would fault each in when the guest first touches it.
+    Huge pages come by faults only.
+
+    :raises ConfigError: the file ends too early or cannot be read
+    """
+    if not size:
+        return
+    try:
+        done = 0 if huge else _send(memory, fd, offset, gpa, size)
+        with memory.view(gpa, size) as view:
+            with view[:done:_AROUND] as sparse:
+                sparse.tobytes()
+            while done < size:
+                with view[done : done + _CHUNK] as part:
+                    count = os.preadv(fd, [part], offset + done)
+                if not count:
+                    raise _changed(where)
+                done += count
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: cannot read its {size} bytes at {offset:#x}: {error.strerror}",
+            code="file-read",
+            hint="copy the file again, to another disk",
+        ) from error
+
+
+def _send(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int) -> int:
+    """How many bytes could be sent from file to memfd."""
+    done = 0
+    try:
+        os.lseek(memory.fd, memory.offset(gpa, size), os.SEEK_SET)
+        while done < size:
+            count = os.sendfile(memory.fd, fd, offset + done, size - done)
+            if not count:
+                break
+            done += count
+    except OSError:
+        # hugetlb pages, a file system that cannot splice, a bad disk: reading works, or finds out which
+        pass
+    return done
