@@ -20,11 +20,13 @@ from vmm.kvm.cpuid import CpuidTemplate
 from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
+from vmm.task import Task
 from vmm.virtio.mmio import MmioTransport
 from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from vmm.bus import BusDevice
@@ -93,12 +95,14 @@ class Machine:
 
     def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
         config = self.config
-        plan = boot.check(config)
+        self._plan = boot.check(config)
         self.memory = GuestMemory(
             config.memory.size, huge_pages=config.memory.huge_pages, prefault=config.memory.prefault
         )
         self._closers.append(self.memory)
         self.phases.append(("memory", time.monotonic()))
+        # Copying the kernel takes as long as all the rest, and needs nothing of it
+        self._loading = self._background(lambda: boot.load_files(self._plan, self.memory), "loader")
         disks = self._open_disks()
         self._build_kvm()
         self.phases.append(("kvm", time.monotonic()))
@@ -106,7 +110,11 @@ class Machine:
         for device in (*disks, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
-        self._plan = plan
+
+    def _background(self, work: Callable[[], None], name: str) -> Task:
+        task = Task(work, name)
+        self._closers.append(task)
+        return task
 
     def _open_disks(self) -> list[VirtioDevice]:
         config = self.config
@@ -135,8 +143,8 @@ class Machine:
         vm.set_tss_addr(layout.KVM_TSS)
         vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
         vm.create_irqchip()
-        for slot, region in enumerate(self.memory.regions):
-            vm.set_memory(slot, region.gpa, region.size, self.memory.host_address + region.offset)
+        # Each memory slot waits for a grace period of the host's kernel, some milliseconds
+        self._mapping = self._background(self._map_memory, "memory")
         self._bus = lib.bus_new()
         self._closers.append(_Native(self._bus, lib.bus_free))
         template: CpuidTemplate | None = None
@@ -149,6 +157,21 @@ class Machine:
                 template = CpuidTemplate(cpuid, self.config.cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=deadline)
             vcpu.set_cpuid(template.for_vcpu(index))
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
+
+    def _map_memory(self) -> None:
+        assert self._vm is not None
+        for slot, region in enumerate(self.memory.regions):
+            self._vm.set_memory(slot, region.gpa, region.size, self.memory.host_address + region.offset)
+
+    def _map_register_pages(self) -> None:
+        """Let the guest read registers as memory, without an exit; writes still come as MMIO.
+
+        Done while the guest runs already: until then C answers the reads.
+        """
+        assert self._vm is not None
+        for slot, attached in enumerate(self.attached):
+            page = int(ffi.cast("uintptr_t", ffi.from_buffer(attached.transport.page)))
+            self._vm.set_memory(_SLOT_PAGES + slot, layout.mmio_base(slot), _PAGE, page, read_only=True)
 
     def _build_platform(self) -> None:
         console = self.config.console
@@ -193,10 +216,6 @@ class Machine:
         page = ffi.from_buffer(transport.page)
         self._closers.append(_Native(page, ffi.release))
         lib.bus_add_regpage(self._bus, base, _PAGE, page)
-        if self._read_only_slots:
-            # The guest reads the registers as memory, without an exit; writes still come as MMIO
-            address = int(ffi.cast("uintptr_t", page))
-            self._vm.set_memory(_SLOT_PAGES + slot, base, _PAGE, address, read_only=True)
         attached = Attached(device, transport, irq, kicks)
         self.attached.append(attached)
         return attached
@@ -211,10 +230,12 @@ class Machine:
         if self._state != "made":
             raise ConfigError(f"cannot start a machine that is {self._state}", code="machine-state")
         self._state = "running"
-        state = boot.load(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
+        state = boot.place_tables(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
         for vcpu in self.vcpus:
             set_reset_msrs(vcpu)
         set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI
+        self._loading.join()
+        self._mapping.join()
         self.phases.append(("kernel", time.monotonic()))
         self._loop_thread = threading.Thread(target=self._serve, name="loop", daemon=True)
         self._loop_thread.start()
@@ -223,6 +244,8 @@ class Machine:
 
     def _serve(self) -> None:
         try:
+            if self._read_only_slots:
+                self._map_register_pages()
             self.loop.run()
         except BaseException as error:  # a bug in a device: stop the guest, loudly
             self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)

@@ -1,10 +1,10 @@
 """From a kernel file to a CPU that is about to run it.
 
-:func:`check` finds everything that is wrong with what the user gave, before anything is made; :func:`load` fills guest
-RAM and says what the boot CPU's registers must hold; :func:`prepare` does both.  The files, the slow part, can be
-read by a :class:`Loading` while the rest of the machine is built.
+:func:`check` finds everything that is wrong with what the user gave, before anything is made; :func:`load_files` copies
+kernel and initrd; :func:`place_tables` writes the rest and says what the boot CPU's registers must hold;
+:func:`prepare` does all three.
 
-A guest that reboots needs fresh RAM and a new :func:`load`: nothing here is zeroed twice.
+A guest that reboots needs fresh RAM: nothing here is zeroed twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.memory import GuestMemory
 
-__all__ = ["BootPlan", "CpuState", "Loading", "check", "default_cmdline", "load", "merge_cmdline", "prepare"]
+__all__ = [
+    "BootPlan",
+    "CpuState",
+    "check",
+    "default_cmdline",
+    "load_files",
+    "merge_cmdline",
+    "place_tables",
+    "prepare",
+]
 
 PVH = "pvh"
 LINUX64 = "linux64"
@@ -103,61 +112,28 @@ def _entry(image: KernelImage, wanted: str) -> str:
     return PVH
 
 
-def _load_files(plan: BootPlan, memory: GuestMemory) -> None:
+def load_files(plan: BootPlan, memory: GuestMemory) -> None:
+    """Copy kernel and initrd into *memory*, fresh and of the size that was checked.
+
+    :raises ConfigError: a file changed since :func:`check`, or cannot be read
+    """
     load_kernel(memory, plan.image, huge=plan.huge)
     if plan.initrd is not None:
         path, identity, address = plan.initrd
         load_initrd(memory, path, identity, address, huge=plan.huge)
 
 
-class Loading:
-    """A thread that reads kernel and initrd into *memory*, fresh and of the size that was checked.
-
-    Whoever makes one calls :meth:`join` before *memory* is closed, on every path.
-    """
-
-    def __init__(self, plan: BootPlan, memory: GuestMemory) -> None:
-        import threading
-
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(plan, memory), name="load")
-        self._thread.start()
-
-    def _run(self, plan: BootPlan, memory: GuestMemory) -> None:
-        try:
-            _load_files(plan, memory)
-        except BaseException as error:
-            self._error = error
-
-    def join(self) -> None:
-        """Wait until all is read.
-
-        :raises ConfigError: a file changed since :func:`check`, or cannot be read
-        """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-
-def load(
-    plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence[int] = (), loading: Loading | None = None
-) -> CpuState:
-    """Fill *memory*, fresh and of the size that was checked, and return the state of the boot CPU.
+def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence[int] = ()) -> CpuState:
+    """Write all that tells the kernel about its machine, and return the state of the boot CPU.
 
     :param cpus: how many; their APIC ids are 0, 1, 2, ...
     :param slots: numbers of the virtio-mmio devices that are there
-    :param loading: reads the files already; None: they are read here
-    :raises ConfigError: a file changed since :func:`check`, or there are too many devices
+    :raises ConfigError: there are too many devices
     """
     layout.check_slots(slots)
-    tables = acpi.tables(range(cpus), slots)
     image = plan.image
-    if loading is None:
-        _load_files(plan, memory)
-    else:
-        loading.join()
     initrd = None if plan.initrd is None else (plan.initrd[2], plan.initrd[1][2])
-    memory.write(layout.ACPI, tables)
+    memory.write(layout.ACPI, acpi.tables(range(cpus), slots))
     if plan.entry == LINUX64:
         assert image.entry64 is not None
         from vmm.boot import linux
@@ -174,5 +150,7 @@ def load(
 
 
 def prepare(config: MachineConfig, memory: GuestMemory, slots: Sequence[int] = ()) -> CpuState:
-    """:func:`check` and :func:`load`."""
-    return load(check(config), memory, config.cpus, slots)
+    """:func:`check`, :func:`load_files` and :func:`place_tables`."""
+    plan = check(config)
+    load_files(plan, memory)
+    return place_tables(plan, memory, config.cpus, slots)
