@@ -272,9 +272,7 @@ class DriverQueue:
     def write_desc(self, index: int, gpa: int, length: int, flags: int = 0, link: int = 0) -> None:
         self.write_entry(self.desc, index, gpa, length, flags, link)
 
-    def write_entry(
-        self, table: int, index: int, gpa: int, length: int, flags: int = 0, link: int = 0
-    ) -> None:
+    def write_entry(self, table: int, index: int, gpa: int, length: int, flags: int = 0, link: int = 0) -> None:
         entry = gpa.to_bytes(8, "little") + length.to_bytes(4, "little")
         entry += flags.to_bytes(2, "little") + link.to_bytes(2, "little")
         self.memory.write(table + 16 * index, entry)

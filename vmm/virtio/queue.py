@@ -78,9 +78,7 @@ class Chain:
         """
         memory = self._live()
         if n > self.readable:
-            raise GuestError(
-                f"chain {self.head}: {self.readable} bytes to read, {n} expected", code="chain-short"
-            )
+            raise GuestError(f"chain {self.head}: {self.readable} bytes to read, {n} expected", code="chain-short")
         self.readable -= n
         return b"".join([memory.read(gpa, length) for gpa, length in _take(self._readable, n)])
 
@@ -130,9 +128,7 @@ class Queue:
     :raises GuestError: the configuration is not valid (2.7): size, alignment, or not all of it is RAM
     """
 
-    def __init__(
-        self, index: int, memory: GuestMemory, config: QueueConfig, features: int, kick: EventFd
-    ) -> None:
+    def __init__(self, index: int, memory: GuestMemory, config: QueueConfig, features: int, kick: EventFd) -> None:
         native = ffi.new("struct ring_config *")
         native.size = config.size
         native.flags = (lib.RING_EVENT_IDX if features & spec.F_EVENT_IDX else 0) | (
@@ -154,9 +150,7 @@ class Queue:
         if self.ring == ffi.NULL:
             self.ring = None
             if error[0] == -errno.ENOMEM:
-                raise HostError(
-                    f"no memory for virtqueue {index}", code="memory-unavailable", errno=errno.ENOMEM
-                )
+                raise HostError(f"no memory for virtqueue {index}", code="memory-unavailable", errno=errno.ENOMEM)
             raise GuestError(
                 f"queue {index} is not valid: size {config.size}, descriptors at {config.desc:#x}, "
                 f"driver area at {config.driver:#x}, device area at {config.device:#x}",

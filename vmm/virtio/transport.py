@@ -261,12 +261,8 @@ class Transport(BusDevice):
         if self.failures <= MAX_REPORTS:
             import logging
 
-            last = (
-                "; further failures of this device are not reported" if self.failures == MAX_REPORTS else ""
-            )
-            logging.getLogger(__name__).warning(
-                "%s stopped until its driver resets it: %s%s", self.name, error, last
-            )
+            last = "; further failures of this device are not reported" if self.failures == MAX_REPORTS else ""
+            logging.getLogger(__name__).warning("%s stopped until its driver resets it: %s%s", self.name, error, last)
         self._status |= spec.DEVICE_NEEDS_RESET
         self._show()
         if self._status & spec.DRIVER_OK:

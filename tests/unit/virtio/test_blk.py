@@ -1,0 +1,320 @@
+"""virtio-blk (virtio 1.2, 5.2) as a well-behaved driver uses it, over real files and the real C worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import resource
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.blk_driver import BlkGuest, header, segment
+from tests.driver import Used
+from vmm.config import DiskConfig
+from vmm.errors import ConfigError
+from vmm.virtio import blk, spec
+from vmm.virtio.mmio import MmioTransport
+
+SIZE = 1 << 20
+IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(random.Random(1).randbytes(SIZE))
+    return path
+
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Files of this process cannot grow beyond 1 MiB: what a host without space looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# -- requests (5.2.6) --------------------------------------------------------------------------------------------------
+
+
+@IO_URING
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+@pytest.mark.parametrize("indirect", [False, True], ids=["", "indirect"])
+def test_what_is_written_is_read(image: Path, io_uring: bool | None, direct: bool, indirect: bool) -> None:
+    model = bytearray(image.read_bytes())
+    rng = random.Random(2)
+    with BlkGuest(image, io_uring=io_uring, direct=direct) as guest:
+        guest.start()
+        for _ in range(100):
+            sectors = rng.choice([1, 1, 2, 3, 8, 64, 300])
+            sector = rng.randrange(SIZE // 512 - sectors)
+            start, end = 512 * sector, 512 * (sector + sectors)
+            if rng.random() < 0.5:
+                model[start:end] = rng.randbytes(end - start)
+                answer = guest.request(spec.BLK_T_OUT, sector, bytes(model[start:end]), indirect=indirect)
+                assert answer[::2] == (spec.BLK_S_OK, 1)
+            else:
+                answer = guest.request(spec.BLK_T_IN, sector, end - start, indirect=indirect)
+                assert answer == (spec.BLK_S_OK, bytes(model[start:end]), end - start + 1)
+        assert guest.request(spec.BLK_T_FLUSH).status == spec.BLK_S_OK
+        assert image.read_bytes() == model
+
+
+@IO_URING
+def test_many_requests_at_once_come_back_each_with_its_own_data(image: Path, io_uring: bool | None) -> None:
+    content = image.read_bytes()
+    with BlkGuest(image, io_uring=io_uring) as guest:
+        queue = guest.start()
+        for _ in range(5):
+            with guest.scratch():
+                sectors = random.Random(3).sample(range(SIZE // 512), 80)
+                requests = {}
+                for sector in sectors:
+                    request = guest.submit(spec.BLK_T_IN, sector, 512, kick=False)
+                    requests[request.head] = (sector, request)
+                queue.kick()
+                for head, written in queue.wait(80):
+                    sector, request = requests.pop(head)
+                    answer = guest.answer(request, written)
+                    assert answer == (spec.BLK_S_OK, content[512 * sector : 512 * sector + 512], 513)
+                assert not requests
+
+
+@IO_URING
+def test_a_request_of_many_segments(image: Path, io_uring: bool | None) -> None:
+    content = image.read_bytes()
+    with BlkGuest(image, io_uring=io_uring) as guest:
+        queue = guest.start()
+        rooms = [guest.room(512) for _ in range(blk.SEG_MAX)]
+        used = queue.send(guest.data(header(spec.BLK_T_IN, 7)), *rooms, status := guest.room(1))
+        assert (guest.content(status), used.written) == (b"\0", 512 * blk.SEG_MAX + 1)
+        assert b"".join(guest.content(room) for room in rooms) == content[7 * 512 : (7 + blk.SEG_MAX) * 512]
+
+
+def test_all_queues_work_and_keep_apart(image: Path) -> None:
+    with BlkGuest(image, cpus=16) as guest:
+        assert len(guest.disk.queue_sizes) == blk.MAX_QUEUES
+        assert guest.config(34, 2) == blk.MAX_QUEUES
+        guest.start()
+        for index, queue in guest.queues.items():
+            assert guest.request(spec.BLK_T_OUT, index, bytes([index]) * 512, queue=queue).status == 0
+        for index, queue in guest.queues.items():
+            other = (index + 1) % 4
+            assert guest.request(spec.BLK_T_IN, other, 512, queue=queue).data == bytes([other]) * 512
+
+
+def test_the_number_of_queues_can_be_said(image: Path) -> None:
+    with BlkGuest(image, cpus=8, queues=1) as guest:
+        assert len(guest.disk.queue_sizes) == 1
+        assert not guest.offered() & spec.BLK_F_MQ
+        assert guest.config(34, 2) == 0
+
+
+def test_discarded_sectors_are_freed_and_read_as_zeroes(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        before = image.stat().st_blocks
+        assert guest.request(spec.BLK_T_DISCARD, data=segment(256, 512) + segment(1024, 256)).status == 0
+        assert image.stat().st_blocks < before
+        assert guest.read_disk(256, 4096) == guest.read_disk(1024, 4096) == bytes(4096)
+        assert guest.read_disk(768, 512) != bytes(512)
+
+
+@IO_URING
+@pytest.mark.parametrize("flags", [0, spec.BLK_RANGE_F_UNMAP])
+def test_write_zeroes(image: Path, io_uring: bool | None, flags: int) -> None:
+    content = bytearray(image.read_bytes())
+    with BlkGuest(image, io_uring=io_uring) as guest:
+        guest.start()
+        segments = segment(1, 3, flags) + segment(500, 1000, flags)
+        assert guest.request(spec.BLK_T_WRITE_ZEROES, data=segments).status == spec.BLK_S_OK
+        content[512:2048] = bytes(1536)
+        content[500 * 512 : 1500 * 512] = bytes(512000)
+        assert image.read_bytes() == content
+
+
+def test_the_serial_number(image: Path) -> None:
+    for serial in ("", "abc", "12345678901234567890"):
+        with BlkGuest(image, serial=serial) as guest:
+            guest.start()
+            assert guest.request(spec.BLK_T_GET_ID, data=20).data == serial.encode().ljust(20, b"\0")
+
+
+def test_a_read_only_disk(image: Path) -> None:
+    content = image.read_bytes()
+    with BlkGuest(image, read_only=True) as guest:
+        offered = guest.offered()
+        assert offered & spec.BLK_F_RO
+        assert not offered & (spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES)
+        guest.start()
+        assert guest.read_disk(5, 1024) == content[2560:3584]
+        assert guest.request(spec.BLK_T_FLUSH).status == spec.BLK_S_OK
+
+
+# -- the configuration space (5.2.4) -----------------------------------------------------------------------------------
+
+
+def test_the_configuration_space(image: Path) -> None:
+    with BlkGuest(image, queues=3) as guest:
+        wanted = (
+            spec.BLK_F_SEG_MAX | spec.BLK_F_BLK_SIZE | spec.BLK_F_FLUSH | spec.BLK_F_TOPOLOGY | spec.BLK_F_CONFIG_WCE
+            | spec.BLK_F_MQ | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
+        )  # fmt: skip
+        assert guest.offered() & 0xFF_FFFF == wanted
+        raw = bytes(guest.transport.page[0x100 : 0x100 + spec.BLK_CONFIG_SIZE])
+        assert struct.unpack(spec.BLK_CONFIG_FORMAT, raw) == (
+            SIZE // 512, 0, 254, 0, 0, 0, 512, 3, 0, 8, 0, 1, 3,
+            blk.MAX_DISCARD_SECTORS, 64, 8, blk.MAX_DISCARD_SECTORS, 64, 1, 0, 0, 0,
+        )  # fmt: skip
+
+
+def test_resizing_tells_the_driver(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        assert guest.config(0, 8) == SIZE // 512
+        assert guest.request(spec.BLK_T_IN, SIZE // 512, 512).status == spec.BLK_S_IOERR
+        os.truncate(image, 2 * SIZE)
+        guest.disk.resize()
+        assert guest.wait_irq() & spec.INT_CONFIG
+        assert guest.config(0, 8) == 2 * SIZE // 512
+        guest.write_disk(SIZE // 512, b"new!" * 128)
+        os.truncate(image, SIZE // 2)
+        guest.disk.resize()
+        assert guest.config(0, 8) == SIZE // 1024
+        assert guest.request(spec.BLK_T_IN, SIZE // 512, 512).status == spec.BLK_S_IOERR
+
+
+def test_a_size_that_cannot_be_changes_nothing(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        for size in (0, SIZE + 1):
+            os.truncate(image, size)
+            with pytest.raises(ConfigError, match="disk"):
+                guest.disk.resize()
+        assert guest.config(0, 8) == SIZE // 512
+
+
+WCE = spec.BLK_F_CONFIG_WCE
+FLUSH = spec.BLK_F_FLUSH
+
+
+@pytest.mark.parametrize(
+    "cache, without, first, after_1, after_0",
+    [
+        ("writeback", 0, 1, 1, 0),
+        ("writethrough", 0, 0, 1, 0),
+        # A driver that did not negotiate CONFIG_WCE cannot change it
+        ("writeback", WCE, 1, 1, 1),
+        ("writethrough", WCE, 0, 0, 0),
+        # One that cannot flush never gets a cache
+        ("writeback", FLUSH, 0, 0, 0),
+        ("writeback", FLUSH | WCE, 0, 0, 0),
+    ],
+)
+def test_the_cache_mode(image: Path, cache: str, without: int, first: int, after_1: int, after_0: int) -> None:
+    with BlkGuest(image, cache=cache) as guest:
+        for _ in range(2):  # and a reset brings the first mode back
+            guest.start(guest.offered() & ~without)
+            modes = [guest.config(spec.BLK_CONFIG_WRITEBACK, 1)]
+            for value in (1, 0):
+                guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, value, 1)
+                modes.append(guest.config(spec.BLK_CONFIG_WRITEBACK, 1))
+                guest.write_disk(3, b"mode" * 128)
+                assert guest.read_disk(3, 512) == b"mode" * 128
+            assert modes == [first, after_1, after_0]
+
+
+def test_other_fields_cannot_be_written(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        before = bytes(guest.transport.page[0x100:0x200])
+        for size in (1, 2, 4):
+            for offset in range(0, 0x100, size):
+                if offset != spec.BLK_CONFIG_WRITEBACK or size > 1:
+                    guest.write(spec.MMIO_CONFIG + offset, 0xFFFF_FFFF, size)
+        guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 2, 1)
+        assert bytes(guest.transport.page[0x100:0x200]) == before
+
+
+# -- the host's side ---------------------------------------------------------------------------------------------------
+
+
+@IO_URING
+def test_a_failing_host_is_an_error_for_the_guest_and_logged_once(
+    image: Path, io_uring: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.truncate(image, 2 * SIZE)
+    with BlkGuest(image, io_uring=io_uring) as guest, caplog.at_level(logging.ERROR):
+        guest.start()
+        with small_files():
+            for _ in range(3):
+                assert guest.request(spec.BLK_T_OUT, SIZE // 512 + 5, bytes(512)).status == spec.BLK_S_IOERR
+            guest.write_disk(0, b"fine" * 128)
+        guest.write_disk(SIZE // 512 + 5, b"fine" * 128)
+        guest.wait_for("the log", lambda: caplog.records)
+        assert guest.disk.stats()["errors"] == 3
+    assert len(caplog.records) == 1
+    assert f"{image}: File too large; the guest sees I/O errors" in caplog.records[0].message
+
+
+def test_statistics(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        guest.write_disk(0, bytes(1024))
+        guest.read_disk(0, 2048)
+        guest.request(spec.BLK_T_FLUSH)
+        guest.request(99)
+        guest.reset()
+        guest.start()
+        guest.read_disk(0, 512)
+        stats = guest.disk.stats()
+        counts = ("reads", "writes", "flushes", "unsupported", "errors", "read_bytes", "write_bytes", "chains")
+        assert [stats[name] for name in counts] == [2, 1, 1, 1, 0, 2560, 1024, 5]
+        assert stats["kicks"] > 0 and stats["irqs"] > 0
+
+
+def test_a_closed_disk_is_free(image: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with BlkGuest(image) as guest:
+            guest.start()
+            guest.read_disk(0, 512)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_paused_disk_does_not_touch_memory(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        queue = guest.start()
+        guest.read_disk(0, 512)
+        guest.transport.pause()
+        request = guest.submit(spec.BLK_T_IN, 0, 512)
+        assert guest.answer(request).status is None
+        guest.transport.resume()
+        assert queue.wait() == [Used(request.head, 513)]
+        assert guest.answer(request).status == spec.BLK_S_OK
+
+
+def test_the_state_of_a_disk_is_data(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        queue = guest.start()
+        guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 0, 1)
+        guest.write_disk(9, b"save" * 128)
+        guest.transport.pause()
+        request = guest.submit(spec.BLK_T_IN, 9, 512)
+        state = guest.transport.save()
+        guest.transport.close()
+        disk = blk.Blk(DiskConfig(str(image)))
+        guest.transport = MmioTransport(disk, guest.memory, guest.loop, guest.irq, guest.kicks)
+        guest.transport.restore(state)
+        guest.transport.resume()
+        assert len(queue.wait()) == 1
+        assert guest.answer(request).data == b"save" * 128
+        assert guest.config(spec.BLK_CONFIG_WRITEBACK, 1) == 0

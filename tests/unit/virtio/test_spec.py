@@ -1,0 +1,134 @@
+"""Our numbers against the kernel's own headers, as the compiler reads them."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+from vmm.virtio import spec
+
+# ours: C expression
+CONSTANTS = {
+    "ACKNOWLEDGE": "VIRTIO_CONFIG_S_ACKNOWLEDGE",
+    "DRIVER": "VIRTIO_CONFIG_S_DRIVER",
+    "DRIVER_OK": "VIRTIO_CONFIG_S_DRIVER_OK",
+    "FEATURES_OK": "VIRTIO_CONFIG_S_FEATURES_OK",
+    "DEVICE_NEEDS_RESET": "VIRTIO_CONFIG_S_NEEDS_RESET",
+    "FAILED": "VIRTIO_CONFIG_S_FAILED",
+    "F_INDIRECT_DESC": "1ULL << VIRTIO_RING_F_INDIRECT_DESC",
+    "F_EVENT_IDX": "1ULL << VIRTIO_RING_F_EVENT_IDX",
+    "F_VERSION_1": "1ULL << VIRTIO_F_VERSION_1",
+    "F_ACCESS_PLATFORM": "1ULL << VIRTIO_F_ACCESS_PLATFORM",
+    "F_RING_PACKED": "1ULL << VIRTIO_F_RING_PACKED",
+    "F_IN_ORDER": "1ULL << VIRTIO_F_IN_ORDER",
+    "F_ORDER_PLATFORM": "1ULL << VIRTIO_F_ORDER_PLATFORM",
+    "F_SR_IOV": "1ULL << VIRTIO_F_SR_IOV",
+    "F_RING_RESET": "1ULL << VIRTIO_F_RING_RESET",
+    "DESC_F_NEXT": "VRING_DESC_F_NEXT",
+    "DESC_F_WRITE": "VRING_DESC_F_WRITE",
+    "DESC_F_INDIRECT": "VRING_DESC_F_INDIRECT",
+    "DESC_SIZE": "sizeof(struct vring_desc)",
+    "AVAIL_F_NO_INTERRUPT": "VRING_AVAIL_F_NO_INTERRUPT",
+    "USED_F_NO_NOTIFY": "VRING_USED_F_NO_NOTIFY",
+    "DESC_ALIGN": "VRING_DESC_ALIGN_SIZE",
+    "AVAIL_ALIGN": "VRING_AVAIL_ALIGN_SIZE",
+    "USED_ALIGN": "VRING_USED_ALIGN_SIZE",
+    "MMIO_MAGIC": "VIRTIO_MMIO_MAGIC_VALUE",
+    "MMIO_VERSION": "VIRTIO_MMIO_VERSION",
+    "MMIO_DEVICE_ID": "VIRTIO_MMIO_DEVICE_ID",
+    "MMIO_VENDOR_ID": "VIRTIO_MMIO_VENDOR_ID",
+    "MMIO_DEVICE_FEATURES": "VIRTIO_MMIO_DEVICE_FEATURES",
+    "MMIO_DEVICE_FEATURES_SEL": "VIRTIO_MMIO_DEVICE_FEATURES_SEL",
+    "MMIO_DRIVER_FEATURES": "VIRTIO_MMIO_DRIVER_FEATURES",
+    "MMIO_DRIVER_FEATURES_SEL": "VIRTIO_MMIO_DRIVER_FEATURES_SEL",
+    "MMIO_QUEUE_SEL": "VIRTIO_MMIO_QUEUE_SEL",
+    "MMIO_QUEUE_NUM_MAX": "VIRTIO_MMIO_QUEUE_NUM_MAX",
+    "MMIO_QUEUE_NUM": "VIRTIO_MMIO_QUEUE_NUM",
+    "MMIO_QUEUE_READY": "VIRTIO_MMIO_QUEUE_READY",
+    "MMIO_QUEUE_NOTIFY": "VIRTIO_MMIO_QUEUE_NOTIFY",
+    "MMIO_INTERRUPT_STATUS": "VIRTIO_MMIO_INTERRUPT_STATUS",
+    "MMIO_INTERRUPT_ACK": "VIRTIO_MMIO_INTERRUPT_ACK",
+    "MMIO_STATUS": "VIRTIO_MMIO_STATUS",
+    "MMIO_QUEUE_DESC_LOW": "VIRTIO_MMIO_QUEUE_DESC_LOW",
+    "MMIO_QUEUE_DESC_HIGH": "VIRTIO_MMIO_QUEUE_DESC_HIGH",
+    "MMIO_QUEUE_DRIVER_LOW": "VIRTIO_MMIO_QUEUE_AVAIL_LOW",
+    "MMIO_QUEUE_DRIVER_HIGH": "VIRTIO_MMIO_QUEUE_AVAIL_HIGH",
+    "MMIO_QUEUE_DEVICE_LOW": "VIRTIO_MMIO_QUEUE_USED_LOW",
+    "MMIO_QUEUE_DEVICE_HIGH": "VIRTIO_MMIO_QUEUE_USED_HIGH",
+    "MMIO_SHM_SEL": "VIRTIO_MMIO_SHM_SEL",
+    "MMIO_SHM_LEN_LOW": "VIRTIO_MMIO_SHM_LEN_LOW",
+    "MMIO_SHM_LEN_HIGH": "VIRTIO_MMIO_SHM_LEN_HIGH",
+    "MMIO_SHM_BASE_LOW": "VIRTIO_MMIO_SHM_BASE_LOW",
+    "MMIO_SHM_BASE_HIGH": "VIRTIO_MMIO_SHM_BASE_HIGH",
+    "MMIO_CONFIG_GENERATION": "VIRTIO_MMIO_CONFIG_GENERATION",
+    "MMIO_CONFIG": "VIRTIO_MMIO_CONFIG",
+    "INT_VRING": "VIRTIO_MMIO_INT_VRING",
+    "INT_CONFIG": "VIRTIO_MMIO_INT_CONFIG",
+    "ID_NET": "VIRTIO_ID_NET",
+    "ID_BLOCK": "VIRTIO_ID_BLOCK",
+    "ID_CONSOLE": "VIRTIO_ID_CONSOLE",
+    "ID_ENTROPY": "VIRTIO_ID_RNG",
+    "ID_BALLOON": "VIRTIO_ID_BALLOON",
+    "ID_VSOCK": "VIRTIO_ID_VSOCK",
+    "ID_FS": "VIRTIO_ID_FS",
+    "BLK_F_SIZE_MAX": "1ULL << VIRTIO_BLK_F_SIZE_MAX",
+    "BLK_F_SEG_MAX": "1ULL << VIRTIO_BLK_F_SEG_MAX",
+    "BLK_F_GEOMETRY": "1ULL << VIRTIO_BLK_F_GEOMETRY",
+    "BLK_F_RO": "1ULL << VIRTIO_BLK_F_RO",
+    "BLK_F_BLK_SIZE": "1ULL << VIRTIO_BLK_F_BLK_SIZE",
+    "BLK_F_FLUSH": "1ULL << VIRTIO_BLK_F_FLUSH",
+    "BLK_F_TOPOLOGY": "1ULL << VIRTIO_BLK_F_TOPOLOGY",
+    "BLK_F_CONFIG_WCE": "1ULL << VIRTIO_BLK_F_CONFIG_WCE",
+    "BLK_F_MQ": "1ULL << VIRTIO_BLK_F_MQ",
+    "BLK_F_DISCARD": "1ULL << VIRTIO_BLK_F_DISCARD",
+    "BLK_F_WRITE_ZEROES": "1ULL << VIRTIO_BLK_F_WRITE_ZEROES",
+    "BLK_T_IN": "VIRTIO_BLK_T_IN",
+    "BLK_T_OUT": "VIRTIO_BLK_T_OUT",
+    "BLK_T_FLUSH": "VIRTIO_BLK_T_FLUSH",
+    "BLK_T_GET_ID": "VIRTIO_BLK_T_GET_ID",
+    "BLK_T_DISCARD": "VIRTIO_BLK_T_DISCARD",
+    "BLK_T_WRITE_ZEROES": "VIRTIO_BLK_T_WRITE_ZEROES",
+    "BLK_S_OK": "VIRTIO_BLK_S_OK",
+    "BLK_S_IOERR": "VIRTIO_BLK_S_IOERR",
+    "BLK_S_UNSUPP": "VIRTIO_BLK_S_UNSUPP",
+    "BLK_HEADER_SIZE": "sizeof(struct virtio_blk_outhdr)",
+    "BLK_ID_SIZE": "VIRTIO_BLK_ID_BYTES",
+    "BLK_RANGE_SIZE": "sizeof(struct virtio_blk_discard_write_zeroes)",
+    "BLK_RANGE_F_UNMAP": "VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP",
+    "BLK_CONFIG_WRITEBACK": "offsetof(struct virtio_blk_config, wce)",
+}
+# in the order of spec.BLK_CONFIG_FORMAT
+BLK_CONFIG_FIELDS = (
+    "capacity", "size_max", "seg_max", "geometry.cylinders", "geometry.heads", "geometry.sectors", "blk_size",
+    "physical_block_exp", "alignment_offset", "min_io_size", "opt_io_size", "wce", "num_queues",
+    "max_discard_sectors", "max_discard_seg", "discard_sector_alignment", "max_write_zeroes_sectors",
+    "max_write_zeroes_seg", "write_zeroes_may_unmap",
+)  # fmt: skip
+HEADERS = ("stddef.h", "stdio.h", *(f"linux/virtio_{name}.h" for name in ("config", "ring", "mmio", "ids", "blk")))
+
+
+def evaluate(directory: Path, expressions: list[str]) -> list[int]:
+    """What a C compiler makes of *expressions*."""
+    lines = [f'printf("%llu\\n", (unsigned long long)({expression}));' for expression in expressions]
+    includes = "".join(f"#include <{name}>\n" for name in HEADERS)
+    source = directory / "values.c"
+    source.write_text(includes + "int main(void) {\n" + "\n".join(lines) + "\nreturn 0;\n}\n")
+    subprocess.run(["cc", "-o", directory / "values", source], check=True)
+    output = subprocess.run([directory / "values"], check=True, capture_output=True, text=True).stdout
+    return [int(line) for line in output.split()]
+
+
+def test_constants_are_those_of_the_kernels_headers(tmp_path: Path) -> None:
+    values = evaluate(tmp_path, list(CONSTANTS.values()))
+    assert {name: getattr(spec, name) for name in CONSTANTS} == dict(zip(CONSTANTS, values, strict=True))
+
+
+def test_the_layout_of_the_disks_configuration_is_the_kernels(tmp_path: Path) -> None:
+    offsets = evaluate(tmp_path, [f"offsetof(struct virtio_blk_config, {name})" for name in BLK_CONFIG_FIELDS])
+    count = len(struct.unpack(spec.BLK_CONFIG_FORMAT, bytes(spec.BLK_CONFIG_SIZE)))
+    ours = []
+    for index in range(len(BLK_CONFIG_FIELDS)):
+        packed = struct.pack(spec.BLK_CONFIG_FORMAT, *(int(at == index) for at in range(count)))
+        ours.append(packed.index(1))
+    assert ours == offsets
