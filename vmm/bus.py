@@ -38,7 +38,8 @@ class Bus:
         for other, other_size, taken in self._ranges:
             if base < other + other_size and other < base + size:
                 raise ConfigError(
-                    f"{self.name}: {device.name} at {base:#x}+{size:#x} overlaps {taken.name} at {other:#x}+{other_size:#x}",
+                    f"{self.name}: {device.name} at {base:#x}+{size:#x} overlaps {taken.name} at {other:#x}+"
+                    f"{other_size:#x}",
                     code="bus-overlap",
                 )
         self._ranges.append((base, size, device))

@@ -19,6 +19,8 @@ HOLE_END = 0x1_0000_0000
 """RAM goes on here: 4 GiB."""
 HUGE_PAGES = ("none", "thp", "hugetlb")
 _HUGE_2M = 2 << 20
+_MAP_NORESERVE = 0x4000
+"""``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
 
 
 class Region:
@@ -68,7 +70,9 @@ class GuestMemory:
                 hint="give it as for example 256M or 4G",
             )
         if huge_pages not in HUGE_PAGES:
-            raise ConfigError(f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages")
+            raise ConfigError(
+                f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages"
+            )
         if huge_pages == "hugetlb" and size % _HUGE_2M:
             raise ConfigError(
                 f"memory size {size} is not a multiple of 2 MiB, which hugetlb pages need", code="memory-size"
@@ -83,7 +87,7 @@ class GuestMemory:
             map_flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if prefault and huge_pages != "thp" else 0)
             if huge_pages != "hugetlb":
                 # Not so with hugetlb: an unreserved page that is missing later is a SIGBUS
-                map_flags |= mmap.MAP_NORESERVE
+                map_flags |= _MAP_NORESERVE
             self._map = mmap.mmap(self.fd, size, map_flags)
             if huge_pages == "thp":
                 self._map.madvise(mmap.MADV_HUGEPAGE)

@@ -37,7 +37,7 @@ else:
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
         values = self.__dict__
-        values.update(zip(names, args))
+        values.update(zip(names, args, strict=False))
         for name, value in kwargs.items():
             if name not in names:
                 raise TypeError(f"{cls.__name__}() got an unexpected argument {name!r}")

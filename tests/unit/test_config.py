@@ -13,7 +13,15 @@ from vmm.record import replace
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("1K", 1024), ("256M", 256 << 20), ("256MiB", 256 << 20), ("2g", 2 << 30), ("1T", 1 << 40), ("8B", 8)],
+    [
+        ("4096", 4096),
+        ("1K", 1024),
+        ("256M", 256 << 20),
+        ("256MiB", 256 << 20),
+        ("2g", 2 << 30),
+        ("1T", 1 << 40),
+        ("8B", 8),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
@@ -33,7 +41,19 @@ def test_a_disk_with_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",ro", "x,rw", "x,ro=1", "x,cache=none", "x,serial", f"x,serial={'s' * 21}", "x,queues=a", "x,queues=65", "x,serial=\n"]
+    "text",
+    [
+        "",
+        ",ro",
+        "x,rw",
+        "x,ro=1",
+        "x,cache=none",
+        "x,serial",
+        f"x,serial={'s' * 21}",
+        "x,queues=a",
+        "x,queues=65",
+        "x,serial=\n",
+    ],
 )
 def test_a_disk_that_is_not_right_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

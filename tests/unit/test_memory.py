@@ -63,7 +63,16 @@ def test_hugetlb_pages_that_are_not_reserved_are_an_error_with_a_hint() -> None:
 
 @pytest.mark.parametrize(
     ("gpa", "length"),
-    [(0, (1 << 20) + 1), (1 << 20, 1), (1 << 20, 0), ((1 << 20) - 1, 2), (1 << 63, 8), ((1 << 64) - 1, 2), (-1, 1), (0, -1)],
+    [
+        (0, (1 << 20) + 1),
+        (1 << 20, 1),
+        (1 << 20, 0),
+        ((1 << 20) - 1, 2),
+        (1 << 63, 8),
+        ((1 << 64) - 1, 2),
+        (-1, 1),
+        (0, -1),
+    ],
 )
 def test_no_access_outside_ram(memory: GuestMemory, gpa: int, length: int) -> None:
     with pytest.raises(GuestError):

@@ -55,12 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # Written out, not importlib: the boot path pays for no import machinery
         if name == "boot":
-            from vmm.cli.boot import main as command
-        elif name == "doctor":
-            from vmm.cli.doctor import main as command
-        else:
-            from vmm.cli.completion import main as command
-        return command(arguments[1:])
+            from vmm.cli import boot
+
+            return boot.main(arguments[1:])
+        if name == "doctor":
+            from vmm.cli import doctor
+
+            return doctor.main(arguments[1:])
+        from vmm.cli import completion
+
+        return completion.main(arguments[1:])
     except VmmError as error:
         sys.stderr.write(f"pyvmm: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return exit_status(error)

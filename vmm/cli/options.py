@@ -48,9 +48,7 @@ class Option:
 def parse_fast(options: tuple[Option, ...], argv: list[str]) -> dict[str, Any] | None:
     """The values by name, or None when *argv* is not plain."""
     table = {option.flag: option for option in options}
-    values: dict[str, Any] = {
-        o.name: ([] if o.many else False if not o.metavar else o.default) for o in options
-    }
+    values: dict[str, Any] = {o.name: ([] if o.many else False if not o.metavar else o.default) for o in options}
     words = iter(argv)
     for word in words:
         flag, equals, value = word.partition("=")
@@ -103,7 +101,9 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
     return result
 
 
-def parse(prog: str, description: str, options: tuple[Option, ...], argv: list[str], epilog: str = "") -> dict[str, Any]:
+def parse(
+    prog: str, description: str, options: tuple[Option, ...], argv: list[str], epilog: str = ""
+) -> dict[str, Any]:
     """The values by name; prints help or a usage error and exits as argparse does."""
     values = parse_fast(options, argv)
     if values is None:

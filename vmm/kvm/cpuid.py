@@ -35,7 +35,7 @@ def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
 
 
 def _append(cpuid: kvm_cpuid2, function: int, index: int = 0, *, indexed: bool = False) -> kvm_cpuid_entry2:
-    entry = cpuid.entries[cpuid.nent]
+    entry: kvm_cpuid_entry2 = cpuid.entries[cpuid.nent]
     cpuid.nent += 1
     entry.function, entry.index = function, index
     entry.flags = CPUID_FLAG_SIGNIFICANT_INDEX if indexed else 0

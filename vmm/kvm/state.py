@@ -51,6 +51,4 @@ def set_boot_state(vcpu: Vcpu, state: BootState) -> None:
 
 def set_reset_msrs(vcpu: Vcpu) -> None:
     """What firmware would have left in the MSRs of every CPU: memory is write-back, or Linux would run uncached."""
-    vcpu.set_msrs(
-        {IA32_MISC_ENABLE: IA32_MISC_ENABLE_FAST_STRING, IA32_MTRR_DEF_TYPE: MTRR_ENABLED_WRITE_BACK}
-    )
+    vcpu.set_msrs({IA32_MISC_ENABLE: IA32_MISC_ENABLE_FAST_STRING, IA32_MTRR_DEF_TYPE: MTRR_ENABLED_WRITE_BACK})
