@@ -1,0 +1,314 @@
+"""The serial port as a guest sees it: registers, interrupts, input, state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.devices.uart_guest import (
+    BI,
+    CTS,
+    DCD,
+    DLAB,
+    DLL,
+    DLM,
+    DR,
+    DSR,
+    DTR,
+    FCR,
+    IER,
+    IIR,
+    IIR_LINE,
+    IIR_MSI,
+    IIR_NONE,
+    IIR_RX,
+    IIR_THRE,
+    LCR,
+    LOOP,
+    LSR,
+    MCR,
+    MSI,
+    MSR,
+    OE,
+    OUT1,
+    OUT2,
+    RBR,
+    RDI,
+    RI,
+    RLSI,
+    RTS,
+    SCR,
+    TEMT,
+    THR,
+    THRE,
+    THRI,
+    Guest,
+)
+from vmm.devices import SerialState
+from vmm.errors import ConfigError, HostError
+
+
+def test_a_driver_finds_a_16550a(guest: Guest) -> None:
+    """The probe of Linux's 8250 driver (autoconfig), step by step."""
+    guest[IER] = 0
+    assert guest[IER] & 0x0F == 0
+    guest[IER] = 0xFF
+    assert guest[IER] == 0x0F
+    guest[IER] = 0
+    guest[MCR] = LOOP | OUT2 | RTS
+    assert guest[MSR] & 0xF0 == DCD | CTS
+    guest[MCR] = 0
+    guest[FCR] = 1
+    assert guest[IIR] >> 6 == 3, "FIFOs that work"
+    guest[FCR] = 0
+    assert guest[IIR] >> 6 == 0
+    guest[SCR] = 0xA5
+    assert guest[SCR] == 0xA5
+
+
+def test_the_divisor_latch_hides_data_and_interrupt_enable(guest: Guest) -> None:
+    guest[IER] = RDI
+    guest[LCR] = DLAB | 3
+    guest[DLL], guest[DLM] = 0x0C, 0x01
+    assert (guest[DLL], guest[DLM]) == (0x0C, 0x01)
+    guest[LCR] = 3
+    assert guest[IER] == RDI
+    assert guest.serial.stats()["tx_bytes"] == 0
+
+
+def test_an_idle_transmitter_interrupts_when_that_is_enabled(guest: Guest) -> None:
+    guest[IER] = THRI
+    assert guest.interrupts() == 1
+    assert guest.source() == IIR_THRE
+    assert guest.source() == IIR_NONE, "reading IIR takes the interrupt"
+    guest[IER] = 0
+    guest[IER] = THRI
+    assert guest.interrupts() == 1, "enabled again, raised again"
+    assert guest.source() == IIR_THRE
+
+
+def test_one_interrupt_follows_each_load_of_the_fifo(guest: Guest) -> None:
+    guest[FCR] = 1
+    guest[IER] = THRI
+    assert guest.source() == IIR_THRE
+    guest.interrupts()
+    for _ in range(16):
+        guest[THR] = ord("x")
+    assert guest.interrupts() == 0, "none in the middle of the load"
+    assert guest.source() == IIR_NONE, "the handler that sent it can end"
+    assert guest.interrupts() == 1
+    assert guest.source() == IIR_THRE
+
+
+def test_the_interrupt_comes_to_a_driver_that_only_waits(guest: Guest) -> None:
+    guest[IER] = THRI
+    guest.source()
+    guest.interrupts()
+    guest[THR] = ord("x")
+    guest.serve(lambda: guest.interrupts() == 1)
+    assert guest.source() == IIR_THRE
+
+
+def test_a_driver_sends_by_interrupts_alone(guest: Guest) -> None:
+    guest.open_port()
+    guest.interrupts()
+    transmit = bytearray(b"0123456789abcdef" * 256 + b"end")
+    guest[IER] = guest[IER] | THRI
+    while transmit:
+        assert guest.interrupts(), "the driver waits for an interrupt that does not come"
+        guest.handle(transmit, bytearray())
+    assert guest.serial.stats()["tx_bytes"] == 4099
+
+
+def test_interrupts_are_told_in_order_of_priority(guest: Guest) -> None:
+    guest[MCR] = LOOP
+    guest[FCR] = 1
+    guest[IER] = RDI | THRI | RLSI | MSI
+    guest[MCR] = LOOP | RTS
+    for byte in range(17):
+        guest[THR] = byte
+    assert guest.source() == IIR_LINE
+    assert guest[LSR] & (OE | DR) == OE | DR
+    assert guest.source() == IIR_RX
+    assert [guest[RBR] for _ in range(16)] == list(range(16))
+    assert guest.source() == IIR_THRE
+    assert guest.source() == IIR_MSI
+    assert guest[MSR] & 0x0F
+    assert guest.source() == IIR_NONE
+
+
+def test_an_edge_comes_only_when_the_line_was_low(guest: Guest) -> None:
+    guest.open_port()
+    guest.interrupts()
+    guest.serial.input(b"a")
+    guest.serial.input(b"b")
+    assert guest.interrupts() == 1
+    assert guest[RBR] == ord("a")
+    assert guest.interrupts() == 0
+    assert guest[RBR] == ord("b")
+    guest.serial.input(b"c")
+    assert guest.interrupts() == 1
+
+
+def test_modem_lines_in_loopback_are_the_outputs(guest: Guest) -> None:
+    assert guest[MSR] == DCD | DSR | CTS, "a peer that is always there"
+    for outputs, lines in ((DTR, DSR), (RTS, CTS), (OUT1, RI), (OUT2, DCD)):
+        guest[MCR] = LOOP | outputs
+        assert guest[MSR] & 0xF0 == lines
+    guest[MCR] = LOOP | OUT1
+    guest[MSR]
+    guest[MCR] = LOOP
+    assert guest[MSR] & 0x0F == 0x04, "the end of a ring is told, its start is not"
+    guest[MCR] = LOOP | OUT1
+    assert guest[MSR] & 0x0F == 0
+
+
+def test_loopback_does_not_reach_the_host(guest: Guest) -> None:
+    guest[MCR] = LOOP
+    guest[THR] = 0x42
+    assert guest[LSR] & DR
+    assert guest[RBR] == 0x42
+    assert guest.serial.stats()["tx_bytes"] == 0
+
+
+def test_without_the_fifo_one_byte_fits(guest: Guest) -> None:
+    guest[MCR] = LOOP
+    guest[THR], guest[THR] = 1, 2
+    assert guest[LSR] & OE
+    assert not guest[LSR] & OE, "told once"
+    assert guest[RBR] == 2
+    assert not guest[LSR] & DR
+
+
+def test_a_break_is_a_nul_with_an_error(guest: Guest) -> None:
+    guest.open_port()
+    guest.interrupts()
+    guest.serial.send_break()
+    guest.serial.input(b"t")
+    assert guest.interrupts() == 1
+    assert guest.source() == IIR_LINE
+    assert guest[LSR] & (BI | DR) == BI | DR
+    assert [guest[RBR], guest[RBR]] == [0, ord("t")]
+
+
+def test_input_before_the_port_is_opened_is_not_lost(guest: Guest) -> None:
+    """A driver empties the FIFO and reads RBR while it opens the port."""
+    guest.serial.input(b"first line\n")
+    guest[MCR] = LOOP | OUT2 | RTS
+    guest[MCR] = 0
+    guest[FCR] = 7
+    guest[RBR]
+    guest.interrupts()
+    guest.open_port()
+    assert guest.interrupts()
+    received = bytearray()
+    guest.handle(bytearray(), received)
+    assert received == b"first line\n"
+
+
+def test_flow_control_holds_input_back(guest: Guest) -> None:
+    guest.open_port()
+    guest[MCR] = OUT2 | DTR
+    guest.serial.input(b"x")
+    assert not guest[LSR] & DR
+    guest.interrupts()
+    guest[MCR] = OUT2 | DTR | RTS
+    assert guest.interrupts() == 1
+    assert guest[RBR] == ord("x")
+
+
+def test_a_simple_guest_needs_no_modem_control(guest: Guest) -> None:
+    guest.serial.input(b"p")
+    assert guest[LSR] & DR
+    assert guest[RBR] == ord("p")
+    guest[MCR] = 0
+    guest[IER] = RDI
+    guest.interrupts()
+    guest.serial.input(b"i")
+    assert guest.interrupts() == 1
+    assert guest[RBR] == ord("i")
+
+
+def test_a_paste_loses_nothing(guest: Guest) -> None:
+    guest.open_port()
+    paste = random.Random(1).randbytes(100_000)
+    received = bytearray()
+    left = memoryview(paste)
+
+    def type_on() -> None:
+        nonlocal left
+        while left and (taken := guest.serial.input(left)):
+            left = left[taken:]
+
+    guest.serial.space_callback = type_on
+    type_on()
+    assert len(left) == len(paste) - 4096, "no more than the port can hold"
+    while len(received) < len(paste):
+        while guest.interrupts():
+            guest.handle(bytearray(), received)
+        if left:
+            assert guest.loop.run_once(10), "room for more input was not told"
+    assert received == paste
+
+
+def busy_port(guest: Guest) -> None:
+    guest.open_port()
+    guest[SCR] = 0x5A
+    guest[IER] = RDI | RLSI | THRI
+    guest.serial.send_break()
+    guest.serial.input(b"typed ahead" * 20)
+
+
+def test_a_restored_port_goes_on_where_it_was(guest: Guest, guests: Callable[..., Guest]) -> None:
+    busy_port(guest)
+    twin = guests()
+    twin.serial.restore(guest.serial.save())
+    assert twin.interrupts() == 1, "what was pending is raised again"
+    for register in (SCR, IER, LCR, MCR, IIR, LSR, IIR):
+        assert twin[register] == guest[register]
+    assert twin[RBR] == 0
+    received = bytearray()
+    twin.handle(bytearray(), received)
+    assert received == b"typed ahead" * 20
+    assert twin.source() == IIR_NONE
+
+
+def test_a_state_survives_restore_and_save(guest: Guest, guests: Callable[..., Guest]) -> None:
+    chance = random.Random(2)
+    twin = guests()
+    for _ in range(2000):
+        guest.serial.write(chance.randrange(8), 1, chance.randrange(256))
+        guest.serial.read(chance.randrange(8), 1)
+        guest.serial.input(chance.randbytes(chance.randrange(5)))
+    state = guest.serial.save()
+    twin.serial.restore(state)
+    assert twin.serial.save() == state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        SerialState(rx=bytes(4097)),
+        SerialState(fifo=bytes(17)),
+        SerialState(ier=0x10),
+        SerialState(mcr=0x20),
+        SerialState(lsr=THRE | TEMT),
+        SerialState(scr=256),
+        SerialState(dll=-1),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(guest: Guest, state: SerialState) -> None:
+    before = guest.serial.save()
+    with pytest.raises(ConfigError) as caught:
+        guest.serial.restore(state)
+    assert caught.value.code == "serial-state"
+    assert guest.serial.save() == before
+
+
+def test_a_closed_port_says_so(guests: Callable[..., Guest]) -> None:
+    guest = guests()
+    guest.close()
+    with pytest.raises(HostError, match="closed"):
+        guest.serial.input(b"x")

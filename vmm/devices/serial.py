@@ -1,0 +1,215 @@
+"""The serial port: what ``native/uart.c`` does, as an object."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from vmm.bus import BusDevice
+from vmm.errors import ConfigError, HostError
+from vmm.events import EventFd
+from vmm.native import ffi, lib
+from vmm.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.events import Loop
+
+_CLOSE_SECONDS = 1.0
+_REGISTERS = ("ier", "lcr", "lsr", "mcr", "msr", "scr", "fcr", "dll", "dlm", "thr_pending", "seen")
+
+
+@dataclass(frozen=True)
+class SerialState:
+    """Everything the guest can see of the port.
+
+    :ivar ier: ``ier`` to ``dlm``: the registers, one byte each, LSR and MSR with their latched bits only
+    :ivar thr_pending: the "transmitter empty" interrupt was not taken yet
+    :ivar seen: UART_SEEN_* bits: what the driver has done since reset
+    :ivar fifo: received in loopback, at most 16 bytes
+    :ivar rx: from the host and not read yet, at most 4096 bytes
+    """
+
+    ier: int = 0
+    lcr: int = 0
+    lsr: int = 0
+    mcr: int = 0
+    msr: int = 0
+    scr: int = 0
+    fcr: int = 0
+    dll: int = 0
+    dlm: int = 0
+    thr_pending: int = 0
+    seen: int = 0
+    fifo: bytes = b""
+    rx: bytes = b""
+
+
+class Serial(BusDevice):
+    """A 16550A at eight ports.  Guest accesses are answered in C; this is for the host's side.
+
+    :param irq: signalled on every rising edge of the interrupt line
+    :param out_fd: where the guest's bytes go (stays the caller's), -1: nowhere
+    :param drop: drop what *out_fd* does not take at once, instead of holding the guest up
+    :raises HostError: out of memory or of descriptors
+    """
+
+    name = "serial"
+    SIZE = 8
+
+    def __init__(self, irq: EventFd, *, out_fd: int = -1, drop: bool = False) -> None:
+        self._irq = irq
+        self._out_fd = out_fd
+        self._loop: Loop | None = None
+        self._watching = False
+        self._space = EventFd()
+        self.space_callback: Callable[[], None] | None = None
+        """Called on the loop when :meth:`input` takes bytes again after it was full."""
+        self.error_callback: Callable[[int], None] | None = None
+        """Called with an errno when *out_fd* failed, once for each kind of error; EPIPE: its reader left."""
+        mode = lib.UART_OUT_DROP if drop else lib.UART_OUT_BLOCK
+        self._native: Any = lib.uart_new(irq.fd, out_fd, mode, self._space.fd)
+        if not self._native:
+            self._space.close()
+            raise HostError(f"cannot make a serial port: {os.strerror(ffi.errno)}", code="serial", errno=ffi.errno)
+
+    @property
+    def native(self) -> Any:
+        """The ``struct uart *``, valid until :meth:`close`.
+
+        :raises HostError: it is closed
+        """
+        if not self._native:
+            raise HostError("the serial port is closed", code="closed")
+        return self._native
+
+    @property
+    def space_fd(self) -> int:
+        """Readable when :meth:`on_space` is to be called; :meth:`attach` takes care of it."""
+        return self._space.fd
+
+    def attach(self, loop: Loop) -> None:
+        """Let *loop* serve the port: unfinished lines, a slow reader of the output, room for more input."""
+        self._loop = loop
+        loop.add(self._space.fd, lambda _events: self.on_space())
+        loop.add(lib.uart_timer_fd(self.native), lambda _events: self._flush())
+
+    def _flush(self) -> None:
+        assert self._loop is not None
+        waiting = self.flush()
+        # EPOLLOUT is asked for only while something waits: a writable descriptor is always ready
+        if (waiting > 0) != self._watching:
+            self._watching = waiting > 0
+            if self._watching:
+                self._loop.add(self._out_fd, lambda _events: self._flush(), select.EPOLLOUT)
+            else:
+                self._loop.remove(self._out_fd)
+
+    def on_space(self) -> None:
+        """There is room for input again."""
+        self._space.clear()
+        if self.space_callback is not None:
+            self.space_callback()
+
+    def input(self, data: bytes | memoryview) -> int:
+        """Type *data*.
+
+        :returns: how many bytes were taken; when it is not all, :attr:`space_callback` is called later
+        """
+        return int(lib.uart_input(self.native, ffi.from_buffer(data), len(data)))
+
+    def send_break(self) -> None:
+        """A break condition: Linux takes the next byte as a SysRq key."""
+        lib.uart_break(self.native)
+
+    def flush(self) -> int:
+        """Write what the guest has sent and was collected for a longer write.
+
+        :returns: how many bytes wait because *out_fd* takes no more
+        """
+        waiting = int(lib.uart_flush(self.native))
+        if waiting < 0:
+            if self.error_callback is not None:
+                self.error_callback(-waiting)
+            return 0
+        return waiting
+
+    def drain(self, timeout: float) -> int:
+        """:meth:`flush` until all is written, at most *timeout* seconds.
+
+        :returns: how many bytes still wait
+        """
+        waiting = self.flush()
+        if not waiting:
+            return 0
+        if self._out_fd < 0:
+            return self.flush()
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._out_fd, select.POLLOUT)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            waiting = self.flush()
+        return waiting
+
+    # The bus calls C for the guest.  These two are the same accesses for tests and tools.
+
+    def read(self, offset: int, size: int) -> int:
+        """What the guest reads from *size* registers at *offset*."""
+        data = ffi.new("uint8_t[]", size)
+        lib.uart_access(self.native, offset, data, size, False)
+        return int.from_bytes(bytes(data), "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest writes to *size* registers at *offset*."""
+        lib.uart_access(self.native, offset, value.to_bytes(size, "little"), size, True)
+
+    def save(self) -> SerialState:
+        """The state.  What was sent is written first; what the reader does not take now stays with this object."""
+        raw = ffi.new("struct uart_state *")
+        lib.uart_save(self.native, raw)
+        registers = {name: int(getattr(raw, name)) for name in _REGISTERS}
+        return SerialState(**registers, fifo=bytes(raw.fifo)[: raw.fifo_len], rx=bytes(ffi.buffer(raw.rx, raw.rx_len)))
+
+    def restore(self, state: SerialState) -> None:
+        """Be in the state that :meth:`save` returned.
+
+        :raises ConfigError: it is not such a state
+        """
+        raw = ffi.new("struct uart_state *")
+        try:
+            for name in _REGISTERS:
+                setattr(raw, name, getattr(state, name))
+            raw.fifo_len, raw.rx_len = len(state.fifo), len(state.rx)
+            raw.fifo = state.fifo
+            raw.rx = state.rx
+        except (OverflowError, IndexError, TypeError) as error:
+            raise ConfigError(f"serial port state: {error}", code="serial-state") from error
+        if lib.uart_restore(self.native, raw) < 0:
+            raise ConfigError("serial port state: a register or length has a value it cannot have", code="serial-state")
+
+    def stats(self) -> dict[str, int]:
+        """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` read by the
+        guest, ``irqs``."""
+        raw = ffi.new("struct uart_stats *")
+        lib.uart_get_stats(self.native, raw)
+        return {name: int(getattr(raw, name)) for name in ("tx_bytes", "tx_dropped", "tx_writes", "rx_bytes", "irqs")}
+
+    def close(self) -> None:
+        """Write what is left, waiting a second at most for a slow reader, and free.  No vCPU may run any more.
+        Harmless when done twice."""
+        if not self._native:
+            return
+        self.drain(_CLOSE_SECONDS)
+        if self._loop is not None:
+            self._loop.remove(self._space.fd)
+            self._loop.remove(lib.uart_timer_fd(self._native))
+            if self._watching:
+                self._loop.remove(self._out_fd)
+        lib.uart_free(self._native)
+        self._native = None
+        self._space.close()
