@@ -162,7 +162,12 @@ def make_disk(tree: Path, image: Path, size: int) -> None:
     features = "has_journal,extent,metadata_csum,64bit,dir_index,filetype,extra_isize,huge_file,flex_bg,dir_nlink"
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"]
     command += ["-L", "pyvmm-root", "-U", FILESYSTEM_ID, "-O", features, "-E", options, "-d", str(tree)]
-    recipe.run([*command, str(image), f"{size >> 10}k"], env=clock)
+    try:
+        recipe.run([*command, str(image), f"{size >> 10}k"], env=clock)
+    except RecipeError as error:
+        if "llocat" in error.message or "too small" in error.message:
+            raise RecipeError(f"--size {size >> 20}M: the files do not fit", "give a larger --size") from None
+        raise
     # mke2fs copies the owner of each file, which is whoever runs this.
     commands = []
     for folder, folders, files in os.walk(tree):

@@ -1,0 +1,399 @@
+"""The recipes of guest-kernel, run as programs; a source tree of three files stands for the kernel's."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "guest-kernel"
+sys.path.insert(0, str(RECIPES))
+
+from rootfs import parse_size, parse_with  # noqa: E402
+
+import kconfig  # noqa: E402
+from cpio import write_cpio  # noqa: E402
+from recipe import RecipeError  # noqa: E402
+
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+KERNEL_TOOLS = ("gcc", "make", "ld", "strip", "flex", "bison", "bc", "tar", "xz")
+can_build = pytest.mark.skipif(
+    any(shutil.which(tool, path=PATH) is None for tool in KERNEL_TOOLS) or not Path("/usr/include/gelf.h").exists(),
+    reason="the tools that build a kernel are not installed (make deps)",
+)
+
+# Answers to make as the kernel's top Makefile does, as far as the recipe asks.
+MAKEFILE = """
+allnoconfig:
+	@grep -v '{dropped}' $(KCONFIG_ALLCONFIG) > $(O)/.config
+vmlinux:
+	@echo x >> {count}
+	@{compile}
+	@echo 'int main(void) {{ return 0; }}' > $(O)/vmlinux.c
+	@gcc -o $(O)/vmlinux $(O)/vmlinux.c
+	@nm $(O)/vmlinux > $(O)/System.map
+"""
+
+Recipe = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "pyvmm"
+
+
+@pytest.fixture
+def run(cache: Path) -> Recipe:
+    """Run a recipe with a cache of its own."""
+
+    def run(*command: object, path: str = PATH) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache.parent), "PATH": path}
+        words = [sys.executable, str(RECIPES / str(command[0])), *map(str, command[1:])]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def kernel_tree(folder: Path, *, dropped: str = "NOTHING", compile: str = "true") -> Path:
+    folder.mkdir()
+    (folder / "Kconfig").touch()
+    makefile = MAKEFILE.format(dropped=dropped, count=folder.parent / "builds", compile=compile)
+    (folder / "Makefile").write_text(makefile)
+    return folder
+
+
+def left_over(cache: Path) -> list[str]:
+    return [path.name for path in cache.glob("*/.work-*")]
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_fragments_are_well_formed_and_ask_for_what_pyvmm_needs() -> None:
+    options = kconfig.read_fragments(RECIPES / "config")
+    for name in ("PVH", "KVM_GUEST", "VIRTIO_MMIO", "VIRTIO_PCI", "VIRTIO_BLK", "EXT4_FS", "FUSE_DAX", "CGROUP_BPF"):
+        assert options[f"CONFIG_{name}"] == "y"
+    assert options["CONFIG_MODULES"] == "n"
+
+
+def test_a_configuration_reads_as_options_and_values() -> None:
+    text = '# a reason\n\nCONFIG_A=y\nCONFIG_B="two words"\n# CONFIG_C is not set\nCONFIG_D=64\n'
+    options = kconfig.parse_config(text, "x.config", strict=True)
+    assert options == {"CONFIG_A": "y", "CONFIG_B": '"two words"', "CONFIG_C": "n", "CONFIG_D": "64"}
+    assert kconfig.parse_config(kconfig.render(options), "again", strict=True) == options
+
+
+@pytest.mark.parametrize("line", ["CONFIG_A", "A=y", "# CONFIG_A is not sett", "CONFIG_A=", "CONFIG_OK=n"])
+def test_a_line_that_kconfig_would_drop_in_silence_is_named(line: str) -> None:
+    with pytest.raises(RecipeError, match=r"my\.config:2: ") as caught:
+        kconfig.parse_config(f"CONFIG_OK=y\n{line}\n", "my.config", strict=True)
+    assert caught.value.hint
+
+
+def test_options_that_did_not_survive_are_named_with_what_became_of_them() -> None:
+    wanted = {"CONFIG_A": "y", "CONFIG_B": "y", "CONFIG_C": "n", "CONFIG_D": "n"}
+    with pytest.raises(RecipeError) as caught:
+        kconfig.verify(wanted, {"CONFIG_A": "y", "CONFIG_C": "y"})
+    assert "CONFIG_B=y (became n)" in caught.value.message
+    assert "CONFIG_C=n (became y)" in caught.value.message
+    assert "CONFIG_A" not in caught.value.message and "CONFIG_D" not in caught.value.message
+
+
+# -- build.py ---------------------------------------------------------------------------------------------------------
+
+
+@can_build
+def test_a_kernel_is_built_once_and_then_found(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    tree = kernel_tree(tmp_path / "linux")
+    first = run("build.py", "--source", tree)
+    assert first.returncode == 0, first.stderr
+    vmlinux = Path(first.stdout.strip())
+    assert vmlinux.parent.parent == cache / "kernel"
+    assert vmlinux.read_bytes()[:4] == b"\x7fELF"
+    assert "main" in (vmlinux.parent / "System.map").read_text()
+    assert left_over(cache) == []
+    second = run("build.py", "--source", tree)
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+    assert (tmp_path / "builds").read_text() == "x\n"
+
+
+@can_build
+def test_other_options_and_another_source_make_another_kernel(tmp_path: Path, run: Recipe) -> None:
+    tree = kernel_tree(tmp_path / "linux")
+    mine = tmp_path / "mine.config"
+    mine.write_text("CONFIG_BRIDGE=n\n")
+    paths = {run("build.py", "--source", tree).stdout, run("build.py", "--source", tree, "--config", mine).stdout}
+    (tree / "new.c").touch()
+    paths.add(run("build.py", "--source", tree).stdout)
+    assert len(paths) == 3 and "" not in paths
+
+
+@can_build
+def test_output_gets_a_copy_that_is_not_the_cache(tmp_path: Path, run: Recipe) -> None:
+    tree, copy = kernel_tree(tmp_path / "linux"), tmp_path / "vmlinux"
+    assert run("build.py", "--source", tree, "--output", copy).stdout == f"{copy}\n"
+    copy.write_bytes(b"")
+    assert Path(run("build.py", "--source", tree).stdout.strip()).stat().st_size > 0
+
+
+@can_build
+def test_a_source_that_drops_an_option_fails_the_build_by_its_name(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    done = run("build.py", "--source", kernel_tree(tmp_path / "linux", dropped="CONFIG_FUSE_DAX="))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "CONFIG_FUSE_DAX=y (became n)" in done.stderr
+    assert not (tmp_path / "builds").exists()
+    assert left_over(cache) == []
+
+
+@can_build
+def test_a_compiler_error_is_shown_and_nothing_is_kept(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    tree = kernel_tree(tmp_path / "linux", compile="echo 'fs/exec.c:9:1: error: no such thing' && false")
+    done = run("build.py", "--source", tree)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "fs/exec.c:9:1: error: no such thing" in done.stderr and "build.log" in done.stderr
+    assert [path.name for path in (cache / "kernel").iterdir()] == ["build.log"]
+
+
+@can_build
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_make_and_removes_the_tree(tmp_path: Path, cache: Path, number: int, status: int) -> None:
+    sleeper = tmp_path / "sleeper"
+    tree = kernel_tree(tmp_path / "linux", compile=f"sh -c 'echo $$$$ > {sleeper}; exec sleep 60'")
+    command = [sys.executable, str(RECIPES / "build.py"), "--source", str(tree)]
+    with subprocess.Popen(command, env={**os.environ, "XDG_CACHE_HOME": str(cache.parent)}) as process:
+        while not (sleeper.exists() and sleeper.read_text().endswith("\n")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(20) == status
+    assert not Path("/proc", sleeper.read_text().strip()).exists()
+    assert left_over(cache) == []
+
+
+@can_build
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stale, living = (cache / "kernel" / f".work-{pid}-abc" for pid in (dead.pid, os.getpid()))
+    stale.mkdir(parents=True)
+    living.mkdir()
+    assert run("build.py", "--source", kernel_tree(tmp_path / "linux")).returncode == 0
+    assert left_over(cache) == [living.name]
+
+
+def test_missing_tools_are_named_with_their_packages(tmp_path: Path, run: Recipe) -> None:
+    some = tmp_path / "bin"
+    some.mkdir()
+    for tool in ("gcc", "make", "tar"):
+        (some / tool).symlink_to("/bin/true")
+    done = run("build.py", "--source", kernel_tree(tmp_path / "linux"), path=str(some))
+    assert done.returncode == 1
+    assert "ld, strip, flex, bison, bc, xz" in done.stderr
+    assert "apt-get install bc binutils bison flex xz-utils" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "text"])
+def test_a_source_that_is_none_is_refused(tmp_path: Path, run: Recipe, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no archive\n")
+    done = run("build.py", "--source", tmp_path / name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / name) in done.stderr and "Traceback" not in done.stderr
+
+
+# -- the initramfs ----------------------------------------------------------------------------------------------------
+
+
+def test_cpio_unpacks_what_was_written(tmp_path: Path) -> None:
+    tree, archive, out = tmp_path / "tree", tmp_path / "a.cpio", tmp_path / "out"
+    (tree / "bin" / "déjà").mkdir(parents=True)
+    for size in range(5):  # every padding
+        (tree / "bin" / ("x" * (10 + size))).write_bytes(b"y" * size)
+    (tree / "bin" / "tool").write_bytes(os.urandom(100_000))
+    (tree / "bin" / "tool").chmod(0o755)
+    (tree / "sh").symlink_to("bin/tool")
+    (tree / "lib").symlink_to("bin")
+    with open(archive, "wb") as file:
+        write_cpio(tree, file)
+    out.mkdir()
+    unpack = ["cpio"] if shutil.which("cpio") else ["busybox", "cpio"]
+    with open(archive, "rb") as file:
+        subprocess.run([*unpack, "-i", "-d", "-m"], stdin=file, cwd=out, check=True, capture_output=True)
+    for path in tree.rglob("*"):
+        other = out / path.relative_to(tree)
+        assert other.lstat().st_mode == path.lstat().st_mode
+        if path.is_symlink():
+            assert os.readlink(other) == os.readlink(path)
+        elif path.is_file():
+            assert other.read_bytes() == path.read_bytes()
+    assert len(list(out.rglob("*"))) == len(list(tree.rglob("*")))
+
+
+def test_cpio_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with open(os.devnull, "wb") as file, pytest.raises(ValueError, match="fifo"):
+        write_cpio(tmp_path, file)
+
+
+def test_the_initrd_has_init_and_console(run: Recipe) -> None:
+    done = run("rootfs.py", "--kind", "initrd")
+    assert done.returncode == 0, done.stderr
+    lister = ["cpio"] if shutil.which("cpio") else ["busybox", "cpio"]
+    archive = Path(done.stdout.strip())
+    listing = subprocess.run([*lister, "-tv"], stdin=archive.open("rb"), check=True, capture_output=True, text=True)
+    lines = {line.split()[-1]: line for line in listing.stdout.splitlines()}
+    assert "sbin/init" in lines["sbin/init"] and lines["sbin/init"].startswith("-rwxr-xr-x")
+    assert lines["dev/console"].startswith("crw-------")
+    assert "init -> sbin/init" in listing.stdout
+
+
+# -- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def debugfs(image: Path, command: str) -> str:
+    words = ["debugfs", "-R", command, str(image)]
+    return subprocess.run(words, env={"PATH": PATH}, check=True, capture_output=True, text=True).stdout
+
+
+def make_disk(run: Recipe, *options: object) -> Path:
+    done = run("rootfs.py", *options)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def test_the_disk_is_a_sound_file_system_with_init_on_it(run: Recipe) -> None:
+    image = make_disk(run)
+    assert image.stat().st_size == 64 << 20
+    checked = subprocess.run(["e2fsck", "-f", "-n", str(image)], env={"PATH": PATH}, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    assert debugfs(image, "cat /sbin/init") == (RECIPES / "rootfs" / "init").read_text()
+    assert "Mode:  0755" in debugfs(image, "stat /sbin/init")
+    assert 'Fast link dest: "/bin/busybox"' in debugfs(image, "stat /bin/sh")
+    assert "Mode:  01777" in debugfs(image, "stat /tmp")
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    first = make_disk(run).read_bytes()
+    cache.rename(tmp_path / "elsewhere")
+    assert make_disk(run).read_bytes() == first
+
+
+def test_files_are_added_and_replace_applets(tmp_path: Path, run: Recipe) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("#!/bin/sh\n")
+    mine.chmod(0o750)
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a b").write_text("inside\n")
+    image = make_disk(run, "--with", f"{mine}:/bin/ls", "--with", f"{folder}:/opt/data", "--size", "32M")
+    assert image.stat().st_size == 32 << 20
+    assert debugfs(image, "cat /bin/ls") == "#!/bin/sh\n"
+    assert debugfs(image, 'cat "/opt/data/sub/a b"') == "inside\n"
+    mine.write_text("#!/bin/sh\necho\n")
+    changed = make_disk(run, "--with", f"{mine}:/bin/ls", "--with", f"{folder}:/opt/data", "--size", "32M")
+    assert changed != image and debugfs(changed, "cat /bin/ls") == "#!/bin/sh\necho\n"
+
+
+def test_a_program_comes_with_its_libraries(run: Recipe) -> None:
+    image = make_disk(run, "--program", "xz", "--size", "128M")
+    program = shutil.which("xz")
+    assert program is not None
+    loader = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    assert "libc.so.6" in loader
+    assert "Type: regular" in debugfs(image, f"stat {os.path.abspath(program)}")
+    for line in loader.splitlines():
+        path = line.split(" (")[0].split("=> ")[-1].strip()
+        if path.startswith("/"):
+            assert "Type: regular" in debugfs(image, f"stat {path}")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else; for anybody else the others test it")
+def test_everything_belongs_to_root_whoever_makes_it() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own is closed to others
+        os.chmod(folder, 0o755)
+        cache, recipes = Path(folder, "cache"), Path(folder, "recipes")
+        cache.mkdir()
+        os.chown(cache, 65534, 65534)
+        shutil.copytree(RECIPES, recipes, ignore=shutil.ignore_patterns("__pycache__"))
+        python = os.path.realpath(sys.executable)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-B"]
+        if subprocess.run([*command, "-c", ""], capture_output=True, check=False).returncode:
+            pytest.skip(f"{python} is not for others")
+        environment = {"XDG_CACHE_HOME": str(cache), "PATH": PATH, "HOME": str(cache)}
+        words = [*command, str(recipes / "rootfs.py")]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        image = Path(done.stdout.strip())
+        assert image.stat().st_uid == 65534
+        for path in ("/", "/bin", "/bin/busybox", "/bin/sh", "/sbin/init", "/tmp"):
+            assert "User:     0   Group:     0" in debugfs(image, f"stat {path}")
+
+
+def test_a_cached_disk_that_was_written_to_is_made_again(run: Recipe) -> None:
+    image = make_disk(run)
+    good = image.read_bytes()
+    image.chmod(0o644)
+    with open(image, "r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"the guest was here")
+    assert make_disk(run) == image
+    assert image.read_bytes() == good
+
+
+def test_a_disk_too_small_for_its_files_says_so(tmp_path: Path, run: Recipe) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(20 << 20))
+    done = run("rootfs.py", "--size", "16M", "--with", f"{large}:/large")
+    assert done.returncode == 1
+    assert "--size 16M" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "12Q", "1.5G", "1M", "5000000"])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="--size"):
+        parse_size(text)
+
+
+def test_sizes_are_powers_of_1024() -> None:
+    assert [parse_size(text) for text in ("4M", "1g", "8388608")] == [4 << 20, 1 << 30, 8 << 20]
+
+
+@pytest.mark.parametrize("text", ["/bin/sh", ":/x", "/bin/sh:", "/bin/sh:x", "/bin/sh:/", "/bin/sh:/a/../b", "/no:/x"])
+def test_files_to_add_must_be_well_formed(text: str) -> None:
+    with pytest.raises(RecipeError, match="--with"):
+        parse_with(text)
+
+
+# -- init -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cmdline,name,value",
+    [
+        ('quiet pyvmm.run="echo a  b; exit 3" rw', "pyvmm.run", "echo a  b; exit 3"),
+        ('quiet "pyvmm.run=echo a" rw', "pyvmm.run", "echo a"),
+        ("pyvmm.run=reboot", "pyvmm.run", "reboot"),
+        ("pyvmm.run64=" + base64.b64encode(b"x").decode(), "pyvmm.run64", "eA=="),
+        ('pyvmm.run=first pyvmm.run="the last wins"', "pyvmm.run", "the last wins"),
+        ("pyvmm.runaway=1 quiet", "pyvmm.run", None),
+        ("", "pyvmm.run", None),
+    ],
+)
+def test_init_reads_its_options_from_the_command_line(cmdline: str, name: str, value: str | None) -> None:
+    source = (RECIPES / "rootfs" / "init").read_text()
+    start = source.index("option() {")
+    function = source[start : source.index("\n}\n", start) + 3]
+    shell = f'words=" $1 "\n{function}\noption "$2" && printf "<%s>" "$value"'
+    done = subprocess.run(["busybox", "sh", "-c", shell, "sh", cmdline, name], capture_output=True, text=True)
+    assert done.stdout == ("" if value is None else f"<{value}>")
+    assert done.returncode == (1 if value is None else 0)
