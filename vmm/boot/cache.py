@@ -34,6 +34,7 @@ _MAX_SIZE = _SUM.size + _HEADER.size + MAX_SEGMENTS * _SEGMENT.size + 4096
 _PRIME = (1 << 61) - 1
 SETTLED_NS = 50_000_000
 """A file changed less than this long ago is not cached: a second change could leave its times as they are."""
+_SECOND = 1_000_000_000
 
 
 def folder() -> str | None:
@@ -108,10 +109,17 @@ def load(path: str, real: str, identity: Identity) -> KernelImage | None:
         os.close(fd)
 
 
+def _settled(state: Identity) -> bool:
+    """Whether a change from now on would surely change the times."""
+    # Whole seconds: a file system that counts in those, or in two of them
+    tick = SETTLED_NS if state[4] % _SECOND else 3 * _SECOND
+    return time.time_ns() - max(state[3:]) >= tick
+
+
 def store(image: KernelImage, real: str) -> None:
     """Keep *image*, if that can be done."""
     where = folder()
-    if where is None or time.time_ns() - max(image.identity[3:]) < SETTLED_NS:
+    if where is None or not _settled(image.identity):
         return
     data = encode(image, real)
     if len(data) > _MAX_SIZE:

@@ -1,0 +1,238 @@
+"""From a configuration to guest RAM: what is checked before, what is where afterwards."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.boot.elfs import MIB, Load, elf, kernel, pvh_note
+from vmm import boot
+from vmm.boot import layout
+from vmm.config import BootConfig, DiskConfig, MachineConfig, MemoryConfig
+from vmm.errors import ConfigError
+from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+
+GIB = 1 << 30
+CODE = bytes(range(256)) * 40
+
+
+def config(
+    kernel_file: Path, size: int = 64 * MIB, *, initrd: Path | None = None, cmdline: str = "", entry: str = "auto"
+) -> MachineConfig:
+    return MachineConfig(
+        BootConfig(str(kernel_file), None if initrd is None else str(initrd), cmdline, entry), MemoryConfig(size)
+    )
+
+
+@pytest.fixture
+def vmlinux(tmp_path: Path) -> Path:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(kernel(CODE))
+    return path
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    guest = GuestMemory(64 * MIB)
+    yield guest
+    guest.close()
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def at(kernel_base: int, memsz: int | None = None) -> bytes:
+    return elf([Load(kernel_base, CODE, memsz)], entry=kernel_base, notes=pvh_note(kernel_base))
+
+
+@pytest.mark.parametrize(
+    "base, memsz, size, code, told",
+    [
+        (64 * MIB, None, 64 * MIB, "kernel-outside-ram", "outside of the 64 MiB of RAM"),
+        (16 * MIB, 49 * MIB, 64 * MIB, "kernel-outside-ram", "0x1000000..0x4100000"),
+        (1 << 62, None, 64 * MIB, "kernel-outside-ram", "outside"),
+        ((1 << 64) - 16, None, 64 * MIB, "kernel-outside-ram", "outside"),
+        (HOLE_START, None, 8 * GIB, "kernel-over-hole", "hole for devices"),
+        (HOLE_START - 4096, None, 8 * GIB, "kernel-over-hole", "hole for devices"),
+        (HOLE_END - 4096, None, 8 * GIB, "kernel-over-hole", "hole for devices"),
+        (layout.TABLES_START, None, 64 * MIB, "kernel-over-tables", "0xc0000..0x100000"),
+        (layout.TABLES_END - 1, None, 64 * MIB, "kernel-over-tables", "tables"),
+        (0x1000, MIB, 64 * MIB, "kernel-over-tables", "tables"),
+    ],
+)
+def test_kernel_that_does_not_fit_is_told(
+    tmp_path: Path, base: int, memsz: int | None, size: int, code: str, told: str
+) -> None:
+    file = write(tmp_path / "vmlinux", at(base, memsz))
+    with pytest.raises(ConfigError, match=told) as caught:
+        boot.check(config(file, size))
+    assert caught.value.code == code and caught.value.hint and str(file) in str(caught.value)
+
+
+def test_memory_that_is_asked_for_is_enough(tmp_path: Path) -> None:
+    file = write(tmp_path / "vmlinux", at(64 * MIB))
+    with pytest.raises(ConfigError) as caught:
+        boot.check(config(file, 32 * MIB))
+    assert "--memory 65M" in caught.value.hint
+    boot.check(config(file, 65 * MIB))
+
+
+@pytest.mark.parametrize("base", [0x1000, 0x9_0000, MIB, 3 * GIB - 65536, 4 * GIB])
+def test_kernel_may_be_anywhere_else(tmp_path: Path, base: int) -> None:
+    boot.check(config(write(tmp_path / "vmlinux", elf([Load(base, CODE)], entry=base)), 8 * GIB))
+
+
+def test_too_little_memory_is_told(vmlinux: Path) -> None:
+    with pytest.raises(ConfigError, match="too little to boot"):
+        boot.check(config(vmlinux, MIB))
+
+
+@pytest.mark.parametrize("cmdline, told", [("x" * 2048, "bytes: Linux takes 2047"), ("a\nb", "line break")])
+def test_bad_command_line_is_told(vmlinux: Path, cmdline: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        boot.check(config(vmlinux, cmdline=cmdline))
+
+
+@pytest.mark.parametrize(
+    "data, entry, told",
+    [
+        (elf([Load(MIB, CODE)], entry=MIB), "pvh", "no PVH entry"),
+        (elf([Load(MIB, CODE)], entry=0, notes=pvh_note(MIB)), "linux64", "no 64-bit entry"),
+        (elf([Load(4 * GIB, CODE)], entry=4 * GIB, notes=pvh_note(4 * GIB)), "auto", "above 4 GiB"),
+    ],
+)
+def test_entry_that_is_not_there_is_told(tmp_path: Path, data: bytes, entry: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        boot.check(config(write(tmp_path / "vmlinux", data), 8 * GIB, entry=entry))
+    assert "--entry" in caught.value.hint
+
+
+def test_pvh_is_the_default_where_the_note_is(tmp_path: Path, vmlinux: Path) -> None:
+    without = write(tmp_path / "plain", kernel(CODE, pvh=False))
+    assert boot.check(config(vmlinux)).entry == "pvh"
+    assert boot.check(config(without)).entry == "linux64"
+    assert boot.check(config(vmlinux, entry="linux64")).entry == "linux64"
+
+
+def test_root_disk_is_on_the_command_line(vmlinux: Path) -> None:
+    machine = MachineConfig(BootConfig(str(vmlinux), cmdline="quiet2"), rootfs=DiskConfig("/x", read_only=True))
+    assert boot.check(machine).cmdline.endswith(b"root=/dev/vda ro quiet2")
+
+
+@pytest.mark.parametrize("size, told", [(0, "is empty"), (49 * MIB, "do not fit"), (GIB, "do not fit")])
+def test_initrd_that_does_not_fit_is_told(tmp_path: Path, vmlinux: Path, size: int, told: str) -> None:
+    initrd = write(tmp_path / "initrd", b"")
+    os.truncate(initrd, size)
+    with pytest.raises(ConfigError, match=told) as caught:
+        boot.check(config(vmlinux, initrd=initrd))
+    assert str(initrd) in str(caught.value) and caught.value.hint
+
+
+def test_initrd_larger_than_low_ram_gets_no_useless_advice(tmp_path: Path, vmlinux: Path) -> None:
+    initrd = write(tmp_path / "initrd", b"")
+    os.truncate(initrd, 4 * GIB)
+    with pytest.raises(ConfigError) as caught:
+        boot.check(config(vmlinux, 16 * GIB, initrd=initrd))
+    assert "below 3 GiB" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["missing", "folder"])
+def test_initrd_that_cannot_be_read_is_told(tmp_path: Path, vmlinux: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=name) as caught:
+        boot.check(config(vmlinux, initrd=tmp_path / name))
+    assert caught.value.code == "initrd-file"
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_files_are_where_they_belong(tmp_path: Path, vmlinux: Path, memory: GuestMemory, huge: bool) -> None:
+    """*huge* is the way that huge pages take: read into the mapping; the result is the same."""
+    vmlinux.write_bytes(
+        elf(
+            [Load(16 * MIB, CODE, 65536), Load(20 * MIB + 123, os.urandom(200_001), 300_000), Load(32 * MIB, b"", MIB)],
+            entry=16 * MIB,
+            notes=pvh_note(16 * MIB),
+        )
+    )
+    initrd = write(tmp_path / "initrd", os.urandom(3 * MIB + 5))
+    plan = boot.check(
+        MachineConfig(
+            BootConfig(str(vmlinux), str(initrd)), MemoryConfig(64 * MIB, huge_pages="thp" if huge else "none")
+        )
+    )
+    boot.load_files(plan, memory)
+    state = boot.place_tables(plan, memory, 1)
+    data = vmlinux.read_bytes()
+    for segment in plan.image.segments:
+        wanted = data[segment.offset : segment.offset + segment.filesz].ljust(segment.memsz, b"\0")
+        assert memory.read(segment.paddr, segment.memsz) == wanted
+    assert plan.initrd is not None
+    address = plan.initrd[2]
+    assert address % 4096 == 0 and 64 * MIB - address < 3 * MIB + 5 + 4096
+    assert memory.read(address, 3 * MIB + 5) == initrd.read_bytes()
+    info = struct.unpack("<IIIIQQQQII", memory.read(state.rbx, 56))
+    assert info[0] == 0x336EC578
+    assert struct.unpack("<QQ", memory.read(info[4], 16)) == (address, 3 * MIB + 5)
+
+
+def test_initrd_may_fill_all_that_is_left(tmp_path: Path, vmlinux: Path) -> None:
+    image = boot.check(config(vmlinux)).image
+    room = 64 * MIB - (image.segments[-1].end + 4095 & ~4095)
+    initrd = write(tmp_path / "initrd", b"")
+    os.truncate(initrd, room)
+    boot.check(config(vmlinux, initrd=initrd))
+    os.truncate(initrd, room + 1)
+    with pytest.raises(ConfigError, match="do not fit"):
+        boot.check(config(vmlinux, initrd=initrd))
+
+
+def test_initrd_stays_below_the_hole(tmp_path: Path, vmlinux: Path) -> None:
+    plan = boot.check(config(vmlinux, 8 * GIB, initrd=write(tmp_path / "initrd", b"x")))
+    assert plan.initrd is not None and plan.initrd[2] == HOLE_START - 4096
+
+
+def test_nothing_is_written_outside_of_what_is_loaded(vmlinux: Path, memory: GuestMemory) -> None:
+    state = boot.prepare(config(vmlinux), memory, range(4))
+    assert state.rip == 16 * MIB
+    touched = {gpa for gpa in range(0, 64 * MIB, 4096) if any(memory.read(gpa, 4096))}
+    kernel_pages = set(range(16 * MIB, 16 * MIB + len(CODE), 4096))
+    assert touched == kernel_pages | {layout.BOOT_PAGE, layout.ACPI}
+
+
+def test_linux64_gets_boot_params_and_page_tables(tmp_path: Path, vmlinux: Path, memory: GuestMemory) -> None:
+    initrd = write(tmp_path / "initrd", b"i" * 5000)
+    machine = config(vmlinux, initrd=initrd, cmdline="=hello world", entry="linux64")
+    state = boot.prepare(machine, memory, range(4))
+    assert (state.rip, state.rsi, state.cr3) == (16 * MIB, layout.BOOT_PARAMS, layout.PML4)
+    page = memory.read(state.rsi, 4096)
+    assert page[0x202:0x206] == b"HdrS"
+    (pointer,) = struct.unpack_from("<I", page, 0x228)
+    assert memory.read(pointer, 12) == b"hello world\0"
+    address, size = struct.unpack_from("<II", page, 0x218)
+    assert memory.read(address, size) == b"i" * 5000
+    (rsdp,) = struct.unpack_from("<Q", page, 0x70)
+    assert memory.read(rsdp, 8) == b"RSD PTR "
+    assert any(memory.read(state.cr3, 4096))
+
+
+@pytest.mark.parametrize("victim", ["vmlinux", "initrd"])
+def test_file_that_changes_after_the_check_is_told(
+    tmp_path: Path, vmlinux: Path, memory: GuestMemory, victim: str
+) -> None:
+    initrd = write(tmp_path / "initrd", bytes(10000))
+    plan = boot.check(config(vmlinux, initrd=initrd))
+    with (tmp_path / victim).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ConfigError, match=f"{victim} changed"):
+        boot.load_files(plan, memory)
+
+
+def test_more_devices_than_interrupts_are_told(vmlinux: Path, memory: GuestMemory) -> None:
+    with pytest.raises(ConfigError, match="interrupts for devices"):
+        boot.prepare(config(vmlinux), memory, range(layout.MMIO_SLOTS + 1))
