@@ -1,0 +1,58 @@
+"""Compiles the C test programs; what did not change is not compiled again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SRC = HERE / "src"
+NATIVE = HERE.parents[1] / "vmm" / "native"
+BUILD = HERE.parents[1] / "build" / "tests-native"
+# what there is to test: not the parts that only vcpu.c uses
+PARTS = ("mem.c", "irq.c", "ring.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c")
+FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
+SANITIZERS = {
+    "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    # fences are modelled by what surrounds them: it can miss a race, it does not invent one here
+    "tsan": ("-fsanitize=thread", "-Wno-tsan"),
+    "fuzzer": ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
+}
+
+
+def compiler(sanitizer: str) -> str | None:
+    """The C compiler for that kind of program, None when there is none: libFuzzer comes with clang only."""
+    names = ("clang",) if sanitizer == "fuzzer" else (os.environ.get("CC", "gcc"), "gcc", "clang")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
+    """The executable made of ``src/NAME.c`` and the native code; CalledProcessError if it fails."""
+    cc = compiler(sanitizer)
+    if cc is None:
+        raise FileNotFoundError(f"no compiler for {sanitizer} programs: install gcc, and clang for fuzzers")
+    sources = [SRC / f"{name}.c", *(SRC / part for part in extra), *(NATIVE / part for part in PARTS)]
+    command = [cc, *FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", *map(str, sources), "-luring", "-lpthread"]
+    digest = hashlib.sha256(" ".join(command).encode())
+    for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.glob("*.h"))]:
+        digest.update(path.read_bytes())
+    target = BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
+    if not target.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        for old in BUILD.glob(f"{name}-{sanitizer}-*"):
+            old.unlink(missing_ok=True)
+        new = target.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, "-o", str(new)], check=True)
+        new.rename(target)
+    return target
+
+
+def names_of_tests(name: str) -> list[str]:
+    """The tests in ``src/NAME.c``, in their order there."""
+    text = (SRC / f"{name}.c").read_text(encoding="utf-8")
+    return re.findall(r"\bT\((\w+)\)", text[text.index("static const struct test tests[]") :])

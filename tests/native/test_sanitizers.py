@@ -1,0 +1,61 @@
+"""Runs the C tests of the ring, the worker and the disk under ASan, UBSan and TSan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.native.programs import compiler, names_of_tests, program
+
+SKIPPED = 77
+# a guest that writes its ring while the device reads it is a data race by design: nothing for TSan
+RACY_BY_DESIGN = {"descriptors_change_while_read"}
+MEMORY = Path("/dev/shm")
+
+pytestmark = pytest.mark.skipif(compiler("asan") is None, reason="no C compiler")
+
+
+def run(name: str, sanitizer: str, test: str, engine: str, directory: Path) -> None:
+    """Run one test of one program; its own words are the failure's."""
+    command = [str(program(name, sanitizer)), test]
+    if sanitizer == "tsan" and (setarch := shutil.which("setarch")):
+        # its shadow memory does not go with every layout that the kernel draws
+        command = [setarch, "-R", *command]
+    env = os.environ | {
+        "ENGINE": engine,
+        "DIR": str(directory),
+        "TSAN_OPTIONS": "halt_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == SKIPPED:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, f"{test} ({engine} engine, in {directory}):\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("test", names_of_tests("test_ring"))
+def test_ring(test: str, tmp_path: Path) -> None:
+    run("test_ring", "asan", test, "none", tmp_path)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("engine", ["sync", "uring", "auto"])
+@pytest.mark.parametrize("test", names_of_tests("test_blk"))
+def test_blk(test: str, engine: str, where: str, tmp_path: Path) -> None:
+    run("test_blk", "asan", test, engine, MEMORY if where == "memory" else tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["sync", "uring", "auto"])
+@pytest.mark.parametrize("test", names_of_tests("test_race"))
+def test_race(test: str, engine: str, tmp_path: Path) -> None:
+    run("test_race", "asan", test, engine, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["sync", "uring"])
+@pytest.mark.parametrize("test", [name for name in names_of_tests("test_race") if name not in RACY_BY_DESIGN])
+def test_data_races(test: str, engine: str, tmp_path: Path) -> None:
+    run("test_race", "tsan", test, engine, tmp_path)
