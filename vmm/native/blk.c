@@ -256,7 +256,7 @@ static void blk_destroy(struct worker *w)
 	munmap(q, q->map_size);
 }
 
-static const struct worker_ops blk_ops = {
+const struct worker_ops blk_ops = {
 	.run = blk_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
@@ -272,9 +272,8 @@ static size_t blk_place(size_t *at, size_t len)
 	return place;
 }
 
-struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
+struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
 {
-	const size_t n = ring_size(ring);
 	const uintptr_t align = blk->config.alignment;
 	size_t size = 0;
 	size_t queue = blk_place(&size, sizeof(struct blk_queue));
@@ -288,10 +287,8 @@ struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct
 	uint8_t *map;
 
 	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (map == MAP_FAILED) {
-		*err = -errno;
+	if (map == MAP_FAILED)
 		return NULL;
-	}
 	/* One byte touched must not become a huge page. Fails only where there are none. */
 	madvise(map, size, MADV_NOHUGEPAGE);
 	q = (struct blk_queue *)(map + queue);
@@ -304,13 +301,23 @@ struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct
 	q->store = (union blk_store *)(map + store);
 	q->bounce = (uint8_t *)(((uintptr_t)map + bounce + align - 1) & ~(align - 1));
 	/* The last one in is the first one out: few slots are ever touched. */
-	q->nfree = (uint32_t)n;
-	for (size_t i = 0; i < n; i++)
+	q->nfree = n;
+	for (uint32_t i = 0; i < n; i++)
 		q->free[i] = (uint16_t)(n - 1 - i);
+	return q;
+}
 
+struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
+{
+	struct blk_queue *q = blk_queue_new(blk, ring_size(ring));
+
+	if (!q) {
+		*err = -errno;
+		return NULL;
+	}
 	*err = worker_start(&q->worker, &blk_ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
 	if (*err) {
-		munmap(map, size);
+		blk_destroy(&q->worker);
 		return NULL;
 	}
 	return &q->worker;

@@ -11,8 +11,8 @@
 #include <poll.h>
 #include <time.h>
 
-/* Requests between two submissions; the completion ring has room for everything a queue can have in flight. */
-enum { SQ_SIZE = 64, CQ_SPARE = 16 };
+/* Requests between two submissions. The completion ring has room for that and for everything in flight. */
+enum { SQ_SIZE = 64 };
 /* user_data of what is no request: no pointer has these values. */
 enum { UD_KICK = 1, UD_STOP = 2 };
 
@@ -52,7 +52,7 @@ bool blk_uring_start(struct blk_queue *q)
 	for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]) && err < 0; i++) {
 		struct io_uring_params p = {
 			.flags = tries[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
-			.cq_entries = ring_size(q->worker.ring) + CQ_SPARE,
+			.cq_entries = ring_size(q->worker.ring) + SQ_SIZE,
 		};
 
 		err = io_uring_queue_init_params(SQ_SIZE, &q->uring, &p);
