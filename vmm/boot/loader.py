@@ -39,8 +39,8 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
             FileNotFoundError: "check the path",
             PermissionError: "its owner can allow it: chmod a+r FILE (and a+x on the folders above it)",
         }
-        reason = getattr(error, "strerror", None) or "a NUL in its name"
-        raise ConfigError(f"{what} {path!r}: {reason}", code=code, hint=hints.get(type(error), "")) from error
+        reason = getattr(error, "strerror", None) or "it has a NUL in its name"
+        raise ConfigError(f"{what} {path}: {reason}", code=code, hint=hints.get(type(error), "")) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
