@@ -21,6 +21,8 @@ enum { PAGE = 4096 };
 enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
 /* A buffered write that took this long met the disk: for the next ones io_uring has threads to wait in. */
 enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
+/* From here on copying takes longer than waking a thread on another CPU to do it. */
+enum { ASIDE_BYTES = 128 << 10 };
 
 static void count(uint64_t *counter, uint64_t n)
 {
@@ -165,34 +167,60 @@ static int blk_write_cached(struct blk_queue *q, struct blk_req *r)
 }
 
 /*
+ * Large reads out of memory are copying and nothing else. When more than one is waiting and there are other CPUs, let a
+ * thread of the kernel's copy this one while the worker does the next. (Writes to one file exclude each other anyway.)
+ */
+static bool blk_aside(struct blk_queue *q, struct blk_req *r)
+{
+	if (r->op != BLK_OP_READ || r->len < ASIDE_BYTES || q->aside + 1 >= q->worker.cpus)
+		return false;
+	if (!ring_pending(q->worker.ring) || !blk_uring_ready(q))
+		return false;
+	r->aside = true;
+	return blk_uring_submit(q, r);
+}
+
+/* A request to a file in the page cache: true when it is done or under way. */
+static bool blk_do_cached(struct blk_queue *q, struct blk_req *r)
+{
+	if (r->op == BLK_OP_READ) {
+		if (blk_aside(q, r))
+			return true;
+		blk_read_cached(q, r);
+		if (r->done < r->len)
+			return false;
+		blk_finish(q, r, 0);
+		return true;
+	}
+	if (r->op != BLK_OP_WRITE || blk_rw_flags(q->blk, r))
+		return false;
+	if (q->slow) {
+		q->slow--;
+		return false;
+	}
+	blk_finish(q, r, blk_write_cached(q, r));
+	return true;
+}
+
+/*
  * Do one request: at once where that does not block, else by io_uring. Handing over costs a thread of the kernel's for
  * nearly every file system, which is much more than copying out of the page cache.
  */
 static void blk_do(struct blk_queue *q, struct blk_req *r)
 {
-	const struct blk *blk = q->blk;
-	const bool forced = blk->config.flags & BLK_URING;
+	const uint32_t flags = q->blk->config.flags;
 
-	if (r->op == BLK_OP_NONE || r->op == BLK_OP_GET_ID || (blk->memory_backed && !forced))
-		goto sync;
-	if (!blk_aligned(blk, r) || !blk_uring_ready(q))
-		goto sync;
-	if (!forced && !(blk->config.flags & BLK_DIRECT)) {
-		if (r->op == BLK_OP_READ) {
-			blk_read_cached(q, r);
-			if (r->done == r->len)
-				goto sync;
-		} else if (r->op == BLK_OP_WRITE && !blk_rw_flags(blk, r)) {
-			if (!q->slow) {
-				blk_finish(q, r, blk_write_cached(q, r));
+	if (r->op != BLK_OP_NONE && r->op != BLK_OP_GET_ID) {
+		if (q->blk->memory_backed && !(flags & BLK_URING)) {
+			if (blk_aside(q, r))
 				return;
-			}
-			q->slow--;
+		} else if (blk_aligned(q->blk, r) && blk_uring_ready(q)) {
+			if (!(flags & (BLK_DIRECT | BLK_URING)) && blk_do_cached(q, r))
+				return;
+			if (blk_uring_submit(q, r))
+				return;
 		}
 	}
-	if (blk_uring_submit(q, r))
-		return;
-sync:
 	blk_finish(q, r, blk_sync(q, r));
 }
 

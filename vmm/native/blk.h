@@ -28,6 +28,7 @@ struct blk_range {
 struct blk_req {
 	enum blk_op op;
 	uint8_t status;        /* of BLK_OP_NONE: the answer */
+	bool aside;            /* for a thread of the kernel's, even if it would not block */
 	uint32_t head;
 	uint32_t niov;         /* entries of iov left */
 	uint32_t nranges, at;  /* ranges, and the one under way */
@@ -68,6 +69,7 @@ struct blk_queue {
 	size_t map_size;
 	uint64_t batch_bytes;
 	uint32_t slow;          /* writes to give to io_uring after one that blocked */
+	uint32_t aside;         /* of worker.in_flight: copies on other CPUs */
 	bool uring_up, uring_failed, kick_armed, stop_armed;
 	struct io_uring uring;
 	uint32_t nfree;

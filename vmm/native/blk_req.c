@@ -141,6 +141,7 @@ int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r,
 	struct header h;
 
 	r->head = chain->head;
+	r->aside = false;
 	r->at = r->nranges = 0;
 	r->len = r->done = 0;
 	r->niov = 0;

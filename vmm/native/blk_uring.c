@@ -114,7 +114,7 @@ static bool uring_prepare(struct blk_queue *q, struct blk_req *r)
 		io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
 		break;
 	}
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | (r->aside ? IOSQE_ASYNC : 0));
 	io_uring_sqe_set_data(sqe, r);
 	return true;
 }
@@ -159,6 +159,10 @@ bool blk_uring_submit(struct blk_queue *q, const struct blk_req *from)
 		pthread_rwlock_rdlock(&q->blk->rmw);
 	q->nfree--;
 	q->worker.in_flight++;
+	if (r->aside) {
+		q->aside++;
+		io_uring_submit(&q->uring);
+	}
 	return true;
 }
 
@@ -203,6 +207,7 @@ static void uring_complete(struct blk_queue *q, struct blk_req *r, int res)
 	if (uring_locks(q, r))
 		pthread_rwlock_unlock(&q->blk->rmw);
 	q->worker.in_flight--;
+	q->aside -= r->aside;
 	q->free[q->nfree++] = (uint16_t)(r - q->slot);
 	blk_finish(q, r, err);
 }

@@ -123,7 +123,8 @@ static void *worker_main(void *arg)
 	cpu_set_t cpus;
 	int n = 0;
 
-	if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) > 1)
+	w->cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1;
+	if (w->cpus > 1)
 		w->poll_max_ns = POLL_MAX_NS;
 
 	while (!worker_stopping(w)) {

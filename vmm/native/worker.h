@@ -33,6 +33,7 @@ struct worker {
 	bool stop;            /* atomic */
 	int error;            /* atomic */
 
+	uint32_t cpus;        /* that the thread may run on */
 	uint64_t poll_max_ns; /* 0: this machine has no CPU to spare */
 	uint64_t poll_ns;     /* how long to look at the ring before sleeping, now */
 	uint32_t poll_rest;   /* idle periods not to poll in, after polling was in someone's way */

@@ -100,6 +100,36 @@ static void depth_direct(void)
 	disk_close(&d);
 }
 
+/* Copies of large reads may go on side by side. */
+static void large_reads(void)
+{
+	enum { READS = 8, SIZE = 1 << 20 };
+
+	disk_make(&d, 64, RING_EVENT_IDX, 1 << 14, 0);
+	disk_start(&d);
+	for (uint32_t i = 0; i < READS; i++) {
+		fill(guest_ptr(&d.g, AT_DATA), SIZE, i * 1000);
+		CHECK_EQ(disk_rw(&d, T_OUT, i * (SIZE / 512), AT_DATA, SIZE), S_OK);
+	}
+	for (uint32_t round = 0; round < 20; round++) {
+		for (uint16_t i = 0; i < READS; i++) {
+			disk_request(&d, 3 * i, (struct request){ T_IN, i * (SIZE / 512u), AT_DATA + SIZE * i, SIZE, true });
+			guest_offer(&d.g, 3 * i);
+		}
+		guest_kick(&d.g);
+		for (uint32_t n = 0; n < READS; n++) {
+			uint32_t used, i = guest_take(&d.g, &used) / 3;
+
+			CHECK_EQ(used, SIZE + 1);
+			CHECK_EQ(*disk_status(&d, (uint16_t)(3 * i)), S_OK);
+			CHECK(filled(guest_ptr(&d.g, AT_DATA + SIZE * i), SIZE, i * 1000));
+			memset(guest_ptr(&d.g, AT_DATA + SIZE * i), 0, SIZE);
+		}
+	}
+	CHECK_EQ(disk_stats(&d).read_bytes, 20ull * READS * SIZE);
+	disk_close(&d);
+}
+
 static void *upper_half(void *arg)
 {
 	depth(arg, 32, 10000, 1024, 7);
@@ -276,7 +306,7 @@ static void offered_before_the_start(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-	T(depth_with_event_idx), T(depth_with_flags), T(depth_direct), T(two_queues), T(descriptors_change_while_read),
+	T(depth_with_event_idx), T(depth_with_flags), T(depth_direct), T(large_reads), T(two_queues), T(descriptors_change_while_read),
 	T(stop_with_io_in_flight), T(nothing_is_left_behind), T(stop_idle), T(offered_before_the_start), { NULL, NULL },
 };
 
