@@ -1,0 +1,274 @@
+"""Where ``pyvmm boot`` puts the guest's serial console: this terminal, a pseudo-terminal, a file, or nowhere.
+
+``stdio``
+    On a terminal, see :mod:`vmm.cli.terminal`.  Otherwise every byte of standard input goes to the guest, as fast as
+    the guest reads it; at its end the guest goes on.  A slow reader of standard output holds the guest up; when it
+    leaves (``pyvmm boot | head``), the run ends.
+``pty``
+    A new pseudo-terminal, whose path is told.  What nobody reads is dropped when the kernel's buffer for it is full.
+    Readers may come and go.
+``file:PATH``
+    Output is appended to the regular file PATH, made with mode 0600; no symbolic link is followed.  No input.
+``none``
+    Output is thrown away.  No input.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from vmm.errors import ConfigError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm.devices import Serial
+    from vmm.events import Loop
+
+KINDS = "stdio, pty, file:PATH or none"
+_CHUNK = 4096
+_DRAIN_SECONDS = 5.0
+_STDERR = 2
+
+
+class Console:
+    """The host's end of the serial console.  A context manager; owns its descriptors.
+
+    :ivar in_fd: what is typed; -1: nothing, or nothing any more
+    :ivar out_fd: where the guest's bytes go; -1: nowhere
+    :ivar drop: what *out_fd* does not take at once is dropped
+    :ivar where: what the user has to know to reach it, or empty
+    """
+
+    def __init__(self, in_fd: int = -1, out_fd: int = -1, *, drop: bool = False, where: str = "") -> None:
+        self.in_fd = in_fd
+        self.out_fd = out_fd
+        self.drop = drop
+        self.where = where
+        self._loop: Loop | None = None
+        self._serial: Serial | None = None
+        self._pending = bytearray()
+        self._reading = False
+        self._no_epoll = False
+
+    def connect(
+        self,
+        loop: Loop,
+        serial: Serial,
+        on_quit: Callable[[], None],
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """Start to pass input on.  Call it before *loop* runs, from the main thread.
+
+        :param on_quit: the user asked to end the machine
+        :param on_lost: the reader of the output left; without it that is told on stderr, and *on_quit* called
+        """
+        self._loop, self._serial = loop, serial
+        self._on_quit, self._on_lost = on_quit, on_lost
+        serial.space_callback = self._on_space
+        serial.error_callback = self._output_failed
+        if self.in_fd >= 0:
+            self._start_reading()
+
+    # -- input -------------------------------------------------------------------------------------------------------
+
+    def _start_reading(self) -> None:
+        assert self._loop is not None
+        if self._reading or self.in_fd < 0:
+            return
+        if not self._no_epoll:
+            try:
+                self._loop.add(self.in_fd, self._readable)
+                self._reading = True
+                return
+            except FileExistsError:  # the other thread was faster
+                return
+            except PermissionError:  # regular files and /dev/null: epoll does not take what is always ready
+                self._no_epoll = True
+        while self.in_fd >= 0 and not self._pending:
+            self._read()
+
+    def _stop_reading(self) -> None:
+        if self._reading and self._loop is not None:
+            self._reading = False
+            self._loop.remove(self.in_fd)
+
+    def _readable(self, _events: int) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.in_fd, _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # the terminal hung up
+            data = b""
+        if not data:
+            self._stop_reading()
+            os.close(self.in_fd)
+            self.in_fd = -1
+            return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        self._pending += data
+        self._push()
+        if not self._room():
+            self._stop_reading()
+
+    def _room(self) -> bool:
+        """Whether to read on while some input waits for the guest."""
+        return not self._pending
+
+    def _push(self) -> None:
+        serial = self._serial
+        while self._pending and serial is not None:
+            taken = serial.input(bytes(self._pending[:_CHUNK]))
+            if not taken:
+                break
+            del self._pending[:taken]
+
+    def _on_space(self) -> None:
+        self._push()
+        if not self._pending:
+            self._start_reading()
+
+    # -- output ------------------------------------------------------------------------------------------------------
+
+    def _output_failed(self, code: int) -> None:
+        if code not in (errno.EPIPE, errno.EIO, errno.EBADF):
+            self._tell(f"pyvmm: console output is lost: {os.strerror(code)}\n")
+        elif self._on_lost is not None:
+            self._on_lost()
+        else:
+            self._tell("pyvmm: nobody reads the console any more\n")
+            self._on_quit()
+
+    def _tell(self, text: str) -> None:
+        try:
+            os.write(_STDERR, text.encode())
+        except OSError:
+            pass
+
+    # -- end ---------------------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Write what the guest has sent (waiting five seconds at most for a slow reader), stop reading, give the
+        terminal back.  Harmless when done twice."""
+        self._stop_reading()
+        serial, self._serial = self._serial, None
+        if serial is None:
+            return
+        serial.space_callback = serial.error_callback = None
+        try:
+            lost = serial.drain(_DRAIN_SECONDS)
+        except HostError:  # closed already
+            lost = 0
+        if lost:
+            self._tell(f"pyvmm: {lost} bytes of console output were not read and are lost\n")
+
+    def close(self) -> None:
+        """:meth:`restore`, and close the descriptors.  Harmless when done twice."""
+        self.restore()
+        for fd in (self.in_fd, self.out_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.in_fd = self.out_fd = -1
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Pty(Console):
+    """A new pseudo-terminal.  Its other end is held open: with no reader left, ours would get errors instead of a
+    pause, and its settings would be reset."""
+
+    def __init__(self) -> None:
+        import termios
+
+        ours, self._theirs = os.openpty()
+        os.set_blocking(ours, False)
+        iflag, oflag, cflag, lflag, ispeed, ospeed, cc = termios.tcgetattr(self._theirs)
+        # Raw, echo above all: what nobody has taken to another mode yet must not come back as input
+        iflag &= ~(termios.ICRNL | termios.IXON | termios.BRKINT | termios.ISTRIP)
+        lflag &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
+        termios.tcsetattr(
+            self._theirs,
+            termios.TCSANOW,
+            [iflag, oflag & ~termios.OPOST, cflag, lflag, ispeed, ospeed, cc],
+        )
+        super().__init__(ours, os.dup(ours), drop=True, where=os.ttyname(self._theirs))
+
+    def close(self) -> None:
+        """As of :class:`Console`."""
+        super().close()
+        if self._theirs >= 0:
+            os.close(self._theirs)
+            self._theirs = -1
+
+
+def _open_output(fd: int) -> int:
+    """A descriptor for what *fd* writes to, non-blocking where that does not change *fd* for those we share it with."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:  # closed
+        return -1
+    if stat.S_ISFIFO(mode) or os.isatty(fd):
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:  # somebody else's terminal, no /proc, or no reader
+            pass
+    return os.dup(fd)
+
+
+def _open_file(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        reason = "it is a symbolic link, which is not followed" if link else error.strerror
+        raise ConfigError(f"--console file:{path}: {reason}", code="console-file") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"--console file:{path}: not a regular file", code="console-file")
+    return fd
+
+
+def open_console(spec: str, stdin: int = 0, stdout: int = 1) -> Console:
+    """The console that *spec* describes (see this module).
+
+    :param stdin: the descriptor that ``stdio`` reads
+    :param stdout: the descriptor that it writes
+    :raises ConfigError: not a console, or its file cannot be written
+    :raises HostError: no pseudo-terminal to be had
+    """
+    if spec == "stdio":
+        out_fd = _open_output(stdout)
+        try:
+            in_fd = os.dup(stdin)
+        except OSError:  # closed
+            in_fd = -1
+        if in_fd < 0 or not os.isatty(in_fd):
+            return Console(in_fd, out_fd)
+        from vmm.cli.terminal import Terminal
+
+        return Terminal(in_fd, out_fd)
+    if spec == "pty":
+        try:
+            return Pty()
+        except OSError as error:
+            raise HostError(
+                f"cannot make a pseudo-terminal: {error.strerror}", code="pty", errno=error.errno or 0
+            ) from error
+    if spec == "none":
+        return Console()
+    if spec.startswith("file:") and len(spec) > 5:
+        return Console(out_fd=_open_file(spec[5:]))
+    raise ConfigError(f"--console {spec!r}: not {KINDS}", code="console")
