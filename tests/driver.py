@@ -178,10 +178,10 @@ class Guest:
         self.status |= spec.DRIVER_OK
 
     def start(self, features: int | None = None, *, size: int | None = None) -> DriverQueue:
-        """All of it, with every queue; returns the first."""
+        """All of it, with every queue, of at most *size*; returns the first."""
         assert self.negotiate(features), "the device refused the features"
-        for index in range(len(self.device.queue_sizes)):
-            self.add_queue(index, size)
+        for index, largest in enumerate(self.device.queue_sizes):
+            self.add_queue(index, min(size or largest, largest))
         self.driver_ok()
         return self.queues[0]
 
@@ -195,7 +195,7 @@ class Guest:
         poll = select.poll()
         poll.register(self.irq.fd, select.POLLIN)
         if not poll.poll(timeout * 1000):
-            raise TimeoutError(f"no interrupt in {timeout} s; status {self.status:#x}")
+            raise TimeoutError(f"no interrupt in {timeout} s; status {self.status:#x}") from self.error
         self.irq.clear()
         bits = self.read(spec.MMIO_INTERRUPT_STATUS)
         self.write(spec.MMIO_INTERRUPT_ACK, bits)
@@ -216,6 +216,22 @@ class Guest:
             if time.monotonic() > end:
                 raise TimeoutError(f"{what}: not in {TIMEOUT} s")
             time.sleep(0.001)
+
+    def turn_loop(self, times: int = 10) -> None:
+        """Wait until the control loop has served everything that is ready, *times* over."""
+        event, done = EventFd(), threading.Semaphore(0)
+
+        def on_event(_: int) -> None:
+            event.clear()
+            done.release()
+
+        self.loop.add(event.fd, on_event)
+        for _ in range(times):
+            event.signal()
+            if not done.acquire(timeout=TIMEOUT):
+                raise TimeoutError(f"the control loop is stuck: {self.error}")
+        self.loop.remove(event.fd)
+        event.close()
 
     def alloc(self, size: int, align: int = 16) -> int:
         """Guest memory that nobody uses (its guest physical address)."""

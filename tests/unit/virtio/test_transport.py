@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 
 import pytest
 
 from tests.driver import ALL_STATUS, DriverQueue, Guest
 from tests.sample_devices import Echo, Holder, Picky
 from vmm.errors import ConfigError
-from vmm.events import EventFd
 from vmm.virtio import spec
 from vmm.virtio.mmio import MmioTransport
 from vmm.virtio.queue import Queue
@@ -21,22 +19,6 @@ def ping(guest: Guest, queue: DriverQueue, data: bytes = b"ping") -> None:
     room = guest.room(len(data))
     queue.send(guest.data(data), room)
     assert guest.content(room) == data
-
-
-def turn_the_loop(guest: Guest, times: int = 10) -> None:
-    """Until the loop has looked at everything that is ready, *times* over."""
-    event, done = EventFd(), threading.Semaphore(0)
-
-    def on_event(_: int) -> None:
-        event.clear()
-        done.release()
-
-    guest.loop.add(event.fd, on_event)
-    for _ in range(times):
-        event.signal()
-        assert done.acquire(timeout=10)
-    guest.loop.remove(event.fd)
-    event.close()
 
 
 # -- the guard ---------------------------------------------------------------------------------------------------------
@@ -116,9 +98,9 @@ def test_chains_left_on_purpose_do_not_keep_the_loop_busy() -> None:
         queue = guest.start()
         queue.offer(queue.chain([guest.room(1)]))
         queue.kick()
-        turn_the_loop(guest)
+        guest.turn_loop()
         calls = device.calls
-        turn_the_loop(guest)
+        guest.turn_loop()
         assert device.calls == calls
 
 
@@ -126,9 +108,9 @@ def test_an_empty_queue_does_not_keep_the_loop_busy() -> None:
     with Guest(device := Echo()) as guest:
         queue = guest.start()
         ping(guest, queue)
-        turn_the_loop(guest)
+        guest.turn_loop()
         calls = device.calls
-        turn_the_loop(guest)
+        guest.turn_loop()
         assert device.calls == calls
 
 
@@ -150,7 +132,7 @@ def test_no_interrupt_where_the_driver_wants_none() -> None:
         queue.offer(queue.chain([guest.room(1)]))
         queue.kick()
         guest.wait_for("the answer", queue.take_used)
-        turn_the_loop(guest, 1)
+        guest.turn_loop()
         with pytest.raises(TimeoutError):
             guest.wait_irq(0)
 
@@ -222,7 +204,7 @@ def test_a_kick_while_paused_is_not_lost() -> None:
         guest.transport.pause()
         queue.offer(queue.chain([guest.data(b"ping"), guest.room(4)]))
         queue.kick()
-        turn_the_loop(guest)
+        guest.turn_loop()
         assert queue.take_used() == []
         guest.transport.resume()
         assert len(queue.wait()) == 1

@@ -1,0 +1,233 @@
+"""Reset, close, pause and garbage collection while requests are in flight.
+
+Workers are joined first: afterwards no byte of guest memory changes any more, and nothing that a thread uses is freed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from tests.blk_driver import BlkGuest, Request, header
+from tests.driver import Guest
+from tests.sample_devices import Echo, Holder
+from vmm.config import DiskConfig
+from vmm.events import EventFd, Loop
+from vmm.memory import GuestMemory
+from vmm.virtio import spec
+from vmm.virtio.blk import Blk
+from vmm.virtio.mmio import MmioTransport
+
+SIZE = 8 << 20
+IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(random.Random(1).randbytes(SIZE))
+    return path
+
+
+def fill(guest: BlkGuest) -> list[Request]:
+    """Many requests at once: reads that overwrite memory, and writes."""
+    requests = []
+    for at in range(40):
+        kind, data = (spec.BLK_T_IN, 65536) if at % 4 else (spec.BLK_T_OUT, bytes([at]) * 65536)
+        requests.append(guest.submit(kind, 128 * at, data, kick=False))
+    guest.queues[0].kick()
+    return requests
+
+
+@IO_URING
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+def test_reset_with_requests_in_flight(image: Path, io_uring: bool | None, direct: bool) -> None:
+    with BlkGuest(image, io_uring=io_uring, direct=direct) as guest:
+        for _ in range(5):
+            guest.start()
+            with guest.scratch():
+                requests = fill(guest)
+                guest.status = 0
+                for request in requests:
+                    assert request.data is not None
+                    guest.memory.write(request.data.gpa, b"\x5a" * request.data.length)
+                    guest.memory.write(request.status.gpa, b"\x5a")
+                before = guest.memory.read(0, guest.memory.size)
+                time.sleep(0.01)
+                assert guest.memory.read(0, guest.memory.size) == before, "the memory is the driver's again"
+        guest.start()
+        guest.read_disk(0, 512)
+
+
+@IO_URING
+def test_close_with_requests_in_flight(image: Path, io_uring: bool | None) -> None:
+    for _ in range(5):
+        with BlkGuest(image, io_uring=io_uring) as guest:
+            guest.start()
+            fill(guest)
+        assert threading.active_count() < 20
+
+
+@IO_URING
+def test_pause_with_requests_in_flight_loses_none(image: Path, io_uring: bool | None) -> None:
+    with BlkGuest(image, io_uring=io_uring) as guest:
+        for _ in range(5):
+            queue = guest.start()
+            with guest.scratch():
+                requests = fill(guest)
+                guest.transport.pause()
+                before = guest.memory.read(0, guest.memory.size)
+                time.sleep(0.01)
+                assert guest.memory.read(0, guest.memory.size) == before
+                guest.transport.resume()
+                done = queue.wait(len(requests))
+                assert sorted(used.head for used in done) == sorted(request.head for request in requests)
+                assert {guest.answer(request).status for request in requests} == {spec.BLK_S_OK}
+
+
+@IO_URING
+def test_needs_reset_with_requests_in_flight(image: Path, io_uring: bool | None) -> None:
+    with BlkGuest(image, io_uring=io_uring) as guest:
+        for _ in range(5):
+            queue = guest.start()
+            with guest.scratch():
+                requests = fill(guest)
+                queue.write_avail_idx(queue.next_avail + 1000)
+                queue.kick()
+                guest.wait_needs_reset()
+                heads = [used.head for used in queue.take_used()]
+                answered = [request for request in requests if guest.answer(request).status is not None]
+                assert sorted(heads) == sorted(request.head for request in answered), "what was begun was finished"
+
+
+def test_a_resize_and_resets_at_the_same_time(image: Path) -> None:
+    stop = threading.Event()
+    with BlkGuest(image) as guest:
+
+        def resize() -> None:
+            size = SIZE
+            while not stop.is_set():
+                size = 3 * SIZE - size
+                with image.open("r+b") as file:
+                    file.truncate(size)
+                guest.disk.resize()
+                guest.disk.stats()
+                guest.transport.save()
+
+        thread = threading.Thread(target=resize)
+        thread.start()
+        try:
+            for _ in range(100):
+                guest.start()
+                with guest.scratch():
+                    guest.read_disk(5, 512)
+                guest._free = 0x10000
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_registers_written_by_several_vcpus_at_once(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+
+        def storm(seed: int) -> None:
+            rng = random.Random(seed)
+            registers = [spec.MMIO_STATUS, *range(0x10, 0x110, 4)]
+            for _ in range(3000):
+                guest.write(rng.choice(registers), rng.choice([0, 1, 3, 11, 15, 64, rng.getrandbits(32)]))
+
+        threads = [threading.Thread(target=storm, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        guest._free = 0x10000
+        guest.start()
+        guest.read_disk(5, 512)
+
+
+def test_a_forgotten_device_is_not_collected_under_its_thread(image: Path) -> None:
+    """The memory of a C thread belongs to Python objects that nobody may refer to any more."""
+    with BlkGuest(image) as guest:
+        memory, loop, irq, kicks = GuestMemory(16 << 20), Loop(), EventFd(), [EventFd()]
+        queue = guest.start()
+        state = guest.transport.save()
+        content = guest.memory.read(0, 1 << 20)
+        guest.transport.close()
+
+        memory.write(0, content)
+        transport = MmioTransport(Blk(DiskConfig(str(image))), memory, loop, irq, kicks)
+        transport.restore(state)
+        transport.resume()
+        seen = weakref.ref(transport)
+        loop.remove(transport._event.fd)  # the last reference but that of the running device itself
+        del transport, loop, state
+        gc.collect()
+
+        memory.write(0x80000, header(spec.BLK_T_IN))
+        queue.memory = memory
+        queue.write_desc(0, 0x80000, 16, spec.DESC_F_NEXT, 1)
+        queue.write_desc(1, 0x81000, 512, spec.DESC_F_NEXT | spec.DESC_F_WRITE, 2)
+        queue.write_desc(2, 0x82000, 1, spec.DESC_F_WRITE)
+        queue.offer(0)
+        kicks[0].signal()
+        guest.wait_for("the answer", lambda: queue.read_used_idx() == queue.next_avail)
+        assert memory.read(0x81000, 512) == image.read_bytes()[:512]
+
+        survivor = seen()
+        assert survivor is not None
+        survivor.close()
+        del survivor
+        gc.collect()
+        assert seen() is None, "closed, it is garbage like anything else"
+        memory.close()
+
+
+def test_chains_kept_over_a_reset_touch_nothing() -> None:
+    with Guest(device := Holder()) as guest:
+        queue = guest.start()
+        room = guest.room(4)
+        queue.offer(queue.chain([room]))
+        queue.kick()
+        guest.wait_for("the device has it", lambda: device.held)
+        guest.reset()
+        guest.start()
+        with pytest.raises(Exception, match="taken its queue away"):
+            device.held[0].write(b"late")
+        assert guest.content(room) == b"\xee" * 4
+
+
+def test_resets_without_end_leave_nothing_behind(image: Path) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd")) + len(os.listdir("/proc/self/task"))
+
+    with BlkGuest(image, io_uring=True) as guest:
+        for round_ in range(60):
+            guest._free = 0x10000
+            guest.start()
+            guest.read_disk(1, 512)
+            guest.reset()
+            if round_ == 10:
+                first = count()
+        assert count() == first
+
+
+def test_a_device_in_python_is_reset_while_it_works() -> None:
+    with Guest(Echo()) as guest:
+        for _ in range(100):
+            guest._free = 0x10000
+            queue = guest.start()
+            queue.offer(*[queue.chain([guest.data(b"x" * 100), guest.room(100)]) for _ in range(20)])
+            queue.kick()
+            guest.status = 0
+            before = queue.read_used_idx()
+            guest.turn_loop(2)
+            assert queue.read_used_idx() == before
