@@ -7,6 +7,7 @@ Standard library only. A recipe is a script that prints nothing but the path of 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -123,6 +124,19 @@ def workspace(parent: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def lock(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a part of the cache, so that two runs that want the same make it once; it dies with its owner."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"waiting for another run that works in {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def cached(entry: Path, name: str) -> Path | None:
     """`entry`/`name` when the cache has it as it was published, else None.
 
@@ -140,7 +154,7 @@ def cached(entry: Path, name: str) -> Path | None:
 def publish(made: Path, entry: Path, name: str) -> Path:
     """Turn the directory `made` (on the same file system) into the cache entry `entry`; `made`/`name` is its result.
 
-    The rename is the last step, so there is no half entry. Returns the path of the result.
+    The rename is the last step, so there is no half entry. The caller holds the lock. Returns the path of the result.
     """
     status = (made / name).stat()
     (made / "seal.json").write_text(json.dumps({"size": status.st_size, "mtime_ns": status.st_mtime_ns}))
@@ -148,12 +162,7 @@ def publish(made: Path, entry: Path, name: str) -> Path:
     entry.parent.mkdir(parents=True, exist_ok=True)
     if entry.exists():
         shutil.rmtree(entry)
-    try:
-        os.rename(made, entry)
-    except OSError:
-        # Another run published the same content between the two lines above; either copy will do.
-        if cached(entry, name) is None:
-            raise
+    os.rename(made, entry)
     return entry / name
 
 

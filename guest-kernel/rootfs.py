@@ -79,7 +79,9 @@ def find_busybox(progress: Progress) -> Path:
     entry = recipe.cache_root() / "rootfs" / "busybox"
     if hit := recipe.cached(entry, "busybox"):
         return hit
-    with recipe.workspace(entry.parent) as work:
+    with recipe.lock(entry.parent, progress), recipe.workspace(entry.parent) as work:
+        if hit := recipe.cached(entry, "busybox"):
+            return hit
         package = work / "package"
         recipe.fetch_package("busybox-static", recipe.candidate_version("busybox-static"), package, progress)
         binary = next((p for p in (package / "bin/busybox", package / "usr/bin/busybox") if p.exists()), None)
@@ -208,7 +210,9 @@ def make(kind: str, size: int, extra: list[tuple[Path, str]], progress: Progress
         return hit
     if kind == "disk":
         recipe.require_tools(TOOLS, "making a root disk")
-    with recipe.workspace(entry.parent) as work:
+    with recipe.lock(entry.parent, progress), recipe.workspace(entry.parent) as work:
+        if hit := recipe.cached(entry, name):
+            return hit
         tree, made = work / "tree", work / "made"
         tree.mkdir(mode=0o755)
         os.chmod(tree, 0o755)
