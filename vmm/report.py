@@ -18,7 +18,7 @@ def collect(machine: Machine) -> dict[str, Any]:
 
     ``exits``: ``total``, ``kernel`` (answered inside KVM), ``c``, ``python``, and ``by_reason``: name -> who -> number;
     ``vcpus``: KVM's own counters of each; ``devices``: what each device and its transport count; ``serial``;
-    ``phases``: name -> seconds since the first.
+    ``phases``: name -> seconds since the first; ``began``: CLOCK_MONOTONIC of the first, in seconds.
     """
     by_reason: dict[str, dict[str, int]] = {}
     totals = {"c": 0, "python": 0}
@@ -50,6 +50,7 @@ def collect(machine: Machine) -> dict[str, Any]:
         "vcpus": vcpus,
         "devices": [attached.transport.stats() for attached in machine.attached],
         "serial": machine.serial.stats(),
+        "began": phases[0][1],
         "phases": {name: round(at - phases[0][1], 6) for name, at in phases},
     }
 
