@@ -126,7 +126,7 @@ def workspace(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a part of the cache, so that two runs that want the same make it once; it dies with its owner."""
+    """Hold the lock of a part of the cache, so that two who want the same make it once; it dies with its owner."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
