@@ -201,6 +201,16 @@ class Guest:
         self.write(spec.MMIO_INTERRUPT_ACK, bits)
         return bits
 
+    def expect_no_irq(self) -> None:
+        """Fail when the device has something to say.
+
+        An interrupt without a reason is none: its bit was seen with the one before.
+        """
+        self.turn_loop()
+        while self.irq.clear():
+            bits = self.read(spec.MMIO_INTERRUPT_STATUS)
+            assert bits == 0, f"an interrupt: {bits:#x}"
+
     def wait_needs_reset(self) -> None:
         """Wait until the device says that it needs a reset, by a configuration interrupt."""
         bits = 0

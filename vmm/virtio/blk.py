@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+from _thread import allocate_lock
 
 from vmm.errors import HostError
 from vmm.native import ffi, lib
@@ -57,6 +58,7 @@ class Blk(VirtioDevice):
         self._initial_writeback = self._writeback = config.cache == "writeback"
         self._features = 0
         self._workers: list[tuple[Any, Queue]] = []
+        self._workers_lock = allocate_lock()  # statistics are asked for from any thread
         self._worker_totals = dict.fromkeys(_WORKER_STATS, 0)
         self._reported: set[int] = set()
         self._blk: Any = None
@@ -176,10 +178,11 @@ class Blk(VirtioDevice):
     def stop(self) -> None:
         for worker, _ in self._workers:
             lib.worker_stop(worker)
-        self._count_workers()
-        for worker, _ in self._workers:
-            lib.worker_free(worker)
-        self._workers.clear()
+        with self._workers_lock:
+            self._worker_totals = self._count_workers()
+            for worker, _ in self._workers:
+                lib.worker_free(worker)
+            self._workers.clear()
 
     def reset(self) -> None:
         self._features = 0
@@ -207,9 +210,10 @@ class Blk(VirtioDevice):
     def stats(self) -> dict[str, int]:
         """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and
         wakeups of the workers; ``uring`` is 1 when io_uring is in use."""
+        with self._workers_lock:
+            workers = self._count_workers()
         native = self._native_stats()
-        totals = {name: int(getattr(native, name)) for name in _BLK_STATS}
-        return {**totals, **self._count_workers(add=False)}
+        return {**{name: int(getattr(native, name)) for name in _BLK_STATS}, **workers}
 
     def _native_stats(self) -> Any:
         native = ffi.new("struct blk_stats *")
@@ -217,15 +221,13 @@ class Blk(VirtioDevice):
             lib.blk_get_stats(self._blk, native)
         return native
 
-    def _count_workers(self, *, add: bool = True) -> dict[str, int]:
+    def _count_workers(self) -> dict[str, int]:
         totals = dict(self._worker_totals)
         native = ffi.new("struct worker_stats *")
         for worker, _ in self._workers:
             lib.worker_get_stats(worker, native)
             for name in _WORKER_STATS:
                 totals[name] += int(getattr(native, name))
-        if add:
-            self._worker_totals = totals
         return totals
 
     def _report(self, number: int) -> None:

@@ -83,6 +83,7 @@ class Transport(BusDevice):
         self.device = device
         self.failures = 0
         """How often the device had to be stopped because the guest broke a rule."""
+        self._kicks_served = 0
         self._memory = memory
         self._loop = loop
         self._irq = irq
@@ -225,6 +226,7 @@ class Transport(BusDevice):
             if self._context is None or queue.closed:
                 return  # the kick of a driver that has reset the device since
             queue.kick.clear()
+            self._kicks_served += 1
             self._guard(self._process, queue)
 
     def _process(self, queue: Queue) -> None:
@@ -393,10 +395,12 @@ class Transport(BusDevice):
             self._paused = bool(self._status & spec.DRIVER_OK and not self._status & DEAD)
 
     def stats(self) -> dict[str, int | str]:
-        """``name``, ``interrupts`` raised, ``failures``, and what the device itself counts."""
+        """``name``, ``interrupts`` raised, ``kicks`` (those that Python served, unless the device counts its own),
+        ``failures``, and what the device itself counts."""
         return {
             "name": self.name,
             "interrupts": int(self.native_irq.raised),
+            "kicks": self._kicks_served,
             "failures": self.failures,
             **self.device.stats(),
         }
