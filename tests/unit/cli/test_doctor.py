@@ -1,0 +1,149 @@
+"""``pyvmm doctor``: the verdict on this machine's KVM, and on trees of /proc and /sys of other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmm.cli import doctor
+from vmm.cli.main import main
+from vmm.kvm import System
+from vmm.kvm.probe import EMULATED, NATIVE, probe
+
+HARDWARE = doctor.cpu_virtualization()
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+
+def tree(root: Path, **files: str) -> str:
+    """A folder with *files*; ``__`` in a name is a slash."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return str(root)
+
+
+@needs_kvm
+def test_kvm_is_usable_where_the_cpu_runs_the_guest() -> None:
+    """On a machine whose CPU shows VMX or SVM KVM is usable; where it shows none, what KVM does is emulation."""
+    verdict = doctor.kvm_verdict()
+    assert verdict.usable == bool(HARDWARE)
+    assert verdict.cause == ("ok" if HARDWARE else "pvm")
+    assert bool(verdict.hint) != verdict.usable, "what to do is said when there is something to do"
+
+
+@needs_kvm
+def test_the_kernels_count_and_the_clock_agree() -> None:
+    with System() as system:
+        found = probe(system)
+    assert found.result == (NATIVE if HARDWARE else EMULATED)
+    if found.emulated >= 0:
+        assert (found.emulated >= found.instructions // 2) == (found.result == EMULATED)
+    assert found.nanoseconds > 0
+
+
+def test_a_machine_without_kvm(tmp_path: Path) -> None:
+    verdict = doctor.kvm_verdict(str(tmp_path / "kvm"))
+    assert (verdict.status, verdict.cause) == ("absent", "absent")
+    assert ("modprobe" in verdict.hint) == bool(HARDWARE)
+
+
+def test_a_node_that_is_no_kvm() -> None:
+    assert doctor.kvm_verdict("/dev/null").status == "unusable"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")  # KVM's own worker, on its way out
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without permission")
+def test_a_kvm_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    node = tmp_path / "kvm"
+    node.write_bytes(b"")
+    node.chmod(0o600)
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            os.setresuid(65534, 65534, 65534)
+            verdict = doctor.kvm_verdict(str(node))
+            status = 0 if (verdict.status, verdict.cause) == ("unusable", "permission") and verdict.hint else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "present", "detail"),
+    [
+        ({"sys__module__kvm_intel__parameters__ept": "Y"}, True, "EPT"),
+        ({"sys__module__kvm_amd__parameters__npt": "1"}, True, "NPT"),
+        ({"sys__module__kvm_intel__parameters__ept": "N"}, False, "EPT is off"),
+        ({}, False, "neither"),
+    ],
+)
+def test_second_level_paging(tmp_path: Path, files: dict[str, str], present: bool, detail: str) -> None:
+    found = doctor.second_level_paging(tree(tmp_path, **files))
+    assert found.present == present
+    assert detail in found.detail
+
+
+@pytest.mark.parametrize(("total", "free", "present"), [("0", "0", False), ("8", "0", False), ("8", "8", True)])
+def test_reserved_huge_pages(tmp_path: Path, total: str, free: str, present: bool) -> None:
+    base = "sys__kernel__mm__hugepages__hugepages-2048kB__"
+    found = doctor.reserved_huge_pages(tree(tmp_path, **{base + "nr_hugepages": total, base + "free_hugepages": free}))
+    assert found.present == present
+    assert bool(found.hint) != present
+    assert not doctor.reserved_huge_pages(str(tmp_path / "none")).present
+
+
+@pytest.mark.parametrize("mode", ["always", "within_size", "advise", "never", "deny"])
+def test_transparent_huge_pages(tmp_path: Path, mode: str) -> None:
+    text = "always within_size advise never deny force".replace(mode, f"[{mode}]")
+    root = tree(tmp_path, sys__kernel__mm__transparent_hugepage__shmem_enabled=text)
+    assert doctor.transparent_huge_pages(root).present == (mode not in ("never", "deny"))
+
+
+def test_a_device_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
+    assert doctor.device("null", "/dev/null", "none").present
+    missing = doctor.device("gone", str(tmp_path / "gone"), "a_module")
+    assert not missing.present
+    assert "modprobe a_module" in missing.hint
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [("fpu vmx", "vmx"), ("fpu svm", "svm"), ("fpu hypervisor", ""), (None, "")]
+)
+def test_what_the_cpu_shows(tmp_path: Path, flags: str | None, kind: str) -> None:
+    root = tree(tmp_path, **({} if flags is None else {"proc__cpuinfo": f"processor\t: 0\nflags\t\t: {flags}"}))
+    assert doctor.cpu_virtualization(root) == kind
+
+
+def test_the_exit_status_is_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = {"usable": 0, "unusable": 1, "absent": 2}
+    status = main(["doctor", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert status == expected[answer["kvm"]["status"]]
+    assert set(answer["capabilities"]["io_uring"]) == {"present", "detail", "hint"}
+    assert main(["doctor", "--quiet"]) == status
+    assert capsys.readouterr().out == ""
+
+
+def test_the_text_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("KVM is ")
+    assert any("do:" in line for line in lines) or status == 0
+
+
+def test_help_tells_the_exit_statuses() -> None:
+    text = subprocess.run(
+        [sys.executable, "-c", "from vmm.cli.doctor import parser; parser().print_help()"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "KVM is there but not usable" in text

@@ -1,0 +1,266 @@
+"""``pyvmm doctor``: whether this machine can run virtual machines, and what to do if not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from vmm.cli.options import Option, parse
+from vmm.cli.options import parser as make_parser
+from vmm.errors import HostError
+from vmm.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+PROG = "pyvmm doctor"
+DESCRIPTION = "Tell whether this machine can run virtual machines, what else it has for them, and what to do if not."
+EPILOG = """\
+exit status:
+   0  KVM is usable: guests run on the CPU
+   1  KVM is there but not usable
+   2  there is no KVM (also: the command line is not right)
+"""
+OPTIONS = (
+    Option("--json", "", "print one JSON object instead of text"),
+    Option("--quiet", "", "print nothing: the exit status says whether KVM is usable"),
+)
+
+USABLE, UNUSABLE, ABSENT = "usable", "unusable", "absent"
+EXIT_STATUS = {USABLE: 0, UNUSABLE: 1, ABSENT: 2}
+
+_HARDWARE_HINT = (
+    "use a machine with hardware virtualization: bare metal with it switched on in the firmware, or a virtual machine "
+    "whose host has nested virtualization on (a source checkout brings an emulated one: make demo, make lab)"
+)
+
+
+@dataclass(frozen=True)
+class KvmVerdict:
+    """What is to be thought of /dev/kvm.
+
+    :ivar status: ``usable``, ``unusable`` or ``absent``
+    :ivar cause: a stable word: ``ok``; ``permission``, ``forbidden`` (by a container or sandbox), ``busy`` (another
+        hypervisor has the CPU), ``pvm``, ``emulated``, ``no-hardware``, ``too-old``, ``broken``; ``absent``
+    :ivar detail: what was found, in words
+    :ivar hint: what to do, or empty
+    """
+
+    status: str
+    cause: str
+    detail: str
+    hint: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Guests run on the CPU here."""
+        return self.status == USABLE
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Something that makes guests faster or gives them more, and that nothing depends on.
+
+    :ivar present: it can be used
+    :ivar detail: what was found
+    :ivar hint: what to do to get it, or empty
+    """
+
+    name: str
+    present: bool
+    detail: str
+    hint: str = ""
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def cpu_virtualization(root: str = "") -> str:
+    """``vmx``, ``svm`` or empty: what the first CPU in /proc/cpuinfo shows.
+
+    :param root: the folder whose proc is read
+    """
+    for line in (_read(f"{root}/proc/cpuinfo") or "").splitlines():
+        if line.startswith("flags"):
+            flags = line.split()
+            return "vmx" if "vmx" in flags else "svm" if "svm" in flags else ""
+    return ""
+
+
+def kvm_verdict(path: str = "/dev/kvm") -> KvmVerdict:
+    """Open *path*, make a VM, and run a guest of five instructions in it; takes some milliseconds.
+
+    :raises HostError: the C extension is not built
+    """
+    try:
+        from vmm.kvm import System
+        from vmm.kvm.probe import EMULATED, NATIVE, probe
+    except ImportError as error:
+        raise HostError(
+            f"the C extension is not there: {error}", code="native", hint="install the package, or run: make deps"
+        ) from error
+    try:
+        with System(path) as system:
+            found = probe(system)
+    except HostError as error:
+        return _refused(path, error)
+    if found.result == NATIVE:
+        return KvmVerdict(USABLE, "ok", found.detail)
+    if found.result != EMULATED:
+        return KvmVerdict(UNUSABLE, "broken", found.detail, "see dmesg for what KVM says, and " + _HARDWARE_HINT)
+    if cpu_virtualization():
+        return KvmVerdict(UNUSABLE, "emulated", found.detail, _HARDWARE_HINT)
+    return KvmVerdict(
+        UNUSABLE, "pvm", f"a paravirtual KVM (PVM): the CPU has neither VMX nor SVM. {found.detail}", _HARDWARE_HINT
+    )
+
+
+def _refused(path: str, error: HostError) -> KvmVerdict:
+    """The verdict on a KVM that cannot be opened, or that makes no VM."""
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        if error.code != "kvm-open":
+            return KvmVerdict(UNUSABLE, "no-hardware", str(error), _HARDWARE_HINT)
+        kind = cpu_virtualization()
+        module = {"vmx": "kvm_intel", "svm": "kvm_amd"}.get(kind)
+        if module is None:
+            return KvmVerdict(ABSENT, "absent", f"no {path}, and the CPU has neither VMX nor SVM", _HARDWARE_HINT)
+        return KvmVerdict(
+            ABSENT,
+            "absent",
+            f"no {path}, though the CPU has {kind.upper()}",
+            f"load the module: sudo modprobe {module}; if it refuses, dmesg says why (often: switched off in the "
+            "firmware)",
+        )
+    if error.errno == errno.EACCES:
+        return KvmVerdict(UNUSABLE, "permission", str(error), error.hint)
+    if error.errno == errno.EPERM:
+        return KvmVerdict(UNUSABLE, "forbidden", str(error), error.hint)
+    if error.errno == errno.EBUSY:
+        return KvmVerdict(UNUSABLE, "busy", str(error), "another hypervisor uses the CPU; end it, or unload its module")
+    if error.code in ("kvm-version", "kvm-capability"):
+        return KvmVerdict(UNUSABLE, "too-old", str(error), error.hint)
+    return KvmVerdict(UNUSABLE, "broken", str(error), "see dmesg for what KVM says")
+
+
+def second_level_paging(root: str = "") -> Capability:
+    """EPT or NPT: without it KVM shadows every page table of the guest."""
+    name = "second-level paging"
+    for module, parameter, label in (("kvm_intel", "ept", "EPT"), ("kvm_amd", "npt", "NPT")):
+        value = _read(f"{root}/sys/module/{module}/parameters/{parameter}")
+        if value in ("Y", "1"):
+            return Capability(name, True, label)
+        if value is not None:
+            hint = f"if the CPU has it: sudo modprobe -r {module} && sudo modprobe {module} {parameter}=1"
+            return Capability(name, False, f"{label} is off", hint)
+    return Capability(name, False, "neither kvm_intel nor kvm_amd is loaded")
+
+
+def reserved_huge_pages(root: str = "") -> Capability:
+    """Pages for ``--huge-pages hugetlb``."""
+    base = f"{root}/sys/kernel/mm/hugepages/hugepages-2048kB"
+    total, free = _read(f"{base}/nr_hugepages"), _read(f"{base}/free_hugepages")
+    name = "reserved huge pages"
+    if total is None or free is None:
+        return Capability(name, False, "this kernel has no 2 MiB pages")
+    hint = "for a guest of 512 MiB: sudo sysctl vm.nr_hugepages=256"
+    return Capability(name, int(free) > 0, f"{free} of {total} pages of 2 MiB are free", "" if int(free) else hint)
+
+
+def transparent_huge_pages(root: str = "") -> Capability:
+    """Pages for ``--huge-pages thp``: guest memory is a memfd, so the setting for shared memory counts."""
+    text = _read(f"{root}/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    name = "transparent huge pages"
+    if text is None:
+        return Capability(name, False, "this kernel has none for shared memory")
+    mode = text.partition("[")[2].partition("]")[0]
+    present = mode in ("always", "within_size", "advise", "force")
+    file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+    return Capability(name, present, f"shmem_enabled is {mode}", "" if present else f"echo advise | sudo tee {file}")
+
+
+def io_uring(root: str = "") -> Capability:
+    """Disk I/O through io_uring; without it, pread and pwrite in a thread."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    parameters = ctypes.create_string_buffer(120)  # struct io_uring_params
+    fd = libc.syscall(425, 2, parameters)  # io_uring_setup, the same number on every architecture
+    if fd >= 0:
+        os.close(fd)
+        return Capability("io_uring", True, "works")
+    code = ctypes.get_errno()
+    disabled = _read(f"{root}/proc/sys/kernel/io_uring_disabled")
+    if code == errno.EPERM and disabled in ("1", "2"):
+        hint = "sudo sysctl kernel.io_uring_disabled=0"
+        return Capability("io_uring", False, f"kernel.io_uring_disabled is {disabled}", hint)
+    hint = "a container or sandbox may forbid it" if code in (errno.EPERM, errno.ENOSYS) else ""
+    return Capability("io_uring", False, os.strerror(code), hint)
+
+
+def device(name: str, path: str, module: str) -> Capability:
+    """Whether the device node *path* can be opened."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return Capability(name, False, f"no {path}", f"sudo modprobe {module}")
+        hint = f"ls -l {path} shows who may" if error.errno == errno.EACCES else "a container or sandbox may forbid it"
+        return Capability(name, False, f"{path}: {error.strerror}", hint)
+    return Capability(name, True, path)
+
+
+def capabilities() -> tuple[Capability, ...]:
+    """All of them."""
+    return (
+        second_level_paging(),
+        reserved_huge_pages(),
+        transparent_huge_pages(),
+        io_uring(),
+        device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
+        device("tun", "/dev/net/tun", "tun"),
+    )
+
+
+def report(verdict: KvmVerdict, found: tuple[Capability, ...]) -> str:
+    """Both as text."""
+    lines = [f"KVM is {verdict.status}: {verdict.detail}"]
+    if verdict.hint:
+        lines.append(f"    do: {verdict.hint}")
+    width = max(len(item.name) for item in found)
+    for item in found:
+        lines.append(f"{'yes' if item.present else 'no':<3}  {item.name:<{width}}  {item.detail}")
+        if item.hint:
+            lines.append(f"{'':<5}{'':<{width}}  do: {item.hint}")
+    return "\n".join(lines) + "\n"
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help and shell completion."""
+    return make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    values: dict[str, Any] = parse(PROG, DESCRIPTION, OPTIONS, argv, EPILOG)
+    verdict = kvm_verdict()
+    if values["quiet"]:
+        pass
+    elif values["json"]:
+        import json
+
+        kvm = {"status": verdict.status, "cause": verdict.cause, "detail": verdict.detail, "hint": verdict.hint}
+        table = {
+            item.name: {"present": item.present, "detail": item.detail, "hint": item.hint} for item in capabilities()
+        }
+        sys.stdout.write(json.dumps({"kvm": kvm, "capabilities": table}, indent=2) + "\n")
+    else:
+        sys.stdout.write(report(verdict, capabilities()))
+    return EXIT_STATUS[verdict.status]
