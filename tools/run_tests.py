@@ -46,7 +46,7 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[in
 def summary(counts: dict[str, int], seconds: float) -> str:
     """The last line, as pytest words it."""
     parts = [f"{counts[name]} {name}" for name in ORDER if counts.get(name)]
-    return f"{', '.join(parts) or 'no tests ran'} in {seconds:.2f}s".center(78).center(98, "=")
+    return f" {', '.join(parts) or 'no tests ran'} in {seconds:.2f}s ".center(80, "=")
 
 
 def main(arguments: list[str]) -> int:

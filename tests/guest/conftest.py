@@ -1,0 +1,127 @@
+"""The fixtures of the tests that boot guests: `boot` makes one as asked for, `vm` is one with the defaults.
+
+The kernel and the root disk are what guest-kernel's recipes make; whatever a test does not power off is stopped at its
+end, and the report of a test that failed shows the console of each of its guests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pytest
+
+from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
+from tools import guest as recipes
+from vmm import DiskConfig, MemoryConfig, VirtioDevice
+
+HERE = Path(__file__).parent
+GUESTS = pytest.StashKey["list[Guest]"]()
+
+
+class Boot(Protocol):
+    """What the `boot` fixture is."""
+
+    def __call__(
+        self,
+        *,
+        rootfs: str | Path | DiskConfig | Literal["fresh"] | None = "fresh",
+        disks: Sequence[str | Path | DiskConfig] = (),
+        initrd: str | None = None,
+        cpus: int = 1,
+        memory: str | MemoryConfig = "256M",
+        cmdline: str = "",
+        entry: str = "auto",
+        devices: tuple[VirtioDevice, ...] = (),
+        shell: bool = True,
+    ) -> Guest: ...
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this directory."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.guest)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Put the consoles into the report of a test that failed."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed and report.when in ("setup", "call"):
+        guests: list[Guest] = item.stash.get(GUESTS, [])
+        for number, guest in enumerate(guests):
+            guest.drain()
+            report.sections.append((f"console of guest {number}", guest.console or "(it printed nothing)"))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def guest_kernel() -> str:
+    """The path of the guest kernel."""
+    return recipes.kernel()
+
+
+@pytest.fixture(scope="session")
+def guest_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root disk to copy from: in the lab, reading the cache's own costs seconds each time."""
+    return sparse_copy(Path(recipes.rootfs()), tmp_path_factory.mktemp("disk") / "root.ext4")
+
+
+@pytest.fixture
+def fresh_disk(guest_disk: Path, tmp_path: Path) -> Path:
+    """A root disk of the test's own."""
+    return sparse_copy(guest_disk, tmp_path / "root.ext4")
+
+
+@pytest.fixture
+def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tmp_path: Path) -> Iterator[Boot]:
+    """Boots guests: `boot(cpus=2, disks=[path])` returns one whose shell is ready.
+
+    `rootfs="fresh"` is a copy of the root disk for this guest alone; None is for `initrd=` and for guests that need no
+    root. `shell=False` returns at once, for guests that never get to a shell.
+    """
+    guests: list[Guest] = []
+    request.node.stash[GUESTS] = guests
+
+    def boot_one(
+        *,
+        rootfs: str | Path | DiskConfig | Literal["fresh"] | None = "fresh",
+        disks: Sequence[str | Path | DiskConfig] = (),
+        initrd: str | None = None,
+        cpus: int = 1,
+        memory: str | MemoryConfig = "256M",
+        cmdline: str = "",
+        entry: str = "auto",
+        devices: tuple[VirtioDevice, ...] = (),
+        shell: bool = True,
+    ) -> Guest:
+        if rootfs == "fresh":
+            rootfs = sparse_copy(guest_disk, tmp_path / f"root{len(guests)}.ext4")
+        guest = boot_guest(
+            guest_kernel,
+            rootfs=rootfs,
+            disks=disks,
+            initrd=initrd,
+            cpus=cpus,
+            memory=memory,
+            cmdline=cmdline,
+            entry=entry,
+            devices=devices,
+        )
+        guests.append(guest)
+        if shell:
+            guest.start_shell()
+        return guest
+
+    yield boot_one
+    for guest in guests:
+        guest.close()
+
+
+@pytest.fixture
+def vm(boot: Boot) -> Guest:
+    """A guest with one CPU, 256 MiB, a root disk of its own and its shell ready."""
+    return boot()

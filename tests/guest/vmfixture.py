@@ -1,0 +1,213 @@
+"""A booted guest that a test talks to through its serial console."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import re
+import select
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmm import (
+    BootConfig,
+    ConsoleConfig,
+    DiskConfig,
+    EndEvent,
+    Machine,
+    MachineConfig,
+    MemoryConfig,
+    VirtioDevice,
+)
+from vmm.config import parse_size
+
+PROMPT = "guest:~# "  # guest-kernel/rootfs/profile
+# What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
+# of what they print. The marks are put together by the guest, so that what is typed never looks like one.
+SERVE = (
+    'stty -echo; dmesg -n 1; while read -r n; do c=; while read -r l && [ "$l" != . ]; do c=$c$l; done; '
+    "printf '~%s-%d\\n' begin $n; eval \"$(echo $c | base64 -d)\"; printf '~%s-%d %d\\n' end $n $?; done\n"
+)
+BOOT_TIMEOUT = 60.0
+RUN_TIMEOUT = 60.0
+
+
+class GuestEnded(AssertionError):
+    """The guest ended while the test still wanted something of it."""
+
+    def __init__(self, end: EndEvent) -> None:
+        super().__init__(f"the guest ended: {end.kind} {end.detail}".rstrip())
+        self.end = end
+
+
+class Guest:
+    """A machine and its console. `console` is all that it has printed so far."""
+
+    def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
+        self.console = ""
+        self._read_to = 0  # where in `console` the next search starts
+        self._commands = 0
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self._bytes = bytearray()
+        console = ConsoleConfig("fd", self._writer)
+        try:
+            self.machine = Machine(
+                MachineConfig(config.boot, config.memory, config.cpus, config.rootfs, config.disks, console),
+                devices=devices,
+            )
+        except BaseException:
+            self._close_pipe()
+            raise
+        self.machine.start()
+
+    def _close_pipe(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+        self._reader = self._writer = -1
+
+    def close(self) -> None:
+        """Stop the guest if it runs, and free what it held. `console` stays."""
+        if self._reader >= 0:
+            try:
+                self.machine.close()
+            finally:
+                self.drain()
+                self._close_pipe()
+
+    def drain(self) -> None:
+        """Take what the guest has printed, without waiting."""
+        while self._reader >= 0:
+            try:
+                data = os.read(self._reader, 1 << 16)
+            except BlockingIOError:
+                return
+            self._bytes += data
+            self.console = self._bytes.decode(errors="replace").replace("\r", "")
+
+    def expect(self, pattern: str, timeout: float = RUN_TIMEOUT) -> re.Match[str]:
+        """Wait until the console shows `pattern` (a regular expression) after what was last found there.
+
+        Raises GuestEnded when the guest ended first, TimeoutError after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while True:
+            end = self.machine.wait(0)  # asked before the last look at what it printed
+            self.drain()
+            if found := re.compile(pattern, re.MULTILINE).search(self.console, self._read_to):
+                self._read_to = found.end()
+                return found
+            if end is not None:
+                raise GuestEnded(end)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest did not print {pattern!r} within {timeout:g} s")
+            poll.poll(200)
+
+    def type(self, text: str) -> None:
+        """Send `text` as typed on the console. Raises TimeoutError when the guest does not take it."""
+        data = text.encode()
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while data:
+            data = data[self.machine.console_input(data) :]
+            if data:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the guest did not read {len(data)} bytes of what was typed")
+                time.sleep(0.01)
+                self.drain()
+
+    def start_shell(self, timeout: float = BOOT_TIMEOUT) -> None:
+        """Wait for the shell and have it serve run(): no echo, no prompt, no kernel messages between the output."""
+        self.expect(re.escape(PROMPT), timeout)
+        self.type(SERVE)
+        self.check("true")
+
+    def run(self, command: str, timeout: float = RUN_TIMEOUT) -> tuple[int, str]:
+        """Run a shell command (or several lines) in the guest's one shell; returns its exit status and output.
+
+        `cd` and variables last; `exit` powers the guest off. Raises TimeoutError after `timeout` seconds and GuestEnded
+        when the guest ends instead.
+        """
+        self._commands += 1
+        number = self._commands
+        self.type(f"{number}\n{base64.encodebytes(command.encode()).decode()}.\n")
+        deadline = time.monotonic() + timeout
+        start = self.expect(rf"~begin-{number}\n", timeout).end()
+        found = self.expect(rf"~end-{number} (\d+)\n", max(0.0, deadline - time.monotonic()))
+        return int(found[1]), self.console[start : found.start()]
+
+    def check(self, command: str, timeout: float = RUN_TIMEOUT) -> str:
+        """run(), for a command that must succeed; returns its output."""
+        status, output = self.run(command, timeout)
+        assert status == 0, f"{command!r} in the guest: status {status}, output:\n{output}"
+        return output
+
+    def wait(self, timeout: float = RUN_TIMEOUT) -> EndEvent:
+        """Wait until the guest ends by itself; returns how. Raises TimeoutError when it does not."""
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while (end := self.machine.wait(0)) is None:
+            self.drain()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest did not end within {timeout:g} s")
+            poll.poll(50)
+        self.drain()
+        return end
+
+    def power_off(self) -> EndEvent:
+        """Have the guest power itself off, and wait for that."""
+        with contextlib.suppress(GuestEnded):
+            self.run("poweroff; sleep 60")
+        return self.wait()
+
+
+def sparse_copy(source: Path, target: Path) -> Path:
+    """Copy a file and leave its holes holes. Returns `target`."""
+    with open(source, "rb") as old, open(target, "wb") as new:
+        size = os.fstat(old.fileno()).st_size
+        new.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                break
+            end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                data = os.pread(old.fileno(), min(end - at, 1 << 20), at)
+                if not data:
+                    break
+                if data.count(0) != len(data):  # some file systems do not know holes
+                    os.pwrite(new.fileno(), data, at)
+                at += len(data)
+    return target
+
+
+def disk_config(disk: str | Path | DiskConfig) -> DiskConfig:
+    """A disk as a path or as pyvmm's own record."""
+    return disk if isinstance(disk, DiskConfig) else DiskConfig(str(disk))
+
+
+def boot_guest(
+    kernel: str,
+    *,
+    rootfs: str | Path | DiskConfig | None = None,
+    disks: Sequence[str | Path | DiskConfig] = (),
+    initrd: str | None = None,
+    cpus: int = 1,
+    memory: str | MemoryConfig = "256M",
+    cmdline: str = "",
+    entry: str = "auto",
+    devices: tuple[VirtioDevice, ...] = (),
+) -> Guest:
+    """A running guest, at its first instruction."""
+    size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
+    root = None if rootfs is None else disk_config(rootfs)
+    boot = BootConfig(kernel, initrd, cmdline, entry)
+    return Guest(MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks))), devices)
