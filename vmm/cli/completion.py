@@ -1,0 +1,73 @@
+"""``pyvmm completion``: a completion script for a shell, made from the parsers of all commands."""
+
+from __future__ import annotations
+
+import sys
+
+from vmm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
+    from typing import Any
+
+PROG = "pyvmm completion"
+DESCRIPTION = "Print a completion script."
+EPILOG = """\
+to use it:
+  bash   pyvmm completion bash > ~/.local/share/bash-completion/completions/pyvmm
+  zsh    pyvmm completion zsh > a folder of $fpath, as _pyvmm
+  fish   pyvmm completion fish > ~/.config/fish/completions/pyvmm.fish
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help and shell completion."""
+    import argparse
+
+    result = argparse.ArgumentParser(
+        prog=PROG, description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("shell", choices=SHELLS, help="the shell")
+    return result
+
+
+def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
+    """The parser of ``pyvmm`` with all its commands, its file arguments marked as *shtab* wants them."""
+    import argparse
+    from importlib import import_module
+
+    from vmm.cli.main import COMMANDS
+
+    result = argparse.ArgumentParser(prog="pyvmm")
+    result.add_argument("--version", action="store_true", help="print the version")
+    commands = result.add_subparsers(metavar="COMMAND")
+    marks: dict[str, Any] = {"file": shtab.FILE, "directory": shtab.DIRECTORY}
+    for name, text in COMMANDS.items():
+        command = import_module(f"vmm.cli.{name}").parser()
+        for action in command._actions:
+            mark = marks.get(action.__dict__.pop("complete", ""))
+            if mark is not None:
+                action.complete = mark
+        commands.add_parser(name, parents=[command], add_help=False, help=text)
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status.
+
+    :raises HostError: the library that makes the scripts is not installed
+    """
+    shell: str = parser().parse_args(argv).shell
+    try:
+        import shtab
+    except ImportError as error:
+        raise HostError(
+            "completion scripts are made by the Python package shtab, which is not installed",
+            code="shtab",
+            hint="pip install 'pyvmm[completion]', or: pip install shtab",
+        ) from error
+    sys.stdout.write(shtab.complete(whole_parser(shtab), shell) + "\n")
+    return 0
