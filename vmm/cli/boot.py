@@ -131,9 +131,8 @@ def _run(machine: Machine, console: Console, values: dict[str, Any], messages: M
     causes: list[str] = []
     _catch_signals(machine, causes)
     console.connect(machine.loop, machine.serial, lambda: machine.stop(detail="escape"))
-    timeout = None if values["timeout"] is None else _number(values["timeout"], "--timeout", float)
     try:
-        end = machine.run(timeout)
+        end = machine.run(values["timeout"])
     finally:
         console.restore()
     status = EXIT_STATUS.get(end.kind, 1)
@@ -177,6 +176,8 @@ def main(argv: list[str]) -> int:
 
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
+    if values["timeout"] is not None:
+        values["timeout"] = _number(values["timeout"], "--timeout", float)
     from vmm.cli.console import open_console
     from vmm.machine import Machine
 
