@@ -69,6 +69,10 @@ class Source:
         self.path = path
         self.package = package
 
+    def is_elsewhere(self) -> bool:
+        """Whether it would have to be downloaded."""
+        return self.path is None and recipe.cached(*_tarball_place(*self.package)) is None
+
     def provide(self, work: Path, progress: Progress) -> Path:
         """The directory of the unpacked source; inside `work` unless the user gave a tree. Raises RecipeError."""
         if self.path is not None and self.path.is_dir():
@@ -100,14 +104,17 @@ def _top_folder(tarball: Path) -> str:
     return first.name.split("/")[0] if first else ""
 
 
+def _tarball_place(package: str, version: str) -> tuple[Path, str]:
+    name = recipe.digest({"package": package, "version": version})
+    return recipe.cache_root() / "kernel" / "source" / name, f"{package}.tar.xz"
+
+
 def _packaged_tarball(package: str, version: str, progress: Progress) -> Path:
     """The tarball of a linux-source package, kept in the cache (one at a time) for the next set of options."""
-    folder = recipe.cache_root() / "kernel" / "source"
-    entry = folder / recipe.digest({"package": package, "version": version})
-    name = f"{package}.tar.xz"
+    entry, name = _tarball_place(package, version)
     if hit := recipe.cached(entry, name):
         return hit
-    with recipe.workspace(folder.parent) as work:
+    with recipe.workspace(entry.parent.parent) as work:
         recipe.fetch_package(package, version, work / "package", progress)
         tarball = work / "package" / "usr" / "src" / name
         if not tarball.is_file():
@@ -115,15 +122,15 @@ def _packaged_tarball(package: str, version: str, progress: Progress) -> Path:
         made = work / "made"
         made.mkdir()
         os.rename(tarball, made / name)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(entry.parent, ignore_errors=True)
         return recipe.publish(made, entry, name)
 
 
-def find_source(source: Path | None, version: str | None) -> Source:
+def find_source(source: Path | None, version: str | None, *, ask: bool = False) -> Source:
     """The source that --source or --version asks for. Raises RecipeError when there is none.
 
-    A package's version, once chosen, is remembered, so that a cached kernel is found without asking apt (0.5 s);
-    deleting the cache asks again.
+    A package's version, once chosen, is remembered, so that a cached kernel is found without asking apt (0.5 s).
+    With `ask` apt is asked all the same.
     """
     if source is not None:
         if source.is_dir():
@@ -131,7 +138,7 @@ def find_source(source: Path | None, version: str | None) -> Source:
         return Source("tarball " + recipe.file_digest(source), path=source.absolute())
     pin = recipe.cache_root() / "kernel" / f"package-{version or 'default'}"
     try:
-        package, chosen = pin.read_text().split()
+        package, chosen = [] if ask else pin.read_text().split()
     except (OSError, ValueError):
         package, chosen = _choose_package(version)
         pin.parent.mkdir(parents=True, exist_ok=True)
@@ -260,6 +267,12 @@ def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progr
         return recipe.publish(made, entry, "vmlinux")
 
 
+def kernel_entry(options: dict[str, str], source: Source) -> Path:
+    """Where the cache has the kernel that these options and this source make."""
+    parts = {"options": kconfig.render(options), "source": source.identity, "revision": REVISION}
+    return recipe.cache_root() / "kernel" / recipe.digest(parts)
+
+
 def main() -> Path:
     parser = argparse.ArgumentParser(description="Builds the guest's kernel and prints the path of its vmlinux.")
     source = parser.add_mutually_exclusive_group()
@@ -282,8 +295,11 @@ def main() -> Path:
         except OSError as error:
             raise RecipeError(f"--config {file}: {error.strerror}") from None
     chosen = find_source(arguments.source, arguments.version)
-    name = recipe.digest({"options": kconfig.render(options), "source": chosen.identity, "revision": REVISION})
-    entry = recipe.cache_root() / "kernel" / name
+    entry = kernel_entry(options, chosen)
+    if recipe.cached(entry, "vmlinux") is None and chosen.is_elsewhere():
+        # The archive drops a version when it gets the next.
+        chosen = find_source(arguments.source, arguments.version, ask=True)
+        entry = kernel_entry(options, chosen)
     result = recipe.cached(entry, "vmlinux")
     if result is None:
         progress = Progress()
