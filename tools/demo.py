@@ -15,7 +15,7 @@ from tools import guest
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
-PROMPT = b"guest:~$ "
+PROMPT = b"guest:~# "
 SCRIPT = (b"echo hello from the guest", b"uname -a", b"poweroff")
 TIME_LIMIT = 120
 
@@ -46,7 +46,7 @@ def main() -> int:
         (ROOT / "build").mkdir(exist_ok=True)
         disk = guest.make("rootfs.py", "--output", str(ROOT / "build" / "demo.ext4"))
     boot = [str(ROOT / ".venv/bin/pyvmm"), "boot", "--kernel", kernel, "--rootfs", disk, "--cpus", "2"]
-    boot += ["--memory", "256M"]
+    boot += ["--memory", "256M", "--cmdline", "loglevel=6"]
     interactive = os.isatty(0) and os.isatty(1)
     if not interactive:
         boot += ["--timeout", str(TIME_LIMIT)]

@@ -1,0 +1,197 @@
+"""The lab as its users see it: commands with their streams, status and signals, and nothing left when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, LabError, channel
+from tests.lab.host import CHECKOUT, SHARE
+
+needs_qemu = pytest.mark.skipif(
+    shutil.which("qemu-system-x86_64") is None or "PYVMM_LAB" in os.environ,
+    reason="the lab needs QEMU, and does not run in itself",
+)
+
+TOOL = [sys.executable, "-m", "tests.lab", "run", "--cpus", "1", "--memory", "1G"]
+LIMIT = 180.0  # seconds for anything here, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(cpus=1, memory="1G") as lab:
+        yield lab
+
+
+class Output:
+    """What a command printed on one stream."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def __call__(self, data: bytes) -> None:
+        self.data += data
+
+
+def run(lab: Lab, script: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    out, err = Output(), Output()
+    status = lab.run(["sh", "-c", script], stdin=stdin, stdout=out, stderr=err, timeout=LIMIT)
+    return status, out.data, err.data
+
+
+def test_frames_are_found_however_the_stream_is_cut() -> None:
+    frames = [(channel.STDOUT, 1, b"abc"), (channel.EXIT, 7, b"0"), (channel.STDERR, 1 << 31, bytes(70000))]
+    stream = b"".join(channel.pack(*frame) for frame in frames)
+    for size in (1, 8, 9, 10, 1000, len(stream)):
+        parser = channel.Parser()
+        found = [f for at in range(0, len(stream), size) for f in parser.feed(stream[at : at + size])]
+        assert found == frames
+
+
+@needs_qemu
+def test_output_error_output_and_status_come_back(lab: Lab) -> None:
+    assert run(lab, "echo out; echo err >&2; exit 7") == (7, b"out\n", b"err\n")
+
+
+@needs_qemu
+def test_stdin_goes_in_and_more_than_the_pipes_hold(lab: Lab) -> None:
+    data = os.urandom(3 << 20)
+    assert run(lab, "cat", data) == (0, data, b"")
+    assert run(lab, "head -c 3", b"abcdef" * 100000)[:2] == (0, b"abc")
+
+
+@needs_qemu
+def test_a_signal_that_kills_shows_in_the_status(lab: Lab) -> None:
+    assert run(lab, "kill -SEGV $$")[0] == 128 + signal.SIGSEGV
+    command = lab.popen(["sleep", "1000"])
+    command.send_signal(signal.SIGTERM)
+    assert command.wait(LIMIT) == 128 + signal.SIGTERM
+
+
+@needs_qemu
+def test_a_program_that_is_not_there_is_127_and_named(lab: Lab) -> None:
+    err = Output()
+    assert lab.run(["no-such-program"], stderr=err) == 127
+    assert b"no-such-program" in err.data
+    err = Output()
+    assert lab.run(["true"], cwd="/no/such/dir", stderr=err) == 127
+    assert b"/no/such/dir" in err.data
+
+
+@needs_qemu
+def test_a_time_limit_kills_the_command_and_leaves_the_lab(lab: Lab) -> None:
+    with pytest.raises(TimeoutError):
+        lab.run(["sleep", "1000"], timeout=0.5)
+    assert run(lab, "echo alive")[1] == b"alive\n"
+
+
+@needs_qemu
+def test_a_process_left_behind_does_not_hold_its_command(lab: Lab) -> None:
+    assert run(lab, "sleep 1000 & echo started") == (0, b"started\n", b"")
+
+
+@needs_qemu
+def test_commands_run_beside_each_other(lab: Lab) -> None:
+    out = Output()
+    first = lab.popen(["cat"], stdout=out)
+    assert run(lab, "echo second")[1] == b"second\n"
+    first.write(b"first\n")
+    first.close_stdin()
+    assert (first.wait(LIMIT), out.data) == (0, b"first\n")
+
+
+@needs_qemu
+def test_a_command_can_have_a_terminal_of_a_given_size(lab: Lab) -> None:
+    out = Output()
+    command = lab.popen(["sh", "-c", "stty size; read line; stty size"], stdout=out, tty=(33, 77))
+    while b"33 77" not in out.data:
+        lab.pump(LIMIT)
+    command.set_window(44, 88)
+    command.write(b"go\n")
+    assert command.wait(LIMIT) == 0
+    assert b"44 88" in out.data
+
+
+@needs_qemu
+def test_the_checkout_is_there_and_only_the_share_is_kept(lab: Lab) -> None:
+    kept, lost = SHARE / "test-lab-kept", CHECKOUT / "test-lab-lost"
+    try:
+        status, out, err = run(lab, f"pwd; test -e Makefile && echo mark | tee {kept} >{lost} && cat {lost}")
+        assert (status, out, err) == (0, f"{os.getcwd()}\nmark\n".encode(), b"")
+        assert kept.read_text() == "mark\n"
+        assert not lost.exists()
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+@needs_qemu
+def test_kvm_makes_a_machine_in_it(lab: Lab) -> None:
+    make_vm = "import fcntl, os; fcntl.ioctl(os.open('/dev/kvm', os.O_RDWR), 0xAE01, 0)"
+    assert lab.run([sys.executable, "-c", make_vm]) == 0
+    assert run(lab, "cat /sys/module/kvm_amd/parameters/npt")[1] in (b"1\n", b"Y\n")
+    assert run(lab, "exec 3<>/dev/net/tun && exec 4<>/dev/vhost-vsock")[0] == 0
+
+
+def children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def wait_for_end(pids: set[int]) -> None:
+    """Return when none of the processes is left; fails when one outlives the limit."""
+    deadline = time.monotonic() + 10
+    while alive := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.05)
+
+
+@needs_qemu
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + 15), (signal.SIGKILL, -9)])
+def test_the_tool_ends_and_takes_qemu_with_it(number: int, status: int) -> None:
+    tool = subprocess.Popen([*TOOL, "--", "sh", "-c", "echo up; exec sleep 1000"], cwd=CHECKOUT, stdout=subprocess.PIPE)
+    assert tool.stdout is not None
+    with contextlib.closing(tool.stdout):
+        assert tool.stdout.readline() == b"up\n"
+        started = children(tool.pid)
+        assert started
+        tool.send_signal(number)
+        assert tool.wait(LIMIT) == status
+    wait_for_end(started)
+
+
+@needs_qemu
+def test_on_a_terminal_keys_go_to_the_command_and_the_terminal_comes_back() -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 90))
+    before = termios.tcgetattr(theirs)
+    script = "trap 'echo got-int; exit 5' INT; stty size; while :; do sleep 0.1; done"
+    tool = subprocess.Popen([*TOOL, "--", "sh", "-c", script], cwd=CHECKOUT, stdin=theirs, stdout=theirs, stderr=theirs)
+    screen = b""
+    deadline = time.monotonic() + LIMIT
+    while tool.poll() is None and time.monotonic() < deadline:
+        if select.select([ours], [], [], 0.1)[0]:
+            screen += os.read(ours, 65536)
+            if screen.endswith(b"40 90\r\n"):
+                os.write(ours, b"\x03")
+    assert tool.wait(10) == 5, screen
+    assert b"got-int" in screen or b"got-int" in os.read(ours, 65536)
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+@needs_qemu
+def test_a_lab_that_cannot_start_says_why() -> None:
+    with pytest.raises(LabError, match="1X"), Lab(memory="1X"):
+        pass
