@@ -161,8 +161,6 @@ class Transport(BusDevice):
     def _reset(self) -> None:
         self._stop()
         self.device.reset()
-        for kick in self._kicks:
-            kick.clear()
         self._forget()
         self._set_interrupts(0)
         self._show()

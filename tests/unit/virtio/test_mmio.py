@@ -100,6 +100,7 @@ def test_reset_makes_everything_as_it_was(guest: Guest) -> None:
     guest.write(spec.MMIO_QUEUE_SEL, 1)
     guest.write(spec.MMIO_DEVICE_FEATURES_SEL, 1)
     queue.send(guest.data(b"x"), guest.room(1))
+    lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
     assert bytes(guest.transport.page) != before
     guest.reset()
     assert bytes(guest.transport.page) == before
