@@ -72,7 +72,7 @@ MMIO_SIZE = 0x1000
 MMIO_MAGIC_VALUE = 0x7472_6976  # "virt"
 MMIO_VERSION_VALUE = 2
 
-# 4.2.2.2 InterruptStatus
+# 4.2.2 InterruptStatus
 INT_VRING = 1
 INT_CONFIG = 2
 
