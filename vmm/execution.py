@@ -61,7 +61,8 @@ class VcpuThreads:
         self._mmio = mmio
         self._memory = memory
         self._on_end = on_end
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler may end the run while its thread is just doing so
+        self._lock = threading.RLock()
         self._end: EndEvent | None = None
         self._threads: list[threading.Thread] = []
 

@@ -11,7 +11,7 @@ from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
 from vmm.devices import Serial, power_devices
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd, Loop
 from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
 from vmm.kvm import System
@@ -320,7 +320,7 @@ class Machine:
         while self._closers:
             try:
                 self._closers.pop().close()
-            except (VmmError, OSError) as error:
+            except Exception as error:  # the rest is closed all the same
                 first = first or error
         if first is not None:
             raise HostError(f"closing the machine: {first}", code="close") from first
