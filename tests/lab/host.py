@@ -112,7 +112,10 @@ class Lab:
     """
 
     def __init__(self, *, icount: bool = False, cpus: int = 2, memory: str = "4G", share: Path = SHARE) -> None:
-        """`icount` makes one instruction one nanosecond of the lab's clock, on one CPU (`cpus` is ignored then)."""
+        """`icount` makes one instruction one nanosecond of the lab's clock, on one CPU (`cpus` is ignored then).
+
+        That clock jumps while the lab waits for the host, so a benchmark copies all that it reads to /tmp first.
+        """
         self.icount = icount
         self.cpus = 1 if icount else cpus
         self.memory = memory
