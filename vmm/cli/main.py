@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from vmm.errors import ConfigError, GuestError, VmmError
@@ -39,8 +40,21 @@ def exit_status(error: VmmError) -> int:
     return EXIT_GUEST_ERROR if isinstance(error, GuestError) else EXIT_HOST
 
 
+def _open_standard_descriptors() -> None:
+    """Open what the caller has closed: else the guest's memory may become descriptor 2, where messages are written."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has left these out then
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    _open_standard_descriptors()
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help", "help"):
