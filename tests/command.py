@@ -1,0 +1,157 @@
+"""`pyvmm boot` as a process that a test starts, types at, signals and reads; and what it may leave behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+import uuid
+from pathlib import Path
+
+from tools.where import PYVMM
+
+PATIENCE = 120.0
+MARK = "PYVMM_TEST_MARK"
+
+
+class Command:
+    """`pyvmm boot ARGUMENTS...` in *folder*, in a session of its own.
+
+    Standard input and output are pipes, unless there is a *terminal*: then both are that, as from a shell. Standard
+    error is always a file, `errors`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        terminal: Terminal | None = None,
+        stdin: int = subprocess.PIPE,
+        stdout: int = subprocess.PIPE,
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.temporary = folder / f"tmp-{self.mark}"
+        self.temporary.mkdir()
+        self._errors = folder / f"stderr-{self.mark}"
+        self._shared = set(os.listdir("/dev/shm"))
+        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary)}
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [PYVMM, "boot", *arguments],
+                cwd=self.temporary,
+                env=environment,
+                stdin=terminal.theirs if terminal else stdin,
+                stdout=terminal.theirs if terminal else stdout,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+            )
+        self.output = b""
+
+    @property
+    def errors(self) -> str:
+        """What it has written to standard error."""
+        return self._errors.read_text()
+
+    def type(self, data: bytes) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Read its standard output until that shows *pattern*."""
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        deadline = time.monotonic() + PATIENCE
+        while not (found := re.search(pattern, self.text, re.MULTILINE)):
+            ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))
+            data = os.read(fd, 1 << 16) if ready else b""
+            assert data, f"no {pattern!r} in the output\n{self.text}\nstderr: {self.errors}"
+            self.output += data
+        return found
+
+    @property
+    def text(self) -> str:
+        """Its output so far, without carriage returns."""
+        return self.output.decode(errors="replace").replace("\r", "")
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended; 128 + N for signal N, as a shell says. Takes the rest of its output."""
+        try:
+            rest, _ = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise AssertionError(f"it did not end; stderr: {self.errors}") from None
+        self.output += rest or b""
+        status = self.process.returncode
+        return status if status >= 0 else 128 - status
+
+    def close(self) -> None:
+        """Kill it if it runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+
+    def leftovers(self) -> list[str]:
+        """Processes, and files in the places for temporary ones, that are there because of it."""
+        found = [f"process {pid}" for pid in processes_with(f"{MARK}={self.mark}")]
+        found += [str(path) for path in self.temporary.iterdir()]
+        return found + [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self._shared]
+
+
+def processes_with(variable: str) -> list[int]:
+    """The processes that have *variable* (NAME=VALUE) in their environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and variable.encode() in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                found.append(int(name))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+class Terminal:
+    """A pseudo-terminal and who sits before it."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.openpty()
+        self.before = termios.tcgetattr(self.theirs)
+        self.output = b""
+
+    def type(self, keys: bytes) -> None:
+        """Press *keys*."""
+        os.write(self.ours, keys)
+
+    def expect(self, text: str) -> None:
+        """Wait for *text* on the screen, behind what was last waited for."""
+        deadline = time.monotonic() + PATIENCE
+        while text.encode() not in self.output:
+            ready, _, _ = select.select([self.ours], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no {text!r} on the terminal:\n{self.output.decode(errors='replace')}"
+            self.output += os.read(self.ours, 1 << 16)
+        self.output = self.output.partition(text.encode())[2]
+
+    def settings(self) -> list[object]:
+        """Its settings now; `before` has those that it was made with."""
+        return termios.tcgetattr(self.theirs)
+
+    def close(self) -> None:
+        """Hang up."""
+        for fd in (self.ours, self.theirs):
+            os.close(fd)
+
+
+SIGNAL_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
