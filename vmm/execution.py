@@ -89,7 +89,7 @@ class VcpuThreads:
         """Wait until no thread is inside the guest.  Call :meth:`end` first."""
         current = threading.current_thread()
         for thread in self._threads:
-            if thread is not current:
+            if thread is not current and thread.ident is not None:  # None: it could not be started
                 thread.join()
         self._threads = []
 

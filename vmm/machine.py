@@ -78,18 +78,23 @@ class Machine:
         self.attached: list[Attached] = []
         self.vcpus: list[Vcpu] = []
         self._closers: list[Any] = [self.loop]
-        self._ended = threading.Event()
+        # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
+        # into wait() would wait for itself
+        self._running = threading.Lock()
+        self._running.acquire()
         self._end: EndEvent | None = None
         self._loop_thread: threading.Thread | None = None
         self._state = "made"
-        self._close_lock = threading.Lock()
+        # Making, starting and closing exclude each other: the exit hook closes machines of threads that still run
+        self._life_lock = threading.RLock()
         self._vm: Vm | None = None
-        _machines.add(self)
-        try:
-            self._build(devices)
-        except BaseException:
-            self.close()
-            raise
+        with self._life_lock:
+            _machines.add(self)
+            try:
+                self._build(devices)
+            except BaseException:
+                self.close()
+                raise
 
     # -- wiring ------------------------------------------------------------------------------------------------------
 
@@ -227,9 +232,13 @@ class Machine:
 
         :raises ConfigError: it was started before
         """
-        if self._state != "made":
-            raise ConfigError(f"cannot start a machine that is {self._state}", code="machine-state")
-        self._state = "running"
+        with self._life_lock:
+            if self._state != "made":
+                raise ConfigError(f"cannot start a machine that is {self._state}", code="machine-state")
+            self._state = "running"
+            self._start()
+
+    def _start(self) -> None:
         state = boot.place_tables(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
         for vcpu in self.vcpus:
             set_reset_msrs(vcpu)
@@ -256,9 +265,10 @@ class Machine:
         :returns: how it ended, or None when the time is over and the guest still runs
         :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
         """
-        if not self._ended.wait(timeout):
+        if self._end is None and self._running.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            self._running.release()  # for the next who waits
+        if self._end is None:
             return None
-        assert self._end is not None
         if self._end.error is not None:
             raise self._end.error
         return self._end
@@ -274,8 +284,11 @@ class Machine:
         return end
 
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
-        """Take the guest's power away.  Harmless when it has ended."""
-        if self._state == "running":
+        """Take the guest's power away; before :meth:`start`: the run will end at once.  Harmless when it has ended.
+
+        From any thread, and from a signal handler.
+        """
+        if self._state != "closed":
             self._threads.end(kind, detail)
 
     def console_input(self, data: bytes) -> int:
@@ -296,19 +309,20 @@ class Machine:
     def _on_end(self, end: EndEvent) -> None:
         self._end = end
         self.phases.append(("ended", end.at))
-        self._ended.set()
+        self._running.release()
 
     def close(self) -> None:
         """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""
-        with self._close_lock:
+        with self._life_lock:
             if self._state == "closed":
                 return
             if self._state == "running":
                 self._threads.end(STOPPED)
                 self._threads.join()
                 self.loop.stop()
-                if self._loop_thread is not None and self._loop_thread is not threading.current_thread():
-                    self._loop_thread.join()
+                loop = self._loop_thread
+                if loop is not None and loop.ident is not None and loop is not threading.current_thread():
+                    loop.join()
             self._state = "closed"
             self._close_parts()
             _machines.discard(self)
