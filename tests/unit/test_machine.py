@@ -1,0 +1,407 @@
+"""The life of a machine: how runs end, what may be called when, and that nothing is left of it.
+
+The guests are a few instructions long, so any KVM can run them; Linux is in tests/guest.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.sample_devices import Echo
+from vmm import ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
+from vmm.boot import layout
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+class Pipe:
+    """Where a guest's console goes."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.console = ConsoleConfig("fd", self.writer)
+
+    def wait_for(self, size: int) -> bytes:
+        """The next *size* bytes."""
+        data = b""
+        while len(data) < size:
+            data += os.read(self.reader, size - len(data))
+        return data
+
+    def wait_until_full(self) -> None:
+        """Wait until no more fits in."""
+        deadline = time.monotonic() + PATIENCE
+        while select.select([], [self.writer], [], 0)[1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No descriptor and no thread is there after a test that was not there before."""
+    warm_up()
+    before = (descriptors(), threading.active_count())
+    yield
+    assert (descriptors(), threading.active_count()) == before
+
+
+def descriptors() -> list[str]:
+    """What the open descriptors of this process are."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
+        except OSError:  # the one that listed them
+            continue
+    return sorted(found)
+
+
+def warm_up() -> None:
+    """What a first machine imports may open something for good."""
+    import vmm.machine
+    import vmm.virtio.blk  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (tiny.POWEROFF, "poweroff"),
+        (tiny.ACPI_RESET, "reboot"),
+        (tiny.I8042_RESET, "reboot"),
+        (tiny.PANIC, "panic"),
+        (tiny.TRIPLE_FAULT, "triple-fault"),
+    ],
+    ids=["poweroff", "acpi-reset", "i8042-reset", "panic", "triple-fault"],
+)
+def test_ends_of_the_guests_making(tmp_path: Path, pipe: Pipe, code: bytes, kind: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello"), code, tiny.say("never"))
+    with Machine(tiny.config(kernel, cpus=2, console=pipe.console)) as machine:
+        end = machine.run(PATIENCE)
+        assert end.kind == kind
+        assert machine.wait() == end, "it stays what it was"
+    assert pipe.wait_for(5) == b"hello"
+    os.set_blocking(pipe.reader, False)
+    with pytest.raises(BlockingIOError):
+        os.read(pipe.reader, 1)
+
+
+def test_a_triple_fault_says_where(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.TRIPLE_FAULT))) as machine:
+        detail = machine.run(PATIENCE).detail
+    assert "protected mode" in detail
+    assert f"rip {tiny.BASE + 7:#x} (bytes: 0f 0b fa f4" in detail
+
+
+def test_what_kvm_cannot_go_on_with_is_an_error_that_says_where(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.NOWHERE))) as machine:
+        with pytest.raises(GuestError, match="rip 0xd8000000") as caught:
+            machine.run(PATIENCE)
+        assert caught.value.code == "kvm-internal-error"
+        assert "device memory" in caught.value.hint
+        with pytest.raises(GuestError, match="rip 0xd8000000"):
+            machine.wait()
+
+
+GUESTS_THAT_STAY = {"spin": tiny.SPIN, "halt": tiny.HALT, "print": tiny.forever(tiny.say("x"))}
+
+
+@pytest.mark.parametrize("how", GUESTS_THAT_STAY)
+@pytest.mark.parametrize("cpus", [1, 16])
+def test_timeout(tmp_path: Path, how: str, cpus: int) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, GUESTS_THAT_STAY[how]), cpus=cpus)) as machine:
+        end = machine.run(0.1)
+    assert end.kind == "timeout"
+    assert "0.1 s" in end.detail
+
+
+@pytest.mark.parametrize("how", GUESTS_THAT_STAY)
+@pytest.mark.parametrize("cpus", [1, 16])
+def test_stop_from_another_thread(tmp_path: Path, pipe: Pipe, how: str, cpus: int) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello"), GUESTS_THAT_STAY[how])
+    with Machine(tiny.config(kernel, cpus=cpus, console=pipe.console)) as machine:
+        machine.start()
+        pipe.wait_for(5)
+        thread = threading.Thread(target=machine.stop, kwargs={"detail": "enough"})
+        thread.start()
+        end = machine.wait(PATIENCE)
+        thread.join()
+        machine.stop(detail="too late")
+        assert machine.wait() == end
+    assert end is not None and (end.kind, end.detail) == ("stopped", "enough")
+
+
+def test_wait_without_an_end(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path))) as machine:
+        machine.start()
+        assert machine.wait(0.01) is None
+
+
+def test_stop_is_harmless_after_the_end(tmp_path: Path) -> None:
+    machine = Machine(tiny.config(tiny.make(tmp_path, tiny.POWEROFF)))
+    assert machine.run(PATIENCE).kind == "poweroff"
+    machine.stop()
+    machine.close()
+    machine.stop()
+
+
+def test_stop_is_not_lost_before_the_start(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.SPIN), cpus=2)) as machine:
+        machine.stop(detail="early")
+        end = machine.run()
+    assert (end.kind, end.detail) == ("stopped", "early")
+
+
+SIGNALLED = """if True:
+    import signal, sys, threading
+    from tests import tiny
+    from vmm import Machine
+
+    # A handler runs between two lines of Python: here before the n-th line of run(), for every n up to where it waits
+    def trace(frame, event, _argument):
+        global left
+        if event == "line":
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    def nothing_came():
+        global waits
+        waits = True
+        machine.stop(detail="" if left > 0 else f"the signal before line {{lines}} was lost")
+
+    lines = 0
+    waits = False
+    while not waits:
+        lines += 1
+        left = lines
+        with Machine(tiny.config({kernel!r})) as machine:
+            signal.signal(signal.SIGTERM, lambda *_: machine.stop(detail="signal"))
+            timer = threading.Timer(10, nothing_came)
+            timer.start()
+            sys.settrace(trace)
+            end = machine.run()
+            sys.settrace(None)
+            timer.cancel()
+            assert (end.kind, end.detail) == ("stopped", "" if waits else "signal"), end
+    print(lines)
+"""
+
+
+def test_a_signal_handler_may_stop_the_run_at_any_moment(tmp_path: Path) -> None:
+    kernel = tiny.make(tmp_path, tiny.HALT)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED.format(kernel=kernel)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stderr == ""
+    assert int(done.stdout) > 50
+
+
+@pytest.mark.parametrize("how", GUESTS_THAT_STAY)
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_close_while_running(tmp_path: Path, pipe: Pipe, how: str, cpus: int) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello"), GUESTS_THAT_STAY[how])
+    with Machine(tiny.config(kernel, cpus=cpus, console=pipe.console)) as machine:
+        machine.start()
+        pipe.wait_for(5)
+
+
+def test_close_while_the_console_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
+    kernel = tiny.make(tmp_path, tiny.forever(tiny.say("0123456789")))
+    with Machine(tiny.config(kernel, console=pipe.console)) as machine:
+        machine.start()
+        pipe.wait_until_full()
+
+
+def test_close_lets_those_who_wait_go(tmp_path: Path) -> None:
+    machine = Machine(tiny.config(tiny.make(tmp_path)))
+    machine.start()
+    ends = []
+    threads = [threading.Thread(target=lambda: ends.append(machine.wait())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    machine.close()
+    for thread in threads:
+        thread.join()
+    assert [end.kind for end in ends if end] == ["stopped"] * 3
+
+
+def test_close_from_several_threads_at_once(tmp_path: Path) -> None:
+    for _ in range(5):
+        machine = Machine(tiny.config(tiny.make(tmp_path), cpus=2))
+        machine.start()
+        threads = [threading.Thread(target=machine.close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_an_exception_inside_of_the_with_block_stops_the_guest(tmp_path: Path) -> None:
+    def block() -> None:
+        with Machine(tiny.config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+            machine.start()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+
+
+def test_what_is_too_late_is_refused(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path))) as machine:
+        machine.attach(Echo())
+        machine.start()
+        with pytest.raises(ConfigError, match="running"):
+            machine.attach(Echo())
+        with pytest.raises(ConfigError, match="running"):
+            machine.start()
+    with pytest.raises(ConfigError, match="closed"):
+        machine.start()
+    with pytest.raises(ConfigError, match="closed"):
+        machine.attach(Echo())
+
+
+def test_more_devices_than_interrupts_are_refused(tmp_path: Path) -> None:
+    devices = tuple(Echo() for _ in range(layout.MMIO_SLOTS))
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.POWEROFF)), devices=devices) as machine:
+        with pytest.raises(ConfigError, match=str(layout.MMIO_SLOTS)):
+            machine.attach(Echo())
+        assert machine.run(PATIENCE).kind == "poweroff"
+    with pytest.raises(ConfigError):
+        Machine(tiny.config(tiny.make(tmp_path)), devices=(*devices, Echo()))
+
+
+def test_one_image_twice_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    writer, reader = DiskConfig(str(image)), DiskConfig(str(image), read_only=True)
+    kernel = tiny.make(tmp_path, tiny.POWEROFF)
+    for pair in ((writer, writer), (writer, reader), (reader, writer)):
+        with pytest.raises(ConfigError, match="in use by") as caught:
+            Machine(tiny.config(kernel, disks=pair))
+        assert caught.value.code == "disk-in-use" and str(image) in str(caught.value)
+    with Machine(tiny.config(kernel, disks=(reader, reader))) as machine:
+        assert machine.run(PATIENCE).kind == "poweroff"
+    with Machine(tiny.config(kernel, disks=(writer,))) as machine:
+        assert machine.run(PATIENCE).kind == "poweroff"
+
+
+def test_a_machine_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
+    kernel = tiny.make(tmp_path)
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    good, missing = DiskConfig(str(image)), DiskConfig(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="none"):
+        Machine(tiny.config(kernel, disks=(good, missing)))
+    with pytest.raises(ConfigError, match="No such file"):
+        Machine(tiny.config(str(tmp_path / "none"), disks=(good,)))
+
+
+def test_machines_side_by_side(tmp_path: Path) -> None:
+    pipes = [Pipe() for _ in range(3)]
+    machines = []
+    for number, pipe in enumerate(pipes):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        machines.append(Machine(tiny.config(tiny.make(folder, tiny.ECHO), console=pipe.console)))
+    for machine in machines:
+        machine.start()
+    for number, (machine, pipe) in enumerate(zip(machines, pipes, strict=True)):
+        machine.console_input(b"number %d" % number)
+        assert pipe.wait_for(8) == b"number %d" % number
+    machines[0].close()
+    machines[1].console_input(b"\4")
+    end = machines[1].wait(PATIENCE)
+    assert end is not None and end.kind == "poweroff"
+    machines[2].console_input(b"still here")
+    assert pipes[2].wait_for(10) == b"still here"
+    for machine in machines:
+        machine.close()
+    for pipe in pipes:
+        pipe.close()
+
+
+def test_prefault_takes_all_memory_at_once(tmp_path: Path) -> None:
+    plain = tiny.config(tiny.make(tmp_path))
+    for prefault in (False, True):
+        memory = MemoryConfig(plain.memory.size, prefault=prefault)
+        with Machine(MachineConfig(plain.boot, memory)) as machine:
+            taken = os.fstat(machine.memory.fd).st_blocks * 512
+            assert (taken >= memory.size) == prefault
+
+
+EXITS = {
+    "main ends": ("machine.start()", 0),
+    "sys.exit": ("machine.start(); import sys; sys.exit(3)", 3),
+    "on another thread": (
+        "import contextlib, threading\n"
+        "        def main():\n"
+        "            with contextlib.suppress(ConfigError): machine.run()\n"
+        "        threading.Thread(target=main, daemon=True).start()",
+        0,
+    ),
+    "not started": ("", 0),
+    "ended": ("machine.run()", 0),
+    "a full console": (
+        "machine.start(); import select, time\n        while select.select([], [writer], [], 0)[1]: time.sleep(0.01)",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", EXITS)
+def test_the_interpreter_may_exit_with_a_machine_around(tmp_path: Path, how: str) -> None:
+    statement, status = EXITS[how]
+    code = {"ended": tiny.POWEROFF, "a full console": GUESTS_THAT_STAY["print"]}.get(how, tiny.SPIN)
+    program = f"""if True:
+        from tests import tiny
+        from vmm import ConfigError, ConsoleConfig, Machine
+        import os
+        reader, writer = os.pipe()
+        machine = Machine(tiny.config({tiny.make(tmp_path, code)!r}, cpus=2, console=ConsoleConfig("fd", writer)))
+        {statement}
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_an_uncaught_exception_ends_the_interpreter_with_its_traceback(tmp_path: Path) -> None:
+    program = f"""if True:
+        from tests import tiny
+        from vmm import Machine
+        machine = Machine(tiny.config({tiny.make(tmp_path, tiny.SPIN)!r}))
+        machine.start()
+        raise RuntimeError("a bug of the program")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: a bug of the program\n")
+    assert done.stderr.count("Traceback") == 1
