@@ -35,6 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
             parser.error("run: no command given")
     else:
         options.command = [os.environ.get("SHELL", "/bin/sh"), "-i"]
+        os.environ["PS1"] = r"lab:\w\$ " if options.command[0].endswith("bash") else "lab$ "
     return options
 
 
