@@ -96,7 +96,7 @@ static void blk_parse_rw(const struct blk *blk, struct blk_req *r, uint64_t sect
 static void blk_parse_ranges(const struct blk *blk, struct blk_req *r, union blk_store *ranges)
 {
 	const struct blk_config *c = &blk->config;
-	struct wire_range wire;
+	struct wire_range wire = { 0 };
 
 	if (r->len == 0 || r->len % sizeof(wire) || r->len / sizeof(wire) > c->max_discard_seg)
 		return blk_refuse(r, BLK_S_IOERR);
