@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from . import channel
@@ -74,7 +74,16 @@ def raw_terminal(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal itself may be gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def read_stdin() -> bytes:
+    """What there is on stdin, b"" at its end."""
+    try:
+        return os.read(0, channel.MAX_PAYLOAD)
+    except OSError:  # EIO: the terminal is gone
+        return b""
 
 
 def run_here(lab: Lab, signals: Signals, argv: Sequence[str], timeout: float | None = None) -> int:
@@ -109,21 +118,24 @@ def _serve(lab: Lab, signals: Signals, argv: Sequence[str], timeout: float | Non
         if signals.wake in ready:
             signals.drain()
             if is_tty:
-                size = os.get_terminal_size(0)
-                command.set_window(size.lines, size.columns)
-            if signals.pending and not interrupted:
-                interrupted = signals.pending[0]
-                command.send_signal(interrupted)
-                deadline = min(deadline or float("inf"), time.monotonic() + GRACE)
+                with suppress(OSError):
+                    size = os.get_terminal_size(0)
+                    command.set_window(size.lines, size.columns)
         if lab.fileno() in ready:
             lab.pump(0)
         if 0 in ready and command.status is None:
-            data = os.read(0, channel.MAX_PAYLOAD)
+            data = read_stdin()
             if data:
                 command.write(data)
             else:
                 stdin_open = False
                 command.close_stdin()
+                if is_tty:  # a raw terminal has no end of file: it was closed, and not everyone is told by SIGHUP
+                    signals.pending.append(signal.SIGHUP)
+        if signals.pending and not interrupted and command.status is None:
+            interrupted = signals.pending[0]
+            command.send_signal(interrupted)
+            deadline = min(deadline or float("inf"), time.monotonic() + GRACE)
         if deadline is not None and time.monotonic() >= deadline and command.status is None:
             if interrupted:
                 raise Interrupted(interrupted)

@@ -192,6 +192,21 @@ def test_on_a_terminal_keys_go_to_the_command_and_the_terminal_comes_back() -> N
 
 
 @needs_qemu
+def test_a_terminal_that_is_closed_ends_the_lab() -> None:
+    ours, theirs = pty.openpty()
+    command = [*TOOL, "--", "sh", "-c", "echo up; trap '' HUP; exec sleep 1000"]
+    tool = subprocess.Popen(command, cwd=CHECKOUT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    screen = b""
+    while not screen.endswith(b"up\r\n"):
+        screen += os.read(ours, 65536)
+    started = children(tool.pid)
+    os.close(ours)
+    assert tool.wait(LIMIT) == 128 + signal.SIGHUP
+    wait_for_end(started)
+
+
+@needs_qemu
 def test_a_lab_that_cannot_start_says_why() -> None:
     with pytest.raises(LabError, match="1X"), Lab(memory="1X"):
         pass
