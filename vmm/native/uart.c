@@ -5,6 +5,10 @@
  *
  * Input waits in rx[] until the guest listens, as a peer with RTS/CTS flow control would hold it: a driver that opens
  * the port empties the FIFO and reads RBR for luck, which would eat the first bytes of a pipe.
+ *
+ * And it comes in bursts, with pauses of the time that the guest took to read the burst. Linux's interrupt handler reads
+ * for as long as there is data, up to 128 KiB; without the pauses nothing else would run in the guest during a paste, not
+ * even what takes RTS away when its buffers are full.
  */
 #include <errno.h>
 #include <linux/serial_reg.h>
@@ -19,6 +23,9 @@
 enum {
 	FIFO_SIZE = UART_FIFO_SIZE,
 	BURST_US = 1000, /* patience with a FIFO load of a guest that waits for the interrupt */
+	RX_BURST = 256,
+	PAUSE_MIN_US = 500,
+	PAUSE_MAX_US = 50000,
 	LOW_WATER = UART_RX_SIZE / 2,
 	LSR_ERRORS = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | UART_LSR_BI,
 	LSR_EMPTY = UART_LSR_THRE | UART_LSR_TEMT,
@@ -50,7 +57,7 @@ static bool listening(const struct uart *u)
 
 static bool data_ready(const struct uart *u)
 {
-	return u->s.fifo_len || (u->s.rx_len && listening(u));
+	return u->s.fifo_len || (u->s.rx_len && !u->rx_paused && listening(u));
 }
 
 /* A byte that the host side did not queue: loopback, break. It comes before what waits in rx[]. */
@@ -81,6 +88,19 @@ static void rx_drop(struct uart *u, uint32_t count)
 	}
 }
 
+static void rx_pause(struct uart *u)
+{
+	uint64_t us = uart_now_us() - u->rx_since;
+
+	if (us < PAUSE_MIN_US)
+		us = PAUSE_MIN_US;
+	if (us > PAUSE_MAX_US)
+		us = PAUSE_MAX_US;
+	u->rx_burst = 0;
+	uart_timer_arm(u, (long)us);
+	u->rx_paused = true;
+}
+
 static uint8_t rx_byte(struct uart *u)
 {
 	uint8_t byte;
@@ -95,6 +115,12 @@ static uint8_t rx_byte(struct uart *u)
 	byte = u->s.rx[u->rx_head];
 	u->stats.rx_bytes++;
 	rx_drop(u, 1);
+	if (!u->s.rx_len)
+		u->rx_burst = 0;
+	else if (u->rx_burst++ == 0)
+		u->rx_since = uart_now_us();
+	else if (u->rx_burst >= RX_BURST)
+		rx_pause(u);
 	return byte;
 }
 
@@ -388,6 +414,7 @@ int64_t uart_flush(struct uart *u)
 
 	pthread_mutex_lock(&u->lock);
 	(void)!read(u->timer_fd, &expirations, sizeof(expirations));
+	u->rx_paused = false;
 	uart_tx_flush(u);
 	tx_end_burst(u);
 	line_update(u);

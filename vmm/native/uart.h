@@ -21,6 +21,9 @@ struct uart {
 	struct uart_state s; /* rx[] is used as a ring from rx_head here, in order from 0 in a saved state */
 	uint32_t rx_head;
 	bool rx_full; /* uart_input() took less than it was given */
+	bool rx_paused; /* no more input until the timer has fired */
+	uint32_t rx_burst; /* bytes since the last pause */
+	uint64_t rx_since; /* when the first of them was read, in microseconds */
 
 	bool line;    /* level of the interrupt line */
 	bool burst;   /* bytes of a FIFO load came in: the interrupt for "empty" follows its end */
@@ -35,7 +38,8 @@ struct uart {
 
 /* All with the lock held. */
 enum uart_out uart_out_kind(int fd);
-/* uart_flush() has something to do after so long. */
+uint64_t uart_now_us(void);
+/* uart_flush() has something to do after so long, or sooner. */
 void uart_timer_arm(struct uart *u, long us);
 /* Write what was collected; what does not fit stays (UART_OUT_BLOCK) or goes (UART_OUT_DROP). */
 void uart_tx_flush(struct uart *u);

@@ -27,22 +27,25 @@ enum {
 	BATCH = 512,
 	WAIT_MS = 20,
 	WAIT_FULL = 50,	 /* slices for a guest that writes on although LSR says that there is no room */
-	HURRY_MS = 200,	 /* no waiting for so long after a signal: the vCPU is being stopped */
+	HURRY_US = 200000, /* no waiting for so long after a signal: the vCPU is being stopped */
 	LINE_US = 10000, /* patience with an unfinished line */
 };
 
-static uint64_t now_ms(void)
+uint64_t uart_now_us(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
 void uart_timer_arm(struct uart *u, long us)
 {
 	struct itimerspec when = { .it_value = { .tv_nsec = us * 1000 } };
 
+	/* While input pauses, the timer fires soon: output that comes all the time must not put that off. */
+	if (u->rx_paused && us > 1)
+		return;
 	timerfd_settime(u->timer_fd, 0, &when, NULL);
 }
 
@@ -135,13 +138,13 @@ bool uart_tx_wait(struct uart *u)
 	struct pollfd pfd = { .fd = u->out_fd, .events = POLLOUT };
 	bool interrupted;
 
-	if (now_ms() < u->hurry_until)
+	if (uart_now_us() < u->hurry_until)
 		return false;
 	pthread_mutex_unlock(&u->lock);
 	interrupted = poll(&pfd, 1, WAIT_MS) < 0;
 	pthread_mutex_lock(&u->lock);
 	if (interrupted)
-		u->hurry_until = now_ms() + HURRY_MS;
+		u->hurry_until = uart_now_us() + HURRY_US;
 	if (u->stalled)
 		uart_tx_flush(u);
 	return !interrupted;

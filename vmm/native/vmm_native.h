@@ -118,9 +118,9 @@ struct uart_stats {
 struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd);
 /* Writes what it can without waiting; to lose nothing, call uart_flush() until it returns 0 before. */
 void uart_free(struct uart *uart);
-/* Readable when uart_flush() has something to do. Belongs to the UART. */
+/* Readable when uart_flush() has something to do: output and input wait for it. Belongs to the UART. */
 int uart_timer_fd(const struct uart *uart);
-/* Write what was collected. Returns how many bytes still wait for out_fd (call again when it is writable), or -errno of
+/* Write what was collected, let input go on. Returns how many bytes still wait for out_fd (call again when it is writable), or -errno of
  * out_fd, once per kind of error. */
 int64_t uart_flush(struct uart *uart);
 /* An access of the guest to len registers from offset on; always answered. What the bus calls. */
