@@ -230,6 +230,15 @@ def install_project(python: str) -> None:
     Stamp("extension", digest(*native)).set()
 
 
+def install_plotting(python: str) -> None:
+    """Install what draws the benchmark's plot; the benchmark does without where that is not possible."""
+    if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
+        with step("installing matplotlib, which draws the benchmark's plot"):
+            command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            subprocess.run([*command, "--editable", f"{ROOT}[bench]"], cwd=ROOT, stdout=sys.stderr)
+        write_command(python)
+
+
 def keep_newest_extension() -> None:
     """Two ways to build it can give it two file names, of which Python would take the more special one."""
     built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
@@ -277,6 +286,8 @@ def main(groups: Sequence[str]) -> None:
             say(f"still not found after the installation: {', '.join(still)}")
     make_venv(python)
     install_project(os.path.join(VENV, "bin", "python"))
+    if "bench" in wanted:
+        install_plotting(os.path.join(VENV, "bin", "python"))
 
 
 if __name__ == "__main__":
