@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -83,12 +84,10 @@ def test_the_standard_librarys_dataclass_functions_work_on_configs() -> None:
     assert dataclasses.replace(config, cpus=2).cpus == 2
 
 
-def test_wrong_arguments_are_type_errors() -> None:
-    for call in (
-        lambda: BootConfig(),  # type: ignore[call-arg]
-        lambda: BootConfig("k", kernel="k"),  # type: ignore[misc]
-        lambda: BootConfig("k", nothing=1),  # type: ignore[call-arg]
-        lambda: BootConfig("k", None, "", "auto", 5),  # type: ignore[call-arg]
-    ):
-        with pytest.raises(TypeError):
-            call()
+@pytest.mark.parametrize(
+    "positional,named",
+    [((), {}), (("k",), {"kernel": "k"}), (("k",), {"nothing": 1}), (("k", None, "", "auto", 5), {})],
+)
+def test_wrong_arguments_are_type_errors(positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        BootConfig(*positional, **named)

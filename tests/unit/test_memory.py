@@ -91,7 +91,7 @@ def test_no_access_over_the_hole() -> None:
             memory.read(gpa, length)
         assert lib.mem_ptr(memory.native, gpa, length) == ffi.NULL
     memory.write(HOLE_END, b"high")
-    assert ffi.buffer(lib.mem_ptr(memory.native, HOLE_END, 4), 4)[:] == b"high"
+    assert bytes(ffi.buffer(lib.mem_ptr(memory.native, HOLE_END, 4), 4)) == b"high"
     memory.close()
 
 

@@ -120,7 +120,7 @@ class Vcpu:
         return int(result.physical_address) if result.valid else None
 
     def exit_counts(self) -> dict[str, Any]:
-        """Exits that left the kernel: ``c`` and ``python`` by ``KVM_EXIT_*`` number; ``unclaimed``, ``first_run_ns``."""
+        """Exits outside the kernel: ``c`` and ``python`` by ``KVM_EXIT_*`` number, ``unclaimed``; ``first_run_ns``."""
         stats = ffi.new("struct vcpu_stats *")
         lib.vcpu_stats(self._native, stats)
         return {

@@ -20,7 +20,7 @@ def fields(struct: type[ctypes.Structure]) -> list[str]:
     if struct is not structs.kvm_run:
         return [field[0] for field in struct._fields_]
     plain = [field[0] for field in struct._fields_ if field[0] not in ("exit", "padding1")]
-    union = dict(structs._Exit._fields_)  # type: ignore[arg-type]
+    union = dict(structs._Exit._fields_)
     return plain + [f"{member}.{field[0]}" for member in RUN_UNION for field in union[member]._fields_]  # type: ignore[attr-defined]
 
 
@@ -30,7 +30,7 @@ def offset_of(struct: type[ctypes.Structure], path: str) -> tuple[int, int]:
     field = getattr(struct, first)
     if not rest:
         return field.offset, field.size
-    inner = dict(structs._Exit._fields_)[first]  # type: ignore[arg-type]
+    inner = dict(structs._Exit._fields_)[first]
     offset, size = offset_of(inner, rest)
     return field.offset + offset, size
 
