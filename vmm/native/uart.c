@@ -6,17 +6,12 @@
  * Input waits in rx[] until the guest listens, as a peer with RTS/CTS flow control would hold it: a driver that opens
  * the port empties the FIFO and reads RBR for luck, which would eat the first bytes of a pipe.
  *
- * And it comes in bursts, with pauses of the time that the guest took to read the burst. Linux's interrupt handler reads
- * for as long as there is data, up to 128 KiB; without the pauses nothing else would run in the guest during a paste, not
- * even what takes RTS away when its buffers are full.
+ * And it comes in bursts, with pauses of the time that the guest took to read the burst. Linux's interrupt handler
+ * reads for as long as there is data, up to 128 KiB; without the pauses nothing else would run in the guest during a
+ * paste, not even what takes RTS away when its buffers are full.
  */
-#include <errno.h>
-#include <linux/serial_reg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include "uart.h"
 
@@ -27,16 +22,11 @@ enum {
 	PAUSE_MIN_US = 500,
 	PAUSE_MAX_US = 50000,
 	LOW_WATER = UART_RX_SIZE / 2,
-	LSR_ERRORS = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | UART_LSR_BI,
 	LSR_EMPTY = UART_LSR_THRE | UART_LSR_TEMT,
-	IER_MASK = UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI,
-	MCR_MASK = UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2 | UART_MCR_LOOP,
-	FCR_MASK = UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK,
-	MSR_LINES = 0xf0,
 	IIR_FIFO = 0xc0,
 };
 
-static void tx_end_burst(struct uart *u)
+void uart_end_burst(struct uart *u)
 {
 	if (!u->burst)
 		return;
@@ -60,8 +50,7 @@ static bool data_ready(const struct uart *u)
 	return u->s.fifo_len || (u->s.rx_len && !u->rx_paused && listening(u));
 }
 
-/* A byte that the host side did not queue: loopback, break. It comes before what waits in rx[]. */
-static void fifo_push(struct uart *u, uint8_t byte)
+void uart_fifo_push(struct uart *u, uint8_t byte)
 {
 	uint32_t depth = u->s.fcr & UART_FCR_ENABLE_FIFO ? FIFO_SIZE : 1;
 
@@ -130,7 +119,7 @@ static uint8_t rx_byte(struct uart *u)
  */
 static uint8_t interrupt_id(const struct uart *u)
 {
-	if ((u->s.ier & UART_IER_RLSI) && (u->s.lsr & LSR_ERRORS))
+	if ((u->s.ier & UART_IER_RLSI) && (u->s.lsr & UART_LSR_ERRORS))
 		return UART_IIR_RLSI;
 	if ((u->s.ier & UART_IER_RDI) && data_ready(u))
 		return UART_IIR_RDI;
@@ -141,7 +130,7 @@ static uint8_t interrupt_id(const struct uart *u)
 	return UART_IIR_NO_INT;
 }
 
-static void line_update(struct uart *u)
+void uart_line_update(struct uart *u)
 {
 	bool level = interrupt_id(u) != UART_IIR_NO_INT;
 
@@ -153,8 +142,7 @@ static void line_update(struct uart *u)
 	u->line = level;
 }
 
-/* The modem lines follow the other end, which is always there, or in loopback our own outputs. */
-static void modem_update(struct uart *u)
+void uart_modem_update(struct uart *u)
 {
 	uint8_t lines = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
 	uint8_t changed;
@@ -170,7 +158,7 @@ static void modem_update(struct uart *u)
 		if (u->s.mcr & UART_MCR_OUT2)
 			lines |= UART_MSR_DCD;
 	}
-	changed = (u->s.msr ^ lines) & MSR_LINES;
+	changed = (u->s.msr ^ lines) & UART_MSR_LINES;
 	/* Only the end of a ring is told. */
 	if (lines & UART_MSR_RI)
 		changed &= (uint8_t)~UART_MSR_RI;
@@ -185,9 +173,9 @@ static bool dlab(const struct uart *u)
 static void write_thr(struct uart *u, uint8_t value)
 {
 	if (u->s.mcr & UART_MCR_LOOP) {
-		fifo_push(u, value);
+		uart_fifo_push(u, value);
 		u->s.thr_pending = 0;
-		line_update(u);
+		uart_line_update(u);
 		u->s.thr_pending = 1;
 		return;
 	}
@@ -212,9 +200,9 @@ static void write_thr(struct uart *u, uint8_t value)
 
 static void write_ier(struct uart *u, uint8_t value)
 {
-	uint8_t enabled = value & IER_MASK & ~u->s.ier;
+	uint8_t enabled = value & UART_IER_MASK & ~u->s.ier;
 
-	u->s.ier = value & IER_MASK;
+	u->s.ier = value & UART_IER_MASK;
 	if (u->tx_len && !u->stalled)
 		uart_tx_flush(u);
 	/* Enabling the interrupt while the transmitter is empty raises it; Linux tests for that. */
@@ -231,16 +219,16 @@ static void write_fcr(struct uart *u, uint8_t value)
 	if ((value & UART_FCR_CLEAR_XMIT) && !u->stalled)
 		u->s.thr_pending = 1;
 	/* The other bits hold only while the FIFO is on. */
-	u->s.fcr = value & UART_FCR_ENABLE_FIFO ? value & FCR_MASK : 0;
+	u->s.fcr = value & UART_FCR_ENABLE_FIFO ? value & UART_FCR_MASK : 0;
 }
 
 static void write_mcr(struct uart *u, uint8_t value)
 {
-	u->s.mcr = value & MCR_MASK;
+	u->s.mcr = value & UART_MCR_MASK;
 	u->s.seen |= UART_SEEN_MCR;
 	if ((u->s.mcr & (UART_MCR_RTS | UART_MCR_LOOP)) == UART_MCR_RTS)
 		u->s.seen |= UART_SEEN_RTS;
-	modem_update(u);
+	uart_modem_update(u);
 }
 
 static void write_lcr(struct uart *u, uint8_t value)
@@ -249,7 +237,7 @@ static void write_lcr(struct uart *u, uint8_t value)
 
 	u->s.lcr = value;
 	if ((raised & UART_LCR_SBC) && (u->s.mcr & UART_MCR_LOOP)) {
-		fifo_push(u, 0);
+		uart_fifo_push(u, 0);
 		u->s.lsr |= UART_LSR_BI;
 	}
 }
@@ -258,10 +246,10 @@ static void reg_write(struct uart *u, uint64_t reg, uint8_t value)
 {
 	if (reg == UART_TX && !dlab(u)) {
 		write_thr(u, value);
-		line_update(u);
+		uart_line_update(u);
 		return;
 	}
-	tx_end_burst(u);
+	uart_end_burst(u);
 	switch (reg) {
 	case UART_TX:
 		u->s.dll = value;
@@ -285,7 +273,7 @@ static void reg_write(struct uart *u, uint64_t reg, uint8_t value)
 		u->s.scr = value;
 		break;
 	}
-	line_update(u);
+	uart_line_update(u);
 }
 
 static uint8_t read_lsr(struct uart *u)
@@ -305,8 +293,8 @@ static uint8_t read_iir(struct uart *u)
 
 	if (id == UART_IIR_THRI)
 		u->s.thr_pending = 0;
-	line_update(u);
-	tx_end_burst(u);
+	uart_line_update(u);
+	uart_end_burst(u);
 	return id | (u->s.fcr & UART_FCR_ENABLE_FIFO ? IIR_FIFO : 0);
 }
 
@@ -315,7 +303,7 @@ static uint8_t reg_read(struct uart *u, uint64_t reg)
 	uint8_t value = 0xff;
 
 	if (reg != UART_IIR)
-		tx_end_burst(u);
+		uart_end_burst(u);
 	switch (reg) {
 	case UART_RX:
 		value = dlab(u) ? u->s.dll : rx_byte(u);
@@ -337,13 +325,13 @@ static uint8_t reg_read(struct uart *u, uint64_t reg)
 		break;
 	case UART_MSR:
 		value = u->s.msr;
-		u->s.msr &= MSR_LINES;
+		u->s.msr &= UART_MSR_LINES;
 		break;
 	case UART_SCR:
 		value = u->s.scr;
 		break;
 	}
-	line_update(u);
+	uart_line_update(u);
 	return value;
 }
 
@@ -363,138 +351,4 @@ bool uart_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool w
 	}
 	pthread_mutex_unlock(&u->lock);
 	return true;
-}
-
-/* ---- for the owner ----------------------------------------------------------------------------------------- */
-
-struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd)
-{
-	struct uart *u = calloc(1, sizeof(*u));
-
-	if (!u)
-		return NULL;
-	u->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (u->timer_fd < 0 || pthread_mutex_init(&u->lock, NULL)) {
-		if (u->timer_fd >= 0)
-			close(u->timer_fd);
-		free(u);
-		return NULL;
-	}
-	u->irq_fd = irq_fd;
-	u->out_fd = out_fd;
-	u->space_fd = space_fd;
-	u->drop = out_mode == UART_OUT_DROP;
-	u->kind = uart_out_kind(out_fd);
-	modem_update(u);
-	u->s.msr &= MSR_LINES;
-	u->s.thr_pending = 1;
-	u->s.dll = 1; /* 115200 baud */
-	return u;
-}
-
-void uart_free(struct uart *u)
-{
-	if (!u)
-		return;
-	uart_tx_flush(u);
-	close(u->timer_fd);
-	pthread_mutex_destroy(&u->lock);
-	free(u);
-}
-
-int uart_timer_fd(const struct uart *u)
-{
-	return u->timer_fd;
-}
-
-int64_t uart_flush(struct uart *u)
-{
-	uint64_t expirations;
-	int64_t ret;
-
-	pthread_mutex_lock(&u->lock);
-	(void)!read(u->timer_fd, &expirations, sizeof(expirations));
-	u->rx_paused = false;
-	uart_tx_flush(u);
-	tx_end_burst(u);
-	line_update(u);
-	ret = u->tx_len;
-	if (u->out_errno) {
-		ret = -u->out_errno;
-		u->told_errno = u->out_errno;
-		u->out_errno = 0;
-	}
-	pthread_mutex_unlock(&u->lock);
-	return ret;
-}
-
-int64_t uart_input(struct uart *u, const uint8_t *data, uint64_t len)
-{
-	uint64_t room, tail, first;
-
-	pthread_mutex_lock(&u->lock);
-	room = UART_RX_SIZE - u->s.rx_len;
-	if (len > room) {
-		len = room;
-		u->rx_full = true;
-	}
-	tail = (u->rx_head + u->s.rx_len) % UART_RX_SIZE;
-	first = len < UART_RX_SIZE - tail ? len : UART_RX_SIZE - tail;
-	memcpy(u->s.rx + tail, data, first);
-	memcpy(u->s.rx, data + first, len - first);
-	u->s.rx_len += (uint32_t)len;
-	line_update(u);
-	pthread_mutex_unlock(&u->lock);
-	return (int64_t)len;
-}
-
-void uart_break(struct uart *u)
-{
-	pthread_mutex_lock(&u->lock);
-	fifo_push(u, 0);
-	u->s.lsr |= UART_LSR_BI;
-	line_update(u);
-	pthread_mutex_unlock(&u->lock);
-}
-
-void uart_save(struct uart *u, struct uart_state *out)
-{
-	uint32_t first;
-
-	pthread_mutex_lock(&u->lock);
-	uart_tx_flush(u);
-	tx_end_burst(u);
-	line_update(u);
-	*out = u->s;
-	/* A restored UART has sent everything: what still waits here is written here. */
-	if (u->stalled)
-		out->thr_pending = 1;
-	first = UART_RX_SIZE - u->rx_head;
-	memcpy(out->rx, u->s.rx + u->rx_head, first);
-	memcpy(out->rx + first, u->s.rx, u->rx_head);
-	memset(out->rx + out->rx_len, 0, UART_RX_SIZE - out->rx_len);
-	pthread_mutex_unlock(&u->lock);
-}
-
-int uart_restore(struct uart *u, const struct uart_state *state)
-{
-	if (state->rx_len > UART_RX_SIZE || state->fifo_len > FIFO_SIZE || (state->ier & ~IER_MASK) ||
-	    (state->mcr & ~MCR_MASK) || (state->fcr & ~FCR_MASK) || (state->lsr & ~LSR_ERRORS))
-		return -EINVAL;
-	pthread_mutex_lock(&u->lock);
-	u->s = *state;
-	u->rx_head = 0;
-	u->burst = false;
-	/* The edge may have been lost on the way; one too many does no harm. */
-	u->line = false;
-	line_update(u);
-	pthread_mutex_unlock(&u->lock);
-	return 0;
-}
-
-void uart_get_stats(struct uart *u, struct uart_stats *out)
-{
-	pthread_mutex_lock(&u->lock);
-	*out = u->stats;
-	pthread_mutex_unlock(&u->lock);
 }

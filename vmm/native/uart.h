@@ -1,13 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two halves of the UART: uart.c is what the guest sees, uart_out.c writes what it sends. */
+/* The parts of the UART: uart.c is what the guest sees, uart_out.c writes what it sends, uart_host.c is what its owner
+ * calls. */
 #ifndef VMM_NATIVE_UART_H
 #define VMM_NATIVE_UART_H
 
+#include <linux/serial_reg.h>
 #include <pthread.h>
 
 #include "native.h"
 
 enum { UART_TX_SIZE = 4096 }; /* also PIPE_BUF: a pipe that polls writable takes that much without blocking */
+
+/* Bits that can be set, and what stays latched in a saved LSR. */
+enum {
+	UART_LSR_ERRORS = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | UART_LSR_BI,
+	UART_IER_MASK = UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI,
+	UART_MCR_MASK = UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2 | UART_MCR_LOOP,
+	UART_FCR_MASK = UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK,
+	UART_MSR_LINES = 0xf0,
+};
 
 /* How out_fd can be written without blocking while the lock is held. */
 enum uart_out { OUT_NONE, OUT_PLAIN, OUT_SOCKET, OUT_POLL, OUT_POLL_BYTE };
@@ -37,6 +48,14 @@ struct uart {
 };
 
 /* All with the lock held. */
+/* Set the interrupt line to what the state asks for. */
+void uart_line_update(struct uart *u);
+/* The modem lines follow the other end, which is always there, or in loopback our own outputs. */
+void uart_modem_update(struct uart *u);
+/* A byte that the host side did not queue: loopback, break. It comes before what waits in rx[]. */
+void uart_fifo_push(struct uart *u, uint8_t byte);
+/* The load of the FIFO is complete: the interrupt for "empty" may come. */
+void uart_end_burst(struct uart *u);
 enum uart_out uart_out_kind(int fd);
 uint64_t uart_now_us(void);
 /* uart_flush() has something to do after so long, or sooner. */
