@@ -38,6 +38,7 @@ exit status:
    20  ended from the console with Ctrl-A x
   124  the time given with --timeout is over
   130  interrupted by Ctrl-C     143  ended by SIGTERM     129  by SIGHUP
+  141  nobody reads the console's output any more (pyvmm boot ... | head)
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2
@@ -61,7 +62,7 @@ OPTIONS = (
 )
 
 EXIT_STATUS = {"poweroff": 0, "reboot": 16, "panic": 17, "triple-fault": 18, "timeout": 124, "escape": 20}
-SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1}
+SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1, "SIGPIPE": 13}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,20 +118,28 @@ class Messages:
 
 
 def _catch_signals(machine: Machine, causes: list[str]) -> None:
-    import signal
+    # The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
+    import _signal  # type: ignore[import-not-found]
+
+    names = {SIGNALS[name]: name for name in ("SIGINT", "SIGTERM", "SIGHUP")}
 
     def on_signal(number: int, _frame: object) -> None:
-        causes.append(signal.Signals(number).name)
+        causes.append(names[number])
         machine.stop(detail=causes[0])
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    for number in names:
+        _signal.signal(number, on_signal)
 
 
 def _run(machine: Machine, console: Console, values: dict[str, Any], messages: Messages) -> int:
     causes: list[str] = []
     _catch_signals(machine, causes)
-    console.connect(machine.loop, machine.serial, lambda: machine.stop(detail="escape"))
+    console.connect(
+        machine.loop,
+        machine.serial,
+        lambda: machine.stop(detail="escape"),
+        lambda: machine.stop(detail="SIGPIPE"),
+    )
     try:
         end = machine.run(values["timeout"])
     finally:
