@@ -166,7 +166,7 @@ def test_a_reader_that_leaves_ends_the_run(start: Start) -> None:
         command.process.stdout.close()
         command.process.stdout = None
         assert head.communicate()[0] == b"line\n"
-    assert command.wait() == 20
+    assert command.wait() == 141
     assert "Traceback" not in command.errors
 
 
