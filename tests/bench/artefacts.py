@@ -1,0 +1,61 @@
+"""What the benchmark runs on, made or found on the host: kernel, initramfs, root disk with fio, and the stage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import install, programs
+from tests.bench.stage import Stage, python_files
+from tools import guest
+
+HERE = Path(__file__).resolve().parent
+FIO_DISK_SIZE = "96M"
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """Paths on the host."""
+
+    kernel: str
+    initrd: str
+    disk: str
+    fio_disk: str
+
+
+def make(kernel: str | None) -> Artefacts:
+    """Make or find everything; `kernel` is one to use instead of the project's."""
+    fio_disk = guest.make("rootfs.py", "--size", FIO_DISK_SIZE, "--program", "fio")
+    initrd = guest.make("rootfs.py", "--kind", "initrd")
+    return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk)
+
+
+def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, fio: bool) -> None:
+    """Write the tar file of the root that everything runs from in the lab; with `fio`, its disk is the one with fio."""
+    base = install.venv_base()
+    stdlib, extensions = python_files(base)
+    stage = Stage(archive)
+    prefix = pyvmm.parent.parent
+    stage.add_program(base)
+    stage.add(f"/usr/bin/python{sys.version_info[0]}") if base.startswith("/usr/bin/") else None
+    stage.add(stdlib)
+    stage.add(prefix)
+    stage.add_libraries([*extensions, *(str(path) for path in sorted(prefix.rglob("*.so")))])
+    stage.add_program("/bin/sh")
+    stage.add_program(shutil.which("readlink") or "/usr/bin/readlink")
+    stage.add_program(programs.QEMU)
+    for name in ("bios-microvm.bin", "qboot.rom", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"):
+        for folder in ("/usr/share/seabios", "/usr/share/qemu"):
+            if os.path.exists(f"{folder}/{name}"):
+                stage.add(f"{folder}/{name}")
+    stage.add("/etc/ld.so.cache")
+    if os.path.isdir("/usr/lib/locale/C.utf8"):
+        stage.add("/usr/lib/locale/C.utf8")
+    disk = artefacts.fio_disk if fio else artefacts.disk
+    for path, name in ((artefacts.kernel, "vmlinux"), (artefacts.initrd, "initrd"), (disk, "disk")):
+        stage.add(os.path.realpath(path), at=f"bench/{name}")
+    stage.add(HERE / "runner.py", at="bench/runner.py")
+    stage.close()

@@ -1,0 +1,85 @@
+"""Cold boot: from the start of the process to the first line of the guest's init, in instructions."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import counters, programs
+from tests.bench.child import Child
+
+if TYPE_CHECKING:
+    from tests.bench.inside import Spec
+
+HELLO = b"pyvmm-init: hello"
+TIMEOUT = 300.0
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    os.write(2, f"    {text}\n".encode())
+
+
+def run_in_guest(command: str) -> str:
+    """The words of the kernel command line that make the guest's init run `command` and power off."""
+    return "pyvmm.quiet pyvmm.run64=" + base64.b64encode(command.encode()).decode()
+
+
+def boot_once(argv: list[str]) -> dict[str, Any]:
+    """Boot once: `ns` to the first line, what KVM counted until then, and of pyvmm what it tells of itself."""
+    with Child(argv) as child:
+        hello = child.wait_for(HELLO, TIMEOUT)
+        kvm = counters.kvm_counters(child.pid)
+        status = child.finish(TIMEOUT)
+        figures: dict[str, Any] = {"ns": hello - child.started, "kvm": kvm, "status": status}
+        for line in child.errors().splitlines():
+            if line.startswith('{"event": "poweroff"'):
+                stats = figures["stats"] = json.loads(line)["stats"]
+                first_run = round((stats["began"] + stats["phases"]["first-run"]) * 1e9) - child.started
+                figures |= {"first_run_ns": first_run, "guest_ns": figures["ns"] - first_run}
+        return figures
+
+
+def boot_traced(argv: list[str]) -> dict[str, Any]:
+    """Boot once and count what user space had to do until the first line."""
+    with counters.Trace() as trace, Child(argv) as child:
+        child.wait_for(HELLO, TIMEOUT)
+        calls = trace.syscalls(counters.threads(child.pid))
+        figures = {"user_exits": trace.user_exits(), "syscalls": sum(calls.values()), "syscalls_by_number": calls}
+        child.finish(TIMEOUT)
+        return figures
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """All programs with an initramfs and with a root disk, turn by turn, after one boot each that is not counted.
+
+    `qemu-tuned` is QEMU with another firmware. A disk has a copy for each program, since guests write to it.
+    """
+    tail = run_in_guest("true")
+    figures: dict[str, Any] = {}
+    for kind in ("initrd", "disk"):
+        argvs: dict[str, list[str]] = {}
+        for name in ("qemu", "pyvmm", "qemu-tuned"):
+            if kind == "initrd":
+                guest = programs.Guest(spec.kernel, f"{spec.cmdline} {tail}", initrd=spec.initrd)
+            else:
+                shutil.copyfile(spec.disk, f"/bench/vda-{name}")
+                guest = programs.Guest(
+                    spec.kernel, f"{spec.cmdline} root=/dev/vda rw {tail}", disk=f"/bench/vda-{name}"
+                )
+            if name == "pyvmm":
+                argvs[name] = programs.pyvmm(spec.pyvmm, guest, extra=("--stats", "--json"))
+            else:
+                argvs[name] = programs.qemu(guest, extra=programs.TUNED if name == "qemu-tuned" else ())
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in argvs}
+        for turn in range(spec.repeat + 1):
+            for name, argv in argvs.items():
+                run = boot_once(argv)
+                say(f"{kind} {name}: {run['ns'] / 1e6:.1f} M instructions{' (not counted)' if turn == 0 else ''}")
+                if turn:
+                    runs[name].append(run)
+        figures[kind] = {name: {"runs": runs[name], "traced": boot_traced(argvs[name])} for name in argvs}
+    return figures

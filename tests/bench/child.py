@@ -1,0 +1,95 @@
+"""Starting a program and following what it writes, at the least cost for the one who measures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/bench", "LANG": "C.UTF-8"}
+
+
+class ChildError(Exception):
+    """The program did not do what was waited for; the message has the end of what it wrote."""
+
+
+class Child:
+    """A program with pipes at its standard streams; `started` is CLOCK_MONOTONIC in ns just before it was made."""
+
+    def __init__(self, argv: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        self.argv = list(argv)
+        self.output = bytearray()
+        self.status: int | None = None
+        stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
+        self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
+        self.stderr = os.memfd_create("stderr")
+        streams = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((stdin, stdout, self.stderr))]
+        self.started = time.monotonic_ns()
+        self.pid = os.posix_spawn(argv[0], self.argv, environment or ENVIRONMENT, file_actions=streams)
+        os.close(stdin)
+        os.close(stdout)
+        os.set_blocking(self.stdout, False)
+
+    def wait_for(self, text: bytes, timeout: float, start: int = 0) -> int:
+        """Read until `text` was written behind offset `start`; returns CLOCK_MONOTONIC in ns of that.
+
+        Raises ChildError when the program ended or `timeout` seconds went by before it.
+        """
+        deadline = time.monotonic_ns() + int(timeout * 1e9)
+        while True:
+            if text in memoryview(self.output)[start:].tobytes():
+                return time.monotonic_ns()
+            left = deadline - time.monotonic_ns()
+            if left <= 0 or not select.select([self.stdout], [], [], left / 1e9)[0]:
+                raise ChildError(f"no {text.decode()!r} within {timeout:g} s\n{self.last_words()}")
+            data = os.read(self.stdout, 65536)
+            if not data:
+                raise ChildError(f"ended before it wrote {text.decode()!r}\n{self.last_words()}")
+            self.output += data
+
+    def write(self, text: str) -> None:
+        """Give it `text` at its standard input."""
+        os.write(self.stdin, text.encode())
+
+    def finish(self, timeout: float) -> int:
+        """Read to the end and return the exit status. Raises ChildError when it takes longer than `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.stdout], [], [], left)[0]:
+                raise ChildError(f"did not end within {timeout:g} s\n{self.last_words()}")
+            data = os.read(self.stdout, 65536)
+            if not data:
+                break
+            self.output += data
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def errors(self) -> str:
+        """What it wrote to its standard error."""
+        return os.pread(self.stderr, 1 << 20, 0).decode(errors="replace")
+
+    def last_words(self) -> str:
+        """The end of its output, for an error message."""
+        text = self.output[-1500:].decode(errors="replace") + self.errors()[-1500:]
+        return f"$ {' '.join(self.argv)}\n{text}"
+
+    def close(self) -> None:
+        """Kill it when it runs and forget it. Does nothing the second time."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        for fd in (self.stdin, self.stdout, self.stderr):
+            if fd >= 0:
+                os.close(fd)
+        self.stdin = self.stdout = self.stderr = -1
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,145 @@
+"""fio in the guest, on a disk whose image is in the host's memory: how fast the monitors serve requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import boot, counters, programs
+from tests.bench.child import Child, ChildError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.bench.inside import Spec
+
+JOBS = {
+    "randread-4k-qd1": ("randread", "4k", 1),
+    "randwrite-4k-qd1": ("randwrite", "4k", 1),
+    "randread-4k-qd32": ("randread", "4k", 32),
+    "randwrite-4k-qd32": ("randwrite", "4k", 32),
+    "read-1m": ("read", "1m", 8),
+    "write-1m": ("write", "1m", 8),
+}
+IMAGE_MIB = 512
+READY, DONE = b"bench-ready", b"bench-done "
+AGENT = f"""stty -echo
+echo {READY.decode()}
+while read -r line; do eval "$line" </dev/null; echo "{DONE.decode()}$?"; done
+"""
+STATS = "/bench/stats"
+PATIENCE = 60.0
+"""Seconds: a lab on a busy machine can be slow to answer."""
+
+# fio's terse format, version 3: where the bandwidth in KiB/s of reads and of writes is; the requests per second follow
+READ_BANDWIDTH, WRITE_BANDWIDTH = 6, 47
+
+
+class Vm:
+    """A machine of either program, booted, that runs commands typed on its console."""
+
+    def __init__(self, name: str, argv: Sequence[str]) -> None:
+        self.name = name
+        self.child = Child(argv)
+        self._mark = 0
+        try:
+            self.child.wait_for(READY, 300)
+        except ChildError:
+            self.child.close()
+            raise
+
+    def run(self, command: str, timeout: float) -> str:
+        """Run a shell command in the guest and return what it wrote. Raises ChildError when it fails."""
+        start = len(self.child.output)
+        self.child.write(command + "\n")
+        self.child.wait_for(DONE, timeout, start)
+        self.child.wait_for(b"\n", PATIENCE, self.child.output.index(DONE, start))
+        output, _, status = self.child.output[start:].decode(errors="replace").partition(DONE.decode())
+        if status.split()[0] != "0":
+            raise ChildError(f"{self.name}: in the guest: {command}: status {status}\n{output}")
+        return output
+
+    def counters(self) -> dict[str, int]:
+        """KVM's counters, and what pyvmm says of exits answered in C and in Python."""
+        found = counters.kvm_counters(self.child.pid)
+        if self.name == "pyvmm":
+            size = os.path.getsize(STATS) if os.path.exists(STATS) else 0
+            os.kill(self.child.pid, signal.SIGUSR1)
+            deadline = time.monotonic() + PATIENCE
+            while not os.path.exists(STATS) or os.path.getsize(STATS) == size:
+                if time.monotonic() > deadline:
+                    raise ChildError(f"no statistics\n{self.child.last_words()}")
+                time.sleep(0.02)
+            with open(STATS) as file:
+                exits = json.loads(file.read().splitlines()[-1])["exits"]
+            found |= {f"exits_{who}": int(exits[who]) for who in ("c", "python")}
+        return found
+
+    def fio(self, job: str, seconds: float) -> dict[str, Any]:
+        """Run one job and return its figures and what was counted meanwhile."""
+        rw, size, depth = JOBS[job]
+        before = self.counters()
+        output = self.run(
+            f"fio --name={job} --filename=/dev/vdb --rw={rw} --bs={size} --iodepth={depth} --direct=1 --thread"
+            f" --ioengine=io_uring --time_based --runtime={seconds:g} --norandommap --output-format=terse"
+            " --terse-version=3",
+            seconds + 2 * PATIENCE,
+        )
+        after = self.counters()
+        fields = next(line for line in output.splitlines() if line.startswith("3;fio")).split(";")
+        at = READ_BANDWIDTH if "read" in rw else WRITE_BANDWIDTH
+        figures: dict[str, Any] = {"kib_s": int(fields[at]), "iops": int(fields[at + 1])}
+        figures["requests"] = int(fields[at - 1]) * 1024 // (4096 if size == "4k" else 1 << 20)
+        figures["counted"] = {name: after[name] - before[name] for name in after}
+        return figures
+
+    def close(self) -> None:
+        """End it."""
+        self.child.close()
+
+
+def make_image(path: str) -> None:
+    """An image without holes: reading a hole costs less than reading data."""
+    with open("/dev/urandom", "rb") as source:
+        block = source.read(1 << 20)
+    with open(path, "wb") as file:
+        for _ in range(IMAGE_MIB):
+            file.write(block)
+
+
+def start(name: str, spec: Spec) -> Vm:
+    """Boot the machine of program `name`."""
+    disk, data = f"/bench/vda-{name}", f"/bench/vdb-{name}"
+    shutil.copyfile(spec.disk, disk)
+    make_image(data)
+    cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
+    guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=data)
+    if name == "qemu":
+        return Vm(name, programs.qemu(guest, poll=os.cpu_count() != 1))
+    python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
+    return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS])
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """All jobs on both programs, turn by turn, so that what else the machine does hits both."""
+    figures: dict[str, Any] = {job: {"qemu": [], "pyvmm": []} for job in JOBS}
+    machines: list[Vm] = []
+    try:
+        for name in ("qemu", "pyvmm"):
+            machines.append(start(name, spec))
+            boot.say(f"{name} is up")
+        for job in JOBS:
+            for turn in range(spec.repeat):
+                for machine in machines if turn % 2 == 0 else reversed(machines):
+                    run = machine.fio(job, spec.seconds)
+                    figures[job][machine.name].append(run)
+                    boot.say(f"{job} {machine.name}: {run['iops']} requests/s, {run['kib_s'] / 1024:.1f} MiB/s")
+    finally:
+        for machine in machines:
+            machine.close()
+    return figures

@@ -1,0 +1,79 @@
+"""What runs in the lab: `python -m tests.bench.inside PART SPEC`, started by `python -m tests.bench`.
+
+Unpacks the stage into a tmpfs and makes that the root of this process and of all that it starts; then measures one part
+and writes its figures as JSON. SPEC is a JSON file, see `Spec`. This interpreter stays the one from the host's root, so
+that none of the pages of what is measured are shared with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+NEW_ROOT = "/run/bench"
+BUSYBOX = "/run/lab/busybox"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to measure with; all paths are those in the stage."""
+
+    stage: str
+    result: str
+    pyvmm: str
+    kernel: str
+    initrd: str
+    disk: str
+    cmdline: str
+    repeat: int
+    seconds: float
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"    {text}", file=sys.stderr, flush=True)
+
+
+def enter_stage(archive: str) -> None:
+    """Unpack `archive` into a tmpfs and change the root to it."""
+    os.makedirs(NEW_ROOT)
+    mount("tmpfs", "tmpfs", NEW_ROOT, "size=70%")
+    subprocess.run([BUSYBOX, "tar", "-x", "-f", archive, "-C", NEW_ROOT], check=True)
+    for name in ("dev", "proc", "sys", "tmp", "bench"):
+        os.makedirs(f"{NEW_ROOT}/{name}", exist_ok=True)
+    for name in ("dev", "proc", "sys"):
+        subprocess.run([BUSYBOX, "mount", "-o", "bind", f"/{name}", f"{NEW_ROOT}/{name}"], check=True)
+    mount("debugfs", "debug", f"{NEW_ROOT}/sys/kernel/debug")
+    mount("tracefs", "trace", f"{NEW_ROOT}/sys/kernel/tracing")
+    os.chroot(NEW_ROOT)
+    os.chdir("/bench")
+
+
+def mount(kind: str, source: str, target: str, options: str = "rw") -> None:
+    """mount(8) of the lab's busybox."""
+    subprocess.run([BUSYBOX, "mount", "-t", kind, "-o", options, source, target], check=True)
+
+
+def main(argv: list[str]) -> int:
+    """Measure part `argv[0]` as the file `argv[1]` says."""
+    part = argv[0]
+    spec = Spec(**json.loads(Path(argv[1]).read_text()))
+    # Before the root changes: what is imported later would come from the stage, and share its pages.
+    from tests.bench import boot, fio, memory
+
+    measure = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure}[part]
+    result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    say("unpacking what is measured into a tmpfs")
+    enter_stage(spec.stage)
+    figures = measure(spec)
+    with open(result, "w") as file:
+        json.dump(figures, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""The command lines of the two programs that are compared, for the same machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+QEMU = "/usr/bin/qemu-system-x86_64"
+
+MICROVM = "microvm,accel=kvm,isa-serial=on,rtc=on,pic=off"
+"""The peer: QEMU's machine without PCI. `pit=off` hangs where one instruction is one nanosecond."""
+
+TUNED = ("-bios", "/usr/share/qemu/qboot.rom")
+"""A firmware made for starting fast, which has to be asked for."""
+
+# microvm's virtio devices speak the legacy interface unless told otherwise; both programs get the modern one.
+MODERN = ("-global", "virtio-mmio.force-legacy=false")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One machine, as either program is told to make it.
+
+    `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb.
+    """
+
+    kernel: str
+    cmdline: str
+    memory: int = 256
+    cpus: int = 1
+    initrd: str = ""
+    disk: str = ""
+    data: str = ""
+
+
+def _qemu_disk(name: str, path: str) -> list[str]:
+    # The page cache of the host is used and a write is complete when it is in there: pyvmm's default too.
+    drive = f"driver=file,filename={path},node-name={name}-file,aio=io_uring,cache.direct=off,cache.no-flush=off"
+    device = f"virtio-blk-device,drive={name},write-cache=on,iothread=io0"
+    return ["-blockdev", drive, "-blockdev", f"driver=raw,file={name}-file,node-name={name}", "-device", device]
+
+
+def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True) -> list[str]:
+    """QEMU's command line. Its disks are served by an iothread, which is faster than its main loop.
+    It polls a while before it sleeps unless `poll` is false: on a single CPU that only takes time from the guest.
+
+    Its RAM is what QEMU takes by itself, anonymous memory with huge pages; with a memfd it boots slower.
+    """
+    argv = [QEMU, "-M", MICROVM, "-cpu", "host"]
+    argv += ["-smp", str(guest.cpus), "-m", str(guest.memory), "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv += ["-display", "none", "-serial", "stdio", *MODERN, "-kernel", guest.kernel, "-append", guest.cmdline]
+    if guest.initrd:
+        argv += ["-initrd", guest.initrd]
+    if guest.disk or guest.data:
+        argv += ["-object", "iothread,id=io0" + ("" if poll else ",poll-max-ns=0")]
+    for name, path in (("vda", guest.disk), ("vdb", guest.data)):
+        if path:
+            argv += _qemu_disk(name, path)
+    return [*argv, *extra]
+
+
+def pyvmm(command: str, guest: Guest, *, extra: Sequence[str] = ()) -> list[str]:
+    """pyvmm's command line; `=` in front of the kernel's replaces what pyvmm would say by itself."""
+    argv = [command, "boot", "--kernel", guest.kernel, "--memory", f"{guest.memory}M", "--cpus", str(guest.cpus)]
+    argv += ["--cmdline", "=" + guest.cmdline]
+    if guest.initrd:
+        argv += ["--initrd", guest.initrd]
+    if guest.disk:
+        argv += ["--rootfs", guest.disk]
+    if guest.data:
+        argv += ["--disk", guest.data]
+    return [*argv, *extra]

@@ -1,0 +1,174 @@
+"""From raw figures to rows: a ratio, what it has to be, and whether it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    `value` is compared with `must` and `aim`; `at_least` says which side of them is good. `pyvmm` and `peer` are the
+    figures behind it, in `unit`.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    pyvmm: float | None = None
+    peer: float | None = None
+    peer_name: str = ""
+    must: float | None = None
+    aim: float | None = None
+    at_least: bool = False
+    ratio: bool = True
+
+    def meets(self, target: float | None) -> bool | None:
+        """Whether `value` is on the good side of `target`; None when there is none."""
+        if target is None:
+            return None
+        return self.value >= target if self.at_least else self.value <= target
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if self.must is None and self.aim is None:
+            return ""
+        if self.meets(self.must) is False:
+            return "MISSED"
+        if self.meets(self.aim) is False:
+            return "met, aim missed"
+        return "met, aim too" if self.aim is not None else "met"
+
+
+def _compare(
+    name: str,
+    pyvmm: float,
+    peer: float,
+    unit: str = "",
+    *,
+    peer_name: str = "QEMU",
+    must: float | None = None,
+    aim: float | None = None,
+    at_least: bool = False,
+) -> Row:
+    return Row(name, pyvmm / peer if peer else math.nan, unit, pyvmm, peer, peer_name, must, aim, at_least)
+
+
+def _absolute(name: str, value: float, unit: str = "", must: float | None = None, aim: float | None = None) -> Row:
+    return Row(name, value, unit, pyvmm=value, must=must, aim=aim, ratio=False)
+
+
+def _median(runs: list[dict[str, Any]], name: str) -> float:
+    return float(statistics.median(run[name] for run in runs))
+
+
+def _boot_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = []
+    unit = "M instructions"
+    for kind, label in (("initrd", "initramfs"), ("disk", "root disk")):
+        programs = figures[kind]
+        ours, theirs, tuned = (_median(programs[name]["runs"], "ns") / 1e6 for name in ("pyvmm", "qemu", "qemu-tuned"))
+        rows.append(_compare(f"cold boot, {label}", ours, theirs, unit, must=0.50, aim=0.35))
+        rows.append(_compare("  against QEMU with its faster firmware", ours, tuned, unit, peer_name="qboot"))
+        runs = programs["pyvmm"]["runs"]
+        rows.append(_absolute("  before the first KVM_RUN", _median(runs, "first_run_ns") / 1e6, unit))
+        rows.append(_absolute("  the guest, with its faults and exits", _median(runs, "guest_ns") / 1e6, unit))
+        ours, theirs = (_median([run["kvm"] for run in programs[name]["runs"]], "exits") for name in ("pyvmm", "qemu"))
+        rows.append(_compare("  exits", ours, theirs))
+        traced = [programs[name]["traced"] for name in ("pyvmm", "qemu")]
+        ours, theirs = (float(sum(each["user_exits"].values())) for each in traced)
+        rows.append(_compare("  exits to user space", ours, theirs))
+        ours, theirs = (float(each["syscalls"]) for each in traced)
+        rows.append(_compare("  system calls", ours, theirs))
+        python = _median([run["stats"]["exits"] for run in runs], "python")
+        rows.append(_absolute("  exits answered by Python, power-off included", python))
+    return rows
+
+
+def _memory_rows(figures: dict[str, Any]) -> list[Row]:
+    ours, theirs = (figures[name]["kib"] / 1024 for name in ("pyvmm", "qemu"))
+    return [
+        _compare("memory of the monitor", ours, theirs, "MiB", must=0.5),
+        _absolute("memory of the monitor, absolute", ours, "MiB", 14, 8),
+    ]
+
+
+def _startup_rows(figures: dict[str, Any]) -> list[Row]:
+    ours, theirs = (statistics.median(figures[name]) / 1e6 for name in ("first_run_ns", "python_ns"))
+    name = "start-up to the first KVM_RUN"
+    return [_compare(name, ours, theirs, "ms", peer_name="python3 -c pass", must=3.5, aim=2.5)]
+
+
+def _fio_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = []
+    python = 0
+    for job, runs in figures.items():
+        unit, key, scale = ("requests/s", "iops", 1) if "4k" in job else ("MiB/s", "kib_s", 1024)
+        ours, theirs = (_median(runs[name], key) / scale for name in ("pyvmm", "qemu"))
+        rows.append(_compare(f"fio {job}", ours, theirs, unit, must=1.0, at_least=True))
+        python += sum(run["counted"]["exits_python"] for run in runs["pyvmm"])
+    mean = math.exp(statistics.fmean(math.log(row.value) for row in rows))
+    rows.append(Row("fio, geometric mean", mean, aim=1.2, at_least=True))
+    rows.append(_absolute("exits answered by Python during fio", python, must=0, aim=0))
+    return rows
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The rows of the parts that were measured, in their order."""
+    makers = {"boot": _boot_rows, "memory": _memory_rows, "startup": _startup_rows, "fio": _fio_rows}
+    return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for a person."""
+    head = ("", "pyvmm", "peer", "unit", "value", "must", "aim", "")
+    lines = [head]
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        must, aim = ("" if target is None else f"{sign} {target:g}" for target in (row.must, row.aim))
+        peer = f"{_number(row.peer)} {row.peer_name}" if row.peer is not None else row.peer_name
+        value = f"{row.value:.2f}" + (" x" if row.ratio else "")
+        lines.append((row.name, _number(row.pyvmm), peer, row.unit, value, must, aim, row.verdict))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n" + "\n".join([text[0], "-" * max(map(len, text)), *text[1:]]) + "\n"
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def write(path: Path, rows: list[Row], figures: dict[str, Any]) -> None:
+    """Rows, raw figures and where they come from, as JSON."""
+    data = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _output("git", "describe", "--always", "--dirty"),
+        "python": platform.python_version(),
+        "qemu": _output("qemu-system-x86_64", "--version").partition("\n")[0],
+        "host": {"kernel": platform.release(), "cpus": os.cpu_count(), "load": os.getloadavg()},
+        "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
+        "raw": figures,
+    }
+    path.write_text(json.dumps(data, indent=1))

@@ -1,0 +1,50 @@
+"""A machine of pyvmm the library, whose statistics can be asked for while it runs. Used by the fio rows.
+
+`runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data); the console is stdin and
+stdout; each SIGUSR1 writes vmm.report.collect() as one line of JSON to the file STATS. Nothing of the test suite is
+imported: it runs with the installed pyvmm alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from vmm import BootConfig, ConsoleConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
+from vmm.report import collect
+
+
+def main(config: dict[str, str], stats_path: str) -> int:
+    """Run the machine to its end."""
+    disks = tuple(DiskConfig(config[name]) for name in ("disk", "data"))
+    machine_config = MachineConfig(
+        BootConfig(config["kernel"], cmdline="=" + config["cmdline"]),
+        MemoryConfig(int(config["memory"]) << 20),
+        cpus=int(config["cpus"]),
+        disks=disks,
+        console=ConsoleConfig("fd", 1),
+    )
+    stats = os.open(stats_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with Machine(machine_config) as machine:
+
+        def write_stats(_number: int, _frame: object) -> None:
+            os.write(stats, json.dumps(collect(machine)).encode() + b"\n")
+
+        def type_input(_events: int) -> None:
+            data = os.read(0, 256)
+            if data:
+                machine.console_input(data)
+            else:
+                machine.loop.remove(0)
+
+        signal.signal(signal.SIGUSR1, write_stats)
+        machine.loop.add(0, type_input)
+        end = machine.run()
+    print(end.kind, end.detail, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1]), sys.argv[2]))
