@@ -14,11 +14,11 @@ demo: ## install what is missing, build the guest, boot it (a terminal gets the 
 	@$(PYTHON) -m tools.demo
 
 test: ## all tests; those that boot guests run in the lab where there is no usable KVM
-	@python3 tools/deps.py kernel lab
+	@python3 tools/deps.py kernel lab check fuzz
 	@$(PYTHON) -m tools.run_tests $(ARGS)
 
 test-native: ## only the tests that need no KVM
-	@python3 tools/deps.py
+	@python3 tools/deps.py check fuzz
 	@$(PYTHON) -m tools.run_tests --native $(ARGS)
 
 test-guest: ## only the tests that boot guests

@@ -149,8 +149,22 @@ def install_packages(missing: Sequence[Need]) -> None:
         if subprocess.run([*install, *packages], stdout=sys.stderr).returncode:
             # A package index that is too old names files that the mirror no longer has.
             subprocess.run([*prefix, "apt-get", "-q", "update"], stdout=sys.stderr)
-            if status := subprocess.run([*install, *packages], stdout=sys.stderr).returncode:
+            chosen = [installable(package) for package in packages]
+            if status := subprocess.run([*install, *chosen], stdout=sys.stderr).returncode:
                 sys.exit(f"apt-get failed with status {status}; missing: {listed}")
+
+
+def installable(package: str) -> str:
+    """`package`, or `package=VERSION` where the version that apt prefers needs what none of its sources has."""
+    simulate = ["apt-get", "-qq", "--simulate", "install", "--no-install-recommends"]
+    if subprocess.run([*simulate, package], capture_output=True).returncode == 0:
+        return package
+    rows = subprocess.run(["apt-cache", "madison", package], capture_output=True, text=True).stdout.splitlines()
+    for row in rows:
+        choice = f"{package}={row.split('|')[1].strip()}"
+        if subprocess.run([*simulate, choice], capture_output=True).returncode == 0:
+            return choice
+    return package
 
 
 def digest(*patterns: str) -> str:

@@ -94,8 +94,11 @@ def kernel_packages() -> list[str]:
             continue
         if images := re.findall(r"Depends: (linux-image-\d\S+)", listing):
             image = images[0]
-            known = run_tool(["apt-cache", "pkgnames", image.replace("linux-image-", "linux-modules")]).split()
-            return [image, *(name for name in known if name.endswith(image.removeprefix("linux-image-")))]
+            # Ubuntu has the modules in packages of their own.
+            release = image.removeprefix("linux-image-")
+            known = run_tool(["apt-cache", "pkgnames", "linux-modules-"]).split()
+            wanted = {f"linux-modules-{release}", f"linux-modules-extra-{release}"}
+            return [image, *sorted(wanted.intersection(known))]
     raise LabError(f"apt knows none of {', '.join(META_PACKAGES)}; run `apt-get update` as root")
 
 
