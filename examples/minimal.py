@@ -1,6 +1,6 @@
 """The library in ten lines: boot a kernel with a root disk, console on this terminal's output, until it powers off.
 
-    python examples/minimal.py VMLINUX ROOTFS [COMMAND LINE]
+python examples/minimal.py VMLINUX ROOTFS [COMMAND LINE]
 """
 
 from __future__ import annotations
