@@ -126,9 +126,9 @@ class VcpuThreads:
 
     def _special(self, vcpu: Vcpu, reason: int) -> None:
         if reason == k.EXIT_SHUTDOWN:
-            from vmm.kvm.diagnose import describe
+            from vmm.kvm.diagnose import triple_fault
 
-            self.end(TRIPLE_FAULT, describe(vcpu, self._memory))
+            self.end(TRIPLE_FAULT, triple_fault(vcpu, self._memory))
         elif reason == k.EXIT_SYSTEM_EVENT and vcpu.kvm_run.system_event.type in _SYSTEM_EVENTS:
             self.end(_SYSTEM_EVENTS[vcpu.kvm_run.system_event.type], "KVM system event")
         else:

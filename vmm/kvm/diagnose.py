@@ -18,6 +18,8 @@ _SUBERRORS = {
     4: "the CPU left the guest for a reason that KVM does not expect",
 }
 
+_RESET_RIP = 0xFFF0
+
 
 def _code_bytes(vcpu: Vcpu, memory: GuestMemory, address: int) -> str:
     try:
@@ -45,6 +47,18 @@ def describe(vcpu: Vcpu, memory: GuestMemory) -> str:
         f"rsp {regs.rsp:#x}, rflags {regs.rflags:#x}, cr0 {sregs.cr0:#x}, cr3 {sregs.cr3:#x}, cr4 {sregs.cr4:#x}, "
         f"efer {sregs.efer:#x}"
     )
+
+
+def triple_fault(vcpu: Vcpu, memory: GuestMemory) -> str:
+    """Where the vCPU shut down, as far as that can be known.  In words; never raises."""
+    try:
+        reset = vcpu.get_regs().rip == _RESET_RIP and not vcpu.get_sregs().cr0 & 1
+    except VmmError:
+        reset = False
+    if reset:
+        # Linux, shutdown_interception() in arch/x86/kvm/svm/svm.c: the state is undefined, so KVM resets the vCPU
+        return f"vCPU {vcpu.index}, it is not known where: AMD CPUs lose the state of a CPU that shuts down"
+    return describe(vcpu, memory)
 
 
 def internal_error(vcpu: Vcpu, memory: GuestMemory) -> GuestError:
