@@ -76,7 +76,7 @@ class Vm:
                     raise ChildError(f"no statistics\n{self.child.last_words()}")
                 time.sleep(0.02)
             with open(STATS) as file:
-                exits = json.loads(file.read().splitlines()[-1])["exits"]
+                exits = json.loads(file.read().splitlines()[-1])
             found |= {f"exits_{who}": int(exits[who]) for who in ("c", "python")}
         return found
 
@@ -86,7 +86,7 @@ class Vm:
         before = self.counters()
         output = self.run(
             f"fio --name={job} --filename=/dev/vdb --rw={rw} --bs={size} --iodepth={depth} --direct=1 --thread"
-            f" --ioengine=io_uring --time_based --runtime={seconds:g} --norandommap --output-format=terse"
+            f" --ioengine=io_uring --time_based --runtime={round(seconds * 1000)}ms --norandommap --output-format=terse"
             " --terse-version=3",
             seconds + 2 * PATIENCE,
         )
