@@ -10,22 +10,28 @@ from vmm.kvm import ioctl as k
 from vmm.kvm.structs import kvm_stats_desc, kvm_stats_header
 
 
-def read_stats(fd: int) -> dict[str, int]:
-    """All scalar statistics of the VM or vCPU *fd* by name; empty where the host's KVM has none to give."""
+def open_stats(fd: int) -> int:
+    """A descriptor of the statistics of the VM or vCPU *fd*, the caller's; -1 where the host's KVM has none to give.
+
+    Of a vCPU, while nobody is inside KVM_RUN: the ioctl would wait until it returns.
+    """
     try:
-        stats_fd = k.ioctl(fd, k.KVM_GET_STATS_FD, 0, "KVM_GET_STATS_FD")
+        return k.ioctl(fd, k.KVM_GET_STATS_FD, 0, "KVM_GET_STATS_FD")
     except HostError:
+        return -1
+
+
+def read_stats(stats_fd: int) -> dict[str, int]:
+    """All scalar statistics by name, of what :func:`open_stats` returned.  At any time."""
+    if stats_fd < 0:
         return {}
-    try:
-        header = kvm_stats_header.from_buffer_copy(os.pread(stats_fd, ctypes.sizeof(kvm_stats_header), 0))
-        step = ctypes.sizeof(kvm_stats_desc) + header.name_size
-        table = os.pread(stats_fd, step * header.num_desc, header.desc_offset)
-        values: dict[str, int] = {}
-        for start in range(0, len(table), step):
-            desc = kvm_stats_desc.from_buffer_copy(table, start)
-            if desc.size == 1:
-                name = table[start + ctypes.sizeof(kvm_stats_desc) : start + step].split(b"\0", 1)[0].decode()
-                values[name] = int.from_bytes(os.pread(stats_fd, 8, header.data_offset + desc.offset), "little")
-        return values
-    finally:
-        os.close(stats_fd)
+    header = kvm_stats_header.from_buffer_copy(os.pread(stats_fd, ctypes.sizeof(kvm_stats_header), 0))
+    step = ctypes.sizeof(kvm_stats_desc) + header.name_size
+    table = os.pread(stats_fd, step * header.num_desc, header.desc_offset)
+    values: dict[str, int] = {}
+    for start in range(0, len(table), step):
+        desc = kvm_stats_desc.from_buffer_copy(table, start)
+        if desc.size == 1:
+            name = table[start + ctypes.sizeof(kvm_stats_desc) : start + step].split(b"\0", 1)[0].decode()
+            values[name] = int.from_bytes(os.pread(stats_fd, 8, header.data_offset + desc.offset), "little")
+    return values

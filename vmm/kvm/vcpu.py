@@ -8,6 +8,7 @@ import os
 from vmm.errors import HostError
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
+from vmm.kvm.stats import open_stats, read_stats
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ class Vcpu:
         self.kvm_run: s.kvm_run = s.kvm_run.from_buffer(self._map)
         self._buffer: Any = ffi.from_buffer(self._map)
         self._native: Any = None
+        # Now, because the ioctl waits for KVM_RUN to return, which a guest that does I/O in the kernel may never do
+        self._stats_fd = open_stats(fd)
 
     def bind(self, bus: Any) -> None:
         """Give :meth:`run` the C bus (cdata ``struct bus *``) that answers exits; the caller keeps it alive."""
@@ -131,10 +134,9 @@ class Vcpu:
         }
 
     def stats(self) -> dict[str, int]:
-        """What KVM counts for this vCPU, by the kernel's names (``exits``, ``halt_exits``, ``irq_injections``, ...)."""
-        from vmm.kvm.stats import read_stats
-
-        return read_stats(self.fd)
+        """What KVM counts for this vCPU, by the kernel's names (``exits``, ``halt_exits``, ``irq_injections``, ...).
+        At any time."""
+        return read_stats(self._stats_fd)
 
     def close(self) -> None:
         """Free everything; harmless when done twice.  Nobody may be inside :meth:`run`."""
@@ -149,5 +151,7 @@ class Vcpu:
             self._map.close()
         except BufferError:
             pass  # a traceback still refers to a part of it; it is unmapped when that goes
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
         os.close(self.fd)
         self.fd = -1

@@ -70,9 +70,14 @@ class Vm:
 
     def stats(self) -> dict[str, int]:
         """What KVM counts for the VM, by the kernel's names (``remote_tlb_flush``, ``mmu_...``)."""
-        from vmm.kvm.stats import read_stats
+        from vmm.kvm.stats import open_stats, read_stats
 
-        return read_stats(self.fd)
+        stats_fd = open_stats(self.fd)
+        try:
+            return read_stats(stats_fd)
+        finally:
+            if stats_fd >= 0:
+                os.close(stats_fd)
 
     def close(self) -> None:
         """Close the descriptor; harmless when done twice.  KVM frees the VM when its last vCPU is closed too."""
