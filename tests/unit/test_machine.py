@@ -20,6 +20,7 @@ from tests import tiny
 from tests.sample_devices import Echo
 from vmm import ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
+from vmm.report import collect
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -235,6 +236,17 @@ def test_close_while_the_console_takes_no_more(tmp_path: Path, pipe: Pipe) -> No
     with Machine(tiny.config(kernel, console=pipe.console)) as machine:
         machine.start()
         pipe.wait_until_full()
+
+
+@pytest.mark.parametrize("how", ["spin", "halt"])
+def test_statistics_while_the_guest_never_leaves_kvm(tmp_path: Path, pipe: Pipe, how: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello"), GUESTS_THAT_STAY[how])
+    with Machine(tiny.config(kernel, cpus=2, console=pipe.console)) as machine:
+        machine.start()
+        pipe.wait_for(5)
+        stats = collect(machine)
+        assert stats["exits"]["c"] >= 5 and stats["exits"]["python"] == 0
+        assert machine.wait(0) is None
 
 
 def test_close_lets_those_who_wait_go(tmp_path: Path) -> None:
