@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from tools.step import step
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
-PARTS = ("startup", "boot", "memory", "fio")
+LAB_PARTS = {True: ("boot", "fio-icount"), False: ("memory", "fio")}
+"""What runs in the lab where one instruction is one nanosecond, and what in the other."""
+PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -35,65 +38,74 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_in_lab(lab: Lab, part: str, spec: Spec) -> Any:
-    """Run one part in the lab and return its figures. Raises LabError when it fails."""
-    request, result = OUTPUT / f"{part}.spec.json", OUTPUT / f"{part}.raw.json"
-    request.write_text(json.dumps(asdict(spec) | {"result": str(result)}))
-    result.unlink(missing_ok=True)
+def measure_in_lab(spec: Spec) -> dict[str, Any]:
+    """Run the parts of `spec` in one lab and return their figures. Raises LabError when that fails."""
+    request = Path(spec.result).with_suffix(".spec")
+    request.write_text(json.dumps(asdict(spec)))
+    Path(spec.result).unlink(missing_ok=True)
     python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-    status = lab.run([python, "-m", "tests.bench.inside", part, str(request)], cwd=ROOT)
+    with Lab(icount=spec.icount, cpus=2) as lab:
+        status = lab.run([python, "-m", "tests.bench.inside", str(request)], cwd=ROOT)
     if status:
-        raise LabError(f"measuring {part} failed with status {status}")
-    return json.loads(result.read_text())
+        raise LabError(f"measuring {', '.join(spec.parts)} failed with status {status}")
+    figures: dict[str, Any] = json.loads(Path(spec.result).read_text())
+    return figures
+
+
+def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, quick: bool) -> Spec:
+    """What the lab is told."""
+    from vmm.boot import default_cmdline
+
+    return Spec(
+        parts=tuple(part for part in LAB_PARTS[icount] if part in parts),
+        stage=str(stage),
+        result=str(OUTPUT / f"lab-{'icount' if icount else 'plain'}.raw.json"),
+        pyvmm=str(pyvmm),
+        kernel="/bench/vmlinux",
+        initrd="/bench/initrd",
+        disk="/bench/disk",
+        fio_disk="/bench/fio-disk",
+        cmdline=default_cmdline(),
+        boots=1 if quick else 5,
+        turns=1 if icount or quick else 5,
+        seconds=0.05 if icount else 1 if quick else 2,
+        icount=icount,
+    )
+
+
+def measure(parts: Sequence[str], kernel: str | None, quick: bool) -> dict[str, Any]:
+    """Everything: the raw figures by part."""
+    figures: dict[str, Any] = {}
+    stage = OUTPUT / "stage.tar"
+    try:
+        with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
+            made = artefacts.make(kernel)
+            pyvmm = install.install(OUTPUT / "env")
+            if set(parts) - {"startup"}:
+                artefacts.make_stage(stage, pyvmm, made)
+        if "startup" in parts:
+            with step("bench: start-up, on this machine itself"):
+                figures["startup"] = startup.measure(str(pyvmm), made.kernel, 5 if quick else 25)
+        for icount, title in ((True, "in a lab that counts instructions"), (False, "in a lab with 2 CPUs")):
+            spec = make_spec(parts, stage, pyvmm, icount=icount, quick=quick)
+            if spec.parts:
+                with step(f"bench: {', '.join(spec.parts)}, {title}"):
+                    figures |= measure_in_lab(spec)
+    finally:
+        stage.unlink(missing_ok=True)
+    return figures
 
 
 def main(argv: list[str]) -> int:
     """Run what the command line asks for; returns the exit status."""
     options = parse(argv)
-    parts = options.only or PARTS
-    quick = options.quick
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {}
     begin = time.monotonic()
     try:
-        with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
-            made = artefacts.make(options.kernel)
-            pyvmm = install.install(OUTPUT / "env")
-            archives = {fio: OUTPUT / f"stage-{'fio' if fio else 'boot'}.tar" for fio in (False, True)}
-            for fio, archive in archives.items():
-                if ("fio" in parts) if fio else set(parts) & {"boot", "memory"}:
-                    artefacts.make_stage(archive, pyvmm, made, fio=fio)
-        from vmm.boot import default_cmdline
-
-        spec = Spec(
-            stage="",
-            result="",
-            pyvmm=str(pyvmm),
-            kernel="/bench/vmlinux",
-            initrd="/bench/initrd",
-            disk="/bench/disk",
-            cmdline=default_cmdline(),
-            repeat=5,
-            seconds=5,
-        )
-        if "startup" in parts:
-            with step("bench: start-up, on this machine itself"):
-                figures["startup"] = startup.measure(str(pyvmm), made.kernel, 5 if quick else 25)
-        if "boot" in parts:
-            change = {"repeat": 1 if quick else 5, "stage": str(archives[False])}
-            with step("bench: cold boot, in a lab that counts instructions"), Lab(icount=True) as lab:
-                figures["boot"] = measure_in_lab(lab, "boot", Spec(**asdict(spec) | change))
-        for part in (name for name in ("memory", "fio") if name in parts):
-            change = {"repeat": 1 if quick else 3, "seconds": 1 if quick else 5}
-            change["stage"] = str(archives[part == "fio"])
-            with step(f"bench: {part}, in a lab of 2 CPUs"), Lab(cpus=2) as lab:
-                figures[part] = measure_in_lab(lab, part, Spec(**asdict(spec) | change))
+        figures = measure(options.only or PARTS, options.kernel, options.quick)
     except (install.InstallError, StageError, ChildError, LabError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    finally:
-        for archive in OUTPUT.glob("stage-*.tar"):
-            archive.unlink()
     rows = results.rows(figures)
     path = OUTPUT / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json"
     results.write(path, rows, figures)

@@ -33,8 +33,8 @@ def make(kernel: str | None) -> Artefacts:
     return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk)
 
 
-def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, fio: bool) -> None:
-    """Write the tar file of the root that everything runs from in the lab; with `fio`, its disk is the one with fio."""
+def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
+    """Write the tar file of the root that everything runs from in the lab."""
     base = install.venv_base()
     stdlib, extensions = python_files(base)
     stage = Stage(archive)
@@ -54,8 +54,8 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, fio: bool) -
     stage.add("/etc/ld.so.cache")
     if os.path.isdir("/usr/lib/locale/C.utf8"):
         stage.add("/usr/lib/locale/C.utf8")
-    disk = artefacts.fio_disk if fio else artefacts.disk
-    for path, name in ((artefacts.kernel, "vmlinux"), (artefacts.initrd, "initrd"), (disk, "disk")):
+    for name, path in (("vmlinux", artefacts.kernel), ("initrd", artefacts.initrd), ("disk", artefacts.disk)):
         stage.add(os.path.realpath(path), at=f"bench/{name}")
+    stage.add(os.path.realpath(artefacts.fio_disk), at="bench/fio-disk")
     stage.add(HERE / "runner.py", at="bench/runner.py")
     stage.close()

@@ -75,7 +75,7 @@ def measure(spec: Spec) -> dict[str, Any]:
             else:
                 argvs[name] = programs.qemu(guest, extra=programs.TUNED if name == "qemu-tuned" else ())
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in argvs}
-        for turn in range(spec.repeat + 1):
+        for turn in range(spec.boots + 1):
             for name, argv in argvs.items():
                 run = boot_once(argv)
                 say(f"{kind} {name}: {run['ns'] / 1e6:.1f} M instructions{' (not counted)' if turn == 0 else ''}")

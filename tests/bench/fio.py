@@ -26,7 +26,6 @@ JOBS = {
     "read-1m": ("read", "1m", 8),
     "write-1m": ("write", "1m", 8),
 }
-IMAGE_MIB = 512
 READY, DONE = b"bench-ready", b"bench-done "
 AGENT = f"""stty -echo
 echo {READY.decode()}
@@ -80,22 +79,27 @@ class Vm:
             found |= {f"exits_{who}": int(exits[who]) for who in ("c", "python")}
         return found
 
-    def fio(self, job: str, seconds: float) -> dict[str, Any]:
-        """Run one job and return its figures and what was counted meanwhile."""
-        rw, size, depth = JOBS[job]
+    def fio(self, seconds: float) -> dict[str, Any]:
+        """Run all jobs, one after the other, each for `seconds`; return their figures and what was counted meanwhile.
+
+        One program runs all of them: it takes the guest longer to start fio than to run a short job.
+        """
+        command = ["fio", "--output-format=terse", "--terse-version=3"]
+        for job, (rw, size, depth) in JOBS.items():
+            command += [f"--name={job}", "--stonewall", f"--rw={rw}", f"--bs={size}", f"--iodepth={depth}"]
+            command += ["--filename=/dev/vdb", "--direct=1", "--thread", "--ioengine=io_uring", "--norandommap"]
+            command += ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
         before = self.counters()
-        output = self.run(
-            f"fio --name={job} --filename=/dev/vdb --rw={rw} --bs={size} --iodepth={depth} --direct=1 --thread"
-            f" --ioengine=io_uring --time_based --runtime={round(seconds * 1000)}ms --norandommap --output-format=terse"
-            " --terse-version=3",
-            seconds + 2 * PATIENCE,
-        )
+        output = self.run(" ".join(command), len(JOBS) * seconds + 2 * PATIENCE)
         after = self.counters()
-        fields = next(line for line in output.splitlines() if line.startswith("3;fio")).split(";")
-        at = READ_BANDWIDTH if "read" in rw else WRITE_BANDWIDTH
-        figures: dict[str, Any] = {"kib_s": int(fields[at]), "iops": int(fields[at + 1])}
-        figures["requests"] = int(fields[at - 1]) * 1024 // (4096 if size == "4k" else 1 << 20)
-        figures["counted"] = {name: after[name] - before[name] for name in after}
+        figures: dict[str, Any] = {"counted": {name: after[name] - before[name] for name in after}, "requests": 0}
+        for line in output.splitlines():
+            if line.startswith("3;fio"):
+                fields = line.split(";")
+                rw, size, _ = JOBS[fields[2]]
+                at = READ_BANDWIDTH if "read" in rw else WRITE_BANDWIDTH
+                figures[fields[2]] = {"kib_s": int(fields[at]), "iops": int(fields[at + 1])}
+                figures["requests"] += int(fields[at - 1]) // (4 if size == "4k" else 1024)
         return figures
 
     def close(self) -> None:
@@ -103,42 +107,41 @@ class Vm:
         self.child.close()
 
 
-def make_image(path: str) -> None:
-    """An image without holes: reading a hole costs less than reading data."""
+def make_image(path: str, mib: int) -> None:
+    """An image of `mib` MiB without holes: reading a hole costs less than reading data."""
     with open("/dev/urandom", "rb") as source:
         block = source.read(1 << 20)
     with open(path, "wb") as file:
-        for _ in range(IMAGE_MIB):
+        for _ in range(mib):
             file.write(block)
 
 
 def start(name: str, spec: Spec) -> Vm:
     """Boot the machine of program `name`."""
     disk, data = f"/bench/vda-{name}", f"/bench/vdb-{name}"
-    shutil.copyfile(spec.disk, disk)
-    make_image(data)
+    shutil.copyfile(spec.fio_disk, disk)
+    make_image(data, 64 if spec.icount else 512)
     cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
     guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=data)
     if name == "qemu":
-        return Vm(name, programs.qemu(guest, poll=os.cpu_count() != 1))
+        return Vm(name, programs.qemu(guest, poll=not spec.icount))
     python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
     return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS])
 
 
 def measure(spec: Spec) -> dict[str, Any]:
     """All jobs on both programs, turn by turn, so that what else the machine does hits both."""
-    figures: dict[str, Any] = {job: {"qemu": [], "pyvmm": []} for job in JOBS}
+    figures: dict[str, Any] = {"qemu": [], "pyvmm": []}
     machines: list[Vm] = []
     try:
-        for name in ("qemu", "pyvmm"):
+        for name in figures:
             machines.append(start(name, spec))
             boot.say(f"{name} is up")
-        for job in JOBS:
-            for turn in range(spec.repeat):
-                for machine in machines if turn % 2 == 0 else reversed(machines):
-                    run = machine.fio(job, spec.seconds)
-                    figures[job][machine.name].append(run)
-                    boot.say(f"{job} {machine.name}: {run['iops']} requests/s, {run['kib_s'] / 1024:.1f} MiB/s")
+        for turn in range(spec.turns):
+            for machine in machines if turn % 2 == 0 else reversed(machines):
+                run = machine.fio(spec.seconds)
+                figures[machine.name].append(run)
+                boot.say(f"{machine.name}: " + ", ".join(f"{job} {run[job]['iops']}/s" for job in JOBS))
     finally:
         for machine in machines:
             machine.close()

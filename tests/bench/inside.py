@@ -1,8 +1,8 @@
-"""What runs in the lab: `python -m tests.bench.inside PART SPEC`, started by `python -m tests.bench`.
+"""What runs in the lab: `python -m tests.bench.inside SPEC`, started by `python -m tests.bench`.
 
-Unpacks the stage into a tmpfs and makes that the root of this process and of all that it starts; then measures one part
-and writes its figures as JSON. SPEC is a JSON file, see `Spec`. This interpreter stays the one from the host's root, so
-that none of the pages of what is measured are shared with it.
+Unpacks the stage into a tmpfs and makes that the root of this process and of all that it starts; then measures the
+parts of SPEC and writes their figures as JSON. SPEC is a JSON file, see `Spec`. This interpreter stays the one from the
+host's root, so that none of the pages of what is measured are shared with it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ BUSYBOX = "/run/lab/busybox"
 
 @dataclass(frozen=True)
 class Spec:
-    """What to measure with; all paths are those in the stage."""
+    """What to measure, and with what; paths behind `result` are those in the stage.
 
+    `boots`: of each program and kind, after one that is not counted; `turns` of fio, each job for `seconds`.
+    """
+
+    parts: tuple[str, ...]
     stage: str
     result: str
     pyvmm: str
     kernel: str
     initrd: str
     disk: str
+    fio_disk: str
     cmdline: str
-    repeat: int
+    boots: int
+    turns: int
     seconds: float
+    icount: bool
 
 
 def say(text: str) -> None:
@@ -59,17 +66,19 @@ def mount(kind: str, source: str, target: str, options: str = "rw") -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measure part `argv[0]` as the file `argv[1]` says."""
-    part = argv[0]
-    spec = Spec(**json.loads(Path(argv[1]).read_text()))
+    """Measure what the file `argv[0]` says."""
+    spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
     from tests.bench import boot, fio, memory
 
-    measure = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure}[part]
+    measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     enter_stage(spec.stage)
-    figures = measure(spec)
+    figures = {}
+    for part in spec.parts:
+        say(f"{part}:")
+        figures[part] = measures[part](spec)
     with open(result, "w") as file:
         json.dump(figures, file, indent=1)
     return 0

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.fio import JOBS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,10 +90,9 @@ def _boot_rows(figures: dict[str, Any]) -> list[Row]:
         rows.append(_absolute("  the guest, with its faults and exits", _median(runs, "guest_ns") / 1e6, unit))
         ours, theirs = (_median([run["kvm"] for run in programs[name]["runs"]], "exits") for name in ("pyvmm", "qemu"))
         rows.append(_compare("  exits", ours, theirs))
-        traced = [programs[name]["traced"] for name in ("pyvmm", "qemu")]
-        ours, theirs = (float(sum(each["user_exits"].values())) for each in traced)
+        ours, theirs = (float(sum(programs[name]["traced"]["user_exits"].values())) for name in ("pyvmm", "qemu"))
         rows.append(_compare("  exits to user space", ours, theirs))
-        ours, theirs = (float(each["syscalls"]) for each in traced)
+        ours, theirs = (float(programs[name]["traced"]["syscalls"]) for name in ("pyvmm", "qemu"))
         rows.append(_compare("  system calls", ours, theirs))
         python = _median([run["stats"]["exits"] for run in runs], "python")
         rows.append(_absolute("  exits answered by Python, power-off included", python))
@@ -112,23 +113,53 @@ def _startup_rows(figures: dict[str, Any]) -> list[Row]:
     return [_compare(name, ours, theirs, "ms", peer_name="python3 -c pass", must=3.5, aim=2.5)]
 
 
-def _fio_rows(figures: dict[str, Any]) -> list[Row]:
-    rows = []
-    python = 0
-    for job, runs in figures.items():
+def _fio_jobs(figures: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """Of each job: name, unit, and the medians of pyvmm and QEMU."""
+    jobs = []
+    for job in JOBS:
         unit, key, scale = ("requests/s", "iops", 1) if "4k" in job else ("MiB/s", "kib_s", 1024)
-        ours, theirs = (_median(runs[name], key) / scale for name in ("pyvmm", "qemu"))
-        rows.append(_compare(f"fio {job}", ours, theirs, unit, must=1.0, at_least=True))
-        python += sum(run["counted"]["exits_python"] for run in runs["pyvmm"])
-    mean = math.exp(statistics.fmean(math.log(row.value) for row in rows))
-    rows.append(Row("fio, geometric mean", mean, aim=1.2, at_least=True))
+        ours, theirs = (_median([run[job] for run in figures[name]], key) / scale for name in ("pyvmm", "qemu"))
+        jobs.append((job, unit, ours, theirs))
+    return jobs
+
+
+def _mean(rows: list[Row]) -> float:
+    return math.exp(statistics.fmean(math.log(row.value) for row in rows))
+
+
+def _fio_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = [
+        _compare(f"fio {job}", ours, theirs, unit, must=1.0, at_least=True)
+        for job, unit, ours, theirs in _fio_jobs(figures)
+    ]
+    rows.append(Row("fio, geometric mean", _mean(rows), aim=1.2, at_least=True))
+    python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
     rows.append(_absolute("exits answered by Python during fio", python, must=0, aim=0))
+    return rows
+
+
+def _fio_icount_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = [
+        _compare(f"fio {job}, one CPU, instructions", ours, theirs, unit + " at 1 GHz", at_least=True)
+        for job, unit, ours, theirs in _fio_jobs(figures)
+    ]
+    rows.append(Row("  geometric mean", _mean(rows), at_least=True))
+    for key in ("exits", "mmio_exits", "io_exits"):
+        per = [sum(r["counted"][key] for r in figures[n]) / sum(r["requests"] for r in figures[n]) for n in figures]
+        ours, theirs = (dict(zip(figures, per, strict=True))[name] for name in ("pyvmm", "qemu"))
+        rows.append(_compare(f"  {key.replace('_', ' ')} per request", ours, theirs))
     return rows
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The rows of the parts that were measured, in their order."""
-    makers = {"boot": _boot_rows, "memory": _memory_rows, "startup": _startup_rows, "fio": _fio_rows}
+    makers = {
+        "boot": _boot_rows,
+        "memory": _memory_rows,
+        "startup": _startup_rows,
+        "fio": _fio_rows,
+        "fio-icount": _fio_icount_rows,
+    }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 
 
@@ -146,7 +177,7 @@ def table(rows: list[Row]) -> str:
         sign = ">=" if row.at_least else "<="
         must, aim = ("" if target is None else f"{sign} {target:g}" for target in (row.must, row.aim))
         peer = f"{_number(row.peer)} {row.peer_name}" if row.peer is not None else row.peer_name
-        value = f"{row.value:.2f}" + (" x" if row.ratio else "")
+        value = f"{row.value:.2f} x" if row.ratio else _number(row.value)
         lines.append((row.name, _number(row.pyvmm), peer, row.unit, value, must, aim, row.verdict))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
