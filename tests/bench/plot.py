@@ -31,8 +31,11 @@ def draw(rows: list[Row], path: Path) -> str:
         for target, style in ((row.must, "-"), (row.aim, ":")):
             if target is not None:
                 axes.plot([target, target], [place - 0.4, place + 0.4], color="black", linestyle=style, linewidth=1.5)
+        peer = row.peer_name or "QEMU"
         better = "more is better" if row.at_least else "less is better"
-        axes.annotate(f" {row.value:.2f} x {row.peer_name}, {better}", (row.value, place), va="center", fontsize=8)
+        # Behind the bar and the lines
+        end = max(row.value, row.must or 0, row.aim or 0)
+        axes.annotate(f"  {row.value:.2f} x {peer}, {better}", (end, place), va="center", fontsize=8)
     axes.set_yticks(places, [row.name.strip() for row in shown])
     axes.set_xlim(0, max(row.value for row in shown) * 1.45)
     axes.set_xlabel("pyvmm in proportion to its peer (line: must, dots: aim)")
