@@ -6,6 +6,8 @@
 
 #include "worker.h"
 
+#include "iov.h"
+
 #include <liburing.h>
 
 enum { SECTOR_SHIFT = 9, SECTOR_SIZE = 1 << SECTOR_SHIFT };
@@ -84,12 +86,6 @@ struct blk_queue {
 
 /* 0; or -EPROTO when there is no place for a status. chain->iov is used up. */
 int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r, union blk_store *ranges);
-/* Copy out of guest memory, once; returns how much there was. */
-size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len);
-size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len);
-/* Drop len bytes at the front. */
-void iov_skip(struct iovec **iov, uint32_t *n, size_t len);
-
 /* blk.c */
 
 /* What blk_start() gives a thread; a fuzzer runs it without one. */

@@ -12,7 +12,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SOURCES = (
     *("mem.c", "irq.c", "bus.c", "vcpu.c", "uart.c", "uart_out.c", "uart_host.c"),
-    *("ring.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
+    *("iov.c", "ring.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
+    *("fs.c", "fs_op.c", "fs_init.c"),
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 HARDENING = (

@@ -225,3 +225,49 @@ void blk_set_writeback(struct blk *blk, int writeback);
 /* After the file was resized. */
 void blk_set_capacity(struct blk *blk, uint64_t sectors);
 void blk_get_stats(struct blk *blk, struct blk_stats *out);
+
+/* ---- fs.c: virtio-fs, a FUSE server for one directory (virtio 1.2, 5.11) ------------------------------------------- */
+
+/* FS_RO: every request that writes gets EROFS. FS_WRITEBACK: the guest may hold written data back. FS_ACL: POSIX ACLs.
+ * FS_NO_HANDLES: as on a host that does not let us open by file handle; for tests. */
+enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_NO_HANDLES = 8 };
+/* What the guest may keep: nothing; names and attributes for a second; everything. */
+enum { FS_CACHE_NONE = 0, FS_CACHE_AUTO = 1, FS_CACHE_ALWAYS = 2 };
+enum { FS_MAPS = 8, FS_OPS = 64, FS_BUCKETS = 20 };
+
+/* count ids from guest on, of users and of groups alike, are those from host on. */
+struct fs_map {
+	uint32_t guest, host, count;
+};
+
+struct fs_config {
+	int root_fd;          /* the shared directory (O_PATH will do); fs_new() duplicates it */
+	int proc_fd;          /* /proc/self/fd of this process, or -1: fs_new() opens it; duplicated */
+	uint32_t flags, cache;
+	uint32_t max_fds;     /* descriptors of nodes kept open, at least 16; 0: 256 */
+	uint32_t max_files;   /* open files and directories of the guest, and lock owners; 0: 4096 */
+	uint32_t max_nodes;   /* files that the guest knows at a time; 0: 4 million */
+	uint32_t nmaps;       /* 0: ids are the same on both sides */
+	struct fs_map map[8];
+};
+
+struct fs_stats {
+	uint64_t ops[64];             /* requests by opcode (FUSE_*); 0: those of unknown opcodes */
+	uint64_t latency[64][20];     /* of those, how many took less than 512 << i ns; the last: any time */
+	uint64_t errors;              /* requests answered with an error other than ENOENT, ENODATA and ENOSYS */
+	uint64_t read_bytes, write_bytes;
+	uint64_t nodes, files, fds;   /* now: files that the guest knows, has open, descriptors kept of the former */
+};
+
+struct fs;
+
+/* What all queues of a share have in common. NULL and *err = -errno. */
+struct fs *fs_new(const struct fs_config *config, int *err);
+/* After all workers are freed. */
+void fs_free(struct fs *fs);
+/* The guest has reset the device: forget every node, file and lock. No worker runs. */
+void fs_reset(struct fs *fs);
+/* A worker thread for one queue, of the high-priority or of the request kind. event_fd is signalled when it stopped on
+ * a broken ring. */
+struct worker *fs_start(struct fs *fs, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
+void fs_get_stats(struct fs *fs, struct fs_stats *out);
