@@ -52,8 +52,9 @@ class MemoryConfig:
     """Guest RAM: *size* in bytes, and see :class:`vmm.memory.GuestMemory`."""
 
     size: int = 256 * MIB
-    huge_pages: str = "none"
+    huge_pages: str = "auto"
     prefault: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,8 @@ class Machine:
     def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
         config = self.config
         self._plan = boot.check(config)
-        self.memory = GuestMemory(
-            config.memory.size, huge_pages=config.memory.huge_pages, prefault=config.memory.prefault
-        )
+        ram = config.memory
+        self.memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=ram.shared)
         self._closers.append(self.memory)
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it

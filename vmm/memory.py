@@ -1,4 +1,4 @@
-"""Guest RAM: one memfd, mapped once, seen as regions of guest physical addresses."""
+"""Guest RAM: one mapping, seen as regions of guest physical addresses."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ HOLE_START = 0xC000_0000
 """Where the 32-bit hole for devices begins: 3 GiB."""
 HOLE_END = 0x1_0000_0000
 """RAM goes on here: 4 GiB."""
-HUGE_PAGES = ("none", "thp", "hugetlb")
+HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
 _HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
+_MADV_POPULATE_WRITE = 23
+"""The same header."""
 
 
 class Region:
-    """A run of guest RAM: *size* bytes at guest physical *gpa*, at *offset* of the memfd."""
+    """A run of guest RAM: *size* bytes at guest physical *gpa*, *offset* bytes from where RAM begins."""
 
     __slots__ = ("gpa", "offset", "size")
 
@@ -49,70 +51,108 @@ def regions(size: int) -> tuple[Region, ...]:
     return (Region(0, HOLE_START, 0), Region(HOLE_END, size - HOLE_START, HOLE_START))
 
 
+def _check(size: int, huge_pages: str) -> None:
+    if size < PAGE or size % PAGE:
+        raise ConfigError(
+            f"memory size {size} is not a multiple of {PAGE} bytes, 4096 or more",
+            code="memory-size",
+            hint="give it as for example 256M or 4G",
+        )
+    if huge_pages not in HUGE_PAGES:
+        raise ConfigError(f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages")
+    if huge_pages == "hugetlb" and size % _HUGE_2M:
+        raise ConfigError(
+            f"memory size {size} is not a multiple of 2 MiB, which hugetlb pages need", code="memory-size"
+        )
+
+
+def _unavailable(size: int, huge_pages: str, error: Exception) -> HostError:
+    return HostError(
+        f"cannot get {size >> 20} MiB of guest memory: {getattr(error, 'strerror', None) or error}",
+        code="memory-unavailable",
+        hint="reserve pages with: sysctl vm.nr_hugepages=" + str(-(-size // _HUGE_2M))
+        if huge_pages == "hugetlb"
+        else "ask for less memory, or see ulimit -v and the memory limits of this process",
+        errno=getattr(error, "errno", 0) or 0,
+    )
+
+
 class GuestMemory:
     """Guest RAM of *size* bytes (a multiple of 4 KiB, at least one page), zeroed.
 
     Every access is checked: an address range that is not wholly inside one region raises :class:`GuestError`.
     :meth:`read` copies once; :meth:`view` does not copy.
 
-    :param huge_pages: ``none``; ``thp`` (transparent, advised); ``hugetlb`` (reserved 2 MiB pages; *size* is a
-        multiple of 2 MiB)
+    It is private to this process and made of huge pages where the host has them, unless it is *shared*: then it is a
+    memfd, :attr:`fd`, which another process can map, region *r* at ``r.offset`` (and huge pages depend on the host's
+    setting for shared memory).
+
+    :param huge_pages: ``auto``: transparent ones for private memory; ``thp``: for shared memory too; ``none``; or
+        ``hugetlb``: reserved 2 MiB pages, of which *size* is a multiple
     :param prefault: touch all of it now, so that no guest access waits for a page
+    :param shared: make it a memfd
     :raises ConfigError: a size or mode that cannot be
     :raises HostError: the host has no such memory
     """
 
-    def __init__(self, size: int, *, huge_pages: str = "none", prefault: bool = False) -> None:
-        if size < PAGE or size % PAGE:
-            raise ConfigError(
-                f"memory size {size} is not a multiple of {PAGE} bytes, 4096 or more",
-                code="memory-size",
-                hint="give it as for example 256M or 4G",
-            )
-        if huge_pages not in HUGE_PAGES:
-            raise ConfigError(
-                f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages"
-            )
-        if huge_pages == "hugetlb" and size % _HUGE_2M:
-            raise ConfigError(
-                f"memory size {size} is not a multiple of 2 MiB, which hugetlb pages need", code="memory-size"
-            )
+    def __init__(self, size: int, *, huge_pages: str = "auto", prefault: bool = False, shared: bool = False) -> None:
+        _check(size, huge_pages)
         self.size = size
         self.regions = regions(size)
         self.fd = -1
-        flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB | os.MFD_HUGE_2MB if huge_pages == "hugetlb" else 0)
+        self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
         try:
-            self.fd = os.memfd_create("guest-ram", flags)
-            os.ftruncate(self.fd, size)
-            map_flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if prefault and huge_pages != "thp" else 0)
-            if huge_pages != "hugetlb":
-                # Not so with hugetlb: an unreserved page that is missing later is a SIGBUS
-                map_flags |= _MAP_NORESERVE
-            self._map = mmap.mmap(self.fd, size, map_flags)
-            if huge_pages == "thp":
-                self._map.madvise(mmap.MADV_HUGEPAGE)
+            self._map, self._start = self._make(huge_pages, shared)
         except (OSError, ValueError, OverflowError) as error:
-            errno = getattr(error, "errno", 0) or 0
             if self.fd >= 0:
                 os.close(self.fd)
-            raise HostError(
-                f"cannot get {size >> 20} MiB of guest memory: {getattr(error, 'strerror', None) or error}",
-                code="memory-unavailable",
-                hint="reserve pages with: sysctl vm.nr_hugepages=" + str(-(-size // _HUGE_2M))
-                if huge_pages == "hugetlb"
-                else "ask for less memory, or see ulimit -v and the memory limits of this process",
-                errno=errno,
-            ) from error
-        self._view = memoryview(self._map)
+            raise _unavailable(size, huge_pages, error) from error
+        self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
-        self._base: Any = ffi.from_buffer(self._map)
-        if prefault and huge_pages == "thp":
-            # Populating before the advice would have made small pages
-            for offset in range(0, size, PAGE):
-                self._map[offset] = 0
+        self._base: Any = ffi.from_buffer(self._view)
+        if prefault:
+            self._prefault()
+
+    def _make(self, huge_pages: str, shared: bool) -> tuple[mmap.mmap, int]:
+        """The mapping, and where in it RAM starts."""
+        size = self.size
+        if huge_pages == "hugetlb":
+            # Reserved, or a page that is missing later would be a SIGBUS
+            self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+            os.ftruncate(self.fd, size)
+            return mmap.mmap(self.fd, size, mmap.MAP_SHARED), 0
+        # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once.  Of a memfd the
+        # kernel sees to that itself, where it may have huge pages
+        room = size + _HUGE_2M - PAGE if self.huge and not shared and size >= _HUGE_2M else size
+        if shared:
+            self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+            os.ftruncate(self.fd, size)
+            ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
+        else:
+            ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+            # A child that is forked must not make the pages copy-on-write under the guest
+            ram.madvise(mmap.MADV_DONTFORK)
+        start = 0
+        if room > size:
+            with ffi.from_buffer(ram) as base:
+                start = -int(ffi.cast("uintptr_t", base)) % _HUGE_2M
+        try:
+            ram.madvise(mmap.MADV_HUGEPAGE if self.huge else mmap.MADV_NOHUGEPAGE)
+        except OSError:
+            pass  # the host's kernel has no transparent huge pages
+        return ram, start
+
+    def _prefault(self) -> None:
+        try:
+            self._map.madvise(_MADV_POPULATE_WRITE)
+            return
+        except OSError:
+            pass  # before Linux 5.14
+        for offset in range(0, self.size, PAGE):
+            self._view[offset] = 0
 
     def offset(self, gpa: int, length: int) -> int:
-        """Where the range lies in the memfd.
+        """Where the range lies in RAM, which begins at 0 and has no hole.
 
         :raises GuestError: not wholly inside one region
         """
@@ -129,12 +169,12 @@ class GuestMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """A copy of the range."""
-        start = self.offset(gpa, length)
+        start = self._start + self.offset(gpa, length)
         return self._map[start : start + length]
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy *data* (bytes, C-contiguous) to *gpa*."""
-        start = self.offset(gpa, len(data))
+        start = self._start + self.offset(gpa, len(data))
         self._map[start : start + len(data)] = data
 
     def read_int(self, gpa: int, size: int) -> int:
@@ -147,7 +187,7 @@ class GuestMemory:
 
     @property
     def host_address(self) -> int:
-        """Where the memfd is mapped in this process; region *r* lies at ``host_address + r.offset``."""
+        """Where RAM is mapped in this process; region *r* lies at ``host_address + r.offset``."""
         return int(ffi.cast("uintptr_t", self._base))
 
     @property
@@ -167,15 +207,16 @@ class GuestMemory:
 
         :raises BufferError: somebody still holds a view
         """
-        if self.fd < 0:
+        if self._map.closed:
             return
-        self._view.release()
         ffi.release(self._base)
+        self._view.release()
         try:
             self._map.close()
         except BufferError:
-            self._view = memoryview(self._map)
-            self._base = ffi.from_buffer(self._map)
+            self._view = memoryview(self._map)[self._start : self._start + self.size]
+            self._base = ffi.from_buffer(self._view)
             raise
-        os.close(self.fd)
-        self.fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

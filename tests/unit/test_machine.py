@@ -362,7 +362,7 @@ def test_machines_side_by_side(tmp_path: Path) -> None:
 def test_prefault_takes_all_memory_at_once(tmp_path: Path) -> None:
     plain = tiny.config(tiny.make(tmp_path))
     for prefault in (False, True):
-        memory = MemoryConfig(plain.memory.size, prefault=prefault)
+        memory = MemoryConfig(plain.memory.size, prefault=prefault, shared=True)
         with Machine(MachineConfig(plain.boot, memory)) as machine:
             taken = os.fstat(machine.memory.fd).st_blocks * 512
             assert (taken >= memory.size) == prefault

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import signal
 
 import pytest
 
@@ -18,6 +20,27 @@ def memory() -> GuestMemory:
     return GuestMemory(1 << 20)
 
 
+def resident(memory: GuestMemory) -> int:
+    """Bytes of host memory that guest RAM takes."""
+    with open("/proc/self/smaps") as maps:
+        inside, total = False, 0
+        for line in maps:
+            first = line.split()[0]
+            if "-" in first:
+                start, end = (int(part, 16) for part in first.split("-"))
+                inside = start < memory.host_address + memory.size and memory.host_address < end
+            elif inside and first == "Rss:":
+                total += int(line.split()[1]) * 1024
+        return total
+
+
+def page_frame(address: int) -> int:
+    """What tells the host's page at *address* from every other."""
+    with open("/proc/self/pagemap", "rb") as pages:
+        pages.seek(address // 4096 * 8)
+        return int.from_bytes(pages.read(8), "little") & (1 << 55) - 1
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
@@ -31,11 +54,12 @@ def test_ram_lies_around_the_hole(size: int, expected: list[tuple[int, int, int]
     assert [(r.gpa, r.size, r.offset) for r in regions(size)] == expected
 
 
-def test_hundreds_of_gib_are_mapped_and_cost_only_what_is_touched() -> None:
-    with_hole = GuestMemory(300 * GIB)
+@pytest.mark.parametrize("shared", [False, True])
+def test_hundreds_of_gib_are_mapped_and_cost_only_what_is_touched(shared: bool) -> None:
+    with_hole = GuestMemory(300 * GIB, shared=shared)
     with_hole.write(300 * GIB + GIB - 8, b"the end.")
     assert with_hole.read(300 * GIB + GIB - 8, 8) == b"the end."
-    assert os.fstat(with_hole.fd).st_blocks * 512 <= 2 << 20
+    assert resident(with_hole) <= 2 << 20
     with_hole.close()
 
 
@@ -45,10 +69,50 @@ def test_a_size_that_is_no_number_of_pages_is_refused(size: int) -> None:
         GuestMemory(size)
 
 
-@pytest.mark.parametrize("mode", ["none", "thp"])
-def test_prefaulted_memory_is_there_at_once(mode: str) -> None:
-    memory = GuestMemory(4 << 20, huge_pages=mode, prefault=True)
-    assert os.fstat(memory.fd).st_blocks * 512 >= 4 << 20
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("mode", ["auto", "none", "thp"])
+def test_prefaulted_memory_is_there_at_once(mode: str, shared: bool) -> None:
+    memory = GuestMemory(4 << 20, huge_pages=mode, prefault=True, shared=shared)
+    assert resident(memory) >= 4 << 20
+    assert memory.read(0, 4 << 20) == bytes(4 << 20)
+    memory.close()
+
+
+def test_another_process_sees_shared_memory() -> None:
+    memory = GuestMemory(4 << 20, shared=True)
+    child = os.fork()
+    if not child:
+        with mmap.mmap(memory.fd, memory.size) as ram:
+            ram[0x1000:0x1005] = b"child"
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert memory.read(0x1000, 5) == b"child"
+    memory.close()
+
+
+def test_a_fork_leaves_the_guest_the_pages_it_has() -> None:
+    memory = GuestMemory(1 << 20)
+    memory.write(0, b"before")
+    here = page_frame(memory.host_address)
+    if not here:
+        pytest.skip("only root sees page frames")
+    child = os.fork()
+    if not child:
+        signal.pause()
+    memory.write(0, b"after!")
+    now = page_frame(memory.host_address)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert here == now
+    memory.close()
+
+
+def test_memory_for_huge_pages_begins_where_one_can_begin() -> None:
+    memory = GuestMemory(6 << 20, huge_pages="thp")
+    assert memory.host_address % (2 << 20) == 0
+    memory.write(0, b"first")
+    memory.write((6 << 20) - 4, b"last")
+    assert (memory.read(0, 5), memory.read((6 << 20) - 4, 4)) == (b"first", b"last")
     memory.close()
 
 

@@ -50,7 +50,6 @@ class BootPlan:
     :ivar cmdline: the whole command line
     :ivar initrd: path, state of the file, and where it goes
     :ivar memory_map: ``(address, size, type)``
-    :ivar huge: RAM will be made of huge pages
     """
 
     image: KernelImage
@@ -58,7 +57,6 @@ class BootPlan:
     cmdline: bytes
     initrd: tuple[str, Identity, int] | None
     memory_map: tuple[tuple[int, int, int], ...]
-    huge: bool = False
 
 
 def check(config: MachineConfig) -> BootPlan:
@@ -85,7 +83,7 @@ def check(config: MachineConfig) -> BootPlan:
                 f"initrd {boot.initrd} is empty", code="initrd-file", hint="leave --initrd out, or make it again"
             )
         initrd = (boot.initrd, state, initrd_address(boot.initrd, state[2], image, ram))
-    return BootPlan(image, entry, cmdline, initrd, memory_map, config.memory.huge_pages != "none")
+    return BootPlan(image, entry, cmdline, initrd, memory_map)
 
 
 def _entry(image: KernelImage, wanted: str) -> str:
@@ -117,10 +115,10 @@ def load_files(plan: BootPlan, memory: GuestMemory) -> None:
 
     :raises ConfigError: a file changed since :func:`check`, or cannot be read
     """
-    load_kernel(memory, plan.image, huge=plan.huge)
+    load_kernel(memory, plan.image)
     if plan.initrd is not None:
         path, identity, address = plan.initrd
-        load_initrd(memory, path, identity, address, huge=plan.huge)
+        load_initrd(memory, path, identity, address)
 
 
 def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence[int] = ()) -> CpuState:

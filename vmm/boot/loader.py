@@ -74,29 +74,28 @@ def find_kernel(path: str) -> KernelImage:
         os.close(fd)
 
 
-def load_kernel(memory: GuestMemory, image: KernelImage, *, huge: bool = False) -> None:
+def load_kernel(memory: GuestMemory, image: KernelImage) -> None:
     """Put the segments of *image* into *memory*, which is fresh: what has no bytes in the file is not touched.
 
-    :param huge: *memory* is made of huge pages
     :raises ConfigError: the file is not the one that was checked
     :raises HostError: the host has no page left
     """
     fd = _reopen(image.path, "kernel", image.identity)
     try:
         for segment in image.segments:
-            _copy(memory, fd, segment.offset, segment.paddr, segment.filesz, huge, f"kernel {image.path}")
+            _copy(memory, fd, segment.offset, segment.paddr, segment.filesz, f"kernel {image.path}")
     finally:
         os.close(fd)
 
 
-def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int, *, huge: bool = False) -> None:
+def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int) -> None:
     """Put the initrd *path*, in its state *state*, at *address* (see :func:`vmm.boot.image.initrd_address`).
 
     :raises ConfigError: the file is not the one that was checked
     """
     fd = _reopen(path, "initrd", state)
     try:
-        _copy(memory, fd, 0, address, state[2], huge, f"initrd {path}")
+        _copy(memory, fd, 0, address, state[2], f"initrd {path}")
     finally:
         os.close(fd)
 
@@ -114,19 +113,19 @@ def _changed(where: str) -> ConfigError:
     return ConfigError(text, code="file-changed", hint="start again when the file is complete")
 
 
-def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, huge: bool, where: str) -> None:
+def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, where: str) -> None:
     """Copy *size* bytes at *offset* of *fd* to *gpa*: once, from the page cache to guest RAM.
 
-    Sent into the memfd they cost two thirds of what reading them into the mapping costs, since no page is zeroed first
+    Sent into a memfd they cost two thirds of what reading them into the mapping costs, since no page is zeroed first
     and none faults.  The pages are then mapped by sixteens, or KVM would fault each in when the guest first touches it.
-    Huge pages come by faults only.
+    Private memory and huge pages come by faults only, and huge pages are cheaper still.
 
     :raises ConfigError: the file ends too early or cannot be read
     """
     if not size:
         return
     try:
-        done = 0 if huge else _send(memory, fd, offset, gpa, size)
+        done = 0 if memory.huge or memory.fd < 0 else _send(memory, fd, offset, gpa, size)
         with memory.view(gpa, size) as view:
             with view[:done:_AROUND] as sparse:
                 sparse.tobytes()

@@ -54,7 +54,7 @@ OPTIONS = (
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
-    Option("--huge-pages", "HOW", "back guest memory with: none, thp, hugetlb (default: none)", default="none"),
+    Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
