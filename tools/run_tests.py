@@ -57,9 +57,10 @@ def main(arguments: list[str]) -> int:
     if only != "--guest":
         runs.append(run_pytest("tests", ["-m", "not guest", *arguments], needs_kvm=False))
     if only != "--native":
-        with step("guest kernel and root disk"):
+        with step("guest kernel, root disk and programs"):
             guest.publish()
-        runs.append(run_pytest("guest tests", ["-m", "guest", "tests/guest", *arguments], needs_kvm=True))
+        where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
+        runs.append(run_pytest("guest tests", ["-m", "guest", *where, *arguments], needs_kvm=True))
     total: dict[str, int] = {}
     for _, counts in runs:
         for name, count in counts.items():
