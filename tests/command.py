@@ -124,10 +124,16 @@ def processes_with(variable: str) -> list[int]:
 
 
 class Terminal:
-    """A pseudo-terminal and who sits before it."""
+    """A pseudo-terminal and who sits before it.
 
-    def __init__(self) -> None:
-        self.ours, self.theirs = os.openpty()
+    :param path: of a terminal that somebody else has made; it is opened like a terminal program does
+    """
+
+    def __init__(self, path: str = "") -> None:
+        if path:
+            self.ours = self.theirs = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        else:
+            self.ours, self.theirs = os.openpty()
         self.before = termios.tcgetattr(self.theirs)
         self.output = b""
 
@@ -150,7 +156,7 @@ class Terminal:
 
     def close(self) -> None:
         """Hang up."""
-        for fd in (self.ours, self.theirs):
+        for fd in {self.ours, self.theirs}:
             os.close(fd)
 
 

@@ -13,6 +13,7 @@ from tools.step import run_step, say
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
+C_CODE = ("vmm/native", "tests/guest/programs")
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
     # gcc finds some mistakes only while it optimises.
@@ -23,7 +24,8 @@ C_COMPILERS = {
 
 def c_sources() -> list[str]:
     """The C files that are ours: not what cffi generates."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "vmm/native").glob("*.c") if path.name[0] != "_")
+    found = [path for folder in C_CODE for path in (ROOT / folder).glob("*.c") if path.name[0] != "_"]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 def check_c(compiler: str) -> int:

@@ -1,14 +1,18 @@
-"""The kernel and the disk that guests boot here: guest-kernel's recipes, or what the environment names."""
+"""What guests of the tests are made of: the kernel and the disk of guest-kernel's recipes, and programs to run."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = {"build.py": "PYVMM_GUEST_KERNEL", "rootfs.py": "PYVMM_GUEST_ROOTFS"}
+PROGRAMS = ROOT / "tests" / "guest" / "programs"
+"""Of each C file there, guests of the tests can have a program."""
 
 
 def make(recipe: str, *options: str) -> str:
@@ -35,7 +39,33 @@ def rootfs() -> str:
     return make("rootfs.py")
 
 
+def programs() -> str:
+    """The path of a disk with the programs, static: ``tar xf DEVICE -C /`` in a guest puts them on its PATH.
+
+    Raises CalledProcessError when one does not compile; the compiler has said why on stderr.
+    """
+    command = [os.environ.get("CC", "gcc"), "-std=gnu11", "-O2", "-static"]
+    sources = sorted(PROGRAMS.glob("*.c"))
+    digest = hashlib.sha256(" ".join(command).encode())
+    for source in sources:
+        digest.update(source.name.encode() + source.read_bytes())
+    folder = ROOT / "build" / "guest-programs"
+    disk = folder / f"{digest.hexdigest()[:16]}.tar"
+    if not disk.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        new = disk.with_suffix(f".{os.getpid()}")
+        with tarfile.open(new, "w") as archive:
+            for source in sources:
+                program = folder / f"{source.stem}.{os.getpid()}"
+                subprocess.run([*command, "-o", str(program), str(source)], check=True)
+                archive.add(program, f"usr/local/bin/{source.stem}")
+                program.unlink()
+        new.rename(disk)
+    return str(disk)
+
+
 def publish() -> None:
-    """Make both and name them in the environment, so that what this process starts need not look for them."""
+    """Make all of it, and name in the environment what the recipes made: what this process starts need not look."""
     os.environ["PYVMM_GUEST_KERNEL"] = kernel()
     os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
+    programs()

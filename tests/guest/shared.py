@@ -1,0 +1,80 @@
+"""A guest that several tests of a module use, and programs for guests and for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import GUESTS
+from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
+from tools import guest as recipes
+from vmm import DiskConfig
+
+INSTALL_PROGRAMS = "tar xf /dev/vdb -C /"
+"""Puts the programs on the PATH of a guest with a root disk and, next to it, programs_disk()."""
+
+EXPECTED = (
+    # A kernel with PCI says these on every machine without, pci=off or not
+    "PCI: Fatal: No config space access function found",
+    "PCI: System does not support PCI",
+    # It has been told not to have what it misses there (swiotlb=noforce), with memory above 4 GiB
+    "software IO TLB: No low mem",
+    # The host did not let a vCPU run for a while
+    "clocksource: Long readout interval, skipping watchdog check",
+    "sched: DL replenish lagged too much",
+)
+
+
+@contextlib.contextmanager
+def running(kernel: str, root: Path, folder: Path, **options: Any) -> Iterator[Guest]:
+    """A guest whose shell is ready, with a copy of *root* in *folder*; *options* are those of boot_guest()."""
+    guest = boot_guest(kernel, rootfs=sparse_copy(root, folder / "root.ext4"), **options)
+    try:
+        try:
+            guest.start_shell()
+        except BaseException as error:
+            guest.drain()
+            error.add_note(f"console:\n{guest.console}")
+            raise
+        yield guest
+    finally:
+        guest.close()
+
+
+def show(request: pytest.FixtureRequest, guest: Guest) -> Guest:
+    """Have the report of a test that fails show the console of *guest*, which a fixture of its module made."""
+    request.node.stash.setdefault(GUESTS, []).append(guest)
+    return guest
+
+
+def complaints(guest: Guest) -> list[str]:
+    """What the guest's kernel has logged as a warning (level 4) or worse."""
+    assert int(guest.check("dmesg | wc -l")) > 50
+    bad = guest.check("dmesg -r | grep '^<[0-4]>' || true").splitlines()
+    return [line for line in bad if not any(text in line for text in EXPECTED)]
+
+
+def _find(program: str) -> str:
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if path is None:
+        pytest.skip(f"no {program} on this host")
+    return path
+
+
+def programs_disk() -> DiskConfig:
+    """A read-only disk with the programs of tests/guest/programs; it goes first, for INSTALL_PROGRAMS."""
+    return DiskConfig(recipes.programs(), read_only=True)
+
+
+def tool(name: str, *arguments: str) -> str:
+    """Run a program of the host that must succeed; returns its output. Without the program the test is skipped."""
+    done = subprocess.run([_find(name), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, f"{name}: status {done.returncode}\n{done.stdout}"
+    return done.stdout
