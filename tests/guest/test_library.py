@@ -1,0 +1,73 @@
+"""The library with Linux in it: the examples run as they are, guests side by side, a device that fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.vmfixture import BOOT_TIMEOUT
+from vmm import DiskConfig, Queue, VirtioDevice
+
+ROOT = Path(__file__).parents[2]
+
+
+def example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of examples/ to its end."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_minimal_example(guest_kernel: str, fresh_disk: Path) -> None:
+    done = example("minimal.py", guest_kernel, str(fresh_disk), "pyvmm.quiet pyvmm.run=nproc")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["pyvmm-init: hello", "2"]
+    assert done.stdout.splitlines()[-1].startswith("the machine ended: poweroff")
+
+
+def test_custom_device_example(guest_kernel: str, fresh_disk: Path) -> None:
+    command = 'pyvmm.quiet pyvmm.run="cat /sys/class/misc/hw_random/rng_current; head -c 36 /dev/hwrng"'
+    done = example("custom_device.py", guest_kernel, str(fresh_disk), command)
+    assert done.returncode == 0, done.stderr
+    assert "virtio_rng.0\n" in done.stdout
+    assert done.stdout.count("hello guest\n") >= 2, "three times, less what the kernel took for itself"
+    assert "the machine ended: poweroff" in done.stdout.splitlines()[-1]
+
+
+class Broken(VirtioDevice):
+    """An entropy device with a bug."""
+
+    device_id = 4
+    queue_sizes = (8,)
+    name = "broken"
+
+    def process(self, queue: Queue) -> None:
+        raise ZeroDivisionError("a bug of the device")
+
+
+def test_a_bug_in_a_device_stops_the_machine_loudly(boot: Boot) -> None:
+    guest = boot(devices=(Broken(),), shell=False)
+    with pytest.raises(ZeroDivisionError, match="a bug of the device") as caught:
+        guest.wait(BOOT_TIMEOUT)
+    assert "process" in [entry.name for entry in caught.traceback]
+
+
+def test_two_guests_at_once(boot: Boot, guest_disk: Path) -> None:
+    shared = DiskConfig(str(guest_disk), read_only=True)
+    first, second = boot(disks=[shared], cpus=2), boot(disks=[shared], memory="128M")
+    first.check("echo first >/root/name"), second.check("echo second >/root/name")
+    assert first.check("nproc; cat /root/name") == "2\nfirst\n"
+    assert second.check("nproc; cat /root/name") == "1\nsecond\n"
+    sums = [guest.check("head -c 4194304 /dev/vdb | md5sum") for guest in (first, second)]
+    assert sums[0] == sums[1]
+    assert first.power_off().kind == "poweroff"
+    assert second.check("cat /root/name") == "second\n"
