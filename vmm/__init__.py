@@ -11,7 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig
+    from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
     from vmm.execution import EndEvent
     from vmm.machine import Machine
@@ -25,6 +25,7 @@ _HOMES = {
     "DiskConfig": "config",
     "MachineConfig": "config",
     "MemoryConfig": "config",
+    "ShareConfig": "config",
     "ConfigError": "errors",
     "GuestError": "errors",
     "HostError": "errors",
@@ -51,6 +52,7 @@ __all__ = [
     "MachineConfig",
     "MemoryConfig",
     "Queue",
+    "ShareConfig",
     "VirtioDevice",
     "VmmError",
 ]

@@ -10,6 +10,9 @@ _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 MAX_CPUS = 16
 CACHE_MODES = ("writeback", "writethrough")
+SHARE_CACHES = ("none", "auto", "always")
+MAX_TAG = 36
+"""Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
 CONSOLES = ("stdio", "pty", "file", "none", "fd")
 
@@ -116,6 +119,94 @@ class DiskConfig:
 
 
 @dataclass(frozen=True)
+class ShareConfig:
+    """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
+
+    :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
+    :ivar cache: what the guest may keep without asking: ``none``; ``auto``: names and attributes for a second;
+        ``always``: everything, for directories that nobody else changes
+    :ivar writeback: the guest may hold written data back and write it in larger pieces; not with ``cache=none``
+    :ivar acl: POSIX access control lists
+    :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
+    :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
+    """
+
+    path: str
+    tag: str = ""
+    read_only: bool = False
+    cache: str = "auto"
+    writeback: bool = False
+    acl: bool = False
+    maps: tuple[tuple[int, int, int], ...] = ()
+    queues: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cache not in SHARE_CACHES:
+            raise ConfigError(
+                f"share {self.path}: cache={self.cache!r} is not one of {', '.join(SHARE_CACHES)}",
+                code="share-cache",
+                hint="auto is right for most: the guest sees changes of the host after a second",
+            )
+        if self.writeback and self.cache == "none":
+            raise ConfigError(
+                f"share {self.path}: writeback needs a cache, which cache=none forbids",
+                code="share-cache",
+                hint="leave one of the two out",
+            )
+        if not self.tag.isprintable() or " " in self.tag or len(self.tag.encode()) > MAX_TAG:
+            raise ConfigError(
+                f"share {self.path}: tag {self.tag!r} is not up to {MAX_TAG} printable bytes without a space",
+                code="share-tag",
+                hint="the tag is what the guest mounts, for example tag=src",
+            )
+        if not 0 <= self.queues <= 64:
+            raise ConfigError(f"share {self.path}: {self.queues} queues, not 0 to 64", code="share-queues")
+        if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
+            raise ConfigError(
+                f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
+                code="share-map",
+                hint="map=0:1000:1 makes the guest's root the host's user 1000",
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
+        """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]``;
+        ``,,`` is a comma of DIR.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+        if not path:
+            raise ConfigError(f"{flag} {text!r}: no directory is named", code="share-syntax", hint=f"{flag} DIR[,ro]")
+        values: dict[str, str | bool | int] = {}
+        maps: list[tuple[int, ...]] = []
+        for option in options:
+            key, equals, value = option.partition("=")
+            if key in ("ro", "writeback", "acl") and not equals:
+                values["read_only" if key == "ro" else key] = True
+            elif key in ("tag", "cache") and value:
+                values[key] = value
+            elif key == "queues" and value.isascii() and value.isdigit():
+                values[key] = int(value)
+            elif key == "map" and [n.isascii() and n.isdigit() for n in value.split(":")] == [True] * 3:
+                maps.append(tuple(map(int, value.split(":"))))
+            elif key == "dax" or (key == "isolation" and value == "process"):
+                raise ConfigError(f"{flag} {text!r}: {option} is not there yet", code="share-syntax")
+            elif option != "isolation=thread":
+                raise ConfigError(
+                    f"{flag} {text!r}: option {option!r} is not known",
+                    code="share-syntax",
+                    hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
+                    "queues=N; a comma in the directory's name is written twice",
+                )
+        return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
+
+
+def _is_id_map(guest: int, host: int, count: int) -> bool:
+    return guest >= 0 and host >= 0 and count > 0 and guest + count < 1 << 32 and host + count < 1 << 32
+
+
+@dataclass(frozen=True)
 class ConsoleConfig:
     """Where the serial console goes.
 
@@ -133,17 +224,33 @@ class ConsoleConfig:
 class MachineConfig:
     """A whole machine.
 
-    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system, or None
+    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system; or a directory that does, with the tag
+        ``rootfs`` unless it has one; or None
     :ivar disks: further disks, in the order of their letters
+    :ivar shares: directories that the guest may mount
     """
 
     boot: BootConfig
     memory: MemoryConfig = MemoryConfig()
     cpus: int = 1
-    rootfs: DiskConfig | None = None
+    rootfs: DiskConfig | ShareConfig | None = None
     disks: tuple[DiskConfig, ...] = ()
     console: ConsoleConfig = ConsoleConfig()
+    shares: tuple[ShareConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
+        tags = [tag for tag, _ in self.tagged_shares()]
+        for tag in tags:
+            if tags.count(tag) > 1:
+                raise ConfigError(
+                    f"two shares have the tag {tag!r}", code="share-tag", hint="give each its own: ,tag=TAG"
+                )
+
+    def tagged_shares(self) -> list[tuple[str, ShareConfig]]:
+        """All shares with their tags, a root file system first."""
+        found = [(self.rootfs.tag or "rootfs", self.rootfs)] if isinstance(self.rootfs, ShareConfig) else []
+        for index, share in enumerate(self.shares):
+            found.append((share.tag or f"share{index or ''}", share))
+        return found

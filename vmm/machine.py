@@ -10,6 +10,7 @@ import weakref
 from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
+from vmm.config import DiskConfig
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd, Loop
@@ -107,7 +108,7 @@ class Machine:
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
         self._loading = self._background(lambda: boot.load_files(self._plan, self.memory), "loader")
-        disks = self._open_disks()
+        disks = [*self._open_disks(), *self._open_shares()]
         self._build_kvm()
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
@@ -122,7 +123,7 @@ class Machine:
 
     def _open_disks(self) -> list[VirtioDevice]:
         config = self.config
-        wanted = (config.rootfs, *config.disks) if config.rootfs else config.disks
+        wanted = (config.rootfs, *config.disks) if isinstance(config.rootfs, DiskConfig) else config.disks
         if not wanted:
             return []
         from vmm.virtio.blk import Blk
@@ -133,6 +134,16 @@ class Machine:
             self._closers.append(device)
             disks.append(device)
         return disks
+
+    def _open_shares(self) -> list[VirtioDevice]:
+        shares: list[VirtioDevice] = []
+        for tag, share in self.config.tagged_shares():
+            from vmm.virtio.fs import Fs
+
+            device = Fs(share, tag, cpus=self.config.cpus)
+            self._closers.append(device)
+            shares.append(device)
+        return shares
 
     def _build_kvm(self) -> None:
         with System() as system:

@@ -66,7 +66,10 @@ def table(stats: dict[str, Any]) -> str:
     for index, row in enumerate(stats["vcpus"]):
         lines.append(f"vcpu{index}  " + "  ".join(f"{name} {value}" for name, value in row.items()))
     for row in stats["devices"]:
-        lines.append(f"{row['name']}  " + "  ".join(f"{key} {value}" for key, value in row.items() if key != "name"))
+        plain = {key: value for key, value in row.items() if not isinstance(value, dict) and key != "name"}
+        lines.append(f"{row['name']}  " + "  ".join(f"{key} {value}" for key, value in plain.items()))
+        for name, op in sorted(row.get("ops", {}).items(), key=lambda item: -item[1]["count"]):
+            lines.append(f"  {name:<16}{op['count']:>10}  p50 < {op['p50_us']:g} us  p99 < {op['p99_us']:g} us")
     lines.append("serial  " + "  ".join(f"{key} {value}" for key, value in stats["serial"].items()))
     lines.append("phases (ms)  " + "  ".join(f"{name} {at * 1000:.1f}" for name, at in stats["phases"].items()))
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
 from tools import guest as recipes
-from vmm import DiskConfig, MemoryConfig, VirtioDevice
+from vmm import DiskConfig, MemoryConfig, ShareConfig, VirtioDevice
 
 HERE = Path(__file__).parent
 GUESTS = pytest.StashKey["list[Guest]"]()
@@ -26,8 +26,9 @@ class Boot(Protocol):
     def __call__(
         self,
         *,
-        rootfs: str | Path | DiskConfig | Literal["fresh"] | None = "fresh",
+        rootfs: str | Path | DiskConfig | ShareConfig | Literal["fresh"] | None = "fresh",
         disks: Sequence[str | Path | DiskConfig] = (),
+        shares: Sequence[ShareConfig] = (),
         initrd: str | None = None,
         cpus: int = 1,
         memory: str | MemoryConfig = "256M",
@@ -88,8 +89,9 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
 
     def boot_one(
         *,
-        rootfs: str | Path | DiskConfig | Literal["fresh"] | None = "fresh",
+        rootfs: str | Path | DiskConfig | ShareConfig | Literal["fresh"] | None = "fresh",
         disks: Sequence[str | Path | DiskConfig] = (),
+        shares: Sequence[ShareConfig] = (),
         initrd: str | None = None,
         cpus: int = 1,
         memory: str | MemoryConfig = "256M",
@@ -104,6 +106,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
             guest_kernel,
             rootfs=rootfs,
             disks=disks,
+            shares=shares,
             initrd=initrd,
             cpus=cpus,
             memory=memory,

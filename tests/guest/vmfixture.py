@@ -20,6 +20,7 @@ from vmm import (
     Machine,
     MachineConfig,
     MemoryConfig,
+    ShareConfig,
     VirtioDevice,
 )
 from vmm.config import parse_size
@@ -57,7 +58,9 @@ class Guest:
         console = ConsoleConfig("fd", self._writer)
         try:
             self.machine = Machine(
-                MachineConfig(config.boot, config.memory, config.cpus, config.rootfs, config.disks, console),
+                MachineConfig(
+                    config.boot, config.memory, config.cpus, config.rootfs, config.disks, console, config.shares
+                ),
                 devices=devices,
             )
         except BaseException:
@@ -194,11 +197,19 @@ def disk_config(disk: str | Path | DiskConfig) -> DiskConfig:
     return disk if isinstance(disk, DiskConfig) else DiskConfig(str(disk))
 
 
+def root_config(root: str | Path | DiskConfig | ShareConfig) -> DiskConfig | ShareConfig:
+    """The same for a root file system, which may be a directory."""
+    if isinstance(root, ShareConfig):
+        return root
+    return ShareConfig(str(root)) if not isinstance(root, DiskConfig) and Path(root).is_dir() else disk_config(root)
+
+
 def boot_guest(
     kernel: str,
     *,
-    rootfs: str | Path | DiskConfig | None = None,
+    rootfs: str | Path | DiskConfig | ShareConfig | None = None,
     disks: Sequence[str | Path | DiskConfig] = (),
+    shares: Sequence[ShareConfig] = (),
     initrd: str | None = None,
     cpus: int = 1,
     memory: str | MemoryConfig = "256M",
@@ -208,6 +219,7 @@ def boot_guest(
 ) -> Guest:
     """A running guest, at its first instruction."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
-    root = None if rootfs is None else disk_config(rootfs)
+    root = None if rootfs is None else root_config(rootfs)
     boot = BootConfig(kernel, initrd, cmdline, entry)
-    return Guest(MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks))), devices)
+    config = MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks)), shares=tuple(shares))
+    return Guest(config, devices)

@@ -16,6 +16,7 @@ from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.cpu import CpuState
 from vmm.boot.image import Identity, KernelImage, check_placement, initrd_address
 from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
+from vmm.config import ShareConfig
 from vmm.errors import ConfigError
 from vmm.memory import regions
 from vmm.record import dataclass
@@ -69,7 +70,11 @@ def check(config: MachineConfig) -> BootPlan:
     ram = regions(config.memory.size)
     memory_map = layout.memory_map(ram)
     rootfs = config.rootfs
-    default = default_cmdline(rootfs=rootfs is not None, read_only=rootfs is not None and rootfs.read_only)
+    default = default_cmdline(
+        rootfs=rootfs is not None,
+        read_only=rootfs is not None and rootfs.read_only,
+        share=config.tagged_shares()[0][0] if isinstance(rootfs, ShareConfig) else "",
+    )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
     image = find_kernel(boot.kernel)
     check_placement(image, ram)

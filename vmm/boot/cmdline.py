@@ -12,7 +12,7 @@ _ONE_UART = "8250.nr_uarts=1"
 _NO_PCI = "pci=off"
 
 
-def default_cmdline(*, rootfs: bool = False, read_only: bool = False, pci: bool = False) -> str:
+def default_cmdline(*, rootfs: bool = False, read_only: bool = False, share: str = "", pci: bool = False) -> str:
     """What a guest is told unless the user says otherwise.
 
     ``console=ttyS0``
@@ -26,12 +26,13 @@ def default_cmdline(*, rootfs: bool = False, read_only: bool = False, pci: bool 
     ``pci=off``
         a generic kernel does not look for a PCI bus where there is none
     ``root=/dev/vda``, and ``rw`` or ``ro``
-        when there is a root disk
+        when there is a root disk; ``root=TAG rootfstype=virtiofs`` when it is a directory of the host
 
     There is no ``reboot=``: Linux resets through the FADT's reset register first and falls back to the i8042, and
     nothing is faster.
 
-    :param rootfs: the first disk is the root file system
+    :param rootfs: there is a root file system: the first disk, or
+    :param share: the tag of a shared directory
     :param read_only: it cannot be written
     :param pci: the machine has a PCI bus
     """
@@ -39,7 +40,7 @@ def default_cmdline(*, rootfs: bool = False, read_only: bool = False, pci: bool 
     if not pci:
         words.append(_NO_PCI)
     if rootfs:
-        words += ["root=/dev/vda", "ro" if read_only else "rw"]
+        words += [f"root={share} rootfstype=virtiofs" if share else "root=/dev/vda", "ro" if read_only else "rw"]
     return " ".join(words)
 
 

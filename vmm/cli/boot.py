@@ -8,7 +8,7 @@ import time
 
 from vmm.cli.options import Option, parse
 from vmm.cli.options import parser as make_parser
-from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, parse_size
+from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, parse_size
 from vmm.errors import ConfigError, VmmError
 
 TYPE_CHECKING = False
@@ -24,6 +24,9 @@ DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its serial console
 EPILOG = """\
 FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=writeback|writethrough ,queues=N
 (a comma in a file name is written twice).  Sizes take K, M, G or T.
+
+DIR of a share may be followed by: ,tag=TAG ,ro ,cache=none|auto|always ,writeback ,acl ,map=GUEST:HOST:COUNT ,queues=N
+The guest mounts it with: mount -t virtiofs TAG /mnt   (TAG is share, share1, ... unless given)
 
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
@@ -46,9 +49,10 @@ example:
 
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux", required=True, complete="file"),
-    Option("--rootfs", "FILE", "the disk image that is the root file system, /dev/vda", complete="file"),
+    Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
     Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),
+    Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 16 (default: 1)", default="1"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
@@ -80,23 +84,33 @@ def _number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
     return value
 
 
+def _rootfs(text: str) -> DiskConfig | ShareConfig:
+    share = os.path.isdir(text.replace(",,", "\0").split(",")[0].replace("\0", ","))
+    return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
+
+
+def _allow_many_files() -> None:
+    """A guest that has files of a share open has them open here.  The process is ours: take what it may have."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig:
     """The machine that the command line describes.
 
     :raises ConfigError: a value that is not right
     """
-    rootfs = values["rootfs"]
-    if rootfs is not None and os.path.isdir(rootfs):
-        raise ConfigError(
-            f"--rootfs {rootfs} is a folder", code="rootfs-folder", hint="give a disk image; folders are not served yet"
-        )
     return MachineConfig(
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
         memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
         cpus=_number(values["cpus"], "--cpus", int),
-        rootfs=None if rootfs is None else DiskConfig.parse(rootfs, "--rootfs"),
+        rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
         disks=tuple(DiskConfig.parse(text) for text in values["disk"]),
         console=console,
+        shares=tuple(ShareConfig.parse(text) for text in values["share"]),
     )
 
 
@@ -192,6 +206,8 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
 
     with open_console(values["console"]) as console:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
+        if config.tagged_shares():
+            _allow_many_files()
         with Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
             if console.where:

@@ -30,6 +30,9 @@ struct fs *fs_new(const struct fs_config *config, int *err)
 		return NULL;
 	fs->config = *config;
 	fs->proc_fd = -1;
+	fs->can_switch = fs_can_switch();
+	fs->uid = geteuid();
+	fs->gid = getegid();
 	pthread_mutex_init(&fs->stats_lock, NULL);
 	fs->root_fd = fcntl(config->root_fd, F_DUPFD_CLOEXEC, 3);
 	if (fs->root_fd < 0)
@@ -40,8 +43,15 @@ struct fs *fs_new(const struct fs_config *config, int *err)
 		fs->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fs->proc_fd < 0)
 		goto fail;
-	*err = 0;
-	return fs;
+	*err = fs_nodes_init(fs);
+	if (!*err)
+		*err = fs_files_init(fs);
+	if (!*err)
+		*err = fs_locks_init(fs);
+	if (!*err)
+		return fs;
+	fs_free(fs);
+	return NULL;
 fail:
 	*err = -errno;
 	fs_free(fs);
@@ -52,6 +62,9 @@ void fs_free(struct fs *fs)
 {
 	if (!fs)
 		return;
+	fs_locks_free(fs);
+	fs_files_free(fs);
+	fs_nodes_free(fs);
 	if (fs->root_fd >= 0)
 		close(fs->root_fd);
 	if (fs->proc_fd >= 0)
@@ -63,14 +76,24 @@ void fs_free(struct fs *fs)
 void fs_reset(struct fs *fs)
 {
 	__atomic_store_n(&fs->features, 0, __ATOMIC_RELEASE);
+	fs_locks_reset(fs);
+	fs_files_reset(fs);
+	fs_nodes_reset(fs);
 }
 
 static int fs_run(struct worker *w)
 {
 	struct fs_queue *q = (struct fs_queue *)w;
 	struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = q->iov };
-	int n = 0, err = 0;
+	int n, err = 0;
 
+	if (unlikely(!q->entered)) {
+		err = fs_thread_enter(q);
+		if (err)
+			return err;
+		q->entered = true;
+	}
+	n = fs_waits_run(q);
 	while (n < BATCH) {
 		err = ring_pop(w->ring, &chain);
 		if (err <= 0)
@@ -85,9 +108,20 @@ static int fs_run(struct worker *w)
 	return err < 0 ? err : n;
 }
 
+static void fs_sleep(struct worker *w)
+{
+	struct fs_queue *q = (struct fs_queue *)w;
+
+	if (q->nwaits)
+		fs_waits_sleep(q);
+	else
+		worker_sleep(w);
+}
+
+/* The only requests that are in flight between two runs are those for a lock. */
 static void fs_drain(struct worker *w)
 {
-	(void)w;
+	fs_waits_cancel((struct fs_queue *)w, -EINTR);
 }
 
 static void stats_merge(struct fs_stats *to, const struct fs_stats *from)
@@ -121,6 +155,7 @@ static void fs_destroy(struct worker *w)
 
 const struct worker_ops fs_worker_ops = {
 	.run = fs_run,
+	.sleep = fs_sleep,
 	.drain = fs_drain,
 	.destroy = fs_destroy,
 };
@@ -168,4 +203,6 @@ void fs_get_stats(struct fs *fs, struct fs_stats *out)
 	for (struct fs_queue *q = fs->queues; q; q = q->next)
 		stats_merge(out, &q->stats);
 	pthread_mutex_unlock(&fs->stats_lock);
+	out->files = fs_files_count(fs);
+	fs_nodes_count(fs, out);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-fs, between its files: fs.c (the share, its queues), fs_op.c (the table of requests, what they all have in common),
- * fs_inode.c (what the guest knows), fs_open.c (from there to descriptors), fs_handle.c (what it has open), and one file
- * per family of requests.
+ * virtio-fs, between its files: fs.c (the share, its queues), fs_op.c (the table of requests, what they all have in
+ * common), fs_inode.c (the files that the guest knows), fs_path.c (from those to descriptors), fs_handle.c (what it has
+ * open), fs_cred.c (who we are for the host's kernel), and one file per family of requests.
  */
 #ifndef VMM_NATIVE_FS_H
 #define VMM_NATIVE_FS_H
@@ -23,17 +23,18 @@ enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
 
 struct fs_files;
 struct fs_nodes;
+struct fs_locks;
 
 struct fs {
 	struct fs_config config;
 	int root_fd, proc_fd;
 	bool can_switch;       /* we may act as the guest's users */
-	uint32_t max_write;
+	uint32_t uid, gid;     /* who we are ourselves */
 	/* What FUSE_INIT settled; atomic. 0: not yet done. */
 	uint64_t features;
 	struct fs_nodes *nodes;
 	struct fs_files *files;
-	uint64_t locks_gen;    /* atomic: grows when a lock was given back */
+	struct fs_locks *locks;
 
 	pthread_mutex_t stats_lock; /* for the two below */
 	struct fs_queue *queues;
@@ -55,10 +56,11 @@ struct fs_queue {
 	struct fs *fs;
 	struct fs_queue *next;
 	bool entered;          /* the thread has made itself ready */
-	uint32_t uid, gid, supp; /* the thread acts as these now */
+	uint32_t umask;        /* of the thread */
+	uint64_t caps;         /* the capabilities of the thread */
 	uint8_t *buf, *out;    /* FS_BUF_SIZE each: arguments, and an answer in pieces */
 	uint32_t nwaits;
-	uint64_t wait_ns, waits_gen;
+	uint64_t wait_ns, waited_at, waits_gen; /* how long between two tries, the last of them */
 	struct fs_wait *wait;
 	struct fs_stats stats;
 	struct iovec iov[RING_MAX_SEGMENTS];
@@ -74,6 +76,7 @@ struct fs_req {
 	uint32_t arg_len;        /* of it and of what follows, extensions excluded */
 	const char *name[2];     /* checked; NULL when the request has none */
 	uint32_t name_len[2];
+	bool acting;             /* as the guest's user: between fs_begin() and fs_end() */
 	bool has_supp;
 	uint32_t supp;           /* a group to have too while something is made */
 	struct iovec *in_iov;    /* of requests with data: the rest of what is to be read */
@@ -96,6 +99,7 @@ enum {
 	OP_DATA = 16,    /* data follows, left where it is */
 	OP_QUIET = 32,   /* is never answered */
 	OP_FIRST = 64,   /* may come before FUSE_INIT */
+	OP_OPENS = 128,  /* the fixed part begins with flags as of open(): they decide whether it writes */
 };
 
 struct fs_op {
@@ -114,13 +118,181 @@ int fs_reply(struct fs_req *r, const void *data, size_t len);
 /* Give a chain back: err is 0 or -errno, payload is counted without the header. */
 void fs_finish(struct fs_queue *q, uint32_t head, const struct iovec *hdr, uint32_t nhdr, uint64_t unique, int err,
 	       uint64_t payload);
+void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns);
 static inline bool fs_has(const struct fs *fs, uint64_t feature)
 {
 	return __atomic_load_n(&fs->features, __ATOMIC_RELAXED) & feature;
 }
 
-/* The requests, by file. Each answers one: 0, -errno, FS_NO_REPLY or FS_PENDING. */
-int fs_init(struct fs_req *r);
+/* fs_inode.c: files by the ids that the guest has for them. */
+
+/* A node in use by a request: it stays, and so does its descriptor. */
+struct fs_ref {
+	uint32_t index;
+	int fd;                 /* O_PATH */
+	uint16_t domain, type;  /* type: S_IFMT bits */
+};
+
+int fs_nodes_init(struct fs *fs);
+void fs_nodes_free(struct fs *fs);
+/* The guest forgets everything but the root. */
+void fs_nodes_reset(struct fs *fs);
+/* -ESTALE: no such node (any more). Only as ourselves (see fs_cred.c). */
+int fs_node_get(struct fs *fs, uint64_t id, struct fs_ref *ref);
+void fs_node_put(struct fs *fs, struct fs_ref *ref);
+/* How many nodes, and how many descriptors of theirs. */
+void fs_nodes_count(struct fs *fs, struct fs_stats *out);
+void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count);
+/*
+ * The guest gets to know name in dir: look it up, count it, fill in the answer. hint: an inode number that it probably
+ * has, or 0.
+ */
+int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name, uint64_t hint, struct fuse_entry_out *out);
+/* The same for a file that is open already; it stays open. name may be NULL: it has none. */
+int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd, struct fuse_entry_out *out);
+/* Where nodes are found by name only: name in dir will go, or has come there. */
+void fs_node_leaving(struct fs *fs, const struct fs_ref *dir, const char *name);
+void fs_node_moved(struct fs *fs, const struct fs_ref *dir, const char *name);
+
+/* fs_path.c: descriptors. */
+
+/* Part of the tree where an inode number means one file: a mount, or a subvolume in it. */
+struct fs_domain {
+	uint64_t mnt_id;
+	uint32_t major, minor;
+	int mount_fd;           /* -1: no file handles here */
+};
+
+struct fs_file_handle {
+	uint32_t len;
+	int32_t type;
+	uint8_t bytes[128];
+};
+
+enum { FS_STATX_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID };
+
+/* A decimal number, for names in proc_fd. */
+struct fs_fd_name {
+	char text[12];
+};
+struct fs_fd_name fs_fd_name(int fd);
+/* One component of a path, below dir and without following a link. */
+int fs_open_beneath(int dir, const char *name, uint64_t flags);
+/* Open anew what fd stands for. */
+int fs_reopen(const struct fs *fs, int fd, int flags);
+/* Of name in fd, or of fd itself when name is empty. */
+int fs_statx(int fd, const char *name, struct statx *st);
+int fs_handle_of(int fd, struct fs_file_handle *h);
+int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags);
+void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st);
+
+/* fs_handle.c: what the guest has open. */
+
+enum fs_kind { FS_FREE, FS_REGULAR, FS_DIRECTORY };
+
+struct fs_dir;
+
+struct fs_file {
+	int fd;
+	uint32_t gen, users, next_free;
+	uint8_t kind;
+	bool closing;
+	struct fs_dir *dir;
+};
+
+int fs_files_init(struct fs *fs);
+uint32_t fs_files_count(struct fs *fs);
+void fs_files_free(struct fs *fs);
+void fs_files_reset(struct fs *fs);
+/* Takes fd over, also when it fails. */
+int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh);
+/* NULL: not open, or not of that kind (FS_FREE: any). Until fs_file_put() it stays open. */
+struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind);
+void fs_file_put(struct fs *fs, struct fs_file *file);
+/* -EBADF: it was not open. */
+int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind);
+/* fs_dir.c */
+struct fs_dir *fs_dir_new(void);
+void fs_dir_free(struct fs_dir *dir);
+
+/* fs_cred.c: who we are. */
+
+/* Can this thread act as other users? */
+bool fs_can_switch(void);
+/* The thread begins: what is shared with the rest of the process so that requests would disturb it, is not any more. */
+int fs_thread_enter(struct fs_queue *q);
+/* Act as the guest's user, to make something. Always followed by fs_end(). */
+int fs_begin(struct fs_req *r, uint32_t umask);
+void fs_end(struct fs_req *r);
+/* Let the kernel take set-user-id bits away, or not, as it does for ordinary users. */
+void fs_kill_priv(struct fs_queue *q, bool on);
+/* -EINVAL: there is no such id on the host. UINT32_MAX stays what it is. */
+int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host);
+uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host);
+
+/* fs_attr.c */
+
+void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *attr);
+uint64_t fs_timeout(const struct fs *fs);
+
+/* fs_lock.c */
+
+int fs_locks_init(struct fs *fs);
+void fs_locks_free(struct fs *fs);
+void fs_locks_reset(struct fs *fs);
+/* The owner has closed the file: its POSIX locks are gone. */
+void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner);
+/* Try those that wait again. How many got an answer. */
+int fs_waits_run(struct fs_queue *q);
+void fs_waits_sleep(struct fs_queue *q);
+/* Answer all with err. */
+void fs_waits_cancel(struct fs_queue *q, int err);
+
+/* The requests. Each answers one: 0, -errno, FS_NO_REPLY or FS_PENDING. */
+int fs_op_init(struct fs_req *r);
+int fs_op_destroy(struct fs_req *r);
+int fs_op_lookup(struct fs_req *r);
+int fs_op_forget(struct fs_req *r);
+int fs_op_batch_forget(struct fs_req *r);
+int fs_op_getattr(struct fs_req *r);
+int fs_op_setattr(struct fs_req *r);
+int fs_op_statx(struct fs_req *r);
+int fs_op_access(struct fs_req *r);
+int fs_op_statfs(struct fs_req *r);
+int fs_op_readlink(struct fs_req *r);
+int fs_op_symlink(struct fs_req *r);
+int fs_op_mknod(struct fs_req *r);
+int fs_op_mkdir(struct fs_req *r);
+int fs_op_unlink(struct fs_req *r);
+int fs_op_rmdir(struct fs_req *r);
+int fs_op_rename(struct fs_req *r);
+int fs_op_rename2(struct fs_req *r);
+int fs_op_link(struct fs_req *r);
+int fs_op_open(struct fs_req *r);
+int fs_op_create(struct fs_req *r);
+int fs_op_tmpfile(struct fs_req *r);
+int fs_op_flush(struct fs_req *r);
+int fs_op_release(struct fs_req *r);
+int fs_op_read(struct fs_req *r);
+int fs_op_write(struct fs_req *r);
+int fs_op_fsync(struct fs_req *r);
+int fs_op_lseek(struct fs_req *r);
+int fs_op_fallocate(struct fs_req *r);
+int fs_op_copy_file_range(struct fs_req *r);
+int fs_op_syncfs(struct fs_req *r);
+int fs_op_opendir(struct fs_req *r);
+int fs_op_readdir(struct fs_req *r);
+int fs_op_readdirplus(struct fs_req *r);
+int fs_op_releasedir(struct fs_req *r);
+int fs_op_fsyncdir(struct fs_req *r);
+int fs_op_setxattr(struct fs_req *r);
+int fs_op_getxattr(struct fs_req *r);
+int fs_op_listxattr(struct fs_req *r);
+int fs_op_removexattr(struct fs_req *r);
+int fs_op_getlk(struct fs_req *r);
+int fs_op_setlk(struct fs_req *r);
+int fs_op_setlkw(struct fs_req *r);
+int fs_op_interrupt(struct fs_req *r);
 
 /* fs.c */
 

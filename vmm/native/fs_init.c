@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* FUSE_INIT: what both sides can do. */
+/* FUSE_INIT and FUSE_DESTROY: a mount begins, with what both sides can do, and ends. */
 #include "fs.h"
 
 #include <errno.h>
@@ -31,7 +31,7 @@ static uint64_t fs_wanted(const struct fs *fs)
 	return wanted;
 }
 
-int fs_init(struct fs_req *r)
+int fs_op_init(struct fs_req *r)
 {
 	struct fs *fs = r->fs;
 	struct fuse_init_in in = { 0 };
@@ -57,7 +57,16 @@ int fs_init(struct fs_req *r)
 	out.max_pages = MAX_PAGES;
 	out.max_write = MAX_PAGES * PAGE;
 	out.time_gran = 1;
+	/* A guest that mounts it again knows nothing of what it had before. */
+	fs_reset(fs);
 	/* BIG_WRITES is always there: never 0. */
 	__atomic_store_n(&fs->features, features | FUSE_BIG_WRITES, __ATOMIC_RELEASE);
 	return fs_reply(r, &out, sizeof(out));
+}
+
+/* The guest has unmounted it. */
+int fs_op_destroy(struct fs_req *r)
+{
+	fs_reset(r->fs);
+	return 0;
 }

@@ -9,10 +9,56 @@
 #include "fs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
+#define IN(type) sizeof(struct fuse_##type##_in)
+
 const struct fs_op fs_ops[FS_OPS] = {
-	[FUSE_INIT] = { fs_init, offsetof(struct fuse_init_in, flags2), OP_FIRST },
+	[FUSE_INIT] = { fs_op_init, offsetof(struct fuse_init_in, flags2), OP_FIRST },
+	[FUSE_DESTROY] = { fs_op_destroy, 0, OP_FIRST },
+	[FUSE_LOOKUP] = { fs_op_lookup, 0, OP_NAME },
+	[FUSE_FORGET] = { fs_op_forget, IN(forget), OP_QUIET },
+	[FUSE_BATCH_FORGET] = { fs_op_batch_forget, IN(batch_forget), OP_QUIET },
+	[FUSE_GETATTR] = { fs_op_getattr, IN(getattr), 0 },
+	[FUSE_SETATTR] = { fs_op_setattr, IN(setattr), OP_WRITES },
+	[FUSE_STATX] = { fs_op_statx, IN(statx), 0 },
+	[FUSE_ACCESS] = { fs_op_access, IN(access), 0 },
+	[FUSE_STATFS] = { fs_op_statfs, 0, 0 },
+	[FUSE_READLINK] = { fs_op_readlink, 0, 0 },
+	[FUSE_SYMLINK] = { fs_op_symlink, 0, OP_WRITES | OP_TARGET },
+	[FUSE_MKNOD] = { fs_op_mknod, IN(mknod), OP_WRITES | OP_NAME },
+	[FUSE_MKDIR] = { fs_op_mkdir, IN(mkdir), OP_WRITES | OP_NAME },
+	[FUSE_UNLINK] = { fs_op_unlink, 0, OP_WRITES | OP_NAME },
+	[FUSE_RMDIR] = { fs_op_rmdir, 0, OP_WRITES | OP_NAME },
+	[FUSE_RENAME] = { fs_op_rename, IN(rename), OP_WRITES | OP_NAMES },
+	[FUSE_RENAME2] = { fs_op_rename2, IN(rename2), OP_WRITES | OP_NAMES },
+	[FUSE_LINK] = { fs_op_link, IN(link), OP_WRITES | OP_NAME },
+	[FUSE_OPEN] = { fs_op_open, IN(open), OP_OPENS },
+	[FUSE_CREATE] = { fs_op_create, IN(create), OP_WRITES | OP_NAME },
+	[FUSE_TMPFILE] = { fs_op_tmpfile, IN(create), OP_WRITES },
+	[FUSE_FLUSH] = { fs_op_flush, IN(flush), 0 },
+	[FUSE_RELEASE] = { fs_op_release, IN(release), 0 },
+	[FUSE_READ] = { fs_op_read, IN(read), 0 },
+	[FUSE_WRITE] = { fs_op_write, IN(write), OP_WRITES | OP_DATA },
+	[FUSE_FSYNC] = { fs_op_fsync, IN(fsync), 0 },
+	[FUSE_LSEEK] = { fs_op_lseek, IN(lseek), 0 },
+	[FUSE_FALLOCATE] = { fs_op_fallocate, IN(fallocate), OP_WRITES },
+	[FUSE_COPY_FILE_RANGE] = { fs_op_copy_file_range, IN(copy_file_range), OP_WRITES },
+	[FUSE_SYNCFS] = { fs_op_syncfs, IN(syncfs), 0 },
+	[FUSE_OPENDIR] = { fs_op_opendir, IN(open), 0 },
+	[FUSE_READDIR] = { fs_op_readdir, IN(read), 0 },
+	[FUSE_READDIRPLUS] = { fs_op_readdirplus, IN(read), 0 },
+	[FUSE_RELEASEDIR] = { fs_op_releasedir, IN(release), 0 },
+	[FUSE_FSYNCDIR] = { fs_op_fsyncdir, IN(fsync), 0 },
+	[FUSE_SETXATTR] = { fs_op_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, OP_WRITES },
+	[FUSE_GETXATTR] = { fs_op_getxattr, IN(getxattr), 0 },
+	[FUSE_LISTXATTR] = { fs_op_listxattr, IN(getxattr), 0 },
+	[FUSE_REMOVEXATTR] = { fs_op_removexattr, 0, OP_WRITES },
+	[FUSE_GETLK] = { fs_op_getlk, IN(lk), 0 },
+	[FUSE_SETLK] = { fs_op_setlk, IN(lk), 0 },
+	[FUSE_SETLKW] = { fs_op_setlkw, IN(lk), 0 },
+	[FUSE_INTERRUPT] = { fs_op_interrupt, IN(interrupt), OP_QUIET },
 };
 
 /* The one place where names are checked: a component of a path, and nothing else. */
@@ -114,6 +160,17 @@ static int fs_parse(struct fs_req *r, const struct fs_op *op, struct chain *chai
 	return fs_parse_names(r, op);
 }
 
+/* The one place that knows what a read-only share refuses. */
+static bool fs_writes(const struct fs_req *r, const struct fs_op *op)
+{
+	uint32_t flags;
+
+	if (!(op->flags & OP_OPENS))
+		return op->flags & OP_WRITES;
+	memcpy(&flags, r->arg, sizeof(flags));
+	return (flags & O_ACCMODE) != O_RDONLY || flags & (O_TRUNC | O_CREAT);
+}
+
 static int fs_do(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 {
 	int err;
@@ -124,10 +181,12 @@ static int fs_do(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 		return -ENOSYS;
 	if (!(op->flags & OP_FIRST) && !__atomic_load_n(&r->fs->features, __ATOMIC_ACQUIRE))
 		return -EIO;
-	if (op->flags & OP_WRITES && r->fs->config.flags & FS_RO)
-		return -EROFS;
 	err = fs_parse(r, op, chain);
-	return err ? err : op->fn(r);
+	if (err)
+		return err;
+	if (r->fs->config.flags & FS_RO && fs_writes(r, op))
+		return -EROFS;
+	return op->fn(r);
 }
 
 int fs_reply(struct fs_req *r, const void *data, size_t len)
@@ -165,7 +224,7 @@ static void fs_take_out(struct fs_req *r, struct chain *chain)
 	iov_skip(&r->out_iov, &r->out_n, most);
 }
 
-static void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns)
+void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns)
 {
 	uint32_t bucket = ns < 512 ? 0 : 63u - (uint32_t)__builtin_clzll(ns) - 8;
 

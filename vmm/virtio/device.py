@@ -146,8 +146,8 @@ class VirtioDevice:
     def restore(self, state: dict[str, Any]) -> None:
         """Become what :meth:`save` returned."""
 
-    def stats(self) -> dict[str, int]:
-        """Counters of the device's own, by name.  Unless overridden, none."""
+    def stats(self) -> dict[str, Any]:
+        """Counters of the device's own, by name; those by request in a dictionary ``ops``.  Unless overridden, none."""
         return {}
 
     def close(self) -> None:

@@ -128,3 +128,8 @@ BLK_HEADER_SIZE = 16
 BLK_ID_SIZE = 20
 BLK_RANGE_SIZE = 16
 BLK_RANGE_F_UNMAP = 1
+
+# 5.11 File System Device
+FS_TAG_SIZE = 36
+FS_CONFIG_FORMAT = "<36sII"
+"""For :mod:`struct`: tag, padded with NUL; num_request_queues; notify_buf_size."""

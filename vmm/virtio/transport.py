@@ -392,7 +392,7 @@ class Transport(BusDevice):
             self._show()
             self._paused = bool(self._status & spec.DRIVER_OK and not self._status & DEAD)
 
-    def stats(self) -> dict[str, int | str]:
+    def stats(self) -> dict[str, Any]:
         """``name``, ``interrupts`` raised, ``kicks`` (those that Python served, unless the device counts its own),
         ``failures``, and what the device itself counts."""
         return {

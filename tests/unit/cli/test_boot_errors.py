@@ -116,11 +116,30 @@ def test_missing_root_disk(files: Path) -> None:
     assert "truncate" in hint
 
 
-def test_root_that_is_a_folder(files: Path) -> None:
-    (files / "tree").mkdir()
-    error, hint = told(files, "--kernel", "vmlinux", "--rootfs", "tree")
-    assert "--rootfs tree" in error and "folder" in error
-    assert "disk image" in hint
+@pytest.mark.parametrize(
+    ("share", "words", "way"),
+    [
+        ("nowhere", "share nowhere: No such file or directory", "name a directory"),
+        ("vmlinux", "share vmlinux: Not a directory", "name a directory"),
+        (".,cache=some", "cache='some' is not one of none, auto, always", "auto is right"),
+        (".,speed=9", "option 'speed=9' is not known", "options are tag=TAG, ro"),
+        (".,map=1:2", "option 'map=1:2' is not known", "map=GUEST:HOST:COUNT"),
+        (".,map=0:4294967295:9", "ids are mapped", "map=0:1000:1"),
+        (".,tag=" + "x" * 37, "up to 36 printable bytes", "tag=src"),
+        (".,cache=none,writeback", "writeback needs a cache", "one of the two"),
+        (",ro", "no directory is named", "--share DIR[,ro]"),
+    ],
+)
+def test_share(files: Path, share: str, words: str, way: str) -> None:
+    error, hint = told(files, "--kernel", "vmlinux", "--share", share)
+    assert words in error
+    assert way in hint
+
+
+def test_two_shares_with_one_tag(files: Path) -> None:
+    error, hint = told(files, "--kernel", "vmlinux", "--share", ".,tag=a", "--share", "/,tag=a")
+    assert "two shares have the tag 'a'" in error
+    assert ",tag=TAG" in hint
 
 
 @pytest.mark.parametrize(

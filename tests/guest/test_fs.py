@@ -1,0 +1,66 @@
+"""Linux on a shared directory: as a mount, and as its root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tools import guest as recipes
+from vmm import ShareConfig
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory to share."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_is_read_and_written_on_both_sides(boot: Boot, shared: Path) -> None:
+    (shared / "from-host").write_text("made by the host\n")
+    guest = boot(shares=[ShareConfig(str(shared))])
+    guest.check("mount -t virtiofs share /mnt")
+    assert guest.check("cat /mnt/from-host") == "made by the host\n"
+    guest.check("mkdir /mnt/d && echo made by the guest >/mnt/d/from-guest && ln -s d/from-guest /mnt/link")
+    assert (shared / "d/from-guest").read_text() == "made by the guest\n"
+    assert os.readlink(shared / "link") == "d/from-guest"
+    listing = guest.check("ls /mnt /mnt/d")
+    assert listing.split() == ["/mnt:", "d", "from-host", "link", "/mnt/d:", "from-guest"]
+    big = "".join(f"{n:07}\n" for n in range(1 << 18))
+    (shared / "big").write_text(big)
+    guest.check("cp /mnt/big /mnt/copy && cmp /mnt/big /mnt/copy && umount /mnt")
+    assert (shared / "copy").read_text() == big
+
+
+def test_a_read_only_share(boot: Boot, shared: Path) -> None:
+    (shared / "file").write_text("content\n")
+    guest = boot(shares=[ShareConfig(str(shared), tag="data", read_only=True)])
+    guest.check("mount -t virtiofs data /mnt")
+    assert guest.check("cat /mnt/file") == "content\n"
+    for command in ("echo x >/mnt/new", "echo x >>/mnt/file", "rm /mnt/file", "mkdir /mnt/d", "touch /mnt/file"):
+        status, output = guest.run(command)
+        assert status != 0 and "Read-only file system" in output
+    assert os.listdir(shared) == ["file"]
+
+
+def test_boot_from_a_directory(boot: Boot, tmp_path: Path) -> None:
+    root = unpack_root(tmp_path / "root")
+    guest = boot(rootfs=ShareConfig(str(root)))
+    assert " / virtiofs rw" in guest.check("cat /proc/mounts")
+    guest.check("echo kept >/root/mark && sync")
+    assert guest.power_off().kind == "poweroff"
+    assert (root / "root/mark").read_text() == "kept\n"
+
+
+def unpack_root(folder: Path) -> Path:
+    """The guest's root as a directory: the files of the root disk."""
+    folder.mkdir()
+    subprocess.run(["debugfs", "-R", f"rdump / {folder}", recipes.rootfs()], check=True, capture_output=True)
+    shutil.rmtree(folder / "lost+found", ignore_errors=True)
+    return folder

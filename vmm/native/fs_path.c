@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Descriptors: the only calls that turn names, file handles and other descriptors into descriptors.
+ *
+ * A guest's name is one component (fs_op.c has checked it), taken relative to the descriptor of a directory of the share
+ * and never through a symbolic link. So no request leaves the share, whatever is renamed meanwhile.
+ */
+#include "fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(((struct fs_file_handle *)0)->bytes) == MAX_HANDLE_SZ, "a handle fits");
+
+struct fs_fd_name fs_fd_name(int fd)
+{
+	struct fs_fd_name name;
+	char *at = name.text + sizeof(name.text) - 1;
+	uint32_t n = (uint32_t)fd;
+
+	*at = 0;
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	memmove(name.text, at, (size_t)(name.text + sizeof(name.text) - at));
+	return name;
+}
+
+int fs_open_beneath(int dir, const char *name, uint64_t flags)
+{
+	struct open_how how = {
+		.flags = flags | O_CLOEXEC | O_NOFOLLOW,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd;
+
+	do
+		fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
+	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* EAGAIN: a rename came in between */
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int fs_reopen(const struct fs *fs, int fd, int flags)
+{
+	int new = openat(fs->proc_fd, fs_fd_name(fd).text, flags | O_CLOEXEC);
+
+	return new < 0 ? -errno : new;
+}
+
+int fs_statx(int fd, const char *name, struct statx *st)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+
+	return statx(fd, name, flags, FS_STATX_MASK, st) < 0 ? -errno : 0;
+}
+
+int fs_handle_of(int fd, struct fs_file_handle *h)
+{
+	union {
+		struct file_handle fh;
+		uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u;
+	int mnt;
+
+	u.fh.handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(fd, "", &u.fh, &mnt, AT_EMPTY_PATH) < 0)
+		return -errno;
+	h->len = u.fh.handle_bytes;
+	h->type = u.fh.handle_type;
+	memcpy(h->bytes, u.room + offsetof(struct file_handle, f_handle), h->len);
+	return 0;
+}
+
+int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags)
+{
+	union {
+		struct file_handle fh;
+		uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u;
+	int fd;
+
+	u.fh.handle_bytes = h->len;
+	u.fh.handle_type = h->type;
+	memcpy(u.room + offsetof(struct file_handle, f_handle), h->bytes, h->len);
+	fd = open_by_handle_at(mount_fd, &u.fh, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/*
+ * Find out whether files of this domain can be opened by handle. It takes CAP_DAC_READ_SEARCH and a file system that knows
+ * how; overlayfs, for one, mostly does not.
+ */
+void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
+{
+	struct fs_file_handle h;
+	int test;
+
+	*d = (struct fs_domain){
+		.mnt_id = st->stx_mnt_id,
+		.major = st->stx_dev_major,
+		.minor = st->stx_dev_minor,
+		.mount_fd = -1,
+	};
+	if (fs->config.flags & FS_NO_HANDLES || !S_ISDIR(st->stx_mode) || fs_handle_of(fd, &h))
+		return;
+	/* A descriptor made with O_PATH does not do. */
+	d->mount_fd = fs_reopen(fs, fd, O_RDONLY | O_DIRECTORY);
+	if (d->mount_fd < 0)
+		return;
+	test = fs_handle_open(d->mount_fd, &h, O_PATH);
+	if (test >= 0) {
+		close(test);
+		return;
+	}
+	close(d->mount_fd);
+	d->mount_fd = -1;
+}

@@ -1,0 +1,216 @@
+"""The file system device (virtio 1.2, 5.11): a directory of the host, served to the guest over FUSE.  The server is
+``fs.c`` and what is named like it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from _thread import allocate_lock
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config import ShareConfig
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.queue import Queue
+
+QUEUE_SIZE = 1024
+"""A request of 1 MiB has a buffer for each page, in an indirect table or not."""
+HIGH_PRIORITY_SIZE = 128
+MAX_QUEUES = 4
+"""Request queues unless the user says how many: one per vCPU up to here."""
+MAX_FILES = 65536
+"""What the guest can have open, if the host's limit on descriptors allows."""
+CACHES = {"none": lib.FS_CACHE_NONE, "auto": lib.FS_CACHE_AUTO, "always": lib.FS_CACHE_ALWAYS}
+
+_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
+_OPS = (
+    "unknown", "lookup", "forget", "getattr", "setattr", "readlink", "symlink", "-", "mknod",
+    "mkdir", "unlink", "rmdir", "rename", "link", "open", "read", "write", "statfs", "release", "-",
+    "fsync", "setxattr", "getxattr", "listxattr", "removexattr", "flush", "init", "opendir",
+    "readdir", "releasedir", "fsyncdir", "getlk", "setlk", "setlkw", "access", "create",
+    "interrupt", "bmap", "destroy", "ioctl", "poll", "notify_reply", "batch_forget", "fallocate",
+    "readdirplus", "rename2", "lseek", "copy_file_range", "setupmapping", "removemapping", "syncfs",
+    "tmpfile", "statx",
+)  # fmt: skip
+"""Names of requests by opcode."""
+
+
+class Fs(VirtioDevice):
+    """A share.  Its server are threads of this process, one per queue.
+
+    Nodes, open files and locks live until the driver resets the device or unmounts: a guest that is paused
+    goes on as it was, but they are not part of :meth:`save`.  A request for a lock that waits while the guest
+    is paused ends with EINTR.
+
+    :param tag: what the guest knows it by
+    :param cpus: of the machine; the number of queues follows it unless *config* says one
+    :param handles: False: do without file handles, as on a host that does not let us open files by them
+    :param max_fds: how many descriptors of files that the guest only knows are kept open
+    :param max_nodes: how many files the guest can know at a time
+    :raises ConfigError: the directory is not there, or not one
+    :raises HostError: the host is out of memory, or has no /proc
+    """
+
+    device_id = spec.ID_FS
+
+    def __init__(
+        self,
+        config: ShareConfig,
+        tag: str = "",
+        *,
+        cpus: int = 1,
+        handles: bool = True,
+        max_fds: int = 0,
+        max_nodes: int = 0,
+    ) -> None:
+        self.path = config.path
+        self.tag = tag or config.tag or "share"
+        self.name = f"share {self.tag}"
+        self.read_only = config.read_only
+        self._workers: list[tuple[Any, Queue]] = []
+        self._workers_lock = allocate_lock()  # statistics are asked for from any thread
+        self._worker_totals = dict.fromkeys(_WORKER_STATS, 0)
+        self.request_queues = config.queues or min(cpus, MAX_QUEUES)
+        self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
+        self._fs: Any = None
+        self._make_native(config, handles, max_fds, max_nodes)
+
+    def _make_native(self, config: ShareConfig, handles: bool, max_fds: int, max_nodes: int) -> None:
+        try:
+            root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise ConfigError(
+                f"share {config.path}: {cause.strerror}", code="share-directory", hint="name a directory of the host"
+            ) from cause
+        native = ffi.new("struct fs_config *")
+        native.root_fd = root
+        native.proc_fd = -1
+        native.flags = (
+            (lib.FS_RO if config.read_only else 0)
+            | (lib.FS_WRITEBACK if config.writeback else 0)
+            | (lib.FS_ACL if config.acl else 0)
+            | (0 if handles else lib.FS_NO_HANDLES)
+        )
+        native.cache = CACHES[config.cache]
+        native.max_fds = max_fds
+        native.max_nodes = max_nodes
+        native.max_files = _max_files()
+        native.nmaps = len(config.maps)
+        for index, (guest, host, count) in enumerate(config.maps):
+            native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count
+        error = ffi.new("int *")
+        fs = lib.fs_new(native, error)
+        os.close(root)
+        if fs == ffi.NULL:
+            raise HostError(f"share {config.path}: {os.strerror(-error[0])}", code="share-native", errno=-error[0])
+        self._fs = fs
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.FS_CONFIG_FORMAT, self.tag.encode(), self.request_queues, 0)
+
+    def activate(self, context: DeviceContext) -> None:
+        error = ffi.new("int *")
+        for queue in context.queues.values():
+            worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, context.irq, context.event.fd, error)
+            if worker == ffi.NULL:
+                raise HostError(
+                    f"{self.name}: cannot start a worker: {os.strerror(-error[0])}",
+                    code="share-worker",
+                    hint="see the limit on threads (ulimit -u)",
+                    errno=-error[0],
+                )
+            self._workers.append((worker, queue))
+
+    def check(self) -> None:
+        """Find workers that stopped.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: a worker cannot go on
+        """
+        for worker, queue in self._workers:
+            code = lib.worker_error(worker)
+            if code and lib.ring_error(queue.ring) != ffi.NULL:
+                raise queue.error()
+            if code:
+                raise HostError(f"{self.name}: {os.strerror(-code)}", code="share-worker", errno=-code)
+
+    def stop(self) -> None:
+        for worker, _ in self._workers:
+            lib.worker_stop(worker)
+        with self._workers_lock:
+            self._worker_totals = self._count_workers()
+            for worker, _ in self._workers:
+                lib.worker_free(worker)
+            self._workers.clear()
+
+    def reset(self) -> None:
+        lib.fs_reset(self._fs)
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the share was opened: kicks, chains, irqs and wakeups of the workers; ``errors``,
+        ``read_bytes``, ``write_bytes``; ``nodes``, ``files`` and ``fds`` as they are now; and ``ops``: name of
+        the request -> ``count``, ``p50_us``, ``p99_us`` (upper bounds in microseconds), ``latency`` (how many
+        took less than 512 ns, 512 to 1024 ns, ...).
+        """
+        with self._workers_lock:
+            workers = self._count_workers()
+        native = ffi.new("struct fs_stats *")
+        if self._fs is not None:
+            lib.fs_get_stats(self._fs, native)
+        names = ("errors", "read_bytes", "write_bytes", "nodes", "files", "fds")
+        return {
+            **{name: int(getattr(native, name)) for name in names},
+            **workers,
+            "ops": {
+                _OPS[op]: _latency(int(native.ops[op]), [int(n) for n in native.latency[op]])
+                for op in range(len(_OPS))
+                if native.ops[op]
+            },
+        }
+
+    def _count_workers(self) -> dict[str, int]:
+        totals = dict(self._worker_totals)
+        native = ffi.new("struct worker_stats *")
+        for worker, _ in self._workers:
+            lib.worker_get_stats(worker, native)
+            for name in _WORKER_STATS:
+                totals[name] += int(getattr(native, name))
+        return totals
+
+    def close(self) -> None:
+        self.stop()
+        if self._fs is not None:
+            lib.fs_free(self._fs)
+            self._fs = None
+
+
+def _max_files() -> int:
+    """Half of what the process may open: the rest is for everybody else in it."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_FILES if limit == resource.RLIM_INFINITY else max(64, min(MAX_FILES, limit // 2))
+
+
+def _latency(count: int, buckets: list[int]) -> dict[str, Any]:
+    """The histogram of one request, and where its 50th and 99th percentiles lie."""
+    row: dict[str, Any] = {"count": count}
+    for percent in (50, 99):
+        seen = 0
+        for index, number in enumerate(buckets):
+            seen += number
+            if number and seen * 100 >= count * percent:
+                row[f"p{percent}_us"] = (512 << index) / 1000
+                break
+    return {**row, "latency": buckets}
