@@ -15,12 +15,12 @@
 
 enum { PAGE = 4096, HUGE = 2 << 20, WORDS = PAGE / sizeof(uint64_t) };
 
-/* The KiB of this process that are in huge pages */
+/* The KiB of all processes that are in huge pages; of one process only a kernel with CONFIG_PROC_PAGE_MONITOR tells it */
 static long huge_kib(void)
 {
 	char line[256];
 	long kib = -1;
-	FILE *file = fopen("/proc/self/smaps_rollup", "r");
+	FILE *file = fopen("/proc/meminfo", "r");
 
 	while (file && fgets(line, sizeof(line), file))
 		if (sscanf(line, "AnonHugePages: %ld", &kib) == 1)
@@ -40,6 +40,7 @@ int main(int argc, char **argv)
 	size_t mib = argc >= 3 ? strtoul(argv[1], NULL, 10) : 0;
 	size_t pages = mib << 20 >> 12;
 	char *memory;
+	long before;
 
 	if (!mib || (strcmp(argv[2], "small") && strcmp(argv[2], "huge"))) {
 		fprintf(stderr, "usage: touch_memory MIB small|huge [keep]\n");
@@ -53,6 +54,7 @@ int main(int argc, char **argv)
 	memory = (char *)(((uintptr_t)memory + HUGE - 1) & -(uintptr_t)HUGE);
 	if (madvise(memory, mib << 20, strcmp(argv[2], "huge") ? MADV_NOHUGEPAGE : MADV_HUGEPAGE))
 		perror("madvise");
+	before = huge_kib();
 	for (size_t page = 0; page < pages; page++) {
 		page_at(memory, page)[0] = page;
 		page_at(memory, page)[WORDS - 1] = ~page;
@@ -63,7 +65,7 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	printf("%zu %ld\n", mib, huge_kib() >> 10);
+	printf("%zu %ld\n", mib, (huge_kib() - before) / 1024);
 	fflush(stdout);
 	if (argc > 3)
 		pause();

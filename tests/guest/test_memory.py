@@ -1,0 +1,133 @@
+"""Guest memory as Linux finds it: sizes around the hole below 4 GiB, and what it is made of on the host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.shared import INSTALL_PROGRAMS, complaints, programs_disk
+from tests.guest.vmfixture import Guest
+from vmm import DiskConfig, HostError, MemoryConfig
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.fixture(scope="module")
+def programs() -> DiskConfig:
+    return programs_disk()
+
+
+def system_ram(guest: Guest) -> list[tuple[int, int]]:
+    """The ranges (first, last byte) of /proc/iomem that are RAM."""
+    found = []
+    for line in guest.check("grep ' : System RAM$' /proc/iomem").splitlines():
+        first, _, last = line.partition(" : ")[0].partition("-")
+        found.append((int(first, 16), int(last, 16)))
+    return found
+
+
+def total(guest: Guest) -> int:
+    """MemTotal in bytes: what Linux has left after it has reserved for itself."""
+    return int(guest.check("grep MemTotal: /proc/meminfo").split()[1]) << 10
+
+
+def free_pages(guest: Guest, zone: str) -> int:
+    """Free bytes of a zone: on x86-64, ``DMA32`` ends and ``Normal`` begins at 4 GiB."""
+    pages = guest.check(
+        f"awk '/^Node/ {{ zone = $4 }} zone == \"{zone}\" && /pages free/ {{ print $3 }}' /proc/zoneinfo"
+    )
+    return sum(map(int, pages.split())) * 4096
+
+
+@pytest.mark.parametrize("size", [64 * MIB, 3 * GIB, 8 * GIB], ids=["64M", "3G", "8G"])
+def test_all_memory_is_there_and_can_be_used(boot: Boot, programs: DiskConfig, size: int) -> None:
+    guest = boot(memory=MemoryConfig(size), disks=[programs])
+    ram = system_ram(guest)
+    low = min(size, 3 * GIB)
+    high = [(4 * GIB, 4 * GIB + size - low - 1)] if size > low else []
+    assert ram == [(0x1000, 0x9FFFF), (MIB, low - 1), *high]
+    assert size * 0.95 - 24 * MIB < total(guest) < size
+    guest.check(INSTALL_PROGRAMS)
+    use = 16 if size < GIB else 64
+    assert guest.check(f"touch_memory {use} small") == f"{use} 0\n"
+    assert complaints(guest) == []
+
+
+def test_memory_on_both_sides_of_the_hole_at_once(boot: Boot, programs: DiskConfig) -> None:
+    above = 256 * MIB
+    guest = boot(memory=MemoryConfig(3 * GIB + above), disks=[programs])
+    guest.check(INSTALL_PROGRAMS)
+    # Linux takes the highest first, so this much is all that is above, and the rest below
+    use = (above >> 20) + 128
+    before = {zone: free_pages(guest, zone) for zone in ("DMA32", "Normal")}
+    guest.check(f"touch_memory {use} huge keep >/tmp/touched &")
+    guest.check("until [ -s /tmp/touched ]; do sleep 0.1; done")
+    after = {zone: free_pages(guest, zone) for zone in ("DMA32", "Normal")}
+    guest.check("kill $!; wait")
+    taken = {zone: before[zone] - after[zone] for zone in before}
+    assert taken["DMA32"] > 64 * MIB
+    assert taken["Normal"] > above / 2
+    assert guest.check("cat /tmp/touched") == f"{use} {use}\n"
+
+
+@contextlib.contextmanager
+def set_to(path: str, value: str) -> Iterator[None]:
+    """Have a setting of the host's kernel; skips the test where that may not be."""
+    file = Path(path)
+    try:
+        before = file.read_text().split()
+        file.write_text(value)
+    except OSError as error:
+        pytest.skip(f"{path}: {error.strerror}")
+    try:
+        yield
+    finally:
+        file.write_text(next((word[1:-1] for word in before if word.startswith("[")), before[0]))
+
+
+def large_mappings(guest: Guest) -> int:
+    """How many mappings of 2 MiB KVM has made for the guest."""
+    vm = guest.machine._vm
+    assert vm is not None
+    stats = vm.stats()
+    if "pages_2m" not in stats:
+        pytest.skip("this host's KVM does not count its mappings")
+    return stats["pages_2m"] + stats["pages_1g"]
+
+
+def test_small_pages_are_mapped_small(boot: Boot) -> None:
+    assert large_mappings(boot(memory=MemoryConfig(128 * MIB, huge_pages="none"))) == 0
+
+
+def test_huge_pages_come_of_themselves(boot: Boot, programs: DiskConfig) -> None:
+    with set_to("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"):
+        guest = boot(memory=MemoryConfig(GIB), disks=[programs])  # with less than 512 MiB Linux has none for itself
+        guest.check(INSTALL_PROGRAMS)
+        booted = large_mappings(guest)
+        assert booted > 0
+        assert guest.check("touch_memory 64 huge") == "64 64\n"
+        assert large_mappings(guest) > booted + 16, "the guest's huge pages are huge on the host too"
+
+
+def test_hugetlb_pages_are_mapped_large(boot: Boot) -> None:
+    pages = 64
+    with set_to("/proc/sys/vm/nr_hugepages", str(pages)):
+        if int(Path("/proc/sys/vm/nr_hugepages").read_text()) < pages:
+            pytest.skip("the host has no memory for huge pages")
+        guest = boot(memory=MemoryConfig(pages * 2 * MIB, huge_pages="hugetlb"))
+        assert large_mappings(guest) > 0
+        with pytest.raises(HostError, match="cannot get 128 MiB") as caught:
+            boot(memory=MemoryConfig(pages * 2 * MIB, huge_pages="hugetlb"))
+        assert "vm.nr_hugepages=64" in caught.value.hint
+        guest.close()
+
+
+def test_transparent_huge_pages_of_shared_memory_are_mapped_large(boot: Boot) -> None:
+    with set_to("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "advise"):
+        guest = boot(memory=MemoryConfig(128 * MIB, huge_pages="thp", prefault=True, shared=True))
+        assert large_mappings(guest) > 0
+        guest.close()
