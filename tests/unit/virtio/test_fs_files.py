@@ -259,7 +259,7 @@ def test_acls_only_when_they_were_asked_for(tmp_path: Path) -> None:
         assert os.stat(tmp_path / "file").st_mode & 0o777 == 0o640
 
 
-# -- locks ---------------------------------------------------------------------------------------------------------------
+# -- locks
 
 
 @pytest.fixture
@@ -288,11 +288,9 @@ def test_locks_hold_between_guests(guest: FsGuest, other: FsGuest, tmp_path: Pat
     assert lock_errno(other, node2, fh2, 1, f.F_UNLCK, flags=flags) == 0
     assert lock_errno(guest, node, fh, 1, f.F_WRLCK, flags=flags) == 0
     assert lock_errno(other, node2, fh2, 1, f.F_RDLCK, flags=flags) == errno.EAGAIN
+    lock = fcntl.flock if flags else fcntl.lockf
     with open(tmp_path / "file", "r+b") as file, pytest.raises(BlockingIOError):
-        if flags:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if flags:
         guest.release(fh)
     else:
@@ -335,9 +333,9 @@ def test_waiting_for_a_lock_holds_nobody_up(guest: FsGuest, other: FsGuest, tmp_
     assert lock_errno(other, node2, fh2, 1, f.F_WRLCK, flags=flags) == errno.EAGAIN, "now it is the other's"
     # its own share's lock is given back: no need to look again and again
     head, answer = guest.submit(f.SETLKW, node, f.lock_body(fh3, 2, f.F_WRLCK, flags=flags), room=0)
-    guest.lock(node, fh, 1, f.F_UNLCK, flags=flags)
-    (used,) = guest.queues[1].wait()
-    assert used.head == head and guest.answer(answer, used.written)[0] == 0
+    guest.submit(f.SETLK, node, f.lock_body(fh, 1, f.F_UNLCK, flags=flags), room=0)
+    written = {used.head: used.written for used in guest.queues[1].wait(2)}
+    assert guest.answer(answer, written[head])[0] == 0
 
 
 def test_a_wait_that_is_interrupted(guest: FsGuest, other: FsGuest, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ INIT_EXT = 1 << 30
 
 
 def init_out(raw: bytes) -> tuple[Any, ...]:
-    """``(major, minor, max_readahead, flags, background, congestion, max_write, time_gran, max_pages, alignment, flags2)``."""
+    """struct fuse_init_out: ``(major, minor, max_readahead, flags, max_background, congestion_threshold, max_write,
+    time_gran, max_pages, map_alignment, flags2)``."""
     return struct.unpack_from("<IIIIHHIIHHI", raw)
 
 

@@ -1,5 +1,5 @@
-"""virtio-fs: whose files they are, and which bits their modes keep.  What the server does for a guest's user, the host's
-kernel must take for that user's doing."""
+"""virtio-fs: whose files they are, and which bits their modes keep.  What the server does for a guest's user, the
+host's kernel must take for that user's doing."""
 
 from __future__ import annotations
 
