@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import select
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ class EventFd:
     """An eventfd(2): a kick, an irq, a stop.  Owns its descriptor; non-blocking, close-on-exec."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
@@ -22,19 +22,19 @@ class EventFd:
 
     def signal(self) -> None:
         """Add one to the counter."""
-        os.eventfd_write(self.fd, 1)
+        posix.eventfd_write(self.fd, 1)
 
     def clear(self) -> int:
         """Read and zero the counter; 0 when it was zero."""
         try:
-            return os.eventfd_read(self.fd)
+            return posix.eventfd_read(self.fd)
         except BlockingIOError:
             return 0
 
     def close(self) -> None:
         """Close the descriptor; harmless when done twice."""
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from _thread import RLock
 
 from vmm.kvm import ioctl as k
 from vmm.record import dataclass
+from vmm.thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,15 +63,14 @@ class VcpuThreads:
         self._memory = memory
         self._on_end = on_end
         # Re-entrant: a signal handler may end the run while its thread is just doing so
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._end: EndEvent | None = None
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Thread] = []
 
     def start(self) -> None:
         """Start all threads."""
         for vcpu in self._vcpus:
-            # Daemon: an embedding program may exit with machines running; Machine's exit hook stops them first
-            thread = threading.Thread(target=self._main, args=(vcpu,), name=f"vcpu{vcpu.index}", daemon=True)
+            thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
             self._threads.append(thread)
             thread.start()
 
@@ -87,11 +87,12 @@ class VcpuThreads:
 
     def join(self) -> None:
         """Wait until no thread is inside the guest.  Call :meth:`end` first."""
-        current = threading.current_thread()
         for thread in self._threads:
-            if thread is not current and thread.ident is not None:  # None: it could not be started
-                thread.join()
+            thread.join()
         self._threads = []
+
+    def _runner(self, vcpu: Vcpu) -> Callable[[], None]:
+        return lambda: self._main(vcpu)
 
     def _main(self, vcpu: Vcpu) -> None:
         try:
@@ -117,12 +118,11 @@ class VcpuThreads:
                     data[start : start + size] = self._pio.read(port, size).to_bytes(size, "little")
 
     def _mmio_access(self, vcpu: Vcpu) -> None:
-        mmio = vcpu.kvm_run.mmio
-        size = mmio.len
-        if mmio.is_write:
-            self._mmio.write(mmio.phys_addr, size, int.from_bytes(bytes(mmio.data[:size]), "little"))
+        address, data, size, is_write = vcpu.mmio_exit()
+        if is_write:
+            self._mmio.write(address, size, int.from_bytes(data[:size], "little"))
         else:
-            mmio.data[:size] = self._mmio.read(mmio.phys_addr, size).to_bytes(size, "little")
+            vcpu.answer_mmio(self._mmio.read(address, size).to_bytes(size, "little"))
 
     def _special(self, vcpu: Vcpu, reason: int) -> None:
         if reason == k.EXIT_SHUTDOWN:

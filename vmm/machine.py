@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import time
-import weakref
+from _thread import RLock, allocate_lock
+from _weakref import ref
 
 from vmm import boot
 from vmm.boot import layout
@@ -21,7 +21,7 @@ from vmm.kvm.cpuid import CpuidTemplate
 from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
-from vmm.task import Task
+from vmm.thread import Task, Thread
 from vmm.virtio.mmio import MmioTransport
 from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
 
@@ -39,13 +39,16 @@ _PAGE = 4096
 _SLOT_PAGES = 8
 """KVM memory slots from here on are register pages; those below are RAM."""
 
-_machines: weakref.WeakSet[Machine] = weakref.WeakSet()
+_machines: dict[int, ref[Machine]] = {}
+"""By id.  Not a WeakSet, for what importing :mod:`weakref` costs."""
 
 
 def _close_all() -> None:
     # Threads in C must not outlive the memory that the interpreter is about to unmap
-    for machine in list(_machines):
-        machine.close()
+    for reference in list(_machines.values()):
+        machine = reference()
+        if machine is not None:
+            machine.close()
 
 
 atexit.register(_close_all)
@@ -81,16 +84,17 @@ class Machine:
         self._closers: list[Any] = [self.loop]
         # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
         # into wait() would wait for itself
-        self._running = threading.Lock()
+        self._running = allocate_lock()
         self._running.acquire()
         self._end: EndEvent | None = None
-        self._loop_thread: threading.Thread | None = None
+        self._loop_thread: Thread | None = None
         self._state = "made"
         # Making, starting and closing exclude each other: the exit hook closes machines of threads that still run
-        self._life_lock = threading.RLock()
+        self._life_lock = RLock()
         self._vm: Vm | None = None
         with self._life_lock:
-            _machines.add(self)
+            key = id(self)
+            _machines[key] = ref(self, lambda _: _machines.pop(key, None))
             try:
                 self._build(devices)
             except BaseException:
@@ -108,8 +112,12 @@ class Machine:
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
         self._loading = self._background(lambda: boot.load_files(self._plan, self.memory), "loader")
+        vm = self._make_vm()
+        # Making interrupt controllers waits for a grace period of the host's kernel
+        irqchip = self._background(vm.create_irqchip, "irqchip")
         disks = [*self._open_disks(), *self._open_shares()]
-        self._build_kvm()
+        irqchip.join()
+        self._build_vcpus(vm)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
         for device in (*disks, *devices):
@@ -145,20 +153,22 @@ class Machine:
             shares.append(device)
         return shares
 
-    def _build_kvm(self) -> None:
+    def _make_vm(self) -> Vm:
         with System() as system:
             vm = self._vm = system.create_vm()
             self._closers.append(vm)
             self._read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
-            deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
+            self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
             limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
             if self.config.cpus > limit:
                 raise ConfigError(f"{self.config.cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
-            cpuid = system.supported_cpuid()
+            self._cpuid = system.supported_cpuid()
         vm.set_tss_addr(layout.KVM_TSS)
         vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
-        vm.create_irqchip()
-        # Each memory slot waits for a grace period of the host's kernel, some milliseconds
+        return vm
+
+    def _build_vcpus(self, vm: Vm) -> None:
+        # Each memory slot waits for such a grace period too, some milliseconds
         self._mapping = self._background(self._map_memory, "memory")
         self._bus = lib.bus_new()
         self._closers.append(_Native(self._bus, lib.bus_free))
@@ -169,7 +179,9 @@ class Machine:
             self.vcpus.append(vcpu)
             vcpu.bind(self._bus)
             if template is None:
-                template = CpuidTemplate(cpuid, self.config.cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=deadline)
+                template = CpuidTemplate(
+                    self._cpuid, self.config.cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=self._tsc_deadline
+                )
             vcpu.set_cpuid(template.for_vcpu(index))
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
 
@@ -256,7 +268,7 @@ class Machine:
         self._loading.join()
         self._mapping.join()
         self.phases.append(("kernel", time.monotonic()))
-        self._loop_thread = threading.Thread(target=self._serve, name="loop", daemon=True)
+        self._loop_thread = Thread(self._serve, "loop")
         self._loop_thread.start()
         self._threads.start()
         self.phases.append(("started", time.monotonic()))
@@ -330,12 +342,11 @@ class Machine:
                 self._threads.end(STOPPED)
                 self._threads.join()
                 self.loop.stop()
-                loop = self._loop_thread
-                if loop is not None and loop.ident is not None and loop is not threading.current_thread():
-                    loop.join()
+                if self._loop_thread is not None:
+                    self._loop_thread.join()
             self._state = "closed"
             self._close_parts()
-            _machines.discard(self)
+            _machines.pop(id(self), None)
 
     def _close_parts(self) -> None:
         # In the opposite order of their making: workers before the memory and descriptors that they use

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-import os
+import posix
 
 from vmm.errors import ConfigError, GuestError, HostError
 from vmm.native import ffi
@@ -105,7 +105,7 @@ class GuestMemory:
             self._map, self._start = self._make(huge_pages, shared)
         except (OSError, ValueError, OverflowError) as error:
             if self.fd >= 0:
-                os.close(self.fd)
+                posix.close(self.fd)
             raise _unavailable(size, huge_pages, error) from error
         self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
@@ -118,15 +118,15 @@ class GuestMemory:
         size = self.size
         if huge_pages == "hugetlb":
             # Reserved, or a page that is missing later would be a SIGBUS
-            self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
-            os.ftruncate(self.fd, size)
+            self.fd = posix.memfd_create("guest-ram", posix.MFD_CLOEXEC | posix.MFD_HUGETLB | posix.MFD_HUGE_2MB)
+            posix.ftruncate(self.fd, size)
             return mmap.mmap(self.fd, size, mmap.MAP_SHARED), 0
         # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once.  Of a memfd the
         # kernel sees to that itself, where it may have huge pages
         room = size + _HUGE_2M - PAGE if self.huge and not shared and size >= _HUGE_2M else size
         if shared:
-            self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
-            os.ftruncate(self.fd, size)
+            self.fd = posix.memfd_create("guest-ram", posix.MFD_CLOEXEC)
+            posix.ftruncate(self.fd, size)
             ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
         else:
             ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
@@ -218,5 +218,5 @@ class GuestMemory:
             self._base = ffi.from_buffer(self._view)
             raise
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1

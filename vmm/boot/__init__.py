@@ -9,7 +9,7 @@ A guest that reboots needs fresh RAM: nothing here is zeroed twice.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from vmm.boot import acpi, cpu, layout, pvh
 from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
@@ -82,7 +82,7 @@ def check(config: MachineConfig) -> BootPlan:
     initrd = None
     if boot.initrd is not None:
         fd, state = open_file(boot.initrd, "initrd")
-        os.close(fd)
+        posix.close(fd)
         if not state[2]:
             raise ConfigError(
                 f"initrd {boot.initrd} is empty", code="initrd-file", hint="leave --initrd out, or make it again"

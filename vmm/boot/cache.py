@@ -16,12 +16,13 @@ Layout, little-endian::
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix
 import struct
 import time
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
+from vmm.environment import variable
 from vmm.errors import ConfigError
 
 VERSION = 1
@@ -39,10 +40,10 @@ _SECOND = 1_000_000_000
 
 def folder() -> str | None:
     """Where entries are kept; None: there is no such place."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        home = os.environ.get("HOME", "")
-        if not os.path.isabs(home):
+    base = variable("XDG_CACHE_HOME")
+    if not base.startswith("/"):
+        home = variable("HOME")
+        if not home.startswith("/"):
             return None
         base = home + "/.cache"
     return base + "/pyvmm/kernels"
@@ -52,22 +53,21 @@ def _entry(where: str, identity: Identity) -> str:
     return f"{where}/{identity[0]:x}-{identity[1]:x}"
 
 
-def encode(image: KernelImage, real: str) -> bytes:
+def encode(image: KernelImage, real: bytes) -> bytes:
     """An entry for *image*, whose path without symbolic links is *real*."""
-    path = os.fsencode(real)
     body = _HEADER.pack(
         _MAGIC,
         *image.identity,
         _NONE if image.entry64 is None else image.entry64,
         _NONE if image.pvh_entry is None else image.pvh_entry,
         len(image.segments),
-        len(path),
+        len(real),
     )
-    body += b"".join([_SEGMENT.pack(s.offset, s.filesz, s.memsz, s.paddr) for s in image.segments]) + path
+    body += b"".join([_SEGMENT.pack(s.offset, s.filesz, s.memsz, s.paddr) for s in image.segments]) + real
     return _SUM.pack(int.from_bytes(body, "little") % _PRIME) + body
 
 
-def decode(data: bytes, path: str, real: str, identity: Identity) -> KernelImage | None:
+def decode(data: bytes, path: str, real: bytes, identity: Identity) -> KernelImage | None:
     """What :func:`encode` made, for a kernel called *path*; None when it is damaged or of another file."""
     body = data[_SUM.size :]
     if len(body) < _HEADER.size or int.from_bytes(body, "little") % _PRIME != _SUM.unpack_from(data)[0]:
@@ -76,7 +76,7 @@ def decode(data: bytes, path: str, real: str, identity: Identity) -> KernelImage
     names = _HEADER.size + count * _SEGMENT.size
     if magic != _MAGIC or tuple(numbers[:5]) != identity or len(body) != names + length:
         return None
-    if body[names:] != os.fsencode(real):
+    if body[names:] != real:
         return None
     entry64, pvh = (None if value == _NONE else value for value in numbers[5:])
     segments = tuple([Segment(*fields) for fields in _SEGMENT.iter_unpack(body[_HEADER.size : names])])
@@ -88,25 +88,25 @@ def decode(data: bytes, path: str, real: str, identity: Identity) -> KernelImage
     return image
 
 
-def load(path: str, real: str, identity: Identity) -> KernelImage | None:
+def load(path: str, real: bytes, identity: Identity) -> KernelImage | None:
     """The entry for the kernel *path* in its state *identity*, or None."""
     where = folder()
     if where is None:
         return None
     try:
-        fd = os.open(_entry(where, identity), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = posix.open(_entry(where, identity), posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
     except (OSError, ValueError):
         return None
     try:
-        status = os.fstat(fd)
+        status = posix.fstat(fd)
         # Whoever can write the entry decides what is loaded where
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != posix.geteuid() or status.st_mode & 0o022:
             return None
-        return decode(os.read(fd, _MAX_SIZE), path, real, identity)
+        return decode(posix.read(fd, _MAX_SIZE), path, real, identity)
     except OSError:
         return None
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def _settled(state: Identity) -> bool:
@@ -116,7 +116,7 @@ def _settled(state: Identity) -> bool:
     return time.time_ns() - max(state[3:]) >= tick
 
 
-def store(image: KernelImage, real: str) -> None:
+def store(image: KernelImage, real: bytes) -> None:
     """Keep *image*, if that can be done."""
     where = folder()
     if where is None or not _settled(image.identity):
@@ -125,20 +125,24 @@ def store(image: KernelImage, real: str) -> None:
     if len(data) > _MAX_SIZE:
         return
     target = _entry(where, image.identity)
-    temporary = f"{target}.{os.getpid()}"
+    temporary = f"{target}.{posix.getpid()}"
     try:
+        import os  # the first time with a kernel; all others do without it
+
         os.makedirs(where, mode=0o700, exist_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = posix.open(
+            temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o600
+        )
         try:
-            written = os.write(fd, data)
+            written = posix.write(fd, data)
         finally:
-            os.close(fd)
+            posix.close(fd)
         if written == len(data):
-            os.replace(temporary, target)
+            posix.replace(temporary, target)
             return
     except (OSError, ValueError):
         pass
     try:
-        os.unlink(temporary)
+        posix.unlink(temporary)
     except (OSError, ValueError):
         pass

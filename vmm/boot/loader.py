@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix
 
 from vmm.boot import cache
 from vmm.boot.image import Identity, KernelImage, identity
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _AROUND = 64 << 10
 """A read fault maps the pages around it that are there, by this much at once (Linux's fault-around)."""
 _CHUNK = 1 << 30
+_SEEK_SET = 0  # lseek(2)
 _NO_KINDS = (
     (stat.S_ISDIR, "is a directory"),
     (stat.S_ISFIFO, "is a pipe"),
@@ -33,7 +34,7 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
     code = f"{what}-file"
     try:
         # Opening a pipe must not wait for somebody who writes
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY)
     except (OSError, ValueError) as error:
         hints: dict[type[Exception], str] = {
             FileNotFoundError: "check the path",
@@ -42,14 +43,14 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
         reason = getattr(error, "strerror", None) or "it has a NUL in its name"
         raise ConfigError(f"{what} {path}: {reason}", code=code, hint=hints.get(type(error), "")) from error
     try:
-        status = os.fstat(fd)
+        status = posix.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             kind = next((text for test, text in _NO_KINDS if test(status.st_mode)), "is no file")
             text = f"{what} {path} {kind}, not a regular file"
             raise ConfigError(text, code=code, hint=f"name the {what} file itself")
         return fd, identity(status)
     except BaseException:
-        os.close(fd)
+        posix.close(fd)
         raise
 
 
@@ -60,18 +61,27 @@ def find_kernel(path: str) -> KernelImage:
     """
     fd, state = open_file(path, "kernel")
     try:
-        real = os.path.realpath(path)
-        image = cache.load(path, real, state)
+        real = _real_path(fd)
+        image = cache.load(path, real, state) if real else None
         if image is None:
             from vmm.boot import elf
 
             image = elf.parse(path, fd, state)
-            cache.store(image, real)
+            if real:
+                cache.store(image, real)
         return image
     except OSError as error:
         raise ConfigError(f"kernel {path}: {error.strerror}", code="kernel-file", hint="copy the file again") from error
     finally:
-        os.close(fd)
+        posix.close(fd)
+
+
+def _real_path(fd: int) -> bytes:
+    """The path of what *fd* has open, without symbolic links; empty where /proc is not mounted."""
+    try:
+        return posix.readlink(f"/proc/self/fd/{fd}".encode())
+    except OSError:
+        return b""
 
 
 def load_kernel(memory: GuestMemory, image: KernelImage) -> None:
@@ -85,7 +95,7 @@ def load_kernel(memory: GuestMemory, image: KernelImage) -> None:
         for segment in image.segments:
             _copy(memory, fd, segment.offset, segment.paddr, segment.filesz, f"kernel {image.path}")
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int) -> None:
@@ -97,13 +107,13 @@ def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int) -
     try:
         _copy(memory, fd, 0, address, state[2], f"initrd {path}")
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def _reopen(path: str, what: str, state: Identity) -> int:
     fd, now = open_file(path, what)
     if now != state:
-        os.close(fd)
+        posix.close(fd)
         raise _changed(f"{what} {path}")
     return fd
 
@@ -131,7 +141,7 @@ def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, where:
                 sparse.tobytes()
             while done < size:
                 with view[done : done + _CHUNK] as part:
-                    count = os.preadv(fd, [part], offset + done)
+                    count = posix.preadv(fd, [part], offset + done)
                 if not count:
                     raise _changed(where)
                 done += count
@@ -147,9 +157,9 @@ def _send(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int) -> int
     """How many bytes could be sent from file to memfd."""
     done = 0
     try:
-        os.lseek(memory.fd, memory.offset(gpa, size), os.SEEK_SET)
+        posix.lseek(memory.fd, memory.offset(gpa, size), _SEEK_SET)
         while done < size:
-            count = os.sendfile(memory.fd, fd, offset + done, size - done)
+            count = posix.sendfile(memory.fd, fd, offset + done, size - done)
             if not count:
                 break
             done += count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import _stat as stat
+import gc
+import posix
 import sys
 import time
 
@@ -85,7 +87,7 @@ def _number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
 
 
 def _rootfs(text: str) -> DiskConfig | ShareConfig:
-    share = os.path.isdir(text.replace(",,", "\0").split(",")[0].replace("\0", ","))
+    share = _is_folder(text.replace(",,", "\0").split(",")[0].replace("\0", ","))
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
 
 
@@ -96,6 +98,13 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(posix.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig:
@@ -131,23 +140,7 @@ class Messages:
         sys.stderr.flush()
 
 
-def _catch_signals(machine: Machine, causes: list[str]) -> None:
-    # The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
-    import _signal  # type: ignore[import-not-found]
-
-    names = {SIGNALS[name]: name for name in ("SIGINT", "SIGTERM", "SIGHUP")}
-
-    def on_signal(number: int, _frame: object) -> None:
-        causes.append(names[number])
-        machine.stop(detail=causes[0])
-
-    for number in names:
-        _signal.signal(number, on_signal)
-
-
 def _run(machine: Machine, console: Console, values: dict[str, Any], messages: Messages) -> int:
-    causes: list[str] = []
-    _catch_signals(machine, causes)
     console.connect(
         machine.loop,
         machine.serial,
@@ -202,9 +195,10 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     if values["timeout"] is not None:
         values["timeout"] = _number(values["timeout"], "--timeout", float)
     from vmm.cli.console import open_console
+    from vmm.cli.signals import Signals
     from vmm.machine import Machine
 
-    with open_console(values["console"]) as console:
+    with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if config.tagged_shares():
             _allow_many_files()
@@ -212,4 +206,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             machine.phases.insert(0, ("entered", entered))
             if console.where:
                 messages.event("console", f"console on {console.where}", where=console.where)
+            signals.watch(machine)
+            gc.freeze()
+            gc.enable()
             return _run(machine, console, values, messages)

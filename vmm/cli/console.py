@@ -15,9 +15,9 @@
 
 from __future__ import annotations
 
+import _stat as stat
 import errno
-import os
-import stat
+import posix
 
 from vmm.errors import ConfigError, HostError
 
@@ -101,14 +101,14 @@ class Console:
 
     def _read(self) -> None:
         try:
-            data = os.read(self.in_fd, _CHUNK)
+            data = posix.read(self.in_fd, _CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # the terminal hung up
             data = b""
         if not data:
             self._stop_reading()
-            os.close(self.in_fd)
+            posix.close(self.in_fd)
             self.in_fd = -1
             return
         self._take(data)
@@ -140,7 +140,7 @@ class Console:
 
     def _output_failed(self, code: int) -> None:
         if code not in (errno.EPIPE, errno.EIO, errno.EBADF):
-            self._tell(f"pyvmm: console output is lost: {os.strerror(code)}\n")
+            self._tell(f"pyvmm: console output is lost: {posix.strerror(code)}\n")
         elif self._on_lost is not None:
             self._on_lost()
         else:
@@ -149,7 +149,7 @@ class Console:
 
     def _tell(self, text: str) -> None:
         try:
-            os.write(_STDERR, text.encode())
+            posix.write(_STDERR, text.encode())
         except OSError:
             pass
 
@@ -175,7 +175,7 @@ class Console:
         self.restore()
         for fd in (self.in_fd, self.out_fd):
             if fd >= 0:
-                os.close(fd)
+                posix.close(fd)
         self.in_fd = self.out_fd = -1
 
     def __enter__(self) -> Console:
@@ -192,8 +192,8 @@ class Pty(Console):
     def __init__(self) -> None:
         import termios
 
-        ours, self._theirs = os.openpty()
-        os.set_blocking(ours, False)
+        ours, self._theirs = posix.openpty()
+        posix.set_blocking(ours, False)
         iflag, oflag, cflag, lflag, ispeed, ospeed, cc = termios.tcgetattr(self._theirs)
         # Raw, echo above all: what nobody has taken to another mode yet must not come back as input
         iflag &= ~(termios.ICRNL | termios.IXON | termios.BRKINT | termios.ISTRIP)
@@ -203,40 +203,50 @@ class Pty(Console):
             termios.TCSANOW,
             [iflag, oflag & ~termios.OPOST, cflag, lflag, ispeed, ospeed, cc],
         )
-        super().__init__(ours, os.dup(ours), drop=True, where=os.ttyname(self._theirs))
+        super().__init__(ours, posix.dup(ours), drop=True, where=posix.ttyname(self._theirs))
 
     def close(self) -> None:
         """As of :class:`Console`."""
         super().close()
         if self._theirs >= 0:
-            os.close(self._theirs)
+            posix.close(self._theirs)
             self._theirs = -1
 
 
 def _open_output(fd: int) -> int:
     """A descriptor for what *fd* writes to, non-blocking where that does not change *fd* for those we share it with."""
     try:
-        mode = os.fstat(fd).st_mode
+        mode = posix.fstat(fd).st_mode
     except OSError:  # closed
         return -1
-    if stat.S_ISFIFO(mode) or os.isatty(fd):
+    if stat.S_ISFIFO(mode) or posix.isatty(fd):
         try:
-            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            return posix.open(
+                f"/proc/self/fd/{fd}", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
+            )
         except OSError:  # somebody else's terminal, no /proc, or no reader
             pass
-    return os.dup(fd)
+    return posix.dup(fd)
 
 
 def _open_file(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags = (
+        posix.O_WRONLY
+        | posix.O_CREAT
+        | posix.O_APPEND
+        | posix.O_NOFOLLOW
+        | posix.O_NONBLOCK
+        | posix.O_NOCTTY
+        | posix.O_CLOEXEC
+    )
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = posix.open(path, flags, 0o600)
     except OSError as error:
         link = error.errno == errno.ELOOP
         reason = "it is a symbolic link, which is not followed" if link else error.strerror
         raise ConfigError(f"--console file:{path}: {reason}", code="console-file") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    if not stat.S_ISREG(posix.fstat(fd).st_mode):
+        posix.close(fd)
         raise ConfigError(f"--console file:{path}: not a regular file", code="console-file")
     return fd
 
@@ -252,10 +262,10 @@ def open_console(spec: str, stdin: int = 0, stdout: int = 1) -> Console:
     if spec == "stdio":
         out_fd = _open_output(stdout)
         try:
-            in_fd = os.dup(stdin)
+            in_fd = posix.dup(stdin)
         except OSError:  # closed
             in_fd = -1
-        if in_fd < 0 or not os.isatty(in_fd):
+        if in_fd < 0 or not posix.isatty(in_fd):
             return Console(in_fd, out_fd)
         from vmm.cli.terminal import Terminal
 

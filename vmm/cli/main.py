@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import gc
+import posix
 import sys
 
 from vmm.errors import ConfigError, GuestError, VmmError
@@ -44,16 +45,19 @@ def _open_standard_descriptors() -> None:
     """Open what the caller has closed: else the guest's memory may become descriptor 2, where messages are written."""
     for fd in range(3):
         try:
-            os.fstat(fd)
+            posix.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            posix.open("/dev/null", posix.O_RDWR)
     # Python has left these out then
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if argv is None:
+        # Until there is something to collect: all that is made now stays
+        gc.disable()
     _open_standard_descriptors()
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else ""

@@ -7,7 +7,7 @@ SIGTSTP and continued, it is restored and taken again; in the background it is l
 
 from __future__ import annotations
 
-import os
+import posix
 
 from vmm.cli.console import Console
 
@@ -66,7 +66,7 @@ class Terminal(Console):
 
     def __init__(self, in_fd: int, out_fd: int) -> None:
         super().__init__(in_fd, out_fd)
-        self._tty = os.dup(in_fd)
+        self._tty = posix.dup(in_fd)
         self._keys = Keys()
         self._saved: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
@@ -89,7 +89,7 @@ class Terminal(Console):
 
     def _foreground(self) -> bool:
         try:
-            return os.tcgetpgrp(self._tty) == os.getpgrp()
+            return posix.tcgetpgrp(self._tty) == posix.getpgrp()
         except OSError:  # not the terminal of our session: nobody else reads it
             return True
 
@@ -193,5 +193,5 @@ class Terminal(Console):
         """As of :class:`Console`."""
         super().close()
         if self._tty >= 0:
-            os.close(self._tty)
+            posix.close(self._tty)
             self._tty = -1

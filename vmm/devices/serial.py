@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import select
 import time
 
@@ -75,7 +75,7 @@ class Serial(BusDevice):
         self._native: Any = lib.uart_new(irq.fd, out_fd, mode, self._space.fd)
         if not self._native:
             self._space.close()
-            raise HostError(f"cannot make a serial port: {os.strerror(ffi.errno)}", code="serial", errno=ffi.errno)
+            raise HostError(f"cannot make a serial port: {posix.strerror(ffi.errno)}", code="serial", errno=ffi.errno)
 
     @property
     def native(self) -> Any:

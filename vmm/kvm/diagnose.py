@@ -5,6 +5,7 @@ from __future__ import annotations
 from vmm.errors import GuestError, VmmError
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
+from vmm.kvm.structs_run import INTERNAL_ERROR_EMULATION, INTERNAL_ERROR_FLAG_INSTRUCTION_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def internal_error(vcpu: Vcpu, memory: GuestMemory) -> GuestError:
     failure = vcpu.kvm_run.emulation_failure
     what = _SUBERRORS.get(failure.suberror, f"KVM internal error {failure.suberror}")
     if (
-        failure.suberror == s.INTERNAL_ERROR_EMULATION
+        failure.suberror == INTERNAL_ERROR_EMULATION
         and failure.ndata >= 4
-        and failure.flags & s.INTERNAL_ERROR_FLAG_INSTRUCTION_BYTES
+        and failure.flags & INTERNAL_ERROR_FLAG_INSTRUCTION_BYTES
     ):
         what += f" ({bytes(failure.insn_bytes[: min(failure.insn_size, 15)]).hex(' ')})"
     return GuestError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
+import posix
 
 from vmm.errors import HostError
+from vmm.kvm.ctype import addressof, get_errno, i32, libc, pointer, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
-_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+_ioctl = libc("ioctl")
+_ioctl.argtypes = (i32, u64, pointer)
 
 _KVMIO = 0xAE
 _WRITE, _READ = 1, 2
@@ -138,11 +138,11 @@ def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> i
     :returns: what the call returned, never negative
     :raises HostError: it failed; :attr:`HostError.errno` says how
     """
-    pointer = argument if argument is None or isinstance(argument, int) else ctypes.addressof(argument)
+    address = argument if argument is None or isinstance(argument, int) else addressof(argument)
     while True:
-        result: int = _ioctl(fd, request, pointer)
+        result: int = _ioctl(fd, request, address)
         if result >= 0:
             return result
-        errno = ctypes.get_errno()
+        errno = get_errno()
         if errno != 4:  # EINTR
-            raise HostError(f"{what}: {os.strerror(errno)}", code="kvm-ioctl", errno=errno)
+            raise HostError(f"{what}: {posix.strerror(errno)}", code="kvm-ioctl", errno=errno)

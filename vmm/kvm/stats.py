@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
+import posix
 
 from vmm.errors import HostError
 from vmm.kvm import ioctl as k
-from vmm.kvm.structs import kvm_stats_desc, kvm_stats_header
 
 
 def open_stats(fd: int) -> int:
@@ -25,13 +23,16 @@ def read_stats(stats_fd: int) -> dict[str, int]:
     """All scalar statistics by name, of what :func:`open_stats` returned.  At any time."""
     if stats_fd < 0:
         return {}
-    header = kvm_stats_header.from_buffer_copy(os.pread(stats_fd, ctypes.sizeof(kvm_stats_header), 0))
-    step = ctypes.sizeof(kvm_stats_desc) + header.name_size
-    table = os.pread(stats_fd, step * header.num_desc, header.desc_offset)
+    from vmm.kvm.ctype import sizeof
+    from vmm.kvm.structs_more import kvm_stats_desc, kvm_stats_header
+
+    header = kvm_stats_header.from_buffer_copy(posix.pread(stats_fd, sizeof(kvm_stats_header), 0))
+    step = sizeof(kvm_stats_desc) + header.name_size
+    table = posix.pread(stats_fd, step * header.num_desc, header.desc_offset)
     values: dict[str, int] = {}
     for start in range(0, len(table), step):
         desc = kvm_stats_desc.from_buffer_copy(table, start)
         if desc.size == 1:
-            name = table[start + ctypes.sizeof(kvm_stats_desc) : start + step].split(b"\0", 1)[0].decode()
-            values[name] = int.from_bytes(os.pread(stats_fd, 8, header.data_offset + desc.offset), "little")
+            name = table[start + sizeof(kvm_stats_desc) : start + step].split(b"\0", 1)[0].decode()
+            values[name] = int.from_bytes(posix.pread(stats_fd, 8, header.data_offset + desc.offset), "little")
     return values

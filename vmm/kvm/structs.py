@@ -1,13 +1,12 @@
-"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) as ctypes.
+"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that every start needs, as ctypes.
 
 A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
+Those that it does not are elsewhere: making a class for each takes time.
 """
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, c_int16, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
-
-u8, u16, u32, u64 = c_uint8, c_uint16, c_uint32, c_uint64
+from vmm.kvm.ctype import Structure, i32, u8, u16, u32, u64
 
 
 class kvm_userspace_memory_region(Structure):
@@ -42,7 +41,7 @@ class kvm_ioeventfd(Structure):
         ("datamatch", u64),
         ("addr", u64),
         ("len", u32),
-        ("fd", c_int32),
+        ("fd", i32),
         ("flags", u32),
         ("pad", u8 * 36),
     )
@@ -51,43 +50,6 @@ class kvm_ioeventfd(Structure):
 IOEVENTFD_DATAMATCH = 1
 IOEVENTFD_PIO = 2
 IOEVENTFD_DEASSIGN = 4
-
-
-class kvm_coalesced_mmio_zone(Structure):
-    """``KVM_REGISTER_COALESCED_MMIO``."""
-
-    _fields_ = (("addr", u64), ("size", u32), ("pio", u32))
-
-
-class kvm_pit_config(Structure):
-    """``KVM_CREATE_PIT2``."""
-
-    _fields_ = (("flags", u32), ("pad", u32 * 15))
-
-
-class kvm_enable_cap(Structure):
-    """``KVM_ENABLE_CAP``."""
-
-    _fields_ = (("cap", u32), ("flags", u32), ("args", u64 * 4), ("pad", u8 * 64))
-
-
-class kvm_irq_level(Structure):
-    """``KVM_IRQ_LINE``."""
-
-    _fields_ = (("irq", u32), ("level", u32))
-
-
-class kvm_clock_data(Structure):
-    """``KVM_GET_CLOCK``."""
-
-    _fields_ = (
-        ("clock", u64),
-        ("flags", u32),
-        ("pad0", u32),
-        ("realtime", u64),
-        ("host_tsc", u64),
-        ("pad", u32 * 4),
-    )
 
 
 class kvm_cpuid_entry2(Structure):
@@ -170,24 +132,6 @@ class kvm_sregs(Structure):
     )
 
 
-class kvm_fpu(Structure):
-    """``KVM_GET_FPU``."""
-
-    _fields_ = (
-        ("fpr", u8 * 16 * 8),
-        ("fcw", u16),
-        ("fsw", u16),
-        ("ftwx", u8),
-        ("pad1", u8),
-        ("last_opcode", u16),
-        ("last_ip", u64),
-        ("last_dp", u64),
-        ("xmm", u8 * 16 * 16),
-        ("mxcsr", u32),
-        ("pad2", u32),
-    )
-
-
 class kvm_msr_entry(Structure):
     """One MSR of :class:`kvm_msrs`."""
 
@@ -203,143 +147,14 @@ class kvm_msrs(Structure):
     _fields_ = (("nmsrs", u32), ("pad", u32), ("entries", kvm_msr_entry * MAX_MSRS))
 
 
-class kvm_lapic_state(Structure):
-    """``KVM_GET_LAPIC``: the register page of a local APIC."""
-
-    _fields_ = (("regs", u8 * 1024),)
-
-
-class kvm_mp_state(Structure):
-    """``KVM_GET_MP_STATE``."""
-
-    _fields_ = (("mp_state", u32),)
-
-
-MP_STATE_NAMES = {0: "runnable", 1: "uninitialized", 2: "init-received", 3: "halted", 4: "sipi-received"}
-
-
-class kvm_translation(Structure):
-    """``KVM_TRANSLATE``: a guest virtual address through the vCPU's page tables."""
-
-    _fields_ = (
-        ("linear_address", u64),
-        ("physical_address", u64),
-        ("valid", u8),
-        ("writeable", u8),
-        ("usermode", u8),
-        ("pad", u8 * 5),
-    )
-
-
-class kvm_stats_header(Structure):
-    """What a ``KVM_GET_STATS_FD`` descriptor begins with."""
-
-    _fields_ = (
-        ("flags", u32),
-        ("name_size", u32),
-        ("num_desc", u32),
-        ("id_offset", u32),
-        ("desc_offset", u32),
-        ("data_offset", u32),
-    )
-
-
-class kvm_stats_desc(Structure):
-    """One statistic; its name follows."""
-
-    _fields_ = (
-        ("flags", u32),
-        ("exponent", c_int16),
-        ("size", u16),
-        ("offset", u32),
-        ("bucket_size", u32),
-    )
-
-
-class _Io(Structure):
-    _fields_ = (("direction", u8), ("size", u8), ("port", u16), ("count", u32), ("data_offset", u64))
-
-
-class _Mmio(Structure):
-    _fields_ = (("phys_addr", u64), ("data", u8 * 8), ("len", u32), ("is_write", u8))
-
-
-class _FailEntry(Structure):
-    _fields_ = (("hardware_entry_failure_reason", u64), ("cpu", u32))
-
-
-class _Internal(Structure):
-    _fields_ = (("suberror", u32), ("ndata", u32), ("data", u64 * 16))
-
-
-class _EmulationFailure(Structure):
-    _fields_ = (
-        ("suberror", u32),
-        ("ndata", u32),
-        ("flags", u64),
-        ("insn_size", u8),
-        ("insn_bytes", u8 * 15),
-    )
-
-
-class _SystemEvent(Structure):
-    _fields_ = (("type", u32), ("ndata", u32), ("data", u64 * 16))
-
-
-class _Exit(Union):
-    _fields_ = (
-        ("hardware_exit_reason", u64),
-        ("fail_entry", _FailEntry),
-        ("io", _Io),
-        ("mmio", _Mmio),
-        ("internal", _Internal),
-        ("emulation_failure", _EmulationFailure),
-        ("system_event", _SystemEvent),
-        ("padding", u8 * 256),
-    )
-
-
-class kvm_run(Structure):
-    """The page shared with a vCPU, as far as the project reads it."""
-
-    _anonymous_ = ("exit",)
-    _fields_ = (
-        ("request_interrupt_window", u8),
-        ("immediate_exit", u8),
-        ("padding1", u8 * 6),
-        ("exit_reason", u32),
-        ("ready_for_interrupt_injection", u8),
-        ("if_flag", u8),
-        ("flags", u16),
-        ("cr8", u64),
-        ("apic_base", u64),
-        ("exit", _Exit),
-    )
-
-
-INTERNAL_ERROR_EMULATION = 1
-INTERNAL_ERROR_FLAG_INSTRUCTION_BYTES = 1
-
 STRUCTS: tuple[type[Structure], ...] = (
     kvm_userspace_memory_region,
     kvm_irqfd,
     kvm_ioeventfd,
-    kvm_coalesced_mmio_zone,
-    kvm_pit_config,
-    kvm_enable_cap,
-    kvm_irq_level,
-    kvm_clock_data,
     kvm_cpuid_entry2,
     kvm_regs,
     kvm_segment,
     kvm_dtable,
     kvm_sregs,
-    kvm_fpu,
     kvm_msr_entry,
-    kvm_lapic_state,
-    kvm_mp_state,
-    kvm_translation,
-    kvm_stats_header,
-    kvm_stats_desc,
-    kvm_run,
 )

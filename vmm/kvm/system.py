@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from vmm.errors import HostError
 from vmm.kvm import ioctl as k
@@ -30,7 +30,7 @@ class System:
     def __init__(self, path: str = "/dev/kvm") -> None:
         self.fd = -1
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self.fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
         except OSError as error:
             hint = {
                 ENOENT: "load the module: modprobe kvm_intel or kvm_amd; in a virtual machine, nested virtualization "
@@ -76,7 +76,7 @@ class System:
     def close(self) -> None:
         """Close /dev/kvm; harmless when done twice."""
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> System:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-import os
+import posix
+import struct
 
 from vmm.errors import HostError
 from vmm.kvm import ioctl as k
@@ -14,6 +15,14 @@ from vmm.native import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from vmm.kvm.structs_run import kvm_run
+
+
+MMIO_OFFSET, MMIO_DATA = 32, 8
+"""Where ``kvm_run.mmio`` begins, and in it its ``data``.  Set-up writes of virtio drivers come this way while a guest
+boots, which is too early to make classes for all of ``kvm_run``."""
+_MMIO = struct.Struct("<Q8sIB")
 
 
 class Vcpu:
@@ -26,7 +35,7 @@ class Vcpu:
         self.fd = fd
         self.index = index
         self._map = mmap.mmap(fd, mmap_size, mmap.MAP_SHARED)
-        self.kvm_run: s.kvm_run = s.kvm_run.from_buffer(self._map)
+        self._kvm_run: kvm_run | None = None
         self._buffer: Any = ffi.from_buffer(self._map)
         self._native: Any = None
         # Now, because the ioctl waits for KVM_RUN to return, which a guest that does I/O in the kernel may never do
@@ -45,6 +54,25 @@ class Vcpu:
         """
         result: int = lib.vcpu_run(self._native)
         return result
+
+    @property
+    def kvm_run(self) -> kvm_run:
+        """What KVM says about the last exit."""
+        if self._kvm_run is None:
+            from vmm.kvm.structs_run import kvm_run
+
+            self._kvm_run = kvm_run.from_buffer(self._map)
+        return self._kvm_run
+
+    def mmio_exit(self) -> tuple[int, bytes, int, bool]:
+        """Of a KVM_EXIT_MMIO: address, the eight bytes of data, how many of them count, is it a write."""
+        address, data, size, is_write = _MMIO.unpack_from(self._map, MMIO_OFFSET)
+        return address, data, size, bool(is_write)
+
+    def answer_mmio(self, data: bytes) -> None:
+        """What the guest reads: the data of a KVM_EXIT_MMIO, up to eight bytes."""
+        start = MMIO_OFFSET + MMIO_DATA
+        self._map[start : start + len(data)] = data
 
     def run_bytes(self, offset: int, length: int) -> memoryview:
         """A part of the ``kvm_run`` area: the data of a port I/O exit, writable."""
@@ -105,7 +133,9 @@ class Vcpu:
 
     def mp_state(self) -> int:
         """KVM_GET_MP_STATE: 0 runnable, 1 uninitialized, 2 init-received, 3 halted, 4 sipi-received."""
-        state = s.kvm_mp_state()
+        from vmm.kvm.structs_more import kvm_mp_state
+
+        state = kvm_mp_state()
         k.ioctl(self.fd, k.KVM_GET_MP_STATE, state, "KVM_GET_MP_STATE")
         return int(state.mp_state)
 
@@ -118,7 +148,9 @@ class Vcpu:
 
     def translate(self, address: int) -> int | None:
         """The guest physical address of guest virtual *address*, None when it is not mapped."""
-        result = s.kvm_translation(linear_address=address)
+        from vmm.kvm.structs_more import kvm_translation
+
+        result = kvm_translation(linear_address=address)
         k.ioctl(self.fd, k.KVM_TRANSLATE, result, "KVM_TRANSLATE")
         return int(result.physical_address) if result.valid else None
 
@@ -145,13 +177,13 @@ class Vcpu:
         if self._native is not None:
             lib.vcpu_free(self._native)
             self._native = None
-        del self.kvm_run  # it and the buffer export the mapping
+        self._kvm_run = None  # it and the buffer export the mapping
         ffi.release(self._buffer)
         try:
             self._map.close()
         except BufferError:
             pass  # a traceback still refers to a part of it; it is unmapped when that goes
         if self._stats_fd >= 0:
-            os.close(self._stats_fd)
-        os.close(self.fd)
+            posix.close(self._stats_fd)
+        posix.close(self.fd)
         self.fd = -1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
+import posix
 
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
+from vmm.kvm.ctype import u64
 from vmm.kvm.vcpu import Vcpu
 
 
@@ -38,7 +38,7 @@ class Vm:
 
     def set_identity_map_addr(self, gpa: int) -> None:
         """One page for the same CPUs; not RAM."""
-        k.ioctl(self.fd, k.KVM_SET_IDENTITY_MAP_ADDR, ctypes.c_uint64(gpa), "KVM_SET_IDENTITY_MAP_ADDR")
+        k.ioctl(self.fd, k.KVM_SET_IDENTITY_MAP_ADDR, u64(gpa), "KVM_SET_IDENTITY_MAP_ADDR")
 
     def create_irqchip(self) -> None:
         """In-kernel PICs, I/O APIC and, for every vCPU made later, a local APIC."""
@@ -46,7 +46,9 @@ class Vm:
 
     def create_pit(self) -> None:
         """An in-kernel 8254; only guests that know no better timer need it."""
-        k.ioctl(self.fd, k.KVM_CREATE_PIT2, s.kvm_pit_config(), "KVM_CREATE_PIT2")
+        from vmm.kvm.structs_more import kvm_pit_config
+
+        k.ioctl(self.fd, k.KVM_CREATE_PIT2, kvm_pit_config(), "KVM_CREATE_PIT2")
 
     def irqfd(self, fd: int, gsi: int, *, assign: bool = True) -> None:
         """From now on (or no more) a write to eventfd *fd* raises *gsi* as an edge."""
@@ -62,7 +64,9 @@ class Vm:
 
     def irq_line(self, gsi: int, level: int) -> None:
         """Set an interrupt line by hand."""
-        k.ioctl(self.fd, k.KVM_IRQ_LINE, s.kvm_irq_level(irq=gsi, level=level), f"KVM_IRQ_LINE {gsi}")
+        from vmm.kvm.structs_more import kvm_irq_level
+
+        k.ioctl(self.fd, k.KVM_IRQ_LINE, kvm_irq_level(irq=gsi, level=level), f"KVM_IRQ_LINE {gsi}")
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU whose APIC id is *index*.  It outlives this object and has its own descriptor."""
@@ -77,12 +81,12 @@ class Vm:
             return read_stats(stats_fd)
         finally:
             if stats_fd >= 0:
-                os.close(stats_fd)
+                posix.close(stats_fd)
 
     def close(self) -> None:
         """Close the descriptor; harmless when done twice.  KVM frees the VM when its last vCPU is closed too."""
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Vm:

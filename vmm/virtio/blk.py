@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import struct
 from _thread import allocate_lock
 
@@ -96,7 +96,7 @@ class Blk(VirtioDevice):
         error = ffi.new("int *")
         blk = lib.blk_new(native, error)
         if blk == ffi.NULL:
-            raise HostError(f"{self.name}: {os.strerror(-error[0])}", code="disk-native", errno=-error[0])
+            raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="disk-native", errno=-error[0])
         self._blk = blk
 
     # -- what the driver sees --------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Blk(VirtioDevice):
         if self._writeback and not writeback:
             # What completed in writeback mode may still be in the host's cache; now it must not be
             try:
-                os.fdatasync(self._image.fd)
+                posix.fdatasync(self._image.fd)
             except OSError as error:
                 self._report(error.errno or 0)
         self._writeback = writeback
@@ -154,7 +154,7 @@ class Blk(VirtioDevice):
             worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, context.irq, context.event.fd, error)
             if worker == ffi.NULL:
                 raise HostError(
-                    f"{self.name}: cannot start a worker: {os.strerror(-error[0])}",
+                    f"{self.name}: cannot start a worker: {posix.strerror(-error[0])}",
                     code="disk-worker",
                     hint="see the limits on threads and locked memory (ulimit -u, ulimit -l)",
                     errno=-error[0],
@@ -173,7 +173,7 @@ class Blk(VirtioDevice):
             if code and lib.ring_error(queue.ring) != ffi.NULL:
                 raise queue.error()
             if code:
-                raise HostError(f"{self.name}: {os.strerror(-code)}", code="disk-worker", errno=-code)
+                raise HostError(f"{self.name}: {posix.strerror(-code)}", code="disk-worker", errno=-code)
 
     def stop(self) -> None:
         for worker, _ in self._workers:
@@ -237,7 +237,7 @@ class Blk(VirtioDevice):
             import logging
 
             logging.getLogger(__name__).error(
-                "%s: %s; the guest sees I/O errors (reported once)", self.name, os.strerror(number)
+                "%s: %s; the guest sees I/O errors (reported once)", self.name, posix.strerror(number)
             )
 
     def close(self) -> None:

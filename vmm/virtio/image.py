@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _stat as stat
 import errno
 import mmap
-import os
-import stat
+import posix
 
 from vmm.errors import ConfigError
 
@@ -14,6 +14,7 @@ BLOCK = 4096
 """What the host moves at once, at least: a page of its cache, a block of its file system."""
 
 _LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8  # flock(2)
+_SEEK_END = 2  # lseek(2)
 _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"cone": "VHD"}
 
 
@@ -46,7 +47,7 @@ class Image:
 
         :raises ConfigError: a size that a disk cannot have
         """
-        size = os.lseek(self.fd, 0, os.SEEK_END)
+        size = posix.lseek(self.fd, 0, _SEEK_END)
         if size == 0:
             raise ConfigError(
                 f"disk {self.path}: it is empty",
@@ -67,7 +68,7 @@ class Image:
             for alignment in (SECTOR, BLOCK):
                 try:
                     with view[alignment : 2 * alignment] as part:
-                        os.preadv(self.fd, [part], 0)
+                        posix.preadv(self.fd, [part], 0)
                     return alignment
                 except OSError as error:
                     if error.errno != errno.EINVAL:
@@ -80,7 +81,7 @@ class Image:
 
     def _warn_of_format(self) -> None:
         # Only a hint. A format guessed from content would be the guest's to choose: it writes the content
-        kind = _FOREIGN_FORMATS.get(os.pread(self.fd, 4, 0))
+        kind = _FOREIGN_FORMATS.get(posix.pread(self.fd, 4, 0))
         if kind is not None:
             import logging
 
@@ -95,7 +96,7 @@ class Image:
         if self.fd >= 0:
             # Closing alone does not unlock while io_uring lets go of the file in its own time
             _flock(self.fd, _LOCK_UN)
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
 
@@ -111,24 +112,24 @@ def _flock(fd: int, operation: int) -> None:
 
 
 def _open(path: str, read_only: bool, direct: bool) -> int:
-    access = os.O_RDONLY if read_only else os.O_RDWR
+    access = posix.O_RDONLY if read_only else posix.O_RDWR
     # Not to wait for the other end of a FIFO; and not to get a terminal
-    flags = access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_DIRECT if direct else 0)
+    flags = access | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY | (posix.O_DIRECT if direct else 0)
     try:
-        fd = os.open(path, flags)
+        fd = posix.open(path, flags)
     except OSError as error:
         raise _open_error(path, read_only, direct, error) from error
     try:
-        mode = os.fstat(fd).st_mode
+        mode = posix.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
             raise ConfigError(
                 f"disk {path}: it is {kind}", code="disk-kind", hint="give a raw image file or a block device"
             )
-        os.set_blocking(fd, True)  # io_uring takes O_NONBLOCK seriously, also on files
+        posix.set_blocking(fd, True)  # io_uring takes O_NONBLOCK seriously, also on files
         _lock(fd, path, read_only)
     except BaseException:
-        os.close(fd)
+        posix.close(fd)
         raise
     return fd
 
@@ -141,7 +142,7 @@ def _open_error(path: str, read_only: bool, direct: bool, error: OSError) -> Con
         code, hint = "disk-kind", "give a raw image file or a block device"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         code = "disk-permission"
-        if not read_only and os.access(path, os.R_OK, effective_ids=True):
+        if not read_only and posix.access(path, posix.R_OK, effective_ids=True):
             hint = "it can be read: add ,ro to use it read-only"
         else:
             hint = f"see who may: ls -l {path}"
@@ -163,8 +164,8 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
 
 def _lock_holder(fd: int) -> str:
     """Who has locked the file, from /proc/locks; empty when that cannot be told."""
-    status = os.fstat(fd)
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    status = posix.fstat(fd)
+    wanted = f"{posix.major(status.st_dev):02x}:{posix.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         with open("/proc/locks", encoding="ascii") as locks:
             for line in locks:

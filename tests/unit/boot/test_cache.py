@@ -28,7 +28,7 @@ def lookup(path: Path) -> KernelImage | None:
     """What the cache has of *path*."""
     fd, state = loader.open_file(str(path), "kernel")
     os.close(fd)
-    return cache.load(str(path), os.path.realpath(path), state)
+    return cache.load(str(path), os.path.realpath(path).encode(), state)
 
 
 def entry(home: Path) -> Path:
@@ -121,7 +121,7 @@ def test_entry_that_lies_about_the_kernel_is_not_believed(vmlinux: Path, cache_h
     image = loader.find_kernel(str(vmlinux))
     bad = image.segments[0].__class__(1 << 40, 4096, 4096, 16 * MIB)
     lie = KernelImage(image.path, image.identity, (bad,), 16 * MIB, None)
-    entry(cache_home).write_bytes(cache.encode(lie, os.path.realpath(vmlinux)))
+    entry(cache_home).write_bytes(cache.encode(lie, os.path.realpath(vmlinux).encode()))
     assert lookup(vmlinux) is None
 
 

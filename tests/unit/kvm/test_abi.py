@@ -7,20 +7,21 @@ import subprocess
 
 import pytest
 
-from vmm.kvm import ioctl, structs
+from vmm.kvm import ioctl, structs, structs_more, structs_run, vcpu
 
 IOCTLS = sorted(name for name in vars(ioctl) if name.startswith("KVM_"))
 CAPS = sorted(name for name in vars(ioctl) if name.startswith("CAP_"))
 EXITS = sorted(name for name in vars(ioctl) if name.startswith("EXIT_") and name != "EXIT_NAMES")
+STRUCTS = (*structs.STRUCTS, *structs_more.STRUCTS, *structs_run.STRUCTS)
 RUN_UNION = ("fail_entry", "io", "mmio", "internal", "emulation_failure", "system_event")
 
 
 def fields(struct: type[ctypes.Structure]) -> list[str]:
     """The C paths of every field, those in the union of kvm_run included."""
-    if struct is not structs.kvm_run:
+    if struct is not structs_run.kvm_run:
         return [field[0] for field in struct._fields_]
     plain = [field[0] for field in struct._fields_ if field[0] not in ("exit", "padding1")]
-    union = dict(structs._Exit._fields_)
+    union = dict(structs_run._Exit._fields_)
     return plain + [f"{member}.{field[0]}" for member in RUN_UNION for field in union[member]._fields_]  # type: ignore[attr-defined]
 
 
@@ -30,7 +31,7 @@ def offset_of(struct: type[ctypes.Structure], path: str) -> tuple[int, int]:
     field = getattr(struct, first)
     if not rest:
         return field.offset, field.size
-    inner = dict(structs._Exit._fields_)[first]
+    inner = dict(structs_run._Exit._fields_)[first]
     offset, size = offset_of(inner, rest)
     return field.offset + offset, size
 
@@ -38,9 +39,9 @@ def offset_of(struct: type[ctypes.Structure], path: str) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     lines = ["#include <linux/kvm.h>", "#include <stddef.h>", "#include <stdio.h>", "int main(void) {"]
-    for struct in structs.STRUCTS:
+    for struct in STRUCTS:
         name = struct.__name__
-        if struct is not structs.kvm_run:
+        if struct is not structs_run.kvm_run:
             lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         for path in fields(struct):
             lines.append(f'printf("{name}.{path} %zu\\n", offsetof(struct {name}, {path}));')
@@ -56,13 +57,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in output.splitlines()}
 
 
-@pytest.mark.parametrize("struct", structs.STRUCTS, ids=lambda struct: struct.__name__)
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
 def test_every_size_and_offset_is_the_compilers(struct: type[ctypes.Structure], compiled: dict[str, int]) -> None:
     name = struct.__name__
-    if struct is not structs.kvm_run:
+    if struct is not structs_run.kvm_run:
         assert ctypes.sizeof(struct) == compiled[name]
     for path in fields(struct):
         assert offset_of(struct, path) == (compiled[f"{name}.{path}"], compiled[f"{name}.{path}:size"]), path
+
+
+def test_the_place_of_an_mmio_exit_is_right() -> None:
+    mmio = structs_run._Mmio
+    assert structs_run.kvm_run.exit.offset == vcpu.MMIO_OFFSET
+    assert (vcpu.MMIO_DATA, mmio.len.offset, mmio.is_write.offset) == (mmio.data.offset, 16, 20)
 
 
 def test_arrays_without_a_length_begin_where_the_header_says() -> None:
