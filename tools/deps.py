@@ -277,7 +277,7 @@ def write_command(python: str) -> None:
     path = os.path.join(VENV, "bin", "pyvmm")
     with open(path + ".new", "w") as file:
         file.write(f"#!{python} -IS\nimport sys\n\nsys.path += [{ROOT!r}, {packages!r}]\n")
-        file.write("from vmm.cli.main import main\n\nsys.exit(main())\n")
+        file.write("from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n\nsys.exit(main())\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
 

@@ -8,6 +8,7 @@ import posix
 import sys
 import time
 
+from vmm import startup
 from vmm.cli.options import Option, parse
 from vmm.cli.options import parser as make_parser
 from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, parse_size
@@ -207,6 +208,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             if console.where:
                 messages.event("console", f"console on {console.where}", where=console.where)
             signals.watch(machine)
+            startup.keep()
             gc.freeze()
             gc.enable()
             return _run(machine, console, values, messages)
