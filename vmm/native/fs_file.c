@@ -29,19 +29,6 @@ static uint32_t iov_join(struct iovec *iov, uint32_t n)
 	return n ? to + 1 : 0;
 }
 
-/* Keep len bytes of a list. */
-static uint32_t iov_cut(struct iovec *iov, uint32_t n, uint64_t len)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		if (iov[i].iov_len >= len) {
-			iov[i].iov_len = len;
-			return i + (len != 0);
-		}
-		len -= iov[i].iov_len;
-	}
-	return n;
-}
-
 int fs_op_read(struct fs_req *r)
 {
 	const struct fuse_read_in *in = r->arg;

@@ -44,3 +44,15 @@ void iov_skip(struct iovec **iov, uint32_t *n, size_t len)
 		(*iov)->iov_len -= len;
 	}
 }
+
+uint32_t iov_cut(struct iovec *iov, uint32_t n, size_t len)
+{
+	uint32_t i;
+
+	for (i = 0; i < n && len; i++) {
+		if (iov[i].iov_len > len)
+			iov[i].iov_len = len;
+		len -= iov[i].iov_len;
+	}
+	return i;
+}

@@ -11,5 +11,7 @@ size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len);
 size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len);
 /* Drop len bytes at the front. */
 void iov_skip(struct iovec **iov, uint32_t *n, size_t len);
+/* Leave only the first len bytes; returns how many entries that are. */
+uint32_t iov_cut(struct iovec *iov, uint32_t n, size_t len);
 
 #endif

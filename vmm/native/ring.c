@@ -279,6 +279,16 @@ int ring_pop(struct ring *ring, struct chain *chain)
 	return 1;
 }
 
+int ring_unpop(struct ring *ring, uint32_t head)
+{
+	if (head > ring->mask || !(ring->busy[head / 64] >> (head % 64) & 1) || ring->next_avail == ring->next_used)
+		return -EINVAL;
+	ring->busy[head / 64] &= ~(1ULL << (head % 64));
+	ring->in_flight--;
+	ring->next_avail--;
+	return 0;
+}
+
 int ring_push(struct ring *ring, uint32_t head, uint32_t written)
 {
 	struct used_elem *e = &ring->used_ring[ring->next_used & ring->mask];

@@ -20,6 +20,12 @@ bool ring_pending(struct ring *ring);
  */
 int ring_fail(struct ring *ring, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * The guest gets the head back that was popped last, as if it had not been popped: the next ring_pop() returns it again.
+ * Several are taken back in the opposite order of their popping, none of them pushed. -EINVAL: not the last one.
+ */
+int ring_unpop(struct ring *ring, uint32_t head);
+
 uint32_t ring_size(const struct ring *ring);
 
 /* Heads that were popped and not yet pushed. */

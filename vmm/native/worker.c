@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A data-plane thread: one queue, one thread, no lock.
+ * A data-plane thread: one queue (or all of a device, where it brings its own `kicks`), one thread, no lock.
  *
  * While the thread runs, the guest is told not to kick (with EVENT_IDX this costs nothing). Before it sleeps it asks for
  * a kick and looks once more. Between the two it may spin on the ring for a while, see worker_poll().
@@ -58,7 +58,7 @@ void worker_sleep(struct worker *w)
 	int n = epoll_wait(w->epoll_fd, ready, 2, -1);
 
 	for (int i = 0; i < n; i++)
-		if (ready[i].data.fd == w->kick_fd)
+		if (ready[i].data.u64 == WORKER_KICK)
 			stat_add(&w->stats.kicks, 1);
 }
 
@@ -83,6 +83,11 @@ static bool worker_poll(struct worker *w, uint64_t start)
 	return false;
 }
 
+static int worker_kicks(struct worker *w, int enable)
+{
+	return w->ops->kicks ? w->ops->kicks(w, enable) : ring_kicks(w->ring, enable);
+}
+
 /*
  * Nothing to do: wait for the guest, first by looking, then asleep. Looking pays when the last wait was short, so the time
  * spent on it follows that: an idle guest costs nothing, and a busy one no exits.
@@ -97,14 +102,14 @@ static void worker_idle(struct worker *w)
 		if (w->poll_ns && worker_poll(w, start))
 			return;
 	}
-	if (!ring_kicks(w->ring, 1)) {
+	if (!worker_kicks(w, 1)) {
 		if (w->ops->sleep)
 			w->ops->sleep(w);
 		else
 			worker_sleep(w);
 		stat_add(&w->stats.wakeups, 1);
 	}
-	ring_kicks(w->ring, 0);
+	worker_kicks(w, 0);
 	if (!poll)
 		return;
 	if (w->poll_rest) {
@@ -172,8 +177,8 @@ static int worker_thread(struct worker *w, const char *name)
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
 		 int event_fd, const char *name)
 {
-	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.fd = kick_fd };
-	struct epoll_event stop = { .events = EPOLLIN };
+	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
+	struct epoll_event stop = { .events = EPOLLIN, .data.u64 = WORKER_STOP };
 	int err;
 
 	w->ops = ops;
@@ -186,7 +191,6 @@ int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ri
 	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (w->stop_fd < 0)
 		goto fail;
-	stop.data.fd = w->stop_fd;
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (w->epoll_fd < 0)
 		goto fail;

@@ -16,11 +16,19 @@ struct worker_ops {
 	int (*run)(struct worker *w);
 	/* Sleep until there may be something to run. NULL: worker_sleep(). */
 	void (*sleep)(struct worker *w);
+	/*
+	 * Ask for kicks (1) before sleeping, or say that none are needed (0), as ring_kicks() does. NULL: ring_kicks() of
+	 * the worker's ring. For a device with more rings in one worker.
+	 */
+	int (*kicks)(struct worker *w, int enable);
 	/* Finish all I/O in flight. No more run() comes after it. */
 	void (*drain)(struct worker *w);
 	/* From worker_free(), the thread being gone: free the device's part and w itself. */
 	void (*destroy)(struct worker *w);
 };
+
+/* What epoll_fd says of the worker's own descriptors; a device may add others, under pointers for example. */
+enum { WORKER_KICK = 1, WORKER_STOP = 2, WORKER_OWN = 3 };
 
 /* First member of a device's per-queue structure. */
 struct worker {
@@ -62,6 +70,12 @@ static inline bool worker_stopping(const struct worker *w)
 static inline void stat_add(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* The same for a number that also goes down. */
+static inline void stat_set(uint64_t *gauge, uint64_t n)
+{
+	__atomic_store_n(gauge, n, __ATOMIC_RELAXED);
 }
 
 uint64_t clock_ns(void);
