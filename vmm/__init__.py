@@ -11,7 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig
+    from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
     from vmm.execution import EndEvent
     from vmm.machine import Machine
@@ -26,6 +26,7 @@ _HOMES = {
     "MachineConfig": "config",
     "MemoryConfig": "config",
     "ShareConfig": "config",
+    "VsockConfig": "config",
     "ConfigError": "errors",
     "GuestError": "errors",
     "HostError": "errors",
@@ -55,6 +56,7 @@ __all__ = [
     "ShareConfig",
     "VirtioDevice",
     "VmmError",
+    "VsockConfig",
 ]
 
 

@@ -14,6 +14,7 @@ SHARE_CACHES = ("none", "auto", "always")
 MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
+VSOCK_BACKENDS = ("unix", "vhost")
 CONSOLES = ("stdio", "pty", "file", "none", "fd")
 
 
@@ -207,6 +208,56 @@ def _is_id_map(guest: int, host: int, count: int) -> bool:
 
 
 @dataclass(frozen=True)
+class VsockConfig:
+    """A virtio-vsock device.
+
+    :ivar cid: the guest's context id, 3 to 4294967294.  With the ``unix`` backend only the guest itself sees it
+    :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock`);
+        what a guest connects to is the socket ``<uds>_<port>``.  Empty with ``vhost``
+    :ivar backend: ``unix``; or ``vhost``: the host's AF_VSOCK, through ``/dev/vhost-vsock``
+    """
+
+    cid: int = 3
+    uds: str = ""
+    backend: str = "unix"
+
+    def __post_init__(self) -> None:
+        if self.backend not in VSOCK_BACKENDS:
+            raise ConfigError(
+                f"vsock: backend={self.backend!r} is not one of {', '.join(VSOCK_BACKENDS)}", code="vsock-backend"
+            )
+        if not 3 <= self.cid < 0xFFFF_FFFF:
+            raise ConfigError(f"vsock: cid {self.cid} is not 3 to 4294967294", code="vsock-cid")
+        if (self.backend == "unix") != bool(self.uds):
+            raise ConfigError(
+                "vsock: backend=unix needs uds=PATH, and backend=vhost has none",
+                code="vsock-uds",
+                hint="for example --vsock cid=3,uds=/run/vm.sock",
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--vsock") -> VsockConfig:
+        """From ``cid=N,uds=PATH[,backend=unix|vhost]``; ``,,`` is a comma of PATH.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        values: dict[str, str | int] = {}
+        for part in text.replace(",,", "\0").split(","):
+            key, equals, value = part.replace("\0", ",").partition("=")
+            if key in ("uds", "backend") and equals:
+                values[key] = value
+            elif key == "cid" and value.isascii() and value.isdigit() and len(value) < 20:
+                values[key] = int(value)
+            else:
+                raise ConfigError(
+                    f"{flag} {text!r}: {part!r} is not known",
+                    code="vsock-syntax",
+                    hint=f"{flag} cid=N,uds=PATH[,backend=unix|vhost]; a comma in PATH is written twice",
+                )
+        return cls(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class ConsoleConfig:
     """Where the serial console goes.
 
@@ -228,6 +279,7 @@ class MachineConfig:
         ``rootfs`` unless it has one; or None
     :ivar disks: further disks, in the order of their letters
     :ivar shares: directories that the guest may mount
+    :ivar vsock: a virtio-vsock device, or None
     """
 
     boot: BootConfig
@@ -237,6 +289,7 @@ class MachineConfig:
     disks: tuple[DiskConfig, ...] = ()
     console: ConsoleConfig = ConsoleConfig()
     shares: tuple[ShareConfig, ...] = ()
+    vsock: VsockConfig | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:

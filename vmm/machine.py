@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.kvm import Vcpu, Vm
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.vsock import Vsock
+    from vmm.virtio.vsock_vhost import VhostVsock
 
 _PAGE = 4096
 _SLOT_PAGES = 8
@@ -92,6 +94,7 @@ class Machine:
         # Making, starting and closing exclude each other: the exit hook closes machines of threads that still run
         self._life_lock = RLock()
         self._vm: Vm | None = None
+        self._vsock: Vsock | VhostVsock | None = None
         with self._life_lock:
             key = id(self)
             _machines[key] = ref(self, lambda _: _machines.pop(key, None))
@@ -115,7 +118,7 @@ class Machine:
         vm = self._make_vm()
         # Making interrupt controllers waits for a grace period of the host's kernel
         irqchip = self._background(vm.create_irqchip, "irqchip")
-        disks = [*self._open_disks(), *self._open_shares()]
+        disks = [*self._open_disks(), *self._open_shares(), *self._open_vsock()]
         irqchip.join()
         self._build_vcpus(vm)
         self.phases.append(("kvm", time.monotonic()))
@@ -152,6 +155,21 @@ class Machine:
             self._closers.append(device)
             shares.append(device)
         return shares
+
+    def _open_vsock(self) -> list[VirtioDevice]:
+        config = self.config.vsock
+        if config is None:
+            return []
+        if config.backend == "vhost":
+            from vmm.virtio.vsock_vhost import VhostVsock
+
+            self._vsock = VhostVsock(config)
+        else:
+            from vmm.virtio.vsock import Vsock
+
+            self._vsock = Vsock(config)
+        self._closers.append(self._vsock)
+        return [self._vsock]
 
     def _make_vm(self) -> Vm:
         with System() as system:
@@ -319,6 +337,18 @@ class Machine:
         :returns: how many bytes were taken; the rest does not fit yet (see :meth:`on_console_space`)
         """
         return self.serial.input(data)
+
+    @property
+    def vsock(self) -> Vsock | VhostVsock:
+        """The socket device: :meth:`~vmm.virtio.vsock.Vsock.connect` and :meth:`~vmm.virtio.vsock.Vsock.listen`.
+
+        :raises ConfigError: the machine was configured without one
+        """
+        if self._vsock is None:
+            raise ConfigError(
+                "the machine has no vsock", code="vsock-none", hint="MachineConfig(vsock=VsockConfig(...))"
+            )
+        return self._vsock
 
     def resize_disk(self, index: int) -> None:
         """Read the size of the *index*-th attached disk's file again and tell the guest."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
 from tools import guest as recipes
-from vmm import DiskConfig, MemoryConfig, ShareConfig, VirtioDevice
+from vmm import DiskConfig, MemoryConfig, ShareConfig, VirtioDevice, VsockConfig
 
 HERE = Path(__file__).parent
 GUESTS = pytest.StashKey["list[Guest]"]()
@@ -36,6 +36,7 @@ class Boot(Protocol):
         entry: str = "auto",
         devices: tuple[VirtioDevice, ...] = (),
         shell: bool = True,
+        vsock: VsockConfig | None = None,
     ) -> Guest: ...
 
 
@@ -99,6 +100,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
         entry: str = "auto",
         devices: tuple[VirtioDevice, ...] = (),
         shell: bool = True,
+        vsock: VsockConfig | None = None,
     ) -> Guest:
         if rootfs == "fresh":
             rootfs = sparse_copy(guest_disk, tmp_path / f"root{len(guests)}.ext4")
@@ -113,6 +115,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
             cmdline=cmdline,
             entry=entry,
             devices=devices,
+            vsock=vsock,
         )
         guests.append(guest)
         if shell:

@@ -22,6 +22,7 @@ from vmm import (
     MemoryConfig,
     ShareConfig,
     VirtioDevice,
+    VsockConfig,
 )
 from vmm.config import parse_size
 
@@ -59,7 +60,14 @@ class Guest:
         try:
             self.machine = Machine(
                 MachineConfig(
-                    config.boot, config.memory, config.cpus, config.rootfs, config.disks, console, config.shares
+                    config.boot,
+                    config.memory,
+                    config.cpus,
+                    config.rootfs,
+                    config.disks,
+                    console,
+                    config.shares,
+                    config.vsock,
                 ),
                 devices=devices,
             )
@@ -216,10 +224,11 @@ def boot_guest(
     cmdline: str = "",
     entry: str = "auto",
     devices: tuple[VirtioDevice, ...] = (),
+    vsock: VsockConfig | None = None,
 ) -> Guest:
     """A running guest, at its first instruction."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
     root = None if rootfs is None else root_config(rootfs)
     boot = BootConfig(kernel, initrd, cmdline, entry)
-    config = MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks)), shares=tuple(shares))
+    config = MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks)), shares=tuple(shares), vsock=vsock)
     return Guest(config, devices)

@@ -11,7 +11,16 @@ import time
 from vmm import startup
 from vmm.cli.options import Option, parse
 from vmm.cli.options import parser as make_parser
-from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, parse_size
+from vmm.config import (
+    BootConfig,
+    ConsoleConfig,
+    DiskConfig,
+    MachineConfig,
+    MemoryConfig,
+    ShareConfig,
+    VsockConfig,
+    parse_size,
+)
 from vmm.errors import ConfigError, VmmError
 
 TYPE_CHECKING = False
@@ -30,6 +39,9 @@ FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=write
 
 DIR of a share may be followed by: ,tag=TAG ,ro ,cache=none|auto|always ,writeback ,acl ,map=GUEST:HOST:COUNT ,queues=N
 The guest mounts it with: mount -t virtiofs TAG /mnt   (TAG is share, share1, ... unless given)
+
+With --vsock, programs of the host connect to the unix socket PATH, write "CONNECT <port>\\n" and read "OK ...\\n"
+when the guest has accepted; the guest's connections to port P of CID 2 arrive at the unix socket PATH_P.
 
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
@@ -56,6 +68,7 @@ OPTIONS = (
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
     Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),
     Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
+    Option("--vsock", "SPEC", "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)"),
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 16 (default: 1)", default="1"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
@@ -121,6 +134,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         disks=tuple(DiskConfig.parse(text) for text in values["disk"]),
         console=console,
         shares=tuple(ShareConfig.parse(text) for text in values["share"]),
+        vsock=None if values["vsock"] is None else VsockConfig.parse(values["vsock"]),
     )
 
 
