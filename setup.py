@@ -1,5 +1,21 @@
-"""The one part of the build that pyproject.toml cannot say: the cffi extension."""
+"""The part of the build that pyproject.toml cannot say: the cffi extension, and the program beside it."""
+
+import os
+import runpy
 
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
-setup(cffi_modules=["vmm/native/build.py:ffibuilder"])
+NATIVE = os.path.join("vmm", "native")
+
+
+class BuildNative(build_ext):
+    """The extension, then the program."""
+
+    def run(self) -> None:
+        super().run()
+        build = runpy.run_path(os.path.join(NATIVE, "build.py"), run_name="build")
+        build["build_program"](NATIVE if self.inplace else os.path.join(self.build_lib, NATIVE))
+
+
+setup(cffi_modules=["vmm/native/build.py:ffibuilder"], cmdclass={"build_ext": BuildNative})

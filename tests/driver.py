@@ -58,7 +58,7 @@ class Guest:
 
     def __init__(self, device: VirtioDevice, *, memory: GuestMemory | None = None) -> None:
         self.device = device
-        self.memory = memory or GuestMemory(RAM)
+        self.memory = memory or GuestMemory(RAM, shared=device.shares_memory)
         self.loop = Loop()
         self.irq = EventFd()
         self.kicks = [EventFd() for _ in device.queue_sizes]

@@ -14,6 +14,7 @@ from tests.driver import DriverQueue, Guest
 from vmm.config import ShareConfig
 from vmm.memory import GuestMemory
 from vmm.virtio.fs import Fs
+from vmm.virtio.fs_process import FsProcess
 
 ROOT = 1
 (
@@ -107,9 +108,9 @@ class FsGuest(Guest):
         max_nodes: int = 0,
         **options: Any,
     ) -> None:
-        self.share = Fs(
-            ShareConfig(str(path), **options), cpus=cpus, handles=handles, max_fds=max_fds, max_nodes=max_nodes
-        )
+        config = ShareConfig(str(path), **options)
+        kind = FsProcess if config.isolation == "process" else Fs
+        self.share = kind(config, cpus=cpus, handles=handles, max_fds=max_fds, max_nodes=max_nodes)
         super().__init__(self.share, memory=memory)
         self.unique = 0
         self.uid = self.gid = 0

@@ -223,7 +223,8 @@ def install_project(python: str) -> None:
     native = ("vmm/native/*.[ch]", "vmm/native/build.py")
     project = Stamp("project", digest("pyproject.toml", "setup.py", "bin/pyvmm"))
     extension = Stamp("extension", digest(*native))
-    built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
+    program = os.path.exists(os.path.join(ROOT, "vmm", "native", "pyvmm-fsd"))
+    built = program and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
     if not project.is_current():
         with step("installing pyvmm and its Python packages into .venv"):

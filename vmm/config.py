@@ -10,6 +10,7 @@ _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 MAX_CPUS = 16
 CACHE_MODES = ("writeback", "writethrough")
+SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
 MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
@@ -130,6 +131,8 @@ class ShareConfig:
     :ivar acl: POSIX access control lists
     :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
+    :ivar isolation: who serves it: ``thread``: threads of this process; ``process``: a child that can reach the
+        directory and nothing else (guest RAM is then shared memory)
     """
 
     path: str
@@ -140,6 +143,7 @@ class ShareConfig:
     acl: bool = False
     maps: tuple[tuple[int, int, int], ...] = ()
     queues: int = 0
+    isolation: str = "thread"
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -162,6 +166,11 @@ class ShareConfig:
             )
         if not 0 <= self.queues <= 64:
             raise ConfigError(f"share {self.path}: {self.queues} queues, not 0 to 64", code="share-queues")
+        if self.isolation not in SHARE_ISOLATIONS:
+            raise ConfigError(
+                f"share {self.path}: isolation={self.isolation!r} is not one of {', '.join(SHARE_ISOLATIONS)}",
+                code="share-isolation",
+            )
         if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
             raise ConfigError(
                 f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
@@ -171,34 +180,34 @@ class ShareConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
-        """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]``;
-        ``,,`` is a comma of DIR.
+        """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]
+        [,isolation=process|thread]``; ``,,`` is a comma of DIR.  Unless it says otherwise, a process serves it.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
         path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
         if not path:
             raise ConfigError(f"{flag} {text!r}: no directory is named", code="share-syntax", hint=f"{flag} DIR[,ro]")
-        values: dict[str, str | bool | int] = {}
+        values: dict[str, str | bool | int] = {"isolation": "process"}
         maps: list[tuple[int, ...]] = []
         for option in options:
             key, equals, value = option.partition("=")
             if key in ("ro", "writeback", "acl") and not equals:
                 values["read_only" if key == "ro" else key] = True
-            elif key in ("tag", "cache") and value:
+            elif key in ("tag", "cache", "isolation") and value:
                 values[key] = value
             elif key == "queues" and value.isascii() and value.isdigit():
                 values[key] = int(value)
             elif key == "map" and [n.isascii() and n.isdigit() for n in value.split(":")] == [True] * 3:
                 maps.append(tuple(map(int, value.split(":"))))
-            elif key == "dax" or (key == "isolation" and value == "process"):
+            elif key == "dax":
                 raise ConfigError(f"{flag} {text!r}: {option} is not there yet", code="share-syntax")
-            elif option != "isolation=thread":
+            else:
                 raise ConfigError(
                     f"{flag} {text!r}: option {option!r} is not known",
                     code="share-syntax",
                     hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
-                    "queues=N; a comma in the directory's name is written twice",
+                    "queues=N, isolation=process|thread; a comma in the directory's name is written twice",
                 )
         return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.kvm import Vcpu, Vm
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.fs import Fs
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
 
@@ -110,7 +111,12 @@ class Machine:
         config = self.config
         self._plan = boot.check(config)
         ram = config.memory
-        self.memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=ram.shared)
+        shared = (
+            ram.shared
+            or any(share.isolation == "process" for _, share in config.tagged_shares())
+            or any(device.shares_memory for device in devices)
+        )
+        self.memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
         self._closers.append(self.memory)
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
@@ -149,9 +155,13 @@ class Machine:
     def _open_shares(self) -> list[VirtioDevice]:
         shares: list[VirtioDevice] = []
         for tag, share in self.config.tagged_shares():
-            from vmm.virtio.fs import Fs
+            kind: type[Fs]
+            if share.isolation == "process":
+                from vmm.virtio.fs_process import FsProcess as kind
+            else:
+                from vmm.virtio.fs import Fs as kind
 
-            device = Fs(share, tag, cpus=self.config.cpus)
+            device = kind(share, tag, cpus=self.config.cpus)
             self._closers.append(device)
             shares.append(device)
         return shares

@@ -15,7 +15,18 @@ SRC = HERE / "src"
 NATIVE = HERE.parents[1] / "vmm" / "native"
 BUILD = HERE.parents[1] / "build" / "tests-native"
 # what there is to test: not the parts that only vcpu.c uses
-PARTS = ("mem.c", "irq.c", "iov.c", "ring.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c")
+PARTS = (
+    "mem.c",
+    "irq.c",
+    "iov.c",
+    "ring.c",
+    "ring_adopt.c",
+    "worker.c",
+    "blk.c",
+    "blk_req.c",
+    "blk_sync.c",
+    "blk_uring.c",
+)
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 SANITIZERS = {
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ring.h"
+#include "ring_struct.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "virtio 1.x rings are little-endian");
 
@@ -29,30 +29,11 @@ struct desc {
 	uint16_t flags, next;
 };
 
-struct used_elem {
-	uint32_t id, len;
-};
-
-struct ring {
-	const struct mem *mem;
-	const uint8_t *desc;
-	const uint16_t *avail;  /* flags, idx, ring[size], used_event */
-	uint16_t *used;         /* flags, idx */
-	struct used_elem *used_ring;
-	const uint16_t *avail_ring, *used_event;
-	uint16_t *avail_event;
-	uint16_t mask;
-	uint16_t avail_idx;     /* the guest's index as last read; what lies before it may be popped */
-	uint16_t next_avail;    /* the next to pop */
-	uint16_t next_used;     /* the next to push */
-	uint16_t published;     /* used.idx as the guest sees it */
-	uint16_t signalled;     /* used.idx when the last decision about an interrupt was taken */
-	uint32_t in_flight;
-	int error;
-	struct ring_config config;
-	char reason[160];
-	uint64_t busy[RING_MAX_SIZE / 64]; /* heads popped and not pushed */
-};
+/* The compiler keeps the order of the stores around it; so does the CPU, for whoever looks after this process is gone. */
+static inline void state_step(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
 
 int ring_fail(struct ring *ring, int err, const char *fmt, ...)
 {
@@ -113,8 +94,9 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 	ring->used = (uint16_t *)used;
 	ring->used_ring = (struct used_elem *)(used + 4);
 	ring->avail_event = (uint16_t *)(used + 4 + 8 * size);
-	ring->avail_idx = ring->next_avail = (uint16_t)config->next_avail;
-	ring->next_used = ring->published = ring->signalled = (uint16_t)config->next_used;
+	ring->s = &ring->own;
+	ring->avail_idx = ring->s->next_avail = (uint16_t)config->next_avail;
+	ring->s->next_used = ring->s->published = ring->s->signalled = (uint16_t)config->next_used;
 	*err = 0;
 	return ring;
 }
@@ -244,7 +226,26 @@ static uint16_t avail_load(struct ring *ring)
 
 bool ring_pending(struct ring *ring)
 {
-	return ring->avail_idx != ring->next_avail || avail_load(ring) != ring->next_avail;
+	return ring->nredo || ring->avail_idx != ring->s->next_avail || avail_load(ring) != ring->s->next_avail;
+}
+
+/* A head that was popped by whoever had this ring before and did not live to push it. Its chain is read anew. */
+static int ring_pop_again(struct ring *ring, struct chain *chain)
+{
+	uint32_t word = 0;
+	int err;
+
+	while (!ring->redo[word])
+		word++;
+	chain->head = word * 64 + (uint32_t)__builtin_ctzll(ring->redo[word]);
+	chain->nread = chain->nwrite = 0;
+	chain->read_len = chain->write_len = 0;
+	err = chain_fill(ring, chain);
+	if (unlikely(err))
+		return err;
+	ring->redo[word] &= ring->redo[word] - 1;
+	ring->nredo--;
+	return 1;
 }
 
 int ring_pop(struct ring *ring, struct chain *chain)
@@ -254,17 +255,19 @@ int ring_pop(struct ring *ring, struct chain *chain)
 
 	if (unlikely(ring->error))
 		return ring->error;
+	if (unlikely(ring->nredo))
+		return ring_pop_again(ring, chain);
 	if (!ring_pending(ring))
 		return 0;
-	ahead = (uint16_t)(ring->avail_idx - ring->next_avail);
+	ahead = (uint16_t)(ring->avail_idx - ring->s->next_avail);
 	if (unlikely(ahead > ring->config.size))
 		return ring_fail(ring, -EPROTO, "avail.idx %u is %u ahead of the device in a queue of %u",
 				 ring->avail_idx, ahead, ring->config.size);
-	head = __atomic_load_n(&ring->avail_ring[ring->next_avail & ring->mask], __ATOMIC_RELAXED);
+	head = __atomic_load_n(&ring->avail_ring[ring->s->next_avail & ring->mask], __ATOMIC_RELAXED);
 	if (unlikely(head > ring->mask))
 		return ring_fail(ring, -EPROTO, "head %u is available in a queue of %u", head, ring->config.size);
 	/* Two requests on one chain would be completed into the same buffers, the first perhaps long reused. */
-	if (unlikely(ring->busy[head / 64] >> (head % 64) & 1))
+	if (unlikely(ring->s->busy[head / 64] >> (head % 64) & 1))
 		return ring_fail(ring, -EPROTO, "head %u is available again while the device still has it", head);
 
 	chain->head = head;
@@ -273,44 +276,48 @@ int ring_pop(struct ring *ring, struct chain *chain)
 	err = chain_fill(ring, chain);
 	if (unlikely(err))
 		return err;
-	ring->busy[head / 64] |= 1ULL << (head % 64);
-	ring->in_flight++;
-	ring->next_avail++;
+	ring->s->busy[head / 64] |= 1ULL << (head % 64);
+	ring->s->in_flight++;
+	state_step();
+	ring->s->next_avail++;
 	return 1;
 }
 
 int ring_unpop(struct ring *ring, uint32_t head)
 {
-	if (head > ring->mask || !(ring->busy[head / 64] >> (head % 64) & 1) || ring->next_avail == ring->next_used)
+	if (head > ring->mask || !(ring->s->busy[head / 64] >> (head % 64) & 1) || ring->s->next_avail == ring->s->next_used)
 		return -EINVAL;
-	ring->busy[head / 64] &= ~(1ULL << (head % 64));
-	ring->in_flight--;
-	ring->next_avail--;
+	ring->s->busy[head / 64] &= ~(1ULL << (head % 64));
+	ring->s->in_flight--;
+	ring->s->next_avail--;
 	return 0;
 }
 
 int ring_push(struct ring *ring, uint32_t head, uint32_t written)
 {
-	struct used_elem *e = &ring->used_ring[ring->next_used & ring->mask];
+	struct used_elem *e = &ring->used_ring[ring->s->next_used & ring->mask];
 
 	/* Not the guest's doing: a device that gives a head back twice. */
-	if (head > ring->mask || !(ring->busy[head / 64] >> (head % 64) & 1))
+	if (head > ring->mask || !(ring->s->busy[head / 64] >> (head % 64) & 1))
 		return -EINVAL;
-	ring->busy[head / 64] &= ~(1ULL << (head % 64));
-	ring->in_flight--;
-	ring->next_used++;
 	__atomic_store_n(&e->id, head, __ATOMIC_RELAXED);
 	__atomic_store_n(&e->len, written, __ATOMIC_RELAXED);
+	/* In this order, which ring_adopt() knows: a process may die in between. */
+	state_step();
+	ring->s->next_used++;
+	state_step();
+	ring->s->busy[head / 64] &= ~(1ULL << (head % 64));
+	ring->s->in_flight--;
 	return 0;
 }
 
 void ring_publish(struct ring *ring)
 {
-	if (ring->published == ring->next_used)
+	if (ring->s->published == ring->s->next_used)
 		return;
-	ring->published = ring->next_used;
+	ring->s->published = ring->s->next_used;
 	/* Release: the entries, and the data they speak of, before the index. */
-	__atomic_store_n(&ring->used[1], ring->published, __ATOMIC_RELEASE);
+	__atomic_store_n(&ring->used[1], ring->s->published, __ATOMIC_RELEASE);
 }
 
 /*
@@ -318,13 +325,13 @@ void ring_publish(struct ring *ring)
  */
 int ring_flush(struct ring *ring)
 {
-	uint16_t from = ring->signalled, to, event;
+	uint16_t from = ring->s->signalled, to, event;
 
 	ring_publish(ring);
-	to = ring->published;
+	to = ring->s->published;
 	if (from == to)
 		return 0;
-	ring->signalled = to;
+	ring->s->signalled = to;
 	/*
 	 * The index must be out before the guest's wish is read. The guest writes its wish, then reads the index: with a
 	 * full barrier on both sides one of the two sees the other, and no interrupt is lost.
@@ -343,7 +350,7 @@ int ring_kicks(struct ring *ring, int enable)
 		/* Not wanting kicks is an index left behind: the guest does not come past it for 65536 chains. */
 		if (!enable)
 			return 0;
-		__atomic_store_n(ring->avail_event, ring->next_avail, __ATOMIC_RELAXED);
+		__atomic_store_n(ring->avail_event, ring->s->next_avail, __ATOMIC_RELAXED);
 	} else {
 		__atomic_store_n(&ring->used[0], enable ? 0 : USED_NO_NOTIFY, __ATOMIC_RELAXED);
 		if (!enable)
@@ -368,17 +375,17 @@ uint32_t ring_size(const struct ring *ring)
 
 uint32_t ring_in_flight(const struct ring *ring)
 {
-	return ring->in_flight;
+	return ring->s->in_flight;
 }
 
 int ring_save(const struct ring *ring, struct ring_config *out)
 {
 	if (ring->error)
 		return ring->error;
-	if (ring->in_flight || ring->published != ring->next_used)
+	if (ring->s->in_flight || ring->s->published != ring->s->next_used)
 		return -EBUSY;
 	*out = ring->config;
-	out->next_avail = ring->next_avail;
-	out->next_used = ring->next_used;
+	out->next_avail = ring->s->next_avail;
+	out->next_used = ring->s->next_used;
 	return 0;
 }

@@ -171,6 +171,26 @@ int ring_flush(struct ring *ring);
 /* Ask for a kick for the next chain (1) or say that none is needed while we look ourselves (0).
  * After asking, 1 is returned when chains are there already: then do not sleep. */
 int ring_kicks(struct ring *ring, int enable);
+/*
+ * What the device remembers of a ring. It can lie in memory that another process sees: when the one that serves the ring
+ * dies, the other takes over where it was.
+ */
+enum { RING_STATE_STRIDE = 256 };
+struct ring_state {
+	uint16_t next_avail, next_used; /* the next to pop, the next to push */
+	uint16_t published;             /* used.idx as the guest sees it */
+	uint16_t signalled;             /* used.idx when the last decision about an interrupt was taken */
+	uint32_t in_flight, pad;
+	uint64_t busy[16];              /* heads popped and not pushed */
+};
+/* From now on remember there. It outlives the ring. */
+void ring_share(struct ring *ring, struct ring_state *state);
+/*
+ * Go on where another left a ring of the same configuration. Returns how many chains that one had popped and not pushed:
+ * ring_pop() gives them once more, first. What that one had pushed is published; interrupt the guest, it may have missed that. The state is
+ * checked: -EPROTO when it cannot be, then nothing is changed.
+ */
+int ring_adopt(struct ring *ring, const struct ring_state *state);
 /* NULL while nothing is wrong. */
 const char *ring_error(const struct ring *ring);
 /* -EBUSY while heads are in flight or pushes not flushed: they would be lost. The latched error of a broken ring. */
@@ -314,3 +334,60 @@ struct worker *vsock_start(struct vsock *vsock, const struct vsock_queues *queue
 /* The guest has reset the device: forget every connection. No worker runs. */
 void vsock_reset(struct vsock *vsock);
 void vsock_get_stats(struct vsock *vsock, struct vsock_stats *out);
+
+/* ---- fsd: the same server as a process of its own, the program pyvmm-fsd -------------------------------------------- */
+
+/*
+ * The VMM and its child speak over a SOCK_SEQPACKET pair: a fsd_msg, perhaps with descriptors, and a fsd_answer to each,
+ * in turn. Neither trusts the other: sizes, numbers and descriptors are checked on both sides.
+ */
+enum { FSD_VERSION = 1, FSD_QUEUES = 64, FSD_FDS = 4, FSD_TEXT = 160 };
+/* What a message asks for, and the descriptors that come with it. */
+enum {
+	FSD_SETUP = 1,  /* isolate yourself, then serve this directory: root, VMM (a pidfd), socket of the DAX window or -1 */
+	FSD_MEMORY = 2, /* RAM, books of the rings (FSD_QUEUES * RING_STATE_STRIDE bytes), page of InterruptStatus */
+	FSD_START = 3,  /* a queue: kick, irq, event */
+	FSD_STOP = 4,   /* all queues: finish what is in flight, let go of the memory */
+	FSD_RESET = 5,  /* the guest has reset the device */
+	FSD_STATS = 6,
+	FSD_CHECK = 7,  /* has a queue stopped by itself? */
+};
+/* What keeps the child apart from the rest of the machine. */
+enum {
+	FSD_MOUNT_NS = 1, FSD_PID_NS = 2, FSD_NET_NS = 4, FSD_IPC_NS = 8, FSD_USER_NS = 16, FSD_LANDLOCK = 32, FSD_SECCOMP = 64,
+};
+
+struct fsd_region {
+	uint64_t gpa, size, offset; /* offset: in the descriptor */
+};
+
+struct fsd_msg {
+	uint32_t version, op;
+	uint32_t index;          /* START: of the queue */
+	uint32_t status_offset;  /* MEMORY: of InterruptStatus in its page */
+	struct fs_config config; /* SETUP; its descriptors are ignored */
+	uint32_t nregions, pad;  /* MEMORY */
+	struct fsd_region region[8];
+	struct ring_config ring; /* START */
+};
+
+struct fsd_answer {
+	uint32_t version, op;
+	int32_t result;          /* 0 or -errno */
+	uint32_t isolation;      /* SETUP: FSD_*_NS and so on */
+	uint32_t index;          /* CHECK: of the queue that stopped; result is its error */
+	char text[160];          /* what failed, in words; NUL-terminated */
+	struct worker_stats workers; /* STATS: since SETUP */
+	struct fs_stats fs;
+};
+
+/*
+ * Run the program at path with the other end of *sock as its descriptor 3 and nothing else of ours, in namespaces of its
+ * own as far as the host lets us. Returns a pidfd, *sock, and *pid, which the caller waits for; or -errno.
+ */
+int fsd_spawn(const char *path, int *sock, int *pid);
+/*
+ * One message and its answer, at most timeout_ms. -ETIMEDOUT, -EPIPE when nobody is there (any more), -EPROTO when what
+ * came is not an answer. fds: FSD_FDS of them, -1 for none.
+ */
+int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int timeout_ms);

@@ -40,6 +40,8 @@ class DeviceContext:
     :ivar memory: guest RAM
     :ivar loop: the control loop, for descriptors of the device's backend
     :ivar irq: for C workers (cdata ``struct irq *``)
+    :ivar status: for a worker in another process: a descriptor and where in it InterruptStatus lies; only for
+        devices whose :attr:`~VirtioDevice.shares_memory` is true
     :ivar event: a C worker signals it when it stopped by itself; the transport then calls
         :meth:`VirtioDevice.check`
     :ivar serve: have the loop call :meth:`VirtioDevice.process` for a queue whenever the guest kicks it
@@ -47,7 +49,7 @@ class DeviceContext:
         the device's own descriptors.  Does nothing once the device was stopped
     """
 
-    __slots__ = ("event", "features", "irq", "loop", "memory", "queues", "run", "serve")
+    __slots__ = ("event", "features", "irq", "loop", "memory", "queues", "run", "serve", "status")
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class DeviceContext:
         event: EventFd,
         serve: Callable[[Queue], None],
         run: Callable[[Callable[[], None]], None],
+        status: tuple[int, int] = (-1, 0),
     ) -> None:
         self.features = features
         self.queues = queues
@@ -68,6 +71,7 @@ class DeviceContext:
         self.event = event
         self.serve = serve
         self.run = run
+        self.status = status
 
 
 class VirtioDevice:
@@ -85,6 +89,8 @@ class VirtioDevice:
     device_id: ClassVar[int]
     queue_sizes: tuple[int, ...] = ()
     features: int = 0
+    shares_memory: bool = False
+    """Another process serves the queues: guest RAM has to be a memfd, and so has the register page."""
     name: str = "virtio"
     on_config_change: Callable[[], None] | None = None
     """Set by the transport."""

@@ -80,9 +80,14 @@ class Fs(VirtioDevice):
         self.request_queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None
-        self._make_native(config, handles, max_fds, max_nodes)
+        native = self._make_config(config, handles, max_fds, max_nodes)
+        try:
+            self._open(native)
+        finally:
+            os.close(native.root_fd)
 
-    def _make_native(self, config: ShareConfig, handles: bool, max_fds: int, max_nodes: int) -> None:
+    def _make_config(self, config: ShareConfig, handles: bool, max_fds: int, max_nodes: int) -> Any:
+        """What the server is told (cdata ``struct fs_config *``); its root is open."""
         try:
             root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as cause:
@@ -105,11 +110,14 @@ class Fs(VirtioDevice):
         native.nmaps = len(config.maps)
         for index, (guest, host, count) in enumerate(config.maps):
             native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count
+        return native
+
+    def _open(self, native: Any) -> None:
+        """Make the server."""
         error = ffi.new("int *")
         fs = lib.fs_new(native, error)
-        os.close(root)
         if fs == ffi.NULL:
-            raise HostError(f"share {config.path}: {os.strerror(-error[0])}", code="share-native", errno=-error[0])
+            raise HostError(f"share {self.path}: {os.strerror(-error[0])}", code="share-native", errno=-error[0])
         self._fs = fs
 
     # -- what the driver sees --------------------------------------------------------------------------------
@@ -165,9 +173,7 @@ class Fs(VirtioDevice):
         """
         with self._workers_lock:
             workers = self._count_workers()
-        native = ffi.new("struct fs_stats *")
-        if self._fs is not None:
-            lib.fs_get_stats(self._fs, native)
+        native = self._native_stats()
         names = ("errors", "read_bytes", "write_bytes", "nodes", "files", "fds")
         return {
             **{name: int(getattr(native, name)) for name in names},
@@ -178,6 +184,12 @@ class Fs(VirtioDevice):
                 if native.ops[op]
             },
         }
+
+    def _native_stats(self) -> Any:
+        native = ffi.new("struct fs_stats *")
+        if self._fs is not None:
+            lib.fs_get_stats(self._fs, native)
+        return native
 
     def _count_workers(self) -> dict[str, int]:
         totals = dict(self._worker_totals)

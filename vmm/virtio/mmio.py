@@ -13,6 +13,7 @@ change any more.
 from __future__ import annotations
 
 import mmap
+import posix
 
 from vmm.native import ffi, lib
 from vmm.virtio import spec
@@ -42,7 +43,12 @@ class MmioTransport(Transport):
         self, device: VirtioDevice, memory: GuestMemory, loop: Loop, irq: EventFd, kicks: list[EventFd]
     ) -> None:
         super().__init__(device, memory, loop, irq, kicks)
-        self.page = mmap.mmap(-1, spec.MMIO_SIZE)
+        self._page_fd = -1
+        if device.shares_memory:
+            self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC)
+            posix.ftruncate(self._page_fd, spec.MMIO_SIZE)
+            self._status_place = (self._page_fd, spec.MMIO_INTERRUPT_STATUS)
+        self.page = mmap.mmap(self._page_fd, spec.MMIO_SIZE)
         self._words = memoryview(self.page).cast("I")
         self._pin: Any = ffi.from_buffer(self.page)
         status = ffi.cast("uint32_t *", self._pin + spec.MMIO_INTERRUPT_STATUS)
@@ -121,6 +127,12 @@ class MmioTransport(Transport):
         # 4.2.2.2: a field is written by its own width, aligned, and wide ones in halves
         if size <= 4 and offset % size == 0 and offset + size <= self._config_size:
             self._write_device_config(offset, (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little"))
+
+    def close(self) -> None:
+        super().close()
+        if self._page_fd >= 0:
+            posix.close(self._page_fd)
+            self._page_fd = -1
 
     # -- the page --------------------------------------------------------------------------------------------
 

@@ -74,6 +74,8 @@ class Transport(BusDevice):
 
     native_irq: Any
     """What C workers raise (cdata ``struct irq *``)."""
+    _status_place: tuple[int, int] = (-1, 0)
+    """Where another process finds InterruptStatus: descriptor and offset."""
 
     def __init__(
         self, device: VirtioDevice, memory: GuestMemory, loop: Loop, irq: EventFd, kicks: list[EventFd]
@@ -191,7 +193,7 @@ class Transport(BusDevice):
                 queues[index] = Queue(index, self._memory, config, self._driver_features, self._kicks[index])
             self._context = DeviceContext(
                 self._driver_features, queues, self._memory, self._loop,
-                self.native_irq, self._event, self._serve, self._run,
+                self.native_irq, self._event, self._serve, self._run, self._status_place,
             )  # fmt: skip
             _active.add(self)
             self.device.activate(self._context)
