@@ -140,6 +140,11 @@ void fs_nodes_reset(struct fs *fs);
 /* -ESTALE: no such node (any more). Only as ourselves (see fs_cred.c). */
 int fs_node_get(struct fs *fs, uint64_t id, struct fs_ref *ref);
 void fs_node_put(struct fs *fs, struct fs_ref *ref);
+/*
+ * After -ESTALE: is that because the guest's file is no more? Then what is left of its attributes. A file handle tells that
+ * for sure; that it is not found by its name does not.
+ */
+bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr);
 /* How many nodes, and how many descriptors of theirs. */
 void fs_nodes_count(struct fs *fs, struct fs_stats *out);
 void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count);
@@ -242,6 +247,8 @@ void fs_locks_free(struct fs *fs);
 void fs_locks_reset(struct fs *fs);
 /* The owner has closed the file: its POSIX locks are gone. */
 void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner);
+/* The file itself is closed. */
+void fs_locks_release(struct fs *fs, uint64_t fh);
 /* Try those that wait again. How many got an answer. */
 int fs_waits_run(struct fs_queue *q);
 void fs_waits_sleep(struct fs_queue *q);

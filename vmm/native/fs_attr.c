@@ -201,6 +201,20 @@ static int set_times(const struct fuse_setattr_in *in, int fd)
 	return utimensat(fd, "", ts, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
+/*
+ * The guest writes back the times of a file that was removed meanwhile, by somebody else or by itself, and that it has not
+ * forgotten yet. Nobody will see them; an error would be told to whoever syncs next.
+ */
+static int set_times_of_deleted(struct fs_req *r, const struct fuse_setattr_in *in)
+{
+	const uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_CTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW;
+	struct fuse_attr_out out = { 0 };
+
+	if (in->valid & ~times || !fs_node_deleted(r->fs, r->in.nodeid, &out.attr))
+		return -ESTALE;
+	return fs_reply(r, &out, sizeof(out));
+}
+
 int fs_op_setattr(struct fs_req *r)
 {
 	const struct fuse_setattr_in *in = r->arg;
@@ -208,7 +222,7 @@ int fs_op_setattr(struct fs_req *r)
 	int err = target_get(r, in->valid & FATTR_FH, in->fh, &t);
 
 	if (err)
-		return err;
+		return err == -ESTALE ? set_times_of_deleted(r, in) : err;
 	/* The owner first: a change of it takes bits from the mode. The times last: everything else changes them. */
 	if (in->valid & (FATTR_UID | FATTR_GID))
 		err = set_owner(r, in, t.fd);

@@ -4,7 +4,9 @@
  *
  * The guest's flock() is the host's, on the same open file. A POSIX lock belongs to a process, which the guest tells by an
  * "owner": each owner gets a descriptor of its own for each file that it locks, and with it the host's locks of open file
- * descriptions. When the guest says FLUSH the owner has closed the file, and the descriptor with all its locks goes.
+ * descriptions. When the guest says FLUSH the owner has closed the file, and the descriptor with all its locks goes. The
+ * owner of a lock of an open file description in the guest is that open file: it goes with RELEASE, which no process can
+ * have come to without a FLUSH.
  *
  * A request that waits must not keep the queue: it is tried without waiting, and put aside when it does not succeed. The
  * queue's thread tries it again, at once when a lock of this share was given back, otherwise at growing intervals up to
@@ -25,7 +27,7 @@ enum { WAIT_MIN_NS = 1000 * 1000, WAIT_MAX_NS = 64 * 1000 * 1000 };
 
 struct owner {
 	uint64_t node, owner;
-	uint32_t pid;
+	uint64_t fh; /* last used by it */
 	int fd;
 };
 
@@ -80,6 +82,15 @@ static struct owner *owner_find(struct fs_locks *l, uint64_t node, uint64_t owne
 	return NULL;
 }
 
+/* Under the lock. */
+static void owner_close(struct fs_locks *l, struct owner *o)
+{
+	close(o->fd);
+	*o = l->owner[l->count - 1];
+	__atomic_store_n(&l->count, l->count - 1, __ATOMIC_RELEASE);
+	given_back(l);
+}
+
 void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner)
 {
 	struct fs_locks *l = fs->locks;
@@ -89,25 +100,36 @@ void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner)
 		return;
 	pthread_mutex_lock(&l->lock);
 	o = owner_find(l, node, owner);
-	if (o) {
-		close(o->fd);
-		*o = l->owner[l->count - 1];
-		__atomic_store_n(&l->count, l->count - 1, __ATOMIC_RELEASE);
-		given_back(l);
-	}
+	if (o)
+		owner_close(l, o);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void fs_locks_release(struct fs *fs, uint64_t fh)
+{
+	struct fs_locks *l = fs->locks;
+
+	/* What flock() had is gone with the descriptor. */
+	given_back(l);
+	if (!__atomic_load_n(&l->count, __ATOMIC_ACQUIRE))
+		return;
+	pthread_mutex_lock(&l->lock);
+	for (uint32_t i = l->count; i-- > 0;)
+		if (l->owner[i].fh == fh)
+			owner_close(l, &l->owner[i]);
 	pthread_mutex_unlock(&l->lock);
 }
 
 /* Under the lock: the owner's own descriptor for the open file f. */
-static int owner_open(struct fs *fs, uint64_t node, uint64_t owner, uint32_t pid, const struct fs_file *f, struct owner **out)
+static int owner_open(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, const struct fs_file *f, struct owner **out)
 {
 	struct fs_locks *l = fs->locks;
-	struct owner *o = owner_find(l, node, owner);
+	struct owner *o = owner_find(l, node, in->owner);
 	int mode, fd;
 
 	*out = o;
 	if (o) {
-		o->pid = pid;
+		o->fh = in->fh;
 		return 0;
 	}
 	if (l->count == MAX_OWNERS)
@@ -122,7 +144,7 @@ static int owner_open(struct fs *fs, uint64_t node, uint64_t owner, uint32_t pid
 	if (fd < 0)
 		return fd;
 	o = &l->owner[l->count];
-	*o = (struct owner){ .node = node, .owner = owner, .pid = pid, .fd = fd };
+	*o = (struct owner){ .node = node, .owner = in->owner, .fh = in->fh, .fd = fd };
 	__atomic_store_n(&l->count, l->count + 1, __ATOMIC_RELEASE);
 	*out = o;
 	return 0;
@@ -183,7 +205,7 @@ static int set_posix(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, 
 		pthread_mutex_unlock(&l->lock);
 		return 0;
 	}
-	err = owner_open(fs, node, in->owner, in->lk.pid, f, &o);
+	err = owner_open(fs, node, in, f, &o);
 	if (!err)
 		err = fcntl(o->fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 	if (!err && lock.l_type != F_WRLCK)

@@ -195,6 +195,21 @@ void fs_node_put(struct fs *fs, struct fs_ref *ref)
 	pthread_mutex_unlock(&t->lock);
 }
 
+bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+
+	pthread_mutex_lock(&t->lock);
+	index = node_of(t, id);
+	if (index && !t->node[index].handle_len)
+		index = 0;
+	if (index)
+		*attr = (struct fuse_attr){ .ino = t->node[index].ino, .mode = t->node[index].type };
+	pthread_mutex_unlock(&t->lock);
+	return index;
+}
+
 void fs_nodes_count(struct fs *fs, struct fs_stats *out)
 {
 	pthread_mutex_lock(&fs->nodes->lock);

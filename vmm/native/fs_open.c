@@ -194,7 +194,9 @@ int fs_op_flush(struct fs_req *r)
 int fs_op_release(struct fs_req *r)
 {
 	const struct fuse_release_in *in = r->arg;
+	int err = fs_file_close(r->fs, in->fh, FS_REGULAR);
 
-	/* What flock() gave goes with the descriptor. */
-	return fs_file_close(r->fs, in->fh, FS_REGULAR);
+	if (!err)
+		fs_locks_release(r->fs, in->fh);
+	return err;
 }

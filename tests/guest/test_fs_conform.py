@@ -1,0 +1,36 @@
+"""What POSIX and Linux say of files, tried by a program on a share: programs/fs_conform.c says what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
+from vmm import ShareConfig
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {"cache": "none"},
+    "auto": {"cache": "auto", "acl": True},
+    "always": {"cache": "always", "queues": 2},
+    "writeback": {"cache": "always", "writeback": True, "acl": True},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_files_are_as_they_should_be(boot: Boot, tmp_path: Path, name: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    options = OPTIONS[name]
+    guest = boot(disks=[programs_disk()], shares=[ShareConfig(str(shared), **options)], cpus=options.get("queues", 1))
+    guest.check(INSTALL_PROGRAMS)
+    guest.check("mount -t virtiofs share /mnt")
+    status, output = guest.run(f"fs_conform /mnt {'acl' if 'acl' in options else ''}", 300)
+    found = re.search(r"^fs_conform: (\d+) checks, (\d+) wrong$", output, re.MULTILINE)
+    assert found and int(found[1]) > 3000, output
+    assert (status, found[2]) == (0, "0"), output
+    guest.check("rm -rf /mnt/* && umount /mnt")
+    assert list(shared.iterdir()) == []
