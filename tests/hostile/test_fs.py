@@ -282,9 +282,8 @@ def test_more_waits_than_there_may_be(guest: FsGuest, share: Path) -> None:
         fh = guest.open(node, os.O_RDWR)
         waits = [guest.submit(f.SETLKW, node, f.lock_body(fh, n + 1, f.F_RDLCK), room=0) for n in range(64)]
         assert guest.errno_of(f.SETLKW, node, f.lock_body(fh, 99, f.F_RDLCK), room=0) == errno.ENOLCK
-        guest.release(fh)
-        other.lock(theirs, fh2, 1, f.F_UNLCK)
-        written = {used.head: used.written for used in guest.queues[1].wait(64)}
+        guest.submit(f.RELEASE, node, struct.pack("<QIIQ", fh, 0, 0, 0), room=0)
+        written = {used.head: used.written for used in guest.queues[1].wait(65)}
         assert {guest.answer(answer, written[head])[0] for head, answer in waits} == {errno.EBADF}, "it was closed"
 
 

@@ -337,7 +337,7 @@ void fs_waits_sleep(struct fs_queue *q)
 	int n = epoll_wait(q->worker.epoll_fd, ready, 2, (int)(q->wait_ns / 1000000));
 
 	for (int i = 0; i < n; i++)
-		if (ready[i].data.fd == q->worker.kick_fd)
+		if (ready[i].data.u64 == WORKER_KICK)
 			stat_add(&q->worker.stats.kicks, 1);
 }
 
