@@ -123,15 +123,18 @@ def start(name: str, spec: Spec) -> Vm:
     make_image(data, 64 if spec.icount else 512)
     cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
     guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=data)
-    if name == "qemu":
-        return Vm(name, programs.qemu(guest, poll=not spec.icount))
+    if name.startswith("qemu"):
+        return Vm(name, programs.qemu(guest, poll=not spec.icount, iothread=name == "qemu"))
     python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
     return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS])
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """All jobs on both programs, turn by turn, so that what else the machine does hits both."""
-    figures: dict[str, Any] = {"qemu": [], "pyvmm": []}
+    """All jobs on both programs, turn by turn, so that what else the machine does hits both.
+
+    `qemu-main` is QEMU without an iothread: is the peer the better one of the two?
+    """
+    figures: dict[str, Any] = {"qemu": [], "pyvmm": [], "qemu-main": []}
     machines: list[Vm] = []
     try:
         for name in figures:

@@ -33,15 +33,15 @@ class Guest:
     data: str = ""
 
 
-def _qemu_disk(name: str, path: str) -> list[str]:
+def _qemu_disk(name: str, path: str, iothread: bool) -> list[str]:
     # The page cache of the host is used and a write is complete when it is in there: pyvmm's default too.
     drive = f"driver=file,filename={path},node-name={name}-file,aio=io_uring,cache.direct=off,cache.no-flush=off"
-    device = f"virtio-blk-device,drive={name},write-cache=on,iothread=io0"
+    device = f"virtio-blk-device,drive={name},write-cache=on" + (",iothread=io0" if iothread else "")
     return ["-blockdev", drive, "-blockdev", f"driver=raw,file={name}-file,node-name={name}", "-device", device]
 
 
-def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True) -> list[str]:
-    """QEMU's command line. Its disks are served by an iothread, which is faster than its main loop.
+def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread: bool = True) -> list[str]:
+    """QEMU's command line. Its disks are served by an iothread unless that is false: then by its main loop.
     It polls a while before it sleeps unless `poll` is false: on a single CPU that only takes time from the guest.
 
     Its RAM is what QEMU takes by itself, anonymous memory with huge pages; with a memfd it boots slower.
@@ -51,11 +51,11 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True) -> list[
     argv += ["-display", "none", "-serial", "stdio", *MODERN, "-kernel", guest.kernel, "-append", guest.cmdline]
     if guest.initrd:
         argv += ["-initrd", guest.initrd]
-    if guest.disk or guest.data:
+    if iothread and (guest.disk or guest.data):
         argv += ["-object", "iothread,id=io0" + ("" if poll else ",poll-max-ns=0")]
     for name, path in (("vda", guest.disk), ("vdb", guest.data)):
         if path:
-            argv += _qemu_disk(name, path)
+            argv += _qemu_disk(name, path, iothread)
     return [*argv, *extra]
 
 
