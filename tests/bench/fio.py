@@ -32,7 +32,7 @@ echo {READY.decode()}
 while read -r line; do eval "$line" </dev/null; echo "{DONE.decode()}$?"; done
 """
 STATS = "/bench/stats"
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds: a lab on a busy machine can be slow to answer."""
 
 # fio's terse format, version 3: where the bandwidth in KiB/s of reads and of writes is; the requests per second follow
