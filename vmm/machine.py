@@ -10,37 +10,29 @@ from _weakref import ref
 from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
-from vmm.config import DiskConfig
+from vmm.core import PAGE, Core
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd, Loop
 from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
-from vmm.kvm import System
-from vmm.kvm import ioctl as k
-from vmm.kvm.cpuid import CpuidTemplate
 from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
 from vmm.thread import Task, Thread
 from vmm.virtio.mmio import MmioTransport
 from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
+from vmm.wiring import open_devices, open_vsock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from vmm.bus import BusDevice
     from vmm.config import MachineConfig
-    from vmm.kvm import Vcpu, Vm
+    from vmm.kvm import Vcpu
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.fs import Fs
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
-
-_PAGE = 4096
-_SLOT_PAGES = 8
-"""KVM memory slots from here on are register pages; those below are RAM."""
 
 _machines: dict[int, ref[Machine]] = {}
 """By id.  Not a WeakSet, for what importing :mod:`weakref` costs."""
@@ -83,7 +75,6 @@ class Machine:
         self.loop = Loop()
         self.pio, self.mmio = Bus("pio"), Bus("mmio")
         self.attached: list[Attached] = []
-        self.vcpus: list[Vcpu] = []
         self._closers: list[Any] = [self.loop]
         # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
         # into wait() would wait for itself
@@ -94,7 +85,7 @@ class Machine:
         self._state = "made"
         # Making, starting and closing exclude each other: the exit hook closes machines of threads that still run
         self._life_lock = RLock()
-        self._vm: Vm | None = None
+        self._core: Core | None = None
         self._vsock: Vsock | VhostVsock | None = None
         with self._life_lock:
             key = id(self)
@@ -120,117 +111,40 @@ class Machine:
         self._closers.append(self.memory)
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
-        self._loading = self._background(lambda: boot.load_files(self._plan, self.memory), "loader")
-        vm = self._make_vm()
-        # Making interrupt controllers waits for a grace period of the host's kernel
-        irqchip = self._background(vm.create_irqchip, "irqchip")
-        disks = [*self._open_disks(), *self._open_shares(), *self._open_vsock()]
-        irqchip.join()
-        self._build_vcpus(vm)
+        self._loading = Task(lambda: boot.load_files(self._plan, self.memory), "loader")
+        self._closers.append(self._loading)
+        core = self._core = Core(config.cpus)
+        self._closers.append(core)
+        wanted = open_devices(config, self._closers)
+        if config.vsock is not None:
+            self._vsock = open_vsock(config.vsock, self._closers)
+            wanted.append(self._vsock)
+        self._bus = lib.bus_new()
+        self._closers.append(_Native(self._bus, lib.bus_free))
+        core.make_vcpus(self._bus, self.memory)
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
-        for device in (*disks, *devices):
+        for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
 
-    def _background(self, work: Callable[[], None], name: str) -> Task:
-        task = Task(work, name)
-        self._closers.append(task)
-        return task
-
-    def _open_disks(self) -> list[VirtioDevice]:
-        config = self.config
-        wanted = (config.rootfs, *config.disks) if isinstance(config.rootfs, DiskConfig) else config.disks
-        if not wanted:
-            return []
-        from vmm.virtio.blk import Blk
-
-        disks: list[VirtioDevice] = []
-        for disk in wanted:
-            device = Blk(disk, cpus=config.cpus)
-            self._closers.append(device)
-            disks.append(device)
-        return disks
-
-    def _open_shares(self) -> list[VirtioDevice]:
-        shares: list[VirtioDevice] = []
-        for tag, share in self.config.tagged_shares():
-            kind: type[Fs]
-            if share.isolation == "process":
-                from vmm.virtio.fs_process import FsProcess as kind
-            else:
-                from vmm.virtio.fs import Fs as kind
-
-            device = kind(share, tag, cpus=self.config.cpus)
-            self._closers.append(device)
-            shares.append(device)
-        return shares
-
-    def _open_vsock(self) -> list[VirtioDevice]:
-        config = self.config.vsock
-        if config is None:
-            return []
-        if config.backend == "vhost":
-            from vmm.virtio.vsock_vhost import VhostVsock
-
-            self._vsock = VhostVsock(config)
-        else:
-            from vmm.virtio.vsock import Vsock
-
-            self._vsock = Vsock(config)
-        self._closers.append(self._vsock)
-        return [self._vsock]
-
-    def _make_vm(self) -> Vm:
-        with System() as system:
-            vm = self._vm = system.create_vm()
-            self._closers.append(vm)
-            self._read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
-            self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
-            limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
-            if self.config.cpus > limit:
-                raise ConfigError(f"{self.config.cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
-            self._cpuid = system.supported_cpuid()
-        vm.set_tss_addr(layout.KVM_TSS)
-        vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
-        return vm
-
-    def _build_vcpus(self, vm: Vm) -> None:
-        # Each memory slot waits for such a grace period too, some milliseconds
-        self._mapping = self._background(self._map_memory, "memory")
-        self._bus = lib.bus_new()
-        self._closers.append(_Native(self._bus, lib.bus_free))
-        template: CpuidTemplate | None = None
-        for index in range(self.config.cpus):
-            vcpu = vm.create_vcpu(index)
-            self._closers.append(vcpu)
-            self.vcpus.append(vcpu)
-            vcpu.bind(self._bus)
-            if template is None:
-                template = CpuidTemplate(
-                    self._cpuid, self.config.cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=self._tsc_deadline
-                )
-            vcpu.set_cpuid(template.for_vcpu(index))
-        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
-
-    def _map_memory(self) -> None:
-        assert self._vm is not None
-        for slot, region in enumerate(self.memory.regions):
-            self._vm.set_memory(slot, region.gpa, region.size, self.memory.host_address + region.offset)
+    @property
+    def vcpus(self) -> list[Vcpu]:
+        """The virtual CPUs; empty once closed."""
+        return [] if self._core is None else self._core.vcpus
 
     def _map_register_pages(self) -> None:
-        """Let the guest read registers as memory, without an exit; writes still come as MMIO.
-
-        Done while the guest runs already: until then C answers the reads.
-        """
-        assert self._vm is not None
+        # Done while the guest runs already: until then C answers the reads
+        assert self._core is not None
         for slot, attached in enumerate(self.attached):
             page = int(ffi.cast("uintptr_t", ffi.from_buffer(attached.transport.page)))
-            self._vm.set_memory(_SLOT_PAGES + slot, layout.mmio_base(slot), _PAGE, page, read_only=True)
+            self._core.map_page(slot, layout.mmio_base(slot), page)
 
     def _build_platform(self) -> None:
         console = self.config.console
-        irq = self._irq_line(layout.COM1_GSI)
+        assert self._core is not None
+        irq = self._core.irq_line(layout.COM1_GSI)
         self.serial = Serial(irq, out_fd=console.fd, drop=console.drop)
         self._closers.append(self.serial)
         lib.bus_add_uart(self._bus, layout.COM1, self.serial.native)
@@ -238,13 +152,6 @@ class Machine:
         ports = {"i8042": layout.I8042_COMMAND, "acpi_pm": layout.ACPI_SLEEP_CONTROL, "pvpanic": layout.PVPANIC}
         for base, size, device in power_devices(self._on_power_event, **ports):
             self._add_pio(base, size, device)
-
-    def _irq_line(self, gsi: int) -> EventFd:
-        assert self._vm is not None
-        irq = EventFd()
-        self._closers.append(irq)
-        self._vm.irqfd(irq.fd, gsi)
-        return irq
 
     def _add_pio(self, base: int, size: int, device: BusDevice) -> None:
         self.pio.add(base, size, device)
@@ -255,22 +162,22 @@ class Machine:
 
         :raises ConfigError: no slot is free, or the machine runs already
         """
-        if self._state != "made" or self._vm is None:
+        if self._state != "made" or self._core is None:
             raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
         slot = len(self.attached)
         if slot == layout.MMIO_SLOTS:
             raise ConfigError(f"all {layout.MMIO_SLOTS} virtio slots are taken", code="virtio-slots")
         base, gsi = layout.mmio_base(slot), layout.mmio_gsi(slot)
-        irq = self._irq_line(gsi)
+        irq = self._core.irq_line(gsi)
         kicks = [EventFd() for _ in device.queue_sizes]
         transport = MmioTransport(device, self.memory, self.loop, irq, kicks)
         self._closers += [*kicks, transport]
         for index, kick in enumerate(kicks):
-            self._vm.ioeventfd(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
-        self.mmio.add(base, _PAGE, transport)
+            self._core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
+        self.mmio.add(base, PAGE, transport)
         page = ffi.from_buffer(transport.page)
         self._closers.append(_Native(page, ffi.release))
-        lib.bus_add_regpage(self._bus, base, _PAGE, page)
+        lib.bus_add_regpage(self._bus, base, PAGE, page)
         attached = Attached(device, transport, irq, kicks)
         self.attached.append(attached)
         return attached
@@ -289,12 +196,13 @@ class Machine:
             self._start()
 
     def _start(self) -> None:
+        assert self._core is not None
         state = boot.place_tables(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
         for vcpu in self.vcpus:
             set_reset_msrs(vcpu)
         set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI
         self._loading.join()
-        self._mapping.join()
+        self._core.wait_for_memory()
         self.phases.append(("kernel", time.monotonic()))
         self._loop_thread = Thread(self._serve, "loop")
         self._loop_thread.start()
@@ -303,7 +211,7 @@ class Machine:
 
     def _serve(self) -> None:
         try:
-            if self._read_only_slots:
+            if self._core is not None and self._core.read_only_slots:
                 self._map_register_pages()
             self.loop.run()
         except BaseException as error:  # a bug in a device: stop the guest, loudly
@@ -390,7 +298,7 @@ class Machine:
 
     def _close_parts(self) -> None:
         # In the opposite order of their making: workers before the memory and descriptors that they use
-        self._vm = None
+        self._core = None
         first: BaseException | None = None
         while self._closers:
             try:

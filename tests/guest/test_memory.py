@@ -91,9 +91,9 @@ def set_to(path: str, value: str) -> Iterator[None]:
 
 def large_mappings(guest: Guest) -> int:
     """How many mappings of 2 MiB KVM has made for the guest."""
-    vm = guest.machine._vm
-    assert vm is not None
-    stats = vm.stats()
+    core = guest.machine._core
+    assert core is not None
+    stats = core.vm.stats()
     if "pages_2m" not in stats:
         pytest.skip("this host's KVM does not count its mappings")
     return stats["pages_2m"] + stats["pages_1g"]

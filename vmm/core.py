@@ -1,0 +1,107 @@
+"""What KVM keeps of a machine: the VM, its vCPUs, memory slots and interrupt lines."""
+
+from __future__ import annotations
+
+from vmm.boot import layout
+from vmm.errors import ConfigError
+from vmm.events import EventFd
+from vmm.kvm import System
+from vmm.kvm import ioctl as k
+from vmm.kvm.cpuid import CpuidTemplate
+from vmm.thread import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.kvm import Vcpu, Vm
+    from vmm.memory import GuestMemory
+
+PAGE = 4096
+_PAGE_SLOTS = 8
+"""KVM memory slots from here on are read-only pages; those below are RAM."""
+
+
+class Core:
+    """Owns the VM and its vCPUs.  Made in steps, since some of them wait longer than they work.
+
+    :param cpus: how many vCPUs
+    :raises ConfigError: more vCPUs than this host's KVM has
+    :raises HostError: no usable KVM
+    """
+
+    def __init__(self, cpus: int) -> None:
+        self.vcpus: list[Vcpu] = []
+        self._cpus = cpus
+        self._tasks: list[Task] = []
+        self._irqs: list[EventFd] = []
+        with System() as system:
+            limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
+            if cpus > limit:
+                raise ConfigError(f"{cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
+            self.read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
+            self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
+            self._cpuid = system.supported_cpuid()
+            self.vm: Vm = system.create_vm()
+        try:
+            self.vm.set_tss_addr(layout.KVM_TSS)
+            self.vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
+            # Making interrupt controllers waits for a grace period of the host's kernel
+            self._irqchip = self._task(self.vm.create_irqchip, "irqchip")
+        except BaseException:
+            self.close()
+            raise
+
+    def _task(self, work: Any, name: str) -> Task:
+        task = Task(work, name)
+        self._tasks.append(task)
+        return task
+
+    def make_vcpus(self, bus: Any, memory: GuestMemory) -> None:
+        """The vCPUs, their exits answered by *bus* (cdata ``struct bus *``); and RAM, registered in the background."""
+        self._irqchip.join()
+        # Each memory slot waits for such a grace period too, some milliseconds
+        self._mapping = self._task(lambda: self._map_memory(memory), "memory")
+        template: CpuidTemplate | None = None
+        for index in range(self._cpus):
+            vcpu = self.vm.create_vcpu(index)
+            self.vcpus.append(vcpu)
+            vcpu.bind(bus)
+            if template is None:
+                template = CpuidTemplate(
+                    self._cpuid, self._cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=self._tsc_deadline
+                )
+            vcpu.set_cpuid(template.for_vcpu(index))
+
+    def _map_memory(self, memory: GuestMemory) -> None:
+        for slot, region in enumerate(memory.regions):
+            self.vm.set_memory(slot, region.gpa, region.size, memory.host_address + region.offset)
+
+    def wait_for_memory(self) -> None:
+        """Until RAM is there for the guest."""
+        self._mapping.join()
+
+    def map_page(self, index: int, gpa: int, host_address: int) -> None:
+        """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
+        self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
+
+    def irq_line(self, gsi: int) -> EventFd:
+        """What raises *gsi*, as an edge.  Owned by this object."""
+        irq = EventFd()
+        self._irqs.append(irq)
+        self.vm.irqfd(irq.fd, gsi)
+        return irq
+
+    def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
+        """From now on a guest's write of *value* to MMIO *address* signals the eventfd *fd* inside the kernel."""
+        self.vm.ioeventfd(fd, address, size, value)
+
+    def close(self) -> None:
+        """Free all of it.  No vCPU may run.  Harmless when done twice."""
+        for task in self._tasks:
+            task.close()
+        while self.vcpus:
+            self.vcpus.pop().close()
+        self.vm.close()
+        while self._irqs:
+            self._irqs.pop().close()

@@ -1,0 +1,64 @@
+"""The devices that a configuration asks for: opened, not yet attached."""
+
+from __future__ import annotations
+
+from vmm.config import DiskConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config import MachineConfig, VsockConfig
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.fs import Fs
+    from vmm.virtio.vsock import Vsock
+    from vmm.virtio.vsock_vhost import VhostVsock
+
+
+def open_devices(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+    """Disks and shares of *config*, in the order of their slots.  What was opened is on *closers*, also on errors."""
+    return [*_open_disks(config, closers), *_open_shares(config, closers)]
+
+
+def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+    wanted = (config.rootfs, *config.disks) if isinstance(config.rootfs, DiskConfig) else config.disks
+    if not wanted:
+        return []
+    from vmm.virtio.blk import Blk
+
+    disks: list[VirtioDevice] = []
+    for disk in wanted:
+        device = Blk(disk, cpus=config.cpus)
+        closers.append(device)
+        disks.append(device)
+    return disks
+
+
+def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+    shares: list[VirtioDevice] = []
+    for tag, share in config.tagged_shares():
+        kind: type[Fs]
+        if share.isolation == "process":
+            from vmm.virtio.fs_process import FsProcess as kind
+        else:
+            from vmm.virtio.fs import Fs as kind
+
+        device = kind(share, tag, cpus=config.cpus)
+        closers.append(device)
+        shares.append(device)
+    return shares
+
+
+def open_vsock(config: VsockConfig, closers: list[Any]) -> Vsock | VhostVsock:
+    """The socket device of *config*."""
+    device: Vsock | VhostVsock
+    if config.backend == "vhost":
+        from vmm.virtio.vsock_vhost import VhostVsock
+
+        device = VhostVsock(config)
+    else:
+        from vmm.virtio.vsock import Vsock
+
+        device = Vsock(config)
+    closers.append(device)
+    return device
