@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,23 @@ def unpack_root(folder: Path) -> Path:
     subprocess.run(["debugfs", "-R", f"rdump / {folder}", recipes.rootfs()], check=True, capture_output=True)
     shutil.rmtree(folder / "lost+found", ignore_errors=True)
     return folder
+
+
+def test_the_example_builds_with_the_hosts_compiler(guest_kernel: str, tmp_path: Path) -> None:
+    """Its root is this host's, which has mounts in it and file systems that know no file handles."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler on this host")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/hello.c").write_text(
+        '#include <stdio.h>\nint main(void) { puts("built in a guest"); return 7; }\n'
+    )
+    example = Path(__file__).parents[2] / "examples/shared_build.py"
+    command = [sys.executable, str(example), guest_kernel, str(tmp_path / "work"), "sh", "-c"]
+    done = subprocess.run(
+        [*command, "cc -o hello hello.c && ./hello; s=$?; touch /etc/mark || echo refused; exit $s"],
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert "built in a guest\n" in done.stdout, done.stdout + done.stderr
+    assert "Read-only file system" in done.stdout and "refused\n" in done.stdout
+    assert done.returncode == 7
+    assert os.access(tmp_path / "work/hello", os.X_OK)

@@ -1,4 +1,4 @@
-"""Runs the C tests of the ring, the worker and the disk under ASan, UBSan and TSan."""
+"""Runs the C tests of the ring, the worker, the disk and the share under ASan, UBSan and TSan."""
 
 from __future__ import annotations
 
@@ -59,3 +59,9 @@ def test_race(test: str, engine: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("test", [name for name in names_of_tests("test_race") if name not in RACY_BY_DESIGN])
 def test_data_races(test: str, engine: str, tmp_path: Path) -> None:
     run("test_race", "tsan", test, engine, tmp_path)
+
+
+@pytest.mark.parametrize("sanitizer", ["asan", "tsan"])
+@pytest.mark.parametrize("test", names_of_tests("test_fs"))
+def test_fs(test: str, sanitizer: str, tmp_path: Path) -> None:
+    run("test_fs", sanitizer, test, "none", tmp_path)

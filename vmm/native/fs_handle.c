@@ -78,7 +78,12 @@ void fs_files_free(struct fs *fs)
 
 uint32_t fs_files_count(struct fs *fs)
 {
-	return __atomic_load_n(&fs->files->count, __ATOMIC_RELAXED);
+	uint32_t count;
+
+	pthread_mutex_lock(&fs->files->lock);
+	count = fs->files->count;
+	pthread_mutex_unlock(&fs->files->lock);
+	return count;
 }
 
 int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
@@ -107,7 +112,7 @@ int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
 	f = &t->file[index];
 	*f = (struct fs_file){ .fd = fd, .gen = f->gen, .kind = (uint8_t)kind, .dir = dir };
 	*fh = (uint64_t)f->gen << 32 | index;
-	__atomic_store_n(&t->count, t->count + 1, __ATOMIC_RELAXED);
+	t->count++;
 	pthread_mutex_unlock(&t->lock);
 	return 0;
 }
