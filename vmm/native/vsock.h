@@ -2,7 +2,7 @@
 /*
  * virtio-vsock, between its files: vsock.c (objects, the worker's loop), vsock_conn.c (the table of connections, what
  * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_host.c (the unix
- * sockets).
+ * sockets), vsock_out.c (what goes into them, and the ends).
  *
  * One thread does everything, so nothing here is locked; only the statistics are read by others.
  */
@@ -232,6 +232,9 @@ void vsock_host_listen(struct vsock *v, bool on);
 int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type);
 /* The guest has accepted: tell the client. */
 void vsock_host_accepted(struct vsock *v, struct vsock_conn *c);
+
+/* vsock_out.c */
+
 /* Pass on what waits. */
 void vsock_host_flush(struct vsock *v, struct vsock_conn *c);
 /* One packet of a connection, len not 0: what the socket does not take waits. */
