@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from tests.guest.vmfixture import Guest
 from vmm import VsockConfig
 
 TIMEOUT = 30.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -53,3 +57,88 @@ def test_the_host_connects_and_is_answered(guest: Guest) -> None:
         sender.start()
         assert read_to_end(sock) == payload
         sender.join()
+
+
+def test_messages_to_the_guest_and_back(guest: Guest) -> None:
+    serve(guest, 5001, kind="seqpacket")
+    with guest.machine.vsock.connect(5001, seqpacket=True, timeout=TIMEOUT) as sock:
+        for message in (b"one", b"x" * 50000, b"3"):
+            sock.send(message)
+            assert sock.recv(1 << 20) == message
+
+
+@pytest.mark.parametrize("kind", ["stream", "seqpacket"])
+def test_the_guest_connects_to_a_program(guest: Guest, kind: str) -> None:
+    with guest.machine.vsock.listen(6000, seqpacket=kind == "seqpacket") as listener:
+        listener.settimeout(TIMEOUT)
+        guest.check(f"(echo from the guest | vsocktool cat {kind} 2 6000 >/tmp/answer 2>&1; echo $? >/tmp/status) &")
+        program, _ = listener.accept()
+        with program:
+            program.settimeout(TIMEOUT)
+            assert program.recv(100) == b"from the guest\n"
+            assert program.recv(100) == b"", "the guest has shut its half down"
+            program.sendall(b"from the host")
+        guest.check("while ! [ -s /tmp/status ]; do sleep 0.01; done")
+        assert guest.check("cat /tmp/answer /tmp/status") == "from the host0\n"
+
+
+def test_nobody_listens_on_either_side(guest: Guest) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        guest.machine.vsock.connect(5999, timeout=TIMEOUT)
+    status, output = guest.run("vsocktool cat stream 2 6999 </dev/null 2>&1")
+    assert status == 1
+    assert "reset by peer" in output
+
+
+def test_back_pressure_and_many_at_a_time(guest: Guest) -> None:
+    """Eight connections at a time, each with more on its way than anybody has room for."""
+    serve(guest, 5000)
+    payload = bytes(range(256)) * 2048
+    socks = [guest.machine.vsock.connect(5000, timeout=TIMEOUT) for _ in range(8)]
+    senders = [threading.Thread(target=send_all, args=(sock, payload)) for sock in socks]
+    for sender in senders:
+        sender.start()
+    for sock in reversed(socks):  # who is read last has long filled everything
+        assert read_to_end(sock) == payload
+        sock.close()
+    for sender in senders:
+        sender.join()
+    stats = guest.machine.vsock.stats()
+    assert stats["from_guest_bytes"] == stats["to_guest_bytes"] == 8 * len(payload)
+    assert stats["resets"] == 0
+
+
+def test_connections_end_with_the_guest(guest: Guest) -> None:
+    serve(guest, 5000)
+    sock = guest.machine.vsock.connect(5000, timeout=TIMEOUT)
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    guest.machine.close()
+    assert sock.recv(1) == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/vhost-vsock"), reason="no /dev/vhost-vsock here")
+def test_the_hosts_own_sockets(boot: Boot) -> None:
+    guest = boot(disks=[programs_disk()], vsock=VsockConfig(77, backend="vhost"))
+    guest.check(INSTALL_PROGRAMS)
+    serve(guest, 5000)
+    with guest.machine.vsock.connect(5000, timeout=TIMEOUT) as sock:
+        payload = bytes(range(256)) * 1024
+        sender = threading.Thread(target=send_all, args=(sock, payload))
+        sender.start()
+        assert read_to_end(sock) == payload
+        sender.join()
+    with guest.machine.vsock.listen(6000) as listener:
+        listener.settimeout(TIMEOUT)
+        guest.check("(echo hello | vsocktool cat stream 2 6000 >/dev/null 2>&1) &")
+        program, (cid, _) = listener.accept()
+        with program:
+            assert (cid, program.recv(100)) == (77, b"hello\n")
+
+
+def test_rpc_example(guest_kernel: str, fresh_disk: Path) -> None:
+    arguments = [guest_kernel, str(fresh_disk), "uname -s", "echo out; exit 3"]
+    command = [sys.executable, str(ROOT / "examples" / "vsock_rpc.py"), *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["'uname -s' -> 0: Linux", "'echo out; exit 3' -> 3: out"]
