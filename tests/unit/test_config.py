@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vmm.config import BootConfig, DiskConfig, MachineConfig, MemoryConfig, parse_size
+from vmm.config import BootConfig, DiskConfig, MachineConfig, MemoryConfig, VsockConfig, parse_size
 from vmm.errors import ConfigError
 from vmm.record import replace
 
@@ -91,3 +91,28 @@ def test_the_standard_librarys_dataclass_functions_work_on_configs() -> None:
 def test_wrong_arguments_are_type_errors(positional: tuple[Any, ...], named: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
         BootConfig(*positional, **named)
+
+
+def test_vsock() -> None:
+    assert VsockConfig.parse("cid=7,uds=/run/vm.sock") == VsockConfig(7, "/run/vm.sock")
+    assert VsockConfig.parse("uds=/run/a,,b") == VsockConfig(3, "/run/a,b")
+    assert VsockConfig.parse("cid=9,backend=vhost") == VsockConfig(9, "", "vhost")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cid=2,uds=a", "cid 2 is not 3 to"),
+        ("cid=4294967295,uds=a", "cid 4294967295 is not 3 to"),
+        ("cid=x,uds=a", "'cid=x' is not known"),
+        ("cid=3", "needs uds=PATH"),
+        ("cid=3,uds=", "needs uds=PATH"),
+        ("cid=3,uds=a,backend=vhost", "has none"),
+        ("cid=3,uds=a,backend=tcp", "backend='tcp' is not one of"),
+        ("cid=3,uds=a,port=5", "'port=5' is not known"),
+        ("", "'' is not known"),
+    ],
+)
+def test_vsock_that_cannot_be(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        VsockConfig.parse(text)

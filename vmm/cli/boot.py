@@ -216,7 +216,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
 
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
-        if config.tagged_shares():
+        if config.tagged_shares() or config.vsock:
             _allow_many_files()
         with Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))

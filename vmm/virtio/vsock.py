@@ -42,7 +42,8 @@ _STATS = (
 
 
 class Vsock(VirtioDevice):
-    """A socket device whose host side are unix sockets.
+    """A socket device whose host side are unix sockets.  Each connection takes a descriptor of this process: for
+    thousands of them, raise its limit (``RLIMIT_NOFILE``), as ``pyvmm boot`` does.
 
     :raises ConfigError: the sockets cannot be made at ``uds``; see :mod:`vmm.virtio.vsock_path`
     :raises HostError: the host is out of memory or descriptors
