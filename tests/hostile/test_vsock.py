@@ -669,3 +669,23 @@ def test_a_port_that_is_no_socket(guest: VsockGuest, what: str) -> None:
     with pytest.raises(TimeoutError):
         other.accept()
     other.close()
+
+
+def test_a_closed_connection_of_which_somebody_has_a_duplicate(guest: VsockGuest) -> None:
+    """A child that is being made has every descriptor for a moment: epoll must not tell of what was closed."""
+    before = set(os.listdir("/proc/self/fd"))
+    socks = [guest.from_host() for _ in range(20)]
+    copies = [
+        os.dup(int(fd)) for fd in set(os.listdir("/proc/self/fd")) - before if os.path.exists(f"/proc/self/fd/{fd}")
+    ]
+    for _, local, port in socks:
+        guest.send(spec.VSOCK_OP_SHUTDOWN, local, port, flags=3)
+        guest.expect(spec.VSOCK_OP_RST)
+    idle = guest.vsock.stats()["wakeups"]
+    for sock, _, _ in socks:
+        sock.shutdown(socket.SHUT_RDWR)
+    guest.turn_loop()
+    assert guest.vsock.stats()["wakeups"] == idle
+    for copy in copies:
+        os.close(copy)
+    works(guest)

@@ -200,7 +200,12 @@ void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 	c->readable = c->want_out = false;
 	if (c->fd < 0)
 		return;
-	/* Out of epoll by itself: nobody has a duplicate. */
+	/*
+	 * Closing takes it out of epoll only when nobody has a duplicate, and a child that some thread is just making has
+	 * one: then epoll would go on telling of a connection that is no more.
+	 */
+	if (v->running)
+		epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
 	close(c->fd);
 	c->fd = -1;
 	/* A descriptor is free again: perhaps one was missing for the next client. */
