@@ -47,7 +47,7 @@ def programs() -> str:
     command = [os.environ.get("CC", "gcc"), "-std=gnu11", "-O2", "-static"]
     sources = sorted(PROGRAMS.glob("*.c"))
     digest = hashlib.sha256(" ".join(command).encode())
-    for source in sources:
+    for source in [*sources, *sorted(PROGRAMS.glob("*.h"))]:
         digest.update(source.name.encode() + source.read_bytes())
     folder = ROOT / "build" / "guest-programs"
     disk = folder / f"{digest.hexdigest()[:16]}.tar"

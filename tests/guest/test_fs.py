@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -67,21 +68,65 @@ def unpack_root(folder: Path) -> Path:
     return folder
 
 
+def run_example(kernel: str, folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a guest whose root is this host's, read-only, and which may write to *folder*."""
+    folder.mkdir(exist_ok=True)
+    example = Path(__file__).parents[2] / "examples/shared_build.py"
+    command = [sys.executable, str(example), kernel, str(folder), "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_the_example_builds_with_the_hosts_compiler(guest_kernel: str, tmp_path: Path) -> None:
     """Its root is this host's, which has mounts in it and file systems that know no file handles."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler on this host")
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/hello.c").write_text(
-        '#include <stdio.h>\nint main(void) { puts("built in a guest"); return 7; }\n'
-    )
-    example = Path(__file__).parents[2] / "examples/shared_build.py"
-    command = [sys.executable, str(example), guest_kernel, str(tmp_path / "work"), "sh", "-c"]
-    done = subprocess.run(
-        [*command, "cc -o hello hello.c && ./hello; s=$?; touch /etc/mark || echo refused; exit $s"],
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "hello.c").write_text('#include <stdio.h>\nint main(void) { puts("built in a guest"); return 7; }\n')
+    script = "cc -o hello hello.c && ./hello; s=$?; touch /etc/mark || echo refused; exit $s"
+    done = run_example(guest_kernel, work, script)
     assert "built in a guest\n" in done.stdout, done.stdout + done.stderr
     assert "Read-only file system" in done.stdout and "refused\n" in done.stdout
     assert done.returncode == 7
-    assert os.access(tmp_path / "work/hello", os.X_OK)
+    assert os.access(work / "hello", os.X_OK)
+
+
+GIT = """set -e
+export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+git init -q -b main one && cd one
+for n in $(seq 40); do echo $n >file$n; done
+git add . && git commit -qm first && echo more >>file1 && git commit -qam second
+cd .. && git clone -q one two && cd two
+git gc -q && git fsck --strict && git status --short && git log --oneline | wc -l
+"""
+
+SQLITE = """
+import sqlite3
+db = sqlite3.connect("data.db")
+assert db.execute("pragma journal_mode=wal").fetchone() == ("wal",)
+db.execute("create table t (n integer)")
+other = sqlite3.connect("data.db")
+for n in range(50):
+    with db:
+        db.execute("insert into t values (?)", (n,))
+    assert other.execute("select count(*) from t").fetchone() == (n + 1,)
+assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+print("rows", db.execute("select sum(n) from t").fetchone()[0])
+"""
+
+
+def test_git_on_a_share(guest_kernel: str, tmp_path: Path) -> None:
+    if not shutil.which("git"):
+        pytest.skip("no git on this host")
+    done = run_example(guest_kernel, tmp_path / "work", GIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[-1] == "2"
+    assert (tmp_path / "work/two/file1").read_text() == "1\nmore\n"
+
+
+def test_sqlite_with_a_write_ahead_log_on_a_share(guest_kernel: str, tmp_path: Path) -> None:
+    done = run_example(guest_kernel, tmp_path / "work", f"exec {sys.executable} -c '{SQLITE}'")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows 1225" in done.stdout
+    with sqlite3.connect(tmp_path / "work/data.db") as database:
+        assert database.execute("select count(*) from t").fetchone() == (50,)

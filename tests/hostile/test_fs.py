@@ -4,6 +4,7 @@ anything outside of the share."""
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import struct
@@ -157,6 +158,23 @@ def test_fifos_and_devices_are_not_opened(guest: FsGuest, share: Path) -> None:
     alive(guest)
 
 
+def test_the_files_of_proc_are_not_opened() -> None:
+    """In a share of the whole host they are those of the server: its memory, for one."""
+    with FsGuest("/") as guest:
+        own = guest.walk(f"proc/{os.getpid()}")
+        for name in ("mem", "environ", "maps"):
+            node = guest.lookup(name, own.node).node
+            for flags in (os.O_RDONLY, os.O_RDWR):
+                assert guest.errno_of(f.OPEN, node, struct.pack("<II", flags, 0)) == errno.EACCES
+            body = struct.pack("<4I", os.O_RDWR | os.O_CREAT, 0o644, 0, 0)
+            assert guest.errno_of(f.CREATE, own.node, body, cstr(name)) == errno.EACCES
+        link = guest.lookup("root", own.node)
+        assert guest.errno_of(f.LOOKUP, link.node, cstr("etc")) == errno.ENOTDIR
+        descriptors = guest.lookup("fd", own.node)
+        link = guest.lookup("0", descriptors.node)
+        assert guest.errno_of(f.OPEN, link.node, struct.pack("<II", os.O_RDONLY, 0)) == errno.ELOOP
+
+
 def test_a_fifo_swapped_in_while_files_are_opened(guest: FsGuest, share: Path) -> None:
     """Nobody writes to the FIFO: a server that opened it would wait for ever."""
     (share / "a").write_text("regular")
@@ -192,6 +210,7 @@ def test_a_guest_that_knows_everything_uses_few_descriptors(share: Path, handles
         (share / f"d{n}").mkdir()
         for m in range(100):
             (share / f"d{n}/{m}").touch()
+    gc.collect()  # what earlier tests left
     before = len(os.listdir("/proc/self/fd"))
     with FsGuest(share, handles=handles) as guest:
         own = len(os.listdir("/proc/self/fd"))

@@ -159,6 +159,9 @@ int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, 
 void fs_node_leaving(struct fs *fs, const struct fs_ref *dir, const char *name);
 void fs_node_moved(struct fs *fs, const struct fs_ref *dir, const char *name);
 
+/* May the files of its domain be opened? */
+bool fs_node_closed(struct fs *fs, const struct fs_ref *ref);
+
 /* fs_path.c: descriptors. */
 
 /* Part of the tree where an inode number means one file: a mount, or a subvolume in it. */
@@ -166,6 +169,7 @@ struct fs_domain {
 	uint64_t mnt_id;
 	uint32_t major, minor;
 	int mount_fd;           /* -1: no file handles here */
+	bool closed;            /* its files are not opened: they are about this process */
 };
 
 struct fs_file_handle {

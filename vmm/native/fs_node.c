@@ -210,6 +210,11 @@ bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
 	return index;
 }
 
+bool fs_node_closed(struct fs *fs, const struct fs_ref *ref)
+{
+	return fs->nodes->domain[ref->domain].closed;
+}
+
 void fs_nodes_count(struct fs *fs, struct fs_stats *out)
 {
 	pthread_mutex_lock(&fs->nodes->lock);

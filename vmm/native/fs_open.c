@@ -45,6 +45,8 @@ static int open_node(struct fs_req *r, const struct fs_ref *ref, uint32_t in_fla
 		return -ELOOP;
 	if (!S_ISREG(ref->type))
 		return -ENXIO;
+	if (fs_node_closed(r->fs, ref))
+		return -EACCES;
 	if (kill)
 		fs_kill_priv(r->q, true);
 	fd = fs_reopen(r->fs, ref->fd, flags);

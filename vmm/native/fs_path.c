@@ -9,11 +9,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(((struct fs_file_handle *)0)->bytes) == MAX_HANDLE_SZ, "a handle fits");
@@ -99,6 +101,7 @@ int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags)
 void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
 {
 	struct fs_file_handle h;
+	struct statfs sfs;
 	int test;
 
 	*d = (struct fs_domain){
@@ -107,6 +110,11 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 		.minor = st->stx_dev_minor,
 		.mount_fd = -1,
 	};
+	/*
+	 * A share of the whole host has a procfs below it. For a server in this process, /proc/self/mem there would be the
+	 * memory of the VMM; kcore is the host's in any case.
+	 */
+	d->closed = fstatfs(fd, &sfs) < 0 || sfs.f_type == PROC_SUPER_MAGIC;
 	if (fs->config.flags & FS_NO_HANDLES || !S_ISDIR(st->stx_mode) || fs_handle_of(fd, &h))
 		return;
 	/* A descriptor made with O_PATH does not do. */

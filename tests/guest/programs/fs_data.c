@@ -1,303 +1,21 @@
 /*
- * usage: fs_conform DIRECTORY [acl]
+ * usage: fs_data DIRECTORY [acl]
  *
- * What POSIX and Linux say of files, tried in DIRECTORY, as root and as other users: each call's success, its errno, and
- * what is there afterwards. Says what is not so, and at the end "fs_conform: N checks, M wrong"; status 1 if any is.
+ * What POSIX and Linux say of attributes, permissions, data and locks of files, tried in DIRECTORY as root and as other users:
+ * each call's success, its errno, and what is there afterwards. Says what is not so, and at the end
+ * "fs_data: N checks, M wrong"; status 1 if any is.
  */
-#define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
+#include "fs_check.h"
+
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
-#include <unistd.h>
-#include <grp.h>
-
-enum { USER = 1234, GROUP = 2345, OTHER = 3456 };
-
-static int checks, wrong;
-
-static void check(int good, int line, const char *what, int error)
-{
-	checks++;
-	if (good)
-		return;
-	wrong++;
-	printf("line %d: %s: %s\n", line, what, strerror(error));
-	fflush(stdout);
-}
-
-/* The call works; the condition holds. */
-#define OK(call) ({ long r_ = (long)(call); check(r_ >= 0, __LINE__, #call, errno); r_; })
-#define IS(what) ({ errno = 0; check(!!(what), __LINE__, "not so: " #what, errno); })
-/* The call fails with that errno. */
-#define ERR(call, number) ({ errno = 0; long r_ = (long)(call); int e_ = errno; \
-	check(r_ < 0 && e_ == (number), __LINE__, #call " should be " #number, e_); })
-
-/* Run code as another user, in a process of its own, and count what it found. */
-#define AS(uid, gid, code) do { int pipe_[2], seen_[2]; OK(pipe(pipe_)); fflush(stdout); \
-	if (fork() == 0) { checks = wrong = 0; setgroups(0, NULL); \
-		if (setgid(gid) || setuid(uid)) _exit(9); \
-		code; seen_[0] = checks; seen_[1] = wrong; fflush(stdout); \
-		_exit(write(pipe_[1], seen_, sizeof(seen_)) != sizeof(seen_)); } \
-	close(pipe_[1]); IS(read(pipe_[0], seen_, sizeof(seen_)) == sizeof(seen_)); close(pipe_[0]); \
-	checks += seen_[0]; wrong += seen_[1]; wait(NULL); } while (0)
-
-static struct stat st;
-static char buf[1 << 16];
-
-static void put(const char *path, const char *text)
-{
-	int fd = OK(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
-
-	IS(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-	OK(close(fd));
-}
-
-static int holds(const char *path, const char *text)
-{
-	int fd = open(path, O_RDONLY);
-	ssize_t n = read(fd, buf, sizeof(buf));
-
-	close(fd);
-	return n == (ssize_t)strlen(text) && !memcmp(buf, text, n);
-}
-
-static int mode_of(const char *path)
-{
-	return lstat(path, &st) ? -1 : (int)(st.st_mode & 07777);
-}
-
-static void opening(void)
-{
-	char name[300];
-	int fd;
-
-	memset(name, 'n', 256);
-	name[256] = 0;
-	ERR(open(name, O_CREAT | O_RDWR, 0600), ENAMETOOLONG);
-	name[255] = 0;
-	fd = OK(open(name, O_CREAT | O_EXCL | O_RDWR, 0600));
-	OK(close(fd));
-	OK(unlink(name));
-	put("file", "content");
-	ERR(open("file", O_CREAT | O_EXCL | O_RDWR, 0600), EEXIST);
-	ERR(open("file", O_RDONLY | O_DIRECTORY), ENOTDIR);
-	ERR(open("file/x", O_RDONLY), ENOTDIR);
-	ERR(open("missing", O_RDONLY), ENOENT);
-	ERR(open("missing/x", O_RDWR | O_CREAT, 0600), ENOENT);
-	OK(symlink("file", "link"));
-	ERR(open("link", O_RDONLY | O_NOFOLLOW), ELOOP);
-	IS(holds("link", "content"));
-	ERR(open(".", O_RDWR), EISDIR);
-	ERR(open(".", O_RDWR | O_CREAT, 0600), EISDIR);
-	fd = OK(open("link", O_WRONLY | O_TRUNC));
-	IS(fstat(fd, &st) == 0 && st.st_size == 0);
-	ERR(read(fd, buf, 1), EBADF);
-	OK(close(fd));
-	fd = OK(open("file", O_RDONLY));
-	ERR(write(fd, "x", 1), EBADF);
-	ERR(ftruncate(fd, 0), EINVAL);
-	OK(close(fd));
-	OK(symlink("loop2", "loop1"));
-	OK(symlink("loop1", "loop2"));
-	ERR(open("loop1", O_RDONLY), ELOOP);
-	OK(symlink("made-by-link", "dangling"));
-	fd = OK(open("dangling", O_CREAT | O_RDWR, 0600));
-	OK(close(fd));
-	IS(mode_of("made-by-link") == 0600);
-	umask(027);
-	fd = OK(open("masked", O_CREAT | O_RDWR, 0666));
-	OK(close(fd));
-	IS(mode_of("masked") == 0640);
-	OK(mkdir("masked-dir", 0777));
-	IS(mode_of("masked-dir") == 0750);
-	umask(022);
-	fd = OK(open("file", O_WRONLY | O_APPEND));
-	OK(pwrite(fd, "b", 1, 0));
-	OK(write(fd, "c", 1));
-	OK(close(fd));
-	IS(holds("file", "bc"));
-}
-
-static void directories(void)
-{
-	char path[2048] = "deep";
-	int count = 0, fd;
-	struct dirent *e;
-	long where = 0;
-	DIR *dir;
-
-	OK(mkdir("d", 0755));
-	ERR(mkdir("d", 0755), EEXIST);
-	ERR(mkdir("file", 0755), EEXIST);
-	ERR(mkdir("missing/d", 0755), ENOENT);
-	OK(mkdir("d/sub", 0755));
-	IS(stat("d", &st) == 0 && S_ISDIR(st.st_mode));
-	ERR(rmdir("d"), ENOTEMPTY);
-	ERR(rmdir("file"), ENOTDIR);
-	ERR(rmdir("missing"), ENOENT);
-	ERR(rmdir("d/."), EINVAL);
-	ERR(unlink("d"), EISDIR);
-	OK(rmdir("d/sub"));
-	OK(rmdir("d"));
-	ERR(stat("d", &st), ENOENT);
-
-	for (int i = 0; i < 60; i++) {
-		OK(mkdir(path, 0755));
-		strcat(path, "/level");
-	}
-	put(path, "bottom");
-	IS(holds(path, "bottom"));
-
-	OK(mkdir("many", 0755));
-	for (int i = 0; i < 1000; i++) {
-		snprintf(path, sizeof(path), "many/entry-%d", i);
-		fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
-		IS(fd >= 0);
-		close(fd);
-	}
-	dir = opendir("many");
-	IS(dir);
-	while ((e = readdir(dir))) {
-		count++;
-		if (count == 500)
-			where = telldir(dir);
-		IS(e->d_name[0] == '.' ? e->d_type == DT_DIR : e->d_type == DT_REG);
-	}
-	IS(count == 1002);
-	seekdir(dir, where);
-	for (count = 0; readdir(dir); count++)
-		;
-	IS(count == 502);
-	rewinddir(dir);
-	/* Removing while reading, as rm -r does: nothing is left out. */
-	while ((e = readdir(dir)))
-		if (e->d_name[0] != '.')
-			IS(unlinkat(dirfd(dir), e->d_name, 0) == 0);
-	OK(fsync(dirfd(dir)));
-	closedir(dir);
-	OK(rmdir("many"));
-
-	OK(mkdir("gone", 0755));
-	fd = OK(open(".", O_RDONLY));
-	OK(chdir("gone"));
-	OK(rmdir("../gone"));
-	ERR(open("x", O_CREAT | O_RDWR, 0600), ENOENT);
-	OK(fchdir(fd));
-	OK(close(fd));
-}
-
-static void names(void)
-{
-	struct stat before;
-	char target[4096];
-	int fd;
-
-	put("a", "a");
-	OK(lstat("a", &before));
-	OK(link("a", "b"));
-	IS(lstat("b", &st) == 0 && st.st_ino == before.st_ino && st.st_nlink == 2);
-	ERR(link("a", "b"), EEXIST);
-	ERR(link("missing", "c"), ENOENT);
-	OK(mkdir("dir", 0755));
-	ERR(link("dir", "c"), EPERM);
-	OK(unlink("a"));
-	IS(lstat("b", &st) == 0 && st.st_nlink == 1);
-	IS(holds("b", "a"));
-
-	OK(rename("b", "dir/c"));
-	ERR(lstat("b", &st), ENOENT);
-	IS(lstat("dir/c", &st) == 0 && st.st_ino == before.st_ino);
-	put("over", "over");
-	OK(rename("dir/c", "over"));
-	IS(holds("over", "a"));
-	put("dir/x", "x");
-	OK(mkdir("dir2", 0755));
-	ERR(rename("dir2", "dir"), ENOTEMPTY);
-	ERR(rename("dir", "dir/inside"), EINVAL);
-	ERR(rename("over", "dir"), EISDIR);
-	ERR(rename("dir", "over"), ENOTDIR);
-	ERR(rename("missing", "x"), ENOENT);
-	OK(rename("dir", "dir2"));
-	IS(holds("dir2/x", "x"));
-	put("p", "p");
-	put("q", "q");
-	ERR(renameat2(AT_FDCWD, "p", AT_FDCWD, "q", RENAME_NOREPLACE), EEXIST);
-	OK(renameat2(AT_FDCWD, "p", AT_FDCWD, "q", RENAME_EXCHANGE));
-	IS(holds("p", "q") && holds("q", "p"));
-	OK(renameat2(AT_FDCWD, "p", AT_FDCWD, "dir2/p", RENAME_NOREPLACE));
-
-	fd = OK(open("q", O_RDWR));
-	OK(unlink("q"));
-	ERR(open("q", O_RDONLY), ENOENT);
-	IS(fstat(fd, &st) == 0 && st.st_nlink == 0 && st.st_size == 1);
-	IS(pread(fd, buf, 9, 0) == 1 && buf[0] == 'p');
-	OK(write(fd, "still", 5));
-	OK(fchmod(fd, 0600));
-	OK(close(fd));
-
-	memset(target, 't', 4095);
-	target[4095] = 0;
-	OK(symlink(target, "long"));
-	IS(readlink("long", buf, sizeof(buf)) == 4095);
-	IS(readlink("long", buf, 7) == 7);
-	IS(lstat("long", &st) == 0 && S_ISLNK(st.st_mode) && st.st_size == 4095);
-	ERR(symlink("x", "long"), EEXIST);
-	ERR(readlink("over", buf, 9), EINVAL);
-
-	fd = OK(open(".", O_TMPFILE | O_RDWR, 0640));
-	OK(write(fd, "tmp", 3));
-	snprintf(target, sizeof(target), "/proc/self/fd/%d", fd);
-	OK(linkat(AT_FDCWD, target, AT_FDCWD, "from-tmp", AT_SYMLINK_FOLLOW));
-	OK(close(fd));
-	IS(holds("from-tmp", "tmp") && mode_of("from-tmp") == 0640);
-}
-
-static void special(void)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "socket" };
-	int fd, other;
-
-	OK(mkfifo("fifo", 0600));
-	ERR(open("fifo", O_WRONLY | O_NONBLOCK), ENXIO);
-	fd = OK(open("fifo", O_RDWR));
-	OK(write(fd, "pipe", 4));
-	IS(read(fd, buf, 9) == 4);
-	OK(close(fd));
-	fd = OK(socket(AF_UNIX, SOCK_STREAM, 0));
-	OK(bind(fd, (void *)&address, sizeof(address)));
-	OK(listen(fd, 1));
-	IS(lstat("socket", &st) == 0 && S_ISSOCK(st.st_mode));
-	other = OK(socket(AF_UNIX, SOCK_STREAM, 0));
-	OK(connect(other, (void *)&address, sizeof(address)));
-	OK(close(other));
-	OK(close(fd));
-	ERR(open("socket", O_RDONLY), ENXIO);
-	OK(mknod("null", S_IFCHR | 0666, makedev(1, 3)));
-	IS(lstat("null", &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3));
-	fd = OK(open("null", O_RDWR));
-	IS(write(fd, "x", 1) == 1 && read(fd, buf, 1) == 0);
-	OK(close(fd));
-	OK(mknod("block", S_IFBLK | 0600, makedev(259, 1048575)));
-	IS(lstat("block", &st) == 0 && st.st_rdev == makedev(259, 1048575));
-}
 
 static void attributes(void)
 {
@@ -613,18 +331,11 @@ int main(int argc, char **argv)
 {
 	if (argc < 2)
 		return 2;
-	signal(SIGPIPE, SIG_IGN);
-	umask(022);
-	OK(chdir(argv[1]));
-	opening();
-	directories();
-	names();
-	special();
+	begin(argv[1]);
 	attributes();
 	permissions();
 	data();
 	xattrs(argc > 2);
 	locks();
-	printf("fs_conform: %d checks, %d wrong\n", checks, wrong);
-	return wrong != 0;
+	return end("fs_data");
 }
