@@ -140,6 +140,10 @@ void fs_nodes_reset(struct fs *fs);
 /* -ESTALE: no such node (any more). Only as ourselves (see fs_cred.c). */
 int fs_node_get(struct fs *fs, uint64_t id, struct fs_ref *ref);
 void fs_node_put(struct fs *fs, struct fs_ref *ref);
+/* The same, but fd is -1 where it is not open anyway. */
+int fs_node_use(struct fs *fs, uint64_t id, struct fs_ref *ref);
+/* Open the file itself, with flags as of open(). As ourselves where ref->fd is -1. */
+int fs_node_open(struct fs *fs, struct fs_ref *ref, int flags);
 /*
  * After -ESTALE: is that because the guest's file is no more? Then what is left of its attributes. A file handle tells that
  * for sure; that it is not found by its name does not.

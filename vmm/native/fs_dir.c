@@ -57,10 +57,10 @@ int fs_op_opendir(struct fs_req *r)
 
 	if (r->out_room < sizeof(out))
 		return -EINVAL;
-	err = fs_node_get(r->fs, r->in.nodeid, &ref);
+	err = fs_node_use(r->fs, r->in.nodeid, &ref);
 	if (err)
 		return err;
-	fd = S_ISDIR(ref.type) ? fs_reopen(r->fs, ref.fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
+	fd = S_ISDIR(ref.type) ? fs_node_open(r->fs, &ref, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
 	fs_node_put(r->fs, &ref);
 	if (fd < 0)
 		return fd;

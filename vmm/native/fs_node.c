@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What requests do with nodes: find them by id and by name, use them, forget them. */
+/* Nodes come and go: looked up, counted, forgotten. */
 #include "fs_inode.h"
 
 #include <errno.h>
@@ -77,124 +77,6 @@ void fs_nodes_reset(struct fs *fs)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* Under the lock. */
-static void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
-{
-	struct node *n = &t->node[index];
-
-	ref->index = index;
-	ref->fd = n->fd;
-	ref->domain = n->domain;
-	ref->type = n->type;
-	n->users++;
-	if (n->linked)
-		node_touch(t, index);
-}
-
-static int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth);
-
-/* Open a node by the directory and the name that it was found by. */
-static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *name, const struct node *n, uint32_t depth)
-{
-	struct statx st;
-	int fd, err;
-
-	err = parent->fd >= 0 ? 0 : depth ? node_hold(fs, parent, depth - 1) : -ELOOP;
-	if (!err) {
-		fd = fs_open_beneath(parent->fd, name, O_PATH);
-		err = fd < 0 ? fd : fs_statx(fd, "", &st);
-		if (!err && node_is(n, &st))
-			return fd;
-		if (fd >= 0)
-			close(fd);
-	}
-	return !err || err == -ENOENT || err == -ENOTDIR ? -ESTALE : err;
-}
-
-/* Open a node that is in use and has no descriptor. */
-static int node_open(struct fs *fs, uint32_t index, uint32_t depth)
-{
-	struct fs_nodes *t = fs->nodes;
-	const struct node *n = &t->node[index];
-	char name[FS_NAME_MAX + 1] = "";
-	struct fs_file_handle h;
-	struct fs_ref parent;
-	int mount_fd, fd;
-
-	pthread_mutex_lock(&t->lock);
-	mount_fd = t->domain[n->domain].mount_fd;
-	h.len = n->handle_len;
-	h.type = n->handle_type;
-	memcpy(h.bytes, h.len <= FS_HANDLE_INLINE ? n->handle : n->long_handle, h.len);
-	if (!h.len && n->name) {
-		strcpy(name, n->name);
-		node_use(t, n->parent, &parent);
-	}
-	pthread_mutex_unlock(&t->lock);
-	if (h.len)
-		return fs_handle_open(mount_fd, &h, O_PATH);
-	if (!*name)
-		return -ESTALE;
-	fd = node_open_named(fs, &parent, name, n, depth);
-	fs_node_put(fs, &parent);
-	return fd;
-}
-
-/* Give a node that is in use a descriptor. */
-static int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth)
-{
-	struct fs_nodes *t = fs->nodes;
-	int fd = node_open(fs, ref->index, depth);
-
-	pthread_mutex_lock(&t->lock);
-	ref->fd = t->node[ref->index].fd;
-	if (ref->fd < 0 && fd >= 0) {
-		node_set_fd(t, ref->index, fd);
-		ref->fd = fd;
-		fd = -1;
-	} else if (ref->fd < 0 && fd == -ESTALE) {
-		/* Never again: its number may be another file's by now. */
-		node_unhash(t, ref->index);
-	}
-	pthread_mutex_unlock(&t->lock);
-	if (ref->fd < 0)
-		return fd;
-	if (fd >= 0)
-		close(fd);
-	return 0;
-}
-
-int fs_node_get(struct fs *fs, uint64_t id, struct fs_ref *ref)
-{
-	struct fs_nodes *t = fs->nodes;
-	uint32_t index;
-	int err;
-
-	pthread_mutex_lock(&t->lock);
-	index = node_of(t, id);
-	if (index)
-		node_use(t, index, ref);
-	pthread_mutex_unlock(&t->lock);
-	if (!index)
-		return -ESTALE;
-	if (ref->fd >= 0)
-		return 0;
-	err = node_hold(fs, ref, NODE_DEPTH);
-	if (err)
-		fs_node_put(fs, ref);
-	return err;
-}
-
-void fs_node_put(struct fs *fs, struct fs_ref *ref)
-{
-	struct fs_nodes *t = fs->nodes;
-
-	pthread_mutex_lock(&t->lock);
-	t->node[ref->index].users--;
-	node_free(t, ref->index);
-	pthread_mutex_unlock(&t->lock);
-}
-
 bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -208,11 +90,6 @@ bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
 		*attr = (struct fuse_attr){ .ino = t->node[index].ino, .mode = t->node[index].type };
 	pthread_mutex_unlock(&t->lock);
 	return index;
-}
-
-bool fs_node_closed(struct fs *fs, const struct fs_ref *ref)
-{
-	return fs->nodes->domain[ref->domain].closed;
 }
 
 void fs_nodes_count(struct fs *fs, struct fs_stats *out)

@@ -34,7 +34,7 @@ static uint32_t reply_flags(const struct fs *fs)
 }
 
 /* Only what has data is opened: a FIFO would make us wait, a device would do something. */
-static int open_node(struct fs_req *r, const struct fs_ref *ref, uint32_t in_flags, uint32_t in_open_flags)
+static int open_node(struct fs_req *r, struct fs_ref *ref, uint32_t in_flags, uint32_t in_open_flags)
 {
 	int flags = open_flags(r->fs, in_flags), fd;
 	bool kill = in_open_flags & FUSE_OPEN_KILL_SUIDGID && flags & O_TRUNC;
@@ -49,10 +49,10 @@ static int open_node(struct fs_req *r, const struct fs_ref *ref, uint32_t in_fla
 		return -EACCES;
 	if (kill)
 		fs_kill_priv(r->q, true);
-	fd = fs_reopen(r->fs, ref->fd, flags);
+	fd = fs_node_open(r->fs, ref, flags);
 	/* Made readable above for writeback, but only its owner may read it, and that is not us. */
 	if (fd == -EACCES && (in_flags & O_ACCMODE) == O_WRONLY)
-		fd = fs_reopen(r->fs, ref->fd, (flags & ~O_ACCMODE) | O_WRONLY);
+		fd = fs_node_open(r->fs, ref, (flags & ~O_ACCMODE) | O_WRONLY);
 	if (kill)
 		fs_kill_priv(r->q, false);
 	return fd;
@@ -67,7 +67,7 @@ int fs_op_open(struct fs_req *r)
 
 	if (r->out_room < sizeof(out))
 		return -EINVAL;
-	err = fs_node_get(r->fs, r->in.nodeid, &ref);
+	err = fs_node_use(r->fs, r->in.nodeid, &ref);
 	if (err)
 		return err;
 	fd = open_node(r, &ref, in->flags, in->open_flags);
