@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { DEFAULT_NODES = 4 << 20, DEFAULT_FDS = 256 };
+enum { DEFAULT_NODES = 4 << 20, DEFAULT_FDS = 256, LEAST_NODES = 1 << 16 };
 
 int fs_nodes_init(struct fs *fs)
 {
@@ -25,8 +25,13 @@ int fs_nodes_init(struct fs *fs)
 	t->max = (fs->config.max_nodes ? fs->config.max_nodes : DEFAULT_NODES) + ROOT + 1;
 	t->nbuckets = NODE_BUCKETS;
 	t->bucket = calloc(t->nbuckets, sizeof(*t->bucket));
-	t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	/* Where the host does not overcommit, address space is memory: then fewer. */
+	for (;; t->max /= 2) {
+		t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (t->node != MAP_FAILED || t->max < LEAST_NODES)
+			break;
+	}
 	if (t->node == MAP_FAILED)
 		t->node = NULL;
 	if (!t->node || !t->bucket)
