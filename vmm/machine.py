@@ -10,17 +10,16 @@ from _weakref import ref
 from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
-from vmm.core import PAGE, Core
+from vmm.core import Core
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError
-from vmm.events import EventFd, Loop
+from vmm.events import Loop
 from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
 from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.memory import GuestMemory
-from vmm.native import ffi, lib
+from vmm.native import lib
+from vmm.slots import MmioSlots, Native
 from vmm.thread import Task, Thread
-from vmm.virtio.mmio import MmioTransport
-from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
 from vmm.wiring import open_devices, open_vsock
 
 TYPE_CHECKING = False
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vmm.bus import BusDevice
     from vmm.config import MachineConfig
     from vmm.kvm import Vcpu
+    from vmm.slots import Attached
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
@@ -49,16 +49,6 @@ def _close_all() -> None:
 atexit.register(_close_all)
 
 
-class Attached:
-    """A virtio device in its slot: the transport and what KVM bound to it."""
-
-    def __init__(self, device: VirtioDevice, transport: MmioTransport, irq: EventFd, kicks: list[EventFd]) -> None:
-        self.device = device
-        self.transport = transport
-        self.irq = irq
-        self.kicks = kicks
-
-
 class Machine:
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
@@ -74,7 +64,6 @@ class Machine:
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self.loop = Loop()
         self.pio, self.mmio = Bus("pio"), Bus("mmio")
-        self.attached: list[Attached] = []
         self._closers: list[Any] = [self.loop]
         # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
         # into wait() would wait for itself
@@ -120,26 +109,25 @@ class Machine:
             self._vsock = open_vsock(config.vsock, self._closers)
             wanted.append(self._vsock)
         self._bus = lib.bus_new()
-        self._closers.append(_Native(self._bus, lib.bus_free))
+        self._closers.append(Native(self._bus, lib.bus_free))
         core.make_vcpus(self._bus, self.memory)
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
+        self._slots = MmioSlots(core, self.memory, self.loop, self.mmio, self._bus, self._closers)
         for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
 
     @property
+    def attached(self) -> list[Attached]:
+        """The virtio devices, in the order of their attaching."""
+        return self._slots.attached
+
+    @property
     def vcpus(self) -> list[Vcpu]:
         """The virtual CPUs; empty once closed."""
         return [] if self._core is None else self._core.vcpus
-
-    def _map_register_pages(self) -> None:
-        # Done while the guest runs already: until then C answers the reads
-        assert self._core is not None
-        for slot, attached in enumerate(self.attached):
-            page = int(ffi.cast("uintptr_t", ffi.from_buffer(attached.transport.page)))
-            self._core.map_page(slot, layout.mmio_base(slot), page)
 
     def _build_platform(self) -> None:
         console = self.config.console
@@ -164,23 +152,7 @@ class Machine:
         """
         if self._state != "made" or self._core is None:
             raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
-        slot = len(self.attached)
-        if slot == layout.MMIO_SLOTS:
-            raise ConfigError(f"all {layout.MMIO_SLOTS} virtio slots are taken", code="virtio-slots")
-        base, gsi = layout.mmio_base(slot), layout.mmio_gsi(slot)
-        irq = self._core.irq_line(gsi)
-        kicks = [EventFd() for _ in device.queue_sizes]
-        transport = MmioTransport(device, self.memory, self.loop, irq, kicks)
-        self._closers += [*kicks, transport]
-        for index, kick in enumerate(kicks):
-            self._core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
-        self.mmio.add(base, PAGE, transport)
-        page = ffi.from_buffer(transport.page)
-        self._closers.append(_Native(page, ffi.release))
-        lib.bus_add_regpage(self._bus, base, PAGE, page)
-        attached = Attached(device, transport, irq, kicks)
-        self.attached.append(attached)
-        return attached
+        return self._slots.attach(device)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -197,7 +169,7 @@ class Machine:
 
     def _start(self) -> None:
         assert self._core is not None
-        state = boot.place_tables(self._plan, self.memory, self.config.cpus, range(len(self.attached)))
+        state = boot.place_tables(self._plan, self.memory, self.config.cpus, self._slots.numbers)
         for vcpu in self.vcpus:
             set_reset_msrs(vcpu)
         set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI
@@ -212,7 +184,7 @@ class Machine:
     def _serve(self) -> None:
         try:
             if self._core is not None and self._core.read_only_slots:
-                self._map_register_pages()
+                self._slots.map_register_pages()
             self.loop.run()
         except BaseException as error:  # a bug in a device: stop the guest, loudly
             self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
@@ -313,14 +285,3 @@ class Machine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class _Native:
-    """A cdata object that is freed when the machine closes."""
-
-    def __init__(self, cdata: Any, free: Any) -> None:
-        self._cdata = cdata
-        self._free = free
-
-    def close(self) -> None:
-        self._free(self._cdata)

@@ -4,10 +4,8 @@
 without an exit; every register write leaves the page as the next read must find it.  One word of it belongs
 to C as well: InterruptStatus, which workers set and InterruptACK clears, is only ever changed atomically.
 
-**What the guest writes** passes one gate: the register must be written as the aligned 32-bit word that it is,
-and in a status in which the driver may write it; everything else is ignored.  From DRIVER_OK on that leaves
-the selectors, QueueNotify, InterruptACK, the configuration space and Status: what a queue is made of cannot
-change any more.
+**What the guest writes** must be the aligned 32-bit word that the register is, in a status in which the driver
+may write it (:mod:`~vmm.virtio.driver_state`); everything else is ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import posix
 
 from vmm.native import ffi, lib
 from vmm.virtio import spec
-from vmm.virtio.transport import DEAD, Transport
+from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,44 +74,7 @@ class MmioTransport(Transport):
             if offset >= spec.MMIO_CONFIG:
                 self._write_config(offset - spec.MMIO_CONFIG, size, value)
             elif size == 4 and offset in _REGISTERS:
-                needed, forbidden, handler = _REGISTERS[offset]
-                if self._status & needed == needed and not self._status & forbidden:
-                    handler(self, value & _MASK32)
-
-    def _select_device_features(self, value: int) -> None:
-        self._device_features_sel = value
-        self._show()
-
-    def _select_driver_features(self, value: int) -> None:
-        self._driver_features_sel = value
-
-    def _write_driver_features(self, value: int) -> None:
-        if self._driver_features_sel < 2:
-            shift = 32 * self._driver_features_sel
-            self._driver_features = self._driver_features & ~(_MASK32 << shift) | value << shift
-        elif value:
-            # Bits that nobody offers; no need to keep which, they cannot become right again
-            self._alien_features = True
-
-    def _select_queue(self, value: int) -> None:
-        self._queue_sel = value
-        self._show()
-
-    def _write_queue_size(self, value: int) -> None:
-        queue = self._selected()
-        if queue is not None and not queue.ready:
-            queue.size = value
-
-    def _write_queue_ready(self, value: int) -> None:
-        queue = self._selected()
-        if queue is not None:
-            queue.ready = bool(value & 1)
-            self._show()
-
-    def _write_queue_address(self, area: str, shift: int, value: int) -> None:
-        queue = self._selected()
-        if queue is not None and not queue.ready:
-            setattr(queue, area, getattr(queue, area) & ~(_MASK32 << shift) | value << shift)
+                _REGISTERS[offset](self, value & _MASK32)
 
     def _notify(self, value: int) -> None:
         # Only without an ioeventfd
@@ -146,8 +107,7 @@ class MmioTransport(Transport):
         self._set(spec.MMIO_INTERRUPT_STATUS, bits)
 
     def _show(self) -> None:
-        selected = self._device_features_sel
-        self._set(spec.MMIO_DEVICE_FEATURES, self._offered >> 32 * selected & _MASK32 if selected < 2 else 0)
+        self._set(spec.MMIO_DEVICE_FEATURES, self._selected_features())
         queue = self._selected()
         self._set(spec.MMIO_QUEUE_NUM_MAX, 0 if queue is None else self.device.queue_sizes[self._queue_sel])
         self._set(spec.MMIO_QUEUE_READY, 0 if queue is None else int(queue.ready))
@@ -173,25 +133,22 @@ def _address(area: str, shift: int) -> Callable[[MmioTransport, int], None]:
     return lambda transport, value: transport._write_queue_address(area, shift, value)
 
 
-_SETUP = (spec.FEATURES_OK, spec.DRIVER_OK | DEAD)
-_ANY = (0, 0)
-_REGISTERS: dict[int, tuple[int, int, Callable[[MmioTransport, int], None]]] = {
-    # register: (status bits that must be set, that must not be set, what to do)
-    spec.MMIO_DEVICE_FEATURES_SEL: (*_ANY, MmioTransport._select_device_features),
-    spec.MMIO_DRIVER_FEATURES_SEL: (*_ANY, MmioTransport._select_driver_features),
-    spec.MMIO_DRIVER_FEATURES: (spec.DRIVER, spec.FEATURES_OK | DEAD, MmioTransport._write_driver_features),
-    spec.MMIO_QUEUE_SEL: (*_ANY, MmioTransport._select_queue),
-    spec.MMIO_QUEUE_NUM: (*_SETUP, MmioTransport._write_queue_size),
-    spec.MMIO_QUEUE_READY: (*_SETUP, MmioTransport._write_queue_ready),
-    spec.MMIO_QUEUE_DESC_LOW: (*_SETUP, _address("desc", 0)),
-    spec.MMIO_QUEUE_DESC_HIGH: (*_SETUP, _address("desc", 32)),
-    spec.MMIO_QUEUE_DRIVER_LOW: (*_SETUP, _address("driver", 0)),
-    spec.MMIO_QUEUE_DRIVER_HIGH: (*_SETUP, _address("driver", 32)),
-    spec.MMIO_QUEUE_DEVICE_LOW: (*_SETUP, _address("device", 0)),
-    spec.MMIO_QUEUE_DEVICE_HIGH: (*_SETUP, _address("device", 32)),
-    spec.MMIO_QUEUE_NOTIFY: (spec.DRIVER_OK, DEAD, MmioTransport._notify),
-    spec.MMIO_INTERRUPT_ACK: (*_ANY, MmioTransport._acknowledge),
-    spec.MMIO_STATUS: (*_ANY, MmioTransport._write_status),
+_REGISTERS: dict[int, Callable[[MmioTransport, int], None]] = {
+    spec.MMIO_DEVICE_FEATURES_SEL: MmioTransport._select_device_features,
+    spec.MMIO_DRIVER_FEATURES_SEL: MmioTransport._select_driver_features,
+    spec.MMIO_DRIVER_FEATURES: MmioTransport._write_driver_features,
+    spec.MMIO_QUEUE_SEL: MmioTransport._select_queue,
+    spec.MMIO_QUEUE_NUM: MmioTransport._write_queue_size,
+    spec.MMIO_QUEUE_READY: MmioTransport._write_queue_ready,
+    spec.MMIO_QUEUE_DESC_LOW: _address("desc", 0),
+    spec.MMIO_QUEUE_DESC_HIGH: _address("desc", 32),
+    spec.MMIO_QUEUE_DRIVER_LOW: _address("driver", 0),
+    spec.MMIO_QUEUE_DRIVER_HIGH: _address("driver", 32),
+    spec.MMIO_QUEUE_DEVICE_LOW: _address("device", 0),
+    spec.MMIO_QUEUE_DEVICE_HIGH: _address("device", 32),
+    spec.MMIO_QUEUE_NOTIFY: MmioTransport._notify,
+    spec.MMIO_INTERRUPT_ACK: MmioTransport._acknowledge,
+    spec.MMIO_STATUS: MmioTransport._write_status,
 }
 """Every register that can be written.  QueueReset is not here, RING_RESET is not offered; nor SHMSel, there
 is none."""

@@ -1,4 +1,4 @@
-"""What all transports have in common: the status machine, and the device's guard.
+"""What all transports have in common beyond :mod:`~vmm.virtio.driver_state`: a running device and its guard.
 
 **The guard**: the transport alone takes the lock, flushes the queues, interrupts, and turns a GuestError of a
 device into one that is stopped and needs a reset, with everything else alive.  Another exception is a bug: it
@@ -12,56 +12,33 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from vmm.bus import BusDevice
 from vmm.errors import ConfigError, GuestError, VmmError
 from vmm.events import EventFd
 from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.device import DeviceContext, check_device
+from vmm.virtio.driver_state import DEAD, DriverState
 from vmm.virtio.queue import Queue, QueueConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypedDict
+    from typing import Any
 
     from vmm.events import Loop
     from vmm.memory import GuestMemory
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.queue import QueueState
+    from vmm.virtio.driver_state import TransportState
 
-    class TransportState(TypedDict):
-        """All that the guest can see of a transport and its device; JSON takes it as it is."""
-
-        device_id: int
-        status: int
-        device_features_sel: int
-        driver_features_sel: int
-        driver_features: int
-        alien_features: bool
-        queue_sel: int
-        interrupt_status: int
-        generation: int
-        queues: list[QueueState]
-        device: dict[str, Any]
-
-
-OFFERED = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX
-"""The feature bits of this transport and of ``ring.c``."""
 MAX_REPORTS = 5
 """How often one device's failures are logged: a guest can break its rings for ever."""
-
-DEAD = spec.DEVICE_NEEDS_RESET | spec.FAILED
-"""With one of these set only a reset helps."""
-_STEPS = (spec.ACKNOWLEDGE, spec.DRIVER, spec.FEATURES_OK, spec.DRIVER_OK)
-_DRIVER_BITS = spec.ACKNOWLEDGE | spec.DRIVER | spec.FEATURES_OK | spec.DRIVER_OK | spec.FAILED
 
 _active: set[Transport] = set()
 """Transports whose device runs.  A C thread may be using their memory: they are not garbage, whoever forgot
 them."""
 
 
-class Transport(BusDevice):
+class Transport(DriverState):
     """*device*, and what its driver has said so far.  Any thread may call any method.
 
     A subclass is the registers: it calls :meth:`_write_status` and fills in the selected queue's QueueConfig,
@@ -81,8 +58,7 @@ class Transport(BusDevice):
         self, device: VirtioDevice, memory: GuestMemory, loop: Loop, irq: EventFd, kicks: list[EventFd]
     ) -> None:
         check_device(device, kicks)
-        self.name = device.name
-        self.device = device
+        super().__init__(device)
         self.failures = 0
         """How often the device had to be stopped because the guest broke a rule."""
         self._kicks_served = 0
@@ -91,35 +67,16 @@ class Transport(BusDevice):
         self._irq = irq
         self._kicks = kicks
         self._lock = RLock()
-        self._offered = OFFERED | device.features
         self._context: DeviceContext | None = None
         self._closed = False
-        self._generation = 0
-        self._forget()
         device.on_config_change = self._on_config_change
         self._event = EventFd()
         loop.add(self._event.fd, self._on_event)
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
-    def _show(self) -> None:
-        """Let the driver see the status and what the selectors select."""
-        raise NotImplementedError
-
-    def _show_config(self) -> bool:
-        """Let the driver see the configuration space; True when it is not the same as before."""
-        raise NotImplementedError
-
     def _get_interrupts(self) -> int:
         raise NotImplementedError
-
-    def _set_interrupts(self, bits: int) -> None:
-        """Only while no worker runs."""
-        raise NotImplementedError
-
-    def _selected(self) -> QueueConfig | None:
-        """The queue that the driver has selected, None when there is no such."""
-        return self._queues[self._queue_sel] if self._queue_sel < len(self._queues) else None
 
     def _write_device_config(self, offset: int, data: bytes) -> None:
         # 3.1.1: not before the features are settled
@@ -127,58 +84,10 @@ class Transport(BusDevice):
             self._guard(self.device.write_config, offset, data)
             self._show_config()
 
-    # -- status (2.1, 3.1) -----------------------------------------------------------------------------------
-
-    def _write_status(self, value: int) -> None:
-        if value == 0:
-            self._reset()
-            return
-        # 2.1.1: bits are only ever added. Whoever clears one has lost count and gets nothing
-        if self._status & ~value & _DRIVER_BITS:
-            return
-        if value & spec.FAILED and not self._status & spec.FAILED:
-            self._stop()
-            self._status |= spec.FAILED
-        previous = 0
-        for step in _STEPS:
-            if value & step and not self._status & (step | DEAD) and self._status & previous == previous:
-                self._step(step)
-            previous = step
-        self._show()
-
-    def _step(self, step: int) -> None:
-        if step == spec.FEATURES_OK:
-            features = self._driver_features
-            if self._alien_features or features & ~self._offered or not features & spec.F_VERSION_1:
-                return
-            if not self.device.negotiate(features):
-                return
-            self._status |= step
-            self._show_config()
-        else:
-            self._status |= step
-            if step == spec.DRIVER_OK:
-                self._guard(self._activate)
-
-    def _reset(self) -> None:
-        self._stop()
-        self.device.reset()
-        self._forget()
-        self._set_interrupts(0)
-        self._show()
-        self._show_config()
-
-    def _forget(self) -> None:
-        self._status = 0
-        self._device_features_sel = 0
-        self._driver_features_sel = 0
-        self._driver_features = 0
-        self._alien_features = False
-        self._queue_sel = 0
-        self._queues = [QueueConfig() for _ in self.device.queue_sizes]
-        self._paused = False
-
     # -- running ---------------------------------------------------------------------------------------------
+
+    def _start_device(self) -> None:
+        self._guard(self._activate)
 
     def _activate(self) -> None:
         queues: dict[int, Queue] = {}
@@ -288,11 +197,6 @@ class Transport(BusDevice):
                 lib.irq_raise(self.native_irq, lib.IRQ_CONFIG)
 
     # -- the host's side -------------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> int:
-        """The Status register."""
-        return self._status
 
     def pause(self) -> None:
         """Stop the device where it is: nothing of it touches guest memory until :meth:`resume`.

@@ -1,0 +1,97 @@
+"""Where virtio devices are put: the transport of each, and what KVM and the buses are told of it."""
+
+from __future__ import annotations
+
+from vmm.boot import layout
+from vmm.core import PAGE
+from vmm.errors import ConfigError
+from vmm.events import EventFd
+from vmm.native import ffi, lib
+from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.bus import Bus
+    from vmm.core import Core
+    from vmm.events import Loop
+    from vmm.memory import GuestMemory
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.transport import Transport
+
+class Attached:
+    """A virtio device in its slot: the transport and what KVM bound to it."""
+
+    def __init__(self, device: VirtioDevice, transport: Transport, kicks: list[EventFd]) -> None:
+        self.device = device
+        self.transport = transport
+        self.kicks = kicks
+
+
+class Native:
+    """A cdata object that is freed when the machine closes."""
+
+    def __init__(self, cdata: Any, free: Any) -> None:
+        self._cdata = cdata
+        self._free = free
+
+    def close(self) -> None:
+        self._free(self._cdata)
+
+
+class MmioSlots:
+    """Devices behind virtio-mmio.
+
+    :param native: the C bus (cdata ``struct bus *``)
+    :param closers: of the machine: gets what has to be closed, in the order of its making
+    """
+
+    def __init__(self, core: Core, memory: GuestMemory, loop: Loop, mmio: Bus, native: Any, closers: list[Any]) -> None:
+        self._core = core
+        self._memory = memory
+        self._loop = loop
+        self._mmio = mmio
+        self._native = native
+        self._closers = closers
+        self._pages: list[Any] = []
+        self.attached: list[Attached] = []
+
+    @property
+    def numbers(self) -> range:
+        """Of the slots that are taken, for the DSDT."""
+        return range(len(self.attached))
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Put *device* into the next slot.
+
+        :raises ConfigError: no slot is free
+        """
+        slot = len(self.attached)
+        if slot == layout.MMIO_SLOTS:
+            raise ConfigError(f"all {layout.MMIO_SLOTS} virtio slots are taken", code="virtio-slots")
+        base = layout.mmio_base(slot)
+        irq = self._core.irq_line(layout.mmio_gsi(slot))
+        kicks = [EventFd() for _ in device.queue_sizes]
+        transport = MmioTransport(device, self._memory, self._loop, irq, kicks)
+        self._closers += [*kicks, transport]
+        for index, kick in enumerate(kicks):
+            self._core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
+        self._mmio.add(base, PAGE, transport)
+        page = ffi.from_buffer(transport.page)
+        self._closers.append(Native(page, ffi.release))
+        lib.bus_add_regpage(self._native, base, PAGE, page)
+        attached = Attached(device, transport, kicks)
+        self.attached.append(attached)
+        self._pages.append(transport.page)
+        return attached
+
+    def map_register_pages(self) -> None:
+        """Let the guest read registers as memory, without an exit; writes still come as MMIO.
+
+        Done while the guest runs already: until then C answers the reads.
+        """
+        for slot, page in enumerate(self._pages):
+            address = int(ffi.cast("uintptr_t", ffi.from_buffer(page)))
+            self._core.map_page(slot, layout.mmio_base(slot), address)
