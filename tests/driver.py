@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.transport import Transport
 
 TIMEOUT = 20.0
 """Seconds after which something that must happen has not happened."""
@@ -62,7 +63,7 @@ class Guest:
         self.loop = Loop()
         self.irq = EventFd()
         self.kicks = [EventFd() for _ in device.queue_sizes]
-        self.transport = MmioTransport(device, self.memory, self.loop, self.irq, self.kicks)
+        self.transport: Any = self.make_transport()
         self.queues: dict[int, DriverQueue] = {}
         self.features = 0
         self.error: BaseException | None = None
@@ -71,13 +72,16 @@ class Guest:
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
 
+    def make_transport(self) -> Transport:
+        return MmioTransport(self.device, self.memory, self.loop, self.irq, self.kicks)
+
     def _run(self) -> None:
         try:
             self.loop.run()
         except BaseException as error:
             self.error = error
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -99,7 +103,7 @@ class Guest:
 
     def read(self, register: int, size: int = 4) -> int:
         """What the guest reads."""
-        return self.transport.read(register, size)
+        return int(self.transport.read(register, size))
 
     def write(self, register: int, value: int, size: int = 4) -> None:
         """A write that exits."""

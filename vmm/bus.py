@@ -42,8 +42,8 @@ class Bus:
                     f"{other_size:#x}",
                     code="bus-overlap",
                 )
-        self._ranges.append((base, size, device))
-        self._ranges.sort(key=lambda item: item[0])
+        # A new list: other threads may be looking a range up in the old one
+        self._ranges = sorted([*self._ranges, (base, size, device)], key=lambda item: item[0])
 
     def remove(self, device: BusDevice) -> None:
         """Take every range of *device* off the bus."""

@@ -8,7 +8,9 @@ from vmm.record import dataclass
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
-MAX_CPUS = 16
+MAX_CPUS = 32
+MMIO, PCI = "mmio", "pci"
+TRANSPORTS = (MMIO, PCI)
 CACHE_MODES = ("writeback", "writethrough")
 SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
@@ -289,6 +291,7 @@ class MachineConfig:
     :ivar disks: further disks, in the order of their letters
     :ivar shares: directories that the guest may mount
     :ivar vsock: a virtio-vsock device, or None
+    :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     """
 
     boot: BootConfig
@@ -299,8 +302,11 @@ class MachineConfig:
     console: ConsoleConfig = ConsoleConfig()
     shares: tuple[ShareConfig, ...] = ()
     vsock: VsockConfig | None = None
+    transport: str = MMIO
 
     def __post_init__(self) -> None:
+        if self.transport not in TRANSPORTS:
+            raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
         tags = [tag for tag, _ in self.tagged_shares()]

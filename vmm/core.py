@@ -40,6 +40,8 @@ class Core:
             if cpus > limit:
                 raise ConfigError(f"{cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
             self.read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
+            self.any_length = bool(system.check_extension(k.CAP_IOEVENTFD_ANY_LENGTH))
+            """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
             self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
             self._cpuid = system.supported_cpuid()
             self.vm: Vm = system.create_vm()

@@ -10,6 +10,7 @@ from _weakref import ref
 from vmm import boot
 from vmm.boot import layout
 from vmm.bus import Bus
+from vmm.config import PCI
 from vmm.core import Core
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.kvm import Vcpu
     from vmm.slots import Attached
+    from vmm.slots_pci import PciSlots
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
@@ -114,7 +116,10 @@ class Machine:
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
-        self._slots = MmioSlots(core, self.memory, self.loop, self.mmio, self._bus, self._closers)
+        kind: type[MmioSlots | PciSlots] = MmioSlots
+        if config.transport == PCI:
+            from vmm.slots_pci import PciSlots as kind
+        self._slots = kind(core, self.memory, self.loop, self.mmio, self._bus, self._closers)
         for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
@@ -146,7 +151,7 @@ class Machine:
         lib.bus_add_python(self._bus, lib.BUS_PIO, base, size)
 
     def attach(self, device: VirtioDevice) -> Attached:
-        """Put *device* into the next virtio-mmio slot.  Before :meth:`start` only.
+        """Put *device* into the next slot.  Before :meth:`start` only.
 
         :raises ConfigError: no slot is free, or the machine runs already
         """

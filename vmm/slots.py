@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.transport import Transport
 
+
 class Attached:
     """A virtio device in its slot: the transport and what KVM bound to it."""
 

@@ -37,6 +37,7 @@ class Boot(Protocol):
         devices: tuple[VirtioDevice, ...] = (),
         shell: bool = True,
         vsock: VsockConfig | None = None,
+        transport: str = "mmio",
     ) -> Guest: ...
 
 
@@ -101,6 +102,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
         devices: tuple[VirtioDevice, ...] = (),
         shell: bool = True,
         vsock: VsockConfig | None = None,
+        transport: str = "mmio",
     ) -> Guest:
         if rootfs == "fresh":
             rootfs = sparse_copy(guest_disk, tmp_path / f"root{len(guests)}.ext4")
@@ -116,6 +118,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
             entry=entry,
             devices=devices,
             vsock=vsock,
+            transport=transport,
         )
         guests.append(guest)
         if shell:

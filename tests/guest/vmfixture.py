@@ -68,6 +68,7 @@ class Guest:
                     console,
                     config.shares,
                     config.vsock,
+                    config.transport,
                 ),
                 devices=devices,
             )
@@ -225,10 +226,20 @@ def boot_guest(
     entry: str = "auto",
     devices: tuple[VirtioDevice, ...] = (),
     vsock: VsockConfig | None = None,
+    transport: str = "mmio",
 ) -> Guest:
     """A running guest, at its first instruction."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
     root = None if rootfs is None else root_config(rootfs)
     boot = BootConfig(kernel, initrd, cmdline, entry)
-    config = MachineConfig(boot, size, cpus, root, tuple(map(disk_config, disks)), shares=tuple(shares), vsock=vsock)
+    config = MachineConfig(
+        boot,
+        size,
+        cpus,
+        root,
+        tuple(map(disk_config, disks)),
+        shares=tuple(shares),
+        vsock=vsock,
+        transport=transport,
+    )
     return Guest(config, devices)

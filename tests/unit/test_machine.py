@@ -141,7 +141,7 @@ GUESTS_THAT_STAY = {"spin": tiny.SPIN, "halt": tiny.HALT, "print": tiny.forever(
 
 
 @pytest.mark.parametrize("how", GUESTS_THAT_STAY)
-@pytest.mark.parametrize("cpus", [1, 16])
+@pytest.mark.parametrize("cpus", [1, 16, 32])
 def test_timeout(tmp_path: Path, how: str, cpus: int) -> None:
     with Machine(tiny.config(tiny.make(tmp_path, GUESTS_THAT_STAY[how]), cpus=cpus)) as machine:
         end = machine.run(0.1)
@@ -150,7 +150,7 @@ def test_timeout(tmp_path: Path, how: str, cpus: int) -> None:
 
 
 @pytest.mark.parametrize("how", GUESTS_THAT_STAY)
-@pytest.mark.parametrize("cpus", [1, 16])
+@pytest.mark.parametrize("cpus", [1, 16, 32])
 def test_stop_from_another_thread(tmp_path: Path, pipe: Pipe, how: str, cpus: int) -> None:
     kernel = tiny.make(tmp_path, tiny.say("hello"), GUESTS_THAT_STAY[how])
     with Machine(tiny.config(kernel, cpus=cpus, console=pipe.console)) as machine:

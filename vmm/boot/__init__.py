@@ -16,7 +16,7 @@ from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.cpu import CpuState
 from vmm.boot.image import Identity, KernelImage, check_placement, initrd_address
 from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
-from vmm.config import ShareConfig
+from vmm.config import PCI, ShareConfig
 from vmm.errors import ConfigError
 from vmm.memory import regions
 from vmm.record import dataclass
@@ -51,6 +51,7 @@ class BootPlan:
     :ivar cmdline: the whole command line
     :ivar initrd: path, state of the file, and where it goes
     :ivar memory_map: ``(address, size, type)``
+    :ivar pci: there is a PCI bus
     """
 
     image: KernelImage
@@ -58,6 +59,7 @@ class BootPlan:
     cmdline: bytes
     initrd: tuple[str, Identity, int] | None
     memory_map: tuple[tuple[int, int, int], ...]
+    pci: bool = False
 
 
 def check(config: MachineConfig) -> BootPlan:
@@ -68,12 +70,14 @@ def check(config: MachineConfig) -> BootPlan:
     """
     boot = config.boot
     ram = regions(config.memory.size)
-    memory_map = layout.memory_map(ram)
+    pci = config.transport == PCI
+    memory_map = layout.memory_map(ram, pci=pci)
     rootfs = config.rootfs
     default = default_cmdline(
         rootfs=rootfs is not None,
         read_only=rootfs is not None and rootfs.read_only,
         share=config.tagged_shares()[0][0] if isinstance(rootfs, ShareConfig) else "",
+        pci=pci,
     )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
     image = find_kernel(boot.kernel)
@@ -88,7 +92,7 @@ def check(config: MachineConfig) -> BootPlan:
                 f"initrd {boot.initrd} is empty", code="initrd-file", hint="leave --initrd out, or make it again"
             )
         initrd = (boot.initrd, state, initrd_address(boot.initrd, state[2], image, ram))
-    return BootPlan(image, entry, cmdline, initrd, memory_map)
+    return BootPlan(image, entry, cmdline, initrd, memory_map, pci)
 
 
 def _entry(image: KernelImage, wanted: str) -> str:
@@ -136,7 +140,13 @@ def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence
     layout.check_slots(slots)
     image = plan.image
     initrd = None if plan.initrd is None else (plan.initrd[2], plan.initrd[1][2])
-    memory.write(layout.ACPI, acpi.tables(range(cpus), slots))
+    if plan.pci:
+        from vmm.boot import acpi_pci
+
+        tables = acpi.tables(range(cpus), slots, terms=acpi_pci.terms(), more=[acpi_pci.mcfg()])
+    else:
+        tables = acpi.tables(range(cpus), slots)
+    memory.write(layout.ACPI, tables)
     if plan.entry == LINUX64:
         assert image.entry64 is not None
         from vmm.boot import linux

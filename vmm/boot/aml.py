@@ -99,3 +99,13 @@ def memory(base: int, size: int) -> bytes:
 def interrupt(gsi: int) -> bytes:
     """Extended interrupt descriptor (6.4.3.6): consumer, edge-triggered, active high, exclusive."""
     return struct.pack("<BHBBI", 0x89, 6, 0b0011, 1, gsi)
+
+
+def bus_numbers(first: int, last: int) -> bytes:
+    """Word address space descriptor (6.4.3.5.3) of a host bridge: the PCI buses behind it."""
+    return struct.pack("<BHBBBHHHHH", 0x88, 13, 2, 0b1100, 0, 0, first, last, 0, last - first + 1)
+
+
+def memory_window(base: int, size: int) -> bytes:
+    """DWord address space descriptor (6.4.3.5.2) of a host bridge: what it forwards; not cacheable, read and write."""
+    return struct.pack("<BHBBBIIIII", 0x87, 23, 0, 0b1100, 1, 0, base, base + size - 1, 0, size)

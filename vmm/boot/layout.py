@@ -7,13 +7,15 @@
     000c_0000 .. 000e_0000   ours: GDT, start_info, command line, boot_params, page tables
     000e_0000 .. 0010_0000   ours: ACPI tables, the RSDP first
     0010_0000 .. c000_0000   RAM: the kernel where it is linked, the initrd at the very top
+    c000_0000 .. d000_0000   BARs of PCI functions
     d000_0000 + n * 1000     the registers of virtio-mmio device n
+    e000_0000 .. e010_0000   PCI configuration space (ECAM) of bus 0
     fec0_0000, fee0_0000     IO-APIC, local APIC (both inside KVM)
     feff_c000 .. ff00_0000   pages that KVM needs on Intel
     1_0000_0000 ..           the rest of RAM
 
 A guest that knows PCs keeps clear of 640 KiB .. 1 MiB, so our data costs it no memory; the memory map reserves it all
-the same.  ``e000_0000 .. f000_0000`` is kept free for PCI's configuration space.
+the same.
 """
 
 from __future__ import annotations
@@ -71,6 +73,12 @@ MMIO = 0xD000_0000
 """The first virtio-mmio register page."""
 MMIO_STRIDE = 0x1000
 """One page for each device, so that each can be mapped by itself."""
+PCI_WINDOW = 0xC000_0000
+"""What the PCI host bridge forwards to BARs: 32-bit, not prefetchable."""
+PCI_WINDOW_SIZE = 0x1000_0000
+PCI_ECAM = 0xE000_0000
+PCI_ECAM_SIZE = 1 << 20
+"""Of one bus."""
 IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 KVM_IDENTITY_MAP = 0xFEFF_C000
@@ -105,6 +113,9 @@ ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
 COM1_GSI = 4
 MMIO_GSI = 5
 """The pin of virtio-mmio device 0; device n has the n-th after it."""
+PCI_GSI = 16
+"""The first of the pins that interrupt lines of PCI functions share; level-triggered."""
+PCI_GSIS = 8
 IOAPIC_PINS = 24
 """What KVM's IO-APIC has."""
 MMIO_SLOTS = IOAPIC_PINS - MMIO_GSI
@@ -129,10 +140,16 @@ def mmio_gsi(slot: int) -> int:
     return MMIO_GSI + slot
 
 
-def memory_map(ram: Sequence[Region]) -> tuple[tuple[int, int, int], ...]:
+def pci_gsi(slot: int) -> int:
+    """The pin of the interrupt line of PCI device *slot*."""
+    return PCI_GSI + slot % PCI_GSIS
+
+
+def memory_map(ram: Sequence[Region], *, pci: bool = False) -> tuple[tuple[int, int, int], ...]:
     """The memory map for the guest: ``(address, size, type)``, lowest first, disjoint.
 
     :param ram: the regions of guest RAM, the first from address 0
+    :param pci: the machine has a PCI bus
     :raises ConfigError: too little RAM to hold our own tables
     """
     check_ram(ram)
@@ -141,6 +158,7 @@ def memory_map(ram: Sequence[Region]) -> tuple[tuple[int, int, int], ...]:
         (LOW_RAM_END, ACPI - LOW_RAM_END, E820_RESERVED),
         (ACPI, ACPI_END - ACPI, E820_ACPI),
         (TABLES_END, ram[0].end - TABLES_END, E820_RAM),
+        *([(PCI_ECAM, PCI_ECAM_SIZE, E820_RESERVED)] if pci else []),
         (KVM_IDENTITY_MAP, KVM_PAGES_END - KVM_IDENTITY_MAP, E820_RESERVED),
     ]
     entries.extend((region.gpa, region.size, E820_RAM) for region in ram[1:])

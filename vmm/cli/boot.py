@@ -71,10 +71,11 @@ OPTIONS = (
     Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
     Option("--vsock", "SPEC", "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)"),
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
-    Option("--cpus", "N", "number of vCPUs, 1 to 16 (default: 1)", default="1"),
+    Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
+    Option("--transport", "HOW", "how devices are found: mmio (faster), pci (default: mmio)", default="mmio"),
     Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
@@ -136,6 +137,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         console=console,
         shares=tuple(ShareConfig.parse(text) for text in values["share"]),
         vsock=None if values["vsock"] is None else VsockConfig.parse(values["vsock"]),
+        transport=values["transport"],
     )
 
 

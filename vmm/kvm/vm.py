@@ -55,11 +55,11 @@ class Vm:
         argument = s.kvm_irqfd(fd=fd, gsi=gsi, flags=0 if assign else s.IRQFD_DEASSIGN)
         k.ioctl(self.fd, k.KVM_IRQFD, argument, f"KVM_IRQFD gsi {gsi}")
 
-    def ioeventfd(self, fd: int, address: int, size: int, value: int, *, assign: bool = True) -> None:
+    def ioeventfd(self, fd: int, address: int, size: int, value: int | None, *, assign: bool = True) -> None:
         """From now on (or no more) a guest's write of *value*, *size* bytes, to MMIO *address* signals eventfd *fd*
-        inside the kernel."""
-        flags = s.IOEVENTFD_DATAMATCH | (0 if assign else s.IOEVENTFD_DEASSIGN)
-        argument = s.kvm_ioeventfd(datamatch=value, addr=address, len=size, fd=fd, flags=flags)
+        inside the kernel.  *value* None: whatever is written; *size* 0: of whatever size."""
+        flags = (s.IOEVENTFD_DATAMATCH if value is not None else 0) | (0 if assign else s.IOEVENTFD_DEASSIGN)
+        argument = s.kvm_ioeventfd(datamatch=value or 0, addr=address, len=size, fd=fd, flags=flags)
         k.ioctl(self.fd, k.KVM_IOEVENTFD, argument, f"KVM_IOEVENTFD {address:#x}")
 
     def irq_line(self, gsi: int, level: int) -> None:

@@ -12,7 +12,7 @@ from cffi import FFI
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SOURCES = (
-    *("mem.c", "irq.c", "bus.c", "vcpu.c", "uart.c", "uart_out.c", "uart_host.c"),
+    *("mem.c", "irq.c", "bus.c", "pci.c", "vcpu.c", "uart.c", "uart_out.c", "uart_host.c"),
     *("iov.c", "ring.c", "ring_adopt.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
     *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_path.c"),
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),

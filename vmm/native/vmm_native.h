@@ -58,6 +58,16 @@ int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size);
 int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
 /* An 8250 at an I/O port range of 8. */
 int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart);
+/* PCI configuration space of bus 0 behind ECAM: of each device the page that its function 0 reads from, or NULL. Reads
+ * come from there, but for the four bytes at trap, if any; those and writes to what is there go to Python. The pages stay
+ * readable until the bus is freed. */
+struct ecam {
+	uint8_t *page[32];
+	uint32_t trap[32];
+};
+int bus_add_ecam(struct bus *bus, uint64_t base, struct ecam *ecam);
+/* A virtio-pci BAR: reads of its first 256 bytes come from page; all else goes to Python. */
+int bus_add_bar(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
 int bus_remove(struct bus *bus, int space, uint64_t base);
 /* One access from a vCPU. BUS_DONE: answered in C. BUS_UNCLAIMED: nobody there, data filled with ones on a read.
  * BUS_TO_PYTHON: a range, or a register, that Python answers. */
@@ -317,7 +327,7 @@ struct vsock_stats {
 struct vsock_queues {
 	struct ring *rx, *tx, *event;     /* event: or NULL */
 	int rx_kick, tx_kick;
-	struct irq *irq;
+	struct irq *rx_irq, *tx_irq, *event_irq;
 	int event_fd;
 	uint32_t seqpacket;               /* negotiated */
 	uint32_t reset_event;             /* the driver must be told that its connections are gone (5.10.6.7) */

@@ -57,13 +57,18 @@ void vsock_free(struct vsock *v)
 
 static void vsock_flush(struct vsock *v)
 {
-	int wanted = ring_flush(v->worker.ring);
+	bool tx = ring_flush(v->worker.ring), rx = ring_flush(v->rx);
 
-	wanted |= ring_flush(v->rx);
-	if (!wanted)
-		return;
-	stat_add(&v->worker.stats.irqs, 1);
-	irq_raise(v->worker.irq, IRQ_VRING);
+	if (tx && rx && v->rx_irq == v->worker.irq)
+		rx = false;
+	if (tx) {
+		stat_add(&v->worker.stats.irqs, 1);
+		irq_raise(v->worker.irq, IRQ_VRING);
+	}
+	if (rx) {
+		stat_add(&v->worker.stats.irqs, 1);
+		irq_raise(v->rx_irq, IRQ_VRING);
+	}
 }
 
 /* The descriptors that made themselves heard, after at most so many milliseconds. */
@@ -107,7 +112,7 @@ static void vsock_tell_reset(struct vsock *v)
 	ring_push(v->event, chain.head,
 		  (uint32_t)iov_scatter(chain.iov + chain.nread, chain.nwrite, &transport_reset, sizeof(transport_reset)));
 	if (ring_flush(v->event))
-		irq_raise(v->worker.irq, IRQ_VRING);
+		irq_raise(v->event_irq, IRQ_VRING);
 }
 
 static int conn_resume(struct vsock *v, struct vsock_conn *c)
@@ -220,6 +225,8 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 	memset(&v->worker, 0, sizeof(v->worker));
 	v->rx = queues->rx;
 	v->event = queues->event;
+	v->rx_irq = queues->rx_irq;
+	v->event_irq = queues->event_irq;
 	v->rx_kick = queues->rx_kick;
 	v->seqpacket = queues->seqpacket;
 	v->reset_event = queues->reset_event;
@@ -232,7 +239,7 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 struct worker *vsock_start(struct vsock *v, const struct vsock_queues *queues, int *err)
 {
 	vsock_prepare(v, queues);
-	*err = worker_start(&v->worker, &vsock_ops, queues->tx, queues->tx_kick, queues->irq, queues->event_fd,
+	*err = worker_start(&v->worker, &vsock_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
 			    "pyvmm-vsock");
 	return *err ? NULL : &v->worker;
 }

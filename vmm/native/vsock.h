@@ -133,6 +133,7 @@ struct vsock {
 	uint64_t seed;                  /* of the hash */
 
 	struct ring *rx, *event;
+	struct irq *rx_irq, *event_irq; /* the worker's is that of the transmit queue */
 	int rx_kick;
 
 	struct vsock_conn **bucket;

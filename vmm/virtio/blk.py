@@ -151,7 +151,7 @@ class Blk(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         error = ffi.new("int *")
         for queue in context.queues.values():
-            worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, context.irq, context.event.fd, error)
+            worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
             if worker == ffi.NULL:
                 raise HostError(
                     f"{self.name}: cannot start a worker: {posix.strerror(-error[0])}",

@@ -39,7 +39,6 @@ class DeviceContext:
     :ivar queues: by index, those that the driver set up; there may be none
     :ivar memory: guest RAM
     :ivar loop: the control loop, for descriptors of the device's backend
-    :ivar irq: for C workers (cdata ``struct irq *``)
     :ivar status: for a worker in another process: a descriptor and where in it InterruptStatus lies; only for
         devices whose :attr:`~VirtioDevice.shares_memory` is true
     :ivar event: a C worker signals it when it stopped by itself; the transport then calls
@@ -49,7 +48,7 @@ class DeviceContext:
         the device's own descriptors.  Does nothing once the device was stopped
     """
 
-    __slots__ = ("event", "features", "irq", "loop", "memory", "queues", "run", "serve", "status")
+    __slots__ = ("event", "features", "loop", "memory", "queues", "run", "serve", "status")
 
     def __init__(
         self,
@@ -57,7 +56,6 @@ class DeviceContext:
         queues: dict[int, Queue],
         memory: GuestMemory,
         loop: Loop,
-        irq: Any,
         event: EventFd,
         serve: Callable[[Queue], None],
         run: Callable[[Callable[[], None]], None],
@@ -67,7 +65,6 @@ class DeviceContext:
         self.queues = queues
         self.memory = memory
         self.loop = loop
-        self.irq = irq
         self.event = event
         self.serve = serve
         self.run = run

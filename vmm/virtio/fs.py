@@ -128,7 +128,7 @@ class Fs(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         error = ffi.new("int *")
         for queue in context.queues.values():
-            worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, context.irq, context.event.fd, error)
+            worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
             if worker == ffi.NULL:
                 raise HostError(
                     f"{self.name}: cannot start a worker: {os.strerror(-error[0])}",

@@ -174,7 +174,7 @@ class FsProcess(Fs):
             if lib.ring_save(queue.ring, ffi.addressof(message, "ring")) < 0:
                 raise queue.error()
             self._given.append(queue)
-            self._check(self._call(message, queue.kick.fd, context.irq.fd, context.event.fd))
+            self._check(self._call(message, queue.kick.fd, queue.irq.fd, context.event.fd))
 
     def _check(self, answer: Any) -> None:
         number = -answer.result
@@ -248,7 +248,8 @@ class FsProcess(Fs):
         for queue in context.queues.values():
             context.serve(queue)
         # What it had done may be on the rings without an interrupt
-        lib.irq_raise(context.irq, lib.IRQ_VRING)
+        for queue in context.queues.values():
+            lib.irq_raise(queue.irq, lib.IRQ_VRING)
 
     def _adopt(self) -> list[tuple[Queue, int]]:
         """Go on where the server left the rings that it had; how many chains of each were under way."""

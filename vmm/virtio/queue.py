@@ -124,11 +124,14 @@ class Queue:
     Not locked: the transport's lock is held while a device processes.
 
     :ivar kick: the eventfd that the guest rings
+    :ivar irq: what C workers raise for it (cdata ``struct irq *``)
     :ivar ring: for C workers (cdata ``struct ring *``); such a queue is not used from Python at the same time
     :raises GuestError: the configuration is not valid (2.7): size, alignment, or not all of it is RAM
     """
 
-    def __init__(self, index: int, memory: GuestMemory, config: QueueConfig, features: int, kick: EventFd) -> None:
+    def __init__(
+        self, index: int, memory: GuestMemory, config: QueueConfig, features: int, kick: EventFd, irq: Any = None
+    ) -> None:
         native = ffi.new("struct ring_config *")
         native.size = config.size
         native.flags = (lib.RING_EVENT_IDX if features & spec.F_EVENT_IDX else 0) | (
@@ -141,6 +144,7 @@ class Queue:
         self.size = config.size
         self.memory = memory
         self.kick = kick
+        self.irq = irq
         self.drained = False
         """The driver has been left nothing to pop since this was set to False."""
         self.popped = 0

@@ -50,7 +50,7 @@ class Transport(DriverState):
     """
 
     native_irq: Any
-    """What C workers raise (cdata ``struct irq *``)."""
+    """Raised when the configuration changes (cdata ``struct irq *``), and for queues that have none of their own."""
     _status_place: tuple[int, int] = (-1, 0)
     """Where another process finds InterruptStatus: descriptor and offset."""
 
@@ -78,6 +78,14 @@ class Transport(DriverState):
     def _get_interrupts(self) -> int:
         raise NotImplementedError
 
+    def _queue_irq(self, index: int) -> Any:
+        """What is raised for queue *index* (cdata ``struct irq *``)."""
+        return self.native_irq
+
+    def _raised(self) -> int:
+        """Interrupts so far."""
+        return int(self.native_irq.raised)
+
     def _write_device_config(self, offset: int, data: bytes) -> None:
         # 3.1.1: not before the features are settled
         if self._status & spec.FEATURES_OK and not self._status & DEAD:
@@ -99,10 +107,12 @@ class Transport(DriverState):
                     raise GuestError(
                         f"queue {index} has {config.size} descriptors, more than offered", code="queue-config"
                     )
-                queues[index] = Queue(index, self._memory, config, self._driver_features, self._kicks[index])
+                queues[index] = Queue(
+                    index, self._memory, config, self._driver_features, self._kicks[index], self._queue_irq(index)
+                )
             self._context = DeviceContext(
                 self._driver_features, queues, self._memory, self._loop,
-                self.native_irq, self._event, self._serve, self._run, self._status_place,
+                self._event, self._serve, self._run, self._status_place,
             )  # fmt: skip
             _active.add(self)
             self.device.activate(self._context)
@@ -161,8 +171,10 @@ class Transport(DriverState):
             self._flush()
 
     def _flush(self) -> None:
-        if self._context is not None and sum([queue.flush() for queue in self._context.queues.values()]):
-            lib.irq_raise(self.native_irq, lib.IRQ_VRING)
+        if self._context is not None:
+            raised = {id(queue.irq): queue.irq for queue in self._context.queues.values() if queue.flush()}
+            for irq in raised.values():
+                lib.irq_raise(irq, lib.IRQ_VRING)
 
     def _fail(self, error: VmmError) -> None:
         """The device can do nothing any more until the driver resets it (2.1.2)."""
@@ -303,7 +315,7 @@ class Transport(DriverState):
         ``failures``, and what the device itself counts."""
         return {
             "name": self.name,
-            "interrupts": int(self.native_irq.raised),
+            "interrupts": self._raised(),
             "kicks": self._kicks_served,
             "failures": self.failures,
             **self.device.stats(),

@@ -114,7 +114,8 @@ class Vsock(VirtioDevice):
         native.rx, native.tx = queues[RX].ring, queues[TX].ring
         native.rx_kick, native.tx_kick = queues[RX].kick.fd, queues[TX].kick.fd
         native.event = queues[EVENT].ring if EVENT in queues else ffi.NULL
-        native.irq, native.event_fd = context.irq, context.event.fd
+        native.rx_irq, native.tx_irq, native.event_fd = queues[RX].irq, queues[TX].irq, context.event.fd
+        native.event_irq = queues[EVENT].irq if EVENT in queues else ffi.NULL
         native.seqpacket = self._seqpacket
         native.reset_event = self._reset_event
         self._reset_event = False

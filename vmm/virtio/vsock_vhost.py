@@ -140,10 +140,10 @@ class VhostVsock(VirtioDevice):
 
     def _on_call(self, _events: int) -> None:
         context = self._context
-        calls = [call.clear() for call in self._calls]
-        if context is not None and max(calls) > 0:
-            self._interrupts += 1
-            lib.irq_raise(context.irq, lib.IRQ_VRING)
+        for index in (RX, TX):
+            if self._calls[index].clear() and context is not None:
+                self._interrupts += 1
+                lib.irq_raise(context.queues[index].irq, lib.IRQ_VRING)
 
     def stop(self) -> None:
         context, self._context = self._context, None
@@ -157,7 +157,7 @@ class VhostVsock(VirtioDevice):
             answer = self._ioctl(VHOST_GET_VRING_BASE, struct.pack("=II", index, 0))
             self._base[index] = struct.unpack("=II", answer)[1]
             if self._calls[index].clear():
-                lib.irq_raise(context.irq, lib.IRQ_VRING)
+                lib.irq_raise(context.queues[index].irq, lib.IRQ_VRING)
 
     def reset(self) -> None:
         self._base.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.boot import acpi, aml, layout
+from vmm.boot import acpi, acpi_pci, aml, layout
 from vmm.errors import ConfigError
 
 HEADER = 36
@@ -132,6 +132,33 @@ def test_tables_that_come_later_find_their_place() -> None:
     guest = Guest(acpi.tables(range(2), [0], terms=bridge, more=[mcfg]))
     assert guest.tables[b"MCFG"] == mcfg
     assert bridge in guest.tables[b"DSDT"]
+
+
+def with_pci(cpus: int = 2) -> Guest:
+    return Guest(acpi.tables(range(cpus), (), terms=acpi_pci.terms(), more=[acpi_pci.mcfg()]))
+
+
+def test_intels_compiler_takes_the_tables_of_a_pci_machine(tmp_path: Path) -> None:
+    for signature, table in with_pci(32).tables.items():
+        _, again = recompile(tmp_path, signature.decode(), table)
+        assert again[HEADER:] == table[HEADER:]
+
+
+def test_the_host_bridge_is_where_mcfg_says(tmp_path: Path) -> None:
+    tables = with_pci().tables
+    base, segment, first, last = struct.unpack_from("<QHBB", tables[b"MCFG"], HEADER + 8)
+    assert (base, segment, first, last) == (layout.PCI_ECAM, 0, 0, 0)
+    source, _ = recompile(tmp_path, "dsdt", tables[b"DSDT"])
+    text = " ".join(source.split())
+    for words in (
+        'Name (_HID, EisaId ("PNP0A08")',
+        "WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,",
+        "0xC0000000, // Range Minimum 0xCFFFFFFF, // Range Maximum 0x00000000, // Translation Offset 0x10000000,",
+        'Name (_HID, EisaId ("PNP0C02")',
+        "Memory32Fixed (ReadWrite, 0xE0000000, // Address Base 0x00100000, // Address Length )",
+    ):
+        assert words in text
+    assert text.count("Package (0x04) { 0x00") == 31, "a line for each device number but the bridge's"
 
 
 def test_rsdp_is_found_without_being_told() -> None:

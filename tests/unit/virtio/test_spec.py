@@ -63,6 +63,35 @@ CONSTANTS = {
     "MMIO_SHM_BASE_HIGH": "VIRTIO_MMIO_SHM_BASE_HIGH",
     "MMIO_CONFIG_GENERATION": "VIRTIO_MMIO_CONFIG_GENERATION",
     "MMIO_CONFIG": "VIRTIO_MMIO_CONFIG",
+    "PCI_COMMON_DFSELECT": "VIRTIO_PCI_COMMON_DFSELECT",
+    "PCI_COMMON_DF": "VIRTIO_PCI_COMMON_DF",
+    "PCI_COMMON_GFSELECT": "VIRTIO_PCI_COMMON_GFSELECT",
+    "PCI_COMMON_GF": "VIRTIO_PCI_COMMON_GF",
+    "PCI_COMMON_MSIX": "VIRTIO_PCI_COMMON_MSIX",
+    "PCI_COMMON_NUMQ": "VIRTIO_PCI_COMMON_NUMQ",
+    "PCI_COMMON_STATUS": "VIRTIO_PCI_COMMON_STATUS",
+    "PCI_COMMON_CFGGENERATION": "VIRTIO_PCI_COMMON_CFGGENERATION",
+    "PCI_COMMON_Q_SELECT": "VIRTIO_PCI_COMMON_Q_SELECT",
+    "PCI_COMMON_Q_SIZE": "VIRTIO_PCI_COMMON_Q_SIZE",
+    "PCI_COMMON_Q_MSIX": "VIRTIO_PCI_COMMON_Q_MSIX",
+    "PCI_COMMON_Q_ENABLE": "VIRTIO_PCI_COMMON_Q_ENABLE",
+    "PCI_COMMON_Q_NOFF": "VIRTIO_PCI_COMMON_Q_NOFF",
+    "PCI_COMMON_Q_DESCLO": "VIRTIO_PCI_COMMON_Q_DESCLO",
+    "PCI_COMMON_Q_DESCHI": "VIRTIO_PCI_COMMON_Q_DESCHI",
+    "PCI_COMMON_Q_AVAILLO": "VIRTIO_PCI_COMMON_Q_AVAILLO",
+    "PCI_COMMON_Q_AVAILHI": "VIRTIO_PCI_COMMON_Q_AVAILHI",
+    "PCI_COMMON_Q_USEDLO": "VIRTIO_PCI_COMMON_Q_USEDLO",
+    "PCI_COMMON_Q_USEDHI": "VIRTIO_PCI_COMMON_Q_USEDHI",
+    "PCI_CAP_COMMON_CFG": "VIRTIO_PCI_CAP_COMMON_CFG",
+    "PCI_CAP_NOTIFY_CFG": "VIRTIO_PCI_CAP_NOTIFY_CFG",
+    "PCI_CAP_ISR_CFG": "VIRTIO_PCI_CAP_ISR_CFG",
+    "PCI_CAP_DEVICE_CFG": "VIRTIO_PCI_CAP_DEVICE_CFG",
+    "PCI_CAP_PCI_CFG": "VIRTIO_PCI_CAP_PCI_CFG",
+    "MSI_NO_VECTOR": "VIRTIO_MSI_NO_VECTOR",
+    "PCI_COMMON_SIZE": "sizeof(struct virtio_pci_common_cfg)",
+    "PCI_CFG_DATA": "offsetof(struct virtio_pci_cfg_cap, pci_cfg_data)",
+    "PCI_CFG_OFFSET": "offsetof(struct virtio_pci_cap, offset)",
+    "PCI_CFG_LENGTH": "offsetof(struct virtio_pci_cap, length)",
     "INT_VRING": "VIRTIO_MMIO_INT_VRING",
     "INT_CONFIG": "VIRTIO_MMIO_INT_CONFIG",
     "ID_NET": "VIRTIO_ID_NET",
@@ -105,7 +134,8 @@ BLK_CONFIG_FIELDS = (
     "max_discard_sectors", "max_discard_seg", "discard_sector_alignment", "max_write_zeroes_sectors",
     "max_write_zeroes_seg", "write_zeroes_may_unmap",
 )  # fmt: skip
-HEADERS = ("stddef.h", "stdio.h", *(f"linux/virtio_{name}.h" for name in ("config", "ring", "mmio", "ids", "blk")))
+_VIRTIO = ("config", "ring", "mmio", "pci", "ids", "blk")
+HEADERS = ("stddef.h", "stdio.h", *(f"linux/virtio_{name}.h" for name in _VIRTIO))
 
 
 def evaluate(directory: Path, expressions: list[str]) -> list[int]:

@@ -1,0 +1,108 @@
+"""The machine with PCI: what Linux finds, and that the data path is as good as without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.shared import complaints, running, show
+from tests.guest.vmfixture import Guest
+from vmm import DiskConfig, VsockConfig
+from vmm.report import collect
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def made(guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    folder = tmp_path_factory.mktemp("pci")
+    disk = folder / "second.img"
+    disk.touch()
+    with disk.open("r+b") as file:
+        file.truncate(32 * MIB)
+    share = folder / "share"
+    share.mkdir()
+    (share / "hello").write_text("from the host\n")
+    with running(
+        guest_kernel,
+        guest_disk,
+        folder,
+        cpus=2,
+        transport="pci",
+        disks=[DiskConfig(str(disk), serial="second")],
+        vsock=VsockConfig(uds=str(folder / "vm.sock")),
+    ) as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, made: Guest) -> Guest:
+    return show(request, made)
+
+
+def test_linux_finds_the_bus_by_acpi_and_has_nothing_to_complain_about(guest: Guest) -> None:
+    assert complaints(guest) == []
+    log = guest.check("dmesg")
+    assert "PCI: ECAM [mem 0xe0000000-0xe00fffff] reserved as ACPI motherboard resource" in log
+    assert "PCI host bridge to bus 0000:00" in log
+    assert not any(word in log for word in ("can't claim", "no compatible bridge window", "ACPI Error", "ACPI BIOS"))
+
+
+def test_every_device_is_there_with_a_vector_for_each_queue(guest: Guest) -> None:
+    ids = guest.check("cat /sys/bus/pci/devices/*/device").split()
+    assert ids == ["0x29c0", "0x1042", "0x1042", "0x1053"]
+    lines = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
+    names = [line[-1] for line in lines]
+    for disk in ("virtio0", "virtio1"):
+        assert [name for name in names if name.startswith(disk)] == [
+            f"{disk}-{what}" for what in ("config", "req.0", "req.1")
+        ]
+    assert all("PCI-MSIX" in " ".join(line) for line in lines)
+    assert guest.check("cat /sys/block/vdb/serial").strip() == "second"
+
+
+def test_data_moves_without_an_exit_to_python(guest: Guest) -> None:
+    guest.check(
+        "dd if=/dev/urandom of=/tmp/x bs=1M count=4 2>/dev/null; dd if=/tmp/x of=/dev/vdb oflag=direct 2>/dev/null"
+    )
+    before = collect(guest.machine)["exits"]["by_reason"]["mmio"]
+    digest = guest.check(
+        "for i in 1 2 3; do dd if=/tmp/x of=/dev/vdb bs=64k oflag=direct,sync conv=notrunc; done 2>/dev/null;"
+        "dd if=/dev/vdb bs=1M count=4 iflag=direct 2>/dev/null | md5sum; md5sum < /tmp/x"
+    ).split()
+    after = collect(guest.machine)["exits"]["by_reason"]["mmio"]
+    assert digest[0] == digest[2]
+    assert after == before, "neither a kick nor an interrupt left the kernel"
+
+
+def test_the_second_queue_of_a_disk_works(guest: Guest) -> None:
+    assert guest.check("ls /sys/block/vdb/mq").split() == ["0", "1"]
+    for cpu in (0, 1):
+        guest.check(f"taskset {1 << cpu:x} dd if=/dev/vdb of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null")
+    rows = guest.check("grep virtio1-req /proc/interrupts").splitlines()
+    assert all(sum(int(word) for word in row.split()[1:3]) for row in rows)
+
+
+def test_a_kernel_that_uses_no_msi_gets_lines(boot: Boot) -> None:
+    guest = boot(transport="pci", cmdline="pci=nomsi")
+    rows = guest.check("grep virtio /proc/interrupts")
+    assert "IO-APIC" in rows and "fasteoi" in rows
+    guest.check("dd if=/dev/vda of=/dev/null bs=1M count=8 iflag=direct 2>/dev/null && sync")
+    assert complaints(guest) == []
+
+
+def test_a_driver_that_is_bound_again(boot: Boot, tmp_path: Path) -> None:
+    disk = tmp_path / "again.img"
+    disk.write_bytes(b"content".ljust(MIB, b"\0"))
+    guest = boot(transport="pci", disks=[disk])
+    for _ in range(3):
+        guest.check("echo 0000:00:02.0 > /sys/bus/pci/drivers/virtio-pci/unbind; test ! -e /dev/vdb")
+        guest.check("echo 0000:00:02.0 > /sys/bus/pci/drivers/virtio-pci/bind")
+        assert guest.check("dd if=/dev/vdb bs=7 count=1 2>/dev/null") == "content"
+    guest.check("echo 1 > /sys/bus/pci/devices/0000:00:02.0/remove; test ! -e /dev/vdb")
+    guest.check("echo 1 > /sys/bus/pci/rescan")
+    assert guest.check("dd if=/dev/vdb bs=7 count=1 2>/dev/null") == "content"
+    assert complaints(guest) == []

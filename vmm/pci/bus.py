@@ -1,0 +1,154 @@
+"""PCI bus 0: the ECAM window, which function is where, and which BARs decode."""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from vmm.bus import BusDevice
+from vmm.errors import ConfigError
+from vmm.pci import spec
+from vmm.pci.config import ConfigSpace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BAR_STRIDE = 1 << 20
+"""The BARs that we assign are so far apart."""
+
+
+class Function:
+    """What sits at a device number of the bus.
+
+    :ivar config: its configuration space; C answers most reads from its page
+    """
+
+    config: ConfigSpace
+
+    def config_read(self, register: int, size: int) -> int:
+        """What the guest reads; a function whose reads have effects overrides it."""
+        return int.from_bytes(self.config.page[register : register + size], "little")
+
+    def config_write(self, register: int, size: int, value: int) -> None:
+        """The guest writes *size* bytes, inside the space."""
+        self.config.write(register, size, value)
+
+
+class HostBridge(Function):
+    """The root of the bus, device 0."""
+
+    def __init__(self) -> None:
+        self.config = ConfigSpace(spec.INTEL, spec.Q35_MCH, spec.CLASS_BRIDGE_HOST)
+
+
+class PciBus(BusDevice):
+    """The bus, and its ECAM window as a device of the MMIO bus (PCI Firmware 3.3, 4.1).  Any thread may call anything.
+
+    A BAR decodes while its function has memory accesses enabled and it lies wholly in *window*.  Of BARs that overlap
+    the one that was there first decodes.
+
+    :param window: first address and size of what the host bridge forwards
+    :param on_map: called when a function's BAR decodes from now on: with the function and the address
+    :param on_unmap: called when it does not any more, before it moves or its function goes
+    """
+
+    name = "pci"
+
+    def __init__(
+        self,
+        window: tuple[int, int],
+        on_map: Callable[[Function, int], None],
+        on_unmap: Callable[[Function, int], None],
+    ) -> None:
+        self._start, self._end = window[0], window[0] + window[1]
+        self._on_map = on_map
+        self._on_unmap = on_unmap
+        self._lock = RLock()
+        self.functions: dict[int, Function] = {}
+        self._mapped: dict[int, tuple[int, int]] = {}
+        """Of each device whose BAR decodes: first address and the one behind its last."""
+
+    def add(self, function: Function) -> int:
+        """Put *function* at the lowest free device number, its BAR at an address of its own.
+
+        :returns: the device number
+        :raises ConfigError: all are taken
+        """
+        with self._lock:
+            slot = self.check_room()
+            assert function.config.bar_size <= BAR_STRIDE
+            if function.config.bar_size:
+                function.config.bar = self._start + slot * BAR_STRIDE
+            self.functions[slot] = function
+            return slot
+
+    def check_room(self) -> int:
+        """
+        :returns: the lowest free device number
+        :raises ConfigError: none is free
+        """
+        slot = next((number for number in range(spec.DEVICES) if number not in self.functions), None)
+        if slot is None:
+            raise ConfigError(
+                f"all {spec.DEVICES} device numbers of the PCI bus are taken",
+                code="pci-slots",
+                hint="use fewer devices",
+            )
+        return slot
+
+    def remove(self, slot: int) -> Function | None:
+        """Take a function off the bus; None when there was none."""
+        with self._lock:
+            function = self.functions.get(slot)
+            if function is not None:
+                self._unmap(slot)
+                del self.functions[slot]
+                self._remap()
+            return function
+
+    # -- the guest's side ----------------------------------------------------------------------------------------
+
+    def _find(self, offset: int, size: int) -> tuple[Function | None, int]:
+        register = offset % spec.CONFIG_SIZE
+        function = self.functions.get(offset >> spec.ECAM_SHIFT)
+        # Device numbers are 32 KiB apart, for eight functions each; ours have only the first
+        if offset % (1 << spec.ECAM_SHIFT) >= spec.CONFIG_SIZE or register + size > spec.CONFIG_SIZE:
+            function = None
+        return function, register
+
+    def read(self, offset: int, size: int) -> int:
+        with self._lock:
+            function, register = self._find(offset, size)
+            return (1 << 8 * size) - 1 if function is None else function.config_read(register, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        with self._lock:
+            function, register = self._find(offset, size)
+            if function is not None:
+                function.config_write(register, size, value)
+                self._remap()
+
+    # -- what decodes --------------------------------------------------------------------------------------------
+
+    def _wanted(self, function: Function) -> tuple[int, int] | None:
+        bar = function.config.bar
+        if bar is None or bar < self._start or bar + function.config.bar_size > self._end:
+            return None
+        return bar, bar + function.config.bar_size
+
+    def _unmap(self, slot: int) -> None:
+        there = self._mapped.pop(slot, None)
+        if there is not None:
+            self._on_unmap(self.functions[slot], there[0])
+
+    def _remap(self) -> None:
+        for slot in list(self._mapped):
+            if self._mapped[slot] != self._wanted(self.functions[slot]):
+                self._unmap(slot)
+        for slot, function in self.functions.items():
+            wanted = self._wanted(function)
+            if slot in self._mapped or wanted is None:
+                continue
+            if all(wanted[1] <= start or end <= wanted[0] for start, end in self._mapped.values()):
+                self._mapped[slot] = wanted
+                self._on_map(function, wanted[0])

@@ -1,0 +1,112 @@
+"""A function's configuration space: 4096 bytes, and a mask of those that the guest may write.
+
+What the guest reads are the bytes themselves: C answers from them.  What it writes goes through :meth:`write`, which
+changes only bits of the mask and says which bytes those were; a function then does what follows from it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+
+from vmm.pci import spec
+
+
+class ConfigSpace:
+    """A type 0 header with a list of capabilities and one 32-bit memory BAR.
+
+    :param class_code: 24 bits: class, subclass, interface
+    :param bar_size: bytes that BAR 0 decodes, a power of two from 16 on; 0: there is no BAR
+    :ivar page: the bytes (4096, page-aligned), as the guest reads them
+    """
+
+    def __init__(
+        self,
+        vendor: int,
+        device: int,
+        class_code: int,
+        *,
+        revision: int = 0,
+        subsystem: tuple[int, int] = (0, 0),
+        bar_size: int = 0,
+        interrupt_pin: int = 0,
+    ) -> None:
+        self.page = mmap.mmap(-1, spec.CONFIG_SIZE)
+        self._mask = bytearray(spec.CONFIG_SIZE)
+        self._words = memoryview(self.page).cast("I")
+        self.bar_size = bar_size
+        self._next_capability = spec.HEADER_END
+        self._last_link = spec.CAPABILITY_LIST
+        struct.pack_into("<HHHHI", self.page, 0, vendor, device, 0, 0, class_code << 8 | revision)
+        struct.pack_into("<HH", self.page, spec.SUBSYSTEM_VENDOR_ID, *subsystem)
+        self.page[spec.INTERRUPT_PIN] = interrupt_pin
+        command = 0
+        if bar_size:
+            command |= spec.COMMAND_MEMORY | spec.COMMAND_MASTER
+            self.allow(spec.BASE_ADDRESS_0, (~(bar_size - 1) & 0xFFFF_FFFF).to_bytes(4, "little"))
+        if interrupt_pin:
+            command |= spec.COMMAND_INTX_DISABLE
+        self.allow(spec.COMMAND, command.to_bytes(2, "little"))
+        self.allow(spec.CACHE_LINE_SIZE, b"\xff")
+        self.allow(spec.INTERRUPT_LINE, b"\xff")
+
+    def allow(self, offset: int, mask: bytes) -> None:
+        """The guest may write these bits."""
+        self._mask[offset : offset + len(mask)] = mask
+
+    def add_capability(self, kind: int, body: bytes, mask: bytes = b"") -> int:
+        """Append a capability.
+
+        :param body: what follows its id and the link to the next (PCI 3.0, 6.7)
+        :param mask: of the bits of *body* that the guest may write
+        :returns: its offset
+        """
+        at = self._next_capability
+        self.page[at : at + 2 + len(body)] = bytes((kind, 0)) + body
+        self.page[self._last_link] = at
+        self.page[spec.STATUS] |= spec.STATUS_CAP_LIST
+        self.allow(at + 2, mask)
+        self._last_link = at + 1
+        self._next_capability = at + 2 + len(body) + 3 & ~3
+        return at
+
+    def word(self, offset: int) -> int:
+        """Two bytes."""
+        return int.from_bytes(self.page[offset : offset + 2], "little")
+
+    def long(self, offset: int) -> int:
+        """Four bytes, aligned."""
+        return self._words[offset // 4]
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Change bytes that the guest may not; any number of aligned words, each at once."""
+        start, end = offset & ~3, offset + len(data) + 3 & ~3
+        whole = bytearray(self.page[start:end])
+        whole[offset - start : offset - start + len(data)] = data
+        for at in range(start, end, 4):
+            self._words[at // 4] = int.from_bytes(whole[at - start : at - start + 4], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest's write of *size* bytes, inside the space; bits outside of the mask stay."""
+        mask = int.from_bytes(self._mask[offset : offset + size], "little")
+        if mask:
+            before = int.from_bytes(self.page[offset : offset + size], "little")
+            self.put(offset, (before & ~mask | value & mask).to_bytes(size, "little"))
+
+    # -- what the header says ------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> int:
+        """The command register."""
+        return self.word(spec.COMMAND)
+
+    @property
+    def bar(self) -> int | None:
+        """Where BAR 0 decodes now; None: nowhere."""
+        if not self.bar_size or not self.command & spec.COMMAND_MEMORY:
+            return None
+        return self.long(spec.BASE_ADDRESS_0)
+
+    @bar.setter
+    def bar(self, address: int) -> None:
+        self.put(spec.BASE_ADDRESS_0, address.to_bytes(4, "little"))

@@ -1,0 +1,115 @@
+"""The same as :mod:`vmm.slots`, for devices behind virtio-pci."""
+
+from __future__ import annotations
+
+from vmm.boot import layout
+from vmm.events import EventFd
+from vmm.kvm.routing import MsiRouter
+from vmm.native import ffi, lib
+from vmm.pci.bus import HostBridge, PciBus
+from vmm.slots import Attached
+from vmm.virtio.pci import BAR_SIZE, NOTIFY, NOTIFY_STRIDE, PciTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.bus import Bus
+    from vmm.core import Core
+    from vmm.events import Loop
+    from vmm.memory import GuestMemory
+    from vmm.pci.bus import Function
+    from vmm.virtio.device import VirtioDevice
+
+
+class PciSlots:
+    """Devices behind virtio-pci, on bus 0.
+
+    :param native: the C bus (cdata ``struct bus *``)
+    :param closers: of the machine: gets what has to be closed, in the order of its making
+    """
+
+    numbers = range(0)
+    """No virtio-mmio slots."""
+
+    def __init__(
+        self,
+        core: Core,
+        memory: GuestMemory,
+        loop: Loop,
+        mmio: Bus,
+        native: Any,
+        closers: list[Any],
+    ) -> None:
+        self._core = core
+        self._memory = memory
+        self._loop = loop
+        self._mmio = mmio
+        self._native = native
+        self._closers = closers
+        self._kick_size = 0 if core.any_length else 2
+        self._router = MsiRouter(core.vm)
+        self._lines: dict[int, set[int]] = {}
+        self.attached: list[Attached] = []
+        self.bus = PciBus((layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE), self._map, self._unmap)
+        self._ecam = ffi.new("struct ecam *")
+        mmio.add(layout.PCI_ECAM, layout.PCI_ECAM_SIZE, self.bus)
+        lib.bus_add_ecam(native, layout.PCI_ECAM, self._ecam)
+        self._add(HostBridge(), 0)
+
+    def _add(self, function: Function, trap: int) -> int:
+        slot = self.bus.add(function)
+        self._ecam.trap[slot] = trap
+        self._ecam.page[slot] = ffi.from_buffer(function.config.page)
+        return slot
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Put *device* at the next free device number.
+
+        :raises ConfigError: none is free
+        """
+        self.bus.check_room()
+        kicks = [EventFd() for _ in device.queue_sizes]
+        transport = PciTransport(device, self._memory, self._loop, kicks, self._router)
+        attached = Attached(device, transport, kicks)
+        self._closers += [*kicks, transport]
+        slot = self._add(transport, transport.trap)
+        transport.on_line = self._line(slot)
+        self.attached.append(attached)
+        return attached
+
+    def _line(self, slot: int) -> Callable[[bool], None]:
+        """Sets the level of device *slot*; the pin is up while one of those that share it is."""
+        gsi = layout.pci_gsi(slot)
+        users = self._lines.setdefault(gsi, set())
+
+        def set_level(level: bool) -> None:
+            if level != (slot in users):
+                (users.add if level else users.discard)(slot)
+                if self._core.vm.fd >= 0:
+                    self._core.vm.irq_line(gsi, int(bool(users)))
+
+        return set_level
+
+    # -- what decodes --------------------------------------------------------------------------------------------
+
+    def _map(self, function: Function, address: int) -> None:
+        assert isinstance(function, PciTransport)
+        self._mmio.add(address, BAR_SIZE, function)
+        lib.bus_add_bar(self._native, address, BAR_SIZE, ffi.from_buffer(function.page))
+        self._kicks(function, address, assign=True)
+
+    def _unmap(self, function: Function, address: int) -> None:
+        assert isinstance(function, PciTransport)
+        self._kicks(function, address, assign=False)
+        lib.bus_remove(self._native, lib.BUS_MMIO, address)
+        self._mmio.remove(function)
+
+    def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
+        for index, kick in enumerate(function.kicks):
+            where = address + NOTIFY + index * NOTIFY_STRIDE
+            self._core.vm.ioeventfd(kick.fd, where, self._kick_size, None, assign=assign)
+
+    def map_register_pages(self) -> None:
+        """Nothing to map: what a driver reads while it runs is not in registers."""

@@ -1,0 +1,348 @@
+"""The virtio-pci transport (virtio 1.2, 4.1): a modern function with MSI-X, or one level-triggered line.
+
+One BAR holds everything, a page for each part::
+
+    0000  common configuration; C answers reads from :attr:`PciTransport.page`
+    0100  the device's configuration space
+    1000  ISR status
+    2000  queue notifications, four bytes for each queue: KVM answers these
+    3000  the MSI-X table
+    3800  the MSI-X pending bits
+
+Interrupts: the configuration and each queue has a ``struct irq`` of its own, whose descriptor is the eventfd of the
+vector that the driver has chosen.  Without MSI-X all share one, which the loop turns into the level of the line.
+"""
+
+from __future__ import annotations
+
+import mmap
+import posix
+
+from vmm.events import EventFd
+from vmm.native import ffi, lib
+from vmm.pci import spec as pci
+from vmm.pci.bus import Function
+from vmm.pci.config import ConfigSpace
+from vmm.pci.msix import Msix
+from vmm.virtio import spec
+from vmm.virtio.transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.events import Loop
+    from vmm.memory import GuestMemory
+    from vmm.pci.msix import Vectors
+    from vmm.virtio.device import VirtioDevice
+
+BAR_SIZE = 0x4000
+PAGE = 0x1000
+CONFIG, CONFIG_END = 0x100, 0xF00
+ISR = 0x1000
+NOTIFY, NOTIFY_END, NOTIFY_STRIDE = 0x2000, 0x3000, 4
+MSIX_TABLE, MSIX_PBA = 0x3000, 0x3800
+_ISR_WORD = 0xFFC
+"""In :attr:`PciTransport.page`: where C sets the bits of the ISR status."""
+_NO_FD = -1
+_CLASSES = {spec.ID_NET: pci.CLASS_NETWORK, spec.ID_BLOCK: pci.CLASS_STORAGE}
+
+
+class PciTransport(Transport, Function):
+    """*device* as a PCI function.  Lives until it is unplugged; any thread may call any method.
+
+    :param vectors: where MSI-X messages go
+    :ivar on_line: sets the level of the function's interrupt line
+    :ivar page: what C answers reads of the BAR's first page from (4096 bytes, page-aligned)
+    """
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        memory: GuestMemory,
+        loop: Loop,
+        kicks: list[EventFd],
+        vectors: Vectors,
+    ) -> None:
+        self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC) if device.shares_memory else -1
+        if device.shares_memory:
+            posix.ftruncate(self._page_fd, PAGE)
+            self._status_place = (self._page_fd, _ISR_WORD)
+        self.page = mmap.mmap(self._page_fd, PAGE)
+        self._words = memoryview(self.page).cast("I")
+        self._pin: Any = ffi.from_buffer(self.page)
+        self._config = b""
+        self.on_line: Callable[[bool], None] = _no_line
+        self._wire = EventFd()
+        super().__init__(device, memory, loop, self._wire, kicks)
+        self.msix = Msix(len(kicks) + 1, vectors)
+        status = ffi.cast("uint32_t *", self._pin + _ISR_WORD)
+        self._irqs = [ffi.new("struct irq *", {"fd": _NO_FD, "status": status}) for _ in range(len(kicks) + 1)]
+        self.native_irq: Any = self._irqs[-1]
+        self._make_config()
+        self._show_config()
+        self._show()
+        self._update_interrupts()
+        loop.add(self._wire.fd, self._on_wire)
+
+    def _make_config(self) -> None:
+        kind = self.device.device_id
+        self.config = ConfigSpace(
+            spec.PCI_VENDOR_ID,
+            spec.PCI_DEVICE_ID + kind,
+            _CLASSES.get(kind, pci.CLASS_OTHERS),
+            revision=1,
+            subsystem=(spec.PCI_VENDOR_ID, spec.PCI_DEVICE_ID + kind),
+            bar_size=BAR_SIZE,
+            interrupt_pin=1,
+        )
+        self._msix_at = self.config.add_capability(pci.CAP_ID_MSIX, *self.msix.capability(0, MSIX_TABLE, MSIX_PBA))
+        for cfg_type, offset, length, more in (
+            (spec.PCI_CAP_COMMON_CFG, 0, spec.PCI_COMMON_SIZE, b""),
+            (spec.PCI_CAP_NOTIFY_CFG, NOTIFY, len(self._kicks) * NOTIFY_STRIDE, NOTIFY_STRIDE.to_bytes(4, "little")),
+            (spec.PCI_CAP_ISR_CFG, ISR, 4, b""),
+            (spec.PCI_CAP_DEVICE_CFG, CONFIG, CONFIG_END - CONFIG, b""),
+        ):
+            self.config.add_capability(pci.CAP_ID_VNDR, _capability(cfg_type, offset, length, more))
+        # 4.1.4.9: bar, offset, length and the data behind them are the driver's
+        mask = b"\0\0\xff\0\0\0" + b"\xff" * 12
+        body = _capability(spec.PCI_CAP_PCI_CFG, 0, 0, bytes(4))
+        self._window_at = self.config.add_capability(pci.CAP_ID_VNDR, body, mask)
+
+    # -- configuration space ---------------------------------------------------------------------------------
+
+    @property
+    def kicks(self) -> list[EventFd]:
+        """Of each queue: what a write to its place from :data:`NOTIFY` on signals."""
+        return self._kicks
+
+    @property
+    def trap(self) -> int:
+        """The four bytes of the configuration space whose reading does something."""
+        return self._window_at + spec.PCI_CFG_DATA
+
+    def config_read(self, register: int, size: int) -> int:
+        with self._lock:
+            if register < self.trap + 4 and self.trap < register + size and not self._closed:
+                offset, length = self._window()
+                if length:
+                    self.config.put(self.trap, self._read(offset, length).to_bytes(4, "little"))
+            return super().config_read(register, size)
+
+    def config_write(self, register: int, size: int, value: int) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            super().config_write(register, size, value)
+            if register < self.trap + 4 and self.trap < register + size:
+                offset, length = self._window()
+                if length:
+                    data = self.config.long(self.trap) & (1 << 8 * length) - 1
+                    self._write(offset, length, data)
+            self._update_interrupts()
+
+    def _window(self) -> tuple[int, int]:
+        """Offset and length of the access that the PCI configuration access capability asks for; length 0: none."""
+        at = self._window_at
+        offset, length = self.config.long(at + spec.PCI_CFG_OFFSET), self.config.long(at + spec.PCI_CFG_LENGTH)
+        bad = length not in (1, 2, 4) or offset % length or offset + length > BAR_SIZE
+        return (0, 0) if bad or self.config.page[at + spec.PCI_CFG_BAR] else (offset, length)
+
+    # -- the BAR ---------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int) -> int:
+        """What the guest reads at *offset* of the BAR."""
+        with self._lock:
+            return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> int:
+        if self._closed:
+            return (1 << 8 * size) - 1
+        if offset < CONFIG:
+            return int.from_bytes(self.page[offset : min(offset + size, CONFIG)], "little")
+        if offset < ISR:
+            return int.from_bytes(self._config[offset - CONFIG : offset - CONFIG + size], "little")
+        if offset == ISR:
+            # 4.1.4.5: reading takes the bits and lowers the line
+            bits = self._get_interrupts()
+            lib.irq_ack(self.native_irq, bits)
+            self.on_line(False)
+            return bits & 0xFF
+        if MSIX_TABLE <= offset < MSIX_PBA:
+            return self.msix.read_table(offset - MSIX_TABLE, size)
+        if offset >= MSIX_PBA:
+            return self.msix.read_pba(offset - MSIX_PBA, size)
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """One write by the driver.  What it must not do in this status, or not in this way, is ignored."""
+        with self._lock:
+            if not self._closed:
+                self._write(offset, size, value)
+
+    def _write(self, offset: int, size: int, value: int) -> None:
+        if offset < CONFIG:
+            handler = _REGISTERS.get((offset, size))
+            if handler is not None:
+                handler(self, value)
+                self._show()
+        elif offset < CONFIG_END:
+            at = offset - CONFIG
+            # 4.1.3.1: a field is written by its own width, aligned, and wide ones in halves
+            if size <= 4 and at % size == 0 and at + size <= len(self._config):
+                self._write_device_config(at, value.to_bytes(size, "little"))
+        elif NOTIFY <= offset < NOTIFY_END:
+            queue = (offset - NOTIFY) // NOTIFY_STRIDE
+            if self._context is not None and queue in self._context.queues:
+                self._kicks[queue].signal()
+        elif MSIX_TABLE <= offset < MSIX_PBA:
+            self.msix.write_table(offset - MSIX_TABLE, size, value)
+
+    def _write_queue_enable(self, value: int) -> None:
+        if value == 1:  # 4.1.4.3.2: nothing else may be written
+            self._write_queue_ready(1)
+
+    def _write_config_vector(self, value: int) -> None:
+        self._vectors[-1] = value if value < self.msix.count else spec.MSI_NO_VECTOR
+        self._update_interrupts()
+
+    def _write_queue_vector(self, value: int) -> None:
+        if self._selected() is not None:
+            self._vectors[self._queue_sel] = value if value < self.msix.count else spec.MSI_NO_VECTOR
+            self._update_interrupts()
+
+    # -- interrupts ------------------------------------------------------------------------------------------
+
+    def _queue_irq(self, index: int) -> Any:
+        return self._irqs[index]
+
+    def _update_interrupts(self) -> None:
+        """Point every irq to the eventfd of its vector, or to the line's.  Workers may be raising meanwhile: they find
+        the one or the other."""
+        self.msix.set_control(self.config.word(self._msix_at + pci.MSIX_FLAGS))
+        for irq, vector in zip(self._irqs, self._vectors, strict=True):
+            if not self.msix.enabled:
+                irq.fd = self._wire.fd
+            else:
+                irq.fd = _NO_FD if vector == spec.MSI_NO_VECTOR else self.msix.events[vector].fd
+        if self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE:
+            self.on_line(False)
+
+    def _on_wire(self, _events: int) -> None:
+        self._wire.clear()
+        with self._lock:
+            masked = self._closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE
+            if not masked and self._get_interrupts():
+                self.on_line(True)
+
+    def _get_interrupts(self) -> int:
+        return self._words[_ISR_WORD // 4]
+
+    def _set_interrupts(self, bits: int) -> None:
+        self._words[_ISR_WORD // 4] = bits
+        if not bits:
+            self.on_line(False)
+
+    def _raised(self) -> int:
+        return sum([int(irq.raised) for irq in self._irqs])
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        super()._forget()
+        for queue, size in zip(self._queues, self.device.queue_sizes, strict=True):
+            queue.size = size  # 4.1.4.3.1: until the driver wants less
+        self._vectors = [spec.MSI_NO_VECTOR] * (len(self._queues) + 1)
+        """The vector of each queue, and last that of the configuration."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._update_interrupts()
+
+    def _show(self) -> None:
+        queue = self._selected()
+        index = self._queue_sel
+        fields: tuple[int, ...] = (
+            self._device_features_sel,
+            self._selected_features(),
+            self._driver_features_sel,
+            self._driver_features >> 32 * self._driver_features_sel & 0xFFFF_FFFF
+            if self._driver_features_sel < 2
+            else 0,
+            self._vectors[-1] | len(self._queues) << 16,
+            self._status | (self._generation & 0xFF) << 8 | index << 16,
+        )
+        if queue is None:
+            fields += (spec.MSI_NO_VECTOR << 16, *(0,) * 7)
+        else:
+            fields = (
+                *fields[:6],
+                queue.size | self._vectors[index] << 16,
+                int(queue.ready) | index << 16,
+                *(queue.desc & 0xFFFF_FFFF, queue.desc >> 32),
+                *(queue.driver & 0xFFFF_FFFF, queue.driver >> 32),
+                *(queue.device & 0xFFFF_FFFF, queue.device >> 32),
+            )
+        for at, word in enumerate(fields):
+            self._words[at] = word  # one 32-bit store: a guest that reads meanwhile sees old or new
+
+    def _show_config(self) -> bool:
+        """Reads of the space wait for the lock, so that the generation and the bytes change at once (2.5.1)."""
+        config = self.device.read_config()[: CONFIG_END - CONFIG]
+        if config == self._config:
+            return False
+        self._config = config
+        self._generation = self._generation + 1 & 0xFFFF_FFFF
+        self._show()
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            super().close()
+            self.on_line(False)
+            self._loop.remove(self._wire.fd)
+            for irq in self._irqs:
+                irq.fd = _NO_FD
+            self.msix.close()
+            self._wire.close()
+            if self._page_fd >= 0:
+                posix.close(self._page_fd)
+                self._page_fd = -1
+
+
+def _no_line(_level: bool) -> None:
+    """Of a function that is on no bus."""
+
+
+def _capability(cfg_type: int, offset: int, length: int, more: bytes = b"") -> bytes:
+    """``struct virtio_pci_cap`` (4.1.4) without its first two bytes; BAR 0."""
+    body = bytes((16 + len(more), cfg_type, 0, 0, 0, 0)) + offset.to_bytes(4, "little") + length.to_bytes(4, "little")
+    return body + more
+
+
+def _address(area: str, shift: int) -> Callable[[PciTransport, int], None]:
+    return lambda transport, value: transport._write_queue_address(area, shift, value)
+
+
+_REGISTERS: dict[tuple[int, int], Callable[[PciTransport, int], None]] = {
+    # (offset, width): 4.1.3.1 has each field written by its own width, 64-bit ones in halves
+    (spec.PCI_COMMON_DFSELECT, 4): PciTransport._select_device_features,
+    (spec.PCI_COMMON_GFSELECT, 4): PciTransport._select_driver_features,
+    (spec.PCI_COMMON_GF, 4): PciTransport._write_driver_features,
+    (spec.PCI_COMMON_MSIX, 2): PciTransport._write_config_vector,
+    (spec.PCI_COMMON_STATUS, 1): PciTransport._write_status,
+    (spec.PCI_COMMON_Q_SELECT, 2): PciTransport._select_queue,
+    (spec.PCI_COMMON_Q_SIZE, 2): PciTransport._write_queue_size,
+    (spec.PCI_COMMON_Q_MSIX, 2): PciTransport._write_queue_vector,
+    (spec.PCI_COMMON_Q_ENABLE, 2): PciTransport._write_queue_enable,
+    (spec.PCI_COMMON_Q_DESCLO, 4): _address("desc", 0),
+    (spec.PCI_COMMON_Q_DESCHI, 4): _address("desc", 32),
+    (spec.PCI_COMMON_Q_AVAILLO, 4): _address("driver", 0),
+    (spec.PCI_COMMON_Q_AVAILHI, 4): _address("driver", 32),
+    (spec.PCI_COMMON_Q_USEDLO, 4): _address("device", 0),
+    (spec.PCI_COMMON_Q_USEDHI, 4): _address("device", 32),
+}
+"""Every register that can be written; queue_reset is not here, RING_RESET is not offered."""
