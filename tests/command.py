@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.where import PYVMM
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 MARK = "PYVMM_TEST_MARK"
 
 

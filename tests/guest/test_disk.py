@@ -20,7 +20,7 @@ from vmm.report import collect
 from vmm.virtio.blk import Blk
 
 MIB = 1 << 20
-PATIENCE = 60.0
+PATIENCE = 240.0
 SIZE = 32 * MIB
 
 

@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).with_name("disk_program.py")
 SIZE = 64 << 20
 RECORD = 4096  # and the rest of what programs/records.c says
 ENOUGH = 200
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def acknowledged(console: bytes) -> dict[str, int]:

@@ -33,8 +33,8 @@ SERVE = (
     'stty -echo; dmesg -n 1; while read -r n; do c=; while read -r l && [ "$l" != . ]; do c=$c$l; done; '
     "printf '~%s-%d\\n' begin $n; eval \"$(echo $c | base64 -d)\"; printf '~%s-%d %d\\n' end $n $?; done\n"
 )
-BOOT_TIMEOUT = 60.0
-RUN_TIMEOUT = 60.0
+BOOT_TIMEOUT = 240.0
+RUN_TIMEOUT = 240.0
 
 
 class GuestEnded(AssertionError):
