@@ -12,6 +12,7 @@ MAX_CPUS = 32
 MMIO, PCI = "mmio", "pci"
 TRANSPORTS = (MMIO, PCI)
 CACHE_MODES = ("writeback", "writethrough")
+MAX_DAX = 256 * GIB
 SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
 MAX_TAG = 36
@@ -135,6 +136,8 @@ class ShareConfig:
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
     :ivar isolation: who serves it: ``thread``: threads of this process; ``process``: a child that can reach the
         directory and nothing else (guest RAM is then shared memory)
+    :ivar dax: bytes of guest address space, a multiple of 2 MiB, in which the host's page cache is mapped for a guest
+        that mounts with ``-o dax``; 0: none
     """
 
     path: str
@@ -146,6 +149,7 @@ class ShareConfig:
     maps: tuple[tuple[int, int, int], ...] = ()
     queues: int = 0
     isolation: str = "thread"
+    dax: int = 0
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -168,6 +172,12 @@ class ShareConfig:
             )
         if not 0 <= self.queues <= 64:
             raise ConfigError(f"share {self.path}: {self.queues} queues, not 0 to 64", code="share-queues")
+        if not 0 <= self.dax <= MAX_DAX or self.dax % (2 * MIB):
+            raise ConfigError(
+                f"share {self.path}: a DAX window of {self.dax} bytes is not a multiple of 2 MiB up to 256 GiB",
+                code="share-dax",
+                hint="for example dax=1G; it costs address space, and memory only for pages without a file",
+            )
         if self.isolation not in SHARE_ISOLATIONS:
             raise ConfigError(
                 f"share {self.path}: isolation={self.isolation!r} is not one of {', '.join(SHARE_ISOLATIONS)}",
@@ -183,7 +193,7 @@ class ShareConfig:
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
         """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]
-        [,isolation=process|thread]``; ``,,`` is a comma of DIR.  Unless it says otherwise, a process serves it.
+        [,isolation=process|thread][,dax=SIZE]``; ``,,`` is a comma of DIR.  Unless it says otherwise, a process serves.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
@@ -202,14 +212,14 @@ class ShareConfig:
                 values[key] = int(value)
             elif key == "map" and [n.isascii() and n.isdigit() for n in value.split(":")] == [True] * 3:
                 maps.append(tuple(map(int, value.split(":"))))
-            elif key == "dax":
-                raise ConfigError(f"{flag} {text!r}: {option} is not there yet", code="share-syntax")
+            elif key == "dax" and value:
+                values[key] = parse_size(value, f"{flag} dax")
             else:
                 raise ConfigError(
                     f"{flag} {text!r}: option {option!r} is not known",
                     code="share-syntax",
                     hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
-                    "queues=N, isolation=process|thread; a comma in the directory's name is written twice",
+                    "queues=N, isolation=process|thread, dax=SIZE; a comma in the directory's name is written twice",
                 )
         return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PAGE = 4096
 _PAGE_SLOTS = 8
 """KVM memory slots from here on are read-only pages; those below are RAM."""
+_WINDOW_SLOTS = 64
+"""And from here on windows of devices."""
 
 
 class Core:
@@ -35,6 +37,7 @@ class Core:
         self._cpus = cpus
         self._tasks: list[Task] = []
         self._irqs: list[EventFd] = []
+        self._windows = 0
         with System() as system:
             limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
             if cpus > limit:
@@ -59,8 +62,11 @@ class Core:
         self._tasks.append(task)
         return task
 
-    def make_vcpus(self, bus: Any, memory: GuestMemory) -> None:
-        """The vCPUs, their exits answered by *bus* (cdata ``struct bus *``); and RAM, registered in the background."""
+    def make_vcpus(self, bus: Any, memory: GuestMemory, *, async_pf: bool = True) -> None:
+        """The vCPUs, their exits answered by *bus* (cdata ``struct bus *``); and RAM, registered in the background.
+
+        :param async_pf: see :class:`~vmm.kvm.cpuid.CpuidTemplate`
+        """
         self._irqchip.join()
         # Each memory slot waits for such a grace period too, some milliseconds
         self._mapping = self._task(lambda: self._map_memory(memory), "memory")
@@ -71,7 +77,11 @@ class Core:
             vcpu.bind(bus)
             if template is None:
                 template = CpuidTemplate(
-                    self._cpuid, self._cpus, tsc_khz=vcpu.tsc_khz(), tsc_deadline=self._tsc_deadline
+                    self._cpuid,
+                    self._cpus,
+                    tsc_khz=vcpu.tsc_khz(),
+                    tsc_deadline=self._tsc_deadline,
+                    async_pf=async_pf,
                 )
             vcpu.set_cpuid(template.for_vcpu(index))
 
@@ -86,6 +96,11 @@ class Core:
     def map_page(self, index: int, gpa: int, host_address: int) -> None:
         """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
+
+    def map_window(self, gpa: int, size: int, host_address: int) -> None:
+        """Let the guest use memory of a device, in which the device may map what it likes."""
+        self.vm.set_memory(_WINDOW_SLOTS + self._windows, gpa, size, host_address)
+        self._windows += 1
 
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""

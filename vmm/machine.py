@@ -100,6 +100,7 @@ class Machine:
         )
         self.memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
         self._closers.append(self.memory)
+        self._address_end = self.memory.regions[-1].end
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
         self._loading = Task(lambda: boot.load_files(self._plan, self.memory), "loader")
@@ -112,7 +113,9 @@ class Machine:
             wanted.append(self._vsock)
         self._bus = lib.bus_new()
         self._closers.append(Native(self._bus, lib.bus_free))
-        core.make_vcpus(self._bus, self.memory)
+        # A page of a window may be one that its file has lost
+        windows = any(device.regions for device in (*wanted, *devices))
+        core.make_vcpus(self._bus, self.memory, async_pf=not windows)
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
@@ -157,7 +160,24 @@ class Machine:
         """
         if self._state != "made" or self._core is None:
             raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
+        if self.config.transport == PCI and (device.shares_memory or device.regions):
+            raise ConfigError(
+                f"{device.name}: a server of its own, or a DAX window, cannot be had on PCI yet",
+                code="transport",
+                hint="say isolation=thread and leave dax= out, or use the mmio transport",
+            )
+        self._place_regions(device)
         return self._slots.attach(device)
+
+    def _place_regions(self, device: VirtioDevice) -> None:
+        """Windows of the device, behind RAM and the windows before."""
+        assert self._core is not None
+        for region in device.regions.values():
+            region.gpa = layout.window_base(self._address_end, region.size)
+            self._address_end = region.gpa + region.size
+            self._core.map_window(region.gpa, region.size, region.host_address)
+            if lib.bus_add_dax(self._bus, region.native, region.gpa, region.size) < 0:
+                raise ConfigError("a machine has at most 8 windows of shares (dax=)", code="windows")
 
     # -- life --------------------------------------------------------------------------------------------------------
 

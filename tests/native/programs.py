@@ -22,6 +22,7 @@ PARTS = (
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
     *("fs_dir.c", "fs_xattr.c", "fs_lock.c"),
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_host.c", "vsock_out.c"),
+    *("fs_dax.c", "dax.c", "fsd_wire.c"),
 )
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 SANITIZERS = {

@@ -12,7 +12,7 @@
     e000_0000 .. e010_0000   PCI configuration space (ECAM) of bus 0
     fec0_0000, fee0_0000     IO-APIC, local APIC (both inside KVM)
     feff_c000 .. ff00_0000   pages that KVM needs on Intel
-    1_0000_0000 ..           the rest of RAM
+    1_0000_0000 ..           the rest of RAM, then windows of devices (DAX), each from a multiple of 1 GiB on
 
 A guest that knows PCs keeps clear of 640 KiB .. 1 MiB, so our data costs it no memory; the memory map reserves it all
 the same.
@@ -87,6 +87,11 @@ KVM_TSS = 0xFEFF_D000
 """Three pages for KVM_SET_TSS_ADDR."""
 KVM_PAGES_END = 0xFF00_0000
 
+# -- Behind RAM --------------------------------------------------------------------------------------------------------
+WINDOW_ALIGN = 1 << 30
+WINDOWS_END = 1 << 39
+"""What the CPUs with the fewest address lines have."""
+
 # -- I/O ports ---------------------------------------------------------------------------------------------------------
 COM1 = 0x3F8
 """The UART: eight ports."""
@@ -133,6 +138,21 @@ MIN_RAM = 2 << 20
 def mmio_base(slot: int) -> int:
     """Where the registers of virtio-mmio device *slot* are."""
     return MMIO + slot * MMIO_STRIDE
+
+
+def window_base(end: int, size: int) -> int:
+    """Where a window of *size* bytes goes, behind RAM and other windows up to *end*.
+
+    :raises ConfigError: that is more than every CPU can address
+    """
+    base = max(-(-end // WINDOW_ALIGN) * WINDOW_ALIGN, 1 << 32)
+    if base + size > WINDOWS_END:
+        raise ConfigError(
+            f"memory and windows up to {base + size:#x} are more than a guest can address ({WINDOWS_END:#x})",
+            code="windows-too-large",
+            hint="make memory or the windows of shares (dax=) smaller",
+        )
+    return base
 
 
 def mmio_gsi(slot: int) -> int:

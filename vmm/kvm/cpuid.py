@@ -20,6 +20,8 @@ FEATURE_EDX_HTT = 1 << 28
 
 KVM_SIGNATURE_LEAF = 0x4000_0000
 KVM_FEATURES_LEAF = 0x4000_0001
+FEATURE_KVM_ASYNC_PF = 1 << 4 | 1 << 10 | 1 << 14
+"""KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT."""
 TIMING_LEAF = 0x4000_0010
 """EAX: TSC frequency in kHz, EBX: local APIC bus frequency in kHz (the convention that began with VMware)."""
 APIC_BUS_KHZ = 1_000_000
@@ -51,15 +53,23 @@ class CpuidTemplate:
     :param cpuid: what KVM_GET_SUPPORTED_CPUID said; changed in place
     :param tsc_khz: the guest's TSC frequency, 0 when it is not known
     :param tsc_deadline: KVM emulates the TSC-deadline timer
+    :param async_pf: the guest may do something else while the host fetches a page.  Not where a page may be one that
+        cannot be had: KVM then says "soon" for ever, and never that it failed
     """
 
-    def __init__(self, cpuid: kvm_cpuid2, cpus: int, *, tsc_khz: int, tsc_deadline: bool) -> None:
+    def __init__(
+        self, cpuid: kvm_cpuid2, cpus: int, *, tsc_khz: int, tsc_deadline: bool, async_pf: bool = True
+    ) -> None:
         self.cpuid = cpuid
         self.cpus = cpus
         self._identity: list[tuple[kvm_cpuid_entry2, str, int]] = []
         """Fields that hold the APIC id: entry, register, bits to shift it left."""
         self._id_bits = (cpus - 1).bit_length()
         self._prepare(tsc_khz, tsc_deadline)
+        if not async_pf:
+            for entry in entries(cpuid):
+                if entry.function == KVM_FEATURES_LEAF:
+                    entry.eax &= ~FEATURE_KVM_ASYNC_PF
 
     def _prepare(self, tsc_khz: int, tsc_deadline: bool) -> None:
         self._drop_topology()

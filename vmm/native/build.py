@@ -16,16 +16,16 @@ SOURCES = (
     *("iov.c", "ring.c", "ring_adopt.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
     *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_path.c"),
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
-    *("fs_dir.c", "fs_xattr.c", "fs_lock.c"),
+    *("fs_dir.c", "fs_xattr.c", "fs_lock.c", "fs_dax.c"),
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_host.c", "vsock_out.c"),
-    *("fsd_spawn.c", "fsd_wire.c"),
+    *("dax.c", "fsd_spawn.c", "fsd_wire.c"),
 )
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = (
     *("mem.c", "irq.c", "iov.c", "ring.c", "ring_adopt.c", "worker.c"),
     *(name for name in SOURCES if name == "fs.c" or name.startswith("fs_")),
-    *("fsd.c", "fsd_wire.c", "fsd_isolate.c", "fsd_seccomp.c"),
+    *("fsd.c", "fsd_wire.c", "fsd_isolate.c", "fsd_seccomp.c", "dax_remote.c"),
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 HARDENING = (

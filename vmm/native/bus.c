@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "native.h"
+#include "dax.h"
 
-enum { BUS_MAX = 64, REG_STATUS = 0x60, REG_ACK = 0x64 };
+enum { BUS_MAX = 64, BUS_DAX = 8, REG_STATUS = 0x60, REG_ACK = 0x64 };
 
 struct range {
 	uint64_t base, size;
@@ -24,6 +24,9 @@ struct bus {
 	pthread_rwlock_t lock;
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
+	uint32_t ndax; /* before vCPUs run: no lock */
+	struct dax *dax[BUS_DAX];
+	struct range window[BUS_DAX];
 };
 
 struct bus *bus_new(void)
@@ -145,4 +148,45 @@ int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_
 	if (ret == BUS_UNCLAIMED && !write)
 		memset(data, 0xff, len);
 	return ret;
+}
+
+int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size)
+{
+	if (bus->ndax == BUS_DAX)
+		return -ENOSPC;
+	bus->window[bus->ndax] = (struct range){ .base = base, .size = size };
+	bus->dax[bus->ndax++] = dax;
+	return 0;
+}
+
+uint64_t bus_dax_generation(struct bus *bus)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < bus->ndax; i++)
+		sum += dax_generation(bus->dax[i]);
+	return sum;
+}
+
+bool bus_dax_fault(struct bus *bus, uint64_t generation)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < bus->ndax; i++)
+		n += dax_fault(bus->dax[i]);
+	return n || bus_dax_generation(bus) != generation;
+}
+
+bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len)
+{
+	for (uint32_t i = 0; i < bus->ndax; i++) {
+		const struct range *r = &bus->window[i];
+
+		if (addr < r->base || addr - r->base >= r->size)
+			continue;
+		dax_fault(bus->dax[i]);
+		memset(data, 0, len);
+		return true;
+	}
+	return false;
 }

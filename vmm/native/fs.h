@@ -17,6 +17,8 @@
 enum { FS_NAME_MAX = 255, FS_TARGET_MAX = 4095, FS_XATTR_MAX = 65536 };
 /* The longest request, without the data of a WRITE; and the longest answer that is not put into guest memory directly. */
 enum { FS_BUF_SIZE = 128 << 10 };
+/* DAX_SLOT as a power of two. */
+enum { FS_DAX_SHIFT = 21 };
 enum { FS_MAX_DOMAINS = 256, FS_HANDLE_INLINE = 24 };
 /* Other results of a request's handler than 0 and -errno: no answer at all; an answer that comes later. */
 enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
@@ -308,6 +310,8 @@ int fs_op_getlk(struct fs_req *r);
 int fs_op_setlk(struct fs_req *r);
 int fs_op_setlkw(struct fs_req *r);
 int fs_op_interrupt(struct fs_req *r);
+int fs_op_setupmapping(struct fs_req *r);
+int fs_op_removemapping(struct fs_req *r);
 
 /* fs.c */
 

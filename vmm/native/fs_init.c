@@ -22,6 +22,8 @@ static uint64_t fs_wanted(const struct fs *fs)
 
 	if (fs->config.flags & FS_ACL)
 		wanted |= FUSE_POSIX_ACL;
+	if (fs->config.dax)
+		wanted |= FUSE_MAP_ALIGNMENT;
 	if (fs->config.flags & FS_WRITEBACK && fs->config.cache != FS_CACHE_NONE)
 		wanted |= FUSE_WRITEBACK_CACHE;
 	if (fs->config.cache == FS_CACHE_NONE)
@@ -57,6 +59,7 @@ int fs_op_init(struct fs_req *r)
 	out.max_pages = MAX_PAGES;
 	out.max_write = MAX_PAGES * PAGE;
 	out.time_gran = 1;
+	out.map_alignment = features & FUSE_MAP_ALIGNMENT ? FS_DAX_SHIFT : 0;
 	/* A guest that mounts it again knows nothing of what it had before. */
 	fs_reset(fs);
 	/* BIG_WRITES is always there: never 0. */

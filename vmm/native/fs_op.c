@@ -58,6 +58,8 @@ const struct fs_op fs_ops[FS_OPS] = {
 	[FUSE_GETLK] = { fs_op_getlk, IN(lk), 0 },
 	[FUSE_SETLK] = { fs_op_setlk, IN(lk), 0 },
 	[FUSE_SETLKW] = { fs_op_setlkw, IN(lk), 0 },
+	[FUSE_SETUPMAPPING] = { fs_op_setupmapping, IN(setupmapping), 0 },
+	[FUSE_REMOVEMAPPING] = { fs_op_removemapping, IN(removemapping), 0 },
 	[FUSE_INTERRUPT] = { fs_op_interrupt, IN(interrupt), OP_QUIET },
 };
 

@@ -9,6 +9,7 @@
  */
 #include "worker.h"
 
+#include "dax.h"
 #include "fsd.h"
 
 #include <errno.h>
@@ -80,6 +81,15 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 		return err;
 	}
 	config.root_fd = fds[0];
+	config.dax = NULL;
+	if (m->config.dax_size) {
+		config.dax = fds[2] >= 0 ? dax_remote_new(fds[2]) : NULL;
+		if (!config.dax) {
+			say(a, "a DAX window");
+			return -EINVAL;
+		}
+		keep_fd(&fds[2]);
+	}
 	s->fs = fs_new(&config, &err);
 	close(config.proc_fd);
 	if (!s->fs) {

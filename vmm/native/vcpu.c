@@ -16,7 +16,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#include "native.h"
+#include "dax.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 1)
 
@@ -107,10 +107,14 @@ static int io_exit(struct vcpu *vcpu)
 static int mmio_exit(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
+	int ret;
 
 	if (run->mmio.len > sizeof(run->mmio.data))
 		return BUS_TO_PYTHON;
-	return bus_access(vcpu->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write);
+	ret = bus_access(vcpu->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write);
+	if (ret == BUS_UNCLAIMED && bus_dax_mmio(vcpu->bus, run->mmio.phys_addr, run->mmio.data, run->mmio.len))
+		return BUS_DONE;
+	return ret;
 }
 
 static bool should_stop(const struct vcpu *vcpu)
@@ -121,6 +125,7 @@ static bool should_stop(const struct vcpu *vcpu)
 static int run_loop(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
+	uint64_t generation;
 	int answered;
 
 	if (!vcpu->stats.first_run_ns) {
@@ -134,7 +139,11 @@ static int run_loop(struct vcpu *vcpu)
 		 * KVM_RUN is entered even when stopping: it completes the I/O of the exit before, and returns at once
 		 * because of immediate_exit. Without that a saved state would repeat the access.
 		 */
+		generation = bus_dax_generation(vcpu->bus);
 		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+			/* A page that KVM cannot get: of a file that has shrunk, if there is a window with files. */
+			if (errno == EFAULT && bus_dax_fault(vcpu->bus, generation))
+				continue;
 			/* EAGAIN: a vCPU that waits for its start-up IPI was interrupted. */
 			if (errno != EINTR && errno != EAGAIN)
 				return -errno;

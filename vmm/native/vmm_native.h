@@ -256,6 +256,43 @@ void blk_set_writeback(struct blk *blk, int writeback);
 void blk_set_capacity(struct blk *blk, uint64_t sectors);
 void blk_get_stats(struct blk *blk, struct blk_stats *out);
 
+/* ---- dax.c: a window in which the guest sees pages of the host's files ----------------------------------------------- */
+
+/*
+ * The guest's addresses offset .. offset + DAX_SLOT of the window are a slot: nothing, which is memory of its own, or a
+ * piece of one file. Files may shrink at any time: a page that is not there any more becomes memory as well.
+ */
+enum { DAX_SLOT = 0x200000 };
+
+struct dax_stats {
+	uint64_t maps, unmaps; /* done */
+	uint64_t slots;        /* with a file, now */
+	uint64_t cut;          /* of those, with pages that the file has lost */
+	uint64_t faults;       /* accesses of the guest to such pages, and other pages that cannot be had */
+};
+
+struct dax;
+
+/* size: bytes, a multiple of DAX_SLOT. The window is aligned to DAX_SLOT. */
+struct dax *dax_new(uint64_t size, int *err);
+/* After the VM is gone. */
+void dax_free(struct dax *dax);
+void *dax_window(const struct dax *dax);
+/* Serve another process that asks for mappings; takes the socket over. */
+int dax_serve(struct dax *dax, int sock);
+/* The two ends of a socket for that: *child is for the other process. */
+int dax_pair(int *ours, int *child);
+/* Everything is memory again: no file is mapped. */
+void dax_clear(struct dax *dax);
+void dax_get_stats(struct dax *dax, struct dax_stats *out);
+/*
+ * KVM could not get a page: put memory in the place of every page that its file does not have any more. Returns how many
+ * slots had such; 0: nothing is wrong here. vCPUs call it by themselves.
+ */
+uint32_t dax_fault(struct dax *dax);
+/* A vCPU of this bus whose access fails asks the window, at these guest physical addresses. Before the vCPUs run. */
+int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size);
+
 /* ---- fs.c: virtio-fs, a FUSE server for one directory (virtio 1.2, 5.11) ------------------------------------------- */
 
 /* FS_RO: every request that writes gets EROFS. FS_WRITEBACK: the guest may hold written data back. FS_ACL: POSIX ACLs.
@@ -279,6 +316,8 @@ struct fs_config {
 	uint32_t max_nodes;   /* files that the guest knows at a time; 0: 4 million */
 	uint32_t nmaps;       /* 0: ids are the same on both sides */
 	struct fs_map map[8];
+	struct dax *dax;      /* NULL: no window */
+	uint64_t dax_size;    /* 0, or of the window */
 };
 
 struct fs_stats {

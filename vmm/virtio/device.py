@@ -71,6 +71,22 @@ class DeviceContext:
         self.status = status
 
 
+class SharedRegion:
+    """Memory of the device that the guest sees at an address of its own (virtio 1.2, 2.10).
+
+    :ivar host_address: where it is mapped in this process, for as long as the device is not closed
+    :ivar size: bytes
+    :ivar gpa: where the guest finds it; the machine sets it before the device is attached
+    :ivar native: the window (cdata ``struct dax *``)
+    """
+
+    def __init__(self, host_address: int, size: int, native: Any) -> None:
+        self.host_address = host_address
+        self.size = size
+        self.native = native
+        self.gpa = 0
+
+
 class VirtioDevice:
     """The base of all devices.
 
@@ -88,6 +104,8 @@ class VirtioDevice:
     features: int = 0
     shares_memory: bool = False
     """Another process serves the queues: guest RAM has to be a memfd, and so has the register page."""
+    regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
+    """Shared memory regions by their id."""
     name: str = "virtio"
     on_config_change: Callable[[], None] | None = None
     """Set by the transport."""

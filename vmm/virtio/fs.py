@@ -10,7 +10,7 @@ from _thread import allocate_lock
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
 from vmm.virtio import spec
-from vmm.virtio.device import VirtioDevice
+from vmm.virtio.device import SharedRegion, VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,9 +80,16 @@ class Fs(VirtioDevice):
         self.request_queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None
+        self._dax: Any = None
         native = self._make_config(config, handles, max_fds, max_nodes)
         try:
+            if config.dax:
+                self._make_window(config.dax)
+                native.dax, native.dax_size = self._dax, config.dax
             self._open(native)
+        except BaseException:
+            self._free_window()
+            raise
         finally:
             os.close(native.root_fd)
 
@@ -111,6 +118,25 @@ class Fs(VirtioDevice):
         for index, (guest, host, count) in enumerate(config.maps):
             native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count
         return native
+
+    def _make_window(self, size: int) -> None:
+        error = ffi.new("int *")
+        self._dax = lib.dax_new(size, error)
+        if self._dax == ffi.NULL:
+            self._dax = None
+            raise HostError(
+                f"{self.name}: no window of {size >> 20} MiB: {os.strerror(-error[0])}",
+                code="share-dax",
+                hint="see the limit on address space (ulimit -v)",
+                errno=-error[0],
+            )
+        address = int(ffi.cast("uintptr_t", lib.dax_window(self._dax)))
+        self.regions = {spec.FS_SHMCAP_ID_CACHE: SharedRegion(address, size, self._dax)}
+
+    def _free_window(self) -> None:
+        if self._dax is not None:
+            lib.dax_free(self._dax)
+            self._dax = None
 
     def _open(self, native: Any) -> None:
         """Make the server."""
@@ -162,6 +188,11 @@ class Fs(VirtioDevice):
 
     def reset(self) -> None:
         lib.fs_reset(self._fs)
+        self._clear_window()
+
+    def _clear_window(self) -> None:
+        if self._dax is not None:
+            lib.dax_clear(self._dax)
 
     # -- the host's side -------------------------------------------------------------------------------------
 
@@ -178,12 +209,20 @@ class Fs(VirtioDevice):
         return {
             **{name: int(getattr(native, name)) for name in names},
             **workers,
+            **self._window_stats(),
             "ops": {
                 _OPS[op]: _latency(int(native.ops[op]), [int(n) for n in native.latency[op]])
                 for op in range(len(_OPS))
                 if native.ops[op]
             },
         }
+
+    def _window_stats(self) -> dict[str, int]:
+        if self._dax is None:
+            return {}
+        native = ffi.new("struct dax_stats *")
+        lib.dax_get_stats(self._dax, native)
+        return {f"dax_{name}": int(getattr(native, name)) for name in ("maps", "unmaps", "slots", "cut", "faults")}
 
     def _native_stats(self) -> Any:
         native = ffi.new("struct fs_stats *")
@@ -205,6 +244,7 @@ class Fs(VirtioDevice):
         if self._fs is not None:
             lib.fs_free(self._fs)
             self._fs = None
+        self._free_window()
 
 
 def _max_files() -> int:

@@ -101,14 +101,18 @@ class FsProcess(Fs):
     def _set_up(self, native: Any) -> None:
         message = self._message(lib.FSD_SETUP)
         message.config = native[0]
+        message.config.dax = ffi.NULL
         vmm = os.pidfd_open(os.getpid())
+        window = self._share_window()
         try:
-            answer = self._call(message, native.root_fd, vmm)
+            answer = self._call(message, native.root_fd, vmm, window)
             number, text, isolation = -answer.result, _text(answer), answer.isolation
         except ServerGone:
             number, text, isolation = errno.EPIPE, "its process ended", 0
         finally:
             os.close(vmm)
+            if window >= 0:
+                os.close(window)
         if number:
             raise HostError(
                 f"{self.name}: the server cannot isolate itself ({text}): {os.strerror(number)}",
@@ -117,6 +121,17 @@ class FsProcess(Fs):
                 errno=number,
             )
         self.isolation = tuple(name for name, bit in _ISOLATION.items() if isolation & bit)
+
+    def _share_window(self) -> int:
+        """The descriptor by which the server asks for mappings, -1 without a window."""
+        if self._dax is None:
+            return -1
+        ours, child = ffi.new("int *"), ffi.new("int *")
+        result = lib.dax_pair(ours, child)
+        if result < 0:
+            raise HostError(f"{self.name}: {os.strerror(-result)}", code="share-dax", errno=-result)
+        lib.dax_serve(self._dax, ours[0])
+        return int(child[0])
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -219,6 +234,7 @@ class FsProcess(Fs):
             self._call(self._message(lib.FSD_RESET))
         except ServerGone:
             pass
+        self._clear_window()
 
     # -- after its end ---------------------------------------------------------------------------------------
 
@@ -310,6 +326,7 @@ class FsProcess(Fs):
             self._reap(END_MS)
             os.close(self._pidfd)
             self._pidfd = -1
+        self._free_window()
         if self._books_fd >= 0:
             os.close(self._books_fd)
             self._books_fd = -1

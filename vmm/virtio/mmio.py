@@ -55,8 +55,7 @@ class MmioTransport(Transport):
         self._set(spec.MMIO_VERSION, spec.MMIO_VERSION_VALUE)
         self._set(spec.MMIO_DEVICE_ID, device.device_id)
         self._set(spec.MMIO_VENDOR_ID, VENDOR_ID)
-        for register in range(spec.MMIO_SHM_LEN_LOW, spec.MMIO_SHM_BASE_HIGH + 4, 4):
-            self._set(register, _MASK32)  # 4.2.2: no shared memory region has this length
+        self._select_region(0)
         self._show()
         self._show_config()
 
@@ -75,6 +74,15 @@ class MmioTransport(Transport):
                 self._write_config(offset - spec.MMIO_CONFIG, size, value)
             elif size == 4 and offset in _REGISTERS:
                 _REGISTERS[offset](self, value & _MASK32)
+
+    def _select_region(self, value: int) -> None:
+        region = self.device.regions.get(value)
+        # 4.2.2: no region has a length of all ones
+        length, base = (-1, -1) if region is None else (region.size, region.gpa)
+        self._set(spec.MMIO_SHM_LEN_LOW, length & _MASK32)
+        self._set(spec.MMIO_SHM_LEN_HIGH, length >> 32 & _MASK32)
+        self._set(spec.MMIO_SHM_BASE_LOW, base & _MASK32)
+        self._set(spec.MMIO_SHM_BASE_HIGH, base >> 32 & _MASK32)
 
     def _notify(self, value: int) -> None:
         # Only without an ioeventfd
@@ -148,7 +156,7 @@ _REGISTERS: dict[int, Callable[[MmioTransport, int], None]] = {
     spec.MMIO_QUEUE_DEVICE_HIGH: _address("device", 32),
     spec.MMIO_QUEUE_NOTIFY: MmioTransport._notify,
     spec.MMIO_INTERRUPT_ACK: MmioTransport._acknowledge,
+    spec.MMIO_SHM_SEL: MmioTransport._select_region,
     spec.MMIO_STATUS: MmioTransport._write_status,
 }
-"""Every register that can be written.  QueueReset is not here, RING_RESET is not offered; nor SHMSel, there
-is none."""
+"""Every register that can be written.  QueueReset is not here, RING_RESET is not offered."""

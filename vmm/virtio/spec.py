@@ -189,5 +189,7 @@ VSOCK_EVENT_TRANSPORT_RESET = 0
 
 # 5.11 File System Device
 FS_TAG_SIZE = 36
+FS_SHMCAP_ID_CACHE = 0
+"""Shared memory region of the DAX window."""
 FS_CONFIG_FORMAT = "<36sII"
 """For :mod:`struct`: tag, padded with NUL; num_request_queues; notify_buf_size."""

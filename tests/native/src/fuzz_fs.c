@@ -21,6 +21,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+enum { WINDOW = 4 * DAX_SLOT };
 enum { LOW = 0x10000, DESC = 0, AVAIL = 0x400, USED = 0x600, REQUEST = 0x1000, ANSWER = 0x8000, GUARD = 0xc000 };
 enum { SIZE = 16, REQUESTS = 24, LIMIT = 1 << 20 };
 
@@ -210,6 +211,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fc.nmaps = 1;
 		fc.map[0] = (struct fs_map){ 0, 0, 1001 };
 	}
+	if (how[1] & 2) {
+		static struct dax *window;
+
+		if (!window)
+			window = dax_new(WINDOW, &err);
+		require(window);
+		dax_clear(window);
+		fc.dax = window;
+		fc.dax_size = WINDOW;
+	}
 	fs = fs_new(&fc, &err);
 	require(fs);
 	close(fc.root_fd);
@@ -227,6 +238,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		n = fs_worker_ops.run(&q->worker);
 		remember(&m, opcode);
 	}
+	if (fc.dax)
+		dax_fault(fc.dax);
 	fs_worker_ops.drain(&q->worker);
 	worker_flush(&q->worker);
 	/* Only a chain without a header or a place for the answer has none, and it is the last one. */

@@ -91,3 +91,18 @@ def test_every_virtio_slot_has_a_page_and_a_pin_of_its_own() -> None:
     layout.check_slots(slots)
     with pytest.raises(ConfigError, match=f"device {layout.MMIO_SLOTS}"):
         layout.check_slots([layout.MMIO_SLOTS])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_are_behind_ram_and_each_other(size: int) -> None:
+    end = regions(size)[-1].end
+    for _ in range(3):
+        base = layout.window_base(end, 64 * MIB)
+        assert base >= max(end, 4 * GIB)
+        assert base % GIB == 0
+        end = base + 64 * MIB
+
+
+def test_windows_that_no_guest_can_address() -> None:
+    with pytest.raises(ConfigError, match="more than a guest can address"):
+        layout.window_base(500 * GIB, 20 * GIB)

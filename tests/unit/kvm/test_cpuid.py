@@ -77,3 +77,13 @@ def test_hypervisor_leaves_say_kvm_and_the_tsc_frequency() -> None:
     assert leaves[0x40000000, 0].eax == 0x40000010
     assert leaves[0x40000001, 0].eax == 0x01007AFB, "the paravirtual features of KVM, kvmclock among them, stay"
     assert leaves[0x40000010, 0].eax == 2_500_000
+
+
+def test_asynchronous_page_faults_are_only_offered_where_every_page_can_be_had() -> None:
+    for offered in (True, False):
+        cpuid = supported()
+        entry = next(cpuid.entries[i] for i in range(cpuid.nent) if cpuid.entries[i].function == 0x4000_0001)
+        entry.eax = 0xFFFF_FFFF
+        CpuidTemplate(cpuid, 1, tsc_khz=0, tsc_deadline=True, async_pf=offered)
+        (found,) = [e.eax for e in map(cpuid.entries.__getitem__, range(cpuid.nent)) if e.function == 0x4000_0001]
+        assert found == (0xFFFF_FFFF if offered else 0xFFFF_FFFF & ~(1 << 4 | 1 << 10 | 1 << 14))

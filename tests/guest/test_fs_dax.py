@@ -1,0 +1,83 @@
+"""Files of the host in the guest's address space: ``mount -o dax``."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
+from tests.guest.vmfixture import Guest
+from vmm import DiskConfig, ShareConfig
+
+MIB = 1 << 20
+SIZE = 6 * MIB
+ISOLATION = pytest.mark.parametrize("isolation", ["thread", "process"])
+
+
+@pytest.fixture(scope="module")
+def programs() -> DiskConfig:
+    return programs_disk()
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    folder = tmp_path / "share"
+    folder.mkdir()
+    (folder / "big").write_bytes(random.Random(1).randbytes(SIZE))
+    (folder / "small").write_bytes(b"small")
+    return folder
+
+
+def mount(boot: Boot, share: Path, programs: DiskConfig, isolation: str, **options: Any) -> Guest:
+    config = ShareConfig(str(share), isolation=isolation, dax=64 * MIB, **options)
+    guest = boot(shares=[config], disks=[programs], cpus=2)
+    guest.check(INSTALL_PROGRAMS)
+    guest.check("mount -t virtiofs -o dax share /mnt")
+    return guest
+
+
+def stats(guest: Guest) -> dict[str, Any]:
+    (found,) = [row for row in (a.transport.stats() for a in guest.machine.attached) if "dax_maps" in row]
+    return found
+
+
+@ISOLATION
+def test_reading_copies_nothing(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
+    guest = mount(boot, share, programs, isolation)
+    wanted = hashlib.md5((share / "big").read_bytes()).hexdigest()
+    assert guest.check("md5sum </mnt/big").split()[0] == wanted
+    total = sum((share / "big").read_bytes())
+    assert guest.check(f"echo s | mapfile /mnt/big {SIZE}").strip() == str(total)
+    assert guest.check("cat /mnt/small") == "small"
+    seen = stats(guest)
+    assert seen["read_bytes"] == 0
+    assert "read" not in seen["ops"]
+    assert seen["ops"]["setupmapping"]["count"] >= SIZE // (2 * MIB)
+    assert seen["dax_maps"] >= SIZE // (2 * MIB)
+    guest.check("umount /mnt")
+    assert guest.power_off().kind == "poweroff"
+
+
+@ISOLATION
+def test_writing_in_place(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
+    guest = mount(boot, share, programs, isolation)
+    guest.check(f"printf 'w 5000 65\\nw {SIZE - 1} 66\\n' | mapfile /mnt/big {SIZE}")
+    guest.check("printf done | dd of=/mnt/big bs=4 seek=1000 conv=notrunc")
+    guest.check("printf 'longer' >/mnt/small; printf ' and longer' >>/mnt/small; sync")
+    data = (share / "big").read_bytes()
+    assert len(data) == SIZE
+    assert (data[5000], data[-1], data[4000:4004]) == (65, 66, b"done")
+    assert (share / "small").read_text() == "longer and longer" == guest.check("cat /mnt/small")
+
+
+def test_a_read_only_share_in_the_window(boot: Boot, share: Path, programs: DiskConfig) -> None:
+    guest = mount(boot, share, programs, "process", read_only=True)
+    before = (share / "big").read_bytes()
+    assert guest.check(f"echo s | mapfile /mnt/big {SIZE} 2>/dev/null").strip() == str(sum(before))
+    assert guest.run("echo x >>/mnt/big")[0] != 0
+    assert (share / "big").read_bytes() == before

@@ -1,0 +1,110 @@
+"""A guest, of a few instructions, that reads where a file in the window of a device has lost its pages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig
+from vmm.boot import layout
+from vmm.errors import ConfigError
+from vmm.native import ffi, lib
+from vmm.virtio.device import SharedRegion, VirtioDevice
+
+MIB = 1 << 20
+SLOT = lib.DAX_SLOT
+BASE = 1 << 32
+AT = BASE + SLOT - 4096 + 5
+TIMEOUT = 20.0
+
+FREE_PAGE = layout.PAGE_DIRECTORIES + 4 * 4096
+
+
+def store(address: int, value: int) -> bytes:
+    """mov rax, value; mov [address], rax."""
+    return b"\x48\xb8" + value.to_bytes(8, "little") + b"\x48\x89\x04\x25" + address.to_bytes(4, "little")
+
+
+# 64-bit code. The first 2 MiB of the fifth GiB are mapped where they are; then, for each byte on the console, the byte
+# at AT
+MAP = store(FREE_PAGE, BASE | 0x83) + store(layout.PDPT + 32, FREE_PAGE | 3)
+ANSWER = (
+    b"\x48\xbb" + AT.to_bytes(8, "little")  # mov rbx, AT
+    + b"\x66\xba" + tiny.LINE_STATUS.to_bytes(2, "little") + b"\xec\xa8\x01\x74\xfb"  # in al, dx; test al, 1; jz
+    + b"\x66\xba" + layout.COM1.to_bytes(2, "little") + b"\xec"  # take it
+    + b"\x8a\x03\xee"  # mov al, [rbx]; out dx, al
+)  # fmt: skip
+
+
+class Window(VirtioDevice):
+    """A device that has a window and nothing else."""
+
+    device_id = 44
+    queue_sizes = (16,)
+
+    def __init__(self) -> None:
+        error, ours, child = ffi.new("int *"), ffi.new("int *"), ffi.new("int *")
+        self.native = lib.dax_new(2 * SLOT, error)
+        address = int(ffi.cast("uintptr_t", lib.dax_window(self.native)))
+        self.regions = {0: SharedRegion(address, 2 * SLOT, self.native)}
+        assert lib.dax_pair(ours, child) == 0
+        lib.dax_serve(self.native, ours[0])
+        self.sock = socket.socket(fileno=int(child[0]))
+
+    def map(self, path: Path, *, writable: bool) -> None:
+        """The start of the file to the start of the window."""
+        with open(path, "r+b") as file:
+            socket.send_fds(self.sock, [struct.pack("<IIQQQ", 1, writable, 0, SLOT, 0)], [file.fileno()])
+        assert self.sock.recv(4) == bytes(4)
+
+    def close(self) -> None:
+        self.sock.close()
+        if self.native is not None:
+            lib.dax_free(self.native)
+            self.native = None
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_it_reads_zeroes_and_then_what_comes_back(tmp_path: Path, writable: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * SLOT)
+    kernel = tiny.make(tmp_path, MAP, tiny.forever(ANSWER))
+    reader, writer = os.pipe()
+    device = Window()
+    boot = BootConfig(kernel, entry="linux64")
+    config = MachineConfig(boot, MemoryConfig(32 * MIB), console=ConsoleConfig("fd", writer))
+    with Machine(config, devices=(device,)) as machine:
+        assert device.regions[0].gpa == BASE
+        machine.start()
+
+        def ask() -> bytes:
+            assert machine.console_input(b"?") == 1
+            return os.read(reader, 1)
+
+        assert ask() == b"\0", "nothing is mapped"
+        device.map(path, writable=writable)
+        assert ask() == b"A"
+        os.truncate(path, 4096)
+        assert ask() == b"\0"
+        path.write_bytes(b"B" * SLOT)
+        end = time.monotonic() + TIMEOUT
+        while ask() != b"B":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert machine.wait(0) is None
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_window_on_pci_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    device = Window()
+    boot = BootConfig(tiny.make(tmp_path, tiny.POWEROFF))
+    with pytest.raises(ConfigError, match="cannot be had on PCI"):
+        Machine(MachineConfig(boot, MemoryConfig(32 * MIB), transport="pci"), devices=(device,))
+    device.close()
