@@ -97,7 +97,7 @@ git init -q -b main one && cd one
 for n in $(seq 40); do echo $n >file$n; done
 git add . && git commit -qm first && echo more >>file1 && git commit -qam second
 cd .. && git clone -q one two && cd two
-git gc -q && git fsck --strict && git status --short && git log --oneline | wc -l
+git gc -q && git fsck --strict && git status --short && echo "commits: $(git log --oneline | wc -l)"
 """
 
 SQLITE = """
@@ -120,7 +120,7 @@ def test_git_on_a_share(guest_kernel: str, tmp_path: Path) -> None:
         pytest.skip("no git on this host")
     done = run_example(guest_kernel, tmp_path / "work", GIT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split()[-1] == "2"
+    assert "commits: 2\n" in done.stdout
     assert (tmp_path / "work/two/file1").read_text() == "1\nmore\n"
 
 
