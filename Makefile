@@ -14,7 +14,7 @@ demo: ## install what is missing, build the guest, boot it (a terminal gets the 
 	@$(PYTHON) -m tools.demo
 
 test: ## all tests; those that boot guests run in the lab where there is no usable KVM
-	@python3 tools/deps.py kernel lab check fuzz
+	@python3 tools/deps.py kernel lab guest check fuzz
 	@$(PYTHON) -m tools.run_tests $(ARGS)
 
 test-native: ## only the tests that need no KVM
@@ -22,7 +22,7 @@ test-native: ## only the tests that need no KVM
 	@$(PYTHON) -m tools.run_tests --native $(ARGS)
 
 test-guest: ## only the tests that boot guests
-	@python3 tools/deps.py kernel lab
+	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.run_tests --guest $(ARGS)
 
 check: ## lint, format, types, import layers, C warnings

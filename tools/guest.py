@@ -1,4 +1,4 @@
-"""What guests of the tests are made of: the kernel and the disk of guest-kernel's recipes, and programs to run."""
+"""What guests of the tests are made of: the kernels and disks of guest-kernel's recipes, and programs to run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIABLES = {"build.py": "PYVMM_GUEST_KERNEL", "rootfs.py": "PYVMM_GUEST_ROOTFS"}
+VARIABLES = {
+    "build.py": "PYVMM_GUEST_KERNEL",
+    "rootfs.py": "PYVMM_GUEST_ROOTFS",
+    "debian.py": "PYVMM_GUEST_DEBIAN",
+}
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
 """Of each C file there, guests of the tests can have a program."""
 
@@ -37,6 +41,11 @@ def kernel() -> str:
 def rootfs() -> str:
     """The path of the root disk. It belongs to the cache: write to a copy."""
     return make("rootfs.py")
+
+
+def debian() -> str:
+    """The path of a root disk with Debian; its kernel ``vmlinuz`` and ``initrd.img`` are in the same directory."""
+    return make("debian.py")
 
 
 def programs() -> str:
@@ -69,3 +78,7 @@ def publish() -> None:
     os.environ["PYVMM_GUEST_KERNEL"] = kernel()
     os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
     programs()
+    try:
+        os.environ["PYVMM_GUEST_DEBIAN"] = debian()
+    except SystemExit:
+        pass  # it needs the network and root; the recipe has said what it misses, and the tests are skipped

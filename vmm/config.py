@@ -39,7 +39,7 @@ def parse_size(text: str, what: str = "size") -> int:
 class BootConfig:
     """What to boot.
 
-    :ivar kernel: path of an ELF vmlinux
+    :ivar kernel: path of an ELF vmlinux or of a bzImage
     :ivar initrd: path of an initial ramdisk, or None
     :ivar cmdline: appended to the default command line
     :ivar entry: ``pvh``, ``linux64``, or ``auto``: PVH where the kernel has its note

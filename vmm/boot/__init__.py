@@ -152,7 +152,7 @@ def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence
         from vmm.boot import linux
 
         state = cpu.linux64_state(image.entry64)
-        memory.write(layout.BOOT_PARAMS, linux.boot_params(plan.memory_map, initrd=initrd))
+        memory.write(layout.BOOT_PARAMS, linux.boot_params(plan.memory_map, initrd=initrd, setup=image.setup))
         memory.write(layout.PML4, cpu.page_tables())
     else:
         assert image.pvh_entry is not None

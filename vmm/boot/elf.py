@@ -33,10 +33,8 @@ _MAX_NOTES = 64 << 10
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The PVH entry: Xen's public ``elfnote.h``."""
 
-_VMLINUX = "an uncompressed ELF vmlinux is needed: the file vmlinux at the top of the kernel's build tree"
-_EXTRACT = "extract its vmlinux with scripts/extract-vmlinux from the kernel source: extract-vmlinux FILE > vmlinux"
+_VMLINUX = "a bzImage (/boot/vmlinuz-*) or an ELF vmlinux is needed: the one at the top of the kernel's build tree"
 _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0x202, b"HdrS", "a bzImage, a compressed kernel", _EXTRACT),
     (0x38, b"ARM\x64", "a kernel image for 64-bit Arm", _VMLINUX),
     (0, b"\x1f\x8b", "compressed by gzip", "unpack it first: gzip -dc FILE > vmlinux"),
     (0, b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first: zstd -dc FILE > vmlinux"),

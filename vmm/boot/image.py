@@ -44,11 +44,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class KernelImage:
-    """An ELF kernel: what to load, and where to start it.
+    """A kernel: what to load, and where to start it.
 
     :ivar segments: by ascending address, disjoint, none empty
     :ivar entry64: physical address of the 64-bit entry, or None
     :ivar pvh_entry: physical address of the PVH entry, or None
+    :ivar setup: of a bzImage, its setup header
+    :ivar initrd_max: the highest address that a byte of its initrd may have
     """
 
     path: str
@@ -56,6 +58,8 @@ class KernelImage:
     segments: tuple[Segment, ...]
     entry64: int | None
     pvh_entry: int | None
+    setup: bytes = b""
+    initrd_max: int = 0xFFFF_FFFF
 
 
 def check_image(image: KernelImage) -> None:
@@ -149,7 +153,7 @@ def initrd_address(path: str, size: int, image: KernelImage, ram: Sequence[Regio
 
     :raises ConfigError: it does not fit above the kernel
     """
-    top = ram[0].end
+    top = min(ram[0].end, image.initrd_max + 1)
     start = (top - size) & ~0xFFF
     kernel_end = max([layout.TABLES_END, *(s.end for s in image.segments if s.paddr < HOLE_START)])
     if start < kernel_end:

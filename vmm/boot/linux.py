@@ -104,6 +104,7 @@ def boot_params(
     cmdline: int = layout.CMDLINE,
     initrd: tuple[int, int] | None = None,
     rsdp: int = layout.ACPI,
+    setup: bytes = b"",
 ) -> bytes:
     """The 4096 bytes at :data:`layout.BOOT_PARAMS`.
 
@@ -111,10 +112,13 @@ def boot_params(
     :param cmdline: address of the command line, NUL-terminated
     :param initrd: ``(address, size)``
     :param rsdp: address of the ACPI root pointer
+    :param setup: the setup header of a bzImage, which goes on to the kernel but for what a loader says; checked before
     """
     address, size = initrd or (0, 0)
     table = [{"addr": start, "size": length, "type": kind} for start, length, kind in memory_map]
     table += [_NO_ENTRY] * (E820_MAX - len(table))
     header = {"ramdisk_image": address, "ramdisk_size": size, "cmd_line_ptr": cmdline}
+    if setup:
+        header = {**SETUP_HEADER.parse(setup), **header, "type_of_loader": _LOADER_UNKNOWN, "setup_data": 0}
     built: bytes = BOOT_PARAMS.build({"acpi_rsdp_addr": rsdp, "hdr": header, "e820_table": table})
     return built

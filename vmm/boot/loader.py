@@ -64,16 +64,24 @@ def find_kernel(path: str) -> KernelImage:
         real = _real_path(fd)
         image = cache.load(path, real, state) if real else None
         if image is None:
-            from vmm.boot import elf
-
-            image = elf.parse(path, fd, state)
-            if real:
+            image = _parse(path, fd, state)
+            if real and not image.setup:
                 cache.store(image, real)
         return image
     except OSError as error:
         raise ConfigError(f"kernel {path}: {error.strerror}", code="kernel-file", hint="copy the file again") from error
     finally:
         posix.close(fd)
+
+
+def _parse(path: str, fd: int, state: Identity) -> KernelImage:
+    from vmm.boot import bzimage
+
+    if bzimage.is_bzimage(posix.pread(fd, 1024, 0)):
+        return bzimage.parse(path, fd, state)
+    from vmm.boot import elf
+
+    return elf.parse(path, fd, state)
 
 
 def _real_path(fd: int) -> bytes:

@@ -65,7 +65,7 @@ example:
 """
 
 OPTIONS = (
-    Option("--kernel", "FILE", "the kernel, an ELF vmlinux", required=True, complete="file"),
+    Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
     Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),

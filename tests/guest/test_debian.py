@@ -1,0 +1,98 @@
+"""Debian 13 as it is, with its own kernel and initrd, on PCI.  Its boot takes a minute or more in the lab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.shared import complaints, show
+from tests.guest.vmfixture import SERVE, Guest, boot_guest, sparse_copy
+
+pytestmark = pytest.mark.distribution
+CPUS = 2
+BOOT_TIMEOUT = 600.0
+PROMPT = r"root@debian:~# "
+EXPECTED = (
+    # Of the host's CPU, which has what the driver looks for but not the tables of a machine with frequencies
+    "amd_pstate: ",
+)
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    image = os.environ.get("PYVMM_GUEST_DEBIAN")
+    if not image:
+        pytest.skip("the Debian disk is made by `make test` or `make test-guest`, run as root")
+    folder, made = tmp_path_factory.mktemp("debian"), Path(image).parent
+    for name in ("vmlinuz", "initrd.img"):
+        (folder / name).write_bytes((made / name).read_bytes())
+    disk = sparse_copy(Path(image), folder / "root.ext4")
+    guest = boot_guest(
+        str(folder / "vmlinuz"),
+        rootfs=disk,
+        initrd=str(folder / "initrd.img"),
+        cpus=CPUS,
+        memory="768M",
+        transport="pci",
+        cmdline="systemd.show_status=0 console=ttyS0",
+    )
+    try:
+        try:
+            guest.expect("debian login: ", BOOT_TIMEOUT)
+            guest.type("root\n")
+            guest.expect(PROMPT, 120)
+            guest.type("TERM=dumb bash --norc --noprofile --noediting\n")
+            guest.expect(r"bash-[\d.]+# ", 60)
+            guest.type(SERVE)
+            guest.check("true", 60)
+        except BaseException as error:
+            guest.drain()
+            error.add_note(f"console:\n{guest.console}")
+            raise
+        yield guest
+    finally:
+        guest.close()
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, debian: Guest) -> Guest:
+    return show(request, debian)
+
+
+def test_systemd_says_running(guest: Guest) -> None:
+    status, state = guest.run("systemctl is-system-running --wait", 300)
+    failed = guest.check("systemctl --failed --no-pager --plain --no-legend")
+    assert (status, state.strip(), failed) == (0, "running", "")
+
+
+def test_it_is_debians_own_kernel_on_its_own_disk(guest: Guest) -> None:
+    assert "-cloud-amd64" in guest.check("uname -r")
+    assert 'VERSION_ID="13"' in guest.check("cat /etc/os-release")
+    assert guest.check("findmnt -no SOURCE,FSTYPE /").split() == ["/dev/vda", "ext4"]
+    assert guest.check("readlink -f /sys/block/vda").startswith("/sys/devices/pci0000:00/0000:00:01.0/")
+
+
+def test_the_kernel_has_nothing_to_complain_about(guest: Guest) -> None:
+    assert [line for line in complaints(guest) if not any(text in line for text in EXPECTED)] == []
+    log = guest.check("dmesg")
+    bad = ("ACPI Error", "ACPI Warning", "ACPI BIOS Error", "Firmware Bug", "FW_BUG", "not reserved in")
+    assert [line for line in log.splitlines() if any(text in line for text in bad)] == []
+    assert "PCI: ECAM [mem 0xe0000000-0xe00fffff]" in log
+
+
+def test_every_cpu_and_interrupt_is_where_it_should(guest: Guest) -> None:
+    assert guest.check("nproc").strip() == str(CPUS)
+    rows = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
+    assert [row[-1] for row in rows] == ["virtio0-config", *(f"virtio0-req.{index}" for index in range(CPUS))]
+    assert all(any("PCI-MSIX" in word for word in row) for row in rows)
+
+
+def test_files_are_kept_and_the_machine_powers_off(guest: Guest) -> None:
+    guest.check("dd if=/dev/urandom of=/root/x bs=1M count=8 2>/dev/null; sync; echo 3 > /proc/sys/vm/drop_caches")
+    one, two = guest.check("md5sum < /root/x; md5sum < /root/x").split()[::2]
+    assert one == two
+    guest.check("systemctl poweroff")
+    assert guest.wait(200).kind == "poweroff"
