@@ -160,11 +160,11 @@ class Machine:
         """
         if self._state != "made" or self._core is None:
             raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
-        if self.config.transport == PCI and (device.shares_memory or device.regions):
+        if self.config.transport == PCI and device.regions:
             raise ConfigError(
-                f"{device.name}: a server of its own, or a DAX window, cannot be had on PCI yet",
+                f"{device.name}: a DAX window cannot be had on PCI yet",
                 code="transport",
-                hint="say isolation=thread and leave dax= out, or use the mmio transport",
+                hint="leave dax= out, or use the mmio transport",
             )
         self._place_regions(device)
         return self._slots.attach(device)

@@ -10,21 +10,27 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.shared import complaints, running, show
 from tests.guest.vmfixture import Guest
-from vmm import DiskConfig, VsockConfig
+from vmm import DiskConfig, ShareConfig, VsockConfig
 from vmm.report import collect
 
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def made(guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    folder = tmp_path_factory.mktemp("pci")
+def made_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that the guest shares."""
+    return tmp_path_factory.mktemp("share")
+
+
+@pytest.fixture(scope="module")
+def made(
+    guest_kernel: str, guest_disk: Path, made_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guest]:
+    folder, share = tmp_path_factory.mktemp("pci"), made_folder
     disk = folder / "second.img"
     disk.touch()
     with disk.open("r+b") as file:
         file.truncate(32 * MIB)
-    share = folder / "share"
-    share.mkdir()
     (share / "hello").write_text("from the host\n")
     with running(
         guest_kernel,
@@ -33,6 +39,7 @@ def made(guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathF
         cpus=2,
         transport="pci",
         disks=[DiskConfig(str(disk), serial="second")],
+        shares=[ShareConfig(str(share)), ShareConfig(str(share), "apart", isolation="process")],
         vsock=VsockConfig(uds=str(folder / "vm.sock")),
     ) as guest:
         yield guest
@@ -53,7 +60,7 @@ def test_linux_finds_the_bus_by_acpi_and_has_nothing_to_complain_about(guest: Gu
 
 def test_every_device_is_there_with_a_vector_for_each_queue(guest: Guest) -> None:
     ids = guest.check("cat /sys/bus/pci/devices/*/device").split()
-    assert ids == ["0x29c0", "0x1042", "0x1042", "0x1053"]
+    assert ids == ["0x29c0", "0x1042", "0x1042", "0x105a", "0x105a", "0x1053"]
     lines = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
     names = [line[-1] for line in lines]
     for disk in ("virtio0", "virtio1"):
@@ -76,6 +83,16 @@ def test_data_moves_without_an_exit_to_python(guest: Guest) -> None:
     after = collect(guest.machine)["exits"]["by_reason"]["mmio"]
     assert digest[0] == digest[2]
     assert after == before, "neither a kick nor an interrupt left the kernel"
+
+
+def test_shares_and_sockets_work(guest: Guest, made_folder: Path) -> None:
+    for tag in ("share", "apart"):
+        guest.check(f"mkdir -p /mnt/{tag} && mount -t virtiofs {tag} /mnt/{tag}")
+        assert guest.check(f"cat /mnt/{tag}/hello") == "from the host\n"
+        guest.check(f"echo from the guest > /mnt/{tag}/{tag}")
+        assert (made_folder / tag).read_text() == "from the guest\n"
+    with pytest.raises(ConnectionRefusedError):
+        guest.machine.vsock.connect(7, timeout=30)
 
 
 def test_the_second_queue_of_a_disk_works(guest: Guest) -> None:
