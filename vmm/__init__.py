@@ -11,15 +11,17 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmm.aio import AsyncMachine
     from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
-    from vmm.execution import EndEvent
+    from vmm.life import EndEvent, Event
     from vmm.machine import Machine
     from vmm.memory import GuestMemory
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.queue import Chain, Queue
 
 _HOMES = {
+    "AsyncMachine": "aio",
     "BootConfig": "config",
     "ConsoleConfig": "config",
     "DiskConfig": "config",
@@ -31,7 +33,8 @@ _HOMES = {
     "GuestError": "errors",
     "HostError": "errors",
     "VmmError": "errors",
-    "EndEvent": "execution",
+    "EndEvent": "life",
+    "Event": "life",
     "Machine": "machine",
     "GuestMemory": "memory",
     "VirtioDevice": "virtio.device",
@@ -40,12 +43,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncMachine",
     "BootConfig",
     "Chain",
     "ConfigError",
     "ConsoleConfig",
     "DiskConfig",
     "EndEvent",
+    "Event",
     "GuestError",
     "GuestMemory",
     "HostError",

@@ -36,12 +36,17 @@ class Core:
         self.vcpus: list[Vcpu] = []
         self._cpus = cpus
         self._tasks: list[Task] = []
-        self._irqs: list[EventFd] = []
-        self._windows = 0
+        self._irqs: list[tuple[EventFd, int]] = []
+        self._kicks: list[tuple[int, int, int, int]] = []
+        self._windows: list[tuple[int, int, int]] = []
+        self._async_pf = True
+        self._make_vm()
+
+    def _make_vm(self) -> None:
         with System() as system:
             limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
-            if cpus > limit:
-                raise ConfigError(f"{cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
+            if self._cpus > limit:
+                raise ConfigError(f"{self._cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
             self.read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
             self.any_length = bool(system.check_extension(k.CAP_IOEVENTFD_ANY_LENGTH))
             """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
@@ -68,6 +73,7 @@ class Core:
         :param async_pf: see :class:`~vmm.kvm.cpuid.CpuidTemplate`
         """
         self._irqchip.join()
+        self._async_pf = async_pf
         # Each memory slot waits for such a grace period too, some milliseconds
         self._mapping = self._task(lambda: self._map_memory(memory), "memory")
         template: CpuidTemplate | None = None
@@ -99,26 +105,48 @@ class Core:
 
     def map_window(self, gpa: int, size: int, host_address: int) -> None:
         """Let the guest use memory of a device, in which the device may map what it likes."""
-        self.vm.set_memory(_WINDOW_SLOTS + self._windows, gpa, size, host_address)
-        self._windows += 1
+        self.vm.set_memory(_WINDOW_SLOTS + len(self._windows), gpa, size, host_address)
+        self._windows.append((gpa, size, host_address))
 
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""
         irq = EventFd()
-        self._irqs.append(irq)
+        self._irqs.append((irq, gsi))
         self.vm.irqfd(irq.fd, gsi)
         return irq
 
     def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
         """From now on a guest's write of *value* to MMIO *address* signals the eventfd *fd* inside the kernel."""
+        self._kicks.append((fd, address, size, value))
         self.vm.ioeventfd(fd, address, size, value)
 
-    def close(self) -> None:
-        """Free all of it.  No vCPU may run.  Harmless when done twice."""
-        for task in self._tasks:
-            task.close()
+    def remake(self, bus: Any, memory: GuestMemory) -> None:
+        """A new VM with new vCPUs and the same lines, :meth:`make_vcpus` included.  No vCPU runs.
+
+        Nothing of the old one can be left then, whatever KVM keeps for a vCPU now or in times to come.
+        """
+        self._close_vm()
+        self._make_vm()
+        self._irqchip.join()
+        for irq, gsi in self._irqs:
+            irq.clear()
+            self.vm.irqfd(irq.fd, gsi)
+        for kick in self._kicks:
+            self.vm.ioeventfd(*kick)
+        windows, self._windows = self._windows, []
+        for window in windows:
+            self.map_window(*window)
+        self.make_vcpus(bus, memory, async_pf=self._async_pf)
+
+    def _close_vm(self) -> None:
+        while self._tasks:
+            self._tasks.pop().close()
         while self.vcpus:
             self.vcpus.pop().close()
         self.vm.close()
+
+    def close(self) -> None:
+        """Free all of it.  No vCPU may run.  Harmless when done twice."""
+        self._close_vm()
         while self._irqs:
-            self._irqs.pop().close()
+            self._irqs.pop()[0].close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import time
-from _thread import RLock, allocate_lock
+from _thread import RLock, allocate_lock, get_ident
 from _weakref import ref
 
 from vmm import boot
@@ -15,8 +15,9 @@ from vmm.core import Core
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
-from vmm.execution import ERROR, PANIC, POWEROFF, REBOOT, STOPPED, TIMEOUT, EndEvent, VcpuThreads
+from vmm.execution import VcpuThreads
 from vmm.kvm.state import set_boot_state, set_reset_msrs
+from vmm.life import CLOSED, ERROR, MADE, PANIC, PAUSED, POWEROFF, REBOOT, RUNNING, STOPPED, TIMEOUT, Life
 from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.slots import MmioSlots, Native
@@ -25,11 +26,13 @@ from vmm.wiring import open_devices, open_vsock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from vmm.bus import BusDevice
     from vmm.config import MachineConfig
     from vmm.kvm import Vcpu
+    from vmm.life import EndEvent, Event, EventStream
     from vmm.slots import Attached
     from vmm.slots_pci import PciSlots
     from vmm.virtio.device import VirtioDevice
@@ -54,8 +57,9 @@ atexit.register(_close_all)
 class Machine:
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
-    Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running -> ended (:meth:`wait` returns the
-    :class:`EndEvent`) -> :meth:`close`.
+    Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running <-> paused, -> ended (:meth:`wait`
+    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.life.CALLS` says which call is allowed in which state;
+    any other raises ConfigError with the code ``machine-state``.  Unless said, any call from any thread.
 
     :raises ConfigError: the configuration cannot be; nothing was opened yet
     :raises HostError: the host has no usable KVM or not enough memory
@@ -67,15 +71,12 @@ class Machine:
         self.loop = Loop()
         self.pio, self.mmio = Bus("pio"), Bus("mmio")
         self._closers: list[Any] = [self.loop]
-        # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
-        # into wait() would wait for itself
-        self._running = allocate_lock()
-        self._running.acquire()
-        self._end: EndEvent | None = None
         self._loop_thread: Thread | None = None
-        self._state = "made"
-        # Making, starting and closing exclude each other: the exit hook closes machines of threads that still run
+        self._life = Life()
+        self._life.listen(lambda event: self.phases.append(("ended", event.at)))
+        # What changes the state excludes each other: the exit hook closes machines of threads that still run
         self._life_lock = RLock()
+        self._pages_lock = allocate_lock()
         self._core: Core | None = None
         self._vsock: Vsock | VhostVsock | None = None
         with self._life_lock:
@@ -98,9 +99,9 @@ class Machine:
             or any(share.isolation == "process" for _, share in config.tagged_shares())
             or any(device.shares_memory for device in devices)
         )
-        self.memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
-        self._closers.append(self.memory)
-        self._address_end = self.memory.regions[-1].end
+        self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+        self._closers.append(self._memory)
+        self._address_end = self._memory.regions[-1].end
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
         self._loading = Task(lambda: boot.load_files(self._plan, self.memory), "loader")
@@ -116,7 +117,7 @@ class Machine:
         # A page of a window may be one that its file has lost
         windows = any(device.regions for device in (*wanted, *devices))
         core.make_vcpus(self._bus, self.memory, async_pf=not windows)
-        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._on_end)
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
         kind: type[MmioSlots | PciSlots] = MmioSlots
@@ -133,9 +134,27 @@ class Machine:
         return self._slots.attached
 
     @property
+    def memory(self) -> GuestMemory:
+        """Guest RAM by guest physical address; a running guest changes it at any time."""
+        self._life.check("memory")
+        return self._memory
+
+    @property
     def vcpus(self) -> list[Vcpu]:
-        """The virtual CPUs; empty once closed."""
+        """The virtual CPUs, empty once closed; a :meth:`reset` makes new ones.  Their ``regs`` and ``sregs`` can be had
+        while the guest does not run."""
         return [] if self._core is None else self._core.vcpus
+
+    @property
+    def execution(self) -> VcpuThreads:
+        """The vCPUs' threads: for debuggers."""
+        return self._threads
+
+    def _map_register_pages(self) -> None:
+        # Done while the guest runs already: until then C answers the reads
+        with self._pages_lock:
+            if self._core is not None and self._core.read_only_slots:
+                self._slots.map_register_pages()
 
     def _build_platform(self) -> None:
         console = self.config.console
@@ -145,6 +164,7 @@ class Machine:
         self._closers.append(self.serial)
         lib.bus_add_uart(self._bus, layout.COM1, self.serial.native)
         self.serial.attach(self.loop)
+        self._button = self._core.irq_line(layout.POWER_BUTTON_GSI)
         ports = {"i8042": layout.I8042_COMMAND, "acpi_pm": layout.ACPI_SLEEP_CONTROL, "pvpanic": layout.PVPANIC}
         for base, size, device in power_devices(self._on_power_event, **ports):
             self._add_pio(base, size, device)
@@ -158,8 +178,7 @@ class Machine:
 
         :raises ConfigError: no slot is free, or the machine runs already
         """
-        if self._state != "made" or self._core is None:
-            raise ConfigError(f"cannot attach a device to a machine that is {self._state}", code="machine-state")
+        self._life.check("attach")
         if self.config.transport == PCI and device.regions:
             raise ConfigError(
                 f"{device.name}: a DAX window cannot be had on PCI yet",
@@ -181,18 +200,29 @@ class Machine:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
+    @property
+    def state(self) -> str:
+        """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""
+        return self._life.state
+
+    @property
+    def end(self) -> EndEvent | None:
+        """How the run ended, None before."""
+        return self._life.end
+
     def start(self) -> None:
-        """Load the kernel and let the guest run.
-
-        :raises ConfigError: it was started before
-        """
+        """Load the kernel and let the guest run."""
         with self._life_lock:
-            if self._state != "made":
-                raise ConfigError(f"cannot start a machine that is {self._state}", code="machine-state")
-            self._state = "running"
-            self._start()
+            self._life.check("start")
+            self._life.stage = RUNNING
+            self._set_up_vcpus()
+            self._loop_thread = Thread(self._serve, "loop")
+            self._loop_thread.start()
+            self._life.publish("started")
+            self._threads.start()
+            self.phases.append(("started", time.monotonic()))
 
-    def _start(self) -> None:
+    def _set_up_vcpus(self) -> None:
         assert self._core is not None
         state = boot.place_tables(self._plan, self.memory, self.config.cpus, self._slots.numbers)
         for vcpu in self.vcpus:
@@ -201,15 +231,10 @@ class Machine:
         self._loading.join()
         self._core.wait_for_memory()
         self.phases.append(("kernel", time.monotonic()))
-        self._loop_thread = Thread(self._serve, "loop")
-        self._loop_thread.start()
-        self._threads.start()
-        self.phases.append(("started", time.monotonic()))
 
     def _serve(self) -> None:
         try:
-            if self._core is not None and self._core.read_only_slots:
-                self._slots.map_register_pages()
+            self._map_register_pages()
             self.loop.run()
         except BaseException as error:  # a bug in a device: stop the guest, loudly
             self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
@@ -217,16 +242,13 @@ class Machine:
     def wait(self, timeout: float | None = None) -> EndEvent | None:
         """Wait until the run has ended, at most *timeout* seconds.
 
-        :returns: how it ended, or None when the time is over and the guest still runs
+        :returns: how it ended, or None when the time is over and the guest has not
         :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
         """
-        if self._end is None and self._running.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            self._running.release()  # for the next who waits
-        if self._end is None:
-            return None
-        if self._end.error is not None:
-            raise self._end.error
-        return self._end
+        end = self._life.wait(timeout)
+        if end is not None and end.error is not None:
+            raise end.error
+        return end
 
     def run(self, timeout: float | None = None) -> EndEvent:
         """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
@@ -243,14 +265,111 @@ class Machine:
 
         From any thread, and from a signal handler.
         """
-        if self._state != "closed":
+        if self._life.stage != CLOSED:
             self._threads.end(kind, detail)
+
+    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
+        """:meth:`events` as calls, see :meth:`vmm.life.Life.listen`."""
+        return self._life.listen(listener)
+
+    def events(self) -> EventStream:
+        """What happens to the machine from now on: an iterator of :class:`~vmm.life.Event`, the last an
+        :class:`~vmm.life.EndEvent`, which comes at once when the run has ended already."""
+        return self._life.stream()
+
+    def pause(self) -> None:
+        """Stop the guest where it is: no vCPU runs and no device touches its memory until :meth:`resume`.
+
+        What a vCPU or a disk is just doing is finished first.  Not from a thread of the machine's own (by a device).
+        """
+        self._check_thread("pause")
+        with self._life_lock:
+            self._life.check("pause")
+            self._threads.hold("pause")
+            self._life.check("pause")  # the guest may have ended meanwhile
+            for attached in self.attached:
+                attached.transport.pause()
+            self._life.stage = PAUSED
+            self._life.publish("paused")
+
+    def resume(self) -> None:
+        """Let the guest go on.  Its watchdogs are told that it did not run; its clocks went on."""
+        self._check_thread("resume")
+        with self._life_lock:
+            self._life.check("resume")
+            for attached in self.attached:
+                attached.transport.resume()
+            for vcpu in self.vcpus:
+                vcpu.was_paused()
+            self._life.stage = RUNNING
+            self._life.publish("resumed")
+            self._threads.release("pause")
+
+    def reset(self) -> None:
+        """Let the guest begin anew: empty RAM, new vCPUs, devices as after power-on, the kernel read again.
+
+        Disks, shares and sockets stay open.  :meth:`events` and :meth:`wait` go on with the new run.
+
+        :raises ConfigError: the kernel's or initrd's file cannot be booted any more; the guest goes on as it was
+        :raises HostError: the host refuses; the run has ended
+        """
+        self._check_thread("reset")
+        with self._life_lock:
+            self._life.check("reset")
+            plan = boot.check(self.config)
+            self._threads.halt()
+            try:
+                self._start_over(plan)
+            except BaseException as error:
+                self._threads.end(ERROR, f"reset: {error}", error)
+                raise
+
+    def _start_over(self, plan: boot.BootPlan) -> None:
+        core = self._core
+        assert core is not None
+        self._slots.reset()
+        with self._pages_lock:
+            core.remake(self._bus, self._memory)
+        self._slots.follow()
+        self.serial.reset()
+        self._memory.clear()
+        self._life.stage = RUNNING
+        self._life.begin_again()
+        self._threads.begin_again()
+        self._plan = plan
+        boot.load_files(plan, self._memory)
+        self._set_up_vcpus()
+        self._map_register_pages()
+        self._life.publish("reset")
+        self._threads.start()
+
+    def press_power_button(self) -> None:
+        """Ask the guest to power off: an ACPI event that it may hear or not."""
+        self._life.check("press_power_button")
+        self._life.publish("power-button")
+        self._button.signal()
+
+    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
+        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
+        self._life.check("shutdown")
+        self.press_power_button()
+        return self.wait(timeout)
+
+    def _check_thread(self, call: str) -> None:
+        own = self._loop_thread is not None and self._loop_thread.ident == get_ident()
+        if own or self._threads.is_own_thread():
+            raise ConfigError(
+                f"cannot {call} the machine from one of its own threads: it would wait for itself",
+                code="machine-thread",
+                hint="do it from another thread",
+            )
 
     def console_input(self, data: bytes) -> int:
         """Type *data* on the serial console.
 
-        :returns: how many bytes were taken; the rest does not fit yet (see :meth:`on_console_space`)
+        :returns: how many bytes were taken; the rest does not fit yet (``serial.space_callback`` tells when it does)
         """
+        self._life.check("console_input")
         return self.serial.input(data)
 
     @property
@@ -267,29 +386,29 @@ class Machine:
 
     def resize_disk(self, index: int) -> None:
         """Read the size of the *index*-th attached disk's file again and tell the guest."""
+        self._life.check("resize_disk")
         device: Any = self.attached[index].device
         device.resize()
 
     def _on_power_event(self, kind: str) -> None:
         self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR)
 
-    def _on_end(self, end: EndEvent) -> None:
-        self._end = end
-        self.phases.append(("ended", end.at))
-        self._running.release()
-
     def close(self) -> None:
         """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""
         with self._life_lock:
-            if self._state == "closed":
+            if self._life.stage == CLOSED:
                 return
-            if self._state == "running":
+            if self._life.stage == MADE:
+                end = self._life.finish(STOPPED, "", None)
+                if end is not None:
+                    self._life.tell_end(end)
+            else:
                 self._threads.end(STOPPED)
                 self._threads.join()
                 self.loop.stop()
                 if self._loop_thread is not None:
                     self._loop_thread.join()
-            self._state = "closed"
+            self._life.stage = CLOSED
             self._close_parts()
             _machines.pop(id(self), None)
 

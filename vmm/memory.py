@@ -21,6 +21,8 @@ HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
 _HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
+_MADV_REMOVE = 9
+"""The same header: pages of a memfd are freed, not only unmapped."""
 _MADV_POPULATE_WRITE = 23
 """The same header."""
 
@@ -110,6 +112,7 @@ class GuestMemory:
         self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
         self._base: Any = ffi.from_buffer(self._view)
+        self._prefaulted = prefault
         if prefault:
             self._prefault()
 
@@ -150,6 +153,12 @@ class GuestMemory:
             pass  # before Linux 5.14
         for offset in range(0, self.size, PAGE):
             self._view[offset] = 0
+
+    def clear(self) -> None:
+        """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted."""
+        self._map.madvise(_MADV_REMOVE if self.fd >= 0 else mmap.MADV_DONTNEED, self._start, self.size)
+        if self._prefaulted:
+            self._prefault()
 
     def offset(self, gpa: int, length: int) -> int:
         """Where the range lies in RAM, which begins at 0 and has no hole.

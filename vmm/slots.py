@@ -88,6 +88,14 @@ class MmioSlots:
         self._pages.append(transport.page)
         return attached
 
+    def reset(self) -> None:
+        """All devices as after power-on.  No vCPU runs, and the VM is still there."""
+        for attached in self.attached:
+            attached.transport.reset()
+
+    def follow(self) -> None:
+        """The VM is a new one."""
+
     def map_register_pages(self) -> None:
         """Let the guest read registers as memory, without an exit; writes still come as MMIO.
 

@@ -111,5 +111,18 @@ class PciSlots:
             where = address + NOTIFY + index * NOTIFY_STRIDE
             self._core.vm.ioeventfd(kick.fd, where, self._kick_size, None, assign=assign)
 
+    def reset(self) -> None:
+        """All devices as after power-on: nothing decodes, no vector is connected.  No vCPU runs, and the VM is still
+        there."""
+        for attached in self.attached:
+            attached.transport.reset()
+        self.bus.reset()
+
+    def follow(self) -> None:
+        """The VM is a new one."""
+        self._router.follow(self._core.vm)
+        for users in self._lines.values():
+            users.clear()
+
     def map_register_pages(self) -> None:
         """Nothing to map: what a driver reads while it runs is not in registers."""

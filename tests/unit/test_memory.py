@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -187,3 +188,14 @@ def test_integers_are_little_endian_and_cut(memory: GuestMemory) -> None:
     memory.write_int(0, 2, 0x12345)
     assert memory.read(0, 2) == b"\x45\x23"
     assert memory.read_int(0, 2) == 0x2345
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_cleared_memory_is_as_new(shared: bool) -> None:
+    with contextlib.closing(GuestMemory(8 << 20, shared=shared)) as memory:
+        memory.write(0, b"first")
+        memory.write((8 << 20) - 4, b"last")
+        memory.clear()
+        assert memory.read(0, (8 << 20)) == bytes(8 << 20)
+        memory.write(4096, b"again")
+        assert memory.read(4096, 5) == b"again"

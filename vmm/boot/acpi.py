@@ -33,6 +33,8 @@ _NO_VGA, _NO_RTC = 1 << 2, 1 << 5
 _WBINVD, _PROC_C1, _NO_POWER_BUTTON, _NO_SLEEP_BUTTON = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 _RESET_REGISTER, _HARDWARE_REDUCED = 1 << 10, 1 << 20
 
+_BUTTON_PRESSED = 0x80
+"""Table 5.155: "S0 power button pressed"."""
 _APIC_ENABLED = 1
 _FIRST_X2APIC_ID = 255
 """From here on an APIC id needs the wide form; 255 itself is the broadcast of the narrow one."""
@@ -96,7 +98,16 @@ def _fixed_terms() -> tuple[bytes, bytes]:
         aml.name(b"_UID", aml.integer(0)),
         aml.name(b"_CRS", aml.resources(aml.io(layout.PVPANIC, 1))),
     )
-    return sleep, uart + panic
+    # 4.8.2.2.1.2 and 5.6.9: a button is an event of a Generic Event Device, which needs no registers
+    button = aml.device(b"PWRB", aml.name(b"_HID", aml.eisa_id("PNP0C0C")), aml.name(b"_UID", aml.integer(0)))
+    events = aml.device(
+        b"GED_",
+        aml.name(b"_HID", aml.string("ACPI0013")),
+        aml.name(b"_UID", aml.integer(0)),
+        aml.name(b"_CRS", aml.resources(aml.interrupt(layout.POWER_BUTTON_GSI))),
+        aml.method(b"_EVT", 1, aml.notify(b"PWRB", _BUTTON_PRESSED)),
+    )
+    return sleep, uart + panic + button + events
 
 
 def virtio_device(slot: int) -> bytes:

@@ -81,6 +81,17 @@ def device(path: bytes, *terms: bytes) -> bytes:
     return b"\x5b\x82" + package_length(len(body)) + body
 
 
+def method(path: bytes, arguments: int, *terms: bytes) -> bytes:
+    """DefMethod (20.2.5.2), serialized, with so many *arguments*."""
+    body = path + bytes((arguments | 1 << 3,)) + b"".join(terms)
+    return b"\x14" + package_length(len(body)) + body
+
+
+def notify(path: bytes, value: int) -> bytes:
+    """DefNotify (20.2.5.3): tell the driver of the object *path* that *value* happened."""
+    return b"\x86" + path + integer(value)
+
+
 def resources(*descriptors: bytes) -> bytes:
     """A resource template: the buffer of a _CRS, with its end tag (6.4.2.9; checksum 0 means "not checked")."""
     return buffer(b"".join(descriptors) + b"\x79\0")

@@ -115,6 +115,8 @@ ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
 """What a guest writes to :data:`ACPI_SLEEP_CONTROL` to power off."""
 
 # -- Interrupts: pins of the IO-APIC -----------------------------------------------------------------------------------
+POWER_BUTTON_GSI = 3
+"""Raised when somebody presses the power button (a PC has a second serial port here)."""
 COM1_GSI = 4
 MMIO_GSI = 5
 """The pin of virtio-mmio device 0; device n has the n-th after it."""

@@ -192,6 +192,10 @@ class Serial(BusDevice):
         if lib.uart_restore(self.native, raw) < 0:
             raise ConfigError("serial port state: a register or length has a value it cannot have", code="serial-state")
 
+    def reset(self) -> None:
+        """As after power-on.  What was typed and not read is forgotten; what the guest has sent is written."""
+        self.restore(SerialState())
+
     def stats(self) -> dict[str, int]:
         """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` read by the
         guest, ``irqs``."""

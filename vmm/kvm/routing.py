@@ -36,6 +36,12 @@ class MsiRouter:
         self._gsis: dict[int, int] = {}
         self._messages: dict[int, tuple[int, int]] = {}
 
+    def follow(self, vm: Vm) -> None:
+        """Serve *vm*, a new one, from now on.  Nothing is connected."""
+        with self._lock:
+            self._vm = vm
+            self._messages.clear()
+
     def connect(self, fd: int, address: int, data: int) -> int | None:
         """A signal of *fd* sends the message from now on; one that came before is sent now.
 

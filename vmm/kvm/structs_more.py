@@ -91,6 +91,12 @@ class kvm_translation(Structure):
     )
 
 
+class kvm_guest_debug(Structure):
+    """``KVM_SET_GUEST_DEBUG``; *debugreg* is ``arch.debugreg`` of the header: DR0 to DR3, and DR7 at its index."""
+
+    _fields_ = (("control", u32), ("pad", u32), ("debugreg", u64 * 8))
+
+
 class kvm_stats_header(Structure):
     """What a ``KVM_GET_STATS_FD`` descriptor begins with."""
 
@@ -126,6 +132,7 @@ STRUCTS: tuple[type[Structure], ...] = (
     kvm_lapic_state,
     kvm_mp_state,
     kvm_translation,
+    kvm_guest_debug,
     kvm_stats_header,
     kvm_stats_desc,
 )

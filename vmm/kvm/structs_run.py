@@ -24,6 +24,12 @@ class _Internal(Structure):
     _fields_ = (("suberror", u32), ("ndata", u32), ("data", u64 * 16))
 
 
+class _Debug(Structure):
+    """``debug.arch`` of the header."""
+
+    _fields_ = (("exception", u32), ("pad", u32), ("pc", u64), ("dr6", u64), ("dr7", u64))
+
+
 class _EmulationFailure(Structure):
     _fields_ = (
         ("suberror", u32),
@@ -47,6 +53,7 @@ class _Exit(Union):
         ("internal", _Internal),
         ("emulation_failure", _EmulationFailure),
         ("system_event", _SystemEvent),
+        ("debug", _Debug),
         ("padding", u8 * 256),
     )
 

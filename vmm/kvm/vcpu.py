@@ -6,7 +6,7 @@ import mmap
 import posix
 import struct
 
-from vmm.errors import HostError
+from vmm.errors import ConfigError, HostError
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm.stats import open_stats, read_stats
@@ -14,8 +14,10 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from vmm.kvm.structs_more import kvm_fpu, kvm_guest_debug
     from vmm.kvm.structs_run import kvm_run
 
 
@@ -38,6 +40,10 @@ class Vcpu:
         self._kvm_run: kvm_run | None = None
         self._buffer: Any = ffi.from_buffer(self._map)
         self._native: Any = None
+        self.busy = False
+        """Its thread may be inside :meth:`run`."""
+        self.leaving: Callable[[], None] | None = None
+        """Waits for that thread, which has been told to end."""
         # Now, because the ioctl waits for KVM_RUN to return, which a guest that does I/O in the kernel may never do
         self._stats_fd = open_stats(fd)
 
@@ -87,6 +93,53 @@ class Vcpu:
         """Let :meth:`run` run again after :meth:`kick`."""
         lib.vcpu_resume(self._native)
 
+    def was_paused(self) -> None:
+        """KVM_KVMCLOCK_CTRL: the guest did not run for a while, which is no fault of its own.  For guests that use
+        kvmclock; others are not told."""
+        try:
+            k.ioctl(self.fd, k.KVM_KVMCLOCK_CTRL, 0, "KVM_KVMCLOCK_CTRL")
+        except HostError as error:
+            if error.errno not in (22, 25):  # EINVAL: no kvmclock in use; ENOTTY: KVM has no such call
+                raise
+
+    def _check_still(self) -> None:
+        if self.leaving is not None:
+            self.leaving()
+        if self.busy or self.fd < 0:
+            raise ConfigError(
+                f"the registers of vCPU {self.index} cannot be had: it {'runs' if self.busy else 'is closed'}",
+                code="machine-state",
+                hint="pause the machine first",
+            )
+
+    @property
+    def regs(self) -> s.kvm_regs:
+        """General registers, RIP and RFLAGS, by their names; assign the whole to set them.
+
+        :raises ConfigError: the vCPU runs
+        """
+        self._check_still()
+        return self.get_regs()
+
+    @regs.setter
+    def regs(self, value: s.kvm_regs) -> None:
+        self._check_still()
+        self.set_regs(value)
+
+    @property
+    def sregs(self) -> s.kvm_sregs:
+        """Segments, descriptor tables, control registers, EFER; assign the whole to set them.
+
+        :raises ConfigError: the vCPU runs
+        """
+        self._check_still()
+        return self.get_sregs()
+
+    @sregs.setter
+    def sregs(self, value: s.kvm_sregs) -> None:
+        self._check_still()
+        self.set_sregs(value)
+
     def set_cpuid(self, cpuid: s.kvm_cpuid2) -> None:
         """KVM_SET_CPUID2."""
         k.ioctl(self.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
@@ -130,6 +183,22 @@ class Vcpu:
         done = k.ioctl(self.fd, k.KVM_SET_MSRS, msrs, "KVM_SET_MSRS")
         if done != len(values):
             raise HostError(f"KVM_SET_MSRS: MSR {list(values)[done]:#x} is refused", code="kvm-msr")
+
+    def get_fpu(self) -> kvm_fpu:
+        """x87 and SSE registers."""
+        from vmm.kvm.structs_more import kvm_fpu
+
+        fpu = kvm_fpu()
+        k.ioctl(self.fd, k.KVM_GET_FPU, fpu, "KVM_GET_FPU")
+        return fpu
+
+    def set_fpu(self, fpu: kvm_fpu) -> None:
+        """KVM_SET_FPU."""
+        k.ioctl(self.fd, k.KVM_SET_FPU, fpu, "KVM_SET_FPU")
+
+    def set_guest_debug(self, state: kvm_guest_debug) -> None:
+        """KVM_SET_GUEST_DEBUG: what is to end :meth:`run` with KVM_EXIT_DEBUG; a state of zeros: nothing."""
+        k.ioctl(self.fd, k.KVM_SET_GUEST_DEBUG, state, "KVM_SET_GUEST_DEBUG")
 
     def mp_state(self) -> int:
         """KVM_GET_MP_STATE: 0 runnable, 1 uninitialized, 2 init-received, 3 halted, 4 sipi-received."""

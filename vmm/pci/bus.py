@@ -82,6 +82,15 @@ class PciBus(BusDevice):
             self.functions[slot] = function
             return slot
 
+    def reset(self) -> None:
+        """Nothing decodes; BARs are where they were at first."""
+        with self._lock:
+            for slot, function in self.functions.items():
+                function.config_write(spec.COMMAND, 2, 0)
+                self._unmap(slot)
+                if function.config.bar_size:
+                    function.config.bar = self._start + slot * BAR_STRIDE
+
     def check_room(self) -> int:
         """
         :returns: the lowest free device number

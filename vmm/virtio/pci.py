@@ -260,6 +260,13 @@ class PciTransport(Transport, Function):
         super()._reset()
         self._update_interrupts()
 
+    def reset(self) -> None:
+        with self._lock:
+            super().reset()
+            self.config_write(self._msix_at + pci.MSIX_FLAGS, 2, 0)
+            self.msix.reset()
+            self._update_interrupts()
+
     def _show(self) -> None:
         queue = self._selected()
         index = self._queue_sel

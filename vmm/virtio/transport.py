@@ -244,6 +244,13 @@ class Transport(DriverState):
                 for queue in self._context.queues.values():
                     queue.kick.signal()
 
+    def reset(self) -> None:
+        """As after power-on, whatever the driver has done.  No vCPU runs."""
+        with self._lock:
+            self._reset()
+            for kick in self._kicks:
+                kick.clear()
+
     def save(self) -> TransportState:
         """All that the guest can see, as plain data.  A running device is paused and resumed."""
         with self._lock:

@@ -190,3 +190,15 @@ def test_aml_integers_are_read_back(tmp_path: Path, value: int) -> None:
     assert again[HEADER:] == table[HEADER:]
     shown = {0: "Zero", 1: "One"}.get(value, f"0x{value:0{2 * (len(aml.integer(value)) - 1)}X}")
     assert f"Name (TEST, {shown})" in source
+
+
+def test_the_power_button_is_an_event_with_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "dsdt.dat").write_bytes(Guest(acpi.tables(range(1), ())).tables[b"DSDT"])
+    iasl(tmp_path, "-d", "dsdt.dat")
+    text = (tmp_path / "dsdt.dsl").read_text()
+    events = text[text.index("Device (GED") :]
+    assert 'Name (_HID, "ACPI0013"' in events
+    assert f"0x{layout.POWER_BUTTON_GSI:08X}," in events
+    assert "Method (_EVT, 1, Serialized)" in events
+    assert "Notify (PWRB, 0x80)" in events
+    assert 'Name (_HID, EisaId ("PNP0C0C")' in text

@@ -13,7 +13,12 @@ IOCTLS = sorted(name for name in vars(ioctl) if name.startswith("KVM_"))
 CAPS = sorted(name for name in vars(ioctl) if name.startswith("CAP_"))
 EXITS = sorted(name for name in vars(ioctl) if name.startswith("EXIT_") and name != "EXIT_NAMES")
 STRUCTS = (*structs.STRUCTS, *structs_more.STRUCTS, *structs_run.STRUCTS)
-RUN_UNION = ("fail_entry", "io", "mmio", "internal", "emulation_failure", "system_event")
+RUN_UNION = ("fail_entry", "io", "mmio", "internal", "emulation_failure", "system_event", "debug")
+ELSEWHERE = {
+    "kvm_guest_debug.debugreg": "arch.debugreg",
+    **{f"kvm_run.debug.{n}": f"debug.arch.{n}" for n in ("exception", "pad", "pc", "dr6", "dr7")},
+}
+"""Fields that the header has one structure deeper."""
 
 
 def fields(struct: type[ctypes.Structure]) -> list[str]:
@@ -44,8 +49,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         if struct is not structs_run.kvm_run:
             lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         for path in fields(struct):
-            lines.append(f'printf("{name}.{path} %zu\\n", offsetof(struct {name}, {path}));')
-            lines.append(f'printf("{name}.{path}:size %zu\\n", sizeof(((struct {name} *)0)->{path}));')
+            place = ELSEWHERE.get(f"{name}.{path}", path)
+            lines.append(f'printf("{name}.{path} %zu\\n", offsetof(struct {name}, {place}));')
+            lines.append(f'printf("{name}.{path}:size %zu\\n", sizeof(((struct {name} *)0)->{place}));')
     lines += [f'printf("{name} %lu\\n", (unsigned long){name});' for name in IOCTLS]
     lines += [f'printf("{name} %lu\\n", (unsigned long)KVM_{name});' for name in CAPS + EXITS]
     lines.append("}")

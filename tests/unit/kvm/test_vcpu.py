@@ -10,9 +10,10 @@ import pytest
 
 from vmm.bus import Bus, BusDevice
 from vmm.errors import GuestError, HostError
-from vmm.execution import EndEvent, VcpuThreads
+from vmm.execution import VcpuThreads
 from vmm.kvm import System, Vcpu
 from vmm.kvm import ioctl as k
+from vmm.life import EndEvent, Life
 from vmm.memory import GuestMemory
 from vmm.native import lib
 
@@ -60,19 +61,14 @@ def made() -> Iterator[list[Guest]]:
 
 def run_to_end(guest: Guest, pio: Bus | None = None) -> EndEvent:
     """Run *guest* until its run ends; its thread is joined whatever happens."""
-    events: list[EndEvent] = []
-    ended = threading.Event()
-
-    def on_end(event: EndEvent) -> None:
-        events.append(event)
-        ended.set()
-
-    threads = VcpuThreads([guest.vcpu], pio or Bus("pio"), Bus("mmio"), guest.memory, on_end)
+    life = Life()
+    threads = VcpuThreads([guest.vcpu], pio or Bus("pio"), Bus("mmio"), guest.memory, life)
     threads.start()
-    ended.wait(20)
+    life.wait(20)
     threads.end("timeout")
     threads.join()
-    return events[0]
+    assert life.end is not None
+    return life.end
 
 
 def make(made: list[Guest], code: bytes) -> Guest:

@@ -1,0 +1,73 @@
+"""Keeping vCPUs out of the guest for a while; imported when that is first asked for."""
+
+from __future__ import annotations
+
+from threading import Condition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Hold:
+    """Where the threads of vCPUs wait.
+
+    A vCPU may be held for several reasons at a time, words that their owners choose; it runs when none is left.  One
+    that is asked to stay out is kicked by the caller; its thread then comes to :meth:`stay`.
+    """
+
+    def __init__(self) -> None:
+        self._condition = Condition()
+        self._reasons: dict[int, set[str]] = {}
+        self._here: set[int] = set()
+        self._gone: set[int] = set()
+        self._over = False
+
+    def add(self, reason: str, indexes: Iterable[int]) -> None:
+        """Hold these vCPUs."""
+        with self._condition:
+            for index in indexes:
+                self._reasons.setdefault(index, set()).add(reason)
+
+    def wait(self, indexes: Iterable[int]) -> None:
+        """Until none of these is in the guest any more; at once when the run is over."""
+        wanted = set(indexes)
+        with self._condition:
+            while not (self._over or wanted <= self._here | self._gone):
+                self._condition.wait()
+
+    def drop(self, reason: str, indexes: Iterable[int], go: Callable[[int], None]) -> None:
+        """They need not stay for *reason* any more.
+
+        :param go: called for each that is free now, before it runs; not when the run is over
+        """
+        with self._condition:
+            for index in indexes:
+                reasons = self._reasons.get(index, set())
+                if reason not in reasons:
+                    continue
+                reasons.discard(reason)
+                if not reasons and not self._over:
+                    go(index)
+            self._condition.notify_all()
+
+    def stay(self, index: int) -> None:
+        """By a vCPU's own thread: wait until nobody holds it."""
+        with self._condition:
+            self._here.add(index)
+            self._condition.notify_all()
+            while self._reasons.get(index) and not self._over:
+                self._condition.wait()
+            self._here.discard(index)
+
+    def leave(self, index: int) -> None:
+        """A vCPU's thread ends."""
+        with self._condition:
+            self._gone.add(index)
+            self._condition.notify_all()
+
+    def end(self) -> None:
+        """The run is over: nobody waits for anybody."""
+        with self._condition:
+            self._over = True
+            self._condition.notify_all()
