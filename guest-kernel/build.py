@@ -263,6 +263,8 @@ def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progr
         run_make([*common, f"-j{jobs}", "KCFLAGS=-pipe", "vmlinux"], environment, log, progress)
         recipe.run(["strip", "--strip-all", "-o", str(work / "stripped"), str(output / "vmlinux")])
         (made / "vmlinux").write_bytes(compact((work / "stripped").read_bytes()))
+        if options.get("CONFIG_DEBUG_INFO_DWARF5") == "y":
+            recipe.run(["objcopy", "--only-keep-debug", str(output / "vmlinux"), str(made / "vmlinux.debug")])
         shutil.copy(output / "System.map", made / "System.map")
         shutil.copy(output / ".config", made / "config")
         for name in ("vmlinux", "System.map", "config"):

@@ -58,6 +58,7 @@ NEEDS = (
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("lab", "zstd", "zstd", "unpacks the lab's kernel"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
+    Need("check lab", "gdb", "gdb", "tests of the gdb stub"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("bench", "fio", "fio", "the I/O benchmark"),

@@ -80,6 +80,7 @@ OPTIONS = (
     Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
+    Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -213,6 +214,11 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
     if values["timeout"] is not None:
         values["timeout"] = _number(values["timeout"], "--timeout", float)
+    gdb = None
+    if values["gdb"] is not None:
+        from vmm.debug import GdbServer, GdbTarget
+
+        gdb = GdbTarget.parse(values["gdb"])
     from vmm.cli.console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine import Machine
@@ -229,4 +235,8 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             startup.keep()
             gc.freeze()
             gc.enable()
-            return _run(machine, console, values, messages)
+            if gdb is None:
+                return _run(machine, console, values, messages)
+            with GdbServer(machine, gdb) as server:
+                messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
+                return _run(machine, console, values, messages)

@@ -11,6 +11,7 @@ from vmm.errors import ConfigError, GuestError, VmmError
 COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
     "doctor": "tell whether this machine can run virtual machines, and what to do if not",
+    "debug": "look into the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -80,6 +81,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import doctor
 
             return doctor.main(arguments[1:])
+        if name == "debug":
+            from vmm.cli import debug
+
+            return debug.main(arguments[1:])
         from vmm.cli import completion
 
         return completion.main(arguments[1:])

@@ -1,0 +1,219 @@
+"""Where gdb connects to: a socket, and the thread that serves one debugger at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+
+from vmm.debug.packet import INTERRUPT, Packet, Reader, frame
+from vmm.debug.stub import Stub
+from vmm.debug.target import Target
+from vmm.errors import ConfigError, HostError
+from vmm.events import EventFd
+from vmm.life import EndEvent, Event
+from vmm.record import dataclass
+from vmm.thread import Thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GdbTarget:
+    """Where to listen for gdb.
+
+    :ivar path: of a unix socket, made with mode 0600; or
+    :ivar port: of TCP, on *host* (the loopback unless said: whoever can connect owns the guest); 0: any
+    :ivar wait: the guest does not run before a debugger lets it
+    """
+
+    path: str = ""
+    port: int = -1
+    host: str = "127.0.0.1"
+    wait: bool = False
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--gdb") -> GdbTarget:
+        """From ``unix:PATH[,wait]`` or ``tcp:[HOST:]PORT[,wait]``; a bare PATH is a unix socket.
+
+        :raises ConfigError: it is neither
+        """
+        place, comma, option = text.partition(",")
+        kind, colon, rest = place.partition(":")
+        if comma and option != "wait":
+            raise ConfigError(
+                f"{flag} {text!r}: option {option!r} is not known", code="gdb-syntax", hint="the one option is wait"
+            )
+        if kind == "tcp":
+            host, _, port = rest.rpartition(":")
+            if port.isascii() and port.isdigit() and int(port) < 1 << 16:
+                return cls(port=int(port), host=host.strip("[]") or "127.0.0.1", wait=bool(comma))
+        elif kind == "unix" and rest:
+            return cls(path=rest, wait=bool(comma))
+        elif "/" in place and not colon:
+            return cls(path=place, wait=bool(comma))
+        raise ConfigError(
+            f"{flag} {text!r}: no place to listen at",
+            code="gdb-syntax",
+            hint=f"{flag} unix:/tmp/vm.gdb  or  {flag} tcp:1234,wait",
+        )
+
+
+class GdbServer:
+    """Serves gdb for *machine*, which is made and not started yet, until :meth:`close`.  A context manager.
+
+    :raises HostError: the address cannot be had
+    """
+
+    def __init__(self, machine: Machine, target: GdbTarget) -> None:
+        self._machine = machine
+        self._socket = _listen(target)
+        self._path = target.path
+        self.address = target.path or "{}:{}".format(*self._socket.getsockname()[:2])
+        """For ``target remote`` of gdb."""
+        self._wake = EventFd()
+        self._target = Target(machine, self._wake.signal)
+        self._connection: socket.socket | None = None
+        self._stopping = False
+        self._reset = False
+        self._forget = machine.listen(self._on_event)
+        if target.wait:
+            self._target.attach()
+        self._thread = Thread(self._serve, "gdb")
+        self._thread.start()
+
+    def _on_event(self, event: Event | EndEvent) -> None:
+        self._reset = self._reset or event.kind == "reset"
+        self._wake.signal()
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping:
+                self._connection = self._accept()
+                if self._connection is not None:
+                    with self._connection:
+                        self._session(self._connection)
+                    self._connection = None
+        except Exception:
+            _log.exception("the gdb stub stopped")
+        finally:
+            self._target.detach()
+
+    def _accept(self) -> socket.socket | None:
+        ready, _, _ = select.select([self._socket.fileno(), self._wake.fd], [], [])
+        if self._wake.fd in ready:
+            self._wake.clear()
+            self._see_to_reset()
+        if self._socket.fileno() not in ready or self._stopping:
+            return None
+        connection, _ = self._socket.accept()
+        connection.settimeout(10)  # for a debugger that reads nothing
+        return connection
+
+    def _see_to_reset(self) -> None:
+        if self._reset:
+            self._reset = False
+            if self._target.attached:
+                self._target.after_reset()
+
+    def _session(self, connection: socket.socket) -> None:
+        stub, reader = Stub(self._target), Reader()
+        try:
+            while not (stub.over or self._stopping):
+                ready, _, _ = select.select([connection.fileno(), self._wake.fd], [], [])
+                if self._wake.fd in ready:
+                    self._wake.clear()
+                    self._see_to_reset()
+                    _send(connection, self._news(stub))
+                if connection.fileno() in ready:
+                    data = connection.recv(1 << 16)
+                    if not data:
+                        break
+                    for item in reader.feed(data):
+                        self._take(connection, stub, item)
+            if self._stopping:
+                _send(connection, self._news(stub))
+        except OSError as error:
+            _log.info("the debugger's connection broke: %s", error)
+        finally:
+            self._target.detach()
+
+    def _news(self, stub: Stub) -> bytes | None:
+        if not self._target.attached:
+            return None
+        if self._target.ended:
+            was_running = not self._target.held
+            self._target.held = True
+            return stub.end_reply() if was_running else None
+        return stub.stopped()
+
+    @staticmethod
+    def _take(connection: socket.socket, stub: Stub, item: Packet | bytes) -> None:
+        if not isinstance(item, Packet):
+            assert item == INTERRUPT
+            _send(connection, stub.interrupt())
+            return
+        if item.data is None:
+            if stub.ack:
+                connection.sendall(b"-")
+            return
+        if stub.ack:
+            connection.sendall(b"+")
+        if not stub.over:
+            _send(connection, stub.handle(item.data))
+
+    def close(self) -> None:
+        """Let the guest go, and the debugger.  Harmless when done twice."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._forget()
+        self._wake.signal()
+        self._thread.join()
+        self._socket.close()
+        self._wake.close()
+        if self._path:
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass
+
+    def __enter__(self) -> GdbServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _send(connection: socket.socket, reply: bytes | None) -> None:
+    if reply is not None:
+        connection.sendall(frame(reply))
+
+
+def _listen(target: GdbTarget) -> socket.socket:
+    where = target.path or f"{target.host}:{target.port}"
+    try:
+        if target.path:
+            listener = socket.socket(socket.AF_UNIX)
+            try:
+                listener.bind(target.path)
+                os.chmod(target.path, 0o600)
+                listener.listen(1)
+            except BaseException:
+                listener.close()
+                raise
+            return listener
+        family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+        return socket.create_server((target.host, target.port), family=family, backlog=1)
+    except OSError as error:
+        raise HostError(
+            f"cannot listen for gdb at {where}: {error.strerror or error}",
+            code="gdb-listen",
+            hint="remove the file, or choose another place",
+            errno=error.errno or 0,
+        ) from error
