@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-guest check lab bench fuzz guest-kernel deps clean
+.PHONY: help demo test test-native test-guest check docs lab bench fuzz guest-kernel deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -25,9 +25,13 @@ test-guest: ## only the tests that boot guests
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.run_tests --guest $(ARGS)
 
-check: ## lint, format, types, import layers, C warnings
+check: ## lint, format, types, import layers, API reference, C warnings
 	@python3 tools/deps.py check
 	@$(PYTHON) -m tools.check
+
+docs: ## the API reference, from docstrings; into build/docs
+	@python3 tools/deps.py check
+	@$(PYTHON) -m tools.docs
 
 lab: ## a shell in the lab, the nested KVM host
 	@python3 tools/deps.py lab

@@ -44,6 +44,7 @@ def main() -> int:
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],
         "mypy --strict": [str(BIN / "mypy"), *code],
         "import layers": [str(BIN / "lint-imports"), "--no-logo"],
+        "API reference": [sys.executable, "-m", "tools.docs"],
         **{f"C warnings ({name})": [sys.executable, "-m", "tools.check", name] for name in C_COMPILERS},
     }
     failed = [title for title, command in checks.items() if run_step(title, command)]

@@ -387,6 +387,17 @@ EXITS = {
         0,
     ),
     "not started": ("", 0),
+    "paused": ("machine.start(); machine.pause()", 0),
+    "watched": (
+        "import threading; stream = machine.events(); machine.start()\n"
+        "        threading.Thread(target=lambda: list(stream), daemon=True).start()",
+        0,
+    ),
+    "debugged": (
+        "from vmm.debug import GdbServer, GdbTarget\n"
+        "        server = GdbServer(machine, GdbTarget(port=0, wait=True)); machine.start()",
+        0,
+    ),
     "ended": ("machine.run()", 0),
     "a full console": (
         "machine.start(); import select, time\n        while select.select([], [writer], [], 0)[1]: time.sleep(0.01)",
