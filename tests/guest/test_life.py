@@ -21,9 +21,9 @@ done; echo done
 """
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int) -> None:
-    guest = boot(cpus=cpus)
+@pytest.mark.parametrize(("cpus", "transport"), [(1, "mmio"), (2, "mmio"), (2, "pci")])
+def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int, transport: str) -> None:
+    guest = boot(cpus=cpus, transport=transport)
     machine = guest.machine
     guest.type(f"77\n{base64.encodebytes(WORK.encode()).decode()}.\n")
     pauses = 0
@@ -65,9 +65,11 @@ def test_registers_of_a_paused_guest(boot: Boot) -> None:
         _ = guest.machine.vcpus[0].regs
 
 
-@pytest.mark.parametrize("state", ["running", "paused", "ended"])
-def test_reset_boots_the_guest_anew(boot: Boot, state: str) -> None:
-    guest = boot(cpus=2)
+@pytest.mark.parametrize(
+    ("state", "transport"), [("running", "mmio"), ("paused", "mmio"), ("ended", "mmio"), ("running", "pci")]
+)
+def test_reset_boots_the_guest_anew(boot: Boot, state: str, transport: str) -> None:
+    guest = boot(cpus=2, transport=transport)
     for round_ in range(2):
         guest.check(f"echo {round_} >>/root/rounds; touch /tmp/gone; sync")
         if state == "paused":
