@@ -21,6 +21,8 @@ _OPEN = (MADE, RUNNING, PAUSED, ENDED)
 
 CALLS: dict[str, tuple[str, ...]] = {
     "attach": (MADE,),
+    "plug": (RUNNING,),
+    "unplug": (RUNNING,),
     "start": (MADE,),
     "run": (MADE,),
     "pause": (RUNNING,),

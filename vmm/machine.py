@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.bus import BusDevice
-    from vmm.config import MachineConfig
+    from vmm.config import DiskConfig, MachineConfig
     from vmm.kvm import Vcpu
     from vmm.life import EndEvent, Event, EventStream
     from vmm.slots import Attached
@@ -124,6 +124,8 @@ class Machine:
         if config.transport == PCI:
             from vmm.slots_pci import PciSlots as kind
         self._slots = kind(core, self.memory, self.loop, self.mmio, self._bus, self._closers)
+        if not isinstance(self._slots, MmioSlots):
+            self._add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
         for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
@@ -187,6 +189,28 @@ class Machine:
             )
         self._place_regions(device)
         return self._slots.attach(device)
+
+    def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
+        """Put a device, or a disk, on the PCI bus while the guest runs; its driver finds it a moment later.
+
+        :raises ConfigError: the machine does not run or has no PCI bus, no device number is free, or the disk cannot be
+            opened
+        """
+        with self._life_lock:
+            self._life.check("plug")
+            return self._slots.plug(device, self.config.cpus)
+
+    def unplug(self, attached: Attached, timeout: float = 30.0) -> bool:
+        """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
+
+        :param timeout: seconds to wait; 0 only asks
+        :returns: whether it is gone.  A guest may take its time, or never let go what it uses
+        :raises ConfigError: the machine does not run or has no PCI bus, or the device is not of this machine
+        """
+        with self._life_lock:
+            self._life.check("unplug")
+            self._slots.ask_to_leave(attached)
+        return attached.wait_gone(timeout)
 
     def _place_regions(self, device: VirtioDevice) -> None:
         """Windows of the device, behind RAM and the windows before."""

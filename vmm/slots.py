@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
+
 from vmm.boot import layout
 from vmm.core import PAGE
 from vmm.errors import ConfigError
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.bus import Bus
+    from vmm.config import DiskConfig
     from vmm.core import Core
     from vmm.events import Loop
     from vmm.memory import GuestMemory
@@ -29,6 +32,25 @@ class Attached:
         self.device = device
         self.transport = transport
         self.kicks = kicks
+        # Held until the guest has let the device go
+        self._there = allocate_lock()
+        self._there.acquire()
+
+    def wait_gone(self, timeout: float) -> bool:
+        """Wait until the device was unplugged, at most *timeout* seconds; False: it is still there."""
+        if not self._there.acquire(timeout=timeout):
+            return False
+        self._there.release()
+        return True
+
+    def set_gone(self) -> None:
+        """The device was unplugged, and everything of it is closed."""
+        self._there.release()
+
+
+def _only_on_pci() -> ConfigError:
+    hint = 'make the machine with transport="pci"'
+    return ConfigError("devices come and go only on PCI", code="hotplug", hint=hint)
 
 
 class Native:
@@ -87,6 +109,18 @@ class MmioSlots:
         self.attached.append(attached)
         self._pages.append(transport.page)
         return attached
+
+    def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
+        """
+        :raises ConfigError: always: nobody would tell the guest
+        """
+        raise _only_on_pci()
+
+    def ask_to_leave(self, attached: Attached) -> None:
+        """
+        :raises ConfigError: always
+        """
+        raise _only_on_pci()
 
     def reset(self) -> None:
         """All devices as after power-on.  No vCPU runs, and the VM is still there."""

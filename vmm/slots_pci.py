@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from vmm.boot import layout
+from vmm.config import DiskConfig
+from vmm.devices.pci_hotplug import PciHotplug
+from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.kvm.routing import MsiRouter
 from vmm.native import ffi, lib
@@ -57,6 +60,8 @@ class PciSlots:
         mmio.add(layout.PCI_ECAM, layout.PCI_ECAM_SIZE, self.bus)
         lib.bus_add_ecam(native, layout.PCI_ECAM, self._ecam)
         self._add(HostBridge(), 0)
+        self._numbers: dict[int, Attached] = {}
+        self.hotplug = PciHotplug(core.irq_line(layout.PCI_HOTPLUG_GSI), self._on_gone)
 
     def _add(self, function: Function, trap: int) -> int:
         slot = self.bus.add(function)
@@ -76,8 +81,60 @@ class PciSlots:
         self._closers += [*kicks, transport]
         slot = self._add(transport, transport.trap)
         transport.on_line = self._line(slot)
+        self._numbers[slot] = attached
         self.attached.append(attached)
         return attached
+
+    def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
+        """:meth:`attach`, and tell the running guest.
+
+        :param cpus: of the machine, for a disk's queues
+        :raises ConfigError: no device number is free; the disk cannot be opened; a device that needs what only a
+            machine that is being made can give
+        """
+        if isinstance(device, DiskConfig):
+            from vmm.virtio.blk import Blk
+
+            self.bus.check_room()
+            device = Blk(device, cpus=cpus)
+        if device.regions or (device.shares_memory and self._memory.fd < 0):
+            raise ConfigError(
+                f"{device.name} cannot be plugged in: it has a window, or shares memory that this guest's RAM is not",
+                code="hotplug",
+                hint="attach it before the start; MemoryConfig(shared=True) makes RAM that can be shared",
+            )
+        attached = self.attach(device)
+        self.hotplug.announce(self._number(attached))
+        return attached
+
+    def ask_to_leave(self, attached: Attached) -> None:
+        """Ask a running guest to let the device go; see :meth:`Attached.wait_gone`."""
+        self.hotplug.ask_to_leave(self._number(attached))
+
+    def _number(self, attached: Attached) -> int:
+        for slot, each in self._numbers.items():
+            if each is attached:
+                return slot
+        raise ConfigError(f"{attached.device.name} is not attached to this machine", code="not-attached")
+
+    def _on_gone(self, slot: int) -> None:
+        """The guest lets device *slot* go, asked or not: stop it, and free all that was its."""
+        attached = self._numbers.pop(slot, None)
+        if attached is None:
+            return  # nobody is there, or the host bridge, which stays
+        transport = attached.transport
+        self._ecam.page[slot] = ffi.NULL
+        self.bus.remove(slot)
+        # A vCPU that is reading the page holds the C bus's lock; whoever changes ranges waits for it
+        lib.bus_remove(self._native, lib.BUS_MMIO, 1)
+        self.hotplug.forget(slot)
+        self.attached.remove(attached)
+        transport.close()
+        for kick in attached.kicks:
+            kick.close()
+        gone = {id(each) for each in (transport, attached.device, *attached.kicks)}
+        self._closers[:] = [each for each in self._closers if id(each) not in gone]
+        attached.set_gone()
 
     def _line(self, slot: int) -> Callable[[bool], None]:
         """Sets the level of device *slot*; the pin is up while one of those that share it is."""

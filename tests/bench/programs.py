@@ -22,6 +22,7 @@ class Guest:
     """One machine, as either program is told to make it.
 
     `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb.
+    `pci`: they are on a PCI bus, with MSI-X, instead of virtio-mmio.
     """
 
     kernel: str
@@ -31,12 +32,15 @@ class Guest:
     initrd: str = ""
     disk: str = ""
     data: str = ""
+    pci: bool = False
 
 
-def _qemu_disk(name: str, path: str, iothread: bool) -> list[str]:
+def _qemu_disk(name: str, path: str, iothread: bool, pci: bool) -> list[str]:
     # The page cache of the host is used and a write is complete when it is in there: pyvmm's default too.
     drive = f"driver=file,filename={path},node-name={name}-file,aio=io_uring,cache.direct=off,cache.no-flush=off"
-    device = f"virtio-blk-device,drive={name},write-cache=on" + (",iothread=io0" if iothread else "")
+    device = f"virtio-blk-{'pci-non-transitional' if pci else 'device'},drive={name},write-cache=on" + (
+        ",iothread=io0" if iothread else ""
+    )
     return ["-blockdev", drive, "-blockdev", f"driver=raw,file={name}-file,node-name={name}", "-device", device]
 
 
@@ -46,7 +50,7 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread
 
     Its RAM is what QEMU takes by itself, anonymous memory with huge pages; with a memfd it boots slower.
     """
-    argv = [QEMU, "-M", MICROVM, "-cpu", "host"]
+    argv = [QEMU, "-M", MICROVM + (",pcie=on" if guest.pci else ""), "-cpu", "host"]
     argv += ["-smp", str(guest.cpus), "-m", str(guest.memory), "-nodefaults", "-no-user-config", "-no-reboot"]
     argv += ["-display", "none", "-serial", "stdio", *MODERN, "-kernel", guest.kernel, "-append", guest.cmdline]
     if guest.initrd:
@@ -55,7 +59,7 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread
         argv += ["-object", "iothread,id=io0" + ("" if poll else ",poll-max-ns=0")]
     for name, path in (("vda", guest.disk), ("vdb", guest.data)):
         if path:
-            argv += _qemu_disk(name, path, iothread)
+            argv += _qemu_disk(name, path, iothread, guest.pci)
     return [*argv, *extra]
 
 
@@ -69,4 +73,6 @@ def pyvmm(command: str, guest: Guest, *, extra: Sequence[str] = ()) -> list[str]
         argv += ["--rootfs", guest.disk]
     if guest.data:
         argv += ["--disk", guest.data]
+    if guest.pci:
+        argv += ["--transport", "pci"]
     return [*argv, *extra]

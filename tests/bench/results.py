@@ -96,6 +96,14 @@ def _boot_rows(figures: dict[str, Any]) -> list[Row]:
         rows.append(_compare("  system calls", ours, theirs))
         python = _median([run["stats"]["exits"] for run in runs], "python")
         rows.append(_absolute("  exits answered by Python, power-off included", python))
+    if "pci" in figures:
+        on_pci = {name: figures["pci"][name]["runs"] for name in ("pyvmm", "qemu")}
+        ours, theirs = (_median(on_pci[name], "ns") / 1e6 for name in ("pyvmm", "qemu"))
+        rows.append(_compare("cold boot, root disk on PCI", ours, theirs, unit, peer_name="QEMU, pcie=on"))
+        mmio = figures["disk"]["pyvmm"]["runs"]
+        rows.append(_compare("  against virtio-mmio", ours, _median(mmio, "ns") / 1e6, unit, peer_name="pyvmm"))
+        ours, theirs = (_median([run["kvm"] for run in runs], "exits") for runs in (on_pci["pyvmm"], mmio))
+        rows.append(_compare("  exits against virtio-mmio", ours, theirs, peer_name="pyvmm"))
     return rows
 
 

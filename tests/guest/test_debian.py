@@ -10,6 +10,7 @@ import pytest
 
 from tests.guest.shared import complaints, show
 from tests.guest.vmfixture import SERVE, Guest, boot_guest, sparse_copy
+from vmm import DiskConfig
 
 pytestmark = pytest.mark.distribution
 CPUS = 2
@@ -88,6 +89,21 @@ def test_every_cpu_and_interrupt_is_where_it_should(guest: Guest) -> None:
     rows = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
     assert [row[-1] for row in rows] == ["virtio0-config", *(f"virtio0-req.{index}" for index in range(CPUS))]
     assert all(any("PCI-MSIX" in word for word in row) for row in rows)
+
+
+def test_a_disk_comes_and_goes(guest: Guest, tmp_path: Path) -> None:
+    image = tmp_path / "extra.img"
+    image.write_bytes(b"hello".ljust(1 << 20, b"\0"))
+    wait = "for i in $(seq 300); do {} && break; sleep 0.1; done; {}"
+    for turn in ("one", "two"):
+        attached = guest.machine.plug(DiskConfig(str(image), serial="extra"))
+        guest.check(wait.format(*["test -b /dev/vdb"] * 2), 120)
+        assert guest.check("cat /sys/block/vdb/serial; head -c 5 /dev/vdb").split() == ["extra", "hello"]
+        guest.check(f"printf {turn} | dd of=/dev/vdb seek=1 oflag=direct conv=sync 2>/dev/null")
+        assert guest.machine.unplug(attached, 120)
+        assert image.read_bytes()[512:515] == turn.encode()
+        guest.check(wait.format(*["test ! -e /dev/vdb"] * 2), 120)
+    assert [line for line in complaints(guest) if not any(text in line for text in EXPECTED)] == []
 
 
 def test_files_are_kept_and_the_machine_powers_off(guest: Guest) -> None:

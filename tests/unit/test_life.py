@@ -17,6 +17,7 @@ from vmm import ConfigError, ConsoleConfig, DiskConfig, EndEvent, Event, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.life import CALLS, STATES, Life
+from vmm.record import replace
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -78,6 +79,8 @@ def bring(machine: Machine, state: str) -> None:
 
 DO: dict[str, Callable[[Machine], object]] = {
     "attach": lambda machine: machine.attach(Echo()),
+    "plug": lambda machine: machine.plug(Echo()),
+    "unplug": lambda machine: machine.unplug(machine.attached[0], 0),
     "start": lambda machine: machine.start(),
     "run": lambda machine: machine.run(0.01),
     "pause": lambda machine: machine.pause(),
@@ -109,6 +112,8 @@ def test_every_call_in_every_state(tmp_path: Path, call: str, state: str) -> Non
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
     config = tiny.config(tiny.make(tmp_path, tiny.SPIN), cpus=2, disks=(DiskConfig(str(image)),))
+    if call in ("plug", "unplug"):
+        config = replace(config, transport="pci")
     with Machine(config) as machine:
         registers = machine.vcpus[0]
         bring(machine, state)

@@ -11,6 +11,8 @@ from vmm.boot import aml, layout
 from vmm.boot.acpi import table
 
 SLOTS = 32
+_DEVICE_CHECK, _EJECT_REQUEST = 1, 3
+"""Table 5.154: notifications of any device."""
 
 
 def mcfg() -> bytes:
@@ -27,8 +29,29 @@ def _routing() -> bytes:
     return aml.name(b"_PRT", aml.package(*lines))
 
 
+def _slots() -> bytes:
+    """A device for each device number (ACPI 6.5, 6.3.3: what has _EJ0 can go while the machine runs), and the method
+    that looks what came and what should go."""
+    devices, looks = [], []
+    for slot in range(1, SLOTS):
+        name = b"S%02X_" % slot
+        devices.append(
+            aml.device(
+                name,
+                aml.name(b"_ADR", aml.integer(slot << 16)),
+                aml.name(b"_SUN", aml.integer(slot)),
+                aml.method(b"_EJ0", 1, aml.store(aml.integer(1 << slot), b"GONE")),
+            )
+        )
+        looks.append(aml.if_bit(aml.LOCAL0, slot, aml.notify(name, _DEVICE_CHECK)))
+        looks.append(aml.if_bit(aml.LOCAL1, slot, aml.notify(name, _EJECT_REQUEST)))
+    registers = aml.ports(b"HPLG", layout.PCI_HOTPLUG, b"CAME", b"LEAV", b"GONE")
+    read = aml.store(b"CAME", aml.LOCAL0) + aml.store(b"LEAV", aml.LOCAL1)
+    return registers + b"".join(devices) + aml.method(b"LOOK", 0, read, *looks)
+
+
 def terms() -> bytes:
-    """AML for ``\\_SB``: the host bridge, and whose the ECAM window is."""
+    """AML for ``\\_SB``: the host bridge, whose the ECAM window is, and the event of hot-plug (5.6.9)."""
     window = aml.memory_window(layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE)
     bridge = aml.device(
         b"PCI0",
@@ -40,6 +63,7 @@ def terms() -> bytes:
         aml.name(b"_CCA", aml.integer(1)),
         aml.name(b"_CRS", aml.resources(aml.bus_numbers(0, 0), window)),
         _routing(),
+        _slots(),
     )
     ecam = aml.device(
         b"ECAM",
@@ -47,4 +71,11 @@ def terms() -> bytes:
         aml.name(b"_UID", aml.string("ECAM")),
         aml.name(b"_CRS", aml.resources(aml.memory(layout.PCI_ECAM, layout.PCI_ECAM_SIZE))),
     )
-    return bridge + ecam
+    events = aml.device(
+        b"PGED",
+        aml.name(b"_HID", aml.string("ACPI0013")),
+        aml.name(b"_UID", aml.string("PCI")),
+        aml.name(b"_CRS", aml.resources(aml.interrupt(layout.PCI_HOTPLUG_GSI))),
+        aml.method(b"_EVT", 1, aml.path_up(2, b"PCI0", b"LOOK")),
+    )
+    return bridge + ecam + events

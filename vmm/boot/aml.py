@@ -120,3 +120,30 @@ def bus_numbers(first: int, last: int) -> bytes:
 def memory_window(base: int, size: int) -> bytes:
     """DWord address space descriptor (6.4.3.5.2) of a host bridge: what it forwards; not cacheable, read and write."""
     return struct.pack("<BHBBBIIIII", 0x87, 23, 0, 0b1100, 1, 0, base, base + size - 1, 0, size)
+
+
+LOCAL0, LOCAL1 = b"\x60", b"\x61"
+"""Variables of a method (20.2.6.2)."""
+
+
+def ports(path: bytes, base: int, *fields: bytes) -> bytes:
+    """DefOpRegion and DefField (20.2.5.2): *fields*, of 32 bits each, at I/O port *base*; written as a whole."""
+    region = b"\x5b\x80" + path + b"\x01" + integer(base) + integer(4 * len(fields))
+    body = path + b"\x03" + b"".join([name + bytes((32,)) for name in fields])
+    return region + b"\x5b\x81" + package_length(len(body)) + body
+
+
+def store(value: bytes, target: bytes) -> bytes:
+    """DefStore (20.2.5.4)."""
+    return b"\x70" + value + target
+
+
+def if_bit(value: bytes, bit: int, *terms: bytes) -> bytes:
+    """DefIfElse (20.2.5.3): *terms*, if that bit of *value* is set."""
+    body = b"\x7b" + value + integer(1 << bit) + b"\x00" + b"".join(terms)
+    return b"\xa0" + package_length(len(body)) + body
+
+
+def path_up(levels: int, first: bytes, second: bytes) -> bytes:
+    """NameString (20.2.2) of *first*.*second*, from so many levels up."""
+    return b"^" * levels + b"\x2e" + first + second

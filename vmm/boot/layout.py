@@ -109,6 +109,8 @@ ACPI_SLEEP_STATUS = 0x601
 ACPI_RESET = 0x602
 """RESET_REG, one byte: writing :data:`ACPI_RESET_VALUE` resets the machine."""
 ACPI_RESET_VALUE = 0x01
+PCI_HOTPLUG = 0x620
+"""Twelve ports: see :class:`vmm.devices.pci_hotplug.PciHotplug`."""
 ACPI_S5_TYPE = 5
 """The sleep type of S5, soft off."""
 ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
@@ -120,6 +122,8 @@ POWER_BUTTON_GSI = 3
 COM1_GSI = 4
 MMIO_GSI = 5
 """The pin of virtio-mmio device 0; device n has the n-th after it."""
+PCI_HOTPLUG_GSI = 9
+"""Raised when a device comes, or should go; only on machines with PCI."""
 PCI_GSI = 16
 """The first of the pins that interrupt lines of PCI functions share; level-triggered."""
 PCI_GSIS = 8

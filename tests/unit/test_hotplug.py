@@ -1,0 +1,131 @@
+"""Disks that come and go while the machine runs; a guest of a few instructions does what ACPI's methods do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from vmm import BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
+from vmm.boot import layout
+from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
+from vmm.errors import ConfigError
+from vmm.events import EventFd
+
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+MIB = 1 << 20
+
+
+def port(number: int, action: bytes) -> bytes:
+    """mov dx, number; in eax, dx or out dx, eax"""
+    return b"\x66\xba" + number.to_bytes(2, "little") + action
+
+
+OBEDIENT = tiny.forever(port(layout.PCI_HOTPLUG + LEAVE, b"\xed") + port(layout.PCI_HOTPLUG + GONE, b"\xef"))
+"""Lets every device go at once."""
+
+
+def config(kernel: str, transport: str = "pci") -> MachineConfig:
+    return MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), transport=transport)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> DiskConfig:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(MIB))
+    return DiskConfig(str(path))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with Machine(config(tiny.make(tmp_path, OBEDIENT))) as machine:
+        machine.start()
+        yield machine
+
+
+@needs_kvm
+def test_a_disk_comes_and_goes_and_leaves_nothing_behind(machine: Machine, disk: DiskConfig) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    assert machine.unplug(machine.plug(disk))
+    before, closers = descriptors(), len(machine._closers)
+    for _ in range(40):  # more than there are device numbers
+        attached = machine.plug(disk)
+        assert machine.attached == [attached]
+        with pytest.raises(ConfigError, match="in use by"):
+            machine.plug(disk)
+        assert machine.unplug(attached)
+        assert machine.attached == []
+    assert (descriptors(), len(machine._closers)) == (before, closers)
+
+
+@needs_kvm
+def test_every_device_number_and_no_more(machine: Machine, tmp_path: Path) -> None:
+    attached = []
+    for number in range(31):
+        path = tmp_path / f"{number}.img"
+        path.write_bytes(bytes(4096))
+        attached.append(machine.plug(DiskConfig(str(path))))
+    (tmp_path / "more.img").write_bytes(bytes(4096))
+    with pytest.raises(ConfigError, match="all 32 device numbers"):
+        machine.plug(DiskConfig(str(tmp_path / "more.img")))
+    assert machine.unplug(attached[7])
+    assert machine.plug(DiskConfig(str(tmp_path / "more.img")))
+
+
+@needs_kvm
+def test_a_guest_that_does_not_let_go(tmp_path: Path, disk: DiskConfig) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        machine.start()
+        attached = machine.plug(disk)
+        assert not machine.unplug(attached, timeout=0.1)
+        assert machine.attached == [attached]
+
+
+@needs_kvm
+def test_a_guest_that_throws_everything_out_unasked(tmp_path: Path, disk: DiskConfig) -> None:
+    """The host bridge and empty slots included."""
+    all_of_them = b"\xb8\xff\xff\xff\xff" + port(layout.PCI_HOTPLUG + GONE, b"\xef")
+    kernel = tiny.make(tmp_path, all_of_them, all_of_them, tiny.POWEROFF)
+    boot = MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), disks=(disk,), transport="pci")
+    with Machine(boot) as machine:
+        assert machine.run(timeout=60).kind == "poweroff"
+        assert machine.attached == []
+        assert machine.mmio.read(layout.PCI_ECAM, 4) != 0xFFFF_FFFF, "the bridge stays"
+        assert machine.mmio.read(layout.PCI_ECAM + (1 << 15), 4) == 0xFFFF_FFFF
+
+
+@needs_kvm
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_not_before_the_start_and_only_on_pci(tmp_path: Path, disk: DiskConfig, transport: str) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.HALT), transport)) as machine:
+        with pytest.raises(ConfigError, match=r"plug a machine that is made|only on PCI"):
+            machine.plug(disk)
+        if transport == "mmio":
+            machine.start()
+            with pytest.raises(ConfigError, match="only on PCI"):
+                machine.plug(disk)
+
+
+def test_the_registers_of_every_size_and_offset() -> None:
+    gone: list[int] = []
+    irq = EventFd()
+    registers = PciHotplug(irq, gone.append)
+    registers.announce(3)
+    registers.ask_to_leave(4)
+    assert irq.clear() == 2
+    for size in (1, 2, 4, 8):
+        for offset in range(-8, 20):
+            if size != 4 or offset not in (CAME, LEAVE, GONE):
+                assert registers.read(offset, size) == 0
+                registers.write(offset, size, (1 << 8 * size) - 1)
+    assert gone == []
+    assert (registers.read(CAME, 4), registers.read(LEAVE, 4)) == (1 << 3, 1 << 4)
+    assert (registers.read(CAME, 4), registers.read(LEAVE, 4)) == (0, 0), "read once"
+    registers.write(GONE, 4, 0x8000_0001)
+    assert gone == [0, 31]
+    irq.close()

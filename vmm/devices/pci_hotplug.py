@@ -1,0 +1,66 @@
+"""The registers by which ACPI's methods learn which PCI devices come and go; they are ours, as the DSDT is."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from vmm.bus import BusDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm.events import EventFd
+
+CAME, LEAVE, GONE = 0, 4, 8
+"""Offsets: bits of device numbers that are new, and that should go (reading clears them); writing a bit to the last
+takes the device off the bus."""
+
+
+class PciHotplug(BusDevice):
+    """Three registers of 32 bits, one bit for each device number.  Any thread may call any method.
+
+    :param irq: tells the guest to look
+    :param on_gone: called with a device number that the guest has let go, on the thread of the vCPU that wrote
+    """
+
+    name = "pci-hotplug"
+    SIZE = 12
+
+    def __init__(self, irq: EventFd, on_gone: Callable[[int], None]) -> None:
+        self._irq = irq
+        self._on_gone = on_gone
+        self._lock = allocate_lock()
+        self._bits = {CAME: 0, LEAVE: 0}
+
+    def announce(self, slot: int) -> None:
+        """A device is at *slot* now."""
+        self._set(CAME, slot)
+
+    def ask_to_leave(self, slot: int) -> None:
+        """The guest should let the device at *slot* go."""
+        self._set(LEAVE, slot)
+
+    def _set(self, register: int, slot: int) -> None:
+        with self._lock:
+            self._bits[register] |= 1 << slot
+        self._irq.signal()
+
+    def forget(self, slot: int) -> None:
+        """Whatever was to be said of *slot* is out of date."""
+        with self._lock:
+            for register in self._bits:
+                self._bits[register] &= ~(1 << slot)
+
+    def read(self, offset: int, size: int) -> int:
+        if size != 4 or offset not in self._bits:
+            return 0
+        with self._lock:
+            bits, self._bits[offset] = self._bits[offset], 0
+            return bits
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset == GONE and size == 4:
+            for slot in range(32):
+                if value >> slot & 1:
+                    self._on_gone(slot)
