@@ -60,6 +60,9 @@ class Wires:
         assert handle == fd
         del self.connected[fd]
 
+    def release(self, fd: int) -> None:
+        self.connected.pop(fd, None)
+
     def set_level(self, level: bool) -> None:
         self.level = level
 

@@ -1,4 +1,4 @@
-"""What Linux makes of 1 to 16 CPUs: topology, clocks, interrupts, and that all of them work."""
+"""What Linux makes of 1 to 32 CPUs: topology, clocks, interrupts, and that all of them work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.guest.shared import complaints, running, show
 from tests.guest.vmfixture import Guest
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 16])
+@pytest.fixture(scope="module", params=[1, 2, 3, 32])
 def machine(
     request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Guest, int]]:

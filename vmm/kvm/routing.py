@@ -50,7 +50,7 @@ class MsiRouter:
         if address & _MSI_MASK != MSI_BASE:
             return None
         with self._lock:
-            gsi = self._gsis.setdefault(fd, IOAPIC_PINS + len(self._gsis))
+            gsi = self._gsis.get(fd) or self._new_gsi(fd)
             if self._messages.get(gsi) != (address, data):
                 self._messages[gsi] = (address, data)
                 self._set_routes()
@@ -61,6 +61,19 @@ class MsiRouter:
         """A signal of *fd* does nothing any more."""
         with self._lock:
             self._vm.irqfd(fd, handle, assign=False)
+
+    def release(self, fd: int) -> None:
+        """*fd* is about to be closed: KVM disconnects it then, and its GSI is free."""
+        with self._lock:
+            self._messages.pop(self._gsis.pop(fd, 0), None)
+
+    def _new_gsi(self, fd: int) -> int:
+        taken = set(self._gsis.values())
+        gsi = IOAPIC_PINS
+        while gsi in taken:
+            gsi += 1
+        self._gsis[fd] = gsi
+        return gsi
 
     def _set_routes(self) -> None:
         entries = [_IRQCHIP.pack(pin, _TYPE_IRQCHIP, 0, 0, _CHIP_IOAPIC, pin) for pin in range(IOAPIC_PINS)]

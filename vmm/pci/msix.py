@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         def disconnect(self, fd: int, handle: int) -> None:
             """No more."""
 
+        def release(self, fd: int) -> None:
+            """*fd* is about to be closed, which disconnects it."""
+
 
 class Msix:
     """The table and the pending bit array of a function.  Not locked: callers are.
@@ -127,6 +130,7 @@ class Msix:
     def close(self) -> None:
         """Close every vector; whoever listens to one lets go of it then.  Harmless when done twice."""
         for event in self.events:
+            self._vectors.release(event.fd)
             event.close()
         self.events = []
         self.count = 0
