@@ -98,7 +98,7 @@ def test_a_disk_comes_and_goes(guest: Guest, tmp_path: Path) -> None:
     for turn in ("one", "two"):
         attached = guest.machine.plug(DiskConfig(str(image), serial="extra"))
         guest.check(wait.format(*["test -b /dev/vdb"] * 2), 120)
-        assert guest.check("cat /sys/block/vdb/serial; head -c 5 /dev/vdb").split() == ["extra", "hello"]
+        assert guest.check("cat /sys/block/vdb/serial; echo; head -c 5 /dev/vdb").split() == ["extra", "hello"]
         guest.check(f"printf {turn} | dd of=/dev/vdb seek=1 oflag=direct conv=sync 2>/dev/null")
         assert guest.machine.unplug(attached, 120)
         assert image.read_bytes()[512:515] == turn.encode()

@@ -91,6 +91,11 @@ class PciBus(BusDevice):
                 if function.config.bar_size:
                     function.config.bar = self._start + slot * BAR_STRIDE
 
+    def look_again(self) -> None:
+        """Map what the configuration spaces say, which somebody else has changed."""
+        with self._lock:
+            self._remap()
+
     def check_room(self) -> int:
         """
         :returns: the lowest free device number

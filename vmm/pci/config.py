@@ -93,6 +93,14 @@ class ConfigSpace:
             before = int.from_bytes(self.page[offset : offset + size], "little")
             self.put(offset, (before & ~mask | value & mask).to_bytes(size, "little"))
 
+    def is_like(self, data: bytes) -> bool:
+        """Whether *data* is a state of this space: it differs only in what a guest may write.  The status register
+        and what devices change by themselves are the same in all of them."""
+        if len(data) != spec.CONFIG_SIZE:
+            return False
+        mask, ours, theirs = (int.from_bytes(each, "little") for each in (self._mask, self.page[:], data))
+        return (ours ^ theirs) & ~mask == 0
+
     # -- what the header says ------------------------------------------------------------------------------------
 
     @property

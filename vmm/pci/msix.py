@@ -14,7 +14,13 @@ from vmm.pci import spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Protocol, TypedDict
+
+    class MsixState(TypedDict):
+        """Of :class:`Msix`, as plain data."""
+
+        table: str
+        pending: list[int]
 
     class Vectors(Protocol):
         """Where messages go."""
@@ -106,6 +112,18 @@ class Msix:
             if self._handles[vector] is None and _is_signalled(self.events[vector].fd):
                 bits |= 1 << (vector - offset * 8)
         return bits
+
+    def save(self) -> MsixState:
+        """Table and pending bits as plain data; the control register is the configuration space's."""
+        pending = [v for v in range(self.count) if self._handles[v] is None and _is_signalled(self.events[v].fd)]
+        return {"table": self._table.hex(), "pending": pending}
+
+    def restore(self, state: MsixState) -> None:
+        """Become what :meth:`save` returned; all is masked until :meth:`set_control`."""
+        self.reset()
+        self._table[:] = bytes.fromhex(state["table"])
+        for vector in state["pending"]:
+            self.events[vector].signal()
 
     def _update(self, vector: int) -> None:
         """Make what is connected what should be."""

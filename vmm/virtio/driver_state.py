@@ -13,7 +13,7 @@ from vmm.virtio.queue import QueueConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypedDict
+    from typing import Any, NotRequired, TypedDict
 
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.queue import QueueState
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         generation: int
         queues: list[QueueState]
         device: dict[str, Any]
+        pci: NotRequired[dict[str, Any]]
 
 
 OFFERED = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX

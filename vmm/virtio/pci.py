@@ -18,6 +18,7 @@ from __future__ import annotations
 import mmap
 import posix
 
+from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.pci import spec as pci
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vmm.memory import GuestMemory
     from vmm.pci.msix import Vectors
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.driver_state import TransportState
 
 BAR_SIZE = 0x4000
 PAGE = 0x1000
@@ -303,6 +305,36 @@ class PciTransport(Transport, Function):
         self._generation = self._generation + 1 & 0xFFFF_FFFF
         self._show()
         return True
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def save(self) -> TransportState:
+        with self._lock:
+            state = super().save()
+            state["pci"] = {
+                "config": bytes(self.config.page).hex(),
+                "vectors": list(self._vectors),
+                "msix": dict(self.msix.save()),
+            }
+            return state
+
+    def restore(self, state: TransportState) -> None:
+        """The bus maps the BAR when it is told to look (:meth:`~vmm.pci.bus.PciBus.look_again`)."""
+        with self._lock:
+            more = state.get("pci")
+            config = b"" if more is None else bytes.fromhex(more["config"])
+            if more is None or not self.config.is_like(config) or len(more["vectors"]) != len(self._vectors):
+                raise ConfigError(
+                    f"{self.name}: the saved state is not that of such a PCI function",
+                    code="restore-mismatch",
+                    hint="restore with the same devices, on the same transport and with the same options",
+                )
+            super().restore(state)
+            self.config.put(0, config)
+            self._vectors[:] = more["vectors"]
+            self.msix.restore(more["msix"])
+            self._update_interrupts()
+            self._show()
 
     def close(self) -> None:
         with self._lock:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import select
 from collections.abc import Iterator
 
 import pytest
 
-from tests.driver import ALL_STATUS
+from tests.driver import ALL_STATUS, Guest
 from tests.pci_driver import MESSAGE, PciGuest
 from tests.sample_devices import Echo
+from vmm.errors import ConfigError
 from vmm.pci import spec as pci
 from vmm.virtio import spec
 
@@ -217,3 +219,46 @@ def test_a_function_that_is_gone_reads_as_nothing(guest: PciGuest) -> None:
     assert guest.bar_read(spec.PCI_COMMON_STATUS, 1) == 0xFF
     guest.bar_write(spec.PCI_COMMON_STATUS, 1, 0)
     assert guest.transport.status == ALL_STATUS
+
+
+def test_state_is_data(guest: PciGuest) -> None:
+    queue = guest.start()
+    ping(guest)
+    guest.turn_loop()  # its interrupt may come after its answer
+    guest.transport.msix.events[1].clear()
+    queue.write_used_event(queue.next_used)
+    guest.bar_write(guest.table + 16 + 12, 4, 1)
+    queue.offer(queue.chain([guest.data(b"x"), guest.room(1)]))
+    queue.kick()
+    guest.wait_for("the pending bit", lambda: is_pending(guest, 1))
+    place = 0xC234_4000
+    guest.config_write(pci.BASE_ADDRESS_0, 4, place)
+    guest.bar = place
+    state = json.loads(json.dumps(guest.transport.save()))
+    guest.transport.pause()
+
+    with PciGuest(Echo(), memory=guest.memory) as other:
+        other.transport.restore(state)
+        other.bus.look_again()
+        other.bar, other.queues = place, {0: guest.queues[0]}
+        guest.queues[0].guest = other
+        assert other.status == ALL_STATUS
+        assert is_pending(other, 1)
+        other.transport.resume()
+        other.bar_write(other.table + 16 + 12, 4, 0)
+        assert other.wait_irq() == spec.INT_VRING
+        assert len(queue.take_used()) == 1
+        room = guest.room(4)
+        queue.send(guest.data(b"ping"), room)
+        assert other.memory.read(room.gpa, 4) == b"ping"
+
+
+def test_a_state_of_something_else_is_refused(guest: PciGuest) -> None:
+    state = guest.transport.save()
+    with Guest(Echo()) as mmio:
+        of_mmio = mmio.transport.save()
+    with pytest.raises(ConfigError, match="not that of such a PCI function"):
+        guest.transport.restore(of_mmio)
+    state["pci"]["config"] = "00" + state["pci"]["config"][2:]
+    with pytest.raises(ConfigError, match="not that of such a PCI function"):
+        guest.transport.restore(state)
