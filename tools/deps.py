@@ -61,6 +61,8 @@ NEEDS = (
     Need("check lab", "gdb", "gdb", "tests of the gdb stub"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
+    Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
+    Need("lab", "ip", "iproute2", "makes the networks of tests"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
 )
 

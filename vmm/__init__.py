@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.aio import AsyncMachine
     from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
+    from vmm.config_limit import LimitConfig
+    from vmm.config_net import NetConfig, Publish
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
     from vmm.life import EndEvent, Event
     from vmm.machine import Machine
@@ -29,6 +31,9 @@ _HOMES = {
     "MemoryConfig": "config",
     "ShareConfig": "config",
     "VsockConfig": "config",
+    "LimitConfig": "config_limit",
+    "NetConfig": "config_net",
+    "Publish": "config_net",
     "ConfigError": "errors",
     "GuestError": "errors",
     "HostError": "errors",
@@ -54,9 +59,12 @@ __all__ = [
     "GuestError",
     "GuestMemory",
     "HostError",
+    "LimitConfig",
     "Machine",
     "MachineConfig",
     "MemoryConfig",
+    "NetConfig",
+    "Publish",
     "Queue",
     "ShareConfig",
     "VirtioDevice",

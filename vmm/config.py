@@ -19,6 +19,13 @@ MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
 VSOCK_BACKENDS = ("unix", "vhost")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config_limit import LimitConfig
+    from vmm.config_net import NetConfig
+
 CONSOLES = ("stdio", "pty", "file", "none", "fd")
 
 
@@ -73,6 +80,7 @@ class DiskConfig:
     :ivar direct: bypass the host's page cache (O_DIRECT)
     :ivar cache: ``writeback``, or ``writethrough``: every write is on the disk before it completes
     :ivar queues: number of request queues, or 0: one per vCPU, at most 4
+    :ivar limit: bytes and requests a second, or None
     """
 
     path: str
@@ -81,6 +89,7 @@ class DiskConfig:
     direct: bool = False
     cache: str = "writeback"
     queues: int = 0
+    limit: LimitConfig | None = None
 
     def __post_init__(self) -> None:
         if self.cache not in CACHE_MODES:
@@ -97,14 +106,16 @@ class DiskConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--disk") -> DiskConfig:
-        """From ``FILE[,ro][,serial=S][,direct][,cache=writeback|writethrough][,queues=N]``; ``,,`` is a comma of FILE.
+        """From ``FILE[,ro][,serial=S][,direct][,cache=writeback|writethrough][,queues=N][,bps=R[:B]][,iops=R[:B]]``;
+        ``,,`` is a comma of FILE.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
         path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
         if not path:
             raise ConfigError(f"{flag} {text!r}: no file is named", code="disk-syntax", hint=f"{flag} FILE[,ro]")
-        values: dict[str, str | bool | int] = {}
+        values: dict[str, Any] = {}
+        limits = {"bps": "", "iops": ""}
         for option in options:
             key, equals, value = option.partition("=")
             if key in ("ro", "direct") and not equals:
@@ -113,14 +124,20 @@ class DiskConfig:
                 values[key] = value
             elif key == "queues" and value.isascii() and value.isdigit():
                 values[key] = int(value)
+            elif key in limits and value:
+                limits[key] = value
             else:
                 raise ConfigError(
                     f"{flag} {text!r}: option {option!r} is not known",
                     code="disk-syntax",
-                    hint="options are ro, direct, serial=TEXT, cache=writeback|writethrough, queues=N; "
-                    "a comma in the file name is written twice",
+                    hint="options are ro, direct, serial=TEXT, cache=writeback|writethrough, queues=N, "
+                    "bps=RATE[:BURST], iops=RATE[:BURST]; a comma in the file name is written twice",
                 )
-        return cls(path, **values)  # type: ignore[arg-type]
+        if any(limits.values()):
+            from vmm.config_limit import parse_limit
+
+            values["limit"] = parse_limit(limits["bps"], limits["iops"], f"{flag} {text!r}")
+        return cls(path, **values)
 
 
 @dataclass(frozen=True)
@@ -302,6 +319,7 @@ class MachineConfig:
     :ivar shares: directories that the guest may mount
     :ivar vsock: a virtio-vsock device, or None
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
+    :ivar nets: network devices, in the order of their numbers
     """
 
     boot: BootConfig
@@ -313,6 +331,7 @@ class MachineConfig:
     shares: tuple[ShareConfig, ...] = ()
     vsock: VsockConfig | None = None
     transport: str = MMIO
+    nets: tuple[NetConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if self.transport not in TRANSPORTS:

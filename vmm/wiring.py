@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def open_devices(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
-    """Disks and shares of *config*, in the order of their slots.  What was opened is on *closers*, also on errors."""
-    return [*_open_disks(config, closers), *_open_shares(config, closers)]
+    """Disks, shares and network devices of *config*, in the order of their slots.  What was opened is on *closers*,
+    also on errors."""
+    return [*_open_disks(config, closers), *_open_shares(config, closers), *_open_nets(config, closers)]
 
 
 def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
@@ -47,6 +48,29 @@ def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice
         closers.append(device)
         shares.append(device)
     return shares
+
+
+def _open_nets(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+    nets: list[VirtioDevice] = []
+    for index, net in enumerate(config.nets):
+        from vmm.virtio.net import Backend, Net, stable_mac
+
+        backend: Backend
+        if net.kind == "tap":
+            from vmm.virtio.net_tap import Tap
+
+            backend = Tap(net.tap, net.queues, net.mtu)
+            mac = net.mac_bytes() if net.mac else stable_mac(backend.identity)
+        else:
+            from vmm.virtio.net_passt import Passt
+
+            mac = net.mac_bytes() if net.mac else stable_mac(f"user {index}")
+            backend = Passt(mac, net.publish, net.mtu)
+        closers.append(backend)
+        device = Net(backend, mac=mac, limit=net.limit)
+        closers.append(device)
+        nets.append(device)
+    return nets
 
 
 def open_vsock(config: VsockConfig, closers: list[Any]) -> Vsock | VhostVsock:

@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.cli.console import Console
+    from vmm.config_net import NetConfig
     from vmm.machine import Machine
 
 PROG = "pyvmm boot"
 DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its serial console on this terminal."
 EPILOG = """\
 FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=writeback|writethrough ,queues=N
-(a comma in a file name is written twice).  Sizes take K, M, G or T.
+,bps=BYTES[:BURST] ,iops=REQUESTS[:BURST] (a second; a comma in a file name is written twice).  Sizes take K, M, G or T.
 
 DIR of a share may be followed by: ,tag=TAG ,ro ,cache=none|auto|always ,writeback ,acl ,map=GUEST:HOST:COUNT ,queues=N
 ,isolation=process|thread (a process of its own, which can reach nothing else, unless told otherwise)
 ,dax=SIZE (a window in which mount -o dax sees the host's page cache itself)
 The guest mounts it with: mount -t virtiofs TAG /mnt   (TAG is share, share1, ... unless given)
+
+SPEC of a network is tap=NAME[,queues=N] for a tap device that exists, user[,publish=[ADDR:]HOST:GUEST[/udp]]... for a
+network of the guest's own (passt; no rights needed; DHCP), or none; then [,mac=MAC][,mtu=N][,rate=BYTES[:BURST]]
+[,pps=FRAMES[:BURST]] (a second, in each direction).
 
 With --vsock, programs of the host connect to the unix socket PATH, write "CONNECT <port>\\n" and read "OK ...\\n"
 when the guest has accepted; the guest's connections to port P of CID 2 arrive at the unix socket PATH_P.
@@ -70,6 +75,7 @@ OPTIONS = (
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
     Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),
     Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
+    Option("--net", "SPEC", "a network: tap=NAME, user or none (default: none); may be repeated", many=True),
     Option("--vsock", "SPEC", "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)"),
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
@@ -140,7 +146,16 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         shares=tuple(ShareConfig.parse(text) for text in values["share"]),
         vsock=None if values["vsock"] is None else VsockConfig.parse(values["vsock"]),
         transport=values["transport"],
+        nets=_nets(values["net"]),
     )
+
+
+def _nets(texts: list[str]) -> tuple[NetConfig, ...]:
+    if not texts:
+        return ()
+    from vmm.config_net import parse_nets
+
+    return parse_nets(texts)
 
 
 class Messages:

@@ -224,6 +224,13 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 	blk_finish(q, r, blk_sync(q, r));
 }
 
+/* A new turn: ask the limit again, whatever it was that woke us up. */
+static int blk_gate(struct blk_queue *q)
+{
+	q->worker.blocked = q->gate.closed = false;
+	return q->gate.timer_fd >= 0 ? 0 : limit_gate_watch(&q->gate, q->worker.epoll_fd, WORKER_OWN);
+}
+
 static int blk_run(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
@@ -233,9 +240,18 @@ static int blk_run(struct worker *w)
 
 	if (q->uring_up)
 		n = blk_uring_reap(q);
+	if (unlikely(q->gate.limit)) {
+		err = blk_gate(q);
+		if (err)
+			return err;
+	}
 	while (n < BATCH && bytes < BATCH_BYTES) {
 		struct blk_req r;
 
+		if (!limit_gate_open(&q->gate)) {
+			w->blocked = true;
+			break;
+		}
 		chain.iov = q->segments->iov;
 		err = ring_pop(w->ring, &chain);
 		if (err <= 0)
@@ -248,6 +264,7 @@ static int blk_run(struct worker *w)
 		stat_add(&w->stats.chains, 1);
 		n++;
 		bytes += r.len;
+		limit_gate_charge(&q->gate, r.len);
 		blk_do(q, &r);
 	}
 	if (q->uring_up)
@@ -270,6 +287,7 @@ static void blk_drain(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
 
+	limit_gate_deinit(&q->gate);
 	if (!q->uring_up)
 		return;
 	blk_uring_drain(q);
@@ -322,6 +340,7 @@ struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
 	q = (struct blk_queue *)(map + queue);
 	q->map_size = size;
 	q->blk = blk;
+	limit_gate_init(&q->gate, blk->config.limit);
 	q->slot = (struct blk_req *)(map + slot);
 	q->free = (uint16_t *)(map + vacant);
 	q->segments = (union blk_store *)(map + segments);

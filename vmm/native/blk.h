@@ -7,6 +7,7 @@
 #include "worker.h"
 
 #include "iov.h"
+#include "limit.h"
 
 #include <liburing.h>
 
@@ -72,7 +73,8 @@ struct blk_queue {
 	uint64_t batch_bytes;
 	uint32_t slow;          /* writes to give to io_uring after one that blocked */
 	uint32_t aside;         /* of worker.in_flight: copies on other CPUs */
-	bool uring_up, uring_failed, kick_armed, stop_armed;
+	bool uring_up, uring_failed, kick_armed, stop_armed, timer_armed;
+	struct limit_gate gate; /* in front of ring_pop() */
 	struct io_uring uring;
 	uint32_t nfree;
 	uint16_t *free;         /* indices of unused slots */

@@ -14,7 +14,7 @@
 /* Requests between two submissions. The completion ring has room for that and for everything in flight. */
 enum { SQ_SIZE = 64 };
 /* user_data of what is no request: no pointer has these values. */
-enum { UD_KICK = 1, UD_STOP = 2 };
+enum { UD_KICK = 1, UD_STOP = 2, UD_TIMER = 3 };
 
 /* NULL when the kernel takes nothing at the moment: the caller does without. */
 static struct io_uring_sqe *uring_sqe(struct blk_queue *q)
@@ -70,7 +70,7 @@ bool blk_uring_start(struct blk_queue *q)
 		return false;
 	}
 	q->uring_up = true;
-	q->kick_armed = q->stop_armed = false;
+	q->kick_armed = q->stop_armed = q->timer_armed = false;
 	__atomic_store_n(&q->blk->stats.uring, 1, __ATOMIC_RELAXED);
 	return true;
 }
@@ -228,6 +228,8 @@ int blk_uring_reap(struct blk_queue *q)
 			stat_add(&q->worker.stats.kicks, res > 0);
 		} else if (data == UD_STOP) {
 			q->stop_armed = more;
+		} else if (data == UD_TIMER) {
+			q->timer_armed = more;
 		} else {
 			uring_complete(q, (struct blk_req *)(uintptr_t)data, res);
 			n++;
@@ -251,7 +253,9 @@ void blk_uring_sleep(struct blk_queue *q)
 		q->kick_armed = uring_arm(q, q->worker.kick_fd, UD_KICK);
 	if (unlikely(!q->stop_armed))
 		q->stop_armed = uring_arm(q, q->worker.stop_fd, UD_STOP);
-	if (likely(q->kick_armed && q->stop_armed))
+	if (unlikely(!q->timer_armed && q->gate.timer_fd >= 0))
+		q->timer_armed = uring_arm(q, q->gate.timer_fd, UD_TIMER);
+	if (likely(q->kick_armed && q->stop_armed && (q->timer_armed || q->gate.timer_fd < 0)))
 		uring_submit_and_wait(q);
 	else
 		io_uring_submit(&q->uring);

@@ -19,6 +19,7 @@ SOURCES = (
     *("fs_dir.c", "fs_xattr.c", "fs_lock.c", "fs_dax.c"),
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_host.c", "vsock_out.c"),
     *("dax.c", "fsd_spawn.c", "fsd_wire.c"),
+    *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
 )
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""

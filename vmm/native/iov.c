@@ -19,17 +19,28 @@ size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len)
 	return done;
 }
 
-size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len)
+size_t iov_write(const struct iovec *iov, uint32_t n, uint64_t at, const void *from, size_t len)
 {
 	size_t done = 0;
 
 	for (uint32_t i = 0; i < n && done < len; i++) {
-		size_t some = iov[i].iov_len < len - done ? iov[i].iov_len : len - done;
+		size_t some;
 
-		memcpy(iov[i].iov_base, (const uint8_t *)from + done, some);
+		if (at >= iov[i].iov_len) {
+			at -= iov[i].iov_len;
+			continue;
+		}
+		some = iov[i].iov_len - at < len - done ? iov[i].iov_len - at : len - done;
+		memcpy((uint8_t *)iov[i].iov_base + at, (const uint8_t *)from + done, some);
 		done += some;
+		at = 0;
 	}
 	return done;
+}
+
+size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len)
+{
+	return iov_write(iov, n, 0, from, len);
 }
 
 void iov_skip(struct iovec **iov, uint32_t *n, size_t len)

@@ -9,6 +9,8 @@
 size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len);
 /* Copy into guest memory; returns how much had room. */
 size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len);
+/* The same, from an offset on. */
+size_t iov_write(const struct iovec *iov, uint32_t n, uint64_t at, const void *from, size_t len);
 /* Drop len bytes at the front. */
 void iov_skip(struct iovec **iov, uint32_t *n, size_t len);
 /* Leave only the first len bytes; returns how many entries that are. */

@@ -221,6 +221,8 @@ void worker_free(struct worker *worker);
 int worker_error(struct worker *worker);
 void worker_get_stats(struct worker *worker, struct worker_stats *out);
 
+struct limit;
+
 /* ---- blk.c: virtio-blk (virtio 1.2, 5.2) ---------------------------------------------------------------------- */
 
 /* BLK_URING: everything through io_uring, also what would not block; for tests and comparisons. */
@@ -234,6 +236,7 @@ struct blk_config {
 	uint32_t max_discard_sectors, max_discard_seg; /* of DISCARD and of WRITE_ZEROES; at most 512 segments */
 	uint32_t alignment;  /* of memory, offset and length for direct I/O, else 1 */
 	uint8_t serial[20];  /* padded with NUL */
+	struct limit *limit; /* of all queues together, or NULL; outlives the disk */
 };
 
 struct blk_stats {
@@ -383,6 +386,69 @@ struct worker *vsock_start(struct vsock *vsock, const struct vsock_queues *queue
 /* The guest has reset the device: forget every connection. No worker runs. */
 void vsock_reset(struct vsock *vsock);
 void vsock_get_stats(struct vsock *vsock, struct vsock_stats *out);
+
+/* ---- limit.c: how much a device may do in a time --------------------------------------------------------------------- */
+
+/* Two token buckets. A rate of 0: no limit of that kind. burst: what may be done at once after an idle time. */
+struct limit_config {
+	uint64_t bytes, bytes_burst; /* bytes a second; bytes */
+	uint64_t ops, ops_burst;     /* requests, or frames, a second; their number */
+};
+
+struct limit;
+
+/* Shared by all queues of a device; from any thread. NULL: no memory. */
+struct limit *limit_new(const struct limit_config *config);
+/* After the workers were freed. */
+void limit_free(struct limit *limit);
+/* At `now` (ns on any clock that does not go back): 0 when the next request may be done, else how many ns it must wait. */
+uint64_t limit_wait(struct limit *limit, uint64_t now);
+/* A request of so many bytes is done. It may be larger than what was left: those behind it wait the longer. */
+void limit_charge(struct limit *limit, uint64_t now, uint64_t bytes);
+/* How often a queue had to wait. */
+uint64_t limit_waits(const struct limit *limit);
+
+/* ---- net.c: virtio-net (virtio 1.2, 5.1) ---------------------------------------------------------------------------- */
+
+/*
+ * Where frames come from and go to. NET_TAP: a descriptor that reads and writes one frame at a time, each behind a struct
+ * virtio_net_hdr of 12 bytes: a tap device. NET_STREAM: a stream socket, each frame behind its length (32 bits, big-endian):
+ * what passt and others speak.
+ */
+enum { NET_TAP = 0, NET_STREAM = 1 };
+/* What was negotiated. The first ones are what the guest may ask of us with a frame, NET_GUEST_CSUM what it takes from us. */
+enum {
+	NET_CSUM = 1, NET_TSO4 = 2, NET_TSO6 = 4, NET_ECN = 8, NET_UFO = 16, NET_USO = 32, NET_GUEST_CSUM = 64,
+	NET_MRG_RXBUF = 128,
+};
+
+struct net_stats {
+	uint64_t rx_frames, rx_bytes, rx_dropped; /* to the guest; dropped: larger than its buffers */
+	uint64_t tx_frames, tx_bytes, tx_dropped; /* from the guest; dropped: the host did not take them */
+	uint64_t tx_malformed;                    /* of those: with a header that is not right */
+	uint64_t rx_starved;                      /* how often the guest had no buffer for what there was */
+	uint64_t last_errno;                      /* of the host; the backend is gone */
+};
+
+struct net_queues {
+	struct ring *rx, *tx;
+	int rx_kick, tx_kick;
+	struct irq *rx_irq, *tx_irq;
+	int event_fd;                       /* signalled when the worker stopped, or the backend is gone */
+	uint32_t flags;                     /* NET_CSUM and so on */
+	uint32_t rx_frame;                  /* the largest frame that is likely to come, with its Ethernet header */
+	struct limit *rx_limit, *tx_limit;  /* or NULL */
+};
+
+struct net;
+
+/* One pair of queues. fd: non-blocking; it stays the caller's, and open. NULL and *err = -errno. */
+struct net *net_new(int fd, uint32_t kind, int *err);
+/* After the worker was freed. */
+void net_free(struct net *net);
+/* One worker thread for both directions; one at a time. */
+struct worker *net_start(struct net *net, const struct net_queues *queues, int *err);
+void net_get_stats(struct net *net, struct net_stats *out);
 
 /* ---- fsd: the same server as a process of its own, the program pyvmm-fsd -------------------------------------------- */
 

@@ -85,6 +85,8 @@ static bool worker_poll(struct worker *w, uint64_t start)
 
 static int worker_kicks(struct worker *w, int enable)
 {
+	if (enable && w->blocked)
+		return 0;
 	return w->ops->kicks ? w->ops->kicks(w, enable) : ring_kicks(w->ring, enable);
 }
 
@@ -94,7 +96,7 @@ static int worker_kicks(struct worker *w, int enable)
  */
 static void worker_idle(struct worker *w)
 {
-	bool poll = w->poll_max_ns && !w->in_flight;
+	bool poll = w->poll_max_ns && !w->in_flight && !w->blocked;
 	uint64_t start = 0, waited;
 
 	if (poll) {

@@ -38,6 +38,7 @@ struct worker {
 	int kick_fd, event_fd;
 	int stop_fd, epoll_fd;
 	uint32_t in_flight;   /* requests that the host has; completions come through sleep(), so no polling meanwhile */
+	bool blocked;         /* what is in the ring must wait for something else than the guest: no kicks, no polling */
 	bool stop;            /* atomic */
 	int error;            /* atomic */
 

@@ -12,6 +12,7 @@ from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.image import BLOCK, Image
+from vmm.virtio.limit import Limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Blk(VirtioDevice):
             self.features |= spec.BLK_F_RO
         else:
             self.features |= spec.BLK_F_CONFIG_WCE | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
+        self._limit = Limit(config.limit)
         self._image = Image(config.path, read_only=config.read_only, direct=config.direct)
         try:
             self.capacity = self._image.sectors()
@@ -93,6 +95,7 @@ class Blk(VirtioDevice):
         native.max_discard_seg = MAX_DISCARD_SEGMENTS
         native.alignment = self._image.alignment
         native.serial = config.serial.encode("ascii").ljust(spec.BLK_ID_SIZE, b"\0")
+        native.limit = self._limit.native
         error = ffi.new("int *")
         blk = lib.blk_new(native, error)
         if blk == ffi.NULL:
@@ -209,11 +212,16 @@ class Blk(VirtioDevice):
 
     def stats(self) -> dict[str, int]:
         """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and
-        wakeups of the workers; ``uring`` is 1 when io_uring is in use."""
+        wakeups of the workers; ``uring`` is 1 when io_uring is in use; ``limit_waits`` is how often a queue had to wait
+        for its limit."""
         with self._workers_lock:
             workers = self._count_workers()
         native = self._native_stats()
-        return {**{name: int(getattr(native, name)) for name in _BLK_STATS}, **workers}
+        return {
+            **{name: int(getattr(native, name)) for name in _BLK_STATS},
+            "limit_waits": self._limit.waits(),
+            **workers,
+        }
 
     def _native_stats(self) -> Any:
         native = ffi.new("struct blk_stats *")
@@ -246,4 +254,5 @@ class Blk(VirtioDevice):
             self._report(self._native_stats().last_errno)
             lib.blk_free(self._blk)
             self._blk = None
+        self._limit.close()
         self._image.close()

@@ -119,6 +119,55 @@ ID_BALLOON = 5
 ID_VSOCK = 19
 ID_FS = 26
 
+# 5.1.3 Network Device: Feature bits
+NET_F_CSUM = 1 << 0
+NET_F_GUEST_CSUM = 1 << 1
+NET_F_CTRL_GUEST_OFFLOADS = 1 << 2
+NET_F_MTU = 1 << 3
+NET_F_MAC = 1 << 5
+NET_F_GUEST_TSO4 = 1 << 7
+NET_F_GUEST_TSO6 = 1 << 8
+NET_F_GUEST_ECN = 1 << 9
+NET_F_GUEST_UFO = 1 << 10
+NET_F_HOST_TSO4 = 1 << 11
+NET_F_HOST_TSO6 = 1 << 12
+NET_F_HOST_ECN = 1 << 13
+NET_F_HOST_UFO = 1 << 14
+NET_F_MRG_RXBUF = 1 << 15
+NET_F_STATUS = 1 << 16
+NET_F_CTRL_VQ = 1 << 17
+NET_F_MQ = 1 << 22
+NET_F_CTRL_MAC_ADDR = 1 << 23
+NET_F_GUEST_USO4 = 1 << 54
+NET_F_GUEST_USO6 = 1 << 55
+NET_F_HOST_USO = 1 << 56
+
+# 5.1.4 Network Device: Device configuration layout
+NET_CONFIG_FORMAT = "<6sHHH"
+"""For :mod:`struct`: mac, status, max_virtqueue_pairs, mtu."""
+NET_S_LINK_UP = 1
+
+# 5.1.6 Network Device: Device Operation
+NET_HEADER_FORMAT = "<BBHHHHH"
+"""For :mod:`struct`: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers."""
+NET_HEADER_SIZE = 12
+NET_HDR_F_NEEDS_CSUM = 1
+NET_HDR_F_DATA_VALID = 2
+NET_HDR_GSO_NONE = 0
+NET_HDR_GSO_TCPV4 = 1
+NET_HDR_GSO_UDP = 3
+NET_HDR_GSO_TCPV6 = 4
+NET_HDR_GSO_UDP_L4 = 5
+NET_HDR_GSO_ECN = 0x80
+NET_OK = 0
+NET_ERR = 1
+NET_CTRL_MAC = 1
+NET_CTRL_MAC_ADDR_SET = 1
+NET_CTRL_MQ = 4
+NET_CTRL_MQ_VQ_PAIRS_SET = 0
+NET_CTRL_GUEST_OFFLOADS = 5
+NET_CTRL_GUEST_OFFLOADS_SET = 0
+
 # 5.2.3 Block Device: Feature bits
 BLK_F_SIZE_MAX = 1 << 1
 BLK_F_SEG_MAX = 1 << 2
