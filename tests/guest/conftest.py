@@ -14,7 +14,7 @@ import pytest
 
 from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
 from tools import guest as recipes
-from vmm import DiskConfig, MemoryConfig, ShareConfig, VirtioDevice, VsockConfig
+from vmm import DiskConfig, MemoryConfig, NetConfig, ShareConfig, VirtioDevice, VsockConfig
 
 HERE = Path(__file__).parent
 GUESTS = pytest.StashKey["list[Guest]"]()
@@ -38,6 +38,7 @@ class Boot(Protocol):
         shell: bool = True,
         vsock: VsockConfig | None = None,
         transport: str = "mmio",
+        nets: Sequence[NetConfig] = (),
     ) -> Guest: ...
 
 
@@ -103,6 +104,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
         shell: bool = True,
         vsock: VsockConfig | None = None,
         transport: str = "mmio",
+        nets: Sequence[NetConfig] = (),
     ) -> Guest:
         if rootfs == "fresh":
             rootfs = sparse_copy(guest_disk, tmp_path / f"root{len(guests)}.ext4")
@@ -119,6 +121,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
             devices=devices,
             vsock=vsock,
             transport=transport,
+            nets=nets,
         )
         guests.append(guest)
         if shell:

@@ -20,6 +20,7 @@ from vmm import (
     Machine,
     MachineConfig,
     MemoryConfig,
+    NetConfig,
     ShareConfig,
     VirtioDevice,
     VsockConfig,
@@ -69,6 +70,7 @@ class Guest:
                     config.shares,
                     config.vsock,
                     config.transport,
+                    config.nets,
                 ),
                 devices=devices,
             )
@@ -227,6 +229,7 @@ def boot_guest(
     devices: tuple[VirtioDevice, ...] = (),
     vsock: VsockConfig | None = None,
     transport: str = "mmio",
+    nets: Sequence[NetConfig] = (),
 ) -> Guest:
     """A running guest, at its first instruction."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
@@ -241,5 +244,6 @@ def boot_guest(
         shares=tuple(shares),
         vsock=vsock,
         transport=transport,
+        nets=tuple(nets),
     )
     return Guest(config, devices)

@@ -218,6 +218,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	rc = (struct ring_config){ .size = SIZE, .desc = TX_DESC, .avail = TX_AVAIL, .used = TX_USED };
 	queues.tx = ring_new(&mem, &rc, &err);
 	queues.rx_kick = event;
+	queues.rx_irq = queues.tx_irq = queues.event_irq = &irq;
 	vc.dir_fd = dir;
 	v = vsock_new(&vc, &err);
 	require(v && queues.rx && queues.tx);

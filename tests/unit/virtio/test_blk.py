@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from tests.blk_driver import BlkGuest, header, segment
 from tests.driver import Used
 from vmm.config import DiskConfig
+from vmm.config_limit import LimitConfig
 from vmm.errors import ConfigError
 from vmm.virtio import blk, spec
 from vmm.virtio.mmio import MmioTransport
@@ -279,6 +281,50 @@ def test_statistics(image: Path) -> None:
         counts = ("reads", "writes", "flushes", "unsupported", "errors", "read_bytes", "write_bytes", "chains")
         assert [stats[name] for name in counts] == [2, 1, 1, 1, 0, 2560, 1024, 5]
         assert int(stats["kicks"]) > 0 and int(stats["irqs"]) > 0
+
+
+@IO_URING
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+def test_a_limit_of_requests(image: Path, io_uring: bool | None, direct: bool) -> None:
+    """What goes beyond the burst waits, is done all the same, and nobody spins meanwhile."""
+    limit = LimitConfig(ops=400, ops_burst=4)
+    with BlkGuest(image, io_uring=io_uring, direct=direct, limit=limit, cpus=2) as guest:
+        guest.start()
+        began = time.monotonic()
+        for at in range(104):
+            queue = guest.queues[at % 2]
+            assert guest.request(spec.BLK_T_IN, at, 512, queue=queue).status == spec.BLK_S_OK
+        # 100 of them at 400 a second
+        assert time.monotonic() - began > 0.2
+        stats = guest.disk.stats()
+        assert stats["limit_waits"] > 10
+        assert stats["wakeups"] < 2000
+
+
+@IO_URING
+def test_a_limit_of_bytes_is_that_of_all_queues(image: Path, io_uring: bool | None) -> None:
+    limit = LimitConfig(bytes=1 << 20, bytes_burst=4096)
+    with BlkGuest(image, io_uring=io_uring, limit=limit, cpus=2) as guest:
+        guest.start()
+        began = time.monotonic()
+        requests = [(guest.submit(spec.BLK_T_IN, 0, 65536, queue=guest.queues[at % 2]), at % 2) for at in range(6)]
+        for index in (0, 1):
+            guest.queues[index].wait(3)
+        # The first of each queue is done at once, perhaps; four times 64 KiB at 1 MiB a second is 1/4 s
+        assert time.monotonic() - began > 0.15
+        assert all(guest.answer(request).status == spec.BLK_S_OK for request, _ in requests)
+
+
+@IO_URING
+def test_a_limited_disk_stops_at_once(image: Path, io_uring: bool | None) -> None:
+    """A reset does not wait for the limit."""
+    with BlkGuest(image, io_uring=io_uring, limit=LimitConfig(ops=1, ops_burst=1)) as guest:
+        guest.start()
+        for at in range(60):
+            guest.submit(spec.BLK_T_IN, at, 512)
+        guest.reset()
+        guest.start()
+        assert guest.disk.stats()["reads"] < 10
 
 
 def test_a_closed_disk_is_free(image: Path) -> None:

@@ -1,0 +1,238 @@
+"""virtio-net with Linux's own driver: tap devices, and networks of passt's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.vmfixture import Guest
+from tests.netns import Outside, ip, own_network
+from vmm import NetConfig, Publish
+
+TIMEOUT = 60.0
+AMOUNT = 24 << 20
+DHCP = """
+cat >/tmp/dhcp <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ifconfig $interface $ip netmask $subnet
+for gateway in $router; do route add default gw $gateway; done
+for server in $dns; do echo nameserver $server; done >/etc/resolv.conf
+END
+chmod +x /tmp/dhcp
+ifconfig eth0 up
+udhcpc -i eth0 -s /tmp/dhcp -q -n -t 10 2>&1
+"""
+WEB = """
+import http.server, sys
+server = http.server.HTTPServer((sys.argv[1], 80), http.server.SimpleHTTPRequestHandler)
+print(flush=True)
+server.serve_forever()
+"""
+# Answers every question for an A record with 192.0.2.1
+NAMES = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], 53))
+print(flush=True)
+while True:
+    query, who = server.recvfrom(512)
+    end = query.index(0, 12) + 5
+    found = query[end - 3] == 1
+    answer = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4\\xc0\\0\\2\\1" if found else b""
+    server.sendto(query[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([found]) + bytes(4) + query[12:end] + answer, who)
+"""
+
+
+@pytest.fixture
+def network() -> Iterator[None]:
+    """A bridge with the address 10.0.7.1, and two tap devices in it."""
+    with own_network():
+        ip("link add br0 type bridge; addr add 10.0.7.1/24 dev br0; link set br0 up")
+        for name in ("tap0", "tap1"):
+            ip(f"tuntap add dev {name} mode tap; link set {name} master br0; link set {name} up")
+        yield
+
+
+def address(guest: Guest, number: int) -> None:
+    guest.check(f"ip addr add 10.0.7.{number}/24 dev eth0 && ip link set eth0 up")
+
+
+def stats(guest: Guest) -> dict[str, Any]:
+    return next(a.device.stats() for a in guest.machine.attached if a.device.name.startswith("net"))
+
+
+def receive(listener: socket.socket, found: list[bytes]) -> None:
+    program, _ = listener.accept()
+    with program:
+        digest = hashlib.sha256()
+        while piece := program.recv(1 << 16):
+            digest.update(piece)
+        found.append(digest.hexdigest().encode())
+
+
+def to_host(guest: Guest) -> None:
+    """The guest sends a file, whose hash is compared."""
+    found: list[bytes] = []
+    with socket.create_server(("10.0.7.1", 5000)) as listener:
+        listener.settimeout(TIMEOUT)
+        receiver = threading.Thread(target=receive, args=(listener, found))
+        receiver.start()
+        guest.check(f"head -c {AMOUNT} /dev/urandom >/dev/shm/data && nc 10.0.7.1 5000 </dev/shm/data", TIMEOUT)
+        receiver.join(TIMEOUT)
+    assert found == [guest.check("sha256sum </dev/shm/data").split()[0].encode()]
+
+
+def to_guest(guest: Guest, number: int) -> None:
+    """The host sends bytes, whose hash is compared."""
+    data = bytes(hashlib.shake_256(b"pyvmm").digest(1 << 20)) * (AMOUNT >> 20)
+    guest.check(
+        "nc -l -p 5001 </dev/null >/dev/shm/got 2>/dev/null & while ! netstat -lnt | grep -q :5001; do sleep 0.05; done"
+    )
+    with socket.create_connection((f"10.0.7.{number}", 5001), TIMEOUT) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        guest.check("wait")
+    assert int(guest.check("wc -c </dev/shm/got")) == len(data)
+    assert guest.check("sha256sum </dev/shm/got").split()[0] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_large_transfers_in_large_frames(boot: Boot, network: None, transport: str) -> None:
+    guest = boot(nets=[NetConfig("tap", "tap0")], transport=transport)
+    address(guest, 2)
+    assert guest.check("cat /sys/class/net/eth0/carrier /sys/class/net/eth0/mtu").split() == ["1", "1500"]
+    to_host(guest)
+    to_guest(guest, 2)
+    counted = stats(guest)
+    assert counted["tx_bytes"] > AMOUNT and counted["rx_bytes"] > AMOUNT
+    # With frames of 1500 bytes and no segmentation by others there would be this many
+    assert counted["tx_frames"] < AMOUNT / 1448 / 2, counted
+    assert counted["rx_frames"] < AMOUNT / 1448 * 1.5, counted
+    assert counted["tx_malformed"] == counted["tx_dropped"] == counted["rx_dropped"] == 0
+
+
+def test_two_guests_on_a_bridge(boot: Boot, network: None) -> None:
+    one, two = (boot(nets=[NetConfig("tap", f"tap{at}")], memory="128M") for at in (0, 1))
+    for number, guest in ((2, one), (3, two)):
+        address(guest, number)
+    macs = [guest.check("cat /sys/class/net/eth0/address").strip() for guest in (one, two)]
+    assert macs[0] != macs[1]
+    assert " 0% packet loss" in one.check("ping -c 3 -s 1400 10.0.7.3")
+    assert " 0% packet loss" in two.check("ping -c 3 10.0.7.1")
+    assert macs[0] in two.check("ip neigh")
+
+
+def test_several_queues(boot: Boot) -> None:
+    with own_network():
+        ip("tuntap add dev tap0 mode tap multi_queue; addr add 10.0.7.1/24 dev tap0; link set tap0 up")
+        guest = boot(nets=[NetConfig("tap", "tap0", queues=2, mtu=1400, mac="02:00:00:00:00:77")], cpus=2)
+        address(guest, 2)
+        assert "tx-1" in guest.check("ls /sys/class/net/eth0/queues")
+        assert guest.check("cat /sys/class/net/eth0/mtu /sys/class/net/eth0/address").split() == [
+            "1400",
+            "02:00:00:00:00:77",
+        ]
+        to_host(guest)
+        to_guest(guest, 2)
+
+
+def test_the_carrier_follows_the_cable(boot: Boot, network: None) -> None:
+    guest = boot(nets=[NetConfig("tap", "tap0")])
+    address(guest, 2)
+    device: Any = guest.machine.attached[-1].device
+    device.set_link(False)
+    guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.05; done")
+    device.set_link(True)
+    guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.05; done")
+    assert " 0% packet loss" in guest.check("ping -c 1 10.0.7.1")
+
+
+def test_a_tap_device_that_goes_away(boot: Boot, network: None) -> None:
+    guest = boot(nets=[NetConfig("tap", "tap0")])
+    address(guest, 2)
+    ip("link del tap0")
+    guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.05; done")
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    """A network with a machine in it that serves names and files."""
+    if shutil.which("passt") is None:
+        pytest.skip("no passt")
+    found = re.search(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE)
+    server = found[1] if found else "192.0.2.53"
+    with own_network():
+        other = Outside("192.0.2.2/24", "192.0.2.1/24", f"{server}/32")
+        other.serve(WEB, "192.0.2.1")
+        if found and not server.startswith("127."):
+            other.serve(NAMES, server)
+        yield other
+        other.close()
+
+
+def test_user_networking(boot: Boot, outside: Outside, tmp_path: Path) -> None:
+    guest = boot(nets=[NetConfig("user", publish=(Publish(8080, 80), Publish(5353, 53, "udp", "127.0.0.1")))])
+    guest.check(DHCP)
+    assert "192.0.2.2" in guest.check("ip addr show eth0")
+    assert guest.check("cat /sys/class/net/eth0/mtu").strip() == "65520"
+    # From the guest to the world, by address and by name
+    guest.check("wget -q -O /dev/null http://192.0.2.1/")
+    if "169.254.1.1" in guest.check("cat /etc/resolv.conf"):
+        guest.check("wget -q -O /dev/null http://anything.test/")
+    # From the host into the guest
+    guest.check(
+        "mkdir -p /tmp/www && head -c 8000000 /dev/urandom >/tmp/www/file && httpd -p 80 -h /tmp/www && "
+        "(nc -u -l -p 53 >/tmp/datagram &) && sleep 0.5"
+    )
+    with urllib.request.urlopen("http://127.0.0.1:8080/file", timeout=TIMEOUT) as answer:
+        digest = hashlib.sha256(answer.read()).hexdigest()
+    assert guest.check("sha256sum </tmp/www/file").split()[0] == digest
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"a datagram", ("127.0.0.1", 5353))
+    guest.check("while ! grep -q 'a datagram' /tmp/datagram; do sleep 0.05; done")
+    # What listens on the host's loopback interface is not for the guest
+    with socket.create_server(("127.0.0.1", 7777)):
+        for where in ("192.0.2.1", "169.254.1.1"):
+            assert guest.run(f"nc -w 3 {where} 7777 </dev/null")[0] != 0
+
+
+def test_passt_ends_with_the_machine(boot: Boot, outside: Outside) -> None:
+    guest = boot(nets=[NetConfig("user")], shell=False)
+    device: Any = guest.machine.attached[-1].device
+    pid = device.backend.pid
+    assert Path(f"/proc/{pid}/comm").read_text().startswith("passt")
+    guest.machine.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_passt_ends_with_a_machine_that_is_killed(outside: Outside, guest_kernel: str) -> None:
+    program = (
+        "import sys, time; from vmm import *\n"
+        "m = Machine(MachineConfig(BootConfig(sys.argv[1]), nets=(NetConfig('user'),)))\n"
+        "print(m.attached[0].device.backend.pid, flush=True); time.sleep(60)"
+    )
+    vmm = subprocess.Popen([sys.executable, "-c", program, guest_kernel], stdout=subprocess.PIPE, text=True)
+    assert vmm.stdout is not None
+    with vmm, vmm.stdout as stdout:
+        pid = int(stdout.readline())
+        watch = os.pidfd_open(pid)
+        vmm.kill()
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        assert poll.poll(TIMEOUT * 1000), "passt still runs"
+        os.close(watch)

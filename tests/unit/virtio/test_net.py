@@ -1,0 +1,358 @@
+"""virtio-net: what a guest and the other end of its cable see of each other."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.net_driver import MAC, NetGuest, Wire, frame, from_stream, header, to_stream
+from vmm.config_limit import LimitConfig
+from vmm.native import lib
+from vmm.virtio import spec
+from vmm.virtio.net import stable_mac
+
+PLAIN = spec.F_VERSION_1 | spec.NET_F_MAC
+MERGED = PLAIN | spec.NET_F_MRG_RXBUF
+SEGMENTED = MERGED | spec.NET_F_CSUM | spec.NET_F_HOST_TSO4 | spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4
+
+
+@pytest.fixture
+def guest() -> Iterator[NetGuest]:
+    with NetGuest() as guest:
+        yield guest
+
+
+@pytest.fixture
+def stream() -> Iterator[NetGuest]:
+    with NetGuest(Wire(lib.NET_STREAM, mtu=65520)) as guest:
+        yield guest
+
+
+# -- what the driver sees --------------------------------------------------------------------------------------
+
+
+def test_the_configuration_space(guest: NetGuest) -> None:
+    assert guest.read(spec.MMIO_DEVICE_ID) == spec.ID_NET
+    assert guest.config(0, 4).to_bytes(4, "little") + guest.config(4, 2).to_bytes(2, "little") == MAC
+    assert (guest.config(6, 2), guest.config(8, 2), guest.config(10, 2)) == (spec.NET_S_LINK_UP, 1, 1500)
+
+
+def test_the_cable_is_pulled_and_put_in_again(guest: NetGuest) -> None:
+    guest.net.set_link(False)
+    assert guest.wait_irq() & spec.INT_CONFIG
+    assert guest.config(6, 2) == 0
+    guest.net.set_link(True)
+    assert guest.wait_irq() & spec.INT_CONFIG
+    assert guest.config(6, 2) == spec.NET_S_LINK_UP
+
+
+def test_an_address_stays_the_same_and_is_a_local_one() -> None:
+    first = stable_mac("tap a")
+    assert first == stable_mac("tap a") != stable_mac("tap b")
+    assert first[0] & 3 == 2, "locally administered, of one host"
+
+
+@pytest.mark.parametrize(
+    ("features", "accepted"),
+    [
+        (PLAIN, True),
+        (SEGMENTED, True),
+        (PLAIN | spec.NET_F_HOST_TSO4, False),
+        (PLAIN | spec.NET_F_GUEST_TSO6, False),
+        (PLAIN | spec.NET_F_CSUM | spec.NET_F_HOST_ECN, False),
+        (PLAIN | spec.NET_F_CTRL_MAC_ADDR, False),
+    ],
+)
+def test_features_that_need_others(features: int, accepted: bool) -> None:
+    with NetGuest(start=False) as guest:
+        assert guest.negotiate(features) == accepted
+
+
+# -- frames ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [PLAIN, MERGED, None], ids=["plain", "merged", "all"])
+def test_frames_both_ways(features: int | None) -> None:
+    with NetGuest(features=features) as guest:
+        for length in (17, 60, 1514):
+            guest.send(frame(b"out", length))
+            assert guest.far.recv(1 << 17) == header() + frame(b"out", length)
+            guest.far.send(header() + frame(b"in", length))
+            got = guest.receive()
+            assert got.frame == frame(b"in", length)
+            assert got.num_buffers == 1
+        assert (guest.stat("rx_frames"), guest.stat("tx_frames")) == (3, 3)
+        assert guest.stat("rx_bytes") == guest.stat("tx_bytes") == 17 + 60 + 1514
+
+
+def test_the_header_and_the_frame_in_pieces(guest: NetGuest) -> None:
+    whole = header() + frame(b"pieces", 300)
+    cuts = [0, 1, 5, 12, 13, 100, len(whole)]
+    guest.send_buffers(*(guest.data(whole[a:b]) for a, b in itertools.pairwise(cuts)))
+    assert guest.far.recv(1 << 17) == whole
+
+
+def test_a_large_frame_in_many_buffers(guest: NetGuest) -> None:
+    guest.post(20)
+    guest.far.send(header(gso_type=spec.NET_HDR_GSO_TCPV4, gso_size=1448) + frame(b"large", 65000))
+    got = guest.receive()
+    assert got.frame == frame(b"large", 65000)
+    assert got.num_buffers == len(got.written) == -(-65012 // guest.size)
+    assert got.written[:-1] == [guest.size] * (got.num_buffers - 1)
+    assert got.gso_type == spec.NET_HDR_GSO_TCPV4
+
+
+def test_a_large_frame_of_the_guest_is_passed_on_with_its_header(guest: NetGuest) -> None:
+    head = header(1, spec.NET_HDR_GSO_TCPV4, 54, 1448, 34, 16)
+    guest.send(frame(b"large", 60000), head)
+    assert guest.far.recv(1 << 17) == head + frame(b"large", 60000)
+
+
+def test_a_frame_waits_for_buffers() -> None:
+    with NetGuest(buffers=0) as guest:
+        guest.far.send(header() + frame(b"late", 200))
+        guest.wait_stat("rx_starved")
+        guest.post()
+        assert guest.receive().frame == frame(b"late", 200)
+
+
+def test_a_frame_waits_for_the_rest_of_its_buffers() -> None:
+    """It has been read by then: the first part is in the guest's buffers, the other in the device."""
+    with NetGuest(buffers=2) as guest:
+        guest.far.send(header() + frame(b"long", 9000))
+        guest.wait_stat("rx_starved")
+        guest.post(1)
+        guest.post(3)
+        got = guest.receive()
+        assert (got.num_buffers, got.frame) == (5, frame(b"long", 9000))
+        guest.far.send(header() + frame(b"next", 100))
+        assert guest.receive().frame == frame(b"next", 100)
+
+
+def test_nobody_listens_to_a_guest_without_buffers() -> None:
+    """The device does not wake up for what comes."""
+    with NetGuest(buffers=0) as guest:
+        guest.far.send(header() + frame(b"first", 60))
+        guest.wait_stat("rx_starved")
+        guest.send(frame())  # now it has been around once
+        before = guest.stat("wakeups")
+        for _ in range(50):
+            guest.far.send(header() + frame(b"more", 60))
+        assert guest.stat("wakeups") <= before + 1
+
+
+def test_without_merging_a_frame_that_does_not_fit_is_dropped() -> None:
+    with NetGuest(features=PLAIN, size=600) as guest:
+        guest.far.send(header() + frame(b"long", 700))
+        guest.far.send(header() + frame(b"short", 500))
+        assert guest.receive().frame == frame(b"short", 500)
+        assert guest.stat("rx_dropped") == 1
+
+
+def test_a_frame_larger_than_all_buffers_is_dropped() -> None:
+    """Every head of the queue is with the device: waiting would be for ever."""
+    with NetGuest(buffers=8, size=256, queue_size=8) as guest:
+        guest.far.send(header() + frame(b"long", 4000))
+        guest.wait_stat("rx_dropped")
+        guest.far.send(header() + frame(b"short", 200))
+        assert guest.receive().frame == frame(b"short", 200)
+
+
+def test_many_frames_in_order(guest: NetGuest) -> None:
+    for turn in range(300):
+        guest.far.send(header() + frame(b"%d" % turn, 100))
+        if turn % 7 == 0:
+            guest.send(frame(b"%d" % turn, 100))
+            assert guest.far.recv(4096)[26:].startswith(b"%d" % turn)
+        assert guest.receive().frame == frame(b"%d" % turn, 100)
+
+
+def test_the_host_takes_nothing_for_a_while(guest: NetGuest) -> None:
+    """Frames stay with the guest until the other end takes them; none is lost."""
+    count = 200
+    buffers = [guest.data(header() + frame(b"%d." % at, 30000)) for at in range(4)]
+    sent = 0
+    queue = guest.tx()
+    while sent < count:
+        free = min(len(queue.free), count - sent)
+        queue.offer(*(queue.chain([buffers[(sent + at) % 4]]) for at in range(free)))
+        queue.kick()
+        sent += free
+        if sent == count or not queue.free:
+            break
+    for at in range(sent):
+        assert guest.far.recv(1 << 17)[26:].startswith(b"%d." % (at % 4))
+    assert guest.stat("tx_dropped") == 0
+
+
+# -- pause, reset, the end ---------------------------------------------------------------------------------------
+
+
+def test_pause_and_resume(guest: NetGuest) -> None:
+    guest.far.send(header() + frame(b"one", 60))
+    assert guest.receive().frame == frame(b"one", 60)
+    guest.transport.pause()
+    guest.far.send(header() + frame(b"two", 60))
+    guest.transport.resume()
+    assert guest.receive().frame == frame(b"two", 60)
+    guest.send(frame(b"three", 60))
+    assert guest.far.recv(4096) == header() + frame(b"three", 60)
+
+
+def test_state_goes_to_another_device(guest: NetGuest) -> None:
+    assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+    state = guest.transport.save()
+    assert state["device"]["mac"] == b"\x02abcde".hex()
+    with NetGuest(start=False) as other:
+        other.transport.restore(state)
+        assert other.config(0, 4).to_bytes(4, "little") == b"\x02abc"
+
+
+def test_a_reset_forgets_what_the_driver_set(guest: NetGuest) -> None:
+    assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+    guest.begin()
+    assert guest.config(0, 4).to_bytes(4, "little") == MAC[:4]
+    guest.far.send(header() + frame(b"again", 60))
+    assert guest.receive().frame == frame(b"again", 60)
+
+
+@pytest.mark.parametrize("kind", [lib.NET_TAP, lib.NET_STREAM], ids=["tap", "stream"])
+def test_the_other_end_goes_away(kind: int, caplog: pytest.LogCaptureFixture) -> None:
+    with NetGuest(Wire(kind)) as guest:
+        guest.far.close()
+        bits = 0
+        while not bits & spec.INT_CONFIG:
+            bits = guest.wait_irq()
+        assert guest.config(6, 2) == 0
+        guest.send(frame(b"to nobody", 60))  # is taken all the same
+        assert guest.stat("tx_dropped") == 1
+        assert guest.status & spec.DEVICE_NEEDS_RESET == 0
+    assert "the network is gone" in caplog.text
+
+
+# -- the control queue, several pairs --------------------------------------------------------------------------
+
+
+def test_pairs_of_queues() -> None:
+    with NetGuest(Wire(pairs=3)) as guest:
+        assert guest.config(8, 2) == 3
+        assert guest.wire.pairs == 1
+        guest.post(4, pair=2)
+        assert guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x03\x00") == spec.NET_OK
+        assert guest.wire.pairs == 3
+        for pair in range(3):
+            guest.send(frame(b"%d" % pair, 60), pair=pair)
+            assert guest.wire.far[pair].recv(4096) == header() + frame(b"%d" % pair, 60)
+        guest.wire.far[2].send(header() + frame(b"third", 60))
+        assert guest.receive(pair=2).frame == frame(b"third", 60)
+        assert guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x01\x00") == spec.NET_OK
+        guest.send(frame(b"still", 60))
+        assert guest.far.recv(4096) == header() + frame(b"still", 60)
+        assert guest.stat("tx_frames") == 4, "counted on, whoever sent them"
+
+
+@pytest.mark.parametrize("pairs", [0, 4, 0x8000])
+def test_no_more_pairs_than_there_are(pairs: int) -> None:
+    with NetGuest(Wire(pairs=3)) as guest:
+        command = guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
+        assert command == spec.NET_ERR
+        assert guest.wire.pairs == 1
+
+
+def test_without_mq_the_control_queue_is_the_third() -> None:
+    with NetGuest(Wire(pairs=3), features=PLAIN | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_MAC_ADDR) as guest:
+        assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+
+
+def test_offloads_are_those_that_were_negotiated(guest: NetGuest) -> None:
+    assert guest.wire.offloads & spec.NET_F_GUEST_TSO4
+    set_offloads = (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET)
+    assert guest.command(*set_offloads, spec.NET_F_GUEST_CSUM.to_bytes(8, "little")) == spec.NET_OK
+    assert guest.wire.offloads == spec.NET_F_GUEST_CSUM
+    assert guest.command(*set_offloads, (1 << 40).to_bytes(8, "little")) == spec.NET_ERR
+    guest.begin(MERGED)
+    assert guest.wire.offloads == 0
+
+
+# -- limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_of_frames_in_each_direction() -> None:
+    """What goes beyond the burst waits, and comes all the same; nobody spins meanwhile."""
+    with NetGuest(limit=LimitConfig(ops=400, ops_burst=4)) as guest:
+        began = time.monotonic()
+        for at in range(54):
+            guest.send(frame(b"%d" % at, 60))
+        for at in range(54):
+            guest.far.send(header() + frame(b"%d" % at, 60))
+        for at in range(54):
+            assert guest.far.recv(4096) == header() + frame(b"%d" % at, 60)
+            assert guest.receive().frame == frame(b"%d" % at, 60)
+        assert time.monotonic() - began > 0.2, "50 and 50 of them at 400 a second"
+        assert guest.stat("limit_waits") > 10
+        assert guest.stat("wakeups") < 2000
+
+
+def test_a_limit_of_bytes() -> None:
+    with NetGuest(limit=LimitConfig(bytes=1 << 20, bytes_burst=1500)) as guest:
+        began = time.monotonic()
+        for at in range(5):
+            guest.send(frame(b"%d" % at, 60000))
+        assert time.monotonic() - began > 0.15, "four of 60000 bytes at 1 MiB a second"
+
+
+def test_a_limited_card_without_traffic_sleeps() -> None:
+    with NetGuest(limit=LimitConfig(bytes=1, bytes_burst=1)) as guest:
+        guest.send(frame(b"all that is allowed for a minute", 60))
+        before = guest.stat("wakeups")
+        for _ in range(20):
+            guest.far.send(header() + frame(b"in", 60))
+        guest.turn_loop()
+        assert guest.stat("wakeups") <= before + 4
+
+
+# -- over a stream ---------------------------------------------------------------------------------------------
+
+
+def test_frames_over_a_stream(stream: NetGuest) -> None:
+    stream.post(40)
+    for length in (14, 60, 1514, 65534):
+        stream.send(frame(b"out", length))
+        assert from_stream(stream.far) == frame(b"out", length)
+        stream.far.sendall(to_stream(frame(b"in", length)))
+        got = stream.receive()
+        assert got.frame == frame(b"in", length)
+        assert got.flags == spec.NET_HDR_F_DATA_VALID, "whoever sends them has checked them"
+
+
+def test_a_stream_in_pieces(stream: NetGuest) -> None:
+    data = b"".join(to_stream(frame(b"%d" % at, 40 + at)) for at in range(20))
+    for at in range(0, len(data), 7):
+        stream.far.sendall(data[at : at + 7])
+    for at in range(20):
+        assert stream.receive().frame == frame(b"%d" % at, 40 + at)
+
+
+def test_a_slow_reader_of_a_stream(stream: NetGuest) -> None:
+    """A frame is cut where the socket is full, and goes on there."""
+    stream.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    buffers = [stream.data(header() + frame(b"%d." % at, 60000 + at)) for at in range(8)]
+    queue = stream.tx()
+    for at in range(80):
+        queue.offer(queue.chain([buffers[at % 8]]))
+    queue.kick()
+    for at in range(80):
+        assert from_stream(stream.far) == frame(b"%d." % (at % 8), 60000 + at % 8)
+    stream.wait_for("all are taken", lambda: len(queue.take_used()) >= 0 and len(queue.free) == queue.size)
+    assert stream.stat("tx_dropped") == 0
+
+
+@pytest.mark.parametrize("length", [0, 13, 70000, 0xFFFFFFFF])
+def test_a_stream_that_is_none_of_frames(stream: NetGuest, length: int, caplog: pytest.LogCaptureFixture) -> None:
+    stream.far.sendall(length.to_bytes(4, "big") + bytes(100))
+    stream.wait_for("the link is down", lambda: not stream.net.link)
+    assert "the network is gone" in caplog.text
