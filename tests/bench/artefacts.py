@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,4 +60,9 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
         stage.add(os.path.realpath(path), at=f"bench/{name}")
     stage.add(os.path.realpath(artefacts.fio_disk), at="bench/fio-disk")
     stage.add(HERE / "runner.py", at="bench/runner.py")
+    disk = guest.programs()
+    stage.add(disk, at="bench/programs")
+    with tarfile.open(disk) as tar, tempfile.TemporaryDirectory() as folder:
+        tar.extract("usr/local/bin/vsocktool", folder, filter="data")
+        stage.add(Path(folder) / "usr/local/bin/vsocktool", at="bench/vsocktool")
     stage.close()

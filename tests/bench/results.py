@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.fio import JOBS
+from tests.bench.vsock import MOVES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,6 +163,21 @@ def _fio_icount_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _vsock_rows(figures: dict[str, Any]) -> list[Row]:
+    names = {"send": "to the guest", "recv": "from the guest"}
+    rows = []
+    for key, (verb, n) in MOVES.items():
+        ours, theirs = (_median(figures[name], key) for name in ("pyvmm", "qemu"))
+        name = f"vsock {names[verb]}, {n} connection{'s' * (n > 1)}, 64 KiB writes"
+        rows.append(_compare(name, ours, theirs, "MiB/s", peer_name="vhost", must=0.8, aim=1.0, at_least=True))
+    ours, theirs = (_median(figures[name], "rtt_us") for name in ("pyvmm", "qemu"))
+    rows.append(_compare("vsock round trip of 64 bytes", ours, theirs, "us", peer_name="vhost", must=1.3, aim=1.0))
+    ours, theirs = (_median(figures[name], "connects") for name in ("pyvmm", "qemu"))
+    name = "vsock connections"
+    rows.append(_compare(name, ours, theirs, "1/s", peer_name="vhost", must=0.7, aim=1.0, at_least=True))
+    return rows
+
+
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The rows of the parts that were measured, in their order."""
     makers = {
@@ -170,6 +186,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "startup": _startup_rows,
         "fio": _fio_rows,
         "fio-icount": _fio_icount_rows,
+        "vsock": _vsock_rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 

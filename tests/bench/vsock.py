@@ -1,0 +1,91 @@
+"""vsock between the host and a guest: pyvmm's unix sockets beside QEMU with vhost-vsock, which is in the kernel.
+
+The programs of both sides are the same one, vsocktool; on the host it connects to a unix socket or by AF_VSOCK.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import boot, programs
+from tests.bench.child import ChildError
+from tests.bench.fio import AGENT, PATIENCE, Vm
+
+if TYPE_CHECKING:
+    from tests.bench.inside import Spec
+
+TOOL = "/bench/vsocktool"
+CID = 55
+SOCKET = "/tmp/vm.sock"
+ADDRESSES = {"pyvmm": SOCKET, "qemu": str(CID)}
+SINK, SOURCE, ECHO = 5000, 5001, 5002
+WRITE = 64 << 10
+SERVERS = {SINK: "sink", SOURCE: "source", ECHO: "echo"}
+MOVES = {f"{verb}-{n}": (verb, n) for verb in ("send", "recv") for n in (1, 8)}
+"""To the guest and from the guest, by one connection and by several."""
+
+
+def start(name: str, spec: Spec) -> Vm:
+    """Boot the machine of program `name`, with servers in it."""
+    disk = f"/bench/vda-vsock-{name}"
+    shutil.copyfile(spec.disk, disk)
+    cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
+    guest = programs.Guest(spec.kernel, cmdline, disk=disk, data="/bench/programs")
+    if name == "qemu":
+        device = ("-device", f"vhost-vsock-device,guest-cid={CID}")
+        machine = Vm(name, programs.qemu(guest, extra=device))
+    else:
+        machine = Vm(name, programs.pyvmm(spec.pyvmm, guest, extra=("--vsock", f"cid=3,uds={SOCKET}")))
+    try:
+        machine.run("tar xf /dev/vdb -C /", PATIENCE)
+        for port, mode in SERVERS.items():
+            machine.run(f"vsocktool serve stream {port} {mode} >/tmp/{port} 2>&1 &", PATIENCE)
+            machine.run(f"while ! grep -q listening /tmp/{port}; do sleep 0.1; done", PATIENCE)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def tool(name: str, verb: str, port: int, *numbers: int) -> float:
+    """Seconds that vsocktool took on the host."""
+    command = [TOOL, verb, "stream", ADDRESSES[name], str(port), *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
+    if done.returncode:
+        raise ChildError(f"{name}: {' '.join(command)}: status {done.returncode}\n{done.stderr}")
+    return int(done.stdout) / 1e9
+
+
+def measure_one(name: str, seconds: float) -> dict[str, float]:
+    """One turn: MiB/s, microseconds of a round trip, connections per second."""
+    mib = max(4, round(32 * seconds))
+    figures = {}
+    for key, (verb, n) in MOVES.items():
+        port = SINK if verb == "send" else SOURCE
+        figures[key] = mib / tool(name, verb, port, n, WRITE, (mib << 20) // n)
+    trips, connections = round(1000 * seconds), round(200 * seconds)
+    figures["rtt_us"] = tool(name, "rtt", ECHO, 64, trips) * 1e6 / trips
+    figures["connects"] = connections / tool(name, "connects", ECHO, connections)
+    return figures
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """Turn by turn, so that what else the machine does hits both."""
+    figures: dict[str, Any] = {"pyvmm": [], "qemu": []}
+    machines: list[Vm] = []
+    try:
+        for name in figures:
+            machines.append(start(name, spec))
+            boot.say(f"{name} is up")
+        for turn in range(spec.turns + 1):
+            for machine in machines if turn % 2 == 0 else reversed(machines):
+                run = measure_one(machine.name, spec.seconds)
+                boot.say(f"{machine.name}: " + ", ".join(f"{key} {value:.1f}" for key, value in run.items()))
+                if turn:  # the first is for the caches
+                    figures[machine.name].append(run)
+    finally:
+        for machine in machines:
+            machine.close()
+    return figures
