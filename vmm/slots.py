@@ -10,7 +10,7 @@ from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.virtio.mmio import MmioTransport
-from vmm.virtio.spec import MMIO_QUEUE_NOTIFY
+from vmm.virtio.spec import MMIO_INTERRUPT_ACK, MMIO_QUEUE_NOTIFY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,12 @@ class MmioSlots:
         self._mmio.add(base, PAGE, transport)
         page = ffi.from_buffer(transport.page)
         self._closers.append(Native(page, ffi.release))
-        lib.bus_add_regpage(self._native, base, PAGE, page)
+        lib.bus_add_regpage(self._native, base, PAGE, page, device.used_bit_stays)
+        if device.used_bit_stays:
+            # Acknowledging it changes nothing: KVM takes the write, and nobody looks at the eventfd
+            acks = EventFd()
+            self._closers.append(acks)
+            self._core.kick_line(acks.fd, base + MMIO_INTERRUPT_ACK, 4, lib.IRQ_VRING)
         attached = Attached(device, transport, kicks)
         self.attached.append(attached)
         self._pages.append(transport.page)

@@ -165,16 +165,19 @@ def _fio_icount_rows(figures: dict[str, Any]) -> list[Row]:
 
 def _vsock_rows(figures: dict[str, Any]) -> list[Row]:
     names = {"send": "to the guest", "recv": "from the guest"}
+    wanted: list[tuple[str, str, str, float, bool]] = [
+        (key, f"vsock {names[verb]}, {n} connection{'s' * (n > 1)}, 64 KiB writes", "MiB/s", 0.8, True)
+        for key, (verb, n) in MOVES.items()
+    ]
+    wanted += [
+        ("rtt_us", "vsock round trip of 64 bytes", "us", 1.3, False),
+        ("connects", "vsock connections", "1/s", 0.7, True),
+    ]
     rows = []
-    for key, (verb, n) in MOVES.items():
-        ours, theirs = (_median(figures[name], key) for name in ("pyvmm", "qemu"))
-        name = f"vsock {names[verb]}, {n} connection{'s' * (n > 1)}, 64 KiB writes"
-        rows.append(_compare(name, ours, theirs, "MiB/s", peer_name="vhost", must=0.8, aim=1.0, at_least=True))
-    ours, theirs = (_median(figures[name], "rtt_us") for name in ("pyvmm", "qemu"))
-    rows.append(_compare("vsock round trip of 64 bytes", ours, theirs, "us", peer_name="vhost", must=1.3, aim=1.0))
-    ours, theirs = (_median(figures[name], "connects") for name in ("pyvmm", "qemu"))
-    name = "vsock connections"
-    rows.append(_compare(name, ours, theirs, "1/s", peer_name="vhost", must=0.7, aim=1.0, at_least=True))
+    for key, name, unit, must, at_least in wanted:
+        ours, vhost, theirs = (_median(figures[each], key) for each in ("pyvmm", "pyvmm-vhost", "qemu"))
+        rows.append(_compare(name, ours, theirs, unit, must=must, aim=1.0, at_least=at_least))
+        rows.append(_compare("  with backend=vhost", vhost, theirs, unit, at_least=at_least))
     return rows
 
 

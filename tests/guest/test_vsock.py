@@ -118,8 +118,9 @@ def test_connections_end_with_the_guest(guest: Guest) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/vhost-vsock"), reason="no /dev/vhost-vsock here")
-def test_the_hosts_own_sockets(boot: Boot) -> None:
-    guest = boot(disks=[programs_disk()], vsock=VsockConfig(77, backend="vhost"))
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_the_hosts_own_sockets(boot: Boot, transport: str) -> None:
+    guest = boot(disks=[programs_disk()], vsock=VsockConfig(77, backend="vhost"), transport=transport)
     guest.check(INSTALL_PROGRAMS)
     serve(guest, 5000)
     with guest.machine.vsock.connect(5000, timeout=TIMEOUT) as sock:

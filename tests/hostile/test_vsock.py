@@ -681,6 +681,7 @@ def test_a_closed_connection_of_which_somebody_has_a_duplicate(guest: VsockGuest
     for _, local, port in socks:
         guest.send(spec.VSOCK_OP_SHUTDOWN, local, port, flags=3)
         guest.expect(spec.VSOCK_OP_RST)
+    guest.turn_loop()  # the worker may not have gone to sleep yet
     idle = guest.vsock.stats()["wakeups"]
     for sock, _, _ in socks:
         sock.shutdown(socket.SHUT_RDWR)

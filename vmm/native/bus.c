@@ -92,9 +92,9 @@ int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size)
 	return bus_add(bus, space, base, size, NULL, NULL);
 }
 
-static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+/* keep: bits that InterruptACK leaves. */
+static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len, bool write, uint32_t keep)
 {
-	uint8_t *page = ctx;
 	uint32_t bits;
 
 	if (offset + len > 4096)
@@ -111,17 +111,27 @@ static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t l
 	}
 	if (offset == REG_ACK && len == 4) {
 		memcpy(&bits, data, 4);
-		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits, __ATOMIC_SEQ_CST);
+		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits | keep, __ATOMIC_SEQ_CST);
 		return true;
 	}
 	return false;
 }
 
-int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page)
+static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+{
+	return regpage_answer(ctx, offset, data, len, write, 0);
+}
+
+static bool regpage_keep_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+{
+	return regpage_answer(ctx, offset, data, len, write, IRQ_VRING);
+}
+
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page, bool keep)
 {
 	if (size > 4096 || ((uintptr_t)page & 7))
 		return -EINVAL;
-	return bus_add(bus, BUS_MMIO, base, size, regpage_access, page);
+	return bus_add(bus, BUS_MMIO, base, size, keep ? regpage_keep_access : regpage_access, page);
 }
 
 int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart)

@@ -54,8 +54,8 @@ void bus_free(struct bus *bus);
 /* Python answers this range. */
 int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size);
 /* A transport's register page: reads come from page[]; a write to InterruptACK (0x64) clears bits of InterruptStatus
- * (0x60); every other write goes to Python. */
-int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
+ * (0x60), with keep all but IRQ_VRING; every other write goes to Python. */
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page, bool keep);
 /* An 8250 at an I/O port range of 8. */
 int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart);
 /* PCI configuration space of bus 0 behind ECAM: of each device the page that its function 0 reads from, or NULL. Reads

@@ -197,7 +197,7 @@ static void vsock_drain(struct worker *w)
 {
 	struct vsock *v = (struct vsock *)w;
 
-	vsock_rx_unstash(v);
+	vsock_stash_return(v);
 	vsock_flush(v);
 	vsock_host_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-vsock, between its files: vsock.c (objects, the worker's loop), vsock_conn.c (the table of connections, what
- * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_host.c (the unix
- * sockets), vsock_out.c (what goes into them, and the ends).
+ * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_stash.c (the buffers
+ * for them), vsock_host.c (the unix sockets), vsock_out.c (what goes into them, and the ends).
  *
  * One thread does everything, so nothing here is locked; only the statistics are read by others.
  */
@@ -216,10 +216,19 @@ void vsock_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
 
 /* Give the guest what there is for it; returns how much was done, or the latched error. */
 int vsock_rx_run(struct vsock *v);
-/* Let the guest have the buffers back that nothing was put in. */
-void vsock_rx_unstash(struct vsock *v);
 /* What the guest may still be sent. */
 uint32_t vsock_credit(const struct vsock_conn *c);
+
+/* vsock_stash.c */
+
+/* Pop until there are so many, if the guest has given them. Returns how many there are, or the latched error. */
+int vsock_stash_fill(struct vsock *v, uint32_t want);
+/* Where the next bytes go: behind the headers of the first n buffers, at most max bytes. Returns how many entries. */
+uint32_t vsock_stash_iov(struct vsock *v, uint32_t n, uint64_t max, uint64_t *room);
+/* The first buffer, which is filled but for the header, goes to the guest. */
+void vsock_stash_send(struct vsock *v, const struct vsock_hdr *h);
+/* Let the guest have the buffers back that nothing was put in. */
+void vsock_stash_return(struct vsock *v);
 
 /* vsock_host.c */
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Packets to the guest. A buffer of the guest's is small (Linux posts 4 KiB), so several are popped ahead and one read
- * fills them all: data goes from the socket to where the guest reads it. What was popped and not filled is the stash,
- * and serves the next connection.
+ * Packets to the guest. One read fills several of its buffers: data goes from the socket to where the guest reads it.
  *
  * Connections with something to say take turns. When the guest has no buffers all of them wait, and so do the answers
  * to what it sends: it is not listened to before it has taken them.
@@ -16,8 +14,6 @@
 #include <sys/socket.h>
 
 enum { RX_BATCH = 64 };
-/* A buffer that holds no byte behind the header is of no use. */
-enum { ROOM_MIN = VSOCK_HDR_SIZE + 1 };
 enum { MAY_STARVE = -1000 };
 
 uint32_t vsock_credit(const struct vsock_conn *c)
@@ -26,75 +22,6 @@ uint32_t vsock_credit(const struct vsock_conn *c)
 
 	/* The guest may take back what it promised. */
 	return used < c->peer_alloc ? c->peer_alloc - used : 0;
-}
-
-/* ---- buffers ---- */
-
-/* Put what is left of the stash to its front. */
-static void stash_pack(struct vsock *v)
-{
-	struct vsock_slot *first = &v->stash[v->stash_first];
-	size_t shift = v->nstash ? (size_t)(first->iov - v->stash_iov) : v->stash_end;
-
-	memmove(v->stash_iov, v->stash_iov + shift, (v->stash_end - shift) * sizeof(v->stash_iov[0]));
-	memmove(v->stash, first, v->nstash * sizeof(v->stash[0]));
-	for (uint32_t i = 0; i < v->nstash; i++)
-		v->stash[i].iov -= shift;
-	v->stash_end -= (uint32_t)shift;
-	v->stash_first = 0;
-}
-
-/* Pop until there are so many, if the guest has given them. Returns how many there are, or the latched error. */
-static int stash_fill(struct vsock *v, uint32_t want)
-{
-	while (v->nstash < want) {
-		struct chain chain = { .max = RING_MAX_SEGMENTS };
-		struct vsock_slot *s;
-		int n;
-
-		if (v->stash_first + v->nstash == VSOCK_STASH || v->stash_end + RING_MAX_SEGMENTS > VSOCK_STASH_IOV) {
-			stash_pack(v);
-			if (v->stash_end + RING_MAX_SEGMENTS > VSOCK_STASH_IOV)
-				break;
-		}
-		chain.iov = v->stash_iov + v->stash_end;
-		n = ring_pop(v->rx, &chain);
-		if (n < 0)
-			return n;
-		if (n == 0)
-			break;
-		stat_add(&v->worker.stats.chains, 1);
-		if (chain.write_len < ROOM_MIN) {
-			stat_add(&v->stats.malformed, 1);
-			ring_push(v->rx, chain.head, 0);
-			continue;
-		}
-		s = &v->stash[v->stash_first + v->nstash++];
-		*s = (struct vsock_slot){ chain.head, chain.nwrite, chain.iov + chain.nread, chain.write_len };
-		v->stash_end += chain.nread + chain.nwrite;
-	}
-	v->rx_starved = v->nstash == 0;
-	return (int)v->nstash;
-}
-
-void vsock_rx_unstash(struct vsock *v)
-{
-	while (v->nstash)
-		ring_unpop(v->rx, v->stash[v->stash_first + --v->nstash].head);
-	v->stash_first = v->stash_end = 0;
-}
-
-/* The first buffer of the stash, which is filled but for the header, goes to the guest. */
-static void slot_send(struct vsock *v, const struct vsock_hdr *h)
-{
-	struct vsock_slot *s = &v->stash[v->stash_first];
-
-	iov_scatter(s->iov, s->niov, h, sizeof(*h));
-	ring_push(v->rx, s->head, VSOCK_HDR_SIZE + h->len);
-	v->stash_first++;
-	if (--v->nstash == 0)
-		v->stash_first = v->stash_end = 0;
-	stat_add(&v->stats.to_guest_packets, 1);
 }
 
 /* ---- packets ---- */
@@ -117,7 +44,7 @@ static void packet_send(struct vsock *v, struct vsock_conn *c, uint16_t op, uint
 	/* Every packet says how much was passed on. */
 	c->last_fwd = c->fwd_cnt;
 	c->owe &= (uint8_t)~VSOCK_OWE_CREDIT;
-	slot_send(v, &h);
+	vsock_stash_send(v, &h);
 }
 
 /* One packet without data, if it is owed. 1: none is, or it was sent; MAY_STARVE: no buffer; or an error. */
@@ -127,7 +54,7 @@ static int control_send(struct vsock *v, struct vsock_conn *c, uint8_t what, uin
 
 	if (!(c->owe & what))
 		return 1;
-	n = stash_fill(v, 1);
+	n = vsock_stash_fill(v, 1);
 	if (n <= 0)
 		return n ? n : MAY_STARVE;
 	c->owe &= (uint8_t)~what;
@@ -135,37 +62,6 @@ static int control_send(struct vsock *v, struct vsock_conn *c, uint8_t what, uin
 		stat_add(&v->stats.credit_updates, 1);
 	packet_send(v, c, op, flags, 0);
 	return 1;
-}
-
-/* Where the next bytes go: behind the headers of the first n buffers, at most max bytes. Returns how many entries. */
-static uint32_t data_iov(struct vsock *v, uint32_t n, uint64_t max, uint64_t *room)
-{
-	uint32_t at = 0;
-
-	*room = 0;
-	for (uint32_t i = 0; i < n && *room < max; i++) {
-		const struct vsock_slot *s = &v->stash[v->stash_first + i];
-		size_t skip = VSOCK_HDR_SIZE;
-
-		for (uint32_t k = 0; k < s->niov && *room < max; k++) {
-			struct iovec iov = s->iov[k];
-			size_t off = skip < iov.iov_len ? skip : iov.iov_len;
-
-			skip -= off;
-			iov.iov_len -= off;
-			if (!iov.iov_len)
-				continue;
-			/* What does not fit any more is left for the next read. */
-			if (at == RING_MAX_SEGMENTS)
-				return at;
-			iov.iov_base = (uint8_t *)iov.iov_base + off;
-			if (iov.iov_len > max - *room)
-				iov.iov_len = max - *room;
-			*room += iov.iov_len;
-			v->iov[at++] = iov;
-		}
-	}
-	return at;
 }
 
 /* len bytes are in the buffers: headers in front of them, and off they go. Returns how many buffers that took. */
@@ -199,7 +95,7 @@ static void data_none(struct vsock *v, struct vsock_conn *c, ssize_t n)
 
 static int stream_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 {
-	int slots = stash_fill(v, c->burst);
+	int slots = vsock_stash_fill(v, c->burst);
 	struct msghdr msg = { .msg_iov = v->iov };
 	uint64_t room;
 	ssize_t n;
@@ -208,7 +104,7 @@ static int stream_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 		return slots ? slots : MAY_STARVE;
 	if (slots > c->burst)
 		slots = c->burst;
-	msg.msg_iovlen = data_iov(v, (uint32_t)slots, credit, &room);
+	msg.msg_iovlen = vsock_stash_iov(v, (uint32_t)slots, credit, &room);
 	n = recvmsg(c->fd, &msg, MSG_DONTWAIT);
 	if (n <= 0) {
 		data_none(v, c, n);
@@ -230,13 +126,13 @@ static int message_rest(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 {
 	struct vsock_pend *p = c->to_guest;
 	uint32_t len = vsock_pend_len(p);
-	int slots = stash_fill(v, VSOCK_STASH);
+	int slots = vsock_stash_fill(v, VSOCK_STASH);
 	uint64_t room;
 	uint32_t n;
 
 	if (slots <= 0)
 		return slots ? slots : MAY_STARVE;
-	n = data_iov(v, (uint32_t)slots, credit < len ? credit : len, &room);
+	n = vsock_stash_iov(v, (uint32_t)slots, credit < len ? credit : len, &room);
 	iov_scatter(v->iov, n, p->data + p->head, room);
 	vsock_pend_take(&c->to_guest, (uint32_t)room);
 	data_send(v, c, room, room == len);
@@ -299,10 +195,10 @@ static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 		vsock_conn_reset(v, c);
 		return 1;
 	}
-	slots = stash_fill(v, VSOCK_STASH);
+	slots = vsock_stash_fill(v, VSOCK_STASH);
 	if (slots <= 0)
 		return slots ? slots : MAY_STARVE;
-	msg.msg_iovlen = data_iov(v, (uint32_t)slots, (uint64_t)len, &room);
+	msg.msg_iovlen = vsock_stash_iov(v, (uint32_t)slots, (uint64_t)len, &room);
 	if (room < (uint64_t)len || credit < len)
 		return message_keep(v, c, (uint32_t)len);
 	len = recvmsg(c->fd, &msg, MSG_DONTWAIT);
@@ -381,11 +277,11 @@ static int replies_send(struct vsock *v)
 	int done = 0;
 
 	while (v->nreplies) {
-		int n = stash_fill(v, 1);
+		int n = vsock_stash_fill(v, 1);
 
 		if (n <= 0)
 			return n ? n : MAY_STARVE;
-		slot_send(v, &v->reply[v->reply_first]);
+		vsock_stash_send(v, &v->reply[v->reply_first]);
 		v->reply_first = (v->reply_first + 1) % VSOCK_REPLIES;
 		v->nreplies--;
 		done++;

@@ -106,6 +106,9 @@ class VirtioDevice:
     """Another process serves the queues: guest RAM has to be a memfd, and so has the register page."""
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
+    used_bit_stays: bool = False
+    """InterruptStatus says all the time that buffers may have been used.  Then whoever signals a queue's irq need not
+    set it, the kernel for one; and the driver's acknowledgement costs no exit."""
     name: str = "virtio"
     on_config_change: Callable[[], None] | None = None
     """Set by the transport."""
@@ -149,6 +152,9 @@ class VirtioDevice:
 
         :raises VmmError: it stopped; the device needs a reset
         """
+
+    def irqs_moved(self) -> None:
+        """The descriptor of a queue's irq is another one now.  For devices that have given it away."""
 
     def stop(self) -> None:
         """Join the workers, push or forget every chain: afterwards nothing of the device touches guest

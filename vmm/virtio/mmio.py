@@ -48,6 +48,7 @@ class MmioTransport(Transport):
             self._status_place = (self._page_fd, spec.MMIO_INTERRUPT_STATUS)
         self.page = mmap.mmap(self._page_fd, spec.MMIO_SIZE)
         self._words = memoryview(self.page).cast("I")
+        self._kept = lib.IRQ_VRING if device.used_bit_stays else 0
         self._pin: Any = ffi.from_buffer(self.page)
         status = ffi.cast("uint32_t *", self._pin + spec.MMIO_INTERRUPT_STATUS)
         self.native_irq: Any = ffi.new("struct irq *", {"fd": irq.fd, "status": status})
@@ -56,6 +57,7 @@ class MmioTransport(Transport):
         self._set(spec.MMIO_DEVICE_ID, device.device_id)
         self._set(spec.MMIO_VENDOR_ID, VENDOR_ID)
         self._select_region(0)
+        self._set_interrupts(0)
         self._show()
         self._show_config()
 
@@ -90,7 +92,7 @@ class MmioTransport(Transport):
             self._kicks[value].signal()
 
     def _acknowledge(self, value: int) -> None:
-        lib.irq_ack(self.native_irq, value)
+        lib.irq_ack(self.native_irq, value & ~self._kept)
 
     def _write_config(self, offset: int, size: int, value: int) -> None:
         # 4.2.2.2: a field is written by its own width, aligned, and wide ones in halves
@@ -109,10 +111,10 @@ class MmioTransport(Transport):
         self._words[register // 4] = value  # one 32-bit store: a guest that reads meanwhile sees old or new
 
     def _get_interrupts(self) -> int:
-        return self._words[spec.MMIO_INTERRUPT_STATUS // 4]
+        return self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept
 
     def _set_interrupts(self, bits: int) -> None:
-        self._set(spec.MMIO_INTERRUPT_STATUS, bits)
+        self._set(spec.MMIO_INTERRUPT_STATUS, bits | self._kept)
 
     def _show(self) -> None:
         self._set(spec.MMIO_DEVICE_FEATURES, self._selected_features())

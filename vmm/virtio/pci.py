@@ -223,17 +223,23 @@ class PciTransport(Transport, Function):
         """Point every irq to the eventfd of its vector, or to the line's.  Workers may be raising meanwhile: they find
         the one or the other."""
         self.msix.set_control(self.config.word(self._msix_at + pci.MSIX_FLAGS))
+        before = [irq.fd for irq in self._irqs]
         for irq, vector in zip(self._irqs, self._vectors, strict=True):
             if not self.msix.enabled:
                 irq.fd = self._wire.fd
             else:
                 irq.fd = _NO_FD if vector == spec.MSI_NO_VECTOR else self.msix.events[vector].fd
+        if self._context is not None and before != [irq.fd for irq in self._irqs]:
+            self._guard(self.device.irqs_moved)
         if self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE:
             self.on_line(False)
 
     def _on_wire(self, _events: int) -> None:
         self._wire.clear()
         with self._lock:
+            if self.device.used_bit_stays:
+                # Whoever signalled it has left this to us
+                self._words[_ISR_WORD // 4] |= lib.IRQ_VRING
             masked = self._closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE
             if not masked and self._get_interrupts():
                 self.on_line(True)

@@ -1,7 +1,7 @@
 """The socket device (virtio 1.2, 5.10) with the host's kernel behind it: ``/dev/vhost-vsock``.
 
 The kernel serves the rings, and programs of the host use AF_VSOCK sockets and the guest's CID, which is one for the
-whole host.  Only interrupts come by here: the transport's status word is ours to set before the guest is interrupted.
+whole host.  Kicks and interrupts pass between the two kernels: nothing of this process runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import struct
 
 from vmm.errors import ConfigError, HostError
-from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
@@ -55,6 +54,7 @@ class VhostVsock(VirtioDevice):
 
     device_id = spec.ID_VSOCK
     queue_sizes = QUEUE_SIZES
+    used_bit_stays = True  # the kernel signals the irq and knows nothing of a status
 
     def __init__(self, config: VsockConfig) -> None:
         self.name = f"vsock {config.cid}"
@@ -63,8 +63,6 @@ class VhostVsock(VirtioDevice):
         self._context: DeviceContext | None = None
         self._base: dict[int, int] = {}
         """Where each ring goes on after a pause."""
-        self._calls = [EventFd(), EventFd()]
-        self._interrupts = 0
         try:
             self._open()
             self.features = self._get_features() & (spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET)
@@ -118,14 +116,13 @@ class VhostVsock(VirtioDevice):
         self._ioctl(VHOST_SET_FEATURES, struct.pack("=Q", context.features & self._get_features()))
         self._ioctl(VHOST_SET_MEM_TABLE, _memory_table(context.memory))
         for index in (RX, TX):
-            self._set_ring(context.queues[index], self._calls[index])
-            context.loop.add(self._calls[index].fd, self._on_call)
+            self._set_ring(context.queues[index])
         self._context = context
         self._ioctl(VHOST_VSOCK_SET_RUNNING, struct.pack("=i", 1))
         for index in (RX, TX):
             context.queues[index].kick.signal()  # what was offered before vhost looked
 
-    def _set_ring(self, queue: Queue, call: EventFd) -> None:
+    def _set_ring(self, queue: Queue) -> None:
         native = ffi.new("struct ring_config *")
         lib.ring_save(queue.ring, native)
         memory, index = queue.memory, queue.index
@@ -136,28 +133,25 @@ class VhostVsock(VirtioDevice):
         self._ioctl(VHOST_SET_VRING_BASE, struct.pack("=II", index, base))
         self._ioctl(VHOST_SET_VRING_ADDR, struct.pack("=IIQQQQ", index, 0, *addresses, 0))
         self._ioctl(VHOST_SET_VRING_KICK, struct.pack("=Ii", index, queue.kick.fd))
-        self._ioctl(VHOST_SET_VRING_CALL, struct.pack("=Ii", index, call.fd))
+        self._set_call(queue)
 
-    def _on_call(self, _events: int) -> None:
-        context = self._context
-        for index in (RX, TX):
-            if self._calls[index].clear() and context is not None:
-                self._interrupts += 1
-                lib.irq_raise(context.queues[index].irq, lib.IRQ_VRING)
+    def _set_call(self, queue: Queue) -> None:
+        self._ioctl(VHOST_SET_VRING_CALL, struct.pack("=Ii", queue.index, queue.irq.fd))
+
+    def irqs_moved(self) -> None:
+        if self._context is not None:
+            for index in (RX, TX):
+                self._set_call(self._context.queues[index])
 
     def stop(self) -> None:
         context, self._context = self._context, None
         if context is None:
             return
-        for call in self._calls:
-            context.loop.remove(call.fd)
         # Afterwards the kernel touches the rings no more
         self._ioctl(VHOST_VSOCK_SET_RUNNING, struct.pack("=i", 0))
         for index in (RX, TX):
             answer = self._ioctl(VHOST_GET_VRING_BASE, struct.pack("=II", index, 0))
             self._base[index] = struct.unpack("=II", answer)[1]
-            if self._calls[index].clear():
-                lib.irq_raise(context.queues[index].irq, lib.IRQ_VRING)
 
     def reset(self) -> None:
         self._base.clear()
@@ -205,10 +199,6 @@ class VhostVsock(VirtioDevice):
             raise ConfigError(f"vsock: cannot listen on port {port}: {error.strerror}", code="vsock-port") from error
         return made
 
-    def stats(self) -> dict[str, int]:
-        """``calls``: interrupts of the kernel's; it counts nothing else for us."""
-        return {"calls": self._interrupts}
-
     def _close_fd(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -217,8 +207,6 @@ class VhostVsock(VirtioDevice):
     def close(self) -> None:
         self.stop()
         self._close_fd()
-        for call in self._calls:
-            call.close()
 
 
 def _memory_table(memory: GuestMemory) -> bytes:

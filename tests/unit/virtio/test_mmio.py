@@ -114,6 +114,23 @@ def test_acknowledging_clears_only_the_bits_written(guest: Guest) -> None:
     assert guest.read(spec.MMIO_INTERRUPT_STATUS) == 0
 
 
+class Forwarder(Echo):
+    """A device whose interrupts come from somewhere else."""
+
+    used_bit_stays = True
+
+
+def test_who_signals_the_irq_need_not_set_the_status() -> None:
+    with Guest(Forwarder()) as guest:
+        assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_VRING
+        guest.start()
+        lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
+        guest.write(spec.MMIO_INTERRUPT_ACK, spec.INT_VRING | spec.INT_CONFIG)
+        assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_VRING
+        guest.reset()
+        assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_VRING
+
+
 # -- configuration space (2.5) -----------------------------------------------------------------------------------------
 
 

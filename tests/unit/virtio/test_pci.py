@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ from tests.sample_devices import Echo
 from vmm.errors import ConfigError
 from vmm.pci import spec as pci
 from vmm.virtio import spec
+from vmm.virtio.device import DeviceContext
+from vmm.virtio.queue import Queue
 
 
 @pytest.fixture
@@ -262,3 +265,38 @@ def test_a_state_of_something_else_is_refused(guest: PciGuest) -> None:
     state["pci"]["config"] = "00" + state["pci"]["config"][2:]
     with pytest.raises(ConfigError, match="not that of such a PCI function"):
         guest.transport.restore(state)
+
+
+class Forwarder(Echo):
+    """A device whose interrupts come from somewhere else: it has given the descriptors of its queues' irqs away."""
+
+    used_bit_stays = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+        self._queues: list[Queue] = []
+
+    def activate(self, context: DeviceContext) -> None:
+        self._queues = list(context.queues.values())
+        self.irqs_moved()
+
+    def irqs_moved(self) -> None:
+        self.given = [queue.irq.fd for queue in self._queues]
+
+
+def test_irqs_that_were_given_away_follow_their_vectors() -> None:
+    device = Forwarder()
+    with PciGuest(device) as guest:
+        guest.start()
+        events = guest.transport.msix.events
+        assert device.given == [events[1].fd, events[2].fd]
+        guest.common(spec.PCI_COMMON_Q_SELECT, 2, 0)
+        guest.common(spec.PCI_COMMON_Q_MSIX, 2, 2)
+        assert device.given == [events[2].fd, events[2].fd]
+        guest.set_msix(0)
+        assert events[2].fd not in device.given
+        os.eventfd_write(device.given[0], 1)
+        guest.wait_for("the line", lambda: guest.wires.level)
+        assert guest.bar_read(guest.virtio[spec.PCI_CAP_ISR_CFG].offset, 1) == spec.INT_VRING
+        assert not guest.wires.level
