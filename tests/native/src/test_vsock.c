@@ -31,7 +31,8 @@ static void post(uint16_t head)
 static void start(void)
 {
 	struct vsock_queues queues = {
-		.rx = rx.ring, .tx = tx.ring, .rx_kick = rx.kick_fd, .tx_kick = tx.kick_fd, .irq = &tx.irq, .event_fd = tx.event_fd,
+		.rx = rx.ring, .tx = tx.ring, .rx_kick = rx.kick_fd, .tx_kick = tx.kick_fd,
+		.rx_irq = &tx.irq, .tx_irq = &tx.irq, .event_fd = tx.event_fd,
 	};
 	int err;
 
