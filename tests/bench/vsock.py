@@ -29,10 +29,11 @@ MOVES = {f"{verb}-{n}": (verb, n) for verb in ("send", "recv") for n in (1, 8)}
 
 def start(name: str, spec: Spec) -> Vm:
     """Boot the machine of program `name`, with servers in it."""
-    disk = f"/bench/vda-vsock-{name}"
+    disk, tools = f"/bench/vda-vsock-{name}", f"/bench/programs-{name}"
     shutil.copyfile(spec.disk, disk)
+    shutil.copyfile("/bench/programs", tools)
     cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
-    guest = programs.Guest(spec.kernel, cmdline, disk=disk, data="/bench/programs")
+    guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=tools)
     if name == "qemu":
         device = ("-device", f"vhost-vsock-device,guest-cid={ADDRESSES[name]}")
         machine = Vm(name, programs.qemu(guest, extra=device))
