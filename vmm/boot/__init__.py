@@ -80,7 +80,7 @@ def check(config: MachineConfig) -> BootPlan:
         pci=pci,
     )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
-    image = find_kernel(boot.kernel)
+    image = find_kernel(boot.kernel, unpack=boot.entry != LINUX64)
     check_placement(image, ram)
     entry = _entry(image, boot.entry)
     initrd = None

@@ -7,7 +7,7 @@ unpacks itself, in the ``init_size`` bytes from its preferred address on.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from vmm.boot.image import Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
@@ -65,7 +65,7 @@ def read_setup(path: str, fd: int, size: int) -> Setup:
     """
     from vmm.boot.linux import SETUP_HEADER
 
-    head = os.pread(fd, _HEAD, 0)
+    head = posix.pread(fd, _HEAD, 0)
     where = f"kernel {path}"
     end = MAGIC_AT + head[MAGIC_AT - 1]
     if len(head) < max(end, MAGIC_AT + 6):

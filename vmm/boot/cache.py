@@ -109,7 +109,16 @@ def load(path: str, real: bytes, identity: Identity) -> KernelImage | None:
         posix.close(fd)
 
 
-def _settled(state: Identity) -> bool:
+def is_ours(path: str) -> bool:
+    """Whether *path* is a regular file that nobody else can have written."""
+    try:
+        status = posix.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == posix.geteuid() and not status.st_mode & 0o022
+
+
+def is_settled(state: Identity) -> bool:
     """Whether a change from now on would surely change the times."""
     # Whole seconds: a file system that counts in those, or in two of them
     tick = SETTLED_NS if state[4] % _SECOND else 3 * _SECOND
@@ -119,7 +128,7 @@ def _settled(state: Identity) -> bool:
 def store(image: KernelImage, real: bytes) -> None:
     """Keep *image*, if that can be done."""
     where = folder()
-    if where is None or not _settled(image.identity):
+    if where is None or not is_settled(image.identity):
         return
     data = encode(image, real)
     if len(data) > _MAX_SIZE:

@@ -54,9 +54,10 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
         raise
 
 
-def find_kernel(path: str) -> KernelImage:
+def find_kernel(path: str, *, unpack: bool = True) -> KernelImage:
     """What is in the kernel file *path*, from the cache if it was parsed before.
 
+    :param unpack: of a bzImage take the ELF file inside, where it can be had
     :raises ConfigError: it cannot be read, or is no kernel that could be loaded
     """
     fd, state = open_file(path, "kernel")
@@ -64,8 +65,8 @@ def find_kernel(path: str) -> KernelImage:
         real = _real_path(fd)
         image = cache.load(path, real, state) if real else None
         if image is None:
-            image = _parse(path, fd, state)
-            if real and not image.setup:
+            image = _parse(path, fd, state, unpack)
+            if real and not image.setup and image.identity == state:
                 cache.store(image, real)
         return image
     except OSError as error:
@@ -74,10 +75,16 @@ def find_kernel(path: str) -> KernelImage:
         posix.close(fd)
 
 
-def _parse(path: str, fd: int, state: Identity) -> KernelImage:
+def _parse(path: str, fd: int, state: Identity, unpack: bool) -> KernelImage:
     from vmm.boot import bzimage
 
     if bzimage.is_bzimage(posix.pread(fd, 1024, 0)):
+        if unpack:
+            from vmm.boot.unpack import find
+
+            inside = find(path, fd, state)
+            if inside is not None:
+                return find_kernel(inside)
         return bzimage.parse(path, fd, state)
     from vmm.boot import elf
 
