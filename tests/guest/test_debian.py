@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.guest.shared import complaints, show
 from tests.guest.vmfixture import SERVE, Guest, boot_guest, sparse_copy
+from tools import guest as recipes
 from vmm import DiskConfig
 
 pytestmark = pytest.mark.distribution
@@ -22,15 +24,20 @@ EXPECTED = (
 )
 
 
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+def made() -> Path:
+    """The Debian disk; its kernel and initrd are beside it."""
     image = os.environ.get("PYVMM_GUEST_DEBIAN")
     if not image:
         pytest.skip("the Debian disk is made by `make test` or `make test-guest`, run as root")
-    folder, made = tmp_path_factory.mktemp("debian"), Path(image).parent
+    return Path(image)
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    image, folder = made(), tmp_path_factory.mktemp("debian")
     for name in ("vmlinuz", "initrd.img"):
-        (folder / name).write_bytes((made / name).read_bytes())
-    disk = sparse_copy(Path(image), folder / "root.ext4")
+        (folder / name).write_bytes((image.parent / name).read_bytes())
+    disk = sparse_copy(image, folder / "root.ext4")
     guest = boot_guest(
         str(folder / "vmlinuz"),
         rootfs=disk,
@@ -54,6 +61,29 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             error.add_note(f"console:\n{guest.console}")
             raise
         yield guest
+    finally:
+        guest.close()
+
+
+@pytest.mark.parametrize("entry", ["linux64", "pvh"])
+def test_its_kernel_by_itself(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """The kernel unpacks itself; or it was unpacked by us, and is entered by its PVH note."""
+    if entry == "pvh":
+        pytest.importorskip("zstandard")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    initrd = recipes.make("rootfs.py", "--kind", "initrd")
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes((made().parent / "vmlinuz").read_bytes())
+    os.utime(kernel, (1, 1))
+    time.sleep(0.1)  # a file that has just been made is not kept unpacked
+    guest = boot_guest(str(kernel), initrd=initrd, memory="512M", entry=entry, transport="pci")
+    try:
+        show(request, guest).start_shell(BOOT_TIMEOUT)
+        assert "-cloud-amd64" in guest.check("uname -r")
+        assert [line for line in complaints(guest) if not any(text in line for text in EXPECTED)] == []
+        assert guest.power_off().kind == "poweroff"
     finally:
         guest.close()
 
