@@ -111,3 +111,75 @@ def test_ranges_of_the_c_bus_do_not_overlap_and_can_be_taken_away(native: Any) -
     assert lib.bus_remove(native, pio, 0x60) == 0
     assert lib.bus_remove(native, pio, 0x60) < 0
     assert access(native, pio, 0x64, b"\xfe", True)[0] == lib.BUS_UNCLAIMED
+
+
+# -- PCI -----------------------------------------------------------------------------------------------------------
+
+ECAM = 0xE000_0000
+
+
+@pytest.fixture
+def ecam(native: Any) -> Iterator[Any]:
+    """Two functions, 0 and 3; reading 0x50 .. 0x54 of the second does something."""
+    ecam = ffi.new("struct ecam *")
+    pages = [ffi.new("uint8_t[4096]", bytes(range(256)) * 16) for _ in range(2)]
+    ecam.page[0], ecam.page[3] = pages
+    ecam.trap[3] = 0x50
+    assert lib.bus_add_ecam(native, ECAM, ecam) == 0
+    yield ecam
+    lib.bus_remove(native, lib.BUS_MMIO, ECAM)
+
+
+@pytest.mark.usefixtures("ecam")
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_configuration_space_is_read_from_its_page(native: Any, size: int) -> None:
+    for slot in (0, 3):
+        for at in (0, 1, 2, 4, 0x4F - size, 0x54, 0xFFF, 4096 - size):
+            expected = bytes((at + i) % 256 for i in range(size)) if at + size <= 4096 else b"\xff" * size
+            got = access(native, lib.BUS_MMIO, ECAM + (slot << 15) + at, bytes(size), False)
+            assert got == (lib.BUS_DONE, expected)
+
+
+@pytest.mark.usefixtures("ecam")
+def test_where_no_function_is_everything_is_ones_and_writes_are_lost(native: Any) -> None:
+    for slot in range(32):
+        for function in range(8):
+            if slot in (0, 3) and function == 0:
+                continue
+            address = ECAM + (slot << 15) + (function << 12)
+            for offset in (0, 0x10, 0xFFC):
+                assert access(native, lib.BUS_MMIO, address + offset, bytes(4), False) == (lib.BUS_DONE, b"\xff" * 4)
+                assert access(native, lib.BUS_MMIO, address + offset, bytes(4), True)[0] == lib.BUS_DONE
+    assert access(native, lib.BUS_MMIO, ECAM + (1 << 20), bytes(4), False)[0] == lib.BUS_UNCLAIMED
+    assert access(native, lib.BUS_MMIO, ECAM + (1 << 20) - 2, bytes(4), False)[0] == lib.BUS_UNCLAIMED
+
+
+@pytest.mark.usefixtures("ecam")
+def test_writes_and_reads_with_an_effect_go_to_python(native: Any) -> None:
+    base = ECAM + (3 << 15)
+    assert access(native, lib.BUS_MMIO, base + 4, b"\2\0", True)[0] == lib.BUS_TO_PYTHON
+    for at, size in ((0x50, 1), (0x53, 1), (0x4F, 2), (0x50, 4), (0x4C, 8), (0x53, 8)):
+        assert access(native, lib.BUS_MMIO, base + at, bytes(size), False)[0] == lib.BUS_TO_PYTHON
+    assert access(native, lib.BUS_MMIO, ECAM + 0x50, bytes(4), False)[0] == lib.BUS_DONE, "the other has no such bytes"
+
+
+def test_a_function_that_goes_reads_as_ones(native: Any, ecam: Any) -> None:
+    ecam.page[3] = ffi.NULL
+    assert access(native, lib.BUS_MMIO, ECAM + (3 << 15), bytes(2), False) == (lib.BUS_DONE, b"\xff\xff")
+
+
+def test_the_beginning_of_a_bar_is_read_from_its_page(native: Any) -> None:
+    page = ffi.new("uint8_t[4096]", bytes(range(256)) * 16)
+    assert lib.bus_add_bar(native, 0xC010_0000, 0x4000, page) == 0
+    assert access(native, lib.BUS_MMIO, 0xC010_0014, bytes(1), False) == (lib.BUS_DONE, b"\x14")
+    for at, size, write in (
+        (0x14, 1, True),
+        (0x100, 1, False),
+        (0xFE, 4, False),
+        (0x2000, 2, True),
+        (0x3FFC, 4, False),
+    ):
+        assert access(native, lib.BUS_MMIO, 0xC010_0000 + at, bytes(size), write)[0] == lib.BUS_TO_PYTHON
+    assert access(native, lib.BUS_MMIO, 0xC010_3FFE, bytes(4), False)[0] == lib.BUS_UNCLAIMED
+    assert lib.bus_add_bar(native, 0xC010_2000, 0x4000, page) < 0, "taken"
+    assert lib.bus_add_bar(native, 0xC020_0000, 16, page) < 0, "smaller than what is read of it"

@@ -41,7 +41,7 @@ def seen(cpus: int, apic_id: int) -> dict[Leaf, kvm_cpuid_entry2]:
     return {(entry.function, entry.index): entry for entry in entries(template.for_vcpu(apic_id))}
 
 
-@pytest.mark.parametrize("cpus,apic_id", [(1, 0), (2, 1), (3, 2), (16, 13)])
+@pytest.mark.parametrize("cpus,apic_id", [(1, 0), (2, 1), (3, 2), (16, 13), (32, 31)])
 def test_every_vcpu_has_its_own_apic_id_everywhere(cpus: int, apic_id: int) -> None:
     leaves = seen(cpus, apic_id)
     assert leaves[1, 0].ebx >> 24 == apic_id
@@ -52,7 +52,7 @@ def test_every_vcpu_has_its_own_apic_id_everywhere(cpus: int, apic_id: int) -> N
     assert leaves[0x8000001E, 0].ecx == 0
 
 
-@pytest.mark.parametrize("cpus,bits", [(1, 0), (2, 1), (3, 2), (4, 2), (16, 4)])
+@pytest.mark.parametrize("cpus,bits", [(1, 0), (2, 1), (3, 2), (4, 2), (16, 4), (32, 5)])
 def test_the_topology_is_one_package_of_single_threaded_cores(cpus: int, bits: int) -> None:
     leaves = seen(cpus, 0)
     assert leaves[1, 0].ebx >> 16 & 0xFF == cpus
