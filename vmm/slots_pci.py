@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
+
 from vmm.boot import layout
 from vmm.config import DiskConfig
 from vmm.devices.pci_hotplug import PciHotplug
@@ -54,6 +56,7 @@ class PciSlots:
         self._kick_size = 0 if core.any_length else 2
         self._router = MsiRouter(core.vm)
         self._lines: dict[int, set[int]] = {}
+        self._lines_lock = allocate_lock()
         self.attached: list[Attached] = []
         self.bus = PciBus((layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE), self._map, self._unmap)
         self._ecam = ffi.new("struct ecam *")
@@ -142,10 +145,12 @@ class PciSlots:
         users = self._lines.setdefault(gsi, set())
 
         def set_level(level: bool) -> None:
-            if level != (slot in users):
-                (users.add if level else users.discard)(slot)
-                if self._core.vm.fd >= 0:
-                    self._core.vm.irq_line(gsi, int(bool(users)))
+            # Those that share the pin have locks of their own, and what is told last must be what is so
+            with self._lines_lock:
+                if level != (slot in users):
+                    (users.add if level else users.discard)(slot)
+                    if self._core.vm.fd >= 0:
+                        self._core.vm.irq_line(gsi, int(bool(users)))
 
         return set_level
 
@@ -174,6 +179,7 @@ class PciSlots:
         for attached in self.attached:
             attached.transport.reset()
         self.bus.reset()
+        self.hotplug.reset()
 
     def follow(self) -> None:
         """The VM is a new one."""

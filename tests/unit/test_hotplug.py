@@ -126,6 +126,9 @@ def test_the_registers_of_every_size_and_offset() -> None:
     assert gone == []
     assert (registers.read(CAME, 4), registers.read(LEAVE, 4)) == (1 << 3, 1 << 4)
     assert (registers.read(CAME, 4), registers.read(LEAVE, 4)) == (0, 0), "read once"
+    registers.announce(5)
+    registers.reset()
+    assert registers.read(CAME, 4) == 0
     registers.write(GONE, 4, 0x8000_0001)
     assert gone == [0, 31]
     irq.close()

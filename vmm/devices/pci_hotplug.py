@@ -52,6 +52,11 @@ class PciHotplug(BusDevice):
             for register in self._bits:
                 self._bits[register] &= ~(1 << slot)
 
+    def reset(self) -> None:
+        """A guest that starts anew finds what is there by itself."""
+        with self._lock:
+            self._bits = dict.fromkeys(self._bits, 0)
+
     def read(self, offset: int, size: int) -> int:
         if size != 4 or offset not in self._bits:
             return 0
