@@ -18,6 +18,11 @@ enum { EVENTS = 64 };
 enum { BUSY_TURNS = 4 };
 /* When descriptors have run out, clients wait so long for another look. */
 enum { LISTEN_AGAIN_MS = 100 };
+/*
+ * A guest says by itself when it has read, and much at a time. Asked at once it would tell of every few bytes, and be sent
+ * no more than those: a packet, an interrupt and a kick for each. So it is asked only when it has said nothing for so long.
+ */
+enum { ASK_CREDIT_MS = 50 };
 
 struct vsock *vsock_new(const struct vsock_config *config, int *err)
 {
@@ -96,6 +101,8 @@ static void vsock_wait(struct vsock *v, int timeout)
 			vsock_host_event(v, ready[i].data.ptr, ready[i].events);
 		}
 	}
+	if (v->stalled_ns && clock_ns() - v->stalled_ns >= ASK_CREDIT_MS * 1000000ull)
+		vsock_rx_ask(v);
 	vsock_conn_bury(v);
 	v->turns = 0;
 }
@@ -177,7 +184,9 @@ static void vsock_sleep(struct worker *w)
 {
 	struct vsock *v = (struct vsock *)w;
 
-	vsock_wait(v, v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS);
+	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
+
+	vsock_wait(v, v->stalled_ns ? ASK_CREDIT_MS : timeout);
 }
 
 static int vsock_kicks(struct worker *w, int enable)

@@ -47,6 +47,8 @@ enum { VSOCK_BUDGET = 64 << 20 };
 enum { VSOCK_MESSAGE_MAX = 1 << 20 };
 /* Buffers of the guest that wait for data to be read into them, and their segments. */
 enum { VSOCK_STASH = 64, VSOCK_STASH_IOV = 2 * RING_MAX_SEGMENTS };
+/* Buffers that one read is offered at least: what programs write at once most often fits. */
+enum { VSOCK_BURST_MIN = 16 };
 /* RSTs to connections that there are none of. While it is full, nothing is taken from the guest. */
 enum { VSOCK_REPLIES = 64 };
 /* Clients of the host that have not said which port they want; of more the oldest is closed. */
@@ -129,6 +131,7 @@ struct vsock {
 	bool rx_starved;                /* something waits for buffers of the guest */
 	bool listening;                 /* accept() is expected to work */
 	bool reset_event;               /* tell the driver that all connections are gone */
+	uint64_t stalled_ns;            /* since when a connection has no credit and has not asked for it; 0: none does */
 	uint32_t turns;                 /* of run() since the descriptors were looked at */
 	uint64_t seed;                  /* of the hash */
 
@@ -216,6 +219,8 @@ void vsock_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
 
 /* Give the guest what there is for it; returns how much was done, or the latched error. */
 int vsock_rx_run(struct vsock *v);
+/* Ask for credit where there has been none for long. */
+void vsock_rx_ask(struct vsock *v);
 /* What the guest may still be sent. */
 uint32_t vsock_credit(const struct vsock_conn *c);
 

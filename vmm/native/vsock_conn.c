@@ -158,7 +158,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 	c->fd = fd;
 	c->type = type;
 	c->state = (uint8_t)state;
-	c->burst = 1;
+	c->burst = VSOCK_BURST_MIN;
 	c->since_ns = clock_ns();
 	if (vsock_conn_watch(v, c, EPOLL_CTL_ADD) < 0) {
 		free(c);

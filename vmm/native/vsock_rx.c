@@ -115,7 +115,7 @@ static int stream_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 		c->burst = c->burst < VSOCK_STASH / 2 ? (uint8_t)(2 * c->burst) : VSOCK_STASH;
 	} else {
 		/* All that there was; epoll tells of more. Of an end it may have told already. */
-		c->burst = (uint8_t)slots;
+		c->burst = (uint8_t)(slots > VSOCK_BURST_MIN ? slots : VSOCK_BURST_MIN);
 		c->readable = c->rdhup;
 	}
 	return 1;
@@ -252,10 +252,8 @@ static int conn_send(struct vsock *v, struct vsock_conn *c)
 	/* Reading may have found that it is all over. */
 	if (n > 0 && c->owe & VSOCK_OWE_RST)
 		return 1;
-	if (conn_reads(c) && !vsock_credit(c) && !c->asked_credit) {
-		c->owe |= VSOCK_OWE_CREDIT_REQUEST;
-		c->asked_credit = true;
-	}
+	if (!v->stalled_ns && conn_reads(c) && !vsock_credit(c) && !c->asked_credit)
+		v->stalled_ns = clock_ns();
 	if (n > 0)
 		n = control_send(v, c, VSOCK_OWE_CREDIT, VSOCK_OP_CREDIT_UPDATE, 0);
 	if (n > 0)
@@ -263,6 +261,19 @@ static int conn_send(struct vsock *v, struct vsock_conn *c)
 	if (n > 0)
 		n = control_send(v, c, VSOCK_OWE_SHUTDOWN, VSOCK_OP_SHUTDOWN, c->host_shut);
 	return n;
+}
+
+void vsock_rx_ask(struct vsock *v)
+{
+	v->stalled_ns = 0;
+	for (uint32_t i = 0; i < v->nbuckets; i++) {
+		for (struct vsock_conn *c = v->bucket[i]; c; c = c->hash_next) {
+			if (!conn_reads(c) || vsock_credit(c) || c->asked_credit)
+				continue;
+			c->asked_credit = true;
+			vsock_conn_owe(v, c, VSOCK_OWE_CREDIT_REQUEST);
+		}
+	}
 }
 
 static bool conn_has_more(const struct vsock_conn *c)
