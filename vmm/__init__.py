@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.aio import AsyncMachine
     from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
+    from vmm.config_devices import BalloonConfig, PmemConfig
     from vmm.config_limit import LimitConfig
     from vmm.config_net import NetConfig, Publish
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AsyncMachine": "aio",
+    "BalloonConfig": "config_devices",
+    "PmemConfig": "config_devices",
     "BootConfig": "config",
     "ConsoleConfig": "config",
     "DiskConfig": "config",
@@ -49,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncMachine",
+    "BalloonConfig",
     "BootConfig",
     "Chain",
     "ConfigError",
@@ -64,6 +68,7 @@ __all__ = [
     "MachineConfig",
     "MemoryConfig",
     "NetConfig",
+    "PmemConfig",
     "Publish",
     "Queue",
     "ShareConfig",

@@ -29,14 +29,14 @@ _PIPE = 1 << 16
 
 
 class AsyncConsole:
-    """The guest's serial console.  What nobody reads holds the guest up once 64 KiB wait."""
+    """The guest's console.  What nobody reads holds the guest up once 64 KiB wait."""
 
     def __init__(self, machine: Machine, reader: asyncio.StreamReader) -> None:
         self._machine = machine
         self._reader = reader
         self._space = asyncio.Event()
         loop = asyncio.get_running_loop()
-        machine.serial.space_callback = lambda: _post(loop, self._space.set)
+        machine.console.space_callback = lambda: _post(loop, self._space.set)
 
     async def read(self, size: int = -1) -> bytes:
         """Up to *size* bytes that the guest printed; with -1 all until the machine is closed; empty at the end."""
@@ -107,7 +107,7 @@ class AsyncMachine:
         if config.console.kind == "none":
             self._pipe = list(os.pipe())
             os.set_blocking(self._pipe[0], False)
-            config = replace(config, console=ConsoleConfig("fd", self._pipe[1]))
+            config = replace(config, console=ConsoleConfig("fd", self._pipe[1], device=config.console.device))
         try:
             self._machine = await asyncio.to_thread(Machine, config, devices=self._devices)
             if self._pipe:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from vmm.errors import ConfigError
 from vmm.record import dataclass
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config_devices import BalloonConfig, PmemConfig
+    from vmm.config_limit import LimitConfig
+    from vmm.config_net import NetConfig
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
@@ -19,13 +27,7 @@ MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
 VSOCK_BACKENDS = ("unix", "vhost")
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from vmm.config_limit import LimitConfig
-    from vmm.config_net import NetConfig
-
+CONSOLE_DEVICES = ("serial", "virtio")
 CONSOLES = ("stdio", "pty", "file", "none", "fd")
 
 
@@ -297,16 +299,25 @@ class VsockConfig:
 
 @dataclass(frozen=True)
 class ConsoleConfig:
-    """Where the serial console goes.
+    """Where the guest's console goes.
 
     :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
         is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
     :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
+    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, there once its driver
+        is.  What a guest sends to the UART goes to *fd* all the same
     """
 
     kind: str = "none"
     fd: int = -1
     drop: bool = False
+    device: str = "serial"
+
+    def __post_init__(self) -> None:
+        if self.device not in CONSOLE_DEVICES:
+            raise ConfigError(
+                f"console device {self.device!r}: not one of {', '.join(CONSOLE_DEVICES)}", code="console-device"
+            )
 
 
 @dataclass(frozen=True)
@@ -318,6 +329,8 @@ class MachineConfig:
     :ivar disks: further disks, in the order of their letters
     :ivar shares: directories that the guest may mount
     :ivar vsock: a virtio-vsock device, or None
+    :ivar pmems: images that the guest has as memory, in the order of their numbers: ``/dev/pmem0``, ...
+    :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
     """
@@ -332,12 +345,20 @@ class MachineConfig:
     vsock: VsockConfig | None = None
     transport: str = MMIO
     nets: tuple[NetConfig, ...] = ()
+    balloon: BalloonConfig | None = None
+    pmems: tuple[PmemConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if self.transport not in TRANSPORTS:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
+        if self.balloon is not None and self.memory.huge_pages == "hugetlb":
+            raise ConfigError(
+                "a balloon gives nothing back of hugetlb pages, which are reserved",
+                code="balloon-hugetlb",
+                hint="use huge pages auto or thp",
+            )
         tags = [tag for tag, _ in self.tagged_shares()]
         for tag in tags:
             if tags.count(tag) > 1:

@@ -38,7 +38,7 @@ class Core:
         self._tasks: list[Task] = []
         self._irqs: list[tuple[EventFd, int]] = []
         self._kicks: list[tuple[int, int, int, int]] = []
-        self._windows: list[tuple[int, int, int]] = []
+        self._windows: list[tuple[int, int, int, bool]] = []
         self._async_pf = True
         self._make_vm()
 
@@ -103,10 +103,10 @@ class Core:
         """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
 
-    def map_window(self, gpa: int, size: int, host_address: int) -> None:
+    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
         """Let the guest use memory of a device, in which the device may map what it likes."""
-        self.vm.set_memory(_WINDOW_SLOTS + len(self._windows), gpa, size, host_address)
-        self._windows.append((gpa, size, host_address))
+        self.vm.set_memory(_WINDOW_SLOTS + len(self._windows), gpa, size, host_address, read_only=read_only)
+        self._windows.append((gpa, size, host_address, read_only))
 
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""

@@ -22,7 +22,7 @@ from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.slots import MmioSlots, Native
 from vmm.thread import Task, Thread
-from vmm.wiring import open_devices, open_vsock
+from vmm.wiring import balloon_of, open_console, open_devices, open_vsock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vmm.life import EndEvent, Event, EventStream
     from vmm.slots import Attached
     from vmm.slots_pci import PciSlots
+    from vmm.virtio.balloon import Balloon
+    from vmm.virtio.console import VirtioConsole
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
@@ -112,6 +114,9 @@ class Machine:
         if config.vsock is not None:
             self._vsock = open_vsock(config.vsock, self._closers)
             wanted.append(self._vsock)
+        hvc = open_console(config.console, self.loop, self._closers)
+        if hvc is not None:
+            wanted.append(hvc)
         self._bus = lib.bus_new()
         self._closers.append(Native(self._bus, lib.bus_free))
         # A page of a window may be one that its file has lost
@@ -120,6 +125,7 @@ class Machine:
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
         self.phases.append(("kvm", time.monotonic()))
         self._build_platform()
+        self.console: Serial | VirtioConsole = hvc or self.serial
         kind: type[MmioSlots | PciSlots] = MmioSlots
         if config.transport == PCI:
             from vmm.slots_pci import PciSlots as kind
@@ -181,7 +187,7 @@ class Machine:
         :raises ConfigError: no slot is free, or the machine runs already
         """
         self._life.check("attach")
-        if self.config.transport == PCI and device.regions:
+        if self.config.transport == PCI and device.regions and not device.tells_regions:
             raise ConfigError(
                 f"{device.name}: a DAX window cannot be had on PCI yet",
                 code="transport",
@@ -218,9 +224,9 @@ class Machine:
         for region in device.regions.values():
             region.gpa = layout.window_base(self._address_end, region.size)
             self._address_end = region.gpa + region.size
-            self._core.map_window(region.gpa, region.size, region.host_address)
-            if lib.bus_add_dax(self._bus, region.native, region.gpa, region.size) < 0:
-                raise ConfigError("a machine has at most 8 windows of shares (dax=)", code="windows")
+            self._core.map_window(region.gpa, region.size, region.host_address, read_only=region.read_only)
+            if region.add(self._bus, region.native, region.gpa, region.size) < 0:
+                raise ConfigError("a machine has at most 8 windows of shares (dax=) and pmem images", code="windows")
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -389,12 +395,12 @@ class Machine:
             )
 
     def console_input(self, data: bytes) -> int:
-        """Type *data* on the serial console.
+        """Type *data* on the console.
 
         :returns: how many bytes were taken; the rest does not fit yet (``serial.space_callback`` tells when it does)
         """
         self._life.check("console_input")
-        return self.serial.input(data)
+        return self.console.input(data)
 
     @property
     def vsock(self) -> Vsock | VhostVsock:
@@ -407,6 +413,14 @@ class Machine:
                 "the machine has no vsock", code="vsock-none", hint="MachineConfig(vsock=VsockConfig(...))"
             )
         return self._vsock
+
+    @property
+    def balloon(self) -> Balloon:
+        """The memory balloon: :meth:`~vmm.virtio.balloon.Balloon.resize` and :meth:`~vmm.virtio.balloon.Balloon.stats`.
+
+        :raises ConfigError: the machine was configured without one
+        """
+        return balloon_of(self.attached)
 
     def resize_disk(self, index: int) -> None:
         """Read the size of the *index*-th attached disk's file again and tell the guest."""

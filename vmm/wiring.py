@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from vmm.config import DiskConfig
+from vmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-    from vmm.config import MachineConfig, VsockConfig
+    from vmm.config import ConsoleConfig, MachineConfig, VsockConfig
+    from vmm.events import Loop
+    from vmm.slots import Attached
+    from vmm.virtio.balloon import Balloon
+    from vmm.virtio.console import VirtioConsole
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.fs import Fs
     from vmm.virtio.vsock import Vsock
@@ -16,9 +22,13 @@ if TYPE_CHECKING:
 
 
 def open_devices(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
-    """Disks, shares and network devices of *config*, in the order of their slots.  What was opened is on *closers*,
-    also on errors."""
-    return [*_open_disks(config, closers), *_open_shares(config, closers), *_open_nets(config, closers)]
+    """The devices of *config*, in the order of their slots.  What was opened is on *closers*, also on errors."""
+    return [
+        *_open_disks(config, closers),
+        *_open_shares(config, closers),
+        *_open_nets(config, closers),
+        *_open_more(config, closers),
+    ]
 
 
 def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
@@ -71,6 +81,48 @@ def _open_nets(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
         closers.append(device)
         nets.append(device)
     return nets
+
+
+def _open_more(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+    devices: list[VirtioDevice] = []
+    if config.pmems:
+        from vmm.virtio.pmem import Pmem
+
+        for image in config.pmems:
+            devices.append(Pmem(image))
+            closers.append(devices[-1])
+    if config.balloon is not None:
+        from vmm.virtio.balloon import Balloon
+
+        devices.append(Balloon(config.balloon, config.memory.size))
+    return devices
+
+
+def open_console(config: ConsoleConfig, loop: Loop, closers: list[Any]) -> VirtioConsole | None:
+    """The virtio console of *config*; None: its console is the UART."""
+    if config.device != "virtio":
+        return None
+    from vmm.virtio.console import VirtioConsole
+
+    console = VirtioConsole(out_fd=config.fd, drop=config.drop)
+    closers.append(console)
+    console.attach_host(loop)
+    return console
+
+
+def balloon_of(attached: Iterable[Attached]) -> Balloon:
+    """The balloon among a machine's devices.
+
+    :raises ConfigError: the machine was configured without one
+    """
+    from vmm.virtio.balloon import Balloon
+
+    for slot in attached:
+        if isinstance(slot.device, Balloon):
+            return slot.device
+    raise ConfigError(
+        "the machine has no balloon", code="balloon-none", hint="MachineConfig(balloon=BalloonConfig(...))"
+    )
 
 
 def open_vsock(config: VsockConfig, closers: list[Any]) -> Vsock | VhostVsock:

@@ -181,6 +181,14 @@ def _vsock_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _console_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = []
+    for name, label in (("print", "console, printing"), ("type", "console, typing")):
+        hvc, uart = (_median(figures[device], name) / 1024 for device in ("virtio", "serial"))
+        rows.append(_compare(label, hvc, uart, "KiB/s", peer_name="UART", must=10, at_least=True))
+    return rows
+
+
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The rows of the parts that were measured, in their order."""
     makers = {
@@ -190,6 +198,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "fio": _fio_rows,
         "fio-icount": _fio_icount_rows,
         "vsock": _vsock_rows,
+        "console": _console_rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -39,6 +39,7 @@ class Boot(Protocol):
         vsock: VsockConfig | None = None,
         transport: str = "mmio",
         nets: Sequence[NetConfig] = (),
+        **more: Any,
     ) -> Guest: ...
 
 
@@ -105,6 +106,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
         vsock: VsockConfig | None = None,
         transport: str = "mmio",
         nets: Sequence[NetConfig] = (),
+        **more: Any,
     ) -> Guest:
         if rootfs == "fresh":
             rootfs = sparse_copy(guest_disk, tmp_path / f"root{len(guests)}.ext4")
@@ -122,6 +124,7 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
             vsock=vsock,
             transport=transport,
             nets=nets,
+            **more,
         )
         guests.append(guest)
         if shell:

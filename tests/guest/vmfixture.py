@@ -11,10 +11,10 @@ import select
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vmm import (
     BootConfig,
-    ConsoleConfig,
     DiskConfig,
     EndEvent,
     Machine,
@@ -26,6 +26,7 @@ from vmm import (
     VsockConfig,
 )
 from vmm.config import parse_size
+from vmm.record import replace
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs/profile
 # What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
@@ -57,21 +58,10 @@ class Guest:
         os.set_blocking(self._reader, False)
         fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._bytes = bytearray()
-        console = ConsoleConfig("fd", self._writer)
+        console = replace(config.console, kind="fd", fd=self._writer)
         try:
             self.machine = Machine(
-                MachineConfig(
-                    config.boot,
-                    config.memory,
-                    config.cpus,
-                    config.rootfs,
-                    config.disks,
-                    console,
-                    config.shares,
-                    config.vsock,
-                    config.transport,
-                    config.nets,
-                ),
+                replace(config, console=console),
                 devices=devices,
             )
         except BaseException:
@@ -230,8 +220,9 @@ def boot_guest(
     vsock: VsockConfig | None = None,
     transport: str = "mmio",
     nets: Sequence[NetConfig] = (),
+    **more: Any,
 ) -> Guest:
-    """A running guest, at its first instruction."""
+    """A running guest, at its first instruction.  `more` are further fields of MachineConfig."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
     root = None if rootfs is None else root_config(rootfs)
     boot = BootConfig(kernel, initrd, cmdline, entry)
@@ -245,5 +236,6 @@ def boot_guest(
         vsock=vsock,
         transport=transport,
         nets=tuple(nets),
+        **more,
     )
     return Guest(config, devices)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.native.programs import BUILD, HERE, compiler, program
 
-TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net")
+TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small")
 CORPUS = HERE / "corpus"
 FOUND = BUILD.parent / "fuzz"
 MAX_LEN = 2048

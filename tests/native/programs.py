@@ -24,6 +24,7 @@ PARTS = (
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_stash.c", "vsock_host.c", "vsock_out.c"),
     *("fs_dax.c", "dax.c", "fsd_wire.c"),
     *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
+    *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
 )
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 SANITIZERS = {

@@ -77,3 +77,9 @@ def test_vsock(test: str, sanitizer: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("test", names_of_tests("test_net"))
 def test_net(test: str, sanitizer: str, tmp_path: Path) -> None:
     run("test_net", sanitizer, test, "none", tmp_path)
+
+
+@pytest.mark.parametrize("sanitizer", ["asan", "tsan"])
+@pytest.mark.parametrize("test", names_of_tests("test_small"))
+def test_small(test: str, sanitizer: str, tmp_path: Path) -> None:
+    run("test_small", sanitizer, test, "none", tmp_path)

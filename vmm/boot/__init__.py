@@ -78,6 +78,7 @@ def check(config: MachineConfig) -> BootPlan:
         read_only=rootfs is not None and rootfs.read_only,
         share=config.tagged_shares()[0][0] if isinstance(rootfs, ShareConfig) else "",
         pci=pci,
+        hvc=config.console.device == "virtio",
     )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
     image = find_kernel(boot.kernel, unpack=boot.entry != LINUX64)

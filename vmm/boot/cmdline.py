@@ -5,18 +5,20 @@ from __future__ import annotations
 from vmm.boot import layout
 from vmm.errors import ConfigError
 
-_CONSOLE = "console=ttyS0"
+_SERIAL, _VIRTIO = "console=ttyS0", "console=hvc0"
 _QUIET = "quiet"
 _PANIC = "panic=-1"
 _ONE_UART = "8250.nr_uarts=1"
 _NO_PCI = "pci=off"
 
 
-def default_cmdline(*, rootfs: bool = False, read_only: bool = False, share: str = "", pci: bool = False) -> str:
+def default_cmdline(
+    *, rootfs: bool = False, read_only: bool = False, share: str = "", pci: bool = False, hvc: bool = False
+) -> str:
     """What a guest is told unless the user says otherwise.
 
     ``console=ttyS0``
-        kernel messages and ``/dev/console`` are the UART
+        kernel messages and ``/dev/console`` are the UART; ``console=hvc0``: they are the virtio console
     ``quiet``
         errors only: every character costs two exits; ``--cmdline loglevel=7`` brings all messages back
     ``panic=-1``
@@ -35,8 +37,9 @@ def default_cmdline(*, rootfs: bool = False, read_only: bool = False, share: str
     :param share: the tag of a shared directory
     :param read_only: it cannot be written
     :param pci: the machine has a PCI bus
+    :param hvc: the console is the virtio console
     """
-    words = [_CONSOLE, _QUIET, _PANIC, _ONE_UART]
+    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _ONE_UART]
     if not pci:
         words.append(_NO_PCI)
     if rootfs:

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.cli.console import Console
+    from vmm.config_devices import BalloonConfig, PmemConfig
     from vmm.config_net import NetConfig
     from vmm.machine import Machine
 
 PROG = "pyvmm boot"
-DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its serial console on this terminal."
+DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its console on this terminal."
 EPILOG = """\
 FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=writeback|writethrough ,queues=N
 ,bps=BYTES[:BURST] ,iops=REQUESTS[:BURST] (a second; a comma in a file name is written twice).  Sizes take K, M, G or T.
@@ -49,6 +50,12 @@ network of the guest's own (passt; no rights needed; DHCP), or none; then [,mac=
 
 With --vsock, programs of the host connect to the unix socket PATH, write "CONNECT <port>\\n" and read "OK ...\\n"
 when the guest has accepted; the guest's connections to port P of CID 2 arrive at the unix socket PATH_P.
+
+With --pmem the guest has the pages of the host's cache as its memory; guests that use one image ,ro share them.  To
+have it as the root: --cmdline "root=/dev/pmem0 rootflags=dax ro".
+
+With --balloon the guest gives memory back to the host: size=SIZE of it from the start; with free-page-reporting=on
+whatever it does not use; deflate-on-oom=off keeps what was given back from a guest that is short of memory.
 
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
@@ -77,10 +84,20 @@ OPTIONS = (
     Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
     Option("--net", "SPEC", "a network: tap=NAME, user or none (default: none); may be repeated", many=True),
     Option("--vsock", "SPEC", "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)"),
+    Option(
+        "--pmem", "FILE", "an image as memory (/dev/pmem0, ...), FILE[,ro]; may be repeated", many=True, complete="file"
+    ),
+    Option("--balloon", "SPEC", "a memory balloon: on, or size=SIZE,free-page-reporting=on (see below)"),
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
+    Option(
+        "--console-device",
+        "WHICH",
+        "what the guest has for it: serial (ttyS0), virtio (hvc0, faster)",
+        default="serial",
+    ),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
     Option("--transport", "HOW", "how devices are found: mmio (faster), pci (default: mmio)", default="mmio"),
     Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
@@ -115,6 +132,22 @@ def _rootfs(text: str) -> DiskConfig | ShareConfig:
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
 
 
+def _balloon(text: str | None) -> BalloonConfig | None:
+    if text is None:
+        return None
+    from vmm.config_devices import BalloonConfig
+
+    return BalloonConfig.parse(text)
+
+
+def _pmems(texts: list[str]) -> tuple[PmemConfig, ...]:
+    if not texts:
+        return ()
+    from vmm.config_devices import PmemConfig
+
+    return tuple(PmemConfig.parse(text) for text in texts)
+
+
 def _allow_many_files() -> None:
     """A guest that has files of a share open has them open here.  The process is ours: take what it may have."""
     import resource
@@ -147,6 +180,8 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         vsock=None if values["vsock"] is None else VsockConfig.parse(values["vsock"]),
         transport=values["transport"],
         nets=_nets(values["net"]),
+        balloon=_balloon(values["balloon"]),
+        pmems=_pmems(values["pmem"]),
     )
 
 
@@ -178,7 +213,7 @@ class Messages:
 def _run(machine: Machine, console: Console, values: dict[str, Any], messages: Messages) -> int:
     console.connect(
         machine.loop,
-        machine.serial,
+        machine.console,
         lambda: machine.stop(detail="escape"),
         lambda: machine.stop(detail="SIGPIPE"),
     )
@@ -226,7 +261,9 @@ def main(argv: list[str]) -> int:
 
 
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
-    config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
+    config_from(
+        values, ConsoleConfig(device=values["console_device"])
+    )  # mistakes are told before a terminal or file is touched
     if values["timeout"] is not None:
         values["timeout"] = _number(values["timeout"], "--timeout", float)
     gdb = None
@@ -239,7 +276,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     from vmm.machine import Machine
 
     with open_console(values["console"]) as console, Signals() as signals:
-        config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
+        config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop, values["console_device"]))
         if config.tagged_shares() or config.vsock:
             _allow_many_files()
         with Machine(config) as machine:

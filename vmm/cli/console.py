@@ -1,4 +1,4 @@
-"""Where ``pyvmm boot`` puts the guest's serial console: this terminal, a pseudo-terminal, a file, or nowhere.
+"""Where ``pyvmm boot`` puts the guest's console: this terminal, a pseudo-terminal, a file, or nowhere.
 
 ``stdio``
     On a terminal, see :mod:`vmm.cli.terminal`.  Otherwise every byte of standard input goes to the guest, as fast as
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from vmm.devices import Serial
     from vmm.events import Loop
+    from vmm.virtio.console import VirtioConsole
 
 KINDS = "stdio, pty, file:PATH or none"
 _CHUNK = 4096
@@ -35,7 +36,7 @@ _STDERR = 2
 
 
 class Console:
-    """The host's end of the serial console.  A context manager; owns its descriptors.
+    """The host's end of the console.  A context manager; owns its descriptors.
 
     :ivar in_fd: what is typed; -1: nothing, or nothing any more
     :ivar out_fd: where the guest's bytes go; -1: nowhere
@@ -49,7 +50,7 @@ class Console:
         self.drop = drop
         self.where = where
         self._loop: Loop | None = None
-        self._serial: Serial | None = None
+        self._serial: Serial | VirtioConsole | None = None
         self._pending = bytearray()
         self._reading = False
         self._no_epoll = False
@@ -57,7 +58,7 @@ class Console:
     def connect(
         self,
         loop: Loop,
-        serial: Serial,
+        serial: Serial | VirtioConsole,
         on_quit: Callable[[], None],
         on_lost: Callable[[], None] | None = None,
     ) -> None:

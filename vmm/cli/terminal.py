@@ -1,4 +1,4 @@
-"""The terminal that ``pyvmm boot`` was started on, as the guest's serial console.
+"""The terminal that ``pyvmm boot`` was started on, as the guest's console.
 
 Keys go to the guest as they are (raw mode), except Ctrl-A, the escape key.  The terminal is restored however the
 program ends, unless it is killed with SIGKILL or crashes: nothing of ours runs then (type ``reset``).  Suspended with
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vmm.devices import Serial
     from vmm.events import Loop
+    from vmm.virtio.console import VirtioConsole
 
 ESCAPE = 0x01
 """Ctrl-A."""
@@ -70,11 +71,12 @@ class Terminal(Console):
         self._keys = Keys()
         self._saved: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
+        self._size: tuple[int, int] | None = None
 
     def connect(
         self,
         loop: Loop,
-        serial: Serial,
+        serial: Serial | VirtioConsole,
         on_quit: Callable[[], None],
         on_lost: Callable[[], None] | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Terminal(Console):
         atexit.register(self.restore)
         for number in (signal.SIGTSTP, signal.SIGCONT):
             self._handlers[number] = signal.signal(number, self._job_control)
+        self._handlers[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: self._tell_size())
         super().connect(loop, serial, on_quit, on_lost)
 
     def _foreground(self) -> bool:
@@ -159,7 +162,22 @@ class Terminal(Console):
             self._stop_reading()
             self._start_reading()
 
+    def _tell_size(self) -> None:
+        """A UART has no way to tell it."""
+        resize = getattr(self._serial, "resize", None)
+        if resize is None:
+            return
+        try:
+            size = posix.get_terminal_size(self._tty)
+        except OSError:  # it hung up
+            return
+        if size != self._size:
+            self._size = size
+            resize(*size)
+
     def _take(self, data: bytes) -> None:
+        # At the first key: a driver that has just come up does not ask for the size
+        self._tell_size()
         for command, text in self._keys.parse(data):
             if text:
                 super()._take(text)

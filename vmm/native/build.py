@@ -20,6 +20,7 @@ SOURCES = (
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_stash.c", "vsock_host.c", "vsock_out.c"),
     *("dax.c", "fsd_spawn.c", "fsd_wire.c"),
     *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
+    *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
 )
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""

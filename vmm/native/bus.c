@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "dax.h"
+#include "pmem.h"
 
 enum { BUS_MAX = 64, BUS_DAX = 8, REG_STATUS = 0x60, REG_ACK = 0x64 };
 
@@ -25,8 +26,12 @@ struct bus {
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
 	uint32_t ndax; /* before vCPUs run: no lock */
-	struct dax *dax[BUS_DAX];
-	struct range window[BUS_DAX];
+	struct window {
+		uint64_t base, size;
+		void *device;
+		uint32_t (*fault)(void *device);
+		uint64_t (*generation)(const void *device);
+	} window[BUS_DAX];
 };
 
 struct bus *bus_new(void)
@@ -160,13 +165,42 @@ int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_
 	return ret;
 }
 
-int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size)
+static int bus_add_window(struct bus *bus, const struct window *window)
 {
 	if (bus->ndax == BUS_DAX)
 		return -ENOSPC;
-	bus->window[bus->ndax] = (struct range){ .base = base, .size = size };
-	bus->dax[bus->ndax++] = dax;
+	bus->window[bus->ndax++] = *window;
 	return 0;
+}
+
+static uint32_t window_dax_fault(void *dax)
+{
+	return dax_fault(dax);
+}
+
+static uint64_t window_dax_generation(const void *dax)
+{
+	return dax_generation(dax);
+}
+
+int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size)
+{
+	return bus_add_window(bus, &(struct window){ base, size, dax, window_dax_fault, window_dax_generation });
+}
+
+static uint32_t window_pmem_fault(void *pmem)
+{
+	return pmem_fault(pmem);
+}
+
+static uint64_t window_pmem_generation(const void *pmem)
+{
+	return pmem_generation(pmem);
+}
+
+int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t size)
+{
+	return bus_add_window(bus, &(struct window){ base, size, pmem, window_pmem_fault, window_pmem_generation });
 }
 
 uint64_t bus_dax_generation(struct bus *bus)
@@ -174,7 +208,7 @@ uint64_t bus_dax_generation(struct bus *bus)
 	uint64_t sum = 0;
 
 	for (uint32_t i = 0; i < bus->ndax; i++)
-		sum += dax_generation(bus->dax[i]);
+		sum += bus->window[i].generation(bus->window[i].device);
 	return sum;
 }
 
@@ -183,18 +217,18 @@ bool bus_dax_fault(struct bus *bus, uint64_t generation)
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < bus->ndax; i++)
-		n += dax_fault(bus->dax[i]);
+		n += bus->window[i].fault(bus->window[i].device);
 	return n || bus_dax_generation(bus) != generation;
 }
 
 bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len)
 {
 	for (uint32_t i = 0; i < bus->ndax; i++) {
-		const struct range *r = &bus->window[i];
+		const struct window *w = &bus->window[i];
 
-		if (addr < r->base || addr - r->base >= r->size)
+		if (addr < w->base || addr - w->base >= w->size)
 			continue;
-		dax_fault(bus->dax[i]);
+		w->fault(w->device);
 		memset(data, 0, len);
 		return true;
 	}

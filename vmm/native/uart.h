@@ -7,9 +7,9 @@
 #include <linux/serial_reg.h>
 #include <pthread.h>
 
-#include "native.h"
+#include "out.h"
 
-enum { UART_TX_SIZE = 4096 }; /* also PIPE_BUF: a pipe that polls writable takes that much without blocking */
+enum { UART_TX_SIZE = 4096 };
 
 /* Bits that can be set, and what stays latched in a saved LSR. */
 enum {
@@ -20,14 +20,11 @@ enum {
 	UART_MSR_LINES = 0xf0,
 };
 
-/* How out_fd can be written without blocking while the lock is held. */
-enum uart_out { OUT_NONE, OUT_PLAIN, OUT_SOCKET, OUT_POLL, OUT_POLL_BYTE };
-
 struct uart {
 	pthread_mutex_t lock;
 	int irq_fd, out_fd, space_fd, timer_fd;
 	bool drop;
-	enum uart_out kind;
+	enum out_kind kind;
 
 	struct uart_state s; /* rx[] is used as a ring from rx_head here, in order from 0 in a saved state */
 	uint32_t rx_head;
@@ -56,7 +53,6 @@ void uart_modem_update(struct uart *u);
 void uart_fifo_push(struct uart *u, uint8_t byte);
 /* The load of the FIFO is complete: the interrupt for "empty" may come. */
 void uart_end_burst(struct uart *u);
-enum uart_out uart_out_kind(int fd);
 uint64_t uart_now_us(void);
 /* uart_flush() has something to do after so long, or sooner. */
 void uart_timer_arm(struct uart *u, long us);

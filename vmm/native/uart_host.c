@@ -25,7 +25,7 @@ struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd)
 	u->out_fd = out_fd;
 	u->space_fd = space_fd;
 	u->drop = out_mode == UART_OUT_DROP;
-	u->kind = uart_out_kind(out_fd);
+	u->kind = out_kind(out_fd);
 	uart_modem_update(u);
 	u->s.msr &= UART_MSR_LINES;
 	u->s.thr_pending = 1;

@@ -12,14 +12,10 @@
  * vcpu_kick(); one that waits for the interrupt waits for it. The owner's uart_flush() goes on when out_fd is writable.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "uart.h"
 
@@ -49,45 +45,12 @@ void uart_timer_arm(struct uart *u, long us)
 	timerfd_settime(u->timer_fd, 0, &when, NULL);
 }
 
-enum uart_out uart_out_kind(int fd)
+static ssize_t tx_write(struct uart *u, const uint8_t *data, size_t len)
 {
-	struct stat st;
-	int flags;
-
-	if (fd < 0)
-		return OUT_NONE;
-	flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || fstat(fd, &st) < 0 || (flags & O_NONBLOCK))
-		return OUT_PLAIN;
-	if (S_ISSOCK(st.st_mode))
-		return OUT_SOCKET;
-	if (S_ISFIFO(st.st_mode))
-		return OUT_POLL;
-	return isatty(fd) ? OUT_POLL_BYTE : OUT_PLAIN;
-}
-
-static ssize_t out_write(struct uart *u, const uint8_t *data, size_t len)
-{
-	struct pollfd pfd = { .fd = u->out_fd, .events = POLLOUT };
+	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
 
 	u->stats.tx_writes++;
-	switch (u->kind) {
-	case OUT_SOCKET:
-		return send(u->out_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	case OUT_POLL_BYTE:
-		len = 1;
-		/* fall through */
-	case OUT_POLL:
-		if (poll(&pfd, 1, 0) == 0) {
-			errno = EAGAIN;
-			return -1;
-		}
-		/* fall through */
-	case OUT_NONE:
-	case OUT_PLAIN:
-		break;
-	}
-	return write(u->out_fd, data, len);
+	return out_write(u->kind, u->out_fd, &iov, 1);
 }
 
 static void tx_fail(struct uart *u, int err)
@@ -107,7 +70,7 @@ void uart_tx_flush(struct uart *u)
 	bool was_stalled = u->stalled;
 
 	while (done < u->tx_len) {
-		ssize_t n = out_write(u, u->tx + done, u->tx_len - done);
+		ssize_t n = tx_write(u, u->tx + done, u->tx_len - done);
 
 		if (n > 0) {
 			done += (uint32_t)n;

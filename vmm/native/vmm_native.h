@@ -450,6 +450,97 @@ void net_free(struct net *net);
 struct worker *net_start(struct net *net, const struct net_queues *queues, int *err);
 void net_get_stats(struct net *net, struct net_stats *out);
 
+/* ---- balloon.c: virtio-balloon (virtio 1.2, 5.5) ------------------------------------------------------------------- */
+
+enum { BALLOON_INFLATE = 0, BALLOON_DEFLATE = 1, BALLOON_REPORT = 2 };
+
+struct balloon_memory {
+	const struct mem *mem;
+	uint32_t shared; /* RAM is a file that others map too */
+	uint32_t pad;
+};
+
+struct balloon_stats {
+	uint64_t inflated, deflated; /* pages that the guest has named */
+	uint64_t reported;           /* bytes that it has reported as free */
+	uint64_t released, errors;   /* bytes given back to the host; ranges that the host did not take */
+};
+
+/*
+ * Serve chains of one queue, a bounded number; not locked, no worker. iov: room for RING_MAX_SEGMENTS. Returns how many were
+ * pushed, for ring_flush() to publish; or -errno, latched: the guest broke the ring, or named a page that is not RAM.
+ */
+int balloon_run(const struct balloon_memory *memory, int what, struct ring *ring, struct iovec *iov, struct balloon_stats *stats);
+
+/* ---- pmem.c: virtio-pmem (virtio 1.2, 5.19) -------------------------------------------------------------------------- */
+
+/* The window begins at a multiple of this, and is one long: what Linux wants of memory, and a huge page. */
+enum { PMEM_ALIGN = 0x200000 };
+
+struct pmem_stats {
+	uint64_t flushes, errors; /* done, of them failed */
+	uint64_t last_errno;      /* of the host; 0 when none failed */
+	uint64_t cuts;            /* how often the file was found shorter than before */
+};
+
+struct pmem;
+
+/*
+ * fd: a file or block device; stays the caller's, and open. Its length is a multiple of PMEM_ALIGN, or it is read_only; then
+ * what lacks reads as zeroes. -EINVAL: not so, empty, or more than 256 GiB.
+ */
+struct pmem *pmem_new(int fd, int read_only, int *err);
+/* After the worker was freed, and the VM is gone. */
+void pmem_free(struct pmem *pmem);
+void *pmem_window(const struct pmem *pmem);
+uint64_t pmem_size(const struct pmem *pmem);
+/* A worker thread for the queue of flushes; one at a time. event_fd is signalled when it stopped, or the host failed. */
+struct worker *pmem_start(struct pmem *pmem, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
+/*
+ * KVM could not get a page: put memory in the place of what the file has lost, or the file where it is whole again. Returns
+ * whether something changed. vCPUs call it by themselves.
+ */
+uint32_t pmem_fault(struct pmem *pmem);
+void pmem_get_stats(struct pmem *pmem, struct pmem_stats *out);
+/* As bus_add_dax(). */
+int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t size);
+
+/* ---- console.c: virtio-console, one port (virtio 1.2, 5.3) ---------------------------------------------------------- */
+
+/* Bytes for the guest that wait for its buffers; bytes of the guest's that wait for out_fd. */
+enum { CONSOLE_INPUT = 16384, CONSOLE_KEEP = 65536 };
+
+struct console_queues {
+	struct ring *rx, *tx;      /* rx: or NULL */
+	int rx_kick, tx_kick;
+	struct irq *rx_irq, *tx_irq;
+	int event_fd;              /* signalled when a ring is broken, or console_error() has something to say */
+};
+
+struct console_stats {
+	uint64_t tx_bytes, rx_bytes, tx_dropped, tx_writes;
+};
+
+struct console;
+
+/*
+ * out_fd: where the guest's bytes go, -1 for nowhere; stays the caller's. drop: what it does not take at once is dropped,
+ * instead of holding the guest up. space_fd: eventfd signalled when console_input() can take bytes again after it was full,
+ * or -1.
+ */
+struct console *console_new(int out_fd, int drop, int space_fd);
+/* After the worker was freed. To lose nothing, console_drain() before. */
+void console_free(struct console *console);
+/* One worker thread for both queues; one at a time. */
+struct worker *console_start(struct console *console, const struct console_queues *queues, int *err);
+/* Bytes for the guest; returns how many were taken (0 when full). From any thread. */
+int64_t console_input(struct console *console, const uint8_t *data, uint64_t len);
+/* Wait until all that the guest has sent is written, at most so long; returns how many bytes still wait. From any thread. */
+int64_t console_drain(struct console *console, int timeout_ms);
+/* An errno of out_fd that was not told yet, or 0. */
+int console_error(struct console *console);
+void console_get_stats(struct console *console, struct console_stats *out);
+
 /* ---- fsd: the same server as a process of its own, the program pyvmm-fsd -------------------------------------------- */
 
 /*

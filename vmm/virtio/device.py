@@ -19,6 +19,7 @@ that needs a reset.  A device with a C worker overrides :meth:`VirtioDevice.acti
 from __future__ import annotations
 
 from vmm.errors import ConfigError
+from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.queue import MAX_QUEUE_SIZE
 
@@ -77,13 +78,25 @@ class SharedRegion:
     :ivar host_address: where it is mapped in this process, for as long as the device is not closed
     :ivar size: bytes
     :ivar gpa: where the guest finds it; the machine sets it before the device is attached
-    :ivar native: the window (cdata ``struct dax *``)
+    :ivar native: the window (cdata ``struct dax *``, or what *add* wants)
+    :ivar read_only: the guest's writes go nowhere
+    :ivar add: has vCPUs ask the window when a page of it cannot be had: ``add(bus, native, gpa, size)``, -errno
     """
 
-    def __init__(self, host_address: int, size: int, native: Any) -> None:
+    def __init__(
+        self,
+        host_address: int,
+        size: int,
+        native: Any,
+        *,
+        read_only: bool = False,
+        add: Callable[[Any, Any, int, int], int] = lib.bus_add_dax,
+    ) -> None:
         self.host_address = host_address
         self.size = size
         self.native = native
+        self.read_only = read_only
+        self.add = add
         self.gpa = 0
 
 
@@ -109,6 +122,8 @@ class VirtioDevice:
     used_bit_stays: bool = False
     """InterruptStatus says all the time that buffers may have been used.  Then whoever signals a queue's irq need not
     set it, the kernel for one; and the driver's acknowledgement costs no exit."""
+    tells_regions: bool = False
+    """Its configuration says where they are: no transport has to."""
     name: str = "virtio"
     on_config_change: Callable[[], None] | None = None
     """Set by the transport."""

@@ -224,6 +224,11 @@ class Queue:
             raise ValueError(f"queue {self.index}: head {chain.head} is not in flight")
         self._dirty = True
 
+    def served(self, chains: int) -> None:
+        """C has popped and pushed *chains* (a bounded number: there may be more)."""
+        self.popped += chains
+        self._dirty = self._dirty or chains > 0
+
     def flush(self) -> bool:
         """Make all pushes visible; True when the driver wants an interrupt for them."""
         if not self._dirty or self.ring is None:

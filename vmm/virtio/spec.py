@@ -118,6 +118,7 @@ ID_ENTROPY = 4
 ID_BALLOON = 5
 ID_VSOCK = 19
 ID_FS = 26
+ID_PMEM = 27
 
 # 5.1.3 Network Device: Feature bits
 NET_F_CSUM = 1 << 0
@@ -212,6 +213,34 @@ BLK_ID_SIZE = 20
 BLK_RANGE_SIZE = 16
 BLK_RANGE_F_UNMAP = 1
 
+# 5.3 Console Device
+CONSOLE_F_SIZE = 1 << 0
+CONSOLE_F_MULTIPORT = 1 << 1
+CONSOLE_F_EMERG_WRITE = 1 << 2
+CONSOLE_CONFIG_FORMAT = "<HHII"
+"""For :mod:`struct`: cols, rows, max_nr_ports, emerg_wr."""
+
+# 5.5 Traditional Memory Balloon Device
+BALLOON_F_MUST_TELL_HOST = 1 << 0
+BALLOON_F_STATS_VQ = 1 << 1
+BALLOON_F_DEFLATE_ON_OOM = 1 << 2
+BALLOON_F_FREE_PAGE_HINT = 1 << 3
+BALLOON_F_PAGE_POISON = 1 << 4
+BALLOON_F_PAGE_REPORTING = 1 << 5
+BALLOON_CONFIG_FORMAT = "<II"
+"""For :mod:`struct`: num_pages, actual; in pages of 4 KiB."""
+BALLOON_CONFIG_ACTUAL = 4
+"""Offset of the one field that a driver writes."""
+BALLOON_PAGE = 4096
+BALLOON_STAT_FORMAT = "<HQ"
+"""For :mod:`struct`: tag, value."""
+BALLOON_STAT_NAMES = (
+    "swap_in", "swap_out", "major_faults", "minor_faults", "free_memory", "total_memory", "available_memory",
+    "disk_caches", "hugetlb_allocations", "hugetlb_failures", "oom_kills", "alloc_stalls", "async_scans",
+    "direct_scans", "async_reclaims", "direct_reclaims",
+)  # fmt: skip
+"""By tag (5.5.6.4; those from 10 on are Linux's)."""
+
 # 5.10 Socket Device
 VSOCK_F_STREAM = 1 << 0
 VSOCK_F_SEQPACKET = 1 << 1
@@ -235,6 +264,13 @@ VSOCK_SEQ_EOM = 1
 VSOCK_SEQ_EOR = 2
 VSOCK_CID_HOST = 2
 VSOCK_EVENT_TRANSPORT_RESET = 0
+
+# 5.19 PMEM Device
+PMEM_CONFIG_FORMAT = "<QQ"
+"""For :mod:`struct`: start, size; both in bytes."""
+PMEM_REQ_FLUSH = 0
+PMEM_RESP_OK = 0
+PMEM_RESP_EIO = 1
 
 # 5.11 File System Device
 FS_TAG_SIZE = 36

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The console and the persistent memory with their workers' threads: a guest in C, readers, typists, files that shrink. */
+#include "guest.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "pmem.h"
+
+enum { SIZE = 64, ROUNDS = 3000, BUF = 512 };
+#define RX_DESC 0x40000ull
+#define RX_AVAIL 0x50000ull
+#define RX_USED 0x60000ull
+#define RX_DATA 0x200000ull
+
+static struct guest tx, rx;
+static struct console *console;
+static struct worker *worker;
+static int out[2];
+static bool done;
+
+static void start(void)
+{
+	struct console_queues queues = {
+		.rx = rx.ring, .tx = tx.ring, .rx_kick = rx.kick_fd, .tx_kick = tx.kick_fd,
+		.rx_irq = &tx.irq, .tx_irq = &tx.irq, .event_fd = tx.event_fd,
+	};
+	int err;
+
+	worker = console_start(console, &queues, &err);
+	CHECK(worker);
+}
+
+static void open_console(void)
+{
+	int err;
+
+	guest_open(&tx, SIZE, RING_EVENT_IDX);
+	rx = tx;
+	rx.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rx.config = (struct ring_config){ SIZE, RING_EVENT_IDX, RX_DESC, RX_AVAIL, RX_USED, 0, 0 };
+	rx.desc = guest_ptr(&rx, RX_DESC);
+	rx.avail = guest_ptr(&rx, RX_AVAIL);
+	rx.used = guest_ptr(&rx, RX_USED);
+	rx.ring = ring_new(&rx.mem, &rx.config, &err);
+	CHECK(rx.ring && pipe2(out, O_CLOEXEC) == 0);
+	console = console_new(out[1], 0, -1);
+	CHECK(console);
+	done = false;
+	start();
+}
+
+static void close_console(void)
+{
+	worker_free(worker);
+	console_free(console);
+	ring_free(rx.ring);
+	close(rx.kick_fd);
+	guest_close(&tx);
+	close(out[0]);
+	close(out[1]);
+}
+
+static void send_number(uint32_t i)
+{
+	memcpy(guest_ptr(&tx, AT_DATA), &i, sizeof(i));
+	guest_desc(&tx, 0, AT_DATA, sizeof(i), 0, 0);
+	guest_offer(&tx, 0);
+	guest_kick(&tx);
+	guest_take(&tx, NULL);
+}
+
+/* What comes out is what was sent, in order, however slowly it is read. */
+static void *reader(void *arg)
+{
+	uint32_t i, n;
+
+	(void)arg;
+	for (i = 0; i < ROUNDS; i++) {
+		for (size_t got = 0; got < sizeof(n);) {
+			ssize_t some = read(out[0], (uint8_t *)&n + got, sizeof(n) - got);
+
+			CHECK(some > 0);
+			got += (size_t)some;
+		}
+		CHECK_EQ(n, i);
+		if (i % 500 == 0)
+			poll(NULL, 0, 5);
+	}
+	return NULL;
+}
+
+static void *typist(void *arg)
+{
+	struct console_stats stats;
+
+	(void)arg;
+	while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE)) {
+		console_input(console, (const uint8_t *)"key", 3);
+		console_drain(console, 1);
+		console_get_stats(console, &stats);
+		console_error(console);
+	}
+	return NULL;
+}
+
+static void talk(uint32_t rounds_until_pause)
+{
+	pthread_t reads, types;
+
+	open_console();
+	CHECK(pthread_create(&reads, NULL, reader, NULL) == 0 && pthread_create(&types, NULL, typist, NULL) == 0);
+	for (uint32_t i = 0; i < ROUNDS; i++) {
+		if (i % 4 == 0 && (uint16_t)(rx.avail_idx - __atomic_load_n(&rx.used[1], __ATOMIC_ACQUIRE)) < SIZE) {
+			uint16_t head = rx.avail_idx % SIZE;
+
+			guest_desc(&rx, head, RX_DATA + head * BUF, BUF, D_WRITE, 0);
+			guest_offer(&rx, head);
+			guest_kick(&rx);
+		}
+		send_number(i);
+		if (rounds_until_pause && i % rounds_until_pause == 0) {
+			worker_free(worker);
+			CHECK_EQ(ring_in_flight(tx.ring), 0);
+			CHECK_EQ(ring_in_flight(rx.ring), 0);
+			start();
+		}
+	}
+	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
+	pthread_join(types, NULL);
+	CHECK_EQ(console_drain(console, 20000), 0);
+	pthread_join(reads, NULL);
+	close_console();
+}
+
+static void print_and_type(void)
+{
+	talk(0);
+}
+
+static void pauses_under_load(void)
+{
+	talk(100);
+}
+
+static void *shrink_and_grow(void *arg)
+{
+	int fd = *(int *)arg;
+
+	while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE)) {
+		CHECK(ftruncate(fd, 4096) == 0 && ftruncate(fd, PMEM_ALIGN) == 0);
+		poll(NULL, 0, 1);
+	}
+	return NULL;
+}
+
+/* As several vCPUs do it that meet a page which is not there. */
+static void *fault(void *arg)
+{
+	while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE))
+		pmem_fault(arg);
+	return NULL;
+}
+
+static void flushes_while_the_file_changes(void)
+{
+	int err, fd = memfd_create("image", MFD_CLOEXEC);
+	pthread_t shrinks, faults;
+	struct pmem_stats stats;
+	struct pmem *pmem;
+	uint32_t *answer;
+
+	guest_open(&tx, SIZE, RING_EVENT_IDX);
+	CHECK(fd >= 0 && ftruncate(fd, PMEM_ALIGN) == 0);
+	pmem = pmem_new(fd, 0, &err);
+	CHECK(pmem);
+	worker = pmem_start(pmem, tx.ring, tx.kick_fd, &tx.irq, tx.event_fd, &err);
+	CHECK(worker);
+	done = false;
+	CHECK(pthread_create(&shrinks, NULL, shrink_and_grow, &fd) == 0);
+	CHECK(pthread_create(&faults, NULL, fault, pmem) == 0);
+	answer = guest_ptr(&tx, AT_DATA + 64);
+	for (uint32_t i = 0; i < ROUNDS; i++) {
+		*answer = 77;
+		guest_desc(&tx, 0, AT_DATA, 4, D_NEXT, 1);
+		guest_desc(&tx, 1, AT_DATA + 64, 4, D_WRITE, 0);
+		guest_offer(&tx, 0);
+		guest_kick(&tx);
+		guest_take(&tx, NULL);
+		CHECK_EQ(*answer, 0);
+	}
+	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
+	pthread_join(shrinks, NULL);
+	pthread_join(faults, NULL);
+	worker_free(worker);
+	pmem_get_stats(pmem, &stats);
+	CHECK(stats.flushes > 0 && stats.errors == 0);
+	pmem_free(pmem);
+	close(fd);
+	guest_close(&tx);
+}
+
+#define T(name) { #name, name }
+static const struct test tests[] = {
+	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes), { NULL, NULL },
+};
+
+int main(int argc, char **argv)
+{
+	return test_main(tests, argc, argv);
+}

@@ -1,0 +1,194 @@
+"""The memory balloon (virtio 1.2, 5.5): what the guest gives up is the host's again."""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+import pytest
+
+from tests.driver import Buffer, DriverQueue, Guest
+from vmm.config_devices import BalloonConfig
+from vmm.errors import ConfigError
+from vmm.memory import GuestMemory
+from vmm.virtio import spec
+from vmm.virtio.balloon import DEFLATE, INFLATE, STATS, Balloon
+
+RAM = 64 << 20
+PAGE = 4096
+AREA = 32 << 20
+RINGS = 256 << 10
+"""What rings and requests may have made resident meanwhile."""
+
+
+def make(*, shared: bool = False, **options: bool | int) -> Guest:
+    return Guest(Balloon(BalloonConfig(**options), RAM), memory=GuestMemory(RAM, shared=shared))  # type: ignore[arg-type]
+
+
+def pfns(guest: Guest, pages: list[int]) -> Buffer:
+    return guest.data(struct.pack(f"<{len(pages)}I", *pages))
+
+
+def fill(guest: Guest, gpa: int, size: int) -> None:
+    guest.memory.write(gpa, b"\xaa" * size)
+
+
+def resident(guest: Guest) -> int:
+    """Bytes of guest RAM that take memory of the host."""
+    start = guest.memory.host_address
+    with open("/proc/self/smaps", encoding="ascii") as maps:
+        total, inside = 0, False
+        for line in maps:
+            if "-" in (fields := line.split())[0]:
+                low, high = (int(part, 16) for part in fields[0].split("-"))
+                inside = low < start + RAM and high > start
+            elif inside and fields[0] == "Rss:":
+                total += int(fields[1]) << 10
+    return total
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_inflated_pages_go_back_to_the_host(shared: bool, order: int) -> None:
+    with make(shared=shared) as guest:
+        guest.start()
+        fill(guest, AREA, 16 << 20)
+        before = resident(guest)
+        first, count = AREA // PAGE, (8 << 20) // PAGE
+        pages = list(range(first, first + count))[::order]
+        for at in range(0, count, 256):
+            assert guest.queues[INFLATE].send(pfns(guest, pages[at : at + 256])).written == 0
+        assert before - resident(guest) >= (8 << 20) - RINGS
+        assert guest.memory.read(AREA, 8 << 20) == bytes(8 << 20)
+        assert guest.memory.read(AREA + (8 << 20), 8 << 20) == b"\xaa" * (8 << 20)
+        stats = guest.device.stats()
+        assert (stats["inflated"], stats["released"], stats["errors"]) == (count, 8 << 20, 0)
+
+
+def test_page_numbers_cut_anywhere_and_in_any_order() -> None:
+    with make() as guest:
+        queue = guest.start()
+        fill(guest, AREA, 64 * PAGE)
+        pages = [AREA // PAGE + at for at in (5, 9, 7, 8, 6, 40, 41, 20)]
+        data = struct.pack(f"<{len(pages)}I", *pages)
+        queue.send(*(guest.data(piece) for piece in (data[:3], data[3:9], data[9:])))
+        for at in range(64):
+            kept = AREA // PAGE + at not in pages
+            assert guest.memory.read(AREA + at * PAGE, PAGE) == (b"\xaa" if kept else b"\0") * PAGE, at
+
+
+def test_a_deflated_page_is_there_again() -> None:
+    with make() as guest:
+        guest.start()
+        page = pfns(guest, [AREA // PAGE])
+        guest.queues[INFLATE].send(page)
+        guest.queues[DEFLATE].send(page)
+        fill(guest, AREA, PAGE)
+        assert guest.memory.read(AREA, PAGE) == b"\xaa" * PAGE
+        assert guest.device.stats()["deflated"] == 1
+
+
+def test_the_size_is_told_to_the_guest_and_back() -> None:
+    with make(size=1 << 20) as guest:
+        guest.start()
+        assert guest.config(0, 4) == 256
+        guest.device.resize(2 << 20)  # type: ignore[attr-defined]
+        assert guest.wait_irq() & spec.INT_CONFIG
+        assert guest.config(0, 4) == 512
+        guest.write(spec.MMIO_CONFIG + 4, 300)
+        guest.write(spec.MMIO_CONFIG, 7)
+        assert (guest.config(0, 4), guest.config(4, 4)) == (512, 300)
+        stats = guest.device.stats()
+        assert (stats["target"], stats["actual"]) == (2 << 20, 300 * PAGE)
+
+
+@pytest.mark.parametrize("size", [-PAGE, 1, RAM, RAM + PAGE])
+def test_sizes_that_cannot_be(size: int) -> None:
+    balloon = Balloon(BalloonConfig(), RAM)
+    with pytest.raises(ConfigError):
+        balloon.resize(size)
+
+
+def give_stats(guest: Guest, **values: int) -> Buffer:
+    tags = {name: tag for tag, name in enumerate(spec.BALLOON_STAT_NAMES)}
+    data = b"".join(struct.pack(spec.BALLOON_STAT_FORMAT, tags[name], value) for name, value in values.items())
+    return guest.data(data)
+
+
+def offer(queue: DriverQueue, buffer: Buffer) -> None:
+    queue.offer(queue.chain([buffer]))
+    queue.kick()
+
+
+def test_the_guests_own_figures() -> None:
+    with make() as guest:
+        guest.start()
+        queue = guest.queues[STATS]
+        offer(queue, give_stats(guest, free_memory=1000, total_memory=9000))
+        guest.wait_for("figures", lambda: guest.device.stats()["guest"])
+        assert guest.device.stats()["guest"] == {"free_memory": 1000, "total_memory": 9000}
+        assert queue.take_used() == [], "the buffer is kept until somebody asks"
+        answers: list[dict[str, int]] = []
+        asker = threading.Thread(target=lambda: answers.append(guest.device.stats(timeout=20.0)["guest"]))  # type: ignore[call-arg]
+        asker.start()
+        queue.wait()
+        offer(queue, give_stats(guest, free_memory=500))
+        asker.join()
+        assert answers == [{"free_memory": 500}]
+
+
+def test_a_guest_that_gives_no_figures() -> None:
+    with make() as guest:
+        guest.start()
+        with pytest.raises(TimeoutError):
+            guest.device.stats(timeout=0.05)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("index", [3, 4])
+@pytest.mark.parametrize("shared", [False, True])
+def test_free_pages_that_are_reported_go_back(index: int, shared: bool) -> None:
+    with make(free_page_reporting=True, shared=shared) as guest:
+        guest.start()
+        fill(guest, AREA, 16 << 20)
+        before = resident(guest)
+        ranges = [Buffer(AREA + at, 2 << 20, writable=True) for at in range(0, 8 << 20, 2 << 20)]
+        guest.queues[index].send(*ranges)
+        assert before - resident(guest) >= (8 << 20) - RINGS
+        assert guest.memory.read(AREA + (8 << 20), 8 << 20) == b"\xaa" * (8 << 20)
+        assert guest.device.stats()["reported"] == 8 << 20
+
+
+def test_what_is_offered() -> None:
+    offered = {
+        "plain": Balloon(BalloonConfig(), RAM).features,
+        "reporting": Balloon(BalloonConfig(free_page_reporting=True), RAM).features,
+        "no oom": Balloon(BalloonConfig(deflate_on_oom=False), RAM).features,
+    }
+    plain = spec.BALLOON_F_STATS_VQ | spec.BALLOON_F_DEFLATE_ON_OOM
+    assert offered == {
+        "plain": plain,
+        "reporting": plain | spec.BALLOON_F_PAGE_REPORTING,
+        "no oom": spec.BALLOON_F_STATS_VQ,
+    }
+
+
+def test_a_balloon_is_paused_with_the_figures_in_hand() -> None:
+    with make(size=1 << 20) as guest:
+        guest.start()
+        queue = guest.queues[STATS]
+        offer(queue, give_stats(guest, free_memory=1000))
+        guest.wait_for("figures", lambda: guest.device.stats()["guest"])
+        state = guest.transport.save()
+        assert state["device"] == {"target": 256, "actual": 0}
+        queue.wait()
+        offer(queue, give_stats(guest, free_memory=2000))
+        guest.wait_for("figures", lambda: guest.device.stats()["guest"]["free_memory"] == 2000)
+
+
+def test_the_command_lines_words() -> None:
+    assert BalloonConfig.parse("on") == BalloonConfig()
+    text = "size=64M,free-page-reporting=on,deflate-on-oom=off"
+    assert BalloonConfig.parse(text) == BalloonConfig(64 << 20, True, False)
+    for wrong in ("", "off", "size=1", "free-page-reporting", "free-page-reporting=yes", "size=x"):
+        with pytest.raises(ConfigError, match="balloon"):
+            BalloonConfig.parse(wrong)

@@ -1,0 +1,186 @@
+"""The console device (virtio 1.2, 5.3) with one port: the guest's ``/dev/hvc0``.  The data plane is ``console.c``.
+
+To its host it is what the serial port is (:class:`vmm.devices.Serial`): :meth:`VirtioConsole.input`, the two callbacks,
+:meth:`VirtioConsole.drain`.
+"""
+
+from __future__ import annotations
+
+import posix
+import struct
+from _thread import allocate_lock
+
+from vmm.errors import HostError
+from vmm.events import EventFd
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.events import Loop
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.queue import Queue
+
+RX, TX = 0, 1
+SYSRQ = b"\x0f"
+"""What Linux' hvc driver takes for a break."""
+_CLOSE_SECONDS = 1.0
+_COUNTERS = ("tx_bytes", "rx_bytes", "tx_dropped", "tx_writes")
+_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
+
+
+class VirtioConsole(VirtioDevice):
+    """A console whose bytes are written to *out_fd* (stays the caller's; -1: nowhere).
+
+    :param drop: drop what *out_fd* does not take at once, instead of holding the guest up
+    :raises HostError: out of memory or of descriptors
+    """
+
+    device_id = spec.ID_CONSOLE
+    queue_sizes = (64, 64)
+    features = spec.CONSOLE_F_SIZE
+    name = "console"
+
+    def __init__(self, *, out_fd: int = -1, drop: bool = False) -> None:
+        self.space_callback: Callable[[], None] | None = None
+        """Called on the loop when :meth:`input` takes bytes again after it was full."""
+        self.error_callback: Callable[[int], None] | None = None
+        """Called with an errno when *out_fd* failed, once for each kind of error; EPIPE: its reader left."""
+        self._size = (0, 0)
+        self._loop: Loop | None = None
+        self._worker: Any = None
+        self._queues: list[Queue] = []
+        self._stats_lock = allocate_lock()
+        self._totals = dict.fromkeys(_WORKER_STATS, 0)
+        self._space = EventFd()
+        self._console: Any = lib.console_new(out_fd, int(drop), self._space.fd)
+        if self._console == ffi.NULL:
+            self._console = None
+            self._space.close()
+            raise HostError("no memory for a console", code="memory-unavailable")
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.CONSOLE_CONFIG_FORMAT, *self._size, 1, 0)
+
+    def activate(self, context: DeviceContext) -> None:
+        queues = context.queues
+        if TX not in queues:
+            return  # nothing can come; the driver is free to leave it so
+        native = ffi.new("struct console_queues *")
+        native.tx, native.tx_kick, native.tx_irq = queues[TX].ring, queues[TX].kick.fd, queues[TX].irq
+        native.rx_kick, native.event_fd = -1, context.event.fd
+        if RX in queues:
+            native.rx, native.rx_kick, native.rx_irq = queues[RX].ring, queues[RX].kick.fd, queues[RX].irq
+        error = ffi.new("int *")
+        worker = lib.console_start(self._console, native, error)
+        if worker == ffi.NULL:
+            raise HostError(
+                f"console: cannot start a worker: {posix.strerror(-error[0])}",
+                code="console-worker",
+                hint="see the limits on threads and descriptors (ulimit -u, ulimit -n)",
+                errno=-error[0],
+            )
+        self._worker, self._queues = worker, list(queues.values())
+
+    def check(self) -> None:
+        """Say that the output failed, or find out that the worker stopped.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: the worker cannot go on
+        """
+        failed = int(lib.console_error(self._console))
+        if failed and self.error_callback is not None:
+            self.error_callback(failed)
+        code = lib.worker_error(self._worker) if self._worker is not None else 0
+        if not code:
+            return
+        for queue in self._queues:
+            if lib.ring_error(queue.ring) != ffi.NULL:
+                raise queue.error()
+        raise HostError(f"console: {posix.strerror(-code)}", code="console-worker", errno=-code)
+
+    def stop(self) -> None:
+        if self._worker is None:
+            return
+        lib.worker_stop(self._worker)
+        with self._stats_lock:
+            self._totals = self._count_worker()
+            lib.worker_free(self._worker)
+            self._worker, self._queues = None, []
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def attach_host(self, loop: Loop) -> None:
+        """Let *loop* call :attr:`space_callback`."""
+        self._loop = loop
+        loop.add(self._space.fd, lambda _events: self._on_space())
+
+    def _on_space(self) -> None:
+        self._space.clear()
+        if self.space_callback is not None:
+            self.space_callback()
+
+    def input(self, data: bytes | memoryview) -> int:
+        """Type *data*.
+
+        :returns: how many bytes were taken; when it is not all, :attr:`space_callback` is called later
+        """
+        return int(lib.console_input(self._open(), ffi.from_buffer(data), len(data)))
+
+    def send_break(self) -> None:
+        """What stands for a break here: Linux takes the next byte as a SysRq key."""
+        self.input(SYSRQ)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The terminal has another size; programs of the guest on it get SIGWINCH."""
+        self._size = (columns & 0xFFFF, rows & 0xFFFF)
+        self.config_changed()
+
+    def drain(self, timeout: float) -> int:
+        """Wait until all that the guest has sent is written, at most *timeout* seconds.
+
+        :returns: how many bytes still wait
+        """
+        return int(lib.console_drain(self._open(), int(timeout * 1000)))
+
+    def _open(self) -> Any:
+        if self._console is None:
+            raise HostError("the console is closed", code="closed")
+        return self._console
+
+    def stats(self) -> dict[str, int]:
+        """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` given to
+        the guest, and kicks, chains, irqs and wakeups of the worker."""
+        with self._stats_lock:
+            worker = self._count_worker()
+        native = ffi.new("struct console_stats *")
+        if self._console is not None:
+            lib.console_get_stats(self._console, native)
+        return {**{name: int(getattr(native, name)) for name in _COUNTERS}, **worker}
+
+    def _count_worker(self) -> dict[str, int]:
+        totals = dict(self._totals)
+        if self._worker is not None:
+            native = ffi.new("struct worker_stats *")
+            lib.worker_get_stats(self._worker, native)
+            for name in _WORKER_STATS:
+                totals[name] += int(getattr(native, name))
+        return totals
+
+    def close(self) -> None:
+        """Write what is left, waiting a second at most for a slow reader, and free.  Harmless when done twice."""
+        self.stop()
+        if self._console is None:
+            return
+        self.drain(_CLOSE_SECONDS)
+        if self._loop is not None:
+            self._loop.remove(self._space.fd)
+        lib.console_free(self._console)
+        self._console = None
+        self._space.close()
