@@ -1,7 +1,9 @@
 """Breakpoints and watchpoints: which there are, and what KVM has to be told for them.
 
-A software breakpoint is an INT3 in guest RAM, found by its physical address so that it is one whichever page tables a
-vCPU uses.  A hardware breakpoint or watchpoint takes one of the four debug registers of every vCPU.
+A hardware breakpoint or watchpoint takes one of the four debug registers of every vCPU.  A software breakpoint takes
+one too while there are any to spare: it then changes no byte of the guest, and works where KVM does not see INT3s (a
+hypervisor below it may not tell).  Else it is an INT3 in guest RAM, found by its physical address so that it is one
+whichever page tables a vCPU uses.
 """
 
 from __future__ import annotations
@@ -32,20 +34,36 @@ class Breakpoints:
         self._memory = memory
         self._software: dict[int, tuple[int, int]] = {}  # physical address -> the byte that was there, how often set
         self._hardware: list[tuple[int, int, int]] = []  # kind, address, length
+        self._borrowed: dict[int, int] = {}  # software breakpoints in debug registers: address -> physical address
 
-    def add_software(self, gpa: int) -> None:
-        """Put an INT3 at physical *gpa*.
+    def add_software(self, address: int, gpa: int) -> None:
+        """Stop at virtual *address*, which is physical *gpa*.
 
         :raises GuestError: that is no RAM
         """
+        self._memory.offset(gpa, 1)
+        if address in self._borrowed:
+            return
+        if (EXECUTE, address, 1) not in self._hardware and len(self._hardware) < REGISTERS:
+            self._hardware.append((EXECUTE, address, 1))
+            self._borrowed[address] = gpa
+        else:
+            self._patch(gpa)
+
+    def _patch(self, gpa: int) -> None:
         byte, count = self._software.get(gpa, (-1, 0))
         if not count:
             byte = self._memory.read_int(gpa, 1)
             self._memory.write_int(gpa, 1, INT3)
         self._software[gpa] = byte, count + 1
 
-    def remove_software(self, gpa: int) -> bool:
+    def remove_software(self, address: int, gpa: int | None) -> bool:
         """Take it away; False when there is none."""
+        if self._borrowed.pop(address, None) is not None:
+            self._hardware.remove((EXECUTE, address, 1))
+            return True
+        if gpa is None:
+            return False
         byte, count = self._software.get(gpa, (0, 0))
         if not count:
             return False
@@ -87,10 +105,15 @@ class Breakpoints:
         wanted = (kind, address, length)
         if length not in _LENGTHS or address % length or not 0 <= address < 1 << 64:
             return False
-        if wanted not in self._hardware:
-            if len(self._hardware) == REGISTERS:
-                return False
-            self._hardware.append(wanted)
+        if wanted in self._hardware and address not in self._borrowed:
+            return True
+        if len(self._hardware) == REGISTERS and self._borrowed:
+            borrowed, gpa = self._borrowed.popitem()
+            self._hardware.remove((EXECUTE, borrowed, 1))
+            self._patch(gpa)
+        if len(self._hardware) == REGISTERS:
+            return False
+        self._hardware.append(wanted)
         return True
 
     def remove_hardware(self, kind: int, address: int, length: int) -> bool:
@@ -102,10 +125,10 @@ class Breakpoints:
         return True
 
     def hit(self, dr6: int) -> tuple[int, int] | None:
-        """Kind and address of the one that the low bits of DR6 name."""
+        """Kind and address of the one that the low bits of DR6 name; :data:`INT3` is that of a software breakpoint."""
         for index, (kind, address, _) in enumerate(self._hardware):
             if dr6 >> index & 1:
-                return kind, address
+                return (INT3 if kind == EXECUTE and address in self._borrowed else kind), address
         return None
 
     def clear(self) -> None:
@@ -115,6 +138,7 @@ class Breakpoints:
                 self._memory.write_int(gpa, 1, byte)
         self._software.clear()
         self._hardware.clear()
+        self._borrowed.clear()
 
     def forget(self) -> None:
         """RAM is new: what was in it is gone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.kvm.structs_more import kvm_fpu
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,14 +81,11 @@ def target_xml() -> bytes:
 
 def read_all(vcpu: Vcpu) -> dict[str, int]:
     """Every register of a vCPU that is held, by gdb's names."""
-    regs, sregs, fpu = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_fpu()
+    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     values = {name: int(getattr(regs, name)) for name in _GENERAL}
     values["eflags"] = regs.rflags & 0xFFFF_FFFF
     values.update({name: getattr(sregs, name).selector for name in _SEGMENTS})
-    values.update({f"st{n}": int.from_bytes(bytes(fpu.fpr[n])[:10], "little") for n in range(8)})
-    values.update(_x87(fpu))
-    values.update({f"xmm{n}": int.from_bytes(bytes(fpu.xmm[n]), "little") for n in range(16)})
-    values["mxcsr"] = fpu.mxcsr
+    values.update(_x87(vcpu.get_xsave()))
     values["fs_base"], values["gs_base"] = sregs.fs.base, sregs.gs.base
     values.update({name: int(getattr(sregs, name)) for name in _CONTROL})
     values["k_gs_base"] = vcpu.get_msrs([KERNEL_GS_BASE]).get(KERNEL_GS_BASE, 0)
@@ -96,19 +93,44 @@ def read_all(vcpu: Vcpu) -> dict[str, int]:
     return values
 
 
-def _x87(fpu: kvm_fpu) -> dict[str, int]:
-    # KVM has the abridged tags: a bit that says "not empty"; gdb wants two bits, 3 is "empty"
-    tags = sum((0 if fpu.ftwx >> n & 1 else 3) << 2 * n for n in range(8))
-    return {
-        "fctrl": fpu.fcw,
-        "fstat": fpu.fsw,
-        "ftag": tags,
-        "fiseg": fpu.last_ip >> 32 & 0xFFFF,
-        "fioff": fpu.last_ip & 0xFFFF_FFFF,
-        "foseg": fpu.last_dp >> 32 & 0xFFFF,
-        "fooff": fpu.last_dp & 0xFFFF_FFFF,
-        "fop": fpu.last_opcode,
-    }
+_LEGACY = struct.Struct("<HHBxHQQI")
+"""The beginning of an XSAVE area: FCW, FSW, abridged FTW, FOP, FIP, FDP, MXCSR."""
+_ST, _XMM, _MXCSR, _XSTATE_BV = 32, 160, 24, 512
+_X87_USED, _SSE_USED = 1, 2
+
+
+def _x87(area: bytes) -> dict[str, int]:
+    used = int.from_bytes(area[_XSTATE_BV : _XSTATE_BV + 8], "little")
+    if not used & _X87_USED:  # as FNINIT leaves it; what the area holds is old
+        area = (
+            _LEGACY.pack(0x37F, 0, 0, 0, 0, 0, int.from_bytes(area[24:28], "little")).ljust(_XMM, b"\0") + area[_XMM:]
+        )
+    fcw, fsw, ftw, fop, fip, fdp, mxcsr = _LEGACY.unpack_from(area)
+    # The area has the abridged tags: a bit that says "not empty"; gdb wants two bits, 3 is "empty"
+    tags = sum((0 if ftw >> n & 1 else 3) << 2 * n for n in range(8))
+    values = dict(
+        zip(
+            _X87,
+            (fcw, fsw, tags, fip >> 32 & 0xFFFF, fip & 0xFFFF_FFFF, fdp >> 32 & 0xFFFF, fdp & 0xFFFF_FFFF, fop),
+            strict=True,
+        )
+    )
+    values["mxcsr"] = mxcsr if used & _SSE_USED else 0x1F80
+    for n in range(8):
+        values[f"st{n}"] = int.from_bytes(area[_ST + 16 * n : _ST + 16 * n + 10], "little")
+    for n in range(16):
+        xmm = area[_XMM + 16 * n : _XMM + 16 * n + 16] if used & _SSE_USED else b""
+        values[f"xmm{n}"] = int.from_bytes(xmm, "little")
+    return values
+
+
+def _write_sse(vcpu: Vcpu, values: dict[str, int]) -> None:
+    area = bytearray(vcpu.get_xsave())
+    for name, value in values.items():
+        at, size = (_MXCSR, 4) if name == "mxcsr" else (_XMM + 16 * int(name[3:]), 16)
+        area[at : at + size] = value.to_bytes(size, "little")
+    area[_XSTATE_BV] |= _SSE_USED
+    vcpu.set_xsave(bytes(area))
 
 
 def pack(values: dict[str, int]) -> bytes:
@@ -147,15 +169,9 @@ def write(vcpu: Vcpu, changes: dict[str, int]) -> list[str]:
     if general:
         vcpu.set_regs(regs)
     done = {*general, *special}
-    if any(name.startswith("xmm") or name == "mxcsr" for name in changes):
-        fpu = vcpu.get_fpu()
-        for name, value in changes.items():
-            if name.startswith("xmm"):
-                fpu.xmm[int(name[3:])][:] = list(value.to_bytes(16, "little"))
-            elif name == "mxcsr":
-                fpu.mxcsr = value
-            else:
-                continue
-            done.add(name)
-        vcpu.set_fpu(fpu)
+    sse = {name: value for name, value in changes.items() if name.startswith("xmm") or name == "mxcsr"}
+    if sse:
+        # All of them: those that were in their initial state are not in the area
+        _write_sse(vcpu, {name: sse.get(name, now[name]) for name in (*(f"xmm{n}" for n in range(16)), "mxcsr")})
+    done.update(sse)
     return [name for name in changes if name not in done]

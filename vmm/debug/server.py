@@ -65,7 +65,7 @@ class GdbTarget:
 
 
 class GdbServer:
-    """Serves gdb for *machine*, which is made and not started yet, until :meth:`close`.  A context manager.
+    """Serves gdb for *machine*, started or not, until :meth:`close`.  A context manager.
 
     :raises HostError: the address cannot be had
     """
@@ -201,8 +201,8 @@ def _listen(target: GdbTarget) -> socket.socket:
         if target.path:
             listener = socket.socket(socket.AF_UNIX)
             try:
+                os.fchmod(listener.fileno(), 0o600)  # what the file gets, from its first moment on
                 listener.bind(target.path)
-                os.chmod(target.path, 0o600)
                 listener.listen(1)
             except BaseException:
                 listener.close()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _BAD, _NO_MEMORY = b"E01", b"E14"
 _SIGINT, _SIGTRAP = 2, 5
-_HW_KINDS = {"break": "swbreak:", "hwbreak": "hwbreak:"}
+_REASONS = {"int3": "swbreak:", "swbreak": "swbreak:", "hwbreak": "hwbreak:"}
 
 
 class Bad(Exception):
@@ -123,7 +123,7 @@ class Stub:
             return self.end_reply()
         reason = ""
         if stop is not None:
-            reason = _HW_KINDS.get(stop.kind, "")
+            reason = _REASONS.get(stop.kind, "")
             if stop.kind in ("watch", "awatch"):
                 reason = f"{stop.kind}:{stop.address:x}"
         return f"T{signal:02x}thread:{self._selected + 1:x};{reason and reason + ';'}".encode()

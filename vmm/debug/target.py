@@ -21,13 +21,14 @@ _REASON = "debugger"
 _DEBUG_EXCEPTION, _BREAKPOINT_EXCEPTION = 1, 3
 _PAGE = 4096
 _UPPER_HALF = 1 << 63
+_KINDS = {bp.EXECUTE: "hwbreak", bp.WRITE: "watch", bp.ACCESS: "awatch", bp.INT3: "swbreak"}
 
 
 class Stop:
     """Why the guest stopped.
 
     :ivar vcpu: index of the one that did it
-    :ivar kind: ``break``, ``hwbreak``, ``watch``, ``awatch``, ``step``, ``interrupt``
+    :ivar kind: ``int3``, ``swbreak``, ``hwbreak``, ``watch``, ``awatch``, ``step``, ``interrupt``
     :ivar address: of the breakpoint or watchpoint
     """
 
@@ -143,14 +144,10 @@ class Target:
         self._threads.hold_self(vcpu, _REASON)
         info = vcpu.kvm_run.debug
         if info.exception == _BREAKPOINT_EXCEPTION:
-            stop = Stop(vcpu.index, "break", int(info.pc))
+            stop = Stop(vcpu.index, "int3", int(info.pc))
         else:
             hit = self._breakpoints.hit(info.dr6)
-            if hit is not None:
-                kind = {bp.EXECUTE: "hwbreak", bp.WRITE: "watch", bp.ACCESS: "awatch"}[hit[0]]
-                stop = Stop(vcpu.index, kind, hit[1])
-            else:
-                stop = Stop(vcpu.index, "step")
+            stop = Stop(vcpu.index, "step") if hit is None else Stop(vcpu.index, _KINDS[hit[0]], hit[1])
         self._stops.put(stop)
         self._wake()
 
@@ -163,7 +160,7 @@ class Target:
         found: Stop | None = None
         while not self._stops.empty():
             stop = self._stops.get()
-            if stop.kind == "break" and not self._is_ours(stop):
+            if stop.kind == "int3" and not self._is_ours(stop):
                 self._foreign.add(stop.vcpu)  # the guest's own INT3: it gets its exception when it goes on
                 continue
             if stop.kind == "step" and stop.vcpu != self._stepping:
@@ -251,7 +248,7 @@ class Target:
             if gpa is None:
                 return False
             try:
-                self._breakpoints.add_software(gpa)
+                self._breakpoints.add_software(address, gpa)
             except GuestError:
                 return False
             return True
@@ -260,8 +257,7 @@ class Target:
     def clear_breakpoint(self, index: int, kind: int, address: int, length: int) -> bool:
         """The same for ``z``; False when there is none."""
         if kind == 0:
-            gpa = self._translate(index, address)
-            return gpa is not None and self._breakpoints.remove_software(gpa)
+            return self._breakpoints.remove_software(address, self._translate(index, address))
         return self._breakpoints.remove_hardware(*_hardware(kind, address, length))
 
 

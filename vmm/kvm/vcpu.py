@@ -9,6 +9,7 @@ import struct
 from vmm.errors import ConfigError, HostError
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
+from vmm.kvm.ctype import u8
 from vmm.kvm.stats import open_stats, read_stats
 from vmm.native import ffi, lib
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.kvm.structs_more import kvm_fpu, kvm_guest_debug
+    from vmm.kvm.structs_more import kvm_guest_debug
     from vmm.kvm.structs_run import kvm_run
 
 
 MMIO_OFFSET, MMIO_DATA = 32, 8
 """Where ``kvm_run.mmio`` begins, and in it its ``data``.  Set-up writes of virtio drivers come this way while a guest
 boots, which is too early to make classes for all of ``kvm_run``."""
+XSAVE_SIZE = 4096
 _MMIO = struct.Struct("<Q8sIB")
 
 
@@ -184,17 +186,15 @@ class Vcpu:
         if done != len(values):
             raise HostError(f"KVM_SET_MSRS: MSR {list(values)[done]:#x} is refused", code="kvm-msr")
 
-    def get_fpu(self) -> kvm_fpu:
-        """x87 and SSE registers."""
-        from vmm.kvm.structs_more import kvm_fpu
+    def get_xsave(self) -> bytes:
+        """x87, SSE and further registers as XSAVE writes them, 4096 bytes (Intel SDM vol. 1, 13.4)."""
+        area = (u8 * XSAVE_SIZE)()
+        k.ioctl(self.fd, k.KVM_GET_XSAVE, area, "KVM_GET_XSAVE")
+        return bytes(area)
 
-        fpu = kvm_fpu()
-        k.ioctl(self.fd, k.KVM_GET_FPU, fpu, "KVM_GET_FPU")
-        return fpu
-
-    def set_fpu(self, fpu: kvm_fpu) -> None:
-        """KVM_SET_FPU."""
-        k.ioctl(self.fd, k.KVM_SET_FPU, fpu, "KVM_SET_FPU")
+    def set_xsave(self, area: bytes) -> None:
+        """KVM_SET_XSAVE."""
+        k.ioctl(self.fd, k.KVM_SET_XSAVE, (u8 * XSAVE_SIZE).from_buffer_copy(area), "KVM_SET_XSAVE")
 
     def set_guest_debug(self, state: kvm_guest_debug) -> None:
         """KVM_SET_GUEST_DEBUG: what is to end :meth:`run` with KVM_EXIT_DEBUG; a state of zeros: nothing."""

@@ -92,7 +92,7 @@ def test_single_steps(gdb: Gdb) -> None:
     assert re.findall(r"\$\d+ = (\S+)", out) == [hex(BASE + 6), hex(BASE + 11), "0x1234", "0x1234", "1"], out
 
 
-@pytest.mark.parametrize("kind", [pytest.param("break", marks=pytest.mark.guest), "hbreak"])
+@pytest.mark.parametrize("kind", ["break", "hbreak"])
 def test_breakpoints(gdb: Gdb, kind: str) -> None:
     out = gdb(
         f"{kind} *{BASE + 11:#x}", "continue", "p/x $rip", f"p *(int*){VALUE:#x}",
@@ -130,7 +130,7 @@ def test_vcpus_are_threads(gdb: Gdb) -> None:
 
 
 def test_after_detach_the_guest_runs_and_can_be_attached_to_again(gdb: Gdb) -> None:
-    gdb(f"hbreak *{BASE + 11:#x}", "continue", "detach")
+    gdb(f"break *{BASE + 11:#x}", "continue", "detach")
     first = gdb.machine.memory.read_int(VALUE, 4)
     wait_until(lambda: gdb.machine.memory.read_int(VALUE, 4) > first + 10)
     assert gdb.machine.memory.read(BASE, len(CODE)) == CODE, "no breakpoint is left"

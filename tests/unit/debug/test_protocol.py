@@ -149,6 +149,8 @@ def client(tmp_path: Path) -> Iterator[Client]:
         (b"Pffff=00", b"E01"),
         (b"G00", b"E01"),
         (b"Z0,1000000,1", b"OK"),
+        (b"z0,1000000,1", b"E14"),
+        (b"Z0,d0000000,1", b"E14"),
         (b"Z1,1000000,1", b"OK"),
         (b"Z2,1000001,4", b"E14"),
         (b"Z3,1000000,4", b""),
@@ -175,6 +177,20 @@ def test_replies(client: Client, command: bytes, reply: bytes | None) -> None:
 def test_more_hardware_breakpoints_than_registers_are_refused(client: Client) -> None:
     answers = [client.ask(b"Z1,%x,1" % (0x1000000 + n)) for n in range(5)]
     assert answers == [b"OK"] * 4 + [b"E14"]
+
+
+@KVM
+def test_software_breakpoints_are_int3s_only_when_the_registers_are_taken(client: Client) -> None:
+    places = [0x1000000 + n for n in range(8)]
+    code = client.ask(b"m1000000,8") or b""
+    assert [client.ask(b"Z0,%x,1" % place) for place in places] == [b"OK"] * 8
+    assert client.ask(b"qPyvmm.Physical:1000000,8") == client.ask(b"m1000000,8") == code, "nobody sees them"
+    assert [client.ask(b"Z1,%x,1" % place) for place in places] == [b"OK"] * 4 + [b"E14"] * 4, "they make room"
+    assert client.ask(b"M1000000,2:9090") == b"OK"
+    assert client.ask(b"m1000000,8") == b"9090" + code[4:]
+    assert [client.ask(b"z0,%x,1" % place) for place in places] == [b"OK"] * 8
+    assert client.ask(b"z0,1000000,1") == b"E14"
+    assert client.ask(b"m1000000,8") == b"9090" + code[4:]
 
 
 @KVM
