@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import time
 from _thread import RLock, allocate_lock, get_ident
-from _weakref import ref
 
-from vmm import boot
+from vmm import boot, exithook
 from vmm.boot import layout
 from vmm.bus import Bus
 from vmm.config import PCI
@@ -41,20 +39,6 @@ if TYPE_CHECKING:
     from vmm.virtio.vsock import Vsock
     from vmm.virtio.vsock_vhost import VhostVsock
 
-_machines: dict[int, ref[Machine]] = {}
-"""By id.  Not a WeakSet, for what importing :mod:`weakref` costs."""
-
-
-def _close_all() -> None:
-    # Threads in C must not outlive the memory that the interpreter is about to unmap
-    for reference in list(_machines.values()):
-        machine = reference()
-        if machine is not None:
-            machine.close()
-
-
-atexit.register(_close_all)
-
 
 class Machine:
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
@@ -82,8 +66,7 @@ class Machine:
         self._core: Core | None = None
         self._vsock: Vsock | VhostVsock | None = None
         with self._life_lock:
-            key = id(self)
-            _machines[key] = ref(self, lambda _: _machines.pop(key, None))
+            exithook.watch(self)
             try:
                 self._build(devices)
             except BaseException:
@@ -448,7 +431,7 @@ class Machine:
                     self._loop_thread.join()
             self._life.stage = CLOSED
             self._close_parts()
-            _machines.pop(id(self), None)
+            exithook.forget(self)
 
     def _close_parts(self) -> None:
         # In the opposite order of their making: workers before the memory and descriptors that they use
