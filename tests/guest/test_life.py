@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import BOOT_TIMEOUT, PROMPT, Guest
-from vmm import ConfigError
+from vmm import ConfigError, ShareConfig
 
 WORK = """
 cd /root; for i in 1 2 3 4; do
@@ -41,6 +42,32 @@ def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int,
     assert "wrong" not in guest.console
     assert pauses > 3
     assert guest.check("dmesg | grep -ciE 'soft lockup|rcu.*stall|hung' || true") == "0\n"
+    assert guest.power_off().kind == "poweroff"
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_pauses_and_resets_with_a_share(boot: Boot, tmp_path: Path, isolation: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    guest = boot(shares=[ShareConfig(str(shared), isolation=isolation)])
+    for round_ in range(2):
+        guest.check("mkdir -p /mnt && mount -t virtiofs share /mnt")
+        guest.check("(i=0; while [ $i -lt 300 ]; do echo $i >/mnt/n$i; i=$((i+1)); done; echo all >/mnt/done) &")
+        for _ in range(10):
+            guest.machine.pause()
+            before = sorted(path.name for path in shared.iterdir())
+            time.sleep(0.02)
+            assert sorted(path.name for path in shared.iterdir()) == before, "nothing is served meanwhile"
+            guest.machine.resume()
+            time.sleep(0.03)
+        guest.check("while [ ! -s /mnt/done ]; do sleep 0.1; done")
+        assert [(shared / f"n{number}").read_text() for number in range(300)] == [f"{n}\n" for n in range(300)]
+        for path in shared.iterdir():
+            path.unlink()
+        if not round_:
+            guest.machine.reset()
+            guest.expect("pyvmm-init: hello", BOOT_TIMEOUT)
+            guest.start_shell()
     assert guest.power_off().kind == "poweroff"
 
 

@@ -438,3 +438,20 @@ def test_an_uncaught_exception_ends_the_interpreter_with_its_traceback(tmp_path:
     assert done.returncode == 1
     assert done.stderr.endswith("RuntimeError: a bug of the program\n")
     assert done.stderr.count("Traceback") == 1
+
+
+def test_the_root_logger_is_the_programs(tmp_path: Path) -> None:
+    program = f"""if True:
+        import logging
+        from tests import tiny
+        from vmm import Machine
+        from vmm.debug import GdbServer, GdbTarget
+        with Machine(tiny.config({tiny.make(tmp_path, tiny.POWEROFF)!r})) as machine:
+            with GdbServer(machine, GdbTarget(port=0)):
+                machine.run()
+        assert not logging.getLogger().handlers and logging.getLogger().level == logging.WARNING
+        loggers = [name for name in logging.root.manager.loggerDict if name.startswith("vmm")]
+        assert not any(logging.getLogger(name).handlers for name in loggers)
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
