@@ -267,8 +267,8 @@ def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progr
             recipe.run(["objcopy", "--only-keep-debug", str(output / "vmlinux"), str(made / "vmlinux.debug")])
         shutil.copy(output / "System.map", made / "System.map")
         shutil.copy(output / ".config", made / "config")
-        for name in ("vmlinux", "System.map", "config"):
-            os.chmod(made / name, 0o444)
+        for file in made.iterdir():
+            os.chmod(file, 0o444)
         progress.say(f"built vmlinux ({(made / 'vmlinux').stat().st_size >> 20} MiB)")
         return recipe.publish(made, entry, "vmlinux")
 
