@@ -1,7 +1,4 @@
-"""`pyvmm debug` as far as it goes without Linux: the RAM of a machine that runs, and what is told when it cannot be.
-
-tests/guest/test_debug.py has the whole of it.
-"""
+"""`pyvmm debug` as far as it goes without Linux: the RAM of a machine that runs, and what is told when it cannot be."""
 
 from __future__ import annotations
 
