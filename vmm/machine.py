@@ -15,7 +15,7 @@ from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
 from vmm.execution import VcpuThreads
 from vmm.kvm.state import set_boot_state, set_reset_msrs
-from vmm.life import CLOSED, ERROR, MADE, PANIC, PAUSED, POWEROFF, REBOOT, RUNNING, STOPPED, TIMEOUT, Life
+from vmm.life import CLOSED, ERROR, MADE, PANIC, PAUSED, POWEROFF, REBOOT, RUNNING, STOPPED, TIMEOUT, EndEvent, Life
 from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.slots import MmioSlots, Native
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vmm.bus import BusDevice
     from vmm.config import DiskConfig, MachineConfig
     from vmm.kvm import Vcpu
-    from vmm.life import EndEvent, Event, EventStream
+    from vmm.life import Event, EventStream
     from vmm.slots import Attached
     from vmm.slots_pci import PciSlots
     from vmm.virtio.balloon import Balloon
@@ -59,7 +59,7 @@ class Machine:
         self._closers: list[Any] = [self.loop]
         self._loop_thread: Thread | None = None
         self._life = Life()
-        self._life.listen(lambda event: self.phases.append(("ended", event.at)))
+        self._life.listen(self._note_end)
         # What changes the state excludes each other: the exit hook closes machines of threads that still run
         self._life_lock = RLock()
         self._pages_lock = allocate_lock()
@@ -367,6 +367,10 @@ class Machine:
         self._life.check("shutdown")
         self.press_power_button()
         return self.wait(timeout)
+
+    def _note_end(self, event: Event | EndEvent) -> None:
+        if isinstance(event, EndEvent):
+            self.phases.append(("ended", event.at))
 
     def _check_thread(self, call: str) -> None:
         own = self._loop_thread is not None and self._loop_thread.ident == get_ident()

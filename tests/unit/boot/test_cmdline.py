@@ -21,6 +21,10 @@ def test_no_root_disk_no_root() -> None:
     assert "root=" not in default_cmdline()
 
 
+def test_the_console_is_the_device_that_was_asked_for() -> None:
+    assert [word for word in default_cmdline(hvc=True).split() if word.startswith("console=")] == ["console=hvc0"]
+
+
 def test_pci_is_off_unless_there_is_one() -> None:
     assert "pci=off" in default_cmdline() and "pci=off" not in default_cmdline(pci=True)
 
