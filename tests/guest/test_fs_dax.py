@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,19 @@ def stats(guest: Guest) -> dict[str, Any]:
     return found
 
 
+def start_map(guest: Guest, size: int) -> None:
+    """A process that has the file mapped and waits for lines."""
+    guest.check(
+        f"mkfifo /tmp/in; (mapfile /mnt/big {size} </tmp/in >>/tmp/out; echo ended $? >>/tmp/out) & exec 9>/tmp/in"
+    )
+
+
+def ask(guest: Guest, line: str) -> str:
+    """The answer to a line."""
+    guest.check(f": >/tmp/out; echo {line} >&9")
+    return guest.check("while ! [ -s /tmp/out ]; do usleep 10000; done; cat /tmp/out").strip()
+
+
 @ISOLATION
 def test_reading_copies_nothing(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
     guest = mount(boot, share, programs, isolation)
@@ -73,6 +87,32 @@ def test_writing_in_place(boot: Boot, share: Path, programs: DiskConfig, isolati
     assert len(data) == SIZE
     assert (data[5000], data[-1], data[4000:4004]) == (65, 66, b"done")
     assert (share / "small").read_text() == "longer and longer" == guest.check("cat /mnt/small")
+
+
+@ISOLATION
+def test_a_mapped_file_that_the_host_truncates(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
+    """What is gone reads as zeroes, or the process gets a signal; the machine goes on, other files as before, and what
+    the host writes there again is seen."""
+    guest = mount(boot, share, programs, isolation)
+    start_map(guest, SIZE)
+    data = (share / "big").read_bytes()
+    at = 5 * MIB
+    assert ask(guest, f"r {at}") == f"{data[at]:02x}"
+    os.truncate(share / "big", 4096)
+    assert ask(guest, f"r {at}") == "00"
+    assert ask(guest, "r 100") == f"{data[100]:02x}"
+    guest.check(f"echo w {at} 7 >&9")
+    assert ask(guest, f"r {at + 4096}") == "00"
+    assert stats(guest)["dax_faults"] >= 1
+    assert guest.check("cat /mnt/small") == "small"
+    guest.check("echo more >>/mnt/small")
+    assert guest.check("cat /mnt/small") == "smallmore\n"
+
+    (share / "big").write_bytes(b"\x42" * SIZE)
+    guest.check(f"while :; do : >/tmp/out; echo r {at} >&9; usleep 50000; grep -q 42 /tmp/out && break; done")
+    assert stats(guest)["dax_cut"] == 0
+    guest.check("exec 9>&-; umount /mnt || umount -l /mnt")
+    assert guest.power_off().kind == "poweroff"
 
 
 def test_a_read_only_share_in_the_window(boot: Boot, share: Path, programs: DiskConfig) -> None:

@@ -41,7 +41,7 @@ enum { STACK_SIZE = 256 << 10, LOOK_MS = 20, SHRUNK_MS = 100 };
 struct slot {
 	uint16_t pages; /* of a file; 0: nothing is mapped */
 	uint16_t whole; /* of those, how many are in the window; the others are parked */
-	uint16_t had;   /* how many the file had when it was mapped */
+	uint16_t had;   /* how many of them the guest counts on: cut before that, the file has shrunk */
 	bool lost;      /* not parked, but gone: cut for good */
 };
 
@@ -127,9 +127,22 @@ static int slot_clear(struct dax *dax, uint32_t i)
 	return 0;
 }
 
-static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t from, uint64_t end, bool writable)
+/*
+ * How many pages of a slot the guest counts on. Those of the file, but a guest that asks for a place behind its end, or again
+ * for a slot that has lost pages, does not know how short it is.
+ */
+static uint16_t counted_on(const struct slot *before, uint64_t pages, uint64_t from, uint64_t end)
 {
 	uint64_t had = end > from ? (end - from + PAGE - 1) / PAGE : 0;
+
+	if (!had || before->whole < before->had || had > pages)
+		had = pages;
+	return (uint16_t)had;
+}
+
+static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t from, uint64_t end, bool writable)
+{
+	uint16_t had = counted_on(&dax->slot[i], len / PAGE, from, end);
 	int flags = writable ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE, err;
 	uint8_t *p;
 
@@ -148,7 +161,7 @@ static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t fr
 		return err;
 	}
 	dax->slot[i].pages = dax->slot[i].whole = (uint16_t)(len / PAGE);
-	dax->slot[i].had = had < len / PAGE ? (uint16_t)had : (uint16_t)(len / PAGE);
+	dax->slot[i].had = had;
 	if (dax->stats.slots++ == 0)
 		eventfd_write(dax->wake_fd, 1); /* from now on look whether files shrink */
 	return 0;
@@ -306,7 +319,7 @@ static void look_at_cuts(struct dax *dax)
 
 		if (!n || s->lost)
 			continue;
-		if (touched(in_window(dax, i, at), n) && !can_be_had(in_park(dax, i, at), PAGE))
+		if ((at < s->had || touched(in_window(dax, i, at), n)) && !can_be_had(in_park(dax, i, at), PAGE))
 			continue;
 		if (move(in_park(dax, i, at), (size_t)n * PAGE, in_window(dax, i, at)))
 			continue;
@@ -318,7 +331,7 @@ static void look_at_cuts(struct dax *dax)
 
 /*
  * KVM lets a vCPU whose interrupts are on wait for a page as if it were on its way, and again when it has not come: such an
- * access never fails. So files are watched for having lost what they had when they were mapped.
+ * access never fails. So files are watched for having lost what the guest counts on.
  */
 static void look_for_shrunk(struct dax *dax)
 {
