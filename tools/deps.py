@@ -64,6 +64,7 @@ NEEDS = (
     Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("lab", "ip", "iproute2", "makes the networks of tests"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
+    Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )
 
 

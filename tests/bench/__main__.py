@@ -21,7 +21,7 @@ from tools.step import step
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
-LAB_PARTS = {True: ("boot", "fio-icount"), False: ("memory", "fio", "vsock", "console")}
+LAB_PARTS = {True: ("boot", "fio-icount"), False: ("memory", "fio", "fs", "vsock", "console")}
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
 PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
 

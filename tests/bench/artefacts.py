@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import install, programs
+from tests.bench import fs, install, programs
 from tests.bench.stage import Stage, python_files
 from tools import guest
 
@@ -49,6 +49,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     stage.add_program("/bin/sh")
     stage.add_program(shutil.which("readlink") or "/usr/bin/readlink")
     stage.add_program(programs.QEMU)
+    stage.add_program(fs.VIRTIOFSD)
     for name in ("bios-microvm.bin", "qboot.rom", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"):
         for folder in ("/usr/share/seabios", "/usr/share/qemu"):
             if os.path.exists(f"{folder}/{name}"):

@@ -69,10 +69,10 @@ def main(argv: list[str]) -> int:
     """Measure what the file `argv[0]` says."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
-    from tests.bench import boot, console, fio, memory, vsock
+    from tests.bench import boot, console, fio, fs, memory, vsock
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
-    measures |= {"vsock": vsock.measure, "console": console.measure}
+    measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     enter_stage(spec.stage)

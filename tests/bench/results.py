@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.fio import JOBS
+from tests.bench.fs import TRANSFERS
 from tests.bench.vsock import MOVES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,6 +190,39 @@ def _console_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _fs_rows(figures: dict[str, Any]) -> list[Row]:
+    jobs = figures["jobs"]
+    names = {job: (f"share: {job}", "requests/s" if "4k" in job else "MiB/s", True) for job in TRANSFERS}
+    tree = {
+        "unpack": f"unpack {figures['files']:,} files",
+        "find": "find and stat them",
+        "grep": "grep -r",
+        "remove": "rm -rf",
+    }
+    names |= {job: (f"share: {label}", "1/s", False) for job, label in tree.items()}
+    rows = []
+    for job, (name, unit, is_rate) in names.items():
+        both = (_median(jobs[who], job) for who in ("pyvmm", "qemu"))
+        ours, theirs = (value if is_rate else 1 / value for value in both)
+        rows.append(_compare(name, ours, theirs, unit, peer_name="virtiofsd", must=1.0, at_least=True))
+    rows.append(Row("share, geometric mean", _mean(rows), aim=1.3, at_least=True))
+    dax, plain = (figures["dax"][name] for name in ("dax", "plain"))
+    rows.append(_absolute("DAX: bytes copied to read a mapped file twice", dax["copied"], "bytes", must=0))
+    for key, name in (("copied", "without DAX"), ("guest_cache_mib", "guest RAM taken by DAX, MiB, and without")):
+        rows.append(Row(f"  {name}", dax[key], pyvmm=dax[key], peer=plain[key], peer_name="no DAX", ratio=False))
+    ours, theirs = (dax["mib_s"][1], plain["mib_s"][1])
+    rows.append(_compare("  reading it for the second time", ours, theirs, "MiB/s", peer_name="no DAX", at_least=True))
+    memory = figures["memory"]
+    for key, name in (("uss_kib", "memory of the server"), ("pss_kib", "  its part of all that it maps")):
+        ours, theirs = (memory[f"{who}-after"][key] for who in ("pyvmm", "qemu"))
+        name = f"{name}, {memory['count']:,} files known"
+        must, aim = (1.0, 0.5) if key == "uss_kib" else (None, None)
+        rows.append(_compare(name, ours, theirs, "KiB", peer_name="virtiofsd", must=must, aim=aim))
+    ours, theirs = (memory[f"{who}-after"]["fds"] for who in ("pyvmm", "qemu"))
+    rows.append(_compare("  its descriptors", ours, theirs, peer_name="virtiofsd"))
+    return rows
+
+
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The rows of the parts that were measured, in their order."""
     makers = {
@@ -199,6 +233,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "fio-icount": _fio_icount_rows,
         "vsock": _vsock_rows,
         "console": _console_rows,
+        "fs": _fs_rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 

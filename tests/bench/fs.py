@@ -1,0 +1,256 @@
+"""A directory of the host in a guest: pyvmm's own server beside Debian's virtiofsd under QEMU.
+
+Both serve a directory in the host's memory with one thread for requests and the same cache mode. Before each job the
+guest forgets what it knows (drop_caches); for the host everything is warm.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import boot, programs
+from tests.bench.child import Child, ChildError
+from tests.bench.fio import AGENT, PATIENCE, READ_BANDWIDTH, WRITE_BANDWIDTH, Vm
+from tests.bench.memory import MAPPING, family
+
+if TYPE_CHECKING:
+    from tests.bench.inside import Spec
+
+VIRTIOFSD = "/usr/libexec/virtiofsd"
+CACHE = "auto"
+MIB = 1 << 20
+WINDOW_MIB = 512
+FILES_PER_FOLDER = 50
+TREE = "/mnt/tree"
+TRANSFERS = {"read-1m": ("read", "1m"), "write-1m": ("write", "1m"), "randread-4k": ("randread", "4k")}
+TREE_JOBS = {
+    "unpack": f"mkdir {TREE}; tar xf /ram/tree.tar -C {TREE}",
+    "find": f"find {TREE} -size +100000k",
+    "grep": f"grep -rF not-in-there {TREE} || true",
+    "remove": f"rm -rf {TREE}",
+}
+
+
+class Amounts:
+    """How much of everything."""
+
+    def __init__(self, quick: bool) -> None:
+        self.data_mib, self.dax_mib, self.folders, self.known = (
+            (32, 64, 20, 20_000) if quick else (128, 256, 100, 100_000)
+        )
+
+
+class Share:
+    """One machine with a directory, and with QEMU the process that serves it."""
+
+    def __init__(
+        self, name: str, spec: Spec, folder: str, *, options: str = "", mount: str = "", data: str = ""
+    ) -> None:
+        self.name = name
+        self.server: Child | None = None
+        self.disk = disk = f"/bench/vda-fs-{name}"
+        shutil.copyfile(spec.fio_disk, disk)
+        cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
+        guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=data, memory=512)
+        if name.startswith("qemu"):
+            argv = self._start_virtiofsd(folder, guest)
+        else:
+            extra = ("--share", f"{folder},cache={CACHE}{options}", "--stats", "--json")
+            argv = programs.pyvmm(spec.pyvmm, guest, extra=extra)
+        try:
+            self.vm = Vm(name, argv)
+            self.vm.run(f"mount -t virtiofs{mount} share /mnt", PATIENCE)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_virtiofsd(self, folder: str, guest: programs.Guest) -> list[str]:
+        """Start virtiofsd, and return the command line of the QEMU that uses it."""
+        socket = f"/tmp/{self.name}.sock"
+        self.server = Child([VIRTIOFSD, f"--socket-path={socket}", f"--shared-dir={folder}", f"--cache={CACHE}"])
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(socket):
+            if time.monotonic() > deadline:
+                raise ChildError(f"virtiofsd does not listen\n{self.server.last_words()}")
+            time.sleep(0.05)
+        # The server has to see the guest's memory.
+        ram = f"memory-backend-memfd,id=ram,size={guest.memory}M,share=on"
+        device = "vhost-user-fs-device,chardev=fs,tag=share,num-request-queues=1,queue-size=1024"
+        extra = ("-object", ram, "-machine", "memory-backend=ram", "-chardev", f"socket,id=fs,path={socket}")
+        return programs.qemu(guest, extra=(*extra, "-device", device))
+
+    def servers(self) -> list[int]:
+        """The processes that serve the directory, and do nothing else."""
+        if self.server:
+            return family(self.server.pid)
+        found = [pid for pid in family(self.vm.child.pid) if pid != self.vm.child.pid]
+        return [pid for pid in found if "fsd" in Path(f"/proc/{pid}/comm").read_text()]
+
+    def seconds(self, command: str) -> float:
+        """How long a command takes in the guest, which has forgotten all files before."""
+        self.vm.run("sync; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
+        output = self.vm.run(
+            f"read a b </proc/uptime; {command}; read c b </proc/uptime; echo took $a $c", 5 * PATIENCE
+        )
+        begin, end = output.rpartition("took ")[2].split()[:2]
+        return max(float(end) - float(begin), 0.01)
+
+    def transfer(self, job: str, file: str, mib: int, engine: str = "psync") -> float:
+        """MiB/s of fio on a file of the share, each of its bytes once."""
+        rw, size = TRANSFERS[job]
+        self.vm.run("sync; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
+        command = f"fio --minimal --terse-version=3 --name={job} --filename=/mnt/{file} --rw={rw} --bs={size} --thread"
+        output = self.vm.run(f"{command} --size={mib}m --ioengine={engine} --fallocate=none", 2 * PATIENCE)
+        (line,) = [line for line in output.splitlines() if line.startswith("3;fio")]
+        return int(line.split(";")[READ_BANDWIDTH if "read" in rw else WRITE_BANDWIDTH]) / 1024
+
+    def finish(self) -> dict[str, Any]:
+        """Let the guest power off; returns what pyvmm tells of the share: requests by name, bytes."""
+        self.vm.child.write("umount /mnt; break\n")
+        self.vm.child.finish(PATIENCE)
+        for line in self.vm.child.errors().splitlines():
+            if line.startswith('{"event": "poweroff"'):
+                devices = json.loads(line)["stats"]["devices"]
+                (found,) = [device for device in devices if "read_bytes" in device and "ops" in device]
+                return dict(found)
+        raise ChildError(f"no statistics\n{self.vm.child.last_words()}")
+
+    def close(self) -> None:
+        """End it."""
+        if hasattr(self, "vm"):
+            self.vm.close()
+        if self.server:
+            self.server.close()
+        Path(self.disk).unlink(missing_ok=True)
+
+
+def make_file(path: str, mib: int) -> None:
+    """A file without holes."""
+    with open(path, "wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+
+
+def make_tree(path: str, folders: int) -> None:
+    """A tar file of folders with files of up to 8 KiB of text, 2 KiB in the middle."""
+    text = b"all the words that a file of source text might be made of\n" * 150
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for n in range(folders):
+            member = tarfile.TarInfo(f"folder{n:03}")
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(member)
+            for m in range(FILES_PER_FOLDER):
+                member = tarfile.TarInfo(f"folder{n:03}/file{m:03}.txt")
+                member.size, member.mtime = (m * 37 % 64) ** 2 * 2 + 10, 1_700_000_000
+                tar.addfile(member, io.BytesIO(text[: member.size]))
+
+
+def measure_one(share: Share, mib: int) -> dict[str, float]:
+    """One turn: MiB/s of the transfers (reads of 4k: per second), and seconds of what is done with the tree."""
+    figures: dict[str, float] = {}
+    for job in TRANSFERS:
+        figures[job] = share.transfer(job, "data", mib // 8) * 256 if "4k" in job else share.transfer(job, "data", mib)
+    for job, command in TREE_JOBS.items():
+        figures[job] = share.seconds(command)
+    boot.say(f"{share.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    return figures
+
+
+def measure_jobs(spec: Spec, amounts: Amounts) -> dict[str, Any]:
+    """Turn by turn, so that what else the machine does hits both; `ops` are the requests that pyvmm had in all."""
+    figures: dict[str, Any] = {"pyvmm": [], "qemu": []}
+    shares: list[Share] = []
+    make_tree("/bench/tree.tar", amounts.folders)
+    try:
+        for name in figures:
+            folder = f"/bench/share-{name}"
+            os.mkdir(folder)
+            make_file(f"{folder}/data", amounts.data_mib)
+            shares.append(Share(name, spec, folder, data="/bench/tree.tar"))
+            shares[-1].vm.run("mkdir /ram; mount -t tmpfs ram /ram; cat /dev/vdb >/ram/tree.tar", PATIENCE)
+            boot.say(f"{name} is up")
+        for turn in range(spec.turns + 1):
+            for share in shares if turn % 2 == 0 else reversed(shares):
+                run = measure_one(share, amounts.data_mib)
+                if turn:  # the first is for the caches
+                    figures[share.name].append(run)
+        return figures | {"stats": shares[0].finish()}
+    finally:
+        for share in shares:
+            share.close()
+            shutil.rmtree(f"/bench/share-{share.name}")
+
+
+def measure_dax(spec: Spec, mib: int) -> dict[str, Any]:
+    """A file that is mapped is read twice: with a window and without; bytes that the server copied for that."""
+    figures: dict[str, Any] = {}
+    folder = "/bench/share-dax"
+    os.mkdir(folder)
+    make_file(f"{folder}/data", mib)
+    for name, options, mount in (("dax", f",dax={WINDOW_MIB}M", " -o dax"), ("plain", "", "")):
+        share = Share(f"pyvmm-{name}", spec, folder, options=options, mount=mount)
+        try:
+            before = share.vm.run("grep ^Cached: /proc/meminfo", PATIENCE).split()[1]
+            speeds = [share.transfer("read-1m", "data", mib, "mmap") for _ in range(2)]
+            after = share.vm.run("grep ^Cached: /proc/meminfo", PATIENCE).split()[1]
+            stats = share.finish()
+        finally:
+            share.close()
+        cached = (int(after) - int(before)) / 1024
+        figures[name] = {"mib_s": speeds, "copied": stats["read_bytes"], "guest_cache_mib": cached, "stats": stats}
+        boot.say(f"{name}: {speeds} MiB/s, {stats['read_bytes']} bytes copied, {cached:.0f} MiB cached")
+    shutil.rmtree(folder)
+    return figures
+
+
+def server_memory(pid: int) -> dict[str, int]:
+    """KiB that only process `pid` uses, and its part of all that it uses; guest RAM, a memfd, not counted."""
+    sums = {"uss_kib": 0, "pss_kib": 0}
+    is_ram = False
+    with open(f"/proc/{pid}/smaps") as file:
+        for line in file:
+            if header := MAPPING.match(line):
+                is_ram = "memfd:" in header[3] and int(header[2], 16) - int(header[1], 16) >= 64 * MIB
+            elif not is_ram and line.startswith(("Private_", "Pss:")):
+                sums["pss_kib" if line.startswith("Pss") else "uss_kib"] += int(line.split()[1])
+    return sums | {"fds": len(os.listdir(f"/proc/{pid}/fd"))}
+
+
+def measure_memory(spec: Spec, count: int) -> dict[str, Any]:
+    """The servers' memory before and after the guest looked up many files."""
+    folder = "/bench/share-many"
+    for n in range(count // 1000):
+        os.makedirs(f"{folder}/{n}")
+        for m in range(1000):
+            os.close(os.open(f"{folder}/{n}/{m}", os.O_CREAT | os.O_WRONLY, 0o644))
+    figures: dict[str, Any] = {"count": count}
+    for name in ("pyvmm", "qemu"):
+        share = Share(f"{name}-many", spec, folder)
+        try:
+            for when, command in (("before", "true"), ("after", "find /mnt -size +1000k")):
+                share.vm.run(command, 5 * PATIENCE)
+                each = [server_memory(pid) for pid in share.servers()]
+                figures[f"{name}-{when}"] = {key: sum(one[key] for one in each) for key in each[0]}
+        finally:
+            share.close()
+        boot.say(f"{name}: {figures[f'{name}-before']} {figures[f'{name}-after']}")
+    shutil.rmtree(folder)
+    return figures
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """All of it."""
+    amounts = Amounts(spec.turns == 1)
+    return {
+        "files": amounts.folders * FILES_PER_FOLDER,
+        "jobs": measure_jobs(spec, amounts),
+        "dax": measure_dax(spec, amounts.dax_mib),
+        "memory": measure_memory(spec, amounts.known),
+    }
