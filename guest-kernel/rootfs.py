@@ -23,6 +23,7 @@ FOLDERS = "bin dev etc home mnt proc root run sbin sys tmp usr/bin usr/sbin usr/
 # Where the files of rootfs/ go, and their modes.
 OWN_FILES = {
     "init": ("sbin/init", 0o755),
+    "dhcp": ("etc/udhcpc/default.script", 0o755),
     "fstab": ("etc/fstab", 0o644),
     "profile": ("etc/profile", 0o644),
     "passwd": ("etc/passwd", 0o644),
@@ -120,6 +121,7 @@ def make_tree(tree: Path, busybox: Path, extra: list[tuple[Path, str]]) -> None:
     for name, (destination, mode) in OWN_FILES.items():
         path = tree / destination
         path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(HERE / "rootfs" / name, path)
         os.chmod(path, mode)
     (tree / "init").symlink_to("sbin/init")  # the path an initramfs is started by

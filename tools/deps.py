@@ -63,6 +63,7 @@ NEEDS = (
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("lab", "ip", "iproute2", "makes the networks of tests"),
+    Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )

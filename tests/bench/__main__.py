@@ -21,7 +21,10 @@ from tools.step import step
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
-LAB_PARTS = {True: ("boot", "fio-icount"), False: ("memory", "fio", "fs", "vsock", "console")}
+LAB_PARTS = {
+    True: ("boot", "fio-icount", "net-icount"),
+    False: ("memory", "fio", "net", "fs", "vsock", "console"),
+}
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
 PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
 
@@ -65,6 +68,7 @@ def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, q
         initrd="/bench/initrd",
         disk="/bench/disk",
         fio_disk="/bench/fio-disk",
+        net_disk="/bench/net-disk",
         cmdline=default_cmdline(),
         boots=1 if quick else 5,
         turns=1 if icount or quick else 5,

@@ -26,13 +26,15 @@ class Artefacts:
     initrd: str
     disk: str
     fio_disk: str
+    net_disk: str
 
 
 def make(kernel: str | None) -> Artefacts:
     """Make or find everything; `kernel` is one to use instead of the project's."""
     fio_disk = guest.make("rootfs.py", "--size", FIO_DISK_SIZE, "--program", "fio")
+    net_disk = guest.make("rootfs.py", "--program", "iperf3")
     initrd = guest.make("rootfs.py", "--kind", "initrd")
-    return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk)
+    return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk)
 
 
 def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
@@ -60,6 +62,9 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     for name, path in (("vmlinux", artefacts.kernel), ("initrd", artefacts.initrd), ("disk", artefacts.disk)):
         stage.add(os.path.realpath(path), at=f"bench/{name}")
     stage.add(os.path.realpath(artefacts.fio_disk), at="bench/fio-disk")
+    stage.add(os.path.realpath(artefacts.net_disk), at="bench/net-disk")
+    stage.add_program(shutil.which("iperf3") or "/usr/bin/iperf3")
+    stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
     stage.add(HERE / "runner.py", at="bench/runner.py")
     disk = guest.programs()
     stage.add(disk, at="bench/programs")

@@ -33,6 +33,7 @@ class Spec:
     initrd: str
     disk: str
     fio_disk: str
+    net_disk: str
     cmdline: str
     boots: int
     turns: int
@@ -69,10 +70,11 @@ def main(argv: list[str]) -> int:
     """Measure what the file `argv[0]` says."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
-    from tests.bench import boot, console, fio, fs, memory, vsock
+    from tests.bench import boot, console, fio, fs, memory, net, vsock
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
+    measures |= {"net": net.measure, "net-icount": net.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     enter_stage(spec.stage)

@@ -21,7 +21,8 @@ MODERN = ("-global", "virtio-mmio.force-legacy=false")
 class Guest:
     """One machine, as either program is told to make it.
 
-    `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb.
+    `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb; `tap` is the
+    tap device behind its network card.
     `pci`: they are on a PCI bus, with MSI-X, instead of virtio-mmio.
     """
 
@@ -32,6 +33,7 @@ class Guest:
     initrd: str = ""
     disk: str = ""
     data: str = ""
+    tap: str = ""
     pci: bool = False
 
 
@@ -60,6 +62,9 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread
     for name, path in (("vda", guest.disk), ("vdb", guest.data)):
         if path:
             argv += _qemu_disk(name, path, iothread, guest.pci)
+    if guest.tap:
+        argv += ["-netdev", f"tap,id=net0,ifname={guest.tap},script=no,downscript=no,vhost=off"]
+        argv += ["-device", f"virtio-net-{'pci-non-transitional' if guest.pci else 'device'},netdev=net0"]
     return [*argv, *extra]
 
 
@@ -73,6 +78,8 @@ def pyvmm(command: str, guest: Guest, *, extra: Sequence[str] = ()) -> list[str]
         argv += ["--rootfs", guest.disk]
     if guest.data:
         argv += ["--disk", guest.data]
+    if guest.tap:
+        argv += ["--net", f"tap={guest.tap}"]
     if guest.pci:
         argv += ["--transport", "pci"]
     return [*argv, *extra]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench import net
 from tests.bench.fio import JOBS
 from tests.bench.fs import TRANSFERS
 from tests.bench.vsock import MOVES
@@ -151,6 +152,26 @@ def _fio_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _net_rows(
+    figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, aim: float | None = 1.3
+) -> list[Row]:
+    rows = []
+    unit = " at 1 GHz" if suffix else ""
+    for job in (*net.JOBS, net.ROUND_TRIP):
+        ours, theirs = (_median(figures[name], job) for name in ("pyvmm", "qemu"))
+        label = "net 64-byte round trips" if job == net.ROUND_TRIP else f"net iperf3 {job}"
+        what = ("trips/s" if job == net.ROUND_TRIP else "MiB/s") + unit
+        rows.append(_compare(label + suffix, ours, theirs, what, must=must, aim=aim, at_least=True))
+    rows.append(Row("  net, geometric mean", _mean(rows), at_least=True))
+    python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
+    rows.append(_absolute("  exits answered by Python meanwhile", python, must=0))
+    return rows
+
+
+def _net_icount_rows(figures: dict[str, Any]) -> list[Row]:
+    return _net_rows(figures, ", one CPU, instructions", None, None)
+
+
 def _fio_icount_rows(figures: dict[str, Any]) -> list[Row]:
     rows = [
         _compare(f"fio {job}, one CPU, instructions", ours, theirs, unit + " at 1 GHz", at_least=True)
@@ -234,6 +255,8 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "vsock": _vsock_rows,
         "console": _console_rows,
         "fs": _fs_rows,
+        "net": _net_rows,
+        "net-icount": _net_icount_rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 

@@ -1,8 +1,8 @@
-"""A machine of pyvmm the library, whose statistics can be asked for while it runs. Used by the fio rows.
+"""A machine of pyvmm the library, whose statistics can be asked for while it runs. Used by the fio and net rows.
 
-`runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data); the console is stdin and
-stdout; each SIGUSR1 writes how many exits C and Python have answered as one line of JSON to the file STATS. Nothing of
-the test suite is imported: it runs with the installed pyvmm alone.
+`runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data, tap); the console is stdin
+and stdout; each SIGUSR1 writes how many exits C and Python have answered as one line of JSON to the file STATS. Nothing
+of the test suite is imported: it runs with the installed pyvmm alone.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import os
 import signal
 import sys
 
-from vmm import BootConfig, ConsoleConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BootConfig, ConsoleConfig, DiskConfig, Machine, MachineConfig, MemoryConfig, NetConfig
 
 
 def main(config: dict[str, str], stats_path: str) -> int:
     """Run the machine to its end."""
-    disks = tuple(DiskConfig(config[name]) for name in ("disk", "data"))
+    disks = tuple(DiskConfig(config[name]) for name in ("disk", "data") if config[name])
     machine_config = MachineConfig(
         BootConfig(config["kernel"], cmdline="=" + config["cmdline"]),
         MemoryConfig(int(config["memory"]) << 20),
         cpus=int(config["cpus"]),
         disks=disks,
         console=ConsoleConfig("fd", 1),
+        nets=(NetConfig("tap", config["tap"]),) if config["tap"] else (),
     )
     stats = os.open(stats_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     with Machine(machine_config) as machine:

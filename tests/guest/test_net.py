@@ -25,18 +25,6 @@ from vmm import NetConfig, Publish
 
 TIMEOUT = 60.0
 AMOUNT = 24 << 20
-DHCP = """
-cat >/tmp/dhcp <<'END'
-#!/bin/sh
-[ "$1" = bound ] || exit 0
-ifconfig $interface $ip netmask $subnet
-for gateway in $router; do route add default gw $gateway; done
-for server in $dns; do echo nameserver $server; done >/etc/resolv.conf
-END
-chmod +x /tmp/dhcp
-ifconfig eth0 up
-udhcpc -i eth0 -s /tmp/dhcp -q -n -t 10 2>&1
-"""
 WEB = """
 import http.server, sys
 server = http.server.HTTPServer((sys.argv[1], 80), http.server.SimpleHTTPRequestHandler)
@@ -187,7 +175,7 @@ def outside() -> Iterator[Outside]:
 
 def test_user_networking(boot: Boot, outside: Outside, tmp_path: Path) -> None:
     guest = boot(nets=[NetConfig("user", publish=(Publish(8080, 80), Publish(5353, 53, "udp", "127.0.0.1")))])
-    guest.check(DHCP)
+    guest.check("udhcpc -i eth0 -q -n -t 10")
     assert "192.0.2.2" in guest.check("ip addr show eth0")
     assert guest.check("cat /sys/class/net/eth0/mtu").strip() == "65520"
     # From the guest to the world, by address and by name

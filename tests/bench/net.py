@@ -1,0 +1,134 @@
+"""iperf3 and round trips between the guest and the host, over a tap device: how fast the monitors move frames."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import boot, programs
+from tests.bench.child import Child
+from tests.bench.fio import AGENT, STATS, Vm
+
+if TYPE_CHECKING:
+    from tests.bench.inside import Spec
+
+IPERF = "/usr/bin/iperf3"
+BUSYBOX = "/bin/busybox"
+JOBS = {"to-host": "", "to-guest": "-R"}
+ROUND_TRIP = "round-trip"
+PAYLOAD = 64 - 8
+"""Bytes behind the header of an ICMP message of 64 bytes."""
+PATIENCE = 120.0
+NETWORKS = {"pyvmm": "10.8.1", "qemu": "10.8.2"}
+
+# linux/if_tun.h
+TUNSETIFF, TUNSETPERSIST = 0x4004_54CA, 0x4004_54CB
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x2, 0x1000, 0x4000
+
+
+def make_tap(name: str, network: str) -> None:
+    """A tap device that stays, with the first address of its network."""
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+    fcntl.ioctl(tun, TUNSETPERSIST, 1)
+    os.close(tun)
+    for command in (f"ip addr add {network}.1/24 dev {name}", f"ip link set {name} up"):
+        with Child([BUSYBOX, *command.split()]) as child:
+            assert child.finish(PATIENCE) == 0, child.last_words()
+
+
+class NetVm(Vm):
+    """A machine with a network card, and what it is asked to do with it."""
+
+    def __init__(self, name: str, spec: Spec) -> None:
+        self.network = NETWORKS[name]
+        tap = f"bench-{name}"
+        make_tap(tap, self.network)
+        disk = f"/bench/vda-net-{name}"
+        shutil.copyfile(spec.net_disk, disk)
+        cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
+        guest = programs.Guest(spec.kernel, cmdline, disk=disk, tap=tap)
+        if name == "qemu":
+            argv = programs.qemu(guest, iothread=False)
+        else:
+            python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
+            argv = [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS]
+        super().__init__(name, argv)
+        self.run(f"ip addr add {self.network}.2/24 dev eth0 && ip link set lo up && ip link set eth0 up", PATIENCE)
+
+    def iperf(self, seconds: float, direction: str) -> float:
+        """MiB a second of one TCP connection, as whoever received them counted."""
+        with Child([IPERF, "-s", "-1", "-B", f"{self.network}.1", "--forceflush"]) as server:
+            server.wait_for(b"listening", PATIENCE)
+            # An amount, not a time: where instructions are counted, seconds are long
+            amount = f"-n {max(1, round(seconds * 200))}M" if seconds < 0.5 else f"-t {seconds:g}"
+            command = f"iperf3 -c {self.network}.1 -f k -i 0 {amount} {direction}"
+            output = self.run(command, PATIENCE + 60 * seconds)
+            server.finish(PATIENCE)
+        found = re.search(r"([\d.]+) Kbits/sec\s+receiver", output)
+        assert found, output
+        return float(found[1]) * 1000 / 8 / (1 << 20)
+
+    def round_trips(self, seconds: float) -> float:
+        """Messages of 64 bytes that the guest's kernel sends back, one after the other: how many a second."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        sock.settimeout(PATIENCE)
+        sock.connect((f"{self.network}.2", 0))
+        done, began = 0, time.monotonic()
+        with sock:
+            while done < 20 or time.monotonic() - began < seconds:
+                sock.send(_echo(done & 0xFFFF))
+                while True:
+                    answer = sock.recv(256)
+                    if answer[20] == 0 and answer[26:28] == struct.pack(">H", done & 0xFFFF):
+                        break
+                done += 1
+        return done / (time.monotonic() - began)
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """All figures once, and what was counted meanwhile."""
+        before = self.counters()
+        figures: dict[str, Any] = {job: self.iperf(seconds, direction) for job, direction in JOBS.items()}
+        figures[ROUND_TRIP] = self.round_trips(seconds)
+        after = self.counters()
+        return figures | {"counted": {name: after[name] - before[name] for name in after}}
+
+
+def _echo(sequence: int) -> bytes:
+    """An echo request with its checksum."""
+    body = struct.pack(">HH", 7, sequence) + bytes(PAYLOAD)
+    total = 0x0800 + sum(struct.unpack(f">{len(body) // 2}H", body))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack(">BBH", 8, 0, ~(total + (total >> 16)) & 0xFFFF) + body
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """Both programs, turn by turn, so that what else the machine does hits both.  QEMU moves frames itself: no vhost."""
+    figures: dict[str, Any] = {"qemu": [], "pyvmm": []}
+    machines: list[NetVm] = []
+    with suppress(FileNotFoundError):
+        os.unlink(STATS)
+    try:
+        for name in figures:
+            machines.append(NetVm(name, spec))
+            boot.say(f"{name} is up")
+        for machine in machines:  # the first answers wait for addresses
+            machine.round_trips(0)
+        for turn in range(spec.turns):
+            for machine in machines if turn % 2 == 0 else reversed(machines):
+                run = machine.measure(spec.seconds)
+                figures[machine.name].append(run)
+                boot.say(f"{machine.name}: " + ", ".join(f"{job} {run[job]:.0f}" for job in (*JOBS, ROUND_TRIP)))
+    finally:
+        for machine in machines:
+            machine.close()
+    return figures
