@@ -156,6 +156,15 @@ class NetGuest(Guest):
     def receive(self, pair: int = 0, repost: bool = True) -> Received:
         """Wait for one frame, in as many buffers as it says."""
         queue = self.rx(pair)
+        got, buffers = self.receive_from(queue, pair)
+        if repost:
+            for buffer in buffers:
+                self.post_buffers([buffer], pair)
+            queue.kick()
+        return got
+
+    def receive_from(self, queue: DriverQueue, pair: int = 0) -> tuple[Received, list[Buffer]]:
+        """The same, and the buffers that it was in."""
         end = time.monotonic() + TIMEOUT
         while queue.next_used == queue.read_used_idx():
             if time.monotonic() > end:
@@ -170,12 +179,9 @@ class NetGuest(Guest):
             if len(parts) == 1:
                 fields = struct.unpack_from(spec.NET_HEADER_FORMAT, parts[0][1].ljust(12, b"\0"))
                 count = max(fields[6], 1)
-        if repost:
-            for buffers, _ in parts:
-                self.post_buffers(buffers, pair)
-            queue.kick()
         data = b"".join(part for _, part in parts)
-        return Received(fields[0], fields[1], fields[6], data[12:], [len(part) for _, part in parts])
+        got = Received(fields[0], fields[1], fields[6], data[12:], [len(part) for _, part in parts])
+        return got, [buffer for buffers, _ in parts for buffer in buffers]
 
     def receive_soon(self, timeout: float) -> bytes:
         """The next frame, or nothing when none comes in *timeout* seconds."""

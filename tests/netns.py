@@ -62,6 +62,9 @@ def ip(arguments: str) -> str:
 class Outside:
     """Another machine: a network namespace at the other end of a cable, whose interface here is ``out``."""
 
+    has_names = False
+    """It answers for the host's resolver."""
+
     def __init__(self, here: str, there: str, *more: str) -> None:
         """Addresses with their prefix lengths; *more* are further ones of the other machine."""
         command = ["unshare", "--net", sys.executable, "-c", "import sys; print(); sys.stdin.read()"]

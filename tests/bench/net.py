@@ -112,7 +112,7 @@ def _echo(sequence: int) -> bytes:
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """Both programs, turn by turn, so that what else the machine does hits both.  QEMU moves frames itself: no vhost."""
+    """Both programs, turn by turn, so that what else the machine does hits both.  QEMU without vhost."""
     figures: dict[str, Any] = {"qemu": [], "pyvmm": []}
     machines: list[NetVm] = []
     with suppress(FileNotFoundError):

@@ -3,8 +3,8 @@
 passt is a child of this process, isolated by itself, and sees frames alone: they go over a stream socket that it was
 born with.  When this process is gone, however it went, the socket is closed and passt ends.
 
-The guest gets the host's address by DHCP, and its names by the resolver at :data:`DNS`.  It reaches what the host
-reaches, but not what listens on the host's loopback interface.
+The guest gets the host's address and resolvers by DHCP; a resolver that listens on the host's loopback interface is at
+:data:`DNS`.  It reaches what the host reaches, but nothing else that listens on that interface.
 """
 
 from __future__ import annotations
