@@ -347,7 +347,7 @@ def test_resets_without_end_leave_nothing_behind(tmp_path: Path) -> None:
         first = count()
         for _ in range(20):
             machine.reset()
-        wait_until(lambda: count() == first)
+        wait_until(lambda: count() <= first)  # a thread that was joined may have been in the first count still
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
