@@ -16,6 +16,8 @@ from tools import guest
 
 HERE = Path(__file__).resolve().parent
 FIO_DISK_SIZE = "96M"
+THREADS = "/lib/x86_64-linux-gnu/libgcc_s.so.1"
+"""What the C library loads when iperf3 ends a thread, and not before."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Artefacts:
 def make(kernel: str | None) -> Artefacts:
     """Make or find everything; `kernel` is one to use instead of the project's."""
     fio_disk = guest.make("rootfs.py", "--size", FIO_DISK_SIZE, "--program", "fio")
-    net_disk = guest.make("rootfs.py", "--program", "iperf3")
+    net_disk = guest.make("rootfs.py", "--program", "iperf3", "--with", f"{THREADS}:{THREADS}")
     initrd = guest.make("rootfs.py", "--kind", "initrd")
     return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk)
 
@@ -64,6 +66,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     stage.add(os.path.realpath(artefacts.fio_disk), at="bench/fio-disk")
     stage.add(os.path.realpath(artefacts.net_disk), at="bench/net-disk")
     stage.add_program(shutil.which("iperf3") or "/usr/bin/iperf3")
+    stage.add_program(THREADS)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
     stage.add(HERE / "runner.py", at="bench/runner.py")
     disk = guest.programs()

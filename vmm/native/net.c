@@ -54,16 +54,21 @@ void net_lost(struct net *n, int err)
 	eventfd_write(n->worker.event_fd, 1);
 }
 
+void net_rx_flush(struct net *n)
+{
+	if (!ring_flush(n->q.rx))
+		return;
+	stat_add(&n->worker.stats.irqs, 1);
+	irq_raise(n->q.rx_irq, IRQ_VRING);
+}
+
 static void net_flush(struct net *n)
 {
-	if (ring_flush(n->worker.ring)) {
-		stat_add(&n->worker.stats.irqs, 1);
-		irq_raise(n->q.tx_irq, IRQ_VRING);
-	}
-	if (ring_flush(n->q.rx)) {
-		stat_add(&n->worker.stats.irqs, 1);
-		irq_raise(n->q.rx_irq, IRQ_VRING);
-	}
+	net_rx_flush(n);
+	if (!ring_flush(n->worker.ring))
+		return;
+	stat_add(&n->worker.stats.irqs, 1);
+	irq_raise(n->q.tx_irq, IRQ_VRING);
 }
 
 static int net_watch(struct net *n, int how, uint32_t events)

@@ -82,6 +82,8 @@ struct net {
 extern const struct worker_ops net_ops;
 /* What net_start() does before it starts a thread; a fuzzer does without one. */
 void net_prepare(struct net *n, const struct net_queues *queues);
+/* Let the guest have the frames so far, with an interrupt if it wants one. */
+void net_rx_flush(struct net *n);
 /* The backend has failed for good: tell whoever watches. */
 void net_lost(struct net *n, int err);
 

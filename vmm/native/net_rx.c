@@ -238,6 +238,8 @@ int net_rx_run(struct net *n)
 			break;
 		}
 		n->starved = false;
+		/* At once: the guest works on this one while the next is copied. Once it does, it wants no interrupts. */
+		net_rx_flush(n);
 		limit_gate_charge(&n->rx_gate, len - NET_HDR_SIZE);
 		total += len;
 		done++;
