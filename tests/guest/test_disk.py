@@ -199,14 +199,7 @@ def test_both_queues_are_used(disks: Disks) -> None:
 
 def queue_stats(device: Any) -> list[dict[str, int]]:
     """What the workers of a disk have counted, by queue."""
-    from vmm.native import ffi, lib
-
-    found = []
-    for worker, _ in device._workers:
-        stats = ffi.new("struct worker_stats *")
-        lib.worker_get_stats(worker, stats)
-        found.append({"chains": int(stats.chains)})
-    return found
+    return [device._workers.stats_of(index) for index in range(len(device._workers))]
 
 
 def test_cache_mode_is_the_guests_to_change(disks: Disks) -> None:

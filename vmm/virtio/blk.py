@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import posix
 import struct
-from _thread import allocate_lock
 
 from vmm.errors import HostError
 from vmm.native import ffi, lib
@@ -13,6 +12,7 @@ from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.image import BLOCK, Image
 from vmm.virtio.limit import Limit
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from vmm.config import DiskConfig
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.queue import Queue
 
 QUEUE_SIZE = 256
 SEG_MAX = QUEUE_SIZE - 2
@@ -31,7 +30,6 @@ MAX_QUEUES = 4
 MAX_DISCARD_SECTORS = 1 << 21
 MAX_DISCARD_SEGMENTS = 64
 
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 _BLK_STATS = (
     "reads", "writes", "flushes", "discards", "write_zeroes", "get_ids", "unsupported", "errors",
     "read_bytes", "write_bytes", "last_errno", "uring",
@@ -58,9 +56,8 @@ class Blk(VirtioDevice):
         self.read_only = config.read_only
         self._initial_writeback = self._writeback = config.cache == "writeback"
         self._features = 0
-        self._workers: list[tuple[Any, Queue]] = []
-        self._workers_lock = allocate_lock()  # statistics are asked for from any thread
-        self._worker_totals = dict.fromkeys(_WORKER_STATS, 0)
+        hint = "see the limits on threads and locked memory (ulimit -u, ulimit -l)"
+        self._workers = Workers(self.name, "disk-worker", hint)
         self._reported: set[int] = set()
         self._blk: Any = None
         queues = config.queues or min(cpus, MAX_QUEUES)
@@ -155,14 +152,7 @@ class Blk(VirtioDevice):
         error = ffi.new("int *")
         for queue in context.queues.values():
             worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-            if worker == ffi.NULL:
-                raise HostError(
-                    f"{self.name}: cannot start a worker: {posix.strerror(-error[0])}",
-                    code="disk-worker",
-                    hint="see the limits on threads and locked memory (ulimit -u, ulimit -l)",
-                    errno=-error[0],
-                )
-            self._workers.append((worker, queue))
+            self._workers.add(worker, error, queue)
 
     def check(self) -> None:
         """Say what the host's disk did, and find workers that stopped.
@@ -171,21 +161,10 @@ class Blk(VirtioDevice):
         :raises HostError: a worker cannot go on
         """
         self._report(self._native_stats().last_errno)
-        for worker, queue in self._workers:
-            code = lib.worker_error(worker)
-            if code and lib.ring_error(queue.ring) != ffi.NULL:
-                raise queue.error()
-            if code:
-                raise HostError(f"{self.name}: {posix.strerror(-code)}", code="disk-worker", errno=-code)
+        self._workers.check()
 
     def stop(self) -> None:
-        for worker, _ in self._workers:
-            lib.worker_stop(worker)
-        with self._workers_lock:
-            self._worker_totals = self._count_workers()
-            for worker, _ in self._workers:
-                lib.worker_free(worker)
-            self._workers.clear()
+        self._workers.stop()
 
     def reset(self) -> None:
         self._features = 0
@@ -214,13 +193,11 @@ class Blk(VirtioDevice):
         """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and
         wakeups of the workers; ``uring`` is 1 when io_uring is in use; ``limit_waits`` is how often a queue had to wait
         for its limit."""
-        with self._workers_lock:
-            workers = self._count_workers()
         native = self._native_stats()
         return {
             **{name: int(getattr(native, name)) for name in _BLK_STATS},
             "limit_waits": self._limit.waits(),
-            **workers,
+            **self._workers.stats(),
         }
 
     def _native_stats(self) -> Any:
@@ -228,15 +205,6 @@ class Blk(VirtioDevice):
         if self._blk is not None:
             lib.blk_get_stats(self._blk, native)
         return native
-
-    def _count_workers(self) -> dict[str, int]:
-        totals = dict(self._worker_totals)
-        native = ffi.new("struct worker_stats *")
-        for worker, _ in self._workers:
-            lib.worker_get_stats(worker, native)
-            for name in _WORKER_STATS:
-                totals[name] += int(getattr(native, name))
-        return totals
 
     def _report(self, number: int) -> None:
         """Once for each errno: a full disk fails every write."""

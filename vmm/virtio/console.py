@@ -6,15 +6,14 @@ To its host it is what the serial port is (:class:`vmm.devices.Serial`): :meth:`
 
 from __future__ import annotations
 
-import posix
 import struct
-from _thread import allocate_lock
 
 from vmm.errors import HostError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,14 +22,12 @@ if TYPE_CHECKING:
 
     from vmm.events import Loop
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.queue import Queue
 
 RX, TX = 0, 1
 SYSRQ = b"\x0f"
 """What Linux' hvc driver takes for a break."""
 _CLOSE_SECONDS = 1.0
 _COUNTERS = ("tx_bytes", "rx_bytes", "tx_dropped", "tx_writes")
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 
 
 class VirtioConsole(VirtioDevice):
@@ -52,10 +49,8 @@ class VirtioConsole(VirtioDevice):
         """Called with an errno when *out_fd* failed, once for each kind of error; EPIPE: its reader left."""
         self._size = (0, 0)
         self._loop: Loop | None = None
-        self._worker: Any = None
-        self._queues: list[Queue] = []
-        self._stats_lock = allocate_lock()
-        self._totals = dict.fromkeys(_WORKER_STATS, 0)
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "console-worker", hint)
         self._space = EventFd()
         self._console: Any = lib.console_new(out_fd, int(drop), self._space.fd)
         if self._console == ffi.NULL:
@@ -79,14 +74,7 @@ class VirtioConsole(VirtioDevice):
             native.rx, native.rx_kick, native.rx_irq = queues[RX].ring, queues[RX].kick.fd, queues[RX].irq
         error = ffi.new("int *")
         worker = lib.console_start(self._console, native, error)
-        if worker == ffi.NULL:
-            raise HostError(
-                f"console: cannot start a worker: {posix.strerror(-error[0])}",
-                code="console-worker",
-                hint="see the limits on threads and descriptors (ulimit -u, ulimit -n)",
-                errno=-error[0],
-            )
-        self._worker, self._queues = worker, list(queues.values())
+        self._workers.add(worker, error, *queues.values())
 
     def check(self) -> None:
         """Say that the output failed, or find out that the worker stopped.
@@ -97,22 +85,10 @@ class VirtioConsole(VirtioDevice):
         failed = int(lib.console_error(self._console))
         if failed and self.error_callback is not None:
             self.error_callback(failed)
-        code = lib.worker_error(self._worker) if self._worker is not None else 0
-        if not code:
-            return
-        for queue in self._queues:
-            if lib.ring_error(queue.ring) != ffi.NULL:
-                raise queue.error()
-        raise HostError(f"console: {posix.strerror(-code)}", code="console-worker", errno=-code)
+        self._workers.check()
 
     def stop(self) -> None:
-        if self._worker is None:
-            return
-        lib.worker_stop(self._worker)
-        with self._stats_lock:
-            self._totals = self._count_worker()
-            lib.worker_free(self._worker)
-            self._worker, self._queues = None, []
+        self._workers.stop()
 
     # -- the host's side -------------------------------------------------------------------------------------
 
@@ -157,21 +133,10 @@ class VirtioConsole(VirtioDevice):
     def stats(self) -> dict[str, int]:
         """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` given to
         the guest, and kicks, chains, irqs and wakeups of the worker."""
-        with self._stats_lock:
-            worker = self._count_worker()
         native = ffi.new("struct console_stats *")
         if self._console is not None:
             lib.console_get_stats(self._console, native)
-        return {**{name: int(getattr(native, name)) for name in _COUNTERS}, **worker}
-
-    def _count_worker(self) -> dict[str, int]:
-        totals = dict(self._totals)
-        if self._worker is not None:
-            native = ffi.new("struct worker_stats *")
-            lib.worker_get_stats(self._worker, native)
-            for name in _WORKER_STATS:
-                totals[name] += int(getattr(native, name))
-        return totals
+        return {**{name: int(getattr(native, name)) for name in _COUNTERS}, **self._workers.stats()}
 
     def close(self) -> None:
         """Write what is left, waiting a second at most for a slow reader, and free.  Harmless when done twice."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import struct
-from _thread import allocate_lock
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from vmm.config import ShareConfig
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.queue import Queue
 
 QUEUE_SIZE = 1024
 """A request of 1 MiB has a buffer for each page, in an indirect table or not."""
@@ -29,7 +28,6 @@ MAX_FILES = 65536
 """What the guest can have open, if the host's limit on descriptors allows."""
 CACHES = {"none": lib.FS_CACHE_NONE, "auto": lib.FS_CACHE_AUTO, "always": lib.FS_CACHE_ALWAYS}
 
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 _OPS = (
     "unknown", "lookup", "forget", "getattr", "setattr", "readlink", "symlink", "-", "mknod",
     "mkdir", "unlink", "rmdir", "rename", "link", "open", "read", "write", "statfs", "release", "-",
@@ -74,9 +72,7 @@ class Fs(VirtioDevice):
         self.tag = tag or config.tag or "share"
         self.name = f"share {self.tag}"
         self.read_only = config.read_only
-        self._workers: list[tuple[Any, Queue]] = []
-        self._workers_lock = allocate_lock()  # statistics are asked for from any thread
-        self._worker_totals = dict.fromkeys(_WORKER_STATS, 0)
+        self._workers = Workers(self.name, "share-worker", "see the limit on threads (ulimit -u)")
         self.request_queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None
@@ -155,14 +151,7 @@ class Fs(VirtioDevice):
         error = ffi.new("int *")
         for queue in context.queues.values():
             worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-            if worker == ffi.NULL:
-                raise HostError(
-                    f"{self.name}: cannot start a worker: {os.strerror(-error[0])}",
-                    code="share-worker",
-                    hint="see the limit on threads (ulimit -u)",
-                    errno=-error[0],
-                )
-            self._workers.append((worker, queue))
+            self._workers.add(worker, error, queue)
 
     def check(self) -> None:
         """Find workers that stopped.
@@ -170,21 +159,10 @@ class Fs(VirtioDevice):
         :raises GuestError: the guest broke a ring
         :raises HostError: a worker cannot go on
         """
-        for worker, queue in self._workers:
-            code = lib.worker_error(worker)
-            if code and lib.ring_error(queue.ring) != ffi.NULL:
-                raise queue.error()
-            if code:
-                raise HostError(f"{self.name}: {os.strerror(-code)}", code="share-worker", errno=-code)
+        self._workers.check()
 
     def stop(self) -> None:
-        for worker, _ in self._workers:
-            lib.worker_stop(worker)
-        with self._workers_lock:
-            self._worker_totals = self._count_workers()
-            for worker, _ in self._workers:
-                lib.worker_free(worker)
-            self._workers.clear()
+        self._workers.stop()
 
     def reset(self) -> None:
         lib.fs_reset(self._fs)
@@ -202,13 +180,11 @@ class Fs(VirtioDevice):
         the request -> ``count``, ``p50_us``, ``p99_us`` (upper bounds in microseconds), ``latency`` (how many
         took less than 512 ns, 512 to 1024 ns, ...).
         """
-        with self._workers_lock:
-            workers = self._count_workers()
         native = self._native_stats()
         names = ("errors", "read_bytes", "write_bytes", "nodes", "files", "fds")
         return {
             **{name: int(getattr(native, name)) for name in names},
-            **workers,
+            **self._worker_stats(),
             **self._window_stats(),
             "ops": {
                 _OPS[op]: _latency(int(native.ops[op]), [int(n) for n in native.latency[op]])
@@ -230,14 +206,8 @@ class Fs(VirtioDevice):
             lib.fs_get_stats(self._fs, native)
         return native
 
-    def _count_workers(self) -> dict[str, int]:
-        totals = dict(self._worker_totals)
-        native = ffi.new("struct worker_stats *")
-        for worker, _ in self._workers:
-            lib.worker_get_stats(worker, native)
-            for name in _WORKER_STATS:
-                totals[name] += int(getattr(native, name))
-        return totals
+    def _worker_stats(self) -> dict[str, int]:
+        return self._workers.stats()
 
     def close(self) -> None:
         self.stop()

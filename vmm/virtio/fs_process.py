@@ -17,6 +17,7 @@ from _thread import allocate_lock
 from vmm.errors import GuestError, HostError
 from vmm.native import ffi, lib
 from vmm.virtio.fs import Fs
+from vmm.virtio.workers import COUNTERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ ANSWER_MS = 30_000
 """A server that does not answer for so long is ended."""
 END_MS = 2_000
 
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 _ISOLATION = {
     "mount-ns": lib.FSD_MOUNT_NS,
     "pid-ns": lib.FSD_PID_NS,
@@ -313,8 +313,8 @@ class FsProcess(Fs):
     def _native_stats(self) -> Any:
         return ffi.addressof(self._last_stats, "fs")
 
-    def _count_workers(self) -> dict[str, int]:
-        return {name: int(getattr(self._last_stats.workers, name)) for name in _WORKER_STATS}
+    def _worker_stats(self) -> dict[str, int]:
+        return {name: int(getattr(self._last_stats.workers, name)) for name in COUNTERS}
 
     def close(self) -> None:
         self.stop()

@@ -15,6 +15,7 @@ from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.limit import Limit
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ _FLAGS = (
     (spec.NET_F_HOST_ECN, lib.NET_ECN), (spec.NET_F_HOST_UFO, lib.NET_UFO), (spec.NET_F_HOST_USO, lib.NET_USO),
     (spec.NET_F_GUEST_CSUM, lib.NET_GUEST_CSUM), (spec.NET_F_MRG_RXBUF, lib.NET_MRG_RXBUF),
 )  # fmt: skip
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 _NET_STATS = (
     "rx_frames", "rx_bytes", "rx_dropped", "tx_frames", "tx_bytes", "tx_dropped", "tx_malformed", "rx_starved",
 )  # fmt: skip
@@ -126,9 +126,9 @@ class Net(VirtioDevice):
         self._offloads = 0
         self._pairs = 1
         self._context: DeviceContext | None = None
-        self._workers: list[tuple[Any, Queue, Queue]] = []
-        self._stats_lock = allocate_lock()
-        self._totals = dict.fromkeys(_WORKER_STATS, 0)
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "net-worker", hint)
+        self._nets_lock = allocate_lock()  # statistics are asked for from any thread
         self._nets: list[Any] = []
         self._limits = (Limit(limit), Limit(limit))  # to the guest, from it
         pairs = len(backend.fds)
@@ -180,9 +180,9 @@ class Net(VirtioDevice):
             rx, tx = (self._context.queues.get(2 * index + at) for at in (0, 1))
             if rx is None or tx is None:
                 break
-            self._workers.append((self._start_worker(self._nets[index], rx, tx), rx, tx))
+            self._start_worker(self._nets[index], rx, tx)
 
-    def _start_worker(self, net: Any, rx: Queue, tx: Queue) -> Any:
+    def _start_worker(self, net: Any, rx: Queue, tx: Queue) -> None:
         assert self._context is not None
         native = ffi.new("struct net_queues *")
         native.rx, native.tx = rx.ring, tx.ring
@@ -194,29 +194,11 @@ class Net(VirtioDevice):
         native.rx_frame = LARGEST if large else self.backend.mtu + ETHERNET + 4
         native.rx_limit, native.tx_limit = (limit.native for limit in self._limits)
         error = ffi.new("int *")
-        worker = lib.net_start(net, native, error)
-        if worker == ffi.NULL:
-            raise HostError(
-                f"{self.name}: cannot start a worker: {posix.strerror(-error[0])}",
-                code="net-worker",
-                hint="see the limits on threads and descriptors (ulimit -u, ulimit -n)",
-                errno=-error[0],
-            )
-        return worker
+        self._workers.add(lib.net_start(net, native, error), error, rx, tx)
 
     def stop(self) -> None:
-        self._stop_workers(0)
+        self._workers.stop()
         self._context = None
-
-    def _stop_workers(self, keep: int) -> None:
-        """All but the first *keep*."""
-        for worker, _, _ in self._workers[keep:]:
-            lib.worker_stop(worker)
-        with self._stats_lock:
-            for worker, _, _ in self._workers[keep:]:
-                self._add_worker(self._totals, worker)
-                lib.worker_free(worker)
-            del self._workers[keep:]
 
     def check(self) -> None:
         """Find workers that stopped, and say when the backend is gone.
@@ -224,13 +206,7 @@ class Net(VirtioDevice):
         :raises GuestError: the guest broke a ring
         :raises HostError: a worker cannot go on
         """
-        for worker, rx, tx in self._workers:
-            code = lib.worker_error(worker)
-            for queue in (rx, tx):
-                if code and lib.ring_error(queue.ring) != ffi.NULL:
-                    raise queue.error()
-            if code:
-                raise HostError(f"{self.name}: {posix.strerror(-code)}", code="net-worker", errno=-code)
+        self._workers.check()
         lost = next((number for net in self._nets if (number := self._native_stats(net).last_errno)), 0)
         if lost and self._link:
             import logging
@@ -285,7 +261,7 @@ class Net(VirtioDevice):
         if any(2 * index + at not in self._context.queues for index in range(pairs) for at in (0, 1)):
             return False
         self._pairs = pairs
-        self._stop_workers(pairs)
+        self._workers.stop(keep=pairs)
         self._start_pairs()
         return True
 
@@ -314,15 +290,12 @@ class Net(VirtioDevice):
         dropped, those with a malformed header, how often a frame had to wait for buffers or for a limit, and kicks,
         chains, irqs and wakeups of the workers."""
         totals = dict.fromkeys(_NET_STATS, 0)
-        with self._stats_lock:
-            workers = dict(self._totals)
-            for worker, _, _ in self._workers:
-                self._add_worker(workers, worker)
+        with self._nets_lock:
             for net in self._nets:
                 native = self._native_stats(net)
                 for name in _NET_STATS:
                     totals[name] += int(getattr(native, name))
-        return {**totals, "limit_waits": sum(limit.waits() for limit in self._limits), **workers}
+        return {**totals, "limit_waits": sum(limit.waits() for limit in self._limits), **self._workers.stats()}
 
     @staticmethod
     def _native_stats(net: Any) -> Any:
@@ -330,16 +303,9 @@ class Net(VirtioDevice):
         lib.net_get_stats(net, native)
         return native
 
-    @staticmethod
-    def _add_worker(totals: dict[str, int], worker: Any) -> None:
-        native = ffi.new("struct worker_stats *")
-        lib.worker_get_stats(worker, native)
-        for name in _WORKER_STATS:
-            totals[name] += int(getattr(native, name))
-
     def close(self) -> None:
         self.stop()
-        with self._stats_lock:
+        with self._nets_lock:
             while self._nets:
                 lib.net_free(self._nets.pop())
         for limit in self._limits:

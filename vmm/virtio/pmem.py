@@ -15,6 +15,7 @@ from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.image import SECTOR, Image
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from vmm.config_devices import PmemConfig
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.queue import Queue
 
 _COUNTERS = ("flushes", "errors", "cuts")
 
@@ -41,8 +41,8 @@ class Pmem(VirtioDevice):
     def __init__(self, config: PmemConfig) -> None:
         self.name = f"pmem {config.path}"
         self.read_only = config.read_only
-        self._worker: Any = None
-        self._queue: Queue | None = None
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "pmem-worker", hint)
         self._reported = 0
         self._pmem: Any = None
         self._image = Image(config.path, read_only=config.read_only)
@@ -85,14 +85,7 @@ class Pmem(VirtioDevice):
             return  # it cannot flush; the driver is free to leave it so
         error = ffi.new("int *")
         worker = lib.pmem_start(self._pmem, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-        if worker == ffi.NULL:
-            raise HostError(
-                f"{self.name}: cannot start a worker: {posix.strerror(-error[0])}",
-                code="pmem-worker",
-                hint="see the limits on threads and descriptors (ulimit -u, ulimit -n)",
-                errno=-error[0],
-            )
-        self._worker, self._queue = worker, queue
+        self._workers.add(worker, error, queue)
 
     def check(self) -> None:
         """Say what the host's disk did, or find out that the worker stopped.
@@ -108,17 +101,10 @@ class Pmem(VirtioDevice):
             logging.getLogger(__name__).error(
                 "%s: %s; the guest's flush failed (reported once)", self.name, posix.strerror(number)
             )
-        code = lib.worker_error(self._worker) if self._worker is not None else 0
-        if code and self._queue is not None and lib.ring_error(self._queue.ring) != ffi.NULL:
-            raise self._queue.error()
-        if code:
-            raise HostError(f"{self.name}: {posix.strerror(-code)}", code="pmem-worker", errno=-code)
+        self._workers.check()
 
     def stop(self) -> None:
-        if self._worker is not None:
-            lib.worker_stop(self._worker)
-            lib.worker_free(self._worker)
-            self._worker = self._queue = None
+        self._workers.stop()
 
     # -- the host's side -------------------------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 import struct
-from _thread import allocate_lock
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
 from vmm.virtio import spec, vsock_path
 from vmm.virtio.device import VirtioDevice
+from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
     from vmm.config import VsockConfig
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.queue import Queue
 
 RX, TX, EVENT = 0, 1, 2
 QUEUE_SIZES = (256, 256, 16)
 MAX_CONNECTIONS = 16384
-_WORKER_STATS = ("kicks", "chains", "irqs", "wakeups")
 _STATS = (
     "connections", "opened", "refused", "resets", "from_guest_bytes", "to_guest_bytes", "from_guest_packets",
     "to_guest_packets", "credit_updates", "waiting_bytes", "malformed",
@@ -58,10 +56,8 @@ class Vsock(VirtioDevice):
         self.cid = config.cid
         absolute = os.path.abspath(config.uds)
         self.uds = absolute if vsock_path.fits(absolute) else config.uds
-        self._worker: Any = None
-        self._queues: list[Queue] = []
-        self._stats_lock = allocate_lock()
-        self._totals = dict.fromkeys(_WORKER_STATS, 0)
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "vsock-worker", hint)
         self._seqpacket = False
         self._reset_event = False
         self._vsock: Any = None
@@ -121,14 +117,7 @@ class Vsock(VirtioDevice):
         self._reset_event = False
         error = ffi.new("int *")
         worker = lib.vsock_start(self._vsock, native, error)
-        if worker == ffi.NULL:
-            raise HostError(
-                f"{self.name}: cannot start a worker: {os.strerror(-error[0])}",
-                code="vsock-worker",
-                hint="see the limits on threads and descriptors (ulimit -u, ulimit -n)",
-                errno=-error[0],
-            )
-        self._worker, self._queues = worker, list(queues.values())
+        self._workers.add(worker, error, *queues.values())
 
     def check(self) -> None:
         """Find out whether the worker stopped.
@@ -136,22 +125,10 @@ class Vsock(VirtioDevice):
         :raises GuestError: the guest broke a ring
         :raises HostError: the worker cannot go on
         """
-        code = lib.worker_error(self._worker) if self._worker is not None else 0
-        if not code:
-            return
-        for queue in self._queues:
-            if lib.ring_error(queue.ring) != ffi.NULL:
-                raise queue.error()
-        raise HostError(f"{self.name}: {os.strerror(-code)}", code="vsock-worker", errno=-code)
+        self._workers.check()
 
     def stop(self) -> None:
-        if self._worker is None:
-            return
-        lib.worker_stop(self._worker)
-        with self._stats_lock:
-            self._totals = self._count_worker()
-            lib.worker_free(self._worker)
-            self._worker, self._queues = None, []
+        self._workers.stop()
 
     def reset(self) -> None:
         lib.vsock_reset(self._vsock)
@@ -165,8 +142,6 @@ class Vsock(VirtioDevice):
         """Counters since the device was made: connections open now, opened, refused (nobody listened) and cut, bytes
         and packets each way, credit updates, bytes that wait for a program of the host; ``connect_us_50`` and
         ``connect_us_99``: so many microseconds or less took the making of half, and of 99 %, of all connections."""
-        with self._stats_lock:
-            worker = self._count_worker()
         native = ffi.new("struct vsock_stats *")
         if self._vsock is not None:
             lib.vsock_get_stats(self._vsock, native)
@@ -176,17 +151,8 @@ class Vsock(VirtioDevice):
             **counted,
             "connect_us_50": _percentile(latency, 50),
             "connect_us_99": _percentile(latency, 99),
-            **worker,
+            **self._workers.stats(),
         }
-
-    def _count_worker(self) -> dict[str, int]:
-        totals = dict(self._totals)
-        if self._worker is not None:
-            native = ffi.new("struct worker_stats *")
-            lib.worker_get_stats(self._worker, native)
-            for name in _WORKER_STATS:
-                totals[name] += int(getattr(native, name))
-        return totals
 
     # -- the host's side -------------------------------------------------------------------------------------
 

@@ -1,0 +1,103 @@
+"""The C workers of a device: started, watched, joined and counted."""
+
+from __future__ import annotations
+
+import posix
+from _thread import allocate_lock
+
+from vmm.errors import HostError
+from vmm.native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.queue import Queue
+
+COUNTERS = ("kicks", "chains", "irqs", "wakeups")
+"""Of ``struct worker_stats``."""
+
+
+class Workers:
+    """In the order in which they were added.  Statistics may be asked for from any thread; all else is called as a
+    device's methods are.
+
+    :param name: of the device, for messages
+    :param code: of the errors
+    :param hint: what may keep a worker from starting
+    """
+
+    __slots__ = ("_code", "_hint", "_lock", "_name", "_running", "_totals")
+
+    def __init__(self, name: str, code: str, hint: str) -> None:
+        self._name = name
+        self._code = code
+        self._hint = hint
+        self._running: list[tuple[Any, tuple[Queue, ...]]] = []
+        self._totals = dict.fromkeys(COUNTERS, 0)
+        self._lock = allocate_lock()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, worker: Any, error: Any, *queues: Queue) -> None:
+        """Take over what one of the ``..._start`` functions returned and what it said in *error* (``int *``).
+
+        :param queues: those that it serves
+        :raises HostError: it could not be started
+        """
+        if worker == ffi.NULL:
+            raise HostError(
+                f"{self._name}: cannot start a worker: {posix.strerror(-error[0])}",
+                code=self._code,
+                hint=self._hint,
+                errno=-error[0],
+            )
+        self._running.append((worker, queues))
+
+    def check(self) -> None:
+        """Find those that stopped by themselves.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: a worker cannot go on
+        """
+        for worker, queues in self._running:
+            code = lib.worker_error(worker)
+            if not code:
+                continue
+            for queue in queues:
+                if lib.ring_error(queue.ring) != ffi.NULL:
+                    raise queue.error()
+            raise HostError(f"{self._name}: {posix.strerror(-code)}", code=self._code, errno=-code)
+
+    def stop(self, keep: int = 0) -> None:
+        """Join all but the first *keep*: afterwards nothing of them touches guest memory.  What they counted stays."""
+        for worker, _ in self._running[keep:]:
+            lib.worker_stop(worker)
+        with self._lock:
+            for worker, _ in self._running[keep:]:
+                self._count(self._totals, worker)
+                lib.worker_free(worker)
+            del self._running[keep:]
+
+    def stats(self) -> dict[str, int]:
+        """The :data:`COUNTERS` of all that there were."""
+        with self._lock:
+            totals = dict(self._totals)
+            for worker, _ in self._running:
+                self._count(totals, worker)
+        return totals
+
+    def stats_of(self, index: int) -> dict[str, int]:
+        """The :data:`COUNTERS` of one that runs."""
+        with self._lock:
+            totals = dict.fromkeys(COUNTERS, 0)
+            self._count(totals, self._running[index][0])
+        return totals
+
+    @staticmethod
+    def _count(totals: dict[str, int], worker: Any) -> None:
+        native = ffi.new("struct worker_stats *")
+        lib.worker_get_stats(worker, native)
+        for name in COUNTERS:
+            totals[name] += int(getattr(native, name))
