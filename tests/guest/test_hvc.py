@@ -26,17 +26,17 @@ def test_the_console_of_a_guest(boot: Boot, transport: str) -> None:
     assert guest.check(
         "for i in 1 2 3 4 5 6 7 8 9; do s=$(stty size); [ \"$s\" = '43 132' ] && break; sleep 1; done; echo $s"
     )
-    text = guest.check("yes 0123456789abcde | head -c 131072")
-    assert text == "0123456789abcde\n" * 8192
+    text = guest.check("yes 0123456789abcde | head -c 1048576")
+    assert text == "0123456789abcde\n" * 65536
     serial = guest.machine.serial.stats()
     assert serial["tx_bytes"] == 0
     console = next(device for device in guest.machine.attached if device.device.name == "console").device.stats()
-    assert console["tx_bytes"] > 131072 and console["tx_dropped"] == 0
+    assert console["tx_bytes"] > 1 << 20 and console["tx_dropped"] == 0
 
 
 def test_a_login_shell_much_text_in_and_out(guest_kernel: str, fresh_disk: Path, tmp_path: Path) -> None:
     letters = random.Random(2)
-    pasted = "".join("".join(letters.choices("abcdefghijklmnopqrstuvwxyz ", k=63)) + "\n" for _ in range(1024))
+    pasted = "".join("".join(letters.choices("abcdefghijklmnopqrstuvwxyz ", k=63)) + "\n" for _ in range(4096))
     command = Command(
         tmp_path, "--kernel", guest_kernel, "--rootfs", str(fresh_disk), "--timeout", "300",
         "--console-device", "virtio", "--json", "--stats",
