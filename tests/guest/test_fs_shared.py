@@ -105,7 +105,7 @@ guest.type('''1
 ''')
 while True:
     guest.drain()
-    sys.stdout.write(guest.console); guest._bytes.clear(); sys.stdout.flush()
+    sys.stdout.write(guest.console); guest.console = ""; sys.stdout.flush()
     import time; time.sleep(0.02)
 """
 

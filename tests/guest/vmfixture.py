@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
-import fcntl
 import os
 import re
-import select
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from vmm import (
     BootConfig,
     DiskConfig,
     EndEvent,
-    Machine,
     MachineConfig,
     MemoryConfig,
     NetConfig,
@@ -26,7 +24,7 @@ from vmm import (
     VsockConfig,
 )
 from vmm.config import parse_size
-from vmm.record import replace
+from vmm.testing.console import OVERLAP, ConsoleGuest
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs/profile
 # What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
@@ -47,83 +45,47 @@ class GuestEnded(AssertionError):
         self.end = end
 
 
-class Guest:
+class Guest(ConsoleGuest):
     """A machine and its console. `console` is all that it has printed so far."""
 
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
         self.console = ""
         self._read_to = 0  # where in `console` the next search starts
         self._commands = 0
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-        self._bytes = bytearray()
-        console = replace(config.console, kind="fd", fd=self._writer)
-        try:
-            self.machine = Machine(
-                replace(config, console=console),
-                devices=devices,
-            )
-        except BaseException:
-            self._close_pipe()
-            raise
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        super().__init__(config, devices)
         self.machine.start()
 
-    def _close_pipe(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
-        self._reader = self._writer = -1
+    def _take(self, data: bytes) -> None:
+        self.console += self._decoder.decode(data).replace("\r", "")
 
-    def close(self) -> None:
-        """Stop the guest if it runs, and free what it held. `console` stays."""
-        if self._reader >= 0:
-            try:
-                self.machine.close()
-            finally:
-                self.drain()
-                self._close_pipe()
+    def _ended(self, end: EndEvent, what: str) -> Exception:
+        return GuestEnded(end)
 
     def drain(self) -> None:
         """Take what the guest has printed, without waiting."""
-        while self._reader >= 0:
-            try:
-                data = os.read(self._reader, 1 << 16)
-            except BlockingIOError:
-                return
-            self._bytes += data
-            self.console = self._bytes.decode(errors="replace").replace("\r", "")
+        self._read()
 
     def expect(self, pattern: str, timeout: float = RUN_TIMEOUT) -> re.Match[str]:
         """Wait until the console shows `pattern` (a regular expression) after what was last found there.
 
         Raises GuestEnded when the guest ended first, TimeoutError after `timeout` seconds.
         """
-        deadline = time.monotonic() + timeout
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        while True:
-            end = self.machine.wait(0)  # asked before the last look at what it printed
-            self.drain()
-            if found := re.compile(pattern, re.MULTILINE).search(self.console, self._read_to):
-                self._read_to = found.end()
-                return found
-            if end is not None:
-                raise GuestEnded(end)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the guest did not print {pattern!r} within {timeout:g} s")
-            poll.poll(200)
+        wanted = re.compile(pattern, re.MULTILINE)
+        seen = self._read_to
 
-    def type(self, text: str) -> None:
+        def look() -> re.Match[str] | None:
+            nonlocal seen
+            start, seen = max(self._read_to, seen - OVERLAP), len(self.console)
+            if found := wanted.search(self.console, start):
+                self._read_to = found.end()
+            return found
+
+        return self._until(look, repr(pattern), timeout)
+
+    def type(self, text: bytes | str, timeout: float = RUN_TIMEOUT) -> None:
         """Send `text` as typed on the console. Raises TimeoutError when the guest does not take it."""
-        data = text.encode()
-        deadline = time.monotonic() + RUN_TIMEOUT
-        while data:
-            data = data[self.machine.console_input(data) :]
-            if data:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the guest did not read {len(data)} bytes of what was typed")
-                time.sleep(0.01)
-                self.drain()
+        super().type(text, timeout)
 
     def start_shell(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Wait for the shell and have it serve run(): no echo, no prompt, no kernel messages between the output."""
@@ -153,16 +115,7 @@ class Guest:
 
     def wait(self, timeout: float = RUN_TIMEOUT) -> EndEvent:
         """Wait until the guest ends by itself; returns how. Raises TimeoutError when it does not."""
-        deadline = time.monotonic() + timeout
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        while (end := self.machine.wait(0)) is None:
-            self.drain()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the guest did not end within {timeout:g} s")
-            poll.poll(50)
-        self.drain()
-        return end
+        return super().wait(timeout)
 
     def power_off(self) -> EndEvent:
         """Have the guest power itself off, and wait for that."""

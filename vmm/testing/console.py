@@ -1,0 +1,131 @@
+"""A machine whose console is a pipe of the test."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+
+from vmm.machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from vmm.config import MachineConfig
+    from vmm.life import EndEvent
+    from vmm.virtio.device import VirtioDevice
+
+    Found = TypeVar("Found")
+
+PATIENCE = 60.0
+"""Seconds that everything here waits unless told otherwise."""
+OVERLAP = 1 << 16
+"""What is looked for is not longer than this: so much of what was looked through is looked through again, and no more,
+or a guest that prints much would be searched in the square of it."""
+
+
+class ConsoleGuest:
+    """What every kind of guest in tests does with its pipe: read, type, wait, close.
+
+    :ivar machine: the :class:`~vmm.machine.Machine`, not started
+
+    :param config: its console is replaced by the pipe; the device of it stays
+    """
+
+    def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
+        from vmm.record import replace
+
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        try:
+            console = replace(config.console, kind="fd", fd=self._writer)
+            self.machine = Machine(replace(config, console=console), devices=devices)
+        except BaseException:
+            self._close_pipe()
+            raise
+
+    def _take(self, data: bytes) -> None:
+        """The guest has printed *data*."""
+        raise NotImplementedError
+
+    def _ended(self, end: EndEvent, what: str) -> Exception:
+        """For a guest that ended before it printed *what*."""
+        raise NotImplementedError
+
+    def _read(self) -> None:
+        """Take what the guest has printed, without waiting."""
+        while self._reader >= 0:
+            try:
+                data = os.read(self._reader, 1 << 16)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            self._take(data)
+
+    def _until(self, look: Callable[[], Found | None], what: str, timeout: float) -> Found:
+        """Read until *look* finds something in what was printed.
+
+        :raises TimeoutError: it did not in time
+        """
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while True:
+            end = self.machine.wait(0)  # asked before the last look at what it printed
+            self._read()
+            found = look()
+            if found is not None:
+                return found
+            if end is not None:
+                raise self._ended(end, what)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest has not printed {what} within {timeout:g} s")
+            poll.poll(100)
+
+    def type(self, text: bytes | str, timeout: float = PATIENCE) -> None:
+        """Type *text* on the console.
+
+        :raises TimeoutError: the guest does not read it
+        """
+        data = text.encode() if isinstance(text, str) else text
+        deadline = time.monotonic() + timeout
+        while data := data[self.machine.console_input(data) :]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest has not read {len(data)} bytes of what was typed")
+            self._read()
+            time.sleep(0.01)
+
+    def wait(self, timeout: float = PATIENCE) -> EndEvent:
+        """Wait until the guest ends by itself; what it prints meanwhile is taken.
+
+        :raises TimeoutError: it does not
+        """
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while (end := self.machine.wait(0)) is None:
+            self._read()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest has not ended within {timeout:g} s")
+            poll.poll(50)
+        self._read()
+        return end
+
+    def close(self) -> None:
+        """Stop the guest and free it; what it printed stays.  Harmless when done twice."""
+        if self._reader >= 0:
+            try:
+                self.machine.close()
+            finally:
+                self._read()
+                self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+        self._reader = self._writer = -1
