@@ -203,20 +203,12 @@ static int console_receive(struct console *c)
 	return err < 0 ? err : n;
 }
 
-static void console_flush(struct console *c)
+static void console_flush(struct console *c, struct ring *ring, struct irq *irq)
 {
-	bool tx = ring_flush(c->worker.ring), rx = c->rx && ring_flush(c->rx);
-
-	if (tx && rx && c->rx_irq == c->worker.irq)
-		rx = false;
-	if (tx) {
-		stat_add(&c->worker.stats.irqs, 1);
-		irq_raise(c->worker.irq, IRQ_VRING);
-	}
-	if (rx) {
-		stat_add(&c->worker.stats.irqs, 1);
-		irq_raise(c->rx_irq, IRQ_VRING);
-	}
+	if (!ring_flush(ring))
+		return;
+	stat_add(&c->worker.stats.irqs, 1);
+	irq_raise(irq, IRQ_VRING);
 }
 
 /* Tell console_drain() how far this turn, which began when `wanted` was asked for, has come. */
@@ -253,7 +245,13 @@ static int console_run(struct worker *w)
 	sent = console_send(c);
 	if (sent >= 0)
 		received = console_receive(c);
-	console_flush(c);
+	/*
+	 * Linux waits for what it sent by looking at the ring: an interrupt that comes when it has looked is one that
+	 * nobody cares for, and Linux counts those. So that is decided when there is nothing more to do.
+	 */
+	ring_publish(w->ring);
+	if (c->rx)
+		console_flush(c, c->rx, c->rx_irq);
 	console_tell(c, wanted, sent == 0);
 	/* What out_fd does not take now comes through sleep(). */
 	w->in_flight = c->kept || c->holding;
@@ -283,6 +281,8 @@ static int console_kicks(struct worker *w, int enable)
 	bool want_rx;
 	int pending = 0;
 
+	if (enable)
+		console_flush(c, w->ring, w->irq);
 	pthread_mutex_lock(&c->lock);
 	want_rx = c->in_len > 0;
 	pthread_mutex_unlock(&c->lock);
@@ -307,7 +307,9 @@ static void console_drain_rings(struct worker *w)
 		ring_push(w->ring, c->held.head, 0);
 		c->holding = false;
 	}
-	console_flush(c);
+	console_flush(c, w->ring, w->irq);
+	if (c->rx)
+		console_flush(c, c->rx, c->rx_irq);
 	pthread_mutex_lock(&c->lock);
 	c->running = false;
 	c->waiting = c->kept;
