@@ -77,19 +77,6 @@ int fs_op_releasedir(struct fs_req *r)
 	return fs_file_close(r->fs, in->fh, FS_DIRECTORY);
 }
 
-int fs_op_fsyncdir(struct fs_req *r)
-{
-	const struct fuse_fsync_in *in = r->arg;
-	struct fs_file *f = fs_file_get(r->fs, in->fh, FS_DIRECTORY);
-	int err;
-
-	if (!f)
-		return -EBADF;
-	err = (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(f->fd) : fsync(f->fd)) < 0 ? -errno : 0;
-	fs_file_put(r->fs, f);
-	return err;
-}
-
 /* The entry at the current position, NULL at the end or with *err set. */
 static const struct entry *dir_next(struct fs_file *f, int *err)
 {

@@ -98,10 +98,10 @@ int fs_op_write(struct fs_req *r)
 	return fs_reply(r, &out, sizeof(out));
 }
 
-int fs_op_fsync(struct fs_req *r)
+static int file_sync(struct fs_req *r, enum fs_kind kind)
 {
 	const struct fuse_fsync_in *in = r->arg;
-	struct fs_file *f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	struct fs_file *f = fs_file_get(r->fs, in->fh, kind);
 	int err;
 
 	if (!f)
@@ -109,6 +109,16 @@ int fs_op_fsync(struct fs_req *r)
 	err = (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(f->fd) : fsync(f->fd)) < 0 ? -errno : 0;
 	fs_file_put(r->fs, f);
 	return err;
+}
+
+int fs_op_fsync(struct fs_req *r)
+{
+	return file_sync(r, FS_REGULAR);
+}
+
+int fs_op_fsyncdir(struct fs_req *r)
+{
+	return file_sync(r, FS_DIRECTORY);
 }
 
 int fs_op_lseek(struct fs_req *r)
