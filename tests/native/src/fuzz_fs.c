@@ -8,6 +8,7 @@
  * answered once.
  */
 #include "fs.h"
+#include "fuzz.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,22 +29,6 @@ enum { SIZE = 16, REQUESTS = 24, LIMIT = 1 << 20 };
 static uint8_t *low;
 static int event = -1;
 static char home[64];
-
-static void require(bool ok)
-{
-	if (!ok)
-		abort();
-}
-
-static size_t take(const uint8_t **data, size_t *size, void *to, size_t want)
-{
-	size_t n = want < *size ? want : *size;
-
-	memcpy(to, *data, n);
-	*data += n;
-	*size -= n;
-	return n;
-}
 
 static int unlink_one(const char *path, const struct stat *st, int kind, struct FTW *at)
 {

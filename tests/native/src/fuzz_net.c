@@ -8,6 +8,7 @@
  * the guest's memory is as it was.
  */
 #include "net.h"
+#include "fuzz.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,34 +24,10 @@
 enum { LOW = 0x60000, SIZE = 16, RX_DESC = 0, RX_AVAIL = 0x400, RX_USED = 0x600, TX_DESC = 0x1000, TX_AVAIL = 0x1400 };
 enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 2048, TX_BUF = 0x20000, STEPS = 48 };
 
-struct desc {
-	uint64_t addr;
-	uint32_t len;
-	uint16_t flags, next;
-};
-
 static uint8_t *low;
 static int event, far = -1;
 static uint16_t rx_idx, tx_idx;
 static uint32_t flags, kind;
-
-#define require(what)                                                           \
-	do {                                                                    \
-		if (!(what)) {                                                  \
-			fprintf(stderr, "line %d: not so: %s\n", __LINE__, #what); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
-
-static size_t take(const uint8_t **data, size_t *size, void *to, size_t want)
-{
-	size_t n = want < *size ? want : *size;
-
-	memcpy(to, *data, n);
-	*data += n;
-	*size -= n;
-	return n;
-}
 
 static uint16_t used_idx(size_t at)
 {

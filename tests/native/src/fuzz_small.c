@@ -8,6 +8,7 @@
  */
 #include "console.h"
 #include "pmem.h"
+#include "fuzz.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,33 +23,9 @@
 enum { RAM = 0x100000, PAGE = 4096, SIZE = 16, STEPS = 32, DATA = 0x10000 };
 enum { A_DESC = 0, A_AVAIL = 0x400, A_USED = 0x600, B_DESC = 0x1000, B_AVAIL = 0x1400, B_USED = 0x1600 };
 
-struct desc {
-	uint64_t addr;
-	uint32_t len;
-	uint16_t flags, next;
-};
-
 static uint8_t *ram;
 static int event = -1, epoll, file, out[2];
 static uint16_t idx[2];
-
-#define require(what)                                                           \
-	do {                                                                    \
-		if (!(what)) {                                                  \
-			fprintf(stderr, "line %d: not so: %s\n", __LINE__, #what); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
-
-static size_t take(const uint8_t **data, size_t *size, void *to, size_t want)
-{
-	size_t n = want < *size ? want : *size;
-
-	memcpy(to, *data, n);
-	*data += n;
-	*size -= n;
-	return n;
-}
 
 static void setup(void)
 {

@@ -7,6 +7,7 @@
  * Every chain is answered once, what waits for the host is bounded, and nothing is left at the end.
  */
 #include "vsock.h"
+#include "fuzz.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,35 +23,11 @@
 enum { LOW = 0x40000, SIZE = 16, RX_DESC = 0, RX_AVAIL = 0x400, RX_USED = 0x600, TX_DESC = 0x1000, TX_AVAIL = 0x1400 };
 enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 1024, TX_BUF = 0x10000, PROGRAMS = 8, STEPS = 64 };
 
-struct desc {
-	uint64_t addr;
-	uint32_t len;
-	uint16_t flags, next;
-};
-
 static uint8_t *low;
 static int dir = -1, event, listener[2], program[PROGRAMS];
 static char path[64];
 static uint16_t rx_idx, rx_seen, tx_idx;
 static uint32_t rx_busy;
-
-#define require(what)                                                           \
-	do {                                                                    \
-		if (!(what)) {                                                  \
-			fprintf(stderr, "line %d: not so: %s\n", __LINE__, #what); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
-
-static size_t take(const uint8_t **data, size_t *size, void *to, size_t want)
-{
-	size_t n = want < *size ? want : *size;
-
-	memcpy(to, *data, n);
-	*data += n;
-	*size -= n;
-	return n;
-}
 
 static int listen_at(const char *name, int kind)
 {
