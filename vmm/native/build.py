@@ -18,7 +18,7 @@ SOURCES = (
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
     *("fs_dir.c", "fs_xattr.c", "fs_lock.c", "fs_dax.c"),
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_stash.c", "vsock_host.c", "vsock_out.c"),
-    *("dax.c", "fsd_spawn.c", "fsd_wire.c"),
+    *("dax.c", "dax_cut.c", "dax_thread.c", "fsd_spawn.c", "fsd_wire.c"),
     *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
     *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
 )

@@ -155,7 +155,7 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static int worker_thread(struct worker *w, const char *name)
+int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg)
 {
 	sigset_t all, before;
 	pthread_attr_t attr;
@@ -168,11 +168,11 @@ static int worker_thread(struct worker *w, const char *name)
 	/* The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	err = pthread_create(&w->thread, &attr, worker_main, w);
+	err = pthread_create(thread, &attr, body, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
 	if (!err)
-		pthread_setname_np(w->thread, name);
+		pthread_setname_np(*thread, name);
 	return -err;
 }
 
@@ -199,7 +199,7 @@ int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ri
 	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, kick_fd, &kick) < 0 ||
 	    epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->stop_fd, &stop) < 0)
 		goto fail;
-	err = worker_thread(w, name);
+	err = thread_start(&w->thread, name, worker_main, w);
 	if (err) {
 		errno = -err;
 		goto fail;

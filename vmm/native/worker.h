@@ -54,6 +54,9 @@ struct worker {
 	bool joined;
 };
 
+/* A thread with a small stack on which no signal is handled. Returns 0 or -errno. */
+int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
+
 /* Start the thread. Everything else in *w is set up here; -errno leaves nothing behind. */
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
 		 int event_fd, const char *name);
