@@ -62,7 +62,7 @@ def test_the_second_start_takes_its_modules_from_the_file(copy: Copy) -> None:
 def test_a_changed_source_counts_at_once_and_is_kept_anew(copy: Copy) -> None:
     copy.boot()
     source = copy.package / "machine.py"
-    source.write_text(source.read_text() + "\nprint('changed')\n")
+    source.write_text(source.read_text() + "\nprint('changed', flush=True)\n")
     output, modules = copy.boot()
     assert output == "changed\nhello\n"
     assert "vmm.machine" not in modules and "vmm.memory" in modules
