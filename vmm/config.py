@@ -372,3 +372,7 @@ class MachineConfig:
         for index, share in enumerate(self.shares):
             found.append((share.tag or f"share{index or ''}", share))
         return found
+
+    def shares_memory(self) -> bool:
+        """Another process will map guest RAM: the user says so, or a share is served by one."""
+        return self.memory.shared or any(share.isolation == "process" for _, share in self.tagged_shares())

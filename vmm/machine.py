@@ -7,28 +7,26 @@ from _thread import RLock, allocate_lock, get_ident
 
 from vmm import boot, exithook
 from vmm.boot import layout
-from vmm.bus import Bus
 from vmm.config import PCI
 from vmm.core import Core
-from vmm.devices import Serial, power_devices
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.events import Loop
 from vmm.execution import VcpuThreads
 from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.life import CLOSED, ERROR, MADE, PANIC, PAUSED, POWEROFF, REBOOT, RUNNING, STOPPED, TIMEOUT, EndEvent, Life
 from vmm.memory import GuestMemory
-from vmm.native import lib
-from vmm.slots import MmioSlots, Native
+from vmm.platform import Platform
+from vmm.slots import MmioSlots
 from vmm.thread import Task, Thread
-from vmm.wiring import balloon_of, open_console, open_devices, open_vsock
+from vmm.wiring import balloon_of, close_all, open_console, open_devices, open_vsock, vsock_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.bus import BusDevice
     from vmm.config import DiskConfig, MachineConfig
+    from vmm.devices import Serial
     from vmm.kvm import Vcpu
     from vmm.life import Event, EventStream
     from vmm.slots import Attached
@@ -55,7 +53,6 @@ class Machine:
         self.config = config
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self.loop = Loop()
-        self.pio, self.mmio = Bus("pio"), Bus("mmio")
         self._closers: list[Any] = [self.loop]
         self._loop_thread: Thread | None = None
         self._life = Life()
@@ -79,14 +76,9 @@ class Machine:
         config = self.config
         self._plan = boot.check(config)
         ram = config.memory
-        shared = (
-            ram.shared
-            or any(share.isolation == "process" for _, share in config.tagged_shares())
-            or any(device.shares_memory for device in devices)
-        )
+        shared = config.shares_memory() or any(device.shares_memory for device in devices)
         self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
         self._closers.append(self._memory)
-        self._address_end = self._memory.regions[-1].end
         self.phases.append(("memory", time.monotonic()))
         # Copying the kernel takes as long as all the rest, and needs nothing of it
         self._loading = Task(lambda: boot.load_files(self._plan, self.memory), "loader")
@@ -100,21 +92,22 @@ class Machine:
         hvc = open_console(config.console, self.loop, self._closers)
         if hvc is not None:
             wanted.append(hvc)
-        self._bus = lib.bus_new()
-        self._closers.append(Native(self._bus, lib.bus_free))
+        platform = self._platform = Platform(self._memory.regions[-1].end, self._closers)
+        self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
         windows = any(device.regions for device in (*wanted, *devices))
-        core.make_vcpus(self._bus, self.memory, async_pf=not windows)
+        core.make_vcpus(platform.native, self.memory, async_pf=not windows)
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
         self.phases.append(("kvm", time.monotonic()))
-        self._build_platform()
+        platform.add_devices(core, self.loop, config.console, self._on_power_event)
+        self.serial = platform.serial
         self.console: Serial | VirtioConsole = hvc or self.serial
         kind: type[MmioSlots | PciSlots] = MmioSlots
         if config.transport == PCI:
             from vmm.slots_pci import PciSlots as kind
-        self._slots = kind(core, self.memory, self.loop, self.mmio, self._bus, self._closers)
+        self._slots = kind(core, self.memory, self.loop, self.mmio, platform.native, self._closers)
         if not isinstance(self._slots, MmioSlots):
-            self._add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
+            platform.add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
         for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
@@ -147,36 +140,14 @@ class Machine:
             if self._core is not None and self._core.read_only_slots:
                 self._slots.map_register_pages()
 
-    def _build_platform(self) -> None:
-        console = self.config.console
-        assert self._core is not None
-        irq = self._core.irq_line(layout.COM1_GSI)
-        self.serial = Serial(irq, out_fd=console.fd, drop=console.drop)
-        self._closers.append(self.serial)
-        lib.bus_add_uart(self._bus, layout.COM1, self.serial.native)
-        self.serial.attach(self.loop)
-        self._button = self._core.irq_line(layout.POWER_BUTTON_GSI)
-        ports = {"i8042": layout.I8042_COMMAND, "acpi_pm": layout.ACPI_SLEEP_CONTROL, "pvpanic": layout.PVPANIC}
-        for base, size, device in power_devices(self._on_power_event, **ports):
-            self._add_pio(base, size, device)
-
-    def _add_pio(self, base: int, size: int, device: BusDevice) -> None:
-        self.pio.add(base, size, device)
-        lib.bus_add_python(self._bus, lib.BUS_PIO, base, size)
-
     def attach(self, device: VirtioDevice) -> Attached:
         """Put *device* into the next slot.  Before :meth:`start` only.
 
         :raises ConfigError: no slot is free, or the machine runs already
         """
         self._life.check("attach")
-        if self.config.transport == PCI and device.regions and not device.tells_regions:
-            raise ConfigError(
-                f"{device.name}: a DAX window cannot be had on PCI yet",
-                code="transport",
-                hint="leave dax= out, or use the mmio transport",
-            )
-        self._place_regions(device)
+        self._slots.check(device)
+        self._platform.place_windows(device)
         return self._slots.attach(device)
 
     def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
@@ -200,16 +171,6 @@ class Machine:
             self._life.check("unplug")
             self._slots.ask_to_leave(attached)
         return attached.wait_gone(timeout)
-
-    def _place_regions(self, device: VirtioDevice) -> None:
-        """Windows of the device, behind RAM and the windows before."""
-        assert self._core is not None
-        for region in device.regions.values():
-            region.gpa = layout.window_base(self._address_end, region.size)
-            self._address_end = region.gpa + region.size
-            self._core.map_window(region.gpa, region.size, region.host_address, read_only=region.read_only)
-            if region.add(self._bus, region.native, region.gpa, region.size) < 0:
-                raise ConfigError("a machine has at most 8 windows of shares (dax=) and pmem images", code="windows")
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -342,7 +303,7 @@ class Machine:
         assert core is not None
         self._slots.reset()
         with self._pages_lock:
-            core.remake(self._bus, self._memory)
+            core.remake(self._platform.native, self._memory)
         self._slots.follow()
         self.serial.reset()
         self._memory.clear()
@@ -360,7 +321,7 @@ class Machine:
         """Ask the guest to power off: an ACPI event that it may hear or not."""
         self._life.check("press_power_button")
         self._life.publish("power-button")
-        self._button.signal()
+        self._platform.power_button.signal()
 
     def shutdown(self, timeout: float | None = None) -> EndEvent | None:
         """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
@@ -395,11 +356,7 @@ class Machine:
 
         :raises ConfigError: the machine was configured without one
         """
-        if self._vsock is None:
-            raise ConfigError(
-                "the machine has no vsock", code="vsock-none", hint="MachineConfig(vsock=VsockConfig(...))"
-            )
-        return self._vsock
+        return vsock_of(self._vsock)
 
     @property
     def balloon(self) -> Balloon:
@@ -434,20 +391,10 @@ class Machine:
                 if self._loop_thread is not None:
                     self._loop_thread.join()
             self._life.stage = CLOSED
-            self._close_parts()
+            # In the opposite order of their making: workers before the memory and descriptors that they use
+            self._core = None
+            close_all(self._closers)
             exithook.forget(self)
-
-    def _close_parts(self) -> None:
-        # In the opposite order of their making: workers before the memory and descriptors that they use
-        self._core = None
-        first: BaseException | None = None
-        while self._closers:
-            try:
-                self._closers.pop().close()
-            except Exception as error:  # the rest is closed all the same
-                first = first or error
-        if first is not None:
-            raise HostError(f"closing the machine: {first}", code="close") from first
 
     def __enter__(self) -> Machine:
         return self

@@ -115,6 +115,9 @@ class MmioSlots:
         self._pages.append(transport.page)
         return attached
 
+    def check(self, device: VirtioDevice) -> None:
+        """Every device can be here."""
+
     def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
         """
         :raises ConfigError: always: nobody would tell the guest

@@ -88,6 +88,18 @@ class PciSlots:
         self.attached.append(attached)
         return attached
 
+    def check(self, device: VirtioDevice) -> None:
+        """Can *device* be here?
+
+        :raises ConfigError: it cannot
+        """
+        if device.regions and not device.tells_regions:
+            raise ConfigError(
+                f"{device.name}: a DAX window cannot be had on PCI yet",
+                code="transport",
+                hint="leave dax= out, or use the mmio transport",
+            )
+
     def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
         """:meth:`attach`, and tell the running guest.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.config import DiskConfig
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +108,31 @@ def open_console(config: ConsoleConfig, loop: Loop, closers: list[Any]) -> Virti
     closers.append(console)
     console.attach_host(loop)
     return console
+
+
+def close_all(closers: list[Any]) -> None:
+    """Close what a machine is made of, in the opposite order of its making.
+
+    :raises HostError: something could not be closed; the rest is all the same
+    """
+    first: BaseException | None = None
+    while closers:
+        try:
+            closers.pop().close()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise HostError(f"closing the machine: {first}", code="close") from first
+
+
+def vsock_of(vsock: Vsock | VhostVsock | None) -> Vsock | VhostVsock:
+    """The socket device of a machine.
+
+    :raises ConfigError: it has none
+    """
+    if vsock is None:
+        raise ConfigError("the machine has no vsock", code="vsock-none", hint="MachineConfig(vsock=VsockConfig(...))")
+    return vsock
 
 
 def balloon_of(attached: Iterable[Attached]) -> Balloon:
