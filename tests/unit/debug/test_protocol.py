@@ -232,4 +232,5 @@ def test_random_packets_and_random_bytes_neither_crash_nor_hang(tmp_path: Path) 
             client = Client(path)
             client.socket.sendall(b"#00#00")
             assert client.ask(b"qAttached") == b"1", "the next debugger is served"
-            assert machine.state == "running"
+            # Some of the packets set registers, which may be the guest's end, but must not be the machine's
+            assert machine.end is None or machine.end.kind == "triple-fault", machine.end
