@@ -252,6 +252,16 @@ def install_project(python: str) -> None:
     Stamp("extension", digest(*native)).set()
 
 
+def compile_messages(python: str) -> None:
+    """Make what pyvmm_kata.proto reads of the .proto files."""
+    folder = os.path.join("examples", "kata")
+    stamp = Stamp("messages", digest(os.path.join(folder, "proto", "*.proto"), os.path.join(folder, "proto", "*.py")))
+    if not (stamp.is_current() and os.path.exists(os.path.join(ROOT, folder, "pyvmm_kata", "messages.binpb"))):
+        with step("compiling the messages of examples/kata"):
+            run([python, os.path.join(folder, "proto", "compile.py")])
+        stamp.set()
+
+
 def install_plotting(python: str) -> None:
     """Install what draws the benchmark's plot; the benchmark does without where that is not possible."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
@@ -308,6 +318,7 @@ def main(groups: Sequence[str]) -> None:
             say(f"still not found after the installation: {', '.join(still)}")
     make_venv(python)
     install_project(os.path.join(VENV, "bin", "python"))
+    compile_messages(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
 
