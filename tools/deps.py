@@ -262,6 +262,17 @@ def compile_messages(python: str) -> None:
         stamp.set()
 
 
+def install_kata(python: str) -> None:
+    """Install the container runtime of examples/kata, editable, with what it needs."""
+    folder = os.path.join("examples", "kata")
+    current = Stamp("kata", digest(os.path.join(folder, "pyproject.toml"), os.path.join(folder, "setup.py")))
+    if not current.is_current():
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
+        with step("installing examples/kata and its Python packages into .venv"):
+            run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
 def install_plotting(python: str) -> None:
     """Install what draws the benchmark's plot; the benchmark does without where that is not possible."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
@@ -287,15 +298,21 @@ def build_requirements() -> list[str]:
 
 
 def write_command(python: str) -> None:
-    """Write .venv/bin/pyvmm as bin/pyvmm does it, with the paths known: no shell, no `site`, no search."""
+    """Write the programs of .venv/bin that start often: no shell, no `site`, no search, the paths known."""
     if " " in python or len(python) > 100:  # not possible in a `#!` line
         return
     folder = "python{}.{}".format(*python_version(python))
     packages = os.path.join(VENV, "lib", folder, "site-packages")
-    path = os.path.join(VENV, "bin", "pyvmm")
+    kata = os.path.join(ROOT, "examples", "kata")
+    start = "from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n"
+    write_program(python, "pyvmm", [ROOT, packages, kata], start)
+
+
+def write_program(python: str, name: str, paths: Sequence[str], start: str) -> None:
+    """Write .venv/bin/`name`, which calls `main` after the lines of `start`."""
+    path = os.path.join(VENV, "bin", name)
     with open(path + ".new", "w") as file:
-        file.write(f"#!{python} -IS\nimport sys\n\nsys.path += [{ROOT!r}, {packages!r}]\n")
-        file.write("from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n\nsys.exit(main())\n")
+        file.write(f"#!{python} -IS\nimport sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit(main())\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
 
@@ -319,6 +336,8 @@ def main(groups: Sequence[str]) -> None:
     make_venv(python)
     install_project(os.path.join(VENV, "bin", "python"))
     compile_messages(os.path.join(VENV, "bin", "python"))
+    if wanted & {"check", "guest", "bench"}:
+        install_kata(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
 

@@ -1,0 +1,252 @@
+"""The agent in the guest, as typed calls.
+
+Everything that it answers is the guest's word: it is checked against what was asked before anybody uses it.  Calls have
+a deadline, and the error says which call was not answered.  Calls that wait for something to happen in the guest have
+none; :meth:`AgentClient.check` tells whether somebody is still there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, GuestError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
+CALL_S = 30.0
+CREATE_S = 60.0
+"""Making a container mounts and runs programs."""
+MAX_PIDS = 1 << 16
+SERVING = 1
+
+
+class Storage(NamedTuple):
+    """What the agent mounts in the guest."""
+
+    driver: str
+    source: str
+    fstype: str
+    mount_point: str
+    options: Sequence[str] = ()
+
+
+class AgentClient:
+    """A connection to the agent of one sandbox.  Any call from any thread; any of them raises:
+
+    :raises AgentTimeout: no answer in time
+    :raises AgentGone: the connection is closed
+    :raises AgentError: the agent refuses
+    :raises GuestError: the answer makes no sense
+    """
+
+    def __init__(self, sock: socket.socket, sandbox: str) -> None:
+        self._sandbox = sandbox
+        self._client = ttrpc.Client(sock, f"the agent of sandbox {sandbox}")
+
+    def close(self) -> None:
+        """End the connection: whoever waits gets AgentGone."""
+        self._client.close()
+
+    def _call(self, method: str, request: Any, timeout: float | None = CALL_S, service: str = AGENT) -> Any:
+        try:
+            return self._client.call(service, method, request, timeout)
+        except ttrpc.CallTimeout as error:
+            raise AgentTimeout(error.message, hint="the guest hangs; delete --force ends it") from error
+        except ttrpc.ConnectionLost as error:
+            raise AgentGone(error.message) from error
+        except ttrpc.RpcError as error:
+            raise AgentError(f"{method}: {error.message}", status=error.code) from error
+
+    def _do(self, method: str, timeout: float | None = CALL_S, **fields: Any) -> None:
+        self._call(method, proto.message(f"grpc.{method}Request")(**fields), timeout)
+
+    # -- the sandbox -------------------------------------------------------------------------------------------------
+
+    def check(self, timeout: float = CALL_S) -> None:
+        """Is it there?
+
+        :raises GuestError: it says that it does not serve
+        """
+        answer = self._call("Check", proto.message("grpc.CheckRequest")(), timeout, HEALTH)
+        if answer.status != SERVING:
+            raise GuestError(f"the agent of sandbox {self._sandbox} says that it does not serve", code="agent-health")
+
+    def create_sandbox(self, sandbox_id: str, hostname: str, storages: Sequence[Storage], *, shared_pids: bool) -> None:
+        """The first call: mounts what all containers use."""
+        self._do(
+            "CreateSandbox",
+            CREATE_S,
+            sandbox_id=sandbox_id,
+            hostname=hostname,
+            storages=[_storage(storage) for storage in storages],
+            sandbox_pidns=shared_pids,
+        )
+
+    def destroy_sandbox(self, timeout: float = CALL_S) -> None:
+        """The last call: unmounts, writes everything back, and powers off."""
+        self._do("DestroySandbox", timeout)
+
+    def set_time(self, seconds: float) -> None:
+        """Set the guest's clock, in seconds since 1970."""
+        self._do("SetGuestDateTime", Sec=int(seconds), Usec=int(seconds % 1 * 1e6))
+
+    def get_oom_event(self) -> str:
+        """Wait until the guest's kernel has killed something for want of memory; the container's id."""
+        answer = self._call("GetOOMEvent", proto.message("grpc.GetOOMEventRequest")(), None)
+        return str(answer.container_id)
+
+    # -- containers --------------------------------------------------------------------------------------------------
+
+    def create_container(
+        self, container_id: str, spec: Any, storages: Sequence[Storage] = (), *, shared_pids: bool = False
+    ) -> None:
+        """Make a container, not yet started.
+
+        :param spec: a ``grpc.Spec``
+        """
+        self._do(
+            "CreateContainer",
+            CREATE_S,
+            container_id=container_id,
+            exec_id=container_id,
+            OCI=spec,
+            storages=[_storage(storage) for storage in storages],
+            sandbox_pidns=shared_pids,
+        )
+
+    def start_container(self, container_id: str) -> None:
+        """Run the first process."""
+        self._do("StartContainer", CREATE_S, container_id=container_id)
+
+    def remove_container(self, container_id: str, timeout: int) -> None:
+        """Kill what runs in it, and forget it.
+
+        :param timeout: seconds that the agent may take
+        """
+        request = proto.message("grpc.RemoveContainerRequest")(container_id=container_id, timeout=timeout)
+        self._call("RemoveContainer", request, timeout + CALL_S)
+
+    def pause_container(self, container_id: str) -> None:
+        """Freeze it."""
+        self._do("PauseContainer", container_id=container_id)
+
+    def resume_container(self, container_id: str) -> None:
+        """Thaw it."""
+        self._do("ResumeContainer", container_id=container_id)
+
+    def update_container(self, container_id: str, resources: Any) -> None:
+        """Change limits.
+
+        :param resources: a ``grpc.LinuxResources``
+        """
+        self._do("UpdateContainer", container_id=container_id, resources=resources)
+
+    def stats_container(self, container_id: str) -> Any:
+        """A ``grpc.StatsContainerResponse``."""
+        request = proto.message("grpc.StatsContainerRequest")(container_id=container_id)
+        return self._call("StatsContainer", request)
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def exec_process(self, container_id: str, exec_id: str, process: Any) -> None:
+        """Run one more process.
+
+        :param process: a ``grpc.Process``
+        """
+        self._do("ExecProcess", CREATE_S, container_id=container_id, exec_id=exec_id, process=process)
+
+    def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+        """Send a signal; to all processes of the container when *exec_id* is empty."""
+        self._do("SignalProcess", container_id=container_id, exec_id=exec_id, signal=signal)
+
+    def wait_process(self, container_id: str, exec_id: str) -> int:
+        """Wait for its end; 0 to 255, 128 + N for signal N."""
+        request = proto.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
+        status = self._call("WaitProcess", request, None).status
+        if not 0 <= status <= 255:
+            raise GuestError(f"the agent says that a process ended with status {status}", code="agent-answer")
+        return int(status)
+
+    def list_pids(self, container_id: str) -> list[int]:
+        """The guest's numbers of the processes of a container."""
+        request = proto.message("grpc.ListProcessesRequest")(container_id=container_id, format="json")
+        text = self._call("ListProcesses", request).process_list
+        try:
+            pids = json.loads(text)
+        except ValueError as error:
+            raise GuestError(f"the agent's list of processes is no JSON: {error}", code="agent-answer") from error
+        if not isinstance(pids, list) or len(pids) > MAX_PIDS or not all(type(pid) is int for pid in pids):
+            raise GuestError("the agent's list of processes is no list of numbers", code="agent-answer")
+        return pids
+
+    def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
+        """Give it input; how many bytes were taken, at least one.  Waits until there is room."""
+        request = proto.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
+        taken = self._call("WriteStdin", request, None).len
+        if not 0 < taken <= len(data):
+            raise GuestError(f"the agent says that it took {taken} of {len(data)} bytes", code="agent-answer")
+        return int(taken)
+
+    def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
+        """Wait for output; empty, or AgentError, at its end."""
+        return self._read("ReadStdout", container_id, exec_id, length)
+
+    def read_stderr(self, container_id: str, exec_id: str, length: int) -> bytes:
+        """As :meth:`read_stdout`."""
+        return self._read("ReadStderr", container_id, exec_id, length)
+
+    def _read(self, method: str, container_id: str, exec_id: str, length: int) -> bytes:
+        request = proto.message("grpc.ReadStreamRequest")(container_id=container_id, exec_id=exec_id, len=length)
+        data = self._call(method, request, None).data
+        if len(data) > length:
+            raise GuestError(f"{method}: the agent sent {len(data)} bytes, asked for {length}", code="agent-answer")
+        return bytes(data)
+
+    def close_stdin(self, container_id: str, exec_id: str) -> None:
+        """No more input."""
+        self._do("CloseStdin", container_id=container_id, exec_id=exec_id)
+
+    def tty_win_resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of its terminal, in characters."""
+        self._do("TtyWinResize", container_id=container_id, exec_id=exec_id, row=rows, column=columns)
+
+    # -- network -----------------------------------------------------------------------------------------------------
+
+    def update_interface(self, interface: Any) -> None:
+        """Give the interface with this MAC address its name, addresses and MTU.
+
+        :param interface: a ``types.Interface``
+        """
+        request = proto.message("grpc.UpdateInterfaceRequest")(interface=interface)
+        self._call("UpdateInterface", request)
+
+    def update_routes(self, routes: Sequence[Any]) -> None:
+        """Set the routes.
+
+        :param routes: each a ``types.Route``
+        """
+        request = proto.message("grpc.UpdateRoutesRequest")(routes=proto.message("grpc.Routes")(Routes=routes))
+        self._call("UpdateRoutes", request)
+
+    def add_neighbors(self, neighbors: Sequence[Any]) -> None:
+        """Add to the table of neighbours.
+
+        :param neighbors: each a ``types.ARPNeighbor``
+        """
+        known = proto.message("grpc.ARPNeighbors")(ARPNeighbors=neighbors)
+        self._do("AddARPNeighbors", neighbors=known)
+
+
+def _storage(storage: Storage) -> Any:
+    return proto.message("grpc.Storage")(
+        driver=storage.driver,
+        source=storage.source,
+        fstype=storage.fstype,
+        mount_point=storage.mount_point,
+        options=storage.options,
+    )

@@ -1,0 +1,67 @@
+"""A bundle: the folder with config.json, and the root file system that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.spec import Json, bad, check_spec
+
+MAX_CONFIG = 16 << 20
+
+
+class Bundle:
+    """A checked bundle.
+
+    :ivar path: the folder, absolute
+    :ivar spec: its config.json
+    :ivar rootfs: the folder with the container's files, absolute
+    """
+
+    def __init__(self, path: str, spec: Json) -> None:
+        """
+        :raises ConfigError: *spec* cannot be run
+        """
+        check_spec(spec)
+        self.path = os.path.abspath(path)
+        self.spec = spec
+        self.rootfs = os.path.join(self.path, spec["root"]["path"])
+
+    @classmethod
+    def load(cls, path: str) -> Bundle:
+        """Read ``config.json`` of the folder *path*.
+
+        :raises ConfigError: there is none, or it cannot be run
+        """
+        bundle = cls(path, read_json(os.path.join(path, "config.json")))
+        if not os.path.isdir(bundle.rootfs):
+            raise bad("root.path", f"{bundle.rootfs} is no directory")
+        return bundle
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Its annotations, empty where there are none."""
+        return self.spec.get("annotations") or {}
+
+
+def read_json(path: str) -> Json:
+    """The JSON object in a file of the user's.
+
+    :raises ConfigError: there is no such file, or something else in it
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_CONFIG + 1)
+    except OSError as error:
+        hint = "`pyvmm-oci spec` writes one to start from" if path.endswith("config.json") else ""
+        raise ConfigError(f"{path}: {error.strerror}", code="oci-bundle", hint=hint) from error
+    if len(content) > MAX_CONFIG:
+        raise ConfigError(f"{path}: longer than {MAX_CONFIG >> 20} MiB", code="oci-bundle")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}", code="oci-bundle") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: not a JSON object", code="oci-bundle")
+    return value

@@ -1,0 +1,177 @@
+"""A container in a sandbox: its processes and what can be done to it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.errors import AgentError, ConfigError
+from pyvmm_kata.process import ExitStatus, Process
+from pyvmm_kata.spec import check_process, to_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.agent import AgentClient
+    from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.stdio import Stdio
+
+CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
+REMOVE_S = 30
+
+
+class Container:
+    """One container.  Made by :meth:`pyvmm_kata.sandbox.Sandbox.create_container`; any call from any thread.
+
+    :ivar id: its id
+    :ivar bundle: what it was made of
+    :ivar init: its first process
+    """
+
+    def __init__(
+        self,
+        agent: AgentClient,
+        container_id: str,
+        bundle: Bundle,
+        stdio: Stdio,
+        on_exit: Callable[[Process, ExitStatus], None],
+        on_delete: Callable[[Container], None],
+    ) -> None:
+        self.id = container_id
+        self.bundle = bundle
+        self._agent = agent
+        self._lock = threading.RLock()
+        self._state = CREATED
+        self._execs: dict[str, Process] = {}
+        self._report = on_exit
+        self._on_delete = on_delete
+        self.init = Process(agent, container_id, container_id, stdio, self._on_exit)
+
+    @property
+    def state(self) -> str:
+        """``created``, ``running``, ``paused`` or ``stopped``, as the OCI runtime specification names them."""
+        return self._state
+
+    @property
+    def processes(self) -> dict[str, Process]:
+        """By the ids of their execs; the container's own id is its first process."""
+        with self._lock:
+            return {self.id: self.init, **self._execs}
+
+    def _on_exit(self, process: Process, status: ExitStatus) -> None:
+        if process is self.init:
+            self._state = STOPPED
+        self._report(process, status)
+
+    def _expect(self, call: str, *states: str) -> None:
+        if self._state not in states:
+            raise ConfigError(
+                f"cannot {call} container {self.id}: it is {self._state}",
+                code="container-state",
+                hint=f"it can be done while it is {' or '.join(states)}",
+            )
+
+    def start(self) -> None:
+        """Run the first process.
+
+        :raises ConfigError: it has been started before
+        :raises AgentError: the program cannot be run
+        """
+        with self._lock:
+            self._expect("start", CREATED)
+            self._agent.start_container(self.id)
+            self._state = RUNNING
+            self.init.watch()
+
+    def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio) -> Process:
+        """Run one more process.
+
+        :param process: the ``process`` of a config.json
+        :raises ConfigError: the container does not run, *process* makes no sense, or the id is in use
+        :raises AgentError: the program cannot be run
+        """
+        check_process(process, f"exec {exec_id}")
+        with self._lock:
+            self._expect("exec in", RUNNING)
+            if exec_id in self._execs or exec_id == self.id:
+                raise ConfigError(f"container {self.id} has a process {exec_id} already", code="exec-exists")
+            made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
+            try:
+                self._agent.exec_process(self.id, exec_id, to_message("Process", process))
+            except BaseException:
+                made.abandon()
+                raise
+            self._execs[exec_id] = made
+            made.watch()
+            return made
+
+    def forget(self, exec_id: str) -> None:
+        """Let the id of an exec that has ended be used again."""
+        with self._lock:
+            found = self._execs.get(exec_id)
+            if found is not None and found.exit_status is not None:
+                del self._execs[exec_id]
+
+    def kill(self, signal: int, *, everything: bool = False) -> None:
+        """Send a signal to the first process, or to all of the container.
+
+        :raises ConfigError: it has ended
+        """
+        self._expect("kill", CREATED, RUNNING, PAUSED)
+        self._agent.signal_process(self.id, "" if everything else self.id, signal)
+
+    def wait(self, timeout: float | None = None) -> ExitStatus | None:
+        """Wait until the first process has ended; None after *timeout* seconds."""
+        return self.init.wait(timeout)
+
+    def stats(self) -> Any:
+        """A ``grpc.StatsContainerResponse``, read from the container's cgroups in the guest."""
+        return self._agent.stats_container(self.id)
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change limits.
+
+        :param resources: ``linux.resources`` of a config.json; what it does not name stays
+        """
+        self._agent.update_container(self.id, to_message("LinuxResources", resources))
+
+    def pause(self) -> None:
+        """Freeze all its processes."""
+        with self._lock:
+            self._expect("pause", RUNNING)
+            self._agent.pause_container(self.id)
+            self._state = PAUSED
+
+    def resume(self) -> None:
+        """Let them go on."""
+        with self._lock:
+            self._expect("resume", PAUSED)
+            self._agent.resume_container(self.id)
+            self._state = RUNNING
+
+    def pids(self) -> list[int]:
+        """The numbers of its processes, as the guest says."""
+        return self._agent.list_pids(self.id)
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove it from the guest, and what was mounted for it.
+
+        :param force: kill what runs, and go on when the guest does not answer
+        :raises ConfigError: it runs, and *force* is not given
+        """
+        with self._lock:
+            if not force:
+                self._expect("delete", CREATED, STOPPED)
+            try:
+                self._agent.remove_container(self.id, REMOVE_S)
+            except AgentError:
+                if not force:
+                    raise
+            except Exception:
+                if not force and self._state != STOPPED:
+                    raise
+            finally:
+                if self._state == CREATED:
+                    self.init.abandon()
+            self._state = STOPPED
+            self._on_delete(self)

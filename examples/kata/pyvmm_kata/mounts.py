@@ -1,0 +1,166 @@
+"""What of the host's files the guest sees: one directory for each sandbox, and what is bound into it.
+
+The directory is shared with the guest as a whole (virtio-fs, tag ``kataShared``).  A container's root file system and
+its volumes are bind mounts below it, made when the container is.  The server of the share has a copy of the mount that
+follows ours (a *slave*, mount_namespaces(7)), so that mounts made later are there too.
+
+The front ends hold all that in a mount namespace of their own (:func:`enter_namespace`): when its last process is gone,
+however it went, so are the mounts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+
+from pyvmm_kata.errors import HostError
+
+TAG = "kataShared"
+GUEST_SHARED = "/run/kata-containers/shared/containers"
+"""Where the agent mounts the share (as Kata does)."""
+
+MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
+MS_REMOUNT, MNT_DETACH, UMOUNT_NOFOLLOW = 32, 2, 8
+CLONE_NEWNS = 0x20000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise HostError(f"{what}: {os.strerror(number)}", code="mount", errno=number)
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
+    """mount(2).
+
+    :raises HostError: it failed
+    """
+    words = [os.fsencode(word) for word in (source, target, fstype)]
+    result = _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None)
+    _check(result, f"mounting {source or fstype} at {target}")
+
+
+def unmount(target: str) -> None:
+    """Detach what is mounted at *target*, and all below it; nothing is there: nothing to do.
+
+    :raises HostError: it failed
+    """
+    while _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW) == 0:
+        pass  # several may lie upon each other
+    if ctypes.get_errno() not in (22, 2):  # EINVAL: not a mount point
+        _check(-1, f"unmounting {target}")
+
+
+def enter_namespace() -> None:
+    """Give this thread, and the threads and processes that it will make, a mount namespace of its own.  What the host
+    mounts later is seen; what is mounted here is not seen outside.
+
+    :raises HostError: without the right to (CAP_SYS_ADMIN)
+    """
+    _check(_libc.unshare(CLONE_NEWNS), "a mount namespace")
+    mount("", "/", "", MS_REC | MS_SLAVE)
+
+
+class SharedDirectory:
+    """The directory that a sandbox shares with its guest.
+
+    Two mounts of the same: ``mounts``, where we work, and ``shared``, which is read-only at its top, so that the guest
+    can write into what is bound for it and nowhere else.  A mount below the one appears below the other.
+
+    :param folder: where both are made; ours alone
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.work = os.path.join(folder, "mounts")
+        self.path = os.path.join(folder, "shared")
+
+    def make(self) -> None:
+        """
+        :raises HostError: without the right to mount
+        """
+        for path in (self.work, self.path):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        mount(self.work, self.work, "", MS_BIND)
+        mount("", self.work, "", MS_PRIVATE)
+        mount("", self.work, "", MS_SHARED)
+        mount(self.work, self.path, "", MS_BIND)
+        mount("", self.path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(self.path))
+
+    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+        """Let the guest see *source*, a file or a directory of the host, as *name*; its path in the guest.
+
+        :raises HostError: it cannot be bound
+        """
+        target = os.path.join(self.work, name)
+        try:
+            if stat.S_ISDIR(os.stat(source).st_mode):
+                os.makedirs(target)
+            else:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise HostError(f"{source}: {error.strerror}", code="mount", errno=error.errno or 0) from error
+        mount(source, target, "", MS_BIND | (MS_REC if recursive else 0))
+        if read_only:
+            mount("", target, "", MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(target))
+        return f"{GUEST_SHARED}/{name}"
+
+    def unbind(self, name: str) -> None:
+        """Take *name*, and all below it, away again; nothing is there: nothing to do.
+
+        :raises HostError: something is still mounted, or somebody has put files there
+        """
+        target = os.path.join(self.work, name)
+        for path in _mounts_below(target):
+            unmount(path)
+        _remove_places(target)
+
+    def remove(self) -> None:
+        """Take everything away.
+
+        :raises HostError: something is still mounted, or somebody has put files there
+        """
+        for path in (*_mounts_below(self.path), *_mounts_below(self.work)):
+            unmount(path)
+        _remove_places(self.path)
+        _remove_places(self.work)
+
+
+def _mounts_below(path: str) -> list[str]:
+    """Where something is mounted, at *path* or below, the last first (proc_pid_mountinfo(5))."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            point = os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1"))
+            if point == path or point.startswith(path + "/"):
+                found.append(point)
+    return found[::-1]
+
+
+def _remove_places(path: str) -> None:
+    """Remove the empty files and directories on which something was mounted; never anything that has content."""
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(info.st_mode):
+        if os.lstat(os.path.dirname(path)).st_dev == info.st_dev:  # else something is still mounted: rmdir says so
+            for name in os.listdir(path):
+                _remove_places(os.path.join(path, name))
+        remove = os.rmdir
+    elif stat.S_ISREG(info.st_mode) and info.st_size == 0:
+        remove = os.unlink
+    else:
+        raise HostError(f"{path} is in the way: it was not put there by this program", code="mount")
+    try:
+        remove(path)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", code="mount", errno=error.errno or 0) from error
+
+
+def _kept_flags(path: str) -> int:
+    """The flags of a mount that a remount has to repeat: where a user namespace has locked them, it fails else."""
+    flags = os.statvfs(path).f_flag
+    return flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)

@@ -1,0 +1,102 @@
+"""A process in a container: its stdio, its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.errors import AgentError, AgentGone, GuestError
+from pyvmm_kata.stdio import Pumps, Stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.agent import AgentClient
+
+LOST = 255
+"""Exit code of a process whose virtual machine ended without a word about it."""
+
+
+class ExitStatus(NamedTuple):
+    """How a process ended.
+
+    :ivar code: 0 to 255; 128 + N for signal N
+    :ivar at: ``time.time()`` of when it was known
+    :ivar reason: empty; or why there is no status of the process itself
+    """
+
+    code: int
+    at: float
+    reason: str = ""
+
+
+class Process:
+    """A process of a container, by the id of its exec; that of a container's first process is the container's.
+
+    Made by :class:`~pyvmm_kata.container.Container`; any call from any thread.
+    """
+
+    def __init__(
+        self,
+        agent: AgentClient,
+        container_id: str,
+        exec_id: str,
+        stdio: Stdio,
+        on_exit: Callable[[Process, ExitStatus], None],
+    ) -> None:
+        self.container_id = container_id
+        self.exec_id = exec_id
+        self.stdio = stdio
+        self._agent = agent
+        self._on_exit = on_exit
+        self._ended = threading.Event()
+        self._exit: ExitStatus | None = None
+        self._pumps = Pumps(agent, container_id, exec_id, stdio)
+
+    @property
+    def exit_status(self) -> ExitStatus | None:
+        """None while it runs."""
+        return self._exit
+
+    def watch(self) -> None:
+        """Begin to copy stdio and to wait for the end: once it is there for the agent."""
+        self._pumps.start()
+        threading.Thread(target=self._watch, name=f"wait {self.exec_id}", daemon=True).start()
+
+    def _watch(self) -> None:
+        try:
+            status = ExitStatus(self._agent.wait_process(self.container_id, self.exec_id), time.time())
+        except (AgentGone, AgentError) as error:
+            status = ExitStatus(LOST, time.time(), str(error))
+        except GuestError as error:
+            status = ExitStatus(LOST, time.time(), f"the agent's answer makes no sense: {error}")
+        self._pumps.finish()
+        self._exit = status
+        try:
+            self._on_exit(self, status)
+        finally:
+            self._ended.set()
+
+    def abandon(self) -> None:
+        """It never started: close its stdio."""
+        self._pumps.finish()
+
+    def wait(self, timeout: float | None = None) -> ExitStatus | None:
+        """Wait until it has ended and its output was written; None after *timeout* seconds."""
+        self._ended.wait(timeout)
+        return self._exit if self._ended.is_set() else None
+
+    def kill(self, signal: int) -> None:
+        """
+        :raises AgentError: there is no such process (any more)
+        """
+        self._agent.signal_process(self.container_id, self.exec_id, signal)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal a size."""
+        self._agent.tty_win_resize(self.container_id, self.exec_id, rows, columns)
+
+    def close_stdin(self) -> None:
+        """What reads its stdin sees the end."""
+        self._pumps.close_stdin()

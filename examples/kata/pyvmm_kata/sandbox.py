@@ -1,0 +1,251 @@
+"""A sandbox: one virtual machine, and the containers (a pod) in it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.agent import AgentClient, Storage
+from pyvmm_kata.container import Container
+from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
+from pyvmm_kata.guest_spec import place
+from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.spec import check_id, to_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.process import ExitStatus, Process
+    from pyvmm_kata.stdio import Stdio
+    from pyvmm_kata.vm import Vm
+    from vmm import NetConfig
+
+MIB = 1 << 20
+START_S = 60.0
+STOP_S = 5.0
+CHECK_EVERY_S = 10.0
+
+
+class SandboxConfig(NamedTuple):
+    """What a sandbox is made of.
+
+    :ivar sandbox_id: its name
+    :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
+    :ivar kernel: path of the guest kernel
+    :ivar image: path of the guest's initramfs, with the agent
+    :ivar memory: bytes of guest RAM
+    :ivar vcpus: number of CPUs
+    :ivar hostname: of the guest
+    :ivar cmdline: appended to the kernel's command line
+    :ivar nets: network devices
+    :ivar shared_pids: all containers see each other's processes
+    """
+
+    sandbox_id: str
+    state_dir: str
+    kernel: str
+    image: str
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    hostname: str = ""
+    cmdline: str = ""
+    nets: tuple[NetConfig, ...] = ()
+    shared_pids: bool = False
+
+
+class SandboxEvent(NamedTuple):
+    """Something that happened in a sandbox.
+
+    :ivar kind: ``exit``: a process ended; ``oom``: the guest's kernel killed something of a container for want of
+        memory; ``end``: the virtual machine is gone, and with it everything in it
+    :ivar container_id: of which container, empty for ``end``
+    :ivar exec_id: of which process, for ``exit``
+    :ivar exit_status: for ``exit``
+    :ivar reason: for ``end``, in words
+    """
+
+    kind: str
+    container_id: str = ""
+    exec_id: str = ""
+    exit_status: ExitStatus | None = None
+    reason: str = ""
+
+
+def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
+    """A machine of pyvmm's."""
+    from pyvmm_kata.vm import PyvmmVm
+
+    return PyvmmVm(config, folder, shared)
+
+
+class Sandbox:
+    """One virtual machine with its containers.  Any call from any thread.
+
+    The share's mounts are made in the caller's mount namespace: see :func:`pyvmm_kata.mounts.enter_namespace`.
+
+    :param boot: makes the machine, of the configuration, the folder for its sockets and the directory to share
+    """
+
+    def __init__(self, config: SandboxConfig, boot: Callable[[SandboxConfig, str, str], Vm] | None = None) -> None:
+        self.config = config
+        check_id(config.sandbox_id, "sandbox")
+        self._boot = boot or boot_vm
+        self._shared = SharedDirectory(config.state_dir)
+        self._lock = threading.RLock()
+        self._vm: Vm | None = None
+        self._agent: AgentClient | None = None
+        self._containers: dict[str, Container] = {}
+        self._listeners: list[Callable[[SandboxEvent], None]] = []
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._end_reason = ""
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Boot the machine and wait for its agent.  What was made is taken away again when that fails.
+
+        :raises VmmError: the machine cannot be made, or its agent does not answer in a minute
+        """
+        try:
+            self._shared.make()
+            self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
+            self._vm.watch(self._on_end)
+            self._agent = AgentClient(self._vm.connect(START_S), self.config.sandbox_id)
+            self._agent.create_sandbox(
+                self.config.sandbox_id,
+                self.config.hostname,
+                (Storage("virtio-fs", TAG, "virtiofs", GUEST_SHARED),),
+                shared_pids=self.config.shared_pids,
+            )
+        except BaseException:
+            self.stop()
+            raise
+        for name, work in (("check", self._check), ("oom", self._watch_oom)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to the guest.
+
+        :raises AgentGone: there is none (any more)
+        """
+        if self._agent is None:
+            raise AgentGone(f"sandbox {self.config.sandbox_id} does not run")
+        return self._agent
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the machine is gone; False after *timeout* seconds."""
+        return self._ended.wait(timeout)
+
+    def stop(self) -> None:
+        """End the machine, with whatever runs in it, and take everything of it away.  Harmless when done twice.
+
+        :raises VmmError: something could not be taken away
+        """
+        with self._lock:
+            self._stopping.set()
+            agent, self._agent = self._agent, None
+            vm, self._vm = self._vm, None
+        if agent is not None:
+            try:
+                agent.destroy_sandbox(STOP_S)
+            except VmmError:
+                pass  # it hangs, or is gone: the machine's power goes in any case
+            agent.close()
+        if vm is not None:
+            vm.close()
+        self._ended.set()
+        self._shared.remove()
+
+    def _on_end(self, reason: str) -> None:
+        """The machine has ended."""
+        self._end_reason = reason
+        agent = self._agent
+        if agent is not None:
+            agent.close()  # who waits for the guest gets to know
+        first = not self._ended.is_set()
+        self._ended.set()
+        if first and not self._stopping.is_set():
+            self._tell(SandboxEvent("end", reason=f"the virtual machine ended: {reason}"))
+
+    def _check(self) -> None:
+        """Is the agent still there?  Else the machine's power goes, and whoever waits for it knows."""
+        while not self._stopping.wait(CHECK_EVERY_S) and not self._ended.is_set():
+            try:
+                self.agent.check()
+            except AgentGone:
+                return
+            except GuestError as error:
+                vm = self._vm
+                if vm is not None and not self._stopping.is_set():
+                    self._on_end(str(error))
+                    vm.close()
+                return
+
+    def _watch_oom(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                container_id = self.agent.get_oom_event()
+            except GuestError:
+                return
+            with self._lock:
+                known = container_id in self._containers
+            if known:
+                self._tell(SandboxEvent("oom", container_id))
+            else:
+                self._stopping.wait(1)  # it makes things up: slowly, then
+
+    # -- containers --------------------------------------------------------------------------------------------------
+
+    @property
+    def containers(self) -> dict[str, Container]:
+        """By their ids."""
+        with self._lock:
+            return dict(self._containers)
+
+    def create_container(self, container_id: str, bundle: Bundle, stdio: Stdio) -> Container:
+        """Make a container, not yet started.
+
+        :raises ConfigError: it cannot be, or the id is in use
+        :raises VmmError: the host or the guest refuses; nothing of it is left
+        """
+        check_id(container_id)
+        with self._lock:
+            if container_id in self._containers:
+                raise ConfigError(f"container {container_id} exists already", code="container-exists")
+            agent = self.agent
+            made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
+            try:
+                spec = place(bundle, container_id, self._shared)
+                agent.create_container(container_id, to_message("Spec", spec), shared_pids=self.config.shared_pids)
+            except BaseException:
+                made.init.abandon()
+                self._shared.unbind(container_id)
+                raise
+            self._containers[container_id] = made
+            return made
+
+    def _on_delete(self, container: Container) -> None:
+        with self._lock:
+            self._containers.pop(container.id, None)
+        self._shared.unbind(container.id)
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[SandboxEvent], None]) -> None:
+        """Have *listener* called, on a thread of ours, with what happens from now on."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def _on_exit(self, process: Process, status: ExitStatus) -> None:
+        if status.reason and self._end_reason:
+            status = status._replace(reason=f"the virtual machine ended: {self._end_reason}")
+        self._tell(SandboxEvent("exit", process.container_id, process.exec_id, status))
+
+    def _tell(self, event: SandboxEvent) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(event)

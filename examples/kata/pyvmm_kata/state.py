@@ -1,0 +1,68 @@
+"""What is known of a container beside its processes: ``state.json``, in the form that ``runc state`` prints, and more.
+
+It is written whole or not at all, so it survives a crash of any command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from pyvmm_kata.errors import ConfigError
+
+Json = dict[str, Any]
+OCI_VERSION = "1.2.0"
+FILE = "state.json"
+
+
+def write(folder: str, state: Json) -> None:
+    """Replace the state in *folder*."""
+    path = os.path.join(folder, FILE)
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        json.dump(state, file)
+    os.rename(f"{path}.new", path)
+
+
+def read(folder: str) -> Json:
+    """The state in *folder*; its ``status`` is that of now.
+
+    :raises ConfigError: there is none that can be read
+    """
+    container_id = os.path.basename(folder)
+    try:
+        with open(os.path.join(folder, FILE)) as file:
+            state = json.load(file)
+    except FileNotFoundError as error:
+        raise missing(container_id) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"container {container_id}: its state cannot be read: {error}",
+            code="container-state",
+            hint=f"pyvmm-oci delete --force {container_id} clears it",
+        ) from error
+    if state["status"] != "stopped" and not is_alive(state["pid"], state["startTime"]):
+        state["status"] = "stopped"
+    return dict(state)
+
+
+def missing(container_id: str) -> ConfigError:
+    """The error of a container that is not there, in runc's words, which others look for."""
+    return ConfigError(f"container does not exist: {container_id}", code="container-missing")
+
+
+def start_time(pid: int) -> int:
+    """When a process began, in ticks since the host's start: with its number, what tells it from all others; 0: no such
+    process, or only the rest of one that nobody has waited for (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_alive(pid: int, began: int) -> bool:
+    """Is it still the same process that runs?"""
+    return pid > 0 and began > 0 and start_time(pid) == began

@@ -1,0 +1,135 @@
+"""The virtual machine of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from pyvmm_kata.errors import GuestError, HostError
+from pyvmm_kata.mounts import TAG
+from vmm import (
+    BootConfig,
+    ConsoleConfig,
+    Machine,
+    MachineConfig,
+    MemoryConfig,
+    ShareConfig,
+    VsockConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.sandbox import SandboxConfig
+
+AGENT_PORT = 1024
+CMDLINE = "quiet"
+CID = 3
+
+
+class Vm(Protocol):
+    """What a sandbox needs of a virtual machine; a test has one without KVM."""
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection to the agent, once it listens.
+
+        :raises GuestError: it does not, in time
+        """
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """Have *on_end* called, with a reason, when the machine has ended."""
+
+    def close(self) -> None:
+        """End it, and free everything."""
+
+
+class PyvmmVm:
+    """A machine of pyvmm's, started.
+
+    :param config: what it is made of
+    :param folder: where its socket and its console's file are made
+    :param shared: the directory of the share
+    :raises VmmError: it cannot be made
+    """
+
+    def __init__(self, config: SandboxConfig, folder: str, shared: str) -> None:
+        self._name = config.sandbox_id
+        # Through the descriptor, since a unix socket's path must be short and the state's may not be
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
+        self._machine: Machine | None = None
+        try:
+            self._machine = Machine(
+                MachineConfig(
+                    boot=BootConfig(config.kernel, config.image, f"{CMDLINE} {config.cmdline}".strip()),
+                    memory=MemoryConfig(config.memory),
+                    cpus=config.vcpus,
+                    shares=(ShareConfig(shared, tag=TAG, isolation="process"),),
+                    vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
+                    nets=config.nets,
+                    console=ConsoleConfig("fd", self._console),
+                )
+            )
+            self._machine.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, timeout: float) -> socket.socket:
+        """See :class:`Vm`."""
+        machine = self._running()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
+            except ConnectionRefusedError:
+                pass  # the guest's driver is there, its agent not yet
+            except TimeoutError:
+                pass
+            end = machine.end
+            if end is not None:
+                words = f"{end.kind} {end.detail}".strip()
+                raise GuestError(
+                    f"sandbox {self._name}: the virtual machine ended before its agent was there ({words})",
+                    code="guest-start",
+                    hint="see console.log beside state.json",
+                )
+            if time.monotonic() > deadline:
+                raise GuestError(
+                    f"sandbox {self._name}: the agent did not listen on vsock port {AGENT_PORT} within {timeout:g} s",
+                    code="guest-start",
+                    hint="see console.log beside state.json",
+                )
+            time.sleep(0.005)
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """See :class:`Vm`."""
+        machine = self._running()
+
+        def wait() -> None:
+            try:
+                end = machine.wait()
+                on_end(f"{end.kind} {end.detail}".strip() if end is not None else "")
+            except Exception as error:
+                on_end(str(error))
+
+        threading.Thread(target=wait, name="vm", daemon=True).start()
+
+    def _running(self) -> Machine:
+        if self._machine is None:
+            raise HostError(f"sandbox {self._name}: its virtual machine is closed", code="sandbox-state")
+        return self._machine
+
+    def close(self) -> None:
+        """See :class:`Vm`."""
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.close()
+        for fd in (self._console, self._folder):
+            if fd >= 0:
+                os.close(fd)
+        self._console = self._folder = -1
