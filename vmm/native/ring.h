@@ -11,7 +11,7 @@
  */
 void ring_publish(struct ring *ring);
 
-/* Is there a chain to pop? One load of avail.idx: cheap enough to spin on. */
+/* Is there a chain to pop? One load: cheap enough to spin on. */
 bool ring_pending(struct ring *ring);
 
 /*
@@ -22,7 +22,8 @@ int ring_fail(struct ring *ring, int err, const char *fmt, ...) __attribute__((f
 
 /*
  * The guest gets the head back that was popped last, as if it had not been popped: the next ring_pop() returns it again.
- * Several are taken back in the opposite order of their popping, none of them pushed. -EINVAL: not the last one.
+ * Several are taken back in the opposite order of their popping; nothing popped behind them may have been pushed. -EINVAL:
+ * not the last one.
  */
 int ring_unpop(struct ring *ring, uint32_t head);
 

@@ -42,12 +42,18 @@ int vsock_stash_fill(struct vsock *v, uint32_t want)
 			return n;
 		if (n == 0)
 			break;
-		stat_add(&v->worker.stats.chains, 1);
 		if (chain.write_len < ROOM_MIN) {
+			/* What is given back out of turn could not be unpopped. */
+			if (v->nstash) {
+				ring_unpop(v->rx, chain.head);
+				break;
+			}
 			stat_add(&v->stats.malformed, 1);
+			stat_add(&v->worker.stats.chains, 1);
 			ring_push(v->rx, chain.head, 0);
 			continue;
 		}
+		stat_add(&v->worker.stats.chains, 1);
 		s = &v->stash[v->stash_first + v->nstash++];
 		*s = (struct vsock_slot){ chain.head, chain.nwrite, chain.iov + chain.nread, chain.write_len };
 		v->stash_end += chain.nread + chain.nwrite;
