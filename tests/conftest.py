@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.driver import Guest
 from tests.lab.kvm import why_unusable
 
+# Tests of devices that go through virtqueues: those of a module run with both formats by
+# pytestmark = pytest.mark.usefixtures("virtqueues")
+FORMATS = ("split", "packed")
 OUTCOMES = ("passed", "failed", "skipped", "deselected", "xfailed", "xpassed", "error")
 
 
@@ -29,3 +33,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if path := os.environ.get("PYVMM_TEST_COUNTS"):
         stats = terminalreporter.stats
         Path(path).write_text(json.dumps({name: len(stats[name]) for name in OUTCOMES if name in stats}))
+
+
+@pytest.fixture(params=FORMATS)
+def virtqueues(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The format of the queues of all :class:`tests.driver.Guest`."""
+    monkeypatch.setattr(Guest, "packed", request.param == "packed")
+    return str(request.param)

@@ -1,7 +1,7 @@
 """The guest's side of virtio over real guest RAM: what a driver does, good or bad, without a guest.
 
 :class:`Guest` is a machine without CPUs: RAM, a control loop in its own thread, one device behind a real
-:class:`MmioTransport`, with real eventfds as kicks and irq.  :class:`DriverQueue` builds rings and chains.
+:class:`MmioTransport`, with real eventfds as kicks and irq.  :mod:`tests.driver_queue` has its queues.
 Everything can also be done wrongly: the raw parts are open to tests, fuzzers and benchmarks.
 """
 
@@ -10,10 +10,11 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
+from tests.driver_queue import Buffer, DriverQueue, PackedQueue, Used
 from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
@@ -21,41 +22,23 @@ from vmm.virtio.device import VirtioDevice
 from vmm.virtio.mmio import MmioTransport
 from vmm.virtio.transport import Transport
 
+__all__ = ["ALL_STATUS", "FIRST_FREE", "RAM", "TIMEOUT", "Buffer", "DriverQueue", "Guest", "PackedQueue", "Used"]
+
 TIMEOUT = 20.0
 """Seconds after which something that must happen has not happened."""
 RAM = 16 << 20
 FIRST_FREE = 0x10000
 ALL_STATUS = spec.ACKNOWLEDGE | spec.DRIVER | spec.FEATURES_OK | spec.DRIVER_OK
 
-_fence_lock = threading.Lock()
-
-
-def fence() -> None:
-    """A full memory barrier: stores before it are seen before loads behind it are done."""
-    with _fence_lock:
-        pass
-
-
-class Buffer(NamedTuple):
-    """A piece of guest memory in a chain."""
-
-    gpa: int
-    length: int
-    writable: bool = False
-
-
-class Used(NamedTuple):
-    """An entry of the used ring."""
-
-    head: int
-    written: int
-
 
 class Guest:
     """A driver with its device.  A context manager.
 
     :param memory: RAM of another size or kind; closed with the guest
+    :cvar packed: the device offers packed virtqueues, and unless it is told otherwise the driver takes them
     """
+
+    packed: ClassVar[bool] = False
 
     def __init__(self, device: VirtioDevice, *, memory: GuestMemory | None = None) -> None:
         self.device = device
@@ -73,7 +56,7 @@ class Guest:
         self._thread.start()
 
     def make_transport(self) -> Transport:
-        return MmioTransport(self.device, self.memory, self.loop, self.irq, self.kicks)
+        return MmioTransport(self.device, self.memory, self.loop, self.irq, self.kicks, packed=self.packed)
 
     def _run(self) -> None:
         try:
@@ -161,7 +144,8 @@ class Guest:
     def add_queue(self, index: int = 0, size: int | None = None) -> DriverQueue:
         """Set a queue up; before DRIVER_OK."""
         self.write(spec.MMIO_QUEUE_SEL, index)
-        queue = DriverQueue(self, index, size or self.read(spec.MMIO_QUEUE_NUM_MAX))
+        kind = PackedQueue if self.features & spec.F_RING_PACKED else DriverQueue
+        queue = kind(self, index, size or self.read(spec.MMIO_QUEUE_NUM_MAX))
         self.write_queue(queue.size, queue.desc, queue.avail, queue.used)
         self.queues[index] = queue
         return queue
@@ -277,124 +261,3 @@ class Guest:
 
     def content(self, buffer: Buffer) -> bytes:
         return self.memory.read(buffer.gpa, buffer.length)
-
-
-class DriverQueue:
-    """A split virtqueue as a driver keeps it (2.7)."""
-
-    def __init__(self, guest: Guest, index: int, size: int) -> None:
-        self.guest = guest
-        self.memory = guest.memory
-        self.index = index
-        self.size = size
-        self.desc = guest.alloc(16 * size, 16)
-        self.avail = guest.alloc(6 + 2 * size, 2)
-        self.used = guest.alloc(6 + 8 * size, 4)
-        for gpa, length in ((self.desc, 16 * size), (self.avail, 6 + 2 * size), (self.used, 6 + 8 * size)):
-            self.memory.write(gpa, bytes(length))
-        self.free = list(range(size))[::-1]
-        self.next_avail = 0
-        self.next_used = 0
-        self._chains: dict[int, list[int]] = {}
-
-    # -- raw -------------------------------------------------------------------------------------------------
-
-    def write_desc(self, index: int, gpa: int, length: int, flags: int = 0, link: int = 0) -> None:
-        self.write_entry(self.desc, index, gpa, length, flags, link)
-
-    def write_entry(self, table: int, index: int, gpa: int, length: int, flags: int = 0, link: int = 0) -> None:
-        entry = gpa.to_bytes(8, "little") + length.to_bytes(4, "little")
-        entry += flags.to_bytes(2, "little") + link.to_bytes(2, "little")
-        self.memory.write(table + 16 * index, entry)
-
-    def write_avail(self, slot: int, head: int) -> None:
-        self.memory.write_int(self.avail + 4 + 2 * (slot % self.size), 2, head)
-
-    def write_avail_idx(self, index: int) -> None:
-        self.memory.write_int(self.avail + 2, 2, index)
-
-    def read_used_idx(self) -> int:
-        return self.memory.read_int(self.used + 2, 2)
-
-    def read_used_flags(self) -> int:
-        return self.memory.read_int(self.used, 2)
-
-    def write_avail_flags(self, flags: int) -> None:
-        self.memory.write_int(self.avail, 2, flags)
-
-    def write_used_event(self, index: int) -> None:
-        self.memory.write_int(self.avail + 4 + 2 * self.size, 2, index)
-
-    def read_avail_event(self) -> int:
-        return self.memory.read_int(self.used + 4 + 8 * self.size, 2)
-
-    # -- as a driver does it ---------------------------------------------------------------------------------
-
-    def chain(self, buffers: Iterable[Buffer], *, indirect: bool = False) -> int:
-        """Write descriptors for *buffers*; returns the head."""
-        buffers = list(buffers)
-        if indirect:
-            table = self.guest.alloc(16 * len(buffers))
-            self._link(table, range(len(buffers)), buffers)
-            head = self.free.pop()
-            self.write_desc(head, table, 16 * len(buffers), spec.DESC_F_INDIRECT)
-            self._chains[head] = [head]
-            return head
-        indices = [self.free.pop() for _ in buffers]
-        self._link(self.desc, indices, buffers)
-        self._chains[indices[0]] = indices
-        return indices[0]
-
-    def _link(self, table: int, indices: Iterable[int], buffers: list[Buffer]) -> None:
-        indices = list(indices)
-        for at, (index, buffer) in enumerate(zip(indices, buffers, strict=True)):
-            last = at == len(buffers) - 1
-            flags = (spec.DESC_F_WRITE if buffer.writable else 0) | (0 if last else spec.DESC_F_NEXT)
-            self.write_entry(table, index, buffer.gpa, buffer.length, flags, 0 if last else indices[at + 1])
-
-    def offer(self, *heads: int) -> None:
-        """Make chains available, all at once, without a kick."""
-        for head in heads:
-            self.write_avail(self.next_avail, head)
-            self.next_avail = (self.next_avail + 1) & 0xFFFF
-        self.write_avail_idx(self.next_avail)
-
-    def kick(self) -> None:
-        """Ring, whether the device wants it or not."""
-        fence()
-        self.guest.write(spec.MMIO_QUEUE_NOTIFY, self.index)
-
-    def take_used(self) -> list[Used]:
-        """What is on the used ring and was not taken before; its descriptors are free again."""
-        taken = []
-        while self.next_used != self.read_used_idx():
-            gpa = self.used + 4 + 8 * (self.next_used % self.size)
-            used = Used(self.memory.read_int(gpa, 4), self.memory.read_int(gpa + 4, 4))
-            self.free += self._chains.pop(used.head, [])[::-1]
-            self.next_used = (self.next_used + 1) & 0xFFFF
-            taken.append(used)
-        return taken
-
-    def wait(self, count: int = 1) -> list[Used]:
-        """Wait, by interrupts, until *count* chains have come back."""
-        done: list[Used] = []
-        while True:
-            # With EVENT_IDX: an interrupt for the next one (2.7.7.2). The wish is out before the last look
-            self.write_used_event(self.next_used)
-            fence()
-            done += self.take_used()
-            if len(done) >= count:
-                return done
-            self.write_used_event(self.next_used)
-            fence()
-            if self.next_used == self.read_used_idx():
-                self.guest.wait_irq()
-
-    def send(self, *buffers: Buffer, indirect: bool = False) -> Used:
-        """One request, from its chain to its answer."""
-        head = self.chain(buffers, indirect=indirect)
-        self.offer(head)
-        self.kick()
-        (used,) = self.wait()
-        assert used.head == head
-        return used

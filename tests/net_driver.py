@@ -166,14 +166,14 @@ class NetGuest(Guest):
     def receive_from(self, queue: DriverQueue, pair: int = 0) -> tuple[Received, list[Buffer]]:
         """The same, and the buffers that it was in."""
         end = time.monotonic() + TIMEOUT
-        while queue.next_used == queue.read_used_idx():
+        while not queue.has_used():
             if time.monotonic() > end:
                 raise TimeoutError("no frame came")
             time.sleep(0.0005)
         parts: list[tuple[list[Buffer], bytes]] = []
         count = 1
         while len(parts) < count:
-            used = self._take_one(queue)
+            used = queue.take_one()
             buffers = self._room.pop((pair, used[0]))
             parts.append((buffers, b"".join(self.content(buffer) for buffer in buffers)[: used[1]]))
             if len(parts) == 1:
@@ -186,17 +186,9 @@ class NetGuest(Guest):
     def receive_soon(self, timeout: float) -> bytes:
         """The next frame, or nothing when none comes in *timeout* seconds."""
         queue, end = self.rx(), time.monotonic() + timeout
-        while queue.next_used == queue.read_used_idx() and time.monotonic() < end:
+        while not queue.has_used() and time.monotonic() < end:
             time.sleep(0.001)
-        return b"" if queue.next_used == queue.read_used_idx() else self.receive().frame
-
-    @staticmethod
-    def _take_one(queue: DriverQueue) -> tuple[int, int]:
-        gpa = queue.used + 4 + 8 * (queue.next_used % queue.size)
-        head, written = queue.memory.read_int(gpa, 4), queue.memory.read_int(gpa + 4, 4)
-        queue.free += queue._chains.pop(head, [])[::-1]
-        queue.next_used = (queue.next_used + 1) & 0xFFFF
-        return head, written
+        return b"" if not queue.has_used() else self.receive().frame
 
     def command(self, kind: int, number: int, data: bytes = b"") -> int | None:
         """One command on the control queue, behind all pairs; its answer."""

@@ -90,7 +90,7 @@ class PciGuest(Guest):
         self.bus = PciBus(WINDOW, self._map, self._unmap)
         self.mmio.add(ECAM, 1 << 20, self.bus)
         self.bus.add(HostBridge())
-        transport = PciTransport(self.device, self.memory, self.loop, self.kicks, self.wires)
+        transport = PciTransport(self.device, self.memory, self.loop, self.kicks, self.wires, packed=self.packed)
         transport.on_line = self.wires.set_level
         self.slot = self.bus.add(transport)
         self.transport = transport

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.driver import TIMEOUT, Buffer, Guest, fence
+from tests.driver import TIMEOUT, Buffer, Guest
+from tests.driver_queue import fence
 from vmm.config import VsockConfig
 from vmm.virtio import spec
 from vmm.virtio.vsock import EVENT, RX, TX, Vsock

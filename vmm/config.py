@@ -19,6 +19,8 @@ _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 MAX_CPUS = 32
 MMIO, PCI = "mmio", "pci"
 TRANSPORTS = (MMIO, PCI)
+SPLIT, PACKED = "split", "packed"
+VIRTQUEUES = (SPLIT, PACKED)
 CACHE_MODES = ("writeback", "writethrough")
 MAX_DAX = 256 * GIB
 SHARE_ISOLATIONS = ("thread", "process")
@@ -333,6 +335,7 @@ class MachineConfig:
     :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
+    :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
     """
 
     boot: BootConfig
@@ -347,8 +350,11 @@ class MachineConfig:
     nets: tuple[NetConfig, ...] = ()
     balloon: BalloonConfig | None = None
     pmems: tuple[PmemConfig, ...] = ()
+    virtqueues: str = SPLIT
 
     def __post_init__(self) -> None:
+        if self.virtqueues not in VIRTQUEUES:
+            raise ConfigError(f"virtqueues {self.virtqueues!r}: not one of {', '.join(VIRTQUEUES)}", code="virtqueues")
         if self.transport not in TRANSPORTS:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
         if not 1 <= self.cpus <= MAX_CPUS:

@@ -7,7 +7,7 @@ from _thread import RLock, allocate_lock, get_ident
 
 from vmm import boot, exithook
 from vmm.boot import layout
-from vmm.config import PCI
+from vmm.config import PACKED, PCI
 from vmm.core import Core
 from vmm.errors import ConfigError
 from vmm.events import Loop
@@ -105,7 +105,8 @@ class Machine:
         kind: type[MmioSlots | PciSlots] = MmioSlots
         if config.transport == PCI:
             from vmm.slots_pci import PciSlots as kind
-        self._slots = kind(core, self.memory, self.loop, self.mmio, platform.native, self._closers)
+        packed = config.virtqueues == PACKED
+        self._slots = kind(core, self.memory, self.loop, self.mmio, platform.native, self._closers, packed=packed)
         if not isinstance(self._slots, MmioSlots):
             platform.add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
         for device in (*wanted, *devices):

@@ -69,9 +69,21 @@ class MmioSlots:
 
     :param native: the C bus (cdata ``struct bus *``)
     :param closers: of the machine: gets what has to be closed, in the order of its making
+    :param packed: offer packed virtqueues
     """
 
-    def __init__(self, core: Core, memory: GuestMemory, loop: Loop, mmio: Bus, native: Any, closers: list[Any]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        memory: GuestMemory,
+        loop: Loop,
+        mmio: Bus,
+        native: Any,
+        closers: list[Any],
+        *,
+        packed: bool = False,
+    ) -> None:
+        self._packed = packed
         self._core = core
         self._memory = memory
         self._loop = loop
@@ -97,7 +109,7 @@ class MmioSlots:
         base = layout.mmio_base(slot)
         irq = self._core.irq_line(layout.mmio_gsi(slot))
         kicks = [EventFd() for _ in device.queue_sizes]
-        transport = MmioTransport(device, self._memory, self._loop, irq, kicks)
+        transport = MmioTransport(device, self._memory, self._loop, irq, kicks, packed=self._packed)
         self._closers += [*kicks, transport]
         for index, kick in enumerate(kicks):
             self._core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)

@@ -33,6 +33,7 @@ class PciSlots:
 
     :param native: the C bus (cdata ``struct bus *``)
     :param closers: of the machine: gets what has to be closed, in the order of its making
+    :param packed: offer packed virtqueues
     """
 
     numbers = range(0)
@@ -46,7 +47,10 @@ class PciSlots:
         mmio: Bus,
         native: Any,
         closers: list[Any],
+        *,
+        packed: bool = False,
     ) -> None:
+        self._packed = packed
         self._core = core
         self._memory = memory
         self._loop = loop
@@ -79,7 +83,7 @@ class PciSlots:
         """
         self.bus.check_room()
         kicks = [EventFd() for _ in device.queue_sizes]
-        transport = PciTransport(device, self._memory, self._loop, kicks, self._router)
+        transport = PciTransport(device, self._memory, self._loop, kicks, self._router, packed=self._packed)
         attached = Attached(device, transport, kicks)
         self._closers += [*kicks, transport]
         slot = self._add(transport, transport.trap)

@@ -42,6 +42,11 @@ def test_ring(test: str, tmp_path: Path) -> None:
     run("test_ring", "asan", test, "none", tmp_path)
 
 
+@pytest.mark.parametrize("test", names_of_tests("test_packed"))
+def test_packed(test: str, tmp_path: Path) -> None:
+    run("test_packed", "asan", test, "none", tmp_path)
+
+
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("engine", ["sync", "uring", "auto"])
 @pytest.mark.parametrize("test", names_of_tests("test_blk"))

@@ -100,6 +100,7 @@ OPTIONS = (
     ),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
     Option("--transport", "HOW", "how devices are found: mmio (faster), pci (default: mmio)", default="mmio"),
+    Option("--virtqueues", "FORMAT", "of devices' queues: split, packed (default: split)", default="split"),
     Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
@@ -182,6 +183,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         nets=_nets(values["net"]),
         balloon=_balloon(values["balloon"]),
         pmems=_pmems(values["pmem"]),
+        virtqueues=values["virtqueues"],
     )
 
 

@@ -13,7 +13,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SOURCES = (
     *("mem.c", "irq.c", "bus.c", "pci.c", "vcpu.c", "uart.c", "uart_out.c", "uart_host.c"),
-    *("iov.c", "ring.c", "ring_adopt.c", "worker.c", "blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
+    *("iov.c", "ring.c", "ring_split.c", "ring_packed.c", "ring_packed_log.c", "ring_adopt.c", "worker.c"),
+    *("blk.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
     *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_path.c"),
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
     *("fs_dir.c", "fs_xattr.c", "fs_lock.c", "fs_dax.c"),
@@ -25,7 +26,8 @@ SOURCES = (
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = (
-    *("mem.c", "irq.c", "iov.c", "ring.c", "ring_adopt.c", "worker.c"),
+    *("mem.c", "irq.c", "iov.c", "ring.c", "ring_split.c", "ring_packed.c", "ring_packed_log.c"),
+    *("ring_adopt.c", "worker.c"),
     *(name for name in SOURCES if name == "fs.c" or name.startswith("fs_")),
     *("fsd.c", "fsd_wire.c", "fsd_isolate.c", "fsd_seccomp.c", "dax_remote.c"),
 )

@@ -206,7 +206,11 @@ static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct 
 		say(a, "the queue is not valid");
 		return err;
 	}
-	ring_share(q->ring, (struct ring_state *)(void *)(s->books + (size_t)m->index * RING_STATE_STRIDE));
+	err = ring_share(q->ring, (struct ring_state *)(void *)(s->books + (size_t)m->index * RING_STATE_STRIDE));
+	if (err) {
+		queue_close(s, q);
+		return err;
+	}
 	q->kick_fd = keep_fd(&fds[0]);
 	q->irq = (struct irq){ .fd = keep_fd(&fds[1]), .status = (uint32_t *)(void *)(s->page + s->status_offset) };
 	q->event_fd = keep_fd(&fds[2]);

@@ -144,15 +144,15 @@ void uart_save(struct uart *uart, struct uart_state *out);
 int uart_restore(struct uart *uart, const struct uart_state *state);
 void uart_get_stats(struct uart *uart, struct uart_stats *out);
 
-/* ---- ring.c: the split virtqueue, device side (virtio 1.2, 2.7) ---------------------------------------------- */
+/* ---- ring.c: a virtqueue, device side: split (virtio 1.2, 2.7) or packed (2.8) -------------------------------- */
 
 enum { RING_MAX_SIZE = 1024, RING_MAX_SEGMENTS = 1024 };
-enum { RING_EVENT_IDX = 1, RING_INDIRECT = 2 };
+enum { RING_EVENT_IDX = 1, RING_INDIRECT = 2, RING_PACKED = 4 };
 
 struct ring_config {
-	uint32_t size;  /* a power of two, 1 .. RING_MAX_SIZE */
+	uint32_t size;  /* 1 .. RING_MAX_SIZE; of a split ring a power of two */
 	uint32_t flags; /* RING_* negotiated features */
-	uint64_t desc, avail, used; /* guest physical addresses */
+	uint64_t desc, avail, used; /* guest physical addresses; avail and used: driver and device area of a packed ring */
 	uint32_t next_avail, next_used; /* 0 for a new queue; from ring_save() to go on */
 };
 
@@ -161,7 +161,7 @@ struct ring;
 /* One descriptor chain, copied out of guest memory and checked. The first nread of iov are for the device to read,
  * the nwrite behind them for it to write. */
 struct chain {
-	uint32_t head;
+	uint32_t head; /* below the size of the queue; of a packed ring the buffer id */
 	uint32_t nread, nwrite;
 	uint32_t max; /* room in iov, set by the caller */
 	uint64_t read_len, write_len; /* bytes in each part */
@@ -174,7 +174,7 @@ void ring_free(struct ring *ring);
 /* 1: chain filled; 0: nothing there; -errno: the guest broke the ring. That is latched: the same error again for ever,
  * ring_error() says which rule in words. */
 int ring_pop(struct ring *ring, struct chain *chain);
-/* Put a popped head on the used ring, not yet visible to the guest. -EINVAL: that head is not in flight. */
+/* Give a popped head back, not yet visible to the guest. -EINVAL: that head is not in flight. */
 int ring_push(struct ring *ring, uint32_t head, uint32_t written);
 /* Make all pushes visible. 1 when the guest wants an interrupt for them, 0 when not. */
 int ring_flush(struct ring *ring);
@@ -183,18 +183,35 @@ int ring_flush(struct ring *ring);
 int ring_kicks(struct ring *ring, int enable);
 /*
  * What the device remembers of a ring. It can lie in memory that another process sees: when the one that serves the ring
- * dies, the other takes over where it was.
+ * dies, the other takes over where it was. A struct ring_log lies RING_LOG_OFFSET behind it, which a packed ring needs.
  */
-enum { RING_STATE_STRIDE = 256 };
+enum { RING_STATE_STRIDE = 32768, RING_LOG_OFFSET = 256 };
 struct ring_state {
-	uint16_t next_avail, next_used; /* the next to pop, the next to push */
-	uint16_t published;             /* used.idx as the guest sees it */
-	uint16_t signalled;             /* used.idx when the last decision about an interrupt was taken */
-	uint32_t in_flight, pad;
+	uint16_t next_avail, next_used; /* the next to pop, the next to push: indices (split), places in the ring (packed) */
+	uint16_t published;             /* the same as the guest sees it */
+	uint16_t signalled;             /* of a split ring, when the last decision about an interrupt was taken */
+	uint32_t in_flight;
+	uint32_t descs;                 /* of a packed ring, that the device has: those of the chains in flight */
+	uint16_t last_pop, last_push;   /* of a packed ring: buffer ids */
+	uint16_t first_flags, pad;      /* of a packed ring: what the descriptor at `published` will get */
 	uint64_t busy[16];              /* heads popped and not pushed */
 };
-/* From now on remember there. It outlives the ring. */
-void ring_share(struct ring *ring, struct ring_state *state);
+/* A chain of a packed ring, by its buffer id: where it was popped, how many descriptors it has, the first in the log. */
+struct ring_chain {
+	uint16_t position, count, first, pad;
+};
+/* A copy of the descriptors of all chains that were popped and not pushed: in the ring they may be gone. */
+struct ring_log_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags, next;
+};
+struct ring_log {
+	struct ring_chain chain[1024];
+	struct ring_log_desc desc[1024];
+};
+/* From now on remember at state, in RING_STATE_STRIDE bytes that outlive the ring. 0 or -ENOMEM. */
+int ring_share(struct ring *ring, struct ring_state *state);
 /*
  * Go on where another left a ring of the same configuration. Returns how many chains that one had popped and not pushed:
  * ring_pop() gives them once more, first. What that one had pushed is published; interrupt the guest, it may have missed that. The state is

@@ -109,7 +109,8 @@ class VirtioDevice:
 
     :cvar device_id: virtio 1.2, section 5
     :cvar queue_sizes: the largest size of each queue, powers of two up to 1024
-    :cvar features: the device's own feature bits; the transport adds VERSION_1, INDIRECT_DESC, EVENT_IDX
+    :cvar features: the device's own feature bits; the transport adds VERSION_1, INDIRECT_DESC, EVENT_IDX,
+        RING_PACKED
     """
 
     device_id: ClassVar[int]
@@ -122,6 +123,8 @@ class VirtioDevice:
     used_bit_stays: bool = False
     """InterruptStatus says all the time that buffers may have been used.  Then whoever signals a queue's irq need not
     set it, the kernel for one; and the driver's acknowledgement costs no exit."""
+    takes_packed: bool = True
+    """Its queues may be packed (2.8): all that go through ``ring.c``."""
     tells_regions: bool = False
     """Its configuration says where they are: no transport has to."""
     name: str = "virtio"

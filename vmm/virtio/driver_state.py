@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 OFFERED = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX
-"""The feature bits of the transports and of ``ring.c``."""
+"""The feature bits of the transports and of ``ring.c``; where packed virtqueues are wanted, RING_PACKED as well."""
 DEAD = spec.DEVICE_NEEDS_RESET | spec.FAILED
 """With one of these set only a reset helps."""
 _STEPS = (spec.ACKNOWLEDGE, spec.DRIVER, spec.FEATURES_OK, spec.DRIVER_OK)
@@ -48,12 +48,16 @@ class DriverState(BusDevice):
     """The state machine; a subclass says what its steps do (:meth:`_start_device`, :meth:`_stop`, :meth:`_show`).
 
     Not locked: callers hold the transport's lock.
+
+    :param packed: offer packed virtqueues (2.8), if the device takes them
     """
 
-    def __init__(self, device: VirtioDevice) -> None:
+    def __init__(self, device: VirtioDevice, *, packed: bool = False) -> None:
         self.name = device.name
         self.device = device
         self._offered = OFFERED | device.features
+        if packed and device.takes_packed:
+            self._offered |= spec.F_RING_PACKED
         self._generation = 0
         self._forget()
 

@@ -38,9 +38,16 @@ class MmioTransport(Transport):
     """
 
     def __init__(
-        self, device: VirtioDevice, memory: GuestMemory, loop: Loop, irq: EventFd, kicks: list[EventFd]
+        self,
+        device: VirtioDevice,
+        memory: GuestMemory,
+        loop: Loop,
+        irq: EventFd,
+        kicks: list[EventFd],
+        *,
+        packed: bool = False,
     ) -> None:
-        super().__init__(device, memory, loop, irq, kicks)
+        super().__init__(device, memory, loop, irq, kicks, packed=packed)
         self._page_fd = -1
         if device.shares_memory:
             self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC)

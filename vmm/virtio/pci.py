@@ -66,6 +66,8 @@ class PciTransport(Transport, Function):
         loop: Loop,
         kicks: list[EventFd],
         vectors: Vectors,
+        *,
+        packed: bool = False,
     ) -> None:
         self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC) if device.shares_memory else -1
         if device.shares_memory:
@@ -77,7 +79,7 @@ class PciTransport(Transport, Function):
         self._config = b""
         self.on_line: Callable[[bool], None] = _no_line
         self._wire = EventFd()
-        super().__init__(device, memory, loop, self._wire, kicks)
+        super().__init__(device, memory, loop, self._wire, kicks, packed=packed)
         self.msix = Msix(len(kicks) + 1, vectors)
         status = ffi.cast("uint32_t *", self._pin + _ISR_WORD)
         self._irqs = [ffi.new("struct irq *", {"fd": _NO_FD, "status": status}) for _ in range(len(kicks) + 1)]

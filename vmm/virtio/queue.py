@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 
 MAX_QUEUE_SIZE: int = lib.RING_MAX_SIZE
+_RING_FLAGS = (
+    (spec.F_EVENT_IDX, lib.RING_EVENT_IDX),
+    (spec.F_INDIRECT_DESC, lib.RING_INDIRECT),
+    (spec.F_RING_PACKED, lib.RING_PACKED),
+)
 
 
 @dataclass()
@@ -41,8 +46,9 @@ class QueueConfig:
 
     :ivar size: descriptors
     :ivar ready: the driver wants to use it
-    :ivar desc, driver, device: guest physical addresses of the three areas of a split queue (2.7)
-    :ivar next_index: where both rings go on, modulo 65536; 0 for a new queue
+    :ivar desc, driver, device: guest physical addresses of the three areas (2.7, 2.8)
+    :ivar next_index: where driver and device go on, 0 for a new queue.  Of a split queue both indices, modulo 65536;
+        of a packed one the descriptor, and 32768 more when the wrap counters are 0
     """
 
     size: int = 0
@@ -126,7 +132,7 @@ class Queue:
     :ivar kick: the eventfd that the guest rings
     :ivar irq: what C workers raise for it (cdata ``struct irq *``)
     :ivar ring: for C workers (cdata ``struct ring *``); such a queue is not used from Python at the same time
-    :raises GuestError: the configuration is not valid (2.7): size, alignment, or not all of it is RAM
+    :raises GuestError: the configuration is not valid (2.7, 2.8): size, alignment, or not all of it is RAM
     """
 
     def __init__(
@@ -134,9 +140,9 @@ class Queue:
     ) -> None:
         native = ffi.new("struct ring_config *")
         native.size = config.size
-        native.flags = (lib.RING_EVENT_IDX if features & spec.F_EVENT_IDX else 0) | (
-            lib.RING_INDIRECT if features & spec.F_INDIRECT_DESC else 0
-        )
+        for feature, flag in _RING_FLAGS:
+            if features & feature:
+                native.flags |= flag
         native.desc, native.avail, native.used = config.desc, config.driver, config.device
         native.next_avail = native.next_used = config.next_index
         error = ffi.new("int *")
@@ -247,7 +253,7 @@ class Queue:
         return GuestError(f"queue {self.index}: {reason}", code="ring-broken")
 
     def position(self) -> int:
-        """Where both rings go on, for :attr:`QueueConfig.next_index`.
+        """Where the queue goes on, for :attr:`QueueConfig.next_index`.
 
         :raises GuestError: the ring is broken
         :raises ValueError: chains are in flight: their heads would be lost

@@ -46,6 +46,7 @@ class Transport(DriverState):
 
     :param irq: interrupts the guest
     :param kicks: one for each of the device's queues: what the guest rings
+    :param packed: offer packed virtqueues
     :raises ConfigError: the device is made wrongly
     """
 
@@ -55,10 +56,17 @@ class Transport(DriverState):
     """Where another process finds InterruptStatus: descriptor and offset."""
 
     def __init__(
-        self, device: VirtioDevice, memory: GuestMemory, loop: Loop, irq: EventFd, kicks: list[EventFd]
+        self,
+        device: VirtioDevice,
+        memory: GuestMemory,
+        loop: Loop,
+        irq: EventFd,
+        kicks: list[EventFd],
+        *,
+        packed: bool = False,
     ) -> None:
         check_device(device, kicks)
-        super().__init__(device)
+        super().__init__(device, packed=packed)
         self.failures = 0
         """How often the device had to be stopped because the guest broke a rule."""
         self._kicks_served = 0

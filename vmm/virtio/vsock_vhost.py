@@ -54,6 +54,7 @@ class VhostVsock(VirtioDevice):
 
     device_id = spec.ID_VSOCK
     queue_sizes = QUEUE_SIZES
+    takes_packed = False  # the kernel's vhost does not
     used_bit_stays = True  # the kernel signals the irq and knows nothing of a status
 
     def __init__(self, config: VsockConfig) -> None:

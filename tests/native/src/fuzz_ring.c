@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The ring against any guest memory. Input: queue size and features, then bytes for the descriptor table, the available
- * ring and the RAM behind; what is left are calls. RAM is on the heap in pieces of just its size, so ASan sees a step over.
+ * A ring of either format against any guest memory. Input: queue size and features, then bytes for the descriptor table,
+ * the available ring and the RAM behind; what is left are calls. RAM is on the heap in pieces of just its size, so ASan
+ * sees a step over. At the end another goes on with the ring from what lies in shared memory, true or not.
  */
-#include "native.h"
+#include "ring.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { LOW = 0x3000, HIGH = 0x800, HIGH_AT = 0x10000, DESC = 0, AVAIL = 0x400, USED = 0x600, TABLE = 0x1000 };
 enum { MAX_IOV = 64 };
+enum { END = 0xfe }; /* of the calls; lies follow */
 
 static uint8_t *low, *high;
+static _Alignas(4096) uint8_t books[RING_STATE_STRIDE];
+static struct ring_state *const state = (struct ring_state *)(void *)books;
 
 static void require(bool ok)
 {
@@ -46,6 +50,31 @@ static void chain_check(const struct mem *mem, const struct chain *c, uint32_t s
 	require(sum[0] == c->read_len && sum[1] == c->write_len);
 }
 
+/* Whoever comes next finds a state of which each byte may be a lie. */
+static void adopt(const struct mem *mem, struct ring_config config, const uint8_t *data, size_t size, struct chain *chain)
+{
+	struct ring *ring;
+	int err, n;
+
+	for (; size > 2; data += 3, size -= 3)
+		books[(data[0] | data[1] << 8) % sizeof(books)] = data[2];
+	config.next_avail = config.next_used = 0;
+	ring = ring_new(mem, &config, &err);
+	require(ring != NULL);
+	n = ring_adopt(ring, state);
+	require(n <= (int)config.size);
+	while (n-- > 0) {
+		err = ring_pop(ring, chain);
+		if (err < 0)
+			break;
+		require(err == 1);
+		chain_check(mem, chain, config.size);
+		require(ring_push(ring, chain->head, 1) == 0);
+	}
+	ring_flush(ring);
+	ring_free(ring);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct iovec iov[MAX_IOV];
@@ -66,8 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mem.region[1] = (struct mem_region){ HIGH_AT, HIGH, (uintptr_t)high };
 	take(&data, &size, head, sizeof(head));
 	struct ring_config config = {
-		.size = 1u << (head[0] % 6),
-		.flags = head[1] % 4,
+		.size = head[1] & RING_PACKED ? 1u + head[0] % 32 : 1u << (head[0] % 6),
+		.flags = head[1] % 8,
 		.desc = DESC,
 		.avail = AVAIL,
 		.used = USED,
@@ -81,11 +110,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	take(&data, &size, low + DESC, 16 * config.size);
 	take(&data, &size, low + AVAIL, 6 + 2 * config.size);
 	take(&data, &size, low + TABLE, 256);
+	memset(books, 0, sizeof(books));
 	ring = ring_new(&mem, &config, &err);
 	require(!ring == !!err);
 	if (!ring)
 		return 0;
-	for (; size; data++, size--) {
+	if (head[1] & 0x40)
+		require(ring_share(ring, state) == 0);
+	for (; size && *data != END; data++, size--) {
 		switch (*data % 8) {
 		case 0:
 		case 1:
@@ -102,7 +134,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			}
 			break;
 		case 3:
-			if (nheld)
+			if (nheld && *data & 0x80 && ring_unpop(ring, held[nheld - 1]) == 0)
+				nheld--;
+			else if (nheld)
 				require(ring_push(ring, held[--nheld], *data) == 0);
 			break;
 		case 4:
@@ -113,7 +147,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case 6:
 			/* The guest goes on: more is available, and bytes change. */
-			low[AVAIL + 2] += 1 + (*data >> 6);
+			if (config.flags & RING_PACKED) {
+				low[DESC + 16 * ((*data >> 3) % config.size) + 14] ^= 0x80;
+				low[DESC + 16 * ((*data >> 3) % config.size) + 15] ^= 0x80;
+			} else {
+				low[AVAIL + 2] += 1 + (*data >> 6);
+			}
 			break;
 		default:
 			if (size > 2) {
@@ -123,6 +162,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			}
 			break;
 		}
+	}
+	if (head[1] & 0x40) {
+		ring_free(ring);
+		adopt(&mem, config, data, size, &chain);
+		return 0;
 	}
 	while (nheld)
 		require(ring_push(ring, held[--nheld], 0) == 0);

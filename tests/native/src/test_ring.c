@@ -37,7 +37,7 @@ static void config_refused(void)
 		{ .size = 3, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED },
 		{ .size = 2048, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED },
 		{ .size = 0x80000000, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED },
-		{ .size = 8, .flags = 4, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED },
+		{ .size = 8, .flags = 8, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED },
 		{ .size = 8, .desc = AT_DESC + 8, .avail = AT_AVAIL, .used = AT_USED },
 		{ .size = 8, .desc = AT_DESC, .avail = AT_AVAIL + 1, .used = AT_USED },
 		{ .size = 8, .desc = AT_DESC, .avail = AT_AVAIL, .used = AT_USED + 2 },

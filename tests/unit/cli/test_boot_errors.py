@@ -173,6 +173,7 @@ def test_unknown_disk_option(files: Path) -> None:
         (["--cpus", "two"], ["--cpus", "'two'"]),
         (["--cpus", "33"], ["33", "32"]),
         (["--transport", "isa"], ["isa", "mmio, pci"]),
+        (["--virtqueues", "round"], ["round", "split, packed"]),
         (["--console-device", "lpt"], ["console device", "'lpt'", "serial, virtio"]),
         (["--balloon", "yes"], ["--balloon", "'yes'"]),
         (["--balloon", "on", "--huge-pages", "hugetlb"], ["balloon", "hugetlb"]),

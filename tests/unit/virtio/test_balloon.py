@@ -14,6 +14,8 @@ from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.balloon import DEFLATE, INFLATE, STATS, Balloon
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 RAM = 64 << 20
 PAGE = 4096
 AREA = 32 << 20

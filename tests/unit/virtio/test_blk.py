@@ -22,6 +22,8 @@ from vmm.errors import ConfigError
 from vmm.virtio import blk, spec
 from vmm.virtio.mmio import MmioTransport
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 SIZE = 1 << 20
 IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
 
@@ -358,7 +360,7 @@ def test_the_state_of_a_disk_is_data(image: Path) -> None:
         state = guest.transport.save()
         guest.transport.close()
         disk = blk.Blk(DiskConfig(str(image)))
-        guest.transport = MmioTransport(disk, guest.memory, guest.loop, guest.irq, guest.kicks)
+        guest.transport = MmioTransport(disk, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
         guest.transport.restore(state)
         guest.transport.resume()
         assert len(queue.wait()) == 1

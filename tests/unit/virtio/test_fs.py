@@ -15,6 +15,8 @@ from tests import fs_driver as f
 from tests.fs_driver import ROOT, FsGuest, cstr
 from vmm.virtio import spec
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 
 @pytest.fixture(params=[True, False], ids=["handles", "names"])
 def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FsGuest]:

@@ -15,6 +15,8 @@ from tests import fs_driver as f
 from tests.fs_driver import FsGuest
 from vmm.memory import GuestMemory
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 ROOT = Path(__file__).resolve().parents[3]
 CAPS = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "SETGID": 6, "SETUID": 7}
 CAPS |= {"MKNOD": 27, "SETFCAP": 31}
@@ -24,6 +26,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="asks for what only root'
 SERVE_AS = """
 import os, sys
 from tests.fs_driver import FsGuest
+
 with FsGuest(sys.argv[1], isolation="process") as guest:
     fh = guest.open(guest.lookup("file").node)
     assert guest.read_file(fh) == b"content"

@@ -17,6 +17,8 @@ from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.net import stable_mac
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 PLAIN = spec.F_VERSION_1 | spec.NET_F_MAC
 MERGED = PLAIN | spec.NET_F_MRG_RXBUF
 SEGMENTED = MERGED | spec.NET_F_CSUM | spec.NET_F_HOST_TSO4 | spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4

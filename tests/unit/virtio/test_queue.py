@@ -1,4 +1,4 @@
-"""Chains and queues as a device in Python sees them (virtio 1.2, 2.7)."""
+"""Chains and queues as a device in Python sees them (virtio 1.2, 2.7 and 2.8)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.driver import Buffer, DriverQueue, Guest
+from tests.driver import Buffer, DriverQueue, Guest, PackedQueue
 from tests.sample_devices import Echo, Holder
 from vmm.errors import GuestError
 from vmm.events import EventFd
@@ -16,18 +16,21 @@ from vmm.virtio.queue import Chain, Queue, QueueConfig
 
 FEATURES = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 
 @pytest.fixture
-def guest() -> Iterator[Guest]:
+def guest(virtqueues: str) -> Iterator[Guest]:
     with Guest(Echo()) as guest:
         yield guest
 
 
-def make_queue(guest: Guest, size: int = 8) -> tuple[DriverQueue, Queue]:
+def make_queue(guest: Guest, size: int = 8, features: int = FEATURES) -> tuple[DriverQueue, Queue]:
     """A driver's queue, and the device's end of it without a transport."""
-    driver = DriverQueue(guest, 0, size)
+    kind, packed = (PackedQueue, spec.F_RING_PACKED) if guest.packed else (DriverQueue, 0)
+    driver = kind(guest, 0, size)
     config = QueueConfig(size=size, ready=True, desc=driver.desc, driver=driver.avail, device=driver.used)
-    return driver, Queue(0, guest.memory, config, FEATURES, EventFd())
+    return driver, Queue(0, guest.memory, config, features | packed, EventFd())
 
 
 def pop(queue: Queue) -> Chain:
@@ -145,7 +148,7 @@ def test_a_queue_goes_on_where_it_was_saved(guest: Guest) -> None:
     driver.offer(driver.chain([guest.data(b"y")]))
     config = QueueConfig(2, True, driver.desc, driver.avail, driver.used, queue.position())
     queue.close()
-    again = Queue(0, guest.memory, config, FEATURES, EventFd())
+    again = Queue(0, guest.memory, config, FEATURES | (spec.F_RING_PACKED if guest.packed else 0), EventFd())
     chain = pop(again)
     with pytest.raises(ValueError, match="in flight"):
         again.position()
@@ -158,11 +161,14 @@ def test_a_queue_goes_on_where_it_was_saved(guest: Guest) -> None:
 
 @pytest.mark.parametrize("features", [FEATURES, FEATURES & ~spec.F_EVENT_IDX])
 def test_the_driver_is_told_whether_to_kick(guest: Guest, features: int) -> None:
-    driver = DriverQueue(guest, 0, 8)
-    config = QueueConfig(size=8, ready=True, desc=driver.desc, driver=driver.avail, device=driver.used)
-    queue = Queue(0, guest.memory, config, features, EventFd())
+    driver, queue = make_queue(guest, 8, features)
 
     def wanted() -> bool:
+        if isinstance(driver, PackedQueue):
+            flags, slot, wrap = driver.read_device_event()
+            if features & spec.F_EVENT_IDX and flags == spec.PACKED_EVENT_FLAG_DESC:
+                return (slot, wrap) == (driver.slot, driver.wrap)
+            return flags == spec.PACKED_EVENT_FLAG_ENABLE
         if features & spec.F_EVENT_IDX:
             return driver.read_avail_event() == driver.next_avail
         return not driver.read_used_flags() & spec.USED_F_NO_NOTIFY

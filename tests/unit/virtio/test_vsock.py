@@ -17,6 +17,8 @@ from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec, vsock_aio, vsock_client
 from vmm.virtio.vsock import Vsock
 
+pytestmark = pytest.mark.usefixtures("virtqueues")
+
 SEQ = spec.VSOCK_TYPE_SEQPACKET
 KINDS = pytest.mark.parametrize("kind", [spec.VSOCK_TYPE_STREAM, SEQ], ids=["stream", "seqpacket"])
 
