@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-guest check docs lab bench fuzz guest-kernel deps clean
+.PHONY: help demo test test-native test-guest check docs lab bench fuzz guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -49,6 +49,10 @@ guest-kernel: ## build the guest kernel and the root disk; print their paths
 	@python3 tools/deps.py kernel
 	@$(PYTHON) tools/step.py "guest kernel" -- $(PYTHON) guest-kernel/build.py $(ARGS)
 	@$(PYTHON) tools/step.py "root disk" -- $(PYTHON) guest-kernel/rootfs.py
+
+kata-image: ## build the image of the container runtime's guest; print its path
+	@python3 tools/deps.py kata
+	@$(PYTHON) tools/step.py "guest image" -- $(PYTHON) examples/kata/image/build.py $(ARGS)
 
 deps: ## install what is missing, build the C extension
 	@python3 tools/deps.py build kernel lab check

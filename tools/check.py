@@ -13,7 +13,9 @@ from tools.step import run_step, say
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
-C_CODE = ("vmm/native", "tests/guest/programs")
+C_CODE = ("vmm/native", "tests/guest/programs", "examples/kata/agent", "tests/kata/src")
+KATA_CODE = C_CODE[2:]
+GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
     # gcc finds some mistakes only while it optimises.
@@ -30,9 +32,17 @@ def c_sources() -> list[str]:
 
 def check_c(compiler: str) -> int:
     """Compile every C file with all warnings; returns the exit status."""
-    include = f"-I{sysconfig.get_path('include')}"
-    command = [compiler, *C_FLAGS, *C_COMPILERS[compiler], "-Ivmm/native", include]
-    return max(subprocess.run([*command, source]).returncode for source in c_sources())
+    sys.path.append(str(ROOT / "examples" / "kata"))
+    from image import agent
+
+    agent.generate(GENERATED)
+    kata = [*agent.DEFINES, *agent.includes(GENERATED)]
+    others = ["-Ivmm/native", f"-I{sysconfig.get_path('include')}"]
+    command = [compiler, *C_FLAGS, *C_COMPILERS[compiler]]
+    return max(
+        subprocess.run([*command, *(kata if source.startswith(KATA_CODE) else others), source]).returncode
+        for source in c_sources()
+    )
 
 
 def main() -> int:

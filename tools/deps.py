@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|kernel|lab|check|fuzz|bench]...
+usage: tools/deps.py [build|kernel|kata|lab|guest|check|fuzz|bench]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -63,6 +63,16 @@ NEEDS = (
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("lab", "ip", "iproute2", "makes the networks of tests"),
+    Need("check guest bench kata", "nanopb_generator", "nanopb", "generates the C code of the kata agent's messages"),
+    Need("check guest bench kata", "/usr/include/nanopb/pb.h", "libnanopb-dev", "the kata agent's messages"),
+    Need(
+        "check guest bench kata",
+        "/usr/include/google/protobuf/empty.proto",
+        "libprotobuf-dev",
+        "the message that says nothing, of the kata agent",
+    ),
+    Need("guest bench kata", "crun", "crun", "makes containers in the image of kata's guest"),
+    Need("guest bench kata", "mkfs.erofs", "erofs-utils", "makes the image of kata's guest"),
     Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),

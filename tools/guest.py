@@ -1,4 +1,4 @@
-"""What guests of the tests are made of: the kernels and disks of guest-kernel's recipes, and programs to run."""
+"""What guests of the tests are made of: what recipes make (kernels, disks, an image), and programs to run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ VARIABLES = {
     "build.py": "PYVMM_GUEST_KERNEL",
     "rootfs.py": "PYVMM_GUEST_ROOTFS",
     "debian.py": "PYVMM_GUEST_DEBIAN",
+    "../examples/kata/image/build.py": "PYVMM_KATA_IMAGE",
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
 """Of each C file there, guests of the tests can have a program."""
 
 
 def make(recipe: str, *options: str) -> str:
-    """Run a recipe of guest-kernel and return the path of what it made; it is quick when its cache has that.
+    """Run a recipe, a path below guest-kernel, and return the path of what it made; quick when its cache has that.
 
     Raises SystemExit with the recipe's status when it fails; it has said why on stderr.
     """
@@ -46,6 +47,11 @@ def rootfs() -> str:
 def debian() -> str:
     """The path of a root disk with Debian; its kernel ``vmlinuz`` and ``initrd.img`` are in the same directory."""
     return make("debian.py")
+
+
+def kata_image() -> str:
+    """The path of the image of the container runtime's guest."""
+    return make("../examples/kata/image/build.py")
 
 
 def programs() -> str:
@@ -77,6 +83,7 @@ def publish() -> None:
     """Make all of it, and name in the environment what the recipes made: what this process starts need not look."""
     os.environ["PYVMM_GUEST_KERNEL"] = kernel()
     os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
+    os.environ["PYVMM_KATA_IMAGE"] = kata_image()
     programs()
     try:
         os.environ["PYVMM_GUEST_DEBIAN"] = debian()

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "json.h"
+
+#include "util.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void put(struct json *json, const char *text, size_t size)
+{
+	if (json->size - json->used < size) {
+		size_t wanted = (json->used + size) * 2;
+		char *larger = xzalloc(wanted);
+
+		if (json->used)
+			memcpy(larger, json->text, json->used);
+		free(json->text);
+		json->text = larger;
+		json->size = wanted;
+	}
+	memcpy(json->text + json->used, text, size);
+	json->used += size;
+}
+
+static void put_quoted(struct json *json, const char *text)
+{
+	put(json, "\"", 1);
+	while (*text) {
+		size_t plain = 0;
+		char escape[8];
+
+		while ((unsigned char)text[plain] >= 0x20 && text[plain] != '"' && text[plain] != '\\')
+			plain++;
+		put(json, text, plain);
+		text += plain;
+		if (*text) {
+			int length = snprintf(escape, sizeof(escape), "\\u%04x", (unsigned char)*text++);
+
+			put(json, escape, length);
+		}
+	}
+	put(json, "\"", 1);
+}
+
+static void begin(struct json *json, const char *name)
+{
+	if (json->comma)
+		put(json, ",", 1);
+	json->comma = true;
+	if (name) {
+		put_quoted(json, name);
+		put(json, ":", 1);
+	}
+}
+
+void json_open(struct json *json, const char *name, char bracket)
+{
+	begin(json, name);
+	put(json, &bracket, 1);
+	json->comma = false;
+}
+
+void json_close(struct json *json, char bracket)
+{
+	put(json, &bracket, 1);
+	json->comma = true;
+}
+
+void json_string(struct json *json, const char *name, const char *value)
+{
+	begin(json, name);
+	put_quoted(json, text_of(value));
+}
+
+static void put_number(struct json *json, const char *name, const char *text)
+{
+	begin(json, name);
+	put(json, text, strlen(text));
+}
+
+void json_int(struct json *json, const char *name, int64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%lld", (long long)value);
+	put_number(json, name, text);
+}
+
+void json_uint(struct json *json, const char *name, uint64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+	put_number(json, name, text);
+}
+
+void json_bool(struct json *json, const char *name, bool value)
+{
+	put_number(json, name, value ? "true" : "false");
+}

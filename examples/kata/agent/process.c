@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Processes: exec, signal, wait, stdio. */
+#include "crun.h"
+#include "oci.h"
+#include "oom.h"
+#include "rpc.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* So many processes that have ended and been waited for are remembered, for a second wait. */
+#define ENDED_MAX 64
+
+static void waiters_answer(struct process *process)
+{
+	grpc_WaitProcessResponse answer = { .status = process->status };
+	struct call *call;
+
+	while ((call = process->waiters)) {
+		process->waiters = call->parked_next;
+		call->cancel = NULL;
+		process->waited = true;
+		call_reply(call, grpc_WaitProcessResponse_fields, &answer);
+	}
+}
+
+static void process_exited(struct child *child, int status)
+{
+	struct process *process = container_of(child, struct process, child);
+
+	process->exited = true;
+	process->status = status;
+	oom_check(process->container->oom);
+	waiters_answer(process);
+	container_progress(process->container);
+}
+
+int process_new(struct container *container, const char *id, struct process **process)
+{
+	struct process **link = &container->processes;
+	struct process *made;
+
+	if (!id_is_valid(id))
+		return -EINVAL;
+	for (; *link; link = &(*link)->next) {
+		if (!strcmp((*link)->id, id))
+			return -EEXIST;
+	}
+	made = xzalloc(sizeof(*made));
+	made->container = container;
+	made->id = xstrdup(id);
+	made->child.exited = process_exited;
+	stdio_init(&made->io);
+	*link = *process = made;
+	return 0;
+}
+
+void process_free(struct process *process)
+{
+	struct process **link = &process->container->processes;
+	struct call *call;
+
+	while (*link != process)
+		link = &(*link)->next;
+	*link = process->next;
+	if (process->child.pid && !process->exited)
+		child_forget(&process->child);
+	while ((call = process->waiters)) {
+		process->waiters = call->parked_next;
+		call->cancel = NULL;
+		call_fail(call, STATUS_NOT_FOUND, "the process %s is gone", process->id);
+	}
+	stdio_deinit(&process->io);
+	free(process->id);
+	free(process);
+}
+
+int process_adopt(struct process *process, const char *pid_file)
+{
+	uint64_t pid;
+	int error = file_read_number(pid_file, &pid);
+
+	unlink(pid_file);
+	if (error)
+		return error;
+	if (pid < 2 || pid > INT32_MAX)
+		return -EINVAL;
+	child_adopt(&process->child, pid);
+	return 0;
+}
+
+struct process *process_for(struct call *call, const char *container_id, const char *id)
+{
+	struct container *container = container_for(call, container_id);
+	struct process *process;
+
+	if (!container)
+		return NULL;
+	if (!text_of(id)[0] || !strcmp(id, container->id))
+		return container->processes;
+	for (process = container->processes; process; process = process->next) {
+		if (!strcmp(process->id, id))
+			return process;
+	}
+	call_fail(call, STATUS_NOT_FOUND, "no process %s in the container %s", id, container_id);
+	return NULL;
+}
+
+static void forget_ended(struct container *container)
+{
+	struct process *process, *oldest = NULL;
+	unsigned int ended = 0;
+
+	for (process = container->processes->next; process; process = process->next) {
+		if (process->exited && process->waited) {
+			ended++;
+			if (!oldest)
+				oldest = process;
+		}
+	}
+	if (ended > ENDED_MAX)
+		process_free(oldest);
+}
+
+static void exec_done(struct crun_job *job, int status)
+{
+	char *pid_file = xasprintf("%s/exec.%s.pid", job->container->directory, job->process->id);
+	char *spec = xasprintf("%s/exec.%s.json", job->container->directory, job->process->id);
+	int error;
+
+	unlink(spec);
+	if (status) {
+		crun_fail(job, "exec", status);
+		process_free(job->process);
+	} else if ((error = stdio_take_terminal(&job->process->io)) ||
+		   (error = process_adopt(job->process, pid_file))) {
+		call_fail(job->call, STATUS_INTERNAL, "exec: %s", strerror(-error));
+		process_free(job->process);
+	} else {
+		call_done(job->call);
+	}
+	unlink(pid_file);
+	free(pid_file);
+	free(spec);
+}
+
+void rpc_exec_process(struct call *call)
+{
+	grpc_ExecProcessRequest *request = call->request;
+	struct container *container = container_for(call, request->container_id);
+	char *spec_option, *pid_option, *console_option = NULL;
+	struct json json = { 0 };
+	struct process *process;
+	const char *wrong;
+	int error, stdio[3] = { -1, -1, -1 };
+
+	if (!container)
+		return;
+	if (container->state != CONTAINER_RUNNING || container->processes->exited) {
+		call_fail(call, STATUS_FAILED_PRECONDITION, "the container %s does not run", container->id);
+		return;
+	}
+	wrong = oci_write_process(&json, &request->process);
+	if (wrong) {
+		free(json.text);
+		call_fail(call, STATUS_INVALID_ARGUMENT, "exec: %s", wrong);
+		return;
+	}
+	forget_ended(container);
+	error = process_new(container, request->exec_id, &process);
+	if (error) {
+		free(json.text);
+		call_fail(call, status_of(error), "exec_id %s: %s", text_of(request->exec_id), strerror(-error));
+		return;
+	}
+	spec_option = xasprintf("--process=%s/exec.%s.json", container->directory, process->id);
+	pid_option = xasprintf("--pid-file=%s/exec.%s.pid", container->directory, process->id);
+	error = file_create(strchr(spec_option, '=') + 1, json.text, json.used, 0600);
+	if (!error)
+		error = stdio_open(&process->io, request->process.Terminal, stdio);
+	if (!error) {
+		if (process->io.console)
+			console_option = xasprintf("--console-socket=%s", process->io.console);
+		const char *const arguments[] = {
+			"exec", "--detach", spec_option, pid_option, console_option, NULL,
+		};
+
+		error = crun_start(container, process, call, arguments, stdio, exec_done);
+	}
+	stdio_close_child(stdio);
+	free(json.text);
+	free(spec_option);
+	free(pid_option);
+	free(console_option);
+	if (error) {
+		process_free(process);
+		call_fail(call, status_of(error), "exec: %s", strerror(-error));
+	}
+}
+
+void rpc_signal_process(struct call *call)
+{
+	grpc_SignalProcessRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+	int error = 0;
+
+	if (!process)
+		return;
+	if (request->signal > (uint32_t)SIGRTMAX) {
+		call_fail(call, STATUS_INVALID_ARGUMENT, "no signal %u", request->signal);
+		return;
+	}
+	if (!text_of(request->exec_id)[0])
+		error = container_signal(process->container, request->signal);
+	else if (process->exited || !process->child.pid)
+		error = -ESRCH;
+	else if (kill(process->child.pid, request->signal))
+		error = -errno;
+	if (error)
+		call_fail(call, status_of(error), "signal %u: %s", request->signal, strerror(-error));
+	else
+		call_done(call);
+}
+
+static void wait_cancel(struct call *call)
+{
+	struct process *process = call->owner;
+	struct call **link = &process->waiters;
+
+	while (*link != call)
+		link = &(*link)->parked_next;
+	*link = call->parked_next;
+}
+
+void rpc_wait_process(struct call *call)
+{
+	grpc_WaitProcessRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+
+	if (!process)
+		return;
+	call->owner = process;
+	call->cancel = wait_cancel;
+	call->parked_next = process->waiters;
+	process->waiters = call;
+	if (process->exited)
+		waiters_answer(process);
+}
+
+void rpc_write_stdin(struct call *call)
+{
+	grpc_WriteStreamRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+
+	if (process)
+		stream_write(&process->io.in, call);
+}
+
+void rpc_read_stdout(struct call *call)
+{
+	grpc_ReadStreamRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+
+	if (process)
+		stream_read(&process->io.out, call, request->len);
+}
+
+void rpc_read_stderr(struct call *call)
+{
+	grpc_ReadStreamRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+
+	if (process)
+		stream_read(&process->io.err, call, request->len);
+}
+
+void rpc_close_stdin(struct call *call)
+{
+	grpc_CloseStdinRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+
+	if (!process)
+		return;
+	stream_close(&process->io.in);
+	call_done(call);
+}
+
+void rpc_resize_tty(struct call *call)
+{
+	grpc_TtyWinResizeRequest *request = call->request;
+	struct process *process = process_for(call, request->container_id, request->exec_id);
+	int error;
+
+	if (!process)
+		return;
+	error = stdio_resize(&process->io, request->row, request->column);
+	if (error)
+		call_fail(call, STATUS_FAILED_PRECONDITION, "%s: %s", process->id, strerror(-error));
+	else
+		call_done(call);
+}

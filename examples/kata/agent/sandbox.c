@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox.h"
+
+#include "rpc.h"
+#include "storage.h"
+
+#include "agent.pb.h"
+#include "health.pb.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Kata's version of these interfaces. */
+#define GRPC_VERSION "0.0.1"
+/* The answer to DestroySandbox reaches the host in this time. */
+#define LAST_NS 100000000ull
+
+static struct {
+	bool there;
+	char *hostname;
+	char *pid_namespace;
+	struct timer end;
+} sandbox;
+
+bool sandbox_is_there(void)
+{
+	return sandbox.there;
+}
+
+const char *sandbox_hostname(void)
+{
+	return text_of(sandbox.hostname);
+}
+
+const char *sandbox_pid_namespace(void)
+{
+	return sandbox.pid_namespace;
+}
+
+void rpc_check(struct call *call)
+{
+	grpc_HealthCheckResponse answer = { .status = grpc_HealthCheckResponse_ServingStatus_SERVING };
+
+	call_reply(call, grpc_HealthCheckResponse_fields, &answer);
+}
+
+void rpc_version(struct call *call)
+{
+	grpc_VersionCheckResponse answer = { .grpc_version = GRPC_VERSION, .agent_version = AGENT_VERSION };
+
+	call_reply(call, grpc_VersionCheckResponse_fields, &answer);
+}
+
+/* Process 1 of the shared pid namespace: it does nothing, and the kernel reaps for it. */
+static int start_pause(void)
+{
+	long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, 0);
+
+	if (pid < 0)
+		return -errno;
+	if (!pid) {
+		sigset_t none;
+
+		prctl(PR_SET_NAME, "pause");
+		signal(SIGCHLD, SIG_IGN);
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		close_range(3, ~0u, 0);
+		for (;;)
+			pause();
+	}
+	sandbox.pid_namespace = xasprintf("/proc/%ld/ns/pid", pid);
+	return 0;
+}
+
+/* /etc is part of the image; a container that has no resolv.conf of its own gets a bind mount of this one. */
+static int write_resolv_conf(const grpc_CreateSandboxRequest *request)
+{
+	char text[4096] = "";
+	size_t used = 0;
+
+	for (size_t i = 0; i < request->dns_count; i++) {
+		const char *line = text_of(request->dns[i]);
+
+		if (used + strlen(line) + 2 > sizeof(text))
+			return -EINVAL;
+		used += strlen(strcpy(text + used, line));
+		text[used++] = '\n';
+	}
+	return file_create("/run/kata-containers/sandbox/resolv.conf", text, used, 0644);
+}
+
+void rpc_create_sandbox(struct call *call)
+{
+	grpc_CreateSandboxRequest *request = call->request;
+	const char *hostname = text_of(request->hostname);
+	char what[256] = "";
+	int error = 0;
+
+	if (sandbox.there) {
+		call_fail(call, STATUS_ALREADY_EXISTS, "there is a sandbox");
+		return;
+	}
+	if (hostname[0] && sethostname(hostname, strlen(hostname))) {
+		call_fail(call, STATUS_INVALID_ARGUMENT, "hostname: %s", strerror(errno));
+		return;
+	}
+	if (request->dns_count)
+		error = write_resolv_conf(request);
+	if (!error && request->sandbox_pidns && !sandbox.pid_namespace)
+		error = start_pause();
+	for (size_t i = 0; !error && i < request->storages_count; i++)
+		error = storage_mount(&request->storages[i], what);
+	if (error) {
+		storage_release_all();
+		call_fail(call, status_of(error), "sandbox: %s%s%s", what, what[0] ? ": " : "", strerror(-error));
+		return;
+	}
+	sandbox.hostname = xstrdup(hostname);
+	sandbox.there = true;
+	call_done(call);
+}
+
+static void power_off(struct timer *timer)
+{
+	(void)timer;
+	storage_release_all();
+	sync();
+	reboot(RB_POWER_OFF);
+}
+
+void rpc_destroy_sandbox(struct call *call)
+{
+	call_done(call);
+	sandbox.end.fire = power_off;
+	timer_set(&sandbox.end, clock_now() + LAST_NS);
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Bytes of options that mount(2) takes. */
+#define MOUNT_DATA 4096
+
+struct mounted {
+	struct mounted *next;
+	char *mount_point;
+	unsigned int users;
+	bool is_mount; /* or a directory only */
+};
+
+static struct mounted *mounts; /* the last one mounted first */
+static gid_t group;
+
+const char *const storage_drivers[] = { "virtio-fs", "ephemeral", "local", "blk", "pmem", "bind", "overlayfs" };
+const size_t storage_driver_count = ARRAY_SIZE(storage_drivers);
+
+static const struct {
+	const char *name;
+	unsigned long set, clear;
+} flags_of[] = {
+	{ "defaults", 0, 0 },
+	{ "ro", MS_RDONLY, 0 },
+	{ "rw", 0, MS_RDONLY },
+	{ "nosuid", MS_NOSUID, 0 },
+	{ "suid", 0, MS_NOSUID },
+	{ "nodev", MS_NODEV, 0 },
+	{ "dev", 0, MS_NODEV },
+	{ "noexec", MS_NOEXEC, 0 },
+	{ "exec", 0, MS_NOEXEC },
+	{ "sync", MS_SYNCHRONOUS, 0 },
+	{ "async", 0, MS_SYNCHRONOUS },
+	{ "dirsync", MS_DIRSYNC, 0 },
+	{ "noatime", MS_NOATIME, 0 },
+	{ "atime", 0, MS_NOATIME },
+	{ "nodiratime", MS_NODIRATIME, 0 },
+	{ "diratime", 0, MS_NODIRATIME },
+	{ "relatime", MS_RELATIME, 0 },
+	{ "norelatime", 0, MS_RELATIME },
+	{ "strictatime", MS_STRICTATIME, 0 },
+	{ "bind", MS_BIND, 0 },
+	{ "rbind", MS_BIND | MS_REC, 0 },
+};
+
+/* Options as mount(8) has them, apart: flags, and what the file system gets. 0 or -errno. */
+static int options_parse(char *const *options, size_t count, unsigned long *flags, char data[MOUNT_DATA])
+{
+	size_t used = 0, i, k;
+
+	data[0] = '\0';
+	for (i = 0; i < count; i++) {
+		const char *option = text_of(options[i]);
+
+		for (k = 0; k < ARRAY_SIZE(flags_of) && strcmp(option, flags_of[k].name); k++)
+			;
+		if (k < ARRAY_SIZE(flags_of)) {
+			*flags = (*flags & ~flags_of[k].clear) | flags_of[k].set;
+			continue;
+		}
+		if (used + strlen(option) + 2 > MOUNT_DATA)
+			return -EINVAL;
+		used += sprintf(data + used, "%s%s", used ? "," : "", option);
+	}
+	return 0;
+}
+
+/* The device node of the disk with that serial number; 0 or -errno. */
+static int disk_by_serial(const char *serial, char device[PATH_MAX])
+{
+	DIR *directory = opendir("/sys/block");
+	struct dirent *entry;
+	int error = -ENODEV;
+
+	if (!directory)
+		return -errno;
+	while (error && (entry = readdir(directory))) {
+		char path[PATH_MAX], found[64];
+
+		snprintf(path, sizeof(path), "/sys/block/%s/serial", entry->d_name);
+		if (file_read(path, found, sizeof(found)) < 0)
+			continue;
+		found[strcspn(found, "\n")] = '\0';
+		if (!strcmp(found, serial)) {
+			snprintf(device, PATH_MAX, "/dev/%s", entry->d_name);
+			error = 0;
+		}
+	}
+	closedir(directory);
+	return error;
+}
+
+static int find_source(const grpc_Storage *storage, char source[PATH_MAX])
+{
+	const char *named = text_of(storage->source);
+
+	if (!strcmp(storage->driver, "blk")) {
+		for (size_t i = 0; i < storage->driver_options_count; i++) {
+			if (!strncmp(text_of(storage->driver_options[i]), "serial=", 7))
+				return disk_by_serial(storage->driver_options[i] + 7, source);
+		}
+	}
+	if (strlen(named) >= PATH_MAX)
+		return -ENAMETOOLONG;
+	strcpy(source, named);
+	return 0;
+}
+
+static int give_to_group(const char *path, const struct stat *status, int type, struct FTW *where)
+{
+	(void)where;
+	if (type == FTW_SL)
+		return lchown(path, -1, group);
+	if (chown(path, -1, group))
+		return -1;
+	return chmod(path, (status->st_mode & 07777) | (S_ISDIR(status->st_mode) ? 02770 : 0660));
+}
+
+/* Kubernetes' fsGroup: the volume belongs to the group, whatever is made in it too. */
+static int apply_group(const char *path, const grpc_FSGroup *wanted)
+{
+	struct stat status;
+
+	if (stat(path, &status))
+		return -errno;
+	if (wanted->group_change_policy == types_FSGroupChangePolicy_OnRootMismatch &&
+	    status.st_gid == wanted->group_id && status.st_mode & S_ISGID)
+		return 0;
+	group = wanted->group_id;
+	return nftw(path, give_to_group, 32, FTW_PHYS | FTW_MOUNT) ? -errno : 0;
+}
+
+static const char *type_of(const grpc_Storage *storage)
+{
+	if (text_of(storage->fstype)[0])
+		return storage->fstype;
+	if (!strcmp(storage->driver, "virtio-fs"))
+		return "virtiofs";
+	if (!strcmp(storage->driver, "ephemeral"))
+		return "tmpfs";
+	return !strcmp(storage->driver, "overlayfs") ? "overlay" : "ext4";
+}
+
+static int mount_it(const grpc_Storage *storage, char what[256])
+{
+	char source[PATH_MAX], data[MOUNT_DATA];
+	unsigned long flags = 0, later;
+	bool bind;
+	int error;
+
+	error = find_source(storage, source);
+	if (error) {
+		snprintf(what, 256, "no such disk");
+		return error;
+	}
+	error = options_parse(storage->options, storage->options_count, &flags, data);
+	if (error) {
+		snprintf(what, 256, "its options are too long");
+		return error;
+	}
+	bind = !strcmp(storage->driver, "bind") || flags & MS_BIND;
+	if (bind)
+		flags |= MS_BIND;
+	if (mount(source, storage->mount_point, bind ? NULL : type_of(storage), flags, bind ? NULL : data)) {
+		error = -errno;
+		snprintf(what, 256, "mount %.128s of type %.32s", source, bind ? "bind" : type_of(storage));
+		return error;
+	}
+	/* A bind mount takes its flags in a second step. */
+	later = flags & ~(unsigned long)(MS_BIND | MS_REC);
+	if (bind && later && mount(NULL, storage->mount_point, NULL, MS_REMOUNT | MS_BIND | later, NULL)) {
+		error = -errno;
+		umount2(storage->mount_point, MNT_DETACH);
+		snprintf(what, 256, "set the flags of the bind mount");
+		return error;
+	}
+	return 0;
+}
+
+int storage_mount(const grpc_Storage *storage, char what[256])
+{
+	bool only_directory;
+	struct mounted *one;
+	size_t i;
+	int error;
+
+	for (i = 0; i < storage_driver_count && strcmp(text_of(storage->driver), storage_drivers[i]); i++)
+		;
+	if (i == storage_driver_count) {
+		snprintf(what, 256, "no driver \"%.64s\"", text_of(storage->driver));
+		return -EINVAL;
+	}
+	if (!path_is_valid(storage->mount_point)) {
+		snprintf(what, 256, "mount_point is no absolute path");
+		return -EINVAL;
+	}
+	for (one = mounts; one; one = one->next) {
+		if (!strcmp(one->mount_point, storage->mount_point)) {
+			one->users++;
+			return 0;
+		}
+	}
+	error = directory_make(storage->mount_point, 0755);
+	if (error) {
+		snprintf(what, 256, "make the mount point");
+		return error;
+	}
+	only_directory = !strcmp(storage->driver, "local");
+	if (!only_directory)
+		error = mount_it(storage, what);
+	else if (chmod(storage->mount_point, 0777)) /* an emptyDir is for every user */
+		error = -errno;
+	if (error)
+		return error;
+	one = xzalloc(sizeof(*one));
+	one->mount_point = xstrdup(storage->mount_point);
+	one->users = 1;
+	one->is_mount = !only_directory;
+	one->next = mounts;
+	mounts = one;
+	if (storage->has_fs_group) {
+		error = apply_group(storage->mount_point, &storage->fs_group);
+		if (error) {
+			snprintf(what, 256, "give it to the group %u", storage->fs_group.group_id);
+			storage_release(storage->mount_point);
+		}
+	}
+	return error;
+}
+
+void storage_release(const char *mount_point)
+{
+	struct mounted **link = &mounts, *one;
+
+	while (*link && strcmp((*link)->mount_point, mount_point))
+		link = &(*link)->next;
+	one = *link;
+	if (!one || --one->users)
+		return;
+	if (one->is_mount && umount2(mount_point, 0))
+		umount2(mount_point, MNT_DETACH);
+	*link = one->next;
+	free(one->mount_point);
+	free(one);
+}
+
+void storage_release_all(void)
+{
+	while (mounts) {
+		mounts->users = 1;
+		storage_release(mounts->mount_point);
+	}
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The server's side of ttrpc (containerd/ttrpc, PROTOCOL.md): connections, frames, calls and their answers. A frame is
+ * a header of ten bytes (length, stream, both big-endian; type; flags) and a message of at most 4 MiB.
+ */
+#ifndef AGENT_TTRPC_H
+#define AGENT_TTRPC_H
+
+#include "loop.h"
+#include "util.h"
+
+#include <pb.h>
+
+#define TTRPC_PORT 1024
+#define TTRPC_MESSAGE_MAX (4u << 20)
+#define TTRPC_HEADER 10
+
+/* google.rpc.Code */
+enum status_code {
+	STATUS_OK = 0,
+	STATUS_UNKNOWN = 2,
+	STATUS_INVALID_ARGUMENT = 3,
+	STATUS_DEADLINE_EXCEEDED = 4,
+	STATUS_NOT_FOUND = 5,
+	STATUS_ALREADY_EXISTS = 6,
+	STATUS_RESOURCE_EXHAUSTED = 8,
+	STATUS_FAILED_PRECONDITION = 9,
+	STATUS_OUT_OF_RANGE = 11,
+	STATUS_UNIMPLEMENTED = 12,
+	STATUS_INTERNAL = 13,
+};
+
+struct call;
+
+#define NO_DATA SIZE_MAX
+
+struct method {
+	const char *service;
+	const char *name;
+	const pb_msgdesc_t *fields; /* of the request */
+	size_t size;
+	size_t data; /* where the request has a field `data`, which goes to call->data; or NO_DATA */
+	void (*handle)(struct call *call);
+};
+
+/*
+ * A call of the host. Its method's handler, or what the handler started, answers it once, by call_reply, call_done or
+ * call_fail; then it is gone.
+ */
+struct call {
+	struct conn *conn; /* NULL: who called has gone, nobody will read the answer */
+	uint32_t stream;
+	const struct method *method;
+	void *request; /* the message, as nanopb decoded it */
+	uint8_t *data;
+	size_t data_size;
+	/*
+	 * Set where the call is parked and has done nothing yet: takes it out of there. The call then goes without an
+	 * answer when its connection does, and with DEADLINE_EXCEEDED when its time is over.
+	 */
+	void (*cancel)(struct call *call);
+	void *owner; /* what it is parked in */
+	struct call *parked_next;
+	struct timer deadline;
+	struct call *next;
+};
+
+/* The method of that name, NULL: there is none. rpc.c has the table. */
+const struct method *method_find(const char *service, const char *name);
+
+void call_reply(struct call *call, const pb_msgdesc_t *fields, const void *message);
+/* Answer with google.protobuf.Empty. */
+void call_done(struct call *call);
+/* Answer with a message that is one field of bytes, number 1. */
+void call_reply_bytes(struct call *call, const void *data, size_t size);
+void call_fail(struct call *call, enum status_code code, const char *format, ...) __printf(3, 4);
+/* The code that says what -errno means. */
+enum status_code status_of(int error);
+
+/* Accept connections on a listening socket; 0 or -errno. */
+int ttrpc_serve(int fd);
+/* Serve a connected socket, which belongs to the connection from then on; 0 or -errno. */
+int conn_serve(int fd);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Files, names and messages: what every part of the agent uses. */
+#ifndef AGENT_UTIL_H
+#define AGENT_UTIL_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define __printf(f, a) __attribute__((format(printf, f, a)))
+
+/* Everything of the agent's own is below it, on a tmpfs. */
+#define AGENT_DIR "/run/pyvmm-agent"
+#define CGROUP_DIR "/sys/fs/cgroup"
+
+/* A line for who runs the machine: to the host's vsock port 1025 where somebody listens, else to the console. */
+void log_line(const char *format, ...) __printf(1, 2);
+
+/* Memory of a process 1: without it there is no way on, so these do not return NULL. */
+void *xzalloc(size_t size);
+char *xstrdup(const char *text);
+char *xasprintf(const char *format, ...) __printf(1, 2);
+
+/* An id of a container or a process: 1 to 128 of [A-Za-z0-9_.-], the first a letter or a digit. */
+bool id_is_valid(const char *id);
+/* An absolute path without empty, "." and ".." components, shorter than PATH_MAX. */
+bool path_is_valid(const char *path);
+/* NULL is an empty string. */
+static inline const char *text_of(const char *text)
+{
+	return text ? text : "";
+}
+
+/* The file's start as a string, at most size - 1 bytes; its length, or -errno. */
+ssize_t file_read(const char *path, char *buffer, size_t size);
+/* The number that the file begins with, UINT64_MAX for "max"; 0, or -errno (-EINVAL: no number). */
+int file_read_number(const char *path, uint64_t *number);
+/* Write all of `size` bytes to an existing file; 0 or -errno. */
+int file_write(const char *path, const char *data, size_t size);
+int file_print(const char *path, const char *format, ...) __printf(2, 3);
+/* Make a new file or empty an old one; 0 or -errno. */
+int file_create(const char *path, const char *data, size_t size, mode_t mode);
+int file_write_all(int fd, const void *data, size_t size);
+/* Make the directory and those above it; 0 or -errno. */
+int directory_make(const char *path, mode_t mode);
+/* Remove a directory of the agent's own with the files in it, one level deep. */
+void directory_remove(const char *path);
+
+#endif

@@ -1,0 +1,1 @@
+"""How the image of the guest is made: the agent and crun."""
