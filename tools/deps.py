@@ -63,10 +63,10 @@ NEEDS = (
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("lab", "ip", "iproute2", "makes the networks of tests"),
-    Need("check guest bench kata", "nanopb_generator", "nanopb", "generates the C code of the kata agent's messages"),
-    Need("check guest bench kata", "/usr/include/nanopb/pb.h", "libnanopb-dev", "the kata agent's messages"),
+    Need("check guest fuzz bench kata", "nanopb_generator", "nanopb", "generates C code of the kata agent's messages"),
+    Need("check guest fuzz bench kata", "/usr/include/nanopb/pb.h", "libnanopb-dev", "the kata agent's messages"),
     Need(
-        "check guest bench kata",
+        "check guest fuzz bench kata",
         "/usr/include/google/protobuf/empty.proto",
         "libprotobuf-dev",
         "the message that says nothing, of the kata agent",
@@ -346,7 +346,7 @@ def main(groups: Sequence[str]) -> None:
     make_venv(python)
     install_project(os.path.join(VENV, "bin", "python"))
     compile_messages(os.path.join(VENV, "bin", "python"))
-    if wanted & {"check", "guest", "bench"}:
+    if wanted & {"check", "guest", "fuzz", "bench"}:
         install_kata(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))

@@ -13,9 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.kata.programs import fuzz_agent
 from tests.native.programs import BUILD, HERE, compiler, program
 
-TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small")
+TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small", "fuzz_agent")
 CORPUS = HERE / "corpus"
 FOUND = BUILD.parent / "fuzz"
 MAX_LEN = 2048
@@ -26,12 +27,17 @@ def corpus(target: str) -> Path:
     return CORPUS / target.removeprefix("fuzz_")
 
 
+def fuzzer(target: str) -> str:
+    """The program of a target, built where it is not."""
+    return str(fuzz_agent() if target == "fuzz_agent" else program(target, "fuzzer", ()))
+
+
 def fuzz(target: str, seconds: int) -> bool:
     """Run one fuzzer; False when it found something, which it has then said."""
     found = FOUND / target
     found.mkdir(parents=True, exist_ok=True)
     command = [
-        str(program(target, "fuzzer", ())),
+        fuzzer(target),
         f"-max_total_time={seconds}",
         f"-max_len={MAX_LEN}",
         "-print_final_stats=1",
@@ -50,7 +56,7 @@ def fuzz(target: str, seconds: int) -> bool:
 
 def replay(target: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run every input in a directory once."""
-    command = [str(program(target, "fuzzer", ())), "-runs=0", f"-max_len={MAX_LEN}", str(directory)]
+    command = [fuzzer(target), "-runs=0", f"-max_len={MAX_LEN}", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -58,7 +64,7 @@ def keep(target: str) -> None:
     """Make the corpus the smallest set of inputs that reaches what it and the found ones reach."""
     kept = corpus(target)
     with tempfile.TemporaryDirectory(dir=CORPUS) as merged:
-        command = [str(program(target, "fuzzer", ())), "-merge=1", merged, str(kept), str(FOUND / target)]
+        command = [fuzzer(target), "-merge=1", merged, str(kept), str(FOUND / target)]
         subprocess.run(command, check=True, capture_output=True)
         shutil.rmtree(kept)
         shutil.copytree(merged, kept)
@@ -66,7 +72,7 @@ def keep(target: str) -> None:
 
 def main(argv: list[str]) -> int:
     """0: nothing found; 1: something was; 2: no clang here."""
-    parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz the C data plane.")
+    parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz what is written in C.")
     parser.add_argument("--seconds", type=int, default=30, metavar="N", help="for each target (default 30)")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus, minimised")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default all)")

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CRUN "/usr/bin/crun"
 #define LAST_WORDS 700
 
 const int crun_no_stdio[3] = { -1, -1, -1 };

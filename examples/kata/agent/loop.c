@@ -239,20 +239,32 @@ int loop_init(void)
 	return watch_add(&signals, EPOLLIN);
 }
 
+int loop_step(int most)
+{
+	struct epoll_event event;
+	int wait = timers_wait(), count;
+
+	if (most >= 0 && (wait < 0 || wait > most))
+		wait = most;
+	/* One at a time: what it does may free the watch of the next. */
+	count = epoll_wait(epoll_fd, &event, 1, wait);
+	if (count < 0 && errno != EINTR)
+		return -errno;
+	if (count == 1) {
+		struct watch *watch = event.data.ptr;
+
+		watch->ready(watch, event.events);
+	}
+	timers_fire();
+	return count == 1;
+}
+
 int loop_run(void)
 {
-	for (;;) {
-		struct epoll_event event;
-		/* One at a time: what it does may free the watch of the next. */
-		int count = epoll_wait(epoll_fd, &event, 1, timers_wait());
+	int result;
 
-		if (count < 0 && errno != EINTR)
-			return -errno;
-		if (count == 1) {
-			struct watch *watch = event.data.ptr;
-
-			watch->ready(watch, event.events);
-		}
-		timers_fire();
-	}
+	do
+		result = loop_step(-1);
+	while (result >= 0);
+	return result;
 }

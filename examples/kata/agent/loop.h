@@ -53,6 +53,8 @@ void orphans_release(void);
 
 /* 0 or -errno. */
 int loop_init(void);
+/* Wait for at most so many milliseconds (-1: no limit): 1 when a descriptor was ready, 0 when none was, or -errno. */
+int loop_step(int most);
 /* Does not return but for an error of epoll: -errno. */
 int loop_run(void);
 

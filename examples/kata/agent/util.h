@@ -13,9 +13,13 @@
 #define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define __printf(f, a) __attribute__((format(printf, f, a)))
 
+/* A test has other places. */
+#ifndef AGENT_DIR
 /* Everything of the agent's own is below it, on a tmpfs. */
 #define AGENT_DIR "/run/pyvmm-agent"
 #define CGROUP_DIR "/sys/fs/cgroup"
+#define CRUN "/usr/bin/crun"
+#endif
 
 /* A line for who runs the machine: to the host's vsock port 1025 where somebody listens, else to the console. */
 void log_line(const char *format, ...) __printf(1, 2);

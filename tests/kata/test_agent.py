@@ -1,0 +1,347 @@
+"""The guest's agent on this machine, under ASan and UBSan: its calls, its processes and their streams.
+
+A stand-in for crun starts plain processes; everything else is the agent's own. The rest needs a guest:
+tests/guest/test_kata_agent.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import proto
+from pyvmm_kata.ttrpc import Client, RpcError
+from tests.kata.programs import agent_here
+from tests.native.programs import compiler
+
+AGENT = "grpc.AgentService"
+PATIENCE = 120.0
+FAKE = Path(__file__).with_name("fake_crun.py")
+REQUEST, RESPONSE = 1, 2
+OUT_OF_RANGE, UNIMPLEMENTED, RESOURCE_EXHAUSTED, INVALID_ARGUMENT, DEADLINE_EXCEEDED = 11, 12, 8, 3, 4
+
+pytestmark = pytest.mark.skipif(compiler("asan") is None, reason="no C compiler")
+
+
+class Agent:
+    """The program, with a connection to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "agent").mkdir()
+        (folder / "crun").write_text(f"#!{sys.executable} -IS\n{FAKE.read_text()}")
+        (folder / "crun").chmod(0o755)
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(PATIENCE)
+        stopped, self._stop = os.pipe()
+        self._process = subprocess.Popen(
+            [str(agent_here()), str(theirs.fileno()), str(stopped)],
+            cwd=folder,
+            pass_fds=(theirs.fileno(), stopped),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        theirs.close()
+        os.close(stopped)
+        self._client: Client | None = None
+
+    def call(self, method: str, **fields: Any) -> Any:
+        """A call that waits for its answer; the connection is a client's from the first one on."""
+        if self._client is None:
+            self._client = Client(self.sock, "the agent")
+        return self._client.call(AGENT, method, proto.methods(AGENT)[method][0](**fields), PATIENCE)
+
+    def create(self, name: str, *args: str, root: str = "/usr", **process: Any) -> None:
+        spec = {
+            "Process": {"Args": args, "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"], **process},
+            "Root": {"Path": root},
+        }
+        self.call("CreateContainer", container_id=name, OCI=spec)
+
+    def run(self, name: str, *args: str) -> None:
+        self.create(name, *args)
+        self.call("StartContainer", container_id=name)
+
+    def exec(self, name: str, exec_id: str, *args: str) -> None:
+        process = {"Args": args, "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
+        self.call("ExecProcess", container_id=name, exec_id=exec_id, process=process)
+
+    def wait(self, name: str, exec_id: str = "") -> int:
+        return int(self.call("WaitProcess", container_id=name, exec_id=exec_id).status)
+
+    def read(self, name: str, exec_id: str = "", method: str = "ReadStdout") -> bytes:
+        text = b""
+        while True:
+            try:
+                text += self.call(method, container_id=name, exec_id=exec_id, len=1 << 20).data
+            except RpcError as error:
+                if error.code != "OUT_OF_RANGE":
+                    raise
+                return text
+
+    def send(self, stream: int, payload: bytes, kind: int = REQUEST) -> None:
+        """A frame of the test's own making."""
+        self.sock.sendall(struct.pack(">IIBB", len(payload), stream, kind, 0) + payload)
+
+    def request(self, stream: int, method: str, timeout: int = 0, payload: bytes | None = None, **fields: Any) -> None:
+        """A call without waiting for its answer; `timeout` in ns."""
+        if payload is None:
+            payload = proto.methods(AGENT)[method][0](**fields).SerializeToString()
+        made = proto.message("ttrpc.Request")(service=AGENT, method=method, payload=payload, timeout_nano=timeout)
+        self.send(stream, made.SerializeToString())
+
+    def answer(self) -> tuple[int, int, bytes]:
+        """The next frame: its stream, its status code, its payload."""
+        length, stream, kind, _ = struct.unpack(">IIBB", self._receive(10))
+        response = proto.message("ttrpc.Response").FromString(self._receive(length))
+        assert kind == RESPONSE
+        return stream, response.status.code, response.payload
+
+    def _receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, "the agent has closed the connection"
+            data += piece
+        return data
+
+    def close(self) -> None:
+        """End it: it must have found nothing wrong with itself."""
+        if self._client is not None:
+            self._client.close()
+        self.sock.close()
+        os.close(self._stop)
+        _, words = self._process.communicate(timeout=PATIENCE)
+        assert self._process.returncode == 0, words
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+@pytest.fixture
+def pod(agent: Agent) -> Agent:
+    agent.call("CreateSandbox", sandbox_id="s1")
+    return agent
+
+
+def test_a_container_from_its_creation_to_its_removal(pod: Agent) -> None:
+    pod.create("c1", "sh", "-c", "echo out; echo err >&2; exit 7")
+    with pytest.raises(RpcError, match="exists"):
+        pod.create("c1", "true")
+    pod.call("StartContainer", container_id="c1")
+    assert (pod.read("c1"), pod.read("c1", method="ReadStderr")) == (b"out\n", b"err\n")
+    assert pod.wait("c1") == pod.wait("c1", "c1") == 7
+    with pytest.raises(RpcError, match="was started"):
+        pod.call("StartContainer", container_id="c1")
+    pod.call("RemoveContainer", container_id="c1")
+    with pytest.raises(RpcError, match="no container c1"):
+        pod.wait("c1")
+    pod.run("c1", "sh", "-c", "kill -9 $$")
+    assert pod.wait("c1") == 137
+    assert sorted(os.listdir(pod.folder / "agent" / "containers")) == ["c1"]
+
+
+def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_does(pod: Agent) -> None:
+    spec = {
+        "Version": "1.1.0",
+        "Process": {
+            "Args": ["true", 'a "quoted" \\ word\n\u00e9'],
+            "Cwd": "/",
+            "Env": [f"PATH={os.environ['PATH']}"],
+            "User": {"UID": 1, "GID": 2, "AdditionalGids": [3, 4]},
+            "Capabilities": {"Bounding": ["CAP_KILL"]},
+            "Rlimits": [{"Type": "RLIMIT_NOFILE", "Hard": 2**64 - 1, "Soft": 10}],
+            "OOMScoreAdj": -5,
+            "ApparmorProfile": "docker-default",
+        },
+        "Root": {"Path": "/usr", "Readonly": True},
+        "Mounts": [{"destination": "/m", "source": "/s", "type": "bind", "options": ["ro", "rbind"]}],
+        "Annotations": {"k": "v"},
+        "Linux": {
+            "CgroupsPath": "/elsewhere",
+            "Sysctl": {"kernel.domainname": "d"},
+            "Namespaces": [
+                {"Type": "network", "Path": "/proc/1/ns/net"},
+                {"Type": "pid", "Path": "/proc/1/ns/pid"},
+                {"Type": "cgroup"},
+            ],
+            "Resources": {
+                "Devices": [{"Allow": True, "Type": "c", "Major": 1, "Minor": -1, "Access": "rw"}, {"Access": "rwm"}],
+                "Memory": {"Limit": 1 << 40},
+                "CPU": {"Quota": -1, "Period": 100000, "Cpus": "0"},
+                "Pids": {"Limit": 9},
+            },
+            "Seccomp": {
+                "DefaultAction": "SCMP_ACT_ALLOW",
+                "Syscalls": [{"Names": ["mount"], "Action": "SCMP_ACT_ERRNO", "errnoret": 0}],
+            },
+            "MaskedPaths": ["/proc/kcore"],
+        },
+    }
+    pod.call("CreateContainer", container_id="c1", OCI=spec)
+    assert json.loads((pod.folder / "c1.json").read_text()) == {
+        "ociVersion": "1.1.0",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 1, "gid": 2, "additionalGids": [3, 4]},
+            "args": ["true", 'a "quoted" \\ word\n\u00e9'],
+            "env": [f"PATH={os.environ['PATH']}"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": ["CAP_KILL"],
+                "effective": [],
+                "inheritable": [],
+                "permitted": [],
+                "ambient": [],
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2**64 - 1, "soft": 10}],
+            "noNewPrivileges": False,
+            "oomScoreAdj": -5,
+        },
+        "root": {"path": "/usr", "readonly": True},
+        "mounts": [{"destination": "/m", "type": "bind", "source": "/s", "options": ["ro", "rbind"]}],
+        "annotations": {"k": "v"},
+        "linux": {
+            "sysctl": {"kernel.domainname": "d"},
+            "resources": {
+                "devices": [
+                    {"allow": True, "type": "c", "major": 1, "access": "rw"},
+                    {"allow": False, "access": "rwm"},
+                ],
+                "memory": {"limit": 1 << 40},
+                "cpu": {"quota": -1, "period": 100000, "cpus": "0"},
+                "pids": {"limit": 9},
+            },
+            "cgroupsPath": "/c1",
+            "namespaces": [{"type": kind} for kind in ("mount", "uts", "pid", "cgroup")],
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0}],
+            },
+            "maskedPaths": ["/proc/kcore"],
+        },
+    }
+    pod.call("StartContainer", container_id="c1")
+    assert pod.wait("c1") == 0
+
+
+def test_what_crun_says_is_what_the_host_reads(pod: Agent) -> None:
+    with pytest.raises(RpcError, match="no root /no/such") as error:
+        pod.create("c1", "true", root="/no/such")
+    assert error.value.code == "INTERNAL"
+    wrongs: tuple[dict[str, Any], ...] = ({"root": "relative"}, {"root": "/a/../b"}, {"Cwd": "x"}, {"Args": []})
+    for wrong in wrongs:
+        with pytest.raises(RpcError) as error:
+            pod.create("c1", "true", **wrong)
+        assert error.value.code == "INVALID_ARGUMENT"
+    assert os.listdir(pod.folder / "agent" / "containers") == []
+    pod.run("c1", "true")
+    assert pod.wait("c1") == 0
+
+
+def test_statuses_of_processes_that_end_at_once(pod: Agent) -> None:
+    pod.run("c1", "sleep", "1000")
+    statuses: dict[int, int] = {}
+
+    def run(number: int) -> None:
+        pod.exec("c1", f"e{number}", "sh", "-c", f"exit {number}")
+        statuses[number] = pod.wait("c1", f"e{number}")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(1, 25)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == {number: number for number in range(1, 25)}
+    with pytest.raises(RpcError, match="File exists"):
+        pod.exec("c1", "e1", "true")
+    pod.call("SignalProcess", container_id="c1", exec_id="c1", signal=15)
+    assert pod.wait("c1") == 128 + 15
+
+
+def test_input_waits_for_its_reader_and_output_for_the_host(pod: Agent) -> None:
+    pod.run("c1", "cat")
+    data = bytes(range(256)) * (3 << 12)
+
+    def write() -> None:
+        assert pod.call("WriteStdin", container_id="c1", data=data).len == len(data)
+        pod.call("CloseStdin", container_id="c1")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert pod.read("c1") == data
+    writer.join()
+    assert pod.wait("c1") == 0
+    with pytest.raises(RpcError, match="closed"):
+        pod.call("WriteStdin", container_id="c1", data=b"more")
+    with pytest.raises(RpcError):
+        pod.call("TtyWinResize", container_id="c1", row=1, column=1)
+
+
+def test_an_update_has_what_the_host_changes(pod: Agent) -> None:
+    pod.run("c1", "cat")
+    pod.call("UpdateContainer", container_id="c1", resources={"Memory": {"Limit": 4096}})
+    assert json.loads((pod.folder / "c1.resources.json").read_text()) == {"memory": {"limit": 4096}}
+    pod.call("CloseStdin", container_id="c1")
+    assert pod.wait("c1") == 0
+
+
+def test_a_container_that_runs_out_of_memory_is_told(pod: Agent) -> None:
+    pod.run("c1", "cat")
+    (pod.folder / "cgroup" / "c1" / "memory.events").write_text("oom 1\noom_kill 1\n")
+    assert pod.call("GetOOMEvent").container_id == "c1"
+
+
+def test_frames_that_are_none(agent: Agent) -> None:
+    agent.send(1, b"\xff\xff\xff")
+    assert agent.answer()[:2] == (1, INVALID_ARGUMENT)
+    agent.request(3, "WaitProcess", payload=b"\x0a\xff\xff\xff\xff\x0f")
+    assert agent.answer()[:2] == (3, INVALID_ARGUMENT)
+    agent.send(5, b"whatever", kind=3)  # a stream's data: nobody waits for it
+    agent.send(7, bytes((4 << 20) + 1))
+    assert agent.answer()[:2] == (7, RESOURCE_EXHAUSTED)
+    agent.send(9, proto.message("ttrpc.Request")(service=AGENT, method="ResizeVolume").SerializeToString())
+    assert agent.answer()[:2] == (9, UNIMPLEMENTED)
+    agent.request(11, "GetGuestDetails")
+    assert agent.answer()[:2] == (11, 0)
+
+
+def test_a_wait_ends_with_its_time_and_takes_nothing_with_it(agent: Agent) -> None:
+    agent.request(1, "CreateSandbox")
+    process = {"Args": ["cat"], "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
+    agent.request(3, "CreateContainer", container_id="c1", OCI={"Process": process, "Root": {"Path": "/usr"}})
+    assert [agent.answer()[1], agent.answer()[1]] == [0, 0]
+    agent.request(5, "StartContainer", container_id="c1")
+    assert agent.answer()[1] == 0
+    agent.request(7, "ReadStdout", timeout=1000000, container_id="c1", len=10)
+    assert agent.answer()[:2] == (7, DEADLINE_EXCEEDED)
+    agent.request(9, "WaitProcess", timeout=1000000, container_id="c1")
+    assert agent.answer()[:2] == (9, DEADLINE_EXCEEDED)
+    agent.request(11, "ReadStdout", container_id="c1", len=10)
+    agent.request(13, "WriteStdin", container_id="c1", data=b"text")
+    answers = {stream: (code, payload) for stream, code, payload in (agent.answer(), agent.answer())}
+    assert answers[13][0] == 0
+    assert proto.message("grpc.ReadStreamResponse").FromString(answers[11][1]).data == b"text"
+
+
+def test_more_calls_than_it_takes(agent: Agent) -> None:
+    for number in range(1100):
+        agent.request(2 * number + 1, "GetOOMEvent")
+    refused = [agent.answer() for _ in range(1100 - 1024)]
+    assert {code for _, code, _ in refused} == {RESOURCE_EXHAUSTED}
