@@ -56,9 +56,6 @@ def _open_standard_descriptors() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    if argv is None:
-        # Until there is something to collect: all that is made now stays
-        gc.disable()
     _open_standard_descriptors()
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else ""
@@ -77,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import boot
 
             return boot.main(arguments[1:])
+        gc.enable()  # bin/pyvmm has it off for the sake of a boot
         if name == "doctor":
             from vmm.cli import doctor
 
