@@ -7,7 +7,7 @@ from vmm.errors import ConfigError
 
 _SERIAL, _VIRTIO = "console=ttyS0", "console=hvc0"
 _QUIET = "quiet"
-_PANIC = "panic=-1"
+_PANIC, _REBOOT = "panic=-1", "reboot=a"
 _ONE_UART = "8250.nr_uarts=1"
 _NO_PCI = "pci=off"
 
@@ -23,6 +23,9 @@ def default_cmdline(
         errors only: every character costs two exits; ``--cmdline loglevel=7`` brings all messages back
     ``panic=-1``
         after a panic, which pvpanic reports, reset at once
+    ``reboot=a``
+        reset through the FADT's reset register, then by the i8042. A kernel that has EFI built in takes a
+        hardware-reduced machine for one with EFI, and would jump to a BIOS that is not there
     ``8250.nr_uarts=1``
         a generic kernel does not look for three more UARTs
     ``pci=off``
@@ -30,16 +33,13 @@ def default_cmdline(
     ``root=/dev/vda``, and ``rw`` or ``ro``
         when there is a root disk; ``root=TAG rootfstype=virtiofs`` when it is a directory of the host
 
-    There is no ``reboot=``: Linux resets through the FADT's reset register first and falls back to the i8042, and
-    nothing is faster.
-
     :param rootfs: there is a root file system: the first disk, or
     :param share: the tag of a shared directory
     :param read_only: it cannot be written
     :param pci: the machine has a PCI bus
     :param hvc: the console is the virtio console
     """
-    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _ONE_UART]
+    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART]
     if not pci:
         words.append(_NO_PCI)
     if rootfs:
