@@ -5,13 +5,15 @@
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
+# Of the demo: own or debian. Not taken from the environment, where the name can mean something else.
+kernel := $(if $(filter command,$(firstword $(origin KERNEL))),$(KERNEL))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## install what is missing, build the guest, boot it (a terminal gets the guest's shell)
-	@python3 tools/deps.py kernel lab
-	@$(PYTHON) -m tools.demo
+demo: ## boot a guest (KERNEL=own builds its kernel, KERNEL=debian has the distribution's)
+	@python3 tools/deps.py demo lab $(if $(filter own,$(kernel)),kernel)
+	@$(PYTHON) -m tools.demo $(if $(kernel),--kernel "$(kernel)")
 
 test: ## all tests; those that boot guests run in the lab where there is no usable KVM
 	@python3 tools/deps.py kernel lab guest check fuzz

@@ -293,6 +293,7 @@ def main() -> Path:
     jobs = (os.cpu_count() or 1) + 1
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"of make (default: {jobs})")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
+    parser.add_argument("--cached", action="store_true", help="do not build: an error when the cache does not have it")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         raise RecipeError(f"--jobs {arguments.jobs}: at least one is needed")
@@ -304,6 +305,8 @@ def main() -> Path:
             raise RecipeError(f"--config {file}: {error.strerror}") from None
     chosen = find_source(arguments.source, arguments.version)
     entry = kernel_entry(options, chosen)
+    if arguments.cached and recipe.cached(entry, "vmlinux") is None:
+        raise RecipeError("this kernel is not in the cache", "leave out --cached to build it")
     if recipe.cached(entry, "vmlinux") is None and chosen.is_elsewhere():
         # The archive drops a version when it gets the next.
         chosen = find_source(arguments.source, arguments.version, ask=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|kernel|kata|lab|guest|check|fuzz|bench]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|fuzz|bench]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -51,18 +51,18 @@ NEEDS = (
     Need("kernel", "bc", "bc", "guest kernel's time constants"),
     Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
     Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
-    Need("kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
-    Need("kernel lab", "static busybox", "busybox-static", "user space of the guest and the lab"),
+    Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
+    Need("demo kernel lab", "static busybox", "busybox-static", "user space of the guest and the lab"),
+    Need("demo lab", "zstd", "zstd", "unpacks the distribution's kernel"),
     Need("guest", "mmdebstrap", "mmdebstrap", "makes the Debian that guest tests boot"),
     Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
-    Need("lab", "zstd", "zstd", "unpacks the lab's kernel"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
-    Need("check lab", "gdb", "gdb", "tests of the gdb stub"),
+    Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
-    Need("lab", "passt", "passt", "networks of guests that need no rights (--net user)"),
-    Need("lab", "ip", "iproute2", "makes the networks of tests"),
+    Need("guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
+    Need("guest bench", "ip", "iproute2", "makes the networks of tests"),
     Need("check guest fuzz bench kata", "nanopb_generator", "nanopb", "generates C code of the kata agent's messages"),
     Need("check guest fuzz bench kata", "/usr/include/nanopb/pb.h", "libnanopb-dev", "the kata agent's messages"),
     Need(
@@ -77,6 +77,9 @@ NEEDS = (
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )
+
+DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata"}
+"""Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
 
 def is_static(path: str) -> bool:
@@ -235,19 +238,20 @@ def make_venv(python: str) -> None:
         run([python, "-m", "venv", "--clear", VENV])
 
 
-def install_project(python: str) -> None:
-    """Install the project, editable, with what it needs and what its development needs."""
+def install_project(python: str, *, develop: bool) -> None:
+    """Install the project, editable, with what it needs; with `develop` also what its development needs."""
     native = ("vmm/native/*.[ch]", "vmm/native/build.py")
-    project = Stamp("project", digest("pyproject.toml", "setup.py", "bin/pyvmm"))
+    content = digest("pyproject.toml", "setup.py", "bin/pyvmm")
+    project, whole = Stamp("project-only", content), Stamp("project", content)
     extension = Stamp("extension", digest(*native))
     program = os.path.exists(os.path.join(ROOT, "vmm", "native", "pyvmm-fsd"))
     built = program and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
-    if not project.is_current():
-        with step("installing pyvmm and its Python packages into .venv"):
-            run([*pip, "--editable", f"{ROOT}[dev]"])
+    if not whole.is_current() and (develop or not project.is_current()):
+        with step(f"installing pyvmm and {'its development needs' if develop else 'its Python packages'} into .venv"):
+            run([*pip, "--editable", f"{ROOT}[dev]" if develop else ROOT])
         write_command(python)
-        project.set()
+        (whole if develop else project).set()
     elif not (built and extension.is_current()):
         # Outside of the environment proper: setuptools puts a hook in it that every start of Python would pay for.
         tools = os.path.join(VENV, "build-tools")
@@ -344,9 +348,10 @@ def main(groups: Sequence[str]) -> None:
         if still:
             say(f"still not found after the installation: {', '.join(still)}")
     make_venv(python)
-    install_project(os.path.join(VENV, "bin", "python"))
-    compile_messages(os.path.join(VENV, "bin", "python"))
-    if wanted & {"check", "guest", "fuzz", "bench"}:
+    develop = not DEVELOPMENT.isdisjoint(wanted)
+    install_project(os.path.join(VENV, "bin", "python"), develop=develop)
+    if develop:
+        compile_messages(os.path.join(VENV, "bin", "python"))
         install_kata(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))

@@ -39,6 +39,15 @@ def kernel() -> str:
     return make("build.py")
 
 
+def cached_kernel() -> str | None:
+    """The path of the guest kernel when it need not be built, else None."""
+    if path := os.environ.get(VARIABLES["build.py"]):
+        return path
+    command = [sys.executable, str(ROOT / "guest-kernel" / "build.py"), "--cached"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def rootfs() -> str:
     """The path of the root disk. It belongs to the cache: write to a copy."""
     return make("rootfs.py")

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tools.distribution import Kernel, cache_dir
+
 from . import channel, image
 from .image import LabError
 
@@ -305,12 +307,12 @@ class Lab:
     def _config(self) -> str:
         system = Path("/usr/bin/python3")  # starts faster than most others, and is certainly not a wrapper script
         python = system if system.exists() else Path(sys.executable).resolve()
-        wanted = {CHECKOUT, image.cache_dir().parent, Path(sys.prefix), Path(sys.base_prefix), Path.cwd(), Path.home()}
+        wanted = {CHECKOUT, cache_dir().parent, Path(sys.prefix), Path(sys.base_prefix), Path.cwd(), Path.home()}
         keep = sorted(str(path) for path in wanted if str(path).startswith(COVERED))
         values = {"AGENT_PYTHON": str(python), "SHARE": str(self.share), "KEEP": "\n".join(keep)}
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
-    def _command_line(self, kernel: image.Kernel, initrd: int, port: int) -> list[str]:
+    def _command_line(self, kernel: Kernel, initrd: int, port: int) -> list[str]:
         export = "security_model=none,multidevs=remap"
         argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         argv += ["-M", "q35", "-cpu", ICOUNT_CPU if self.icount else "max", "-smp", str(self.cpus), "-m", self.memory]

@@ -89,6 +89,15 @@ def test_a_kernel_is_built_once_and_then_found(tmp_path: Path, cache: Path, run:
 
 
 @can_build
+def test_cached_looks_and_does_not_build(tmp_path: Path, run: Recipe) -> None:
+    tree = kernel_tree(tmp_path / "linux")
+    before = run("build.py", "--source", tree, "--cached")
+    assert (before.returncode, before.stdout) == (1, "") and "not in the cache" in before.stderr
+    built = run("build.py", "--source", tree)
+    assert run("build.py", "--source", tree, "--cached").stdout == built.stdout
+
+
+@can_build
 def test_two_runs_at_once_build_once(tmp_path: Path, cache: Path) -> None:
     command = [sys.executable, str(RECIPES / "build.py"), "--source", str(kernel_tree(tmp_path / "linux"))]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache.parent)}

@@ -1,0 +1,229 @@
+"""The distribution's kernel package: downloaded, unpacked, kept in a cache, and never installed.
+
+The lab runs on this kernel, and `make demo` boots it while there is no kernel of our own. Debian and Ubuntu: the
+package comes by `apt-get download`, and `dpkg-deb -x` unpacks it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.step import say
+
+META_PACKAGES = ("linux-image-amd64", "linux-image-generic")
+"""Debian's and Ubuntu's package that depends on the newest kernel."""
+
+SIGNATURE_MARK = b"~Module signature appended~\n"
+
+
+class DistributionError(Exception):
+    """The kernel package cannot be had, or lacks something; the message says what to do."""
+
+
+class Kernel(NamedTuple):
+    """A kernel in the cache."""
+
+    release: str
+    directory: Path  # in the cache: vmlinuz, perhaps vmlinux, modules/ (what /lib/modules/RELEASE holds)
+
+    @property
+    def modules(self) -> Path:
+        """The module tree."""
+        return self.directory / "modules"
+
+    @property
+    def file(self) -> Path:
+        """What QEMU boots: the unpacked kernel where there is one, since unpacking takes the emulated CPU a second."""
+        unpacked = self.directory / "vmlinux"
+        return unpacked if unpacked.exists() else self.directory / "vmlinuz"
+
+
+def cache_dir() -> Path:
+    """Where the kernel is, and what the lab makes of it: ${XDG_CACHE_HOME:-~/.cache}/pyvmm/lab; made if need be."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(base) / "pyvmm" / "lab"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the cache directory `path`, so that two labs started at once build one image."""
+    with open(path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run_tool(argv: list[str], cwd: Path | None = None) -> str:
+    """Run a packaging tool; returns its stdout. Raises DistributionError with its own words when it fails."""
+    try:
+        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise DistributionError(f"no {argv[0]} here; the kernel comes from a Debian or Ubuntu package") from None
+    if done.returncode:
+        raise DistributionError(f"`{' '.join(argv)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def kernel_packages() -> list[str]:
+    """The packages that hold the newest kernel and its modules, by the names that the package index gives now."""
+    for meta in META_PACKAGES:
+        try:
+            listing = run_tool(["apt-cache", "depends", "--no-recommends", "--no-suggests", meta])
+        except DistributionError:
+            continue
+        if images := re.findall(r"Depends: (linux-image-\d\S+)", listing):
+            image = images[0]
+            # Ubuntu has the modules in packages of their own.
+            release = image.removeprefix("linux-image-")
+            known = run_tool(["apt-cache", "pkgnames", "linux-modules-"]).split()
+            wanted = {f"linux-modules-{release}", f"linux-modules-extra-{release}"}
+            return [image, *sorted(wanted.intersection(known))]
+    raise DistributionError(f"apt knows none of {', '.join(META_PACKAGES)}: run `apt-get update` as root")
+
+
+def download(packages: list[str], folder: Path) -> None:
+    """Have the packages as files in `folder`. A package index that is too old is renewed where we may do that."""
+    say(f"downloading {', '.join(packages)} (unpacked into {cache_dir()}, not installed)")
+    # apt's own unprivileged user cannot write to our cache.
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
+    try:
+        run_tool(command, folder)
+    except DistributionError as error:
+        if os.geteuid() != 0:
+            raise DistributionError(f"{error}\nif the package index is old: run `apt-get update` as root") from None
+        run_tool(["apt-get", "-q", "update"])
+        run_tool(command, folder)
+
+
+def find_kernel() -> Kernel:
+    """The kernel in the cache, else the newest that the package index has."""
+    cache = cache_dir()
+    with locked(cache):
+        return _find_kernel(cache)
+
+
+def _find_kernel(cache: Path) -> Kernel:
+    for vmlinuz in sorted(cache.glob("kernel-*/vmlinuz")):
+        return Kernel(vmlinuz.parent.name.removeprefix("kernel-"), vmlinuz.parent)
+    packages = kernel_packages()
+    with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as scratch:
+        root = Path(scratch) / "root"
+        download(packages, Path(scratch))
+        for package in Path(scratch).glob("*.deb"):
+            run_tool(["dpkg-deb", "-x", str(package), str(root)])
+        images = list(root.glob("boot/vmlinuz-*"))
+        if len(images) != 1:
+            raise DistributionError(f"no kernel in {', '.join(packages)}")
+        release = images[0].name.removeprefix("vmlinuz-")
+        modules = next(path for path in (root / "usr/lib/modules", root / "lib/modules") if path.is_dir()) / release
+        made = Path(scratch) / "kernel"
+        made.mkdir()
+        shutil.move(images[0], made / "vmlinuz")
+        if elf := unpack_kernel((made / "vmlinuz").read_bytes()):
+            (made / "vmlinux").write_bytes(elf)
+        # depmod wants the tree under lib/modules/RELEASE.
+        run_tool(["busybox", "depmod", "-b", str(modules.parents[2]), release])
+        shutil.move(modules, made / "modules")
+        target = cache / f"kernel-{release}"
+        made.rename(target)
+    return Kernel(release, target)
+
+
+def unpack_kernel(image: bytes) -> bytes | None:
+    """The ELF inside a bzImage (Documentation/arch/x86/boot.rst, payload_offset), None if we cannot decompress it."""
+    setup_sectors = image[0x1F1] or 4
+    offset, length = (int.from_bytes(image[at : at + 4], "little") for at in (0x248, 0x24C))
+    start = (setup_sectors + 1) * 512 + offset
+    payload = image[start : start + length - 4]  # less the unpacked size that the build appends
+    if payload.startswith(b"\x28\xb5\x2f\xfd") and (zstd := shutil.which("zstd")):
+        done = subprocess.run([zstd, "-dcq"], input=payload, stdout=subprocess.PIPE)
+        elf = done.stdout if done.returncode == 0 else b""
+    elif payload.startswith(b"\xfd7zXZ"):
+        elf = lzma.decompress(payload)
+    else:
+        return None
+    return elf if elf.startswith(b"\x7fELF") else None
+
+
+def read_module(path: Path) -> bytes:
+    """The uncompressed ELF of a module file (.ko, .ko.xz or .ko.zst), with its signature if it has one."""
+    if path.suffix == ".xz":
+        return lzma.decompress(path.read_bytes())
+    if path.suffix == ".zst":
+        return subprocess.run(["zstd", "-dcq", path], stdout=subprocess.PIPE, check=True).stdout
+    return path.read_bytes()
+
+
+def without_signature(image: bytes) -> bytes:
+    """The module `image` unsigned: checking signatures would take the lab's CPU longer than all else of a module."""
+    if not image.endswith(SIGNATURE_MARK):  # struct module_signature before it ends with the signature's length
+        return image
+    end = len(image) - len(SIGNATURE_MARK)
+    return image[: end - 12 - int.from_bytes(image[end - 4 : end], "big")]
+
+
+def listed(image: bytes, field: str) -> list[str]:
+    """The names in a field of a module's .modinfo, such as `depends=a,b` or `softdep=pre: a b`."""
+    found = re.findall(rb"\0" + field.encode() + rb"([^\0]*)\0", image)
+    return [name.replace("-", "_") for text in found for name in re.split(r"[ ,]+", text.decode()) if name]
+
+
+class Modules:
+    """The modules `names` of the module tree `tree` with what they need; `order` has them as they are to be loaded.
+
+    Raises DistributionError when there is no such module.
+    """
+
+    def __init__(self, tree: Path, names: Iterable[str]) -> None:
+        self.files = {path.name.split(".ko")[0].replace("-", "_"): path for path in tree.glob("kernel/**/*.ko*")}
+        self.builtin = {
+            Path(line).name.split(".ko")[0].replace("-", "_")
+            for line in (tree / "modules.builtin").read_text().splitlines()
+        }
+        self.order: dict[str, bytes] = {}
+        for name in names:
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        """Queue `name` after what it depends on."""
+        if name in self.builtin or name in self.order:
+            return
+        if name not in self.files:
+            raise DistributionError(f"the distribution's kernel has no module {name}")
+        image = read_module(self.files[name])
+        for needed in listed(image, "depends="):
+            self._add(needed)
+        for wanted in listed(image, "softdep=pre: "):
+            # What is asked for by an algorithm's name ("crypto-crc32c") is in several modules; one runs on every CPU.
+            for candidate in {wanted, wanted.removeprefix("crypto_") + "_generic"} & self.files.keys():
+                self._add(candidate)
+        self.order[name] = image
+
+
+def write_modules(kernel: Kernel, names: Iterable[str], folder: Path) -> Path:
+    """A directory for an initrd with the modules `names` and what they need, and a file `order`; returns its path.
+
+    It is made inside of `folder` when it is not there. Raises DistributionError when there is no such module.
+    """
+    made = folder / f"modules-{kernel.release}"
+    if (made / "order").exists():
+        return made
+    made.mkdir(parents=True, exist_ok=True)
+    modules = Modules(kernel.modules, names)
+    for name, image in modules.order.items():
+        (made / f"{name}.ko").write_bytes(image)
+    new = made / "order.new"
+    new.write_text("".join(f"{name}.ko\n" for name in modules.order))
+    new.rename(made / "order")
+    return made
