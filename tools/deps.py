@@ -284,6 +284,7 @@ def install_kata(python: str) -> None:
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
         with step("installing examples/kata and its Python packages into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
+        write_command(python)
         current.set()
 
 
@@ -320,6 +321,8 @@ def write_command(python: str) -> None:
     kata = os.path.join(ROOT, "examples", "kata")
     start = "from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n"
     write_program(python, "pyvmm", [ROOT, packages, kata], start)
+    if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
+        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n")
 
 
 def write_program(python: str, name: str, paths: Sequence[str], start: str) -> None:

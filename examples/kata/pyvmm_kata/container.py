@@ -81,7 +81,6 @@ class Container:
             self._expect("start", CREATED)
             self._agent.start_container(self.id)
             self._state = RUNNING
-            self.init.watch()
 
     def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio) -> Process:
         """Run one more process.
@@ -170,8 +169,5 @@ class Container:
             except Exception:
                 if not force and self._state != STOPPED:
                     raise
-            finally:
-                if self._state == CREATED:
-                    self.init.abandon()
             self._state = STOPPED
             self._on_delete(self)

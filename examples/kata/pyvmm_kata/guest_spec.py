@@ -51,8 +51,9 @@ def place(bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:
     for label in ("apparmorProfile", "selinuxLabel"):
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = [_check_device(device, i) for i, device in enumerate(linux.get("devices") or ())]
-    resources = linux.get("resources") or {}
+    resources = linux.setdefault("resources", {})
     resources.pop("blockIO", None)  # by numbers of the host's devices
+    resources["devices"] = [_device_rule(rule) for rule in resources.get("devices") or ()]
     return spec
 
 
@@ -98,6 +99,11 @@ def _place_special(mount: Json, index: int, source: str) -> Json:
         f"mounts[{index}].source",
         f"{source} is no file and no directory: a device, socket or pipe of the host cannot be given to a guest",
     )
+
+
+def _device_rule(rule: Json) -> Json:
+    """A rule with what it leaves out: in the message a number that is not there would be 0, and -1 is any."""
+    return rule if rule.get("type", "a") == "a" else {"major": -1, "minor": -1, **rule}
 
 
 def _check_device(device: Json, index: int) -> Json:

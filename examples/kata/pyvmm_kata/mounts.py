@@ -113,7 +113,7 @@ class SharedDirectory:
         :raises HostError: something is still mounted, or somebody has put files there
         """
         target = os.path.join(self.work, name)
-        for path in _mounts_below(target):
+        for path in mounts_below(target):
             unmount(path)
         _remove_places(target)
 
@@ -122,13 +122,13 @@ class SharedDirectory:
 
         :raises HostError: something is still mounted, or somebody has put files there
         """
-        for path in (*_mounts_below(self.path), *_mounts_below(self.work)):
+        for path in (*mounts_below(self.path), *mounts_below(self.work)):
             unmount(path)
         _remove_places(self.path)
         _remove_places(self.work)
 
 
-def _mounts_below(path: str) -> list[str]:
+def mounts_below(path: str) -> list[str]:
     """Where something is mounted, at *path* or below, the last first (proc_pid_mountinfo(5))."""
     found = []
     with open("/proc/self/mountinfo", "rb") as lines:

@@ -33,7 +33,7 @@ class SandboxConfig(NamedTuple):
     :ivar sandbox_id: its name
     :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
     :ivar kernel: path of the guest kernel
-    :ivar image: path of the guest's initramfs, with the agent
+    :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
     :ivar memory: bytes of guest RAM
     :ivar vcpus: number of CPUs
     :ivar hostname: of the guest
@@ -225,6 +225,7 @@ class Sandbox:
                 self._shared.unbind(container_id)
                 raise
             self._containers[container_id] = made
+            made.init.watch()  # it can be killed before it is started
             return made
 
     def _on_delete(self, container: Container) -> None:

@@ -178,17 +178,21 @@ def _fill(message: Any, value: Json, where: str) -> None:
 
 
 def _set(message: Any, field: Any, item: Any, path: str) -> None:
-    is_message = field.type == field.TYPE_MESSAGE
-    if is_message and field.message_type.GetOptions().map_entry:
-        getattr(message, field.name).update(item)
-    elif field.label == field.LABEL_REPEATED and is_message:
+    # What kind of field it is, its value tells: descriptors say it otherwise in each version of protobuf
+    current = getattr(message, field.name)
+    repeated = hasattr(current, "extend")
+    wanted: Any = list if repeated else dict if field.message_type is not None else (str, int, float)
+    if not isinstance(item, wanted):
+        raise TypeError("another kind of value is wanted")
+    if hasattr(current, "add"):
         for index, entry in enumerate(item):
-            _fill(getattr(message, field.name).add(), entry, f"{path}[{index}]")
-    elif field.label == field.LABEL_REPEATED:
-        getattr(message, field.name).extend(item)
-    elif is_message:
-        inner = getattr(message, field.name)
-        inner.SetInParent()
-        _fill(inner, item, path)
-    else:
+            _fill(current.add(), entry, f"{path}[{index}]")
+    elif repeated:
+        current.extend(item)
+    elif field.message_type is None:
         setattr(message, field.name, item)
+    elif field.message_type.GetOptions().map_entry:
+        current.update(item)
+    else:
+        current.SetInParent()
+        _fill(current, item, path)

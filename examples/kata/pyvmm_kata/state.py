@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from pyvmm_kata.errors import ConfigError
@@ -66,3 +67,19 @@ def start_time(pid: int) -> int:
 def is_alive(pid: int, began: int) -> bool:
     """Is it still the same process that runs?"""
     return pid > 0 and began > 0 and start_time(pid) == began
+
+
+def now() -> str:
+    """The time, as runc writes it (RFC 3339)."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+PUBLIC = ("ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner")
+
+
+def public(state: Json) -> Json:
+    """What ``state`` prints, and hooks are given."""
+    shown = {key: state[key] for key in PUBLIC}
+    if shown["status"] == "stopped":
+        shown["pid"] = 0
+    return shown

@@ -6,10 +6,10 @@ guest sends is bounded by what was asked for, and asked for only when the last p
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import AgentError, AgentGone, GuestError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.agent import AgentClient
 
 PIECE = 32 << 10
-DRAIN_S = 5.0
+DRAIN_S = 2.0
 """How long output is waited for when its process has ended: others may hold the pipe open for ever."""
 
 
@@ -140,14 +140,18 @@ class Pumps:
         if self._finished:
             return
         self._finished = True
+        if not self._threads:  # never started
+            for end in (self._stdio.stdin, self._stdio.stdout, self._stdio.stderr):
+                if isinstance(end, int):
+                    os.close(end)
+        deadline = time.monotonic() + DRAIN_S
         for thread in self._threads:
             if not thread.name.startswith("stdin"):
-                thread.join(DRAIN_S)
+                thread.join(max(0.0, deadline - time.monotonic()))
         os.close(self._waker)
-        if not self._threads:  # never started
-            for end in self._stdio[:3]:
-                if isinstance(end, int) and not isinstance(end, bool):
-                    os.close(end)
+        for thread in self._threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in self._threads):
             os.close(self._wake)
 
 
@@ -170,7 +174,5 @@ def _read(fd: int) -> bytes | None:
         return os.read(fd, PIECE)
     except BlockingIOError:
         return None
-    except OSError as error:
-        if error.errno == errno.EIO:  # the other side of a terminal was closed
-            return b""
-        return b""
+    except OSError:
+        return b""  # the other side of a terminal was closed

@@ -16,6 +16,7 @@ from vmm import (
     Machine,
     MachineConfig,
     MemoryConfig,
+    PmemConfig,
     ShareConfig,
     VsockConfig,
 )
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox import SandboxConfig
 
 AGENT_PORT = 1024
-CMDLINE = "quiet"
+CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 CID = 3
 
 
@@ -65,12 +66,13 @@ class PyvmmVm:
         try:
             self._machine = Machine(
                 MachineConfig(
-                    boot=BootConfig(config.kernel, config.image, f"{CMDLINE} {config.cmdline}".strip()),
+                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {config.cmdline}".strip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
                     shares=(ShareConfig(shared, tag=TAG, isolation="process"),),
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
                     nets=config.nets,
+                    pmems=(PmemConfig(config.image, read_only=True),),
                     console=ConsoleConfig("fd", self._console),
                 )
             )

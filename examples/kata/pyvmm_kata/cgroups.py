@@ -1,0 +1,129 @@
+"""The control group on the host in which a sandbox's processes are (cgroup v2).
+
+What a container may use is set inside of the guest; out here the whole is bounded: guest, monitor, and the server of
+the share.  Without a writable cgroup v2 hierarchy (as for most users without privileges) there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.spec import Json
+
+ROOT = "/sys/fs/cgroup"
+OVERHEAD = 128 << 20
+"""What the monitor, the share's server and the host's page tables need beside the guest's RAM."""
+_CONTROLLERS = ("cpu", "memory", "pids")
+_END_S = 5.0
+
+
+def place(path: str, container_id: str, *, systemd: bool) -> str:
+    """The directory of ``linux.cgroupsPath``.
+
+    :param systemd: *path* is ``SLICE:PREFIX:NAME``, as callers with ``--systemd-cgroup`` write it
+    :raises ConfigError: it leads out of the hierarchy
+    """
+    if systemd and path.count(":") == 2:
+        slices, prefix, name = path.split(":")
+        path = f"{_slice_path(slices or 'system.slice')}/{prefix}-{name}.scope" if prefix else f"{slices}/{name}"
+    path = (path or f"/pyvmm/{container_id}").strip("/")
+    if not path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ConfigError(f"config.json: linux.cgroupsPath: {path!r} is no path of a group", code="oci-config")
+    return f"{ROOT}/{path}"
+
+
+def _slice_path(name: str) -> str:
+    """``a-b.slice`` lies in ``a.slice`` (systemd.slice(5))."""
+    stem, parts, folders = name.removesuffix(".slice"), [], []
+    for part in stem.split("-"):
+        parts.append(part)
+        folders.append("-".join(parts) + ".slice")
+    return "/".join(folders)
+
+
+class Cgroup:
+    """One group; *path* is its directory, empty for none."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def make(self) -> bool:
+        """Make it; False where there is no hierarchy in which we may."""
+        if not self.path or not os.path.exists(f"{ROOT}/cgroup.controllers"):
+            return False
+        try:
+            os.makedirs(self.path, exist_ok=True)
+        except OSError:
+            return False
+        above = ROOT
+        for part in self.path.removeprefix(f"{ROOT}/").split("/"):
+            for controller in _CONTROLLERS:
+                self._try_write(f"{above}/cgroup.subtree_control", f"+{controller}")
+            above = f"{above}/{part}"
+        return True
+
+    def enter(self) -> None:
+        """Put this process there, and what it will start.
+
+        :raises HostError: it cannot be put there
+        """
+        try:
+            _write(f"{self.path}/cgroup.procs", "0")
+        except OSError as error:
+            raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
+
+    def limit(self, memory: int, resources: Json) -> None:
+        """Bound it: *memory* is the guest's RAM, *resources* is ``linux.resources``.  What the host has no controller
+        for is left out."""
+        wanted = (resources.get("memory") or {}).get("limit") or 0
+        self._try_write(f"{self.path}/memory.max", str(memory + OVERHEAD) if wanted > 0 else "max")
+        cpu = resources.get("cpu") or {}
+        quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
+        self._try_write(f"{self.path}/cpu.max", f"{quota if quota > 0 else 'max'} {period}")
+        if shares := cpu.get("shares"):
+            # 2 to 262144 in cgroup v1 are 1 to 10000 in v2 (the conversion of crun and systemd)
+            weight = 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142
+            self._try_write(f"{self.path}/cpu.weight", str(weight))
+
+    @staticmethod
+    def _try_write(path: str, text: str) -> None:
+        try:
+            _write(path, text)
+        except OSError:
+            pass  # no such controller here, or a group above has processes of its own
+
+    def remove(self) -> None:
+        """Kill what is in it, and remove it.  Nothing there: nothing to do.
+
+        :raises HostError: it is not empty after a while
+        """
+        if not self.path or not os.path.isdir(self.path):
+            return
+        self._try_write(f"{self.path}/cgroup.kill", "1")
+        deadline = time.monotonic() + _END_S
+        while True:
+            try:
+                for folder, _, _ in os.walk(self.path, topdown=False):
+                    os.rmdir(folder)
+                break
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
+                time.sleep(0.01)
+        if os.path.dirname(self.path) == f"{ROOT}/pyvmm":
+            try:
+                os.rmdir(f"{ROOT}/pyvmm")
+            except OSError:
+                pass  # others are in it
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

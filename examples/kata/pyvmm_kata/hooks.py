@@ -1,0 +1,48 @@
+"""Programs that config.json wants run around a container's life (OCI runtime specification, config.md, "POSIX-platform
+Hooks").  They run on the host, in the namespaces of whoever called the runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from pyvmm_kata.errors import HostError
+from pyvmm_kata.spec import Json, bad
+
+HOST_KINDS = ("prestart", "createRuntime", "poststart", "poststop")
+TIMEOUT_S = 120
+
+
+def check(spec: Json) -> None:
+    """
+    :raises ConfigError: there are hooks that would have to run inside of the container's namespaces
+    """
+    for kind, entries in (spec.get("hooks") or {}).items():
+        if entries and kind not in HOST_KINDS:
+            raise bad(
+                f"hooks.{kind}",
+                "the container's namespaces are in its virtual machine, where the host's programs are not",
+                f"hooks can be {', '.join(HOST_KINDS)}",
+            )
+
+
+def run(hooks: Json, kind: str, state: Json) -> None:
+    """Run the hooks of one kind, in order, with the container's state as their input.
+
+    :raises HostError: one failed, or took too long; those after it have not run
+    """
+    for hook in hooks.get(kind) or ():
+        command = [hook["path"], *(hook.get("args") or [hook["path"]])[1:]]
+        environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
+        timeout = hook.get("timeout") or TIMEOUT_S
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(state).encode(), env=environment, capture_output=True, timeout=timeout
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HostError(f"{kind} hook {hook['path']} did not end in {timeout} s", code="oci-hook") from error
+        except OSError as error:
+            raise HostError(f"{kind} hook {hook['path']}: {error.strerror}", code="oci-hook") from error
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()[-500:]
+            raise HostError(f"{kind} hook {hook['path']} ended with {done.returncode}: {words}", code="oci-hook")

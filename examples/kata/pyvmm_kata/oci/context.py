@@ -1,0 +1,45 @@
+"""What all commands share: the global options, and where a container's state is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+
+def default_root() -> str:
+    """Where state is kept unless ``--root`` says: a tmpfs, since nothing of it outlives the host's power."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/pyvmm-oci" if os.geteuid() and runtime else "/run/pyvmm-oci"
+
+
+class Context(NamedTuple):
+    """The global options."""
+
+    root: str
+    log: str = ""
+    log_format: str = "text"
+    debug: bool = False
+    systemd_cgroup: bool = False
+    config: str = ""
+
+    def folder(self, container_id: str) -> str:
+        """Where the state of a container is."""
+        return os.path.join(self.root, container_id)
+
+    def error(self, message: str) -> None:
+        """Say why a command failed, where the caller reads it: the log, in runc's form, and stderr."""
+        if self.log:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            if self.log_format == "json":
+                line = json.dumps({"level": "error", "msg": message, "time": now})
+            else:
+                line = f'time="{now}" level=error msg={json.dumps(message)}'
+            try:
+                with open(self.log, "a") as file:
+                    file.write(line + "\n")
+            except OSError:
+                pass  # stderr has it
+        sys.stderr.write(message + "\n")

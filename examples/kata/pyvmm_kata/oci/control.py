@@ -1,0 +1,161 @@
+"""Between the commands and the process that holds a container's virtual machine.
+
+A unix socket in the state's folder, which only its owner can enter.  A connection carries one request, and descriptors
+with it: a line of JSON, answered by lines of JSON.  (Not ttrpc: it carries no descriptors, and most commands can do
+without protobuf, which takes longer to import than they to run.)
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.errors import HostError, VmmError
+from pyvmm_kata.state import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.state import Json
+
+NAME = "control"
+MAX_LINE = 16 << 20
+MAX_FDS = 3
+CALL_S = 90.0
+"""Longer than what the monitor waits for its guest, so that its error comes first, and says more."""
+
+
+class Refused(VmmError):
+    """The monitor refused a request; the message is its."""
+
+    default_code = "oci-refused"
+
+
+class Channel:
+    """One end of a connection, for one thread; :meth:`send` for any."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._sock = sock
+        self._peer = peer
+        self._rest = b""
+        self.fds: list[int] = []
+        """Descriptors that came with what was received; whoever takes them clears the list."""
+
+    def fileno(self) -> int:
+        """For poll(2): but ask :meth:`receive` first whether a line is there already."""
+        return self._sock.fileno()
+
+    def send(self, value: Json, fds: Sequence[int] = ()) -> None:
+        """
+        :raises OSError: the other end is gone
+        """
+        data = json.dumps(value).encode() + b"\n"
+        if fds:
+            extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            data = data[self._sock.sendmsg([data], extra) :]
+        self._sock.sendall(data)
+
+    def receive(self, timeout: float | None = CALL_S) -> Json | None:
+        """The next line; None when the other end is gone.
+
+        :raises HostError: nothing came in time, or no JSON
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._rest:
+            self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+            try:
+                data, extra, _, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+            except TimeoutError:
+                raise HostError(f"{self._peer} did not answer in {timeout:g} s", code="oci-control") from None
+            except ConnectionError:
+                return None
+            for _, _, content in extra:
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) // 4 * 4])
+                self.fds += numbers
+            self._rest += data
+            if not data:
+                return None
+            if len(self._rest) > MAX_LINE:
+                raise HostError(f"{self._peer} sent more than {MAX_LINE} bytes", code="oci-control")
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise HostError(f"{self._peer} sent no JSON", code="oci-control") from error
+        if not isinstance(value, dict):
+            raise HostError(f"{self._peer} sent no object", code="oci-control")
+        return value
+
+    def answer(self, timeout: float | None = CALL_S) -> Json:
+        """The next line, which is the answer to a request.
+
+        :raises Refused: the request was refused
+        :raises HostError: the other end is gone, or did not answer in time
+        """
+        value = self.receive(timeout)
+        if value is None:
+            raise HostError(f"{self._peer} ended before it answered", code="oci-control")
+        if "error" in value:
+            raise Refused(str(value["error"]))
+        return value
+
+    def close(self) -> None:
+        """Close it, and descriptors that nobody took."""
+        self._sock.close()
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+def _path(folder_fd: int) -> str:
+    return f"/proc/self/fd/{folder_fd}/{NAME}"  # a unix socket's path must be short, and the folder's may not be
+
+
+def connect(folder: str, timeout: float = CALL_S) -> Channel:
+    """A connection to the monitor of the container whose state is in *folder*.
+
+    :raises ConfigError: there is no such container
+    :raises HostError: its monitor is gone
+    """
+    container_id = os.path.basename(folder)
+    try:
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise missing(container_id) from None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(_path(fd))
+    except OSError as error:
+        sock.close()
+        raise HostError(
+            f"container {container_id} not running",
+            code="oci-gone",
+            hint=f"its monitor does not answer: {error.strerror or error}",
+        ) from error
+    finally:
+        os.close(fd)
+    return Channel(sock, f"the monitor of container {container_id}")
+
+
+def call(folder: str, op: str, timeout: float = CALL_S, **arguments: Any) -> Json:
+    """One request and its answer; see :meth:`Channel.answer` and :func:`connect`."""
+    channel = connect(folder, timeout)
+    try:
+        channel.send({"op": op, **arguments})
+        return channel.answer(timeout)
+    finally:
+        channel.close()
+
+
+def listen(folder_fd: int) -> socket.socket:
+    """The monitor's end."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.bind(_path(folder_fd))
+    sock.listen(64)
+    return sock

@@ -1,0 +1,221 @@
+"""``pyvmm-oci create``: makes the state's folder and the monitor, and waits until the container is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import cgroups, hooks, settings, state
+from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
+from pyvmm_kata.stdio import Stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.oci.monitor import Plan
+    from pyvmm_kata.state import Json
+
+OPTIONS = {
+    "bundle": VALUE,
+    "console-socket": VALUE,
+    "pidfd-socket": VALUE,
+    "pid-file": VALUE,
+    "no-pivot": FLAG,
+    "no-new-keyring": FLAG,
+    "preserve-fds": NUMBER,
+}
+ALIASES = {"b": "bundle"}
+CREATE_S = 150.0
+
+
+def main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    options, rest = parse(arguments, OPTIONS, ALIASES, "create")
+    create(context, one_id(rest, "create"), options)
+    return 0
+
+
+def create(context: Context, container_id: str, options: Json, *, foreground: bool = False) -> int:
+    """Make a container; the pid of its monitor, a child of ours.
+
+    :param foreground: a terminal may be that of this process, where there is no console socket
+    :raises VmmError: it cannot be made; nothing of it is left
+    """
+    if options["preserve-fds"]:
+        raise ConfigError(
+            "create: --preserve-fds: a descriptor of the host cannot be given to a virtual machine", code="oci-usage"
+        )
+    bundle = Bundle.load(options["bundle"] or ".")
+    hooks.check(bundle.spec)
+    terminal = bool(bundle.spec["process"].get("terminal"))
+    if terminal and not options["console-socket"] and not foreground:
+        raise ConfigError("create: process.terminal needs --console-socket", code="oci-console")
+    if options["console-socket"] and not terminal:
+        raise ConfigError("create: --console-socket needs process.terminal in config.json", code="oci-console")
+    chosen = settings.load(context.config).with_annotations(bundle.annotations)
+    cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+    cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
+    folder = _make_folder(context, container_id)
+    try:
+        state.write(folder, _first_state(container_id, bundle, cgroup))
+        pid = _start_monitor(
+            lambda: _plan(container_id, folder, bundle, chosen, cgroup, options["console-socket"], terminal), bundle
+        )
+        if options["pid-file"]:
+            write_pid(options["pid-file"], pid)
+    except BaseException:
+        from pyvmm_kata.oci.delete import clear
+
+        clear(folder)
+        raise
+    return pid
+
+
+def _plan(
+    container_id: str,
+    folder: str,
+    bundle: Bundle,
+    chosen: settings.Settings,
+    cgroup: str,
+    console_socket: str,
+    terminal: bool,
+) -> Plan:
+    """In the monitor: take over what the caller gave for standard input, output and error."""
+    from pyvmm_kata.oci.console import open_console
+    from pyvmm_kata.oci.monitor import Plan
+
+    console = -1
+    if console_socket:
+        console = open_console(console_socket)
+        stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
+    elif terminal:
+        stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
+    else:
+        stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
+    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, console)
+
+
+def _make_folder(context: Context, container_id: str) -> str:
+    folder = context.folder(container_id)
+    try:
+        os.makedirs(context.root, mode=0o700, exist_ok=True)
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        raise ConfigError(f"container with id {container_id} exists already", code="container-exists") from None
+    except OSError as error:
+        raise HostError(f"{folder}: {error.strerror}", code="oci-root", errno=error.errno or 0) from error
+    return folder
+
+
+def _first_state(container_id: str, bundle: Bundle, cgroup: str) -> Json:
+    return {
+        "ociVersion": state.OCI_VERSION,
+        "id": container_id,
+        "pid": 0,
+        "startTime": 0,
+        "status": "creating",
+        "bundle": bundle.path,
+        "rootfs": bundle.rootfs,
+        "annotations": bundle.annotations,
+        "created": state.now(),
+        "owner": str(os.getuid()),
+        "cgroup": cgroup,
+        "hooks": bundle.spec.get("hooks") or {},
+        "process": bundle.spec["process"],
+    }
+
+
+def _start_monitor(make_plan: Any, bundle: Bundle) -> int:
+    """Fork it, and wait until the container is made; its pid."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            ours.close()
+            status = _be_monitor(make_plan, its)
+        except BaseException as error:
+            sys.stderr.write(f"pyvmm-oci: {type(error).__name__}: {error}\n")
+        finally:
+            os._exit(status)
+    its.close()
+    channel = control.Channel(ours, "the new monitor")
+    try:
+        answer = channel.answer(CREATE_S)
+        if answer.get("hooks"):
+            own = bundle.spec.get("hooks") or {}
+            for kind in ("prestart", "createRuntime"):
+                hooks.run(own, kind, answer["hooks"])
+            channel.send({})
+            channel.answer(CREATE_S)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        channel.close()
+    return pid
+
+
+def _be_monitor(make_plan: Any, sock: socket.socket) -> int:
+    """The child: never returns to its caller's code; its exit status."""
+    os.setsid()
+    channel = control.Channel(sock, "create")
+    try:
+        plan: Plan = make_plan()
+        _leave_descriptors({sock.fileno(), plan.console, *(end for end in plan.stdio[:3] if isinstance(end, int))})
+        from pyvmm_kata.oci.monitor import Monitor
+
+        monitor = Monitor(plan)
+        try:
+            monitor.prepare()
+            if any((plan.bundle.spec.get("hooks") or {}).get(kind) for kind in ("prestart", "createRuntime")):
+                channel.send({"hooks": state.public(state.read(plan.folder))})
+                if channel.receive(None) is None:
+                    return 255
+            monitor.create()
+            monitor.run()
+        except BaseException:
+            monitor.close()
+            raise
+    except VmmError as error:
+        channel.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
+        return 255
+    except Exception as error:
+        channel.send({"error": f"{type(error).__name__}: {error}"})
+        return 255
+    channel.send({})
+    channel.close()
+    return monitor.wait()
+
+
+def _leave_descriptors(kept: set[int]) -> None:
+    """Close all that the caller may have left open, and let standard input, output and error lead nowhere: a pipe of
+    whoever reads the container's output must end with the container's."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing itself
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file, whole or not at all."""
+    try:
+        with open(f"{path}.new", "w") as file:
+            file.write(str(pid))
+        os.rename(f"{path}.new", path)
+    except OSError as error:
+        raise HostError(f"--pid-file {path}: {error.strerror}", code="oci-pid-file") from error

@@ -1,0 +1,224 @@
+"""``pyvmm-oci exec ID [COMMAND]``: runs one more program in a running container.
+
+The process that stays until it has ended has its terminal, its pid is the one that is written down, and it ends with
+the program's status: this one, or with ``--detach`` a child that whoever adopts our children can wait for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import state
+from pyvmm_kata.bundle import read_json
+from pyvmm_kata.errors import ConfigError, VmmError
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.create import write_pid
+from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, parse
+from pyvmm_kata.spec import check_id, check_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.state import Json
+
+OPTIONS = {
+    "process": VALUE,
+    "detach": FLAG,
+    "tty": FLAG,
+    "pid-file": VALUE,
+    "console-socket": VALUE,
+    "pidfd-socket": VALUE,
+    "cwd": VALUE,
+    "env": LIST,
+    "user": VALUE,
+    "additional-gids": LIST,
+    "cap": LIST,
+    "no-new-privs": FLAG,
+    "preserve-fds": NUMBER,
+    "process-label": VALUE,
+    "apparmor": VALUE,
+    "cgroup": LIST,
+    "ignore-paused": FLAG,
+}
+ALIASES = {"p": "process", "d": "detach", "t": "tty", "e": "env", "u": "user", "g": "additional-gids", "c": "cap"}
+FAILED = 255
+
+
+def main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the program's exit status, 0 with ``--detach``."""
+    options, rest = parse(arguments, OPTIONS, ALIASES, "exec")
+    if not rest:
+        raise ConfigError("exec: the container's id is missing", code="oci-usage")
+    folder = context.folder(check_id(rest[0]))
+    known = state.read(folder)
+    if known["status"] != "running":
+        raise ConfigError(f"cannot exec in a container that is {known['status']}", code="container-state")
+    if options["preserve-fds"]:
+        raise ConfigError("exec: --preserve-fds: a descriptor of the host cannot be given to a virtual machine")
+    process = read_json(options["process"]) if options["process"] else _process(known["process"], options, rest[1:])
+    if options["tty"]:
+        process["terminal"] = True
+    check_process(process)
+    if options["console-socket"] and not process.get("terminal"):
+        raise ConfigError("exec: --console-socket needs a terminal", code="oci-console", hint="--tty")
+    if not options["detach"]:
+        if options["pid-file"]:
+            write_pid(options["pid-file"], os.getpid())
+        return Attendant(folder, process, options["console-socket"]).run()
+    return _detach(folder, process, options)
+
+
+def _process(of_container: Json, options: Json, command: list[str]) -> Json:
+    """The container's own process with another program, and what the options change."""
+    if not command:
+        raise ConfigError("exec: no command is given", code="oci-usage", hint="or --process FILE")
+    process: Json = json.loads(json.dumps({**of_container, "args": command, "terminal": options["tty"]}))
+    process.pop("consoleSize", None)
+    if options["cwd"]:
+        process["cwd"] = options["cwd"]
+    process["env"] = [*(process.get("env") or ()), *options["env"]]
+    user = process.setdefault("user", {})
+    if options["user"]:
+        ids = options["user"].split(":")
+        if not all(part.isascii() and part.isdigit() for part in ids) or len(ids) > 2:
+            raise ConfigError(
+                f"exec: --user {options['user']!r} is not UID[:GID]", code="oci-usage", hint="by number, as in runc"
+            )
+        process["user"] = user = dict(zip(("uid", "gid"), map(int, ids), strict=False))
+    if options["additional-gids"]:
+        user["additionalGids"] = [_number(text) for text in options["additional-gids"]]
+    if options["no-new-privs"]:
+        process["noNewPrivileges"] = True
+    if options["cap"]:
+        sets = process.setdefault("capabilities", {})
+        for kind in ("bounding", "effective", "permitted"):
+            sets[kind] = [*(sets.get(kind) or ()), *options["cap"]]
+    return process
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"exec: --additional-gids {text!r} is not a number", code="oci-usage") from None
+
+
+def _detach(folder: str, process: Json, options: Json) -> int:
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        status = FAILED
+        try:
+            ours.close()
+            os.setsid()
+            status = Attendant(folder, process, options["console-socket"], its).run()
+        except BaseException as error:
+            sys.stderr.write(f"pyvmm-oci: {type(error).__name__}: {error}\n")
+        finally:
+            os._exit(status)
+    its.close()
+    channel = control.Channel(ours, "the new process")
+    try:
+        channel.answer()
+        if options["pid-file"]:
+            write_pid(options["pid-file"], pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        channel.close()
+    return 0
+
+
+class Attendant:
+    """Whoever stays with a process of the guest's.
+
+    :param caller: is told when it runs, or why not
+    """
+
+    def __init__(self, folder: str, process: Json, console_socket: str, caller: socket.socket | None = None) -> None:
+        self._folder = folder
+        self._process = process
+        self._console_socket = console_socket
+        self._caller = control.Channel(caller, "exec") if caller is not None else None
+        self._channel: control.Channel | None = None
+
+    def run(self) -> int:
+        """Run it to its end; its exit status."""
+        try:
+            self._start()
+        except VmmError as error:
+            if self._caller is None:
+                raise
+            self._caller.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
+            return FAILED
+        if self._caller is not None:
+            self._caller.send({})
+            self._caller.close()
+        assert self._channel is not None
+        end = self._channel.receive(None)
+        if end is None:
+            return FAILED
+        return int(end.get("exit", FAILED))
+
+    def _start(self) -> None:
+        from pyvmm_kata.oci.console import follow, open_console
+
+        terminal = bool(self._process.get("terminal"))
+        channel = self._channel = control.connect(self._folder)
+        console = open_console(self._console_socket) if self._console_socket else -1
+        fds = (console,) if console >= 0 else (0, 1) if terminal else (0, 1, 2)
+        channel.send({"op": "exec", "process": self._process, "terminal": terminal}, fds)
+        channel.answer()
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
+            signal.signal(getattr(signal, name), self._forward)
+        if console >= 0:
+            follow(console, self._resize, take=True)
+            _leave_standard_descriptors()
+        elif terminal:
+            self._use_own_terminal()
+        elif self._caller is not None:
+            _leave_standard_descriptors()
+
+    def _use_own_terminal(self) -> None:
+        import atexit
+
+        from pyvmm_kata.oci.console import RawTerminal, follow
+
+        raw = RawTerminal(0)
+        raw.__enter__()
+        atexit.register(raw.__exit__)
+        follow(0, self._resize, take=False)
+
+    def _forward(self, number: int, _frame: Any) -> None:
+        self._tell({"signal": number})
+
+    def _resize(self, rows: int, columns: int) -> None:
+        self._tell({"rows": rows, "columns": columns})
+
+    def _tell(self, message: Json) -> None:
+        channel = self._channel
+        if channel is not None:
+            threading.Thread(target=_send, args=(channel, message), daemon=True).start()
+
+
+def _send(channel: control.Channel, message: Json) -> None:
+    try:
+        channel.send(message)
+    except OSError:
+        pass  # the process has ended
+
+
+def _leave_standard_descriptors() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)

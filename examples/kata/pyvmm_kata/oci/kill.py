@@ -1,0 +1,46 @@
+"""``pyvmm-oci kill [--all] ID [SIGNAL]``: sends a signal to a container."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from pyvmm_kata import state
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.options import FLAG, one_id, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.oci.context import Context
+
+
+def main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    options, rest = parse(arguments, {"all": FLAG}, {"a": "all"}, "kill")
+    container_id = one_id(rest, "kill", 2)
+    number = signal_number(rest[1] if len(rest) > 1 else "TERM")
+    folder = context.folder(container_id)
+    known = state.read(folder)
+    if known["status"] == "stopped":
+        if options["all"]:
+            return 0  # so does runc: there is nobody left
+        raise ConfigError("container not running", code="container-state")
+    control.call(folder, "kill", signal=number, all=options["all"])
+    return 0
+
+
+def signal_number(text: str) -> int:
+    """From ``9``, ``KILL``, ``SIGKILL``, ``RTMIN+3``.
+
+    :raises ConfigError: there is no such signal
+    """
+    if text.isascii() and text.isdigit() and 0 < int(text) < 65:
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    base, plus, offset = name.partition("+")
+    found = getattr(signal, f"SIG{base}", None)
+    if isinstance(found, signal.Signals) and (not plus or (base == "RTMIN" and offset.isdigit())):
+        return int(found) + (int(offset) if plus else 0)
+    raise ConfigError(f"kill: {text!r} is no signal", code="oci-usage", hint="for example TERM, SIGKILL, 9")

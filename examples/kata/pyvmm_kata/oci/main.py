@@ -1,0 +1,105 @@
+"""``pyvmm-oci [GLOBAL OPTION]... COMMAND [OPTION]... [ARGUMENT]...``: finds the command, turns errors into messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pyvmm_kata.errors import ConfigError, VmmError
+from pyvmm_kata.oci.context import Context, default_root
+from pyvmm_kata.oci.options import FLAG, VALUE, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "create": "make a container, not yet started",
+    "start": "run the program of a container that was created",
+    "run": "create and start a container, and wait for its end",
+    "exec": "run one more program in a running container",
+    "state": "print the state of a container as JSON",
+    "list": "list containers",
+    "ps": "list the processes of a container",
+    "kill": "send a signal to a container",
+    "delete": "remove a container that has ended; --force: any",
+    "pause": "freeze the processes of a container",
+    "resume": "let them go on",
+    "update": "change limits of a running container",
+    "events": "print statistics of a container",
+    "features": "print what this runtime can do, as JSON",
+    "spec": "write a config.json to start from",
+}
+OPTIONS = {
+    "root": VALUE,
+    "log": VALUE,
+    "log-format": VALUE,
+    "debug": FLAG,
+    "systemd-cgroup": FLAG,
+    "rootless": VALUE,
+    "criu": VALUE,
+    "config": VALUE,
+    "help": FLAG,
+    "version": FLAG,
+}
+USAGE = """\
+usage: pyvmm-oci [GLOBAL OPTION]... COMMAND [OPTION]... [ARGUMENT]...
+
+An OCI runtime with runc's command line; each container has a virtual machine of its own.
+
+commands:
+{commands}
+
+global options: --root DIR, --log FILE, --log-format text|json, --systemd-cgroup, --config FILE (see the user's guide)
+"""
+
+
+def version_text() -> str:
+    """What ``--version`` prints: its first line as runc's, the version of the runtime specification on the third."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from pyvmm_kata.state import OCI_VERSION
+
+    try:
+        number = version("pyvmm-kata")
+    except PackageNotFoundError:
+        number = "unknown"
+    return f"pyvmm-oci version {number}\ncommit: none\nspec: {OCI_VERSION}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    context = Context(default_root())
+    try:
+        options, rest = parse(
+            sys.argv[1:] if arguments is None else arguments, OPTIONS, {"h": "help", "v": "version"}, "pyvmm-oci"
+        )
+        context = Context(
+            os.path.abspath(options["root"] or context.root),
+            options["log"],
+            options["log-format"] or "text",
+            options["debug"],
+            options["systemd-cgroup"],
+            options["config"],
+        )
+        if options["version"]:
+            sys.stdout.write(version_text())
+            return 0
+        if options["help"] or not rest or rest[0] == "help":
+            sys.stdout.write(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())))
+            return 0
+        name = rest.pop(0)
+        if name not in COMMANDS:
+            raise ConfigError(f"pyvmm-oci has no command {name!r}", code="oci-usage", hint="see pyvmm-oci --help")
+        command = import_module(f"pyvmm_kata.oci.{name}")
+        status: int = command.main(context, rest)
+        return status
+    except VmmError as error:
+        context.error(f"{error} ({error.hint})" if error.hint else str(error))
+        return 1
+    except OSError as error:
+        context.error(f"pyvmm-oci: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,90 @@
+"""``pyvmm-oci run ID``: ``create``, ``start``, wait for the end, ``delete``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.errors import VmmError
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.create import ALIASES, OPTIONS, create
+from pyvmm_kata.oci.delete import delete
+from pyvmm_kata.oci.options import FLAG, one_id, parse
+from pyvmm_kata.oci.start import start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.oci.context import Context
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the container's exit status."""
+    more = {**OPTIONS, "detach": FLAG, "keep": FLAG, "no-subreaper": FLAG}
+    options, rest = parse(arguments, more, {**ALIASES, "d": "detach"}, "run")
+    container_id = one_id(rest, "run")
+    return run(context, container_id, options)
+
+
+def run(context: Context, container_id: str, options: dict[str, Any]) -> int:
+    """Run a container of a bundle; the exit status: the container's, 0 with ``detach``."""
+    foreground = not options["detach"]
+    folder = context.folder(container_id)
+    pid = create(context, container_id, options, foreground=foreground)
+    try:
+        if foreground:
+            return _attend(folder, pid, options)
+        start(folder)
+        return 0
+    except BaseException:
+        delete(folder, force=True)
+        raise
+    finally:
+        if foreground and not options["keep"] and os.path.isdir(folder):
+            delete(folder, force=True)
+
+
+def _attend(folder: str, pid: int, options: dict[str, Any]) -> int:
+    """Be there for the container as a shell's child would be."""
+
+    def forward(number: int, _frame: Any) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    terminal = not options["console-socket"] and os.isatty(0)
+    if not terminal:
+        start(folder)
+        return _wait(pid)
+    from pyvmm_kata import state
+    from pyvmm_kata.oci.console import RawTerminal, follow
+
+    def resize(rows: int, columns: int) -> None:
+        try:
+            control.call(folder, "resize", rows=rows, columns=columns)
+        except VmmError:
+            pass  # it has ended, or will take the next
+
+    if not state.read(folder)["process"].get("terminal"):
+        start(folder)
+        return _wait(pid)
+    with RawTerminal(0):
+        start(folder)
+        follow(0, resize, take=False)
+        return _wait(pid)
+
+
+def _wait(pid: int) -> int:
+    while True:
+        try:
+            _, status = os.waitpid(pid, 0)
+        except InterruptedError:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code

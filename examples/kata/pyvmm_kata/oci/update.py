@@ -1,0 +1,86 @@
+"""``pyvmm-oci update ID``: changes limits of a running container, in its virtual machine.
+
+A limit cannot make the machine itself larger: memory above what it was made with is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import state
+from pyvmm_kata.bundle import read_json
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.options import VALUE, one_id, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.oci.context import Context
+
+FIELDS = {
+    "memory": ("memory", "limit"),
+    "memory-reservation": ("memory", "reservation"),
+    "memory-swap": ("memory", "swap"),
+    "kernel-memory": ("memory", "kernel"),
+    "kernel-memory-tcp": ("memory", "kernelTCP"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpuset-cpus": ("cpu", "cpus"),
+    "cpuset-mems": ("cpu", "mems"),
+    "pids-limit": ("pids", "limit"),
+    "blkio-weight": ("blockIO", "weight"),
+}
+_TEXT = ("cpuset-cpus", "cpuset-mems")
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    known = {**dict.fromkeys(FIELDS, VALUE), "resources": VALUE}
+    options, rest = parse(arguments, known, {"r": "resources", "m": "memory"}, "update")
+    folder = context.folder(one_id(rest, "update"))
+    if options["resources"] == "-":
+        resources = _read_stdin()
+    elif options["resources"]:
+        resources = read_json(options["resources"])
+    else:
+        resources = _from_options(options)
+    if state.read(folder)["status"] == "stopped":
+        raise ConfigError("container not running", code="container-state")
+    control.call(folder, "update", resources=resources)
+    return 0
+
+
+def _read_stdin() -> dict[str, Any]:
+    try:
+        value = json.loads(sys.stdin.buffer.read(1 << 20))
+    except ValueError as error:
+        raise ConfigError(f"update: standard input is no JSON: {error}", code="oci-usage") from error
+    if not isinstance(value, dict):
+        raise ConfigError("update: standard input is no JSON object", code="oci-usage")
+    return value
+
+
+def _from_options(options: dict[str, Any]) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    for option, (group, field) in FIELDS.items():
+        text = options[option]
+        if text:
+            resources.setdefault(group, {})[field] = text if option in _TEXT else _number(option, text)
+    if not resources:
+        raise ConfigError("update: nothing to change", code="oci-usage", hint="--memory 256M, or --resources FILE")
+    return resources
+
+
+def _number(option: str, text: str) -> int:
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1].isalpha() else (text, "")
+    try:
+        return int(digits) << (_UNITS[unit] if unit else 0)
+    except (KeyError, ValueError):
+        raise ConfigError(f"update: --{option} {text!r} is not a number", code="oci-usage") from None

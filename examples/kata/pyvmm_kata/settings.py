@@ -1,0 +1,125 @@
+"""What sandboxes are made of unless a container says otherwise: the administrator's file, and what annotations change.
+
+The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``pyvmm-oci --config`` names::
+
+    kernel = "/usr/share/pyvmm/vmlinux"
+    image = "/usr/share/pyvmm/kata.erofs"
+    memory = "512M"             # of a pod without a memory limit
+    vcpus = 1                   # of a pod without a CPU limit
+    kernel_params = ""          # appended to the guest kernel's command line
+    annotations = true          # whether containers may ask for another kernel, size or command line
+
+The annotations are Kata's.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pyvmm_kata.spec import Json
+
+FILE = "/etc/pyvmm/kata.toml"
+VARIABLE = "PYVMM_KATA_CONFIG"
+PREFIX = "io.katacontainers.config.hypervisor."
+MIB = 1 << 20
+GUEST_OVERHEAD = 96 * MIB
+"""What the guest's kernel, its agent and crun need beside what a container may use."""
+MIN_MEMORY = 128 * MIB
+MAX_VCPUS = 32
+
+
+class Settings(NamedTuple):
+    """See the module's text for each."""
+
+    kernel: str = "/usr/share/pyvmm/vmlinux"
+    image: str = "/usr/share/pyvmm/kata.erofs"
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    kernel_params: str = ""
+    annotations: bool = True
+
+    def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
+        """As the annotations of a container want it.
+
+        :raises ConfigError: one of them makes no sense
+        """
+        if not self.annotations:
+            return self
+        values: dict[str, str | int] = {}
+        for name, field in (("kernel", "kernel"), ("image", "image"), ("kernel_params", "kernel_params")):
+            if PREFIX + name in annotations:
+                values[field] = annotations[PREFIX + name]
+        for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
+            if PREFIX + name in annotations:
+                values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
+        return self._replace(**values)  # type: ignore[arg-type]
+
+    def size(self, resources: Mapping[str, Json]) -> tuple[int, int]:
+        """Bytes of memory and number of CPUs for a pod with such limits (``linux.resources``)."""
+        limit = (resources.get("memory") or {}).get("limit") or 0
+        memory = max(limit + GUEST_OVERHEAD, MIN_MEMORY) if limit > 0 else max(self.memory, MIN_MEMORY)
+        cpu = resources.get("cpu") or {}
+        quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
+        vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
+        return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+
+
+def _number(text: str, what: str) -> int:
+    digits = text.partition(".")[0]
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits) > 0):
+        raise ConfigError(f"annotation {what}: {text!r} is not a number above 0", code="oci-annotation")
+    return int(digits)
+
+
+def load(path: str = "") -> Settings:
+    """The administrator's settings.
+
+    :param path: of the file; empty: where it usually is, if it is
+    :raises ConfigError: there is something wrong with it
+    """
+    named = path or os.environ.get(VARIABLE, "")
+    try:
+        with open(named or FILE, "rb") as file:
+            import tomllib
+
+            values = tomllib.load(file)
+    except FileNotFoundError as error:
+        if named:
+            raise ConfigError(f"{named}: {error.strerror}", code="kata-config") from error
+        return Settings()
+    except OSError as error:
+        raise ConfigError(f"{named or FILE}: {error.strerror}", code="kata-config") from error
+    except ValueError as error:
+        raise ConfigError(f"{named or FILE}: {error}", code="kata-config") from error
+    return _check(values, named or FILE)
+
+
+def _check(values: Json, path: str) -> Settings:
+    defaults = Settings()
+    for key, value in values.items():
+        if key not in Settings._fields:
+            raise ConfigError(
+                f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
+            )
+        if key == "memory" and isinstance(value, str):
+            values[key] = _size(value, path)
+        elif type(value) is not type(getattr(defaults, key)):
+            raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
+    made = defaults._replace(**values)
+    if not 1 <= made.vcpus <= MAX_VCPUS:
+        raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
+    return made
+
+
+def _size(text: str, path: str) -> int:
+    units = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
+    digits, unit = text[:-1], text[-1:].upper()
+    if not digits.isascii() or not digits.isdigit() or unit not in units:
+        raise ConfigError(f"{path}: memory = {text!r} is no size", code="kata-config", hint='for example "512M"')
+    return int(digits) * units[unit]

@@ -1,0 +1,241 @@
+"""An agent without a guest: speaks the agent's interface over a unix socket, and runs programs here, without a wall.
+
+:class:`FakeVm` is a machine around it, in the shape that a Sandbox wants.  A test of a hostile guest replaces handlers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.sandbox import SandboxConfig
+
+EMPTY = "google.protobuf.Empty"
+
+
+class FakeProcess:
+    """A program of the host's, in the place of one in the guest."""
+
+    def __init__(self, process: Any) -> None:
+        self.args = list(process.Args)
+        self.env = dict(entry.split("=", 1) for entry in process.Env)
+        self.terminal = process.Terminal
+        self.size = (0, 0)
+        self.started = threading.Event()
+        self.ended = threading.Event()
+        self.status = 255
+        self.program: subprocess.Popen[bytes] | None = None
+        self.stdin, self.stdout, self.stderr = -1, -1, -1
+
+    def start(self) -> None:
+        if self.terminal:
+            master, slave = os.openpty()
+            ends: tuple[int, ...] = (slave, slave, slave)
+            self.stdin = self.stdout = master
+        else:
+            (its_in, self.stdin), (self.stdout, its_out), (self.stderr, its_err) = os.pipe(), os.pipe(), os.pipe()
+            ends = its_in, its_out, its_err
+        try:
+            self.program = subprocess.Popen(
+                self.args, env=self.env, stdin=ends[0], stdout=ends[1], stderr=ends[2], start_new_session=True
+            )
+        except OSError as error:
+            raise ttrpc.RpcError("INTERNAL", f"executable file `{self.args[0]}` not found: {error.strerror}") from None
+        finally:
+            for fd in set(ends):
+                os.close(fd)
+        self.started.set()
+        threading.Thread(target=self._wait, args=(self.program,), daemon=True).start()
+
+    def _wait(self, program: subprocess.Popen[bytes]) -> None:
+        code = program.wait()
+        self.end(code if code >= 0 else 128 - code)
+
+    def end(self, status: int) -> None:
+        self.status = status
+        self.started.set()
+        self.ended.set()
+
+    def kill(self, number: int, *, everything: bool = False) -> None:
+        if self.program is None:
+            if number == signal.SIGKILL:
+                self.end(137)
+        elif not self.ended.is_set():
+            (os.killpg if everything else os.kill)(self.program.pid, number)
+
+    def read(self, name: str, length: int) -> bytes:
+        self.started.wait()
+        try:
+            return os.read(getattr(self, name), length)
+        except OSError:
+            return b""
+
+
+class FakeAgent:
+    """The service.  :attr:`calls` are the names of what was called; *replace* takes the place of handlers."""
+
+    def __init__(self, replace: Mapping[str, ttrpc.Handler] | None = None) -> None:
+        self.calls: list[str] = []
+        self.requests: dict[str, Any] = {}
+        self.processes: dict[tuple[str, str], FakeProcess] = {}
+        self.specs: dict[str, Any] = {}
+        self.oom: list[str] = []
+        self.oom_ready = threading.Event()
+        methods = {name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")}
+        methods.update(replace or {})
+        check = methods.pop("Check")
+        self.server = ttrpc.Server(
+            {
+                "grpc.AgentService": {name: self._noting(name, method) for name, method in methods.items()},
+                "grpc.Health": {"Check": self._noting("Check", check)},
+            }
+        )
+
+    def _noting(self, name: str, method: ttrpc.Handler) -> ttrpc.Handler:
+        def handle(request: Any, call: ttrpc.Call) -> Any:
+            self.calls.append(name)
+            self.requests[name] = request
+            answer = method(request, call)
+            return proto.message(EMPTY)() if answer is None else answer
+
+        return handle
+
+    def find(self, request: Any) -> FakeProcess:
+        found = self.processes.get((request.container_id, request.exec_id))
+        if found is None:
+            raise ttrpc.RpcError("NOT_FOUND", f"no process {request.exec_id} in {request.container_id}")
+        return found
+
+    # -- handlers ----------------------------------------------------------------------------------------------------
+
+    def do_Check(self, _request: Any, _call: ttrpc.Call) -> Any:
+        return proto.message("grpc.HealthCheckResponse")(status=1)
+
+    def do_CreateSandbox(self, request: Any, _call: ttrpc.Call) -> None:
+        pass
+
+    def do_DestroySandbox(self, _request: Any, _call: ttrpc.Call) -> None:
+        for process in self.processes.values():
+            process.kill(signal.SIGKILL, everything=True)
+
+    def do_CreateContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        self.specs[request.container_id] = request.OCI
+        self.processes[request.container_id, request.exec_id] = FakeProcess(request.OCI.Process)
+
+    def do_StartContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        self.processes[request.container_id, request.container_id].start()
+
+    def do_RemoveContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        for key in [key for key in self.processes if key[0] == request.container_id]:
+            self.processes.pop(key).kill(signal.SIGKILL, everything=True)
+
+    def do_ExecProcess(self, request: Any, _call: ttrpc.Call) -> None:
+        process = FakeProcess(request.process)
+        process.start()
+        self.processes[request.container_id, request.exec_id] = process
+
+    def do_SignalProcess(self, request: Any, _call: ttrpc.Call) -> None:
+        if not request.exec_id:
+            for (container_id, _), process in self.processes.items():
+                if container_id == request.container_id:
+                    process.kill(request.signal, everything=True)
+        else:
+            self.find(request).kill(request.signal)
+
+    def do_WaitProcess(self, request: Any, _call: ttrpc.Call) -> Any:
+        process = self.find(request)
+        process.ended.wait()
+        return proto.message("grpc.WaitProcessResponse")(status=process.status)
+
+    def do_ListProcesses(self, request: Any, _call: ttrpc.Call) -> Any:
+        pids = b"[1, 7]"
+        return proto.message("grpc.ListProcessesResponse")(process_list=pids)
+
+    def do_ReadStdout(self, request: Any, _call: ttrpc.Call) -> Any:
+        data = self.find(request).read("stdout", request.len)
+        return proto.message("grpc.ReadStreamResponse")(data=data)
+
+    def do_ReadStderr(self, request: Any, _call: ttrpc.Call) -> Any:
+        data = self.find(request).read("stderr", request.len)
+        return proto.message("grpc.ReadStreamResponse")(data=data)
+
+    def do_WriteStdin(self, request: Any, _call: ttrpc.Call) -> Any:
+        process = self.find(request)
+        process.started.wait()
+        try:
+            taken = os.write(process.stdin, request.data)
+        except OSError as error:
+            raise ttrpc.RpcError("OUT_OF_RANGE", str(error)) from None
+        return proto.message("grpc.WriteStreamResponse")(len=taken)
+
+    def do_CloseStdin(self, request: Any, _call: ttrpc.Call) -> None:
+        process = self.find(request)
+        process.started.wait()
+        if process.stdin >= 0 and not process.terminal:
+            os.close(process.stdin)
+            process.stdin = -1
+
+    def do_TtyWinResize(self, request: Any, _call: ttrpc.Call) -> None:
+        self.find(request).size = (request.row, request.column)
+
+    def do_UpdateContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        pass
+
+    def do_PauseContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        for process in self.processes.values():
+            process.kill(signal.SIGSTOP)
+
+    def do_ResumeContainer(self, request: Any, _call: ttrpc.Call) -> None:
+        for process in self.processes.values():
+            process.kill(signal.SIGCONT)
+
+    def do_StatsContainer(self, request: Any, _call: ttrpc.Call) -> Any:
+        answer = proto.message("grpc.StatsContainerResponse")()
+        answer.cgroup_stats.memory_stats.usage.usage = 4096
+        answer.cgroup_stats.pids_stats.current = 2
+        return answer
+
+    def do_GetOOMEvent(self, _request: Any, call: ttrpc.Call) -> Any:
+        while not self.oom and not call.gone.is_set():
+            self.oom_ready.wait(0.1)
+        return proto.message("grpc.OOMEvent")(container_id=self.oom.pop() if self.oom else "")
+
+
+class FakeVm:
+    """A machine that runs nothing: its agent is here."""
+
+    def __init__(self, agent: FakeAgent) -> None:
+        self.agent = agent
+        self.closed = False
+        self._on_end: Callable[[str], None] = lambda reason: None
+
+    def connect(self, timeout: float) -> socket.socket:
+        ours, its = socket.socketpair()
+        self.agent.server.serve_connection(its)
+        return ours
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
+
+    def die(self, reason: str) -> None:
+        """As if the guest had."""
+        self.agent.server.close()
+        self._on_end(reason)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.agent.do_DestroySandbox(None, None)  # type: ignore[arg-type]
+            self.agent.server.close()
+            self._on_end("stopped")
+
+
+def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
+    """As :func:`pyvmm_kata.sandbox.boot_vm`."""
+    return FakeVm(FakeAgent())

@@ -1,0 +1,394 @@
+"""pyvmm-oci as podman, conmon and containerd call it, with a machine that runs nothing: programs run on the host."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata.oci.spec import default_spec
+
+PROGRAM = Path(__file__).with_name("oci_program.py")
+PATIENCE = 120.0
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-mn", "true"], capture_output=True).returncode != 0,
+    reason="needs the right to make namespaces",
+)
+
+
+def eventually(what: Callable[[], bool], words: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.01)
+
+
+class Runtime:
+    """The command, with a root and bundles of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "state"
+        self.bundles = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(PROGRAM), "--root", str(self.root), *arguments]
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
+        if options["stdin"] is None:
+            del options["stdin"]
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False, **options
+        )
+
+    def check(self, *arguments: str, **options: Any) -> str:
+        done = self.run(*arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def bundle(self, script: str, *, terminal: bool = False, **changes: Any) -> str:
+        self.bundles += 1
+        path = self.folder / f"bundle{self.bundles}"
+        (path / "rootfs").mkdir(parents=True)
+        spec = default_spec(["/bin/sh", "-c", script], terminal=terminal)
+        spec.update(changes)
+        (path / "config.json").write_text(json.dumps(spec))
+        return str(path)
+
+    def created(self, container_id: str, script: str, **changes: Any) -> None:
+        # Its output leads to a file: to a pipe of ours, and we would wait for the container's end
+        with open(self.folder / f"{container_id}.out", "wb") as out:
+            command = self.command("create", "--bundle", self.bundle(script, **changes), container_id)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
+        assert done.returncode == 0, self.output(container_id)
+
+    def started(self, container_id: str, script: str, **changes: Any) -> None:
+        self.created(container_id, script, **changes)
+        self.check("start", container_id)
+
+    def output(self, container_id: str) -> str:
+        return (self.folder / f"{container_id}.out").read_text()
+
+    def state(self, container_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.check("state", container_id))
+        return state
+
+    def wait(self, container_id: str, status: str) -> None:
+        eventually(lambda: self.state(container_id)["status"] == status, f"{container_id} is not {status}")
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[Runtime]:
+    made = Runtime(tmp_path)
+    yield made
+    for name in os.listdir(made.root) if made.root.exists() else ():
+        made.run("delete", "--force", name)
+    assert not made.root.exists() or os.listdir(made.root) == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
+
+
+def test_run_is_as_the_program_is(runtime: Runtime) -> None:
+    done = runtime.run("run", "--bundle", runtime.bundle("cat; echo more >&2; exit 3"), "c1", input="typed\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "typed\n", "more\n")
+    assert os.listdir(runtime.root) == []
+
+
+def test_a_program_killed_by_a_signal(runtime: Runtime) -> None:
+    assert runtime.run("run", "-b", runtime.bundle("kill -KILL $$"), "c1").returncode == 137
+
+
+def test_a_program_that_is_not_there(runtime: Runtime) -> None:
+    path = runtime.bundle("true")
+    spec = json.loads(Path(path, "config.json").read_text())
+    spec["process"]["args"] = ["/no/such/program"]
+    Path(path, "config.json").write_text(json.dumps(spec))
+    done = runtime.run("run", "-b", path, "c1")
+    assert done.returncode == 1
+    assert "executable file `/no/such/program` not found" in done.stderr
+    assert os.listdir(runtime.root) == []
+
+
+def test_a_life_in_steps(runtime: Runtime, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with open(tmp_path / "out", "wb") as out:
+        command = runtime.command(
+            "create", "--pid-file", str(pid_file), "-b", runtime.bundle("echo on; sleep 600"), "c1"
+        )
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out).returncode == 0
+    state = runtime.state("c1")
+    assert (state["status"], state["pid"], state["id"]) == ("created", int(pid_file.read_text()), "c1")
+    assert (tmp_path / "out").read_text() == ""
+    refused = runtime.run("delete", "nobody")
+    assert (refused.returncode, "does not exist" in refused.stderr) == (1, True)
+    runtime.check("start", "c1")
+    assert runtime.state("c1")["status"] == "running"
+    assert "that is created" not in runtime.run("start", "c1").stderr
+    assert "cannot start a container that is running" in runtime.run("start", "c1").stderr
+    assert "not stopped" in runtime.run("delete", "c1").stderr
+    eventually(lambda: (tmp_path / "out").read_text() == "on\n", "no output")
+    runtime.check("kill", "c1", "TERM")
+    runtime.wait("c1", "stopped")
+    assert runtime.state("c1")["pid"] == 0
+    assert "container not running" in runtime.run("kill", "c1").stderr
+    runtime.check("kill", "--all", "c1", "9")
+    runtime.check("delete", "c1")
+    assert runtime.run("state", "c1").returncode == 1
+    assert runtime.run("delete", "--force", "c1").returncode == 0
+
+
+def test_the_id_is_taken(runtime: Runtime) -> None:
+    runtime.created("c1", "true")
+    done = runtime.run("create", "-b", runtime.bundle("true"), "c1")
+    assert (done.returncode, "exists already" in done.stderr) == (1, True)
+    assert runtime.state("c1")["status"] == "created"
+
+
+def test_who_adopts_the_monitor_gets_the_status(runtime: Runtime, tmp_path: Path) -> None:
+    """As conmon does: a subreaper that waits for the pid of the pid file."""
+    program = f"""
+import ctypes, os, subprocess
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+command = {runtime.command("create", "--pid-file", str(tmp_path / "pid"), "-b", runtime.bundle("exit 42"), "c1")!r}
+subprocess.run(command, check=True)
+subprocess.run({runtime.command("start", "c1")!r}, check=True)
+pid = int(open({str(tmp_path / "pid")!r}).read())
+print("waited", pid == os.waitpid(pid, 0)[0], flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "waited True\n", done.stderr
+
+
+def test_a_created_container_is_killed(runtime: Runtime) -> None:
+    runtime.created("c1", "sleep 600")
+    runtime.check("kill", "c1", "KILL")
+    runtime.wait("c1", "stopped")
+
+
+def test_signals_of_the_pid_reach_the_program(runtime: Runtime) -> None:
+    runtime.started("c1", "trap 'echo heard; exit 5' TERM; echo ready; while :; do sleep 0.1; done")
+    eventually(lambda: "ready" in runtime.output("c1"), "not ready")
+    os.kill(runtime.state("c1")["pid"], signal.SIGTERM)
+    runtime.wait("c1", "stopped")
+    assert runtime.output("c1") == "ready\nheard\n"
+
+
+def test_exec(runtime: Runtime, tmp_path: Path) -> None:
+    runtime.started("c1", "sleep 600")
+    done = runtime.run("exec", "--env", "A=b", "c1", "/bin/sh", "-c", "cat; echo $A >&2; exit 4", input="x\n")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "x\n", "b\n")
+    process = {"args": ["/bin/echo", "of a file"], "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}}
+    (tmp_path / "process.json").write_text(json.dumps(process))
+    assert runtime.check("exec", "--process", str(tmp_path / "process.json"), "c1") == "of a file\n"
+    done = runtime.run("exec", "c1", "/no/such")
+    assert (done.returncode, "not found" in done.stderr) == (1, True)
+    assert "names no program" in runtime.run("exec", "c1", "").stderr
+
+
+def test_exec_detached_has_a_pid_of_its_own(runtime: Runtime, tmp_path: Path) -> None:
+    runtime.started("c1", "sleep 600")
+    pid_file = tmp_path / "exec.pid"
+    with open(tmp_path / "exec.out", "wb") as out:
+        command = runtime.command(
+            "exec", "--detach", "--pid-file", str(pid_file), "c1", "/bin/sh", "-c", "echo on; sleep 600"
+        )
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out).returncode == 0
+    pid = int(pid_file.read_text())
+    eventually(lambda: (tmp_path / "exec.out").read_text() == "on\n", "no output")
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not running(pid), "it goes on")
+    assert runtime.state("c1")["status"] == "running"
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def receive_console(listener: socket.socket) -> int:
+    """As conmon does: the master of a terminal."""
+    connection, _ = listener.accept()
+    with connection:
+        _, extra, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4))
+    return array.array("i", extra[0][2])[0]
+
+
+def read_until(fd: int, words: bytes) -> bytes:
+    seen = b""
+    while words not in seen:
+        piece = os.read(fd, 4096)
+        assert piece, seen
+        seen += piece
+    return seen
+
+
+def test_terminals_over_a_socket(runtime: Runtime, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen()
+        listener.settimeout(PATIENCE)
+        bundle = runtime.bundle("tty; read line; echo got $line", terminal=True)
+        create = ("create", "--console-socket", str(tmp_path / "console"), "-b", bundle, "c1")
+        runtime.check(*create)
+        master = receive_console(listener)
+        runtime.check("start", "c1")
+        read_until(master, b"/dev/pts/")
+        os.write(master, b"hello\r")
+        read_until(master, b"got hello\r\n")
+        runtime.wait("c1", "stopped")
+        os.close(master)
+
+
+@pytest.mark.parametrize(("terminal", "options"), [(True, ()), (False, ("--console-socket", "/x"))])
+def test_a_terminal_and_its_socket_go_together(runtime: Runtime, terminal: bool, options: tuple[str, ...]) -> None:
+    done = runtime.run("create", *options, "-b", runtime.bundle("true", terminal=terminal), "c1")
+    assert done.returncode == 1
+    assert "process.terminal" in done.stderr
+
+
+def test_statistics_processes_and_limits(runtime: Runtime) -> None:
+    runtime.started("c1", "sleep 600")
+    event = json.loads(runtime.check("events", "--stats", "c1"))
+    assert (event["type"], event["id"], event["data"]["pids"]["current"]) == ("stats", "c1", 2)
+    assert json.loads(runtime.check("ps", "--format", "json", "c1")) == [1, 7]
+    runtime.check("update", "--memory", "64M", "c1")
+    runtime.check("update", "--resources", "-", "c1", input='{"pids": {"limit": 9}}')
+    assert "no JSON" in runtime.run("update", "--resources", "-", "c1", input="{").stderr
+    assert "nothing to change" in runtime.run("update", "c1").stderr
+
+
+def test_pause_and_resume(runtime: Runtime) -> None:
+    runtime.started("c1", "sleep 600")
+    runtime.check("pause", "c1")
+    assert runtime.state("c1")["status"] == "paused"
+    assert "that is paused" in runtime.run("exec", "c1", "true").stderr
+    assert "it is paused" in runtime.run("pause", "c1").stderr
+    runtime.check("resume", "c1")
+    assert runtime.state("c1")["status"] == "running"
+
+
+def test_list(runtime: Runtime) -> None:
+    assert runtime.check("list", "--format", "json") == "null\n"
+    runtime.created("one", "true")
+    assert runtime.check("list", "-q") == "one\n"
+    found = json.loads(runtime.check("list", "--format=json"))
+    assert [(each["id"], each["status"]) for each in found] == [("one", "created")]
+    header, row = runtime.check("list").splitlines()
+    assert header.split()[:3] == ["ID", "PID", "STATUS"]
+    assert row.split()[::2][:2] == ["one", "created"]
+
+
+def test_hooks_see_the_state(runtime: Runtime, tmp_path: Path) -> None:
+    hook = tmp_path / "hook.sh"
+    hook.write_text(f'#!/bin/sh\necho "$1 $MARK $(cat)" >>{tmp_path}/log\n')
+    hook.chmod(0o755)
+    kinds = ("prestart", "createRuntime", "poststart", "poststop")
+    hooks = {kind: [{"path": str(hook), "args": ["hook", kind], "env": ["MARK=m"]}] for kind in kinds}
+    runtime.started("c1", "sleep 600", hooks=hooks)
+    runtime.check("delete", "--force", "c1")
+    lines = (tmp_path / "log").read_text().splitlines()
+    states = [json.loads(line.split(" ", 2)[2]) for line in lines]
+    assert [line.split()[0] for line in lines] == list(kinds)
+    assert [line.split()[1] for line in lines] == ["m"] * 4
+    assert [state["status"] for state in states] == ["creating", "creating", "running", "stopped"]
+    assert states[0]["pid"] == states[2]["pid"] > 1
+
+
+def test_a_hook_that_fails_ends_it(runtime: Runtime) -> None:
+    hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 9"]}]}
+    done = runtime.run("create", "-b", runtime.bundle("true", hooks=hooks), "c1")
+    assert done.returncode == 1
+    assert "createRuntime hook /bin/sh ended with 9: no" in done.stderr
+    assert os.listdir(runtime.root) == []
+
+
+def test_hooks_in_the_container_cannot_be(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true", hooks={"startContainer": [{"path": "/bin/true"}]})
+    assert "hooks.startContainer" in runtime.run("create", "-b", bundle, "c1").stderr
+
+
+def test_errors_are_logged_as_runc_logs_them(runtime: Runtime, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = runtime.run("--log", str(log), "--log-format", "json", "state", "nobody")
+    assert done.returncode == 1
+    entry = json.loads(log.read_text())
+    assert (entry["level"], entry["msg"]) == ("error", "container does not exist: nobody")
+    runtime.run("--log", str(tmp_path / "text"), "state", "nobody")
+    assert re.match(r'time="[^"]+" level=error msg="container does not', (tmp_path / "text").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], "no command 'frobnicate'"),
+        (["create", "--frob", "c1"], "option --frob is not known"),
+        (["create", "--bundle"], "needs a value"),
+        (["state"], "the container's id is missing"),
+        (["state", "a", "b"], "'b' is one argument too many"),
+        (["state", "../x"], "is not the id of a container"),
+        (["kill", "c1", "SIGFROB"], "'SIGFROB' is no signal"),
+        (["create", "--preserve-fds", "3", "c1"], "--preserve-fds"),
+        (["create", "--preserve-fds", "x", "c1"], "'x' is not a number"),
+        (["create", "--bundle", "/nowhere", "c1"], "/nowhere/config.json: No such file"),
+        (["events", "--interval", "soon", "c1"], "does not exist"),
+        (["list", "--format", "xml"], "neither table nor json"),
+    ],
+)
+def test_a_bad_command_line(runtime: Runtime, arguments: list[str], words: str) -> None:
+    done = runtime.run(*arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_hosts_network_cannot_be_had(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    path = Path(bundle, "config.json")
+    spec = json.loads(path.read_text())
+    spec["linux"]["namespaces"] = [entry for entry in spec["linux"]["namespaces"] if entry["type"] != "network"]
+    path.write_text(json.dumps(spec))
+    assert "a virtual machine cannot have" in runtime.run("create", "-b", bundle, "c1").stderr
+
+
+def test_what_callers_ask_first(runtime: Runtime, tmp_path: Path) -> None:
+    assert runtime.check("--version").startswith("pyvmm-oci version ")
+    features = json.loads(runtime.check("features"))
+    assert "rbind" in features["mountOptions"]
+    assert "exec" in runtime.check("--help")
+    runtime.check("spec", "--bundle", str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["process"]["args"] == ["sh"]
+    assert "exists already" in runtime.run("spec", "--bundle", str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_monitor_that_was_killed_is_cleared(runtime: Runtime, started: bool) -> None:
+    runtime.created("c1", "sleep 600")
+    if started:
+        runtime.check("start", "c1")
+    os.kill(runtime.state("c1")["pid"], signal.SIGKILL)
+    runtime.wait("c1", "stopped")
+    runtime.check("delete", "c1")
+
+
+def test_a_state_that_cannot_be_read_is_cleared(runtime: Runtime) -> None:
+    runtime.created("c1", "sleep 600")
+    pid = runtime.state("c1")["pid"]
+    (runtime.root / "c1" / "state.json").write_text("{")
+    done = runtime.run("state", "c1")
+    assert (done.returncode, "cannot be read" in done.stderr) == (1, True)
+    runtime.check("delete", "--force", "c1")
+    assert runtime.run("state", "c1").returncode == 1
+    os.kill(pid, signal.SIGKILL)

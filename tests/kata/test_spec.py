@@ -1,0 +1,194 @@
+"""config.json: what is refused and in which words, and what the guest is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import settings
+from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.cgroups import place
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.spec import check_id, check_spec, to_message
+
+MIB = 1 << 20
+
+
+def spec_with(path: str, value: Any) -> dict[str, Any]:
+    """A good config.json with one thing changed: ``process.user.uid``."""
+    spec = copy.deepcopy(default_spec(["sh"], terminal=False))
+    place: Any = spec
+    *folders, last = path.split(".")
+    for name in folders:
+        place = place[int(name)] if name.isdigit() else place.setdefault(name, {})
+    place[int(last) if last.isdigit() else last] = value
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("ociVersion", "2.0", "ociVersion: '2.0' is not 1.x.y"),
+        ("process", [], "process: not an object"),
+        ("process.args", [], "process.args: names no program"),
+        ("process.args", "sh", "process.args: a string where a list is wanted"),
+        ("process.args", ["sh", 1], "process.args[1]: not a string"),
+        ("process.args", ["a\0b"], "process.args[0]: not a string without a zero byte"),
+        ("process.cwd", "tmp", "process.cwd: not an absolute path"),
+        ("process.user", {"uid": -1}, "process.user.uid: not 0 to"),
+        ("process.user", {"uid": True}, "process.user.uid: true or false where a number is wanted"),
+        ("root", None, "root.path: is missing"),
+        ("root.path", 3, "root.path: a number where a string is wanted"),
+        ("mounts", {}, "mounts: an object where a list is wanted"),
+        ("mounts.0.destination", "", "mounts[0].destination: is missing"),
+        ("mounts.1.options", [None], "mounts[1].options[0]: not a string"),
+        ("annotations", {"a": 1}, "annotations['a']: not a string"),
+        ("linux.namespaces", ["pid"], "linux.namespaces[0]: not an object"),
+        ("linux.resources.memory", 5, "linux.resources.memory: a number where an object is wanted"),
+        ("hooks", {"poststop": [{"path": "true"}]}, "hooks.poststop[0].path: not an absolute path"),
+    ],
+)
+def test_a_bad_field_is_named(path: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_spec(spec_with(path, value))
+    assert str(error.value).startswith("config.json: ")
+    assert words in str(error.value)
+
+
+def test_a_good_one_is_taken() -> None:
+    check_spec(default_spec(["sh"], terminal=True))
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "a b", "é", "a" * 256, "a\n"])
+def test_ids_are_names_of_files(text: str) -> None:
+    with pytest.raises(ConfigError):
+        check_id(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"{", "not JSON"), (b"[]", "not a JSON object"), (b"[" * 100_000, "not JSON"), (None, "No such file")],
+)
+def test_a_bundle_that_cannot_be_read(tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        Bundle.load(str(tmp_path))
+
+
+def test_a_bundle_without_its_root(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(default_spec(["sh"], terminal=False)))
+    with pytest.raises(ConfigError, match=r"root\.path: .*rootfs is no directory"):
+        Bundle.load(str(tmp_path))
+
+
+def test_the_message_has_what_config_json_has() -> None:
+    spec = default_spec(["sh", "-c", "true"], terminal=True)
+    spec["annotations"] = {"org.example.key": "value"}
+    spec["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    spec["linux"]["resources"]["memory"] = {"limit": 64 * MIB, "swap": -1}
+    spec["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+    }
+    message = to_message("Spec", spec)
+    assert message.Version == spec["ociVersion"]
+    assert list(message.Process.Args) == ["sh", "-c", "true"]
+    assert message.Process.Terminal
+    assert list(message.Process.Capabilities.Bounding) == spec["process"]["capabilities"]["bounding"]
+    assert [(limit.Type, limit.Hard, limit.Soft) for limit in message.Process.Rlimits] == [
+        ("RLIMIT_NOFILE", 65536, 1024)
+    ]
+    assert message.Root.Path == "rootfs"
+    assert [mount.destination for mount in message.Mounts] == [mount["destination"] for mount in spec["mounts"]]
+    assert dict(message.Annotations) == {"org.example.key": "value"}
+    assert dict(message.Linux.Sysctl) == {"net.ipv4.ip_forward": "1"}
+    assert (message.Linux.Resources.Memory.Limit, message.Linux.Resources.Memory.Swap) == (64 * MIB, -1)
+    assert message.Linux.Seccomp.Syscalls[0].errnoret == 38, "else glibc takes a refused clone3 for the last word"
+    assert list(message.Linux.MaskedPaths) == spec["linux"]["maskedPaths"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("linux.resources.memory", {"limit": 1 << 70}),
+        ("linux.resources.pids", {"limit": "many"}),
+        ("linux.sysctl", {"a": 1}),
+        ("process.rlimits", [{"type": "RLIMIT_NOFILE", "hard": -1}]),
+        ("process.capabilities", {"bounding": "CAP_KILL"}),
+    ],
+)
+def test_a_value_that_no_message_can_hold(path: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        to_message("Spec", spec_with(path, value))
+    assert path.rpartition(".")[2] in str(error.value)
+
+
+def test_annotations_and_limits_size_the_machine() -> None:
+    chosen = settings.Settings()
+    assert chosen.size({}) == (512 * MIB, 1)
+    memory, vcpus = chosen.size({"memory": {"limit": 300 * MIB}, "cpu": {"quota": 250_000, "period": 100_000}})
+    assert memory >= 300 * MIB + settings.GUEST_OVERHEAD
+    assert vcpus == 3
+    wanted = chosen.with_annotations(
+        {settings.PREFIX + "default_memory": "1024", settings.PREFIX + "default_vcpus": "4.0"}
+    )
+    assert wanted.size({}) == (1024 * MIB, 4)
+    assert chosen.size({"cpu": {"quota": 10**9, "period": 1000}})[1] == settings.MAX_VCPUS
+    with pytest.raises(ConfigError, match="not a number above 0"):
+        chosen.with_annotations({settings.PREFIX + "default_vcpus": "many"})
+
+
+def test_an_administrator_can_forbid_annotations() -> None:
+    chosen = settings.Settings(annotations=False)
+    assert chosen.with_annotations({settings.PREFIX + "kernel": "/tmp/mine"}) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kernal = 'x'", "kernal is not known"),
+        ("memory = 'much'", "is no size"),
+        ("vcpus = 0", "not 1 to"),
+        ("vcpus = '1'", "of the wrong kind"),
+        ("= 3", "Invalid"),
+    ],
+)
+def test_a_bad_settings_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "kata.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as error:
+        settings.load(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_settings_file(tmp_path: Path) -> None:
+    path = tmp_path / "kata.toml"
+    path.write_text('kernel = "/k"\nimage = "/i"\nmemory = "1G"\nvcpus = 2\n')
+    assert settings.load(str(path)) == settings.Settings("/k", "/i", 1 << 30, 2)
+    with pytest.raises(ConfigError, match="No such file"):
+        settings.load(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("text", "systemd", "found"),
+    [
+        ("/libpod_parent/libpod-1", False, "/sys/fs/cgroup/libpod_parent/libpod-1"),
+        ("", False, "/sys/fs/cgroup/pyvmm/c1"),
+        ("machine.slice:libpod:1", True, "/sys/fs/cgroup/machine.slice/libpod-1.scope"),
+        ("a-b.slice:x:1", True, "/sys/fs/cgroup/a.slice/a-b.slice/x-1.scope"),
+    ],
+)
+def test_where_the_control_group_is(text: str, systemd: bool, found: str) -> None:
+    assert place(text, "c1", systemd=systemd) == found
+
+
+@pytest.mark.parametrize("text", ["/", "/../x", "a/../../b", "a//b"])
+def test_a_control_group_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError):
+        place(text, "c1", systemd=False)
