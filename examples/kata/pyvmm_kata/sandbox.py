@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.network import Network
     from pyvmm_kata.process import ExitStatus, Process
     from pyvmm_kata.stdio import Stdio
     from pyvmm_kata.vm import Vm
-    from vmm import NetConfig
 
 MIB = 1 << 20
 START_S = 60.0
@@ -38,7 +38,7 @@ class SandboxConfig(NamedTuple):
     :ivar vcpus: number of CPUs
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
-    :ivar nets: network devices
+    :ivar network: what the guest is connected to; None: nothing
     :ivar shared_pids: all containers see each other's processes
     """
 
@@ -50,7 +50,7 @@ class SandboxConfig(NamedTuple):
     vcpus: int = 1
     hostname: str = ""
     cmdline: str = ""
-    nets: tuple[NetConfig, ...] = ()
+    network: Network | None = None
     shared_pids: bool = False
 
 
@@ -110,7 +110,12 @@ class Sandbox:
         """
         try:
             self._shared.make()
-            self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
+            network = self.config.network
+            try:
+                self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
+            finally:
+                if network is not None:
+                    network.release()
             self._vm.watch(self._on_end)
             self._agent = AgentClient(self._vm.connect(START_S), self.config.sandbox_id)
             self._agent.create_sandbox(
@@ -119,6 +124,8 @@ class Sandbox:
                 (Storage("virtio-fs", TAG, "virtiofs", GUEST_SHARED),),
                 shared_pids=self.config.shared_pids,
             )
+            if network is not None:
+                network.configure(self._agent)
         except BaseException:
             self.stop()
             raise

@@ -71,7 +71,7 @@ class PyvmmVm:
                     cpus=config.vcpus,
                     shares=(ShareConfig(shared, tag=TAG, isolation="process"),),
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
-                    nets=config.nets,
+                    nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),
                     console=ConsoleConfig("fd", self._console),
                 )

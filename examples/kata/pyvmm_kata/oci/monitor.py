@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_kata import mounts, state
+from pyvmm_kata import mounts, network, state
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.oci import control
@@ -22,6 +22,7 @@ from pyvmm_kata.oci.console import follow
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.spec import namespace
 from pyvmm_kata.stdio import Stdio
+from vmm import Publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCONT", "SIGTSTP")
+NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
+"""Annotations: ``user``, for a network that needs no rights, instead of that of the namespace; and the ports of the
+host that lead into it, ``8080:80 127.0.0.1:5353:53/udp``."""
 LINGER_S = 10.0
 """How long those who wait for a process may take to hear of its end."""
 
@@ -64,6 +68,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._status = 255
+        self._netns = ""
         self._execs = 0
         self._busy = 0
         self._sandbox: Sandbox | None = None
@@ -86,14 +91,17 @@ class Monitor:
         else:
             self._save(cgroup="")
         entry = namespace(plan.bundle.spec, "network")
-        if entry is None:
+        user = plan.bundle.annotations.get(NETWORK) == "user"
+        if entry is None and not user:
             raise ConfigError(
                 "config.json: linux.namespaces: without a network namespace of its own, the container would have the "
                 "host's network, which a virtual machine cannot have",
                 code="oci-network",
                 hint="podman: leave --network host out",
             )
-        _enter_network(entry.get("path") or "")
+        self._netns = "" if user or entry is None else entry.get("path") or ""
+        if not user:
+            network.enter(self._netns)
         mounts.enter_namespace()
 
     def create(self) -> None:
@@ -114,6 +122,7 @@ class Monitor:
                 vcpus,
                 hostname=spec.get("hostname") or "",
                 cmdline=plan.settings.kernel_params,
+                network=self._network(),
             ),
             self._boot,
         )
@@ -121,6 +130,15 @@ class Monitor:
         self._sandbox.start()
         self._container = self._sandbox.create_container(plan.container_id, plan.bundle, plan.stdio)
         self._save(status="created")
+
+    def _network(self) -> network.Network | None:
+        annotations = self._plan.bundle.annotations
+        kind = annotations.get(NETWORK, "")
+        if kind == "user":
+            return network.user_network([Publish.parse(text) for text in annotations.get(PUBLISH, "").split()])
+        if kind:
+            raise ConfigError(f"annotation {NETWORK}: {kind!r} is not user", code="oci-annotation")
+        return network.take_over() if self._netns else None
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -299,32 +317,3 @@ def _quietly(work: Callable[..., None], *arguments: Any) -> None:
         work(*arguments)
     except (VmmError, OSError, TypeError, ValueError):
         pass
-
-
-def _enter_network(path: str) -> None:
-    """Enter the network namespace at *path*; empty: a new one, in which nothing is.
-
-    :raises ConfigError: there is none
-    :raises HostError: without the right to (CAP_SYS_ADMIN)
-    """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_network = 0x40000000
-    if not path:
-        if libc.unshare(new_network):
-            number = ctypes.get_errno()
-            raise HostError(f"a network namespace: {os.strerror(number)}", code="oci-network", errno=number)
-        return
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(
-            f"config.json: linux.namespaces: network {path}: {error.strerror}", code="oci-network"
-        ) from error
-    try:
-        if libc.setns(fd, new_network):
-            number = ctypes.get_errno()
-            raise HostError(f"network namespace {path}: {os.strerror(number)}", code="oci-network", errno=number)
-    finally:
-        os.close(fd)

@@ -1,0 +1,355 @@
+"""The guest's network: what the pod's network namespace has, as it is there.
+
+Whoever made the namespace (podman, CNI) put an interface into it, with addresses, routes, MTU and MAC address.  Beside
+it comes a tap device, what arrives at the one is sent out of the other (tc, *mirred*, both ways), and the guest gives
+its own interface the same name, addresses and routes.  The namespace's own stack sees nothing of what arrives.
+
+Everything here is called in the namespace: the front ends enter it (:func:`enter`) before they make threads, or work
+in a thread that has (:func:`in_namespace`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from pyvmm_kata import proto
+from pyvmm_kata.errors import ConfigError, HostError
+from vmm import NetConfig, Publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm_kata.agent import AgentClient
+
+CLONE_NEWNET = 0x4000_0000
+TAP_PREFIX = "pyvmm"
+# linux/if_tun.h
+_TUNSETIFF, _TUNSETQUEUE = 0x4004_54CA, 0x4004_54D9
+_TAP, _NO_PI, _VNET_HDR, _MULTI_QUEUE, _DETACH_QUEUE = 0x2, 0x1000, 0x4000, 0x100, 0x400
+# linux/rtnetlink.h, linux/if_arp.h
+_TABLE_MAIN, _PROTO_KERNEL, _TYPE_UNICAST, _SCOPE_LINK, _ETHERNET = 254, 2, 1, 253, 1
+_PERMANENT, _ALL_PROTOCOLS, _INGRESS = 0x80, 0x0003, 0xFFFF0000
+_AF_INET6 = 10
+
+USER_ADDRESS, USER_GATEWAY, USER_DNS = "10.0.2.15", "10.0.2.2", "169.254.1.1"
+"""Of user networking: passt speaks for whatever address its guest uses, and answers for any other."""
+USER_MAC = "02:00:00:00:00:02"
+
+Result = TypeVar("Result")
+
+
+class Address(NamedTuple):
+    """An address of an interface, and the length of its prefix."""
+
+    text: str
+    prefix: int
+
+    @property
+    def family(self) -> int:
+        """0 for IPv4, 1 for IPv6: ``types.IPFamily``."""
+        return int(":" in self.text)
+
+
+class Route(NamedTuple):
+    """A route: *dest* is ``10.0.0.0/24``, empty for the default; *gateway* is empty for what is on the link."""
+
+    dest: str
+    gateway: str
+    source: str
+    scope: int
+    family: int
+
+
+class Neighbor(NamedTuple):
+    """A neighbour that the namespace knows for good."""
+
+    address: str
+    mac: str
+    state: int
+
+
+class Interface(NamedTuple):
+    """What the guest is to have."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[Address, ...]
+    routes: tuple[Route, ...] = ()
+    neighbors: tuple[Neighbor, ...] = ()
+
+    def tell(self, agent: AgentClient) -> None:
+        """Have the guest give its interface of this MAC address all that."""
+        agent.update_interface(
+            proto.message("types.Interface")(
+                device=self.name,
+                name=self.name,
+                hwAddr=self.mac,
+                mtu=self.mtu,
+                IPAddresses=[
+                    {"family": each.family, "address": each.text, "mask": str(each.prefix)} for each in self.addresses
+                ],
+            )
+        )
+
+    def route_messages(self) -> list[Any]:
+        """Its routes, each a ``types.Route``; those on the link first, since gateways are behind them."""
+        ordered = sorted(self.routes, key=lambda route: bool(route.gateway))
+        return [
+            proto.message("types.Route")(
+                dest=route.dest,
+                gateway=route.gateway,
+                source=route.source,
+                scope=route.scope,
+                family=route.family,
+                device=self.name,
+            )
+            for route in ordered
+        ]
+
+    def neighbor_messages(self) -> list[Any]:
+        """Its neighbours, each a ``types.ARPNeighbor``."""
+        return [
+            proto.message("types.ARPNeighbor")(
+                toIPAddress={"family": int(":" in each.address), "address": each.address},
+                device=self.name,
+                lladdr=each.mac,
+                state=each.state,
+            )
+            for each in self.neighbors
+        ]
+
+
+class Network:
+    """A guest's network.  *nets* are the devices of its machine."""
+
+    def __init__(self, interfaces: Sequence[Interface], nets: Sequence[NetConfig], keepers: Sequence[int] = ()) -> None:
+        self.interfaces = tuple(interfaces)
+        self.nets = tuple(nets)
+        self._keepers = list(keepers)
+
+    def release(self) -> None:
+        """The machine has opened its devices: from now on they go when it does.  Harmless when done twice."""
+        while self._keepers:
+            os.close(self._keepers.pop())
+
+    def configure(self, agent: AgentClient) -> None:
+        """Have the guest take it over."""
+        for interface in self.interfaces:
+            interface.tell(agent)
+        if routes := [message for each in self.interfaces for message in each.route_messages()]:
+            agent.update_routes(routes)
+        if neighbors := [message for each in self.interfaces for message in each.neighbor_messages()]:
+            agent.add_neighbors(neighbors)
+
+
+def user_network(published: Sequence[Publish] = ()) -> Network:
+    """A network for which nobody needs a right, by passt, in the namespace of whoever makes the machine."""
+    route = Route("", USER_GATEWAY, "", 0, 0)
+    interface = Interface("eth0", USER_MAC, 0, (Address(USER_ADDRESS, 24),), (route,))
+    return Network([interface], [NetConfig("user", mac=USER_MAC, publish=tuple(published))])
+
+
+# -- namespaces ------------------------------------------------------------------------------------------------------
+
+
+def enter(path: str) -> None:
+    """Put this thread, and what it will start, into the network namespace at *path*; empty: a new one.
+
+    :raises ConfigError: there is none
+    :raises HostError: without the right to (CAP_SYS_ADMIN)
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not path:
+        _check(libc.unshare(CLONE_NEWNET), "a network namespace")
+        return
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"network namespace {path}: {error.strerror}", code="oci-network") from error
+    try:
+        _check(libc.setns(fd, CLONE_NEWNET), f"network namespace {path}")
+    finally:
+        os.close(fd)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise HostError(f"{what}: {os.strerror(number)}", code="oci-network", errno=number)
+
+
+def in_namespace(path: str, work: Callable[[], Result]) -> Result:
+    """Do something in a thread of its own that is in the network namespace at *path*, as is what it starts."""
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            enter(path)
+            outcome.append(work())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="network")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def has_interfaces() -> bool:
+    """Is there more than a loopback interface?  Without what takes longest here, the import of pyroute2."""
+    import socket
+
+    return any(name != "lo" for _, name in socket.if_nameindex())
+
+
+# -- taking over -----------------------------------------------------------------------------------------------------
+
+
+def take_over() -> Network:
+    """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
+
+    :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
+    :raises ConfigError: another machine has taken it over
+    """
+    if not has_interfaces():
+        return Network((), ())
+    try:
+        from pyroute2.iproute import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+    except ImportError as error:
+        raise HostError(f"networks need pyroute2: {error}", code="oci-network", hint="pip install pyroute2") from error
+    keepers: list[int] = []
+    try:
+        with IPRoute() as route:
+            found = list(_interfaces(route))
+            for number, (index, interface) in enumerate(found):
+                name = f"{TAP_PREFIX}{number}"
+                keepers.append(_make_tap(name, interface))
+                _redirect(route, index, name, interface.mtu)
+    except NetlinkError as error:
+        _close_all(keepers)
+        raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
+    except BaseException:
+        _close_all(keepers)
+        raise
+    nets = [
+        NetConfig("tap", f"{TAP_PREFIX}{number}", mac=interface.mac, mtu=interface.mtu)
+        for number, (_, interface) in enumerate(found)
+    ]
+    return Network([interface for _, interface in found], nets, keepers)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _interfaces(route: Any) -> Any:
+    """(index, Interface) of each Ethernet interface that is up."""
+    addresses, neighbors = list(route.get_addr()), list(route.get_neighbours())
+    routes = list(route.get_routes(table=_TABLE_MAIN))
+    for link in route.get_links():
+        name, mac = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_ADDRESS")
+        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac:
+            continue
+        if name.startswith(TAP_PREFIX):
+            raise ConfigError(
+                f"the network namespace has a device {name}: another machine has taken it over",
+                code="oci-network",
+                hint="one machine for each pod: its containers share it, not the namespace",
+            )
+        index = link["index"]
+        yield (
+            index,
+            Interface(
+                name,
+                mac,
+                link.get_attr("IFLA_MTU"),
+                tuple(
+                    Address(each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS"), each["prefixlen"])
+                    for each in addresses
+                    if each["index"] == index and each["scope"] != _SCOPE_LINK
+                ),
+                tuple(_route(each) for each in routes if _is_wanted(each, index)),
+                tuple(
+                    Neighbor(each.get_attr("NDA_DST"), each.get_attr("NDA_LLADDR"), each["state"])
+                    for each in neighbors
+                    if each["ifindex"] == index and each["state"] & _PERMANENT and each.get_attr("NDA_LLADDR")
+                ),
+            ),
+        )
+
+
+def _is_wanted(route: Any, index: int) -> bool:
+    """Not those that the kernel adds with an address: the guest's adds its own."""
+    ours = route.get_attr("RTA_OIF") == index and route["proto"] != _PROTO_KERNEL
+    return bool(ours and route["type"] == _TYPE_UNICAST)
+
+
+def _route(route: Any) -> Route:
+    dest = route.get_attr("RTA_DST")
+    return Route(
+        f"{dest}/{route['dst_len']}" if dest else "",
+        route.get_attr("RTA_GATEWAY") or "",
+        route.get_attr("RTA_PREFSRC") or "",
+        route["scope"],
+        int(route["family"] == _AF_INET6),
+    )
+
+
+def _make_tap(name: str, interface: Interface) -> int:
+    """A tap device that is there for as long as this descriptor, or one of the machine's, is open."""
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"/dev/net/tun: {error.strerror}", code="oci-network", hint="modprobe tun") from error
+    try:
+        flags = _TAP | _NO_PI | _VNET_HDR | _MULTI_QUEUE
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        # Nobody reads here: without this, the kernel would give us a part of the frames
+        fcntl.ioctl(fd, _TUNSETQUEUE, struct.pack("16sH22x", b"", _DETACH_QUEUE))
+    except OSError as error:
+        os.close(fd)
+        raise HostError(
+            f"a tap device beside {interface.name}: {error.strerror}", code="oci-network", errno=error.errno or 0
+        ) from error
+    return fd
+
+
+def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
+    """What comes in at the one goes out at the other."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    other = route.link_lookup(ifname=tap)[0]
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6", "w") as switch:
+            switch.write("1")  # what this stack would say of itself there would reach the guest
+    except OSError:
+        pass  # a kernel without IPv6, or a /proc that is read-only
+    route.link("set", index=other, mtu=mtu, state="up")
+    for one, two in ((index, other), (other, index)):
+        try:
+            route.tc("del", "ingress", index=one, handle=_INGRESS)
+        except NetlinkError:
+            pass  # there is none: that of a machine that was killed is replaced
+        route.tc("add", "ingress", index=one, handle=_INGRESS)
+        route.tc(
+            "add-filter",
+            "u32",
+            index=one,
+            parent=_INGRESS,
+            prio=1,
+            protocol=_ALL_PROTOCOLS,
+            target=0x10000,
+            keys=["0x0/0x0+0"],
+            action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": two},
+        )

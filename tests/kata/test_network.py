@@ -1,0 +1,125 @@
+"""What a network namespace has, as the guest is told it, and the tap devices beside it: real ones, no guest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import network
+from pyvmm_kata.errors import ConfigError
+from vmm import Publish
+
+MAC = "02:00:00:00:00:07"
+SETUP = f"""
+ip link add eth0 address {MAC} mtu 1400 type veth peer name host0
+ip addr add 10.1.2.3/24 dev eth0
+ip addr add fd00::3/64 dev eth0 nodad
+ip link set eth0 up
+ip route add default via 10.1.2.1
+ip route add 10.9.0.0/16 dev eth0 scope link
+ip neigh add 10.1.2.1 lladdr 02:00:00:00:00:09 dev eth0 nud permanent
+"""
+
+
+def can_make_networks() -> bool:
+    probe = "ip link add name v0 type veth peer name v1 && tc qdisc add dev v0 ingress"
+    if os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK):
+        return False
+    try:
+        return subprocess.run(["unshare", "-n", "sh", "-c", probe], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not can_make_networks(), reason="needs the right to make networks, ip and tc")
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """The path of a network namespace with one interface."""
+    holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read line"], stdin=-1, stdout=-1)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    subprocess.run(["nsenter", f"--net=/proc/{holder.pid}/ns/net", "sh", "-ec", SETUP], check=True)
+    yield f"/proc/{holder.pid}/ns/net"
+    holder.kill()
+    holder.communicate()
+
+
+def devices(namespace: str) -> list[str]:
+    command = ["nsenter", f"--net={namespace}", "ip", "-o", "link"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line.split(": ")[1].partition("@")[0] for line in text.splitlines()]
+
+
+def test_the_guest_gets_what_is_there(namespace: str) -> None:
+    made = network.in_namespace(namespace, network.take_over)
+    (interface,) = made.interfaces
+    assert (interface.name, interface.mac, interface.mtu) == ("eth0", MAC, 1400)
+    assert {(each.text, each.prefix) for each in interface.addresses} == {("10.1.2.3", 24), ("fd00::3", 64)}
+    assert {(each.dest, each.gateway) for each in interface.routes} >= {("", "10.1.2.1"), ("10.9.0.0/16", "")}
+    assert [(each.address, each.mac) for each in interface.neighbors] == [("10.1.2.1", "02:00:00:00:00:09")]
+    (net,) = made.nets
+    assert (net.kind, net.mac, net.mtu) == ("tap", MAC, 1400)
+    assert net.tap in devices(namespace)
+    made.release()
+    assert net.tap not in devices(namespace), "it goes with its last descriptor"
+
+
+def test_routes_on_the_link_come_before_gateways(namespace: str) -> None:
+    made = network.in_namespace(namespace, network.take_over)
+    made.release()
+    gateways = [message.gateway for message in made.interfaces[0].route_messages()]
+    assert gateways == sorted(gateways)
+
+
+def test_what_a_killed_machine_left_is_replaced(namespace: str) -> None:
+    for _ in range(2):
+        network.in_namespace(namespace, network.take_over).release()
+    command = ["nsenter", f"--net={namespace}", "tc", "filter", "show", "dev", "eth0", "ingress"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert text.count("Egress Redirect") == 1
+
+
+def test_a_second_machine_is_refused(namespace: str) -> None:
+    first = network.in_namespace(namespace, network.take_over)
+    with pytest.raises(ConfigError, match="another machine has taken it over"):
+        network.in_namespace(namespace, network.take_over)
+    first.release()
+
+
+def test_a_namespace_with_nothing_in_it() -> None:
+    def look() -> network.Network:
+        return network.take_over()
+
+    assert network.in_namespace("", look).nets == ()
+
+
+def test_no_such_namespace() -> None:
+    with pytest.raises(ConfigError, match="/no/where: No such file"):
+        network.in_namespace("/no/where", lambda: None)
+
+
+class Recorder:
+    """An agent that only notes."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda value: self.noted.append((name, value))
+
+
+def test_user_networking_needs_no_namespace() -> None:
+    made = network.user_network([Publish(8080, 80)])
+    agent = Recorder()
+    made.configure(agent)  # type: ignore[arg-type]
+    names = [name for name, _ in agent.noted]
+    assert names == ["update_interface", "update_routes"]
+    interface = agent.noted[0][1]
+    assert (interface.hwAddr, interface.IPAddresses[0].address) == (network.USER_MAC, network.USER_ADDRESS)
+    assert made.nets[0].publish == (Publish(8080, 80),)
