@@ -73,6 +73,8 @@ NEEDS = (
     ),
     Need("guest bench kata", "crun", "crun", "makes containers in the image of kata's guest"),
     Need("guest bench kata", "mkfs.erofs", "erofs-utils", "makes the image of kata's guest"),
+    Need("check lab", "containerd", "containerd", "tests of the containerd shim of examples/kata"),
+    Need("lab", "/usr/lib/cni/bridge", "containernetworking-plugins", "networks of the pods of such tests"),
     Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),

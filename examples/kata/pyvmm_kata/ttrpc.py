@@ -232,6 +232,12 @@ class Server:
             with self._lock:
                 self._connections.discard(connection)
 
+    @property
+    def connections(self) -> int:
+        """How many clients there are."""
+        with self._lock:
+            return len(self._connections)
+
     def answer(self, request: Message, call: Call) -> Message:
         """Route a request to its handler; returns the ttrpc.Response."""
         response = proto.message("ttrpc.Response")()

@@ -1,0 +1,271 @@
+"""The pod of a shim: its sandbox, made with the first container, and its containers.
+
+Every change and the event about it are one step: containerd gets events in the order in which things happened.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.mounts import unmount
+from pyvmm_kata.process import ExitStatus
+from pyvmm_kata.shim.events import event
+from pyvmm_kata.shim.rootfs import mount_rootfs
+from pyvmm_kata.shim.stdio import open_stdio
+from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm_kata.proto import Message
+    from pyvmm_kata.sandbox import Sandbox, SandboxEvent
+
+KILLED = 128 + 9
+EXECS_S = 5.0
+"""How long the end of a container's first process waits for the ends of the others: they die with it."""
+
+
+class Pod:
+    """All containers of one virtual machine.
+
+    :param make: makes the sandbox for the pod's first bundle, not yet started
+    :param publish: takes messages of containerd.events in their order
+    :param pid: the process that stands for every process in the guest, whose own numbers mean nothing on the host
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Bundle, Message | None], Sandbox],
+        publish: Callable[[Message], None],
+        pid: int,
+    ) -> None:
+        self.pid = pid
+        self._make = make
+        self._publish = publish
+        self._lock = threading.RLock()
+        self._sandbox: Sandbox | None = None
+        self._tasks: dict[str, Task] = {}
+        self._creating: set[str] = set()
+        self._closed = False
+
+    def task(self, task_id: str) -> Task:
+        """A container. Raises ConfigError, code container-missing."""
+        with self._lock:
+            found = self._tasks.get(task_id)
+        if found is None:
+            raise ConfigError(f"there is no container {task_id} here", code="container-missing")
+        return found
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no container is left, so that the shim may end."""
+        with self._lock:
+            return not self._tasks and not self._creating
+
+    # -- containers --------------------------------------------------------------------------------------------------
+
+    def create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
+        """Make a container of a bundle, and the sandbox when it is the first. Nothing of it is left when that fails.
+
+        :param path: of the bundle
+        :param rootfs: mounts that make its root file system
+        :param options: of the runtime, a google.protobuf.Any, perhaps empty
+        :raises VmmError: it cannot be made
+        """
+        with self._lock:
+            if task_id in self._tasks or task_id in self._creating:
+                raise ConfigError(f"container {task_id} exists already", code="container-exists")
+            self._creating.add(task_id)
+        try:
+            task = self._create(task_id, path, rootfs, stdio, options)
+        finally:
+            with self._lock:
+                self._creating.discard(task_id)
+        return task
+
+    def _create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
+        target = os.path.join(path, "rootfs")
+        if rootfs:
+            os.makedirs(target, exist_ok=True)
+            mount_rootfs(rootfs, target)
+        try:
+            bundle = Bundle.load(path)
+            terminal = bool(bundle.spec["process"].get("terminal"))
+            if terminal != stdio.terminal:
+                raise ConfigError(
+                    f"container {task_id}: process.terminal is {str(terminal).lower()}, the request says otherwise",
+                    code="oci-config",
+                )
+            sandbox = self._started_sandbox(bundle, options)
+            container = sandbox.create_container(task_id, bundle, open_stdio(stdio))
+        except BaseException:
+            unmount(target)
+            with self._lock:
+                unused = self._sandbox if not self._tasks and self._creating == {task_id} else None
+                if unused is not None:
+                    self._sandbox = None
+            if unused is not None:
+                unused.stop()
+            raise
+        task = Task(task_id, path, container, TaskProcess("", stdio))
+        task.init.process = container.init
+        with task.order:
+            with self._lock:
+                self._tasks[task_id] = task
+            io = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr, "terminal": stdio.terminal}
+            self._publish(event("TaskCreate", container_id=task_id, bundle=path, rootfs=rootfs, io=io, pid=self.pid))
+        if (status := container.init.exit_status) is not None:
+            self._on_exit(task, task_id, status)  # before anybody knew of the task
+        return task
+
+    def _started_sandbox(self, bundle: Bundle, options: Message) -> Sandbox:
+        with self._lock:
+            if self._closed:
+                raise HostError("this shim is being shut down", code="shim-closed")
+            if self._sandbox is None:
+                sandbox = self._make(bundle, options)
+                sandbox.listen(self._on_event)
+                sandbox.start()
+                self._sandbox = sandbox
+            return self._sandbox
+
+    def start(self, task_id: str, exec_id: str) -> None:
+        """Start a container's first process, or an exec. Raises VmmError."""
+        task = self.task(task_id)
+        with task.order:
+            process = task.find(exec_id)
+            if not exec_id:
+                task.container.start()
+                process.started = True
+                self._publish(event("TaskStart", container_id=task_id, pid=self.pid))
+                return
+            if process.spec is None:
+                raise ConfigError(
+                    f"process {exec_id} of container {task_id} was started before", code="container-state"
+                )
+            spec, process.spec = process.spec, None
+            try:
+                process.process = task.container.exec(exec_id, spec, open_stdio(process.stdio))
+            except VmmError:
+                # Who made it deletes it next, and wants to hear that it has ended
+                process.end(ExitStatus(127, time.time()))
+                raise
+            process.started = True
+            self._publish(event("TaskExecStarted", container_id=task_id, exec_id=exec_id, pid=self.pid))
+
+    def add_exec(self, task_id: str, exec_id: str, stdio: StdioPaths, spec: dict[str, Any]) -> None:
+        """Make an exec, to be started. Raises ConfigError: the id is taken, or names the container itself."""
+        task = self.task(task_id)
+        with task.order:
+            if exec_id in task.execs or exec_id in ("", task_id):
+                raise ConfigError(f"container {task_id} has a process {exec_id!r} already", code="exec-exists")
+            task.execs[exec_id] = TaskProcess(exec_id, stdio, {**spec, "terminal": stdio.terminal})
+            self._publish(event("TaskExecAdded", container_id=task_id, exec_id=exec_id))
+
+    def pause(self, task_id: str) -> None:
+        """Freeze a container. Raises VmmError."""
+        task = self.task(task_id)
+        with task.order:
+            task.container.pause()
+            self._publish(event("TaskPaused", container_id=task_id))
+
+    def resume(self, task_id: str) -> None:
+        """Let a container go on. Raises VmmError."""
+        task = self.task(task_id)
+        with task.order:
+            task.container.resume()
+            self._publish(event("TaskResumed", container_id=task_id))
+
+    def kill(self, task_id: str, exec_id: str, signal: int, *, everything: bool) -> None:
+        """Send a signal to a process, or to all of a container. Raises VmmError, code process-ended when it is late."""
+        task = self.task(task_id)
+        process = task.find(exec_id)
+        if process.status is not None:
+            raise ConfigError(f"process {exec_id or task_id} has ended already", code="process-ended")
+        if not exec_id:
+            task.container.kill(signal, everything=everything)
+        elif process.process is not None and process.started:
+            process.process.kill(signal)
+        else:
+            raise ConfigError(f"process {exec_id} of container {task_id} was not started", code="container-state")
+
+    def delete(self, task_id: str, exec_id: str) -> ExitStatus:
+        """Remove a container or an exec that has ended, or was never started; how it ended. Raises VmmError."""
+        task = self.task(task_id)
+        with task.order:
+            process = task.find(exec_id)
+            if process.is_running:
+                raise ConfigError(f"process {exec_id or task_id} still runs", code="container-state")
+            # What was never started counts as ended when it is removed
+            status = process.status or ExitStatus(0, time.time())
+            if exec_id:
+                task.container.forget(exec_id)
+                del task.execs[exec_id]
+            else:
+                task.container.delete(force=self._has_ended)
+                unmount(os.path.join(task.bundle, "rootfs"))
+                with self._lock:
+                    del self._tasks[task_id]
+            process.end(status)
+            self._publish(_with_exit("TaskDelete", status, container_id=task_id, id=exec_id, pid=self.pid))
+            return status
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the virtual machine is gone: containers are then removed without it."""
+        sandbox = self._sandbox
+        return sandbox is None or sandbox.wait(0)
+
+    def close(self) -> None:
+        """End the virtual machine. Raises VmmError when something of it is left."""
+        with self._lock:
+            self._closed = True
+            sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            sandbox.stop()
+
+    # -- what happens by itself --------------------------------------------------------------------------------------
+
+    def _on_event(self, happened: SandboxEvent) -> None:
+        with self._lock:
+            task = self._tasks.get(happened.container_id)
+        if task is None:
+            return
+        if happened.kind == "oom":
+            with task.order:
+                self._publish(event("TaskOOM", container_id=task.id))
+        elif happened.kind == "exit" and happened.exit_status is not None:
+            self._on_exit(task, happened.exec_id, happened.exit_status)
+
+    def _on_exit(self, task: Task, exec_id: str, status: ExitStatus) -> None:
+        if exec_id == task.id:
+            exec_id = ""
+            # Its end is the container's: no event of the container may follow
+            deadline = time.monotonic() + EXECS_S
+            for other in list(task.execs.values()):
+                if other.is_running:
+                    other.wait(max(0.0, deadline - time.monotonic()))
+        with task.order:
+            process = task.init if not exec_id else task.execs.get(exec_id)
+            if process is None or process.status is not None:
+                return
+            self._publish(_with_exit("TaskExit", status, container_id=task.id, id=exec_id or task.id, pid=self.pid))
+            process.end(status)
+
+
+def _with_exit(name: str, status: ExitStatus, **fields: object) -> Message:
+    """An event with how and when a process ended."""
+    made = event(name, exit_status=status.code, **fields)
+    set_time(made.exited_at, status)
+    return made
+
+
+def set_time(stamp: Message, status: ExitStatus) -> None:
+    """Set a Timestamp to when a process ended."""
+    nanoseconds = int(status.at * 1e9)
+    stamp.seconds, stamp.nanos = nanoseconds // 10**9, nanoseconds % 10**9

@@ -1,0 +1,76 @@
+"""The root file system of a container, as containerd describes it: mounts of its snapshotter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, unmount
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.proto import Message
+
+FLAGS = {
+    "bind": MS_BIND,
+    "rbind": MS_BIND | MS_REC,
+    "ro": MS_RDONLY,
+    "nosuid": 2,
+    "nodev": 4,
+    "noexec": 8,
+    "sync": 16,
+    "dirsync": 128,
+    "noatime": 1024,
+    "nodiratime": 2048,
+    "relatime": 1 << 21,
+}
+NO_FLAGS = ("rw", "suid", "dev", "exec", "async", "atime", "defaults", "loop")
+"""Options that ask for what is so anyway. `loop` has its own error."""
+
+MAX_DATA = 4095  # the kernel takes one page of options, with a zero byte at its end
+
+
+def mount_rootfs(mounts: Sequence[Message], target: str) -> None:
+    """Mount what a CreateTaskRequest's `rootfs` says at `target`, one on top of the other.
+
+    Raises ConfigError for a mount that makes no sense, HostError when the kernel refuses; nothing is mounted then.
+    """
+    try:
+        for number, one in enumerate(mounts):
+            _mount(one, target, f"rootfs[{number}]")
+    except BaseException:
+        unmount(target)
+        raise
+
+
+def _mount(one: Message, target: str, where: str) -> None:
+    if one.target:
+        raise ConfigError(f"{where}.target: {one.target!r}: only mounts of the root itself are known", code="rootfs")
+    if "loop" in one.options:
+        raise ConfigError(
+            f"{where}: {one.source} would need a loop device",
+            code="rootfs",
+            hint="use a snapshotter that gives directories: overlayfs or native",
+        )
+    flags = 0
+    data = []
+    for option in one.options:
+        if option in FLAGS:
+            flags |= FLAGS[option]
+        elif option not in NO_FLAGS:
+            data.append(option)
+    text = ",".join(data)
+    if len(text) > MAX_DATA:
+        raise ConfigError(
+            f"{where}: {len(text)} bytes of mount options, the kernel takes {MAX_DATA}",
+            code="rootfs",
+            hint="an image of so many layers needs the snapshotter `native`",
+        )
+    if flags & MS_BIND:
+        # The kernel looks at no other flag when it binds; they are set by a second call.
+        mount(one.source, target, "", flags & (MS_BIND | MS_REC))
+        if flags & ~(MS_BIND | MS_REC):
+            mount("", target, "", MS_REMOUNT | MS_BIND | flags & ~MS_REC)
+    else:
+        mount(one.source, target, one.type, flags, text)

@@ -1,0 +1,105 @@
+"""What containerd has to see of our shim, whatever the guest is: a virtual machine, or a fake that needs none."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from typing import NamedTuple
+
+from tests.kata.containerd import IMAGE, Containerd
+
+
+class Programs(NamedTuple):
+    """Command lines that do as they are called in the guest."""
+
+    hello: tuple[str, ...]
+    """prints "hello" and a newline"""
+    exit_7: tuple[str, ...]
+    sleep: tuple[str, ...]
+    cat: tuple[str, ...]
+
+
+def check_run(daemon: Containerd, programs: Programs) -> None:
+    """Output and exit status of `ctr run`; nothing is left of it."""
+    place = daemon.place("r1")
+    assert daemon.run("r1", *programs.hello, flags=["--rm"]) == "hello\n"
+    daemon.wait_until_clean([place])
+    assert daemon.run("r2", *programs.exit_7, check=False, flags=["--rm"]) == "7"
+    daemon.wait_until_clean([daemon.place("r2")])
+
+
+def check_stdin(daemon: Containerd, programs: Programs) -> None:
+    """What goes in comes out, to its end."""
+    text = "".join(f"line {number}\n" for number in range(2000))
+    command = ["run", "--rm", "--runtime", daemon.runtime, IMAGE, "i1", *programs.cat]
+    assert daemon.ctr(*command, stdin=text.encode()).stdout == text
+
+
+def check_detached(daemon: Containerd, programs: Programs) -> None:
+    """A task in the background, with all that ctr can do to it."""
+    daemon.run("d1", *programs.sleep, flags=["-d"])
+    assert daemon.status("d1") == "RUNNING"
+    assert daemon.ctr("task", "exec", "--exec-id", "e1", "d1", *programs.hello).stdout == "hello\n"
+    assert daemon.ctr("task", "exec", "--exec-id", "e1", "d1", *programs.exit_7, check=False).returncode == 7
+    pid = str(daemon.shim_pid(daemon.place("d1")))
+    assert [line.split()[0] for line in daemon.ctr("task", "ps", "d1").stdout.splitlines()[1:]] == [pid]
+    daemon.ctr("task", "pause", "d1")
+    assert daemon.status("d1") == "PAUSED"
+    daemon.ctr("task", "resume", "d1")
+    metrics = dict(line.split()[:2] for line in daemon.ctr("task", "metrics", "d1").stdout.splitlines() if line)
+    assert int(metrics["memory.usage"]) > 0
+    assert int(metrics["pids.current"]) > 0
+    daemon.ctr("task", "kill", "-s", "KILL", "d1")
+    daemon.until(lambda: daemon.status("d1") == "STOPPED", "the task stops")
+    assert daemon.ctr("task", "rm", "d1", check=False).returncode == 0
+    daemon.remove("d1")
+    daemon.wait_until_clean([daemon.place("d1")])
+
+
+def check_restart_of_containerd(daemon: Containerd, programs: Programs) -> None:
+    """A task outlives containerd, which finds it again."""
+    daemon.run("k1", *programs.sleep, flags=["-d"])
+    daemon.kill()
+    daemon.start()
+    assert daemon.status("k1") == "RUNNING"
+    assert daemon.ctr("task", "exec", "--exec-id", "e1", "k1", *programs.hello).stdout == "hello\n"
+    daemon.ctr("task", "kill", "-s", "KILL", "k1")
+    daemon.until(lambda: daemon.status("k1") == "STOPPED", "the task stops")
+    daemon.remove("k1")
+    daemon.wait_until_clean([daemon.place("k1")])
+
+
+def check_death_of_the_shim(daemon: Containerd, programs: Programs) -> None:
+    """containerd cleans up after a shim that was killed."""
+    daemon.run("s1", *programs.sleep, flags=["-d"])
+    place = daemon.place("s1")
+    daemon.until(lambda: daemon.shim_pid(place), "the shim lives")
+    place.kill()
+    daemon.until(lambda: daemon.status("s1") == "", "containerd knows that the task is gone")
+    daemon.remove("s1")
+    daemon.wait_until_clean([place])
+
+
+def check_deaths_at_random(daemon: Containerd, programs: Programs, *, rounds: int, longest: float, seed: int) -> None:
+    """kill -9 of the shim or of containerd at some time of a run: nothing is left that removing does not remove."""
+    chance = random.Random(seed)
+    places = [daemon.place(f"x{number}") for number in range(rounds)]
+    for number in range(rounds):
+        name, place = f"x{number}", places[number]
+        command = ["ctr", "-a", daemon.address, "run", "-d", "--runtime", daemon.runtime, IMAGE, name, *programs.sleep]
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        victim = chance.choice(["shim", "containerd"])
+        time.sleep(chance.uniform(0, longest))  # the time is the test's subject
+        if victim == "shim":
+            place.kill()
+        else:
+            daemon.kill()
+            daemon.start()
+        running.wait(120)
+        daemon.remove(name)
+        daemon.wait_until_clean()
+    assert daemon.ctr("container", "ls", "-q").stdout == ""
+    # What a shim leaves that dies before containerd has spoken to it, the next one removes.
+    daemon.run("last", *programs.hello, flags=["--rm"])
+    daemon.wait_until_clean([*places, daemon.place("last")])

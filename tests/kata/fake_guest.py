@@ -1,0 +1,227 @@
+"""A guest without a virtual machine: Kata's agent service on a socket, whose processes do what their arguments say.
+
+The arguments are those of a small language: ["exit", CODE], ["sleep"], ["cat"], ["print", TEXT]. An attacker's guest is
+one whose handlers a test replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.proto import Message
+from pyvmm_kata.sandbox import SandboxConfig
+
+AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
+PATIENCE = 60.0
+
+
+def empty() -> Message:
+    return proto.message("google.protobuf.Empty")()
+
+
+class GuestProcess:
+    """A process in the fake guest."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.args = args
+        self.code: int | None = None
+        self.ended = threading.Event()
+        self.output = b""
+        self.changed = threading.Condition()
+        self.size = (0, 0)
+
+    def run(self) -> None:
+        verb, *rest = self.args
+        if verb == "exit":
+            self.end(int(rest[0]))
+        elif verb == "print":
+            self.write(rest[0].encode())
+            self.end(0)
+        elif verb not in ("sleep", "cat"):
+            raise ttrpc.RpcError("INVALID_ARGUMENT", f"exec: {verb}: not found")
+
+    def write(self, data: bytes) -> None:
+        with self.changed:
+            self.output += data
+            self.changed.notify_all()
+
+    def end(self, code: int) -> None:
+        if self.code is None:
+            self.code = code
+            self.ended.set()
+            with self.changed:
+                self.changed.notify_all()
+
+    def read(self, length: int) -> bytes:
+        with self.changed:
+            self.changed.wait_for(lambda: self.output or self.code is not None, PATIENCE)
+            data, self.output = self.output[:length], self.output[length:]
+        return data
+
+
+class FakeGuest:
+    """Takes the place of `vm.PyvmmVm`: `Sandbox(config, boot=FakeGuest)`."""
+
+    def __init__(self, config: SandboxConfig, folder: str, shared: str) -> None:
+        self.config = config
+        self.shared = shared
+        self.processes: dict[tuple[str, str], GuestProcess] = {}
+        self.paused: set[str] = set()
+        self.calls: list[str] = []
+        self.ooms: list[str] = []
+        self.changed = threading.Condition()
+        self.closed = threading.Event()
+        self._on_end: Callable[[str], None] = lambda reason: None
+        self.handlers: dict[str, ttrpc.Handler] = {
+            name: self._recorded(getattr(self, name)) for name in dir(type(self)) if name[0].isupper()
+        }
+        health: dict[str, ttrpc.Handler] = {
+            "Check": lambda request, call: proto.message("grpc.HealthCheckResponse")(status=1)
+        }
+        self.server = ttrpc.Server({AGENT: self.handlers, HEALTH: health})
+
+    def _recorded(self, handler: ttrpc.Handler) -> ttrpc.Handler:
+        def recorded(request: Message, call: ttrpc.Call) -> Message:
+            self.calls.append(call.method)
+            return handler(request, call)
+
+        return recorded
+
+    # -- the Vm ------------------------------------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self.server.serve_connection(theirs)
+        return ours
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
+
+    def close(self) -> None:
+        self.closed.set()
+        self.server.close()
+        with self.changed:
+            self.changed.notify_all()
+
+    def die(self) -> None:
+        """What the host sees of a guest that panics."""
+        self.server.close()
+        self._on_end("panic")
+
+    def oom(self, container_id: str) -> None:
+        """The kernel kills what the container's first process is."""
+        with self.changed:
+            self.ooms.append(container_id)
+            self.changed.notify_all()
+        self.processes[container_id, container_id].end(137)
+
+    # -- the agent ---------------------------------------------------------------------------------------------------
+
+    def _process(self, request: Message) -> GuestProcess:
+        found = self.processes.get((request.container_id, request.exec_id or request.container_id))
+        if found is None:
+            raise ttrpc.RpcError("NOT_FOUND", f"no process {request.exec_id} in {request.container_id}")
+        return found
+
+    def CreateSandbox(self, request: Message, call: ttrpc.Call) -> Message:
+        return empty()
+
+    def DestroySandbox(self, request: Message, call: ttrpc.Call) -> Message:
+        return empty()
+
+    def CreateContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        assert os.path.isdir(os.path.join(self.shared, request.container_id, "rootfs"))
+        args = list(request.OCI.Process.Args)
+        self.processes[request.container_id, request.container_id] = GuestProcess(args)
+        return empty()
+
+    def StartContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        self.processes[request.container_id, request.container_id].run()
+        return empty()
+
+    def RemoveContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        for key in [key for key in self.processes if key[0] == request.container_id]:
+            self.processes.pop(key).end(137)
+        return empty()
+
+    def ExecProcess(self, request: Message, call: ttrpc.Call) -> Message:
+        made = GuestProcess(list(request.process.Args))
+        self.processes[request.container_id, request.exec_id] = made
+        try:
+            made.run()
+        except ttrpc.RpcError:
+            del self.processes[request.container_id, request.exec_id]
+            raise
+        return empty()
+
+    def SignalProcess(self, request: Message, call: ttrpc.Call) -> Message:
+        for (container_id, exec_id), process in list(self.processes.items()):
+            # With the first process of a pid namespace all others die
+            if container_id == request.container_id and request.exec_id in ("", container_id, exec_id):
+                process.end(128 + request.signal)
+        return empty()
+
+    def WaitProcess(self, request: Message, call: ttrpc.Call) -> Message:
+        process = self._process(request)
+        while not process.ended.wait(0.1):
+            if call.gone.is_set():
+                raise ttrpc.RpcError("CANCELLED", "gone")
+        return proto.message("grpc.WaitProcessResponse")(status=process.code)
+
+    def ReadStdout(self, request: Message, call: ttrpc.Call) -> Message:
+        data = self._process(request).read(request.len)
+        if not data:
+            raise ttrpc.RpcError("OUT_OF_RANGE", "end of file")
+        return proto.message("grpc.ReadStreamResponse")(data=data)
+
+    def ReadStderr(self, request: Message, call: ttrpc.Call) -> Message:
+        raise ttrpc.RpcError("OUT_OF_RANGE", "end of file")
+
+    def WriteStdin(self, request: Message, call: ttrpc.Call) -> Message:
+        self._process(request).write(request.data)
+        return proto.message("grpc.WriteStreamResponse")(len=len(request.data))
+
+    def CloseStdin(self, request: Message, call: ttrpc.Call) -> Message:
+        process = self._process(request)
+        if process.args == ["cat"]:
+            process.end(0)
+        return empty()
+
+    def TtyWinResize(self, request: Message, call: ttrpc.Call) -> Message:
+        self._process(request).size = request.row, request.column
+        return empty()
+
+    def PauseContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        self.paused.add(request.container_id)
+        return empty()
+
+    def ResumeContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        self.paused.discard(request.container_id)
+        return empty()
+
+    def UpdateContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        return empty()
+
+    def StatsContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        made = proto.message("grpc.StatsContainerResponse")()
+        made.cgroup_stats.cpu_stats.cpu_usage.total_usage = 7_000_000
+        made.cgroup_stats.memory_stats.usage.usage = 4096
+        made.cgroup_stats.memory_stats.stats["anon"] = 1024
+        made.cgroup_stats.memory_stats.stats["events.oom_kill"] = 2
+        made.cgroup_stats.memory_stats.stats["no such thing"] = 5
+        made.cgroup_stats.pids_stats.current = 3
+        made.cgroup_stats.blkio_stats.io_service_bytes_recursive.add(major=254, minor=1, op="Read", value=512)
+        return made
+
+    def GetOOMEvent(self, request: Message, call: ttrpc.Call) -> Message:
+        with self.changed:
+            while not self.ooms and not self.closed.is_set() and not call.gone.is_set():
+                self.changed.wait(0.1)
+            if not self.ooms:
+                raise ttrpc.RpcError("CANCELLED", "gone")
+            container_id = self.ooms.pop(0)
+        return proto.message("grpc.OOMEvent")(container_id=container_id)
