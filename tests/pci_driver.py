@@ -79,6 +79,8 @@ class PciGuest(Guest):
     """A driver with its device behind virtio-pci, with a vector for each queue and one for the configuration."""
 
     transport: PciTransport
+    window: int | None = None
+    """Where the device's shared memory is now."""
 
     def __init__(self, device: VirtioDevice, *, memory: GuestMemory | None = None, msix: bool = True) -> None:
         self.wires = Wires()
@@ -92,18 +94,25 @@ class PciGuest(Guest):
         self.bus.add(HostBridge())
         transport = PciTransport(self.device, self.memory, self.loop, self.kicks, self.wires, packed=self.packed)
         transport.on_line = self.wires.set_level
-        self.slot = self.bus.add(transport)
+        self.slot = self.bus.add(transport, 0 if transport.window is None else transport.window.gpa)
         self.transport = transport
         self.find()
         return transport
 
-    def _map(self, function: Function, address: int) -> None:
+    def _map(self, function: Function, number: int, address: int) -> None:
         assert isinstance(function, PciTransport)
-        self.mmio.add(address, BAR_SIZE, function)
+        if number:
+            self.window = address
+        else:
+            self.mmio.add(address, BAR_SIZE, function)
 
-    def _unmap(self, function: Function, address: int) -> None:
+    def _unmap(self, function: Function, number: int, address: int) -> None:
         assert isinstance(function, PciTransport)
-        self.mmio.remove(function)
+        if number:
+            assert self.window == address
+            self.window = None
+        else:
+            self.mmio.remove(function)
 
     # -- configuration space ---------------------------------------------------------------------------------
 

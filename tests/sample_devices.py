@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.errors import GuestError
-from vmm.virtio.device import DeviceContext, VirtioDevice
+from vmm.virtio.device import DeviceContext, SharedRegion, VirtioDevice
 from vmm.virtio.queue import Chain, Queue
 
 
@@ -46,6 +46,15 @@ class Echo(VirtioDevice):
 
     def close(self) -> None:
         self.log.append("close")
+
+
+class Shared(Echo):
+    """With shared memory of three pages, which nobody has to map here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regions = {7: SharedRegion(0, 3 * 4096, None)}
+        self.regions[7].gpa = 0x2_0000_0000
 
 
 class Holder(VirtioDevice):

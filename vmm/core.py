@@ -38,7 +38,7 @@ class Core:
         self._tasks: list[Task] = []
         self._irqs: list[tuple[EventFd, int]] = []
         self._kicks: list[tuple[int, int, int, int]] = []
-        self._windows: list[tuple[int, int, int, bool]] = []
+        self._windows: dict[int, tuple[int, int, int, bool]] = {}
         self._async_pf = True
         self._make_vm()
 
@@ -103,10 +103,20 @@ class Core:
         """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
 
-    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
-        """Let the guest use memory of a device, in which the device may map what it likes."""
-        self.vm.set_memory(_WINDOW_SLOTS + len(self._windows), gpa, size, host_address, read_only=read_only)
-        self._windows.append((gpa, size, host_address, read_only))
+    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> int:
+        """Let the guest use memory of a device, in which the device may map what it likes; also while it runs.
+
+        :returns: the window's number, for :meth:`unmap_window`
+        """
+        number = next(each for each in range(len(self._windows) + 1) if each not in self._windows)
+        self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
+        self._windows[number] = gpa, size, host_address, read_only
+        return number
+
+    def unmap_window(self, number: int) -> None:
+        """Nobody is at the addresses of that window any more."""
+        gpa, _, host_address, _ = self._windows.pop(number)
+        self.vm.set_memory(_WINDOW_SLOTS + number, gpa, 0, host_address)
 
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""
@@ -133,9 +143,8 @@ class Core:
             self.vm.irqfd(irq.fd, gsi)
         for kick in self._kicks:
             self.vm.ioeventfd(*kick)
-        windows, self._windows = self._windows, []
-        for window in windows:
-            self.map_window(*window)
+        for number, (gpa, size, host_address, read_only) in self._windows.items():
+            self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
         self.make_vcpus(bus, memory, async_pf=self._async_pf)
 
     def _close_vm(self) -> None:

@@ -147,8 +147,7 @@ class Machine:
         :raises ConfigError: no slot is free, or the machine runs already
         """
         self._life.check("attach")
-        self._slots.check(device)
-        self._platform.place_windows(device)
+        self._platform.place_windows(device, bars=self._slots.has_bar(device))
         return self._slots.attach(device)
 
     def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
@@ -199,7 +198,8 @@ class Machine:
 
     def _set_up_vcpus(self) -> None:
         assert self._core is not None
-        state = boot.place_tables(self._plan, self.memory, self.config.cpus, self._slots.numbers)
+        slots = self._slots
+        state = boot.place_tables(self._plan, self.memory, self.config.cpus, slots.numbers, slots.windows)
         for vcpu in self.vcpus:
             set_reset_msrs(vcpu)
         set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI

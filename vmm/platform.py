@@ -7,7 +7,7 @@ from vmm.bus import Bus
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError
 from vmm.native import lib
-from vmm.slots import Native
+from vmm.slots import NOWHERE, Native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,14 +54,18 @@ class Platform:
         self.pio.add(base, size, device)
         lib.bus_add_python(self.native, lib.BUS_PIO, base, size)
 
-    def place_windows(self, device: VirtioDevice) -> None:
+    def place_windows(self, device: VirtioDevice, *, bars: bool = False) -> None:
         """Windows of *device*, behind RAM and the windows before.
 
+        :param bars: they are BARs, which their bus maps when the guest enables them; only places are found for them
         :raises ConfigError: there are too many
         """
         for region in device.regions.values():
-            region.gpa = layout.window_base(self._address_end, region.size)
-            self._address_end = region.gpa + region.size
-            self._core.map_window(region.gpa, region.size, region.host_address, read_only=region.read_only)
-            if region.add(self.native, region.native, region.gpa, region.size) < 0:
+            # A BAR is a power of two long, and lies at a multiple of that
+            size = 1 << (region.size - 1).bit_length() if bars else region.size
+            region.gpa = layout.window_base(self._address_end, size, size if bars else 0)
+            self._address_end = region.gpa + size
+            if not bars:
+                self._core.map_window(region.gpa, region.size, region.host_address, read_only=region.read_only)
+            if region.add(self.native, region.native, NOWHERE if bars else region.gpa, region.size) < 0:
                 raise ConfigError("a machine has at most 8 windows of shares (dax=) and pmem images", code="windows")

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from vmm.virtio.transport import Transport
 
 
+NOWHERE = (1 << 64) - 1
+"""Where a window lies that the guest cannot reach, as the C bus has it."""
+
+
 class Attached:
     """A virtio device in its slot: the transport and what KVM bound to it."""
 
@@ -93,10 +97,17 @@ class MmioSlots:
         self._pages: list[Any] = []
         self.attached: list[Attached] = []
 
+    windows: tuple[tuple[int, int], ...] = ()
+    """No BARs."""
+
     @property
     def numbers(self) -> range:
         """Of the slots that are taken, for the DSDT."""
         return range(len(self.attached))
+
+    def has_bar(self, device: VirtioDevice) -> bool:
+        """Windows are where the machine puts them."""
+        return False
 
     def attach(self, device: VirtioDevice) -> Attached:
         """Put *device* into the next slot.
@@ -126,9 +137,6 @@ class MmioSlots:
         self.attached.append(attached)
         self._pages.append(transport.page)
         return attached
-
-    def check(self, device: VirtioDevice) -> None:
-        """Every device can be here."""
 
     def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
         """

@@ -12,7 +12,8 @@ from vmm.events import EventFd
 from vmm.kvm.routing import MsiRouter
 from vmm.native import ffi, lib
 from vmm.pci.bus import HostBridge, PciBus
-from vmm.slots import Attached
+from vmm.pci.config import WINDOW_BAR
+from vmm.slots import NOWHERE, Attached
 from vmm.virtio.pci import BAR_SIZE, NOTIFY, NOTIFY_STRIDE, PciTransport
 
 TYPE_CHECKING = False
@@ -62,6 +63,7 @@ class PciSlots:
         self._lines: dict[int, set[int]] = {}
         self._lines_lock = allocate_lock()
         self.attached: list[Attached] = []
+        self._window_numbers: dict[PciTransport, int] = {}
         self.bus = PciBus((layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE), self._map, self._unmap)
         self._ecam = ffi.new("struct ecam *")
         mmio.add(layout.PCI_ECAM, layout.PCI_ECAM_SIZE, self.bus)
@@ -70,8 +72,17 @@ class PciSlots:
         self._numbers: dict[int, Attached] = {}
         self.hotplug = PciHotplug(core.irq_line(layout.PCI_HOTPLUG_GSI), self._on_gone)
 
-    def _add(self, function: Function, trap: int) -> int:
-        slot = self.bus.add(function)
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """First address and size of what the host bridge forwards to 64-bit BARs."""
+        return tuple(self.bus.windows)
+
+    def has_bar(self, device: VirtioDevice) -> bool:
+        """The windows of *device* are BARs, which the guest may move."""
+        return bool(device.regions) and not device.tells_regions
+
+    def _add(self, function: Function, trap: int, window: int = 0) -> int:
+        slot = self.bus.add(function, window)
         self._ecam.trap[slot] = trap
         self._ecam.page[slot] = ffi.from_buffer(function.config.page)
         return slot
@@ -86,23 +97,11 @@ class PciSlots:
         transport = PciTransport(device, self._memory, self._loop, kicks, self._router, packed=self._packed)
         attached = Attached(device, transport, kicks)
         self._closers += [*kicks, transport]
-        slot = self._add(transport, transport.trap)
+        slot = self._add(transport, transport.trap, 0 if transport.window is None else transport.window.gpa)
         transport.on_line = self._line(slot)
         self._numbers[slot] = attached
         self.attached.append(attached)
         return attached
-
-    def check(self, device: VirtioDevice) -> None:
-        """Can *device* be here?
-
-        :raises ConfigError: it cannot
-        """
-        if device.regions and not device.tells_regions:
-            raise ConfigError(
-                f"{device.name}: a DAX window cannot be had on PCI yet",
-                code="transport",
-                hint="leave dax= out, or use the mmio transport",
-            )
 
     def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
         """:meth:`attach`, and tell the running guest.
@@ -172,17 +171,35 @@ class PciSlots:
 
     # -- what decodes --------------------------------------------------------------------------------------------
 
-    def _map(self, function: Function, address: int) -> None:
+    def _map(self, function: Function, number: int, address: int) -> None:
         assert isinstance(function, PciTransport)
+        if number == WINDOW_BAR:
+            self._map_window(function, address)
+            return
         self._mmio.add(address, BAR_SIZE, function)
         lib.bus_add_bar(self._native, address, BAR_SIZE, ffi.from_buffer(function.page))
         self._kicks(function, address, assign=True)
 
-    def _unmap(self, function: Function, address: int) -> None:
+    def _unmap(self, function: Function, number: int, address: int) -> None:
         assert isinstance(function, PciTransport)
+        if number == WINDOW_BAR:
+            self._unmap_window(function)
+            return
         self._kicks(function, address, assign=False)
         lib.bus_remove(self._native, lib.BUS_MMIO, address)
         self._mmio.remove(function)
+
+    def _map_window(self, function: PciTransport, address: int) -> None:
+        window = function.window
+        assert window is not None
+        number = self._core.map_window(address, window.size, window.host_address, window.read_only)
+        self._window_numbers[function] = number
+        lib.bus_move_window(self._native, window.native, address)
+
+    def _unmap_window(self, function: PciTransport) -> None:
+        assert function.window is not None
+        lib.bus_move_window(self._native, function.window.native, NOWHERE)
+        self._core.unmap_window(self._window_numbers.pop(function))
 
     def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
         for index, kick in enumerate(function.kicks):

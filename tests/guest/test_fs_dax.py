@@ -35,8 +35,9 @@ def share(tmp_path: Path) -> Path:
 
 
 def mount(boot: Boot, share: Path, programs: DiskConfig, isolation: str, **options: Any) -> Guest:
+    transport = options.pop("transport", "mmio")
     config = ShareConfig(str(share), isolation=isolation, dax=64 * MIB, **options)
-    guest = boot(shares=[config], disks=[programs], cpus=2)
+    guest = boot(shares=[config], disks=[programs], cpus=2, transport=transport)
     guest.check(INSTALL_PROGRAMS)
     guest.check("mount -t virtiofs -o dax share /mnt")
     return guest
@@ -60,9 +61,9 @@ def ask(guest: Guest, line: str) -> str:
     return guest.check("while ! [ -s /tmp/out ]; do usleep 10000; done; cat /tmp/out").strip()
 
 
-@ISOLATION
-def test_reading_copies_nothing(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
-    guest = mount(boot, share, programs, isolation)
+@pytest.mark.parametrize(("isolation", "transport"), [("thread", "mmio"), ("process", "mmio"), ("process", "pci")])
+def test_reading_copies_nothing(boot: Boot, share: Path, programs: DiskConfig, isolation: str, transport: str) -> None:
+    guest = mount(boot, share, programs, isolation, transport=transport)
     wanted = hashlib.md5((share / "big").read_bytes()).hexdigest()
     assert guest.check("md5sum </mnt/big").split()[0] == wanted
     total = sum((share / "big").read_bytes())
@@ -89,11 +90,13 @@ def test_writing_in_place(boot: Boot, share: Path, programs: DiskConfig, isolati
     assert (share / "small").read_text() == "longer and longer" == guest.check("cat /mnt/small")
 
 
-@ISOLATION
-def test_a_mapped_file_that_the_host_truncates(boot: Boot, share: Path, programs: DiskConfig, isolation: str) -> None:
+@pytest.mark.parametrize(("isolation", "transport"), [("thread", "mmio"), ("process", "mmio"), ("thread", "pci")])
+def test_a_mapped_file_that_the_host_truncates(
+    boot: Boot, share: Path, programs: DiskConfig, isolation: str, transport: str
+) -> None:
     """What is gone reads as zeroes, or the process gets a signal; the machine goes on, other files as before, and what
     the host writes there again is seen."""
-    guest = mount(boot, share, programs, isolation)
+    guest = mount(boot, share, programs, isolation, transport=transport)
     start_map(guest, SIZE)
     data = (share / "big").read_bytes()
     at = 5 * MIB

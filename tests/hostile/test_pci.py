@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pci_driver import ECAM, MESSAGE, PciGuest
-from tests.sample_devices import Echo
+from tests.sample_devices import Echo, Shared
 from vmm.pci import spec as pci
 from vmm.pci.bus import Function
 from vmm.pci.config import ConfigSpace
@@ -184,14 +184,60 @@ def test_a_bar_outside_of_the_window_decodes_nothing(guest: PciGuest, place: int
     assert guest.mmio.ranges() == before
 
 
+WINDOW_AT = pci.BASE_ADDRESS_0 + 8
+HOME = 0x2_0000_0000
+
+
+def move_window(guest: PciGuest, place: int) -> None:
+    guest.config_write(WINDOW_AT, 4, place & 0xFFFF_FFFF)
+    guest.config_write(WINDOW_AT + 4, 4, place >> 32)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [0, 0x1000, 0xC000_0000, 0xC010_0000, 0xE000_0000, 0x1_0000_0000, HOME - 0x4000, HOME + 0x4000, (1 << 64) - 0x4000],
+)
+def test_a_window_outside_of_what_the_bridge_forwards_decodes_nothing(place: int) -> None:
+    """RAM, for example, or the registers of another function."""
+    with PciGuest(Shared()) as guest:
+        assert guest.window == HOME
+        before = guest.mmio.ranges()
+        move_window(guest, place)
+        assert guest.window is None
+        assert guest.mmio.ranges() == before
+        move_window(guest, HOME)
+        assert guest.window == HOME
+        works_after_reset(guest)
+
+
+def test_windows_that_overlap() -> None:
+    class Other(Function):
+        def __init__(self) -> None:
+            self.config = ConfigSpace(1, 2, pci.CLASS_OTHERS, bar_size=BAR_SIZE, window_size=0x8000)
+
+    with PciGuest(Shared()) as guest:
+        seen: list[tuple[str, int, int]] = []
+        guest.bus._on_map = lambda _function, number, address: seen.append(("map", number, address))
+        guest.bus._on_unmap = lambda _function, number, address: seen.append(("unmap", number, address))
+        slot = guest.bus.add(Other(), HOME + 0x8000)
+        other = ECAM + (slot << pci.ECAM_SHIFT)
+        guest.mmio.write(other + pci.COMMAND, 2, pci.COMMAND_MEMORY)
+        assert seen[1:] == [("map", 2, HOME + 0x8000)]
+        seen.clear()
+        move_window(guest, HOME + 0x8000 + 0x4000)
+        assert seen == [("unmap", 2, HOME)], "into the place of the other, which was there first"
+        guest.mmio.write(other + WINDOW_AT + 4, 4, 0)
+        assert seen[1:] == [("unmap", 2, HOME + 0x8000), ("map", 2, HOME + 0xC000)]
+
+
 def test_bars_that_overlap(guest: PciGuest) -> None:
     class Other(Function):
         def __init__(self) -> None:
             self.config = ConfigSpace(1, 2, pci.CLASS_OTHERS, bar_size=BAR_SIZE)
 
     seen: list[tuple[str, int]] = []
-    guest.bus._on_map = lambda _, address: seen.append(("map", address))
-    guest.bus._on_unmap = lambda _, address: seen.append(("unmap", address))
+    guest.bus._on_map = lambda _function, _number, address: seen.append(("map", address))
+    guest.bus._on_unmap = lambda _function, _number, address: seen.append(("unmap", address))
     slot = guest.bus.add(Other())
     other = ECAM + (slot << pci.ECAM_SHIFT)
     guest.mmio.write(other + pci.BASE_ADDRESS_0, 4, guest.bar)

@@ -13,8 +13,8 @@ import pytest
 from tests import tiny
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
-from vmm.errors import ConfigError
 from vmm.native import ffi, lib
+from vmm.pci import spec as pci
 from vmm.virtio.device import SharedRegion, VirtioDevice
 
 MIB = 1 << 20
@@ -23,6 +23,7 @@ BASE = 1 << 32
 AT = BASE + SLOT - 4096 + 5
 TIMEOUT = 20.0
 
+WINDOW = pci.BASE_ADDRESS_0 + 8
 FREE_PAGE = layout.PAGE_DIRECTORIES + 4 * 4096
 
 
@@ -102,9 +103,44 @@ def test_it_reads_zeroes_and_then_what_comes_back(tmp_path: Path, writable: bool
     os.close(writer)
 
 
-def test_a_window_on_pci_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_a_window_on_pci_is_a_bar_that_decodes_where_the_guest_puts_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * SLOT)
+    reader, writer = os.pipe()
     device = Window()
-    boot = BootConfig(tiny.make(tmp_path, tiny.POWEROFF))
-    with pytest.raises(ConfigError, match="cannot be had on PCI"):
-        Machine(MachineConfig(boot, MemoryConfig(32 * MIB), transport="pci"), devices=(device,))
-    device.close()
+    boot = BootConfig(tiny.make(tmp_path, MAP, tiny.forever(ANSWER)), entry="linux64")
+    console = ConsoleConfig("fd", writer)
+    config = MachineConfig(boot, MemoryConfig(32 * MIB), console=console, transport="pci")
+    with Machine(config, devices=(device,)) as machine:
+        assert device.regions[0].gpa == BASE
+
+        def ask() -> bytes:
+            assert machine.console_input(b"?") == 1
+            return os.read(reader, 1)
+
+        def write(register: int, value: int) -> None:
+            """As a vCPU does it."""
+            machine.mmio.write(layout.PCI_ECAM + (1 << pci.ECAM_SHIFT) + register, 4, value)
+
+        machine.start()
+        device.map(path, writable=True)
+        for _ in range(2):
+            assert ask() == b"\xff", "nothing decodes after power-on"
+            write(pci.COMMAND, pci.COMMAND_MEMORY)
+            assert ask() == b"A"
+            os.truncate(path, 4096)
+            assert ask() == b"\0", "its faults are found there"
+            path.write_bytes(b"A" * SLOT)
+            for place in (0, BASE + (1 << 30), 16 * MIB, (1 << 64) - (1 << 22)):
+                write(WINDOW + 4, place >> 32)
+                write(WINDOW, place & 0xFFFF_FFFF)
+                assert ask() == b"\xff", hex(place)
+            write(WINDOW, 0)
+            write(WINDOW + 4, BASE >> 32)
+            assert ask() == b"A"
+            write(pci.COMMAND, 0)
+            assert ask() == b"\xff"
+            machine.reset()
+        assert machine.wait(0) is None
+    os.close(reader)
+    os.close(writer)

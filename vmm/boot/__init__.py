@@ -131,11 +131,18 @@ def load_files(plan: BootPlan, memory: GuestMemory) -> None:
         load_initrd(memory, path, identity, address)
 
 
-def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence[int] = ()) -> CpuState:
+def place_tables(
+    plan: BootPlan,
+    memory: GuestMemory,
+    cpus: int,
+    slots: Sequence[int] = (),
+    windows: Sequence[tuple[int, int]] = (),
+) -> CpuState:
     """Write all that tells the kernel about its machine, and return the state of the boot CPU.
 
     :param cpus: how many; their APIC ids are 0, 1, 2, ...
     :param slots: numbers of the virtio-mmio devices that are there
+    :param windows: address and size of what a PCI host bridge forwards to 64-bit BARs
     :raises ConfigError: there are too many devices
     """
     layout.check_slots(slots)
@@ -144,7 +151,7 @@ def place_tables(plan: BootPlan, memory: GuestMemory, cpus: int, slots: Sequence
     if plan.pci:
         from vmm.boot import acpi_pci
 
-        tables = acpi.tables(range(cpus), slots, terms=acpi_pci.terms(), more=[acpi_pci.mcfg()])
+        tables = acpi.tables(range(cpus), slots, terms=acpi_pci.terms(windows), more=[acpi_pci.mcfg()])
     else:
         tables = acpi.tables(range(cpus), slots)
     memory.write(layout.ACPI, tables)

@@ -10,6 +10,10 @@ import struct
 from vmm.boot import aml, layout
 from vmm.boot.acpi import table
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SLOTS = 32
 _DEVICE_CHECK, _EJECT_REQUEST = 1, 3
 """Table 5.154: notifications of any device."""
@@ -50,9 +54,13 @@ def _slots() -> bytes:
     return registers + b"".join(devices) + aml.method(b"LOOK", 0, read, *looks)
 
 
-def terms() -> bytes:
-    """AML for ``\\_SB``: the host bridge, whose the ECAM window is, and the event of hot-plug (5.6.9)."""
-    window = aml.memory_window(layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE)
+def terms(windows: Sequence[tuple[int, int]] = ()) -> bytes:
+    """AML for ``\\_SB``: the host bridge, whose the ECAM window is, and the event of hot-plug (5.6.9).
+
+    :param windows: address and size of what the bridge forwards to 64-bit BARs
+    """
+    forwarded = [aml.memory_window(layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE)]
+    forwarded += [aml.memory_window64(base, size) for base, size in windows]
     bridge = aml.device(
         b"PCI0",
         aml.name(b"_HID", aml.eisa_id("PNP0A08")),
@@ -61,7 +69,7 @@ def terms() -> bytes:
         aml.name(b"_SEG", aml.integer(0)),
         aml.name(b"_BBN", aml.integer(0)),
         aml.name(b"_CCA", aml.integer(1)),
-        aml.name(b"_CRS", aml.resources(aml.bus_numbers(0, 0), window)),
+        aml.name(b"_CRS", aml.resources(aml.bus_numbers(0, 0), *forwarded)),
         _routing(),
         _slots(),
     )

@@ -122,6 +122,11 @@ def memory_window(base: int, size: int) -> bytes:
     return struct.pack("<BHBBBIIIII", 0x87, 23, 0, 0b1100, 1, 0, base, base + size - 1, 0, size)
 
 
+def memory_window64(base: int, size: int) -> bytes:
+    """QWord address space descriptor (6.4.3.5.1) of a host bridge: the same for prefetchable memory above 4 GiB."""
+    return struct.pack("<BHBBBQQQQQ", 0x8A, 43, 0, 0b1100, 0b111, 0, base, base + size - 1, 0, size)
+
+
 LOCAL0, LOCAL1 = b"\x60", b"\x61"
 """Variables of a method (20.2.6.2)."""
 

@@ -146,12 +146,14 @@ def mmio_base(slot: int) -> int:
     return MMIO + slot * MMIO_STRIDE
 
 
-def window_base(end: int, size: int) -> int:
+def window_base(end: int, size: int, align: int = 0) -> int:
     """Where a window of *size* bytes goes, behind RAM and other windows up to *end*.
 
+    :param align: it lies at a multiple of this (a power of two), and of a gibibyte
     :raises ConfigError: that is more than every CPU can address
     """
-    base = max(-(-end // WINDOW_ALIGN) * WINDOW_ALIGN, 1 << 32)
+    align = max(align, WINDOW_ALIGN)
+    base = -(-max(end, 1 << 32) // align) * align
     if base + size > WINDOWS_END:
         raise ConfigError(
             f"memory and windows up to {base + size:#x} are more than a guest can address ({WINDOWS_END:#x})",

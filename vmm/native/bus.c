@@ -25,7 +25,7 @@ struct bus {
 	pthread_rwlock_t lock;
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
-	uint32_t ndax; /* before vCPUs run: no lock */
+	uint32_t ndax; /* before vCPUs run: no lock; base may change later, at once */
 	struct window {
 		uint64_t base, size;
 		void *device;
@@ -203,6 +203,13 @@ int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t siz
 	return bus_add_window(bus, &(struct window){ base, size, pmem, window_pmem_fault, window_pmem_generation });
 }
 
+void bus_move_window(struct bus *bus, const void *device, uint64_t base)
+{
+	for (uint32_t i = 0; i < bus->ndax; i++)
+		if (bus->window[i].device == device)
+			__atomic_store_n(&bus->window[i].base, base, __ATOMIC_RELAXED);
+}
+
 uint64_t bus_dax_generation(struct bus *bus)
 {
 	uint64_t sum = 0;
@@ -226,7 +233,9 @@ bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len)
 	for (uint32_t i = 0; i < bus->ndax; i++) {
 		const struct window *w = &bus->window[i];
 
-		if (addr < w->base || addr - w->base >= w->size)
+		uint64_t base = __atomic_load_n(&w->base, __ATOMIC_RELAXED);
+
+		if (addr < base || addr - base >= w->size)
 			continue;
 		w->fault(w->device);
 		memset(data, 0, len);

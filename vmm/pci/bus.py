@@ -44,12 +44,13 @@ class HostBridge(Function):
 class PciBus(BusDevice):
     """The bus, and its ECAM window as a device of the MMIO bus (PCI Firmware 3.3, 4.1).  Any thread may call anything.
 
-    A BAR decodes while its function has memory accesses enabled and it lies wholly in *window*.  Of BARs that overlap
-    the one that was there first decodes.
+    A BAR decodes while its function has memory accesses enabled and it lies wholly in what the host bridge forwards.
+    Of BARs that overlap the one that was there first decodes.
 
-    :param window: first address and size of what the host bridge forwards
-    :param on_map: called when a function's BAR decodes from now on: with the function and the address
-    :param on_unmap: called when it does not any more, before it moves or its function goes
+    :param window: first address and size of what the host bridge forwards to 32-bit BARs
+    :param on_map: called when a BAR decodes from now on: with the function, the BAR's number and the address
+    :param on_unmap: called, with the same, when it does not any more, before it moves or its function goes
+    :ivar windows: first address and size of what it forwards to 64-bit BARs: of each the place that it has at first
     """
 
     name = "pci"
@@ -57,30 +58,43 @@ class PciBus(BusDevice):
     def __init__(
         self,
         window: tuple[int, int],
-        on_map: Callable[[Function, int], None],
-        on_unmap: Callable[[Function, int], None],
+        on_map: Callable[[Function, int, int], None],
+        on_unmap: Callable[[Function, int, int], None],
     ) -> None:
-        self._start, self._end = window[0], window[0] + window[1]
+        self._start = window[0]
+        self._window = window
         self._on_map = on_map
         self._on_unmap = on_unmap
         self._lock = RLock()
         self.functions: dict[int, Function] = {}
-        self._mapped: dict[int, tuple[int, int]] = {}
-        """Of each device whose BAR decodes: first address and the one behind its last."""
+        self.windows: list[tuple[int, int]] = []
+        self._first: dict[tuple[int, int], int] = {}
+        """Of each BAR, by device and number: where we put it."""
+        self._mapped: dict[tuple[int, int], tuple[int, int]] = {}
+        """Of each BAR that decodes: first address and the one behind its last."""
 
-    def add(self, function: Function) -> int:
+    def add(self, function: Function, window: int = 0) -> int:
         """Put *function* at the lowest free device number, its BAR at an address of its own.
 
+        :param window: where its 64-bit BAR goes, if it has one; a multiple of its size
         :returns: the device number
         :raises ConfigError: all are taken
         """
         with self._lock:
             slot = self.check_room()
-            assert function.config.bar_size <= BAR_STRIDE
-            if function.config.bar_size:
-                function.config.bar = self._start + slot * BAR_STRIDE
+            assert function.config.bars.get(0, 0) <= BAR_STRIDE
+            for number, size in function.config.bars.items():
+                if number:
+                    self.windows.append((window, size))
+                self._first[slot, number] = window if number else self._start + slot * BAR_STRIDE
             self.functions[slot] = function
+            self._place(slot)
             return slot
+
+    def _place(self, slot: int) -> None:
+        config = self.functions[slot].config
+        for number in config.bars:
+            config.place_bar(number, self._first[slot, number])
 
     def reset(self) -> None:
         """Nothing decodes; BARs are where they were at first."""
@@ -88,8 +102,7 @@ class PciBus(BusDevice):
             for slot, function in self.functions.items():
                 function.config_write(spec.COMMAND, 2, 0)
                 self._unmap(slot)
-                if function.config.bar_size:
-                    function.config.bar = self._start + slot * BAR_STRIDE
+                self._place(slot)
 
     def look_again(self) -> None:
         """Map what the configuration spaces say, which somebody else has changed."""
@@ -144,25 +157,30 @@ class PciBus(BusDevice):
 
     # -- what decodes --------------------------------------------------------------------------------------------
 
-    def _wanted(self, function: Function) -> tuple[int, int] | None:
-        bar = function.config.bar
-        if bar is None or bar < self._start or bar + function.config.bar_size > self._end:
+    def _wanted(self, slot: int, number: int) -> tuple[int, int] | None:
+        """Where a BAR would decode if no other did."""
+        config = self.functions[slot].config
+        bar = config.bar(number)
+        if bar is None:
             return None
-        return bar, bar + function.config.bar_size
+        end = bar + config.bars[number]
+        windows = self.windows if number else [self._window]
+        return (bar, end) if any(start <= bar and end <= start + size for start, size in windows) else None
 
-    def _unmap(self, slot: int) -> None:
-        there = self._mapped.pop(slot, None)
-        if there is not None:
-            self._on_unmap(self.functions[slot], there[0])
+    def _unmap(self, slot: int, number: int | None = None) -> None:
+        """One BAR of a device, or all."""
+        for key in [each for each in self._mapped if each[0] == slot and number in (None, each[1])]:
+            self._on_unmap(self.functions[slot], key[1], self._mapped.pop(key)[0])
 
     def _remap(self) -> None:
-        for slot in list(self._mapped):
-            if self._mapped[slot] != self._wanted(self.functions[slot]):
-                self._unmap(slot)
+        for key in list(self._mapped):
+            if self._mapped[key] != self._wanted(*key):
+                self._unmap(*key)
         for slot, function in self.functions.items():
-            wanted = self._wanted(function)
-            if slot in self._mapped or wanted is None:
-                continue
-            if all(wanted[1] <= start or end <= wanted[0] for start, end in self._mapped.values()):
-                self._mapped[slot] = wanted
-                self._on_map(function, wanted[0])
+            for number in function.config.bars:
+                wanted = self._wanted(slot, number)
+                if (slot, number) in self._mapped or wanted is None:
+                    continue
+                if all(wanted[1] <= start or end <= wanted[0] for start, end in self._mapped.values()):
+                    self._mapped[slot, number] = wanted
+                    self._on_map(function, number, wanted[0])

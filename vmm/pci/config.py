@@ -11,13 +11,20 @@ import struct
 
 from vmm.pci import spec
 
+WINDOW_BAR = 2
+"""It takes the place of number 3, too."""
+_FLAGS = 0xF
+
 
 class ConfigSpace:
-    """A type 0 header with a list of capabilities and one 32-bit memory BAR.
+    """A type 0 header with a list of capabilities and at most two memory BARs: number 0, of 32 bits, and number
+    :data:`WINDOW_BAR`, of 64 bits and prefetchable.
 
     :param class_code: 24 bits: class, subclass, interface
-    :param bar_size: bytes that BAR 0 decodes, a power of two from 16 on; 0: there is no BAR
+    :param bar_size: bytes that BAR 0 decodes, a power of two from 16 on; 0: there is none
+    :param window_size: the same for the other
     :ivar page: the bytes (4096, page-aligned), as the guest reads them
+    :ivar bars: the size of each BAR that is there, by its number
     """
 
     def __init__(
@@ -29,12 +36,13 @@ class ConfigSpace:
         revision: int = 0,
         subsystem: tuple[int, int] = (0, 0),
         bar_size: int = 0,
+        window_size: int = 0,
         interrupt_pin: int = 0,
     ) -> None:
         self.page = mmap.mmap(-1, spec.CONFIG_SIZE)
         self._mask = bytearray(spec.CONFIG_SIZE)
         self._words = memoryview(self.page).cast("I")
-        self.bar_size = bar_size
+        self.bars: dict[int, int] = {}
         self._next_capability = spec.HEADER_END
         self._last_link = spec.CAPABILITY_LIST
         struct.pack_into("<HHHHI", self.page, 0, vendor, device, 0, 0, class_code << 8 | revision)
@@ -42,8 +50,14 @@ class ConfigSpace:
         self.page[spec.INTERRUPT_PIN] = interrupt_pin
         command = 0
         if bar_size:
+            self.bars[0] = bar_size
             command |= spec.COMMAND_MEMORY | spec.COMMAND_MASTER
             self.allow(spec.BASE_ADDRESS_0, (~(bar_size - 1) & 0xFFFF_FFFF).to_bytes(4, "little"))
+        if window_size:
+            self.bars[WINDOW_BAR] = window_size
+            at = spec.BASE_ADDRESS_0 + 4 * WINDOW_BAR
+            self.page[at] = spec.BASE_ADDRESS_MEM_TYPE_64 | spec.BASE_ADDRESS_MEM_PREFETCH
+            self.allow(at, (~(window_size - 1) & (1 << 64) - 1).to_bytes(8, "little"))
         if interrupt_pin:
             command |= spec.COMMAND_INTX_DISABLE
         self.allow(spec.COMMAND, command.to_bytes(2, "little"))
@@ -108,13 +122,16 @@ class ConfigSpace:
         """The command register."""
         return self.word(spec.COMMAND)
 
-    @property
-    def bar(self) -> int | None:
-        """Where BAR 0 decodes now; None: nowhere."""
-        if not self.bar_size or not self.command & spec.COMMAND_MEMORY:
+    def bar(self, number: int) -> int | None:
+        """Where a BAR decodes now; None: nowhere."""
+        if number not in self.bars or not self.command & spec.COMMAND_MEMORY:
             return None
-        return self.long(spec.BASE_ADDRESS_0)
+        at = spec.BASE_ADDRESS_0 + 4 * number
+        high = self.long(at + 4) if number == WINDOW_BAR else 0
+        return high << 32 | self.long(at) & ~_FLAGS
 
-    @bar.setter
-    def bar(self, address: int) -> None:
-        self.put(spec.BASE_ADDRESS_0, address.to_bytes(4, "little"))
+    def place_bar(self, number: int, address: int) -> None:
+        """Say where a BAR that is there decodes, once that is enabled."""
+        at = spec.BASE_ADDRESS_0 + 4 * number
+        flags = self.page[at] & _FLAGS
+        self.put(at, (address | flags).to_bytes(8 if number == WINDOW_BAR else 4, "little"))

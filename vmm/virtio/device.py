@@ -77,7 +77,7 @@ class SharedRegion:
 
     :ivar host_address: where it is mapped in this process, for as long as the device is not closed
     :ivar size: bytes
-    :ivar gpa: where the guest finds it; the machine sets it before the device is attached
+    :ivar gpa: where the guest finds it, on PCI at first; the machine sets it before the device is attached
     :ivar native: the window (cdata ``struct dax *``, or what *add* wants)
     :ivar read_only: the guest's writes go nowhere
     :ivar add: has vCPUs ask the window when a page of it cannot be had: ``add(bus, native, gpa, size)``, -errno

@@ -135,7 +135,8 @@ def test_tables_that_come_later_find_their_place() -> None:
 
 
 def with_pci(cpus: int = 2) -> Guest:
-    return Guest(acpi.tables(range(cpus), (), terms=acpi_pci.terms(), more=[acpi_pci.mcfg()]))
+    windows = [(1 << 32, 1 << 30), (1 << 35, 1 << 34)]
+    return Guest(acpi.tables(range(cpus), (), terms=acpi_pci.terms(windows), more=[acpi_pci.mcfg()]))
 
 
 def test_intels_compiler_takes_the_tables_of_a_pci_machine(tmp_path: Path) -> None:
@@ -154,6 +155,9 @@ def test_the_host_bridge_is_where_mcfg_says(tmp_path: Path) -> None:
         'Name (_HID, EisaId ("PNP0A08")',
         "WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,",
         "0xC0000000, // Range Minimum 0xCFFFFFFF, // Range Maximum 0x00000000, // Translation Offset 0x10000000,",
+        "QWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, Prefetchable, ReadWrite,",
+        "0x0000000100000000, // Range Minimum 0x000000013FFFFFFF, // Range Maximum",
+        "0x0000000800000000, // Range Minimum 0x0000000BFFFFFFFF, // Range Maximum",
         'Name (_HID, EisaId ("PNP0C02")',
         "Memory32Fixed (ReadWrite, 0xE0000000, // Address Base 0x00100000, // Address Length )",
     ):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.driver import ALL_STATUS, Guest
 from tests.pci_driver import MESSAGE, PciGuest
-from tests.sample_devices import Echo
+from tests.sample_devices import Echo, Shared
 from vmm.errors import ConfigError
 from vmm.pci import spec as pci
 from vmm.virtio import spec
@@ -51,6 +51,24 @@ def test_the_host_bridge_is_device_0_and_nothing_else_is_there(guest: PciGuest) 
     assert guest.mmio.read(0xE000_0000 + 0xA, 2) == 0x0600
     for function in range(1, 8):
         assert guest.mmio.read(0xE000_0000 + (1 << 15) + (function << 12), 4) == 0xFFFF_FFFF
+
+
+def test_shared_memory_is_a_64_bit_bar_with_a_capability() -> None:
+    with PciGuest(Shared()) as guest:
+        place = guest.virtio[spec.PCI_CAP_SHARED_MEMORY_CFG]
+        assert guest.config_read(place.at + 2, 1) == 24
+        assert (guest.config_read(place.at + 4, 1), guest.config_read(place.at + 5, 1)) == (2, 7), "BAR and id"
+        upper = guest.config_read(place.at + 16, 4), guest.config_read(place.at + 20, 4)
+        assert (place.offset, place.length, *upper) == (0, 3 * 4096, 0, 0)
+        low = pci.BASE_ADDRESS_0 + 8
+        flags = pci.BASE_ADDRESS_MEM_TYPE_64 | pci.BASE_ADDRESS_MEM_PREFETCH
+        assert guest.config_read(low, 8) == 0x2_0000_0000 | flags
+        assert guest.window == 0x2_0000_0000
+        guest.config_write(pci.COMMAND, 2, 0)
+        guest.config_write(low, 4, 0xFFFF_FFFF)
+        guest.config_write(low + 4, 4, 0xFFFF_FFFF)
+        assert guest.config_read(low, 8) == (1 << 64) - 4 * 4096 | flags, "a power of two"
+        assert guest.window is None
 
 
 def test_every_structure_has_its_capability_inside_of_the_bar(guest: PciGuest) -> None:
