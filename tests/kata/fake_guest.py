@@ -28,6 +28,7 @@ class GuestProcess:
 
     def __init__(self, args: list[str]) -> None:
         self.args = args
+        self.started = self.stdin_closed = False
         self.code: int | None = None
         self.ended = threading.Event()
         self.output = b""
@@ -35,11 +36,14 @@ class GuestProcess:
         self.size = (0, 0)
 
     def run(self) -> None:
+        self.started = True
         verb, *rest = self.args
         if verb == "exit":
             self.end(int(rest[0]))
         elif verb == "print":
             self.write(rest[0].encode())
+            self.end(0)
+        elif verb == "cat" and self.stdin_closed:
             self.end(0)
         elif verb not in ("sleep", "cat"):
             raise ttrpc.RpcError("INVALID_ARGUMENT", f"exec: {verb}: not found")
@@ -187,7 +191,8 @@ class FakeGuest:
 
     def CloseStdin(self, request: Message, call: ttrpc.Call) -> Message:
         process = self._process(request)
-        if process.args == ["cat"]:
+        process.stdin_closed = True
+        if process.args == ["cat"] and process.started:
             process.end(0)
         return empty()
 

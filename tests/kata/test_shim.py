@@ -296,6 +296,25 @@ def test_output_goes_to_a_file(shim: Shim, tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "out").read_text() == "hello"
 
 
+def test_output_waits_for_its_reader(shim: Shim, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
+    got: list[bytes] = []
+    running = threading.Thread(target=shim.run, args=("c1", "print", "hello"), kwargs={"stdout": str(tmp_path / "out")})
+    running.start()
+    with (tmp_path / "out").open("rb") as reader:  # opens when there is a writer, which there is not before a reader is
+        got.append(reader.read())
+    running.join(PATIENCE)
+    assert got == [b"hello"]
+
+
+def test_output_that_nobody_reads(shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvmm_kata.shim.stdio.READER_S", 0.05)
+    os.mkfifo(tmp_path / "out")
+    with pytest.raises(ttrpc.RpcError, match="nobody reads it"):
+        shim.create("c1", "print", "hello", stdout=str(tmp_path / "out"))
+    assert shim.pod.is_empty
+
+
 def test_a_terminal_has_a_size(shim: Shim) -> None:
     shim.run("c1", "sleep", terminal=True)
     shim.call("ResizePty", "ResizePtyRequest", id="c1", width=80, height=25)

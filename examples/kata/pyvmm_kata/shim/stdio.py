@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from urllib.parse import unquote, urlsplit
 
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.shim.task import StdioPaths
 from pyvmm_kata.stdio import Stdio
 
+READER_S = 10.0
+
 
 def open_stdio(paths: StdioPaths) -> Stdio:
     """What the library copies from and to.
 
-    Raises ConfigError for a kind of stream that is not known, HostError for a file that cannot be opened.
+    Raises ConfigError for a kind of stream that is not known, HostError for one that cannot be opened.
     """
-    return Stdio(_path(paths.stdin), _output(paths.stdout), _output(paths.stderr), paths.terminal)
+    stdin = _path(paths.stdin)
+    stdout = _output(paths.stdout)
+    try:
+        return Stdio(stdin, stdout, _output(paths.stderr), paths.terminal)
+    except BaseException:
+        if stdout is not None:
+            os.close(stdout)
+        raise
 
 
 def _path(text: str) -> str | None:
@@ -36,16 +47,17 @@ def end_input(paths: StdioPaths) -> None:
         pass  # there is no stdin, or nobody reads it (any more)
 
 
-def _output(text: str) -> int | str | None:
-    """A FIFO's path, or the descriptor of a file."""
+def _output(text: str) -> int | None:
+    """The descriptor to write to."""
     parts = urlsplit(text)
     if parts.scheme in ("", "fifo"):
-        return _path(text)
+        path = _path(text)
+        return None if path is None else _open_fifo(path)
     if parts.scheme != "file":
         raise ConfigError(
             f"{text!r}: output goes to a FIFO or to file:///PATH",
             code="stdio",
-            hint="a log driver of its own is not built",
+            hint="log drivers that are programs (binary://) are not built",
         )
     path = unquote(parts.path)
     try:
@@ -53,3 +65,26 @@ def _output(text: str) -> int | str | None:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", code="stdio", errno=error.errno or 0) from error
+
+
+def _open_fifo(path: str) -> int:
+    """A FIFO for writing, once somebody reads it: what is written before is lost when we are done before it is read.
+
+    It is open for reading as well, so that a reader which goes, as a containerd that is restarted does, takes nothing
+    with it: the next one gets what is written meanwhile.
+    """
+    flags = os.O_NONBLOCK | os.O_CLOEXEC
+    deadline = time.monotonic() + READER_S
+    while True:
+        try:
+            reader_is_there = os.open(path, os.O_WRONLY | flags)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                words = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
+                raise HostError(f"{path}: {words}", code="stdio", errno=error.errno or 0) from error
+        time.sleep(0.002)
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    finally:
+        os.close(reader_is_there)
