@@ -392,3 +392,39 @@ def test_a_state_that_cannot_be_read_is_cleared(runtime: Runtime) -> None:
     runtime.check("delete", "--force", "c1")
     assert runtime.run("state", "c1").returncode == 1
     os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(root: Path) -> list[str]:
+    """Who has the root's path on its command line."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            line = Path("/proc", name, "cmdline").read_bytes() if name.isdigit() else b""
+        except OSError:
+            continue
+        if os.fsencode(root) in line and name != str(os.getpid()):
+            found.append(f"{name} {line!r}")
+    return found
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.25, 0.4])
+def test_whoever_dies_while_it_is_made(runtime: Runtime, delay: float) -> None:
+    """``create`` and all that it has started, killed at some moment: what is left is cleared."""
+    command = runtime.command("create", "--bundle", runtime.bundle("sleep 600"), "c1")
+    with subprocess.Popen(command, stdin=-3, stdout=-3, stderr=-3) as create:
+        time.sleep(delay)  # not a wait for something: any moment will do
+        create.kill()
+    for line in processes_of(runtime.root):
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    eventually(lambda: not processes_of(runtime.root), "processes are left")
+    runtime.check("delete", "--force", "c1")
+    assert runtime.run("state", "c1").returncode == 1
+    runtime.started("c1", "true")
+    runtime.wait("c1", "stopped")
+
+
+def test_many_lives_leave_nothing(runtime: Runtime) -> None:
+    for number in range(10):
+        assert runtime.run("run", "-b", runtime.bundle(f"exit {number}"), f"c{number % 2}").returncode == number
+    assert os.listdir(runtime.root) == []
+    eventually(lambda: not processes_of(runtime.root), "processes are left")

@@ -8,6 +8,7 @@ none; :meth:`AgentClient.check` tells whether somebody is still there.
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import proto, ttrpc
@@ -21,6 +22,7 @@ AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
 CALL_S = 30.0
 CREATE_S = 60.0
 """Making a container mounts and runs programs."""
+REASON_S = 1.0
 MAX_PIDS = 1 << 16
 SERVING = 1
 
@@ -46,10 +48,14 @@ class AgentClient:
 
     def __init__(self, sock: socket.socket, sandbox: str) -> None:
         self._sandbox = sandbox
+        self._reason = ""
+        self._told = threading.Event()
         self._client = ttrpc.Client(sock, f"the agent of sandbox {sandbox}")
 
-    def close(self) -> None:
-        """End the connection: whoever waits gets AgentGone."""
+    def close(self, reason: str = "") -> None:
+        """End the connection: whoever waits gets AgentGone, with *reason*, in words."""
+        self._reason = self._reason or reason
+        self._told.set()
         self._client.close()
 
     def _call(self, method: str, request: Any, timeout: float | None = CALL_S, service: str = AGENT) -> Any:
@@ -58,7 +64,8 @@ class AgentClient:
         except ttrpc.CallTimeout as error:
             raise AgentTimeout(error.message, hint="the guest hangs; delete --force ends it") from error
         except ttrpc.ConnectionLost as error:
-            raise AgentGone(error.message) from error
+            self._told.wait(REASON_S)  # whoever sees the machine end knows more
+            raise AgentGone(self._reason or error.message) from error
         except ttrpc.RpcError as error:
             raise AgentError(f"{method}: {error.message}", status=error.code) from error
 

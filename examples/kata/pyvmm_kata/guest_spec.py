@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
 _GUEST_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup", "user")
 _HOST_ONLY_DIRECTORIES = ("/dev", "/proc", "/sys")
+_SANDBOX_SYSCTLS = ("net.", "kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
+"""Of namespaces that belong to the sandbox."""
 GUEST_DEVICES = {
     "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/fuse", "/dev/net/tun",
 }  # fmt: skip
@@ -46,6 +48,7 @@ def place(bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:
         if entry.get("type") in _GUEST_NAMESPACES and not (entry["type"] == "user" and entry.get("path"))
     ]
     linux["cgroupsPath"] = f"/pyvmm/{container_id}"
+    linux["sysctl"] = {key: value for key, value in _sysctls(spec).items() if not key.startswith(_SANDBOX_SYSCTLS)}
     linux.pop("intelRdt", None)
     linux.pop("mountLabel", None)
     for label in ("apparmorProfile", "selinuxLabel"):
@@ -55,6 +58,26 @@ def place(bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:
     resources.pop("blockIO", None)  # by numbers of the host's devices
     resources["devices"] = [_device_rule(rule) for rule in resources.get("devices") or ()]
     return spec
+
+
+def _sysctls(spec: Json) -> dict[str, str]:
+    return (spec.get("linux") or {}).get("sysctl") or {}
+
+
+def kernel_parameters(spec: Json) -> str:
+    """What the guest's kernel is told at its start: the settings of namespaces that belong to the sandbox, which has
+    them for all its containers (kernel-parameters, ``sysctl.*=``).
+
+    :raises ConfigError: one of them cannot be said there
+    """
+    words = []
+    for key, value in _sysctls(spec).items():
+        if not key.startswith(_SANDBOX_SYSCTLS):
+            continue
+        if not isinstance(value, str) or not (key + value).isprintable() or '"' in key + value or " " in key:
+            raise bad(f"linux.sysctl[{key!r}]", f"{value!r} cannot be said to a kernel")
+        words.append(f'sysctl.{key}="{value}"')
+    return " ".join(words)
 
 
 def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:

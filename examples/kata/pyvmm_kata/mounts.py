@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import struct
 
 from pyvmm_kata.errors import HostError
 
@@ -23,6 +24,10 @@ GUEST_SHARED = "/run/kata-containers/shared/containers"
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
 MS_REMOUNT, MNT_DETACH, UMOUNT_NOFOLLOW = 32, 2, 8
 CLONE_NEWNS = 0x20000
+# x86-64; linux/mount.h, linux/fcntl.h
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_RDONLY = 1, 4, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,6 +45,22 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
     words = [os.fsencode(word) for word in (source, target, fstype)]
     result = _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None)
     _check(result, f"mounting {source or fstype} at {target}")
+
+
+def _bind(source: str, target: str, *, recursive: bool, read_only: bool) -> None:
+    """A bind mount that is read-only from its first moment: its copies (in the share) are not changed with it later."""
+    deep = _AT_RECURSIVE if recursive else 0
+    tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep)
+    _check(min(tree, 0), f"binding {source}")
+    try:
+        if read_only:
+            attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+            result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+            _check(result, f"making the mount of {source} read-only")
+        result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(result, f"mounting {source} at {target}")
+    finally:
+        os.close(tree)
 
 
 def unmount(target: str) -> None:
@@ -102,9 +123,7 @@ class SharedDirectory:
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise HostError(f"{source}: {error.strerror}", code="mount", errno=error.errno or 0) from error
-        mount(source, target, "", MS_BIND | (MS_REC if recursive else 0))
-        if read_only:
-            mount("", target, "", MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(target))
+        _bind(source, target, recursive=recursive, read_only=read_only)
         return f"{GUEST_SHARED}/{name}"
 
     def unbind(self, name: str) -> None:

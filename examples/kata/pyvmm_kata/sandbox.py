@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
-CHECK_EVERY_S = 10.0
+CHECK_EVERY_S, CHECK_S = 10.0, 30.0
 
 
 class SandboxConfig(NamedTuple):
@@ -99,7 +99,6 @@ class Sandbox:
         self._listeners: list[Callable[[SandboxEvent], None]] = []
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._end_reason = ""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -168,20 +167,21 @@ class Sandbox:
 
     def _on_end(self, reason: str) -> None:
         """The machine has ended."""
-        self._end_reason = reason
+        words = f"the virtual machine ended: {reason}"
         agent = self._agent
         if agent is not None:
-            agent.close()  # who waits for the guest gets to know
-        first = not self._ended.is_set()
-        self._ended.set()
-        if first and not self._stopping.is_set():
-            self._tell(SandboxEvent("end", reason=f"the virtual machine ended: {reason}"))
+            agent.close(words)  # who waits for the guest gets to know
+        with self._lock:
+            first = not self._ended.is_set() and not self._stopping.is_set()
+            self._ended.set()
+        if first:
+            self._tell(SandboxEvent("end", reason=words))
 
     def _check(self) -> None:
         """Is the agent still there?  Else the machine's power goes, and whoever waits for it knows."""
         while not self._stopping.wait(CHECK_EVERY_S) and not self._ended.is_set():
             try:
-                self.agent.check()
+                self.agent.check(CHECK_S)
             except AgentGone:
                 return
             except GuestError as error:
@@ -248,8 +248,6 @@ class Sandbox:
             self._listeners.append(listener)
 
     def _on_exit(self, process: Process, status: ExitStatus) -> None:
-        if status.reason and self._end_reason:
-            status = status._replace(reason=f"the virtual machine ended: {self._end_reason}")
         self._tell(SandboxEvent("exit", process.container_id, process.exec_id, status))
 
     def _tell(self, event: SandboxEvent) -> None:

@@ -58,7 +58,7 @@ class Pumps:
             source = stdio.stdin
             self._spawn("stdin", lambda: self._copy_in(source))
         else:
-            self.close_stdin()
+            self._spawn("stdin", self.close_stdin)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"{name} {self._ids[1]}", daemon=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_kata import mounts, network, state
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.guest_spec import kernel_parameters
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import follow
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
@@ -121,7 +122,7 @@ class Monitor:
                 memory,
                 vcpus,
                 hostname=spec.get("hostname") or "",
-                cmdline=plan.settings.kernel_params,
+                cmdline=f"{plan.settings.kernel_params} {kernel_parameters(spec)}".strip(),
                 network=self._network(),
             ),
             self._boot,

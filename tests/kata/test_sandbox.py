@@ -1,0 +1,317 @@
+"""A sandbox without a guest: what it promises, and an agent that lies, floods, or says nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import agent as agent_module
+from pyvmm_kata import mounts, proto, sandbox, ttrpc
+from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
+from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.process import LOST
+from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.stdio import Stdio
+from tests.kata.fake_agent import FakeAgent, FakeVm
+
+PATIENCE = 60.0
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="needs the right to mount",
+)
+
+
+class Bench:
+    """A sandbox, its fake machine, and the events that it told."""
+
+    def __init__(self, folder: Path, **replace: ttrpc.Handler) -> None:
+        self.folder = folder
+        self.agent = FakeAgent(replace)
+        self.vm = FakeVm(self.agent)
+        state = folder / "sandbox"
+        state.mkdir()
+        self.sandbox = Sandbox(SandboxConfig("s1", str(state), "kernel", "image"), lambda *_: self.vm)
+        self.events: list[SandboxEvent] = []
+        self.sandbox.listen(self.events.append)
+
+    def bundle(self, script: str = "true", **changes: Any) -> Bundle:
+        (self.folder / "bundle" / "rootfs").mkdir(parents=True, exist_ok=True)
+        spec = {**default_spec(["/bin/sh", "-c", script], terminal=False), **changes}
+        return Bundle(str(self.folder / "bundle"), spec)
+
+    def run(self, script: str, **streams: Any) -> Any:
+        container = self.sandbox.create_container("c1", self.bundle(script), Stdio(**streams))
+        container.start()
+        return container
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(*, start: bool = True, **replace: ttrpc.Handler) -> Bench:
+        bench = Bench(tmp_path, **replace)
+        made.append(bench)
+        if start:
+            bench.sandbox.start()
+        return bench
+
+    yield make
+    for each in made:
+        each.sandbox.stop()
+        assert each.vm.closed or each.sandbox._vm is None
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
+
+
+Make = Callable[..., Bench]
+
+
+def eventually(what: Callable[[], Any], words: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.01)
+
+
+def never(request: Any, call: ttrpc.Call) -> Any:
+    call.gone.wait()
+    raise ttrpc.RpcError("CANCELLED", "gone")
+
+
+def test_output_and_status(bench: Make, tmp_path: Path) -> None:
+    made = bench()
+    for name in ("o", "e"):
+        (tmp_path / name).touch()
+    container = made.run("echo out; echo err >&2; exit 9", stdout=str(tmp_path / "o"), stderr=str(tmp_path / "e"))
+    status = container.wait(PATIENCE)
+    assert (status.code, status.reason) == (9, "")
+    assert ((tmp_path / "o").read_text(), (tmp_path / "e").read_text()) == ("out\n", "err\n")
+    eventually(lambda: made.events, "no event")
+    assert [(event.kind, event.container_id, event.exec_id) for event in made.events] == [("exit", "c1", "c1")]
+
+
+def test_streams_over_fifos(bench: Make, tmp_path: Path) -> None:
+    made = bench()
+    for name in ("in", "out", "err"):
+        os.mkfifo(tmp_path / name)
+    container = made.run(
+        "cat; echo done >&2", stdin=str(tmp_path / "in"), stdout=str(tmp_path / "out"), stderr=str(tmp_path / "err")
+    )
+    payload = bytes(range(256)) * 1024
+
+    def write() -> None:
+        (tmp_path / "in").write_bytes(payload)
+
+    writer = threading.Thread(target=write)
+    readers = [
+        subprocess.Popen(["head", "-c", str(n), tmp_path / name], stdout=-1)
+        for name, n in (("out", len(payload)), ("err", 5))
+    ]
+    writer.start()
+    assert readers[0].communicate(timeout=PATIENCE)[0] == payload
+    assert readers[1].communicate(timeout=PATIENCE)[0] == b"done\n"
+    writer.join(PATIENCE)
+    assert container.wait(PATIENCE).code == 0
+
+
+def test_a_reader_that_left_does_not_stop_the_program(bench: Make) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    made = bench()
+    container = made.run("i=0; while [ $i -lt 2000 ]; do echo line; i=$((i+1)); done; exit 6", stdout=write)
+    assert container.wait(PATIENCE).code == 6
+
+
+def test_calls_in_the_wrong_state(bench: Make) -> None:
+    made = bench()
+    container = made.sandbox.create_container("c1", made.bundle("sleep 600"), Stdio())
+    with pytest.raises(ConfigError, match="cannot exec in container c1: it is created"):
+        container.exec("e1", made.bundle().spec["process"], Stdio())
+    with pytest.raises(ConfigError, match="exists already"):
+        made.sandbox.create_container("c1", made.bundle(), Stdio())
+    container.start()
+    with pytest.raises(ConfigError, match="cannot start"):
+        container.start()
+    with pytest.raises(ConfigError, match="cannot delete"):
+        container.delete()
+    container.exec("e1", {**made.bundle("exit 3").spec["process"]}, Stdio())
+    with pytest.raises(ConfigError, match="has a process e1 already"):
+        container.exec("e1", made.bundle().spec["process"], Stdio())
+    assert container.processes["e1"].wait(PATIENCE) is not None
+    container.forget("e1")
+    container.exec("e1", made.bundle().spec["process"], Stdio())
+    container.delete(force=True)
+    assert made.sandbox.containers == {}
+
+
+def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
+    made = bench()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("content")
+    bundle = made.bundle(
+        mounts=[
+            {"destination": "/data", "type": "bind", "source": str(tmp_path / "data"), "options": ["rbind", "ro"]},
+            {"destination": "/f", "type": "bind", "source": str(tmp_path / "data" / "file"), "options": ["bind"]},
+            {"destination": "/dev/shm", "type": "bind", "source": str(tmp_path / "data"), "options": ["bind"]},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+        ],
+        hooks={"poststop": [{"path": "/bin/true"}]},
+    )
+    made.sandbox.create_container("c1", bundle, Stdio())
+    spec = made.agent.specs["c1"]
+    shared = Path(made.sandbox.config.state_dir, "shared")
+    assert spec.Root.Path == f"{mounts.GUEST_SHARED}/c1/rootfs"
+    data, file, shm, tmp = spec.Mounts
+    assert (data.source, list(data.options)) == (f"{mounts.GUEST_SHARED}/c1/0-data", ["rbind", "ro"])
+    assert (shared / "c1" / "0-data" / "file").read_text() == "content"
+    assert (shared / "c1" / Path(file.source).name).read_text() == "content"
+    assert (shm.type, tmp.type) == ("tmpfs", "tmpfs")
+    assert not spec.HasField("Hooks")
+    assert "network" not in [namespace.Type for namespace in spec.Linux.Namespaces]
+    with pytest.raises(OSError, match="Read-only"):
+        (shared / "c1" / "0-data" / "new").write_text("")
+    with pytest.raises(OSError, match="Read-only"):
+        (shared / "new").write_text("")
+    (shared / "c1" / "rootfs" / "new").write_text("")
+    assert (tmp_path / "bundle" / "rootfs" / "new").exists()
+    made.sandbox.containers["c1"].delete(force=True)
+    assert os.listdir(shared) == []
+    assert (tmp_path / "data" / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        ({"type": "ext4", "source": "/dev/sda"}, "mounts[0].type: the guest cannot mount 'ext4'"),
+        ({"type": "bind", "source": "/no/where"}, "mounts[0].source: /no/where: No such file"),
+        ({"type": "bind", "source": "/dev/kvm"}, "no file and no directory"),
+    ],
+)
+def test_a_volume_that_cannot_be(bench: Make, mount: dict[str, Any], words: str) -> None:
+    made = bench()
+    with pytest.raises(ConfigError) as error:
+        made.sandbox.create_container("c1", made.bundle(mounts=[{"destination": "/x", **mount}]), Stdio())
+    assert words in str(error.value)
+    assert os.listdir(Path(made.sandbox.config.state_dir, "shared")) == []
+
+
+# -- the guest is the attacker ---------------------------------------------------------------------------------------
+
+
+def test_nobody_answers_at_the_start(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "CREATE_S", 0.2)
+    made = bench(start=False, CreateSandbox=never)
+    with pytest.raises(AgentTimeout, match=r"the agent of sandbox s1 did not answer CreateSandbox within 0\.2 s"):
+        made.sandbox.start()
+    assert made.vm.closed
+
+
+def test_an_agent_that_hangs_later_ends_the_machine(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "CHECK_EVERY_S", 0.1)
+    monkeypatch.setattr(sandbox, "CHECK_S", 0.2)
+    made = bench(Check=never)
+    container = made.run("sleep 600")
+    status = container.wait(PATIENCE)
+    assert status.code == LOST
+    assert "did not answer Check" in status.reason
+    eventually(lambda: made.vm.closed, "it runs on")
+    eventually(lambda: any(event.kind == "end" for event in made.events), "nobody was told")
+
+
+def test_a_machine_that_ends(bench: Make) -> None:
+    made = bench()
+    container = made.run("sleep 600")
+    made.vm.die("panic")
+    status = container.wait(PATIENCE)
+    assert (status.code, status.reason) == (LOST, "the virtual machine ended: panic")
+    with pytest.raises(VmmError):
+        container.kill(9)
+    assert made.sandbox.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("status", [-1, 256, 1 << 30])
+def test_a_status_that_no_process_has(bench: Make, status: int) -> None:
+    made = bench(WaitProcess=lambda *_: proto.message("grpc.WaitProcessResponse")(status=status))
+    end = made.run("true").wait(PATIENCE)
+    assert (end.code, "makes no sense" in end.reason) == (LOST, True)
+
+
+def test_more_output_than_was_asked_for(bench: Make, tmp_path: Path) -> None:
+    made = bench(ReadStdout=lambda request, _: proto.message("grpc.ReadStreamResponse")(data=b"x" * (request.len + 1)))
+    (tmp_path / "out").write_bytes(b"")
+    assert made.run("true", stdout=str(tmp_path / "out")).wait(PATIENCE).code == 0
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_output_without_end(bench: Make) -> None:
+    """A guest that sends for ever keeps one thread busy, and nothing waits for it longer than it should."""
+    made = bench(ReadStdout=lambda request, _: proto.message("grpc.ReadStreamResponse")(data=b"x" * request.len))
+    assert made.run("true", stdout=os.open("/dev/null", os.O_WRONLY)).wait(PATIENCE).code == 0
+
+
+@pytest.mark.parametrize("taken", [0, 1 << 20])
+def test_input_that_was_not_taken(bench: Make, taken: int) -> None:
+    asked = threading.Event()
+
+    def write(_request: Any, _call: ttrpc.Call) -> Any:
+        asked.set()
+        return proto.message("grpc.WriteStreamResponse")(len=taken)
+
+    made = bench(WriteStdin=write)
+    read, feed = os.pipe()
+    container = made.run("sleep 600", stdin=read)
+    os.write(feed, b"typed")
+    assert asked.wait(PATIENCE)
+    container.kill(9)
+    assert container.wait(PATIENCE).code == 137
+    os.close(feed)
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b'["1"]', b"[true]", b"[1.5]", b"[" + b"1," * 70_000 + b"1]"])
+def test_a_list_of_processes_that_is_none(bench: Make, content: bytes) -> None:
+    made = bench(ListProcesses=lambda *_: proto.message("grpc.ListProcessesResponse")(process_list=content))
+    container = made.run("sleep 600")
+    with pytest.raises(GuestError, match="the agent's list of processes"):
+        container.pids()
+
+
+def test_containers_that_run_out_of_memory_and_those_that_do_not_exist(bench: Make) -> None:
+    answers = ["nobody", "../x", "c1"]
+
+    def oom(_request: Any, call: ttrpc.Call) -> Any:
+        if not answers:
+            call.gone.wait()
+        return proto.message("grpc.OOMEvent")(container_id=answers.pop(0) if answers else "")
+
+    waiting = threading.Event()
+
+    def first(request: Any, call: ttrpc.Call) -> Any:
+        waiting.wait(PATIENCE)
+        return oom(request, call)
+
+    made = bench(GetOOMEvent=first)
+    made.run("sleep 600")
+    waiting.set()
+    eventually(lambda: any(event.kind == "oom" for event in made.events), "nobody was told")
+    assert [event.container_id for event in made.events if event.kind == "oom"] == ["c1"]
+
+
+def test_an_agent_that_refuses_everything(bench: Make) -> None:
+    def refuse(_request: Any, call: ttrpc.Call) -> Any:
+        raise ttrpc.RpcError("INTERNAL", f"no {call.method}")
+
+    made = bench(CreateContainer=refuse)
+    with pytest.raises(GuestError, match="no CreateContainer"):
+        made.run("true")
+    assert os.listdir(Path(made.sandbox.config.state_dir, "shared")) == []
+    made.sandbox.stop()
+    with pytest.raises(AgentGone):
+        made.sandbox.agent.check()
