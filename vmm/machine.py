@@ -228,10 +228,12 @@ class Machine:
     def run(self, timeout: float | None = None) -> EndEvent:
         """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
         self.start()
-        end = self.wait(timeout)
-        if end is None:
-            self._threads.end(TIMEOUT, f"the guest still ran after {timeout:g} s")
-            end = self.wait()
+        return self.wait(timeout) or self.expire(timeout or 0.0)
+
+    def expire(self, timeout: float) -> EndEvent:
+        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
+        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
+        end = self.wait()
         assert end is not None
         return end
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.cli.console import Console
+    from vmm.cli.signals import Signals
     from vmm.config_devices import BalloonConfig, PmemConfig
     from vmm.config_net import NetConfig
     from vmm.machine import Machine
@@ -212,7 +213,7 @@ class Messages:
         sys.stderr.flush()
 
 
-def _run(machine: Machine, console: Console, values: dict[str, Any], messages: Messages) -> int:
+def _run(machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages) -> int:
     console.connect(
         machine.loop,
         machine.console,
@@ -220,7 +221,9 @@ def _run(machine: Machine, console: Console, values: dict[str, Any], messages: M
         lambda: machine.stop(detail="SIGPIPE"),
     )
     try:
-        end = machine.run(values["timeout"])
+        machine.start()
+        signals.wait(values["timeout"])
+        end = machine.wait(0) or machine.expire(values["timeout"])
     finally:
         console.restore()
     status = EXIT_STATUS.get(end.kind, 1)
@@ -290,7 +293,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             gc.freeze()
             gc.enable()
             if gdb is None:
-                return _run(machine, console, values, messages)
+                return _run(machine, signals, console, values, messages)
             with GdbServer(machine, gdb) as server:
                 messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
-                return _run(machine, console, values, messages)
+                return _run(machine, signals, console, values, messages)

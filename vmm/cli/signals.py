@@ -5,6 +5,8 @@ from __future__ import annotations
 # The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
 import _signal  # type: ignore[import-not-found]
 import posix
+import select
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ class Signals:
 
     A context manager, to be left when the machine is closed.
 
-    Python runs a handler on the main thread, but a signal that comes when that thread is just about to wait does not
-    wake it, and the handler with it.  So each signal is also written to a pipe, which the machine's loop reads.
+    Python runs a handler on the main thread, but a signal that comes when that thread is just about to wait for a lock
+    does not wake it, and the handler with it.  So the main thread waits for a pipe, into which each signal is written.
     """
 
     def __init__(self) -> None:
@@ -31,20 +33,37 @@ class Signals:
     def watch(self, machine: Machine) -> None:
         """From now on.  On the main thread."""
         self._machine = machine
-        machine.loop.add(self._reader, self._readable)
         for number in _NAMES:
             _signal.signal(number, self._handle)
         _signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until the machine's run has ended, at most *timeout* seconds; every handler runs meanwhile.  On the main
+        thread."""
+        machine = self._machine
+        assert machine is not None
+        forget = machine.listen(self._wake)
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while machine.end is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            if poll.poll(None if left is None else left * 1000):
+                posix.read(self._reader, 64)
+        forget()
+
+    def _wake(self, _event: object) -> None:
+        try:
+            posix.write(self._writer, b"\0")
+        except BlockingIOError:  # full: it will wake in any case
+            pass
 
     def _handle(self, number: int, _frame: object = None) -> None:
         self._cause = self._cause or _NAMES[number]
         if self._machine is not None:
             self._machine.stop(detail=self._cause)
-
-    def _readable(self, _events: int) -> None:
-        for number in posix.read(self._reader, 64):
-            if number in _NAMES:
-                self._handle(number)
 
     def __enter__(self) -> Signals:
         return self
