@@ -82,7 +82,7 @@ class NetConfig:
         if self.kind not in KINDS:
             problem = f"{self.kind!r} is not one of {', '.join(KINDS)}"
         elif (self.kind == "tap") != bool(self.tap):
-            problem = "kind tap has the name of a tap device, and user has none"
+            problem = "tap needs the name of a tap device" if self.kind == "tap" else "user has no tap device"
         elif self.kind == "tap" and (len(self.tap.encode()) > 15 or "/" in self.tap or not self.tap.isprintable()):
             problem = f"{self.tap!r} is not the name of an interface (up to 15 bytes)"
         elif not 1 <= self.queues <= MAX_QUEUES:

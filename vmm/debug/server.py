@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from vmm.machine import Machine
 
 _log = logging.getLogger(__name__)
+
+_WHAT_TO_DO = {
+    errno.EADDRINUSE: "remove the file or stop who listens there, or choose another place",
+    errno.ENOENT: "make its directory first, or choose another place",
+}
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,6 @@ def _listen(target: GdbTarget) -> socket.socket:
         raise HostError(
             f"cannot listen for gdb at {where}: {error.strerror or error}",
             code="gdb-listen",
-            hint="remove the file, or choose another place",
+            hint=_WHAT_TO_DO.get(error.errno or 0, "choose another place"),
             errno=error.errno or 0,
         ) from error

@@ -184,7 +184,14 @@ def test_the_end_of_the_run_is_told(tmp_path: Path, code: bytes, words: str, kin
 
 def test_a_breakpoint_outlives_a_reset(gdb: Gdb) -> None:
     machine = gdb.machine
-    later = threading.Timer(1, machine.reset)
+    target = gdb.server._target
+
+    def reset() -> None:
+        """Once gdb has written and let the guest run."""
+        wait_until(lambda: target.attached and not target.held)
+        machine.reset()
+
+    later = threading.Thread(target=reset)
     later.start()
     # Not reached before the reset: the guest runs in a circle that does not pass here
     out = gdb(f"set *(short*){BASE:#x} = 0xfeeb", f"hbreak *{BASE + 11:#x}", "continue", "p/x $rip")
@@ -207,11 +214,13 @@ def test_pause_and_close_while_a_debugger_holds_the_guest(tmp_path: Path) -> Non
     gdb.server.close()
 
 
-def test_a_place_that_is_taken_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "hint"), [("gdb", "remove the file"), ("nowhere/gdb", "make its directory first")])
+def test_a_place_where_nobody_can_listen_is_named(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / "gdb").write_text("")
     with Machine(tiny.config(tiny.make(tmp_path))) as machine:
-        with pytest.raises(HostError, match=str(tmp_path / "gdb")):
-            GdbServer(machine, GdbTarget(path=str(tmp_path / "gdb")))
+        with pytest.raises(HostError, match=str(tmp_path / name)) as caught:
+            GdbServer(machine, GdbTarget(path=str(tmp_path / name)))
+    assert hint in caught.value.hint
 
 
 def test_the_command_waits_for_a_debugger(tmp_path: Path) -> None:
