@@ -10,6 +10,7 @@ from vmm.errors import ConfigError, GuestError, VmmError
 
 COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
+    "run": "run a container in a virtual machine of its own",
     "doctor": "tell whether this machine can run virtual machines, and what to do if not",
     "debug": "look into the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",
@@ -75,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
 
             return boot.main(arguments[1:])
         gc.enable()  # bin/pyvmm has it off for the sake of a boot
+        if name == "run":
+            from vmm.cli import run
+
+            return run.main(arguments[1:])
         if name == "doctor":
             from vmm.cli import doctor
 

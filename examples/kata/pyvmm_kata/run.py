@@ -1,0 +1,198 @@
+"""``pyvmm run``: the shortest way from an image to a program that runs in a virtual machine of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import network
+from pyvmm_kata.errors import ConfigError, VmmError
+from pyvmm_kata.images import open_image
+from pyvmm_kata.oci import monitor
+from pyvmm_kata.oci.context import Context, default_root
+from pyvmm_kata.oci.spec import default_spec
+from vmm import Publish
+
+if TYPE_CHECKING:
+    from pyvmm_kata.spec import Json
+
+PERIOD = 100_000
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+EPILOG = """\
+IMAGE is a folder with a root file system (which the container changes), an OCI layout (DIR[:TAG]), a docker or OCI
+archive, or what skopeo takes: docker://docker.io/library/debian. All but the first are unpacked, and removed at the
+end.
+
+  pyvmm run --rm -it ./rootfs sh
+  pyvmm run -p 8080:80 -v ./site:/srv:ro web.tar httpd -f -h /srv
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help and shell completion."""
+    made = argparse.ArgumentParser(
+        prog="pyvmm run",
+        description="Run a program in a container that has a virtual machine of its own.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--rm", action="store_true", help="remove the container at its end; it always is")
+    add("-i", "--interactive", action="store_true", help="pass standard input on")
+    add("-t", "--tty", action="store_true", help="give it a terminal")
+    add("-v", "--volume", action="append", default=[], metavar="DIR:PATH[:ro]", help="let it see a file or directory")
+    add("-p", "--publish", action="append", default=[], metavar="[ADDR:]HOST:GUEST", help="a port that leads into it")
+    add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="an environment variable")
+    add("-m", "--memory", default="", metavar="SIZE", help="limit: 256M, 2G")
+    add("--cpus", type=float, default=0.0, metavar="N", help="limit: 1.5")
+    add("--network", default="user", metavar="user|none|PATH", help="user; none; or a network namespace")
+    add("--name", default="", help="the container's id")
+    add("--hostname", default="", help="its name in its own eyes")
+    add("-w", "--workdir", default="", metavar="PATH", help="where the program starts")
+    add("-u", "--user", default="", metavar="UID[:GID]", help="as whom it runs, by number")
+    add("--read-only", action="store_true", help="its root file system cannot be written to")
+    add("--config", default="", metavar="FILE", help="the administrator's settings")
+    add("image", metavar="IMAGE", help="see below")
+    add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run it; returns the program's exit status.
+
+    :raises VmmError: it cannot be run
+    """
+    options = parser().parse_args(argv)
+    container_id = options.name or f"run-{secrets.token_hex(6)}"
+    folder = tempfile.mkdtemp(prefix="pyvmm-run-")
+    try:
+        rootfs, process = open_image(options.image, folder)
+        spec = make_spec(options, rootfs, process, folder, container_id)
+        with open(os.path.join(folder, "config.json"), "w") as file:
+            json.dump(spec, file)
+        from pyvmm_kata.oci import create, run
+
+        blank: dict[str, Any] = dict.fromkeys(create.OPTIONS, "")
+        blank.update({"bundle": folder, "preserve-fds": 0, "detach": False, "keep": False})
+        context = Context(default_root(), config=options.config)
+        if not options.interactive and not options.tty:
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.close(null)
+        return run.run(context, container_id, blank)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str) -> Json:
+    """config.json of what the user wants.
+
+    :raises ConfigError: it cannot be
+    """
+    command = options.command or process.get("args") or []
+    if not command:
+        raise ConfigError(f"{options.image}: which program?", code="run-command", hint="pyvmm run IMAGE COMMAND")
+    spec = default_spec(command, terminal=options.tty, root=rootfs)
+    made = spec["process"]
+    made["env"] = merge_env(process.get("env") or made["env"], options.env)
+    made["cwd"] = options.workdir or process.get("cwd") or "/"
+    made["user"] = process.get("user") or made["user"]
+    if options.user:
+        made["user"] = _user(options.user)
+    spec["root"]["readonly"] = options.read_only
+    spec["hostname"] = options.hostname or container_id[:63]
+    spec["mounts"] += [_volume(text) for text in options.volume]
+    spec["linux"]["resources"].update(_limits(options))
+    spec["annotations"] = {}
+    _set_network(spec, options, folder)
+    return spec
+
+
+def merge_env(base: list[str], changes: list[str]) -> list[str]:
+    """Variables as ``NAME=VALUE``; of the changes, a ``NAME`` alone has the value that it has here, if any."""
+    found = dict(entry.partition("=")[::2] for entry in base)
+    for entry in changes:
+        name, equals, value = entry.partition("=")
+        if not name:
+            raise ConfigError(f"--env {entry!r} has no name", code="run-env")
+        if equals:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return [f"{name}={value}" for name, value in found.items()]
+
+
+def _user(text: str) -> Json:
+    ids = text.split(":")
+    if len(ids) > 2 or not all(part.isascii() and part.isdigit() for part in ids):
+        raise ConfigError(f"--user {text!r} is not UID[:GID]", code="run-user", hint="by number")
+    return {"uid": int(ids[0]), "gid": int(ids[-1]) if len(ids) > 1 else 0}
+
+
+def _volume(text: str) -> Json:
+    source, _, rest = text.partition(":")
+    target, _, flags = rest.partition(":")
+    if not source or not target.startswith("/") or flags not in ("", "ro", "rw"):
+        raise ConfigError(f"--volume {text!r} is not DIR:PATH[:ro]", code="run-volume", hint="-v ./site:/srv:ro")
+    options = ["rbind", "nosuid", "nodev", *([flags] if flags else [])]
+    return {"destination": target, "type": "bind", "source": os.path.abspath(source), "options": options}
+
+
+def _limits(options: argparse.Namespace) -> Json:
+    limits: Json = {}
+    if options.memory:
+        unit = options.memory[-1].upper() if options.memory[-1].isalpha() else ""
+        digits = options.memory[: len(options.memory) - len(unit)]
+        if unit not in _UNITS or not digits.isascii() or not digits.isdigit() or not int(digits):
+            raise ConfigError(f"--memory {options.memory!r} is no size", code="run-memory", hint="for example 256M")
+        limits["memory"] = {"limit": int(digits) << _UNITS[unit]}
+    if options.cpus:
+        if not 0.01 <= options.cpus <= 1024:
+            raise ConfigError(f"--cpus {options.cpus:g} is not 0.01 to 1024", code="run-cpus")
+        limits["cpu"] = {"quota": int(options.cpus * PERIOD), "period": PERIOD}
+    return limits
+
+
+def _set_network(spec: Json, options: argparse.Namespace, folder: str) -> None:
+    if options.publish and options.network != "user":
+        raise ConfigError("--publish is of --network user", code="run-network")
+    resolver = network.USER_DNS
+    if options.network == "user":
+        for text in options.publish:
+            Publish.parse(text)
+        spec["annotations"] = {monitor.NETWORK: "user", monitor.PUBLISH: " ".join(options.publish)}
+    elif options.network != "none":
+        if not options.network.startswith("/"):
+            raise ConfigError(
+                f"--network {options.network!r} is not user, none or the path of a namespace", code="run-network"
+            )
+        for entry in spec["linux"]["namespaces"]:
+            if entry["type"] == "network":
+                entry["path"] = options.network
+        resolver = ""
+    files = {
+        "hostname": f"{spec['hostname']}\n",
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec['hostname']}\n",
+    }
+    if options.network == "user":
+        files["resolv.conf"] = f"nameserver {resolver}\n"
+    for name, text in files.items():
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write(text)
+        spec["mounts"].append(
+            {"destination": f"/etc/{name}", "type": "bind", "source": path, "options": ["rbind", "nosuid", "nodev"]}
+        )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except VmmError as error:
+        sys.exit(f"pyvmm: {error}")

@@ -1,0 +1,110 @@
+"""pyvmm-oci, and programs that call it, in the lab: a root file system with busybox, settings, bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pyvmm_kata.oci.spec import default_spec
+from tools import guest as recipes
+
+ROOT = Path(__file__).parents[2]
+BIN = ROOT / ".venv" / "bin"
+PATIENCE = 240.0
+
+
+def make_rootfs(path: Path) -> Path:
+    """A root file system with busybox under all of its names."""
+    for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var"):
+        (path / name).mkdir(parents=True)
+    busybox = shutil.which("busybox") or "/bin/busybox"
+    shutil.copy(busybox, path / "bin" / "busybox")
+    for applet in subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split():
+        if applet != "busybox":
+            (path / "bin" / applet).symlink_to("busybox")
+    return path
+
+
+def write_settings(path: Path) -> Path:
+    """The administrator's file, with the kernel and the image of the tests."""
+    path.write_text(f'kernel = "{recipes.kernel()}"\nimage = "{recipes.kata_image()}"\n')
+    return path
+
+
+class Oci:
+    """pyvmm-oci with a root of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "state"
+        self.rootfs = make_rootfs(folder / "rootfs")
+        self.settings = write_settings(folder / "kata.toml")
+        self.bundles = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(BIN / "pyvmm-oci"), "--config", str(self.settings), "--root", str(self.root), *arguments]
+
+    def run(self, *arguments: str, text: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), input=text, capture_output=True, text=True, timeout=PATIENCE, **options
+        )
+
+    def check(self, *arguments: str, text: str = "") -> str:
+        done = self.run(*arguments, text=text)
+        assert done.returncode == 0, f"{done.stderr}\n{self.console()}"
+        return done.stdout
+
+    def bundle(self, script: str, **changes: Any) -> str:
+        """A bundle that runs a script of the shell's; *changes* are of config.json, ``linux__x`` of its part linux."""
+        self.bundles += 1
+        path = self.folder / f"bundle{self.bundles}"
+        path.mkdir()
+        spec = default_spec(["sh", "-c", script], terminal=False, root=str(self.rootfs))
+        for key, value in changes.items():
+            if key == "mounts":
+                spec["mounts"] += value
+            elif key.startswith("linux__"):
+                spec["linux"][key.removeprefix("linux__")] = value
+            else:
+                spec[key] = value
+        (path / "config.json").write_text(json.dumps(spec))
+        return str(path)
+
+    def start(self, container_id: str, script: str, **changes: Any) -> None:
+        """Create and start; its output goes to a file."""
+        with open(self.folder / f"{container_id}.out", "wb") as out:
+            command = self.command("create", "--bundle", self.bundle(script, **changes), container_id)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
+        assert done.returncode == 0, (self.folder / f"{container_id}.out").read_text() + self.console()
+        self.check("start", container_id)
+
+    def state(self, container_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.check("state", container_id))
+        return state
+
+    def console(self) -> str:
+        """What the machines that are still there have printed."""
+        return "\n".join(path.read_text(errors="replace") for path in self.root.glob("*/console.log"))
+
+    def close(self) -> None:
+        """Remove what a test has left."""
+        for name in os.listdir(self.root) if self.root.exists() else ():
+            self.run("delete", "--force", name)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What is still there of machines whose state is in *folder*: processes, mounts, control groups, files."""
+    found = [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
+    for name in os.listdir("/proc"):
+        try:
+            line = Path("/proc", name, "cmdline").read_bytes() if name.isdigit() else b""
+        except OSError:
+            continue
+        if os.fsencode(folder) in line or line.startswith(b"pyvmm-fsd"):
+            found.append(f"process {name} {line!r}")
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob("pyvmm*")]
+    return found + [str(path) for path in folder.glob("state/*")]

@@ -1,0 +1,152 @@
+"""pyvmm-oci with real machines: what a container sees, its life, its network, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.kata_tools import PATIENCE, Oci, leftovers
+
+
+@pytest.fixture(scope="module")
+def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
+    made = Oci(tmp_path_factory.mktemp("oci"))
+    yield made
+    made.close()
+
+
+def eventually(what: Callable[[], object], words: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.05)
+
+
+def test_what_a_container_sees(oci: Oci) -> None:
+    (oci.folder / "data").mkdir()
+    (oci.folder / "data" / "file").write_text("content\n")
+    (oci.folder / "work").mkdir()
+    volumes = [
+        {"destination": "/data", "type": "bind", "source": str(oci.folder / "data"), "options": ["rbind", "ro"]},
+        {"destination": "/work", "type": "bind", "source": str(oci.folder / "work"), "options": ["rbind"]},
+        {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]},
+    ]
+    script = """
+    cat; echo to stderr >&2; cat /data/file; hostname
+    touch /data/new 2>/dev/null || echo volume is read-only
+    echo made >/work/made; echo x >/scratch/x && cat /scratch/x
+    touch /new 2>/dev/null || echo root is read-only
+    echo 1 2>/dev/null >/proc/sys/kernel/panic || echo sys is read-only
+    cat /proc/kcore | wc -c
+    cat /proc/sys/net/ipv4/ping_group_range /proc/version
+    echo $$; exit 3"""
+    bundle = oci.bundle(
+        script,
+        mounts=volumes,
+        root={"path": str(oci.rootfs), "readonly": True},
+        hostname="inside",
+        linux__sysctl={"net.ipv4.ping_group_range": "5 7"},
+    )
+    config = json.loads(Path(bundle, "config.json").read_text())
+    done = oci.run("run", "--bundle", bundle, "c1", text="typed\n")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 3, done.stderr
+    assert done.stderr == "to stderr\n"
+    assert lines[:6] == ["typed", "content", "inside", "volume is read-only", "x", "root is read-only"]
+    assert lines[6:9] == ["sys is read-only", "0", "5\t7"], config["linux"]["maskedPaths"]
+    assert lines[9] != Path("/proc/version").read_text().strip(), "its kernel is its own"
+    assert lines[10] == "1"
+    assert (oci.folder / "work" / "made").read_text() == "made\n"
+    assert leftovers(oci.folder) == []
+
+
+def test_a_life(oci: Oci) -> None:
+    oci.start("c1", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    assert oci.state("c1")["status"] == "running"
+    done = oci.run("exec", "c1", "sh", "-c", "cat; echo of exec >&2; exit 4", text="typed\n")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "typed\n", "of exec\n")
+    assert "not found" in oci.run("exec", "c1", "nosuch").stderr
+    assert 0 < len(json.loads(oci.check("ps", "--format", "json", "c1"))) < 10
+    oci.check("update", "--pids-limit", "50", "--memory", "100M", "c1")
+    stats = json.loads(oci.check("events", "--stats", "c1"))["data"]
+    assert stats["memory"]["usage"]["limit"] == 100 << 20
+    assert 0 < stats["pids"]["current"] < 10
+    assert oci.check("exec", "--tty", "c1", "tty") == "/dev/pts/0\r\n"
+    oci.check("pause", "c1")
+    assert oci.state("c1")["status"] == "paused"
+    oci.check("resume", "c1")
+    pid = oci.state("c1")["pid"]
+    oci.check("kill", "c1", "TERM")
+    eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
+    assert not os.path.exists(f"/proc/{pid}/root")
+    oci.check("delete", "c1")
+    assert leftovers(oci.folder) == []
+
+
+def test_out_of_memory(oci: Oci) -> None:
+    bundle = oci.bundle("head -c 200m /dev/zero | tail", linux__resources={"memory": {"limit": 48 << 20}})
+    config = Path(bundle, "config.json")
+    spec = json.loads(config.read_text())
+    spec["process"]["args"] = ["sh", "-c", "exec tail /dev/zero"]
+    config.write_text(json.dumps(spec))
+    assert oci.run("run", "--bundle", bundle, "c1").returncode == 137
+
+
+def test_the_network_of_its_namespace(oci: Oci) -> None:
+    script = """
+    ip -o link show eth0; ip -o -4 addr show eth0; ip route
+    ping -c 1 -W 10 10.77.0.1 >/dev/null && echo answered"""
+    for command in (
+        "ip netns add kata-test",
+        "ip link add kata0 type veth peer name kata1",
+        "ip link set kata1 netns kata-test name eth0 address 02:00:00:00:77:02 mtu 1400",
+        "ip addr add 10.77.0.1/24 dev kata0",
+        "ip link set kata0 up",
+        "ip -n kata-test addr add 10.77.0.2/24 dev eth0",
+        "ip -n kata-test link set eth0 up",
+        "ip -n kata-test route add default via 10.77.0.1",
+    ):
+        subprocess.run(command.split(), check=True)
+    try:
+        namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+        bundle = oci.bundle(
+            script, linux__namespaces=[*namespaces, {"type": "network", "path": "/run/netns/kata-test"}]
+        )
+        config = Path(bundle, "config.json")
+        spec = json.loads(config.read_text())
+        for names in spec["process"]["capabilities"].values():
+            names.append("CAP_NET_RAW")
+        config.write_text(json.dumps(spec))
+        done = oci.run("run", "--bundle", bundle, "c1")
+        assert "02:00:00:00:77:02" in done.stdout, done.stderr
+        assert "mtu 1400" in done.stdout
+        assert "10.77.0.2/24" in done.stdout
+        assert "default via 10.77.0.1" in done.stdout
+        assert "answered" in done.stdout
+        links = subprocess.run(["ip", "-n", "kata-test", "-o", "link"], check=True, capture_output=True, text=True)
+        assert "pyvmm" not in links.stdout, "the tap device went with the machine"
+    finally:
+        subprocess.run(["ip", "netns", "del", "kata-test"], check=True)
+
+
+def test_whoever_is_killed(oci: Oci) -> None:
+    """The monitor, with the machine in it; then the server of the share."""
+    oci.start("c1", "sleep 600")
+    os.kill(oci.state("c1")["pid"], signal.SIGKILL)
+    eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives")
+    oci.check("delete", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    oci.start("c1", "sleep 600")
+    monitor = oci.state("c1")["pid"]
+    children = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    oci.check("delete", "--force", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
