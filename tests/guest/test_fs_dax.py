@@ -118,6 +118,43 @@ def test_a_mapped_file_that_the_host_truncates(
     assert guest.power_off().kind == "poweroff"
 
 
+def test_a_place_first_mapped_after_the_host_has_truncated_the_file(
+    boot: Boot, share: Path, programs: DiskConfig
+) -> None:
+    """A guest whose idea of the size is an old one reads zeroes behind the end, and what is written there later."""
+    guest = mount(boot, share, programs, "process", cache="always")
+    data = (share / "big").read_bytes()
+    assert guest.check("stat -c %s /mnt/big").strip() == str(SIZE)
+    os.truncate(share / "big", 5000)
+    start_map(guest, SIZE)
+    assert guest.check("stat -c %s /mnt/big").strip() == str(SIZE), "it has not asked again"
+    assert ask(guest, "r 100000") == "00", "in the slot where the file ends"
+    assert ask(guest, f"r {5 * MIB}") == "00", "in one behind it"
+    assert ask(guest, "r 4999") == f"{data[4999]:02x}"
+    with open(share / "big", "r+b") as file:
+        file.write(b"\x42" * SIZE)
+    for at in (100000, 5 * MIB, 3 * MIB):
+        guest.check(f"while :; do : >/tmp/out; echo r {at} >&9; usleep 50000; grep -q 42 /tmp/out && break; done")
+    assert stats(guest)["dax_cut"] == 0
+    guest.check("exec 9>&-; umount /mnt || umount -l /mnt")
+    assert guest.power_off().kind == "poweroff"
+
+
+def test_a_small_file_that_grows_is_seen_at_once(boot: Boot, share: Path, programs: DiskConfig) -> None:
+    """Behind its end the window is closed; whoever comes there finds what the file has by then."""
+    guest = mount(boot, share, programs, "process")
+    done = guest.check("""
+        cd /mnt && echo 0 >log
+        for i in $(seq 1 300); do
+            printf '%0200d\\n' $i >>log
+            [ "$(tail -n 1 log)" = "$(printf '%0200d' $i)" ] || echo wrong at $i
+        done
+        wc -l <log; md5sum <log; cd /
+    """).split()
+    assert done[0] == "301"
+    assert done[1] == hashlib.md5((share / "log").read_bytes()).hexdigest()
+
+
 def test_a_read_only_share_in_the_window(boot: Boot, share: Path, programs: DiskConfig) -> None:
     guest = mount(boot, share, programs, "process", read_only=True)
     before = (share / "big").read_bytes()

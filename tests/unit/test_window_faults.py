@@ -103,6 +103,38 @@ def test_it_reads_zeroes_and_then_what_comes_back(tmp_path: Path, writable: bool
     os.close(writer)
 
 
+def test_behind_the_end_of_a_file_that_was_short_when_it_was_mapped(tmp_path: Path) -> None:
+    """It reads zeroes, and never waits for what does not come; or what the file has by then."""
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * 4096)
+    reader, writer = os.pipe()
+    device = Window()
+    boot = BootConfig(tiny.make(tmp_path, MAP, tiny.forever(ANSWER)), entry="linux64")
+    with Machine(
+        MachineConfig(boot, MemoryConfig(32 * MIB), console=ConsoleConfig("fd", writer)), devices=(device,)
+    ) as machine:
+        machine.start()
+
+        def ask() -> bytes:
+            assert machine.console_input(b"?") == 1
+            return os.read(reader, 1)
+
+        device.map(path, writable=True)
+        path.write_bytes(b"B" * SLOT)
+        assert ask() == b"B", "it has grown before anybody looked"
+        path.write_bytes(b"C" * 4096)
+        device.map(path, writable=True)
+        assert ask() == b"\0"
+        path.write_bytes(b"D" * SLOT)
+        end = time.monotonic() + TIMEOUT
+        while ask() != b"D":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert machine.wait(0) is None
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_window_on_pci_is_a_bar_that_decodes_where_the_guest_puts_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"A" * SLOT)

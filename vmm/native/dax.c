@@ -33,6 +33,11 @@ int dax_fill_memory(void *at, size_t len)
 	return fill(at, len, PROT_READ | PROT_WRITE);
 }
 
+int dax_fill_nothing(void *at, size_t len)
+{
+	return fill(at, len, PROT_NONE);
+}
+
 void dax_changed(struct dax *dax)
 {
 	__atomic_fetch_add(&dax->generation, 1, __ATOMIC_RELEASE);
@@ -54,10 +59,10 @@ void dax_forget_cut(struct dax *dax, uint32_t i)
 
 	if (s->whole == s->pages)
 		return;
-	fill(dax_in_park(dax, i, 0), DAX_SLOT, PROT_NONE);
+	dax_fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
+	dax->ncut -= !s->closed;
 	s->whole = s->pages;
-	s->lost = false;
-	dax->ncut--;
+	s->lost = s->closed = false;
 }
 
 static int slot_clear(struct dax *dax, uint32_t i)
@@ -75,22 +80,16 @@ static int slot_clear(struct dax *dax, uint32_t i)
 	return 0;
 }
 
-/*
- * How many pages of a slot the guest counts on. Those of the file, but a guest that asks for a place behind its end, or again
- * for a slot that has lost pages, does not know how short it is.
- */
-static uint16_t counted_on(const struct slot *before, uint64_t pages, uint64_t from, uint64_t end)
+/* How many pages of a slot the file has. */
+static uint16_t pages_there(uint64_t pages, uint64_t from, uint64_t end)
 {
-	uint64_t had = end > from ? (end - from + PAGE - 1) / PAGE : 0;
+	uint64_t there = end > from ? (end - from + PAGE - 1) / PAGE : 0;
 
-	if (!had || before->whole < before->had || had > pages)
-		had = pages;
-	return (uint16_t)had;
+	return (uint16_t)(there < pages ? there : pages);
 }
 
 static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t from, uint64_t end, bool writable)
 {
-	uint16_t had = counted_on(&dax->slot[i], len / PAGE, from, end);
 	int flags = writable ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE, err;
 	uint8_t *p;
 
@@ -109,7 +108,9 @@ static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t fr
 		return err;
 	}
 	dax->slot[i].pages = dax->slot[i].whole = (uint16_t)(len / PAGE);
-	dax->slot[i].had = had;
+	dax->slot[i].had = pages_there(len / PAGE, from, end);
+	if (dax->slot[i].had < dax->slot[i].pages)
+		dax_close(dax, i, dax->slot[i].had);
 	if (dax->stats.slots++ == 0)
 		eventfd_write(dax->wake_fd, 1); /* from now on look whether files shrink */
 	return 0;

@@ -36,9 +36,9 @@ uint64_t bus_dax_generation(struct bus *bus);
 bool bus_dax_fault(struct bus *bus, uint64_t generation);
 /*
  * Where KVM emulates an instruction, a page that cannot be had comes as an access to nothing instead. true: it is in a
- * window; this time it reads zeroes and writes nothing.
+ * window, and was done there as far as there is something now.
  */
-bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len);
+bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len, bool write);
 /* dax.c: for bus.c. */
 uint64_t dax_generation(const struct dax *dax);
 

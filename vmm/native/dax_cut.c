@@ -2,11 +2,13 @@
 /*
  * Pages of the DAX window that are not to be had.
  *
- * A file that shrinks takes pages away under the guest. KVM_RUN then fails without saying where, and dax_fault() looks for
- * slots whose last page is not to be had: that is where a shorter file shows. From its first missing page on such a slot
- * is cut: anonymous memory takes the file's place, and the file's mapping is parked at the same place of a second range.
- * Slots that only happen to be longer than their file (a small file in a large slot) are cut by that, too. So the thread
- * looks at what is cut from time to time: what the guest has not touched, or what the file has again, comes back.
+ * A file in a slot may end before the slot does, when it is mapped or because it has shrunk since. What lies behind its end
+ * is cut: the file's mapping is parked at the same place of a second range, and the place in the window is closed
+ * (PROT_NONE). An access of the guest then makes KVM_RUN fail, at once: KVM waits for pages of a mapping that can be read,
+ * and would wait for ever for what lies behind the end of a file. It does not say where the access was, so dax_fault()
+ * looks whether a file has grown, whose mapping comes back; whether one has lost its last page; and at last puts anonymous
+ * memory wherever it is closed. The thread looks at such memory from time to time: what the guest has not touched is closed
+ * again, and what the file has again comes back.
  */
 #include "dax_struct.h"
 
@@ -34,12 +36,10 @@ static bool can_be_had(uint8_t *at, size_t len)
 	return madvise(at, len, MADV_POPULATE_READ) == 0 || (errno != EFAULT && errno != EHWPOISON);
 }
 
-/* Cut a slot at its first page that is missing; its last one is. */
-static void slot_cut(struct dax *dax, uint32_t i)
+/* The first page of a slot that is missing; its last one is. */
+static uint32_t first_missing(struct dax *dax, uint32_t i)
 {
-	struct slot *s = &dax->slot[i];
-	uint32_t good = 0, bad = s->whole - 1u;
-	size_t len;
+	uint32_t good = 0, bad = dax->slot[i].whole - 1u;
 
 	while (good < bad) {
 		uint32_t middle = (good + bad) / 2;
@@ -49,14 +49,74 @@ static void slot_cut(struct dax *dax, uint32_t i)
 		else
 			bad = middle;
 	}
-	len = (size_t)(s->whole - bad) * PAGE;
-	if (s->whole == s->pages)
-		dax->ncut++;
+	return bad;
+}
+
+/* Cut a slot at that page, which is in the window now. */
+static void slot_cut(struct dax *dax, uint32_t i, uint32_t page, bool closed)
+{
+	struct slot *s = &dax->slot[i];
+	const bool was_memory = s->whole < s->pages && !s->closed;
+	/* What was cut before is memory or closed all the way. */
+	const size_t len = (size_t)(s->whole - page) * PAGE, all = (size_t)(s->pages - page) * PAGE;
+
 	/* A file that cannot be parked does not come back, until the guest maps it again. */
-	if (move(dax_in_window(dax, i, bad), len, dax_in_park(dax, i, bad)))
+	if (move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
 		s->lost = true;
-	dax_fill_memory(dax_in_window(dax, i, bad), len);
-	s->whole = (uint16_t)bad;
+	s->whole = (uint16_t)page;
+	s->closed = closed && !was_memory && !s->lost && !dax_fill_nothing(dax_in_window(dax, i, page), len);
+	if (!s->closed)
+		dax_fill_memory(dax_in_window(dax, i, page), was_memory ? len : all);
+	dax->ncut += !s->closed && !was_memory;
+}
+
+void dax_close(struct dax *dax, uint32_t i, uint32_t page)
+{
+	slot_cut(dax, i, page, true);
+}
+
+/* The file has a page that is cut: all of it comes back that it has now. */
+static bool slot_return(struct dax *dax, uint32_t i)
+{
+	struct slot *s = &dax->slot[i];
+
+	if (move(dax_in_park(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE, dax_in_window(dax, i, s->whole)))
+		return false;
+	dax_forget_cut(dax, i);
+	if (!can_be_had(dax_in_window(dax, i, s->pages - 1u), PAGE))
+		dax_close(dax, i, first_missing(dax, i));
+	s->had = s->whole;
+	return true;
+}
+
+static uint32_t find_grown(struct dax *dax)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		const struct slot *s = &dax->slot[i];
+
+		if (s->closed && can_be_had(dax_in_park(dax, i, s->whole), PAGE))
+			n += slot_return(dax, i);
+	}
+	return n;
+}
+
+/* The guest has touched what is closed, no matter where: it reads zeroes there. */
+static uint32_t open_closed(struct dax *dax)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		struct slot *s = &dax->slot[i];
+
+		if (!s->closed || dax_fill_memory(dax_in_window(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE))
+			continue;
+		s->closed = false;
+		dax->ncut++;
+		n++;
+	}
+	return n;
 }
 
 /* thorough: a page in the middle, on a disk that has failed, say. */
@@ -71,16 +131,13 @@ static uint32_t find_cuts(struct dax *dax, bool thorough)
 		if (!s->whole)
 			continue;
 		if (!can_be_had(dax_in_window(dax, i, s->whole - 1u), PAGE)) {
-			slot_cut(dax, i);
+			slot_cut(dax, i, first_missing(dax, i), false);
 			n++;
 		} else if (thorough && !can_be_had(dax_in_window(dax, i, 0), (size_t)s->whole * PAGE)) {
 			while (first < s->whole - 1u && can_be_had(dax_in_window(dax, i, first), PAGE))
 				first++;
 			/* For good: behind it the file is as it should be, which would look as if it had come back. */
-			if (s->whole == s->pages)
-				dax->ncut++;
-			dax_fill_memory(dax_in_window(dax, i, first), (size_t)(s->whole - first) * PAGE);
-			s->whole = (uint16_t)first;
+			slot_cut(dax, i, first, false);
 			s->lost = true;
 			n++;
 		}
@@ -93,7 +150,11 @@ uint32_t dax_fault(struct dax *dax)
 	uint32_t n;
 
 	pthread_mutex_lock(&dax->lock);
-	n = find_cuts(dax, false);
+	n = find_grown(dax);
+	if (!n)
+		n = find_cuts(dax, false);
+	if (!n)
+		n = open_closed(dax);
 	if (!n)
 		n = find_cuts(dax, true);
 	if (n) {
@@ -125,13 +186,17 @@ void dax_look_at_cuts(struct dax *dax)
 		struct slot *s = &dax->slot[i];
 		uint32_t at = s->whole, n = (uint32_t)s->pages - at;
 
-		if (!n || s->lost)
+		if (!n || s->closed || s->lost)
 			continue;
-		if ((at < s->had || touched(dax_in_window(dax, i, at), n)) && !can_be_had(dax_in_park(dax, i, at), PAGE))
+		if (can_be_had(dax_in_park(dax, i, at), PAGE)) {
+			if (!slot_return(dax, i))
+				continue;
+		} else if (touched(dax_in_window(dax, i, at), n) || dax_fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
 			continue;
-		if (move(dax_in_park(dax, i, at), (size_t)n * PAGE, dax_in_window(dax, i, at)))
-			continue;
-		dax_forget_cut(dax, i);
+		} else {
+			s->closed = true;
+			dax->ncut--;
+		}
 		dax_changed(dax);
 	}
 	pthread_mutex_unlock(&dax->lock);
@@ -139,7 +204,7 @@ void dax_look_at_cuts(struct dax *dax)
 
 /*
  * KVM lets a vCPU whose interrupts are on wait for a page as if it were on its way, and again when it has not come: such an
- * access never fails. So files are watched for having lost what the guest counts on.
+ * access never fails. So files are watched for having lost what they had; where that is closed the access fails.
  */
 void dax_look_for_shrunk(struct dax *dax)
 {
@@ -149,7 +214,7 @@ void dax_look_for_shrunk(struct dax *dax)
 
 		if (!s->had || s->whole < s->had || can_be_had(dax_in_window(dax, i, s->had - 1u), PAGE))
 			continue;
-		slot_cut(dax, i);
+		slot_cut(dax, i, first_missing(dax, i), true);
 		dax_changed(dax);
 		dax->stats.faults++;
 	}

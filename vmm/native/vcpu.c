@@ -112,7 +112,8 @@ static int mmio_exit(struct vcpu *vcpu)
 	if (run->mmio.len > sizeof(run->mmio.data))
 		return BUS_TO_PYTHON;
 	ret = bus_access(vcpu->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write);
-	if (ret == BUS_UNCLAIMED && bus_dax_mmio(vcpu->bus, run->mmio.phys_addr, run->mmio.data, run->mmio.len))
+	if (ret == BUS_UNCLAIMED &&
+	    bus_dax_mmio(vcpu->bus, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write))
 		return BUS_DONE;
 	return ret;
 }

@@ -148,22 +148,43 @@ def test_a_file_that_shrinks_and_grows_again(tmp_path: Path, isolation: str) -> 
 
 
 @ISOLATION
-def test_small_files_in_large_slots_stay_what_they_are(tmp_path: Path, isolation: str) -> None:
-    """They lose pages that they never had, until it is seen that nobody touches those."""
+def test_small_files_in_large_slots_are_closed_behind_their_ends(tmp_path: Path, isolation: str) -> None:
+    """An access there fails at once, and finds what the file has by then, or else zeroes."""
     (tmp_path / "small").write_bytes(b"small")
     (tmp_path / "other").write_bytes(b"A" * SLOT)
     with DaxGuest(tmp_path, isolation) as guest:
         assert guest.map(guest.lookup("small").node, 0, SLOT) == 0
         assert guest.map(guest.lookup("other").node, SLOT, SLOT) == 0
+        assert bytes(guest.window[:6]) == b"small\0"
         os.truncate(tmp_path / "other", 4096)
-        assert guest.fault() == 2
+        assert guest.fault() == 1, "the one that has lost pages"
         assert guest.window[SLOT + 4096] == 0
-        guest.wait_for("the small one is whole", lambda: guest.counts()["cut"] == 1)
-        with open(tmp_path / "small", "r+b") as file:
-            file.truncate(8192)
-            file.seek(4096)
-            file.write(b"grown")
-        assert bytes(guest.window[4096:4101]) == b"grown"
+        for size in (8192, 12000, SLOT):
+            with open(tmp_path / "small", "r+b") as file:
+                file.seek(size - 5)
+                file.write(b"grown")
+            assert guest.fault() == 1, "the one that has grown"
+            assert bytes(guest.window[size - 5 : size]) == b"grown"
+
+
+@ISOLATION
+def test_a_place_first_mapped_after_the_file_has_shrunk(tmp_path: Path, isolation: str) -> None:
+    """The guest's idea of the size is an old one: it reads zeroes, at once, and what the file has when it has grown."""
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * 2 * SLOT)
+    with DaxGuest(tmp_path, isolation) as guest:
+        node = guest.lookup("file").node
+        os.truncate(path, 5000)
+        assert guest.map(node, 0, SLOT) == 0
+        assert guest.map(node, SLOT, SLOT, SLOT) == 0
+        assert bytes(guest.window[4999:5001]) == b"A\0"
+        assert guest.counts()["cut"] == 0, "what nobody touches costs nothing"
+        assert guest.fault() == 2
+        assert (guest.window[8192], guest.window[SLOT], guest.window[2 * SLOT - 1]) == (0, 0, 0)
+        path.write_bytes(b"B" * 2 * SLOT)
+        guest.wait_for("the file is back", lambda: guest.counts()["cut"] == 0)
+        guest.fault()  # what was not touched is closed once more, and opens
+        assert (guest.window[8192], guest.window[SLOT], guest.window[2 * SLOT - 1]) == (66, 66, 66)
 
 
 def test_a_new_mapping_ends_what_was_cut(tmp_path: Path) -> None:
