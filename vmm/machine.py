@@ -7,17 +7,17 @@ from _thread import RLock, allocate_lock, get_ident
 
 from vmm import boot, exithook
 from vmm.boot import layout
+from vmm.bootstrap import Bootstrap
 from vmm.config import PACKED, PCI
 from vmm.core import Core
 from vmm.errors import ConfigError
 from vmm.events import Loop
 from vmm.execution import VcpuThreads
-from vmm.kvm.state import set_boot_state, set_reset_msrs
 from vmm.life import CLOSED, ERROR, MADE, PANIC, PAUSED, POWEROFF, REBOOT, RUNNING, STOPPED, TIMEOUT, EndEvent, Life
 from vmm.memory import GuestMemory
 from vmm.platform import Platform
 from vmm.slots import MmioSlots
-from vmm.thread import Task, Thread
+from vmm.thread import Thread
 from vmm.wiring import balloon_of, close_all, open_console, open_devices, open_vsock, vsock_of
 
 TYPE_CHECKING = False
@@ -74,15 +74,14 @@ class Machine:
 
     def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
         config = self.config
-        self._plan = boot.check(config)
+        plan = boot.check(config)
         ram = config.memory
         shared = config.shares_memory() or any(device.shares_memory for device in devices)
         self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
         self._closers.append(self._memory)
         self.phases.append(("memory", time.monotonic()))
-        # Copying the kernel takes as long as all the rest, and needs nothing of it
-        self._loading = Task(lambda: boot.load_files(self._plan, self.memory), "loader")
-        self._closers.append(self._loading)
+        self._bootstrap = Bootstrap(plan, self._memory)
+        self._closers.append(self._bootstrap)
         core = self._core = Core(config.cpus)
         self._closers.append(core)
         wanted = open_devices(config, self._closers)
@@ -189,22 +188,16 @@ class Machine:
         with self._life_lock:
             self._life.check("start")
             self._life.stage = RUNNING
-            self._set_up_vcpus()
+            self._finish_bootstrap()
             self._loop_thread = Thread(self._serve, "loop")
             self._loop_thread.start()
             self._life.publish("started")
             self._threads.start()
             self.phases.append(("started", time.monotonic()))
 
-    def _set_up_vcpus(self) -> None:
+    def _finish_bootstrap(self) -> None:
         assert self._core is not None
-        slots = self._slots
-        state = boot.place_tables(self._plan, self.memory, self.config.cpus, slots.numbers, slots.windows)
-        for vcpu in self.vcpus:
-            set_reset_msrs(vcpu)
-        set_boot_state(self.vcpus[0], state)  # the others wait for their start-up IPI
-        self._loading.join()
-        self._core.wait_for_memory()
+        self._bootstrap.finish(self._core, self._slots)
         self.phases.append(("kernel", time.monotonic()))
 
     def _serve(self) -> None:
@@ -313,9 +306,8 @@ class Machine:
         self._life.stage = RUNNING
         self._life.begin_again()
         self._threads.begin_again()
-        self._plan = plan
-        boot.load_files(plan, self._memory)
-        self._set_up_vcpus()
+        self._bootstrap.begin(plan)
+        self._finish_bootstrap()
         self._map_register_pages()
         self._life.publish("reset")
         self._threads.start()
