@@ -16,7 +16,7 @@ from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.mounts import SharedDirectory
 from pyvmm_kata.proto import Message
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.tasks import PACKAGES, TaskService
 from tests.kata.fake_guest import PATIENCE, FakeGuest
@@ -59,12 +59,15 @@ class Shim:
         self.server.serve_connection(theirs)
         self.client = ttrpc.Client(ours, "the shim")
 
-    def _sandbox(self, bundle: Bundle, options: Message | None) -> Sandbox:
+    def _sandbox(self, bundle: Bundle, options: Message | None, listener: Callable[[SandboxEvent], None]) -> Sandbox:
         def boot(config: SandboxConfig, folder: str, shared: str) -> FakeGuest:
             self.guests.append(FakeGuest(config, folder, shared))
             return self.guests[-1]
 
-        return Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image"), boot)
+        made = Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image"), boot)
+        made.listen(listener)
+        made.start()
+        return made
 
     def _publish(self, content: Message) -> None:
         with self.published:

@@ -81,6 +81,8 @@ class Container:
             self._expect("start", CREATED)
             self._agent.start_container(self.id)
             self._state = RUNNING
+            if self.init.exit_status is not None:
+                self._state = STOPPED  # it has ended already, and was marked so before
 
     def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio) -> Process:
         """Run one more process.

@@ -6,6 +6,7 @@ A shim has a directory of its own, named after what it serves (containerd's addr
     pid         the shim's number and start time
     shim.sock   where it serves
     sandbox/    the sandbox's state
+    cgroup      the directory of its control group
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.mounts import unmount
+from pyvmm_kata.mounts import mounts_below, unmount
 from pyvmm_kata.state import is_alive, start_time
 
 if TYPE_CHECKING:
@@ -54,8 +56,9 @@ class Arguments(NamedTuple):
 class Place:
     """The directory of a shim."""
 
-    def __init__(self, group: str, folder: str) -> None:
+    def __init__(self, group: str, folder: str, *, is_shared: bool = False) -> None:
         self.group = group
+        self.is_shared = is_shared
         self.folder = folder
         self.socket = os.path.join(self.folder, "shim.sock")
         self.sandbox = os.path.join(self.folder, "sandbox")
@@ -64,9 +67,11 @@ class Place:
     @classmethod
     def of(cls, arguments: Arguments, root: str = ROOT) -> Place:
         """That of the shim of a container, whether it is there or not."""
-        group = _group(arguments)
+        found = _group(arguments)
+        group, is_shared = found or arguments.task_id, found != ""
         words = "\0".join((arguments.address, arguments.namespace, group))
-        return cls(group, os.path.join(root, hashlib.sha256(words.encode()).hexdigest()[:32]))
+        folder = os.path.join(root, hashlib.sha256(words.encode()).hexdigest()[:32])
+        return cls(group, folder, is_shared=is_shared)
 
     def try_lock(self) -> bool:
         """Take the place, empty, if no shim lives there."""
@@ -88,15 +93,40 @@ class Place:
             except FileNotFoundError:
                 pass
             os.close(fd)
-        for name in os.listdir(self.folder):
-            if name != "lock":
-                _remove(os.path.join(self.folder, name))
+        self._clear()
         return True
 
+    def _clear(self) -> None:
+        if points := mounts_below(self.folder):
+            # They are the shim's own, and seen by nobody else. Through them we would remove what is not ours.
+            raise HostError(f"{points[0]} is still mounted", code="shim")
+        self.remove_cgroup()
+        for name in os.listdir(self.folder):
+            path = os.path.join(self.folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif name != "lock":
+                os.unlink(path)
+
     def remove(self) -> None:
-        """Remove all of it; the lock has to be held."""
+        """Remove all of it; the lock has to be held. Raises HostError when something is mounted there."""
+        self._clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
+
+    def write_cgroup(self, folder: str) -> None:
+        """Note the control group that goes with the shim."""
+        with open(os.path.join(self.folder, "cgroup"), "w") as file:
+            file.write(folder)
+
+    def remove_cgroup(self) -> None:
+        """Remove the control group that was noted, and end what is in it. Raises HostError when that cannot be done."""
+        try:
+            with open(os.path.join(self.folder, "cgroup")) as file:
+                folder = file.read()
+        except FileNotFoundError:
+            return
+        Cgroup(folder).remove()
 
     def release(self) -> None:
         """Close our descriptor of the lock; a child that has it as well goes on to hold it."""
@@ -152,23 +182,16 @@ class Place:
 
 
 def _group(arguments: Arguments) -> str:
-    """The pod of a bundle; a container without one is its own."""
+    """The pod of a bundle, empty for a container without one."""
     try:
         with open(os.path.join(arguments.bundle, "config.json"), "rb") as file:
             annotations = json.load(file).get("annotations") or {}
     except (OSError, ValueError, AttributeError):
-        return arguments.task_id
+        return ""
     for name in GROUPS:
         if isinstance(found := annotations.get(name), str) and found:
             return found
-    return arguments.task_id
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        os.unlink(path)
+    return ""
 
 
 def start(arguments: Arguments, serve: Callable[[Place, socket.socket], None], root: str = ROOT) -> str:

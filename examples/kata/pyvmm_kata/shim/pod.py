@@ -33,19 +33,19 @@ EXECS_S = 5.0
 class Pod:
     """All containers of one virtual machine.
 
-    :param make: makes the sandbox for the pod's first bundle, not yet started
+    :param boot: starts the sandbox for the pod's first bundle and the runtime's options; tells of what happens in it
     :param publish: takes messages of containerd.events in their order
     :param pid: the process that stands for every process in the guest, whose own numbers mean nothing on the host
     """
 
     def __init__(
         self,
-        make: Callable[[Bundle, Message | None], Sandbox],
+        boot: Callable[[Bundle, Message | None, Callable[[SandboxEvent], None]], Sandbox],
         publish: Callable[[Message], None],
         pid: int,
     ) -> None:
         self.pid = pid
-        self._make = make
+        self._boot = boot
         self._publish = publish
         self._lock = threading.RLock()
         self._sandbox: Sandbox | None = None
@@ -128,10 +128,7 @@ class Pod:
             if self._closed:
                 raise HostError("this shim is being shut down", code="shim-closed")
             if self._sandbox is None:
-                sandbox = self._make(bundle, options)
-                sandbox.listen(self._on_event)
-                sandbox.start()
-                self._sandbox = sandbox
+                self._sandbox = self._boot(bundle, options, self._on_event)
             return self._sandbox
 
     def start(self, task_id: str, exec_id: str) -> None:

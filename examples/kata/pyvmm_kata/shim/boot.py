@@ -1,0 +1,107 @@
+"""The pod's sandbox: of what the runtime's options, the first container's annotations, limits and namespaces say."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm_kata import cgroups, network, proto, settings
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.spec import namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.proto import Message
+    from pyvmm_kata.sandbox import SandboxEvent
+    from pyvmm_kata.shim.bootstrap import Place
+
+OPTIONS = "runtimeoptions.v1.Options"
+
+
+def start_sandbox(
+    place: Place, home: str, bundle: Bundle, options: Message | None, listener: Callable[[SandboxEvent], None]
+) -> Sandbox:
+    """Boot the machine of a pod, in the network namespace and the control group of its first container.
+
+    :param home: the control group to go back to when that fails
+    :raises VmmError: it cannot be booted; nothing of it is left
+    """
+    wanted = settings.load(_config_path(options)).with_annotations(bundle.annotations)
+    resources = (bundle.spec.get("linux") or {}).get("resources") or {}
+    memory, vcpus = wanted.size(resources)
+    entry = namespace(bundle.spec, "network")
+    if entry is None:
+        raise ConfigError(
+            "config.json: linux.namespaces: a virtual machine cannot have the host's network",
+            code="oci-network",
+            hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
+        )
+    path = entry.get("path") or ""
+
+    def start() -> Sandbox:
+        sandbox = Sandbox(
+            SandboxConfig(
+                sandbox_id=place.group,
+                state_dir=place.sandbox,
+                kernel=wanted.kernel,
+                image=wanted.image,
+                memory=memory,
+                vcpus=vcpus,
+                hostname=bundle.spec.get("hostname") or "",
+                cmdline=wanted.kernel_params,
+                network=network.take_over() if path else None,
+            )
+        )
+        sandbox.listen(listener)
+        sandbox.start()
+        return sandbox
+
+    os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
+    _enter_cgroup(place, bundle, memory, resources)
+    try:
+        return network.in_namespace(path, start) if path else start()
+    except BaseException:
+        leave_cgroup(place, home)
+        raise
+
+
+def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str, object]) -> None:
+    """Go where the pod's processes are to be; a pod of several containers is limited by the group above that."""
+    path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+    folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
+    group = cgroups.Cgroup(folder)
+    if not group.make():
+        return
+    place.write_cgroup(folder)
+    if not place.is_shared:
+        group.limit(memory, resources)
+    group.enter()
+
+
+def own_cgroup() -> str:
+    """The directory of this process's control group, empty where there is no cgroup v2 (cgroups(7))."""
+    with open("/proc/self/cgroup") as lines:
+        for line in lines:
+            if line.startswith("0::") and os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
+                return cgroups.ROOT + line[3:].rstrip("\n")
+    return ""
+
+
+def leave_cgroup(place: Place, home: str) -> None:
+    """Go back to the group `home`, and remove the pod's. Raises VmmError when it has other processes."""
+    if home:
+        cgroups.Cgroup(home).enter()
+    place.remove_cgroup()
+
+
+def _config_path(options: Message | None) -> str:
+    """The settings' file that containerd's configuration names for this runtime, empty for the usual one."""
+    if options is None or options.type_url.rpartition("/")[2] != OPTIONS:
+        return ""
+    try:
+        return str(proto.parse(proto.message(OPTIONS), options.value).config_path)
+    except ValueError:
+        return ""
