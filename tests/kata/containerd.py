@@ -19,7 +19,24 @@ from pyvmm_kata.shim.bootstrap import ROOT, Arguments, Place
 from pyvmm_kata.state import is_alive
 
 IMAGE = "docker.io/library/busybox:test"
-APPLETS = ("sh", "echo", "cat", "ls", "sleep", "true", "ps", "id", "mount", "tty", "ip", "wget", "nc", "dd", "hostname")
+APPLETS = (
+    "sh",
+    "echo",
+    "cat",
+    "ls",
+    "sleep",
+    "true",
+    "ps",
+    "id",
+    "mount",
+    "tty",
+    "stty",
+    "ip",
+    "wget",
+    "nc",
+    "dd",
+    "hostname",
+)
 PATIENCE = 180.0
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -85,13 +102,17 @@ class Containerd:
     :param shim: name of the runtime: "io.containerd.pyvmm.v2"
     :param path: folders with its shim, before those of PATH
     :param cri: what the CRI plugin's section says; None: without the plugin
+    :param own_network: with a network namespace of its own, so that a bridge of it is nobody else's
     """
 
-    def __init__(self, folder: Path, shim: str, path: str, cri: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, shim: str, path: str, cri: str | None = None, *, own_network: bool = False
+    ) -> None:
         self.folder = folder
         self.runtime = shim
         self.address = str(folder / "c.sock")
         self._environment = {**os.environ, "PATH": f"{path}:{SEARCH}"}
+        self._unshare = ["unshare", "-m", *(["-n"] if own_network else []), "--propagation", "slave"]
         self._log = open(folder / "log", "ab")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         lines = [
@@ -108,7 +129,7 @@ class Containerd:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = ["unshare", "-m", "--propagation", "slave", "containerd", "-c", str(self.folder / "config.toml")]
+        command = [*self._unshare, "containerd", "-c", str(self.folder / "config.toml")]
         self._process = subprocess.Popen(command, env=self._environment, stdout=self._log, stderr=self._log)
         self.until(lambda: self.ctr("version", check=False).returncode == 0, "containerd answers")
 
@@ -170,6 +191,13 @@ class Containerd:
     def place(self, name: str, namespace: str = "default") -> Place:
         """Where the shim of a container keeps what it has."""
         return Place.of(Arguments(name, namespace, self.address, "", "", 2))
+
+    def place_of_pod(self, pod_id: str) -> Place:
+        """Where the shim of a pod of the CRI plugin keeps what it has: what it has of a bundle with this annotation."""
+        bundle = self.folder / f"pod-{pod_id}"
+        bundle.mkdir(exist_ok=True)
+        (bundle / "config.json").write_text(json.dumps({"annotations": {"io.kubernetes.cri.sandbox-id": pod_id}}))
+        return Place.of(Arguments(pod_id, "k8s.io", self.address, str(bundle), "", 2))
 
     def shim_pid(self, place: Place) -> int:
         """The process of a shim, 0 when it does not live."""

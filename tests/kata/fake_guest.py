@@ -37,7 +37,7 @@ class GuestProcess:
 
     def run(self) -> None:
         self.started = True
-        verb, *rest = self.args
+        verb, *rest = os.path.basename(self.args[0]), *self.args[1:]
         if verb == "exit":
             self.end(int(rest[0]))
         elif verb == "print":
@@ -75,6 +75,7 @@ class FakeGuest:
         self.shared = shared
         self.processes: dict[tuple[str, str], GuestProcess] = {}
         self.paused: set[str] = set()
+        self.interfaces: list[Message] = []
         self.calls: list[str] = []
         self.ooms: list[str] = []
         self.changed = threading.Condition()
@@ -209,6 +210,16 @@ class FakeGuest:
         return empty()
 
     def UpdateContainer(self, request: Message, call: ttrpc.Call) -> Message:
+        return empty()
+
+    def UpdateInterface(self, request: Message, call: ttrpc.Call) -> Message:
+        self.interfaces.append(request.interface)
+        return request.interface
+
+    def UpdateRoutes(self, request: Message, call: ttrpc.Call) -> Message:
+        return request.routes
+
+    def AddARPNeighbors(self, request: Message, call: ttrpc.Call) -> Message:
         return empty()
 
     def StatsContainer(self, request: Message, call: ttrpc.Call) -> Message:

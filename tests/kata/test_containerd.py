@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kata import containerd_checks as checks
+from tests.kata import cri
 from tests.kata.containerd import Containerd, need
 
 HERE = Path(__file__).resolve()
@@ -25,15 +27,23 @@ sys.exit(main())
 """
 
 
+RUNTIME = "io.containerd.fake.v2"
+
+
+def write_shim(folder: Path) -> None:
+    """Our shim by another name, with machines that are none."""
+    shim = folder / "containerd-shim-fake-v2"
+    shim.write_text(SHIM)
+    shim.chmod(0o755)
+
+
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Containerd]:
     need("containerd", "ctr")
     with tempfile.TemporaryDirectory(prefix="ctd") as name:
         folder = Path(name)
-        shim = folder / "containerd-shim-fake-v2"
-        shim.write_text(SHIM)
-        shim.chmod(0o755)
-        made = Containerd(folder, "io.containerd.fake.v2", name)
+        write_shim(folder)
+        made = Containerd(folder, RUNTIME, name)
         try:
             made.start()
             made.import_image()
@@ -64,3 +74,32 @@ def test_death_of_the_shim(daemon: Containerd) -> None:
 
 def test_deaths_at_random(daemon: Containerd) -> None:
     checks.check_deaths_at_random(daemon, PROGRAMS, rounds=12, longest=0.6, seed=1)
+
+
+def test_pod_of_the_container_runtime_interface() -> None:
+    need("containerd", "ctr", "ip")
+    with tempfile.TemporaryDirectory(prefix="cri") as name:
+        folder = Path(name)
+        write_shim(folder)
+        daemon = Containerd(folder, RUNTIME, name, cri.section(folder, "vm", RUNTIME), own_network=True)
+        try:
+            daemon.start()
+            daemon.import_image("k8s.io")
+            client = cri.Cri(daemon.address, folder)
+            pod = cri.CriPod(client, "vm", "p1", folder)
+            pod.run("one", "sleep")
+            pod.run("two", "print", "hello")
+            assert pod.address.startswith("10.88.7.")
+            assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "the shim of the pod serves its containers"
+            assert not any(os.path.exists(daemon.place(each, "k8s.io").folder) for each in pod.containers.values())
+            assert pod.exec("one", "print", "by exec") == ("by exec", 0)
+            daemon.until(lambda: pod.status("two").state == 2, "the second container ends")
+            assert pod.status("two").exit_code == 0
+            assert "hello" in (folder / "two.log").read_text()
+            pod.stop_container("one")
+            assert pod.status("one").exit_code == 137
+            pod.remove()
+            client.close()
+            daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
+        finally:
+            daemon.stop()
