@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-guest check docs lab bench fuzz guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-guest test-drgn check docs lab bench fuzz guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -26,6 +26,12 @@ test-native: ## only the tests that need no KVM
 test-guest: ## only the tests that boot guests
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.run_tests --guest $(ARGS)
+
+test-drgn: ## build the guest kernel with its types (6 minutes, once) and run drgn's tests on it
+	@python3 tools/deps.py kernel lab guest
+	@$(PYTHON) tools/step.py "guest kernel with types" -- \
+		$(PYTHON) guest-kernel/build.py --config guest-kernel/debug.config
+	@$(PYTHON) -m tools.run_tests --guest tests/guest/test_drgn.py $(ARGS)
 
 check: ## lint, format, types, import layers, API reference, C warnings
 	@python3 tools/deps.py check

@@ -39,11 +39,11 @@ def kernel() -> str:
     return make("build.py")
 
 
-def cached_kernel() -> str | None:
-    """The path of the guest kernel when it need not be built, else None."""
-    if path := os.environ.get(VARIABLES["build.py"]):
+def cached_kernel(*options: str) -> str | None:
+    """The path of the guest kernel, or of what build.py makes with `options`, when it need not be built, else None."""
+    if not options and (path := os.environ.get(VARIABLES["build.py"])):
         return path
-    command = [sys.executable, str(ROOT / "guest-kernel" / "build.py"), "--cached"]
+    command = [sys.executable, str(ROOT / "guest-kernel" / "build.py"), "--cached", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 

@@ -1,44 +1,75 @@
-"""Debian's gdb on a Linux guest.  The guest's vmlinux is stripped; addresses are those of its System.map."""
+"""Debian's gdb on a Linux guest that runs, with the names of its kernel's functions."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Boot
-from tests.guest.vmfixture import Guest
+from tests.guest.shared import show
+from tests.guest.symbols import write_symbols
+from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
 from vmm.debug import GdbServer, GdbTarget
+
+TIMEOUT = 200.0
+BUSY = "(while :; do sync; sleep 0.1; done) >/dev/null 2>&1 &"
+"""A process of the guest that comes by `__x64_sys_sync` again and again."""
 
 
 class Session:
-    """A guest and gdb."""
+    """A guest with two CPUs, and gdb."""
 
-    def __init__(self, guest: Guest, kernel: str, socket: Path) -> None:
+    def __init__(self, guest: Guest, system_map: Path, folder: Path) -> None:
         self.guest = guest
-        self.server = GdbServer(guest.machine, GdbTarget(path=str(socket)))
-        text = Path(kernel).with_name("System.map").read_text()
-        self.symbols = {name: int(address, 16) for address, _, name in map(str.split, text.splitlines())}
+        self.server = GdbServer(guest.machine, GdbTarget(path=str(folder / "gdb")))
+        self.file = folder / "kernel.symbols"
+        self.functions = write_symbols(system_map, self.file)
+        self.banner = next(
+            int(line.split()[0], 16) for line in system_map.read_text().splitlines() if line.endswith(" linux_banner")
+        )
+
+    def command(self, *commands: str) -> list[str]:
+        whole = ("set pagination off", "set confirm off", f"target remote {self.server.address}", *commands)
+        return ["gdb", "-nx", "-q", str(self.file), *(word for command in whole for word in ("-ex", command))]
 
     def gdb(self, *commands: str) -> str:
         """What gdb prints when it runs *commands*."""
-        words = ["gdb", "-nx", "-batch", "-ex", f"target remote {self.server.address}"]
-        words += [word for command in commands for word in ("-ex", command)]
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(
+            [*self.command(*commands), "-batch"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
         return done.stdout + done.stderr
 
 
-@pytest.fixture
-def session(boot: Boot, guest_kernel: str, tmp_path: Path) -> Iterator[Session]:
+@pytest.fixture(scope="module")
+def shared(guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     if shutil.which("gdb") is None:
         pytest.skip("gdb is not installed: apt-get install gdb")
-    session = Session(boot(cpus=2), guest_kernel, tmp_path / "gdb")
-    yield session
-    session.server.close()
+    folder = tmp_path_factory.mktemp("gdb")
+    guest = boot_guest(guest_kernel, rootfs=sparse_copy(guest_disk, folder / "root.ext4"), cpus=2)
+    try:
+        guest.start_shell()
+        session = Session(guest, Path(guest_kernel).with_name("System.map"), folder)
+        guest.check(BUSY)
+        yield session
+        session.server.close()
+    finally:
+        guest.close()
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest, shared: Session) -> Session:
+    show(request, shared.guest)
+    return shared
 
 
 def values(text: str) -> list[str]:
@@ -47,11 +78,54 @@ def values(text: str) -> list[str]:
 
 
 def test_gdb_reads_the_kernel(session: Session) -> None:
-    banner = session.symbols["linux_banner"]
     out = session.gdb(
-        "info threads", f"x/s {banner:#x}", "p/x $cr3 != 0", "p/x $efer & 0x500", "thread 2", "p $rip != 0"
+        "info threads", f"x/s {session.banner:#x}", "p/x $cr3 != 0", "p/x $efer & 0x500", "thread 2", "p $rip != 0"
     )
     assert "vCPU 0" in out and "vCPU 1" in out
     assert '"Linux version 6.' in out
     assert values(out) == ["0x1", "0x500", "1"], out
     assert session.guest.check("nproc") == "2\n", "it runs again"
+
+
+@pytest.mark.parametrize("kind", ["hbreak", "break"])
+def test_a_breakpoint_in_a_system_call(session: Session, kind: str) -> None:
+    """It is hit as often as the guest comes by, steps go on from there, and the callers have their names."""
+    start = session.functions["__x64_sys_sync"]
+    out = session.gdb(
+        f"{kind} *__x64_sys_sync", "continue", "p/x $rip", "backtrace 2", "info threads", "stepi", "p/x $rip",
+        "continue", "p/x $rip", "delete", "stepi", "stepi", "detach",
+    )  # fmt: skip
+    first, stepped, again = (int(value, 16) for value in values(out))
+    assert (first, again) == (start, start) and stepped != start, out
+    # Two names of one address
+    assert re.search(r"#0 .* in __(x64|do)_sys_sync \(\)\n#1 .* in (do_syscall_64|x64_sys_call) \(\)", out), out
+    assert len(re.findall(r"^[* ] +\d+ +Thread \d \(vCPU \d\)", out, re.MULTILINE)) == 2, out
+    assert session.guest.check("echo it runs") == "it runs\n", "no breakpoint is left"
+
+
+def test_a_breakpoint_by_the_name_of_a_function_and_its_return(session: Session) -> None:
+    out = session.gdb("break ksys_sync", "continue", "delete", "finish", "detach")
+    assert re.search(r"hit Breakpoint 1, 0x\w+ in ksys_sync \(\)", out), out
+    assert re.search(r"^0x\w+ in __(x64|do)_sys_sync \(\)", out, re.MULTILINE), out
+    assert session.guest.check("echo it runs") == "it runs\n"
+
+
+def test_ctrl_c_stops_a_guest_that_runs(session: Session) -> None:
+    process = subprocess.Popen(
+        session.command("continue"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdin and process.stdout
+    text = ""
+    while "Continuing." not in text:
+        letter = process.stdout.read(1)
+        assert letter, text
+        text += letter
+    session.guest.check("true")  # it runs
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate("p/x $efer & 0x500\ninfo threads\ndetach\n", timeout=TIMEOUT)
+    assert "SIGINT" in out and values(out) == ["0x500"] and "vCPU 1" in out, out
+    assert session.guest.check("echo it runs") == "it runs\n"
