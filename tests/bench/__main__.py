@@ -22,7 +22,7 @@ from tools.step import step
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
-    True: ("boot", "fio-icount", "net-icount"),
+    True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount"),
     False: ("memory", "fio", "net", "fs", "vsock", "console"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""

@@ -6,6 +6,7 @@ guest forgets what it knows (drop_caches); for the host everything is warm.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, programs
 from tests.bench.child import Child, ChildError
-from tests.bench.fio import AGENT, PATIENCE, READ_BANDWIDTH, WRITE_BANDWIDTH, Vm
+from tests.bench.fio import AGENT, PATIENCE, Vm
 from tests.bench.memory import MAPPING, family
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.bench.inside import Spec
 
 VIRTIOFSD = "/usr/libexec/virtiofsd"
@@ -29,7 +32,9 @@ MIB = 1 << 20
 WINDOW_MIB = 512
 FILES_PER_FOLDER = 50
 TREE = "/mnt/tree"
-TRANSFERS = {"read-1m": ("read", "1m"), "write-1m": ("write", "1m"), "randread-4k": ("randread", "4k")}
+TRANSFERS = {"read-1m": "read", "write-1m": "write"}
+"""Of each row: what fileio (tests/guest/programs) calls it."""
+RANDOM = "randread-4k"
 TREE_JOBS = {
     "unpack": f"mkdir {TREE}; tar xf /ram/tree.tar -C {TREE}",
     "find": f"find {TREE} -size +100000k",
@@ -51,12 +56,12 @@ class Share:
     """One machine with a directory, and with QEMU the process that serves it."""
 
     def __init__(
-        self, name: str, spec: Spec, folder: str, *, options: str = "", mount: str = "", data: str = ""
+        self, name: str, spec: Spec, folder: str, *, options: str = "", mount: str = "", data: str = "/bench/programs"
     ) -> None:
         self.name = name
         self.server: Child | None = None
         self.disk = disk = f"/bench/vda-fs-{name}"
-        shutil.copyfile(spec.fio_disk, disk)
+        shutil.copyfile(spec.disk, disk)
         cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
         guest = programs.Guest(spec.kernel, cmdline, disk=disk, data=data, memory=512)
         if name.startswith("qemu"):
@@ -66,6 +71,7 @@ class Share:
             argv = programs.pyvmm(spec.pyvmm, guest, extra=extra)
         try:
             self.vm = Vm(name, argv)
+            self.vm.run("mkdir /ram; mount -t tmpfs ram /ram; tar xf /dev/vdb -C /", PATIENCE)
             self.vm.run(f"mount -t virtiofs{mount} share /mnt", PATIENCE)
         except BaseException:
             self.close()
@@ -94,22 +100,17 @@ class Share:
         return [pid for pid in found if "fsd" in Path(f"/proc/{pid}/comm").read_text()]
 
     def seconds(self, command: str) -> float:
-        """How long a command takes in the guest, which has forgotten all files before."""
+        """How long a command takes in the guest, which has forgotten all files before; typing it included."""
         self.vm.run("sync; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
-        output = self.vm.run(
-            f"read a b </proc/uptime; {command}; read c b </proc/uptime; echo took $a $c", 5 * PATIENCE
-        )
-        begin, end = output.rpartition("took ")[2].split()[:2]
-        return max(float(end) - float(begin), 0.01)
+        start = time.monotonic_ns()
+        self.vm.run(command, 5 * PATIENCE)
+        return (time.monotonic_ns() - start) / 1e9
 
-    def transfer(self, job: str, file: str, mib: int, engine: str = "psync") -> float:
-        """MiB/s of fio on a file of the share, each of its bytes once."""
-        rw, size = TRANSFERS[job]
+    def transfer(self, job: str, mib: int) -> float:
+        """MiB/s of a job of fileio on the share's file, which the guest has forgotten before."""
         self.vm.run("sync; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
-        command = f"fio --minimal --terse-version=3 --name={job} --filename=/mnt/{file} --rw={rw} --bs={size} --thread"
-        output = self.vm.run(f"{command} --size={mib}m --ioengine={engine} --fallocate=none", 2 * PATIENCE)
-        (line,) = [line for line in output.splitlines() if line.startswith("3;fio")]
-        return int(line.split(";")[READ_BANDWIDTH if "read" in rw else WRITE_BANDWIDTH]) / 1024
+        output = self.vm.run(f"fileio {job} /mnt/data {mib << 20}", 2 * PATIENCE)
+        return mib * 1e9 / int(output.split()[0])
 
     def finish(self) -> dict[str, Any]:
         """Let the guest power off; returns what pyvmm tells of the share: requests by name, bytes."""
@@ -154,38 +155,58 @@ def make_tree(path: str, folders: int) -> None:
 
 def measure_one(share: Share, mib: int) -> dict[str, float]:
     """One turn: MiB/s of the transfers (reads of 4k: per second), and seconds of what is done with the tree."""
-    figures: dict[str, float] = {}
-    for job in TRANSFERS:
-        figures[job] = share.transfer(job, "data", mib // 8) * 256 if "4k" in job else share.transfer(job, "data", mib)
+    figures = {name: share.transfer(job, mib) for name, job in TRANSFERS.items()}
+    figures[RANDOM] = share.transfer("random", mib // 8) * 256
     for job, command in TREE_JOBS.items():
         figures[job] = share.seconds(command)
     boot.say(f"{share.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     return figures
 
 
-def measure_jobs(spec: Spec, amounts: Amounts) -> dict[str, Any]:
-    """Turn by turn, so that what else the machine does hits both; `ops` are the requests that pyvmm had in all."""
-    figures: dict[str, Any] = {"pyvmm": [], "qemu": []}
+@contextlib.contextmanager
+def both_shares(spec: Spec, amounts: Amounts) -> Iterator[list[Share]]:
+    """pyvmm's and virtiofsd's, each with its file of data, and the tree's archive in the guest's memory."""
     shares: list[Share] = []
     make_tree("/bench/tree.tar", amounts.folders)
     try:
-        for name in figures:
+        for name in ("pyvmm", "qemu"):
+            shutil.copyfile("/bench/programs", f"/bench/data-{name}.tar")
+            with tarfile.open(f"/bench/data-{name}.tar", "a") as data:
+                data.add("/bench/tree.tar", "ram/tree.tar")
             folder = f"/bench/share-{name}"
             os.mkdir(folder)
             make_file(f"{folder}/data", amounts.data_mib)
-            shares.append(Share(name, spec, folder, data="/bench/tree.tar"))
-            shares[-1].vm.run("mkdir /ram; mount -t tmpfs ram /ram; cat /dev/vdb >/ram/tree.tar", PATIENCE)
+            shares.append(Share(name, spec, folder, data=f"/bench/data-{name}.tar"))
             boot.say(f"{name} is up")
+        yield shares
+    finally:
+        for share in shares:
+            share.close()
+            shutil.rmtree(f"/bench/share-{share.name}")
+
+
+def measure_jobs(spec: Spec, amounts: Amounts) -> dict[str, Any]:
+    """Turn by turn, so that what else the machine does hits both; `stats` are those of pyvmm's share."""
+    figures: dict[str, Any] = {"pyvmm": [], "qemu": []}
+    with both_shares(spec, amounts) as shares:
         for turn in range(spec.turns + 1):
             for share in shares if turn % 2 == 0 else reversed(shares):
                 run = measure_one(share, amounts.data_mib)
                 if turn:  # the first is for the caches
                     figures[share.name].append(run)
         return figures | {"stats": shares[0].finish()}
-    finally:
+
+
+def measure_instructions(spec: Spec) -> dict[str, Any]:
+    """The jobs, much smaller, where one instruction is one nanosecond; the first turn is for the caches."""
+    amounts = Amounts(True)
+    amounts.data_mib, amounts.folders = 16, 4
+    figures: dict[str, Any] = {"pyvmm": [], "qemu": []}
+    with both_shares(spec, amounts) as shares:
         for share in shares:
-            share.close()
-            shutil.rmtree(f"/bench/share-{share.name}")
+            measure_one(share, amounts.data_mib)
+            figures[share.name].append(measure_one(share, amounts.data_mib))
+    return figures | {"files": amounts.folders * FILES_PER_FOLDER}
 
 
 def measure_dax(spec: Spec, mib: int) -> dict[str, Any]:
@@ -198,7 +219,7 @@ def measure_dax(spec: Spec, mib: int) -> dict[str, Any]:
         share = Share(f"pyvmm-{name}", spec, folder, options=options, mount=mount)
         try:
             before = share.vm.run("grep ^Cached: /proc/meminfo", PATIENCE).split()[1]
-            speeds = [share.transfer("read-1m", "data", mib, "mmap") for _ in range(2)]
+            speeds = [share.transfer("map", mib) for _ in range(2)]
             after = share.vm.run("grep ^Cached: /proc/meminfo", PATIENCE).split()[1]
             stats = share.finish()
         finally:

@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
     measures |= {"net": net.measure, "net-icount": net.measure}
+    measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     enter_stage(spec.stage)

@@ -62,12 +62,12 @@ def tool(name: str, verb: str, port: int, *numbers: int) -> float:
 
 def measure_one(name: str, seconds: float) -> dict[str, float]:
     """One turn: MiB/s, microseconds of a round trip, connections per second."""
-    mib = max(4, round(32 * seconds))
+    mib = max(16, round(32 * seconds))
     figures = {}
     for key, (verb, n) in MOVES.items():
         port = SINK if verb == "send" else SOURCE
         figures[key] = mib / tool(name, verb, port, n, WRITE, (mib << 20) // n)
-    trips, connections = round(1000 * seconds), round(200 * seconds)
+    trips, connections = max(200, round(1000 * seconds)), max(50, round(200 * seconds))
     figures["rtt_us"] = tool(name, "rtt", ECHO, 64, trips) * 1e6 / trips
     figures["connects"] = connections / tool(name, "connects", ECHO, connections)
     return figures
