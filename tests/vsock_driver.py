@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
@@ -54,6 +55,12 @@ def header(
         *(src_cid, dst_cid, src_port, dst_port, length, kind, op, flags & 0xFFFF_FFFF),
         *(buf_alloc & 0xFFFF_FFFF, fwd_cnt & 0xFFFF_FFFF),
     )
+
+
+def is_asleep() -> bool:
+    """Whether the device's worker waits in the kernel: it looks around for a while before it does."""
+    states = [Path(f"/proc/self/task/{tid}/stat").read_text() for tid in os.listdir("/proc/self/task")]
+    return {text.rpartition(") ")[2][0] for text in states if "(pyvmm-vsock)" in text} == {"S"}
 
 
 class VsockGuest(Guest):

@@ -23,6 +23,8 @@ enum { LISTEN_AGAIN_MS = 100 };
  * no more than those: a packet, an interrupt and a kick for each. So it is asked only when it has said nothing for so long.
  */
 enum { ASK_CREDIT_MS = 50 };
+/* Packets that were taken without a word to the guest, and for how long. */
+enum { TX_UNTOLD = 32, TX_UNTOLD_MS = 2 };
 
 struct vsock *vsock_new(const struct vsock_config *config, int *err)
 {
@@ -60,30 +62,46 @@ void vsock_free(struct vsock *v)
 	free(v);
 }
 
-static void vsock_flush(struct vsock *v)
+static void irq_count(struct vsock *v, struct irq *irq)
 {
-	bool tx = ring_flush(v->worker.ring), rx = ring_flush(v->rx);
-
-	if (tx && rx && v->rx_irq == v->worker.irq)
-		rx = false;
-	if (tx) {
-		stat_add(&v->worker.stats.irqs, 1);
-		irq_raise(v->worker.irq, IRQ_VRING);
-	}
-	if (rx) {
-		stat_add(&v->worker.stats.irqs, 1);
-		irq_raise(v->rx_irq, IRQ_VRING);
-	}
+	stat_add(&v->worker.stats.irqs, 1);
+	irq_raise(irq, IRQ_VRING);
 }
 
-/* The descriptors that made themselves heard, after at most so many milliseconds. */
-static void vsock_wait(struct vsock *v, int timeout)
+/* The guest hears that its packets were taken. */
+static void vsock_tx_flush(struct vsock *v)
+{
+	if (ring_flush(v->worker.ring))
+		irq_count(v, v->worker.irq);
+}
+
+void vsock_rx_flush(struct vsock *v)
+{
+	if (!ring_flush(v->rx))
+		return;
+	irq_count(v, v->rx_irq);
+	/* One interrupt for both. */
+	if (ring_flush(v->worker.ring) && v->worker.irq != v->rx_irq)
+		irq_count(v, v->worker.irq);
+}
+
+/*
+ * That packets were taken is no news that a guest waits for, unless it has no room for more: it hears of them with the
+ * next packet for it, or when there are many, or soon.
+ */
+static bool tx_is_news(const struct vsock *v)
+{
+	uint32_t n = ring_unsignalled(v->worker.ring);
+
+	return n >= TX_UNTOLD || n >= ring_size(v->worker.ring) / 4;
+}
+
+/* The descriptors that made themselves heard, after at most so many milliseconds. Returns how many. */
+static int vsock_wait(struct vsock *v, int timeout)
 {
 	struct epoll_event ready[EVENTS];
 	int n = epoll_wait(v->worker.epoll_fd, ready, EVENTS, timeout);
 
-	if (n == 0 && timeout > 0)
-		vsock_host_listen(v, true);
 	for (int i = 0; i < n; i++) {
 		switch (ready[i].data.u64) {
 		case WORKER_KICK:
@@ -105,6 +123,7 @@ static void vsock_wait(struct vsock *v, int timeout)
 		vsock_rx_ask(v);
 	vsock_conn_bury(v);
 	v->turns = 0;
+	return n;
 }
 
 /* 5.10.6.7: all connections that the driver remembers are gone. */
@@ -175,18 +194,37 @@ static int vsock_run(struct worker *w)
 	to = vsock_rx_run(v);
 	if (to < 0)
 		return to;
-	vsock_flush(v);
+	if (tx_is_news(v))
+		vsock_tx_flush(v);
+	else
+		ring_publish(v->worker.ring);
 	vsock_conn_bury(v);
+	/* Packets that may not be taken yet are nothing to spin for. */
+	v->worker.in_flight = !vsock_tx_open(v);
 	return from + to;
 }
 
 static void vsock_sleep(struct worker *w)
 {
 	struct vsock *v = (struct vsock *)w;
-
 	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
 
-	vsock_wait(v, v->stalled_ns ? ASK_CREDIT_MS : timeout);
+	if (v->stalled_ns)
+		timeout = ASK_CREDIT_MS;
+	if (ring_unsignalled(w->ring))
+		timeout = TX_UNTOLD_MS;
+	if (vsock_wait(v, timeout))
+		return;
+	vsock_tx_flush(v);
+	vsock_host_listen(v, true);
+}
+
+static bool vsock_peek(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+
+	vsock_wait(v, 0);
+	return v->ready.first || (v->rx_starved && ring_pending(v->rx));
 }
 
 static int vsock_kicks(struct worker *w, int enable)
@@ -207,7 +245,8 @@ static void vsock_drain(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 
 	vsock_stash_return(v);
-	vsock_flush(v);
+	vsock_tx_flush(v);
+	vsock_rx_flush(v);
 	vsock_host_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
 	v->running = false;
@@ -225,6 +264,7 @@ const struct worker_ops vsock_ops = {
 	.run = vsock_run,
 	.sleep = vsock_sleep,
 	.kicks = vsock_kicks,
+	.peek = vsock_peek,
 	.drain = vsock_drain,
 	.destroy = vsock_destroy,
 };
@@ -241,8 +281,6 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 	v->reset_event = queues->reset_event;
 	v->rx_starved = v->listening = v->running = false;
 	v->turns = 0;
-	/* The worker does not spin on its ring: what it waits for comes from sockets as often. */
-	v->worker.in_flight = 1;
 }
 
 struct worker *vsock_start(struct vsock *v, const struct vsock_queues *queues, int *err)

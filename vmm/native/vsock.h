@@ -105,6 +105,7 @@ struct vsock_conn {
 	bool wr_closed;                  /* fd: shut down for writing */
 	bool readable;                   /* fd may have something */
 	bool hup, rdhup;                 /* what epoll has seen: once it did, there is an end behind the data */
+	bool wide;                       /* fd has been given a larger buffer, or cannot have one */
 	bool want_out;                   /* waiting for fd to be writable */
 	bool in_message;                 /* there is such a message */
 	bool asked_credit;
@@ -161,6 +162,8 @@ struct vsock {
 extern const struct worker_ops vsock_ops;
 /* What vsock_start() does before it starts a thread; a fuzzer does without one. */
 void vsock_prepare(struct vsock *v, const struct vsock_queues *queues);
+/* The guest gets the packets that were pushed for it. */
+void vsock_rx_flush(struct vsock *v);
 
 /* vsock_conn.c */
 

@@ -59,6 +59,20 @@ static ssize_t socket_send(struct vsock_conn *c, struct iovec *iov, uint32_t nio
 	return n;
 }
 
+/*
+ * A socket that was full once may have more room, so that its reader has something to do while we are told that there is
+ * room again. Only where a connection has all the credit that it can have: many connections stay as small as they are.
+ */
+static bool socket_widen(struct vsock_conn *c)
+{
+	int size = VSOCK_BUF_ALLOC;
+
+	if (c->wide || c->type != VSOCK_TYPE_STREAM || c->buf_alloc < VSOCK_BUF_ALLOC)
+		return false;
+	c->wide = true;
+	return setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) == 0;
+}
+
 static int keep(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len)
 {
 	int err = vsock_pend_add(&c->to_host, iov, niov, len);
@@ -147,18 +161,20 @@ void vsock_host_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, u
 	int err;
 
 	if (!c->to_host && (!message || eom)) {
-		n = socket_send(c, iov, niov);
-		if (n < 0) {
-			no_reader(v, c);
-			return;
-		}
-		if (n) {
-			vsock_forwarded(v, c, (uint32_t)n);
-			if ((uint32_t)n == len)
+		do {
+			n = socket_send(c, iov, niov);
+			if (n < 0) {
+				no_reader(v, c);
 				return;
-			iov_skip(&iov, &niov, (size_t)n);
-			len -= (uint32_t)n;
-		}
+			}
+			if (n) {
+				vsock_forwarded(v, c, (uint32_t)n);
+				if ((uint32_t)n == len)
+					return;
+				iov_skip(&iov, &niov, (size_t)n);
+				len -= (uint32_t)n;
+			}
+		} while (socket_widen(c));
 	}
 	err = message ? keep_message(v, c, iov, niov, len, eom) : keep(v, c, iov, niov, len);
 	if (err)

@@ -306,6 +306,7 @@ int vsock_rx_run(struct vsock *v)
 
 	v->rx_starved = false;
 	n = replies_send(v);
+	vsock_rx_flush(v);
 	if (n < 0)
 		return n == MAY_STARVE ? 0 : n;
 	done += n;
@@ -315,6 +316,8 @@ int vsock_rx_run(struct vsock *v)
 		vsock_list_remove(&v->ready, c);
 		c->listed = false;
 		n = conn_send(v, c);
+		/* At once: the guest works on this while the next is copied. Once it does, it wants no interrupts. */
+		vsock_rx_flush(v);
 		if (conn_has_more(c))
 			vsock_conn_ready(v, c);
 		if (n < 0)

@@ -73,6 +73,8 @@ static bool worker_poll(struct worker *w, uint64_t start)
 				return true;
 			__builtin_ia32_pause();
 		}
+		if (w->ops->peek && w->ops->peek(w))
+			return true;
 		now = clock_ns();
 		if (now - last > POLL_HOLE_NS) {
 			w->poll_rest = POLL_REST;

@@ -21,6 +21,11 @@ struct worker_ops {
 	 * the worker's ring. For a device with more rings in one worker.
 	 */
 	int (*kicks)(struct worker *w, int enable);
+	/*
+	 * While the worker spins: look, without sleeping, for work that does not come through the worker's ring. True: there
+	 * is some. NULL: all work comes through it.
+	 */
+	bool (*peek)(struct worker *w);
 	/* Finish all I/O in flight. No more run() comes after it. */
 	void (*drain)(struct worker *w);
 	/* From worker_free(), the thread being gone: free the device's part and w itself. */

@@ -158,7 +158,7 @@ def test_a_lot_from_the_guest(guest: VsockGuest) -> None:
 def test_the_program_reads_slowly(guest: VsockGuest) -> None:
     """Back-pressure: what its socket does not take waits, up to the credit, and is passed on when it reads."""
     program, port, src = guest.from_guest()
-    payload = os.urandom(BUF_ALLOC)
+    payload = os.urandom(2 * BUF_ALLOC)
     for at in range(0, len(payload), 8192):
         guest.send(spec.VSOCK_OP_RW, port, src, payload[at : at + 8192])
     assert guest.vsock.stats()["waiting_bytes"] > 0
@@ -274,7 +274,7 @@ def test_the_program_stops_reading(guest: VsockGuest) -> None:
 
 def test_what_the_guest_sent_last_arrives_after_it_has_closed(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    payload = os.urandom(BUF_ALLOC)
+    payload = os.urandom(2 * BUF_ALLOC)
     for at in range(0, len(payload), 16384):
         guest.send(spec.VSOCK_OP_RW, port, src, payload[at : at + 16384])
     guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, flags=3)
