@@ -14,8 +14,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* After so many requests the guest hears of it. */
-enum { BATCH = 32 };
+/* After so many requests, or so many bytes of data, the guest hears of it: it works on those while the next are copied. */
+enum { BATCH = 32, BATCH_BYTES = 64 << 10 };
 
 struct fs *fs_new(const struct fs_config *config, int *err)
 {
@@ -85,6 +85,7 @@ static int fs_run(struct worker *w)
 {
 	struct fs_queue *q = (struct fs_queue *)w;
 	struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = q->iov };
+	uint64_t bytes = 0;
 	int n, err = 0;
 
 	if (unlikely(!q->entered)) {
@@ -103,6 +104,11 @@ static int fs_run(struct worker *w)
 			break;
 		stat_add(&w->stats.chains, 1);
 		n++;
+		bytes += chain.read_len + chain.write_len;
+		if (bytes < BATCH_BYTES)
+			continue;
+		worker_flush(w);
+		bytes = 0;
 	}
 	worker_flush(w);
 	return err < 0 ? err : n;

@@ -252,7 +252,7 @@ int fs_op_access(struct fs_req *r)
 	err = fs_node_get(r->fs, r->in.nodeid, &ref);
 	if (err)
 		return err;
-	err = fs_begin(r, 0);
+	err = fs_begin(r, r->q->umask);
 	if (!err) {
 		err = faccessat(ref.fd, "", (int)in->mask, AT_EMPTY_PATH | AT_EACCESS) < 0 ? -errno : 0;
 		fs_end(r);

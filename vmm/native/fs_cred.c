@@ -156,7 +156,7 @@ fail:
 
 void fs_end(struct fs_req *r)
 {
-	set_umask(r->q, 0);
+	/* The umask stays: it means something only to what is made, and the next request most often has the same. */
 	if (!r->acting)
 		return;
 	r->acting = false;

@@ -114,7 +114,7 @@ static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct
 	err = fs_node_get(r->fs, out.entry.nodeid, &ref);
 	if (!err) {
 		/* Nobody has checked whether this user may. */
-		err = fs_begin(r, 0);
+		err = fs_begin(r, r->q->umask);
 		fd = err ? err : open_node(r, &ref, in->flags, in->open_flags);
 		if (!err)
 			fs_end(r);
