@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.driver import TIMEOUT
-from tests.vsock_driver import BUF_ALLOC, VsockGuest
+from tests.vsock_driver import BUF_ALLOC, VsockGuest, header
 from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec, vsock_aio, vsock_client
-from vmm.virtio.vsock import Vsock
+from vmm.virtio.vsock import TX, Vsock
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -170,6 +170,17 @@ def test_the_program_reads_slowly(guest: VsockGuest) -> None:
     fwd = 0
     while len(payload) - fwd >= BUF_ALLOC // 2:
         fwd = guest.expect(spec.VSOCK_OP_CREDIT_UPDATE).fwd_cnt
+
+
+def test_the_guest_hears_that_its_packet_was_taken(guest: VsockGuest) -> None:
+    """By an interrupt, though there is nothing for it."""
+    program, port, src = guest.from_guest()
+    while guest.irq.clear():
+        pass
+    guest.send_buffers(guest.data(header(spec.VSOCK_OP_RW, port, src, length=5) + b"alone"), wait=False)
+    assert program.recv(100) == b"alone"
+    while not guest.queues[TX].take_used():
+        guest.wait_irq()
 
 
 def test_the_guest_reads_slowly(guest: VsockGuest) -> None:
