@@ -95,6 +95,7 @@ static int fs_run(struct worker *w)
 		q->entered = true;
 	}
 	n = fs_waits_run(q);
+	q->answered = n;
 	while (n < BATCH) {
 		err = ring_pop(w->ring, &chain);
 		if (err <= 0)
@@ -111,6 +112,9 @@ static int fs_run(struct worker *w)
 		bytes = 0;
 	}
 	worker_flush(w);
+	/* Nobody waits for what has no answer (FORGET): then the worker does not spin for more of it. */
+	if (n)
+		w->in_flight = !q->answered;
 	return err < 0 ? err : n;
 }
 

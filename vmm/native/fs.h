@@ -59,6 +59,7 @@ struct fs_queue {
 	struct fs_queue *next;
 	bool entered;          /* the thread has made itself ready */
 	uint32_t umask;        /* of the thread */
+	bool answered;         /* a request of this turn was one that somebody waits for */
 	uint64_t caps;         /* the capabilities of the thread */
 	uint8_t *buf, *out;    /* FS_BUF_SIZE each: arguments, and an answer in pieces */
 	uint32_t nwaits;

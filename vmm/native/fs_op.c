@@ -261,6 +261,7 @@ int fs_handle(struct fs_queue *q, struct chain *chain)
 		if (chain->write_len < sizeof(struct fuse_out_header))
 			return ring_fail(q->worker.ring, -EPROTO, "chain %u (FUSE opcode %u) has no room for an answer",
 					 chain->head, r.in.opcode);
+		q->answered = true;
 		fs_take_out(&r, chain);
 		err = fs_do(&r, op, chain);
 		if (err == FS_PENDING)
