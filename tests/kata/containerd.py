@@ -19,24 +19,7 @@ from pyvmm_kata.shim.bootstrap import ROOT, Arguments, Place
 from pyvmm_kata.state import is_alive
 
 IMAGE = "docker.io/library/busybox:test"
-APPLETS = (
-    "sh",
-    "echo",
-    "cat",
-    "ls",
-    "sleep",
-    "true",
-    "ps",
-    "id",
-    "mount",
-    "tty",
-    "stty",
-    "ip",
-    "wget",
-    "nc",
-    "dd",
-    "hostname",
-)
+APPLETS = ("sh", "echo", "cat", "ls", "sleep", "ps", "id", "tty", "stty", "ip", "wget", "httpd", "dd", "hostname")
 PATIENCE = 180.0
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -132,6 +115,12 @@ class Containerd:
         command = [*self._unshare, "containerd", "-c", str(self.folder / "config.toml")]
         self._process = subprocess.Popen(command, env=self._environment, stdout=self._log, stderr=self._log)
         self.until(lambda: self.ctr("version", check=False).returncode == 0, "containerd answers")
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process is not None
+        return self._process.pid
 
     def import_image(self, namespace: str = "default") -> None:
         """Have the image, in a namespace."""

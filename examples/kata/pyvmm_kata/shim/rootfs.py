@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.proto import Message
 
@@ -28,6 +31,8 @@ FLAGS = {
 NO_FLAGS = ("rw", "suid", "dev", "exec", "async", "atime", "defaults", "loop")
 """Options that ask for what is so anyway. `loop` has its own error."""
 
+LAYERS = "lowerdir="
+CLONE_FS = 0x200
 MAX_DATA = 4095  # the kernel takes one page of options, with a zero byte at its end
 
 
@@ -61,6 +66,9 @@ def _mount(one: Message, target: str, where: str) -> None:
         elif option not in NO_FLAGS:
             data.append(option)
     text = ",".join(data)
+    folder = ""
+    if len(text) > MAX_DATA:
+        folder, text = _shorten(data)
     if len(text) > MAX_DATA:
         raise ConfigError(
             f"{where}: {len(text)} bytes of mount options, the kernel takes {MAX_DATA}",
@@ -73,4 +81,47 @@ def _mount(one: Message, target: str, where: str) -> None:
         if flags & ~(MS_BIND | MS_REC):
             mount("", target, "", MS_REMOUNT | MS_BIND | flags & ~MS_REC)
     else:
-        mount(one.source, target, one.type, flags, text)
+        _in_folder(folder, lambda: mount(one.source, os.path.abspath(target), one.type, flags, text))
+
+
+def _shorten(options: Sequence[str]) -> tuple[str, str]:
+    """A folder, and the options of an overlay with its layers seen from there."""
+    layers = [path for option in options if option.startswith(LAYERS) for path in option[len(LAYERS) :].split(":")]
+    if not layers or not all(path.startswith("/") for path in layers):
+        return "", ",".join(options)
+    folder = os.path.commonpath([os.path.dirname(path) for path in layers])
+    short = LAYERS + ":".join(os.path.relpath(path, folder) for path in layers)
+    return folder, ",".join(short if option.startswith(LAYERS) else option for option in options)
+
+
+def _in_folder(folder: str, work: Callable[[], None]) -> None:
+    """Do something in a thread of its own whose working directory is `folder`, which others do not notice."""
+    if not folder:
+        work()
+        return
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _unshare_directory()
+            try:
+                os.chdir(folder)
+            except OSError as error:
+                raise HostError(f"{folder:.200}: {error.strerror}", code="rootfs", errno=error.errno or 0) from error
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="rootfs")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _unshare_directory() -> None:
+    """Give this thread a working directory of its own (unshare(2), CLONE_FS). Raises HostError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_FS):
+        number = ctypes.get_errno()
+        raise HostError(f"unshare: {os.strerror(number)}", code="rootfs", errno=number)
