@@ -14,9 +14,11 @@ import pytest
 
 from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.mounts import SharedDirectory
 from pyvmm_kata.proto import Message
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.shim.boot import pod_resources
 from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.tasks import PACKAGES, TaskService
 from tests.kata.fake_guest import PATIENCE, FakeGuest
@@ -291,6 +293,39 @@ def test_input_that_nobody_ever_writes_can_be_closed(shim: Shim, tmp_path: Path)
     while shim.state("c1") == "RUNNING":  # once the shim reads it
         shim.call("CloseIO", "CloseIORequest", id="c1", stdin=True)
     assert shim.wait("c1") == 0
+
+
+@pytest.mark.parametrize(
+    "noted, wanted",
+    [
+        ({}, {"memory": {"limit": 5}}),
+        ({"memory": "0", "cpu-quota": "-1", "cpu-period": "100000"}, {"memory": {"limit": 5}}),
+        ({"memory": "1048576"}, {"memory": {"limit": 1048576}}),
+        (
+            {"cpu-quota": "250000", "cpu-period": "100000"},
+            {"memory": {"limit": 5}, "cpu": {"quota": 250000, "period": 100000}},
+        ),
+    ],
+)
+def test_a_pods_size_is_the_sum_of_its_limits(noted: dict[str, str], wanted: dict[str, Any], tmp_path: Path) -> None:
+    assert pod_resources(bundle_with(tmp_path, noted)) == wanted
+
+
+@pytest.mark.parametrize("text", ["1G", "", "٣", "9" * 30])
+def test_a_pods_size_that_is_no_number(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sandbox-memory"):
+        pod_resources(bundle_with(tmp_path, {"memory": text}))
+
+
+def bundle_with(folder: Path, noted: dict[str, str]) -> Bundle:
+    spec = {
+        "ociVersion": "1.1.0",
+        "root": {"path": "rootfs"},
+        "process": {"args": ["x"], "cwd": "/"},
+        "linux": {"resources": {"memory": {"limit": 5}}},
+        "annotations": {f"io.kubernetes.cri.sandbox-{name}": text for name, text in noted.items()},
+    }
+    return Bundle(str(folder), spec)
 
 
 def test_output_goes_to_a_file(shim: Shim, tmp_path: Path) -> None:

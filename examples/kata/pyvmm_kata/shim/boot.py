@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import cgroups, network, proto, settings
 from pyvmm_kata.errors import ConfigError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.shim.bootstrap import Place
 
 OPTIONS = "runtimeoptions.v1.Options"
+SANDBOX = "io.kubernetes.cri.sandbox-"
+"""Annotations with the sum of the limits of a pod's containers begin so."""
 
 
 def start_sandbox(
@@ -30,7 +32,7 @@ def start_sandbox(
     :raises VmmError: it cannot be booted; nothing of it is left
     """
     wanted = settings.load(_config_path(options)).with_annotations(bundle.annotations)
-    resources = (bundle.spec.get("linux") or {}).get("resources") or {}
+    resources = pod_resources(bundle)
     memory, vcpus = wanted.size(resources)
     entry = namespace(bundle.spec, "network")
     if entry is None:
@@ -68,7 +70,27 @@ def start_sandbox(
         raise
 
 
-def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str, object]) -> None:
+def pod_resources(bundle: Bundle) -> dict[str, Any]:
+    """``linux.resources`` for all of a pod: of a pause container, what containerd notes of the containers to come.
+
+    :raises ConfigError: what is noted is no number
+    """
+    resources: dict[str, Any] = (bundle.spec.get("linux") or {}).get("resources") or {}
+    noted = {}
+    for name in ("memory", "cpu-quota", "cpu-period"):
+        text = bundle.annotations.get(SANDBOX + name, "0")
+        if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 20):
+            raise ConfigError(f"annotation {SANDBOX}{name}: {text!r} is no number", code="oci-annotation")
+        noted[name] = int(text)
+    made = dict(resources)
+    if noted["memory"] > 0:
+        made["memory"] = {"limit": noted["memory"]}
+    if noted["cpu-quota"] > 0 and noted["cpu-period"] > 0:
+        made["cpu"] = {"quota": noted["cpu-quota"], "period": noted["cpu-period"]}
+    return made
+
+
+def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str, Any]) -> None:
     """Go where the pod's processes are to be; a pod of several containers is limited by the group above that."""
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
