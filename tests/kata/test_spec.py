@@ -144,6 +144,16 @@ def test_annotations_and_limits_size_the_machine() -> None:
         chosen.with_annotations({settings.PREFIX + "default_vcpus": "many"})
 
 
+def test_annotations_do_not_lead_to_other_files(tmp_path: Path) -> None:
+    chosen = settings.Settings(str(tmp_path / "vmlinux"), str(tmp_path / "image"))
+    beside = str(tmp_path / "vmlinux.other")
+    assert chosen.with_annotations({settings.PREFIX + "kernel": beside}).kernel == beside
+    (tmp_path / "link").symlink_to("/etc/shadow")
+    for path in ("/etc/shadow", str(tmp_path / "link"), f"{tmp_path}/../x"):
+        with pytest.raises(ConfigError, match="is not in the folder of"):
+            chosen.with_annotations({settings.PREFIX + "image": path})
+
+
 def test_an_administrator_can_forbid_annotations() -> None:
     chosen = settings.Settings(annotations=False)
     assert chosen.with_annotations({settings.PREFIX + "kernel": "/tmp/mine"}) == chosen

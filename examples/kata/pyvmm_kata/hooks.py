@@ -4,7 +4,6 @@ Hooks").  They run on the host, in the namespaces of whoever called the runtime.
 from __future__ import annotations
 
 import json
-import subprocess
 
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.spec import Json, bad
@@ -31,7 +30,11 @@ def run(hooks: Json, kind: str, state: Json) -> None:
 
     :raises HostError: one failed, or took too long; those after it have not run
     """
-    for hook in hooks.get(kind) or ():
+    if not hooks.get(kind):
+        return
+    import subprocess
+
+    for hook in hooks[kind]:
         command = [hook["path"], *(hook.get("args") or [hook["path"]])[1:]]
         environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
         timeout = hook.get("timeout") or TIMEOUT_S

@@ -9,7 +9,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     kernel_params = ""          # appended to the guest kernel's command line
     annotations = true          # whether containers may ask for another kernel, size or command line
 
-The annotations are Kata's.
+The annotations are Kata's; a kernel or an image that they name must be in the folder of the one named here.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class Settings(NamedTuple):
         if not self.annotations:
             return self
         values: dict[str, str | int] = {}
-        for name, field in (("kernel", "kernel"), ("image", "image"), ("kernel_params", "kernel_params")):
+        for name in ("kernel", "image"):
             if PREFIX + name in annotations:
-                values[field] = annotations[PREFIX + name]
+                values[name] = _beside(annotations[PREFIX + name], getattr(self, name), PREFIX + name)
+        if PREFIX + "kernel_params" in annotations:
+            values["kernel_params"] = annotations[PREFIX + "kernel_params"]
         for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
             if PREFIX + name in annotations:
                 values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
@@ -68,6 +70,17 @@ class Settings(NamedTuple):
         quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
         vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
         return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+
+
+def _beside(path: str, own: str, what: str) -> str:
+    """Whoever may run a container may not read every file of the host by having it for a kernel or an image."""
+    if os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(own)):
+        raise ConfigError(
+            f"annotation {what}: {path} is not in the folder of {own}",
+            code="oci-annotation",
+            hint="kernels and images to choose from are beside those of the settings",
+        )
+    return path
 
 
 def _number(text: str, what: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import UTC, datetime
 from typing import NamedTuple
+
+from pyvmm_kata.state import now
 
 
 def default_root() -> str:
@@ -32,11 +33,11 @@ class Context(NamedTuple):
     def error(self, message: str) -> None:
         """Say why a command failed, where the caller reads it: the log, in runc's form, and stderr."""
         if self.log:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+            moment = now()
             if self.log_format == "json":
-                line = json.dumps({"level": "error", "msg": message, "time": now})
+                line = json.dumps({"level": "error", "msg": message, "time": moment})
             else:
-                line = f'time="{now}" level=error msg={json.dumps(message)}'
+                line = f'time="{moment}" level=error msg={json.dumps(message)}'
             try:
                 with open(self.log, "a") as file:
                     file.write(line + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -193,6 +194,8 @@ def _be_monitor(make_plan: Any, sock: socket.socket) -> int:
         return 255
     channel.send({})
     channel.close()
+    gc.freeze()
+    gc.enable()
     return monitor.wait()
 
 

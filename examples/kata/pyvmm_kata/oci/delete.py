@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -99,6 +98,8 @@ def clear(folder: str) -> None:
         cgroup = state.read(folder).get("cgroup", "")
     except ConfigError:
         cgroup = ""
+    import shutil
+
     Cgroup(cgroup).remove()
     mounts.SharedDirectory(folder).remove()
     shutil.rmtree(folder, ignore_errors=True)
