@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,28 +12,9 @@ import pytest
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import Containerd, need
+from tests.kata.fake_guest import RUNTIME, write_shim
 
-HERE = Path(__file__).resolve()
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
-SHIM = f"""#!{sys.executable}
-import sys
-sys.path[:0] = {[str(HERE.parents[2]), str(HERE.parents[2] / "examples" / "kata")]!r}
-import pyvmm_kata.vm
-from tests.kata.fake_guest import FakeGuest
-pyvmm_kata.vm.PyvmmVm = FakeGuest
-from pyvmm_kata.shim.main import main
-sys.exit(main())
-"""
-
-
-RUNTIME = "io.containerd.fake.v2"
-
-
-def write_shim(folder: Path) -> None:
-    """Our shim by another name, with machines that are none."""
-    shim = folder / "containerd-shim-fake-v2"
-    shim.write_text(SHIM)
-    shim.chmod(0o755)
 
 
 @pytest.fixture(scope="module")
