@@ -148,6 +148,13 @@ def test_a_life_in_steps(runtime: Runtime, tmp_path: Path) -> None:
     assert runtime.run("delete", "--force", "c1").returncode == 0
 
 
+def test_a_pid_file_that_cannot_be_written(runtime: Runtime) -> None:
+    done = runtime.run("create", "--pid-file", "/no/where", "-b", runtime.bundle("sleep 600"), "c1")
+    assert (done.returncode, "--pid-file /no/where" in done.stderr) == (1, True)
+    assert os.listdir(runtime.root) == []
+    eventually(lambda: not processes_of(runtime.root), "processes are left")
+
+
 def test_the_id_is_taken(runtime: Runtime) -> None:
     runtime.created("c1", "true")
     done = runtime.run("create", "-b", runtime.bundle("true"), "c1")

@@ -143,8 +143,11 @@ def test_calls_in_the_wrong_state(bench: Make) -> None:
     with pytest.raises(ConfigError, match="cannot delete"):
         container.delete()
     container.exec("e1", {**made.bundle("exit 3").spec["process"]}, Stdio())
+    read, write = os.pipe()
     with pytest.raises(ConfigError, match="has a process e1 already"):
-        container.exec("e1", made.bundle().spec["process"], Stdio())
+        container.exec("e1", made.bundle().spec["process"], Stdio(None, write))
+    assert os.read(read, 1) == b"", "who is refused does not keep what it was given"
+    os.close(read)
     assert container.processes["e1"].wait(PATIENCE) is not None
     container.forget("e1")
     container.exec("e1", made.bundle().spec["process"], Stdio())

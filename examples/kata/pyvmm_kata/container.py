@@ -91,11 +91,15 @@ class Container:
         :raises ConfigError: the container does not run, *process* makes no sense, or the id is in use
         :raises AgentError: the program cannot be run
         """
-        check_process(process, f"exec {exec_id}")
         with self._lock:
-            self._expect("exec in", RUNNING)
-            if exec_id in self._execs or exec_id == self.id:
-                raise ConfigError(f"container {self.id} has a process {exec_id} already", code="exec-exists")
+            try:
+                check_process(process, f"exec {exec_id}")
+                self._expect("exec in", RUNNING)
+                if exec_id in self._execs or exec_id == self.id:
+                    raise ConfigError(f"container {self.id} has a process {exec_id} already", code="exec-exists")
+            except BaseException:
+                stdio.close()
+                raise
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
                 self._agent.exec_process(self.id, exec_id, to_message("Process", process))

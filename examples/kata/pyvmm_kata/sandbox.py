@@ -218,11 +218,15 @@ class Sandbox:
         :raises ConfigError: it cannot be, or the id is in use
         :raises VmmError: the host or the guest refuses; nothing of it is left
         """
-        check_id(container_id)
         with self._lock:
-            if container_id in self._containers:
-                raise ConfigError(f"container {container_id} exists already", code="container-exists")
-            agent = self.agent
+            try:
+                check_id(container_id)
+                if container_id in self._containers:
+                    raise ConfigError(f"container {container_id} exists already", code="container-exists")
+                agent = self.agent
+            except BaseException:
+                stdio.close()
+                raise
             made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
             try:
                 spec = place(bundle, container_id, self._shared)

@@ -35,6 +35,12 @@ class Stdio(NamedTuple):
     stderr: int | str | None = None
     terminal: bool = False
 
+    def close(self) -> None:
+        """Close its descriptors: nobody will use them."""
+        for end in (self.stdin, self.stdout, self.stderr):
+            if isinstance(end, int):
+                os.close(end)
+
 
 class Pumps:
     """The threads of one process's streams."""
@@ -141,9 +147,7 @@ class Pumps:
             return
         self._finished = True
         if not self._threads:  # never started
-            for end in (self._stdio.stdin, self._stdio.stdout, self._stdio.stderr):
-                if isinstance(end, int):
-                    os.close(end)
+            self._stdio.close()
         deadline = time.monotonic() + DRAIN_S
         for thread in self._threads:
             if not thread.name.startswith("stdin"):

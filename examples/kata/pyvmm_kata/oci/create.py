@@ -72,9 +72,9 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         if options["pid-file"]:
             write_pid(options["pid-file"], pid)
     except BaseException:
-        from pyvmm_kata.oci.delete import clear
+        from pyvmm_kata.oci.delete import delete
 
-        clear(folder)
+        delete(folder, force=True)
         raise
     return pid
 

@@ -213,7 +213,8 @@ class Monitor:
 
     def _serve(self, sock: Any) -> None:
         channel = control.Channel(sock, "the command")
-        self._busy += 1
+        with self._lock:
+            self._busy += 1
         try:
             request = channel.receive(10.0)
             if request is None:
@@ -229,7 +230,8 @@ class Monitor:
         except OSError:
             pass  # the command is gone
         finally:
-            self._busy -= 1
+            with self._lock:
+                self._busy -= 1
             channel.close()
 
     @property
