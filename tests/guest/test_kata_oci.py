@@ -43,8 +43,8 @@ def test_what_a_container_sees(oci: Oci) -> None:
     touch /data/new 2>/dev/null || echo volume is read-only
     echo made >/work/made; echo x >/scratch/x && cat /scratch/x
     touch /new 2>/dev/null || echo root is read-only
-    echo 1 2>/dev/null >/proc/sys/kernel/panic || echo sys is read-only
-    cat /proc/kcore | wc -c
+    (echo 1 >/proc/sys/kernel/panic) 2>/dev/null || echo sys is read-only
+    cat /proc/keys | wc -c
     cat /proc/sys/net/ipv4/ping_group_range /proc/version
     echo $$; exit 3"""
     bundle = oci.bundle(
@@ -78,7 +78,7 @@ def test_a_life(oci: Oci) -> None:
     stats = json.loads(oci.check("events", "--stats", "c1"))["data"]
     assert stats["memory"]["usage"]["limit"] == 100 << 20
     assert 0 < stats["pids"]["current"] < 10
-    assert oci.check("exec", "--tty", "c1", "tty") == "/dev/pts/0\r\n"
+    assert oci.check("exec", "--tty", "c1", "tty").startswith("/dev/pts/")
     oci.check("pause", "c1")
     assert oci.state("c1")["status"] == "paused"
     oci.check("resume", "c1")

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
-        return run.run(context, container_id, blank)
+        return run.run(context, container_id, blank, insist=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

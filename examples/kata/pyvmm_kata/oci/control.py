@@ -57,7 +57,8 @@ class Channel:
         if fds:
             extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             data = data[self._sock.sendmsg([data], extra) :]
-        self._sock.sendall(data)
+        if data:  # even nothing cannot be sent to somebody who has answered and gone
+            self._sock.sendall(data)
 
     def receive(self, timeout: float | None = CALL_S) -> Json | None:
         """The next line; None when the other end is gone.

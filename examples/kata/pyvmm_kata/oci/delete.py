@@ -54,6 +54,8 @@ def delete(folder: str, *, force: bool) -> None:
         )
     if status != "stopped":
         _end(folder, known)
+    elif known:
+        _wait_gone(known, END_S)  # it is on its way out, and its status is its parent's to know
     clear(folder)
     if known.get("hooks"):
         known["status"] = "stopped"

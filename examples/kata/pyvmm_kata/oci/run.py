@@ -29,14 +29,18 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     return run(context, container_id, options)
 
 
-def run(context: Context, container_id: str, options: dict[str, Any]) -> int:
-    """Run a container of a bundle; the exit status: the container's, 0 with ``detach``."""
+def run(context: Context, container_id: str, options: dict[str, Any], *, insist: bool = False) -> int:
+    """Run a container of a bundle; the exit status: the container's, 0 with ``detach``.
+
+    :param insist: whoever asks twice for its end (SIGINT, SIGTERM) gets it: a first process that has no handler for a
+        signal is not ended by it
+    """
     foreground = not options["detach"]
     folder = context.folder(container_id)
     pid = create(context, container_id, options, foreground=foreground)
     try:
         if foreground:
-            return _attend(folder, pid, options)
+            return _attend(folder, pid, options, insist=insist)
         start(folder)
         return 0
     except BaseException:
@@ -47,12 +51,15 @@ def run(context: Context, container_id: str, options: dict[str, Any]) -> int:
             delete(folder, force=True)
 
 
-def _attend(folder: str, pid: int, options: dict[str, Any]) -> int:
+def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> int:
     """Be there for the container as a shell's child would be."""
+    asked = 0
 
     def forward(number: int, _frame: Any) -> None:
+        nonlocal asked
+        asked += number in (signal.SIGINT, signal.SIGTERM)
         try:
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGKILL if insist and asked > 1 else number)
         except ProcessLookupError:
             pass
 
