@@ -16,7 +16,8 @@ from vmm.pci import spec as pci
 from vmm.pci.bus import Function, HostBridge, PciBus
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.pci import BAR_SIZE, PciTransport
+from vmm.virtio.pci import PciTransport
+from vmm.virtio.pci_layout import BAR_SIZE
 
 ECAM = 0xE000_0000
 WINDOW = (0xC000_0000, 0x1000_0000)

@@ -61,8 +61,12 @@ class Platform:
         :raises ConfigError: there are too many
         """
         for region in device.regions.values():
-            # A BAR is a power of two long, and lies at a multiple of that
-            size = 1 << (region.size - 1).bit_length() if bars else region.size
+            size = region.size
+            if bars:
+                from vmm.virtio.pci_layout import bar_size
+
+                size = bar_size(size)
+            # A BAR lies at a multiple of its size
             region.gpa = layout.window_base(self._address_end, size, size if bars else 0)
             self._address_end = region.gpa + size
             if not bars:

@@ -14,7 +14,8 @@ from vmm.native import ffi, lib
 from vmm.pci.bus import HostBridge, PciBus
 from vmm.pci.config import WINDOW_BAR
 from vmm.slots import NOWHERE, Attached
-from vmm.virtio.pci import BAR_SIZE, NOTIFY, NOTIFY_STRIDE, PciTransport
+from vmm.virtio.pci import PciTransport
+from vmm.virtio.pci_layout import BAR_SIZE, NOTIFY, NOTIFY_STRIDE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from vmm.pci import spec as pci
 from vmm.pci.bus import Function
 from vmm.pci.config import ConfigSpace
 from vmm.virtio import spec
-from vmm.virtio.pci import BAR_SIZE, CONFIG
+from vmm.virtio.pci_layout import BAR_SIZE, CONFIG
 
 SIZES = (1, 2, 4, 8)
 FIXED = (pci.VENDOR_ID, pci.DEVICE_ID, pci.REVISION_ID, pci.HEADER_TYPE, pci.SUBSYSTEM_ID, pci.CAPABILITY_LIST)

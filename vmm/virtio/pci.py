@@ -1,15 +1,7 @@
 """The virtio-pci transport (virtio 1.2, 4.1): a modern function with MSI-X, or one level-triggered line.
 
-BAR 0 holds everything, a page for each part::
-
-    0000  common configuration; C answers reads from :attr:`PciTransport.page`
-    0100  the device's configuration space
-    1000  ISR status
-    2000  queue notifications, four bytes for each queue: KVM answers these
-    3000  the MSI-X table
-    3800  the MSI-X pending bits
-
-A device's shared memory (2.10) is a BAR of its own, of 64 bits.
+:mod:`~vmm.virtio.pci_layout` says what is where.  C answers reads of the common configuration from
+:attr:`PciTransport.page`, KVM answers notifications.
 
 Interrupts: the configuration and each queue has a ``struct irq`` of its own, whose descriptor is the eventfd of the
 vector that the driver has chosen.  Without MSI-X all share one, which the loop turns into the level of the line.
@@ -25,9 +17,22 @@ from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.pci import spec as pci
 from vmm.pci.bus import Function
-from vmm.pci.config import WINDOW_BAR, ConfigSpace
 from vmm.pci.msix import Msix
 from vmm.virtio import spec
+from vmm.virtio.pci_layout import (
+    BAR_SIZE,
+    CONFIG,
+    CONFIG_END,
+    ISR,
+    MSIX_PBA,
+    MSIX_TABLE,
+    NOTIFY,
+    NOTIFY_END,
+    NOTIFY_STRIDE,
+    PAGE,
+    make_config,
+    window_of,
+)
 from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
@@ -38,19 +43,12 @@ if TYPE_CHECKING:
     from vmm.events import Loop
     from vmm.memory import GuestMemory
     from vmm.pci.msix import Vectors
-    from vmm.virtio.device import SharedRegion, VirtioDevice
+    from vmm.virtio.device import VirtioDevice
     from vmm.virtio.driver_state import TransportState
 
-BAR_SIZE = 0x4000
-PAGE = 0x1000
-CONFIG, CONFIG_END = 0x100, 0xF00
-ISR = 0x1000
-NOTIFY, NOTIFY_END, NOTIFY_STRIDE = 0x2000, 0x3000, 4
-MSIX_TABLE, MSIX_PBA = 0x3000, 0x3800
 _ISR_WORD = 0xFFC
 """In :attr:`PciTransport.page`: where C sets the bits of the ISR status."""
 _NO_FD = -1
-_CLASSES = {spec.ID_NET: pci.CLASS_NETWORK, spec.ID_BLOCK: pci.CLASS_STORAGE}
 
 
 class PciTransport(Transport, Function):
@@ -80,7 +78,7 @@ class PciTransport(Transport, Function):
         self._words = memoryview(self.page).cast("I")
         self._pin: Any = ffi.from_buffer(self.page)
         self._config = b""
-        self._window_id, self.window = _window_of(device)
+        _, self.window = window_of(device)
         self.on_line: Callable[[bool], None] = _no_line
         self._wire = EventFd()
         super().__init__(device, memory, loop, self._wire, kicks, packed=packed)
@@ -88,44 +86,11 @@ class PciTransport(Transport, Function):
         status = ffi.cast("uint32_t *", self._pin + _ISR_WORD)
         self._irqs = [ffi.new("struct irq *", {"fd": _NO_FD, "status": status}) for _ in range(len(kicks) + 1)]
         self.native_irq: Any = self._irqs[-1]
-        self._make_config()
+        self.config, self._msix_at, self._window_at = make_config(device, self.msix)
         self._show_config()
         self._show()
         self._update_interrupts()
         loop.add(self._wire.fd, self._on_wire)
-
-    def _make_config(self) -> None:
-        kind = self.device.device_id
-        self.config = ConfigSpace(
-            spec.PCI_VENDOR_ID,
-            spec.PCI_DEVICE_ID + kind,
-            _CLASSES.get(kind, pci.CLASS_OTHERS),
-            revision=1,
-            subsystem=(spec.PCI_VENDOR_ID, spec.PCI_DEVICE_ID + kind),
-            bar_size=BAR_SIZE,
-            window_size=0 if self.window is None else bar_size(self.window.size),
-            interrupt_pin=1,
-        )
-        self._msix_at = self.config.add_capability(pci.CAP_ID_MSIX, *self.msix.capability(0, MSIX_TABLE, MSIX_PBA))
-        for cfg_type, offset, length, more in (
-            (spec.PCI_CAP_COMMON_CFG, 0, spec.PCI_COMMON_SIZE, b""),
-            (spec.PCI_CAP_NOTIFY_CFG, NOTIFY, len(self._kicks) * NOTIFY_STRIDE, NOTIFY_STRIDE.to_bytes(4, "little")),
-            (spec.PCI_CAP_ISR_CFG, ISR, 4, b""),
-            (spec.PCI_CAP_DEVICE_CFG, CONFIG, CONFIG_END - CONFIG, b""),
-        ):
-            self.config.add_capability(pci.CAP_ID_VNDR, _capability(cfg_type, offset, length, more))
-        if self.window is not None:
-            # 4.1.4.7: the upper halves of offset and length follow
-            length = self.window.size
-            more = bytes(4) + (length >> 32).to_bytes(4, "little")
-            body = _capability(
-                spec.PCI_CAP_SHARED_MEMORY_CFG, 0, length & 0xFFFF_FFFF, more, bar=WINDOW_BAR, ident=self._window_id
-            )
-            self.config.add_capability(pci.CAP_ID_VNDR, body)
-        # 4.1.4.9: bar, offset, length and the data behind them are the driver's
-        mask = b"\0\0\xff\0\0\0" + b"\xff" * 12
-        body = _capability(spec.PCI_CAP_PCI_CFG, 0, 0, bytes(4))
-        self._window_at = self.config.add_capability(pci.CAP_ID_VNDR, body, mask)
 
     # -- configuration space ---------------------------------------------------------------------------------
 
@@ -373,31 +338,8 @@ class PciTransport(Transport, Function):
                 self._page_fd = -1
 
 
-def _window_of(device: VirtioDevice) -> tuple[int, SharedRegion | None]:
-    """The shared memory region that the transport has to tell of, by its id."""
-    for ident, region in device.regions.items():
-        if not device.tells_regions:
-            return ident, region
-    return 0, None
-
-
 def _no_line(_level: bool) -> None:
     """Of a function that is on no bus."""
-
-
-def bar_size(size: int) -> int:
-    """Of the smallest BAR that holds *size* bytes."""
-    return 1 << (size - 1).bit_length()
-
-
-def _capability(cfg_type: int, offset: int, length: int, more: bytes = b"", *, bar: int = 0, ident: int = 0) -> bytes:
-    """``struct virtio_pci_cap`` (4.1.4) without its first two bytes."""
-    body = (
-        bytes((16 + len(more), cfg_type, bar, ident, 0, 0))
-        + offset.to_bytes(4, "little")
-        + length.to_bytes(4, "little")
-    )
-    return body + more
 
 
 def _address(area: str, shift: int) -> Callable[[PciTransport, int], None]:
