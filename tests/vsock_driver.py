@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import time
@@ -224,3 +225,19 @@ class VsockGuest(Guest):
         self.send(spec.VSOCK_OP_RESPONSE, request.src_port, port, kind=kind, **fields)
         assert client.recv(64) == b"OK %d\n" % request.src_port
         return client, request.src_port, port
+
+
+def works(guest: VsockGuest, port: int = 7000) -> None:
+    """The device does for others what it should."""
+    program, port, src = guest.from_guest(port, port)
+    guest.send(spec.VSOCK_OP_RW, port, src, b"ping")
+    assert program.recv(10) == b"ping"
+    program.sendall(b"pong")
+    assert guest.expect(spec.VSOCK_OP_RW).data == b"pong"
+    program.close()
+    Path(f"{guest.uds}_{port}").unlink()
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
