@@ -43,11 +43,12 @@ def compiler(sanitizer: str) -> str | None:
 
 
 def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
-    """The executable made of ``src/NAME.c`` and the native code; CalledProcessError if it fails."""
+    """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
     cc = compiler(sanitizer)
     if cc is None:
         raise FileNotFoundError(f"no compiler for {sanitizer} programs: install gcc, and clang for fuzzers")
-    sources = [SRC / f"{name}.c", *(SRC / part for part in extra), *(NATIVE / part for part in PARTS)]
+    own = [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))]
+    sources = [*own, *(SRC / part for part in extra), *(NATIVE / part for part in PARTS)]
     command = [cc, *FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", *map(str, sources), "-luring", "-lpthread"]
     digest = hashlib.sha256(" ".join(command).encode())
     for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.glob("*.h"))]:
