@@ -175,7 +175,7 @@ def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_d
         "Annotations": {"k": "v"},
         "Linux": {
             "CgroupsPath": "/elsewhere",
-            "Sysctl": {"kernel.domainname": "d"},
+            "Sysctl": {"kernel.domainname": "d", "net.ipv4.ping_group_range": "0 1", "net.ipv4.conf.eth0/1.tag": "7"},
             "Namespaces": [
                 {"Type": "network", "Path": "/proc/1/ns/net"},
                 {"Type": "pid", "Path": "/proc/1/ns/pid"},
@@ -194,7 +194,15 @@ def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_d
             "MaskedPaths": ["/proc/kcore"],
         },
     }
+    parameters = {"ping_group_range": "0 1", "conf/eth0.1/tag": "7"}  # the pod's, not this container's alone
+    for name in parameters:
+        (pod.folder / "sysctl" / "net" / "ipv4" / name).parent.mkdir(parents=True, exist_ok=True)
+        (pod.folder / "sysctl" / "net" / "ipv4" / name).touch()
     pod.call("CreateContainer", container_id="c1", OCI=spec)
+    assert {name: (pod.folder / "sysctl/net/ipv4" / name).read_text() for name in parameters} == parameters
+    unknown = {**spec, "Linux": {"Sysctl": {"net.no": "1"}}}
+    with pytest.raises(RpcError, match=r"sysctl net\.no"):
+        pod.call("CreateContainer", container_id="c2", OCI=unknown)
     assert json.loads((pod.folder / "c1.json").read_text()) == {
         "ociVersion": "1.1.0",
         "process": {

@@ -9,6 +9,7 @@
 #include "rpc.h"
 #include "sandbox.h"
 #include "storage.h"
+#include "sysctl.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -195,6 +196,8 @@ static int write_config(struct container *container, grpc_CreateContainerRequest
 	int error;
 
 	error = devices_resolve(request, what);
+	if (!error)
+		error = sysctls_apply(&request->OCI.Linux, what);
 	if (!error) {
 		wrong = oci_write_config(&json, &request->OCI, &place);
 		if (wrong) {

@@ -5,6 +5,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/vm_sockets.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -98,6 +99,11 @@ int main(void)
 
 	umask(022);
 	mount_all();
+	/* Without a console the kernel has not opened them, and a container's pipe would be one of them. */
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd < 3);
+	close(fd);
 	cgroup_init();
 	loopback_up();
 	setrlimit(RLIMIT_NOFILE, &files);

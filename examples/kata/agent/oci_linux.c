@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "oci_linux.h"
 
+#include "sysctl.h"
 #include "util.h"
 
 #include <string.h>
@@ -220,17 +221,25 @@ static void write_seccomp(struct json *json, const grpc_LinuxSeccomp *seccomp)
 	json_close(json, '}');
 }
 
+static void write_sysctls(struct json *json, const grpc_Linux *linux_)
+{
+	if (!linux_->Sysctl_count)
+		return;
+	json_open(json, "sysctl", '{');
+	for (size_t i = 0; i < linux_->Sysctl_count; i++) {
+		/* The others are set for the whole pod: sysctls_apply(). */
+		if (!sysctl_is_shared(text_of(linux_->Sysctl[i].key)))
+			json_string(json, text_of(linux_->Sysctl[i].key), linux_->Sysctl[i].value);
+	}
+	json_close(json, '}');
+}
+
 void oci_write_linux(struct json *json, const grpc_Linux *linux_, const struct oci_place *place)
 {
 	json_open(json, "linux", '{');
 	write_id_mappings(json, "uidMappings", linux_->UIDMappings, linux_->UIDMappings_count);
 	write_id_mappings(json, "gidMappings", linux_->GIDMappings, linux_->GIDMappings_count);
-	if (linux_->Sysctl_count) {
-		json_open(json, "sysctl", '{');
-		for (size_t i = 0; i < linux_->Sysctl_count; i++)
-			json_string(json, text_of(linux_->Sysctl[i].key), linux_->Sysctl[i].value);
-		json_close(json, '}');
-	}
+	write_sysctls(json, linux_);
 	if (linux_->has_Resources)
 		oci_write_resources(json, "resources", &linux_->Resources);
 	json_string(json, "cgroupsPath", place->cgroup);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+/* after sys/socket.h, which it needs */
+#include <linux/vm_sockets.h>
 #include <unistd.h>
 
 #define CONNECTIONS_MAX 16
@@ -173,6 +175,16 @@ int conn_serve(int fd)
 	return 0;
 }
 
+/* Containers have vsock too; whatever a kernel may let them reach, they are not the host. */
+static bool is_host(int fd)
+{
+	struct sockaddr_vm peer;
+	socklen_t size = sizeof(peer);
+
+	return !getpeername(fd, (struct sockaddr *)&peer, &size) && peer.svm_family == AF_VSOCK &&
+	       peer.svm_cid == VMADDR_CID_HOST;
+}
+
 static void listener_ready(struct watch *watch, uint32_t events)
 {
 	int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -180,7 +192,7 @@ static void listener_ready(struct watch *watch, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (connections >= CONNECTIONS_MAX)
+	if (connections >= CONNECTIONS_MAX || !is_host(fd))
 		close(fd);
 	else
 		conn_serve(fd);

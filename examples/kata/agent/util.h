@@ -19,6 +19,7 @@
 #define AGENT_DIR "/run/pyvmm-agent"
 #define CGROUP_DIR "/sys/fs/cgroup"
 #define CRUN "/usr/bin/crun"
+#define PROC_SYS "/proc/sys"
 #endif
 
 /* A line for who runs the machine: to the host's vsock port 1025 where somebody listens, else to the console. */
