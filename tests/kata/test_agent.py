@@ -310,6 +310,19 @@ def test_an_update_has_what_the_host_changes(pod: Agent) -> None:
     assert pod.wait("c1") == 0
 
 
+def test_all_processes_of_a_container_are_those_below_it_too(pod: Agent) -> None:
+    pod.run("c1", "cat")
+    others = [subprocess.Popen(["sleep", "1000"]) for _ in range(2)]
+    (pod.folder / "cgroup" / "c1" / "made" / "inside").mkdir(parents=True)
+    (pod.folder / "cgroup" / "c1" / "cgroup.procs").write_text(f"{others[0].pid}\n")
+    (pod.folder / "cgroup" / "c1" / "made" / "cgroup.procs").write_text("0\n")
+    (pod.folder / "cgroup" / "c1" / "made" / "inside" / "cgroup.procs").write_text(f"{others[1].pid}\n")
+    found = json.loads(pod.call("ListProcesses", container_id="c1").process_list)
+    assert sorted(found) == sorted(one.pid for one in others)
+    pod.call("SignalProcess", container_id="c1", signal=15)
+    assert [one.wait(PATIENCE) for one in others] == [-15, -15]
+
+
 def test_a_container_that_runs_out_of_memory_is_told(pod: Agent) -> None:
     pod.run("c1", "cat")
     (pod.folder / "cgroup" / "c1" / "memory.events").write_text("oom 1\noom_kill 1\n")

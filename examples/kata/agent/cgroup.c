@@ -3,6 +3,7 @@
 #include "crun.h"
 #include "netstat.h"
 #include "oci.h"
+#include "processes.h"
 #include "rpc.h"
 
 #include <errno.h>
@@ -257,26 +258,21 @@ void rpc_update_container(struct call *call)
 		call_fail(call, status_of(error), "update: %s", strerror(-error));
 }
 
+static void write_pid(pid_t pid, void *context)
+{
+	json_uint(context, NULL, pid);
+}
+
 void rpc_list_processes(struct call *call)
 {
 	grpc_ListProcessesRequest *request = call->request;
 	struct container *container = container_for(call, request->container_id);
-	char list[65536], path[512], *at, *end;
 	struct json json = { 0 };
 
 	if (!container)
 		return;
-	snprintf(path, sizeof(path), "%s/cgroup.procs", container->cgroup);
-	if (file_read(path, list, sizeof(list)) < 0)
-		list[0] = '\0';
 	json_open(&json, NULL, '[');
-	for (at = list; *at; at = end + (*end == '\n')) {
-		unsigned long pid = strtoul(at, &end, 10);
-
-		if (end == at)
-			break;
-		json_uint(&json, NULL, pid);
-	}
+	processes_each(container->cgroup, write_pid, &json); /* without a cgroup there are none */
 	json_close(&json, ']');
 	call_reply_bytes(call, json.text, json.used);
 	free(json.text);

@@ -6,6 +6,7 @@
 #include "device.h"
 #include "oci.h"
 #include "oom.h"
+#include "processes.h"
 #include "rpc.h"
 #include "sandbox.h"
 #include "storage.h"
@@ -71,28 +72,32 @@ static void container_free(struct container *container)
 	free(container);
 }
 
+struct signalling {
+	int signal, error;
+};
+
+static void signal_one(pid_t pid, void *context)
+{
+	struct signalling *signalling = context;
+
+	if (kill(pid, signalling->signal) && errno != ESRCH)
+		signalling->error = -errno;
+}
+
 int container_signal(struct container *container, int signal)
 {
-	char path[512], list[65536], *at, *end;
-	int error = 0;
+	struct signalling signalling = { .signal = signal };
+	int error;
 
 	if (signal == SIGKILL) {
-		snprintf(path, sizeof(path), "%s/cgroup.kill", container->cgroup);
-		return file_write(path, "1", 1);
-	}
-	snprintf(path, sizeof(path), "%s/cgroup.procs", container->cgroup);
-	if (file_read(path, list, sizeof(list)) < 0)
-		return -ESRCH;
-	for (at = list; *at; at = end + (*end == '\n')) {
-		long pid = strtol(at, &end, 10);
+		char *path = xasprintf("%s/cgroup.kill", container->cgroup);
 
-		if (end == at)
-			break;
-		/* A process of another pid namespace that cannot be named reads as 0. */
-		if (pid > 1 && kill(pid, signal) && errno != ESRCH)
-			error = -errno;
+		error = file_write(path, "1", 1);
+		free(path);
+		return error;
 	}
-	return error;
+	error = processes_each(container->cgroup, signal_one, &signalling);
+	return error ? -ESRCH : signalling.error;
 }
 
 static void delete_done(struct crun_job *job, int status)
