@@ -60,7 +60,8 @@ void calls_end(struct conn *conn)
 }
 
 /* Send a Response of which `write` writes the fields. */
-static void send_response(struct conn *conn, uint32_t stream, bool (*write)(pb_ostream_t *, const void *), const void *what)
+static void send_response(struct conn *conn, uint32_t stream, bool (*write)(pb_ostream_t *, const void *),
+			  const void *what)
 {
 	pb_ostream_t sizing = PB_OSTREAM_SIZING, out;
 	uint8_t *frame;

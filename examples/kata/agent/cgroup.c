@@ -119,7 +119,8 @@ static void pids_stats(const char *cgroup, grpc_CgroupStats *stats)
 	stats->pids_stats.limit = limit == UINT64_MAX ? 0 : limit;
 }
 
-static void io_entry(pb_size_t *count, grpc_BlkioStatsEntry **list, unsigned int numbers[2], const char *op, uint64_t value)
+static void io_entry(pb_size_t *count, grpc_BlkioStatsEntry **list, unsigned int numbers[2], const char *op,
+		     uint64_t value)
 {
 	void *larger = realloc(*list, (*count + 1) * sizeof(**list));
 

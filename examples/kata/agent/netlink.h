@@ -27,7 +27,8 @@ int netlink_send(struct netlink_request *request);
  * Dump: call `each` with every message of the answer until it returns something else than 0, which is then the result;
  * 0 or -errno.
  */
-int netlink_dump(struct netlink_request *request, int (*each)(const struct nlmsghdr *message, void *context), void *context);
+int netlink_dump(struct netlink_request *request, int (*each)(const struct nlmsghdr *message, void *context),
+		 void *context);
 /* The attributes behind a kind's header of `size` bytes, by type; `most` is the largest type that is looked at. */
 void netlink_parse(const struct nlmsghdr *message, size_t size, const struct rtattr *found[], unsigned short most);
 

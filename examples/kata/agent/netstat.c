@@ -10,7 +10,7 @@
 
 #define INTERFACES_MAX 64
 
-/* /proc/net/dev: two lines of headings, then "NAME: " and 16 numbers, eight of what came in and eight of what went out. */
+/* /proc/net/dev: two lines of headings, then "NAME: " and 16 numbers, eight of what came in and eight of what went. */
 grpc_NetworkStats *netstat_read(pb_size_t *count)
 {
 	grpc_NetworkStats *list = xzalloc(INTERFACES_MAX * sizeof(*list));

@@ -25,7 +25,9 @@ struct mounted {
 static struct mounted *mounts; /* the last one mounted first */
 static gid_t group;
 
-const char *const storage_drivers[] = { "virtio-fs", "ephemeral", "local", "blk", "pmem", "bind", "overlayfs" };
+const char *const storage_drivers[] = {
+	"virtio-fs", "ephemeral", "local", "blk", "mmioblk", "pmem", "nvdimm", "bind", "overlayfs",
+};
 const size_t storage_driver_count = ARRAY_SIZE(storage_drivers);
 
 static const struct {

@@ -67,6 +67,8 @@ bool path_is_valid(const char *path)
 	for (at = path; *at; ) {
 		size_t length = strcspn(++at, "/");
 
+		if (!length && !*at && at > path + 1)
+			break;
 		if (!length || (length == 1 && at[0] == '.') || (length == 2 && at[0] == '.' && at[1] == '.'))
 			return false;
 		at += length;

@@ -32,7 +32,7 @@ char *xasprintf(const char *format, ...) __printf(1, 2);
 
 /* An id of a container or a process: 1 to 128 of [A-Za-z0-9_.-], the first a letter or a digit. */
 bool id_is_valid(const char *id);
-/* An absolute path without empty, "." and ".." components, shorter than PATH_MAX. */
+/* An absolute path without empty, "." and ".." components, shorter than PATH_MAX; a slash at its end is as good. */
 bool path_is_valid(const char *path);
 /* NULL is an empty string. */
 static inline const char *text_of(const char *text)
