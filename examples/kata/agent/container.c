@@ -222,11 +222,12 @@ static void create_done(struct crun_job *job, int status)
 {
 	struct container *container = job->container;
 	struct process *process = container->processes;
+	const grpc_Box *size = &((grpc_CreateContainerRequest *)job->call->request)->OCI.Process.ConsoleSize;
 	char *pid_file = xasprintf("%s/pid", container->directory);
 	int error = 0;
 
 	if (!status) {
-		error = stdio_take_terminal(&process->io);
+		error = stdio_take_terminal(&process->io, size->Height, size->Width);
 		if (!error)
 			error = process_adopt(process, pid_file);
 	}

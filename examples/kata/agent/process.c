@@ -129,13 +129,14 @@ static void exec_done(struct crun_job *job, int status)
 {
 	char *pid_file = xasprintf("%s/exec.%s.pid", job->container->directory, job->process->id);
 	char *spec = xasprintf("%s/exec.%s.json", job->container->directory, job->process->id);
+	const grpc_Box *size = &((grpc_ExecProcessRequest *)job->call->request)->process.ConsoleSize;
 	int error;
 
 	unlink(spec);
 	if (status) {
 		crun_fail(job, "exec", status);
 		process_free(job->process);
-	} else if ((error = stdio_take_terminal(&job->process->io)) ||
+	} else if ((error = stdio_take_terminal(&job->process->io, size->Height, size->Width)) ||
 		   (error = process_adopt(job->process, pid_file))) {
 		call_fail(job->call, STATUS_INTERNAL, "exec: %s", strerror(-error));
 		process_free(job->process);

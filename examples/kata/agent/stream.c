@@ -165,7 +165,7 @@ static int terminal_receive(int listener)
 	return fd;
 }
 
-int stdio_take_terminal(struct stdio *io)
+int stdio_take_terminal(struct stdio *io, unsigned int rows, unsigned int columns)
 {
 	int fd;
 
@@ -180,7 +180,7 @@ int stdio_take_terminal(struct stdio *io)
 	io->in.watch.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (io->in.watch.fd < 0 || fcntl(fd, F_SETFL, O_NONBLOCK))
 		return -errno;
-	return 0;
+	return rows ? stdio_resize(io, rows, columns) : 0;
 }
 
 void stdio_deinit(struct stdio *io)

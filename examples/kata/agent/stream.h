@@ -27,8 +27,8 @@ void stdio_init(struct stdio *io);
 int stdio_open(struct stdio *io, bool terminal, int child[3]);
 /* Close what the process got: it has it. */
 void stdio_close_child(const int child[3]);
-/* Take the terminal that crun has sent, if one was asked for; 0 or -errno. */
-int stdio_take_terminal(struct stdio *io);
+/* Take the terminal that crun has sent, if one was asked for, and give it a size (0: leave it); 0 or -errno. */
+int stdio_take_terminal(struct stdio *io, unsigned int rows, unsigned int columns);
 /* Close all; a parked call is answered. */
 void stdio_deinit(struct stdio *io);
 
