@@ -103,19 +103,16 @@ class Core:
         """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
 
-    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> int:
-        """Let the guest use memory of a device, in which the device may map what it likes; also while it runs.
-
-        :returns: the window's number, for :meth:`unmap_window`
-        """
+    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
+        """Let the guest use memory of a device, in which the device may map what it likes; also while it runs."""
         number = next(each for each in range(len(self._windows) + 1) if each not in self._windows)
         self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
         self._windows[number] = gpa, size, host_address, read_only
-        return number
 
-    def unmap_window(self, number: int) -> None:
-        """Nobody is at the addresses of that window any more."""
-        gpa, _, host_address, _ = self._windows.pop(number)
+    def unmap_window(self, gpa: int) -> None:
+        """Nobody is at the addresses of the window that begins there any more."""
+        number = next(each for each, window in self._windows.items() if window[0] == gpa)
+        _, _, host_address, _ = self._windows.pop(number)
         self.vm.set_memory(_WINDOW_SLOTS + number, gpa, 0, host_address)
 
     def irq_line(self, gsi: int) -> EventFd:

@@ -64,7 +64,6 @@ class PciSlots:
         self._lines: dict[int, set[int]] = {}
         self._lines_lock = allocate_lock()
         self.attached: list[Attached] = []
-        self._window_numbers: dict[PciTransport, int] = {}
         self.bus = PciBus((layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE), self._map, self._unmap)
         self._ecam = ffi.new("struct ecam *")
         mmio.add(layout.PCI_ECAM, layout.PCI_ECAM_SIZE, self.bus)
@@ -148,6 +147,11 @@ class PciSlots:
         lib.bus_remove(self._native, lib.BUS_MMIO, 1)
         self.hotplug.forget(slot)
         self.attached.remove(attached)
+        for region in attached.device.regions.values():
+            # vCPUs ask it at every exit
+            lib.bus_remove_window(self._native, region.native)
+            if attached.device.tells_regions:
+                self._core.unmap_window(region.gpa)
         transport.close()
         for kick in attached.kicks:
             kick.close()
@@ -184,7 +188,7 @@ class PciSlots:
     def _unmap(self, function: Function, number: int, address: int) -> None:
         assert isinstance(function, PciTransport)
         if number == WINDOW_BAR:
-            self._unmap_window(function)
+            self._unmap_window(function, address)
             return
         self._kicks(function, address, assign=False)
         lib.bus_remove(self._native, lib.BUS_MMIO, address)
@@ -193,14 +197,13 @@ class PciSlots:
     def _map_window(self, function: PciTransport, address: int) -> None:
         window = function.window
         assert window is not None
-        number = self._core.map_window(address, window.size, window.host_address, window.read_only)
-        self._window_numbers[function] = number
+        self._core.map_window(address, window.size, window.host_address, window.read_only)
         lib.bus_move_window(self._native, window.native, address)
 
-    def _unmap_window(self, function: PciTransport) -> None:
+    def _unmap_window(self, function: PciTransport, address: int) -> None:
         assert function.window is not None
         lib.bus_move_window(self._native, function.window.native, NOWHERE)
-        self._core.unmap_window(self._window_numbers.pop(function))
+        self._core.unmap_window(address)
 
     def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
         for index, kick in enumerate(function.kicks):

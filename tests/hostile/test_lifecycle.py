@@ -17,6 +17,7 @@ import pytest
 
 from tests.blk_driver import BlkGuest, Request, header
 from tests.driver import Guest
+from tests.pci_driver import PciGuest
 from tests.sample_devices import Echo, Holder
 from vmm.config import DiskConfig
 from vmm.events import EventFd, Loop
@@ -44,6 +45,29 @@ def fill(guest: BlkGuest) -> list[Request]:
         requests.append(guest.submit(kind, 128 * at, data, kick=False))
     guest.queues[0].kick()
     return requests
+
+
+class PciDisk(BlkGuest, PciGuest):
+    """A disk on PCI."""
+
+    def __enter__(self) -> PciDisk:
+        return self
+
+
+@IO_URING
+def test_thrown_out_with_requests_in_flight(image: Path, io_uring: bool | None) -> None:
+    """What a guest does by ACPI, asked or not: as for a reset, the memory is its own when the device is gone."""
+    for _ in range(5):
+        with PciDisk(image, io_uring=io_uring) as guest:
+            guest.start()
+            for request in fill(guest):
+                assert request.data is not None
+            guest.bus.remove(guest.slot)
+            guest.transport.close()
+            before = guest.memory.read(0, guest.memory.size)
+            time.sleep(0.01)
+            assert guest.memory.read(0, guest.memory.size) == before
+            assert guest.config_read(0, 4) == 0xFFFF_FFFF
 
 
 @IO_URING

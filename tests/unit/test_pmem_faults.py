@@ -13,6 +13,8 @@ import pytest
 from tests import tiny
 from tests.unit.test_window_faults import ANSWER, AT, BASE, MAP, MIB
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig
+from vmm.boot import layout
+from vmm.devices.pci_hotplug import GONE
 
 WRITE = b"\x48\xbb" + AT.to_bytes(8, "little") + b"\xc6\x03" + b"W"  # mov rbx, AT; mov byte [rbx], 'W'
 
@@ -70,3 +72,12 @@ def test_a_file_cut_short_does_not_end_the_machine(tmp_path: Path, image: Path, 
         image.write_bytes(b"B" * (2 * MIB))
         device: Any = machine.attached[0].device
         assert device.stats()["cuts"] == 1
+
+
+def test_a_guest_that_throws_its_image_out(tmp_path: Path, image: Path) -> None:
+    """Nobody asks what is gone, whatever the guest does at its addresses."""
+    with running(tmp_path, image, b"", transport="pci") as (machine, ask):
+        assert ask() == b"A"
+        machine.pio.write(layout.PCI_HOTPLUG + GONE, 4, 1 << 1)  # as a vCPU does it
+        assert machine.attached == []
+        assert [ask() for _ in range(50)] == [b"\xff"] * 50

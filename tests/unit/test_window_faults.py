@@ -13,6 +13,7 @@ import pytest
 from tests import tiny
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
+from vmm.devices.pci_hotplug import GONE
 from vmm.native import ffi, lib
 from vmm.pci import spec as pci
 from vmm.virtio.device import SharedRegion, VirtioDevice
@@ -173,6 +174,11 @@ def test_a_window_on_pci_is_a_bar_that_decodes_where_the_guest_puts_it(tmp_path:
             write(pci.COMMAND, 0)
             assert ask() == b"\xff"
             machine.reset()
+        write(pci.COMMAND, pci.COMMAND_MEMORY)
+        assert ask() == b"A"
+        machine.pio.write(layout.PCI_HOTPLUG + GONE, 4, 1 << 1)
+        assert device.native is None, "the guest has thrown it out"
+        assert [ask() for _ in range(50)] == [b"\xff"] * 50
         assert machine.wait(0) is None
     os.close(reader)
     os.close(writer)

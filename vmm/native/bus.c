@@ -26,7 +26,7 @@ struct bus {
 	pthread_rwlock_t lock;
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
-	uint32_t ndax; /* before vCPUs run: no lock; base may change later, at once */
+	uint32_t ndax; /* of windows; looked at without the lock, to leave alone who has none */
 	struct window {
 		uint64_t base, size;
 		void *device;
@@ -169,10 +169,38 @@ int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_
 
 static int bus_add_window(struct bus *bus, const struct window *window)
 {
-	if (bus->ndax == BUS_DAX)
-		return -ENOSPC;
-	bus->window[bus->ndax++] = *window;
-	return 0;
+	int ret = -ENOSPC;
+
+	pthread_rwlock_wrlock(&bus->lock);
+	if (bus->ndax < BUS_DAX) {
+		bus->window[bus->ndax] = *window;
+		__atomic_store_n(&bus->ndax, bus->ndax + 1, __ATOMIC_RELAXED);
+		ret = 0;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+void bus_remove_window(struct bus *bus, const void *device)
+{
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->ndax; i++) {
+		if (bus->window[i].device != device)
+			continue;
+		__atomic_store_n(&bus->ndax, bus->ndax - 1, __ATOMIC_RELAXED);
+		bus->window[i] = bus->window[bus->ndax];
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+}
+
+/* Whoever looks at windows has the lock; false, and no lock, when there are none. */
+static bool windows_lock(struct bus *bus)
+{
+	if (!__atomic_load_n(&bus->ndax, __ATOMIC_RELAXED))
+		return false;
+	pthread_rwlock_rdlock(&bus->lock);
+	return true;
 }
 
 static uint32_t window_dax_fault(void *dax)
@@ -207,12 +235,14 @@ int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t siz
 
 void bus_move_window(struct bus *bus, const void *device, uint64_t base)
 {
+	pthread_rwlock_wrlock(&bus->lock);
 	for (uint32_t i = 0; i < bus->ndax; i++)
 		if (bus->window[i].device == device)
-			__atomic_store_n(&bus->window[i].base, base, __ATOMIC_RELAXED);
+			bus->window[i].base = base;
+	pthread_rwlock_unlock(&bus->lock);
 }
 
-uint64_t bus_dax_generation(struct bus *bus)
+static uint64_t sum_generations(const struct bus *bus)
 {
 	uint64_t sum = 0;
 
@@ -221,13 +251,29 @@ uint64_t bus_dax_generation(struct bus *bus)
 	return sum;
 }
 
+uint64_t bus_dax_generation(struct bus *bus)
+{
+	uint64_t sum;
+
+	if (!windows_lock(bus))
+		return 0;
+	sum = sum_generations(bus);
+	pthread_rwlock_unlock(&bus->lock);
+	return sum;
+}
+
 bool bus_dax_fault(struct bus *bus, uint64_t generation)
 {
 	uint32_t n = 0;
+	bool changed;
 
+	if (!windows_lock(bus))
+		return generation != 0;
 	for (uint32_t i = 0; i < bus->ndax; i++)
 		n += bus->window[i].fault(bus->window[i].device);
-	return n || bus_dax_generation(bus) != generation;
+	changed = n || sum_generations(bus) != generation;
+	pthread_rwlock_unlock(&bus->lock);
+	return changed;
 }
 
 /*
@@ -249,16 +295,19 @@ static void access_window(const struct window *w, uint64_t at, uint8_t *data, ui
 
 bool bus_dax_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len, bool write)
 {
-	for (uint32_t i = 0; i < bus->ndax; i++) {
+	bool found = false;
+
+	if (!windows_lock(bus))
+		return false;
+	for (uint32_t i = 0; i < bus->ndax && !found; i++) {
 		const struct window *w = &bus->window[i];
 
-		uint64_t base = __atomic_load_n(&w->base, __ATOMIC_RELAXED);
-
-		if (addr < base || addr - base >= w->size)
+		if (addr < w->base || addr - w->base >= w->size)
 			continue;
 		w->fault(w->device);
-		access_window(w, addr - base, data, len, write);
-		return true;
+		access_window(w, addr - w->base, data, len, write);
+		found = true;
 	}
-	return false;
+	pthread_rwlock_unlock(&bus->lock);
+	return found;
 }

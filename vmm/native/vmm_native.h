@@ -312,6 +312,8 @@ void dax_get_stats(struct dax *dax, struct dax_stats *out);
 uint32_t dax_fault(struct dax *dax);
 /* A vCPU of this bus whose access fails asks the window, at these guest physical addresses. Before the vCPUs run. */
 int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size);
+/* Its device is about to go, while vCPUs run: none of them asks it any more. */
+void bus_remove_window(struct bus *bus, const void *device);
 /* A window, by its device, is elsewhere from now on; all ones: the guest cannot reach it. While vCPUs run. */
 void bus_move_window(struct bus *bus, const void *device, uint64_t base);
 
