@@ -180,11 +180,12 @@ def saved(guest: Guest) -> MmioTransport:
     state = json.loads(json.dumps(guest.transport.save()))
     guest.transport.close()
     guest.device = type(guest.device)()
-    transport = MmioTransport(guest.device, guest.memory, guest.loop, guest.irq, guest.kicks)
+    transport = MmioTransport(guest.device, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
     transport.restore(state)
     return transport
 
 
+@pytest.mark.usefixtures("virtqueues")
 @pytest.mark.parametrize("stage", ["reset", "negotiated", "half set up", "running", "broken", "failed"])
 def test_state_is_data(stage: str) -> None:
     with Guest(Picky()) as guest:
