@@ -138,11 +138,15 @@ def test_what_was_synced_is_there_when_the_vmm_is_killed(guest_kernel: str, fres
         assert (shared / f"r{n}").read_text() == f"record {n}\n"
 
 
-def test_power_off_with_files_open(boot: Boot, shared: Path) -> None:
+@pytest.mark.parametrize("by", ["guest", "host"])
+def test_power_off_with_files_open(boot: Boot, shared: Path, by: str) -> None:
     guest = mount(boot, shared)
     guest.check("exec 5>/mnt/open; echo written >&5; echo other >/mnt/other; cd /mnt")
-    guest.machine.stop()
-    guest.wait()
+    if by == "guest":
+        assert guest.power_off().kind == "poweroff"
+    else:
+        guest.machine.stop()
+        guest.wait()
     guest.machine.close()
     assert (shared / "open").read_text() == "written\n"
     assert (shared / "other").read_text() == "other\n"
