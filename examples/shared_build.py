@@ -46,7 +46,7 @@ def main(kernel: str, directory: str, *command: str) -> int:
             shares=(ShareConfig(directory, tag="work"),),
             console=ConsoleConfig("fd", writer),
         )
-        status = 1
+        status: int | None = None
 
         def show() -> None:
             nonlocal status
@@ -61,10 +61,13 @@ def main(kernel: str, directory: str, *command: str) -> int:
         thread.start()
         try:
             with Machine(config) as machine:
-                machine.run(timeout=600)
+                end = machine.run(timeout=600)
         finally:
             os.close(writer)
             thread.join()
+    if status is None:
+        print(f"the guest ended before the command did: {end.kind} {end.detail}", file=sys.stderr)
+        return 1
     return status
 
 
