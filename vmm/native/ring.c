@@ -214,11 +214,6 @@ uint32_t ring_size(const struct ring *ring)
 	return ring->config.size;
 }
 
-uint32_t ring_unsignalled(const struct ring *ring)
-{
-	return (uint16_t)(ring->s->next_used - ring->s->signalled);
-}
-
 uint32_t ring_in_flight(const struct ring *ring)
 {
 	return ring->s->in_flight;

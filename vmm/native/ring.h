@@ -27,9 +27,6 @@ int ring_fail(struct ring *ring, int err, const char *fmt, ...) __attribute__((f
  */
 int ring_unpop(struct ring *ring, uint32_t head);
 
-/* How many pushes ring_flush() has not decided about. */
-uint32_t ring_unsignalled(const struct ring *ring);
-
 uint32_t ring_size(const struct ring *ring);
 
 /* Heads that were popped and not yet pushed. */

@@ -23,8 +23,6 @@ enum { LISTEN_AGAIN_MS = 100 };
  * no more than those: a packet, an interrupt and a kick for each. So it is asked only when it has said nothing for so long.
  */
 enum { ASK_CREDIT_MS = 50 };
-/* Packets that were taken without a word to the guest, and for how long. */
-enum { TX_UNTOLD = 32, TX_UNTOLD_MS = 2 };
 
 struct vsock *vsock_new(const struct vsock_config *config, int *err)
 {
@@ -62,46 +60,27 @@ void vsock_free(struct vsock *v)
 	free(v);
 }
 
-static void irq_count(struct vsock *v, struct irq *irq)
+static void flush_one(struct vsock *v, struct ring *ring, struct irq *irq)
 {
+	if (!ring_flush(ring))
+		return;
 	stat_add(&v->worker.stats.irqs, 1);
 	irq_raise(irq, IRQ_VRING);
 }
 
-/* The guest hears that its packets were taken. */
-static void vsock_tx_flush(struct vsock *v)
-{
-	if (ring_flush(v->worker.ring))
-		irq_count(v, v->worker.irq);
-}
-
 void vsock_rx_flush(struct vsock *v)
 {
-	if (!ring_flush(v->rx))
-		return;
-	irq_count(v, v->rx_irq);
-	/* One interrupt for both. */
-	if (ring_flush(v->worker.ring) && v->worker.irq != v->rx_irq)
-		irq_count(v, v->worker.irq);
+	flush_one(v, v->rx, v->rx_irq);
 }
 
-/*
- * That packets were taken is no news that a guest waits for, unless it has no room for more: it hears of them with the
- * next packet for it, or when there are many, or soon.
- */
-static bool tx_is_news(const struct vsock *v)
-{
-	uint32_t n = ring_unsignalled(v->worker.ring);
-
-	return n >= TX_UNTOLD || n >= ring_size(v->worker.ring) / 4;
-}
-
-/* The descriptors that made themselves heard, after at most so many milliseconds. Returns how many. */
-static int vsock_wait(struct vsock *v, int timeout)
+/* The descriptors that made themselves heard, after at most so many milliseconds. */
+static void vsock_wait(struct vsock *v, int timeout)
 {
 	struct epoll_event ready[EVENTS];
 	int n = epoll_wait(v->worker.epoll_fd, ready, EVENTS, timeout);
 
+	if (n == 0 && timeout > 0)
+		vsock_host_listen(v, true);
 	for (int i = 0; i < n; i++) {
 		switch (ready[i].data.u64) {
 		case WORKER_KICK:
@@ -123,7 +102,6 @@ static int vsock_wait(struct vsock *v, int timeout)
 		vsock_rx_ask(v);
 	vsock_conn_bury(v);
 	v->turns = 0;
-	return n;
 }
 
 /* 5.10.6.7: all connections that the driver remembers are gone. */
@@ -194,10 +172,7 @@ static int vsock_run(struct worker *w)
 	to = vsock_rx_run(v);
 	if (to < 0)
 		return to;
-	if (tx_is_news(v))
-		vsock_tx_flush(v);
-	else
-		ring_publish(v->worker.ring);
+	flush_one(v, v->worker.ring, v->worker.irq);
 	vsock_conn_bury(v);
 	/* Packets that may not be taken yet are nothing to spin for. */
 	v->worker.in_flight = !vsock_tx_open(v);
@@ -209,14 +184,7 @@ static void vsock_sleep(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
 
-	if (v->stalled_ns)
-		timeout = ASK_CREDIT_MS;
-	if (ring_unsignalled(w->ring))
-		timeout = TX_UNTOLD_MS;
-	if (vsock_wait(v, timeout))
-		return;
-	vsock_tx_flush(v);
-	vsock_host_listen(v, true);
+	vsock_wait(v, v->stalled_ns ? ASK_CREDIT_MS : timeout);
 }
 
 static bool vsock_peek(struct worker *w)
@@ -245,7 +213,7 @@ static void vsock_drain(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 
 	vsock_stash_return(v);
-	vsock_tx_flush(v);
+	flush_one(v, w->ring, w->irq);
 	vsock_rx_flush(v);
 	vsock_host_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
