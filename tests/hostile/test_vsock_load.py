@@ -91,7 +91,7 @@ def test_thousands_of_connections(tmp_path: Path) -> None:
             guest.wait_for("sleep", is_asleep)
             idle = guest.vsock.stats()["wakeups"]
             time.sleep(0.1)
-            assert guest.vsock.stats()["wakeups"] <= idle + 1, "idle costs nothing, once the guest heard of its packets"
+            assert guest.vsock.stats()["wakeups"] == idle, "idle costs nothing"
             for program in programs:
                 program.close()
             guest.receive(count)
