@@ -17,11 +17,11 @@ PLACES = ('-DAGENT_DIR="agent"', '-DCGROUP_DIR="cgroup"', '-DCRUN="./crun"', '-D
 PARSER = ("call.c", "json.c", "log.c", "loop.c", "oci.c", "oci_linux.c", "rpc.c", "sysctl.c", "ttrpc.c", "util.c")
 
 
-def _program(name: str, sanitizer: str, parts: list[Path]) -> Path:
+def _program(name: str, sanitizer: str, parts: list[Path], places: tuple[str, ...] = PLACES) -> Path:
     cc = compiler(sanitizer)
     if cc is None:
         raise FileNotFoundError(f"no compiler for {sanitizer} programs: install gcc, and clang for fuzzers")
-    digest = hashlib.sha256(" ".join([cc, *FLAGS, *SANITIZERS[sanitizer], *PLACES]).encode())
+    digest = hashlib.sha256(" ".join([cc, *FLAGS, *SANITIZERS[sanitizer], *places]).encode())
     for path in [SRC / f"{name}.c", *agent.inputs()]:
         digest.update(path.read_bytes())
     folder = BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
@@ -29,16 +29,19 @@ def _program(name: str, sanitizer: str, parts: list[Path]) -> Path:
     if not target.exists():
         messages = agent.generate(folder / "messages")
         sources = [SRC / f"{name}.c", *parts, *messages]
-        options = [*FLAGS, *SANITIZERS[sanitizer], *PLACES, *agent.DEFINES, *agent.includes(folder / "messages")]
+        options = [*FLAGS, *SANITIZERS[sanitizer], *places, *agent.DEFINES, *agent.includes(folder / "messages")]
         command = [cc, *options, "-o", str(target.with_suffix(".new")), *map(str, sources), agent.LIBRARY]
         subprocess.run(command, check=True)
         target.with_suffix(".new").rename(target)
     return target
 
 
-def agent_here() -> Path:
-    """The agent as a program of this machine's, under ASan and UBSan. CalledProcessError if it does not compile."""
-    return _program("agent_here", "asan", [path for path in agent.sources() if path.name != "main.c"])
+def agent_here(places: tuple[str, ...] = PLACES) -> Path:
+    """The agent as a program of this machine's, under ASan and UBSan. CalledProcessError if it does not compile.
+
+    :param places: definitions of where its files are; none: where they are in a guest
+    """
+    return _program("agent_here", "asan", [path for path in agent.sources() if path.name != "main.c"], places)
 
 
 def fuzz_agent() -> Path:
