@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import network
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, HostError
 from vmm import Publish
 
 MAC = "02:00:00:00:00:07"
@@ -104,6 +104,11 @@ def test_no_such_namespace() -> None:
         network.in_namespace("/no/where", lambda: None)
 
 
+def test_user_networking_without_any_network() -> None:
+    with pytest.raises(HostError, match="needs a default route"):
+        network.in_namespace("", network.user_network)
+
+
 class Recorder:
     """An agent that only notes."""
 
@@ -114,12 +119,14 @@ class Recorder:
         return lambda value: self.noted.append((name, value))
 
 
-def test_user_networking_needs_no_namespace() -> None:
-    made = network.user_network([Publish(8080, 80)])
+def test_user_networking_has_the_hosts_address(namespace: str) -> None:
+    made = network.in_namespace(namespace, lambda: network.user_network([Publish(8080, 80)]))
     agent = Recorder()
     made.configure(agent)  # type: ignore[arg-type]
     names = [name for name, _ in agent.noted]
     assert names == ["update_interface", "update_routes"]
     interface = agent.noted[0][1]
-    assert (interface.hwAddr, interface.IPAddresses[0].address) == (network.USER_MAC, network.USER_ADDRESS)
+    assert (interface.hwAddr, interface.IPAddresses[0].address) == (network.USER_MAC, "10.1.2.3")
+    assert interface.IPAddresses[0].mask == "24"
+    assert agent.noted[1][1][0].gateway == "10.1.2.1"
     assert made.nets[0].publish == (Publish(8080, 80),)

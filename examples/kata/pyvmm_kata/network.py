@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -31,13 +32,14 @@ TAP_PREFIX = "pyvmm"
 # linux/if_tun.h
 _TUNSETIFF, _TUNSETQUEUE = 0x4004_54CA, 0x4004_54D9
 _TAP, _NO_PI, _VNET_HDR, _MULTI_QUEUE, _DETACH_QUEUE = 0x2, 0x1000, 0x4000, 0x100, 0x400
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 # linux/rtnetlink.h, linux/if_arp.h
 _TABLE_MAIN, _PROTO_KERNEL, _TYPE_UNICAST, _SCOPE_LINK, _ETHERNET = 254, 2, 1, 253, 1
 _PERMANENT, _ALL_PROTOCOLS, _INGRESS = 0x80, 0x0003, 0xFFFF0000
 _AF_INET6 = 10
 
-USER_ADDRESS, USER_GATEWAY, USER_DNS = "10.0.2.15", "10.0.2.2", "169.254.1.1"
-"""Of user networking: passt speaks for whatever address its guest uses, and answers for any other."""
+USER_DNS = "169.254.1.1"
+"""Where the resolver is that passt has for its guest."""
 USER_MAC = "02:00:00:00:00:02"
 
 Result = TypeVar("Result")
@@ -149,10 +151,32 @@ class Network:
 
 
 def user_network(published: Sequence[Publish] = ()) -> Network:
-    """A network for which nobody needs a right, by passt, in the namespace of whoever makes the machine."""
-    route = Route("", USER_GATEWAY, "", 0, 0)
-    interface = Interface("eth0", USER_MAC, 0, (Address(USER_ADDRESS, 24),), (route,))
+    """A network for which nobody needs a right, by passt, in the namespace of whoever makes the machine.
+
+    The guest has the address and the gateway that passt has for it, which are the host's (passt(1), "--address").
+
+    :raises HostError: the host has no default route
+    """
+    address, gateway = _default_address()
+    interface = Interface("eth0", USER_MAC, 0, (address,), (Route("", gateway, "", 0, 0),))
     return Network([interface], [NetConfig("user", mac=USER_MAC, publish=tuple(published))])
+
+
+def _default_address() -> tuple[Address, str]:
+    """The address of the interface that the default route leads out of, and its gateway (IPv4; proc_net(5))."""
+    with open("/proc/thread-self/net/route") as lines:
+        routes = [line.split() for line in lines][1:]
+    defaults = sorted((int(row[6]), row[0], row[2]) for row in routes if row[1] == row[7] == "00000000")
+    if not defaults:
+        raise HostError(
+            "user networking needs a default route of the host's", code="oci-network", hint="or --network none"
+        )
+    _, name, gateway = defaults[0]
+    request = struct.pack("16s24x", name.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        own, mask = (fcntl.ioctl(sock.fileno(), number, request)[20:24] for number in (_SIOCGIFADDR, _SIOCGIFNETMASK))
+    prefix = int.from_bytes(mask, "big").bit_count()
+    return Address(socket.inet_ntoa(own), prefix), socket.inet_ntoa(bytes.fromhex(gateway)[::-1])
 
 
 # -- namespaces ------------------------------------------------------------------------------------------------------
@@ -206,8 +230,6 @@ def in_namespace(path: str, work: Callable[[], Result]) -> Result:
 
 def has_interfaces() -> bool:
     """Is there more than a loopback interface?  Without what takes longest here, the import of pyroute2."""
-    import socket
-
     return any(name != "lo" for _, name in socket.if_nameindex())
 
 
