@@ -259,6 +259,22 @@ def _fs_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _kata_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = []
+    middle = {
+        who: {key: statistics.median(each[key]) * 1e3 for key in ("run", "exec")} for who, each in figures.items()
+    }
+    unit = "M instructions"
+    for key, name, must, aim in (("run", "container: run of `true`", 2.5, 1.5), ("exec", "container: exec", 1.0, 0.5)):
+        ours, runsc, runc = (middle[who][key] for who in ("pyvmm", "runsc", "runc"))
+        rows.append(_compare(name, ours, runsc, unit, peer_name="runsc", must=must, aim=aim))
+        rows.append(_compare("  against runc", ours, runc, unit, peer_name="runc"))
+    ours, runsc = (figures[who]["idle"] / 1024 for who in ("pyvmm", "runsc"))
+    rows.append(_compare("container: memory when idle", ours, runsc, "MiB", peer_name="runsc", must=3.0))
+    rows.append(_absolute("container: memory when idle, absolute", ours, "MiB", 64, 32))
+    return rows
+
+
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The rows of the parts that were measured, in their order."""
     makers = {
@@ -274,6 +290,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "net-icount": _net_icount_rows,
         "fs-icount": _fs_icount_rows,
         "vsock-icount": _vsock_icount_rows,
+        "kata": _kata_rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 
