@@ -17,7 +17,19 @@ PATIENCE = 120.0
 SHARED = "/run/kata-containers/shared/containers"
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_MKNOD"]
-APPLETS = ("sh", "cat", "dd", "echo", "env", "head", "hostname", "id", "ip", "ls", "readlink", "sleep", "stty", "wc")
+APPLETS = (
+    *("sh", "cat", "date", "dd", "echo", "env", "head", "hostname", "id", "ip", "ls", "mkdir", "mknod", "nc", "ps"),
+    *("readlink", "sleep", "stty", "wc"),
+)
+
+
+def make_root(folder: Path) -> None:
+    """A root file system with busybox, in a directory that is not there yet."""
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", folder / "bin" / "busybox")
+    for applet in APPLETS:
+        (folder / "bin" / applet).symlink_to("busybox")
 
 
 class Pod:
@@ -28,12 +40,7 @@ class Pod:
 
     def __init__(self, folder: Path, **more: Any) -> None:
         self.shared = folder / "shared"
-        rootfs = self.shared / "box" / "rootfs"
-        for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
-            (rootfs / name).mkdir(parents=True)
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", rootfs / "bin" / "busybox")
-        for applet in APPLETS:
-            (rootfs / "bin" / applet).symlink_to("busybox")
+        make_root(self.shared / "box" / "rootfs")
         self._console = (folder / "console").open("w+b")
         self.machine = Machine(
             MachineConfig(
@@ -129,13 +136,15 @@ def process(*args: str, terminal: bool = False, **fields: Any) -> dict[str, Any]
     }
 
 
-def container_spec(*args: str, terminal: bool = False, rootfs: str = "box", **resources: Any) -> dict[str, Any]:
+def container_spec(
+    *args: str, terminal: bool = False, root: str = f"{SHARED}/box/rootfs", **resources: Any
+) -> dict[str, Any]:
     """What a container engine asks for; `resources` are Memory, CPU, Pids."""
     safe = ["nosuid", "noexec", "nodev"]
     return {
         "Version": "1.0.2",
         "Process": process(*args, terminal=terminal),
-        "Root": {"Path": f"{SHARED}/{rootfs}/rootfs"},
+        "Root": {"Path": root},
         "Mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
