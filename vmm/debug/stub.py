@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BAD, _NO_MEMORY = b"E01", b"E14"
 _SIGINT, _SIGTRAP = 2, 5
+_NEED_A_STILL_GUEST = (*(bytes((letter,)) for letter in b"gGpPmMXcsCSZz"), b"vCont;")
 _REASONS = {"int3": "swbreak:", "swbreak": "swbreak:", "hwbreak": "hwbreak:"}
 
 
@@ -92,6 +93,8 @@ class Stub:
             self._target.attach()
             if self._target.ended and data[:1] not in b"?qQDkvH":
                 return _BAD
+            if not self._target.held and not self._target.ended and data.startswith(_NEED_A_STILL_GUEST):
+                return _BAD  # KVM would have us wait until the vCPU comes out by itself, which may be never
             return command(data[1:])
         except Bad:
             return _BAD

@@ -194,6 +194,19 @@ def test_software_breakpoints_are_int3s_only_when_the_registers_are_taken(client
 
 
 @KVM
+@pytest.mark.parametrize(
+    "packet", [b"g", b"p10", b"P10=0000000000000000", b"m1000000,4", b"c", b"s", b"vCont;c", b"Z1,1000000,1"]
+)
+def test_what_needs_a_guest_that_stands_is_refused_while_it_runs(client: Client, packet: bytes) -> None:
+    client.send(b"c")
+    assert client.ask(packet) == b"E01"
+    assert client.ask(b"Hg1") == b"OK"
+    client.socket.sendall(b"\x03")
+    assert client.receive() == b"T02thread:1;"
+    assert client.ask(b"p10") == b"0000000100000000"
+
+
+@KVM
 def test_random_packets_and_random_bytes_neither_crash_nor_hang(tmp_path: Path) -> None:
     path = str(tmp_path / "gdb")
     rng = random.Random(7)
