@@ -118,7 +118,8 @@ class Guest:
                 return sum(part << (32 * index) for index, part in enumerate(parts))
 
     def select_features(self, features: int) -> None:
-        """Write the driver's feature bits."""
+        """Write the driver's feature bits; what is made afterwards follows them."""
+        self.features = features
         for word in (0, 1):
             self.write(spec.MMIO_DRIVER_FEATURES_SEL, word)
             self.write(spec.MMIO_DRIVER_FEATURES, features >> (32 * word) & 0xFFFF_FFFF)
@@ -136,8 +137,7 @@ class Guest:
         self.reset()
         self.status = spec.ACKNOWLEDGE
         self.status |= spec.DRIVER
-        self.features = self.offered() if features is None else features
-        self.select_features(self.features)
+        self.select_features(self.offered() if features is None else features)
         self.status |= spec.FEATURES_OK
         return bool(self.status & spec.FEATURES_OK)
 
