@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -67,7 +68,8 @@ class FakeProcess:
             if number == signal.SIGKILL:
                 self.end(137)
         elif not self.ended.is_set():
-            (os.killpg if everything else os.kill)(self.program.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                (os.killpg if everything else os.kill)(self.program.pid, number)
 
     def read(self, name: str, length: int) -> bytes:
         self.started.wait()
