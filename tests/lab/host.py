@@ -21,6 +21,7 @@ from types import TracebackType
 from tools.distribution import Kernel, cache_dir
 
 from . import channel, image
+from .emulator import find_emulator
 from .image import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -314,7 +315,7 @@ class Lab:
 
     def _command_line(self, kernel: Kernel, initrd: int, port: int) -> list[str]:
         export = "security_model=none,multidevs=remap"
-        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+        argv = [*find_emulator(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         argv += ["-M", "q35", "-cpu", ICOUNT_CPU if self.icount else "max", "-smp", str(self.cpus), "-m", self.memory]
         if self.icount:
             argv += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
