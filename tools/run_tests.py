@@ -4,43 +4,82 @@ usage: python -m tools.run_tests [--native | --guest] [PYTEST ARGUMENT]...
 
 Two runs of pytest, and after them a summary line of both in pytest's own form. The exit status is 0 when all tests that
 were selected passed.
+
+The lab is an emulator, and at times it stops: then it is started again, and the tests go on where they were. A test in
+which that happens twice has failed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
+from tests.journal import Journal
 from tools import guest
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
-COUNTS = ROOT / "build" / "test-counts.json"
-"""Where tests/conftest.py writes how many tests had which outcome; the lab can write there too."""
+JOURNAL = ROOT / "build" / "test-journal"
+"""Where tests/journal.py writes which test ended how; the lab can write there too."""
 
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "error")
+LAB_ENDED = 125  # the lab's
+STALLED = -1
+STALL = 400.0
+"""Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
+LABS = 5
+"""How many are started before it is given up."""
+ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
+
+
+def run_watched(command: Sequence[str], environment: dict[str, str], journal: Path) -> int:
+    """Run `command` to its end, or until the journal has stood still for STALL seconds; its status, or STALLED."""
+    size, since = -1, time.monotonic()
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
+        while True:
+            try:
+                return process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
+            if (now := journal.stat().st_size if journal.exists() else 0) != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > STALL:
+                process.terminate()  # it ends the lab some seconds later, whatever that does
+                process.wait()
+                return STALLED
 
 
 def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[int, dict[str, int]]:
     """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome."""
-    COUNTS.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", *arguments]
+    JOURNAL.parent.mkdir(exist_ok=True)
+    JOURNAL.unlink(missing_ok=True)
+    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *arguments]
     if os.isatty(1):
-        command.append("--color=yes")
-    environment = {**os.environ, "PYVMM_TEST_COUNTS": str(COUNTS)}
+        here.append("--color=yes")
+    command = with_kvm(here) if needs_kvm else here
+    environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
     start = time.monotonic()
     say(f"==> {title}")
-    status = subprocess.run(with_kvm(command) if needs_kvm else command, env=environment, cwd=ROOT).returncode
-    say(f"<== {title}: {'failed' if status not in (0, NO_TESTS) else 'done'} after {time.monotonic() - start:.1f} s")
-    try:
-        counts: dict[str, int] = json.loads(COUNTS.read_text())
-    except (OSError, ValueError):
-        counts = {"error": 1}  # it did not get as far as counting
-    return (0 if status == NO_TESTS else status), counts
+    for lab in range(1, LABS + 1):
+        if command == here:
+            status = subprocess.run(command, env=environment, cwd=ROOT).returncode
+        else:
+            status = run_watched(command, environment, JOURNAL)
+        if status not in (LAB_ENDED, STALLED):
+            break
+        stopped = ", ".join(Journal(JOURNAL).unfinished()) or "before a test"
+        say(f"the lab {'stands still' if status == STALLED else 'ended by itself'}: {stopped} (lab {lab} of {LABS})")
+    journal = Journal(JOURNAL)
+    counts = journal.counts()
+    failed = status not in (0, NO_TESTS) or any(counts.get(name) for name in ("failed", "error"))
+    say(f"<== {title}: {'failed' if failed else 'done'} after {time.monotonic() - start:.1f} s")
+    if failed and not counts:
+        counts = {"error": 1}  # it did not get as far as a test
+    return (max(status, 1) if failed else 0), counts
 
 
 def summary(counts: dict[str, int], seconds: float) -> str:
@@ -64,8 +103,7 @@ def main(arguments: list[str]) -> int:
     total: dict[str, int] = {}
     for _, counts in runs:
         for name, count in counts.items():
-            if name != "deselected":
-                total[name] = total.get(name, 0) + count
+            total[name] = total.get(name, 0) + count
     print(summary(total, time.monotonic() - start), flush=True)
     return max(status for status, _ in runs)
 

@@ -1,0 +1,84 @@
+"""A pytest plugin for tools/run_tests.py: writes down which test starts and ends, and goes on where a run broke off.
+
+Loaded by ``-p tests.journal``, with a file's name in PYVMM_TEST_JOURNAL.  Each line of the file is one JSON object:
+``{"test": NODEID, "started": true}``, and at the test's end ``{"test": NODEID, "outcomes": {"passed": 1}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+ATTEMPTS = 2
+"""How often a test may have been running when everything stopped, before it is to blame."""
+
+
+class Journal:
+    """What has run so far, by this process and those before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.outcomes: dict[str, dict[str, int]] = {}
+        self.starts: dict[str, int] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            entry = json.loads(line)
+            test = entry["test"]
+            if "outcomes" in entry:
+                self.outcomes[test] = entry["outcomes"]
+            else:
+                self.starts[test] = self.starts.get(test, 0) + 1
+
+    def unfinished(self) -> list[str]:
+        """The tests that started and did not end."""
+        return [test for test in self.starts if test not in self.outcomes]
+
+    def counts(self) -> dict[str, int]:
+        """How many tests had which outcome; one that never ended is an error."""
+        total = {"error": len(self.unfinished())} if self.unfinished() else {}
+        for outcomes in self.outcomes.values():
+            for name, count in outcomes.items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+    def write(self, **entry: object) -> None:
+        """Add a line.  Opened each time: whoever looks sees it at once, from outside of the lab too."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+class Plugin:
+    """Keeps a journal of this run."""
+
+    def __init__(self, journal: Journal, config: pytest.Config) -> None:
+        self.journal = journal
+        self.config = config
+        self.now: dict[str, int] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what has ended."""
+        items[:] = [item for item in items if item.nodeid not in self.journal.outcomes]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self.journal.starts.get(item.nodeid, 0) >= ATTEMPTS:
+            pytest.fail(f"everything stopped in this test, {ATTEMPTS} times", pytrace=False)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.now = {}
+        self.journal.write(test=nodeid, started=True)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        category = self.config.hook.pytest_report_teststatus(report=report, config=self.config)[0]
+        if category:
+            self.now[category] = self.now.get(category, 0) + 1
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.journal.write(test=nodeid, outcomes=self.now)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.get("PYVMM_TEST_JOURNAL"):
+        config.pluginmanager.register(Plugin(Journal(Path(path)), config), "journal")
