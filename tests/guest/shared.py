@@ -29,6 +29,7 @@ EXPECTED = (
     # The host did not let a vCPU run for a while
     "clocksource: Long readout interval, skipping watchdog check",
     "sched: DL replenish lagged too much",
+    "hrtimer: interrupt took",
 )
 
 
