@@ -277,10 +277,21 @@ def test_statuses_of_processes_that_end_at_once(pod: Agent) -> None:
     for thread in threads:
         thread.join()
     assert statuses == {number: number for number in range(1, 25)}
-    with pytest.raises(RpcError, match="File exists"):
-        pod.exec("c1", "e1", "true")
     pod.call("SignalProcess", container_id="c1", exec_id="c1", signal=15)
     assert pod.wait("c1") == 128 + 15
+
+
+def test_the_id_of_an_exec_can_be_used_again_when_its_end_is_known(pod: Agent) -> None:
+    pod.run("c1", "sleep", "1000")
+    pod.exec("c1", "e1", "sh", "-c", "echo first; exit 3")
+    assert pod.wait("c1", "e1") == 3
+    pod.exec("c1", "e1", "sleep", "1000")
+    for taken in ("e1", "c1"):
+        with pytest.raises(RpcError, match="File exists"):
+            pod.exec("c1", taken, "true")
+    pod.call("SignalProcess", container_id="c1", exec_id="e1", signal=9)
+    assert pod.wait("c1", "e1") == 128 + 9
+    assert pod.read("c1", "e1") == b""
 
 
 def test_input_waits_for_its_reader_and_output_for_the_host(pod: Agent) -> None:

@@ -50,7 +50,10 @@ struct container {
 
 /* The container that a call names, in a state in which it can be used. NULL: the call was answered. */
 struct container *container_for(struct call *call, const char *id);
-/* 0, -EEXIST where the container has a process of that id, or -EINVAL. */
+/*
+ * 0, -EEXIST where the container has a process of that id, or -EINVAL. An exec that has ended and was waited for gives
+ * way: whoever reuses its id knows of its end.
+ */
 int process_new(struct container *container, const char *id, struct process **process);
 /* The process of a call, the container's first where the id is empty or the container's. NULL: it was answered. */
 struct process *process_for(struct call *call, const char *container_id, const char *id);

@@ -38,17 +38,29 @@ static void process_exited(struct child *child, int status)
 	container_progress(process->container);
 }
 
+static struct process *process_find(struct container *container, const char *id)
+{
+	struct process *process = container->processes;
+
+	while (process && strcmp(process->id, id))
+		process = process->next;
+	return process;
+}
+
 int process_new(struct container *container, const char *id, struct process **process)
 {
 	struct process **link = &container->processes;
-	struct process *made;
+	struct process *made, *same;
 
 	if (!id_is_valid(id))
 		return -EINVAL;
-	for (; *link; link = &(*link)->next) {
-		if (!strcmp((*link)->id, id))
-			return -EEXIST;
-	}
+	same = process_find(container, id);
+	if (same && (same == container->processes || !same->exited || !same->waited))
+		return -EEXIST;
+	if (same)
+		process_free(same);
+	while (*link)
+		link = &(*link)->next;
 	made = xzalloc(sizeof(*made));
 	made->container = container;
 	made->id = xstrdup(id);
@@ -101,12 +113,10 @@ struct process *process_for(struct call *call, const char *container_id, const c
 		return NULL;
 	if (!text_of(id)[0] || !strcmp(id, container->id))
 		return container->processes;
-	for (process = container->processes; process; process = process->next) {
-		if (!strcmp(process->id, id))
-			return process;
-	}
-	call_fail(call, STATUS_NOT_FOUND, "no process %s in the container %s", id, container_id);
-	return NULL;
+	process = process_find(container, id);
+	if (!process)
+		call_fail(call, STATUS_NOT_FOUND, "no process %s in the container %s", id, container_id);
+	return process;
 }
 
 static void forget_ended(struct container *container)
