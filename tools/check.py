@@ -13,7 +13,7 @@ from tools.step import run_step, say
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
-C_CODE = ("vmm/native", "tests/guest/programs", "examples/kata/agent", "tests/kata/src")
+C_CODE = ("vmm/native", "tests/guest/programs", "examples/kata/agent", "examples/kata/client", "tests/kata/src")
 KATA_CODE = C_CODE[2:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]

@@ -86,6 +86,8 @@ NEEDS = (
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )
 
+CLIENT = "pyvmm-oci-client"
+"""In the package of examples/kata; see its client/build.py."""
 DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
@@ -284,6 +286,17 @@ def compile_messages(python: str) -> None:
         stamp.set()
 
 
+def compile_client(python: str) -> None:
+    """Make the program that pyvmm-oci tries before it starts Python."""
+    folder = os.path.join("examples", "kata")
+    stamp = Stamp("client", digest(*(os.path.join(folder, "client", kind) for kind in ("*.c", "*.h", "*.py"))))
+    package = os.path.join(ROOT, folder, "pyvmm_kata")
+    if not (stamp.is_current() and os.path.exists(os.path.join(package, CLIENT))):
+        with step("compiling the client of examples/kata"):
+            run([python, os.path.join(ROOT, folder, "client", "build.py"), package])
+        stamp.set()
+
+
 def install_kata(python: str) -> None:
     """Install the container runtime of examples/kata, editable, with what it needs."""
     folder = os.path.join("examples", "kata")
@@ -330,14 +343,18 @@ def write_command(python: str) -> None:
     start = "from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n"
     write_program(python, "pyvmm", [ROOT, packages, kata], start)
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
-        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n")
+        first = os.path.join(kata, "pyvmm_kata", CLIENT)
+        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", first)
 
 
-def write_program(python: str, name: str, paths: Sequence[str], start: str) -> None:
-    """Write .venv/bin/`name`, which calls `main` after the lines of `start`."""
+def write_program(python: str, name: str, paths: Sequence[str], start: str, first: str = "") -> None:
+    """Write .venv/bin/`name`, which calls `main` after the lines of `start`, unless the program `first` can do it."""
     path = os.path.join(VENV, "bin", name)
+    head = f"#!{python} -IS\n"
+    if first:  # sh reads up to the exec, and Python a string
+        head = f"#!/bin/sh\n''':'\nexec {first} {python} -IS \"$0\" -- \"$@\"\n'''\n"
     with open(path + ".new", "w") as file:
-        file.write(f"#!{python} -IS\nimport sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit(main())\n")
+        file.write(f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit(main())\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
 
@@ -363,6 +380,7 @@ def main(groups: Sequence[str]) -> None:
     install_project(os.path.join(VENV, "bin", "python"), develop=develop)
     if develop:
         compile_messages(os.path.join(VENV, "bin", "python"))
+        compile_client(os.path.join(VENV, "bin", "python"))
         install_kata(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))

@@ -1,18 +1,26 @@
-"""The part of the build that pyproject.toml cannot say: the messages of proto/, compiled."""
+"""The part of the build that pyproject.toml cannot say: the messages of proto/, and the program of client/."""
 
 import os
 import runpy
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 
-class BuildMessages(build_py):  # type: ignore[misc]
-    """The descriptor set, then the modules."""
+class BuildPackage(build_py):  # type: ignore[misc]
+    """The descriptor set and the program, then the modules."""
 
     def run(self) -> None:
         runpy.run_path(os.path.join("proto", "compile.py"), run_name="build")["compile_messages"]()
+        runpy.run_path(os.path.join("client", "build.py"), run_name="build")["build_client"]("pyvmm_kata")
         super().run()
 
 
-setup(cmdclass={"build_py": BuildMessages})
+class NativeDistribution(Distribution):  # type: ignore[misc]
+    """Of one architecture, for the program's sake."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+setup(cmdclass={"build_py": BuildPackage}, distclass=NativeDistribution)

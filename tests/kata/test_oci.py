@@ -11,92 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pyvmm_kata.oci.spec import default_spec
+from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
 
-PROGRAM = Path(__file__).with_name("oci_program.py")
-PATIENCE = 120.0
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "-mn", "true"], capture_output=True).returncode != 0,
-    reason="needs the right to make namespaces",
-)
-
-
-def eventually(what: Callable[[], bool], words: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, words
-        time.sleep(0.01)
-
-
-class Runtime:
-    """The command, with a root and bundles of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder / "state"
-        self.bundles = 0
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(PROGRAM), "--root", str(self.root), *arguments]
-
-    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
-        if options["stdin"] is None:
-            del options["stdin"]
-        return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False, **options
-        )
-
-    def check(self, *arguments: str, **options: Any) -> str:
-        done = self.run(*arguments, **options)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def bundle(self, script: str, *, terminal: bool = False, **changes: Any) -> str:
-        self.bundles += 1
-        path = self.folder / f"bundle{self.bundles}"
-        (path / "rootfs").mkdir(parents=True)
-        spec = default_spec(["/bin/sh", "-c", script], terminal=terminal)
-        spec.update(changes)
-        (path / "config.json").write_text(json.dumps(spec))
-        return str(path)
-
-    def created(self, container_id: str, script: str, **changes: Any) -> None:
-        # Its output leads to a file: to a pipe of ours, and we would wait for the container's end
-        with open(self.folder / f"{container_id}.out", "wb") as out:
-            command = self.command("create", "--bundle", self.bundle(script, **changes), container_id)
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
-        assert done.returncode == 0, self.output(container_id)
-
-    def started(self, container_id: str, script: str, **changes: Any) -> None:
-        self.created(container_id, script, **changes)
-        self.check("start", container_id)
-
-    def output(self, container_id: str) -> str:
-        return (self.folder / f"{container_id}.out").read_text()
-
-    def state(self, container_id: str) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(self.check("state", container_id))
-        return state
-
-    def wait(self, container_id: str, status: str) -> None:
-        eventually(lambda: self.state(container_id)["status"] == status, f"{container_id} is not {status}")
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    yield made
-    for name in os.listdir(made.root) if made.root.exists() else ():
-        made.run("delete", "--force", name)
-    assert not made.root.exists() or os.listdir(made.root) == []
-    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
+pytestmark = needs_namespaces
 
 
 def test_run_is_as_the_program_is(runtime: Runtime) -> None:
@@ -189,41 +110,6 @@ def test_signals_of_the_pid_reach_the_program(runtime: Runtime) -> None:
     os.kill(runtime.state("c1")["pid"], signal.SIGTERM)
     runtime.wait("c1", "stopped")
     assert runtime.output("c1") == "ready\nheard\n"
-
-
-def test_exec(runtime: Runtime, tmp_path: Path) -> None:
-    runtime.started("c1", "sleep 600")
-    done = runtime.run("exec", "--env", "A=b", "c1", "/bin/sh", "-c", "cat; echo $A >&2; exit 4", input="x\n")
-    assert (done.returncode, done.stdout, done.stderr) == (4, "x\n", "b\n")
-    process = {"args": ["/bin/echo", "of a file"], "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}}
-    (tmp_path / "process.json").write_text(json.dumps(process))
-    assert runtime.check("exec", "--process", str(tmp_path / "process.json"), "c1") == "of a file\n"
-    done = runtime.run("exec", "c1", "/no/such")
-    assert done.returncode == 1
-    assert "not found" in done.stderr
-    assert "names no program" in runtime.run("exec", "c1", "").stderr
-
-
-def test_exec_detached_has_a_pid_of_its_own(runtime: Runtime, tmp_path: Path) -> None:
-    runtime.started("c1", "sleep 600")
-    pid_file = tmp_path / "exec.pid"
-    with open(tmp_path / "exec.out", "wb") as out:
-        command = runtime.command(
-            "exec", "--detach", "--pid-file", str(pid_file), "c1", "/bin/sh", "-c", "echo on; sleep 600"
-        )
-        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out).returncode == 0
-    pid = int(pid_file.read_text())
-    eventually(lambda: (tmp_path / "exec.out").read_text() == "on\n", "no output")
-    os.kill(pid, signal.SIGTERM)
-    eventually(lambda: not running(pid), "it goes on")
-    assert runtime.state("c1")["status"] == "running"
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def receive_console(listener: socket.socket) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "control"
 MAX_LINE = 16 << 20
-MAX_FDS = 3
+MAX_FDS = 4
 CALL_S = 90.0
 """Longer than what the monitor waits for its guest, so that its error comes first, and says more."""
 
@@ -67,22 +67,8 @@ class Channel:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self._rest:
-            self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-            try:
-                data, extra, _, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
-            except TimeoutError:
-                raise HostError(f"{self._peer} did not answer in {timeout:g} s", code="oci-control") from None
-            except ConnectionError:
+            if not self._read_on(timeout, deadline):
                 return None
-            for _, _, content in extra:
-                numbers = array.array("i")
-                numbers.frombytes(content[: len(content) // 4 * 4])
-                self.fds += numbers
-            self._rest += data
-            if not data:
-                return None
-            if len(self._rest) > MAX_LINE:
-                raise HostError(f"{self._peer} sent more than {MAX_LINE} bytes", code="oci-control")
         line, _, self._rest = self._rest.partition(b"\n")
         try:
             value = json.loads(line)
@@ -91,6 +77,36 @@ class Channel:
         if not isinstance(value, dict):
             raise HostError(f"{self._peer} sent no object", code="oci-control")
         return value
+
+    def take(self, size: int, timeout: float = CALL_S) -> bytes:
+        """The *size* bytes behind the last line.
+
+        :raises HostError: they did not come, or not in time
+        """
+        deadline = time.monotonic() + timeout
+        while len(self._rest) < size:
+            if not self._read_on(timeout, deadline):
+                raise HostError(f"{self._peer} ended before it had sent all", code="oci-control")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def _read_on(self, timeout: float | None, deadline: float | None) -> bool:
+        """Read some bytes more; False when the other end is gone."""
+        self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+        try:
+            data, extra, _, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            raise HostError(f"{self._peer} did not answer in {timeout:g} s", code="oci-control") from None
+        except ConnectionError:
+            return False
+        for _, _, content in extra:
+            numbers = array.array("i")
+            numbers.frombytes(content[: len(content) // 4 * 4])
+            self.fds += numbers
+        self._rest += data
+        if len(self._rest) > MAX_LINE:
+            raise HostError(f"{self._peer} sent more than {MAX_LINE} bytes", code="oci-control")
+        return bool(data)
 
     def answer(self, timeout: float | None = CALL_S) -> Json:
         """The next line, which is the answer to a request.

@@ -75,6 +75,16 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     return _detach(folder, process, options)
 
 
+def process_of(arguments: Sequence[str], of_container: Json, file: int = -1) -> Json:
+    """In the monitor: the process that a command line of ``exec`` without the container's id means.
+
+    :param file: a descriptor of the file that ``--process`` names
+    :raises ConfigError: it means none
+    """
+    options, command = parse(arguments, OPTIONS, ALIASES, "exec")
+    return read_json(f"/proc/self/fd/{file}") if file >= 0 else _process(of_container, options, command)
+
+
 def _process(of_container: Json, options: Json, command: list[str]) -> Json:
     """The container's own process with another program, and what the options change."""
     if not command:
@@ -176,7 +186,7 @@ class Attendant:
         channel = self._channel = control.connect(self._folder)
         console = open_console(self._console_socket) if self._console_socket else -1
         fds = (console,) if console >= 0 else (0, 1) if terminal else (0, 1, 2)
-        channel.send({"op": "exec", "process": self._process, "terminal": terminal}, fds)
+        channel.send({"op": "exec", "process": self._process}, fds)
         channel.answer()
         for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
             signal.signal(getattr(signal, name), self._forward)

@@ -280,18 +280,38 @@ class Monitor:
     def _do_exec(self, request: Json, channel: control.Channel) -> None:
         """Started -> an answer; ended -> one more.  While it runs, its terminal's size and signals can be sent; when
         the connection ends, the process does."""
+        fds, channel.fds = channel.fds, []
+        self._exec(request["process"], fds, channel)
+
+    def _do_exec_command(self, request: Json, channel: control.Channel) -> None:
+        """The same for a command line of ``exec``, each word with a zero byte at its end, and perhaps a fourth
+        descriptor, the file with the process: what the program in C has (examples/kata/client)."""
+        from pyvmm_kata.oci.exec import process_of
+
+        words = os.fsdecode(channel.take(request["bytes"])).split("\0")[:-1]
+        fds, channel.fds = channel.fds[:3], channel.fds[3:]
+        try:
+            process = process_of(words, self._state["process"], *channel.fds)
+            if process.get("terminal"):
+                raise ConfigError("exec: this connection is for processes without a terminal", code="oci-control")
+        except BaseException:
+            channel.fds += fds
+            raise
+        self._exec(process, fds, channel)
+
+    def _exec(self, process: Json, fds: list[int], channel: control.Channel) -> None:
+        """Run it with these descriptors, which become the process's, and answer."""
         with self._lock:
             self._execs += 1
             exec_id = f"exec-{self._execs}"
-        fds, channel.fds = channel.fds, []
-        terminal = bool(request.get("terminal"))
+        terminal = bool(process.get("terminal"))
         if len(fds) == 1:
             fds.append(os.dup(fds[0]))
         stdin, stdout, stderr = (*fds, None, None, None)[:3]
-        process = self._made.exec(exec_id, request["process"], Stdio(stdin, stdout, stderr, terminal))
+        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal))
+        threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
         channel.send({"pid": 0, "exec": exec_id})
-        threading.Thread(target=_follow_exec, args=(process, channel), name=exec_id, daemon=True).start()
-        status = process.wait()
+        status = running.wait()
         self._made.forget(exec_id)
         assert status is not None
         channel.send({"exit": status.code, "reason": status.reason})

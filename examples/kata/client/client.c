@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * pyvmm-oci-client PROGRAM [ARGUMENT]... -- COMMAND LINE: `exec` without a terminal, done by the monitor of the container;
+ * for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci: PROGRAM with both, whose errors are
+ * the ones that users get. A monitor that refuses has run nothing.
+ *
+ * It is here because a Python start takes longer than to run a program in a virtual machine.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define FAILED 255
+#define FDS 4 /* standard input, output, error; the process's file */
+#define ANSWER_MS 90000
+
+/* A connection to the monitor: the last line, and what has come of the next. */
+struct channel {
+	int fd;
+	size_t used;
+	char text[4096], line[4096];
+};
+
+static int monitor_connect(const struct options *options)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int root, folder, fd;
+
+	root = open(options->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -errno;
+	folder = openat(root, options->container, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	close(root);
+	if (folder < 0)
+		return -errno;
+	/* The path of a socket must be short, and the folder's may not be. */
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/control", folder);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address))) {
+		close(fd);
+		fd = -1;
+	}
+	close(folder);
+	return fd < 0 ? -errno : fd;
+}
+
+static bool send_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+
+		if (sent < 0)
+			return false;
+		data += sent;
+		size -= sent;
+	}
+	return true;
+}
+
+/* A line of JSON, which announces the arguments, each with a zero byte at its end; and the descriptors. */
+static bool request_send(int fd, const struct options *options, int process)
+{
+	const int fds[FDS] = { 0, 1, 2, process };
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(fds))];
+	} control;
+	const size_t fds_size = (process < 0 ? FDS - 1 : FDS) * sizeof(int);
+	char line[64];
+	struct iovec part = { .iov_base = line };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = CMSG_SPACE(fds_size),
+	};
+	size_t size = 0;
+
+	for (size_t i = 0; options->arguments[i]; i++)
+		size += strlen(options->arguments[i]) + 1;
+	part.iov_len = snprintf(line, sizeof(line), "{\"op\": \"exec_command\", \"bytes\": %zu}\n", size);
+	memset(&control, 0, sizeof(control));
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(fds_size);
+	memcpy(CMSG_DATA(&control.header), fds, fds_size);
+	if (sendmsg(fd, &message, MSG_NOSIGNAL) != (ssize_t)part.iov_len)
+		return false;
+	for (size_t i = 0; options->arguments[i]; i++) {
+		if (!send_all(fd, options->arguments[i], strlen(options->arguments[i]) + 1))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The next line, or NULL: not yet. What is too long is cut off, since its start says what it is, and no answer follows
+ * that is of interest.
+ */
+static const char *channel_line(struct channel *channel)
+{
+	char *end = memchr(channel->text, '\n', channel->used);
+	size_t length;
+
+	if (!end && channel->used < sizeof(channel->text))
+		return NULL;
+	length = end ? (size_t)(end - channel->text) + 1 : channel->used;
+	memcpy(channel->line, channel->text, length - 1);
+	channel->line[length - 1] = '\0';
+	channel->used -= length;
+	memmove(channel->text, channel->text + length, channel->used);
+	return channel->line;
+}
+
+/* 0, or -EPIPE: the monitor is gone. */
+static int channel_read(struct channel *channel)
+{
+	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
+
+	if (got <= 0)
+		return -EPIPE;
+	channel->used += got;
+	return 0;
+}
+
+/* Has the monitor run it? */
+static bool started(struct channel *channel)
+{
+	struct pollfd ready = { .fd = channel->fd, .events = POLLIN };
+	const char *line;
+
+	while (!(line = channel_line(channel))) {
+		if (poll(&ready, 1, ANSWER_MS) <= 0 || channel_read(channel))
+			return false;
+	}
+	return !strncmp(line, "{\"pid\":", 7);
+}
+
+static void signal_send(int signals, int fd)
+{
+	struct signalfd_siginfo info;
+	char line[64];
+
+	if (read(signals, &info, sizeof(info)) != sizeof(info))
+		return;
+	send_all(fd, line, snprintf(line, sizeof(line), "{\"signal\": %u}\n", info.ssi_signo));
+}
+
+/* Be there for the process, as a shell's child would be; its exit status. */
+static int attend(struct channel *channel, int signals)
+{
+	struct pollfd ready[] = {
+		{ .fd = channel->fd, .events = POLLIN },
+		{ .fd = signals, .events = POLLIN },
+	};
+	const char *line;
+	int status;
+
+	while (!(line = channel_line(channel))) {
+		if (poll(ready, 2, -1) < 0)
+			continue;
+		if (ready[1].revents)
+			signal_send(signals, channel->fd);
+		if (ready[0].revents && channel_read(channel))
+			return FAILED;
+	}
+	return sscanf(line, "{\"exit\": %d", &status) == 1 ? status : FAILED;
+}
+
+static bool pid_write(const char *path, pid_t pid)
+{
+	char *new_path;
+	FILE *file;
+	bool done;
+
+	if (!path)
+		return true;
+	if (asprintf(&new_path, "%s.new", path) < 0)
+		return false;
+	file = fopen(new_path, "we");
+	done = file && fprintf(file, "%d", pid) > 0;
+	done = file && !fclose(file) && done && !rename(new_path, path);
+	free(new_path);
+	return done;
+}
+
+/* A child stays with the process, in a session of its own, and holds none of our caller's streams. */
+static int leave_child(const struct options *options, struct channel *channel, int signals)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return FAILED; /* the process ends with the connection */
+	if (!pid) {
+		int null = open("/dev/null", O_RDWR);
+
+		setsid();
+		for (int fd = 0; fd < 3; fd++)
+			dup2(null, fd);
+		return attend(channel, signals);
+	}
+	if (!pid_write(options->pid_file, pid)) {
+		fprintf(stderr, "--pid-file %s: %s\n", options->pid_file, strerror(errno));
+		kill(pid, SIGKILL);
+		return 1;
+	}
+	return 0;
+}
+
+/* Have the monitor do it; the exit status, -1: it did not. */
+static int exec_by_monitor(const struct options *options)
+{
+	static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
+	struct channel channel = { .fd = monitor_connect(options) };
+	int process = -1, signals, status = -1;
+	sigset_t set, before;
+
+	if (channel.fd < 0)
+		return -1;
+	if (options->process) {
+		process = open(options->process, O_RDONLY | O_CLOEXEC);
+		if (process < 0)
+			return -1;
+	}
+	if (!options->detach && !pid_write(options->pid_file, getpid()))
+		return -1;
+	/* What comes before the process runs is forwarded once it does. */
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaddset(&set, forwarded[i]);
+	sigprocmask(SIG_BLOCK, &set, &before);
+	signals = signalfd(-1, &set, SFD_CLOEXEC);
+	if (signals >= 0 && request_send(channel.fd, options, process) && started(&channel))
+		status = options->detach ? leave_child(options, &channel, signals) : attend(&channel, signals);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return status;
+}
+
+int main(int argc, char *argv[])
+{
+	struct options options;
+	int words = 1, status;
+
+	while (words < argc && strcmp(argv[words], "--"))
+		words++;
+	if (words < 2 || words == argc) {
+		fprintf(stderr, "usage: %s PROGRAM [ARGUMENT]... -- COMMAND LINE\n", argv[0]);
+		return FAILED;
+	}
+	if (options_parse(argv + words + 1, &options)) {
+		status = exec_by_monitor(&options);
+		if (status >= 0)
+			return status;
+	}
+	memmove(argv + words, argv + words + 1, (argc - words) * sizeof(*argv));
+	execvp(argv[1], argv + 1);
+	fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
+	return FAILED;
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+enum use {
+	PASSED, /* the monitor gets it */
+	TAKEN,  /* it is for this program */
+	IGNORED,
+};
+
+struct option {
+	const char *name, *alias;
+	bool has_value;
+	enum use use;
+};
+
+/* What is not named here is left to the whole program: terminals, and what is refused. */
+static const struct option global_options[] = {
+	{ "root", NULL, true, TAKEN },		{ "log", NULL, true, IGNORED },	    { "log-format", NULL, true, IGNORED },
+	{ "rootless", NULL, true, IGNORED },	{ "criu", NULL, true, IGNORED },    { "config", NULL, true, IGNORED },
+	{ "systemd-cgroup", NULL, false, IGNORED }, { "debug", NULL, false, IGNORED },
+};
+static const struct option exec_options[] = {
+	{ "process", "p", true, TAKEN },	 { "pid-file", NULL, true, TAKEN },  { "detach", "d", false, TAKEN },
+	{ "cwd", NULL, true, PASSED },		 { "env", "e", true, PASSED },	     { "user", "u", true, PASSED },
+	{ "additional-gids", "g", true, PASSED }, { "cap", "c", true, PASSED },	     { "no-new-privs", NULL, false, PASSED },
+	{ "process-label", NULL, true, PASSED }, { "apparmor", NULL, true, PASSED }, { "cgroup", NULL, true, PASSED },
+	{ "ignore-paused", NULL, false, PASSED },
+};
+
+static const struct option *option_find(const struct option *table, size_t count, const char *name, size_t length)
+{
+	for (size_t i = 0; i < count; i++) {
+		const char *const names[] = { table[i].name, table[i].alias };
+
+		for (size_t k = 0; k < ARRAY_SIZE(names); k++) {
+			if (names[k] && strlen(names[k]) == length && !memcmp(names[k], name, length))
+				return &table[i];
+		}
+	}
+	return NULL;
+}
+
+static bool option_take(struct options *options, const struct option *option, const char *value)
+{
+	if (!strcmp(option->name, "root"))
+		options->root = value;
+	else if (!strcmp(option->name, "process"))
+		options->process = value;
+	else if (!strcmp(option->name, "pid-file"))
+		options->pid_file = value;
+	else
+		options->detach = true;
+	return !value || *value;
+}
+
+/* Options up to the first word that is none; where that is, or NULL. As Go has them: -root, --root and --root=DIR. */
+static char *const *options_take(struct options *options, char *const *argv, const struct option *table, size_t count,
+				 size_t *passed)
+{
+	while (*argv && (*argv)[0] == '-' && (*argv)[1]) {
+		const char *word = *argv, *name = word + 1 + (word[1] == '-'), *value = strchr(name, '=');
+		const struct option *option = option_find(table, count, name, value ? (size_t)(value - name) : strlen(name));
+		char *const *first = argv++;
+
+		/* `--flag=false` is rare, and `--` too. */
+		if (!option || (value && !option->has_value))
+			return NULL;
+		if (value)
+			value++;
+		else if (option->has_value && !(value = *argv++))
+			return NULL;
+		if (option->use == TAKEN && !option_take(options, option, value))
+			return NULL;
+		while (option->use == PASSED && first < argv)
+			options->arguments[(*passed)++] = *first++;
+	}
+	return argv;
+}
+
+/* Whatever else could be a file's name, or a way to another folder, is refused by the whole program. */
+static bool id_is_plain(const char *id)
+{
+	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-";
+
+	return *id && *id != '.' && strspn(id, plain) == strlen(id);
+}
+
+bool options_parse(char *const argv[], struct options *options)
+{
+	size_t count = 0, passed = 0;
+
+	while (argv[count])
+		count++;
+	memset(options, 0, sizeof(*options));
+	options->arguments = calloc(count + 2, sizeof(*options->arguments));
+	if (!options->arguments)
+		return false;
+	/* Of another user it is in a folder of that user's. */
+	options->root = geteuid() ? NULL : "/run/pyvmm-oci";
+	argv = options_take(options, argv, global_options, ARRAY_SIZE(global_options), &passed);
+	if (!argv || !*argv || strcmp(*argv, "exec") || !options->root)
+		return false;
+	argv = options_take(options, argv + 1, exec_options, ARRAY_SIZE(exec_options), &passed);
+	if (!argv || !*argv || !id_is_plain(*argv))
+		return false;
+	options->container = *argv++;
+	options->arguments[passed++] = "--";
+	while (*argv)
+		options->arguments[passed++] = *argv++;
+	return true;
+}

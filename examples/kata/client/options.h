@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line, as far as this program understands it. */
+#ifndef CLIENT_OPTIONS_H
+#define CLIENT_OPTIONS_H
+
+#include <stdbool.h>
+
+struct options {
+	const char *root;      /* where the states are */
+	const char *container; /* an id */
+	const char *pid_file;  /* or NULL */
+	const char *process;   /* file with the process, or NULL */
+	bool detach;
+	/* For the monitor: the options that say what to run, `--`, and the command. Ends with NULL. */
+	const char **arguments;
+};
+
+/*
+ * True: it is an `exec` without a terminal, and `options` says which. False: it is something else, or wrong. The
+ * strings are those of `argv`.
+ */
+bool options_parse(char *const argv[], struct options *options);
+
+#endif
