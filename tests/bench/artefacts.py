@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import fs, install, programs
+from tests.bench import fs, install, kata, programs
 from tests.bench.stage import Stage, python_files
 from tools import guest
 
@@ -29,6 +29,7 @@ class Artefacts:
     disk: str
     fio_disk: str
     net_disk: str
+    kata_image: str
 
 
 def make(kernel: str | None) -> Artefacts:
@@ -36,7 +37,7 @@ def make(kernel: str | None) -> Artefacts:
     fio_disk = guest.make("rootfs.py", "--size", FIO_DISK_SIZE, "--program", "fio")
     net_disk = guest.make("rootfs.py", "--program", "iperf3", "--with", f"{THREADS}:{THREADS}")
     initrd = guest.make("rootfs.py", "--kind", "initrd")
-    return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk)
+    return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk, guest.kata_image())
 
 
 def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
@@ -67,6 +68,9 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     stage.add(os.path.realpath(artefacts.net_disk), at="bench/net-disk")
     stage.add_program(shutil.which("iperf3") or "/usr/bin/iperf3")
     stage.add_program(THREADS)
+    stage.add(os.path.realpath(artefacts.kata_image), at="bench/kata-image")
+    for program in (kata.RUNSC[0], kata.RUNC):
+        stage.add_program(program)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
     stage.add(HERE / "runner.py", at="bench/runner.py")
     disk = guest.programs()

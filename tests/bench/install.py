@@ -1,7 +1,7 @@
-"""An ordinary installation of pyvmm to measure: a virtual environment of its own, with nothing else in it.
+"""An ordinary installation of pyvmm and pyvmm-kata to measure: an environment of its own, with nothing else in it.
 
 The checkout's own environment has test tools in it, and path hooks that they bring; what is measured is what
-`pip install pyvmm` gives, byte code included.
+`pip install` gives, byte code included.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cffi", "pycparser", "construct", "elftools")
-"""What pyvmm needs at run time, with the extension module beside cffi."""
+PACKAGES = ("cffi", "pycparser", "construct", "elftools", "google/protobuf", "google/_upb", "pyroute2")
+"""What the two need at run time, with the extension module beside cffi."""
 
 
 class InstallError(Exception):
@@ -60,7 +60,9 @@ def install(prefix: Path) -> Path:
     for extension in extensions:
         shutil.copy2(extension, target)
     shutil.copytree(ROOT / "vmm", target / "vmm", ignore=junk)
-    shutil.copy2(ROOT / "bin/pyvmm", prefix / "bin/pyvmm")
+    shutil.copytree(ROOT / "examples/kata/pyvmm_kata", target / "pyvmm_kata", ignore=junk)
+    for program in ("bin/pyvmm", "examples/kata/bin/pyvmm-oci"):
+        shutil.copy2(ROOT / program, prefix / "bin")
     done = subprocess.run([str(prefix / "bin/python3"), "-m", "compileall", "-q", str(target)])
     if done.returncode:
         raise InstallError(f"{target}: some module does not compile")

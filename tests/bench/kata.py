@@ -1,8 +1,7 @@
-"""Containers in machines beside Debian's runc and runsc (gVisor): `true` of busybox, cold, with the same bundle.
+"""Containers in machines of their own beside Debian's runc and runsc (gVisor), from the same bundles.
 
-`python -m tests.bench.kata SPEC`, in the lab, where SPEC is a JSON file: see :class:`Spec`.  It does not run from the
-stage of the other parts, whose chroot a container runtime cannot be in: what is run once before anything counts is in
-the page cache, and guest, bundle and states are on a tmpfs.
+All that runs is in the stage.  Times are from the start of a command to its end, where one instruction is one
+nanosecond.
 """
 
 from __future__ import annotations
@@ -11,87 +10,70 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.bench.child import ChildError
+from tests.bench.boot import say
+from tests.bench.child import Child, ChildError
 
-HERE = Path("/run/katabench")
-RUNSC = ("runsc", "--ignore-cgroups", "--network=none")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.bench.inside import Spec
+
+HERE = Path("/bench/kata")
+RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
+RUNC = "/usr/sbin/runc"
+BUSYBOX = "/bin/busybox"
 IDLE_S = 3.0
+TIMEOUT = 300.0
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Paths of the host's; *turns* of each program, after one that is not counted."""
-
-    program: str
-    kernel: str
-    image: str
-    result: str
-    turns: int
+def run(argv: Sequence[str]) -> int:
+    """Nanoseconds from the start of a program to its end. ChildError when it fails."""
+    with Child(argv) as child:
+        if child.finish(TIMEOUT):
+            raise ChildError(f"ended with {child.status}\n{child.last_words()}")
+        return time.monotonic_ns() - child.started
 
 
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"    {text}", file=sys.stderr, flush=True)
-
-
-def make_bundle(path: Path, command: list[str]) -> Path:
-    """A bundle with busybox."""
-    from pyvmm_kata.oci.spec import default_spec
-
-    for name in ("bin", "dev", "proc", "sys", "tmp"):
-        (path / "rootfs" / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "/bin/busybox", path / "rootfs" / "bin" / "busybox")
+def make_bundle(name: str, pyvmm: str, command: list[str]) -> str:
+    """A bundle with busybox; its folder."""
+    path = HERE / name
+    for folder in ("bin", "dev", "proc", "sys", "tmp"):
+        (path / "rootfs" / folder).mkdir(parents=True)
+    shutil.copy(BUSYBOX, path / "rootfs" / "bin" / "busybox")
     for applet in ("true", "sleep"):
         (path / "rootfs" / "bin" / applet).symlink_to("busybox")
-    spec = default_spec(command, terminal=False)
+    run([pyvmm, "spec", "--bundle", str(path)])
+    config = path / "config.json"
+    spec = json.loads(config.read_text())
+    spec["process"] |= {"args": command, "terminal": False}
     spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "cgroup"]
-    (path / "config.json").write_text(json.dumps(spec))
-    return path
+    config.write_text(json.dumps(spec))
+    return str(path)
 
 
-def commands(spec: Spec) -> dict[str, list[str]]:
+def commands(pyvmm: str, spec: Spec) -> dict[str, list[str]]:
     """The programs, without their command."""
     settings = HERE / "kata.toml"
-    settings.write_text(f'kernel = "{HERE}/vmlinux"\nimage = "{HERE}/image"\nmemory = "256M"\n')
+    settings.write_text(f'kernel = "{spec.kernel}"\nimage = "{spec.kata_image}"\nmemory = "256M"\n')
     return {
-        "pyvmm": [spec.program, "--config", str(settings), "--root", str(HERE / "pyvmm")],
+        "pyvmm": [pyvmm, "--config", str(settings), "--root", str(HERE / "pyvmm")],
         "runsc": [*RUNSC, "--root", str(HERE / "runsc")],
-        "runc": ["runc", "--root", str(HERE / "runc")],
+        "runc": [RUNC, "--root", str(HERE / "runc")],
     }
 
 
-def run_once(command: list[str], bundle: Path) -> float:
-    """Seconds from the start of `run` to its end."""
-    start = time.monotonic()
-    done = subprocess.run([*command, "run", "--bundle", str(bundle), "c1"], capture_output=True, stdin=-3, timeout=300)
-    seconds = time.monotonic() - start
-    if done.returncode:
-        words = done.stderr.decode(errors="replace")[-2000:]
-        raise ChildError(f"{command[0]} ended with {done.returncode}: {words}")
-    return seconds
-
-
-def exec_once(command: list[str]) -> float:
-    """Seconds from the start of `exec` to its end."""
-    start = time.monotonic()
-    subprocess.run([*command, "exec", "c1", "true"], check=True, capture_output=True, stdin=-3, timeout=300)
-    return time.monotonic() - start
-
-
-def memory_of(root: Path) -> int:
+def memory_of(root: str) -> int:
     """KiB (PSS) of all processes that were started for the state in *root*, or by those."""
     parents: dict[str, str] = {}
     ours: set[str] = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             parents[name] = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1]
-            if os.fsencode(root) in Path("/proc", name, "cmdline").read_bytes() and name != str(os.getpid()):
+            if os.fsencode(root) in Path("/proc", name, "cmdline").read_bytes():
                 ours.add(name)
         except OSError:
             continue
@@ -107,49 +89,27 @@ def memory_of(root: Path) -> int:
     return total
 
 
-def start_idle(command: list[str], bundle: Path) -> None:
-    """A container that sleeps."""
-    create = [*command, "create", "--bundle", str(bundle), "c1"]
-    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=300)
-    subprocess.run([*command, "start", "c1"], check=True, stdin=-3, timeout=300)
+def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: int) -> dict[str, Any]:
+    """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of the container that sleeps."""
+    runs = [run([*command, "run", "--bundle", bundles["true"], "c1"]) for _ in range(turns + 1)][1:]
+    say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
+    # Its streams must not be pipes of ours: they would be open for as long as the container runs
+    create = [*command, "create", "--bundle", bundles["sleep"], "c1"]
+    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT)
+    try:
+        run([*command, "start", "c1"])
+        execs = [run([*command, "exec", "c1", "true"]) for _ in range(turns + 1)][1:]
+        time.sleep(IDLE_S)
+        idle = memory_of(command[command.index("--root") + 1])
+    finally:
+        subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=TIMEOUT)
+    say(f"{name}: exec {', '.join(f'{each / 1e6:.1f}' for each in execs)} M instructions, idle {idle / 1024:.1f} MiB")
+    return {"run": runs, "exec": execs, "idle": idle}
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """`run`: seconds of each turn; `exec`: the same, into a container that sleeps; `idle`: KiB of that container."""
+    """Of each program what :func:`measure_one` says."""
     HERE.mkdir()
-    shutil.copy(spec.kernel, HERE / "vmlinux")
-    shutil.copy(spec.image, HERE / "image")
-    true, sleep = make_bundle(HERE / "true", ["true"]), make_bundle(HERE / "sleep", ["sleep", "1000"])
-    figures: dict[str, Any] = {}
-    for name, command in commands(spec).items():
-        runs = [run_once(command, true) for _ in range(spec.turns + 1)][1:]
-        say(f"{name}: run of true {', '.join(f'{each * 1e3:.0f}' for each in runs)} ms")
-        start_idle(command, sleep)
-        try:
-            execs = [exec_once(command) for _ in range(spec.turns + 1)][1:]
-            time.sleep(IDLE_S)
-            idle = memory_of(HERE / name)
-        finally:
-            subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=300)
-        say(f"{name}: exec {', '.join(f'{each * 1e3:.0f}' for each in execs)} ms, idle {idle / 1024:.1f} MiB")
-        figures[name] = {"run": runs, "exec": execs, "idle": idle}
-    return figures
-
-
-def main(argv: list[str]) -> int:
-    """Measure what the file `argv[0]` says."""
-    spec = Spec(**json.loads(Path(argv[0]).read_text()))
-    figures = measure(spec)
-    Path(spec.result).write_text(json.dumps(figures))
-    return 0
-
-
-def write_spec(spec: Spec) -> Path:
-    """Where :func:`main` finds it."""
-    path = Path(spec.result).with_suffix(".spec")
-    path.write_text(json.dumps(asdict(spec)))
-    return path
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
+    bundles = {"true": make_bundle("true", pyvmm, ["true"]), "sleep": make_bundle("sleep", pyvmm, ["sleep", "1000"])}
+    return {name: measure_one(name, command, bundles, spec.boots) for name, command in commands(pyvmm, spec).items()}

@@ -262,7 +262,7 @@ def _fs_rows(figures: dict[str, Any]) -> list[Row]:
 def _kata_rows(figures: dict[str, Any]) -> list[Row]:
     rows = []
     middle = {
-        who: {key: statistics.median(each[key]) * 1e3 for key in ("run", "exec")} for who, each in figures.items()
+        who: {key: statistics.median(each[key]) / 1e6 for key in ("run", "exec")} for who, each in figures.items()
     }
     unit = "M instructions"
     for key, name, must, aim in (("run", "container: run of `true`", 2.5, 1.5), ("exec", "container: exec", 1.0, 0.5)):
