@@ -85,9 +85,10 @@ class Command:
         """Its exit status, when it has ended; 128 + N for signal N, as a shell says. Takes the rest of its output."""
         try:
             rest, _ = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             self.close()
-            raise AssertionError(f"it did not end; stderr: {self.errors}") from None
+            self.output += error.output or b""
+            raise AssertionError(f"it did not end; {self.text[-2000:]}\nstderr: {self.errors}") from None
         self.output += rest or b""
         status = self.process.returncode
         return status if status >= 0 else 128 - status

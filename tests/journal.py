@@ -1,7 +1,8 @@
 """A pytest plugin for tools/run_tests.py: writes down which test starts and ends, and goes on where a run broke off.
 
 Loaded by ``-p tests.journal``, with a file's name in PYVMM_TEST_JOURNAL.  Each line of the file is one JSON object:
-``{"test": NODEID, "started": true}``, and at the test's end ``{"test": NODEID, "outcomes": {"passed": 1}}``.
+``{"test": NODEID, "started": true}``, and at the test's end ``{"test": NODEID, "outcomes": {"passed": 1}}``; what was
+said of a test so far is void from ``{"test": NODEID, "again": true}`` on.
 """
 
 from __future__ import annotations
@@ -28,12 +29,19 @@ class Journal:
             test = entry["test"]
             if "outcomes" in entry:
                 self.outcomes[test] = entry["outcomes"]
+            elif "again" in entry:
+                self.outcomes.pop(test, None)
+                self.starts.pop(test, None)
             else:
                 self.starts[test] = self.starts.get(test, 0) + 1
 
     def unfinished(self) -> list[str]:
         """The tests that started and did not end."""
         return [test for test in self.starts if test not in self.outcomes]
+
+    def failed(self) -> list[str]:
+        """The tests that ended badly."""
+        return [test for test, outcomes in self.outcomes.items() if outcomes.keys() & {"failed", "error"}]
 
     def counts(self) -> dict[str, int]:
         """How many tests had which outcome; one that never ended is an error."""

@@ -48,3 +48,15 @@ def test_what_never_ended_counts_as_an_error(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(BREAKS.format(times=3))
     run(tmp_path, 0)
     assert Journal(tmp_path / "journal").counts() == {"passed": 1, "error": 1}
+
+
+def test_what_failed_can_be_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=0))
+    assert run(tmp_path, 0) == 1
+    journal = tmp_path / "journal"
+    assert Journal(journal).failed() == ["test_it.py::test_wrong"]
+    Journal(journal).write(test="test_it.py::test_wrong", again=True)
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=0).replace("assert False", "assert True"))
+    assert run(tmp_path, 1) == 0
+    assert Journal(journal).counts() == {"passed": 4, "skipped": 1}
+    assert (tmp_path / "first").read_text() == "x"
