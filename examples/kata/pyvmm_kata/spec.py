@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import proto
+from pyvmm_kata.encoding import MESSAGE
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -178,21 +179,20 @@ def _fill(message: Any, value: Json, where: str) -> None:
 
 
 def _set(message: Any, field: Any, item: Any, path: str) -> None:
-    # What kind of field it is, its value tells: descriptors say it otherwise in each version of protobuf
     current = getattr(message, field.name)
-    repeated = hasattr(current, "extend")
-    wanted: Any = list if repeated else dict if field.message_type is not None else (str, int, float)
+    wanted: Any = next((kind for kind in (list, dict) if isinstance(current, kind)), None)
+    wanted = wanted or (dict if field.kind == MESSAGE else (str, int, float))
     if not isinstance(item, wanted):
         raise TypeError("another kind of value is wanted")
     if hasattr(current, "add"):
         for index, entry in enumerate(item):
             _fill(current.add(), entry, f"{path}[{index}]")
-    elif repeated:
+    elif isinstance(current, list):
         current.extend(item)
-    elif field.message_type is None:
-        setattr(message, field.name, item)
-    elif field.message_type.GetOptions().map_entry:
+    elif isinstance(current, dict):
         current.update(item)
-    else:
+    elif field.kind == MESSAGE:
         current.SetInParent()
         _fill(current, item, path)
+    else:
+        setattr(message, field.name, item)

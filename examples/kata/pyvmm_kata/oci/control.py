@@ -1,8 +1,7 @@
 """Between the commands and the process that holds a container's virtual machine.
 
 A unix socket in the state's folder, which only its owner can enter.  A connection carries one request, and descriptors
-with it: a line of JSON, answered by lines of JSON.  (Not ttrpc: it carries no descriptors, and most commands can do
-without protobuf, which takes longer to import than they to run.)
+with it: a line of JSON, answered by lines of JSON.  (Not ttrpc: it carries no descriptors.)
 """
 
 from __future__ import annotations
