@@ -95,9 +95,10 @@ def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
     group = cgroups.Cgroup(folder)
+    place.write_cgroup(folder)  # first: who is killed in between leaves a group that somebody knows of
     if not group.make():
+        place.write_cgroup("")
         return
-    place.write_cgroup(folder)
     if not place.is_shared:
         group.limit(memory, resources)
     group.enter()
