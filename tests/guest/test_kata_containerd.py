@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,12 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.agent import AgentClient
+from pyvmm_kata.errors import VmmError
+from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.kata import containerd_checks as checks
+from tests.kata import cri
 from tests.kata.containerd import IMAGE, Containerd, need
 from tools import guest as recipes
 
 BIN = str(Path(sys.executable).parent)
 RUNTIME = "io.containerd.pyvmm.v2"
+CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
+KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+LONGEST_RUN = 12.0
+"""Seconds; `ctr run -d` takes about so long in the lab."""
 PROGRAMS = checks.Programs(
     hello=("echo", "hello"), exit_7=("sh", "-c", "exit 7"), sleep=("sleep", "100000"), cat=("cat",)
 )
@@ -84,3 +95,79 @@ def test_out_of_memory(daemon: Containerd) -> None:
 
 def test_restart_of_containerd(daemon: Containerd) -> None:
     checks.check_restart_of_containerd(daemon, PROGRAMS)
+
+
+def test_death_of_the_shim(daemon: Containerd) -> None:
+    checks.check_death_of_the_shim(daemon, PROGRAMS)
+
+
+def kill_server(daemon: Containerd, place: Place) -> None:
+    """kill -9 of the process that serves the share of a container."""
+    for children in Path(f"/proc/{daemon.shim_pid(place)}/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+
+
+def end_guest(daemon: Containerd, place: Place) -> None:
+    """Have the agent end itself, and the guest with it, behind the shim's back."""
+    with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError, VmmError):
+        sock.settimeout(60)
+        sock.connect(f"{place.sandbox}/vm")
+        sock.sendall(b"CONNECT 1024\n")
+        if sock.recv(64).startswith(b"OK"):
+            sock.settimeout(None)
+            agent = AgentClient(sock.dup(), place.group)
+            try:
+                agent.destroy_sandbox()
+            finally:
+                agent.close()
+
+
+def test_deaths_at_random(daemon: Containerd) -> None:
+    victims = [checks.kill_shim, end_guest, checks.kill_containerd, kill_server]
+    checks.check_deaths_at_random(daemon, PROGRAMS, rounds=KILLS, longest=LONGEST_RUN, victims=victims)
+
+
+def test_cycles(daemon: Containerd) -> None:
+    checks.check_cycles(daemon, PROGRAMS, CYCLES)
+    assert os.listdir(ROOT) == []
+
+
+def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
+    need("ip", "nsenter")
+    (folder / "cri").mkdir()
+    daemon = Containerd(folder / "cri", RUNTIME, BIN, cri.section(folder / "cri", "pyvmm", RUNTIME), own_network=True)
+    try:
+        daemon.start()
+        daemon.import_image("k8s.io")
+        client = cri.Cri(daemon.address, folder)
+        pod = cri.CriPod(client, "pyvmm", "p1", folder)
+        (folder / "site").mkdir()
+        (folder / "site" / "index.html").write_text("from a volume")
+        site = {"container_path": "/srv", "host_path": str(folder / "site"), "readonly": True}
+        pod.run("web", "httpd", "-f", "-p", "8080", "-h", "/srv", mounts=(site,))
+        pod.run("app", "sh", "-c", "hostname; exec sleep 100000")
+        assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "one shim serves the pod"
+
+        # One network for both, and the host reaches it.
+        fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
+        daemon.until(lambda: pod.exec("app", *fetch) == ("from a volume", 0), lambda: pod.exec("app", *fetch))
+        url = f"http://{pod.address}:8080/"
+        command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
+        assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
+
+        # Each has processes of its own.
+        assert "httpd" not in pod.exec("app", "ps")[0]
+        assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
+        assert "p1" in (folder / "app.log").read_text()
+
+        pod.stop_container("app")
+        assert pod.status("app").exit_code == 137
+        assert pod.status("web").state == 1, "the other goes on"
+        pod.remove()
+        daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
+        checks.check_death_of_a_pod(daemon, cri.CriPod(client, "pyvmm", "p2", folder), folder / "cri")
+        client.close()
+    finally:
+        daemon.stop()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.guest.kata_tools import PATIENCE, Oci, leftovers
+
+CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
+KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+LONGEST_CREATE = 4.0
+"""Seconds; `create` takes about so long in the lab."""
+NO_STDIO: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +159,44 @@ def test_whoever_is_killed(oci: Oci) -> None:
         os.kill(int(child), signal.SIGKILL)
     oci.check("delete", "--force", "c1")
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_deaths_at_random(oci: Oci) -> None:
+    """kill -9 of the command or of the monitor at some time: `delete --force` clears what is left."""
+    chance = random.Random(1)
+    for number in range(KILLS):
+        bundle = oci.bundle("sleep 600")
+        create = subprocess.Popen(oci.command("create", "--bundle", bundle, "c1"), **NO_STDIO)
+        delay = chance.uniform(0, LONGEST_CREATE)
+        time.sleep(delay)  # the time is the test's subject
+        if number % 2:
+            victim, pid = "monitor", monitor_pid(oci.root / "c1" / "state.json")
+        else:
+            victim, pid = "create", create.pid
+        print(f"{number}: {victim} after {delay:.2f} s")
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        create.wait(PATIENCE)
+        oci.check("delete", "--force", "c1")
+        eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def monitor_pid(path: Path) -> int:
+    """The process that a state names, 0 when there is none yet."""
+    try:
+        return int(json.loads(path.read_text())["pid"])
+    except FileNotFoundError:
+        return 0
+
+
+def test_cycles(oci: Oci) -> None:
+    for number in range(CYCLES):
+        name = f"c{number}"
+        oci.start(name, "exit 3")
+        eventually(partial(has_stopped, oci, name), "it does not end")
+        oci.check("delete", name)
+        assert leftovers(oci.folder) == []
+
+
+def has_stopped(oci: Oci, name: str) -> bool:
+    return bool(oci.state(name)["status"] == "stopped")

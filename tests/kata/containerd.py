@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata import cgroups
 from pyvmm_kata.shim.bootstrap import ROOT, Arguments, Place
 from pyvmm_kata.state import is_alive
 
@@ -106,6 +107,9 @@ class Containerd:
             f'[grpc]\naddress = "{self.address}"',
             f'[ttrpc]\naddress = "{self.address}.ttrpc"',
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{folder}/opt"',
+            # Its usual 5 s for each are for machines that are not emulated.
+            "[timeouts]",
+            *(f'"io.containerd.timeout.{name}" = "60s"' for name in ("shim.cleanup", "shim.load", "shim.shutdown")),
             cri or "",
         ]
         (folder / "config.toml").write_text("\n".join(lines))
@@ -197,12 +201,17 @@ class Containerd:
         return pid if is_alive(pid, began) else 0
 
     def leftovers(self, places: Sequence[Place] = ()) -> list[str]:
-        """What is there of containers: of tasks, of shims, mounts. Empty when all were deleted."""
+        """What is there of containers: of tasks, of shims, mounts, processes, and the control groups of `places`. Empty
+        when all were deleted."""
         found = [str(path) for path in (self.folder / "state").glob("io.containerd.runtime.v2.task/*/*")]
         found += [place.folder for place in places if os.path.exists(place.folder)]
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             if (point := line.split()[4]).startswith((str(self.folder), ROOT)):
                 found.append(point)
+        for place in places:
+            # containerd's paths: /NAMESPACE/ID, and in kubelet's group of the pod
+            for depth in ("*", "*/*"):
+                found += [str(path) for path in Path(cgroups.ROOT).glob(f"{depth}/{place.group}")]
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = process.read_bytes().split(b"\0")

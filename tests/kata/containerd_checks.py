@@ -5,9 +5,19 @@ from __future__ import annotations
 import random
 import subprocess
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from tests.kata.containerd import IMAGE, Containerd
+from pyvmm_kata.shim.bootstrap import Place
+from tests.kata.containerd import IMAGE, PATIENCE, Containerd
+from tests.kata.cri import CriPod
+
+EXITED = 2
+"""Of runtime.v1.ContainerState."""
+
+Victim = Callable[[Containerd, Place], None]
+"""Ends something of a container's, if it is there."""
 
 
 class Programs(NamedTuple):
@@ -81,25 +91,64 @@ def check_death_of_the_shim(daemon: Containerd, programs: Programs) -> None:
     daemon.wait_until_clean([place])
 
 
-def check_deaths_at_random(daemon: Containerd, programs: Programs, *, rounds: int, longest: float, seed: int) -> None:
-    """kill -9 of the shim or of containerd at some time of a run: nothing is left that removing does not remove."""
-    chance = random.Random(seed)
+def kill_shim(daemon: Containerd, place: Place) -> None:
+    """kill -9 of a container's shim, and of the virtual machine in it."""
+    place.kill()
+
+
+def kill_containerd(daemon: Containerd, place: Place) -> None:
+    """kill -9 of containerd, which is started again."""
+    daemon.kill()
+    daemon.start()
+
+
+def check_deaths_at_random(
+    daemon: Containerd,
+    programs: Programs,
+    *,
+    rounds: int,
+    longest: float,
+    victims: Sequence[Victim] = (kill_shim, kill_containerd),
+) -> None:
+    """kill -9 of somebody at some time of a run: nothing is left that removing does not remove."""
+    chance = random.Random(1)
     places = [daemon.place(f"x{number}") for number in range(rounds)]
-    for number in range(rounds):
-        name, place = f"x{number}", places[number]
+    for number, place in enumerate(places):
+        name = f"x{number}"
         command = ["ctr", "-a", daemon.address, "run", "-d", "--runtime", daemon.runtime, IMAGE, name, *programs.sleep]
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        victim = chance.choice(["shim", "containerd"])
-        time.sleep(chance.uniform(0, longest))  # the time is the test's subject
-        if victim == "shim":
-            place.kill()
-        else:
-            daemon.kill()
-            daemon.start()
-        running.wait(120)
+        victim, delay = victims[number % len(victims)], chance.uniform(0, longest)
+        time.sleep(delay)  # the time is the test's subject
+        print(f"{name}: {victim.__name__} after {delay:.2f} s")
+        victim(daemon, place)
+        running.wait(PATIENCE)
         daemon.remove(name)
         daemon.wait_until_clean()
     assert daemon.ctr("container", "ls", "-q").stdout == ""
     # What a shim leaves that dies before containerd has spoken to it, the next one removes.
     daemon.run("last", *programs.hello, flags=["--rm"])
     daemon.wait_until_clean([*places, daemon.place("last")])
+
+
+def check_cycles(daemon: Containerd, programs: Programs, count: int) -> None:
+    """Containers that are made, run and deleted leave nothing, and so does their number: no shim lives on."""
+    for number in range(count):
+        name = f"c{number}"
+        assert daemon.run(name, *programs.hello, flags=["--rm"]) == "hello\n"
+        daemon.wait_until_clean([daemon.place(name)])
+    assert daemon.ctr("container", "ls", "-q").stdout == ""
+
+
+def check_death_of_a_pod(daemon: Containerd, pod: CriPod, folder: Path) -> None:
+    """After kill -9 of a pod's shim, kubelet's calls clear what is left of the pod, its network included."""
+    place = daemon.place_of_pod(pod.id)
+    daemon.until(lambda: daemon.shim_pid(place), "the shim lives")
+    place.kill()
+    for name in pod.containers:
+        daemon.until(lambda name=name: pod.status(name).state == EXITED, f"containerd knows that {name} has ended")
+    pod.remove()
+    daemon.wait_until_clean([place])
+    command = ["nsenter", "-t", str(daemon.pid), "-n", "ip", "-o", "link"]
+    links = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "veth" not in links and "tap" not in links
+    assert not list((folder / "ipam").glob("*/10.*")), "its address is free again"
