@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.driver import Guest
 from tests.lab.kvm import why_unusable
+
+# A shell starts what it puts in the background with SIGINT ignored, and what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests of devices that go through virtqueues: those of a module run with both formats by
 # pytestmark = pytest.mark.usefixtures("virtqueues")
