@@ -4,10 +4,13 @@ Before 10.2, QEMU changes a CPU's word of pending interrupts at each VMRUN and #
 interrupt that another thread raises in that moment is lost: the lab's CPU halts, with interrupts enabled and this one
 pending in its local APIC, and never wakes. Guests with several CPUs bring the lab there in minutes; it was also seen
 to panic and to reset itself. The package is unpacked into the cache, as the lab's kernel is, and not installed.
+
+Whichever it is, what runs is a copy of it: see mend.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -17,6 +20,8 @@ from pathlib import Path
 
 from tools.distribution import DistributionError, cache_dir, locked, run_tool
 from tools.step import say
+
+from .mend import MendError, mended
 
 PROGRAM = "qemu-system-x86_64"
 GOOD = (10, 2)
@@ -41,17 +46,34 @@ def find_emulator() -> list[str]:
     installed = shutil.which(PROGRAM)
     if installed is None:
         raise FileNotFoundError(2, "not installed", PROGRAM)
-    if version(installed) >= GOOD:
-        return [installed]
+    program, share = Path(installed).resolve(), Path("/usr/share")
     cache = cache_dir()
     with locked(cache):
-        root = cache / "qemu-backports"
-        if not root.exists():
-            _try_backports(root)
-    if not root.exists():
-        return [installed]
-    share = root / "usr" / "share"
-    return [str(root / "usr" / "bin" / PROGRAM), "-L", str(share / "qemu"), "-L", str(share / "seabios")]
+        if version(program) < GOOD:
+            root = cache / "qemu-backports"
+            if not root.exists():
+                _try_backports(root)
+            if root.exists():
+                program, share = root / "usr" / "bin" / PROGRAM, root / "usr" / "share"
+        program = _mended_copy(program, cache)
+    return [str(program), "-L", str(share / "qemu"), "-L", str(share / "seabios")]
+
+
+def _mended_copy(program: Path, cache: Path) -> Path:
+    """The path of the copy in the cache; the program's own, with a word about it, when it cannot be mended."""
+    content = program.read_bytes()
+    copy = cache / f"qemu-mended-{hashlib.sha256(content).hexdigest()[:16]}"
+    if not copy.exists():
+        try:
+            content = mended(content)
+        except MendError as error:
+            say(f"guests may stand still in the lab: {program} cannot be mended: {error}")
+            return program
+        new = copy.with_suffix(".new")
+        new.write_bytes(content)
+        new.chmod(0o755)
+        new.rename(copy)
+    return copy
 
 
 def _try_backports(root: Path) -> None:
