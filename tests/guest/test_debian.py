@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.guest.shared import complaints, show
-from tests.guest.vmfixture import SERVE, Guest, boot_guest, sparse_copy
+from tests.guest.vmfixture import SERVE, Guest, boot_guest
+from tests.sparse import sparse_copy
 from tools import guest as recipes
 from vmm import DiskConfig
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.guest.shared import show
 from tests.guest.symbols import write_symbols
-from tests.guest.vmfixture import Guest, boot_guest, sparse_copy
+from tests.guest.vmfixture import Guest, boot_guest
+from tests.sparse import sparse_copy
 from vmm.debug import GdbServer, GdbTarget
 
 TIMEOUT = 200.0

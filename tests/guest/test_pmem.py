@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import Boot
-from tests.guest.vmfixture import Guest, sparse_copy
+from tests.guest.vmfixture import Guest
+from tests.sparse import sparse_copy
 from vmm import PmemConfig
 from vmm.config import MIB
 

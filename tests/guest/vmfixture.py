@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -122,28 +121,6 @@ class Guest(ConsoleGuest):
         with contextlib.suppress(GuestEnded):
             self.run("poweroff; sleep 60")
         return self.wait()
-
-
-def sparse_copy(source: Path, target: Path) -> Path:
-    """Copy a file and leave its holes holes. Returns `target`."""
-    with open(source, "rb") as old, open(target, "wb") as new:
-        size = os.fstat(old.fileno()).st_size
-        new.truncate(size)
-        at = 0
-        while at < size:
-            try:
-                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole is left
-                break
-            end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
-            while at < end:
-                data = os.pread(old.fileno(), min(end - at, 1 << 20), at)
-                if not data:
-                    break
-                if data.count(0) != len(data):  # some file systems do not know holes
-                    os.pwrite(new.fileno(), data, at)
-                at += len(data)
-    return target
 
 
 def disk_config(disk: str | Path | DiskConfig) -> DiskConfig:
