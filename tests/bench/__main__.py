@@ -17,13 +17,14 @@ from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import StageError
 from tests.lab import Lab, LabError
+from tools import guest
 from tools.step import step
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
     True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "kata"),
-    False: ("memory", "fio", "net", "fs", "vsock", "console"),
+    False: ("memory", "fio", "net", "fs", "vsock", "console", "debian"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
 PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
@@ -71,6 +72,7 @@ def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, q
         fio_disk="/bench/fio-disk",
         net_disk="/bench/net-disk",
         kata_image="/bench/kata-image",
+        debian_disk=guest.debian() if "debian" in parts and not icount else "",
         cmdline=default_cmdline(),
         boots=1 if quick else 5,
         turns=1 if icount or quick else 5,

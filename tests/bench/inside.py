@@ -21,7 +21,8 @@ BUSYBOX = "/run/lab/busybox"
 
 @dataclass(frozen=True)
 class Spec:
-    """What to measure, and with what; paths behind `result` are those in the stage.
+    """What to measure, and with what; paths behind `result` are those in the stage, but
+    for `debian_disk`, which is the host's.
 
     `boots`: of each program and kind, after one that is not counted; `turns` of fio, each job for `seconds`.
     """
@@ -36,6 +37,7 @@ class Spec:
     fio_disk: str
     net_disk: str
     kata_image: str
+    debian_disk: str
     cmdline: str
     boots: int
     turns: int
@@ -48,11 +50,15 @@ def say(text: str) -> None:
     print(f"    {text}", file=sys.stderr, flush=True)
 
 
-def enter_stage(archive: str) -> None:
-    """Unpack `archive` into a tmpfs and make it the root: not by chroot, in which nobody may make user namespaces."""
+def fill_stage(archive: str) -> None:
+    """Unpack `archive` into a tmpfs."""
     os.makedirs(NEW_ROOT)
     mount("tmpfs", "tmpfs", NEW_ROOT, "size=70%")
     subprocess.run([BUSYBOX, "tar", "-x", "-f", archive, "-C", NEW_ROOT], check=True)
+
+
+def enter_stage() -> None:
+    """Make the stage the root: not by chroot, in which nobody may make user namespaces."""
     for name in ("dev", "proc", "sys", "tmp", "run", "bench", OLD_ROOT):
         os.makedirs(f"{NEW_ROOT}/{name}", exist_ok=True)
     for name in ("dev", "proc", "sys"):
@@ -73,15 +79,19 @@ def main(argv: list[str]) -> int:
     """Measure what the file `argv[0]` says."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
-    from tests.bench import boot, console, fio, fs, kata, memory, net, vsock
+    from tests.bench import boot, console, debian, fio, fs, kata, memory, net, vsock
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
+    measures |= {"debian": debian.measure}
     measures |= {"net": net.measure, "net-icount": net.measure}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
-    enter_stage(spec.stage)
+    fill_stage(spec.stage)
+    if "debian" in spec.parts:
+        debian.carry(spec.debian_disk, NEW_ROOT)
+    enter_stage()
     figures = {}
     for part in spec.parts:
         say(f"{part}:")

@@ -217,6 +217,14 @@ def _console_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _debian_rows(figures: dict[str, Any]) -> list[Row]:
+    rows = []
+    for key, label in (("running", "Debian's kernel to systemd's `running`, on PCI"), ("login", "  to the login")):
+        ours, theirs = (_median(figures[who], key) for who in ("pyvmm", "qemu"))
+        rows.append(_compare(label, ours, theirs, "s", peer_name="QEMU, pcie=on"))
+    return rows
+
+
 def _fs_jobs(jobs: dict[str, Any], files: int, suffix: str = "") -> list[Row]:
     names = {job: (f"share: {job}", "requests/s" if job == RANDOM else "MiB/s", True) for job in (*TRANSFERS, RANDOM)}
     tree = {
@@ -285,6 +293,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "fio-icount": _fio_icount_rows,
         "vsock": _vsock_rows,
         "console": _console_rows,
+        "debian": _debian_rows,
         "fs": _fs_rows,
         "net": _net_rows,
         "net-icount": _net_icount_rows,

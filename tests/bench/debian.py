@@ -1,0 +1,58 @@
+"""Debian's own kernel, initrd and systemd on PCI: seconds from the start of the process to systemd's ``running``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import boot, programs
+from tests.bench.child import Child
+from tests.sparse import sparse_copy
+
+if TYPE_CHECKING:
+    from tests.bench.inside import Spec
+
+FOLDER = "/bench/debian"
+FILES = ("vmlinuz", "initrd.img", "root.ext4")
+TURNS = 3
+TIMEOUT = 600.0
+CMDLINE = "console=ttyS0 quiet panic=-1 reboot=a 8250.nr_uarts=1 systemd.show_status=0 root=/dev/vda rw"
+
+
+def carry(source: str, root: str) -> None:
+    """Copy the disk, with the files beside it, to their places below `root`: holes stay, which tar would fill."""
+    folder = Path(root + FOLDER)
+    folder.mkdir(parents=True)
+    for name in FILES:
+        sparse_copy(Path(source).parent / name, folder / name)
+
+
+def once(argv: list[str]) -> dict[str, float]:
+    """Boot: seconds until it asks for a login, and until systemd has nothing left to start."""
+    with Child(argv) as child:
+        login = child.wait_for(b"login: ", TIMEOUT)
+        child.write("root\n")
+        child.wait_for(b"root@debian:~# ", TIMEOUT)
+        typed = len(child.output)
+        child.write("systemctl is-system-running --wait\n")
+        running = child.wait_for(b"\nrunning\r\n", TIMEOUT, typed)
+        return {"login": (login - child.started) / 1e9, "running": (running - child.started) / 1e9}
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """Both programs, turn by turn, each with a fresh copy of the disk, after one boot each that is not counted."""
+    runs: dict[str, list[dict[str, float]]] = {"qemu": [], "pyvmm": []}
+    for turn in range(min(spec.turns, TURNS) + 1):
+        for name, counted in runs.items():
+            disk = sparse_copy(Path(FOLDER, "root.ext4"), Path(FOLDER, "vda"))
+            guest = programs.Guest(
+                f"{FOLDER}/vmlinuz", CMDLINE, initrd=f"{FOLDER}/initrd.img", disk=str(disk), memory=768, pci=True
+            )
+            argv = programs.qemu(guest) if name == "qemu" else programs.pyvmm(spec.pyvmm, guest)
+            run = once(argv)
+            boot.say(f"{name}: running after {run['running']:.1f} s{' (not counted)' if turn == 0 else ''}")
+            if turn:
+                counted.append(run)
+    shutil.rmtree(FOLDER)
+    return runs
