@@ -1,4 +1,4 @@
-"""A runtime for each test, which must leave nothing behind."""
+"""A runtime for each test, which must leave nothing behind, and a shim's service of either version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.shim.tasks import PACKAGES
 from tests.kata.oci_runtime import Runtime
+from tests.kata.shim_rig import Shim
 
 
 @pytest.fixture
@@ -20,3 +22,12 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
         made.run("delete", "--force", name)
     assert not made.root.exists() or os.listdir(made.root) == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
+
+
+@pytest.fixture(params=PACKAGES)
+def shim(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
+    made = Shim(tmp_path, request.param, monkeypatch)
+    yield made
+    made.client.close()
+    made.server.close()
+    made.pod.close()

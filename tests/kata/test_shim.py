@@ -1,12 +1,8 @@
-"""The containerd shim as containerd uses it: its service over a real socket, with a guest that is none."""
+"""The service of the containerd shim: tasks, execs, pods, events, and what is refused."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,133 +11,10 @@ import pytest
 from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.mounts import SharedDirectory
 from pyvmm_kata.proto import Message
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.shim.boot import pod_resources
-from pyvmm_kata.shim.pod import Pod
-from pyvmm_kata.shim.tasks import PACKAGES, TaskService
-from tests.kata.fake_guest import PATIENCE, FakeGuest
-
-PID = 4242
-
-
-class PlainDirectory(SharedDirectory):
-    """A share without mounts, which not everybody may make."""
-
-    def make(self) -> None:
-        os.makedirs(self.path, exist_ok=True)
-
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
-        os.makedirs(os.path.join(self.path, name), exist_ok=True)
-        return f"/guest/{name}"
-
-    def unbind(self, name: str) -> None:
-        pass
-
-    def remove(self) -> None:
-        pass
-
-
-class Shim:
-    """A pod, its service on a socket, and the events that it sent."""
-
-    def __init__(self, folder: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pyvmm_kata.sandbox.SharedDirectory", PlainDirectory)
-        self.folder = folder
-        self.package = package
-        self.events: list[Message] = []
-        self.published = threading.Condition()
-        self.guests: list[FakeGuest] = []
-        self.ended = threading.Event()
-        self.pod = Pod(self._sandbox, self._publish, PID)
-        self.service = TaskService(package, self.pod, "2", self.ended.set)
-        self.server = ttrpc.Server({self.service.name: self.service.handlers()})
-        ours, theirs = socket.socketpair()
-        self.server.serve_connection(theirs)
-        self.client = ttrpc.Client(ours, "the shim")
-
-    def _sandbox(self, bundle: Bundle, options: Message | None, listener: Callable[[SandboxEvent], None]) -> Sandbox:
-        def boot(config: SandboxConfig, folder: str, shared: str) -> FakeGuest:
-            self.guests.append(FakeGuest(config, folder, shared))
-            return self.guests[-1]
-
-        made = Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image"), boot)
-        made.listen(listener)
-        made.start()
-        return made
-
-    def _publish(self, content: Message) -> None:
-        with self.published:
-            self.events.append(content)
-            self.published.notify_all()
-
-    @property
-    def guest(self) -> FakeGuest:
-        return self.guests[-1]
-
-    def bundle(self, task_id: str, args: list[str], **process: Any) -> str:
-        path = self.folder / f"bundle-{task_id}"
-        (path / "rootfs").mkdir(parents=True)
-        spec = {
-            "ociVersion": "1.1.0",
-            "root": {"path": "rootfs"},
-            "process": {"args": args, "cwd": "/", **process},
-            "linux": {},
-        }
-        (path / "config.json").write_text(json.dumps(spec))
-        return str(path)
-
-    def call(self, method: str, kind: str, **fields: Any) -> Message:
-        message = proto.message(f"{self.package}.{kind}")(**fields)
-        return self.client.call(self.service.name, method, message, PATIENCE)
-
-    def create(self, task_id: str, *args: str, **fields: Any) -> Message:
-        bundle = self.bundle(task_id, list(args), terminal=fields.get("terminal", False))
-        return self.call("Create", "CreateTaskRequest", id=task_id, bundle=bundle, **fields)
-
-    def run(self, task_id: str, *args: str, **fields: Any) -> None:
-        self.create(task_id, *args, **fields)
-        self.call("Start", "StartRequest", id=task_id)
-
-    def exec(self, task_id: str, exec_id: str, *args: str, **fields: Any) -> None:
-        process = json.dumps({"args": list(args), "cwd": "/"}).encode()
-        spec = proto.message("google.protobuf.Any")(type_url="x/Process", value=process)
-        self.call("Exec", "ExecProcessRequest", id=task_id, exec_id=exec_id, spec=spec, **fields)
-
-    def wait(self, task_id: str, exec_id: str = "") -> int:
-        return int(self.call("Wait", "WaitRequest", id=task_id, exec_id=exec_id).exit_status)
-
-    def delete(self, task_id: str, exec_id: str = "") -> Message:
-        return self.call("Delete", "DeleteRequest", id=task_id, exec_id=exec_id)
-
-    def state(self, task_id: str, exec_id: str = "") -> str:
-        number = self.call("State", "StateRequest", id=task_id, exec_id=exec_id).status
-        names = ("CREATED", "RUNNING", "STOPPED", "PAUSED")
-        return {proto.enum_value("containerd.v1.types.Status", name): name for name in names}[number]
-
-    def wait_for_events(self, count: int) -> list[str]:
-        with self.published:
-            assert self.published.wait_for(lambda: len(self.events) >= count, PATIENCE), self.names()
-        return self.names()
-
-    def names(self) -> list[str]:
-        return [event.DESCRIPTOR.name for event in self.events]
-
-
-@pytest.fixture(params=PACKAGES)
-def shim(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
-    made = Shim(tmp_path, request.param, monkeypatch)
-    yield made
-    made.client.close()
-    made.server.close()
-    made.pod.close()
-
-
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(ttrpc.RpcError) as caught:
-        call()
-    return caught.value.code
+from tests.kata.fake_guest import PATIENCE
+from tests.kata.shim_rig import PID, Shim, refused
 
 
 def test_a_container_from_create_to_delete(shim: Shim) -> None:
@@ -255,46 +128,6 @@ def test_processes_are_listed_with_the_number_they_have_on_the_host(shim: Shim) 
     assert details.exec_id == "e1"
 
 
-def test_output_and_input_go_through_fifos(shim: Shim, tmp_path: Path) -> None:
-    stdin, stdout = tmp_path / "in", tmp_path / "out"
-    os.mkfifo(stdin)
-    os.mkfifo(stdout)
-    reader = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
-    os.set_blocking(reader, True)
-    shim.run("c1", "cat", stdin=str(stdin), stdout=str(stdout))
-    writer = os.open(stdin, os.O_WRONLY)
-    os.write(writer, b"through the guest")
-    got = b""
-    while len(got) < 17:
-        got += os.read(reader, 100)
-    assert got == b"through the guest"
-    os.close(writer)  # cat ends with its input
-    assert shim.wait("c1") == 0
-    assert os.read(reader, 100) == b"", "the FIFO has another writer left"
-    os.close(reader)
-
-
-def test_input_that_is_closed_is_read_to_its_end(shim: Shim, tmp_path: Path) -> None:
-    stdin, stdout = tmp_path / "in", tmp_path / "out"
-    os.mkfifo(stdin)
-    shim.run("c1", "cat", stdin=str(stdin), stdout=f"file://{stdout}")
-    writer = os.open(stdin, os.O_WRONLY)
-    os.write(writer, b"before")
-    shim.call("CloseIO", "CloseIORequest", id="c1", stdin=True)
-    os.write(writer, b" and after")
-    os.close(writer)
-    assert shim.wait("c1") == 0
-    assert stdout.read_text() == "before and after"
-
-
-def test_input_that_nobody_ever_writes_can_be_closed(shim: Shim, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "in")
-    shim.run("c1", "cat", stdin=str(tmp_path / "in"))
-    while shim.state("c1") == "RUNNING":  # once the shim reads it
-        shim.call("CloseIO", "CloseIORequest", id="c1", stdin=True)
-    assert shim.wait("c1") == 0
-
-
 @pytest.mark.parametrize(
     "noted, wanted",
     [
@@ -326,37 +159,6 @@ def bundle_with(folder: Path, noted: dict[str, str]) -> Bundle:
         "annotations": {f"io.kubernetes.cri.sandbox-{name}": text for name, text in noted.items()},
     }
     return Bundle(str(folder), spec)
-
-
-def test_output_goes_to_a_file(shim: Shim, tmp_path: Path) -> None:
-    shim.run("c1", "print", "hello", stdout=f"file://{tmp_path}/logs/out")
-    assert shim.wait("c1") == 0
-    assert (tmp_path / "logs" / "out").read_text() == "hello"
-
-
-def test_output_waits_for_its_reader(shim: Shim, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "out")
-    got: list[bytes] = []
-    running = threading.Thread(target=shim.run, args=("c1", "print", "hello"), kwargs={"stdout": str(tmp_path / "out")})
-    running.start()
-    with (tmp_path / "out").open("rb") as reader:  # opens when there is a writer, which there is not before a reader is
-        got.append(reader.read())
-    running.join(PATIENCE)
-    assert got == [b"hello"]
-
-
-def test_output_that_nobody_reads(shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm_kata.shim.stdio.READER_S", 0.05)
-    os.mkfifo(tmp_path / "out")
-    with pytest.raises(ttrpc.RpcError, match="nobody reads it"):
-        shim.create("c1", "print", "hello", stdout=str(tmp_path / "out"))
-    assert shim.pod.is_empty
-
-
-def test_a_terminal_has_a_size(shim: Shim) -> None:
-    shim.run("c1", "sleep", terminal=True)
-    shim.call("ResizePty", "ResizePtyRequest", id="c1", width=80, height=25)
-    assert shim.guest.processes["c1", "c1"].size == (25, 80)
 
 
 @pytest.mark.parametrize(
