@@ -1,9 +1,8 @@
 """The QEMU that runs the lab: the installed one, or the newer one of the distribution's backports.
 
 Before 10.2, QEMU changes a CPU's word of pending interrupts at each VMRUN and #VMEXIT without an atomic operation. An
-interrupt that another thread raises in that moment is lost: the lab's CPU halts, with interrupts enabled and this one
-pending in its local APIC, and never wakes. Guests with several CPUs bring the lab there in minutes; it was also seen
-to panic and to reset itself. The package is unpacked into the cache, as the lab's kernel is, and not installed.
+interrupt that another thread raises in that moment is lost. The package is unpacked into the cache, as the lab's
+kernel is, and not installed.
 
 Whichever it is, what runs is a copy of it: see mend.
 """

@@ -1,13 +1,21 @@
-"""Mends a fault of QEMU that lets guests of the lab stand still: a copy of its program with one instruction less.
+"""Mends two faults of QEMU's that guests and the lab itself die of: a copy of its program with two places changed.
 
-At a VMRUN that injects an interrupt (EVENTINJ, type INTR), QEMU delivers it at once, and also leaves its vector in
-`CPUState.exception_index`. If the emulated CPU is then asked to leave its loop for a moment (a kick that comes late,
-work for another thread, a new budget of instructions) before the next #VMEXIT or exception, the vector found there is
-taken for an exception that waits, and is delivered a second time: with interrupts disabled, too. A guest in the middle
-of handling the first one waits for its own spinlock then. Without the store, the field stays -1, as everywhere else.
+An interrupt delivered twice. At a VMRUN that injects an interrupt (EVENTINJ, type INTR), QEMU delivers it at once, and
+also leaves its vector in `CPUState.exception_index`. If the emulated CPU is then asked to leave its loop for a moment
+(a kick that comes late, work for another thread, a new budget of instructions) before the next #VMEXIT or exception,
+the vector found there is taken for an exception that waits, and is delivered again: with interrupts disabled, too. A
+guest in the middle of handling the first one waits for its own spinlock then. Without the store, the field stays -1, as
+everywhere else.
 
-Seen up to 11.1. Stopping and continuing the lab fifty times a second, guests with two CPUs stood still within seconds,
-and no longer with the copy.
+Flags of CPU 0 that are lost. Whichever CPU loads an FPU state (FXRSTOR, XRSTOR, FNINIT) clears IGNNE#, a wire to CPU
+0, by a plain `and` on `hflags2` of CPU 0, whose own thread changes it at every CLGI, STGI, VMRUN and #VMEXIT. What it
+wrote meanwhile is lost: nested paging of the guest that is just entered, which ends in a triple fault; GIF set by STGI,
+after which CPU 0 takes no interrupt any more; GIF cleared by #VMEXIT, and an interrupt finds the guest's GS. Nothing
+sets IGNNE# here (a write to port 0xf0 would), so it need not be cleared.
+
+Seen up to 11.1. With the first one mended, guests with two CPUs lived through a lab that was stopped and continued
+fifty times a second, where they had stood still within seconds; the second one used to end the lab, or a guest, every
+few minutes.
 """
 
 from __future__ import annotations
@@ -19,53 +27,63 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-FUNCTION, CALLED = "helper_vmrun", "do_interrupt_x86_hardirq"
+VMRUN, DELIVER, CLEAR_IGNNE = "helper_vmrun", "do_interrupt_x86_hardirq", "cpu_clear_ignne"
 REACH = 96
-"""How many bytes before the call the store is at most."""
+"""How many bytes before the call of DELIVER the store is at most."""
 # mov %reg32, disp32(%base) with a negative displacement: CPUState lies before the registers, CPUArchState, and nothing
 # else is stored there. A REX prefix may stand before it, and before the NOP that replaces it, where it does nothing.
 _BASES = bytes(0x80 | n for n in range(64) if n & 7 != 4)  # ModRM: mod 2, any register, and a base without a SIB byte
 STORE = re.compile(b"\x89[" + re.escape(_BASES) + b"]..\xff\xff", re.DOTALL)
 NOP = bytes.fromhex("660f1f440000")
 """Of six bytes (Intel's manual, volume 2)."""
+ENDBR64, RET = bytes.fromhex("f30f1efa"), b"\xc3"
 
 
 class MendError(Exception):
     """The program does not look as expected."""
 
 
-def mended(program: bytes) -> bytes:
-    """The ELF file `program` without that store.
+class Place:
+    """A function: `address` in memory, `offset` in the file, and its `code`."""
 
-    :raises MendError: it is not there, or not where it can be told from others
+    def __init__(self, elf: ELFFile, program: bytes, name: str) -> None:
+        tables = [section for section in elf.iter_sections() if isinstance(section, SymbolTableSection)]
+        symbols = [symbol for table in tables for symbol in table.get_symbol_by_name(name) or ()]
+        if not symbols:
+            raise MendError(f"it does not say where {name} is")
+        self.address, size = symbols[0]["st_value"], symbols[0]["st_size"]
+        offset = next(elf.address_offsets(self.address, size), None)
+        if offset is None or not size:
+            raise MendError(f"{name} is not in it")
+        self.offset: int = offset
+        self.code = program[offset : offset + size]
+
+
+def mended(program: bytes) -> bytes:
+    """The ELF file `program` without the two faults.
+
+    :raises MendError: their places are not there, or cannot be told from others
     """
     try:
-        return _mended(program)
+        elf = ELFFile(io.BytesIO(program))
+        vmrun, deliver, clear = (Place(elf, program, name) for name in (VMRUN, DELIVER, CLEAR_IGNNE))
     except ELFError as error:
         raise MendError(f"no ELF file: {error}") from error
+    better = bytearray(program)
+    at = vmrun.offset + _store(vmrun, deliver)
+    better[at : at + len(NOP)] = NOP
+    at = clear.offset + (len(ENDBR64) if clear.code.startswith(ENDBR64) else 0)
+    better[at : at + len(RET)] = RET
+    return bytes(better)
 
 
-def _mended(program: bytes) -> bytes:
-    elf = ELFFile(io.BytesIO(program))
-    places = {}
-    for table in elf.iter_sections():
-        if isinstance(table, SymbolTableSection):
-            for name in (FUNCTION, CALLED):
-                for symbol in table.get_symbol_by_name(name) or ():
-                    places[name] = (symbol["st_value"], symbol["st_size"])
-    if len(places) < 2:
-        raise MendError(f"it does not say where {FUNCTION} and {CALLED} are")
-    begin, size = places[FUNCTION]
-    offset = next(elf.address_offsets(begin, size), None)
-    if offset is None:
-        raise MendError(f"{FUNCTION} is in no segment")
-    code = program[offset : offset + size]
+def _store(vmrun: Place, deliver: Place) -> int:
+    """Where in VMRUN's code the vector is stored."""
     found = set()
-    for call in re.finditer(rb"\xe8(....)", code, re.DOTALL):
-        if begin + call.end() + int.from_bytes(call[1], "little", signed=True) == places[CALLED][0]:
+    for call in re.finditer(rb"\xe8(....)", vmrun.code, re.DOTALL):
+        if vmrun.address + call.end() + int.from_bytes(call[1], "little", signed=True) == deliver.address:
             first = max(0, call.start() - REACH)
-            found |= {first + store.start() for store in STORE.finditer(code[first : call.start()])}
+            found |= {first + store.start() for store in STORE.finditer(vmrun.code[first : call.start()])}
     if len(found) != 1:
-        raise MendError(f"{FUNCTION} has {len(found)} instructions that could be the one")
-    at = offset + found.pop()
-    return program[:at] + NOP + program[at + len(NOP) :]
+        raise MendError(f"{VMRUN} has {len(found)} instructions that could be the one")
+    return found.pop()

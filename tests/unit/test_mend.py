@@ -1,4 +1,4 @@
-"""The mending of the lab's QEMU, tried on a library that has the two functions in the form that compilers give them."""
+"""The mending of the lab's QEMU, tried on a library that has its functions in the form that compilers give them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.lab.mend import MendError, mended
 
 # The CPU's registers are at 0, what lies before them is at -0x200.
 SOURCE = """
-    .globl helper_vmrun, do_interrupt_x86_hardirq
+    .globl helper_vmrun, do_interrupt_x86_hardirq, cpu_clear_ignne, flags
+    .type cpu_clear_ignne, @function
     .type helper_vmrun, @function
     .type do_interrupt_x86_hardirq, @function
 do_interrupt_x86_hardirq:
@@ -35,14 +36,24 @@ helper_vmrun:
     popq %rbx
     ret
     .size helper_vmrun, . - helper_vmrun
+cpu_clear_ignne:
+    {start}
+    andl $0, flags(%rip)
+    ret
+    .size cpu_clear_ignne, . - cpu_clear_ignne
+    .data
+    .type flags, @object
+flags:
+    .long 5
+    .size flags, . - flags
 """
 SHORT, LONG = "movl %esi, -0x200(%rbx)", "movl %r12d, -0x200(%rbx)"
 UNTOUCHED = 0x5A5A5A5A
 
 
-def build(folder: Path, store: str, called: str = "do_interrupt_x86_hardirq") -> Path:
+def build(folder: Path, store: str = SHORT, called: str = "do_interrupt_x86_hardirq", start: str = "endbr64") -> Path:
     source, library = folder / "fake.s", folder / "fake.so"
-    source.write_text(SOURCE.format(store=store, called=called))
+    source.write_text(SOURCE.format(store=store, called=called, start=start))
     command = ["gcc", "-shared", "-nostdlib", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack", "-o", str(library), str(source)]
     subprocess.run(command, check=True)
     return library
@@ -62,6 +73,16 @@ def test_the_vector_is_delivered_and_not_kept(tmp_path: Path, store: str) -> Non
     better = tmp_path / "better.so"
     better.write_bytes(mended(library.read_bytes()))
     assert inject(better, 0x77) == (UNTOUCHED, 0x77, 0, 1)
+
+
+@pytest.mark.parametrize("start", ["endbr64", "nop"])
+def test_the_flags_of_cpu_0_are_left_alone(tmp_path: Path, start: str) -> None:
+    better = tmp_path / "better.so"
+    better.write_bytes(mended(build(tmp_path, start=start).read_bytes()))
+    for library, left in ((tmp_path / "fake.so", 0), (better, 5)):
+        loaded = ctypes.CDLL(str(library))
+        loaded.cpu_clear_ignne()
+        assert ctypes.c_int.in_dll(loaded, "flags").value == left
 
 
 @pytest.mark.parametrize(
