@@ -51,8 +51,13 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     made.run("rm", "--all", "--force", "--time", "1")
     deadline = time.monotonic() + PATIENCE  # podman clears up behind its back
     while left := [each for each in leftovers(made.folder) if "pyvmm" in each or f"{made.folder}/state" in each]:
-        assert time.monotonic() < deadline, left
+        assert time.monotonic() < deadline, left + notes(made.folder)
         time.sleep(0.2)
+
+
+def notes(folder: Path) -> list[str]:
+    """What is known of containers whose state is still there."""
+    return [f"{path}: {path.read_text(errors='replace')}" for path in folder.glob("state/*/*") if path.is_file()]
 
 
 def test_run(podman: Podman) -> None:

@@ -16,7 +16,7 @@ ROOT = "/sys/fs/cgroup"
 OVERHEAD = 128 << 20
 """What the monitor, the share's server and the host's page tables need beside the guest's RAM."""
 _CONTROLLERS = ("cpu", "memory", "pids")
-_END_S = 5.0
+_END_S = 30.0
 
 
 def place(path: str, container_id: str, *, systemd: bool) -> str:

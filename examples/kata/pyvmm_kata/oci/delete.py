@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.state import Json
 
-END_S = 10.0
+END_S = 30.0
+"""How long a monitor may take to end on a busy host: the kernel frees the guest's memory first."""
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
@@ -54,8 +55,8 @@ def delete(folder: str, *, force: bool) -> None:
         )
     if status != "stopped":
         _end(folder, known)
-    elif known:
-        _wait_gone(known, END_S)  # it is on its way out, and its status is its parent's to know
+    elif known and not _wait_gone(known, END_S):  # it is on its way out, and its status is its parent's to know
+        _kill(known)
     clear(folder)
     if known.get("hooks"):
         known["status"] = "stopped"
@@ -73,16 +74,21 @@ def _end(folder: str, known: Json) -> None:
     except VmmError:
         patience = 0.0
     if not _wait_gone(known, patience):
-        try:
-            os.kill(known["pid"], signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        if not _wait_gone(known, END_S):
-            raise HostError(
-                f"container {known['id']}: its monitor, process {known['pid']}, does not end",
-                code="oci-delete",
-                hint="the host's kernel holds it: see /proc/PID/stack",
-            )
+        _kill(known)
+
+
+def _kill(known: Json) -> None:
+    """End the monitor that does not end by itself."""
+    try:
+        os.kill(known["pid"], signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    if not _wait_gone(known, END_S):
+        raise HostError(
+            f"container {known['id']}: its monitor, process {known['pid']}, does not end",
+            code="oci-delete",
+            hint="the host's kernel holds it: see /proc/PID/stack",
+        )
 
 
 def _wait_gone(known: Json, seconds: float) -> bool:
