@@ -25,6 +25,7 @@ from tools import guest
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
+LOG = ROOT / "build" / "guest-kernel.log"
 JOURNAL = ROOT / "build" / "test-journal"
 """Where tests/journal.py writes which test ended how; the lab can write there too."""
 
@@ -109,6 +110,19 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[in
     return (max(status, 1) if failed else 0), counts
 
 
+def start_kernel() -> subprocess.Popen[bytes]:
+    """Begin to build the guest kernel, which takes minutes once, beside the tests that need no guest.
+
+    What it says goes to a file: whoever needs the kernel next waits for it, and hears of its errors then.
+    """
+    LOG.parent.mkdir(exist_ok=True)
+    build = [sys.executable, "guest-kernel/build.py"]
+    with LOG.open("wb") as log:
+        # In the background of the tests, and not left behind by a run that is killed
+        command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "10", *build]
+        return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
 def summary(counts: dict[str, int], seconds: float) -> str:
     """The last line, as pytest words it."""
     parts = [f"{counts[name]} {name}" for name in ORDER if counts.get(name)]
@@ -120,11 +134,16 @@ def main(arguments: list[str]) -> int:
     start = time.monotonic()
     only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"]) else ""
     runs = []
+    kernel = start_kernel() if not only and guest.cached_kernel() is None else None
+    if kernel is not None:
+        say(f"building the guest kernel meanwhile (progress: {LOG})")
     if only != "--guest":
         runs.append(run_pytest("tests", ["-m", "not guest", *arguments], needs_kvm=False))
     if only != "--native":
         with step("guest kernel, root disk and programs"):
             guest.publish()
+            if kernel is not None:
+                kernel.wait()
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
         runs.append(run_pytest("guest tests", ["-m", "guest", *where, *arguments], needs_kvm=True))
     total: dict[str, int] = {}
