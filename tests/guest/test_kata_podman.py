@@ -21,13 +21,16 @@ class Podman:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         settings = write_settings(folder / "kata.toml")
+        # Not by --runtime-flag: podman's own clean-up, which conmon starts, does not pass it on
+        runtime = folder / "pyvmm-oci"
+        runtime.write_text(f'#!/bin/sh\nexec {BIN}/pyvmm-oci --config {settings} --root {folder}/state "$@"\n')
+        runtime.chmod(0o755)
         policy = folder / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         self._command = [
             "podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp",
             "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
-            "--runtime", str(BIN / "pyvmm-oci"), "--runtime-flag", f"config={settings}",
-            "--runtime-flag", f"root={folder}/state",
+            "--runtime", str(runtime),
         ]  # fmt: skip
         archive = folder / "box.tar"
         subprocess.run(["tar", "-C", str(make_rootfs(folder / "rootfs")), "-cf", str(archive), "."], check=True)
