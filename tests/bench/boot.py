@@ -68,7 +68,7 @@ def measure(spec: Spec) -> dict[str, Any]:
                 guest = programs.Guest(spec.kernel, f"{spec.cmdline} {tail}", initrd=spec.initrd)
             else:
                 shutil.copyfile(spec.disk, f"/bench/vda-{name}")
-                words = spec.cmdline.replace(" pci=off", "") if kind == "pci" else spec.cmdline
+                words = programs.with_pci(spec.cmdline) if kind == "pci" else spec.cmdline
                 guest = programs.Guest(
                     spec.kernel, f"{words} root=/dev/vda rw {tail}", disk=f"/bench/vda-{name}", pci=kind == "pci"
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ FOLDER = "/bench/debian"
 FILES = ("vmlinuz", "initrd.img", "root.ext4")
 TURNS = 3
 TIMEOUT = 600.0
-CMDLINE = "console=ttyS0 quiet panic=-1 reboot=a 8250.nr_uarts=1 systemd.show_status=0 root=/dev/vda rw"
 
 
 def carry(source: str, root: str) -> None:
@@ -42,17 +40,17 @@ def once(argv: list[str]) -> dict[str, float]:
 
 def measure(spec: Spec) -> dict[str, Any]:
     """Both programs, turn by turn, each with a fresh copy of the disk, after one boot each that is not counted."""
+    cmdline = f"{programs.with_pci(spec.cmdline)} root=/dev/vda rw systemd.show_status=0"
     runs: dict[str, list[dict[str, float]]] = {"qemu": [], "pyvmm": []}
     for turn in range(min(spec.turns, TURNS) + 1):
         for name, counted in runs.items():
             disk = sparse_copy(Path(FOLDER, "root.ext4"), Path(FOLDER, "vda"))
             guest = programs.Guest(
-                f"{FOLDER}/vmlinuz", CMDLINE, initrd=f"{FOLDER}/initrd.img", disk=str(disk), memory=768, pci=True
+                f"{FOLDER}/vmlinuz", cmdline, initrd=f"{FOLDER}/initrd.img", disk=str(disk), memory=768, pci=True
             )
             argv = programs.qemu(guest) if name == "qemu" else programs.pyvmm(spec.pyvmm, guest)
             run = once(argv)
             boot.say(f"{name}: running after {run['running']:.1f} s{' (not counted)' if turn == 0 else ''}")
             if turn:
                 counted.append(run)
-    shutil.rmtree(FOLDER)
     return runs

@@ -37,6 +37,11 @@ class Guest:
     pci: bool = False
 
 
+def with_pci(cmdline: str) -> str:
+    """The default kernel command line `cmdline` for a machine that has a PCI bus."""
+    return cmdline.replace(" pci=off", "")
+
+
 def _qemu_disk(name: str, path: str, iothread: bool, pci: bool) -> list[str]:
     # The page cache of the host is used and a write is complete when it is in there: pyvmm's default too.
     drive = f"driver=file,filename={path},node-name={name}-file,aio=io_uring,cache.direct=off,cache.no-flush=off"
