@@ -17,8 +17,8 @@ def run_at_boot(command: str) -> str:
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [("", "reboot"), ("reboot=k", "reboot"), ("reboot=t", "triple-fault")],
-    ids=["reset register", "i8042", "triple fault"],
+    [("", "reboot"), ("reboot=k", "reboot"), ("reboot=b", "reboot"), ("reboot=t", "triple-fault")],
+    ids=["reset register", "i8042", "BIOS", "triple fault"],
 )
 def test_reboot_by_every_way_that_linux_has_here(boot: Boot, words: str, kind: str) -> None:
     guest = boot(cmdline=f"{words} {run_at_boot('reboot -f')}", shell=False)

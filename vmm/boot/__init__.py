@@ -155,6 +155,7 @@ def place_tables(
     else:
         tables = acpi.tables(range(cpus), slots)
     memory.write(layout.ACPI, tables)
+    memory.write(layout.RESET_VECTOR, cpu.reset_code())
     if plan.entry == LINUX64:
         assert image.entry64 is not None
         from vmm.boot import linux

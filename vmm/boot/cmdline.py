@@ -25,7 +25,7 @@ def default_cmdline(
         after a panic, which pvpanic reports, reset at once
     ``reboot=a``
         reset through the FADT's reset register, then by the i8042. A kernel that has EFI built in takes a
-        hardware-reduced machine for one with EFI, and would jump to a BIOS that is not there
+        hardware-reduced machine for one with EFI, and would reset through the BIOS (:data:`layout.RESET_VECTOR`)
     ``8250.nr_uarts=1``
         a generic kernel does not look for three more UARTs
     ``pci=off``

@@ -149,6 +149,22 @@ def gdt(state: CpuState) -> bytes:
     )
 
 
+def reset_code() -> bytes:
+    """What lies at :data:`layout.RESET_VECTOR`: real-mode code that resets the machine by the ACPI reset register.
+
+    Linux comes here with ``reboot=b``, and without ``reboot=`` as its last way when it has EFI built in but was not
+    booted by it; zeroes would run on through memory for ever.
+    """
+    return struct.pack(
+        "<BHBBBBBB",
+        *(0xBA, layout.ACPI_RESET),  # mov dx, port
+        *(0xB0, layout.ACPI_RESET_VALUE),  # mov al, value
+        0xEE,  # out dx, al
+        0xF4,  # hlt, should the machine be slow to stop
+        *(0xEB, 0xFD),  # jmp to the hlt
+    )
+
+
 def page_tables() -> bytes:
     """The page tables at :data:`layout.PML4`: 0 .. 4 GiB mapped one to one by 2 MiB pages.
 

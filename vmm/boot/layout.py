@@ -5,7 +5,8 @@
     0000_0000 .. 000a_0000   conventional RAM; the guest's own (its trampoline for secondary CPUs lives here)
     000a_0000 .. 000c_0000   where a PC has its display: RAM that nobody uses
     000c_0000 .. 000e_0000   ours: GDT, start_info, command line, boot_params, page tables
-    000e_0000 .. 0010_0000   ours: ACPI tables, the RSDP first
+    000e_0000 .. 000f_f000   ours: ACPI tables, the RSDP first
+    000f_f000 .. 0010_0000   ours: where a CPU starts after a reset
     0010_0000 .. c000_0000   RAM: the kernel where it is linked, the initrd at the very top
     c000_0000 .. d000_0000   BARs of PCI functions
     d000_0000 + n * 1000     the registers of virtio-mmio device n
@@ -65,8 +66,11 @@ PAGE_DIRECTORIES = 0xC_4000
 
 ACPI = 0xE_0000
 """The RSDP: also the first place where a guest that was not told its address looks for it."""
-ACPI_END = TABLES_END
+ACPI_END = 0xF_F000
 """All ACPI tables fit below this."""
+
+RESET_VECTOR = 0xF_FFF0
+"""Where a PC's BIOS begins, at ``f000:fff0``: sixteen bytes. A kernel told to reboot through the BIOS jumps here."""
 
 # -- The hole below 4 GiB ----------------------------------------------------------------------------------------------
 MMIO = 0xD000_0000
@@ -185,6 +189,7 @@ def memory_map(ram: Sequence[Region], *, pci: bool = False) -> tuple[tuple[int, 
         (0, LOW_RAM_END, E820_RAM),
         (LOW_RAM_END, ACPI - LOW_RAM_END, E820_RESERVED),
         (ACPI, ACPI_END - ACPI, E820_ACPI),
+        (ACPI_END, TABLES_END - ACPI_END, E820_RESERVED),
         (TABLES_END, ram[0].end - TABLES_END, E820_RAM),
         *([(PCI_ECAM, PCI_ECAM_SIZE, E820_RESERVED)] if pci else []),
         (KVM_IDENTITY_MAP, KVM_PAGES_END - KVM_IDENTITY_MAP, E820_RESERVED),

@@ -23,6 +23,7 @@ OURS = {
     "pdpt": (layout.PDPT, 4096),
     "page directories": (layout.PAGE_DIRECTORIES, 4 * 4096),
     "acpi": (layout.ACPI, layout.ACPI_END - layout.ACPI),
+    "reset vector": (layout.RESET_VECTOR, 16),
 }
 HOLE = {
     "mmio": (layout.MMIO, layout.MMIO_SLOTS * layout.MMIO_STRIDE),
