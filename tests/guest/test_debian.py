@@ -71,8 +71,6 @@ def test_its_kernel_by_itself(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
     """The kernel unpacks itself; or it was unpacked by us, and is entered by its PVH note."""
-    if entry == "pvh":
-        pytest.importorskip("zstandard")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     initrd = recipes.make("rootfs.py", "--kind", "initrd")
     kernel = tmp_path / "vmlinuz"

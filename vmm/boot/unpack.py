@@ -3,7 +3,8 @@
 A kernel that unpacks itself does so at every boot, on one vCPU, and is copied twice.  Unpacked here it is an ELF file
 like any other: it has its PVH entry, its parsed form is cached, and nothing of it is done again.
 
-What is not understood is no error: the kernel unpacks itself then.  zstd needs Python 3.14, or the module zstandard.
+What is not understood is no error: the kernel unpacks itself then.  zstd is in Python from 3.14 on, before that in the
+package zstandard.
 """
 
 from __future__ import annotations
