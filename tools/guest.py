@@ -28,10 +28,16 @@ def make(recipe: str, *options: str) -> str:
     if not options and (path := os.environ.get(VARIABLES[recipe])):
         return path
     command = [sys.executable, str(ROOT / "guest-kernel" / recipe), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    return done.stdout.strip()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.terminate()  # it ends what it has started, which SIGKILL would leave running
+            process.wait()
+            raise
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return output.strip()
 
 
 def kernel() -> str:

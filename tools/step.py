@@ -23,15 +23,18 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say that `title` starts and, at its end, whether it worked and after how many seconds."""
+    """Say that `title` starts and, at its end, whether it worked and after how many seconds.
+
+    Whoever is interrupted (Ctrl-C, a signal) says so itself.
+    """
     say(f"==> {title}")
     start = time.monotonic()
-    outcome = "failed"
     try:
         yield
-        outcome = "done"
-    finally:
-        say(f"<== {title}: {outcome} after {time.monotonic() - start:.1f} s")
+    except (Exception, SystemExit):
+        say(f"<== {title}: failed after {time.monotonic() - start:.1f} s")
+        raise
+    say(f"<== {title}: done after {time.monotonic() - start:.1f} s")
 
 
 def run_step(title: str, command: Sequence[str]) -> int:

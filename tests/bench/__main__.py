@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import StageError
 from tests.lab import Lab, LabError
+from tests.lab.terminal import Interrupted, Signals
 from tools import guest
 from tools.step import step
 
@@ -126,5 +128,24 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def end_children() -> None:
+    """End what this process has started, and wait for it: a signal may come when only the kernel knows of a child."""
+    for task in os.listdir("/proc/self/task"):
+        for pid in map(int, Path("/proc/self/task", task, "children").read_text().split()):
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+
+
+def run(argv: list[str]) -> int:
+    """As `main`, and a signal that ends it is one line and a status of 128 + its number; nothing goes on behind it."""
+    try:
+        with Signals():
+            return main(argv)
+    except Interrupted as interrupted:
+        end_children()
+        print(f"bench: interrupted by {interrupted}", file=sys.stderr)
+        return interrupted.status
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

@@ -23,8 +23,8 @@ TIMED_OUT = 124
 """Exit status after --timeout, as coreutils' timeout has it."""
 
 
-class Interrupted(Exception):
-    """A signal came that ends the lab."""
+class Interrupted(BaseException):
+    """A signal came that ends the lab. Not an error: nothing that handles those stops it on its way out."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -43,7 +43,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         for number in FORWARDED:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._handle)
         signal.signal(signal.SIGWINCH, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         return self
