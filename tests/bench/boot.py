@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import counters, programs
 from tests.bench.child import Child
+from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -85,3 +86,34 @@ def measure(spec: Spec) -> dict[str, Any]:
                     runs[name].append(run)
         figures[kind] = {name: {"runs": runs[name], "traced": boot_traced(argvs[name])} for name in argvs}
     return figures
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = []
+    unit = "M instructions"
+    for kind, label in (("initrd", "initramfs"), ("disk", "root disk")):
+        programs = figures[kind]
+        ours, theirs, tuned = (median(programs[name]["runs"], "ns") / 1e6 for name in ("pyvmm", "qemu", "qemu-tuned"))
+        made.append(compare(f"cold boot, {label}", ours, theirs, unit, must=0.50, aim=0.35))
+        made.append(compare("  against QEMU with its faster firmware", ours, tuned, unit, peer_name="qboot"))
+        runs = programs["pyvmm"]["runs"]
+        made.append(absolute("  before the first KVM_RUN", median(runs, "first_run_ns") / 1e6, unit))
+        made.append(absolute("  the guest, with its faults and exits", median(runs, "guest_ns") / 1e6, unit))
+        ours, theirs = (median([run["kvm"] for run in programs[name]["runs"]], "exits") for name in ("pyvmm", "qemu"))
+        made.append(compare("  exits", ours, theirs))
+        ours, theirs = (float(sum(programs[name]["traced"]["user_exits"].values())) for name in ("pyvmm", "qemu"))
+        made.append(compare("  exits to user space", ours, theirs))
+        ours, theirs = (float(programs[name]["traced"]["syscalls"]) for name in ("pyvmm", "qemu"))
+        made.append(compare("  system calls", ours, theirs))
+        python = median([run["stats"]["exits"] for run in runs], "python")
+        made.append(absolute("  exits answered by Python, power-off included", python))
+    if "pci" in figures:
+        on_pci = {name: figures["pci"][name]["runs"] for name in ("pyvmm", "qemu")}
+        ours, theirs = (median(on_pci[name], "ns") / 1e6 for name in ("pyvmm", "qemu"))
+        made.append(compare("cold boot, root disk on PCI", ours, theirs, unit, peer_name="QEMU, pcie=on"))
+        mmio = figures["disk"]["pyvmm"]["runs"]
+        made.append(compare("  against virtio-mmio", ours, median(mmio, "ns") / 1e6, unit, peer_name="pyvmm"))
+        ours, theirs = (median([run["kvm"] for run in runs], "exits") for runs in (on_pci["pyvmm"], mmio))
+        made.append(compare("  exits against virtio-mmio", ours, theirs, peer_name="pyvmm"))
+    return made

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, programs
 from tests.bench.child import Child
+from tests.bench.row import Row, compare, median
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -47,3 +48,12 @@ def measure(spec: Spec) -> dict[str, Any]:
             boot.say(f"{device}: " + ", ".join(f"{name} {rate / 1024:.0f} KiB/s" for name, rate in run.items()))
             runs[device].append(run)
     return runs
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = []
+    for name, label in (("print", "console, printing"), ("type", "console, typing")):
+        hvc, uart = (median(figures[device], name) / 1024 for device in ("virtio", "serial"))
+        made.append(compare(label, hvc, uart, "KiB/s", peer_name="UART", must=10, at_least=True))
+    return made

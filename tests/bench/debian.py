@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, programs
 from tests.bench.child import Child
+from tests.bench.row import Row, compare, median
 from tests.sparse import sparse_copy
 
 if TYPE_CHECKING:
@@ -55,3 +56,12 @@ def measure(spec: Spec) -> dict[str, Any]:
             if turn:
                 counted.append(run)
     return runs
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = []
+    for key, label in (("running", "Debian's kernel to systemd's `running`, on PCI"), ("login", "  to the login")):
+        ours, theirs = (median(figures[who], key) for who in ("pyvmm", "qemu"))
+        made.append(compare(label, ours, theirs, "s", peer_name="QEMU, pcie=on"))
+    return made

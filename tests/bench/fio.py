@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, counters, programs
 from tests.bench.child import Child, ChildError
+from tests.bench.row import Row, absolute, compare, mean, median
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,3 +150,40 @@ def measure(spec: Spec) -> dict[str, Any]:
         for machine in machines:
             machine.close()
     return figures
+
+
+def _jobs(figures: dict[str, Any], peer: str = "qemu") -> list[tuple[str, str, float, float]]:
+    """Of each job: name, unit, and the medians of pyvmm and the peer."""
+    jobs = []
+    for job in JOBS:
+        unit, key, scale = ("requests/s", "iops", 1) if "4k" in job else ("MiB/s", "kib_s", 1024)
+        ours, theirs = (median([run[job] for run in figures[name]], key) / scale for name in ("pyvmm", peer))
+        jobs.append((job, unit, ours, theirs))
+    return jobs
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = [
+        compare(f"fio {job}", ours, theirs, unit, must=1.0, at_least=True) for job, unit, ours, theirs in _jobs(figures)
+    ]
+    made.append(Row("fio, geometric mean", mean(made), aim=1.2, at_least=True))
+    main = [compare("", ours, theirs) for _, _, ours, theirs in _jobs(figures, "qemu-main")]
+    made.append(Row("  geometric mean against QEMU without an iothread", mean(main), at_least=True))
+    python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
+    made.append(absolute("exits answered by Python during fio", python, must=0, aim=0))
+    return made
+
+
+def icount_rows(figures: dict[str, Any]) -> list[Row]:
+    """The same of the run that counts instructions."""
+    made = [
+        compare(f"fio {job}, one CPU, instructions", ours, theirs, unit + " at 1 GHz", at_least=True)
+        for job, unit, ours, theirs in _jobs(figures)
+    ]
+    made.append(Row("  geometric mean", mean(made), at_least=True))
+    for key in ("exits", "mmio_exits", "io_exits"):
+        per = [sum(r["counted"][key] for r in figures[n]) / sum(r["requests"] for r in figures[n]) for n in figures]
+        ours, theirs = (dict(zip(figures, per, strict=True))[name] for name in ("pyvmm", "qemu"))
+        made.append(compare(f"  {key.replace('_', ' ')} per request", ours, theirs))
+    return made

@@ -20,6 +20,7 @@ from tests.bench import boot, programs
 from tests.bench.child import Child, ChildError
 from tests.bench.fio import AGENT, PATIENCE, Vm
 from tests.bench.memory import MAPPING, family
+from tests.bench.row import Row, absolute, compare, mean, median
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,3 +276,47 @@ def measure(spec: Spec) -> dict[str, Any]:
         "dax": measure_dax(spec, amounts.dax_mib),
         "memory": measure_memory(spec, amounts.known),
     }
+
+
+def _jobs(jobs: dict[str, Any], files: int, suffix: str = "") -> list[Row]:
+    names = {job: (f"share: {job}", "requests/s" if job == RANDOM else "MiB/s", True) for job in (*TRANSFERS, RANDOM)}
+    tree = {
+        "unpack": f"unpack {files:,} files",
+        "find": "find and stat them",
+        "grep": "grep -r",
+        "remove": "rm -rf",
+    }
+    names |= {job: (f"share: {label}", "1/s", False) for job, label in tree.items()}
+    made = []
+    for job, (name, unit, is_rate) in names.items():
+        both = (median(jobs[who], job) for who in ("pyvmm", "qemu"))
+        ours, theirs = (value if is_rate else 1 / value for value in both)
+        must = None if suffix else 1.0
+        made.append(compare(name + suffix, ours, theirs, unit, peer_name="virtiofsd", must=must, at_least=True))
+    made.append(Row("share, geometric mean" + suffix, mean(made), aim=None if suffix else 1.3, at_least=True))
+    return made
+
+
+def icount_rows(figures: dict[str, Any]) -> list[Row]:
+    """The same of the run that counts instructions."""
+    return _jobs(figures, figures["files"], ", one CPU, instructions")
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = _jobs(figures["jobs"], figures["files"])
+    dax, plain = (figures["dax"][name] for name in ("dax", "plain"))
+    made.append(absolute("DAX: bytes copied to read a mapped file twice", dax["copied"], "bytes", must=0))
+    for key, name in (("copied", "without DAX"), ("guest_cache_mib", "guest RAM taken by DAX, MiB, and without")):
+        made.append(Row(f"  {name}", dax[key], pyvmm=dax[key], peer=plain[key], peer_name="no DAX", ratio=False))
+    ours, theirs = (dax["mib_s"][1], plain["mib_s"][1])
+    made.append(compare("  reading it for the second time", ours, theirs, "MiB/s", peer_name="no DAX", at_least=True))
+    memory = figures["memory"]
+    for key, name in (("uss_kib", "memory of the server"), ("pss_kib", "  its part of all that it maps")):
+        ours, theirs = (memory[f"{who}-after"][key] for who in ("pyvmm", "qemu"))
+        name = f"{name}, {memory['count']:,} files known"
+        must, aim = (1.0, 0.5) if key == "uss_kib" else (None, None)
+        made.append(compare(name, ours, theirs, "KiB", peer_name="virtiofsd", must=must, aim=aim))
+    ours, theirs = (memory[f"{who}-after"]["fds"] for who in ("pyvmm", "qemu"))
+    made.append(compare("  its descriptors", ours, theirs, peer_name="virtiofsd"))
+    return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench.boot import say
 from tests.bench.child import Child, ChildError
+from tests.bench.row import Row, absolute, compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,3 +115,20 @@ def measure(spec: Spec) -> dict[str, Any]:
     pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
     bundles = {"true": make_bundle("true", pyvmm, ["true"]), "sleep": make_bundle("sleep", pyvmm, ["sleep", "1000"])}
     return {name: measure_one(name, command, bundles, spec.boots) for name, command in commands(pyvmm, spec).items()}
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    made = []
+    middle = {
+        who: {key: statistics.median(each[key]) / 1e6 for key in ("run", "exec")} for who, each in figures.items()
+    }
+    unit = "M instructions"
+    for key, name, must, aim in (("run", "container: run of `true`", 2.5, 1.5), ("exec", "container: exec", 1.0, 0.5)):
+        ours, runsc, runc = (middle[who][key] for who in ("pyvmm", "runsc", "runc"))
+        made.append(compare(name, ours, runsc, unit, peer_name="runsc", must=must, aim=aim))
+        made.append(compare("  against runc", ours, runc, unit, peer_name="runc"))
+    ours, runsc = (figures[who]["idle"] / 1024 for who in ("pyvmm", "runsc"))
+    made.append(compare("container: memory when idle", ours, runsc, "MiB", peer_name="runsc", must=3.0))
+    made.append(absolute("container: memory when idle, absolute", ours, "MiB", 64, 32))
+    return made

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, programs
 from tests.bench.child import Child
+from tests.bench.row import Row, absolute, compare
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -76,3 +77,13 @@ def measure(spec: Spec) -> dict[str, Any]:
         figures[name] = idle(argv)
         boot.say(f"{name}: {figures[name]['kib'] / 1024:.1f} MiB")
     return figures
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    ours, theirs = (figures[name]["kib"] / 1024 for name in ("pyvmm", "qemu"))
+    return [
+        compare("memory of the monitor", ours, theirs, "MiB", must=0.5),
+        absolute("memory of the monitor, absolute", ours, "MiB", 14, 8),
+        absolute("  the first time with a kernel, which is parsed", figures["pyvmm-cold"]["kib"] / 1024, "MiB"),
+    ]

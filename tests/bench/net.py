@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.bench import boot, programs
 from tests.bench.child import Child
 from tests.bench.fio import AGENT, STATS, Vm
+from tests.bench.row import Row, absolute, compare, mean, median
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -132,3 +133,23 @@ def measure(spec: Spec) -> dict[str, Any]:
         for machine in machines:
             machine.close()
     return figures
+
+
+def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, aim: float | None = 1.3) -> list[Row]:
+    """The lines of the table."""
+    made = []
+    unit = " at 1 GHz" if suffix else ""
+    for job in (*JOBS, ROUND_TRIP):
+        ours, theirs = (median(figures[name], job) for name in ("pyvmm", "qemu"))
+        label = "net 64-byte round trips" if job == ROUND_TRIP else f"net iperf3 {job}"
+        what = ("trips/s" if job == ROUND_TRIP else "MiB/s") + unit
+        made.append(compare(label + suffix, ours, theirs, what, must=must, aim=aim, at_least=True))
+    made.append(Row("  net, geometric mean", mean(made), at_least=True))
+    python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
+    made.append(absolute("  exits answered by Python meanwhile", python, must=0))
+    return made
+
+
+def icount_rows(figures: dict[str, Any]) -> list[Row]:
+    """The same of the run that counts instructions."""
+    return rows(figures, ", one CPU, instructions", None, None)

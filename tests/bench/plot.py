@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.bench.results import Row
+from tests.bench.row import Row
 
 GOOD, FAIR, BAD = "#2a9d55", "#c9a227", "#c0392b"
 

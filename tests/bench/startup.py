@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.bench import programs
 from tests.bench.child import Child, ChildError
+from tests.bench.row import Row, compare
 
 
 def to_first_run(pyvmm: str, kernel: str, environment: dict[str, str]) -> tuple[int, dict[str, float]]:
@@ -55,3 +56,10 @@ def measure(pyvmm: str, kernel: str, repeat: int) -> dict[str, Any]:
     ratio = statistics.median(starts) / statistics.median(passes)
     os.write(2, f"    first KVM_RUN after {statistics.median(starts) / 1e6:.1f} ms, {ratio:.2f} x python3\n".encode())
     return figures
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    ours, theirs = (statistics.median(figures[name]) / 1e6 for name in ("first_run_ns", "python_ns"))
+    name = "start-up to the first KVM_RUN"
+    return [compare(name, ours, theirs, "ms", peer_name="python3 -c pass", must=3.5, aim=2.5)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.bench import boot, programs
 from tests.bench.child import ChildError
 from tests.bench.fio import AGENT, PATIENCE, Vm
+from tests.bench.row import Row, compare, median
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -91,3 +92,28 @@ def measure(spec: Spec) -> dict[str, Any]:
         for machine in machines:
             machine.close()
     return figures
+
+
+def rows(figures: dict[str, Any], suffix: str = "") -> list[Row]:
+    """`suffix` is for where instructions are counted: there are no targets there."""
+    names = {"send": "to the guest", "recv": "from the guest"}
+    wanted: list[tuple[str, str, str, float, bool]] = [
+        (key, f"vsock {names[verb]}, {n} connection{'s' * (n > 1)}, 64 KiB writes", "MiB/s", 0.8, True)
+        for key, (verb, n) in MOVES.items()
+    ]
+    wanted += [
+        ("rtt_us", "vsock round trip of 64 bytes", "us", 1.3, False),
+        ("connects", "vsock connections", "1/s", 0.7, True),
+    ]
+    made = []
+    for key, name, unit, must, at_least in wanted:
+        ours, vhost, theirs = (median(figures[each], key) for each in ("pyvmm", "pyvmm-vhost", "qemu"))
+        limits = (None, None) if suffix else (must, 1.0)
+        made.append(compare(name + suffix, ours, theirs, unit, must=limits[0], aim=limits[1], at_least=at_least))
+        made.append(compare("  with backend=vhost", vhost, theirs, unit, at_least=at_least))
+    return made
+
+
+def icount_rows(figures: dict[str, Any]) -> list[Row]:
+    """The same of the run that counts instructions."""
+    return rows(figures, ", one CPU, instructions")
