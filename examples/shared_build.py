@@ -43,7 +43,7 @@ def main(kernel: str, directory: str, *command: str) -> int:
             memory=MemoryConfig(1 << 30),
             cpus=2,
             rootfs=ShareConfig("/", read_only=True, cache="always"),
-            shares=(ShareConfig(directory, tag="work"),),
+            shares=(ShareConfig(directory, tag="work", locks="guest"),),  # no other guest works there
             console=ConsoleConfig("fd", writer),
         )
         status: int | None = None

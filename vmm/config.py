@@ -25,6 +25,7 @@ CACHE_MODES = ("writeback", "writethrough")
 MAX_DAX = 256 * GIB
 SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
+SHARE_LOCKS = ("host", "guest")
 MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
@@ -159,6 +160,8 @@ class ShareConfig:
         directory and nothing else (guest RAM is then shared memory)
     :ivar dax: bytes of guest address space, a multiple of 2 MiB, in which the host's page cache is mapped for a guest
         that mounts with ``-o dax``; 0: none
+    :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
+        Linux cannot interrupt who waits for one, not even to kill it; ``guest``: they hold in the guest only
     """
 
     path: str
@@ -171,6 +174,7 @@ class ShareConfig:
     queues: int = 0
     isolation: str = "thread"
     dax: int = 0
+    locks: str = "host"
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -204,6 +208,10 @@ class ShareConfig:
                 f"share {self.path}: isolation={self.isolation!r} is not one of {', '.join(SHARE_ISOLATIONS)}",
                 code="share-isolation",
             )
+        if self.locks not in SHARE_LOCKS:
+            raise ConfigError(
+                f"share {self.path}: locks={self.locks!r} is not one of {', '.join(SHARE_LOCKS)}", code="share-locks"
+            )
         if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
             raise ConfigError(
                 f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
@@ -214,7 +222,8 @@ class ShareConfig:
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
         """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]
-        [,isolation=process|thread][,dax=SIZE]``; ``,,`` is a comma of DIR.  Unless it says otherwise, a process serves.
+        [,isolation=process|thread][,dax=SIZE][,locks=host|guest]``; ``,,`` is a comma of DIR.  Unless it says
+        otherwise, a process serves.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
@@ -227,7 +236,7 @@ class ShareConfig:
             key, equals, value = option.partition("=")
             if key in ("ro", "writeback", "acl") and not equals:
                 values["read_only" if key == "ro" else key] = True
-            elif key in ("tag", "cache", "isolation") and value:
+            elif key in ("tag", "cache", "isolation", "locks") and value:
                 values[key] = value
             elif key == "queues" and value.isascii() and value.isdigit():
                 values[key] = int(value)
@@ -240,7 +249,8 @@ class ShareConfig:
                     f"{flag} {text!r}: option {option!r} is not known",
                     code="share-syntax",
                     hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
-                    "queues=N, isolation=process|thread, dax=SIZE; a comma in the directory's name is written twice",
+                    "queues=N, isolation=process|thread, dax=SIZE, locks=host|guest; a comma in the directory's "
+                    "name is written twice",
                 )
         return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
 

@@ -23,7 +23,8 @@ def test_the_window() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["isolation=jail", "isolation=", "isolation", "dax", "dax=", "dax=1", "dax=3M", "dax=1T"]
+    "option",
+    ["isolation=jail", "isolation=", "isolation", "locks=", "locks=none", "dax", "dax=", "dax=1", "dax=3M", "dax=1T"],
 )
 def test_what_is_refused(option: str) -> None:
     with pytest.raises(ConfigError):

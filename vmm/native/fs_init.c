@@ -11,8 +11,8 @@ enum { MAX_BACKGROUND = 64, CONGESTION = 48, MAX_READAHEAD = 1 << 20, PAGE = 409
 enum { MAX_PAGES = 256 };
 
 /* What is the same for every share. */
-static const uint64_t always = FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |
-			       FUSE_FLOCK_LOCKS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
+static const uint64_t always = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |
+			       FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
 			       FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
 			       FUSE_SUBMOUNTS | FUSE_SETXATTR_EXT | FUSE_INIT_EXT | FUSE_CREATE_SUPP_GROUP;
 
@@ -20,6 +20,8 @@ static uint64_t fs_wanted(const struct fs *fs)
 {
 	uint64_t wanted = always;
 
+	if (!(fs->config.flags & FS_NO_LOCKS))
+		wanted |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
 	if (fs->config.flags & FS_ACL)
 		wanted |= FUSE_POSIX_ACL;
 	if (fs->config.dax)

@@ -8,6 +8,9 @@
  * owner of a lock of an open file description in the guest is that open file: it goes with RELEASE, which no process can
  * have come to without a FLUSH.
  *
+ * Linux's virtio-fs driver does not send INTERRUPT: a process that waits is not to be killed before it has its lock, which
+ * is why a share can leave locks to the guest (FS_NO_LOCKS: they are not offered).
+ *
  * A request that waits must not keep the queue: it is tried without waiting, and put aside when it does not succeed. The
  * queue's thread tries it again, at once when a lock of this share was given back, otherwise at growing intervals up to
  * WAIT_MAX_NS: the host's kernel has no way to wait for a lock and for something else at the same time.

@@ -104,6 +104,7 @@ class Fs(VirtioDevice):
             (lib.FS_RO if config.read_only else 0)
             | (lib.FS_WRITEBACK if config.writeback else 0)
             | (lib.FS_ACL if config.acl else 0)
+            | (lib.FS_NO_LOCKS if config.locks == "guest" else 0)
             | (0 if handles else lib.FS_NO_HANDLES)
         )
         native.cache = CACHES[config.cache]

@@ -16,6 +16,7 @@ from tests.fs_driver import ROOT, FsGuest
 
 DIRECT_IO, KEEP_CACHE, CACHE_DIR, PARALLEL = 1, 2, 8, 1 << 6
 WRITEBACK, ACL, AUTO_INVAL = 1 << 16, 1 << 20, 1 << 12
+POSIX_LOCKS, FLOCK_LOCKS = 1 << 1, 1 << 10
 ALLOW_MMAP = 1 << 4  # in the second word
 INIT_EXT = 1 << 30
 
@@ -79,6 +80,12 @@ def test_cache_mode(tmp_path: Path, cache: str, seconds: int, file_flags: int, d
         assert bool(guest.init_flags & AUTO_INVAL) == (cache == "auto")
         assert bool(guest.init_flags2 & ALLOW_MMAP) == (cache == "none")
         assert not guest.init_flags & (WRITEBACK | ACL)
+
+
+@pytest.mark.parametrize("locks", ["host", "guest"])
+def test_who_keeps_locks(tmp_path: Path, locks: str) -> None:
+    with FsGuest(tmp_path, locks=locks) as guest:
+        assert bool(guest.init_flags & POSIX_LOCKS) == bool(guest.init_flags & FLOCK_LOCKS) == (locks == "host")
 
 
 def test_writeback(tmp_path: Path) -> None:
