@@ -3,13 +3,18 @@
 Loaded by ``-p tests.journal``, with a file's name in PYVMM_TEST_JOURNAL.  Each line of the file is one JSON object:
 ``{"test": NODEID, "started": true}``, and at the test's end ``{"test": NODEID, "outcomes": {"passed": 1}}``; what was
 said of a test so far is void from ``{"test": NODEID, "again": true}`` on.
+
+With workers (pytest-xdist) only the process that gives them tests writes, and tells each what has ended before the run:
+they must all find the same tests, one that takes the place of a crashed one too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,36 +62,57 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
 
-class Plugin:
-    """Keeps a journal of this run."""
+class Reader:
+    """Leaves out what has ended, in the process that runs tests."""
+
+    def __init__(self, ended: Collection[str], stopped: Collection[str]) -> None:
+        self.ended = ended
+        self.stopped = stopped
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid not in self.ended]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if item.nodeid in self.stopped:
+            pytest.fail(f"everything stopped in this test, {ATTEMPTS} times", pytrace=False)
+
+
+class Writer:
+    """Keeps the journal of this run."""
 
     def __init__(self, journal: Journal, config: pytest.Config) -> None:
         self.journal = journal
         self.config = config
-        self.now: dict[str, int] = {}
+        self.ended = sorted(journal.outcomes)
+        self.stopped = sorted(test for test, starts in journal.starts.items() if starts >= ATTEMPTS)
+        self.now: dict[str, dict[str, int]] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out what has ended."""
-        items[:] = [item for item in items if item.nodeid not in self.journal.outcomes]
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if self.journal.starts.get(item.nodeid, 0) >= ATTEMPTS:
-            pytest.fail(f"everything stopped in this test, {ATTEMPTS} times", pytrace=False)
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["journal"] = (self.ended, self.stopped)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.now = {}
+        self.now[nodeid] = {}
         self.journal.write(test=nodeid, started=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         category = self.config.hook.pytest_report_teststatus(report=report, config=self.config)[0]
         if category:
-            self.now[category] = self.now.get(category, 0) + 1
+            now = self.now.setdefault(report.nodeid, {})
+            now[category] = now.get(category, 0) + 1
+        if report.when not in ("setup", "call", "teardown"):  # its worker crashed, and will not say that it has ended
+            self.pytest_runtest_logfinish(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.journal.write(test=nodeid, outcomes=self.now)
+        self.journal.write(test=nodeid, outcomes=self.now.pop(nodeid))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if path := os.environ.get("PYVMM_TEST_JOURNAL"):
-        config.pluginmanager.register(Plugin(Journal(Path(path)), config), "journal")
+    if worker := getattr(config, "workerinput", None):
+        if "journal" in worker:
+            config.pluginmanager.register(Reader(*worker["journal"]), "journal-reader")
+    elif path := os.environ.get("PYVMM_TEST_JOURNAL"):
+        writer = Writer(Journal(Path(path)), config)
+        config.pluginmanager.register(writer, "journal-writer")
+        config.pluginmanager.register(Reader(writer.ended, writer.stopped), "journal-reader")

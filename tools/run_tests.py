@@ -35,6 +35,8 @@ LAB_ENDED = 125  # the lab's
 STALLED = -1
 STALL = 400.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
+WORKERS = ("-n", "2")
+"""For guests: while one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 LABS = 5
 """How many are started before it is given up."""
 SECOND_CHANCES = 8
@@ -88,7 +90,7 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[in
     """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome."""
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
-    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *arguments]
+    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *(WORKERS if needs_kvm else ()), *arguments]
     if os.isatty(1):
         here.append("--color=yes")
     command = with_kvm(here) if needs_kvm else here

@@ -52,6 +52,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.guest)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How tests are dealt out to workers (``-n 2``): by file, since a file's tests share what is slow to make.
+
+    Tests that look for leftovers of containers, or use the host's network, share one worker, which they get first:
+    together they take longest.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "host" if Path(file).name.startswith(("test_kata_", "test_net.")) else file
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if "host" in self.workqueue:
+                self.workqueue.move_to_end("host", last=False)
+            super()._assign_work_unit(node)
+
+    return ByFile(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Put the consoles into the report of a test that failed."""

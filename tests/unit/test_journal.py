@@ -22,10 +22,10 @@ def test_last(): pass
 """
 
 
-def run(folder: Path, number: int) -> int:
+def run(folder: Path, number: int, *options: str) -> int:
     environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(folder / "journal"), "RUN": str(number)}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.journal", "-p", "no:cacheprovider", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.journal", "-p", "no:cacheprovider", *options, "test_it.py"]
     return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL).returncode
 
 
@@ -42,6 +42,18 @@ def test_what_stops_everything_twice_has_failed(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(BREAKS.format(times=3))
     assert [run(tmp_path, number) for number in range(3)] == [9, 9, 1]
     assert Journal(tmp_path / "journal").counts() == {"passed": 2, "error": 1, "skipped": 1, "failed": 1}
+
+
+def test_with_workers_a_crash_ends_one_test(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=1))
+    assert run(tmp_path, 0, "-n", "2") == 1
+    journal = Journal(tmp_path / "journal")
+    assert journal.failed() == ["test_it.py::test_breaks", "test_it.py::test_wrong"]
+    assert journal.counts() == {"passed": 2, "skipped": 1, "failed": 2}
+    journal.write(test="test_it.py::test_breaks", again=True)
+    assert run(tmp_path, 1, "-n", "2") == 0, "all that is left passes"
+    assert Journal(tmp_path / "journal").counts() == {"passed": 3, "skipped": 1, "failed": 1}
+    assert (tmp_path / "first").read_text() == "x", "what ended does not run again"
 
 
 def test_what_never_ended_counts_as_an_error(tmp_path: Path) -> None:
