@@ -99,6 +99,17 @@ def test_a_life(oci: Oci) -> None:
     assert leftovers(oci.folder) == []
 
 
+def test_debugging_tells_what_the_machine_and_its_guest_did(oci: Oci, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    oci.check("--debug", "--log", str(log), "--log-format", "json", "run", "--bundle", oci.bundle("exit 0"), "c1")
+    times = {note["msg"]: note["monotonic"] for note in map(json.loads, log.read_text().splitlines())}
+    steps = ("command", "machine: made", "machine: first-run", "connected", "container", "closed", "deleted")
+    assert [times[step] for step in steps] == sorted(times[step] for step in steps)
+    (took,) = [message for message in times if message.startswith("guest: agent: ")]
+    from_start = int(took.split()[2]) / 1e9
+    assert times["machine: first-run"] < times["connected"] - from_start < times["connected"]
+
+
 def test_out_of_memory(oci: Oci) -> None:
     bundle = oci.bundle("head -c 200m /dev/zero | tail", linux__resources={"memory": {"limit": 48 << 20}})
     config = Path(bundle, "config.json")

@@ -224,6 +224,21 @@ def test_errors_are_logged_as_runc_logs_them(runtime: Runtime, tmp_path: Path) -
     assert re.match(r'time="[^"]+" level=error msg="container does not', (tmp_path / "text").read_text())
 
 
+def test_debugging_tells_when_things_happened(runtime: Runtime, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    before = time.monotonic()
+    runtime.check("--debug", "--log", str(log), "--log-format", "json", "run", "-b", runtime.bundle("true"), "c1")
+    notes = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {note["level"] for note in notes} == {"debug"}
+    times = {note["msg"]: note["monotonic"] for note in notes}
+    steps = ["command", "monitor", "namespaces", "machine", "connected", "sandbox", "container", "start", "exited"]
+    happened = [before, *(times[step] for step in [*steps, "closed", "deleted"]), time.monotonic()]
+    assert happened == sorted(happened)
+    runtime.check("--debug", "--log", str(tmp_path / "text"), "run", "-b", runtime.bundle("true"), "c1")
+    line = (tmp_path / "text").read_text().splitlines()[0]
+    assert re.fullmatch(r'time="[^"]+" level=debug msg="command" monotonic=[0-9.]+', line)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

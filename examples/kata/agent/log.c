@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "loop.h"
 #include "util.h"
 
 #include <linux/vm_sockets.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -54,4 +56,26 @@ void log_line(const char *format, ...)
 		if (write(fd, line, length) < 0)
 			return; /* there is nobody left to tell */
 	}
+}
+
+static uint64_t began, connected;
+
+void log_began(void)
+{
+	began = clock_now();
+}
+
+void log_connected(void)
+{
+	if (!connected)
+		connected = clock_now();
+}
+
+/* Said at the end: at the start it would be in the way of what it tells of. */
+void log_start(void)
+{
+	char line[2048];
+
+	if (connected && file_read("/proc/cmdline", line, sizeof(line)) > 0 && strstr(line, "agent.log=debug"))
+		log_line("agent: %llu ns from its start to the first connection", (unsigned long long)(connected - began));
 }

@@ -97,6 +97,7 @@ int main(void)
 	struct rlimit files = { 1048576, 1048576 };
 	int error, fd;
 
+	log_began();
 	umask(022);
 	mount_all();
 	/* Without a console the kernel has not opened them, and a container's pipe would be one of them. */

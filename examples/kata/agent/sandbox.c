@@ -144,6 +144,7 @@ static void power_off(struct timer *timer)
 
 void rpc_destroy_sandbox(struct call *call)
 {
+	log_start();
 	call_done(call);
 	sandbox.end.fire = power_off;
 	timer_set(&sandbox.end, clock_now() + LAST_NS);

@@ -194,8 +194,10 @@ static void listener_ready(struct watch *watch, uint32_t events)
 		return;
 	if (connections >= CONNECTIONS_MAX || !is_host(fd))
 		close(fd);
-	else
+	else {
+		log_connected();
 		conn_serve(fd);
+	}
 }
 
 int ttrpc_serve(int fd)

@@ -24,6 +24,10 @@
 
 /* A line for who runs the machine: to the host's vsock port 1025 where somebody listens, else to the console. */
 void log_line(const char *format, ...) __printf(1, 2);
+/* With agent.log=debug on the kernel's command line: how long process 1 took until the host came. */
+void log_began(void);
+void log_connected(void);
+void log_start(void);
 
 /* Memory of a process 1: without it there is no way on, so these do not return NULL. */
 void *xzalloc(size_t size);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm_kata import timeline
 from pyvmm_kata.agent import AgentClient, Storage
 from pyvmm_kata.container import Container
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
@@ -116,7 +117,9 @@ class Sandbox:
                 if network is not None:
                     network.release()
             self._vm.watch(self._on_end)
+            timeline.note("machine")
             self._agent = AgentClient(self._vm.connect(START_S), self.config.sandbox_id)
+            timeline.note("connected")
             self._agent.create_sandbox(
                 self.config.sandbox_id,
                 self.config.hostname,
@@ -125,6 +128,7 @@ class Sandbox:
             )
             if network is not None:
                 network.configure(self._agent)
+            timeline.note("sandbox")
         except BaseException:
             self.stop()
             raise
@@ -235,6 +239,7 @@ class Sandbox:
                 made.init.abandon()
                 self._shared.unbind(container_id)
                 raise
+            timeline.note("container")
             self._containers[container_id] = made
             made.init.watch()  # it can be killed before it is started
             return made

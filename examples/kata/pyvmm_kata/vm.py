@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import GuestError, HostError
 from pyvmm_kata.mounts import TAG
 from vmm import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 AGENT_PORT = 1024
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
+DEBUG = "agent.log=debug "
+"""Has the agent tell how long it took, at its end."""
 CID = 3
 
 
@@ -63,10 +66,11 @@ class PyvmmVm:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
         self._machine: Machine | None = None
+        debug = DEBUG if timeline.is_told() else ""
         try:
             self._machine = Machine(
                 MachineConfig(
-                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {config.cmdline}".strip()),
+                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {debug}{config.cmdline}".rstrip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
                     shares=(ShareConfig(shared, tag=TAG, isolation="process"),),
@@ -87,7 +91,10 @@ class PyvmmVm:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                return machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
+                sock = machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
+                if timeline.is_told():
+                    _note_phases(machine)
+                return sock
             except ConnectionRefusedError:
                 pass  # the guest's driver is there, its agent not yet
             except TimeoutError:
@@ -131,7 +138,21 @@ class PyvmmVm:
         machine, self._machine = self._machine, None
         if machine is not None:
             machine.close()
+            if timeline.is_told():
+                self._note_console()
         for fd in (self._console, self._folder):
             if fd >= 0:
                 os.close(fd)
         self._console = self._folder = -1
+
+    def _note_console(self) -> None:
+        with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
+            for line in lines:
+                timeline.note(f"guest: {line.rstrip()}")
+
+
+def _note_phases(machine: Machine) -> None:
+    """What the machine knows of its own start."""
+    for name, at in machine.phases:
+        timeline.note(f"machine: {name}", at)
+    timeline.note("machine: first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)

@@ -32,15 +32,24 @@ class Context(NamedTuple):
 
     def error(self, message: str) -> None:
         """Say why a command failed, where the caller reads it: the log, in runc's form, and stderr."""
-        if self.log:
-            moment = now()
-            if self.log_format == "json":
-                line = json.dumps({"level": "error", "msg": message, "time": moment})
-            else:
-                line = f'time="{moment}" level=error msg={json.dumps(message)}'
-            try:
-                with open(self.log, "a") as file:
-                    file.write(line + "\n")
-            except OSError:
-                pass  # stderr has it
+        self._write("error", message)
         sys.stderr.write(message + "\n")
+
+    def note(self, what: str, at: float) -> None:
+        """Write into the log, for ``--debug``, that something happened *at* a time of CLOCK_MONOTONIC, in seconds."""
+        self._write("debug", what, monotonic=round(at, 9))
+
+    def _write(self, level: str, message: str, **more: float) -> None:
+        if not self.log:
+            return
+        moment = now()
+        if self.log_format == "json":
+            line = json.dumps({"level": level, "msg": message, "time": moment, **more})
+        else:
+            words = [f'time="{moment}" level={level} msg={json.dumps(message)}']
+            line = " ".join([*words, *(f"{name}={value}" for name, value in more.items())])
+        try:
+            with open(self.log, "a") as file:
+                file.write(line + "\n")
+        except OSError:
+            pass  # stderr has it

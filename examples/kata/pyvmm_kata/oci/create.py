@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import cgroups, hooks, settings, state
+from pyvmm_kata import cgroups, hooks, settings, state, timeline
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.oci import control
@@ -170,6 +170,7 @@ def _be_monitor(make_plan: Any, sock: socket.socket) -> int:
     os.setsid()
     channel = control.Channel(sock, "create")
     try:
+        timeline.note("monitor")
         plan: Plan = make_plan()
         _leave_descriptors({sock.fileno(), plan.console, *(end for end in plan.stdio[:3] if isinstance(end, int))})
         from pyvmm_kata.oci.monitor import Monitor

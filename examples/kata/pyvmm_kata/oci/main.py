@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_kata.oci.context import Context, default_root
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
@@ -52,7 +53,8 @@ An OCI runtime with runc's command line; each container has a virtual machine of
 commands:
 {commands}
 
-global options: --root DIR, --log FILE, --log-format text|json, --systemd-cgroup, --config FILE (see the user's guide)
+global options: --root DIR, --log FILE, --log-format text|json, --debug (into the log: when what happened, and the
+guest's console), --systemd-cgroup, --config FILE (see the user's guide)
 """
 
 
@@ -79,12 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         context = Context(
             os.path.abspath(options["root"] or context.root),
-            options["log"],
+            options["log"] and os.path.abspath(options["log"]),
             options["log-format"] or "text",
             options["debug"],
             options["systemd-cgroup"],
             options["config"],
         )
+        if context.debug:
+            timeline.tell(context.note)
+            timeline.note("command")
         if options["version"]:
             sys.stdout.write(version_text())
             return 0

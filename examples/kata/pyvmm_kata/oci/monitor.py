@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_kata import mounts, network, state
+from pyvmm_kata import mounts, network, state, timeline
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.guest_spec import kernel_parameters
@@ -104,6 +104,7 @@ class Monitor:
         if not user:
             network.enter(self._netns)
         mounts.enter_namespace()
+        timeline.note("namespaces")
 
     def create(self) -> None:
         """Boot the machine and make the container in it.
@@ -162,6 +163,7 @@ class Monitor:
         while self._busy and time.monotonic() < deadline:
             time.sleep(0.005)
         self.close()
+        timeline.note("closed")
         return self._status
 
     def close(self) -> None:
@@ -185,6 +187,7 @@ class Monitor:
 
     def _on_event(self, event: SandboxEvent) -> None:
         if event.kind == "exit" and event.exec_id == self._plan.container_id and event.exit_status is not None:
+            timeline.note("exited")
             self._status = event.exit_status.code
             if event.exit_status.reason:
                 self._save(reason=event.exit_status.reason)
@@ -241,7 +244,9 @@ class Monitor:
         return self._container
 
     def _do_start(self, _request: Json, channel: control.Channel) -> None:
+        timeline.note("start")
         self._made.start()
+        timeline.note("started")
         self._save(status="running")
         if self._plan.console >= 0:
             os.kill(os.getpid(), signal.SIGWINCH)

@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.create import ALIASES, OPTIONS, create
@@ -49,6 +50,7 @@ def run(context: Context, container_id: str, options: dict[str, Any], *, insist:
     finally:
         if foreground and not options["keep"] and os.path.isdir(folder):
             delete(folder, force=True)
+            timeline.note("deleted")
 
 
 def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> int:
