@@ -89,6 +89,7 @@ class FakeAgent:
         self.specs: dict[str, Any] = {}
         self.oom: list[str] = []
         self.oom_ready = threading.Event()
+        self.power_off: Callable[[], None] = lambda: None
         methods = {name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")}
         methods.update(replace or {})
         check = methods.pop("Check")
@@ -125,6 +126,7 @@ class FakeAgent:
     def do_DestroySandbox(self, _request: Any, _call: ttrpc.Call) -> None:
         for process in self.processes.values():
             process.kill(signal.SIGKILL, everything=True)
+        threading.Thread(target=self.power_off).start()
 
     def do_CreateContainer(self, request: Any, _call: ttrpc.Call) -> None:
         self.specs[request.container_id] = request.OCI
@@ -216,6 +218,7 @@ class FakeVm:
         self.agent = agent
         self.closed = False
         self._on_end: Callable[[str], None] = lambda reason: None
+        agent.power_off = lambda: self._on_end("poweroff")
 
     def connect(self, timeout: float) -> socket.socket:
         ours, its = socket.socketpair()

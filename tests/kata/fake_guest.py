@@ -92,6 +92,7 @@ class FakeGuest:
         self.interfaces: list[Message] = []
         self.calls: list[str] = []
         self.ooms: list[str] = []
+        self.storages: dict[str, list[Message]] = {}
         self.changed = threading.Condition()
         self.closed = threading.Event()
         self._on_end: Callable[[str], None] = lambda reason: None
@@ -150,10 +151,12 @@ class FakeGuest:
         return empty()
 
     def DestroySandbox(self, request: Message, call: ttrpc.Call) -> Message:
+        threading.Thread(target=self._on_end, args=("poweroff",)).start()
         return empty()
 
     def CreateContainer(self, request: Message, call: ttrpc.Call) -> Message:
-        assert os.path.isdir(os.path.join(self.shared, request.container_id, "rootfs"))
+        assert request.storages or os.path.isdir(os.path.join(self.shared, request.container_id, "rootfs"))
+        self.storages[request.container_id] = request.storages
         args = list(request.OCI.Process.Args)
         self.processes[request.container_id, request.container_id] = GuestProcess(args)
         return empty()

@@ -64,7 +64,7 @@ class Shim:
             self.guests.append(FakeGuest(config, folder, shared))
             return self.guests[-1]
 
-        made = Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image"), boot)
+        made = Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image", root=bundle.disk), boot)
         made.listen(listener)
         made.start()
         return made

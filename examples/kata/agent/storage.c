@@ -14,6 +14,8 @@
 
 /* Bytes of options that mount(2) takes. */
 #define MOUNT_DATA 4096
+/* Kata's option of an overlay: a directory that is made first, for what is written. */
+#define CREATE_DIRECTORY "io.katacontainers.volume.overlayfs.create_directory="
 
 struct mounted {
 	struct mounted *next;
@@ -120,6 +122,22 @@ static int find_source(const grpc_Storage *storage, char source[PATH_MAX])
 	return 0;
 }
 
+static int make_directories(const grpc_Storage *storage)
+{
+	for (size_t i = 0; i < storage->driver_options_count; i++) {
+		const char *option = text_of(storage->driver_options[i]);
+		int error;
+
+		if (strncmp(option, CREATE_DIRECTORY, strlen(CREATE_DIRECTORY)))
+			continue;
+		option += strlen(CREATE_DIRECTORY);
+		error = path_is_valid(option) ? directory_make(option, 0755) : -EINVAL;
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
 static int give_to_group(const char *path, const struct stat *status, int type, struct FTW *where)
 {
 	(void)where;
@@ -170,6 +188,11 @@ static int mount_it(const grpc_Storage *storage, char what[256])
 	error = options_parse(storage->options, storage->options_count, &flags, data);
 	if (error) {
 		snprintf(what, 256, "its options are too long");
+		return error;
+	}
+	error = make_directories(storage);
+	if (error) {
+		snprintf(what, 256, "make the directories of an overlay");
 		return error;
 	}
 	bind = !strcmp(storage->driver, "bind") || flags & MS_BIND;

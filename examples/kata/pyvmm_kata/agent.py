@@ -35,6 +35,7 @@ class Storage(NamedTuple):
     fstype: str
     mount_point: str
     options: Sequence[str] = ()
+    driver_options: Sequence[str] = ()
 
 
 class AgentClient:
@@ -256,4 +257,5 @@ def _storage(storage: Storage) -> Any:
         fstype=storage.fstype,
         mount_point=storage.mount_point,
         options=storage.options,
+        driver_options=storage.driver_options,
     )

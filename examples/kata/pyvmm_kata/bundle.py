@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from pyvmm_kata import disks
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.spec import Json, bad, check_spec
 
@@ -16,27 +17,35 @@ class Bundle:
 
     :ivar path: the folder, absolute
     :ivar spec: its config.json
-    :ivar rootfs: the folder with the container's files, absolute
+    :ivar rootfs: the folder with the container's files, or the disk, absolute
+    :ivar disk: the disk with the container's root file system, None: it is a folder
     """
 
-    def __init__(self, path: str, spec: Json) -> None:
+    def __init__(self, path: str, spec: Json, disk: disks.RootDisk | None = None) -> None:
         """
+        :param disk: its root, instead of what *spec* says
         :raises ConfigError: *spec* cannot be run
         """
         check_spec(spec)
         self.path = os.path.abspath(path)
         self.spec = spec
-        self.rootfs = os.path.join(self.path, spec["root"]["path"])
+        self.rootfs = disk.path if disk is not None else os.path.join(self.path, spec["root"]["path"])
+        if disk is None and disks.is_disk(self.rootfs):
+            disk = disks.open_disk(self.rootfs)
+        if disk is not None and spec["root"].get("readonly") and not disk.read_only:
+            disk = disks.open_disk(disk.path, read_only=True, options=disk.options)
+        self.disk = disk
 
     @classmethod
-    def load(cls, path: str) -> Bundle:
+    def load(cls, path: str, disk: disks.RootDisk | None = None) -> Bundle:
         """Read ``config.json`` of the folder *path*.
 
+        :param disk: its root, instead of what config.json says
         :raises ConfigError: there is none, or it cannot be run
         """
-        bundle = cls(path, read_json(os.path.join(path, "config.json")))
-        if not os.path.isdir(bundle.rootfs):
-            raise bad("root.path", f"{bundle.rootfs} is no directory")
+        bundle = cls(path, read_json(os.path.join(path, "config.json")), disk)
+        if bundle.disk is None and not os.path.isdir(bundle.rootfs):
+            raise bad("root.path", f"{bundle.rootfs} is no directory, image file or block device")
         return bundle
 
     @property

@@ -7,7 +7,6 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.mounts import GUEST_SHARED
 from pyvmm_kata.spec import Json, bad
 
 if TYPE_CHECKING:
@@ -25,18 +24,18 @@ GUEST_DEVICES = {
 """Devices of the host's that mean the same in the guest."""
 
 
-def place(bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:
+def place(bundle: Bundle, container_id: str, shared: SharedDirectory, root: str = "") -> Json:
     """Bind a container's root file system and its volumes into *shared*; the config.json of the guest.
 
     What was bound is below ``<container_id>`` and is taken away by ``shared.unbind(container_id)``, which also a
     failure leaves to the caller.
 
+    :param root: where the guest has mounted the root file system itself; empty: it is bound, too
     :raises ConfigError: a volume cannot be given to a guest
     :raises HostError: something cannot be bound
     """
     spec = copy.deepcopy(bundle.spec)
-    shared.bind(bundle.rootfs, f"{container_id}/rootfs")
-    spec["root"]["path"] = f"{GUEST_SHARED}/{container_id}/rootfs"
+    spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
         _place_mount(mount, index, bundle, container_id, shared) for index, mount in enumerate(spec.get("mounts") or ())
     ]

@@ -10,6 +10,7 @@ import os
 import subprocess
 import tarfile
 
+from pyvmm_kata import disks
 from pyvmm_kata.bundle import read_json
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.spec import Json
@@ -19,10 +20,10 @@ SCHEMES = ("docker://", "docker-archive:", "oci-archive:", "oci:", "containers-s
 
 
 def open_image(name: str, folder: str) -> tuple[str, Json]:
-    """The root file system of *name*, and the ``process`` that its image wants (empty for a plain folder).
+    """The root file system of *name*, and the ``process`` that its image wants (empty for a folder or a disk).
 
-    :param name: a folder with a root file system; an OCI layout, as ``DIR[:TAG]``; a docker or OCI archive; or what
-        skopeo takes: ``docker://docker.io/library/debian``
+    :param name: a folder with a root file system; a disk with one, an image file or a block device; an OCI layout, as
+        ``DIR[:TAG]``; a docker or OCI archive; or what skopeo takes: ``docker://docker.io/library/debian``
     :param folder: where it may be unpacked, empty
     :raises ConfigError: it is none of these
     :raises HostError: skopeo or umoci is missing, or fails
@@ -30,6 +31,8 @@ def open_image(name: str, folder: str) -> tuple[str, Json]:
     path, _, tag = name.partition(":")
     if name.startswith(SCHEMES):
         return _unpack(_copy(name, folder), "image", folder)
+    if disks.is_disk(name) and (disks.file_system(name) or not os.path.isfile(name)):
+        return os.path.abspath(name), {}
     if os.path.isfile(name):
         return _unpack(_copy(f"{_archive_kind(name)}:{name}", folder), "image", folder)
     if os.path.isfile(os.path.join(name, "oci-layout")):
@@ -39,7 +42,7 @@ def open_image(name: str, folder: str) -> tuple[str, Json]:
     if os.path.isdir(name):
         return os.path.abspath(name), {}
     raise ConfigError(
-        f"{name}: no folder, OCI layout or archive",
+        f"{name}: no folder, disk, OCI layout or archive",
         code="image",
         hint="an image of a registry is docker://docker.io/library/debian",
     )
@@ -54,7 +57,11 @@ def _archive_kind(path: str) -> str:
                 if member.name.removeprefix("./") == "oci-layout":
                     return "oci-archive"
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ConfigError(f"{path}: no archive of an image: {error}", code="image") from error
+        raise ConfigError(
+            f"{path}: no archive of an image: {error}",
+            code="image",
+            hint="a disk is known by its file system: ext4, erofs or squashfs",
+        ) from error
     raise ConfigError(f"{path}: an archive, but of no image", code="image", hint="`docker save` makes one")
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PERIOD = 100_000
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 EPILOG = """\
-IMAGE is a folder with a root file system (which the container changes), an OCI layout (DIR[:TAG]), a docker or OCI
-archive, or what skopeo takes: docker://docker.io/library/debian. All but the first are unpacked, and removed at the
-end.
+IMAGE is a folder with a root file system (which the container changes), a disk with one (an ext4, erofs or squashfs
+image file or block device), an OCI layout (DIR[:TAG]), a docker or OCI archive, or what skopeo takes:
+docker://docker.io/library/debian. All but folders and disks are unpacked, and removed at the end.
 
   pyvmm run --rm -it ./rootfs sh
   pyvmm run -p 8080:80 -v ./site:/srv:ro web.tar httpd -f -h /srv

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata import timeline
 from pyvmm_kata.agent import AgentClient, Storage
 from pyvmm_kata.container import Container
+from pyvmm_kata.disks import SERIAL, root_storages
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
 from pyvmm_kata.guest_spec import place
 from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.disks import RootDisk
     from pyvmm_kata.network import Network
     from pyvmm_kata.process import ExitStatus, Process
     from pyvmm_kata.stdio import Stdio
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
+UNMOUNT_S = 25.0
+"""How long a guest may take to write back what belongs on its disks before its power goes."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
 
 
@@ -41,6 +45,7 @@ class SandboxConfig(NamedTuple):
     :ivar cmdline: appended to the kernel's command line
     :ivar network: what the guest is connected to; None: nothing
     :ivar shared_pids: all containers see each other's processes
+    :ivar root: the disk with the root of one of its containers, or None
     """
 
     sandbox_id: str
@@ -53,6 +58,7 @@ class SandboxConfig(NamedTuple):
     cmdline: str = ""
     network: Network | None = None
     shared_pids: bool = False
+    root: RootDisk | None = None
 
 
 class SandboxEvent(NamedTuple):
@@ -97,6 +103,7 @@ class Sandbox:
         self._vm: Vm | None = None
         self._agent: AgentClient | None = None
         self._containers: dict[str, Container] = {}
+        self._root_of = ""
         self._listeners: list[Callable[[SandboxEvent], None]] = []
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -161,6 +168,8 @@ class Sandbox:
         if agent is not None:
             try:
                 agent.destroy_sandbox(STOP_S)
+                if self.config.root is not None and not self.config.root.read_only:
+                    self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or is gone: the machine's power goes in any case
             agent.close()
@@ -233,11 +242,12 @@ class Sandbox:
                 raise
             made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
             try:
-                spec = place(bundle, container_id, self._shared)
-                agent.create_container(container_id, to_message("Spec", spec), shared_pids=self.config.shared_pids)
+                root, storages = self._mount_root(bundle, container_id)
+                spec = to_message("Spec", place(bundle, container_id, self._shared, root))
+                agent.create_container(container_id, spec, storages, shared_pids=self.config.shared_pids)
             except BaseException:
                 made.init.abandon()
-                self._shared.unbind(container_id)
+                self._let_go(container_id)
                 raise
             timeline.note("container")
             self._containers[container_id] = made
@@ -247,7 +257,27 @@ class Sandbox:
     def _on_delete(self, container: Container) -> None:
         with self._lock:
             self._containers.pop(container.id, None)
-        self._shared.unbind(container.id)
+            self._let_go(container.id)
+
+    def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
+        """Where in the guest a root is that is on a disk, and what mounts it; empty for one that is a folder."""
+        if bundle.disk is None:
+            return "", []
+        if bundle.disk != self.config.root or self._root_of:
+            raise ConfigError(
+                f"container {container_id}: its root is on the disk {bundle.disk.path}, and this virtual machine runs"
+                " already",
+                code="root-disk-late",
+                hint="the first container of a pod can have a disk, the others have folders",
+            )
+        self._root_of = container_id
+        return root_storages(bundle.disk, SERIAL, container_id)
+
+    def _let_go(self, container_id: str) -> None:
+        """Take away what was the container's alone."""
+        if self._root_of == container_id:
+            self._root_of = ""
+        self._shared.unbind(container_id)
 
     # -- events ------------------------------------------------------------------------------------------------------
 

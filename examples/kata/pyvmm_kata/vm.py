@@ -9,11 +9,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pyvmm_kata import timeline
+from pyvmm_kata.disks import SERIAL
 from pyvmm_kata.errors import GuestError, HostError
 from pyvmm_kata.mounts import TAG
 from vmm import (
     BootConfig,
     ConsoleConfig,
+    DiskConfig,
     Machine,
     MachineConfig,
     MemoryConfig,
@@ -67,6 +69,7 @@ class PyvmmVm:
         self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
         self._machine: Machine | None = None
         debug = DEBUG if timeline.is_told() else ""
+        root = config.root
         try:
             self._machine = Machine(
                 MachineConfig(
@@ -77,6 +80,7 @@ class PyvmmVm:
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
                     nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),
+                    disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
                     console=ConsoleConfig("fd", self._console),
                 )
             )

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 END_S = 30.0
-"""How long a monitor may take to end on a busy host: the kernel frees the guest's memory first."""
+"""How long a monitor may take to end on a busy host: the kernel frees the guest's memory first, and a guest writes back
+what belongs on its disk."""
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
@@ -70,7 +71,7 @@ def _end(folder: str, known: Json) -> None:
     """End the monitor, and everything with it: asked by a signal to its container, or not."""
     try:
         control.call(folder, "kill", 2.0, signal=signal.SIGKILL, all=True)
-        patience = 5.0
+        patience = 5.0 if os.path.isdir(known["rootfs"]) else END_S
     except VmmError:
         patience = 0.0
     if not _wait_gone(known, patience):

@@ -125,6 +125,7 @@ class Monitor:
                 hostname=spec.get("hostname") or "",
                 cmdline=f"{plan.settings.kernel_params} {kernel_parameters(spec)}".strip(),
                 network=self._network(),
+                root=plan.bundle.disk,
             ),
             self._boot,
         )

@@ -55,6 +55,7 @@ def start_sandbox(
                 hostname=bundle.spec.get("hostname") or "",
                 cmdline=wanted.kernel_params,
                 network=network.take_over() if path else None,
+                root=bundle.disk,
             )
         )
         sandbox.listen(listener)

@@ -15,7 +15,7 @@ from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.mounts import unmount
 from pyvmm_kata.process import ExitStatus
 from pyvmm_kata.shim.events import event
-from pyvmm_kata.shim.rootfs import mount_rootfs
+from pyvmm_kata.shim.rootfs import as_disk, mount_rootfs
 from pyvmm_kata.shim.stdio import open_stdio
 from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 
@@ -90,11 +90,13 @@ class Pod:
 
     def _create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
         target = os.path.join(path, "rootfs")
-        if rootfs:
+        with self._lock:
+            disk = as_disk(rootfs) if self._sandbox is None else None  # a machine that runs gets no more disks
+        if rootfs and disk is None:
             os.makedirs(target, exist_ok=True)
             mount_rootfs(rootfs, target)
         try:
-            bundle = Bundle.load(path)
+            bundle = Bundle.load(path, disk)
             terminal = bool(bundle.spec["process"].get("terminal"))
             if terminal != stdio.terminal:
                 raise ConfigError(

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.disks import FSTYPES, RootDisk, is_disk, open_disk
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, unmount
 
@@ -31,9 +32,25 @@ FLAGS = {
 NO_FLAGS = ("rw", "suid", "dev", "exec", "async", "atime", "defaults", "loop")
 """Options that ask for what is so anyway. `loop` has its own error."""
 
+NOT_OF_DISKS = ("device=", "offset=", "sizelimit=")
+"""Options of what is more, or less, than one disk."""
+
 LAYERS = "lowerdir="
 CLONE_FS = 0x200
 MAX_DATA = 4095  # the kernel takes one page of options, with a zero byte at its end
+
+
+def as_disk(mounts: Sequence[Message]) -> RootDisk | None:
+    """The disk that a CreateTaskRequest's `rootfs` is, which the guest can mount itself; None: it is something else.
+
+    Raises ConfigError for a disk that no guest could mount.
+    """
+    if len(mounts) != 1 or mounts[0].type not in FSTYPES or mounts[0].target or not is_disk(mounts[0].source):
+        return None
+    options = [option for option in mounts[0].options if option not in ("ro", *NO_FLAGS)]
+    if any(option.startswith(NOT_OF_DISKS) for option in options):
+        return None
+    return open_disk(mounts[0].source, read_only="ro" in mounts[0].options, options=options)
 
 
 def mount_rootfs(mounts: Sequence[Message], target: str) -> None:

@@ -1,0 +1,153 @@
+"""Containers whose root file system is on a disk, which only the guest mounts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.shim.bootstrap import Arguments, Place
+from tests.guest.kata_tools import BIN, PATIENCE, Oci, leftovers
+from tests.guest.shared import tool
+
+TASK = "containerd.task.v2"
+
+
+@pytest.fixture(scope="module")
+def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
+    made = Oci(tmp_path_factory.mktemp("disk"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ext4(oci: Oci, tmp_path: Path) -> Path:
+    tool("mke2fs", "-q", "-t", "ext4", "-d", str(oci.rootfs), str(tmp_path / "root.ext4"), "24M")
+    return tmp_path / "root.ext4"
+
+
+def pyvmm_run(oci: Oci, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYVMM_KATA_CONFIG": str(oci.settings)}
+    command = [str(BIN / "pyvmm"), "run", "--network", "none", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_is_written_stays_on_the_disk(oci: Oci, ext4: Path) -> None:
+    script = "echo kept >>/root/file; dd if=/dev/zero of=/root/zeros bs=1M count=4 2>/dev/null; cat /root/file"
+    for count in (1, 2):
+        done = pyvmm_run(oci, str(ext4), "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (0, "kept\n" * count), done.stderr
+        tool("e2fsck", "-fn", str(ext4))  # it was unmounted: nothing is to be mended
+    assert "Size: 4194304" in tool("debugfs", "-R", "stat /root/zeros", str(ext4))
+    assert leftovers(oci.folder) == []
+
+
+def test_nothing_is_written_that_must_not_be(oci: Oci, ext4: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("content\n")
+    before = digest(ext4)
+    arguments = ["--read-only", "-v", f"{tmp_path / 'data'}:/new/place/data", str(ext4)]
+    done = pyvmm_run(oci, *arguments, "sh", "-c", "touch /root/x; cat /new/place/data; cat /proc/mounts")
+    assert "Read-only file system" in done.stderr
+    assert done.stdout.startswith("content\n")
+    assert digest(ext4) == before
+    assert leftovers(oci.folder) == []
+
+
+def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
+    """What the container writes is in its machine's memory, and several containers can have the disk at a time."""
+    image = tmp_path / "root.erofs"
+    tool("mkfs.erofs", "--quiet", str(image), str(oci.rootfs))
+    os.truncate(image, -(-image.stat().st_size // 4096) * 4096)
+    before = digest(image)
+    script = "echo new >/root/file; cat /root/file; stat -c %a /; while :; do sleep 0.1; done"
+    oci.start("c1", script, root={"path": str(image)})
+    done = pyvmm_run(oci, str(image), "sh", "-c", "ls /root; echo mine >/bin/new && cat /bin/new")
+    assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
+    oci.check("delete", "--force", "c1")
+    assert (oci.folder / "c1.out").read_text() == "new\n755\n"
+    assert digest(image) == before
+    assert leftovers(oci.folder) == []
+
+
+def test_a_disk_that_another_has(oci: Oci, ext4: Path) -> None:
+    oci.start("c1", "while :; do sleep 0.1; done", root={"path": str(ext4)})
+    done = pyvmm_run(oci, str(ext4), "true")
+    assert done.returncode != 0
+    assert f"disk {ext4}: in use by process" in done.stderr
+    oci.check("delete", "--force", "c1")
+    tool("e2fsck", "-fn", str(ext4))
+    assert leftovers(oci.folder) == []
+
+
+# -- containerd's shim, as containerd calls it with a snapshotter of disks ---------------------------------------------
+
+
+class ShimOfDisks:
+    """The shim of one container, whose root is what the mounts of *rootfs* say."""
+
+    def __init__(self, oci: Oci, folder: Path) -> None:
+        self.settings = oci.settings
+        self.bundle = folder / "bundle"
+        self.bundle.mkdir()
+        self.address = str(folder / "containerd.sock")
+        self.place = Place.of(Arguments("c1", "test", self.address, str(self.bundle), "", 2))
+
+    def start(self, script: str, rootfs: list[Any]) -> None:
+        """Create and start it; its output goes to the file ``out`` of the bundle."""
+        spec = default_spec(["sh", "-c", script], terminal=False)
+        (self.bundle / "config.json").write_text(json.dumps(spec))
+        os.mkfifo(self.bundle / "log")
+        command = [str(BIN / "containerd-shim-pyvmm-v2"), "-namespace", "test", "-address", self.address]
+        environment = {**os.environ, "PYVMM_KATA_CONFIG": str(self.settings), "TTRPC_ADDRESS": ""}
+        done = subprocess.run(
+            [*command, "-publish-binary", "/bin/true", "-id", "c1", "start"],
+            cwd=self.bundle, env=environment, stdin=-3, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(done.stdout.removeprefix("unix://"))
+        self.client = ttrpc.Client(sock, "the shim")
+        out = self.bundle / "out"
+        out.touch()
+        self.call("Create", "CreateTaskRequest", id="c1", bundle=str(self.bundle), rootfs=rootfs, stdout=str(out))
+        self.call("Start", "StartRequest", id="c1")
+
+    def call(self, method: str, kind: str, **fields: Any) -> Any:
+        return self.client.call(f"{TASK}.Task", method, proto.message(f"{TASK}.{kind}")(**fields), PATIENCE)
+
+    def finish(self) -> int:
+        """Wait for its end, and remove it; the exit status."""
+        status = int(self.call("Wait", "WaitRequest", id="c1").exit_status)
+        self.call("Delete", "DeleteRequest", id="c1")
+        self.call("Shutdown", "ShutdownRequest", id="c1")
+        return status
+
+
+def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None:
+    shim = ShimOfDisks(oci, tmp_path)
+    mount = proto.message("containerd.types.Mount")(type="ext4", source=str(ext4), options=["loop", "rw"])
+    try:
+        shim.start("echo kept >/root/file; grep -c ext4 /proc/mounts; exit 3", [mount])
+        assert shim.finish() == 3
+        assert (shim.bundle / "out").read_text() == "1\n"
+        tool("e2fsck", "-fn", str(ext4))
+        assert "Size: 5 " in tool("debugfs", "-R", "stat /root/file", str(ext4))
+    finally:
+        shim.place.kill()
+    assert not (shim.bundle / "rootfs").exists() or not os.listdir(shim.bundle / "rootfs")
+    assert leftovers(oci.folder) == []
+    shutil.rmtree(shim.place.folder, ignore_errors=True)

@@ -1,0 +1,264 @@
+"""Root file systems on disks, without a guest: what is one, what the guest is told, and when its power goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata import proto, sandbox, ttrpc
+from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.disks import RootDisk, open_disk
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.images import open_image
+from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.shim.rootfs import as_disk
+from pyvmm_kata.stdio import Stdio
+from tests.kata.fake_agent import FakeAgent, FakeVm
+from tests.kata.oci_runtime import Runtime, needs_namespaces
+from tests.kata.shim_rig import Shim, refused
+
+SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+PATIENCE = 60.0
+
+
+def make(path: Path, kind: str) -> Path:
+    """A disk with such a file system, empty."""
+    if kind == "squashfs":
+        path.write_bytes(b"hsqs" + bytes(4092))  # all that is looked at
+        return path
+    (path.parent / "tree").mkdir(exist_ok=True)
+    name = "mkfs.erofs" if kind == "erofs" else "mke2fs"
+    program = shutil.which(name, path=SEARCH)
+    if program is None:
+        pytest.skip(f"no {name} on this host")
+    if kind == "erofs":
+        command = [program, "--quiet", str(path), str(path.parent / "tree")]
+    else:
+        command = [program, "-q", "-F", "-t", kind, str(path), "1M"]
+    subprocess.run(command, check=True)
+    return path
+
+
+def leave_mounted(path: Path) -> None:
+    """As if its machine had lost power: the journal has to be replayed (s_feature_incompat, EXT4_FEATURE_INCOMPAT)."""
+    with path.open("r+b") as file:
+        file.seek(0x460)
+        features = int.from_bytes(file.read(4), "little")
+        file.seek(0x460)
+        file.write((features | 4).to_bytes(4, "little"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return make(tmp_path / "root.img", "ext4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "read_only"),
+    [("ext2", "ext4", False), ("ext4", "ext4", False), ("erofs", "erofs", True), ("squashfs", "squashfs", True)],
+)
+def test_what_is_a_root(tmp_path: Path, kind: str, found: str, read_only: bool) -> None:
+    path = make(tmp_path / "root.img", kind)
+    assert open_disk(str(path)) == RootDisk(str(path), found, read_only)
+    assert open_image(str(path), str(tmp_path)) == (str(path), {})
+    assert open_disk(str(path), read_only=True).read_only
+
+
+def test_a_block_device(tmp_path: Path, disk: Path) -> None:
+    losetup = shutil.which("losetup", path=SEARCH) or "losetup"
+    try:
+        device = subprocess.run([losetup, "-f", "--show", disk], check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop device: {error}")
+    try:
+        assert open_image(device.strip(), str(tmp_path)) == (device.strip(), {})
+        assert open_disk(device.strip()) == RootDisk(device.strip(), "ext4")
+        disk.write_bytes(bytes(1 << 20))
+        with pytest.raises(ConfigError, match=f"{device.strip()}: there is no file system"):
+            open_disk(open_image(device.strip(), str(tmp_path))[0])
+    finally:
+        subprocess.run([losetup, "-d", device.strip()], check=True)
+
+
+def test_what_is_none(tmp_path: Path, disk: Path) -> None:
+    (tmp_path / "zero").write_bytes(bytes(1 << 16))
+    (tmp_path / "short").write_bytes(b"x")
+    for name in ("zero", "short"):
+        with pytest.raises(ConfigError, match=f"{name}: there is no file system") as error:
+            open_disk(str(tmp_path / name))
+        assert "mke2fs" in error.value.hint
+    os.mkfifo(tmp_path / "fifo")
+    for path, words in (("fifo", "neither a file"), ("gone", "No such file"), ("", "neither a file")):
+        with pytest.raises(ConfigError, match=words):
+            open_disk(str(tmp_path / path))
+    leave_mounted(disk)
+    assert not open_disk(str(disk)).read_only
+    with pytest.raises(ConfigError, match="journal") as error:
+        open_disk(str(disk), read_only=True)
+    assert "that may write" in error.value.hint
+
+
+def test_a_bundle_says_read_only(tmp_path: Path, disk: Path) -> None:
+    spec = default_spec(["true"], terminal=False, root="root.img")
+    assert Bundle(str(tmp_path), spec).disk == RootDisk(str(disk), "ext4")
+    spec["root"]["readonly"] = True
+    assert Bundle(str(tmp_path), spec).disk == RootDisk(str(disk), "ext4", read_only=True)
+
+
+# -- a sandbox with one ----------------------------------------------------------------------------------------------
+
+
+class OrderedVm(FakeVm):
+    """Notes when it ended, and when it was closed."""
+
+    def __init__(self, agent: FakeAgent) -> None:
+        super().__init__(agent)
+        self.order: list[str] = []
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        def ended(reason: str) -> None:
+            self.order.append(reason)
+            on_end(reason)
+
+        super().watch(ended)
+
+    def close(self) -> None:
+        self.order.append("closed")
+        super().close()
+
+
+class Bench:
+    """A sandbox whose one container has its root on a disk."""
+
+    def __init__(self, folder: Path, disk: Path, *, read_only: bool = False, **replace: ttrpc.Handler) -> None:
+        self.agent = FakeAgent(replace)
+        self.vm = OrderedVm(self.agent)
+        spec = default_spec(["/bin/true"], terminal=False, root=str(disk))
+        spec["root"]["readonly"] = read_only
+        self.bundle = Bundle(str(folder), spec)
+        state = folder / "sandbox"
+        state.mkdir()
+        config = SandboxConfig("s1", str(state), "kernel", "image", root=self.bundle.disk)
+        self.sandbox = Sandbox(config, lambda *_: self.vm)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[list[Bench]]:
+    benches: list[Bench] = []
+    yield benches
+    for bench in benches:
+        bench.sandbox.stop()
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
+
+
+@needs_namespaces
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_the_guest_mounts(tmp_path: Path, disk: Path, made: list[Bench], read_only: bool) -> None:
+    bench = Bench(tmp_path, disk, read_only=read_only)
+    made.append(bench)
+    bench.sandbox.start()
+    bench.sandbox.create_container("c1", bench.bundle, Stdio())
+    root = bench.agent.specs["c1"].Root
+    assert (root.Path, root.Readonly) == ("/run/kata-containers/c1/rootfs", read_only)
+    storages = bench.agent.requests["CreateContainer"].storages
+    kinds = [(one.driver, one.fstype, one.mount_point.rpartition("/")[2]) for one in storages]
+    if read_only:
+        assert kinds == [("blk", "ext4", "disk"), ("ephemeral", "tmpfs", "layer"), ("overlayfs", "overlay", "rootfs")]
+        assert "ro" in storages[0].options
+    else:
+        assert kinds == [("blk", "ext4", "rootfs")]
+        assert "ro" not in storages[0].options
+    assert list(storages[0].driver_options) == ["serial=root"]
+    with pytest.raises(ConfigError, match="c2: its root is on the disk") as error:
+        bench.sandbox.create_container("c2", bench.bundle, Stdio())
+    assert "first container" in error.value.hint
+    bench.sandbox.containers["c1"].delete(force=True)
+    bench.sandbox.create_container("c3", bench.bundle, Stdio())
+    assert os.listdir(Path(bench.sandbox.config.state_dir, "shared")) == []
+
+
+@needs_namespaces
+def test_the_power_goes_when_the_guest_has_written_back(tmp_path: Path, disk: Path, made: list[Bench]) -> None:
+    bench = Bench(tmp_path, disk)
+    made.append(bench)
+    bench.sandbox.start()
+    bench.sandbox.stop()
+    assert bench.vm.order[:2] == ["poweroff", "closed"]
+
+
+@needs_namespaces
+def test_a_guest_that_never_has(tmp_path: Path, disk: Path, made: list[Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "UNMOUNT_S", 0.1)
+    bench = Bench(tmp_path, disk, DestroySandbox=lambda *_: proto.message("google.protobuf.Empty")())
+    made.append(bench)
+    bench.sandbox.start()
+    bench.sandbox.stop()
+    assert bench.vm.order[0] == "closed"
+
+
+# -- pyvmm-oci -------------------------------------------------------------------------------------------------------
+
+
+@needs_namespaces
+def test_a_life_on_a_disk(runtime: Runtime, disk: Path) -> None:
+    runtime.started("c1", "trap 'exit 7' TERM; while :; do sleep 0.05; done", root={"path": str(disk)})
+    assert runtime.state("c1")["rootfs"] == str(disk)
+    runtime.check("kill", "c1")
+    runtime.wait("c1", "stopped")
+    runtime.check("delete", "c1")
+    runtime.created("c2", "sleep 600", root={"path": str(disk), "readonly": True})
+    runtime.check("delete", "--force", "c2")
+
+
+def test_a_root_that_cannot_be(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "zero").write_bytes(bytes(4096))
+    for path, words in ((tmp_path / "zero", "no file system on it"), ("/dev/null", "no directory, image file or")):
+        done = runtime.run("run", "--bundle", runtime.bundle("true", root={"path": str(path)}), "c1")
+        assert done.returncode == 1
+        assert words in done.stderr
+
+
+# -- containerd's shim -----------------------------------------------------------------------------------------------
+
+
+def mount(kind: str, source: object, *options: str) -> Any:
+    return proto.message("containerd.types.Mount")(type=kind, source=str(source), options=options)
+
+
+def test_mounts_that_are_disks(tmp_path: Path, disk: Path) -> None:
+    assert as_disk([mount("ext4", disk, "loop", "rw", "discard")]) == RootDisk(str(disk), "ext4", False, ("discard",))
+    assert as_disk([mount("ext4", disk, "loop", "ro")]) == RootDisk(str(disk), "ext4", True)
+    erofs = make(tmp_path / "layer.erofs", "erofs")
+    assert as_disk([mount("erofs", erofs, "ro", "loop")]) == RootDisk(str(erofs), "erofs", True)
+    for others in (
+        [mount("bind", tmp_path, "rbind")],
+        [mount("xfs", disk)],
+        [mount("ext4", tmp_path / "gone")],
+        [mount("erofs", erofs, "ro", f"device={erofs}")],
+        [mount("ext4", disk), mount("bind", tmp_path)],
+        [],
+    ):
+        assert as_disk(others) is None
+
+
+def test_the_first_container_of_a_pod(shim: Shim, disk: Path) -> None:
+    shim.run("c1", "exit", "3", rootfs=[mount("ext4", disk, "loop", "rw")])
+    assert shim.guest.config.root == RootDisk(str(disk), "ext4")
+    assert [one.driver for one in shim.guest.storages["c1"]] == ["blk"]
+    assert shim.wait("c1") == 3
+    code = refused(lambda: shim.create("c2", "exit", "0", rootfs=[mount("ext4", disk, "loop")]))
+    assert code == "INVALID_ARGUMENT"
+    shim.delete("c1")
+
+
+def test_a_disk_that_cannot_be(shim: Shim, tmp_path: Path) -> None:
+    (tmp_path / "zero").write_bytes(bytes(4096))
+    assert refused(lambda: shim.create("c1", "exit", "0", rootfs=[mount("ext4", tmp_path / "zero", "loop")]))
+    assert shim.guests == []
