@@ -159,17 +159,22 @@ class Machine:
             self._life.check("plug")
             return self._slots.plug(device, self.config.cpus)
 
-    def unplug(self, attached: Attached, timeout: float = 30.0) -> bool:
+    def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
         """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
 
         :param timeout: seconds to wait; 0 only asks
+        :param force: pull it out then, whether the guest has let go or not
         :returns: whether it is gone.  A guest may take its time, or never let go what it uses
         :raises ConfigError: the machine does not run or has no PCI bus, or the device is not of this machine
         """
         with self._life_lock:
             self._life.check("unplug")
             self._slots.ask_to_leave(attached)
-        return attached.wait_gone(timeout)
+        if force and not attached.wait_gone(timeout):
+            with self._life_lock:
+                self._life.check("unplug")
+                self._slots.pull_out(attached)
+        return attached.wait_gone(30.0 if force else timeout)  # the guest may just be about it
 
     # -- life --------------------------------------------------------------------------------------------------------
 

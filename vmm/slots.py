@@ -150,6 +150,12 @@ class MmioSlots:
         """
         raise _only_on_pci()
 
+    def pull_out(self, attached: Attached) -> None:
+        """
+        :raises ConfigError: always
+        """
+        raise _only_on_pci()
+
     def reset(self) -> None:
         """All devices as after power-on.  No vCPU runs, and the VM is still there."""
         for attached in self.attached:

@@ -129,6 +129,12 @@ class PciSlots:
         """Ask a running guest to let the device go; see :meth:`Attached.wait_gone`."""
         self.hotplug.ask_to_leave(self._number(attached))
 
+    def pull_out(self, attached: Attached) -> None:
+        """Take the device off the bus, whatever the guest does with it; it is gone already: nothing to do."""
+        for slot, each in list(self._numbers.items()):
+            if each is attached:
+                self._on_gone(slot)
+
     def _number(self, attached: Attached) -> int:
         for slot, each in self._numbers.items():
             if each is attached:
@@ -136,7 +142,7 @@ class PciSlots:
         raise ConfigError(f"{attached.device.name} is not attached to this machine", code="not-attached")
 
     def _on_gone(self, slot: int) -> None:
-        """The guest lets device *slot* go, asked or not: stop it, and free all that was its."""
+        """Device *slot* goes, by the guest or by us: stop it, and free all that was its."""
         attached = self._numbers.pop(slot, None)
         if attached is None:
             return  # nobody is there, or the host bridge, which stays

@@ -84,6 +84,13 @@ def test_a_guest_that_does_not_let_go(tmp_path: Path, disk: DiskConfig) -> None:
         attached = machine.plug(disk)
         assert not machine.unplug(attached, timeout=0.1)
         assert machine.attached == [attached]
+        with pytest.raises(ConfigError, match="in use by"):
+            machine.plug(disk)
+        assert machine.unplug(attached, timeout=0.1, force=True)
+        assert machine.attached == []
+        with pytest.raises(ConfigError, match="not attached"):
+            machine.unplug(attached, timeout=0, force=True)
+        assert machine.plug(disk)
 
 
 @needs_kvm
