@@ -72,7 +72,8 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     for program in (kata.RUNSC[0], kata.RUNC):
         stage.add_program(program)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
-    stage.add(HERE / "runner.py", at="bench/runner.py")
+    for program in ("runner.py", "pod_client.py"):
+        stage.add(HERE / program, at=f"bench/{program}")
     disk = guest.programs()
     stage.add(disk, at="bench/programs")
     with tarfile.open(disk) as tar, tempfile.TemporaryDirectory() as folder:

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.bench import kata_inside, kata_pod
 from tests.bench.boot import say
 from tests.bench.child import Child, ChildError
-from tests.bench.row import Row, absolute, compare
+from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from tests.bench.inside import Spec
 
 HERE = Path("/bench/kata")
+SETTINGS = HERE / "kata.toml"
 RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
 RUNC = "/usr/sbin/runc"
 BUSYBOX = "/bin/busybox"
+APPLETS = ("find", "grep", "mkdir", "rm", "sh", "sleep", "tar", "true")
 IDLE_S = 3.0
+INSIDE_TURNS = 3
 TIMEOUT = 300.0
 
 
@@ -40,18 +44,20 @@ def run(argv: Sequence[str]) -> int:
         return time.monotonic_ns() - child.started
 
 
-def make_bundle(name: str, pyvmm: str, command: list[str]) -> str:
-    """A bundle with busybox; its folder."""
+def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> str:
+    """A bundle with busybox; its folder. `kind`: in a pod: `sandbox` or `container`."""
     path = HERE / name
     for folder in ("bin", "dev", "proc", "sys", "tmp"):
         (path / "rootfs" / folder).mkdir(parents=True)
     shutil.copy(BUSYBOX, path / "rootfs" / "bin" / "busybox")
-    for applet in ("true", "sleep"):
+    for applet in APPLETS:
         (path / "rootfs" / "bin" / applet).symlink_to("busybox")
     run([pyvmm, "spec", "--bundle", str(path)])
     config = path / "config.json"
     spec = json.loads(config.read_text())
     spec["process"] |= {"args": command, "terminal": False}
+    if kind:
+        spec["annotations"] = kata_pod.cri_annotations(kind)
     spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "cgroup"]
     config.write_text(json.dumps(spec))
     return str(path)
@@ -59,10 +65,9 @@ def make_bundle(name: str, pyvmm: str, command: list[str]) -> str:
 
 def commands(pyvmm: str, spec: Spec) -> dict[str, list[str]]:
     """The programs, without their command."""
-    settings = HERE / "kata.toml"
-    settings.write_text(f'kernel = "{spec.kernel}"\nimage = "{spec.kata_image}"\nmemory = "256M"\n')
+    SETTINGS.write_text(f'kernel = "{spec.kernel}"\nimage = "{spec.kata_image}"\nmemory = "256M"\n')
     return {
-        "pyvmm": [pyvmm, "--config", str(settings), "--root", str(HERE / "pyvmm")],
+        "pyvmm": [pyvmm, "--config", str(SETTINGS), "--root", str(HERE / "pyvmm")],
         "runsc": [*RUNSC, "--root", str(HERE / "runsc")],
         "runc": [RUNC, "--root", str(HERE / "runc")],
     }
@@ -92,7 +97,7 @@ def memory_of(root: str) -> int:
 
 
 def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: int) -> dict[str, Any]:
-    """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of the container that sleeps."""
+    """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of the container that sleeps; `inside`: see there."""
     runs = [run([*command, "run", "--bundle", bundles["true"], "c1"]) for _ in range(turns + 1)][1:]
     say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
     # Its streams must not be pipes of ours: they would be open for as long as the container runs
@@ -103,10 +108,28 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
         execs = [run([*command, "exec", "c1", "true"]) for _ in range(turns + 1)][1:]
         time.sleep(IDLE_S)
         idle = memory_of(command[command.index("--root") + 1])
+        inside = kata_inside.measure_one(name, command, min(turns, INSIDE_TURNS))
     finally:
         subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=TIMEOUT)
     say(f"{name}: exec {', '.join(f'{each / 1e6:.1f}' for each in execs)} M instructions, idle {idle / 1024:.1f} MiB")
-    return {"run": runs, "exec": execs, "idle": idle}
+    return {"run": runs, "exec": execs, "idle": idle, "inside": inside}
+
+
+def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict[str, Any]:
+    """Of pyvmm and runsc what a further container in a pod takes."""
+    folder = Path(pyvmm).parent
+    bundles = {
+        "sandbox": make_bundle("pod", pyvmm, ["sleep", "1000"], "sandbox"),
+        "container": make_bundle("member", pyvmm, ["true"], "container"),
+    }
+    shim = str(folder / "containerd-shim-pyvmm-v2")
+    figures = {
+        "pyvmm": kata_pod.with_shim(str(folder / "python3"), shim, str(SETTINGS), bundles, turns),
+        "runsc": kata_pod.with_commands(programs["runsc"], bundles, turns),
+    }
+    for name, runs in figures.items():
+        kata_pod.report(name, runs)
+    return figures
 
 
 def measure(spec: Spec) -> dict[str, Any]:
@@ -114,21 +137,31 @@ def measure(spec: Spec) -> dict[str, Any]:
     HERE.mkdir()
     pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
     bundles = {"true": make_bundle("true", pyvmm, ["true"]), "sleep": make_bundle("sleep", pyvmm, ["sleep", "1000"])}
-    return {name: measure_one(name, command, bundles, spec.boots) for name, command in commands(pyvmm, spec).items()}
+    kata_inside.prepare(Path(bundles["sleep"]))
+    programs = commands(pyvmm, spec)
+    figures: dict[str, Any] = {"pod": measure_pods(pyvmm, programs, spec.boots), "files": kata_inside.files()}
+    for name, command in programs.items():
+        figures[name] = measure_one(name, command, bundles, spec.boots)
+    return figures
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
     made = []
     middle = {
-        who: {key: statistics.median(each[key]) / 1e6 for key in ("run", "exec")} for who, each in figures.items()
+        who: {key: statistics.median(figures[who][key]) / 1e6 for key in ("run", "exec")}
+        for who in ("pyvmm", "runsc", "runc")
     }
     unit = "M instructions"
     for key, name, must, aim in (("run", "container: run of `true`", 2.5, 1.5), ("exec", "container: exec", 1.0, 0.5)):
         ours, runsc, runc = (middle[who][key] for who in ("pyvmm", "runsc", "runc"))
         made.append(compare(name, ours, runsc, unit, peer_name="runsc", must=must, aim=aim))
         made.append(compare("  against runc", ours, runc, unit, peer_name="runc"))
+    ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
+    made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=1.0, aim=0.5))
+    command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6
+    made.append(absolute("  of that the shim's command", command, unit))
     ours, runsc = (figures[who]["idle"] / 1024 for who in ("pyvmm", "runsc"))
     made.append(compare("container: memory when idle", ours, runsc, "MiB", peer_name="runsc", must=3.0))
     made.append(absolute("container: memory when idle, absolute", ours, "MiB", 64, 32))
-    return made
+    return made + kata_inside.rows(figures)
