@@ -1,4 +1,4 @@
-"""Feeds ``vmm_native.h`` to cffi, and makes the program ``pyvmm-fsd``.  setuptools calls it through ``setup.py``."""
+"""Feeds the headers to cffi, and makes the program ``pyvmm-fsd``.  setuptools calls it through ``setup.py``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ SOURCES = (
     *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
     *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
 )
+HEADERS = ("vmm_native.h", "vmm_devices.h")
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = (
@@ -44,9 +45,11 @@ HARDENING = (
 
 
 def cdef() -> str:
-    """The header as cffi's parser takes it."""
-    with open(os.path.join(HERE, "vmm_native.h"), encoding="utf-8") as header:
-        text = header.read()
+    """The headers as cffi's parser takes them."""
+    text = ""
+    for name in HEADERS:
+        with open(os.path.join(HERE, name), encoding="utf-8") as header:
+            text += header.read()
     return "struct iovec { void *iov_base; size_t iov_len; };\n" + re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
 

@@ -58,7 +58,7 @@ _NET_STATS = (
 class Backend:
     """Where frames come from and go to.
 
-    :ivar kind: ``NET_TAP`` or ``NET_STREAM`` of ``vmm_native.h``
+    :ivar kind: ``NET_TAP`` or ``NET_STREAM`` of ``vmm_devices.h``
     :ivar name: for messages
     :ivar identity: what the address of the guest is made of
     :ivar fds: non-blocking descriptors, one for each pair of queues
