@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, install, results, startup
+from tests.bench import artefacts, install, kata_phases, results, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import StageError
@@ -124,6 +124,8 @@ def main(argv: list[str]) -> int:
     if options.plot != "none":
         from tests.bench import plot
 
+        if "kata" in figures:
+            print(kata_phases.draw(figures["kata"], path.with_suffix(".start.svg")))
         print(plot.draw(rows, path.with_suffix("." + options.plot)))
     return 0
 

@@ -23,6 +23,8 @@ class Child:
         self.argv = list(argv)
         self.output = bytearray()
         self.status: int | None = None
+        self.ended = 0
+        """CLOCK_MONOTONIC in ns when it had ended, after finish()."""
         stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
         self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
         self.stderr = os.memfd_create("stderr")
@@ -66,6 +68,7 @@ class Child:
                 break
             self.output += data
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.ended = time.monotonic_ns()
         return self.status
 
     def errors(self) -> str:

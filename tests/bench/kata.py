@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import kata_inside, kata_pod
+from tests.bench import kata_inside, kata_phases, kata_pod
 from tests.bench.boot import say
 from tests.bench.child import Child, ChildError
 from tests.bench.row import Row, absolute, compare, median
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     with Child(argv) as child:
         if child.finish(TIMEOUT):
             raise ChildError(f"ended with {child.status}\n{child.last_words()}")
-        return time.monotonic_ns() - child.started
+        return child.ended - child.started
 
 
 def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> str:
@@ -142,6 +142,7 @@ def measure(spec: Spec) -> dict[str, Any]:
     figures: dict[str, Any] = {"pod": measure_pods(pyvmm, programs, spec.boots), "files": kata_inside.files()}
     for name, command in programs.items():
         figures[name] = measure_one(name, command, bundles, spec.boots)
+    figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
 
 
@@ -157,6 +158,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         ours, runsc, runc = (middle[who][key] for who in ("pyvmm", "runsc", "runc"))
         made.append(compare(name, ours, runsc, unit, peer_name="runsc", must=must, aim=aim))
         made.append(compare("  against runc", ours, runc, unit, peer_name="runc"))
+        made += kata_phases.rows(figures["phases"]) if key == "run" else []
     ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
     made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=1.0, aim=0.5))
     command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6
