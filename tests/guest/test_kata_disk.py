@@ -8,7 +8,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def pyvmm_run(oci: Oci, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYVMM_KATA_CONFIG": str(oci.settings)}
     command = [str(BIN / "pyvmm"), "run", "--network", "none", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def eventually(what: Callable[[], bool], words: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.05)
 
 
 def digest(path: Path) -> str:
@@ -97,57 +105,91 @@ def test_a_disk_that_another_has(oci: Oci, ext4: Path) -> None:
 
 
 class ShimOfDisks:
-    """The shim of one container, whose root is what the mounts of *rootfs* say."""
+    """A shim, which containerd starts with the first container; all of them are in one pod."""
 
-    def __init__(self, oci: Oci, folder: Path) -> None:
+    def __init__(self, oci: Oci, folder: Path, pod: str = "") -> None:
         self.settings = oci.settings
-        self.bundle = folder / "bundle"
-        self.bundle.mkdir()
+        self.folder = folder
+        self.annotations = {"io.kubernetes.cri.sandbox-id": pod} if pod else {}
         self.address = str(folder / "containerd.sock")
-        self.place = Place.of(Arguments("c1", "test", self.address, str(self.bundle), "", 2))
+        self.client: ttrpc.Client | None = None
 
-    def start(self, script: str, rootfs: list[Any]) -> None:
-        """Create and start it; its output goes to the file ``out`` of the bundle."""
-        spec = default_spec(["sh", "-c", script], terminal=False)
-        (self.bundle / "config.json").write_text(json.dumps(spec))
-        os.mkfifo(self.bundle / "log")
+    def run(self, name: str, script: str, *rootfs: Any) -> None:
+        """Create and start a container of such mounts; its output goes to a file."""
+        bundle = self.folder / name
+        bundle.mkdir(exist_ok=True)
+        spec = {**default_spec(["sh", "-c", script], terminal=False), "annotations": self.annotations}
+        (bundle / "config.json").write_text(json.dumps(spec))
+        if self.client is None:
+            self.place = Place.of(Arguments(name, "test", self.address, str(bundle), "", 2))
+            self.client = self._start(name, bundle)
+        out = self.folder / f"{name}.out"
+        out.write_text("")
+        self.call("Create", "CreateTaskRequest", id=name, bundle=str(bundle), rootfs=rootfs, stdout=str(out))
+        self.call("Start", "StartRequest", id=name)
+
+    def _start(self, name: str, bundle: Path) -> ttrpc.Client:
+        os.mkfifo(bundle / "log")
         command = [str(BIN / "containerd-shim-pyvmm-v2"), "-namespace", "test", "-address", self.address]
         environment = {**os.environ, "PYVMM_KATA_CONFIG": str(self.settings), "TTRPC_ADDRESS": ""}
         done = subprocess.run(
-            [*command, "-publish-binary", "/bin/true", "-id", "c1", "start"],
-            cwd=self.bundle, env=environment, stdin=-3, capture_output=True, text=True, timeout=PATIENCE,
+            [*command, "-publish-binary", "/bin/true", "-id", name, "start"],
+            cwd=bundle, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(done.stdout.removeprefix("unix://"))
-        self.client = ttrpc.Client(sock, "the shim")
-        out = self.bundle / "out"
-        out.touch()
-        self.call("Create", "CreateTaskRequest", id="c1", bundle=str(self.bundle), rootfs=rootfs, stdout=str(out))
-        self.call("Start", "StartRequest", id="c1")
+        return ttrpc.Client(sock, "the shim")
 
     def call(self, method: str, kind: str, **fields: Any) -> Any:
+        assert self.client is not None
         return self.client.call(f"{TASK}.Task", method, proto.message(f"{TASK}.{kind}")(**fields), PATIENCE)
 
-    def finish(self) -> int:
-        """Wait for its end, and remove it; the exit status."""
-        status = int(self.call("Wait", "WaitRequest", id="c1").exit_status)
-        self.call("Delete", "DeleteRequest", id="c1")
-        self.call("Shutdown", "ShutdownRequest", id="c1")
-        return status
+    def finish(self, name: str) -> tuple[int, str]:
+        """Wait for a container's end, and remove it; its status and its output."""
+        status = int(self.call("Wait", "WaitRequest", id=name).exit_status)
+        self.call("Delete", "DeleteRequest", id=name)
+        return status, (self.folder / f"{name}.out").read_text()
+
+    def close(self, name: str) -> None:
+        """As containerd does when no container is left."""
+        try:
+            self.call("Shutdown", "ShutdownRequest", id=name)
+            eventually(lambda: not os.path.exists(self.place.folder), "the shim lives")
+        finally:
+            self.place.kill()
+
+
+def loop(kind: str, path: Path, *options: str) -> Any:
+    """A mount as containerd's snapshotters describe it that keep file systems in files."""
+    return proto.message("containerd.types.Mount")(type=kind, source=str(path), options=["loop", *options])
 
 
 def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None:
     shim = ShimOfDisks(oci, tmp_path)
-    mount = proto.message("containerd.types.Mount")(type="ext4", source=str(ext4), options=["loop", "rw"])
     try:
-        shim.start("echo kept >/root/file; grep -c ext4 /proc/mounts; exit 3", [mount])
-        assert shim.finish() == 3
-        assert (shim.bundle / "out").read_text() == "1\n"
-        tool("e2fsck", "-fn", str(ext4))
-        assert "Size: 5 " in tool("debugfs", "-R", "stat /root/file", str(ext4))
+        shim.run("c1", "echo kept >/root/file; grep -c ext4 /proc/mounts; exit 3", loop("ext4", ext4, "rw"))
+        assert shim.finish("c1") == (3, "1\n")
     finally:
-        shim.place.kill()
-    assert not (shim.bundle / "rootfs").exists() or not os.listdir(shim.bundle / "rootfs")
+        shim.close("c1")
+    tool("e2fsck", "-fn", str(ext4))
+    assert "Size: 5\n" in tool("debugfs", "-R", "stat /root/file", str(ext4))
     assert leftovers(oci.folder) == []
-    shutil.rmtree(shim.place.folder, ignore_errors=True)
+
+
+def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.ext4"
+    shutil.copy(ext4, other)
+    shim = ShimOfDisks(oci, tmp_path, "pod")
+    try:
+        shim.run("pause", "sleep 100000", loop("ext4", ext4, "ro"))
+        for count in (1, 2):
+            shim.run("c1", "echo kept >>/root/file; cat /root/file; hostname; exit 4", loop("ext4", other, "rw"))
+            status, output = shim.finish("c1")
+            assert (status, output.count("kept")) == (4, count)
+            tool("e2fsck", "-fn", str(other))  # the host has it back, and nothing is to be mended
+        shim.call("Kill", "KillRequest", id="pause", signal=9)
+        assert shim.finish("pause")[0] == 137
+    finally:
+        shim.close("pause")
+    assert leftovers(oci.folder) == []

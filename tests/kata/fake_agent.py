@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.disks import RootDisk
 from pyvmm_kata.sandbox import SandboxConfig
 
 EMPTY = "google.protobuf.Empty"
@@ -217,6 +218,7 @@ class FakeVm:
     def __init__(self, agent: FakeAgent) -> None:
         self.agent = agent
         self.closed = False
+        self.disks: dict[str, RootDisk] = {}
         self._on_end: Callable[[str], None] = lambda reason: None
         agent.power_off = lambda: self._on_end("poweroff")
 
@@ -227,6 +229,12 @@ class FakeVm:
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        self.disks[serial] = disk
+
+    def unplug(self, serial: str) -> None:
+        del self.disks[serial]
 
     def die(self, reason: str) -> None:
         """As if the guest had."""

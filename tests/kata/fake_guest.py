@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyvmm_kata import proto, ttrpc
+from pyvmm_kata.disks import RootDisk
 from pyvmm_kata.proto import Message
 from pyvmm_kata.sandbox import SandboxConfig
 
@@ -92,6 +93,7 @@ class FakeGuest:
         self.interfaces: list[Message] = []
         self.calls: list[str] = []
         self.ooms: list[str] = []
+        self.disks: dict[str, RootDisk] = {}
         self.storages: dict[str, list[Message]] = {}
         self.changed = threading.Condition()
         self.closed = threading.Event()
@@ -120,6 +122,12 @@ class FakeGuest:
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        self.disks[serial] = disk
+
+    def unplug(self, serial: str) -> None:
+        del self.disks[serial]
 
     def close(self) -> None:
         self.closed.set()

@@ -64,7 +64,9 @@ class Shim:
             self.guests.append(FakeGuest(config, folder, shared))
             return self.guests[-1]
 
-        made = Sandbox(SandboxConfig("pod", str(self.folder), "kernel", "image", root=bundle.disk), boot)
+        made = Sandbox(
+            SandboxConfig("pod", str(self.folder), "kernel", "image", more_disks=bundle.disk is not None), boot
+        )
         made.listen(listener)
         made.start()
         return made

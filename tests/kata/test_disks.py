@@ -41,7 +41,7 @@ def make(path: Path, kind: str) -> Path:
     if kind == "erofs":
         command = [program, "--quiet", str(path), str(path.parent / "tree")]
     else:
-        command = [program, "-q", "-F", "-t", kind, str(path), "1M"]
+        command = [program, "-q", "-F", "-t", kind, str(path), "4M"]
     subprocess.run(command, check=True)
     return path
 
@@ -248,14 +248,35 @@ def test_mounts_that_are_disks(tmp_path: Path, disk: Path) -> None:
         assert as_disk(others) is None
 
 
-def test_the_first_container_of_a_pod(shim: Shim, disk: Path) -> None:
+def test_disks_of_a_pod(shim: Shim, disk: Path, tmp_path: Path) -> None:
+    """Each container has its own, from its creation to its removal."""
+    other = make(tmp_path / "other.img", "ext4")
     shim.run("c1", "exit", "3", rootfs=[mount("ext4", disk, "loop", "rw")])
-    assert shim.guest.config.root == RootDisk(str(disk), "ext4")
-    assert [one.driver for one in shim.guest.storages["c1"]] == ["blk"]
+    shim.run("c2", "sleep", rootfs=[mount("ext4", other, "loop", "ro")])
+    assert list(shim.guest.disks.values()) == [RootDisk(str(disk), "ext4"), RootDisk(str(other), "ext4", True)]
+    found = [shim.guest.storages[name][0].driver_options for name in ("c1", "c2")]
+    assert found == [[f"serial={serial}"] for serial in shim.guest.disks]
     assert shim.wait("c1") == 3
+    shim.delete("c1")
+    assert list(shim.guest.disks.values()) == [RootDisk(str(other), "ext4", True)]
+    shim.guest.handlers["CreateContainer"] = refuse
+    assert refused(lambda: shim.create("c3", "exit", "0", rootfs=[mount("ext4", disk, "loop")])) == "INTERNAL"
+    assert list(shim.guest.disks.values()) == [RootDisk(str(other), "ext4", True)]
+    shim.call("Kill", "KillRequest", id="c2", signal=9)
+    assert shim.wait("c2") == 137
+    shim.delete("c2")
+    assert shim.guest.disks == {}
+
+
+def refuse(_request: Any, _call: ttrpc.Call) -> Any:
+    raise ttrpc.RpcError("INTERNAL", "no")
+
+
+def test_a_disk_in_a_pod_of_folders(shim: Shim, disk: Path) -> None:
+    shim.run("c1", "exit", "0")
     code = refused(lambda: shim.create("c2", "exit", "0", rootfs=[mount("ext4", disk, "loop")]))
     assert code == "INVALID_ARGUMENT"
-    shim.delete("c1")
+    assert (shim.guest.disks, list(shim.guest.storages)) == ({}, ["c1"])
 
 
 def test_a_disk_that_cannot_be(shim: Shim, tmp_path: Path) -> None:

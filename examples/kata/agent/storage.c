@@ -20,6 +20,7 @@
 struct mounted {
 	struct mounted *next;
 	char *mount_point;
+	char *serial; /* of the disk, if it was found so */
 	unsigned int users;
 	bool is_mount; /* or a directory only */
 };
@@ -81,8 +82,8 @@ static int options_parse(char *const *options, size_t count, unsigned long *flag
 	return 0;
 }
 
-/* The device node of the disk with that serial number; 0 or -errno. */
-static int disk_by_serial(const char *serial, char device[PATH_MAX])
+/* The name of the disk with that serial number; 0 or -errno. */
+static int disk_look(const char *serial, char name[NAME_MAX + 1])
 {
 	DIR *directory = opendir("/sys/block");
 	struct dirent *entry;
@@ -98,7 +99,7 @@ static int disk_by_serial(const char *serial, char device[PATH_MAX])
 			continue;
 		found[strcspn(found, "\n")] = '\0';
 		if (!strcmp(found, serial)) {
-			snprintf(device, PATH_MAX, "/dev/%s", entry->d_name);
+			strcpy(name, entry->d_name);
 			error = 0;
 		}
 	}
@@ -106,15 +107,49 @@ static int disk_by_serial(const char *serial, char device[PATH_MAX])
 	return error;
 }
 
+/* The same, also when it came a moment ago: this kernel hears of new PCI devices from us alone. */
+static int disk_find(const char *serial, char name[NAME_MAX + 1])
+{
+	int error = disk_look(serial, name);
+
+	if (error != -ENODEV || file_write("/sys/bus/pci/rescan", "1", 1))
+		return error;
+	return disk_look(serial, name);
+}
+
+/* Let a disk go for good, so that the host can take it out; without PCI it stays. */
+static void disk_remove(const char *serial)
+{
+	char path[PATH_MAX], name[NAME_MAX + 1];
+
+	if (disk_look(serial, name))
+		return;
+	snprintf(path, sizeof(path), "/sys/block/%s/device/../remove", name);
+	file_write(path, "1", 1);
+}
+
+static const char *serial_of(const grpc_Storage *storage)
+{
+	if (strcmp(storage->driver, "blk"))
+		return NULL;
+	for (size_t i = 0; i < storage->driver_options_count; i++) {
+		if (!strncmp(text_of(storage->driver_options[i]), "serial=", 7))
+			return storage->driver_options[i] + 7;
+	}
+	return NULL;
+}
+
 static int find_source(const grpc_Storage *storage, char source[PATH_MAX])
 {
-	const char *named = text_of(storage->source);
+	const char *named = text_of(storage->source), *serial = serial_of(storage);
+	char name[NAME_MAX + 1];
 
-	if (!strcmp(storage->driver, "blk")) {
-		for (size_t i = 0; i < storage->driver_options_count; i++) {
-			if (!strncmp(text_of(storage->driver_options[i]), "serial=", 7))
-				return disk_by_serial(storage->driver_options[i] + 7, source);
-		}
+	if (serial) {
+		int error = disk_find(serial, name);
+
+		if (!error)
+			snprintf(source, PATH_MAX, "/dev/%s", name);
+		return error;
 	}
 	if (strlen(named) >= PATH_MAX)
 		return -ENAMETOOLONG;
@@ -251,6 +286,7 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 		return error;
 	one = xzalloc(sizeof(*one));
 	one->mount_point = xstrdup(storage->mount_point);
+	one->serial = serial_of(storage) ? xstrdup(serial_of(storage)) : NULL;
 	one->users = 1;
 	one->is_mount = !only_directory;
 	one->next = mounts;
@@ -276,7 +312,10 @@ void storage_release(const char *mount_point)
 		return;
 	if (one->is_mount && umount2(mount_point, 0))
 		umount2(mount_point, MNT_DETACH);
+	else if (one->serial)
+		disk_remove(one->serial);
 	*link = one->next;
+	free(one->serial);
 	free(one->mount_point);
 	free(one);
 }

@@ -20,6 +20,8 @@ GUEST_ROOTS = "/run/kata-containers"
 """Where the guest mounts what is the root of a container (as Kata does)."""
 
 SERIAL = "root"
+"""Of the disk of a machine that has one from its start."""
+
 FSTYPES = ("ext4", "erofs", "squashfs")
 """What the guest's kernel can mount; ext4 is also ext2 and ext3."""
 

@@ -45,7 +45,8 @@ class SandboxConfig(NamedTuple):
     :ivar cmdline: appended to the kernel's command line
     :ivar network: what the guest is connected to; None: nothing
     :ivar shared_pids: all containers see each other's processes
-    :ivar root: the disk with the root of one of its containers, or None
+    :ivar root: the disk with the root of its one container, or None
+    :ivar more_disks: containers with disks may come while it runs, and go
     """
 
     sandbox_id: str
@@ -59,6 +60,7 @@ class SandboxConfig(NamedTuple):
     network: Network | None = None
     shared_pids: bool = False
     root: RootDisk | None = None
+    more_disks: bool = False
 
 
 class SandboxEvent(NamedTuple):
@@ -103,7 +105,8 @@ class Sandbox:
         self._vm: Vm | None = None
         self._agent: AgentClient | None = None
         self._containers: dict[str, Container] = {}
-        self._root_of = ""
+        self._disks: dict[str, tuple[RootDisk, str]] = {}
+        self._serials = 0
         self._listeners: list[Callable[[SandboxEvent], None]] = []
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -168,7 +171,7 @@ class Sandbox:
         if agent is not None:
             try:
                 agent.destroy_sandbox(STOP_S)
-                if self.config.root is not None and not self.config.root.read_only:
+                if any(not disk.read_only for disk, _ in self._disks.values()):
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or is gone: the machine's power goes in any case
@@ -261,22 +264,33 @@ class Sandbox:
 
     def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
         """Where in the guest a root is that is on a disk, and what mounts it; empty for one that is a folder."""
-        if bundle.disk is None:
+        disk, vm = bundle.disk, self._vm
+        if disk is None:
             return "", []
-        if bundle.disk != self.config.root or self._root_of:
+        if self.config.more_disks and vm is not None:
+            self._serials += 1
+            serial = f"{SERIAL}-{self._serials}"
+            vm.plug(disk, serial)
+        elif disk == self.config.root and not self._disks:
+            serial = SERIAL
+        else:
             raise ConfigError(
-                f"container {container_id}: its root is on the disk {bundle.disk.path}, and this virtual machine runs"
-                " already",
+                f"container {container_id}: its root is on the disk {disk.path}, and this virtual machine has no room",
                 code="root-disk-late",
-                hint="the first container of a pod can have a disk, the others have folders",
+                hint="when the first container of a pod has its root on a disk, the others may have disks, too",
             )
-        self._root_of = container_id
-        return root_storages(bundle.disk, SERIAL, container_id)
+        self._disks[container_id] = disk, serial
+        return root_storages(disk, serial, container_id)
 
     def _let_go(self, container_id: str) -> None:
         """Take away what was the container's alone."""
-        if self._root_of == container_id:
-            self._root_of = ""
+        _, serial = self._disks.pop(container_id, (None, SERIAL))
+        vm = self._vm
+        if serial != SERIAL and vm is not None:
+            try:
+                vm.unplug(serial)
+            except VmmError:
+                pass  # the machine has ended, or is about to, and the disk is closed with it
         self._shared.unbind(container_id)
 
     # -- events ------------------------------------------------------------------------------------------------------

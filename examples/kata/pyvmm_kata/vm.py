@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
 from pyvmm_kata.disks import SERIAL
@@ -27,6 +27,7 @@ from vmm import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm_kata.disks import RootDisk
     from pyvmm_kata.sandbox import SandboxConfig
 
 AGENT_PORT = 1024
@@ -47,6 +48,18 @@ class Vm(Protocol):
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         """Have *on_end* called, with a reason, when the machine has ended."""
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        """Give the running guest a disk, which it knows by *serial*.
+
+        :raises VmmError: it cannot be opened, or the machine has no room for it
+        """
+
+    def unplug(self, serial: str) -> None:
+        """Take that disk away, and close it, whatever the guest does with it.
+
+        :raises VmmError: the machine does not run any more
+        """
 
     def close(self) -> None:
         """End it, and free everything."""
@@ -69,6 +82,7 @@ class PyvmmVm:
         self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
         self._machine: Machine | None = None
         debug = DEBUG if timeline.is_told() else ""
+        self._plugged: dict[str, Any] = {}
         root = config.root
         try:
             self._machine = Machine(
@@ -82,6 +96,7 @@ class PyvmmVm:
                     pmems=(PmemConfig(config.image, read_only=True),),
                     disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
                     console=ConsoleConfig("fd", self._console),
+                    transport="pci" if config.more_disks else "mmio",
                 )
             )
             self._machine.start()
@@ -131,6 +146,15 @@ class PyvmmVm:
                 on_end(str(error))
 
         threading.Thread(target=wait, name="vm", daemon=True).start()
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        """See :class:`Vm`."""
+        self._plugged[serial] = self._running().plug(DiskConfig(disk.path, disk.read_only, serial))
+
+    def unplug(self, serial: str) -> None:
+        """See :class:`Vm`."""
+        # The agent has let it go, if it does what it should: there is nothing to wait for
+        self._running().unplug(self._plugged.pop(serial), 0, force=True)
 
     def _running(self) -> Machine:
         if self._machine is None:

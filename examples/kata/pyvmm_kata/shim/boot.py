@@ -55,7 +55,8 @@ def start_sandbox(
                 hostname=bundle.spec.get("hostname") or "",
                 cmdline=wanted.kernel_params,
                 network=network.take_over() if path else None,
-                root=bundle.disk,
+                root=None if place.is_shared else bundle.disk,
+                more_disks=place.is_shared and bundle.disk is not None,
             )
         )
         sandbox.listen(listener)

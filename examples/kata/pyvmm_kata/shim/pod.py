@@ -90,8 +90,7 @@ class Pod:
 
     def _create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
         target = os.path.join(path, "rootfs")
-        with self._lock:
-            disk = as_disk(rootfs) if self._sandbox is None else None  # a machine that runs gets no more disks
+        disk = as_disk(rootfs)
         if rootfs and disk is None:
             os.makedirs(target, exist_ok=True)
             mount_rootfs(rootfs, target)
