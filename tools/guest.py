@@ -14,6 +14,7 @@ VARIABLES = {
     "build.py": "PYVMM_GUEST_KERNEL",
     "rootfs.py": "PYVMM_GUEST_ROOTFS",
     "debian.py": "PYVMM_GUEST_DEBIAN",
+    "container.py": "PYVMM_GUEST_CONTAINER",
     "../examples/kata/image/build.py": "PYVMM_KATA_IMAGE",
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
@@ -64,6 +65,11 @@ def debian() -> str:
     return make("debian.py")
 
 
+def container() -> str:
+    """The path of an erofs image with a container's Debian; the package ``hello.deb`` is in the same directory."""
+    return make("container.py")
+
+
 def kata_image() -> str:
     """The path of the image of the container runtime's guest."""
     return make("../examples/kata/image/build.py")
@@ -100,7 +106,8 @@ def publish() -> None:
     os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
     os.environ["PYVMM_KATA_IMAGE"] = kata_image()
     programs()
-    try:
-        os.environ["PYVMM_GUEST_DEBIAN"] = debian()
-    except SystemExit:
-        pass  # it needs the network and root; the recipe has said what it misses, and the tests are skipped
+    for variable, made in (("PYVMM_GUEST_DEBIAN", debian), ("PYVMM_GUEST_CONTAINER", container)):
+        try:
+            os.environ[variable] = made()
+        except SystemExit:
+            pass  # it needs the network and root; the recipe has said what it misses, and the tests are skipped

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Makes the root file system of a container with a Debian to work in: Python, a C compiler, apt.
+
+Prints the path of an erofs image on stdout; `hello.deb`, a package that is not installed in it, is in the same
+directory. The cache is keyed by this file and by the versions of the packages that matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from debian import SUITE
+
+import recipe
+from recipe import EPOCH, Progress, RecipeError
+
+PACKAGES = ("apt", "gcc", "libc6-dev", "python3")
+KEYED_BY = ("gcc", "python3")
+OFFERED = "hello"
+TOOLS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils"}
+NAME = "debian.erofs"
+UNUSED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+FILESYSTEM_ID = "70796d6d-0000-4000-8000-000000000003"
+SECTOR = 4096
+
+
+def make(progress: Progress) -> Path:
+    """The path of the image in the cache, made when it is not there. Raises RecipeError."""
+    parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE}
+    parts |= {package: recipe.candidate_version(package) for package in KEYED_BY}
+    entry = recipe.cache_root() / "container" / recipe.digest(parts)
+    if hit := recipe.cached(entry, NAME):
+        return hit
+    recipe.require_tools(TOOLS, "making a container's Debian")
+    if os.geteuid() != 0:
+        raise RecipeError("making a container's Debian needs root, for the owners of its files", "sudo, or unshare -r")
+    with recipe.lock(entry.parent, progress), recipe.workspace(entry.parent) as work:
+        if hit := recipe.cached(entry, NAME):
+            return hit
+        tree, made = work / "tree", work / "made"
+        made.mkdir()
+        progress.say(f"mmdebstrap {SUITE} with {', '.join(PACKAGES)}")
+        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNUSED]
+        download = f'chroot "$1" sh -c "cd /root && apt-get -q -o APT::Sandbox::User=root download {OFFERED}"'
+        recipe.run([*command, f"--customize-hook={download}", SUITE, str(tree)])
+        (package,) = (tree / "root").glob(f"{OFFERED}_*.deb")
+        package.rename(made / f"{OFFERED}.deb")
+        progress.say("mkfs.erofs")
+        image = made / NAME
+        recipe.run(["mkfs.erofs", "--quiet", f"-T{EPOCH}", f"-U{FILESYSTEM_ID}", str(image), str(tree)])
+        os.truncate(image, -(-image.stat().st_size // SECTOR) * SECTOR)
+        for path in (image, made / f"{OFFERED}.deb"):
+            os.chmod(path, 0o444)
+        progress.say(f"made {NAME} ({image.stat().st_size >> 20} MiB)")
+        return recipe.publish(made, entry, NAME)
+
+
+def main() -> Path:
+    parser = argparse.ArgumentParser(description="Makes a Debian for containers, an erofs image, and prints its path.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
+    arguments = parser.parse_args()
+    return recipe.deliver(make(Progress()), arguments.output)
+
+
+if __name__ == "__main__":
+    recipe.run_recipe(main)
