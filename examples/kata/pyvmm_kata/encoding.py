@@ -81,10 +81,10 @@ def put(out: bytearray, kind: int, value: Any) -> None:
 # -- decoding --------------------------------------------------------------------------------------------------------
 
 
-def read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of at most ten bytes, and where it ends."""
+def read_varint(data: memoryview, at: int, longest: int = 10) -> tuple[int, int]:
+    """A number of at most so many bytes, and where it ends."""
     value = shift = 0
-    for at in range(at, min(len(data), at + 10)):  # noqa: B020
+    for at in range(at, min(len(data), at + longest)):  # noqa: B020
         byte = data[at]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -93,16 +93,21 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number without an end")
 
 
+def read_tag(data: memoryview, at: int) -> tuple[int, int]:
+    """What a field begins with, 32 bits: its number and its wire type; and where that ends."""
+    return read_varint(data, at, 5)
+
+
 def read_field(data: memoryview, at: int, tag: int) -> tuple[int, Any, int]:
     """Of the field with this tag: the wire type, what is there, and where that ends."""
     wire = tag & 7
-    if tag < 8:
+    if not 8 <= tag < 1 << 32:
         raise ValueError("a field without a number")
     if wire == VARINT:
         value, at = read_varint(data, at)
         return wire, value, at
     if wire == LENGTH:
-        size, at = read_varint(data, at)
+        size, at = read_varint(data, at, 5)
     elif wire in (FIXED64, FIXED32):
         size = 8 if wire == FIXED64 else 4
     else:

@@ -26,7 +26,7 @@ from pyvmm_kata.encoding import (
     put_bytes,
     put_varint,
     read_field,
-    read_varint,
+    read_tag,
     to_value,
 )
 
@@ -184,7 +184,7 @@ class Message:
         object.__setattr__(self, "_given", True)
         at, end, by_number = 0, len(data), self.DESCRIPTOR.by_number
         while at < end:
-            tag, at = read_varint(data, at)
+            tag, at = read_tag(data, at)
             wire, value, at = read_field(data, at, tag)
             field = by_number.get(tag >> 3)
             if field is None:
@@ -284,7 +284,7 @@ class Map(dict[Any, Any]):
         found[2] = DEFAULTS.get(self.value_kind, 0) if self._make is None else self._make()
         kinds, at = {1: self.key_kind, 2: self.value_kind}, 0
         while at < len(data):
-            tag, at = read_varint(data, at)
+            tag, at = read_tag(data, at)
             wire, value, at = read_field(data, at, tag)
             kind = kinds.get(tag >> 3)
             if kind is None or wire != WIRE.get(kind, VARINT):
