@@ -94,7 +94,7 @@ def test_a_life(oci: Oci) -> None:
     pid = oci.state("c1")["pid"]
     oci.check("kill", "c1", "TERM")
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
-    assert not os.path.exists(f"/proc/{pid}/root")
+    eventually(lambda: not os.path.exists(f"/proc/{pid}/root"), "its monitor does not end")
     oci.check("delete", "c1")
     assert leftovers(oci.folder) == []
 
