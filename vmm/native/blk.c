@@ -2,8 +2,7 @@
 /*
  * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and who does a request.
  *
- * Nothing is allocated once a queue runs. A queue's memory is one mapping, most of which is never touched: a slot is used
- * only when so many requests are in flight, a list of segments only by a request that has many.
+ * Nothing is allocated once a queue runs (blk_queue.c).
  */
 #include "blk.h"
 
@@ -11,12 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <linux/magic.h>
 
-enum { PAGE = 4096 };
 /* After so many requests, or so many bytes, the guest hears of it: it can work on those while we go on. */
 enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
 /* A buffered write that took this long met the disk: for the next ones io_uring has threads to wait in. */
@@ -295,64 +292,12 @@ static void blk_drain(struct worker *w)
 	q->uring_up = false;
 }
 
-static void blk_destroy(struct worker *w)
-{
-	struct blk_queue *q = (struct blk_queue *)w;
-
-	munmap(q, q->map_size);
-}
-
 const struct worker_ops blk_ops = {
 	.run = blk_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
-	.destroy = blk_destroy,
+	.destroy = blk_queue_free,
 };
-
-/* The next len bytes of the queue's mapping, page-aligned. */
-static size_t blk_place(size_t *at, size_t len)
-{
-	size_t place = *at;
-
-	*at += (len + PAGE - 1) & ~(size_t)(PAGE - 1);
-	return place;
-}
-
-struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
-{
-	const uintptr_t align = blk->config.alignment;
-	size_t size = 0;
-	size_t queue = blk_place(&size, sizeof(struct blk_queue));
-	size_t slot = blk_place(&size, n * sizeof(struct blk_req));
-	size_t vacant = blk_place(&size, n * sizeof(uint16_t));
-	size_t segments = blk_place(&size, sizeof(union blk_store));
-	size_t ranges = blk_place(&size, sizeof(union blk_store));
-	size_t store = blk_place(&size, n * sizeof(union blk_store));
-	size_t bounce = blk_place(&size, blk->config.flags & BLK_DIRECT ? BLK_BOUNCE_SIZE + align : 0);
-	struct blk_queue *q;
-	uint8_t *map;
-
-	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (map == MAP_FAILED)
-		return NULL;
-	/* One byte touched must not become a huge page. Fails only where there are none. */
-	madvise(map, size, MADV_NOHUGEPAGE);
-	q = (struct blk_queue *)(map + queue);
-	q->map_size = size;
-	q->blk = blk;
-	limit_gate_init(&q->gate, blk->config.limit);
-	q->slot = (struct blk_req *)(map + slot);
-	q->free = (uint16_t *)(map + vacant);
-	q->segments = (union blk_store *)(map + segments);
-	q->ranges = (union blk_store *)(map + ranges);
-	q->store = (union blk_store *)(map + store);
-	q->bounce = (uint8_t *)(((uintptr_t)map + bounce + align - 1) & ~(align - 1));
-	/* The last one in is the first one out: few slots are ever touched. */
-	q->nfree = n;
-	for (uint32_t i = 0; i < n; i++)
-		q->free[i] = (uint16_t)(n - 1 - i);
-	return q;
-}
 
 struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
 {
@@ -364,7 +309,7 @@ struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct
 	}
 	*err = worker_start(&q->worker, &blk_ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
 	if (*err) {
-		blk_destroy(&q->worker);
+		blk_queue_free(&q->worker);
 		return NULL;
 	}
 	return &q->worker;

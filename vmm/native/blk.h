@@ -94,6 +94,7 @@ int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r,
 extern const struct worker_ops blk_ops;
 /* A queue of n heads, its worker not started; NULL and errno. Freed by blk_ops.destroy(). */
 struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n);
+void blk_queue_free(struct worker *w);
 /* Give the answer: err is the host's -errno, or 0. Not yet visible to the guest. */
 void blk_finish(struct blk_queue *q, struct blk_req *r, int err);
 static inline int blk_rw_flags(const struct blk *blk, const struct blk_req *r)
