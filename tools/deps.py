@@ -58,6 +58,7 @@ NEEDS = (
     Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
+    Need("guest", "stress-ng", "stress-ng", "stresses file systems in a guest"),
     Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def show(request: pytest.FixtureRequest, guest: Guest) -> Guest:
     """Have the report of a test that fails show the console of *guest*, which a fixture of its module made."""
     request.node.stash.setdefault(GUESTS, []).append(guest)
     return guest
+
+
+def run_example(kernel: str, folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a guest whose root is this host's, read-only, and which may write to *folder*."""
+    folder.mkdir(exist_ok=True)
+    example = Path(__file__).parents[2] / "examples/shared_build.py"
+    command = [sys.executable, str(example), kernel, str(folder), "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def complaints(guest: Guest) -> list[str]:

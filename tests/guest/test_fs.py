@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import Boot
+from tests.guest.shared import run_example
 from tools import guest as recipes
 from vmm import ShareConfig
 
@@ -66,14 +67,6 @@ def unpack_root(folder: Path) -> Path:
     subprocess.run(["debugfs", "-R", f"rdump / {folder}", recipes.rootfs()], check=True, capture_output=True)
     shutil.rmtree(folder / "lost+found", ignore_errors=True)
     return folder
-
-
-def run_example(kernel: str, folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script in a guest whose root is this host's, read-only, and which may write to *folder*."""
-    folder.mkdir(exist_ok=True)
-    example = Path(__file__).parents[2] / "examples/shared_build.py"
-    command = [sys.executable, str(example), kernel, str(folder), "sh", "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_example_builds_with_the_hosts_compiler(guest_kernel: str, tmp_path: Path) -> None:
