@@ -346,6 +346,8 @@ def write_command(python: str) -> None:
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", CLIENT)
         write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", first)
+        shim = "from pyvmm_kata.shim.main import main\n"
+        write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
 
 
 def write_program(python: str, name: str, paths: Sequence[str], start: str, first: str = "") -> None:

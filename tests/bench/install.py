@@ -16,17 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cffi", "pycparser", "construct", "elftools", "pyroute2", "zstandard")
 """What the two need at run time, with the extension module beside cffi."""
 
-SHIM = """\
-# -*- coding: utf-8 -*-
-import re
-import sys
-from pyvmm_kata.shim.main import main
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
-    sys.exit(main())
-"""
-"""What pip writes for an entry point."""
-
 
 class InstallError(Exception):
     """The installation cannot be made; the message says what to do."""
@@ -72,11 +61,9 @@ def install(prefix: Path) -> Path:
         shutil.copy2(extension, target)
     shutil.copytree(ROOT / "vmm", target / "vmm", ignore=junk)
     shutil.copytree(ROOT / "examples/kata/pyvmm_kata", target / "pyvmm_kata", ignore=junk)
-    for program in ("bin/pyvmm", "examples/kata/bin/pyvmm-oci"):
+    kata = "examples/kata/bin"
+    for program in ("bin/pyvmm", f"{kata}/pyvmm-oci", f"{kata}/containerd-shim-pyvmm-v2"):
         shutil.copy2(ROOT / program, prefix / "bin")
-    shim = prefix / "bin/containerd-shim-pyvmm-v2"
-    shim.write_text(f"#!{prefix}/bin/python3\n{SHIM}")
-    shim.chmod(0o755)
     done = subprocess.run([str(prefix / "bin/python3"), "-m", "compileall", "-q", str(target)])
     if done.returncode:
         raise InstallError(f"{target}: some module does not compile")

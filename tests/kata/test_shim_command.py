@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -197,3 +199,21 @@ def test_wrong_command_lines(words: list[str], problem: str, capsys: pytest.Capt
     assert said.out == ""
     assert problem in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_the_program_finds_its_python_through_a_link(tmp_path: Path) -> None:
+    folder, other = tmp_path / "prefix" / "bin", tmp_path / "local"
+    packages = tmp_path / "prefix" / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    for path in (folder, other, packages):
+        path.mkdir(parents=True)
+    root = Path(__file__).resolve().parents[2]
+    shutil.copy(root / "examples/kata/bin/containerd-shim-pyvmm-v2", folder)
+    (folder / "python3").symlink_to(os.path.realpath(sys.executable))
+    (packages / "vmm").symlink_to(root / "vmm")
+    (packages / "pyvmm_kata").symlink_to(root / "examples/kata/pyvmm_kata")
+    link = other / "containerd-shim-pyvmm-v2"
+    link.symlink_to(folder / "containerd-shim-pyvmm-v2")
+    (other / "python3").symlink_to("/bin/false")
+    for program in (link, folder / "containerd-shim-pyvmm-v2"):
+        done = subprocess.run([str(program), "-id"], capture_output=True, text=True)
+        assert (done.returncode, "-id has no value" in done.stderr) == (1, True), done.stderr

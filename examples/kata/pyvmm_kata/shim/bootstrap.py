@@ -7,24 +7,21 @@ A shim has a directory of its own, named after what it serves (containerd's addr
     shim.sock   where it serves
     sandbox/    the sandbox's state
     cgroup      the directory of its control group
+
+containerd calls `start` for each container, and mostly the shim is there: what only others need is imported by them.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import shutil
-import signal
 import socket
 import time
+from _blake2 import blake2b  # not by hashlib, which loads OpenSSL: a third of the time of `start`
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.mounts import mounts_below, unmount
 from pyvmm_kata.state import is_alive, start_time
 
 if TYPE_CHECKING:
@@ -70,7 +67,7 @@ class Place:
         found = _group(arguments)
         group, is_shared = found or arguments.task_id, found != ""
         words = "\0".join((arguments.address, arguments.namespace, group))
-        folder = os.path.join(root, hashlib.sha256(words.encode()).hexdigest()[:32])
+        folder = os.path.join(root, blake2b(words.encode(), digest_size=16).hexdigest())
         return cls(group, folder, is_shared=is_shared)
 
     def try_lock(self) -> bool:
@@ -97,6 +94,10 @@ class Place:
         return True
 
     def _clear(self) -> None:
+        import shutil
+
+        from pyvmm_kata.mounts import mounts_below
+
         if points := mounts_below(self.folder):
             # They are the shim's own, and seen by nobody else. Through them we would remove what is not ours.
             raise HostError(f"{points[0]} is still mounted", code="shim")
@@ -110,6 +111,8 @@ class Place:
 
     def remove(self) -> None:
         """Remove all of it; the lock has to be held. Raises HostError when something is mounted there."""
+        import shutil
+
         self._clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
@@ -126,6 +129,8 @@ class Place:
                 folder = file.read()
         except FileNotFoundError:
             return
+        from pyvmm_kata.cgroups import Cgroup
+
         Cgroup(folder).remove()
 
     def release(self) -> None:
@@ -163,6 +168,8 @@ class Place:
 
     def kill(self) -> None:
         """End the shim that serves here, at once; harmless when there is none."""
+        import signal
+
         try:
             with open(os.path.join(self.folder, "pid")) as file:
                 pid, began = (int(word) for word in file.read().split())
@@ -244,6 +251,9 @@ def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     containerd calls it when it has lost the shim. If that lives all the same it is asked to delete the container; if it
     does not do so, it is killed, and its pod with it.
     """
+    from pyvmm_kata import proto
+    from pyvmm_kata.mounts import unmount
+
     place = Place.of(arguments, root)
     if os.path.isdir(place.folder):
         deadline = time.monotonic() + DELETE_S
@@ -285,6 +295,8 @@ def _serves(place: Place) -> bool:
 
 def _ask(place: Place, task_id: str, deadline: float) -> bool:
     """Whether the shim has deleted the container, or never had it."""
+    from pyvmm_kata import proto, ttrpc
+
     try:
         client = ttrpc.Client(place.connect(0), "the shim")
     except OSError:
