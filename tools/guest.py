@@ -1,9 +1,13 @@
-"""What guests of the tests are made of: what recipes make (kernels, disks, an image), and programs to run."""
+"""What guests of the tests are made of: what recipes make (kernels, disks, an image), and programs to run.
+
+usage: python -m tools.guest    makes all of it
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -111,3 +115,8 @@ def publish() -> None:
             os.environ[variable] = made()
         except SystemExit:
             pass  # it needs the network and root; the recipe has said what it misses, and the tests are skipped
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # make() ends the recipe that runs
+    publish()

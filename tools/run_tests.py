@@ -25,7 +25,7 @@ from tools import guest
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
-LOG = ROOT / "build" / "guest-kernel.log"
+LOG = ROOT / "build" / "guest-recipes.log"
 JOURNAL = ROOT / "build" / "test-journal"
 """Where tests/journal.py writes which test ended how; the lab can write there too."""
 
@@ -112,13 +112,13 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[in
     return (max(status, 1) if failed else 0), counts
 
 
-def start_kernel() -> subprocess.Popen[bytes]:
-    """Begin to build the guest kernel, which takes minutes once, beside the tests that need no guest.
+def start_recipes() -> subprocess.Popen[bytes]:
+    """Begin to make what guests are made of, which takes minutes once, beside the tests that need no guest.
 
-    What it says goes to a file: whoever needs the kernel next waits for it, and hears of its errors then.
+    What it says goes to a file: whoever needs one of them next waits for it, and hears of its errors then.
     """
     LOG.parent.mkdir(exist_ok=True)
-    build = [sys.executable, "guest-kernel/build.py"]
+    build = [sys.executable, "-m", "tools.guest"]
     with LOG.open("wb") as log:
         # In the background of the tests, and not left behind by a run that is killed
         command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "10", *build]
@@ -136,16 +136,16 @@ def main(arguments: list[str]) -> int:
     start = time.monotonic()
     only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"]) else ""
     runs = []
-    kernel = start_kernel() if not only and guest.cached_kernel() is None else None
-    if kernel is not None:
-        say(f"building the guest kernel meanwhile (progress: {LOG})")
+    recipes = start_recipes() if not only else None
+    if recipes is not None:
+        say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
     if only != "--guest":
         runs.append(run_pytest("tests", ["-m", "not guest", *arguments], needs_kvm=False))
     if only != "--native":
         with step("guest kernel, root disk and programs"):
             guest.publish()
-            if kernel is not None:
-                kernel.wait()
+            if recipes is not None:
+                recipes.wait()
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
         runs.append(run_pytest("guest tests", ["-m", "guest", *where, *arguments], needs_kvm=True))
     total: dict[str, int] = {}
