@@ -200,13 +200,13 @@ def monitor_pid(path: Path) -> int:
         return 0
 
 
-def test_cycles(oci: Oci) -> None:
-    for number in range(CYCLES):
-        name = f"c{number}"
-        oci.start(name, "exit 3")
-        eventually(partial(has_stopped, oci, name), "it does not end")
-        oci.check("delete", name)
-        assert leftovers(oci.folder) == []
+@pytest.mark.parametrize("number", range(CYCLES))
+def test_cycles(oci: Oci, number: int) -> None:
+    name = f"c{number}"
+    oci.start(name, "exit 3")
+    eventually(partial(has_stopped, oci, name), "it does not end")
+    oci.check("delete", name)
+    assert leftovers(oci.folder) == []
 
 
 def has_stopped(oci: Oci, name: str) -> bool:
