@@ -18,6 +18,8 @@ import pytest
 from pyvmm_kata.agent import AgentClient
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.shim.bootstrap import ROOT, Place
+from tests.guest.kata_tools import make_rootfs
+from tests.guest.shared import tool
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import IMAGE, Containerd, need
@@ -91,6 +93,17 @@ def test_out_of_memory(daemon: Containerd) -> None:
     )
     assert done.returncode == 137, done.stderr + daemon.log()
     daemon.wait_until_clean([daemon.place("o1")])
+
+
+def test_a_root_on_a_disk(daemon: Containerd, folder: Path) -> None:
+    disk = folder / "root.ext4"
+    tool("mke2fs", "-q", "-t", "ext4", "-d", str(make_rootfs(folder / "rootfs")), str(disk), "16M")
+    flags = ["run", "--rm", "--rootfs", "--env", "PATH=/bin", "--runtime", RUNTIME, str(disk), "d1"]
+    done = daemon.ctr(*flags, "sh", "-c", "echo kept >/root/file; grep ' / ' /proc/mounts")
+    assert " / ext4 rw," in done.stdout, done.stderr
+    daemon.wait_until_clean([daemon.place("d1")])
+    tool("e2fsck", "-fn", str(disk))
+    assert tool("debugfs", "-R", "cat /root/file", str(disk)).endswith("kept\n")
 
 
 def test_restart_of_containerd(daemon: Containerd) -> None:
