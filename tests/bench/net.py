@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, programs
-from tests.bench.child import Child
+from tests.bench.child import Child, ChildError
 from tests.bench.fio import AGENT, STATS, Vm
 from tests.bench.row import Row, absolute, compare, mean, median
 
@@ -73,7 +73,11 @@ class NetVm(Vm):
             # An amount, not a time: where instructions are counted, seconds are long
             amount = f"-n {max(1, round(seconds * 200))}M" if seconds < 0.5 else f"-t {seconds:g}"
             command = f"iperf3 -c {self.network}.1 -f k -i 0 {amount} {direction}"
-            output = self.run(command, PATIENCE + 60 * seconds)
+            try:
+                output = self.run(command, PATIENCE + 60 * seconds)
+            except ChildError as error:
+                error.add_note(f"the server:\n{server.last_words()}")
+                raise
             server.finish(PATIENCE)
         found = re.search(r"([\d.]+) Kbits/sec\s+receiver", output)
         assert found, output

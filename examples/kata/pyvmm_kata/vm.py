@@ -90,7 +90,8 @@ class PyvmmVm:
                     boot=BootConfig(config.kernel, None, f"{CMDLINE} {debug}{config.cmdline}".rstrip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
-                    shares=(ShareConfig(shared, tag=TAG, isolation="process"),),
+                    # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs
+                    shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest"),),
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
                     nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),

@@ -84,8 +84,15 @@ def test_cache_mode(tmp_path: Path, cache: str, seconds: int, file_flags: int, d
 
 @pytest.mark.parametrize("locks", ["host", "guest"])
 def test_who_keeps_locks(tmp_path: Path, locks: str) -> None:
+    (tmp_path / "file").touch()
     with FsGuest(tmp_path, locks=locks) as guest:
         assert bool(guest.init_flags & POSIX_LOCKS) == bool(guest.init_flags & FLOCK_LOCKS) == (locks == "host")
+        node = guest.lookup("file").node
+        flush = struct.pack("<QIIQ", guest.open(node), 0, 0, 0)
+        if locks == "host":
+            assert guest.call(f.FLUSH, node, flush) == b""
+        else:
+            assert guest.errno_of(f.FLUSH, node, flush) == errno.ENOSYS, "it would be for locks only"
 
 
 def test_writeback(tmp_path: Path) -> None:
