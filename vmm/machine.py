@@ -89,8 +89,7 @@ class Machine:
             self._vsock = open_vsock(config.vsock, self._closers)
             wanted.append(self._vsock)
         hvc = open_console(config.console, self.loop, self._closers)
-        if hvc is not None:
-            wanted.append(hvc)
+        wanted.extend([] if hvc is None else [hvc])
         platform = self._platform = Platform(self._memory.regions[-1].end, self._closers)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -125,8 +124,7 @@ class Machine:
 
     @property
     def vcpus(self) -> list[Vcpu]:
-        """The virtual CPUs, empty once closed; a :meth:`reset` makes new ones.  Their ``regs`` and ``sregs`` can be had
-        while the guest does not run."""
+        """The virtual CPUs, empty once closed, new after a :meth:`reset`; ``regs`` and ``sregs`` while none runs."""
         return [] if self._core is None else self._core.vcpus
 
     @property
@@ -152,8 +150,7 @@ class Machine:
     def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
         """Put a device, or a disk, on the PCI bus while the guest runs; its driver finds it a moment later.
 
-        :raises ConfigError: the machine does not run or has no PCI bus, no device number is free, or the disk cannot be
-            opened
+        :raises ConfigError: the machine does not run, has no PCI bus or no room on it, or the disk cannot be opened
         """
         with self._life_lock:
             self._life.check("plug")
