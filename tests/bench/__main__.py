@@ -112,7 +112,8 @@ def main(argv: list[str]) -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     try:
-        figures = measure(options.only or PARTS, options.kernel, options.quick)
+        parts = options.only or PARTS
+        figures = measure(parts, options.kernel, options.quick)
     except (install.InstallError, StageError, ChildError, LabError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -127,7 +128,9 @@ def main(argv: list[str]) -> int:
         if "kata" in figures:
             print(kata_phases.draw(figures["kata"], path.with_suffix(".start.svg")))
         print(plot.draw(rows, path.with_suffix("." + options.plot)))
-    return 0
+    if failed := [part for part in parts if part not in figures]:
+        print(f"bench: not measured, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def end_children() -> None:

@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
     from tests.bench import boot, console, debian, fio, fs, kata, memory, net, vsock
+    from tests.bench.child import ChildError
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
@@ -95,7 +96,10 @@ def main(argv: list[str]) -> int:
     figures = {}
     for part in spec.parts:
         say(f"{part}:")
-        figures[part] = measures[part](spec)
+        try:
+            figures[part] = measures[part](spec)
+        except ChildError as error:  # the others are not lost for that
+            say("\n".join([f"{part} failed: {error}", *getattr(error, "__notes__", ())]))
     with open(result, "w") as file:
         json.dump(figures, file, indent=1)
     return 0
