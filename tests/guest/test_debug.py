@@ -18,8 +18,9 @@ from tests.sparse import sparse_copy
 from vmm.debug import GdbServer, GdbTarget
 
 TIMEOUT = 200.0
-BUSY = "(while :; do sync; sleep 0.1; done) >/dev/null 2>&1 &"
-"""A process of the guest that comes by `__x64_sys_sync` again and again."""
+BUSY = "taskset 2 sh -c 'while :; do sync; sleep 0.1; done' >/dev/null 2>&1 &"
+"""A process of the guest that comes by `__x64_sys_sync` again and again, on one CPU: what waits in a call may return
+from it on another, and gdb's `finish` waits for the thread, which here is the CPU, that it was called on."""
 
 
 class Session:
