@@ -34,6 +34,27 @@ def test_the_console_of_a_guest(boot: Boot, transport: str) -> None:
     assert console["tx_bytes"] > 1 << 20 and console["tx_dropped"] == 0
 
 
+def test_what_is_typed_before_the_guest_boots(guest_kernel: str, fresh_disk: Path, tmp_path: Path) -> None:
+    """As from a pipe: Linux throws away what it gets before it has a console."""
+    command = Command(
+        tmp_path,
+        "--kernel",
+        guest_kernel,
+        "--rootfs",
+        str(fresh_disk),
+        "--timeout",
+        "120",
+        "--console-device",
+        "virtio",
+    )
+    try:
+        command.type(b"echo al''ready; poweroff\n")
+        assert command.wait() == 0
+        assert "already\n" in command.text
+    finally:
+        command.close()
+
+
 def test_a_login_shell_much_text_in_and_out(guest_kernel: str, fresh_disk: Path, tmp_path: Path) -> None:
     letters = random.Random(2)
     pasted = "".join("".join(letters.choices("abcdefghijklmnopqrstuvwxyz ", k=63)) + "\n" for _ in range(4096))

@@ -183,11 +183,22 @@ static uint32_t input_take(struct console *c, const struct chain *chain)
 	return done;
 }
 
+/* So many milliseconds until the guest listens. */
+static int deaf_ms(struct console *c)
+{
+	uint64_t now = c->deaf_until ? clock_ns() : 0;
+
+	if (now < c->deaf_until)
+		return (int)((c->deaf_until - now) / 1000000u) + 1;
+	c->deaf_until = 0;
+	return 0;
+}
+
 static int console_receive(struct console *c)
 {
 	int n = 0, err = 0;
 
-	if (!c->rx)
+	if (!c->rx || deaf_ms(c))
 		return 0;
 	pthread_mutex_lock(&c->lock);
 	while (n < BATCH && c->in_len) {
@@ -262,11 +273,13 @@ static void console_sleep(struct worker *w)
 {
 	struct console *c = (struct console *)w;
 	struct epoll_event writable = { .events = EPOLLOUT, .data.u64 = WORKER_OWN }, ready[4];
-	int n;
+	int n, timeout = c->deaf_ms;
 
 	if (w->in_flight)
 		c->watching = epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->out_fd, &writable) == 0;
-	n = epoll_wait(w->epoll_fd, ready, 4, w->in_flight && !c->watching ? WATCH_AGAIN_MS : -1);
+	if (w->in_flight && !c->watching)
+		timeout = WATCH_AGAIN_MS;
+	n = epoll_wait(w->epoll_fd, ready, 4, timeout ? timeout : -1);
 	for (int i = 0; i < n; i++)
 		if (ready[i].data.u64 == WORKER_KICK)
 			stat_add(&w->stats.kicks, 1);
@@ -284,7 +297,8 @@ static int console_kicks(struct worker *w, int enable)
 	if (enable)
 		console_flush(c, w->ring, w->irq);
 	pthread_mutex_lock(&c->lock);
-	want_rx = c->in_len > 0;
+	c->deaf_ms = deaf_ms(c);
+	want_rx = c->in_len > 0 && !c->deaf_ms;
 	pthread_mutex_unlock(&c->lock);
 	/* More to send is of interest only when there is room for it, buffers only when there is something to put there. */
 	if (!enable || !c->holding)

@@ -10,6 +10,11 @@
 #include <time.h>
 
 enum { SLICE_MS = 10 };
+/*
+ * Linux offers buffers before it has made the console that they are for, and throws away what comes meanwhile. It does not
+ * tell when that is over; it takes a few milliseconds, some tens in a slow machine.
+ */
+enum { DEAF_NS = 250 * 1000 * 1000 };
 
 struct console *console_new(int out_fd, int drop, int space_fd)
 {
@@ -46,6 +51,7 @@ void console_prepare(struct console *c, const struct console_queues *queues)
 	c->rx_irq = queues->rx_irq;
 	c->rx_kick = queues->rx_kick;
 	c->prepared = c->watching = c->holding = false;
+	c->deaf_until = clock_ns() + DEAF_NS;
 }
 
 struct worker *console_start(struct console *c, const struct console_queues *queues, int *err)
