@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,14 @@ class Oci:
         """Remove what a test has left."""
         for name in os.listdir(self.root) if self.root.exists() else ():
             self.run("delete", "--force", name)
+
+
+def eventually(what: Callable[[], object], words: str) -> None:
+    """Wait until it is so; the test fails with *words* when it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.05)
 
 
 def is_orphan(pid: str) -> bool:

@@ -8,8 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.shim.bootstrap import Arguments, Place
-from tests.guest.kata_tools import BIN, PATIENCE, Oci, leftovers
+from tests.guest.kata_tools import BIN, PATIENCE, Oci, eventually, leftovers
 from tests.guest.shared import tool
 
 TASK = "containerd.task.v2"
@@ -41,13 +40,6 @@ def pyvmm_run(oci: Oci, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYVMM_KATA_CONFIG": str(oci.settings)}
     command = [str(BIN / "pyvmm"), "run", "--network", "none", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-
-
-def eventually(what: Callable[[], bool], words: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, words
-        time.sleep(0.05)
 
 
 def digest(path: Path) -> str:

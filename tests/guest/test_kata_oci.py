@@ -8,14 +8,14 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.guest.kata_tools import PATIENCE, Oci, leftovers
+from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
@@ -29,13 +29,6 @@ def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
     made = Oci(tmp_path_factory.mktemp("oci"))
     yield made
     made.close()
-
-
-def eventually(what: Callable[[], object], words: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, words
-        time.sleep(0.05)
 
 
 def test_what_a_container_sees(oci: Oci) -> None:

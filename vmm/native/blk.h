@@ -92,7 +92,7 @@ int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r,
 
 /* What blk_start() gives a thread; a fuzzer runs it without one. */
 extern const struct worker_ops blk_ops;
-/* A queue of n heads, its worker not started; NULL and errno. Freed by blk_ops.destroy(). */
+/* A queue of n heads, its worker not started; NULL and errno. blk_ops.destroy() is blk_queue_free(). */
 struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n);
 void blk_queue_free(struct worker *w);
 /* Give the answer: err is the host's -errno, or 0. Not yet visible to the guest. */
