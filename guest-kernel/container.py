@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 from debian import SUITE
 
 import recipe
-from recipe import EPOCH, Progress, RecipeError
+from recipe import EPOCH, Progress
 
 PACKAGES = ("apt", "gcc", "libc6-dev", "python3")
 KEYED_BY = ("gcc", "python3")
@@ -31,31 +32,26 @@ def make(progress: Progress) -> Path:
     parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE}
     parts |= {package: recipe.candidate_version(package) for package in KEYED_BY}
     entry = recipe.cache_root() / "container" / recipe.digest(parts)
-    if hit := recipe.cached(entry, NAME):
-        return hit
-    recipe.require_tools(TOOLS, "making a container's Debian")
-    if os.geteuid() != 0:
-        raise RecipeError("making a container's Debian needs root, for the owners of its files", "sudo, or unshare -r")
-    with recipe.lock(entry.parent, progress), recipe.workspace(entry.parent) as work:
-        if hit := recipe.cached(entry, NAME):
-            return hit
-        tree, made = work / "tree", work / "made"
-        made.mkdir()
-        progress.say(f"mmdebstrap {SUITE} with {', '.join(PACKAGES)}")
-        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNUSED]
-        download = f'chroot "$1" sh -c "cd /root && apt-get -q -o APT::Sandbox::User=root download {OFFERED}"'
-        recipe.run([*command, f"--customize-hook={download}", SUITE, str(tree)])
-        (package,) = (tree / "root").glob(f"{OFFERED}_*.deb")
-        package.rename(made / f"{OFFERED}.deb")
-        progress.say("mkfs.erofs")
-        image = made / NAME
-        recipe.run(["mkfs.erofs", "--quiet", f"-T{EPOCH}", f"-U{FILESYSTEM_ID}", str(image), str(tree)])
-        os.truncate(image, -(-image.stat().st_size // SECTOR) * SECTOR)
-        for path in (image, made / f"{OFFERED}.deb"):
-            os.chmod(path, 0o444)
-        progress.say(f"made {NAME} ({image.stat().st_size >> 20} MiB)")
-        return recipe.publish(made, entry, NAME)
+    build = partial(_build, progress)
+    return recipe.make_as_root(entry, NAME, TOOLS, "making a container's Debian", progress, build)
+
+
+def _build(progress: Progress, work: Path, made: Path) -> None:
+    tree = work / "tree"
+    progress.say(f"mmdebstrap {SUITE} with {', '.join(PACKAGES)}")
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNUSED]
+    download = f'chroot "$1" sh -c "cd /root && apt-get -q -o APT::Sandbox::User=root download {OFFERED}"'
+    recipe.run([*command, f"--customize-hook={download}", SUITE, str(tree)])
+    (package,) = (tree / "root").glob(f"{OFFERED}_*.deb")
+    package.rename(made / f"{OFFERED}.deb")
+    progress.say("mkfs.erofs")
+    image = made / NAME
+    recipe.run(["mkfs.erofs", "--quiet", f"-T{EPOCH}", f"-U{FILESYSTEM_ID}", str(image), str(tree)])
+    os.truncate(image, -(-image.stat().st_size // SECTOR) * SECTOR)
+    for path in (image, made / f"{OFFERED}.deb"):
+        os.chmod(path, 0o444)
+    progress.say(f"made {NAME} ({image.stat().st_size >> 20} MiB)")
 
 
 def main() -> Path:

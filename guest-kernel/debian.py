@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import recipe
-from recipe import Progress, RecipeError
+from recipe import Progress
 
 SUITE = "trixie"
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
@@ -32,31 +34,26 @@ def make(kernel: str, size: int, progress: Progress) -> Path:
     parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE, "size": str(size)}
     parts |= {package: recipe.candidate_version(package) for package in (KERNELS[kernel], "systemd")}
     entry = recipe.cache_root() / "debian" / recipe.digest(parts)
-    if hit := recipe.cached(entry, NAME):
-        return hit
-    recipe.require_tools(TOOLS, "making a Debian disk")
-    if os.geteuid() != 0:
-        raise RecipeError("making a Debian disk needs root, for the owners of its files", "sudo, or unshare -r")
-    with recipe.lock(entry.parent, progress), recipe.workspace(entry.parent) as work:
-        if hit := recipe.cached(entry, NAME):
-            return hit
-        tree, made = work / "tree", work / "made"
-        made.mkdir()
-        progress.say(f"mmdebstrap {SUITE} with {', '.join(packages)}")
-        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
-        recipe.run([*command, SUITE, str(tree)])
-        finish(tree)
-        for link in ("vmlinuz", "initrd.img"):
-            shutil.copyfile(tree / os.readlink(tree / link), made / link)
-            os.chmod(made / link, 0o444)
-        progress.say("mke2fs")
-        image = made / NAME
-        options = "root_owner=0:0,lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
-        command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "debian", "-E", options]
-        recipe.run([*command, "-d", str(tree), str(image), f"{size >> 10}k"])
-        os.chmod(image, 0o444)
-        progress.say(f"made {NAME} ({os.stat(image).st_blocks >> 11} MiB on the host's disk)")
-        return recipe.publish(made, entry, NAME)
+    build = partial(_build, packages, size, progress)
+    return recipe.make_as_root(entry, NAME, TOOLS, "making a Debian disk", progress, build)
+
+
+def _build(packages: Sequence[str], size: int, progress: Progress, work: Path, made: Path) -> None:
+    tree = work / "tree"
+    progress.say(f"mmdebstrap {SUITE} with {', '.join(packages)}")
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
+    recipe.run([*command, SUITE, str(tree)])
+    finish(tree)
+    for link in ("vmlinuz", "initrd.img"):
+        shutil.copyfile(tree / os.readlink(tree / link), made / link)
+        os.chmod(made / link, 0o444)
+    progress.say("mke2fs")
+    image = made / NAME
+    options = "root_owner=0:0,lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "debian", "-E", options]
+    recipe.run([*command, "-d", str(tree), str(image), f"{size >> 10}k"])
+    os.chmod(image, 0o444)
+    progress.say(f"made {NAME} ({os.stat(image).st_blocks >> 11} MiB on the host's disk)")
 
 
 def finish(tree: Path) -> None:

@@ -166,6 +166,32 @@ def publish(made: Path, entry: Path, name: str) -> Path:
     return entry / name
 
 
+def make_as_root(
+    entry: Path,
+    name: str,
+    tools: Mapping[str, str],
+    purpose: str,
+    progress: Progress,
+    build: Callable[[Path, Path], None],
+) -> Path:
+    """The path of `entry`/`name`, made when the cache does not have it: for files with owners, so by root only.
+
+    `build` gets a directory to work in and one, in it, for what is to be published. Raises RecipeError.
+    """
+    if hit := cached(entry, name):
+        return hit
+    require_tools(tools, purpose)
+    if os.geteuid() != 0:
+        raise RecipeError(f"{purpose} needs root, for the owners of its files", "sudo, or unshare -r")
+    with lock(entry.parent, progress), workspace(entry.parent) as work:
+        if hit := cached(entry, name):
+            return hit
+        made = work / "made"
+        made.mkdir()
+        build(work, made)
+        return publish(made, entry, name)
+
+
 def deliver(result: Path, output: Path | None) -> Path:
     """Copy `result` to `output` when one was asked for (sparse, atomically). Returns the path to print."""
     if output is None:
