@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot say: the cffi extension, and the program beside it."""
+"""The part of the build that pyproject.toml cannot say: the cffi extension, and the programs beside it."""
 
 import os
 import runpy
@@ -10,12 +10,14 @@ NATIVE = os.path.join("vmm", "native")
 
 
 class BuildNative(build_ext):
-    """The extension, then the program."""
+    """The extension, then the programs."""
 
     def run(self) -> None:
         super().run()
         build = runpy.run_path(os.path.join(NATIVE, "build.py"), run_name="build")
-        build["build_program"](NATIVE if self.inplace else os.path.join(self.build_lib, NATIVE))
+        folder = NATIVE if self.inplace else os.path.join(self.build_lib, NATIVE)
+        build["build_program"](folder)
+        build["build_warm"](folder)
 
 
 setup(cffi_modules=["vmm/native/build.py:ffibuilder"], cmdclass={"build_ext": BuildNative})

@@ -33,6 +33,7 @@ class Command:
         terminal: Terminal | None = None,
         stdin: int = subprocess.PIPE,
         stdout: int = subprocess.PIPE,
+        program: str | Path = PYVMM,
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.temporary = folder / f"tmp-{self.mark}"
@@ -42,7 +43,7 @@ class Command:
         environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary)}
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [PYVMM, "boot", *arguments],
+                [program, "boot", *arguments],
                 cwd=self.temporary,
                 env=environment,
                 stdin=terminal.theirs if terminal else stdin,

@@ -255,8 +255,8 @@ def install_project(python: str, *, develop: bool) -> None:
     content = digest("pyproject.toml", "setup.py", "bin/pyvmm")
     project, whole = Stamp("project-only", content), Stamp("project", content)
     extension = Stamp("extension", digest(*native))
-    program = os.path.exists(os.path.join(ROOT, "vmm", "native", "pyvmm-fsd"))
-    built = program and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
+    programs = all(os.path.exists(os.path.join(ROOT, "vmm", "native", name)) for name in ("pyvmm-fsd", "pyvmm-warm"))
+    built = programs and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
     if not whole.is_current() and (develop or not project.is_current()):
         with step(f"installing pyvmm and {'its development needs' if develop else 'its Python packages'} into .venv"):

@@ -1,4 +1,7 @@
-"""Feeds the headers to cffi, and makes the program ``pyvmm-fsd``.  setuptools calls it through ``setup.py``."""
+"""Feeds the headers to cffi, and makes the programs ``pyvmm-fsd`` and ``pyvmm-warm``.
+
+setuptools calls it through ``setup.py``.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ SOURCES = (
     *("dax.c", "dax_cut.c", "dax_thread.c", "fsd_spawn.c", "fsd_wire.c"),
     *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
     *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
+    *("warm_save.c", "warm_memory.c"),
 )
 HEADERS = ("vmm_native.h", "vmm_devices.h")
 PROGRAM = "pyvmm-fsd"
@@ -73,6 +77,18 @@ ffibuilder.set_source(
 )
 
 
+def build_warm(folder: str = HERE) -> None:
+    """Make *folder*/``pyvmm-warm``, which needs no C library."""
+    target = os.path.join(folder, "pyvmm-warm")
+    command = [
+        os.environ.get("CC", "cc").split()[0], "-std=gnu11", "-O2", *WARNINGS, "-fPIE", f"-I{HERE}",
+        "-ffreestanding", "-fno-stack-protector", "-fcf-protection", "-nostdlib", "-static-pie",
+        "-o", target + ".new", os.path.join(HERE, "warm_main.c"), "-Wl,-z,relro,-z,now,-z,noexecstack", "-s",
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    os.replace(target + ".new", target)
+
+
 def build_program(folder: str = HERE) -> None:
     """Make *folder*/``pyvmm-fsd``.  Static where the C library can be had so: it starts in a millisecond, needs less
     memory and nothing of the host's files.
@@ -93,3 +109,4 @@ def build_program(folder: str = HERE) -> None:
 if __name__ == "__main__":
     ffibuilder.compile(tmpdir=ROOT, verbose="-v" in sys.argv)
     build_program()
+    build_warm()

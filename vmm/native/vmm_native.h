@@ -27,6 +27,19 @@ struct mem {
 /* Pointer to [gpa, gpa+len) when all of it lies in one region; NULL otherwise (also for len 0 out of RAM). */
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
 
+/* ---- warm_save.c: an image of this process for pyvmm-warm ------------------------------------------------------ */
+
+/*
+ * Write to fd (an empty file) what pyvmm-warm needs to become this process.  sources: paths, each ended by a zero byte,
+ * the last by two: the interpreter, the script, and the files that something in memory was made from; the image is good
+ * for as long as none of them changes.  0, or -errno: -EBUSY when this process has more than memory (threads,
+ * descriptors).  In a process that wakes up from the image it returns 1.
+ */
+int warm_save(int fd, const char *sources);
+/* In a process that woke up: the words of its command line from the script on, and its environment; NULL behind the last. */
+const char *warm_argument(uint32_t index);
+const char *warm_variable(uint32_t index);
+
 /* ---- irq.c: an interrupt towards the guest ----------------------------------------------------------------- */
 
 enum { IRQ_VRING = 1, IRQ_CONFIG = 2 };

@@ -1,0 +1,27 @@
+"""pyvmm as an ordinary installation has it, not an editable one: with the modules beside the programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tools.where import ROOT
+
+SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
+
+
+def install(prefix: Path) -> Path:
+    """Make one in *prefix*; returns the path of its `pyvmm`."""
+    site = prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    junk = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.o")
+    shutil.copytree(Path(ROOT) / "vmm", site / "vmm", ignore=junk)
+    for path in (*SITE.glob("*cffi*"), SITE / "construct", SITE / "elftools"):
+        (site / path.name).symlink_to(path)
+    (prefix / "bin").mkdir()
+    interpreter = os.path.realpath(sys.executable)
+    (prefix / "bin/python3").symlink_to(interpreter)
+    (prefix / "pyvenv.cfg").write_text(f"home = {os.path.dirname(interpreter)}\n")
+    shutil.copy(Path(ROOT) / "bin/pyvmm", prefix / "bin")
+    return prefix / "bin/pyvmm"

@@ -1,0 +1,74 @@
+"""``pyvmm`` as an ordinary installation has it: started by its own program, from an image of a started Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.installed import install
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of its ``pyvmm``."""
+    return install(tmp_path_factory.mktemp("installed"))
+
+
+def test_pyvmm_boots_from_its_image(installed: Path, tmp_path: Path) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    for _ in range(3):
+        with subprocess.Popen(
+            [installed, "boot", "--kernel", kernel],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
+            assert child.stdout is not None and child.stdin is not None and child.stderr is not None
+            assert child.stdout.readline() == "hello\n"
+            assert os.readlink(f"/proc/{child.pid}/exe").endswith("pyvmm-warm")
+            child.stdin.write("typed\n\x04")
+            child.stdin.flush()
+            assert child.stdout.read() == "typed\n\x04"
+            assert child.wait(30) == 0
+            assert child.stderr.read() == ""
+    assert len(list(tmp_path.glob(".cache/pyvmm/warm-pyvmm-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, status, text",
+    [
+        ((), 2, "usage: pyvmm COMMAND"),
+        (("--version",), 0, "pyvmm"),
+        (("boot", "--help"), 0, "exit status"),
+        (("boot", "--kernel", "/nonexistent"), 2, "/nonexistent"),
+        (("boot", "--kernel", "x", "--memory", "lots"), 2, "--memory"),
+    ],
+)
+def test_all_commands_start_from_it(
+    installed: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, text: str
+) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    results = [
+        subprocess.run([installed, *arguments], env=environment | extra, capture_output=True, text=True)
+        for extra in ({"PYVMM_WARM": "0"}, {}, {})
+    ]
+    assert {(done.returncode, done.stdout, done.stderr) for done in results} == {
+        (status, results[0].stdout, results[0].stderr)
+    }
+    assert text in results[0].stdout + results[0].stderr
+
+
+def test_closed_standard_streams_are_no_matter(installed: Path, tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    for _ in range(2):
+        done = subprocess.run(["sh", "-c", '"$0" --version <&- 2>&-', installed], env=environment, capture_output=True)
+        assert done.returncode == 0 and done.stdout.startswith(b"pyvmm")
+        done = subprocess.run(["sh", "-c", '"$0" --version >&-', installed], env=environment, capture_output=True)
+        assert done.stderr == b""

@@ -1,0 +1,363 @@
+"""Starts from an image of a started Python: as good as any other start, and not used where it might not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vmm
+
+SITE = next(path for path in sys.path if path.endswith("site-packages"))
+ROOT = Path(vmm.__file__).resolve().parents[1]
+PROGRAM = ROOT / "vmm/native/pyvmm-warm"
+
+HEAD = """
+import sys
+sys.path[:0] = [{folder!r}, {root!r}, {site!r}]
+if "pyvmm_warm" in sys._xoptions:
+    {before}
+    from vmm import warm
+    warm.save(sys._xoptions["pyvmm_warm"], ["json", "os", "beside", "subprocess", "threading", "ctypes"])
+import json, os, subprocess, threading
+import beside
+os.readlink("/proc/self/exe").endswith("pyvmm-warm") or sys.stderr.write("cold\\n")
+"""
+TELL = """
+print(json.dumps(dict(
+    argv=sys.argv[1:], orig=sys.orig_argv[3:], env=dict(os.environ), getenv=subprocess.getoutput("echo $FRUIT"),
+    cwd=os.getcwd(), pid=os.getpid(), tid=threading.get_native_id(), stdin=sys.stdin.read(),
+    value=beside.VALUE, encoding=sys.getfilesystemencoding(), threads=threading.active_count(),
+)))
+"""
+
+
+class Starts:
+    """A script of a user's, and starts of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.beside = folder / "beside.py"
+        self.beside.write_text("VALUE = 1\n")
+        self.script = folder / "script"
+        self.environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        self.program(TELL)
+
+    def program(self, code: str, before: str = "pass") -> None:
+        """What a start does; *before* is done before the image is made."""
+        head = HEAD.format(folder=str(self.folder), root=str(ROOT), site=SITE, before=before)
+        self.script.write_text(head + code)
+
+    @property
+    def command(self) -> list[str]:
+        return [str(PROGRAM), sys.executable, str(self.script)]
+
+    @property
+    def images(self) -> list[Path]:
+        return sorted(self.home.glob(".cache/pyvmm/warm-*"))
+
+    @property
+    def image(self) -> Path:
+        (image,) = self.images
+        return image
+
+    def run(self, *arguments: str, wrap: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        stdin = {} if "input" in options else {"stdin": subprocess.DEVNULL}
+        settings: dict[str, Any] = {"env": self.environment, "timeout": 60, "text": True} | stdin | options
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [*wrap, *self.command, *arguments], capture_output=True, **settings
+        )
+        return done
+
+    def is_warm(self, **options: Any) -> bool:
+        """Start it: it does what it should; was it from the image?"""
+        done = self.run("x", **options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["argv"] == ["x"]
+        assert done.stderr in ("", "cold\n")
+        return done.stderr == ""
+
+
+@pytest.fixture
+def starts(tmp_path: Path) -> Starts:
+    return Starts(tmp_path)
+
+
+@pytest.fixture
+def made(starts: Starts) -> Starts:
+    """With an image."""
+    assert starts.is_warm()
+    return starts
+
+
+def same_image(starts: Starts) -> Callable[[], bool]:
+    before = starts.image.stat()
+    return lambda: starts.image.stat().st_ino == before.st_ino
+
+
+# -- what a process has of its own -----------------------------------------------------------------------------------
+
+
+def test_a_start_has_its_own_arguments_environment_folder_and_input(made: Starts, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for fruit in ("apple", "pear"):
+        environment = made.environment | {"FRUIT": fruit, "EMPTY": ""}
+        done = made.run("a", "", "ü", cwd=other, env=environment, input=f"eat {fruit}")
+        assert done.stderr == ""
+        told = json.loads(done.stdout)
+        assert told["argv"] == told["orig"] == ["a", "", "ü"]
+        assert told["env"].items() >= environment.items() and told["getenv"] == fruit
+        assert told["cwd"] == str(other) and told["stdin"] == f"eat {fruit}"
+        assert told["pid"] == told["tid"] and told["threads"] == 1
+    assert "FRUIT" not in json.loads(made.run().stdout)["env"]
+
+
+def test_nothing_of_the_first_start_is_in_the_image(starts: Starts) -> None:
+    secret = "kW3-of-one-user"
+    done = starts.run(secret, env=starts.environment | {"TOKEN": secret}, input=secret)
+    assert secret in done.stdout and done.stderr == ""
+    assert secret.encode() not in starts.image.read_bytes()
+    assert starts.image.stat().st_mode & 0o777 == 0o600
+
+
+def test_exit_status_and_error_output_are_its_own(made: Starts) -> None:
+    # The script stays the same file with the same times: what it does comes with the arguments
+    made.program("exec(sys.argv[1])")
+    made.run("pass")
+    done = made.run("print('out'); sys.stderr.write('err'); sys.exit(7)")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err")
+    done = made.run("raise ValueError('oh')")
+    assert done.returncode == 1 and "ValueError: oh" in done.stderr and "cold" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = [bytearray(100) for _ in range(1_000_000)]",  # the heap grows
+        "x = bytearray(300 << 20); x[-1] = 1",
+        "t = [threading.Thread(target=lambda: beside.__dict__.update(a=1)) for _ in range(20)]\n"
+        "[each.start() for each in t]; [each.join() for each in t]",
+        "assert subprocess.check_output(['echo', 'hi']) == b'hi\\n'",
+        "pid = os.fork()\nif not pid: os._exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3",
+        "import time; a = time.monotonic(); time.sleep(0.01); assert a < time.monotonic() and time.time() > 1e9",
+        "import ctypes; assert ctypes.CDLL(None).getpid() == os.getpid()",
+        "import decimal, sqlite3, zlib, ssl; assert zlib.crc32(b'a') == 3904355907",  # libraries that are loaded now
+        "import gc; gc.enable(); gc.collect()",
+        "try: json.loads('[' * 100000)\nexcept RecursionError: pass\nelse: raise AssertionError",
+        "import signal; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0)); os.kill(os.getpid(), 10); assert False",
+        "import signal; assert signal.getsignal(2) is signal.default_int_handler",
+        "import ctypes; assert ctypes.CDLL(None).sched_getcpu() in range(os.cpu_count())",
+        "assert open('/proc/self/comm').read() == 'script\\n'",
+        "assert b'script' in open('/proc/self/cmdline', 'rb').read().split(b'\\0')[0]",
+        "assert 'FRUIT=fig' in open('/proc/self/environ').read().split('\\0')",
+    ],
+)
+def test_everything_works_in_it(starts: Starts, code: str) -> None:
+    starts.program("exec(sys.argv[1])")
+    starts.run("pass")
+    done = starts.run(code, env=starts.environment | {"FRUIT": "fig"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_interrupts_it(starts: Starts) -> None:
+    starts.program("import time; print('here', flush=True); time.sleep(60)")
+    for _ in range(2):
+        with subprocess.Popen(
+            starts.command, env=starts.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None and child.stderr is not None
+            assert child.stdout.readline() == "here\n"
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == -signal.SIGINT
+            errors = child.stderr.read()
+            assert "KeyboardInterrupt" in errors and "cold" not in errors
+
+
+def test_output_to_a_terminal_comes_line_by_line(made: Starts) -> None:
+    made.program("import time; print('here'); time.sleep(60)")
+    for _ in range(2):
+        master, slave = os.openpty()
+        with subprocess.Popen(made.command, env=made.environment, stdout=slave, stderr=slave) as child:
+            os.close(slave)
+            assert os.read(master, 100) == b"here\r\n"
+            child.kill()
+        os.close(master)
+
+
+# -- when it is not used ---------------------------------------------------------------------------------------------
+
+
+def test_a_changed_module_counts_at_once(made: Starts) -> None:
+    made.beside.write_text("VALUE = 22\n")
+    done = made.run()
+    assert done.stderr == "" and json.loads(done.stdout)["value"] == 22
+
+
+def test_a_changed_script_counts_at_once(made: Starts) -> None:
+    made.program("print('other')")
+    assert made.run().stdout == "other\n"
+    assert made.run().stderr == ""
+
+
+def test_another_locale_has_another_image(made: Starts) -> None:
+    for value in ("C", "C.UTF-8", "C"):
+        environment = made.environment | {"LC_ALL": value}
+        for _ in range(2):
+            done = made.run(env=environment)
+            assert done.stderr == "" and json.loads(done.stdout)["env"]["LC_ALL"] == value
+    bare = {"HOME": str(made.home), "PATH": made.environment["PATH"]}
+    assert made.is_warm(env=bare)
+    unchanged = same_image(made)
+    assert made.is_warm(env=bare) and unchanged()
+
+
+@pytest.mark.parametrize(
+    "variable", ["LD_PRELOAD=", "LD_LIBRARY_PATH=/", "GLIBC_TUNABLES=", "MALLOC_ARENA_MAX=1", "PYVMM_WARM=0"]
+)
+def test_where_libraries_start_otherwise_no_image_is_used_or_made(starts: Starts, variable: str) -> None:
+    name, _, value = variable.partition("=")
+    assert not starts.is_warm(env=starts.environment | {name: value})
+    assert starts.images == []
+    assert starts.is_warm()
+    assert not starts.is_warm(env=starts.environment | {name: value})
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored(made: Starts) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    made.program("import signal; print(signal.getsignal(2) == signal.SIG_IGN)")
+    assert made.run().stdout == "False\n"
+    done = made.run(preexec_fn=ignore)
+    assert (done.stdout, done.stderr) == ("True\n", "cold\n")
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty, old", "short", "noise", "cut", "of everybody", "a link", "a folder", "a fifo"]
+)
+def test_what_is_not_such_an_image_is_not_used(made: Starts, damage: str) -> None:
+    image = made.image
+    good = image.read_bytes()
+    image.unlink()
+    elsewhere = made.folder / "elsewhere"
+    elsewhere.write_bytes(good)
+    if damage == "a link":
+        image.symlink_to(elsewhere)
+    elif damage == "a folder":
+        image.mkdir()
+    elif damage == "a fifo":
+        os.mkfifo(image, 0o600)
+    else:
+        contents = {"empty, old": b"", "short": good[:100], "noise": bytes(range(256)) * 1000, "cut": good[:-4096]}
+        image.write_bytes(contents.get(damage, good))
+        image.chmod(0o666 if damage == "of everybody" else 0o600)
+        os.utime(image, (1e9, 1e9))
+    assert made.is_warm() == (damage != "a folder")
+    assert elsewhere.read_bytes() == good
+    if damage != "a folder":
+        assert image.is_file() and not image.is_symlink() and image.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_an_image_of_somebody_else_is_not_used(made: Starts) -> None:
+    os.chown(made.image, 12345, 12345)
+    unchanged = same_image(made)
+    assert made.is_warm() and not unchanged() and made.image.stat().st_uid == 0
+
+
+@pytest.mark.parametrize("what", ["the boot", "the day"])
+def test_an_image_of_another_boot_or_day_is_made_anew(made: Starts, what: str) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    data = bytearray(made.image.read_bytes())
+    at = data.index(boot)
+    if what == "the boot":
+        data[at] ^= 1
+    else:
+        made_at = int.from_bytes(data[at - 8 : at], "little")
+        assert abs(made_at - time.time()) < 3600
+        data[at - 8 : at] = (made_at - 25 * 3600).to_bytes(8, "little")
+    made.image.write_bytes(data)
+    unchanged = same_image(made)
+    assert made.is_warm() and not unchanged()
+    unchanged = same_image(made)
+    assert made.is_warm() and unchanged()
+
+
+def test_where_addresses_are_taken_it_starts_as_usual(starts: Starts) -> None:
+    # Without randomization this program lies where the image has its libraries
+    wrap = ("setarch", "-R")
+    for _ in range(2):
+        done = starts.run("x", wrap=wrap)
+        assert done.returncode == 0 and json.loads(done.stdout)["argv"] == ["x"]
+    assert starts.is_warm()
+
+
+def test_limits_of_the_stack_and_of_memory_are_kept(made: Starts) -> None:
+    for kind, limit in ((resource.RLIMIT_STACK, 256 << 10), (resource.RLIMIT_STACK, resource.RLIM_INFINITY)):
+
+        def lower(kind: int = kind, limit: int = limit) -> None:
+            resource.setrlimit(kind, (limit, limit))
+
+        assert made.is_warm(preexec_fn=lower)
+    done = made.run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20)))
+    assert done.returncode != 0 and made.is_warm()
+
+
+# -- when it cannot be made ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["", "relative", "/proc/nowhere", "/dev/null"])
+def test_without_a_place_for_it_nothing_is_made(starts: Starts, home: str) -> None:
+    assert not starts.is_warm(env=starts.environment | {"HOME": home})
+    assert starts.images == [] and not list(starts.folder.glob("relative*"))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "file = open('/dev/null')",
+        "import threading; threading.Thread(target=lambda: __import__('time').sleep(5), daemon=True).start()",
+        "import signal; signal.pthread_sigmask(0, [10])",
+        "import mmap; shared = mmap.mmap(-1, 4096)",
+        "import random",
+    ],
+)
+def test_a_process_that_is_more_than_memory_makes_none_and_is_not_asked_again(starts: Starts, before: str) -> None:
+    starts.program(TELL, before)
+    assert not starts.is_warm()
+    assert starts.image.stat().st_size == 0
+    unchanged = same_image(starts)
+    assert not starts.is_warm() and unchanged()
+
+
+def test_a_start_that_fails_while_it_is_made_fails_as_usual(starts: Starts) -> None:
+    starts.beside.write_text("raise ValueError('broken')\n")
+    for _ in range(2):
+        done = starts.run()
+        assert done.returncode == 1 and "broken" in done.stderr and done.stdout == ""
+    assert [path.name for path in starts.images if path.stat().st_size] == []
+
+
+def test_many_first_starts_at_once_leave_one_image(starts: Starts) -> None:
+    children = [
+        subprocess.Popen(
+            starts.command, env=starts.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    for child in children:
+        output, _ = child.communicate(timeout=120)
+        assert child.returncode == 0 and json.loads(output)["value"] == 1
+    assert starts.is_warm() and len(starts.images) == 1

@@ -1,0 +1,100 @@
+"""The image of a started Python from which ``pyvmm-warm`` starts the next one.
+
+Python's own start and the imports of a command take longer than all the rest that is done before a guest runs.  So
+``pyvmm-warm`` has it done once, in a process of its own, which writes its memory into a file of the user's cache; it
+then maps that file and goes on from there, with the arguments, the environment and the streams that it was given.
+
+The image is good for a day, until the next boot of the host, and for as long as neither the interpreter nor a library
+nor a module has changed; ``pyvmm-warm`` sees to that, and does without it where anything is unusual.  Nothing that goes
+wrong here is an error.  See docs/decisions/0018-warm-start.md.
+"""
+
+from __future__ import annotations
+
+import gc
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+_SECRETIVE = ("random", "ssl", "_hashlib", "uuid")
+"""Modules that draw random numbers for themselves, which must not be the same in every process."""
+
+
+def save(path: str, modules: Iterable[str]) -> None:
+    """Import *modules*, write an image of this process to *path*, and end.
+
+    Returns in each process that starts from the image: there it goes on.
+    """
+    temporary = f"{path}.{posix.getpid()}"
+    try:
+        _make_folder(path.rpartition("/")[0])
+        fd = posix.open(temporary, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+    except OSError:
+        posix._exit(1)
+    for module in modules:
+        __import__(module)
+    result = _save(fd)
+    if result > 0:
+        _wake()
+        return
+    try:
+        if result < 0:
+            posix.ftruncate(fd, 0)  # which says: it cannot be made, do not try at each start
+        posix.replace(temporary, path)
+    except OSError:
+        posix.unlink(temporary)
+    posix._exit(0)
+
+
+def _save(fd: int) -> int:
+    """What ``warm_save`` returns: twice, in two processes."""
+    from vmm.native import ffi, lib
+
+    if any(name in sys.modules for name in _SECRETIVE):
+        return -1
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    names = [sys.executable, sys.argv[0], *sorted(filter(None, files)), ""]
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    sources = ffi.from_buffer("".join([name + "\0" for name in names]).encode(encoding, errors))
+    gc.freeze()
+    return lib.warm_save(fd, sources)
+
+
+def _make_folder(path: str) -> None:
+    for folder in (path.rpartition("/")[0], path):
+        try:
+            posix.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
+
+
+def _words(get: Callable[[int], Any]) -> list[bytes]:
+    from vmm.native import ffi
+
+    words: list[bytes] = []
+    while (word := get(len(words))) != ffi.NULL:
+        words.append(ffi.string(word))
+    return words
+
+
+def _wake() -> None:
+    """Have of this process what is not in the image."""
+    from vmm import startup
+    from vmm.native import lib
+
+    startup.forget()
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    sys.argv[:] = [word.decode(encoding, errors) for word in _words(lib.warm_argument)]
+    sys.orig_argv[3:] = sys.argv[1:]
+    posix.environ.clear()  # which os.environ is a view of
+    for variable in _words(lib.warm_variable):
+        name, equals, value = variable.partition(b"=")
+        if equals:
+            posix.environ[name] = value
+    # The objects know nothing else of what is at their descriptor
+    out: Any = sys.stdout
+    out.reconfigure(line_buffering=posix.isatty(1))
