@@ -31,7 +31,6 @@ def save(path: str, modules: Iterable[str]) -> None:
     """
     temporary = f"{path}.{posix.getpid()}"
     try:
-        _make_folder(path.rpartition("/")[0])
         fd = posix.open(temporary, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
     except OSError:
         posix._exit(1)
@@ -62,14 +61,6 @@ def _save(fd: int) -> int:
     sources = ffi.from_buffer("".join([name + "\0" for name in names]).encode(encoding, errors))
     gc.freeze()
     return lib.warm_save(fd, sources)
-
-
-def _make_folder(path: str) -> None:
-    for folder in (path.rpartition("/")[0], path):
-        try:
-            posix.mkdir(folder, 0o700)
-        except FileExistsError:
-            pass
 
 
 def _words(get: Callable[[int], Any]) -> list[bytes]:

@@ -318,10 +318,11 @@ def test_limits_of_the_stack_and_of_memory_are_kept(made: Starts) -> None:
 # -- when it cannot be made ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("home", ["", "relative", "/proc/nowhere", "/dev/null"])
+@pytest.mark.parametrize("home", ["", "relative", "/proc/nowhere", "/dev/null", "/nonexistent/folder"])
 def test_without_a_place_for_it_nothing_is_made(starts: Starts, home: str) -> None:
-    assert not starts.is_warm(env=starts.environment | {"HOME": home})
-    assert starts.images == [] and not list(starts.folder.glob("relative*"))
+    for _ in range(2):
+        assert not starts.is_warm(env=starts.environment | {"HOME": home, "XDG_CACHE_HOME": "relative"}, cwd="/proc")
+    assert starts.images == [] and not Path("/nonexistent").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 static const char locale_names[WARM_LOCALES][10] = {"LC_ALL=", "LC_CTYPE=", "LANG="};
 
@@ -82,6 +83,24 @@ static bool image_path(char **envp, const char *script, char path[PATH_SIZE])
 		path[used++] = digits[hash >> shift & 15];
 	path[used] = 0;
 	return true;
+}
+
+/* Whether there is a folder for an image at *path*, made with the one above it when they are not there. */
+static bool has_folder(char *path)
+{
+	char *name = (char *)name_of(path) - 1, *above = name - 1;
+	bool good;
+
+	while (*above != '/')
+		above--;
+	*above = 0;
+	CALL3(SYS_mkdir, path, 0700, 0);
+	*above = '/';
+	*name = 0;
+	CALL3(SYS_mkdir, path, 0700, 0);
+	good = !CALL3(SYS_access, path, W_OK | X_OK, 0);
+	*name = '/';
+	return good;
 }
 
 static bool same_boot(const struct warm_header *image)
@@ -342,7 +361,8 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 		CALL3(SYS_exit_group, 2, 0, 0);
 	while (*auxv++)
 		;
-	if (is_usual(envp, auxv) && image_path(envp, argv[2], path) && try_image(path, argv, envp, auxv)) {
+	if (is_usual(envp, auxv) && image_path(envp, argv[2], path) && try_image(path, argv, envp, auxv) &&
+	    has_folder(path)) {
 		make_image(option, argv, envp);
 		try_image(path, argv, envp, auxv);
 	}
