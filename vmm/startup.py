@@ -86,12 +86,6 @@ def install() -> None:
         pass
 
 
-def forget() -> None:
-    """Nothing has to be kept: the modules came from elsewhere, and are up to date."""
-    global _installed
-    _installed = False
-
-
 def _entry(module: ModuleType) -> Entry | None:
     """What to keep of *module*, which was imported as usual."""
     spec = module.__spec__

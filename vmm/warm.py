@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-_SECRETIVE = ("random", "ssl", "_hashlib", "uuid")
+_SECRETIVE = ("random", "ssl")
 """Modules that draw random numbers for themselves, which must not be the same in every process."""
 
 
@@ -74,10 +74,8 @@ def _words(get: Callable[[int], Any]) -> list[bytes]:
 
 def _wake() -> None:
     """Have of this process what is not in the image."""
-    from vmm import startup
     from vmm.native import lib
 
-    startup.forget()
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     sys.argv[:] = [word.decode(encoding, errors) for word in _words(lib.warm_argument)]
     sys.orig_argv[3:] = sys.argv[1:]
