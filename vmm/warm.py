@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import posix
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SECRETIVE = ("random", "ssl")
 """Modules that draw random numbers for themselves, which must not be the same in every process."""
+_OLD = 2 * 24 * 3600
+"""Seconds; pyvmm-warm takes images of the last day."""
 
 
 def save(path: str, modules: Iterable[str]) -> None:
@@ -44,9 +47,17 @@ def save(path: str, modules: Iterable[str]) -> None:
         if result < 0:
             posix.ftruncate(fd, 0)  # which says: it cannot be made, do not try at each start
         posix.replace(temporary, path)
+        _remove_old(path.rpartition("/")[0])
     except OSError:
-        posix.unlink(temporary)
+        pass
     posix._exit(0)
+
+
+def _remove_old(folder: str) -> None:
+    """Remove images that are of no use any more: of installations that are gone, and what was left half written."""
+    for name in posix.listdir(folder):
+        if name.startswith("warm-") and time.time() - posix.stat(f"{folder}/{name}").st_mtime > _OLD:
+            posix.unlink(f"{folder}/{name}")
 
 
 def _save(fd: int) -> int:

@@ -315,6 +315,17 @@ def test_limits_of_the_stack_and_of_memory_are_kept(made: Starts) -> None:
     assert done.returncode != 0 and made.is_warm()
 
 
+def test_images_that_nobody_uses_any_more_are_removed(starts: Starts) -> None:
+    folder = starts.home / ".cache/pyvmm"
+    folder.mkdir(parents=True)
+    for name in ("warm-other-0123", "warm-script-0123.999", "kernels", "warm-recent-0123"):
+        (folder / name).write_text("")
+        os.utime(folder / name, None if "recent" in name else (1e9, 1e9))
+    assert starts.is_warm()
+    assert [path.name for path in starts.images] == ["warm-recent-0123", max(starts.images).name]
+    assert (folder / "kernels").exists()
+
+
 # -- when it cannot be made ------------------------------------------------------------------------------------------
 
 
