@@ -336,26 +336,27 @@ def build_requirements() -> list[str]:
 
 def write_command(python: str) -> None:
     """Write the programs of .venv/bin that start often: no shell, no `site`, no search, the paths known."""
-    if " " in python or len(python) > 100:  # not possible in a `#!` line
+    warm = os.path.join(ROOT, "vmm", "native", "pyvmm-warm")
+    if " " in warm + python or len(warm + python) > 250:  # not possible in a `#!` line
         return
     folder = "python{}.{}".format(*python_version(python))
     packages = os.path.join(VENV, "lib", folder, "site-packages")
     kata = os.path.join(ROOT, "examples", "kata")
-    start = "from vmm import startup\n\nstartup.install()\nfrom vmm.cli.main import main\n"
-    write_program(python, "pyvmm", [ROOT, packages, kata], start)
+    start = "import gc\n\ngc.disable()\nfrom vmm.startup import begin as main\n"
+    write_program(python, "pyvmm", [ROOT, packages, kata], start, head=f"#!{warm} {python}\n")
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", CLIENT)
-        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", first)
+        # sh reads up to the exec, and Python a string
+        head = f"#!/bin/sh\n''':'\nexec {first} {python} -IS \"$0\" -- \"$@\"\n'''\n"
+        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", head=head)
         shim = "from pyvmm_kata.shim.main import main\n"
         write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
 
 
-def write_program(python: str, name: str, paths: Sequence[str], start: str, first: str = "") -> None:
-    """Write .venv/bin/`name`, which calls `main` after the lines of `start`, unless the program `first` can do it."""
+def write_program(python: str, name: str, paths: Sequence[str], start: str, *, head: str = "") -> None:
+    """Write .venv/bin/`name`, which calls `main` after the lines of `start`; `head` is what has that run."""
     path = os.path.join(VENV, "bin", name)
-    head = f"#!{python} -IS\n"
-    if first:  # sh reads up to the exec, and Python a string
-        head = f"#!/bin/sh\n''':'\nexec {first} {python} -IS \"$0\" -- \"$@\"\n'''\n"
+    head = head or f"#!{python} -IS\n"
     with open(path + ".new", "w") as file:
         file.write(f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit(main())\n")
     os.chmod(path + ".new", 0o755)

@@ -1,4 +1,4 @@
-"""One file with the byte code of every module that ``pyvmm boot`` imports.
+"""How the program ``pyvmm`` begins, and one file with the byte code of every module that ``pyvmm boot`` imports.
 
 Finding and reading fifty modules one by one takes more instructions than running their code.  So the first start keeps
 what it has imported in ``__pycache__``, beside the files that Python itself keeps there, and later starts take it from
@@ -126,3 +126,17 @@ def keep() -> None:
             posix.unlink(temporary)
         except OSError:
             pass
+
+
+def begin() -> int:
+    """Be ``pyvmm``; returns the exit status.  ``pyvmm-warm`` asks for an image of what is imported here."""
+    if "pyvmm_warm" in sys._xoptions:
+        from vmm import warm
+        from vmm.cli.main import WARM
+
+        warm.save(str(sys._xoptions["pyvmm_warm"]), WARM)
+    else:
+        install()
+    from vmm.cli.main import main
+
+    return main()
