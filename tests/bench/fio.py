@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import boot, counters, programs
+from tests.bench import boot, counters, programs, turns
 from tests.bench.child import Child, ChildError
 from tests.bench.row import Row, absolute, compare, mean, median
 
@@ -91,7 +91,7 @@ class Vm:
             command += ["--filename=/dev/vdb", "--direct=1", "--thread", "--ioengine=io_uring", "--norandommap"]
             command += ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
         before = self.counters()
-        output = self.run(" ".join(command), len(JOBS) * seconds + 2 * PATIENCE)
+        output = self.run(" ".join(command), len(JOBS) * seconds + PATIENCE)
         after = self.counters()
         figures: dict[str, Any] = {"counted": {name: after[name] - before[name] for name in after}, "requests": 0}
         for line in output.splitlines():
@@ -135,21 +135,13 @@ def measure(spec: Spec) -> dict[str, Any]:
 
     `qemu-main` is QEMU without an iothread: is the peer the better one of the two?
     """
-    figures: dict[str, Any] = {"qemu": [], "pyvmm": [], "qemu-main": []}
-    machines: list[Vm] = []
-    try:
-        for name in figures:
-            machines.append(start(name, spec))
-            boot.say(f"{name} is up")
-        for turn in range(spec.turns):
-            for machine in machines if turn % 2 == 0 else reversed(machines):
-                run = machine.fio(spec.seconds)
-                figures[machine.name].append(run)
-                boot.say(f"{machine.name}: " + ", ".join(f"{job} {run[job]['iops']}/s" for job in JOBS))
-    finally:
-        for machine in machines:
-            machine.close()
-    return figures
+    return turns.take_turns(
+        ("qemu", "pyvmm", "qemu-main"),
+        lambda name: start(name, spec),
+        lambda machine: machine.fio(spec.seconds),
+        spec.turns,
+        lambda run: ", ".join(f"{job} {run[job]['iops']}/s" for job in JOBS),
+    )
 
 
 def _jobs(figures: dict[str, Any], peer: str = "qemu") -> list[tuple[str, str, float, float]]:
@@ -172,7 +164,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     made.append(Row("  geometric mean against QEMU without an iothread", mean(main), at_least=True))
     python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
     made.append(absolute("exits answered by Python during fio", python, must=0, aim=0))
-    return made
+    return made + turns.restart_rows(figures)
 
 
 def icount_rows(figures: dict[str, Any]) -> list[Row]:
@@ -186,4 +178,4 @@ def icount_rows(figures: dict[str, Any]) -> list[Row]:
         per = [sum(r["counted"][key] for r in figures[n]) / sum(r["requests"] for r in figures[n]) for n in figures]
         ours, theirs = (dict(zip(figures, per, strict=True))[name] for name in ("pyvmm", "qemu"))
         made.append(compare(f"  {key.replace('_', ' ')} per request", ours, theirs))
-    return made
+    return made + turns.restart_rows(figures)

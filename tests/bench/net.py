@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import boot, programs
+from tests.bench import boot, programs, turns
 from tests.bench.child import Child, ChildError
 from tests.bench.fio import AGENT, STATS, Vm
 from tests.bench.row import Row, absolute, compare, mean, median
@@ -53,7 +53,6 @@ class NetVm(Vm):
     def __init__(self, name: str, spec: Spec) -> None:
         self.network = NETWORKS[name]
         tap = f"bench-{name}"
-        make_tap(tap, self.network)
         disk = f"/bench/vda-net-{name}"
         shutil.copyfile(spec.net_disk, disk)
         cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
@@ -93,7 +92,10 @@ class NetVm(Vm):
             while done < 20 or time.monotonic() - began < seconds:
                 sock.send(_echo(done & 0xFFFF))
                 while True:
-                    answer = sock.recv(256)
+                    try:
+                        answer = sock.recv(256)
+                    except TimeoutError:
+                        raise ChildError(f"{self.name}: no answer to an echo request") from None
                     if answer[20] == 0 and answer[26:28] == struct.pack(">H", done & 0xFFFF):
                         break
                 done += 1
@@ -118,25 +120,23 @@ def _echo(sequence: int) -> bytes:
 
 def measure(spec: Spec) -> dict[str, Any]:
     """Both programs, turn by turn, so that what else the machine does hits both.  QEMU without vhost."""
-    figures: dict[str, Any] = {"qemu": [], "pyvmm": []}
-    machines: list[NetVm] = []
     with suppress(FileNotFoundError):
         os.unlink(STATS)
-    try:
-        for name in figures:
-            machines.append(NetVm(name, spec))
-            boot.say(f"{name} is up")
-        for machine in machines:  # the first answers wait for addresses
-            machine.round_trips(0)
-        for turn in range(spec.turns):
-            for machine in machines if turn % 2 == 0 else reversed(machines):
-                run = machine.measure(spec.seconds)
-                figures[machine.name].append(run)
-                boot.say(f"{machine.name}: " + ", ".join(f"{job} {run[job]:.0f}" for job in (*JOBS, ROUND_TRIP)))
-    finally:
-        for machine in machines:
-            machine.close()
-    return figures
+    for name, network in NETWORKS.items():
+        make_tap(f"bench-{name}", network)
+
+    def start(name: str) -> NetVm:
+        machine = NetVm(name, spec)
+        machine.round_trips(0)  # the first answer waits for addresses
+        return machine
+
+    return turns.take_turns(
+        ("qemu", "pyvmm"),
+        start,
+        lambda machine: machine.measure(spec.seconds),
+        spec.turns,
+        lambda run: ", ".join(f"{job} {run[job]:.0f}" for job in (*JOBS, ROUND_TRIP)),
+    )
 
 
 def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, aim: float | None = 1.3) -> list[Row]:
@@ -151,7 +151,7 @@ def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, ai
     made.append(Row("  net, geometric mean", mean(made), at_least=True))
     python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
     made.append(absolute("  exits answered by Python meanwhile", python, must=0))
-    return made
+    return made + turns.restart_rows(figures)
 
 
 def icount_rows(figures: dict[str, Any]) -> list[Row]:
