@@ -74,6 +74,9 @@ exit status:
   130  interrupted by Ctrl-C     143  ended by SIGTERM     129  by SIGHUP
   141  nobody reads the console's output any more (pyvmm boot ... | head)
 
+environment:
+  PYVMM_WARM=0  start Python anew, not from the image of a started one that is kept in ~/.cache/pyvmm for a day
+
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2
 """
