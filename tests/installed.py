@@ -23,5 +23,5 @@ def install(prefix: Path) -> Path:
     interpreter = os.path.realpath(sys.executable)
     (prefix / "bin/python3").symlink_to(interpreter)
     (prefix / "pyvenv.cfg").write_text(f"home = {os.path.dirname(interpreter)}\n")
-    shutil.copy(Path(ROOT) / "bin/pyvmm", prefix / "bin")
+    shutil.copy2(Path(ROOT) / "bin/pyvmm", prefix / "bin")
     return prefix / "bin/pyvmm"

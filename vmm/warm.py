@@ -15,6 +15,7 @@ import gc
 import posix
 import sys
 import time
+from errno import EAGAIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def save(path: str, modules: Iterable[str]) -> None:
         _wake()
         return
     try:
+        if result == -EAGAIN:
+            posix.unlink(temporary)
+            posix._exit(0)
         if result < 0:
             posix.ftruncate(fd, 0)  # which says: it cannot be made, do not try at each start
         posix.replace(temporary, path)

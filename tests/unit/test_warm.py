@@ -49,7 +49,7 @@ class Starts:
         self.home = folder / "home"
         self.home.mkdir()
         self.beside = folder / "beside.py"
-        self.beside.write_text("VALUE = 1\n")
+        self.write(self.beside, "VALUE = 1\n")
         self.script = folder / "script"
         self.environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
         self.program(TELL)
@@ -57,7 +57,12 @@ class Starts:
     def program(self, code: str, before: str = "pass") -> None:
         """What a start does; *before* is done before the image is made."""
         head = HEAD.format(folder=str(self.folder), root=str(ROOT), site=SITE, before=before)
-        self.script.write_text(head + code)
+        self.write(self.script, head + code)
+
+    def write(self, path: Path, text: str, age: float = 60) -> None:
+        """Write a file that seems to be *age* seconds old: what is quite new may have changed since it was read."""
+        path.write_text(text)
+        os.utime(path, (time.time() - age, time.time() - age))
 
     @property
     def command(self) -> list[str]:
@@ -200,9 +205,21 @@ def test_output_to_a_terminal_comes_line_by_line(made: Starts) -> None:
 
 
 def test_a_changed_module_counts_at_once(made: Starts) -> None:
-    made.beside.write_text("VALUE = 22\n")
+    made.write(made.beside, "VALUE = 22\n")
     done = made.run()
     assert done.stderr == "" and json.loads(done.stdout)["value"] == 22
+
+
+def test_no_image_has_a_module_that_just_changed(made: Starts) -> None:
+    for value in (3, 44, 555):  # of different sizes: byte code is kept by size and whole seconds
+        made.write(made.beside, f"VALUE = {value}\n", age=0)
+        for _ in range(2):
+            done = made.run()
+            assert done.stderr == "cold\n" and json.loads(done.stdout)["value"] == value
+    made.write(made.beside, "VALUE = 9\n")
+    done = made.run()
+    assert done.stderr == "" and json.loads(done.stdout)["value"] == 9
+    assert len(made.images) == 1
 
 
 def test_a_changed_script_counts_at_once(made: Starts) -> None:
@@ -355,7 +372,7 @@ def test_a_process_that_is_more_than_memory_makes_none_and_is_not_asked_again(st
 
 
 def test_a_start_that_fails_while_it_is_made_fails_as_usual(starts: Starts) -> None:
-    starts.beside.write_text("raise ValueError('broken')\n")
+    starts.write(starts.beside, "raise ValueError('broken')\n")
     for _ in range(2):
         done = starts.run()
         assert done.returncode == 1 and "broken" in done.stderr and done.stdout == ""

@@ -33,7 +33,8 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
  * Write to fd (an empty file) what pyvmm-warm needs to become this process.  sources: paths, each ended by a zero byte,
  * the last by two: the interpreter, the script, and the files that something in memory was made from; the image is good
  * for as long as none of them changes.  0, or -errno: -EBUSY when this process has more than memory (threads,
- * descriptors).  In a process that wakes up from the image it returns 1.
+ * descriptors), -EAGAIN when a file is so new that it may have changed since it was read.  In a process that wakes up
+ * from the image it returns 1.
  */
 int warm_save(int fd, const char *sources);
 /* In a process that woke up: the words of its command line from the script on, and its environment; NULL behind the last. */

@@ -21,6 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { SETTLED = 3 }; /* seconds; a start takes less */
+
 #define SKIP1 " %*s"
 #define SKIP16 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1
 #define SKIP23 SKIP16 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1
@@ -82,6 +84,7 @@ int warm_add_file(struct save *s, const char *path)
 	struct warm_header *h = &s->header;
 	struct warm_file *file = &s->files[h->nfiles];
 	struct stat status;
+	time_t age;
 	int err;
 
 	for (uint32_t i = 0; i < h->nfiles; i++)
@@ -91,6 +94,10 @@ int warm_add_file(struct save *s, const char *path)
 		return -E2BIG;
 	if (stat(path, &status) < 0)
 		return -errno;
+	/* It may have changed since it was read */
+	age = time(NULL) - status.st_mtim.tv_sec;
+	if (age >= 0 && age < SETTLED)
+		return -EAGAIN;
 	err = add_text(s, path, &file->path);
 	if (err)
 		return err;
