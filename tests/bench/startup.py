@@ -43,6 +43,7 @@ def measure(pyvmm: str, kernel: str, repeat: int) -> dict[str, Any]:
     """Both, turn by turn, `repeat` times after two that are not counted; kernels are cached below the folder given."""
     python = str(Path(pyvmm).with_name("python3"))
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(Path(pyvmm).parents[1])}
+    time.sleep(4)  # nothing is kept of files as new as this installation's
     passes, starts, phases = [], [], []
     for turn in range(repeat + 2):
         bare = python_pass(python, environment)
