@@ -19,7 +19,7 @@ from errno import EAGAIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
 _SECRETIVE = ("random", "ssl")
@@ -33,13 +33,13 @@ def save(path: str, modules: Iterable[str]) -> None:
 
     Returns in each process that starts from the image: there it goes on.
     """
+    for module in modules:
+        __import__(module)
     temporary = f"{path}.{posix.getpid()}"
     try:
         fd = posix.open(temporary, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
     except OSError:
         posix._exit(1)
-    for module in modules:
-        __import__(module)
     result = _save(fd)
     if result > 0:
         _wake()
@@ -78,12 +78,13 @@ def _save(fd: int) -> int:
     return lib.warm_save(fd, sources)
 
 
-def _words(get: Callable[[int], Any]) -> list[bytes]:
+def _words(pointers: Any) -> list[bytes]:
+    """The strings of a C array that ends with NULL."""
     from vmm.native import ffi
 
     words: list[bytes] = []
-    while (word := get(len(words))) != ffi.NULL:
-        words.append(ffi.string(word))
+    while pointers[len(words)]:
+        words.append(ffi.string(pointers[len(words)]))
     return words
 
 
@@ -92,10 +93,10 @@ def _wake() -> None:
     from vmm.native import lib
 
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-    sys.argv[:] = [word.decode(encoding, errors) for word in _words(lib.warm_argument)]
+    sys.argv[:] = [word.decode(encoding, errors) for word in _words(lib.warm_arguments())]
     sys.orig_argv[3:] = sys.argv[1:]
     posix.environ.clear()  # which os.environ is a view of
-    for variable in _words(lib.warm_variable):
+    for variable in _words(lib.warm_environment()):
         name, equals, value = variable.partition(b"=")
         if equals:
             posix.environ[name] = value

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from cffi import FFI
 
@@ -28,6 +29,8 @@ SOURCES = (
     *("warm_save.c", "warm_memory.c"),
 )
 HEADERS = ("vmm_native.h", "vmm_devices.h")
+WARM = "pyvmm-warm"
+"""What starts Python from an image of a started one."""
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = (
@@ -77,36 +80,36 @@ ffibuilder.set_source(
 )
 
 
-def build_warm(folder: str = HERE) -> None:
-    """Make *folder*/``pyvmm-warm``, which needs no C library."""
-    target = os.path.join(folder, "pyvmm-warm")
-    command = [
-        os.environ.get("CC", "cc").split()[0], "-std=gnu11", "-O2", *WARNINGS, "-fPIE", f"-I{HERE}",
-        "-ffreestanding", "-fno-stack-protector", "-fcf-protection", "-nostdlib", "-static-pie",
-        "-o", target + ".new", os.path.join(HERE, "warm_main.c"), "-Wl,-z,relro,-z,now,-z,noexecstack", "-s",
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    os.replace(target + ".new", target)
-
-
-def build_program(folder: str = HERE) -> None:
-    """Make *folder*/``pyvmm-fsd``.  Static where the C library can be had so: it starts in a millisecond, needs less
-    memory and nothing of the host's files.
-    """
-    target = os.path.join(folder, PROGRAM)
+def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False) -> bool:
+    """Compile a program, in one step and without a trace when it fails."""
     # The compiler that sysconfig names may carry flags that are for extensions
     command = [
-        os.environ.get("CC", "cc").split()[0], "-std=gnu11", *HARDENING, *WARNINGS, "-fPIE", f"-I{HERE}",
-        "-o", target + ".new", *(os.path.join(HERE, name) for name in PROGRAM_SOURCES),
-        "-pthread", "-Wl,-z,relro,-z,now,-z,noexecstack", "-s",
+        os.environ.get("CC", "cc").split()[0], "-std=gnu11", *WARNINGS, "-fPIE", f"-I{HERE}", *flags,
+        "-o", target + ".new", *(os.path.join(HERE, name) for name in sources),
+        "-Wl,-z,relro,-z,now,-z,noexecstack", "-s",
     ]  # fmt: skip
-    os.makedirs(folder, exist_ok=True)
-    if subprocess.run([*command, "-static-pie"], stderr=subprocess.DEVNULL).returncode:
-        subprocess.run([*command, "-pie"], check=True)
+    if subprocess.run(command, stderr=subprocess.DEVNULL if quiet else None).returncode:
+        return False
     os.replace(target + ".new", target)
+    return True
+
+
+def build_programs(folder: str = HERE) -> None:
+    """Make the programs in *folder*.
+
+    ``pyvmm-fsd`` is static where the C library can be had so: it starts in a millisecond, needs less memory and nothing
+    of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would need.
+    """
+    os.makedirs(folder, exist_ok=True)
+    server, hard = os.path.join(folder, PROGRAM), (*HARDENING, "-pthread")
+    static = _build(server, PROGRAM_SOURCES, *hard, "-static-pie", quiet=True)
+    if not static and not _build(server, PROGRAM_SOURCES, *hard, "-pie"):
+        raise SystemExit(f"{PROGRAM} does not compile")
+    bare = ("-O2", "-fcf-protection", "-ffreestanding", "-fno-stack-protector", "-nostdlib", "-static-pie")
+    if not _build(os.path.join(folder, WARM), ("warm_main.c",), *bare):
+        raise SystemExit(f"{WARM} does not compile")
 
 
 if __name__ == "__main__":
     ffibuilder.compile(tmpdir=ROOT, verbose="-v" in sys.argv)
-    build_program()
-    build_warm()
+    build_programs()

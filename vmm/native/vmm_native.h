@@ -37,9 +37,9 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
  * from the image it returns 1.
  */
 int warm_save(int fd, const char *sources);
-/* In a process that woke up: the words of its command line from the script on, and its environment; NULL behind the last. */
-const char *warm_argument(uint32_t index);
-const char *warm_variable(uint32_t index);
+/* In a process that woke up: the words of its command line from the script on, and its environment, with NULL behind. */
+char **warm_arguments(void);
+char **warm_environment(void);
 
 /* ---- irq.c: an interrupt towards the guest ----------------------------------------------------------------- */
 

@@ -71,11 +71,11 @@ static int add_text(struct save *s, const char *text, uint32_t *at)
 {
 	size_t size = strlen(text) + 1;
 
-	if (s->ntext + size > MAX_TEXT)
+	if (s->header.ntext + size > MAX_TEXT)
 		return -E2BIG;
-	memcpy(s->text + s->ntext, text, size);
-	*at = s->ntext;
-	s->ntext += (uint32_t)size;
+	memcpy(s->text + s->header.ntext, text, size);
+	*at = s->header.ntext;
+	s->header.ntext += (uint32_t)size;
 	return 0;
 }
 
@@ -197,7 +197,7 @@ static void note_rseq(struct warm_header *h)
 	h->rseq_size = __rseq_size < 32 ? 32 : __rseq_size;
 }
 
-static int note_signals(struct save *s)
+static void note_signals(struct save *s)
 {
 	for (int number = 1; number < NSIG; number++) {
 		struct warm_signal signal = {.number = (uint64_t)number};
@@ -206,7 +206,6 @@ static int note_signals(struct save *s)
 			continue;
 		s->signals[s->header.nsignals++] = signal;
 	}
-	return 0;
 }
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
@@ -238,7 +237,7 @@ static int write_image(struct save *s)
 		{s->files, h->nfiles * sizeof(s->files[0])},
 		{s->regions, h->nregions * sizeof(s->regions[0])},
 		{s->signals, h->nsignals * sizeof(s->signals[0])},
-		{s->text, s->ntext},
+		{s->text, s->header.ntext},
 	};
 	uint64_t at = 0;
 	int err = 0;
@@ -248,7 +247,6 @@ static int write_image(struct save *s)
 	if (at > WARM_MAX_TABLE)
 		return -E2BIG;
 	h->magic = WARM_MAGIC;
-	h->ntext = s->ntext;
 	at = h->data = (at + WARM_PAGE - 1) & -(uint64_t)WARM_PAGE;
 	for (uint32_t i = 0; i < h->nregions && !err; i++)
 		if (s->regions[i].source == WARM_IMAGE) {
@@ -275,8 +273,7 @@ static int save(struct save *s, const char *sources)
 
 		err = file < 0 ? file : 0;
 	}
-	if (!err)
-		err = note_signals(s);
+	note_signals(s);
 	if (!err)
 		err = warm_add_memory(s);
 	return err ? err : write_image(s);
@@ -296,9 +293,10 @@ int warm_save(int fd, const char *sources)
 	s->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (s->pagemap < 0)
 		err = -errno;
-	else if (warm_registers(&s->header.registers))
+	else if (warm_registers(&s->header.registers)) {
+		environ = mail.envp;
 		return 1; /* in another process: s is not there */
-	else
+	} else
 		err = save(s, sources);
 	if (s->pagemap >= 0)
 		close(s->pagemap);
@@ -306,19 +304,12 @@ int warm_save(int fd, const char *sources)
 	return err;
 }
 
-const char *warm_argument(uint32_t index)
+char **warm_arguments(void)
 {
-	for (uint32_t i = 0; i < index; i++)
-		if (!mail.argv[i])
-			return NULL;
-	return mail.argv[index];
+	return mail.argv;
 }
 
-const char *warm_variable(uint32_t index)
+char **warm_environment(void)
 {
-	environ = mail.envp;
-	for (uint32_t i = 0; i < index; i++)
-		if (!mail.envp[i])
-			return NULL;
-	return mail.envp[index];
+	return mail.envp;
 }

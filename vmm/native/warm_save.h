@@ -17,7 +17,6 @@ struct save {
 	struct warm_signal signals[MAX_SIGNALS];
 	char text[MAX_TEXT];
 	char maps[MAX_MAPS];
-	uint32_t ntext;
 	int pagemap, fd;
 };
 
