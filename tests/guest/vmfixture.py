@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import contextlib
 import re
 import time
@@ -45,18 +44,22 @@ class GuestEnded(AssertionError):
 
 
 class Guest(ConsoleGuest):
-    """A machine and its console. `console` is all that it has printed so far."""
+    """A machine and its console."""
 
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
-        self.console = ""
-        self._read_to = 0  # where in `console` the next search starts
+        self._printed = bytearray()  # which grows in place: a guest may print a megabyte in lines
+        self._read_to = 0  # where in it the next search starts
         self._commands = 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         super().__init__(config, devices)
         self.machine.start()
 
     def _take(self, data: bytes) -> None:
-        self.console += self._decoder.decode(data).replace("\r", "")
+        self._printed += data.replace(b"\r", b"")
+
+    @property
+    def console(self) -> str:
+        """All that it has printed so far, without carriage returns."""
+        return self._printed.decode(errors="replace")
 
     def _ended(self, end: EndEvent, what: str) -> Exception:
         return GuestEnded(end)
@@ -65,20 +68,26 @@ class Guest(ConsoleGuest):
         """Take what the guest has printed, without waiting."""
         self._read()
 
-    def expect(self, pattern: str, timeout: float = RUN_TIMEOUT) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = RUN_TIMEOUT) -> None:
         """Wait until the console shows `pattern` (a regular expression) after what was last found there.
 
         Raises GuestEnded when the guest ended first, TimeoutError after `timeout` seconds.
         """
-        wanted = re.compile(pattern, re.MULTILINE)
+        self._find(pattern, timeout)
+
+    def _find(self, pattern: str, timeout: float) -> tuple[int, int]:
+        """expect(); where in what was printed it begins and ends."""
+        wanted = re.compile(pattern.encode(), re.MULTILINE)
         seen = self._read_to
 
-        def look() -> re.Match[str] | None:
+        def look() -> tuple[int, int] | None:
             nonlocal seen
-            start, seen = max(self._read_to, seen - OVERLAP), len(self.console)
-            if found := wanted.search(self.console, start):
-                self._read_to = found.end()
-            return found
+            start, seen = max(self._read_to, seen - OVERLAP), len(self._printed)
+            found = wanted.search(self._printed, start)
+            if not found:
+                return None
+            self._read_to = found.end()
+            return found.span()
 
         return self._until(look, repr(pattern), timeout)
 
@@ -102,9 +111,10 @@ class Guest(ConsoleGuest):
         number = self._commands
         self.type(f"{number}\n{base64.encodebytes(command.encode()).decode()}.\n")
         deadline = time.monotonic() + timeout
-        start = self.expect(rf"~begin-{number}\n", timeout).end()
-        found = self.expect(rf"~end-{number} (\d+)\n", max(0.0, deadline - time.monotonic()))
-        return int(found[1]), self.console[start : found.start()]
+        _, start = self._find(rf"~begin-{number}\n", timeout)
+        end, after = self._find(rf"~end-{number} \d+\n", max(0.0, deadline - time.monotonic()))
+        status = int(self._printed[end:after].split()[1])
+        return status, self._printed[start:end].decode(errors="replace")
 
     def check(self, command: str, timeout: float = RUN_TIMEOUT) -> str:
         """run(), for a command that must succeed; returns its output."""
