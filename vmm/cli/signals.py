@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NUMBERS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1}
 _NAMES = {number: name for name, number in NUMBERS.items()}
+_SETTLED = 2.0
+"""Seconds in which nothing happens after which a machine is taken for started."""
 
 
 class Signals:
@@ -46,12 +48,20 @@ class Signals:
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         deadline = None if timeout is None else time.monotonic() + timeout
+        settled = False
         while machine.end is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
+            if not settled:
+                left = _SETTLED if left is None else min(left, _SETTLED)
             if poll.poll(None if left is None else left * 1000):
                 posix.read(self._reader, 64)
+            elif not settled:
+                from vmm.cli.settle import unmap_programs
+
+                unmap_programs()
+                settled = True
         forget()
 
     def _wake(self, _event: object) -> None:
