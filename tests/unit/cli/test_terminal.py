@@ -189,6 +189,10 @@ for line in commands:
     elif line == "state\\n":
         pid, status = os.waitpid(job, os.WUNTRACED | os.WNOHANG)
         print("running" if not pid else "stopped" if os.WIFSTOPPED(status) else "gone", file=replies, flush=True)
+    elif line == "end\\n":
+        os.killpg(job, signal.SIGKILL)
+        os.waitpid(job, 0)
+        print("ended", file=replies, flush=True)
 """
 
 
@@ -216,6 +220,7 @@ class Shell:
         return self._replies.readline().strip()
 
     def close(self) -> None:
+        assert self.ask("end") == "ended"  # in the background it would outlive its terminal
         self._commands.close()
         self._replies.close()
 
