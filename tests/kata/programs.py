@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from image import agent
-from tests.native.programs import FLAGS, SANITIZERS, compiler
+from tests.native.programs import FLAGS, SANITIZERS, needed_compiler
 
 HERE = Path(__file__).resolve().parent
 SRC = HERE / "src"
@@ -18,9 +18,7 @@ PARSER = ("call.c", "json.c", "log.c", "loop.c", "oci.c", "oci_linux.c", "rpc.c"
 
 
 def _program(name: str, sanitizer: str, parts: list[Path], places: tuple[str, ...] = PLACES) -> Path:
-    cc = compiler(sanitizer)
-    if cc is None:
-        raise FileNotFoundError(f"no compiler for {sanitizer} programs: install gcc, and clang for fuzzers")
+    cc = needed_compiler(sanitizer)
     digest = hashlib.sha256(" ".join([cc, *FLAGS, *SANITIZERS[sanitizer], *places]).encode())
     for path in [SRC / f"{name}.c", *agent.inputs()]:
         digest.update(path.read_bytes())

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -42,14 +42,21 @@ def compiler(sanitizer: str) -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
-    """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
+def needed_compiler(sanitizer: str) -> str:
+    """The same; FileNotFoundError when there is none."""
     cc = compiler(sanitizer)
     if cc is None:
         raise FileNotFoundError(f"no compiler for {sanitizer} programs: install gcc, and clang for fuzzers")
-    own = [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))]
-    sources = [*own, *(SRC / part for part in extra), *(NATIVE / part for part in PARTS)]
-    command = [cc, *FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", *map(str, sources), "-luring", "-lpthread"]
+    return cc
+
+
+def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
+    """The directory with an object file of each of *sources*, for the programs that share them: the *name*.
+
+    :raises CalledProcessError: it does not compile
+    """
+    options = [*FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", f"-I{SRC}"]
+    command = [needed_compiler(sanitizer), *options, "-c", *map(str, sources)]
     digest = hashlib.sha256(" ".join(command).encode())
     for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.glob("*.h"))]:
         digest.update(path.read_bytes())
@@ -57,9 +64,26 @@ def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.
     if not target.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         for old in BUILD.glob(f"{name}-{sanitizer}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        new = target.with_suffix(f".{os.getpid()}")
+        new.mkdir()
+        subprocess.run(command, check=True, cwd=new)
+        new.rename(target)
+    return target
+
+
+def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
+    """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
+    shared = objects(sanitizer, [*(SRC / part for part in extra), *(NATIVE / part for part in PARTS)], "parts")
+    own = objects(sanitizer, [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))], name)
+    target = own / f"with-{shared.name}"
+    if not target.exists():
+        for old in own.glob("with-*"):
             old.unlink(missing_ok=True)
         new = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", str(new)], check=True)
+        parts = [str(path) for folder in (own, shared) for path in sorted(folder.glob("*.o"))]
+        command = [needed_compiler(sanitizer), *SANITIZERS[sanitizer], *parts, "-luring", "-lpthread", "-o", str(new)]
+        subprocess.run(command, check=True)
         new.rename(target)
     return target
 
