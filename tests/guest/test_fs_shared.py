@@ -103,9 +103,11 @@ guest.type('''1
 %s
 .
 ''')
+written = 0
 while True:
     guest.drain()
-    sys.stdout.write(guest.console); guest.console = ""; sys.stdout.flush()
+    console = guest.console
+    sys.stdout.write(console[written:]); written = len(console); sys.stdout.flush()
     import time; time.sleep(0.02)
 """
 
