@@ -73,7 +73,9 @@ def test_stdin(daemon: Containerd) -> None:
 
 def test_terminal(daemon: Containerd) -> None:
     ctr = ["ctr", "-a", daemon.address, "run", "--rm", "-t", "--runtime", RUNTIME, IMAGE, "t1"]
-    program = ["sh", "-c", "tty; stty size; exit 5"]
+    # ctr tells the size once the program runs
+    size = 'for i in $(seq 300); do s=$(stty size 2>/dev/null); [ "$s" ] && break; sleep 0.1; done; echo $s'
+    program = ["sh", "-c", f"tty; {size}; exit 5"]
     with_terminal = f"stty rows 33 cols 77; exec {shlex.join([*ctr, *program])}"
     done = subprocess.run(["script", "-qec", with_terminal, "/dev/null"], capture_output=True, text=True, timeout=180)
     assert done.returncode == 5, done.stdout + daemon.log()
