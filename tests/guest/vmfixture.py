@@ -22,7 +22,7 @@ from vmm import (
     VsockConfig,
 )
 from vmm.config import parse_size
-from vmm.testing.console import OVERLAP, ConsoleGuest
+from vmm.testing.console import ConsoleGuest
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs/profile
 # What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
@@ -47,14 +47,12 @@ class Guest(ConsoleGuest):
     """A machine and its console."""
 
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
-        self._printed = bytearray()  # which grows in place: a guest may print a megabyte in lines
-        self._read_to = 0  # where in it the next search starts
         self._commands = 0
         super().__init__(config, devices)
         self.machine.start()
 
     def _take(self, data: bytes) -> None:
-        self._printed += data.replace(b"\r", b"")
+        super()._take(data.replace(b"\r", b""))
 
     @property
     def console(self) -> str:
@@ -73,23 +71,7 @@ class Guest(ConsoleGuest):
 
         Raises GuestEnded when the guest ended first, TimeoutError after `timeout` seconds.
         """
-        self._find(pattern, timeout)
-
-    def _find(self, pattern: str, timeout: float) -> tuple[int, int]:
-        """expect(); where in what was printed it begins and ends."""
-        wanted = re.compile(pattern.encode(), re.MULTILINE)
-        seen = self._read_to
-
-        def look() -> tuple[int, int] | None:
-            nonlocal seen
-            start, seen = max(self._read_to, seen - OVERLAP), len(self._printed)
-            found = wanted.search(self._printed, start)
-            if not found:
-                return None
-            self._read_to = found.end()
-            return found.span()
-
-        return self._until(look, repr(pattern), timeout)
+        self._find(pattern.encode(), repr(pattern), timeout)
 
     def type(self, text: bytes | str, timeout: float = RUN_TIMEOUT) -> None:
         """Send `text` as typed on the console. Raises TimeoutError when the guest does not take it."""
@@ -111,8 +93,9 @@ class Guest(ConsoleGuest):
         number = self._commands
         self.type(f"{number}\n{base64.encodebytes(command.encode()).decode()}.\n")
         deadline = time.monotonic() + timeout
-        _, start = self._find(rf"~begin-{number}\n", timeout)
-        end, after = self._find(rf"~end-{number} \d+\n", max(0.0, deadline - time.monotonic()))
+        _, start = self._find(rb"~begin-%d\n" % number, f"the beginning of {command!r}", timeout)
+        left = max(0.0, deadline - time.monotonic())
+        end, after = self._find(rb"~end-%d \d+\n" % number, f"the end of {command!r}", left)
         status = int(self._printed[end:after].split()[1])
         return status, self._printed[start:end].decode(errors="replace")
 

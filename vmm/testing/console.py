@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import time
 
@@ -11,18 +12,13 @@ from vmm.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from vmm.config import MachineConfig
     from vmm.life import EndEvent
     from vmm.virtio.device import VirtioDevice
 
-    Found = TypeVar("Found")
-
 PATIENCE = 60.0
 """Seconds that everything here waits unless told otherwise."""
-OVERLAP = 1 << 16
+_OVERLAP = 1 << 16
 """What is looked for is not longer than this: so much of what was looked through is looked through again, and no more,
 or a guest that prints much would be searched in the square of it."""
 
@@ -38,6 +34,8 @@ class ConsoleGuest:
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
         from vmm.record import replace
 
+        self._printed = bytearray()  # which grows in place: a guest may print a megabyte in lines
+        self._found_to = 0
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -50,7 +48,7 @@ class ConsoleGuest:
 
     def _take(self, data: bytes) -> None:
         """The guest has printed *data*."""
-        raise NotImplementedError
+        self._printed += data
 
     def _ended(self, end: EndEvent, what: str) -> Exception:
         """For a guest that ended before it printed *what*."""
@@ -67,20 +65,24 @@ class ConsoleGuest:
                 return
             self._take(data)
 
-    def _until(self, look: Callable[[], Found | None], what: str, timeout: float) -> Found:
-        """Read until *look* finds something in what was printed.
+    def _find(self, pattern: bytes, what: str, timeout: float) -> tuple[int, int]:
+        """Read until *pattern*, a regular expression, is in what was printed behind what was found last; its span.
 
-        :raises TimeoutError: it did not in time
+        :raises TimeoutError: it has not in time
         """
+        wanted = re.compile(pattern, re.MULTILINE)
+        seen = self._found_to
         deadline = time.monotonic() + timeout
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         while True:
             end = self.machine.wait(0)  # asked before the last look at what it printed
             self._read()
-            found = look()
-            if found is not None:
-                return found
+            found = wanted.search(self._printed, max(self._found_to, seen - _OVERLAP))
+            if found:
+                self._found_to = found.end()
+                return found.span()
+            seen = len(self._printed)
             if end is not None:
                 raise self._ended(end, what)
             if time.monotonic() > deadline:

@@ -6,7 +6,7 @@ import re
 
 from vmm.config import BootConfig, MachineConfig
 from vmm.errors import GuestError
-from vmm.testing.console import OVERLAP, PATIENCE, ConsoleGuest
+from vmm.testing.console import PATIENCE, ConsoleGuest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ class TestGuest(ConsoleGuest):
     __test__ = False  # no test class, whatever its name
 
     def __init__(self, boot: BootConfig, *, devices: tuple[VirtioDevice, ...] = (), **options: Any) -> None:
-        self._printed = bytearray()
-        self._found_to = 0
         super().__init__(MachineConfig(boot, **options), devices)
-
-    def _take(self, data: bytes) -> None:
-        self._printed += data
 
     def _ended(self, end: EndEvent, what: str) -> Exception:
         return GuestError(f"the guest ended ({end.kind}) before it printed {what}", code="guest-ended")
@@ -46,17 +41,8 @@ class TestGuest(ConsoleGuest):
         :raises GuestError: the guest ended before
         :raises TimeoutError: it has not printed it in time
         """
-        wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.MULTILINE)
-        seen = self._found_to
-
-        def look() -> re.Match[bytes] | None:
-            nonlocal seen
-            start, seen = max(self._found_to, seen - OVERLAP), len(self._printed)
-            if not wanted.search(self._printed, start):
-                return None
-            found = wanted.search(bytes(self._printed), start)  # a match of what does not change any more
-            assert found is not None
-            self._found_to = found.end()
-            return found
-
-        return self._until(look, repr(pattern), timeout)
+        raw = pattern.encode() if isinstance(pattern, str) else pattern
+        start, _ = self._find(raw, repr(pattern), timeout)
+        found = re.compile(raw, re.MULTILINE).search(bytes(self._printed), start)  # of what does not change any more
+        assert found is not None
+        return found
