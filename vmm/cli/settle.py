@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import array
 import ctypes
+import mmap
 import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MADV_DONTNEED = 4  # <asm-generic/mman-common.h>
-_PAGE = 4096
 # An entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst in Linux)
 _PRESENT, _SWAPPED, _OF_A_FILE = 1 << 63, 1 << 62, 1 << 61
 
@@ -37,7 +36,7 @@ def unmap_programs() -> None:
     madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
     del lines
     for start, size in found:
-        madvise(start, size, _MADV_DONTNEED)
+        madvise(start, size, mmap.MADV_DONTNEED)
 
 
 def _read_only(lines: Iterator[bytes]) -> Iterator[tuple[int, int]]:
@@ -52,5 +51,5 @@ def _read_only(lines: Iterator[bytes]) -> Iterator[tuple[int, int]]:
 
 def _changed(pagemap: int, start: int, size: int) -> bool:
     """Whether a page there is no longer the file's: by relocations, or by a debugger."""
-    entries = array.array("Q", posix.pread(pagemap, size // _PAGE * 8, start // _PAGE * 8))
+    entries = array.array("Q", posix.pread(pagemap, size // mmap.PAGESIZE * 8, start // mmap.PAGESIZE * 8))
     return any(entry & (_PRESENT | _SWAPPED) and not entry & _OF_A_FILE for entry in entries)

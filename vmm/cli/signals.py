@@ -53,11 +53,12 @@ class Signals:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
-            if not settled:
-                left = _SETTLED if left is None else min(left, _SETTLED)
+            settles = not settled and (left is None or left > _SETTLED)
+            if settles:
+                left = _SETTLED
             if poll.poll(None if left is None else left * 1000):
                 posix.read(self._reader, 64)
-            elif not settled:
+            elif settles:
                 from vmm.cli.settle import unmap_programs
 
                 unmap_programs()
