@@ -18,8 +18,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 FORMATS = ("split", "packed")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip guest tests, with the way to run them, where no guest can run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip long tests unless they are asked for, and guest tests, with the way to run them, where no guest can run."""
+    for item in items if "long" not in config.option.markexpr else ():
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="long: `make test-long`"))
     reason = why_unusable()
     if reason is None:
         return

@@ -1,6 +1,6 @@
 """`make test`: every test; those that need KVM run in the lab where this machine has no usable one.
 
-usage: python -m tools.run_tests [--native | --guest] [PYTEST ARGUMENT]...
+usage: python -m tools.run_tests [--native | --guest | --long] [PYTEST ARGUMENT]...
 
 Two runs of pytest, and after them a summary line of both in pytest's own form. The exit status is 0 when all tests that
 were selected passed.
@@ -134,14 +134,15 @@ def summary(counts: dict[str, int], seconds: float) -> str:
 def main(arguments: list[str]) -> int:
     """Run what `arguments` select; returns the exit status."""
     start = time.monotonic()
-    only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"]) else ""
+    only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"], ["--long"]) else ""
     runs = []
     recipes = start_recipes() if not only else None
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
     if only != "--guest":
-        runs.append(run_pytest("tests", ["-m", "not guest", *arguments], needs_kvm=False))
-    if only != "--native":
+        which = "long and not guest" if only == "--long" else "not guest"
+        runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False))
+    if only not in ("--native", "--long"):
         with step("guest kernel, root disk and programs"):
             guest.publish()
             if recipes is not None:

@@ -67,10 +67,24 @@ def read_json(path: str) -> Json:
         raise ConfigError(f"{path}: {error.strerror}", code="oci-bundle", hint=hint) from error
     if len(content) > MAX_CONFIG:
         raise ConfigError(f"{path}: longer than {MAX_CONFIG >> 20} MiB", code="oci-bundle")
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, source: str, code: str = "oci-bundle") -> Json:
+    """The JSON object that a user gives.
+
+    :param source: where it is from, for the error
+    :raises ConfigError: it is something else
+    """
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}", code="oci-bundle") from error
+        raise ConfigError(f"{source}: not JSON: {error}", code=code) from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: not a JSON object", code="oci-bundle")
+        raise ConfigError(f"{source}: not a JSON object", code=code)
     return value
+
+
+def _no_constant(name: str) -> None:
+    """What Python takes for a number, and JSON does not."""
+    raise ValueError(f"{name} is no value")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.errors import AgentError, ConfigError
 from pyvmm_kata.process import ExitStatus, Process
-from pyvmm_kata.spec import check_process, to_message
+from pyvmm_kata.spec import check_process, check_resources, to_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ class Container:
         """
         with self._lock:
             try:
-                check_process(process, f"exec {exec_id}")
+                check_process(process, source=f"exec {exec_id}")
                 self._expect("exec in", RUNNING)
                 if exec_id in self._execs or exec_id == self.id:
                     raise ConfigError(f"container {self.id} has a process {exec_id} already", code="exec-exists")
@@ -137,7 +137,9 @@ class Container:
         """Change limits.
 
         :param resources: ``linux.resources`` of a config.json; what it does not name stays
+        :raises ConfigError: *resources* makes no sense
         """
+        check_resources(resources, "update")
         self._agent.update_container(self.id, to_message("LinuxResources", resources))
 
     def pause(self) -> None:

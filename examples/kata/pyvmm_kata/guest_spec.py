@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -34,13 +33,13 @@ def place(bundle: Bundle, container_id: str, shared: SharedDirectory, root: str 
     :raises ConfigError: a volume cannot be given to a guest
     :raises HostError: something cannot be bound
     """
-    spec = copy.deepcopy(bundle.spec)
+    spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
         _place_mount(mount, index, bundle, container_id, shared) for index, mount in enumerate(spec.get("mounts") or ())
     ]
     spec.pop("hooks", None)  # they are the host's, and are run there
-    linux = spec.setdefault("linux", {})
+    linux = spec["linux"] = {**spec.get("linux", {})}
     linux["namespaces"] = [
         {"type": entry["type"]}
         for entry in linux.get("namespaces") or ()
@@ -53,7 +52,7 @@ def place(bundle: Bundle, container_id: str, shared: SharedDirectory, root: str 
     for label in ("apparmorProfile", "selinuxLabel"):
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = [_check_device(device, i) for i, device in enumerate(linux.get("devices") or ())]
-    resources = linux.setdefault("resources", {})
+    resources = linux["resources"] = {**linux.get("resources", {})}
     resources.pop("blockIO", None)  # by numbers of the host's devices
     resources["devices"] = [_device_rule(rule) for rule in resources.get("devices") or ()]
     return spec
@@ -74,7 +73,7 @@ def kernel_parameters(spec: Json) -> str:
         if not key.startswith(_SANDBOX_SYSCTLS):
             continue
         if not isinstance(value, str) or not (key + value).isprintable() or '"' in key + value or " " in key:
-            raise bad(f"linux.sysctl[{key!r}]", f"{value!r} cannot be said to a kernel")
+            raise bad(f"linux.sysctl[{key!r:.60}]", f"{value!r:.60} cannot be said to a kernel")
         words.append(f'sysctl.{key}="{value}"')
     return " ".join(words)
 
@@ -90,7 +89,7 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
                 f"it can mount {', '.join(_IN_GUEST)}, and bind what the host has",
             )
         return mount
-    source = os.path.join(bundle.path, mount.get("source") or "")
+    source = os.path.join(bundle.path, mount.get("source", ""))
     try:
         mode = os.stat(source).st_mode
     except OSError as error:
@@ -105,7 +104,7 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
     if _is_kernel_file(source):
         # The host's own kernel is what the wall is there for: the guest shows its own
         return {**mount, "source": source, "type": "bind"}
-    name = f"{container_id}/{index}-{os.path.basename(mount['destination'].rstrip('/')) or 'root'}"
+    name = f"{container_id}/{index}-{os.path.basename(mount['destination'].rstrip('/'))[:60] or 'root'}"
     guest = shared.bind(source, name, recursive="bind" not in options, read_only="ro" in options or "rro" in options)
     return {**mount, "type": "bind", "source": guest, "options": options}
 

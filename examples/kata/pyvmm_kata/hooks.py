@@ -10,6 +10,8 @@ from pyvmm_kata.spec import Json, bad
 
 HOST_KINDS = ("prestart", "createRuntime", "poststart", "poststop")
 TIMEOUT_S = 120
+MAX_TIMEOUT_S = 1_000_000
+"""poll(2) takes no more than 24 days."""
 
 
 def check(spec: Json) -> None:
@@ -37,7 +39,7 @@ def run(hooks: Json, kind: str, state: Json) -> None:
     for hook in hooks[kind]:
         command = [hook["path"], *(hook.get("args") or [hook["path"]])[1:]]
         environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
-        timeout = hook.get("timeout") or TIMEOUT_S
+        timeout = min(hook.get("timeout", TIMEOUT_S), MAX_TIMEOUT_S)
         try:
             done = subprocess.run(
                 command, input=json.dumps(state).encode(), env=environment, capture_output=True, timeout=timeout

@@ -1,29 +1,33 @@
 """config.json: checked, and turned into the message that goes to the guest.
 
-The reference is the OCI runtime specification 1.2 (config.md, config-linux.md).  What is checked here is what we rely
-on, and what users get wrong; crun checks the rest in the guest.
+The reference is the OCI runtime specification 1.2 (config.md, config-linux.md).  The kinds of all its fields are
+checked here, and of their values what we rely on; crun checks the rest in the guest.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyvmm_kata import proto
+from pyvmm_kata import proto, schema
 from pyvmm_kata.encoding import MESSAGE
 from pyvmm_kata.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 Json = dict[str, Any]
+_LONGEST = 1000
+"""Characters of an error: what is quoted may be a path of any length."""
 _NAMES = {"ociversion": "version"}
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}\Z")
 
 
-def bad(where: str, problem: str, hint: str = "") -> ConfigError:
+def bad(where: str, problem: str, hint: str = "", source: str = "config.json") -> ConfigError:
     """The error for a field of config.json, named as its path: ``process.args``."""
-    return ConfigError(f"config.json: {where}: {problem}", code="oci-config", hint=hint)
+    text = f"{source}: {where}: {problem}" if where else f"{source}: {problem}"
+    if not text.isprintable():  # what it quotes may have line feeds, or half of a surrogate pair
+        text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+    return ConfigError(text, code="oci-config", hint=hint)
 
 
 def check_id(text: str, what: str = "container") -> str:
@@ -40,104 +44,54 @@ def check_id(text: str, what: str = "container") -> str:
     return text
 
 
-def get(value: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str, default: Any = None) -> Any:
-    """A field of the kind that it has to be; *default* when it is not there or null.
+def check_fields(value: Any, node: Any, where: str, source: str = "config.json") -> None:
+    """Hold *value* against a node of :mod:`pyvmm_kata.schema`, and take out of it what is null or unknown.
 
-    :raises ConfigError: it is of another kind
-    """
-    found = value.get(key)
-    if found is None:
-        return default
-    if not isinstance(found, kind) or (isinstance(found, bool) and kind is int):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(_WORDS[one] for one in kinds)
-        raise bad(f"{where}.{key}".lstrip("."), f"{_WORDS.get(type(found), 'a value')} where {wanted} is wanted")
-    return found
-
-
-_WORDS = {str: "a string", int: "a number", bool: "true or false", list: "a list", dict: "an object", float: "a number"}
-
-
-def strings(value: Mapping[str, Any], key: str, where: str) -> list[str]:
-    """A list of strings, empty when it is not there.
-
+    :param source: where *value* is from, for the error
     :raises ConfigError: it is something else
     """
-    found: list[Any] = get(value, key, list, where, [])
-    for index, text in enumerate(found):
-        if not isinstance(text, str) or "\0" in text:
-            raise bad(f"{where}.{key}[{index}]".lstrip("."), "not a string without a zero byte")
-    return found
+    try:
+        schema.check(value, node, where)
+    except schema.Wrong as error:
+        raise bad(error.where, str(error), source=source) from None
 
 
-def objects(value: Mapping[str, Any], key: str, where: str) -> list[Json]:
-    """A list of objects, empty when it is not there.
-
-    :raises ConfigError: it is something else
-    """
-    found: list[Any] = get(value, key, list, where, [])
-    for index, entry in enumerate(found):
-        if not isinstance(entry, dict):
-            raise bad(f"{where}.{key}[{index}]".lstrip("."), "not an object")
-    return found
-
-
-def check_process(process: Any, where: str = "process") -> None:
+def check_process(process: Any, where: str = "process", source: str = "config.json") -> None:
     """
     :raises ConfigError: it is no process that could be run
     """
-    if not isinstance(process, dict):
-        raise bad(where, "not an object")
-    if not strings(process, "args", where) or not process["args"][0]:
-        raise bad(f"{where}.args", "names no program", 'for example "args": ["sh"]')
-    if not get(process, "cwd", str, where, "").startswith("/"):
-        raise bad(f"{where}.cwd", "not an absolute path", 'for example "cwd": "/"')
-    strings(process, "env", where)
-    user = get(process, "user", dict, where, {})
-    for key in ("uid", "gid"):
-        if not 0 <= get(user, key, int, f"{where}.user", 0) < 1 << 32:
-            raise bad(f"{where}.user.{key}", "not 0 to 4294967295")
+    check_fields(process, schema.PROCESS, where, source)
+    if not process["args"] or not process["args"][0]:
+        raise bad(f"{where}.args", "names no program", 'for example "args": ["sh"]', source)
+    if not process["cwd"].startswith("/"):
+        raise bad(f"{where}.cwd", "not an absolute path", 'for example "cwd": "/"', source)
+
+
+def check_resources(resources: Any, source: str) -> None:
+    """
+    :raises ConfigError: it is not ``linux.resources`` of a config.json
+    """
+    check_fields(resources, schema.RESOURCES, "linux.resources", source)
 
 
 def check_spec(spec: Any) -> None:
     """
     :raises ConfigError: something is missing or of the wrong kind
     """
-    if not isinstance(spec, dict):
-        raise ConfigError("config.json is no JSON object", code="oci-config")
-    version = get(spec, "ociVersion", str, "", "")
+    check_fields(spec, schema.CONFIG, "")
+    version = spec["ociVersion"]
     if not re.match(r"1\.\d+(\.\d+)?", version):
-        raise bad("ociVersion", f"{version!r} is not 1.x.y", "OCI runtime specification 1.0 to 1.2")
-    check_process(spec.get("process"))
-    root = get(spec, "root", dict, "", None)
-    if root is None or not get(root, "path", str, "root", ""):
-        raise bad("root.path", "is missing", "a folder with the container's files; umoci or `docker export` make one")
-    for index, mount in enumerate(objects(spec, "mounts", "")):
-        where = f"mounts[{index}]"
-        if not get(mount, "destination", str, where, ""):
-            raise bad(f"{where}.destination", "is missing")
-        get(mount, "type", str, where)
-        get(mount, "source", str, where)
-        strings(mount, "options", where)
-    annotations = get(spec, "annotations", dict, "", {})
-    for key, value in annotations.items():
-        if not isinstance(value, str):
-            raise bad(f"annotations[{key!r}]", "not a string")
-    linux = get(spec, "linux", dict, "", {})
-    for index, namespace in enumerate(objects(linux, "namespaces", "linux")):
-        get(namespace, "type", str, f"linux.namespaces[{index}]")
-        get(namespace, "path", str, f"linux.namespaces[{index}]")
-    for kind, entries in get(spec, "hooks", dict, "", {}).items():
-        for index, hook in enumerate(objects({kind: entries}, kind, "hooks")):
-            where = f"hooks.{kind}[{index}]"
-            if not get(hook, "path", str, where, "").startswith("/"):
-                raise bad(f"{where}.path", "not an absolute path")
-            strings(hook, "args", where)
-            strings(hook, "env", where)
-            get(hook, "timeout", int, where)
-    resources = get(linux, "resources", dict, "linux", {})
-    for key in ("memory", "cpu", "pids"):
-        get(resources, key, dict, "linux.resources")
+        raise bad("ociVersion", f"{version!r:.60} is not 1.x.y", "OCI runtime specification 1.0 to 1.2")
+    check_process(spec["process"])
+    if not spec["root"]["path"]:
+        raise bad("root.path", "is empty", "a folder with the container's files; umoci or `docker export` make one")
+    for index, mount in enumerate(spec.get("mounts", ())):
+        if not mount["destination"]:
+            raise bad(f"mounts[{index}].destination", "is empty")
+    for kind, entries in spec.get("hooks", {}).items():
+        for index, hook in enumerate(entries):
+            if not hook["path"].startswith("/"):
+                raise bad(f"hooks.{kind}[{index}].path", "not an absolute path")
 
 
 def namespace(spec: Json, kind: str) -> Json | None:
@@ -175,7 +129,7 @@ def _fill(message: Any, value: Json, where: str) -> None:
         try:
             _set(message, field, item, path)
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise bad(path, f"{item!r} does not fit: {error}") from error
+            raise bad(path, f"{item!r:.60} does not fit: {error}") from error
 
 
 def _set(message: Any, field: Any, item: Any, path: str) -> None:

@@ -65,7 +65,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     process = read_json(options["process"]) if options["process"] else _process(known["process"], options, rest[1:])
     if options["tty"]:
         process["terminal"] = True
-    check_process(process)
+    check_process(process, source=options["process"] or "exec")
     if options["console-socket"] and not process.get("terminal"):
         raise ConfigError("exec: --console-socket needs a terminal", code="oci-console", hint="--tty")
     if not options["detach"]:

@@ -5,15 +5,15 @@ A limit cannot make the machine itself larger: memory above what it was made wit
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.bundle import read_json
+from pyvmm_kata.bundle import parse_json, read_json
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import VALUE, one_id, parse
+from pyvmm_kata.spec import check_resources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
         resources = read_json(options["resources"])
     else:
         resources = _from_options(options)
+    check_resources(resources, "update" if options["resources"] in ("", "-") else options["resources"])
     if state.read(folder)["status"] == "stopped":
         raise ConfigError("container not running", code="container-state")
     control.call(folder, "update", resources=resources)
@@ -58,13 +59,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def _read_stdin() -> dict[str, Any]:
-    try:
-        value = json.loads(sys.stdin.buffer.read(1 << 20))
-    except ValueError as error:
-        raise ConfigError(f"update: standard input is no JSON: {error}", code="oci-usage") from error
-    if not isinstance(value, dict):
-        raise ConfigError("update: standard input is no JSON object", code="oci-usage")
-    return value
+    return parse_json(sys.stdin.buffer.read(1 << 20), "update: standard input", "oci-usage")
 
 
 def _from_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import proto
+from pyvmm_kata.bundle import parse_json
 from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, ConfigError, VmmError
 from pyvmm_kata.shim.metrics import metrics
 from pyvmm_kata.shim.pod import set_time
@@ -207,13 +207,7 @@ def _stdio(request: Message) -> StdioPaths:
 
 def _json(packed: Message, field: str) -> dict[str, Any]:
     """The JSON object in a google.protobuf.Any, which is how containerd sends what OCI defines."""
-    try:
-        value = json.loads(packed.value)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{field}: {packed.type_url or 'nothing'}, not JSON: {error}", code="oci-config") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{field}: not a JSON object", code="oci-config")
-    return value
+    return parse_json(packed.value, f"{field}: {packed.type_url or 'nothing'}", "oci-config")
 
 
 def _empty() -> Message:
