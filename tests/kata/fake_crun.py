@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 options = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
 command, name = (word for word in sys.argv[1:] if not word.startswith("--"))
+file_name = name[:200]
 
 
 def launch(process: dict[str, Any], wait_for: str = "") -> None:
@@ -33,24 +34,24 @@ def refuse(words: str) -> NoReturn:
 
 
 if command == "create":
-    shutil.copy(os.path.join(options["bundle"], "config.json"), name + ".json")
-    with open(name + ".json") as file:
+    shutil.copy(os.path.join(options["bundle"], "config.json"), file_name + ".json")
+    with open(file_name + ".json") as file:
         config = json.load(file)
     if not os.path.isdir(config["root"]["path"]):
         refuse("no root " + config["root"]["path"])
     os.makedirs("cgroup/" + name)
     with open("cgroup/" + name + "/memory.events", "w") as file:
         file.write("oom 0\noom_kill 0\n")
-    os.mkfifo(name + ".fifo")
-    launch(config["process"], name + ".fifo")
+    os.mkfifo(file_name + ".fifo")
+    launch(config["process"], file_name + ".fifo")
 elif command == "start":
-    with open(name + ".fifo", "w"):
+    with open(file_name + ".fifo", "w"):
         pass
 elif command == "exec":
     with open(options["process"]) as file:
         launch(json.load(file))
 elif command == "update":
-    shutil.copy(options["resources"], name + ".resources.json")
+    shutil.copy(options["resources"], file_name + ".resources.json")
 elif command == "delete":
     shutil.rmtree("cgroup/" + name)
-    os.unlink(name + ".fifo")
+    os.unlink(file_name + ".fifo")

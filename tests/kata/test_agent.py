@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import proto
+from pyvmm_kata.spec import check_id
 from pyvmm_kata.ttrpc import Client, RpcError
 from tests.kata.programs import agent_here
 from tests.native.programs import compiler
@@ -247,6 +248,18 @@ def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_d
     }
     pod.call("StartContainer", container_id="c1")
     assert pod.wait("c1") == 0
+
+
+def test_ids_are_those_that_the_host_takes(pod: Agent) -> None:
+    """What spec.py lets through is not refused after the machine's boot, and the agent trusts nobody."""
+    for name in ("a" * 255, "_", "...", "+a", ".a", "a-b_c.d+e"):
+        assert check_id(name) == name
+        pod.run(name, "true")
+        assert pod.wait(name) == 0
+        pod.call("RemoveContainer", container_id=name)
+    for name in ("a" * 256, "", ".", "..", "-a", "a/b", "a b", "a\n", "\u00e9"):
+        with pytest.raises(RpcError, match="container_id"):
+            pod.create(name, "true")
 
 
 def test_what_crun_says_is_what_the_host_reads(pod: Agent) -> None:

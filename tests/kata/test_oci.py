@@ -160,7 +160,7 @@ def test_statistics_processes_and_limits(runtime: Runtime) -> None:
     assert json.loads(runtime.check("ps", "--format", "json", "c1")) == [1, 7]
     runtime.check("update", "--memory", "64M", "c1")
     runtime.check("update", "--resources", "-", "c1", input='{"pids": {"limit": 9}}')
-    assert "no JSON" in runtime.run("update", "--resources", "-", "c1", input="{").stderr
+    assert "not JSON" in runtime.run("update", "--resources", "-", "c1", input="{").stderr
     assert "nothing to change" in runtime.run("update", "c1").stderr
 
 

@@ -84,10 +84,15 @@ def test_null_is_nothing_and_names_have_any_case() -> None:
     assert (spec["annotations"], spec["domainname"]) == ({}, "x")
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "a b", "é", "a" * 256, "a\n"])
+@pytest.mark.parametrize("text", ["", ".", "..", "-a", "a/b", "a b", "é", "a" * 256, "a\n"])
 def test_ids_are_names_of_files(text: str) -> None:
     with pytest.raises(ConfigError):
         check_id(text)
+
+
+@pytest.mark.parametrize("text", ["a", "a" * 255, "_", "...", "+a", ".a", "a-b_c.d+e"])
+def test_ids_that_are_as_good_as_any(text: str) -> None:
+    assert check_id(text) == text
 
 
 @pytest.mark.parametrize(

@@ -47,15 +47,13 @@ bool id_is_valid(const char *id)
 {
 	size_t length = 0;
 
-	if (!id || !isalnum((unsigned char)id[0]))
+	if (!id || id[0] == '-' || !strcmp(id, ".") || !strcmp(id, ".."))
 		return false;
 	for (; id[length]; length++) {
-		unsigned char c = id[length];
-
-		if (length >= 128 || (!isalnum(c) && c != '_' && c != '.' && c != '-'))
+		if (length >= NAME_MAX || (!isalnum((unsigned char)id[length]) && !strchr("_+.-", id[length])))
 			return false;
 	}
-	return true;
+	return length;
 }
 
 bool path_is_valid(const char *path)

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _LONGEST = 1000
 """Characters of an error: what is quoted may be a path of any length."""
 _NAMES = {"ociversion": "version"}
-_ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}\Z")
+_ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}\Z")
 
 
 def bad(where: str, problem: str, hint: str = "", source: str = "config.json") -> ConfigError:
@@ -31,15 +31,15 @@ def bad(where: str, problem: str, hint: str = "", source: str = "config.json") -
 
 
 def check_id(text: str, what: str = "container") -> str:
-    """The id of a container or an exec.
+    """The id of a container or an exec: what runc takes, and the agent (``id_is_valid()``).
 
     :raises ConfigError: it could be something else as a file's name
     """
     if not _ID.match(text) or text in (".", ".."):
         raise ConfigError(
-            f"{text!r} is not the id of a {what}",
+            f"{text!r:.80} is not the id of a {what}",
             code="container-id",
-            hint="1 to 255 letters, digits, and any of _ + . -",
+            hint="1 to 255 letters, digits, and any of _ + . -, which is not the first",
         )
     return text
 
