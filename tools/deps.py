@@ -59,6 +59,8 @@ NEEDS = (
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
     Need("guest", "stress-ng", "stress-ng", "stresses file systems in a guest"),
+    Need("check", "mkfs.xfs", "xfsprogs", "makes file systems for the tests of shares"),
+    Need("check", "mkfs.btrfs", "btrfs-progs", "makes file systems for the tests of shares"),
     Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),

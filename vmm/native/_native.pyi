@@ -129,6 +129,7 @@ class _Lib:
     FS_ACL: Final[int]
     FS_NO_HANDLES: Final[int]
     FS_NO_LOCKS: Final[int]
+    FS_NO_MARKS: Final[int]
     FS_CACHE_NONE: Final[int]
     FS_CACHE_AUTO: Final[int]
     FS_CACHE_ALWAYS: Final[int]

@@ -19,7 +19,7 @@ SOURCES = (
     *("mem.c", "irq.c", "bus.c", "pci.c", "vcpu.c", "uart.c", "uart_out.c", "uart_host.c"),
     *("iov.c", "ring.c", "ring_split.c", "ring_packed.c", "ring_packed_log.c", "ring_adopt.c", "worker.c"),
     *("blk.c", "blk_queue.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
-    *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_path.c"),
+    *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_same.c", "fs_path.c"),
     *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
     *("fs_dir.c", "fs_xattr.c", "fs_lock.c", "fs_dax.c"),
     *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_stash.c", "vsock_host.c", "vsock_out.c"),

@@ -162,9 +162,14 @@ void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count);
 int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name, uint64_t hint, struct fuse_entry_out *out);
 /* The same for a file that is open already; it stays open. name may be NULL: it has none. */
 int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd, struct fuse_entry_out *out);
-/* Where nodes are found by name only: name in dir will go, or has come there. */
-void fs_node_leaving(struct fs *fs, const struct fs_ref *dir, const char *name);
-void fs_node_moved(struct fs *fs, const struct fs_ref *dir, const char *name);
+/*
+ * Where nodes are found by name only, to follow the names. fs_node_named: the node that the guest has for name in dir, to be
+ * put; false: none, or it needs no name. Before a name goes: keep what it stands for. Afterwards: it has another, or none.
+ */
+bool fs_node_named(struct fs *fs, const struct fs_ref *dir, const char *name, struct fs_ref *ref);
+void fs_node_keep(struct fs *fs, struct fs_ref *ref, const struct fs_ref *dir, const char *name);
+void fs_node_moved(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name);
+void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name);
 
 /* May the files of its domain be opened? */
 bool fs_node_closed(struct fs *fs, const struct fs_ref *ref);
@@ -175,7 +180,9 @@ bool fs_node_closed(struct fs *fs, const struct fs_ref *ref);
 struct fs_domain {
 	uint64_t mnt_id;
 	uint32_t major, minor;
-	int mount_fd;           /* -1: no file handles here */
+	int mount_fd;           /* -1: nothing is opened by file handle here */
+	int mark;               /* flags that name_to_handle_at() gives a mark with, which one file only has; -1: it does not */
+	bool renumbers;         /* a file may get another number, or device, while it exists (overlayfs, FUSE) */
 	bool closed;            /* its files are not opened: they are about this process */
 };
 
@@ -198,7 +205,8 @@ int fs_open_beneath(int dir, const char *name, uint64_t flags);
 int fs_reopen(const struct fs *fs, int fd, int flags);
 /* Of name in fd, or of fd itself when name is empty. */
 int fs_statx(int fd, const char *name, struct statx *st);
-int fs_handle_of(int fd, struct fs_file_handle *h);
+/* Of name in fd, or of fd itself when name is empty; flags as of name_to_handle_at(). */
+int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h);
 int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags);
 void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st);
 

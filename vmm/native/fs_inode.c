@@ -5,7 +5,7 @@
  * An id is an index and a generation, never a pointer; what does not fit is ESTALE. A node has a descriptor only while it
  * was used lately: the least recently used one is closed when there are more than max_fds, after its file handle was taken;
  * from that it is opened again. Where there are no file handles, a node remembers the directory and the name that it was
- * last found by instead, and what is found there must be the same file.
+ * last found by instead, and what is found there must be the same file (fs_same.c).
  *
  * One lock for everything; no system call that may wait for a disk is made under it, except for closing.
  */
@@ -22,7 +22,7 @@ uint64_t node_id(const struct fs_nodes *t, uint32_t index)
 	return index == ROOT ? FUSE_ROOT_ID : (uint64_t)t->node[index].gen << 32 | index;
 }
 
-static uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino)
+uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino)
 {
 	uint64_t h = (ino ^ (uint64_t)domain << 48) * 0x9e3779b97f4a7c15u;
 
@@ -52,20 +52,81 @@ void node_unhash(struct fs_nodes *t, uint32_t index)
 	n->hashed = false;
 }
 
+static uint32_t *name_bucket(const struct fs_nodes *t, uint32_t parent, const char *name)
+{
+	uint64_t h = parent;
+
+	for (; *name; name++)
+		h = (h ^ (uint8_t)*name) * 0x100000001b3u;
+	h *= 0x9e3779b97f4a7c15u;
+	return &t->names[(h >> 32) & (t->nbuckets - 1)];
+}
+
+static void name_add(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *b = name_bucket(t, n->parent, n->name);
+
+	n->name_next = *b;
+	*b = index;
+}
+
+static void name_remove(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *at;
+
+	for (at = name_bucket(t, n->parent, n->name); *at != index; at = &t->node[*at].name_next)
+		;
+	*at = n->name_next;
+	free(n->name);
+	n->name = NULL;
+}
+
+uint32_t node_named(const struct fs_nodes *t, uint32_t parent, const char *name)
+{
+	uint32_t index = *name_bucket(t, parent, name);
+
+	while (index && (t->node[index].parent != parent || strcmp(t->node[index].name, name)))
+		index = t->node[index].name_next;
+	return index;
+}
+
+void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t ino)
+{
+	struct node *n = &t->node[index];
+
+	if (n->hashed && n->domain == domain && n->ino == ino)
+		return;
+	node_unhash(t, index);
+	n->domain = (uint16_t)domain;
+	n->ino = ino;
+	hash_add(t, index);
+}
+
 /* Twice as many buckets. When there is no memory for that, chains get longer. */
 static void hash_grow(struct fs_nodes *t)
 {
 	uint32_t count = t->nbuckets * 2;
 	uint32_t *bucket = calloc(count, sizeof(*bucket));
+	uint32_t *names = calloc(count, sizeof(*names));
 
-	if (!bucket)
+	if (!bucket || !names) {
+		free(bucket);
+		free(names);
 		return;
+	}
 	free(t->bucket);
+	free(t->names);
 	t->bucket = bucket;
+	t->names = names;
 	t->nbuckets = count;
-	for (uint32_t i = ROOT; i < t->top; i++)
+	for (uint32_t i = ROOT; i < t->top; i++) {
 		if (t->node[i].hashed)
 			hash_add(t, i);
+		if (t->node[i].name)
+			name_add(t, i);
+	}
 }
 
 /* A circle; its head is node 0, which is nobody's. */
@@ -133,14 +194,15 @@ void node_pin(struct fs_nodes *t, uint32_t index)
 	t->pinned++;
 }
 
-/* Can it be opened again once it is closed? */
+/* Can it be opened again once it is closed, and known for what it is? */
 static bool node_prepare_close(struct fs_nodes *t, struct node *n)
 {
+	const struct fs_domain *d = &t->domain[n->domain];
 	struct fs_file_handle h;
 
-	if (t->domain[n->domain].mount_fd < 0)
-		return n->name;
-	return n->handle_len || (!fs_handle_of(n->fd, &h) && !node_keep(n, &h));
+	if (d->mount_fd < 0 && !n->name)
+		return false;
+	return d->mark < 0 || n->handle_len || (!fs_handle_at(n->fd, "", d->mark, &h) && !node_keep(n, &h));
 }
 
 static void node_evict(struct fs_nodes *t)
@@ -152,10 +214,16 @@ static void node_evict(struct fs_nodes *t)
 		uint32_t before = n->lru_prev;
 
 		if (!n->users) {
-			if (!node_prepare_close(t, n))
+			bool again = node_prepare_close(t, n);
+
+			if (!again)
 				node_pin(t, index);
-			if (n->linked)
+			if (n->linked) {
 				node_close(t, index);
+				/* Never again: its number may be another file's by then. */
+				if (!again)
+					node_unhash(t, index);
+			}
 		}
 		index = before;
 	}
@@ -185,7 +253,8 @@ void node_free(struct fs_nodes *t, uint32_t index)
 		node_close(t, index);
 		if (n->handle_len > FS_HANDLE_INLINE)
 			free(n->long_handle);
-		free(n->name);
+		if (n->name)
+			name_remove(t, index);
 		*n = (struct node){ .gen = n->gen + 1, .fd = -1, .hash_next = t->free };
 		t->free = index;
 		t->count--;
@@ -199,6 +268,7 @@ void node_free(struct fs_nodes *t, uint32_t index)
 void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const char *name)
 {
 	struct node *n = &t->node[index];
+	uint32_t holder;
 	char *copy;
 
 	if (index == ROOT || index == parent || (n->parent == parent && n->name && !strcmp(n->name, name)))
@@ -206,19 +276,27 @@ void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const ch
 	copy = strdup(name);
 	if (!copy)
 		return;
-	free(n->name);
-	n->name = copy;
-	if (n->parent == parent)
-		return;
 	t->node[parent].kids++;
-	if (n->parent) {
-		uint32_t old = n->parent;
-
-		n->parent = parent;
-		t->node[old].kids--;
-		node_free(t, old);
-	}
+	holder = node_named(t, parent, name);
+	if (holder)
+		node_drop_name(t, holder);
+	node_drop_name(t, index);
+	n->name = copy;
 	n->parent = parent;
+	name_add(t, index);
+}
+
+void node_drop_name(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t parent = n->parent;
+
+	if (!n->name)
+		return;
+	name_remove(t, index);
+	n->parent = 0;
+	t->node[parent].kids--;
+	node_free(t, parent);
 }
 
 int node_domain(const struct fs_nodes *t, const struct statx *st)
@@ -254,36 +332,6 @@ int node_domain_add(struct fs *fs, int fd, const struct statx *st)
 	return i;
 }
 
-static int64_t statx_btime(const struct statx *st)
-{
-	return st->stx_mask & STATX_BTIME ? st->stx_btime.tv_sec * 1000000000 + st->stx_btime.tv_nsec : 0;
-}
-
-bool node_is(const struct node *n, const struct statx *st)
-{
-	int64_t btime = statx_btime(st);
-
-	return n->ino == st->stx_ino && n->type == (st->stx_mode & S_IFMT) && (!btime || !n->btime || btime == n->btime);
-}
-
-uint32_t node_find(struct fs_nodes *t, uint32_t domain, const struct statx *st)
-{
-	uint32_t index;
-
-	for (index = *node_bucket(t, domain, st->stx_ino); index; index = t->node[index].hash_next) {
-		struct node *n = &t->node[index];
-
-		if (n->domain != domain || n->ino != st->stx_ino)
-			continue;
-		if (node_is(n, st))
-			return index;
-		/* That file is gone, its number belongs to another. */
-		node_unhash(t, index);
-		return 0;
-	}
-	return 0;
-}
-
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -315,7 +363,6 @@ uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
 		.fd = -1,
 		.used = true,
 		.ino = st->stx_ino,
-		.btime = statx_btime(st),
 		.domain = (uint16_t)domain,
 		.type = st->stx_mode & S_IFMT,
 	};

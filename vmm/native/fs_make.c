@@ -127,13 +127,21 @@ int fs_op_mkdir(struct fs_req *r)
 
 static int fs_remove(struct fs_req *r, int flags)
 {
-	struct fs_ref dir;
+	struct fs_ref dir, gone;
 	int err = fs_node_get(r->fs, r->in.nodeid, &dir);
+	bool known;
 
 	if (err)
 		return err;
-	fs_node_leaving(r->fs, &dir, r->name[0]);
+	known = fs_node_named(r->fs, &dir, r->name[0], &gone);
+	if (known)
+		fs_node_keep(r->fs, &gone, &dir, r->name[0]);
 	err = unlinkat(dir.fd, r->name[0], flags) < 0 ? -errno : 0;
+	if (known) {
+		if (!err)
+			fs_node_unnamed(r->fs, &gone, &dir, r->name[0]);
+		fs_node_put(r->fs, &gone);
+	}
 	fs_node_put(r->fs, &dir);
 	return err;
 }
@@ -146,6 +154,34 @@ int fs_op_unlink(struct fs_req *r)
 int fs_op_rmdir(struct fs_req *r)
 {
 	return fs_remove(r, AT_REMOVEDIR);
+}
+
+/* The directories are in use. */
+static int rename_between(struct fs_req *r, const struct fs_ref *from, const struct fs_ref *to, uint32_t flags)
+{
+	struct fs_ref moved, other;
+	bool known, known_other;
+	int err;
+
+	known = fs_node_named(r->fs, from, r->name[0], &moved);
+	known_other = !(flags & RENAME_NOREPLACE) && fs_node_named(r->fs, to, r->name[1], &other);
+	if (known_other && !(flags & RENAME_EXCHANGE))
+		fs_node_keep(r->fs, &other, to, r->name[1]);
+	err = renameat2(from->fd, r->name[0], to->fd, r->name[1], flags) < 0 ? -errno : 0;
+	/* Two links of one file: nothing has happened. */
+	if (!err && !(known && known_other && moved.index == other.index)) {
+		if (known_other)
+			fs_node_unnamed(r->fs, &other, to, r->name[1]);
+		if (known)
+			fs_node_moved(r->fs, &moved, to, r->name[1]);
+		if (known_other && flags & RENAME_EXCHANGE)
+			fs_node_moved(r->fs, &other, from, r->name[0]);
+	}
+	if (known_other)
+		fs_node_put(r->fs, &other);
+	if (known)
+		fs_node_put(r->fs, &moved);
+	return err;
 }
 
 static int fs_rename(struct fs_req *r, uint64_t newdir, uint32_t flags)
@@ -163,13 +199,7 @@ static int fs_rename(struct fs_req *r, uint64_t newdir, uint32_t flags)
 		fs_node_put(r->fs, &from);
 		return err;
 	}
-	if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
-		fs_node_leaving(r->fs, &to, r->name[1]);
-	err = renameat2(from.fd, r->name[0], to.fd, r->name[1], flags) < 0 ? -errno : 0;
-	if (!err)
-		fs_node_moved(r->fs, &to, r->name[1]);
-	if (!err && flags & RENAME_EXCHANGE)
-		fs_node_moved(r->fs, &from, r->name[0]);
+	err = rename_between(r, &from, &to, flags);
 	fs_node_put(r->fs, &to);
 	fs_node_put(r->fs, &from);
 	return err;

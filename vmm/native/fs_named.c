@@ -5,52 +5,68 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* The node that a name stands for, 0 if there is none; only where nodes are found by name. Under the lock. */
-static uint32_t node_named(struct fs_nodes *t, const struct fs_ref *dir, const char *name, struct statx *st)
+bool fs_node_named(struct fs *fs, const struct fs_ref *dir, const char *name, struct fs_ref *ref)
 {
-	int domain;
+	struct look l = { .dir = dir, .name = name, .fd = -1 };
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+	int err;
 
-	if (t->domain[dir->domain].mount_fd >= 0 || fs_statx(dir->fd, name, st))
-		return 0;
-	domain = node_domain(t, st);
-	return domain < 0 || t->domain[domain].mount_fd >= 0 ? 0 : node_find(t, (uint32_t)domain, st);
+	if (t->domain[dir->domain].mount_fd >= 0)
+		return false;
+	index = look_named(fs, &l, &err);
+	if (index && t->domain[l.domain].mount_fd >= 0)
+		index = 0;
+	if (index && l.fd >= 0 && t->node[index].fd < 0) {
+		node_set_fd(t, index, l.fd);
+		l.fd = -1;
+	}
+	if (index)
+		node_use(t, index, ref);
+	pthread_mutex_unlock(&t->lock);
+	if (l.fd >= 0)
+		close(l.fd);
+	return index;
 }
 
 /* Without its name it cannot be opened again, but the guest may have it open, or under another name. */
-void fs_node_leaving(struct fs *fs, const struct fs_ref *dir, const char *name)
+void fs_node_keep(struct fs *fs, struct fs_ref *ref, const struct fs_ref *dir, const char *name)
 {
 	struct fs_nodes *t = fs->nodes;
-	struct statx st;
-	uint32_t index;
-	int fd;
+	struct look l = { .dir = dir, .name = name };
 
-	if (t->domain[dir->domain].mount_fd >= 0)
-		return;
+	int domain = -1;
+
+	l.fd = ref->fd < 0 ? fs_open_beneath(dir->fd, name, O_PATH) : -1;
+	if (l.fd >= 0 && !fs_statx(l.fd, "", &l.st))
+		domain = node_domain_of(fs, l.fd, &l.st);
+	l.domain = (uint32_t)domain;
 	pthread_mutex_lock(&t->lock);
-	index = node_named(t, dir, name, &st);
-	if (index && t->node[index].fd < 0) {
-		fd = fs_open_beneath(dir->fd, name, O_PATH);
-		if (fd >= 0 && !fs_statx(fd, "", &st) && node_is(&t->node[index], &st))
-			node_set_fd(t, index, fd);
-		else if (fd >= 0)
-			close(fd);
+	if (domain >= 0 && t->node[ref->index].fd < 0 && look_is(t, ref->index, &l)) {
+		node_set_fd(t, ref->index, l.fd);
+		l.fd = -1;
 	}
-	if (index && t->node[index].fd >= 0)
-		node_pin(t, index);
+	if (t->node[ref->index].fd >= 0)
+		node_pin(t, ref->index);
 	pthread_mutex_unlock(&t->lock);
+	if (l.fd >= 0)
+		close(l.fd);
 }
 
-void fs_node_moved(struct fs *fs, const struct fs_ref *dir, const char *name)
+void fs_node_moved(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name)
+{
+	pthread_mutex_lock(&fs->nodes->lock);
+	node_set_name(fs->nodes, ref->index, dir->index, name);
+	pthread_mutex_unlock(&fs->nodes->lock);
+}
+
+void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name)
 {
 	struct fs_nodes *t = fs->nodes;
-	struct statx st;
-	uint32_t index;
 
-	if (t->domain[dir->domain].mount_fd >= 0)
-		return;
 	pthread_mutex_lock(&t->lock);
-	index = node_named(t, dir, name, &st);
-	if (index)
-		node_set_name(t, index, dir->index, name);
+	/* Only if it is not known by another link of it. */
+	if (node_named(t, dir->index, name) == ref->index)
+		node_drop_name(t, ref->index);
 	pthread_mutex_unlock(&t->lock);
 }

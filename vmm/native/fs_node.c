@@ -25,6 +25,7 @@ int fs_nodes_init(struct fs *fs)
 	t->max = (fs->config.max_nodes ? fs->config.max_nodes : DEFAULT_NODES) + ROOT + 1;
 	t->nbuckets = NODE_BUCKETS;
 	t->bucket = calloc(t->nbuckets, sizeof(*t->bucket));
+	t->names = calloc(t->nbuckets, sizeof(*t->names));
 	/* Where the host does not overcommit, address space is memory: then fewer. */
 	for (;; t->max /= 2) {
 		t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
@@ -34,7 +35,7 @@ int fs_nodes_init(struct fs *fs)
 	}
 	if (t->node == MAP_FAILED)
 		t->node = NULL;
-	if (!t->node || !t->bucket)
+	if (!t->node || !t->bucket || !t->names)
 		return -ENOMEM;
 	t->top = ROOT;
 	err = fs_statx(fs->root_fd, "", &st);
@@ -57,7 +58,7 @@ void fs_nodes_free(struct fs *fs)
 
 	if (!t)
 		return;
-	if (t->node && t->bucket)
+	if (t->node && t->bucket && t->names)
 		fs_nodes_reset(fs);
 	for (uint32_t i = 0; i < t->ndomains; i++)
 		if (t->domain[i].mount_fd >= 0)
@@ -65,6 +66,7 @@ void fs_nodes_free(struct fs *fs)
 	if (t->node)
 		munmap(t->node, t->max * sizeof(*t->node));
 	free(t->bucket);
+	free(t->names);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -75,10 +77,13 @@ void fs_nodes_reset(struct fs *fs)
 	struct fs_nodes *t = fs->nodes;
 
 	pthread_mutex_lock(&t->lock);
+	/* Directories that the host has moved into each other keep each other: first the names. */
 	for (uint32_t i = ROOT + 1; i < t->top; i++) {
 		t->node[i].nlookup = 0;
-		node_free(t, i);
+		node_drop_name(t, i);
 	}
+	for (uint32_t i = ROOT + 1; i < t->top; i++)
+		node_free(t, i);
 	pthread_mutex_unlock(&t->lock);
 }
 
@@ -89,7 +94,7 @@ bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
 
 	pthread_mutex_lock(&t->lock);
 	index = node_of(t, id);
-	if (index && !t->node[index].handle_len)
+	if (index && (!t->node[index].handle_len || t->domain[t->node[index].domain].mount_fd < 0))
 		index = 0;
 	if (index)
 		*attr = (struct fuse_attr){ .ino = t->node[index].ino, .mode = t->node[index].type };
@@ -132,132 +137,102 @@ static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct 
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;
 }
 
-/* The guest knows it already, if it does: count that. Returns its id or 0. */
-static uint64_t node_again(struct fs *fs, const struct fs_ref *dir, const char *name, const struct statx *st, bool *submount)
-{
-	struct fs_nodes *t = fs->nodes;
-	uint32_t index = 0;
-	uint64_t id = 0;
-	int domain;
-
-	pthread_mutex_lock(&t->lock);
-	domain = node_domain(t, st);
-	if (domain >= 0)
-		index = node_find(t, (uint32_t)domain, st);
-	if (index) {
-		t->node[index].nlookup++;
-		id = node_id(t, index);
-		*submount = domain != dir->domain;
-		if (name && t->domain[domain].mount_fd < 0)
-			node_set_name(t, index, dir->index, name);
-	}
-	pthread_mutex_unlock(&t->lock);
-	return id;
-}
-
-static int node_domain_of(struct fs *fs, int fd, const struct statx *st)
-{
-	int domain;
-
-	pthread_mutex_lock(&fs->nodes->lock);
-	domain = node_domain(fs->nodes, st);
-	pthread_mutex_unlock(&fs->nodes->lock);
-	return domain >= 0 ? domain : node_domain_add(fs, fd, st);
-}
-
 /*
- * A file that the guest does not know yet, and that fd (O_PATH, taken over) stands for; or fd is -1 and h says where the
- * file is. Returns its id; 0: too many, or no memory.
+ * The guest gets to know the file, or knows it already: count that. path (O_PATH, taken over) stands for it, or is -1 and the
+ * mark of the look is a handle that is kept. Returns its id; 0: too many, or no memory. Under the lock.
  */
-static uint64_t node_new(struct fs *fs, uint32_t domain, const struct fs_ref *dir, const char *name, int fd,
-			 const struct fs_file_handle *h, const struct statx *st)
+static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *path)
 {
 	struct fs_nodes *t = fs->nodes;
-	uint32_t index;
-	uint64_t id = 0;
+	struct node *n;
 
-	pthread_mutex_lock(&t->lock);
-	/* Another thread may have been faster. */
-	index = node_find(t, domain, st);
 	if (!index)
-		index = node_add(fs, domain, st);
-	if (index) {
-		struct node *n = &t->node[index];
-
-		id = node_id(t, index);
-		n->nlookup++;
-		if (name && t->domain[domain].mount_fd < 0)
-			node_set_name(t, index, dir->index, name);
-		if (fd >= 0 && n->fd < 0) {
-			node_set_fd(t, index, fd);
-			fd = -1;
-		}
-		if (h && node_keep(n, h)) {
-			n->nlookup--;
-			node_free(t, index);
-			id = 0;
-		}
+		index = node_add(fs, l->domain, &l->st);
+	if (!index)
+		return 0;
+	n = &t->node[index];
+	n->nlookup++;
+	if (t->domain[l->domain].mount_fd < 0 && l->name)
+		node_set_name(t, index, l->dir->index, l->name);
+	if (n->fd >= 0)
+		return node_id(t, index);
+	if (*path >= 0) {
+		node_set_fd(t, index, *path);
+		*path = -1;
+	} else if (!n->handle_len && l->marked && node_keep(n, &l->mark)) {
+		n->nlookup--;
+		node_free(t, index);
+		return 0;
 	}
-	pthread_mutex_unlock(&t->lock);
-	if (fd >= 0)
-		close(fd);
-	return id;
+	return node_id(t, index);
 }
 
 int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name, uint64_t hint, struct fuse_entry_out *out)
 {
-	struct fs *fs = r->fs;
-	bool submount = false;
-	struct statx st;
+	struct look l = { .dir = dir, .name = name, .fd = -1 };
+	struct fs_nodes *t = r->fs->nodes;
+	uint32_t index = 0;
+	int err = 0, domain;
 	uint64_t id = 0;
-	int fd, err, domain;
 
-	if (!hint || node_known(fs, dir->domain, hint)) {
-		err = fs_statx(dir->fd, name, &st);
-		if (err)
-			return err;
-		id = node_again(fs, dir, name, &st, &submount);
+	if (!hint || node_known(r->fs, dir->domain, hint)) {
+		index = look_named(r->fs, &l, &err);
+		if (index)
+			id = node_enter(r->fs, &l, index, &l.fd);
+		pthread_mutex_unlock(&t->lock);
 	}
-	if (!id) {
-		fd = fs_open_beneath(dir->fd, name, O_PATH);
-		if (fd < 0)
-			return fd;
-		err = fs_statx(fd, "", &st);
-		domain = err ? err : node_domain_of(fs, fd, &st);
-		if (domain < 0) {
-			close(fd);
-			return domain;
-		}
-		submount = domain != dir->domain;
-		id = node_new(fs, (uint32_t)domain, dir, name, fd, NULL, &st);
+	if (!err && !index && l.fd < 0) {
+		l.fd = fs_open_beneath(dir->fd, name, O_PATH);
+		err = l.fd < 0 ? l.fd : fs_statx(l.fd, "", &l.st);
 	}
+	if (!err && !index) {
+		l.marked = false;
+		domain = node_domain_of(r->fs, l.fd, &l.st);
+		l.domain = (uint32_t)domain;
+		err = domain < 0 ? domain : 0;
+	}
+	if (!err && !index) {
+		pthread_mutex_lock(&t->lock);
+		/* Another thread may have been faster. */
+		id = node_enter(r->fs, &l, look_find(t, &l), &l.fd);
+		pthread_mutex_unlock(&t->lock);
+	}
+	if (l.fd >= 0)
+		close(l.fd);
+	if (err)
+		return err;
 	if (!id)
 		return -ENFILE;
-	node_answer(fs, id, submount, &st, out);
+	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
 	return 0;
 }
 
 int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd, struct fuse_entry_out *out)
 {
-	struct fs *fs = r->fs;
-	struct fs_file_handle h;
-	struct statx st;
+	struct look l = { .dir = dir, .name = name, .fd = fd, .made = true };
+	struct fs_nodes *t = r->fs->nodes;
 	int domain, path = -1;
 	uint64_t id;
 
-	domain = fs_statx(fd, "", &st);
+	domain = fs_statx(fd, "", &l.st);
 	if (!domain)
-		domain = node_domain_of(fs, fd, &st);
+		domain = node_domain_of(r->fs, fd, &l.st);
 	if (domain < 0)
 		return domain;
-	if (fs->nodes->domain[domain].mount_fd < 0 || fs_handle_of(fd, &h)) {
-		path = fs_reopen(fs, fd, O_PATH);
+	l.domain = (uint32_t)domain;
+	l.marked = t->domain[domain].mount_fd >= 0 && !fs_handle_at(fd, "", 0, &l.mark);
+	if (!l.marked) {
+		path = fs_reopen(r->fs, fd, O_PATH);
 		if (path < 0)
 			return path;
 	}
-	id = node_new(fs, (uint32_t)domain, dir, name, path, path < 0 ? &h : NULL, &st);
+	pthread_mutex_lock(&t->lock);
+	id = node_enter(r->fs, &l, look_find(t, &l), &path);
+	pthread_mutex_unlock(&t->lock);
+	if (path >= 0)
+		close(path);
 	if (!id)
 		return -ENFILE;
-	node_answer(fs, id, domain != dir->domain, &st, out);
+	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
 	return 0;
 }

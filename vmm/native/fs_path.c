@@ -18,6 +18,13 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#ifndef AT_HANDLE_FID
+#define AT_HANDLE_FID 0x200
+#endif
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546
+#endif
+
 _Static_assert(sizeof(((struct fs_file_handle *)0)->bytes) == MAX_HANDLE_SZ, "a handle fits");
 
 struct fs_fd_name fs_fd_name(int fd)
@@ -62,7 +69,7 @@ int fs_statx(int fd, const char *name, struct statx *st)
 	return statx(fd, name, flags, FS_STATX_MASK, st) < 0 ? -errno : 0;
 }
 
-int fs_handle_of(int fd, struct fs_file_handle *h)
+int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h)
 {
 	union {
 		struct file_handle fh;
@@ -71,7 +78,7 @@ int fs_handle_of(int fd, struct fs_file_handle *h)
 	int mnt;
 
 	u.fh.handle_bytes = MAX_HANDLE_SZ;
-	if (name_to_handle_at(fd, "", &u.fh, &mnt, AT_EMPTY_PATH) < 0)
+	if (name_to_handle_at(fd, name, &u.fh, &mnt, flags | (*name ? 0 : AT_EMPTY_PATH)) < 0)
 		return -errno;
 	h->len = u.fh.handle_bytes;
 	h->type = u.fh.handle_type;
@@ -94,9 +101,22 @@ int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+/* The flags that get a mark of fd, or -1. A handle is one; other file systems have one too, from Linux 6.6 on. */
+static int domain_mark(const struct fs *fs, int fd, const struct statfs *sfs)
+{
+	struct fs_file_handle h;
+
+	/* FUSE makes handles of numbers that last until its server is told to forget them. */
+	if (fs->config.flags & FS_NO_MARKS || sfs->f_type == FUSE_SUPER_MAGIC)
+		return -1;
+	if (!fs_handle_at(fd, "", 0, &h))
+		return 0;
+	return fs_handle_at(fd, "", AT_HANDLE_FID, &h) ? -1 : AT_HANDLE_FID;
+}
+
 /*
- * Find out whether files of this domain can be opened by handle. It takes CAP_DAC_READ_SEARCH and a file system that knows
- * how; overlayfs, for one, mostly does not.
+ * Find out how files of this domain are told from each other, and whether they can be opened by handle: that takes
+ * CAP_DAC_READ_SEARCH and a file system that knows how. On overlayfs it is an option that nobody sets.
  */
 void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
 {
@@ -109,13 +129,22 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 		.major = st->stx_dev_major,
 		.minor = st->stx_dev_minor,
 		.mount_fd = -1,
+		.mark = -1,
 	};
+	if (fstatfs(fd, &sfs) < 0) {
+		d->closed = true;
+		return;
+	}
 	/*
 	 * A share of the whole host has a procfs below it. For a server in this process, /proc/self/mem there would be the
 	 * memory of the VMM; kcore is the host's in any case.
 	 */
-	d->closed = fstatfs(fd, &sfs) < 0 || sfs.f_type == PROC_SUPER_MAGIC;
-	if (fs->config.flags & FS_NO_HANDLES || !S_ISDIR(st->stx_mode) || fs_handle_of(fd, &h))
+	d->closed = sfs.f_type == PROC_SUPER_MAGIC;
+	d->renumbers = sfs.f_type == OVERLAYFS_SUPER_MAGIC || sfs.f_type == FUSE_SUPER_MAGIC;
+	d->mark = domain_mark(fs, fd, &sfs);
+	if (fs->config.flags & (FS_NO_HANDLES | FS_NO_MARKS) || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)
+		return;
+	if (fs_handle_at(fd, "", 0, &h))
 		return;
 	/* A descriptor made with O_PATH does not do. */
 	d->mount_fd = fs_reopen(fs, fd, O_RDONLY | O_DIRECTORY);

@@ -7,8 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Under the lock. */
-static void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
+void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
 {
 	struct node *n = &t->node[index];
 
@@ -24,21 +23,30 @@ static void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
 static int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth);
 
 /* Open a node by the directory and the name that it was found by. */
-static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *name, const struct node *n, uint32_t depth)
+static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *name, uint32_t index, uint32_t depth)
 {
-	struct statx st;
-	int fd, err;
+	struct look l = { .dir = parent, .name = name, .fd = -1 };
+	struct fs_nodes *t = fs->nodes;
+	int domain, err;
+	bool same;
 
 	err = parent->fd >= 0 ? 0 : depth ? node_hold(fs, parent, depth - 1) : -ELOOP;
 	if (!err) {
-		fd = fs_open_beneath(parent->fd, name, O_PATH);
-		err = fd < 0 ? fd : fs_statx(fd, "", &st);
-		if (!err && node_is(n, &st))
-			return fd;
-		if (fd >= 0)
-			close(fd);
+		l.fd = fs_open_beneath(parent->fd, name, O_PATH);
+		err = l.fd < 0 ? l.fd : fs_statx(l.fd, "", &l.st);
 	}
-	return !err || err == -ENOENT || err == -ENOTDIR ? -ESTALE : err;
+	domain = err ? err : node_domain_of(fs, l.fd, &l.st);
+	if (domain >= 0) {
+		l.domain = (uint32_t)domain;
+		pthread_mutex_lock(&t->lock);
+		same = look_is(t, index, &l);
+		pthread_mutex_unlock(&t->lock);
+		if (same)
+			return l.fd;
+	}
+	if (l.fd >= 0)
+		close(l.fd);
+	return domain >= 0 || domain == -ENOENT || domain == -ENOTDIR ? -ESTALE : domain;
 }
 
 /* Under the lock: its file handle, if it was taken. The descriptor of its mount, or -1. */
@@ -73,7 +81,7 @@ static int node_open(struct fs *fs, uint32_t index, uint32_t depth)
 		return fs_handle_open(mount_fd, &h, O_PATH);
 	if (!*name)
 		return -ESTALE;
-	fd = node_open_named(fs, &parent, name, n, depth);
+	fd = node_open_named(fs, &parent, name, index, depth);
 	fs_node_put(fs, &parent);
 	return fd;
 }

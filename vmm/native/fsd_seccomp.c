@@ -52,7 +52,8 @@ static const struct sock_filter filter[] = {
 	ALLOW(SYS_openat), ALLOW(SYS_openat2), ALLOW(SYS_close), ALLOW(SYS_close_range), ALLOW(SYS_dup), ALLOW(SYS_dup3),
 	ALLOW(SYS_name_to_handle_at), ALLOW(SYS_open_by_handle_at), ALLOW(SYS_readlinkat), ALLOW(SYS_getdents64),
 	ALLOW(SYS_mkdirat), ALLOW(SYS_mknodat), ALLOW(SYS_symlinkat), ALLOW(SYS_linkat), ALLOW(SYS_unlinkat),
-	ALLOW(SYS_renameat), ALLOW(SYS_renameat2), ALLOW(SYS_fchdir), ALLOW(SYS_chdir),
+	ALLOW(SYS_renameat), ALLOW(SYS_renameat2), ALLOW(SYS_fchdir), ALLOW(SYS_chdir), ALLOW(SYS_inotify_init1),
+	ALLOW(SYS_inotify_add_watch),
 
 	/* Attributes. */
 	ALLOW(SYS_fstat), ALLOW(SYS_newfstatat), ALLOW(SYS_statx), ALLOW(SYS_statfs), ALLOW(SYS_fstatfs), ALLOW(SYS_faccessat),

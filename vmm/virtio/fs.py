@@ -50,6 +50,7 @@ class Fs(VirtioDevice):
     :param tag: what the guest knows it by
     :param cpus: of the machine; the number of queues follows it unless *config* says one
     :param handles: False: do without file handles, as on a host that does not let us open files by them
+    :param marks: False: and as on a host whose file system does not have any to compare either
     :param max_fds: how many descriptors of files that the guest only knows are kept open
     :param max_nodes: how many files the guest can know at a time
     :raises ConfigError: the directory is not there, or not one
@@ -65,6 +66,7 @@ class Fs(VirtioDevice):
         *,
         cpus: int = 1,
         handles: bool = True,
+        marks: bool = True,
         max_fds: int = 0,
         max_nodes: int = 0,
     ) -> None:
@@ -77,7 +79,7 @@ class Fs(VirtioDevice):
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None
         self._dax: Any = None
-        native = self._make_config(config, handles, max_fds, max_nodes)
+        native = self._make_config(config, handles, marks, max_fds, max_nodes)
         try:
             if config.dax:
                 self._make_window(config.dax)
@@ -89,7 +91,7 @@ class Fs(VirtioDevice):
         finally:
             os.close(native.root_fd)
 
-    def _make_config(self, config: ShareConfig, handles: bool, max_fds: int, max_nodes: int) -> Any:
+    def _make_config(self, config: ShareConfig, handles: bool, marks: bool, max_fds: int, max_nodes: int) -> Any:
         """What the server is told (cdata ``struct fs_config *``); its root is open."""
         try:
             root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -106,6 +108,7 @@ class Fs(VirtioDevice):
             | (lib.FS_ACL if config.acl else 0)
             | (lib.FS_NO_LOCKS if config.locks == "guest" else 0)
             | (0 if handles else lib.FS_NO_HANDLES)
+            | (0 if marks else lib.FS_NO_MARKS)
         )
         native.cache = CACHES[config.cache]
         native.max_fds = max_fds

@@ -180,6 +180,11 @@ static void queues_without_handles(void)
 	threads(FS_NO_HANDLES, true);
 }
 
+static void queues_without_marks(void)
+{
+	threads(FS_NO_MARKS, true);
+}
+
 static void two_shares_of_one_directory(void)
 {
 	threads(0, false);
@@ -217,6 +222,7 @@ static void unmounted_while_others_work(void)
 static const struct test tests[] = {
 	T(queues_of_one_share),
 	T(queues_without_handles),
+	T(queues_without_marks),
 	T(two_shares_of_one_directory),
 	T(unmounted_while_others_work),
 	{ NULL, NULL },

@@ -1,0 +1,74 @@
+"""File systems of the host, mounted for a test: those that a share or a container's root may lie on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+IMAGES = {
+    "ext4": (64, ["mkfs.ext4", "-q", "-F"]),
+    "xfs": (320, ["mkfs.xfs", "-q", "-f"]),
+    "btrfs": (128, ["mkfs.btrfs", "-q", "-f"]),
+}
+"""Kind: MiB of its image, and what makes it."""
+
+
+def _mount(stack: ExitStack, *arguments: str | Path) -> None:
+    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+    stack.callback(subprocess.run, ["umount", "-l", str(arguments[-1])], check=False)
+
+
+@contextmanager
+def filesystem(kind: str, where: Path) -> Iterator[Path]:
+    """An empty file system of this kind, below *where*; ``plain``: a directory there.  Skips where there is none."""
+    if os.geteuid():
+        pytest.skip("mounting takes root")
+    with ExitStack() as stack:
+        target = where / f"on-{kind}"
+        target.mkdir(exist_ok=True)
+        if kind == "tmpfs":
+            _mount(stack, "-t", "tmpfs", "none", target)
+        elif kind != "plain":
+            size, command = IMAGES[kind]
+            if not shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+                pytest.skip(f"{command[0]} is not installed")
+            image = where / f"{kind}.img"
+            with image.open("wb") as file:
+                file.truncate(size << 20)
+            stack.callback(image.unlink)
+            made = subprocess.run([*command, str(image)], capture_output=True, text=True)
+            assert made.returncode == 0, made.stderr
+            _mount(stack, "-t", kind, "-o", "loop", image, target)
+        yield target
+
+
+@contextmanager
+def overlay(lower: Path, upper: Path, options: str = "", fill: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """An overlay whose layers are made in these directories; *fill* puts files into the lower one."""
+    parts = {
+        name: root / name for name, root in (("lower", lower), ("upper", upper), ("work", upper), ("merged", upper))
+    }
+    for part in parts.values():
+        part.mkdir()
+    if fill:
+        fill(parts["lower"])
+    layers = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
+    with ExitStack() as stack:
+        joined = f"{layers},{options}" if options else layers
+        _mount(stack, "-t", "overlay", "overlay", "-o", joined, parts["merged"])
+        yield parts["merged"]
+
+
+@contextmanager
+def bind(source: Path, target: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        _mount(stack, "--bind", source, target)
+        yield
