@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -179,8 +180,7 @@ def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_d
             "Sysctl": {"kernel.domainname": "d", "net.ipv4.ping_group_range": "0 1", "net.ipv4.conf.eth0/1.tag": "7"},
             "Namespaces": [
                 {"Type": "network", "Path": "/proc/1/ns/net"},
-                {"Type": "pid", "Path": "/proc/1/ns/pid"},
-                {"Type": "cgroup"},
+                *({"Type": kind} for kind in ("pid", "uts", "cgroup")),
             ],
             "Resources": {
                 "Devices": [{"Allow": True, "Type": "c", "Major": 1, "Minor": -1, "Access": "rw"}, {"Access": "rwm"}],
@@ -248,6 +248,49 @@ def test_the_config_is_the_spec_where_the_host_decides_and_the_agents_where_it_d
     }
     pod.call("StartContainer", container_id="c1")
     assert pod.wait("c1") == 0
+
+
+def test_namespaces_of_another_container_are_joined(pod: Agent) -> None:
+    def create(name: str, **paths: str) -> list[dict[str, str]]:
+        """What crun is told."""
+        process = {"Args": ["sleep", "1000"], "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
+        kinds = [{"Type": kind, "Path": path} for kind, path in paths.items()]
+        spec = {"Process": process, "Root": {"Path": "/usr"}, "Linux": {"Namespaces": kinds}}
+        pod.call("CreateContainer", container_id=name, OCI=spec)
+        config = json.loads((pod.folder / f"{name}.json").read_text())
+        found: list[dict[str, str]] = config["linux"]["namespaces"]
+        return found
+
+    own = [{"type": kind} for kind in ("mount", "pid", "ipc")]
+    assert create("c1", pid="", ipc="") == own, "what is not there is the guest's, but for the mounts"
+    mount, uts, pid, ipc = create("c2", ipc="container:c1", uts="", pid="container:c1")
+    assert (mount, uts) == ({"type": "mount"}, {"type": "uts"})
+    number = int(ipc["path"].split("/")[2])
+    assert (pid["path"], ipc["path"]) == (f"/proc/{number}/ns/pid", f"/proc/{number}/ns/ipc")
+    assert Path(f"/proc/{number}/cwd").exists(), "it is not there"
+    for path in ("container:c3", "/proc/1/ns/ipc", "container:"):
+        with pytest.raises(RpcError, match="the ipc namespace of"):
+            create("c4", ipc=path)
+    pod.run("c5", "true")
+    pod.wait("c5")
+    with pytest.raises(RpcError, match="the pid namespace of container:c5"):
+        create("c4", pid="container:c5")
+
+
+def test_a_container_that_may_do_everything_has_all_devices(pod: Agent) -> None:
+    process = {"Args": ["true"], "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
+    spec = {"Process": process, "Root": {"Path": "/usr"}, "Linux": {"Devices": [{"Path": "/dev", "Type": "a"}]}}
+    pod.call("CreateContainer", container_id="c1", OCI=spec)
+    devices = json.loads((pod.folder / "c1.json").read_text())["linux"]["devices"]
+    for device in devices:
+        status = os.lstat(device["path"])
+        assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (device["major"], device["minor"])
+        assert (stat.S_ISBLK if device["type"] == "b" else stat.S_ISCHR)(status.st_mode)
+    nodes = [path for path in Path("/dev").iterdir() if not path.is_symlink()]
+    here = {str(path) for path in nodes if path.is_char_device() or path.is_block_device()}
+    standard = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx")}
+    assert {device["path"] for device in devices} >= here - standard
+    assert not {device["path"] for device in devices} & standard
 
 
 def test_ids_are_those_that_the_host_takes(pod: Agent) -> None:

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from pyvmm_kata import cgroups, encoding, hooks, proto, schema
 from pyvmm_kata.bundle import Bundle, parse_json
 from pyvmm_kata.errors import VmmError
-from pyvmm_kata.guest_spec import kernel_parameters, place
-from pyvmm_kata.mounts import SharedDirectory
+from pyvmm_kata.guest_spec import Nowhere, check, place
 from pyvmm_kata.settings import Settings
 from pyvmm_kata.spec import check_process, check_resources, to_message
 
@@ -32,13 +31,6 @@ JUNK: list[Any] = [
     [], {}, [None], [[]], [{}], {"a": None}, {"": ""}, {"a": "b"}, {"\ud800": "x"}, {"a\nb": 1}, {"type": "pid"},
     ["bind"], ["rbind", "ro"], "bind", "overlay", "tmpfs", "proc", "user", "network", "SCMP_ACT_ERRNO",
 ]  # fmt: skip
-
-
-class Share(SharedDirectory):
-    """A share into which nothing is bound: what could be is asked of the host, and no mount is made."""
-
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
-        return f"/shared/{name}"
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
@@ -135,8 +127,8 @@ def go_all_the_way(folder: Path, content: bytes) -> None:
     chosen = Settings("/k/kernel", "/k/image").with_annotations(bundle.annotations)
     chosen.size(bundle.spec.get("linux", {}).get("resources", {}))
     cgroups.place(bundle.spec.get("linux", {}).get("cgroupsPath", ""), "c1", systemd=True)
-    kernel_parameters(bundle.spec)
-    made = to_message("Spec", place(bundle, "c1", Share(str(folder))))
+    check(bundle)
+    made = to_message("Spec", place(bundle, "c1", Nowhere()))
     assert proto.parse(proto.message("grpc.Spec"), made.SerializeToString()) == made
     json.dumps({"process": bundle.spec["process"], "hooks": bundle.spec.get("hooks")})  # as the state is kept
 
@@ -173,11 +165,11 @@ def try_parts(number: int) -> None:
         (document["process"], check_process, "Process"),
         (document["linux"]["resources"], check_resources, "LinuxResources"),
     )
-    for part, check, kind in parts:
+    for part, check_part, kind in parts:
         put_fault(part, chosen)
         try:
             value = parse_json(write(part, chosen), "file")
-            check(value, source="file")
+            check_part(value, source="file")
             to_message(kind, value).SerializeToString()
         except VmmError as error:
             one_line(error)

@@ -187,16 +187,16 @@ def test_list(runtime: Runtime) -> None:
 
 def test_hooks_see_the_state(runtime: Runtime, tmp_path: Path) -> None:
     hook = tmp_path / "hook.sh"
-    hook.write_text(f'#!/bin/sh\necho "$1 $MARK $(cat)" >>{tmp_path}/log\n')
+    hook.write_text(f'#!/bin/sh\necho "$1 $PWD $(cat)" >>{tmp_path}/log\n')
     hook.chmod(0o755)
     kinds = ("prestart", "createRuntime", "poststart", "poststop")
-    hooks = {kind: [{"path": str(hook), "args": ["hook", kind], "env": ["MARK=m"]}] for kind in kinds}
+    hooks = {kind: [{"path": str(hook), "args": ["hook", kind], "env": ["A=b"]}] for kind in kinds}
     runtime.started("c1", "sleep 600", hooks=hooks)
     runtime.check("delete", "--force", "c1")
     lines = (tmp_path / "log").read_text().splitlines()
     states = [json.loads(line.split(" ", 2)[2]) for line in lines]
     assert [line.split()[0] for line in lines] == list(kinds)
-    assert [line.split()[1] for line in lines] == ["m"] * 4
+    assert {line.split()[1] for line in lines} == {states[0]["bundle"]}, "they do not run where runc's do"
     assert [state["status"] for state in states] == ["creating", "creating", "running", "stopped"]
     assert states[0]["pid"] == states[2]["pid"] > 1
 
@@ -209,9 +209,21 @@ def test_a_hook_that_fails_ends_it(runtime: Runtime) -> None:
     assert os.listdir(runtime.root) == []
 
 
-def test_hooks_in_the_container_cannot_be(runtime: Runtime) -> None:
-    bundle = runtime.bundle("true", hooks={"startContainer": [{"path": "/bin/true"}]})
-    assert "hooks.startContainer" in runtime.run("create", "-b", bundle, "c1").stderr
+def test_hooks_of_the_host_in_the_container_cannot_be(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true", hooks={"createContainer": [{"path": "/bin/true"}]})
+    assert "hooks.createContainer" in runtime.run("create", "-b", bundle, "c1").stderr
+    assert not runtime.root.exists(), "something was made"
+
+
+def test_what_no_guest_can_have_is_refused_before_anything_is_made(runtime: Runtime) -> None:
+    """Not after the machine's boot, and not after the hooks."""
+    hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"touch {runtime.folder}/run"]}]}
+    mount = {"destination": "/x", "type": "bind", "source": "/dev/kvm", "options": ["bind"]}
+    done = runtime.run("create", "-b", runtime.bundle("true", hooks=hooks, mounts=[mount]), "c1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "mounts[0].source: /dev/kvm is no file" in done.stderr
+    assert not runtime.root.exists()
+    assert not (runtime.folder / "run").exists()
 
 
 def test_errors_are_logged_as_runc_logs_them(runtime: Runtime, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
             {"destination": "/dev/shm", "type": "bind", "source": str(tmp_path / "data"), "options": ["bind"]},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
         ],
-        hooks={"poststop": [{"path": "/bin/true"}]},
+        hooks={"poststop": [{"path": "/bin/true"}], "startContainer": [{"path": "/bin/hook"}]},
     )
     made.sandbox.create_container("c1", bundle, Stdio())
     spec = made.agent.specs["c1"]
@@ -176,8 +176,11 @@ def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
     assert (data.source, list(data.options)) == (f"{mounts.GUEST_SHARED}/c1/0-data", ["rbind", "ro"])
     assert (shared / "c1" / "0-data" / "file").read_text() == "content"
     assert (shared / "c1" / Path(file.source).name).read_text() == "content"
-    assert (shm.type, tmp.type) == ("tmpfs", "tmpfs")
-    assert not spec.HasField("Hooks")
+    assert tmp.type == "tmpfs"
+    (storage,) = made.agent.requests["CreateContainer"].storages
+    assert (shm.type, shm.source) == ("bind", storage.mount_point)
+    assert (storage.driver, "mode=1777" in storage.options) == ("ephemeral", True)
+    assert (len(spec.Hooks.Poststop), [hook.Path for hook in spec.Hooks.StartContainer]) == (0, ["/bin/hook"])
     assert "network" not in [namespace.Type for namespace in spec.Linux.Namespaces]
     with pytest.raises(OSError, match="Read-only"):
         (shared / "c1" / "0-data" / "new").write_text("")
@@ -204,6 +207,50 @@ def test_a_volume_that_cannot_be(bench: Make, mount: dict[str, Any], words: str)
         made.sandbox.create_container("c1", made.bundle(mounts=[{"destination": "/x", **mount}]), Stdio())
     assert words in str(error.value)
     assert os.listdir(Path(made.sandbox.config.state_dir, "shared")) == []
+
+
+def test_an_overlay_is_mounted_on_the_host(bench: Make, tmp_path: Path) -> None:
+    """`podman run -v DIR:/x:O`, and `--mount type=image`."""
+    made = bench()
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "file").write_text("below")
+    layers = [f"{kind}dir={tmp_path / kind}" for kind in ("lower", "upper", "work")]
+    overlay = {"destination": "/x", "type": "overlay", "source": "overlay"}
+    bundle = made.bundle(
+        mounts=[
+            {**overlay, "options": [*layers, "private", "nosuid"]},
+            {**overlay, "options": [f"lowerdir={tmp_path / 'lower'}:{tmp_path / 'upper'}", "ro"]},
+        ]
+    )
+    made.sandbox.create_container("c1", bundle, Stdio())
+    seen, read_only = (
+        Path(made.sandbox.config.state_dir, "shared", "c1", Path(mount.source).name)
+        for mount in made.agent.specs["c1"].Mounts
+    )
+    assert [mount.type for mount in made.agent.specs["c1"].Mounts] == ["bind", "bind"]
+    assert list(made.agent.specs["c1"].Mounts[0].options) == ["rbind", "private", "nosuid"]
+    assert (seen / "file").read_text() == "below"
+    (seen / "file").write_text("changed")
+    assert (tmp_path / "lower" / "file").read_text() == "below"
+    assert (tmp_path / "upper" / "file").read_text() == "changed"
+    with pytest.raises(OSError, match="Read-only"):
+        (read_only / "new").write_text("")
+    made.sandbox.containers["c1"].delete(force=True)
+    assert os.listdir(tmp_path / "sandbox" / "shared") == []
+
+
+def test_who_has_other_ids_gets_to_its_files(bench: Make, tmp_path: Path) -> None:
+    """In the guest the root of a user namespace is nobody's root outside of it; on the host nobody gets so far."""
+    made = bench()
+    umask = os.umask(0o077)
+    try:
+        made.sandbox.create_container("c1", made.bundle(), Stdio())
+    finally:
+        os.umask(umask)
+    path = Path(made.sandbox.config.state_dir, "shared")
+    for folder in (path, path / "c1"):
+        assert folder.stat().st_mode & 0o777 == 0o755
 
 
 # -- the guest is the attacker ---------------------------------------------------------------------------------------

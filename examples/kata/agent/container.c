@@ -188,6 +188,30 @@ static int mount_storages(struct container *container, const grpc_CreateContaine
 	return 0;
 }
 
+/* "container:ID" as a namespace's path is that of the container's first process; no other one is joined. */
+static int namespaces_resolve(grpc_Linux *spec, char what[256])
+{
+	static const char join[] = "container:";
+
+	for (size_t i = 0; i < spec->Namespaces_count; i++) {
+		grpc_LinuxNamespace *namespace = &spec->Namespaces[i];
+		const char *path = text_of(namespace->Path), *type = text_of(namespace->Type);
+		struct container *container;
+
+		if (!path[0] || !strcmp(type, "network"))
+			continue;
+		container = strncmp(path, join, sizeof(join) - 1) ? NULL : container_find(path + sizeof(join) - 1);
+		if (!container || !container->processes || !container->processes->child.pid ||
+		    container->processes->exited) {
+			snprintf(what, 256, "the %.16s namespace of %.200s", type, path);
+			return -ESRCH;
+		}
+		free(namespace->Path);
+		namespace->Path = xasprintf("/proc/%d/ns/%s", container->processes->child.pid, type);
+	}
+	return 0;
+}
+
 static int write_config(struct container *container, grpc_CreateContainerRequest *request, char what[256])
 {
 	char *path = xasprintf("%s/config.json", container->directory), *cgroup = xasprintf("/%s", container->id);
@@ -201,6 +225,8 @@ static int write_config(struct container *container, grpc_CreateContainerRequest
 	int error;
 
 	error = devices_resolve(request, what);
+	if (!error)
+		error = namespaces_resolve(&request->OCI.Linux, what);
 	if (!error)
 		error = sysctls_apply(&request->OCI.Linux, what);
 	if (!error) {

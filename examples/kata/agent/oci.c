@@ -165,7 +165,8 @@ const char *oci_write_config(struct json *json, const grpc_Spec *spec, const str
 	json_string(json, "path", spec->Root.Path);
 	json_bool(json, "readonly", spec->Root.Readonly);
 	json_close(json, '}');
-	oci_write_text(json, "hostname", text_of(spec->Hostname)[0] ? spec->Hostname : place->hostname);
+	if (oci_has_namespace(&spec->Linux, "uts"))
+		oci_write_text(json, "hostname", text_of(spec->Hostname)[0] ? spec->Hostname : place->hostname);
 	write_mounts(json, spec);
 	if (spec->has_Hooks)
 		write_hooks(json, &spec->Hooks);

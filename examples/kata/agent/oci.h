@@ -14,9 +14,10 @@ struct oci_place {
 	const char *pid_namespace; /* to join; NULL: the container gets its own */
 };
 
+/* Whether the container is in another namespace of that type than the guest. */
+bool oci_has_namespace(const grpc_Linux *linux_, const char *type);
 /*
- * Write config.json. Network and IPC are those of the machine, which is the pod, and other namespaces are new, also
- * where the spec names one of the host's to join. NULL when the spec is good, else what is wrong with it.
+ * Write config.json. The network is that of the machine, which is the pod, and the mount namespace is new. NULL when the spec is good, else what is wrong with it.
  */
 const char *oci_write_config(struct json *json, const grpc_Spec *spec, const struct oci_place *place);
 /* Write process.json of an exec; as oci_write_config. */

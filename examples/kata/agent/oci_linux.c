@@ -4,7 +4,11 @@
 #include "sysctl.h"
 #include "util.h"
 
+#include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 static void write_memory(struct json *json, const grpc_LinuxMemory *memory)
 {
@@ -130,21 +134,33 @@ static void write_namespace(struct json *json, const char *type, const char *pat
 	json_close(json, '}');
 }
 
+static const grpc_LinuxNamespace *find_namespace(const grpc_Linux *linux_, const char *type)
+{
+	for (size_t i = 0; i < linux_->Namespaces_count; i++) {
+		if (!strcmp(text_of(linux_->Namespaces[i].Type), type))
+			return &linux_->Namespaces[i];
+	}
+	return NULL;
+}
+
+bool oci_has_namespace(const grpc_Linux *linux_, const char *type)
+{
+	return find_namespace(linux_, type);
+}
+
 static void write_namespaces(struct json *json, const grpc_Linux *linux_, const struct oci_place *place)
 {
-	static const char *const kept[] = { "cgroup", "user", "time" };
+	static const char *const kinds[] = { "uts", "pid", "ipc", "cgroup", "user", "time" };
 
 	json_open(json, "namespaces", '[');
 	write_namespace(json, "mount", NULL);
-	write_namespace(json, "uts", NULL);
-	write_namespace(json, "pid", place->pid_namespace);
-	for (size_t k = 0; k < ARRAY_SIZE(kept); k++) {
-		for (size_t i = 0; i < linux_->Namespaces_count; i++) {
-			if (!strcmp(text_of(linux_->Namespaces[i].Type), kept[k])) {
-				write_namespace(json, kept[k], NULL);
-				break;
-			}
-		}
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+		const grpc_LinuxNamespace *found = find_namespace(linux_, kinds[k]);
+
+		if (place->pid_namespace && !strcmp(kinds[k], "pid"))
+			write_namespace(json, "pid", place->pid_namespace);
+		else if (found)
+			write_namespace(json, kinds[k], found->Path);
 	}
 	json_close(json, ']');
 }
@@ -164,6 +180,56 @@ static void write_id_mappings(struct json *json, const char *name, const grpc_Li
 	json_close(json, ']');
 }
 
+static void write_device(struct json *json, const grpc_LinuxDevice *device)
+{
+	json_open(json, NULL, '{');
+	json_string(json, "path", device->Path);
+	json_string(json, "type", device->Type);
+	json_int(json, "major", device->Major);
+	json_int(json, "minor", device->Minor);
+	if (device->FileMode)
+		json_uint(json, "fileMode", device->FileMode);
+	json_uint(json, "uid", device->UID);
+	json_uint(json, "gid", device->GID);
+	json_close(json, '}');
+}
+
+/* Those of a directory of ours; what every container has, and what belongs to file systems of their own, apart. */
+static void write_devices_below(struct json *json, const char *path)
+{
+	static const char *const others[] = { "null", "zero",	 "full", "random", "urandom", "tty",
+					      "ptmx", "console", "pts",	 "shm",	   "mqueue",  "fd" };
+	DIR *directory = opendir(path);
+	struct dirent *entry;
+
+	if (!directory)
+		return;
+	while ((entry = readdir(directory))) {
+		char *file = xasprintf("%s/%s", path, entry->d_name), type[2] = "c";
+		grpc_LinuxDevice device = { .Path = file, .Type = type };
+		bool other = entry->d_name[0] == '.';
+		struct stat status;
+
+		for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+			other |= !strcmp(entry->d_name, others[i]);
+		if (!other && !lstat(file, &status)) {
+			if (S_ISBLK(status.st_mode))
+				type[0] = 'b';
+			device.Major = major(status.st_rdev);
+			device.Minor = minor(status.st_rdev);
+			device.FileMode = status.st_mode & 07777;
+			device.UID = status.st_uid;
+			device.GID = status.st_gid;
+			if (S_ISDIR(status.st_mode))
+				write_devices_below(json, file);
+			else if (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode))
+				write_device(json, &device);
+		}
+		free(file);
+	}
+	closedir(directory);
+}
+
 static void write_devices(struct json *json, const grpc_Linux *linux_)
 {
 	if (!linux_->Devices_count)
@@ -172,16 +238,11 @@ static void write_devices(struct json *json, const grpc_Linux *linux_)
 	for (size_t i = 0; i < linux_->Devices_count; i++) {
 		const grpc_LinuxDevice *device = &linux_->Devices[i];
 
-		json_open(json, NULL, '{');
-		json_string(json, "path", device->Path);
-		json_string(json, "type", device->Type);
-		json_int(json, "major", device->Major);
-		json_int(json, "minor", device->Minor);
-		if (device->FileMode)
-			json_uint(json, "fileMode", device->FileMode);
-		json_uint(json, "uid", device->UID);
-		json_uint(json, "gid", device->GID);
-		json_close(json, '}');
+		/* "a": all that the guest has, for a container that may do everything */
+		if (!strcmp(text_of(device->Type), "a") && path_is_valid(device->Path))
+			write_devices_below(json, device->Path);
+		else
+			write_device(json, device);
 	}
 	json_close(json, ']');
 }
@@ -228,7 +289,7 @@ static void write_sysctls(struct json *json, const grpc_Linux *linux_)
 	json_open(json, "sysctl", '{');
 	for (size_t i = 0; i < linux_->Sysctl_count; i++) {
 		/* The others are set for the whole pod: sysctls_apply(). */
-		if (!sysctl_is_shared(text_of(linux_->Sysctl[i].key)))
+		if (!sysctl_is_shared(linux_, text_of(linux_->Sysctl[i].key)))
 			json_string(json, text_of(linux_->Sysctl[i].key), linux_->Sysctl[i].value);
 	}
 	json_close(json, '}');

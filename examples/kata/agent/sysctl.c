@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sysctl.h"
 
+#include "oci.h"
 #include "util.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-bool sysctl_is_shared(const char *name)
+bool sysctl_is_shared(const grpc_Linux *spec, const char *name)
 {
-	static const char *const prefixes[] = { "net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue." };
+	static const char *const of_ipc[] = { "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue." };
 
-	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
-		if (!strncmp(name, prefixes[i], strlen(prefixes[i])))
-			return true;
+	if (!strncmp(name, "net.", 4))
+		return true;
+	for (size_t i = 0; i < ARRAY_SIZE(of_ipc); i++) {
+		if (!strncmp(name, of_ipc[i], strlen(of_ipc[i])))
+			return !oci_has_namespace(spec, "ipc");
 	}
 	return false;
 }
@@ -40,7 +43,7 @@ int sysctls_apply(const grpc_Linux *spec, char what[256])
 		const char *name = text_of(spec->Sysctl[i].key);
 		int error;
 
-		if (!sysctl_is_shared(name))
+		if (!sysctl_is_shared(spec, name))
 			continue;
 		error = sysctl_write(name, text_of(spec->Sysctl[i].value));
 		if (error) {

@@ -4,62 +4,118 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from pyvmm_kata import namespaces
+from pyvmm_kata.agent import Storage
+from pyvmm_kata.mounts import file_system
 from pyvmm_kata.spec import Json, bad
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.mounts import SharedDirectory
+    from pyvmm_kata.namespaces import Member
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
-_GUEST_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup", "user")
-_HOST_ONLY_DIRECTORIES = ("/dev", "/proc", "/sys")
-_SANDBOX_SYSCTLS = ("net.", "kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
-"""Of namespaces that belong to the sandbox."""
-GUEST_DEVICES = {
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/fuse", "/dev/net/tun",
+_NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
+DEVICES = {
+    (1, 3): "/dev/null", (1, 5): "/dev/zero", (1, 7): "/dev/full", (1, 8): "/dev/random", (1, 9): "/dev/urandom",
+    (1, 11): "/dev/kmsg", (5, 0): "/dev/tty", (10, 200): "/dev/net/tun", (10, 229): "/dev/fuse",
 }  # fmt: skip
-"""Devices of the host's that mean the same in the guest."""
+"""Character devices, by number, that mean the same in the guest, and where it has them."""
+ALL_DEVICES: Json = {"path": "/dev", "type": "a"}
+"""What the agent takes for every device that the guest has."""
+_PRIVILEGES = {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD"}
+# linux/magic.h, of file systems that a kernel makes up: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs,
+# securityfs, bpf, configfs, pstore, efivarfs, binfmt_misc, selinuxfs
+_KERNEL_FILE_SYSTEMS = {
+    0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x62656570,
+    0x6165676C, 0xDE5E81E4, 0x42494E4D, 0xF97CFF8C,
+}  # fmt: skip
+_KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
+SHM, GUEST_SHM = "/dev/shm", "/run/kata-containers/sandbox/shm"
+_NAME_LENGTH = 60
+_OVERLAY_WORDS = ("private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable")
+_FLAG_WORDS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "strictatime")
 
 
-def place(bundle: Bundle, container_id: str, shared: SharedDirectory, root: str = "") -> Json:
+class Share(Protocol):
+    """What binds and mounts for the guest: :class:`pyvmm_kata.mounts.SharedDirectory`."""
+
+    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+        """Let the guest see a file or a directory of the host; its path in the guest."""
+        ...
+
+    def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
+        """Mount an overlay of directories of the host; its path in the guest."""
+        ...
+
+
+class Nowhere:
+    """A share into which nothing is bound."""
+
+    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+        return name
+
+    def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
+        return name
+
+
+def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
+    """Whether the guest can have all that a bundle names, before there is anything of it.
+
+    :param members: the containers of its machine
+    :raises ConfigError: a volume, device or namespace cannot be given to a guest
+    """
+    place(bundle, "", Nowhere(), members=members)
+    kernel_parameters(bundle.spec)
+
+
+def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", members: Sequence[Member] = ()) -> Json:
     """Bind a container's root file system and its volumes into *shared*; the config.json of the guest.
 
     What was bound is below ``<container_id>`` and is taken away by ``shared.unbind(container_id)``, which also a
     failure leaves to the caller.
 
     :param root: where the guest has mounted the root file system itself; empty: it is bound, too
-    :raises ConfigError: a volume cannot be given to a guest
+    :param members: the containers of its machine
+    :raises ConfigError: a volume, device or namespace cannot be given to a guest
     :raises HostError: something cannot be bound
     """
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
-        _place_mount(mount, index, bundle, container_id, shared) for index, mount in enumerate(spec.get("mounts") or ())
+        _place_mount(mount, index, bundle, container_id, shared) for index, mount in enumerate(spec.get("mounts", ()))
     ]
-    spec.pop("hooks", None)  # they are the host's, and are run there
+    # The others are the host's, and are run there
+    spec["hooks"] = {kind: hooks for kind, hooks in spec.get("hooks", {}).items() if kind == "startContainer"}
+    if not spec["hooks"]:
+        del spec["hooks"]
     linux = spec["linux"] = {**spec.get("linux", {})}
-    linux["namespaces"] = [
-        {"type": entry["type"]}
-        for entry in linux.get("namespaces") or ()
-        if entry.get("type") in _GUEST_NAMESPACES and not (entry["type"] == "user" and entry.get("path"))
-    ]
+    linux["namespaces"] = namespaces.in_guest(bundle.spec, members)
+    if not namespaces.has(bundle.spec, "uts"):
+        spec.pop("hostname", None)  # the guest's own, which it has from its start
     linux["cgroupsPath"] = f"/pyvmm/{container_id}"
-    linux["sysctl"] = {key: value for key, value in _sysctls(spec).items() if not key.startswith(_SANDBOX_SYSCTLS)}
+    of_sandbox = _sandbox_sysctls(bundle.spec)
+    linux["sysctl"] = {key: value for key, value in linux.get("sysctl", {}).items() if not key.startswith(of_sandbox)}
     linux.pop("intelRdt", None)
     linux.pop("mountLabel", None)
     for label in ("apparmorProfile", "selinuxLabel"):
         spec["process"].pop(label, None)  # the guest's kernel has neither
-    linux["devices"] = [_check_device(device, i) for i, device in enumerate(linux.get("devices") or ())]
+    linux["devices"] = _devices(bundle.spec)
     resources = linux["resources"] = {**linux.get("resources", {})}
     resources.pop("blockIO", None)  # by numbers of the host's devices
-    resources["devices"] = [_device_rule(rule) for rule in resources.get("devices") or ()]
+    resources["devices"] = [_device_rule(rule) for rule in resources.get("devices", ())]
     return spec
 
 
-def _sysctls(spec: Json) -> dict[str, str]:
-    return (spec.get("linux") or {}).get("sysctl") or {}
+# -- sysctls ---------------------------------------------------------------------------------------------------------
+
+
+def _sandbox_sysctls(spec: Json) -> tuple[str, ...]:
+    """How settings begin of namespaces that belong to the sandbox."""
+    return _NETWORK_SYSCTLS if namespaces.has(spec, "ipc") else _NETWORK_SYSCTLS + _IPC_SYSCTLS
 
 
 def kernel_parameters(spec: Json) -> str:
@@ -69,65 +125,174 @@ def kernel_parameters(spec: Json) -> str:
     :raises ConfigError: one of them cannot be said there
     """
     words = []
-    for key, value in _sysctls(spec).items():
-        if not key.startswith(_SANDBOX_SYSCTLS):
+    for key, value in spec.get("linux", {}).get("sysctl", {}).items():
+        if not key.startswith(_sandbox_sysctls(spec)):
             continue
-        if not isinstance(value, str) or not (key + value).isprintable() or '"' in key + value or " " in key:
+        if not (key + value).isprintable() or '"' in key + value or " " in key:
             raise bad(f"linux.sysctl[{key!r:.60}]", f"{value!r:.60} cannot be said to a kernel")
         words.append(f'sysctl.{key}="{value}"')
     return " ".join(words)
 
 
-def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shared: SharedDirectory) -> Json:
-    options = list(mount.get("options") or ())
-    kind = mount.get("type") or ""
-    if not ({"bind", "rbind"} & set(options) or kind == "bind"):
+# -- mounts ----------------------------------------------------------------------------------------------------------
+
+
+def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shared: Share) -> Json:
+    options = mount.get("options", [])
+    kind = mount.get("type", "")
+    destination = _destination(mount)
+    name = f"{container_id}/{index}-{os.path.basename(destination)[:_NAME_LENGTH] or 'root'}"
+    read_only = "ro" in options or "rro" in options
+    if "uidMappings" in mount or "gidMappings" in mount or any(_is_idmap(option) for option in options):
+        raise bad(
+            f"mounts[{index}].options",
+            f"{destination}: a mount with other ids (idmap) cannot be given to a guest",
+            "change the owner of the files, as podman's option U does",
+        )
+    if not _is_bind(mount):
+        if kind == "overlay":
+            return _place_overlay(mount, index, name, shared, read_only=read_only)
         if kind not in _IN_GUEST:
             raise bad(
                 f"mounts[{index}].type",
-                f"the guest cannot mount {kind!r} at {mount['destination']}",
+                f"the guest cannot mount {kind!r:.60} at {destination}",
                 f"it can mount {', '.join(_IN_GUEST)}, and bind what the host has",
             )
         return mount
     source = os.path.join(bundle.path, mount.get("source", ""))
-    try:
-        mode = os.stat(source).st_mode
-    except OSError as error:
-        raise bad(f"mounts[{index}].source", f"{source}: {error.strerror}") from error
-    if mount["destination"] == "/dev/shm":
-        # Shared memory is the guest's own: through a share nobody could map it together
-        size = os.statvfs(source)
-        limit = f"size={size.f_blocks * size.f_frsize}"
-        return {**mount, "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "noexec", "mode=1777", limit]}
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return _place_special(mount, index, source)
-    if _is_kernel_file(source):
-        # The host's own kernel is what the wall is there for: the guest shows its own
-        return {**mount, "source": source, "type": "bind"}
-    name = f"{container_id}/{index}-{os.path.basename(mount['destination'].rstrip('/'))[:60] or 'root'}"
-    guest = shared.bind(source, name, recursive="bind" not in options, read_only="ro" in options or "rro" in options)
+    status = _status(source, index, "source")
+    if destination == SHM:
+        return {**mount, "type": "bind", "source": _shm_place(status)}
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        return {**mount, "source": _device(status, source, index), "type": "bind"}
+    if _is_kernel_file(source, status):
+        return {**mount, "source": _in_guest(source, index), "type": "bind"}
+    guest = shared.bind(source, name, recursive="bind" not in options, read_only=read_only)
     return {**mount, "type": "bind", "source": guest, "options": options}
 
 
-def _is_kernel_file(source: str) -> bool:
-    return any(source == folder or source.startswith(folder + "/") for folder in _HOST_ONLY_DIRECTORIES)
+def _destination(mount: Json) -> str:
+    destination: str = mount["destination"]
+    return os.path.normpath("/" + destination.lstrip("/"))
 
 
-def _place_special(mount: Json, index: int, source: str) -> Json:
-    if source in GUEST_DEVICES:
-        return {**mount, "source": source, "type": "bind"}
+def _is_bind(mount: Json) -> bool:
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", ()))
+
+
+def shm_storages(bundle: Bundle) -> list[Storage]:
+    """The guest's own memory for each directory of the host that is to be ``/dev/shm``: through a share nobody could
+    map it together.  Containers of a pod that name the same directory have the same."""
+    made = []
+    for index, mount in enumerate(bundle.spec.get("mounts", ())):
+        if _is_bind(mount) and _destination(mount) == SHM:
+            source = os.path.join(bundle.path, mount.get("source", ""))
+            place, size = _shm_place(_status(source, index, "source")), os.statvfs(source)
+            options = ("nosuid", "nodev", "noexec", "mode=1777", f"size={size.f_blocks * size.f_frsize}")
+            made.append(Storage("ephemeral", "tmpfs", "tmpfs", place, options))
+    return made
+
+
+def _shm_place(status: os.stat_result) -> str:
+    return f"{GUEST_SHM}-{status.st_dev}-{status.st_ino}"
+
+
+def _is_idmap(option: str) -> bool:
+    return option.partition("=")[0] in ("idmap", "ridmap")
+
+
+def _place_overlay(mount: Json, index: int, name: str, shared: Share, *, read_only: bool) -> Json:
+    """An overlay of directories of the host's, which mounts it; the guest binds it."""
+    words = [option for option in mount.get("options", ()) if option in _OVERLAY_WORDS + _FLAG_WORDS]
+    layers = [option for option in mount.get("options", ()) if option not in words]
+    for option in layers:
+        key, _, folders = option.partition("=")
+        if key not in ("lowerdir", "upperdir", "workdir"):
+            continue
+        for folder in folders.replace("\\:", "\0").split(":"):
+            path = folder.replace("\0", ":").replace("\\", "")
+            if not path.startswith("/"):
+                raise bad(f"mounts[{index}].options", f"{path!r:.60} is no absolute path")
+            if _is_kernel_file(path, _status(path, index, "options")):
+                raise bad(f"mounts[{index}].options", f"{path}: a directory of the host's kernel cannot be a layer")
+    guest = shared.overlay(name, layers, read_only=read_only)
+    return {**mount, "type": "bind", "source": guest, "options": ["rbind", *words]}
+
+
+def _status(path: str, index: int, field: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise bad(f"mounts[{index}].{field}", f"{path}: {error.strerror}") from error
+
+
+def _is_kernel_file(source: str, status: os.stat_result) -> bool:
+    """Whether the host's kernel makes it up: that is what the wall is there for, and the guest has its own."""
+    if file_system(source) in _KERNEL_FILE_SYSTEMS:
+        return True
+    # devtmpfs calls itself a tmpfs
+    return status.st_dev == os.stat("/dev").st_dev != os.stat("/").st_dev
+
+
+def _in_guest(source: str, index: int) -> str:
+    """Where the guest has the same of its own kernel's."""
+    real = os.path.realpath(source)
+    if real in _KERNEL_FOLDERS or real.startswith(tuple(folder + "/" for folder in _KERNEL_FOLDERS)):
+        return real
+    raise bad(f"mounts[{index}].source", f"{source}: the host's kernel has this file, and a guest has no such place")
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------
+
+
+def _device(status: os.stat_result, source: str, index: int) -> str:
+    """The guest's, of a device of the host's that is to be bound."""
+    number = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if stat.S_ISCHR(status.st_mode) and number in DEVICES:
+        return DEVICES[number]
     raise bad(
         f"mounts[{index}].source",
         f"{source} is no file and no directory: a device, socket or pipe of the host cannot be given to a guest",
     )
 
 
+def _devices(spec: Json) -> list[Json]:
+    linux = spec.get("linux", {})
+    devices = linux.get("devices", ())
+    if is_privileged(spec):
+        return [*(device for device in devices if _is_in_guest(device)), ALL_DEVICES]
+    for index, device in enumerate(devices):
+        if not _is_in_guest(device):
+            raise bad(
+                f"linux.devices[{index}].path",
+                f"{device['path']!r:.200}: the guest has no such device",
+                f"it has {', '.join(DEVICES.values())}",
+            )
+    return list(devices)
+
+
+def _is_in_guest(device: Json) -> bool:
+    if device["type"] == "p":
+        return True
+    return device["type"] in "cu" and (device.get("major", 0), device.get("minor", 0)) in DEVICES
+
+
+def is_privileged(spec: Json) -> bool:
+    """Whether the container may do whatever the guest's root may: engines give such a one all devices of the host."""
+    bounding = spec["process"].get("capabilities", {}).get("bounding", ())
+    rules = spec.get("linux", {}).get("resources", {}).get("devices", ())
+    return set(bounding) >= _PRIVILEGES and any(_allows_all(rule) for rule in rules)
+
+
+def _allows_all(rule: Json) -> bool:
+    return (
+        bool(rule.get("allow"))
+        and rule.get("type", "") in ("", "a")
+        and set(rule.get("access", "rwm")) >= set("rwm")
+        and rule.get("major", -1) == rule.get("minor", -1) == -1
+    )
+
+
 def _device_rule(rule: Json) -> Json:
     """A rule with what it leaves out: in the message a number that is not there would be 0, and -1 is any."""
-    return rule if rule.get("type", "a") == "a" else {"major": -1, "minor": -1, **rule}
-
-
-def _check_device(device: Json, index: int) -> Json:
-    if device.get("path") not in GUEST_DEVICES:
-        raise bad(f"linux.devices[{index}].path", f"{device.get('path')!r}: the guest has no such device")
-    return device
+    return rule if rule.get("type", "a") in ("", "a") else {"major": -1, "minor": -1, **rule}

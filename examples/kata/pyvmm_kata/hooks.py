@@ -1,5 +1,6 @@
 """Programs that config.json wants run around a container's life (OCI runtime specification, config.md, "POSIX-platform
-Hooks").  They run on the host, in the namespaces of whoever called the runtime."""
+Hooks").  They run on the host, in the namespaces of whoever called the runtime and in the bundle's folder, as with
+runc; ``startContainer`` is of the container's own programs, which crun runs in the guest."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pyvmm_kata.errors import HostError
 from pyvmm_kata.spec import Json, bad
 
 HOST_KINDS = ("prestart", "createRuntime", "poststart", "poststop")
+GUEST_KINDS = ("startContainer",)
 TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1_000_000
 """poll(2) takes no more than 24 days."""
@@ -16,14 +18,14 @@ MAX_TIMEOUT_S = 1_000_000
 
 def check(spec: Json) -> None:
     """
-    :raises ConfigError: there are hooks that would have to run inside of the container's namespaces
+    :raises ConfigError: there are hooks that would have to run on the host and in the container's namespaces
     """
-    for kind, entries in (spec.get("hooks") or {}).items():
-        if entries and kind not in HOST_KINDS:
+    for kind, entries in spec.get("hooks", {}).items():
+        if entries and kind not in (*HOST_KINDS, *GUEST_KINDS):
             raise bad(
                 f"hooks.{kind}",
-                "the container's namespaces are in its virtual machine, where the host's programs are not",
-                f"hooks can be {', '.join(HOST_KINDS)}",
+                "programs of the host cannot run in namespaces that are in a virtual machine",
+                f"hooks can be {', '.join(HOST_KINDS)} on the host, {', '.join(GUEST_KINDS)} in the container",
             )
 
 
@@ -42,7 +44,12 @@ def run(hooks: Json, kind: str, state: Json) -> None:
         timeout = min(hook.get("timeout", TIMEOUT_S), MAX_TIMEOUT_S)
         try:
             done = subprocess.run(
-                command, input=json.dumps(state).encode(), env=environment, capture_output=True, timeout=timeout
+                command,
+                input=json.dumps(state).encode(),
+                env=environment,
+                cwd=state["bundle"],
+                capture_output=True,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
             raise HostError(f"{kind} hook {hook['path']} did not end in {timeout} s", code="oci-hook") from error

@@ -14,8 +14,12 @@ import ctypes
 import os
 import stat
 import struct
+from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TAG = "kataShared"
 GUEST_SHARED = "/run/kata-containers/shared/containers"
@@ -24,6 +28,8 @@ GUEST_SHARED = "/run/kata-containers/shared/containers"
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
 MS_REMOUNT, MNT_DETACH, UMOUNT_NOFOLLOW = 32, 2, 8
 CLONE_NEWNS = 0x20000
+MAX_DATA = 4095
+"""mount(2) takes one page of options, with a zero byte at its end."""
 # x86-64; linux/mount.h, linux/fcntl.h
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
@@ -61,6 +67,14 @@ def _bind(source: str, target: str, *, recursive: bool, read_only: bool) -> None
         _check(result, f"mounting {source} at {target}")
     finally:
         os.close(tree)
+
+
+def file_system(path: str) -> int:
+    """The type of the file system that a file is on (statfs(2), linux/magic.h); 0: it cannot be told."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statfs(os.fsencode(path), buffer):
+        return 0
+    return int.from_bytes(buffer.raw[:4], "little")  # f_type has 8 bytes, magic numbers have 4
 
 
 def unmount(target: str) -> None:
@@ -102,7 +116,9 @@ class SharedDirectory:
         :raises HostError: without the right to mount
         """
         for path in (self.work, self.path):
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            # Nobody else gets into our folder; in the guest, what has other ids has to get through
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o755)
         mount(self.work, self.work, "", MS_BIND)
         mount("", self.work, "", MS_PRIVATE)
         mount("", self.work, "", MS_SHARED)
@@ -117,14 +133,41 @@ class SharedDirectory:
         target = os.path.join(self.work, name)
         try:
             if stat.S_ISDIR(os.stat(source).st_mode):
-                os.makedirs(target)
+                self._make_place(name)
             else:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
+                self._make_place(os.path.dirname(name))
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise HostError(f"{source}: {error.strerror}", code="mount", errno=error.errno or 0) from error
         _bind(source, target, recursive=recursive, read_only=read_only)
         return f"{GUEST_SHARED}/{name}"
+
+    def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
+        """Let the guest see an overlay of directories of the host as *name*; its path in the guest.
+
+        :param options: ``lowerdir=``, ``upperdir=``, ``workdir=`` and others of the file system
+        :raises HostError: it cannot be mounted
+        """
+        data = ",".join(options)
+        if len(os.fsencode(data)) > MAX_DATA:
+            raise HostError(f"an overlay with {len(data)} bytes of options: mount(2) takes {MAX_DATA}", code="mount")
+        try:
+            self._make_place(name)
+        except OSError as error:
+            raise HostError(f"{name}: {error.strerror}", code="mount", errno=error.errno or 0) from error
+        mount("overlay", os.path.join(self.work, name), "overlay", MS_RDONLY if read_only else 0, data)
+        return f"{GUEST_SHARED}/{name}"
+
+    def _make_place(self, name: str) -> None:
+        """A directory to mount at, or for such directories, through which everybody gets."""
+        path = self.work
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                continue
+            os.chmod(path, 0o755)
 
     def unbind(self, name: str) -> None:
         """Take *name*, and all below it, away again; nothing is there: nothing to do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,8 +11,9 @@ from pyvmm_kata.agent import AgentClient, Storage
 from pyvmm_kata.container import Container
 from pyvmm_kata.disks import SERIAL, root_storages
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
-from pyvmm_kata.guest_spec import place
+from pyvmm_kata.guest_spec import place, shm_storages
 from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.namespaces import Member
 from pyvmm_kata.spec import check_id, to_message
 
 if TYPE_CHECKING:
@@ -228,6 +230,12 @@ class Sandbox:
         with self._lock:
             return dict(self._containers)
 
+    @property
+    def members(self) -> list[Member]:
+        """The containers, each with the process that stands for it on the host: ours, which holds the machine."""
+        with self._lock:
+            return [Member(container_id, os.getpid()) for container_id in self._containers]
+
     def create_container(self, container_id: str, bundle: Bundle, stdio: Stdio) -> Container:
         """Make a container, not yet started.
 
@@ -246,7 +254,8 @@ class Sandbox:
             made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
             try:
                 root, storages = self._mount_root(bundle, container_id)
-                spec = to_message("Spec", place(bundle, container_id, self._shared, root))
+                spec = to_message("Spec", place(bundle, container_id, self._shared, root, self.members))
+                storages += shm_storages(bundle)
                 agent.create_container(container_id, spec, storages, shared_pids=self.config.shared_pids)
             except BaseException:
                 made.init.abandon()

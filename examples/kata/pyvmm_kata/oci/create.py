@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import cgroups, hooks, settings, state, timeline
+from pyvmm_kata import cgroups, guest_spec, hooks, settings, state, timeline
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.oci import control
@@ -55,6 +55,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         )
     bundle = Bundle.load(options["bundle"] or ".")
     hooks.check(bundle.spec)
+    guest_spec.check(bundle)
     terminal = bool(bundle.spec["process"].get("terminal"))
     if terminal and not options["console-socket"] and not foreground:
         raise ConfigError("create: process.terminal needs --console-socket", code="oci-console")

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.hooks import HOST_KINDS
+from pyvmm_kata.hooks import GUEST_KINDS, HOST_KINDS
 from pyvmm_kata.oci.options import parse
 from pyvmm_kata.settings import PREFIX
 from pyvmm_kata.state import OCI_VERSION
@@ -34,7 +34,7 @@ def features() -> dict[str, object]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": list(HOST_KINDS),
+        "hooks": [*HOST_KINDS, *GUEST_KINDS],
         "mountOptions": list(MOUNT_OPTIONS),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],

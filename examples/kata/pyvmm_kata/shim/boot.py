@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import cgroups, network, proto, settings
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.guest_spec import kernel_parameters
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.spec import namespace
 
@@ -53,7 +54,7 @@ def start_sandbox(
                 memory=memory,
                 vcpus=vcpus,
                 hostname=bundle.spec.get("hostname") or "",
-                cmdline=wanted.kernel_params,
+                cmdline=f"{wanted.kernel_params} {kernel_parameters(bundle.spec)}".strip(),
                 network=network.take_over() if path else None,
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_kata import guest_spec
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.mounts import unmount
@@ -102,6 +103,8 @@ class Pod:
                     f"container {task_id}: process.terminal is {str(terminal).lower()}, the request says otherwise",
                     code="oci-config",
                 )
+            running = self._sandbox
+            guest_spec.check(bundle, running.members if running is not None else ())
             sandbox = self._started_sandbox(bundle, options)
             container = sandbox.create_container(task_id, bundle, open_stdio(stdio))
         except BaseException:

@@ -1,0 +1,147 @@
+"""Parts of config.json that a guest could have other than runc's containers do: ids, hooks, namespaces, privileges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.kata_tools import Oci, leftovers
+
+MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+
+
+@pytest.fixture(scope="module")
+def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
+    made = Oci(tmp_path_factory.mktemp("spec"))
+    yield made
+    made.close()
+    assert leftovers(made.folder) == []
+
+
+def run(oci: Oci, script: str, name: str = "c1", **changes: Any) -> str:
+    done = oci.run("run", "--bundle", oci.bundle(script, **changes), name)
+    assert done.returncode == 0, done.stderr + oci.console()
+    return done.stdout
+
+
+def test_a_long_name(oci: Oci) -> None:
+    assert run(oci, "echo on", "a" * 255) == "on\n"
+
+
+def test_a_hook_in_the_container(oci: Oci) -> None:
+    """Of the container's own programs, in its namespaces, before its process."""
+    hook = oci.rootfs / "bin" / "hook"
+    hook.write_text("#!/bin/sh\n(cat; echo; echo $MARK; hostname) >/tmp/hook\n")
+    hook.chmod(0o755)
+    hooks = {"startContainer": [{"path": "/bin/hook", "args": ["hook"], "env": ["MARK=m", "PATH=/bin"]}]}
+    state, mark, name = run(oci, "cat /tmp/hook", hooks=hooks, hostname="inside").splitlines()
+    assert (mark, name, json.loads(state)["id"]) == ("m", "inside", "c1")
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    done = oci.run("run", "--bundle", oci.bundle("echo on", hooks=hooks), "c2")
+    assert (done.returncode != 0, done.stdout) == (True, "")
+
+
+def test_ipc_and_its_settings_are_the_containers(oci: Oci) -> None:
+    script = "cat /proc/sys/kernel/shmmni; ls /dev/mqueue >/dev/null && echo queues; cat /proc/sys/net/ipv4/ip_forward"
+    settings = {"kernel.shmmni": "77", "net.ipv4.ip_forward": "1"}
+    assert run(oci, script, linux__sysctl=settings) == "77\nqueues\n1\n"
+    without = [{"type": kind} for kind in NAMESPACES if kind != "ipc"]
+    assert run(oci, script, linux__sysctl=settings, linux__namespaces=without) == "77\nqueues\n1\n"
+
+
+def test_without_a_pid_namespace_the_guest_is_the_host(oci: Oci) -> None:
+    """The table of differences says so: what is shared with the host is shared with the machine."""
+    without = [{"type": kind} for kind in NAMESPACES if kind != "pid"]
+    script = "echo $$; cat /proc/1/comm; ls /proc | grep -c '^[0-9]'"
+    number, first, _ = run(oci, script, linux__namespaces=without).splitlines()
+    assert int(number) > 1
+    assert first == "init"
+    assert (
+        run(oci, "hostname", hostname="h", linux__namespaces=[{"type": k} for k in NAMESPACES if k != "uts"]) == "h\n"
+    )
+
+
+def test_who_may_do_everything(oci: Oci) -> None:
+    """As `--privileged` asks: the host's devices are left out, the guest's are there, and can be used."""
+    everything = Path("/proc/sys/kernel/cap_last_cap").read_text()
+    assert int(everything) >= 40
+    names = ["CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD", "CAP_SYSLOG", "CAP_NET_ADMIN", "CAP_CHOWN"]
+    bundle = oci.bundle(
+        "ls /dev; head -c 8 /dev/pmem0 | wc -c; mount -t tmpfs x /mnt && echo mounted; test -w /sys/kernel && echo sys",
+        linux__devices=[{"path": "/dev/cpu_dma_latency", "type": "c", "major": 10, "minor": 124}],
+        linux__resources={"devices": [{"allow": True, "access": "rwm"}]},
+        linux__maskedPaths=[],
+        linux__readonlyPaths=[],
+    )
+    (oci.rootfs / "mnt").mkdir(exist_ok=True)
+    path = Path(bundle, "config.json")
+    spec = json.loads(path.read_text())
+    spec["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+    for mount in spec["mounts"]:
+        if mount["type"] == "sysfs":
+            mount["options"].remove("ro")
+    path.write_text(json.dumps(spec))
+    done = oci.run("run", "--bundle", bundle, "c1")
+    assert done.returncode == 0, done.stderr + oci.console()
+    lines = done.stdout.split()
+    assert "cpu_dma_latency" not in lines
+    assert {"kmsg", "fuse", "hwrng", "pmem0"} <= set(lines)
+    assert lines[-3:] == ["8", "mounted", "sys"]
+
+
+def test_an_overlay_as_a_volume(oci: Oci) -> None:
+    layers = []
+    for name in ("lower", "upper", "work"):
+        (oci.folder / name).mkdir()
+        layers.append(f"{name}dir={oci.folder / name}")
+    (oci.folder / "lower" / "file").write_text("below\n")
+    volume = {"destination": "/x", "type": "overlay", "source": "overlay", "options": [*layers, "private"]}
+    assert (
+        run(oci, "cat /x/file; echo new >/x/file; echo more >/x/more; cat /x/file", mounts=[volume]) == "below\nnew\n"
+    )
+    assert (oci.folder / "lower" / "file").read_text() == "below\n"
+    assert sorted(path.name for path in (oci.folder / "upper").iterdir()) == ["file", "more"]
+
+
+def owned_rootfs(oci: Oci) -> Path:
+    """A root file system that belongs to the ids of MAPPING, as engines make one."""
+    path = oci.folder / "owned"
+    if not path.exists():
+        shutil.copytree(oci.rootfs, path, symlinks=True)
+        subprocess.run(["chown", "-hR", "100000:100000", str(path)], check=True)
+    return path
+
+
+def test_a_user_namespace(oci: Oci) -> None:
+    """Its root is somebody else on the host, there and in what it writes."""
+    work = oci.folder / "work-of-others"
+    work.mkdir()
+    work.chmod(0o777)
+    volume = {"destination": "/work", "type": "bind", "source": str(work), "options": ["rbind"]}
+    changes: dict[str, Any] = {
+        "root": {"path": str(owned_rootfs(oci))},
+        "mounts": [volume],
+        "linux__uidMappings": MAPPING,
+        "linux__gidMappings": MAPPING,
+        "linux__namespaces": [{"type": kind} for kind in (*NAMESPACES, "user")],
+    }
+    script = """
+    id -u; cat /proc/self/uid_map; hostname; touch /work/mine /root/mine; stat -c %u /work/mine /bin/busybox
+    ls /dev/mqueue /sys/fs/cgroup >/dev/null && echo mounts; echo x >/dev/shm/x; echo x >/dev/null; tty >/dev/null
+    su -s /bin/sh nobody -c 'id -u; touch /work/nobodys' 2>&1"""
+    (owned_rootfs(oci) / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    out = run(oci, script, hostname="inside", **changes).split()
+    assert out[:6] == ["0", "0", "100000", "65536", "inside", "0"]
+    assert out[6:8] == ["0", "mounts"]
+    assert out[8:] == ["65534"]
+    assert (work / "mine").stat().st_uid == 100000
+    assert (work / "nobodys").stat().st_uid == 165534
+    assert (owned_rootfs(oci) / "root" / "mine").stat().st_uid == 100000
+    (owned_rootfs(oci) / "root" / "mine").unlink()
