@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-guest test-drgn check docs lab bench fuzz guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-guest test-drgn check docs lab bench conformance fuzz guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -52,6 +52,10 @@ lab: ## a shell in the lab, the nested KVM host
 bench: ## the benchmark against QEMU; results in build/
 	@python3 tools/deps.py kernel lab bench
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/conformance.md
+	@python3 tools/deps.py kernel lab conformance
+	@$(PYTHON) -m tests.conformance $(ARGS)
 
 fuzz: ## the fuzzers, for a bounded time
 	@python3 tools/deps.py fuzz

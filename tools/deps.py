@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|fuzz|bench]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|fuzz|bench|conformance]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -66,24 +66,35 @@ NEEDS = (
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("guest bench", "ip", "iproute2", "makes the networks of tests"),
-    Need("check guest fuzz bench kata", "nanopb_generator", "nanopb", "generates C code of the kata agent's messages"),
-    Need("check guest fuzz bench kata", "/usr/include/nanopb/pb.h", "libnanopb-dev", "the kata agent's messages"),
     Need(
-        "check guest fuzz bench kata",
+        "check guest fuzz bench kata conformance",
+        "nanopb_generator",
+        "nanopb",
+        "generates C code of the kata agent's messages",
+    ),
+    Need(
+        "check guest fuzz bench kata conformance",
+        "/usr/include/nanopb/pb.h",
+        "libnanopb-dev",
+        "the kata agent's messages",
+    ),
+    Need(
+        "check guest fuzz bench kata conformance",
         "/usr/include/google/protobuf/empty.proto",
         "libprotobuf-dev",
         "the message that says nothing, of the kata agent",
     ),
-    Need("guest bench kata", "crun", "crun", "makes containers in the image of kata's guest"),
-    Need("guest bench kata", "mkfs.erofs", "erofs-utils", "makes the image of kata's guest"),
-    Need("check lab", "containerd", "containerd", "tests of the containerd shim of examples/kata"),
-    Need("lab", "podman", "podman", "calls the container runtime as its users do"),
-    Need("lab", "nft", "nftables", "podman's networks"),
+    Need("guest bench kata conformance", "crun", "crun", "makes containers in the image of kata's guest"),
+    Need("guest bench kata conformance", "mkfs.erofs", "erofs-utils", "makes the image of kata's guest"),
+    Need("check lab conformance", "containerd", "containerd", "tests of the containerd shim of examples/kata"),
+    Need("lab conformance", "podman", "podman", "calls the container runtime as its users do"),
+    Need("lab conformance", "nft", "nftables", "podman's networks"),
     Need("check", "umoci", "umoci", "unpacks images for the container runtime"),
     Need("check", "skopeo", "skopeo", "copies images for the container runtime"),
-    Need("bench", "runc", "runc", "a peer of the container runtime"),
-    Need("bench", "runsc", "runsc", "another: gVisor"),
-    Need("lab", "/usr/lib/cni/bridge", "containernetworking-plugins", "networks of the pods of such tests"),
+    Need("lab bench conformance", "runc", "runc", "a peer of the container runtime"),
+    Need("bench conformance", "runsc", "runsc", "another: gVisor"),
+    Need("lab conformance", "catatonit", "catatonit", "podman's --init"),
+    Need("lab conformance", "/usr/lib/cni/bridge", "containernetworking-plugins", "networks of the pods of such tests"),
     Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
@@ -91,7 +102,7 @@ NEEDS = (
 
 CLIENT = "pyvmm-oci-client"
 """In the package of examples/kata; see its client/build.py."""
-DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata"}
+DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata", "conformance"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
 
