@@ -13,8 +13,15 @@ from tools.step import run_step, say
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
-C_CODE = ("vmm/native", "tests/guest/programs", "examples/kata/agent", "examples/kata/client", "tests/kata/src")
-KATA_CODE = C_CODE[2:]
+C_CODE = (
+    "vmm/native",
+    "tests/guest/programs",
+    "tests/conformance/programs",
+    "examples/kata/agent",
+    "examples/kata/client",
+    "tests/kata/src",
+)
+KATA_CODE = C_CODE[3:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {

@@ -1,31 +1,63 @@
-"""Cases that our runtime refuses, each with its row of docs/differences.md and the message of the refusal.
+"""Cases that are otherwise with our runtime on purpose, each with its row of docs/differences.md and how that shows.
 
-A case that is here is played all the same: it has to be refused with that message. One that passes has no place here.
+A case that is here is played all the same: it has to be refused with the message, or to show what the row says. One
+that passes has no place here.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+from tests.conformance.suite import Check, Observation, matches
 
 
 class Difference(NamedTuple):
     """
-    :param row: the name of the row in docs/differences.md
-    :param message: pattern of what the runtime says
+    :param row: what stands in the first column of the row in docs/differences.md, or a part of it
+    :param message: pattern of what the runtime says when it refuses the case
+    :param shows: what is seen where it is not refused
     """
 
     row: str
-    message: str
+    message: str = ""
+    shows: Check | None = None
+
+    def holds(self, seen: Observation) -> bool:
+        """Whether what was seen is this difference."""
+        if self.message:
+            return re.search(self.message, seen.get("errors", "")) is not None
+        return self.shows is not None and self.shows(seen)
 
 
-HOOKS = Difference("hooks", r"hooks\.(createContainer|startContainer): the container's namespaces are in its virtual")
-HOST_NETWORK = Difference(
-    "host-network", "without a network namespace of its own, the container would have the host's network"
+HOOK = Difference("hooks", message=r"hooks\.createContainer: ")
+NETWORK = Difference(
+    "`--network host`", message="without a network namespace of its own, the container would have the host's"
+)
+PATH = Difference(
+    "namespaces by path", message="namespace is the host's, or that of a container in another virtual machine"
+)
+HOST = "namespaces of the host"
+SOCKET = Difference(
+    "sockets and pipes of the host", message="a device, socket or pipe of the host cannot be given to a guest"
 )
 
 DIFFERENCES: dict[str, Difference] = {
-    "hooks/create-container": HOOKS,
-    "hooks/start-container": HOOKS,
-    "config-linux/namespaces/network-none": HOST_NETWORK,
-    "podman/namespaces/network-host": HOST_NETWORK,
+    "hooks/create-container": HOOK,
+    "config-linux/namespaces/network-none": NETWORK,
+    "config-linux/namespaces/pid-none": Difference(HOST, shows=matches("pid", r"^\d+$")),
+    "config-linux/namespaces/uts-none": Difference(HOST, shows=matches("name", r"\S")),
+    "config-linux/namespaces/pid-path": PATH,
+    "config-linux/namespaces/ipc-path": PATH,
+    "config-linux/namespaces/uts-path": PATH,
+    "podman/namespaces/network-host": NETWORK,
+    "podman/namespaces/pid-container": PATH,
+    "podman/namespaces/ipc-container-seen": PATH,
+    "podman/namespaces/uts-container": PATH,
+    "podman/namespaces/pid-host": Difference(HOST, shows=matches("podman/namespaces/pid-host", "^0$")),
+    "podman/namespaces/uts-host": Difference(HOST, shows=matches("podman/namespaces/uts-host $?", "^1$")),
+    "podman/mount/socket": SOCKET,
+    "cri/namespaces/network-node": NETWORK,
+    "cri/namespaces/pid-node": Difference(HOST, shows=matches("processes", "PID")),
+    "cri/namespaces/ipc-node": Difference(HOST, shows=matches("queues?", r"^\d+$")),
 }

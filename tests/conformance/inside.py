@@ -24,7 +24,7 @@ from tests.conformance.journal import Journal
 from tests.conformance.suite import Observation, Result, Scene
 from tests.conformance.suites import SUITES
 
-LIMIT = 150
+LIMIT = 400
 """Seconds for a scene; what it has made is cleared then."""
 
 
@@ -65,6 +65,7 @@ def play(stage: Stage, scene: Scene) -> Result:
         with limit(LIMIT):
             seen = stage.play(scene.play)
     except SceneTimeout:
+        seen = getattr(stage, "seen", {})
         problem = f"it did not end within {LIMIT} s"
     except Exception as error:  # of the runtime's making, most of the time: its output was not what it has to be
         place = traceback.extract_tb(error.__traceback__)[-1]

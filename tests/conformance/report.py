@@ -59,9 +59,7 @@ def rows(results: Mapping[Key, Result], names: Sequence[str], scenes: Mapping[st
             for case in scene.cases:
                 known = DIFFERENCES.get(case.name)
                 verdicts = {
-                    name: judge(
-                        case, result, seen.get(REFERENCES[0]), known.message if known and name == OURS else None
-                    )
+                    name: judge(case, result, seen.get(REFERENCES[0]), known.holds if known and name == OURS else None)
                     for name, result in seen.items()
                 }
                 found.append(Row(suite, scene, case, verdicts, seen))

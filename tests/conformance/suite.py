@@ -103,23 +103,22 @@ def refused(key: str) -> Check:
 
 
 class Result(NamedTuple):
-    """What a scene gave with a runtime; `problem` says why there is no observation."""
+    """What a scene gave with a runtime; `problem` says why the observation is not whole."""
 
     seen: Observation
     problem: str
     seconds: float
 
 
-def judge(demand: Case, result: Result, reference: Result | None = None, message: str | None = None) -> Verdict:
+def judge(demand: Case, result: Result, reference: Result | None = None, difference: Check | None = None) -> Verdict:
     """
     :param reference: what the first reference gave, where it was played
-    :param message: pattern of what the runtime says when it refuses what the case needs, for a known difference; None:
-        there is none. A difference that is not refused with this message is a failure.
+    :param difference: what is seen of a known difference; None: there is none
     """
-    if not result.problem and demand.check(result.seen):
+    if demand.check(result.seen):
         other = reference.seen if reference and not reference.problem else result.seen
         if all(result.seen.get(key) == other.get(key) for key in demand.compared):
             return "pass"
-    if message is not None and re.search(message, result.seen.get("errors", "") + result.problem):
+    if difference is not None and difference({**result.seen, "errors": result.seen.get("errors", "") + result.problem}):
         return "different"
     return "error" if result.problem else "fail"

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.conformance import oci, runtimes
+from tests.conformance import cri, oci, podman, runtimes
+from tests.conformance.cri.stage import Stage as CriStage
 from tests.conformance.oci.box import Stage
+from tests.conformance.podman.stage import Stage as PodmanStage
 from tests.conformance.suite import Scene
 
 
@@ -28,4 +30,16 @@ def _oci_stage(runtime: str, folder: Path) -> Stage:
     return Stage(runtime, runtimes.command(runtime, folder), folder / "oci")
 
 
-SUITES = {"oci": Suite("OCI runtime specification", oci.SCENES, _oci_stage, runtimes.ALL)}
+def _podman_stage(runtime: str, folder: Path) -> PodmanStage:
+    return PodmanStage(runtime, runtimes.command(runtime, folder), folder / "podman")
+
+
+def _cri_stage(runtime: str, folder: Path) -> CriStage:
+    return CriStage(runtime, folder / "c")
+
+
+SUITES = {
+    "oci": Suite("OCI runtime specification", oci.SCENES, _oci_stage, runtimes.ALL),
+    "podman": Suite("podman", podman.SCENES, _podman_stage, (runtimes.OURS, *runtimes.REFERENCES)),
+    "cri": Suite("CRI through containerd", cri.SCENES, _cri_stage, (runtimes.OURS, *runtimes.REFERENCES)),
+}

@@ -1,0 +1,8 @@
+"""Kubernetes' container runtime interface, asked of containerd as kubelet does."""
+
+from . import containers, isolation, pods, resources, streams
+from .script import SCRIPT
+
+SCENES = SCRIPT.scenes
+
+__all__ = ["SCENES", "containers", "isolation", "pods", "resources", "streams"]
