@@ -108,6 +108,24 @@ def test_a_root_on_a_disk(daemon: Containerd, folder: Path) -> None:
     assert tool("debugfs", "-R", "cat /root/file", str(disk)).endswith("kept\n")
 
 
+def test_other_ids(daemon: Containerd) -> None:
+    """`ctr run --uidmap`: a user namespace, on a snapshot that belongs to its ids."""
+    flags = ["--rm", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--runtime", RUNTIME]
+    done = daemon.ctr(
+        "run", *flags, IMAGE, "u1", "sh", "-c", "id -u; cat /proc/self/uid_map; touch /x && stat -c %u /x"
+    )
+    assert done.stdout.split() == ["0", "0", "100000", "65536", "0"]
+    daemon.wait_until_clean([daemon.place("u1")])
+
+
+def test_everything_that_is_the_guests(daemon: Containerd) -> None:
+    """`ctr run --privileged` names all devices of the host."""
+    script = "mount -t tmpfs x /tmp && ls /dev/kmsg; ls /dev | grep -c kvm"
+    done = daemon.ctr("run", "--rm", "--privileged", "--runtime", RUNTIME, IMAGE, "p1", "sh", "-c", script, check=False)
+    assert done.stdout.split() == ["/dev/kmsg", "0"], done.stderr
+    daemon.wait_until_clean([daemon.place("p1")])
+
+
 def test_restart_of_containerd(daemon: Containerd) -> None:
     checks.check_restart_of_containerd(daemon, PROGRAMS)
 
@@ -158,7 +176,7 @@ def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
         daemon.start()
         daemon.import_image("k8s.io")
         client = cri.Cri(daemon.address, folder)
-        pod = cri.CriPod(client, "pyvmm", "p1", folder)
+        pod = cri.CriPod(client, "pyvmm", "p1", folder, privileged=True)
         (folder / "site").mkdir()
         (folder / "site" / "index.html").write_text("from a volume")
         site = {"container_path": "/srv", "host_path": str(folder / "site"), "readonly": True}
@@ -173,8 +191,20 @@ def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
         command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
         assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
 
-        # Each has processes of its own.
+        # Each has processes of its own, unless it is to see those of the pod; names and memory are shared.
         assert "httpd" not in pod.exec("app", "ps")[0]
+        pod.run("first", "sleep", "100001", pid=cri.POD)
+        pod.run("second", "sleep", "100002", pid=cri.POD)
+        assert "sleep 100001" in pod.exec("second", "ps", "ax")[0]
+        assert "httpd" not in pod.exec("second", "ps", "ax")[0]
+        same = ("sh", "-c", "readlink /proc/self/ns/ipc /proc/self/ns/uts")
+        assert pod.exec("app", *same) == pod.exec("web", *same)
+        assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
+        assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
+
+        # All that is the machine's, and nothing of the host's devices.
+        pod.run("root", "sleep", "100003", privileged=True)
+        assert pod.exec("root", "sh", "-c", "mount -t tmpfs x /tmp && ls /dev/kmsg && test -w /sys/kernel")[1] == 0
         assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
         assert "p1" in (folder / "app.log").read_text()
 

@@ -36,9 +36,12 @@ class Podman:
         subprocess.run(["tar", "-C", str(make_rootfs(folder / "rootfs")), "-cf", str(archive), "."], check=True)
         self.check("import", "--signature-policy", str(policy), str(archive), "box")
 
+    def command(self, *arguments: str) -> list[str]:
+        return [*self._command, *arguments]
+
     def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self._command, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
+            self.command(*arguments), input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     def check(self, *arguments: str, text: str = "") -> str:

@@ -80,29 +80,44 @@ class Cri:
         self._channel.close()
 
 
+POD, CONTAINER = 0, 1
+
+
 class CriPod:
     """A pod with containers of the test's image."""
 
-    def __init__(self, cri: Cri, handler: str, name: str, logs: Path) -> None:
+    def __init__(self, cri: Cri, handler: str, name: str, logs: Path, *, privileged: bool = False) -> None:
         self._cri = cri
         self._config = {
             "metadata": {"name": name, "uid": name, "namespace": "test"},
             "hostname": name,
             "log_directory": str(logs),
-            "linux": {"cgroup_parent": f"/pods/{name}"},
+            "linux": {"cgroup_parent": f"/pods/{name}", "security_context": {"privileged": privileged}},
         }
         answer = cri.call("RunPodSandbox", config=self._config, runtime_handler=handler)
         self.id = str(answer.pod_sandbox_id)
         self.containers: dict[str, str] = {}
 
-    def run(self, name: str, *program: str, mounts: tuple[dict[str, object], ...] = ()) -> str:
-        """Start a container; its id."""
+    def run(
+        self,
+        name: str,
+        *program: str,
+        mounts: tuple[dict[str, object], ...] = (),
+        pid: int = CONTAINER,
+        **security: bool,
+    ) -> str:
+        """Start a container; its id.
+
+        :param pid: whose processes it sees: POD or CONTAINER
+        """
+        context = {**security, "namespace_options": {"pid": pid}}
         config = {
             "metadata": {"name": name},
             "image": {"image": IMAGE},
             "command": list(program),
             "mounts": list(mounts),
             "log_path": f"{name}.log",
+            "linux": {"security_context": context},
         }
         made = self._cri.call(
             "CreateContainer", pod_sandbox_id=self.id, config=config, sandbox_config=self._config

@@ -66,6 +66,15 @@ def test_a_folder_that_only_looks_so(tmp_path: Path) -> None:
         assert mount(tmp_path, "/dev/shm")["source"] == "c1/0-x", "a tmpfs of the host's with files of the user's"
 
 
+def test_sysfs_in_a_user_namespace(tmp_path: Path) -> None:
+    sysfs = {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}
+    own, mapped = (
+        guest(bundle_with(tmp_path, [sysfs], namespaces=[{"type": kind}]))["mounts"][0] for kind in ("pid", "user")
+    )
+    assert own == sysfs
+    assert (mapped["type"], mapped["source"], mapped["options"]) == ("bind", "/sys", ["rbind", "ro"])
+
+
 @pytest.fixture
 def procfs(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "procfs"

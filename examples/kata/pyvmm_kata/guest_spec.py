@@ -158,6 +158,9 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
                 f"the guest cannot mount {kind!r:.60} at {destination}",
                 f"it can mount {', '.join(_IN_GUEST)}, and bind what the host has",
             )
+        if kind == "sysfs" and namespaces.has(bundle.spec, "user"):
+            # It shows the network, which is the machine's: in a user namespace it can be bound, and not be mounted
+            return {**mount, "type": "bind", "source": "/sys", "options": ["rbind", *options]}
         return mount
     source = os.path.join(bundle.path, mount.get("source", ""))
     status = _status(source, index, "source")

@@ -1,0 +1,100 @@
+"""podman's options that change whose the container is: user namespaces, privileges, namespaces of others, overlays."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.kata_tools import PATIENCE
+from tests.guest.test_kata_podman import Podman, notes, pytestmark
+
+__all__ = ["pytestmark"]
+RUN = ("run", "--rm", "--network", "none")
+SCRIPT = "cat /proc/self/uid_map; id -u; touch /data/made /made; stat -c %u /made /data/made; cat /etc/hostname"
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    made = Podman(tmp_path_factory.mktemp("userns"))
+    yield made
+    made.run("rm", "--all", "--force", "--time", "1")
+    assert list(made.folder.glob("state/*")) == [], notes(made.folder)
+
+
+def volume(podman: Podman, name: str) -> Path:
+    path = podman.folder / name
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+def test_a_mapping(podman: Podman) -> None:
+    data = volume(podman, "mapped")
+    out = podman.check(
+        *RUN, "--uidmap", "0:100000:65536", "-v", f"{data}:/data", "--hostname", "h", "box", "sh", "-c", SCRIPT
+    )
+    assert out.split() == ["0", "100000", "65536", "0", "0", "0", "h"]
+    assert (data / "made").stat().st_uid == 100000
+    owned = volume(podman, "owned")
+    podman.check(*RUN, "--uidmap", "0:100000:65536", "-v", f"{owned}:/data:U", "box", "sh", "-c", "chmod 700 /data")
+    assert (owned.stat().st_uid, owned.stat().st_mode & 0o777) == (100000, 0o700)
+
+
+def test_a_mapping_that_podman_chooses(podman: Podman) -> None:
+    """`--userns auto` has its ids of /etc/subuid, here another file."""
+    ids = podman.folder / "subid"
+    ids.write_text("containers:200000:200000\n")
+    data = volume(podman, "auto")
+    words = podman.command(*RUN, "--userns", "auto", "-v", f"{data}:/data", "box", "sh", "-c", SCRIPT)
+    binds = "; ".join(f"mount --bind {ids} /etc/{name}" for name in ("subuid", "subgid"))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", f"{binds}; exec {shlex.join(words)}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    inside, outside, *rest = done.stdout.split()
+    assert (inside, rest[1:4]) == ("0", ["0", "0", "0"])
+    assert 200000 <= int(outside) < 400000
+    assert (data / "made").stat().st_uid == int(outside)
+
+
+def test_the_callers_ids(podman: Podman) -> None:
+    data = volume(podman, "kept")
+    out = podman.check(*RUN, "--userns", "keep-id", "-v", f"{data}:/data", "box", "sh", "-c", SCRIPT)
+    assert out.split()[3:6] == ["0", "0", "0"]
+    assert (data / "made").stat().st_uid == 0
+
+
+def test_everything_that_is_the_guests(podman: Podman) -> None:
+    script = "mount -t tmpfs x /tmp && ls /dev/kmsg; ls /dev | grep -c kvm; test -w /sys/kernel && echo sys"
+    done = podman.run(*RUN, "--privileged", "box", "sh", "-c", script)
+    assert done.stdout.split() == ["/dev/kmsg", "0", "sys"], done.stderr
+    refused = podman.run(*RUN, "--device", "/dev/kvm", "box", "true")
+    assert "'/dev/kvm': the guest has no such device" in refused.stderr
+
+
+def test_overlays(podman: Podman) -> None:
+    data = volume(podman, "below")
+    (data / "file").write_text("below\n")
+    out = podman.check(
+        *RUN, "-v", f"{data}:/data:O", "box", "sh", "-c", "cat /data/file; echo x >/data/file; cat /data/file"
+    )
+    assert out == "below\nx\n"
+    assert (data / "file").read_text() == "below\n"
+    image = podman.check(*RUN, "--mount", "type=image,source=box,destination=/image", "box", "ls", "/image/bin/busybox")
+    assert image == "/image/bin/busybox\n"
+
+
+def test_namespaces_of_others(podman: Podman) -> None:
+    podman.check("run", "--detach", "--name", "other", "--network", "none", "box", "sleep", "100000")
+    for kind in ("pid", "ipc", "uts"):
+        option = f"--{kind}=container:other"
+        done = podman.run(*RUN, option, "box", "true")
+        assert f"the {kind} namespace is the host's, or that of a container in another" in done.stderr, option
+    podman.check("rm", "--force", "--time", "1", "other")
