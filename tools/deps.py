@@ -100,7 +100,7 @@ NEEDS = (
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )
 
-CLIENT = "pyvmm-oci-client"
+KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-face")
 """In the package of examples/kata; see its client/build.py."""
 DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata", "conformance"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
@@ -300,13 +300,13 @@ def compile_messages(python: str) -> None:
         stamp.set()
 
 
-def compile_client(python: str) -> None:
-    """Make the program that pyvmm-oci tries before it starts Python."""
+def compile_kata_programs(python: str) -> None:
+    """Make the programs of examples/kata that are not Python."""
     folder = os.path.join("examples", "kata")
     stamp = Stamp("client", digest(*(os.path.join(folder, "client", kind) for kind in ("*.c", "*.h", "*.py"))))
     package = os.path.join(ROOT, folder, "pyvmm_kata")
-    if not (stamp.is_current() and os.path.exists(os.path.join(package, CLIENT))):
-        with step("compiling the client of examples/kata"):
+    if not (stamp.is_current() and all(os.path.exists(os.path.join(package, name)) for name in KATA_PROGRAMS)):
+        with step("compiling the programs of examples/kata"):
             run([python, os.path.join(ROOT, folder, "client", "build.py"), package])
         stamp.set()
 
@@ -358,7 +358,7 @@ def write_command(python: str) -> None:
     start = "import gc\n\ngc.disable()\nfrom vmm.startup import begin as main\n"
     write_program(python, "pyvmm", [ROOT, packages, kata], start, head=f"#!{warm} {python}\n")
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
-        first = os.path.join(kata, "pyvmm_kata", CLIENT)
+        first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
         # sh reads up to the exec, and Python a string
         head = f"#!/bin/sh\n''':'\nexec {first} {python} -IS \"$0\" -- \"$@\"\n'''\n"
         write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", head=head)
@@ -397,7 +397,7 @@ def main(groups: Sequence[str]) -> None:
     install_project(os.path.join(VENV, "bin", "python"), develop=develop)
     if develop:
         compile_messages(os.path.join(VENV, "bin", "python"))
-        compile_client(os.path.join(VENV, "bin", "python"))
+        compile_kata_programs(os.path.join(VENV, "bin", "python"))
         install_kata(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))

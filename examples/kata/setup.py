@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot say: the messages of proto/, and the program of client/."""
+"""The part of the build that pyproject.toml cannot say: the messages of proto/, and the programs of client/."""
 
 import os
 import runpy
@@ -8,16 +8,16 @@ from setuptools.command.build_py import build_py
 
 
 class BuildPackage(build_py):  # type: ignore[misc]
-    """The descriptor set and the program, then the modules."""
+    """The descriptor set and the programs, then the modules."""
 
     def run(self) -> None:
         runpy.run_path(os.path.join("proto", "compile.py"), run_name="build")["compile_messages"]()
-        runpy.run_path(os.path.join("client", "build.py"), run_name="build")["build_client"]("pyvmm_kata")
+        runpy.run_path(os.path.join("client", "build.py"), run_name="build")["build_programs"]("pyvmm_kata")
         super().run()
 
 
 class NativeDistribution(Distribution):  # type: ignore[misc]
-    """Of one architecture, for the program's sake."""
+    """Of one architecture, for the programs' sake."""
 
     def has_ext_modules(self) -> bool:
         return True

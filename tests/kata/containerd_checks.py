@@ -30,6 +30,10 @@ class Programs(NamedTuple):
     cat: tuple[str, ...]
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def check_run(daemon: Containerd, programs: Programs) -> None:
     """Output and exit status of `ctr run`; nothing is left of it."""
     place = daemon.place("r1")
@@ -52,8 +56,9 @@ def check_detached(daemon: Containerd, programs: Programs) -> None:
     assert daemon.status("d1") == "RUNNING"
     assert daemon.ctr("task", "exec", "--exec-id", "e1", "d1", *programs.hello).stdout == "hello\n"
     assert daemon.ctr("task", "exec", "--exec-id", "e1", "d1", *programs.exit_7, check=False).returncode == 7
-    pid = str(daemon.shim_pid(daemon.place("d1")))
-    assert [line.split()[0] for line in daemon.ctr("task", "ps", "d1").stdout.splitlines()[1:]] == [pid]
+    (pid,) = (line.split()[0] for line in daemon.ctr("task", "ps", "d1").stdout.splitlines()[1:])
+    assert Path("/proc", pid, "comm").read_text() == "pyvmm-face\n"
+    assert parent_of(int(pid)) == daemon.shim_pid(daemon.place("d1"))
     daemon.ctr("task", "pause", "d1")
     assert daemon.status("d1") == "PAUSED"
     daemon.ctr("task", "resume", "d1")

@@ -16,6 +16,7 @@ from typing import Any
 
 from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.disks import RootDisk
+from pyvmm_kata.mounts import GUEST_SHARED
 from pyvmm_kata.sandbox import SandboxConfig
 
 EMPTY = "google.protobuf.Empty"
@@ -92,6 +93,8 @@ class FakeAgent:
         self.oom_ready = threading.Event()
         self.power_off: Callable[[], None] = lambda: None
         methods = {name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")}
+        self.shared = ""
+        """The directory of the share, where it makes the mount points of containers."""
         methods.update(replace or {})
         check = methods.pop("Check")
         self.server = ttrpc.Server(
@@ -131,6 +134,11 @@ class FakeAgent:
 
     def do_CreateContainer(self, request: Any, _call: ttrpc.Call) -> None:
         self.specs[request.container_id] = request.OCI
+        root = os.path.join(self.shared, os.path.relpath(request.OCI.Root.Path, GUEST_SHARED))
+        if self.shared and os.path.isdir(root):
+            for mount in request.OCI.Mounts:  # as crun does; a file's mount point tests make themselves
+                with contextlib.suppress(OSError):
+                    os.makedirs(root + mount.destination, exist_ok=True)
         self.processes[request.container_id, request.exec_id] = FakeProcess(request.OCI.Process)
 
     def do_StartContainer(self, request: Any, _call: ttrpc.Call) -> None:
@@ -251,4 +259,6 @@ class FakeVm:
 
 def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
     """As :func:`pyvmm_kata.sandbox.boot_vm`."""
-    return FakeVm(FakeAgent())
+    agent = FakeAgent()
+    agent.shared = shared
+    return FakeVm(agent)

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.bundle import Bundle
+from pyvmm_kata.face import Face, Shown
 from pyvmm_kata.mounts import SharedDirectory
 from pyvmm_kata.proto import Message
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
@@ -41,6 +42,25 @@ class PlainDirectory(SharedDirectory):
         pass
 
 
+class FakeFace:
+    """A face without a process, which not everybody may make."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = threading.Event()
+
+    def show(self, root: Shown | None, volumes: Sequence[Shown]) -> None:
+        pass
+
+    def watch(self, on_signal: Callable[[int], None]) -> None:
+        self._ended.wait()
+
+    def end(self, status: int) -> None:
+        self._ended.set()
+
+    close = reap = lambda self: self._ended.set()
+
+
 class Shim:
     """A pod, its service on a socket, and the events that it sent."""
 
@@ -52,14 +72,16 @@ class Shim:
         self.published = threading.Condition()
         self.guests: list[FakeGuest] = []
         self.ended = threading.Event()
-        self.pod = Pod(self._sandbox, self._publish, PID)
+        self.pod = Pod(self._sandbox, self._publish, lambda bundle, others: FakeFace(PID))  # type: ignore[arg-type, return-value]
         self.service = TaskService(package, self.pod, "2", self.ended.set)
         self.server = ttrpc.Server({self.service.name: self.service.handlers()})
         ours, theirs = socket.socketpair()
         self.server.serve_connection(theirs)
         self.client = ttrpc.Client(ours, "the shim")
 
-    def _sandbox(self, bundle: Bundle, options: Message | None, listener: Callable[[SandboxEvent], None]) -> Sandbox:
+    def _sandbox(
+        self, bundle: Bundle, _face: Face, options: Message | None, listener: Callable[[SandboxEvent], None]
+    ) -> Sandbox:
         def boot(config: SandboxConfig, folder: str, shared: str) -> FakeGuest:
             self.guests.append(FakeGuest(config, folder, shared))
             return self.guests[-1]

@@ -64,15 +64,24 @@ class Cgroup:
             above = f"{above}/{part}"
         return True
 
-    def enter(self) -> None:
-        """Put this process there, and what it will start.
+    def enter(self, pid: int = 0) -> None:
+        """Put a process there, and what it will start.
 
+        :param pid: 0: this one
         :raises HostError: it cannot be put there
         """
         try:
-            _write(f"{self.path}/cgroup.procs", "0")
+            _write(f"{self.path}/cgroup.procs", str(pid))
         except OSError as error:
             raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
+
+    def pids(self) -> list[int]:
+        """The processes in it.
+
+        :raises OSError: there is no such group
+        """
+        with open(f"{self.path}/cgroup.procs") as lines:
+            return [int(line) for line in lines]
 
     def limit(self, memory: int, resources: Json) -> None:
         """Bound it: *memory* is the guest's RAM, *resources* is ``linux.resources``.  What the host has no controller

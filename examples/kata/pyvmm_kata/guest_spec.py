@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_kata import namespaces
 from pyvmm_kata.agent import Storage
-from pyvmm_kata.mounts import file_system
+from pyvmm_kata.face import Shown
+from pyvmm_kata.mounts import GUEST_SHARED, file_system
 from pyvmm_kata.spec import Json, bad
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.mounts import SharedDirectory
     from pyvmm_kata.namespaces import Member
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
@@ -60,6 +62,33 @@ class Nowhere:
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
         return name
+
+
+class Bind(NamedTuple):
+    """A file or a directory of the host that the guest is to see as *name*."""
+
+    source: str
+    name: str
+    recursive: bool
+    read_only: bool
+
+
+class Recorder:
+    """A share that notes what is to be bound, for a process that sees other mounts."""
+
+    def __init__(self) -> None:
+        self.binds: list[Bind] = []
+        self.overlays: list[tuple[str, list[str], bool]] = []
+
+    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+        """See :class:`Share`."""
+        self.binds.append(Bind(source, name, recursive, read_only))
+        return f"{GUEST_SHARED}/{name}"
+
+    def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
+        """See :class:`Share`."""
+        self.overlays.append((name, list(options), read_only))
+        return f"{GUEST_SHARED}/{name}"
 
 
 def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
@@ -116,6 +145,31 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
 def _sandbox_sysctls(spec: Json) -> tuple[str, ...]:
     """How settings begin of namespaces that belong to the sandbox."""
     return _NETWORK_SYSCTLS if namespaces.has(spec, "ipc") else _NETWORK_SYSCTLS + _IPC_SYSCTLS
+
+
+def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
+    """How the container's face shows its files on the host: the root, None for one that only the guest has, and what is
+    mounted in it.
+
+    :param spec: as :func:`place` has made it
+    """
+    mounts: list[Shown] = []
+    for mount in spec["mounts"]:
+        destination, source = mount["destination"], shared.source_of(mount.get("source") or "")
+        options = mount.get("options") or ()
+        is_file = mount.get("type") == "bind" and not source and not os.path.isdir(mount["source"])
+        if source or is_file:
+            mounts.append(Shown(destination, source or shared.empty_file(), "ro" in options or "rro" in options))
+        elif (above := _mount_above(mounts, destination)) is None or above.source:
+            mounts.append(Shown(destination))
+    root = shared.source_of(spec["root"]["path"])
+    return (Shown("/", root, bool(spec["root"].get("readonly"))) if root else None), mounts
+
+
+def _mount_above(mounts: list[Shown], path: str) -> Shown | None:
+    """The last of *mounts* below which *path* is."""
+    found = [one for one in mounts if path.startswith(one.destination.rstrip("/") + "/")]
+    return max(found, key=lambda one: len(one.destination)) if found else None
 
 
 def kernel_parameters(spec: Json) -> str:

@@ -53,20 +53,23 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
     _check(result, f"mounting {source or fstype} at {target}")
 
 
-def _bind(source: str, target: str, *, recursive: bool, read_only: bool) -> None:
-    """A bind mount that is read-only from its first moment: its copies (in the share) are not changed with it later."""
+def open_tree(source: str, *, recursive: bool = True, read_only: bool = False) -> int:
+    """A descriptor of a new, detached mount of *source* (open_tree(2)), read-only from its first moment.
+
+    :raises HostError: it cannot be made
+    """
     deep = _AT_RECURSIVE if recursive else 0
-    tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep)
+    tree = int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep))
     _check(min(tree, 0), f"binding {source}")
     try:
         if read_only:
             attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
             result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
             _check(result, f"making the mount of {source} read-only")
-        result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
-        _check(result, f"mounting {source} at {target}")
-    finally:
+    except BaseException:
         os.close(tree)
+        raise
+    return tree
 
 
 def file_system(path: str) -> int:
@@ -130,17 +133,30 @@ class SharedDirectory:
 
         :raises HostError: it cannot be bound
         """
+        # Read-only from its first moment: its copies (in the share) are not changed with it later
+        tree = open_tree(source, recursive=recursive, read_only=read_only)
+        try:
+            self.attach(tree, name)
+        finally:
+            os.close(tree)
+        return f"{GUEST_SHARED}/{name}"
+
+    def attach(self, tree: int, name: str) -> None:
+        """Let the guest see a detached mount, of :func:`open_tree`, as *name*.
+
+        :raises HostError: it cannot be mounted
+        """
         target = os.path.join(self.work, name)
         try:
-            if stat.S_ISDIR(os.stat(source).st_mode):
+            if stat.S_ISDIR(os.fstat(tree).st_mode):
                 self._make_place(name)
             else:
                 self._make_place(os.path.dirname(name))
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            raise HostError(f"{source}: {error.strerror}", code="mount", errno=error.errno or 0) from error
-        _bind(source, target, recursive=recursive, read_only=read_only)
-        return f"{GUEST_SHARED}/{name}"
+            raise HostError(f"{target}: {error.strerror}", code="mount", errno=error.errno or 0) from error
+        result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(result, f"mounting at {target}")
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
         """Let the guest see an overlay of directories of the host as *name*; its path in the guest.
@@ -168,6 +184,17 @@ class SharedDirectory:
             except FileExistsError:
                 continue
             os.chmod(path, 0o755)
+
+    def source_of(self, path: str) -> str:
+        """Where the host has what the guest sees at *path*, empty for what it does not have from here."""
+        below = path.removeprefix(f"{GUEST_SHARED}/")
+        return os.path.join(self.work, below) if below != path else ""
+
+    def empty_file(self) -> str:
+        """A file without content, which can stand for one that only the guest has."""
+        path = os.path.join(os.path.dirname(self.work), "empty")
+        os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
+        return path
 
     def unbind(self, name: str) -> None:
         """Take *name*, and all below it, away again; nothing is there: nothing to do.

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 JOIN = "container:"
 """Before an id, as a namespace's path: what the agent takes for the namespace of that container's first process."""
-_FILES = {"pid": "pid", "ipc": "ipc", "uts": "uts", "mount": "mnt", "cgroup": "cgroup", "user": "user", "time": "time"}
+_FILES = {
+    "network": "net",
+    "pid": "pid",
+    "ipc": "ipc",
+    "uts": "uts",
+    "mount": "mnt",
+    "cgroup": "cgroup",
+    "user": "user",
+    "time": "time",
+}
 _OF_A_PROCESS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/ns/\w+\Z")
 
 

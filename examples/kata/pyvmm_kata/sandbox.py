@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,7 @@ from pyvmm_kata.agent import AgentClient, Storage
 from pyvmm_kata.container import Container
 from pyvmm_kata.disks import SERIAL, root_storages
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
-from pyvmm_kata.guest_spec import place, shm_storages
+from pyvmm_kata.guest_spec import place, shm_storages, shown
 from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.namespaces import Member
 from pyvmm_kata.spec import check_id, to_message
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle import Bundle
     from pyvmm_kata.disks import RootDisk
+    from pyvmm_kata.face import Shown
     from pyvmm_kata.network import Network
+    from pyvmm_kata.placed import Placed
     from pyvmm_kata.process import ExitStatus, Process
     from pyvmm_kata.stdio import Stdio
     from pyvmm_kata.vm import Vm
@@ -108,6 +109,8 @@ class Sandbox:
         self._agent: AgentClient | None = None
         self._containers: dict[str, Container] = {}
         self._disks: dict[str, tuple[RootDisk, str]] = {}
+        self._pids: dict[str, int] = {}
+        self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
         self._serials = 0
         self._listeners: list[Callable[[SandboxEvent], None]] = []
         self._stopping = threading.Event()
@@ -232,13 +235,18 @@ class Sandbox:
 
     @property
     def members(self) -> list[Member]:
-        """The containers, each with the process that stands for it on the host: ours, which holds the machine."""
+        """The containers, each with the process that stands for it on the host."""
         with self._lock:
-            return [Member(container_id, os.getpid()) for container_id in self._containers]
+            return [Member(container_id, self._pids.get(container_id, 0)) for container_id in self._containers]
 
-    def create_container(self, container_id: str, bundle: Bundle, stdio: Stdio) -> Container:
+    def create_container(
+        self, container_id: str, bundle: Bundle, stdio: Stdio, pid: int = 0, placed: Placed | None = None
+    ) -> Container:
         """Make a container, not yet started.
 
+        :param pid: of the process that stands for it on the host
+        :param placed: what the guest is to see of the host's files, from a process that sees other mounts than this
+            one; None: what the bundle names
         :raises ConfigError: it cannot be, or the id is in use
         :raises VmmError: the host or the guest refuses; nothing of it is left
         """
@@ -254,17 +262,30 @@ class Sandbox:
             made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
             try:
                 root, storages = self._mount_root(bundle, container_id)
-                spec = to_message("Spec", place(bundle, container_id, self._shared, root, self.members))
-                storages += shm_storages(bundle)
-                agent.create_container(container_id, spec, storages, shared_pids=self.config.shared_pids)
+                if placed is None:
+                    spec = place(bundle, container_id, self._shared, root, self.members)
+                    storages += shm_storages(bundle)
+                else:
+                    placed.attach(self._shared)
+                    spec = placed.spec
+                    storages += placed.storages
+                self._shown[container_id] = shown(spec, self._shared)
+                agent.create_container(
+                    container_id, to_message("Spec", spec), storages, shared_pids=self.config.shared_pids
+                )
             except BaseException:
                 made.init.abandon()
                 self._let_go(container_id)
                 raise
             timeline.note("container")
             self._containers[container_id] = made
+            self._pids[container_id] = pid
             made.init.watch()  # it can be killed before it is started
             return made
+
+    def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
+        """What :meth:`pyvmm_kata.face.Face.show` is to show of a container."""
+        return self._shown[container_id]
 
     def _on_delete(self, container: Container) -> None:
         with self._lock:
@@ -293,6 +314,8 @@ class Sandbox:
 
     def _let_go(self, container_id: str) -> None:
         """Take away what was the container's alone."""
+        self._shown.pop(container_id, None)
+        self._pids.pop(container_id, None)
         _, serial = self._disks.pop(container_id, (None, SERIAL))
         vm = self._vm
         if serial != SERIAL and vm is not None:

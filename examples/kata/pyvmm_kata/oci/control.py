@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "control"
 MAX_LINE = 16 << 20
-MAX_FDS = 4
+MAX_FDS = 250
 CALL_S = 90.0
 """Longer than what the monitor waits for its guest, so that its error comes first, and says more."""
 

@@ -1,4 +1,4 @@
-"""``pyvmm-oci create``: makes the state's folder and the monitor, and waits until the container is there."""
+"""``pyvmm-oci create``: makes the state's folder, the face and the monitor, and waits until the container is there."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyvmm_kata import cgroups, guest_spec, hooks, settings, state, timeline
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.oci import control
+from pyvmm_kata.face import Face
+from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
 from pyvmm_kata.stdio import Stdio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
-    from pyvmm_kata.oci.monitor import Plan
+    from pyvmm_kata.oci.service import Plan
+    from pyvmm_kata.oci.sharing import Machine
     from pyvmm_kata.state import Json
 
 OPTIONS = {
@@ -44,7 +46,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def create(context: Context, container_id: str, options: Json, *, foreground: bool = False) -> int:
-    """Make a container; the pid of its monitor, a child of ours.
+    """Make a container; the pid of its face, a child of ours.
 
     :param foreground: a terminal may be that of this process, where there is no console socket
     :raises VmmError: it cannot be made; nothing of it is left
@@ -55,7 +57,8 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         )
     bundle = Bundle.load(options["bundle"] or ".")
     hooks.check(bundle.spec)
-    guest_spec.check(bundle)
+    machine = sharing.machine_for(context, bundle.spec)
+    guest_spec.check(bundle, machine.members)
     terminal = bool(bundle.spec["process"].get("terminal"))
     if terminal and not options["console-socket"] and not foreground:
         raise ConfigError("create: process.terminal needs --console-socket", code="oci-console")
@@ -65,19 +68,57 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
     cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     folder = _make_folder(context, container_id)
+    face: Face | None = None
     try:
-        state.write(folder, _first_state(container_id, bundle, cgroup))
-        pid = _start_monitor(
-            lambda: _plan(container_id, folder, bundle, chosen, cgroup, options["console-socket"], terminal), bundle
-        )
+        face = Face.launch(machine.face_namespaces(bundle.spec), bundle.spec.get("hostname") or "")
+        known = _first_state(container_id, bundle, cgroup, face.pid)
+        state.write(folder, known)
+        for kind in ("prestart", "createRuntime"):
+            hooks.run(known["hooks"], kind, state.public(known))
+        if machine.holder:
+            _join(machine, known, bundle, face, folder, options["console-socket"])
+        else:
+            pid = face.pid, face.fileno()
+            _start_monitor(
+                lambda: _plan(container_id, folder, bundle, chosen, cgroup, options["console-socket"], terminal, pid)
+            )
         if options["pid-file"]:
-            write_pid(options["pid-file"], pid)
+            write_pid(options["pid-file"], face.pid)
     except BaseException:
         from pyvmm_kata.oci.delete import delete
 
         delete(folder, force=True)
+        if face is not None:
+            face.close()
+            face.reap()
         raise
-    return pid
+    face.close()
+    return face.pid
+
+
+def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console_socket: str) -> None:
+    """Have the monitor of another container make this one in its machine, of the files that we see."""
+    from pyvmm_kata.oci.console import open_console
+    from pyvmm_kata.placed import Placed
+
+    terminal = bool(known["process"].get("terminal"))
+    placed = Placed.of(bundle, known["id"], machine.members)
+    console = -1
+    try:
+        console = open_console(console_socket) if console_socket else -1
+        streams = [console] if console >= 0 else [0, 1] if terminal else [0, 1, 2]
+        request = {"id": known["id"], "folder": folder, "face": face.pid, "streams": len(streams)}
+        channel = control.connect(machine.holder)
+        try:
+            fds = [face.fileno(), *streams, *placed.trees]
+            channel.send({"op": "create", **request, "placed": placed.to_json()}, fds)
+            channel.answer(CREATE_S)
+        finally:
+            channel.close()
+    finally:
+        placed.close()
+        if console >= 0:
+            os.close(console)
 
 
 def _plan(
@@ -88,10 +129,11 @@ def _plan(
     cgroup: str,
     console_socket: str,
     terminal: bool,
+    face: tuple[int, int],
 ) -> Plan:
     """In the monitor: take over what the caller gave for standard input, output and error."""
     from pyvmm_kata.oci.console import open_console
-    from pyvmm_kata.oci.monitor import Plan
+    from pyvmm_kata.oci.service import Plan
 
     console = -1
     if console_socket:
@@ -101,7 +143,7 @@ def _plan(
         stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
     else:
         stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
-    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, console)
+    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, Face.adopt(*face), console)
 
 
 def _make_folder(context: Context, container_id: str) -> str:
@@ -116,12 +158,12 @@ def _make_folder(context: Context, container_id: str) -> str:
     return folder
 
 
-def _first_state(container_id: str, bundle: Bundle, cgroup: str) -> Json:
+def _first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Json:
     return {
         "ociVersion": state.OCI_VERSION,
         "id": container_id,
-        "pid": 0,
-        "startTime": 0,
+        "pid": pid,
+        "startTime": state.start_time(pid),
         "status": "creating",
         "bundle": bundle.path,
         "rootfs": bundle.rootfs,
@@ -134,8 +176,8 @@ def _first_state(container_id: str, bundle: Bundle, cgroup: str) -> Json:
     }
 
 
-def _start_monitor(make_plan: Any, bundle: Bundle) -> int:
-    """Fork it, and wait until the container is made; its pid."""
+def _start_monitor(make_plan: Callable[[], Plan]) -> None:
+    """Fork it, and wait until the container is made."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = os.fork()
     if pid == 0:
@@ -150,41 +192,30 @@ def _start_monitor(make_plan: Any, bundle: Bundle) -> int:
     its.close()
     channel = control.Channel(ours, "the new monitor")
     try:
-        answer = channel.answer(CREATE_S)
-        if answer.get("hooks"):
-            own = bundle.spec.get("hooks") or {}
-            for kind in ("prestart", "createRuntime"):
-                hooks.run(own, kind, answer["hooks"])
-            channel.send({})
-            channel.answer(CREATE_S)
+        channel.answer(CREATE_S)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:
         channel.close()
-    return pid
 
 
-def _be_monitor(make_plan: Any, sock: socket.socket) -> int:
+def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
     """The child: never returns to its caller's code; its exit status."""
     os.setsid()
     channel = control.Channel(sock, "create")
     try:
         timeline.note("monitor")
-        plan: Plan = make_plan()
-        _leave_descriptors({sock.fileno(), plan.console, *(end for end in plan.stdio[:3] if isinstance(end, int))})
+        plan = make_plan()
+        streams = (end for end in plan.stdio[:3] if isinstance(end, int))
+        _leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
         from pyvmm_kata.oci.monitor import Monitor
 
         monitor = Monitor(plan)
         try:
             monitor.prepare()
-            if any((plan.bundle.spec.get("hooks") or {}).get(kind) for kind in ("prestart", "createRuntime")):
-                channel.send({"hooks": state.public(state.read(plan.folder))})
-                if channel.receive(None) is None:
-                    return 255
             monitor.create()
-            monitor.run()
         except BaseException:
             monitor.close()
             raise

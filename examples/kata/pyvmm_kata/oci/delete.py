@@ -8,10 +8,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import hooks, mounts, state
+from pyvmm_kata import hooks, state
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.oci import control
+from pyvmm_kata.oci.machines import sweep
 from pyvmm_kata.oci.options import FLAG, one_id, parse
 
 if TYPE_CHECKING:
@@ -54,10 +55,9 @@ def delete(folder: str, *, force: bool) -> None:
         raise ConfigError(
             f"cannot delete container {os.path.basename(folder)} that is not stopped: {status}", code="container-state"
         )
-    if status != "stopped":
-        _end(folder, known)
-    elif known and not _wait_gone(known, END_S):  # it is on its way out, and its status is its parent's to know
-        _kill(known)
+    if known:
+        known["shared"] = known.get("shared", False) and _has_others(folder, known)
+        _end(folder, known, kill=status != "stopped")
     clear(folder)
     if known.get("hooks"):
         known["status"] = "stopped"
@@ -67,34 +67,78 @@ def delete(folder: str, *, force: bool) -> None:
             sys.stderr.write(f"warning: {error}\n")
 
 
-def _end(folder: str, known: Json) -> None:
-    """End the monitor, and everything with it: asked by a signal to its container, or not."""
+def _end(folder: str, known: Json, *, kill: bool) -> None:
+    """End the container, and wait until its monitor has let go of it, or is gone.
+
+    :param kill: it has not ended by itself
+    """
+    patience = END_S
+    if kill:
+        try:
+            control.call(folder, "kill", 2.0, signal=signal.SIGKILL, all=True)
+            patience = 5.0 if os.path.isdir(known["rootfs"]) else END_S
+        except VmmError:
+            patience = 0.0
     try:
-        control.call(folder, "kill", 2.0, signal=signal.SIGKILL, all=True)
-        patience = 5.0 if os.path.isdir(known["rootfs"]) else END_S
+        control.call(folder, "released", max(patience, 1.0))
     except VmmError:
-        patience = 0.0
+        pass  # it is gone, or does not answer
     if not _wait_gone(known, patience):
         _kill(known)
 
 
 def _kill(known: Json) -> None:
-    """End the monitor that does not end by itself."""
-    try:
-        os.kill(known["pid"], signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    """End what does not end by itself."""
+    for pid, began in _processes(known):
+        if state.is_alive(pid, began):
+            _signal(pid, began)
     if not _wait_gone(known, END_S):
         raise HostError(
-            f"container {known['id']}: its monitor, process {known['pid']}, does not end",
+            f"container {known['id']}: its monitor, process {known.get('monitor', 0)}, does not end",
             code="oci-delete",
             hint="the host's kernel holds it: see /proc/PID/stack",
         )
 
 
+def _signal(pid: int, began: int) -> None:
+    """Kill a process, and none that has got its number since."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if state.is_alive(pid, began):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _processes(known: Json) -> list[tuple[int, int]]:
+    """The container's face; and its monitor, when that is to end with this container."""
+    found = [(known["pid"], known["startTime"])]
+    if not known.get("shared"):
+        found.append((known.get("monitor", 0), known.get("monitorStart", 0)))
+    return found
+
+
+def _has_others(folder: str, known: Json) -> bool:
+    """Does its monitor have other containers that have not ended?"""
+    root = os.path.dirname(folder)
+    for name in os.listdir(root):
+        try:
+            other = state.read(os.path.join(root, name))
+        except (ConfigError, OSError):
+            continue  # not a container, or one that is being made or removed
+        if other["id"] != known["id"] and other.get("monitor") == known.get("monitor") and other["status"] != "stopped":
+            return True
+    return False
+
+
 def _wait_gone(known: Json, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while state.is_alive(known["pid"], known["startTime"]):
+    while any(state.is_alive(pid, began) for pid, began in _processes(known)):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.005)
@@ -102,7 +146,7 @@ def _wait_gone(known: Json, seconds: float) -> bool:
 
 
 def clear(folder: str) -> None:
-    """Remove what a monitor that is gone has left: its control group, and the state's folder."""
+    """Remove what is left of a container: its control group, and the state's folder."""
     try:
         cgroup = state.read(folder).get("cgroup", "")
     except ConfigError:
@@ -110,5 +154,5 @@ def clear(folder: str) -> None:
     import shutil
 
     Cgroup(cgroup).remove()
-    mounts.SharedDirectory(folder).remove()
     shutil.rmtree(folder, ignore_errors=True)
+    sweep(os.path.dirname(folder))

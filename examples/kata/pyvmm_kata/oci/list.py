@@ -46,6 +46,8 @@ def _all(context: Context) -> list[Json]:
         return []
     found = []
     for name in sorted(os.listdir(context.root)):
+        if name.startswith("@"):
+            continue  # of a machine
         try:
             found.append(state.public(state.read(context.folder(name))))
         except ConfigError:

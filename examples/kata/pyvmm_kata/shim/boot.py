@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import cgroups, network, proto, settings
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.face import Face
 from pyvmm_kata.guest_spec import kernel_parameters
+from pyvmm_kata.namespaces import owner
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.spec import namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.namespaces import Member
     from pyvmm_kata.proto import Message
     from pyvmm_kata.sandbox import SandboxEvent
     from pyvmm_kata.shim.bootstrap import Place
@@ -24,8 +27,23 @@ SANDBOX = "io.kubernetes.cri.sandbox-"
 """Annotations with the sum of the limits of a pod's containers begin so."""
 
 
+def launch_face(bundle: Bundle, members: Sequence[Member]) -> Face:
+    """The face of a container: in the network namespace that its bundle names, and in others of the pod's."""
+    paths = {}
+    for entry in bundle.spec.get("linux", {}).get("namespaces", ()):
+        kind, path = entry["type"], entry.get("path")
+        if path and (kind == "network" or (kind in ("ipc", "uts", "pid") and owner(path, kind, members))):
+            paths[kind] = path
+    return Face.launch(paths, bundle.spec.get("hostname") or "")
+
+
 def start_sandbox(
-    place: Place, home: str, bundle: Bundle, options: Message | None, listener: Callable[[SandboxEvent], None]
+    place: Place,
+    home: str,
+    bundle: Bundle,
+    face: Face,
+    options: Message | None,
+    listener: Callable[[SandboxEvent], None],
 ) -> Sandbox:
     """Boot the machine of a pod, in the network namespace and the control group of its first container.
 
@@ -42,7 +60,6 @@ def start_sandbox(
             code="oci-network",
             hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
         )
-    path = entry.get("path") or ""
 
     def start() -> Sandbox:
         sandbox = Sandbox(
@@ -55,7 +72,7 @@ def start_sandbox(
                 vcpus=vcpus,
                 hostname=bundle.spec.get("hostname") or "",
                 cmdline=f"{wanted.kernel_params} {kernel_parameters(bundle.spec)}".strip(),
-                network=network.take_over() if path else None,
+                network=network.take_over(),
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
             )
@@ -65,9 +82,9 @@ def start_sandbox(
         return sandbox
 
     os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
-    _enter_cgroup(place, bundle, memory, resources)
+    _enter_cgroup(place, bundle, face, memory, resources)
     try:
-        return network.in_namespace(path, start) if path else start()
+        return network.in_namespace(face.namespace("net"), start)
     except BaseException:
         leave_cgroup(place, home)
         raise
@@ -93,7 +110,7 @@ def pod_resources(bundle: Bundle) -> dict[str, Any]:
     return made
 
 
-def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str, Any]) -> None:
+def _enter_cgroup(place: Place, bundle: Bundle, face: Face, memory: int, resources: dict[str, Any]) -> None:
     """Go where the pod's processes are to be; a pod of several containers is limited by the group above that."""
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
@@ -105,6 +122,7 @@ def _enter_cgroup(place: Place, bundle: Bundle, memory: int, resources: dict[str
     if not place.is_shared:
         group.limit(memory, resources)
     group.enter()
+    group.enter(face.pid)
 
 
 def own_cgroup() -> str:

@@ -6,6 +6,8 @@ Every change and the event about it are one step: containerd gets events in the 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyvmm_kata.face import Face
+    from pyvmm_kata.namespaces import Member
     from pyvmm_kata.proto import Message
     from pyvmm_kata.sandbox import Sandbox, SandboxEvent
 
@@ -34,19 +38,20 @@ EXECS_S = 5.0
 class Pod:
     """All containers of one virtual machine.
 
-    :param boot: starts the sandbox for the pod's first bundle and the runtime's options; tells of what happens in it
+    :param boot: starts the sandbox for the pod's first bundle, its face, and the runtime's options; tells of what
+        happens in it
     :param publish: takes messages of containerd.events in their order
-    :param pid: the process that stands for every process in the guest, whose own numbers mean nothing on the host
+    :param launch: makes the face of a container, of its bundle and the other members
     """
 
     def __init__(
         self,
-        boot: Callable[[Bundle, Message | None, Callable[[SandboxEvent], None]], Sandbox],
+        boot: Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None]], Sandbox],
         publish: Callable[[Message], None],
-        pid: int,
+        launch: Callable[[Bundle, Sequence[Member]], Face],
     ) -> None:
-        self.pid = pid
         self._boot = boot
+        self._launch = launch
         self._publish = publish
         self._lock = threading.RLock()
         self._sandbox: Sandbox | None = None
@@ -61,6 +66,12 @@ class Pod:
         if found is None:
             raise ConfigError(f"there is no container {task_id} here", code="container-missing")
         return found
+
+    def pid_of(self, task_id: str) -> int:
+        """The pid of a container, 0: it is not there yet."""
+        with self._lock:
+            found = self._tasks.get(task_id)
+        return found.face.pid if found is not None else 0
 
     @property
     def is_empty(self) -> bool:
@@ -91,6 +102,7 @@ class Pod:
 
     def _create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
         target = os.path.join(path, "rootfs")
+        face: Face | None = None
         disk = as_disk(rootfs)
         if rootfs and disk is None:
             os.makedirs(target, exist_ok=True)
@@ -104,10 +116,16 @@ class Pod:
                     code="oci-config",
                 )
             running = self._sandbox
-            guest_spec.check(bundle, running.members if running is not None else ())
-            sandbox = self._started_sandbox(bundle, options)
-            container = sandbox.create_container(task_id, bundle, open_stdio(stdio))
+            members = running.members if running is not None else []
+            guest_spec.check(bundle, members)
+            face = self._launch(bundle, members)
+            sandbox = self._started_sandbox(bundle, face, options)
+            container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
+            _show(face, sandbox, task_id)
         except BaseException:
+            if face is not None:
+                face.close()
+                face.reap()
             unmount(target)
             with self._lock:
                 unused = self._sandbox if not self._tasks and self._creating == {task_id} else None
@@ -116,23 +134,31 @@ class Pod:
             if unused is not None:
                 unused.stop()
             raise
-        task = Task(task_id, path, container, TaskProcess("", stdio))
+        task = Task(task_id, path, container, TaskProcess("", stdio), face)
         task.init.process = container.init
+        threading.Thread(target=self._watch_face, args=(task,), name=f"face {task_id}", daemon=True).start()
         with task.order:
             with self._lock:
                 self._tasks[task_id] = task
             io = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr, "terminal": stdio.terminal}
-            self._publish(event("TaskCreate", container_id=task_id, bundle=path, rootfs=rootfs, io=io, pid=self.pid))
+            self._publish(event("TaskCreate", container_id=task_id, bundle=path, rootfs=rootfs, io=io, pid=face.pid))
         if (status := container.init.exit_status) is not None:
             self._on_exit(task, task_id, status)  # before anybody knew of the task
         return task
 
-    def _started_sandbox(self, bundle: Bundle, options: Message) -> Sandbox:
+    def _watch_face(self, task: Task) -> None:
+        """Pass on the signals that a container's face gets; when it is killed, so is the container."""
+        task.face.watch(lambda number: _quietly(lambda: task.container.kill(number)))
+        if task.init.status is None:
+            _quietly(lambda: task.container.kill(signal.SIGKILL, everything=True))
+        task.face.reap()
+
+    def _started_sandbox(self, bundle: Bundle, face: Face, options: Message) -> Sandbox:
         with self._lock:
             if self._closed:
                 raise HostError("this shim is being shut down", code="shim-closed")
             if self._sandbox is None:
-                self._sandbox = self._boot(bundle, options, self._on_event)
+                self._sandbox = self._boot(bundle, face, options, self._on_event)
             return self._sandbox
 
     def start(self, task_id: str, exec_id: str) -> None:
@@ -143,7 +169,7 @@ class Pod:
             if not exec_id:
                 task.container.start()
                 process.started = True
-                self._publish(event("TaskStart", container_id=task_id, pid=self.pid))
+                self._publish(event("TaskStart", container_id=task_id, pid=task.face.pid))
                 return
             if process.spec is None:
                 raise ConfigError(
@@ -157,7 +183,7 @@ class Pod:
                 process.end(ExitStatus(127, time.time()))
                 raise
             process.started = True
-            self._publish(event("TaskExecStarted", container_id=task_id, exec_id=exec_id, pid=self.pid))
+            self._publish(event("TaskExecStarted", container_id=task_id, exec_id=exec_id, pid=task.face.pid))
 
     def add_exec(self, task_id: str, exec_id: str, stdio: StdioPaths, spec: dict[str, Any]) -> None:
         """Make an exec, to be started. Raises ConfigError: the id is taken, or names the container itself."""
@@ -209,11 +235,12 @@ class Pod:
                 del task.execs[exec_id]
             else:
                 task.container.delete(force=self._has_ended)
+                task.face.end(status.code)
                 unmount(os.path.join(task.bundle, "rootfs"))
                 with self._lock:
                     del self._tasks[task_id]
             process.end(status)
-            self._publish(_with_exit("TaskDelete", status, container_id=task_id, id=exec_id, pid=self.pid))
+            self._publish(_with_exit("TaskDelete", status, container_id=task_id, id=exec_id, pid=task.face.pid))
             return status
 
     @property
@@ -255,8 +282,28 @@ class Pod:
             process = task.init if not exec_id else task.execs.get(exec_id)
             if process is None or process.status is not None:
                 return
-            self._publish(_with_exit("TaskExit", status, container_id=task.id, id=exec_id or task.id, pid=self.pid))
+            self._publish(
+                _with_exit("TaskExit", status, container_id=task.id, id=exec_id or task.id, pid=task.face.pid)
+            )
             process.end(status)
+        if not exec_id:
+            task.face.end(status.code)
+
+
+def _show(face: Face, sandbox: Sandbox, task_id: str) -> None:
+    """Have a face show a container's files, or none: the guest can see to it that a mount point is not there."""
+    try:
+        face.show(*sandbox.shown(task_id))
+    except HostError as error:
+        sys.stderr.write(f"container {task_id}: {error}\n")  # the log
+
+
+def _quietly(work: Callable[[], None]) -> None:
+    """Where nobody could be told of an error."""
+    try:
+        work()
+    except (VmmError, OSError):
+        pass
 
 
 def _with_exit(name: str, status: ExitStatus, **fields: object) -> Message:

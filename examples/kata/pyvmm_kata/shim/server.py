@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyvmm_kata import ttrpc
 from pyvmm_kata.mounts import enter_namespace
 from pyvmm_kata.shim import bootstrap
-from pyvmm_kata.shim.boot import leave_cgroup, own_cgroup, start_sandbox
+from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
 from pyvmm_kata.shim.events import Publisher
 from pyvmm_kata.shim.log import Log
 from pyvmm_kata.shim.pod import Pod
@@ -38,9 +38,9 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
         publisher = Publisher(arguments.events, arguments.namespace, log.error)
         home = own_cgroup()
         pod = Pod(
-            lambda bundle, options, listener: start_sandbox(place, home, bundle, options, listener),
+            lambda bundle, face, options, listener: start_sandbox(place, home, bundle, face, options, listener),
             publisher.publish,
-            os.getpid(),
+            launch_face,
         )
         ending = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,7 @@ from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyvmm_kata.container import Container
+    from pyvmm_kata.face import Face
     from pyvmm_kata.process import ExitStatus, Process
 
 
@@ -58,14 +59,16 @@ class TaskProcess:
 class Task:
     """A container and its processes.
 
+    :ivar face: the process whose pid containerd is told
     :ivar order: held from a change until its event is queued, so that events have the order of what happened
     """
 
-    def __init__(self, task_id: str, bundle: str, container: Container, init: TaskProcess) -> None:
+    def __init__(self, task_id: str, bundle: str, container: Container, init: TaskProcess, face: Face) -> None:
         self.id = task_id
         self.bundle = bundle
         self.container = container
         self.init = init
+        self.face = face
         self.execs: dict[str, TaskProcess] = {}
         self.order = threading.RLock()
 

@@ -89,7 +89,7 @@ class TaskService:
             "StateResponse",
             id=task.id,
             bundle=task.bundle,
-            pid=self._pod.pid,
+            pid=task.face.pid,
             status=proto.enum_value("containerd.v1.types.Status", state),
             exec_id=request.exec_id,
             **process.stdio._asdict(),
@@ -102,16 +102,17 @@ class TaskService:
     def _create(self, request: Message, call: Call) -> Message:
         if request.checkpoint:
             raise RpcError("UNIMPLEMENTED", "a virtual machine cannot be made from a checkpoint of processes")
-        self._pod.create(request.id, request.bundle, request.rootfs, _stdio(request), request.options)
-        return self._make("CreateTaskResponse", pid=self._pod.pid)
+        task = self._pod.create(request.id, request.bundle, request.rootfs, _stdio(request), request.options)
+        return self._make("CreateTaskResponse", pid=task.face.pid)
 
     def _start(self, request: Message, call: Call) -> Message:
         self._pod.start(request.id, request.exec_id)
-        return self._make("StartResponse", pid=self._pod.pid)
+        return self._make("StartResponse", pid=self._pod.task(request.id).face.pid)
 
     def _delete(self, request: Message, call: Call) -> Message:
+        pid = self._pod.task(request.id).face.pid
         status = self._pod.delete(request.id, request.exec_id)
-        made = self._make("DeleteResponse", pid=self._pod.pid, exit_status=status.code)
+        made = self._make("DeleteResponse", pid=pid, exit_status=status.code)
         set_time(made.exited_at, status)
         return made
 
@@ -122,7 +123,7 @@ class TaskService:
         for process in (task.init, *list(task.execs.values())):
             if process.is_running:
                 details = proto.message("containerd.runc.v1.ProcessDetails")(exec_id=process.exec_id)
-                made.processes.add(pid=self._pod.pid, info=proto.pack(details) if process.exec_id else None)
+                made.processes.add(pid=task.face.pid, info=proto.pack(details) if process.exec_id else None)
         return made
 
     def _pause(self, request: Message, call: Call) -> Message:
@@ -172,7 +173,8 @@ class TaskService:
         return self._make("StatsResponse", stats=proto.pack(stats))
 
     def _connect(self, request: Message, call: Call) -> Message:
-        return self._make("ConnectResponse", shim_pid=os.getpid(), task_pid=self._pod.pid, version=self._version)
+        pid = self._pod.pid_of(request.id)
+        return self._make("ConnectResponse", shim_pid=os.getpid(), task_pid=pid, version=self._version)
 
     def _shutdown(self, request: Message, call: Call) -> Message:
         if self._pod.is_empty:

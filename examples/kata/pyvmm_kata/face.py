@@ -1,0 +1,183 @@
+"""A container's face: the process whose pid is the container's on the host (``client/face.c``).
+
+It has the namespaces that tools of the host join by that pid: the container's files with its volumes, its network, a
+pid, IPC and UTS namespace, and nothing of the host.  It is a child of whoever called :meth:`Face.launch`; whoever has
+its socket shows it the files, hears of its signals, and ends it with the container's status.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata import mounts
+from pyvmm_kata.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PROGRAM = "pyvmm-face"
+LAUNCH_S = 30.0
+FAILED, KILLED = 255, 128 + 9
+_CREDENTIALS = struct.Struct("3i")
+_PACKET = 1 + 4096
+
+
+class Shown(NamedTuple):
+    """A mount of the container's, as its face shows it.
+
+    :ivar destination: where, a path in the container
+    :ivar source: what, a path of ours; empty: only the guest has it, and the face has an empty, read-only place
+    :ivar read_only: nothing can be written there
+    """
+
+    destination: str
+    source: str = ""
+    read_only: bool = False
+
+
+class Face:
+    """One face, running.
+
+    :ivar pid: its number, as this process sees it
+    """
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self._sock = sock
+
+    @classmethod
+    def launch(cls, namespaces: Mapping[str, str], hostname: str = "") -> Face:
+        """Start one, as a child of this process.
+
+        :param namespaces: paths of those to enter, by type (``network``, ``ipc``, ``uts``, ``pid``): of all others it
+            has new ones
+        :raises HostError: the host does not let us
+        """
+        names = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+        words = [f"{short}={namespaces.get(long, '')}" for long, short in names.items()]
+        if hostname and not namespaces.get("uts"):
+            words.append(f"hostname={hostname}")
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), PROGRAM)
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((null, null, null, its.fileno()))]
+            launcher = os.posix_spawn(program, [PROGRAM, "3", *words], {}, file_actions=actions)
+        except OSError as error:
+            ours.close()
+            raise HostError(f"{program}: {error.strerror}", code="face", errno=error.errno or 0) from error
+        finally:
+            os.close(null)
+            its.close()
+        os.waitpid(launcher, 0)
+        try:
+            return cls(_introduced(ours), ours)
+        except BaseException:
+            ours.close()
+            raise
+
+    @classmethod
+    def adopt(cls, pid: int, fd: int) -> Face:
+        """One that another process has launched, of a duplicate of its :meth:`fileno`, which is taken over."""
+        return cls(pid, socket.socket(fileno=fd))
+
+    def fileno(self) -> int:
+        """Its socket."""
+        return self._sock.fileno()
+
+    def namespace(self, kind: str) -> str:
+        """The path of one of its namespaces: ``net``."""
+        return f"/proc/{self.pid}/ns/{kind}"
+
+    def show(self, root: Shown | None, volumes: Sequence[Shown], console: int = -1) -> None:
+        """Have it show the container's files; without a *root* it shows none, and nothing can be written there.
+
+        :param console: a terminal whose changes of size it is to tell of, by SIGWINCH
+        :raises HostError: they cannot be shown; the face then shows none
+        """
+        if console >= 0:
+            self._send(b"C", console)
+        if root is not None:
+            self._send_tree("R", root)
+            for volume in volumes:
+                if volume.source:
+                    self._send_tree("V", volume)
+                else:
+                    self._send(b"T" + os.fsencode(volume.destination))
+        self._send(b"D")
+        while (packet := self._receive())[:1] == b"S":
+            pass  # a signal for a container that is not there yet
+        number = _number(packet, b"M")
+        if number:
+            raise HostError(
+                f"the container's files cannot be shown on the host: {os.strerror(-number)}", code="face", errno=-number
+            )
+
+    def watch(self, on_signal: Callable[[int], None]) -> None:
+        """Tell of its signals, until it has ended: then return."""
+        while packet := self._receive():
+            if packet[:1] == b"S" and len(packet) == 2:
+                on_signal(packet[1])
+
+    def end(self, status: int) -> None:
+        """Have it end with a container's exit status."""
+        self._send(bytes((ord("X"), status & 255)))
+
+    def reap(self) -> None:
+        """Wait for its end, as its parent."""
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass  # another thread has
+
+    def close(self) -> None:
+        """Let go of its socket: it ends with status 137, unless it was told another."""
+        self._sock.close()
+
+    def _send_tree(self, kind: str, shown: Shown) -> None:
+        tree = mounts.open_tree(shown.source, read_only=shown.read_only)
+        try:
+            self._send(kind.encode() + os.fsencode(shown.destination), tree)
+        finally:
+            os.close(tree)
+
+    def _send(self, packet: bytes, tree: int = -1) -> None:
+        extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (tree,)))] if tree >= 0 else []
+        try:
+            self._sock.sendmsg([packet], extra)
+        except OSError:
+            pass  # it has ended: whoever watches it knows
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(_PACKET)
+        except OSError:
+            return b""
+
+
+def _introduced(sock: socket.socket) -> int:
+    """The pid of the face at the other end of *sock*, once it is there."""
+    sock.settimeout(LAUNCH_S)
+    try:
+        packet, extra, _, _ = sock.recvmsg(_PACKET, socket.CMSG_SPACE(_CREDENTIALS.size))
+    except TimeoutError:
+        raise HostError(f"the container's face did not start in {LAUNCH_S:g} s", code="face") from None
+    sock.settimeout(None)
+    if packet[:1] == b"F":
+        number = -_number(packet, b"F")
+        raise HostError(f"{os.fsdecode(packet[5:])}: {os.strerror(number)}", code="face", errno=number)
+    for _, kind, content in extra:
+        if packet[:1] == b"P" and kind == socket.SCM_CREDENTIALS:
+            return int(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0])
+    raise HostError("the container's face ended before it was there", code="face")
+
+
+def _number(packet: bytes, kind: bytes) -> int:
+    if packet[:1] != kind or len(packet) < 5:
+        raise HostError("the container's face has ended", code="face")
+    return int.from_bytes(packet[1:5], "little", signed=True)

@@ -1,0 +1,26 @@
+"""Folders of virtual machines, beside those of the containers: ``@PID-START``, after the monitor that has it.
+
+No container can have such a name, and whether the monitor lives can be seen by it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from pyvmm_kata import mounts, state
+
+
+def folder_of(root: str, pid: int) -> str:
+    """That of the machine of a monitor."""
+    return os.path.join(root, f"@{pid}-{state.start_time(pid)}")
+
+
+def sweep(root: str) -> None:
+    """Remove what monitors left that were killed."""
+    for name in os.listdir(root) if os.path.isdir(root) else ():
+        pid, _, began = name.removeprefix("@").partition("-")
+        if name.startswith("@") and not state.is_alive(int(pid), int(began)):
+            folder = os.path.join(root, name)
+            mounts.SharedDirectory(folder).remove()
+            shutil.rmtree(folder, ignore_errors=True)

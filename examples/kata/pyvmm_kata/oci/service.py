@@ -1,0 +1,351 @@
+"""One container as the commands see it: its state on disk, its control socket, its face.
+
+The monitor of a machine has one of these for each container in it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm_kata import state, timeline
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.face import KILLED
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.console import window_size
+from pyvmm_kata.stdio import Stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.container import Container
+    from pyvmm_kata.face import Face
+    from pyvmm_kata.placed import Placed
+    from pyvmm_kata.process import ExitStatus, Process
+    from pyvmm_kata.sandbox import Sandbox
+    from pyvmm_kata.settings import Settings
+    from pyvmm_kata.state import Json
+
+LAST_WORDS_S = 1.0
+"""How long a reader of the container's output may be busy when there is an error to tell."""
+
+
+class Plan(NamedTuple):
+    """What ``create`` has decided.
+
+    :ivar folder: of the state, there already
+    :ivar cgroup: directory of the control group, empty for none
+    :ivar face: the process whose pid is the container's
+    :ivar console: the descriptor of its terminal, or -1
+    """
+
+    container_id: str
+    folder: str
+    bundle: Bundle
+    settings: Settings
+    cgroup: str
+    stdio: Stdio
+    face: Face
+    console: int = -1
+
+
+class ContainerService:
+    """What commands ask of one container, and what it tells of itself.
+
+    :param on_join: makes one more container in the same machine, of the request and its descriptors
+    :param on_lost: the face was killed, and the container is to follow
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        on_join: Callable[[Json, list[int]], None],
+        on_lost: Callable[[ContainerService], None],
+    ) -> None:
+        self.plan = plan
+        self.status = 255
+        self.has_ended = False
+        self.busy = 0
+        """Requests under way."""
+        self._state = state.read(plan.folder)
+        self._lock = threading.Lock()
+        self._on_join = on_join
+        self._on_lost = on_lost
+        self._execs = 0
+        self._container: Container | None = None
+        self._voice = _last_stream(plan.stdio)
+        self._released = threading.Event()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def create(self, sandbox: Sandbox, placed: Placed | None = None) -> None:
+        """Make it in the machine, show its files on the host, and serve the commands.
+
+        :param placed: its files, None: those that this process sees where the bundle says
+        :raises VmmError: it cannot be made
+        """
+        plan = self.plan
+        container = sandbox.create_container(plan.container_id, plan.bundle, plan.stdio, plan.face.pid, placed)
+        root, volumes = sandbox.shown(plan.container_id)
+        try:
+            plan.face.show(root, volumes, plan.console)
+        except HostError as error:
+            # The guest can see to it that a mount point is not there. Tools of the host then find no files at all.
+            self.save(notShown=str(error))
+        self._container = container
+        threading.Thread(target=self._watch_face, name="face", daemon=True).start()
+        folder = os.open(plan.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        listener = control.listen(folder)
+        threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
+        self.save(status="created")
+
+    def end(self, status: ExitStatus) -> None:
+        """Its first process has ended."""
+        timeline.note("exited")
+        self.has_ended = True
+        self.status = status.code
+        if status.reason:
+            self.lose(status.reason)
+
+    def lose(self, reason: str) -> None:
+        """It has ended without a word: tell why, where its users look (``podman logs``)."""
+        self.has_ended = True
+        self.save(reason=reason)
+        words = f"pyvmm-oci: container {self.plan.container_id} was lost: {reason}\n"
+        if self._voice >= 0 and select.select((), (self._voice,), (), LAST_WORDS_S)[1]:
+            try:
+                os.write(self._voice, words.encode()[: select.PIPE_BUF])
+            except OSError:
+                pass  # nobody reads it any more
+
+    def tell_oom(self) -> None:
+        """The guest's kernel has killed one of its processes for want of memory."""
+        self.save(oom=self._state.get("oom", 0) + 1)
+        # conmon looks at the control group of the pid, on the host, where nothing happened; what it would make there
+        # podman looks for. The folder is conmon's when it has this pipe in it.
+        if os.path.exists(os.path.join(self.plan.bundle.path, "ctl")):
+            try:
+                os.close(os.open(os.path.join(self.plan.bundle.path, "oom"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
+            except OSError:
+                pass  # it is removed just now
+
+    def kill(self) -> None:
+        """End it."""
+        _quietly(self._made.kill, signal.SIGKILL, everything=True)
+
+    def remove(self) -> None:
+        """Take it out of the machine, which goes on."""
+        if self._container is not None:
+            _quietly(self._container.delete, force=True)
+
+    def mark_stopped(self) -> None:
+        """Note that it has ended, and how."""
+        self.save(status="stopped", exitStatus=self.status)
+
+    def release(self) -> None:
+        """All of it is gone: its face ends with its status."""
+        if self._voice >= 0:
+            os.close(self._voice)
+            self._voice = -1
+        self._released.set()
+        self.plan.face.end(self.status)
+
+    def save(self, **fields: Any) -> None:
+        """Change its state on disk."""
+        with self._lock:
+            self._state.update(fields)
+            try:
+                state.write(self.plan.folder, self._state)
+            except OSError:
+                pass  # somebody has removed the folder
+
+    # -- its face ----------------------------------------------------------------------------------------------------
+
+    def _watch_face(self) -> None:
+        if self.plan.console >= 0:
+            self._follow_console()
+        self.plan.face.watch(self._on_signal)
+        if not self._released.is_set():
+            self.status = KILLED
+            self._on_lost(self)
+
+    def _on_signal(self, number: int) -> None:
+        # In a thread: the guest may take its time
+        work = self._follow_console if number == signal.SIGWINCH else lambda: self._made.kill(number)
+        threading.Thread(target=_quietly, args=(work,), name="signal", daemon=True).start()
+
+    def _follow_console(self) -> None:
+        rows, columns = window_size(self.plan.console)
+        if rows and columns and self._made.state == "running":
+            _quietly(self._made.init.resize, rows, columns)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: Any) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                time.sleep(0.1)  # out of descriptors: some will be closed
+                continue
+            threading.Thread(target=self._serve, args=(sock,), name="request", daemon=True).start()
+
+    def _serve(self, sock: Any) -> None:
+        channel = control.Channel(sock, "the command")
+        with self._lock:
+            self.busy += 1
+        try:
+            request = channel.receive(10.0)
+            if request is None:
+                return
+            handler = getattr(self, f"_do_{request.get('op')}", None)
+            if handler is None:
+                raise ConfigError(f"no request {request.get('op')!r}", code="oci-control")
+            handler(request, channel)
+        except VmmError as error:
+            _quietly(channel.send, {"error": f"{error} ({error.hint})" if error.hint else str(error)})
+        except (KeyError, TypeError, ValueError) as error:
+            _quietly(channel.send, {"error": f"the request makes no sense: {type(error).__name__}: {error}"})
+        except OSError:
+            pass  # the command is gone
+        finally:
+            with self._lock:
+                self.busy -= 1
+            channel.close()
+
+    @property
+    def _made(self) -> Container:
+        if self._container is None:
+            raise HostError("the container is not made yet", code="oci-state")
+        return self._container
+
+    def _do_start(self, _request: Json, channel: control.Channel) -> None:
+        timeline.note("start")
+        self._made.start()
+        timeline.note("started")
+        self.save(status="running")
+        if self.plan.console >= 0:
+            self._follow_console()
+        channel.send({})
+
+    def _do_create(self, request: Json, channel: control.Channel) -> None:
+        """One more container in the same machine."""
+        fds, channel.fds = channel.fds, []
+        self._on_join(request, fds)
+        channel.send({})
+
+    def _do_released(self, _request: Json, channel: control.Channel) -> None:
+        """Answered when nothing of it is left in the machine, which does not wait for that answer."""
+        with self._lock:
+            self.busy -= 1
+        try:
+            self._released.wait()
+        finally:
+            with self._lock:
+                self.busy += 1
+        channel.send({})
+
+    def _do_kill(self, request: Json, channel: control.Channel) -> None:
+        self._made.kill(request["signal"], everything=bool(request.get("all")))
+        channel.send({})
+
+    def _do_pids(self, _request: Json, channel: control.Channel) -> None:
+        channel.send({"pids": self._made.pids()})
+
+    def _do_pause(self, _request: Json, channel: control.Channel) -> None:
+        self._made.pause()
+        self.save(status="paused")
+        channel.send({})
+
+    def _do_resume(self, _request: Json, channel: control.Channel) -> None:
+        self._made.resume()
+        self.save(status="running")
+        channel.send({})
+
+    def _do_update(self, request: Json, channel: control.Channel) -> None:
+        self._made.update(request["resources"])
+        channel.send({})
+
+    def _do_resize(self, request: Json, channel: control.Channel) -> None:
+        self._made.init.resize(int(request["rows"]), int(request["columns"]))
+        channel.send({})
+
+    def _do_stats(self, _request: Json, channel: control.Channel) -> None:
+        from pyvmm_kata.oci.stats import to_json
+
+        channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
+
+    def _do_exec(self, request: Json, channel: control.Channel) -> None:
+        """Started -> an answer; ended -> one more.  While it runs, its terminal's size and signals can be sent; when
+        the connection ends, the process does."""
+        fds, channel.fds = channel.fds, []
+        self._exec(request["process"], fds, channel)
+
+    def _do_exec_command(self, request: Json, channel: control.Channel) -> None:
+        """The same for a command line of ``exec``, each word with a zero byte at its end, and perhaps a fourth
+        descriptor, the file with the process: what the program in C has (examples/kata/client)."""
+        from pyvmm_kata.oci.exec import process_of
+
+        words = os.fsdecode(channel.take(request["bytes"])).split("\0")[:-1]
+        fds, channel.fds = channel.fds[:3], channel.fds[3:]
+        try:
+            process = process_of(words, self._state["process"], *channel.fds)
+            if process.get("terminal"):
+                raise ConfigError("exec: this connection is for processes without a terminal", code="oci-control")
+        except BaseException:
+            channel.fds += fds
+            raise
+        self._exec(process, fds, channel)
+
+    def _exec(self, process: Json, fds: list[int], channel: control.Channel) -> None:
+        """Run it with these descriptors, which become the process's, and answer."""
+        with self._lock:
+            self._execs += 1
+            exec_id = f"exec-{self._execs}"
+        terminal = bool(process.get("terminal"))
+        if len(fds) == 1:
+            fds.append(os.dup(fds[0]))
+        stdin, stdout, stderr = (*fds, None, None, None)[:3]
+        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal))
+        threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
+        channel.send({"pid": 0, "exec": exec_id})
+        status = running.wait()
+        self._made.forget(exec_id)
+        assert status is not None
+        channel.send({"exit": status.code, "reason": status.reason})
+
+
+def _follow_exec(process: Process, channel: control.Channel) -> None:
+    while True:
+        try:
+            request = channel.receive(None)
+        except (OSError, VmmError):
+            request = None
+        if process.exit_status is not None:
+            return
+        if request is None:
+            _quietly(process.kill, signal.SIGKILL)
+            return
+        if "signal" in request:
+            _quietly(process.kill, request["signal"])
+        elif "rows" in request:
+            _quietly(process.resize, request["rows"], request["columns"])
+
+
+def _quietly(work: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Where nobody could be told of an error."""
+    try:
+        work(*arguments, **options)
+    except (VmmError, OSError, TypeError, ValueError):
+        pass
+
+
+def _last_stream(stdio: Stdio) -> int:
+    """A descriptor of our own of where its errors go, -1: there is none."""
+    ends = [end for end in (stdio.stderr, stdio.stdout) if isinstance(end, int)]
+    return os.dup(ends[0]) if ends else -1

@@ -1,0 +1,77 @@
+"""Containers that share a machine: one that is to enter namespaces of another's runs in that one's machine.
+
+That is how a pod of podman's and ``--network container:X`` arrive (see :mod:`pyvmm_kata.namespaces`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata import state
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.namespaces import Member, owner
+from pyvmm_kata.spec import bad
+
+if TYPE_CHECKING:
+    from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.state import Json
+
+
+class Machine(NamedTuple):
+    """Where a container is to run.
+
+    :ivar holder: the folder of a container whose machine it is; empty: it gets a machine of its own
+    :ivar members: the containers of that machine
+    """
+
+    holder: str = ""
+    members: tuple[Member, ...] = ()
+
+    def face_namespaces(self, spec: Json) -> dict[str, str]:
+        """Those that the container's face is to enter, by type."""
+        return {kind: path for kind, path in _paths(spec).items() if self.holder or kind == "network"}
+
+
+def _paths(spec: Json) -> dict[str, str]:
+    kinds = ("network", "ipc", "uts", "pid")
+    entries = spec.get("linux", {}).get("namespaces", ())
+    return {entry["type"]: entry["path"] for entry in entries if entry.get("path") and entry["type"] in kinds}
+
+
+def machine_for(context: Context, spec: Json) -> Machine:
+    """The machine that has the namespaces which *spec* names.
+
+    :raises ConfigError: they belong to containers of several machines
+    """
+    paths = _paths(spec)
+    if not paths:
+        return Machine()
+    running = _running(context)
+    everybody = [Member(known["id"], known["pid"]) for known in running.values()]
+    found = {kind: owner(path, kind, everybody) for kind, path in paths.items()}
+    owners = {kind: container_id for kind, container_id in found.items() if container_id is not None}
+    if not owners:
+        return Machine()
+    monitors = {running[container_id]["monitor"] for container_id in owners.values()}
+    if len(monitors) > 1:
+        raise bad(
+            "linux.namespaces",
+            f"the {' and '.join(owners)} namespaces belong to containers in different virtual machines",
+            "all namespaces that are shared must be of containers in one machine, such as a pod's",
+        )
+    members = (each for each in everybody if running[each.container_id]["monitor"] in monitors)
+    return Machine(context.folder(next(iter(owners.values()))), tuple(members))
+
+
+def _running(context: Context) -> dict[str, Json]:
+    """The states of the containers that have not ended, by their ids."""
+    found = {}
+    for name in os.listdir(context.root) if os.path.isdir(context.root) else ():
+        try:
+            known = state.read(context.folder(name))
+        except ConfigError:
+            continue  # it is being made, or removed, or is no container
+        if known["status"] != "stopped" and "monitor" in known:
+            found[name] = known
+    return found

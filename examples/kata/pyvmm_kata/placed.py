@@ -1,0 +1,98 @@
+"""What a container is given of the host, carried from a process that sees its files to the one that holds the machine.
+
+The mount namespaces of the two may differ: what podman mounts for the second container of a pod is not seen by the
+monitor that the first one's ``create`` has left. So the mounts go over as descriptors (open_tree(2)).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm_kata import guest_spec, mounts
+from pyvmm_kata.agent import Storage
+from pyvmm_kata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.bundle import Bundle
+    from pyvmm_kata.mounts import SharedDirectory
+    from pyvmm_kata.namespaces import Member
+    from pyvmm_kata.spec import Json
+
+MAX_TREES = 240
+"""One message of a unix socket carries 253 descriptors (unix(7), SCM_MAX_FD)."""
+
+
+class Placed:
+    """The config.json of the guest, and the mounts that belong to it.
+
+    :ivar spec: as :func:`pyvmm_kata.guest_spec.place` makes it
+    :ivar trees: descriptors of detached mounts, ours, in the order of *names*
+    """
+
+    def __init__(
+        self,
+        spec: Json,
+        names: Sequence[str],
+        trees: Sequence[int],
+        overlays: Sequence[tuple[str, list[str], bool]],
+        storages: Sequence[Storage],
+    ) -> None:
+        self.spec = spec
+        self.names = list(names)
+        self.trees = list(trees)
+        self.overlays = list(overlays)
+        self.storages = list(storages)
+
+    @classmethod
+    def of(cls, bundle: Bundle, container_id: str, members: Sequence[Member]) -> Placed:
+        """That of a bundle, with the mounts that this process sees.
+
+        :raises ConfigError: a volume, device or namespace cannot be given to a guest
+        :raises HostError: something cannot be bound
+        """
+        if bundle.disk is not None:
+            raise ConfigError(
+                f"container {container_id}: its root is a disk, and the machine that it shares has no room for one",
+                code="root-disk-late",
+            )
+        recorder = guest_spec.Recorder()
+        spec = guest_spec.place(bundle, container_id, recorder, members=members)
+        if len(recorder.binds) > MAX_TREES:
+            raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")
+        made = cls(spec, [bind.name for bind in recorder.binds], (), recorder.overlays, guest_spec.shm_storages(bundle))
+        try:
+            for bind in recorder.binds:
+                made.trees.append(mounts.open_tree(bind.source, recursive=bind.recursive, read_only=bind.read_only))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def to_json(self) -> Json:
+        """All but the descriptors."""
+        storages = [storage._asdict() for storage in self.storages]
+        return {"spec": self.spec, "names": self.names, "overlays": self.overlays, "storages": storages}
+
+    @classmethod
+    def from_json(cls, value: Json, trees: Sequence[int]) -> Placed:
+        """The same, with the descriptors, which become its own."""
+        storages = [Storage(**fields) for fields in value["storages"]]
+        return cls(value["spec"], value["names"], trees, value["overlays"], storages)
+
+    def attach(self, shared: SharedDirectory) -> None:
+        """Have the guest see it.
+
+        :raises HostError: something cannot be mounted
+        """
+        for name, tree in zip(self.names, self.trees, strict=True):
+            shared.attach(tree, name)
+        for name, options, read_only in self.overlays:
+            shared.overlay(name, options, read_only=read_only)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        while self.trees:
+            os.close(self.trees.pop())

@@ -1,0 +1,152 @@
+"""What tools of the host that join the namespaces of a container's pid find, and that the host stays as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.kata_podman import Podman
+from tests.guest.kata_tools import PATIENCE
+
+pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
+
+MARK = "pyvmm-face-test"
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    made = Podman(tmp_path_factory.mktemp("face"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def container(podman: Podman) -> Iterator[str]:
+    (podman.folder / "data").mkdir(exist_ok=True)
+    (podman.folder / "fixed").mkdir(exist_ok=True)
+    volumes = ["-v", f"{podman.folder}/data:/var/lib/data", "-v", f"{podman.folder}/fixed:/fixed:ro"]
+    podman.check("run", "-d", "--name", "c", "--network", "none", *volumes, "box", "sh", "-c", "sleep 3600")
+    yield "c"
+    podman.check("rm", "--force", "--time", "0", "c")
+
+
+def host_is_untouched() -> None:
+    for folder in ("/", "/usr", "/etc", "/var/lib", "/tmp", "/run", "/dev", "/proc", "/sys"):
+        assert not any(MARK in name for name in os.listdir(folder)), folder
+
+
+def test_cp_both_ways(podman: Podman, container: str) -> None:
+    source = podman.folder / MARK
+    source.write_text("from the host\n")
+    for place in ("/usr", "/etc", "/var/lib/data"):
+        podman.run("exec", container, "mkdir", "-p", place)
+        podman.check("cp", str(source), f"{container}:{place}/{MARK}")
+        assert podman.check("exec", container, "cat", f"{place}/{MARK}") == "from the host\n"
+    assert (podman.folder / "data" / MARK).read_text() == "from the host\n"
+    podman.check("exec", container, "sh", "-c", "echo from the guest >/var/lib/data/out; echo guest >/etc/shadow")
+    back = podman.folder / "back"
+    podman.check("cp", f"{container}:/var/lib/data/out", str(back))
+    assert back.read_text() == "from the guest\n"
+    podman.check("cp", f"{container}:/etc/shadow", str(back))
+    assert back.read_text() == "guest\n"
+    host_is_untouched()
+
+
+def test_cp_to_what_only_the_guest_has_fails(podman: Podman, container: str) -> None:
+    source = podman.folder / MARK
+    source.write_text("from the host\n")
+    for place in ("/dev", "/proc", "/sys", "/fixed", "/dev/shm"):
+        assert podman.run("cp", str(source), f"{container}:{place}/{MARK}").returncode != 0, place
+    assert podman.run("cp", f"{container}:/proc/version", "-").returncode != 0
+    assert os.listdir(podman.folder / "fixed") == []
+    host_is_untouched()
+
+
+def test_cp_when_it_has_stopped(podman: Podman, container: str) -> None:
+    podman.check("exec", container, "sh", "-c", "echo kept >/etc/kept; echo kept >/var/lib/data/kept")
+    podman.check("stop", "--time", "0", container)
+    source, back = podman.folder / MARK, podman.folder / "back"
+    source.write_text("later\n")
+    for place in ("/etc", "/var/lib/data"):
+        podman.check("cp", f"{container}:{place}/kept", str(back))
+        assert back.read_text() == "kept\n"
+        podman.check("cp", str(source), f"{container}:{place}/{MARK}")
+    podman.check("start", container)
+    assert podman.check("exec", container, "cat", f"/etc/{MARK}", f"/var/lib/data/{MARK}") == "later\n" * 2
+    host_is_untouched()
+
+
+def test_links_of_the_container_do_not_lead_to_the_host(podman: Podman, container: str) -> None:
+    podman.check(
+        "exec", container, "sh", "-c", "ln -s ../../../../../../usr /etc/up; ln -s /usr /etc/root; mkdir -p /usr"
+    )
+    source = podman.folder / MARK
+    source.write_text("x\n")
+    for place in ("/etc/up", "/etc/root"):
+        podman.run("cp", str(source), f"{container}:{place}/{MARK}")
+    host_is_untouched()
+
+
+def test_nsenter(podman: Podman, container: str) -> None:
+    pid = podman.check("inspect", "--format", "{{.State.Pid}}", container).strip()
+    assert sorted(os.listdir(f"/proc/{pid}/root/fixed")) == []
+    assert Path(f"/proc/{pid}/root/bin/busybox").exists()
+    entered = subprocess.run(
+        ["nsenter", "-t", pid, "-m", "/bin/sh", "-c", "echo ran"], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (entered.returncode, entered.stdout) != (0, "ran\n"), "a program of the guest's has run on the host"
+    links = subprocess.run(["nsenter", "-t", pid, "-n", "ip", "-o", "link"], capture_output=True, text=True).stdout
+    assert "lo:" in links
+    assert links.count("\n") == 1
+
+
+def test_pods(podman: Podman) -> None:
+    podman.check("pod", "create", "--name", "p", "--network", "none")
+    assert podman.check("run", "--pod", "p", "--name", "a", "box", "hostname") == "p\n"
+    podman.check("run", "-d", "--pod", "p", "--name", "b", "box", "sh", "-c", "echo in shm >/tmp/x; sleep 3600")
+    podman.check("run", "-d", "--pod", "p", "--name", "s", "box", "nc", "-l", "-p", "77", "-e", "echo", "over loopback")
+    assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
+    assert podman.check("exec", "b", "sh", "-c", "until nc 127.0.0.1 77; do sleep 0.1; done") == "over loopback\n"
+    monitors = {
+        path.read_text().partition('"monitor": ')[2].split(",")[0] for path in podman.folder.glob("state/*/state.json")
+    }
+    assert len(monitors) == 1
+    podman.check("pod", "stop", "--time", "1", "p")
+    podman.check("pod", "start", "p")
+    assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
+    podman.check("pod", "rm", "--force", "--time", "0", "p")
+    assert podman.check("ps", "--all", "--quiet") == ""
+
+
+KUBE = """
+apiVersion: v1
+kind: Pod
+metadata: {name: k}
+spec:
+  restartPolicy: Never
+  volumes: [{name: shared, emptyDir: {}}]
+  containers:
+  - {name: one, image: localhost/box, command: [sh, -c, "echo one >/s/one; sleep 3600"],
+     volumeMounts: [{name: shared, mountPath: /s}]}
+  - {name: two, image: localhost/box, command: [sh, -c, "until cat /s/one; do sleep 0.1; done; sleep 3600"],
+     volumeMounts: [{name: shared, mountPath: /s}]}
+"""
+
+
+def test_kube_play(podman: Podman) -> None:
+    podman.check("kube", "play", "--network", "none", "-", text=KUBE)
+    podman.check("exec", "k-two", "sh", "-c", "until test -e /s/one; do sleep 0.1; done")
+    assert podman.check("exec", "k-two", "cat", "/s/one") == "one\n"
+    podman.check("kube", "down", "-", text=KUBE)
+    assert podman.check("ps", "--all", "--quiet") == ""
+
+
+def test_the_network_of_another_container(podman: Podman) -> None:
+    podman.check("run", "-d", "--name", "x", "--network", "none", "box", "sleep", "3600")
+    assert podman.check("run", "--rm", "--network", "container:x", "box", "echo", "in") == "in\n"
+    podman.check("rm", "--force", "--time", "0", "x")
