@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -124,6 +125,41 @@ def test_everything_that_is_the_guests(daemon: Containerd) -> None:
     done = daemon.ctr("run", "--rm", "--privileged", "--runtime", RUNTIME, IMAGE, "p1", "sh", "-c", script, check=False)
     assert done.stdout.split() == ["/dev/kmsg", "0"], done.stderr
     daemon.wait_until_clean([daemon.place("p1")])
+
+
+BRIDGE = {
+    "cniVersion": "1.0.0",
+    "name": "ctr",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "pyvmmbr1",
+            "isGateway": True,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.9.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
+        }
+    ],
+}
+
+
+def test_a_network_that_comes_after_the_machine(daemon: Containerd) -> None:
+    """`ctr run --cni` fills the network namespace of the pid between create and start."""
+    need("ip")
+    Path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
+    Path("/etc/cni/net.d/10-ctr.conflist").write_text(json.dumps(BRIDGE))
+    Path("/opt/cni").mkdir(parents=True, exist_ok=True)
+    if not Path("/opt/cni/bin").exists():
+        Path("/opt/cni/bin").symlink_to("/usr/lib/cni")
+    before = tool("ip", "-o", "addr")
+    script = "ip -o -4 addr; ping -c 1 -W 20 10.88.9.1 >/dev/null && echo reached"
+    done = daemon.ctr("run", "--rm", "--cni", "--runtime", RUNTIME, IMAGE, "n1", "sh", "-c", script, check=False)
+    assert " eth0    inet 10.88.9." in done.stdout, done.stdout + done.stderr + daemon.log()
+    assert done.stdout.endswith("reached\n")
+    daemon.wait_until_clean([daemon.place("n1")])
+    ours = [line for line in tool("ip", "-o", "addr").splitlines() if "pyvmmbr1" not in line and "veth" not in line]
+    assert ours == before.splitlines(), "the host's own network has changed"
+    done = daemon.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "n2", "ip", "-o", "link")
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["lo"]
+    daemon.wait_until_clean([daemon.place("n2")])
 
 
 def test_restart_of_containerd(daemon: Containerd) -> None:

@@ -130,3 +130,73 @@ def test_user_networking_has_the_hosts_address(namespace: str) -> None:
     assert interface.IPAddresses[0].mask == "24"
     assert agent.noted[1][1][0].gateway == "10.1.2.1"
     assert made.nets[0].publish == (Publish(8080, 80),)
+
+
+class Told:
+    """What an agent would be told."""
+
+    def __init__(self) -> None:
+        self.interfaces: list[Any] = []
+        self.routes: list[Any] = []
+
+    def update_interface(self, interface: Any) -> None:
+        self.interfaces.append(interface)
+
+    def update_routes(self, routes: list[Any]) -> None:
+        self.routes += routes
+
+    def add_neighbors(self, neighbors: list[Any]) -> None:
+        pass
+
+
+@pytest.fixture
+def empty() -> Iterator[str]:
+    """The path of a network namespace without interfaces."""
+    holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read line"], stdin=-1, stdout=-1)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    yield f"/proc/{holder.pid}/ns/net"
+    holder.kill()
+    holder.communicate()
+
+
+def fill(namespace: str, script: str = SETUP) -> None:
+    subprocess.run(["nsenter", f"--net={namespace}", "sh", "-ec", script], check=True)
+
+
+def test_an_interface_that_comes_later(empty: str) -> None:
+    made = network.in_namespace(empty, lambda: network.take_over(empty))
+    assert made.spare
+    told = Told()
+    made.adopt(told)  # type: ignore[arg-type]
+    assert told.interfaces == []
+    fill(empty)
+    made.adopt(told)  # type: ignore[arg-type]
+    (interface,) = told.interfaces
+    assert (interface.name, interface.hwAddr, interface.mtu) == ("eth0", made.nets[0].mac, 1400)
+    assert [(each.address, each.mask) for each in interface.IPAddresses] == [("10.1.2.3", "24"), ("fd00::3", "64")]
+    assert [route.dest for route in told.routes] == ["10.9.0.0/16", ""]
+    address = subprocess.run(
+        ["nsenter", f"--net={empty}", "ip", "-o", "link", "show", "eth0"], check=True, capture_output=True, text=True
+    ).stdout
+    assert f"link/ether {made.nets[0].mac}" in address
+    made.adopt(told)  # type: ignore[arg-type]
+    assert len(told.interfaces) == 1
+    made.release()
+
+
+def test_several_that_come_later(empty: str) -> None:
+    made = network.in_namespace(empty, lambda: network.take_over(empty))
+    fill(empty)
+    fill(empty, "ip link add eth1 type veth peer name host1; ip link set eth1 up; ip link set host0 up")
+    with pytest.raises(ConfigError, match="eth0"):
+        made.adopt(Told())  # type: ignore[arg-type]
+    made.release()
+
+
+def test_a_namespace_in_which_another_machine_waits(empty: str) -> None:
+    made = network.in_namespace(empty, lambda: network.take_over(empty))
+    fill(empty)
+    with pytest.raises(ConfigError, match="another machine has taken it over"):
+        network.in_namespace(empty, network.take_over)
+    made.release()

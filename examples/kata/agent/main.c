@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Process 1 of the guest: mounts what every program expects, then serves the host. */
 #include "loop.h"
+#include "net.h"
 #include "ttrpc.h"
 #include "util.h"
 
@@ -107,6 +108,7 @@ int main(void)
 	close(fd);
 	cgroup_init();
 	loopback_up();
+	net_spare_hide();
 	setrlimit(RLIMIT_NOFILE, &files);
 	error = loop_init();
 	if (!error) {

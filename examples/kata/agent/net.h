@@ -23,4 +23,9 @@ types_IPFamily net_family(int family);
 /* The index of an interface; 0 when there is none of that name. */
 unsigned int net_index(const char *name);
 
+/* Take the driver from the device of an interface to come, if the kernel's parameters name one. */
+void net_spare_hide(void);
+/* Give it back; false: there is none. */
+bool net_spare_show(void);
+
 #endif

@@ -172,6 +172,22 @@ static bool is_link_local(const types_IPAddress *address)
 	return !strncasecmp(address->address, "fe80:", 5);
 }
 
+/* The host names an interface as the kernel has named another one, which gets its own name later: let go of the name. */
+static int name_free(const struct links *links, int index, const char *name)
+{
+	char other[IFNAMSIZ];
+	int error;
+
+	for (size_t i = 0; i < links->list.Interfaces_count; i++) {
+		if (links->indices[i] == index || strcmp(links->list.Interfaces[i].name, name))
+			continue;
+		snprintf(other, sizeof(other), "was%d", links->indices[i]);
+		error = link_change(links->indices[i], 0, IFF_UP, NULL, 0);
+		return error ? error : link_change(links->indices[i], 0, 0, other, 0);
+	}
+	return 0;
+}
+
 static int interface_apply(int index, const types_Interface *now, const types_Interface *wanted, char what[256])
 {
 	const char *name = text_of(wanted->name)[0] ? wanted->name : text_of(wanted->device);
@@ -207,11 +223,17 @@ void rpc_update_interface(struct call *call)
 	struct links links;
 	int error = links_read(&links), at;
 
+	if (!error && find_link(&links, wanted) < 0 && net_spare_show()) {
+		pb_release(grpc_Interfaces_fields, &links.list);
+		error = links_read(&links);
+	}
 	if (!error) {
 		at = find_link(&links, wanted);
 		snprintf(what, sizeof(what), "interface %.32s with address %.32s", text_of(wanted->name),
 			 text_of(wanted->hwAddr));
-		error = at < 0 ? at : interface_apply(links.indices[at], &links.list.Interfaces[at], wanted, what);
+		error = at < 0 ? at : name_free(&links, links.indices[at], text_of(wanted->name));
+		if (!error)
+			error = interface_apply(links.indices[at], &links.list.Interfaces[at], wanted, what);
 	}
 	if (error)
 		call_fail(call, status_of(error), "%s: %s", what, strerror(-error));

@@ -10,6 +10,7 @@ in a thread that has (:func:`in_namespace`).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -23,7 +24,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 from vmm import NetConfig, Publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm_kata.agent import AgentClient
 
@@ -128,17 +129,63 @@ class Interface(NamedTuple):
 
 
 class Network:
-    """A guest's network.  *nets* are the devices of its machine."""
+    """A guest's network.  *nets* are the devices of its machine.
 
-    def __init__(self, interfaces: Sequence[Interface], nets: Sequence[NetConfig], keepers: Sequence[int] = ()) -> None:
+    :param spare: the MAC address of a device for an interface that is not there yet, empty: there is none
+    :param namespace: the path of the namespace in which it may come
+    """
+
+    def __init__(
+        self,
+        interfaces: Sequence[Interface],
+        nets: Sequence[NetConfig],
+        keepers: Sequence[int] = (),
+        *,
+        spare: str = "",
+        namespace: str = "",
+    ) -> None:
         self.interfaces = tuple(interfaces)
         self.nets = tuple(nets)
+        self.spare = spare
+        self._namespace = namespace
         self._keepers = list(keepers)
 
     def release(self) -> None:
         """The machine has opened its devices: from now on they go when it does.  Harmless when done twice."""
         while self._keepers:
             os.close(self._keepers.pop())
+
+    def adopt(self, agent: AgentClient) -> None:
+        """If an interface has come into the namespace by now, give it to the guest: the spare device becomes it.
+
+        :raises ConfigError: several have come
+        :raises HostError: see :func:`take_over`
+        """
+        if self.spare and in_namespace(self._namespace, self._adopt_here):
+            self.spare = ""
+            self.configure(agent)
+
+    def _adopt_here(self) -> bool:
+        if not has_interfaces():
+            return False
+        tap = f"{TAP_PREFIX}0"
+        with _rtnetlink() as route:
+            found = list(_interfaces(route, tap))
+            if not found:
+                return False
+            if len(found) > 1:
+                names = ", ".join(interface.name for _, interface in found)
+                raise ConfigError(
+                    f"the network namespace has got {names} since the container was created: one can be added then",
+                    code="oci-network",
+                    hint="make the namespace and its interfaces first, and name it in config.json",
+                )
+            ((index, interface),) = found
+            # The guest's device is there, and keeps its address
+            route.link("set", index=index, address=self.spare)
+            _redirect(route, index, tap, interface.mtu)
+        self.interfaces = (interface._replace(mac=self.spare),)
+        return True
 
     def configure(self, agent: AgentClient) -> None:
         """Have the guest take it over."""
@@ -230,36 +277,47 @@ def in_namespace(path: str, work: Callable[[], Result]) -> Result:
 
 def has_interfaces() -> bool:
     """Is there more than a loopback interface?  Without what takes longest here, the import of pyroute2."""
-    return any(name != "lo" for _, name in socket.if_nameindex())
+    return any(name != "lo" and not name.startswith(TAP_PREFIX) for _, name in socket.if_nameindex())
 
 
 # -- taking over -----------------------------------------------------------------------------------------------------
 
 
-def take_over() -> Network:
-    """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
+@contextlib.contextmanager
+def _rtnetlink() -> Iterator[Any]:
+    """A socket for rtnetlink.
 
-    :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
-    :raises ConfigError: another machine has taken it over
+    :raises HostError: pyroute2 is missing, or what is asked of the kernel fails
     """
-    if not has_interfaces():
-        return Network((), ())
     try:
         from pyroute2.iproute import IPRoute
         from pyroute2.netlink.exceptions import NetlinkError
     except ImportError as error:
         raise HostError(f"networks need pyroute2: {error}", code="oci-network", hint="pip install pyroute2") from error
-    keepers: list[int] = []
     try:
         with IPRoute() as route:
+            yield route
+    except NetlinkError as error:
+        raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
+
+
+def take_over(late: str = "") -> Network:
+    """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
+
+    :param late: the path of this namespace, if interfaces may come after the machine's start (CNI of ``ctr run``)
+    :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
+    :raises ConfigError: another machine has taken it over
+    """
+    if not has_interfaces():
+        return _spare(late) if late else Network((), ())
+    keepers: list[int] = []
+    try:
+        with _rtnetlink() as route:
             found = list(_interfaces(route))
             for number, (index, interface) in enumerate(found):
                 name = f"{TAP_PREFIX}{number}"
-                keepers.append(_make_tap(name, interface))
+                keepers.append(_make_tap(name, interface.name))
                 _redirect(route, index, name, interface.mtu)
-    except NetlinkError as error:
-        _close_all(keepers)
-        raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
     except BaseException:
         _close_all(keepers)
         raise
@@ -270,25 +328,33 @@ def take_over() -> Network:
     return Network([interface for _, interface in found], nets, keepers)
 
 
+def _spare(namespace: str) -> Network:
+    """A device that leads nowhere yet."""
+    mac = ":".join(f"{byte:02x}" for byte in (2, *os.urandom(5)))
+    name = f"{TAP_PREFIX}0"
+    keeper = _make_tap(name, "an interface to come")
+    return Network((), [NetConfig("tap", name, mac=mac)], [keeper], spare=mac, namespace=namespace)
+
+
 def _close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
 
 
-def _interfaces(route: Any) -> Any:
-    """(index, Interface) of each Ethernet interface that is up."""
+def _interfaces(route: Any, own: str = "") -> Any:
+    """(index, Interface) of each Ethernet interface that is up, but for the tap device *own*."""
     addresses, neighbors = list(route.get_addr()), list(route.get_neighbours())
     routes = list(route.get_routes(table=_TABLE_MAIN))
     for link in route.get_links():
         name, mac = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_ADDRESS")
-        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac:
-            continue
-        if name.startswith(TAP_PREFIX):
+        if name.startswith(TAP_PREFIX) and name != own:
             raise ConfigError(
                 f"the network namespace has a device {name}: another machine has taken it over",
                 code="oci-network",
                 hint="one machine for each pod: its containers share it, not the namespace",
             )
+        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac or name == own:
+            continue
         index = link["index"]
         yield (
             index,
@@ -328,7 +394,7 @@ def _route(route: Any) -> Route:
     )
 
 
-def _make_tap(name: str, interface: Interface) -> int:
+def _make_tap(name: str, beside: str) -> int:
     """A tap device that is there for as long as this descriptor, or one of the machine's, is open."""
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
@@ -342,7 +408,7 @@ def _make_tap(name: str, interface: Interface) -> int:
     except OSError as error:
         os.close(fd)
         raise HostError(
-            f"a tap device beside {interface.name}: {error.strerror}", code="oci-network", errno=error.errno or 0
+            f"a tap device beside {beside}: {error.strerror}", code="oci-network", errno=error.errno or 0
         ) from error
     return fd
 

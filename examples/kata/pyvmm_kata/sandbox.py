@@ -160,6 +160,16 @@ class Sandbox:
             raise AgentGone(f"sandbox {self.config.sandbox_id} does not run")
         return self._agent
 
+    def adopt_network(self) -> None:
+        """Give the guest the interface that has come into its network namespace since its start, if one has.
+
+        :raises VmmError: it cannot be given
+        """
+        network = self.config.network
+        if network is not None and network.spare:
+            with self._lock:
+                network.adopt(self.agent)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the machine is gone; False after *timeout* seconds."""
         return self._ended.wait(timeout)

@@ -34,6 +34,8 @@ AGENT_PORT = 1024
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 DEBUG = "agent.log=debug "
 """Has the agent tell how long it took, at its end."""
+SPARE = "agent.spare="
+"""Has the agent hide the network device with this MAC address until it is to be configured."""
 CID = 3
 
 
@@ -81,13 +83,15 @@ class PyvmmVm:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
         self._machine: Machine | None = None
-        debug = DEBUG if timeline.is_told() else ""
+        words = DEBUG if timeline.is_told() else ""
+        if config.network is not None and config.network.spare:
+            words += f"{SPARE}{config.network.spare} "
         self._plugged: dict[str, Any] = {}
         root = config.root
         try:
             self._machine = Machine(
                 MachineConfig(
-                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {debug}{config.cmdline}".rstrip()),
+                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {words}{config.cmdline}".rstrip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
                     # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs

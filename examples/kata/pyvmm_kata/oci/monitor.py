@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
 """Annotations: ``user``, for a network that needs no rights, instead of that of the namespace; and the ports of the
 host that lead into it, ``8080:80 127.0.0.1:5353:53/udp``."""
+MANAGER = "io.container.manager"
 LINGER_S = 10.0
 """How long those who wait for a process may take to hear of its end."""
 
@@ -53,7 +54,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._sandbox: Sandbox | None = None
-        self._first = ContainerService(plan, self._join, self._on_lost)
+        self._first = ContainerService(plan, self._join, self._adopt_network, self._on_lost)
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
         self._has_network = False
@@ -126,7 +127,16 @@ class Monitor:
             return network.user_network([Publish.parse(text) for text in annotations.get(PUBLISH, "").split()])
         if kind:
             raise ConfigError(f"annotation {NETWORK}: {kind!r} is not user", code="oci-annotation")
-        return network.take_over() if self._has_network else None
+        if not self._has_network:
+            return None
+        entry = namespace(self._plan.bundle.spec, "network") or {}
+        # podman fills a namespace before it names it in config.json, and one without a path never
+        late = not entry.get("path") and annotations.get(MANAGER) != "libpod"
+        return network.take_over(self._plan.face.namespace("net") if late else "")
+
+    def _adopt_network(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.adopt_network()
 
     def _join(self, request: Json, fds: list[int]) -> None:
         """Make one more container, of the request of a ``create`` and its descriptors: the face's, the streams, and the
@@ -156,7 +166,7 @@ class Monitor:
     ) -> None:
         cgroup = Cgroup(state.read(folder)["cgroup"])
         plan = Plan(container_id, folder, bundle, self._plan.settings, cgroup.path, stdio, face, console)
-        service = ContainerService(plan, self._join, self._on_lost)
+        service = ContainerService(plan, self._join, self._adopt_network, self._on_lost)
         with self._lock:
             sandbox = self._sandbox
             if self._ended.is_set() or sandbox is None:

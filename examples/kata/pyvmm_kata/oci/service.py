@@ -58,6 +58,7 @@ class ContainerService:
     """What commands ask of one container, and what it tells of itself.
 
     :param on_join: makes one more container in the same machine, of the request and its descriptors
+    :param on_start: is called before the container's first process runs
     :param on_lost: the face was killed, and the container is to follow
     """
 
@@ -65,6 +66,7 @@ class ContainerService:
         self,
         plan: Plan,
         on_join: Callable[[Json, list[int]], None],
+        on_start: Callable[[], None],
         on_lost: Callable[[ContainerService], None],
     ) -> None:
         self.plan = plan
@@ -75,6 +77,7 @@ class ContainerService:
         self._state = state.read(plan.folder)
         self._lock = threading.Lock()
         self._on_join = on_join
+        self._on_start = on_start
         self._on_lost = on_lost
         self._execs = 0
         self._container: Container | None = None
@@ -226,6 +229,7 @@ class ContainerService:
 
     def _do_start(self, _request: Json, channel: control.Channel) -> None:
         timeline.note("start")
+        self._on_start()
         self._made.start()
         timeline.note("started")
         self.save(status="running")

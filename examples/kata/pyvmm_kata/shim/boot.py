@@ -72,7 +72,7 @@ def start_sandbox(
                 vcpus=vcpus,
                 hostname=bundle.spec.get("hostname") or "",
                 cmdline=f"{wanted.kernel_params} {kernel_parameters(bundle.spec)}".strip(),
-                network=network.take_over(),
+                network=network.take_over("" if entry.get("path") else face.namespace("net")),
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
             )

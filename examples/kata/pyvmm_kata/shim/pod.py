@@ -167,6 +167,8 @@ class Pod:
         with task.order:
             process = task.find(exec_id)
             if not exec_id:
+                if self._sandbox is not None:
+                    self._sandbox.adopt_network()
                 task.container.start()
                 process.started = True
                 self._publish(event("TaskStart", container_id=task_id, pid=task.face.pid))
