@@ -89,7 +89,8 @@ def test_containers_share_the_network_and_have_their_own_processes(pod: Pod, sle
     script = "hostname; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; ls -d /proc/[0-9]*"
     inside = [execute(pod, name, script).split("\n") for name in (sleeper, "other")]
     pod.call("RemoveContainer", container_id="other")
-    assert inside[0] == inside[1]
+    assert inside[0][:2] == inside[1][:2]
+    assert inside[0][2] != inside[1][2], "each has an IPC namespace of its own"
     assert inside[0][0] == "pod"
     assert len([line for line in inside[0] if ":[" in line]) == 2
     assert "/proc/1" in inside[0] and len([line for line in inside[0] if line.startswith("/proc/")]) < 4

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -25,10 +26,10 @@ EMPTY = "google.protobuf.Empty"
 class FakeProcess:
     """A program of the host's, in the place of one in the guest."""
 
-    def __init__(self, process: Any) -> None:
-        self.args = list(process.Args)
-        self.env = dict(entry.split("=", 1) for entry in process.Env)
-        self.terminal = process.Terminal
+    def __init__(self, process: dict[str, Any]) -> None:
+        self.args = process["args"]
+        self.env = dict(entry.split("=", 1) for entry in process.get("env", ()))
+        self.terminal = bool(process.get("terminal"))
         self.size = (0, 0)
         self.started = threading.Event()
         self.ended = threading.Event()
@@ -88,7 +89,7 @@ class FakeAgent:
         self.calls: list[str] = []
         self.requests: dict[str, Any] = {}
         self.processes: dict[tuple[str, str], FakeProcess] = {}
-        self.specs: dict[str, Any] = {}
+        self.specs: dict[str, dict[str, Any]] = {}
         self.oom: list[str] = []
         self.oom_ready = threading.Event()
         self.power_off: Callable[[], None] = lambda: None
@@ -133,13 +134,13 @@ class FakeAgent:
         threading.Thread(target=self.power_off).start()
 
     def do_CreateContainer(self, request: Any, _call: ttrpc.Call) -> None:
-        self.specs[request.container_id] = request.OCI
-        root = os.path.join(self.shared, os.path.relpath(request.OCI.Root.Path, GUEST_SHARED))
+        spec = self.specs[request.container_id] = json.loads(request.config)
+        root = os.path.join(self.shared, os.path.relpath(spec["root"]["path"], GUEST_SHARED))
         if self.shared and os.path.isdir(root):
-            for mount in request.OCI.Mounts:  # as crun does; a file's mount point tests make themselves
+            for mount in spec["mounts"]:  # as crun does; a file's mount point tests make themselves
                 with contextlib.suppress(OSError):
-                    os.makedirs(root + mount.destination, exist_ok=True)
-        self.processes[request.container_id, request.exec_id] = FakeProcess(request.OCI.Process)
+                    os.makedirs(root + mount["destination"], exist_ok=True)
+        self.processes[request.container_id, request.exec_id] = FakeProcess(spec["process"])
 
     def do_StartContainer(self, request: Any, _call: ttrpc.Call) -> None:
         self.processes[request.container_id, request.container_id].start()
@@ -149,7 +150,7 @@ class FakeAgent:
             self.processes.pop(key).kill(signal.SIGKILL, everything=True)
 
     def do_ExecProcess(self, request: Any, _call: ttrpc.Call) -> None:
-        process = FakeProcess(request.process)
+        process = FakeProcess(json.loads(request.config))
         process.start()
         self.processes[request.container_id, request.exec_id] = process
 

@@ -6,6 +6,7 @@ one whose handlers a test replaces.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -165,7 +166,7 @@ class FakeGuest:
     def CreateContainer(self, request: Message, call: ttrpc.Call) -> Message:
         assert request.storages or os.path.isdir(os.path.join(self.shared, request.container_id, "rootfs"))
         self.storages[request.container_id] = request.storages
-        args = list(request.OCI.Process.Args)
+        args = json.loads(request.config)["process"]["args"]
         self.processes[request.container_id, request.container_id] = GuestProcess(args)
         return empty()
 
@@ -179,7 +180,7 @@ class FakeGuest:
         return empty()
 
     def ExecProcess(self, request: Message, call: ttrpc.Call) -> Message:
-        made = GuestProcess(list(request.process.Args))
+        made = GuestProcess(json.loads(request.config)["args"])
         self.processes[request.container_id, request.exec_id] = made
         try:
             made.run()

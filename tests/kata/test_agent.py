@@ -277,6 +277,32 @@ def test_namespaces_of_another_container_are_joined(pod: Agent) -> None:
         create("c4", pid="container:c5")
 
 
+def test_a_config_that_comes_as_text(pod: Agent) -> None:
+    """All of it reaches crun, with what only the guest knows filled in."""
+    process = {"args": ["sleep", "1000"], "cwd": "/", "env": [f"PATH={os.environ['PATH']}"], "user": {"umask": 23}}
+    mark = "0123456789abcdef"
+
+    def create(name: str, **changes: Any) -> dict[str, Any]:
+        config = {"process": process, "root": {"path": "/usr"}, "domainname": 'a"@' + mark, "linux": {}, **changes}
+        pod.call("CreateContainer", container_id=name, config=json.dumps(config), mark=mark)
+        made: dict[str, Any] = json.loads((pod.folder / f"{name}.json").read_text())
+        return made
+
+    first = create("c1", linux={"devices": [f"@{mark}:devices"], "unified": {"memory.high": "1"}})
+    assert first["process"] == process
+    assert (first["domainname"], first["linux"]["unified"]) == ('a"@' + mark, {"memory.high": "1"})
+    assert all(isinstance(device["path"], str) for device in first["linux"]["devices"])
+    ipc = {"type": "ipc", "path": f"@{mark}:ns:ipc:c1"}
+    (joined,) = create("c2", linux={"namespaces": [ipc]})["linux"]["namespaces"]
+    assert joined["path"].startswith("/proc/")
+    assert joined["path"].endswith("/ns/ipc")
+    for word in ("ns:ipc:c3", "ns:../x:c1", "ns:", "frob", "sandbox:pid", "x" * 600):
+        with pytest.raises(RpcError, match="create: "):
+            create("c4", linux={"namespaces": [{"type": "ipc", "path": f"@{mark}:{word}"}]})
+    with pytest.raises(RpcError, match=r"sysctl net\.not_there: No such file"):
+        pod.call("CreateContainer", container_id="c5", config="{}", OCI={"Linux": {"Sysctl": {"net.not_there": "1"}}})
+
+
 def test_a_container_that_may_do_everything_has_all_devices(pod: Agent) -> None:
     process = {"Args": ["true"], "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
     spec = {"Process": process, "Root": {"Path": "/usr"}, "Linux": {"Devices": [{"Path": "/dev", "Type": "a"}]}}

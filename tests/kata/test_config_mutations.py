@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pyvmm_kata import cgroups, encoding, hooks, proto, schema
 from pyvmm_kata.bundle import Bundle, parse_json
 from pyvmm_kata.errors import VmmError
+from pyvmm_kata.guest_config import guest_config, process_text, resources_text
 from pyvmm_kata.guest_spec import Nowhere, check, place
 from pyvmm_kata.settings import Settings
-from pyvmm_kata.spec import check_process, check_resources, to_message
+from pyvmm_kata.spec import check_process, check_resources
 
 CONFIGS = [json.loads(path.read_text()) for path in sorted(Path(__file__).with_name("configs").glob("*.json"))]
 JUNK: list[Any] = [
@@ -128,8 +129,9 @@ def go_all_the_way(folder: Path, content: bytes) -> None:
     chosen.size(bundle.spec.get("linux", {}).get("resources", {}))
     cgroups.place(bundle.spec.get("linux", {}).get("cgroupsPath", ""), "c1", systemd=True)
     check(bundle)
-    made = to_message("Spec", place(bundle, "c1", Nowhere()))
-    assert proto.parse(proto.message("grpc.Spec"), made.SerializeToString()) == made
+    made = guest_config(place(bundle, "c1", Nowhere()))
+    assert proto.parse(proto.message("grpc.Spec"), made.message.SerializeToString()) == made.message
+    proto.message("grpc.CreateContainerRequest")(config=made.text).SerializeToString()
     json.dumps({"process": bundle.spec["process"], "hooks": bundle.spec.get("hooks")})  # as the state is kept
 
 
@@ -161,16 +163,16 @@ def try_parts(number: int) -> None:
     """A file of `exec --process`, and one of `update --resources`."""
     chosen = random.Random(number)
     document = copy.deepcopy(CONFIGS[number % len(CONFIGS)])
-    parts: tuple[tuple[Any, Callable[..., None], str], ...] = (
-        (document["process"], check_process, "Process"),
-        (document["linux"]["resources"], check_resources, "LinuxResources"),
+    parts: tuple[tuple[Any, Callable[..., None], Callable[[Any], str]], ...] = (
+        (document["process"], check_process, process_text),
+        (document["linux"]["resources"], check_resources, resources_text),
     )
-    for part, check_part, kind in parts:
+    for part, check_part, text_of in parts:
         put_fault(part, chosen)
         try:
             value = parse_json(write(part, chosen), "file")
             check_part(value, source="file")
-            to_message(kind, value).SerializeToString()
+            proto.message("grpc.UpdateContainerRequest")(config=text_of(value)).SerializeToString()
         except VmmError as error:
             one_line(error)
 

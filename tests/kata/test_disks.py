@@ -165,8 +165,8 @@ def test_what_the_guest_mounts(tmp_path: Path, disk: Path, made: list[Bench], re
     made.append(bench)
     bench.sandbox.start()
     bench.sandbox.create_container("c1", bench.bundle, Stdio())
-    root = bench.agent.specs["c1"].Root
-    assert (root.Path, root.Readonly) == ("/run/kata-containers/c1/rootfs", read_only)
+    root = bench.agent.specs["c1"]["root"]
+    assert (root["path"], root.get("readonly", False)) == ("/run/kata-containers/c1/rootfs", read_only)
     storages = bench.agent.requests["CreateContainer"].storages
     kinds = [(one.driver, one.fstype, one.mount_point.rpartition("/")[2]) for one in storages]
     if read_only:

@@ -13,10 +13,10 @@ import pytest
 
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.guest_spec import ALL_DEVICES, Nowhere, check, kernel_parameters, place
+from pyvmm_kata.guest_config import guest_config
+from pyvmm_kata.guest_spec import ALL_DEVICES, Nowhere, check, place
 from pyvmm_kata.namespaces import Member, owner
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.spec import to_message
 
 NULL = {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 0, "gid": 0}
 HOST_DEVICE = {"path": "/dev/cpu_dma_latency", "type": "c", "major": 10, "minor": 124}
@@ -34,7 +34,7 @@ def bundle_with(folder: Path, mounts: list[dict[str, Any]] | None = None, **linu
 
 def guest(bundle: Bundle, *members: Member) -> dict[str, Any]:
     made: dict[str, Any] = place(bundle, "c1", Nowhere(), members=members)
-    to_message("Spec", made).SerializeToString()
+    guest_config(made).message.SerializeToString()
     return made
 
 
@@ -182,13 +182,43 @@ def test_namespaces_of_the_host_and_of_other_machines(tmp_path: Path, path: str)
 
 
 def test_settings_of_ipc_go_where_its_namespace_is(tmp_path: Path) -> None:
-    settings = {"kernel.shmmax": "1", "net.ipv4.ip_forward": "1", "kernel.domainname": "d"}
-    own = bundle_with(tmp_path, sysctl=settings)
-    assert guest(own)["linux"]["sysctl"] == {"kernel.shmmax": "1", "kernel.domainname": "d"}
-    assert kernel_parameters(own.spec) == 'sysctl.net.ipv4.ip_forward="1"'
-    guests = bundle_with(tmp_path, sysctl=settings, namespaces=[{"type": "uts"}])
-    assert guest(guests)["linux"]["sysctl"] == {"kernel.domainname": "d"}
-    assert 'sysctl.kernel.shmmax="1"' in kernel_parameters(guests.spec)
+    settings = {"kernel.shmmax": "1", "net/ipv4/conf/eth0.1/forwarding": "1", "kernel.domainname": "d"}
+    own = guest_config(guest(bundle_with(tmp_path, sysctl=settings)))
+    assert json.loads(own.text)["linux"]["sysctl"] == {"kernel.shmmax": "1", "kernel.domainname": "d"}
+    assert dict(own.message.Linux.Sysctl) == {"net.ipv4.conf.eth0/1.forwarding": "1"}
+    guests = guest_config(guest(bundle_with(tmp_path, sysctl=settings, namespaces=[{"type": "uts"}])))
+    assert json.loads(guests.text)["linux"]["sysctl"] == {"kernel.domainname": "d"}
+    assert set(guests.message.Linux.Sysctl) == {"net.ipv4.conf.eth0/1.forwarding", "kernel.shmmax"}
+
+
+def test_no_field_is_lost(tmp_path: Path) -> None:
+    """What the message has no field for: the guest's crun sees all of config.json."""
+    bundle = bundle_with(
+        tmp_path,
+        resources={"unified": {"memory.high": "83886080"}, "devices": [{"allow": False, "access": "rwm"}]},
+        personality={"domain": "LINUX32"},
+        timeOffsets={"monotonic": {"secs": 100}},
+    )
+    bundle.spec["domainname"] = "example.org"
+    bundle.spec["process"] |= {"ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 4}, "scheduler": {"nice": 5}}
+    bundle.spec["process"]["user"]["umask"] = 0o27
+    made = json.loads(guest_config(guest(bundle)).text)
+    assert made["domainname"] == "example.org"
+    assert made["process"] == {**bundle.spec["process"]}
+    for key in ("personality", "timeOffsets", "seccomp", "maskedPaths", "rootfsPropagation"):
+        assert made["linux"].get(key) == bundle.spec["linux"].get(key), key
+    assert made["linux"]["resources"]["unified"] == {"memory.high": "83886080"}
+
+
+def test_only_the_guest_knows(tmp_path: Path) -> None:
+    """Its strings cannot be written by a user: the mark is another one each time."""
+    entries = [{"type": "uts"}, {"type": "ipc", "path": "/proc/4711/ns/ipc"}]
+    spec = guest(bundle_with(tmp_path, namespaces=entries), Member("other", 4711))
+    one, two = guest_config(spec, "name"), guest_config(spec)
+    made = json.loads(one.text)
+    assert {"type": "ipc", "path": f"@{one.mark}:ns:ipc:other"} in made["linux"]["namespaces"]
+    assert one.mark not in two.text
+    assert made["hostname"] == spec.get("hostname", "name")
 
 
 @pytest.fixture

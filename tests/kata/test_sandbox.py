@@ -171,17 +171,17 @@ def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
     made.sandbox.create_container("c1", bundle, Stdio())
     spec = made.agent.specs["c1"]
     shared = Path(made.sandbox.config.state_dir, "shared")
-    assert spec.Root.Path == f"{mounts.GUEST_SHARED}/c1/rootfs"
-    data, file, shm, tmp = spec.Mounts
-    assert (data.source, list(data.options)) == (f"{mounts.GUEST_SHARED}/c1/0-data", ["rbind", "ro"])
+    assert spec["root"]["path"] == f"{mounts.GUEST_SHARED}/c1/rootfs"
+    data, file, shm, tmp = spec["mounts"]
+    assert (data["source"], data["options"]) == (f"{mounts.GUEST_SHARED}/c1/0-data", ["rbind", "ro"])
     assert (shared / "c1" / "0-data" / "file").read_text() == "content"
-    assert (shared / "c1" / Path(file.source).name).read_text() == "content"
-    assert tmp.type == "tmpfs"
+    assert (shared / "c1" / Path(file["source"]).name).read_text() == "content"
+    assert tmp["type"] == "tmpfs"
     (storage,) = made.agent.requests["CreateContainer"].storages
-    assert (shm.type, shm.source) == ("bind", storage.mount_point)
+    assert (shm["type"], shm["source"]) == ("bind", storage.mount_point)
     assert (storage.driver, "mode=1777" in storage.options) == ("ephemeral", True)
-    assert (len(spec.Hooks.Poststop), [hook.Path for hook in spec.Hooks.StartContainer]) == (0, ["/bin/hook"])
-    assert "network" not in [namespace.Type for namespace in spec.Linux.Namespaces]
+    assert spec["hooks"] == {"startContainer": [{"path": "/bin/hook"}]}
+    assert "network" not in [namespace["type"] for namespace in spec["linux"]["namespaces"]]
     with pytest.raises(OSError, match="Read-only"):
         (shared / "c1" / "0-data" / "new").write_text("")
     with pytest.raises(OSError, match="Read-only"):
@@ -225,11 +225,11 @@ def test_an_overlay_is_mounted_on_the_host(bench: Make, tmp_path: Path) -> None:
     )
     made.sandbox.create_container("c1", bundle, Stdio())
     seen, read_only = (
-        Path(made.sandbox.config.state_dir, "shared", "c1", Path(mount.source).name)
-        for mount in made.agent.specs["c1"].Mounts
+        Path(made.sandbox.config.state_dir, "shared", "c1", Path(mount["source"]).name)
+        for mount in made.agent.specs["c1"]["mounts"]
     )
-    assert [mount.type for mount in made.agent.specs["c1"].Mounts] == ["bind", "bind"]
-    assert list(made.agent.specs["c1"].Mounts[0].options) == ["rbind", "private", "nosuid"]
+    assert [mount["type"] for mount in made.agent.specs["c1"]["mounts"]] == ["bind", "bind"]
+    assert made.agent.specs["c1"]["mounts"][0]["options"] == ["rbind", "private", "nosuid"]
     assert (seen / "file").read_text() == "below"
     (seen / "file").write_text("changed")
     assert (tmp_path / "lower" / "file").read_text() == "below"

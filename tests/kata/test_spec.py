@@ -14,7 +14,7 @@ from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.cgroups import place
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.spec import check_id, check_spec, to_message
+from pyvmm_kata.spec import check_id, check_spec
 
 MIB = 1 << 20
 
@@ -110,37 +110,6 @@ def test_a_bundle_without_its_root(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(default_spec(["sh"], terminal=False)))
     with pytest.raises(ConfigError, match=r"root\.path: .*rootfs is no directory"):
         Bundle.load(str(tmp_path))
-
-
-def test_the_message_has_what_config_json_has() -> None:
-    spec = default_spec(["sh", "-c", "true"], terminal=True)
-    spec["annotations"] = {"org.example.key": "value"}
-    spec["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
-    spec["linux"]["resources"]["memory"] = {"limit": 64 * MIB, "swap": -1}
-    spec["linux"]["seccomp"] = {
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "syscalls": [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
-    }
-    message = to_message("Spec", spec)
-    assert message.Version == spec["ociVersion"]
-    assert list(message.Process.Args) == ["sh", "-c", "true"]
-    assert message.Process.Terminal
-    assert list(message.Process.Capabilities.Bounding) == spec["process"]["capabilities"]["bounding"]
-    assert [(limit.Type, limit.Hard, limit.Soft) for limit in message.Process.Rlimits] == [
-        ("RLIMIT_NOFILE", 65536, 1024)
-    ]
-    assert message.Root.Path == "rootfs"
-    assert [mount.destination for mount in message.Mounts] == [mount["destination"] for mount in spec["mounts"]]
-    assert dict(message.Annotations) == {"org.example.key": "value"}
-    assert dict(message.Linux.Sysctl) == {"net.ipv4.ip_forward": "1"}
-    assert (message.Linux.Resources.Memory.Limit, message.Linux.Resources.Memory.Swap) == (64 * MIB, -1)
-    assert message.Linux.Seccomp.Syscalls[0].errnoret == 38, "else glibc takes a refused clone3 for the last word"
-    assert list(message.Linux.MaskedPaths) == spec["linux"]["maskedPaths"]
-
-
-def test_a_value_that_no_message_can_hold() -> None:
-    with pytest.raises(ConfigError, match=r"process\.consoleSize\.height: 4294967296 does not fit"):
-        to_message("Spec", spec_with("process.consoleSize", {"height": 1 << 32, "width": 1}))
 
 
 def test_annotations_and_limits_size_the_machine() -> None:

@@ -245,7 +245,10 @@ void rpc_update_container(struct call *call)
 		call_fail(call, STATUS_FAILED_PRECONDITION, "the container %s has ended", container->id);
 		return;
 	}
-	oci_write_resources(&json, NULL, &request->resources);
+	if (text_of(request->config)[0])
+		json_raw(&json, request->config, strlen(request->config));
+	else
+		oci_write_resources(&json, NULL, &request->resources);
 	option = xasprintf("--resources=%s/resources.json", container->directory);
 	error = file_create(strchr(option, '=') + 1, json.text, json.used, 0600);
 	if (!error) {

@@ -2,6 +2,7 @@
 /* Containers: create, start, remove. */
 #include "container.h"
 
+#include "config.h"
 #include "crun.h"
 #include "device.h"
 #include "oci.h"
@@ -212,32 +213,58 @@ static int namespaces_resolve(grpc_Linux *spec, char what[256])
 	return 0;
 }
 
-static int write_config(struct container *container, grpc_CreateContainerRequest *request, char what[256])
+static pid_t first_process_of(const char *id)
 {
-	char *path = xasprintf("%s/config.json", container->directory), *cgroup = xasprintf("/%s", container->id);
+	struct container *container = container_find(id);
+	const struct process *process = container ? container->processes : NULL;
+
+	return process && !process->exited ? process->child.pid : 0;
+}
+
+static int config_of_text(struct json *json, const grpc_CreateContainerRequest *request, char what[256])
+{
+	const struct config_source source = {
+		.text = request->config,
+		.mark = text_of(request->mark),
+		.find = first_process_of,
+		.pid_namespace = sandbox_pid_namespace(),
+	};
+
+	return config_fill(json, &source, what);
+}
+
+static int config_of_message(struct json *json, grpc_CreateContainerRequest *request, const char *cgroup, char what[256])
+{
 	const struct oci_place place = {
 		.cgroup = cgroup,
 		.hostname = sandbox_hostname(),
 		.pid_namespace = request->sandbox_pidns ? sandbox_pid_namespace() : NULL,
 	};
-	struct json json = { 0 };
+	int error = devices_resolve(request, what);
 	const char *wrong;
-	int error;
 
-	error = devices_resolve(request, what);
 	if (!error)
 		error = namespaces_resolve(&request->OCI.Linux, what);
+	if (error)
+		return error;
+	wrong = oci_write_config(json, &request->OCI, &place);
+	if (wrong)
+		snprintf(what, 256, "%s", wrong);
+	return wrong ? -EINVAL : 0;
+}
+
+static int write_config(struct container *container, grpc_CreateContainerRequest *request, char what[256])
+{
+	char *path = xasprintf("%s/config.json", container->directory), *cgroup = xasprintf("/%s", container->id);
+	struct json json = { 0 };
+	int error = sysctls_apply(&request->OCI.Linux, what);
+
+	if (!error && text_of(request->config)[0])
+		error = config_of_text(&json, request, what);
+	else if (!error)
+		error = config_of_message(&json, request, cgroup, what);
 	if (!error)
-		error = sysctls_apply(&request->OCI.Linux, what);
-	if (!error) {
-		wrong = oci_write_config(&json, &request->OCI, &place);
-		if (wrong) {
-			snprintf(what, 256, "%s", wrong);
-			error = -EINVAL;
-		} else {
-			error = file_create(path, json.text, json.used, 0600);
-		}
-	}
+		error = file_create(path, json.text, json.used, 0600);
 	free(json.text);
 	free(cgroup);
 	free(path);

@@ -95,6 +95,12 @@ void json_uint(struct json *json, const char *name, uint64_t value)
 	put_number(json, name, text);
 }
 
+void json_raw(struct json *json, const char *text, size_t size)
+{
+	put(json, text, size);
+	json->comma = false;
+}
+
 void json_bool(struct json *json, const char *name, bool value)
 {
 	put_number(json, name, value ? "true" : "false");

@@ -19,6 +19,8 @@ void json_close(struct json *json, char bracket);
 void json_string(struct json *json, const char *name, const char *value);
 void json_int(struct json *json, const char *name, int64_t value);
 void json_uint(struct json *json, const char *name, uint64_t value);
+/* Text that is JSON already. */
+void json_raw(struct json *json, const char *text, size_t size);
 void json_bool(struct json *json, const char *name, bool value);
 
 #endif

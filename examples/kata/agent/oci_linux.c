@@ -194,8 +194,7 @@ static void write_device(struct json *json, const grpc_LinuxDevice *device)
 	json_close(json, '}');
 }
 
-/* Those of a directory of ours; what every container has, and what belongs to file systems of their own, apart. */
-static void write_devices_below(struct json *json, const char *path)
+void oci_write_devices_below(struct json *json, const char *path)
 {
 	static const char *const others[] = { "null", "zero",	 "full", "random", "urandom", "tty",
 					      "ptmx", "console", "pts",	 "shm",	   "mqueue",  "fd" };
@@ -221,7 +220,7 @@ static void write_devices_below(struct json *json, const char *path)
 			device.UID = status.st_uid;
 			device.GID = status.st_gid;
 			if (S_ISDIR(status.st_mode))
-				write_devices_below(json, file);
+				oci_write_devices_below(json, file);
 			else if (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode))
 				write_device(json, &device);
 		}
@@ -240,7 +239,7 @@ static void write_devices(struct json *json, const grpc_Linux *linux_)
 
 		/* "a": all that the guest has, for a container that may do everything */
 		if (!strcmp(text_of(device->Type), "a") && path_is_valid(device->Path))
-			write_devices_below(json, device->Path);
+			oci_write_devices_below(json, device->Path);
 		else
 			write_device(json, device);
 	}

@@ -10,5 +10,10 @@ void oci_write_strings(struct json *json, const char *name, char *const *strings
 void oci_write_text(struct json *json, const char *name, const char *text);
 /* The member "linux" of config.json. */
 void oci_write_linux(struct json *json, const grpc_Linux *linux_, const struct oci_place *place);
+/*
+ * Members of a list: the devices of a directory of ours; what every container has, and what belongs to file systems of their
+ * own, apart.
+ */
+void oci_write_devices_below(struct json *json, const char *path);
 
 #endif

@@ -174,7 +174,11 @@ void rpc_exec_process(struct call *call)
 		call_fail(call, STATUS_FAILED_PRECONDITION, "the container %s does not run", container->id);
 		return;
 	}
-	wrong = oci_write_process(&json, &request->process);
+	wrong = NULL;
+	if (text_of(request->config)[0])
+		json_raw(&json, request->config, strlen(request->config));
+	else
+		wrong = oci_write_process(&json, &request->process);
 	if (wrong) {
 		free(json.text);
 		call_fail(call, STATUS_INVALID_ARGUMENT, "exec: %s", wrong);

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from pyvmm_kata.guest_config import GuestConfig
+
 AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
 CALL_S = 30.0
 CREATE_S = 60.0
@@ -110,21 +112,17 @@ class AgentClient:
 
     # -- containers --------------------------------------------------------------------------------------------------
 
-    def create_container(
-        self, container_id: str, spec: Any, storages: Sequence[Storage] = (), *, shared_pids: bool = False
-    ) -> None:
-        """Make a container, not yet started.
-
-        :param spec: a ``grpc.Spec``
-        """
+    def create_container(self, container_id: str, config: GuestConfig, storages: Sequence[Storage] = ()) -> None:
+        """Make a container, not yet started."""
         self._do(
             "CreateContainer",
             CREATE_S,
             container_id=container_id,
             exec_id=container_id,
-            OCI=spec,
+            OCI=config.message,
+            config=config.text,
+            mark=config.mark,
             storages=[_storage(storage) for storage in storages],
-            sandbox_pidns=shared_pids,
         )
 
     def start_container(self, container_id: str) -> None:
@@ -147,12 +145,12 @@ class AgentClient:
         """Thaw it."""
         self._do("ResumeContainer", container_id=container_id)
 
-    def update_container(self, container_id: str, resources: Any) -> None:
+    def update_container(self, container_id: str, config: str) -> None:
         """Change limits.
 
-        :param resources: a ``grpc.LinuxResources``
+        :param config: ``linux.resources`` of a config.json, as text
         """
-        self._do("UpdateContainer", container_id=container_id, resources=resources)
+        self._do("UpdateContainer", container_id=container_id, config=config)
 
     def stats_container(self, container_id: str) -> Any:
         """A ``grpc.StatsContainerResponse``."""
@@ -161,12 +159,20 @@ class AgentClient:
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
-    def exec_process(self, container_id: str, exec_id: str, process: Any) -> None:
+    def exec_process(self, container_id: str, exec_id: str, process: Any, config: str) -> None:
         """Run one more process.
 
-        :param process: a ``grpc.Process``
+        :param process: a ``grpc.Process`` with its terminal
+        :param config: the ``process`` of a config.json, as text
         """
-        self._do("ExecProcess", CREATE_S, container_id=container_id, exec_id=exec_id, process=process)
+        self._do(
+            "ExecProcess",
+            CREATE_S,
+            container_id=container_id,
+            exec_id=exec_id,
+            process=process,
+            config=config,
+        )
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
         """Send a signal; to all processes of the container when *exec_id* is empty."""

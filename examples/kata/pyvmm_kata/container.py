@@ -6,8 +6,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.errors import AgentError, ConfigError
+from pyvmm_kata.guest_config import process_text, resources_text, terminal_of
 from pyvmm_kata.process import ExitStatus, Process
-from pyvmm_kata.spec import check_process, check_resources, to_message
+from pyvmm_kata.spec import check_process, check_resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ class Container:
                 raise
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
-                self._agent.exec_process(self.id, exec_id, to_message("Process", process))
+                self._agent.exec_process(self.id, exec_id, terminal_of(process), process_text(process))
             except BaseException:
                 made.abandon()
                 raise
@@ -140,7 +141,7 @@ class Container:
         :raises ConfigError: *resources* makes no sense
         """
         check_resources(resources, "update")
-        self._agent.update_container(self.id, to_message("LinuxResources", resources))
+        self._agent.update_container(self.id, resources_text(resources))
 
     def pause(self) -> None:
         """Freeze all its processes."""

@@ -26,6 +26,7 @@ DEVICES = {
     (1, 11): "/dev/kmsg", (5, 0): "/dev/tty", (10, 200): "/dev/net/tun", (10, 229): "/dev/fuse",
 }  # fmt: skip
 """Character devices, by number, that mean the same in the guest, and where it has them."""
+LABELS = ("apparmorProfile", "selinuxLabel")
 ALL_DEVICES: Json = {"path": "/dev", "type": "a"}
 """What the agent takes for every device that the guest has."""
 _PRIVILEGES = {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD"}
@@ -98,7 +99,6 @@ def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
     """
     place(bundle, "", Nowhere(), members=members)
-    kernel_parameters(bundle.spec)
 
 
 def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", members: Sequence[Member] = ()) -> Json:
@@ -125,26 +125,17 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     linux["namespaces"] = namespaces.in_guest(bundle.spec, members)
     if not namespaces.has(bundle.spec, "uts"):
         spec.pop("hostname", None)  # the guest's own, which it has from its start
-    linux["cgroupsPath"] = f"/pyvmm/{container_id}"
-    of_sandbox = _sandbox_sysctls(bundle.spec)
-    linux["sysctl"] = {key: value for key, value in linux.get("sysctl", {}).items() if not key.startswith(of_sandbox)}
+    linux["cgroupsPath"] = f"/{container_id}"
+    linux["sysctl"] = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
     linux.pop("intelRdt", None)
     linux.pop("mountLabel", None)
-    for label in ("apparmorProfile", "selinuxLabel"):
+    for label in LABELS:
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = _devices(bundle.spec)
     resources = linux["resources"] = {**linux.get("resources", {})}
     resources.pop("blockIO", None)  # by numbers of the host's devices
     resources["devices"] = [_device_rule(rule) for rule in resources.get("devices", ())]
     return spec
-
-
-# -- sysctls ---------------------------------------------------------------------------------------------------------
-
-
-def _sandbox_sysctls(spec: Json) -> tuple[str, ...]:
-    """How settings begin of namespaces that belong to the sandbox."""
-    return _NETWORK_SYSCTLS if namespaces.has(spec, "ipc") else _NETWORK_SYSCTLS + _IPC_SYSCTLS
 
 
 def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
@@ -172,20 +163,20 @@ def _mount_above(mounts: list[Shown], path: str) -> Shown | None:
     return max(found, key=lambda one: len(one.destination)) if found else None
 
 
-def kernel_parameters(spec: Json) -> str:
-    """What the guest's kernel is told at its start: the settings of namespaces that belong to the sandbox, which has
-    them for all its containers (kernel-parameters, ``sysctl.*=``).
+# -- sysctls ---------------------------------------------------------------------------------------------------------
 
-    :raises ConfigError: one of them cannot be said there
-    """
-    words = []
-    for key, value in spec.get("linux", {}).get("sysctl", {}).items():
-        if not key.startswith(_sandbox_sysctls(spec)):
-            continue
-        if not (key + value).isprintable() or '"' in key + value or " " in key:
-            raise bad(f"linux.sysctl[{key!r:.60}]", f"{value!r:.60} cannot be said to a kernel")
-        words.append(f'sysctl.{key}="{value}"')
-    return " ".join(words)
+
+def is_of_sandbox(spec: Json, sysctl: str) -> bool:
+    """Whether a kernel parameter is one of a namespace that belongs to the machine: its agent sets it."""
+    if sysctl.startswith(_NETWORK_SYSCTLS):
+        return True
+    return sysctl.startswith(_IPC_SYSCTLS) and not namespaces.has(spec, "ipc")
+
+
+def _dotted(sysctl: str) -> str:
+    """A name with slashes, ``net/ipv4/conf/eth0.1/forwarding``, as one with dots (sysctl(8))."""
+    first = next((letter for letter in sysctl if letter in "./"), ".")
+    return sysctl if first == "." else sysctl.translate({ord("."): "/", ord("/"): "."})
 
 
 # -- mounts ----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from pyvmm_kata.agent import AgentClient, Storage
 from pyvmm_kata.container import Container
 from pyvmm_kata.disks import SERIAL, root_storages
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
+from pyvmm_kata.guest_config import guest_config
 from pyvmm_kata.guest_spec import place, shm_storages, shown
 from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.namespaces import Member
-from pyvmm_kata.spec import check_id, to_message
+from pyvmm_kata.spec import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,9 +281,8 @@ class Sandbox:
                     spec = placed.spec
                     storages += placed.storages
                 self._shown[container_id] = shown(spec, self._shared)
-                agent.create_container(
-                    container_id, to_message("Spec", spec), storages, shared_pids=self.config.shared_pids
-                )
+                config = guest_config(spec, self.config.hostname, shared_pids=self.config.shared_pids)
+                agent.create_container(container_id, config, storages)
             except BaseException:
                 made.init.abandon()
                 self._let_go(container_id)

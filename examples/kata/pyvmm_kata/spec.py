@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pyvmm_kata import proto, schema
-from pyvmm_kata.encoding import MESSAGE
+from pyvmm_kata import schema
 from pyvmm_kata.errors import ConfigError
 
 Json = dict[str, Any]
 _LONGEST = 1000
 """Characters of an error: what is quoted may be a path of any length."""
-_NAMES = {"ociversion": "version"}
 _ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}\Z")
 
 
@@ -101,52 +99,3 @@ def namespace(spec: Json, kind: str) -> Json | None:
             found: Json = entry
             return found
     return None
-
-
-# -- JSON to protobuf ------------------------------------------------------------------------------------------------
-
-
-def to_message(kind: str, value: Json) -> Any:
-    """The message of oci.proto for a part of config.json; what the message has no field for is left out.
-
-    Names are compared without case, since the two differ only in that.
-
-    :param kind: its name in the package ``grpc``: ``Spec``, ``Process``, ``LinuxResources``
-    :raises ConfigError: a value does not fit
-    """
-    message = proto.message(f"grpc.{kind}")()
-    _fill(message, value, "")
-    return message
-
-
-def _fill(message: Any, value: Json, where: str) -> None:
-    fields = {field.name.lower(): field for field in message.DESCRIPTOR.fields}
-    for key, item in value.items():
-        field = fields.get(_NAMES.get(key.lower(), key.lower()))
-        if field is None or item is None:
-            continue
-        path = f"{where}.{key}".lstrip(".")
-        try:
-            _set(message, field, item, path)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise bad(path, f"{item!r:.60} does not fit: {error}") from error
-
-
-def _set(message: Any, field: Any, item: Any, path: str) -> None:
-    current = getattr(message, field.name)
-    wanted: Any = next((kind for kind in (list, dict) if isinstance(current, kind)), None)
-    wanted = wanted or (dict if field.kind == MESSAGE else (str, int, float))
-    if not isinstance(item, wanted):
-        raise TypeError("another kind of value is wanted")
-    if hasattr(current, "add"):
-        for index, entry in enumerate(item):
-            _fill(current.add(), entry, f"{path}[{index}]")
-    elif isinstance(current, list):
-        current.extend(item)
-    elif isinstance(current, dict):
-        current.update(item)
-    elif field.kind == MESSAGE:
-        current.SetInParent()
-        _fill(current, item, path)
-    else:
-        setattr(message, field.name, item)

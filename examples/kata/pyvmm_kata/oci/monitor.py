@@ -19,7 +19,6 @@ from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.face import Face
-from pyvmm_kata.guest_spec import kernel_parameters
 from pyvmm_kata.oci.machines import folder_of
 from pyvmm_kata.oci.service import ContainerService, Plan
 from pyvmm_kata.placed import Placed
@@ -110,7 +109,7 @@ class Monitor:
                 memory,
                 vcpus,
                 hostname=spec.get("hostname") or "",
-                cmdline=f"{plan.settings.kernel_params} {kernel_parameters(spec)}".strip(),
+                cmdline=plan.settings.kernel_params,
                 network=self._network(),
                 root=plan.bundle.disk,
             ),

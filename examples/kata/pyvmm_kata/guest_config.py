@@ -1,0 +1,78 @@
+"""config.json as the guest's crun gets it: as text, beside the message of Kata's, so that no field is lost on the way.
+
+What only the guest knows is filled in by its agent (``agent/config.h``), in place of strings that carry a mark of this
+one request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm_kata import proto
+from pyvmm_kata.guest_spec import ALL_DEVICES, LABELS, is_of_sandbox
+from pyvmm_kata.namespaces import JOIN
+
+if TYPE_CHECKING:
+    from pyvmm_kata.spec import Json
+
+
+class GuestConfig(NamedTuple):
+    """What the agent is told of a container.
+
+    :ivar text: the config.json
+    :ivar mark: begins what is to be filled in
+    :ivar message: a ``grpc.Spec`` with what the agent does itself
+    """
+
+    text: str
+    mark: str
+    message: Any
+
+
+def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -> GuestConfig:
+    """
+    :param spec: as :func:`pyvmm_kata.guest_spec.place` has made it
+    :param hostname: of a container that has a UTS namespace and no name for it
+    :param shared_pids: it joins the pid namespace of the sandbox
+    """
+    mark = os.urandom(8).hex()
+    linux = {**spec["linux"]}
+    linux["namespaces"] = [_namespace(entry, mark) for entry in linux["namespaces"]]
+    if shared_pids:
+        linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
+        linux["namespaces"].append({"type": "pid", "path": f"@{mark}:sandbox:pid"})
+    linux["devices"] = [f"@{mark}:devices" if device == ALL_DEVICES else device for device in linux["devices"]]
+    sysctls = linux.get("sysctl", {})
+    linux["sysctl"] = {key: value for key, value in sysctls.items() if not is_of_sandbox(spec, key)}
+    made = {**spec, "linux": linux}
+    if hostname and "hostname" not in made and any(entry["type"] == "uts" for entry in linux["namespaces"]):
+        made["hostname"] = hostname
+    message = proto.message("grpc.Spec")(Process=terminal_of(spec["process"]))
+    message.Linux.Sysctl.update({key: value for key, value in sysctls.items() if is_of_sandbox(spec, key)})
+    return GuestConfig(json.dumps(made), mark, message)
+
+
+def terminal_of(process: Json) -> Any:
+    """What the agent does itself of a process: a ``grpc.Process`` with its terminal."""
+    message = proto.message("grpc.Process")(Terminal=bool(process.get("terminal")))
+    if size := process.get("consoleSize"):
+        # A terminal has 16 bits for each (ioctl_tty(2))
+        message.ConsoleSize.Height, message.ConsoleSize.Width = (min(size[key], 0xFFFF) for key in ("height", "width"))
+    return message
+
+
+def process_text(process: Json) -> str:
+    """The process of an exec for the guest, whose kernel has neither AppArmor nor SELinux."""
+    return json.dumps({key: value for key, value in process.items() if key not in LABELS})
+
+
+def resources_text(resources: Json) -> str:
+    """Changed limits for the guest, without those by numbers of the host's devices."""
+    return json.dumps({key: value for key, value in resources.items() if key != "blockIO"})
+
+
+def _namespace(entry: Json, mark: str) -> Json:
+    path = entry.get("path", "")
+    return {**entry, "path": f"@{mark}:ns:{entry['type']}:{path.removeprefix(JOIN)}"} if path else entry
