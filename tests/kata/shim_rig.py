@@ -31,7 +31,9 @@ class PlainDirectory(SharedDirectory):
     def make(self) -> None:
         os.makedirs(self.path, exist_ok=True)
 
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+    def bind(
+        self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
+    ) -> str:
         os.makedirs(os.path.join(self.path, name), exist_ok=True)
         return f"/guest/{name}"
 

@@ -193,6 +193,34 @@ def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
     assert (tmp_path / "data" / "file").read_text() == "content"
 
 
+def test_what_the_host_mounts_later(bench: Make, tmp_path: Path) -> None:
+    """Below a volume: as mount_namespaces(7) has it, only what follows the host's mounts sees it."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounts.mount("host", str(volume), "tmpfs", 0)
+    try:
+        mounts.mount("", str(volume), "", mounts.MS_SHARED)
+        (volume / "sub").mkdir()
+        made = bench()
+        kinds = ("rprivate", "rslave", "rshared", "nosuid")
+        bundle = made.bundle(
+            mounts=[
+                {"destination": f"/{kind}", "type": "bind", "source": str(volume), "options": ["rbind", kind]}
+                for kind in kinds
+            ]
+        )
+        made.sandbox.create_container("c1", bundle, Stdio())
+        mounts.mount("later", str(volume / "sub"), "tmpfs", 0)
+        (volume / "sub" / "file").write_text("")
+        shared = Path(made.sandbox.config.state_dir, "shared", "c1")
+        seen = [(shared / f"{index}-{kind}" / "sub" / "file").exists() for index, kind in enumerate(kinds)]
+        assert seen == [False, True, True, False]
+        made.sandbox.containers["c1"].delete(force=True)
+        assert (volume / "sub" / "file").exists(), "a mount of the host's has gone with the container"
+    finally:
+        mounts.unmount(str(volume))
+
+
 @pytest.mark.parametrize(
     ("mount", "words"),
     [

@@ -40,13 +40,17 @@ _KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 SHM, GUEST_SHM = "/dev/shm", "/run/kata-containers/sandbox/shm"
 _NAME_LENGTH = 60
 _OVERLAY_WORDS = ("private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable")
+_FOLLOWING = {"slave", "rslave", "shared", "rshared"}
+"""Options of a bind mount in which later mounts of the host appear; in any other they do not (mount_namespaces(7))."""
 _FLAG_WORDS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "strictatime")
 
 
 class Share(Protocol):
     """What binds and mounts for the guest: :class:`pyvmm_kata.mounts.SharedDirectory`."""
 
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+    def bind(
+        self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
+    ) -> str:
         """Let the guest see a file or a directory of the host; its path in the guest."""
         ...
 
@@ -58,7 +62,9 @@ class Share(Protocol):
 class Nowhere:
     """A share into which nothing is bound."""
 
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+    def bind(
+        self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
+    ) -> str:
         return name
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
@@ -72,6 +78,7 @@ class Bind(NamedTuple):
     name: str
     recursive: bool
     read_only: bool
+    follow: bool
 
 
 class Recorder:
@@ -81,9 +88,11 @@ class Recorder:
         self.binds: list[Bind] = []
         self.overlays: list[tuple[str, list[str], bool]] = []
 
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+    def bind(
+        self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
+    ) -> str:
         """See :class:`Share`."""
-        self.binds.append(Bind(source, name, recursive, read_only))
+        self.binds.append(Bind(source, name, recursive, read_only, follow))
         return f"{GUEST_SHARED}/{name}"
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
@@ -215,7 +224,8 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
         return {**mount, "source": _device(status, source, index), "type": "bind"}
     if _is_kernel_file(source, status):
         return {**mount, "source": _in_guest(source, index), "type": "bind"}
-    guest = shared.bind(source, name, recursive="bind" not in options, read_only=read_only)
+    follow = not _FOLLOWING.isdisjoint(options)
+    guest = shared.bind(source, name, recursive="bind" not in options, read_only=read_only, follow=follow)
     return {**mount, "type": "bind", "source": guest, "options": options}
 
 

@@ -53,15 +53,19 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
     _check(result, f"mounting {source or fstype} at {target}")
 
 
-def open_tree(source: str, *, recursive: bool = True, read_only: bool = False) -> int:
+def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, follow: bool = True) -> int:
     """A descriptor of a new, detached mount of *source* (open_tree(2)), read-only from its first moment.
 
+    :param follow: what is mounted below *source* later is there, too; never the other way round
     :raises HostError: it cannot be made
     """
     deep = _AT_RECURSIVE if recursive else 0
     tree = int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep))
     _check(min(tree, 0), f"binding {source}")
     try:
+        attributes = struct.pack("QQQQ", 0, 0, MS_SLAVE if follow else MS_PRIVATE, 0)
+        result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | deep, attributes, len(attributes))
+        _check(result, f"the propagation of the mount of {source}")
         if read_only:
             attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
             result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
@@ -128,13 +132,16 @@ class SharedDirectory:
         mount(self.work, self.path, "", MS_BIND)
         mount("", self.path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(self.path))
 
-    def bind(self, source: str, name: str, *, recursive: bool = True, read_only: bool = False) -> str:
+    def bind(
+        self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
+    ) -> str:
         """Let the guest see *source*, a file or a directory of the host, as *name*; its path in the guest.
 
+        :param follow: what the host mounts below it later, too
         :raises HostError: it cannot be bound
         """
         # Read-only from its first moment: its copies (in the share) are not changed with it later
-        tree = open_tree(source, recursive=recursive, read_only=read_only)
+        tree = open_tree(source, recursive=recursive, read_only=read_only, follow=follow)
         try:
             self.attach(tree, name)
         finally:

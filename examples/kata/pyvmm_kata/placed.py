@@ -65,7 +65,11 @@ class Placed:
         made = cls(spec, [bind.name for bind in recorder.binds], (), recorder.overlays, guest_spec.shm_storages(bundle))
         try:
             for bind in recorder.binds:
-                made.trees.append(mounts.open_tree(bind.source, recursive=bind.recursive, read_only=bind.read_only))
+                made.trees.append(
+                    mounts.open_tree(
+                        bind.source, recursive=bind.recursive, read_only=bind.read_only, follow=bind.follow
+                    )
+                )
         except BaseException:
             made.close()
             raise
