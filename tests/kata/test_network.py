@@ -19,7 +19,7 @@ ip link add eth0 address {MAC} mtu 1400 type veth peer name host0
 ip addr add 10.1.2.3/24 dev eth0
 ip addr add fd00::3/64 dev eth0 nodad
 ip link set eth0 up
-ip route add default via 10.1.2.1
+ip route add default via 10.1.2.1 metric 100
 ip route add 10.9.0.0/16 dev eth0 scope link
 ip neigh add 10.1.2.1 lladdr 02:00:00:00:00:09 dev eth0 nud permanent
 """
@@ -175,7 +175,7 @@ def test_an_interface_that_comes_later(empty: str) -> None:
     (interface,) = told.interfaces
     assert (interface.name, interface.hwAddr, interface.mtu) == ("eth0", made.nets[0].mac, 1400)
     assert [(each.address, each.mask) for each in interface.IPAddresses] == [("10.1.2.3", "24"), ("fd00::3", "64")]
-    assert [route.dest for route in told.routes] == ["10.9.0.0/16", ""]
+    assert [(route.dest, route.metric) for route in told.routes] == [("10.9.0.0/16", 0), ("", 100)]
     address = subprocess.run(
         ["nsenter", f"--net={empty}", "ip", "-o", "link", "show", "eth0"], check=True, capture_output=True, text=True
     ).stdout

@@ -45,6 +45,7 @@ static int take_route(const struct nlmsghdr *message, void *context)
 	one->source = net_address_print(info->rtm_family, found[RTA_PREFSRC]);
 	one->device = xstrdup(name);
 	one->scope = info->rtm_scope;
+	one->metric = netlink_u32(found[RTA_PRIORITY]);
 	one->flags = info->rtm_flags & (RTNH_F_ONLINK | RTNH_F_PERVASIVE);
 	one->family = net_family(info->rtm_family);
 	return 0;
@@ -118,6 +119,8 @@ static int route_change(uint16_t type, uint16_t flags, const types_Route *route)
 		netlink_attribute(&request, RTA_GATEWAY, gateway.bytes, gateway.size);
 	if (source.size)
 		netlink_attribute(&request, RTA_PREFSRC, source.bytes, source.size);
+	if (route->metric)
+		netlink_attribute_u32(&request, RTA_PRIORITY, route->metric);
 	netlink_attribute_u32(&request, RTA_OIF, index);
 	return netlink_send(&request);
 }

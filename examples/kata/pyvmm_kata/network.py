@@ -66,6 +66,7 @@ class Route(NamedTuple):
     source: str
     scope: int
     family: int
+    metric: int = 0
 
 
 class Neighbor(NamedTuple):
@@ -111,6 +112,7 @@ class Interface(NamedTuple):
                 scope=route.scope,
                 family=route.family,
                 device=self.name,
+                metric=route.metric,
             )
             for route in ordered
         ]
@@ -391,6 +393,7 @@ def _route(route: Any) -> Route:
         route.get_attr("RTA_PREFSRC") or "",
         route["scope"],
         int(route["family"] == _AF_INET6),
+        route.get_attr("RTA_PRIORITY") or 0,
     )
 
 
