@@ -77,7 +77,10 @@ def put_fault(document: Any, chosen: random.Random) -> None:
         case 3:
             holder[key] = [item]
         case 4:
-            holder[key] = str(item) if not isinstance(item, str) else len(item)
+            if isinstance(item, str):
+                holder[key] = len(item)
+            else:  # what an earlier fault made may be too deep to be printed
+                holder[key] = str(item) if isinstance(item, int | float) else type(item).__name__
         case 5:
             other_holder, other_key = chosen.choice(choices)
             holder[key] = copied(other_holder[other_key])

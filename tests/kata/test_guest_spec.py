@@ -29,6 +29,8 @@ def bundle_with(folder: Path, mounts: list[dict[str, Any]] | None = None, **linu
     if mounts is not None:
         spec["mounts"] = mounts
     spec["linux"].update(linux)
+    if "uts" not in [entry["type"] for entry in spec["linux"]["namespaces"]]:
+        del spec["hostname"]
     return Bundle(str(folder), spec)
 
 

@@ -132,8 +132,6 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
         del spec["hooks"]
     linux = spec["linux"] = {**spec.get("linux", {})}
     linux["namespaces"] = namespaces.in_guest(bundle.spec, members)
-    if not namespaces.has(bundle.spec, "uts"):
-        spec.pop("hostname", None)  # the guest's own, which it has from its start
     linux["cgroupsPath"] = f"/{container_id}"
     linux["sysctl"] = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
     linux.pop("intelRdt", None)
@@ -173,6 +171,11 @@ def _mount_above(mounts: list[Shown], path: str) -> Shown | None:
 
 
 # -- sysctls ---------------------------------------------------------------------------------------------------------
+
+
+def machine_name(spec: Json) -> str:
+    """The host name of a machine, after its first container's: the host's own, if that shares the host's."""
+    return spec.get("hostname") or ("" if namespaces.has(spec, "uts") else os.uname().nodename)
 
 
 def is_of_sandbox(spec: Json, sysctl: str) -> bool:

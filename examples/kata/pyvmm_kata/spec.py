@@ -83,6 +83,9 @@ def check_spec(spec: Any) -> None:
     check_process(spec["process"])
     if not spec["root"]["path"]:
         raise bad("root.path", "is empty", "a folder with the container's files; umoci or `docker export` make one")
+    for name in ("hostname", "domainname"):
+        if spec.get(name) and namespace(spec, "uts") is None:
+            raise bad(name, "needs a uts namespace", "add one to linux.namespaces, or leave the name out")
     for index, mount in enumerate(spec.get("mounts", ())):
         if not mount["destination"]:
             raise bad(f"mounts[{index}].destination", "is empty")

@@ -19,6 +19,7 @@ from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.cgroups import Cgroup
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.face import Face
+from pyvmm_kata.guest_spec import machine_name
 from pyvmm_kata.oci.machines import folder_of
 from pyvmm_kata.oci.service import ContainerService, Plan
 from pyvmm_kata.placed import Placed
@@ -108,7 +109,7 @@ class Monitor:
                 plan.settings.image,
                 memory,
                 vcpus,
-                hostname=spec.get("hostname") or "",
+                hostname=machine_name(spec),
                 cmdline=plan.settings.kernel_params,
                 network=self._network(),
                 root=plan.bundle.disk,

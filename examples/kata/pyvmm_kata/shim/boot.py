@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_kata import cgroups, network, proto, settings
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.face import Face
+from pyvmm_kata.guest_spec import machine_name
 from pyvmm_kata.namespaces import owner
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.spec import namespace
@@ -69,7 +70,7 @@ def start_sandbox(
                 image=wanted.image,
                 memory=memory,
                 vcpus=vcpus,
-                hostname=bundle.spec.get("hostname") or "",
+                hostname=machine_name(bundle.spec),
                 cmdline=wanted.kernel_params,
                 network=network.take_over("" if entry.get("path") else face.namespace("net")),
                 root=None if place.is_shared else bundle.disk,
