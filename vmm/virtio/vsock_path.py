@@ -61,6 +61,7 @@ def bind(sock: _socket.socket, path: str) -> _Id:
     :raises ConfigError: something is there, or there can be nothing
     """
     try:
+        os.fchmod(sock.fileno(), 0o600)  # what the file gets, from its first moment on, whatever the umask
         try:
             sock.bind(path)
         except OSError as error:

@@ -177,19 +177,20 @@ static int attend(struct channel *channel, int signals)
 	return sscanf(line, "{\"exit\": %d", &status) == 1 ? status : FAILED;
 }
 
+/* Whole or not at all, and through nobody else's link. */
 static bool pid_write(const char *path, pid_t pid)
 {
 	char *new_path;
-	FILE *file;
+	int fd;
 	bool done;
 
 	if (!path)
 		return true;
-	if (asprintf(&new_path, "%s.new", path) < 0)
+	if (asprintf(&new_path, "%s.%d.new", path, getpid()) < 0)
 		return false;
-	file = fopen(new_path, "we");
-	done = file && fprintf(file, "%d", pid) > 0;
-	done = file && !fclose(file) && done && !rename(new_path, path);
+	fd = open(new_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+	done = fd >= 0 && dprintf(fd, "%d", pid) > 0;
+	done = fd >= 0 && !close(fd) && done && !rename(new_path, path);
 	free(new_path);
 	return done;
 }

@@ -233,8 +233,7 @@ class Sandbox:
                 known = container_id in self._containers
             if known:
                 self._tell(SandboxEvent("oom", container_id))
-            else:
-                self._stopping.wait(1)  # it makes things up: slowly, then
+            self._stopping.wait(1)  # a guest may make them up: slowly, then
 
     # -- containers --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
+from pyvmm_kata.console_log import ConsoleLog
 from pyvmm_kata.disks import SERIAL
 from pyvmm_kata.errors import GuestError, HostError
 from pyvmm_kata.mounts import TAG
@@ -80,8 +81,7 @@ class PyvmmVm:
         self._name = config.sandbox_id
         # Through the descriptor, since a unix socket's path must be short and the state's may not be
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._console = os.open(os.path.join(folder, "console.log"), flags, 0o600)
+        self._console: ConsoleLog | None = ConsoleLog(self._folder)
         self._machine: Machine | None = None
         words = DEBUG if timeline.is_told() else ""
         if config.network is not None and config.network.spare:
@@ -100,7 +100,7 @@ class PyvmmVm:
                     nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),
                     disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
-                    console=ConsoleConfig("fd", self._console),
+                    console=ConsoleConfig("fd", self._console.fileno()),
                     transport="pci" if config.more_disks else "mmio",
                 )
             )
@@ -171,12 +171,14 @@ class PyvmmVm:
         machine, self._machine = self._machine, None
         if machine is not None:
             machine.close()
-            if timeline.is_told():
-                self._note_console()
-        for fd in (self._console, self._folder):
-            if fd >= 0:
-                os.close(fd)
-        self._console = self._folder = -1
+        console, self._console = self._console, None
+        if console is not None:
+            console.close()
+        if machine is not None and timeline.is_told():
+            self._note_console()
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
 
     def _note_console(self) -> None:
         with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -85,6 +86,12 @@ def test_listen(guest: VsockGuest) -> None:
             assert program.recv(10) == b"hi"
         with pytest.raises(ConfigError, match="another program listens"):
             guest.vsock.listen(1000)
+        umask = os.umask(0)
+        try:
+            with guest.vsock.listen(1001):
+                assert Path(f"{guest.uds}_1001").stat().st_mode & 0o777 == 0o600
+        finally:
+            os.umask(umask)
     assert not Path(f"{guest.uds}_1000").exists()
 
 

@@ -248,10 +248,12 @@ def _leave_descriptors(kept: set[int]) -> None:
 
 
 def write_pid(path: str, pid: int) -> None:
-    """Write a pid file, whole or not at all."""
+    """Write a pid file, whole or not at all, and through nobody else's link."""
+    temporary = f"{path}.{os.getpid()}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(f"{path}.new", "w") as file:
+        with open(temporary, "w", opener=lambda name, _: os.open(name, flags, 0o644)) as file:
             file.write(str(pid))
-        os.rename(f"{path}.new", path)
+        os.rename(temporary, path)
     except OSError as error:
         raise HostError(f"--pid-file {path}: {error.strerror}", code="oci-pid-file") from error

@@ -1,0 +1,56 @@
+"""What a guest prints on its console, in files of bounded size: they are on a tmpfs, and guests print a lot."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+LIMIT = 1 << 20
+"""Bytes after which the file becomes ``console.log.1``, in place of an older one."""
+_PIECE = 64 << 10
+_END_S = 1.0
+NAME = "console.log"
+
+
+class ConsoleLog:
+    """The files, and the thread that writes them.
+
+    :param folder: a descriptor of their directory, which stays the caller's
+    """
+
+    def __init__(self, folder: int) -> None:
+        self._folder = os.dup(folder)
+        reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._copy, args=(reader,), name="console", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Where the machine writes."""
+        return self._writer
+
+    def _copy(self, reader: int) -> None:
+        file, size = self._open(), 0
+        try:
+            while data := os.read(reader, _PIECE):
+                try:
+                    os.write(file, data)
+                except OSError:
+                    continue  # the tmpfs is full: what the guest says is lost, and it goes on
+                size += len(data)
+                if size >= LIMIT:
+                    os.rename(NAME, f"{NAME}.1", src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                    os.close(file)
+                    file, size = self._open(), 0
+        finally:
+            os.close(file)
+            os.close(reader)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return os.open(NAME, flags, 0o600, dir_fd=self._folder)
+
+    def close(self) -> None:
+        """The machine has ended: all that it wrote is in the files now."""
+        os.close(self._writer)
+        self._thread.join(_END_S)
+        os.close(self._folder)
