@@ -55,6 +55,11 @@ _NET_STATS = (
 )  # fmt: skip
 
 
+def _is_consistent(features: int) -> bool:
+    """Whether each feature has the one that it needs (5.1.3.1)."""
+    return not any(features & some and not features & needed for some, needed in _NEEDS)
+
+
 class Backend:
     """Where frames come from and go to.
 
@@ -154,7 +159,7 @@ class Net(VirtioDevice):
         return struct.pack(spec.NET_CONFIG_FORMAT, self.mac, status, len(self.backend.fds), self.backend.mtu)
 
     def negotiate(self, features: int) -> bool:
-        if any(features & some and not features & needed for some, needed in _NEEDS):
+        if not _is_consistent(features):
             return False
         self._features = features
         self._offloads = features & GUEST_OFFLOADS
@@ -267,6 +272,8 @@ class Net(VirtioDevice):
 
     def _set_offloads(self, offloads: int) -> bool:
         if not self._features & spec.NET_F_CTRL_GUEST_OFFLOADS or offloads & ~(self._features & GUEST_OFFLOADS):
+            return False
+        if not _is_consistent(offloads):  # 5.1.6.5.6.1: what depends on one another in the features does so here
             return False
         self._offloads = offloads
         self.backend.set_offloads(offloads)

@@ -122,15 +122,25 @@ class Tap(Backend):
 
     def set_offloads(self, features: int) -> None:
         flags = sum(flag for feature, flag in _OFFLOADS if features & feature)
-        # One for all descriptors: it is the device's. What was negotiated was tried before; a device that was deleted
-        # meanwhile is found out by the worker
+        if flags & (F_USO4 | F_USO6) != F_USO4 | F_USO6:
+            flags &= ~(F_USO4 | F_USO6)  # the kernel takes both or none; a guest may have either (5.1.3.1)
+        try:
+            self._offload(flags)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise HostError(
+                    f"{self.name}: {posix.strerror(error.errno or 0)}", code="net-tap", errno=error.errno or 0
+                ) from error
+            # A choice of the guest's, which does not end its machine: without offloads frames are always right
+            self._offload(0)
+
+    def _offload(self, flags: int) -> None:
+        """Set them, once for all descriptors.  That the device was deleted meanwhile the worker finds out."""
         try:
             fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, flags)
         except OSError as error:
             if error.errno != errno.EBADFD:
-                raise HostError(
-                    f"{self.name}: {posix.strerror(error.errno or 0)}", code="net-tap", errno=error.errno or 0
-                ) from error
+                raise
 
     def set_pairs(self, pairs: int) -> None:
         # What the kernel spreads over queues that nobody reads would be lost

@@ -60,6 +60,33 @@ def test_what_a_tap_device_offers(tap: None) -> None:
         assert not guest.offered() & spec.NET_F_MQ
 
 
+GUEST_BITS = (
+    spec.NET_F_GUEST_CSUM, spec.NET_F_GUEST_TSO4, spec.NET_F_GUEST_TSO6, spec.NET_F_GUEST_ECN, spec.NET_F_GUEST_USO4,
+    spec.NET_F_GUEST_USO6,
+)  # fmt: skip
+
+
+def test_no_choice_of_offloads_ends_the_machine(tap: None) -> None:
+    """5.1.3.1 allows more than TUNSETOFFLOAD does: USO4 without USO6, for one."""
+    plain = spec.F_VERSION_1 | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_GUEST_OFFLOADS
+    command = (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET)
+    with TapGuest() as guest:
+        choices = [sum(bit for at, bit in enumerate(GUEST_BITS) if chosen >> at & 1) for chosen in range(64)]
+        offered = guest.offered()
+        for choice in choices:
+            if choice & ~offered or (choice and not choice & spec.NET_F_GUEST_CSUM):
+                continue  # refused before the device has it
+            if choice & spec.NET_F_GUEST_ECN and not choice & (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6):
+                continue
+            guest.begin(plain | choice)
+        guest.begin(plain | offered & sum(GUEST_BITS))
+        for choice in choices:
+            refused = choice & ~offered or (choice and not choice & spec.NET_F_GUEST_CSUM)
+            lonely = choice & spec.NET_F_GUEST_ECN and not choice & (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6)
+            answer = guest.command(*command, choice.to_bytes(8, "little"))
+            assert answer == (spec.NET_ERR if refused or lonely else spec.NET_OK), hex(choice)
+
+
 def test_several_queues_of_a_tap_device() -> None:
     with own_network():
         ip("tuntap add dev t0 mode tap multi_queue; addr add 10.0.7.1/24 dev t0; link set t0 up")
