@@ -106,3 +106,13 @@ class Picky(Echo):
                 raise RuntimeError("a bug in the device")
             chain.write(word)
             queue.push(chain)
+
+
+class Broken(Picky):
+    """Takes chains back when it stops, as a share's server does, and finds that the guest has broken them."""
+
+    name = "broken"
+
+    def stop(self) -> None:
+        super().stop()
+        raise GuestError("a chain under way was changed", code="chain")

@@ -137,9 +137,13 @@ class Transport(DriverState):
         if context is not None:
             for queue in context.queues.values():
                 self._loop.remove(queue.kick.fd)
-            self.device.stop()
-            for queue in context.queues.values():
-                queue.close()
+            try:
+                self.device.stop()
+            except GuestError:
+                pass  # a device that takes chains back may find them broken; it has stopped, and why is known already
+            finally:
+                for queue in context.queues.values():
+                    queue.close()
         _active.discard(self)
 
     def _serve(self, queue: Queue) -> None:
@@ -229,9 +233,9 @@ class Transport(DriverState):
                 return
             for queue in context.queues.values():
                 self._loop.remove(queue.kick.fd)
-            self.device.stop()
-            self._flush()
             try:
+                self.device.stop()
+                self._flush()
                 for queue in context.queues.values():
                     self._queues[queue.index].next_index = queue.position()
             except GuestError as error:

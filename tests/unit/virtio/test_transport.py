@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.driver import ALL_STATUS, DriverQueue, Guest
-from tests.sample_devices import Echo, Holder, Picky
+from tests.sample_devices import Broken, Echo, Holder, Picky
 from vmm.errors import ConfigError
 from vmm.virtio import spec
 from vmm.virtio.mmio import MmioTransport
@@ -49,6 +49,28 @@ def test_what_was_answered_before_the_mistake_reaches_the_driver() -> None:
         queue.kick()
         guest.wait_needs_reset()
         assert [used.head for used in queue.take_used()] == [good]
+
+
+@pytest.mark.parametrize("end", ["reset", "mistake", "pause", "close"])
+def test_a_stop_that_finds_broken_chains(end: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It has stopped all the same, gives the guest's memory back, and what happened first is what is told."""
+    with Guest(Broken()) as guest, caplog.at_level(logging.WARNING):
+        queue = guest.start()
+        ping(guest, queue)
+        if end == "reset":
+            guest.reset()
+            assert guest.status == 0
+        elif end == "mistake":
+            queue.offer(queue.chain([guest.data(b"evil"), guest.room(4)]))
+            queue.kick()
+            guest.wait_needs_reset()
+            assert [record.message.partition(": ")[2] for record in caplog.records] == ["the guest said evil"]
+        elif end == "pause":
+            guest.transport.pause()
+            assert guest.status & spec.DEVICE_NEEDS_RESET
+            assert "a chain under way was changed" in caplog.text
+        if end != "close":
+            ping(guest, guest.start())
 
 
 def test_failures_are_not_logged_without_end(caplog: pytest.LogCaptureFixture) -> None:
