@@ -36,11 +36,28 @@ struct bus {
 	} window[BUS_DAX];
 };
 
+/*
+ * Readers are vCPUs, which a guest can have in here nearly all the time (a poll of a UART whose output is full waits), so
+ * whoever takes a device out goes before readers that come later. Nobody takes the lock twice.
+ */
+static int lock_init(pthread_rwlock_t *lock)
+{
+	pthread_rwlockattr_t attr;
+	int error = pthread_rwlockattr_init(&attr);
+
+	if (error)
+		return error;
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	error = pthread_rwlock_init(lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	return error;
+}
+
 struct bus *bus_new(void)
 {
 	struct bus *bus = calloc(1, sizeof(*bus));
 
-	if (bus && pthread_rwlock_init(&bus->lock, NULL)) {
+	if (bus && lock_init(&bus->lock)) {
 		free(bus);
 		return NULL;
 	}
