@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pyvmm_kata import network
+from pyvmm_kata import network, spliced
 from pyvmm_kata.errors import ConfigError, HostError
 from vmm import Publish
+from vmm.virtio.net_tap import Tap
 
 MAC = "02:00:00:00:00:07"
 SETUP = f"""
@@ -200,3 +204,57 @@ def test_a_namespace_in_which_another_machine_waits(empty: str) -> None:
     with pytest.raises(ConfigError, match="another machine has taken it over"):
         network.in_namespace(empty, network.take_over)
     made.release()
+
+
+TAP_SETUP = f"""
+ip tuntap add dev tap0 mode tap
+ip link set tap0 address {MAC} up
+ip addr add 10.1.2.3/24 dev tap0
+ip route add default via 10.1.2.1
+"""
+
+
+def can_edit_packets() -> bool:
+    keep = "tc filter add dev v0 parent ffff: matchall action skbedit ptype host"
+    probe = f"ip link add name v0 type veth peer name v1 && tc qdisc add dev v0 ingress && {keep}"
+    return subprocess.run(["unshare", "-n", "sh", "-c", probe], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_edit_packets(), reason="the kernel has no act_skbedit")
+def test_what_is_dialled_beside_a_program_that_makes_the_network() -> None:
+    """pasta and slirp4netns dial the container's address from inside of its namespace: that is the guest's to answer,
+    and its answer comes back, although the guest sends it to its gateway."""
+    network.in_namespace("", _dial_and_answer)
+
+
+def _dial_and_answer() -> None:
+    subprocess.run(["sh", "-ec", f"ip link set lo up\n{TAP_SETUP}"], check=True)
+    made = network.take_over()
+    assert [interface.name for interface in made.interfaces] == ["tap0"]
+    tap = Tap("pyvmm0")
+    dialler = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        dialler.settimeout(30)
+        dialler.connect(("10.1.2.3", 53))
+        dialler.send(b"question")
+        frame = b""
+        while b"question" not in frame:
+            assert select.select(tap.fds, (), (), 30)[0], "nothing arrives"
+            frame = os.read(tap.fds[0], 4096)[12:]
+        own, place, port = frame[:6], frame[26:30], frame[34:36]
+        assert (own.hex(":"), socket.inet_ntoa(place)) == (MAC, spliced.PLACE)
+        answer = b"\0\x35" + port + struct.pack(">HH", 8 + 6, 0) + b"answer"  # UDP without a checksum
+        packet = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(answer), 0, 0, 64, 17, 0) + frame[30:34] + place
+        total = sum(struct.unpack(">10H", packet))
+        total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+        packet = packet[:10] + total.to_bytes(2, "big") + packet[12:]
+        gateway = b"\2\0\0\0\0\x99"
+        os.write(tap.fds[0], bytes(12) + gateway + own + b"\x08\0" + packet + answer)
+        assert dialler.recv(100) == b"answer"
+    finally:
+        dialler.close()
+        tap.close()
+        made.release()
+    # The machine is gone: the namespace's address is its own again
+    again = subprocess.run(["ip", "route", "get", "10.1.2.3"], capture_output=True, text=True, check=True)
+    assert again.stdout.startswith("local 10.1.2.3 dev lo")

@@ -163,17 +163,24 @@ static int drop_caps(uint64_t needed)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-/* In the user namespace that fsd_spawn() makes there is one user. */
-static bool in_user_namespace(void)
+/*
+ * In the user namespace that fsd_spawn() makes there is one user. One that we were started in, such as podman's of an
+ * ordinary user, maps more: there the server acts for all of them, as on a host.
+ */
+static bool is_only_user(void)
 {
-	char map[64] = "";
+	char map[128] = "";
 	unsigned int inside, outside, count;
 	int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
 	ssize_t len = fd < 0 ? -1 : read(fd, map, sizeof(map) - 1);
+	char *line;
 
 	if (fd >= 0)
 		close(fd);
-	return len > 0 && sscanf(map, "%u %u %u", &inside, &outside, &count) == 3 && count == 1;
+	if (len <= 0 || sscanf(map, "%u %u %u", &inside, &outside, &count) != 3 || count != 1)
+		return false;
+	line = strchr(map, '\n');
+	return !line || !line[1];
 }
 
 static void note_namespaces(struct isolation *out)
@@ -181,7 +188,7 @@ static void note_namespaces(struct isolation *out)
 	/* Of those that whoever started us has made: the first process of a PID namespace has number 1. */
 	if (getpid() == 1)
 		out->done |= FSD_PID_NS;
-	if (in_user_namespace())
+	if (is_only_user())
 		out->done |= FSD_USER_NS;
 	if (unshare(CLONE_NEWNET) == 0)
 		out->done |= FSD_NET_NS;

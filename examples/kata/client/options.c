@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "options.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define SYSTEM_ROOT "/run/pyvmm-oci"
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 enum use {
@@ -91,6 +94,29 @@ static bool id_is_plain(const char *id)
 	return *id && *id != '.' && strspn(id, plain) == strlen(id);
 }
 
+/* As pyvmm_kata.oci.context has it. */
+static const char *root_default(void)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR"), *user = getenv("USER");
+	unsigned int inside = 0, outside = 0, count = UINT_MAX;
+	char *path = NULL;
+	FILE *map;
+
+	if (!runtime || !*runtime)
+		return SYSTEM_ROOT;
+	if (!geteuid()) {
+		map = fopen("/proc/self/uid_map", "re");
+		if (map) {
+			if (fscanf(map, "%u %u %u", &inside, &outside, &count) != 3)
+				count = UINT_MAX;
+			fclose(map);
+		}
+		if ((!inside && !outside && count == UINT_MAX) || (user && !strcmp(user, "root")))
+			return SYSTEM_ROOT;
+	}
+	return asprintf(&path, "%s/pyvmm-oci", runtime) < 0 ? NULL : path;
+}
+
 bool options_parse(char *const argv[], struct options *options)
 {
 	size_t count = 0, passed = 0;
@@ -101,8 +127,7 @@ bool options_parse(char *const argv[], struct options *options)
 	options->arguments = calloc(count + 2, sizeof(*options->arguments));
 	if (!options->arguments)
 		return false;
-	/* Of another user it is in a folder of that user's. */
-	options->root = geteuid() ? NULL : "/run/pyvmm-oci";
+	options->root = root_default();
 	argv = options_take(options, argv, global_options, ARRAY_SIZE(global_options), &passed);
 	if (!argv || !*argv || strcmp(*argv, "exec") || !options->root)
 		return false;

@@ -6,6 +6,7 @@ the share.  Without a writable cgroup v2 hierarchy (as for most users without pr
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -62,6 +63,28 @@ class Cgroup:
             for controller in _CONTROLLERS:
                 self._try_write(f"{above}/cgroup.subtree_control", f"+{controller}")
             above = f"{above}/{part}"
+        return True
+
+    def hold(self, *pids: int) -> bool:
+        """Make it, and put processes there; False where we may not: a user without a delegated hierarchy, or one that
+        is in a group from which processes may not be taken (cgroups(7), "Delegation").
+
+        :param pids: 0: this one
+        :raises HostError: they cannot be put there, for another reason
+        """
+        if not self.make():
+            return False
+        try:
+            for pid in pids:
+                self.enter(pid)
+        except HostError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            try:
+                os.rmdir(self.path)
+            except OSError:
+                pass  # it is not ours
+            return False
         return True
 
     def enter(self, pid: int = 0) -> None:

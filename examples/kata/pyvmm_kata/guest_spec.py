@@ -124,7 +124,9 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
-        _place_mount(mount, index, bundle, container_id, shared) for index, mount in enumerate(spec.get("mounts", ()))
+        _place_mount(mount, index, bundle, container_id, shared)
+        for index, mount in enumerate(spec.get("mounts", ()))
+        if not (_has_all_rights(bundle.spec) and _is_device_of_host(mount))
     ]
     # The others are the host's, and are run there
     spec["hooks"] = {kind: hooks for kind, hooks in spec.get("hooks", {}).items() if kind == "startContainer"}
@@ -340,9 +342,32 @@ def _is_in_guest(device: Json) -> bool:
 
 def is_privileged(spec: Json) -> bool:
     """Whether the container may do whatever the guest's root may: engines give such a one all devices of the host."""
-    bounding = spec["process"].get("capabilities", {}).get("bounding", ())
     rules = spec.get("linux", {}).get("resources", {}).get("devices", ())
-    return set(bounding) >= _PRIVILEGES and any(_allows_all(rule) for rule in rules)
+    return _has_rights(spec) and any(_allows_all(rule) for rule in rules)
+
+
+def _has_rights(spec: Json) -> bool:
+    return set(spec["process"].get("capabilities", {}).get("bounding", ())) >= _PRIVILEGES
+
+
+def _has_all_rights(spec: Json) -> bool:
+    """As ``--privileged`` is said by an engine that runs in a user namespace: there are no rules about devices there,
+    and each device of the host is a bind mount, since none can be made."""
+    return _has_rights(spec) and not spec.get("linux", {}).get("maskedPaths")
+
+
+def _is_device_of_host(mount: Json) -> bool:
+    """Whether it binds a device under its own name which the guest does not have."""
+    source = mount.get("source", "")
+    if not (_is_bind(mount) and source == mount["destination"] and source.startswith("/dev/")):
+        return False
+    try:
+        status = os.stat(source)
+    except OSError:
+        return False
+    if stat.S_ISBLK(status.st_mode):
+        return True
+    return stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) not in DEVICES
 
 
 def _allows_all(rule: Json) -> bool:

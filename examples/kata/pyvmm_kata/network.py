@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x4000_0000
 TAP_PREFIX = "pyvmm"
+_TUN = "/dev/net/tun"
 # linux/if_tun.h
 _TUNSETIFF, _TUNSETQUEUE = 0x4004_54CA, 0x4004_54D9
 _TAP, _NO_PI, _VNET_HDR, _MULTI_QUEUE, _DETACH_QUEUE = 0x2, 0x1000, 0x4000, 0x100, 0x400
@@ -78,7 +79,10 @@ class Neighbor(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What the guest is to have."""
+    """What the guest is to have.
+
+    :ivar is_tap: a program of the host's is at the other end: pasta, slirp4netns
+    """
 
     name: str
     mac: str
@@ -86,6 +90,7 @@ class Interface(NamedTuple):
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
+    is_tap: bool = False
 
     def tell(self, agent: AgentClient) -> None:
         """Have the guest give its interface of this MAC address all that."""
@@ -311,7 +316,8 @@ def take_over(late: str = "") -> Network:
     :raises ConfigError: another machine has taken it over
     """
     if not has_interfaces():
-        return _spare(late) if late else Network((), ())
+        # Who may not make tap devices has no CNI either
+        return _spare(late) if late and os.access(_TUN, os.R_OK | os.W_OK) else Network((), ())
     keepers: list[int] = []
     try:
         with _rtnetlink() as route:
@@ -320,6 +326,8 @@ def take_over(late: str = "") -> Network:
                 name = f"{TAP_PREFIX}{number}"
                 keepers.append(_make_tap(name, interface.name))
                 _redirect(route, index, name, interface.mtu)
+                if interface.is_tap:
+                    _lead_in(route, name, interface)
     except BaseException:
         _close_all(keepers)
         raise
@@ -375,6 +383,7 @@ def _interfaces(route: Any, own: str = "") -> Any:
                     for each in neighbors
                     if each["ifindex"] == index and each["state"] & _PERMANENT and each.get_attr("NDA_LLADDR")
                 ),
+                link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "tun",
             ),
         )
 
@@ -400,9 +409,9 @@ def _route(route: Any) -> Route:
 def _make_tap(name: str, beside: str) -> int:
     """A tap device that is there for as long as this descriptor, or one of the machine's, is open."""
     try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"/dev/net/tun: {error.strerror}", code="oci-network", hint="modprobe tun") from error
+        raise HostError(f"{_TUN}: {error.strerror}", code="oci-network", hint="modprobe tun") from error
     try:
         flags = _TAP | _NO_PI | _VNET_HDR | _MULTI_QUEUE
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
@@ -438,9 +447,22 @@ def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
             "u32",
             index=one,
             parent=_INGRESS,
-            prio=1,
+            prio=2,
             protocol=_ALL_PROTOCOLS,
             target=0x10000,
             keys=["0x0/0x0+0"],
             action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": two},
         )
+
+
+def _lead_in(route: Any, tap: str, interface: Interface) -> None:
+    """See :mod:`pyvmm_kata.spliced`."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    from pyvmm_kata import spliced
+
+    addresses = [address.text for address in interface.addresses]
+    try:
+        spliced.lead_in(route, route.link_lookup(ifname=tap)[0], addresses, interface.mac)
+    except NetlinkError:
+        pass  # published ports are then answered to other hosts, not to this one

@@ -9,11 +9,28 @@ from typing import NamedTuple
 
 from pyvmm_kata.state import now
 
+SYSTEM_ROOT = "/run/pyvmm-oci"
+_ALL_IDS = 0xFFFF_FFFF
+
+
+def is_of_a_user() -> bool:
+    """Whether whoever calls is an ordinary user on the host.  In the user namespace that podman makes for one, we are
+    root, and the map of ids is not that of the whole system (user_namespaces(7))."""
+    if os.geteuid():
+        return True
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            words = file.read().split()
+    except OSError:
+        return False  # a kernel without them
+    # $USER as runc has it: root of a container that is a whole system, with a /run of its own
+    return words != [b"0", b"0", b"%d" % _ALL_IDS] and os.environ.get("USER", "") != "root"
+
 
 def default_root() -> str:
     """Where state is kept unless ``--root`` says: a tmpfs, since nothing of it outlives the host's power."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return f"{runtime}/pyvmm-oci" if os.geteuid() and runtime else "/run/pyvmm-oci"
+    return f"{runtime}/pyvmm-oci" if runtime and is_of_a_user() else SYSTEM_ROOT
 
 
 class Context(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from errno import EACCES, EPERM
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import cgroups, guest_spec, hooks, settings, state, timeline
@@ -154,7 +155,8 @@ def _make_folder(context: Context, container_id: str) -> str:
     except FileExistsError:
         raise ConfigError(f"container with id {container_id} exists already", code="container-exists") from None
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}", code="oci-root", errno=error.errno or 0) from error
+        hint = "an ordinary user needs XDG_RUNTIME_DIR, or --root DIR" if error.errno in (EACCES, EPERM) else ""
+        raise HostError(f"{folder}: {error.strerror}", code="oci-root", hint=hint, errno=error.errno or 0) from error
     return folder
 
 

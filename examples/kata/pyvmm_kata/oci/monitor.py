@@ -70,11 +70,9 @@ class Monitor:
         self._first.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()))
         os.mkdir(self._folder, 0o700)
         cgroup = Cgroup(plan.cgroup)
-        if cgroup.make():
+        if cgroup.hold(0, plan.face.pid):
             resources = (plan.bundle.spec.get("linux") or {}).get("resources") or {}
             cgroup.limit(plan.settings.size(resources)[0], resources)
-            cgroup.enter()
-            cgroup.enter(plan.face.pid)
         else:
             self._home = ""
             self._first.save(cgroup="")
@@ -176,9 +174,7 @@ class Monitor:
         try:
             service.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()), shared=True)
             self._first.save(shared=True)
-            if cgroup.make():
-                cgroup.enter(face.pid)
-            else:
+            if not cgroup.hold(face.pid):
                 service.save(cgroup="")
             service.create(sandbox, placed)
         except BaseException:
