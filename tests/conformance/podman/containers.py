@@ -165,29 +165,31 @@ group(
 group(
     "cp",
     [
-        do("!mkdir -p {dir}/tree/sub; echo in a tree >{dir}/tree/sub/file; echo mine >{dir}/mine"),
+        do("!mkdir -p {dir}/tree/sub {dir}/in; echo in a tree >{dir}/tree/sub/file; echo mine >{dir}/mine"),
         do(f"run -d --name c {NONE} -v {{dir}}/data:/var/lib/d box sleep 600"),
-        line("cp/in-running", "cp into a running container", "cp {dir}/mine c:/usr/mine"),
-        line("cp/in-running-seen", "the container sees it", "exec c cat /usr/mine", out="^mine$"),
-        line("cp/in-running-host", "the host's folder of that name is as it was", "!ls /usr/mine", status="2"),
+        # A folder that both have: what goes astray stays in the scene's
+        do("exec c mkdir -p {dir}/in"),
+        line("cp/in-running", "cp into a running container", "cp {dir}/mine c:{dir}/in/mine"),
+        line("cp/in-running-seen", "the container sees it", "exec c cat {dir}/in/mine", out="^mine$"),
+        line("cp/in-running-host", "the host's folder of that name is as it was", "!ls {dir}/in/mine", status="2"),
         line(
             "cp/out-running",
             "cp out of a running container",
-            "!{podman} exec c sh -c 'echo inside >/etc/hostname-of-c'; "
-            "{podman} cp c:/etc/hostname-of-c {dir}/out && cat {dir}/out",
+            "!{podman} exec c sh -c 'echo inside >{dir}/in/made'; "
+            "{podman} cp c:{dir}/in/made {dir}/out && cat {dir}/out",
             out="^inside$",
         ),
         line("cp/out-stream", "cp to - is an archive", "!{podman} cp c:/etc/passwd - | tar -xO", out="^user:x:7:8"),
         line(
             "cp/out-not-the-host",
             "what the container does not have is an error",
-            "!touch /etc/of-the-host-only; {podman} cp c:/etc/of-the-host-only {dir}/x",
+            "!touch {dir}/in/of-the-host-only; {podman} cp c:{dir}/in/of-the-host-only {dir}/x",
             status="125",
         ),
         line(
             "cp/tree",
             "cp of a tree",
-            "!{podman} cp {dir}/tree c:/tmp/ && {podman} exec c cat /tmp/tree/sub/file",
+            "!{podman} cp {dir}/tree c:{dir}/in/ && {podman} exec c cat {dir}/in/tree/sub/file",
             out="^in a tree$",
         ),
         line(
@@ -198,36 +200,36 @@ group(
         ),
         line("cp/out-volume", "cp out of a volume", "!{podman} cp c:/var/lib/d/file - | tar -xO", out="^content$"),
         line("cp/missing", "cp of what is not there is an error", "cp c:/not/there {dir}/x", status="125"),
-        line("diff/running", "diff shows what was made", "diff c", out="^A /usr/mine$", order=False, volatile=True),
+        line("export", "export is the root file system", "!{podman} export c | tar -t | grep -c 'in/mine$'", out="^1$"),
         line(
-            "export", "export is the root file system", "!{podman} export c | tar -t | grep -c '^usr/mine$'", out="^1$"
+            "mount/running", "mount shows the root on the host", "!cat $({podman} mount c){dir}/in/mine", out="^mine$"
         ),
-        line("mount/running", "mount shows the root on the host", "!cat $({podman} mount c)/usr/mine", out="^mine$"),
         line(
             "commit/running",
             "commit makes an image of it",
-            f"!{{podman}} commit -q c committed && {{podman}} run --rm {NONE} committed cat /usr/mine",
+            f"!{{podman}} commit -q c committed && {{podman}} run --rm {NONE} committed cat {{dir}}/in/mine",
             out="^mine$",
         ),
         do("stop --time 0 c"),
         line(
             "cp/in-stopped",
             "cp into a stopped container",
-            "!{podman} cp {dir}/mine c:/etc/later && {podman} cp c:/etc/later - | tar -xO",
+            "!{podman} cp {dir}/mine c:{dir}/in/later && {podman} cp c:{dir}/in/later - | tar -xO",
             out="^mine$",
         ),
-        line("cp/out-stopped", "cp out of a stopped container", "!{podman} cp c:/usr/mine - | tar -xO", out="^mine$"),
-        line("diff/stopped", "diff of a stopped container", "diff c", out="^A /usr/mine$", order=False, volatile=True),
+        line(
+            "cp/out-stopped", "cp out of a stopped container", "!{podman} cp c:{dir}/in/mine - | tar -xO", out="^mine$"
+        ),
         line(
             "start/kept",
             "what was written is there after a start",
-            "!{podman} start c >/dev/null && {podman} exec c cat /usr/mine /etc/later",
+            "!{podman} start c >/dev/null && {podman} exec c cat {dir}/in/mine {dir}/in/later",
             out="^mine\nmine$",
         ),
         line(
             "cp/of-two",
             "cp from a container to another",
-            f"!{{podman}} create --name two {NONE} box >/dev/null; {{podman}} cp c:/usr/mine two:/etc/copied && "
+            f"!{{podman}} create --name two {NONE} box >/dev/null; {{podman}} cp c:{{dir}}/in/mine two:/etc/copied && "
             "{podman} cp two:/etc/copied - | tar -xO",
             out="^mine$",
         ),
@@ -256,6 +258,8 @@ group(
             "inspect --format '{{.State.Health.Status}}' c",
             out="^healthy$",
         ),
+        do("exec c touch /usr/made"),
+        line("diff/running", "diff shows what was made", "diff c", out="^A /usr/made$", order=False, volatile=True),
         line(
             "checkpoint/refused",
             "checkpoint without the means for it is an error",
@@ -286,6 +290,7 @@ group(
         line(
             "stop/kill", "stop kills what does not end", "!timeout 40 {podman} stop --time 1 c", out="c", err="SIGKILL"
         ),
+        line("diff/stopped", "diff of a stopped container", "diff c", out="^A /usr/made$", order=False, volatile=True),
         line(
             "terminal/run",
             "run -it has a terminal with a size",
