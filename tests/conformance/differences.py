@@ -31,9 +31,7 @@ class Difference(NamedTuple):
 
 
 HOOK = Difference("hooks", message=r"hooks\.createContainer: ")
-NETWORK = Difference(
-    "`--network host`", message="without a network namespace of its own, the container would have the host's"
-)
+NETWORK = Difference("`--network host`", message="(would|cannot) have the host's network")
 PATH = Difference(
     "namespaces by path", message="namespace is the host's, or that of a container in another virtual machine"
 )

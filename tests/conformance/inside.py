@@ -6,6 +6,7 @@ The scenes of a suite are played with our runtime by one process, and with the r
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -84,7 +85,10 @@ def chosen(suite: str, pattern: str, *, third: bool) -> list[Scene]:
 
 
 def prepare() -> None:
-    """What podman needs of the host, in namespaces of this process: a network with lo, and a range of ids for it."""
+    """What runtimes need of the host, in namespaces of this process: lo, links that a lab lacks, a range of ids."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if not os.path.lexists(f"/dev/{name}"):
+            os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for path in (Path("/etc/subuid"), Path("/etc/subgid")):
         if path.exists() and "containers:" not in (text := path.read_text()):

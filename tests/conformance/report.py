@@ -15,6 +15,7 @@ from tests.conformance.suites import SUITES
 
 LONGEST = 200
 """Characters of what was seen that are printed."""
+
 NOT_PLAYED = Result({}, "it was not played", 0.0)
 
 
@@ -47,15 +48,13 @@ class Row(NamedTuple):
 
 
 def rows(results: Mapping[Key, Result], names: Sequence[str], scenes: Mapping[str, Sequence[Scene]]) -> list[Row]:
-    """A row for each case of the scenes."""
+    """A row for each case of the scenes, with what was played."""
     found = []
     for suite, played in scenes.items():
         for scene in played:
-            seen = {
-                name: results.get((suite, name, scene.name), NOT_PLAYED)
-                for name in names
-                if name in SUITES[suite].runtimes
-            }
+            seen = {name: results[suite, name, scene.name] for name in names if (suite, name, scene.name) in results}
+            if OURS in names and OURS not in seen:
+                seen[OURS] = NOT_PLAYED
             for case in scene.cases:
                 known = DIFFERENCES.get(case.name)
                 verdicts = {

@@ -119,6 +119,8 @@ def judge(demand: Case, result: Result, reference: Result | None = None, differe
         other = reference.seen if reference and not reference.problem else result.seen
         if all(result.seen.get(key) == other.get(key) for key in demand.compared):
             return "pass"
-    if difference is not None and difference({**result.seen, "errors": result.seen.get("errors", "") + result.problem}):
+    # A line of podman's has its own errors, other scenes those of all their commands
+    errors = result.seen.get(f"{demand.name} 2>", result.seen.get("errors", "") + result.problem)
+    if difference is not None and difference({**result.seen, "errors": errors}):
         return "different"
     return "error" if result.problem else "fail"

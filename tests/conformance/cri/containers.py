@@ -42,7 +42,6 @@ from tests.conformance.suite import Observation, case, equal, lacks, matches, re
         "RemoveContainer removes a container that runs",
         equal("remove-running", "OK gone"),
     ),
-    third=True,
 )
 def container_life(box: Box) -> Observation:
     pod = box.pod()
@@ -108,7 +107,8 @@ def container_ends(box: Box) -> Observation:
     zero = box.exited(box.run(pod, "exit 0", "zero"))
     seven = box.exited(box.run(pod, "exit 7", "seven"))
     seen = {"zero": f"{zero.exit_code} {zero.reason}", "seven": f"{seven.exit_code} {seven.reason}"}
-    stubborn = box.run(pod, "trap '' TERM; while :; do sleep 0.1; done", "stubborn")
+    stubborn = box.run(pod, "trap '' TERM; echo ready; while :; do sleep 0.1; done", "stubborn")
+    box.log_with("ready", "stubborn")
     box.call("StopContainer", container_id=stubborn, timeout=1)
     seen["killed"] = str(box.status(stubborn).exit_code)
     missing = box.create(pod, ["nosuch"], "missing")

@@ -148,7 +148,6 @@ def propagation(box: Box) -> Observation:
     case("cri/security/masked-paths", "masked_paths are masked", equal("masked", "0")),
     case("cri/security/readonly-paths", "readonly_paths cannot be written", matches("readonly", "Read-only")),
     case("cri/security/user-of-status", "ContainerStatus says the user", lambda seen: "user" in seen),
-    third=True,
 )
 def security(box: Box) -> Observation:
     pod = box.pod()
@@ -172,23 +171,23 @@ def security(box: Box) -> Observation:
             "ids": "echo $(id -u) $(id -g)",
             "groups": "id -G",
             "write": "echo x >/new",
-            "nnp": "grep NoNewPrivs /proc/1/status | { read a b; echo $b; }",
-            "no-caps": "grep CapBnd /proc/1/status | { read a b; echo $b; }",
-            "seccomp": "grep ^Seccomp: /proc/1/status | { read a b; echo $b; }",
+            "nnp": "grep NoNewPrivs /proc/self/status | { read a b; echo $b; }",
+            "no-caps": "grep CapBnd /proc/self/status | { read a b; echo $b; }",
+            "seccomp": "grep ^Seccomp: /proc/self/status | { read a b; echo $b; }",
         },
     )
     plain = run("plain", masked_paths=["/proc/timer_list"], readonly_paths=["/proc/sys"], seccomp={"profile_type": 1})
     seen |= box.probe(
         plain,
         {
-            "default-caps": "grep CapBnd /proc/1/status | { read a b; echo $b; }",
-            "unconfined": "grep ^Seccomp: /proc/1/status | { read a b; echo $b; }",
+            "default-caps": "grep CapBnd /proc/self/status | { read a b; echo $b; }",
+            "unconfined": "grep ^Seccomp: /proc/self/status | { read a b; echo $b; }",
             "masked": "cat /proc/timer_list | wc -c",
             "readonly": "echo 1 >/proc/sys/kernel/panic",
         },
     )
     added = run("added", capabilities={"add_capabilities": ["NET_ADMIN"]})
-    bits = box.probe(added, {"caps": "grep CapBnd /proc/1/status | { read a b; echo $b; }"})["caps"]
+    bits = box.probe(added, {"caps": "grep CapBnd /proc/self/status | { read a b; echo $b; }"})["caps"]
     seen["net-admin"] = str(bool(int(bits or "0", 16) >> 12 & 1))
     seen["user"] = str(box.status(user).user.linux.uid)
     return seen
@@ -212,7 +211,7 @@ def privileged(box: Box) -> Observation:
     made = box.run(box.pod(linux=context), linux=context)
     seen["state"] = box.state(made)
     probes = {
-        "caps": "grep CapBnd /proc/1/status | { read a b; echo $b; }",
+        "caps": "grep CapBnd /proc/self/status | { read a b; echo $b; }",
         "mount": "mkdir -p /m && mount -t tmpfs tmpfs /m",
         "sys": "cat /proc/sys/kernel/panic_on_oops >/proc/sys/kernel/panic_on_oops",
     }

@@ -81,6 +81,12 @@ def pod_life(box: Box) -> Observation:
     return seen
 
 
+def on_the_bridge() -> int:
+    """How many interfaces there are on the pods' bridge."""
+    done = subprocess.run(["ip", "-o", "link", "show", "master", BRIDGE], capture_output=True, text=True)
+    return len(done.stdout.splitlines())
+
+
 @scene(
     case("cri/pod/stop-ends-containers", "StopPodSandbox ends its containers", equal("ended", "exited exited")),
     case(
@@ -96,6 +102,7 @@ def pod_life(box: Box) -> Observation:
     case("cri/network/freed", "after StopPodSandbox nothing of it is on the bridge", equal("links", "0")),
 )
 def pods_and_networks(box: Box) -> Observation:
+    before = on_the_bridge()
     first, second = box.pod("a"), box.pod("b")
     server = box.run(first, "echo a page >/tmp/index.html; exec httpd -f -p 8000 -h /tmp", "server")
     other = box.run(first, name="other")
@@ -113,8 +120,7 @@ def pods_and_networks(box: Box) -> Observation:
     seen["ended"] = " ".join(box.state(one) for one in (server, other))
     box.call("RemovePodSandbox", pod_sandbox_id=second)
     seen["removed"] = f"{box.pod_state(second)} {box.state(client)}"
-    links = subprocess.run(["ip", "-o", "link", "show", "master", BRIDGE], capture_output=True, text=True)
-    seen["links"] = str(len(links.stdout.splitlines()))
+    seen["links"] = str(on_the_bridge() - before)
     return seen
 
 

@@ -38,14 +38,15 @@ def limits(box: Box) -> Observation:
         "oom_score_adj": 321,
         "unified": {"memory.high": str(80 * MIB)},
     }
-    made = box.run(pod, linux={"resources": resources})
+    program = "cat /proc/self/oom_score_adj; sleep 600"
+    made = box.run(pod, program, linux={"resources": resources})
     names = ("memory.max", "memory.swap.max", "cpu.max", "cpu.weight", "memory.high")
     probes = {name: GROUP + name for name in names}
     probes |= {
-        "oom": "cat /proc/1/oom_score_adj",
-        "cpus": "grep Cpus_allowed_list /proc/1/status | { read a b; echo $b; }",
+        "cpus": "grep Cpus_allowed_list /proc/self/status | { read a b; echo $b; }",
     }
     seen = box.probe(made, probes)
+    seen["oom"] = box.log_with("stdout F").split(" ")[-1].strip()
     seen["status"] = str(box.status(made).resources.linux.memory_limit_in_bytes)
     changed = {"memory_limit_in_bytes": 80 * MIB, "cpu_quota": 20000, "cpu_period": 80000}
     seen["update"] = box.refused("UpdateContainerResources", container_id=made, linux=changed)

@@ -18,7 +18,9 @@ class Streams:
     """A connection; each message is of a channel, the number of which is its first byte."""
 
     def __init__(self, url: str) -> None:
-        self._socket = connect(url.replace("http://", "ws://", 1), subprotocols=[PROTOCOL], open_timeout=PATIENCE)
+        self._socket = connect(
+            url.replace("http://", "ws://", 1), subprotocols=[PROTOCOL], open_timeout=PATIENCE, proxy=None
+        )
         self.output: dict[int, bytes] = {}
 
     def send(self, channel: int, data: bytes) -> None:

@@ -140,7 +140,6 @@ def process_args_not_executable(box: Box) -> Observation:
         "a user other than root has no effective capabilities beyond those given",
         equal("caps", "CapEff:\t0000000000000000"),
     ),
-    third=True,
 )
 def process_user(box: Box) -> Observation:
     return box.probe(
@@ -220,7 +219,6 @@ def process_capabilities_omitted(box: Box) -> Observation:
         "without personality, uname says the machine's name",
         equal("machine", "x86_64"),
     ),
-    third=True,
 )
 def process_small_things(box: Box) -> Observation:
     return box.probe(

@@ -27,9 +27,9 @@ group(
         line("run/no-stdin", "without -i it has none", f"run --rm {NONE} box cat", stdin="typed\n", not_out="typed"),
         line(
             "run/much-output",
-            "20 MB of output arrive",
-            f"!{{podman}} run --rm {NONE} box sh -c 'yes | head -c 20000000' | wc -c",
-            out="^20000000$",
+            "4 MB of output arrive",
+            f"!{{podman}} run --rm {NONE} box sh -c 'yes | head -c 4000000' | wc -c",
+            out="^4000000$",
         ),
         line(
             "run/unknown-image",
@@ -131,7 +131,7 @@ group(
             'exec c sh -c \'tr "\\0" " " </proc/1/cmdline\'',
             out="^/run/podman-init -- sleep 600",
         ),
-        line("options/init-child", "the program is its child", "exec c sh -c 'ps | grep -c \"sleep 600\"'"),
+        line("options/init-child", "the program is its child", "exec c sh -c 'pgrep -P 1 -x sleep | wc -l'", out="^1$"),
         line(
             "options/sysctl",
             "--sysctl is set",
@@ -171,7 +171,6 @@ group(
             out="containerenv",
         ),
     ],
-    third=True,
 )
 
 group(
@@ -233,7 +232,6 @@ group(
             "limits/oom-killed", "inspect says OOMKilled", "inspect --format '{{.State.OOMKilled}}' oom", out="^true$"
         ),
     ],
-    third=True,
 )
 
 group(
@@ -349,7 +347,7 @@ group(
         line(
             "namespaces/pid-host",
             "--pid host shows the host's processes",
-            f"run --rm {NONE} --pid host box sh -c 'ps | grep -c oci-'",
+            f"run --rm {NONE} --pid host box sh -c 'ps | grep -c [o]ci-'",
             out="^[1-9]",
             volatile=True,
         ),
