@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-guest test-drgn check docs lab bench conformance fuzz guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench conformance fuzz guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -22,6 +22,10 @@ test: ## all tests; those that boot guests run in the lab where there is no usab
 test-native: ## only the tests that need no KVM
 	@python3 tools/deps.py check fuzz
 	@$(PYTHON) -m tools.run_tests --native $(ARGS)
+
+test-long-guest: ## those that boot guests: 10,000 random operations around volumes, compared with crun's
+	@python3 tools/deps.py kernel lab guest
+	@$(PYTHON) -m tools.run_tests --long-guest $(ARGS)
 
 test-long: ## the tests that need no KVM and take minutes: 100,000 faults in config.json and the like
 	@python3 tools/deps.py check

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 IMAGES = {
     "ext4": (64, ["mkfs.ext4", "-q", "-F"]),
     "xfs": (320, ["mkfs.xfs", "-q", "-f"]),
@@ -38,8 +39,10 @@ def filesystem(kind: str, where: Path) -> Iterator[Path]:
             _mount(stack, "-t", "tmpfs", "none", target)
         elif kind != "plain":
             size, command = IMAGES[kind]
-            if not shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+            if not shutil.which(command[0], path=SEARCH):
                 pytest.skip(f"{command[0]} is not installed")
+            if not Path("/dev/loop-control").exists():  # nobody has made its node in the lab
+                subprocess.run(["modprobe", "loop"], check=False, env={**os.environ, "PATH": SEARCH})
             image = where / f"{kind}.img"
             with image.open("wb") as file:
                 file.truncate(size << 20)

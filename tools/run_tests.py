@@ -1,6 +1,6 @@
 """`make test`: every test; those that need KVM run in the lab where this machine has no usable one.
 
-usage: python -m tools.run_tests [--native | --guest | --long] [PYTEST ARGUMENT]...
+usage: python -m tools.run_tests [--native | --guest | --long | --long-guest] [PYTEST ARGUMENT]...
 
 Two runs of pytest, and after them a summary line of both in pytest's own form. The exit status is 0 when all tests that
 were selected passed.
@@ -134,12 +134,12 @@ def summary(counts: dict[str, int], seconds: float) -> str:
 def main(arguments: list[str]) -> int:
     """Run what `arguments` select; returns the exit status."""
     start = time.monotonic()
-    only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"], ["--long"]) else ""
+    only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"], ["--long"], ["--long-guest"]) else ""
     runs = []
     recipes = start_recipes() if not only else None
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
-    if only != "--guest":
+    if only not in ("--guest", "--long-guest"):
         which = "long and not guest" if only == "--long" else "not guest"
         runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False))
     if only not in ("--native", "--long"):
@@ -148,7 +148,13 @@ def main(arguments: list[str]) -> int:
             if recipes is not None:
                 recipes.wait()
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
-        runs.append(run_pytest("guest tests", ["-m", "guest", *where, *arguments], needs_kvm=True))
+        runs.append(
+            run_pytest(
+                "guest tests",
+                ["-m", "long and guest" if only == "--long-guest" else "guest", *where, *arguments],
+                needs_kvm=True,
+            )
+        )
     total: dict[str, int] = {}
     for _, counts in runs:
         for name, count in counts.items():

@@ -44,9 +44,12 @@ class Podman:
         self.check("import", "--signature-policy", str(self._policy), str(archive), name)
         archive.unlink()
 
+    def command(self, *arguments: str, runtime: str = "") -> list[str]:
+        return [*self._command, "--runtime", runtime or str(self.runtime), *arguments]
+
     def run(self, *arguments: str, text: str = "", runtime: str = "") -> subprocess.CompletedProcess[str]:
         """Call it; *runtime* is another one than pyvmm-oci."""
-        command = [*self._command, "--runtime", runtime or str(self.runtime), *arguments]
+        command = self.command(*arguments, runtime=runtime)
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def check(self, *arguments: str, text: str = "", runtime: str = "") -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.guest.kata_podman import Podman, notes
 from tests.guest.kata_tools import PATIENCE
-from tests.guest.test_kata_podman import Podman, notes, pytestmark
 
-__all__ = ["pytestmark"]
+pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 RUN = ("run", "--rm", "--network", "none")
 SCRIPT = "cat /proc/self/uid_map; id -u; touch /data/made /made; stat -c %u /made /data/made; cat /etc/hostname"
 

@@ -34,8 +34,8 @@ def need(*programs: str) -> None:
         pytest.skip("no right to make a mount namespace")
 
 
-def write_image(path: Path, name: str = IMAGE) -> None:
-    """An OCI archive with a static busybox; its program is `sleep`, so that it serves as the pause image, too."""
+def write_image(path: Path, name: str = IMAGE, applets: Sequence[str] = ()) -> None:
+    """An OCI archive with a static busybox and more *applets*; it runs `sleep`, so that it is the pause image, too."""
     busybox = Path(shutil.which("busybox", path=SEARCH) or "/bin/busybox").read_bytes()
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
@@ -44,7 +44,7 @@ def write_image(path: Path, name: str = IMAGE) -> None:
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
         _add(tar, "bin/busybox", busybox, 0o755)
-        for applet in APPLETS:
+        for applet in (*APPLETS, *applets):
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(entry)
