@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/run/lab"
 IMAGES = {
     "ext4": (64, ["mkfs.ext4", "-q", "-F"]),
     "xfs": (320, ["mkfs.xfs", "-q", "-f"]),
@@ -41,8 +41,9 @@ def filesystem(kind: str, where: Path) -> Iterator[Path]:
             size, command = IMAGES[kind]
             if not shutil.which(command[0], path=SEARCH):
                 pytest.skip(f"{command[0]} is not installed")
-            if not Path("/dev/loop-control").exists():  # nobody has made its node in the lab
-                subprocess.run(["modprobe", "loop"], check=False, env={**os.environ, "PATH": SEARCH})
+            modprobe = shutil.which("modprobe", path=SEARCH)
+            if modprobe and not Path("/dev/loop-control").exists():  # nobody has made its node in the lab
+                subprocess.run([modprobe, "loop"], check=False)
             image = where / f"{kind}.img"
             with image.open("wb") as file:
                 file.truncate(size << 20)
