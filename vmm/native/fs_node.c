@@ -133,7 +133,8 @@ static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct 
 	out->nodeid = id;
 	out->entry_valid = out->attr_valid = fs_timeout(fs);
 	fs_fill_attr(fs, st, &out->attr);
-	if (submount)
+	/* Of a file that is a mount Linux would not remember it, and drop the name each time that it looks again. */
+	if (submount && S_ISDIR(st->stx_mode))
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;
 }
 

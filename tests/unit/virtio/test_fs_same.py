@@ -250,6 +250,22 @@ def test_a_directory_that_the_guest_renames_keeps_its_ids(share: Share) -> None:
     assert share.guest.read_file(share.guest.open(before[2])) == b"lower"
 
 
+def test_only_a_directory_is_the_root_of_a_mount(layers: Path, tmp_path: Path) -> None:
+    """Linux drops the entry of any other file that is said to be one, though a lower file may be on another device."""
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").touch()
+    with (
+        bind(outside / "folder", layers / "fill"),
+        bind(outside / "file", layers / "dir/file"),
+        FsGuest(layers) as guest,
+    ):
+        assert guest.lookup("fill").attr.flags == 1
+        assert [guest.walk(path).attr.flags for path in ("dir", "dir/sub", "dir/file", "dir/sub/file")] == [0] * 4
+        listed = guest.readdir(guest.walk("dir/sub").node, plus=True)
+        assert {entry.name: entry.entry.attr.flags for entry in listed if entry.entry}[b"file"] == 0
+
+
 # -- other file systems --------------------------------------------------------------------------------------
 
 
