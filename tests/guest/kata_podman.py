@@ -18,12 +18,13 @@ from tools import guest as recipes
 
 
 class Podman:
-    """podman with everything in *folder*, and busybox as the image ``box``.  The storage driver is its own choice.
+    """podman with everything in *folder*, and busybox as the image ``box``.
 
     :param storage: where images and containers are, if not in *folder*
+    :param driver: of the storage; empty: the one that podman takes by itself
     """
 
-    def __init__(self, folder: Path, storage: Path | None = None) -> None:
+    def __init__(self, folder: Path, storage: Path | None = None, driver: str = "") -> None:
         self.folder, self.storage = folder, storage or folder
         settings = write_settings(folder / "kata.toml")
         # Not by --runtime-flag: podman's own clean-up, which conmon starts, does not pass it on
@@ -35,6 +36,7 @@ class Podman:
         self._command = [
             "podman", "--root", f"{self.storage}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp",
             "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+            *(["--storage-driver", driver] if driver else []),
         ]  # fmt: skip
         self.add_image("box", make_rootfs(folder / "rootfs"))
 

@@ -20,7 +20,7 @@ SCRIPT = "cat /proc/self/uid_map; id -u; touch /data/made /made; stat -c %u /mad
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("userns"))
+    made = Podman(tmp_path_factory.mktemp("userns"), driver="vfs")
     yield made
     made.run("rm", "--all", "--force", "--time", "1")
     assert list(made.folder.glob("state/*")) == [], notes(made.folder)
