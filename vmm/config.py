@@ -25,7 +25,7 @@ CACHE_MODES = ("writeback", "writethrough")
 MAX_DAX = 256 * GIB
 SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
-SHARE_LOCKS = ("host", "guest")
+SHARE_KEEPERS = ("host", "guest")
 MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 ENTRIES = ("auto", "pvh", "linux64")
@@ -175,6 +175,7 @@ class ShareConfig:
     isolation: str = "thread"
     dax: int = 0
     locks: str = "host"
+    permissions: str = "host"
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -208,10 +209,12 @@ class ShareConfig:
                 f"share {self.path}: isolation={self.isolation!r} is not one of {', '.join(SHARE_ISOLATIONS)}",
                 code="share-isolation",
             )
-        if self.locks not in SHARE_LOCKS:
-            raise ConfigError(
-                f"share {self.path}: locks={self.locks!r} is not one of {', '.join(SHARE_LOCKS)}", code="share-locks"
-            )
+        for name in ("locks", "permissions"):
+            if getattr(self, name) not in SHARE_KEEPERS:
+                raise ConfigError(
+                    f"share {self.path}: {name}={getattr(self, name)!r} is not one of {', '.join(SHARE_KEEPERS)}",
+                    code=f"share-{name}",
+                )
         if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
             raise ConfigError(
                 f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
@@ -222,8 +225,8 @@ class ShareConfig:
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
         """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]
-        [,isolation=process|thread][,dax=SIZE][,locks=host|guest]``; ``,,`` is a comma of DIR.  Unless it says
-        otherwise, a process serves.
+        [,isolation=process|thread][,dax=SIZE][,locks=host|guest][,permissions=host|guest]``; ``,,`` is a comma of DIR.
+        Unless it says otherwise, a process serves.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
@@ -236,7 +239,7 @@ class ShareConfig:
             key, equals, value = option.partition("=")
             if key in ("ro", "writeback", "acl") and not equals:
                 values["read_only" if key == "ro" else key] = True
-            elif key in ("tag", "cache", "isolation", "locks") and value:
+            elif key in ("tag", "cache", "isolation", "locks", "permissions") and value:
                 values[key] = value
             elif key == "queues" and value.isascii() and value.isdigit():
                 values[key] = int(value)
@@ -249,8 +252,8 @@ class ShareConfig:
                     f"{flag} {text!r}: option {option!r} is not known",
                     code="share-syntax",
                     hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
-                    "queues=N, isolation=process|thread, dax=SIZE, locks=host|guest; a comma in the directory's "
-                    "name is written twice",
+                    "queues=N, isolation=process|thread, dax=SIZE, locks=host|guest, permissions=host|guest; a comma "
+                    "in the directory's name is written twice",
                 )
         return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ SCRIPT = "cat /proc/self/uid_map; id -u; touch /data/made /made; stat -c %u /mad
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("userns"), driver="vfs")
+    made = Podman(tmp_path_factory.mktemp("userns"))
     yield made
     made.run("rm", "--all", "--force", "--time", "1")
     assert list(made.folder.glob("state/*")) == [], notes(made.folder)
@@ -93,9 +93,15 @@ def test_overlays(podman: Podman) -> None:
 
 
 def test_namespaces_of_others(podman: Podman) -> None:
+    """A container that shares namespaces with another one is in its machine."""
     podman.check("run", "--detach", "--name", "other", "--network", "none", "box", "sleep", "100000")
+    done = podman.run(*RUN, "--ipc=container:other", "box", "true")
+    assert "the ipc namespace is another container's, whose virtual machine has one network" in done.stderr
+    run = ("run", "--rm", "--network", "container:other")
     for kind in ("pid", "ipc", "uts"):
-        option = f"--{kind}=container:other"
-        done = podman.run(*RUN, option, "box", "true")
-        assert f"the {kind} namespace is the host's, or that of a container in another" in done.stderr, option
+        link = podman.check("exec", "other", "readlink", f"/proc/self/ns/{kind}")
+        script = f"readlink /proc/self/ns/{kind}"
+        assert podman.check(*run, f"--{kind}=container:other", "box", "sh", "-c", script) == link, kind
+        assert podman.check("exec", "other", "echo", "still there") == "still there\n"
+    assert "sleep 100000" in podman.check(*run, "--pid=container:other", "box", "ps")
     podman.check("rm", "--force", "--time", "1", "other")

@@ -274,6 +274,9 @@ def test_namespaces_of_two_machines_are_refused(runtime: Runtime) -> None:
     paths = {**of_container(runtime, "a"), "ipc": of_container(runtime, "b")["ipc"]}
     done = runtime.run("create", "-b", runtime.bundle("true", **joined(**paths)), "c")
     assert (done.returncode, "different virtual machines" in done.stderr) == (1, True)
+    paths = {"ipc": of_container(runtime, "a")["ipc"]}
+    done = runtime.run("create", "-b", runtime.bundle("true", **joined(**paths)), "c")
+    assert (done.returncode, "whose virtual machine has one network" in done.stderr) == (1, True)
     paths = {"ipc": "/proc/self/ns/ipc"}
     done = runtime.run("create", "-b", runtime.bundle("true", **joined(**paths)), "c")
     assert (done.returncode, "the ipc namespace is the host's" in done.stderr) == (1, True)

@@ -44,6 +44,7 @@ DIR of a share may be followed by: ,tag=TAG ,ro ,cache=none|auto|always ,writeba
 ,isolation=process|thread (a process of its own, which can reach nothing else, unless told otherwise)
 ,dax=SIZE (a window in which mount -o dax sees the host's page cache itself)
 ,locks=host|guest (guest: no other guest sees them, but a process that waits for one can be killed)
+,permissions=host|guest (guest: this kernel does not check a second time, for user namespaces in the guest)
 The guest mounts it with: mount -t virtiofs TAG /mnt   (TAG is share, share1, ... unless given)
 
 SPEC of a network is tap=NAME[,queues=N] for a tap device that exists, user[,publish=[ADDR:]HOST:GUEST[/udp]]... for a

@@ -130,6 +130,7 @@ class _Lib:
     FS_NO_HANDLES: Final[int]
     FS_NO_LOCKS: Final[int]
     FS_NO_MARKS: Final[int]
+    FS_OVERRIDE: Final[int]
     FS_CACHE_NONE: Final[int]
     FS_CACHE_AUTO: Final[int]
     FS_CACHE_ALWAYS: Final[int]

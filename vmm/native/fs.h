@@ -80,6 +80,7 @@ struct fs_req {
 	const char *name[2];     /* checked; NULL when the request has none */
 	uint32_t name_len[2];
 	bool acting;             /* as the guest's user: between fs_begin() and fs_end() */
+	bool overriding;         /* with CAP_DAC_OVERRIDE: see fs_override() */
 	bool has_supp;
 	uint32_t supp;           /* a group to have too while something is made */
 	struct iovec *in_iov;    /* of requests with data: the rest of what is to be read */
@@ -248,6 +249,11 @@ int fs_thread_enter(struct fs_queue *q);
 /* Act as the guest's user, to make something. Always followed by fs_end(). */
 int fs_begin(struct fs_req *r, uint32_t umask);
 void fs_end(struct fs_req *r);
+/*
+ * With FS_OVERRIDE, whether to do it once more: the host has refused the guest's user what the guest's kernel, which has
+ * checked permissions, allows. So it is for root of a user namespace there, whose capabilities no FUSE request tells.
+ */
+bool fs_override(struct fs_req *r, int err);
 /* Let the kernel take set-user-id bits away, or not, as it does for ordinary users. */
 void fs_kill_priv(struct fs_queue *q, bool on);
 /* -EINVAL: there is no such id on the host. UINT32_MAX stays what it is. */

@@ -154,12 +154,24 @@ fail:
 	return -EPERM;
 }
 
+bool fs_override(struct fs_req *r, int err)
+{
+	/* What setfsuid() leaves when it goes away from uid 0, and gives back when it comes there again. */
+	const uint64_t kept = CAP(SETGID) | CAP(SETUID) | CAP(SETFCAP);
+
+	if (err != -EACCES || !(r->fs->config.flags & FS_OVERRIDE) || !r->acting || r->overriding ||
+	    !(r->q->caps & CAP(DAC_OVERRIDE)))
+		return false;
+	r->overriding = true;
+	return !caps_set((r->q->caps & kept) | CAP(DAC_OVERRIDE), r->q->caps);
+}
+
 void fs_end(struct fs_req *r)
 {
 	/* The umask stays: it means something only to what is made, and the next request most often has the same. */
 	if (!r->acting)
 		return;
-	r->acting = false;
+	r->acting = r->overriding = false;
 	/* Back to what the thread began with: this also gives the capabilities back that setfsuid() took. */
 	setfsuid(r->fs->uid);
 	setfsgid(r->fs->gid);

@@ -77,7 +77,9 @@ static int make(struct fs_req *r, uint32_t umask_bits, make_fn fn)
 		return err;
 	err = fs_begin(r, umask_bits);
 	if (!err) {
-		err = fn(r, dir.fd);
+		do
+			err = fn(r, dir.fd);
+		while (fs_override(r, err));
 		fs_end(r);
 	}
 	if (!err)

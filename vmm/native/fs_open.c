@@ -142,8 +142,10 @@ int fs_op_create(struct fs_req *r)
 		return err;
 	err = fs_begin(r, in->umask);
 	if (!err) {
-		fd = openat(dir.fd, r->name[0], flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, in->mode & 07777);
-		err = fd < 0 ? -errno : 0;
+		do {
+			fd = openat(dir.fd, r->name[0], flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, in->mode & 07777);
+			err = fd < 0 ? -errno : 0;
+		} while (fs_override(r, err));
 		fs_end(r);
 	}
 	if (!err)
@@ -169,9 +171,11 @@ int fs_op_tmpfile(struct fs_req *r)
 		return err;
 	err = fs_begin(r, in->umask);
 	if (!err) {
-		fd = openat(r->fs->proc_fd, fs_fd_name(dir.fd).text,
-			    flags | O_TMPFILE | (int)(in->flags & O_EXCL) | O_CLOEXEC, in->mode & 07777);
-		err = fd < 0 ? -errno : 0;
+		do {
+			fd = openat(r->fs->proc_fd, fs_fd_name(dir.fd).text,
+				    flags | O_TMPFILE | (int)(in->flags & O_EXCL) | O_CLOEXEC, in->mode & 07777);
+			err = fd < 0 ? -errno : 0;
+		} while (fs_override(r, err));
 		fs_end(r);
 	}
 	if (!err)

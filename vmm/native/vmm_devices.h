@@ -84,8 +84,9 @@ void bus_move_window(struct bus *bus, const void *device, uint64_t base);
 
 /* FS_RO: every request that writes gets EROFS. FS_WRITEBACK: the guest may hold written data back. FS_ACL: POSIX ACLs.
  * FS_NO_HANDLES: as on a host that does not let us open by file handle; for tests. FS_NO_LOCKS: the guest keeps them.
- * FS_NO_MARKS: as on one that has no file handles at all; for tests. */
-enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_NO_HANDLES = 8, FS_NO_LOCKS = 16, FS_NO_MARKS = 32 };
+ * FS_NO_MARKS: as on one that has no file handles at all; for tests. FS_OVERRIDE: only the guest checks permissions. */
+enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_NO_HANDLES = 8, FS_NO_LOCKS = 16, FS_NO_MARKS = 32,
+       FS_OVERRIDE = 64 };
 /* What the guest may keep: nothing; names and attributes for a second; everything. */
 enum { FS_CACHE_NONE = 0, FS_CACHE_AUTO = 1, FS_CACHE_ALWAYS = 2 };
 enum { FS_MAPS = 8, FS_OPS = 64, FS_BUCKETS = 20 };

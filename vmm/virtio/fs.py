@@ -107,6 +107,7 @@ class Fs(VirtioDevice):
             | (lib.FS_WRITEBACK if config.writeback else 0)
             | (lib.FS_ACL if config.acl else 0)
             | (lib.FS_NO_LOCKS if config.locks == "guest" else 0)
+            | (lib.FS_OVERRIDE if config.permissions == "guest" else 0)
             | (0 if handles else lib.FS_NO_HANDLES)
             | (0 if marks else lib.FS_NO_MARKS)
         )

@@ -94,8 +94,9 @@ class PyvmmVm:
                     boot=BootConfig(config.kernel, None, f"{CMDLINE} {words}{config.cmdline}".rstrip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
-                    # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs
-                    shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest"),),
+                    # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs.
+                    # Root of a user namespace may what its user on the host may not.
+                    shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest", permissions="guest"),),
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
                     nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),

@@ -56,6 +56,27 @@ def test_what_a_user_makes_is_the_users(tmp_path: Path, handles: bool) -> None:
 
 
 @root_only
+def test_where_only_the_guest_decides(tmp_path: Path) -> None:
+    """Root of a user namespace in the guest, uid 1234 for us, makes things in its read-only directories."""
+    (tmp_path / "closed").mkdir(mode=0o555)
+    with FsGuest(tmp_path, permissions="guest") as guest:
+        node = guest.lookup("closed").node
+        as_user(guest)
+        guest.call(f.CREATE, node, struct.pack("<4I", os.O_RDWR, 0o644, 0, 0), cstr("file"))
+        guest.call(f.MKDIR, node, struct.pack("<II", 0o755, 0), cstr("dir"))
+        guest.call(f.SYMLINK, node, cstr("link"), cstr("y"))
+        guest.call(f.MKNOD, node, struct.pack("<4I", stat.S_IFREG | 0o644, 0, 0, 0), cstr("node"))
+        guest.call(f.TMPFILE, node, struct.pack("<4I", os.O_RDWR, 0o644, 0, 0), cstr("/"))
+        device = struct.pack("<4I", stat.S_IFCHR | 0o666, 0x103, 0, 0)
+        assert guest.errno_of(f.MKNOD, node, device, cstr("null")) == errno.EPERM, "no user makes devices"
+        as_user(guest, 0, 0)
+        guest.create("roots", mode=0o666)
+    for name in ("file", "dir", "link", "node"):
+        assert owner(tmp_path / "closed" / name)[:2] == (USER, GROUP), name
+    assert owner(tmp_path / "roots")[:2] == (0, 0)
+
+
+@root_only
 def test_nobody_makes_anything_where_they_may_not(tmp_path: Path) -> None:
     """The guest's kernel checks that before; the host's does it again."""
     (tmp_path / "closed").mkdir(mode=0o755)

@@ -60,6 +60,12 @@ def machine_for(context: Context, spec: Json) -> Machine:
             f"the {' and '.join(owners)} namespaces belong to containers in different virtual machines",
             "all namespaces that are shared must be of containers in one machine, such as a pod's",
         )
+    if "network" not in owners:
+        raise bad(
+            "linux.namespaces",
+            f"the {' and '.join(owners)} namespace is another container's, whose virtual machine has one network",
+            f"share that, too: podman run --network container:{next(iter(owners.values()))}",
+        )
     members = (each for each in everybody if running[each.container_id]["monitor"] in monitors)
     return Machine(context.folder(next(iter(owners.values()))), tuple(members))
 
