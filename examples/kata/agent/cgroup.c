@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What a container's cgroup (v2) says and is told: statistics, limits, pause. */
 #include "crun.h"
+#include "listing.h"
 #include "netstat.h"
 #include "oci.h"
 #include "processes.h"
@@ -275,6 +276,10 @@ void rpc_list_processes(struct call *call)
 
 	if (!container)
 		return;
+	if (!strcmp(text_of(request->format), "files")) {
+		listing_send(call, container);
+		return;
+	}
 	json_open(&json, NULL, '[');
 	processes_each(container->cgroup, write_pid, &json); /* without a cgroup there are none */
 	json_close(&json, ']');

@@ -153,6 +153,19 @@ int child_start(struct child *child, const char *const argv[], const int stdio[3
 	return 0;
 }
 
+int child_fork(struct child *child)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return -errno;
+	if (pid)
+		child_add(child, pid);
+	else
+		child->pid = 0;
+	return 0;
+}
+
 void child_adopt(struct child *child, pid_t pid)
 {
 	unsigned int i;

@@ -41,6 +41,8 @@ struct child {
  * has ended.
  */
 int child_start(struct child *child, const char *const argv[], const int stdio[3]);
+/* fork(2): 0 or -errno; child->pid is 0 in the new process. child->exited runs when that has ended. */
+int child_fork(struct child *child);
 /* Have child->exited run for a process that is this one's child by re-parenting; it may have ended a while ago. */
 void child_adopt(struct child *child, pid_t pid);
 void child_forget(struct child *child);

@@ -26,6 +26,8 @@ CREATE_S = 60.0
 """Making a container mounts and runs programs."""
 REASON_S = 1.0
 MAX_PIDS = 1 << 16
+LISTING_S = 3.0
+MAX_LISTING = 1 << 20
 SERVING = 1
 
 
@@ -197,6 +199,15 @@ class AgentClient:
         if not isinstance(pids, list) or len(pids) > MAX_PIDS or not all(type(pid) is int for pid in pids):
             raise GuestError("the agent's list of processes is no list of numbers", code="agent-answer")
         return pids
+
+    def list_files(self, container_id: str) -> bytes:
+        """What /proc in the guest says of the processes of a container, in the form of agent/listing.h, which
+        :mod:`pyvmm_kata.procfs` reads.  Soon: somebody on the host waits for it."""
+        request = proto.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
+        listing = self._call("ListProcesses", request, LISTING_S).process_list
+        if len(listing) > MAX_LISTING:
+            raise GuestError(f"the agent's list of processes has {len(listing)} bytes", code="agent-answer")
+        return bytes(listing)
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         """Give it input; how many bytes were taken, at least one.  Waits until there is room."""
