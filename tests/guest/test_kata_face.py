@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +108,58 @@ def test_nsenter(podman: Podman, container: str) -> None:
     links = subprocess.run(["nsenter", "-t", pid, "-n", "ip", "-o", "link"], capture_output=True, text=True).stdout
     assert "lo:" in links
     assert links.count("\n") == 1
+
+
+TOP = "user,group,pid,ppid,pgid,nice,comm,args,state,capeff,capbnd,seccomp"
+
+
+@pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
+@pytest.mark.parametrize("options", [(), ("--user", "1234:77", "-t"), ("--init",)])
+def test_top(podman: Podman, options: tuple[str, ...]) -> None:
+    """The container's processes, as crun has them for the same program."""
+    command = ["box", "sh", "-c", "sleep 3600 & exec sleep 7200"]
+    names = [f"{name}{len(options)}" for name in ("ours", "theirs")]
+    for name, runtime in zip(names, ("", "crun"), strict=True):
+        podman.check("run", "-d", "--name", name, "--network", "none", *options, *command, runtime=runtime)
+    ours, theirs = (lines_of_top(podman, name, TOP) for name in names)
+    assert ours == theirs
+    ours, theirs = (lines_of_top(podman, name) for name in names)
+    assert [line.split()[:3] for line in ours] == [line.split()[:3] for line in theirs]
+    if "-t" not in options:  # its terminal is the guest's
+        assert [line.split()[5] for line in ours] == [line.split()[5] for line in theirs]
+    assert all(re.fullmatch(r"([0-9]+m)?[0-9.]+m?s", line.split()[4]) for line in ours[1:]), (
+        "not the time since the start"
+    )
+    podman.check("rm", "--force", "--time", "0", *names)
+
+
+def test_top_says_the_pid_on_the_host(podman: Podman, container: str) -> None:
+    pid = podman.check("inspect", "--format", "{{.State.Pid}}", container).strip()
+    assert lines_of_top(podman, container, "hpid,args")[1].split() == [pid, "sleep", "3600"]
+
+
+def test_top_when_the_monitor_is_killed(podman: Podman, container: str) -> None:
+    assert "sleep 3600" in lines_of_top(podman, container)[-1]
+    pid = podman.check("inspect", "--format", "{{.State.Pid}}", container).strip()
+    (text,) = [path.read_text() for path in podman.folder.glob("state/*/state.json")]
+    held = os.open(f"/proc/{pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
+    os.kill(json.loads(text)["monitor"], signal.SIGKILL)
+    looks = [sys.executable, "-c", f"import os; os.listdir({held})"]
+    deadline = time.monotonic() + PATIENCE
+    words = ""
+    while "endpoint is not connected" not in words and time.monotonic() < deadline:
+        words = subprocess.run(looks, pass_fds=(held,), capture_output=True, text=True, timeout=PATIENCE).stderr
+    os.close(held)
+    assert "endpoint is not connected" in words
+
+
+def lines_of_top(podman: Podman, name: str, *columns: str) -> list[str]:
+    """Once the program has started its child."""
+    found: list[str] = []
+    deadline = time.monotonic() + PATIENCE
+    while "sleep 3600" not in str(found) and time.monotonic() < deadline:
+        found = podman.check("top", name, *columns).splitlines()
+    return found
 
 
 def test_pods(podman: Podman) -> None:

@@ -19,6 +19,7 @@ from pyvmm_kata import proto, ttrpc
 from pyvmm_kata.disks import RootDisk
 from pyvmm_kata.mounts import GUEST_SHARED
 from pyvmm_kata.sandbox import SandboxConfig
+from tests.kata.listings import Made, listing
 
 EMPTY = "google.protobuf.Empty"
 
@@ -168,7 +169,7 @@ class FakeAgent:
         return proto.message("grpc.WaitProcessResponse")(status=process.status)
 
     def do_ListProcesses(self, request: Any, _call: ttrpc.Call) -> Any:
-        pids = b"[1, 7]"
+        pids = listing([Made((40, 1)), Made((43, 7), parent=40)]) if request.format == "files" else b"[1, 7]"
         return proto.message("grpc.ListProcessesResponse")(process_list=pids)
 
     def do_ReadStdout(self, request: Any, _call: ttrpc.Call) -> Any:

@@ -54,7 +54,7 @@ class FakeFace:
     def show(self, root: Shown | None, volumes: Sequence[Shown]) -> None:
         pass
 
-    def watch(self, on_signal: Callable[[int], None]) -> None:
+    def watch(self, on_signal: Callable[[int], None], processes: Callable[[], bytes]) -> None:
         self._ended.wait()
 
     def end(self, status: int) -> None:

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import proto
+from pyvmm_kata.procfs import read_listing
 from pyvmm_kata.spec import check_id
 from pyvmm_kata.ttrpc import Client, RpcError
 from tests.kata.programs import agent_here
@@ -414,6 +416,47 @@ def test_all_processes_of_a_container_are_those_below_it_too(pod: Agent) -> None
     assert sorted(found) == sorted(one.pid for one in others)
     pod.call("SignalProcess", container_id="c1", signal=15)
     assert [one.wait(PATIENCE) for one in others] == [-15, -15]
+
+
+def test_the_files_of_a_containers_processes(pod: Agent) -> None:
+    pod.run("c1", "sh", "-c", "sleep 1000; exit")
+    listing = pod.call("ListProcesses", container_id="c1", format="files").process_list
+    first = int(listing.split()[1])
+    found = read_listing(listing).processes[first]
+    assert found["cmdline"] == Path(f"/proc/{first}/cmdline").read_bytes() == b"sh\0-c\0sleep 1000; exit\0"
+    assert b"Name:\tsh\n" in found["status"]
+    assert found["stat"].split()[1] == b"(sh)"
+    assert listing.endswith(b"end\n")
+    assert b"\nbtime " in read_listing(listing).top["stat"]
+    pod.call("SignalProcess", container_id="c1", exec_id="c1", signal=9)
+    pod.wait("c1")
+    with pytest.raises(RpcError, match="has ended"):
+        pod.call("ListProcesses", container_id="c1", format="files")
+
+
+def test_lists_of_processes_that_nobody_waits_for(agent: Agent) -> None:
+    """Those that come too late, and too many at once: each is answered, and the agent goes on."""
+    spec = {"Process": {"Args": ["sleep", "1000"], "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}}
+    agent.request(1, "CreateSandbox", sandbox_id="s1")
+    assert agent.answer()[:2] == (1, 0)
+    agent.request(1, "CreateContainer", container_id="c1", OCI={**spec, "Root": {"Path": "/usr"}})
+    assert agent.answer()[:2] == (1, 0)
+    streams = range(3, 63, 2)
+    for stream in streams:
+        late = stream % 4 == 3
+        agent.request(stream, "ListProcesses", timeout=late, container_id="c1", format="files")
+    answers = dict(agent.answer()[:2] for _ in streams)
+    assert sorted(answers) == list(streams)
+    assert {DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED} <= set(answers.values())
+    assert set(answers.values()) <= {0, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED}
+    deadline = time.monotonic() + PATIENCE
+    status = RESOURCE_EXHAUSTED
+    while status == RESOURCE_EXHAUSTED and time.monotonic() < deadline:
+        agent.request(65, "ListProcesses", container_id="c1", format="files")
+        _, status, payload = agent.answer()
+    assert status == 0
+    answer = proto.message("grpc.ListProcessesResponse").FromString(payload)
+    assert read_listing(answer.process_list).processes
 
 
 def test_a_container_that_runs_out_of_memory_is_told(pod: Agent) -> None:

@@ -361,6 +361,22 @@ def test_a_list_of_processes_that_is_none(bench: Make, content: bytes) -> None:
         container.pids()
 
 
+def test_files_of_processes_that_are_too_many_or_do_not_come(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "LISTING_S", 0.2)
+    answers = [b"x" * ((1 << 20) + 1)]
+
+    def say(_request: Any, call: ttrpc.Call) -> Any:
+        if not answers:
+            call.gone.wait()
+        return proto.message("grpc.ListProcessesResponse")(process_list=answers.pop() if answers else b"")
+
+    container = bench(ListProcesses=say).run("sleep 600")
+    with pytest.raises(GuestError, match="1048577 bytes"):
+        container.process_files()
+    with pytest.raises(AgentTimeout, match="ListProcesses"):
+        container.process_files()
+
+
 def test_containers_that_run_out_of_memory_and_those_that_do_not_exist(bench: Make) -> None:
     answers = ["nobody", "../x", "c1"]
 

@@ -16,6 +16,7 @@ MODULES = (
     "9p",
     "9pnet_virtio",
     "overlay",
+    "fuse",
     "kvm_amd",
 )
 """What the lab loads at start, dependencies aside. The others load themselves at first use, or with modprobe."""

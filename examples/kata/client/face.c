@@ -20,6 +20,7 @@
  *   to here     C, with a terminal that becomes the controlling one: its changes of size are signals, too
  *               R, with a tree     the root, a detached mount (open_tree(2))
  *               V path, with a tree   a volume, and where
+ *                                  (the last may be a FUSE file system whose server answers only after D)
  *               T path             a place whose content only the guest has: empty, read-only
  *               D                  no more of them
  *               X status (byte)    the container has ended
@@ -254,15 +255,16 @@ static int point_open(const struct view *view, const char *path, mode_t kind)
 
 static int volume_show(const struct view *view, const char *path, int tree)
 {
-	struct stat info;
+	struct statx info;
 	int point, error;
 
-	if (fstat(tree, &info))
+	/* Without asking a server: that of the processes does not answer yet */
+	if (statx(tree, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &info))
 		return -errno;
 	error = tree_restrict(tree);
 	if (error)
 		return error;
-	point = point_open(view, path, info.st_mode & S_IFMT);
+	point = point_open(view, path, info.stx_mode & S_IFMT);
 	if (point < 0)
 		return point;
 	error = tree_move(tree, point, "");

@@ -161,6 +161,10 @@ class Container:
         """The numbers of its processes, as the guest says."""
         return self._agent.list_pids(self.id)
 
+    def process_files(self) -> bytes:
+        """What :meth:`pyvmm_kata.agent.AgentClient.list_files` says."""
+        return self._agent.list_files(self.id)
+
     def delete(self, *, force: bool = False) -> None:
         """Remove it from the guest, and what was mounted for it.
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import mounts
@@ -32,11 +34,13 @@ class Shown(NamedTuple):
     :ivar destination: where, a path in the container
     :ivar source: what, a path of ours; empty: only the guest has it, and the face has an empty, read-only place
     :ivar read_only: nothing can be written there
+    :ivar processes: the guest has its /proc there, of which the face shows the container's processes
     """
 
     destination: str
     source: str = ""
     read_only: bool = False
+    processes: bool = False
 
 
 class Face:
@@ -48,6 +52,7 @@ class Face:
     def __init__(self, pid: int, sock: socket.socket) -> None:
         self.pid = pid
         self._sock = sock
+        self._requests = -1  # of those who look at the processes that it shows
 
     @classmethod
     def launch(cls, namespaces: Mapping[str, str], hostname: str = "") -> Face:
@@ -109,6 +114,8 @@ class Face:
                     self._send_tree("V", volume)
                 else:
                     self._send(b"T" + os.fsencode(volume.destination))
+            # After all others: until :meth:`watch` runs nobody answers whoever looks in there, the face neither
+            self._send_processes([volume.destination for volume in volumes], [v for v in volumes if v.processes])
         self._send(b"D")
         while (packet := self._receive())[:1] == b"S":
             pass  # a signal for a container that is not there yet
@@ -118,11 +125,50 @@ class Face:
                 f"the container's files cannot be shown on the host: {os.strerror(-number)}", code="face", errno=-number
             )
 
-    def watch(self, on_signal: Callable[[int], None]) -> None:
-        """Tell of its signals, until it has ended: then return."""
-        while packet := self._receive():
-            if packet[:1] == b"S" and len(packet) == 2:
+    def watch(self, on_signal: Callable[[int], None], processes: Callable[[], bytes] | None = None) -> None:
+        """Tell of its signals, until it has ended: then return.
+
+        :param processes: says what the guest knows of the container's processes, to whoever looks at those that the
+            face shows (:meth:`pyvmm_kata.container.Container.process_files`)
+        """
+        ready = select.poll()
+        ready.register(self._sock, select.POLLIN)
+        if self._requests >= 0:
+            ready.register(self._requests, select.POLLIN)
+        while True:
+            events = dict(ready.poll())
+            if (wanted := events.get(self._requests)) is not None:
+                ready.unregister(self._requests)
+                if wanted & select.POLLIN:
+                    self._serve(processes)
+                else:
+                    self._drop_requests()  # it is mounted nowhere any more
+            elif not (packet := self._receive()):
+                break
+            elif packet[:1] == b"S" and len(packet) == 2:
                 on_signal(packet[1])
+        self._drop_requests()
+
+    def _serve(self, processes: Callable[[], bytes] | None) -> None:
+        """Somebody looks at the processes: from now on a thread answers."""
+        try:
+            namespace = os.readlink(self.namespace("pid"))
+        except OSError:
+            processes = None  # it has just ended
+        if processes is None:
+            self._drop_requests()
+            return
+        from pyvmm_kata import procfs  # where nobody looks it is not needed
+
+        device, self._requests = self._requests, -1
+        work = procfs.Server(device, processes, namespace).run
+        threading.Thread(target=work, name="processes", daemon=True).start()
+
+    def _drop_requests(self) -> None:
+        """Nobody will answer: who looks is told so."""
+        device, self._requests = self._requests, -1
+        if device >= 0:
+            os.close(device)
 
     def end(self, status: int) -> None:
         """Have it end with a container's exit status."""
@@ -138,6 +184,20 @@ class Face:
     def close(self) -> None:
         """Let go of its socket: it ends with status 137, unless it was told another."""
         self._sock.close()
+        self._drop_requests()
+
+    def _send_processes(self, places: Sequence[str], wanted: Sequence[Shown]) -> None:
+        """Show the container's processes, where nothing else is to be shown below, and where the host has FUSE."""
+        if not wanted or any(place.startswith(wanted[0].destination.rstrip("/") + "/") for place in places):
+            return
+        try:
+            tree, self._requests = mounts.open_fuse("processes")
+        except HostError:
+            return  # the empty place is there already
+        try:
+            self._send(b"V" + os.fsencode(wanted[0].destination), tree)
+        finally:
+            os.close(tree)
 
     def _send_tree(self, kind: str, shown: Shown) -> None:
         tree = mounts.open_tree(shown.source, read_only=shown.read_only)

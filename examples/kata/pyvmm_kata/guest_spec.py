@@ -160,8 +160,13 @@ def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown
         is_file = mount.get("type") == "bind" and not source and not os.path.isdir(mount["source"])
         if source or is_file:
             mounts.append(Shown(destination, source or shared.empty_file(), "ro" in options or "rro" in options))
-        elif (above := _mount_above(mounts, destination)) is None or above.source:
-            mounts.append(Shown(destination))
+        elif (
+            (kind := mount.get("type")) == "devpts"
+            or (above := _mount_above(mounts, destination)) is None
+            or above.source
+        ):
+            # Whoever prints processes (podman top) wants to have a look at the terminals, too
+            mounts.append(Shown(destination, processes=kind == "proc"))
     root = shared.source_of(spec["root"]["path"])
     return (Shown("/", root, bool(spec["root"].get("readonly"))) if root else None), mounts
 

@@ -172,7 +172,7 @@ class ContainerService:
     def _watch_face(self) -> None:
         if self.plan.console >= 0:
             self._follow_console()
-        self.plan.face.watch(self._on_signal)
+        self.plan.face.watch(self._on_signal, self._made.process_files)
         if not self._released.is_set():
             self.status = KILLED
             self._on_lost(self)

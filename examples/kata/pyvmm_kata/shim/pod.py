@@ -148,7 +148,7 @@ class Pod:
 
     def _watch_face(self, task: Task) -> None:
         """Pass on the signals that a container's face gets; when it is killed, so is the container."""
-        task.face.watch(lambda number: _quietly(lambda: task.container.kill(number)))
+        task.face.watch(lambda number: _quietly(lambda: task.container.kill(number)), task.container.process_files)
         if task.init.status is None:
             _quietly(lambda: task.container.kill(signal.SIGKILL, everything=True))
         task.face.reap()
