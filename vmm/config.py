@@ -270,11 +270,13 @@ class VsockConfig:
     :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock`);
         what a guest connects to is the socket ``<uds>_<port>``.  Empty with ``vhost``
     :ivar backend: ``unix``; or ``vhost``: the host's AF_VSOCK, through ``/dev/vhost-vsock``
+    :ivar connections: so many at a time, both ways together, each with a descriptor of this process; ``unix`` only
     """
 
     cid: int = 3
     uds: str = ""
     backend: str = "unix"
+    connections: int = 16384
 
     def __post_init__(self) -> None:
         if self.backend not in VSOCK_BACKENDS:
@@ -283,6 +285,8 @@ class VsockConfig:
             )
         if not 3 <= self.cid < 0xFFFF_FFFF:
             raise ConfigError(f"vsock: cid {self.cid} is not 3 to 4294967294", code="vsock-cid")
+        if not 1 <= self.connections <= 16384:
+            raise ConfigError(f"vsock: connections={self.connections} is not 1 to 16384", code="vsock-connections")
         if (self.backend == "unix") != bool(self.uds):
             raise ConfigError(
                 "vsock: backend=unix needs uds=PATH, and backend=vhost has none",

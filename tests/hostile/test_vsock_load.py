@@ -69,6 +69,30 @@ def test_a_guest_that_never_reads_holds_up_only_itself(tmp_path: Path) -> None:
 # -- many, and clients of the host ---------------------------------------------------------------------------------
 
 
+def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
+    """A guest that makes as many as it can gets resets, and is served again when one ends."""
+    device = Vsock(VsockConfig(3, str(tmp_path / "v.sock"), connections=8))
+    with VsockGuest(tmp_path, device=device) as guest, guest.listen(1000) as listener:
+        for src in range(8):
+            guest.send(spec.VSOCK_OP_REQUEST, 1000, src)
+            assert guest.expect(spec.VSOCK_OP_RESPONSE).dst_port == src
+        programs = [listener.accept()[0] for _ in range(8)]
+        guest.send(spec.VSOCK_OP_REQUEST, 1000, 8)
+        assert guest.expect(spec.VSOCK_OP_RST).dst_port == 8
+        guest.send(spec.VSOCK_OP_RST, 1000, 0)
+        guest.wait_for("one has ended", lambda: guest.vsock.stats()["connections"] == 7)
+        guest.send(spec.VSOCK_OP_REQUEST, 1000, 9)
+        assert guest.expect(spec.VSOCK_OP_RESPONSE).dst_port == 9
+        for program in programs:
+            program.close()
+
+
+@pytest.mark.parametrize("number", [0, -1, 16385])
+def test_a_number_of_connections_that_cannot_be(tmp_path: Path, number: int) -> None:
+    with pytest.raises(ConfigError, match=f"connections={number} is not 1 to 16384"):
+        VsockConfig(3, str(tmp_path / "v.sock"), connections=number)
+
+
 def test_thousands_of_connections(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(10_000, (hard - 500) // 2)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 RX, TX, EVENT = 0, 1, 2
 QUEUE_SIZES = (256, 256, 16)
-MAX_CONNECTIONS = 16384
 _STATS = (
     "connections", "opened", "refused", "resets", "from_guest_bytes", "to_guest_bytes", "from_guest_packets",
     "to_guest_packets", "credit_updates", "waiting_bytes", "malformed",
@@ -84,7 +83,7 @@ class Vsock(VirtioDevice):
         native.cid = config.cid
         native.listen_fd, native.seq_listen_fd = (made.sock.fileno() for made in self._listening)
         native.dir_fd = self._dir_fd
-        native.max_conns = MAX_CONNECTIONS
+        native.max_conns = config.connections
         native.name = os.fsencode(os.path.basename(self.uds))
         error_out = ffi.new("int *")
         vsock = lib.vsock_new(native, error_out)
