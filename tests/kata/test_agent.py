@@ -48,14 +48,19 @@ class Agent:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(PATIENCE)
         stopped, self._stop = os.pipe()
+        self.forward = f"\0pyvmm-forward-{os.getpid()}-{folder}"[:107]
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.forward)
+        listener.listen(512)
         self._process = subprocess.Popen(
-            [str(agent_here()), str(theirs.fileno()), str(stopped)],
+            [str(agent_here()), str(theirs.fileno()), str(stopped), str(listener.fileno())],
             cwd=folder,
-            pass_fds=(theirs.fileno(), stopped),
+            pass_fds=(theirs.fileno(), stopped, listener.fileno()),
             stderr=subprocess.PIPE,
             text=True,
         )
         theirs.close()
+        listener.close()
         os.close(stopped)
         self._client: Client | None = None
 
@@ -65,12 +70,19 @@ class Agent:
             self._client = Client(self.sock, "the agent")
         return self._client.call(AGENT, method, proto.methods(AGENT)[method][0](**fields), PATIENCE)
 
-    def create(self, name: str, *args: str, root: str = "/usr", **process: Any) -> None:
+    def dial(self) -> socket.socket:
+        """A connection to where it forwards."""
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(PATIENCE)
+        made.connect(self.forward)
+        return made
+
+    def create(self, name: str, *args: str, root: str = "/usr", storages: Any = (), **process: Any) -> None:
         spec = {
             "Process": {"Args": args, "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"], **process},
             "Root": {"Path": root},
         }
-        self.call("CreateContainer", container_id=name, OCI=spec)
+        self.call("CreateContainer", container_id=name, OCI=spec, storages=storages)
 
     def run(self, name: str, *args: str) -> None:
         self.create(name, *args)
@@ -118,6 +130,10 @@ class Agent:
             assert piece, "the agent has closed the connection"
             data += piece
         return data
+
+    def memory(self) -> int:
+        """Bytes of memory that it has in use."""
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def close(self) -> None:
         """End it: it must have found nothing wrong with itself."""

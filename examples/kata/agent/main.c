@@ -2,6 +2,7 @@
 /* Process 1 of the guest: mounts what every program expects, then serves the host. */
 #include "loop.h"
 #include "net.h"
+#include "relay.h"
 #include "ttrpc.h"
 #include "util.h"
 
@@ -84,7 +85,27 @@ static int vsock_listen(unsigned int port)
 
 	if (fd < 0)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 16)) {
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, SOMAXCONN)) {
+		int error = -errno;
+
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+int host_connect(unsigned int port)
+{
+	struct sockaddr_vm address = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_HOST,
+		.svm_port = port,
+	};
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) && errno != EINPROGRESS) {
 		int error = -errno;
 
 		close(fd);
@@ -114,6 +135,10 @@ int main(void)
 	if (!error) {
 		fd = vsock_listen(TTRPC_PORT);
 		error = fd < 0 ? fd : ttrpc_serve(fd);
+	}
+	if (!error) {
+		fd = vsock_listen(FORWARD_PORT);
+		error = fd < 0 ? fd : forward_serve(fd, conn_is_host);
 	}
 	if (!error)
 		error = loop_run();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage.h"
 
+#include "relay.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
@@ -17,10 +19,14 @@
 /* Kata's option of an overlay: a directory that is made first, for what is written. */
 #define CREATE_DIRECTORY "io.katacontainers.volume.overlayfs.create_directory="
 
+/* Of pyvmm's own: a socket of the host's, which its vsock port leads to. */
+#define SOCKET_DRIVER "unix-socket"
+
 struct mounted {
 	struct mounted *next;
 	char *mount_point;
 	char *serial; /* of the disk, if it was found so */
+	struct relay_listener *socket; /* of the host's that it leads to; NULL: it is none */
 	unsigned int users;
 	bool is_mount; /* or a directory only */
 };
@@ -29,7 +35,7 @@ static struct mounted *mounts; /* the last one mounted first */
 static gid_t group;
 
 const char *const storage_drivers[] = {
-	"virtio-fs", "ephemeral", "local", "blk", "mmioblk", "pmem", "nvdimm", "bind", "overlayfs",
+	"virtio-fs", "ephemeral", "local", "blk", "mmioblk", "pmem", "nvdimm", "bind", "overlayfs", SOCKET_DRIVER,
 };
 const size_t storage_driver_count = ARRAY_SIZE(storage_drivers);
 
@@ -249,9 +255,50 @@ static int mount_it(const grpc_Storage *storage, char what[256])
 	return 0;
 }
 
+/* The number behind "name=" among the options, in the base that its digits say; 0 or -errno. */
+static int option_number(const grpc_Storage *storage, const char *name, unsigned long most, unsigned long *number)
+{
+	for (size_t i = 0; i < storage->driver_options_count; i++) {
+		const char *option = text_of(storage->driver_options[i]);
+		size_t length = strlen(name);
+		char *end;
+
+		if (strncmp(option, name, length) || option[length] != '=')
+			continue;
+		*number = strtoul(option + length + 1, &end, 0);
+		return *end || end == option + length + 1 || *number > most ? -EINVAL : 0;
+	}
+	return -EINVAL;
+}
+
+static int socket_make(const grpc_Storage *storage, struct mounted *one, char what[256])
+{
+	unsigned long port, mode, uid, gid;
+	struct socket_place place;
+	int error = option_number(storage, "port", UINT32_MAX - 1, &port);
+
+	if (!error)
+		error = option_number(storage, "mode", 0777, &mode);
+	if (!error)
+		error = option_number(storage, "uid", UINT32_MAX - 1, &uid);
+	if (!error)
+		error = option_number(storage, "gid", UINT32_MAX - 1, &gid);
+	if (error) {
+		snprintf(what, 256, "a socket has port, mode, uid and gid");
+		return error;
+	}
+	place = (struct socket_place){
+		.path = storage->mount_point, .port = port, .mode = mode, .uid = uid, .gid = gid,
+	};
+	error = socket_serve(&place, &one->socket);
+	if (error)
+		snprintf(what, 256, "listen at the socket");
+	return error;
+}
+
 int storage_mount(const grpc_Storage *storage, char what[256])
 {
-	bool only_directory;
+	bool only_directory, is_socket;
 	struct mounted *one;
 	size_t i;
 	int error;
@@ -272,23 +319,28 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 			return 0;
 		}
 	}
-	error = directory_make(storage->mount_point, 0755);
+	is_socket = !strcmp(storage->driver, SOCKET_DRIVER);
+	error = is_socket ? 0 : directory_make(storage->mount_point, 0755);
 	if (error) {
 		snprintf(what, 256, "make the mount point");
 		return error;
 	}
 	only_directory = !strcmp(storage->driver, "local");
-	if (!only_directory)
+	one = xzalloc(sizeof(*one));
+	if (is_socket)
+		error = socket_make(storage, one, what);
+	else if (!only_directory)
 		error = mount_it(storage, what);
 	else if (chmod(storage->mount_point, 0777)) /* an emptyDir is for every user */
 		error = -errno;
-	if (error)
+	if (error) {
+		free(one);
 		return error;
-	one = xzalloc(sizeof(*one));
+	}
 	one->mount_point = xstrdup(storage->mount_point);
 	one->serial = serial_of(storage) ? xstrdup(serial_of(storage)) : NULL;
 	one->users = 1;
-	one->is_mount = !only_directory;
+	one->is_mount = !only_directory && !is_socket;
 	one->next = mounts;
 	mounts = one;
 	if (storage->has_fs_group) {
@@ -310,7 +362,9 @@ void storage_release(const char *mount_point)
 	one = *link;
 	if (!one || --one->users)
 		return;
-	if (one->is_mount && umount2(mount_point, 0))
+	if (one->socket)
+		socket_end(one->socket);
+	else if (one->is_mount && umount2(mount_point, 0))
 		umount2(mount_point, MNT_DETACH);
 	else if (one->serial)
 		disk_remove(one->serial);

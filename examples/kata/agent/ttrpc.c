@@ -176,7 +176,7 @@ int conn_serve(int fd)
 }
 
 /* Containers have vsock too; whatever a kernel may let them reach, they are not the host. */
-static bool is_host(int fd)
+bool conn_is_host(int fd)
 {
 	struct sockaddr_vm peer;
 	socklen_t size = sizeof(peer);
@@ -192,7 +192,7 @@ static void listener_ready(struct watch *watch, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (connections >= CONNECTIONS_MAX || !is_host(fd))
+	if (connections >= CONNECTIONS_MAX || !conn_is_host(fd))
 		close(fd);
 	else {
 		log_connected();

@@ -77,6 +77,8 @@ void call_fail(struct call *call, enum status_code code, const char *format, ...
 /* The code that says what -errno means. */
 enum status_code status_of(int error);
 
+/* Whether a vsock connection comes from the host: containers have vsock, too. */
+bool conn_is_host(int fd);
 /* Accept connections on a listening socket; 0 or -errno. */
 int ttrpc_serve(int fd);
 /* Serve a connected socket, which belongs to the connection from then on; 0 or -errno. */
