@@ -36,9 +36,6 @@ PATH = Difference(
     "namespaces by path", message="namespace is the host's, or that of a container in another virtual machine"
 )
 HOST = "namespaces of the host"
-SOCKET = Difference(
-    "sockets and pipes of the host", message="a device, socket or pipe of the host cannot be given to a guest"
-)
 
 DIFFERENCES: dict[str, Difference] = {
     "hooks/create-container": HOOK,
@@ -54,7 +51,6 @@ DIFFERENCES: dict[str, Difference] = {
     "podman/namespaces/uts-container": PATH,
     "podman/namespaces/pid-host": Difference(HOST, shows=matches("podman/namespaces/pid-host", "^0$")),
     "podman/namespaces/uts-host": Difference(HOST, shows=matches("podman/namespaces/uts-host $?", "^1$")),
-    "podman/mount/socket": SOCKET,
     "cri/namespaces/network-node": NETWORK,
     "cri/namespaces/pid-node": Difference(HOST, shows=matches("processes", "PID")),
     "cri/namespaces/ipc-node": Difference(HOST, shows=matches("queues?", r"^\d+$")),

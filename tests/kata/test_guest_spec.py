@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,8 +97,31 @@ def test_devices_are_told_by_their_number(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/null")
     assert mount(tmp_path, str(tmp_path / "link"))["source"] == "/dev/null"
     os.mkfifo(tmp_path / "null")
-    with pytest.raises(ConfigError, match="no file and no directory"):
+    with pytest.raises(ConfigError, match="no file, directory or socket"):
         mount(tmp_path, str(tmp_path / "null"))
+
+
+def test_sockets_are_told_by_their_kind(tmp_path: Path) -> None:
+    kinds = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "datagram": socket.SOCK_DGRAM}
+    made = {name: socket.socket(socket.AF_UNIX, kind) for name, kind in kinds.items()}
+    os.symlink(tmp_path, link := f"/tmp/pyvmm-spec-{os.getpid()}")
+    try:
+        for name, sock in made.items():
+            sock.bind(f"{link}/{name}")
+            if name != "datagram":
+                sock.listen()
+        assert mount(tmp_path, str(tmp_path / "stream"))["source"] == "c1/0.sock"
+        with pytest.raises(ConfigError, match="a socket of datagrams cannot be given"):
+            mount(tmp_path, str(tmp_path / "datagram"))
+        made["stream"].settimeout(0)
+        with pytest.raises(BlockingIOError):
+            made["stream"].accept()  # nobody has connected to find it out
+        made["stream"].close()
+        assert mount(tmp_path, str(tmp_path / "stream"))["source"] == "c1/0.sock"
+    finally:
+        os.unlink(link)
+        for sock in made.values():
+            sock.close()
 
 
 def test_shared_memory_is_the_guests(tmp_path: Path) -> None:

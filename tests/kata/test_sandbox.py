@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -17,6 +19,7 @@ from pyvmm_kata import mounts, proto, sandbox, ttrpc
 from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
 from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.placed import Placed
 from pyvmm_kata.process import LOST
 from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.stdio import Stdio
@@ -221,12 +224,44 @@ def test_what_the_host_mounts_later(bench: Make, tmp_path: Path) -> None:
         mounts.unmount(str(volume))
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_socket_is_where_the_device_looks(bench: Make, tmp_path: Path, late: bool) -> None:
+    """`-v /x.sock:/x`, also of a container whose files another process sees: the guest's port is the host's socket."""
+    made = bench()
+    os.symlink(tmp_path, link := f"/tmp/pyvmm-sandbox-{os.getpid()}")
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(f"{link}/s")
+            server.listen()
+            os.chmod(tmp_path / "s", 0o660)
+            os.chown(tmp_path / "s", 7, 8)
+            bundle = made.bundle(mounts=[{"destination": "/x", "type": "bind", "source": str(tmp_path / "s")}])
+            placed = Placed.of(bundle, "c1", []) if late else None
+            if placed is not None:
+                placed = Placed.from_json(json.loads(json.dumps(placed.to_json())), placed.trees)
+            made.sandbox.create_container("c1", bundle, Stdio(), placed=placed)
+            (told,) = made.agent.requests["CreateContainer"].storages
+            assert told.driver == "unix-socket"
+            assert list(told.driver_options) == ["port=65536", "mode=0660", "uid=7", "gid=8"]
+            assert made.agent.specs["c1"]["mounts"][0]["source"] == told.mount_point
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"{link}/sandbox/vm_65536")
+                server.accept()[0].close()
+            if placed is not None:
+                placed.close()
+        made.sandbox.containers["c1"].delete(force=True)
+        assert not [name for name in os.listdir(tmp_path / "sandbox") if name.startswith("vm_")]
+        assert (tmp_path / "s").is_socket()
+    finally:
+        os.unlink(link)
+
+
 @pytest.mark.parametrize(
     ("mount", "words"),
     [
         ({"type": "ext4", "source": "/dev/sda"}, "mounts[0].type: the guest cannot mount 'ext4'"),
         ({"type": "bind", "source": "/no/where"}, "mounts[0].source: /no/where: No such file"),
-        ({"type": "bind", "source": "/dev/kvm"}, "no file and no directory"),
+        ({"type": "bind", "source": "/dev/kvm"}, "no file, directory or socket"),
     ],
 )
 def test_a_volume_that_cannot_be(bench: Make, mount: dict[str, Any], words: str) -> None:

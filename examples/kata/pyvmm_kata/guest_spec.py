@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from pyvmm_kata import namespaces
 from pyvmm_kata.agent import Storage
 from pyvmm_kata.face import Shown
-from pyvmm_kata.mounts import GUEST_SHARED, file_system
+from pyvmm_kata.mounts import GUEST_SHARED, file_system, guest_socket
 from pyvmm_kata.spec import Json, bad
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class Share(Protocol):
         """Mount an overlay of directories of the host; its path in the guest."""
         ...
 
+    def socket(self, source: str, name: str) -> str:
+        """Let the guest reach a unix socket of the host; its path in the guest."""
+        ...
+
 
 class Nowhere:
     """A share into which nothing is bound."""
@@ -68,6 +72,9 @@ class Nowhere:
         return name
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
+        return name
+
+    def socket(self, source: str, name: str) -> str:
         return name
 
 
@@ -87,6 +94,7 @@ class Recorder:
     def __init__(self) -> None:
         self.binds: list[Bind] = []
         self.overlays: list[tuple[str, list[str], bool]] = []
+        self.sockets: list[tuple[str, str]] = []
 
     def bind(
         self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
@@ -99,6 +107,11 @@ class Recorder:
         """See :class:`Share`."""
         self.overlays.append((name, list(options), read_only))
         return f"{GUEST_SHARED}/{name}"
+
+    def socket(self, source: str, name: str) -> str:
+        """See :class:`Share`."""
+        self.sockets.append((source, name))
+        return guest_socket(name)
 
 
 def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
@@ -230,6 +243,9 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
     status = _status(source, index, "source")
     if destination == SHM:
         return {**mount, "type": "bind", "source": _shm_place(status)}
+    if stat.S_ISSOCK(status.st_mode):
+        _check_socket(source, index)
+        return {**mount, "type": "bind", "source": shared.socket(source, f"{container_id}/{index}.sock")}
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         return {**mount, "source": _device(status, source, index), "type": "bind"}
     if _is_kernel_file(source, status):
@@ -263,6 +279,37 @@ def shm_storages(bundle: Bundle) -> list[Storage]:
 
 def _shm_place(status: os.stat_result) -> str:
     return f"{GUEST_SHM}-{status.st_dev}-{status.st_ino}"
+
+
+def socket_storages(shared: SharedDirectory, container_id: str) -> list[Storage]:
+    """What has the guest listen in the place of the sockets that a container was given."""
+    return [
+        Storage(
+            "unix-socket",
+            "",
+            "",
+            made.path,
+            driver_options=(f"port={made.port}", f"mode=0{made.mode:o}", f"uid={made.uid}", f"gid={made.gid}"),
+        )
+        for made in shared.sockets(container_id)
+    ]
+
+
+def _check_socket(source: str, index: int) -> None:
+    """A socket of datagrams does not show by its file: it takes a connection of its kind, without hearing of it."""
+    import socket
+
+    at = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(f"/proc/self/fd/{at}")
+    except OSError:
+        return  # of another kind; or nobody listens, as may be
+    finally:
+        os.close(at)
+    raise bad(
+        f"mounts[{index}].source", f"{source}: a socket of datagrams cannot be given to a guest, one of streams can"
+    )
 
 
 def _is_idmap(option: str) -> bool:
@@ -320,7 +367,7 @@ def _device(status: os.stat_result, source: str, index: int) -> str:
         return DEVICES[number]
     raise bad(
         f"mounts[{index}].source",
-        f"{source} is no file and no directory: a device, socket or pipe of the host cannot be given to a guest",
+        f"{source} is no file, directory or socket: a device or a pipe of the host cannot be given to a guest",
     )
 
 

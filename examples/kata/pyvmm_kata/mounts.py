@@ -14,7 +14,7 @@ import ctypes
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import HostError
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 TAG = "kataShared"
 GUEST_SHARED = "/run/kata-containers/shared/containers"
 """Where the agent mounts the share (as Kata does)."""
+GUEST_SOCKETS = "/run/kata-containers/sandbox/sockets"
+"""Where the agent listens in the place of sockets of the host's."""
+VSOCK = "vm"
+"""The machine's socket in the sandbox's folder: what the guest dials, port P of the host, is ``vm_P`` beside it."""
+_FIRST_PORT = 1 << 16
 
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
 MS_REMOUNT, MNT_DETACH, UMOUNT_NOFOLLOW = 32, 2, 8
@@ -38,7 +43,7 @@ FUSE_REQUEST_MAX = 16384
 _SAFE = 1 | 2 | 4 | 8  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_RDONLY = 1, 4, 1
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _check(result: int, what: str) -> None:
@@ -53,7 +58,7 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
     :raises HostError: it failed
     """
     words = [os.fsencode(word) for word in (source, target, fstype)]
-    result = _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None)
+    result = libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None)
     _check(result, f"mounting {source or fstype} at {target}")
 
 
@@ -64,15 +69,15 @@ def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, f
     :raises HostError: it cannot be made
     """
     deep = _AT_RECURSIVE if recursive else 0
-    tree = int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep))
+    tree = int(libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC | deep))
     _check(min(tree, 0), f"binding {source}")
     try:
         attributes = struct.pack("QQQQ", 0, 0, MS_SLAVE if follow else MS_PRIVATE, 0)
-        result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | deep, attributes, len(attributes))
+        result = libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | deep, attributes, len(attributes))
         _check(result, f"the propagation of the mount of {source}")
         if read_only:
             attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
-            result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+            result = libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
             _check(result, f"making the mount of {source} read-only")
     except BaseException:
         os.close(tree)
@@ -128,7 +133,7 @@ def _begin_fuse(device: int) -> None:
 def file_system(path: str) -> int:
     """The type of the file system that a file is on (statfs(2), linux/magic.h); 0: it cannot be told."""
     buffer = ctypes.create_string_buffer(256)
-    if _libc.statfs(os.fsencode(path), buffer):
+    if libc.statfs(os.fsencode(path), buffer):
         return 0
     return int.from_bytes(buffer.raw[:4], "little")  # f_type has 8 bytes, magic numbers have 4
 
@@ -138,7 +143,7 @@ def unmount(target: str) -> None:
 
     :raises HostError: it failed
     """
-    while _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW) == 0:
+    while libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW) == 0:
         pass  # several may lie upon each other
     if ctypes.get_errno() not in (22, 2):  # EINVAL: not a mount point
         _check(-1, f"unmounting {target}")
@@ -150,8 +155,23 @@ def enter_namespace() -> None:
 
     :raises HostError: without the right to (CAP_SYS_ADMIN)
     """
-    _check(_libc.unshare(CLONE_NEWNS), "a mount namespace")
+    _check(libc.unshare(CLONE_NEWNS), "a mount namespace")
     mount("", "/", "", MS_REC | MS_SLAVE)
+
+
+class SharedSocket(NamedTuple):
+    """A unix socket of the host's that the guest reaches.
+
+    :ivar port: of the host, where the guest dials it
+    :ivar path: where the guest's agent listens in its place
+    :ivar mode: its permissions, an octal number
+    """
+
+    port: int
+    path: str
+    mode: int
+    uid: int
+    gid: int
 
 
 class SharedDirectory:
@@ -166,6 +186,9 @@ class SharedDirectory:
     def __init__(self, folder: str) -> None:
         self.work = os.path.join(folder, "mounts")
         self.path = os.path.join(folder, "shared")
+        self._folder = folder
+        self._ports = _FIRST_PORT
+        self._sockets: dict[str, SharedSocket] = {}
 
     def make(self) -> None:
         """
@@ -211,8 +234,58 @@ class SharedDirectory:
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise HostError(f"{target}: {error.strerror}", code="mount", errno=error.errno or 0) from error
-        result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        result = libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
         _check(result, f"mounting at {target}")
+
+    def socket(self, source: str, name: str) -> str:
+        """Let the guest reach *source*, a unix socket of the host, as *name*; its path in the guest.
+
+        :raises HostError: it cannot be bound
+        """
+        tree = open_tree(source, recursive=False)
+        try:
+            self.attach_socket(tree, name)
+        finally:
+            os.close(tree)
+        return guest_socket(name)
+
+    def attach_socket(self, tree: int, name: str) -> None:
+        """The same of a detached mount, of :func:`open_tree`.
+
+        It is mounted where the machine's socket device looks for who listens on a port, and the device connects the
+        guest to it by itself. Anybody in the machine can dial the port.
+
+        :raises HostError: it cannot be mounted
+        """
+        status = os.fstat(tree)
+        if not stat.S_ISSOCK(status.st_mode):
+            raise HostError(f"{name} is no socket any more", code="mount")
+        port = self._ports
+        target = self._socket_place(port)
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise HostError(f"{target}: {error.strerror}", code="mount", errno=error.errno or 0) from error
+        self._ports += 1
+        made = SharedSocket(
+            port, guest_socket(name), stat.S_IMODE(status.st_mode) & 0o777, status.st_uid, status.st_gid
+        )
+        self._sockets[name] = made
+        result = libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(result, f"mounting at {target}")
+
+    def sockets(self, name: str) -> list[SharedSocket]:
+        """Those below *name*."""
+        return [made for each, made in self._sockets.items() if each.startswith(f"{name}/")]
+
+    def _socket_place(self, port: int) -> str:
+        return os.path.join(self._folder, f"{VSOCK}_{port}")
+
+    def _unbind_sockets(self, names: list[str]) -> None:
+        for each in names:
+            target = self._socket_place(self._sockets.pop(each).port)
+            unmount(target)
+            _remove_places(target)
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
         """Let the guest see an overlay of directories of the host as *name*; its path in the guest.
@@ -257,6 +330,7 @@ class SharedDirectory:
 
         :raises HostError: something is still mounted, or somebody has put files there
         """
+        self._unbind_sockets([each for each in self._sockets if each.startswith(f"{name}/")])
         target = os.path.join(self.work, name)
         for path in mounts_below(target):
             unmount(path)
@@ -267,10 +341,16 @@ class SharedDirectory:
 
         :raises HostError: something is still mounted, or somebody has put files there
         """
+        self._unbind_sockets(list(self._sockets))
         for path in (*mounts_below(self.path), *mounts_below(self.work)):
             unmount(path)
         _remove_places(self.path)
         _remove_places(self.work)
+
+
+def guest_socket(name: str) -> str:
+    """Where the guest has a socket of the host's of that name."""
+    return f"{GUEST_SOCKETS}/{name}"
 
 
 def mounts_below(path: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import guest_spec, mounts
 from pyvmm_kata.agent import Storage
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Placed:
     """The config.json of the guest, and the mounts that belong to it.
 
     :ivar spec: as :func:`pyvmm_kata.guest_spec.place` makes it
-    :ivar trees: descriptors of detached mounts, ours, in the order of *names*
+    :ivar trees: descriptors of detached mounts, ours, in the order of *names* and then of *sockets*
     """
 
     def __init__(
@@ -39,12 +39,14 @@ class Placed:
         trees: Sequence[int],
         overlays: Sequence[tuple[str, list[str], bool]],
         storages: Sequence[Storage],
+        sockets: Sequence[str] = (),
     ) -> None:
         self.spec = spec
         self.names = list(names)
         self.trees = list(trees)
         self.overlays = list(overlays)
         self.storages = list(storages)
+        self.sockets = list(sockets)
 
     @classmethod
     def of(cls, bundle: Bundle, container_id: str, members: Sequence[Member]) -> Placed:
@@ -60,9 +62,17 @@ class Placed:
             )
         recorder = guest_spec.Recorder()
         spec = guest_spec.place(bundle, container_id, recorder, members=members)
-        if len(recorder.binds) > MAX_TREES:
+        if len(recorder.binds) + len(recorder.sockets) > MAX_TREES:
             raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")
-        made = cls(spec, [bind.name for bind in recorder.binds], (), recorder.overlays, guest_spec.shm_storages(bundle))
+        sockets = [name for _, name in recorder.sockets]
+        made = cls(
+            spec,
+            [bind.name for bind in recorder.binds],
+            (),
+            recorder.overlays,
+            guest_spec.shm_storages(bundle),
+            sockets,
+        )
         try:
             for bind in recorder.binds:
                 made.trees.append(
@@ -70,6 +80,8 @@ class Placed:
                         bind.source, recursive=bind.recursive, read_only=bind.read_only, follow=bind.follow
                     )
                 )
+            for source, _ in recorder.sockets:
+                made.trees.append(mounts.open_tree(source, recursive=False))
         except BaseException:
             made.close()
             raise
@@ -78,21 +90,31 @@ class Placed:
     def to_json(self) -> Json:
         """All but the descriptors."""
         storages = [storage._asdict() for storage in self.storages]
-        return {"spec": self.spec, "names": self.names, "overlays": self.overlays, "storages": storages}
+        return {
+            "spec": self.spec,
+            "names": self.names,
+            "overlays": self.overlays,
+            "storages": storages,
+            "sockets": self.sockets,
+        }
 
     @classmethod
     def from_json(cls, value: Json, trees: Sequence[int]) -> Placed:
         """The same, with the descriptors, which become its own."""
         storages = [Storage(**fields) for fields in value["storages"]]
-        return cls(value["spec"], value["names"], trees, value["overlays"], storages)
+        return cls(value["spec"], value["names"], trees, value["overlays"], storages, value["sockets"])
 
     def attach(self, shared: SharedDirectory) -> None:
         """Have the guest see it.
 
         :raises HostError: something cannot be mounted
         """
-        for name, tree in zip(self.names, self.trees, strict=True):
+        if len(self.trees) != len(self.names) + len(self.sockets):
+            raise HostError(f"{len(self.trees)} descriptors of mounts came", code="mount")
+        for name, tree in zip(self.names, self.trees, strict=False):
             shared.attach(tree, name)
+        for name, tree in zip(self.sockets, self.trees[len(self.names) :], strict=True):
+            shared.attach_socket(tree, name)
         for name, options, read_only in self.overlays:
             shared.overlay(name, options, read_only=read_only)
 

@@ -11,7 +11,7 @@ from pyvmm_kata.container import Container
 from pyvmm_kata.disks import SERIAL, root_storages
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
 from pyvmm_kata.guest_config import guest_config
-from pyvmm_kata.guest_spec import place, shm_storages, shown
+from pyvmm_kata.guest_spec import place, shm_storages, shown, socket_storages
 from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.namespaces import Member
 from pyvmm_kata.spec import check_id
@@ -279,6 +279,7 @@ class Sandbox:
                     placed.attach(self._shared)
                     spec = placed.spec
                     storages += placed.storages
+                storages += socket_storages(self._shared, container_id)
                 self._shown[container_id] = shown(spec, self._shared)
                 config = guest_config(spec, self.config.hostname, shared_pids=self.config.shared_pids)
                 agent.create_container(container_id, config, storages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from pyvmm_kata import timeline
 from pyvmm_kata.console_log import ConsoleLog
 from pyvmm_kata.disks import SERIAL
 from pyvmm_kata.errors import GuestError, HostError
-from pyvmm_kata.mounts import TAG
+from pyvmm_kata.mounts import TAG, VSOCK
 from vmm import (
     BootConfig,
     ConsoleConfig,
@@ -38,6 +39,9 @@ DEBUG = "agent.log=debug "
 SPARE = "agent.spare="
 """Has the agent hide the network device with this MAC address until it is to be configured."""
 CID = 3
+CONNECTIONS = 1024
+"""Of the socket device, both ways, at a time: each has a descriptor of ours, and the guest can make them at will."""
+FILES = 4096
 
 
 class Vm(Protocol):
@@ -79,6 +83,7 @@ class PyvmmVm:
 
     def __init__(self, config: SandboxConfig, folder: str, shared: str) -> None:
         self._name = config.sandbox_id
+        _allow_files()
         # Through the descriptor, since a unix socket's path must be short and the state's may not be
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._console: ConsoleLog | None = ConsoleLog(self._folder)
@@ -97,7 +102,7 @@ class PyvmmVm:
                     # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs.
                     # Root of a user namespace may what its user on the host may not.
                     shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest", permissions="guest"),),
-                    vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/vm"),
+                    vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS),
                     nets=config.network.nets if config.network is not None else (),
                     pmems=(PmemConfig(config.image, read_only=True),),
                     disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
@@ -185,6 +190,14 @@ class PyvmmVm:
         with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
             for line in lines:
                 timeline.note(f"guest: {line.rstrip()}")
+
+
+def _allow_files() -> None:
+    """Have room for the descriptors of all connections beside ours."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _note_phases(machine: Machine) -> None:
