@@ -14,7 +14,6 @@ FAULTS = frozenset(
         "config/mounts/propagation-private",
         "config/user/umask",
         "cri/namespaces/pid-target",
-        "cri/port-forward/served",
         "cri/propagation/bidirectional",
         "cri/propagation/private",
         "cri/resources/unified",

@@ -237,6 +237,9 @@ class FakeVm:
         self.agent.server.serve_connection(its)
         return ours
 
+    def dial(self) -> socket.socket:
+        raise ConnectionRefusedError("nobody forwards here")
+
     def watch(self, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
 

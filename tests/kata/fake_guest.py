@@ -121,6 +121,9 @@ class FakeGuest:
         self.server.serve_connection(theirs)
         return ours
 
+    def dial(self) -> socket.socket:
+        raise ConnectionRefusedError("nobody forwards here")
+
     def watch(self, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
 

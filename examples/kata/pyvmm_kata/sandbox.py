@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle import Bundle
     from pyvmm_kata.disks import RootDisk
     from pyvmm_kata.face import Shown
+    from pyvmm_kata.loopback import Loopback
     from pyvmm_kata.network import Network
     from pyvmm_kata.placed import Placed
     from pyvmm_kata.process import ExitStatus, Process
@@ -48,6 +49,7 @@ class SandboxConfig(NamedTuple):
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
     :ivar network: what the guest is connected to; None: nothing
+    :ivar loopback: what the host dials at loopback addresses of the caller's network namespace is the guest's to answer
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
     :ivar more_disks: containers with disks may come while it runs, and go
@@ -63,6 +65,7 @@ class SandboxConfig(NamedTuple):
     cmdline: str = ""
     network: Network | None = None
     shared_pids: bool = False
+    loopback: bool = False
     root: RootDisk | None = None
     more_disks: bool = False
 
@@ -108,6 +111,9 @@ class Sandbox:
         self._lock = threading.RLock()
         self._vm: Vm | None = None
         self._agent: AgentClient | None = None
+        self._loopback: Loopback | None = None
+        self.no_loopback = ""
+        """Why ``config.loopback`` cannot be had, in words: containers run all the same."""
         self._containers: dict[str, Container] = {}
         self._disks: dict[str, tuple[RootDisk, str]] = {}
         self._pids: dict[str, int] = {}
@@ -133,6 +139,8 @@ class Sandbox:
                 if network is not None:
                     network.release()
             self._vm.watch(self._on_end)
+            if self.config.loopback:
+                self._loopback = self._take_loopback(self._vm)
             timeline.note("machine")
             self._agent = AgentClient(self._vm.connect(START_S), self.config.sandbox_id)
             timeline.note("connected")
@@ -150,6 +158,19 @@ class Sandbox:
             raise
         for name, work in (("check", self._check), ("oom", self._watch_oom)):
             threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _take_loopback(self, vm: Vm) -> Loopback | None:
+        """While the guest boots, so that it costs no time."""
+        from pyvmm_kata.loopback import Loopback
+
+        try:
+            made = Loopback(vm.dial)
+        except OSError as error:
+            self.no_loopback = f"localhost of the pod does not lead into the guest (BPF sk_lookup): {error}"
+            timeline.note(self.no_loopback)
+            return None
+        made.start()
+        return made
 
     @property
     def agent(self) -> AgentClient:
@@ -184,6 +205,9 @@ class Sandbox:
             self._stopping.set()
             agent, self._agent = self._agent, None
             vm, self._vm = self._vm, None
+            loopback, self._loopback = self._loopback, None
+        if loopback is not None:
+            loopback.close()
         if agent is not None:
             try:
                 agent.destroy_sandbox(STOP_S)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.disks import RootDisk
     from pyvmm_kata.sandbox import SandboxConfig
 
-AGENT_PORT = 1024
+AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 DEBUG = "agent.log=debug "
 """Has the agent tell how long it took, at its end."""
@@ -42,6 +42,7 @@ CID = 3
 CONNECTIONS = 1024
 """Of the socket device, both ways, at a time: each has a descriptor of ours, and the guest can make them at will."""
 FILES = 4096
+DIAL_S = 10.0
 
 
 class Vm(Protocol):
@@ -51,6 +52,13 @@ class Vm(Protocol):
         """A connection to the agent, once it listens.
 
         :raises GuestError: it does not, in time
+        """
+
+    def dial(self) -> socket.socket:
+        """A connection to the agent's port for what the host dials (``agent/relay.h``).
+
+        :raises OSError: there is none
+        :raises VmmError: the machine does not run any more
         """
 
     def watch(self, on_end: Callable[[str], None]) -> None:
@@ -144,6 +152,10 @@ class PyvmmVm:
                     hint="see console.log beside state.json",
                 )
             time.sleep(0.005)
+
+    def dial(self) -> socket.socket:
+        """See :class:`Vm`."""
+        return self._running().vsock.connect(FORWARD_PORT, timeout=DIAL_S)
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         """See :class:`Vm`."""

@@ -1,7 +1,10 @@
 // Standard input to a socket, and what comes from it to standard output, each to its end: exchange PATH, or exchange
-// vsock:PORT of the host's. busybox has no such program.
+// vsock:PORT of the host's. exchange serve:PORT is a TCP server that sends back what it gets. busybox has neither: its nc
+// lets one connection wait.
 
 #include <linux/vm_sockets.h>
+#include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +28,24 @@ static int copy(int from, int to)
 	return got < 0;
 }
 
+static int serve(unsigned int port)
+{
+	struct sockaddr_in6 all = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
+	int sock = socket(AF_INET6, SOCK_STREAM, 0), client;
+
+	signal(SIGCHLD, SIG_IGN);
+	if (sock < 0 || bind(sock, (struct sockaddr *)&all, sizeof(all)) || listen(sock, 1024)) {
+		perror("serve");
+		return 1;
+	}
+	for (;;) {
+		client = accept(sock, NULL, NULL);
+		if (!fork())
+			_exit(copy(client, client));
+		close(client);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_un path = { .sun_family = AF_UNIX };
@@ -34,6 +55,8 @@ int main(int argc, char **argv)
 
 	if (argc != 2)
 		return 2;
+	if (!strncmp(argv[1], "serve:", 6))
+		return serve((unsigned int)strtoul(argv[1] + 6, NULL, 0));
 	if (!strncmp(argv[1], "vsock:", 6)) {
 		host.svm_port = (unsigned int)strtoul(argv[1] + 6, NULL, 0);
 		sock = socket(AF_VSOCK, SOCK_STREAM, 0);

@@ -110,6 +110,7 @@ class Monitor:
                 hostname=machine_name(spec),
                 cmdline=plan.settings.kernel_params,
                 network=self._network(),
+                loopback=self._has_network,
                 root=plan.bundle.disk,
             ),
             self._boot,

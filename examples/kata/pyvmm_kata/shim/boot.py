@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import cgroups, network, proto, settings
@@ -73,12 +74,15 @@ def start_sandbox(
                 hostname=machine_name(bundle.spec),
                 cmdline=wanted.kernel_params,
                 network=network.take_over("" if entry.get("path") else face.namespace("net")),
+                loopback=True,
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
             )
         )
         sandbox.listen(listener)
         sandbox.start()
+        if sandbox.no_loopback:
+            sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
         return sandbox
 
     os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
