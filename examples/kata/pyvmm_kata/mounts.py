@@ -98,18 +98,18 @@ def open_fuse(name: str) -> tuple[int, int]:
         raise HostError(f"/dev/fuse: {error.strerror}", code="mount", errno=error.errno or 0) from error
     context = -1
     try:
-        context = int(_libc.syscall(_FSOPEN, b"fuse", 1))
+        context = int(libc.syscall(_FSOPEN, b"fuse", 1))
         _check(min(context, 0), "fuse")
         options = {"source": name, "fd": str(device), "rootmode": "40555"}
         options |= {"user_id": str(os.geteuid()), "group_id": str(os.getegid())}
         for key, value in options.items():
-            result = _libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+            result = libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
             _check(result, f"fuse: {key}")
         for command, key in ((_FSCONFIG_SET_FLAG, "default_permissions"), (_FSCONFIG_SET_FLAG, "ro")):
-            _check(_libc.syscall(_FSCONFIG, context, command, key.encode(), None, 0), f"fuse: {key}")
-        _check(_libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fuse")
+            _check(libc.syscall(_FSCONFIG, context, command, key.encode(), None, 0), f"fuse: {key}")
+        _check(libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fuse")
         _begin_fuse(device)
-        tree = int(_libc.syscall(_FSMOUNT, context, 1, _SAFE))
+        tree = int(libc.syscall(_FSMOUNT, context, 1, _SAFE))
         _check(min(tree, 0), "mounting fuse")
     except OSError as error:
         os.close(device)
