@@ -162,6 +162,18 @@ def test_a_network_that_comes_after_the_machine(daemon: Containerd) -> None:
     daemon.wait_until_clean([daemon.place("n2")])
 
 
+def test_the_processes_of_a_pid(daemon: Containerd) -> None:
+    """What `nerdctl top` and whoever else joins the mount namespace of the pid find in /proc."""
+    daemon.run("p1", "sleep", "3600", flags=["-d"])
+    (pid,) = [line.split()[1] for line in daemon.ctr("task", "ls").stdout.splitlines() if line.startswith("p1 ")]
+    proc = Path(f"/proc/{pid}/root/proc")
+    assert sorted(os.listdir(proc)) == ["1", "stat", "uptime"]
+    assert (proc / "1/cmdline").read_bytes() == b"sleep\0" + b"3600\0"
+    assert (proc / "1/stat").read_text().startswith("1 (sleep) S 0 1 1 ")
+    daemon.remove("p1")
+    daemon.wait_until_clean([daemon.place("p1")])
+
+
 def test_restart_of_containerd(daemon: Containerd) -> None:
     checks.check_restart_of_containerd(daemon, PROGRAMS)
 
