@@ -473,6 +473,7 @@ def test_lists_of_processes_that_nobody_waits_for(agent: Agent) -> None:
     assert status == 0
     answer = proto.message("grpc.ListProcessesResponse").FromString(payload)
     assert read_listing(answer.process_list).processes
+    os.kill(int(answer.process_list.split()[1]), 9)  # it was never started
 
 
 def test_a_container_that_runs_out_of_memory_is_told(pod: Agent) -> None:
