@@ -1,4 +1,4 @@
-"""config.json: checked, and turned into the message that goes to the guest.
+"""config.json: checked before anything is made of it.
 
 The reference is the OCI runtime specification 1.2 (config.md, config-linux.md).  The kinds of all its fields are
 checked here, and of their values what we rely on; crun checks the rest in the guest.

@@ -143,13 +143,13 @@ class PyvmmVm:
                 raise GuestError(
                     f"sandbox {self._name}: the virtual machine ended before its agent was there ({words})",
                     code="guest-start",
-                    hint="see console.log beside state.json",
+                    hint="pyvmm-oci --debug --log FILE notes what the guest printed",
                 )
             if time.monotonic() > deadline:
                 raise GuestError(
                     f"sandbox {self._name}: the agent did not listen on vsock port {AGENT_PORT} within {timeout:g} s",
                     code="guest-start",
-                    hint="see console.log beside state.json",
+                    hint="pyvmm-oci --debug --log FILE notes what the guest printed",
                 )
             time.sleep(0.005)
 
