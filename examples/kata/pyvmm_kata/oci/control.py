@@ -59,6 +59,16 @@ class Channel:
         if data:  # even nothing cannot be sent to somebody who has answered and gone
             self._sock.sendall(data)
 
+    def request(self, value: Json, fds: Sequence[int] = ()) -> None:
+        """Send what has to be answered: see :meth:`answer`.
+
+        :raises HostError: the other end is gone, which it may be at any moment after :func:`connect`
+        """
+        try:
+            self.send(value, fds)
+        except OSError as error:
+            raise HostError(f"{self._peer} ended before it was asked", code="oci-gone") from error
+
     def receive(self, timeout: float | None = CALL_S) -> Json | None:
         """The next line; None when the other end is gone.
 
@@ -163,7 +173,7 @@ def call(folder: str, op: str, timeout: float = CALL_S, **arguments: Any) -> Jso
     """One request and its answer; see :meth:`Channel.answer` and :func:`connect`."""
     channel = connect(folder, timeout)
     try:
-        channel.send({"op": op, **arguments})
+        channel.request({"op": op, **arguments})
         return channel.answer(timeout)
     finally:
         channel.close()

@@ -112,7 +112,7 @@ def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str
         channel = control.connect(machine.holder)
         try:
             fds = [face.fileno(), *streams, *placed.trees]
-            channel.send({"op": "create", **request, "placed": placed.to_json()}, fds)
+            channel.request({"op": "create", **request, "placed": placed.to_json()}, fds)
             channel.answer(CREATE_S)
         finally:
             channel.close()

@@ -186,7 +186,7 @@ class Attendant:
         channel = self._channel = control.connect(self._folder)
         console = open_console(self._console_socket) if self._console_socket else -1
         fds = (console,) if console >= 0 else (0, 1) if terminal else (0, 1, 2)
-        channel.send({"op": "exec", "process": self._process}, fds)
+        channel.request({"op": "exec", "process": self._process}, fds)
         channel.answer()
         for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
             signal.signal(getattr(signal, name), self._forward)
