@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.journal import Journal
@@ -28,6 +30,10 @@ from tools.where import ROOT, with_kvm
 LOG = ROOT / "build" / "guest-recipes.log"
 JOURNAL = ROOT / "build" / "test-journal"
 """Where tests/journal.py writes which test ended how; the lab can write there too."""
+CLAIMS = ROOT / "build" / "test-claims"
+"""Where labs that share the tests say which file is whose."""
+SHARING = 2
+"""How many labs share them: one has two CPUs, and is idle a third of the time."""
 
 FAILURES = 1  # pytest's exit status when tests failed
 NO_TESTS = 5  # when nothing was selected
@@ -38,7 +44,7 @@ STALL = 400.0
 WORKERS = ("-n", "2")
 """For guests: while one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 LABS = 5
-"""How many are started before it is given up."""
+"""How many are started, one after another, before it is given up."""
 SECOND_CHANCES = 8
 """When more tests than this fail in the lab, it is not the lab's fault."""
 ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
@@ -61,15 +67,40 @@ def run_watched(command: Sequence[str], environment: dict[str, str], journal: Pa
                 return STALLED
 
 
-def run_in_labs(command: Sequence[str], environment: dict[str, str]) -> int:
+def run_in_labs(command: Sequence[str], environment: dict[str, str], journal: Path = JOURNAL) -> int:
     """Run pytest's `command` in the lab, and in another one when that stops; its exit status."""
     for lab in range(1, LABS + 1):
-        status = run_watched(command, environment, JOURNAL)
+        status = run_watched(command, {**environment, "PYVMM_TEST_JOURNAL": str(journal)}, journal)
         if status not in (LAB_ENDED, STALLED):
             return status
-        stopped = ", ".join(Journal(JOURNAL).unfinished()) or "before a test"
+        stopped = ", ".join(Journal(journal).unfinished()) or "before a test"
         say(f"the lab {'stands still' if status == STALLED else 'ended by itself'}: {stopped} (lab {lab} of {LABS})")
     return 1
+
+
+def run_shared(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Have several labs share the tests, file by file; what the first prints is seen at once, then that of the others.
+    The worst exit status."""
+    shutil.rmtree(CLAIMS, ignore_errors=True)
+    CLAIMS.mkdir()
+    journals = [JOURNAL.with_name(f"{JOURNAL.name}-{number}") for number in range(SHARING)]
+    logs = [ROOT / "build" / f"test-lab-{number}.log" for number in range(SHARING)]
+
+    def run(number: int) -> int:
+        journals[number].unlink(missing_ok=True)
+        own = {**environment, "PYVMM_TEST_CLAIMS": f"{CLAIMS}:{number}"}
+        if number == 0:
+            return run_in_labs(command, own, journals[number])
+        with_log = ["sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", str(logs[number]), *command]
+        logs[number].unlink(missing_ok=True)
+        return run_in_labs(with_log, own, journals[number])
+
+    with ThreadPoolExecutor(SHARING) as threads:
+        statuses = list(threads.map(run, range(SHARING)))
+    for log in logs[1:]:
+        print(log.read_text(errors="replace") if log.exists() else "", end="", flush=True)
+    JOURNAL.write_text("".join(each.read_text() for each in journals if each.exists()))
+    return max(0 if status == NO_TESTS else abs(status) for status in statuses)
 
 
 def run_again(here: Sequence[str], environment: dict[str, str]) -> None:
@@ -86,21 +117,28 @@ def run_again(here: Sequence[str], environment: dict[str, str]) -> None:
         say(f"{test}: failed, and {'failed again' if test in still else 'passed in another lab'}")
 
 
-def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool) -> tuple[int, dict[str, int]]:
-    """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome."""
+def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool) -> tuple[int, dict[str, int]]:
+    """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome.
+
+    :param whole: it is so long that several labs share it
+    """
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
     here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *(WORKERS if needs_kvm else ()), *arguments]
     if os.isatty(1):
         here.append("--color=yes")
     command = with_kvm(here) if needs_kvm else here
+    shared = whole and command != here
     environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
     start = time.monotonic()
     say(f"==> {title}")
     if command == here:
         status = subprocess.run(command, env=environment, cwd=ROOT).returncode
     else:
-        status = run_in_labs(command, environment)
+        if shared:
+            status = run_shared([*command, "-n", "1"], environment)
+        else:
+            status = run_in_labs(command, environment)
         if status == FAILURES:
             run_again(here, environment)
             status = 0
@@ -141,7 +179,7 @@ def main(arguments: list[str]) -> int:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
     if only not in ("--guest", "--long-guest"):
         which = "long and not guest" if only == "--long" else "not guest"
-        runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False))
+        runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False, whole=False))
     if only not in ("--native", "--long"):
         with step("guest kernel, root disk and programs"):
             guest.publish()
@@ -153,6 +191,7 @@ def main(arguments: list[str]) -> int:
                 "guest tests",
                 ["-m", "long and guest" if only == "--long-guest" else "guest", *where, *arguments],
                 needs_kvm=True,
+                whole=bool(where) and "-k" not in arguments,
             )
         )
     total: dict[str, int] = {}

@@ -6,6 +6,7 @@ end, and the report of a test that failed shows the console of each of its guest
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -56,20 +57,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """How tests are dealt out to workers (``-n 2``): by file, since a file's tests share what is slow to make.
 
-    Tests that look for leftovers of containers, or use the host's network, share one worker, which they get first:
-    together they take longest.
+    Tests that look for leftovers of containers, or use the host's network, share one worker of a host, which they get
+    first: together they take longest.  Where several labs share the tests (PYVMM_TEST_CLAIMS, tools/run_tests.py) each
+    has one worker, which takes the next file that no other lab has taken.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    claims = Claims.here()
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "host" if Path(file).name.startswith(("test_kata_", "test_net.")) else file
+            return "host" if claims is None and file_is_of_host(file) else file
 
         def _assign_work_unit(self, node: Any) -> None:
-            if "host" in self.workqueue:
-                self.workqueue.move_to_end("host", last=False)
-            super()._assign_work_unit(node)
+            first = [scope for scope in self.workqueue if scope == "host" or file_is_of_host(scope)]
+            for scope in reversed(first):
+                self.workqueue.move_to_end(scope, last=False)
+            while self.workqueue and claims is not None and not claims.take(next(iter(self.workqueue))):
+                self.workqueue.popitem(last=False)
+            if self.workqueue:
+                super()._assign_work_unit(node)
 
     return ByFile(config, log)
 
@@ -163,3 +171,32 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
 def vm(boot: Boot) -> Guest:
     """A guest with one CPU, 256 MiB, a root disk of its own and its shell ready."""
     return boot()
+
+
+def file_is_of_host(file: str) -> bool:
+    """Does it look for leftovers on the whole host, or use its network?"""
+    return Path(file).name.startswith(("test_kata_", "test_net."))
+
+
+class Claims:
+    """Which files are whose, where several labs run the tests: a folder that all see, with a file for each."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self._folder = folder
+        self._owner = owner
+
+    @classmethod
+    def here(cls) -> Claims | None:
+        """Those of PYVMM_TEST_CLAIMS, ``FOLDER:OWNER``."""
+        folder, colon, owner = os.environ.get("PYVMM_TEST_CLAIMS", "").rpartition(":")
+        return cls(Path(folder), owner) if colon else None
+
+    def take(self, file: str) -> bool:
+        """Take it; False when another has it.  What was taken stays so when a lab is started again."""
+        claim = self._folder / file.replace("/", ".")
+        try:
+            with claim.open("x") as new:
+                new.write(self._owner)
+        except FileExistsError:
+            return claim.read_text() == self._owner
+        return True

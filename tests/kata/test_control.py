@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
 
