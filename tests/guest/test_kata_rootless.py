@@ -165,7 +165,7 @@ def test_whose_files_are(user: User) -> None:
     assert owners == {"root": (USER, USER), "other": (FIRST + 4, FIRST + 5)}
 
 
-@pytest.mark.parametrize("network", ["pasta", "slirp4netns"])
+@pytest.mark.parametrize("network", ["pasta", pytest.param("slirp4netns", marks=pytest.mark.long)])
 def test_a_container_in_the_background(user: User, network: str) -> None:
     serve = (
         "echo a page >/tmp/index.html; trap 'exit 3' TERM; httpd -p 80 -h /tmp; echo ready; while :; do sleep 0.1; done"

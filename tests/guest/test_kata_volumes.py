@@ -44,6 +44,10 @@ beside() {
 """
 
 
+FILE_SYSTEMS = (pytest.param("tmpfs", marks=pytest.mark.long), "ext4")
+"""What storage and volumes are on.  On tmpfs the same takes as long again: with `make test-long-guest`."""
+
+
 def write_script() -> str:
     lines = [BESIDE]
     for name, path in {**FOLDERS, **FILES, **READ_ONLY}.items():
@@ -94,7 +98,7 @@ def make_image(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["tmpfs", "ext4"])
+@pytest.fixture(scope="module", params=FILE_SYSTEMS)
 def podman(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     """Its storage and its volumes are on such a file system."""
     folder = tmp_path_factory.mktemp(f"podman-{request.param}")
@@ -213,7 +217,7 @@ def test_read_only_volumes_lose_nothing(podman: Podman) -> None:
 # -- containerd ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["tmpfs", "ext4"])
+@pytest.fixture(scope="module", params=FILE_SYSTEMS)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Containerd]:
     need("containerd", "ctr")
     with tempfile.TemporaryDirectory(prefix="ctv") as name, filesystem(request.param, Path(name)) as where:

@@ -92,7 +92,6 @@ group(
             status="125",
         ),
     ],
-    third=True,
 )
 
 group(
