@@ -14,7 +14,6 @@ FAULTS = frozenset(
         "config/mounts/propagation-private",
         "config/user/umask",
         "cri/namespaces/pid-target",
-        "cri/propagation/bidirectional",
         "cri/propagation/private",
         "cri/resources/unified",
         "podman/cp/in-running-seen",

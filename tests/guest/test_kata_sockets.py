@@ -153,6 +153,12 @@ def test_sockets_that_cannot_be(podman: Podman) -> None:
         sock.bind(str(path))
         done = podman.run("run", "--rm", "--network", "none", "-v", f"{path}:/s", "tools", "true")
     assert "a socket of datagrams cannot be given to a guest" in done.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(podman.folder / "packets.sock"))
+        sock.listen()
+        volume = f"{podman.folder}/packets.sock:/s"
+        done = podman.run("run", "--rm", "--network", "none", "-v", volume, "tools", "true")
+    assert "a socket of packets (SOCK_SEQPACKET) cannot be given to a guest" in done.stderr
     os.mkfifo(podman.folder / "pipe")
     done = podman.run("run", "--rm", "--network", "none", "-v", f"{podman.folder}/pipe:/s", "tools", "true")
     assert "a device or a pipe of the host cannot be given to a guest" in done.stderr

@@ -109,10 +109,13 @@ def test_sockets_are_told_by_their_kind(tmp_path: Path) -> None:
         for name, sock in made.items():
             sock.bind(f"{link}/{name}")
             if name != "datagram":
-                sock.listen()
+                sock.listen(0)
         assert mount(tmp_path, str(tmp_path / "stream"))["source"] == "c1/0.sock"
         with pytest.raises(ConfigError, match="a socket of datagrams cannot be given"):
             mount(tmp_path, str(tmp_path / "datagram"))
+        for _ in range(2):  # the second time with a connection in its backlog, which has no room for more
+            with pytest.raises(ConfigError, match=r"a socket of packets \(SOCK_SEQPACKET\) cannot be given"):
+                mount(tmp_path, str(tmp_path / "seqpacket"))
         made["stream"].settimeout(0)
         with pytest.raises(BlockingIOError):
             made["stream"].accept()  # nobody has connected to find it out
@@ -137,6 +140,8 @@ def test_shared_memory_is_the_guests(tmp_path: Path) -> None:
         ({"options": ["rbind", "idmap"]}, "(idmap) cannot be given to a guest"),
         ({"options": ["bind", "ridmap=uids=0-1-2"]}, "(idmap) cannot be given to a guest"),
         ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, "(idmap) cannot be given to a guest"),
+        ({"options": ["rbind", "rshared"]}, "what a guest mounts cannot appear on the host"),
+        ({"options": ["shared", "bind", "ro"]}, "what a guest mounts cannot appear on the host"),
         ({"type": "overlay", "options": ["lowerdir=/no/such"]}, "mounts[0].options: /no/such: No such file"),
         ({"type": "overlay", "options": ["lowerdir=/tmp:/sys", "ro"]}, "mounts[0].options: /sys: a directory of the"),
         ({"type": "overlay", "options": ["lowerdir=a"]}, "mounts[0].options: 'a' is no absolute path"),

@@ -197,7 +197,7 @@ def test_hooks_see_the_state(runtime: Runtime, tmp_path: Path) -> None:
     states = [json.loads(line.split(" ", 2)[2]) for line in lines]
     assert [line.split()[0] for line in lines] == list(kinds)
     assert {line.split()[1] for line in lines} == {states[0]["bundle"]}, "they do not run where runc's do"
-    assert [state["status"] for state in states] == ["creating", "creating", "running", "stopped"]
+    assert [state["status"] for state in states] == ["created", "created", "running", "stopped"]
     assert states[0]["pid"] == states[2]["pid"] > 1
 
 

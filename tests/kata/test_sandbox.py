@@ -205,7 +205,7 @@ def test_what_the_host_mounts_later(bench: Make, tmp_path: Path) -> None:
         mounts.mount("", str(volume), "", mounts.MS_SHARED)
         (volume / "sub").mkdir()
         made = bench()
-        kinds = ("rprivate", "rslave", "rshared", "nosuid")
+        kinds = ("rprivate", "rslave", "slave", "nosuid")
         bundle = made.bundle(
             mounts=[
                 {"destination": f"/{kind}", "type": "bind", "source": str(volume), "options": ["rbind", kind]}

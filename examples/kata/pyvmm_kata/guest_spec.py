@@ -40,8 +40,10 @@ _KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 SHM, GUEST_SHM = "/dev/shm", "/run/kata-containers/sandbox/shm"
 _NAME_LENGTH = 60
 _OVERLAY_WORDS = ("private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable")
-_FOLLOWING = {"slave", "rslave", "shared", "rshared"}
+_FOLLOWING = {"slave", "rslave"}
 """Options of a bind mount in which later mounts of the host appear; in any other they do not (mount_namespaces(7))."""
+_LEADING = {"shared", "rshared"}
+"""Those in which mounts of the container would appear on the host, too."""
 _FLAG_WORDS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "strictatime")
 
 
@@ -239,6 +241,12 @@ def _place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, sha
             # It shows the network, which is the machine's: in a user namespace it can be bound, and not be mounted
             return {**mount, "type": "bind", "source": "/sys", "options": ["rbind", *options]}
         return mount
+    if not _LEADING.isdisjoint(options):
+        raise bad(
+            f"mounts[{index}].options",
+            f"{destination}: what a guest mounts cannot appear on the host (shared, rshared)",
+            "with rslave the container sees what the host mounts later",
+        )
     source = os.path.join(bundle.path, mount.get("source", ""))
     status = _status(source, index, "source")
     if destination == SHM:
@@ -296,20 +304,35 @@ def socket_storages(shared: SharedDirectory, container_id: str) -> list[Storage]
 
 
 def _check_socket(source: str, index: int) -> None:
-    """A socket of datagrams does not show by its file: it takes a connection of its kind, without hearing of it."""
+    """What kind of socket it is does not show by its file, but it takes connections of its own kind alone.
+
+    One of streams is not asked, so its server hears nothing.
+    """
+    import socket
+
+    for kind, name in ((socket.SOCK_DGRAM, "datagrams"), (socket.SOCK_SEQPACKET, "packets (SOCK_SEQPACKET)")):
+        if _connects(source, kind):
+            raise bad(
+                f"mounts[{index}].source",
+                f"{source}: a socket of {name} cannot be given to a guest, one of streams can",
+            )
+
+
+def _connects(source: str, kind: int) -> bool:
+    """Whether a unix socket of that kind can be connected to the file; not so when nobody listens there, as may be."""
     import socket
 
     at = os.open(source, os.O_PATH | os.O_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
             probe.connect(f"/proc/self/fd/{at}")
+    except BlockingIOError:
+        return True  # its backlog is full
     except OSError:
-        return  # of another kind; or nobody listens, as may be
+        return False
     finally:
         os.close(at)
-    raise bad(
-        f"mounts[{index}].source", f"{source}: a socket of datagrams cannot be given to a guest, one of streams can"
-    )
+    return True
 
 
 def _is_idmap(option: str) -> bool:

@@ -87,6 +87,16 @@ def mounts(box: Box) -> Observation:
     return seen
 
 
+def shared_source(box: Box, *folders: str) -> list[str]:
+    """A file system at the scene's `source`, whose mounts spread, with folders; what runs a command where it is."""
+    source = box.folder / "source"
+    box.mount("-t", "tmpfs", "tmpfs", str(source))
+    box.mount("--make-shared", str(source))
+    enter = ["nsenter", "-t", str(box.stage.daemon.pid), "-m"]
+    subprocess.run([*enter, "mkdir", *(str(source / folder) for folder in folders)], check=True)
+    return enter
+
+
 @scene(
     case(
         "cri/propagation/private",
@@ -94,41 +104,35 @@ def mounts(box: Box) -> Observation:
         matches("private", "No such file"),
     ),
     case("cri/propagation/host-to-container", "it is seen with host-to-container", equal("slave", "later")),
+)
+def propagation(box: Box) -> Observation:
+    enter = shared_source(box, "later")
+    made = box.run(
+        box.pod(),
+        mounts=[bind(box, "source", "/private"), bind(box, "source", "/slave", propagation=HOST_TO_CONTAINER)],
+    )
+    later = box.folder / "source" / "later"
+    box.mount("-t", "tmpfs", "tmpfs", str(later))
+    subprocess.run([*enter, "sh", "-c", f"echo later >{later}/file"], check=True)
+    return box.probe(made, {"private": "cat /private/later/file", "slave": "cat /slave/later/file"})
+
+
+@scene(
     case(
         "cri/propagation/bidirectional",
         "what a privileged container mounts is seen on the host with bidirectional",
         equal("host", "inside"),
     ),
 )
-def propagation(box: Box) -> Observation:
-    source = box.folder / "source"
-    box.mount("-t", "tmpfs", "tmpfs", str(source))
-    box.mount("--make-shared", str(source))
-    enter = ["nsenter", "-t", str(box.stage.daemon.pid), "-m"]
-    subprocess.run([*enter, "mkdir", str(source / "later"), str(source / "inner")], check=True)
-    pod = box.pod(linux={"security_context": {"privileged": True}})
-    made = box.run(
-        pod,
-        mounts=[
-            bind(box, "source", "/private"),
-            bind(box, "source", "/slave", propagation=HOST_TO_CONTAINER),
-            bind(box, "source", "/both", propagation=BIDIRECTIONAL),
-        ],
-        linux={"security_context": {"privileged": True}},
-    )
-    box.mount("-t", "tmpfs", "tmpfs", str(source / "later"))
-    subprocess.run([*enter, "sh", "-c", f"echo later >{source}/later/file"], check=True)
-    seen = box.probe(
-        made,
-        {
-            "private": "cat /private/later/file",
-            "slave": "cat /slave/later/file",
-            "both": "mount -t tmpfs tmpfs /both/inner && echo inside >/both/inner/file",
-        },
-    )
-    done = subprocess.run([*enter, "cat", str(source / "inner" / "file")], capture_output=True, text=True)
-    seen["host"] = done.stdout.strip()
-    return seen
+def propagation_to_the_host(box: Box) -> Observation:
+    enter = shared_source(box, "inner")
+    privileged = {"security_context": {"privileged": True}}
+    both = bind(box, "source", "/both", propagation=BIDIRECTIONAL)
+    made = box.run(box.pod(linux=privileged), mounts=[both], linux=privileged)
+    box.probe(made, {"both": "mount -t tmpfs tmpfs /both/inner && echo inside >/both/inner/file"})
+    inner = box.folder / "source" / "inner" / "file"
+    done = subprocess.run([*enter, "cat", str(inner)], capture_output=True, text=True)
+    return {"host": done.stdout.strip()}
 
 
 @scene(

@@ -75,7 +75,8 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         known = _first_state(container_id, bundle, cgroup, face.pid)
         state.write(folder, known)
         for kind in ("prestart", "createRuntime"):
-            hooks.run(known["hooks"], kind, state.public(known))
+            # There is all that they may look at: to them it is created, as with crun
+            hooks.run(known["hooks"], kind, {**state.public(known), "status": "created"})
         if machine.holder:
             _join(machine, known, bundle, face, folder, options["console-socket"])
         else:
