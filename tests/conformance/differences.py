@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from tests.conformance.suite import Check, Observation, matches
+from tests.conformance.suite import Check, Observation, equal, matches
 
 
 class Difference(NamedTuple):
@@ -35,9 +35,21 @@ NETWORK = Difference("`--network host`", message="(would|cannot) have the host's
 PATH = Difference(
     "namespaces by path", message="namespace is the host's, or that of a container in another virtual machine"
 )
+BIDIRECTIONAL = Difference("`shared`", message="what a guest mounts cannot appear on the host")
 HOST = "namespaces of the host"
 
+DEVICES = "devices, pipes"
+SOCKET_PEER = "podman/mount/socket-peer"
+
 DIFFERENCES: dict[str, Difference] = {
+    "config-linux/devices/of-the-host": Difference(DEVICES, message="the guest has no such device"),
+    "config/mounts/pipe": Difference(DEVICES, message="a device or a pipe of the host cannot be given to a guest"),
+    "config/mounts/procfs": Difference("`/proc`, `/sys` and `/dev`", message="the host's kernel has this file"),
+    "runtime/state/pid-program": Difference("the pid of a container", shows=matches("comm", "^pyvmm-face$")),
+    "command/update/memory-above": Difference("memory above", shows=equal("enough", "")),
+    "podman/privileged/devices": Difference("`--privileged`", shows=equal("podman/privileged/devices $?", "1")),
+    SOCKET_PEER: Difference("unix sockets", shows=matches(SOCKET_PEER, "^0$")),
+    "podman/mount/locked": Difference("locks of files", shows=equal("podman/mount/locked $?", "0")),
     "hooks/create-container": HOOK,
     "config-linux/namespaces/network-none": NETWORK,
     "config-linux/namespaces/pid-none": Difference(HOST, shows=matches("pid", r"^\d+$")),
@@ -51,6 +63,7 @@ DIFFERENCES: dict[str, Difference] = {
     "podman/namespaces/uts-container": PATH,
     "podman/namespaces/pid-host": Difference(HOST, shows=matches("podman/namespaces/pid-host", "^0$")),
     "podman/namespaces/uts-host": Difference(HOST, shows=matches("podman/namespaces/uts-host $?", "^1$")),
+    "cri/propagation/bidirectional": BIDIRECTIONAL,
     "cri/namespaces/network-node": NETWORK,
     "cri/namespaces/pid-node": Difference(HOST, shows=matches("processes", "PID")),
     "cri/namespaces/ipc-node": Difference(HOST, shows=matches("queues?", r"^\d+$")),

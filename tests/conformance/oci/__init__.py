@@ -1,8 +1,8 @@
 """The OCI runtime specification 1.2, and the command line that runc and crun share."""
 
-from . import cgroup, command, hooks, life, mounts, namespaces, process, root
+from . import cgroup, command, hooks, host, life, mounts, namespaces, process, root
 from .script import SCRIPT
 
 SCENES = SCRIPT.scenes
 
-__all__ = ["SCENES", "cgroup", "command", "hooks", "life", "mounts", "namespaces", "process", "root"]
+__all__ = ["SCENES", "cgroup", "command", "hooks", "host", "life", "mounts", "namespaces", "process", "root"]

@@ -428,6 +428,11 @@ group(
             out="0$",
         ),
         line(
+            "privileged/devices",
+            "it has the host's devices",
+            f"run --rm --privileged {NONE} box test -c /dev/kvm",
+        ),
+        line(
             "device/null",
             "--device of a default device",
             f"run --rm --device /dev/null:/dev/other {NONE} box sh -c 'stat -c %t:%T /dev/other'",

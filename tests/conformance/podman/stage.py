@@ -20,7 +20,7 @@ from tests.guest.kata_tools import make_rootfs
 if TYPE_CHECKING:
     from tests.conformance.podman.script import Line
 
-PROGRAM = Path(__file__).parents[1] / "programs" / "connect.c"
+PROGRAMS = Path(__file__).parents[1] / "programs"
 LIMIT = 60.0
 """Seconds for a command."""
 PATIENCE = 25.0
@@ -62,8 +62,9 @@ class Stage:
         )
         (root / "etc" / "group").write_text("root:x:0:\nusers:x:8:\nmore:x:9:user\n")
         (root / "usr").mkdir()
-        compiled = [os.environ.get("CC", "gcc"), "-O2", "-static", "-o", str(root / "bin" / "connect"), str(PROGRAM)]
-        subprocess.run(compiled, check=True)
+        for name in ("connect", "lock"):
+            source, target = str(PROGRAMS / f"{name}.c"), str(root / "bin" / name)
+            subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-static", "-o", target, source], check=True)
         (root / "var" / "lib" / "d").mkdir(parents=True)
         (root / "var" / "lib" / "d" / "of-image").write_text("of the image\n")
         archive = folder / "box.tar"

@@ -185,6 +185,19 @@ group(
             out="^answer$",
         ),
         line(
+            "mount/socket-peer",
+            "its server sees the user of the container",
+            '!/usr/bin/python3 -IS -c \'import os,socket,struct,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1],0o777); s.listen(); s.settimeout(30); c,_=s.accept(); c.sendall(b"%d\\n" % struct.unpack("3i",c.getsockopt(socket.SOL_SOCKET,socket.SO_PEERCRED,12))[1])\' {dir}/p.sock & '
+            f"until [ -S {{dir}}/p.sock ]; do sleep 0.1; done; {{podman}} {RUN} -u 1234 -v {{dir}}/p.sock:/s.sock box connect /s.sock; wait",
+            out="^1234$",
+        ),
+        line(
+            "mount/locked",
+            "what the host has locked is locked",
+            f"!flock {{dir}}/data/file {{podman}} {RUN} -v {{dir}}/data:/data box lock /data/file",
+            status="1",
+        ),
+        line(
             "mount/devpts",
             "--mount type=devpts",
             f"{RUN} --mount type=devpts,dst=/dev/pts box sh -c 'grep -c \" /dev/pts devpts\" /proc/mounts'",
