@@ -200,8 +200,8 @@ def test_localhost_of_the_pod(podman: Podman) -> None:
         for address in ("127.0.0.1", "127.1.2.3", "::1"):
             assert exchange(pod.dial(address, 8000), b"text") == b"text"
         assert exchange(pod.dial("127.0.0.1", 8000), MUCH) == MUCH
-        with pytest.raises(ConnectionResetError):
-            pod.dial("127.0.0.1", 8001).recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            pod.dial("127.0.0.1", 8001)
         many = [pod.dial("127.0.0.1", 8000) for _ in range(300)]
         for sock in many:
             assert exchange(sock, b"text") == b"text"

@@ -1,9 +1,12 @@
 """What the host dials at a loopback address of the pod's network namespace, brought to the guest's servers.
 
 kubelet's port-forward (containerd) dials 127.0.0.1 or ::1 in that namespace, where a container of runc's would listen.
-Two sockets listen there, one for each family, and a BPF program of the namespace gives them every connection to such an
-address, whatever its port is (Documentation/bpf/prog_sk_lookup.rst; Linux 5.9).  The connection says which port was
-dialled; the guest's agent dials the same in the guest.
+Two sockets listen there, one for each family, and get every connection to such an address, whatever its port is
+(:mod:`pyvmm_kata.steering`).  The guest's agent dials the same port in the guest.
+
+A client is to be refused as it would be by the guest, before its handshake: so a connection is asked for first.  Until
+there is an answer its SYN goes to a third and a fourth socket, whose filter takes nothing, and the kernel drops it.  A
+raw socket shows it to us; with the answer it is sent again, to who listens, or a RST.
 
 Nothing of this is the guest's to use: its frames to such an address go from its tap device to the pod's interface
 (*mirred*) before the namespace's stack sees them, which takes such addresses from ``lo`` alone.  The program belongs to
@@ -12,124 +15,34 @@ a descriptor of ours, and goes with it.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import select
 import socket
 import struct
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.mounts import libc
+from pyvmm_kata import knocking
+from pyvmm_kata.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm_kata.knocking import Knock
+
 MAX_CONNECTIONS = 256
-"""At a time; others wait in the backlog."""
+"""At a time; others get their handshake, wait, and see a reset where nobody listens."""
+_REMEMBERED = 64
+"""Clients whose SYN, sent again, is known."""
 ANSWER_S = 40.0
 """How long the guest may take to say whether somebody listens there: longer than its agent gives itself."""
+HANDSHAKE_S = 10.0
+"""How long a client may take from the answer to its connection."""
+FULL_MS = 100
+"""How often it is looked, with all places taken, whether one is free."""
 _PIECE = 65536
 _BACKLOG = 128
-_NETNS = "/proc/thread-self/ns/net"
-
-# x86-64; linux/bpf.h
-_BPF, _MAP_CREATE, _MAP_UPDATE_ELEM, _PROG_LOAD, _LINK_CREATE = 321, 0, 2, 5, 28
-_SOCKMAP, _SK_LOOKUP_PROGRAM, _SK_LOOKUP = 15, 30, 36
-_PSEUDO_MAP_FD = 1
-# struct bpf_sk_lookup
-_FAMILY, _PROTOCOL, _LOCAL_IP4, _LOCAL_IP6 = 8, 12, 40, 44
-_LOOKUP, _SK_RELEASE, _SK_ASSIGN = 1, 86, 124
-_LOAD, _LOAD_IMM, _STORE = 0x61, 0x18, 0x63
-_MOVE, _MOVE_IMM, _ADD_IMM, _AND_IMM = 0xBF, 0xB7, 0x07, 0x57
-_JUMP, _IF_SAME, _UNLESS_SAME, _CALL, _EXIT = 0x05, 0x15, 0x55, 0x85, 0x95
-
-
-def _program(sockets: int) -> bytes:
-    """The instructions, each struct bpf_insn, with the map of the two sockets."""
-    made: list[tuple[int, int, int, int, int]] = []
-    targets: dict[str, int] = {}
-    jumps: list[tuple[int, str]] = []
-
-    def add(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0, to: str = "") -> None:
-        if to:
-            jumps.append((len(made), to))
-        made.append((code, dst, src, off, imm))
-
-    def mark(name: str) -> None:
-        targets[name] = len(made)
-
-    add(_MOVE, 6, 1)
-    add(_LOAD, 2, 1, _PROTOCOL)
-    add(_UNLESS_SAME, 2, imm=socket.IPPROTO_TCP, to="pass")
-    add(_MOVE_IMM, 7, imm=0)
-    add(_LOAD, 2, 1, _FAMILY)
-    add(_IF_SAME, 2, imm=socket.AF_INET6, to="inet6")
-    add(_LOAD, 2, 1, _LOCAL_IP4)
-    add(_AND_IMM, 2, imm=0xFF)  # the first byte of four
-    add(_UNLESS_SAME, 2, imm=127, to="pass")
-    add(_JUMP, to="assign")
-    mark("inet6")
-    for part, value in enumerate((0, 0, 0, int.from_bytes(b"\0\0\0\1", "little"))):
-        add(_LOAD, 2, 1, _LOCAL_IP6 + 4 * part)
-        add(_UNLESS_SAME, 2, imm=value, to="pass")
-    add(_MOVE_IMM, 7, imm=1)
-    mark("assign")
-    add(_STORE, 10, 7, -4)
-    add(_MOVE, 2, 10)
-    add(_ADD_IMM, 2, imm=-4)
-    add(_LOAD_IMM, 1, _PSEUDO_MAP_FD, imm=sockets)
-    add(0)
-    add(_CALL, imm=_LOOKUP)
-    add(_IF_SAME, 0, imm=0, to="pass")
-    add(_MOVE, 7, 0)
-    add(_MOVE, 1, 6)
-    add(_MOVE, 2, 7)
-    add(_MOVE_IMM, 3, imm=0)
-    add(_CALL, imm=_SK_ASSIGN)
-    add(_MOVE, 1, 7)
-    add(_CALL, imm=_SK_RELEASE)
-    mark("pass")
-    add(_MOVE_IMM, 0, imm=1)  # SK_PASS: without a socket, to whoever listens there
-    add(_EXIT)
-    for index, name in jumps:
-        code, dst, src, _, imm = made[index]
-        made[index] = (code, dst, src, targets[name] - index - 1, imm)
-    return b"".join(struct.pack("<BBhi", code, src << 4 | dst, off, imm) for code, dst, src, off, imm in made)
-
-
-def _address(data: bytes) -> int:
-    """Of its bytes, while it is there.  ctypes' own buffers would make a type for each length."""
-    return int(ctypes.c_void_p.from_buffer(ctypes.c_char_p(data)).value or 0)
-
-
-def _bpf(command: int, layout: str, *values: int | bytes) -> int:
-    """bpf(2); OSError."""
-    attributes = struct.pack(layout, *values)
-    result = int(libc.syscall(_BPF, command, attributes, len(attributes)))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
-def _steer(listeners: list[socket.socket]) -> int:
-    """Give the two sockets what this thread's network namespace is sent at loopback addresses, until the descriptor is
-    closed.  OSError: the kernel cannot, or we may not."""
-    fds: list[int] = []
-    try:
-        fds.append(sockets := _bpf(_MAP_CREATE, "=4I", _SOCKMAP, 4, 8, 2))
-        for index, listener in enumerate(listeners):
-            key, value = index.to_bytes(4, "little"), listener.fileno().to_bytes(8, "little")
-            _bpf(_MAP_UPDATE_ELEM, "=I4x3Q", sockets, _address(key), _address(value), 0)
-        code, words, name = _program(sockets), b"Apache-2.0", b"pyvmm_loopback"
-        head = (_SK_LOOKUP_PROGRAM, len(code) // 8, _address(code), _address(words), 0, 0, 0, 0, 0)
-        fds.append(program := _bpf(_PROG_LOAD, "=2I2Q2IQ2I16s2I", *head, name, 0, _SK_LOOKUP))
-        fds.append(namespace := os.open(_NETNS, os.O_RDONLY | os.O_CLOEXEC))
-        return _bpf(_LINK_CREATE, "=4I", program, namespace, _SK_LOOKUP, 0)
-    finally:
-        for fd in fds:
-            os.close(fd)
+_FAMILIES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class Loopback:
@@ -146,37 +59,41 @@ class Loopback:
         self._places = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._knocks: dict[tuple[int, str, int, int], Knock] = {}
+        self._recent: deque[Knock] = deque(maxlen=_REMEMBERED)
+        self._waiting: deque[socket.socket] = deque()
         self._closed = False
-        self._link = -1
-        self._listeners: list[socket.socket] = []
+        self._steering: Steering | None = None
+        self._listeners: dict[int, socket.socket] = {}
+        self._raw: dict[int, socket.socket] = {}
+        self._deaf: list[socket.socket] = []
         try:
-            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-                self._listen(family, address)
-            self._link = _steer(self._listeners)
+            deaf = [self._listen(index) for index in range(len(_FAMILIES))]
+            self._steering = Steering([*map(self._listeners.get, range(len(_FAMILIES))), *deaf])
         except BaseException:
             self.close()
+            self._release()
             raise
 
-    def _listen(self, family: int, address: str) -> None:
+    def _listen(self, index: int) -> socket.socket | None:
+        """Make the sockets of a family; the one that hears nothing."""
+        family, address = _FAMILIES[index]
         try:
-            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            listener = _listener(family, address, _BACKLOG)
         except OSError:
             if family == socket.AF_INET6:
-                return  # a kernel without
+                return None  # a kernel without, or switched off in this namespace
             raise
-        self._listeners.append(listener)
-        try:
-            listener.bind((address, 0))
-        except OSError:
-            if family == socket.AF_INET6:
-                self._listeners.pop().close()  # switched off in this namespace
-                return
-            raise
-        listener.listen(_BACKLOG)
+        self._listeners[index] = listener
+        deaf = _listener(family, address, 1)
+        self._deaf.append(deaf)
+        knocking.deafen(deaf)
+        self._raw[index] = knocking.listen(family)
+        return deaf
 
     def start(self) -> None:
         """Serve who dials, from now on."""
-        threading.Thread(target=self._accept, name="loopback", daemon=True).start()
+        threading.Thread(target=self._watch, name="loopback", daemon=True).start()
 
     def close(self) -> None:
         """Let go of the namespace, and end what is open.  Harmless when done twice."""
@@ -184,44 +101,161 @@ class Loopback:
             if self._closed:
                 return
             self._closed = True
-            if self._link >= 0:
-                os.close(self._link)
-            for each in (*self._listeners, *self._open):
+            if self._steering is not None:
+                self._steering.close()
+            for each in (*self._listeners.values(), *self._raw.values(), *self._open):
                 _shut(each, socket.SHUT_RDWR)  # whoever waits for it wakes up
-        self._places.release()
+            for each in (*self._deaf, *self._waiting):
+                each.close()
+            for knock in self._knocks.values():
+                knock.taken.set()
 
-    def _accept(self) -> None:
+    def _release(self) -> None:
+        for each in (*self._listeners.values(), *self._raw.values()):
+            each.close()
+
+    def _watch(self) -> None:
         poll = select.poll()
-        by_fd = {listener.fileno(): listener for listener in self._listeners}
-        for fd in by_fd:
+        raws = {raw.fileno(): index for index, raw in self._raw.items()}
+        listeners = {listener.fileno(): listener for listener in self._listeners.values()}
+        for fd in raws:
             poll.register(fd, select.POLLIN)
         while not self._closed:
-            self._places.acquire()
-            client = None
-            while client is None and not self._closed:
-                client = self._accept_one(by_fd[fd] for fd, _ in poll.poll())
-            if client is not None:
-                threading.Thread(target=self._serve, args=(client,), name="loopback", daemon=True).start()
-        for listener in self._listeners:
-            listener.close()
+            full = len(self._waiting) >= _BACKLOG
+            for fd in listeners:
+                poll.register(fd, 0 if full else select.POLLIN)
+            for fd, _ in poll.poll(FULL_MS if full else None):
+                if fd in raws:
+                    knock = knocking.hear(self._raw[raws[fd]], raws[fd])
+                    if knock is not None:
+                        self._take(knock)
+                elif (client := _accept(listeners[fd])) is not None:
+                    self._welcome(client)
+        self._release()
 
-    def _accept_one(self, ready: object) -> socket.socket | None:
-        for listener in ready:  # type: ignore[attr-defined]
+    # -- who knocks --------------------------------------------------------------------------------------------------
+
+    def _take(self, knock: Knock) -> None:
+        """Ask for it, unless it is asked for: a client that gets no answer knocks again."""
+        with self._lock:
+            if knock.key in self._knocks or any(knock.is_of(other) for other in self._recent) or self._closed:
+                return
+            asked = self._places.acquire(blocking=False)
+            if asked:
+                self._knocks[knock.key] = knock
+            self._recent.append(knock)
+        if asked:
             try:
-                client: socket.socket = listener.accept()[0]
-            except OSError as error:
-                if error.errno in (23, 24):
-                    threading.Event().wait(0.1)
-                continue
-            client.setblocking(True)
-            return client
-        return None
+                threading.Thread(target=self._ask, args=(knock,), name="knock", daemon=True).start()
+                return
+            except RuntimeError:  # there is no room for a thread
+                self._forget(knock)
+                self._leave()
+        self._let(knock)
 
-    def _serve(self, client: socket.socket) -> None:
-        server: socket.socket | None = None
+    def _ask(self, knock: Knock) -> None:
         try:
-            server = self._connect(client)
-            if server is not None and self._add(client, server):
+            server = self._connect(knock.address, knock.server)
+        except OSError:
+            server = None  # the guest is gone, or lies
+        if server is None:
+            self._forget(knock)
+            self._refuse(knock)
+        else:
+            knock.answer = server
+            self._let(knock)
+            if knock.taken.wait(HANDSHAKE_S) and knock.answer is None:
+                return  # its place is the connection's
+            self._forget(knock)
+            if knock.answer is None:
+                return
+            server.close()
+        self._leave()
+
+    def _let(self, knock: Knock) -> None:
+        with self._lock:
+            if self._closed or self._steering is None:
+                return
+            try:
+                self._steering.let(knock.index, knock.client, knock.server)
+                knock.send(self._raw[knock.index])
+            except OSError:
+                pass  # it knocks again, in vain
+
+    def _refuse(self, knock: Knock) -> None:
+        with self._lock:
+            if not self._closed:
+                try:
+                    knock.refuse(self._raw[knock.index])
+                except OSError:
+                    pass  # it knocks again, in vain
+
+    def _forget(self, knock: Knock) -> None:
+        """It is asked for, or let, no more."""
+        with self._lock:
+            self._knocks.pop(knock.key, None)
+            if not self._closed and self._steering is not None:
+                self._steering.forget(knock.index, knock.client, knock.server)
+
+    def _answer_of(self, client: socket.socket) -> socket.socket | None:
+        """The connection to the guest that was asked for, with its place; None: none was."""
+        index = 0 if client.family == socket.AF_INET else 1
+        address, port = client.getpeername()[:2]
+        server: int = client.getsockname()[1]
+        with self._lock:
+            knock = self._knocks.pop((index, address, port, server), None)
+            if not self._closed and self._steering is not None:
+                self._steering.forget(index, port, server)
+            if knock is None:
+                return None
+            answer, knock.answer = knock.answer, None
+            knock.taken.set()
+            return answer
+
+    # -- who has connected -------------------------------------------------------------------------------------------
+
+    def _welcome(self, client: socket.socket) -> bool:
+        """Serve it, or have it wait for a place; False: it is gone again."""
+        try:
+            server = self._answer_of(client)
+        except OSError:
+            client.close()
+            return False
+        if server is None:
+            with self._lock:
+                if self._closed:
+                    client.close()
+                    return True
+                if not self._places.acquire(blocking=False):
+                    self._waiting.append(client)
+                    return True
+        try:
+            threading.Thread(target=self._serve, args=(client, server), name="loopback", daemon=True).start()
+        except RuntimeError:  # there is no room for a thread
+            _reset(client)
+            client.close()
+            if server is not None:
+                server.close()
+            self._leave()
+        return True
+
+    def _leave(self) -> None:
+        """A place is free: for who waits."""
+        self._places.release()
+        while True:
+            with self._lock:
+                if self._closed or not self._waiting:
+                    return
+                client = self._waiting.popleft()
+            if self._welcome(client):
+                return
+
+    def _serve(self, client: socket.socket, server: socket.socket | None) -> None:
+        try:
+            server = server or self._connect(*client.getsockname()[:2])
+            if server is None:
+                _reset(client)
+            elif self._add(client, server):
                 back = threading.Thread(target=_pump, args=(server, client), name="loopback", daemon=True)
                 back.start()
                 _pump(client, server)
@@ -234,7 +268,7 @@ class Loopback:
             client.close()
             if server is not None:
                 server.close()
-            self._places.release()
+            self._leave()
 
     def _add(self, *sockets: socket.socket) -> bool:
         with self._lock:
@@ -242,10 +276,9 @@ class Loopback:
                 self._open.update(sockets)
             return not self._closed
 
-    def _connect(self, client: socket.socket) -> socket.socket | None:
-        """The same port of the guest's; None: nobody listens there, and the client knows."""
-        address, port = client.getsockname()[:2]
-        v4 = socket.inet_aton(address) if client.family == socket.AF_INET else bytes(4)
+    def _connect(self, address: str, port: int) -> socket.socket | None:
+        """The same port of the guest's; None: nobody listens there."""
+        v4 = bytes(4) if ":" in address else socket.inet_aton(address)
         server = self._dial()
         try:
             server.settimeout(ANSWER_S)
@@ -257,8 +290,29 @@ class Loopback:
             server.close()
             raise
         server.close()
-        _reset(client)
         return None
+
+
+def _accept(listener: socket.socket) -> socket.socket | None:
+    try:
+        client = listener.accept()[0]
+    except OSError as error:
+        if error.errno in (23, 24):
+            threading.Event().wait(0.1)
+        return None
+    client.setblocking(True)
+    return client
+
+
+def _listener(family: int, address: str, backlog: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.bind((address, 0))
+        made.listen(backlog)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
