@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from tests.conformance.suite import Check, Observation, equal, matches
+from tests.conformance.suite import Check, Observation, equal, lacks, matches
 
 
 class Difference(NamedTuple):
@@ -39,6 +39,7 @@ BIDIRECTIONAL = Difference("`shared`", message="what a guest mounts cannot appea
 HOST = "namespaces of the host"
 
 DEVICES = "devices, pipes"
+CONNECT = "`podman network connect` while it runs"
 SOCKET_PEER = "podman/mount/socket-peer"
 
 DIFFERENCES: dict[str, Difference] = {
@@ -49,6 +50,7 @@ DIFFERENCES: dict[str, Difference] = {
     "command/update/memory-above": Difference("memory above", shows=equal("enough", "")),
     "podman/privileged/devices": Difference("`--privileged`", shows=equal("podman/privileged/devices $?", "1")),
     SOCKET_PEER: Difference("unix sockets", shows=matches(SOCKET_PEER, "^0$")),
+    "podman/network/connect": Difference(CONNECT, shows=lacks("podman/network/connect", "eth1")),
     "podman/mount/locked": Difference("locks of files", shows=equal("podman/mount/locked $?", "0")),
     "hooks/create-container": HOOK,
     "config-linux/namespaces/network-none": NETWORK,

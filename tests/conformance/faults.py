@@ -35,7 +35,6 @@ FAULTS = frozenset(
         "podman/limits/oom-killed",
         "podman/limits/stats",
         "podman/mount/running",
-        "podman/network/connect",
         "podman/network/route",
         "podman/options/umask",
         "podman/pod/exec",

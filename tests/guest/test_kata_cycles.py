@@ -1,0 +1,145 @@
+"""Containers and pods of podman's and of CRI, again and again: nothing is lost, and nothing is left.
+
+PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.kata_podman import Podman
+from tests.guest.kata_tools import PATIENCE, eventually, leftovers
+from tests.kata import cri
+from tests.kata.containerd import Containerd, need
+from tools import guest as recipes
+
+CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
+KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+LONGEST_RUN = 12.0
+"""Seconds; `podman run -d` takes about so long in the lab."""
+QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    made = Podman(tmp_path_factory.mktemp("cycles"))
+    yield made
+    made.close()
+
+
+def nothing_left(podman: Podman) -> bool:
+    """Of containers; podman's storage is a mount."""
+    left = [each for each in leftovers(podman.folder) if "pyvmm" in each or f"{podman.folder}/state" in each]
+    return not left and podman.check("ps", "--all", "--quiet") == ""
+
+
+@pytest.mark.parametrize("number", range(CYCLES))
+def test_cycles_of_podman(podman: Podman, tmp_path: Path, number: int) -> None:
+    script = "cat; echo to stderr >&2; cat /data/in; echo kept >/data/out; exit 3"
+    (tmp_path / "in").write_text(f"given {number}\n")
+    options = ["-i", "--rm", "--network", "none", "-v", f"{tmp_path}:/data"]
+    done = podman.run("run", *options, "box", "sh", "-c", script, text=f"typed {number}\n")
+    assert (done.returncode, done.stdout) == (3, f"typed {number}\ngiven {number}\n"), done.stderr
+    assert done.stderr == "to stderr\n"
+    assert (tmp_path / "out").read_text() == "kept\n"
+    eventually(lambda: nothing_left(podman), "something is left")
+
+
+@pytest.mark.parametrize("number", range(CYCLES))
+def test_cycles_of_pods_of_podman(podman: Podman, number: int) -> None:
+    pod, served = f"p{number}", f"served {number}"
+    podman.check("pod", "create", "--name", pod, "--network", "none")
+    podman.check("run", "-d", "--pod", pod, "--name", f"s{number}", "box", "nc", "-l", "-p", "77", "-e", "echo", served)
+    fetch = "until nc 127.0.0.1 77; do sleep 0.1; done; hostname"
+    assert podman.check("run", "--rm", "--pod", pod, "box", "sh", "-c", fetch) == f"{served}\n{pod}\n"
+    podman.check("pod", "rm", "--force", "--time", "0", pod)
+    eventually(lambda: nothing_left(podman), "something is left")
+
+
+def test_deaths_at_random_of_podman(podman: Podman) -> None:
+    """kill -9 of podman, conmon or the monitor at some time of `run`: `rm --force` clears what is left."""
+    chance = random.Random(1)
+    for number in range(KILLS):
+        name = f"k{number}"
+        command = podman.command("run", "-d", "--name", name, "--network", "none", "box", "sleep", "600")
+        running = subprocess.Popen(command, **QUIET)
+        delay, victim = chance.uniform(0, LONGEST_RUN), ("podman", "conmon", "monitor")[number % 3]
+        time.sleep(delay)  # the time is the test's subject
+        pids = [running.pid] if victim == "podman" else pids_of(podman, victim)
+        print(f"{name}: {victim} {pids} after {delay:.2f} s")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.wait(PATIENCE)
+        podman.check("rm", "--force", "--ignore", "--time", "0", name)
+        eventually(lambda: nothing_left(podman), f"something is left of {name}")
+
+
+def pids_of(podman: Podman, victim: str) -> list[int]:
+    """conmon of the container, or its monitor; there may be none yet."""
+    if victim == "monitor":
+        states = (path.read_text() for path in podman.folder.glob("state/*/state.json"))
+        return [int(known["monitor"]) for known in map(json.loads, states) if known.get("monitor")]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"conmon") and os.fsencode(podman.folder) in b" ".join(words):
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Containerd]:
+    need("containerd", "ctr", "ip", "nsenter")
+    with tempfile.TemporaryDirectory(prefix="cyc") as name:
+        folder = Path(name)
+        settings = folder / "kata.toml"
+        settings.write_text(f'kernel = "{recipes.kernel()}"\nimage = "{recipes.kata_image()}"\nmemory = "192M"\n')
+        os.environ["PYVMM_KATA_CONFIG"] = str(settings)
+        runtime = "io.containerd.pyvmm.v2"
+        section = cri.section(folder, "pyvmm", runtime)
+        made = Containerd(folder, runtime, str(Path(sys.executable).parent), section, own_network=True)
+        try:
+            made.start()
+            made.import_image("k8s.io")
+            yield made
+        finally:
+            made.stop()
+            del os.environ["PYVMM_KATA_CONFIG"]
+
+
+@pytest.mark.parametrize("number", range(CYCLES))
+def test_cycles_of_pods_of_the_container_runtime_interface(daemon: Containerd, tmp_path: Path, number: int) -> None:
+    client = cri.Cri(daemon.address, tmp_path)
+    try:
+        pod = cri.CriPod(client, "pyvmm", f"p{number}", tmp_path)
+        mount: dict[str, object] = {"container_path": "/data", "host_path": str(tmp_path)}
+        pod.run("one", "sh", "-c", f"echo kept {number} >/data/out; exec sleep 100000", mounts=(mount,))
+        pod.run("two", "sh", "-c", "exit 7")
+        assert pod.exec("one", "sh", "-c", "cat /data/out; hostname; exit 5") == (f"kept {number}\np{number}\n", 5)
+        daemon.until(lambda: pod.status("two").exit_code == 7, lambda: str(pod.status("two")))
+        place = daemon.place_of_pod(pod.id)
+        pod.remove()
+        daemon.wait_until_clean([place])
+        assert (tmp_path / "out").read_text() == f"kept {number}\n"
+    finally:
+        client.close()
