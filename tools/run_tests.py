@@ -135,10 +135,7 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
     if command == here:
         status = subprocess.run(command, env=environment, cwd=ROOT).returncode
     else:
-        if shared:
-            status = run_shared([*command, "-n", "1"], environment)
-        else:
-            status = run_in_labs(command, environment)
+        status = run_shared([*command, "-n", "1"], environment) if shared else run_in_labs(command, environment)
         if status == FAILURES:
             run_again(here, environment)
             status = 0
