@@ -26,6 +26,15 @@ def test_run_is_as_the_program_is(runtime: Runtime) -> None:
     assert os.listdir(runtime.root) == []
 
 
+def test_whoever_reads_late_gets_all(runtime: Runtime) -> None:
+    """What is written when the program ends fills two pipes, the guest's and this one."""
+    command = runtime.command("run", "--bundle", runtime.bundle("head -c 120000 /dev/zero; exit 6"), "one")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.wait(PATIENCE) == 6
+        assert process.stdout is not None
+        assert len(process.stdout.read()) == 120000
+
+
 def test_a_program_killed_by_a_signal(runtime: Runtime) -> None:
     assert runtime.run("run", "-b", runtime.bundle("kill -KILL $$"), "c1").returncode == 137
 

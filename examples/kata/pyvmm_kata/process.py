@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import AgentError, AgentGone, GuestError
-from pyvmm_kata.stdio import Pumps, Stdio
+from pyvmm_kata.stdio import DRAIN_FIRST_S, DRAIN_S, Pumps, Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,8 @@ class Process:
         self._on_exit = on_exit
         self._ended = threading.Event()
         self._exit: ExitStatus | None = None
-        self._pumps = Pumps(agent, container_id, exec_id, stdio)
+        patience = DRAIN_FIRST_S if exec_id == container_id else DRAIN_S
+        self._pumps = Pumps(agent, container_id, exec_id, stdio, patience)
 
     @property
     def exit_status(self) -> ExitStatus | None:

@@ -6,8 +6,11 @@ guest sends is bounded by what was asked for, and asked for only when the last p
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import socket
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,8 +23,13 @@ if TYPE_CHECKING:
     from pyvmm_kata.agent import AgentClient
 
 PIECE = 32 << 10
-DRAIN_S = 2.0
-"""How long output is waited for when its process has ended: others may hold the pipe open for ever."""
+DRAIN_S, DRAIN_FIRST_S = 2.0, 10.0
+"""How long nothing may move, when a process has ended, before its output is given up: others may hold the pipe open for
+ever. With a container's first process all others end, so that only a slow guest or reader is waited for."""
+ENOUGH_S = 1.0
+"""How long threads may take that were told to end."""
+DRAIN_MAX = 1 << 20
+"""How much output may still come then: as much as a pipe may hold."""
 
 
 class Stdio(NamedTuple):
@@ -42,14 +50,54 @@ class Stdio(NamedTuple):
                 os.close(end)
 
 
-class Pumps:
-    """The threads of one process's streams."""
+class _Output:
+    """Where a stream of the process's is written to: one thread writes and closes, another one may make room.
 
-    def __init__(self, agent: AgentClient, container_id: str, exec_id: str, stdio: Stdio) -> None:
+    :ivar fd: the descriptor, -1 for none
+    """
+
+    def __init__(self, target: int | str | None) -> None:
+        self.fd = _open_out(target)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Whatever else is written is dropped."""
+        with self._lock:
+            if self.fd >= 0:
+                os.close(self.fd)
+            self.fd = -1
+
+    def make_room(self) -> None:
+        """Let what the guest has left be written, whether or not somebody reads it now: as the pipe of a program of
+        the host's has it all when the program ends.  A writer that waits goes on."""
+        with self._lock:
+            try:
+                mode = os.fstat(self.fd).st_mode
+                if stat.S_ISFIFO(mode) and fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ) < DRAIN_MAX:
+                    fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, DRAIN_MAX)
+                elif stat.S_ISSOCK(mode):
+                    with socket.socket(fileno=os.dup(self.fd)) as sock:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DRAIN_MAX)
+            except OSError:
+                pass  # it is closed, or the host has limits: then its reader is waited for
+
+
+class Pumps:
+    """The threads of one process's streams.
+
+    :param patience: seconds, DRAIN_S or another
+    """
+
+    def __init__(
+        self, agent: AgentClient, container_id: str, exec_id: str, stdio: Stdio, patience: float = DRAIN_S
+    ) -> None:
         self._agent = agent
         self._ids = container_id, exec_id
         self._stdio = stdio
-        self._threads: list[threading.Thread] = []
+        self._patience = patience
+        self._outputs: list[tuple[_Output, threading.Thread]] = []
+        self._input: threading.Thread | None = None
+        self._moved = 0.0
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC)
         self._stdin_closed = threading.Lock()
         self._finished = False
@@ -57,44 +105,49 @@ class Pumps:
     def start(self) -> None:
         """Start copying."""
         stdio = self._stdio
-        self._spawn("stdout", lambda: self._copy_out(stdio.stdout, self._agent.read_stdout))
+        self._spawn_output("stdout", stdio.stdout, self._agent.read_stdout)
         if not stdio.terminal:
-            self._spawn("stderr", lambda: self._copy_out(stdio.stderr, self._agent.read_stderr))
+            self._spawn_output("stderr", stdio.stderr, self._agent.read_stderr)
         if stdio.stdin is not None:
             source = stdio.stdin
-            self._spawn("stdin", lambda: self._copy_in(source))
+            self._input = self._spawn("stdin", lambda: self._copy_in(source))
         else:
-            self._spawn("stdin", self.close_stdin)
+            self._input = self._spawn("stdin", self.close_stdin)
 
-    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+    def _spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=work, name=f"{name} {self._ids[1]}", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        return thread
 
-    def _copy_out(self, target: int | str | None, read: Callable[[str, str, int], bytes]) -> None:
-        fd = _open_out(target)
+    def _spawn_output(self, name: str, target: int | str | None, read: Callable[[str, str, int], bytes]) -> None:
+        output = _Output(target)
+        self._outputs.append((output, self._spawn(name, lambda: self._copy_out(output, read))))
+
+    def _copy_out(self, output: _Output, read: Callable[[str, str, int], bytes]) -> None:
+        late = 0
         try:
-            while True:
+            while late < DRAIN_MAX:
                 try:
                     data = read(*self._ids, PIECE)
                 except (AgentError, AgentGone):
                     return  # how the agent says that there is no more
                 if not data:
                     return
-                if fd >= 0 and not self._write(fd, data):
-                    os.close(fd)
-                    fd = -1  # nobody reads it: the process goes on all the same, as with a terminal that was closed
+                late += len(data) if self._finished else 0
+                self._moved = time.monotonic()
+                if output.fd >= 0 and not self._write(output.fd, data):
+                    output.close()  # nobody reads it: the process goes on all the same, as with a closed terminal
         except GuestError:
             return
         finally:
-            if fd >= 0:
-                os.close(fd)
+            output.close()
 
     def _write(self, fd: int, data: bytes) -> bool:
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(fd, view) :]
+                self._moved = time.monotonic()
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(fd, select.POLLOUT)
@@ -146,16 +199,20 @@ class Pumps:
         if self._finished:
             return
         self._finished = True
-        if not self._threads:  # never started
+        if self._input is None:  # never started
             self._stdio.close()
-        deadline = time.monotonic() + DRAIN_S
-        for thread in self._threads:
-            if not thread.name.startswith("stdin"):
-                thread.join(max(0.0, deadline - time.monotonic()))
+        self._moved = time.monotonic()
+        for output, _ in self._outputs:
+            output.make_room()
+        for _, thread in self._outputs:
+            while thread.is_alive() and (left := self._moved + self._patience - time.monotonic()) > 0:
+                thread.join(left)
         os.close(self._waker)
-        for thread in self._threads:
-            thread.join(max(0.1, deadline - time.monotonic()))
-        if not any(thread.is_alive() for thread in self._threads):
+        threads = [thread for _, thread in self._outputs] + ([self._input] if self._input else [])
+        deadline = time.monotonic() + ENOUGH_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in threads):
             os.close(self._wake)
 
 
