@@ -23,7 +23,7 @@ test-native: ## only the tests that need no KVM
 	@python3 tools/deps.py check fuzz
 	@$(PYTHON) -m tools.run_tests --native $(ARGS)
 
-test-long-guest: ## those that boot guests: 10,000 random operations around volumes, compared with crun's
+test-long-guest: ## those that boot guests: random operations around volumes, servers; compared with crun
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.run_tests --long-guest $(ARGS)
 

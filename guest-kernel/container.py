@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the root file system of a container with a Debian to work in: Python, a C compiler, apt.
+"""Makes the root file system of a container with a Debian: to work in (Python, a C compiler, apt), or with servers.
 
 Prints the path of an erofs image on stdout; `hello.deb`, a package that is not installed in it, is in the same
 directory. The cache is keyed by this file and by the versions of the packages that matter.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from debian import SUITE
 import recipe
 from recipe import EPOCH, Progress
 
-PACKAGES = ("apt", "gcc", "libc6-dev", "python3")
-KEYED_BY = ("gcc", "python3")
+PACKAGES = {
+    "work": ("apt", "gcc", "libc6-dev", "python3"),
+    "servers": ("apt", "dbus", "nginx", "nodejs", "postgresql", "python3-pip", "redis-server", "systemd-sysv"),
+}
+KEYED_BY = {
+    "work": ("gcc", "python3"),
+    "servers": ("nginx", "nodejs", "postgresql", "redis-server", "systemd"),
+}
 OFFERED = "hello"
 TOOLS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils"}
 NAME = "debian.erofs"
@@ -27,19 +34,19 @@ FILESYSTEM_ID = "70796d6d-0000-4000-8000-000000000003"
 SECTOR = 4096
 
 
-def make(progress: Progress) -> Path:
+def make(kind: str, progress: Progress) -> Path:
     """The path of the image in the cache, made when it is not there. Raises RecipeError."""
-    parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE}
-    parts |= {package: recipe.candidate_version(package) for package in KEYED_BY}
+    parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE, "kind": kind}
+    parts |= {package: recipe.candidate_version(package) for package in KEYED_BY[kind]}
     entry = recipe.cache_root() / "container" / recipe.digest(parts)
-    build = partial(_build, progress)
+    build = partial(_build, PACKAGES[kind], progress)
     return recipe.make_as_root(entry, NAME, TOOLS, "making a container's Debian", progress, build)
 
 
-def _build(progress: Progress, work: Path, made: Path) -> None:
+def _build(packages: Sequence[str], progress: Progress, work: Path, made: Path) -> None:
     tree = work / "tree"
-    progress.say(f"mmdebstrap {SUITE} with {', '.join(PACKAGES)}")
-    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    progress.say(f"mmdebstrap {SUITE} with {', '.join(packages)}")
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNUSED]
     download = f'chroot "$1" sh -c "cd /root && apt-get -q -o APT::Sandbox::User=root download {OFFERED}"'
     recipe.run([*command, f"--customize-hook={download}", SUITE, str(tree)])
@@ -56,9 +63,10 @@ def _build(progress: Progress, work: Path, made: Path) -> None:
 
 def main() -> Path:
     parser = argparse.ArgumentParser(description="Makes a Debian for containers, an erofs image, and prints its path.")
+    parser.add_argument("--kind", choices=sorted(PACKAGES), default="work", help="what is in it (default: work)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
     arguments = parser.parse_args()
-    return recipe.deliver(make(Progress()), arguments.output)
+    return recipe.deliver(make(arguments.kind, Progress()), arguments.output)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def container() -> str:
     return make("container.py")
 
 
+def servers() -> str:
+    """The path of an erofs image with a Debian that has servers; the package ``hello.deb`` is in the same directory."""
+    return os.environ.get("PYVMM_GUEST_SERVERS") or make("container.py", "--kind", "servers")
+
+
 def kata_image() -> str:
     """The path of the image of the container runtime's guest."""
     return make("../examples/kata/image/build.py")
@@ -104,13 +109,17 @@ def programs() -> str:
     return str(disk)
 
 
-def publish() -> None:
-    """Make all of it, and name in the environment what the recipes made: what this process starts need not look."""
+def publish(*, long: bool = False) -> None:
+    """Make all of it, and name in the environment what the recipes made: what this process starts need not look.
+
+    :param long: what only the tests marked long need, too
+    """
     os.environ["PYVMM_GUEST_KERNEL"] = kernel()
     os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
     os.environ["PYVMM_KATA_IMAGE"] = kata_image()
     programs()
-    for variable, made in (("PYVMM_GUEST_DEBIAN", debian), ("PYVMM_GUEST_CONTAINER", container)):
+    optional = [("PYVMM_GUEST_DEBIAN", debian), ("PYVMM_GUEST_CONTAINER", container)]
+    for variable, made in [*optional, ("PYVMM_GUEST_SERVERS", servers)] if long else optional:
         try:
             os.environ[variable] = made()
         except SystemExit:

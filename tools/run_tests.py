@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> int:
         runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False, whole=False))
     if only not in ("--native", "--long"):
         with step("guest kernel, root disk and programs"):
-            guest.publish()
+            guest.publish(long=only == "--long-guest")
             if recipes is not None:
                 recipes.wait()
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
