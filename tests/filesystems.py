@@ -27,6 +27,22 @@ def _mount(stack: ExitStack, *arguments: str | Path) -> None:
     stack.callback(subprocess.run, ["umount", "-l", str(arguments[-1])], check=False)
 
 
+def _load_loop() -> None:
+    """Nobody has made the driver's node in the lab, which would load it."""
+    modprobe = shutil.which("modprobe", path=SEARCH)
+    if modprobe and not Path("/dev/loop-control").exists():
+        subprocess.run([modprobe, "loop"], check=False)
+
+
+@contextmanager
+def mounted(image: str, kind: str, target: Path) -> Iterator[None]:
+    """The file system of this kind in an image file, read-only."""
+    with ExitStack() as stack:
+        _load_loop()
+        _mount(stack, "-t", kind, "-o", "loop,ro", image, target)
+        yield
+
+
 @contextmanager
 def filesystem(kind: str, where: Path) -> Iterator[Path]:
     """An empty file system of this kind, below *where*; ``plain``: a directory there.  Skips where there is none."""
@@ -41,9 +57,7 @@ def filesystem(kind: str, where: Path) -> Iterator[Path]:
             size, command = IMAGES[kind]
             if not shutil.which(command[0], path=SEARCH):
                 pytest.skip(f"{command[0]} is not installed")
-            modprobe = shutil.which("modprobe", path=SEARCH)
-            if modprobe and not Path("/dev/loop-control").exists():  # nobody has made its node in the lab
-                subprocess.run([modprobe, "loop"], check=False)
+            _load_loop()
             image = where / f"{kind}.img"
             with image.open("wb") as file:
                 file.truncate(size << 20)
