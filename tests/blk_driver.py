@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.driver import Buffer, DriverQueue, Guest
-from vmm.config import DiskConfig
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.blk import Blk
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk.device import Blk
 
 
 class Answer(NamedTuple):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.driver import DriverQueue, Guest
-from vmm.config import ShareConfig
 from vmm.memory import GuestMemory
-from vmm.virtio.fs import Fs
-from vmm.virtio.fs_process import FsProcess
+from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.fs.device import Fs
+from vmm.virtio.fs.process import FsProcess
 
 ROOT = 1
 (

@@ -9,10 +9,10 @@ import time
 from typing import NamedTuple
 
 from tests.driver import TIMEOUT, Buffer, DriverQueue, Guest
-from vmm.config_limit import LimitConfig
+from vmm.config.limit import LimitConfig
 from vmm.native import lib
 from vmm.virtio import spec
-from vmm.virtio.net import GUEST_OFFLOADS, Backend, Net
+from vmm.virtio.net.device import GUEST_OFFLOADS, Backend, Net
 
 MAC = bytes.fromhex("020000000001")
 TAP_FEATURES = GUEST_OFFLOADS | (

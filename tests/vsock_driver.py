@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from tests.driver import TIMEOUT, Buffer, Guest
 from tests.driver_queue import fence
-from vmm.config import VsockConfig
 from vmm.virtio import spec
-from vmm.virtio.vsock import EVENT, RX, TX, Vsock
+from vmm.virtio.vsock.config import VsockConfig
+from vmm.virtio.vsock.device import EVENT, RX, TX, Vsock
 
 CID = 3
 BUF_ALLOC = 256 << 10

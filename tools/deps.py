@@ -358,7 +358,7 @@ def write_command(python: str) -> None:
     folder = "python{}.{}".format(*python_version(python))
     packages = os.path.join(VENV, "lib", folder, "site-packages")
     kata = os.path.join(ROOT, "examples", "kata")
-    start = "import gc\n\ngc.disable()\nfrom vmm.startup import begin as main\n"
+    start = "import gc\n\ngc.disable()\nfrom vmm.faststart.bundle import begin as main\n"
     write_program(python, "pyvmm", [ROOT, packages, kata], start, head=f"#!{warm} {python}\n")
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])

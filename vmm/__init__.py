@@ -11,39 +11,43 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.aio import AsyncMachine
-    from vmm.config import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
-    from vmm.config_devices import BalloonConfig, PmemConfig
-    from vmm.config_limit import LimitConfig
-    from vmm.config_net import NetConfig, Publish
+    from vmm.config.limit import LimitConfig
     from vmm.errors import ConfigError, GuestError, HostError, VmmError
-    from vmm.life import EndEvent, Event
-    from vmm.machine import Machine
+    from vmm.machine.aio import AsyncMachine
+    from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
+    from vmm.machine.lifecycle import EndEvent, Event
+    from vmm.machine.machine import Machine
     from vmm.memory import GuestMemory
+    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.blk.config import DiskConfig
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.fs.config import ShareConfig
+    from vmm.virtio.net.config import NetConfig, Publish
+    from vmm.virtio.pmem.config import PmemConfig
     from vmm.virtio.queue import Chain, Queue
+    from vmm.virtio.vsock.config import VsockConfig
 
 _HOMES = {
-    "AsyncMachine": "aio",
-    "BalloonConfig": "config_devices",
-    "PmemConfig": "config_devices",
-    "BootConfig": "config",
-    "ConsoleConfig": "config",
-    "DiskConfig": "config",
-    "MachineConfig": "config",
-    "MemoryConfig": "config",
-    "ShareConfig": "config",
-    "VsockConfig": "config",
-    "LimitConfig": "config_limit",
-    "NetConfig": "config_net",
-    "Publish": "config_net",
+    "AsyncMachine": "machine.aio",
+    "BalloonConfig": "virtio.balloon.config",
+    "PmemConfig": "virtio.pmem.config",
+    "BootConfig": "machine.config",
+    "ConsoleConfig": "machine.config",
+    "DiskConfig": "virtio.blk.config",
+    "MachineConfig": "machine.config",
+    "MemoryConfig": "machine.config",
+    "ShareConfig": "virtio.fs.config",
+    "VsockConfig": "virtio.vsock.config",
+    "LimitConfig": "config.limit",
+    "NetConfig": "virtio.net.config",
+    "Publish": "virtio.net.config",
     "ConfigError": "errors",
     "GuestError": "errors",
     "HostError": "errors",
     "VmmError": "errors",
-    "EndEvent": "life",
-    "Event": "life",
-    "Machine": "machine",
+    "EndEvent": "machine.lifecycle",
+    "Event": "machine.lifecycle",
+    "Machine": "machine.machine",
     "GuestMemory": "memory",
     "VirtioDevice": "virtio.device",
     "Chain": "virtio.queue",

@@ -33,7 +33,7 @@ def main(config: dict[str, str], stats_path: str) -> int:
 
         def write_stats(_events: int) -> None:
             os.read(asked, 64)
-            # Not vmm.report.collect(): what KVM counts of a vCPU waits for the vCPU to leave KVM_RUN
+            # Not vmm.machine.stats.collect(): what KVM counts of a vCPU waits for the vCPU to leave KVM_RUN
             counts = [vcpu.exit_counts() for vcpu in machine.vcpus]
             sums = {who: sum(sum(each[who].values()) for each in counts) for who in ("c", "python")}
             os.write(stats, json.dumps(sums).encode() + b"\n")

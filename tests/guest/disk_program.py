@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.guest.shared import INSTALL_PROGRAMS
 from vmm import BootConfig, ConsoleConfig, DiskConfig, Machine, MachineConfig
-from vmm.virtio.blk import Blk
+from vmm.virtio.blk.device import Blk
 
 DISKS = {"uring-writeback": "c", "uring-writethrough": "d", "sync-writeback": "e", "sync-writethrough": "f"}
 """Names of the images, and the last letter of their device in the guest."""

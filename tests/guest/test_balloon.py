@@ -9,7 +9,7 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import Guest
 from vmm import BalloonConfig, MemoryConfig
-from vmm.config import MIB
+from vmm.config.sizes import MIB
 
 TIMEOUT = 60.0
 USE = "mount -t tmpfs -o size=90% none /mnt && dd if=/dev/zero of=/mnt/f bs=1M count={} 2>/dev/null"

@@ -16,8 +16,8 @@ from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, complaints, programs_disk, running, show, tool
 from tests.guest.vmfixture import Guest
 from vmm import DiskConfig
-from vmm.report import collect
-from vmm.virtio.blk import Blk
+from vmm.machine.stats import collect
+from vmm.virtio.blk.device import Blk
 
 MIB = 1 << 20
 PATIENCE = 240.0

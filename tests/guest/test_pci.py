@@ -11,7 +11,7 @@ from tests.guest.conftest import Boot
 from tests.guest.shared import complaints, running, show
 from tests.guest.vmfixture import Guest
 from vmm import DiskConfig, ShareConfig, VsockConfig
-from vmm.report import collect
+from vmm.machine.stats import collect
 
 MIB = 1 << 20
 

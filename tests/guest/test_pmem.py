@@ -11,7 +11,7 @@ from tests.guest.conftest import Boot
 from tests.guest.vmfixture import Guest
 from tests.sparse import sparse_copy
 from vmm import PmemConfig
-from vmm.config import MIB
+from vmm.config.sizes import MIB
 
 ROOT = "root=/dev/pmem0 rootflags=dax"
 

@@ -21,7 +21,7 @@ from vmm import (
     VirtioDevice,
     VsockConfig,
 )
-from vmm.config import parse_size
+from vmm.config.sizes import parse_size
 from vmm.testing.console import ConsoleGuest
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs/profile

@@ -8,10 +8,10 @@ import struct
 import pytest
 
 from tests.driver import Buffer, Guest
-from vmm.config_devices import BalloonConfig
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.balloon import DEFLATE, INFLATE, STATS, Balloon
+from vmm.virtio.balloon.config import BalloonConfig
+from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 RAM = 16 << 20
 PAGE = 4096

@@ -17,7 +17,8 @@ import pytest
 
 from tests.blk_driver import BlkGuest, header, segment
 from tests.driver import Buffer
-from vmm.virtio import blk, spec
+from vmm.virtio import spec
+from vmm.virtio.blk import device as blk
 
 SIZE = 1 << 20
 SECTORS = SIZE // 512

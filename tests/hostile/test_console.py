@@ -12,7 +12,7 @@ import pytest
 
 from tests.driver import Buffer, Guest
 from vmm.native import lib
-from vmm.virtio.console import RX, TX, VirtioConsole
+from vmm.virtio.console.device import RX, TX, VirtioConsole
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from tests.fs_driver import FsGuest
 from tests.sample_devices import Echo
 from vmm.errors import HostError
 from vmm.native import ffi, lib
-from vmm.virtio import fs_process, spec
-from vmm.virtio.fs_process import FsProcess
+from vmm.virtio import spec
+from vmm.virtio.fs import process as fs_process
+from vmm.virtio.fs.process import FsProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 

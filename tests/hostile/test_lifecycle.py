@@ -19,11 +19,11 @@ from tests.blk_driver import BlkGuest, Request, header
 from tests.driver import Guest
 from tests.pci_driver import PciGuest
 from tests.sample_devices import Echo, Holder
-from vmm.config import DiskConfig
 from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.blk import Blk
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk.device import Blk
 from vmm.virtio.mmio import MmioTransport
 
 SIZE = 8 << 20

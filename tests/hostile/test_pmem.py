@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Buffer, Guest
-from vmm.config_devices import PmemConfig
 from vmm.virtio import spec
-from vmm.virtio.pmem import Pmem
+from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20
 FLUSH = struct.pack("<I", spec.PMEM_REQ_FLUSH)

@@ -14,7 +14,7 @@ import pytest
 from tests.driver import Buffer
 from tests.vsock_driver import BUF_ALLOC, CID, VsockGuest, header, resident, works
 from vmm.virtio import spec
-from vmm.virtio.vsock import RX
+from vmm.virtio.vsock.device import RX
 
 SEQ = spec.VSOCK_TYPE_SEQPACKET
 STREAM = spec.VSOCK_TYPE_STREAM

@@ -17,7 +17,7 @@ from tests.driver import TIMEOUT, Buffer
 from tests.vsock_driver import VsockGuest, header, is_asleep, resident, works
 from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec
-from vmm.virtio.vsock import TX, Vsock
+from vmm.virtio.vsock.device import TX, Vsock
 
 SEQ = spec.VSOCK_TYPE_SEQPACKET
 STREAM = spec.VSOCK_TYPE_STREAM

@@ -15,7 +15,7 @@ import pytest
 from pyvmm_kata import network, spliced
 from pyvmm_kata.errors import ConfigError, HostError
 from vmm import Publish
-from vmm.virtio.net_tap import Tap
+from vmm.virtio.net.tap import Tap
 
 MAC = "02:00:00:00:00:07"
 SETUP = f"""

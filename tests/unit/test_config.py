@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from vmm.config import BootConfig, DiskConfig, MachineConfig, MemoryConfig, VsockConfig, parse_size
+from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError
-from vmm.record import replace
+from vmm.faststart.record import replace
+from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.vsock.config import VsockConfig
 
 
 @pytest.mark.parametrize(

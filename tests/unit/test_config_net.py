@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vmm.config import DiskConfig
-from vmm.config_limit import LimitConfig
-from vmm.config_net import NetConfig, Publish, parse_nets
+from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.net.config import NetConfig, Publish, parse_nets
 
 
 def test_a_tap_device_with_everything() -> None:

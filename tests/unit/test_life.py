@@ -16,8 +16,8 @@ from tests.sample_devices import Echo
 from vmm import ConfigError, ConsoleConfig, DiskConfig, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
-from vmm.life import CALLS, STATES
-from vmm.record import replace
+from vmm.faststart.record import replace
+from vmm.machine.lifecycle import CALLS, STATES
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from vmm import EndEvent, Event, Machine
-from vmm.life import Life
+from vmm.machine.lifecycle import Life
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

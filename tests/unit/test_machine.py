@@ -21,7 +21,7 @@ from tests import tiny
 from tests.sample_devices import Echo
 from vmm import ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
-from vmm.report import collect
+from vmm.machine.stats import collect
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -93,8 +93,8 @@ def descriptors() -> list[str]:
 
 def warm_up() -> None:
     """What a first machine imports may open something for good."""
-    import vmm.machine
-    import vmm.virtio.blk  # noqa: F401
+    import vmm.machine.machine
+    import vmm.virtio.blk.device  # noqa: F401
 
 
 @pytest.mark.parametrize(

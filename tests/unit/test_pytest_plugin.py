@@ -62,9 +62,9 @@ def test_without_kvm_the_test_is_skipped_or_fails_as_asked(tmp_path: Path) -> No
     kernel = tiny.make(tmp_path)
     text = f"""
 def test_x(vm, monkeypatch):
-    import vmm.core
+    import vmm.machine.kvm_vm
     from vmm.kvm import System
-    monkeypatch.setattr(vmm.core, "System", lambda: System("/not/there"))
+    monkeypatch.setattr(vmm.machine.kvm_vm, "System", lambda: System("/not/there"))
     vm(BootConfig({kernel!r}))
 """
     done = run(tmp_path, text)
@@ -74,5 +74,5 @@ def test_x(vm, monkeypatch):
 
 
 def test_the_plugin_costs_other_test_runs_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, "import sys\ndef test_x():\n    assert 'vmm.machine' not in sys.modules\n")
+    done = run(tmp_path, "import sys\ndef test_x():\n    assert 'vmm.machine.machine' not in sys.modules\n")
     assert "1 passed" in done.stdout, done.stdout

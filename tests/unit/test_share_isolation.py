@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmm.config import ShareConfig
 from vmm.errors import ConfigError
+from vmm.virtio.fs.config import ShareConfig
 
 MIB = 1 << 20
 

@@ -27,16 +27,16 @@ class Copy:
 
     @property
     def kept(self) -> Path:
-        return self.package / "__pycache__" / f"startup.{sys.implementation.cache_tag}.bin"
+        return self.package / "faststart" / "__pycache__" / f"bundle.{sys.implementation.cache_tag}.bin"
 
     def boot(self, before: str = "") -> tuple[str, list[str]]:
         """Boot with it: the output, and the modules that came from the file."""
         code = (
             f"import sys; sys.path[:0] = [{str(self.folder)!r}]; sys.path.append({SITE!r})\n{before}\n"
-            "from vmm import startup; startup.install()\n"
+            "from vmm.faststart import bundle; bundle.install()\n"
             "from vmm.cli.main import main\n"
             f"status = main(['boot', '--kernel', {self.kernel!r}])\n"
-            "sys.stderr.write(' '.join(n for n, m in sys.modules.items() if m.__loader__ is startup._Finder))\n"
+            "sys.stderr.write(' '.join(n for n, m in sys.modules.items() if m.__loader__ is bundle._Finder))\n"
             "sys.exit(status)"
         )
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -56,19 +56,19 @@ def test_the_second_start_takes_its_modules_from_the_file(copy: Copy) -> None:
     assert copy.boot() == ("hello\n", [])
     output, modules = copy.boot()
     assert output == "hello\n"
-    assert {"vmm.cli.boot", "vmm.machine", "vmm.kvm.vm"} <= set(modules)
+    assert {"vmm.cli.boot", "vmm.machine.machine", "vmm.kvm.vm"} <= set(modules)
 
 
 def test_a_changed_source_counts_at_once_and_is_kept_anew(copy: Copy) -> None:
     copy.boot()
-    source = copy.package / "machine.py"
+    source = copy.package / "machine" / "machine.py"
     source.write_text(source.read_text() + "\nprint('changed', flush=True)\n")
     output, modules = copy.boot()
     assert output == "changed\nhello\n"
-    assert "vmm.machine" not in modules and "vmm.memory" in modules
+    assert "vmm.machine.machine" not in modules and "vmm.memory" in modules
     output, modules = copy.boot()
     assert output == "changed\nhello\n"
-    assert "vmm.machine" in modules
+    assert "vmm.machine.machine" in modules
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])

@@ -16,16 +16,15 @@ from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.cpu import CpuState
 from vmm.boot.image import Identity, KernelImage, check_placement, initrd_address
 from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
-from vmm.config import PCI, ShareConfig
 from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
 from vmm.memory import regions
-from vmm.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmm.config import MachineConfig
+    from vmm.machine.config import MachineConfig
     from vmm.memory import GuestMemory
 
 __all__ = [
@@ -70,13 +69,13 @@ def check(config: MachineConfig) -> BootPlan:
     """
     boot = config.boot
     ram = regions(config.memory.size)
-    pci = config.transport == PCI
+    pci = config.has_pci()
     memory_map = layout.memory_map(ram, pci=pci)
     rootfs = config.rootfs
     default = default_cmdline(
         rootfs=rootfs is not None,
         read_only=rootfs is not None and rootfs.read_only,
-        share=config.tagged_shares()[0][0] if isinstance(rootfs, ShareConfig) else "",
+        share=config.root_tag(),
         pci=pci,
         hvc=config.console.device == "virtio",
     )

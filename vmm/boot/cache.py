@@ -22,8 +22,8 @@ import struct
 import time
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
-from vmm.environment import variable
 from vmm.errors import ConfigError
+from vmm.faststart.environment import variable
 
 VERSION = 1
 _MAGIC = b"PYVMMK\0" + bytes((VERSION,))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from vmm.boot import layout
-from vmm.record import dataclass
+from vmm.faststart.record import dataclass
 
 CR0_PE = 1 << 0
 CR0_ET = 1 << 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vmm.boot import layout
 from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
 from vmm.memory import HOLE_END, HOLE_START
-from vmm.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,20 +8,15 @@ import posix
 import sys
 import time
 
-from vmm import startup
 from vmm.cli.options import Option, parse
 from vmm.cli.options import parser as make_parser
-from vmm.config import (
-    BootConfig,
-    ConsoleConfig,
-    DiskConfig,
-    MachineConfig,
-    MemoryConfig,
-    ShareConfig,
-    VsockConfig,
-    parse_size,
-)
+from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError, VmmError
+from vmm.faststart import bundle
+from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.vsock.config import VsockConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +25,10 @@ if TYPE_CHECKING:
 
     from vmm.cli.console import Console
     from vmm.cli.signals import Signals
-    from vmm.config_devices import BalloonConfig, PmemConfig
-    from vmm.config_net import NetConfig
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
+    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.net.config import NetConfig
+    from vmm.virtio.pmem.config import PmemConfig
 
 PROG = "pyvmm boot"
 DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its console on this terminal."
@@ -142,7 +138,7 @@ def _rootfs(text: str) -> DiskConfig | ShareConfig:
 def _balloon(text: str | None) -> BalloonConfig | None:
     if text is None:
         return None
-    from vmm.config_devices import BalloonConfig
+    from vmm.virtio.balloon.config import BalloonConfig
 
     return BalloonConfig.parse(text)
 
@@ -150,7 +146,7 @@ def _balloon(text: str | None) -> BalloonConfig | None:
 def _pmems(texts: list[str]) -> tuple[PmemConfig, ...]:
     if not texts:
         return ()
-    from vmm.config_devices import PmemConfig
+    from vmm.virtio.pmem.config import PmemConfig
 
     return tuple(PmemConfig.parse(text) for text in texts)
 
@@ -196,7 +192,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
 def _nets(texts: list[str]) -> tuple[NetConfig, ...]:
     if not texts:
         return ()
-    from vmm.config_net import parse_nets
+    from vmm.virtio.net.config import parse_nets
 
     return parse_nets(texts)
 
@@ -244,7 +240,7 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
     }
     extra: dict[str, Any] = {}
     if values["stats"]:
-        from vmm.report import collect, table
+        from vmm.machine.stats import collect, table
 
         extra["stats"] = collect(machine)
         if not messages.as_json:
@@ -263,7 +259,7 @@ def main(argv: list[str]) -> int:
     except VmmError as error:
         if not messages.as_json:
             raise
-        from vmm.cli.main import exit_status
+        from vmm.cli.status import exit_status
 
         status = exit_status(error)
         messages.event("error", str(error), code=error.code, hint=error.hint, status=status)
@@ -281,9 +277,9 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
         from vmm.debug import GdbServer, GdbTarget
 
         gdb = GdbTarget.parse(values["gdb"])
-    from vmm.cli.console import open_console
+    from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
 
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop, values["console_device"]))
@@ -294,7 +290,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             if console.where:
                 messages.event("console", f"console on {console.where}", where=console.where)
             signals.watch(machine)
-            startup.keep()
+            bundle.keep()
             gc.freeze()
             gc.enable()
             if gdb is None:

@@ -39,7 +39,7 @@ def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
     import argparse
     from importlib import import_module
 
-    from vmm.cli.main import COMMANDS
+    from vmm.cli.commands import COMMANDS
 
     result = argparse.ArgumentParser(prog="pyvmm")
     result.add_argument("--version", action="store_true", help="print the version")

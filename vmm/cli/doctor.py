@@ -9,7 +9,7 @@ import sys
 from vmm.cli.options import Option, parse
 from vmm.cli.options import parser as make_parser
 from vmm.errors import HostError
-from vmm.record import dataclass
+from vmm.faststart.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

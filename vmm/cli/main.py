@@ -6,20 +6,9 @@ import gc
 import posix
 import sys
 
-from vmm.errors import ConfigError, GuestError, VmmError
-
-COMMANDS = {
-    "boot": "boot a Linux kernel in a virtual machine",
-    "run": "run a container in a virtual machine of its own",
-    "doctor": "tell whether this machine can run virtual machines, and what to do if not",
-    "debug": "look into the kernel of a running guest with drgn",
-    "completion": "print a completion script for bash, zsh or fish",
-}
-
-WARM = ("vmm.cli.boot", "vmm.cli.console", "vmm.cli.signals", "vmm.cli.terminal", "vmm.machine", "vmm.virtio.blk")
-"""What most boots import on their way, for the image of :mod:`vmm.warm`; all of it is memory of each monitor."""
-
-EXIT_HOST, EXIT_CONFIG, EXIT_GUEST_ERROR = 1, 2, 19
+from vmm.cli.commands import COMMANDS
+from vmm.cli.status import EXIT_CONFIG, EXIT_HOST, exit_status
+from vmm.errors import VmmError
 
 
 def usage() -> str:
@@ -37,13 +26,6 @@ def _version() -> str:
         return version("pyvmm")
     except PackageNotFoundError:
         return "unknown (not installed)"
-
-
-def exit_status(error: VmmError) -> int:
-    """The exit status that belongs to *error*."""
-    if isinstance(error, ConfigError):
-        return EXIT_CONFIG
-    return EXIT_GUEST_ERROR if isinstance(error, GuestError) else EXIT_HOST
 
 
 def _open_standard_descriptors() -> None:

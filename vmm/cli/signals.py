@@ -10,7 +10,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
 
 NUMBERS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1}
 _NAMES = {number: name for name, number in NUMBERS.items()}
@@ -59,7 +59,7 @@ class Signals:
             if poll.poll(None if left is None else left * 1000):
                 posix.read(self._reader, 64)
             elif settles:
-                from vmm.cli.settle import unmap_programs
+                from vmm.cli.trim_memory import unmap_programs
 
                 unmap_programs()
                 settled = True

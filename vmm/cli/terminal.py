@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vmm.devices import Serial
     from vmm.events import Loop
-    from vmm.virtio.console import VirtioConsole
+    from vmm.virtio.console.device import VirtioConsole
 
 ESCAPE = 0x01
 """Ctrl-A."""

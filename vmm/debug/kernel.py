@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
 
 _KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map: kernel text at physical 0 would be here."""

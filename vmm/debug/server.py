@@ -13,13 +13,13 @@ from vmm.debug.stub import Stub
 from vmm.debug.target import Target
 from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd
-from vmm.life import EndEvent, Event
-from vmm.record import dataclass
-from vmm.thread import Thread
+from vmm.faststart.record import dataclass
+from vmm.faststart.thread import Thread
+from vmm.machine.lifecycle import EndEvent, Event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
 
 _log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from queue import SimpleQueue
 from vmm.debug import breakpoints as bp
 from vmm.errors import GuestError, HostError
 from vmm.kvm.structs_more import kvm_guest_debug
-from vmm.life import CLOSED, ENDED, MADE, POWEROFF, STOPPED
+from vmm.machine.lifecycle import CLOSED, ENDED, MADE, POWEROFF, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmm.kvm import Vcpu
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
     from vmm.memory import GuestMemory
 
 _REASON = "debugger"

@@ -9,8 +9,8 @@ import time
 from vmm.bus import BusDevice
 from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd
+from vmm.faststart.record import dataclass
 from vmm.native import ffi, lib
-from vmm.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

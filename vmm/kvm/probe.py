@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from vmm.errors import HostError, VmmError
+from vmm.faststart.record import dataclass
 from vmm.kvm import ioctl as k
 from vmm.kvm.structs import kvm_regs
 from vmm.kvm.system import System
 from vmm.memory import GuestMemory
 from vmm.native import lib
-from vmm.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import re
 import select
 import time
 
-from vmm.machine import Machine
+from vmm.machine.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config import MachineConfig
-    from vmm.life import EndEvent
+    from vmm.machine.config import MachineConfig
+    from vmm.machine.lifecycle import EndEvent
     from vmm.virtio.device import VirtioDevice
 
 PATIENCE = 60.0
@@ -26,13 +26,13 @@ or a guest that prints much would be searched in the square of it."""
 class ConsoleGuest:
     """What every kind of guest in tests does with its pipe: read, type, wait, close.
 
-    :ivar machine: the :class:`~vmm.machine.Machine`, not started
+    :ivar machine: the :class:`~vmm.machine.machine.Machine`, not started
 
     :param config: its console is replaced by the pipe; the device of it stays
     """
 
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
-        from vmm.record import replace
+        from vmm.faststart.record import replace
 
         self._printed = bytearray()  # which grows in place: a guest may print a megabyte in lines
         self._found_to = 0

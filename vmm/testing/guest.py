@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
-from vmm.config import BootConfig, MachineConfig
 from vmm.errors import GuestError
+from vmm.machine.config import BootConfig, MachineConfig
 from vmm.testing.console import PATIENCE, ConsoleGuest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.life import EndEvent
+    from vmm.machine.lifecycle import EndEvent
     from vmm.virtio.device import VirtioDevice
 
 
 class TestGuest(ConsoleGuest):
     """Made by the fixture ``vm``.
 
-    :ivar machine: the :class:`~vmm.machine.Machine`
+    :ivar machine: the :class:`~vmm.machine.machine.Machine`
     """
 
     __test__ = False  # no test class, whatever its name

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 
 from vmm.errors import GuestError, HostError
+from vmm.faststart.record import dataclass
 from vmm.native import ffi, lib
-from vmm.record import dataclass
 from vmm.virtio import spec
 
 TYPE_CHECKING = False

@@ -12,9 +12,10 @@ import pytest
 from tests.unit.boot.elfs import MIB, Load, elf, kernel, pvh_note
 from vmm import boot
 from vmm.boot import layout
-from vmm.config import BootConfig, DiskConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
+from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+from vmm.virtio.blk.config import DiskConfig
 
 GIB = 1 << 30
 CODE = bytes(range(256)) * 40

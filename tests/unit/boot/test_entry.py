@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.boot.elfs import MIB, kernel
-from vmm.config import BootConfig, MachineConfig, MemoryConfig
-from vmm.machine import Machine
+from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.machine.machine import Machine
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

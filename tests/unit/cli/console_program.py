@@ -13,7 +13,7 @@ import sys
 import threading
 
 from tests.unit.devices.uart_guest import Guest
-from vmm.cli.console import open_console
+from vmm.cli.open_console import open_console
 
 
 def main(how: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli.main import COMMANDS, main
+from vmm.cli.commands import COMMANDS
+from vmm.cli.main import main
 
 pytest.importorskip("shtab", reason="the package shtab makes the scripts")
 

@@ -10,10 +10,10 @@ import pytest
 
 from vmm.bus import Bus, BusDevice
 from vmm.errors import GuestError, HostError
-from vmm.execution import VcpuThreads
 from vmm.kvm import System, Vcpu
 from vmm.kvm import ioctl as k
-from vmm.life import EndEvent, Life
+from vmm.machine.lifecycle import EndEvent, Life
+from vmm.machine.vcpu_threads import VcpuThreads
 from vmm.memory import GuestMemory
 from vmm.native import lib
 

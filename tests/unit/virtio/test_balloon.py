@@ -8,11 +8,11 @@ import threading
 import pytest
 
 from tests.driver import Buffer, DriverQueue, Guest
-from vmm.config_devices import BalloonConfig
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.balloon import DEFLATE, INFLATE, STATS, Balloon
+from vmm.virtio.balloon.config import BalloonConfig
+from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 

@@ -16,10 +16,11 @@ import pytest
 
 from tests.blk_driver import BlkGuest, header, segment
 from tests.driver import Used
-from vmm.config import DiskConfig
-from vmm.config_limit import LimitConfig
+from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
-from vmm.virtio import blk, spec
+from vmm.virtio import spec
+from vmm.virtio.blk import device as blk
+from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.mmio import MmioTransport
 
 pytestmark = pytest.mark.usefixtures("virtqueues")

@@ -16,7 +16,7 @@ import pytest
 from tests.driver import TIMEOUT, Buffer, Guest
 from vmm.native import lib
 from vmm.virtio import spec
-from vmm.virtio.console import RX, TX, VirtioConsole
+from vmm.virtio.console.device import RX, TX, VirtioConsole
 
 BYTES = bytes(range(256)) * 64
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.net_driver import MAC, NetGuest, Wire, frame, from_stream, header, to_stream
-from vmm.config_limit import LimitConfig
+from vmm.config.limit import LimitConfig
 from vmm.native import lib
 from vmm.virtio import spec
-from vmm.virtio.net import stable_mac
+from vmm.virtio.net.device import stable_mac
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 

@@ -12,12 +12,12 @@ import pytest
 
 from tests.net_driver import MAC, NetGuest, from_stream, to_stream
 from tests.netns import ip, own_network
-from vmm.config_net import Publish
 from vmm.errors import ConfigError
 from vmm.virtio import spec
-from vmm.virtio.net import Net
-from vmm.virtio.net_passt import Passt
-from vmm.virtio.net_tap import Tap
+from vmm.virtio.net.config import Publish
+from vmm.virtio.net.device import Net
+from vmm.virtio.net.passt import Passt
+from vmm.virtio.net.tap import Tap
 
 ARP = bytes.fromhex("ffffffffffff") + MAC + bytes.fromhex("08060001080006040001") + MAC
 
@@ -164,7 +164,7 @@ def test_a_port_that_is_in_use() -> None:
 
 
 def test_without_passt_there_is_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from vmm.virtio import net_passt
+    from vmm.virtio.net import passt as net_passt
 
     monkeypatch.setattr(net_passt, "PROGRAM", "passt-that-is-not-there")
     with pytest.raises(ConfigError) as caught:

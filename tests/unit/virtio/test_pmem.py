@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Guest
-from vmm.config_devices import PmemConfig
 from vmm.errors import ConfigError
 from vmm.native import ffi, lib
 from vmm.virtio import spec
-from vmm.virtio.pmem import Pmem
+from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20
 FLUSH = struct.pack("<I", spec.PMEM_REQ_FLUSH)

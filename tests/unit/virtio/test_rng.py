@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.driver import Guest
-from vmm.virtio import rng, spec
+from vmm.virtio import spec
+from vmm.virtio.rng import device as rng
 
 
 def test_a_guest_gets_random_bytes() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vsock_driver import BUF_ALLOC, VsockGuest, header
 from vmm.virtio import spec
-from vmm.virtio.vsock import TX
+from vmm.virtio.vsock.device import TX
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 

@@ -14,8 +14,10 @@ import pytest
 from tests.driver import TIMEOUT
 from tests.vsock_driver import VsockGuest
 from vmm import ConfigError, VsockConfig
-from vmm.virtio import spec, vsock_aio, vsock_client
-from vmm.virtio.vsock import Vsock
+from vmm.virtio import spec
+from vmm.virtio.vsock import client as vsock_client
+from vmm.virtio.vsock import client_aio as vsock_aio
+from vmm.virtio.vsock.device import Vsock
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 

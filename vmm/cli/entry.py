@@ -1,0 +1,31 @@
+"""How the program ``pyvmm`` begins."""
+
+from __future__ import annotations
+
+import sys
+
+WARM = (
+    "vmm.cli.boot",
+    "vmm.cli.console",
+    "vmm.cli.open_console",
+    "vmm.cli.signals",
+    "vmm.cli.terminal",
+    "vmm.machine.machine",
+    "vmm.virtio.blk.device",
+)
+"""What most boots import, for the image of :mod:`vmm.faststart.warm`; all of it is memory of each monitor."""
+
+
+def begin() -> int:
+    """Be ``pyvmm``; returns the exit status.  ``pyvmm-warm`` asks for an image of what is imported here."""
+    if "pyvmm_warm" in sys._xoptions:
+        from vmm.faststart import warm
+
+        warm.save(str(sys._xoptions["pyvmm_warm"]), WARM)
+    else:
+        from vmm.faststart import bundle
+
+        bundle.install()
+    from vmm.cli.main import main
+
+    return main()

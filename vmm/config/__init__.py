@@ -1,0 +1,1 @@
+"""What users configure: records, and what they type for them."""

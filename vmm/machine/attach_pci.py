@@ -1,0 +1,234 @@
+"""The same as :mod:`vmm.machine.attach_mmio`, for devices behind virtio-pci."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from vmm.boot import layout
+from vmm.devices.pci_hotplug import PciHotplug
+from vmm.errors import ConfigError
+from vmm.events import EventFd
+from vmm.kvm.routing import MsiRouter
+from vmm.machine.attach_mmio import NOWHERE, Attached
+from vmm.native import ffi, lib
+from vmm.pci.bus import HostBridge, PciBus
+from vmm.pci.config import WINDOW_BAR
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.pci import PciTransport
+from vmm.virtio.pci_layout import BAR_SIZE, NOTIFY, NOTIFY_STRIDE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.bus import Bus
+    from vmm.events import Loop
+    from vmm.machine.kvm_vm import Core
+    from vmm.memory import GuestMemory
+    from vmm.pci.bus import Function
+    from vmm.virtio.device import VirtioDevice
+
+
+class PciSlots:
+    """Devices behind virtio-pci, on bus 0.
+
+    :param native: the C bus (cdata ``struct bus *``)
+    :param closers: of the machine: gets what has to be closed, in the order of its making
+    :param packed: offer packed virtqueues
+    """
+
+    numbers = range(0)
+    """No virtio-mmio slots."""
+
+    def __init__(
+        self,
+        core: Core,
+        memory: GuestMemory,
+        loop: Loop,
+        mmio: Bus,
+        native: Any,
+        closers: list[Any],
+        *,
+        packed: bool = False,
+    ) -> None:
+        self._packed = packed
+        self._core = core
+        self._memory = memory
+        self._loop = loop
+        self._mmio = mmio
+        self._native = native
+        self._closers = closers
+        self._kick_size = 0 if core.any_length else 2
+        self._router = MsiRouter(core.vm)
+        self._lines: dict[int, set[int]] = {}
+        self._lines_lock = allocate_lock()
+        self.attached: list[Attached] = []
+        self.bus = PciBus((layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE), self._map, self._unmap)
+        self._ecam = ffi.new("struct ecam *")
+        mmio.add(layout.PCI_ECAM, layout.PCI_ECAM_SIZE, self.bus)
+        lib.bus_add_ecam(native, layout.PCI_ECAM, self._ecam)
+        self._add(HostBridge(), 0)
+        self._numbers: dict[int, Attached] = {}
+        self.hotplug = PciHotplug(core.irq_line(layout.PCI_HOTPLUG_GSI), self._on_gone)
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """First address and size of what the host bridge forwards to 64-bit BARs."""
+        return tuple(self.bus.windows)
+
+    def has_bar(self, device: VirtioDevice) -> bool:
+        """The windows of *device* are BARs, which the guest may move."""
+        return bool(device.regions) and not device.tells_regions
+
+    def _add(self, function: Function, trap: int, window: int = 0) -> int:
+        slot = self.bus.add(function, window)
+        self._ecam.trap[slot] = trap
+        self._ecam.page[slot] = ffi.from_buffer(function.config.page)
+        return slot
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Put *device* at the next free device number.
+
+        :raises ConfigError: none is free
+        """
+        self.bus.check_room()
+        kicks = [EventFd() for _ in device.queue_sizes]
+        transport = PciTransport(device, self._memory, self._loop, kicks, self._router, packed=self._packed)
+        attached = Attached(device, transport, kicks)
+        self._closers += [*kicks, transport]
+        slot = self._add(transport, transport.trap, 0 if transport.window is None else transport.window.gpa)
+        transport.on_line = self._line(slot)
+        self._numbers[slot] = attached
+        self.attached.append(attached)
+        return attached
+
+    def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
+        """:meth:`attach`, and tell the running guest.
+
+        :param cpus: of the machine, for a disk's queues
+        :raises ConfigError: no device number is free; the disk cannot be opened; a device that needs what only a
+            machine that is being made can give
+        """
+        if isinstance(device, DiskConfig):
+            from vmm.virtio.blk.device import Blk
+
+            self.bus.check_room()
+            device = Blk(device, cpus=cpus)
+        if device.regions or (device.shares_memory and self._memory.fd < 0):
+            raise ConfigError(
+                f"{device.name} cannot be plugged in: it has a window, or shares memory that this guest's RAM is not",
+                code="hotplug",
+                hint="attach it before the start; MemoryConfig(shared=True) makes RAM that can be shared",
+            )
+        attached = self.attach(device)
+        self.hotplug.announce(self._number(attached))
+        return attached
+
+    def ask_to_leave(self, attached: Attached) -> None:
+        """Ask a running guest to let the device go; see :meth:`Attached.wait_gone`."""
+        self.hotplug.ask_to_leave(self._number(attached))
+
+    def pull_out(self, attached: Attached) -> None:
+        """Take the device off the bus, whatever the guest does with it; it is gone already: nothing to do."""
+        for slot, each in list(self._numbers.items()):
+            if each is attached:
+                self._on_gone(slot)
+
+    def _number(self, attached: Attached) -> int:
+        for slot, each in self._numbers.items():
+            if each is attached:
+                return slot
+        raise ConfigError(f"{attached.device.name} is not attached to this machine", code="not-attached")
+
+    def _on_gone(self, slot: int) -> None:
+        """Device *slot* goes, by the guest or by us: stop it, and free all that was its."""
+        attached = self._numbers.pop(slot, None)
+        if attached is None:
+            return  # nobody is there, or the host bridge, which stays
+        transport = attached.transport
+        self._ecam.page[slot] = ffi.NULL
+        self.bus.remove(slot)
+        # A vCPU that is reading the page holds the C bus's lock; whoever changes ranges waits for it
+        lib.bus_remove(self._native, lib.BUS_MMIO, 1)
+        self.hotplug.forget(slot)
+        self.attached.remove(attached)
+        for region in attached.device.regions.values():
+            # vCPUs ask it at every exit
+            lib.bus_remove_window(self._native, region.native)
+            if attached.device.tells_regions:
+                self._core.unmap_window(region.gpa)
+        transport.close()
+        for kick in attached.kicks:
+            kick.close()
+        gone = {id(each) for each in (transport, attached.device, *attached.kicks)}
+        self._closers[:] = [each for each in self._closers if id(each) not in gone]
+        attached.set_gone()
+
+    def _line(self, slot: int) -> Callable[[bool], None]:
+        """Sets the level of device *slot*; the pin is up while one of those that share it is."""
+        gsi = layout.pci_gsi(slot)
+        users = self._lines.setdefault(gsi, set())
+
+        def set_level(level: bool) -> None:
+            # Those that share the pin have locks of their own, and what is told last must be what is so
+            with self._lines_lock:
+                if level != (slot in users):
+                    (users.add if level else users.discard)(slot)
+                    if self._core.vm.fd >= 0:
+                        self._core.vm.irq_line(gsi, int(bool(users)))
+
+        return set_level
+
+    # -- what decodes --------------------------------------------------------------------------------------------
+
+    def _map(self, function: Function, number: int, address: int) -> None:
+        assert isinstance(function, PciTransport)
+        if number == WINDOW_BAR:
+            self._map_window(function, address)
+            return
+        self._mmio.add(address, BAR_SIZE, function)
+        lib.bus_add_bar(self._native, address, BAR_SIZE, ffi.from_buffer(function.page))
+        self._kicks(function, address, assign=True)
+
+    def _unmap(self, function: Function, number: int, address: int) -> None:
+        assert isinstance(function, PciTransport)
+        if number == WINDOW_BAR:
+            self._unmap_window(function, address)
+            return
+        self._kicks(function, address, assign=False)
+        lib.bus_remove(self._native, lib.BUS_MMIO, address)
+        self._mmio.remove(function)
+
+    def _map_window(self, function: PciTransport, address: int) -> None:
+        window = function.window
+        assert window is not None
+        self._core.map_window(address, window.size, window.host_address, window.read_only)
+        lib.bus_move_window(self._native, window.native, address)
+
+    def _unmap_window(self, function: PciTransport, address: int) -> None:
+        assert function.window is not None
+        lib.bus_move_window(self._native, function.window.native, NOWHERE)
+        self._core.unmap_window(address)
+
+    def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
+        for index, kick in enumerate(function.kicks):
+            where = address + NOTIFY + index * NOTIFY_STRIDE
+            self._core.vm.ioeventfd(kick.fd, where, self._kick_size, None, assign=assign)
+
+    def reset(self) -> None:
+        """All devices as after power-on: nothing decodes, no vector is connected.  No vCPU runs, and the VM is still
+        there."""
+        for attached in self.attached:
+            attached.transport.reset()
+        self.bus.reset()
+        self.hotplug.reset()
+
+    def follow(self) -> None:
+        """The VM is a new one."""
+        self._router.follow(self._core.vm)
+        for users in self._lines.values():
+            users.clear()
+
+    def map_register_pages(self) -> None:
+        """Nothing to map: what a driver reads while it runs is not in registers."""

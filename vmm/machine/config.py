@@ -1,0 +1,147 @@
+"""What a machine is made of: frozen records."""
+
+from __future__ import annotations
+
+from vmm.config.sizes import MIB
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.vsock.config import VsockConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.net.config import NetConfig
+    from vmm.virtio.pmem.config import PmemConfig
+
+MAX_CPUS = 32
+MMIO, PCI = "mmio", "pci"
+TRANSPORTS = (MMIO, PCI)
+SPLIT, PACKED = "split", "packed"
+VIRTQUEUES = (SPLIT, PACKED)
+ENTRIES = ("auto", "pvh", "linux64")
+CONSOLE_DEVICES = ("serial", "virtio")
+
+
+@dataclass(frozen=True)
+class BootConfig:
+    """What to boot.
+
+    :ivar kernel: path of an ELF vmlinux or of a bzImage
+    :ivar initrd: path of an initial ramdisk, or None
+    :ivar cmdline: appended to the default command line
+    :ivar entry: ``pvh``, ``linux64``, or ``auto``: PVH where the kernel has its note
+    """
+
+    kernel: str
+    initrd: str | None = None
+    cmdline: str = ""
+    entry: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.entry not in ENTRIES:
+            raise ConfigError(f"boot entry {self.entry!r}: not one of {', '.join(ENTRIES)}", code="boot-entry")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Guest RAM: *size* in bytes, and see :class:`vmm.memory.GuestMemory`."""
+
+    size: int = 256 * MIB
+    huge_pages: str = "auto"
+    prefault: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class ConsoleConfig:
+    """Where the guest's console goes.
+
+    :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
+        is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
+    :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
+    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, there once its driver
+        is.  What a guest sends to the UART goes to *fd* all the same
+    """
+
+    kind: str = "none"
+    fd: int = -1
+    drop: bool = False
+    device: str = "serial"
+
+    def __post_init__(self) -> None:
+        if self.device not in CONSOLE_DEVICES:
+            raise ConfigError(
+                f"console device {self.device!r}: not one of {', '.join(CONSOLE_DEVICES)}", code="console-device"
+            )
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """A whole machine.
+
+    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system; or a directory that does, with the tag
+        ``rootfs`` unless it has one; or None
+    :ivar disks: further disks, in the order of their letters
+    :ivar shares: directories that the guest may mount
+    :ivar vsock: a virtio-vsock device, or None
+    :ivar pmems: images that the guest has as memory, in the order of their numbers: ``/dev/pmem0``, ...
+    :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
+    :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
+    :ivar nets: network devices, in the order of their numbers
+    :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
+    """
+
+    boot: BootConfig
+    memory: MemoryConfig = MemoryConfig()
+    cpus: int = 1
+    rootfs: DiskConfig | ShareConfig | None = None
+    disks: tuple[DiskConfig, ...] = ()
+    console: ConsoleConfig = ConsoleConfig()
+    shares: tuple[ShareConfig, ...] = ()
+    vsock: VsockConfig | None = None
+    transport: str = MMIO
+    nets: tuple[NetConfig, ...] = ()
+    balloon: BalloonConfig | None = None
+    pmems: tuple[PmemConfig, ...] = ()
+    virtqueues: str = SPLIT
+
+    def __post_init__(self) -> None:
+        if self.virtqueues not in VIRTQUEUES:
+            raise ConfigError(f"virtqueues {self.virtqueues!r}: not one of {', '.join(VIRTQUEUES)}", code="virtqueues")
+        if self.transport not in TRANSPORTS:
+            raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
+        if self.balloon is not None and self.memory.huge_pages == "hugetlb":
+            raise ConfigError(
+                "a balloon gives nothing back of hugetlb pages, which are reserved",
+                code="balloon-hugetlb",
+                hint="use huge pages auto or thp",
+            )
+        tags = [tag for tag, _ in self.tagged_shares()]
+        for tag in tags:
+            if tags.count(tag) > 1:
+                raise ConfigError(
+                    f"two shares have the tag {tag!r}", code="share-tag", hint="give each its own: ,tag=TAG"
+                )
+
+    def tagged_shares(self) -> list[tuple[str, ShareConfig]]:
+        """All shares with their tags, a root file system first."""
+        found = [(self.rootfs.tag or "rootfs", self.rootfs)] if isinstance(self.rootfs, ShareConfig) else []
+        for index, share in enumerate(self.shares):
+            found.append((share.tag or f"share{index or ''}", share))
+        return found
+
+    def root_tag(self) -> str:
+        """The tag of the share that is the root file system, or empty."""
+        return self.tagged_shares()[0][0] if isinstance(self.rootfs, ShareConfig) else ""
+
+    def has_pci(self) -> bool:
+        """There is a PCI bus."""
+        return self.transport == PCI
+
+    def shares_memory(self) -> bool:
+        """Another process will map guest RAM: the user says so, or a share is served by one."""
+        return self.memory.shared or any(share.isolation == "process" for _, share in self.tagged_shares())

@@ -1,0 +1,158 @@
+"""What KVM keeps of a machine: the VM, its vCPUs, memory slots and interrupt lines."""
+
+from __future__ import annotations
+
+from vmm.boot import layout
+from vmm.errors import ConfigError
+from vmm.events import EventFd
+from vmm.faststart.thread import Task
+from vmm.kvm import System
+from vmm.kvm import ioctl as k
+from vmm.kvm.cpuid import CpuidTemplate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.kvm import Vcpu, Vm
+    from vmm.memory import GuestMemory
+
+PAGE = 4096
+_PAGE_SLOTS = 8
+"""KVM memory slots from here on are read-only pages; those below are RAM."""
+_WINDOW_SLOTS = 64
+"""And from here on windows of devices."""
+
+
+class Core:
+    """Owns the VM and its vCPUs.  Made in steps, since some of them wait longer than they work.
+
+    :param cpus: how many vCPUs
+    :raises ConfigError: more vCPUs than this host's KVM has
+    :raises HostError: no usable KVM
+    """
+
+    def __init__(self, cpus: int) -> None:
+        self.vcpus: list[Vcpu] = []
+        self._cpus = cpus
+        self._tasks: list[Task] = []
+        self._irqs: list[tuple[EventFd, int]] = []
+        self._kicks: list[tuple[int, int, int, int]] = []
+        self._windows: dict[int, tuple[int, int, int, bool]] = {}
+        self._async_pf = True
+        self._make_vm()
+
+    def _make_vm(self) -> None:
+        with System() as system:
+            limit = system.check_extension(k.CAP_MAX_VCPUS) or 4
+            if self._cpus > limit:
+                raise ConfigError(f"{self._cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
+            self.read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
+            self.any_length = bool(system.check_extension(k.CAP_IOEVENTFD_ANY_LENGTH))
+            """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
+            self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
+            self._cpuid = system.supported_cpuid()
+            self.vm: Vm = system.create_vm()
+        try:
+            self.vm.set_tss_addr(layout.KVM_TSS)
+            self.vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
+            # Making interrupt controllers waits for a grace period of the host's kernel
+            self._irqchip = self._task(self.vm.create_irqchip, "irqchip")
+        except BaseException:
+            self.close()
+            raise
+
+    def _task(self, work: Any, name: str) -> Task:
+        task = Task(work, name)
+        self._tasks.append(task)
+        return task
+
+    def make_vcpus(self, bus: Any, memory: GuestMemory, *, async_pf: bool = True) -> None:
+        """The vCPUs, their exits answered by *bus* (cdata ``struct bus *``); and RAM, registered in the background.
+
+        :param async_pf: see :class:`~vmm.kvm.cpuid.CpuidTemplate`
+        """
+        self._irqchip.join()
+        self._async_pf = async_pf
+        # Each memory slot waits for such a grace period too, some milliseconds
+        self._mapping = self._task(lambda: self._map_memory(memory), "memory")
+        template: CpuidTemplate | None = None
+        for index in range(self._cpus):
+            vcpu = self.vm.create_vcpu(index)
+            self.vcpus.append(vcpu)
+            vcpu.bind(bus)
+            if template is None:
+                template = CpuidTemplate(
+                    self._cpuid,
+                    self._cpus,
+                    tsc_khz=vcpu.tsc_khz(),
+                    tsc_deadline=self._tsc_deadline,
+                    async_pf=async_pf,
+                )
+            vcpu.set_cpuid(template.for_vcpu(index))
+
+    def _map_memory(self, memory: GuestMemory) -> None:
+        for slot, region in enumerate(memory.regions):
+            self.vm.set_memory(slot, region.gpa, region.size, memory.host_address + region.offset)
+
+    def wait_for_memory(self) -> None:
+        """Until RAM is there for the guest."""
+        self._mapping.join()
+
+    def map_page(self, index: int, gpa: int, host_address: int) -> None:
+        """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
+        self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
+
+    def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
+        """Let the guest use memory of a device, in which the device may map what it likes; also while it runs."""
+        number = next(each for each in range(len(self._windows) + 1) if each not in self._windows)
+        self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
+        self._windows[number] = gpa, size, host_address, read_only
+
+    def unmap_window(self, gpa: int) -> None:
+        """Nobody is at the addresses of the window that begins there any more."""
+        number = next(each for each, window in self._windows.items() if window[0] == gpa)
+        _, _, host_address, _ = self._windows.pop(number)
+        self.vm.set_memory(_WINDOW_SLOTS + number, gpa, 0, host_address)
+
+    def irq_line(self, gsi: int) -> EventFd:
+        """What raises *gsi*, as an edge.  Owned by this object."""
+        irq = EventFd()
+        self._irqs.append((irq, gsi))
+        self.vm.irqfd(irq.fd, gsi)
+        return irq
+
+    def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
+        """From now on a guest's write of *value* to MMIO *address* signals the eventfd *fd* inside the kernel."""
+        self._kicks.append((fd, address, size, value))
+        self.vm.ioeventfd(fd, address, size, value)
+
+    def remake(self, bus: Any, memory: GuestMemory) -> None:
+        """A new VM with new vCPUs and the same lines, :meth:`make_vcpus` included.  No vCPU runs.
+
+        Nothing of the old one can be left then, whatever KVM keeps for a vCPU now or in times to come.
+        """
+        self._close_vm()
+        self._make_vm()
+        self._irqchip.join()
+        for irq, gsi in self._irqs:
+            irq.clear()
+            self.vm.irqfd(irq.fd, gsi)
+        for kick in self._kicks:
+            self.vm.ioeventfd(*kick)
+        for number, (gpa, size, host_address, read_only) in self._windows.items():
+            self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
+        self.make_vcpus(bus, memory, async_pf=self._async_pf)
+
+    def _close_vm(self) -> None:
+        while self._tasks:
+            self._tasks.pop().close()
+        while self.vcpus:
+            self.vcpus.pop().close()
+        self.vm.close()
+
+    def close(self) -> None:
+        """Free all of it.  No vCPU may run.  Harmless when done twice."""
+        self._close_vm()
+        while self._irqs:
+            self._irqs.pop()[0].close()

@@ -1,0 +1,217 @@
+"""A machine's life: which calls its state allows, how its run ended, and the events that others wait for.
+
+:data:`CALLS` is the table of ``docs/design.md``; a test tries every call in every state.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import allocate_lock
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MADE, RUNNING, PAUSED, ENDED, CLOSED = "made", "running", "paused", "ended", "closed"
+STATES = (MADE, RUNNING, PAUSED, ENDED, CLOSED)
+_OPEN = (MADE, RUNNING, PAUSED, ENDED)
+
+CALLS: dict[str, tuple[str, ...]] = {
+    "attach": (MADE,),
+    "plug": (RUNNING,),
+    "unplug": (RUNNING,),
+    "start": (MADE,),
+    "run": (MADE,),
+    "pause": (RUNNING,),
+    "resume": (PAUSED,),
+    "reset": (RUNNING, PAUSED, ENDED),
+    "press_power_button": (RUNNING,),
+    "shutdown": (RUNNING,),
+    "stop": STATES,
+    "wait": STATES,
+    "events": STATES,
+    "console_input": _OPEN,
+    "memory": _OPEN,
+    "registers": (MADE, PAUSED, ENDED),
+    "resize_disk": _OPEN,
+    "close": STATES,
+}
+"""What may be called in which states; what is not here may be called in all but ``closed``."""
+
+POWEROFF = "poweroff"
+REBOOT = "reboot"
+PANIC = "panic"
+TRIPLE_FAULT = "triple-fault"
+TIMEOUT = "timeout"
+STOPPED = "stopped"
+ERROR = "error"
+END_KINDS = (POWEROFF, REBOOT, PANIC, TRIPLE_FAULT, TIMEOUT, STOPPED, ERROR)
+EVENT_KINDS = ("started", "paused", "resumed", "reset", "power-button", *END_KINDS)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a machine.
+
+    :ivar kind: one of :data:`EVENT_KINDS`
+    :ivar detail: in words, may be empty
+    :ivar at: ``time.monotonic()`` of the event
+    """
+
+    kind: str
+    detail: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """How a run ended.
+
+    :ivar kind: one of :data:`END_KINDS`: the guest powered off, asked for a reboot, panicked (it said so through the
+        pvpanic device), triple-faulted; it ran out of the time it was given; the host stopped it; or it could not go on
+    :ivar detail: in words, may be empty
+    :ivar error: for ``error``: the exception
+    :ivar at: ``time.monotonic()`` of the event
+    """
+
+    kind: str
+    detail: str = ""
+    error: BaseException | None = None
+    at: float = 0.0
+
+
+class Life:
+    """The state, and how the run ended.  Any method from any thread and from a signal handler, unless said."""
+
+    def __init__(self) -> None:
+        self.stage = MADE
+        """What the host's side has done; see :attr:`state`."""
+        self.end: EndEvent | None = None
+        # Whoever gets it is the first cause of the end. Not "test, then set": a signal handler may come in between
+        self._claim = allocate_lock()
+        # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
+        # into wait() would wait for itself
+        self._running = allocate_lock()
+        self._running.acquire()
+        self._listeners: list[Callable[[Event | EndEvent], None]] = []
+
+    @property
+    def state(self) -> str:
+        """One of :data:`STATES`."""
+        stage = self.stage
+        return ENDED if self.end is not None and stage in (RUNNING, PAUSED) else stage
+
+    def check(self, call: str) -> None:
+        """
+        :raises ConfigError: *call* is not allowed in this state
+        """
+        state = self.state
+        allowed = CALLS.get(call, _OPEN)
+        if state not in allowed:
+            raise ConfigError(
+                f"cannot {call.replace('_', ' ')} a machine that is {state}"
+                if call not in ("memory", "registers")
+                else f"the {call} cannot be read while the machine is {state}",
+                code="machine-state",
+                hint=f"it can be done while it is {' or '.join(allowed)}",
+            )
+
+    def finish(self, kind: str, detail: str, error: BaseException | None) -> EndEvent | None:
+        """The run ends now: the event, or None when it had ended already.  :meth:`tell_end` follows."""
+        if not self._claim.acquire(blocking=False):
+            return None
+        return EndEvent(kind, detail, error, time.monotonic())
+
+    def tell_end(self, end: EndEvent) -> None:
+        """Let everybody know, those in :meth:`wait` first."""
+        self.end = end
+        self._running.release()
+        self._publish(end)
+
+    @property
+    def is_over(self) -> bool:
+        """The run has ended, or is just about to be told so."""
+        return self._claim.locked()
+
+    def begin_again(self) -> None:
+        """A reset: forget how the run before ended.  No vCPU runs; one caller at a time."""
+        if self._claim.locked():
+            self._running.acquire()  # until tell_end() of another thread is through
+            self.end = None
+            self._claim.release()
+
+    def wait(self, timeout: float | None = None) -> EndEvent | None:
+        """Wait until the run has ended, at most *timeout* seconds."""
+        if self.end is None and self._running.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            self._running.release()  # for the next who waits
+        return self.end
+
+    def publish(self, kind: str, detail: str = "") -> None:
+        """Tell the listeners."""
+        if self._listeners:
+            self._publish(Event(kind, detail, time.monotonic()))
+
+    def _publish(self, event: Event | EndEvent) -> None:
+        for listener in list(self._listeners):
+            listener(event)
+
+    def stream(self) -> EventStream:
+        """All events from now on, one after the other."""
+        return EventStream(self)
+
+    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
+        """Call *listener* with every event from now on, on the thread where it happens: it must not wait, and may get
+        the end twice.  When the run has ended already it is called with that at once.
+
+        :returns: what stops it, any number of times
+        """
+        self._listeners.append(listener)
+        end = self.end
+        if end is not None:
+            listener(end)
+
+        def forget() -> None:
+            try:
+                self._listeners.remove(listener)
+            except ValueError:
+                pass
+
+        return forget
+
+
+class EventStream:
+    """Made by :meth:`Life.stream`: the events of a machine, one after the other; the last one is an :class:`EndEvent`.
+
+    Each stream gets all, from its making on.  :meth:`close` ends it early, from any thread.
+    """
+
+    def __init__(self, life: Life) -> None:
+        from _queue import SimpleQueue
+
+        # Its put() may be interrupted by itself: a signal handler may end the run
+        self._queue: SimpleQueue[Event | EndEvent | None] = SimpleQueue()
+        self._forget = life.listen(self._queue.put)
+        self._over = False
+
+    def __iter__(self) -> Iterator[Event | EndEvent]:
+        return self
+
+    def __next__(self) -> Event | EndEvent:
+        event = None if self._over else self._queue.get()
+        if event is None or isinstance(event, EndEvent):
+            self.close()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def close(self) -> None:
+        """No more events; harmless when done twice."""
+        self._over = True
+        self._forget()
+        self._queue.put(None)
+
+    def __del__(self) -> None:
+        self._forget()

@@ -1,0 +1,415 @@
+"""The one place where a machine is wired: RAM, vCPUs, buses, interrupt lines, devices; and its lifecycle."""
+
+from __future__ import annotations
+
+import time
+from _thread import RLock, allocate_lock, get_ident
+
+from vmm import boot
+from vmm.boot import layout
+from vmm.errors import ConfigError
+from vmm.events import Loop
+from vmm.faststart.thread import Thread
+from vmm.machine import exit_hook as exithook
+from vmm.machine.attach_mmio import MmioSlots
+from vmm.machine.bootstrap import Bootstrap
+from vmm.machine.config import PACKED, PCI
+from vmm.machine.kvm_vm import Core
+from vmm.machine.lifecycle import (
+    CLOSED,
+    ERROR,
+    MADE,
+    PANIC,
+    PAUSED,
+    POWEROFF,
+    REBOOT,
+    RUNNING,
+    STOPPED,
+    TIMEOUT,
+    EndEvent,
+    Life,
+)
+from vmm.machine.open_devices import balloon_of, close_all, open_console, open_devices, open_vsock, vsock_of
+from vmm.machine.pc import Platform
+from vmm.machine.vcpu_threads import VcpuThreads
+from vmm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.devices import Serial
+    from vmm.kvm import Vcpu
+    from vmm.machine.attach_mmio import Attached
+    from vmm.machine.attach_pci import PciSlots
+    from vmm.machine.config import MachineConfig
+    from vmm.machine.lifecycle import Event, EventStream
+    from vmm.virtio.balloon.device import Balloon
+    from vmm.virtio.blk.config import DiskConfig
+    from vmm.virtio.console.device import VirtioConsole
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.vsock.device import Vsock
+    from vmm.virtio.vsock.vhost import VhostVsock
+
+
+class Machine:
+    """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
+
+    Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running <-> paused, -> ended (:meth:`wait`
+    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.machine.lifecycle.CALLS` says which call is allowed in
+    which state; any other raises ConfigError with the code ``machine-state``.  Unless said, any call from any thread.
+
+    :raises ConfigError: the configuration cannot be; nothing was opened yet
+    :raises HostError: the host has no usable KVM or not enough memory
+    """
+
+    def __init__(self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> None:
+        self.config = config
+        self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
+        self.loop = Loop()
+        self._closers: list[Any] = [self.loop]
+        self._loop_thread: Thread | None = None
+        self._life = Life()
+        self._life.listen(self._note_end)
+        # What changes the state excludes each other: the exit hook closes machines of threads that still run
+        self._life_lock = RLock()
+        self._pages_lock = allocate_lock()
+        self._core: Core | None = None
+        self._vsock: Vsock | VhostVsock | None = None
+        with self._life_lock:
+            exithook.watch(self)
+            try:
+                self._build(devices)
+            except BaseException:
+                self.close()
+                raise
+
+    # -- wiring ------------------------------------------------------------------------------------------------------
+
+    def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
+        config = self.config
+        plan = boot.check(config)
+        ram = config.memory
+        shared = config.shares_memory() or any(device.shares_memory for device in devices)
+        self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+        self._closers.append(self._memory)
+        self.phases.append(("memory", time.monotonic()))
+        self._bootstrap = Bootstrap(plan, self._memory)
+        self._closers.append(self._bootstrap)
+        core = self._core = Core(config.cpus)
+        self._closers.append(core)
+        wanted = open_devices(config, self._closers)
+        if config.vsock is not None:
+            self._vsock = open_vsock(config.vsock, self._closers)
+            wanted.append(self._vsock)
+        hvc = open_console(config.console, self.loop, self._closers)
+        wanted.extend([] if hvc is None else [hvc])
+        platform = self._platform = Platform(self._memory.regions[-1].end, self._closers)
+        self.pio, self.mmio = platform.pio, platform.mmio
+        # A page of a window may be one that its file has lost
+        windows = any(device.regions for device in (*wanted, *devices))
+        core.make_vcpus(platform.native, self.memory, async_pf=not windows)
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
+        self.phases.append(("kvm", time.monotonic()))
+        platform.add_devices(core, self.loop, config.console, self._on_power_event)
+        self.serial = platform.serial
+        self.console: Serial | VirtioConsole = hvc or self.serial
+        kind: type[MmioSlots | PciSlots] = MmioSlots
+        if config.transport == PCI:
+            from vmm.machine.attach_pci import PciSlots as kind
+        packed = config.virtqueues == PACKED
+        self._slots = kind(core, self.memory, self.loop, self.mmio, platform.native, self._closers, packed=packed)
+        if not isinstance(self._slots, MmioSlots):
+            platform.add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
+        for device in (*wanted, *devices):
+            self.attach(device)
+        self.phases.append(("devices", time.monotonic()))
+
+    @property
+    def attached(self) -> list[Attached]:
+        """The virtio devices, in the order of their attaching."""
+        return self._slots.attached
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Guest RAM by guest physical address; a running guest changes it at any time."""
+        self._life.check("memory")
+        return self._memory
+
+    @property
+    def vcpus(self) -> list[Vcpu]:
+        """The virtual CPUs, empty once closed, new after a :meth:`reset`; ``regs`` and ``sregs`` while none runs."""
+        return [] if self._core is None else self._core.vcpus
+
+    @property
+    def execution(self) -> VcpuThreads:
+        """The vCPUs' threads: for debuggers."""
+        return self._threads
+
+    def _map_register_pages(self) -> None:
+        # Done while the guest runs already: until then C answers the reads
+        with self._pages_lock:
+            if self._core is not None and self._core.read_only_slots:
+                self._slots.map_register_pages()
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Put *device* into the next slot.  Before :meth:`start` only.
+
+        :raises ConfigError: no slot is free, or the machine runs already
+        """
+        self._life.check("attach")
+        self._platform.place_windows(device, bars=self._slots.has_bar(device))
+        return self._slots.attach(device)
+
+    def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
+        """Put a device, or a disk, on the PCI bus while the guest runs; its driver finds it a moment later.
+
+        :raises ConfigError: the machine does not run, has no PCI bus or no room on it, or the disk cannot be opened
+        """
+        with self._life_lock:
+            self._life.check("plug")
+            return self._slots.plug(device, self.config.cpus)
+
+    def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
+        """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
+
+        :param timeout: seconds to wait; 0 only asks
+        :param force: pull it out then, whether the guest has let go or not
+        :returns: whether it is gone.  A guest may take its time, or never let go what it uses
+        :raises ConfigError: the machine does not run or has no PCI bus, or the device is not of this machine
+        """
+        with self._life_lock:
+            self._life.check("unplug")
+            self._slots.ask_to_leave(attached)
+        if force and not attached.wait_gone(timeout):
+            with self._life_lock:
+                self._life.check("unplug")
+                self._slots.pull_out(attached)
+        return attached.wait_gone(30.0 if force else timeout)  # the guest may just be about it
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""
+        return self._life.state
+
+    @property
+    def end(self) -> EndEvent | None:
+        """How the run ended, None before."""
+        return self._life.end
+
+    def start(self) -> None:
+        """Load the kernel and let the guest run."""
+        with self._life_lock:
+            self._life.check("start")
+            self._life.stage = RUNNING
+            self._finish_bootstrap()
+            self._loop_thread = Thread(self._serve, "loop")
+            self._loop_thread.start()
+            self._life.publish("started")
+            self._threads.start()
+            self.phases.append(("started", time.monotonic()))
+
+    def _finish_bootstrap(self) -> None:
+        assert self._core is not None
+        self._bootstrap.finish(self._core, self._slots)
+        self.phases.append(("kernel", time.monotonic()))
+
+    def _serve(self) -> None:
+        try:
+            self._map_register_pages()
+            self.loop.run()
+        except BaseException as error:  # a bug in a device: stop the guest, loudly
+            self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
+
+    def wait(self, timeout: float | None = None) -> EndEvent | None:
+        """Wait until the run has ended, at most *timeout* seconds.
+
+        :returns: how it ended, or None when the time is over and the guest has not
+        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
+        """
+        end = self._life.wait(timeout)
+        if end is not None and end.error is not None:
+            raise end.error
+        return end
+
+    def run(self, timeout: float | None = None) -> EndEvent:
+        """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
+        self.start()
+        return self.wait(timeout) or self.expire(timeout or 0.0)
+
+    def expire(self, timeout: float) -> EndEvent:
+        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
+        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
+        end = self.wait()
+        assert end is not None
+        return end
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """Take the guest's power away; before :meth:`start`: the run will end at once.  Harmless when it has ended.
+
+        From any thread, and from a signal handler.
+        """
+        if self._life.stage != CLOSED:
+            self._threads.end(kind, detail)
+
+    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
+        """:meth:`events` as calls, see :meth:`vmm.machine.lifecycle.Life.listen`."""
+        return self._life.listen(listener)
+
+    def events(self) -> EventStream:
+        """What happens to the machine from now on: an iterator of :class:`~vmm.machine.lifecycle.Event`, the last an
+        :class:`~vmm.machine.lifecycle.EndEvent`, which comes at once when the run has ended already."""
+        return self._life.stream()
+
+    def pause(self) -> None:
+        """Stop the guest where it is: no vCPU runs and no device touches its memory until :meth:`resume`.
+
+        What a vCPU or a disk is just doing is finished first.  Not from a thread of the machine's own (by a device).
+        """
+        self._check_thread("pause")
+        with self._life_lock:
+            self._life.check("pause")
+            self._threads.hold("pause")
+            self._life.check("pause")  # the guest may have ended meanwhile
+            for attached in self.attached:
+                attached.transport.pause()
+            self._life.stage = PAUSED
+            self._life.publish("paused")
+
+    def resume(self) -> None:
+        """Let the guest go on.  Its watchdogs are told that it did not run; its clocks went on."""
+        self._check_thread("resume")
+        with self._life_lock:
+            self._life.check("resume")
+            for attached in self.attached:
+                attached.transport.resume()
+            for vcpu in self.vcpus:
+                vcpu.was_paused()
+            self._life.stage = RUNNING
+            self._life.publish("resumed")
+            self._threads.release("pause")
+
+    def reset(self) -> None:
+        """Let the guest begin anew: empty RAM, new vCPUs, devices as after power-on, the kernel read again.
+
+        Disks, shares and sockets stay open.  :meth:`events` and :meth:`wait` go on with the new run.
+
+        :raises ConfigError: the kernel's or initrd's file cannot be booted any more; the guest goes on as it was
+        :raises HostError: the host refuses; the run has ended
+        """
+        self._check_thread("reset")
+        with self._life_lock:
+            self._life.check("reset")
+            plan = boot.check(self.config)
+            self._threads.halt()
+            try:
+                self._start_over(plan)
+            except BaseException as error:
+                self._threads.end(ERROR, f"reset: {error}", error)
+                raise
+
+    def _start_over(self, plan: boot.BootPlan) -> None:
+        core = self._core
+        assert core is not None
+        self._slots.reset()
+        with self._pages_lock:
+            core.remake(self._platform.native, self._memory)
+        self._slots.follow()
+        self.serial.reset()
+        self._memory.clear()
+        self._life.stage = RUNNING
+        self._life.begin_again()
+        self._threads.begin_again()
+        self._bootstrap.begin(plan)
+        self._finish_bootstrap()
+        self._map_register_pages()
+        self._life.publish("reset")
+        self._threads.start()
+
+    def press_power_button(self) -> None:
+        """Ask the guest to power off: an ACPI event that it may hear or not."""
+        self._life.check("press_power_button")
+        self._life.publish("power-button")
+        self._platform.power_button.signal()
+
+    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
+        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
+        self._life.check("shutdown")
+        self.press_power_button()
+        return self.wait(timeout)
+
+    def _note_end(self, event: Event | EndEvent) -> None:
+        if isinstance(event, EndEvent):
+            self.phases.append(("ended", event.at))
+
+    def _check_thread(self, call: str) -> None:
+        own = self._loop_thread is not None and self._loop_thread.ident == get_ident()
+        if own or self._threads.is_own_thread():
+            raise ConfigError(
+                f"cannot {call} the machine from one of its own threads: it would wait for itself",
+                code="machine-thread",
+                hint="do it from another thread",
+            )
+
+    def console_input(self, data: bytes) -> int:
+        """Type *data* on the console.
+
+        :returns: how many bytes were taken; the rest does not fit yet (``serial.space_callback`` tells when it does)
+        """
+        self._life.check("console_input")
+        return self.console.input(data)
+
+    @property
+    def vsock(self) -> Vsock | VhostVsock:
+        """The socket device; see :class:`vmm.virtio.vsock.device.Vsock`.
+
+        :raises ConfigError: the machine was configured without one
+        """
+        return vsock_of(self._vsock)
+
+    @property
+    def balloon(self) -> Balloon:
+        """The memory balloon; see :class:`vmm.virtio.balloon.device.Balloon`.
+
+        :raises ConfigError: the machine was configured without one
+        """
+        return balloon_of(self.attached)
+
+    def resize_disk(self, index: int) -> None:
+        """Read the size of the *index*-th attached disk's file again and tell the guest."""
+        self._life.check("resize_disk")
+        device: Any = self.attached[index].device
+        device.resize()
+
+    def _on_power_event(self, kind: str) -> None:
+        self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR)
+
+    def close(self) -> None:
+        """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""
+        with self._life_lock:
+            if self._life.stage == CLOSED:
+                return
+            if self._life.stage == MADE:
+                end = self._life.finish(STOPPED, "", None)
+                if end is not None:
+                    self._life.tell_end(end)
+            else:
+                self._threads.end(STOPPED)
+                self._threads.join()
+                self.loop.stop()
+                if self._loop_thread is not None:
+                    self._loop_thread.join()
+            self._life.stage = CLOSED
+            # In the opposite order of their making: workers before the memory and descriptors that they use
+            self._core = None
+            close_all(self._closers)
+            exithook.forget(self)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,179 @@
+"""The memory balloon (virtio 1.2, 5.5): memory that the guest does without goes back to the host.
+
+Pages are released by ``balloon.c``, on the control loop.  What is not there is zero when the guest touches it again.
+
+Linux and QEMU number queues without gaps for features that are not there; the specification does not.  As free page
+hints are not offered, both places of the reporting queue are served.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from _thread import allocate_lock
+
+from vmm.errors import ConfigError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.queue import Chain, Queue
+
+INFLATE, DEFLATE, STATS = 0, 1, 2
+_MAX_STATS = 64
+_STAT_SIZE = struct.calcsize(spec.BALLOON_STAT_FORMAT)
+_COUNTERS = ("inflated", "deflated", "reported", "released", "errors")
+
+
+class Balloon(VirtioDevice):
+    """A balloon in a machine of *ram* bytes.
+
+    :raises ConfigError: more than all memory is to go
+    """
+
+    device_id = spec.ID_BALLOON
+    name = "balloon"
+
+    def __init__(self, config: BalloonConfig, ram: int) -> None:
+        self.features = spec.BALLOON_F_STATS_VQ
+        self.queue_sizes: tuple[int, ...] = (128, 128, 16)
+        if config.deflate_on_oom:
+            self.features |= spec.BALLOON_F_DEFLATE_ON_OOM
+        if config.free_page_reporting:
+            self.features |= spec.BALLOON_F_PAGE_REPORTING
+            self.queue_sizes += (128, 128)
+        self._ram = ram
+        self._actual = 0
+        self._features = 0
+        self._context: DeviceContext | None = None
+        self._held: Chain | None = None
+        self._memory = ffi.new("struct balloon_memory *")
+        self._native = ffi.new("struct balloon_stats *")
+        self._iov = ffi.new("struct iovec[]", lib.RING_MAX_SEGMENTS)
+        self._guest: dict[str, int] = {}
+        self._answers = 0
+        self._asking = allocate_lock()
+        self._answered = allocate_lock()  # not locked: the guest has answered since somebody asked
+        self._target = 0
+        self.resize(config.size)
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.BALLOON_CONFIG_FORMAT, self._target, self._actual)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        at = offset - spec.BALLOON_CONFIG_ACTUAL
+        if at >= 0:
+            actual = bytearray(self._actual.to_bytes(4, "little"))
+            actual[at : at + len(data)] = data
+            self._actual = int.from_bytes(actual[:4], "little")
+
+    def negotiate(self, features: int) -> bool:
+        self._features = features
+        return True
+
+    def activate(self, context: DeviceContext) -> None:
+        self._context = context
+        self._memory.mem = context.memory.native
+        self._memory.shared = context.memory.fd >= 0
+        super().activate(context)
+
+    def process(self, queue: Queue) -> None:
+        if queue.index == STATS and self._features & spec.BALLOON_F_STATS_VQ:
+            self._take_stats(queue)
+            return
+        what = {INFLATE: lib.BALLOON_INFLATE, DEFLATE: lib.BALLOON_DEFLATE}.get(queue.index, lib.BALLOON_REPORT)
+        if what == lib.BALLOON_REPORT and not self._features & spec.BALLOON_F_PAGE_REPORTING:
+            return
+        done = lib.balloon_run(self._memory, what, queue.ring, self._iov, self._native)
+        if done < 0:
+            raise queue.error()
+        queue.served(done)
+
+    def _take_stats(self, queue: Queue) -> None:
+        """5.5.6.3: the driver gives one buffer with its figures; giving it back asks for new ones."""
+        for chain in queue:
+            entries = chain.read(min(chain.readable // _STAT_SIZE, _MAX_STATS) * _STAT_SIZE)
+            self._guest = {
+                spec.BALLOON_STAT_NAMES[tag]: value
+                for tag, value in struct.iter_unpack(spec.BALLOON_STAT_FORMAT, entries)
+                if tag < len(spec.BALLOON_STAT_NAMES)
+            }
+            self._answers += 1
+            self._give_back()
+            self._held = chain
+        if self._answered.locked():
+            self._answered.release()
+
+    def _give_back(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and self._context is not None:
+            self._context.queues[STATS].push(held)
+
+    def stop(self) -> None:
+        # For whoever goes on with this queue the driver has no request out: it is asked anew
+        self._give_back()
+        self._context = None
+
+    def reset(self) -> None:
+        self._features = self._actual = 0
+
+    def save(self) -> dict[str, Any]:
+        return {"target": self._target, "actual": self._actual}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._target, self._actual = state["target"], state["actual"]
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def resize(self, size: int) -> None:
+        """Ask the guest to do without *size* bytes (a multiple of 4096), 0: to have all of its memory.
+
+        It does that in its own time, as far as it can: see ``actual`` in :meth:`stats`.
+
+        :raises ConfigError: not such a number, or not less than the machine has
+        """
+        if size % spec.BALLOON_PAGE or not 0 <= size < self._ram:
+            raise ConfigError(
+                f"balloon of {size} bytes in a machine of {self._ram}: not a multiple of 4096 below that",
+                code="balloon-size",
+            )
+        self._target = size // spec.BALLOON_PAGE
+        self.config_changed()
+
+    def stats(self, timeout: float = 0.0) -> dict[str, Any]:
+        """``target`` and ``actual`` size (bytes); pages ``inflated`` and ``deflated`` by the driver; bytes
+        ``reported`` as free and ``released`` to the host; ``errors`` of the host; and ``guest``: the guest's own
+        figures, in bytes and counts, under the names of :data:`~vmm.virtio.spec.BALLOON_STAT_NAMES`.
+
+        :param timeout: ask the guest, and wait so many seconds at most; 0: what it said last
+        :raises TimeoutError: it did not answer
+        """
+        if timeout > 0:
+            self._ask(timeout)
+        return {
+            "target": self._target * spec.BALLOON_PAGE,
+            "actual": self._actual * spec.BALLOON_PAGE,
+            **{name: int(getattr(self._native, name)) for name in _COUNTERS},
+            "guest": dict(self._guest),
+        }
+
+    def _ask(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        with self._asking:
+            before = self._answers
+            while self._answers == before:
+                self._answered.acquire(blocking=False)
+                context = self._context
+                if context is not None:
+                    context.run(self._give_back)
+                left = deadline - time.monotonic()
+                if left <= 0 or (self._answers == before and not self._answered.acquire(timeout=left)):
+                    raise TimeoutError(f"the guest's balloon driver gave no figures in {timeout:g} s")

@@ -1,0 +1,226 @@
+"""The block device (virtio 1.2, 5.2): a raw image file or a host block device.  The data plane is
+``blk.c``."""
+
+from __future__ import annotations
+
+import posix
+import struct
+
+from vmm.errors import HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+from vmm.virtio.image import BLOCK, Image
+from vmm.virtio.limit import Limit
+from vmm.virtio.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.blk.config import DiskConfig
+    from vmm.virtio.device import DeviceContext
+
+QUEUE_SIZE = 256
+SEG_MAX = QUEUE_SIZE - 2
+"""Data segments of one request: with its header and status it fits a queue even without indirect
+descriptors."""
+MAX_QUEUES = 4
+"""Queues unless the user says how many: one per vCPU up to here."""
+MAX_DISCARD_SECTORS = 1 << 21
+MAX_DISCARD_SEGMENTS = 64
+
+_BLK_STATS = (
+    "reads", "writes", "flushes", "discards", "write_zeroes", "get_ids", "unsupported", "errors",
+    "read_bytes", "write_bytes", "last_errno", "uring",
+)  # fmt: skip
+
+
+class Blk(VirtioDevice):
+    """A disk.  The image is always raw: what its content looks like changes nothing.
+
+    See :class:`~vmm.virtio.image.Image` for how it is opened and locked.
+
+    :param cpus: of the machine; the number of queues follows it unless *config* says one
+    :param io_uring: where it is faster, unless: True for everything, False for nothing (as on hosts without
+        it)
+    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    :raises HostError: the host is out of memory
+    """
+
+    device_id = spec.ID_BLOCK
+
+    def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None) -> None:
+        self.path = config.path
+        self.name = f"disk {config.path}"
+        self.read_only = config.read_only
+        self._initial_writeback = self._writeback = config.cache == "writeback"
+        self._features = 0
+        hint = "see the limits on threads and locked memory (ulimit -u, ulimit -l)"
+        self._workers = Workers(self.name, "disk-worker", hint)
+        self._reported: set[int] = set()
+        self._blk: Any = None
+        queues = config.queues or min(cpus, MAX_QUEUES)
+        self.queue_sizes = (QUEUE_SIZE,) * queues
+        self.features = spec.BLK_F_SEG_MAX | spec.BLK_F_BLK_SIZE | spec.BLK_F_FLUSH | spec.BLK_F_TOPOLOGY
+        if queues > 1:
+            self.features |= spec.BLK_F_MQ
+        if config.read_only:
+            self.features |= spec.BLK_F_RO
+        else:
+            self.features |= spec.BLK_F_CONFIG_WCE | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
+        self._limit = Limit(config.limit)
+        self._image = Image(config.path, read_only=config.read_only, direct=config.direct)
+        try:
+            self.capacity = self._image.sectors()
+            self._make_native(config, io_uring)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_native(self, config: DiskConfig, io_uring: bool | None) -> None:
+        native = ffi.new("struct blk_config *")
+        native.fd = self._image.fd
+        native.flags = (
+            (lib.BLK_RO if config.read_only else lib.BLK_DISCARD | lib.BLK_WRITE_ZEROES)
+            | (lib.BLK_DIRECT if config.direct else 0)
+            | (0 if io_uring is None else lib.BLK_URING if io_uring else lib.BLK_NO_URING)
+        )
+        native.capacity = self.capacity
+        native.seg_max = SEG_MAX
+        native.max_discard_sectors = MAX_DISCARD_SECTORS
+        native.max_discard_seg = MAX_DISCARD_SEGMENTS
+        native.alignment = self._image.alignment
+        native.serial = config.serial.encode("ascii").ljust(spec.BLK_ID_SIZE, b"\0")
+        native.limit = self._limit.native
+        error = ffi.new("int *")
+        blk = lib.blk_new(native, error)
+        if blk == ffi.NULL:
+            raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="disk-native", errno=-error[0])
+        self._blk = blk
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        writable = not self.read_only
+        return struct.pack(
+            spec.BLK_CONFIG_FORMAT,
+            self.capacity,
+            0,  # size_max, not offered: a segment may be of any size
+            SEG_MAX,
+            *(0, 0, 0),  # geometry, not offered
+            spec.SECTOR,
+            (BLOCK // spec.SECTOR).bit_length() - 1,
+            0,  # alignment_offset
+            BLOCK // spec.SECTOR,
+            0,  # opt_io_size: no preference
+            self._writeback,
+            len(self.queue_sizes) if self.features & spec.BLK_F_MQ else 0,
+            *(MAX_DISCARD_SECTORS * writable, MAX_DISCARD_SEGMENTS * writable),
+            BLOCK // spec.SECTOR * writable,
+            *(MAX_DISCARD_SECTORS * writable, MAX_DISCARD_SEGMENTS * writable),
+            writable,  # write_zeroes_may_unmap
+            *(0, 0, 0),  # secure erase, not offered
+        )
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Only the cache mode can be written, and only when CONFIG_WCE was negotiated (5.2.5)."""
+        if offset != spec.BLK_CONFIG_WRITEBACK or len(data) != 1 or data[0] > 1:
+            return
+        if not self._features & spec.BLK_F_CONFIG_WCE:
+            return
+        # Without FLUSH nothing would ever get a cached write to the disk
+        self._set_writeback(bool(data[0]) and bool(self._features & spec.BLK_F_FLUSH))
+
+    def _set_writeback(self, writeback: bool) -> None:
+        lib.blk_set_writeback(self._blk, int(writeback))
+        if self._writeback and not writeback:
+            # What completed in writeback mode may still be in the host's cache; now it must not be
+            try:
+                posix.fdatasync(self._image.fd)
+            except OSError as error:
+                self._report(error.errno or 0)
+        self._writeback = writeback
+
+    def negotiate(self, features: int) -> bool:
+        self._features = features
+        # 5.2.6.2: a driver that cannot flush gets every write on the disk before it completes
+        self._set_writeback(self._initial_writeback and bool(features & spec.BLK_F_FLUSH))
+        return True
+
+    def activate(self, context: DeviceContext) -> None:
+        error = ffi.new("int *")
+        for queue in context.queues.values():
+            worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
+            self._workers.add(worker, error, queue)
+
+    def check(self) -> None:
+        """Say what the host's disk did, and find workers that stopped.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: a worker cannot go on
+        """
+        self._report(self._native_stats().last_errno)
+        self._workers.check()
+
+    def stop(self) -> None:
+        self._workers.stop()
+
+    def reset(self) -> None:
+        self._features = 0
+        self._writeback = self._initial_writeback
+
+    def save(self) -> dict[str, Any]:
+        return {"writeback": self._writeback}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._set_writeback(bool(state["writeback"]))
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def resize(self) -> None:
+        """Read the size of the file again and tell the driver.  The caller has changed it.
+
+        :raises ConfigError: a size that a disk cannot have; nothing was changed
+        """
+        capacity = self._image.sectors()
+        if capacity != self.capacity:
+            lib.blk_set_capacity(self._blk, capacity)
+            self.capacity = capacity
+            self.config_changed()
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and
+        wakeups of the workers; ``uring`` is 1 when io_uring is in use; ``limit_waits`` is how often a queue had to wait
+        for its limit."""
+        native = self._native_stats()
+        return {
+            **{name: int(getattr(native, name)) for name in _BLK_STATS},
+            "limit_waits": self._limit.waits(),
+            **self._workers.stats(),
+        }
+
+    def _native_stats(self) -> Any:
+        native = ffi.new("struct blk_stats *")
+        if self._blk is not None:
+            lib.blk_get_stats(self._blk, native)
+        return native
+
+    def _report(self, number: int) -> None:
+        """Once for each errno: a full disk fails every write."""
+        if number and number not in self._reported:
+            self._reported.add(number)
+            import logging
+
+            logging.getLogger(__name__).error(
+                "%s: %s; the guest sees I/O errors (reported once)", self.name, posix.strerror(number)
+            )
+
+    def close(self) -> None:
+        self.stop()
+        if self._blk is not None:
+            self._report(self._native_stats().last_errno)
+            lib.blk_free(self._blk)
+            self._blk = None
+        self._limit.close()
+        self._image.close()

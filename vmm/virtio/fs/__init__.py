@@ -1,0 +1,1 @@
+"""virtio-fs: directories of the host (virtio 1.2, 5.11)."""

@@ -1,0 +1,243 @@
+"""The file system device (virtio 1.2, 5.11): a directory of the host, served to the guest over FUSE.  The server is
+``fs.c`` and what is named like it."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import SharedRegion, VirtioDevice
+from vmm.virtio.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.fs.config import ShareConfig
+
+QUEUE_SIZE = 1024
+"""A request of 1 MiB has a buffer for each page, in an indirect table or not."""
+HIGH_PRIORITY_SIZE = 128
+MAX_QUEUES = 4
+"""Request queues unless the user says how many: one per vCPU up to here."""
+MAX_FILES = 65536
+"""What the guest can have open, if the host's limit on descriptors allows."""
+CACHES = {"none": lib.FS_CACHE_NONE, "auto": lib.FS_CACHE_AUTO, "always": lib.FS_CACHE_ALWAYS}
+
+_OPS = (
+    "unknown", "lookup", "forget", "getattr", "setattr", "readlink", "symlink", "-", "mknod",
+    "mkdir", "unlink", "rmdir", "rename", "link", "open", "read", "write", "statfs", "release", "-",
+    "fsync", "setxattr", "getxattr", "listxattr", "removexattr", "flush", "init", "opendir",
+    "readdir", "releasedir", "fsyncdir", "getlk", "setlk", "setlkw", "access", "create",
+    "interrupt", "bmap", "destroy", "ioctl", "poll", "notify_reply", "batch_forget", "fallocate",
+    "readdirplus", "rename2", "lseek", "copy_file_range", "setupmapping", "removemapping", "syncfs",
+    "tmpfile", "statx",
+)  # fmt: skip
+"""Names of requests by opcode."""
+
+
+class Fs(VirtioDevice):
+    """A share.  Its server are threads of this process, one per queue.
+
+    Nodes, open files and locks live until the driver resets the device or unmounts: a guest that is paused
+    goes on as it was, but they are not part of :meth:`save`.  A request for a lock that waits while the guest
+    is paused ends with EINTR.
+
+    :param tag: what the guest knows it by
+    :param cpus: of the machine; the number of queues follows it unless *config* says one
+    :param handles: False: do without file handles, as on a host that does not let us open files by them
+    :param marks: False: and as on a host whose file system does not have any to compare either
+    :param max_fds: how many descriptors of files that the guest only knows are kept open
+    :param max_nodes: how many files the guest can know at a time
+    :raises ConfigError: the directory is not there, or not one
+    :raises HostError: the host is out of memory, or has no /proc
+    """
+
+    device_id = spec.ID_FS
+
+    def __init__(
+        self,
+        config: ShareConfig,
+        tag: str = "",
+        *,
+        cpus: int = 1,
+        handles: bool = True,
+        marks: bool = True,
+        max_fds: int = 0,
+        max_nodes: int = 0,
+    ) -> None:
+        self.path = config.path
+        self.tag = tag or config.tag or "share"
+        self.name = f"share {self.tag}"
+        self.read_only = config.read_only
+        self._workers = Workers(self.name, "share-worker", "see the limit on threads (ulimit -u)")
+        self.request_queues = config.queues or min(cpus, MAX_QUEUES)
+        self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
+        self._fs: Any = None
+        self._dax: Any = None
+        native = self._make_config(config, handles, marks, max_fds, max_nodes)
+        try:
+            if config.dax:
+                self._make_window(config.dax)
+                native.dax, native.dax_size = self._dax, config.dax
+            self._open(native)
+        except BaseException:
+            self._free_window()
+            raise
+        finally:
+            os.close(native.root_fd)
+
+    def _make_config(self, config: ShareConfig, handles: bool, marks: bool, max_fds: int, max_nodes: int) -> Any:
+        """What the server is told (cdata ``struct fs_config *``); its root is open."""
+        try:
+            root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise ConfigError(
+                f"share {config.path}: {cause.strerror}", code="share-directory", hint="name a directory of the host"
+            ) from cause
+        native = ffi.new("struct fs_config *")
+        native.root_fd = root
+        native.proc_fd = -1
+        native.flags = (
+            (lib.FS_RO if config.read_only else 0)
+            | (lib.FS_WRITEBACK if config.writeback else 0)
+            | (lib.FS_ACL if config.acl else 0)
+            | (lib.FS_NO_LOCKS if config.locks == "guest" else 0)
+            | (lib.FS_OVERRIDE if config.permissions == "guest" else 0)
+            | (0 if handles else lib.FS_NO_HANDLES)
+            | (0 if marks else lib.FS_NO_MARKS)
+        )
+        native.cache = CACHES[config.cache]
+        native.max_fds = max_fds
+        native.max_nodes = max_nodes
+        native.max_files = _max_files()
+        native.nmaps = len(config.maps)
+        for index, (guest, host, count) in enumerate(config.maps):
+            native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count
+        return native
+
+    def _make_window(self, size: int) -> None:
+        error = ffi.new("int *")
+        self._dax = lib.dax_new(size, error)
+        if self._dax == ffi.NULL:
+            self._dax = None
+            raise HostError(
+                f"{self.name}: no window of {size >> 20} MiB: {os.strerror(-error[0])}",
+                code="share-dax",
+                hint="see the limit on address space (ulimit -v)",
+                errno=-error[0],
+            )
+        address = int(ffi.cast("uintptr_t", lib.dax_window(self._dax)))
+        self.regions = {spec.FS_SHMCAP_ID_CACHE: SharedRegion(address, size, self._dax)}
+
+    def _free_window(self) -> None:
+        if self._dax is not None:
+            lib.dax_free(self._dax)
+            self._dax = None
+
+    def _open(self, native: Any) -> None:
+        """Make the server."""
+        error = ffi.new("int *")
+        fs = lib.fs_new(native, error)
+        if fs == ffi.NULL:
+            raise HostError(f"share {self.path}: {os.strerror(-error[0])}", code="share-native", errno=-error[0])
+        self._fs = fs
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.FS_CONFIG_FORMAT, self.tag.encode(), self.request_queues, 0)
+
+    def activate(self, context: DeviceContext) -> None:
+        error = ffi.new("int *")
+        for queue in context.queues.values():
+            worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
+            self._workers.add(worker, error, queue)
+
+    def check(self) -> None:
+        """Find workers that stopped.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: a worker cannot go on
+        """
+        self._workers.check()
+
+    def stop(self) -> None:
+        self._workers.stop()
+
+    def reset(self) -> None:
+        lib.fs_reset(self._fs)
+        self._clear_window()
+
+    def _clear_window(self) -> None:
+        if self._dax is not None:
+            lib.dax_clear(self._dax)
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the share was opened: kicks, chains, irqs and wakeups of the workers; ``errors``,
+        ``read_bytes``, ``write_bytes``; ``nodes``, ``files`` and ``fds`` as they are now; and ``ops``: name of
+        the request -> ``count``, ``p50_us``, ``p99_us`` (upper bounds in microseconds), ``latency`` (how many
+        took less than 512 ns, 512 to 1024 ns, ...).
+        """
+        native = self._native_stats()
+        names = ("errors", "read_bytes", "write_bytes", "nodes", "files", "fds")
+        return {
+            **{name: int(getattr(native, name)) for name in names},
+            **self._worker_stats(),
+            **self._window_stats(),
+            "ops": {
+                _OPS[op]: _latency(int(native.ops[op]), [int(n) for n in native.latency[op]])
+                for op in range(len(_OPS))
+                if native.ops[op]
+            },
+        }
+
+    def _window_stats(self) -> dict[str, int]:
+        if self._dax is None:
+            return {}
+        native = ffi.new("struct dax_stats *")
+        lib.dax_get_stats(self._dax, native)
+        return {f"dax_{name}": int(getattr(native, name)) for name in ("maps", "unmaps", "slots", "cut", "faults")}
+
+    def _native_stats(self) -> Any:
+        native = ffi.new("struct fs_stats *")
+        if self._fs is not None:
+            lib.fs_get_stats(self._fs, native)
+        return native
+
+    def _worker_stats(self) -> dict[str, int]:
+        return self._workers.stats()
+
+    def close(self) -> None:
+        self.stop()
+        if self._fs is not None:
+            lib.fs_free(self._fs)
+            self._fs = None
+        self._free_window()
+
+
+def _max_files() -> int:
+    """Half of what the process may open: the rest is for everybody else in it."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_FILES if limit == resource.RLIM_INFINITY else max(64, min(MAX_FILES, limit // 2))
+
+
+def _latency(count: int, buckets: list[int]) -> dict[str, Any]:
+    """The histogram of one request, and where its 50th and 99th percentiles lie."""
+    row: dict[str, Any] = {"count": count}
+    for percent in (50, 99):
+        seen = 0
+        for index, number in enumerate(buckets):
+            seen += number
+            if number and seen * 100 >= count * percent:
+                row[f"p{percent}_us"] = (512 << index) / 1000
+                break
+    return {**row, "latency": buckets}

@@ -1,0 +1,345 @@
+"""A share whose server is a process of its own, ``pyvmm-fsd``: it can reach the shared directory, guest RAM, the
+kicks and the irqs of its queues, and nothing else.
+
+The process is started, and isolates itself, when the share is opened; a queue is handed to it when the driver is
+ready.  What it has taken off the rings is noted in memory that both see.  When it dies, this side takes the rings
+over, answers what was under way and whatever comes with EIO, and the machine goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+from _thread import allocate_lock
+
+from vmm.errors import GuestError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio.fs.device import Fs
+from vmm.virtio.workers import COUNTERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.queue import Chain, Queue
+
+PROGRAM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native", "pyvmm-fsd")
+ANSWER_MS = 30_000
+"""A server that does not answer for so long is ended."""
+END_MS = 2_000
+
+_ISOLATION = {
+    "mount-ns": lib.FSD_MOUNT_NS,
+    "pid-ns": lib.FSD_PID_NS,
+    "net-ns": lib.FSD_NET_NS,
+    "ipc-ns": lib.FSD_IPC_NS,
+    "user-ns": lib.FSD_USER_NS,
+    "landlock": lib.FSD_LANDLOCK,
+    "seccomp": lib.FSD_SECCOMP,
+}
+_IN = struct.Struct("<IIQQIIIHH")
+_OUT = struct.Struct("<IiQ")
+_FORGET, _BATCH_FORGET = 2, 42
+_SIGKILL = 9
+
+
+class ServerGone(Exception):
+    """The server does not answer (any more)."""
+
+
+class FsProcess(Fs):
+    """See :class:`~vmm.virtio.fs.device.Fs` for the parameters.
+
+    :ivar pid: of the server
+    :ivar isolation: what keeps it apart: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows
+        ``pid-ns``, ``net-ns``, ``ipc-ns``, ``user-ns``
+    :raises HostError: the server cannot be started, or cannot isolate itself
+    """
+
+    shares_memory = True
+
+    def _open(self, native: Any) -> None:
+        self.pid = -1
+        self.isolation: tuple[str, ...] = ()
+        self._alive = False
+        self._pidfd = self._sock = self._books_fd = -1
+        self._books: Any = None
+        self._context: DeviceContext | None = None
+        self._reported = False
+        self._given: list[Queue] = []  # what the server has had since the driver was ready
+        self._taken_over = False
+        self._call_lock = allocate_lock()
+        self._last_stats = ffi.new("struct fsd_answer *")
+        try:
+            self._spawn()
+            self._set_up(native)
+        except BaseException:
+            self.close()
+            raise
+
+    def _spawn(self) -> None:
+        import mmap
+
+        self._books_fd = os.memfd_create("rings", os.MFD_CLOEXEC)
+        size = lib.FSD_QUEUES * lib.RING_STATE_STRIDE
+        os.ftruncate(self._books_fd, size)
+        self._books = ffi.from_buffer(mmap.mmap(self._books_fd, size))
+        sock, pid = ffi.new("int *"), ffi.new("int *")
+        pidfd = lib.fsd_spawn(os.fsencode(PROGRAM), sock, pid)
+        if pidfd < 0:
+            raise HostError(
+                f"{self.name}: cannot run {PROGRAM}: {os.strerror(-pidfd)}",
+                code="share-server",
+                hint="it is built with the package; `,isolation=thread` does without it",
+                errno=-pidfd,
+            )
+        self._pidfd, self._sock, self.pid, self._alive = pidfd, int(sock[0]), int(pid[0]), True
+
+    def _set_up(self, native: Any) -> None:
+        message = self._message(lib.FSD_SETUP)
+        message.config = native[0]
+        message.config.dax = ffi.NULL
+        vmm = os.pidfd_open(os.getpid())
+        window = self._share_window()
+        try:
+            answer = self._call(message, native.root_fd, vmm, window)
+            number, text, isolation = -answer.result, _text(answer), answer.isolation
+        except ServerGone:
+            number, text, isolation = errno.EPIPE, "its process ended", 0
+        finally:
+            os.close(vmm)
+            if window >= 0:
+                os.close(window)
+        if number:
+            raise HostError(
+                f"{self.name}: the server cannot isolate itself ({text}): {os.strerror(number)}",
+                code="share-isolation",
+                hint="it needs root, or user namespaces, or Landlock; `,isolation=thread` serves it without isolation",
+                errno=number,
+            )
+        self.isolation = tuple(name for name, bit in _ISOLATION.items() if isolation & bit)
+
+    def _share_window(self) -> int:
+        """The descriptor by which the server asks for mappings, -1 without a window."""
+        if self._dax is None:
+            return -1
+        ours, child = ffi.new("int *"), ffi.new("int *")
+        result = lib.dax_pair(ours, child)
+        if result < 0:
+            raise HostError(f"{self.name}: {os.strerror(-result)}", code="share-dax", errno=-result)
+        lib.dax_serve(self._dax, ours[0])
+        return int(child[0])
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def _message(self, op: int) -> Any:
+        return ffi.new("struct fsd_msg *", {"version": lib.FSD_VERSION, "op": op})
+
+    def _call(self, message: Any, *fds: int) -> Any:
+        """One message and its answer (cdata ``struct fsd_answer *``), whose result is 0 or -errno.
+
+        :raises ServerGone: nothing was, or nothing that makes sense: the server has been ended
+        """
+        with self._call_lock:
+            if not self._alive:
+                raise ServerGone
+            numbers = ffi.new("int[]", [*fds, *[-1] * (lib.FSD_FDS - len(fds))])
+            answer = ffi.new("struct fsd_answer *")
+            if lib.fsd_call(self._sock, message, numbers, answer, ANSWER_MS) < 0:
+                self._alive = False
+                self._kill()
+                raise ServerGone
+            return answer
+
+    def _kill(self) -> None:
+        try:
+            os.kill(self.pid, _SIGKILL)  # ours, and nobody has waited for it: the number is still its own
+        except ProcessLookupError:
+            pass
+
+    # -- what the driver does --------------------------------------------------------------------------------
+
+    def activate(self, context: DeviceContext) -> None:
+        self._context = context
+        self._given = []
+        self._taken_over = False
+        context.loop.add(self._pidfd, self._on_end)
+        try:
+            self._hand_over(context)
+        except ServerGone:
+            self._take_over()
+
+    def _hand_over(self, context: DeviceContext) -> None:
+        message = self._message(lib.FSD_MEMORY)
+        regions = context.memory.regions
+        status_fd, message.status_offset = context.status
+        message.nregions = len(regions)
+        for index, region in enumerate(regions):
+            entry = message.region[index]
+            entry.gpa, entry.size, entry.offset = region.gpa, region.size, region.offset
+        if context.memory.fd < 0 or status_fd < 0:
+            raise HostError(f"{self.name}: guest memory is not shared", code="share-memory")
+        self._check(self._call(message, context.memory.fd, self._books_fd, status_fd))
+        for queue in context.queues.values():
+            message = self._message(lib.FSD_START)
+            message.index = queue.index
+            if lib.ring_save(queue.ring, ffi.addressof(message, "ring")) < 0:
+                raise queue.error()
+            self._given.append(queue)
+            self._check(self._call(message, queue.kick.fd, queue.irq.fd, context.event.fd))
+
+    def _check(self, answer: Any) -> None:
+        number = -answer.result
+        if number:
+            raise HostError(
+                f"{self.name}: the server cannot take a queue ({_text(answer)}): {os.strerror(number)}",
+                code="share-server",
+                hint="see the limits on threads and memory (ulimit -u, ulimit -v)",
+                errno=number,
+            )
+
+    def check(self) -> None:
+        try:
+            answer = self._call(self._message(lib.FSD_CHECK))
+        except ServerGone:
+            return  # _on_end() comes
+        number, text = -answer.result, _text(answer)
+        if number and text:
+            raise GuestError(f"queue {answer.index}: {text}", code="ring-broken")
+        if number:
+            raise HostError(f"{self.name}: {os.strerror(number)}", code="share-worker", errno=number)
+
+    def stop(self) -> None:
+        context, self._context = self._context, None
+        if context is None:
+            return
+        context.loop.remove(self._pidfd)
+        if self._taken_over:
+            return
+        try:
+            self._call(self._message(lib.FSD_STOP))
+        except ServerGone:
+            self._reap(END_MS)
+        for queue, pending in self._adopt():
+            for _ in range(pending):  # none, if it stopped in order
+                chain = queue.pop()
+                if chain is not None:
+                    _refuse(queue, chain)
+
+    def reset(self) -> None:
+        try:
+            self._call(self._message(lib.FSD_RESET))
+        except ServerGone:
+            pass
+        self._clear_window()
+
+    # -- after its end ---------------------------------------------------------------------------------------
+
+    def _on_end(self, _events: int) -> None:
+        context = self._context
+        if context is not None:
+            context.loop.remove(self._pidfd)
+            context.run(self._take_over)
+
+    def _take_over(self) -> None:
+        """The server is gone: from now on Python serves the queues, and every answer is EIO."""
+        context = self._context
+        if context is None or self._taken_over:
+            return
+        self._taken_over = True
+        self._alive = False
+        context.loop.remove(self._pidfd)
+        status = self._reap(END_MS)
+        if not self._reported:
+            self._reported = True
+            import logging
+
+            logging.getLogger(__name__).error(
+                "%s: its server %s; the guest sees I/O errors on this mount", self.name, status
+            )
+        self._adopt()
+        for queue in context.queues.values():
+            context.serve(queue)
+        # What it had done may be on the rings without an interrupt
+        for queue in context.queues.values():
+            lib.irq_raise(queue.irq, lib.IRQ_VRING)
+
+    def _adopt(self) -> list[tuple[Queue, int]]:
+        """Go on where the server left the rings that it had; how many chains of each were under way."""
+        left = []
+        for queue in self._given:
+            state = ffi.cast("struct ring_state *", self._books + queue.index * lib.RING_STATE_STRIDE)
+            pending = lib.ring_adopt(queue.ring, state)
+            if pending < 0:
+                raise GuestError(f"queue {queue.index}: its server left it broken", code="share-server")
+            left.append((queue, pending))
+        return left
+
+    def process(self, queue: Queue) -> None:
+        """Nobody is there any more: EIO to everything."""
+        for chain in queue:
+            _refuse(queue, chain)
+
+    def _reap(self, timeout_ms: int) -> str:
+        """Wait for its end, if need be by force; how it ended, in words."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(timeout_ms):
+            self._kill()
+            poll.poll()
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return "ended"  # somebody in this process waits for all children
+        if pid == 0:
+            return "ended"
+        code = os.waitstatus_to_exitcode(status)
+        return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """As :meth:`Fs.stats`, of the server as it was last seen, and ``server``: its process id, 0 when it is gone;
+        ``isolation``: what keeps it apart."""
+        try:
+            self._last_stats = self._call(self._message(lib.FSD_STATS))
+        except ServerGone:
+            pass
+        return {**super().stats(), "server": self.pid if self._alive else 0, "isolation": " ".join(self.isolation)}
+
+    def _native_stats(self) -> Any:
+        return ffi.addressof(self._last_stats, "fs")
+
+    def _worker_stats(self) -> dict[str, int]:
+        return {name: int(getattr(self._last_stats.workers, name)) for name in COUNTERS}
+
+    def close(self) -> None:
+        self.stop()
+        self._alive = False
+        if self._sock >= 0:
+            os.close(self._sock)  # it ends when it sees that
+            self._sock = -1
+        if self._pidfd >= 0:
+            self._reap(END_MS)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._free_window()
+        if self._books_fd >= 0:
+            os.close(self._books_fd)
+            self._books_fd = -1
+
+
+def _text(answer: Any) -> str:
+    return ffi.string(answer.text).decode("utf-8", "replace")
+
+
+def _refuse(queue: Queue, chain: Chain) -> None:
+    """Answer a request with EIO."""
+    if chain.readable >= _IN.size and chain.room >= _OUT.size:
+        _, opcode, unique, *_ = _IN.unpack(chain.read(_IN.size))
+        if opcode not in (_FORGET, _BATCH_FORGET):
+            chain.write(_OUT.pack(_OUT.size, -errno.EIO, unique))
+    queue.push(chain)

@@ -1,0 +1,1 @@
+"""virtio-net: networks (virtio 1.2, 5.1)."""

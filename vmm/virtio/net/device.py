@@ -1,0 +1,320 @@
+"""The network device (virtio 1.2, 5.1).  The data plane is ``net.c``; what it is connected to is a :class:`Backend`.
+
+The guest's address, unless one is given, is made of what stays the same: the host and the backend.  A tap device is one
+place in a network, so whichever machine is plugged into it has the same address each time, and no other has it.
+"""
+
+from __future__ import annotations
+
+import posix
+import struct
+from _thread import allocate_lock
+
+from vmm.errors import GuestError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+from vmm.virtio.limit import Limit
+from vmm.virtio.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config.limit import LimitConfig
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.queue import Chain, Queue
+
+QUEUE_SIZE = 256
+CTRL_SIZE = 64
+ETHERNET = 14
+LARGEST = 65535 + ETHERNET
+"""Bytes of the largest frame: with segmentation left to others, that of an IP packet."""
+
+GUEST_OFFLOADS = (
+    spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6 | spec.NET_F_GUEST_ECN
+    | spec.NET_F_GUEST_UFO | spec.NET_F_GUEST_USO4 | spec.NET_F_GUEST_USO6
+)  # fmt: skip
+LARGE_FRAMES = GUEST_OFFLOADS & ~spec.NET_F_GUEST_CSUM & ~spec.NET_F_GUEST_ECN
+_NEEDS = (
+    # 5.1.3.1: each of the first needs one of the second
+    (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6 | spec.NET_F_GUEST_UFO, spec.NET_F_GUEST_CSUM),
+    (spec.NET_F_GUEST_USO4 | spec.NET_F_GUEST_USO6, spec.NET_F_GUEST_CSUM),
+    (spec.NET_F_GUEST_ECN, spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6),
+    (spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6 | spec.NET_F_HOST_UFO | spec.NET_F_HOST_USO, spec.NET_F_CSUM),
+    (spec.NET_F_HOST_ECN, spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6),
+    (spec.NET_F_MQ | spec.NET_F_CTRL_MAC_ADDR | spec.NET_F_CTRL_GUEST_OFFLOADS, spec.NET_F_CTRL_VQ),
+)
+_FLAGS = (
+    (spec.NET_F_CSUM, lib.NET_CSUM), (spec.NET_F_HOST_TSO4, lib.NET_TSO4), (spec.NET_F_HOST_TSO6, lib.NET_TSO6),
+    (spec.NET_F_HOST_ECN, lib.NET_ECN), (spec.NET_F_HOST_UFO, lib.NET_UFO), (spec.NET_F_HOST_USO, lib.NET_USO),
+    (spec.NET_F_GUEST_CSUM, lib.NET_GUEST_CSUM), (spec.NET_F_MRG_RXBUF, lib.NET_MRG_RXBUF),
+)  # fmt: skip
+_NET_STATS = (
+    "rx_frames", "rx_bytes", "rx_dropped", "tx_frames", "tx_bytes", "tx_dropped", "tx_malformed", "rx_starved",
+)  # fmt: skip
+
+
+def _is_consistent(features: int) -> bool:
+    """Whether each feature has the one that it needs (5.1.3.1)."""
+    return not any(features & some and not features & needed for some, needed in _NEEDS)
+
+
+class Backend:
+    """Where frames come from and go to.
+
+    :ivar kind: ``NET_TAP`` or ``NET_STREAM`` of ``vmm_devices.h``
+    :ivar name: for messages
+    :ivar identity: what the address of the guest is made of
+    :ivar fds: non-blocking descriptors, one for each pair of queues
+    :ivar features: feature bits that it can do
+    :ivar mtu: bytes of an IP packet
+    """
+
+    kind: int = lib.NET_TAP
+    name: str = "net"
+    identity: str = ""
+    features: int = 0
+    mtu: int = 1500
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+
+    def set_offloads(self, features: int) -> None:
+        """The guest takes frames as the GUEST feature bits among *features* say."""
+
+    def set_pairs(self, pairs: int) -> None:
+        """The guest uses so many pairs of queues, the first ones."""
+
+    def obituary(self) -> str:
+        """Words about how the backend ended; it has."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of everything.  Harmless when done twice."""
+        while self.fds:
+            posix.close(self.fds.pop())
+
+
+def stable_mac(identity: str) -> bytes:
+    """A locally administered address, always the same for *identity* on this host."""
+    from _blake2 import blake2b
+
+    try:
+        fd = posix.open("/etc/machine-id", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            host = posix.read(fd, 64)
+        finally:
+            posix.close(fd)
+    except OSError:
+        host = b""
+    digest = blake2b(b"\0".join((host, posix.uname().nodename.encode(), identity.encode())), digest_size=5).digest()
+    return b"\x02" + digest
+
+
+class Net(VirtioDevice):
+    """A network card.  It owns *backend*.
+
+    :param mac: 6 bytes; empty: :func:`stable_mac`
+    :param limit: of each direction
+    :raises HostError: the host is out of memory
+    """
+
+    device_id = spec.ID_NET
+
+    def __init__(self, backend: Backend, *, mac: bytes = b"", limit: LimitConfig | None = None) -> None:
+        self.name = f"net {backend.name}"
+        self.backend = backend
+        self._initial_mac = self.mac = mac or stable_mac(backend.identity or backend.name)
+        self._link = True
+        self._features = 0
+        self._offloads = 0
+        self._pairs = 1
+        self._context: DeviceContext | None = None
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "net-worker", hint)
+        self._nets_lock = allocate_lock()  # statistics are asked for from any thread
+        self._nets: list[Any] = []
+        self._limits = (Limit(limit), Limit(limit))  # to the guest, from it
+        pairs = len(backend.fds)
+        self.queue_sizes = (QUEUE_SIZE,) * (2 * pairs) + (CTRL_SIZE,)
+        self.features = (
+            backend.features | spec.NET_F_MAC | spec.NET_F_STATUS | spec.NET_F_MTU | spec.NET_F_MRG_RXBUF
+            | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_MAC_ADDR | (spec.NET_F_MQ if pairs > 1 else 0)
+        )  # fmt: skip
+        if backend.features & GUEST_OFFLOADS:
+            self.features |= spec.NET_F_CTRL_GUEST_OFFLOADS
+        error = ffi.new("int *")
+        for fd in backend.fds:
+            net = lib.net_new(fd, backend.kind, error)
+            if net == ffi.NULL:
+                self.close()
+                raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="net-native", errno=-error[0])
+            self._nets.append(net)
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        status = spec.NET_S_LINK_UP if self._link else 0
+        return struct.pack(spec.NET_CONFIG_FORMAT, self.mac, status, len(self.backend.fds), self.backend.mtu)
+
+    def negotiate(self, features: int) -> bool:
+        if not _is_consistent(features):
+            return False
+        self._features = features
+        self._offloads = features & GUEST_OFFLOADS
+        return True
+
+    def activate(self, context: DeviceContext) -> None:
+        self._context = context
+        self.backend.set_offloads(self._offloads)
+        self._start_pairs()
+        control = context.queues.get(self._control_index())
+        if control is not None and self._features & spec.NET_F_CTRL_VQ:
+            context.serve(control)
+
+    def _control_index(self) -> int:
+        # 5.1.2: behind the queues that there could be, and without MQ behind those of one pair
+        return 2 * len(self.backend.fds) if self._features & spec.NET_F_MQ else 2
+
+    def _start_pairs(self) -> None:
+        """Let the first pairs of queues run, as many as the driver uses, and no others."""
+        assert self._context is not None
+        self.backend.set_pairs(self._pairs)
+        for index in range(len(self._workers), self._pairs):
+            rx, tx = (self._context.queues.get(2 * index + at) for at in (0, 1))
+            if rx is None or tx is None:
+                break
+            self._start_worker(self._nets[index], rx, tx)
+
+    def _start_worker(self, net: Any, rx: Queue, tx: Queue) -> None:
+        assert self._context is not None
+        native = ffi.new("struct net_queues *")
+        native.rx, native.tx = rx.ring, tx.ring
+        native.rx_kick, native.tx_kick = rx.kick.fd, tx.kick.fd
+        native.rx_irq, native.tx_irq = rx.irq, tx.irq
+        native.event_fd = self._context.event.fd
+        native.flags = sum(flag for feature, flag in _FLAGS if self._features & feature)
+        large = self._offloads & LARGE_FRAMES or self.backend.mtu + ETHERNET > LARGEST
+        native.rx_frame = LARGEST if large else self.backend.mtu + ETHERNET + 4
+        native.rx_limit, native.tx_limit = (limit.native for limit in self._limits)
+        error = ffi.new("int *")
+        self._workers.add(lib.net_start(net, native, error), error, rx, tx)
+
+    def stop(self) -> None:
+        self._workers.stop()
+        self._context = None
+
+    def check(self) -> None:
+        """Find workers that stopped, and say when the backend is gone.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: a worker cannot go on
+        """
+        self._workers.check()
+        lost = next((number for net in self._nets if (number := self._native_stats(net).last_errno)), 0)
+        if lost and self._link:
+            import logging
+
+            words = self.backend.obituary() or posix.strerror(lost)
+            logging.getLogger(__name__).error("%s: the network is gone: %s; the guest sees no link", self.name, words)
+            self.set_link(False)
+
+    def reset(self) -> None:
+        self._features = self._offloads = 0
+        self._pairs = 1
+        self.mac = self._initial_mac
+        self.backend.set_offloads(0)
+
+    def save(self) -> dict[str, Any]:
+        return {"mac": self.mac.hex(), "pairs": self._pairs, "offloads": self._offloads}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.mac = bytes.fromhex(state["mac"])
+        self._pairs = min(int(state["pairs"]), len(self.backend.fds))
+        self._offloads = int(state["offloads"]) & self._features & GUEST_OFFLOADS
+
+    # -- the control queue (5.1.6.5) -------------------------------------------------------------------------
+
+    def process(self, queue: Queue) -> None:
+        for chain in queue:
+            if not chain.room:
+                raise GuestError(f"chain {chain.head} has no byte for the answer of a command", code="chain-room")
+            done = chain.readable >= 2 and self._command(chain)
+            chain.write(bytes((spec.NET_OK if done else spec.NET_ERR,)))
+            queue.push(chain)
+
+    def _command(self, chain: Chain) -> bool:
+        kind, command = chain.read(2)
+        data = chain.read(min(chain.readable, 64))
+        if (kind, command) == (spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET) and len(data) == 2:
+            return bool(self._features & spec.NET_F_MQ) and self._set_pairs(int.from_bytes(data, "little"))
+        if (kind, command) == (spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET) and len(data) == 6:
+            if not self._features & spec.NET_F_CTRL_MAC_ADDR or data[0] & 1 or not any(data):
+                return False
+            self.mac = data
+            self.config_changed()
+            return True
+        if (kind, command) == (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET) and len(data) == 8:
+            return self._set_offloads(int.from_bytes(data, "little"))
+        return False
+
+    def _set_pairs(self, pairs: int) -> bool:
+        if not 1 <= pairs <= len(self.backend.fds):
+            return False
+        assert self._context is not None
+        if any(2 * index + at not in self._context.queues for index in range(pairs) for at in (0, 1)):
+            return False
+        self._pairs = pairs
+        self._workers.stop(keep=pairs)
+        self._start_pairs()
+        return True
+
+    def _set_offloads(self, offloads: int) -> bool:
+        if not self._features & spec.NET_F_CTRL_GUEST_OFFLOADS or offloads & ~(self._features & GUEST_OFFLOADS):
+            return False
+        if not _is_consistent(offloads):  # 5.1.6.5.6.1: what depends on one another in the features does so here
+            return False
+        self._offloads = offloads
+        self.backend.set_offloads(offloads)
+        return True
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    @property
+    def link(self) -> bool:
+        """Does the guest see a carrier?"""
+        return self._link
+
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in or out, as the guest sees it: its driver stops sending."""
+        if up != self._link:
+            self._link = up
+            self.config_changed()
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the device was made: frames and bytes to the guest (``rx``) and from it (``tx``), those
+        dropped, those with a malformed header, how often a frame had to wait for buffers or for a limit, and kicks,
+        chains, irqs and wakeups of the workers."""
+        totals = dict.fromkeys(_NET_STATS, 0)
+        with self._nets_lock:
+            for net in self._nets:
+                native = self._native_stats(net)
+                for name in _NET_STATS:
+                    totals[name] += int(getattr(native, name))
+        return {**totals, "limit_waits": sum(limit.waits() for limit in self._limits), **self._workers.stats()}
+
+    @staticmethod
+    def _native_stats(net: Any) -> Any:
+        native = ffi.new("struct net_stats *")
+        lib.net_get_stats(net, native)
+        return native
+
+    def close(self) -> None:
+        self.stop()
+        with self._nets_lock:
+            while self._nets:
+                lib.net_free(self._nets.pop())
+        for limit in self._limits:
+            limit.close()
+        self.backend.close()

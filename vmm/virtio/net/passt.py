@@ -1,0 +1,236 @@
+"""A network of the guest's own, for which nobody needs a right: ``passt`` speaks for it through sockets of the host.
+
+passt is a child of this process, isolated by itself, and sees frames alone: they go over a stream socket that it was
+born with.  When this process is gone, however it went, the socket is closed and passt ends.
+
+The guest gets the host's address and resolvers by DHCP; a resolver that listens on the host's loopback interface is at
+:data:`DNS`.  It reaches what the host reaches, but nothing else that listens on that interface.
+"""
+
+from __future__ import annotations
+
+import errno
+import posix
+import struct
+import time
+
+from vmm.errors import ConfigError, HostError
+from vmm.faststart.environment import variable
+from vmm.native import lib
+from vmm.virtio import spec
+from vmm.virtio.net.device import Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
+    from vmm.virtio.net.config import Publish
+
+PROGRAM = "passt"
+DNS = "169.254.1.1"
+MTU = 65520
+"""What passt is best with: with few, large frames."""
+START_TIMEOUT = 5.0
+END_TIMEOUT = 2.0
+_CHILD_FD = 3
+_INSTALL = "apt-get install passt; or --net tap=NAME, or --net none"
+_PROBE = (
+    b"\xff" * 6, b"\x08\x06", b"\x00\x01\x08\x00\x06\x04\x00\x01", bytes(4), bytes(6), bytes(map(int, DNS.split("."))),
+)  # fmt: skip
+
+
+def find_passt() -> str:
+    """Where passt is.
+
+    :raises ConfigError: nowhere
+    """
+    for folder in [*(variable("PATH") or "/usr/bin:/bin").split(":"), "/usr/bin", "/usr/local/bin"]:
+        path = f"{folder}/{PROGRAM}"
+        if folder and posix.access(path, posix.X_OK):
+            return path
+    raise ConfigError("user networking needs passt, which is not installed", code="net-passt-missing", hint=_INSTALL)
+
+
+def _forwards(published: tuple[Publish, ...]) -> list[str]:
+    arguments = []
+    for port in published:
+        where = f"{port.address}/" if port.address else ""
+        arguments += ["-t" if port.protocol == "tcp" else "-u", f"{where}{port.host}:{port.guest}"]
+    return arguments
+
+
+def _check_port(port: Publish) -> None:
+    """passt is content when it gets a port of one kind of IP address; whoever uses the other one would be surprised.
+
+    :raises ConfigError: somebody else has the port
+    """
+    from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+
+    family = AF_INET6 if ":" in port.address else AF_INET
+    sock = socket(family, (SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM) | SOCK_CLOEXEC)
+    try:
+        if port.protocol == "tcp":
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        sock.bind((port.address, port.host))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"publish: port {port.host}/{port.protocol} of the host is in use",
+                code="net-publish",
+                hint="another program listens there; publish another port",
+            ) from error
+    finally:
+        sock.close()
+
+
+class Passt(Backend):
+    """A passt of its own.
+
+    :param mac: the guest's address
+    :param mtu: what the guest is told; 0: :data:`MTU`
+    :raises ConfigError: passt is missing, or does not take what it was told: a port that is in use
+    """
+
+    kind = lib.NET_STREAM
+    name = "user"
+    identity = "user"
+    features = spec.NET_F_GUEST_CSUM
+
+    def __init__(self, mac: bytes, published: tuple[Publish, ...] = (), mtu: int = 0) -> None:
+        super().__init__()
+        self.mtu = mtu or MTU
+        self._pid = 0
+        self._words = -1
+        self._said = b""
+        for port in published:
+            _check_port(port)
+        command = [
+            find_passt(), "--foreground", "--quiet", "--fd", str(_CHILD_FD), "--mtu", str(self.mtu),
+            "--no-map-gw", "--dns-forward", DNS, *_forwards(published),
+        ]  # fmt: skip
+        try:
+            self._spawn(command)
+            self._await_ready(mac)
+        except BaseException:
+            self.close()
+            raise
+
+    def _spawn(self, command: list[str]) -> None:
+        from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
+
+        ours, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._words, words = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        fd = ours.detach()
+        self.fds.append(fd)
+        posix.set_blocking(fd, False)
+        actions = [
+            (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDWR, 0),
+            (posix.POSIX_SPAWN_DUP2, words, 2),
+            (posix.POSIX_SPAWN_DUP2, 0, 1),
+            (posix.POSIX_SPAWN_DUP2, theirs.fileno(), _CHILD_FD),
+        ]
+        try:
+            # Keys of the terminal are for us, not for it
+            self._pid = posix.posix_spawn(
+                command[0], command, posix.environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=(13,)
+            )
+        except OSError as error:
+            raise HostError(f"{command[0]}: {posix.strerror(error.errno or 0)}", code="net-passt") from error
+        finally:
+            theirs.close()
+            posix.close(words)
+
+    def _await_ready(self, mac: bytes) -> None:
+        """Whoever has its answer to a question for an address knows that it runs and has all its ports."""
+        to_all, kind, arp, nobody, unknown, target = _PROBE
+        frame = to_all + mac + kind + arp + mac + nobody + unknown + target
+        from _socket import socket
+
+        sock = socket(fileno=self.fds[0])
+        try:
+            deadline = time.monotonic() + START_TIMEOUT
+            try:
+                sock.send(struct.pack(">I", len(frame)) + frame)
+            except OSError:  # it is gone already
+                pass
+            while (answer := self._read_frame(sock, deadline))[12:14] != kind:
+                if not answer:
+                    self._refused()
+        finally:
+            sock.detach()
+
+    def _read_frame(self, sock: socket, deadline: float) -> bytes:
+        """One frame; nothing at the end of the stream."""
+        length = _read(sock, 4, deadline)
+        return _read(sock, int.from_bytes(length, "big"), deadline) if length else b""
+
+    def _refused(self) -> None:
+        words = self.obituary()
+        in_use = "Address already in use" in words or "bind" in words.lower()
+        raise ConfigError(
+            f"passt ended at once: {words or 'without a word'}",
+            code="net-passt",
+            hint="another program listens on a published port" if in_use else "",
+        )
+
+    def obituary(self) -> str:
+        self._said += _drain(self._words)
+        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+        return "; ".join(lines[-3:]) or "passt has ended"
+
+    @property
+    def pid(self) -> int:
+        """Of passt; 0 when it was closed."""
+        return self._pid
+
+    def close(self) -> None:
+        super().close()
+        pid, self._pid = self._pid, 0
+        if pid:
+            _reap(pid)
+        if self._words >= 0:
+            posix.close(self._words)
+            self._words = -1
+
+
+def _read(sock: socket, count: int, deadline: float) -> bytes:
+    from select import POLLIN, poll
+
+    waiter = poll()
+    waiter.register(sock.fileno(), POLLIN)
+    data = b""
+    while len(data) < count:
+        if not waiter.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise HostError(f"passt does not answer after {START_TIMEOUT:g} s", code="net-passt")
+        try:
+            piece = sock.recv(count - len(data))
+        except OSError:
+            return b""
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+def _drain(fd: int) -> bytes:
+    try:
+        return posix.read(fd, 1 << 16) if fd >= 0 else b""
+    except BlockingIOError:
+        return b""
+
+
+def _reap(pid: int) -> None:
+    """It ends by itself, its socket being closed; it is not asked twice."""
+    end = time.monotonic() + END_TIMEOUT
+    while True:
+        try:
+            done, _ = posix.waitpid(pid, posix.WNOHANG)
+        except ChildProcessError:  # somebody who waits for all children
+            return
+        if done:
+            return
+        if time.monotonic() > end:
+            posix.kill(pid, 9)
+            posix.waitpid(pid, 0)
+            return
+        time.sleep(0.001)

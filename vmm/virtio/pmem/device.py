@@ -1,0 +1,129 @@
+"""The persistent memory device (virtio 1.2, 5.19): a file of the host that the guest has as memory.
+
+The guest's pages are those of the host's page cache; machines with the same image share them, and a file system that is
+mounted with ``dax`` has no copy of its own either.  The data plane is none; ``pmem.c`` flushes, and sees to files that
+shrink.
+"""
+
+from __future__ import annotations
+
+import posix
+import struct
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import SharedRegion, VirtioDevice
+from vmm.virtio.image import SECTOR, Image
+from vmm.virtio.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.pmem.config import PmemConfig
+
+_COUNTERS = ("flushes", "errors", "cuts")
+
+
+class Pmem(VirtioDevice):
+    """An image as memory.  See :class:`~vmm.virtio.image.Image` for how it is opened and locked.
+
+    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    :raises HostError: it cannot be mapped
+    """
+
+    device_id = spec.ID_PMEM
+    queue_sizes = (64,)
+    tells_regions = True
+
+    def __init__(self, config: PmemConfig) -> None:
+        self.name = f"pmem {config.path}"
+        self.read_only = config.read_only
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "pmem-worker", hint)
+        self._reported = 0
+        self._pmem: Any = None
+        self._image = Image(config.path, read_only=config.read_only)
+        try:
+            self._map(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _map(self, config: PmemConfig) -> None:
+        size = self._image.sectors() * SECTOR
+        if not config.read_only and size % lib.PMEM_ALIGN:
+            raise ConfigError(
+                f"pmem {config.path}: its size of {size} bytes is not a multiple of 2 MiB",
+                code="pmem-size",
+                hint=f"round it up: truncate -s %2M {config.path}; or use it read-only (,ro)",
+            )
+        error = ffi.new("int *")
+        pmem = lib.pmem_new(self._image.fd, int(config.read_only), error)
+        if pmem == ffi.NULL:
+            raise HostError(
+                f"{self.name}: cannot be mapped: {posix.strerror(-error[0])}",
+                code="pmem-map",
+                hint="it has to be a file that can be mapped (mmap), of 256 GiB at most",
+                errno=-error[0],
+            )
+        self._pmem = pmem
+        address = int(ffi.cast("uintptr_t", lib.pmem_window(pmem)))
+        self.region = SharedRegion(address, lib.pmem_size(pmem), pmem, read_only=config.read_only, add=lib.bus_add_pmem)
+        self.regions = {0: self.region}
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.PMEM_CONFIG_FORMAT, self.region.gpa, self.region.size)
+
+    def activate(self, context: DeviceContext) -> None:
+        queue = context.queues.get(0)
+        if queue is None:
+            return  # it cannot flush; the driver is free to leave it so
+        error = ffi.new("int *")
+        worker = lib.pmem_start(self._pmem, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
+        self._workers.add(worker, error, queue)
+
+    def check(self) -> None:
+        """Say what the host's disk did, or find out that the worker stopped.
+
+        :raises GuestError: the guest broke the ring
+        :raises HostError: the worker cannot go on
+        """
+        number = int(self._native_stats().last_errno)
+        if number not in (0, self._reported):
+            self._reported = number
+            import logging
+
+            logging.getLogger(__name__).error(
+                "%s: %s; the guest's flush failed (reported once)", self.name, posix.strerror(number)
+            )
+        self._workers.check()
+
+    def stop(self) -> None:
+        self._workers.stop()
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Counters: ``flushes``, those that failed (``errors``), and ``cuts``: how often the file was found shorter
+        than before; what it has lost reads as zeroes until it is as long again."""
+        native = self._native_stats()
+        return {name: int(getattr(native, name)) for name in _COUNTERS}
+
+    def _native_stats(self) -> Any:
+        native = ffi.new("struct pmem_stats *")
+        if self._pmem is not None:
+            lib.pmem_get_stats(self._pmem, native)
+        return native
+
+    def close(self) -> None:
+        """Unmap and unlock; no vCPU runs any more."""
+        self.stop()
+        if self._pmem is not None:
+            lib.pmem_free(self._pmem)
+            self._pmem = None
+        self._image.close()

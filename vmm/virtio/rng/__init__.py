@@ -1,0 +1,1 @@
+"""virtio-rng: randomness for the guest (virtio 1.2, 5.4)."""

@@ -1,0 +1,62 @@
+"""A socket device: a record, and what users type for it."""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+VSOCK_BACKENDS = ("unix", "vhost")
+
+
+@dataclass(frozen=True)
+class VsockConfig:
+    """A virtio-vsock device.
+
+    :ivar cid: the guest's context id, 3 to 4294967294.  With the ``unix`` backend only the guest itself sees it
+    :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock.device`);
+        what a guest connects to is the socket ``<uds>_<port>``.  Empty with ``vhost``
+    :ivar backend: ``unix``; or ``vhost``: the host's AF_VSOCK, through ``/dev/vhost-vsock``
+    :ivar connections: so many at a time, both ways together, each with a descriptor of this process; ``unix`` only
+    """
+
+    cid: int = 3
+    uds: str = ""
+    backend: str = "unix"
+    connections: int = 16384
+
+    def __post_init__(self) -> None:
+        if self.backend not in VSOCK_BACKENDS:
+            raise ConfigError(
+                f"vsock: backend={self.backend!r} is not one of {', '.join(VSOCK_BACKENDS)}", code="vsock-backend"
+            )
+        if not 3 <= self.cid < 0xFFFF_FFFF:
+            raise ConfigError(f"vsock: cid {self.cid} is not 3 to 4294967294", code="vsock-cid")
+        if not 1 <= self.connections <= 16384:
+            raise ConfigError(f"vsock: connections={self.connections} is not 1 to 16384", code="vsock-connections")
+        if (self.backend == "unix") != bool(self.uds):
+            raise ConfigError(
+                "vsock: backend=unix needs uds=PATH, and backend=vhost has none",
+                code="vsock-uds",
+                hint="for example --vsock cid=3,uds=/run/vm.sock",
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--vsock") -> VsockConfig:
+        """From ``cid=N,uds=PATH[,backend=unix|vhost]``; ``,,`` is a comma of PATH.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        values: dict[str, str | int] = {}
+        for part in text.replace(",,", "\0").split(","):
+            key, equals, value = part.replace("\0", ",").partition("=")
+            if key in ("uds", "backend") and equals:
+                values[key] = value
+            elif key == "cid" and value.isascii() and value.isdigit() and len(value) < 20:
+                values[key] = int(value)
+            else:
+                raise ConfigError(
+                    f"{flag} {text!r}: {part!r} is not known",
+                    code="vsock-syntax",
+                    hint=f"{flag} cid=N,uds=PATH[,backend=unix|vhost]; a comma in PATH is written twice",
+                )
+        return cls(**values)  # type: ignore[arg-type]

@@ -1,0 +1,209 @@
+"""The socket device (virtio 1.2, 5.10) over unix sockets.  The data plane is ``vsock.c``.
+
+The host's programs reach the guest as they do with Firecracker and Cloud Hypervisor:
+
+* They connect to the unix socket ``uds``, write ``CONNECT <port>\\n``, and read ``OK <local port>\\n`` when a program
+  in the guest has accepted; the connection is closed when none listens on that port.  Until the guest's driver
+  runs, they wait.
+* What a guest connects to, port P of CID 2, arrives at the unix socket ``<uds>_P``, where a program listens.
+
+SOCK_SEQPACKET connections are SOCK_SEQPACKET unix sockets, message by message: the host connects to ``<uds>.seqpacket``
+and sends ``CONNECT <port>`` as its first message; the guest's connections go to ``<uds>_P``, whose kind has to match.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import ffi, lib
+from vmm.virtio import spec
+from vmm.virtio.device import VirtioDevice
+from vmm.virtio.vsock import path as vsock_path
+from vmm.virtio.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from vmm.virtio.device import DeviceContext
+    from vmm.virtio.vsock.config import VsockConfig
+
+RX, TX, EVENT = 0, 1, 2
+QUEUE_SIZES = (256, 256, 16)
+_STATS = (
+    "connections", "opened", "refused", "resets", "from_guest_bytes", "to_guest_bytes", "from_guest_packets",
+    "to_guest_packets", "credit_updates", "waiting_bytes", "malformed",
+)  # fmt: skip
+
+
+class Vsock(VirtioDevice):
+    """A socket device whose host side are unix sockets.  Each connection takes a descriptor of this process: for
+    thousands of them, raise its limit (``RLIMIT_NOFILE``), as ``pyvmm boot`` does.
+
+    :raises ConfigError: the sockets cannot be made at ``uds``; see :mod:`vmm.virtio.vsock.path`
+    :raises HostError: the host is out of memory or descriptors
+    """
+
+    device_id = spec.ID_VSOCK
+    queue_sizes = QUEUE_SIZES
+    features = spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET
+
+    def __init__(self, config: VsockConfig) -> None:
+        self.name = f"vsock {config.cid}"
+        self.cid = config.cid
+        absolute = os.path.abspath(config.uds)
+        self.uds = absolute if vsock_path.fits(absolute) else config.uds
+        hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
+        self._workers = Workers(self.name, "vsock-worker", hint)
+        self._seqpacket = False
+        self._reset_event = False
+        self._vsock: Any = None
+        self._listening: list[vsock_path.Listening] = []
+        self._dir_fd = -1
+        vsock_path.check_path(config)
+        try:
+            self._make(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, config: VsockConfig) -> None:
+        for path, kind in (
+            (config.uds, vsock_path.STREAM),
+            (config.uds + vsock_path.SEQPACKET_SUFFIX, vsock_path.SEQPACKET),
+        ):
+            self._listening.append(vsock_path.listen(path, kind))
+        try:
+            self._dir_fd = os.open(os.path.dirname(config.uds) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"{self.name}: {error}", code="vsock-uds", errno=error.errno or 0) from error
+        native = ffi.new("struct vsock_config *")
+        native.cid = config.cid
+        native.listen_fd, native.seq_listen_fd = (made.sock.fileno() for made in self._listening)
+        native.dir_fd = self._dir_fd
+        native.max_conns = config.connections
+        native.name = os.fsencode(os.path.basename(self.uds))
+        error_out = ffi.new("int *")
+        vsock = lib.vsock_new(native, error_out)
+        if vsock == ffi.NULL:
+            raise HostError(f"{self.name}: {os.strerror(-error_out[0])}", code="vsock-native", errno=-error_out[0])
+        self._vsock = vsock
+
+    # -- what the driver sees --------------------------------------------------------------------------------
+
+    def read_config(self) -> bytes:
+        return struct.pack(spec.VSOCK_CONFIG_FORMAT, self.cid)
+
+    def negotiate(self, features: int) -> bool:
+        # 5.10.3: streams come with seqpacket, and without any bit
+        self._seqpacket = bool(features & spec.VSOCK_F_SEQPACKET)
+        return True
+
+    def activate(self, context: DeviceContext) -> None:
+        queues = context.queues
+        if RX not in queues or TX not in queues:
+            return  # nothing can come or go; the driver is free to leave it so
+        native = ffi.new("struct vsock_queues *")
+        native.rx, native.tx = queues[RX].ring, queues[TX].ring
+        native.rx_kick, native.tx_kick = queues[RX].kick.fd, queues[TX].kick.fd
+        native.event = queues[EVENT].ring if EVENT in queues else ffi.NULL
+        native.rx_irq, native.tx_irq, native.event_fd = queues[RX].irq, queues[TX].irq, context.event.fd
+        native.event_irq = queues[EVENT].irq if EVENT in queues else ffi.NULL
+        native.seqpacket = self._seqpacket
+        native.reset_event = self._reset_event
+        self._reset_event = False
+        error = ffi.new("int *")
+        worker = lib.vsock_start(self._vsock, native, error)
+        self._workers.add(worker, error, *queues.values())
+
+    def check(self) -> None:
+        """Find out whether the worker stopped.
+
+        :raises GuestError: the guest broke a ring
+        :raises HostError: the worker cannot go on
+        """
+        self._workers.check()
+
+    def stop(self) -> None:
+        self._workers.stop()
+
+    def reset(self) -> None:
+        lib.vsock_reset(self._vsock)
+        self._seqpacket = self._reset_event = False
+
+    def restore(self, state: dict[str, Any]) -> None:
+        # The connections that the driver remembers are those of another process
+        self._reset_event = True
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the device was made: connections open now, opened, refused (nobody listened) and cut, bytes
+        and packets each way, credit updates, bytes that wait for a program of the host; ``connect_us_50`` and
+        ``connect_us_99``: so many microseconds or less took the making of half, and of 99 %, of all connections."""
+        native = ffi.new("struct vsock_stats *")
+        if self._vsock is not None:
+            lib.vsock_get_stats(self._vsock, native)
+        counted = {name: int(getattr(native, name)) for name in _STATS}
+        latency = [int(number) for number in native.latency]
+        return {
+            **counted,
+            "connect_us_50": _percentile(latency, 50),
+            "connect_us_99": _percentile(latency, 99),
+            **self._workers.stats(),
+        }
+
+    # -- the host's side -------------------------------------------------------------------------------------
+
+    def connect(self, port: int, *, seqpacket: bool = False, timeout: float | None = None) -> socket.socket:
+        """Connect to *port* of the guest.  Waits for the guest's driver, and for a program to accept.
+
+        :param timeout: seconds to wait, and the socket's timeout afterwards (None: for ever, blocking)
+        :raises ConnectionRefusedError: nobody listens there, or the guest has ended
+        :raises TimeoutError: no answer in time
+        """
+        from vmm.virtio.vsock import client as vsock_client
+
+        return vsock_client.connect(self._open_uds(), port, seqpacket=seqpacket, timeout=timeout)
+
+    def listen(self, port: int, *, seqpacket: bool = False, backlog: int = 128) -> socket.socket:
+        """A listening socket for what the guest connects to *port* of CID 2.  Its path is removed when it is closed,
+        at the latest with the machine.
+
+        :raises ConfigError: somebody else listens on that port
+        """
+        from vmm.virtio.vsock import client as vsock_client
+
+        path = vsock_path.port_path(self._open_uds(), port)
+        made = vsock_client.listen(path, seqpacket=seqpacket, backlog=backlog)
+        self._listening = [entry for entry in self._listening if entry.sock.fileno() >= 0]
+        self._listening.append(vsock_path.Listening(made, path, made.identity))
+        return made
+
+    def _open_uds(self) -> str:
+        if self._vsock is None:
+            raise ConfigError(f"{self.name} is closed", code="machine-state")
+        return self.uds
+
+    def close(self) -> None:
+        self.stop()
+        if self._vsock is not None:
+            lib.vsock_free(self._vsock)
+            self._vsock = None
+        for made in self._listening:
+            made.close()
+        self._listening = []
+        if self._dir_fd >= 0:
+            os.close(self._dir_fd)
+            self._dir_fd = -1
+
+
+def _percentile(latency: list[int], percent: int) -> int:
+    """The upper end, in microseconds, of the bucket in which so many of all are reached; 0 of none."""
+    total, seen = sum(latency), 0
+    for index, number in enumerate(latency):
+        seen += number
+        if total and seen * 100 >= total * percent:
+            return (1024 << index) // 1000
+    return 0
