@@ -15,7 +15,7 @@ class BuildNative(build_ext):
     def run(self) -> None:
         super().run()
         build = runpy.run_path(os.path.join(NATIVE, "build.py"), run_name="build")
-        build["build_programs"](NATIVE if self.inplace else os.path.join(self.build_lib, NATIVE))
+        build["build_programs"]("vmm" if self.inplace else os.path.join(self.build_lib, "vmm"))
 
 
 setup(cffi_modules=["vmm/native/build.py:ffibuilder"], cmdclass={"build_ext": BuildNative})

@@ -14,14 +14,15 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
 C_CODE = (
-    "vmm/native",
+    "vmm/native/*",
+    "vmm/faststart/native",
     "tests/guest/programs",
     "tests/conformance/programs",
     "examples/kata/agent",
     "examples/kata/client",
     "tests/kata/src",
 )
-KATA_CODE = C_CODE[3:]
+KATA_CODE = C_CODE[4:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
@@ -33,7 +34,7 @@ C_COMPILERS = {
 
 def c_sources() -> list[str]:
     """The C files that are ours: not what cffi generates."""
-    found = [path for folder in C_CODE for path in (ROOT / folder).glob("*.c") if path.name[0] != "_"]
+    found = [path for folder in C_CODE for path in ROOT.glob(f"{folder}/*.c") if path.name[0] != "_"]
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 

@@ -267,11 +267,13 @@ def make_venv(python: str) -> None:
 
 def install_project(python: str, *, develop: bool) -> None:
     """Install the project, editable, with what it needs; with `develop` also what its development needs."""
-    native = ("vmm/native/*.[ch]", "vmm/native/build.py")
+    native = ("vmm/native/*.[ch]", "vmm/native/*/*.[ch]", "vmm/faststart/native/*.[ch]", "vmm/native/build.py")
     content = digest("pyproject.toml", "setup.py", "bin/pyvmm")
     project, whole = Stamp("project-only", content), Stamp("project", content)
     extension = Stamp("extension", digest(*native))
-    programs = all(os.path.exists(os.path.join(ROOT, "vmm", "native", name)) for name in ("pyvmm-fsd", "pyvmm-warm"))
+    programs = all(
+        os.path.exists(os.path.join(ROOT, "vmm", name)) for name in ("native/pyvmm-fsd", "faststart/pyvmm-warm")
+    )
     built = programs and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
     if not whole.is_current() and (develop or not project.is_current()):
@@ -352,13 +354,13 @@ def build_requirements() -> list[str]:
 
 def write_command(python: str) -> None:
     """Write the programs of .venv/bin that start often: no shell, no `site`, no search, the paths known."""
-    warm = os.path.join(ROOT, "vmm", "native", "pyvmm-warm")
+    warm = os.path.join(ROOT, "vmm", "faststart", "pyvmm-warm")
     if " " in warm + python or len(warm + python) > 250:  # not possible in a `#!` line
         return
     folder = "python{}.{}".format(*python_version(python))
     packages = os.path.join(VENV, "lib", folder, "site-packages")
     kata = os.path.join(ROOT, "examples", "kata")
-    start = "import gc\n\ngc.disable()\nfrom vmm.faststart.bundle import begin as main\n"
+    start = "import gc\n\ngc.disable()\nfrom vmm.cli.entry import begin as main\n"
     write_program(python, "pyvmm", [ROOT, packages, kata], start, head=f"#!{warm} {python}\n")
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])

@@ -16,16 +16,18 @@ NATIVE = HERE.parents[1] / "vmm" / "native"
 BUILD = HERE.parents[1] / "build" / "tests-native"
 # what there is to test: not the parts that only vcpu.c uses
 PARTS = (
-    *("mem.c", "irq.c", "iov.c", "ring.c", "ring_split.c", "ring_packed.c", "ring_packed_log.c"),
-    *("ring_adopt.c", "worker.c"),
-    *("blk.c", "blk_queue.c", "blk_req.c", "blk_sync.c", "blk_uring.c"),
-    *("fs.c", "fs_op.c", "fs_init.c", "fs_inode.c", "fs_use.c", "fs_node.c", "fs_named.c", "fs_same.c", "fs_path.c"),
-    *("fs_handle.c", "fs_cred.c", "fs_attr.c", "fs_make.c", "fs_open.c", "fs_file.c"),
-    *("fs_dir.c", "fs_xattr.c", "fs_lock.c"),
-    *("vsock.c", "vsock_conn.c", "vsock_pkt.c", "vsock_rx.c", "vsock_stash.c", "vsock_host.c", "vsock_out.c"),
-    *("fs_dax.c", "dax.c", "dax_cut.c", "dax_thread.c", "fsd_wire.c"),
-    *("limit.c", "net.c", "net_tx.c", "net_rx.c", "net_stream.c"),
-    *("out.c", "balloon.c", "console.c", "console_host.c", "pmem.c"),
+    *(
+        "base/*.c",
+        "ring/*.c",
+        "dataplane/*.c",
+        "blk/*.c",
+        "fs/*.c",
+        "vsock/*.c",
+        "net/*.c",
+        "balloon/*.c",
+        "console/*.c",
+    ),
+    *("pmem/*.c", "dax/dax.c", "dax/dax_cut.c", "dax/dax_thread.c", "vcpu/bus.c"),
 )
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 SANITIZERS = {
@@ -74,7 +76,11 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
 
 def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
     """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
-    shared = objects(sanitizer, [*(SRC / part for part in extra), *(NATIVE / part for part in PARTS)], "parts")
+    shared = objects(
+        sanitizer,
+        [*(SRC / part for part in extra), *(path for part in PARTS for path in sorted(NATIVE.glob(part)))],
+        "parts",
+    )
     own = objects(sanitizer, [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))], name)
     target = own / f"with-{shared.name}"
     if not target.exists():

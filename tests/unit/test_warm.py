@@ -18,14 +18,14 @@ import pytest
 from tests.installed import SITE
 from tools.where import ROOT
 
-PROGRAM = Path(ROOT) / "vmm/native/pyvmm-warm"
+PROGRAM = Path(ROOT) / "vmm/faststart/pyvmm-warm"
 
 HEAD = """
 import sys
 sys.path[:0] = [{folder!r}, {root!r}, {site!r}]
 if "pyvmm_warm" in sys._xoptions:
     {before}
-    from vmm import warm
+    from vmm.faststart import warm
     warm.save(sys._xoptions["pyvmm_warm"], ["json", "os", "beside", "subprocess", "threading", "ctypes"])
 import json, os, subprocess, threading
 import beside

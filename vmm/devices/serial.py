@@ -1,4 +1,4 @@
-"""The serial port: what ``native/uart.c`` does, as an object."""
+"""The serial port: what ``native/uart/uart.c`` does, as an object."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
  * Under the filter of pyvmm-fsd, make the system call whose number and three arguments are given. Exits with 0 when it came
  * back, whatever it said; a forbidden one ends the process with SIGSYS.
  */
-#include "fsd.h"
+#include "fsd/fsd.h"
 
 #include <stdlib.h>
 #include <unistd.h>

@@ -5,7 +5,7 @@
  *
  * Nothing behind the disk's end may change in the image, and every chain that was taken is answered once.
  */
-#include "blk.h"
+#include "blk/blk.h"
 
 #include <errno.h>
 #include <stdlib.h>

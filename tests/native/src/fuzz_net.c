@@ -7,7 +7,7 @@
  * What reaches the other end is a frame with a header that was allowed; every chain is answered once; what was not used of
  * the guest's memory is as it was.
  */
-#include "net.h"
+#include "net/net.h"
 #include "fuzz.h"
 
 #include <arpa/inet.h>

@@ -4,7 +4,7 @@
  * the available ring and the RAM behind; what is left are calls. RAM is on the heap in pieces of just its size, so ASan
  * sees a step over. At the end another goes on with the ring from what lies in shared memory, true or not.
  */
-#include "ring.h"
+#include "ring/ring.h"
 
 #include <stdlib.h>
 #include <string.h>

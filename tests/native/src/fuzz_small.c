@@ -6,8 +6,8 @@
  * Every chain of a ring that is not broken is answered once, and no page outside of RAM is touched: RAM lies between two
  * pages with a known content.
  */
-#include "console.h"
-#include "pmem.h"
+#include "console/console.h"
+#include "pmem/pmem.h"
 #include "fuzz.h"
 
 #include <errno.h>

@@ -6,7 +6,7 @@
  *
  * Every chain is answered once, what waits for the host is bounded, and nothing is left at the end.
  */
-#include "vsock.h"
+#include "vsock/vsock.h"
 #include "fuzz.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
 #ifndef TESTS_NATIVE_GUEST_H
 #define TESTS_NATIVE_GUEST_H
 
-#include "native.h"
+#include "base/native.h"
 
 #include <errno.h>
 #include <stdio.h>

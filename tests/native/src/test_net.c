@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "net.h"
+#include "net/net.h"
 
 enum { SIZE = 64, ROUNDS = 2000, BUF = 2048, FRAME = 3000 };
 #define RX_DESC 0x40000ull

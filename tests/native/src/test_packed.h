@@ -4,7 +4,7 @@
 #define TESTS_NATIVE_TEST_PACKED_H
 
 #include "guest.h"
-#include "ring.h"
+#include "ring/ring.h"
 
 enum { AVAIL = 0x80, USED = 0x8000, BOTH = AVAIL | USED };
 enum { ENABLE = 0, DISABLE = 1, DESC = 2 };

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "console.h"
-#include "pmem.h"
+#include "console/console.h"
+#include "pmem/pmem.h"
 
 enum { SIZE = 64, ROUNDS = 3000, BUF = 512 };
 #define RX_DESC 0x40000ull

@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "vsock.h"
+#include "vsock/vsock.h"
 
 enum { SIZE = 64, PORT = 2000, ROUNDS = 2000, BUF = 4096 };
 #define RX_DESC 0x40000ull

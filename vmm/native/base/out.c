@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Writing to a descriptor of the host that may be anything, without ever blocking on a reader.
+ *
+ * It is not ours alone: making it non-blocking would change it for those we share it with.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/out.h"
+
+enum out_kind out_kind(int fd)
+{
+	struct stat st;
+	int flags;
+
+	if (fd < 0)
+		return OUT_NONE;
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) < 0 || (flags & O_NONBLOCK))
+		return OUT_PLAIN;
+	if (S_ISSOCK(st.st_mode))
+		return OUT_SOCKET;
+	if (S_ISFIFO(st.st_mode))
+		return OUT_POLL;
+	return isatty(fd) ? OUT_POLL_BYTE : OUT_PLAIN;
+}
+
+ssize_t out_write(enum out_kind kind, int fd, const struct iovec *iov, int n)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n };
+	/* A pipe that polls writable takes so much without blocking; of a terminal nothing is known. */
+	size_t most = kind == OUT_POLL_BYTE ? 1 : PIPE_BUF;
+
+	if (kind == OUT_SOCKET)
+		return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (kind != OUT_POLL && kind != OUT_POLL_BYTE)
+		return writev(fd, iov, n);
+	if (poll(&pfd, 1, 0) == 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	return write(fd, iov->iov_base, iov->iov_len < most ? iov->iov_len : most);
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and who does a request.
+ *
+ * Nothing is allocated once a queue runs (blk_queue.c).
+ */
+#include "blk/blk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
+
+/* After so many requests, or so many bytes, the guest hears of it: it can work on those while we go on. */
+enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
+/* A buffered write that took this long met the disk: for the next ones io_uring has threads to wait in. */
+enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
+/* From here on copying takes longer than waking a thread on another CPU to do it. */
+enum { ASIDE_BYTES = 128 << 10 };
+
+static void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+struct blk *blk_new(const struct blk_config *config, int *err)
+{
+	const uint64_t a = config->alignment;
+	struct statfs fs;
+	struct stat st;
+	struct blk *blk;
+
+	*err = -EINVAL;
+	if (config->capacity > INT64_MAX >> SECTOR_SHIFT || config->max_discard_seg > BLK_MAX_RANGES)
+		return NULL;
+	if (a == 0 || a & (a - 1) || a > BLK_BOUNCE_SIZE / 2)
+		return NULL;
+	if (fstat(config->fd, &st) < 0 || fstatfs(config->fd, &fs) < 0) {
+		*err = -errno;
+		return NULL;
+	}
+	*err = -ENOMEM;
+	blk = calloc(1, sizeof(*blk));
+	if (!blk)
+		return NULL;
+	blk->config = *config;
+	blk->capacity = config->capacity;
+	blk->writeback = 1;
+	blk->memory_backed = S_ISREG(st.st_mode) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC ||
+						     fs.f_type == HUGETLBFS_MAGIC);
+	blk->need_rmw = config->flags & BLK_DIRECT && a > SECTOR_SIZE;
+	pthread_rwlock_init(&blk->rmw, NULL);
+	*err = 0;
+	return blk;
+}
+
+void blk_free(struct blk *blk)
+{
+	if (!blk)
+		return;
+	pthread_rwlock_destroy(&blk->rmw);
+	free(blk);
+}
+
+/* Say that the host failed, once for each errno: the worker does not log, and a full disk fails every write. */
+static void blk_host_error(struct blk_queue *q, int err)
+{
+	struct blk *blk = q->blk;
+	uint32_t e = (uint32_t)-err % 256;
+
+	__atomic_store_n(&blk->stats.last_errno, -err, __ATOMIC_RELEASE);
+	if (!(__atomic_fetch_or(&blk->errno_seen[e / 64], 1ULL << (e % 64), __ATOMIC_RELAXED) >> (e % 64) & 1))
+		eventfd_write(q->worker.event_fd, 1);
+}
+
+static void blk_account(struct blk *blk, const struct blk_req *r, uint8_t status)
+{
+	struct blk_stats *s = &blk->stats;
+
+	if (status == BLK_S_IOERR)
+		count(&s->errors, 1);
+	else if (status == BLK_S_UNSUPP)
+		count(&s->unsupported, 1);
+	switch (r->op) {
+	case BLK_OP_READ:
+		count(&s->reads, 1);
+		count(&s->read_bytes, r->done);
+		break;
+	case BLK_OP_WRITE:
+		count(&s->writes, 1);
+		count(&s->write_bytes, r->done);
+		break;
+	case BLK_OP_FLUSH:
+		count(&s->flushes, 1);
+		break;
+	case BLK_OP_DISCARD:
+		count(&s->discards, 1);
+		break;
+	case BLK_OP_ZERO:
+		count(&s->write_zeroes, 1);
+		break;
+	case BLK_OP_GET_ID:
+		count(&s->get_ids, 1);
+		break;
+	case BLK_OP_NONE:
+		break;
+	}
+}
+
+void blk_finish(struct blk_queue *q, struct blk_req *r, int err)
+{
+	uint8_t status = r->op == BLK_OP_NONE ? r->status : err ? BLK_S_IOERR : BLK_S_OK;
+	/*
+	 * The used length says how much of the writable part, from its start, the guest may take as written (2.7.8.2):
+	 * the status byte at its end counts only when everything in front of it does.
+	 */
+	uint64_t written = r->op == BLK_OP_READ || r->op == BLK_OP_GET_ID ? r->done : 0;
+
+	if (err)
+		blk_host_error(q, err);
+	blk_account(q->blk, r, status);
+	if (written == r->room)
+		written++;
+	__atomic_store_n(r->status_byte, status, __ATOMIC_RELAXED);
+	ring_push(q->worker.ring, r->head, (uint32_t)written);
+}
+
+static bool blk_uring_ready(struct blk_queue *q)
+{
+	if (likely(q->uring_up))
+		return true;
+	if (q->uring_failed || q->blk->config.flags & BLK_NO_URING)
+		return false;
+	return blk_uring_start(q);
+}
+
+/* What the page cache has, without waiting for the rest. */
+static void blk_read_cached(struct blk_queue *q, struct blk_req *r)
+{
+	struct blk *blk = q->blk;
+	ssize_t n;
+
+	if (__atomic_load_n(&blk->no_nowait, __ATOMIC_RELAXED))
+		return;
+	n = preadv2(blk->config.fd, r->iov, (int)r->niov, (off_t)r->off, RWF_NOWAIT);
+	if (n > 0)
+		blk_req_advance(r, (uint64_t)n);
+	else if (n < 0 && errno == EOPNOTSUPP)
+		__atomic_store_n(&blk->no_nowait, 1, __ATOMIC_RELAXED);
+}
+
+/* A write into the page cache takes no longer than handing it over would, until the kernel makes us wait for the disk. */
+static int blk_write_cached(struct blk_queue *q, struct blk_req *r)
+{
+	uint64_t start = clock_ns();
+	int err = blk_sync(q, r);
+
+	if (clock_ns() - start > SLOW_NS)
+		q->slow = SLOW_WRITES;
+	return err;
+}
+
+/*
+ * Large reads out of memory are copying and nothing else. When more than one is waiting and there are other CPUs, let a
+ * thread of the kernel's copy this one while the worker does the next. (Writes to one file exclude each other anyway.)
+ */
+static bool blk_aside(struct blk_queue *q, struct blk_req *r)
+{
+	if (r->op != BLK_OP_READ || r->len < ASIDE_BYTES || q->aside + 1 >= q->worker.cpus)
+		return false;
+	if (!ring_pending(q->worker.ring) || !blk_uring_ready(q))
+		return false;
+	r->aside = true;
+	return blk_uring_submit(q, r);
+}
+
+/* A request to a file in the page cache: true when it is done or under way. */
+static bool blk_do_cached(struct blk_queue *q, struct blk_req *r)
+{
+	if (r->op == BLK_OP_READ) {
+		if (blk_aside(q, r))
+			return true;
+		blk_read_cached(q, r);
+		if (r->done < r->len)
+			return false;
+		blk_finish(q, r, 0);
+		return true;
+	}
+	if (r->op != BLK_OP_WRITE || blk_rw_flags(q->blk, r))
+		return false;
+	if (q->slow) {
+		q->slow--;
+		return false;
+	}
+	blk_finish(q, r, blk_write_cached(q, r));
+	return true;
+}
+
+/*
+ * Do one request: at once where that does not block, else by io_uring. Handing over costs a thread of the kernel's for
+ * nearly every file system, which is much more than copying out of the page cache.
+ */
+static void blk_do(struct blk_queue *q, struct blk_req *r)
+{
+	const uint32_t flags = q->blk->config.flags;
+
+	if (r->op != BLK_OP_NONE && r->op != BLK_OP_GET_ID) {
+		if (q->blk->memory_backed && !(flags & BLK_URING)) {
+			if (blk_aside(q, r))
+				return;
+		} else if (blk_aligned(q->blk, r) && blk_uring_ready(q)) {
+			if (!(flags & (BLK_DIRECT | BLK_URING)) && blk_do_cached(q, r))
+				return;
+			if (blk_uring_submit(q, r))
+				return;
+		}
+	}
+	blk_finish(q, r, blk_sync(q, r));
+}
+
+/* A new turn: ask the limit again, whatever it was that woke us up. */
+static int blk_gate(struct blk_queue *q)
+{
+	q->worker.blocked = q->gate.closed = false;
+	return q->gate.timer_fd >= 0 ? 0 : limit_gate_watch(&q->gate, q->worker.epoll_fd, WORKER_OWN);
+}
+
+static int blk_run(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+	struct chain chain = { .max = RING_MAX_SEGMENTS };
+	uint64_t bytes = 0;
+	int n = 0, err = 0;
+
+	if (q->uring_up)
+		n = blk_uring_reap(q);
+	if (unlikely(q->gate.limit)) {
+		err = blk_gate(q);
+		if (err)
+			return err;
+	}
+	while (n < BATCH && bytes < BATCH_BYTES) {
+		struct blk_req r;
+
+		if (!limit_gate_open(&q->gate)) {
+			w->blocked = true;
+			break;
+		}
+		chain.iov = q->segments->iov;
+		err = ring_pop(w->ring, &chain);
+		if (err <= 0)
+			break;
+		err = blk_req_parse(q->blk, &chain, &r, q->ranges);
+		if (unlikely(err)) {
+			err = ring_fail(w->ring, err, "chain %u has no byte for the status of a request", chain.head);
+			break;
+		}
+		stat_add(&w->stats.chains, 1);
+		n++;
+		bytes += r.len;
+		limit_gate_charge(&q->gate, r.len);
+		blk_do(q, &r);
+	}
+	if (q->uring_up)
+		blk_uring_push(q);
+	worker_flush(w);
+	return err < 0 ? err : n;
+}
+
+static void blk_sleep(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	if (q->uring_up)
+		blk_uring_sleep(q);
+	else
+		worker_sleep(w);
+}
+
+static void blk_drain(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	limit_gate_deinit(&q->gate);
+	if (!q->uring_up)
+		return;
+	blk_uring_drain(q);
+	io_uring_queue_exit(&q->uring);
+	q->uring_up = false;
+}
+
+const struct worker_ops blk_ops = {
+	.run = blk_run,
+	.sleep = blk_sleep,
+	.drain = blk_drain,
+	.destroy = blk_queue_free,
+};
+
+struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
+{
+	struct blk_queue *q = blk_queue_new(blk, ring_size(ring));
+
+	if (!q) {
+		*err = -errno;
+		return NULL;
+	}
+	*err = worker_start(&q->worker, &blk_ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
+	if (*err) {
+		blk_queue_free(&q->worker);
+		return NULL;
+	}
+	return &q->worker;
+}
+
+void blk_set_writeback(struct blk *blk, int writeback)
+{
+	__atomic_store_n(&blk->writeback, !!writeback, __ATOMIC_RELAXED);
+}
+
+void blk_set_capacity(struct blk *blk, uint64_t sectors)
+{
+	if (sectors > INT64_MAX >> SECTOR_SHIFT)
+		sectors = INT64_MAX >> SECTOR_SHIFT;
+	__atomic_store_n(&blk->capacity, sectors, __ATOMIC_RELAXED);
+}
+
+void blk_get_stats(struct blk *blk, struct blk_stats *out)
+{
+	const struct blk_stats *s = &blk->stats;
+
+	out->reads = __atomic_load_n(&s->reads, __ATOMIC_RELAXED);
+	out->writes = __atomic_load_n(&s->writes, __ATOMIC_RELAXED);
+	out->flushes = __atomic_load_n(&s->flushes, __ATOMIC_RELAXED);
+	out->discards = __atomic_load_n(&s->discards, __ATOMIC_RELAXED);
+	out->write_zeroes = __atomic_load_n(&s->write_zeroes, __ATOMIC_RELAXED);
+	out->get_ids = __atomic_load_n(&s->get_ids, __ATOMIC_RELAXED);
+	out->unsupported = __atomic_load_n(&s->unsupported, __ATOMIC_RELAXED);
+	out->errors = __atomic_load_n(&s->errors, __ATOMIC_RELAXED);
+	out->read_bytes = __atomic_load_n(&s->read_bytes, __ATOMIC_RELAXED);
+	out->write_bytes = __atomic_load_n(&s->write_bytes, __ATOMIC_RELAXED);
+	out->last_errno = __atomic_load_n(&s->last_errno, __ATOMIC_ACQUIRE);
+	out->uring = __atomic_load_n(&s->uring, __ATOMIC_RELAXED);
+}

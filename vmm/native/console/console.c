@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * virtio-console (virtio 1.2, 5.3), one port: the worker.
+ *
+ * What the guest sends is written from its own buffers. While out_fd takes nothing, up to CONSOLE_KEEP bytes are kept here,
+ * so that a short pause of the reader does not stop the guest; then its chain is held, and Linux waits for that with its
+ * CPU spinning, as it does for a full UART.
+ */
+#include "console/console.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+enum { BATCH = 64, WATCH_AGAIN_MS = 20, WRITE_MOST = 1 << 20 };
+
+/* Bytes that out_fd failed to take are gone; say so once for each kind of error. */
+static void out_failed(struct console *c, int err, uint64_t lost)
+{
+	bool tell;
+
+	pthread_mutex_lock(&c->lock);
+	stat_add(&c->stats.tx_dropped, lost);
+	tell = !c->drop && err && err != c->told_errno;
+	if (tell)
+		c->told_errno = c->out_errno = err;
+	pthread_mutex_unlock(&c->lock);
+	if (tell)
+		(void)!eventfd_write(c->worker.event_fd, 1);
+}
+
+/* One write of WRITE_MOST bytes at most: a chain can be any number of times as long as RAM. */
+static ssize_t out_some(struct console *c, const struct iovec *iov, uint32_t n)
+{
+	struct iovec one = { .iov_base = iov->iov_base, .iov_len = WRITE_MOST };
+	uint64_t bytes = iov->iov_len;
+	uint32_t take = 1;
+
+	if (c->kind == OUT_NONE)
+		return (ssize_t)iov->iov_len;
+	if (bytes > WRITE_MOST)
+		return out_write(c->kind, c->out_fd, &one, 1);
+	while (take < n && bytes + iov[take].iov_len <= WRITE_MOST)
+		bytes += iov[take++].iov_len;
+	return out_write(c->kind, c->out_fd, iov, (int)take);
+}
+
+/* Write what out_fd takes. 0: all of it; -EAGAIN: the rest later; another -errno: it failed. */
+static int out_flush(struct console *c, struct iovec **iov, uint32_t *n)
+{
+	for (bool once = false; *n; once = true) {
+		ssize_t done;
+
+		if (once && worker_stopping(&c->worker))
+			return -EAGAIN;
+		done = out_some(c, *iov, *n);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return done < 0 ? -errno : -EAGAIN;
+		stat_add(&c->stats.tx_writes, 1);
+		stat_add(&c->stats.tx_bytes, (uint64_t)done);
+		iov_skip(iov, n, (size_t)done);
+	}
+	return 0;
+}
+
+static uint64_t iov_bytes(const struct iovec *iov, uint32_t n)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		bytes += iov[i].iov_len;
+	return bytes;
+}
+
+/* What was kept comes first. True when nothing is any more. */
+static bool kept_flush(struct console *c)
+{
+	struct iovec iov = { .iov_base = c->keep + c->kept_at, .iov_len = c->kept }, *at = &iov;
+	uint32_t n = c->kept ? 1 : 0;
+	int err = out_flush(c, &at, &n);
+	uint32_t rest = n ? (uint32_t)iov.iov_len : 0;
+
+	if (err && (c->drop || err != -EAGAIN)) {
+		out_failed(c, -err, rest);
+		rest = 0;
+	}
+	c->kept_at = rest ? c->kept_at + c->kept - rest : 0;
+	c->kept = rest;
+	return !rest;
+}
+
+/* Take a copy of what is left of the chain, if all of it fits. */
+static bool keep_rest(struct console *c)
+{
+	uint64_t bytes = iov_bytes(c->at, c->left);
+
+	if (bytes > CONSOLE_KEEP - c->kept)
+		return false;
+	memmove(c->keep, c->keep + c->kept_at, c->kept);
+	c->kept_at = 0;
+	c->kept += (uint32_t)iov_gather(c->at, c->left, c->keep + c->kept, bytes);
+	c->left = 0;
+	return true;
+}
+
+/* True when the chain can be given back. */
+static bool chain_send(struct console *c)
+{
+	int err = 0;
+
+	if (kept_flush(c))
+		err = out_flush(c, &c->at, &c->left);
+	else
+		err = -EAGAIN;
+	if (!c->left)
+		return true;
+	if (c->drop || err != -EAGAIN) {
+		out_failed(c, -err, iov_bytes(c->at, c->left));
+		return true;
+	}
+	return keep_rest(c);
+}
+
+static bool chain_next(struct console *c, int *err)
+{
+	if (c->holding)
+		return true;
+	c->held = (struct chain){ .max = RING_MAX_SEGMENTS, .iov = c->iov };
+	*err = ring_pop(c->worker.ring, &c->held);
+	if (*err <= 0)
+		return false;
+	stat_add(&c->worker.stats.chains, 1);
+	c->at = c->held.iov;
+	c->left = c->held.nread;
+	return true;
+}
+
+/* Returns how many chains were given back, or the error of the ring. */
+static int console_send(struct console *c)
+{
+	int n = 0, err = 0;
+
+	if (c->kept)
+		kept_flush(c);
+	while (n < BATCH && chain_next(c, &err)) {
+		c->holding = !chain_send(c);
+		if (c->holding)
+			break;
+		ring_push(c->worker.ring, c->held.head, 0);
+		n++;
+	}
+	return err < 0 ? err : n;
+}
+
+/* Into one chain; called with the lock. */
+static uint32_t input_take(struct console *c, const struct chain *chain)
+{
+	const struct iovec *iov = chain->iov + chain->nread;
+	uint32_t done = 0;
+
+	/* At most two pieces of the buffer, which goes round. */
+	for (int i = 0; i < 2 && c->in_len && done < chain->write_len; i++) {
+		uint32_t some = CONSOLE_INPUT - c->in_at < c->in_len ? CONSOLE_INPUT - c->in_at : c->in_len;
+		struct iovec rest[RING_MAX_SEGMENTS], *at = rest;
+		uint32_t n = chain->nwrite;
+
+		memcpy(rest, iov, n * sizeof(*iov));
+		iov_skip(&at, &n, done);
+		some = (uint32_t)iov_scatter(at, n, c->in + c->in_at, some);
+		c->in_at = (c->in_at + some) % CONSOLE_INPUT;
+		c->in_len -= some;
+		done += some;
+	}
+	stat_add(&c->stats.rx_bytes, done);
+	if (c->in_full && c->in_len <= CONSOLE_INPUT / 2) {
+		c->in_full = false;
+		if (c->space_fd >= 0)
+			(void)!eventfd_write(c->space_fd, 1);
+	}
+	return done;
+}
+
+/* So many milliseconds until the guest listens. */
+static int deaf_ms(struct console *c)
+{
+	uint64_t now = c->deaf_until ? clock_ns() : 0;
+
+	if (now < c->deaf_until)
+		return (int)((c->deaf_until - now) / 1000000u) + 1;
+	c->deaf_until = 0;
+	return 0;
+}
+
+static int console_receive(struct console *c)
+{
+	int n = 0, err = 0;
+
+	if (!c->rx || deaf_ms(c))
+		return 0;
+	pthread_mutex_lock(&c->lock);
+	while (n < BATCH && c->in_len) {
+		struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = c->rx_iov };
+
+		err = ring_pop(c->rx, &chain);
+		if (err <= 0)
+			break;
+		ring_push(c->rx, chain.head, input_take(c, &chain));
+		n++;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return err < 0 ? err : n;
+}
+
+static void console_flush(struct console *c, struct ring *ring, struct irq *irq)
+{
+	if (!ring_flush(ring))
+		return;
+	stat_add(&c->worker.stats.irqs, 1);
+	irq_raise(irq, IRQ_VRING);
+}
+
+/* Tell console_drain() how far this turn, which began when `wanted` was asked for, has come. */
+static void console_tell(struct console *c, uint64_t wanted, bool all)
+{
+	pthread_mutex_lock(&c->lock);
+	c->waiting = c->kept + (c->holding ? iov_bytes(c->at, c->left) : 0);
+	if (all && !c->waiting && c->drained < wanted) {
+		c->drained = wanted;
+		pthread_cond_broadcast(&c->moved);
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static int console_come_up(struct console *c)
+{
+	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
+
+	c->prepared = true;
+	return c->rx && epoll_ctl(c->worker.epoll_fd, EPOLL_CTL_ADD, c->rx_kick, &kick) < 0 ? -errno : 0;
+}
+
+static int console_run(struct worker *w)
+{
+	struct console *c = (struct console *)w;
+	int sent, received = 0, err = c->prepared ? 0 : console_come_up(c);
+	uint64_t wanted;
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&c->lock);
+	wanted = c->drain_wanted;
+	pthread_mutex_unlock(&c->lock);
+	sent = console_send(c);
+	if (sent >= 0)
+		received = console_receive(c);
+	/*
+	 * Linux waits for what it sent by looking at the ring: an interrupt that comes when it has looked is one that
+	 * nobody cares for, and Linux counts those. So that is decided when there is nothing more to do.
+	 */
+	ring_publish(w->ring);
+	if (c->rx)
+		console_flush(c, c->rx, c->rx_irq);
+	console_tell(c, wanted, sent == 0);
+	/* What out_fd does not take now comes through sleep(). */
+	w->in_flight = c->kept || c->holding;
+	return sent < 0 ? sent : received < 0 ? received : sent + received;
+}
+
+static void console_sleep(struct worker *w)
+{
+	struct console *c = (struct console *)w;
+	struct epoll_event writable = { .events = EPOLLOUT, .data.u64 = WORKER_OWN }, ready[4];
+	int n, timeout = c->deaf_ms;
+
+	if (w->in_flight)
+		c->watching = epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->out_fd, &writable) == 0;
+	if (w->in_flight && !c->watching)
+		timeout = WATCH_AGAIN_MS;
+	n = epoll_wait(w->epoll_fd, ready, 4, timeout ? timeout : -1);
+	for (int i = 0; i < n; i++)
+		if (ready[i].data.u64 == WORKER_KICK)
+			stat_add(&w->stats.kicks, 1);
+	if (c->watching)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->out_fd, NULL);
+	c->watching = false;
+}
+
+static int console_kicks(struct worker *w, int enable)
+{
+	struct console *c = (struct console *)w;
+	bool want_rx;
+	int pending = 0;
+
+	if (enable)
+		console_flush(c, w->ring, w->irq);
+	pthread_mutex_lock(&c->lock);
+	c->deaf_ms = deaf_ms(c);
+	want_rx = c->in_len > 0 && !c->deaf_ms;
+	pthread_mutex_unlock(&c->lock);
+	/* More to send is of interest only when there is room for it, buffers only when there is something to put there. */
+	if (!enable || !c->holding)
+		pending |= ring_kicks(w->ring, enable);
+	if (c->rx && (!enable || want_rx))
+		pending |= ring_kicks(c->rx, enable);
+	return pending;
+}
+
+/* What the guest has sent already is taken along as far as there is room. */
+static void console_drain_rings(struct worker *w)
+{
+	struct console *c = (struct console *)w;
+
+	for (uint32_t i = 0; i <= ring_size(w->ring) / BATCH && !c->holding; i++)
+		if (console_send(c) <= 0)
+			break;
+	if (c->holding) {
+		out_failed(c, 0, iov_bytes(c->at, c->left));
+		ring_push(w->ring, c->held.head, 0);
+		c->holding = false;
+	}
+	console_flush(c, w->ring, w->irq);
+	if (c->rx)
+		console_flush(c, c->rx, c->rx_irq);
+	pthread_mutex_lock(&c->lock);
+	c->running = false;
+	c->waiting = c->kept;
+	pthread_cond_broadcast(&c->moved);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void console_destroy(struct worker *w)
+{
+	(void)w; /* a part of the device */
+}
+
+const struct worker_ops console_ops = {
+	.run = console_run,
+	.sleep = console_sleep,
+	.kicks = console_kicks,
+	.drain = console_drain_rings,
+	.destroy = console_destroy,
+};

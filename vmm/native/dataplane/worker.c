@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A data-plane thread: one queue (or all of a device, where it brings its own `kicks`), one thread, no lock.
+ *
+ * While the thread runs, the guest is told not to kick (with EVENT_IDX this costs nothing). Before it sleeps it asks for
+ * a kick and looks once more. Between the two it may spin on the ring for a while, see worker_poll().
+ */
+#include "dataplane/worker.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Touched as needed; the rest is address space. Sanitizers want more than the code does. */
+enum { STACK_SIZE = 256 << 10 };
+
+/*
+ * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). A guest that answers an interrupt
+ * with the next request is faster than that, and then neither side needs a VM exit or a context switch.
+ */
+enum { POLL_MAX_NS = 200 * 1000 };
+/* Two looks at the clock further apart than this: somebody else had our CPU in between. */
+enum { POLL_HOLE_NS = 50 * 1000 };
+/* Idle periods to leave out after that. */
+enum { POLL_REST = 64 };
+/* Looks at the ring for one look at the clock. */
+enum { POLL_SPINS = 32 };
+
+uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void worker_flush(struct worker *w)
+{
+	if (!ring_flush(w->ring))
+		return;
+	stat_add(&w->stats.irqs, 1);
+	irq_raise(w->irq, IRQ_VRING);
+}
+
+/*
+ * The kick is edge-triggered: it is never read, so waking up is one system call. Its counter only grows; it cannot
+ * overflow in the life of a machine, and would still wake us if it did.
+ */
+void worker_sleep(struct worker *w)
+{
+	struct epoll_event ready[2];
+	int n = epoll_wait(w->epoll_fd, ready, 2, -1);
+
+	for (int i = 0; i < n; i++)
+		if (ready[i].data.u64 == WORKER_KICK)
+			stat_add(&w->stats.kicks, 1);
+}
+
+/* Spin until the ring has something; false when it is time to sleep. */
+static bool worker_poll(struct worker *w, uint64_t start)
+{
+	uint64_t last = start, now;
+
+	do {
+		for (int i = 0; i < POLL_SPINS; i++) {
+			if (ring_pending(w->ring) || worker_stopping(w))
+				return true;
+			__builtin_ia32_pause();
+		}
+		if (w->ops->peek && w->ops->peek(w))
+			return true;
+		now = clock_ns();
+		if (now - last > POLL_HOLE_NS) {
+			w->poll_rest = POLL_REST;
+			return false;
+		}
+		last = now;
+	} while (now - start < w->poll_ns);
+	return false;
+}
+
+static int worker_kicks(struct worker *w, int enable)
+{
+	if (enable && w->blocked)
+		return 0;
+	return w->ops->kicks ? w->ops->kicks(w, enable) : ring_kicks(w->ring, enable);
+}
+
+/*
+ * Nothing to do: wait for the guest, first by looking, then asleep. Looking pays when the last wait was short, so the time
+ * spent on it follows that: an idle guest costs nothing, and a busy one no exits.
+ */
+static void worker_idle(struct worker *w)
+{
+	bool poll = w->poll_max_ns && !w->in_flight && !w->blocked;
+	uint64_t start = 0, waited;
+
+	if (poll) {
+		start = clock_ns();
+		if (w->poll_ns && worker_poll(w, start))
+			return;
+	}
+	if (!worker_kicks(w, 1)) {
+		if (w->ops->sleep)
+			w->ops->sleep(w);
+		else
+			worker_sleep(w);
+		stat_add(&w->stats.wakeups, 1);
+	}
+	worker_kicks(w, 0);
+	if (!poll)
+		return;
+	if (w->poll_rest) {
+		w->poll_rest--;
+		w->poll_ns = 0;
+		return;
+	}
+	waited = clock_ns() - start;
+	w->poll_ns = waited < w->poll_max_ns ? w->poll_max_ns : w->poll_ns / 4;
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct epoll_event ready;
+	cpu_set_t cpus;
+	int n = 0;
+
+	w->cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1;
+	if (w->cpus > 1)
+		w->poll_max_ns = POLL_MAX_NS;
+
+	while (!worker_stopping(w)) {
+		n = w->ops->run(w);
+		if (n < 0)
+			break;
+		if (n == 0)
+			worker_idle(w);
+	}
+	w->ops->drain(w);
+	worker_flush(w);
+	if (n >= 0)
+		return NULL;
+
+	/* Say it once, then wait for worker_stop() and for nothing else. */
+	__atomic_store_n(&w->error, n, __ATOMIC_RELEASE);
+	eventfd_write(w->event_fd, 1);
+	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, w->kick_fd, NULL);
+	while (!worker_stopping(w))
+		epoll_wait(w->epoll_fd, &ready, 1, -1);
+	return NULL;
+}
+
+int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg)
+{
+	sigset_t all, before;
+	pthread_attr_t attr;
+	int err;
+
+	err = pthread_attr_init(&attr);
+	if (err)
+		return -err;
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	/* The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	err = pthread_create(thread, &attr, body, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	if (!err)
+		pthread_setname_np(*thread, name);
+	return -err;
+}
+
+int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
+		 int event_fd, const char *name)
+{
+	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
+	struct epoll_event stop = { .events = EPOLLIN, .data.u64 = WORKER_STOP };
+	int err;
+
+	w->ops = ops;
+	w->ring = ring;
+	w->irq = irq;
+	w->kick_fd = kick_fd;
+	w->event_fd = event_fd;
+	pthread_mutex_init(&w->join_lock, NULL);
+	w->epoll_fd = -1;
+	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (w->stop_fd < 0)
+		goto fail;
+	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (w->epoll_fd < 0)
+		goto fail;
+	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, kick_fd, &kick) < 0 ||
+	    epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->stop_fd, &stop) < 0)
+		goto fail;
+	err = thread_start(&w->thread, name, worker_main, w);
+	if (err) {
+		errno = -err;
+		goto fail;
+	}
+	return 0;
+fail:
+	err = -errno;
+	if (w->epoll_fd >= 0)
+		close(w->epoll_fd);
+	if (w->stop_fd >= 0)
+		close(w->stop_fd);
+	pthread_mutex_destroy(&w->join_lock);
+	return err;
+}
+
+void worker_stop(struct worker *worker)
+{
+	/* Held while joining: a second caller returns only when the thread is gone, too. */
+	pthread_mutex_lock(&worker->join_lock);
+	if (!worker->joined) {
+		__atomic_store_n(&worker->stop, true, __ATOMIC_RELEASE);
+		eventfd_write(worker->stop_fd, 1);
+		pthread_join(worker->thread, NULL);
+		worker->joined = true;
+	}
+	pthread_mutex_unlock(&worker->join_lock);
+}
+
+void worker_free(struct worker *worker)
+{
+	if (!worker)
+		return;
+	worker_stop(worker);
+	close(worker->epoll_fd);
+	close(worker->stop_fd);
+	pthread_mutex_destroy(&worker->join_lock);
+	worker->ops->destroy(worker);
+}
+
+int worker_error(struct worker *worker)
+{
+	return __atomic_load_n(&worker->error, __ATOMIC_ACQUIRE);
+}
+
+void worker_get_stats(struct worker *worker, struct worker_stats *out)
+{
+	const struct worker_stats *s = &worker->stats;
+
+	out->kicks = __atomic_load_n(&s->kicks, __ATOMIC_RELAXED);
+	out->chains = __atomic_load_n(&s->chains, __ATOMIC_RELAXED);
+	out->irqs = __atomic_load_n(&s->irqs, __ATOMIC_RELAXED);
+	out->wakeups = __atomic_load_n(&s->wakeups, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A data-plane thread, as the C devices see it. */
+#ifndef VMM_NATIVE_WORKER_H
+#define VMM_NATIVE_WORKER_H
+
+#include "ring/ring.h" /* first: it asks for the GNU names of the others */
+
+#include <pthread.h>
+
+/* What a device does in its thread. Called there only, except for destroy. */
+struct worker_ops {
+	/*
+	 * Take chains off the ring and complete what is finished, a bounded amount of it. Returns how much was done (then
+	 * it is called again soon), 0 when nothing was, or the latched error of the ring.
+	 */
+	int (*run)(struct worker *w);
+	/* Sleep until there may be something to run. NULL: worker_sleep(). */
+	void (*sleep)(struct worker *w);
+	/*
+	 * Ask for kicks (1) before sleeping, or say that none are needed (0), as ring_kicks() does. NULL: ring_kicks() of
+	 * the worker's ring. For a device with more rings in one worker.
+	 */
+	int (*kicks)(struct worker *w, int enable);
+	/*
+	 * While the worker spins: look, without sleeping, for work that does not come through the worker's ring. True: there
+	 * is some. NULL: all work comes through it.
+	 */
+	bool (*peek)(struct worker *w);
+	/* Finish all I/O in flight. No more run() comes after it. */
+	void (*drain)(struct worker *w);
+	/* From worker_free(), the thread being gone: free the device's part and w itself. */
+	void (*destroy)(struct worker *w);
+};
+
+/* What epoll_fd says of the worker's own descriptors; a device may add others, under pointers for example. */
+enum { WORKER_KICK = 1, WORKER_STOP = 2, WORKER_OWN = 3 };
+
+/* First member of a device's per-queue structure. */
+struct worker {
+	const struct worker_ops *ops;
+	struct ring *ring;
+	struct irq *irq;
+	int kick_fd, event_fd;
+	int stop_fd, epoll_fd;
+	uint32_t in_flight;   /* requests that the host has; completions come through sleep(), so no polling meanwhile */
+	bool blocked;         /* what is in the ring must wait for something else than the guest: no kicks, no polling */
+	bool stop;            /* atomic */
+	int error;            /* atomic */
+
+	uint32_t cpus;        /* that the thread may run on */
+	uint64_t poll_max_ns; /* 0: this machine has no CPU to spare */
+	uint64_t poll_ns;     /* how long to look at the ring before sleeping, now */
+	uint32_t poll_rest;   /* idle periods not to poll in, after polling was in someone's way */
+
+	struct worker_stats stats; /* written by the thread alone */
+
+	pthread_t thread;
+	pthread_mutex_t join_lock;
+	bool joined;
+};
+
+/* A thread with a small stack on which no signal is handled. Returns 0 or -errno. */
+int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
+
+/* Start the thread. Everything else in *w is set up here; -errno leaves nothing behind. */
+int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
+		 int event_fd, const char *name);
+/* Wait for a kick or for worker_stop(). */
+void worker_sleep(struct worker *w);
+/* Publish what was pushed and interrupt the guest if it wants that. */
+void worker_flush(struct worker *w);
+
+static inline bool worker_stopping(const struct worker *w)
+{
+	return __atomic_load_n(&w->stop, __ATOMIC_ACQUIRE);
+}
+
+/* A counter with one writer and readers in other threads. */
+static inline void stat_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* The same for a number that also goes down. */
+static inline void stat_set(uint64_t *gauge, uint64_t n)
+{
+	__atomic_store_n(gauge, n, __ATOMIC_RELAXED);
+}
+
+uint64_t clock_ns(void);
+
+#endif

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The DAX window (virtio 1.2, 5.11.6.4): a range of our address space that is guest physical memory, in which pieces of
+ * files are mapped.
+ *
+ * The guest can touch every byte of it at any time, so every byte is always something: anonymous memory, or a file. There
+ * must never be a hole. Whatever else this process maps would go there, into the guest's hands; so a mapping is made
+ * elsewhere first, where it may fail, and moved over what was there, which the kernel does in one step.
+ *
+ * Pages that the file of a slot has lost are for dax_cut.c.
+ */
+#include "dax/dax_struct.h"
+#include "vcpu/bus.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Replace a range by fresh memory, or by nothing that could be touched. */
+static int fill(void *at, size_t len, int prot)
+{
+	void *p = mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+
+	return p == MAP_FAILED ? -errno : 0;
+}
+
+int dax_fill_memory(void *at, size_t len)
+{
+	return fill(at, len, PROT_READ | PROT_WRITE);
+}
+
+int dax_fill_nothing(void *at, size_t len)
+{
+	return fill(at, len, PROT_NONE);
+}
+
+void dax_changed(struct dax *dax)
+{
+	__atomic_fetch_add(&dax->generation, 1, __ATOMIC_RELEASE);
+}
+
+uint8_t *dax_in_window(const struct dax *dax, uint32_t i, uint32_t page)
+{
+	return dax->window + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
+}
+
+uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t page)
+{
+	return dax->park + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
+}
+
+void dax_forget_cut(struct dax *dax, uint32_t i)
+{
+	struct slot *s = &dax->slot[i];
+
+	if (s->whole == s->pages)
+		return;
+	dax_fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
+	dax->ncut -= !s->closed;
+	s->whole = s->pages;
+	s->lost = s->closed = false;
+}
+
+static int slot_clear(struct dax *dax, uint32_t i)
+{
+	int err;
+
+	if (!dax->slot[i].pages)
+		return 0;
+	err = dax_fill_memory(dax_in_window(dax, i, 0), DAX_SLOT);
+	if (err)
+		return err;
+	dax_forget_cut(dax, i);
+	dax->slot[i] = (struct slot){ 0 };
+	dax->stats.slots--;
+	return 0;
+}
+
+/* How many pages of a slot the file has. */
+static uint16_t pages_there(uint64_t pages, uint64_t from, uint64_t end)
+{
+	uint64_t there = end > from ? (end - from + PAGE - 1) / PAGE : 0;
+
+	return (uint16_t)(there < pages ? there : pages);
+}
+
+static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t from, uint64_t end, bool writable)
+{
+	int flags = writable ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE, err;
+	uint8_t *p;
+
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, fd, (off_t)from);
+	if (p == MAP_FAILED)
+		return -errno;
+	err = slot_clear(dax, i);
+	if (!err && mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, dax_in_window(dax, i, 0)) == MAP_FAILED) {
+		err = -errno;
+		/* Out of memory in the middle of it: if a hole was left that we cannot close, it is not ours to go on. */
+		if (dax_fill_memory(dax_in_window(dax, i, 0), DAX_SLOT))
+			abort();
+	}
+	if (err) {
+		munmap(p, len);
+		return err;
+	}
+	dax->slot[i].pages = dax->slot[i].whole = (uint16_t)(len / PAGE);
+	dax->slot[i].had = pages_there(len / PAGE, from, end);
+	if (dax->slot[i].had < dax->slot[i].pages)
+		dax_close(dax, i, dax->slot[i].had);
+	if (dax->stats.slots++ == 0)
+		eventfd_write(dax->wake_fd, 1); /* from now on look whether files shrink */
+	return 0;
+}
+
+static int check_range(const struct dax *dax, uint64_t offset, uint64_t len)
+{
+	if (offset % DAX_SLOT || len == 0 || len % PAGE || offset >= dax->size || len > dax->size - offset)
+		return -EINVAL;
+	return 0;
+}
+
+int dax_map(struct dax *dax, uint64_t offset, uint64_t len, int fd, uint64_t from, bool writable)
+{
+	struct stat st;
+	int err = check_range(dax, offset, len);
+
+	if (err || from % PAGE || from > INT64_MAX - len)
+		return -EINVAL;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -ENODEV;
+	pthread_mutex_lock(&dax->lock);
+	for (uint64_t done = 0; done < len && !err; done += DAX_SLOT)
+		err = slot_map(dax, (uint32_t)((offset + done) / DAX_SLOT), len - done < DAX_SLOT ? len - done : DAX_SLOT, fd,
+			       from + done, (uint64_t)st.st_size, writable);
+	dax_changed(dax);
+	dax->stats.maps += !err;
+	pthread_mutex_unlock(&dax->lock);
+	return err;
+}
+
+int dax_unmap(struct dax *dax, uint64_t offset, uint64_t len)
+{
+	int err = check_range(dax, offset, len);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&dax->lock);
+	for (uint64_t done = 0; done < len && !err; done += DAX_SLOT)
+		err = slot_clear(dax, (uint32_t)((offset + done) / DAX_SLOT));
+	dax_changed(dax);
+	dax->stats.unmaps += !err;
+	pthread_mutex_unlock(&dax->lock);
+	return err;
+}
+
+void dax_clear(struct dax *dax)
+{
+	pthread_mutex_lock(&dax->lock);
+	for (uint32_t i = 0; i < dax->nslots; i++)
+		slot_clear(dax, i);
+	dax_changed(dax);
+	pthread_mutex_unlock(&dax->lock);
+}
+
+static uint64_t dax_generation(const struct dax *dax)
+{
+	return __atomic_load_n(&dax->generation, __ATOMIC_ACQUIRE);
+}
+
+struct dax *dax_new(uint64_t size, int *err)
+{
+	struct dax *dax;
+
+	*err = -EINVAL;
+	if (size == 0 || size % DAX_SLOT || size > 1ULL << 44)
+		return NULL;
+	*err = -ENOMEM;
+	dax = calloc(1, sizeof(*dax) + size / DAX_SLOT * sizeof(dax->slot[0]));
+	if (!dax)
+		return NULL;
+	dax->size = size;
+	dax->nslots = (uint32_t)(size / DAX_SLOT);
+	dax->sock = -1;
+	pthread_mutex_init(&dax->lock, NULL);
+	/* Not inherited by forked processes: the window would be copied on write under the guest. */
+	dax->reserved_size = 2 * size + DAX_SLOT;
+	dax->reserved = mmap(NULL, dax->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	dax->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (dax->reserved == MAP_FAILED || dax->wake_fd < 0)
+		goto fail;
+	dax->window = dax->reserved + (-(uintptr_t)dax->reserved & (DAX_SLOT - 1));
+	dax->park = dax->window + size;
+	*err = dax_fill_memory(dax->window, size);
+	if (!*err)
+		*err = dax_thread_start(dax);
+	if (!*err)
+		return dax;
+fail:
+	if (dax->reserved != MAP_FAILED)
+		munmap(dax->reserved, dax->reserved_size);
+	if (dax->wake_fd >= 0)
+		close(dax->wake_fd);
+	pthread_mutex_destroy(&dax->lock);
+	free(dax);
+	return NULL;
+}
+
+void dax_free(struct dax *dax)
+{
+	if (!dax)
+		return;
+	__atomic_store_n(&dax->stop, true, __ATOMIC_RELEASE);
+	eventfd_write(dax->wake_fd, 1);
+	pthread_join(dax->thread, NULL);
+	if (dax->sock >= 0)
+		close(dax->sock);
+	close(dax->wake_fd);
+	munmap(dax->reserved, dax->reserved_size);
+	pthread_mutex_destroy(&dax->lock);
+	free(dax);
+}
+
+void *dax_window(const struct dax *dax)
+{
+	return dax->window;
+}
+
+void dax_get_stats(struct dax *dax, struct dax_stats *out)
+{
+	pthread_mutex_lock(&dax->lock);
+	*out = dax->stats;
+	out->cut = dax->ncut;
+	pthread_mutex_unlock(&dax->lock);
+}
+
+static uint32_t dax_window_fault(void *dax)
+{
+	return dax_fault(dax);
+}
+
+static uint64_t dax_window_generation(const void *dax)
+{
+	return dax_generation(dax);
+}
+
+int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size)
+{
+	struct bus_window window = {
+		.base = base,
+		.size = size,
+		.device = dax,
+		.memory = dax_window(dax),
+		.fault = dax_window_fault,
+		.generation = dax_window_generation,
+	};
+
+	return bus_add_window(bus, &window);
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Pages of the DAX window that are not to be had.
+ *
+ * A file in a slot may end before the slot does, when it is mapped or because it has shrunk since. What lies behind its end
+ * is cut: the file's mapping is parked at the same place of a second range, and the place in the window is closed
+ * (PROT_NONE). An access of the guest then makes KVM_RUN fail, at once: KVM waits for pages of a mapping that can be read,
+ * and would wait for ever for what lies behind the end of a file. It does not say where the access was, so dax_fault()
+ * looks whether a file has grown, whose mapping comes back; whether one has lost its last page; and at last puts anonymous
+ * memory wherever it is closed. The thread looks at such memory from time to time: what the guest has not touched is closed
+ * again, and what the file has again comes back.
+ */
+#include "dax/dax_struct.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* What lies at from comes to to, in place of what was there. from stays reserved. */
+static int move(uint8_t *from, size_t len, uint8_t *to)
+{
+	if (mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED)
+		return 0;
+	return -errno;
+}
+
+static bool can_be_had(uint8_t *at, size_t len)
+{
+	return madvise(at, len, MADV_POPULATE_READ) == 0 || (errno != EFAULT && errno != EHWPOISON);
+}
+
+/* The first page of a slot that is missing; its last one is. */
+static uint32_t first_missing(struct dax *dax, uint32_t i)
+{
+	uint32_t good = 0, bad = dax->slot[i].whole - 1u;
+
+	while (good < bad) {
+		uint32_t middle = (good + bad) / 2;
+
+		if (can_be_had(dax_in_window(dax, i, middle), PAGE))
+			good = middle + 1;
+		else
+			bad = middle;
+	}
+	return bad;
+}
+
+/* Cut a slot at that page, which is in the window now. */
+static void slot_cut(struct dax *dax, uint32_t i, uint32_t page, bool closed)
+{
+	struct slot *s = &dax->slot[i];
+	const bool was_memory = s->whole < s->pages && !s->closed;
+	/* What was cut before is memory or closed all the way. */
+	const size_t len = (size_t)(s->whole - page) * PAGE, all = (size_t)(s->pages - page) * PAGE;
+
+	/* A file that cannot be parked does not come back, until the guest maps it again. */
+	if (move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
+		s->lost = true;
+	s->whole = (uint16_t)page;
+	s->closed = closed && !was_memory && !s->lost && !dax_fill_nothing(dax_in_window(dax, i, page), len);
+	if (!s->closed)
+		dax_fill_memory(dax_in_window(dax, i, page), was_memory ? len : all);
+	dax->ncut += !s->closed && !was_memory;
+}
+
+void dax_close(struct dax *dax, uint32_t i, uint32_t page)
+{
+	slot_cut(dax, i, page, true);
+}
+
+/* The file has a page that is cut: all of it comes back that it has now. */
+static bool slot_return(struct dax *dax, uint32_t i)
+{
+	struct slot *s = &dax->slot[i];
+
+	if (move(dax_in_park(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE, dax_in_window(dax, i, s->whole)))
+		return false;
+	dax_forget_cut(dax, i);
+	if (!can_be_had(dax_in_window(dax, i, s->pages - 1u), PAGE))
+		dax_close(dax, i, first_missing(dax, i));
+	s->had = s->whole;
+	return true;
+}
+
+static uint32_t find_grown(struct dax *dax)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		const struct slot *s = &dax->slot[i];
+
+		if (s->closed && can_be_had(dax_in_park(dax, i, s->whole), PAGE))
+			n += slot_return(dax, i);
+	}
+	return n;
+}
+
+/* The guest has touched what is closed, no matter where: it reads zeroes there. */
+static uint32_t open_closed(struct dax *dax)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		struct slot *s = &dax->slot[i];
+
+		if (!s->closed || dax_fill_memory(dax_in_window(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE))
+			continue;
+		s->closed = false;
+		dax->ncut++;
+		n++;
+	}
+	return n;
+}
+
+/* thorough: a page in the middle, on a disk that has failed, say. */
+static uint32_t find_cuts(struct dax *dax, bool thorough)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		struct slot *s = &dax->slot[i];
+		uint32_t first = 0;
+
+		if (!s->whole)
+			continue;
+		if (!can_be_had(dax_in_window(dax, i, s->whole - 1u), PAGE)) {
+			slot_cut(dax, i, first_missing(dax, i), false);
+			n++;
+		} else if (thorough && !can_be_had(dax_in_window(dax, i, 0), (size_t)s->whole * PAGE)) {
+			while (first < s->whole - 1u && can_be_had(dax_in_window(dax, i, first), PAGE))
+				first++;
+			/* For good: behind it the file is as it should be, which would look as if it had come back. */
+			slot_cut(dax, i, first, false);
+			s->lost = true;
+			n++;
+		}
+	}
+	return n;
+}
+
+uint32_t dax_fault(struct dax *dax)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&dax->lock);
+	n = find_grown(dax);
+	if (!n)
+		n = find_cuts(dax, false);
+	if (!n)
+		n = open_closed(dax);
+	if (!n)
+		n = find_cuts(dax, true);
+	if (n) {
+		dax_changed(dax);
+		dax->stats.faults++;
+		eventfd_write(dax->wake_fd, 1);
+	}
+	pthread_mutex_unlock(&dax->lock);
+	return n;
+}
+
+/* Has the guest touched a page of memory that took a file's place? */
+static bool touched(uint8_t *at, uint32_t pages)
+{
+	unsigned char present[SLOT_PAGES];
+
+	if (mincore(at, (size_t)pages * PAGE, present))
+		return true;
+	for (uint32_t i = 0; i < pages; i++)
+		if (present[i] & 1)
+			return true;
+	return false;
+}
+
+void dax_look_at_cuts(struct dax *dax)
+{
+	pthread_mutex_lock(&dax->lock);
+	for (uint32_t i = 0; i < dax->nslots && dax->ncut; i++) {
+		struct slot *s = &dax->slot[i];
+		uint32_t at = s->whole, n = (uint32_t)s->pages - at;
+
+		if (!n || s->closed || s->lost)
+			continue;
+		if (can_be_had(dax_in_park(dax, i, at), PAGE)) {
+			if (!slot_return(dax, i))
+				continue;
+		} else if (touched(dax_in_window(dax, i, at), n) || dax_fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
+			continue;
+		} else {
+			s->closed = true;
+			dax->ncut--;
+		}
+		dax_changed(dax);
+	}
+	pthread_mutex_unlock(&dax->lock);
+}
+
+/*
+ * KVM lets a vCPU whose interrupts are on wait for a page as if it were on its way, and again when it has not come: such an
+ * access never fails. So files are watched for having lost what they had; where that is closed the access fails.
+ */
+void dax_look_for_shrunk(struct dax *dax)
+{
+	pthread_mutex_lock(&dax->lock);
+	for (uint32_t i = 0; i < dax->nslots; i++) {
+		const struct slot *s = &dax->slot[i];
+
+		if (!s->had || s->whole < s->had || can_be_had(dax_in_window(dax, i, s->had - 1u), PAGE))
+			continue;
+		slot_cut(dax, i, first_missing(dax, i), true);
+		dax_changed(dax);
+		dax->stats.faults++;
+	}
+	pthread_mutex_unlock(&dax->lock);
+}

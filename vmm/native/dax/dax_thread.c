@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The thread of the DAX window: it answers another process, see dax_remote.c, and looks at files that have shrunk. */
+#include "dax/dax_struct.h"
+#include "base/fd_socket.h"
+#include "dataplane/worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LOOK_MS = 20, SHRUNK_MS = 100 };
+
+/* One question of the other process; false when it is gone, or talks nonsense. */
+static bool dax_answer(struct dax *dax)
+{
+	struct dax_msg msg;
+	int32_t answer = -EINVAL;
+	int fd;
+
+	if (fd_socket_recv(dax->sock, &msg, sizeof(msg), &fd, 1))
+		return false;
+	if (msg.op == DAX_MAP && fd >= 0 && msg.writable <= 1)
+		answer = dax_map(dax, msg.offset, msg.len, fd, msg.from, msg.writable);
+	else if (msg.op == DAX_UNMAP && fd < 0)
+		answer = dax_unmap(dax, msg.offset, msg.len);
+	if (fd >= 0)
+		close(fd);
+	return fd_socket_send(dax->sock, &answer, sizeof(answer), NULL, 0) == 0;
+}
+
+static void *dax_main(void *arg)
+{
+	struct dax *dax = arg;
+	struct pollfd ready[2] = { { .fd = dax->wake_fd, .events = POLLIN }, { .events = POLLIN } };
+	eventfd_t value;
+
+	while (!__atomic_load_n(&dax->stop, __ATOMIC_ACQUIRE)) {
+		int wait;
+
+		pthread_mutex_lock(&dax->lock);
+		ready[1].fd = dax->sock;
+		wait = dax->ncut ? LOOK_MS : dax->stats.slots ? SHRUNK_MS : -1;
+		pthread_mutex_unlock(&dax->lock);
+		if (poll(ready, 2, wait) == 0) {
+			dax_look_at_cuts(dax);
+			dax_look_for_shrunk(dax);
+		}
+		if (ready[0].revents)
+			eventfd_read(dax->wake_fd, &value);
+		if (ready[1].revents && !dax_answer(dax)) {
+			pthread_mutex_lock(&dax->lock);
+			close(dax->sock);
+			dax->sock = -1;
+			pthread_mutex_unlock(&dax->lock);
+		}
+		ready[0].revents = ready[1].revents = 0;
+	}
+	return NULL;
+}
+
+int dax_pair(int *ours, int *child)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	*ours = pair[0];
+	*child = pair[1];
+	return 0;
+}
+
+int dax_serve(struct dax *dax, int sock)
+{
+	int err = -EBUSY;
+
+	pthread_mutex_lock(&dax->lock);
+	if (dax->sock < 0) {
+		dax->sock = sock;
+		err = 0;
+		eventfd_write(dax->wake_fd, 1);
+	}
+	pthread_mutex_unlock(&dax->lock);
+	return err;
+}
+
+int dax_thread_start(struct dax *dax)
+{
+	return thread_start(&dax->thread, "pyvmm-dax", dax_main, dax);
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The data of open files: straight between the host's page cache and the guest's buffers. */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the kernel moves in one call at most. */
+enum { MAX_MOVE = 0x7ffff000 };
+/* One request does not keep a queue for longer than this takes to copy; the guest asks for the rest. */
+enum { MAX_COPY = 128 << 20 };
+
+/* Guest pages often lie side by side: fewer pieces are less work for the kernel. Returns how many are left. */
+static uint32_t iov_join(struct iovec *iov, uint32_t n)
+{
+	uint32_t to = 0;
+
+	for (uint32_t i = 1; i < n; i++) {
+		struct iovec *last = &iov[to];
+
+		if ((uint8_t *)last->iov_base + last->iov_len == iov[i].iov_base)
+			last->iov_len += iov[i].iov_len;
+		else
+			iov[++to] = iov[i];
+	}
+	return n ? to + 1 : 0;
+}
+
+int fs_op_read(struct fs_req *r)
+{
+	const struct fuse_read_in *in = r->arg;
+	struct fs_file *f;
+	uint32_t n;
+	ssize_t got;
+
+	if (in->size > r->out_room || in->size > MAX_MOVE || in->offset > INT64_MAX)
+		return -EINVAL;
+	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	if (!f)
+		return -EBADF;
+	n = iov_join(r->out_iov, iov_cut(r->out_iov, r->out_n, in->size));
+	do
+		got = n == 1 ? pread(f->fd, r->out_iov->iov_base, r->out_iov->iov_len, (off_t)in->offset) :
+			       preadv(f->fd, r->out_iov, (int)n, (off_t)in->offset);
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		got = -errno;
+	fs_file_put(r->fs, f);
+	if (got < 0)
+		return (int)got;
+	r->out_len = (uint64_t)got;
+	stat_add(&r->q->stats.read_bytes, (uint64_t)got);
+	return 0;
+}
+
+/* Does a write have bits to take away that only an ordinary user's would? Rarely. */
+static bool has_priv(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID);
+}
+
+int fs_op_write(struct fs_req *r)
+{
+	const struct fuse_write_in *in = r->arg;
+	struct fuse_write_out out = { 0 };
+	struct fs_file *f;
+	ssize_t put = 0;
+	uint32_t n;
+	bool kill;
+
+	if (in->size != r->in_len || in->size > MAX_MOVE || in->offset > INT64_MAX || r->out_room < sizeof(out))
+		return -EINVAL;
+	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	if (!f)
+		return -EBADF;
+	kill = in->write_flags & FUSE_WRITE_KILL_SUIDGID && has_priv(f->fd);
+	if (kill)
+		fs_kill_priv(r->q, true);
+	n = iov_join(r->in_iov, r->in_n);
+	do
+		put = n == 1 ? pwrite(f->fd, r->in_iov->iov_base, r->in_iov->iov_len, (off_t)in->offset) :
+			       pwritev(f->fd, r->in_iov, (int)n, (off_t)in->offset);
+	while (put < 0 && errno == EINTR);
+	if (put < 0)
+		put = -errno;
+	if (kill)
+		fs_kill_priv(r->q, false);
+	fs_file_put(r->fs, f);
+	if (put < 0)
+		return (int)put;
+	stat_add(&r->q->stats.write_bytes, (uint64_t)put);
+	out.size = (uint32_t)put;
+	return fs_reply(r, &out, sizeof(out));
+}
+
+static int file_sync(struct fs_req *r, enum fs_kind kind)
+{
+	const struct fuse_fsync_in *in = r->arg;
+	struct fs_file *f = fs_file_get(r->fs, in->fh, kind);
+	int err;
+
+	if (!f)
+		return -EBADF;
+	err = (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(f->fd) : fsync(f->fd)) < 0 ? -errno : 0;
+	fs_file_put(r->fs, f);
+	return err;
+}
+
+int fs_op_fsync(struct fs_req *r)
+{
+	return file_sync(r, FS_REGULAR);
+}
+
+int fs_op_fsyncdir(struct fs_req *r)
+{
+	return file_sync(r, FS_DIRECTORY);
+}
+
+int fs_op_lseek(struct fs_req *r)
+{
+	const struct fuse_lseek_in *in = r->arg;
+	struct fuse_lseek_out out;
+	struct fs_file *f;
+	off_t at;
+
+	if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE)
+		return -EINVAL;
+	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	if (!f)
+		return -EBADF;
+	/* This moves the file's position, which nothing here uses. */
+	at = lseek(f->fd, (off_t)in->offset, (int)in->whence);
+	if (at < 0)
+		at = -errno;
+	fs_file_put(r->fs, f);
+	if (at < 0)
+		return (int)at;
+	out.offset = (uint64_t)at;
+	return fs_reply(r, &out, sizeof(out));
+}
+
+int fs_op_fallocate(struct fs_req *r)
+{
+	const struct fuse_fallocate_in *in = r->arg;
+	struct fs_file *f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	int err;
+
+	if (!f)
+		return -EBADF;
+	do
+		err = fallocate(f->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno : 0;
+	while (err == -EINTR);
+	fs_file_put(r->fs, f);
+	return err;
+}
+
+int fs_op_copy_file_range(struct fs_req *r)
+{
+	const struct fuse_copy_file_range_in *in = r->arg;
+	off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
+	struct fuse_write_out out = { 0 };
+	struct fs_file *a, *b;
+	ssize_t n;
+
+	if (r->out_room < sizeof(out) || in->flags)
+		return -EINVAL;
+	a = fs_file_get(r->fs, in->fh_in, FS_REGULAR);
+	if (!a)
+		return -EBADF;
+	b = fs_file_get(r->fs, in->fh_out, FS_REGULAR);
+	if (!b) {
+		fs_file_put(r->fs, a);
+		return -EBADF;
+	}
+	n = copy_file_range(a->fd, &from, b->fd, &to, in->len < MAX_COPY ? (size_t)in->len : MAX_COPY, 0);
+	if (n < 0)
+		n = -errno;
+	fs_file_put(r->fs, b);
+	fs_file_put(r->fs, a);
+	if (n < 0)
+		return (int)n;
+	out.size = (uint32_t)n;
+	return fs_reply(r, &out, sizeof(out));
+}
+
+int fs_op_syncfs(struct fs_req *r)
+{
+	struct fs_ref ref;
+	int fd, err = fs_node_get(r->fs, r->in.nodeid, &ref);
+
+	if (err)
+		return err;
+	fd = S_ISDIR(ref.type) ? fs_reopen(r->fs, ref.fd, O_RDONLY | O_DIRECTORY) : -EINVAL;
+	fs_node_put(r->fs, &ref);
+	if (fd < 0)
+		return fd;
+	err = syncfs(fd) < 0 ? -errno : 0;
+	close(fd);
+	return err;
+}

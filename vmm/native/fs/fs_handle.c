@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What the guest has open: numbers that it was given, to descriptors. Like node ids they are an index and a generation. */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { DEFAULT_FILES = 4096 };
+
+struct fs_files {
+	pthread_mutex_t lock;
+	struct fs_file *file;
+	uint32_t max, top, free, count;
+};
+
+int fs_files_init(struct fs *fs)
+{
+	struct fs_files *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	pthread_mutex_init(&t->lock, NULL);
+	fs->files = t;
+	t->max = (fs->config.max_files ? fs->config.max_files : DEFAULT_FILES) + 1;
+	t->file = mmap(NULL, t->max * sizeof(*t->file), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (t->file == MAP_FAILED) {
+		t->file = NULL;
+		return -ENOMEM;
+	}
+	t->top = 1;
+	return 0;
+}
+
+/* Under the lock: what the last user leaves behind. */
+static void file_free(struct fs_files *t, struct fs_file *f)
+{
+	if (f->users || !f->closing)
+		return;
+	close(f->fd);
+	fs_dir_free(f->dir);
+	*f = (struct fs_file){ .gen = f->gen + 1, .next_free = t->free };
+	t->free = (uint32_t)(f - t->file);
+	t->count--;
+}
+
+void fs_files_reset(struct fs *fs)
+{
+	struct fs_files *t = fs->files;
+
+	pthread_mutex_lock(&t->lock);
+	for (uint32_t i = 1; i < t->top; i++) {
+		struct fs_file *f = &t->file[i];
+
+		if (f->kind == FS_FREE)
+			continue;
+		f->closing = true;
+		file_free(t, f);
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
+void fs_files_free(struct fs *fs)
+{
+	struct fs_files *t = fs->files;
+
+	if (!t)
+		return;
+	if (t->file) {
+		fs_files_reset(fs);
+		munmap(t->file, t->max * sizeof(*t->file));
+	}
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+uint32_t fs_files_count(struct fs *fs)
+{
+	uint32_t count;
+
+	pthread_mutex_lock(&fs->files->lock);
+	count = fs->files->count;
+	pthread_mutex_unlock(&fs->files->lock);
+	return count;
+}
+
+int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
+{
+	struct fs_dir *dir = kind == FS_DIRECTORY ? fs_dir_new() : NULL;
+	struct fs_files *t = fs->files;
+	struct fs_file *f;
+	uint32_t index;
+
+	if (kind == FS_DIRECTORY && !dir) {
+		close(fd);
+		return -ENOMEM;
+	}
+	pthread_mutex_lock(&t->lock);
+	index = t->free;
+	if (index)
+		t->free = t->file[index].next_free;
+	else if (t->top < t->max)
+		index = t->top++;
+	if (!index) {
+		pthread_mutex_unlock(&t->lock);
+		close(fd);
+		fs_dir_free(dir);
+		return -ENFILE;
+	}
+	f = &t->file[index];
+	*f = (struct fs_file){ .fd = fd, .gen = f->gen, .kind = (uint8_t)kind, .dir = dir };
+	*fh = (uint64_t)f->gen << 32 | index;
+	t->count++;
+	pthread_mutex_unlock(&t->lock);
+	return 0;
+}
+
+/* Under the lock. */
+static struct fs_file *file_find(struct fs_files *t, uint64_t fh, enum fs_kind kind)
+{
+	uint32_t index = (uint32_t)fh;
+	struct fs_file *f;
+
+	if (index == 0 || index >= t->top)
+		return NULL;
+	f = &t->file[index];
+	if (f->gen != fh >> 32 || f->kind == FS_FREE || f->closing || (kind != FS_FREE && f->kind != kind))
+		return NULL;
+	return f;
+}
+
+struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind)
+{
+	struct fs_file *f;
+
+	pthread_mutex_lock(&fs->files->lock);
+	f = file_find(fs->files, fh, kind);
+	if (f)
+		f->users++;
+	pthread_mutex_unlock(&fs->files->lock);
+	return f;
+}
+
+void fs_file_put(struct fs *fs, struct fs_file *f)
+{
+	pthread_mutex_lock(&fs->files->lock);
+	f->users--;
+	file_free(fs->files, f);
+	pthread_mutex_unlock(&fs->files->lock);
+}
+
+int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind)
+{
+	struct fs_file *f;
+
+	pthread_mutex_lock(&fs->files->lock);
+	f = file_find(fs->files, fh, kind);
+	if (f) {
+		f->closing = true;
+		file_free(fs->files, f);
+	}
+	pthread_mutex_unlock(&fs->files->lock);
+	return f ? 0 : -EBADF;
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The files that the guest knows ("nodes"), by the ids that it has for them. See docs/decisions for why it is done so.
+ *
+ * An id is an index and a generation, never a pointer; what does not fit is ESTALE. A node has a descriptor only while it
+ * was used lately: the least recently used one is closed when there are more than max_fds, after its file handle was taken;
+ * from that it is opened again. Where there are no file handles, a node remembers the directory and the name that it was
+ * last found by instead, and what is found there must be the same file (fs_same.c).
+ *
+ * One lock for everything; no system call that may wait for a disk is made under it, except for closing.
+ */
+#include "fs/fs_inode.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+uint64_t node_id(const struct fs_nodes *t, uint32_t index)
+{
+	return index == ROOT ? FUSE_ROOT_ID : (uint64_t)t->node[index].gen << 32 | index;
+}
+
+uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino)
+{
+	uint64_t h = (ino ^ (uint64_t)domain << 48) * 0x9e3779b97f4a7c15u;
+
+	return &t->bucket[(h >> 32) & (t->nbuckets - 1)];
+}
+
+static void hash_add(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *b = node_bucket(t, n->domain, n->ino);
+
+	n->hash_next = *b;
+	*b = index;
+	n->hashed = true;
+}
+
+void node_unhash(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *at;
+
+	if (!n->hashed)
+		return;
+	for (at = node_bucket(t, n->domain, n->ino); *at != index; at = &t->node[*at].hash_next)
+		;
+	*at = n->hash_next;
+	n->hashed = false;
+}
+
+static uint32_t *name_bucket(const struct fs_nodes *t, uint32_t parent, const char *name)
+{
+	uint64_t h = parent;
+
+	for (; *name; name++)
+		h = (h ^ (uint8_t)*name) * 0x100000001b3u;
+	h *= 0x9e3779b97f4a7c15u;
+	return &t->names[(h >> 32) & (t->nbuckets - 1)];
+}
+
+static void name_add(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *b = name_bucket(t, n->parent, n->name);
+
+	n->name_next = *b;
+	*b = index;
+}
+
+static void name_remove(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t *at;
+
+	for (at = name_bucket(t, n->parent, n->name); *at != index; at = &t->node[*at].name_next)
+		;
+	*at = n->name_next;
+	free(n->name);
+	n->name = NULL;
+}
+
+uint32_t node_named(const struct fs_nodes *t, uint32_t parent, const char *name)
+{
+	uint32_t index = *name_bucket(t, parent, name);
+
+	while (index && (t->node[index].parent != parent || strcmp(t->node[index].name, name)))
+		index = t->node[index].name_next;
+	return index;
+}
+
+void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t ino)
+{
+	struct node *n = &t->node[index];
+
+	if (n->hashed && n->domain == domain && n->ino == ino)
+		return;
+	node_unhash(t, index);
+	n->domain = (uint16_t)domain;
+	n->ino = ino;
+	hash_add(t, index);
+}
+
+/* Twice as many buckets. When there is no memory for that, chains get longer. */
+static void hash_grow(struct fs_nodes *t)
+{
+	uint32_t count = t->nbuckets * 2;
+	uint32_t *bucket = calloc(count, sizeof(*bucket));
+	uint32_t *names = calloc(count, sizeof(*names));
+
+	if (!bucket || !names) {
+		free(bucket);
+		free(names);
+		return;
+	}
+	free(t->bucket);
+	free(t->names);
+	t->bucket = bucket;
+	t->names = names;
+	t->nbuckets = count;
+	for (uint32_t i = ROOT; i < t->top; i++) {
+		if (t->node[i].hashed)
+			hash_add(t, i);
+		if (t->node[i].name)
+			name_add(t, i);
+	}
+}
+
+/* A circle; its head is node 0, which is nobody's. */
+static void lru_remove(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+
+	if (!n->linked)
+		return;
+	t->node[n->lru_prev].lru_next = n->lru_next;
+	t->node[n->lru_next].lru_prev = n->lru_prev;
+	n->linked = false;
+}
+
+void node_touch(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+
+	lru_remove(t, index);
+	n->lru_next = t->node[0].lru_next;
+	n->lru_prev = 0;
+	t->node[n->lru_next].lru_prev = index;
+	t->node[0].lru_next = index;
+	n->linked = true;
+}
+
+int node_keep(struct node *n, const struct fs_file_handle *h)
+{
+	if (n->handle_len)
+		return 0;
+	if (h->len > FS_HANDLE_INLINE) {
+		n->long_handle = malloc(h->len);
+		if (!n->long_handle)
+			return -ENOMEM;
+		memcpy(n->long_handle, h->bytes, h->len);
+	} else {
+		memcpy(n->handle, h->bytes, h->len);
+	}
+	n->handle_len = (uint8_t)h->len;
+	n->handle_type = h->type;
+	return 0;
+}
+
+static void node_close(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+
+	if (n->fd < 0)
+		return;
+	if (n->linked)
+		t->nfds--;
+	else
+		t->pinned--;
+	lru_remove(t, index);
+	close(n->fd);
+	n->fd = -1;
+}
+
+void node_pin(struct fs_nodes *t, uint32_t index)
+{
+	if (!t->node[index].linked || t->pinned >= t->max_fds)
+		return;
+	lru_remove(t, index);
+	t->nfds--;
+	t->pinned++;
+}
+
+/* Can it be opened again once it is closed, and known for what it is? */
+static bool node_prepare_close(struct fs_nodes *t, struct node *n)
+{
+	const struct fs_domain *d = &t->domain[n->domain];
+	struct fs_file_handle h;
+
+	if (d->mount_fd < 0 && !n->name)
+		return false;
+	return d->mark < 0 || n->handle_len || (!fs_handle_at(n->fd, "", d->mark, &h) && !node_keep(n, &h));
+}
+
+static void node_evict(struct fs_nodes *t)
+{
+	uint32_t index = t->node[0].lru_prev;
+
+	while (t->nfds > t->max_fds && index) {
+		struct node *n = &t->node[index];
+		uint32_t before = n->lru_prev;
+
+		if (!n->users) {
+			bool again = node_prepare_close(t, n);
+
+			if (!again)
+				node_pin(t, index);
+			if (n->linked) {
+				node_close(t, index);
+				/* Never again: its number may be another file's by then. */
+				if (!again)
+					node_unhash(t, index);
+			}
+		}
+		index = before;
+	}
+}
+
+void node_set_fd(struct fs_nodes *t, uint32_t index, int fd)
+{
+	struct node *n = &t->node[index];
+
+	n->fd = fd;
+	n->users++;
+	node_touch(t, index);
+	t->nfds++;
+	node_evict(t);
+	n->users--;
+}
+
+void node_free(struct fs_nodes *t, uint32_t index)
+{
+	for (;;) {
+		struct node *n = &t->node[index];
+		uint32_t parent = n->parent;
+
+		if (index == ROOT || n->nlookup || n->users || n->kids || !n->used)
+			return;
+		node_unhash(t, index);
+		node_close(t, index);
+		if (n->handle_len > FS_HANDLE_INLINE)
+			free(n->long_handle);
+		if (n->name)
+			name_remove(t, index);
+		*n = (struct node){ .gen = n->gen + 1, .fd = -1, .hash_next = t->free };
+		t->free = index;
+		t->count--;
+		if (!parent)
+			return;
+		t->node[parent].kids--;
+		index = parent;
+	}
+}
+
+void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const char *name)
+{
+	struct node *n = &t->node[index];
+	uint32_t holder;
+	char *copy;
+
+	if (index == ROOT || index == parent || (n->parent == parent && n->name && !strcmp(n->name, name)))
+		return;
+	copy = strdup(name);
+	if (!copy)
+		return;
+	t->node[parent].kids++;
+	holder = node_named(t, parent, name);
+	if (holder)
+		node_drop_name(t, holder);
+	node_drop_name(t, index);
+	n->name = copy;
+	n->parent = parent;
+	name_add(t, index);
+}
+
+void node_drop_name(struct fs_nodes *t, uint32_t index)
+{
+	struct node *n = &t->node[index];
+	uint32_t parent = n->parent;
+
+	if (!n->name)
+		return;
+	name_remove(t, index);
+	n->parent = 0;
+	t->node[parent].kids--;
+	node_free(t, parent);
+}
+
+int node_domain(const struct fs_nodes *t, const struct statx *st)
+{
+	for (uint32_t i = 0; i < t->ndomains; i++) {
+		const struct fs_domain *d = &t->domain[i];
+
+		if (d->mnt_id == st->stx_mnt_id && d->minor == st->stx_dev_minor && d->major == st->stx_dev_major)
+			return (int)i;
+	}
+	return -1;
+}
+
+int node_domain_add(struct fs *fs, int fd, const struct statx *st)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct fs_domain d;
+	int i;
+
+	/* Outside of the lock: it opens things. */
+	fs_domain_init(fs, &d, fd, st);
+	pthread_mutex_lock(&t->lock);
+	i = node_domain(t, st);
+	if (i >= 0 || t->ndomains == FS_MAX_DOMAINS) {
+		if (d.mount_fd >= 0)
+			close(d.mount_fd);
+		i = i >= 0 ? i : -EMFILE;
+	} else {
+		i = (int)t->ndomains++;
+		t->domain[i] = d;
+	}
+	pthread_mutex_unlock(&t->lock);
+	return i;
+}
+
+bool node_known(struct fs *fs, uint32_t domain, uint64_t ino)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+
+	pthread_mutex_lock(&t->lock);
+	for (index = *node_bucket(t, domain, ino); index; index = t->node[index].hash_next)
+		if (t->node[index].domain == domain && t->node[index].ino == ino)
+			break;
+	pthread_mutex_unlock(&t->lock);
+	return index;
+}
+
+uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index = t->free;
+	struct node *n;
+
+	if (index)
+		t->free = t->node[index].hash_next;
+	else if (t->top < t->max)
+		index = t->top++;
+	else
+		return 0;
+	n = &t->node[index];
+	*n = (struct node){
+		.gen = n->gen ? n->gen : 1, /* so that no id is one of the reserved small numbers */
+		.fd = -1,
+		.used = true,
+		.ino = st->stx_ino,
+		.domain = (uint16_t)domain,
+		.type = st->stx_mode & S_IFMT,
+	};
+	if (++t->count > t->nbuckets)
+		hash_grow(t);
+	hash_add(t, index);
+	return index;
+}
+
+/* The index for an id; 0: there is no such node. Under the lock. */
+uint32_t node_of(struct fs_nodes *t, uint64_t id)
+{
+	uint32_t index = (uint32_t)id;
+
+	if (id == FUSE_ROOT_ID)
+		return ROOT;
+	if (index <= ROOT || index >= t->top || t->node[index].gen != id >> 32 || !t->node[index].nlookup)
+		return 0;
+	return index;
+}

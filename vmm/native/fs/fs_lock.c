@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Locks: of flock() and of fcntl(), taken on the host's files, so that they hold against other guests and the host too.
+ *
+ * The guest's flock() is the host's, on the same open file. A POSIX lock belongs to a process, which the guest tells by an
+ * "owner": each owner gets a descriptor of its own for each file that it locks, and with it the host's locks of open file
+ * descriptions. When the guest says FLUSH the owner has closed the file, and the descriptor with all its locks goes. The
+ * owner of a lock of an open file description in the guest is that open file: it goes with RELEASE, which no process can
+ * have come to without a FLUSH.
+ *
+ * Linux's virtio-fs driver does not send INTERRUPT: a process that waits is not to be killed before it has its lock, which
+ * is why a share can leave locks to the guest (FS_NO_LOCKS: they are not offered).
+ *
+ * A request that waits must not keep the queue: it is tried without waiting, and put aside when it does not succeed. The
+ * queue's thread tries it again, at once when a lock of this share was given back, otherwise at growing intervals up to
+ * WAIT_MAX_NS: the host's kernel has no way to wait for a lock and for something else at the same time.
+ */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { MAX_OWNERS = 1024 };
+enum { WAIT_MIN_NS = 1000 * 1000, WAIT_MAX_NS = 64 * 1000 * 1000 };
+
+struct owner {
+	uint64_t node, owner;
+	uint64_t fh; /* last used by it */
+	int fd;
+};
+
+struct fs_locks {
+	pthread_mutex_t lock;
+	uint32_t count;   /* atomic: looked at without the lock */
+	uint64_t gen;     /* atomic: grows when a lock was given back */
+	struct owner owner[MAX_OWNERS];
+};
+
+int fs_locks_init(struct fs *fs)
+{
+	fs->locks = calloc(1, sizeof(*fs->locks));
+	if (!fs->locks)
+		return -ENOMEM;
+	pthread_mutex_init(&fs->locks->lock, NULL);
+	return 0;
+}
+
+void fs_locks_free(struct fs *fs)
+{
+	if (!fs->locks)
+		return;
+	fs_locks_reset(fs);
+	pthread_mutex_destroy(&fs->locks->lock);
+	free(fs->locks);
+}
+
+static void given_back(struct fs_locks *l)
+{
+	__atomic_fetch_add(&l->gen, 1, __ATOMIC_RELEASE);
+}
+
+void fs_locks_reset(struct fs *fs)
+{
+	struct fs_locks *l = fs->locks;
+
+	pthread_mutex_lock(&l->lock);
+	for (uint32_t i = 0; i < l->count; i++)
+		close(l->owner[i].fd);
+	__atomic_store_n(&l->count, 0, __ATOMIC_RELAXED);
+	given_back(l);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Under the lock. NULL: it has no lock on that file. */
+static struct owner *owner_find(struct fs_locks *l, uint64_t node, uint64_t owner)
+{
+	for (uint32_t i = 0; i < l->count; i++)
+		if (l->owner[i].owner == owner && l->owner[i].node == node)
+			return &l->owner[i];
+	return NULL;
+}
+
+/* Under the lock. */
+static void owner_close(struct fs_locks *l, struct owner *o)
+{
+	close(o->fd);
+	*o = l->owner[l->count - 1];
+	__atomic_store_n(&l->count, l->count - 1, __ATOMIC_RELEASE);
+	given_back(l);
+}
+
+void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner)
+{
+	struct fs_locks *l = fs->locks;
+	struct owner *o;
+
+	if (!__atomic_load_n(&l->count, __ATOMIC_ACQUIRE))
+		return;
+	pthread_mutex_lock(&l->lock);
+	o = owner_find(l, node, owner);
+	if (o)
+		owner_close(l, o);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void fs_locks_release(struct fs *fs, uint64_t fh)
+{
+	struct fs_locks *l = fs->locks;
+
+	/* What flock() had is gone with the descriptor. */
+	given_back(l);
+	if (!__atomic_load_n(&l->count, __ATOMIC_ACQUIRE))
+		return;
+	pthread_mutex_lock(&l->lock);
+	for (uint32_t i = l->count; i-- > 0;)
+		if (l->owner[i].fh == fh)
+			owner_close(l, &l->owner[i]);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Under the lock: the owner's own descriptor for the open file f. */
+static int owner_open(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, const struct fs_file *f, struct owner **out)
+{
+	struct fs_locks *l = fs->locks;
+	struct owner *o = owner_find(l, node, in->owner);
+	int mode, fd;
+
+	*out = o;
+	if (o) {
+		o->fh = in->fh;
+		return 0;
+	}
+	if (l->count == MAX_OWNERS)
+		return -ENOLCK;
+	/* A lock for writing needs a descriptor for writing; the guest has checked that its own is one. */
+	mode = fcntl(f->fd, F_GETFL);
+	fd = -EROFS;
+	if (!(fs->config.flags & FS_RO))
+		fd = fs_reopen(fs, f->fd, O_RDWR | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		fd = fs_reopen(fs, f->fd, (mode & O_ACCMODE) | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return fd;
+	o = &l->owner[l->count];
+	*o = (struct owner){ .node = node, .owner = in->owner, .fh = in->fh, .fd = fd };
+	__atomic_store_n(&l->count, l->count + 1, __ATOMIC_RELEASE);
+	*out = o;
+	return 0;
+}
+
+static int to_flock(const struct fuse_file_lock *lk, struct flock *out)
+{
+	if (lk->start > INT64_MAX || lk->end < lk->start)
+		return -EINVAL;
+	if (lk->type != F_RDLCK && lk->type != F_WRLCK && lk->type != F_UNLCK)
+		return -EINVAL;
+	*out = (struct flock){
+		.l_type = (short)lk->type,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)lk->start,
+		/* The last byte of all: to the end, however far that is. */
+		.l_len = lk->end >= INT64_MAX ? 0 : (off_t)(lk->end - lk->start + 1),
+	};
+	return 0;
+}
+
+static int set_flock(struct fs *fs, const struct fuse_lk_in *in, const struct fs_file *f)
+{
+	int op;
+
+	switch (in->lk.type) {
+	case F_RDLCK:
+		op = LOCK_SH;
+		break;
+	case F_WRLCK:
+		op = LOCK_EX;
+		break;
+	case F_UNLCK:
+		op = LOCK_UN;
+		break;
+	default:
+		return -EINVAL;
+	}
+	if (flock(f->fd, op | LOCK_NB) < 0)
+		return -errno;
+	/* From exclusive to shared is giving back, too. */
+	if (op != LOCK_EX)
+		given_back(fs->locks);
+	return 0;
+}
+
+static int set_posix(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, const struct fs_file *f)
+{
+	struct fs_locks *l = fs->locks;
+	struct flock lock;
+	struct owner *o;
+	int err = to_flock(&in->lk, &lock);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&l->lock);
+	if (lock.l_type == F_UNLCK && !owner_find(l, node, in->owner)) {
+		pthread_mutex_unlock(&l->lock);
+		return 0;
+	}
+	err = owner_open(fs, node, in, f, &o);
+	if (!err)
+		err = fcntl(o->fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+	if (!err && lock.l_type != F_WRLCK)
+		given_back(l);
+	pthread_mutex_unlock(&l->lock);
+	return err == -EACCES ? -EAGAIN : err;
+}
+
+/* Without waiting: -EAGAIN when somebody else has it. */
+static int lock_try(struct fs *fs, const struct fuse_in_header *h, const struct fuse_lk_in *in)
+{
+	struct fs_file *f = fs_file_get(fs, in->fh, FS_FREE);
+	int err;
+
+	if (!f)
+		return -EBADF;
+	err = in->lk_flags & FUSE_LK_FLOCK ? set_flock(fs, in, f) : set_posix(fs, h->nodeid, in, f);
+	fs_file_put(fs, f);
+	return err;
+}
+
+int fs_op_setlk(struct fs_req *r)
+{
+	return lock_try(r->fs, &r->in, r->arg);
+}
+
+int fs_op_getlk(struct fs_req *r)
+{
+	const struct fuse_lk_in *in = r->arg;
+	struct fuse_lk_out out = { .lk = in->lk };
+	struct fs_file *f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	struct fs_locks *l = r->fs->locks;
+	struct flock lock;
+	struct owner *o;
+	int fd, err = f ? to_flock(&in->lk, &lock) : -EBADF;
+
+	if (!f)
+		return err;
+	if (!err) {
+		/* What the owner has itself is not in its way. */
+		pthread_mutex_lock(&l->lock);
+		o = owner_find(l, r->in.nodeid, in->owner);
+		fd = o ? o->fd : fs_reopen(r->fs, f->fd, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+		err = fd < 0 ? fd : fcntl(fd, F_OFD_GETLK, &lock) < 0 ? -errno : 0;
+		if (!o && fd >= 0)
+			close(fd);
+		pthread_mutex_unlock(&l->lock);
+	}
+	fs_file_put(r->fs, f);
+	if (err)
+		return err;
+	out.lk.type = (uint32_t)lock.l_type;
+	if (lock.l_type != F_UNLCK) {
+		out.lk.start = (uint64_t)lock.l_start;
+		out.lk.end = lock.l_len ? (uint64_t)(lock.l_start + lock.l_len - 1) : INT64_MAX;
+		out.lk.pid = 0; /* of the host, or another guest: no process that this guest could name */
+	}
+	return fs_reply(r, &out, sizeof(out));
+}
+
+int fs_op_setlkw(struct fs_req *r)
+{
+	struct fs_queue *q = r->q;
+	struct fs_wait *w;
+	int err = lock_try(r->fs, &r->in, r->arg);
+
+	if (err != -EAGAIN)
+		return err;
+	if (!q->wait)
+		q->wait = calloc(FS_MAX_WAITS, sizeof(*q->wait));
+	if (!q->wait)
+		return -ENOMEM;
+	if (q->nwaits == FS_MAX_WAITS)
+		return -ENOLCK;
+	w = &q->wait[q->nwaits++];
+	w->in = r->in;
+	memcpy(&w->lk, r->arg, sizeof(w->lk));
+	w->started = clock_ns();
+	w->head = r->head;
+	w->nhdr = r->nhdr;
+	memcpy(w->hdr, r->hdr, sizeof(w->hdr[0]) * r->nhdr);
+	q->wait_ns = WAIT_MIN_NS;
+	q->waited_at = w->started;
+	q->waits_gen = __atomic_load_n(&r->fs->locks->gen, __ATOMIC_ACQUIRE);
+	return FS_PENDING;
+}
+
+static void wait_end(struct fs_queue *q, uint32_t i, int err)
+{
+	struct fs_wait *w = &q->wait[i];
+
+	fs_finish(q, w->head, w->hdr, w->nhdr, w->in.unique, err, 0);
+	fs_account(q, FUSE_SETLKW, err, clock_ns() - w->started);
+	*w = q->wait[--q->nwaits];
+}
+
+int fs_waits_run(struct fs_queue *q)
+{
+	uint64_t gen, now;
+	int done = 0, err;
+
+	if (!q->nwaits)
+		return 0;
+	gen = __atomic_load_n(&q->fs->locks->gen, __ATOMIC_ACQUIRE);
+	now = clock_ns();
+	if (gen == q->waits_gen && now - q->waited_at < q->wait_ns)
+		return 0;
+	if (gen != q->waits_gen)
+		q->wait_ns = WAIT_MIN_NS;
+	else if (q->wait_ns < WAIT_MAX_NS)
+		q->wait_ns *= 2;
+	q->waits_gen = gen;
+	q->waited_at = now;
+	for (uint32_t i = 0; i < q->nwaits;) {
+		err = lock_try(q->fs, &q->wait[i].in, &q->wait[i].lk);
+		if (err == -EAGAIN) {
+			i++;
+			continue;
+		}
+		wait_end(q, i, err);
+		done++;
+	}
+	return done;
+}
+
+void fs_waits_sleep(struct fs_queue *q)
+{
+	struct epoll_event ready[2];
+	int n = epoll_wait(q->worker.epoll_fd, ready, 2, (int)(q->wait_ns / 1000000));
+
+	for (int i = 0; i < n; i++)
+		if (ready[i].data.u64 == WORKER_KICK)
+			stat_add(&q->worker.stats.kicks, 1);
+}
+
+void fs_waits_cancel(struct fs_queue *q, int err)
+{
+	while (q->nwaits)
+		wait_end(q, q->nwaits - 1, err);
+}
+
+/* Somebody waits for a lock and does not want it any more. What is waited for may be on another queue: nothing then. */
+int fs_op_interrupt(struct fs_req *r)
+{
+	const struct fuse_interrupt_in *in = r->arg;
+
+	for (uint32_t i = 0; i < r->q->nwaits; i++)
+		if (r->q->wait[i].in.unique == in->unique) {
+			wait_end(r->q, i, -EINTR);
+			break;
+		}
+	return FS_NO_REPLY;
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Where there are no file handles and nodes are found by name: to follow the names when they change. */
+#include "fs/fs_inode.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+bool fs_node_named(struct fs *fs, const struct fs_ref *dir, const char *name, struct fs_ref *ref)
+{
+	struct look l = { .dir = dir, .name = name, .fd = -1 };
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+	int err;
+
+	if (t->domain[dir->domain].mount_fd >= 0)
+		return false;
+	index = look_named(fs, &l, &err);
+	if (index && t->domain[l.domain].mount_fd >= 0)
+		index = 0;
+	if (index && l.fd >= 0 && t->node[index].fd < 0) {
+		node_set_fd(t, index, l.fd);
+		l.fd = -1;
+	}
+	if (index)
+		node_use(t, index, ref);
+	pthread_mutex_unlock(&t->lock);
+	if (l.fd >= 0)
+		close(l.fd);
+	return index;
+}
+
+/* Without its name it cannot be opened again, but the guest may have it open, or under another name. */
+void fs_node_keep(struct fs *fs, struct fs_ref *ref, const struct fs_ref *dir, const char *name)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct look l = { .dir = dir, .name = name };
+
+	int domain = -1;
+
+	l.fd = ref->fd < 0 ? fs_open_beneath(dir->fd, name, O_PATH) : -1;
+	if (l.fd >= 0 && !fs_statx(l.fd, "", &l.st))
+		domain = node_domain_of(fs, l.fd, &l.st);
+	l.domain = (uint32_t)domain;
+	pthread_mutex_lock(&t->lock);
+	if (domain >= 0 && t->node[ref->index].fd < 0 && look_is(t, ref->index, &l)) {
+		node_set_fd(t, ref->index, l.fd);
+		l.fd = -1;
+	}
+	if (t->node[ref->index].fd >= 0)
+		node_pin(t, ref->index);
+	pthread_mutex_unlock(&t->lock);
+	if (l.fd >= 0)
+		close(l.fd);
+}
+
+void fs_node_moved(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name)
+{
+	pthread_mutex_lock(&fs->nodes->lock);
+	node_set_name(fs->nodes, ref->index, dir->index, name);
+	pthread_mutex_unlock(&fs->nodes->lock);
+}
+
+void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_ref *dir, const char *name)
+{
+	struct fs_nodes *t = fs->nodes;
+
+	pthread_mutex_lock(&t->lock);
+	/* Only if it is not known by another link of it. */
+	if (node_named(t, dir->index, name) == ref->index)
+		node_drop_name(t, ref->index);
+	pthread_mutex_unlock(&t->lock);
+}

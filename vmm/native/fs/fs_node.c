@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Nodes come and go: looked up, counted, forgotten. */
+#include "fs/fs_inode.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { DEFAULT_NODES = 4 << 20, DEFAULT_FDS = 256, LEAST_NODES = 1 << 16 };
+
+int fs_nodes_init(struct fs *fs)
+{
+	struct fs_nodes *t = calloc(1, sizeof(*t));
+	struct statx st;
+	int err;
+
+	if (!t)
+		return -ENOMEM;
+	pthread_mutex_init(&t->lock, NULL);
+	fs->nodes = t;
+	t->max_fds = fs->config.max_fds ? fs->config.max_fds : DEFAULT_FDS;
+	t->max = (fs->config.max_nodes ? fs->config.max_nodes : DEFAULT_NODES) + ROOT + 1;
+	t->nbuckets = NODE_BUCKETS;
+	t->bucket = calloc(t->nbuckets, sizeof(*t->bucket));
+	t->names = calloc(t->nbuckets, sizeof(*t->names));
+	/* Where the host does not overcommit, address space is memory: then fewer. */
+	for (;; t->max /= 2) {
+		t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (t->node != MAP_FAILED || t->max < LEAST_NODES)
+			break;
+	}
+	if (t->node == MAP_FAILED)
+		t->node = NULL;
+	if (!t->node || !t->bucket || !t->names)
+		return -ENOMEM;
+	t->top = ROOT;
+	err = fs_statx(fs->root_fd, "", &st);
+	if (err)
+		return err;
+	if (!S_ISDIR(st.stx_mode))
+		return -ENOTDIR;
+	err = node_domain_add(fs, fs->root_fd, &st);
+	if (err < 0)
+		return err;
+	node_add(fs, (uint32_t)err, &st);
+	t->node[ROOT].fd = fs->root_fd;
+	t->count = 0;
+	return 0;
+}
+
+void fs_nodes_free(struct fs *fs)
+{
+	struct fs_nodes *t = fs->nodes;
+
+	if (!t)
+		return;
+	if (t->node && t->bucket && t->names)
+		fs_nodes_reset(fs);
+	for (uint32_t i = 0; i < t->ndomains; i++)
+		if (t->domain[i].mount_fd >= 0)
+			close(t->domain[i].mount_fd);
+	if (t->node)
+		munmap(t->node, t->max * sizeof(*t->node));
+	free(t->bucket);
+	free(t->names);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+/* A node in use by a request goes when that is over. */
+void fs_nodes_reset(struct fs *fs)
+{
+	struct fs_nodes *t = fs->nodes;
+
+	pthread_mutex_lock(&t->lock);
+	/* Directories that the host has moved into each other keep each other: first the names. */
+	for (uint32_t i = ROOT + 1; i < t->top; i++) {
+		t->node[i].nlookup = 0;
+		node_drop_name(t, i);
+	}
+	for (uint32_t i = ROOT + 1; i < t->top; i++)
+		node_free(t, i);
+	pthread_mutex_unlock(&t->lock);
+}
+
+bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+
+	pthread_mutex_lock(&t->lock);
+	index = node_of(t, id);
+	if (index && (!t->node[index].handle_len || t->domain[t->node[index].domain].mount_fd < 0))
+		index = 0;
+	if (index)
+		*attr = (struct fuse_attr){ .ino = t->node[index].ino, .mode = t->node[index].type };
+	pthread_mutex_unlock(&t->lock);
+	return index;
+}
+
+void fs_nodes_count(struct fs *fs, struct fs_stats *out)
+{
+	pthread_mutex_lock(&fs->nodes->lock);
+	out->nodes = fs->nodes->count;
+	out->fds = fs->nodes->nfds + fs->nodes->pinned;
+	pthread_mutex_unlock(&fs->nodes->lock);
+}
+
+void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+
+	pthread_mutex_lock(&t->lock);
+	index = node_of(t, id);
+	if (index && index != ROOT) {
+		struct node *n = &t->node[index];
+
+		/* A guest that forgets more than it was told has forgotten it all. */
+		n->nlookup -= count < n->nlookup ? count : n->nlookup;
+		node_free(t, index);
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
+static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct statx *st, struct fuse_entry_out *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->nodeid = id;
+	out->entry_valid = out->attr_valid = fs_timeout(fs);
+	fs_fill_attr(fs, st, &out->attr);
+	/* Of a file that is a mount Linux would not remember it, and drop the name each time that it looks again. */
+	if (submount && S_ISDIR(st->stx_mode))
+		out->attr.flags = FUSE_ATTR_SUBMOUNT;
+}
+
+/*
+ * The guest gets to know the file, or knows it already: count that. path (O_PATH, taken over) stands for it, or is -1 and the
+ * mark of the look is a handle that is kept. Returns its id; 0: too many, or no memory. Under the lock.
+ */
+static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *path)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct node *n;
+
+	if (!index)
+		index = node_add(fs, l->domain, &l->st);
+	if (!index)
+		return 0;
+	n = &t->node[index];
+	n->nlookup++;
+	if (t->domain[l->domain].mount_fd < 0 && l->name)
+		node_set_name(t, index, l->dir->index, l->name);
+	if (n->fd >= 0)
+		return node_id(t, index);
+	if (*path >= 0) {
+		node_set_fd(t, index, *path);
+		*path = -1;
+	} else if (!n->handle_len && l->marked && node_keep(n, &l->mark)) {
+		n->nlookup--;
+		node_free(t, index);
+		return 0;
+	}
+	return node_id(t, index);
+}
+
+int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name, uint64_t hint, struct fuse_entry_out *out)
+{
+	struct look l = { .dir = dir, .name = name, .fd = -1 };
+	struct fs_nodes *t = r->fs->nodes;
+	uint32_t index = 0;
+	int err = 0, domain;
+	uint64_t id = 0;
+
+	if (!hint || node_known(r->fs, dir->domain, hint)) {
+		index = look_named(r->fs, &l, &err);
+		if (index)
+			id = node_enter(r->fs, &l, index, &l.fd);
+		pthread_mutex_unlock(&t->lock);
+	}
+	if (!err && !index && l.fd < 0) {
+		l.fd = fs_open_beneath(dir->fd, name, O_PATH);
+		err = l.fd < 0 ? l.fd : fs_statx(l.fd, "", &l.st);
+	}
+	if (!err && !index) {
+		l.marked = false;
+		domain = node_domain_of(r->fs, l.fd, &l.st);
+		l.domain = (uint32_t)domain;
+		err = domain < 0 ? domain : 0;
+	}
+	if (!err && !index) {
+		pthread_mutex_lock(&t->lock);
+		/* Another thread may have been faster. */
+		id = node_enter(r->fs, &l, look_find(t, &l), &l.fd);
+		pthread_mutex_unlock(&t->lock);
+	}
+	if (l.fd >= 0)
+		close(l.fd);
+	if (err)
+		return err;
+	if (!id)
+		return -ENFILE;
+	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
+	return 0;
+}
+
+int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd, struct fuse_entry_out *out)
+{
+	struct look l = { .dir = dir, .name = name, .fd = fd, .made = true };
+	struct fs_nodes *t = r->fs->nodes;
+	int domain, path = -1;
+	uint64_t id;
+
+	domain = fs_statx(fd, "", &l.st);
+	if (!domain)
+		domain = node_domain_of(r->fs, fd, &l.st);
+	if (domain < 0)
+		return domain;
+	l.domain = (uint32_t)domain;
+	l.marked = t->domain[domain].mount_fd >= 0 && !fs_handle_at(fd, "", 0, &l.mark);
+	if (!l.marked) {
+		path = fs_reopen(r->fs, fd, O_PATH);
+		if (path < 0)
+			return path;
+	}
+	pthread_mutex_lock(&t->lock);
+	id = node_enter(r->fs, &l, look_find(t, &l), &path);
+	pthread_mutex_unlock(&t->lock);
+	if (path >= 0)
+		close(path);
+	if (!id)
+		return -ENFILE;
+	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
+	return 0;
+}

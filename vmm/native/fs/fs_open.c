@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Opening and closing files. */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the guest's flags may say here. O_DIRECT is about its page cache, which the cache mode decides about. */
+static int open_flags(const struct fs *fs, uint32_t in)
+{
+	int flags = (int)in & (O_ACCMODE | O_TRUNC | O_APPEND | O_SYNC | O_DSYNC);
+
+	if (fs_has(fs, FUSE_WRITEBACK_CACHE)) {
+		/* The guest reads what lies around a write, and knows by itself where the file ends. */
+		if ((flags & O_ACCMODE) == O_WRONLY)
+			flags = (flags & ~O_ACCMODE) | O_RDWR;
+		flags &= ~O_APPEND;
+	}
+	return flags | O_NOCTTY | O_NONBLOCK;
+}
+
+static uint32_t reply_flags(const struct fs *fs)
+{
+	switch (fs->config.cache) {
+	case FS_CACHE_NONE:
+		return FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+	case FS_CACHE_ALWAYS:
+		return FOPEN_KEEP_CACHE;
+	default:
+		return 0;
+	}
+}
+
+/* Only what has data is opened: a FIFO would make us wait, a device would do something. */
+static int open_node(struct fs_req *r, struct fs_ref *ref, uint32_t in_flags, uint32_t in_open_flags)
+{
+	int flags = open_flags(r->fs, in_flags), fd;
+	bool kill = in_open_flags & FUSE_OPEN_KILL_SUIDGID && flags & O_TRUNC;
+
+	if (S_ISDIR(ref->type))
+		return -EISDIR;
+	if (S_ISLNK(ref->type))
+		return -ELOOP;
+	if (!S_ISREG(ref->type))
+		return -ENXIO;
+	if (fs_node_closed(r->fs, ref))
+		return -EACCES;
+	if (kill)
+		fs_kill_priv(r->q, true);
+	fd = fs_node_open(r->fs, ref, flags);
+	/* Made readable above for writeback, but only its owner may read it, and that is not us. */
+	if (fd == -EACCES && (in_flags & O_ACCMODE) == O_WRONLY)
+		fd = fs_node_open(r->fs, ref, (flags & ~O_ACCMODE) | O_WRONLY);
+	if (kill)
+		fs_kill_priv(r->q, false);
+	return fd;
+}
+
+int fs_op_open(struct fs_req *r)
+{
+	const struct fuse_open_in *in = r->arg;
+	struct fuse_open_out out = { .open_flags = reply_flags(r->fs) };
+	struct fs_ref ref;
+	int fd, err;
+
+	if (r->out_room < sizeof(out))
+		return -EINVAL;
+	err = fs_node_use(r->fs, r->in.nodeid, &ref);
+	if (err)
+		return err;
+	fd = open_node(r, &ref, in->flags, in->open_flags);
+	fs_node_put(r->fs, &ref);
+	if (fd < 0)
+		return fd;
+	err = fs_file_new(r->fs, FS_REGULAR, fd, &out.fh);
+	return err ? err : fs_reply(r, &out, sizeof(out));
+}
+
+struct create_out {
+	struct fuse_entry_out entry;
+	struct fuse_open_out open;
+};
+_Static_assert(sizeof(struct create_out) == sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out), "no padding");
+
+/* fd (taken over) is a file that has just been made, or found. The guest gets to know it, and has it open. */
+static int reply_created(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd)
+{
+	struct create_out out = { .open = { .open_flags = reply_flags(r->fs) } };
+	int err = fs_node_enter(r, dir, name, fd, &out.entry);
+
+	if (err) {
+		close(fd);
+		return err;
+	}
+	err = fs_file_new(r->fs, FS_REGULAR, fd, &out.open.fh);
+	if (err) {
+		fs_node_forget(r->fs, out.entry.nodeid, 1);
+		return err;
+	}
+	return fs_reply(r, &out, sizeof(out));
+}
+
+/* A file that the guest did not know of was there already. */
+static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct fuse_create_in *in)
+{
+	struct create_out out = { .open = { .open_flags = reply_flags(r->fs) } };
+	struct fs_ref ref;
+	int fd, err = fs_node_lookup(r, dir, r->name[0], 0, &out.entry);
+
+	if (err)
+		return err;
+	err = fs_node_get(r->fs, out.entry.nodeid, &ref);
+	if (!err) {
+		/* Nobody has checked whether this user may. */
+		err = fs_begin(r, r->q->umask);
+		fd = err ? err : open_node(r, &ref, in->flags, in->open_flags);
+		if (!err)
+			fs_end(r);
+		err = fd < 0 ? fd : fs_file_new(r->fs, FS_REGULAR, fd, &out.open.fh);
+		fs_node_put(r->fs, &ref);
+	}
+	if (err) {
+		fs_node_forget(r->fs, out.entry.nodeid, 1);
+		return err;
+	}
+	return fs_reply(r, &out, sizeof(out));
+}
+
+int fs_op_create(struct fs_req *r)
+{
+	const struct fuse_create_in *in = r->arg;
+	int flags = open_flags(r->fs, in->flags) & ~O_TRUNC, fd;
+	struct fs_ref dir;
+	int err;
+
+	if (r->out_room < sizeof(struct create_out))
+		return -EINVAL;
+	err = fs_node_get(r->fs, r->in.nodeid, &dir);
+	if (err)
+		return err;
+	err = fs_begin(r, in->umask);
+	if (!err) {
+		do {
+			fd = openat(dir.fd, r->name[0], flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, in->mode & 07777);
+			err = fd < 0 ? -errno : 0;
+		} while (fs_override(r, err));
+		fs_end(r);
+	}
+	if (!err)
+		err = reply_created(r, &dir, r->name[0], fd);
+	else if (err == -EEXIST && !(in->flags & O_EXCL))
+		err = create_found(r, &dir, in);
+	fs_node_put(r->fs, &dir);
+	return err;
+}
+
+/* A name comes with the request, but means nothing. */
+int fs_op_tmpfile(struct fs_req *r)
+{
+	const struct fuse_create_in *in = r->arg;
+	int flags = open_flags(r->fs, in->flags) & ~(O_TRUNC | O_APPEND), fd;
+	struct fs_ref dir;
+	int err;
+
+	if (r->out_room < sizeof(struct create_out))
+		return -EINVAL;
+	err = fs_node_get(r->fs, r->in.nodeid, &dir);
+	if (err)
+		return err;
+	err = fs_begin(r, in->umask);
+	if (!err) {
+		do {
+			fd = openat(r->fs->proc_fd, fs_fd_name(dir.fd).text,
+				    flags | O_TMPFILE | (int)(in->flags & O_EXCL) | O_CLOEXEC, in->mode & 07777);
+			err = fd < 0 ? -errno : 0;
+		} while (fs_override(r, err));
+		fs_end(r);
+	}
+	if (!err)
+		err = reply_created(r, &dir, NULL, fd);
+	fs_node_put(r->fs, &dir);
+	return err;
+}
+
+/* A descriptor of the guest's was closed: not the last, perhaps. */
+int fs_op_flush(struct fs_req *r)
+{
+	const struct fuse_flush_in *in = r->arg;
+	struct fs_file *f;
+
+	/* It is for locks only: a guest that has its own need not send it again, one request less for each file. */
+	if (r->fs->config.flags & FS_NO_LOCKS)
+		return -ENOSYS;
+	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	if (!f)
+		return -EBADF;
+	fs_file_put(r->fs, f);
+	fs_locks_drop(r->fs, r->in.nodeid, in->lock_owner);
+	return 0;
+}
+
+int fs_op_release(struct fs_req *r)
+{
+	const struct fuse_release_in *in = r->arg;
+	int err = fs_file_close(r->fs, in->fh, FS_REGULAR);
+
+	if (!err)
+		fs_locks_release(r->fs, in->fh);
+	return err;
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Descriptors: the only calls that turn names, file handles and other descriptors into descriptors.
+ *
+ * A guest's name is one component (fs_op.c has checked it), taken relative to the descriptor of a directory of the share
+ * and never through a symbolic link. So no request leaves the share, whatever is renamed meanwhile.
+ */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef AT_HANDLE_FID
+#define AT_HANDLE_FID 0x200
+#endif
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546
+#endif
+
+_Static_assert(sizeof(((struct fs_file_handle *)0)->bytes) == MAX_HANDLE_SZ, "a handle fits");
+
+struct fs_fd_name fs_fd_name(int fd)
+{
+	struct fs_fd_name name;
+	char *at = name.text + sizeof(name.text) - 1;
+	uint32_t n = (uint32_t)fd;
+
+	*at = 0;
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	memmove(name.text, at, (size_t)(name.text + sizeof(name.text) - at));
+	return name;
+}
+
+int fs_open_beneath(int dir, const char *name, uint64_t flags)
+{
+	struct open_how how = {
+		.flags = flags | O_CLOEXEC | O_NOFOLLOW,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd;
+
+	do
+		fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
+	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* EAGAIN: a rename came in between */
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int fs_reopen(const struct fs *fs, int fd, int flags)
+{
+	int new = openat(fs->proc_fd, fs_fd_name(fd).text, flags | O_CLOEXEC);
+
+	return new < 0 ? -errno : new;
+}
+
+int fs_statx(int fd, const char *name, struct statx *st)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+
+	return statx(fd, name, flags, FS_STATX_MASK, st) < 0 ? -errno : 0;
+}
+
+int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h)
+{
+	union {
+		struct file_handle fh;
+		uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u;
+	int mnt;
+
+	u.fh.handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(fd, name, &u.fh, &mnt, flags | (*name ? 0 : AT_EMPTY_PATH)) < 0)
+		return -errno;
+	h->len = u.fh.handle_bytes;
+	h->type = u.fh.handle_type;
+	memcpy(h->bytes, u.room + offsetof(struct file_handle, f_handle), h->len);
+	return 0;
+}
+
+int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags)
+{
+	union {
+		struct file_handle fh;
+		uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u;
+	int fd;
+
+	u.fh.handle_bytes = h->len;
+	u.fh.handle_type = h->type;
+	memcpy(u.room + offsetof(struct file_handle, f_handle), h->bytes, h->len);
+	fd = open_by_handle_at(mount_fd, &u.fh, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The flags that get a mark of fd, or -1. A handle is one; other file systems have one too, from Linux 6.6 on. */
+static int domain_mark(const struct fs *fs, int fd, const struct statfs *sfs)
+{
+	struct fs_file_handle h;
+
+	/* FUSE makes handles of numbers that last until its server is told to forget them. */
+	if (fs->config.flags & FS_NO_MARKS || sfs->f_type == FUSE_SUPER_MAGIC)
+		return -1;
+	if (!fs_handle_at(fd, "", 0, &h))
+		return 0;
+	return fs_handle_at(fd, "", AT_HANDLE_FID, &h) ? -1 : AT_HANDLE_FID;
+}
+
+/*
+ * Find out how files of this domain are told from each other, and whether they can be opened by handle: that takes
+ * CAP_DAC_READ_SEARCH and a file system that knows how. On overlayfs it is an option that nobody sets.
+ */
+void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
+{
+	struct fs_file_handle h;
+	struct statfs sfs;
+	int test;
+
+	*d = (struct fs_domain){
+		.mnt_id = st->stx_mnt_id,
+		.major = st->stx_dev_major,
+		.minor = st->stx_dev_minor,
+		.mount_fd = -1,
+		.mark = -1,
+	};
+	if (fstatfs(fd, &sfs) < 0) {
+		d->closed = true;
+		return;
+	}
+	/*
+	 * A share of the whole host has a procfs below it. For a server in this process, /proc/self/mem there would be the
+	 * memory of the VMM; kcore is the host's in any case.
+	 */
+	d->closed = sfs.f_type == PROC_SUPER_MAGIC;
+	d->renumbers = sfs.f_type == OVERLAYFS_SUPER_MAGIC || sfs.f_type == FUSE_SUPER_MAGIC;
+	d->mark = domain_mark(fs, fd, &sfs);
+	if (fs->config.flags & (FS_NO_HANDLES | FS_NO_MARKS) || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)
+		return;
+	if (fs_handle_at(fd, "", 0, &h))
+		return;
+	/* A descriptor made with O_PATH does not do. */
+	d->mount_fd = fs_reopen(fs, fd, O_RDONLY | O_DIRECTORY);
+	if (d->mount_fd < 0)
+		return;
+	test = fs_handle_open(d->mount_fd, &h, O_PATH);
+	if (test >= 0) {
+		close(test);
+		return;
+	}
+	close(d->mount_fd);
+	d->mount_fd = -1;
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * pyvmm-fsd: a share's server in a process of its own.
+ *
+ * The first message says which directory; from then on it is all that this process can reach, and the only way to the VMM
+ * are this socket, guest RAM, kicks and interrupts. One thread serves the socket; each queue has a thread of its own, the
+ * same as inside the VMM. When the VMM is gone, however it went, so are we: its end of the socket closes, and the pidfd
+ * that it gave us becomes ready even if a process that it had forked still holds that end.
+ */
+#include "dataplane/worker.h"
+
+#include "dax/dax.h"
+#include "fsd/fsd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { STATUS_PAGE = 4096 };
+
+struct queue {
+	struct worker *worker;
+	struct ring *ring;
+	struct irq irq;
+	int kick_fd, event_fd;
+};
+
+struct server {
+	int vmm_fd; /* pidfd */
+	uint32_t isolation;
+	struct fs *fs;
+	struct mem mem;
+	void *ram;
+	uint64_t ram_size;
+	uint8_t *page, *books;
+	uint32_t status_offset;
+	struct queue queue[FSD_QUEUES];
+	struct worker_stats gone; /* of queues that were stopped */
+};
+
+static void say(struct fsd_answer *a, const char *text)
+{
+	snprintf(a->text, sizeof(a->text), "%s", text);
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* Take a descriptor away from those that are closed when the message is done. */
+static int keep_fd(int *fd)
+{
+	int kept = *fd;
+
+	*fd = -1;
+	return kept;
+}
+
+static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a)
+{
+	struct fs_config config = m->config;
+	struct isolation isolation = { 0 };
+	int err;
+
+	if (s->fs || fds[0] < 0 || fds[1] < 0)
+		return -EINVAL;
+	s->vmm_fd = keep_fd(&fds[1]);
+	err = isolate(&fds[0], &config.proc_fd, m->config.flags & FS_RO, &isolation);
+	if (err) {
+		say(a, isolation.stage);
+		return err;
+	}
+	config.root_fd = fds[0];
+	config.dax = NULL;
+	if (m->config.dax_size) {
+		config.dax = fds[2] >= 0 ? dax_remote_new(fds[2]) : NULL;
+		if (!config.dax) {
+			say(a, "a DAX window");
+			return -EINVAL;
+		}
+		keep_fd(&fds[2]);
+	}
+	s->fs = fs_new(&config, &err);
+	close(config.proc_fd);
+	if (!s->fs) {
+		say(a, "opening the share");
+		return err;
+	}
+	err = isolate_seccomp();
+	if (err)
+		say(a, "a seccomp filter");
+	s->isolation = a->isolation = isolation.done | FSD_SECCOMP;
+	return err;
+}
+
+static void *map_fd(int fd, uint64_t size)
+{
+	struct stat st;
+	void *p;
+
+	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size < size)
+		return NULL;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap_all(struct server *s)
+{
+	if (s->ram)
+		munmap(s->ram, s->ram_size);
+	if (s->books)
+		munmap(s->books, FSD_QUEUES * RING_STATE_STRIDE);
+	if (s->page)
+		munmap(s->page, STATUS_PAGE);
+	s->ram = NULL;
+	s->books = s->page = NULL;
+}
+
+static int check_regions(struct server *s, const struct fsd_msg *m)
+{
+	uint64_t end = 0;
+
+	if (m->nregions == 0 || m->nregions > MEM_MAX_REGIONS)
+		return -EINVAL;
+	s->ram_size = 0;
+	for (uint32_t i = 0; i < m->nregions; i++) {
+		const struct fsd_region *r = &m->region[i];
+
+		if (r->size == 0 || r->gpa < end || r->gpa + r->size < r->gpa || r->offset + r->size < r->offset)
+			return -EINVAL;
+		end = r->gpa + r->size;
+		if (r->offset + r->size > s->ram_size)
+			s->ram_size = r->offset + r->size;
+	}
+	return 0;
+}
+
+static int do_memory(struct server *s, const struct fsd_msg *m, const int *fds, struct fsd_answer *a)
+{
+	int err;
+
+	if (s->ram || m->status_offset % 4 || m->status_offset > STATUS_PAGE - 4)
+		return -EINVAL;
+	err = check_regions(s, m);
+	if (err)
+		return err;
+	s->ram = map_fd(fds[0], s->ram_size);
+	s->books = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE);
+	s->page = map_fd(fds[2], STATUS_PAGE);
+	if (!s->ram || !s->books || !s->page) {
+		say(a, "mapping guest memory");
+		unmap_all(s);
+		return -ENOMEM;
+	}
+	s->status_offset = m->status_offset;
+	s->mem.nregions = m->nregions;
+	for (uint32_t i = 0; i < m->nregions; i++)
+		s->mem.region[i] = (struct mem_region){
+			.gpa = m->region[i].gpa,
+			.size = m->region[i].size,
+			.hva = (uint64_t)(uintptr_t)s->ram + m->region[i].offset,
+		};
+	return 0;
+}
+
+static void queue_close(struct server *s, struct queue *q)
+{
+	struct worker_stats stats;
+
+	if (q->worker) {
+		worker_stop(q->worker);
+		worker_get_stats(q->worker, &stats);
+		s->gone.kicks += stats.kicks;
+		s->gone.chains += stats.chains;
+		s->gone.irqs += stats.irqs;
+		s->gone.wakeups += stats.wakeups;
+		worker_free(q->worker);
+	}
+	ring_free(q->ring);
+	close_fd(&q->kick_fd);
+	close_fd(&q->irq.fd);
+	close_fd(&q->event_fd);
+	*q = (struct queue){ .kick_fd = -1, .event_fd = -1, .irq.fd = -1 };
+}
+
+static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a)
+{
+	struct queue *q;
+	int err;
+
+	if (!s->fs || !s->ram || m->index >= FSD_QUEUES || s->queue[m->index].ring || fds[2] < 0)
+		return -EINVAL;
+	q = &s->queue[m->index];
+	q->ring = ring_new(&s->mem, &m->ring, &err);
+	if (!q->ring) {
+		say(a, "the queue is not valid");
+		return err;
+	}
+	err = ring_share(q->ring, (struct ring_state *)(void *)(s->books + (size_t)m->index * RING_STATE_STRIDE));
+	if (err) {
+		queue_close(s, q);
+		return err;
+	}
+	q->kick_fd = keep_fd(&fds[0]);
+	q->irq = (struct irq){ .fd = keep_fd(&fds[1]), .status = (uint32_t *)(void *)(s->page + s->status_offset) };
+	q->event_fd = keep_fd(&fds[2]);
+	q->worker = fs_start(s->fs, q->ring, q->kick_fd, &q->irq, q->event_fd, &err);
+	if (q->worker)
+		return 0;
+	say(a, "starting a thread");
+	queue_close(s, q);
+	return err;
+}
+
+static int do_stop(struct server *s)
+{
+	for (uint32_t i = 0; i < FSD_QUEUES; i++)
+		queue_close(s, &s->queue[i]);
+	unmap_all(s);
+	return 0;
+}
+
+static int do_check(struct server *s, struct fsd_answer *a)
+{
+	for (uint32_t i = 0; i < FSD_QUEUES; i++) {
+		const struct queue *q = &s->queue[i];
+		int err = q->worker ? worker_error(q->worker) : 0;
+
+		if (!err)
+			continue;
+		a->index = i;
+		say(a, ring_error(q->ring) ? ring_error(q->ring) : "");
+		return err;
+	}
+	return 0;
+}
+
+static int do_stats(struct server *s, struct fsd_answer *a)
+{
+	struct worker_stats stats;
+
+	if (!s->fs)
+		return -EINVAL;
+	a->workers = s->gone;
+	for (uint32_t i = 0; i < FSD_QUEUES; i++) {
+		if (!s->queue[i].worker)
+			continue;
+		worker_get_stats(s->queue[i].worker, &stats);
+		a->workers.kicks += stats.kicks;
+		a->workers.chains += stats.chains;
+		a->workers.irqs += stats.irqs;
+		a->workers.wakeups += stats.wakeups;
+	}
+	fs_get_stats(s->fs, &a->fs);
+	return 0;
+}
+
+static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a)
+{
+	if (m->version != FSD_VERSION)
+		return -EPROTO;
+	switch (m->op) {
+	case FSD_SETUP:
+		return do_setup(s, m, fds, a);
+	case FSD_MEMORY:
+		return do_memory(s, m, fds, a);
+	case FSD_START:
+		return do_start(s, m, fds, a);
+	case FSD_STOP:
+		return do_stop(s);
+	case FSD_RESET:
+		if (!s->fs || s->ram)
+			return -EBUSY;
+		fs_reset(s->fs);
+		return 0;
+	case FSD_STATS:
+		return do_stats(s, a);
+	case FSD_CHECK:
+		return do_check(s, a);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+/* One message and its answer; false when the VMM has gone. */
+static bool serve(struct server *s)
+{
+	static struct fsd_answer answer;
+	struct fsd_msg msg;
+	int fds[FSD_FDS], err;
+
+	err = fd_socket_recv(FSD_SOCKET, &msg, sizeof(msg), fds, FSD_FDS);
+	if (err)
+		return false;
+	memset(&answer, 0, sizeof(answer));
+	answer.version = FSD_VERSION;
+	answer.op = msg.op;
+	answer.result = do_message(s, &msg, fds, &answer);
+	for (int i = 0; i < FSD_FDS; i++)
+		close_fd(&fds[i]);
+	return fd_socket_send(FSD_SOCKET, &answer, sizeof(answer), NULL, 0) == 0;
+}
+
+/* Descriptors 0 to 2 are open, whatever we were given: nothing that belongs to the guest must get these numbers. */
+static bool close_others(void)
+{
+	int null;
+
+	if (syscall(SYS_close_range, FSD_SOCKET + 1, ~0U, 0) < 0)
+		return false;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return false;
+	for (int fd = 0; fd < FSD_SOCKET; fd++)
+		if (fd != null && dup2(null, fd) < 0)
+			return false;
+	if (null >= FSD_SOCKET)
+		close(null);
+	return fcntl(FSD_SOCKET, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+int main(void)
+{
+	static struct server server = { .vmm_fd = -1 };
+	struct pollfd ready[2] = { { .fd = FSD_SOCKET, .events = POLLIN }, { .events = POLLIN } };
+
+	if (!close_others())
+		return 1;
+	for (uint32_t i = 0; i < FSD_QUEUES; i++)
+		server.queue[i] = (struct queue){ .kick_fd = -1, .event_fd = -1, .irq.fd = -1 };
+	for (;;) {
+		ready[1].fd = server.vmm_fd;
+		if (poll(ready, 2, -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			break;
+		}
+		if (ready[1].revents)
+			break;
+		if (ready[0].revents && !serve(&server))
+			break;
+	}
+	/* Threads, I/O in flight and all: nobody is left to want it. */
+	_exit(0);
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the child gives up before it looks at anything that the guest wrote.
+ *
+ * Where the host lets us, the shared directory becomes the root of a mount namespace: there is nothing else to reach.
+ * Elsewhere (no privileges and no user namespaces) a Landlock domain says the same about what can be opened from here on.
+ * One of the two must succeed.
+ */
+#include "fsd/fsd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef MOUNT_ATTR_NOSYMFOLLOW
+#define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
+#endif
+
+/* What a server that acts for the guest's users needs: to be them, and to do for its root what root may do with files. */
+static const uint64_t caps_needed = 1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_DAC_READ_SEARCH |
+				    1ULL << CAP_FOWNER | 1ULL << CAP_FSETID | 1ULL << CAP_SETGID | 1ULL << CAP_SETUID |
+				    1ULL << CAP_MKNOD | 1ULL << CAP_SETFCAP;
+
+/* Nothing here is followed by the host on the guest's behalf: no device, no program, no set-uid bit, no link. */
+static int tree_restrict(int tree, bool read_only)
+{
+	struct mount_attr attr = {
+		.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW |
+			    (read_only ? MOUNT_ATTR_RDONLY : 0),
+	};
+
+	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) == 0)
+		return 0;
+	attr.attr_set &= ~(uint64_t)MOUNT_ATTR_NOSYMFOLLOW; /* younger than the call itself */
+	return (int)syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr));
+}
+
+/*
+ * Our own copy of the directory's mount, and of those below it, on top of itself; then a root that is this copy. What the
+ * host mounts below the share later comes here too.
+ */
+static const char *enter_tree(bool read_only)
+{
+	int tree, old;
+
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return "making mounts private";
+	tree = (int)syscall(SYS_open_tree, AT_FDCWD, ".", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+	if (tree < 0)
+		return "copying the mount of the share";
+	if (tree_restrict(tree, read_only) < 0)
+		return "restricting the mount of the share";
+	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, ".", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return "mounting the share";
+	old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (old < 0 || fchdir(tree) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
+		return "making the share the root";
+	if (fchdir(old) < 0 || umount2(".", MNT_DETACH) < 0)
+		return "leaving the old root";
+	close(old);
+	close(tree);
+	return chdir("/") < 0 ? "entering the share" : NULL;
+}
+
+/*
+ * The kernel's view of our own descriptors, which are reopened through it from inside where there is no /proc. A mount of
+ * its own that lies nowhere: ".." does not lead out of it.
+ */
+static int open_proc_tree(void)
+{
+	return (int)syscall(SYS_open_tree, AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
+static int isolate_mounts(int *root, int *proc, bool read_only, struct isolation *out)
+{
+	int fresh;
+
+	/* Only the working directory and the root come along into a new mount namespace: not descriptors. */
+	out->stage = "entering the share";
+	if (fchdir(*root) < 0)
+		return -errno;
+	out->stage = "a mount namespace";
+	if (unshare(CLONE_NEWNS) < 0)
+		return -errno;
+	out->stage = "opening /proc/self/fd";
+	*proc = open_proc_tree();
+	if (*proc < 0)
+		return -errno;
+	out->stage = enter_tree(read_only);
+	if (out->stage) {
+		int err = -errno;
+
+		close(*proc);
+		return err;
+	}
+	fresh = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fresh < 0)
+		return -errno;
+	close(*root);
+	*root = fresh;
+	out->done |= FSD_MOUNT_NS;
+	return 0;
+}
+
+static int isolate_landlock(int root, int *proc, struct isolation *out)
+{
+	/* By version of the kernel's interface: 13 rights at first, then REFER, TRUNCATE, and none for devices' ioctls. */
+	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1 };
+	const uint64_t execute = LANDLOCK_ACCESS_FS_EXECUTE;
+	struct landlock_ruleset_attr attr = { 0 };
+	struct landlock_path_beneath_attr beneath = { .parent_fd = root };
+	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	int ruleset, err = 0;
+
+	out->stage = "a Landlock domain";
+	if (version < 1)
+		return version ? -errno : -ENOSYS;
+	attr.handled_access_fs = rights[version > 3 ? 3 : version];
+	beneath.allowed_access = attr.handled_access_fs & ~execute;
+	*proc = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*proc < 0)
+		return -errno;
+	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr.handled_access_fs), 0);
+	if (ruleset < 0)
+		return -errno;
+	if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ||
+	    syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+		err = -errno;
+	close(ruleset);
+	if (!err)
+		out->done |= FSD_LANDLOCK;
+	return err;
+}
+
+/* Keep of our capabilities those in needed, and make sure that no more ever come. */
+static int drop_caps(uint64_t needed)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	for (unsigned long cap = 0; cap < 64; cap++)
+		if (!(needed >> cap & 1))
+			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* without privileges there is none to drop */
+	if (syscall(SYS_capget, &head, data) < 0)
+		return -errno;
+	for (uint32_t i = 0; i < 2; i++) {
+		data[i].permitted &= (uint32_t)(needed >> 32 * i);
+		data[i].effective = data[i].permitted;
+		data[i].inheritable = 0;
+	}
+	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
+}
+
+/*
+ * In the user namespace that fsd_spawn() makes there is one user. One that we were started in, such as podman's of an
+ * ordinary user, maps more: there the server acts for all of them, as on a host.
+ */
+static bool is_only_user(void)
+{
+	char map[128] = "";
+	unsigned int inside, outside, count;
+	int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? -1 : read(fd, map, sizeof(map) - 1);
+	char *line;
+
+	if (fd >= 0)
+		close(fd);
+	if (len <= 0 || sscanf(map, "%u %u %u", &inside, &outside, &count) != 3 || count != 1)
+		return false;
+	line = strchr(map, '\n');
+	return !line || !line[1];
+}
+
+static void note_namespaces(struct isolation *out)
+{
+	/* Of those that whoever started us has made: the first process of a PID namespace has number 1. */
+	if (getpid() == 1)
+		out->done |= FSD_PID_NS;
+	if (is_only_user())
+		out->done |= FSD_USER_NS;
+	if (unshare(CLONE_NEWNET) == 0)
+		out->done |= FSD_NET_NS;
+	if (unshare(CLONE_NEWIPC) == 0)
+		out->done |= FSD_IPC_NS;
+	(void)!unshare(CLONE_NEWUTS);
+	(void)!unshare(CLONE_NEWCGROUP);
+}
+
+int isolate(int *root, int *proc, bool read_only, struct isolation *out)
+{
+	const struct rlimit none = { 0, 0 };
+	struct rlimit files;
+	int err, mounts;
+
+	out->stage = "giving up privileges";
+	/* Nobody may look into us, and no image of guest memory is left where we die. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
+		return -errno;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	umask(0);
+	note_namespaces(out);
+	mounts = isolate_mounts(root, proc, read_only, out);
+	if (mounts) {
+		const char *stage = out->stage;
+
+		err = isolate_landlock(*root, proc, out);
+		if (err) {
+			out->stage = stage;
+			return mounts;
+		}
+	}
+	out->stage = "giving up capabilities";
+	/* Where we are the only user, there is no other to be: files are made as ourselves, as without any privileges. */
+	return drop_caps(out->done & FSD_USER_NS ? 0 : caps_needed);
+}

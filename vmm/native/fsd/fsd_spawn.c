@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Start the child program, from a process with many threads, without copying it.
+ *
+ * The new process borrows our memory until it executes the program, as with vfork(); it runs on a stack of its own and makes
+ * system calls only. A PID namespace can only be had here, by whoever makes a process. Without the right to one the child
+ * gets a user namespace first, in which it has the rights that it needs for all others; the only user in there is
+ * ourselves, under the same number.
+ */
+#include "fsd/fsd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SPAWN_STACK = 64 << 10 };
+
+struct spawn {
+	const char *path;
+	int sock, err;
+	char uid_map[64], gid_map[64]; /* empty without a user namespace */
+};
+
+static int spawn_write(const char *path, const char *text)
+{
+	ssize_t len = (ssize_t)strlen(text);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = -1;
+
+	if (fd < 0)
+		return -1;
+	if (write(fd, text, (size_t)len) == len)
+		ret = 0;
+	close(fd);
+	return ret;
+}
+
+/* Executing a program takes all capabilities from whoever is not root; those called ambient stay. */
+static int spawn_keep_caps(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &head, data) < 0)
+		return -1;
+	data[0].inheritable = data[0].permitted;
+	data[1].inheritable = data[1].permitted;
+	if (syscall(SYS_capset, &head, data) < 0)
+		return -1;
+	for (unsigned long cap = 0; cap < 64; cap++)
+		if (data[cap / 32].permitted >> (cap % 32) & 1)
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0);
+	return 0;
+}
+
+static int spawn_main(void *arg)
+{
+	struct spawn *s = arg;
+	char name[] = "pyvmm-fsd";
+	char *argv[] = { name, NULL }, *env[] = { NULL };
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	sigset_t none;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		sigaction(sig, &dfl, NULL);
+	if (*s->uid_map && (spawn_write("/proc/self/setgroups", "deny") || spawn_write("/proc/self/uid_map", s->uid_map) ||
+			    spawn_write("/proc/self/gid_map", s->gid_map) || spawn_keep_caps()))
+		goto fail;
+	/* dup2() onto itself would leave it close-on-exec. */
+	if (s->sock == FSD_SOCKET ? fcntl(s->sock, F_SETFD, 0) < 0 : dup2(s->sock, FSD_SOCKET) < 0)
+		goto fail;
+	if (syscall(SYS_close_range, FSD_SOCKET + 1, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+		goto fail;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(s->path, argv, env);
+fail:
+	s->err = errno;
+	_exit(127);
+}
+
+static int spawn_try(struct spawn *s, int flags, int *pid)
+{
+	int pidfd = -1;
+	void *stack;
+
+	stack = mmap(NULL, SPAWN_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (stack == MAP_FAILED)
+		return -errno;
+	s->err = 0;
+	s->uid_map[0] = 0;
+	if (flags & CLONE_NEWUSER) {
+		snprintf(s->uid_map, sizeof(s->uid_map), "%u %u 1", geteuid(), geteuid());
+		snprintf(s->gid_map, sizeof(s->gid_map), "%u %u 1", getegid(), getegid());
+	}
+	*pid = clone(spawn_main, (char *)stack + SPAWN_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | flags, s, &pidfd);
+	if (*pid < 0)
+		s->err = errno;
+	munmap(stack, SPAWN_STACK);
+	if (*pid > 0 && s->err) {
+		waitpid(*pid, NULL, 0);
+		close(pidfd);
+	}
+	return s->err ? -s->err : pidfd;
+}
+
+int fsd_spawn(const char *path, int *sock, int *pid)
+{
+	static const int ways[] = { CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWPID, 0 };
+	struct spawn s = { .path = path };
+	sigset_t all, before;
+	int ret = -EPERM, pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	s.sock = pair[1];
+	/* A handler of ours must not run in the child, in our memory. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+		ret = spawn_try(&s, ways[i], pid);
+		if (ret != -EPERM && ret != -EACCES && ret != -ENOSPC && ret != -EINVAL && ret != -EUSERS)
+			break;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	close(pair[1]);
+	if (ret < 0)
+		close(pair[0]);
+	else
+		*sock = pair[0];
+	return ret;
+}
+
+int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int timeout_ms)
+{
+	struct pollfd ready = { .fd = sock, .events = POLLIN };
+	int err;
+
+	err = fd_socket_send(sock, msg, sizeof(*msg), fds, FSD_FDS);
+	if (err)
+		return err;
+	do {
+		err = poll(&ready, 1, timeout_ms);
+	} while (err < 0 && errno == EINTR);
+	if (err <= 0)
+		return err ? -errno : -ETIMEDOUT;
+	err = fd_socket_recv(sock, answer, sizeof(*answer), NULL, 0);
+	if (err)
+		return err;
+	answer->text[FSD_TEXT - 1] = 0;
+	if (answer->version != FSD_VERSION || answer->op != msg->op || answer->result > 0 || answer->result < -4095)
+		return -EPROTO;
+	return 0;
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Frames to the guest (virtio 1.2, 5.1.6.4). A frame's length is known when it has been read, so buffers for the largest
+ * that may come are taken off the ring first, and one readv() fills as many as it needs; the others stay at hand for the
+ * next. When the guest offers less than that, what does not fit lands in our own memory, and is copied as soon as there are
+ * more buffers.
+ *
+ * With MRG_RXBUF a frame may lie in several buffers, otherwise it has to fit one.
+ */
+#include "net/net.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { NUM_BUFFERS_AT = offsetof(struct net_hdr, num_buffers) };
+
+static bool net_merges(const struct net *n)
+{
+	return n->q.flags & NET_MRG_RXBUF;
+}
+
+/* Room at the end for another chain. */
+static void stash_compact(struct net *n)
+{
+	if (!n->stash_first && !n->iov_first)
+		return;
+	memmove(n->stash, n->stash + n->stash_first, n->nstash * sizeof(n->stash[0]));
+	memmove(n->stash_iov, n->stash_iov + n->iov_first, (n->iov_end - n->iov_first) * sizeof(n->stash_iov[0]));
+	n->iov_end -= n->iov_first;
+	n->stash_first = n->iov_first = 0;
+}
+
+/* Pop buffers until there is room for so many bytes. 0, or the latched error; there may be less than was wanted. */
+static int stash_fill(struct net *n, uint64_t want)
+{
+	struct chain chain = { .max = RING_MAX_SEGMENTS };
+	struct iovec *iov;
+	int got;
+
+	while (n->stash_room < want) {
+		if (n->stash_first + n->nstash == NET_STASH || n->iov_end + RING_MAX_SEGMENTS > NET_STASH_IOV)
+			stash_compact(n);
+		if (n->nstash == NET_STASH || n->iov_end + RING_MAX_SEGMENTS > NET_STASH_IOV)
+			return 0;
+		iov = chain.iov = n->stash_iov + n->iov_end;
+		got = ring_pop(n->q.rx, &chain);
+		if (got <= 0)
+			return got;
+		if (unlikely(!chain.write_len))
+			return ring_fail(n->q.rx, -EPROTO, "chain %u has no room for a frame", chain.head);
+		if (unlikely(chain.nread))
+			memmove(iov, iov + chain.nread, chain.nwrite * sizeof(*iov));
+		n->stash[n->stash_first + n->nstash++] =
+			(struct net_slot){ .head = chain.head, .niov = chain.nwrite, .room = chain.write_len };
+		n->iov_end += chain.nwrite;
+		n->stash_room += chain.write_len;
+	}
+	return 0;
+}
+
+void net_rx_unstash(struct net *n)
+{
+	/* A frame that waited for more buffers is lost, as on a wire. */
+	if (n->held)
+		stat_add(&n->stats.rx_dropped, 1);
+	n->held = 0;
+	while (n->nstash)
+		ring_unpop(n->q.rx, n->stash[n->stash_first + --n->nstash].head);
+	n->stash_first = n->iov_first = n->iov_end = 0;
+	n->stash_room = 0;
+}
+
+/* The first slot goes back to the guest, with so many bytes in it. */
+static void stash_push(struct net *n, uint64_t written)
+{
+	const struct net_slot *slot = &n->stash[n->stash_first];
+
+	ring_push(n->q.rx, slot->head, (uint32_t)written);
+	stat_add(&n->worker.stats.chains, 1);
+	n->stash_room -= slot->room;
+	n->iov_first += slot->niov;
+	n->stash_first++;
+	if (!--n->nstash)
+		n->stash_first = n->iov_first = n->iov_end = 0;
+}
+
+/* Copy into the stash, from that offset on. */
+static void stash_write(struct net *n, uint64_t at, const void *from, size_t len)
+{
+	iov_write(n->stash_iov + n->iov_first, n->iov_end - n->iov_first, at, from, len);
+}
+
+/* Read a frame into the stash and, behind it, into spill: its length with its header, or -errno. */
+static ssize_t net_read(struct net *n)
+{
+	const uint32_t slots = n->iov_end - n->iov_first;
+	uint32_t niov = net_merges(n) ? slots : n->stash[n->stash_first].niov;
+	struct iovec *iov = n->stash_iov + n->iov_first;
+	struct iovec saved;
+	ssize_t got;
+
+	if (niov > NET_IOV_MAX - 1)
+		niov = NET_IOV_MAX - 1;
+	n->direct = 0;
+	for (uint32_t i = 0; i < niov; i++)
+		n->direct += iov[i].iov_len;
+	/* The entry behind may be one of the next slot's. */
+	saved = iov[niov];
+	iov[niov] = (struct iovec){ n->spill, sizeof(n->spill) };
+	if (n->kind == NET_STREAM) {
+		got = net_stream_read(n, iov, niov + 1);
+	} else {
+		do
+			got = readv(n->fd, iov, (int)niov + 1);
+		while (got < 0 && errno == EINTR);
+		if (got < 0)
+			got = -errno;
+	}
+	iov[niov] = saved;
+	return got;
+}
+
+/* More can never come: the guest has no other buffer to offer. */
+static bool stash_is_all(const struct net *n)
+{
+	return n->nstash == NET_STASH || ring_in_flight(n->q.rx) == ring_size(n->q.rx) ||
+	       n->iov_end - n->iov_first + RING_MAX_SEGMENTS > NET_STASH_IOV;
+}
+
+static void net_give(struct net *n)
+{
+	uint64_t left = n->held;
+	uint16_t buffers = 0;
+
+	if (n->held > n->direct)
+		stash_write(n, n->direct, n->spill, n->held - n->direct);
+	while (left) {
+		left -= left < n->stash[n->stash_first + buffers].room ? left : n->stash[n->stash_first + buffers].room;
+		buffers++;
+	}
+	/* 5.1.6.4.1: always, and 1 unless buffers are merged. */
+	stash_write(n, NUM_BUFFERS_AT, &buffers, sizeof(buffers));
+	for (left = n->held; buffers; buffers--) {
+		uint64_t some = n->stash[n->stash_first].room;
+
+		if (some > left)
+			some = left;
+		left -= some;
+		stash_push(n, some);
+	}
+	stat_add(&n->stats.rx_frames, 1);
+	stat_add(&n->stats.rx_bytes, n->held - NET_HDR_SIZE);
+	n->held = 0;
+}
+
+/* 1: the frame that was read is the guest's, or dropped; 0: it waits for buffers; or the latched error. */
+static int net_deliver(struct net *n)
+{
+	int err;
+
+	if (!net_merges(n)) {
+		if (n->held > n->stash[n->stash_first].room)
+			goto drop;
+	} else if (n->held > n->stash_room) {
+		err = stash_fill(n, n->held);
+		if (err)
+			return err;
+		if (n->held > n->stash_room) {
+			if (stash_is_all(n))
+				goto drop;
+			return 0;
+		}
+	}
+	net_give(n);
+	return 1;
+drop:
+	stat_add(&n->stats.rx_dropped, 1);
+	n->held = 0;
+	return 1;
+}
+
+static void net_starve(struct net *n)
+{
+	if (n->starved)
+		return;
+	n->starved = true;
+	stat_add(&n->stats.rx_starved, 1);
+}
+
+/* 1: there is a frame in the stash; 0: there is none, or it cannot be had now; or the latched error. */
+static int net_fetch(struct net *n)
+{
+	const uint64_t want = NET_HDR_SIZE + (net_merges(n) ? n->q.rx_frame : 1u);
+	ssize_t got;
+	int err;
+
+	if (!n->readable || !limit_gate_open(&n->rx_gate))
+		return 0;
+	err = stash_fill(n, want);
+	if (err)
+		return err;
+	if (!n->nstash) {
+		net_starve(n);
+		return 0;
+	}
+	n->starved = false;
+	do
+		got = net_read(n);
+	while (got > 0 && got <= NET_HDR_SIZE);
+	if (got > 0) {
+		n->held = (uint64_t)got;
+		return 1;
+	}
+	if (got == -EAGAIN)
+		n->readable = false;
+	else
+		net_lost(n, (int)got);
+	return 0;
+}
+
+int net_rx_run(struct net *n)
+{
+	uint64_t total = 0, len;
+	int done = 0, ret;
+
+	while (done < NET_BATCH && total < NET_BATCH_BYTES) {
+		if (!n->held) {
+			ret = net_fetch(n);
+			if (ret <= 0)
+				return ret < 0 ? ret : done;
+		}
+		len = n->held;
+		ret = net_deliver(n);
+		if (ret < 0)
+			return ret;
+		if (ret == 0) {
+			net_starve(n);
+			break;
+		}
+		n->starved = false;
+		/* At once: the guest works on this one while the next is copied. Once it does, it wants no interrupts. */
+		net_rx_flush(n);
+		limit_gate_charge(&n->rx_gate, len - NET_HDR_SIZE);
+		total += len;
+		done++;
+	}
+	return done;
+}

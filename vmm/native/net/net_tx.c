@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Frames from the guest (virtio 1.2, 5.1.6.2). The header is copied once and checked, the frame goes from the guest's
+ * buffers to the host in one system call. What is in it is not looked at: nothing here depends on it, and the host's network
+ * stack trusts no frame of a tap device.
+ */
+#include "net/net.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What the guest may leave to the host, by the kind of segmentation. */
+static bool net_gso_allowed(uint32_t flags, uint8_t type)
+{
+	if (type & NET_GSO_ECN && !(flags & NET_ECN))
+		return false;
+	switch (type & ~NET_GSO_ECN) {
+	case NET_GSO_TCPV4:
+		return flags & NET_TSO4;
+	case NET_GSO_TCPV6:
+		return flags & NET_TSO6;
+	case NET_GSO_UDP:
+		return flags & NET_UFO && !(type & NET_GSO_ECN);
+	case NET_GSO_UDP_L4:
+		return flags & NET_USO && !(type & NET_GSO_ECN);
+	}
+	return false;
+}
+
+bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len)
+{
+	if (len < NET_ETH_SIZE || len > NET_FRAME_MAX)
+		return false;
+	/* 5.1.6.2.2: the other bits, and num_buffers, mean nothing in this direction. */
+	h->flags &= NET_F_NEEDS_CSUM;
+	h->num_buffers = 0;
+	if (h->flags) {
+		if (!(flags & NET_CSUM) || (uint64_t)h->csum_start + h->csum_offset + 2 > len)
+			return false;
+	} else {
+		h->csum_start = h->csum_offset = 0;
+	}
+	if (h->gso_type == NET_GSO_NONE) {
+		h->gso_size = h->hdr_len = 0;
+		return true;
+	}
+	/* 5.1.6.2.1: segments need their checksums. */
+	if (!net_gso_allowed(flags, h->gso_type) || !h->flags || !h->gso_size)
+		return false;
+	/* A hint, nothing to rely on; the kernel does not take one behind the end. */
+	if (h->hdr_len > len)
+		h->hdr_len = (uint16_t)len;
+	return true;
+}
+
+/* iov[0] is free. Bytes moved or -errno. */
+static ssize_t net_send(struct net *n, struct net_hdr *h, struct iovec *iov, uint32_t niov, uint64_t len)
+{
+	ssize_t sent;
+
+	if (niov + 1 > NET_IOV_MAX) {
+		iov[1] = (struct iovec){ n->flat, iov_gather(iov + 1, niov, n->flat, sizeof(n->flat)) };
+		niov = 1;
+	}
+	if (n->kind == NET_STREAM)
+		return net_stream_send(n, iov + 1, niov, len);
+	iov[0] = (struct iovec){ h, sizeof(*h) };
+	do
+		sent = writev(n->fd, iov, (int)niov + 1);
+	while (sent < 0 && errno == EINTR);
+	return sent < 0 ? -errno : sent;
+}
+
+/* One frame; false when it has to wait. */
+static bool net_tx_one(struct net *n, struct chain *chain, uint64_t *bytes)
+{
+	struct net_hdr h;
+	/* The place in front is for our header. */
+	struct iovec *iov = n->tx_iov + 1;
+	uint32_t niov = chain->nread;
+	ssize_t sent;
+
+	*bytes = chain->read_len;
+	if (iov_gather(iov, niov, &h, sizeof(h)) < sizeof(h) ||
+	    !net_hdr_check(n->q.flags, &h, chain->read_len - sizeof(h))) {
+		stat_add(&n->stats.tx_malformed, 1);
+		stat_add(&n->stats.tx_dropped, 1);
+		return true;
+	}
+	*bytes -= sizeof(h);
+	if (unlikely(n->gone)) {
+		stat_add(&n->stats.tx_dropped, 1);
+		return true;
+	}
+	iov_skip(&iov, &niov, sizeof(h));
+	sent = net_send(n, &h, iov - 1, niov, *bytes);
+	if (sent == -EAGAIN)
+		return false;
+	if (likely(sent >= 0)) {
+		stat_add(&n->stats.tx_frames, 1);
+		stat_add(&n->stats.tx_bytes, *bytes);
+		return true;
+	}
+	stat_add(&n->stats.tx_dropped, 1);
+	if (sent == -EBADFD || sent == -EPIPE || sent == -ECONNRESET || sent == -EBADF)
+		net_lost(n, (int)sent);
+	return true;
+}
+
+int net_tx_run(struct net *n)
+{
+	struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = n->tx_iov + 1 };
+	struct ring *ring = n->worker.ring;
+	uint64_t total = 0, bytes;
+	int done = 0, err;
+
+	while (done < NET_BATCH && total < NET_BATCH_BYTES) {
+		if (n->tx_full || !limit_gate_open(&n->tx_gate))
+			break;
+		err = ring_pop(ring, &chain);
+		if (err <= 0)
+			return err < 0 ? err : done;
+		if (!net_tx_one(n, &chain, &bytes)) {
+			ring_unpop(ring, chain.head);
+			n->tx_full = true;
+			break;
+		}
+		limit_gate_charge(&n->tx_gate, bytes);
+		stat_add(&n->worker.stats.chains, 1);
+		ring_push(ring, chain.head, 0);
+		total += bytes;
+		done++;
+	}
+	return done;
+}

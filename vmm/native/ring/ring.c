@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A virtqueue, device side (virtio 1.2, 2.7 and 2.8): what does not depend on its format, which is chosen once, when the
+ * ring is made. These files, ring*.c, are the only code that parses rings.
+ *
+ * The guest can write everything in the three areas at any time, from another CPU. So each index and each descriptor
+ * is read exactly once, into a local, and only the local is looked at. What the device itself wrote there is never read
+ * back. A rule that the guest breaks is latched: the first error and a sentence about it stay until the ring is freed,
+ * nothing more is popped, and nobody retries.
+ *
+ * Not locked: one thread uses a ring at a time.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ring/ring_struct.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "virtio 1.x rings are little-endian");
+
+int ring_fail(struct ring *ring, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (ring->error)
+		return ring->error;
+	va_start(ap, fmt);
+	vsnprintf(ring->reason, sizeof(ring->reason), fmt, ap);
+	va_end(ap);
+	ring->error = err;
+	return err;
+}
+
+struct ring *ring_new(const struct mem *mem, const struct ring_config *config, int *err)
+{
+	struct ring *ring;
+
+	*err = -EINVAL;
+	if (config->size == 0 || config->size > RING_MAX_SIZE)
+		return NULL;
+	if (config->flags & ~(uint32_t)(RING_EVENT_IDX | RING_INDIRECT | RING_PACKED))
+		return NULL;
+	if (config->desc % DESC_SIZE)
+		return NULL;
+	/* A ring that is saved gave back all that it took: a state with requests in flight would lose them. */
+	if (config->next_avail > UINT16_MAX || config->next_used != config->next_avail)
+		return NULL;
+
+	*err = -ENOMEM;
+	ring = calloc(1, sizeof(*ring));
+	if (!ring)
+		return NULL;
+	ring->mem = mem;
+	ring->config = *config;
+	ring->ops = config->flags & RING_PACKED ? &ring_packed_ops : &ring_split_ops;
+	ring->s = &ring->own;
+	ring->s->next_avail = (uint16_t)config->next_avail;
+	ring->s->next_used = ring->s->published = ring->s->signalled = (uint16_t)config->next_used;
+	*err = -EFAULT;
+	ring->desc = mem_ptr(mem, config->desc, (uint64_t)config->size * DESC_SIZE);
+	if (ring->desc) {
+		/* RAM is mapped page-wise, so the guest's alignment is ours; a caller with odd regions must not get past this. */
+		*err = (uintptr_t)ring->desc % DESC_SIZE ? -EINVAL : ring->ops->init(ring);
+	}
+	if (*err) {
+		free(ring);
+		return NULL;
+	}
+	return ring;
+}
+
+void ring_free(struct ring *ring)
+{
+	if (!ring)
+		return;
+	if (ring->ops->deinit)
+		ring->ops->deinit(ring);
+	free(ring);
+}
+
+int chain_add(struct ring *ring, struct chain *chain, const struct desc *d)
+{
+	uint32_t n = chain->nread + chain->nwrite;
+	void *p;
+
+	/*
+	 * The specification gives a buffer without bytes no meaning; no driver of Linux makes one, and QEMU refuses it too.
+	 */
+	if (unlikely(d->len == 0))
+		return ring_fail(ring, -EPROTO, "chain %u has a buffer of zero bytes", chain->head);
+	if (unlikely(n >= chain->max || n >= RING_MAX_SEGMENTS))
+		return ring_fail(ring, -EPROTO, "chain %u has more than %u buffers", chain->head, n);
+	if (unlikely(!(d->flags & DESC_WRITE) && chain->nwrite))
+		return ring_fail(ring, -EPROTO, "chain %u has a readable buffer behind a writable one", chain->head);
+	p = mem_ptr(ring->mem, d->addr, d->len);
+	if (unlikely(!p))
+		return ring_fail(ring, -EFAULT, "chain %u has a buffer at %#llx of %u bytes, not in one piece of RAM",
+				 chain->head, (unsigned long long)d->addr, d->len);
+	chain->iov[n] = (struct iovec){ .iov_base = p, .iov_len = d->len };
+	/* At most RING_MAX_SEGMENTS times 4 GiB: no overflow in 64 bits. */
+	if (d->flags & DESC_WRITE) {
+		chain->nwrite++;
+		chain->write_len += d->len;
+	} else {
+		chain->nread++;
+		chain->read_len += d->len;
+	}
+	return 0;
+}
+
+const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, const struct desc *at)
+{
+	const uint8_t *table;
+
+	if (!(ring->config.flags & RING_INDIRECT)) {
+		ring_fail(ring, -EPROTO, "chain %u is indirect, which was not negotiated", chain->head);
+		return NULL;
+	}
+	if (at->flags & DESC_NEXT) {
+		ring_fail(ring, -EPROTO, "chain %u goes on behind an indirect table", chain->head);
+		return NULL;
+	}
+	if (at->len == 0 || at->len % DESC_SIZE) {
+		ring_fail(ring, -EPROTO, "chain %u has an indirect table of %u bytes", chain->head, at->len);
+		return NULL;
+	}
+	table = mem_ptr(ring->mem, at->addr, at->len);
+	if (!table)
+		ring_fail(ring, -EFAULT, "chain %u has an indirect table at %#llx of %u bytes, not in one piece of RAM",
+			  chain->head, (unsigned long long)at->addr, at->len);
+	return table;
+}
+
+bool ring_pending(struct ring *ring)
+{
+	return ring->nredo || ring->ops->pending(ring);
+}
+
+/* A head that was popped by whoever had this ring before and did not live to push it. */
+static int ring_pop_again(struct ring *ring, struct chain *chain)
+{
+	uint32_t word = 0;
+	int err;
+
+	while (!ring->redo[word])
+		word++;
+	chain_begin(chain, word * 64 + (uint32_t)__builtin_ctzll(ring->redo[word]));
+	err = ring->ops->pop_again(ring, chain);
+	if (unlikely(err))
+		return err;
+	ring->redo[word] &= ring->redo[word] - 1;
+	ring->nredo--;
+	return 1;
+}
+
+int ring_pop(struct ring *ring, struct chain *chain)
+{
+	if (unlikely(ring->error))
+		return ring->error;
+	if (unlikely(ring->nredo))
+		return ring_pop_again(ring, chain);
+	return ring->ops->pop(ring, chain);
+}
+
+int ring_unpop(struct ring *ring, uint32_t head)
+{
+	return ring_is_busy(ring->s, head) ? ring->ops->unpop(ring, head) : -EINVAL;
+}
+
+int ring_push(struct ring *ring, uint32_t head, uint32_t written)
+{
+	/* Not the guest's doing: a device that gives a head back twice. */
+	if (!ring_is_busy(ring->s, head))
+		return -EINVAL;
+	ring->ops->push(ring, head, written);
+	return 0;
+}
+
+void ring_publish(struct ring *ring)
+{
+	if (ring->s->published != ring->s->next_used)
+		ring->ops->publish(ring);
+}
+
+/*
+ * A ring that broke is flushed all the same: what was pushed belongs to chains that were right.
+ */
+int ring_flush(struct ring *ring)
+{
+	ring_publish(ring);
+	return ring->ops->signal(ring);
+}
+
+int ring_kicks(struct ring *ring, int enable)
+{
+	ring->ops->kicks(ring, enable);
+	if (!enable)
+		return 0;
+	/*
+	 * The wish before the look: a guest that added a chain before it saw the wish did not kick, so look again after.
+	 */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return !ring->error && ring_pending(ring);
+}
+
+const char *ring_error(const struct ring *ring)
+{
+	return ring->error ? ring->reason : NULL;
+}
+
+uint32_t ring_size(const struct ring *ring)
+{
+	return ring->config.size;
+}
+
+uint32_t ring_in_flight(const struct ring *ring)
+{
+	return ring->s->in_flight;
+}
+
+int ring_save(const struct ring *ring, struct ring_config *out)
+{
+	if (ring->error)
+		return ring->error;
+	if (ring->s->in_flight || ring->s->published != ring->s->next_used)
+		return -EBUSY;
+	*out = ring->config;
+	out->next_avail = ring->s->next_avail;
+	out->next_used = ring->s->next_used;
+	return 0;
+}

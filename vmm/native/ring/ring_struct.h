@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A ring from inside: for ring.c and the files of the two formats, ring_split.c and ring_packed.c. */
+#ifndef VMM_NATIVE_RING_STRUCT_H
+#define VMM_NATIVE_RING_STRUCT_H
+
+#include <string.h>
+
+#include "ring/ring.h"
+
+enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
+enum { DESC_SIZE = 16 };
+
+/* A descriptor, copied, in the order of a split ring. A packed one has no next, and the buffer id before the flags. */
+struct desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags, next;
+};
+
+struct used_elem {
+	uint32_t id, len;
+};
+
+/* What a format does; the functions of ring.h that are common to both call these. */
+struct ring_ops {
+	/* The configuration is checked as far as both formats are alike. 0 or -errno. */
+	int (*init)(struct ring *ring);
+	/* Free what init(), share() and adopt() have allocated; or NULL. */
+	void (*deinit)(struct ring *ring);
+	bool (*pending)(struct ring *ring);
+	/* As ring_pop() of a ring that is not broken. */
+	int (*pop)(struct ring *ring, struct chain *chain);
+	/* Fill chain->head, which was popped before, anew. 0 or the latched error. */
+	int (*pop_again)(struct ring *ring, struct chain *chain);
+	/* head is busy. 0 or -EINVAL. */
+	int (*unpop)(struct ring *ring, uint32_t head);
+	void (*push)(struct ring *ring, uint32_t head, uint32_t written);
+	void (*publish)(struct ring *ring);
+	/* Does the guest want an interrupt for what was published since this was asked last? */
+	bool (*signal)(struct ring *ring);
+	void (*kicks)(struct ring *ring, int enable);
+	/* Move what the format remembers into memory of RING_STATE_STRIDE bytes. 0 or -ENOMEM. */
+	int (*share)(struct ring *ring, struct ring_state *state);
+	/* Check *s, a copy of what was at state, and go on from there. The number of chains under way, or -errno. */
+	int (*adopt)(struct ring *ring, struct ring_state *s, const struct ring_state *state);
+};
+
+extern const struct ring_ops ring_split_ops, ring_packed_ops;
+
+struct ring {
+	const struct mem *mem;
+	const struct ring_ops *ops;
+	struct ring_state *s;   /* own, or where ring_share() put it */
+	uint8_t *desc;
+	union {
+		struct {
+			const uint16_t *avail;  /* flags, idx, ring[size], used_event */
+			uint16_t *used;         /* flags, idx */
+			struct used_elem *used_ring;
+			const uint16_t *avail_ring, *used_event;
+			uint16_t *avail_event;
+			uint16_t mask;
+			uint16_t avail_idx; /* the guest's index as last read; what lies before it may be popped */
+		};
+		struct {
+			const uint32_t *driver_event; /* when to interrupt */
+			uint32_t *device_event;       /* when to kick */
+			struct ring_chain *chains;    /* by buffer id; own, or in shared memory */
+			struct ring_chain *own_chains;
+			struct ring_log *log;         /* in shared memory, or NULL */
+			uint16_t *log_free;           /* entries of log that are free, nlog_free of them */
+			uint32_t nlog_free;
+			uint32_t unsignalled;         /* descriptors given back since signal() was asked last */
+			struct desc *redo_desc;       /* of the chains in redo */
+		};
+	};
+	int error;
+	struct ring_config config;
+	char reason[160];
+	uint32_t nredo;         /* bits in redo */
+	uint64_t redo[RING_MAX_SIZE / 64]; /* heads to pop again, from ring_adopt() */
+	struct ring_state own;
+};
+
+/* The compiler keeps the order of the stores around it; so does the CPU, for whoever looks after this process is gone. */
+static inline void state_step(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline bool ring_is_busy(const struct ring_state *s, uint32_t head)
+{
+	return head < RING_MAX_SIZE && s->busy[head / 64] >> (head % 64) & 1;
+}
+
+static inline void ring_set_busy(struct ring_state *s, uint32_t head)
+{
+	s->busy[head / 64] |= 1ULL << (head % 64);
+	s->in_flight++;
+}
+
+static inline void ring_clear_busy(struct ring_state *s, uint32_t head)
+{
+	s->busy[head / 64] &= ~(1ULL << (head % 64));
+	s->in_flight--;
+}
+
+static inline void chain_begin(struct chain *chain, uint32_t head)
+{
+	chain->head = head;
+	chain->nread = chain->nwrite = 0;
+	chain->read_len = chain->write_len = 0;
+}
+
+/* The one read of a descriptor. The empty asm hides where the two words came from: they cannot be read again. */
+static inline struct desc desc_copy(const uint8_t *from)
+{
+	uint64_t word[2];
+
+	memcpy(word, from, sizeof(word));
+	__asm__ volatile("" : "+r"(word[0]), "+r"(word[1]));
+	return (struct desc){
+		.addr = word[0],
+		.len = (uint32_t)word[1],
+		.flags = (uint16_t)(word[1] >> 32),
+		.next = (uint16_t)(word[1] >> 48),
+	};
+}
+
+/* Add one buffer to the chain. 0 or the latched error. */
+int chain_add(struct ring *ring, struct chain *chain, const struct desc *d);
+/* Check the descriptor of an indirect table, whose addr, len and flags are the same in both formats. NULL: latched. */
+const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, const struct desc *at);
+
+#endif

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The address ranges that exits are matched against. A range belongs to a C function, or to Python; what nobody claims
+ * reads as all ones, as on real hardware, and costs Python nothing.
+ */
+#include "vcpu/bus.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BUS_MAX = 64, BUS_WINDOWS = 8, REG_STATUS = 0x60, REG_ACK = 0x64 };
+
+struct range {
+	uint64_t base, size;
+	bus_fn fn; /* NULL: Python */
+	void *ctx;
+};
+
+struct bus {
+	/* Devices come and go while vCPUs run (unplug); an access holds the lock only while it looks its range up and
+	 * is answered. */
+	pthread_rwlock_t lock;
+	uint32_t n[2];
+	struct range range[2][BUS_MAX];
+	uint32_t nwindows; /* of windows; looked at without the lock, to leave alone who has none */
+	struct bus_window window[BUS_WINDOWS];
+};
+
+/*
+ * Readers are vCPUs, which a guest can have in here nearly all the time (a poll of a UART whose output is full waits), so
+ * whoever takes a device out goes before readers that come later. Nobody takes the lock twice.
+ */
+static int lock_init(pthread_rwlock_t *lock)
+{
+	pthread_rwlockattr_t attr;
+	int error = pthread_rwlockattr_init(&attr);
+
+	if (error)
+		return error;
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	error = pthread_rwlock_init(lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	return error;
+}
+
+struct bus *bus_new(void)
+{
+	struct bus *bus = calloc(1, sizeof(*bus));
+
+	if (bus && lock_init(&bus->lock)) {
+		free(bus);
+		return NULL;
+	}
+	return bus;
+}
+
+void bus_free(struct bus *bus)
+{
+	if (!bus)
+		return;
+	pthread_rwlock_destroy(&bus->lock);
+	free(bus);
+}
+
+int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn, void *ctx)
+{
+	int ret = 0;
+
+	if ((space != BUS_PIO && space != BUS_MMIO) || !size || base + size < base)
+		return -EINVAL;
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		const struct range *r = &bus->range[space][i];
+
+		if (base < r->base + r->size && r->base < base + size)
+			ret = -EEXIST;
+	}
+	if (!ret && bus->n[space] == BUS_MAX)
+		ret = -ENOSPC;
+	if (!ret)
+		bus->range[space][bus->n[space]++] = (struct range){ base, size, fn, ctx };
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+int bus_remove(struct bus *bus, int space, uint64_t base)
+{
+	int ret = -ENOENT;
+
+	if (space != BUS_PIO && space != BUS_MMIO)
+		return -EINVAL;
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		if (bus->range[space][i].base != base)
+			continue;
+		bus->range[space][i] = bus->range[space][--bus->n[space]];
+		ret = 0;
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size)
+{
+	return bus_add(bus, space, base, size, NULL, NULL);
+}
+
+/* keep: bits that InterruptACK leaves. */
+static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len, bool write, uint32_t keep)
+{
+	uint32_t bits;
+
+	if (offset + len > 4096)
+		return false;
+	if (!write) {
+		/* A 32-bit register must not be seen half old, half new. */
+		if (len == 4 && !(offset & 3)) {
+			bits = __atomic_load_n((uint32_t *)(void *)(page + offset), __ATOMIC_ACQUIRE);
+			memcpy(data, &bits, 4);
+		} else {
+			memcpy(data, page + offset, len);
+		}
+		return true;
+	}
+	if (offset == REG_ACK && len == 4) {
+		memcpy(&bits, data, 4);
+		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits | keep, __ATOMIC_SEQ_CST);
+		return true;
+	}
+	return false;
+}
+
+static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+{
+	return regpage_answer(ctx, offset, data, len, write, 0);
+}
+
+static bool regpage_keep_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
+{
+	return regpage_answer(ctx, offset, data, len, write, IRQ_VRING);
+}
+
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page, bool keep)
+{
+	if (size > 4096 || ((uintptr_t)page & 7))
+		return -EINVAL;
+	return bus_add(bus, BUS_MMIO, base, size, keep ? regpage_keep_access : regpage_access, page);
+}
+
+int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write)
+{
+	int ret = BUS_UNCLAIMED;
+
+	pthread_rwlock_rdlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->n[space]; i++) {
+		const struct range *r = &bus->range[space][i];
+
+		if (addr < r->base || addr - r->base >= r->size)
+			continue;
+		if (len > r->size - (addr - r->base))
+			break; /* runs over the end of the range: nobody answers */
+		ret = r->fn && r->fn(r->ctx, addr - r->base, data, len, write) ? BUS_DONE : BUS_TO_PYTHON;
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	if (ret == BUS_UNCLAIMED && !write)
+		memset(data, 0xff, len);
+	return ret;
+}
+
+int bus_add_window(struct bus *bus, const struct bus_window *window)
+{
+	int ret = -ENOSPC;
+
+	pthread_rwlock_wrlock(&bus->lock);
+	if (bus->nwindows < BUS_WINDOWS) {
+		bus->window[bus->nwindows] = *window;
+		__atomic_store_n(&bus->nwindows, bus->nwindows + 1, __ATOMIC_RELAXED);
+		ret = 0;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	return ret;
+}
+
+void bus_remove_window(struct bus *bus, const void *device)
+{
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->nwindows; i++) {
+		if (bus->window[i].device != device)
+			continue;
+		__atomic_store_n(&bus->nwindows, bus->nwindows - 1, __ATOMIC_RELAXED);
+		bus->window[i] = bus->window[bus->nwindows];
+		break;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+}
+
+/* Whoever looks at windows has the lock; false, and no lock, when there are none. */
+static bool windows_lock(struct bus *bus)
+{
+	if (!__atomic_load_n(&bus->nwindows, __ATOMIC_RELAXED))
+		return false;
+	pthread_rwlock_rdlock(&bus->lock);
+	return true;
+}
+
+void bus_move_window(struct bus *bus, const void *device, uint64_t base)
+{
+	pthread_rwlock_wrlock(&bus->lock);
+	for (uint32_t i = 0; i < bus->nwindows; i++)
+		if (bus->window[i].device == device)
+			bus->window[i].base = base;
+	pthread_rwlock_unlock(&bus->lock);
+}
+
+static uint64_t sum_generations(const struct bus *bus)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < bus->nwindows; i++)
+		sum += bus->window[i].generation(bus->window[i].device);
+	return sum;
+}
+
+uint64_t bus_window_generation(struct bus *bus)
+{
+	uint64_t sum;
+
+	if (!windows_lock(bus))
+		return 0;
+	sum = sum_generations(bus);
+	pthread_rwlock_unlock(&bus->lock);
+	return sum;
+}
+
+bool bus_window_fault(struct bus *bus, uint64_t generation)
+{
+	uint32_t n = 0;
+	bool changed;
+
+	if (!windows_lock(bus))
+		return generation != 0;
+	for (uint32_t i = 0; i < bus->nwindows; i++)
+		n += bus->window[i].fault(bus->window[i].device);
+	changed = n || sum_generations(bus) != generation;
+	pthread_rwlock_unlock(&bus->lock);
+	return changed;
+}
+
+/*
+ * What is there now, whatever that is. By the kernel, which says where a page has vanished once more instead of sending a
+ * signal; then a read gives zeroes and a write goes nowhere.
+ */
+static void access_window(const struct bus_window *w, uint64_t at, uint8_t *data, uint32_t len, bool write)
+{
+	struct iovec ours = { .iov_base = data, .iov_len = len };
+	struct iovec there = { .iov_base = (uint8_t *)w->memory + at, .iov_len = len };
+
+	if (len > w->size - at)
+		there.iov_len = w->size - at;
+	if (write && w->memory)
+		(void)!process_vm_writev(getpid(), &ours, 1, &there, 1, 0);
+	else if (!write && (!w->memory || process_vm_readv(getpid(), &ours, 1, &there, 1, 0) != (ssize_t)len))
+		memset(data, 0, len);
+}
+
+bool bus_window_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len, bool write)
+{
+	bool found = false;
+
+	if (!windows_lock(bus))
+		return false;
+	for (uint32_t i = 0; i < bus->nwindows && !found; i++) {
+		const struct bus_window *w = &bus->window[i];
+
+		if (addr < w->base || addr - w->base >= w->size)
+			continue;
+		w->fault(w->device);
+		access_window(w, addr - w->base, data, len, write);
+		found = true;
+	}
+	pthread_rwlock_unlock(&bus->lock);
+	return found;
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The KVM_RUN loop. It stays in C for as long as exits are answered by the bus, and comes back to Python with anything
+ * else.
+ *
+ * Stopping: vcpu_kick() sets a flag, sets kvm_run->immediate_exit and signals the thread. The flag alone would be missed
+ * between its test and KVM_RUN; immediate_exit closes that gap without a signal mask dance, and the signal interrupts a
+ * KVM_RUN that is under way. It also interrupts a blocking write() of the console.
+ */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "vcpu/bus.h"
+
+#define KICK_SIGNAL (SIGRTMIN + 1)
+
+struct vcpu {
+	int fd;
+	struct kvm_run *run;
+	uint64_t run_size;
+	struct bus *bus;
+	/* Held while the thread is inside vcpu_run(), so that a kick never signals a thread that has gone. */
+	pthread_mutex_t lock;
+	pthread_t thread;
+	bool running;
+	bool stop;
+	struct vcpu_stats stats;
+};
+
+static void kick_handler(int sig)
+{
+	(void)sig; /* only there to interrupt a system call */
+}
+
+static void kick_install(void)
+{
+	struct sigaction action = { .sa_handler = kick_handler };
+
+	sigemptyset(&action.sa_mask);
+	sigaction(KICK_SIGNAL, &action, NULL);
+}
+
+struct vcpu *vcpu_new(int fd, void *kvm_run, uint64_t kvm_run_size, struct bus *bus)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct vcpu *vcpu;
+
+	if (kvm_run_size < sizeof(struct kvm_run))
+		return NULL;
+	vcpu = calloc(1, sizeof(*vcpu));
+	if (!vcpu)
+		return NULL;
+	pthread_once(&once, kick_install);
+	if (pthread_mutex_init(&vcpu->lock, NULL)) {
+		free(vcpu);
+		return NULL;
+	}
+	vcpu->fd = fd;
+	vcpu->run = kvm_run;
+	vcpu->run_size = kvm_run_size;
+	vcpu->bus = bus;
+	return vcpu;
+}
+
+void vcpu_free(struct vcpu *vcpu)
+{
+	if (!vcpu)
+		return;
+	pthread_mutex_destroy(&vcpu->lock);
+	free(vcpu);
+}
+
+static void count(uint64_t *counters, uint32_t reason)
+{
+	uint64_t *counter = &counters[reason < VCPU_REASONS ? reason : VCPU_REASONS - 1];
+
+	/* One writer; readers want no torn value. */
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+/* String I/O (ins/outs) comes as count accesses of size bytes. All or nothing: Python gets the whole exit when the range
+ * is its own. */
+static int io_exit(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t bytes = (uint64_t)run->io.size * run->io.count;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	int ret = BUS_DONE;
+
+	if (run->io.data_offset > vcpu->run_size || bytes > vcpu->run_size - run->io.data_offset)
+		return BUS_TO_PYTHON;
+	for (uint32_t i = 0; i < run->io.count; i++) {
+		ret = bus_access(vcpu->bus, BUS_PIO, run->io.port, data + (size_t)i * run->io.size, run->io.size,
+				 run->io.direction == KVM_EXIT_IO_OUT);
+		if (ret == BUS_TO_PYTHON)
+			break;
+	}
+	return ret;
+}
+
+static int mmio_exit(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	int ret;
+
+	if (run->mmio.len > sizeof(run->mmio.data))
+		return BUS_TO_PYTHON;
+	ret = bus_access(vcpu->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write);
+	if (ret == BUS_UNCLAIMED &&
+	    bus_window_mmio(vcpu->bus, run->mmio.phys_addr, run->mmio.data, run->mmio.len, run->mmio.is_write))
+		return BUS_DONE;
+	return ret;
+}
+
+static bool should_stop(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->stop, __ATOMIC_ACQUIRE);
+}
+
+static int run_loop(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t generation;
+	int answered;
+
+	if (!vcpu->stats.first_run_ns) {
+		struct timespec now;
+
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		vcpu->stats.first_run_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	}
+	for (;;) {
+		/*
+		 * KVM_RUN is entered even when stopping: it completes the I/O of the exit before, and returns at once
+		 * because of immediate_exit. Without that a saved state would repeat the access.
+		 */
+		generation = bus_window_generation(vcpu->bus);
+		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+			/* A page that KVM cannot get: of a file that has shrunk, if there is a window with files. */
+			if (errno == EFAULT && bus_window_fault(vcpu->bus, generation))
+				continue;
+			/* EAGAIN: a vCPU that waits for its start-up IPI was interrupted. */
+			if (errno != EINTR && errno != EAGAIN)
+				return -errno;
+			count(vcpu->stats.c, KVM_EXIT_INTR);
+			if (should_stop(vcpu))
+				return -EINTR;
+			continue;
+		}
+		if (run->exit_reason == KVM_EXIT_IO) {
+			answered = io_exit(vcpu);
+		} else if (run->exit_reason == KVM_EXIT_MMIO) {
+			answered = mmio_exit(vcpu);
+		} else {
+			answered = BUS_TO_PYTHON;
+		}
+		if (answered == BUS_TO_PYTHON) {
+			count(vcpu->stats.python, run->exit_reason);
+			return (int)run->exit_reason;
+		}
+		count(vcpu->stats.c, run->exit_reason);
+		if (answered == BUS_UNCLAIMED)
+			__atomic_store_n(&vcpu->stats.unclaimed, vcpu->stats.unclaimed + 1, __ATOMIC_RELAXED);
+	}
+}
+
+int vcpu_run(struct vcpu *vcpu)
+{
+	int ret;
+
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->thread = pthread_self();
+	vcpu->running = true;
+	pthread_mutex_unlock(&vcpu->lock);
+	ret = run_loop(vcpu);
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->running = false;
+	pthread_mutex_unlock(&vcpu->lock);
+	return ret;
+}
+
+void vcpu_kick(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->stop, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&vcpu->lock);
+	if (vcpu->running)
+		pthread_kill(vcpu->thread, KICK_SIGNAL);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&vcpu->stop, false, __ATOMIC_RELEASE);
+}
+
+void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out)
+{
+	memcpy(out, &vcpu->stats, sizeof(*out));
+}

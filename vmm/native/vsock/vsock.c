@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * virtio-vsock (virtio 1.2, 5.10) over unix sockets: the device, and its one worker.
+ *
+ * The worker takes packets off the guest's ring, gives the guest what there is for it, and sleeps in epoll, where the
+ * kicks and all sockets are. Connections are the device's, not the worker's: they survive a pause, and end with a reset.
+ */
+#include "vsock/vsock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+
+enum { EVENTS = 64 };
+/* Turns without sleep before the sockets are looked at all the same. */
+enum { BUSY_TURNS = 4 };
+/* When descriptors have run out, clients wait so long for another look. */
+enum { LISTEN_AGAIN_MS = 100 };
+/*
+ * A guest says by itself when it has read, and much at a time. Asked at once it would tell of every few bytes, and be sent
+ * no more than those: a packet, an interrupt and a kick for each. So it is asked only when it has said nothing for so long.
+ */
+enum { ASK_CREDIT_MS = 50 };
+
+struct vsock *vsock_new(const struct vsock_config *config, int *err)
+{
+	struct vsock *v;
+
+	*err = -EINVAL;
+	if (config->cid < 3 || config->cid >= UINT32_MAX || !config->max_conns)
+		return NULL;
+	if (!memchr(config->name, 0, sizeof(config->name)))
+		return NULL;
+	*err = -ENOMEM;
+	v = calloc(1, sizeof(*v));
+	if (!v)
+		return NULL;
+	v->config = *config;
+	v->next_port = VSOCK_FIRST_PORT - 1;
+	if (getrandom(&v->seed, sizeof(v->seed), 0) != sizeof(v->seed))
+		v->seed = clock_ns() ^ (uintptr_t)v;
+	*err = 0;
+	return v;
+}
+
+void vsock_reset(struct vsock *v)
+{
+	vsock_conn_kill_all(v);
+	v->reply_first = v->nreplies = 0;
+}
+
+void vsock_free(struct vsock *v)
+{
+	if (!v)
+		return;
+	vsock_reset(v);
+	free(v->bucket);
+	free(v);
+}
+
+static void flush_one(struct vsock *v, struct ring *ring, struct irq *irq)
+{
+	if (!ring_flush(ring))
+		return;
+	stat_add(&v->worker.stats.irqs, 1);
+	irq_raise(irq, IRQ_VRING);
+}
+
+void vsock_rx_flush(struct vsock *v)
+{
+	flush_one(v, v->rx, v->rx_irq);
+}
+
+/* The descriptors that made themselves heard, after at most so many milliseconds. */
+static void vsock_wait(struct vsock *v, int timeout)
+{
+	struct epoll_event ready[EVENTS];
+	int n = epoll_wait(v->worker.epoll_fd, ready, EVENTS, timeout);
+
+	if (n == 0 && timeout > 0)
+		vsock_host_listen(v, true);
+	for (int i = 0; i < n; i++) {
+		switch (ready[i].data.u64) {
+		case WORKER_KICK:
+			stat_add(&v->worker.stats.kicks, 1);
+			break;
+		case WORKER_STOP:
+			break;
+		case VSOCK_SOURCE_LISTEN:
+			vsock_host_accept(v, v->config.listen_fd, VSOCK_TYPE_STREAM);
+			break;
+		case VSOCK_SOURCE_SEQ_LISTEN:
+			vsock_host_accept(v, v->config.seq_listen_fd, VSOCK_TYPE_SEQPACKET);
+			break;
+		default:
+			vsock_host_event(v, ready[i].data.ptr, ready[i].events);
+		}
+	}
+	if (v->stalled_ns && clock_ns() - v->stalled_ns >= ASK_CREDIT_MS * 1000000ull)
+		vsock_rx_ask(v);
+	vsock_conn_bury(v);
+	v->turns = 0;
+}
+
+/* 5.10.6.7: all connections that the driver remembers are gone. */
+static void vsock_tell_reset(struct vsock *v)
+{
+	struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = v->iov };
+	const uint32_t transport_reset = 0;
+
+	v->reset_event = false;
+	if (!v->event || ring_pop(v->event, &chain) <= 0)
+		return;
+	ring_push(v->event, chain.head,
+		  (uint32_t)iov_scatter(chain.iov + chain.nread, chain.nwrite, &transport_reset, sizeof(transport_reset)));
+	if (ring_flush(v->event))
+		irq_raise(v->event_irq, IRQ_VRING);
+}
+
+static int conn_resume(struct vsock *v, struct vsock_conn *c)
+{
+	if (c->fd >= 0 && vsock_conn_watch(v, c, EPOLL_CTL_ADD) < 0)
+		return -ENOMEM;
+	/* What happened meanwhile is found by looking. */
+	c->readable = c->state == VSOCK_ESTABLISHED && c->fd >= 0;
+	if (c->owe || c->readable)
+		vsock_conn_ready(v, c);
+	return 0;
+}
+
+/* In the worker's thread: its epoll hears of everything that the device has. */
+static int vsock_come_up(struct vsock *v)
+{
+	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
+	struct vsock_conn *c;
+	int err = 0;
+
+	v->running = true;
+	if (epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->rx_kick, &kick) < 0)
+		return -errno;
+	for (c = v->greeting.first; c && !err; c = c->next)
+		err = conn_resume(v, c);
+	for (c = v->orphans.first; c && !err; c = c->next)
+		err = conn_resume(v, c);
+	for (uint32_t i = 0; i < v->nbuckets; i++)
+		for (c = v->bucket[i]; c && !err; c = c->hash_next)
+			err = conn_resume(v, c);
+	vsock_host_listen(v, true);
+	if (v->reset_event)
+		vsock_tell_reset(v);
+	return err;
+}
+
+static int vsock_run(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+	int from, to;
+
+	if (unlikely(!v->running)) {
+		int err = vsock_come_up(v);
+
+		if (err)
+			return err;
+	}
+	if (v->turns++ >= BUSY_TURNS)
+		vsock_wait(v, 0);
+	from = vsock_tx_run(v);
+	if (from < 0)
+		return from;
+	to = vsock_rx_run(v);
+	if (to < 0)
+		return to;
+	flush_one(v, v->worker.ring, v->worker.irq);
+	vsock_conn_bury(v);
+	/* Packets that may not be taken yet are nothing to spin for. */
+	v->worker.in_flight = !vsock_tx_open(v);
+	return from + to;
+}
+
+static void vsock_sleep(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
+
+	vsock_wait(v, v->stalled_ns ? ASK_CREDIT_MS : timeout);
+}
+
+static bool vsock_peek(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+
+	vsock_wait(v, 0);
+	return v->ready.first || (v->rx_starved && ring_pending(v->rx));
+}
+
+static int vsock_kicks(struct worker *w, int enable)
+{
+	struct vsock *v = (struct vsock *)w;
+	int pending = 0;
+
+	/* Buffers are of interest only while something waits for them, packets only while their answers have room. */
+	if (!enable || vsock_tx_open(v))
+		pending |= ring_kicks(w->ring, enable);
+	if (!enable || v->rx_starved)
+		pending |= ring_kicks(v->rx, enable);
+	return pending;
+}
+
+static void vsock_drain(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+
+	vsock_stash_return(v);
+	flush_one(v, w->ring, w->irq);
+	vsock_rx_flush(v);
+	vsock_host_listen(v, false);
+	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
+	v->running = false;
+	/* A broken ring: no packet of any connection will come or go any more. */
+	if (!worker_stopping(w) || ring_error(w->ring) || ring_error(v->rx))
+		vsock_reset(v);
+}
+
+static void vsock_destroy(struct worker *w)
+{
+	(void)w; /* a part of the device */
+}
+
+const struct worker_ops vsock_ops = {
+	.run = vsock_run,
+	.sleep = vsock_sleep,
+	.kicks = vsock_kicks,
+	.peek = vsock_peek,
+	.drain = vsock_drain,
+	.destroy = vsock_destroy,
+};
+
+void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
+{
+	memset(&v->worker, 0, sizeof(v->worker));
+	v->rx = queues->rx;
+	v->event = queues->event;
+	v->rx_irq = queues->rx_irq;
+	v->event_irq = queues->event_irq;
+	v->rx_kick = queues->rx_kick;
+	v->seqpacket = queues->seqpacket;
+	v->reset_event = queues->reset_event;
+	v->rx_starved = v->listening = v->running = false;
+	v->turns = 0;
+}
+
+struct worker *vsock_start(struct vsock *v, const struct vsock_queues *queues, int *err)
+{
+	vsock_prepare(v, queues);
+	*err = worker_start(&v->worker, &vsock_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
+			    "pyvmm-vsock");
+	return *err ? NULL : &v->worker;
+}
+
+void vsock_get_stats(struct vsock *v, struct vsock_stats *out)
+{
+	const uint64_t *from = (const uint64_t *)&v->stats;
+	uint64_t *to = (uint64_t *)out;
+
+	_Static_assert(sizeof(*out) % sizeof(*to) == 0, "counters, and nothing else");
+	for (size_t i = 0; i < sizeof(*out) / sizeof(*to); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}

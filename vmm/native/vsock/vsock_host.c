@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The host's side: unix sockets.
+ *
+ * A client connects to the device's socket, writes "CONNECT <port>\n" and is told "OK <local port>\n" once the guest has
+ * accepted; what a guest connects to is the socket <name>_<port>. A stream is a stream socket, a seqpacket connection a
+ * SOCK_SEQPACKET socket whose messages are the guest's.
+ *
+ * Nothing waits for anybody here: neither for a client that does not say what it wants, nor for a program that listens.
+ */
+#include "vsock/vsock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* "CONNECT 4294967295\r\n" and not much more. */
+enum { LINE_MAX_LEN = 32 };
+enum { ACCEPTS = 64 };
+/* A message as long as a guest may make it must fit. */
+enum { SEQPACKET_SNDBUF = VSOCK_BUF_ALLOC };
+
+static void message_room(int fd)
+{
+	int size = SEQPACKET_SNDBUF;
+
+	/* Where it is not allowed, a longer message ends its connection. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
+/* ---- clients ---- */
+
+void vsock_host_listen(struct vsock *v, bool on)
+{
+	int fds[] = { v->config.listen_fd, v->config.seq_listen_fd };
+
+	if (v->listening == on || !v->running)
+		return;
+	for (int i = 0; i < 2; i++) {
+		struct epoll_event e = { .events = EPOLLIN, .data.u64 = VSOCK_SOURCE_LISTEN + (uint64_t)i };
+
+		if (fds[i] >= 0)
+			epoll_ctl(v->worker.epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fds[i], &e);
+	}
+	v->listening = on;
+}
+
+void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type)
+{
+	for (int i = 0; i < ACCEPTS; i++) {
+		int fd;
+
+		/* Whoever waits in the backlog has its turn when a connection ends. */
+		if (v->nconns >= v->config.max_conns) {
+			vsock_host_listen(v, false);
+			return;
+		}
+		fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0) {
+			/* Out of descriptors: the socket stays readable, and to look again at once would be to spin. */
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+				vsock_host_listen(v, false);
+			return;
+		}
+		if (type == VSOCK_TYPE_SEQPACKET)
+			message_room(fd);
+		if (v->greeting.n >= VSOCK_GREETING_MAX)
+			vsock_conn_kill(v, v->greeting.first);
+		if (!vsock_conn_new(v, fd, type, VSOCK_GREETING))
+			close(fd);
+	}
+}
+
+/* The port that a client's line asks for, or -1. */
+static int64_t line_port(const char *line, size_t len)
+{
+	static const char word[] = "CONNECT ";
+	uint64_t port = 0;
+	size_t i = sizeof(word) - 1;
+
+	if (len && line[len - 1] == '\r')
+		len--;
+	if (len <= i || len > i + 10 || strncasecmp(line, word, i))
+		return -1;
+	for (; i < len; i++) {
+		if (line[i] < '0' || line[i] > '9')
+			return -1;
+		port = 10 * port + (uint64_t)(line[i] - '0');
+	}
+	return port < UINT32_MAX ? (int64_t)port : -1;
+}
+
+/* Look at the line without taking it: what comes behind it is data. Returns its length, 0 to wait, or -1. */
+static ssize_t line_peek(const struct vsock_conn *c, char *line)
+{
+	ssize_t n = recv(c->fd, line, LINE_MAX_LEN, MSG_PEEK | MSG_DONTWAIT);
+	char *end;
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -1;
+	if (n == 0)
+		return -1;
+	end = memchr(line, '\n', (size_t)n);
+	if (end)
+		return end - line + 1;
+	if (c->type == VSOCK_TYPE_SEQPACKET && n < LINE_MAX_LEN) {
+		line[n] = '\n';
+		return n + 1;
+	}
+	return n < LINE_MAX_LEN && !c->rdhup ? 0 : -1;
+}
+
+static void client_greets(struct vsock *v, struct vsock_conn *c)
+{
+	char line[LINE_MAX_LEN + 1];
+	ssize_t len = line_peek(c, line);
+	int64_t port;
+
+	if (len == 0)
+		return;
+	port = len > 0 ? line_port(line, (size_t)len - 1) : -1;
+	if (port < 0 || recv(c->fd, line, (size_t)len, MSG_DONTWAIT) <= 0) {
+		stat_add(&v->stats.refused, 1);
+		vsock_conn_kill(v, c);
+		return;
+	}
+	vsock_list_remove(&v->greeting, c);
+	c->state = VSOCK_REQUESTED;
+	c->guest_port = (uint32_t)port;
+	c->host_port = vsock_conn_port(v, c->guest_port);
+	c->since_ns = clock_ns();
+	if (vsock_conn_enter(v, c) < 0) {
+		vsock_conn_kill(v, c);
+		return;
+	}
+	vsock_conn_owe(v, c, VSOCK_OWE_REQUEST);
+}
+
+void vsock_host_accepted(struct vsock *v, struct vsock_conn *c)
+{
+	char line[LINE_MAX_LEN];
+	int len = snprintf(line, sizeof(line), "OK %u\n", c->host_port);
+
+	if (send(c->fd, line, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) != len) {
+		vsock_conn_reset(v, c);
+		return;
+	}
+	c->state = VSOCK_ESTABLISHED;
+	c->readable = true;
+	vsock_conn_ready(v, c);
+}
+
+/* ---- what the guest connects to ---- */
+
+int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
+{
+	int kind = type == VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	char name[sizeof(v->config.name) + 12];
+	int at, fd, err = 0;
+	struct stat st;
+
+	snprintf(name, sizeof(name), "%s_%u", v->config.name, port);
+	/*
+	 * Only a socket that is itself in that directory: a symbolic link would have the guest talk to whatever its maker
+	 * likes, with our rights. What is connected to is what was looked at.
+	 */
+	at = openat(v->config.dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (at < 0)
+		return -errno;
+	if (fstat(at, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+		close(at);
+		return -ENOTSOCK;
+	}
+	fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0) {
+		err = -errno;
+		close(at);
+		return err;
+	}
+	if (type == VSOCK_TYPE_SEQPACKET)
+		message_room(fd);
+	snprintf(to.sun_path, sizeof(to.sun_path), "/proc/self/fd/%d", at);
+	/* EAGAIN: a full backlog, as refused. */
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
+		err = -errno;
+		close(fd);
+	}
+	close(at);
+	return err ? err : fd;
+}
+
+/* ---- what epoll tells ---- */
+
+void vsock_host_event(struct vsock *v, struct vsock_conn *c, uint32_t events)
+{
+	c->rdhup |= !!(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
+	c->hup |= !!(events & (EPOLLHUP | EPOLLERR));
+	switch (c->state) {
+	case VSOCK_GREETING:
+		client_greets(v, c);
+		if (c->state == VSOCK_REQUESTED && c->hup)
+			vsock_conn_kill(v, c); /* the guest has not heard of it */
+		return;
+	case VSOCK_REQUESTED:
+		/* It waits for the answer of the guest, which nobody wants any more. */
+		if (c->hup)
+			vsock_conn_reset(v, c);
+		return;
+	case VSOCK_ESTABLISHED:
+		if (events & ~(uint32_t)EPOLLOUT) {
+			c->readable = true;
+			vsock_conn_ready(v, c);
+		}
+		break;
+	case VSOCK_DEAD:
+		return;
+	default:
+		break;
+	}
+	if (c->fd >= 0 && c->want_out && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)))
+		vsock_host_flush(v, c);
+}
