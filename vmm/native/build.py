@@ -21,14 +21,17 @@ FASTSTART = os.path.join(os.path.dirname(HERE), "faststart")
 
 
 def find(*patterns: str, folder: str = HERE) -> list[str]:
-    """The files of *folder* that have such names, in order."""
-    return sorted(path for pattern in patterns for path in glob.glob(os.path.join(folder, pattern)))
+    """The files of *folder* that have such names, in order; each pattern has to find one."""
+    found = [glob.glob(os.path.join(folder, pattern)) for pattern in patterns]
+    if missing := [pattern for pattern, paths in zip(patterns, found, strict=True) if not paths]:
+        raise SystemExit(f"{folder} has no {', '.join(missing)}")
+    return sorted(path for paths in found for path in paths)
 
 
 SERVER_ONLY = find("fsd/fsd.c", "fsd/fsd_isolate.c", "fsd/fsd_seccomp.c", "dax/dax_remote.c")
 SOURCES = [
     *(path for path in find("*/*.c") if path not in SERVER_ONLY),
-    *find("faststart/native/warm_save.c", "faststart/native/warm_memory.c", folder=FASTSTART),
+    *find("native/warm_save.c", "native/warm_memory.c", folder=FASTSTART),
 ]
 HEADERS = ("vmm_native.h", "vmm_devices.h")
 WARM = "pyvmm-warm"
@@ -108,7 +111,7 @@ def build_programs(package: str = os.path.dirname(HERE)) -> None:
         raise SystemExit(f"{PROGRAM} does not compile")
     bare = ("-O2", "-fcf-protection", "-ffreestanding", "-fno-stack-protector", "-nostdlib", "-static-pie")
     warm = os.path.join(package, "faststart", WARM)
-    if not _build(warm, find("faststart/native/warm_main.c", folder=FASTSTART), *bare):
+    if not _build(warm, find("native/warm_main.c", folder=FASTSTART), *bare):
         raise SystemExit(f"{WARM} does not compile")
 
 

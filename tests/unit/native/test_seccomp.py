@@ -52,7 +52,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None
     target = tmp_path_factory.mktemp("seccomp") / "forbidden"
-    sources = [str(SRC / "forbidden.c"), str(NATIVE / "fsd_seccomp.c")]
+    sources = [str(SRC / "forbidden.c"), str(NATIVE / "fsd/fsd_seccomp.c")]
     subprocess.run([compiler, "-std=gnu11", f"-I{NATIVE}", "-o", str(target), *sources], check=True)
     return target
 

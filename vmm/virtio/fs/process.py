@@ -14,6 +14,7 @@ import select
 import struct
 from _thread import allocate_lock
 
+from vmm import native
 from vmm.errors import GuestError, HostError
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
 
-PROGRAM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native", "pyvmm-fsd")
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pyvmm-fsd")
 ANSWER_MS = 30_000
 """A server that does not answer for so long is ended."""
 END_MS = 2_000
