@@ -296,10 +296,12 @@ def install_project(python: str, *, develop: bool) -> None:
 
 
 def compile_messages(python: str) -> None:
-    """Make what pyvmm_kata.proto reads of the .proto files."""
+    """Make what pyvmm_kata.protobuf reads of the .proto files."""
     folder = os.path.join("examples", "kata")
     stamp = Stamp("messages", digest(os.path.join(folder, "proto", "*.proto"), os.path.join(folder, "proto", "*.py")))
-    if not (stamp.is_current() and os.path.exists(os.path.join(ROOT, folder, "pyvmm_kata", "messages.bin"))):
+    if not (
+        stamp.is_current() and os.path.exists(os.path.join(ROOT, folder, "pyvmm_kata", "protobuf", "messages.bin"))
+    ):
         with step("compiling the messages of examples/kata"):
             run([python, os.path.join(folder, "proto", "compile.py")])
         stamp.set()

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from pyvmm_kata import proto, ttrpc
+from pyvmm_kata import protobuf, ttrpc
 
 SERVICE = "containerd.task.v2.Task"
 TIMEOUT = 300.0
@@ -44,7 +44,7 @@ class Shim:
 
 def call(client: ttrpc.Client, method: str, **fields: Any) -> Any:
     """One method of the Task service."""
-    return client.call(SERVICE, method, proto.methods(SERVICE)[method][0](**fields), TIMEOUT)
+    return client.call(SERVICE, method, protobuf.methods(SERVICE)[method][0](**fields), TIMEOUT)
 
 
 def run_container(shim: Shim, task_id: str, bundle: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyvmm_kata import proto, ttrpc
+from pyvmm_kata import protobuf, ttrpc
 from tools import guest as recipes
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, ShareConfig, VsockConfig
 
@@ -79,7 +79,7 @@ class Pod:
 
     def call(self, method: str, *, service: str = AGENT, timeout: float = PATIENCE, **fields: Any) -> Any:
         """Call the agent. Raises RpcError when it answers with an error."""
-        request = proto.methods(service)[method][0](**fields)
+        request = protobuf.methods(service)[method][0](**fields)
         return self._client.call(service, method, request, timeout)
 
     def create_sandbox(self, **fields: Any) -> None:

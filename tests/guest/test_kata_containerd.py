@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.agent import AgentClient
 from pyvmm_kata.errors import VmmError
+from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.guest.kata_tools import make_rootfs
 from tests.guest.shared import tool

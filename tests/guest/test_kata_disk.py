@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto, ttrpc
+from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, eventually, leftovers
@@ -132,7 +132,7 @@ class ShimOfDisks:
 
     def call(self, method: str, kind: str, **fields: Any) -> Any:
         assert self.client is not None
-        return self.client.call(f"{TASK}.Task", method, proto.message(f"{TASK}.{kind}")(**fields), PATIENCE)
+        return self.client.call(f"{TASK}.Task", method, protobuf.message(f"{TASK}.{kind}")(**fields), PATIENCE)
 
     def finish(self, name: str) -> tuple[int, str]:
         """Wait for a container's end, and remove it; its status and its output."""
@@ -151,7 +151,7 @@ class ShimOfDisks:
 
 def loop(kind: str, path: Path, *options: str) -> Any:
     """A mount as containerd's snapshotters describe it that keep file systems in files."""
-    return proto.message("containerd.types.Mount")(type=kind, source=str(path), options=["loop", *options])
+    return protobuf.message("containerd.types.Mount")(type=kind, source=str(path), options=["loop", *options])
 
 
 def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None:

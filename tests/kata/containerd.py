@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata import cgroups
+from pyvmm_kata.host import cgroups
 from pyvmm_kata.shim.bootstrap import ROOT, Arguments, Place
 from pyvmm_kata.state import is_alive
 

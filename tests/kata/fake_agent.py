@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.disks import RootDisk
-from pyvmm_kata.mounts import GUEST_SHARED
-from pyvmm_kata.sandbox import SandboxConfig
+from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.host.mounts import GUEST_SHARED
+from pyvmm_kata.sandbox.disks import RootDisk
+from pyvmm_kata.sandbox.sandbox import SandboxConfig
 from tests.kata.listings import Made, listing
 
 EMPTY = "google.protobuf.Empty"
@@ -111,7 +111,7 @@ class FakeAgent:
             self.calls.append(name)
             self.requests[name] = request
             answer = method(request, call)
-            return proto.message(EMPTY)() if answer is None else answer
+            return protobuf.message(EMPTY)() if answer is None else answer
 
         return handle
 
@@ -124,7 +124,7 @@ class FakeAgent:
     # -- handlers ----------------------------------------------------------------------------------------------------
 
     def do_Check(self, _request: Any, _call: ttrpc.Call) -> Any:
-        return proto.message("grpc.HealthCheckResponse")(status=1)
+        return protobuf.message("grpc.HealthCheckResponse")(status=1)
 
     def do_CreateSandbox(self, request: Any, _call: ttrpc.Call) -> None:
         pass
@@ -166,19 +166,19 @@ class FakeAgent:
     def do_WaitProcess(self, request: Any, _call: ttrpc.Call) -> Any:
         process = self.find(request)
         process.ended.wait()
-        return proto.message("grpc.WaitProcessResponse")(status=process.status)
+        return protobuf.message("grpc.WaitProcessResponse")(status=process.status)
 
     def do_ListProcesses(self, request: Any, _call: ttrpc.Call) -> Any:
         pids = listing([Made((40, 1)), Made((43, 7), parent=40)]) if request.format == "files" else b"[1, 7]"
-        return proto.message("grpc.ListProcessesResponse")(process_list=pids)
+        return protobuf.message("grpc.ListProcessesResponse")(process_list=pids)
 
     def do_ReadStdout(self, request: Any, _call: ttrpc.Call) -> Any:
         data = self.find(request).read("stdout", request.len)
-        return proto.message("grpc.ReadStreamResponse")(data=data)
+        return protobuf.message("grpc.ReadStreamResponse")(data=data)
 
     def do_ReadStderr(self, request: Any, _call: ttrpc.Call) -> Any:
         data = self.find(request).read("stderr", request.len)
-        return proto.message("grpc.ReadStreamResponse")(data=data)
+        return protobuf.message("grpc.ReadStreamResponse")(data=data)
 
     def do_WriteStdin(self, request: Any, _call: ttrpc.Call) -> Any:
         process = self.find(request)
@@ -187,7 +187,7 @@ class FakeAgent:
             taken = os.write(process.stdin, request.data)
         except OSError as error:
             raise ttrpc.RpcError("OUT_OF_RANGE", str(error)) from None
-        return proto.message("grpc.WriteStreamResponse")(len=taken)
+        return protobuf.message("grpc.WriteStreamResponse")(len=taken)
 
     def do_CloseStdin(self, request: Any, _call: ttrpc.Call) -> None:
         process = self.find(request)
@@ -211,7 +211,7 @@ class FakeAgent:
             process.kill(signal.SIGCONT)
 
     def do_StatsContainer(self, request: Any, _call: ttrpc.Call) -> Any:
-        answer = proto.message("grpc.StatsContainerResponse")()
+        answer = protobuf.message("grpc.StatsContainerResponse")()
         answer.cgroup_stats.memory_stats.usage.usage = 4096
         answer.cgroup_stats.pids_stats.current = 2
         return answer
@@ -219,7 +219,7 @@ class FakeAgent:
     def do_GetOOMEvent(self, _request: Any, call: ttrpc.Call) -> Any:
         while not self.oom and not call.gone.is_set():
             self.oom_ready.wait(0.1)
-        return proto.message("grpc.OOMEvent")(container_id=self.oom.pop() if self.oom else "")
+        return protobuf.message("grpc.OOMEvent")(container_id=self.oom.pop() if self.oom else "")
 
 
 class FakeVm:
@@ -263,7 +263,7 @@ class FakeVm:
 
 
 def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
-    """As :func:`pyvmm_kata.sandbox.boot_vm`."""
+    """As :func:`pyvmm_kata.sandbox.sandbox.boot_vm`."""
     agent = FakeAgent()
     agent.shared = shared
     return FakeVm(agent)

@@ -14,19 +14,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.disks import RootDisk
-from pyvmm_kata.proto import Message
-from pyvmm_kata.sandbox import SandboxConfig
+from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.protobuf import Message
+from pyvmm_kata.sandbox.disks import RootDisk
+from pyvmm_kata.sandbox.sandbox import SandboxConfig
 
 RUNTIME = "io.containerd.fake.v2"
 HERE = Path(__file__).resolve()
 SHIM = f"""#!{sys.executable}
 import sys
 sys.path[:0] = {[str(HERE.parents[2]), str(HERE.parents[2] / "examples" / "kata")]!r}
-import pyvmm_kata.vm
+import pyvmm_kata.sandbox.vm
 from tests.kata.fake_guest import FakeGuest
-pyvmm_kata.vm.PyvmmVm = FakeGuest
+pyvmm_kata.sandbox.vm.PyvmmVm = FakeGuest
 from pyvmm_kata.shim.main import main
 sys.exit(main())
 """
@@ -36,7 +36,7 @@ PATIENCE = 60.0
 
 
 def empty() -> Message:
-    return proto.message("google.protobuf.Empty")()
+    return protobuf.message("google.protobuf.Empty")()
 
 
 class GuestProcess:
@@ -103,7 +103,7 @@ class FakeGuest:
             name: self._recorded(getattr(self, name)) for name in dir(type(self)) if name[0].isupper()
         }
         health: dict[str, ttrpc.Handler] = {
-            "Check": lambda request, call: proto.message("grpc.HealthCheckResponse")(status=1)
+            "Check": lambda request, call: protobuf.message("grpc.HealthCheckResponse")(status=1)
         }
         self.server = ttrpc.Server({AGENT: self.handlers, HEALTH: health})
 
@@ -204,20 +204,20 @@ class FakeGuest:
         while not process.ended.wait(0.1):
             if call.gone.is_set():
                 raise ttrpc.RpcError("CANCELLED", "gone")
-        return proto.message("grpc.WaitProcessResponse")(status=process.code)
+        return protobuf.message("grpc.WaitProcessResponse")(status=process.code)
 
     def ReadStdout(self, request: Message, call: ttrpc.Call) -> Message:
         data = self._process(request).read(request.len)
         if not data:
             raise ttrpc.RpcError("OUT_OF_RANGE", "end of file")
-        return proto.message("grpc.ReadStreamResponse")(data=data)
+        return protobuf.message("grpc.ReadStreamResponse")(data=data)
 
     def ReadStderr(self, request: Message, call: ttrpc.Call) -> Message:
         raise ttrpc.RpcError("OUT_OF_RANGE", "end of file")
 
     def WriteStdin(self, request: Message, call: ttrpc.Call) -> Message:
         self._process(request).write(request.data)
-        return proto.message("grpc.WriteStreamResponse")(len=len(request.data))
+        return protobuf.message("grpc.WriteStreamResponse")(len=len(request.data))
 
     def CloseStdin(self, request: Message, call: ttrpc.Call) -> Message:
         process = self._process(request)
@@ -252,7 +252,7 @@ class FakeGuest:
         return empty()
 
     def StatsContainer(self, request: Message, call: ttrpc.Call) -> Message:
-        made = proto.message("grpc.StatsContainerResponse")()
+        made = protobuf.message("grpc.StatsContainerResponse")()
         made.cgroup_stats.cpu_stats.cpu_usage.total_usage = 7_000_000
         made.cgroup_stats.memory_stats.usage.usage = 4096
         made.cgroup_stats.memory_stats.stats["anon"] = 1024
@@ -269,7 +269,7 @@ class FakeGuest:
             if not self.ooms:
                 raise ttrpc.RpcError("CANCELLED", "gone")
             container_id = self.ooms.pop(0)
-        return proto.message("grpc.OOMEvent")(container_id=container_id)
+        return protobuf.message("grpc.OOMEvent")(container_id=container_id)
 
 
 def write_shim(folder: Path) -> None:

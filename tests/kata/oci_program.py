@@ -8,8 +8,8 @@ from pathlib import Path
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
     sys.path[:0] = [str(root), str(root / "examples" / "kata")]
-    from pyvmm_kata import sandbox
     from pyvmm_kata.oci.main import main
+    from pyvmm_kata.sandbox import sandbox
     from tests.kata.fake_agent import boot_fake
 
     sandbox.boot_vm = boot_fake

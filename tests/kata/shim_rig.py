@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.bundle import Bundle
-from pyvmm_kata.face import Face, Shown
-from pyvmm_kata.mounts import SharedDirectory
-from pyvmm_kata.proto import Message
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.host.face import Face, Shown
+from pyvmm_kata.host.mounts import SharedDirectory
+from pyvmm_kata.protobuf import Message
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.tasks import TaskService
 from tests.kata.fake_guest import PATIENCE, FakeGuest
@@ -67,7 +67,7 @@ class Shim:
     """A pod, its service on a socket, and the events that it sent."""
 
     def __init__(self, folder: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pyvmm_kata.sandbox.SharedDirectory", PlainDirectory)
+        monkeypatch.setattr("pyvmm_kata.sandbox.sandbox.SharedDirectory", PlainDirectory)
         self.folder = folder
         self.package = package
         self.events: list[Message] = []
@@ -117,7 +117,7 @@ class Shim:
         return str(path)
 
     def call(self, method: str, kind: str, **fields: Any) -> Message:
-        message = proto.message(f"{self.package}.{kind}")(**fields)
+        message = protobuf.message(f"{self.package}.{kind}")(**fields)
         return self.client.call(self.service.name, method, message, PATIENCE)
 
     def create(self, task_id: str, *args: str, **fields: Any) -> Message:
@@ -130,7 +130,7 @@ class Shim:
 
     def exec(self, task_id: str, exec_id: str, *args: str, **fields: Any) -> None:
         process = json.dumps({"args": list(args), "cwd": "/"}).encode()
-        spec = proto.message("google.protobuf.Any")(type_url="x/Process", value=process)
+        spec = protobuf.message("google.protobuf.Any")(type_url="x/Process", value=process)
         self.call("Exec", "ExecProcessRequest", id=task_id, exec_id=exec_id, spec=spec, **fields)
 
     def wait(self, task_id: str, exec_id: str = "") -> int:
@@ -142,7 +142,7 @@ class Shim:
     def state(self, task_id: str, exec_id: str = "") -> str:
         number = self.call("State", "StateRequest", id=task_id, exec_id=exec_id).status
         names = ("CREATED", "RUNNING", "STOPPED", "PAUSED")
-        return {proto.enum_value("containerd.v1.types.Status", name): name for name in names}[number]
+        return {protobuf.enum_value("containerd.v1.types.Status", name): name for name in names}[number]
 
     def wait_for_events(self, count: int) -> list[str]:
         with self.published:

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto
-from pyvmm_kata.procfs import read_listing
-from pyvmm_kata.spec import check_id
+from pyvmm_kata import protobuf
+from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.ttrpc import Client, RpcError
 from tests.kata.programs import agent_here
 from tests.native.programs import compiler
@@ -87,7 +87,7 @@ class Agent:
         """A call that waits for its answer; the connection is a client's from the first one on."""
         if self._client is None:
             self._client = Client(self.sock, "the agent")
-        return self._client.call(AGENT, method, proto.methods(AGENT)[method][0](**fields), PATIENCE)
+        return self._client.call(AGENT, method, protobuf.methods(AGENT)[method][0](**fields), PATIENCE)
 
     def dial(self) -> socket.socket:
         """A connection to where it forwards."""
@@ -131,14 +131,14 @@ class Agent:
     def request(self, stream: int, method: str, timeout: int = 0, payload: bytes | None = None, **fields: Any) -> None:
         """A call without waiting for its answer; `timeout` in ns."""
         if payload is None:
-            payload = proto.methods(AGENT)[method][0](**fields).SerializeToString()
-        made = proto.message("ttrpc.Request")(service=AGENT, method=method, payload=payload, timeout_nano=timeout)
+            payload = protobuf.methods(AGENT)[method][0](**fields).SerializeToString()
+        made = protobuf.message("ttrpc.Request")(service=AGENT, method=method, payload=payload, timeout_nano=timeout)
         self.send(stream, made.SerializeToString())
 
     def answer(self) -> tuple[int, int, bytes]:
         """The next frame: its stream, its status code, its payload."""
         length, stream, kind, _ = struct.unpack(">IIBB", self._receive(10))
-        response = proto.message("ttrpc.Response").FromString(self._receive(length))
+        response = protobuf.message("ttrpc.Response").FromString(self._receive(length))
         assert kind == RESPONSE
         return stream, response.status.code, response.payload
 
@@ -493,7 +493,7 @@ def test_lists_of_processes_that_nobody_waits_for(agent: Agent) -> None:
         agent.request(65, "ListProcesses", container_id="c1", format="files")
         _, status, payload = agent.answer()
     assert status == 0
-    answer = proto.message("grpc.ListProcessesResponse").FromString(payload)
+    answer = protobuf.message("grpc.ListProcessesResponse").FromString(payload)
     assert read_listing(answer.process_list).processes
 
 
@@ -511,7 +511,7 @@ def test_frames_that_are_none(agent: Agent) -> None:
     agent.send(5, b"whatever", kind=3)  # a stream's data: nobody waits for it
     agent.send(7, bytes((4 << 20) + 1))
     assert agent.answer()[:2] == (7, RESOURCE_EXHAUSTED)
-    agent.send(9, proto.message("ttrpc.Request")(service=AGENT, method="ResizeVolume").SerializeToString())
+    agent.send(9, protobuf.message("ttrpc.Request")(service=AGENT, method="ResizeVolume").SerializeToString())
     assert agent.answer()[:2] == (9, UNIMPLEMENTED)
     agent.request(11, "GetGuestDetails")
     assert agent.answer()[:2] == (11, 0)
@@ -532,7 +532,7 @@ def test_a_wait_ends_with_its_time_and_takes_nothing_with_it(agent: Agent) -> No
     agent.request(13, "WriteStdin", container_id="c1", data=b"text")
     answers = {stream: (code, payload) for stream, code, payload in (agent.answer(), agent.answer())}
     assert answers[13][0] == 0
-    assert proto.message("grpc.ReadStreamResponse").FromString(answers[11][1]).data == b"text"
+    assert protobuf.message("grpc.ReadStreamResponse").FromString(answers[11][1]).data == b"text"
 
 
 def test_more_calls_than_it_takes(agent: Agent) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto
+from pyvmm_kata import protobuf
 from pyvmm_kata.ttrpc import Client, RpcError
 from tests.kata.programs import agent_here
 from tests.native.programs import compiler
@@ -69,7 +69,7 @@ class Pod:
         self._client.close()
 
     def call(self, method: str, **fields: Any) -> Any:
-        return self._client.call(AGENT, method, proto.methods(AGENT)[method][0](**fields), PATIENCE)
+        return self._client.call(AGENT, method, protobuf.methods(AGENT)[method][0](**fields), PATIENCE)
 
     def process(self, *args: str, **fields: Any) -> dict[str, Any]:
         sets = dict.fromkeys(("Bounding", "Effective", "Permitted"), CAPABILITIES)

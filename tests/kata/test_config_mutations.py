@@ -16,13 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm_kata import cgroups, encoding, hooks, proto, schema
-from pyvmm_kata.bundle import Bundle, parse_json
+from pyvmm_kata import protobuf
+from pyvmm_kata.config import schema
+from pyvmm_kata.config.checks import check_process, check_resources
+from pyvmm_kata.config.settings import Settings
 from pyvmm_kata.errors import VmmError
-from pyvmm_kata.guest_config import guest_config, process_text, resources_text
-from pyvmm_kata.guest_spec import Nowhere, check, place
-from pyvmm_kata.settings import Settings
-from pyvmm_kata.spec import check_process, check_resources
+from pyvmm_kata.host import cgroups, hooks
+from pyvmm_kata.protobuf import wire
+from pyvmm_kata.sandbox.bundle import Bundle, parse_json
+from pyvmm_kata.sandbox.guest_config import guest_config, process_text, resources_text
+from pyvmm_kata.sandbox.guest_spec import Nowhere, check, place
 
 CONFIGS = [json.loads(path.read_text()) for path in sorted(Path(__file__).with_name("configs").glob("*.json"))]
 JUNK: list[Any] = [
@@ -133,8 +136,8 @@ def go_all_the_way(folder: Path, content: bytes) -> None:
     cgroups.place(bundle.spec.get("linux", {}).get("cgroupsPath", ""), "c1", systemd=True)
     check(bundle)
     made = guest_config(place(bundle, "c1", Nowhere()))
-    assert proto.parse(proto.message("grpc.Spec"), made.message.SerializeToString()) == made.message
-    proto.message("grpc.CreateContainerRequest")(config=made.text).SerializeToString()
+    assert protobuf.parse(protobuf.message("grpc.Spec"), made.message.SerializeToString()) == made.message
+    protobuf.message("grpc.CreateContainerRequest")(config=made.text).SerializeToString()
     json.dumps({"process": bundle.spec["process"], "hooks": bundle.spec.get("hooks")})  # as the state is kept
 
 
@@ -175,7 +178,7 @@ def try_parts(number: int) -> None:
         try:
             value = parse_json(write(part, chosen), "file")
             check_part(value, source="file")
-            proto.message("grpc.UpdateContainerRequest")(config=text_of(value)).SerializeToString()
+            protobuf.message("grpc.UpdateContainerRequest")(config=text_of(value)).SerializeToString()
         except VmmError as error:
             one_line(error)
 
@@ -219,7 +222,7 @@ def without_nulls(value: Any) -> Any:
 
 def test_the_table_has_what_the_message_has() -> None:
     """Every field that goes to the guest has been checked, and as what it is sent."""
-    lacking = compare(proto.message("grpc.Spec").DESCRIPTOR, schema.CONFIG, "")
+    lacking = compare(protobuf.message("grpc.Spec").DESCRIPTOR, schema.CONFIG, "")
     assert lacking == []
 
 
@@ -238,19 +241,19 @@ def compare(descriptor: Any, node: dict[str, Any], where: str) -> list[str]:
             found.append(f"{where}{field.name}: not in the table")
             continue
         inner = node[name]
-        if field.count == encoding.MAP:
+        if field.count == wire.MAP:
             if inner != (str,):
                 found.append(f"{where}{name}: no map of strings")
             continue
-        if (field.count == encoding.REPEATED) != isinstance(inner, list):
+        if (field.count == wire.REPEATED) != isinstance(inner, list):
             found.append(f"{where}{name}: a list on one side")
             continue
         if isinstance(inner, list):
             inner = inner[0]
-        if field.kind == encoding.MESSAGE:
-            found += compare(proto.message(field.detail).DESCRIPTOR, inner, f"{where}{name}.")
-        elif field.kind in (encoding.STRING, encoding.BOOL):
-            if inner is not (str if field.kind == encoding.STRING else bool) and not isinstance(inner, frozenset):
+        if field.kind == wire.MESSAGE:
+            found += compare(protobuf.message(field.detail).DESCRIPTOR, inner, f"{where}{name}.")
+        elif field.kind in (wire.STRING, wire.BOOL):
+            if inner is not (str if field.kind == wire.STRING else bool) and not isinstance(inner, frozenset):
                 found.append(f"{where}{name}: another kind")
         elif not isinstance(inner, range):
             found.append(f"{where}{name}: no number")

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto, sandbox, ttrpc
-from pyvmm_kata.bundle import Bundle
-from pyvmm_kata.disks import RootDisk, open_disk
+from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.images import open_image
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.sandbox import sandbox
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.disks import RootDisk, open_disk
+from pyvmm_kata.sandbox.images import open_image
+from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.sandbox.stdio import Stdio
 from pyvmm_kata.shim.rootfs import as_disk
-from pyvmm_kata.stdio import Stdio
 from tests.kata.fake_agent import FakeAgent, FakeVm
 from tests.kata.oci_runtime import Runtime, needs_namespaces
 from tests.kata.shim_rig import Shim, refused
@@ -196,7 +197,7 @@ def test_the_power_goes_when_the_guest_has_written_back(tmp_path: Path, disk: Pa
 @needs_namespaces
 def test_a_guest_that_never_has(tmp_path: Path, disk: Path, made: list[Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "UNMOUNT_S", 0.1)
-    bench = Bench(tmp_path, disk, DestroySandbox=lambda *_: proto.message("google.protobuf.Empty")())
+    bench = Bench(tmp_path, disk, DestroySandbox=lambda *_: protobuf.message("google.protobuf.Empty")())
     made.append(bench)
     bench.sandbox.start()
     bench.sandbox.stop()
@@ -229,7 +230,7 @@ def test_a_root_that_cannot_be(runtime: Runtime, tmp_path: Path) -> None:
 
 
 def mount(kind: str, source: object, *options: str) -> Any:
-    return proto.message("containerd.types.Mount")(type=kind, source=str(source), options=options)
+    return protobuf.message("containerd.types.Mount")(type=kind, source=str(source), options=options)
 
 
 def test_mounts_that_are_disks(tmp_path: Path, disk: Path) -> None:

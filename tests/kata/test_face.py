@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.face import Face, Shown
+from pyvmm_kata.host.face import Face, Shown
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 
 pytestmark = needs_namespaces

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.guest_config import guest_config
-from pyvmm_kata.guest_spec import ALL_DEVICES, Nowhere, check, place
-from pyvmm_kata.namespaces import Member, owner
+from pyvmm_kata.host.namespaces import Member, owner
 from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.guest_config import guest_config
+from pyvmm_kata.sandbox.guest_spec import ALL_DEVICES, Nowhere, check, place
 
 NULL = {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 0, "gid": 0}
 HOST_DEVICE = {"path": "/dev/cpu_dma_latency", "type": "c", "major": 10, "minor": 124}

@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from pyvmm_kata.settings import PREFIX
+from pyvmm_kata.config.settings import PREFIX
 from tests.kata.containerd import SEARCH, need
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "kata" / "kubernetes"

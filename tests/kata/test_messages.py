@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyvmm_kata import encoding, proto
+from pyvmm_kata import protobuf
+from pyvmm_kata.protobuf import wire
 
 COMPILE = Path(__file__).parents[2] / "examples" / "kata" / "proto" / "compile.py"
 KINDS = (
@@ -28,16 +29,16 @@ KINDS = (
     "containerd.events.TaskExit",
 )
 NUMBERS = {
-    encoding.INT64: st.integers(-(1 << 63), (1 << 63) - 1),
-    encoding.UINT64: st.integers(0, (1 << 64) - 1),
-    encoding.INT32: st.integers(-(1 << 31), (1 << 31) - 1),
-    encoding.UINT32: st.integers(0, (1 << 32) - 1),
-    encoding.ENUM: st.integers(0, 5),
-    encoding.BOOL: st.booleans(),
-    encoding.STRING: st.text(max_size=20),
-    encoding.BYTES: st.binary(max_size=20),
-    encoding.DOUBLE: st.floats(allow_nan=False),
-    encoding.FLOAT: st.floats(width=32, allow_nan=False),
+    wire.INT64: st.integers(-(1 << 63), (1 << 63) - 1),
+    wire.UINT64: st.integers(0, (1 << 64) - 1),
+    wire.INT32: st.integers(-(1 << 31), (1 << 31) - 1),
+    wire.UINT32: st.integers(0, (1 << 32) - 1),
+    wire.ENUM: st.integers(0, 5),
+    wire.BOOL: st.booleans(),
+    wire.STRING: st.text(max_size=20),
+    wire.BYTES: st.binary(max_size=20),
+    wire.DOUBLE: st.floats(allow_nan=False),
+    wire.FLOAT: st.floats(width=32, allow_nan=False),
 }
 
 
@@ -55,21 +56,21 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def fields_of(kind: str, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
     """Fields for a message, as both constructors take them."""
     choices: dict[str, st.SearchStrategy[Any]] = {}
-    for field in proto.message(kind).DESCRIPTOR.fields:
-        if field.count == encoding.MAP:
+    for field in protobuf.message(kind).DESCRIPTOR.fields:
+        if field.count == wire.MAP:
             key, value, inner = field.detail
-            values = NUMBERS[value] if value != encoding.MESSAGE else fields_of(inner, depth + 1)
+            values = NUMBERS[value] if value != wire.MESSAGE else fields_of(inner, depth + 1)
             # Google's constructor takes no dictionaries as values of a map
-            if value != encoding.MESSAGE:
+            if value != wire.MESSAGE:
                 choices[field.name] = st.dictionaries(NUMBERS[key], values, max_size=3)
             continue
-        if field.kind == encoding.MESSAGE:
+        if field.kind == wire.MESSAGE:
             if depth > 3:
                 continue
             one: st.SearchStrategy[Any] = fields_of(field.detail, depth + 1)
         else:
             one = NUMBERS[field.kind]
-        choices[field.name] = st.lists(one, max_size=3) if field.count == encoding.REPEATED else one
+        choices[field.name] = st.lists(one, max_size=3) if field.count == wire.REPEATED else one
     return st.fixed_dictionaries({}, optional=choices)
 
 
@@ -79,9 +80,9 @@ messages = st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind), 
 @given(what=messages)
 def test_each_reads_what_the_other_writes(peers: dict[str, Any], what: tuple[str, dict[str, Any]]) -> None:
     kind, fields = what
-    ours, theirs = proto.message(kind)(**fields), peers[kind](**fields)
+    ours, theirs = protobuf.message(kind)(**fields), peers[kind](**fields)
     assert peers[kind].FromString(ours.SerializeToString()) == theirs
-    again = proto.parse(proto.message(kind), theirs.SerializeToString(deterministic=True))
+    again = protobuf.parse(protobuf.message(kind), theirs.SerializeToString(deterministic=True))
     assert again == ours
     assert peers[kind].FromString(again.SerializeToString()) == theirs
     assert ours.ByteSize() == theirs.ByteSize()
@@ -94,7 +95,7 @@ def test_each_reads_what_the_other_writes(peers: dict[str, Any], what: tuple[str
 def test_bytes_that_are_no_message(peers: dict[str, Any], kind: str, data: bytes) -> None:
     """Groups apart, which only we refuse, both take the same; and what both take means the same."""
     try:
-        ours = proto.parse(proto.message(kind), data)
+        ours = protobuf.parse(protobuf.message(kind), data)
     except ValueError:
         return
     try:
@@ -122,16 +123,16 @@ def test_bytes_that_are_no_message(peers: dict[str, Any], kind: str, data: bytes
 )
 def test_broken_encodings(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        proto.parse(proto.message("ttrpc.Request"), data)
+        protobuf.parse(protobuf.message("ttrpc.Request"), data)
 
 
 def test_messages_within_messages_without_end() -> None:
     """Of a recursive message: a guest's nesting must not be our stack's."""
-    assert proto.message("google.protobuf.Any")  # no kind that we use is recursive: one is made here
-    from pyvmm_kata.messages import Descriptor, Message
+    assert protobuf.message("google.protobuf.Any")  # no kind that we use is recursive: one is made here
+    from pyvmm_kata.protobuf.messages import Descriptor, Message
 
     made: type[Message] = type("Deep", (Message,), {"__slots__": ()})
-    made.DESCRIPTOR = Descriptor("test.Deep", [("inner", 1, encoding.MESSAGE, encoding.SINGLE, "")], lambda _: made)
+    made.DESCRIPTOR = Descriptor("test.Deep", [("inner", 1, wire.MESSAGE, wire.SINGLE, "")], lambda _: made)
     data = b""
     for _ in range(300):
         data = b"\x0a" + encoding_of(len(data)) + data
@@ -141,7 +142,7 @@ def test_messages_within_messages_without_end() -> None:
 
 def encoding_of(number: int) -> bytes:
     out = bytearray()
-    encoding.put_varint(out, number)
+    wire.put_varint(out, number)
     return bytes(out)
 
 
@@ -159,30 +160,30 @@ def encoding_of(number: int) -> bytes:
 )
 def test_values_that_do_not_fit(fields: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        proto.message("ttrpc.Request")(**fields)
+        protobuf.message("ttrpc.Request")(**fields)
 
 
 def test_a_message_is_there_once_it_was_touched() -> None:
-    spec = proto.message("grpc.Spec")()
+    spec = protobuf.message("grpc.Spec")()
     assert spec.Process.User.UID == 0
     assert not spec.HasField("Process")
     assert spec.SerializeToString() == b""
     spec.Process.User.UID = 0
     assert spec.HasField("Process")
-    parsed = proto.parse(proto.message("grpc.Spec"), spec.SerializeToString())
+    parsed = protobuf.parse(protobuf.message("grpc.Spec"), spec.SerializeToString())
     assert parsed.HasField("Process")
     assert parsed.Process.HasField("User")
     with pytest.raises(AttributeError):
-        spec.Process = proto.message("grpc.Process")()
+        spec.Process = protobuf.message("grpc.Process")()
     with pytest.raises(AttributeError):
         _ = spec.NoSuch
 
 
 def test_numbers_with_a_fraction() -> None:
-    assert encoding.checked(encoding.DOUBLE, 1) == 1.0
+    assert wire.checked(wire.DOUBLE, 1) == 1.0
     out = bytearray()
-    encoding.put(out, encoding.DOUBLE, math.pi)
-    assert encoding.to_value(encoding.DOUBLE, bytes(out)) == math.pi
+    wire.put(out, wire.DOUBLE, math.pi)
+    assert wire.to_value(wire.DOUBLE, bytes(out)) == math.pi
     out.clear()
-    encoding.put(out, encoding.FLOAT, 0.5)
+    wire.put(out, wire.FLOAT, 0.5)
     assert out == struct.pack("<f", 0.5)

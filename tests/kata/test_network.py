@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import network, spliced
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host import network, spliced
 from vmm import Publish
 from vmm.virtio.net.tap import Tap
 

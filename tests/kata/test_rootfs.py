@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata import proto
+from pyvmm_kata import protobuf
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.mounts import enter_namespace, mounts_below
-from pyvmm_kata.proto import Message
+from pyvmm_kata.host.mounts import enter_namespace, mounts_below
+from pyvmm_kata.protobuf import Message
 from pyvmm_kata.shim.rootfs import mount_rootfs
 from tests.kata.containerd import need
 
 
 def mount(kind: str, source: str, *options: str, target: str = "") -> Message:
-    return proto.message("containerd.types.Mount")(type=kind, source=source, target=target, options=options)
+    return protobuf.message("containerd.types.Mount")(type=kind, source=source, target=target, options=options)
 
 
 def apart(work: Callable[[], None]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import run
+from pyvmm_kata.config.checks import check_spec
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.images import open_image
 from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
-from pyvmm_kata.spec import check_spec
+from pyvmm_kata.sandbox.images import open_image
 
 
 def spec_of(tmp_path: Path, *arguments: str, process: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import agent as agent_module
-from pyvmm_kata import mounts, proto, sandbox, ttrpc
-from pyvmm_kata.bundle import Bundle
+from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
+from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.placed import Placed
-from pyvmm_kata.process import LOST
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
-from pyvmm_kata.stdio import Stdio
+from pyvmm_kata.sandbox import agent as agent_module
+from pyvmm_kata.sandbox import sandbox
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.placed import Placed
+from pyvmm_kata.sandbox.process import LOST
+from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.sandbox.stdio import Stdio
 from tests.kata.fake_agent import FakeAgent, FakeVm
 
 PATIENCE = 60.0
@@ -352,13 +354,15 @@ def test_a_machine_that_ends(bench: Make) -> None:
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 30])
 def test_a_status_that_no_process_has(bench: Make, status: int) -> None:
-    made = bench(WaitProcess=lambda *_: proto.message("grpc.WaitProcessResponse")(status=status))
+    made = bench(WaitProcess=lambda *_: protobuf.message("grpc.WaitProcessResponse")(status=status))
     end = made.run("true").wait(PATIENCE)
     assert (end.code, "makes no sense" in end.reason) == (LOST, True)
 
 
 def test_more_output_than_was_asked_for(bench: Make, tmp_path: Path) -> None:
-    made = bench(ReadStdout=lambda request, _: proto.message("grpc.ReadStreamResponse")(data=b"x" * (request.len + 1)))
+    made = bench(
+        ReadStdout=lambda request, _: protobuf.message("grpc.ReadStreamResponse")(data=b"x" * (request.len + 1))
+    )
     (tmp_path / "out").write_bytes(b"")
     assert made.run("true", stdout=str(tmp_path / "out")).wait(PATIENCE).code == 0
     assert (tmp_path / "out").read_bytes() == b""
@@ -366,7 +370,7 @@ def test_more_output_than_was_asked_for(bench: Make, tmp_path: Path) -> None:
 
 def test_output_without_end(bench: Make) -> None:
     """A guest that sends for ever keeps one thread busy, and nothing waits for it longer than it should."""
-    made = bench(ReadStdout=lambda request, _: proto.message("grpc.ReadStreamResponse")(data=b"x" * request.len))
+    made = bench(ReadStdout=lambda request, _: protobuf.message("grpc.ReadStreamResponse")(data=b"x" * request.len))
     assert made.run("true", stdout=os.open("/dev/null", os.O_WRONLY)).wait(PATIENCE).code == 0
 
 
@@ -376,7 +380,7 @@ def test_input_that_was_not_taken(bench: Make, taken: int) -> None:
 
     def write(_request: Any, _call: ttrpc.Call) -> Any:
         asked.set()
-        return proto.message("grpc.WriteStreamResponse")(len=taken)
+        return protobuf.message("grpc.WriteStreamResponse")(len=taken)
 
     made = bench(WriteStdin=write)
     read, feed = os.pipe()
@@ -390,7 +394,7 @@ def test_input_that_was_not_taken(bench: Make, taken: int) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[", b"{}", b'["1"]', b"[true]", b"[1.5]", b"[" + b"1," * 70_000 + b"1]"])
 def test_a_list_of_processes_that_is_none(bench: Make, content: bytes) -> None:
-    made = bench(ListProcesses=lambda *_: proto.message("grpc.ListProcessesResponse")(process_list=content))
+    made = bench(ListProcesses=lambda *_: protobuf.message("grpc.ListProcessesResponse")(process_list=content))
     container = made.run("sleep 600")
     with pytest.raises(GuestError, match="the agent's list of processes"):
         container.pids()
@@ -403,7 +407,7 @@ def test_files_of_processes_that_are_too_many_or_do_not_come(bench: Make, monkey
     def say(_request: Any, call: ttrpc.Call) -> Any:
         if not answers:
             call.gone.wait()
-        return proto.message("grpc.ListProcessesResponse")(process_list=answers.pop() if answers else b"")
+        return protobuf.message("grpc.ListProcessesResponse")(process_list=answers.pop() if answers else b"")
 
     container = bench(ListProcesses=say).run("sleep 600")
     with pytest.raises(GuestError, match="1048577 bytes"):
@@ -418,7 +422,7 @@ def test_containers_that_run_out_of_memory_and_those_that_do_not_exist(bench: Ma
     def oom(_request: Any, call: ttrpc.Call) -> Any:
         if not answers:
             call.gone.wait()
-        return proto.message("grpc.OOMEvent")(container_id=answers.pop(0) if answers else "")
+        return protobuf.message("grpc.OOMEvent")(container_id=answers.pop(0) if answers else "")
 
     waiting = threading.Event()
 

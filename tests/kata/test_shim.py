@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.bundle import Bundle
+from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.proto import Message
+from pyvmm_kata.protobuf import Message
+from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.shim.boot import pod_resources
 from tests.kata.fake_guest import PATIENCE
 from tests.kata.shim_rig import PID, Shim, refused
@@ -112,7 +112,7 @@ def test_metrics_are_those_of_the_guests_cgroup(shim: Shim) -> None:
     shim.run("c1", "sleep")
     packed = shim.call("Stats", "StatsRequest", id="c1").stats
     assert packed.type_url == "io.containerd.cgroups.v2.Metrics"
-    found = proto.parse(proto.message(packed.type_url), packed.value)
+    found = protobuf.parse(protobuf.message(packed.type_url), packed.value)
     assert (found.cpu.usage_usec, found.memory.usage, found.memory.anon) == (7000, 4096, 1024)
     assert (found.memory_events.oom_kill, found.pids.current) == (2, 3)
     assert [(one.major, one.minor, one.rbytes) for one in found.io.usage] == [(254, 1, 512)]
@@ -124,7 +124,7 @@ def test_processes_are_listed_with_the_number_they_have_on_the_host(shim: Shim) 
     shim.call("Start", "StartRequest", id="c1", exec_id="e1")
     listed = shim.call("Pids", "PidsRequest", id="c1").processes
     assert [one.pid for one in listed] == [PID, PID]
-    details = proto.parse(proto.message(listed[1].info.type_url), listed[1].info.value)
+    details = protobuf.parse(protobuf.message(listed[1].info.type_url), listed[1].info.value)
     assert details.exec_id == "e1"
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata import proto, ttrpc
-from pyvmm_kata.proto import Message
+from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.protobuf import Message
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
 from pyvmm_kata.state import is_alive
@@ -99,12 +99,12 @@ def connect(address: str) -> ttrpc.Client:
 
 def task(client: ttrpc.Client, method: str, kind: str, version: str = "v2", **fields: object) -> Message:
     package = f"containerd.task.{version}"
-    return client.call(f"{package}.Task", method, proto.message(f"{package}.{kind}")(**fields), PATIENCE)
+    return client.call(f"{package}.Task", method, protobuf.message(f"{package}.{kind}")(**fields), PATIENCE)
 
 
 def parse_delete(done: subprocess.CompletedProcess[bytes]) -> Message:
     assert (done.returncode, done.stderr) == (0, b"")
-    return proto.parse(proto.message("containerd.task.v2.DeleteResponse"), done.stdout)
+    return protobuf.parse(protobuf.message("containerd.task.v2.DeleteResponse"), done.stdout)
 
 
 def test_the_address_alone_for_containerd_before_2(caller: Caller) -> None:

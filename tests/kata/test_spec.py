@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import settings
-from pyvmm_kata.bundle import Bundle
-from pyvmm_kata.cgroups import place
+from pyvmm_kata.config import settings
+from pyvmm_kata.config.checks import check_id, check_spec
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host.cgroups import place
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.spec import check_id, check_spec
+from pyvmm_kata.sandbox.bundle import Bundle
 
 MIB = 1 << 20
 

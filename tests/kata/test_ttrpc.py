@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyvmm_kata import proto
+from pyvmm_kata import protobuf
 from pyvmm_kata.ttrpc import MAX_DATA, Call, CallTimeout, Client, ConnectionLost, RpcError, Server
 
 TASK = "containerd.task.v2.Task"
 PATIENCE = 60.0
-Message = proto.Message
+Message = protobuf.Message
 
 
 def make(name: str, **fields: object) -> Message:
-    return proto.message(f"containerd.task.v2.{name}")(**fields)
+    return protobuf.message(f"containerd.task.v2.{name}")(**fields)
 
 
 class Tasks:
@@ -95,7 +95,7 @@ def frame(stream: int, kind: int, data: bytes, flags: int = 0) -> bytes:
 
 
 def request(method: str = "State", content: bytes = b"", service: str = TASK) -> bytes:
-    made = proto.message("ttrpc.Request")(service=service, method=method, payload=content)
+    made = protobuf.message("ttrpc.Request")(service=service, method=method, payload=content)
     return bytes(made.SerializeToString())
 
 
@@ -116,7 +116,7 @@ def read_status(sock: socket.socket) -> tuple[int, int]:
     """The stream and the number of the status of the next response."""
     stream, kind, flags, data = read_frame(sock)
     assert (kind, flags) == (2, 0)
-    return stream, proto.parse(proto.message("ttrpc.Response"), data).status.code
+    return stream, protobuf.parse(protobuf.message("ttrpc.Response"), data).status.code
 
 
 def in_thread(call: Callable[[], object]) -> Callable[[], object]:

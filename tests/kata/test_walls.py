@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.console_log import LIMIT, ConsoleLog
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.oci.create import write_pid
+from pyvmm_kata.oci.pid_file import write_pid
+from pyvmm_kata.sandbox.console_log import LIMIT, ConsoleLog
 
 
 def test_the_console_does_not_fill_the_hosts_memory(tmp_path: Path) -> None:

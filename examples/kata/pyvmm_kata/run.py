@@ -11,16 +11,16 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import network
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_kata.images import open_image
+from pyvmm_kata.host import network
 from pyvmm_kata.oci import monitor
 from pyvmm_kata.oci.context import Context, default_root
 from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.sandbox.images import open_image
 from vmm import Publish
 
 if TYPE_CHECKING:
-    from pyvmm_kata.spec import Json
+    from pyvmm_kata.config.checks import Json
 
 PERIOD = 100_000
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}

@@ -10,13 +10,17 @@ import sys
 from errno import EACCES, EPERM
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import cgroups, guest_spec, hooks, settings, state, timeline
-from pyvmm_kata.bundle import Bundle
+from pyvmm_kata import state, timeline
+from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.face import Face
+from pyvmm_kata.host import cgroups, hooks
+from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.stdio import Stdio
+from pyvmm_kata.oci.pid_file import write_pid
+from pyvmm_kata.sandbox import guest_spec
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +105,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
 def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console_socket: str) -> None:
     """Have the monitor of another container make this one in its machine, of the files that we see."""
     from pyvmm_kata.oci.console import open_console
-    from pyvmm_kata.placed import Placed
+    from pyvmm_kata.sandbox.placed import Placed
 
     terminal = bool(known["process"].get("terminal"))
     placed = Placed.of(bundle, known["id"], machine.members)
@@ -248,15 +252,3 @@ def _leave_descriptors(kept: set[int]) -> None:
                 os.close(int(name))
             except OSError:
                 pass  # that of the listing itself
-
-
-def write_pid(path: str, pid: int) -> None:
-    """Write a pid file, whole or not at all, and through nobody else's link."""
-    temporary = f"{path}.{os.getpid()}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(temporary, "w", opener=lambda name, _: os.open(name, flags, 0o644)) as file:
-            file.write(str(pid))
-        os.rename(temporary, path)
-    except OSError as error:
-        raise HostError(f"--pid-file {path}: {error.strerror}", code="oci-pid-file") from error

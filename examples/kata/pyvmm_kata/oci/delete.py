@@ -8,9 +8,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import hooks, state
-from pyvmm_kata.cgroups import Cgroup
+from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.host import hooks
+from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.machines import sweep
 from pyvmm_kata.oci.options import FLAG, one_id, parse

@@ -6,7 +6,6 @@ the program's status: this one, or with ``--detach`` a child that whoever adopts
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,12 +14,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.bundle import read_json
+from pyvmm_kata.config.checks import check_id, check_process
 from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_kata.oci import control
-from pyvmm_kata.oci.create import write_pid
-from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, parse
-from pyvmm_kata.spec import check_id, check_process
+from pyvmm_kata.oci.exec_process import ALIASES, OPTIONS, process_from
+from pyvmm_kata.oci.options import parse
+from pyvmm_kata.oci.pid_file import write_pid
+from pyvmm_kata.sandbox.bundle import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,26 +28,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.state import Json
 
-OPTIONS = {
-    "process": VALUE,
-    "detach": FLAG,
-    "tty": FLAG,
-    "pid-file": VALUE,
-    "console-socket": VALUE,
-    "pidfd-socket": VALUE,
-    "cwd": VALUE,
-    "env": LIST,
-    "user": VALUE,
-    "additional-gids": LIST,
-    "cap": LIST,
-    "no-new-privs": FLAG,
-    "preserve-fds": NUMBER,
-    "process-label": VALUE,
-    "apparmor": VALUE,
-    "cgroup": LIST,
-    "ignore-paused": FLAG,
-}
-ALIASES = {"p": "process", "d": "detach", "t": "tty", "e": "env", "u": "user", "g": "additional-gids", "c": "cap"}
 FAILED = 255
 
 
@@ -62,7 +42,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
         raise ConfigError(f"cannot exec in a container that is {known['status']}", code="container-state")
     if options["preserve-fds"]:
         raise ConfigError("exec: --preserve-fds: a descriptor of the host cannot be given to a virtual machine")
-    process = read_json(options["process"]) if options["process"] else _process(known["process"], options, rest[1:])
+    process = read_json(options["process"]) if options["process"] else process_from(known["process"], options, rest[1:])
     if options["tty"]:
         process["terminal"] = True
     check_process(process, source=options["process"] or "exec")
@@ -73,51 +53,6 @@ def main(context: Context, arguments: Sequence[str]) -> int:
             write_pid(options["pid-file"], os.getpid())
         return Attendant(folder, process, options["console-socket"]).run()
     return _detach(folder, process, options)
-
-
-def process_of(arguments: Sequence[str], of_container: Json, file: int = -1) -> Json:
-    """In the monitor: the process that a command line of ``exec`` without the container's id means.
-
-    :param file: a descriptor of the file that ``--process`` names
-    :raises ConfigError: it means none
-    """
-    options, command = parse(arguments, OPTIONS, ALIASES, "exec")
-    return read_json(f"/proc/self/fd/{file}") if file >= 0 else _process(of_container, options, command)
-
-
-def _process(of_container: Json, options: Json, command: list[str]) -> Json:
-    """The container's own process with another program, and what the options change."""
-    if not command:
-        raise ConfigError("exec: no command is given", code="oci-usage", hint="or --process FILE")
-    process: Json = json.loads(json.dumps({**of_container, "args": command, "terminal": options["tty"]}))
-    process.pop("consoleSize", None)
-    if options["cwd"]:
-        process["cwd"] = options["cwd"]
-    process["env"] = [*(process.get("env") or ()), *options["env"]]
-    user = process.setdefault("user", {})
-    if options["user"]:
-        ids = options["user"].split(":")
-        if not all(part.isascii() and part.isdigit() for part in ids) or len(ids) > 2:
-            raise ConfigError(
-                f"exec: --user {options['user']!r} is not UID[:GID]", code="oci-usage", hint="by number, as in runc"
-            )
-        process["user"] = user = dict(zip(("uid", "gid"), map(int, ids), strict=False))
-    if options["additional-gids"]:
-        user["additionalGids"] = [_number(text) for text in options["additional-gids"]]
-    if options["no-new-privs"]:
-        process["noNewPrivileges"] = True
-    if options["cap"]:
-        sets = process.setdefault("capabilities", {})
-        for kind in ("bounding", "effective", "permitted"):
-            sets[kind] = [*(sets.get(kind) or ()), *options["cap"]]
-    return process
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"exec: --additional-gids {text!r} is not a number", code="oci-usage") from None
 
 
 def _detach(folder: str, process: Json, options: Json) -> int:

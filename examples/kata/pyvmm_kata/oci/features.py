@@ -6,9 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.hooks import GUEST_KINDS, HOST_KINDS
+from pyvmm_kata.config.settings import PREFIX
+from pyvmm_kata.host.hooks import GUEST_KINDS, HOST_KINDS
 from pyvmm_kata.oci.options import parse
-from pyvmm_kata.settings import PREFIX
 from pyvmm_kata.state import OCI_VERSION
 
 if TYPE_CHECKING:

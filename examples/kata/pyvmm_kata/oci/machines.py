@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 
-from pyvmm_kata import mounts, state
+from pyvmm_kata import state
+from pyvmm_kata.host import mounts
 
 
 def folder_of(root: str, pid: int) -> str:

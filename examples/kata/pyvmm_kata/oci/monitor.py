@@ -14,18 +14,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import mounts, network, state, timeline
-from pyvmm_kata.bundle import Bundle
-from pyvmm_kata.cgroups import Cgroup
+from pyvmm_kata import state, timeline
+from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.face import Face
-from pyvmm_kata.guest_spec import machine_name
+from pyvmm_kata.host import mounts, network
+from pyvmm_kata.host.cgroups import Cgroup
+from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci.machines import folder_of
 from pyvmm_kata.oci.service import ContainerService, Plan
-from pyvmm_kata.placed import Placed
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig, SandboxEvent
-from pyvmm_kata.spec import namespace
-from pyvmm_kata.stdio import Stdio
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.guest_spec import machine_name
+from pyvmm_kata.sandbox.placed import Placed
+from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.sandbox.stdio import Stdio
 from vmm import Publish
 
 if TYPE_CHECKING:

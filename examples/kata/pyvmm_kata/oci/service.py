@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.face import KILLED
+from pyvmm_kata.host.face import KILLED
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import window_size
-from pyvmm_kata.stdio import Stdio
+from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.container import Container
-    from pyvmm_kata.face import Face
-    from pyvmm_kata.placed import Placed
-    from pyvmm_kata.process import ExitStatus, Process
-    from pyvmm_kata.sandbox import Sandbox
-    from pyvmm_kata.settings import Settings
+    from pyvmm_kata.config.settings import Settings
+    from pyvmm_kata.host.face import Face
+    from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.container import Container
+    from pyvmm_kata.sandbox.placed import Placed
+    from pyvmm_kata.sandbox.process import ExitStatus, Process
+    from pyvmm_kata.sandbox.sandbox import Sandbox
     from pyvmm_kata.state import Json
 
 LAST_WORDS_S = 1.0
@@ -280,7 +280,7 @@ class ContainerService:
         channel.send({})
 
     def _do_stats(self, _request: Json, channel: control.Channel) -> None:
-        from pyvmm_kata.oci.stats import to_json
+        from pyvmm_kata.oci.figures import to_json
 
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
 
@@ -293,7 +293,7 @@ class ContainerService:
     def _do_exec_command(self, request: Json, channel: control.Channel) -> None:
         """The same for a command line of ``exec``, each word with a zero byte at its end, and perhaps a fourth
         descriptor, the file with the process: what the program in C has (examples/kata/client)."""
-        from pyvmm_kata.oci.exec import process_of
+        from pyvmm_kata.oci.exec_process import process_of
 
         words = os.fsdecode(channel.take(request["bytes"])).split("\0")[:-1]
         fds, channel.fds = channel.fds[:3], channel.fds[3:]

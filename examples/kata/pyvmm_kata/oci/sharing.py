@@ -1,6 +1,6 @@
 """Containers that share a machine: one that is to enter namespaces of another's runs in that one's machine.
 
-That is how a pod of podman's and ``--network container:X`` arrive (see :mod:`pyvmm_kata.namespaces`).
+That is how a pod of podman's and ``--network container:X`` arrive (see :mod:`pyvmm_kata.host.namespaces`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
+from pyvmm_kata.config.checks import bad
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.namespaces import Member, owner
-from pyvmm_kata.spec import bad
+from pyvmm_kata.host.namespaces import Member, owner
 
 if TYPE_CHECKING:
     from pyvmm_kata.oci.context import Context

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import hooks, state
+from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host import hooks
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import one_id, parse
 

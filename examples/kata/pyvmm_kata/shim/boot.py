@@ -6,21 +6,23 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import cgroups, network, proto, settings
+from pyvmm_kata import protobuf
+from pyvmm_kata.config import settings
+from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.face import Face
-from pyvmm_kata.guest_spec import machine_name
-from pyvmm_kata.namespaces import owner
-from pyvmm_kata.sandbox import Sandbox, SandboxConfig
-from pyvmm_kata.spec import namespace
+from pyvmm_kata.host import cgroups, network
+from pyvmm_kata.host.face import Face
+from pyvmm_kata.host.namespaces import owner
+from pyvmm_kata.sandbox.guest_spec import machine_name
+from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.namespaces import Member
-    from pyvmm_kata.proto import Message
-    from pyvmm_kata.sandbox import SandboxEvent
+    from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.sandbox import SandboxEvent
     from pyvmm_kata.shim.bootstrap import Place
 
 OPTIONS = "runtimeoptions.v1.Options"
@@ -150,6 +152,6 @@ def _config_path(options: Message | None) -> str:
     if options is None or options.type_url.rpartition("/")[2] != OPTIONS:
         return ""
     try:
-        return str(proto.parse(proto.message(OPTIONS), options.value).config_path)
+        return str(protobuf.parse(protobuf.message(OPTIONS), options.value).config_path)
     except ValueError:
         return ""

@@ -96,7 +96,7 @@ class Place:
     def _clear(self) -> None:
         import shutil
 
-        from pyvmm_kata.mounts import mounts_below
+        from pyvmm_kata.host.mounts import mounts_below
 
         if points := mounts_below(self.folder):
             # They are the shim's own, and seen by nobody else. Through them we would remove what is not ours.
@@ -129,7 +129,7 @@ class Place:
                 folder = file.read()
         except FileNotFoundError:
             return
-        from pyvmm_kata.cgroups import Cgroup
+        from pyvmm_kata.host.cgroups import Cgroup
 
         Cgroup(folder).remove()
 
@@ -251,8 +251,8 @@ def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     containerd calls it when it has lost the shim. If that lives all the same it is asked to delete the container; if it
     does not do so, it is killed, and its pod with it.
     """
-    from pyvmm_kata import proto
-    from pyvmm_kata.mounts import unmount
+    from pyvmm_kata import protobuf
+    from pyvmm_kata.host.mounts import unmount
 
     place = Place.of(arguments, root)
     if os.path.isdir(place.folder):
@@ -271,7 +271,7 @@ def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     if arguments.bundle:
         unmount(os.path.join(arguments.bundle, "rootfs"))
     now = time.time_ns()
-    made = proto.message("containerd.task.v2.DeleteResponse")(exit_status=KILLED)
+    made = protobuf.message("containerd.task.v2.DeleteResponse")(exit_status=KILLED)
     made.exited_at.seconds, made.exited_at.nanos = now // 10**9, now % 10**9
     payload: bytes = made.SerializeToString()
     return payload
@@ -295,7 +295,7 @@ def _serves(place: Place) -> bool:
 
 def _ask(place: Place, task_id: str, deadline: float) -> bool:
     """Whether the shim has deleted the container, or never had it."""
-    from pyvmm_kata import proto, ttrpc
+    from pyvmm_kata import protobuf, ttrpc
 
     try:
         client = ttrpc.Client(place.connect(0), "the shim")
@@ -303,7 +303,7 @@ def _ask(place: Place, task_id: str, deadline: float) -> bool:
         return not os.path.isdir(place.folder)
 
     def call(method: str, kind: str, **fields: Any) -> None:
-        request = proto.message(f"containerd.task.v2.{kind}")(id=task_id, **fields)
+        request = protobuf.message(f"containerd.task.v2.{kind}")(id=task_id, **fields)
         client.call(SERVICE, method, request, max(0.1, deadline - time.monotonic()))
 
     try:

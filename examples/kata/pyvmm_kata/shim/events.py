@@ -8,12 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import proto, ttrpc
+from pyvmm_kata import protobuf, ttrpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.proto import Message
+    from pyvmm_kata.protobuf import Message
 
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 CALL_S = 10.0
@@ -35,7 +35,7 @@ TOPICS = {
 
 def event(name: str, **fields: object) -> Message:
     """A message of the package containerd.events."""
-    return proto.message(f"containerd.events.{name}")(**fields)
+    return protobuf.message(f"containerd.events.{name}")(**fields)
 
 
 class Publisher:
@@ -63,12 +63,12 @@ class Publisher:
         if not self._address:
             return
         now = time.time_ns()
-        stamp = proto.message("google.protobuf.Timestamp")(seconds=now // 10**9, nanos=now % 10**9)
-        envelope = proto.message("containerd.types.Envelope")(
+        stamp = protobuf.message("google.protobuf.Timestamp")(seconds=now // 10**9, nanos=now % 10**9)
+        envelope = protobuf.message("containerd.types.Envelope")(
             timestamp=stamp,
             namespace=self._namespace,
             topic=TOPICS[content.DESCRIPTOR.name],
-            event=proto.pack(content),
+            event=protobuf.pack(content),
         )
         with self._changed:
             self._waiting.append(envelope)
@@ -121,5 +121,5 @@ class Publisher:
                 sock.close()
                 raise
             self._client = ttrpc.Client(sock, "containerd")
-        request = proto.message("containerd.services.events.ttrpc.v1.ForwardRequest")(envelope=envelope)
+        request = protobuf.message("containerd.services.events.ttrpc.v1.ForwardRequest")(envelope=envelope)
         self._client.call(SERVICE, "Forward", request, CALL_S)

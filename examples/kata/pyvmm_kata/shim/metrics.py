@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import proto
+from pyvmm_kata import protobuf
 
 if TYPE_CHECKING:
-    from pyvmm_kata.proto import Message
+    from pyvmm_kata.protobuf import Message
 
 NO_LIMIT = (1 << 64) - 1
 EVENTS = "events."  # the prefix of memory.events among the agent's memory statistics
@@ -16,7 +16,7 @@ EVENTS = "events."  # the prefix of memory.events among the agent's memory stati
 def metrics(stats: Message) -> Message:
     """The io.containerd.cgroups.v2.Metrics of a grpc.StatsContainerResponse."""
     cgroup = stats.cgroup_stats
-    made = proto.message("io.containerd.cgroups.v2.Metrics")()
+    made = protobuf.message("io.containerd.cgroups.v2.Metrics")()
     made.pids.current = cgroup.pids_stats.current
     made.pids.limit = cgroup.pids_stats.limit or NO_LIMIT
     usage = cgroup.cpu_stats.cpu_usage

@@ -12,11 +12,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import guest_spec
-from pyvmm_kata.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.mounts import unmount
-from pyvmm_kata.process import ExitStatus
+from pyvmm_kata.host.mounts import unmount
+from pyvmm_kata.sandbox import guest_spec
+from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.process import ExitStatus
 from pyvmm_kata.shim.events import event
 from pyvmm_kata.shim.rootfs import as_disk, mount_rootfs
 from pyvmm_kata.shim.stdio import open_stdio
@@ -25,10 +25,10 @@ from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyvmm_kata.face import Face
-    from pyvmm_kata.namespaces import Member
-    from pyvmm_kata.proto import Message
-    from pyvmm_kata.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.host.face import Face
+    from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
 
 KILLED = 128 + 9
 EXECS_S = 5.0

@@ -10,7 +10,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import ttrpc
-from pyvmm_kata.mounts import enter_namespace
+from pyvmm_kata.host.mounts import enter_namespace
 from pyvmm_kata.shim import bootstrap
 from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
 from pyvmm_kata.shim.events import Publisher

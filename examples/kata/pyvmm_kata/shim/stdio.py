@@ -8,8 +8,8 @@ import time
 from urllib.parse import unquote, urlsplit
 
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.sandbox.stdio import Stdio
 from pyvmm_kata.shim.task import StdioPaths
-from pyvmm_kata.stdio import Stdio
 
 READER_S = 10.0
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import proto
-from pyvmm_kata.bundle import parse_json
+from pyvmm_kata import protobuf
 from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, ConfigError, VmmError
+from pyvmm_kata.sandbox.bundle import parse_json
 from pyvmm_kata.shim.metrics import metrics
 from pyvmm_kata.shim.pod import set_time
 from pyvmm_kata.shim.stdio import end_input
 from pyvmm_kata.shim.task import StdioPaths
 from pyvmm_kata.ttrpc import RpcError
-from pyvmm_kata.ttrpc_wire import CODES
+from pyvmm_kata.ttrpc.wire import CODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.proto import Message
+    from pyvmm_kata.protobuf import Message
     from pyvmm_kata.shim.pod import Pod
     from pyvmm_kata.ttrpc import Call, Handler
 
@@ -73,7 +73,7 @@ class TaskService:
         return {name: _guarded(getattr(self, f"_{_snake(name)}")) for name in METHODS}
 
     def _make(self, name: str, **fields: object) -> Message:
-        return proto.message(f"{self._package}.{name}")(**fields)
+        return protobuf.message(f"{self._package}.{name}")(**fields)
 
     def _state(self, request: Message, call: Call) -> Message:
         task = self._pod.task(request.id)
@@ -90,7 +90,7 @@ class TaskService:
             id=task.id,
             bundle=task.bundle,
             pid=task.face.pid,
-            status=proto.enum_value("containerd.v1.types.Status", state),
+            status=protobuf.enum_value("containerd.v1.types.Status", state),
             exec_id=request.exec_id,
             **process.stdio._asdict(),
         )
@@ -122,8 +122,8 @@ class TaskService:
         made = self._make("PidsResponse")
         for process in (task.init, *list(task.execs.values())):
             if process.is_running:
-                details = proto.message("containerd.runc.v1.ProcessDetails")(exec_id=process.exec_id)
-                made.processes.add(pid=task.face.pid, info=proto.pack(details) if process.exec_id else None)
+                details = protobuf.message("containerd.runc.v1.ProcessDetails")(exec_id=process.exec_id)
+                made.processes.add(pid=task.face.pid, info=protobuf.pack(details) if process.exec_id else None)
         return made
 
     def _pause(self, request: Message, call: Call) -> Message:
@@ -170,7 +170,7 @@ class TaskService:
 
     def _stats(self, request: Message, call: Call) -> Message:
         stats = metrics(self._pod.task(request.id).container.stats())
-        return self._make("StatsResponse", stats=proto.pack(stats))
+        return self._make("StatsResponse", stats=protobuf.pack(stats))
 
     def _connect(self, request: Message, call: Call) -> Message:
         pid = self._pod.pid_of(request.id)
@@ -213,4 +213,4 @@ def _json(packed: Message, field: str) -> dict[str, Any]:
 
 
 def _empty() -> Message:
-    return proto.message("google.protobuf.Empty")()
+    return protobuf.message("google.protobuf.Empty")()

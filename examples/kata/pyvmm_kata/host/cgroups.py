@@ -10,8 +10,8 @@ import errno
 import os
 import time
 
+from pyvmm_kata.config.checks import Json
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.spec import Json
 
 ROOT = "/sys/fs/cgroup"
 OVERHEAD = 128 << 20

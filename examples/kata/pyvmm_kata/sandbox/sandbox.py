@@ -6,28 +6,28 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
-from pyvmm_kata.agent import AgentClient, Storage
-from pyvmm_kata.container import Container
-from pyvmm_kata.disks import SERIAL, root_storages
+from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
-from pyvmm_kata.guest_config import guest_config
-from pyvmm_kata.guest_spec import place, shm_storages, shown, socket_storages
-from pyvmm_kata.mounts import GUEST_SHARED, TAG, SharedDirectory
-from pyvmm_kata.namespaces import Member
-from pyvmm_kata.spec import check_id
+from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.host.namespaces import Member
+from pyvmm_kata.sandbox.agent import AgentClient, Storage
+from pyvmm_kata.sandbox.container import Container
+from pyvmm_kata.sandbox.disks import SERIAL, root_storages
+from pyvmm_kata.sandbox.guest_config import guest_config
+from pyvmm_kata.sandbox.guest_spec import place, shm_storages, shown, socket_storages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.disks import RootDisk
-    from pyvmm_kata.face import Shown
-    from pyvmm_kata.loopback import Loopback
-    from pyvmm_kata.network import Network
-    from pyvmm_kata.placed import Placed
-    from pyvmm_kata.process import ExitStatus, Process
-    from pyvmm_kata.stdio import Stdio
-    from pyvmm_kata.vm import Vm
+    from pyvmm_kata.host.face import Shown
+    from pyvmm_kata.host.network import Network
+    from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.disks import RootDisk
+    from pyvmm_kata.sandbox.loopback import Loopback
+    from pyvmm_kata.sandbox.placed import Placed
+    from pyvmm_kata.sandbox.process import ExitStatus, Process
+    from pyvmm_kata.sandbox.stdio import Stdio
+    from pyvmm_kata.sandbox.vm import Vm
 
 MIB = 1 << 20
 START_S = 60.0
@@ -90,7 +90,7 @@ class SandboxEvent(NamedTuple):
 
 def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
     """A machine of pyvmm's."""
-    from pyvmm_kata.vm import PyvmmVm
+    from pyvmm_kata.sandbox.vm import PyvmmVm
 
     return PyvmmVm(config, folder, shared)
 
@@ -98,7 +98,7 @@ def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
 class Sandbox:
     """One virtual machine with its containers.  Any call from any thread.
 
-    The share's mounts are made in the caller's mount namespace: see :func:`pyvmm_kata.mounts.enter_namespace`.
+    The share's mounts are made in the caller's mount namespace: see :func:`pyvmm_kata.host.mounts.enter_namespace`.
 
     :param boot: makes the machine, of the configuration, the folder for its sockets and the directory to share
     """
@@ -161,7 +161,7 @@ class Sandbox:
 
     def _take_loopback(self, vm: Vm) -> Loopback | None:
         """While the guest boots, so that it costs no time."""
-        from pyvmm_kata.loopback import Loopback
+        from pyvmm_kata.sandbox.loopback import Loopback
 
         try:
             made = Loopback(vm.dial)
@@ -318,7 +318,7 @@ class Sandbox:
             return made
 
     def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
-        """What :meth:`pyvmm_kata.face.Face.show` is to show of a container."""
+        """What :meth:`pyvmm_kata.host.face.Face.show` is to show of a container."""
         return self._shown[container_id]
 
     def _on_delete(self, container: Container) -> None:

@@ -10,8 +10,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm_kata.agent import Storage
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.sandbox.agent import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import guest_spec, mounts
-from pyvmm_kata.agent import Storage
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host import mounts
+from pyvmm_kata.sandbox import guest_spec
+from pyvmm_kata.sandbox.agent import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.mounts import SharedDirectory
-    from pyvmm_kata.namespaces import Member
-    from pyvmm_kata.spec import Json
+    from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.host.mounts import SharedDirectory
+    from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.sandbox.bundle import Bundle
 
 MAX_TREES = 240
 """One message of a unix socket carries 253 descriptors (unix(7), SCM_MAX_FD)."""
@@ -28,7 +29,7 @@ MAX_TREES = 240
 class Placed:
     """The config.json of the guest, and the mounts that belong to it.
 
-    :ivar spec: as :func:`pyvmm_kata.guest_spec.place` makes it
+    :ivar spec: as :func:`pyvmm_kata.sandbox.guest_spec.place` makes it
     :ivar trees: descriptors of detached mounts, ours, in the order of *names* and then of *sockets*
     """
 

@@ -7,12 +7,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import AgentError, AgentGone, GuestError
-from pyvmm_kata.stdio import DRAIN_FIRST_S, DRAIN_S, Pumps, Stdio
+from pyvmm_kata.sandbox.stdio import DRAIN_FIRST_S, DRAIN_S, Pumps, Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.agent import AgentClient
+    from pyvmm_kata.sandbox.agent import AgentClient
 
 LOST = 255
 """Exit code of a process whose virtual machine ended without a word about it."""
@@ -34,7 +34,7 @@ class ExitStatus(NamedTuple):
 class Process:
     """A process of a container, by the id of its exec; that of a container's first process is the container's.
 
-    Made by :class:`~pyvmm_kata.container.Container`; any call from any thread.
+    Made by :class:`~pyvmm_kata.sandbox.container.Container`; any call from any thread.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyvmm_kata.messages import Message as Made
+    from pyvmm_kata.protobuf.messages import Message as Made
 
 PATH = os.path.join(os.path.dirname(__file__), "messages.bin")
 
@@ -36,7 +36,7 @@ def _table() -> dict[str, bytes]:
 @functools.cache
 def message(name: str) -> type[Any]:
     """The class of a message, as in `message("grpc.CreateContainerRequest")`. Raises KeyError for an unknown name."""
-    from pyvmm_kata import messages
+    from pyvmm_kata.protobuf import messages
 
     descriptor = messages.Descriptor(name, marshal.loads(_table()[name]), message)
     made: type[Made] = type(descriptor.name, (messages.Message,), {"DESCRIPTOR": descriptor, "__slots__": ()})

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from pyvmm_kata import proto
-from pyvmm_kata.proto import Message
-from pyvmm_kata.ttrpc_wire import (
+from pyvmm_kata import protobuf
+from pyvmm_kata.protobuf import Message
+from pyvmm_kata.ttrpc.wire import (
     CODES,
     MAX_DATA,
     NUMBERS,
@@ -74,7 +74,7 @@ class Client:
         :raises RpcError: the status that the server answered
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        data = proto.message("ttrpc.Request")(
+        data = protobuf.message("ttrpc.Request")(
             service=service,
             method=method,
             payload=request.SerializeToString(),
@@ -115,10 +115,10 @@ class Client:
 
     def _unpack(self, service: str, method: str, data: bytes) -> Message:
         try:
-            response = proto.parse(proto.message("ttrpc.Response"), data)
+            response = protobuf.parse(protobuf.message("ttrpc.Response"), data)
             if response.status.code:
                 raise RpcError(CODES.get(response.status.code, "UNKNOWN"), response.status.message or method)
-            return proto.parse(proto.methods(service)[method][1], response.payload)
+            return protobuf.parse(protobuf.methods(service)[method][1], response.payload)
         except ValueError as error:
             raise RpcError("INTERNAL", f"{self._peer} answered {method} with what is {error}") from None
 
@@ -240,7 +240,7 @@ class Server:
 
     def answer(self, request: Message, call: Call) -> Message:
         """Route a request to its handler; returns the ttrpc.Response."""
-        response = proto.message("ttrpc.Response")()
+        response = protobuf.message("ttrpc.Response")()
         try:
             handlers = self._services.get(request.service)
             if handlers is None:
@@ -248,7 +248,7 @@ class Server:
             if (handler := handlers.get(request.method)) is None:
                 raise RpcError("UNIMPLEMENTED", f"{request.service} has no method {request.method!r} here")
             try:
-                content = proto.parse(proto.methods(request.service)[request.method][0], request.payload)
+                content = protobuf.parse(protobuf.methods(request.service)[request.method][0], request.payload)
             except ValueError as error:
                 raise RpcError("INVALID_ARGUMENT", f"{request.method}: {error}") from None
             response.payload = handler(content, call).SerializeToString()
@@ -320,7 +320,7 @@ class _Connection:
     def _answer(self, stream: int, data: bytes) -> None:
         try:
             try:
-                request = proto.parse(proto.message("ttrpc.Request"), data)
+                request = protobuf.parse(protobuf.message("ttrpc.Request"), data)
             except ValueError as error:
                 self._refuse(stream, "INVALID_ARGUMENT", str(error))
                 return
@@ -336,7 +336,7 @@ class _Connection:
             self._room.release()
 
     def _refuse(self, stream: int, code: str, message: str) -> None:
-        response = proto.message("ttrpc.Response")()
+        response = protobuf.message("ttrpc.Response")()
         response.status.code = NUMBERS[code]
         response.status.message = message
         self._send(stream, response)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 
+from pyvmm_kata.config.checks import Json, bad
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.spec import Json, bad
 
 HOST_KINDS = ("prestart", "createRuntime", "poststart", "poststop")
 GUEST_KINDS = ("startContainer",)

@@ -10,10 +10,10 @@ import os
 import subprocess
 import tarfile
 
-from pyvmm_kata import disks
-from pyvmm_kata.bundle import read_json
+from pyvmm_kata.config.checks import Json
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.spec import Json
+from pyvmm_kata.sandbox import disks
+from pyvmm_kata.sandbox.bundle import read_json
 
 TIMEOUT_S = 1800
 SCHEMES = ("docker://", "docker-archive:", "oci-archive:", "oci:", "containers-storage:", "dir:")

@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.console_log import ConsoleLog
-from pyvmm_kata.disks import SERIAL
 from pyvmm_kata.errors import GuestError, HostError
-from pyvmm_kata.mounts import TAG, VSOCK
+from pyvmm_kata.host.mounts import TAG, VSOCK
+from pyvmm_kata.sandbox.console_log import ConsoleLog
+from pyvmm_kata.sandbox.disks import SERIAL
 from vmm import (
     BootConfig,
     ConsoleConfig,
@@ -29,8 +29,8 @@ from vmm import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.disks import RootDisk
-    from pyvmm_kata.sandbox import SandboxConfig
+    from pyvmm_kata.sandbox.disks import RootDisk
+    from pyvmm_kata.sandbox.sandbox import SandboxConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"

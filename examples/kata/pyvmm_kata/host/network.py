@@ -19,14 +19,14 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pyvmm_kata import proto
+from pyvmm_kata import protobuf
 from pyvmm_kata.errors import ConfigError, HostError
 from vmm import NetConfig, Publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pyvmm_kata.agent import AgentClient
+    from pyvmm_kata.sandbox.agent import AgentClient
 
 CLONE_NEWNET = 0x4000_0000
 TAP_PREFIX = "pyvmm"
@@ -95,7 +95,7 @@ class Interface(NamedTuple):
     def tell(self, agent: AgentClient) -> None:
         """Have the guest give its interface of this MAC address all that."""
         agent.update_interface(
-            proto.message("types.Interface")(
+            protobuf.message("types.Interface")(
                 device=self.name,
                 name=self.name,
                 hwAddr=self.mac,
@@ -110,7 +110,7 @@ class Interface(NamedTuple):
         """Its routes, each a ``types.Route``; those on the link first, since gateways are behind them."""
         ordered = sorted(self.routes, key=lambda route: bool(route.gateway))
         return [
-            proto.message("types.Route")(
+            protobuf.message("types.Route")(
                 dest=route.dest,
                 gateway=route.gateway,
                 source=route.source,
@@ -125,7 +125,7 @@ class Interface(NamedTuple):
     def neighbor_messages(self) -> list[Any]:
         """Its neighbours, each a ``types.ARPNeighbor``."""
         return [
-            proto.message("types.ARPNeighbor")(
+            protobuf.message("types.ARPNeighbor")(
                 toIPAddress={"family": int(":" in each.address), "address": each.address},
                 device=self.name,
                 lladdr=each.mac,
@@ -456,10 +456,10 @@ def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
 
 
 def _lead_in(route: Any, tap: str, interface: Interface) -> None:
-    """See :mod:`pyvmm_kata.spliced`."""
+    """See :mod:`pyvmm_kata.host.spliced`."""
     from pyroute2.netlink.exceptions import NetlinkError
 
-    from pyvmm_kata import spliced
+    from pyvmm_kata.host import spliced
 
     addresses = [address.text for address in interface.addresses]
     try:

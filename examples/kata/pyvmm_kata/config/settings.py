@@ -22,7 +22,7 @@ from pyvmm_kata.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyvmm_kata.spec import Json
+    from pyvmm_kata.config.checks import Json
 
 FILE = "/etc/pyvmm/kata.toml"
 VARIABLE = "PYVMM_KATA_CONFIG"

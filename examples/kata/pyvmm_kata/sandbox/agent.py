@@ -11,14 +11,14 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_kata import proto, ttrpc
+from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, GuestError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from pyvmm_kata.guest_config import GuestConfig
+    from pyvmm_kata.sandbox.guest_config import GuestConfig
 
 AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
 CALL_S = 30.0
@@ -75,7 +75,7 @@ class AgentClient:
             raise AgentError(f"{method}: {error.message}", status=error.code) from error
 
     def _do(self, method: str, timeout: float | None = CALL_S, **fields: Any) -> None:
-        self._call(method, proto.message(f"grpc.{method}Request")(**fields), timeout)
+        self._call(method, protobuf.message(f"grpc.{method}Request")(**fields), timeout)
 
     # -- the sandbox -------------------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class AgentClient:
 
         :raises GuestError: it says that it does not serve
         """
-        answer = self._call("Check", proto.message("grpc.CheckRequest")(), timeout, HEALTH)
+        answer = self._call("Check", protobuf.message("grpc.CheckRequest")(), timeout, HEALTH)
         if answer.status != SERVING:
             raise GuestError(f"the agent of sandbox {self._sandbox} says that it does not serve", code="agent-health")
 
@@ -109,7 +109,7 @@ class AgentClient:
 
     def get_oom_event(self) -> str:
         """Wait until the guest's kernel has killed something for want of memory; the container's id."""
-        answer = self._call("GetOOMEvent", proto.message("grpc.GetOOMEventRequest")(), None)
+        answer = self._call("GetOOMEvent", protobuf.message("grpc.GetOOMEventRequest")(), None)
         return str(answer.container_id)
 
     # -- containers --------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class AgentClient:
 
         :param timeout: seconds that the agent may take
         """
-        request = proto.message("grpc.RemoveContainerRequest")(container_id=container_id, timeout=timeout)
+        request = protobuf.message("grpc.RemoveContainerRequest")(container_id=container_id, timeout=timeout)
         self._call("RemoveContainer", request, timeout + CALL_S)
 
     def pause_container(self, container_id: str) -> None:
@@ -156,7 +156,7 @@ class AgentClient:
 
     def stats_container(self, container_id: str) -> Any:
         """A ``grpc.StatsContainerResponse``."""
-        request = proto.message("grpc.StatsContainerRequest")(container_id=container_id)
+        request = protobuf.message("grpc.StatsContainerRequest")(container_id=container_id)
         return self._call("StatsContainer", request)
 
     # -- processes ---------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class AgentClient:
 
     def wait_process(self, container_id: str, exec_id: str) -> int:
         """Wait for its end; 0 to 255, 128 + N for signal N."""
-        request = proto.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
+        request = protobuf.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
         status = self._call("WaitProcess", request, None).status
         if not 0 <= status <= 255:
             raise GuestError(f"the agent says that a process ended with status {status}", code="agent-answer")
@@ -190,7 +190,7 @@ class AgentClient:
 
     def list_pids(self, container_id: str) -> list[int]:
         """The guest's numbers of the processes of a container."""
-        request = proto.message("grpc.ListProcessesRequest")(container_id=container_id, format="json")
+        request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="json")
         text = self._call("ListProcesses", request).process_list
         try:
             pids = json.loads(text)
@@ -202,8 +202,8 @@ class AgentClient:
 
     def list_files(self, container_id: str) -> bytes:
         """What /proc in the guest says of the processes of a container, in the form of agent/listing.h, which
-        :mod:`pyvmm_kata.procfs` reads.  Soon: somebody on the host waits for it."""
-        request = proto.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
+        :mod:`pyvmm_kata.host.procfs` reads.  Soon: somebody on the host waits for it."""
+        request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
         listing = self._call("ListProcesses", request, LISTING_S).process_list
         if len(listing) > MAX_LISTING:
             raise GuestError(f"the agent's list of processes has {len(listing)} bytes", code="agent-answer")
@@ -211,7 +211,7 @@ class AgentClient:
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         """Give it input; how many bytes were taken, at least one.  Waits until there is room."""
-        request = proto.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
+        request = protobuf.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
         taken = self._call("WriteStdin", request, None).len
         if not 0 < taken <= len(data):
             raise GuestError(f"the agent says that it took {taken} of {len(data)} bytes", code="agent-answer")
@@ -226,7 +226,7 @@ class AgentClient:
         return self._read("ReadStderr", container_id, exec_id, length)
 
     def _read(self, method: str, container_id: str, exec_id: str, length: int) -> bytes:
-        request = proto.message("grpc.ReadStreamRequest")(container_id=container_id, exec_id=exec_id, len=length)
+        request = protobuf.message("grpc.ReadStreamRequest")(container_id=container_id, exec_id=exec_id, len=length)
         data = self._call(method, request, None).data
         if len(data) > length:
             raise GuestError(f"{method}: the agent sent {len(data)} bytes, asked for {length}", code="agent-answer")
@@ -247,7 +247,7 @@ class AgentClient:
 
         :param interface: a ``types.Interface``
         """
-        request = proto.message("grpc.UpdateInterfaceRequest")(interface=interface)
+        request = protobuf.message("grpc.UpdateInterfaceRequest")(interface=interface)
         self._call("UpdateInterface", request)
 
     def update_routes(self, routes: Sequence[Any]) -> None:
@@ -255,7 +255,7 @@ class AgentClient:
 
         :param routes: each a ``types.Route``
         """
-        request = proto.message("grpc.UpdateRoutesRequest")(routes=proto.message("grpc.Routes")(Routes=routes))
+        request = protobuf.message("grpc.UpdateRoutesRequest")(routes=protobuf.message("grpc.Routes")(Routes=routes))
         self._call("UpdateRoutes", request)
 
     def add_neighbors(self, neighbors: Sequence[Any]) -> None:
@@ -263,12 +263,12 @@ class AgentClient:
 
         :param neighbors: each a ``types.ARPNeighbor``
         """
-        known = proto.message("grpc.ARPNeighbors")(ARPNeighbors=neighbors)
+        known = protobuf.message("grpc.ARPNeighbors")(ARPNeighbors=neighbors)
         self._do("AddARPNeighbors", neighbors=known)
 
 
 def _storage(storage: Storage) -> Any:
-    return proto.message("grpc.Storage")(
+    return protobuf.message("grpc.Storage")(
         driver=storage.driver,
         source=storage.source,
         fstype=storage.fstype,

@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.mounts import libc
+from pyvmm_kata.host.mounts import libc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,12 +10,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_kata import proto
-from pyvmm_kata.guest_spec import ALL_DEVICES, LABELS, is_of_sandbox
-from pyvmm_kata.namespaces import JOIN
+from pyvmm_kata import protobuf
+from pyvmm_kata.host.namespaces import JOIN
+from pyvmm_kata.sandbox.guest_spec import ALL_DEVICES, LABELS, is_of_sandbox
 
 if TYPE_CHECKING:
-    from pyvmm_kata.spec import Json
+    from pyvmm_kata.config.checks import Json
 
 
 class GuestConfig(NamedTuple):
@@ -33,7 +33,7 @@ class GuestConfig(NamedTuple):
 
 def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -> GuestConfig:
     """
-    :param spec: as :func:`pyvmm_kata.guest_spec.place` has made it
+    :param spec: as :func:`pyvmm_kata.sandbox.guest_spec.place` has made it
     :param hostname: of a container that has a UTS namespace and no name for it
     :param shared_pids: it joins the pid namespace of the sandbox
     """
@@ -49,14 +49,14 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
     made = {**spec, "linux": linux}
     if hostname and "hostname" not in made and any(entry["type"] == "uts" for entry in linux["namespaces"]):
         made["hostname"] = hostname
-    message = proto.message("grpc.Spec")(Process=terminal_of(spec["process"]))
+    message = protobuf.message("grpc.Spec")(Process=terminal_of(spec["process"]))
     message.Linux.Sysctl.update({key: value for key, value in sysctls.items() if is_of_sandbox(spec, key)})
     return GuestConfig(json.dumps(made), mark, message)
 
 
 def terminal_of(process: Json) -> Any:
     """What the agent does itself of a process: a ``grpc.Process`` with its terminal."""
-    message = proto.message("grpc.Process")(Terminal=bool(process.get("terminal")))
+    message = protobuf.message("grpc.Process")(Terminal=bool(process.get("terminal")))
     if size := process.get("consoleSize"):
         # A terminal has 16 bits for each (ioctl_tty(2))
         message.ConsoleSize.Height, message.ConsoleSize.Width = (min(size[key], 0xFFFF) for key in ("height", "width"))

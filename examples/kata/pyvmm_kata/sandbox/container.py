@@ -5,24 +5,24 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_kata.config.checks import check_process, check_resources
 from pyvmm_kata.errors import AgentError, ConfigError
-from pyvmm_kata.guest_config import process_text, resources_text, terminal_of
-from pyvmm_kata.process import ExitStatus, Process
-from pyvmm_kata.spec import check_process, check_resources
+from pyvmm_kata.sandbox.guest_config import process_text, resources_text, terminal_of
+from pyvmm_kata.sandbox.process import ExitStatus, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.agent import AgentClient
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.stdio import Stdio
+    from pyvmm_kata.sandbox.agent import AgentClient
+    from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.stdio import Stdio
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 REMOVE_S = 30
 
 
 class Container:
-    """One container.  Made by :meth:`pyvmm_kata.sandbox.Sandbox.create_container`; any call from any thread.
+    """One container.  Made by :meth:`pyvmm_kata.sandbox.sandbox.Sandbox.create_container`; any call from any thread.
 
     :ivar id: its id
     :ivar bundle: what it was made of
@@ -162,7 +162,7 @@ class Container:
         return self._agent.list_pids(self.id)
 
     def process_files(self) -> bytes:
-        """What :meth:`pyvmm_kata.agent.AgentClient.list_files` says."""
+        """What :meth:`pyvmm_kata.sandbox.agent.AgentClient.list_files` says."""
         return self._agent.list_files(self.id)
 
     def delete(self, *, force: bool = False) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm_kata.spec import Json, bad
+from pyvmm_kata.config.checks import Json, bad
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

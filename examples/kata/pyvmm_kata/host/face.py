@@ -15,8 +15,8 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm_kata import mounts
 from pyvmm_kata.errors import HostError
+from pyvmm_kata.host import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class Face:
         words = [f"{short}={namespaces.get(long, '')}" for long, short in names.items()]
         if hostname and not namespaces.get("uts"):
             words.append(f"hostname={hostname}")
-        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), PROGRAM)
+        program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -129,7 +129,7 @@ class Face:
         """Tell of its signals, until it has ended: then return.
 
         :param processes: says what the guest knows of the container's processes, to whoever looks at those that the
-            face shows (:meth:`pyvmm_kata.container.Container.process_files`)
+            face shows (:meth:`pyvmm_kata.sandbox.container.Container.process_files`)
         """
         ready = select.poll()
         ready.register(self._sock, select.POLLIN)
@@ -158,7 +158,7 @@ class Face:
         if processes is None:
             self._drop_requests()
             return
-        from pyvmm_kata import procfs  # where nobody looks it is not needed
+        from pyvmm_kata.host import procfs
 
         device, self._requests = self._requests, -1
         work = procfs.Server(device, processes, namespace).run

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 
-from pyvmm_kata import disks
+from pyvmm_kata.config.checks import Json, bad, check_spec
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.spec import Json, bad, check_spec
+from pyvmm_kata.sandbox import disks
 
 MAX_CONFIG = 16 << 20
 

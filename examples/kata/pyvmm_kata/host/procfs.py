@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import GuestError, VmmError
-from pyvmm_kata.mounts import FUSE_REQUEST_MAX
+from pyvmm_kata.host.mounts import FUSE_REQUEST_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pyvmm_kata import schema
+from pyvmm_kata.config import schema
 from pyvmm_kata.errors import ConfigError
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ def check_id(text: str, what: str = "container") -> str:
 
 
 def check_fields(value: Any, node: Any, where: str, source: str = "config.json") -> None:
-    """Hold *value* against a node of :mod:`pyvmm_kata.schema`, and take out of it what is null or unknown.
+    """Hold *value* against a node of :mod:`pyvmm_kata.config.schema`, and take out of it what is null or unknown.
 
     :param source: where *value* is from, for the error
     :raises ConfigError: it is something else

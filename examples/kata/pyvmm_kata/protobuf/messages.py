@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-from pyvmm_kata.encoding import (
+from pyvmm_kata.protobuf.wire import (
     DEFAULTS,
     LENGTH,
     MAP,
@@ -63,7 +63,7 @@ class Descriptor:
 
 
 class Message:
-    """A message.  Each kind is a class of its own: see :func:`pyvmm_kata.proto.message`.
+    """A message.  Each kind is a class of its own: see :func:`pyvmm_kata.protobuf.message`.
 
     :param fields: a message is given as such, or as a dictionary of its fields; None: not at all
     :raises TypeError: a value is of another kind

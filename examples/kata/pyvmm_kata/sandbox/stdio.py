@@ -20,7 +20,7 @@ from pyvmm_kata.errors import AgentError, AgentGone, GuestError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.agent import AgentClient
+    from pyvmm_kata.sandbox.agent import AgentClient
 
 PIECE = 32 << 10
 DRAIN_S, DRAIN_FIRST_S = 2.0, 10.0

@@ -6,18 +6,18 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pyvmm_kata import namespaces
-from pyvmm_kata.agent import Storage
-from pyvmm_kata.face import Shown
-from pyvmm_kata.mounts import GUEST_SHARED, file_system, guest_socket
-from pyvmm_kata.spec import Json, bad
+from pyvmm_kata.config.checks import Json, bad
+from pyvmm_kata.host import namespaces
+from pyvmm_kata.host.face import Shown
+from pyvmm_kata.host.mounts import GUEST_SHARED, file_system, guest_socket
+from pyvmm_kata.sandbox.agent import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_kata.bundle import Bundle
-    from pyvmm_kata.mounts import SharedDirectory
-    from pyvmm_kata.namespaces import Member
+    from pyvmm_kata.host.mounts import SharedDirectory
+    from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.sandbox.bundle import Bundle
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
 _NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
@@ -48,7 +48,7 @@ _FLAG_WORDS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "
 
 
 class Share(Protocol):
-    """What binds and mounts for the guest: :class:`pyvmm_kata.mounts.SharedDirectory`."""
+    """What binds and mounts for the guest: :class:`pyvmm_kata.host.mounts.SharedDirectory`."""
 
     def bind(
         self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False

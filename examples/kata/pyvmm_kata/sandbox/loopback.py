@@ -2,7 +2,7 @@
 
 kubelet's port-forward (containerd) dials 127.0.0.1 or ::1 in that namespace, where a container of runc's would listen.
 Two sockets listen there, one for each family, and get every connection to such an address, whatever its port is
-(:mod:`pyvmm_kata.steering`).  The guest's agent dials the same port in the guest.
+(:mod:`pyvmm_kata.host.steering`).  The guest's agent dials the same port in the guest.
 
 A client is to be refused as it would be by the guest, before its handshake: so a connection is asked for first.  Until
 there is an answer its SYN goes to a third and a fourth socket, whose filter takes nothing, and the kernel drops it.  A
@@ -22,13 +22,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import knocking
-from pyvmm_kata.steering import Steering
+from pyvmm_kata.host import knocking
+from pyvmm_kata.host.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.knocking import Knock
+    from pyvmm_kata.host.knocking import Knock
 
 MAX_CONNECTIONS = 256
 """At a time; others get their handshake, wait, and see a reset where nobody listens."""

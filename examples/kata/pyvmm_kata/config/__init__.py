@@ -1,0 +1,1 @@
+"""What users write: config.json of a bundle, and kata.toml."""

@@ -1,0 +1,1 @@
+"""What a container has on the host: control groups, mounts, namespaces, networks, its face."""

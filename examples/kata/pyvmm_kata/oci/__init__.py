@@ -1,0 +1,1 @@
+"""The command ``pyvmm-oci``: a module a command, and what they share."""
