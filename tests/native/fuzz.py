@@ -1,15 +1,16 @@
 """``python -m tests.native.fuzz``: runs the fuzzers for a while, starting from the kept corpus.
 
-An input that breaks something is left in ``build/fuzz`` and named; move it into the corpus with the fix. With
-``--keep`` what was found goes into the corpus, as few inputs as reach all that was reached.
+An input that breaks something is left in ``build/fuzz`` and named. With ``--keep`` what was found goes into the corpus,
+as few inputs as reach all that was reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import hashlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -22,9 +23,40 @@ FOUND = BUILD.parent / "fuzz"
 MAX_LEN = 2048
 
 
+def archive(target: str) -> Path:
+    """Where the kept inputs of that fuzzer are, in one file: thousands of them would be most files of the project."""
+    return CORPUS / f"{target.removeprefix('fuzz_')}.tar.xz"
+
+
 def corpus(target: str) -> Path:
-    """Where the kept inputs of that fuzzer are."""
-    return CORPUS / target.removeprefix("fuzz_")
+    """A folder with the kept inputs of that fuzzer, unpacked where it is not or when the archive is another."""
+    source = archive(target)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    folder = BUILD / "corpus" / f"{target}-{digest}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            fresh = Path(name) / "inputs"
+            with tarfile.open(source) as packed:
+                packed.extractall(fresh, filter="data")
+            try:
+                fresh.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
+    return folder
+
+
+def pack(folder: Path, target: str) -> None:
+    """Make the archive of the inputs in *folder*; the same inputs give the same file."""
+    new = archive(target).with_suffix(".new")
+    with tarfile.open(new, "w:xz") as packed:
+        for path in sorted(folder.iterdir()):
+            entry = tarfile.TarInfo(path.name)
+            entry.size = path.stat().st_size
+            with path.open("rb") as content:
+                packed.addfile(entry, content)
+    new.replace(archive(target))
 
 
 def fuzzer(target: str) -> str:
@@ -62,12 +94,10 @@ def replay(target: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 def keep(target: str) -> None:
     """Make the corpus the smallest set of inputs that reaches what it and the found ones reach."""
-    kept = corpus(target)
-    with tempfile.TemporaryDirectory(dir=CORPUS) as merged:
-        command = [fuzzer(target), "-merge=1", merged, str(kept), str(FOUND / target)]
+    with tempfile.TemporaryDirectory() as merged:
+        command = [fuzzer(target), "-merge=1", merged, str(corpus(target)), str(FOUND / target)]
         subprocess.run(command, check=True, capture_output=True)
-        shutil.rmtree(kept)
-        shutil.copytree(merged, kept)
+        pack(Path(merged), target)
 
 
 def main(argv: list[str]) -> int:
