@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Thread:
     """Runs *target* once.  It does not hold the interpreter's exit up: what must not outlive it has an exit hook.
 
-    :param name: for messages
+    :param name: what ``top -H`` shows, of up to 15 bytes
     """
 
     __slots__ = ("_running", "_target", "ident", "name")
@@ -36,7 +36,10 @@ class Thread:
             raise
 
     def _main(self) -> None:
+        from vmm.native import lib
+
         self.ident = get_ident()
+        lib.thread_set_name(self.name.encode())
         try:
             self._target()
         finally:

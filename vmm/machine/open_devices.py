@@ -39,11 +39,21 @@ def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]
     from vmm.virtio.blk.device import Blk
 
     disks: list[VirtioDevice] = []
-    for disk in wanted:
+    for index, disk in enumerate(wanted):
         device = Blk(disk, cpus=config.cpus)
+        device.thread_name = f"blk-{disk_letters(index)}-"
         closers.append(device)
         disks.append(device)
     return disks
+
+
+def disk_letters(index: int) -> str:
+    """The name that Linux gives a disk: vda, ..., vdz, vdaa (``virtblk_name_format()`` in drivers/block/virtio_blk.c)."""
+    name = ""
+    while index >= 0:
+        name = chr(ord("a") + index % 26) + name
+        index = index // 26 - 1
+    return f"vd{name}"
 
 
 def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
@@ -56,6 +66,7 @@ def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice
             from vmm.virtio.fs.device import Fs as kind
 
         device = kind(share, tag, cpus=config.cpus)
+        device.thread_name = f"fs-{tag[:8]}-"
         closers.append(device)
         shares.append(device)
     return shares
@@ -79,6 +90,7 @@ def _open_nets(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
             backend = Passt(mac, net.publish, net.mtu)
         closers.append(backend)
         device = Net(backend, mac=mac, limit=net.limit)
+        device.thread_name = f"net{index}-"
         closers.append(device)
         nets.append(device)
     return nets
@@ -90,8 +102,10 @@ def _open_more(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
         from vmm.virtio.pmem.device import Pmem
 
         for image in config.pmems:
-            devices.append(Pmem(image))
-            closers.append(devices[-1])
+            device = Pmem(image)
+            device.thread_name = f"pmem{len(devices)}"
+            closers.append(device)
+            devices.append(device)
     if config.balloon is not None:
         from vmm.virtio.balloon.device import Balloon
 

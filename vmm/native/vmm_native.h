@@ -249,6 +249,10 @@ struct worker_stats {
 /* Stop, finish what is in flight, join. Nothing of the worker touches guest memory afterwards. */
 void worker_stop(struct worker *worker);
 void worker_free(struct worker *worker);
+/* What top -H shows of its thread: up to 15 bytes, the rest is cut off. */
+void worker_set_name(struct worker *worker, const char *name);
+/* The same of the thread that calls. */
+void thread_set_name(const char *name);
 /* 0, or the latched -errno of the ring that stopped this worker. */
 int worker_error(struct worker *worker);
 void worker_get_stats(struct worker *worker, struct worker_stats *out);

@@ -128,6 +128,9 @@ class VirtioDevice:
     tells_regions: bool = False
     """Its configuration says where they are: no transport has to."""
     name: str = "virtio"
+    """For messages."""
+    thread_name: str = "virtio-"
+    """What ``top -H`` shows of its C threads; behind a ``-`` comes the number of the thread."""
     on_config_change: Callable[[], None] | None = None
     """Set by the transport."""
 

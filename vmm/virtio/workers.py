@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vmm.virtio.device import VirtioDevice
     from vmm.virtio.queue import Queue
 
 COUNTERS = ("kicks", "chains", "irqs", "wakeups")
@@ -22,15 +23,15 @@ class Workers:
     """In the order in which they were added.  Statistics may be asked for from any thread; all else is called as a
     device's methods are.
 
-    :param name: of the device, for messages
+    :param device: whose they are: its name is for messages, its *thread_name* for ``top -H``
     :param code: of the errors
     :param hint: what may keep a worker from starting
     """
 
-    __slots__ = ("_code", "_hint", "_lock", "_name", "_running", "_totals")
+    __slots__ = ("_code", "_device", "_hint", "_lock", "_running", "_totals")
 
-    def __init__(self, name: str, code: str, hint: str) -> None:
-        self._name = name
+    def __init__(self, device: VirtioDevice, code: str, hint: str) -> None:
+        self._device = device
         self._code = code
         self._hint = hint
         self._running: list[tuple[Any, tuple[Queue, ...]]] = []
@@ -48,11 +49,13 @@ class Workers:
         """
         if worker == ffi.NULL:
             raise HostError(
-                f"{self._name}: cannot start a worker: {posix.strerror(-error[0])}",
+                f"{self._device.name}: cannot start a worker: {posix.strerror(-error[0])}",
                 code=self._code,
                 hint=self._hint,
                 errno=-error[0],
             )
+        name = self._device.thread_name
+        lib.worker_set_name(worker, f"{name}{len(self) if name.endswith('-') else ''}".encode())
         self._running.append((worker, queues))
 
     def check(self) -> None:
@@ -68,7 +71,7 @@ class Workers:
             for queue in queues:
                 if lib.ring_error(queue.ring) != ffi.NULL:
                     raise queue.error()
-            raise HostError(f"{self._name}: {posix.strerror(-code)}", code=self._code, errno=-code)
+            raise HostError(f"{self._device.name}: {posix.strerror(-code)}", code=self._code, errno=-code)
 
     def stop(self, keep: int = 0) -> None:
         """Join all but the first *keep*: afterwards nothing of them touches guest memory.  What they counted stays."""

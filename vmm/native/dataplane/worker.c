@@ -178,6 +178,24 @@ int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), voi
 	return -err;
 }
 
+static void name_thread(pthread_t thread, const char *name)
+{
+	char text[16] = "";
+
+	strncat(text, name, sizeof(text) - 1);
+	pthread_setname_np(thread, text);
+}
+
+void worker_set_name(struct worker *w, const char *name)
+{
+	name_thread(w->thread, name);
+}
+
+void thread_set_name(const char *name)
+{
+	name_thread(pthread_self(), name);
+}
+
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
 		 int event_fd, const char *name)
 {

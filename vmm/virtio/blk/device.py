@@ -49,6 +49,7 @@ class Blk(VirtioDevice):
     """
 
     device_id = spec.ID_BLOCK
+    thread_name = "blk-"
 
     def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None) -> None:
         self.path = config.path
@@ -57,7 +58,7 @@ class Blk(VirtioDevice):
         self._initial_writeback = self._writeback = config.cache == "writeback"
         self._features = 0
         hint = "see the limits on threads and locked memory (ulimit -u, ulimit -l)"
-        self._workers = Workers(self.name, "disk-worker", hint)
+        self._workers = Workers(self, "disk-worker", hint)
         self._reported: set[int] = set()
         self._blk: Any = None
         queues = config.queues or min(cpus, MAX_QUEUES)

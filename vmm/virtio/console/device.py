@@ -38,6 +38,7 @@ class VirtioConsole(VirtioDevice):
     """
 
     device_id = spec.ID_CONSOLE
+    thread_name = "console"
     queue_sizes = (64, 64)
     features = spec.CONSOLE_F_SIZE
     name = "console"
@@ -50,7 +51,7 @@ class VirtioConsole(VirtioDevice):
         self._size = (0, 0)
         self._loop: Loop | None = None
         hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
-        self._workers = Workers(self.name, "console-worker", hint)
+        self._workers = Workers(self, "console-worker", hint)
         self._space = EventFd()
         self._console: Any = lib.console_new(out_fd, int(drop), self._space.fd)
         if self._console == ffi.NULL:

@@ -58,6 +58,7 @@ class Fs(VirtioDevice):
     """
 
     device_id = spec.ID_FS
+    thread_name = "fs-"
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Fs(VirtioDevice):
         self.tag = tag or config.tag or "share"
         self.name = f"share {self.tag}"
         self.read_only = config.read_only
-        self._workers = Workers(self.name, "share-worker", "see the limit on threads (ulimit -u)")
+        self._workers = Workers(self, "share-worker", "see the limit on threads (ulimit -u)")
         self.request_queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None

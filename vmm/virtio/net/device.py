@@ -121,6 +121,7 @@ class Net(VirtioDevice):
     """
 
     device_id = spec.ID_NET
+    thread_name = "net-"
 
     def __init__(self, backend: Backend, *, mac: bytes = b"", limit: LimitConfig | None = None) -> None:
         self.name = f"net {backend.name}"
@@ -132,7 +133,7 @@ class Net(VirtioDevice):
         self._pairs = 1
         self._context: DeviceContext | None = None
         hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
-        self._workers = Workers(self.name, "net-worker", hint)
+        self._workers = Workers(self, "net-worker", hint)
         self._nets_lock = allocate_lock()  # statistics are asked for from any thread
         self._nets: list[Any] = []
         self._limits = (Limit(limit), Limit(limit))  # to the guest, from it

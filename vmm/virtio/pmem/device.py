@@ -35,6 +35,7 @@ class Pmem(VirtioDevice):
     """
 
     device_id = spec.ID_PMEM
+    thread_name = "pmem"
     queue_sizes = (64,)
     tells_regions = True
 
@@ -42,7 +43,7 @@ class Pmem(VirtioDevice):
         self.name = f"pmem {config.path}"
         self.read_only = config.read_only
         hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
-        self._workers = Workers(self.name, "pmem-worker", hint)
+        self._workers = Workers(self, "pmem-worker", hint)
         self._reported = 0
         self._pmem: Any = None
         self._image = Image(config.path, read_only=config.read_only)

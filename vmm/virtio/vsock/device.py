@@ -48,6 +48,7 @@ class Vsock(VirtioDevice):
     """
 
     device_id = spec.ID_VSOCK
+    thread_name = "vsock"
     queue_sizes = QUEUE_SIZES
     features = spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET
 
@@ -57,7 +58,7 @@ class Vsock(VirtioDevice):
         absolute = os.path.abspath(config.uds)
         self.uds = absolute if vsock_path.fits(absolute) else config.uds
         hint = "see the limits on threads and descriptors (ulimit -u, ulimit -n)"
-        self._workers = Workers(self.name, "vsock-worker", hint)
+        self._workers = Workers(self, "vsock-worker", hint)
         self._seqpacket = False
         self._reset_event = False
         self._vsock: Any = None
