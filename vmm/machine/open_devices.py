@@ -48,7 +48,7 @@ def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]
 
 
 def disk_letters(index: int) -> str:
-    """The name that Linux gives a disk: vda, ..., vdz, vdaa (``virtblk_name_format()`` in drivers/block/virtio_blk.c)."""
+    """Linux's name of a disk: vda, ..., vdz, vdaa (``virtblk_name_format()`` in drivers/block/virtio_blk.c)."""
     name = ""
     while index >= 0:
         name = chr(ord("a") + index % 26) + name
