@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from tests.bench import counters, programs
-from tests.bench.child import Child
+from tests.bench.child import Child, wait_for_image
 from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in argvs}
         for turn in range(spec.boots + 1):
             for name, argv in argvs.items():
+                wait_for_image()
                 run = boot_once(argv)
                 say(f"{kind} {name}: {run['ns'] / 1e6:.1f} M instructions{' (not counted)' if turn == 0 else ''}")
                 if turn:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import programs
-from tests.bench.child import Child, ChildError
+from tests.bench.child import Child, ChildError, wait_for_image
 from tests.bench.row import Row, compare
 
 
@@ -46,6 +46,7 @@ def measure(pyvmm: str, kernel: str, repeat: int) -> dict[str, Any]:
     time.sleep(4)  # nothing is kept of files as new as this installation's
     passes, starts, phases = [], [], []
     for turn in range(repeat + 2):
+        wait_for_image(environment)
         bare = python_pass(python, environment)
         first_run, steps = to_first_run(pyvmm, kernel, environment)
         if turn >= 2:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import wait_for_image
 from tests.command import Command
 from tests.guest.vmfixture import PROMPT
 from tests.installed import install
@@ -46,10 +47,11 @@ def test_guests_with_all_devices(
     ]
     arguments += ["--disk", str(tmp_path / "data"), "--console-device", "virtio", "--stats"]
     for turn in ("first", "second"):
+        wait_for_image(tmp_path / "cache" / "pyvmm")
         command = Command(tmp_path, *arguments, program=installed)
         try:
             command.expect(PROMPT)
-            assert os.readlink(f"/proc/{command.process.pid}/exe").endswith("pyvmm-warm")
+            assert os.readlink(f"/proc/{command.process.pid}/exe").endswith("pyvmm-warm") == (turn == "second")
             command.type(b"mkdir -p /mnt/s && mount -t virtiofs share /mnt/s && cat /mnt/s/file && nproc\n")
             command.expect("^shared\n2$")
             command.type(f"echo {turn} >/mnt/s/file2 && dd if=/dev/urandom of=/dev/vdb bs=1M count=4 2>&1\n".encode())

@@ -72,7 +72,7 @@ exit status:
   141  nobody reads the console's output any more (pyvmm boot ... | head)
 
 environment:
-  PYVMM_WARM=0  start Python anew, not from the image of a started one that is kept in ~/.cache/pyvmm for a day
+  PYVMM_WARM=0  start Python anew, not from the image of a started one that is made beforehand in ~/.cache/pyvmm
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2

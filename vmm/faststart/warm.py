@@ -42,15 +42,17 @@ def save(path: str, modules: Iterable[str]) -> None:
         posix._exit(1)
     result = _save(fd)
     if result > 0:
-        _wake()
+        _adopt()
         return
     try:
         if result == -EAGAIN:
             posix.unlink(temporary)
             posix._exit(0)
         if result < 0:
-            posix.ftruncate(fd, 0)  # which says: it cannot be made, do not try at each start
-        posix.replace(temporary, path)
+            posix.ftruncate(fd, 0)
+            posix.replace(temporary, f"{path}.none")  # which says: it cannot be made, do not try at each start
+        else:
+            posix.replace(temporary, path)
         _remove_old(path.rpartition("/")[0])
     except OSError:
         pass
@@ -88,8 +90,8 @@ def _words(pointers: Any) -> list[bytes]:
     return words
 
 
-def _wake() -> None:
-    """Have of this process what is not in the image."""
+def _adopt() -> None:
+    """Restore what the image does not contain: the arguments, environment and streams of this process."""
     from vmm.native import lib
 
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The image of a process that has started Python and imported pyvmm, and has done nothing else yet.  warm_save.c writes
- * it, the program pyvmm-warm (warm_main.c) turns itself into that process.
+ * it, the program pyvmm-warm (warm_main.c) turns itself into that process, once: an image serves one start, so that no two
+ * processes have the same addresses, canary, seed of hashes, or state of random numbers.
  *
  * A file: this header; then `nfiles` of struct warm_file, `nregions` of struct warm_region, `nsignals` of struct
  * warm_signal, and `ntext` bytes of strings; from `data` on the pages.
@@ -16,10 +17,17 @@
 #define WARM_OFF "PYVMM_WARM=0"
 #define WARM_MAX_AGE (24 * 3600)
 
+/* Beside the image, by what follows its name: whoever makes one holds a lock; none can be made here. */
+#define WARM_LOCK ".lock"
+#define WARM_NONE ".none"
+
 enum { WARM_PAGE = 4096, WARM_MAX_TABLE = 1 << 20, WARM_BOOT_ID = 36, WARM_LOCALES = 3 };
 enum { WARM_PYTHON = 0, WARM_SCRIPT = 1 }; /* of the files: those that are named on the command line */
-/* warm_region.source, where it is not the index of a file */
-enum { WARM_ANONYMOUS = -1, WARM_IMAGE = -2, WARM_VDSO = -3 };
+/*
+ * warm_region.source, where it is not the index of a file. Memory that the kernel may drop, or empties in a child, has
+ * secrets of the process: it is not in the image, and is there empty afterwards.
+ */
+enum { WARM_ANONYMOUS = -1, WARM_IMAGE = -2, WARM_VDSO = -3, WARM_DROPPABLE = -4, WARM_WIPED = -5 };
 
 /* A file that the process has mapped, or that something in its memory was made from. */
 struct warm_file {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-warm PYTHON SCRIPT [ARGUMENT]...: what `PYTHON -IS SCRIPT ARGUMENT...` does, from where an earlier process of
- * that kind had imported all its modules, when there is an image of it that fits.  Where there is none, or anything is
- * not as it was, one is made; where that is not possible or anything is unusual, it executes just that.
+ * pyvmm-warm PYTHON SCRIPT [ARGUMENT]...: what `PYTHON -IS SCRIPT ARGUMENT...` does, from where a process of that kind had
+ * imported all its modules, when there is an image of one that fits.  It takes the image away, and has the next one made in
+ * the background.  Where there is none, or anything is not as it was or unusual, it executes just that.
  *
  * No C library: its start-up would cost more than all of this, and the one in the image must be the only one.  So nobody
  * relocates what is here either: no tables of pointers.
@@ -16,15 +16,21 @@
 #include <fcntl.h>
 #include <linux/auxvec.h>
 #include <linux/prctl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 static const char locale_names[WARM_LOCALES][10] = {"LC_ALL=", "LC_CTYPE=", "LANG="};
 
-enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053 };
+enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053, LOCK_FD = 3, LOWEST_NICE = 19 };
+#ifndef MAP_DROPPABLE /* Linux 6.11 */
+#define MAP_DROPPABLE 0x08
+#endif
 
 /* ---- may we? -------------------------------------------------------------------------------------------------- */
 
@@ -83,6 +89,18 @@ static bool image_path(char **envp, const char *script, char path[PATH_SIZE])
 		path[used++] = digits[hash >> shift & 15];
 	path[used] = 0;
 	return true;
+}
+
+/* *path* and what follows it in the name of a file beside it. */
+static void beside(const char *path, const char *suffix, char found[PATH_SIZE])
+{
+	size_t n = 0;
+
+	while (*path)
+		found[n++] = *path++;
+	while (*suffix)
+		found[n++] = *suffix++;
+	found[n] = 0;
 }
 
 /* Whether there is a folder for an image at *path*, made with the one above it when they are not there. */
@@ -207,7 +225,9 @@ static bool map_regions(const struct tables *t, long image, uint64_t vdso)
 		int flags = MAP_PRIVATE | (r->start < done ? MAP_FIXED : MAP_FIXED_NOREPLACE);
 		long fd = -1;
 
-		if (r->source == WARM_ANONYMOUS || r->source == WARM_VDSO) {
+		if (r->source == WARM_DROPPABLE) {
+			flags = MAP_DROPPABLE | MAP_ANONYMOUS | (flags & ~MAP_PRIVATE);
+		} else if (r->source == WARM_ANONYMOUS || r->source == WARM_VDSO || r->source == WARM_WIPED) {
 			flags |= MAP_ANONYMOUS | MAP_NORESERVE;
 		} else if (r->source == WARM_IMAGE) {
 			fd = image;
@@ -221,6 +241,8 @@ static bool map_regions(const struct tables *t, long image, uint64_t vdso)
 		}
 		if (map(r->start, size, (int)r->prot, flags, (int)fd, r->source == WARM_VDSO ? 0 : r->offset) !=
 		    (long)r->start)
+			return false;
+		if (r->source == WARM_WIPED && CALL3(SYS_madvise, r->start, size, MADV_WIPEONFORK))
 			return false;
 		/* The kernel has put the vDSO elsewhere in this process */
 		if (r->source == WARM_VDSO &&
@@ -287,30 +309,45 @@ _Noreturn static void wake(const struct warm_registers *r)
 	__builtin_unreachable();
 }
 
-/* Does not return when it succeeds; otherwise tells whether a new image would be of use. */
-static bool try_image(const char *path, char **argv, char **envp, const uint64_t *auxv)
+/*
+ * Take the image, so that nobody else can: give it a name of this process's own, open it, remove the name. A descriptor, or
+ * below 0.
+ */
+static long take_image(const char *path)
+{
+	char suffix[24] = ".", mine[PATH_SIZE];
+	long pid = CALL3(SYS_getpid, 0, 0, 0), fd;
+	size_t digits = 1;
+
+	for (long rest = pid; rest; rest /= 10)
+		digits++;
+	suffix[digits] = 0;
+	for (; pid; pid /= 10)
+		suffix[--digits] = (char)('0' + pid % 10);
+	beside(path, suffix, mine);
+	if (CALL3(SYS_rename, path, mine, 0))
+		return -1;
+	fd = CALL3(SYS_open, mine, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
+	if (CALL3(SYS_unlink, mine, 0, 0))
+		CALL3(SYS_rmdir, mine, 0, 0); /* of whatever kind it is */
+	return fd;
+}
+
+/* Become what the image *fd* has. Returns when that cannot be. */
+static void try_image(long fd, char **argv, char **envp, const uint64_t *auxv)
 {
 	struct tables t;
 	struct stat status;
 	struct timespec now;
 	uint64_t vdso = 0;
-	long fd = CALL3(SYS_open, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
-	bool mine = false;
 
-	if (fd >= 0) {
-		if (CALL3(SYS_fstat, fd, &status, 0) || CALL3(SYS_clock_gettime, CLOCK_REALTIME, &now, 0))
-			return false;
-		/* An empty one says that it cannot be made here */
-		if (S_ISREG(status.st_mode) && !status.st_size && now.tv_sec - status.st_mtim.tv_sec < WARM_MAX_AGE)
-			return false;
-		mine = read_image(fd, &status, now.tv_sec, envp, &t) && files_unchanged(&t, argv);
-	}
-
+	if (CALL3(SYS_fstat, fd, &status, 0) || CALL3(SYS_clock_gettime, CLOCK_REALTIME, &now, 0) ||
+	    !read_image(fd, &status, now.tv_sec, envp, &t) || !files_unchanged(&t, argv))
+		return;
 	for (; auxv[0] != AT_NULL; auxv += 2)
 		if (auxv[0] == AT_SYSINFO_EHDR)
 			vdso = auxv[1];
-	/* From here on what fails would fail with a new one, too, or was bad luck with addresses */
-	if (mine && map_regions(&t, fd, vdso) && tell_kernel(&t, argv + 2, envp)) {
+	if (map_regions(&t, fd, vdso) && tell_kernel(&t, argv + 2, envp)) {
 		struct warm_mail *mail = (struct warm_mail *)t.header->mail;
 
 		CALL3(SYS_close, fd, 0, 0);
@@ -318,20 +355,31 @@ static bool try_image(const char *path, char **argv, char **envp, const uint64_t
 		mail->envp = envp;
 		wake(&t.header->registers);
 	}
-	return !mine;
 }
 
-/* Have Python make the image, in a process that has nothing of this one's: no arguments, no environment but the locale. */
-static void make_image(char *option, char **argv, char **envp)
+/* Whether to make one: none has turned out to be impossible here within a day. */
+static bool is_possible(const char *path)
+{
+	char none[PATH_SIZE];
+	struct stat status;
+	struct timespec now;
+
+	beside(path, WARM_NONE, none);
+	return CALL4(SYS_newfstatat, AT_FDCWD, none, &status, AT_SYMLINK_NOFOLLOW) ||
+	       CALL3(SYS_clock_gettime, CLOCK_REALTIME, &now, 0) || now.tv_sec - status.st_mtim.tv_sec >= WARM_MAX_AGE;
+}
+
+/*
+ * In a child of a child, which nobody waits for: have Python make an image, when nothing else wants the CPU. It has nothing
+ * of this process: no arguments, no environment but the locale, no folder, no terminal, no descriptor but the lock.
+ */
+_Noreturn static void be_maker(char *option, long lock, char **argv, char **envp)
 {
 	char *words[] = {argv[1], option, argv[2], NULL}, *environment[WARM_LOCALES + 1];
-	long status, pid = CALL3(SYS_fork, 0, 0, 0);
+	struct sched_param none = {0};
+	long fd;
 	int n = 0;
 
-	if (pid > 0)
-		CALL4(SYS_wait4, pid, &status, 0, 0);
-	if (pid)
-		return;
 	for (int i = 0; i < WARM_LOCALES; i++)
 		for (char **each = envp; *each; each++)
 			if (after(*each, locale_names[i])) {
@@ -339,13 +387,46 @@ static void make_image(char *option, char **argv, char **envp)
 				break;
 			}
 	environment[n] = NULL;
-	pid = CALL3(SYS_open, "/dev/null", O_RDWR, 0);
-	for (int fd = 0; fd < 3; fd++)
-		CALL3(SYS_dup2, pid, fd, 0);
-	if (pid > 2)
-		CALL3(SYS_close, pid, 0, 0);
+	CALL3(SYS_setsid, 0, 0, 0);
+	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
+	CALL3(SYS_sched_setscheduler, 0, SCHED_IDLE, &none);
+	if (words[0][0] == '/' && words[2][0] == '/')
+		CALL3(SYS_chdir, "/", 0, 0);
+	if (lock != LOCK_FD)
+		CALL3(SYS_dup2, lock, LOCK_FD, 0);
+	CALL3(SYS_close_range, LOCK_FD + 1, ~0u, 0);
+	fd = CALL3(SYS_open, "/dev/null", O_RDWR, 0);
+	for (int stream = 0; stream < 3; stream++)
+		CALL3(SYS_dup2, fd, stream, 0);
+	if (fd > LOCK_FD)
+		CALL3(SYS_close, fd, 0, 0);
 	CALL3(SYS_execve, words[0], words, environment);
 	CALL3(SYS_exit_group, 127, 0, 0);
+	__builtin_unreachable();
+}
+
+/* Unless another process makes one, or has just made it. */
+static void make_image(char *option, const char *path, char **argv, char **envp)
+{
+	char lock[PATH_SIZE];
+	long status, pid, fd;
+
+	beside(path, WARM_LOCK, lock);
+	fd = CALL3(SYS_open, lock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return;
+	if (CALL3(SYS_flock, fd, LOCK_EX | LOCK_NB, 0) || !CALL3(SYS_access, path, F_OK, 0)) {
+		CALL3(SYS_close, fd, 0, 0);
+		return;
+	}
+	pid = CALL3(SYS_fork, 0, 0, 0);
+	if (!pid && CALL3(SYS_fork, 0, 0, 0))
+		CALL3(SYS_exit_group, 0, 0, 0);
+	if (!pid)
+		be_maker(option, fd, argv, envp);
+	CALL3(SYS_close, fd, 0, 0); /* the child has it now */
+	if (pid > 0)
+		CALL4(SYS_wait4, pid, &status, 0, 0);
 }
 
 /* Called with the stack pointer that the process began with. */
@@ -361,10 +442,13 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 		CALL3(SYS_exit_group, 2, 0, 0);
 	while (*auxv++)
 		;
-	if (is_usual(envp, auxv) && image_path(envp, argv[2], path) && try_image(path, argv, envp, auxv) &&
-	    has_folder(path)) {
-		make_image(option, argv, envp);
-		try_image(path, argv, envp, auxv);
+	if (is_usual(envp, auxv) && image_path(envp, argv[2], path) && is_possible(path)) {
+		long fd = take_image(path);
+
+		if (fd >= 0 || has_folder(path))
+			make_image(option, path, argv, envp);
+		if (fd >= 0)
+			try_image(fd, argv, envp, auxv);
 	}
 	option[sizeof("-IS") - 1] = 0;
 	argv[0] = argv[1];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The memory of this process as regions of an image.  Pages that are its own, as /proc/self/pagemap has it, are to be
- * written; of all else only which file is mapped where.
+ * written; of all else only which file is mapped where.  What is droppable or wiped in children is left out: there glibc,
+ * for one, has the key of its random numbers (getrandom in the vDSO).
  */
 #include "warm_save.h"
 
@@ -66,8 +67,17 @@ static int add_own_pages(struct save *s, uint64_t start, uint64_t end, uint32_t 
 	return err;
 }
 
-/* One line of /proc/self/maps. */
-static int add_mapping(struct save *s, char *line, uint64_t *vdso)
+/* Does a line "VmFlags: rd wr mr ..." have that one? */
+static bool has_flag(const char *flags, const char *name)
+{
+	for (const char *at = flags; (at = strstr(at, name)) != NULL; at += 2)
+		if (at[-1] == ' ' && (at[2] == ' ' || !at[2]))
+			return true;
+	return false;
+}
+
+/* One mapping of /proc/self/smaps: its first line, and its flags. */
+static int add_mapping(struct save *s, char *line, const char *flags, uint64_t *vdso)
 {
 	uint64_t start, end, offset;
 	char r, w, x, p, *path;
@@ -82,6 +92,10 @@ static int add_mapping(struct save *s, char *line, uint64_t *vdso)
 		return 0; /* ours */
 	if (strcmp(path, "[vsyscall]") == 0)
 		return 0; /* at the same address everywhere */
+	if (has_flag(flags, "dp"))
+		return add_region(s, start, end, prot, WARM_DROPPABLE, 0);
+	if (has_flag(flags, "wf"))
+		return add_region(s, start, end, prot, WARM_WIPED, 0);
 	if (strncmp(path, "[vvar", 5) == 0 || strcmp(path, "[vdso]") == 0) {
 		if (strcmp(path, "[vdso]") == 0)
 			*vdso = start;
@@ -114,14 +128,19 @@ static int add_mapping(struct save *s, char *line, uint64_t *vdso)
 
 int warm_add_memory(struct save *s)
 {
-	ssize_t n = warm_read_file("/proc/self/maps", s->maps, MAX_MAPS);
+	ssize_t n = warm_read_file("/proc/self/smaps", s->maps, MAX_MAPS);
+	char *mapping = NULL;
 	uint64_t vdso = 0;
 	int err = n < 0 ? (int)n : 0;
 
 	s->header.brk = (uint64_t)syscall(SYS_brk, 0);
 	for (char *line = s->maps, *end; !err && (end = strchr(line, '\n')) != NULL; line = end + 1) {
 		*end = 0;
-		err = add_mapping(s, line, &vdso);
+		/* A mapping begins with its address; what is told of it, with a name and ends with its flags */
+		if (line[0] < 'A' || line[0] > 'Z')
+			mapping = line;
+		else if (strncmp(line, "VmFlags:", 8) == 0)
+			err = mapping ? add_mapping(s, mapping, line, &vdso) : -EPROTO;
 	}
 	for (uint32_t i = 0; i < s->header.nregions; i++)
 		if (s->regions[i].source == WARM_VDSO)

@@ -7,7 +7,7 @@
 
 #include "warm.h"
 
-enum { MAX_FILES = 1024, MAX_REGIONS = 2048, MAX_SIGNALS = 64, MAX_TEXT = 256 << 10, MAX_MAPS = 256 << 10 };
+enum { MAX_FILES = 1024, MAX_REGIONS = 2048, MAX_SIGNALS = 64, MAX_TEXT = 256 << 10, MAX_MAPS = 2 << 20 };
 
 /* All that is needed to write, in memory that is shared so that it is told from the process's own. */
 struct save {
