@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.warm import wait_for_image
 from tests.command import Command
 from tests.guest.vmfixture import PROMPT
 from tests.installed import install
+from tests.warm import wait_for_image
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.warm import wait_for_image
 from tests import tiny
 from tests.installed import install
+from tests.warm import wait_for_image
 
 
 @pytest.fixture(scope="module")
