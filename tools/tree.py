@@ -1,7 +1,7 @@
 """`python -m tools.tree [--write]`: the rooms of the house, as docs/design.md shows them between two marks.
 
-A room is a folder with code; what is said of it is the first sentence of its package's docstring, or of the first comment
-in the main file of a C folder. A test compares the page with this.
+A room is a folder with code; what is said of it is the first sentence of the docstring of its package, or of the first
+comment in the main file of a C folder. A test compares the page with this.
 """
 
 from __future__ import annotations
