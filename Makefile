@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench conformance fuzz guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench report conformance fuzz guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -56,6 +56,10 @@ lab: ## a shell in the lab, the nested KVM host
 bench: ## the benchmark against QEMU; results in build/
 	@python3 tools/deps.py kernel lab bench
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+report: ## tests and benchmark on this machine, and one file about it to send: figures of real KVM are wanted
+	@python3 tools/deps.py kernel lab guest check fuzz bench
+	@$(PYTHON) -m tools.report $(ARGS)
 
 conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/conformance.md
 	@python3 tools/deps.py kernel lab conformance
