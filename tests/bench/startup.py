@@ -20,7 +20,7 @@ from tests.bench.row import Row, compare
 def to_first_run(pyvmm: str, kernel: str, environment: dict[str, str]) -> tuple[int, dict[str, float]]:
     """Nanoseconds from the process's start to its first KVM_RUN, and the phases that pyvmm tells of."""
     guest = programs.Guest(kernel, "console=ttyS0")
-    extra = ("--console", "none", "--stats", "--json", "--timeout", "0.02")
+    extra = ("--console", "none", "--stats", "--json", "--timeout", "0.1")  # a busy host may need a while for KVM_RUN
     with Child(programs.pyvmm(pyvmm, guest, extra=extra), environment) as child:
         child.finish(60)
         for line in child.errors().splitlines():
