@@ -61,7 +61,7 @@ def header(
 def is_asleep() -> bool:
     """Whether the device's worker waits in the kernel: it looks around for a while before it does."""
     states = [Path(f"/proc/self/task/{tid}/stat").read_text() for tid in os.listdir("/proc/self/task")]
-    return {text.rpartition(") ")[2][0] for text in states if "(pyvmm-vsock)" in text} == {"S"}
+    return {text.rpartition(") ")[2][0] for text in states if "(vsock)" in text} == {"S"}
 
 
 class VsockGuest(Guest):

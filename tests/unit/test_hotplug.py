@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from vmm import BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BalloonConfig, BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
 from vmm.errors import ConfigError
@@ -52,7 +52,7 @@ def test_a_disk_comes_and_goes_and_leaves_nothing_behind(machine: Machine, disk:
         return len(os.listdir("/proc/self/fd"))
 
     assert machine.unplug(machine.plug(disk))
-    before, closers = descriptors(), len(machine._closers)
+    before, closers = descriptors(), len(machine._owned)
     for _ in range(40):  # more than there are device numbers
         attached = machine.plug(disk)
         assert machine.attached == [attached]
@@ -60,7 +60,7 @@ def test_a_disk_comes_and_goes_and_leaves_nothing_behind(machine: Machine, disk:
             machine.plug(disk)
         assert machine.unplug(attached)
         assert machine.attached == []
-    assert (descriptors(), len(machine._closers)) == (before, closers)
+    assert (descriptors(), len(machine._owned)) == (before, closers)
 
 
 @needs_kvm
@@ -139,3 +139,18 @@ def test_the_registers_of_every_size_and_offset() -> None:
     registers.write(GONE, 4, 0x8000_0001)
     assert gone == [0, 31]
     irq.close()
+
+
+@needs_kvm
+def test_disks_are_counted_by_themselves(tmp_path: Path, disk: DiskConfig) -> None:
+    """Whatever else has a slot: a resize is of a disk, or an error."""
+    settings = config(tiny.make(tmp_path, OBEDIENT))
+    settings = MachineConfig(settings.boot, settings.memory, transport="pci", balloon=BalloonConfig())
+    with Machine(settings) as machine:
+        machine.start()
+        assert len(machine.devices) == 1 and machine.disks == []
+        with pytest.raises(ConfigError, match="disk 0: the machine has 0 disks"):
+            machine.resize_disk(0)
+        attached = machine.plug(disk)
+        assert machine.disks == [attached]
+        machine.resize_disk(0)

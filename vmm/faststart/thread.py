@@ -36,11 +36,11 @@ class Thread:
             raise
 
     def _main(self) -> None:
-        from vmm.native import lib
-
         self.ident = get_ident()
-        lib.thread_set_name(self.name.encode())
         try:
+            from vmm.native import lib
+
+            lib.thread_set_name(self.name.encode())
             self._target()
         finally:
             self._running.release()

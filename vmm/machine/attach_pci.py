@@ -9,7 +9,7 @@ from vmm.devices.pci_hotplug import PciHotplug
 from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.kvm.routing import MsiRouter
-from vmm.machine.attach_mmio import NOWHERE, Attached
+from vmm.machine.slots import NOWHERE, Attached
 from vmm.native import ffi, lib
 from vmm.pci.bus import HostBridge, PciBus
 from vmm.pci.config import WINDOW_BAR
@@ -20,12 +20,9 @@ from vmm.virtio.pci_layout import BAR_SIZE, NOTIFY, NOTIFY_STRIDE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from vmm.bus import Bus
-    from vmm.events import Loop
-    from vmm.machine.kvm_vm import Core
-    from vmm.memory import GuestMemory
+    from vmm.bus import BusDevice
+    from vmm.machine.slots import Board
     from vmm.pci.bus import Function
     from vmm.virtio.device import VirtioDevice
 
@@ -33,32 +30,16 @@ if TYPE_CHECKING:
 class PciSlots:
     """Devices behind virtio-pci, on bus 0.
 
-    :param native: the C bus (cdata ``struct bus *``)
-    :param closers: of the machine: gets what has to be closed, in the order of its making
-    :param packed: offer packed virtqueues
+    :param board: what they are wired to
     """
 
     numbers = range(0)
     """No virtio-mmio slots."""
 
-    def __init__(
-        self,
-        core: Core,
-        memory: GuestMemory,
-        loop: Loop,
-        mmio: Bus,
-        native: Any,
-        closers: list[Any],
-        *,
-        packed: bool = False,
-    ) -> None:
-        self._packed = packed
-        self._core = core
-        self._memory = memory
-        self._loop = loop
-        self._mmio = mmio
-        self._native = native
-        self._closers = closers
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._core = core = board.core
+        mmio, native = board.mmio, board.native
         self._kick_size = 0 if core.any_length else 2
         self._router = MsiRouter(core.vm)
         self._lines: dict[int, set[int]] = {}
@@ -70,7 +51,17 @@ class PciSlots:
         lib.bus_add_ecam(native, layout.PCI_ECAM, self._ecam)
         self._add(HostBridge(), 0)
         self._numbers: dict[int, Attached] = {}
-        self.hotplug = PciHotplug(core.irq_line(layout.PCI_HOTPLUG_GSI), self._on_gone)
+        self._announcer = PciHotplug(core.irq_line(layout.PCI_HOTPLUG_GSI), self._on_gone)
+
+    @property
+    def hotplug(self) -> PciSlots:
+        """Devices come and go."""
+        return self
+
+    @property
+    def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
+        """Through which the guest is told, and tells, of a device that comes or goes."""
+        return ((layout.PCI_HOTPLUG, self._announcer.SIZE, self._announcer),)
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
@@ -93,10 +84,11 @@ class PciSlots:
         :raises ConfigError: none is free
         """
         self.bus.check_room()
-        kicks = [EventFd() for _ in device.queue_sizes]
-        transport = PciTransport(device, self._memory, self._loop, kicks, self._router, packed=self._packed)
-        attached = Attached(device, transport, kicks)
-        self._closers += [*kicks, transport]
+        board, owned = self._board, self._board.owned.branch()
+        kicks = [owned.add(EventFd()) for _ in device.queue_sizes]
+        transport = PciTransport(device, board.memory, board.loop, kicks, self._router, packed=board.packed)
+        owned.add(transport)
+        attached = Attached(device, transport, kicks, owned)
         slot = self._add(transport, transport.trap, 0 if transport.window is None else transport.window.gpa)
         transport.on_line = self._line(slot)
         self._numbers[slot] = attached
@@ -104,30 +96,25 @@ class PciSlots:
         return attached
 
     def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
-        """:meth:`attach`, and tell the running guest.
-
-        :param cpus: of the machine, for a disk's queues
-        :raises ConfigError: no device number is free; the disk cannot be opened; a device that needs what only a
-            machine that is being made can give
-        """
+        """:meth:`attach`, and tell the running guest: see :class:`~vmm.machine.slots.HotPlug`."""
         if isinstance(device, DiskConfig):
             from vmm.virtio.blk.device import Blk
 
             self.bus.check_room()
             device = Blk(device, cpus=cpus)
-        if device.regions or (device.shares_memory and self._memory.fd < 0):
+        if device.regions or (device.shares_memory and self._board.memory.fd < 0):
             raise ConfigError(
                 f"{device.name} cannot be plugged in: it has a window, or shares memory that this guest's RAM is not",
                 code="hotplug",
                 hint="attach it before the start; MemoryConfig(shared=True) makes RAM that can be shared",
             )
         attached = self.attach(device)
-        self.hotplug.announce(self._number(attached))
+        self._announcer.announce(self._number(attached))
         return attached
 
     def ask_to_leave(self, attached: Attached) -> None:
         """Ask a running guest to let the device go; see :meth:`Attached.wait_gone`."""
-        self.hotplug.ask_to_leave(self._number(attached))
+        self._announcer.ask_to_leave(self._number(attached))
 
     def pull_out(self, attached: Attached) -> None:
         """Take the device off the bus, whatever the guest does with it; it is gone already: nothing to do."""
@@ -146,23 +133,21 @@ class PciSlots:
         attached = self._numbers.pop(slot, None)
         if attached is None:
             return  # nobody is there, or the host bridge, which stays
-        transport = attached.transport
         self._ecam.page[slot] = ffi.NULL
         self.bus.remove(slot)
         # A vCPU that is reading the page holds the C bus's lock; whoever changes ranges waits for it
-        lib.bus_remove(self._native, lib.BUS_MMIO, 1)
-        self.hotplug.forget(slot)
+        lib.bus_remove(self._board.native, lib.BUS_MMIO, 1)
+        self._announcer.forget(slot)
         self.attached.remove(attached)
         for region in attached.device.regions.values():
             # vCPUs ask it at every exit
-            lib.bus_remove_window(self._native, region.native)
+            lib.bus_remove_window(self._board.native, region.native)
             if attached.device.tells_regions:
                 self._core.unmap_window(region.gpa)
-        transport.close()
-        for kick in attached.kicks:
-            kick.close()
-        gone = {id(each) for each in (transport, attached.device, *attached.kicks)}
-        self._closers[:] = [each for each in self._closers if id(each) not in gone]
+        attached.owned.close()
+        attached.device.close()
+        for each in (attached.owned, attached.device):
+            self._board.owned.discard(each)
         attached.set_gone()
 
     def _line(self, slot: int) -> Callable[[bool], None]:
@@ -187,8 +172,8 @@ class PciSlots:
         if number == WINDOW_BAR:
             self._map_window(function, address)
             return
-        self._mmio.add(address, BAR_SIZE, function)
-        lib.bus_add_bar(self._native, address, BAR_SIZE, ffi.from_buffer(function.page))
+        self._board.mmio.add(address, BAR_SIZE, function)
+        lib.bus_add_bar(self._board.native, address, BAR_SIZE, ffi.from_buffer(function.page))
         self._kicks(function, address, assign=True)
 
     def _unmap(self, function: Function, number: int, address: int) -> None:
@@ -197,18 +182,18 @@ class PciSlots:
             self._unmap_window(function, address)
             return
         self._kicks(function, address, assign=False)
-        lib.bus_remove(self._native, lib.BUS_MMIO, address)
-        self._mmio.remove(function)
+        lib.bus_remove(self._board.native, lib.BUS_MMIO, address)
+        self._board.mmio.remove(function)
 
     def _map_window(self, function: PciTransport, address: int) -> None:
         window = function.window
         assert window is not None
         self._core.map_window(address, window.size, window.host_address, window.read_only)
-        lib.bus_move_window(self._native, window.native, address)
+        lib.bus_move_window(self._board.native, window.native, address)
 
     def _unmap_window(self, function: PciTransport, address: int) -> None:
         assert function.window is not None
-        lib.bus_move_window(self._native, function.window.native, NOWHERE)
+        lib.bus_move_window(self._board.native, function.window.native, NOWHERE)
         self._core.unmap_window(address)
 
     def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
@@ -222,7 +207,7 @@ class PciSlots:
         for attached in self.attached:
             attached.transport.reset()
         self.bus.reset()
-        self.hotplug.reset()
+        self._announcer.reset()
 
     def follow(self) -> None:
         """The VM is a new one."""

@@ -8,9 +8,8 @@ from vmm.kvm.state import set_boot_state, set_reset_msrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.machine.attach_mmio import MmioSlots
-    from vmm.machine.attach_pci import PciSlots
     from vmm.machine.kvm_vm import Core
+    from vmm.machine.slots import Slots
     from vmm.memory import GuestMemory
 
 
@@ -30,7 +29,7 @@ class Bootstrap:
         self._plan = plan
         self._loading = Task(lambda: boot.load_files(plan, self._memory), "loader")
 
-    def finish(self, core: Core, slots: MmioSlots | PciSlots) -> None:
+    def finish(self, core: Core, slots: Slots) -> None:
         """All devices are attached: tell the kernel of them, and put the vCPUs where they begin.
 
         :raises ConfigError: a file has changed since it was checked, or there are too many devices

@@ -6,7 +6,6 @@ import time
 from _thread import RLock, allocate_lock, get_ident
 
 from vmm import boot
-from vmm.boot import layout
 from vmm.errors import ConfigError
 from vmm.events import Loop
 from vmm.faststart.thread import Thread
@@ -29,10 +28,13 @@ from vmm.machine.lifecycle import (
     EndEvent,
     Life,
 )
-from vmm.machine.open_devices import balloon_of, close_all, open_console, open_devices, open_vsock, vsock_of
+from vmm.machine.open_devices import balloon_of, open_console, open_devices, open_vsock, vsock_of
+from vmm.machine.owned import Owned
 from vmm.machine.pc import Platform
+from vmm.machine.slots import Board
 from vmm.machine.vcpu_threads import VcpuThreads
 from vmm.memory import GuestMemory
+from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +43,9 @@ if TYPE_CHECKING:
 
     from vmm.devices import Serial
     from vmm.kvm import Vcpu
-    from vmm.machine.attach_mmio import Attached
-    from vmm.machine.attach_pci import PciSlots
     from vmm.machine.config import MachineConfig
     from vmm.machine.lifecycle import Event, EventStream
+    from vmm.machine.slots import Attached, HotPlug, Slots
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.blk.config import DiskConfig
     from vmm.virtio.console.device import VirtioConsole
@@ -68,7 +69,8 @@ class Machine:
         self.config = config
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self.loop = Loop()
-        self._closers: list[Any] = [self.loop]
+        self._owned = Owned()
+        self._owned.add(self.loop)
         self._loop_thread: Thread | None = None
         self._life = Life()
         self._life.listen(self._note_end)
@@ -93,19 +95,19 @@ class Machine:
         ram = config.memory
         shared = config.shares_memory() or any(device.shares_memory for device in devices)
         self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
-        self._closers.append(self._memory)
+        self._owned.add(self._memory)
         self.phases.append(("memory", time.monotonic()))
         self._bootstrap = Bootstrap(plan, self._memory)
-        self._closers.append(self._bootstrap)
+        self._owned.add(self._bootstrap)
         core = self._core = Core(config.cpus)
-        self._closers.append(core)
-        wanted = open_devices(config, self._closers)
+        self._owned.add(core)
+        wanted = open_devices(config, self._owned)
         if config.vsock is not None:
-            self._vsock = open_vsock(config.vsock, self._closers)
+            self._vsock = open_vsock(config.vsock, self._owned)
             wanted.append(self._vsock)
-        hvc = open_console(config.console, self.loop, self._closers)
+        hvc = open_console(config.console, self.loop, self._owned)
         wanted.extend([] if hvc is None else [hvc])
-        platform = self._platform = Platform(self._memory.regions[-1].end, self._closers)
+        platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
         windows = any(device.regions for device in (*wanted, *devices))
@@ -115,21 +117,30 @@ class Machine:
         platform.add_devices(core, self.loop, config.console, self._on_power_event)
         self.serial = platform.serial
         self.console: Serial | VirtioConsole = hvc or self.serial
-        kind: type[MmioSlots | PciSlots] = MmioSlots
-        if config.transport == PCI:
-            from vmm.machine.attach_pci import PciSlots as kind
         packed = config.virtqueues == PACKED
-        self._slots = kind(core, self.memory, self.loop, self.mmio, platform.native, self._closers, packed=packed)
-        if not isinstance(self._slots, MmioSlots):
-            platform.add_pio(layout.PCI_HOTPLUG, self._slots.hotplug.SIZE, self._slots.hotplug)
+        board = Board(core, self.memory, self.loop, self.mmio, platform.native, self._owned, packed=packed)
+        self._slots: Slots
+        if config.transport == PCI:
+            from vmm.machine.attach_pci import PciSlots
+
+            self._slots = PciSlots(board)
+        else:
+            self._slots = MmioSlots(board)
+        for port, size, registers in self._slots.ports:
+            platform.add_pio(port, size, registers)
         for device in (*wanted, *devices):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
 
     @property
     def attached(self) -> list[Attached]:
-        """The virtio devices, in the order of their attaching."""
+        """The virtio devices in their slots, in the order of their attaching."""
         return self._slots.attached
+
+    @property
+    def devices(self) -> list[VirtioDevice]:
+        """The virtio devices themselves, in that order."""
+        return [each.device for each in self.attached]
 
     @property
     def memory(self) -> GuestMemory:
@@ -169,7 +180,7 @@ class Machine:
         """
         with self._life_lock:
             self._life.check("plug")
-            return self._slots.plug(device, self.config.cpus)
+            return self._hotplug().plug(device, self.config.cpus)
 
     def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
         """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
@@ -181,12 +192,18 @@ class Machine:
         """
         with self._life_lock:
             self._life.check("unplug")
-            self._slots.ask_to_leave(attached)
+            self._hotplug().ask_to_leave(attached)
         if force and not attached.wait_gone(timeout):
             with self._life_lock:
                 self._life.check("unplug")
-                self._slots.pull_out(attached)
+                self._hotplug().pull_out(attached)
         return attached.wait_gone(30.0 if force else timeout)  # the guest may just be about it
+
+    def _hotplug(self) -> HotPlug:
+        if self._slots.hotplug is None:
+            hint = 'make the machine with transport="pci"'
+            raise ConfigError("devices come and go only on PCI", code="hotplug", hint=hint)
+        return self._slots.hotplug
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -378,11 +395,22 @@ class Machine:
         """
         return balloon_of(self.attached)
 
+    @property
+    def disks(self) -> list[Attached]:
+        """Those of :attr:`attached` that are disks: ``disks[0]`` is the guest's ``vda``, while none was unplugged."""
+        return [each for each in self.attached if each.device.device_id == ID_BLOCK]
+
     def resize_disk(self, index: int) -> None:
-        """Read the size of the *index*-th attached disk's file again and tell the guest."""
+        """Read the size of the file of ``disks[index]`` again and tell the guest.
+
+        :raises ConfigError: there is no such disk
+        """
         self._life.check("resize_disk")
-        device: Any = self.attached[index].device
-        device.resize()
+        disks = self.disks
+        if not 0 <= index < len(disks):
+            raise ConfigError(f"disk {index}: the machine has {len(disks)} disks, counted from 0", code="disk-none")
+        disk: Any = disks[index].device
+        disk.resize()
 
     def _on_power_event(self, kind: str) -> None:
         self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR)
@@ -405,7 +433,7 @@ class Machine:
             self._life.stage = CLOSED
             # In the opposite order of their making: workers before the memory and descriptors that they use
             self._core = None
-            close_all(self._closers)
+            self._owned.close()
             exithook.forget(self)
 
     def __enter__(self) -> Machine:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.virtio.blk.config import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from vmm.events import Loop
-    from vmm.machine.attach_mmio import Attached
     from vmm.machine.config import ConsoleConfig, MachineConfig
+    from vmm.machine.owned import Owned
+    from vmm.machine.slots import Attached
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from vmm.virtio.vsock.vhost import VhostVsock
 
 
-def open_devices(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
-    """The devices of *config*, in the order of their slots.  What was opened is on *closers*, also on errors."""
+def open_devices(config: MachineConfig, owned: Owned) -> list[VirtioDevice]:
+    """The devices of *config*, in the order of their slots.  What was opened is *owned*, also on errors."""
     return [
-        *_open_disks(config, closers),
-        *_open_shares(config, closers),
-        *_open_nets(config, closers),
-        *_open_more(config, closers),
+        *_open_disks(config, owned),
+        *_open_shares(config, owned),
+        *_open_nets(config, owned),
+        *_open_more(config, owned),
     ]
 
 
-def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+def _open_disks(config: MachineConfig, owned: Owned) -> list[VirtioDevice]:
     wanted = (config.rootfs, *config.disks) if isinstance(config.rootfs, DiskConfig) else config.disks
     if not wanted:
         return []
@@ -42,7 +42,7 @@ def _open_disks(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]
     for index, disk in enumerate(wanted):
         device = Blk(disk, cpus=config.cpus)
         device.thread_name = f"blk-{disk_letters(index)}-"
-        closers.append(device)
+        owned.add(device)
         disks.append(device)
     return disks
 
@@ -56,7 +56,7 @@ def disk_letters(index: int) -> str:
     return f"vd{name}"
 
 
-def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+def _open_shares(config: MachineConfig, owned: Owned) -> list[VirtioDevice]:
     shares: list[VirtioDevice] = []
     for tag, share in config.tagged_shares():
         kind: type[Fs]
@@ -67,12 +67,12 @@ def _open_shares(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice
 
         device = kind(share, tag, cpus=config.cpus)
         device.thread_name = f"fs-{tag[:8]}-"
-        closers.append(device)
+        owned.add(device)
         shares.append(device)
     return shares
 
 
-def _open_nets(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+def _open_nets(config: MachineConfig, owned: Owned) -> list[VirtioDevice]:
     nets: list[VirtioDevice] = []
     for index, net in enumerate(config.nets):
         from vmm.virtio.net.device import Backend, Net, stable_mac
@@ -88,15 +88,15 @@ def _open_nets(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
 
             mac = net.mac_bytes() if net.mac else stable_mac(f"user {index}")
             backend = Passt(mac, net.publish, net.mtu)
-        closers.append(backend)
+        owned.add(backend)
         device = Net(backend, mac=mac, limit=net.limit)
         device.thread_name = f"net{index}-"
-        closers.append(device)
+        owned.add(device)
         nets.append(device)
     return nets
 
 
-def _open_more(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
+def _open_more(config: MachineConfig, owned: Owned) -> list[VirtioDevice]:
     devices: list[VirtioDevice] = []
     if config.pmems:
         from vmm.virtio.pmem.device import Pmem
@@ -104,7 +104,7 @@ def _open_more(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
         for image in config.pmems:
             device = Pmem(image)
             device.thread_name = f"pmem{len(devices)}"
-            closers.append(device)
+            owned.add(device)
             devices.append(device)
     if config.balloon is not None:
         from vmm.virtio.balloon.device import Balloon
@@ -113,31 +113,16 @@ def _open_more(config: MachineConfig, closers: list[Any]) -> list[VirtioDevice]:
     return devices
 
 
-def open_console(config: ConsoleConfig, loop: Loop, closers: list[Any]) -> VirtioConsole | None:
+def open_console(config: ConsoleConfig, loop: Loop, owned: Owned) -> VirtioConsole | None:
     """The virtio console of *config*; None: its console is the UART."""
     if config.device != "virtio":
         return None
     from vmm.virtio.console.device import VirtioConsole
 
     console = VirtioConsole(out_fd=config.fd, drop=config.drop)
-    closers.append(console)
+    owned.add(console)
     console.attach_host(loop)
     return console
-
-
-def close_all(closers: list[Any]) -> None:
-    """Close what a machine is made of, in the opposite order of its making.
-
-    :raises HostError: something could not be closed; the rest is all the same
-    """
-    first: BaseException | None = None
-    while closers:
-        try:
-            closers.pop().close()
-        except Exception as error:
-            first = first or error
-    if first is not None:
-        raise HostError(f"closing the machine: {first}", code="close") from first
 
 
 def vsock_of(vsock: Vsock | VhostVsock | None) -> Vsock | VhostVsock:
@@ -165,7 +150,7 @@ def balloon_of(attached: Iterable[Attached]) -> Balloon:
     )
 
 
-def open_vsock(config: VsockConfig, closers: list[Any]) -> Vsock | VhostVsock:
+def open_vsock(config: VsockConfig, owned: Owned) -> Vsock | VhostVsock:
     """The socket device of *config*."""
     device: Vsock | VhostVsock
     if config.backend == "vhost":
@@ -176,5 +161,5 @@ def open_vsock(config: VsockConfig, closers: list[Any]) -> Vsock | VhostVsock:
         from vmm.virtio.vsock.device import Vsock
 
         device = Vsock(config)
-    closers.append(device)
+    owned.add(device)
     return device

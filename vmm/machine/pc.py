@@ -6,18 +6,19 @@ from vmm.boot import layout
 from vmm.bus import Bus
 from vmm.devices import Serial, power_devices
 from vmm.errors import ConfigError
-from vmm.machine.attach_mmio import NOWHERE, Native
+from vmm.machine.owned import Native
+from vmm.machine.slots import NOWHERE
 from vmm.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from vmm.bus import BusDevice
     from vmm.events import Loop
     from vmm.machine.config import ConsoleConfig
     from vmm.machine.kvm_vm import Core
+    from vmm.machine.owned import Owned
     from vmm.virtio.device import VirtioDevice
 
 
@@ -27,21 +28,21 @@ class Platform:
     :ivar pio: the control plane's side of the I/O ports, and :attr:`mmio` of memory
     :ivar native: the C bus (cdata ``struct bus *``)
     :param end_of_ram: where windows of devices may begin
-    :param closers: of the machine: gets what has to be closed, in the order of its making
+    :param owned: of the machine
     """
 
-    def __init__(self, end_of_ram: int, closers: list[Any]) -> None:
+    def __init__(self, end_of_ram: int, owned: Owned) -> None:
         self.pio, self.mmio = Bus("pio"), Bus("mmio")
-        self._closers = closers
+        self._owned = owned
         self._address_end = end_of_ram
         self.native = lib.bus_new()
-        closers.append(Native(self.native, lib.bus_free))
+        owned.add(Native(self.native, lib.bus_free))
 
     def add_devices(self, core: Core, loop: Loop, console: ConsoleConfig, on_power: Callable[[str], None]) -> None:
         """The serial port, whose output goes where *console* says; what ends a run, told to *on_power*; the button."""
         self._core = core
         self.serial = Serial(core.irq_line(layout.COM1_GSI), out_fd=console.fd, drop=console.drop)
-        self._closers.append(self.serial)
+        self._owned.add(self.serial)
         lib.bus_add_uart(self.native, layout.COM1, self.serial.native)
         self.serial.attach(loop)
         self.power_button = core.irq_line(layout.POWER_BUTTON_GSI)

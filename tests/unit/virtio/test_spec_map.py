@@ -14,7 +14,7 @@ def test_every_code_reference_exists() -> None:
     references = [
         (path, name)
         for row in ROWS
-        for path, name in re.findall(r"`((?:virtio|native)/\w+\.\w+)`(?: `(\w+)`)?", row[-2])
+        for path, name in re.findall(r"`((?:virtio|native)/[\w/]+\.\w+)`(?: `(\w+)`)?", row[-2])
     ]
     assert len(references) > 40
     for path, name in references:

@@ -1,0 +1,67 @@
+"""What is to be closed: one stack for a machine, and one for each device in it, which an unplug closes alone."""
+
+from __future__ import annotations
+
+from vmm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    class Closable(Protocol):
+        """Whatever has a ``close``, harmless when done twice."""
+
+        def close(self) -> None: ...
+
+    T = TypeVar("T", bound=Closable)
+
+
+class Owned:
+    """Closed in the opposite order of its making: workers before the memory and descriptors that they use."""
+
+    def __init__(self) -> None:
+        self._things: list[Closable] = []
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def add(self, thing: T) -> T:
+        """Close *thing* with this one; returns it."""
+        self._things.append(thing)
+        return thing
+
+    def branch(self) -> Owned:
+        """A stack of its own that is closed with this one, or before: see :meth:`discard`."""
+        return self.add(Owned())
+
+    def discard(self, thing: Closable) -> None:
+        """Do not close it any more: somebody has.  Nothing happens when it is not here."""
+        self._things[:] = [each for each in self._things if each is not thing]
+
+    def close(self) -> None:
+        """Close everything.
+
+        :raises HostError: something could not be closed; the rest is all the same
+        """
+        first: BaseException | None = None
+        while self._things:
+            try:
+                self._things.pop().close()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise HostError(f"closing the machine: {first}", code="close") from first
+
+
+class Native:
+    """A cdata object, freed by a function of the C library's."""
+
+    def __init__(self, cdata: Any, free: Any) -> None:
+        self._cdata = cdata
+        self._free = free
+
+    def close(self) -> None:
+        """Free it; the second time nothing."""
+        if self._cdata is not None:
+            self._free(self._cdata)
+            self._cdata = None
