@@ -33,28 +33,17 @@ if TYPE_CHECKING:
 PROG = "pyvmm boot"
 DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its console on this terminal."
 EPILOG = """\
-FILE of a disk may be followed by options: ,ro ,serial=TEXT ,direct ,cache=writeback|writethrough ,queues=N
-,bps=BYTES[:BURST] ,iops=REQUESTS[:BURST] (a second; a comma in a file name is written twice).  Sizes take K, M, G or T.
+Sizes take K, M, G or T.  A comma in a name is written twice.
 
-DIR of a share may be followed by: ,tag=TAG ,ro ,cache=none|auto|always ,writeback ,acl ,map=GUEST:HOST:COUNT ,queues=N
-,isolation=process|thread (a process of its own, which can reach nothing else, unless told otherwise)
-,dax=SIZE (a window in which mount -o dax sees the host's page cache itself)
-,locks=host|guest (guest: no other guest sees them, but a process that waits for one can be killed)
-,permissions=host|guest (guest: this kernel does not check a second time, for user namespaces in the guest)
-The guest mounts it with: mount -t virtiofs TAG /mnt   (TAG is share, share1, ... unless given)
+{lists}
 
-SPEC of a network is tap=NAME[,queues=N] for a tap device that exists, user[,publish=[ADDR:]HOST:GUEST[/udp]]... for a
-network of the guest's own (passt; no rights needed; DHCP), or none; then [,mac=MAC][,mtu=N][,rate=BYTES[:BURST]]
-[,pps=FRAMES[:BURST]] (a second, in each direction).
+The guest mounts a share with: mount -t virtiofs TAG /mnt
 
 With --vsock, programs of the host connect to the unix socket PATH, write "CONNECT <port>\\n" and read "OK ...\\n"
 when the guest has accepted; the guest's connections to port P of CID 2 arrive at the unix socket PATH_P.
 
 With --pmem the guest has the pages of the host's cache as its memory; guests that use one image ,ro share them.  To
 have it as the root: --cmdline "root=/dev/pmem0 rootflags=dax ro".
-
-With --balloon the guest gives memory back to the host: size=SIZE of it from the start; with free-page-reporting=on
-whatever it does not use; deflate-on-oom=off keeps what was given back from a guest that is short of memory.
 
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
@@ -115,9 +104,22 @@ EXIT_STATUS = {"poweroff": 0, "reboot": 16, "panic": 17, "triple-fault": 18, "ti
 SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1, "SIGPIPE": 13}
 
 
+def epilog() -> str:
+    """What ``--help`` says behind the options; of each device's list what its table says."""
+    from vmm.virtio.balloon import config as balloon
+    from vmm.virtio.blk import config as blk
+    from vmm.virtio.fs import config as fs
+    from vmm.virtio.net import config as net
+    from vmm.virtio.pmem import config as pmem
+    from vmm.virtio.vsock import config as vsock
+
+    tables = {"--disk": blk, "--share": fs, "--net": net, "--vsock": vsock, "--pmem": pmem, "--balloon": balloon}
+    return EPILOG.format(lists="\n\n".join(module.SYNTAX.help(flag) for flag, module in tables.items()))
+
+
 def parser() -> argparse.ArgumentParser:
     """For help and shell completion."""
-    return make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
+    return make_parser(PROG, DESCRIPTION, OPTIONS, epilog())
 
 
 def _number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
@@ -252,7 +254,7 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     entered = time.monotonic()
-    values = parse(PROG, DESCRIPTION, OPTIONS, argv, EPILOG)
+    values = parse(PROG, DESCRIPTION, OPTIONS, argv, epilog)
     messages = Messages(values["json"])
     try:
         return _boot(values, messages, entered)

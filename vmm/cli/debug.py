@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    values = parse(PROG, DESCRIPTION, OPTIONS, argv, EPILOG)
+    values = parse(PROG, DESCRIPTION, OPTIONS, argv, lambda: EPILOG)
     from vmm.debug.client import PhysicalMemory
     from vmm.debug.kernel import open_program
 

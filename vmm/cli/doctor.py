@@ -250,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    values: dict[str, Any] = parse(PROG, DESCRIPTION, OPTIONS, argv, EPILOG)
+    values: dict[str, Any] = parse(PROG, DESCRIPTION, OPTIONS, argv, lambda: EPILOG)
     verdict = kvm_verdict()
     if values["quiet"]:
         pass

@@ -10,6 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -102,10 +103,17 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
 
 
 def parse(
-    prog: str, description: str, options: tuple[Option, ...], argv: list[str], epilog: str = ""
+    prog: str,
+    description: str,
+    options: tuple[Option, ...],
+    argv: list[str],
+    epilog: Callable[[], str] = str,
 ) -> dict[str, Any]:
-    """The values by name; prints help or a usage error and exits as argparse does."""
+    """The values by name; prints help or a usage error and exits as argparse does.
+
+    :param epilog: makes what the help says last
+    """
     values = parse_fast(options, argv)
     if values is None:
-        values = vars(parser(prog, description, options, epilog).parse_args(argv))
+        values = vars(parser(prog, description, options, epilog()).parse_args(argv))
     return values

@@ -122,12 +122,12 @@ def test_missing_root_disk(files: Path) -> None:
         ("nowhere", "share nowhere: No such file or directory", "name a directory"),
         ("vmlinux", "share vmlinux: Not a directory", "name a directory"),
         (".,cache=some", "cache='some' is not one of none, auto, always", "auto is right"),
-        (".,speed=9", "option 'speed=9' is not known", "options are tag=TAG, ro"),
+        (".,speed=9", "option 'speed=9' is not known", "--share DIR[,tag=TAG][,ro]"),
         (".,map=1:2", "option 'map=1:2' is not known", "map=GUEST:HOST:COUNT"),
         (".,map=0:4294967295:9", "ids are mapped", "map=0:1000:1"),
         (".,tag=" + "x" * 37, "up to 36 printable bytes", "tag=src"),
         (".,cache=none,writeback", "writeback needs a cache", "one of the two"),
-        (",ro", "no directory is named", "--share DIR[,ro]"),
+        (",ro", "no directory is named", "--share DIR[,tag=TAG][,ro]"),
     ],
 )
 def test_share(files: Path, share: str, words: str, way: str) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from vmm.config.sizes import parse_size
+from vmm.config.options import Key, Syntax, size, switch
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
-_SWITCH = {"on": True, "off": False}
+SYNTAX = Syntax(
+    "balloon",
+    (
+        Key("on", "", "with nothing else: a balloon that is empty"),
+        Key("size", "SIZE", "memory that the guest is to do without from the start", convert=size),
+        Key("free-page-reporting", "on|off", "give back whatever the guest does not use", convert=switch),
+        Key("deflate-on-oom", "on|off", "off: a guest that is short of memory gets nothing back", convert=switch),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -28,21 +36,10 @@ class BalloonConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--balloon") -> BalloonConfig:
-        """From ``on``, or ``size=SIZE``, ``free-page-reporting=on|off``, ``deflate-on-oom=on|off`` with commas.
+        """From :data:`SYNTAX`.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        values: dict[str, bool | int] = {}
-        for part in text.split(","):
-            key, _, value = part.partition("=")
-            if key == "size" and value:
-                values[key] = parse_size(value, f"{flag} size")
-            elif key in ("free-page-reporting", "deflate-on-oom") and value in _SWITCH:
-                values[key.replace("-", "_")] = _SWITCH[value]
-            elif part != "on":
-                raise ConfigError(
-                    f"{flag} {text!r}: {part!r} is not known",
-                    code="balloon-syntax",
-                    hint=f"{flag} on, or size=SIZE, free-page-reporting=on, deflate-on-oom=off, with commas between",
-                )
-        return cls(**values)  # type: ignore[arg-type]
+        values = SYNTAX.parse(text, flag)
+        values.pop("on", None)
+        return cls(**values)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from vmm.config.limit import parse_limit
+from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from vmm.config.limit import LimitConfig
 
 CACHE_MODES = ("writeback", "writethrough")
+SYNTAX = Syntax(
+    "disk",
+    (
+        Key("ro", "", "the guest cannot write", "read_only"),
+        Key("serial", "TEXT", "what the guest has in /sys/block/vda/serial"),
+        Key("direct", "", "bypass the host's page cache"),
+        Key("cache", "|".join(CACHE_MODES), "writethrough: a write is on the disk before it completes", convert=word),
+        Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
+        Key("bps", "BYTES[:BURST]", "no more a second", convert=word),
+        Key("iops", "REQUESTS[:BURST]", "no more a second", convert=word),
+    ),
+    first="FILE",
+    of="file",
+)
 
 
 @dataclass(frozen=True)
@@ -48,35 +62,10 @@ class DiskConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--disk") -> DiskConfig:
-        """From ``FILE[,ro][,serial=S][,direct][,cache=writeback|writethrough][,queues=N][,bps=R[:B]][,iops=R[:B]]``;
-        ``,,`` is a comma of FILE.
+        """From :data:`SYNTAX`.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
-        if not path:
-            raise ConfigError(f"{flag} {text!r}: no file is named", code="disk-syntax", hint=f"{flag} FILE[,ro]")
-        values: dict[str, Any] = {}
-        limits = {"bps": "", "iops": ""}
-        for option in options:
-            key, equals, value = option.partition("=")
-            if key in ("ro", "direct") and not equals:
-                values["read_only" if key == "ro" else key] = True
-            elif key in ("serial", "cache") and equals:
-                values[key] = value
-            elif key == "queues" and value.isascii() and value.isdigit():
-                values[key] = int(value)
-            elif key in limits and value:
-                limits[key] = value
-            else:
-                raise ConfigError(
-                    f"{flag} {text!r}: option {option!r} is not known",
-                    code="disk-syntax",
-                    hint="options are ro, direct, serial=TEXT, cache=writeback|writethrough, queues=N, "
-                    "bps=RATE[:BURST], iops=RATE[:BURST]; a comma in the file name is written twice",
-                )
-        if any(limits.values()):
-            from vmm.config.limit import parse_limit
-
-            values["limit"] = parse_limit(limits["bps"], limits["iops"], f"{flag} {text!r}")
-        return cls(path, **values)
+        values = SYNTAX.parse(text, flag)
+        limit = parse_limit(values.pop("bps", ""), values.pop("iops", ""), f"{flag} {text!r}")
+        return cls(values.pop("first"), limit=limit, **values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vmm.config.sizes import GIB, MIB, parse_size
+from vmm.config.options import Key, Syntax, number, size, word
+from vmm.config.sizes import GIB, MIB
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
@@ -93,38 +94,49 @@ class ShareConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
-        """From ``DIR[,tag=TAG][,ro][,cache=none|auto|always][,writeback][,acl][,map=GUEST:HOST:COUNT]...[,queues=N]
-        [,isolation=process|thread][,dax=SIZE][,locks=host|guest][,permissions=host|guest]``; ``,,`` is a comma of DIR.
-        Unless it says otherwise, a process serves.
+        """From :data:`SYNTAX`.  Unless it says otherwise, a process serves.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
-        if not path:
-            raise ConfigError(f"{flag} {text!r}: no directory is named", code="share-syntax", hint=f"{flag} DIR[,ro]")
-        values: dict[str, str | bool | int] = {"isolation": "process"}
-        maps: list[tuple[int, ...]] = []
-        for option in options:
-            key, equals, value = option.partition("=")
-            if key in ("ro", "writeback", "acl") and not equals:
-                values["read_only" if key == "ro" else key] = True
-            elif key in ("tag", "cache", "isolation", "locks", "permissions") and value:
-                values[key] = value
-            elif key == "queues" and value.isascii() and value.isdigit():
-                values[key] = int(value)
-            elif key == "map" and [n.isascii() and n.isdigit() for n in value.split(":")] == [True] * 3:
-                maps.append(tuple(map(int, value.split(":"))))
-            elif key == "dax" and value:
-                values[key] = parse_size(value, f"{flag} dax")
-            else:
-                raise ConfigError(
-                    f"{flag} {text!r}: option {option!r} is not known",
-                    code="share-syntax",
-                    hint="options are tag=TAG, ro, cache=none|auto|always, writeback, acl, map=GUEST:HOST:COUNT, "
-                    "queues=N, isolation=process|thread, dax=SIZE, locks=host|guest, permissions=host|guest; a comma "
-                    "in the directory's name is written twice",
-                )
-        return cls(path, maps=tuple(maps), **values)  # type: ignore[arg-type]
+        values = {"isolation": "process", **SYNTAX.parse(text, flag)}
+        return cls(values.pop("first"), maps=tuple(values.pop("maps", ())), **values)
+
+
+def _id_map(text: str, _what: str) -> tuple[int, ...]:
+    numbers = tuple(number(part, "") for part in text.split(":"))
+    if len(numbers) != 3:
+        raise ValueError(text)
+    return numbers
+
+
+SYNTAX = Syntax(
+    "share",
+    (
+        Key("tag", "TAG", "what the guest mounts (default: share, share1, ...)", convert=word),
+        Key("ro", "", "the guest cannot write", "read_only"),
+        Key("cache", "|".join(SHARE_CACHES), "what the guest may keep without asking", convert=word),
+        Key("writeback", "", "the guest may hold written data back"),
+        Key("acl", "", "POSIX access control lists"),
+        Key("map", "GUEST:HOST:COUNT", "user and group ids that are others on the host", "maps", _id_map, many=True),
+        Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
+        Key(
+            "isolation",
+            "process|thread",
+            "who serves: a process with nothing else, or this one",
+            convert=word,
+        ),
+        Key("dax", "SIZE", "a window in which mount -o dax sees the host's page cache itself", convert=size),
+        Key("locks", "host|guest", "guest: only this guest sees them; who waits for one can be killed", convert=word),
+        Key(
+            "permissions",
+            "host|guest",
+            "guest: this kernel does not check again, for user namespaces",
+            convert=word,
+        ),
+    ),
+    first="DIR",
+    of="directory",
+)
 
 
 def _is_id_map(guest: int, host: int, count: int) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from vmm.config.limit import LimitConfig, parse_limit
+from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
 KINDS = ("tap", "user")
 MAX_QUEUES = 16
 MIN_MTU, MAX_MTU = 68, 65535
-USAGE = (
-    "tap=NAME[,queues=N] or user[,publish=[ADDR:]HOST:GUEST[/udp]]..., then [,mac=MAC][,mtu=N][,rate=R[:B]][,pps=R[:B]]"
-)
+USAGE = "--net tap=NAME or --net user, then options with commas between: see pyvmm boot --help"
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,10 @@ class Publish:
                 hint="for example publish=8080:80",
             )
         return cls(int(host), int(guest), protocol or "tcp", "".join(address).strip("[]"))
+
+
+def _publish(text: str, _what: str) -> Publish:
+    return Publish.parse(text)
 
 
 @dataclass(frozen=True)
@@ -119,32 +122,41 @@ class NetConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--net") -> NetConfig:
-        """From ``tap=NAME[,queues=N]`` or ``user[,publish=[ADDR:]HOST:GUEST[/udp]]...``, then
-        ``[,mac=MAC][,mtu=N][,rate=BYTES[:BURST]][,pps=N[:BURST]]``.
+        """From :data:`SYNTAX`; the first of them is ``tap=NAME`` or ``user``.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        first, *options = text.split(",")
-        kind, _, tap = first.partition("=")
+        first = text.split(",")[0]
+        kind, _, _ = first.partition("=")
         if kind not in KINDS or (kind == "user" and first != "user"):
-            raise ConfigError(f"{flag} {text!r}: neither tap=NAME, user, nor none", code="net-syntax", hint=USAGE)
-        values: dict[str, str | int] = {}
-        limits = {"rate": "", "pps": ""}
-        published: list[Publish] = []
-        for option in options:
-            key, _, value = option.partition("=")
-            if key == "mac" and value:
-                values[key] = value
-            elif key in ("queues", "mtu") and value.isascii() and value.isdigit() and len(value) < 10:
-                values[key] = int(value)
-            elif key == "publish" and value:
-                published.append(Publish.parse(value))
-            elif key in limits and value:
-                limits[key] = value
-            else:
-                raise ConfigError(f"{flag} {text!r}: {option!r} is not known", code="net-syntax", hint=USAGE)
-        limit = parse_limit(limits["rate"], limits["pps"], f"{flag} {text!r}")
-        return cls(kind, tap, publish=tuple(published), limit=limit, **values)  # type: ignore[arg-type]
+            hint = SYNTAX.usage(flag)
+            raise ConfigError(f"{flag} {text!r}: neither tap=NAME, user, nor none", code="net-syntax", hint=hint)
+        values = SYNTAX.parse(text, flag)
+        values.pop("user", None)
+        limit = parse_limit(values.pop("rate", ""), values.pop("pps", ""), f"{flag} {text!r}")
+        return cls(kind, publish=tuple(values.pop("publish", ())), limit=limit, **values)
+
+
+SYNTAX = Syntax(
+    "net",
+    (
+        Key("tap", "NAME", "a tap device that exists"),
+        Key("user", "", "a network of the guest's own (passt; no rights needed; DHCP)"),
+        Key("queues", "N", "pairs of queues, each with a thread; a tap device with multi_queue", convert=number),
+        Key(
+            "publish",
+            "[ADDR:]HOST:GUEST[/udp]",
+            "a port of the host that leads into the guest (user)",
+            "",
+            _publish,
+            many=True,
+        ),
+        Key("mac", "MAC", "the guest's address (default: one that stays the same)", convert=word),
+        Key("mtu", "N", "bytes (default: the tap device's)", convert=number),
+        Key("rate", "BYTES[:BURST]", "no more a second, in each direction", convert=word),
+        Key("pps", "FRAMES[:BURST]", "no more a second, in each direction", convert=word),
+    ),
+)
 
 
 def parse_nets(texts: list[str], flag: str = "--net") -> tuple[NetConfig, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vmm.errors import ConfigError
+from vmm.config.options import Key, Syntax
 from vmm.faststart.record import dataclass
+
+SYNTAX = Syntax("pmem", (Key("ro", "", "the guest's writes go nowhere", "read_only"),), first="FILE", of="file")
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,9 @@ class PmemConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--pmem") -> PmemConfig:
-        """From ``FILE[,ro]``; ``,,`` is a comma of FILE.
+        """From :data:`SYNTAX`.
 
         :raises ConfigError: an option that is not known
         """
-        path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
-        if not path or options not in ([], ["ro"]):
-            raise ConfigError(
-                f"{flag} {text!r}: not FILE or FILE,ro",
-                code="pmem-syntax",
-                hint="a comma in the file name is written twice",
-            )
-        return cls(path, bool(options))
+        values = SYNTAX.parse(text, flag)
+        return cls(values.pop("first"), **values)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from vmm.config.options import Key, Syntax, number
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
 VSOCK_BACKENDS = ("unix", "vhost")
+SYNTAX = Syntax(
+    "vsock",
+    (
+        Key("cid", "N", "the guest's context id, 3 to 4294967294", convert=number),
+        Key("uds", "PATH", "the unix socket through which the host reaches the guest"),
+        Key("backend", "|".join(VSOCK_BACKENDS), "vhost: the host's own AF_VSOCK"),
+        Key("connections", "N", "at most so many at a time (default: 16384)", convert=number),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -42,21 +52,8 @@ class VsockConfig:
 
     @classmethod
     def parse(cls, text: str, flag: str = "--vsock") -> VsockConfig:
-        """From ``cid=N,uds=PATH[,backend=unix|vhost]``; ``,,`` is a comma of PATH.
+        """From :data:`SYNTAX`.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        values: dict[str, str | int] = {}
-        for part in text.replace(",,", "\0").split(","):
-            key, equals, value = part.replace("\0", ",").partition("=")
-            if key in ("uds", "backend") and equals:
-                values[key] = value
-            elif key == "cid" and value.isascii() and value.isdigit() and len(value) < 20:
-                values[key] = int(value)
-            else:
-                raise ConfigError(
-                    f"{flag} {text!r}: {part!r} is not known",
-                    code="vsock-syntax",
-                    hint=f"{flag} cid=N,uds=PATH[,backend=unix|vhost]; a comma in PATH is written twice",
-                )
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**SYNTAX.parse(text, flag))
