@@ -97,7 +97,12 @@ NEEDS = (
     Need("guest bench conformance", "runc", "runc", "a peer of the container runtime"),
     Need("bench conformance", "runsc", "runsc", "another: gVisor"),
     Need("guest conformance", "catatonit", "catatonit", "podman's --init"),
-    Need("guest bench conformance", "/usr/lib/cni/bridge", "containernetworking-plugins", "networks of the pods of such tests"),
+    Need(
+        "guest bench conformance",
+        "/usr/lib/cni/bridge",
+        "containernetworking-plugins",
+        "networks of such pods",
+    ),
     Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
