@@ -189,6 +189,34 @@ def test_a_container_in_the_background(user: User, network: str) -> None:
     user.check("podman", "rm", "web")
 
 
+IDS = "cat /proc/self/uid_map; id -u; id -g; touch /data/made; stat -c %u:%g /data/made; touch /made || stat -c %u /"
+
+
+@pytest.mark.parametrize("options, inside", [("", USER), (":uid=200,gid=210", 200)], ids=["", "another"])
+def test_the_users_own_id(user: User, options: str, inside: int) -> None:
+    """In the container it is the user's, or another one, and root of the container nobody in particular."""
+    data = user.home / f"kept-{inside}"
+    user.check("mkdir", str(data))
+    command = ("run", "--rm", "--network", "none", "--userns", f"keep-id{options}", "-v", f"{data}:/data", "box")
+    done = user.run("podman", *command, "sh", "-c", IDS)
+    group = 210 if options else inside
+    rest = COUNT + 1 - (inside + 1)
+    mapped = ["0", "1", inside, inside, "0", "1", inside + 1, inside + 1, rest]
+    assert done.stdout.split() == [str(word) for word in (*mapped, inside, group, f"{inside}:{group}", 0)]
+    assert done.stderr.strip() == "touch: /made: Permission denied"
+    assert ((data / "made").stat().st_uid, (data / "made").stat().st_gid) == (USER, USER)
+
+
+def test_ids_that_podman_chooses(user: User) -> None:
+    data = user.home / "chosen"
+    user.check("mkdir", str(data))
+    command = ("run", "--rm", "--network", "none", "--userns", "auto:size=2000", "-v", f"{data}:/data:U", "box")
+    out = user.check("podman", *command, "sh", "-c", IDS).split()
+    assert (out[0], out[2:]) == ("0", ["2000", "0", "0", "0:0"])
+    owner = FIRST + int(out[1]) - 1
+    assert ((data / "made").stat().st_uid, data.stat().st_uid) == (owner, owner)
+
+
 def test_a_pod(user: User) -> None:
     user.check("podman", "pod", "create", "--name", "pod")
     serve = "echo of a friend >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
