@@ -5,17 +5,6 @@ The tests do not stop for them; `make conformance` counts them as failures, and 
 
 FAULTS = frozenset(
     (
-        "config-linux/cgroups/unified",
-        "config-linux/cgroups/unified-unknown",
-        "config-linux/namespaces/hostname-without-uts",
-        "config-linux/namespaces/network-two-interfaces",
-        "config-linux/sysctl/slash",
-        "config-linux/sysctl/unknown",
-        "config/mounts/propagation-private",
-        "config/user/umask",
-        "cri/namespaces/pid-target",
-        "cri/propagation/private",
-        "cri/resources/unified",
         "podman/cp/in-running-seen",
         "podman/cp/in-running-host",
         "podman/cp/out-running",
@@ -47,8 +36,6 @@ FAULTS = frozenset(
         "podman/pod/start",
         "podman/pod/stop",
         "podman/start/kept",
-        "podman/top/nothing-of-the-host",
-        "podman/top/processes",
         "podman/userns/volume",
     )
 )
