@@ -124,7 +124,8 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
     """
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
-    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *(WORKERS if needs_kvm else ()), *arguments]
+    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", "--durations=10", *(WORKERS if needs_kvm else ())]
+    here += arguments
     if os.isatty(1):
         here.append("--color=yes")
     command = with_kvm(here) if needs_kvm else here
