@@ -49,6 +49,7 @@ def test_values_by_field() -> None:
         ("f,queues=" + "9" * 99, "is not known"),
         ("f,fast-lane=maybe", "option 'fast-lane=maybe' is not known"),
         ("f,label=", "option 'label=' is not known"),
+        ("f,queues=1,queues=2", "queues comes twice"),
         ("f,room=much", "--thing room 'much' is not a size"),
     ],
 )

@@ -84,6 +84,8 @@ class Syntax:
                 converted = key.convert(value, f"{flag} {name}") if key.convert else value if equals else True
             except ValueError:
                 raise self._unknown(text, flag, part) from None
+            if key.field in values and not key.many:
+                raise ConfigError(f"{flag} {text!r}: {name} comes twice", code=self._code, hint=self.usage(flag))
             if key.many:
                 values.setdefault(key.field, []).append(converted)
             else:
