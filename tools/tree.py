@@ -37,19 +37,23 @@ def said_in_c(folder: Path) -> str:
     return first_line(next(text for text in texts if "SPDX" not in text))
 
 
+def said(folder: Path) -> str:
+    """What a room is, in a sentence."""
+    init = folder / "__init__.py"
+    return first_line(ast.get_docstring(ast.parse(init.read_text())) or "") if init.exists() else said_in_c(folder)
+
+
 def room(folder: Path, top: Path) -> list[str]:
     """The lines of one room; none where there is no code of ours."""
     modules = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__" and path.stem[0] != "_")
     sources = sorted(path.name for path in folder.glob("*.[hc]") if path.stem[0] != "_")
     if not modules and not sources:
         return []
-    init = folder / "__init__.py"
-    said = first_line(ast.get_docstring(ast.parse(init.read_text())) or "") if init.exists() else said_in_c(folder)
     depth = len(folder.relative_to(top).parts)
     name = f"{'  ' * depth}{folder.name if depth else top.relative_to(ROOT)}/"
     inside = " ".join(modules + sources)
     pad = " " * NAME
-    lines = textwrap.wrap(f"{said}.", WIDTH - NAME) + textwrap.wrap(inside, WIDTH - NAME)
+    lines = textwrap.wrap(f"{said(folder)}.", WIDTH - NAME) + textwrap.wrap(inside, WIDTH - NAME)
     if len(name) >= NAME:
         return [name, *(pad + line for line in lines)]
     return [name.ljust(NAME) + lines[0], *(pad + line for line in lines[1:])]
