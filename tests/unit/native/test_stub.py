@@ -1,4 +1,4 @@
-"""The extension, its header and its type stub say the same."""
+"""The extension, its headers and its type stub say the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+from tools import stub
 from vmm import native
 from vmm.native import ffi, lib
 
@@ -27,3 +28,7 @@ def test_the_stub_declares_exactly_what_the_extension_has() -> None:
             "bool" if re.search("bool", signature.result.cname, re.I) else "int"
         )
         assert returns == expected, name
+
+
+def test_the_stub_is_made_of_the_headers() -> None:
+    assert STUB.read_text() == stub.stub(), "python -m tools.stub --write"
