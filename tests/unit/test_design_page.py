@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tools import picture, tree
+from tools.where import ROOT
 
 
 def test_the_rooms_are_those_of_the_page() -> None:
@@ -14,5 +15,5 @@ def test_the_picture_is_of_this_house() -> None:
 
 
 def test_every_folder_of_the_data_plane_is_in_the_picture() -> None:
-    folders = {path.name for path in (tree.ROOT / "vmm" / "native").iterdir() if path.is_dir()} - {"__pycache__"}
+    folders = {path.name for path in (ROOT / "vmm" / "native").iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == set(picture.NATIVE)
