@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyvmm_kata.oci.spec import default_spec
 from tests.conformance.suite import Observation
 from tests.guest.kata_tools import make_rootfs
 
@@ -22,7 +23,6 @@ LIMIT = 45.0
 DROP = object()
 """As the value of a change: the field is removed."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETPCAP", "SETUID")
-SAFE = ["nosuid", "noexec", "nodev"]
 PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -35,57 +35,19 @@ class Done(NamedTuple):
 
 
 def base_spec(args: Sequence[str], root: str) -> dict[str, Any]:
-    """The config.json that scenes change: what engines give to every container."""
+    """The config.json that scenes change: what engines give to every container, and every reference takes."""
     sets = [f"CAP_{name}" for name in CAPABILITIES]
-    return {
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": False,
-            "user": {"uid": 0, "gid": 0},
-            "args": list(args),
-            "env": [PATH, "TERM=dumb"],
-            "cwd": "/",
-            "capabilities": {kind: list(sets) for kind in ("bounding", "effective", "permitted")},
-            "noNewPrivileges": True,
+    return change(
+        default_spec(list(args), terminal=False, root=root),
+        {
+            "ociVersion": "1.0.2",
+            "process.env": [PATH, "TERM=dumb"],
+            "process.capabilities": {kind: list(sets) for kind in ("bounding", "effective", "permitted")},
+            "process.rlimits": DROP,
+            "hostname": "conformance",
+            "linux.maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
         },
-        "root": {"path": root, "readonly": False},
-        "hostname": "conformance",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {
-                "destination": "/dev",
-                "type": "tmpfs",
-                "source": "tmpfs",
-                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-            },
-            {
-                "destination": "/dev/pts",
-                "type": "devpts",
-                "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            },
-            {
-                "destination": "/dev/shm",
-                "type": "tmpfs",
-                "source": "shm",
-                "options": [*SAFE, "mode=1777", "size=65536k"],
-            },
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": SAFE},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*SAFE, "ro"]},
-            {
-                "destination": "/sys/fs/cgroup",
-                "type": "cgroup",
-                "source": "cgroup",
-                "options": [*SAFE, "relatime", "ro"],
-            },
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    }
+    )
 
 
 def change(spec: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
