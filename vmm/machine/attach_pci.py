@@ -144,8 +144,7 @@ class PciSlots:
             lib.bus_remove_window(self._board.native, region.native)
             if attached.device.tells_regions:
                 self._core.unmap_window(region.gpa)
-        attached.owned.close()
-        attached.device.close()
+        attached.owned.close()  # the device with its transport
         for each in (attached.owned, attached.device):
             self._board.owned.discard(each)
         attached.set_gone()
