@@ -431,10 +431,12 @@ def draw():
     libc.arc4random.restype = ctypes.c_uint32
     return [buffer.raw.hex(), libc.arc4random(), os.urandom(8).hex()]
 def tell():
-    # glibc keeps the canary 40 bytes behind what %fs points to (x86-64 ABI), where the kernel put 16 random bytes
-    auxv = open("/proc/self/auxv", "rb").read()
+    # arch_prctl(ARCH_GET_FS); glibc has the stack's canary 40 bytes behind what %fs points to (x86-64 ABI)
+    base = ctypes.c_uint64()
+    assert libc.syscall(158, 0x1003, ctypes.byref(base)) == 0
+    canary = ctypes.string_at(base.value + 0x28, 8).hex()
     own = [line.split()[0] for line in open("/proc/self/maps") if "libc" in line or "heap" in line]
-    return dict(random=draw(), seed=hash("a"), addresses=own)
+    return dict(random=draw(), seed=hash("a"), canary=canary, addresses=own)
 first = tell()
 child = os.fork()
 if not child:
@@ -447,19 +449,21 @@ print(json.dumps(first))
 
 
 def test_no_two_processes_have_the_same_secrets(starts: Starts) -> None:
-    """Random bytes of each kind, also of a forked child, the seed of hashes, and addresses."""
+    """Random bytes of each kind, also of a forked child, the seed of hashes, the stack's canary, and addresses."""
     starts.program(SECRETS)
     starts.run()
-    random, seeds, places = [], [], []
+    random, seeds, canaries, places = [], [], [], []
     for _ in range(3):
         done = starts.run()
         assert done.stderr == ""
         child, parent, told = map(json.loads, done.stdout.splitlines())
         random += [each for drawn in (child, parent, told["random"]) for each in drawn]
         seeds.append(told["seed"])
+        canaries.append(told["canary"])
         places.append(told["addresses"])
     assert len(set(random)) == len(random) == 27
     assert len(set(seeds)) == 3
+    assert len(set(canaries)) == 3 and "0" * 16 not in canaries
     assert not set(places[0]) & set(places[1]) and not set(places[1]) & set(places[2])
 
 
