@@ -1,0 +1,175 @@
+"""The state of vCPUs and of a VM, taken out and put into another one, on the real /dev/kvm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from vmm.errors import ConfigError
+from vmm.kvm import System, Vcpu, Vm
+from vmm.kvm import ioctl as k
+from vmm.kvm import saved
+from vmm.memory import GuestMemory
+from vmm.native import lib
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+CODE = 0x1000
+COUNT_AND_TELL = b"\x66\x40\x66\xe7\x10\xeb\xfa"
+"""again: inc eax; out 0x10, eax; jmp again"""
+
+
+class Guest:
+    """vCPUs in real mode; the first one at CODE of a megabyte of RAM."""
+
+    def __init__(self, cpus: int = 1, code: bytes = COUNT_AND_TELL) -> None:
+        self.memory = GuestMemory(1 << 20)
+        self.memory.write(CODE, code)
+        self.bus = lib.bus_new()
+        with System() as system:
+            self.vm: Vm = system.create_vm()
+            self.msrs = saved.saved_msrs(system)
+            cpuid = system.supported_cpuid()
+        self.vm.set_tss_addr(0xFEFF_D000)
+        self.vm.create_irqchip()
+        self.vm.set_memory(0, 0, self.memory.size, self.memory.host_address)
+        self.vcpus: list[Vcpu] = [self.vm.create_vcpu(index) for index in range(cpus)]
+        for vcpu in self.vcpus:
+            vcpu.bind(self.bus)
+            vcpu.set_cpuid(cpuid)
+
+    def begin(self) -> None:
+        vcpu = self.vcpus[0]
+        sregs = vcpu.get_sregs()
+        sregs.cs.base = sregs.cs.selector = 0
+        vcpu.set_sregs(sregs)
+        regs = vcpu.get_regs()
+        regs.rip, regs.rflags, regs.rax = CODE, 2, 0
+        vcpu.set_regs(regs)
+        lib.bus_add_python(self.bus, lib.BUS_PIO, 0x10, 4)
+
+    def next_number(self) -> int:
+        """Run until the guest tells the next one."""
+        vcpu = self.vcpus[0]
+        assert vcpu.run() == k.EXIT_IO
+        with vcpu.run_bytes(vcpu.kvm_run.io.data_offset, 4) as data:
+            return int.from_bytes(data, "little")
+
+    def complete_exit(self) -> None:
+        """An exit is completed by the next KVM_RUN: one that enters the guest no more."""
+        vcpu = self.vcpus[0]
+        vcpu.kick()
+        assert vcpu.run() == -4
+        vcpu.resume()
+
+    def save(self) -> tuple[list[saved.VcpuState], saved.VmState]:
+        size = saved.xsave_size(self.vm)
+        vcpus = [saved.save_vcpu(vcpu, self.msrs, size) for vcpu in self.vcpus]
+        return vcpus, saved.save_vm(self.vm, self.vcpus[0])
+
+    def restore(self, vcpus: list[saved.VcpuState], vm: saved.VmState) -> None:
+        delta = saved.tsc_delta(vm, self.vcpus[0])
+        for vcpu, state in zip(self.vcpus, vcpus, strict=True):
+            saved.restore_vcpu(vcpu, state, delta)
+        saved.restore_vm(self.vm, vm)
+
+    def close(self) -> None:
+        for vcpu in self.vcpus:
+            vcpu.close()
+        self.vm.close()
+        lib.bus_free(self.bus)
+        self.memory.close()
+
+
+@pytest.fixture
+def made() -> Iterator[list[Guest]]:
+    guests: list[Guest] = []
+    yield guests
+    for guest in guests:
+        guest.close()
+
+
+def make(made: list[Guest], cpus: int = 1) -> Guest:
+    guest = Guest(cpus)
+    made.append(guest)
+    return guest
+
+
+def test_a_guest_counts_on_in_another_vm(made: list[Guest]) -> None:
+    source, target = make(made), make(made)
+    source.begin()
+    assert [source.next_number() for _ in range(3)] == [1, 2, 3]
+    source.complete_exit()
+    vcpus, vm = source.save()
+    lib.bus_add_python(target.bus, lib.BUS_PIO, 0x10, 4)
+    target.restore(vcpus, vm)
+    assert [target.next_number() for _ in range(3)] == [4, 5, 6]
+    assert source.next_number() == 4  # and the source goes on, too
+
+
+def test_a_restored_vcpu_says_the_same_of_itself(made: list[Guest]) -> None:
+    source, target = make(made, 3), make(made, 3)
+    vcpu = source.vcpus[1]
+    vcpu.set_msrs({0xC000_0102: 0x1234_5678, 0x277: 0x0007_0406_0007_0406})  # KERNEL_GS_BASE, PAT
+    regs = vcpu.get_regs()
+    regs.r15 = 0xFEED
+    vcpu.set_regs(regs)
+    vcpus, vm = source.save()
+    target.restore(vcpus, vm)
+    again, vm_again = target.save()
+    for before, after in zip(vcpus, again, strict=True):
+        for name in ("cpuid", "mp_state", "regs", "sregs", "xsave", "xcrs", "debugregs", "lapic", "events", "tsc_khz"):
+            assert getattr(after, name) == getattr(before, name), name
+        moving = {saved.IA32_TSC}
+        assert {i: v for i, v in after.msrs.items() if i not in moving} == {
+            i: v for i, v in before.msrs.items() if i not in moving
+        }
+        assert after.msrs[saved.IA32_TSC] > before.msrs[saved.IA32_TSC]
+    assert vm_again.chips == vm.chips
+    assert vm_again.clock > vm.clock
+
+
+def test_the_tsc_offsets_of_vcpus_keep_their_distance(made: list[Guest]) -> None:
+    source, target = make(made, 2), make(made, 2)
+    vcpus, vm = source.save()
+    if vcpus[0].tsc_offset is None or vcpus[1].tsc_offset is None:
+        pytest.skip("this KVM does not tell TSC offsets")
+    target.restore(vcpus, vm)
+    again, _ = target.save()
+    assert again[0].tsc_offset is not None
+    assert again[1].tsc_offset is not None
+    apart = (vcpus[1].tsc_offset - vcpus[0].tsc_offset) % (1 << 64)
+    assert (again[1].tsc_offset - again[0].tsc_offset) % (1 << 64) == apart
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cpuid", b""),
+        ("cpuid", b"x" * 41),
+        ("regs", b"x"),
+        ("sregs", b""),
+        ("xsave", b"x" * 100),
+        ("xsave", b"x" * (1 << 17)),
+        ("xcrs", b""),
+        ("debugregs", b"x"),
+        ("lapic", b"x"),
+        ("events", b""),
+    ],
+)
+def test_a_structure_of_another_size_is_refused(made: list[Guest], field: str, value: bytes) -> None:
+    source, target = make(made), make(made)
+    state = source.save()[0][0]
+    wrong = saved.VcpuState(**{**{n: getattr(state, n) for n in state.__record_names__}, field: value})  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="saved"):
+        saved.restore_vcpu(target.vcpus[0], wrong, None)
+
+
+def test_interrupt_controllers_of_another_size_are_refused(made: list[Guest]) -> None:
+    source, target = make(made), make(made)
+    vm = source.save()[1]
+    for chips in (vm.chips[:2], (b"x", *vm.chips[1:])):
+        with pytest.raises(ConfigError, match="interrupt controller"):
+            saved.restore_vm(target.vm, saved.VmState(chips, vm.clock, vm.realtime, vm.host_tsc))
