@@ -22,6 +22,7 @@ HOUSES = (("pyvmm_kata", "examples/kata: containers", "#fdf0dc"), ("vmm", "vmm: 
 NATIVE = (
     "vcpu",
     "uart",
+    "ram",
     "blk",
     "net",
     "fs",

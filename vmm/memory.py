@@ -6,10 +6,11 @@ import mmap
 import posix
 
 from vmm.errors import ConfigError, GuestError, HostError
-from vmm.native import ffi
+from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 PAGE = 4096
@@ -23,6 +24,8 @@ _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
 _MADV_REMOVE = 9
 """The same header: pages of a memfd are freed, not only unmapped."""
+_SEEK_DATA, _SEEK_HOLE = 3, 4
+_EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
 
@@ -51,6 +54,21 @@ def regions(size: int) -> tuple[Region, ...]:
     if size <= HOLE_START:
         return (Region(0, size, 0),)
     return (Region(0, HOLE_START, 0), Region(HOLE_END, size - HOLE_START, HOLE_START))
+
+
+def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the first *size* bytes of *file* are no hole: offsets, half-open."""
+    at = 0
+    while at < size:
+        try:
+            start = posix.lseek(file, at, _SEEK_DATA)
+        except OSError as error:
+            if error.errno == _ENXIO:
+                return  # a hole up to the end
+            raise
+        at = min(posix.lseek(file, start, _SEEK_HOLE), size)
+        if start < at:
+            yield start, at
 
 
 def _check(size: int, huge_pages: str) -> None:
@@ -89,22 +107,37 @@ class GuestMemory:
     memfd, :attr:`fd`, which another process can map, region *r* at ``r.offset`` (and huge pages depend on the host's
     setting for shared memory).
 
+    With a *file* RAM begins as its bytes, *size* of them (holes are zeros), which are read when they are first touched;
+    the file never changes, and must not be changed by others.  Shared memory copies it.
+
     :param huge_pages: ``auto``: transparent ones for private memory; ``thp``: for shared memory too; ``none``; or
         ``hugetlb``: reserved 2 MiB pages, of which *size* is a multiple
     :param prefault: touch all of it now, so that no guest access waits for a page
     :param shared: make it a memfd
+    :param file: a descriptor, open for reading, of at least *size* bytes; needed during this call only
     :raises ConfigError: a size or mode that cannot be
     :raises HostError: the host has no such memory
     """
 
-    def __init__(self, size: int, *, huge_pages: str = "auto", prefault: bool = False, shared: bool = False) -> None:
+    def __init__(
+        self, size: int, *, huge_pages: str = "auto", prefault: bool = False, shared: bool = False, file: int = -1
+    ) -> None:
         _check(size, huge_pages)
         self.size = size
         self.regions = regions(size)
         self.fd = -1
+        self.over_file = file >= 0 and not shared and huge_pages != "hugetlb"
+        """A page that is given up must not show the file's bytes again: :func:`ram_zero` makes it zero."""
         self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
         try:
-            self._map, self._start = self._make(huge_pages, shared)
+            if file >= 0 and posix.fstat(file).st_size < size:
+                raise OSError(_EIO, "the file of guest memory ends early")
+            if self.over_file:
+                self._map, self._start = self._make_over(file), 0
+            else:
+                self._map, self._start = self._make(huge_pages, shared)
+                if file >= 0:
+                    self._copy_from(file)
         except (OSError, ValueError, OverflowError) as error:
             if self.fd >= 0:
                 posix.close(self.fd)
@@ -145,6 +178,22 @@ class GuestMemory:
             pass  # the host's kernel has no transparent huge pages
         return ram, start
 
+    def _make_over(self, file: int) -> mmap.mmap:
+        ram = mmap.mmap(file, self.size, mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+        ram.madvise(mmap.MADV_DONTFORK)
+        return ram
+
+    def _copy_from(self, file: int) -> None:
+        """The file's data, hole by hole: what nobody touched needs no page here either."""
+        for start, end in data_ranges(file, self.size):
+            at = start
+            while at < end:
+                with memoryview(self._map) as whole, whole[self._start + at : self._start + end] as room:
+                    got = posix.preadv(file, [room], at)
+                if not got:
+                    raise OSError(_EIO, "the file of guest memory ends early")
+                at += got
+
     def _prefault(self) -> None:
         try:
             self._map.madvise(_MADV_POPULATE_WRITE)
@@ -156,7 +205,13 @@ class GuestMemory:
 
     def clear(self) -> None:
         """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted."""
-        self._map.madvise(_MADV_REMOVE if self.fd >= 0 else mmap.MADV_DONTNEED, self._start, self.size)
+        if self.over_file:
+            result = lib.ram_zero(self._base, self.size)
+            if result < 0:
+                raise HostError("cannot give guest memory back", code="memory-unavailable", errno=-result)
+            self.over_file = False
+        else:
+            self._map.madvise(_MADV_REMOVE if self.fd >= 0 else mmap.MADV_DONTNEED, self._start, self.size)
         if self._prefaulted:
             self._prefault()
 

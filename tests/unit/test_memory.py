@@ -6,10 +6,11 @@ import contextlib
 import mmap
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from vmm.errors import ConfigError, GuestError
+from vmm.errors import ConfigError, GuestError, HostError
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
 from vmm.native import ffi, lib
 
@@ -199,3 +200,87 @@ def test_cleared_memory_is_as_new(shared: bool) -> None:
         assert memory.read(0, (8 << 20)) == bytes(8 << 20)
         memory.write(4096, b"again")
         assert memory.read(4096, 5) == b"again"
+
+
+# -- RAM in a file ----------------------------------------------------------------------------------------------------
+
+
+def written(path: os.PathLike[str], memory: GuestMemory, what: int) -> int:
+    """Save all of *memory* as a file of its size; bytes written."""
+    pages = os.open("/proc/self/pagemap", os.O_RDONLY)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.ftruncate(fd, memory.size)
+        total: int = lib.ram_save(fd, 0, ffi.cast("void *", memory.host_address), memory.size, pages, what, ffi.NULL)
+    finally:
+        os.close(fd)
+        os.close(pages)
+    return total
+
+
+def over(path: os.PathLike[str], size: int, *, shared: bool = False) -> GuestMemory:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return GuestMemory(size, file=fd, shared=shared)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_of_ram_has_what_was_written_and_no_more(tmp_path: Path, shared: bool) -> None:
+    size = 64 << 20
+    memory = GuestMemory(size, shared=shared, huge_pages="none")
+    memory.write(0x5000, b"first")
+    memory.write(0x9000, bytes(4096))
+    memory.write(size - 3, b"end")
+    assert written(tmp_path / "memory", memory, lib.RAM_ALL if shared else lib.RAM_TOUCHED) == 2 * 4096
+    assert os.stat(tmp_path / "memory").st_blocks * 512 <= 16 * 4096
+    again = over(tmp_path / "memory", size, shared=shared)
+    assert again.read(0x5000, 5) == b"first"
+    assert again.read(size - 3, 3) == b"end"
+    assert not any(again.read(0x9000, 4096))
+    assert (again.fd >= 0) == shared
+
+
+def test_ram_over_a_file_never_changes_it(tmp_path: Path) -> None:
+    (tmp_path / "memory").write_bytes(b"template" + bytes((1 << 20) - 8))
+    before = (tmp_path / "memory").read_bytes()
+    memory = over(tmp_path / "memory", 1 << 20)
+    memory.write(0, b"clone")
+    memory.write(0x3000, b"new")
+    assert memory.read(0, 8) == b"cloneate"
+    assert (tmp_path / "memory").read_bytes() == before
+
+
+def test_cleared_ram_over_a_file_is_zero_and_not_the_files(tmp_path: Path) -> None:
+    (tmp_path / "memory").write_bytes(b"template" * (1 << 17))
+    memory = over(tmp_path / "memory", 1 << 20)
+    memory.write(0, b"clone")
+    memory.clear()
+    assert not any(memory.read(0, 1 << 20))
+    memory.write(0, b"again")
+    memory.clear()
+    assert not any(memory.read(0, 1 << 20))
+
+
+def test_pages_of_its_own_are_told_from_the_files(tmp_path: Path) -> None:
+    (tmp_path / "memory").write_bytes(b"\xaa" * (1 << 20))
+    memory = over(tmp_path / "memory", 1 << 20)
+    memory.read(0x4000, 4096)  # looked at, not written
+    memory.write(0x2000, b"x")
+    memory.write(0x7000, bytes(4096))  # zeros count: the file has other bytes there
+    assert written(tmp_path / "diff", memory, lib.RAM_OWN) == 2 * 4096
+    diff = (tmp_path / "diff").read_bytes()
+    assert diff[0x2000:0x2002] == b"x\xaa"
+    assert not any(diff[0x7000:0x8000])
+    assert not any(diff[0x4000:0x5000])
+
+
+def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "memory", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"x" * 4096)
+    with pytest.raises(HostError, match="ends early"):
+        GuestMemory(1 << 20, shared=True, file=fd)
+    with pytest.raises(HostError, match="ends early"):
+        GuestMemory(1 << 20, file=fd)
+    os.close(fd)

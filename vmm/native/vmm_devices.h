@@ -240,9 +240,12 @@ void net_get_stats(struct net *net, struct net_stats *out);
 
 enum { BALLOON_INFLATE = 0, BALLOON_DEFLATE = 1, BALLOON_REPORT = 2 };
 
+/* How RAM gives pages back: anonymous; a file that others map too; or a private mapping over a file (a snapshot's). */
+enum { BALLOON_ANONYMOUS = 0, BALLOON_SHARED = 1, BALLOON_OVER_FILE = 2 };
+
 struct balloon_memory {
 	const struct mem *mem;
-	uint32_t shared; /* RAM is a file that others map too */
+	uint32_t backing; /* BALLOON_ANONYMOUS, ... */
 	uint32_t pad;
 };
 

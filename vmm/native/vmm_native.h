@@ -27,6 +27,23 @@ struct mem {
 /* Pointer to [gpa, gpa+len) when all of it lies in one region; NULL otherwise (also for len 0 out of RAM). */
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
 
+/* ---- ram.c: guest RAM into a sparse file ------------------------------------------------------------- */
+
+/*
+ * What to write: every page that is not zero; of those, only what the page map says was touched (anonymous memory); or
+ * what is not as in the file that a private mapping was made of, zeros too.
+ */
+enum { RAM_ALL, RAM_TOUCHED, RAM_OWN };
+
+/*
+ * Write size bytes (pages) at ram to fd, each at offset + its place in ram; the rest stays as it is in the file.
+ * pagemap: /proc/self/pagemap, unused for RAM_ALL.  bitmap: NULL, or a bit a page, set for what was written.
+ * Returns bytes written, or -errno.
+ */
+int64_t ram_save(int fd, uint64_t offset, const void *ram, uint64_t size, int pagemap, int what, uint8_t *bitmap);
+/* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */
+int ram_zero(void *at, uint64_t len);
+
 /* ---- warm_save.c: an image of this process for pyvmm-warm ------------------------------------------------------ */
 
 /*

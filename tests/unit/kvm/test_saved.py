@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from vmm.errors import ConfigError
-from vmm.kvm import System, Vcpu, Vm
+from vmm.kvm import System, Vcpu, Vm, saved
 from vmm.kvm import ioctl as k
-from vmm.kvm import saved
 from vmm.memory import GuestMemory
 from vmm.native import lib
 

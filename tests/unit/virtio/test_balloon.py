@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +195,25 @@ def test_the_command_lines_words() -> None:
     for wrong in ("", "off", "size=1", "free-page-reporting", "free-page-reporting=yes", "size=x"):
         with pytest.raises(ConfigError, match="balloon"):
             BalloonConfig.parse(wrong)
+
+
+@pytest.mark.parametrize("queue", ["inflate", "report"])
+def test_pages_given_up_over_a_snapshots_file_are_zero(tmp_path: Path, queue: str) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(b"\xbb" * RAM)
+    with open(path, "rb") as file:
+        memory = GuestMemory(RAM, file=file.fileno())
+    # Rings begin as zeros in any guest
+    memory.write(0, bytes(AREA))
+    with Guest(Balloon(BalloonConfig(free_page_reporting=True), RAM), memory=memory) as guest:
+        guest.start()
+        fill(guest, AREA, PAGE)
+        if queue == "inflate":
+            guest.queues[INFLATE].send(pfns(guest, [AREA // PAGE, AREA // PAGE + 1]))
+        else:
+            guest.queues[3].send(Buffer(AREA, 2 * PAGE, writable=True))
+        assert guest.memory.read(AREA, 2 * PAGE) == bytes(2 * PAGE)
+        assert guest.memory.read(AREA + 2 * PAGE, PAGE) == b"\xbb" * PAGE
+        assert guest.device.stats()["errors"] == 0
+    with open(path, "rb") as file:
+        assert file.read(RAM) == b"\xbb" * RAM

@@ -9,6 +9,7 @@
 #include "ring/ring.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "base/iov.h"
@@ -26,7 +27,17 @@ struct run {
 /* A page that is read again is zero. The host's refusal (memory that is locked, say) harms nobody. */
 static void pages_release(const struct run *run, void *at, uint64_t len)
 {
-	if (madvise(at, len, run->memory->shared ? MADV_REMOVE : MADV_DONTNEED) < 0)
+	int err;
+
+	if (run->memory->backing == BALLOON_OVER_FILE) {
+		err = ram_zero(at, len);
+		/* No room for one more mapping: the guest may rely on zeros, the host has to do without the pages. */
+		if (err < 0)
+			memset(at, 0, len);
+	} else {
+		err = madvise(at, len, run->memory->backing == BALLOON_SHARED ? MADV_REMOVE : MADV_DONTNEED);
+	}
+	if (err < 0)
 		run->stats->errors++;
 	else
 		run->stats->released += len;

@@ -82,7 +82,14 @@ class Balloon(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         self._context = context
         self._memory.mem = context.memory.native
-        self._memory.shared = context.memory.fd >= 0
+        memory = context.memory
+        self._memory.backing = (
+            lib.BALLOON_SHARED
+            if memory.fd >= 0
+            else lib.BALLOON_OVER_FILE
+            if memory.over_file
+            else lib.BALLOON_ANONYMOUS
+        )
         super().activate(context)
 
     def process(self, queue: Queue) -> None:
