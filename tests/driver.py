@@ -1,7 +1,7 @@
 """The guest's side of virtio over real guest RAM: what a driver does, good or bad, without a guest.
 
 :class:`Guest` is a machine without CPUs: RAM, a control loop in its own thread, one device behind a real
-:class:`MmioTransport`, with real eventfds as kicks and irq.  :mod:`tests.driver_queue` has its queues.
+:class:`MmioRegisters`, with real eventfds as kicks and irq.  :mod:`tests.driver_queue` has its queues.
 Everything can also be done wrongly: the raw parts are open to tests, fuzzers and benchmarks.
 """
 
@@ -19,7 +19,8 @@ from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
+from vmm.virtio.pci import PciRegisters
 from vmm.virtio.transport import Transport
 
 __all__ = ["ALL_STATUS", "FIRST_FREE", "RAM", "TIMEOUT", "Buffer", "DriverQueue", "Guest", "PackedQueue", "Used"]
@@ -46,7 +47,8 @@ class Guest:
         self.loop = Loop()
         self.irq = EventFd()
         self.kicks = [EventFd() for _ in device.queue_sizes]
-        self.transport: Any = self.make_transport()
+        self.registers: Any = self.make_registers()
+        self.transport: Transport = self.registers.transport
         self.queues: dict[int, DriverQueue] = {}
         self.features = 0
         self.error: BaseException | None = None
@@ -55,8 +57,8 @@ class Guest:
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
 
-    def make_transport(self) -> Transport:
-        return MmioTransport(self.device, self.memory, self.loop, self.irq, self.kicks, packed=self.packed)
+    def make_registers(self) -> MmioRegisters | PciRegisters:
+        return MmioRegisters(self.device, self.memory, self.loop, self.irq, self.kicks, packed=self.packed)
 
     def _run(self) -> None:
         try:
@@ -86,11 +88,11 @@ class Guest:
 
     def read(self, register: int, size: int = 4) -> int:
         """What the guest reads."""
-        return int(self.transport.read(register, size))
+        return int(self.registers.read(register, size))
 
     def write(self, register: int, value: int, size: int = 4) -> None:
         """A write that exits."""
-        self.transport.write(register, size, value)
+        self.registers.write(register, size, value)
 
     @property
     def status(self) -> int:

@@ -16,7 +16,7 @@ from vmm.pci import spec as pci
 from vmm.pci.bus import Function, HostBridge, PciBus
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.pci import PciTransport
+from vmm.virtio.pci import PciRegisters
 from vmm.virtio.pci_layout import BAR_SIZE
 
 ECAM = 0xE000_0000
@@ -79,7 +79,7 @@ class Capability(NamedTuple):
 class PciGuest(Guest):
     """A driver with its device behind virtio-pci, with a vector for each queue and one for the configuration."""
 
-    transport: PciTransport
+    registers: PciRegisters
     window: int | None = None
     """Where the device's shared memory is now."""
 
@@ -89,26 +89,26 @@ class PciGuest(Guest):
         self.use_msix = msix
         super().__init__(device, memory=memory)
 
-    def make_transport(self) -> PciTransport:
+    def make_registers(self) -> PciRegisters:
         self.bus = PciBus(WINDOW, self._map, self._unmap)
         self.mmio.add(ECAM, 1 << 20, self.bus)
         self.bus.add(HostBridge())
-        transport = PciTransport(self.device, self.memory, self.loop, self.kicks, self.wires, packed=self.packed)
-        transport.on_line = self.wires.set_level
-        self.slot = self.bus.add(transport, 0 if transport.window is None else transport.window.gpa)
-        self.transport = transport
+        registers = PciRegisters(self.device, self.memory, self.loop, self.kicks, self.wires, packed=self.packed)
+        registers.on_line = self.wires.set_level
+        self.slot = self.bus.add(registers, 0 if registers.window is None else registers.window.gpa)
+        self.registers = registers
         self.find()
-        return transport
+        return registers
 
     def _map(self, function: Function, number: int, address: int) -> None:
-        assert isinstance(function, PciTransport)
+        assert isinstance(function, PciRegisters)
         if number:
             self.window = address
         else:
             self.mmio.add(address, BAR_SIZE, function)
 
     def _unmap(self, function: Function, number: int, address: int) -> None:
-        assert isinstance(function, PciTransport)
+        assert isinstance(function, PciRegisters)
         if number:
             assert self.window == address
             self.window = None
@@ -192,7 +192,7 @@ class PciGuest(Guest):
 
     def reset(self) -> None:
         super().reset()
-        for event in self.transport.msix.events:
+        for event in self.registers.msix.events:
             event.clear()
         self.bar_read(self.virtio[spec.PCI_CAP_ISR_CFG].offset, 1)
         if self.use_msix:
@@ -212,7 +212,7 @@ class PciGuest(Guest):
             self.wait_for("the line", lambda: self.wires.level)
             return self.bar_read(self.virtio[spec.PCI_CAP_ISR_CFG].offset, 1)
         poll = select.poll()
-        events = self.transport.msix.events
+        events = self.registers.msix.events
         for event in events:
             if event.fd in self.wires.connected:
                 poll.register(event.fd, select.POLLIN)
@@ -228,5 +228,5 @@ class PciGuest(Guest):
 
     def expect_no_irq(self) -> None:
         self.turn_loop()
-        assert not any(event.clear() for event in self.transport.msix.events)
+        assert not any(event.clear() for event in self.registers.msix.events)
         assert not self.wires.level

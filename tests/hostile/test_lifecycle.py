@@ -24,7 +24,7 @@ from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.blk.device import Blk
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
 
 SIZE = 8 << 20
 IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
@@ -188,12 +188,12 @@ def test_a_forgotten_device_is_not_collected_under_its_thread(image: Path) -> No
         guest.transport.close()
 
         memory.write(0, content)
-        transport = MmioTransport(Blk(DiskConfig(str(image))), memory, loop, irq, kicks)
-        transport.restore(state)
-        transport.resume()
-        seen = weakref.ref(transport)
-        loop.remove(transport._event.fd)  # the last reference but that of the running device itself
-        del transport, loop, state
+        registers = MmioRegisters(Blk(DiskConfig(str(image))), memory, loop, irq, kicks)
+        registers.transport.restore(state)
+        registers.transport.resume()
+        seen = weakref.ref(registers)
+        loop.remove(registers.transport.runner._event.fd)  # the last reference but that of the running device itself
+        del registers, loop, state
         gc.collect()
 
         memory.write(0x80000, header(spec.BLK_T_IN))
@@ -208,7 +208,7 @@ def test_a_forgotten_device_is_not_collected_under_its_thread(image: Path) -> No
 
         survivor = seen()
         assert survivor is not None
-        survivor.close()
+        survivor.transport.close()
         del survivor
         gc.collect()
         assert seen() is None, "closed, it is garbage like anything else"

@@ -86,7 +86,7 @@ def test_the_bar_of_every_size_and_offset(guest: PciGuest, size: int) -> None:
 
 def test_registers_written_by_another_width_stay(guest: PciGuest) -> None:
     guest.negotiate()
-    before = bytes(guest.transport.page[: spec.PCI_COMMON_SIZE])
+    before = bytes(guest.registers.page[: spec.PCI_COMMON_SIZE])
     for offset in range(CONFIG):
         for size in SIZES:
             handled = {
@@ -96,7 +96,7 @@ def test_registers_written_by_another_width_stay(guest: PciGuest) -> None:
             }
             if handled.get(offset) != size:
                 guest.bar_write(offset, size, (1 << 8 * size) - 1)
-    assert bytes(guest.transport.page[: spec.PCI_COMMON_SIZE]) == before
+    assert bytes(guest.registers.page[: spec.PCI_COMMON_SIZE]) == before
 
 
 def test_queue_registers_are_dead_after_driver_ok(guest: PciGuest) -> None:
@@ -157,10 +157,10 @@ def test_a_message_to_anywhere_but_a_local_apic_goes_nowhere(guest: PciGuest, ad
     queue.kick()
     guest.wait_for("an answer", queue.take_used)
     guest.turn_loop()
-    assert guest.transport.msix.events[1].fd not in guest.wires.connected
+    assert guest.registers.msix.events[1].fd not in guest.wires.connected
     assert guest.memory.read(0, 0x10000) == image
     guest.write_vector(1, data=7)
-    assert guest.wires.connected[guest.transport.msix.events[1].fd] == (MESSAGE, 7)
+    assert guest.wires.connected[guest.registers.msix.events[1].fd] == (MESSAGE, 7)
 
 
 def test_a_bar_that_moves_while_the_device_runs(guest: PciGuest) -> None:

@@ -101,16 +101,16 @@ def test_every_status_written_in_every_status(guest: Guest, stage: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_accesses_of_any_size_unaligned_to_every_register(guest: Guest, stage: str, size: int) -> None:
     bring_to(guest, stage)
-    control = bytes(guest.transport.page[: spec.MMIO_CONFIG])
+    control = bytes(guest.registers.page[: spec.MMIO_CONFIG])
     for offset in range(spec.MMIO_CONFIG):
         if size != 4 or offset % 4:
             guest.write(offset, 0xFFFF_FFFF_FFFF_FFFF & (1 << 8 * size) - 1, size)
         guest.read(offset, size)
-    assert bytes(guest.transport.page[: spec.MMIO_CONFIG]) == control
+    assert bytes(guest.registers.page[: spec.MMIO_CONFIG]) == control
     for offset in range(spec.MMIO_CONFIG, spec.MMIO_SIZE - size + 1):
         guest.write(offset, 0x55AA_55AA_55AA_55AA & (1 << 8 * size) - 1, size)
         guest.read(offset, size)
-    assert bytes(guest.transport.page[spec.MMIO_CONFIG + 16 :]) == bytes(spec.MMIO_SIZE - spec.MMIO_CONFIG - 16)
+    assert bytes(guest.registers.page[spec.MMIO_CONFIG + 16 :]) == bytes(spec.MMIO_SIZE - spec.MMIO_CONFIG - 16)
     works_after_reset(guest)
 
 
@@ -333,7 +333,7 @@ def test_configuration_space_offsets_out_of_range(guest: Guest) -> None:
             guest.write(spec.MMIO_CONFIG + offset, (1 << 8 * size) - 1, size)
             guest.read(spec.MMIO_CONFIG + offset, size)
     assert guest.device.read_config() == b"configuration\0\0\0"
-    assert bytes(guest.transport.page[spec.MMIO_CONFIG + 16 :]) == bytes(spec.MMIO_SIZE - spec.MMIO_CONFIG - 16)
+    assert bytes(guest.registers.page[spec.MMIO_CONFIG + 16 :]) == bytes(spec.MMIO_SIZE - spec.MMIO_CONFIG - 16)
 
 
 # -- interrupts --------------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_configuration_space_offsets_out_of_range(guest: Guest) -> None:
 
 def test_acknowledging_what_was_not_raised(guest: Guest) -> None:
     guest.start()
-    lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
+    lib.irq_raise(guest.registers.config_irq, lib.IRQ_CONFIG)
     guest.write(spec.MMIO_INTERRUPT_ACK, 0xFFFF_FFFC)
     assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_CONFIG
 

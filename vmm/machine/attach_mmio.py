@@ -9,7 +9,7 @@ from vmm.machine.kvm_vm import PAGE
 from vmm.machine.owned import Native
 from vmm.machine.slots import Attached
 from vmm.native import ffi, lib
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
 from vmm.virtio.spec import MMIO_INTERRUPT_ACK, MMIO_QUEUE_NOTIFY
 
 TYPE_CHECKING = False
@@ -59,21 +59,21 @@ class MmioSlots:
         base = layout.mmio_base(slot)
         irq = board.core.irq_line(layout.mmio_gsi(slot))
         kicks = [owned.add(EventFd()) for _ in device.queue_sizes]
-        transport = MmioTransport(device, board.memory, board.loop, irq, kicks, packed=board.packed)
-        owned.add(transport)
+        registers = MmioRegisters(device, board.memory, board.loop, irq, kicks, packed=board.packed)
+        owned.add(registers.transport)
         for index, kick in enumerate(kicks):
             board.core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
-        board.mmio.add(base, PAGE, transport)
-        page = ffi.from_buffer(transport.page)
+        board.mmio.add(base, PAGE, registers)
+        page = ffi.from_buffer(registers.page)
         owned.add(Native(page, ffi.release))
         lib.bus_add_regpage(board.native, base, PAGE, page, device.used_bit_stays)
         if device.used_bit_stays:
             # Acknowledging it changes nothing: KVM takes the write, and nobody looks at the eventfd
             acks = owned.add(EventFd())
             board.core.kick_line(acks.fd, base + MMIO_INTERRUPT_ACK, 4, lib.IRQ_VRING)
-        attached = Attached(device, transport, kicks, owned)
+        attached = Attached(device, registers.transport, kicks, owned)
         self.attached.append(attached)
-        self._pages.append(transport.page)
+        self._pages.append(registers.page)
         return attached
 
     def reset(self) -> None:

@@ -14,7 +14,7 @@ from vmm.native import ffi, lib
 from vmm.pci.bus import HostBridge, PciBus
 from vmm.pci.config import WINDOW_BAR
 from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.pci import PciTransport
+from vmm.virtio.pci import PciRegisters
 from vmm.virtio.pci_layout import BAR_SIZE, NOTIFY, NOTIFY_STRIDE
 
 TYPE_CHECKING = False
@@ -86,11 +86,10 @@ class PciSlots:
         self.bus.check_room()
         board, owned = self._board, self._board.owned.branch()
         kicks = [owned.add(EventFd()) for _ in device.queue_sizes]
-        transport = PciTransport(device, board.memory, board.loop, kicks, self._router, packed=board.packed)
-        owned.add(transport)
-        attached = Attached(device, transport, kicks, owned)
-        slot = self._add(transport, transport.trap, 0 if transport.window is None else transport.window.gpa)
-        transport.on_line = self._line(slot)
+        registers = PciRegisters(device, board.memory, board.loop, kicks, self._router, packed=board.packed)
+        attached = Attached(device, owned.add(registers.transport), kicks, owned)
+        slot = self._add(registers, registers.trap, 0 if registers.window is None else registers.window.gpa)
+        registers.on_line = self._line(slot)
         self._numbers[slot] = attached
         self.attached.append(attached)
         return attached
@@ -167,7 +166,7 @@ class PciSlots:
     # -- what decodes --------------------------------------------------------------------------------------------
 
     def _map(self, function: Function, number: int, address: int) -> None:
-        assert isinstance(function, PciTransport)
+        assert isinstance(function, PciRegisters)
         if number == WINDOW_BAR:
             self._map_window(function, address)
             return
@@ -176,7 +175,7 @@ class PciSlots:
         self._kicks(function, address, assign=True)
 
     def _unmap(self, function: Function, number: int, address: int) -> None:
-        assert isinstance(function, PciTransport)
+        assert isinstance(function, PciRegisters)
         if number == WINDOW_BAR:
             self._unmap_window(function, address)
             return
@@ -184,18 +183,18 @@ class PciSlots:
         lib.bus_remove(self._board.native, lib.BUS_MMIO, address)
         self._board.mmio.remove(function)
 
-    def _map_window(self, function: PciTransport, address: int) -> None:
+    def _map_window(self, function: PciRegisters, address: int) -> None:
         window = function.window
         assert window is not None
         self._core.map_window(address, window.size, window.host_address, window.read_only)
         lib.bus_move_window(self._board.native, window.native, address)
 
-    def _unmap_window(self, function: PciTransport, address: int) -> None:
+    def _unmap_window(self, function: PciRegisters, address: int) -> None:
         assert function.window is not None
         lib.bus_move_window(self._board.native, function.window.native, NOWHERE)
         self._core.unmap_window(address)
 
-    def _kicks(self, function: PciTransport, address: int, *, assign: bool) -> None:
+    def _kicks(self, function: PciRegisters, address: int, *, assign: bool) -> None:
         for index, kick in enumerate(function.kicks):
             where = address + NOTIFY + index * NOTIFY_STRIDE
             self._core.vm.ioeventfd(kick.fd, where, self._kick_size, None, assign=assign)

@@ -33,6 +33,9 @@ class Function:
         """The guest writes *size* bytes, inside the space."""
         self.config.write(register, size, value)
 
+    def reset(self) -> None:
+        """The bus is reset, as at power-on; the bus itself sees to the command register and the BARs."""
+
 
 class HostBridge(Function):
     """The root of the bus, device 0."""
@@ -100,6 +103,7 @@ class PciBus(BusDevice):
         """Nothing decodes; BARs are where they were at first."""
         with self._lock:
             for slot, function in self.functions.items():
+                function.reset()
                 function.config_write(spec.COMMAND, 2, 0)
                 self._unmap(slot)
                 self._place(slot)

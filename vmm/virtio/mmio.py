@@ -1,6 +1,6 @@
 """The virtio-mmio transport (virtio 1.2, 4.2), version 2: a page of registers.
 
-**What the guest reads comes from a page of memory**, :attr:`MmioTransport.page`, without Python and often
+**What the guest reads comes from a page of memory**, :attr:`MmioRegisters.page`, without Python and often
 without an exit; every register write leaves the page as the next read must find it.  One word of it belongs
 to C as well: InterruptStatus, which workers set and InterruptACK clears, is only ever changed atomically.
 
@@ -10,11 +10,12 @@ may write it (:mod:`~vmm.virtio.driver_state`); everything else is ignored.
 
 from __future__ import annotations
 
-import mmap
-import posix
-
+from vmm.bus import BusDevice
 from vmm.native import ffi, lib
 from vmm.virtio import spec
+from vmm.virtio.device import check_device
+from vmm.virtio.driver_state import DriverState
+from vmm.virtio.register_page import RegisterPage
 from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
@@ -31,10 +32,15 @@ VENDOR_ID = 0x4D56_5950
 _MASK32 = 0xFFFF_FFFF
 
 
-class MmioTransport(Transport):
-    """*device* behind a register page.  Lives as long as the machine; any thread may call any method.
+class MmioRegisters(BusDevice):
+    """*device* behind a register page.  They live as long as the machine; any thread may call any method.
 
+    :param irq: interrupts the guest
+    :param kicks: one for each of the device's queues: what the guest rings
+    :param packed: offer packed virtqueues
     :ivar page: the register page (4096 bytes, page-aligned, writable); it stays valid after :meth:`close`
+    :ivar transport: the device and its driver
+    :raises ConfigError: the device is made wrongly
     """
 
     def __init__(
@@ -47,26 +53,30 @@ class MmioTransport(Transport):
         *,
         packed: bool = False,
     ) -> None:
-        super().__init__(device, memory, loop, irq, kicks, packed=packed)
-        self._page_fd = -1
-        if device.shares_memory:
-            self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC)
-            posix.ftruncate(self._page_fd, spec.MMIO_SIZE)
-            self._status_place = (self._page_fd, spec.MMIO_INTERRUPT_STATUS)
-        self.page = mmap.mmap(self._page_fd, spec.MMIO_SIZE)
-        self._words = memoryview(self.page).cast("I")
+        check_device(device, kicks)
+        self.name = device.name
+        self._device = device
+        self._generation = 0
+        self._config_size = 0
+        self._region = 0
         self._kept = lib.IRQ_VRING if device.used_bit_stays else 0
-        self._pin: Any = ffi.from_buffer(self.page)
-        status = ffi.cast("uint32_t *", self._pin + spec.MMIO_INTERRUPT_STATUS)
-        self.native_irq: Any = ffi.new("struct irq *", {"fd": irq.fd, "status": status})
+        self._registers = RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=device.shares_memory)
+        self.page = self._registers.page
+        self._words = self._registers.words
+        self.config_irq: Any = ffi.new("struct irq *", {"fd": irq.fd, "status": self._registers.status})
+        self.queue_irqs = [self.config_irq] * len(kicks)
+        self.status_place = self._registers.status_place
+        self.sizes = (0,) * len(kicks)
         self._set(spec.MMIO_MAGIC, spec.MMIO_MAGIC_VALUE)
         self._set(spec.MMIO_VERSION, spec.MMIO_VERSION_VALUE)
         self._set(spec.MMIO_DEVICE_ID, device.device_id)
         self._set(spec.MMIO_VENDOR_ID, VENDOR_ID)
+        self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+        self._state = self.transport.state
         self._select_region(0)
-        self._set_interrupts(0)
-        self._show()
-        self._show_config()
+        self.forget()
+        self.show()
+        self.show_config()
 
     # -- the guest's side ------------------------------------------------------------------------------------
 
@@ -76,16 +86,25 @@ class MmioTransport(Transport):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """One write by the driver.  What it must not do in this status, or not in this way, is ignored."""
-        with self._lock:
-            if self._closed:
+        with self.transport.lock:
+            if self.transport.closed:
                 return
             if offset >= spec.MMIO_CONFIG:
                 self._write_config(offset - spec.MMIO_CONFIG, size, value)
-            elif size == 4 and offset in _REGISTERS:
+            elif size != 4:
+                return
+            elif offset in _STATE_REGISTERS:
+                _STATE_REGISTERS[offset](self._state, value & _MASK32)
+                self.show()
+            elif offset in _REGISTERS:
                 _REGISTERS[offset](self, value & _MASK32)
 
+    def _write_status(self, value: int) -> None:
+        self.transport.write_status(value)
+
     def _select_region(self, value: int) -> None:
-        region = self.device.regions.get(value)
+        self._region = value
+        region = self._device.regions.get(value)
         # 4.2.2: no region has a length of all ones
         length, base = (-1, -1) if region is None else (region.size, region.gpa)
         self._set(spec.MMIO_SHM_LEN_LOW, length & _MASK32)
@@ -95,47 +114,44 @@ class MmioTransport(Transport):
 
     def _notify(self, value: int) -> None:
         # Only without an ioeventfd
-        if self._context is not None and value in self._context.queues:
-            self._kicks[value].signal()
+        self.transport.runner.kick(value)
 
     def _acknowledge(self, value: int) -> None:
-        lib.irq_ack(self.native_irq, value & ~self._kept)
+        lib.irq_ack(self.config_irq, value & ~self._kept)
 
     def _write_config(self, offset: int, size: int, value: int) -> None:
         # 4.2.2.2: a field is written by its own width, aligned, and wide ones in halves
         if size <= 4 and offset % size == 0 and offset + size <= self._config_size:
-            self._write_device_config(offset, (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little"))
+            self.transport.write_config(offset, (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little"))
 
-    def close(self) -> None:
-        super().close()
-        if self._page_fd >= 0:
-            posix.close(self._page_fd)
-            self._page_fd = -1
-
-    # -- the page --------------------------------------------------------------------------------------------
+    # -- what the transport has them show --------------------------------------------------------------------
 
     def _set(self, register: int, value: int) -> None:
         self._words[register // 4] = value  # one 32-bit store: a guest that reads meanwhile sees old or new
 
-    def _get_interrupts(self) -> int:
-        return self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept
-
     def _set_interrupts(self, bits: int) -> None:
         self._set(spec.MMIO_INTERRUPT_STATUS, bits | self._kept)
 
-    def _show(self) -> None:
-        self._set(spec.MMIO_DEVICE_FEATURES, self._selected_features())
-        queue = self._selected()
-        self._set(spec.MMIO_QUEUE_NUM_MAX, 0 if queue is None else self.device.queue_sizes[self._queue_sel])
+    def forget(self) -> None:
+        self._set_interrupts(0)
+
+    def raised(self) -> int:
+        return int(self.config_irq.raised)
+
+    def show(self) -> None:
+        state = self._state
+        queue = state.selected()
+        self._set(spec.MMIO_DEVICE_FEATURES, state.selected_features())
+        self._set(spec.MMIO_QUEUE_NUM_MAX, 0 if queue is None else self._device.queue_sizes[state.queue_sel])
         self._set(spec.MMIO_QUEUE_READY, 0 if queue is None else int(queue.ready))
         self._set(spec.MMIO_CONFIG_GENERATION, self._generation)
-        self._set(spec.MMIO_STATUS, self._status)
+        self._set(spec.MMIO_STATUS, state.status)
 
-    def _show_config(self) -> bool:
+    def show_config(self) -> bool:
         """A driver that reads a field in two halves takes the generation before and after (2.5.1).  So it
         changes before the first byte does, and again in the same copy as the bytes.
         """
-        config = self.device.read_config()[: spec.MMIO_SIZE - spec.MMIO_CONFIG]
+        config = self._device.read_config()[: spec.MMIO_SIZE - spec.MMIO_CONFIG]
         self._config_size = len(config)
         if self.page[spec.MMIO_CONFIG : spec.MMIO_CONFIG + len(config)] == config:
             return False
@@ -145,27 +161,47 @@ class MmioTransport(Transport):
         self.page[start:end] = self._generation.to_bytes(4, "little") + config
         return True
 
+    # -- the host's side -------------------------------------------------------------------------------------
 
-def _address(area: str, shift: int) -> Callable[[MmioTransport, int], None]:
-    return lambda transport, value: transport._write_queue_address(area, shift, value)
+    def save(self) -> dict[str, Any]:
+        return {
+            "interrupt_status": self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept,
+            "generation": self._generation,
+            "region": self._region,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        # Further than it was: what the driver has read of the configuration may be old by now
+        self._generation = state["generation"] + 1 & _MASK32
+        self._set_interrupts(state["interrupt_status"])
+        self._select_region(state["region"])
+
+    def close(self) -> None:
+        self._registers.close()
 
 
-_REGISTERS: dict[int, Callable[[MmioTransport, int], None]] = {
-    spec.MMIO_DEVICE_FEATURES_SEL: MmioTransport._select_device_features,
-    spec.MMIO_DRIVER_FEATURES_SEL: MmioTransport._select_driver_features,
-    spec.MMIO_DRIVER_FEATURES: MmioTransport._write_driver_features,
-    spec.MMIO_QUEUE_SEL: MmioTransport._select_queue,
-    spec.MMIO_QUEUE_NUM: MmioTransport._write_queue_size,
-    spec.MMIO_QUEUE_READY: MmioTransport._write_queue_ready,
+def _address(area: str, shift: int) -> Callable[[DriverState, int], None]:
+    return lambda state, value: state.write_queue_address(area, shift, value)
+
+
+_STATE_REGISTERS: dict[int, Callable[[DriverState, int], None]] = {
+    spec.MMIO_DEVICE_FEATURES_SEL: DriverState.select_device_features,
+    spec.MMIO_DRIVER_FEATURES_SEL: DriverState.select_driver_features,
+    spec.MMIO_DRIVER_FEATURES: DriverState.write_driver_features,
+    spec.MMIO_QUEUE_SEL: DriverState.select_queue,
+    spec.MMIO_QUEUE_NUM: DriverState.write_queue_size,
+    spec.MMIO_QUEUE_READY: DriverState.write_queue_ready,
     spec.MMIO_QUEUE_DESC_LOW: _address("desc", 0),
     spec.MMIO_QUEUE_DESC_HIGH: _address("desc", 32),
     spec.MMIO_QUEUE_DRIVER_LOW: _address("driver", 0),
     spec.MMIO_QUEUE_DRIVER_HIGH: _address("driver", 32),
     spec.MMIO_QUEUE_DEVICE_LOW: _address("device", 0),
     spec.MMIO_QUEUE_DEVICE_HIGH: _address("device", 32),
-    spec.MMIO_QUEUE_NOTIFY: MmioTransport._notify,
-    spec.MMIO_INTERRUPT_ACK: MmioTransport._acknowledge,
-    spec.MMIO_SHM_SEL: MmioTransport._select_region,
-    spec.MMIO_STATUS: MmioTransport._write_status,
 }
-"""Every register that can be written.  QueueReset is not here, RING_RESET is not offered."""
+_REGISTERS: dict[int, Callable[[MmioRegisters, int], None]] = {
+    spec.MMIO_QUEUE_NOTIFY: MmioRegisters._notify,
+    spec.MMIO_INTERRUPT_ACK: MmioRegisters._acknowledge,
+    spec.MMIO_SHM_SEL: MmioRegisters._select_region,
+    spec.MMIO_STATUS: MmioRegisters._write_status,
+}
+"""With those before, every register that can be written.  QueueReset is not here, RING_RESET is not offered."""

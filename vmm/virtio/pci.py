@@ -1,7 +1,7 @@
 """The virtio-pci transport (virtio 1.2, 4.1): a modern function with MSI-X, or one level-triggered line.
 
 :mod:`~vmm.virtio.pci_layout` says what is where.  C answers reads of the common configuration from
-:attr:`PciTransport.page`, KVM answers notifications.
+:attr:`PciRegisters.page`, KVM answers notifications.
 
 Interrupts: the configuration and each queue has a ``struct irq`` of its own, whose descriptor is the eventfd of the
 vector that the driver has chosen.  Without MSI-X all share one, which the loop turns into the level of the line.
@@ -9,9 +9,7 @@ vector that the driver has chosen.  Without MSI-X all share one, which the loop 
 
 from __future__ import annotations
 
-import mmap
-import posix
-
+from vmm.bus import BusDevice
 from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
@@ -19,6 +17,8 @@ from vmm.pci import spec as pci
 from vmm.pci.bus import Function
 from vmm.pci.msix import Msix
 from vmm.virtio import spec
+from vmm.virtio.device import check_device
+from vmm.virtio.driver_state import DriverState
 from vmm.virtio.pci_layout import (
     BAR_SIZE,
     CONFIG,
@@ -29,10 +29,10 @@ from vmm.virtio.pci_layout import (
     NOTIFY,
     NOTIFY_END,
     NOTIFY_STRIDE,
-    PAGE,
     make_config,
     window_of,
 )
+from vmm.virtio.register_page import RegisterPage
 from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
@@ -44,20 +44,24 @@ if TYPE_CHECKING:
     from vmm.memory import GuestMemory
     from vmm.pci.msix import Vectors
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.driver_state import TransportState
 
 _ISR_WORD = 0xFFC
-"""In :attr:`PciTransport.page`: where C sets the bits of the ISR status."""
+"""In :attr:`PciRegisters.page`: where C sets the bits of the ISR status."""
 _NO_FD = -1
 
 
-class PciTransport(Transport, Function):
-    """*device* as a PCI function.  Lives until it is unplugged; any thread may call any method.
+class PciRegisters(BusDevice, Function):
+    """*device* as a PCI function.  They live until it is unplugged; any thread may call any method.
 
+    :param kicks: one for each of the device's queues: what the guest rings
     :param vectors: where MSI-X messages go
+    :param packed: offer packed virtqueues
     :ivar on_line: sets the level of the function's interrupt line
     :ivar page: what C answers reads of the BAR's first page from (4096 bytes, page-aligned)
     :ivar window: the shared memory that BAR 2 is, or None; devices have at most one
+    :ivar kicks: of each queue: what a write to its place from :data:`NOTIFY` on signals
+    :ivar transport: the device and its driver
+    :raises ConfigError: the device is made wrongly
     """
 
     def __init__(
@@ -70,34 +74,37 @@ class PciTransport(Transport, Function):
         *,
         packed: bool = False,
     ) -> None:
-        self._page_fd = posix.memfd_create("registers", posix.MFD_CLOEXEC) if device.shares_memory else -1
-        if device.shares_memory:
-            posix.ftruncate(self._page_fd, PAGE)
-            self._status_place = (self._page_fd, _ISR_WORD)
-        self.page = mmap.mmap(self._page_fd, PAGE)
-        self._words = memoryview(self.page).cast("I")
-        self._pin: Any = ffi.from_buffer(self.page)
+        check_device(device, kicks)
+        self.name = device.name
+        self.kicks = kicks
+        self._device = device
+        self._loop = loop
+        self._generation = 0
         self._config = b""
+        self._registers = RegisterPage(_ISR_WORD, shared=device.shares_memory)
+        self.page = self._registers.page
+        self._words = self._registers.words
         _, self.window = window_of(device)
         self.on_line: Callable[[bool], None] = _no_line
         self._wire = EventFd()
-        super().__init__(device, memory, loop, self._wire, kicks, packed=packed)
         self.msix = Msix(len(kicks) + 1, vectors)
-        status = ffi.cast("uint32_t *", self._pin + _ISR_WORD)
+        status = self._registers.status
         self._irqs = [ffi.new("struct irq *", {"fd": _NO_FD, "status": status}) for _ in range(len(kicks) + 1)]
-        self.native_irq: Any = self._irqs[-1]
+        self.config_irq: Any = self._irqs[-1]
+        self.queue_irqs: list[Any] = self._irqs[:-1]
+        self.status_place = self._registers.status_place
+        self.sizes = device.queue_sizes  # 4.1.4.3.1: until the driver wants less
+        self._vectors = [spec.MSI_NO_VECTOR] * len(self._irqs)
+        """The vector of each queue, and last that of the configuration."""
         self.config, self._msix_at, self._window_at = make_config(device, self.msix)
-        self._show_config()
-        self._show()
+        self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+        self._state = self.transport.state
+        self.show_config()
+        self.show()
         self._update_interrupts()
         loop.add(self._wire.fd, self._on_wire)
 
     # -- configuration space ---------------------------------------------------------------------------------
-
-    @property
-    def kicks(self) -> list[EventFd]:
-        """Of each queue: what a write to its place from :data:`NOTIFY` on signals."""
-        return self._kicks
 
     @property
     def trap(self) -> int:
@@ -105,16 +112,16 @@ class PciTransport(Transport, Function):
         return self._window_at + spec.PCI_CFG_DATA
 
     def config_read(self, register: int, size: int) -> int:
-        with self._lock:
-            if register < self.trap + 4 and self.trap < register + size and not self._closed:
+        with self.transport.lock:
+            if register < self.trap + 4 and self.trap < register + size and not self.transport.closed:
                 offset, length = self._window()
                 if length:
                     self.config.put(self.trap, self._read(offset, length).to_bytes(4, "little"))
             return super().config_read(register, size)
 
     def config_write(self, register: int, size: int, value: int) -> None:
-        with self._lock:
-            if self._closed:
+        with self.transport.lock:
+            if self.transport.closed:
                 return
             super().config_write(register, size, value)
             if register < self.trap + 4 and self.trap < register + size:
@@ -135,11 +142,11 @@ class PciTransport(Transport, Function):
 
     def read(self, offset: int, size: int) -> int:
         """What the guest reads at *offset* of the BAR."""
-        with self._lock:
+        with self.transport.lock:
             return self._read(offset, size)
 
     def _read(self, offset: int, size: int) -> int:
-        if self._closed:
+        if self.transport.closed:
             return (1 << 8 * size) - 1
         if offset < CONFIG:
             return int.from_bytes(self.page[offset : min(offset + size, CONFIG)], "little")
@@ -147,8 +154,8 @@ class PciTransport(Transport, Function):
             return int.from_bytes(self._config[offset - CONFIG : offset - CONFIG + size], "little")
         if offset == ISR:
             # 4.1.4.5: reading takes the bits and lowers the line
-            bits = self._get_interrupts()
-            lib.irq_ack(self.native_irq, bits)
+            bits = self._words[_ISR_WORD // 4]
+            lib.irq_ack(self.config_irq, bits)
             self.on_line(False)
             return bits & 0xFF
         if MSIX_TABLE <= offset < MSIX_PBA:
@@ -159,45 +166,41 @@ class PciTransport(Transport, Function):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """One write by the driver.  What it must not do in this status, or not in this way, is ignored."""
-        with self._lock:
-            if not self._closed:
+        with self.transport.lock:
+            if not self.transport.closed:
                 self._write(offset, size, value)
 
     def _write(self, offset: int, size: int, value: int) -> None:
         if offset < CONFIG:
-            handler = _REGISTERS.get((offset, size))
-            if handler is not None:
-                handler(self, value)
-                self._show()
+            if (offset, size) in _STATE_REGISTERS:
+                _STATE_REGISTERS[offset, size](self._state, value)
+                self.show()
+            elif (offset, size) in _REGISTERS:
+                _REGISTERS[offset, size](self, value)
+                self.show()
         elif offset < CONFIG_END:
             at = offset - CONFIG
             # 4.1.3.1: a field is written by its own width, aligned, and wide ones in halves
             if size <= 4 and at % size == 0 and at + size <= len(self._config):
-                self._write_device_config(at, value.to_bytes(size, "little"))
+                self.transport.write_config(at, value.to_bytes(size, "little"))
         elif NOTIFY <= offset < NOTIFY_END:
-            queue = (offset - NOTIFY) // NOTIFY_STRIDE
-            if self._context is not None and queue in self._context.queues:
-                self._kicks[queue].signal()
+            self.transport.runner.kick((offset - NOTIFY) // NOTIFY_STRIDE)
         elif MSIX_TABLE <= offset < MSIX_PBA:
             self.msix.write_table(offset - MSIX_TABLE, size, value)
 
-    def _write_queue_enable(self, value: int) -> None:
-        if value == 1:  # 4.1.4.3.2: nothing else may be written
-            self._write_queue_ready(1)
+    def _write_status(self, value: int) -> None:
+        self.transport.write_status(value)
 
     def _write_config_vector(self, value: int) -> None:
         self._vectors[-1] = value if value < self.msix.count else spec.MSI_NO_VECTOR
         self._update_interrupts()
 
     def _write_queue_vector(self, value: int) -> None:
-        if self._selected() is not None:
-            self._vectors[self._queue_sel] = value if value < self.msix.count else spec.MSI_NO_VECTOR
+        if self._state.selected() is not None:
+            self._vectors[self._state.queue_sel] = value if value < self.msix.count else spec.MSI_NO_VECTOR
             self._update_interrupts()
 
     # -- interrupts ------------------------------------------------------------------------------------------
-
-    def _queue_irq(self, index: int) -> Any:
-        return self._irqs[index]
 
     def _update_interrupts(self) -> None:
         """Point every irq to the eventfd of its vector, or to the line's.  Workers may be raising meanwhile: they find
@@ -209,64 +212,47 @@ class PciTransport(Transport, Function):
                 irq.fd = self._wire.fd
             else:
                 irq.fd = _NO_FD if vector == spec.MSI_NO_VECTOR else self.msix.events[vector].fd
-        if self._context is not None and before != [irq.fd for irq in self._irqs]:
-            self._guard(self.device.irqs_moved)
+        if before != [irq.fd for irq in self._irqs]:
+            self.transport.runner.irqs_moved()
         if self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE:
             self.on_line(False)
 
     def _on_wire(self, _events: int) -> None:
         self._wire.clear()
-        with self._lock:
-            if self.device.used_bit_stays:
+        with self.transport.lock:
+            if self._device.used_bit_stays:
                 # Whoever signalled it has left this to us
                 self._words[_ISR_WORD // 4] |= lib.IRQ_VRING
-            masked = self._closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE
-            if not masked and self._get_interrupts():
+            masked = self.transport.closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE
+            if not masked and self._words[_ISR_WORD // 4]:
                 self.on_line(True)
 
-    def _get_interrupts(self) -> int:
-        return self._words[_ISR_WORD // 4]
+    # -- what the transport has them show --------------------------------------------------------------------
 
     def _set_interrupts(self, bits: int) -> None:
         self._words[_ISR_WORD // 4] = bits
         if not bits:
             self.on_line(False)
 
-    def _raised(self) -> int:
-        return sum([int(irq.raised) for irq in self._irqs])
-
-    # -- what the driver sees --------------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        super()._forget()
-        for queue, size in zip(self._queues, self.device.queue_sizes, strict=True):
-            queue.size = size  # 4.1.4.3.1: until the driver wants less
-        self._vectors = [spec.MSI_NO_VECTOR] * (len(self._queues) + 1)
-        """The vector of each queue, and last that of the configuration."""
-
-    def _reset(self) -> None:
-        super()._reset()
+    def forget(self) -> None:
+        self._vectors[:] = [spec.MSI_NO_VECTOR] * len(self._vectors)
+        self._set_interrupts(0)
         self._update_interrupts()
 
-    def reset(self) -> None:
-        with self._lock:
-            super().reset()
-            self.config_write(self._msix_at + pci.MSIX_FLAGS, 2, 0)
-            self.msix.reset()
-            self._update_interrupts()
+    def raised(self) -> int:
+        return sum([int(irq.raised) for irq in self._irqs])
 
-    def _show(self) -> None:
-        queue = self._selected()
-        index = self._queue_sel
+    def show(self) -> None:
+        state = self._state
+        queue, index = state.selected(), state.queue_sel
+        features, half = state.driver_features, state.driver_features_sel
         fields: tuple[int, ...] = (
-            self._device_features_sel,
-            self._selected_features(),
-            self._driver_features_sel,
-            self._driver_features >> 32 * self._driver_features_sel & 0xFFFF_FFFF
-            if self._driver_features_sel < 2
-            else 0,
-            self._vectors[-1] | len(self._queues) << 16,
-            self._status | (self._generation & 0xFF) << 8 | index << 16,
+            state.device_features_sel,
+            state.selected_features(),
+            state.driver_features_sel,
+            features >> 32 * half & 0xFFFF_FFFF if half < 2 else 0,
+            self._vectors[-1] | len(state.queues) << 16,
+            state.status | (self._generation & 0xFF) << 8 | index << 16,
         )
         if queue is None:
             fields += (spec.MSI_NO_VECTOR << 16, *(0,) * 7)
@@ -282,81 +268,82 @@ class PciTransport(Transport, Function):
         for at, word in enumerate(fields):
             self._words[at] = word  # one 32-bit store: a guest that reads meanwhile sees old or new
 
-    def _show_config(self) -> bool:
+    def show_config(self) -> bool:
         """Reads of the space wait for the lock, so that the generation and the bytes change at once (2.5.1)."""
-        config = self.device.read_config()[: CONFIG_END - CONFIG]
+        config = self._device.read_config()[: CONFIG_END - CONFIG]
         if config == self._config:
             return False
         self._config = config
         self._generation = self._generation + 1 & 0xFFFF_FFFF
-        self._show()
+        self.show()
         return True
 
     # -- the host's side -------------------------------------------------------------------------------------
 
-    def save(self) -> TransportState:
-        with self._lock:
-            state = super().save()
-            state["pci"] = {
-                "config": bytes(self.config.page).hex(),
-                "vectors": list(self._vectors),
-                "msix": dict(self.msix.save()),
-            }
-            return state
-
-    def restore(self, state: TransportState) -> None:
-        """The bus maps the BAR when it is told to look (:meth:`~vmm.pci.bus.PciBus.look_again`)."""
-        with self._lock:
-            more = state.get("pci")
-            config = b"" if more is None else bytes.fromhex(more["config"])
-            if more is None or not self.config.is_like(config) or len(more["vectors"]) != len(self._vectors):
-                raise ConfigError(
-                    f"{self.name}: the saved state is not that of such a PCI function",
-                    code="restore-mismatch",
-                    hint="restore with the same devices, on the same transport and with the same options",
-                )
-            super().restore(state)
-            self.config.put(0, config)
-            self._vectors[:] = more["vectors"]
-            self.msix.restore(more["msix"])
+    def reset(self) -> None:
+        """The bus is reset."""
+        with self.transport.lock:
+            self.config_write(self._msix_at + pci.MSIX_FLAGS, 2, 0)
+            self.msix.reset()
             self._update_interrupts()
-            self._show()
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "interrupt_status": self._words[_ISR_WORD // 4],
+            "generation": self._generation,
+            "config": bytes(self.config.page).hex(),
+            "vectors": list(self._vectors),
+            "msix": dict(self.msix.save()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The bus maps the BAR when it is told to look (:meth:`~vmm.pci.bus.PciBus.look_again`)."""
+        config = bytes.fromhex(state.get("config", ""))
+        if not self.config.is_like(config) or len(state["vectors"]) != len(self._vectors):
+            raise ConfigError(
+                f"{self.name}: the saved state is not that of such a PCI function",
+                code="restore-mismatch",
+                hint="restore with the same devices, on the same transport and with the same options",
+            )
+        # Further than it was: what the driver has read of the configuration may be old by now
+        self._generation = state["generation"] + 1 & 0xFFFF_FFFF
+        self._set_interrupts(state["interrupt_status"])
+        self.config.put(0, config)
+        self._vectors[:] = state["vectors"]
+        self.msix.restore(state["msix"])
+        self._update_interrupts()
 
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            super().close()
-            self.on_line(False)
-            self._loop.remove(self._wire.fd)
-            for irq in self._irqs:
-                irq.fd = _NO_FD
-            self.msix.close()
-            self._wire.close()
-            if self._page_fd >= 0:
-                posix.close(self._page_fd)
-                self._page_fd = -1
+        self.on_line(False)
+        self._loop.remove(self._wire.fd)
+        for irq in self._irqs:
+            irq.fd = _NO_FD
+        self.msix.close()
+        self._wire.close()
+        self._registers.close()
 
 
 def _no_line(_level: bool) -> None:
     """Of a function that is on no bus."""
 
 
-def _address(area: str, shift: int) -> Callable[[PciTransport, int], None]:
-    return lambda transport, value: transport._write_queue_address(area, shift, value)
+def _address(area: str, shift: int) -> Callable[[DriverState, int], None]:
+    return lambda state, value: state.write_queue_address(area, shift, value)
 
 
-_REGISTERS: dict[tuple[int, int], Callable[[PciTransport, int], None]] = {
+def _enable(state: DriverState, value: int) -> None:
+    if value == 1:  # 4.1.4.3.2: nothing else may be written
+        state.write_queue_ready(1)
+
+
+_STATE_REGISTERS: dict[tuple[int, int], Callable[[DriverState, int], None]] = {
     # (offset, width): 4.1.3.1 has each field written by its own width, 64-bit ones in halves
-    (spec.PCI_COMMON_DFSELECT, 4): PciTransport._select_device_features,
-    (spec.PCI_COMMON_GFSELECT, 4): PciTransport._select_driver_features,
-    (spec.PCI_COMMON_GF, 4): PciTransport._write_driver_features,
-    (spec.PCI_COMMON_MSIX, 2): PciTransport._write_config_vector,
-    (spec.PCI_COMMON_STATUS, 1): PciTransport._write_status,
-    (spec.PCI_COMMON_Q_SELECT, 2): PciTransport._select_queue,
-    (spec.PCI_COMMON_Q_SIZE, 2): PciTransport._write_queue_size,
-    (spec.PCI_COMMON_Q_MSIX, 2): PciTransport._write_queue_vector,
-    (spec.PCI_COMMON_Q_ENABLE, 2): PciTransport._write_queue_enable,
+    (spec.PCI_COMMON_DFSELECT, 4): DriverState.select_device_features,
+    (spec.PCI_COMMON_GFSELECT, 4): DriverState.select_driver_features,
+    (spec.PCI_COMMON_GF, 4): DriverState.write_driver_features,
+    (spec.PCI_COMMON_Q_SELECT, 2): DriverState.select_queue,
+    (spec.PCI_COMMON_Q_SIZE, 2): DriverState.write_queue_size,
+    (spec.PCI_COMMON_Q_ENABLE, 2): _enable,
     (spec.PCI_COMMON_Q_DESCLO, 4): _address("desc", 0),
     (spec.PCI_COMMON_Q_DESCHI, 4): _address("desc", 32),
     (spec.PCI_COMMON_Q_AVAILLO, 4): _address("driver", 0),
@@ -364,4 +351,9 @@ _REGISTERS: dict[tuple[int, int], Callable[[PciTransport, int], None]] = {
     (spec.PCI_COMMON_Q_USEDLO, 4): _address("device", 0),
     (spec.PCI_COMMON_Q_USEDHI, 4): _address("device", 32),
 }
-"""Every register that can be written; queue_reset is not here, RING_RESET is not offered."""
+_REGISTERS: dict[tuple[int, int], Callable[[PciRegisters, int], None]] = {
+    (spec.PCI_COMMON_MSIX, 2): PciRegisters._write_config_vector,
+    (spec.PCI_COMMON_STATUS, 1): PciRegisters._write_status,
+    (spec.PCI_COMMON_Q_MSIX, 2): PciRegisters._write_queue_vector,
+}
+"""With those before, every register that can be written; queue_reset is not here, RING_RESET is not offered."""

@@ -21,7 +21,7 @@ from vmm.errors import ConfigError
 from vmm.virtio import spec
 from vmm.virtio.blk import device as blk
 from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -174,7 +174,7 @@ def test_the_configuration_space(image: Path) -> None:
             | spec.BLK_F_MQ | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
         )  # fmt: skip
         assert guest.offered() & 0xFF_FFFF == wanted
-        raw = bytes(guest.transport.page[0x100 : 0x100 + spec.BLK_CONFIG_SIZE])
+        raw = bytes(guest.registers.page[0x100 : 0x100 + spec.BLK_CONFIG_SIZE])
         assert struct.unpack(spec.BLK_CONFIG_FORMAT, raw) == (
             SIZE // 512, 0, 254, 0, 0, 0, 512, 3, 0, 8, 0, 1, 3,
             blk.MAX_DISCARD_SECTORS, 64, 8, blk.MAX_DISCARD_SECTORS, 64, 1, 0, 0, 0,
@@ -240,13 +240,13 @@ def test_the_cache_mode(image: Path, cache: str, without: int, first: int, after
 def test_other_fields_cannot_be_written(image: Path) -> None:
     with BlkGuest(image) as guest:
         guest.start()
-        before = bytes(guest.transport.page[0x100:0x200])
+        before = bytes(guest.registers.page[0x100:0x200])
         for size in (1, 2, 4):
             for offset in range(0, 0x100, size):
                 if offset != spec.BLK_CONFIG_WRITEBACK or size > 1:
                     guest.write(spec.MMIO_CONFIG + offset, 0xFFFF_FFFF, size)
         guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 2, 1)
-        assert bytes(guest.transport.page[0x100:0x200]) == before
+        assert bytes(guest.registers.page[0x100:0x200]) == before
 
 
 # -- the host's side ---------------------------------------------------------------------------------------------------
@@ -361,7 +361,8 @@ def test_the_state_of_a_disk_is_data(image: Path) -> None:
         state = guest.transport.save()
         guest.transport.close()
         disk = blk.Blk(DiskConfig(str(image)))
-        guest.transport = MmioTransport(disk, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
+        guest.registers = MmioRegisters(disk, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
+        guest.transport = guest.registers.transport
         guest.transport.restore(state)
         guest.transport.resume()
         assert len(queue.wait()) == 1

@@ -13,7 +13,7 @@ from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
 from vmm.virtio import spec
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def guest() -> Iterator[Guest]:
 
 
 def test_the_page_says_what_the_device_is_before_anything_was_written(guest: Guest) -> None:
-    assert bytes(guest.transport.page[:4]) == b"virt"
+    assert bytes(guest.registers.page[:4]) == b"virt"
     assert guest.read(spec.MMIO_VERSION) == 2
     assert guest.read(spec.MMIO_DEVICE_ID) == 42
     assert guest.read(spec.MMIO_VENDOR_ID) == int.from_bytes(b"PYVM", "little")
@@ -42,9 +42,9 @@ def test_there_is_no_shared_memory(guest: Guest) -> None:
 
 
 def test_the_page_is_aligned_and_c_answers_from_it(guest: Guest) -> None:
-    address = ffi.cast("uintptr_t", ffi.from_buffer(guest.transport.page))
+    address = ffi.cast("uintptr_t", ffi.from_buffer(guest.registers.page))
     assert int(address) % 4096 == 0
-    lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
+    lib.irq_raise(guest.registers.config_irq, lib.IRQ_CONFIG)
     assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_CONFIG
 
 
@@ -95,19 +95,19 @@ def test_a_driver_may_leave_queues_alone(guest: Guest) -> None:
 
 
 def test_reset_makes_everything_as_it_was(guest: Guest) -> None:
-    before = bytes(guest.transport.page)
+    before = bytes(guest.registers.page)
     queue = guest.start()
     guest.write(spec.MMIO_QUEUE_SEL, 1)
     guest.write(spec.MMIO_DEVICE_FEATURES_SEL, 1)
     queue.send(guest.data(b"x"), guest.room(1))
-    lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
-    assert bytes(guest.transport.page) != before
+    lib.irq_raise(guest.registers.config_irq, lib.IRQ_CONFIG)
+    assert bytes(guest.registers.page) != before
     guest.reset()
-    assert bytes(guest.transport.page) == before
+    assert bytes(guest.registers.page) == before
 
 
 def test_acknowledging_clears_only_the_bits_written(guest: Guest) -> None:
-    lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG | lib.IRQ_VRING)
+    lib.irq_raise(guest.registers.config_irq, lib.IRQ_CONFIG | lib.IRQ_VRING)
     guest.write(spec.MMIO_INTERRUPT_ACK, spec.INT_VRING)
     assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_CONFIG
     guest.write(spec.MMIO_INTERRUPT_ACK, 0xFFFF_FFFF)
@@ -124,7 +124,7 @@ def test_who_signals_the_irq_need_not_set_the_status() -> None:
     with Guest(Forwarder()) as guest:
         assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_VRING
         guest.start()
-        lib.irq_raise(guest.transport.native_irq, lib.IRQ_CONFIG)
+        lib.irq_raise(guest.registers.config_irq, lib.IRQ_CONFIG)
         guest.write(spec.MMIO_INTERRUPT_ACK, spec.INT_VRING | spec.INT_CONFIG)
         assert guest.read(spec.MMIO_INTERRUPT_STATUS) == spec.INT_VRING
         guest.reset()
@@ -136,7 +136,7 @@ def test_who_signals_the_irq_need_not_set_the_status() -> None:
 
 def test_the_configuration_space_is_read_by_any_width(guest: Guest) -> None:
     text = b"configuration\0\0\0"
-    assert bytes(guest.transport.page[0x100:0x110]) == text
+    assert bytes(guest.registers.page[0x100:0x110]) == text
     for size in (1, 2, 4):
         for at in range(0, 16, size):
             expected = int.from_bytes(text[at : at + size], "little")
@@ -147,7 +147,7 @@ def test_the_configuration_space_is_read_by_any_width(guest: Guest) -> None:
 def test_the_driver_writes_a_field(guest: Guest, size: int) -> None:
     guest.start()
     guest.write(spec.MMIO_CONFIG + 4, 0x6463_6261, size)
-    assert bytes(guest.transport.page[0x104 : 0x104 + size]) == b"abcd"[:size]
+    assert bytes(guest.registers.page[0x104 : 0x104 + size]) == b"abcd"[:size]
     assert guest.device.read_config()[4 : 4 + size] == b"abcd"[:size]
 
 
@@ -159,7 +159,7 @@ def test_a_change_by_the_host_is_a_new_generation_and_an_interrupt(guest: Guest)
     device.set_config(b"CONFIGURATION\0\0\0")
     assert guest.wait_irq() == spec.INT_CONFIG
     assert guest.read(spec.MMIO_CONFIG_GENERATION) != generation
-    assert bytes(guest.transport.page[0x100:0x10D]) == b"CONFIGURATION"
+    assert bytes(guest.registers.page[0x100:0x10D]) == b"CONFIGURATION"
 
 
 def test_a_change_that_changes_nothing_is_no_interrupt(guest: Guest) -> None:
@@ -178,7 +178,7 @@ def test_before_driver_ok_a_change_is_seen_without_an_interrupt(guest: Guest, st
     assert isinstance(device, Echo)
     device.set_config(b"CONFIGURATION\0\0\0")
     guest.expect_no_irq()
-    assert bytes(guest.transport.page[0x100:0x10D]) == b"CONFIGURATION"
+    assert bytes(guest.registers.page[0x100:0x10D]) == b"CONFIGURATION"
 
 
 # -- making one --------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_device_that_is_made_wrongly_is_refused(attributes: dict[str, object],
     for name, value in attributes.items():
         setattr(device, name, value)
     with pytest.raises(ConfigError, match=message):
-        MmioTransport(device, GuestMemory(4096), Loop(), EventFd(), [EventFd() for _ in range(kicks)])
+        MmioRegisters(device, GuestMemory(4096), Loop(), EventFd(), [EventFd() for _ in range(kicks)])
 
 
 def test_closing_twice_and_writing_afterwards_is_harmless(guest: Guest) -> None:

@@ -113,7 +113,7 @@ def test_a_driver_brings_the_device_up(guest: PciGuest) -> None:
 
 def test_each_queue_interrupts_by_its_own_vector(guest: PciGuest) -> None:
     guest.start()
-    events = guest.transport.msix.events
+    events = guest.registers.msix.events
     for index in (0, 1):
         queue = guest.queues[index]
         queue.offer(queue.chain([guest.data(b"x"), guest.room(1)]))
@@ -132,7 +132,7 @@ def test_each_queue_interrupts_by_its_own_vector(guest: PciGuest) -> None:
 def test_a_masked_vector_is_pending_and_comes_when_it_is_unmasked(guest: PciGuest) -> None:
     queue = guest.start()
     guest.bar_write(guest.table + 16 + 12, 4, 1)
-    event = guest.transport.msix.events[1]
+    event = guest.registers.msix.events[1]
     assert event.fd not in guest.wires.connected
     assert not is_pending(guest, 1)
     queue.offer(queue.chain([guest.data(b"x"), guest.room(1)]))
@@ -165,7 +165,7 @@ def test_a_vector_can_be_given_to_several_queues(guest: PciGuest) -> None:
     for index in (0, 1):
         ping(guest, index)
     poll = select.poll()
-    poll.register(guest.transport.msix.events[1].fd, select.POLLIN)
+    poll.register(guest.registers.msix.events[1].fd, select.POLLIN)
     assert not poll.poll(0)
 
 
@@ -223,19 +223,19 @@ def test_the_window_in_configuration_space_reaches_the_bar(guest: PciGuest) -> N
 
 
 def test_reset_makes_everything_as_it_was(guest: PciGuest) -> None:
-    before = bytes(guest.transport.page)
+    before = bytes(guest.registers.page)
     guest.use_msix = False
     guest.set_msix(0)
     guest.start()
     ping(guest)
-    assert bytes(guest.transport.page) != before
+    assert bytes(guest.registers.page) != before
     guest.reset()
-    assert bytes(guest.transport.page) == before
+    assert bytes(guest.registers.page) == before
 
 
 def test_a_function_that_is_gone_reads_as_nothing(guest: PciGuest) -> None:
     guest.start()
-    assert guest.bus.remove(guest.slot) is guest.transport
+    assert guest.bus.remove(guest.slot) is guest.registers
     assert guest.config_read(0, 4) == 0xFFFF_FFFF
     assert guest.bar_read(spec.PCI_COMMON_STATUS, 1) == 0xFF
     guest.bar_write(spec.PCI_COMMON_STATUS, 1, 0)
@@ -246,7 +246,7 @@ def test_state_is_data(guest: PciGuest) -> None:
     queue = guest.start()
     ping(guest)
     guest.turn_loop()  # its interrupt may come after its answer
-    guest.transport.msix.events[1].clear()
+    guest.registers.msix.events[1].clear()
     queue.write_used_event(queue.next_used)
     guest.bar_write(guest.table + 16 + 12, 4, 1)
     queue.offer(queue.chain([guest.data(b"x"), guest.room(1)]))
@@ -280,7 +280,7 @@ def test_a_state_of_something_else_is_refused(guest: PciGuest) -> None:
         of_mmio = mmio.transport.save()
     with pytest.raises(ConfigError, match="not that of such a PCI function"):
         guest.transport.restore(of_mmio)
-    state["pci"]["config"] = "00" + state["pci"]["config"][2:]
+    state["registers"]["config"] = "00" + state["registers"]["config"][2:]
     with pytest.raises(ConfigError, match="not that of such a PCI function"):
         guest.transport.restore(state)
 
@@ -307,7 +307,7 @@ def test_irqs_that_were_given_away_follow_their_vectors() -> None:
     device = Forwarder()
     with PciGuest(device) as guest:
         guest.start()
-        events = guest.transport.msix.events
+        events = guest.registers.msix.events
         assert device.given == [events[1].fd, events[2].fd]
         guest.common(spec.PCI_COMMON_Q_SELECT, 2, 0)
         guest.common(spec.PCI_COMMON_Q_MSIX, 2, 2)

@@ -12,7 +12,7 @@ from tests.driver import ALL_STATUS, DriverQueue, Guest
 from tests.sample_devices import Broken, Echo, Holder, Picky
 from vmm.errors import ConfigError
 from vmm.virtio import spec
-from vmm.virtio.mmio import MmioTransport
+from vmm.virtio.mmio import MmioRegisters
 from vmm.virtio.queue import Queue
 
 
@@ -188,7 +188,7 @@ def test_reset_stops_before_it_forgets() -> None:
 def test_a_kick_that_meets_a_reset_is_not_taken_for_the_next_drivers() -> None:
     with Guest(Picky()) as guest:
         queue = guest.start()
-        with guest.transport._lock:
+        with guest.transport.lock:
             queue.kick()
             time.sleep(0.02)  # for the loop to come to the lock with this kick in hand
             queue = guest.start()
@@ -197,14 +197,14 @@ def test_a_kick_that_meets_a_reset_is_not_taken_for_the_next_drivers() -> None:
         assert len(queue.wait()) == 1
 
 
-def saved(guest: Guest) -> MmioTransport:
-    """A new transport for a new device on the old memory, made from what the old one saved as JSON."""
+def restore_anew(guest: Guest) -> None:
+    """Give it a new transport with a new device on the old memory, made from what the old one saved as JSON."""
     state = json.loads(json.dumps(guest.transport.save()))
     guest.transport.close()
     guest.device = type(guest.device)()
-    transport = MmioTransport(guest.device, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
-    transport.restore(state)
-    return transport
+    guest.registers = MmioRegisters(guest.device, guest.memory, guest.loop, guest.irq, guest.kicks, packed=guest.packed)
+    guest.transport = guest.registers.transport
+    guest.transport.restore(state)
 
 
 @pytest.mark.usefixtures("virtqueues")
@@ -229,10 +229,10 @@ def test_state_is_data(stage: str) -> None:
         if stage == "failed":
             guest.status |= spec.FAILED
         guest.write(spec.MMIO_DEVICE_FEATURES_SEL, 1)
-        before = bytearray(guest.transport.page)
-        guest.transport = saved(guest)
+        before = bytearray(guest.registers.page)
+        restore_anew(guest)
         guest.transport.resume()
-        after = bytearray(guest.transport.page)
+        after = bytearray(guest.registers.page)
         assert after[0xFC] == before[0xFC] + 1, "what was read of the configuration is not to be trusted"
         before[0xFC:0x100] = after[0xFC:0x100]
         assert after == before

@@ -1,0 +1,46 @@
+"""A page of registers: what the guest reads, without Python, and the word in it that C sets interrupt bits of."""
+
+from __future__ import annotations
+
+import mmap
+import posix
+
+from vmm.native import ffi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SIZE = 4096
+
+
+class RegisterPage:
+    """4096 bytes, page-aligned, all zero.
+
+    :param status_at: where the word with the interrupt bits is
+    :param shared: another process sets those bits, too: the page is of a memfd
+    :ivar page: the bytes, valid after :meth:`close`
+    :ivar words: the same as 32-bit words, each written by one store
+    :ivar status: for ``struct irq`` (cdata ``uint32_t *``)
+    :ivar status_place: for another process: descriptor, -1 unless *shared*, and offset
+    """
+
+    __slots__ = ("_pin", "page", "status", "status_place", "words")
+
+    def __init__(self, status_at: int, *, shared: bool) -> None:
+        fd = -1
+        if shared:
+            fd = posix.memfd_create("registers", posix.MFD_CLOEXEC)
+            posix.ftruncate(fd, SIZE)
+        self.page = mmap.mmap(fd, SIZE)
+        self.words = memoryview(self.page).cast("I")
+        self._pin: Any = ffi.from_buffer(self.page)
+        self.status: Any = ffi.cast("uint32_t *", self._pin + status_at)
+        self.status_place = (fd, status_at)
+
+    def close(self) -> None:
+        """Let go of the descriptor.  Harmless when done twice."""
+        fd, at = self.status_place
+        self.status_place = (-1, at)
+        if fd >= 0:
+            posix.close(fd)
