@@ -4,94 +4,88 @@
 >>> with Machine(MachineConfig(BootConfig("vmlinux"))) as machine:    # doctest: +SKIP
 ...     print(machine.run(timeout=60).kind)
 
-The public names are here; they are imported when they are first used.
+The public names are here; they are imported when they are first used.  Those of the built-in devices come from
+:mod:`vmm.virtio.registry`.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.limit import LimitConfig
-    from vmm.errors import ConfigError, GuestError, HostError, VmmError
-    from vmm.machine.aio import AsyncMachine
-    from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
-    from vmm.machine.lifecycle import EndEvent, Event
-    from vmm.machine.machine import Machine
-    from vmm.memory import GuestMemory
-    from vmm.virtio.balloon.config import BalloonConfig
-    from vmm.virtio.blk.config import DiskConfig
-    from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.fs.config import ShareConfig
-    from vmm.virtio.net.config import NetConfig, Publish
-    from vmm.virtio.pmem.config import PmemConfig
-    from vmm.virtio.queue import Chain, Queue
-    from vmm.virtio.vsock.config import VsockConfig
+    from vmm.config.device import DeviceConfig as DeviceConfig
+    from vmm.config.device import Opening as Opening
+    from vmm.config.limit import LimitConfig as LimitConfig
+    from vmm.errors import ConfigError as ConfigError
+    from vmm.errors import GuestError as GuestError
+    from vmm.errors import HostError as HostError
+    from vmm.errors import VmmError as VmmError
+    from vmm.machine.aio import AsyncMachine as AsyncMachine
+    from vmm.machine.config import BootConfig as BootConfig
+    from vmm.machine.config import ConsoleConfig as ConsoleConfig
+    from vmm.machine.config import MachineConfig as MachineConfig
+    from vmm.machine.config import MemoryConfig as MemoryConfig
+    from vmm.machine.lifecycle import EndEvent as EndEvent
+    from vmm.machine.lifecycle import Event as Event
+    from vmm.machine.machine import Machine as Machine
+    from vmm.memory import GuestMemory as GuestMemory
+    from vmm.virtio.device import VirtioDevice as VirtioDevice
+    from vmm.virtio.queue import Chain as Chain
+    from vmm.virtio.queue import Queue as Queue
+
+# The records of the built-in devices, for type checkers: python -m tools.exports --write
+if TYPE_CHECKING:
+    from vmm.virtio.balloon.config import BalloonConfig as BalloonConfig
+    from vmm.virtio.blk.config import DiskConfig as DiskConfig
+    from vmm.virtio.fs.config import ShareConfig as ShareConfig
+    from vmm.virtio.net.config import NetConfig as NetConfig
+    from vmm.virtio.net.config import Publish as Publish
+    from vmm.virtio.pmem.config import PmemConfig as PmemConfig
+    from vmm.virtio.vsock.config import VsockConfig as VsockConfig
+# End of the built-in devices
 
 _HOMES = {
-    "AsyncMachine": "machine.aio",
-    "BalloonConfig": "virtio.balloon.config",
-    "PmemConfig": "virtio.pmem.config",
-    "BootConfig": "machine.config",
-    "ConsoleConfig": "machine.config",
-    "DiskConfig": "virtio.blk.config",
-    "MachineConfig": "machine.config",
-    "MemoryConfig": "machine.config",
-    "ShareConfig": "virtio.fs.config",
-    "VsockConfig": "virtio.vsock.config",
-    "LimitConfig": "config.limit",
-    "NetConfig": "virtio.net.config",
-    "Publish": "virtio.net.config",
-    "ConfigError": "errors",
-    "GuestError": "errors",
-    "HostError": "errors",
-    "VmmError": "errors",
-    "EndEvent": "machine.lifecycle",
-    "Event": "machine.lifecycle",
-    "Machine": "machine.machine",
-    "GuestMemory": "memory",
-    "VirtioDevice": "virtio.device",
-    "Chain": "virtio.queue",
-    "Queue": "virtio.queue",
+    "AsyncMachine": "vmm.machine.aio",
+    "BootConfig": "vmm.machine.config",
+    "Chain": "vmm.virtio.queue",
+    "ConfigError": "vmm.errors",
+    "ConsoleConfig": "vmm.machine.config",
+    "DeviceConfig": "vmm.config.device",
+    "EndEvent": "vmm.machine.lifecycle",
+    "Event": "vmm.machine.lifecycle",
+    "GuestError": "vmm.errors",
+    "GuestMemory": "vmm.memory",
+    "HostError": "vmm.errors",
+    "LimitConfig": "vmm.config.limit",
+    "Machine": "vmm.machine.machine",
+    "MachineConfig": "vmm.machine.config",
+    "MemoryConfig": "vmm.machine.config",
+    "Opening": "vmm.config.device",
+    "Queue": "vmm.virtio.queue",
+    "VirtioDevice": "vmm.virtio.device",
+    "VmmError": "vmm.errors",
 }
 
-__all__ = [
-    "AsyncMachine",
-    "BalloonConfig",
-    "BootConfig",
-    "Chain",
-    "ConfigError",
-    "ConsoleConfig",
-    "DiskConfig",
-    "EndEvent",
-    "Event",
-    "GuestError",
-    "GuestMemory",
-    "HostError",
-    "LimitConfig",
-    "Machine",
-    "MachineConfig",
-    "MemoryConfig",
-    "NetConfig",
-    "PmemConfig",
-    "Publish",
-    "Queue",
-    "ShareConfig",
-    "VirtioDevice",
-    "VmmError",
-    "VsockConfig",
-]
+
+def _public() -> list[str]:
+    from vmm.virtio.registry import BUILT_IN
+
+    return sorted([*_HOMES, *[name for device in BUILT_IN for name in device.names]])
 
 
 def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return _public()
     home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'vmm' has no attribute {name!r}")
-    from importlib import import_module
+    if home is None and not name.startswith("_"):
+        from vmm.virtio.registry import home_of
 
-    value: object = getattr(import_module(f"vmm.{home}"), name)
+        home = home_of(name)
+    if not home:
+        raise AttributeError(f"module 'vmm' has no attribute {name!r}")
+    value: object = getattr(__import__(home, fromlist=(name,)), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_public()})

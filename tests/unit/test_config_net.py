@@ -7,7 +7,7 @@ import pytest
 from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
 from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.net.config import NetConfig, Publish, parse_nets
+from vmm.virtio.net.config import NetConfig, Publish
 
 
 def test_a_tap_device_with_everything() -> None:
@@ -23,10 +23,10 @@ def test_user_networking_with_ports() -> None:
 
 
 def test_several_networks_or_none() -> None:
-    assert parse_nets(["none"]) == parse_nets([]) == ()
-    assert [net.kind for net in parse_nets(["user", "tap=a"])] == ["user", "tap"]
+    assert NetConfig.parse_all(["none"]) == NetConfig.parse_all([]) == ()
+    assert [net.kind for net in NetConfig.parse_all(["user", "tap=a"])] == ["user", "tap"]
     with pytest.raises(ConfigError):
-        parse_nets(["none", "user"])
+        NetConfig.parse_all(["none", "user"])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_several_networks_or_none() -> None:
 )
 def test_what_is_no_network_is_named(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_nets([text])
+        NetConfig.parse_all([text])
     assert caught.value.code.startswith(("net-", "limit-", "size-"))
 
 

@@ -9,6 +9,7 @@ from vmm.config.options import Key, Syntax, number, size, switch, word
 
 SYNTAX = Syntax(
     "thing",
+    "a thing",
     (
         Key("ro", "", "read only", "read_only"),
         Key("queues", "N", "so many", convert=number),
@@ -66,4 +67,4 @@ def test_what_it_says_of_itself() -> None:
     lines = SYNTAX.help("--thing").splitlines()
     assert lines[0] == "--thing FILE, then with commas between:"
     assert [line.split()[0] for line in lines[1:]] == [key.shown() for key in SYNTAX.keys]
-    assert Syntax("x", (Key("on", "", ""), Key("n", "N", ""))).usage("--x") == "--x [on][,n=N]"
+    assert Syntax("x", "", (Key("on", "", ""), Key("n", "N", ""))).usage("--x") == "--x [on][,n=N]"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests import tiny
 from tests.blk_driver import BlkGuest
 from vmm import BootConfig, Machine, MachineConfig
-from vmm.machine.open_devices import disk_letters
+from vmm.virtio.blk.config import disk_letters
 
 
 def names() -> set[str]:

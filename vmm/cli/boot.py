@@ -8,7 +8,7 @@ import posix
 import sys
 import time
 
-from vmm.cli.options import Option, parse
+from vmm.cli.options import DeviceOption, Option, parse
 from vmm.cli.options import parser as make_parser
 from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError, VmmError
@@ -16,7 +16,7 @@ from vmm.faststart import bundle
 from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.fs.config import ShareConfig
-from vmm.virtio.vsock.config import VsockConfig
+from vmm.virtio.registry import BUILT_IN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from vmm.cli.console import Console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
-    from vmm.virtio.balloon.config import BalloonConfig
-    from vmm.virtio.net.config import NetConfig
-    from vmm.virtio.pmem.config import PmemConfig
 
 PROG = "pyvmm boot"
 DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its console on this terminal."
@@ -67,18 +64,12 @@ example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2
 """
 
+DEVICE_OPTIONS = tuple([DeviceOption(device) for device in BUILT_IN])
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
-    Option("--disk", "FILE", "a further disk image or block device; may be repeated", many=True, complete="file"),
-    Option("--share", "DIR", "a directory for the guest to mount; may be repeated", many=True, complete="directory"),
-    Option("--net", "SPEC", "a network: tap=NAME, user or none (default: none); may be repeated", many=True),
-    Option("--vsock", "SPEC", "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)"),
-    Option(
-        "--pmem", "FILE", "an image as memory (/dev/pmem0, ...), FILE[,ro]; may be repeated", many=True, complete="file"
-    ),
-    Option("--balloon", "SPEC", "a memory balloon: on, or size=SIZE,free-page-reporting=on (see below)"),
+    *DEVICE_OPTIONS,
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
@@ -106,15 +97,7 @@ SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1, "SIGPIPE": 13}
 
 def epilog() -> str:
     """What ``--help`` says behind the options; of each device's list what its table says."""
-    from vmm.virtio.balloon import config as balloon
-    from vmm.virtio.blk import config as blk
-    from vmm.virtio.fs import config as fs
-    from vmm.virtio.net import config as net
-    from vmm.virtio.pmem import config as pmem
-    from vmm.virtio.vsock import config as vsock
-
-    tables = {"--disk": blk, "--share": fs, "--net": net, "--vsock": vsock, "--pmem": pmem, "--balloon": balloon}
-    return EPILOG.format(lists="\n\n".join(module.SYNTAX.help(flag) for flag, module in tables.items()))
+    return EPILOG.format(lists="\n\n".join(device.syntax().help(device.flag) for device in BUILT_IN))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,20 +120,19 @@ def _rootfs(text: str) -> DiskConfig | ShareConfig:
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
 
 
-def _balloon(text: str | None) -> BalloonConfig | None:
-    if text is None:
-        return None
-    from vmm.virtio.balloon.config import BalloonConfig
-
-    return BalloonConfig.parse(text)
-
-
-def _pmems(texts: list[str]) -> tuple[PmemConfig, ...]:
-    if not texts:
-        return ()
-    from vmm.virtio.pmem.config import PmemConfig
-
-    return tuple(PmemConfig.parse(text) for text in texts)
+def _devices(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a MachineConfig that the flags of devices set."""
+    fields: dict[str, Any] = {}
+    for option in DEVICE_OPTIONS:
+        texts = values[option.name]
+        if texts:
+            device = option.device
+            records = device.load().parse_all(texts, device.flag)
+            if device.one:
+                fields[device.field] = records[-1] if records else None
+            else:
+                fields[device.field] = fields.get(device.field, ()) + records
+    return fields
 
 
 def _allow_many_files() -> None:
@@ -179,24 +161,11 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
         cpus=_number(values["cpus"], "--cpus", int),
         rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
-        disks=tuple(DiskConfig.parse(text) for text in values["disk"]),
         console=console,
-        shares=tuple(ShareConfig.parse(text) for text in values["share"]),
-        vsock=None if values["vsock"] is None else VsockConfig.parse(values["vsock"]),
         transport=values["transport"],
-        nets=_nets(values["net"]),
-        balloon=_balloon(values["balloon"]),
-        pmems=_pmems(values["pmem"]),
         virtqueues=values["virtqueues"],
+        **_devices(values),
     )
-
-
-def _nets(texts: list[str]) -> tuple[NetConfig, ...]:
-    if not texts:
-        return ()
-    from vmm.virtio.net.config import parse_nets
-
-    return parse_nets(texts)
 
 
 class Messages:
@@ -285,7 +254,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
 
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop, values["console_device"]))
-        if config.tagged_shares() or config.vsock:
+        if any(device.many_files for device in config.device_configs()):
             _allow_many_files()
         with Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from vmm.cli import complete_list
 from vmm.errors import HostError
 
 TYPE_CHECKING = False
@@ -49,7 +50,10 @@ def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
         command = import_module(f"vmm.cli.{name}").parser()
         for action in command._actions:
             mark = marks.get(action.__dict__.pop("complete", ""))
-            if mark is not None:
+            syntax = action.__dict__.pop("syntax", None)
+            if syntax is not None:
+                action.complete = complete_list.completion(action.dest, syntax)
+            elif mark is not None:
                 action.complete = mark
         commands.add_parser(name, parents=[command], add_help=False, help=text)
     return result
@@ -69,5 +73,6 @@ def main(argv: list[str]) -> int:
             code="shtab",
             hint="pip install 'pyvmm[completion]', or: pip install shtab",
         ) from error
-    sys.stdout.write(shtab.complete(whole_parser(shtab), shell) + "\n")
+    script = shtab.complete(whole_parser(shtab), shell, preamble=complete_list.BEGIN[shell])
+    sys.stdout.write(script + "\n" + complete_list.END.get(shell, ""))
     return 0

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vmm.config.options import Syntax
+    from vmm.virtio.registry import BuiltIn
+
 
 class Option:
     """One flag.
@@ -22,6 +25,9 @@ class Option:
     :param choices: the values that are allowed
     :param complete: ``file`` or ``directory``, for shell completion
     """
+
+    syntax: Syntax | None = None
+    """What may be in its value, where that is a list."""
 
     def __init__(
         self,
@@ -44,6 +50,24 @@ class Option:
         self.required = required
         self.choices = choices
         self.complete = complete
+
+    def explained(self) -> Option:
+        """The same with everything that help and completion say."""
+        return self
+
+
+class DeviceOption(Option):
+    """The flag of a built-in device.  What the help says of it is read from the device's package when it is wanted."""
+
+    def __init__(self, device: BuiltIn) -> None:
+        super().__init__(device.flag, "VALUE", "", many=True)
+        self.device = device
+
+    def explained(self) -> Option:
+        syntax = self.device.syntax()
+        found = Option(self.flag, syntax.first or "SPEC", syntax.text, many=True, complete=syntax.of)
+        found.syntax = syntax
+        return found
 
 
 def parse_fast(options: tuple[Option, ...], argv: list[str]) -> dict[str, Any] | None:
@@ -85,7 +109,7 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for option in options:
+    for option in [each.explained() for each in options]:
         if not option.metavar:
             result.add_argument(option.flag, action="store_true", help=option.text)
             continue
@@ -99,6 +123,7 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
             choices=option.choices or None,
         )
         action.complete = option.complete  # type: ignore[attr-defined]
+        action.syntax = option.syntax  # type: ignore[attr-defined]
     return result
 
 

@@ -50,18 +50,20 @@ class Syntax:
     """What may be in a list.
 
     :param code: of errors: ``disk`` makes them ``disk-syntax``
+    :param text: what the whole is, for the help
     :param keys: those that it has
     :param first: what comes first and has no key, ``FILE``; empty: nothing does
-    :param of: what *first* is, for errors: ``file``
+    :param of: what *first* is, for errors and for shell completion: ``file`` or ``directory``
     """
 
-    __slots__ = ("_code", "_of", "first", "keys")
+    __slots__ = ("_code", "first", "keys", "of", "text")
 
-    def __init__(self, code: str, keys: tuple[Key, ...], first: str = "", of: str = "") -> None:
+    def __init__(self, code: str, text: str, keys: tuple[Key, ...], first: str = "", of: str = "") -> None:
         self._code = f"{code}-syntax"
+        self.text = text
         self.keys = keys
         self.first = first
-        self._of = of
+        self.of = of
 
     def parse(self, text: str, flag: str) -> dict[str, Any]:
         """The values by field, that of *first* as ``first``.  ``,,`` is a comma of a value.
@@ -73,7 +75,7 @@ class Syntax:
         if self.first:
             values["first"] = parts.pop(0)
             if not values["first"]:
-                raise ConfigError(f"{flag} {text!r}: no {self._of} is named", code=self._code, hint=self.usage(flag))
+                raise ConfigError(f"{flag} {text!r}: no {self.of} is named", code=self._code, hint=self.usage(flag))
         table = {key.name: key for key in self.keys}
         for part in parts:
             name, equals, value = part.partition("=")
@@ -93,7 +95,7 @@ class Syntax:
         return values
 
     def _unknown(self, text: str, flag: str, part: str) -> ConfigError:
-        comma = f"; a comma in the {self._of}'s name is written twice" if self._of else ""
+        comma = f"; a comma in the {self.of}'s name is written twice" if self.of else ""
         return ConfigError(
             f"{flag} {text!r}: option {part!r} is not known", code=self._code, hint=f"{self.usage(flag)}{comma}"
         )

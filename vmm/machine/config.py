@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.sizes import MIB
 from vmm.errors import ConfigError
-from vmm.faststart.record import dataclass
+from vmm.faststart.record import dataclass, replace
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.fs.config import ShareConfig
 from vmm.virtio.vsock.config import VsockConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmm.config.device import Opening
     from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.device import VirtioDevice
     from vmm.virtio.net.config import NetConfig
     from vmm.virtio.pmem.config import PmemConfig
 
@@ -55,7 +58,7 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
-class ConsoleConfig:
+class ConsoleConfig(DeviceConfig):
     """Where the guest's console goes.
 
     :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
@@ -76,6 +79,14 @@ class ConsoleConfig:
                 f"console device {self.device!r}: not one of {', '.join(CONSOLE_DEVICES)}", code="console-device"
             )
 
+    def open(self, opening: Opening) -> VirtioDevice:
+        """The guest's ``hvc0``; of the UART a machine has one in any case."""
+        from vmm.virtio.console.device import VirtioConsole
+
+        console = VirtioConsole(out_fd=self.fd, drop=self.drop)
+        console.attach_host(opening.loop)
+        return console
+
 
 @dataclass(frozen=True)
 class MachineConfig:
@@ -91,6 +102,7 @@ class MachineConfig:
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
     :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
+    :ivar devices: further devices, by their records: those that have no field of their own here
     """
 
     boot: BootConfig
@@ -106,6 +118,7 @@ class MachineConfig:
     balloon: BalloonConfig | None = None
     pmems: tuple[PmemConfig, ...] = ()
     virtqueues: str = SPLIT
+    devices: tuple[DeviceConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
@@ -114,18 +127,28 @@ class MachineConfig:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
-        if self.balloon is not None and self.memory.huge_pages == "hugetlb":
-            raise ConfigError(
-                "a balloon gives nothing back of hugetlb pages, which are reserved",
-                code="balloon-hugetlb",
-                hint="use huge pages auto or thp",
-            )
+        for device in self.device_configs():
+            device.check(self)
         tags = [tag for tag, _ in self.tagged_shares()]
         for tag in tags:
             if tags.count(tag) > 1:
                 raise ConfigError(
                     f"two shares have the tag {tag!r}", code="share-tag", hint="give each its own: ,tag=TAG"
                 )
+
+    def device_configs(self) -> list[DeviceConfig]:
+        """The records of all devices, in the order of their slots, by which a guest names some of them."""
+        return [
+            *((self.rootfs,) if isinstance(self.rootfs, DiskConfig) else ()),
+            *self.disks,
+            *(share if share.tag else replace(share, tag=tag) for tag, share in self.tagged_shares()),
+            *self.nets,
+            *self.pmems,
+            *((self.balloon,) if self.balloon is not None else ()),
+            *((self.vsock,) if self.vsock is not None else ()),
+            *((self.console,) if self.console.device == "virtio" else ()),
+            *self.devices,
+        ]
 
     def tagged_shares(self) -> list[tuple[str, ShareConfig]]:
         """All shares with their tags, a root file system first."""
@@ -143,5 +166,5 @@ class MachineConfig:
         return self.transport == PCI
 
     def shares_memory(self) -> bool:
-        """Another process will map guest RAM: the user says so, or a share is served by one."""
-        return self.memory.shared or any(share.isolation == "process" for _, share in self.tagged_shares())
+        """Another process will map guest RAM: the user says so, or a device is served by one."""
+        return self.memory.shared or any(each.shares_memory for each in self.device_configs())

@@ -28,7 +28,7 @@ from vmm.machine.lifecycle import (
     EndEvent,
     Life,
 )
-from vmm.machine.open_devices import balloon_of, open_console, open_devices, open_vsock, vsock_of
+from vmm.machine.open_devices import balloon_of, console_of, open_devices, vsock_of
 from vmm.machine.owned import Owned
 from vmm.machine.pc import Platform
 from vmm.machine.slots import Board
@@ -78,7 +78,6 @@ class Machine:
         self._life_lock = RLock()
         self._pages_lock = allocate_lock()
         self._core: Core | None = None
-        self._vsock: Vsock | VhostVsock | None = None
         with self._life_lock:
             exithook.watch(self)
             try:
@@ -101,12 +100,7 @@ class Machine:
         self._owned.add(self._bootstrap)
         core = self._core = Core(config.cpus)
         self._owned.add(core)
-        wanted = open_devices(config, self._owned)
-        if config.vsock is not None:
-            self._vsock = open_vsock(config.vsock, self._owned)
-            wanted.append(self._vsock)
-        hvc = open_console(config.console, self.loop, self._owned)
-        wanted.extend([] if hvc is None else [hvc])
+        wanted = open_devices(config.device_configs(), config, self.loop, self._owned)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -116,7 +110,7 @@ class Machine:
         self.phases.append(("kvm", time.monotonic()))
         platform.add_devices(core, self.loop, config.console, self._on_power_event)
         self.serial = platform.serial
-        self.console: Serial | VirtioConsole = hvc or self.serial
+        self.console: Serial | VirtioConsole = console_of(wanted) or self.serial
         packed = config.virtqueues == PACKED
         board = Board(core, self.memory, self.loop, self.mmio, platform.native, self._owned, packed=packed)
         self._slots: Slots
@@ -385,7 +379,7 @@ class Machine:
 
         :raises ConfigError: the machine was configured without one
         """
-        return vsock_of(self._vsock)
+        return vsock_of(self.devices)
 
     @property
     def balloon(self) -> Balloon:
@@ -393,7 +387,7 @@ class Machine:
 
         :raises ConfigError: the machine was configured without one
         """
-        return balloon_of(self.attached)
+        return balloon_of(self.devices)
 
     @property
     def disks(self) -> list[Attached]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.options import Key, Syntax, size, switch
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.machine.config import MachineConfig
+    from vmm.virtio.device import VirtioDevice
+
 SYNTAX = Syntax(
     "balloon",
+    "a memory balloon: on, or size=SIZE,free-page-reporting=on (see below)",
     (
         Key("on", "", "with nothing else: a balloon that is empty"),
         Key("size", "SIZE", "memory that the guest is to do without from the start", convert=size),
@@ -18,7 +26,7 @@ SYNTAX = Syntax(
 
 
 @dataclass(frozen=True)
-class BalloonConfig:
+class BalloonConfig(DeviceConfig):
     """A memory balloon: memory of the guest's that goes back to the host.
 
     :ivar size: bytes that the guest is to do without from the start
@@ -43,3 +51,16 @@ class BalloonConfig:
         values = SYNTAX.parse(text, flag)
         values.pop("on", None)
         return cls(**values)
+
+    def check(self, machine: MachineConfig) -> None:
+        if machine.memory.huge_pages == "hugetlb":
+            raise ConfigError(
+                "a balloon gives nothing back of hugetlb pages, which are reserved",
+                code="balloon-hugetlb",
+                hint="use huge pages auto or thp",
+            )
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        from vmm.virtio.balloon.device import Balloon
+
+        return Balloon(self, opening.ram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.limit import parse_limit
 from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
@@ -9,11 +10,14 @@ from vmm.faststart.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmm.config.device import Opening
     from vmm.config.limit import LimitConfig
+    from vmm.virtio.device import VirtioDevice
 
 CACHE_MODES = ("writeback", "writethrough")
 SYNTAX = Syntax(
     "disk",
+    "a further disk image or block device; may be repeated",
     (
         Key("ro", "", "the guest cannot write", "read_only"),
         Key("serial", "TEXT", "what the guest has in /sys/block/vda/serial"),
@@ -29,7 +33,7 @@ SYNTAX = Syntax(
 
 
 @dataclass(frozen=True)
-class DiskConfig:
+class DiskConfig(DeviceConfig):
     """A virtio-blk disk: a raw image file or a block device.
 
     :ivar serial: up to 20 ASCII bytes, seen by the guest in ``/sys/block/vda/serial``
@@ -69,3 +73,19 @@ class DiskConfig:
         values = SYNTAX.parse(text, flag)
         limit = parse_limit(values.pop("bps", ""), values.pop("iops", ""), f"{flag} {text!r}")
         return cls(values.pop("first"), limit=limit, **values)
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        from vmm.virtio.blk.device import Blk
+
+        device = Blk(self, cpus=opening.cpus)
+        device.thread_name = f"blk-{disk_letters(opening.place)}-"
+        return device
+
+
+def disk_letters(index: int) -> str:
+    """Linux's name of a disk: vda, ..., vdz, vdaa (``virtblk_name_format()`` in drivers/block/virtio_blk.c)."""
+    name = ""
+    while index >= 0:
+        name = chr(ord("a") + index % 26) + name
+        index = index // 26 - 1
+    return f"vd{name}"

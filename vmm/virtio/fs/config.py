@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.options import Key, Syntax, number, size, word
 from vmm.config.sizes import GIB, MIB
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.fs.device import Fs
 
 MAX_DAX = 256 * GIB
 SHARE_ISOLATIONS = ("thread", "process")
@@ -16,7 +23,7 @@ MAX_TAG = 36
 
 
 @dataclass(frozen=True)
-class ShareConfig:
+class ShareConfig(DeviceConfig):
     """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
 
     :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
@@ -46,6 +53,8 @@ class ShareConfig:
     dax: int = 0
     locks: str = "host"
     permissions: str = "host"
+
+    many_files = True
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -101,6 +110,22 @@ class ShareConfig:
         values = {"isolation": "process", **SYNTAX.parse(text, flag)}
         return cls(values.pop("first"), maps=tuple(values.pop("maps", ())), **values)
 
+    @property
+    def shares_memory(self) -> bool:
+        """The process that serves it maps guest RAM."""
+        return self.isolation == "process"
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        kind: type[Fs]
+        if self.isolation == "process":
+            from vmm.virtio.fs.process import FsProcess as kind
+        else:
+            from vmm.virtio.fs.device import Fs as kind
+
+        device = kind(self, cpus=opening.cpus)
+        device.thread_name = f"fs-{device.tag[:8]}-"
+        return device
+
 
 def _id_map(text: str, _what: str) -> tuple[int, ...]:
     numbers = tuple(number(part, "") for part in text.split(":"))
@@ -111,6 +136,7 @@ def _id_map(text: str, _what: str) -> tuple[int, ...]:
 
 SYNTAX = Syntax(
     "share",
+    "a directory for the guest to mount; may be repeated",
     (
         Key("tag", "TAG", "what the guest mounts (default: share, share1, ...)", convert=word),
         Key("ro", "", "the guest cannot write", "read_only"),

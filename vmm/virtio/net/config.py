@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.limit import LimitConfig, parse_limit
 from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.net.device import Backend
 
 KINDS = ("tap", "user")
 MAX_QUEUES = 16
@@ -59,7 +66,7 @@ def _publish(text: str, _what: str) -> Publish:
 
 
 @dataclass(frozen=True)
-class NetConfig:
+class NetConfig(DeviceConfig):
     """A virtio-net device.
 
     :ivar kind: ``tap``: a tap device that exists; ``user``: a network of the guest's own, through ``passt``, for which
@@ -136,9 +143,41 @@ class NetConfig:
         limit = parse_limit(values.pop("rate", ""), values.pop("pps", ""), f"{flag} {text!r}")
         return cls(kind, publish=tuple(values.pop("publish", ())), limit=limit, **values)
 
+    @classmethod
+    def parse_all(cls, texts: list[str], flag: str = "--net") -> tuple[NetConfig, ...]:
+        """All network devices of a command line; ``none`` stands alone.
+
+        :raises ConfigError: as :meth:`parse`
+        """
+        if "none" in texts:
+            if len(texts) > 1:
+                raise ConfigError(f"{flag} none goes with no other {flag}", code="net-syntax")
+            return ()
+        return super().parse_all(texts, flag)
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        from vmm.virtio.net.device import Net, stable_mac
+
+        backend: Backend
+        if self.kind == "tap":
+            from vmm.virtio.net.tap import Tap
+
+            backend = Tap(self.tap, self.queues, self.mtu)
+            mac = self.mac_bytes() if self.mac else stable_mac(backend.identity)
+        else:
+            from vmm.virtio.net.passt import Passt
+
+            mac = self.mac_bytes() if self.mac else stable_mac(f"user {opening.place}")
+            backend = Passt(mac, self.publish, self.mtu)
+        opening.owned.add(backend)
+        device = Net(backend, mac=mac, limit=self.limit)
+        device.thread_name = f"net{opening.place}-"
+        return device
+
 
 SYNTAX = Syntax(
     "net",
+    "a network: tap=NAME, user or none (default: none); may be repeated",
     (
         Key("tap", "NAME", "a tap device that exists"),
         Key("user", "", "a network of the guest's own (passt; no rights needed; DHCP)"),
@@ -157,15 +196,3 @@ SYNTAX = Syntax(
         Key("pps", "FRAMES[:BURST]", "no more a second, in each direction", convert=word),
     ),
 )
-
-
-def parse_nets(texts: list[str], flag: str = "--net") -> tuple[NetConfig, ...]:
-    """All network devices of a command line; ``none`` stands alone.
-
-    :raises ConfigError: as :meth:`NetConfig.parse`
-    """
-    if "none" in texts:
-        if len(texts) > 1:
-            raise ConfigError(f"{flag} none goes with no other {flag}", code="net-syntax")
-        return ()
-    return tuple(NetConfig.parse(text, flag) for text in texts)

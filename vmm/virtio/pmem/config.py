@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.options import Key, Syntax
 from vmm.faststart.record import dataclass
 
-SYNTAX = Syntax("pmem", (Key("ro", "", "the guest's writes go nowhere", "read_only"),), first="FILE", of="file")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+
+SYNTAX = Syntax(
+    "pmem",
+    "an image as memory (/dev/pmem0, ...), FILE[,ro]; may be repeated",
+    (Key("ro", "", "the guest's writes go nowhere", "read_only"),),
+    first="FILE",
+    of="file",
+)
 
 
 @dataclass(frozen=True)
-class PmemConfig:
+class PmemConfig(DeviceConfig):
     """An image that the guest has as memory (``/dev/pmem0``, ...): its pages are those of the host's page cache.
 
     :ivar path: a raw image file or a block device; a multiple of 2 MiB long, unless it is read-only
@@ -27,3 +39,10 @@ class PmemConfig:
         """
         values = SYNTAX.parse(text, flag)
         return cls(values.pop("first"), **values)
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        from vmm.virtio.pmem.device import Pmem
+
+        device = Pmem(self)
+        device.thread_name = f"pmem{opening.place}"
+        return device

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from vmm.config.device import DeviceConfig
 from vmm.config.options import Key, Syntax, number
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+
 VSOCK_BACKENDS = ("unix", "vhost")
 SYNTAX = Syntax(
     "vsock",
+    "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)",
     (
         Key("cid", "N", "the guest's context id, 3 to 4294967294", convert=number),
         Key("uds", "PATH", "the unix socket through which the host reaches the guest"),
@@ -19,7 +26,7 @@ SYNTAX = Syntax(
 
 
 @dataclass(frozen=True)
-class VsockConfig:
+class VsockConfig(DeviceConfig):
     """A virtio-vsock device.
 
     :ivar cid: the guest's context id, 3 to 4294967294.  With the ``unix`` backend only the guest itself sees it
@@ -33,6 +40,8 @@ class VsockConfig:
     uds: str = ""
     backend: str = "unix"
     connections: int = 16384
+
+    many_files = True
 
     def __post_init__(self) -> None:
         if self.backend not in VSOCK_BACKENDS:
@@ -57,3 +66,12 @@ class VsockConfig:
         :raises ConfigError: an option that is not known, or a bad value
         """
         return cls(**SYNTAX.parse(text, flag))
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        if self.backend == "vhost":
+            from vmm.virtio.vsock.vhost import VhostVsock
+
+            return VhostVsock(self)
+        from vmm.virtio.vsock.device import Vsock
+
+        return Vsock(self)

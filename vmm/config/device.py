@@ -1,0 +1,88 @@
+"""What the configuration records of all devices have in common: what a machine asks of a record, and opens it with."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, Self, TypeVar
+
+    from vmm.events import Loop
+    from vmm.machine.config import MachineConfig
+    from vmm.virtio.device import VirtioDevice
+
+    class Closable(Protocol):
+        """Whatever has a ``close``, harmless when done twice."""
+
+        def close(self) -> None: ...
+
+    T = TypeVar("T", bound=Closable)
+
+    class Owner(Protocol):
+        """Closes what it was given, in the opposite order."""
+
+        def add(self, thing: T) -> T: ...
+
+
+class Opening:
+    """What the device of a record is opened with.
+
+    :ivar cpus: number of the machine's vCPUs
+    :ivar ram: bytes of guest memory
+    :ivar loop: the machine's control loop
+    :ivar owned: closes what a device is made of; the device itself is closed by whoever opened it
+    :ivar place: number of the device among those of its kind in this machine, from 0
+    """
+
+    __slots__ = ("cpus", "loop", "owned", "place", "ram")
+
+    def __init__(self, cpus: int, ram: int, loop: Loop, owned: Owner, place: int = 0) -> None:
+        self.cpus = cpus
+        self.ram = ram
+        self.loop = loop
+        self.owned = owned
+        self.place = place
+
+
+class DeviceConfig:
+    """The base of the configuration record of each device.
+
+    :cvar many_files: the device may hold thousands of descriptors of this process
+    """
+
+    many_files: bool = False
+
+    @property
+    def shares_memory(self) -> bool:
+        """Another process maps guest RAM, which has to be shared memory then."""
+        return False
+
+    @classmethod
+    def parse(cls, text: str, flag: str) -> Self:
+        """From what users type.
+
+        :param flag: for messages
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        raise NotImplementedError(f"{cls.__name__} is not typed by users")
+
+    @classmethod
+    def parse_all(cls, texts: list[str], flag: str) -> tuple[Self, ...]:
+        """All devices of a command line that gives *flag* so often.
+
+        :raises ConfigError: as :meth:`parse`
+        """
+        return tuple([cls.parse(text, flag) for text in texts])
+
+    def check(self, machine: MachineConfig) -> None:
+        """Can *machine* have it?
+
+        :raises ConfigError: it cannot
+        """
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        """The device, not yet attached.
+
+        :raises ConfigError: what it stands on is missing, in use, or not right
+        :raises HostError: the host refuses
+        """
+        raise NotImplementedError(f"{type(self).__name__} opens no device")

@@ -1,0 +1,79 @@
+"""The built-in devices: one line for each.
+
+A line tells what has to be known before any code of the device is imported: its package, the flag of ``pyvmm boot``,
+and the name of its configuration record.  Everything else is in the package: the module ``config`` has the record, a
+:class:`~vmm.config.device.DeviceConfig`, and ``SYNTAX``, the table of what users type for it.  The command line,
+``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import DeviceConfig
+    from vmm.config.options import Syntax
+
+
+class BuiltIn:
+    """A built-in device.
+
+    :param package: its folder in ``vmm/virtio``
+    :param flag: of ``pyvmm boot``
+    :param record: name of its configuration record
+    :param field: of :class:`~vmm.machine.config.MachineConfig`
+    :param one: a machine has one at most, and the field holds it, or None; else the field is a tuple
+    :param names: what else of its module ``config`` the library exports
+    """
+
+    __slots__ = ("field", "flag", "names", "one", "package", "record")
+
+    def __init__(
+        self,
+        package: str,
+        flag: str,
+        record: str,
+        field: str = "devices",
+        *,
+        one: bool = False,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self.package = package
+        self.flag = flag
+        self.record = record
+        self.field = field
+        self.one = one
+        self.names = (record, *names)
+
+    @property
+    def module(self) -> str:
+        """Name of the module with the record and the syntax."""
+        return f"vmm.virtio.{self.package}.config"
+
+    def load(self) -> type[DeviceConfig]:
+        """Its record."""
+        found: type[DeviceConfig] = getattr(__import__(self.module, fromlist=(self.record,)), self.record)
+        return found
+
+    def syntax(self) -> Syntax:
+        """What users type for it."""
+        found: Syntax = __import__(self.module, fromlist=("SYNTAX",)).SYNTAX
+        return found
+
+
+BUILT_IN = (
+    BuiltIn("blk", "--disk", "DiskConfig", "disks"),
+    BuiltIn("fs", "--share", "ShareConfig", "shares"),
+    BuiltIn("net", "--net", "NetConfig", "nets", names=("Publish",)),
+    BuiltIn("vsock", "--vsock", "VsockConfig", "vsock", one=True),
+    BuiltIn("pmem", "--pmem", "PmemConfig", "pmems"),
+    BuiltIn("balloon", "--balloon", "BalloonConfig", "balloon", one=True),
+)
+"""In the order of ``--help``."""
+
+
+def home_of(name: str) -> str:
+    """The module that has an exported name of a built-in device; empty: none has."""
+    for each in BUILT_IN:
+        if name in each.names:
+            return each.module
+    return ""
