@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
+from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 
 pytestmark = needs_namespaces
 
@@ -321,7 +321,18 @@ def test_a_state_that_cannot_be_read_is_cleared(runtime: Runtime) -> None:
     assert (done.returncode, "cannot be read" in done.stderr) == (1, True)
     runtime.check("delete", "--force", "c1")
     assert runtime.run("state", "c1").returncode == 1
-    os.kill(pid, signal.SIGKILL)
+    assert not running(pid)
+    assert os.listdir(runtime.root) == []
+
+
+def test_a_state_that_cannot_be_read_of_who_is_gone(runtime: Runtime) -> None:
+    runtime.created("c1", "sleep 600")
+    known = json.loads((runtime.root / "c1" / "state.json").read_text())
+    os.kill(known["monitor"], signal.SIGKILL)
+    eventually(lambda: not running(known["monitor"]) and not running(known["pid"]), "it did not end")
+    (runtime.root / "c1" / "state.json").write_text("{")
+    runtime.check("delete", "--force", "c1")
+    assert os.listdir(runtime.root) == []
 
 
 def processes_of(root: Path) -> list[str]:

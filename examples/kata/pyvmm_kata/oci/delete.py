@@ -50,7 +50,7 @@ def delete(folder: str, *, force: bool) -> None:
     except ConfigError:
         if not force:
             raise
-        known = {}
+        known = _end_unknown(folder)
     status = known.get("status", "stopped")
     if status not in ("stopped", "created") and not force:
         raise ConfigError(
@@ -66,6 +66,20 @@ def delete(folder: str, *, force: bool) -> None:
             hooks.run(known["hooks"], "poststop", state.public(known))
         except VmmError as error:  # the container is gone all the same, and the specification wants it so
             sys.stderr.write(f"warning: {error}\n")
+
+
+def _end_unknown(folder: str) -> Json:
+    """End a container whose state cannot be read: its monitor, if there is one, knows it all the same, and writes it
+    once more; what is known then."""
+    try:
+        control.call(folder, "kill", 5.0, signal=signal.SIGKILL, all=True)
+        control.call(folder, "released", END_S)
+    except VmmError:
+        pass
+    try:
+        return state.read(folder)
+    except ConfigError:
+        return {}
 
 
 def _end(folder: str, known: Json, *, kill: bool) -> None:
