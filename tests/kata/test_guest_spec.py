@@ -222,6 +222,26 @@ def test_settings_of_ipc_go_where_its_namespace_is(tmp_path: Path) -> None:
     assert set(guests.message.Linux.Sysctl) == {"net.ipv4.conf.eth0/1.forwarding", "kernel.shmmax"}
 
 
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"intelRdt": {"closID": "x"}}, "linux.intelRdt"),
+        ({"resources": {"blockIO": {"weight": 100}}}, "linux.resources.blockIO.weight"),
+        (
+            {"resources": {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]}}},
+            "linux.resources.blockIO.throttleReadBpsDevice",
+        ),
+    ],
+)
+def test_limits_of_the_hosts_disks_and_caches_are_refused(tmp_path: Path, fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"config.json: {named}: "):
+        check(bundle_with(tmp_path, **fields))
+
+
+def test_limits_that_are_empty_are_none(tmp_path: Path) -> None:
+    check(bundle_with(tmp_path, intelRdt={}, resources={"blockIO": {"weight": 0, "weightDevice": []}}))
+
+
 def test_no_field_is_lost(tmp_path: Path) -> None:
     """What the message has no field for: the guest's crun sees all of config.json."""
     bundle = bundle_with(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import protobuf
 from pyvmm_kata.host.namespaces import JOIN
-from pyvmm_kata.sandbox.guest_spec import ALL_DEVICES, LABELS, is_of_sandbox
+from pyvmm_kata.sandbox.guest_spec import ALL_DEVICES, LABELS, check_disk_limits, is_of_sandbox
 
 if TYPE_CHECKING:
     from pyvmm_kata.config.checks import Json
@@ -69,8 +69,12 @@ def process_text(process: Json) -> str:
 
 
 def resources_text(resources: Json) -> str:
-    """Changed limits for the guest, without those by numbers of the host's devices."""
-    return json.dumps({key: value for key, value in resources.items() if key != "blockIO"})
+    """Changed limits for the guest.
+
+    :raises ConfigError: it cannot keep them
+    """
+    check_disk_limits(resources, source="update")
+    return json.dumps(resources)
 
 
 def _namespace(entry: Json, mark: str) -> Json:

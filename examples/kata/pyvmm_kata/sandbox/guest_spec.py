@@ -136,6 +136,7 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
     :raises HostError: something cannot be bound
     """
+    _check_limits(bundle.spec.get("linux", {}))
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
@@ -151,15 +152,35 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     linux["namespaces"] = namespaces.in_guest(bundle.spec, members)
     linux["cgroupsPath"] = f"/{container_id}"
     linux["sysctl"] = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
-    linux.pop("intelRdt", None)
     linux.pop("mountLabel", None)
     for label in LABELS:
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = _devices(bundle.spec)
     resources = linux["resources"] = {**linux.get("resources", {})}
-    resources.pop("blockIO", None)  # by numbers of the host's devices
     resources["devices"] = [_device_rule(rule) for rule in resources.get("devices", ())]
     return spec
+
+
+def _check_limits(linux: Json) -> None:
+    if linux.get("intelRdt"):
+        raise bad("linux.intelRdt", "caches and memory bandwidth of the host cannot be given to a guest")
+    check_disk_limits(linux.get("resources", {}), "linux.resources.")
+
+
+def check_disk_limits(resources: Json, prefix: str = "", source: str = "config.json") -> None:
+    """Whether there are none: they are by numbers of the host's devices, which a guest does not have.
+
+    :param prefix: of the fields' names
+    :raises ConfigError: there are
+    """
+    for field, value in resources.get("blockIO", {}).items():
+        if value:
+            raise bad(
+                f"{prefix}blockIO.{field}",
+                "a container's use of the host's disks cannot be limited from inside of a guest",
+                "limit the control group above the container's",
+                source,
+            )
 
 
 def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
