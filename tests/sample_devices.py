@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.errors import GuestError
+from vmm.persist import Stateless
 from vmm.virtio.device import DeviceContext, SharedRegion, VirtioDevice
 from vmm.virtio.queue import Chain, Queue
 
@@ -14,6 +15,7 @@ class Echo(VirtioDevice):
     queue_sizes = (64, 16)
     features = 0b101
     name = "echo"
+    saving = Stateless()
     max_bytes = 1 << 16
 
     def __init__(self) -> None:

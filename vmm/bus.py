@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from vmm.errors import ConfigError
+from vmm.persist import Saveable
 
 
-class BusDevice:
+class BusDevice(Saveable):
     """What answers accesses to a range of a bus.  Offsets count from the start of the range; sizes are 1, 2, 4 or 8
     bytes; values are unsigned little-endian integers."""
-
-    name = "device"
 
     def read(self, offset: int, size: int) -> int:
         """The value that the guest reads.  Unless overridden, all ones: nobody drives the bus."""

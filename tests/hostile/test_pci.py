@@ -101,14 +101,14 @@ def test_registers_written_by_another_width_stay(guest: PciGuest) -> None:
 
 def test_queue_registers_are_dead_after_driver_ok(guest: PciGuest) -> None:
     queue = guest.start()
-    before = guest.transport.save()["queues"]
+    before = guest.transport.state.save()["queues"]
     for index in (0, 1):
         guest.common(spec.PCI_COMMON_Q_SELECT, 2, index)
         for offset in range(32, 56, 4):
             guest.bar_write(offset, 4, 0xFFFF_F000)
         guest.bar_write(spec.PCI_COMMON_Q_SIZE, 2, 0x8000)
         guest.bar_write(spec.PCI_COMMON_Q_ENABLE, 2, 0)
-    assert guest.transport.save()["queues"] == before
+    assert guest.transport.state.save()["queues"] == before
     room = guest.room(4)
     queue.send(guest.data(b"ping"), room)
     assert guest.content(room) == b"ping"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from vmm.devices.acpi_pm import AcpiPm
 from vmm.devices.i8042 import I8042
 from vmm.devices.pvpanic import PvPanic
-from vmm.devices.serial import Serial, SerialState
+from vmm.devices.serial import Serial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vmm.bus import BusDevice
 
-__all__ = ["I8042", "AcpiPm", "PvPanic", "Serial", "SerialState", "power_devices"]
+__all__ = ["I8042", "AcpiPm", "PvPanic", "Serial", "power_devices"]
 
 
 def power_devices(

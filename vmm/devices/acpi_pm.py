@@ -7,6 +7,7 @@ the RESET_REG of the FADT.
 from __future__ import annotations
 
 from vmm.bus import BusDevice
+from vmm.persist import Stateless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class AcpiPm(BusDevice):
     """
 
     name = "acpi-pm"
+    saving = Stateless()
     SIZE = 3
 
     def __init__(self, on_event: Callable[[str], None], *, s5_type: int = 5, reset_value: int = 1) -> None:

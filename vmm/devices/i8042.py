@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.bus import BusDevice
+from vmm.persist import Stateless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class I8042(BusDevice):
     """
 
     name = "i8042"
+    saving = Stateless()
     SIZE = 1
 
     def __init__(self, on_event: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 
 from vmm.bus import BusDevice
+from vmm.persist import Schema, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 CAME, LEAVE, GONE = 0, 4, 8
 """Offsets: bits of device numbers that are new, and that should go (reading clears them); writing a bit to the last
 takes the device off the bus."""
+_SCHEMA = Schema("pci-hotplug", 1, {"came": "u32", "leave": "u32"})
 
 
 class PciHotplug(BusDevice):
@@ -25,6 +27,7 @@ class PciHotplug(BusDevice):
     """
 
     name = "pci-hotplug"
+    saving = _SCHEMA
     SIZE = 12
 
     def __init__(self, irq: EventFd, on_gone: Callable[[int], None]) -> None:
@@ -56,6 +59,18 @@ class PciHotplug(BusDevice):
         """A guest that starts anew finds what is there by itself."""
         with self._lock:
             self._bits = dict.fromkeys(self._bits, 0)
+
+    def save(self) -> State:
+        """What the guest has not read yet."""
+        with self._lock:
+            return _SCHEMA.make(came=self._bits[CAME], leave=self._bits[LEAVE])
+
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        with self._lock:
+            self._bits = {CAME: payload["came"], LEAVE: payload["leave"]}
+        if payload["came"] or payload["leave"]:
+            self._irq.signal()  # it may have been told and not looked yet
 
     def read(self, offset: int, size: int) -> int:
         if size != 4 or offset not in self._bits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.bus import BusDevice
+from vmm.persist import Stateless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class PvPanic(BusDevice):
     """One port: reading tells which events are heard, writing reports one."""
 
     name = "pvpanic"
+    saving = Stateless()
     SIZE = 1
 
     def __init__(self, on_event: Callable[[str], None]) -> None:

@@ -7,10 +7,10 @@ import select
 import time
 
 from vmm.bus import BusDevice
-from vmm.errors import ConfigError, HostError
+from vmm.errors import HostError
 from vmm.events import EventFd
-from vmm.faststart.record import dataclass
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,30 +23,10 @@ _CLOSE_SECONDS = 1.0
 _REGISTERS = ("ier", "lcr", "lsr", "mcr", "msr", "scr", "fcr", "dll", "dlm", "thr_pending", "seen")
 
 
-@dataclass(frozen=True)
-class SerialState:
-    """Everything the guest can see of the port.
-
-    :ivar ier: ``ier`` to ``dlm``: the registers, one byte each, LSR and MSR with their latched bits only
-    :ivar thr_pending: the "transmitter empty" interrupt was not taken yet
-    :ivar seen: UART_SEEN_* bits: what the driver has done since reset
-    :ivar fifo: received in loopback, at most 16 bytes
-    :ivar rx: from the host and not read yet, at most 4096 bytes
-    """
-
-    ier: int = 0
-    lcr: int = 0
-    lsr: int = 0
-    mcr: int = 0
-    msr: int = 0
-    scr: int = 0
-    fcr: int = 0
-    dll: int = 0
-    dlm: int = 0
-    thr_pending: int = 0
-    seen: int = 0
-    fifo: bytes = b""
-    rx: bytes = b""
+_SCHEMA = Schema("uart-16550a", 1, {**dict.fromkeys(_REGISTERS, "u8"), "fifo": "bytes", "rx": "bytes"})
+"""The registers (LSR and MSR with their latched bits only); ``thr_pending``: the "transmitter empty" interrupt was not
+taken yet; ``seen``: UART_SEEN_* bits, what the driver has done since reset; ``fifo``: received in loopback, at most 16
+bytes; ``rx``: from the host and not read yet, at most 4096 bytes."""
 
 
 class Serial(BusDevice):
@@ -168,33 +148,36 @@ class Serial(BusDevice):
         """The guest writes to *size* registers at *offset*."""
         lib.uart_access(self.native, offset, value.to_bytes(size, "little"), size, True)
 
-    def save(self) -> SerialState:
+    saving = _SCHEMA
+
+    def save(self) -> State:
         """The state.  What was sent is written first; what the reader does not take now stays with this object."""
         raw = ffi.new("struct uart_state *")
         lib.uart_save(self.native, raw)
         registers = {name: int(getattr(raw, name)) for name in _REGISTERS}
-        return SerialState(**registers, fifo=bytes(raw.fifo)[: raw.fifo_len], rx=bytes(ffi.buffer(raw.rx, raw.rx_len)))
+        return _SCHEMA.make(**registers, fifo=bytes(raw.fifo)[: raw.fifo_len], rx=bytes(ffi.buffer(raw.rx, raw.rx_len)))
 
-    def restore(self, state: SerialState) -> None:
+    def restore(self, state: State) -> None:
         """Be in the state that :meth:`save` returned.
 
-        :raises ConfigError: it is not such a state
+        :raises ConfigError: it is not such a state; nothing was changed
         """
+        payload = _SCHEMA.read(state, self.name)
         raw = ffi.new("struct uart_state *")
         try:
             for name in _REGISTERS:
-                setattr(raw, name, getattr(state, name))
-            raw.fifo_len, raw.rx_len = len(state.fifo), len(state.rx)
-            raw.fifo = state.fifo
-            raw.rx = state.rx
-        except (OverflowError, IndexError, TypeError) as error:
-            raise ConfigError(f"serial port state: {error}", code="serial-state") from error
+                setattr(raw, name, payload[name])
+            raw.fifo_len, raw.rx_len = len(payload["fifo"]), len(payload["rx"])
+            raw.fifo = payload["fifo"]
+            raw.rx = payload["rx"]
+        except (OverflowError, IndexError) as error:
+            raise mismatch(self.name, str(error)) from error
         if lib.uart_restore(self.native, raw) < 0:
-            raise ConfigError("serial port state: a register or length has a value it cannot have", code="serial-state")
+            raise mismatch(self.name, "a register or length has a value it cannot have")
 
     def reset(self) -> None:
         """As after power-on.  What was typed and not read is forgotten; what the guest has sent is written."""
-        self.restore(SerialState())
+        self.restore(_SCHEMA.make(**dict.fromkeys(_REGISTERS, 0), fifo=b"", rx=b""))
 
     def stats(self) -> dict[str, int]:
         """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` read by the

@@ -8,6 +8,7 @@ from vmm.bus import BusDevice
 from vmm.errors import ConfigError
 from vmm.pci import spec
 from vmm.pci.config import ConfigSpace
+from vmm.persist import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 BAR_STRIDE = 1 << 20
 """The BARs that we assign are so far apart."""
+_SCHEMA = Schema("pci-bus", 1, {"functions": ["u8"], "bridge": "bytes"})
 
 
 class Function:
@@ -111,6 +113,24 @@ class PciBus(BusDevice):
     def look_again(self) -> None:
         """Map what the configuration spaces say, which somebody else has changed."""
         with self._lock:
+            self._remap()
+
+    saving = _SCHEMA
+
+    def save(self) -> State:
+        """Which functions are there, and what the guest has written into the host bridge.  Other functions save what is
+        theirs."""
+        with self._lock:
+            return _SCHEMA.make(functions=sorted(self.functions), bridge=self.functions[0].config.save())
+
+    def restore(self, state: State) -> None:
+        """The functions are there and restored; what their BARs say decodes from now on."""
+        payload = _SCHEMA.read(state, self.name)
+        with self._lock:
+            bridge = self.functions[0].config
+            if payload["functions"] != sorted(self.functions) or not bridge.is_like(payload["bridge"]):
+                raise mismatch(self.name, f"functions {payload['functions']} where {sorted(self.functions)} are")
+            bridge.put(0, payload["bridge"])
             self._remap()
 
     def check_room(self) -> int:

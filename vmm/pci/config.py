@@ -107,6 +107,10 @@ class ConfigSpace:
             before = int.from_bytes(self.page[offset : offset + size], "little")
             self.put(offset, (before & ~mask | value & mask).to_bytes(size, "little"))
 
+    def save(self) -> bytes:
+        """The bytes, for :meth:`is_like` and :meth:`put`."""
+        return self.page[:]
+
     def is_like(self, data: bytes) -> bool:
         """Whether *data* is a state of this space: it differs only in what a guest may write.  The status register
         and what devices change by themselves are the same in all of them."""

@@ -11,16 +11,11 @@ import select
 
 from vmm.events import EventFd
 from vmm.pci import spec
+from vmm.persist import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol, TypedDict
-
-    class MsixState(TypedDict):
-        """Of :class:`Msix`, as plain data."""
-
-        table: str
-        pending: list[int]
+    from typing import Protocol
 
     class Vectors(Protocol):
         """Where messages go."""
@@ -36,6 +31,9 @@ if TYPE_CHECKING:
 
         def release(self, fd: int) -> None:
             """*fd* is about to be closed, which disconnects it."""
+
+
+_SCHEMA = Schema("pci-msix", 1, {"table": "bytes", "pending": ["u16"]})
 
 
 class Msix:
@@ -113,16 +111,24 @@ class Msix:
                 bits |= 1 << (vector - offset * 8)
         return bits
 
-    def save(self) -> MsixState:
-        """Table and pending bits as plain data; the control register is the configuration space's."""
+    def save(self) -> State:
+        """Table and pending bits; the control register is the configuration space's."""
         pending = [v for v in range(self.count) if self._handles[v] is None and _is_signalled(self.events[v].fd)]
-        return {"table": self._table.hex(), "pending": pending}
+        return _SCHEMA.make(table=bytes(self._table), pending=pending)
 
-    def restore(self, state: MsixState) -> None:
-        """Become what :meth:`save` returned; all is masked until :meth:`set_control`."""
+    def restore(self, state: State, name: str) -> None:
+        """Become what :meth:`save` returned; all is masked until :meth:`set_control`.
+
+        :param name: of the function, for errors
+        :raises ConfigError: it is the state of a table of another length
+        """
+        payload = _SCHEMA.read(state, name)
+        table, pending = payload["table"], payload["pending"]
+        if len(table) != len(self._table) or any(vector >= self.count for vector in pending):
+            raise mismatch(name, f"its MSI-X table has {len(table)} bytes, not {len(self._table)}")
         self.reset()
-        self._table[:] = bytes.fromhex(state["table"])
-        for vector in state["pending"]:
+        self._table[:] = table
+        for vector in pending:
             self.events[vector].signal()
 
     def _update(self, vector: int) -> None:

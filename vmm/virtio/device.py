@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from vmm.errors import ConfigError
 from vmm.native import lib
+from vmm.persist import Saveable
 from vmm.virtio import spec
 from vmm.virtio.queue import MAX_QUEUE_SIZE
 
@@ -100,8 +101,11 @@ class SharedRegion:
         self.gpa = 0
 
 
-class VirtioDevice:
+class VirtioDevice(Saveable):
     """The base of all devices.
+
+    What :meth:`save` returns is what the guest can see beyond queues and features; the transport has those.  It is
+    called while the device does not run, :meth:`restore` after :meth:`negotiate` and before :meth:`activate`.
 
     Life: made -> attached to a transport -> (:meth:`negotiate` -> :meth:`activate` -> :meth:`process` ... ->
     :meth:`stop` -> :meth:`reset`)* -> :meth:`close`.  Everything but :meth:`close` and what the host's side
@@ -128,7 +132,6 @@ class VirtioDevice:
     tells_regions: bool = False
     """Its configuration says where they are: no transport has to."""
     name: str = "virtio"
-    """For messages."""
     thread_name: str = "virtio-"
     """What ``top -H`` shows of its C threads; behind a ``-`` comes the number of the thread."""
     on_config_change: Callable[[], None] | None = None
@@ -186,13 +189,6 @@ class VirtioDevice:
 
     def reset(self) -> None:
         """Forget what the driver has set.  After :meth:`stop`."""
-
-    def save(self) -> dict[str, Any]:
-        """The guest-visible state beyond queues and negotiated features, as plain data."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`save` returned."""
 
     def stats(self) -> dict[str, Any]:
         """Counters of the device's own, by name; those by request in a dictionary ``ops``.  Unless overridden, none."""

@@ -40,9 +40,19 @@ show the configuration space anew, start it."""
 _STEPS = (spec.ACKNOWLEDGE, spec.DRIVER, spec.FEATURES_OK, spec.DRIVER_OK)
 _DRIVER_BITS = spec.ACKNOWLEDGE | spec.DRIVER | spec.FEATURES_OK | spec.DRIVER_OK | spec.FAILED
 _MASK32 = 0xFFFF_FFFF
-_WORDS = (
-    "status", "device_features_sel", "driver_features_sel", "driver_features", "alien_features", "queue_sel",
-)  # fmt: skip
+_WORDS = {
+    "status": "u8",
+    "device_features_sel": "u32",
+    "driver_features_sel": "u32",
+    "driver_features": "u64",
+    "alien_features": "bool",
+    "queue_sel": "u32",
+}
+FIELDS = {
+    **_WORDS,
+    "queues": [{"size": "u32", "ready": "bool", "desc": "u64", "driver": "u64", "device": "u64", "next_index": "u16"}],
+}
+"""Of what :meth:`DriverState.save` returns, as a :class:`~vmm.persist.Schema` has them."""
 
 
 class DriverState:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from vmm.bus import BusDevice
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import check_device
 from vmm.virtio.driver_state import DriverState
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 VENDOR_ID = 0x4D56_5950
 """Reads as "PYVM"."""
 _MASK32 = 0xFFFF_FFFF
+_SCHEMA = Schema("virtio-mmio", 1, {"interrupt_status": "u32", "generation": "u32", "region": "u32"})
 
 
 class MmioRegisters(BusDevice):
@@ -163,18 +165,21 @@ class MmioRegisters(BusDevice):
 
     # -- the host's side -------------------------------------------------------------------------------------
 
-    def save(self) -> dict[str, Any]:
-        return {
-            "interrupt_status": self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept,
-            "generation": self._generation,
-            "region": self._region,
-        }
+    saving = _SCHEMA
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def save(self) -> State:
+        return _SCHEMA.make(
+            interrupt_status=self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept,
+            generation=self._generation,
+            region=self._region,
+        )
+
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
         # Further than it was: what the driver has read of the configuration may be old by now
-        self._generation = state["generation"] + 1 & _MASK32
-        self._set_interrupts(state["interrupt_status"])
-        self._select_region(state["region"])
+        self._generation = payload["generation"] + 1 & _MASK32
+        self._set_interrupts(payload["interrupt_status"])
+        self._select_region(payload["region"])
 
     def close(self) -> None:
         self._registers.close()

@@ -10,12 +10,12 @@ vector that the driver has chosen.  Without MSI-X all share one, which the loop 
 from __future__ import annotations
 
 from vmm.bus import BusDevice
-from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
 from vmm.pci import spec as pci
 from vmm.pci.bus import Function
 from vmm.pci.msix import Msix
+from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import check_device
 from vmm.virtio.driver_state import DriverState
@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 _ISR_WORD = 0xFFC
 """In :attr:`PciRegisters.page`: where C sets the bits of the ISR status."""
 _NO_FD = -1
+_SCHEMA = Schema(
+    "virtio-pci",
+    1,
+    {"interrupt_status": "u32", "generation": "u32", "config": "bytes", "vectors": ["u16"], "msix": "state"},
+)
 
 
 class PciRegisters(BusDevice, Function):
@@ -287,30 +292,28 @@ class PciRegisters(BusDevice, Function):
             self.msix.reset()
             self._update_interrupts()
 
-    def save(self) -> dict[str, Any]:
-        return {
-            "interrupt_status": self._words[_ISR_WORD // 4],
-            "generation": self._generation,
-            "config": bytes(self.config.page).hex(),
-            "vectors": list(self._vectors),
-            "msix": dict(self.msix.save()),
-        }
+    saving = _SCHEMA
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def save(self) -> State:
+        return _SCHEMA.make(
+            interrupt_status=self._words[_ISR_WORD // 4],
+            generation=self._generation,
+            config=self.config.save(),
+            vectors=list(self._vectors),
+            msix=self.msix.save().plain(),
+        )
+
+    def restore(self, state: State) -> None:
         """The bus maps the BAR when it is told to look (:meth:`~vmm.pci.bus.PciBus.look_again`)."""
-        config = bytes.fromhex(state.get("config", ""))
-        if not self.config.is_like(config) or len(state["vectors"]) != len(self._vectors):
-            raise ConfigError(
-                f"{self.name}: the saved state is not that of such a PCI function",
-                code="restore-mismatch",
-                hint="restore with the same devices, on the same transport and with the same options",
-            )
+        payload = _SCHEMA.read(state, self.name)
+        if len(payload["vectors"]) != len(self._vectors) or not self.config.is_like(payload["config"]):
+            raise mismatch(self.name, "it is not of such a PCI function")
+        self.msix.restore(State.from_plain(payload["msix"], self.name), self.name)
         # Further than it was: what the driver has read of the configuration may be old by now
-        self._generation = state["generation"] + 1 & 0xFFFF_FFFF
-        self._set_interrupts(state["interrupt_status"])
-        self.config.put(0, config)
-        self._vectors[:] = state["vectors"]
-        self.msix.restore(state["msix"])
+        self._generation = payload["generation"] + 1 & 0xFFFF_FFFF
+        self._set_interrupts(payload["interrupt_status"])
+        self.config.put(0, payload["config"])
+        self._vectors[:] = [v if v < self.msix.count else spec.MSI_NO_VECTOR for v in payload["vectors"]]
         self._update_interrupts()
 
     def close(self) -> None:

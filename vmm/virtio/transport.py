@@ -7,8 +7,8 @@ guest says into it, and is told when there is something new to show.
 
 from __future__ import annotations
 
-from vmm.errors import ConfigError
 from vmm.native import lib
+from vmm.persist import Schema, State, mismatch, saveable
 from vmm.virtio import driver_state, spec
 from vmm.virtio.driver_state import DEAD, DriverState
 from vmm.virtio.runner import Runner
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vmm.events import EventFd, Loop
     from vmm.memory import GuestMemory
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.driver_state import DriverWords
 
     class Registers(Protocol):
         """How the guest sees a device.  All is called under the transport's lock.
@@ -49,10 +48,10 @@ if TYPE_CHECKING:
         def raised(self) -> int:
             """Interrupts so far."""
 
-        def save(self) -> dict[str, Any]:
-            """What the driver has said to these registers alone, as plain data."""
+        def save(self) -> State:
+            """What the driver has said to these registers alone."""
 
-        def restore(self, state: dict[str, Any]) -> None:
+        def restore(self, state: State) -> None:
             """Become what :meth:`save` returned.
 
             :raises ConfigError: it is of registers of another kind, or shape; nothing was changed
@@ -64,6 +63,12 @@ if TYPE_CHECKING:
 
 OFFERED = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX
 """The feature bits of the transports and of ``ring.c``; where packed virtqueues are wanted, RING_PACKED as well."""
+
+_SCHEMA = Schema(
+    "virtio-transport",
+    1,
+    {"device_id": "u32", "driver": driver_state.FIELDS, "registers": "state", "device": "state"},
+)
 
 
 class Transport:
@@ -187,38 +192,40 @@ class Transport:
             self.write_status(0)
             self.runner.clear_kicks()
 
-    def save(self) -> dict[str, Any]:
-        """All that the guest can see, as plain data.  A running device is paused and resumed."""
+    def save(self) -> State:
+        """All that the guest can see, as plain data.  A running device is paused and resumed.
+
+        :raises ConfigError: the device cannot be saved
+        """
+        saveable(self.device)
         with self.lock:
             running = self.runner.running
             self.pause()
-            state = {
-                "device_id": self.device.device_id,
-                **self.state.save(),
-                "registers": self.registers.save(),
-                "device": self.device.save(),
-            }
+            state = _SCHEMA.make(
+                device_id=self.device.device_id,
+                driver=self.state.save(),
+                registers=self.registers.save().plain(),
+                device=self.device.save().plain(),
+            )
             if running:
                 self.resume()
             return state
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Become what :meth:`save` returned.  The transport is fresh; :meth:`resume` lets the device run.
 
         :raises ConfigError: the state is that of another device, or of one with other features
         """
-        words: DriverWords = state  # type: ignore[assignment]
+        name = self.device.name
+        payload = _SCHEMA.read(state, name)
         with self.lock:
-            if state["device_id"] == self.device.device_id:
-                self.registers.restore(state["registers"])
-            if state["device_id"] != self.device.device_id or not self.state.restore(words):
-                raise ConfigError(
-                    f"{self.device.name}: the saved state is that of a device of type {state['device_id']} with "
-                    f"{len(words['queues'])} queues and features {words['driver_features']:#x}, which does not fit",
-                    code="restore-mismatch",
-                    hint="restore with the same devices, in the same order and with the same options",
-                )
-            self.device.restore(state["device"])
+            if payload["device_id"] != self.device.device_id:
+                raise mismatch(name, f"it is of a device of type {payload['device_id']}")
+            self.registers.restore(State.from_plain(payload["registers"], name))
+            if not self.state.restore(payload["driver"]):
+                driver = payload["driver"]
+                raise mismatch(name, f"{len(driver['queues'])} queues and features {driver['driver_features']:#x}")
+            self.device.restore(State.from_plain(payload["device"], name))
             self.registers.show_config()
             self.registers.show()
             self._paused = self.state.runs

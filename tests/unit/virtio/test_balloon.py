@@ -182,7 +182,8 @@ def test_a_balloon_is_paused_with_the_figures_in_hand() -> None:
         offer(queue, give_stats(guest, free_memory=1000))
         guest.wait_for("figures", lambda: guest.device.stats()["guest"])
         state = guest.transport.save()
-        assert state["device"] == {"target": 256, "actual": 0}
+        assert state.payload["device"] == guest.device.save().plain()
+        assert guest.device.save().payload == {"target": 256, "actual": 0}
         queue.wait()
         offer(queue, give_stats(guest, free_memory=2000))
         guest.wait_for("figures", lambda: guest.device.stats()["guest"]["free_memory"] == 2000)

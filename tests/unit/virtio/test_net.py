@@ -245,7 +245,9 @@ def test_pause_and_resume(guest: NetGuest) -> None:
 def test_state_goes_to_another_device(guest: NetGuest) -> None:
     assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
     state = guest.transport.save()
-    assert state["device"]["mac"] == b"\x02abcde".hex()
+    assert state.payload["device"] == guest.device.save().plain()
+    guest.net.set_link(False)
+    assert state.payload["device"]["payload"]["link"]
     with NetGuest(start=False) as other:
         other.transport.restore(state)
         assert other.config(0, 4).to_bytes(4, "little") == b"\x02abc"

@@ -145,8 +145,7 @@ def test_pause_and_resume(image: Path) -> None:
     with Guest(Pmem(PmemConfig(str(image)))) as guest:
         queue = guest.start()
         for _ in range(5):
-            state = guest.transport.save()
-            assert state["device"] == {}
+            guest.transport.save()
             answer = guest.room(4)
             queue.send(guest.data(FLUSH), answer)
             assert guest.content(answer) == bytes(4)

@@ -14,6 +14,7 @@ from _thread import allocate_lock
 
 from vmm.errors import ConfigError
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 
@@ -29,6 +30,8 @@ INFLATE, DEFLATE, STATS = 0, 1, 2
 _MAX_STATS = 64
 _STAT_SIZE = struct.calcsize(spec.BALLOON_STAT_FORMAT)
 _COUNTERS = ("inflated", "deflated", "reported", "released", "errors")
+_SCHEMA = Schema("virtio-balloon", 1, {"target": "u32", "actual": "u32"})
+"""In pages."""
 
 
 class Balloon(VirtioDevice):
@@ -39,6 +42,7 @@ class Balloon(VirtioDevice):
 
     device_id = spec.ID_BALLOON
     name = "balloon"
+    saving = _SCHEMA
 
     def __init__(self, config: BalloonConfig, ram: int) -> None:
         self.features = spec.BALLOON_F_STATS_VQ
@@ -132,11 +136,14 @@ class Balloon(VirtioDevice):
     def reset(self) -> None:
         self._features = self._actual = 0
 
-    def save(self) -> dict[str, Any]:
-        return {"target": self._target, "actual": self._actual}
+    def save(self) -> State:
+        return _SCHEMA.make(target=self._target, actual=self._actual)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self._target, self._actual = state["target"], state["actual"]
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        if payload["target"] * spec.BALLOON_PAGE >= self._ram:
+            raise mismatch(self.name, f"it is to take {payload['target']} pages, more than this machine has")
+        self._target, self._actual = payload["target"], payload["actual"]
 
     # -- the host's side -------------------------------------------------------------------------------------
 

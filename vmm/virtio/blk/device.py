@@ -8,6 +8,7 @@ import struct
 
 from vmm.errors import HostError
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.image import BLOCK, Image
@@ -34,6 +35,8 @@ _BLK_STATS = (
     "reads", "writes", "flushes", "discards", "write_zeroes", "get_ids", "unsupported", "errors",
     "read_bytes", "write_bytes", "last_errno", "uring",
 )  # fmt: skip
+_SCHEMA = Schema("virtio-blk", 1, {"writeback": "bool", "capacity": "u64"})
+"""``capacity`` in sectors: what the driver knows; the image has to be as long."""
 
 
 class Blk(VirtioDevice):
@@ -50,6 +53,7 @@ class Blk(VirtioDevice):
 
     device_id = spec.ID_BLOCK
     thread_name = "blk-"
+    saving = _SCHEMA
 
     def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None) -> None:
         self.path = config.path
@@ -171,11 +175,14 @@ class Blk(VirtioDevice):
         self._features = 0
         self._writeback = self._initial_writeback
 
-    def save(self) -> dict[str, Any]:
-        return {"writeback": self._writeback}
+    def save(self) -> State:
+        return _SCHEMA.make(writeback=self._writeback, capacity=self.capacity)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self._set_writeback(bool(state["writeback"]))
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        if payload["capacity"] != self.capacity:
+            raise mismatch(self.name, f"it is of a disk of {payload['capacity']} sectors, not {self.capacity}")
+        self._set_writeback(payload["writeback"])
 
     # -- the host's side -------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import struct
 from vmm.errors import HostError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.workers import Workers
@@ -27,6 +28,7 @@ RX, TX = 0, 1
 SYSRQ = b"\x0f"
 """What Linux' hvc driver takes for a break."""
 _CLOSE_SECONDS = 1.0
+_SCHEMA = Schema("virtio-console", 1, {"columns": "u16", "rows": "u16"})
 _COUNTERS = ("tx_bytes", "rx_bytes", "tx_dropped", "tx_writes")
 
 
@@ -42,6 +44,7 @@ class VirtioConsole(VirtioDevice):
     queue_sizes = (64, 64)
     features = spec.CONSOLE_F_SIZE
     name = "console"
+    saving = _SCHEMA
 
     def __init__(self, *, out_fd: int = -1, drop: bool = False) -> None:
         self.space_callback: Callable[[], None] | None = None
@@ -90,6 +93,15 @@ class VirtioConsole(VirtioDevice):
 
     def stop(self) -> None:
         self._workers.stop()
+
+    def save(self) -> State:
+        """The size of the terminal.  What was typed and not read yet stays with this object."""
+        columns, rows = self._size
+        return _SCHEMA.make(columns=columns, rows=rows)
+
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        self._size = (payload["columns"], payload["rows"])
 
     # -- the host's side -------------------------------------------------------------------------------------
 

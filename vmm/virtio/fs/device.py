@@ -8,6 +8,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
+from vmm.persist import Unsaved
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.workers import Workers
@@ -44,7 +45,7 @@ class Fs(VirtioDevice):
     """A share.  Its server are threads of this process, one per queue.
 
     Nodes, open files and locks live until the driver resets the device or unmounts: a guest that is paused
-    goes on as it was, but they are not part of :meth:`save`.  A request for a lock that waits while the guest
+    goes on as it was, but they cannot be saved.  A request for a lock that waits while the guest
     is paused ends with EINTR.
 
     :param tag: what the guest knows it by
@@ -59,6 +60,7 @@ class Fs(VirtioDevice):
 
     device_id = spec.ID_FS
     thread_name = "fs-"
+    saving = Unsaved("files that its guest has open, and locks, are those of a server that ends with this process")
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from _thread import allocate_lock
 
 from vmm.errors import GuestError, HostError
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.limit import Limit
@@ -53,6 +54,7 @@ _FLAGS = (
 _NET_STATS = (
     "rx_frames", "rx_bytes", "rx_dropped", "tx_frames", "tx_bytes", "tx_dropped", "tx_malformed", "rx_starved",
 )  # fmt: skip
+_SCHEMA = Schema("virtio-net", 1, {"mac": "bytes", "pairs": "u16", "offloads": "u64", "link": "bool"})
 
 
 def _is_consistent(features: int) -> bool:
@@ -122,6 +124,7 @@ class Net(VirtioDevice):
 
     device_id = spec.ID_NET
     thread_name = "net-"
+    saving = _SCHEMA
 
     def __init__(self, backend: Backend, *, mac: bytes = b"", limit: LimitConfig | None = None) -> None:
         self.name = f"net {backend.name}"
@@ -227,13 +230,15 @@ class Net(VirtioDevice):
         self.mac = self._initial_mac
         self.backend.set_offloads(0)
 
-    def save(self) -> dict[str, Any]:
-        return {"mac": self.mac.hex(), "pairs": self._pairs, "offloads": self._offloads}
+    def save(self) -> State:
+        return _SCHEMA.make(mac=self.mac, pairs=self._pairs, offloads=self._offloads, link=self._link)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.mac = bytes.fromhex(state["mac"])
-        self._pairs = min(int(state["pairs"]), len(self.backend.fds))
-        self._offloads = int(state["offloads"]) & self._features & GUEST_OFFLOADS
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        mac, pairs, offloads = payload["mac"], payload["pairs"], payload["offloads"]
+        if len(mac) != 6 or not 1 <= pairs <= len(self.backend.fds) or offloads & ~(self._features & GUEST_OFFLOADS):
+            raise mismatch(self.name, f"it has {pairs} pairs of queues and offloads {offloads:#x}")
+        self.mac, self._pairs, self._offloads, self._link = mac, pairs, offloads, payload["link"]
 
     # -- the control queue (5.1.6.5) -------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.image import SECTOR, Image
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.pmem.config import PmemConfig
 
+_SCHEMA = Schema("virtio-pmem", 1, {"start": "u64", "size": "u64"})
+"""Where the guest has it: its configuration says so once."""
 _COUNTERS = ("flushes", "errors", "cuts")
 
 
@@ -35,6 +38,7 @@ class Pmem(VirtioDevice):
     """
 
     device_id = spec.ID_PMEM
+    saving = _SCHEMA
     thread_name = "pmem"
     queue_sizes = (64,)
     tells_regions = True
@@ -106,6 +110,17 @@ class Pmem(VirtioDevice):
 
     def stop(self) -> None:
         self._workers.stop()
+
+    def save(self) -> State:
+        return _SCHEMA.make(start=self.region.gpa, size=self.region.size)
+
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        start, size = self.region.gpa, self.region.size
+        if (payload["start"], payload["size"]) != (start, size):
+            raise mismatch(
+                self.name, f"{payload['size']:#x} bytes at {payload['start']:#x}, not {size:#x} at {start:#x}"
+            )
 
     # -- the host's side -------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vmm.persist import Stateless
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 
@@ -21,6 +22,7 @@ class Rng(VirtioDevice):
     device_id = spec.ID_ENTROPY
     queue_sizes = (256,)
     name = "rng"
+    saving = Stateless()
 
     def process(self, queue: Queue) -> None:
         for chain in queue:

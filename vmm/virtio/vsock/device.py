@@ -18,6 +18,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
+from vmm.persist import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.vsock import path as vsock_path
@@ -37,6 +38,8 @@ _STATS = (
     "connections", "opened", "refused", "resets", "from_guest_bytes", "to_guest_bytes", "from_guest_packets",
     "to_guest_packets", "credit_updates", "waiting_bytes", "malformed",
 )  # fmt: skip
+_SCHEMA = Schema("virtio-vsock", 1, {})
+"""Connections end with this process: the driver is told so, and asks for its CID anew (5.10.6.7)."""
 
 
 class Vsock(VirtioDevice):
@@ -49,6 +52,7 @@ class Vsock(VirtioDevice):
 
     device_id = spec.ID_VSOCK
     thread_name = "vsock"
+    saving = _SCHEMA
     queue_sizes = QUEUE_SIZES
     features = spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET
 
@@ -135,7 +139,8 @@ class Vsock(VirtioDevice):
         lib.vsock_reset(self._vsock)
         self._seqpacket = self._reset_event = False
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
+        super().restore(state)
         # The connections that the driver remembers are those of another process
         self._reset_event = True
 

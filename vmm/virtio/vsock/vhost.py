@@ -13,6 +13,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
+from vmm.persist import Unsaved
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 
@@ -53,6 +54,7 @@ class VhostVsock(VirtioDevice):
     """
 
     device_id = spec.ID_VSOCK
+    saving = Unsaved("the host's kernel has its connections")
     queue_sizes = QUEUE_SIZES
     takes_packed = False  # the kernel's vhost does not
     used_bit_stays = True  # the kernel signals the irq and knows nothing of a status

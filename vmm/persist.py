@@ -1,0 +1,180 @@
+"""What is kept of a device when its machine is saved: typed, versioned, and checked when it comes back.
+
+A device says by type how it is saved (:attr:`Saveable.saving`): by a :class:`Schema`, as :class:`Stateless`, or
+:class:`Unsaved` with the reason why not.  A state is a kind, a version and a payload of plain values, all of whose
+types and sizes a schema checks; so what reads a payload need not check that a number is one.  Nothing in it is code,
+or names any.
+"""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TypeAlias
+
+    Saving: TypeAlias = "Schema | Unsaved"
+
+_WORDS = {"u8": 8, "u16": 16, "u32": 32, "u64": 64}
+_TYPES: dict[str, type] = {"bool": bool, "text": str, "bytes": bytes}
+
+
+@dataclass(frozen=True)
+class State:
+    """
+    :ivar kind: what it is of, as its :class:`Schema` calls it
+    :ivar version: of the payload's fields
+    :ivar payload: plain values by name: bool, int, str, bytes, and lists and dictionaries of such
+    """
+
+    kind: str
+    version: int
+    payload: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """This as a dictionary: for a field of another state, or a file."""
+        return {"kind": self.kind, "version": self.version, "payload": self.payload}
+
+    @classmethod
+    def from_plain(cls, value: object, where: str) -> State:
+        """What :meth:`plain` returned.
+
+        :param where: what an error names
+        :raises ConfigError: it is something else
+        """
+        _check(value, {"kind": "text", "version": "u32", "payload": "any"}, where)
+        assert isinstance(value, dict)
+        if not isinstance(value["payload"], dict):
+            raise mismatch(where, "its payload is no dictionary")
+        return cls(value["kind"], value["version"], value["payload"])
+
+
+class Unsaved:
+    """It cannot be saved.
+
+    :ivar reason: why, as the rest of a sentence that begins with its name
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Schema:
+    """The fields of a kind of state.
+
+    :param fields: by name what each is: ``u8``, ``u16``, ``u32``, ``u64``, ``bool``, ``text``, ``bytes``, ``state``
+        (what :meth:`State.plain` returns), a list of one such for a list of them, or a dictionary of fields
+    """
+
+    __slots__ = ("fields", "kind", "version")
+
+    def __init__(self, kind: str, version: int, fields: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.version = version
+        self.fields = fields
+
+    def make(self, **payload: Any) -> State:
+        """A state of this kind and version."""
+        return State(self.kind, self.version, payload)
+
+    def read(self, state: State, name: str) -> dict[str, Any]:
+        """The payload, with all fields and no others, each of its type and size.
+
+        :param name: of the device, for errors
+        :raises ConfigError: the state is of another kind or version, or has not such fields
+        """
+        if (state.kind, state.version) != (self.kind, self.version):
+            raise mismatch(
+                name, f"{state.kind} version {state.version} where {self.kind} version {self.version} is wanted"
+            )
+        _check(state.payload, self.fields, name)
+        return state.payload
+
+
+class Stateless(Schema):
+    """Of what has nothing but its configuration."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("nothing", 1, {})
+
+
+class Saveable:
+    """The base of what can be saved, or says that it cannot.
+
+    :cvar saving: how: a schema with the fields of its state, :class:`Stateless`, or :class:`Unsaved`
+    """
+
+    name: str = "device"
+    """For messages."""
+    saving: Saving = Unsaved("its class does not say what its state is")
+
+    def save(self) -> State:
+        """All that the guest can see of it, and the configuration does not say.  Overridden where there is something.
+
+        :raises ConfigError: it cannot be saved
+        """
+        return saveable(self).make()
+
+    def restore(self, state: State) -> None:
+        """Become what :meth:`save` returned; this is fresh.
+
+        :raises ConfigError: the state is of something else
+        """
+        saveable(self).read(state, self.name)
+
+
+def saveable(thing: Saveable) -> Schema:
+    """How *thing* is saved.
+
+    :raises ConfigError: it cannot be
+    """
+    saving = thing.saving
+    if isinstance(saving, Unsaved):
+        raise ConfigError(
+            f"{thing.name} cannot be saved: {saving.reason}",
+            code="not-saveable",
+            hint="make the machine without it, or unplug it first",
+        )
+    return saving
+
+
+def _check(value: object, kind: Any, where: str) -> None:
+    if isinstance(kind, str):
+        if not _is(value, kind):
+            raise mismatch(where, f"{value!r:.60} is no {kind}")
+    elif isinstance(kind, list):
+        if not isinstance(value, list):
+            raise mismatch(where, f"{type(value).__name__} is no list")
+        for index, each in enumerate(value):
+            _check(each, kind[0], f"{where}[{index}]")
+    else:
+        if not isinstance(value, dict) or value.keys() != kind.keys():
+            names = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else type(value).__name__
+            raise mismatch(where, f"it has {names:.200} where {', '.join(kind)} is wanted")
+        for name, each in kind.items():
+            _check(value[name], each, f"{where}: {name}")
+
+
+def _is(value: object, kind: str) -> bool:
+    if kind in _WORDS:
+        # True is an int to Python, and no number to a file
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << _WORDS[kind]
+    if kind == "state":
+        return isinstance(value, dict) and value.keys() == {"kind", "version", "payload"}
+    return kind == "any" or isinstance(value, _TYPES[kind])
+
+
+def mismatch(where: str, what: str) -> ConfigError:
+    """The error that a saved state is not of *where*: *what* is."""
+    return ConfigError(
+        f"{where}: the saved state does not fit: {what}",
+        code="restore-mismatch",
+        hint="restore with the same devices, in the same order and with the same options",
+    )
