@@ -103,15 +103,17 @@ class FsGuest(Guest):
         flags: int = ALL_FLAGS,
         flags2: int = ALL_FLAGS,
         cpus: int = 1,
-        handles: bool = True,
         marks: bool = True,
         max_fds: int = 0,
         max_nodes: int = 0,
+        node_bytes: int = 0,
         **options: Any,
     ) -> None:
         config = ShareConfig(str(path), **options)
         kind = FsProcess if config.isolation == "process" else Fs
-        self.share = kind(config, cpus=cpus, handles=handles, marks=marks, max_fds=max_fds, max_nodes=max_nodes)
+        self.share = kind(
+            config, cpus=cpus, marks=marks, max_fds=max_fds, max_nodes=max_nodes, node_bytes=node_bytes
+        )
         super().__init__(self.share, memory=memory)
         self.unique = 0
         self.uid = self.gid = 0

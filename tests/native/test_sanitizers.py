@@ -72,6 +72,11 @@ def test_fs(test: str, sanitizer: str, tmp_path: Path) -> None:
     run("test_fs", sanitizer, test, "none", tmp_path)
 
 
+@pytest.mark.parametrize("test", names_of_tests("test_fsd"))
+def test_fsd(test: str, tmp_path: Path) -> None:
+    run("test_fsd", "asan", test, "none", tmp_path)
+
+
 @pytest.mark.parametrize("sanitizer", ["asan", "tsan"])
 @pytest.mark.parametrize("test", names_of_tests("test_vsock"))
 def test_vsock(test: str, sanitizer: str, tmp_path: Path) -> None:

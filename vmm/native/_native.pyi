@@ -132,7 +132,7 @@ class _Lib:
     FS_RO: Final[int]
     FS_WRITEBACK: Final[int]
     FS_ACL: Final[int]
-    FS_NO_HANDLES: Final[int]
+    FS_HANDLES: Final[int]
     FS_NO_LOCKS: Final[int]
     FS_NO_MARKS: Final[int]
     FS_OVERRIDE: Final[int]

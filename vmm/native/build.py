@@ -39,7 +39,8 @@ WARM = "pyvmm-warm"
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = [
-    *find("base/mem.c", "base/irq.c", "base/iov.c", "base/fd_socket.c", "ring/*.c", "dataplane/worker.c", "fs/*.c"),
+    *find("base/mem.c", "base/irq.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
+    *find("ring/*.c", "dataplane/worker.c", "fs/*.c"),
     *SERVER_ONLY,
 ]
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")

@@ -83,9 +83,10 @@ void bus_move_window(struct bus *bus, const void *device, uint64_t base);
 /* ---- fs.c: virtio-fs, a FUSE server for one directory (virtio 1.2, 5.11) ------------------------------------------- */
 
 /* FS_RO: every request that writes gets EROFS. FS_WRITEBACK: the guest may hold written data back. FS_ACL: POSIX ACLs.
- * FS_NO_HANDLES: as on a host that does not let us open by file handle; for tests. FS_NO_LOCKS: the guest keeps them.
- * FS_NO_MARKS: as on one that has no file handles at all; for tests. FS_OVERRIDE: only the guest checks permissions. */
-enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_NO_HANDLES = 8, FS_NO_LOCKS = 16, FS_NO_MARKS = 32,
+ * FS_HANDLES: open what is known by its file handle, where the host lets us: whoever may do that reaches every file of the
+ * file system. FS_NO_LOCKS: the guest keeps them. FS_NO_MARKS: as on a host that has no file handles at all; for tests.
+ * FS_OVERRIDE: only the guest checks permissions. */
+enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_HANDLES = 8, FS_NO_LOCKS = 16, FS_NO_MARKS = 32,
        FS_OVERRIDE = 64 };
 /* What the guest may keep: nothing; names and attributes for a second; everything. */
 enum { FS_CACHE_NONE = 0, FS_CACHE_AUTO = 1, FS_CACHE_ALWAYS = 2 };
@@ -100,9 +101,10 @@ struct fs_config {
 	int root_fd;          /* the shared directory (O_PATH will do); fs_new() duplicates it */
 	int proc_fd;          /* /proc/self/fd of this process, or -1: fs_new() opens it; duplicated */
 	uint32_t flags, cache;
-	uint32_t max_fds;     /* descriptors of nodes kept open, at least 16; 0: 256 */
+	uint32_t max_fds;     /* descriptors of nodes kept open, at least 16; 0: 256, of pyvmm-fsd 2048 */
 	uint32_t max_files;   /* open files and directories of the guest, and lock owners; 0: 4096 */
 	uint32_t max_nodes;   /* files that the guest knows at a time; 0: 4 million */
+	uint64_t node_bytes;  /* memory for what is known of those, their names included; 0: 512 MiB */
 	uint32_t nmaps;       /* 0: ids are the same on both sides */
 	struct fs_map map[8];
 	struct dax *dax;      /* NULL: no window */

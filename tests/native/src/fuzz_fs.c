@@ -190,7 +190,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	snprintf(path, sizeof(path), "%s/share", home);
 	fc.root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	require(fc.root_fd >= 0);
-	fc.flags = how[0] & (FS_RO | FS_WRITEBACK | FS_ACL | FS_NO_HANDLES | FS_NO_MARKS);
+	fc.flags = how[0] & (FS_RO | FS_WRITEBACK | FS_ACL | FS_HANDLES | FS_NO_MARKS);
 	fc.cache = how[0] >> 4 & 1 ? FS_CACHE_ALWAYS : FS_CACHE_NONE;
 	if (how[1] & 1) {
 		fc.nmaps = 1;

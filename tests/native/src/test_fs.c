@@ -177,7 +177,7 @@ static void queues_of_one_share(void)
 
 static void queues_without_handles(void)
 {
-	threads(FS_NO_HANDLES, true);
+	threads(0, true);
 }
 
 static void queues_without_marks(void)

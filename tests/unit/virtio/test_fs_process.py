@@ -18,8 +18,7 @@ from vmm.memory import GuestMemory
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
 ROOT = Path(__file__).resolve().parents[3]
-CAPS = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "SETGID": 6, "SETUID": 7}
-CAPS |= {"MKNOD": 27, "SETFCAP": 31}
+CAPS = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "SETGID": 6, "SETUID": 7, "SETFCAP": 31}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="asks for what only root's server has")
 
 # Serves a file as whoever runs it; argv: directory, and the command that takes namespaces away

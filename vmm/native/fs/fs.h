@@ -151,10 +151,7 @@ void fs_node_put(struct fs *fs, struct fs_ref *ref);
 int fs_node_use(struct fs *fs, uint64_t id, struct fs_ref *ref);
 /* Open the file itself, with flags as of open(). As ourselves where ref->fd is -1. */
 int fs_node_open(struct fs *fs, struct fs_ref *ref, int flags);
-/*
- * After -ESTALE: is that because the guest's file is no more? Then what is left of its attributes. A file handle tells that
- * for sure; that it is not found by its name does not.
- */
+/* After -ESTALE: what is left of the attributes of a file that the guest knows, and that is gone or has another name. */
 bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr);
 /* How many nodes, and how many descriptors of theirs. */
 void fs_nodes_count(struct fs *fs, struct fs_stats *out);

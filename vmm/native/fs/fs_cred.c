@@ -22,9 +22,9 @@
 
 #define CAP(name) (1ULL << CAP_##name)
 
-/* All that a request ever needs. */
-static const uint64_t wanted = CAP(CHOWN) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) | CAP(FOWNER) | CAP(FSETID) |
-			       CAP(SETGID) | CAP(SETUID) | CAP(MKNOD) | CAP(SETFCAP);
+/* All that a request ever needs; with FS_HANDLES DAC_READ_SEARCH, too. */
+static const uint64_t wanted = CAP(CHOWN) | CAP(DAC_OVERRIDE) | CAP(FOWNER) | CAP(FSETID) | CAP(SETGID) | CAP(SETUID) |
+			       CAP(SETFCAP);
 
 /* The C library has no functions for these. A pid of 0 is the calling thread. */
 static int caps_get(struct __user_cap_data_struct data[2])
@@ -56,6 +56,7 @@ bool fs_can_switch(void)
 
 int fs_thread_enter(struct fs_queue *q)
 {
+	uint64_t handles = q->fs->config.flags & FS_HANDLES ? CAP(DAC_READ_SEARCH) : 0;
 	struct __user_cap_data_struct data[2];
 	int err;
 
@@ -73,7 +74,7 @@ int fs_thread_enter(struct fs_queue *q)
 	err = caps_get(data);
 	if (err)
 		return err;
-	q->caps = ((uint64_t)data[1].effective << 32 | data[0].effective) & wanted;
+	q->caps = ((uint64_t)data[1].effective << 32 | data[0].effective) & (wanted | handles);
 	return caps_set(q->caps, q->caps);
 }
 

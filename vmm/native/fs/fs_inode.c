@@ -17,6 +17,26 @@
 #include <string.h>
 #include <unistd.h>
 
+/* A node with its share of the buckets; and what the allocator takes for a name or a handle of so many bytes. */
+enum { NODE_COST = sizeof(struct node) + 4 * sizeof(uint32_t) };
+
+static uint64_t cost_of(size_t len)
+{
+	uint64_t cost = (len + sizeof(size_t) + 15) & ~15ull;
+
+	return cost < 32 ? 32 : cost;
+}
+
+static bool fits(const struct fs_nodes *t, uint64_t cost)
+{
+	return cost <= t->max_bytes && t->bytes <= t->max_bytes - cost;
+}
+
+bool node_fits(const struct fs_nodes *t, const char *name)
+{
+	return fits(t, NODE_COST + (name ? cost_of(strlen(name) + 1) : 0));
+}
+
 uint64_t node_id(const struct fs_nodes *t, uint32_t index)
 {
 	return index == ROOT ? FUSE_ROOT_ID : (uint64_t)t->node[index].gen << 32 | index;
@@ -79,6 +99,7 @@ static void name_remove(struct fs_nodes *t, uint32_t index)
 	for (at = name_bucket(t, n->parent, n->name); *at != index; at = &t->node[*at].name_next)
 		;
 	*at = n->name_next;
+	t->bytes -= cost_of(strlen(n->name) + 1);
 	free(n->name);
 	n->name = NULL;
 }
@@ -153,14 +174,15 @@ void node_touch(struct fs_nodes *t, uint32_t index)
 	n->linked = true;
 }
 
-int node_keep(struct node *n, const struct fs_file_handle *h)
+int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h)
 {
 	if (n->handle_len)
 		return 0;
 	if (h->len > FS_HANDLE_INLINE) {
-		n->long_handle = malloc(h->len);
+		n->long_handle = fits(t, cost_of(h->len)) ? malloc(h->len) : NULL;
 		if (!n->long_handle)
 			return -ENOMEM;
+		t->bytes += cost_of(h->len);
 		memcpy(n->long_handle, h->bytes, h->len);
 	} else {
 		memcpy(n->handle, h->bytes, h->len);
@@ -202,7 +224,7 @@ static bool node_prepare_close(struct fs_nodes *t, struct node *n)
 
 	if (d->mount_fd < 0 && !n->name)
 		return false;
-	return d->mark < 0 || n->handle_len || (!fs_handle_at(n->fd, "", d->mark, &h) && !node_keep(n, &h));
+	return d->mark < 0 || n->handle_len || (!fs_handle_at(n->fd, "", d->mark, &h) && !node_keep(t, n, &h));
 }
 
 static void node_evict(struct fs_nodes *t)
@@ -251,13 +273,16 @@ void node_free(struct fs_nodes *t, uint32_t index)
 			return;
 		node_unhash(t, index);
 		node_close(t, index);
-		if (n->handle_len > FS_HANDLE_INLINE)
+		if (n->handle_len > FS_HANDLE_INLINE) {
+			t->bytes -= cost_of(n->handle_len);
 			free(n->long_handle);
+		}
 		if (n->name)
 			name_remove(t, index);
 		*n = (struct node){ .gen = n->gen + 1, .fd = -1, .hash_next = t->free };
 		t->free = index;
 		t->count--;
+		t->bytes -= NODE_COST;
 		if (!parent)
 			return;
 		t->node[parent].kids--;
@@ -273,9 +298,10 @@ void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const ch
 
 	if (index == ROOT || index == parent || (n->parent == parent && n->name && !strcmp(n->name, name)))
 		return;
-	copy = strdup(name);
+	copy = fits(t, cost_of(strlen(name) + 1)) ? strdup(name) : NULL;
 	if (!copy)
 		return;
+	t->bytes += cost_of(strlen(name) + 1);
 	t->node[parent].kids++;
 	holder = node_named(t, parent, name);
 	if (holder)
@@ -366,6 +392,7 @@ uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
 		.domain = (uint16_t)domain,
 		.type = st->stx_mode & S_IFMT,
 	};
+	t->bytes += NODE_COST;
 	if (++t->count > t->nbuckets)
 		hash_grow(t);
 	hash_add(t, index);

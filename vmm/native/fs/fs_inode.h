@@ -33,6 +33,7 @@ struct fs_nodes {
 	pthread_mutex_t lock;
 	struct node *node;          /* address space for max; never moves */
 	uint32_t max, top, free, count;
+	uint64_t bytes, max_bytes;  /* what all nodes take */
 	uint32_t *bucket, *names, nbuckets; /* by number, by parent and name; a power of two */
 	uint32_t nfds, max_fds, pinned; /* nfds: without those that are pinned */
 	uint32_t ndomains;
@@ -46,6 +47,8 @@ uint32_t node_named(const struct fs_nodes *t, uint32_t parent, const char *name)
 uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino);
 /* It has this number now. */
 void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t ino);
+/* Is there memory left for a node with such a name (or NULL)? */
+bool node_fits(const struct fs_nodes *t, const char *name);
 /* 0: the guest knows too many. */
 uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st);
 uint32_t node_of(struct fs_nodes *t, uint64_t id);
@@ -61,7 +64,7 @@ void node_set_fd(struct fs_nodes *t, uint32_t index, int fd);
 void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const char *name);
 void node_drop_name(struct fs_nodes *t, uint32_t index);
 /* Remember how to open it again. */
-int node_keep(struct node *n, const struct fs_file_handle *h);
+int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h);
 /* Not to be closed before it is forgotten. */
 void node_pin(struct fs_nodes *t, uint32_t index);
 int node_domain(const struct fs_nodes *t, const struct statx *st);

@@ -98,6 +98,9 @@ static int make_node(const struct fs_req *r, int dir)
 	const struct fuse_mknod_in *in = r->arg;
 	dev_t dev = makedev((in->rdev >> 8) & 0xfff, (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00));
 
+	/* No devices: whoever gets at them on the host has what they stand for. 0:0 is none, but overlayfs' whiteout. */
+	if (S_ISBLK(in->mode) || (S_ISCHR(in->mode) && dev))
+		return -EPERM;
 	return mknodat(dir, r->name[0], in->mode, dev) < 0 ? -errno : 0;
 }
 

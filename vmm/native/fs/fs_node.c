@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { DEFAULT_NODES = 4 << 20, DEFAULT_FDS = 256, LEAST_NODES = 1 << 16 };
+enum { DEFAULT_NODES = 4 << 20, DEFAULT_FDS = 256, LEAST_NODES = 1 << 16, DEFAULT_BYTES = 512 << 20 };
 
 int fs_nodes_init(struct fs *fs)
 {
@@ -23,6 +23,7 @@ int fs_nodes_init(struct fs *fs)
 	fs->nodes = t;
 	t->max_fds = fs->config.max_fds ? fs->config.max_fds : DEFAULT_FDS;
 	t->max = (fs->config.max_nodes ? fs->config.max_nodes : DEFAULT_NODES) + ROOT + 1;
+	t->max_bytes = fs->config.node_bytes ? fs->config.node_bytes : DEFAULT_BYTES;
 	t->nbuckets = NODE_BUCKETS;
 	t->bucket = calloc(t->nbuckets, sizeof(*t->bucket));
 	t->names = calloc(t->nbuckets, sizeof(*t->names));
@@ -94,8 +95,6 @@ bool fs_node_deleted(struct fs *fs, uint64_t id, struct fuse_attr *attr)
 
 	pthread_mutex_lock(&t->lock);
 	index = node_of(t, id);
-	if (index && (!t->node[index].handle_len || t->domain[t->node[index].domain].mount_fd < 0))
-		index = 0;
 	if (index)
 		*attr = (struct fuse_attr){ .ino = t->node[index].ino, .mode = t->node[index].type };
 	pthread_mutex_unlock(&t->lock);
@@ -147,7 +146,7 @@ static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *p
 	struct fs_nodes *t = fs->nodes;
 	struct node *n;
 
-	if (!index)
+	if (!index && node_fits(t, t->domain[l->domain].mount_fd < 0 ? l->name : NULL))
 		index = node_add(fs, l->domain, &l->st);
 	if (!index)
 		return 0;
@@ -160,7 +159,7 @@ static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *p
 	if (*path >= 0) {
 		node_set_fd(t, index, *path);
 		*path = -1;
-	} else if (!n->handle_len && l->marked && node_keep(n, &l->mark)) {
+	} else if (!n->handle_len && l->marked && node_keep(t, n, &l->mark)) {
 		n->nlookup--;
 		node_free(t, index);
 		return 0;

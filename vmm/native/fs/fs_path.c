@@ -142,7 +142,7 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 	d->closed = sfs.f_type == PROC_SUPER_MAGIC;
 	d->renumbers = sfs.f_type == OVERLAYFS_SUPER_MAGIC || sfs.f_type == FUSE_SUPER_MAGIC;
 	d->mark = domain_mark(fs, fd, &sfs);
-	if (fs->config.flags & (FS_NO_HANDLES | FS_NO_MARKS) || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)
+	if (!(fs->config.flags & FS_HANDLES) || fs->config.flags & FS_NO_MARKS || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)
 		return;
 	if (fs_handle_at(fd, "", 0, &h))
 		return;

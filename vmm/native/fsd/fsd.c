@@ -75,7 +75,7 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	if (s->fs || fds[0] < 0 || fds[1] < 0)
 		return -EINVAL;
 	s->vmm_fd = keep_fd(&fds[1]);
-	err = isolate(&fds[0], &config.proc_fd, m->config.flags & FS_RO, &isolation);
+	err = isolate(&fds[0], &config.proc_fd, &config, &isolation);
 	if (err) {
 		say(a, isolation.stage);
 		return err;
@@ -96,7 +96,7 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 		say(a, "opening the share");
 		return err;
 	}
-	err = isolate_seccomp();
+	err = isolate_seccomp(config.flags & FS_HANDLES);
 	if (err)
 		say(a, "a seccomp filter");
 	s->isolation = a->isolation = isolation.done | FSD_SECCOMP;

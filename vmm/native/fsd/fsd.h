@@ -20,10 +20,11 @@ struct isolation {
 
 /*
  * Make *root all that this process can reach: a new root of a new mount namespace, or a Landlock domain. *root is opened
- * anew inside, and *proc is /proc/self/fd. Then give up all capabilities that serving files does not need, and the way back. Single-threaded.
+ * anew inside, and *proc is /proc/self/fd. Then give up all capabilities that serving files does not need, and the way back.
+ * Descriptors and threads are limited to what config asks for; what it leaves open of that is filled in. Single-threaded.
  */
-int isolate(int *root, int *proc, bool read_only, struct isolation *out);
-/* The system calls of a file server, nothing else from here on: any other ends the process. */
-int isolate_seccomp(void);
+int isolate(int *root, int *proc, struct fs_config *config, struct isolation *out);
+/* The system calls of a file server, nothing else from here on: any other ends the process. handles: open_by_handle_at(), too. */
+int isolate_seccomp(bool handles);
 
 #endif

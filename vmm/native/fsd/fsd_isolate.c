@@ -28,9 +28,10 @@
 #endif
 
 /* What a server that acts for the guest's users needs: to be them, and to do for its root what root may do with files. */
-static const uint64_t caps_needed = 1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_DAC_READ_SEARCH |
-				    1ULL << CAP_FOWNER | 1ULL << CAP_FSETID | 1ULL << CAP_SETGID | 1ULL << CAP_SETUID |
-				    1ULL << CAP_MKNOD | 1ULL << CAP_SETFCAP;
+static const uint64_t caps_needed = 1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_FOWNER |
+				    1ULL << CAP_FSETID | 1ULL << CAP_SETGID | 1ULL << CAP_SETUID | 1ULL << CAP_SETFCAP;
+/* To open by handle: any file of any file system of which there is a descriptor. */
+static const uint64_t caps_handles = 1ULL << CAP_DAC_READ_SEARCH;
 
 /* Nothing here is followed by the host on the guest's behalf: no device, no program, no set-uid bit, no link. */
 static int tree_restrict(int tree, bool read_only)
@@ -117,7 +118,8 @@ static int isolate_landlock(int root, int *proc, struct isolation *out)
 {
 	/* By version of the kernel's interface: 13 rights at first, then REFER, TRUNCATE, and none for devices' ioctls. */
 	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1 };
-	const uint64_t execute = LANDLOCK_ACCESS_FS_EXECUTE;
+	/* To make character devices stays: overlayfs' whiteout is one, without a device. */
+	const uint64_t never = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_BLOCK;
 	struct landlock_ruleset_attr attr = { 0 };
 	struct landlock_path_beneath_attr beneath = { .parent_fd = root };
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -127,7 +129,7 @@ static int isolate_landlock(int root, int *proc, struct isolation *out)
 	if (version < 1)
 		return version ? -errno : -ENOSYS;
 	attr.handled_access_fs = rights[version > 3 ? 3 : version];
-	beneath.allowed_access = attr.handled_access_fs & ~execute;
+	beneath.allowed_access = attr.handled_access_fs & ~never;
 	*proc = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (*proc < 0)
 		return -errno;
@@ -198,10 +200,39 @@ static void note_namespaces(struct isolation *out)
 	(void)!unshare(CLONE_NEWCGROUP);
 }
 
-int isolate(int *root, int *proc, bool read_only, struct isolation *out)
+/* What the guest may have open, with owners of locks; what we keep open of what it knows; and a few for each queue. */
+static void limit_files(struct fs_config *config)
 {
-	const struct rlimit none = { 0, 0 };
+	enum { FILES = 4096, KNOWN = 2048, KNOWN_LEAST = 256, OTHERS = 16 * FSD_QUEUES };
 	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	if (!config->max_files)
+		config->max_files = FILES;
+	if (!config->max_fds)
+		config->max_fds = files.rlim_max / 8 > KNOWN ? KNOWN : KNOWN_LEAST;
+	/* Twice: as many again may have lost their names. */
+	files.rlim_cur = 2 * (rlim_t)config->max_files + 2 * (rlim_t)config->max_fds + OTHERS;
+	if (files.rlim_cur > files.rlim_max)
+		files.rlim_cur = files.rlim_max;
+	files.rlim_max = files.rlim_cur;
+	setrlimit(RLIMIT_NOFILE, &files);
+}
+
+/* No more threads than queues. Where other processes of this user count, too, it cannot be said; nor does it hold for root. */
+static void limit_threads(const struct isolation *out)
+{
+	const struct rlimit threads = { FSD_QUEUES + 2, FSD_QUEUES + 2 };
+
+	if (out->done & FSD_USER_NS)
+		setrlimit(RLIMIT_NPROC, &threads);
+}
+
+int isolate(int *root, int *proc, struct fs_config *config, struct isolation *out)
+{
+	uint64_t caps = caps_needed | (config->flags & FS_HANDLES ? caps_handles : 0);
+	const struct rlimit none = { 0, 0 };
 	int err, mounts;
 
 	out->stage = "giving up privileges";
@@ -210,13 +241,11 @@ int isolate(int *root, int *proc, bool read_only, struct isolation *out)
 		return -errno;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
+	limit_files(config);
 	umask(0);
 	note_namespaces(out);
-	mounts = isolate_mounts(root, proc, read_only, out);
+	limit_threads(out);
+	mounts = isolate_mounts(root, proc, config->flags & FS_RO, out);
 	if (mounts) {
 		const char *stage = out->stage;
 
@@ -228,5 +257,5 @@ int isolate(int *root, int *proc, bool read_only, struct isolation *out)
 	}
 	out->stage = "giving up capabilities";
 	/* Where we are the only user, there is no other to be: files are made as ourselves, as without any privileges. */
-	return drop_caps(out->done & FSD_USER_NS ? 0 : caps_needed);
+	return drop_caps(out->done & FSD_USER_NS ? 0 : caps);
 }

@@ -39,6 +39,8 @@ class ShareConfig(DeviceConfig):
         that mounts with ``-o dax``; 0: none
     :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
         Linux cannot interrupt who waits for one, not even to kill it; ``guest``: they hold in the guest only
+    :ivar handles: open what the guest knows by its file handle, for which the server keeps CAP_DAC_READ_SEARCH: the guest
+        goes on using what the host renames. Whoever takes over such a server reaches every file of the file system
     """
 
     path: str
@@ -53,6 +55,7 @@ class ShareConfig(DeviceConfig):
     dax: int = 0
     locks: str = "host"
     permissions: str = "host"
+    handles: bool = False
 
     many_files = True
 
@@ -122,7 +125,8 @@ class ShareConfig(DeviceConfig):
         else:
             from vmm.virtio.fs.device import Fs as kind
 
-        device = kind(self, cpus=opening.cpus)
+        # Linux keeps a KiB or so of a file that it knows: it has no room for more of them than fit into this
+        device = kind(self, cpus=opening.cpus, node_bytes=max(opening.ram // 4, 64 * MIB))
         device.thread_name = f"fs-{device.tag[:8]}-"
         return device
 
@@ -159,6 +163,7 @@ SYNTAX = Syntax(
             "guest: this kernel does not check again, for user namespaces",
             convert=word,
         ),
+        Key("handles", "", "open files by handle: renames of the host are followed; a weaker wall"),
     ),
     first="DIR",
     of="directory",

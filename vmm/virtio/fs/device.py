@@ -50,10 +50,10 @@ class Fs(VirtioDevice):
 
     :param tag: what the guest knows it by
     :param cpus: of the machine; the number of queues follows it unless *config* says one
-    :param handles: False: do without file handles, as on a host that does not let us open files by them
-    :param marks: False: and as on a host whose file system does not have any to compare either
+    :param marks: False: as on a host whose file system has no file handles to compare
     :param max_fds: how many descriptors of files that the guest only knows are kept open
     :param max_nodes: how many files the guest can know at a time
+    :param node_bytes: memory for what is known of those, their names included; then it gets ENFILE; 0: 512 MiB
     :raises ConfigError: the directory is not there, or not one
     :raises HostError: the host is out of memory, or has no /proc
     """
@@ -68,10 +68,10 @@ class Fs(VirtioDevice):
         tag: str = "",
         *,
         cpus: int = 1,
-        handles: bool = True,
         marks: bool = True,
         max_fds: int = 0,
         max_nodes: int = 0,
+        node_bytes: int = 0,
     ) -> None:
         self.path = config.path
         self.tag = tag or config.tag or "share"
@@ -82,7 +82,7 @@ class Fs(VirtioDevice):
         self.queue_sizes = (HIGH_PRIORITY_SIZE,) + (QUEUE_SIZE,) * self.request_queues
         self._fs: Any = None
         self._dax: Any = None
-        native = self._make_config(config, handles, marks, max_fds, max_nodes)
+        native = self._make_config(config, marks, max_fds, max_nodes, node_bytes)
         try:
             if config.dax:
                 self._make_window(config.dax)
@@ -94,7 +94,7 @@ class Fs(VirtioDevice):
         finally:
             os.close(native.root_fd)
 
-    def _make_config(self, config: ShareConfig, handles: bool, marks: bool, max_fds: int, max_nodes: int) -> Any:
+    def _make_config(self, config: ShareConfig, marks: bool, max_fds: int, max_nodes: int, node_bytes: int) -> Any:
         """What the server is told (cdata ``struct fs_config *``); its root is open."""
         try:
             root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -111,12 +111,13 @@ class Fs(VirtioDevice):
             | (lib.FS_ACL if config.acl else 0)
             | (lib.FS_NO_LOCKS if config.locks == "guest" else 0)
             | (lib.FS_OVERRIDE if config.permissions == "guest" else 0)
-            | (0 if handles else lib.FS_NO_HANDLES)
+            | (lib.FS_HANDLES if config.handles else 0)
             | (0 if marks else lib.FS_NO_MARKS)
         )
         native.cache = CACHES[config.cache]
         native.max_fds = max_fds
         native.max_nodes = max_nodes
+        native.node_bytes = node_bytes
         native.max_files = _max_files()
         native.nmaps = len(config.maps)
         for index, (guest, host, count) in enumerate(config.maps):

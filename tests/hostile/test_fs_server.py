@@ -1,0 +1,93 @@
+"""What somebody who has taken over ``pyvmm-fsd`` could go on with: see also tests/native/src/test_fsd.c for its system calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests import fs_driver as f
+from tests.fs_driver import ROOT, FsGuest, cstr
+from tools import calls
+
+CAP_DAC_READ_SEARCH, CAP_MKNOD = 2, 27
+MOST_CALLS = 85
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's server has no privileges to keep")
+
+
+def capabilities(guest: FsGuest) -> set[int]:
+    """All that any thread of the server has, or could have."""
+    found = 0
+    for path in Path(f"/proc/{guest.transport.stats()['server']}/task").glob("*/status"):
+        fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if line.startswith("Cap"))
+        found |= int(fields["CapPrm"], 16) | int(fields["CapBnd"], 16)
+    return {bit for bit in range(64) if found >> bit & 1}
+
+
+@as_root
+def test_no_file_is_opened_by_handle_unless_asked_for(share: Path) -> None:
+    """A handle with inode 2 is the root of the file system, above every share."""
+    with FsGuest(share, isolation="process") as guest:
+        guest.lookup("file")
+        assert CAP_DAC_READ_SEARCH not in capabilities(guest)
+    with FsGuest(share, isolation="process", handles=True) as guest:
+        guest.lookup("file")
+        assert CAP_DAC_READ_SEARCH in capabilities(guest)
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_no_device_is_made(share: Path, isolation: str) -> None:
+    """But a whiteout, which is a device by its type only."""
+    with FsGuest(share, isolation=isolation) as guest:
+        for kind, number in ((stat.S_IFCHR, 0x103), (stat.S_IFBLK, 0x700), (stat.S_IFBLK, 0), (stat.S_IFCHR, 1 << 20)):
+            body = struct.pack("<4I", kind | 0o666, number, 0, 0)
+            assert guest.errno_of(f.MKNOD, ROOT, body, cstr("device")) == errno.EPERM
+        guest.call(f.MKNOD, ROOT, struct.pack("<4I", stat.S_IFCHR, 0, 0, 0), cstr("whiteout"))
+        if isolation == "process":
+            assert CAP_MKNOD not in capabilities(guest)
+    assert sorted(os.listdir(share)) == ["dir", "file", "whiteout"]
+
+
+def test_its_limits(share: Path) -> None:
+    with FsGuest(share, isolation="process") as guest:
+        lines = Path(f"/proc/{guest.transport.stats()['server']}/limits").read_text().splitlines()
+        limits = {line[:26].strip(): line[26:].split()[:2] for line in lines}
+        assert limits["Max core file size"] == ["0", "0"]
+        soft, hard = limits["Max open files"]
+        assert soft == hard and int(hard) <= 2 * 65536 + 8192
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+@pytest.mark.parametrize("handles", [False, True], ids=["names", "handles"])
+def test_what_it_remembers_has_a_limit_in_bytes(share: Path, isolation: str, handles: bool) -> None:
+    """Names of 255 bytes take more than the nodes that have them."""
+    for n in range(400):
+        (share / f"{n:0255}").touch()
+    with FsGuest(share, isolation=isolation, handles=handles, node_bytes=32 << 10) as guest:
+        nodes = []
+        for n in range(400):
+            try:
+                nodes.append(guest.lookup(f"{n:0255}").node)
+            except f.FuseError as error:
+                assert error.errno == errno.ENFILE
+                break
+        assert 50 < len(nodes) < 400, "32 KiB"
+        for node in nodes:
+            guest.getattr(node)
+        for node in nodes:
+            guest.forget(node)
+        guest.wait_for("the nodes to go", lambda: guest.share.stats()["nodes"] == 0)
+        for n in range(400 - len(nodes), 400):
+            guest.lookup(f"{n:0255}")
+
+
+def test_its_list_of_system_calls_is_short_and_in_the_docs() -> None:
+    names = calls.names_of("fsd/fsd_calls.h")
+    assert len(names) < MOST_CALLS, "one more with handles"
+    assert not names & {"execve", "open_by_handle_at", "socket", "mount", "ptrace", "ioctl", "setresuid", "chdir", "dup"}
+    assert calls.page() == calls.PAGE.read_text(), "python -m tools.calls --write"
