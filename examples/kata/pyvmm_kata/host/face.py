@@ -202,6 +202,7 @@ class Face:
     def _send_tree(self, kind: str, shown: Shown) -> None:
         tree = mounts.open_tree(shown.source, read_only=shown.read_only)
         try:
+            mounts.follow_links(tree)
             self._send(kind.encode() + os.fsencode(shown.destination), tree)
         finally:
             os.close(tree)

@@ -31,6 +31,7 @@ VSOCK = "vm"
 _FIRST_PORT = 1 << 16
 
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOSYMFOLLOW = 2, 4, 8, 256
 MS_REMOUNT, MNT_DETACH, UMOUNT_NOFOLLOW = 32, 2, 8
 CLONE_NEWNS = 0x20000
 MAX_DATA = 4095
@@ -41,6 +42,8 @@ _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 FUSE_REQUEST_MAX = 16384
 _SAFE = 1 | 2 | 4 | 8  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
+_SHARED = 2 | 4 | 8  # MOUNT_ATTR_NOSUID, NODEV, NOEXEC
+_NOSYMFOLLOW = 0x200000  # MOUNT_ATTR_NOSYMFOLLOW, Linux 5.14
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_RDONLY = 1, 4, 1
 libc = ctypes.CDLL(None, use_errno=True)
@@ -83,6 +86,12 @@ def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, f
         os.close(tree)
         raise
     return tree
+
+
+def follow_links(tree: int) -> None:
+    """Let whoever looks into a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`, follow symbolic links."""
+    attributes = struct.pack("QQQQ", 0, _NOSYMFOLLOW, 0, 0)
+    libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes, len(attributes))
 
 
 def open_fuse(name: str) -> tuple[int, int]:
@@ -223,8 +232,12 @@ class SharedDirectory:
     def attach(self, tree: int, name: str) -> None:
         """Let the guest see a detached mount, of :func:`open_tree`, as *name*.
 
+        Whoever has taken the share's server over opens no device there, and finds no set-user-id bit that holds: the server
+        has set that for the mounts that it began with, and these come later.
+
         :raises HostError: it cannot be mounted
         """
+        _restrict(tree, name)
         target = os.path.join(self.work, name)
         try:
             if stat.S_ISDIR(os.fstat(tree).st_mode):
@@ -300,7 +313,7 @@ class SharedDirectory:
             self._make_place(name)
         except OSError as error:
             raise HostError(f"{name}: {error.strerror}", code="mount", errno=error.errno or 0) from error
-        mount("overlay", os.path.join(self.work, name), "overlay", MS_RDONLY if read_only else 0, data)
+        mount("overlay", os.path.join(self.work, name), "overlay", _OVERLAY | (MS_RDONLY if read_only else 0), data)
         return f"{GUEST_SHARED}/{name}"
 
     def _make_place(self, name: str) -> None:
@@ -346,6 +359,19 @@ class SharedDirectory:
             unmount(path)
         _remove_places(self.path)
         _remove_places(self.work)
+
+
+_OVERLAY = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOSYMFOLLOW
+
+
+def _restrict(tree: int, name: str) -> None:
+    for wanted in (_SHARED | _NOSYMFOLLOW, _SHARED):
+        attributes = struct.pack("QQQQ", wanted, 0, 0, 0)
+        flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+        result = libc.syscall(_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes))
+        if not result:
+            return
+    _check(result, f"restricting the mount of {name}")
 
 
 def guest_socket(name: str) -> str:
