@@ -22,14 +22,19 @@ class EventFd:
 
     def signal(self) -> None:
         """Add one to the counter."""
-        posix.eventfd_write(self.fd, 1)
+        try:
+            posix.eventfd_write(self.fd, 1)
+        except BlockingIOError:
+            pass  # no room for one more: whoever waits for it has been woken
 
     def clear(self) -> int:
-        """Read and zero the counter; 0 when it was zero."""
+        """Read and zero the counter; 0 when it was zero.  Does not wait, whatever another process has done to the flags."""
+        value = bytearray(8)
         try:
-            return posix.eventfd_read(self.fd)
+            posix.preadv(self.fd, [value], -1, posix.RWF_NOWAIT)
         except BlockingIOError:
             return 0
+        return int.from_bytes(value, "little")
 
     def close(self) -> None:
         """Close the descriptor; harmless when done twice."""

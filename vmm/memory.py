@@ -22,12 +22,33 @@ HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
 _HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
+_F_ADD_SEALS, _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1, 2, 4
+"""``<linux/fcntl.h>``."""
 _MADV_REMOVE = 9
 """The same header: pages of a memfd are freed, not only unmapped."""
 _SEEK_DATA, _SEEK_HOLE = 3, 4
 _EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
+
+
+def sealed_memory(name: str, size: int, flags: int = 0) -> int:
+    """A new memfd of *size* bytes (a descriptor), which nobody who gets it can make shorter or longer: to touch what is
+    mapped and not there any more is a SIGBUS.
+
+    :param flags: ``MFD_*`` of memfd_create(2) besides MFD_CLOEXEC
+    :raises OSError: the host has no such memory
+    """
+    import fcntl
+
+    fd = posix.memfd_create(name, posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING | flags)
+    try:
+        posix.ftruncate(fd, size)
+        fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+    except BaseException:
+        posix.close(fd)
+        raise
+    return fd
 
 
 class Region:
@@ -154,20 +175,21 @@ class GuestMemory:
         size = self.size
         if huge_pages == "hugetlb":
             # Reserved, or a page that is missing later would be a SIGBUS
-            self.fd = posix.memfd_create("guest-ram", posix.MFD_CLOEXEC | posix.MFD_HUGETLB | posix.MFD_HUGE_2MB)
-            posix.ftruncate(self.fd, size)
-            return mmap.mmap(self.fd, size, mmap.MAP_SHARED), 0
+            self.fd = sealed_memory("guest-ram", size, posix.MFD_HUGETLB | posix.MFD_HUGE_2MB)
+            ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED)
+            ram.madvise(mmap.MADV_DONTDUMP)
+            return ram, 0
         # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once.  Of a memfd the
         # kernel sees to that itself, where it may have huge pages
         room = size + _HUGE_2M - PAGE if self.huge and not shared and size >= _HUGE_2M else size
         if shared:
-            self.fd = posix.memfd_create("guest-ram", posix.MFD_CLOEXEC)
-            posix.ftruncate(self.fd, size)
+            self.fd = sealed_memory("guest-ram", size)
             ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
         else:
             ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
             # A child that is forked must not make the pages copy-on-write under the guest
             ram.madvise(mmap.MADV_DONTFORK)
+        ram.madvise(mmap.MADV_DONTDUMP)  # what a guest has in memory is not left on the host's disk
         start = 0
         if room > size:
             with ffi.from_buffer(ram) as base:

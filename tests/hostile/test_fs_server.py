@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from tests import fs_driver as f
 from tests.fs_driver import ROOT, FsGuest, cstr
 from tools import calls
+from vmm.events import EventFd
+from vmm.memory import GuestMemory
 
 CAP_DAC_READ_SEARCH, CAP_MKNOD = 2, 27
 MOST_CALLS = 85
@@ -91,3 +96,55 @@ def test_its_list_of_system_calls_is_short_and_in_the_docs() -> None:
     assert len(names) < MOST_CALLS, "one more with handles"
     assert not names & {"execve", "open_by_handle_at", "socket", "mount", "ptrace", "ioctl", "setresuid", "chdir", "dup"}
     assert calls.page() == calls.PAGE.read_text(), "python -m tools.calls --write"
+
+
+def test_shared_memory_is_neither_shortened_nor_lengthened(share: Path) -> None:
+    """What the server truncates would be a SIGBUS in the VMM: guest RAM, the notes about rings, the interrupt status."""
+    with FsGuest(share, isolation="process", memory=GuestMemory(32 << 20, shared=True)) as guest:
+        shared = [guest.memory.fd, guest.share._books_fd, guest.registers.status_place[0]]
+        for fd in shared:
+            for size in (0, os.fstat(fd).st_size - 4096, os.fstat(fd).st_size + 4096):
+                with pytest.raises(PermissionError):
+                    os.ftruncate(fd, size)
+        assert guest.lookup("file").attr.size == 10000
+        guest.memory.clear()  # a reset of the machine still gives the pages back
+
+
+WAITING = """
+import os
+from vmm.events import EventFd
+
+event = EventFd()
+os.set_blocking(event.fd, True)
+assert event.clear() == 0
+event.signal()
+assert event.clear() == 1
+"""
+
+
+def test_an_event_that_is_made_to_block_holds_nobody_up() -> None:
+    """The flag is the open file's, which the server shares."""
+    subprocess.run([sys.executable, "-c", WAITING], check=True, timeout=20)
+
+
+def test_an_event_that_is_full_is_no_error() -> None:
+    event = EventFd()
+    os.eventfd_write(event.fd, (1 << 64) - 2)
+    event.signal()
+    assert event.clear() == (1 << 64) - 2
+    event.close()
+
+
+def test_guest_memory_is_not_in_a_core_dump() -> None:
+    for shared in (False, True):
+        memory = GuestMemory(64 << 20, shared=shared)
+        smaps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        at = memory.host_address
+        inside = [
+            flags.split("\n")[0].split()
+            for before, flags in zip(smaps, smaps[1:], strict=False)
+            if (span := re.search(r"^([0-9a-f]+)-([0-9a-f]+) ", before, re.M))
+            and int(span[1], 16) <= at < int(span[2], 16)
+        ]
+        assert len(inside) == 1 and "dd" in inside[0]
+        memory.close()

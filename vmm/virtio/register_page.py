@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import posix
 
+from vmm.memory import sealed_memory
 from vmm.native import ffi
 
 TYPE_CHECKING = False
@@ -28,10 +29,7 @@ class RegisterPage:
     __slots__ = ("_pin", "page", "status", "status_place", "words")
 
     def __init__(self, status_at: int, *, shared: bool) -> None:
-        fd = -1
-        if shared:
-            fd = posix.memfd_create("registers", posix.MFD_CLOEXEC)
-            posix.ftruncate(fd, SIZE)
+        fd = sealed_memory("registers", SIZE) if shared else -1
         self.page = mmap.mmap(fd, SIZE)
         self.words = memoryview(self.page).cast("I")
         self._pin: Any = ffi.from_buffer(self.page)

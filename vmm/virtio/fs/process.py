@@ -16,6 +16,7 @@ from _thread import allocate_lock
 
 from vmm import native
 from vmm.errors import GuestError, HostError
+from vmm.memory import sealed_memory
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs
 from vmm.virtio.workers import COUNTERS
@@ -84,9 +85,8 @@ class FsProcess(Fs):
     def _spawn(self) -> None:
         import mmap
 
-        self._books_fd = os.memfd_create("rings", os.MFD_CLOEXEC)
         size = lib.FSD_QUEUES * lib.RING_STATE_STRIDE
-        os.ftruncate(self._books_fd, size)
+        self._books_fd = sealed_memory("rings", size)
         self._books = ffi.from_buffer(mmap.mmap(self._books_fd, size))
         sock, pid = ffi.new("int *"), ffi.new("int *")
         pidfd = lib.fsd_spawn(os.fsencode(PROGRAM), sock, pid)
