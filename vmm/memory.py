@@ -203,6 +203,7 @@ class GuestMemory:
     def _make_over(self, file: int) -> mmap.mmap:
         ram = mmap.mmap(file, self.size, mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
         ram.madvise(mmap.MADV_DONTFORK)
+        ram.madvise(mmap.MADV_DONTDUMP)
         return ram
 
     def _copy_from(self, file: int) -> None:
