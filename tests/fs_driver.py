@@ -111,9 +111,7 @@ class FsGuest(Guest):
     ) -> None:
         config = ShareConfig(str(path), **options)
         kind = FsProcess if config.isolation == "process" else Fs
-        self.share = kind(
-            config, cpus=cpus, marks=marks, max_fds=max_fds, max_nodes=max_nodes, node_bytes=node_bytes
-        )
+        self.share = kind(config, cpus=cpus, marks=marks, max_fds=max_fds, max_nodes=max_nodes, node_bytes=node_bytes)
         super().__init__(self.share, memory=memory)
         self.unique = 0
         self.uid = self.gid = 0

@@ -15,8 +15,8 @@ NATIVE = ROOT / "vmm" / "native"
 PAGE = ROOT / "docs" / "system-calls.md"
 HEAD = """# System calls
 
-Made by `python -m tools.calls --write` of the lists from which the filters are made; do not edit. A call that is not listed, or
-has other arguments, ends the process that makes it.
+Made by `python -m tools.calls --write` of the lists from which the filters are made; do not edit. A call that is not
+listed, or has other arguments, ends the process that makes it.
 """
 LISTS = {
     "fsd/fsd_calls.h": "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
@@ -24,8 +24,8 @@ LISTS = {
 """Files below vmm/native, and whose list each is."""
 LINE = re.compile(r'^(CALL|WHEN|WHEN2|FAIL)\((\w+), (?:(.*), )?"(.*)"\)$')
 ARGUMENTS = {
-    "clone": "flags", "fcntl": "cmd", "ioctl": "op", "mknodat": "dirfd pathname mode dev", "mmap": "addr length prot flags",
-    "mprotect": "addr len prot", "prctl": "op", "unshare": "flags",
+    "clone": "flags", "fcntl": "fd cmd", "ioctl": "fd op", "mknodat": "dirfd pathname mode dev",
+    "mmap": "addr length prot flags", "mprotect": "addr len prot", "prctl": "op", "unshare": "flags",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class EventFd:
             pass  # no room for one more: whoever waits for it has been woken
 
     def clear(self) -> int:
-        """Read and zero the counter; 0 when it was zero.  Does not wait, whatever another process has done to the flags."""
+        """Read and zero the counter; 0 when it was zero.  Never waits, whatever another process did to the flags."""
         value = bytearray(8)
         try:
             posix.preadv(self.fd, [value], -1, posix.RWF_NOWAIT)

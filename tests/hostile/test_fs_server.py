@@ -1,8 +1,9 @@
-"""What somebody who has taken over ``pyvmm-fsd`` could go on with: see also tests/native/src/test_fsd.c for its system calls."""
+"""What somebody who has taken over ``pyvmm-fsd`` could go on with; its system calls: tests/native/src/test_fsd.c."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -75,12 +76,10 @@ def test_what_it_remembers_has_a_limit_in_bytes(share: Path, isolation: str, han
         (share / f"{n:0255}").touch()
     with FsGuest(share, isolation=isolation, handles=handles, node_bytes=32 << 10) as guest:
         nodes = []
-        for n in range(400):
-            try:
+        with pytest.raises(f.FuseError) as full:
+            for n in range(400):
                 nodes.append(guest.lookup(f"{n:0255}").node)
-            except f.FuseError as error:
-                assert error.errno == errno.ENFILE
-                break
+        assert full.value.errno == errno.ENFILE
         assert 50 < len(nodes) < 400, "32 KiB"
         for node in nodes:
             guest.getattr(node)
@@ -94,15 +93,25 @@ def test_what_it_remembers_has_a_limit_in_bytes(share: Path, isolation: str, han
 def test_its_list_of_system_calls_is_short_and_in_the_docs() -> None:
     names = calls.names_of("fsd/fsd_calls.h")
     assert len(names) < MOST_CALLS, "one more with handles"
-    assert not names & {"execve", "open_by_handle_at", "socket", "mount", "ptrace", "ioctl", "setresuid", "chdir", "dup"}
+    assert not names & {
+        "execve",
+        "open_by_handle_at",
+        "socket",
+        "mount",
+        "ptrace",
+        "ioctl",
+        "setresuid",
+        "chdir",
+        "dup",
+    }
     assert calls.page() == calls.PAGE.read_text(), "python -m tools.calls --write"
 
 
 def test_shared_memory_is_neither_shortened_nor_lengthened(share: Path) -> None:
     """What the server truncates would be a SIGBUS in the VMM: guest RAM, the notes about rings, the interrupt status."""
     with FsGuest(share, isolation="process", memory=GuestMemory(32 << 20, shared=True)) as guest:
-        shared = [guest.memory.fd, guest.share._books_fd, guest.registers.status_place[0]]
-        for fd in shared:
+        shared = [guest.memory.fd, guest.share._books_fd]
+        for fd in [*shared, guest.registers.status_place[0]]:
             for size in (0, os.fstat(fd).st_size - 4096, os.fstat(fd).st_size + 4096):
                 with pytest.raises(PermissionError):
                     os.ftruncate(fd, size)
@@ -142,7 +151,7 @@ def test_guest_memory_is_not_in_a_core_dump() -> None:
         at = memory.host_address
         inside = [
             flags.split("\n")[0].split()
-            for before, flags in zip(smaps, smaps[1:], strict=False)
+            for before, flags in itertools.pairwise(smaps)
             if (span := re.search(r"^([0-9a-f]+)-([0-9a-f]+) ", before, re.M))
             and int(span[1], 16) <= at < int(span[2], 16)
         ]

@@ -89,7 +89,7 @@ def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, f
 
 
 def follow_links(tree: int) -> None:
-    """Let whoever looks into a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`, follow symbolic links."""
+    """Let whoever looks into a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`, follow links."""
     attributes = struct.pack("QQQQ", 0, _NOSYMFOLLOW, 0, 0)
     libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes, len(attributes))
 
@@ -232,8 +232,8 @@ class SharedDirectory:
     def attach(self, tree: int, name: str) -> None:
         """Let the guest see a detached mount, of :func:`open_tree`, as *name*.
 
-        Whoever has taken the share's server over opens no device there, and finds no set-user-id bit that holds: the server
-        has set that for the mounts that it began with, and these come later.
+        Whoever has taken the share's server over opens no device there, and finds no set-user-id bit that holds: the
+        server has set that for the mounts that it began with, and these come later.
 
         :raises HostError: it cannot be mounted
         """
