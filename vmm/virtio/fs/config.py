@@ -40,7 +40,8 @@ class ShareConfig(DeviceConfig):
     :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
         Linux cannot interrupt who waits for one, not even to kill it; ``guest``: they hold in the guest only
     :ivar handles: open what the guest knows by its file handle, for which the server keeps CAP_DAC_READ_SEARCH: the
-        guest goes on using what the host renames. Whoever takes over such a server reaches every file of the file system
+        guest goes on using what the host renames.  Whoever takes over such a server reaches every file of the file
+        system
     """
 
     path: str
