@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vmm.virtio.net.config import NetConfig as NetConfig
     from vmm.virtio.net.config import Publish as Publish
     from vmm.virtio.pmem.config import PmemConfig as PmemConfig
+    from vmm.virtio.rng.config import RngConfig as RngConfig
     from vmm.virtio.vsock.config import VsockConfig as VsockConfig
 # End of the built-in devices
 

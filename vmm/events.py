@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 import select
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,15 +44,39 @@ class EventFd:
             self.fd = -1
 
 
-class Loop:
-    """One epoll loop, run by one thread: descriptors that became ready call their callback.
+class Timer:
+    """A call that a :class:`Loop` makes once.
 
-    :meth:`add`, :meth:`remove` and :meth:`stop` may be called from any thread and from callbacks.
+    :ivar at: when, by time.monotonic()
+    """
+
+    __slots__ = ("_callback", "at")
+
+    def __init__(self, at: float, callback: Callable[[], None]) -> None:
+        self.at = at
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Do not call; harmless afterwards."""
+        self._callback = None
+
+    def ring(self) -> None:
+        """Call, unless it was cancelled; once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Loop:
+    """One epoll loop, run by one thread: descriptors that became ready call their callback, and timers.
+
+    :meth:`add`, :meth:`remove`, :meth:`call_later` and :meth:`stop` may be called from any thread and from callbacks.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
         self._wake = EventFd()
         self._epoll.register(self._wake.fd, select.EPOLLIN)
         self._stopped = False
@@ -66,9 +91,29 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call *callback* once, *seconds* from now or a little later, unless the timer is cancelled before."""
+        timer = Timer(time.monotonic() + seconds, callback)
+        self._timers.append(timer)
+        self.wake()
+        return timer
+
+    def _until_timer(self, timeout: float | None) -> float:
+        """Seconds to wait for descriptors, at most *timeout*."""
+        left = max(min(timer.at for timer in self._timers) - time.monotonic(), 0.0)
+        return left if timeout is None else min(left, timeout)
+
+    def _ring_timers(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer.at <= now]
+        for timer in due:
+            self._timers.remove(timer)
+            timer.ring()
+
     def run_once(self, timeout: float | None = None) -> bool:
-        """Wait up to *timeout* seconds (None: for ever) and serve what is ready; False when nothing was."""
-        ready = self._epoll.poll(timeout)
+        """Wait up to *timeout* seconds (None: for ever), or for a timer, and serve what is ready; False when no
+        descriptor was."""
+        ready = self._epoll.poll(self._until_timer(timeout) if self._timers else timeout)
         for fd, events in ready:
             if fd == self._wake.fd:
                 self._wake.clear()
@@ -76,6 +121,8 @@ class Loop:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback(events)
+        if self._timers:
+            self._ring_timers()
         return bool(ready)
 
     def run(self) -> None:
@@ -96,6 +143,7 @@ class Loop:
     def close(self) -> None:
         """Close the loop's own descriptors; what was added stays its owner's."""
         self._callbacks.clear()
+        self._timers.clear()
         if not self._epoll.closed:
             self._epoll.close()
         self._wake.close()

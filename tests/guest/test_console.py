@@ -62,7 +62,7 @@ def test_much_text_in_and_out_through_pipes(start: Start) -> None:
 
     end = json.loads(command.errors.splitlines()[-1])
     assert (end["event"], end["status"]) == ("poweroff", 0)
-    serial, (disk,) = end["stats"]["serial"], end["stats"]["devices"]
+    serial, (disk, _rng) = end["stats"]["serial"], end["stats"]["devices"]
     assert serial["rx_bytes"] > 95_000 and serial["tx_bytes"] >= len(command.output)
     assert serial["tx_dropped"] == 0
     assert disk["reads"] > 0 and disk["kicks"] > 0 and disk["irqs"] > 0

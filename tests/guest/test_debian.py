@@ -115,7 +115,7 @@ def test_the_kernel_has_nothing_to_complain_about(guest: Guest) -> None:
 
 def test_every_cpu_and_interrupt_is_where_it_should(guest: Guest) -> None:
     assert guest.check("nproc").strip() == str(CPUS)
-    rows = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
+    rows = [line.split() for line in guest.check("grep virtio0- /proc/interrupts").splitlines()]
     assert [row[-1] for row in rows] == ["virtio0-config", *(f"virtio0-req.{index}" for index in range(CPUS))]
     assert all(any("PCI-MSIX" in word for word in row) for row in rows)
 

@@ -57,7 +57,7 @@ def test_guests_with_all_devices(
             command.type(f"echo {turn} >/mnt/s/file2 && dd if=/dev/urandom of=/dev/vdb bs=1M count=4 2>&1\n".encode())
             command.expect("4\\+0 records out")
             command.type(b"sync; ls /sys/bus/virtio/devices | wc -l; poweroff\n")
-            command.expect("^[56]$")
+            command.expect("^[67]$")
             assert command.wait() == 0, command.errors
             assert (folder / "file2").read_text() == f"{turn}\n"
             assert "exits" in command.errors

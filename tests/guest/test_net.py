@@ -22,6 +22,7 @@ from tests.guest.conftest import Boot
 from tests.guest.vmfixture import Guest
 from tests.netns import Outside, ip, own_network
 from vmm import NetConfig, Publish
+from vmm.virtio.spec import ID_NET
 
 TIMEOUT = 60.0
 AMOUNT = 24 << 20
@@ -61,7 +62,13 @@ def address(guest: Guest, number: int) -> None:
 
 
 def stats(guest: Guest) -> dict[str, Any]:
-    return next(a.device.stats() for a in guest.machine.attached if a.device.name.startswith("net"))
+    found: dict[str, Any] = net(guest).stats()
+    return found
+
+
+def net(guest: Guest) -> Any:
+    """The network device of a guest."""
+    return next(device for device in guest.machine.devices if device.device_id == ID_NET)
 
 
 def receive(listener: socket.socket, found: list[bytes]) -> None:
@@ -142,7 +149,7 @@ def test_several_queues(boot: Boot) -> None:
 def test_the_carrier_follows_the_cable(boot: Boot, network: None) -> None:
     guest = boot(nets=[NetConfig("tap", "tap0")])
     address(guest, 2)
-    device: Any = guest.machine.attached[-1].device
+    device = net(guest)
     device.set_link(False)
     guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.05; done")
     device.set_link(True)
@@ -200,7 +207,7 @@ def test_user_networking(boot: Boot, outside: Outside, tmp_path: Path) -> None:
 
 def test_passt_ends_with_the_machine(boot: Boot, outside: Outside) -> None:
     guest = boot(nets=[NetConfig("user")], shell=False)
-    device: Any = guest.machine.attached[-1].device
+    device = net(guest)
     pid = device.backend.pid
     assert Path(f"/proc/{pid}/comm").read_text().startswith("passt")
     guest.machine.close()

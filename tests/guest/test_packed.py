@@ -56,7 +56,7 @@ def packed(request: pytest.FixtureRequest, made: Packed) -> Packed:
 def test_every_device_has_packed_queues(packed: Packed) -> None:
     assert complaints(packed.guest) == []
     features = packed.guest.check("cat /sys/bus/virtio/devices/*/features").split()
-    assert len(features) == 5
+    assert len(features) == 6
     assert {each[RING_PACKED] for each in features} == {"1"}
 
 
@@ -103,7 +103,7 @@ def test_pause_and_resume_under_load(packed: Packed) -> None:
         "wait; cat /tmp/done; dd if=/dev/vdb bs=1M count=8 iflag=direct status=none | cmp - /tmp/data; echo $?"
     )
     assert done.split() == ["0", "0"]
-    assert [attached.transport.failures for attached in guest.machine.attached] == [0] * 5
+    assert [attached.transport.failures for attached in guest.machine.attached] == [0] * 6
 
 
 def test_reset(boot: Boot) -> None:

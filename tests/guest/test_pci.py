@@ -60,7 +60,7 @@ def test_linux_finds_the_bus_by_acpi_and_has_nothing_to_complain_about(guest: Gu
 
 def test_every_device_is_there_with_a_vector_for_each_queue(guest: Guest) -> None:
     ids = guest.check("cat /sys/bus/pci/devices/*/device").split()
-    assert ids == ["0x29c0", "0x1042", "0x1042", "0x105a", "0x105a", "0x1053"]
+    assert ids == ["0x29c0", "0x1042", "0x1042", "0x105a", "0x105a", "0x1053", "0x1044"]
     lines = [line.split() for line in guest.check("grep virtio /proc/interrupts").splitlines()]
     names = [line[-1] for line in lines]
     for disk in ("virtio0", "virtio1"):

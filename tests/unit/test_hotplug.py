@@ -29,7 +29,7 @@ OBEDIENT = tiny.forever(port(layout.PCI_HOTPLUG + LEAVE, b"\xed") + port(layout.
 
 
 def config(kernel: str, transport: str = "pci") -> MachineConfig:
-    return MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), transport=transport)
+    return MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), transport=transport, rng=None)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_guest_that_throws_everything_out_unasked(tmp_path: Path, disk: DiskCo
     """The host bridge and empty slots included."""
     all_of_them = b"\xb8\xff\xff\xff\xff" + port(layout.PCI_HOTPLUG + GONE, b"\xef")
     kernel = tiny.make(tmp_path, all_of_them, all_of_them, tiny.POWEROFF)
-    boot = MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), disks=(disk,), transport="pci")
+    boot = MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), disks=(disk,), transport="pci", rng=None)
     with Machine(boot) as machine:
         assert machine.run(timeout=60).kind == "poweroff"
         assert machine.attached == []
@@ -145,7 +145,7 @@ def test_the_registers_of_every_size_and_offset() -> None:
 def test_disks_are_counted_by_themselves(tmp_path: Path, disk: DiskConfig) -> None:
     """Whatever else has a slot: a resize is of a disk, or an error."""
     settings = config(tiny.make(tmp_path, OBEDIENT))
-    settings = MachineConfig(settings.boot, settings.memory, transport="pci", balloon=BalloonConfig())
+    settings = MachineConfig(settings.boot, settings.memory, transport="pci", balloon=BalloonConfig(), rng=None)
     with Machine(settings) as machine:
         machine.start()
         assert len(machine.devices) == 1 and machine.disks == []

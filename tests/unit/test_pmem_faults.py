@@ -24,7 +24,9 @@ def running(folder: Path, image: Path, code: bytes, **options: Any) -> Iterator[
     reader, writer = os.pipe()
     boot = BootConfig(tiny.make(folder, MAP, code, tiny.forever(ANSWER)), entry="linux64")
     pmem = PmemConfig(str(image), options.pop("read_only", False))
-    config = MachineConfig(boot, MemoryConfig(32 * MIB), console=ConsoleConfig("fd", writer), pmems=(pmem,), **options)
+    config = MachineConfig(
+        boot, MemoryConfig(32 * MIB), console=ConsoleConfig("fd", writer), pmems=(pmem,), rng=None, **options
+    )
     with Machine(config) as machine:
         machine.start()
 

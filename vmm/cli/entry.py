@@ -12,6 +12,7 @@ WARM = (
     "vmm.cli.terminal",
     "vmm.machine.machine",
     "vmm.virtio.blk.device",
+    "vmm.virtio.rng.device",
 )
 """What most boots import, for the image of :mod:`vmm.faststart.warm`; all of it is memory of each monitor."""
 

@@ -8,6 +8,7 @@ from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.rng.config import RngConfig
 from vmm.virtio.vsock.config import VsockConfig
 
 TYPE_CHECKING = False
@@ -102,7 +103,8 @@ class MachineConfig:
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
     :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
-    :ivar devices: further devices, by their records: those that have no field of their own here
+    :ivar more_devices: further devices, by their records: those that have no field of their own here
+    :ivar rng: an entropy device, the guest's ``/dev/hwrng``, or None
     """
 
     boot: BootConfig
@@ -118,7 +120,8 @@ class MachineConfig:
     balloon: BalloonConfig | None = None
     pmems: tuple[PmemConfig, ...] = ()
     virtqueues: str = SPLIT
-    devices: tuple[DeviceConfig, ...] = ()
+    more_devices: tuple[DeviceConfig, ...] = ()
+    rng: RngConfig | None = RngConfig()
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
@@ -137,7 +140,7 @@ class MachineConfig:
                 )
 
     def device_configs(self) -> list[DeviceConfig]:
-        """The records of all devices, in the order of their slots, by which a guest names some of them."""
+        """The records of all devices but :attr:`rng`, in the order of their slots, by which a guest names some."""
         return [
             *((self.rootfs,) if isinstance(self.rootfs, DiskConfig) else ()),
             *self.disks,
@@ -147,7 +150,7 @@ class MachineConfig:
             *((self.balloon,) if self.balloon is not None else ()),
             *((self.vsock,) if self.vsock is not None else ()),
             *((self.console,) if self.console.device == "virtio" else ()),
-            *self.devices,
+            *self.more_devices,
         ]
 
     def tagged_shares(self) -> list[tuple[str, ShareConfig]]:

@@ -101,6 +101,8 @@ class Machine:
         core = self._core = Core(config.cpus)
         self._owned.add(core)
         wanted = open_devices(config.device_configs(), config, self.loop, self._owned)
+        # Behind all others, which are then where they would be in a machine that has none
+        last = open_devices(() if config.rng is None else (config.rng,), config, self.loop, self._owned)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -122,7 +124,7 @@ class Machine:
             self._slots = MmioSlots(board)
         for port, size, registers in self._slots.ports:
             platform.add_pio(port, size, registers)
-        for device in (*wanted, *devices):
+        for device in (*wanted, *devices, *last):
             self.attach(device)
         self.phases.append(("devices", time.monotonic()))
 

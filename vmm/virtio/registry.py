@@ -32,7 +32,7 @@ class BuiltIn:
         package: str,
         flag: str,
         record: str,
-        field: str = "devices",
+        field: str = "more_devices",
         *,
         one: bool = False,
         names: tuple[str, ...] = (),
@@ -67,6 +67,7 @@ BUILT_IN = (
     BuiltIn("vsock", "--vsock", "VsockConfig", "vsock", one=True),
     BuiltIn("pmem", "--pmem", "PmemConfig", "pmems"),
     BuiltIn("balloon", "--balloon", "BalloonConfig", "balloon", one=True),
+    BuiltIn("rng", "--rng", "RngConfig", "rng", one=True),
 )
 """In the order of ``--help``."""
 

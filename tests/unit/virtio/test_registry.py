@@ -35,8 +35,8 @@ from vmm.cli.boot import main as boot
 from vmm.virtio.registry import BUILT_IN, BuiltIn
 
 each = pytest.mark.parametrize("device", BUILT_IN, ids=lambda device: device.package)
-NO_FLAG = {"console", "rng"}
-"""ConsoleConfig chooses between the first and the UART."""
+NO_FLAG = {"console"}
+"""ConsoleConfig chooses between it and the UART."""
 
 
 def run_python(code: str) -> list[str]:
@@ -156,7 +156,7 @@ def test_a_record_of_ones_own_is_opened_like_the_built_in_ones(tmp_path: Path) -
     places: list[int] = []
     kernel = tiny.make(tmp_path, tiny.POWEROFF)
     devices = (EchoConfig(places), EchoConfig(places))
-    with Machine(MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), 2, devices=devices)) as machine:
+    with Machine(MachineConfig(BootConfig(kernel), MemoryConfig(32 * MIB), 2, more_devices=devices)) as machine:
         assert [type(device) for device in machine.devices[:2]] == [Echo, Echo]
         assert places == [0, 1]
         assert machine.run(timeout=60).kind == "poweroff"
