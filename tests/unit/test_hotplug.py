@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from vmm import BalloonConfig, BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BalloonConfig, BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, RngConfig
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
 from vmm.errors import ConfigError
 from vmm.events import EventFd
+from vmm.virtio.spec import ID_ENTROPY
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 MIB = 1 << 20
@@ -61,6 +62,27 @@ def test_a_disk_comes_and_goes_and_leaves_nothing_behind(machine: Machine, disk:
         assert machine.unplug(attached)
         assert machine.attached == []
     assert (descriptors(), len(machine._owned)) == (before, closers)
+
+
+@needs_kvm
+def test_any_record_can_be_plugged_in(machine: Machine) -> None:
+    attached = machine.plug(RngConfig("/dev/zero"))
+    assert [device.device_id for device in machine.devices] == [ID_ENTROPY]
+    assert machine.unplug(attached)
+    assert machine.devices == []
+
+
+@needs_kvm
+def test_what_cannot_be_plugged_in_is_closed(machine: Machine, disk: DiskConfig, tmp_path: Path) -> None:
+    """A window has to be there from the start.  The image is not locked afterwards."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(2 * MIB))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cannot be plugged in"):
+            machine.plug(PmemConfig(str(image)))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert machine.devices == []
 
 
 @needs_kvm

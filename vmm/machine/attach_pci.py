@@ -13,7 +13,6 @@ from vmm.machine.slots import NOWHERE, Attached
 from vmm.native import ffi, lib
 from vmm.pci.bus import HostBridge, PciBus
 from vmm.pci.config import WINDOW_BAR
-from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.pci import PciRegisters
 from vmm.virtio.pci_layout import BAR_SIZE, NOTIFY, NOTIFY_STRIDE
 
@@ -94,13 +93,8 @@ class PciSlots:
         self.attached.append(attached)
         return attached
 
-    def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
+    def plug(self, device: VirtioDevice) -> Attached:
         """:meth:`attach`, and tell the running guest: see :class:`~vmm.machine.slots.HotPlug`."""
-        if isinstance(device, DiskConfig):
-            from vmm.virtio.blk.device import Blk
-
-            self.bus.check_room()
-            device = Blk(device, cpus=cpus)
         if device.regions or (device.shares_memory and self._board.memory.fd < 0):
             raise ConfigError(
                 f"{device.name} cannot be plugged in: it has a window, or shares memory that this guest's RAM is not",

@@ -6,6 +6,7 @@ import time
 from _thread import RLock, allocate_lock, get_ident
 
 from vmm import boot
+from vmm.config.device import DeviceConfig
 from vmm.errors import ConfigError
 from vmm.events import Loop
 from vmm.faststart.thread import Thread
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.slots import Attached, HotPlug, Slots
     from vmm.virtio.balloon.device import Balloon
-    from vmm.virtio.blk.config import DiskConfig
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.vsock.device import Vsock
@@ -78,6 +78,7 @@ class Machine:
         self._life_lock = RLock()
         self._pages_lock = allocate_lock()
         self._core: Core | None = None
+        self._counts: dict[type, int] = {}
         with self._life_lock:
             exithook.watch(self)
             try:
@@ -100,9 +101,10 @@ class Machine:
         self._owned.add(self._bootstrap)
         core = self._core = Core(config.cpus)
         self._owned.add(core)
-        wanted = open_devices(config.device_configs(), config, self.loop, self._owned)
+        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
         # Behind all others, which are then where they would be in a machine that has none
-        last = open_devices(() if config.rng is None else (config.rng,), config, self.loop, self._owned)
+        rng = () if config.rng is None else (config.rng,)
+        last = open_devices(rng, config, self.loop, self._owned, self._counts)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -169,14 +171,25 @@ class Machine:
         self._platform.place_windows(device, bars=self._slots.has_bar(device))
         return self._slots.attach(device)
 
-    def plug(self, device: VirtioDevice | DiskConfig) -> Attached:
-        """Put a device, or a disk, on the PCI bus while the guest runs; its driver finds it a moment later.
+    def plug(self, device: VirtioDevice | DeviceConfig) -> Attached:
+        """Put a device, or that of a record, on the PCI bus while the guest runs; its driver finds it a moment later.
 
-        :raises ConfigError: the machine does not run, has no PCI bus or no room on it, or the disk cannot be opened
+        :raises ConfigError: the machine does not run, has no PCI bus or no room on it; the device cannot be opened, or
+            not be plugged in
         """
         with self._life_lock:
             self._life.check("plug")
-            return self._hotplug().plug(device, self.config.cpus)
+            hotplug = self._hotplug()
+            if not isinstance(device, DeviceConfig):
+                return hotplug.plug(device)
+            device.check(self.config)
+            opened = Owned()
+            try:
+                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts)
+                return hotplug.plug(made)  # which closes it from now on
+            except BaseException:
+                opened.close()
+                raise
 
     def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
         """Ask the guest to let a device go, and wait until it has; then everything of it is closed.

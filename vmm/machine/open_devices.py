@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 
 def open_devices(
-    records: Iterable[DeviceConfig], config: MachineConfig, loop: Loop, owned: Owned
+    records: Iterable[DeviceConfig], config: MachineConfig, loop: Loop, owned: Owned, counts: dict[type, int]
 ) -> list[VirtioDevice]:
-    """The device of each record, in their order.  What was opened is *owned*, also on errors."""
+    """The device of each record, in their order.  What was opened is *owned*, also on errors.
+
+    :param counts: how many devices of each kind of record the machine has had so far; those opened are added
+    """
     devices: list[VirtioDevice] = []
-    places: dict[type, int] = {}
     for record in records:
         kind = type(record)
-        place = places[kind] = places.get(kind, -1) + 1
+        place = counts.get(kind, 0)
+        counts[kind] = place + 1
         device = record.open(Opening(config.cpus, config.memory.size, loop, owned, place))
         devices.append(owned.add(device))
     return devices

@@ -13,19 +13,16 @@ if TYPE_CHECKING:
     from vmm.machine.kvm_vm import Core
     from vmm.machine.owned import Owned
     from vmm.memory import GuestMemory
-    from vmm.virtio.blk.config import DiskConfig
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.transport import Transport
 
     class HotPlug(Protocol):
         """Devices come and go while the guest runs."""
 
-        def plug(self, device: VirtioDevice | DiskConfig, cpus: int) -> Attached:
-            """Attach a device, or a disk, and tell the guest.
+        def plug(self, device: VirtioDevice) -> Attached:
+            """Attach a device, and tell the guest.
 
-            :param cpus: of the machine, for a disk's queues
-            :raises ConfigError: no slot is free; the disk cannot be opened; a device that needs what only a machine
-                that is being made can give
+            :raises ConfigError: no slot is free; a device that needs what only a machine that is being made can give
             """
 
         def ask_to_leave(self, attached: Attached) -> None:
