@@ -25,6 +25,7 @@ PARTS = (
         "vsock/*.c",
         "net/*.c",
         "balloon/*.c",
+        "ram/*.c",
         "console/*.c",
     ),
     *("pmem/*.c", "dax/dax.c", "dax/dax_cut.c", "dax/dax_thread.c", "vcpu/bus.c"),

@@ -208,9 +208,32 @@ static void stop_with_clients_that_wait(void)
 	close(fd);
 }
 
+/* A guest that makes them available as fast as it gets them back must not keep the thread for itself. */
+static void useless_buffers_are_given_back_in_turns(void)
+{
+	struct vsock_config config = { .cid = 3, .listen_fd = -1, .seq_listen_fd = -1, .max_conns = 16, .name = "v" };
+	enum { MANY = 4 * VSOCK_STASH };
+	int err, turns = 0;
+
+	guest_open(&rx, MANY, 0);
+	vsock = vsock_new(&config, &err);
+	CHECK(vsock);
+	vsock->rx = rx.ring;
+	for (uint16_t i = 0; i < MANY; i++) {
+		guest_desc(&rx, i, RX_DATA, VSOCK_HDR_SIZE, D_WRITE, 0);
+		guest_offer(&rx, i);
+	}
+	for (; ring_pending(rx.ring); turns++)
+		CHECK_EQ(vsock_stash_fill(vsock, 1), 0);
+	CHECK_EQ(turns, MANY / VSOCK_STASH);
+	vsock_free(vsock);
+	guest_close(&rx);
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
-	T(echo_both_ways), T(pauses_under_load), T(stop_with_clients_that_wait), { NULL, NULL },
+	T(echo_both_ways), T(pauses_under_load), T(stop_with_clients_that_wait),
+	T(useless_buffers_are_given_back_in_turns), { NULL, NULL },
 };
 
 int main(int argc, char **argv)

@@ -26,7 +26,10 @@ static void stash_pack(struct vsock *v)
 
 int vsock_stash_fill(struct vsock *v, uint32_t want)
 {
-	while (v->nstash < want) {
+	uint32_t useless = 0;
+
+	/* A guest that makes useless buffers as fast as they are given back gets its next turn when others had one. */
+	while (v->nstash < want && useless < VSOCK_STASH) {
 		struct chain chain = { .max = RING_MAX_SEGMENTS };
 		struct vsock_slot *s;
 		int n;
@@ -51,6 +54,7 @@ int vsock_stash_fill(struct vsock *v, uint32_t want)
 			stat_add(&v->stats.malformed, 1);
 			stat_add(&v->worker.stats.chains, 1);
 			ring_push(v->rx, chain.head, 0);
+			useless++;
 			continue;
 		}
 		stat_add(&v->worker.stats.chains, 1);
