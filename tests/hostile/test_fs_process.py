@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests import fs_driver as f
 from tests.driver import TIMEOUT, Guest
 from tests.fs_driver import FsGuest
+from tests.pci_driver import PciGuest
 from tests.sample_devices import Echo
 from vmm.errors import HostError
 from vmm.native import ffi, lib
@@ -189,6 +190,26 @@ def test_a_broken_ring_is_told_by_the_vmm(tmp_path: Path, caplog: pytest.LogCapt
         assert pid_of(guest) == pid
 
 
+class SilentGuest(FsGuest, PciGuest):
+    """On PCI, where a driver may give a queue no vector."""
+
+    def reset(self) -> None:
+        super().reset()
+        for index in range(len(self.kicks)):
+            self.common(spec.PCI_COMMON_Q_SELECT, 2, index)
+            self.common(spec.PCI_COMMON_Q_MSIX, 2, spec.MSI_NO_VECTOR)
+
+
+def test_a_queue_without_an_interrupt_is_served(share: Path) -> None:
+    with SilentGuest(share, isolation="process", mount=False) as guest:
+        guest.start()
+        queue = guest.queues[1]
+        guest.submit(f.INIT, 0, struct.pack("<5I44x", 7, 41, 1 << 20, 0, 0))
+        guest.wait_for("an answer", queue.has_used)
+        assert not guest.status & spec.DEVICE_NEEDS_RESET
+        assert guest.transport.stats()["server"]
+
+
 # -- a server that lies --------------------------------------------------------------------------------------
 
 
@@ -203,6 +224,25 @@ def test_books_that_cannot_be(tmp_path: Path) -> None:
         ffi.memmove(device._books, random.Random(1).randbytes(4 * size), 4 * size)
         os.kill(device.pid, signal.SIGKILL)
         guest.wait_needs_reset()
+
+
+@pytest.mark.parametrize("what", ["reset", "pause", "close"])
+def test_books_that_cannot_be_when_the_device_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The machine goes on, and so does the next driver."""
+    monkeypatch.setattr(fs_process, "ANSWER_MS", 300)
+    monkeypatch.setattr(fs_process, "END_MS", 300)
+    with process(tmp_path) as guest:
+        device = guest.share
+        assert isinstance(device, FsProcess)
+        freeze(pid_of(guest))
+        ffi.memmove(device._books, random.Random(1).randbytes(4 * lib.RING_STATE_STRIDE), 4 * lib.RING_STATE_STRIDE)
+        if what == "pause":
+            guest.transport.pause()
+            guest.transport.resume()
+            assert guest.status & spec.DEVICE_NEEDS_RESET
+        if what != "close":
+            guest.start()
+            assert not guest.status & spec.DEVICE_NEEDS_RESET
 
 
 @settings(max_examples=300, deadline=None)

@@ -16,6 +16,7 @@ from _thread import allocate_lock
 
 from vmm import native
 from vmm.errors import GuestError, HostError
+from vmm.events import EventFd
 from vmm.memory import sealed_memory
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs
@@ -68,6 +69,7 @@ class FsProcess(Fs):
         self.isolation: tuple[str, ...] = ()
         self._alive = False
         self._pidfd = self._sock = self._books_fd = -1
+        self._nobody = EventFd()
         self._books: Any = None
         self._context: DeviceContext | None = None
         self._reported = False
@@ -190,7 +192,9 @@ class FsProcess(Fs):
             if lib.ring_save(queue.ring, ffi.addressof(message, "ring")) < 0:
                 raise queue.error()
             self._given.append(queue)
-            self._check(self._call(message, queue.kick.fd, queue.irq.fd, context.event.fd))
+            # On PCI the driver may want no interrupt of a queue
+            irq = queue.irq.fd if queue.irq.fd >= 0 else self._nobody.fd
+            self._check(self._call(message, queue.kick.fd, irq, context.event.fd))
 
     def _check(self, answer: Any) -> None:
         number = -answer.result
@@ -327,6 +331,7 @@ class FsProcess(Fs):
             self._reap(END_MS)
             os.close(self._pidfd)
             self._pidfd = -1
+        self._nobody.close()
         self._free_window()
         if self._books_fd >= 0:
             os.close(self._books_fd)
