@@ -175,6 +175,38 @@ def test_the_files_of_proc_are_not_opened() -> None:
         assert guest.errno_of(f.OPEN, link.node, struct.pack("<II", os.O_RDONLY, 0)) == errno.ELOOP
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_the_hosts_kernel_is_not_changed_by_files(isolation: str) -> None:
+    """What looks like a file there may have the kernel run a program as root."""
+    with FsGuest("/", isolation=isolation) as guest:
+        own = guest.walk(f"proc/{os.getpid()}")
+        score = guest.lookup("oom_score_adj", own.node).node
+        module = guest.walk("sys/kernel").node
+        files = [
+            entry for entry in guest.readdir(module, plus=True) if entry.entry and stat.S_ISREG(entry.entry.attr.mode)
+        ]
+        assert files, "sysfs has files there"
+        for node in (score, *(entry.entry.node for entry in files if entry.entry)):
+            assert guest.errno_of(f.OPEN, node, struct.pack("<II", os.O_RDONLY, 0)) == errno.EACCES
+            for valid in (f.FATTR_SIZE, f.FATTR_MODE, f.FATTR_UID, f.FATTR_MTIME_NOW | f.FATTR_MTIME):
+                assert guest.errno_of(f.SETATTR, node, struct.pack("<IIQQ64x", valid, 0, 0, 0)) == errno.EACCES
+            assert (
+                guest.errno_of(f.SETXATTR, node, struct.pack("<4I", 1, 0, 0, 0), cstr("user.x"), b"x") == errno.EACCES
+            )
+        make = struct.pack("<4I", os.O_RDWR | os.O_CREAT, 0o644, 0, 0)
+        for folder in (own.node, module):
+            for opcode, *parts in (
+                (f.CREATE, make, cstr("x")),
+                (f.MKNOD, struct.pack("<4I", stat.S_IFREG, 0, 0, 0), cstr("x")),
+                (f.MKDIR, struct.pack("<II", 0o755, 0), cstr("x")),
+                (f.SYMLINK, cstr("x"), cstr("y")),
+                (f.UNLINK, cstr("x")),
+                (f.RMDIR, cstr("x")),
+                (f.RENAME, struct.pack("<Q", folder), cstr("x"), cstr("y")),
+            ):
+                assert guest.errno_of(opcode, folder, *parts) == errno.EACCES, f"opcode {opcode}"
+
+
 def test_a_fifo_swapped_in_while_files_are_opened(guest: FsGuest, share: Path) -> None:
     """Nobody writes to the FIFO: a server that opened it would wait for ever."""
     (share / "a").write_text("regular")

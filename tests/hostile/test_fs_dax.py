@@ -178,3 +178,11 @@ def test_more_descriptors_than_one(tmp_path: Path) -> None:
         socket.send_fds(window.sock, [struct.pack("<IIQQQ", 1, 0, 0, SLOT, 0)], [file.fileno()] * 3)
         assert window.sock.recv(64) == b""
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@ISOLATION
+def test_files_that_are_the_hosts_kernel_are_not_mapped(isolation: str) -> None:
+    with DaxGuest(Path("/"), isolation) as guest:
+        for path in (f"proc/{os.getpid()}/environ", "sys/kernel/notes"):
+            assert guest.map(guest.walk(path).node, 0, SLOT, flags=1) == errno.EACCES
+            assert guest.map(guest.walk(path).node, 0, SLOT) == errno.EACCES

@@ -174,6 +174,8 @@ void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_re
 
 /* May the files of its domain be opened? */
 bool fs_node_closed(struct fs *fs, const struct fs_ref *ref);
+/* The same of a node by its id. */
+bool fs_node_is_closed(struct fs *fs, uint64_t id);
 
 /* fs_path.c: descriptors. */
 
@@ -184,7 +186,7 @@ struct fs_domain {
 	int mount_fd;           /* -1: nothing is opened by file handle here */
 	int mark;               /* flags that name_to_handle_at() gives a mark with, which one file only has; -1: it does not */
 	bool renumbers;         /* a file may get another number, or device, while it exists (overlayfs, FUSE) */
-	bool closed;            /* its files are not opened: they are about this process */
+	bool closed;            /* its files are not opened, nor is anything changed: they are the host's kernel */
 };
 
 struct fs_file_handle {

@@ -38,7 +38,9 @@ static int mapping_fd(struct fs_req *r, const struct fuse_setupmapping_in *in, b
 	err = fs_node_get(r->fs, r->in.nodeid, &ref);
 	if (err)
 		return err;
-	if (S_ISREG(ref.type))
+	if (fs_node_closed(r->fs, &ref))
+		fd = -EACCES;
+	else if (S_ISREG(ref.type))
 		fd = fs_reopen(r->fs, ref.fd, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY);
 	else
 		fd = S_ISDIR(ref.type) ? -EISDIR : -ENXIO;

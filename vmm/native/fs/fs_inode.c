@@ -353,6 +353,8 @@ int node_domain_add(struct fs *fs, int fd, const struct statx *st)
 	} else {
 		i = (int)t->ndomains++;
 		t->domain[i] = d;
+		if (d.closed)
+			__atomic_store_n(&t->any_closed, true, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&t->lock);
 	return i;

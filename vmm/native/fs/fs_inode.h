@@ -37,6 +37,7 @@ struct fs_nodes {
 	uint32_t *bucket, *names, nbuckets; /* by number, by parent and name; a power of two */
 	uint32_t nfds, max_fds, pinned; /* nfds: without those that are pinned */
 	uint32_t ndomains;
+	bool any_closed;            /* there is such a domain; read without the lock */
 	struct fs_domain domain[FS_MAX_DOMAINS];
 };
 

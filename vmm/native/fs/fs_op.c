@@ -186,8 +186,12 @@ static int fs_do(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 	err = fs_parse(r, op, chain);
 	if (err)
 		return err;
-	if (r->fs->config.flags & FS_RO && fs_writes(r, op))
-		return -EROFS;
+	if (fs_writes(r, op)) {
+		if (r->fs->config.flags & FS_RO)
+			return -EROFS;
+		if (fs_node_is_closed(r->fs, r->in.nodeid))
+			return -EACCES;
+	}
 	return op->fn(r);
 }
 

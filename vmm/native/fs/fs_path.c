@@ -24,6 +24,18 @@
 #ifndef FUSE_SUPER_MAGIC
 #define FUSE_SUPER_MAGIC 0x65735546
 #endif
+#ifndef CONFIGFS_MAGIC
+#define CONFIGFS_MAGIC 0x62656570
+#endif
+
+/*
+ * What looks like files and is the host's kernel itself: there a write may have it run a program as root. For a server in this
+ * process /proc/self/mem would be the memory of the VMM.
+ */
+static const uint32_t kernel_fs[] = {
+	PROC_SUPER_MAGIC, SYSFS_MAGIC,	    DEBUGFS_MAGIC,  TRACEFS_MAGIC, SECURITYFS_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+	BPF_FS_MAGIC,	  BINFMTFS_MAGIC,   CONFIGFS_MAGIC, SELINUX_MAGIC, SMACK_MAGIC,	      PSTOREFS_MAGIC,	  EFIVARFS_MAGIC,
+};
 
 _Static_assert(sizeof(((struct fs_file_handle *)0)->bytes) == MAX_HANDLE_SZ, "a handle fits");
 
@@ -135,11 +147,8 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 		d->closed = true;
 		return;
 	}
-	/*
-	 * A share of the whole host has a procfs below it. For a server in this process, /proc/self/mem there would be the
-	 * memory of the VMM; kcore is the host's in any case.
-	 */
-	d->closed = sfs.f_type == PROC_SUPER_MAGIC;
+	for (size_t i = 0; i < sizeof(kernel_fs) / sizeof(*kernel_fs); i++)
+		d->closed |= (uint32_t)sfs.f_type == kernel_fs[i];
 	d->renumbers = sfs.f_type == OVERLAYFS_SUPER_MAGIC || sfs.f_type == FUSE_SUPER_MAGIC;
 	d->mark = domain_mark(fs, fd, &sfs);
 	if (!(fs->config.flags & FS_HANDLES) || fs->config.flags & FS_NO_MARKS || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)

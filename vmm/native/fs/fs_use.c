@@ -167,3 +167,19 @@ bool fs_node_closed(struct fs *fs, const struct fs_ref *ref)
 {
 	return fs->nodes->domain[ref->domain].closed;
 }
+
+bool fs_node_is_closed(struct fs *fs, uint64_t id)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+	bool closed;
+
+	/* A node of such a domain is known after the domain is. */
+	if (!__atomic_load_n(&t->any_closed, __ATOMIC_RELAXED))
+		return false;
+	pthread_mutex_lock(&t->lock);
+	index = node_of(t, id);
+	closed = index && t->domain[t->node[index].domain].closed;
+	pthread_mutex_unlock(&t->lock);
+	return closed;
+}
