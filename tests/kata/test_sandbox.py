@@ -392,7 +392,9 @@ def test_input_that_was_not_taken(bench: Make, taken: int) -> None:
     os.close(feed)
 
 
-@pytest.mark.parametrize("content", [b"", b"[", b"{}", b'["1"]', b"[true]", b"[1.5]", b"[" + b"1," * 70_000 + b"1]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b"{}", b'["1"]', b"[true]", b"[1.5]", b"[" + b"1," * 70_000 + b"1]", b"[" * 200_000]
+)
 def test_a_list_of_processes_that_is_none(bench: Make, content: bytes) -> None:
     made = bench(ListProcesses=lambda *_: protobuf.message("grpc.ListProcessesResponse")(process_list=content))
     container = made.run("sleep 600")

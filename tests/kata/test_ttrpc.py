@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyvmm_kata import protobuf
-from pyvmm_kata.ttrpc import MAX_DATA, Call, CallTimeout, Client, ConnectionLost, RpcError, Server
+from pyvmm_kata.ttrpc import (
+    ANSWER_DATA,
+    ANSWER_ELEMENTS,
+    MAX_DATA,
+    Call,
+    CallTimeout,
+    Client,
+    ConnectionLost,
+    RpcError,
+    Server,
+)
 
 TASK = "containerd.task.v2.Task"
 PATIENCE = 60.0
@@ -97,6 +107,10 @@ def frame(stream: int, kind: int, data: bytes, flags: int = 0) -> bytes:
 def request(method: str = "State", content: bytes = b"", service: str = TASK) -> bytes:
     made = protobuf.message("ttrpc.Request")(service=service, method=method, payload=content)
     return bytes(made.SerializeToString())
+
+
+def response(content: bytes) -> bytes:
+    return bytes(protobuf.message("ttrpc.Response")(payload=content).SerializeToString())
 
 
 def read_frame(sock: socket.socket) -> tuple[int, int, int, bytes]:
@@ -303,8 +317,10 @@ def call_state(client: Client, timeout: float = PATIENCE) -> Callable[[], object
         (frame(1, 2, b"\x0a\x02\x08\x63"), "UNKNOWN"),
         (frame(1, 3, b""), "UNIMPLEMENTED"),
         (frame(1, 2, b"x" * (MAX_DATA + 1)), "RESOURCE_EXHAUSTED"),
+        (frame(1, 2, b"x" * (ANSWER_DATA + 1)), "RESOURCE_EXHAUSTED"),
+        (frame(1, 2, response(b"\x0a\x00" * (ANSWER_ELEMENTS + 1))), "INTERNAL"),
     ],
-    ids=["no response", "no message", "status 99", "stream", "too large"],
+    ids=["no response", "no message", "status 99", "stream", "too large", "larger than asked for", "too many elements"],
 )
 def test_client_survives_a_bad_answer(wild: tuple[Client, socket.socket], answer: bytes, code: str) -> None:
     client, server = wild
@@ -330,6 +346,15 @@ def test_client_ends_with_a_server_that_is_no_ttrpc(wild: tuple[Client, socket.s
     error = call()
     assert isinstance(error, ConnectionLost)
     assert "the agent" in error.message
+
+
+def test_an_answer_has_the_room_that_its_caller_gives_it(wild: tuple[Client, socket.socket]) -> None:
+    client, server = wild
+    call = in_thread(lambda: client.call(TASK, "State", make("StateRequest"), PATIENCE, room=1 << 20))
+    read_frame(server)
+    content = make("StateResponse", id="x" * (2 * ANSWER_DATA)).SerializeToString()
+    server.sendall(frame(1, 2, response(content)))
+    assert len(call().id) == 2 * ANSWER_DATA  # type: ignore[attr-defined]
 
 
 def test_client_ends_with_a_server_that_announces_without_sending(wild: tuple[Client, socket.socket]) -> None:

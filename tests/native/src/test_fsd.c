@@ -41,8 +41,7 @@ static int answer(bool handles, long nr, long a, long b, long c, long d)
 	}
 	CHECK_EQ(waitpid(pid, &status, 0), pid);
 	if (WIFSIGNALED(status)) {
-		/* uretprobe() and uprobe() are for the kernel's own code: it does not ask the filter before it ends others. */
-		CHECK(WTERMSIG(status) == SIGSYS || (WTERMSIG(status) == SIGILL && (nr == 335 || nr == 336)));
+		CHECK_EQ(WTERMSIG(status), SIGSYS);
 		return KILLED;
 	}
 	CHECK(WEXITSTATUS(status) != 254);
@@ -64,6 +63,9 @@ static void a_call_that_is_not_listed_kills(void)
 	for (uint32_t nr = 0; nr < NUMBERS; nr++) {
 		const struct seccomp_call *call = listed(nr);
 
+		/* uretprobe() and uprobe(): the kernel's own code makes them; it does not ask the filter, and refuses others. */
+		if (nr == 335 || nr == 336)
+			continue;
 		count += call != NULL;
 		if (!call)
 			CHECK_EQ(answer(false, nr, -1, -1, -1, -1), KILLED);

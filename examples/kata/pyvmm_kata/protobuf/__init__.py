@@ -61,9 +61,9 @@ def pack(content: Message) -> Message:
     return message("google.protobuf.Any")(type_url=content.DESCRIPTOR.full_name, value=content.SerializeToString())
 
 
-def parse(made: type[Any], payload: bytes) -> Message:
-    """The message that `payload` encodes. Raises ValueError when it is none."""
+def parse(made: type[Any], payload: bytes, most: int = 1 << 20) -> Message:
+    """The message that `payload` encodes, of at most so many elements. Raises ValueError when it is none."""
     try:
-        return made.FromString(payload)
+        return made.FromString(payload, most)
     except ValueError as error:
         raise ValueError(f"not a {made.DESCRIPTOR.full_name}: {error}") from None

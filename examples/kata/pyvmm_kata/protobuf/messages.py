@@ -31,6 +31,25 @@ from pyvmm_kata.protobuf.wire import (
 )
 
 _MAX_DEPTH = 100
+MAX_ELEMENTS = 1 << 20
+"""Fields, and members of lists, of a message and all within it: two bytes can stand for an object of a hundred."""
+
+
+class Budget:
+    """How many elements may still come."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self) -> None:
+        """
+        :raises ValueError: none is left
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("of too many elements")
 
 
 class Field:
@@ -164,40 +183,42 @@ class Message:
         """Bytes of its encoding."""
         return len(self.SerializeToString())
 
-    def ParseFromString(self, data: bytes) -> None:
+    def ParseFromString(self, data: bytes, most: int = MAX_ELEMENTS) -> None:
         """Add what *data* encodes.
 
+        :param most: elements, see :data:`MAX_ELEMENTS`
         :raises ValueError: it encodes no such message
         """
-        self._parse(memoryview(data), 0)
+        self._parse(memoryview(data), 0, Budget(most))
 
     @classmethod
-    def FromString(cls, data: bytes) -> Message:
+    def FromString(cls, data: bytes, most: int = MAX_ELEMENTS) -> Message:
         """As :meth:`ParseFromString`."""
         made = cls()
-        made.ParseFromString(data)
+        made.ParseFromString(data, most)
         return made
 
-    def _parse(self, data: memoryview, depth: int) -> None:
+    def _parse(self, data: memoryview, depth: int, budget: Budget) -> None:
         if depth > _MAX_DEPTH:
             raise ValueError("messages within messages, too many")
         object.__setattr__(self, "_given", True)
         at, end, by_number = 0, len(data), self.DESCRIPTOR.by_number
         while at < end:
+            budget.spend()
             tag, at = read_tag(data, at)
             wire, value, at = read_field(data, at, tag)
             field = by_number.get(tag >> 3)
             if field is None:
                 continue
             if field.count == MAP and wire == LENGTH:
-                getattr(self, field.name).parse_entry(value, depth)
+                getattr(self, field.name).parse_entry(value, depth, budget)
             elif field.count == REPEATED and wire == LENGTH and field.wire != LENGTH:
-                getattr(self, field.name).parse_packed(value)
+                getattr(self, field.name).parse_packed(value, budget)
             elif wire != field.wire or field.count == MAP:
                 continue
             elif field.kind == MESSAGE:
                 made = getattr(self, field.name)
-                (made.add() if field.count == REPEATED else made)._parse(value, depth + 1)
+                (made.add() if field.count == REPEATED else made)._parse(value, depth + 1, budget)
             elif field.count == REPEATED:
                 list.append(getattr(self, field.name), to_value(field.kind, value))
             else:
@@ -234,10 +255,11 @@ class Values(list[Any]):
     def extend(self, values: Iterable[Any]) -> None:
         super().extend([checked(self._kind, value) for value in values])
 
-    def parse_packed(self, data: memoryview) -> None:
+    def parse_packed(self, data: memoryview, budget: Budget) -> None:
         """Add the numbers of an encoded list."""
         at, wire = 0, WIRE.get(self._kind, VARINT)
         while at < len(data):
+            budget.spend()
             _, value, at = read_field(data, at, 1 << 3 | wire)
             super().append(to_value(self._kind, value))
 
@@ -278,19 +300,20 @@ class Map(dict[Any, Any]):
         for key, value in values.items():
             self[key] = value
 
-    def parse_entry(self, data: memoryview, depth: int) -> None:
+    def parse_entry(self, data: memoryview, depth: int, budget: Budget) -> None:
         """Add an encoded entry: a message whose fields are the key, 1, and the value, 2."""
         found: dict[int, Any] = {1: DEFAULTS.get(self.key_kind, 0)}
         found[2] = DEFAULTS.get(self.value_kind, 0) if self._make is None else self._make()
         kinds, at = {1: self.key_kind, 2: self.value_kind}, 0
         while at < len(data):
+            budget.spend()
             tag, at = read_tag(data, at)
             wire, value, at = read_field(data, at, tag)
             kind = kinds.get(tag >> 3)
             if kind is None or wire != WIRE.get(kind, VARINT):
                 continue
             if kind == MESSAGE:
-                found[2]._parse(value, depth + 1)
+                found[2]._parse(value, depth + 1, budget)
             else:
                 found[tag >> 3] = to_value(kind, value)
         super().__setitem__(found[1], found[2])

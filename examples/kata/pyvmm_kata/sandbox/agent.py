@@ -28,6 +28,8 @@ REASON_S = 1.0
 MAX_PIDS = 1 << 16
 LISTING_S = 3.0
 MAX_LISTING = 1 << 20
+_AROUND = 1024
+"""Bytes of an answer beside the data that was asked for."""
 SERVING = 1
 
 
@@ -63,9 +65,16 @@ class AgentClient:
         self._told.set()
         self._client.close()
 
-    def _call(self, method: str, request: Any, timeout: float | None = CALL_S, service: str = AGENT) -> Any:
+    def _call(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None = CALL_S,
+        service: str = AGENT,
+        room: int = ttrpc.ANSWER_DATA,
+    ) -> Any:
         try:
-            return self._client.call(service, method, request, timeout)
+            return self._client.call(service, method, request, timeout, room)
         except ttrpc.CallTimeout as error:
             raise AgentTimeout(error.message, hint="the guest hangs; delete --force ends it") from error
         except ttrpc.ConnectionLost as error:
@@ -191,10 +200,10 @@ class AgentClient:
     def list_pids(self, container_id: str) -> list[int]:
         """The guest's numbers of the processes of a container."""
         request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="json")
-        text = self._call("ListProcesses", request).process_list
+        text = self._call("ListProcesses", request, room=MAX_LISTING + _AROUND).process_list
         try:
             pids = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GuestError(f"the agent's list of processes is no JSON: {error}", code="agent-answer") from error
         if not isinstance(pids, list) or len(pids) > MAX_PIDS or not all(type(pid) is int for pid in pids):
             raise GuestError("the agent's list of processes is no list of numbers", code="agent-answer")
@@ -204,7 +213,7 @@ class AgentClient:
         """What /proc in the guest says of the processes of a container, in the form of agent/listing.h, which
         :mod:`pyvmm_kata.host.procfs` reads.  Soon: somebody on the host waits for it."""
         request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
-        listing = self._call("ListProcesses", request, LISTING_S).process_list
+        listing = self._call("ListProcesses", request, LISTING_S, room=MAX_LISTING + _AROUND).process_list
         if len(listing) > MAX_LISTING:
             raise GuestError(f"the agent's list of processes has {len(listing)} bytes", code="agent-answer")
         return bytes(listing)
@@ -227,7 +236,7 @@ class AgentClient:
 
     def _read(self, method: str, container_id: str, exec_id: str, length: int) -> bytes:
         request = protobuf.message("grpc.ReadStreamRequest")(container_id=container_id, exec_id=exec_id, len=length)
-        data = self._call(method, request, None).data
+        data = self._call(method, request, None, room=length + _AROUND).data
         if len(data) > length:
             raise GuestError(f"{method}: the agent sent {len(data)} bytes, asked for {length}", code="agent-answer")
         return bytes(data)

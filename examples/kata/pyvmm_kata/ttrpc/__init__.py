@@ -28,16 +28,33 @@ from pyvmm_kata.ttrpc.wire import (
     RpcError,
 )
 
-__all__ = ["MAX_DATA", "Call", "CallTimeout", "Client", "ConnectionLost", "Handler", "RpcError", "Server"]
+__all__ = [
+    "ANSWER_DATA",
+    "MAX_DATA",
+    "Call",
+    "CallTimeout",
+    "Client",
+    "ConnectionLost",
+    "Handler",
+    "RpcError",
+    "Server",
+]
 
 MAX_CALLS = 1024  # under way on one connection of a server; each has a thread and up to MAX_DATA of memory
+ANSWER_DATA = 64 << 10
+"""Bytes of an answer, unless the caller has room for more."""
+ANSWER_ELEMENTS = 1 << 14
+"""Fields and members of lists of an answer, with all within it."""
+MAX_TEXT = 4096
+"""Characters of what a server says about an error."""
 REPLY_TIME = 30.0  # seconds that a client has to take an answer before its connection is closed
 
 
 class _Answer:
     """Where a call waits for its response."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
         self.ready = threading.Event()
         self.data: bytes | None = None
         self.error: RpcError | None = None
@@ -64,11 +81,14 @@ class Client:
         self._reader = threading.Thread(target=self._read, name=f"ttrpc client of {peer}", daemon=True)
         self._reader.start()
 
-    def call(self, service: str, method: str, request: Message, timeout: float | None) -> Message:
+    def call(
+        self, service: str, method: str, request: Message, timeout: float | None, room: int = ANSWER_DATA
+    ) -> Message:
         """Call a method and return its response.
 
         :param service: its full name: "grpc.AgentService"
         :param timeout: seconds; None waits for ever, or until the connection ends
+        :param room: bytes that the answer may have
         :raises CallTimeout: the server did not answer in time
         :raises ConnectionLost: the connection has ended
         :raises RpcError: the status that the server answered
@@ -82,7 +102,7 @@ class Client:
         ).SerializeToString()
         if len(data) > MAX_DATA:
             raise RpcError("RESOURCE_EXHAUSTED", f"{method}: a request of {len(data)} bytes, {MAX_DATA} are allowed")
-        answer = _Answer()
+        answer = _Answer(room)
         stream = 0
         try:
             with self._frames.turn(deadline):  # numbers must arrive in their order
@@ -115,17 +135,23 @@ class Client:
 
     def _unpack(self, service: str, method: str, data: bytes) -> Message:
         try:
-            response = protobuf.parse(protobuf.message("ttrpc.Response"), data)
+            response = protobuf.parse(protobuf.message("ttrpc.Response"), data, ANSWER_ELEMENTS)
             if response.status.code:
-                raise RpcError(CODES.get(response.status.code, "UNKNOWN"), response.status.message or method)
-            return protobuf.parse(protobuf.methods(service)[method][1], response.payload)
+                raise RpcError(CODES.get(response.status.code, "UNKNOWN"), response.status.message[:MAX_TEXT] or method)
+            return protobuf.parse(protobuf.methods(service)[method][1], response.payload, ANSWER_ELEMENTS)
         except ValueError as error:
             raise RpcError("INTERNAL", f"{self._peer} answered {method} with what is {error}") from None
+
+    def _room(self, stream: int) -> int:
+        """For the answer of a stream; nobody wants that of one that is not known."""
+        with self._lock:
+            answer = self._waiting.get(stream)
+        return 0 if answer is None else answer.room
 
     def _read(self) -> None:
         reason = f"the connection to {self._peer} was closed"
         try:
-            while (frame := self._frames.receive()) is not None:
+            while (frame := self._frames.receive(self._room)) is not None:
                 stream, kind, _, data = frame
                 with self._lock:
                     answer = self._waiting.pop(stream, None)
@@ -135,7 +161,7 @@ class Client:
                     answer.set(None, RpcError("UNIMPLEMENTED", f"{self._peer} answered with a stream"))
                 elif data is None:
                     answer.set(
-                        None, RpcError("RESOURCE_EXHAUSTED", f"{self._peer} answered more than {MAX_DATA} bytes")
+                        None, RpcError("RESOURCE_EXHAUSTED", f"{self._peer} answered more than {answer.room} bytes")
                     )
                 else:
                     answer.set(data, None)

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 MAX_DATA = 4 << 20
 """The most bytes that a frame may carry ("Message Frame": larger ones should be rejected)."""
@@ -119,11 +119,13 @@ class Frames:
         wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         return bool(poll.poll(wait))
 
-    def receive(self) -> tuple[int, int, int, bytes | None] | None:
+    def receive(
+        self, room: Callable[[int], int] = lambda stream: MAX_DATA
+    ) -> tuple[int, int, int, bytes | None] | None:
         """The next frame: stream id, type, flags and data, or None at the end of the connection.
 
-        The data is None where it was larger than MAX_DATA; it was skipped then. Raises ProtocolError for a header that
-        cannot be one, OSError when the connection breaks.
+        The data is None where it was larger than the stream has room for; it was skipped then. Raises ProtocolError for
+        a header that cannot be one, OSError when the connection breaks.
         """
         header = self._read(HEADER.size)
         if header is None:
@@ -131,7 +133,7 @@ class Frames:
         length, stream, kind, flags = HEADER.unpack(header)
         if length >= 1 << 24:
             raise ProtocolError(f"a frame of {length} bytes is announced: the first byte of a header is always zero")
-        if length > MAX_DATA:
+        if length > room(stream):
             while length:
                 skipped = self._sock.recv(min(length, 1 << 16))
                 if not skipped:
