@@ -33,6 +33,7 @@ NATIVE = (
     "pmem",
     "balloon",
     "dataplane",
+    "seccomp",
     "ring",
     "base",
 )

@@ -41,6 +41,12 @@ class HostError(VmmError):
         self.errno = errno
 
 
+class ForbiddenCallError(HostError):
+    """A thread of the VMM tried a system call that it has no use for: somebody has taken it over.  Ends the machine."""
+
+    default_code = "forbidden-call"
+
+
 class GuestError(VmmError):
     """The guest broke a rule: a corrupt ring, an entry that KVM refuses.  Never fatal to the VMM itself."""
 

@@ -63,6 +63,10 @@ void dax_free(struct dax *dax);
 void *dax_window(const struct dax *dax);
 /* Serve another process that asks for mappings; takes the socket over. */
 int dax_serve(struct dax *dax, int sock);
+/* An eventfd that is signalled when its thread tried a system call that it must not make; -1: none. */
+void dax_watch(struct dax *dax, int event_fd);
+/* As worker_forbidden(). */
+int dax_forbidden(struct dax *dax);
 /* The two ends of a socket for that: *child is for the other process. */
 int dax_pair(int *ours, int *child);
 /* Everything is memory again: no file is mapped. */

@@ -270,6 +270,26 @@ void worker_free(struct worker *worker);
 void worker_set_name(struct worker *worker, const char *name);
 /* The same of the thread that calls. */
 void thread_set_name(const char *name);
+/* The number of the system call that its thread tried and must not make, and which ended it; -1: none. */
+int worker_forbidden(struct worker *worker);
+/* 1: the thread has no other system calls than those of its kind. */
+int worker_walled(struct worker *worker);
 /* 0, or the latched -errno of the ring that stopped this worker. */
 int worker_error(struct worker *worker);
 void worker_get_stats(struct worker *worker, struct worker_stats *out);
+
+/* ---- seccomp.c: the system calls of each kind of thread --------------------------------------------------------- */
+
+/* Kinds of threads, as bits of `whose`. */
+enum {
+	SECCOMP_BLK = 1, SECCOMP_NET = 2, SECCOMP_VSOCK = 4, SECCOMP_CONSOLE = 8, SECCOMP_PMEM = 16, SECCOMP_DAX = 32,
+};
+
+/* A line of the table calls.h. */
+struct seccomp_call {
+	const char *name, *test, *why;
+	uint32_t nr, whose;
+};
+
+/* The i-th; -ENOENT behind the last. */
+int seccomp_call(uint32_t i, struct seccomp_call *out);

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from vmm.errors import GuestError, VmmError
+from vmm.errors import ForbiddenCallError, GuestError, VmmError
 from vmm.events import EventFd
 from vmm.native import lib
 from vmm.virtio.device import DeviceContext
@@ -226,6 +226,8 @@ class Runner:
                 return
             try:
                 self.device.check()
+            except ForbiddenCallError:
+                raise  # a thread of this process is somebody else's: no reset mends that
             except VmmError as error:
                 self._fail(error)
 

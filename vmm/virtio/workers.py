@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 from _thread import allocate_lock
 
-from vmm.errors import HostError
+from vmm.errors import ForbiddenCallError, HostError
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
@@ -17,6 +17,25 @@ if TYPE_CHECKING:
 
 COUNTERS = ("kicks", "chains", "irqs", "wakeups")
 """Of ``struct worker_stats``."""
+
+
+def call_name(number: int) -> str:
+    """A system call for people, as ``openat (257)``."""
+    call = ffi.new("struct seccomp_call *")
+    index = 0
+    while lib.seccomp_call(index, call) == 0:
+        if call.nr == number:
+            return f"{ffi.string(call.name).decode()} ({number})"
+        index += 1
+    return str(number)
+
+
+def forbidden_call(device: str, thread: str, number: int) -> ForbiddenCallError:
+    """A thread tried a system call that is not in its list."""
+    return ForbiddenCallError(
+        f"{device}: its thread {thread} tried the system call {call_name(number)}, which it has no use for",
+        hint="a guest may have taken the thread over; keep its disks for whoever looks into it",
+    )
 
 
 class Workers:
@@ -54,17 +73,23 @@ class Workers:
                 hint=self._hint,
                 errno=-error[0],
             )
-        name = self._device.thread_name
-        lib.worker_set_name(worker, f"{name}{len(self) if name.endswith('-') else ''}".encode())
+        lib.worker_set_name(worker, self._name(len(self)).encode())
         self._running.append((worker, queues))
+
+    def _name(self, index: int) -> str:
+        name = self._device.thread_name
+        return f"{name}{index if name.endswith('-') else ''}"
 
     def check(self) -> None:
         """Find those that stopped by themselves.
 
         :raises GuestError: the guest broke a ring
         :raises HostError: a worker cannot go on
+        :raises ForbiddenCallError: one tried a system call that is not in its list
         """
-        for worker, queues in self._running:
+        for index, (worker, queues) in enumerate(self._running):
+            if (number := lib.worker_forbidden(worker)) >= 0:
+                raise forbidden_call(self._device.name, self._name(index), number)
             code = lib.worker_error(worker)
             if not code:
                 continue

@@ -104,6 +104,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	w->ring = ring;
 	w->irq = &irq;
 	w->kick_fd = w->stop_fd = w->event_fd = event;
+	require(blk_ops.begin(w) == 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		do
 			n = blk_ops.run(w);

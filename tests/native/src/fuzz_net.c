@@ -191,6 +191,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	n->worker.irq = &irq;
 	n->worker.event_fd = event;
 	n->worker.epoll_fd = epoll;
+	require(net_ops.begin(&n->worker) == 0);
 	for (int step = 0; size && step < STEPS; step++) {
 		uint8_t what = 0;
 

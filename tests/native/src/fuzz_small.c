@@ -151,6 +151,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	start_worker(&console->worker, a, &irq);
 	start_worker(&pmem->worker, a, &irq);
 	console->running = true;
+	if (kind % 3)
+		require(kind % 3 == 1 ? !console_ops.begin(&console->worker) : !pmem_ops.begin(&pmem->worker));
 	for (int step = 0; size && n >= 0 && step < STEPS; step++) {
 		uint8_t shape = 0;
 

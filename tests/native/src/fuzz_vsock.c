@@ -206,6 +206,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	v->worker.irq = &irq;
 	irq.fd = event;
 	v->worker.epoll_fd = epoll;
+	require(vsock_ops.begin(&v->worker) == 0);
 	for (int step = 0; size && step < STEPS; step++) {
 		uint8_t what = 0;
 

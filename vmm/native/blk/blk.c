@@ -5,6 +5,7 @@
  * Nothing is allocated once a queue runs (blk_queue.c).
  */
 #include "blk/blk.h"
+#include "seccomp/seccomp.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -128,13 +129,14 @@ void blk_finish(struct blk_queue *q, struct blk_req *r, int err)
 	ring_push(q->worker.ring, r->head, (uint32_t)written);
 }
 
-static bool blk_uring_ready(struct blk_queue *q)
+/* A disk in memory never waits: there a ring is for copying on other CPUs alone. */
+static bool blk_wants_uring(const struct blk_queue *q)
 {
-	if (likely(q->uring_up))
-		return true;
-	if (q->uring_failed || q->blk->config.flags & BLK_NO_URING)
-		return false;
-	return blk_uring_start(q);
+	const uint32_t flags = q->blk->config.flags;
+
+	if (flags & (BLK_NO_URING | BLK_URING))
+		return flags & BLK_URING;
+	return !q->blk->memory_backed || q->worker.cpus > 1;
 }
 
 /* What the page cache has, without waiting for the rest. */
@@ -171,7 +173,7 @@ static bool blk_aside(struct blk_queue *q, struct blk_req *r)
 {
 	if (r->op != BLK_OP_READ || r->len < ASIDE_BYTES || q->aside + 1 >= q->worker.cpus)
 		return false;
-	if (!ring_pending(q->worker.ring) || !blk_uring_ready(q))
+	if (!ring_pending(q->worker.ring) || !q->uring_up)
 		return false;
 	r->aside = true;
 	return blk_uring_submit(q, r);
@@ -211,7 +213,7 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 		if (q->blk->memory_backed && !(flags & BLK_URING)) {
 			if (blk_aside(q, r))
 				return;
-		} else if (blk_aligned(q->blk, r) && blk_uring_ready(q)) {
+		} else if (blk_aligned(q->blk, r) && q->uring_up) {
 			if (!(flags & (BLK_DIRECT | BLK_URING)) && blk_do_cached(q, r))
 				return;
 			if (blk_uring_submit(q, r))
@@ -221,11 +223,16 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 	blk_finish(q, r, blk_sync(q, r));
 }
 
-/* A new turn: ask the limit again, whatever it was that woke us up. */
-static int blk_gate(struct blk_queue *q)
+/* Rings that could do anything are not to be had later. */
+static int blk_begin(struct worker *w)
 {
-	q->worker.blocked = q->gate.closed = false;
-	return q->gate.timer_fd >= 0 ? 0 : limit_gate_watch(&q->gate, q->worker.epoll_fd, WORKER_OWN);
+	struct blk_queue *q = (struct blk_queue *)w;
+	int err = limit_gate_watch(&q->gate, w->epoll_fd, WORKER_OWN);
+
+	if (!err && blk_wants_uring(q))
+		blk_uring_start(q);
+	seccomp_worker(w, SECCOMP_BLK);
+	return err;
 }
 
 static int blk_run(struct worker *w)
@@ -237,11 +244,8 @@ static int blk_run(struct worker *w)
 
 	if (q->uring_up)
 		n = blk_uring_reap(q);
-	if (unlikely(q->gate.limit)) {
-		err = blk_gate(q);
-		if (err)
-			return err;
-	}
+	/* A new turn: ask the limit again, whatever it was that woke us up. */
+	w->blocked = q->gate.closed = false;
 	while (n < BATCH && bytes < BATCH_BYTES) {
 		struct blk_req r;
 
@@ -293,6 +297,7 @@ static void blk_drain(struct worker *w)
 }
 
 const struct worker_ops blk_ops = {
+	.begin = blk_begin,
 	.run = blk_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,

@@ -73,7 +73,7 @@ struct blk_queue {
 	uint64_t batch_bytes;
 	uint32_t slow;          /* writes to give to io_uring after one that blocked */
 	uint32_t aside;         /* of worker.in_flight: copies on other CPUs */
-	bool uring_up, uring_failed, kick_armed, stop_armed, timer_armed;
+	bool uring_up, kick_armed, stop_armed, timer_armed;
 	struct limit_gate gate; /* in front of ring_pop() */
 	struct io_uring uring;
 	uint32_t nfree;
@@ -117,8 +117,8 @@ bool blk_range_refused(struct blk *blk, int mode, int err);
 
 /* blk_uring.c */
 
-/* Make the ring, in the worker's thread. False when the host does not let us: then everything is done by blk_sync(). */
-bool blk_uring_start(struct blk_queue *q);
+/* Make the ring, in the worker's thread. When the host does not let us, everything is done by blk_sync(). */
+void blk_uring_start(struct blk_queue *q);
 /* Hand a request over (copied). False when it is not for io_uring: then it is the caller's. */
 bool blk_uring_submit(struct blk_queue *q, const struct blk_req *r);
 /* Handle what has completed; returns how many requests did. */

@@ -43,10 +43,10 @@ static ssize_t blk_move(int fd, const struct blk_req *r, int flags)
 	int n = (int)r->niov;
 
 	if (r->op == BLK_OP_READ)
-		return n == 1 ? pread(fd, iov->iov_base, iov->iov_len, (off_t)r->off) : preadv(fd, iov, n, (off_t)r->off);
-	if (flags)
-		return pwritev2(fd, iov, n, (off_t)r->off, flags);
-	return n == 1 ? pwrite(fd, iov->iov_base, iov->iov_len, (off_t)r->off) : pwritev(fd, iov, n, (off_t)r->off);
+		return n == 1 ? pread(fd, iov->iov_base, iov->iov_len, (off_t)r->off) : preadv2(fd, iov, n, (off_t)r->off, 0);
+	if (n == 1 && !flags)
+		return pwrite(fd, iov->iov_base, iov->iov_len, (off_t)r->off);
+	return pwritev2(fd, iov, n, (off_t)r->off, flags);
 }
 
 static int blk_move_all(struct blk_queue *q, struct blk_req *r)

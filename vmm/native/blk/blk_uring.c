@@ -3,16 +3,22 @@
  * io_uring: what may block. The worker sleeps in io_uring too, with the kick and the stop descriptor armed in the same
  * ring, so that submitting, waiting for the guest and waiting for the host are one system call.
  *
- * The ring is made when the first request needs it: a disk whose image is in memory never does.
+ * What goes through a ring goes past the filter of the thread's system calls. So the ring is made before that, and restricted
+ * for good: to the operations below, on the disk and on three descriptors to wait for.
  */
 #include "blk/blk.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Requests between two submissions. The completion ring has room for that and for everything in flight. */
 enum { SQ_SIZE = 64 };
+/* What the ring has: nothing else can be read or written through it. */
+enum { FILE_DISK = 0, FILE_KICK = 1, FILE_STOP = 2, FILE_TIMER = 3, FILES = 4 };
 /* user_data of what is no request: no pointer has these values. */
 enum { UD_KICK = 1, UD_STOP = 2, UD_TIMER = 3 };
 
@@ -28,19 +34,41 @@ static struct io_uring_sqe *uring_sqe(struct blk_queue *q)
 }
 
 /* Edge-triggered like the epoll of worker_sleep(): a completion for each kick, and the eventfd is never read. */
-static bool uring_arm(struct blk_queue *q, int fd, uint64_t user_data)
+static bool uring_arm(struct blk_queue *q, int file, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = uring_sqe(q);
 
 	if (!sqe)
 		return false;
-	io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+	io_uring_prep_poll_multishot(sqe, file, POLLIN);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, user_data);
 	return true;
 }
 
-bool blk_uring_start(struct blk_queue *q)
+/* For good, before the ring is enabled. 0, or -errno: the kernel is older than 5.10. */
+static int uring_restrict(struct io_uring *uring)
 {
+	static const uint8_t ops[] = {
+		IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+		IORING_OP_POLL_ADD,
+	};
+	struct io_uring_restriction r[sizeof(ops) + 2] = { 0 };
+
+	for (size_t i = 0; i < sizeof(ops); i++) {
+		r[i].opcode = IORING_RESTRICTION_SQE_OP;
+		r[i].sqe_op = ops[i];
+	}
+	r[sizeof(ops)].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+	r[sizeof(ops)].sqe_flags = IOSQE_FIXED_FILE;
+	r[sizeof(ops) + 1].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+	r[sizeof(ops) + 1].sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
+	return io_uring_register_restrictions(uring, r, sizeof(ops) + 2);
+}
+
+void blk_uring_start(struct blk_queue *q)
+{
+	const int files[FILES] = { q->blk->config.fd, q->worker.kick_fd, q->worker.stop_fd, q->gate.timer_fd };
 	/* From the best to what every io_uring has. */
 	static const unsigned int tries[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -51,7 +79,7 @@ bool blk_uring_start(struct blk_queue *q)
 
 	for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]) && err < 0; i++) {
 		struct io_uring_params p = {
-			.flags = tries[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+			.flags = tries[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
 			.cq_entries = ring_size(q->worker.ring) + SQ_SIZE,
 		};
 
@@ -59,20 +87,20 @@ bool blk_uring_start(struct blk_queue *q)
 		if (err == -ENOSYS || err == -EPERM || err == -ENOMEM)
 			break;
 	}
-	/* Without it a lookup of the descriptor per request, so not a must; but then nothing is as expected. */
-	if (err == 0) {
-		err = io_uring_register_files(&q->uring, &q->blk->config.fd, 1);
-		if (err < 0)
-			io_uring_queue_exit(&q->uring);
-	}
+	if (err < 0)
+		return;
+	err = io_uring_register_files(&q->uring, files, FILES);
+	if (err == 0)
+		err = uring_restrict(&q->uring);
+	if (err == 0)
+		err = io_uring_enable_rings(&q->uring);
 	if (err < 0) {
-		q->uring_failed = true;
-		return false;
+		io_uring_queue_exit(&q->uring);
+		return;
 	}
 	q->uring_up = true;
 	q->kick_armed = q->stop_armed = q->timer_armed = false;
 	__atomic_store_n(&q->blk->stats.uring, 1, __ATOMIC_RELAXED);
-	return true;
 }
 
 /* False when this, or its next part, is not for io_uring. */
@@ -95,23 +123,23 @@ static bool uring_prepare(struct blk_queue *q, struct blk_req *r)
 	switch (r->op) {
 	case BLK_OP_READ:
 		if (r->niov == 1)
-			io_uring_prep_read(sqe, 0, r->iov->iov_base, (unsigned int)r->iov->iov_len, r->off);
+			io_uring_prep_read(sqe, FILE_DISK, r->iov->iov_base, (unsigned int)r->iov->iov_len, r->off);
 		else
-			io_uring_prep_readv(sqe, 0, r->iov, r->niov, r->off);
+			io_uring_prep_readv(sqe, FILE_DISK, r->iov, r->niov, r->off);
 		break;
 	case BLK_OP_WRITE:
 		if (r->niov == 1)
-			io_uring_prep_write(sqe, 0, r->iov->iov_base, (unsigned int)r->iov->iov_len, r->off);
+			io_uring_prep_write(sqe, FILE_DISK, r->iov->iov_base, (unsigned int)r->iov->iov_len, r->off);
 		else
-			io_uring_prep_writev(sqe, 0, r->iov, r->niov, r->off);
+			io_uring_prep_writev(sqe, FILE_DISK, r->iov, r->niov, r->off);
 		sqe->rw_flags = blk_rw_flags(q->blk, r);
 		break;
 	case BLK_OP_DISCARD:
 	case BLK_OP_ZERO:
-		io_uring_prep_fallocate(sqe, 0, mode, range->off, range->len);
+		io_uring_prep_fallocate(sqe, FILE_DISK, mode, range->off, range->len);
 		break;
 	default:
-		io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, FILE_DISK, IORING_FSYNC_DATASYNC);
 		break;
 	}
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | (r->aside ? IOSQE_ASYNC : 0));
@@ -238,23 +266,32 @@ int blk_uring_reap(struct blk_queue *q)
 	return n;
 }
 
+/* One of the thread's system calls, for what others would have nanosleep(). */
+static void wait_a_moment(void)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+	uint32_t same = 0;
+
+	syscall(SYS_futex, &same, FUTEX_WAIT_PRIVATE, same, &ms, NULL, 0);
+}
+
 static void uring_submit_and_wait(struct blk_queue *q)
 {
 	int n = io_uring_submit_and_wait(&q->uring, 1);
 
 	/* EBUSY: first take what has completed. Otherwise the kernel is short of memory: not the moment to insist. */
 	if (unlikely(n < 0 && n != -EINTR && n != -EBUSY))
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		wait_a_moment();
 }
 
 void blk_uring_sleep(struct blk_queue *q)
 {
 	if (unlikely(!q->kick_armed))
-		q->kick_armed = uring_arm(q, q->worker.kick_fd, UD_KICK);
+		q->kick_armed = uring_arm(q, FILE_KICK, UD_KICK);
 	if (unlikely(!q->stop_armed))
-		q->stop_armed = uring_arm(q, q->worker.stop_fd, UD_STOP);
+		q->stop_armed = uring_arm(q, FILE_STOP, UD_STOP);
 	if (unlikely(!q->timer_armed && q->gate.timer_fd >= 0))
-		q->timer_armed = uring_arm(q, q->gate.timer_fd, UD_TIMER);
+		q->timer_armed = uring_arm(q, FILE_TIMER, UD_TIMER);
 	if (likely(q->kick_armed && q->stop_armed && (q->timer_armed || q->gate.timer_fd < 0)))
 		uring_submit_and_wait(q);
 	else

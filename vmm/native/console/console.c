@@ -7,6 +7,7 @@
  * CPU spinning, as it does for a full UART.
  */
 #include "console/console.h"
+#include "seccomp/seccomp.h"
 
 #include <errno.h>
 #include <string.h>
@@ -234,22 +235,21 @@ static void console_tell(struct console *c, uint64_t wanted, bool all)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static int console_come_up(struct console *c)
+static int console_begin(struct worker *w)
 {
+	struct console *c = (struct console *)w;
 	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
 
-	c->prepared = true;
-	return c->rx && epoll_ctl(c->worker.epoll_fd, EPOLL_CTL_ADD, c->rx_kick, &kick) < 0 ? -errno : 0;
+	seccomp_worker(w, SECCOMP_CONSOLE);
+	return c->rx && epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->rx_kick, &kick) < 0 ? -errno : 0;
 }
 
 static int console_run(struct worker *w)
 {
 	struct console *c = (struct console *)w;
-	int sent, received = 0, err = c->prepared ? 0 : console_come_up(c);
+	int sent, received = 0;
 	uint64_t wanted;
 
-	if (err)
-		return err;
 	pthread_mutex_lock(&c->lock);
 	wanted = c->drain_wanted;
 	pthread_mutex_unlock(&c->lock);
@@ -337,6 +337,7 @@ static void console_destroy(struct worker *w)
 }
 
 const struct worker_ops console_ops = {
+	.begin = console_begin,
 	.run = console_run,
 	.sleep = console_sleep,
 	.kicks = console_kicks,

@@ -14,7 +14,7 @@ struct console {
 	int rx_kick;
 
 	/* The worker's alone while it runs. */
-	bool prepared, watching; /* epoll has rx_kick; has out_fd */
+	bool watching; /* epoll has out_fd */
 	uint64_t deaf_until;     /* clock_ns() before which the guest gets no input; 0: that is over */
 	int deaf_ms;             /* how long that still is, when it was last asked for kicks */
 	bool holding;            /* of the chain `held`, what is left does not fit anywhere */

@@ -50,7 +50,7 @@ void console_prepare(struct console *c, const struct console_queues *queues)
 	c->rx = queues->rx;
 	c->rx_irq = queues->rx_irq;
 	c->rx_kick = queues->rx_kick;
-	c->prepared = c->watching = c->holding = false;
+	c->watching = c->holding = false;
 	c->deaf_until = clock_ns() + DEAF_NS;
 }
 

@@ -136,7 +136,9 @@ static void *worker_main(void *arg)
 	if (w->cpus > 1)
 		w->poll_max_ns = POLL_MAX_NS;
 
-	while (!worker_stopping(w)) {
+	if (w->ops->begin)
+		n = w->ops->begin(w);
+	while (n >= 0 && !worker_stopping(w)) {
 		n = w->ops->run(w);
 		if (n < 0)
 			break;
@@ -167,8 +169,12 @@ int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), voi
 	if (err)
 		return -err;
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	/* The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. */
+	/*
+	 * The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. SIGSYS comes
+	 * from a system call of the thread's own, and would end the process.
+	 */
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	err = pthread_create(thread, &attr, body, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -208,6 +214,7 @@ int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ri
 	w->irq = irq;
 	w->kick_fd = kick_fd;
 	w->event_fd = event_fd;
+	w->forbidden = -1;
 	pthread_mutex_init(&w->join_lock, NULL);
 	w->epoll_fd = -1;
 	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -262,6 +269,16 @@ void worker_free(struct worker *worker)
 int worker_error(struct worker *worker)
 {
 	return __atomic_load_n(&worker->error, __ATOMIC_ACQUIRE);
+}
+
+int worker_forbidden(struct worker *worker)
+{
+	return __atomic_load_n(&worker->forbidden, __ATOMIC_ACQUIRE);
+}
+
+int worker_walled(struct worker *worker)
+{
+	return __atomic_load_n(&worker->walled, __ATOMIC_ACQUIRE);
 }
 
 void worker_get_stats(struct worker *worker, struct worker_stats *out)

@@ -10,6 +10,11 @@
 /* What a device does in its thread. Called there only, except for destroy. */
 struct worker_ops {
 	/*
+	 * First of all: make what the thread may not make later, and give all other system calls up (seccomp_worker()).
+	 * 0, or -errno: the worker cannot run. NULL: nothing to do.
+	 */
+	int (*begin)(struct worker *w);
+	/*
 	 * Take chains off the ring and complete what is finished, a bounded amount of it. Returns how much was done (then
 	 * it is called again soon), 0 when nothing was, or the latched error of the ring.
 	 */
@@ -46,6 +51,8 @@ struct worker {
 	bool blocked;         /* what is in the ring must wait for something else than the guest: no kicks, no polling */
 	bool stop;            /* atomic */
 	int error;            /* atomic */
+	int forbidden;        /* the system call that ended the thread, or -1; atomic */
+	bool walled;          /* it has no other calls than its kind's; atomic */
 
 	uint32_t cpus;        /* that the thread may run on */
 	uint64_t poll_max_ns; /* 0: this machine has no CPU to spare */

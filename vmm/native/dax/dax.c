@@ -187,7 +187,7 @@ struct dax *dax_new(uint64_t size, int *err)
 		return NULL;
 	dax->size = size;
 	dax->nslots = (uint32_t)(size / DAX_SLOT);
-	dax->sock = -1;
+	dax->sock = dax->event_fd = dax->forbidden = -1;
 	pthread_mutex_init(&dax->lock, NULL);
 	/* Not inherited by forked processes: the window would be copied on write under the guest. */
 	dax->reserved_size = 2 * size + DAX_SLOT;

@@ -25,7 +25,8 @@ struct dax {
 	uint64_t generation; /* atomic */
 	uint32_t nslots, ncut; /* ncut: slots with memory in place of a file */
 	struct dax_stats stats;
-	int sock, wake_fd;
+	int sock, wake_fd, event_fd;
+	int forbidden; /* as of worker.forbidden */
 	bool stop;
 	pthread_t thread;
 	struct slot slot[];

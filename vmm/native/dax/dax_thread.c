@@ -3,6 +3,7 @@
 #include "dax/dax_struct.h"
 #include "base/fd_socket.h"
 #include "dataplane/worker.h"
+#include "seccomp/seccomp.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -34,8 +35,10 @@ static void *dax_main(void *arg)
 {
 	struct dax *dax = arg;
 	struct pollfd ready[2] = { { .fd = dax->wake_fd, .events = POLLIN }, { .events = POLLIN } };
+	const struct seccomp_guard guard = { .nr = &dax->forbidden, .stop = &dax->stop, .event_fd = &dax->event_fd };
 	eventfd_t value;
 
+	seccomp_enter(SECCOMP_DAX, &guard);
 	while (!__atomic_load_n(&dax->stop, __ATOMIC_ACQUIRE)) {
 		int wait;
 
@@ -83,6 +86,16 @@ int dax_serve(struct dax *dax, int sock)
 	}
 	pthread_mutex_unlock(&dax->lock);
 	return err;
+}
+
+void dax_watch(struct dax *dax, int event_fd)
+{
+	__atomic_store_n(&dax->event_fd, event_fd, __ATOMIC_RELEASE);
+}
+
+int dax_forbidden(struct dax *dax)
+{
+	return __atomic_load_n(&dax->forbidden, __ATOMIC_ACQUIRE);
 }
 
 int dax_thread_start(struct dax *dax)

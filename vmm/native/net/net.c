@@ -7,6 +7,7 @@
  * guest that offers no buffers, or has used up what it may receive, is not woken for.
  */
 #include "net/net.h"
+#include "seccomp/seccomp.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -87,8 +88,9 @@ static int net_add(struct net *n, int fd, uint64_t source)
 }
 
 /* In the worker's thread: its epoll hears of everything that there is. */
-static int net_come_up(struct net *n)
+static int net_begin(struct worker *w)
 {
+	struct net *n = (struct net *)w;
 	int err = net_add(n, n->q.rx_kick, WORKER_KICK);
 
 	if (!err)
@@ -97,7 +99,7 @@ static int net_come_up(struct net *n)
 		err = limit_gate_watch(&n->tx_gate, n->worker.epoll_fd, NET_SOURCE_TX_TIMER);
 	if (!err)
 		err = net_watch(n, EPOLL_CTL_ADD, EPOLLIN);
-	n->running = true;
+	seccomp_worker(w, SECCOMP_NET);
 	return err;
 }
 
@@ -132,12 +134,6 @@ static int net_run(struct worker *w)
 	struct net *n = (struct net *)w;
 	int from, to;
 
-	if (unlikely(!n->running)) {
-		int err = net_come_up(n);
-
-		if (err)
-			return err;
-	}
 	if (n->turns++ >= BUSY_TURNS)
 		net_wait(n, 0);
 	from = net_tx_run(n);
@@ -186,7 +182,6 @@ static void net_drain(struct worker *w)
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->fd, NULL);
 	limit_gate_deinit(&n->rx_gate);
 	limit_gate_deinit(&n->tx_gate);
-	n->running = false;
 }
 
 static void net_destroy(struct worker *w)
@@ -195,6 +190,7 @@ static void net_destroy(struct worker *w)
 }
 
 const struct worker_ops net_ops = {
+	.begin = net_begin,
 	.run = net_run,
 	.sleep = net_sleep,
 	.kicks = net_kicks,
@@ -206,7 +202,7 @@ void net_prepare(struct net *n, const struct net_queues *queues)
 {
 	memset(&n->worker, 0, sizeof(n->worker));
 	n->q = *queues;
-	n->starved = n->running = false;
+	n->starved = false;
 	n->readable = !n->gone;
 	n->tx_full = n->out_len != 0;
 	n->nstash = n->stash_first = n->iov_first = n->iov_end = 0;

@@ -49,7 +49,6 @@ struct net {
 	int fd;
 	uint32_t kind;
 	struct net_queues q;
-	bool running;                  /* in the worker's epoll is what belongs there */
 	bool gone;                     /* the backend has ended: frames of the guest are dropped */
 	bool readable;                 /* fd may have a frame */
 	bool starved;                  /* a frame waits for buffers of the guest */

@@ -7,6 +7,7 @@
  * when it has grown. KVM need not say that a page cannot be had, so the worker hears from inotify, or looks now and then.
  */
 #include "pmem/pmem.h"
+#include "seccomp/seccomp.h"
 #include "vcpu/bus.h"
 
 #include <errno.h>
@@ -135,7 +136,6 @@ static void watch_start(struct pmem *p)
 	struct epoll_event modified = { .events = EPOLLIN, .data.u64 = WORKER_OWN };
 	char path[32];
 
-	p->watching = true;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->fd);
 	p->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (p->inotify < 0)
@@ -191,8 +191,6 @@ static int pmem_run(struct worker *w)
 	bool any = false;
 	int n = 0, err = 0;
 
-	if (!p->watching)
-		watch_start(p);
 	while (n < PMEM_BATCH) {
 		uint32_t type = UINT32_MAX;
 
@@ -226,6 +224,13 @@ static int pmem_run(struct worker *w)
 	return err < 0 ? err : n;
 }
 
+static int pmem_begin(struct worker *w)
+{
+	watch_start((struct pmem *)w);
+	seccomp_worker(w, SECCOMP_PMEM);
+	return 0;
+}
+
 static void pmem_drain(struct worker *w)
 {
 	struct pmem *p = (struct pmem *)w;
@@ -241,6 +246,7 @@ static void pmem_destroy(struct worker *w)
 }
 
 const struct worker_ops pmem_ops = {
+	.begin = pmem_begin,
 	.run = pmem_run,
 	.sleep = pmem_sleep,
 	.drain = pmem_drain,
@@ -250,7 +256,6 @@ const struct worker_ops pmem_ops = {
 struct worker *pmem_start(struct pmem *p, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
 {
 	memset(&p->worker, 0, sizeof(p->worker));
-	p->watching = false;
 	/* A flush takes as long as a disk: no spinning for the next. */
 	p->worker.in_flight = 1;
 	*err = worker_start(&p->worker, &pmem_ops, ring, kick_fd, irq, event_fd, "pyvmm-pmem");

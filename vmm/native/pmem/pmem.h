@@ -18,7 +18,6 @@ struct pmem_answer {
 
 struct pmem {
 	struct worker worker; /* first */
-	bool watching;
 	int inotify; /* -1: the worker looks by itself */
 	struct iovec iov[RING_MAX_SEGMENTS];
 

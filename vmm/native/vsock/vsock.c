@@ -6,6 +6,7 @@
  * kicks and all sockets are. Connections are the device's, not the worker's: they survive a pause, and end with a reset.
  */
 #include "vsock/vsock.h"
+#include "seccomp/seccomp.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -131,12 +132,14 @@ static int conn_resume(struct vsock *v, struct vsock_conn *c)
 }
 
 /* In the worker's thread: its epoll hears of everything that the device has. */
-static int vsock_come_up(struct vsock *v)
+static int vsock_begin(struct worker *w)
 {
+	struct vsock *v = (struct vsock *)w;
 	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
 	struct vsock_conn *c;
 	int err = 0;
 
+	seccomp_worker(w, SECCOMP_VSOCK);
 	v->running = true;
 	if (epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->rx_kick, &kick) < 0)
 		return -errno;
@@ -158,12 +161,6 @@ static int vsock_run(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 	int from, to;
 
-	if (unlikely(!v->running)) {
-		int err = vsock_come_up(v);
-
-		if (err)
-			return err;
-	}
 	if (v->turns++ >= BUSY_TURNS)
 		vsock_wait(v, 0);
 	from = vsock_tx_run(v);
@@ -229,6 +226,7 @@ static void vsock_destroy(struct worker *w)
 }
 
 const struct worker_ops vsock_ops = {
+	.begin = vsock_begin,
 	.run = vsock_run,
 	.sleep = vsock_sleep,
 	.kicks = vsock_kicks,

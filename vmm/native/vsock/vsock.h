@@ -247,6 +247,8 @@ void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type);
 /* Listen or do not, with the worker's epoll. */
 void vsock_host_listen(struct vsock *v, bool on);
 /* A socket connected to what listens for that port of the host, or -errno. */
+/* recv(), by the system call that the worker has. */
+ssize_t vsock_recv(int fd, void *data, size_t len, int flags);
 int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type);
 /* The guest has accepted: tell the client. */
 void vsock_host_accepted(struct vsock *v, struct vsock_conn *c);

@@ -27,6 +27,14 @@ enum { ACCEPTS = 64 };
 /* A message as long as a guest may make it must fit. */
 enum { SEQPACKET_SNDBUF = VSOCK_BUF_ALLOC };
 
+ssize_t vsock_recv(int fd, void *data, size_t len, int flags)
+{
+	struct iovec iov = { .iov_base = data, .iov_len = len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	return recvmsg(fd, &msg, flags);
+}
+
 static void message_room(int fd)
 {
 	int size = SEQPACKET_SNDBUF;
@@ -100,7 +108,7 @@ static int64_t line_port(const char *line, size_t len)
 /* Look at the line without taking it: what comes behind it is data. Returns its length, 0 to wait, or -1. */
 static ssize_t line_peek(const struct vsock_conn *c, char *line)
 {
-	ssize_t n = recv(c->fd, line, LINE_MAX_LEN, MSG_PEEK | MSG_DONTWAIT);
+	ssize_t n = vsock_recv(c->fd, line, LINE_MAX_LEN, MSG_PEEK | MSG_DONTWAIT);
 	char *end;
 
 	if (n < 0)
@@ -126,7 +134,7 @@ static void client_greets(struct vsock *v, struct vsock_conn *c)
 	if (len == 0)
 		return;
 	port = len > 0 ? line_port(line, (size_t)len - 1) : -1;
-	if (port < 0 || recv(c->fd, line, (size_t)len, MSG_DONTWAIT) <= 0) {
+	if (port < 0 || vsock_recv(c->fd, line, (size_t)len, MSG_DONTWAIT) <= 0) {
 		stat_add(&v->stats.refused, 1);
 		vsock_conn_kill(v, c);
 		return;
@@ -143,12 +151,20 @@ static void client_greets(struct vsock *v, struct vsock_conn *c)
 	vsock_conn_owe(v, c, VSOCK_OWE_REQUEST);
 }
 
+static ssize_t line_send(const struct vsock_conn *c, char *line, size_t len)
+{
+	struct iovec iov = { .iov_base = line, .iov_len = len };
+	const struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	return sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 void vsock_host_accepted(struct vsock *v, struct vsock_conn *c)
 {
 	char line[LINE_MAX_LEN];
 	int len = snprintf(line, sizeof(line), "OK %u\n", c->host_port);
 
-	if (send(c->fd, line, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) != len) {
+	if (line_send(c, line, (size_t)len) != len) {
 		vsock_conn_reset(v, c);
 		return;
 	}

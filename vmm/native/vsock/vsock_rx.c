@@ -149,7 +149,7 @@ static int message_keep(struct vsock *v, struct vsock_conn *c, uint32_t len)
 		vsock_conn_reset(v, c);
 		return 1;
 	}
-	n = recv(c->fd, p->data, len, MSG_DONTWAIT);
+	n = vsock_recv(c->fd, p->data, len, MSG_DONTWAIT);
 	if (n <= 0) {
 		free(p);
 		data_none(v, c, n);
@@ -169,7 +169,7 @@ static void message_empty(struct vsock *v, struct vsock_conn *c)
 	if (c->rdhup || poll(&p, 1, 0) == 1)
 		vsock_host_eof(v, c, c->hup || p.revents & POLLHUP);
 	else
-		(void)!recv(c->fd, NULL, 0, MSG_DONTWAIT); /* it has no place in the guest's credit: dropped */
+		(void)!vsock_recv(c->fd, NULL, 0, MSG_DONTWAIT); /* it has no place in the guest's credit: dropped */
 }
 
 static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
@@ -181,7 +181,7 @@ static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 
 	if (c->to_guest)
 		return message_rest(v, c, credit);
-	len = recv(c->fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+	len = vsock_recv(c->fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	if (len == 0) {
 		message_empty(v, c);
 		return 1;

@@ -11,7 +11,7 @@ from vmm.native import ffi, lib
 from vmm.persist import Unsaved
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
-from vmm.virtio.workers import Workers
+from vmm.virtio.workers import Workers, forbidden_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Fs(VirtioDevice):
         return struct.pack(spec.FS_CONFIG_FORMAT, self.tag.encode(), self.request_queues, 0)
 
     def activate(self, context: DeviceContext) -> None:
+        self._watch_window(context.event.fd)
         error = ffi.new("int *")
         for queue in context.queues.values():
             worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
@@ -168,14 +169,24 @@ class Fs(VirtioDevice):
         :raises GuestError: the guest broke a ring
         :raises HostError: a worker cannot go on
         """
+        self._check_window()
         self._workers.check()
 
     def stop(self) -> None:
+        self._watch_window(-1)
         self._workers.stop()
 
     def reset(self) -> None:
         lib.fs_reset(self._fs)
         self._clear_window()
+
+    def _watch_window(self, event_fd: int) -> None:
+        if self._dax is not None:
+            lib.dax_watch(self._dax, event_fd)
+
+    def _check_window(self) -> None:
+        if self._dax is not None and (number := lib.dax_forbidden(self._dax)) >= 0:
+            raise forbidden_call(self.name, "pyvmm-dax", number)
 
     def _clear_window(self) -> None:
         if self._dax is not None:

@@ -169,6 +169,7 @@ class FsProcess(Fs):
         self._context = context
         self._given = []
         self._taken_over = False
+        self._watch_window(context.event.fd)
         context.loop.add(self._pidfd, self._on_end)
         try:
             self._hand_over(context)
@@ -207,6 +208,7 @@ class FsProcess(Fs):
             )
 
     def check(self) -> None:
+        self._check_window()
         try:
             answer = self._call(self._message(lib.FSD_CHECK))
         except ServerGone:
@@ -221,6 +223,7 @@ class FsProcess(Fs):
         context, self._context = self._context, None
         if context is None:
             return
+        self._watch_window(-1)
         context.loop.remove(self._pidfd)
         if self._taken_over:
             return

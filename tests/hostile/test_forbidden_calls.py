@@ -1,0 +1,173 @@
+"""A worker that somebody has taken over: it makes system calls that it has no use for.
+
+Code of the tests' own is put into the threads of real devices, where nothing of the product leads: a library that swaps
+a worker's function for one that makes a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.blk_driver import BlkGuest
+from tests.driver import Guest
+from tests.native.programs import NATIVE, SRC, needed_compiler
+from tests.net_driver import NetGuest
+from tests.vsock_driver import VsockGuest
+from vmm.errors import ForbiddenCallError
+from vmm.native import ffi, lib
+from vmm.virtio.console.device import VirtioConsole
+from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem.device import Pmem
+
+KVM_CREATE_VM = 0xAE01
+AT_FDCWD = -100
+CALLS: dict[str, tuple[int, ...]] = {
+    "open": (2, 0, 0),
+    "openat": (257, AT_FDCWD, 0, 0),
+    "openat2": (437, AT_FDCWD, 0, 0),
+    "socket": (41, 2, 1, 0),
+    "execve": (59, 0, 0, 0),
+    "ptrace": (101, 0, 0, 0),
+    "mount": (165, 0, 0, 0, 0, 0),
+    "kill": (62, 0, 0),
+    "ioctl": (16, -1, KVM_CREATE_VM, 0),
+    "clone": (56, 17, 0, 0, 0, 0),
+    "clone3": (435, 0, 0),
+    "io_uring_setup": (425, 1, 0),
+    "io_uring_register": (427, -1, 0, 0, 0),
+    "prctl": (157, 4, 1, 0, 0, 0),
+    "rt_sigaction": (13, 31, 0, 0, 8),
+    "mprotect to code": (10, 0, 4096, 5),
+    "futex of another process": (202, 0, 2, 0, 0, 0),
+    "no call at all": (1 << 20,),
+    "an x32 call": (0x40000001, 1, 0, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def injector(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    target = tmp_path_factory.mktemp("inject") / "inject.so"
+    compiler = needed_compiler("asan")
+    flags = ("-std=gnu11", "-shared", "-fPIC", f"-I{NATIVE}")
+    subprocess.run([compiler, *flags, "-o", str(target), str(SRC / "inject.c")], check=True)
+    return ctypes.CDLL(str(target))
+
+
+def inject(library: ctypes.CDLL, worker: Any, call: tuple[int, ...]) -> None:
+    """Have the thread of *worker* make a call, as soon as it turns to its ring."""
+    arguments = (ctypes.c_long * 7)(*call)
+    library.inject(ctypes.c_void_p(int(ffi.cast("uintptr_t", worker))), arguments)
+
+
+@contextmanager
+def blk(tmp_path: Path) -> Iterator[Guest]:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with BlkGuest(image) as guest:
+        guest.start()
+        yield guest
+
+
+@contextmanager
+def net(tmp_path: Path) -> Iterator[Guest]:
+    with NetGuest() as guest:
+        yield guest
+
+
+@contextmanager
+def vsock(tmp_path: Path) -> Iterator[Guest]:
+    with VsockGuest(tmp_path) as guest:
+        yield guest
+
+
+@contextmanager
+def console(tmp_path: Path) -> Iterator[Guest]:
+    with Guest(VirtioConsole(out_fd=os.open("/dev/null", os.O_WRONLY))) as guest:
+        guest.start()
+        yield guest
+
+
+@contextmanager
+def pmem(tmp_path: Path) -> Iterator[Guest]:
+    image = tmp_path / "pmem.img"
+    image.write_bytes(bytes(2 << 20))
+    with Guest(Pmem(PmemConfig(str(image)))) as guest:
+        guest.start()
+        yield guest
+
+
+KINDS = {"blk": blk, "net": net, "vsock": vsock, "console": console, "pmem": pmem}
+
+
+def wait_for_error(guest: Guest) -> ForbiddenCallError:
+    """What stops the control loop, and with it a machine."""
+    deadline = time.monotonic() + 60
+    while guest.error is None:
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.005)
+    error, guest.error = guest.error, None
+    assert isinstance(error, ForbiddenCallError)
+    return error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call: tuple[int, ...]) -> None:
+    with KINDS[kind](tmp_path) as guest:
+        device: Any = guest.device
+        ((worker, _queues), *_) = device._workers._running
+        inject(injector, worker, call)
+        error = wait_for_error(guest)
+        assert lib.worker_walled(worker)
+        assert error.code == "forbidden-call"
+        assert f"({call[0]})" in str(error) or f" {call[0]}," in str(error)
+        assert device._workers._name(0) in str(error)
+
+
+def test_this_process_is_as_it_was(injector: ctypes.CDLL, tmp_path: Path) -> None:
+    with blk(tmp_path) as guest:
+        device: Any = guest.device
+        inject(injector, device._workers._running[0][0], CALLS["openat"])
+        wait_for_error(guest)
+    status = Path("/proc/self/status").read_text()
+    assert "NoNewPrivs:\t0" in status and "Seccomp:\t0" in status
+    assert subprocess.run([sys.executable, "-c", "pass"]).returncode == 0
+
+
+def test_who_ignores_the_signal_makes_no_call_either(tmp_path: Path, injector: ctypes.CDLL) -> None:
+    """With SIGSYS blocked the kernel ends the process; the call is not made."""
+    code = f"""
+import ctypes, os, pathlib, sys
+sys.path.insert(0, {str(NATIVE.parents[1])!r})
+from tests.hostile import test_forbidden_calls as t
+with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
+    library = ctypes.CDLL({injector._name!r})
+    library.block_signals_first()
+    t.inject(library, guest.device._workers._running[0][0], t.CALLS["execve"])
+    t.wait_for_error(guest)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -31
+
+
+def test_lists_are_short() -> None:
+    call = ffi.new("struct seccomp_call *")
+    count = dict.fromkeys(
+        (lib.SECCOMP_BLK, lib.SECCOMP_NET, lib.SECCOMP_VSOCK, lib.SECCOMP_CONSOLE, lib.SECCOMP_PMEM, lib.SECCOMP_DAX), 0
+    )
+    index = 0
+    while lib.seccomp_call(index, call) == 0:
+        for kind in count:
+            count[kind] += bool(call.whose & kind)
+        index += 1
+    assert max(count.values()) <= 26, count
+    assert count[lib.SECCOMP_BLK] <= 20, count
