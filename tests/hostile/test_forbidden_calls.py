@@ -109,12 +109,15 @@ def pmem(tmp_path: Path) -> Iterator[Guest]:
 KINDS = {"blk": blk, "net": net, "vsock": vsock, "console": console, "pmem": pmem}
 
 
-def wait_for_error(guest: Guest) -> ForbiddenCallError:
+def wait_for_error(guest: Guest, library: ctypes.CDLL) -> ForbiddenCallError:
     """What stops the control loop, and with it a machine."""
     deadline = time.monotonic() + 60
+    device: Any = guest.device
+    worker = int(ffi.cast("uintptr_t", device._workers._running[0][0]))
     while guest.error is None:
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.005)
+        library.kick(ctypes.c_void_p(worker))
     error, guest.error = guest.error, None
     assert isinstance(error, ForbiddenCallError)
     return error
@@ -127,7 +130,7 @@ def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call
         device: Any = guest.device
         ((worker, _queues), *_) = device._workers._running
         inject(injector, worker, call)
-        error = wait_for_error(guest)
+        error = wait_for_error(guest, injector)
         assert lib.worker_walled(worker)
         assert error.code == "forbidden-call"
         assert f"({call[0]})" in str(error) or f" {call[0]}," in str(error)
@@ -138,7 +141,7 @@ def test_this_process_is_as_it_was(injector: ctypes.CDLL, tmp_path: Path) -> Non
     with blk(tmp_path) as guest:
         device: Any = guest.device
         inject(injector, device._workers._running[0][0], CALLS["openat"])
-        wait_for_error(guest)
+        wait_for_error(guest, injector)
     status = Path("/proc/self/status").read_text()
     assert "NoNewPrivs:\t0" in status and "Seccomp:\t0" in status
     assert subprocess.run([sys.executable, "-c", "pass"]).returncode == 0
@@ -154,7 +157,7 @@ with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
     library = ctypes.CDLL({injector._name!r})
     library.block_signals_first()
     t.inject(library, guest.device._workers._running[0][0], t.CALLS["execve"])
-    t.wait_for_error(guest)
+    t.wait_for_error(guest, library)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -31
 

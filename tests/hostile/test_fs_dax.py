@@ -118,6 +118,7 @@ class Window:
         ours, child = ffi.new("int *"), ffi.new("int *")
         assert lib.dax_pair(ours, child) == 0
         assert lib.dax_serve(self.native, ours[0]) == 0
+        assert lib.dax_begin(self.native) == 0
         self.sock = socket.socket(fileno=int(child[0]))
         self.sock.settimeout(10)
 

@@ -15,14 +15,18 @@ def names() -> set[str]:
     return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
 
 
+def wait_for(wanted: set[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not wanted <= names():  # a thread names itself when it begins
+        assert time.monotonic() < deadline, names()
+        time.sleep(0.01)
+
+
 def test_vcpus_and_the_loop(tmp_path: Path) -> None:
     kernel = tiny.make(tmp_path, tiny.say("x"), tiny.HALT)
     with Machine(MachineConfig(BootConfig(kernel), cpus=2)) as machine:
         machine.start()
-        deadline = time.monotonic() + 60
-        while not {"vcpu0", "vcpu1", "loop"} <= names():  # a thread names itself when it begins
-            assert time.monotonic() < deadline, names()
-            time.sleep(0.01)
+        wait_for({"vcpu0", "vcpu1", "loop"})
     assert not {"vcpu0", "vcpu1", "loop"} & names()
 
 
@@ -32,7 +36,7 @@ def test_workers_of_a_disk(tmp_path: Path) -> None:
     with BlkGuest(image, cpus=2) as guest:
         guest.device.thread_name = "blk-vdb-"
         guest.start()
-        assert {"blk-vdb-0", "blk-vdb-1"} <= names()
+        wait_for({"blk-vdb-0", "blk-vdb-1"})
 
 
 def test_letters_of_disks() -> None:

@@ -57,6 +57,7 @@ class Window(VirtioDevice):
         self.regions = {0: SharedRegion(address, 2 * SLOT, self.native)}
         assert lib.dax_pair(ours, child) == 0
         lib.dax_serve(self.native, ours[0])
+        assert lib.dax_begin(self.native) == 0
         self.sock = socket.socket(fileno=int(child[0]))
 
     def map(self, path: Path, *, writable: bool) -> None:

@@ -63,7 +63,9 @@ void dax_free(struct dax *dax);
 void *dax_window(const struct dax *dax);
 /* Serve another process that asks for mappings; takes the socket over. */
 int dax_serve(struct dax *dax, int sock);
-/* An eventfd that is signalled when its thread tried a system call that it must not make; -1: none. */
+/* Start its thread, if it does not run: it answers what dax_serve() got, and notices files that shrink. 0 or -errno. */
+int dax_begin(struct dax *dax);
+/* An eventfd that is signalled when the thread tried a system call that it must not make; -1: none. */
 void dax_watch(struct dax *dax, int event_fd);
 /* As worker_forbidden(). */
 int dax_forbidden(struct dax *dax);

@@ -266,8 +266,8 @@ struct worker_stats {
 /* Stop, finish what is in flight, join. Nothing of the worker touches guest memory afterwards. */
 void worker_stop(struct worker *worker);
 void worker_free(struct worker *worker);
-/* What top -H shows of its thread: up to 15 bytes, the rest is cut off. */
-void worker_set_name(struct worker *worker, const char *name);
+/* What top -H shows of the next worker that the calling thread starts: up to 15 bytes, the rest is cut off. */
+void thread_name_next(const char *name);
 /* The same of the thread that calls. */
 void thread_set_name(const char *name);
 /* The number of the system call that its thread tried and must not make, and which ended it; -1: none. */

@@ -60,6 +60,10 @@ class Workers:
     def __len__(self) -> int:
         return len(self._running)
 
+    def name_next(self) -> None:
+        """The next worker that this thread starts will be :meth:`add`ed: its thread gets its name."""
+        lib.thread_name_next(self._name(len(self)).encode())
+
     def add(self, worker: Any, error: Any, *queues: Queue) -> None:
         """Take over what one of the ``..._start`` functions returned and what it said in *error* (``int *``).
 
@@ -73,7 +77,6 @@ class Workers:
                 hint=self._hint,
                 errno=-error[0],
             )
-        lib.worker_set_name(worker, self._name(len(self)).encode())
         self._running.append((worker, queues))
 
     def _name(self, index: int) -> str:

@@ -28,6 +28,12 @@ void block_signals_first(void)
 	block = 1;
 }
 
+/* To be said again: a worker that just looked for work, and found none, has heard it and sleeps. */
+void kick(struct worker *w)
+{
+	eventfd_write(w->kick_fd, 1);
+}
+
 void inject(struct worker *w, const long *numbers)
 {
 	for (int i = 0; i < 7; i++)
@@ -35,5 +41,5 @@ void inject(struct worker *w, const long *numbers)
 	ops = *w->ops;
 	ops.run = run;
 	__atomic_store_n(&w->ops, &ops, __ATOMIC_SEQ_CST);
-	eventfd_write(w->kick_fd, 1);
+	kick(w);
 }

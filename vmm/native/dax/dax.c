@@ -199,8 +199,6 @@ struct dax *dax_new(uint64_t size, int *err)
 	dax->park = dax->window + size;
 	*err = dax_fill_memory(dax->window, size);
 	if (!*err)
-		*err = dax_thread_start(dax);
-	if (!*err)
 		return dax;
 fail:
 	if (dax->reserved != MAP_FAILED)
@@ -218,7 +216,8 @@ void dax_free(struct dax *dax)
 		return;
 	__atomic_store_n(&dax->stop, true, __ATOMIC_RELEASE);
 	eventfd_write(dax->wake_fd, 1);
-	pthread_join(dax->thread, NULL);
+	if (dax->started)
+		pthread_join(dax->thread, NULL);
 	if (dax->sock >= 0)
 		close(dax->sock);
 	close(dax->wake_fd);

@@ -27,7 +27,7 @@ struct dax {
 	struct dax_stats stats;
 	int sock, wake_fd, event_fd;
 	int forbidden; /* as of worker.forbidden */
-	bool stop;
+	bool stop, started;
 	pthread_t thread;
 	struct slot slot[];
 };
@@ -45,8 +45,5 @@ void dax_close(struct dax *dax, uint32_t i, uint32_t page);
 /* These take the lock. */
 void dax_look_at_cuts(struct dax *dax);
 void dax_look_for_shrunk(struct dax *dax);
-
-/* dax_thread.c */
-int dax_thread_start(struct dax *dax);
 
 #endif

@@ -93,12 +93,18 @@ void dax_watch(struct dax *dax, int event_fd)
 	__atomic_store_n(&dax->event_fd, event_fd, __ATOMIC_RELEASE);
 }
 
+int dax_begin(struct dax *dax)
+{
+	int err;
+
+	if (dax->started)
+		return 0;
+	err = thread_start(&dax->thread, "pyvmm-dax", dax_main, dax);
+	dax->started = !err;
+	return err;
+}
+
 int dax_forbidden(struct dax *dax)
 {
 	return __atomic_load_n(&dax->forbidden, __ATOMIC_ACQUIRE);
-}
-
-int dax_thread_start(struct dax *dax)
-{
-	return thread_start(&dax->thread, "pyvmm-dax", dax_main, dax);
 }

@@ -156,6 +156,7 @@ class Blk(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         error = ffi.new("int *")
         for queue in context.queues.values():
+            self._workers.name_next()
             worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
             self._workers.add(worker, error, queue)
 

@@ -77,6 +77,7 @@ class VirtioConsole(VirtioDevice):
         if RX in queues:
             native.rx, native.rx_kick, native.rx_irq = queues[RX].ring, queues[RX].kick.fd, queues[RX].irq
         error = ffi.new("int *")
+        self._workers.name_next()
         worker = lib.console_start(self._console, native, error)
         self._workers.add(worker, error, *queues.values())
 

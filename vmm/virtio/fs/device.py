@@ -160,6 +160,7 @@ class Fs(VirtioDevice):
         self._watch_window(context.event.fd)
         error = ffi.new("int *")
         for queue in context.queues.values():
+            self._workers.name_next()
             worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
             self._workers.add(worker, error, queue)
 
@@ -181,8 +182,12 @@ class Fs(VirtioDevice):
         self._clear_window()
 
     def _watch_window(self, event_fd: int) -> None:
-        if self._dax is not None:
-            lib.dax_watch(self._dax, event_fd)
+        if self._dax is None:
+            return
+        lib.dax_watch(self._dax, event_fd)
+        error = lib.dax_begin(self._dax) if event_fd >= 0 else 0
+        if error:
+            raise HostError(f"{self.name}: {os.strerror(-error)}", code="share-dax", errno=-error)
 
     def _check_window(self) -> None:
         if self._dax is not None and (number := lib.dax_forbidden(self._dax)) >= 0:

@@ -203,6 +203,7 @@ class Net(VirtioDevice):
         native.rx_frame = LARGEST if large else self.backend.mtu + ETHERNET + 4
         native.rx_limit, native.tx_limit = (limit.native for limit in self._limits)
         error = ffi.new("int *")
+        self._workers.name_next()
         self._workers.add(lib.net_start(net, native, error), error, rx, tx)
 
     def stop(self) -> None:

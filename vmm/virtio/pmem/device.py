@@ -89,6 +89,7 @@ class Pmem(VirtioDevice):
         if queue is None:
             return  # it cannot flush; the driver is free to leave it so
         error = ffi.new("int *")
+        self._workers.name_next()
         worker = lib.pmem_start(self._pmem, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
         self._workers.add(worker, error, queue)
 

@@ -121,6 +121,7 @@ class Vsock(VirtioDevice):
         native.reset_event = self._reset_event
         self._reset_event = False
         error = ffi.new("int *")
+        self._workers.name_next()
         worker = lib.vsock_start(self._vsock, native, error)
         self._workers.add(worker, error, *queues.values())
 
