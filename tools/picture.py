@@ -33,7 +33,7 @@ NATIVE = (
     "pmem",
     "balloon",
     "dataplane",
-    "seccomp",
+    "calls",
     "ring",
     "base",
 )

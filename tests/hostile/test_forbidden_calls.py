@@ -163,12 +163,12 @@ with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
 
 
 def test_lists_are_short() -> None:
-    call = ffi.new("struct seccomp_call *")
+    call = ffi.new("struct seccomp_row *")
     count = dict.fromkeys(
         (lib.SECCOMP_BLK, lib.SECCOMP_NET, lib.SECCOMP_VSOCK, lib.SECCOMP_CONSOLE, lib.SECCOMP_PMEM, lib.SECCOMP_DAX), 0
     )
     index = 0
-    while lib.seccomp_call(index, call) == 0:
+    while lib.seccomp_row(index, call) == 0:
         for kind in count:
             count[kind] += bool(call.whose & kind)
         index += 1

@@ -27,7 +27,7 @@ PARTS = (
         "balloon/*.c",
         "ram/*.c",
         "console/*.c",
-        "seccomp/*.c",
+        "calls/*.c",
     ),
     *("pmem/*.c", "dax/dax.c", "dax/dax_cut.c", "dax/dax_thread.c", "vcpu/bus.c"),
 )

@@ -113,7 +113,7 @@ class _Lib:
     SECCOMP_CONSOLE: Final[int]
     SECCOMP_PMEM: Final[int]
     SECCOMP_DAX: Final[int]
-    def seccomp_call(self, i: int, out: CData, /) -> int: ...
+    def seccomp_row(self, i: int, out: CData, /) -> int: ...
     BLK_RO: Final[int]
     BLK_DISCARD: Final[int]
     BLK_WRITE_ZEROES: Final[int]

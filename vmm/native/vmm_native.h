@@ -278,18 +278,18 @@ int worker_walled(struct worker *worker);
 int worker_error(struct worker *worker);
 void worker_get_stats(struct worker *worker, struct worker_stats *out);
 
-/* ---- seccomp.c: the system calls of each kind of thread --------------------------------------------------------- */
+/* ---- calls.c: the system calls of each kind of thread --------------------------------------------------------- */
 
 /* Kinds of threads, as bits of `whose`. */
 enum {
 	SECCOMP_BLK = 1, SECCOMP_NET = 2, SECCOMP_VSOCK = 4, SECCOMP_CONSOLE = 8, SECCOMP_PMEM = 16, SECCOMP_DAX = 32,
 };
 
-/* A line of the table calls.h. */
-struct seccomp_call {
+/* A line of the table, calls/table.h. */
+struct seccomp_row {
 	const char *name, *test, *why;
 	uint32_t nr, whose;
 };
 
 /* The i-th; -ENOENT behind the last. */
-int seccomp_call(uint32_t i, struct seccomp_call *out);
+int seccomp_row(uint32_t i, struct seccomp_row *out);

@@ -21,9 +21,9 @@ COUNTERS = ("kicks", "chains", "irqs", "wakeups")
 
 def call_name(number: int) -> str:
     """A system call for people, as ``openat (257)``."""
-    call = ffi.new("struct seccomp_call *")
+    call = ffi.new("struct seccomp_row *")
     index = 0
-    while lib.seccomp_call(index, call) == 0:
+    while lib.seccomp_row(index, call) == 0:
         if call.nr == number:
             return f"{ffi.string(call.name).decode()} ({number})"
         index += 1

@@ -3,6 +3,7 @@
  * A filter from a list of system calls. A call without conditions is a number followed by "allow", so that the kernel finds
  * it to be independent of arguments and does not run the filter for it at all.
  */
+#define _GNU_SOURCE /* syscall() */
 #include "base/seccomp.h"
 
 #include <errno.h>
@@ -11,6 +12,12 @@
 #include <linux/seccomp.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
+#define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
+#endif
 
 enum { MAX_CODE = 1024, MAX_SKIP = 255 };
 
@@ -92,5 +99,8 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 	if (c.n > MAX_CODE)
 		return -E2BIG;
 	program.len = (unsigned short)c.n;
+	/* Without the flag kernels before 5.16 make every branch slower, against code that a guest cannot bring along. */
+	if (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
+		return 0;
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;
 }

@@ -5,7 +5,7 @@
  * Nothing is allocated once a queue runs (blk_queue.c).
  */
 #include "blk/blk.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
  * CPU spinning, as it does for a full UART.
  */
 #include "console/console.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 
 #include <errno.h>
 #include <string.h>

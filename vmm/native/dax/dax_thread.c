@@ -3,7 +3,7 @@
 #include "dax/dax_struct.h"
 #include "base/fd_socket.h"
 #include "dataplane/worker.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -7,7 +7,7 @@
  * guest that offers no buffers, or has used up what it may receive, is not woken for.
  */
 #include "net/net.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 
 #include <errno.h>
 #include <stdlib.h>

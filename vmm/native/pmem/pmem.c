@@ -7,7 +7,7 @@
  * when it has grown. KVM need not say that a page cannot be had, so the worker hears from inotify, or looks now and then.
  */
 #include "pmem/pmem.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 #include "vcpu/bus.h"
 
 #include <errno.h>

@@ -6,7 +6,7 @@
  * kicks and all sockets are. Connections are the device's, not the worker's: they survive a pause, and end with a reset.
  */
 #include "vsock/vsock.h"
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
 
 #include <errno.h>
 #include <stdlib.h>

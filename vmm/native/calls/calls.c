@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The filters that calls.h describes. A thread puts on its own, before it looks at anything of the guest's; the rest of the
+ * The filters that table.h describes. A thread puts on its own, before it looks at anything of the guest's; the rest of the
  * process, which may be somebody else's program, is as it was. No right is needed for it, since the thread can gain none any
  * more (no_new_privs, which belongs to the thread, too).
  *
@@ -8,12 +8,11 @@
  * it was, and the thread does nothing more: its code is somebody else's by now. Somebody who blocks or ignores the signal
  * ends the process, since the kernel then takes the default action.
  */
-#include "seccomp/seccomp.h"
+#include "calls/calls.h"
+#include "base/seccomp.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -25,10 +24,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
-#define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
-#endif
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
@@ -60,19 +55,20 @@ enum {
 #define ANY TEST_ANY, 0, 0, NULL
 #define IN(arg, ...) TEST_IN, arg, VALUES(__VA_ARGS__)
 #define WITHOUT(arg, bits) TEST_WITHOUT, arg, VALUES(bits)
+#undef CALL
 #define CALL(call, whose, test, why) { #call, #test, why, SYS_##call, whose, test },
 
 static const struct call calls[] = {
-#include "seccomp/calls.h"
+#include "calls/table.h"
 };
 
-enum { CALLS = sizeof(calls) / sizeof(calls[0]), PROGRAM_MAX = 512 };
+enum { CALLS = sizeof(calls) / sizeof(calls[0]), LINES_MAX = 128 };
 
-int seccomp_call(uint32_t i, struct seccomp_call *out)
+int seccomp_row(uint32_t i, struct seccomp_row *out)
 {
 	if (i >= CALLS)
 		return -ENOENT;
-	*out = (struct seccomp_call){
+	*out = (struct seccomp_row){
 		.name = calls[i].name, .test = calls[i].text, .why = calls[i].why, .nr = calls[i].nr, .whose = calls[i].whose,
 	};
 	return 0;
@@ -80,64 +76,31 @@ int seccomp_call(uint32_t i, struct seccomp_call *out)
 
 /* ---- the filter ---------------------------------------------------------------------------------------------------- */
 
-struct program {
-	uint16_t len;
-	struct sock_filter code[PROGRAM_MAX];
-};
-
-static void emit(struct program *p, uint16_t code, uint8_t yes, uint8_t no, uint32_t k)
-{
-	if (p->len < PROGRAM_MAX)
-		p->code[p->len] = (struct sock_filter){ code, yes, no, k };
-	p->len++;
-}
-
-static void emit_call(struct program *p, const struct call *c)
-{
-	/* Behind the comparison: one instruction, or the load, the comparisons, and both answers. */
-	const uint8_t skip = c->test == TEST_ANY ? 1 : (uint8_t)(c->n + 3);
-
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 0, skip, c->nr);
-	if (c->test == TEST_ANY) {
-		emit(p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
-		return;
-	}
-	emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offsetof(struct seccomp_data, args) + c->argument * 8);
-	for (uint32_t i = 0; i < c->n; i++) {
-		const uint8_t to_allow = (uint8_t)(c->n - i);
-
-		if (c->test == TEST_IN)
-			emit(p, BPF_JMP | BPF_JEQ | BPF_K, to_allow, 0, c->value[i]);
-		else
-			emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, to_allow, c->value[i]);
-	}
-	emit(p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_TRAP);
-	emit(p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
-}
-
 static int put_on(uint32_t kind)
 {
-	struct program p = { 0 };
-	struct sock_fprog prog;
+	struct seccomp_call list[LINES_MAX];
+	size_t n = 0;
 
-	emit(&p, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offsetof(struct seccomp_data, arch));
-	emit(&p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, AUDIT_ARCH_X86_64);
-	emit(&p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS);
-	/* Numbers of the x32 ABI are others, so equal to none of these. */
-	emit(&p, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offsetof(struct seccomp_data, nr));
-	for (uint32_t i = 0; i < CALLS; i++)
-		if (calls[i].whose & kind)
-			emit_call(&p, &calls[i]);
-	emit(&p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_TRAP);
-	if (p.len > PROGRAM_MAX)
-		return -E2BIG;
-	prog = (struct sock_fprog){ .len = p.len, .filter = p.code };
+	for (uint32_t i = 0; i < CALLS; i++) {
+		const struct call *c = &calls[i];
+
+		if (!(c->whose & kind))
+			continue;
+		/* Each value of IN is a line of its own. */
+		for (uint32_t k = 0; k < (c->n ? c->n : 1); k++) {
+			if (n == LINES_MAX)
+				return -E2BIG;
+			list[n] = (struct seccomp_call){ .nr = c->nr };
+			if (c->test == TEST_IN)
+				list[n].match[0] = (struct seccomp_match){ c->argument, SECCOMP_ALL, c->value[k] };
+			else if (c->test == TEST_WITHOUT)
+				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], 0 };
+			n++;
+		}
+	}
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	/* Without the flag kernels before 5.16 make every branch of the thread slower; it runs no code of the guest's. */
-	if (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog))
-		return 0;
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0 ? -errno : 0;
+	return seccomp_install(list, n, SECCOMP_RET_TRAP);
 }
 
 /* ---- a call that is not listed ------------------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The system calls of each kind of thread, and what for: the one table. seccomp.c makes the filters of it, docs/security.md
+ * The system calls of each kind of thread, and what for: the one table. calls.c makes the filters of it, docs/security.md
  * shows it. What is not listed for a thread ends its machine.
  *
  * CALL(name, whose, test, why). Tests look at the low 32 bits of an argument: ANY; IN(argument, values...), one of these;

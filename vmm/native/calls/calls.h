@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* System calls: each kind of thread has a list (calls.h), and what is not in it ends the machine. */
-#ifndef VMM_NATIVE_SECCOMP_H
-#define VMM_NATIVE_SECCOMP_H
+/* System calls: each kind of thread has a list (table.h), and what is not in it ends the machine. */
+#ifndef VMM_NATIVE_CALLS_H
+#define VMM_NATIVE_CALLS_H
 
 #include "dataplane/worker.h"
 
