@@ -65,7 +65,6 @@ DIFFERENCES: dict[str, Difference] = {
     "podman/namespaces/ipc-container-seen": PATH,
     "podman/namespaces/uts-container": PATH,
     "podman/namespaces/pid-host": Difference(HOST, shows=matches("podman/namespaces/pid-host", "^0$")),
-    "podman/namespaces/uts-host": Difference(HOST, shows=matches("podman/namespaces/uts-host $?", "^1$")),
     "cri/propagation/bidirectional": BIDIRECTIONAL,
     "cri/namespaces/network-node": NETWORK,
     "cri/namespaces/pid-node": Difference(HOST, shows=matches("processes", "PID")),

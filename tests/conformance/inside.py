@@ -25,7 +25,7 @@ from tests.conformance.journal import Journal
 from tests.conformance.suite import Observation, Result, Scene
 from tests.conformance.suites import SUITES
 
-LIMIT = 400
+LIMIT = 1200
 """Seconds for a scene; what it has made is cleared then."""
 
 

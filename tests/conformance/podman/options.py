@@ -131,7 +131,12 @@ group(
             'exec c sh -c \'tr "\\0" " " </proc/1/cmdline\'',
             out="^/run/podman-init -- sleep 600",
         ),
-        line("options/init-child", "the program is its child", "exec c sh -c 'pgrep -P 1 -x sleep | wc -l'", out="^1$"),
+        line(
+            "options/init-child",
+            "the program is its child",
+            "exec c sh -c 'for p in /proc/[0-9]*; do grep -q ^Name:.sleep $p/status && grep PPid $p/status; done'",
+            out="^PPid:\t1$",
+        ),
         line(
             "options/sysctl",
             "--sysctl is set",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.conformance.podman.script import Line
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
-LIMIT = 60.0
+LIMIT = 180.0
 """Seconds for a command."""
 PATIENCE = 25.0
 """Seconds until what is waited for has to be there."""
