@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.face import KILLED
-from pyvmm_kata.oci import control
+from pyvmm_kata.oci import conmon, control
 from pyvmm_kata.oci.console import window_size
 from pyvmm_kata.sandbox.stdio import Stdio
 
@@ -129,13 +129,7 @@ class ContainerService:
     def tell_oom(self) -> None:
         """The guest's kernel has killed one of its processes for want of memory."""
         self.save(oom=self._state.get("oom", 0) + 1)
-        # conmon looks at the control group of the pid, on the host, where nothing happened; what it would make there
-        # podman looks for. The folder is conmon's when it has this pipe in it.
-        if os.path.exists(os.path.join(self.plan.bundle.path, "ctl")):
-            try:
-                os.close(os.open(os.path.join(self.plan.bundle.path, "oom"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
-            except OSError:
-                pass  # it is removed just now
+        conmon.tell_oom(self.plan.bundle.path, self.plan.face.pid)
 
     def kill(self) -> None:
         """End it."""
