@@ -55,6 +55,20 @@ def test_a_container_in_the_background(podman: Podman) -> None:
     assert podman.check("ps", "--all", "--quiet") == ""
 
 
+def test_limits(podman: Podman) -> None:
+    """A tenth of a CPU, which the machine's start does not have to do with; and too little memory."""
+    done = podman.run(
+        "run", "--name", "slow", "--network", "none", "--cpus", "0.1", "box", "cat", "/sys/fs/cgroup/cpu.max"
+    )
+    assert (done.returncode, done.stdout) == (0, "10000 100000\n"), done.stderr
+    podman.check("rm", "slow")
+    limits = ("-m", "24m", "--memory-swap", "24m")
+    done = podman.run("run", "--name", "small", "--network", "none", *limits, "box", "tail", "/dev/zero")
+    assert done.returncode == 137, done.stderr
+    assert podman.check("inspect", "--format", "{{.State.OOMKilled}} {{.State.ExitCode}}", "small") == "true 137\n"
+    podman.check("rm", "small")
+
+
 def test_a_web_server_on_a_bridge(podman: Podman) -> None:
     """podman makes the network, and leads a port of the host into it."""
     serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"

@@ -106,11 +106,15 @@ class Cgroup:
         with open(f"{self.path}/cgroup.procs") as lines:
             return [int(line) for line in lines]
 
-    def limit(self, memory: int, resources: Json) -> None:
-        """Bound it: *memory* is the guest's RAM, *resources* is ``linux.resources``.  What the host has no controller
-        for is left out."""
+    def limit_memory(self, memory: int, resources: Json) -> None:
+        """Bound what it has: *memory* is the guest's RAM, *resources* is ``linux.resources``.  What the host has no
+        controller for is left out."""
         wanted = (resources.get("memory") or {}).get("limit") or 0
         self._try_write(f"{self.path}/memory.max", str(memory + OVERHEAD) if wanted > 0 else "max")
+
+    def limit_cpu(self, resources: Json) -> None:
+        """Bound how much it computes.  To be done when the machine has started: with a tenth of a CPU that would take
+        ten times as long, where a container of runc's has nothing to start."""
         cpu = resources.get("cpu") or {}
         quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
         self._try_write(f"{self.path}/cpu.max", f"{quota if quota > 0 else 'max'} {period}")

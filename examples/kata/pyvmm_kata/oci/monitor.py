@@ -72,8 +72,7 @@ class Monitor:
         os.mkdir(self._folder, 0o700)
         cgroup = Cgroup(plan.cgroup)
         if cgroup.hold(0, plan.face.pid):
-            resources = (plan.bundle.spec.get("linux") or {}).get("resources") or {}
-            cgroup.limit(plan.settings.size(resources)[0], resources)
+            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
         else:
             self._home = ""
             self._first.save(cgroup="")
@@ -99,7 +98,7 @@ class Monitor:
         """
         plan = self._plan
         spec = plan.bundle.spec
-        memory, vcpus = plan.settings.size((spec.get("linux") or {}).get("resources") or {})
+        memory, vcpus = plan.settings.size(self._resources)
         self._sandbox = Sandbox(
             SandboxConfig(
                 plan.container_id,
@@ -119,6 +118,13 @@ class Monitor:
         self._sandbox.listen(self._on_event)
         self._sandbox.start()
         self._first.create(self._sandbox)
+        if self._home:
+            Cgroup(self._home).limit_cpu(self._resources)
+
+    @property
+    def _resources(self) -> Json:
+        found: Json = (self._plan.bundle.spec.get("linux") or {}).get("resources") or {}
+        return found
 
     def _network(self) -> network.Network | None:
         annotations = self._plan.bundle.annotations

@@ -88,12 +88,15 @@ def start_sandbox(
         return sandbox
 
     os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
-    _enter_cgroup(place, bundle, face, memory, resources)
+    group = _enter_cgroup(place, bundle, face, memory, resources)
     try:
-        return network.in_namespace(face.namespace("net"), start)
+        sandbox = network.in_namespace(face.namespace("net"), start)
     except BaseException:
         leave_cgroup(place, home)
         raise
+    if group is not None:
+        group.limit_cpu(resources)
+    return sandbox
 
 
 def pod_resources(bundle: Bundle) -> dict[str, Any]:
@@ -116,19 +119,23 @@ def pod_resources(bundle: Bundle) -> dict[str, Any]:
     return made
 
 
-def _enter_cgroup(place: Place, bundle: Bundle, face: Face, memory: int, resources: dict[str, Any]) -> None:
-    """Go where the pod's processes are to be; a pod of several containers is limited by the group above that."""
+def _enter_cgroup(
+    place: Place, bundle: Bundle, face: Face, memory: int, resources: dict[str, Any]
+) -> cgroups.Cgroup | None:
+    """Go where the pod's processes are to be; the group, if it is to be limited: a pod of several containers is by the
+    one above."""
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
     group = cgroups.Cgroup(folder)
     place.write_cgroup(folder)  # first: who is killed in between leaves a group that somebody knows of
     if not group.make():
         place.write_cgroup("")
-        return
+        return None
     if not place.is_shared:
-        group.limit(memory, resources)
+        group.limit_memory(memory, resources)
     group.enter()
     group.enter(face.pid)
+    return None if place.is_shared else group
 
 
 def own_cgroup() -> str:
