@@ -207,6 +207,21 @@ def test_the_users_own_id(user: User, options: str, inside: int) -> None:
     assert ((data / "made").stat().st_uid, (data / "made").stat().st_gid) == (USER, USER)
 
 
+@pytest.mark.parametrize("network", ["pasta", pytest.param("slirp4netns", marks=pytest.mark.long)])
+def test_a_server_with_the_users_own_id(user: User, network: str) -> None:
+    """podman makes the network, which belongs to the container's user namespace, when the container is there."""
+    serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
+    options = ("--userns", "keep-id", "--network", network, "-p", "8081:80")
+    user.check("podman", "run", "--detach", "--replace", "--name", "kept", *options, "box", "sh", "-c", serve)
+    for address in ("127.0.0.1", ADDRESS):
+        deadline = time.monotonic() + PATIENCE
+        while (done := user.run("busybox", "wget", "-qO-", "-T10", f"http://{address}:8081/")).stdout != "a page\n":
+            assert time.monotonic() < deadline, done.stderr
+    out = user.check("podman", "top", "kept", "pid", "args")
+    assert "httpd" in out
+    user.check("podman", "rm", "--force", "--time", "1", "kept")
+
+
 def test_ids_that_podman_chooses(user: User) -> None:
     data = user.home / "chosen"
     user.check("mkdir", str(data))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.kata_podman import Podman, notes
-from tests.guest.kata_tools import PATIENCE
+from tests.guest.kata_tools import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 RUN = ("run", "--rm", "--network", "none")
@@ -70,6 +70,21 @@ def test_the_callers_ids(podman: Podman) -> None:
     out = podman.check(*RUN, "--userns", "keep-id", "-v", f"{data}:/data", "box", "sh", "-c", SCRIPT)
     assert out.split()[3:6] == ["0", "0", "0"]
     assert (data / "made").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("options", [("--uidmap", "0:100000:65536"), ()], ids=["mapped", "plain"])
+def test_a_server_on_a_network_of_podmans(podman: Podman, options: tuple[str, ...]) -> None:
+    """podman makes it between create and start where it has to belong to the container's user namespace."""
+    serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
+    more = ("--sysctl", "net.ipv4.ping_group_range=0 0", "-p", "127.0.0.1:18190:80")
+    podman.check("run", "--detach", "--replace", "--name", "web", *options, *more, "box", "sh", "-c", serve)
+    address = podman.check("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "web").strip()
+    assert f"inet {address}/" in podman.check("exec", "web", "ip", "-o", "addr", "show", "eth0")
+    fetch = ["busybox", "wget", "-qO-", "-T10", "http://127.0.0.1:18190/"]
+    eventually(lambda: subprocess.run(fetch, capture_output=True, text=True).stdout == "a page\n", "no page")
+    gateway = podman.check("inspect", "--format", "{{.NetworkSettings.Gateway}}", "web").strip()
+    assert "1 packets received" in podman.check("exec", "web", "ping", "-c", "1", "-W", "20", gateway)
+    podman.check("rm", "--force", "--time", "1", "web")
 
 
 def test_everything_that_is_the_guests(podman: Podman) -> None:

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -221,15 +222,20 @@ def can_edit_packets() -> bool:
 
 
 @pytest.mark.skipif(not can_edit_packets(), reason="the kernel has no act_skbedit")
-def test_what_is_dialled_beside_a_program_that_makes_the_network() -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_what_is_dialled_beside_a_program_that_makes_the_network(late: bool) -> None:
     """pasta and slirp4netns dial the container's address from inside of its namespace: that is the guest's to answer,
     and its answer comes back, although the guest sends it to its gateway."""
-    network.in_namespace("", _dial_and_answer)
+    network.in_namespace("", lambda: _dial_and_answer(late))
 
 
-def _dial_and_answer() -> None:
+def _dial_and_answer(late: bool) -> None:
+    """:param late: the program makes it when the machine is there"""
+    made = network.take_over(f"/proc/self/task/{threading.get_native_id()}/ns/net") if late else None
     subprocess.run(["sh", "-ec", f"ip link set lo up\n{TAP_SETUP}"], check=True)
-    made = network.take_over()
+    if made is None:
+        made = network.take_over()
+    made.adopt(Told())  # type: ignore[arg-type]
     assert [interface.name for interface in made.interfaces] == ["tap0"]
     tap = Tap("pyvmm0")
     dialler = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -242,7 +248,7 @@ def _dial_and_answer() -> None:
             assert select.select(tap.fds, (), (), 30)[0], "nothing arrives"
             frame = os.read(tap.fds[0], 4096)[12:]
         own, place, port = frame[:6], frame[26:30], frame[34:36]
-        assert (own.hex(":"), socket.inet_ntoa(place)) == (MAC, spliced.PLACE)
+        assert (own.hex(":"), socket.inet_ntoa(place)) == (made.nets[0].mac, spliced.PLACE)
         answer = b"\0\x35" + port + struct.pack(">HH", 8 + 6, 0) + b"answer"  # UDP without a checksum
         packet = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(answer), 0, 0, 64, 17, 0) + frame[30:34] + place
         total = sum(struct.unpack(">10H", packet))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x4000_0000
 TAP_PREFIX = "pyvmm"
+MAX_MTU = 65535
 _TUN = "/dev/net/tun"
 # linux/if_tun.h
 _TUNSETIFF, _TUNSETQUEUE = 0x4004_54CA, 0x4004_54D9
@@ -191,7 +192,10 @@ class Network:
             # The guest's device is there, and keeps its address
             route.link("set", index=index, address=self.spare)
             _redirect(route, index, tap, interface.mtu)
-        self.interfaces = (interface._replace(mac=self.spare),)
+            interface = interface._replace(mac=self.spare)
+            if interface.is_tap:
+                _lead_in(route, tap, interface)
+        self.interfaces = (interface,)
         return True
 
     def configure(self, agent: AgentClient) -> None:
@@ -311,7 +315,8 @@ def _rtnetlink() -> Iterator[Any]:
 def take_over(late: str = "") -> Network:
     """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
 
-    :param late: the path of this namespace, if interfaces may come after the machine's start (CNI of ``ctr run``)
+    :param late: the path of this namespace, if interfaces may come after the machine's start (CNI of ``ctr run``,
+        podman's networks of containers with a user namespace)
     :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
     :raises ConfigError: another machine has taken it over
     """
@@ -343,7 +348,8 @@ def _spare(namespace: str) -> Network:
     mac = ":".join(f"{byte:02x}" for byte in (2, *os.urandom(5)))
     name = f"{TAP_PREFIX}0"
     keeper = _make_tap(name, "an interface to come")
-    return Network((), [NetConfig("tap", name, mac=mac)], [keeper], spare=mac, namespace=namespace)
+    # The guest's driver takes no MTU above that of the device: it gets the interface's when that has come
+    return Network((), [NetConfig("tap", name, mac=mac, mtu=MAX_MTU)], [keeper], spare=mac, namespace=namespace)
 
 
 def _close_all(fds: list[int]) -> None:

@@ -135,9 +135,11 @@ class Monitor:
             raise ConfigError(f"annotation {NETWORK}: {kind!r} is not user", code="oci-annotation")
         if not self._has_network:
             return None
-        entry = namespace(self._plan.bundle.spec, "network") or {}
-        # podman fills a namespace before it names it in config.json, and one without a path never
-        late = not entry.get("path") and annotations.get(MANAGER) != "libpod"
+        spec = self._plan.bundle.spec
+        # podman fills a namespace before it names it in config.json; one without a path when that has to belong to the
+        # container's user namespace, after create, and else never
+        is_filled_late = annotations.get(MANAGER) != "libpod" or namespace(spec, "user") is not None
+        late = is_filled_late and not (namespace(spec, "network") or {}).get("path")
         return network.take_over(self._plan.face.namespace("net") if late else "")
 
     def _adopt_network(self) -> None:

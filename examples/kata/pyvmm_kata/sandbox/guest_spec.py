@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.bundle import Bundle
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
+_FIRST_PORT, _PING_GROUPS = "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"
 _NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
 DEVICES = {
     (1, 3): "/dev/null", (1, 5): "/dev/zero", (1, 7): "/dev/full", (1, 8): "/dev/random", (1, 9): "/dev/urandom",
@@ -151,7 +152,7 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     linux = spec["linux"] = {**spec.get("linux", {})}
     linux["namespaces"] = namespaces.in_guest(bundle.spec, members)
     linux["cgroupsPath"] = f"/{container_id}"
-    linux["sysctl"] = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
+    linux["sysctl"] = _sysctls(bundle.spec)
     linux.pop("mountLabel", None)
     for label in LABELS:
         spec["process"].pop(label, None)  # the guest's kernel has neither
@@ -226,6 +227,37 @@ def is_of_sandbox(spec: Json, sysctl: str) -> bool:
     if sysctl.startswith(_NETWORK_SYSCTLS):
         return True
     return sysctl.startswith(_IPC_SYSCTLS) and not namespaces.has(spec, "ipc")
+
+
+def _sysctls(spec: Json) -> dict[str, str]:
+    """Those of the container, for a network that belongs to the machine.
+
+    With runc, a container with a user namespace has a network namespace that belongs to it: its root, who has
+    CAP_NET_BIND_SERVICE there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
+    """
+    linux = spec.get("linux", {})
+    found = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
+    if namespaces.has(spec, "user"):
+        bounding = spec["process"].get("capabilities", {}).get("bounding", ())
+        if "CAP_NET_BIND_SERVICE" in bounding:
+            found.setdefault(_FIRST_PORT, "0")
+        if _PING_GROUPS in found:
+            found[_PING_GROUPS] = _mapped_range(found[_PING_GROUPS], linux.get("gidMappings", ()))
+    return found
+
+
+def _mapped_range(text: str, mappings: Sequence[Json]) -> str:
+    """``FIRST LAST`` of a user namespace, in ids of the guest: as it is when no mapping has all of it."""
+    words = text.split()
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return text
+    first, last = map(int, words)
+    for mapping in mappings:
+        offset = first - int(mapping["containerID"])
+        if offset >= 0 and first <= last < first - offset + int(mapping["size"]):
+            start = int(mapping["hostID"]) + offset
+            return f"{start} {start + last - first}"
+    return text
 
 
 def _dotted(sysctl: str) -> str:
