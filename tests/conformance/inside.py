@@ -85,11 +85,13 @@ def chosen(suite: str, pattern: str, *, third: bool) -> list[Scene]:
 
 
 def prepare() -> None:
-    """What runtimes need of the host, in namespaces of this process: lo, links that a lab lacks, a range of ids."""
+    """What runtimes need of the host, in namespaces of this process: lo, links that a lab lacks, a range of ids, shared
+    memory, in which a podman would take another's lock for its own before that has a size, and get SIGBUS."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if not os.path.lexists(f"/dev/{name}"):
             os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777,nosuid,nodev", "shm", "/dev/shm"], check=True)
     for path in (Path("/etc/subuid"), Path("/etc/subgid")):
         if path.exists() and "containers:" not in (text := path.read_text()):
             with tempfile.NamedTemporaryFile("w", delete=False) as file:
