@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -348,6 +349,16 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
+def kill_all(runtime: Runtime) -> None:
+    """All that runs for the runtime's root, as the host's kernel might for want of memory."""
+    for line in processes_of(runtime.root):
+        try:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    eventually(lambda: not processes_of(runtime.root), "processes are left")
+
+
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.25, 0.4])
 def test_whoever_dies_while_it_is_made(runtime: Runtime, delay: float) -> None:
     """``create`` and all that it has started, killed at some moment: what is left is cleared."""
@@ -355,13 +366,36 @@ def test_whoever_dies_while_it_is_made(runtime: Runtime, delay: float) -> None:
     with subprocess.Popen(command, stdin=-3, stdout=-3, stderr=-3) as create:
         time.sleep(delay)  # not a wait for something: any moment will do
         create.kill()
-    for line in processes_of(runtime.root):
-        os.kill(int(line.split()[0]), signal.SIGKILL)
-    eventually(lambda: not processes_of(runtime.root), "processes are left")
+    kill_all(runtime)
     runtime.check("delete", "--force", "c1")
     assert runtime.run("state", "c1").returncode == 1
     runtime.started("c1", "true")
     runtime.wait("c1", "stopped")
+
+
+KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "6"))
+COMMANDS = (("start", "c1"), ("exec", "c1", "sleep", "0.3"), ("kill", "c1", "KILL"), ("delete", "--force", "c1"))
+
+
+def test_whoever_dies_at_random(runtime: Runtime) -> None:
+    """A command, and at times the monitor, killed while the command is at work: what is left is cleared."""
+    chance = random.Random(3)
+    for number in range(KILLS):
+        command = COMMANDS[number % len(COMMANDS)]
+        runtime.created("c1", "sleep 600")
+        if command[0] in ("exec", "kill"):
+            runtime.check("start", "c1")
+        monitor = json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"]
+        delay = chance.uniform(0, 0.8)
+        with subprocess.Popen(runtime.command(*command), stdin=-3, stdout=-3, stderr=-3) as victim:
+            time.sleep(delay)  # any moment will do
+            victim.kill()
+        if number % 3 == 0 and running(monitor):
+            os.kill(monitor, signal.SIGKILL)
+        print(f"{number}: {command[0]} after {delay:.2f} s")
+        runtime.check("delete", "--force", "c1")
+        eventually(lambda: not processes_of(runtime.root), "processes are left")
+        assert os.listdir(runtime.root) == []
 
 
 def test_many_lives_leave_nothing(runtime: Runtime) -> None:
