@@ -29,4 +29,7 @@ def begin() -> int:
         bundle.install()
     from vmm.cli.main import main
 
-    return main()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return 130

@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # Written out, not importlib: the boot path pays for no import machinery
         if name == "boot":
-            from vmm.cli import boot
+            from vmm.cli import boot, signals
 
+            signals.exit_at_once()
             return boot.main(arguments[1:])
         gc.enable()  # bin/pyvmm has it off for the sake of a boot
         if name == "run":

@@ -18,6 +18,20 @@ _SETTLED = 2.0
 """Seconds in which nothing happens after which a machine is taken for started."""
 
 
+def exit_at_once() -> None:
+    """Until :meth:`Signals.watch`, SIGINT, SIGTERM and SIGHUP end the program with 128 and their number, by SystemExit
+    on the main thread: what was opened is closed.  Those that are ignored stay so."""
+    for number in _NAMES:
+        if _signal.getsignal(number) not in (_signal.SIG_IGN, None):
+            _signal.signal(number, _exit)
+
+
+def _exit(number: int, _frame: object) -> None:
+    for each in _NAMES:  # a second one would interrupt the closing
+        _signal.signal(each, _signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 class Signals:
     """After :meth:`watch`, SIGINT, SIGTERM and SIGHUP end the machine; its end has the first one's name.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,25 @@ def test_console_file_that_cannot_be_made(files: Path) -> None:
         assert done.returncode == 2
         assert f"--console file:{name}" in done.stderr and reason in done.stderr
     assert (files / "disk.img").stat().st_size == MIB
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="a machine is half made by then")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_starts_ends_it_without_a_traceback(files: Path, number: int) -> None:
+    """While the machine is made, before it watches for signals: it waits for passt, which does not come."""
+    started, tools = files / "started", files / "tools"
+    os.mkfifo(started)
+    tools.mkdir()
+    (tools / "passt").write_text(f"#!/bin/sh\necho started >{started}\nexec sleep 600\n")
+    (tools / "passt").chmod(0o755)
+    code = "import sys; from vmm.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "boot", "--kernel", "vmlinux", "--net", "user", "--memory", "64M"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment["XDG_CACHE_HOME"] = str(files / "cache")
+    with subprocess.Popen(
+        command, cwd=files, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert started.read_text() == "started\n"
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+    assert (process.returncode, said) == (128 + number, b"")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.net_driver import MAC, NetGuest, from_stream, to_stream
 from tests.netns import ip, own_network
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.virtio import spec
 from vmm.virtio.net.config import Publish
 from vmm.virtio.net.device import Net
@@ -170,3 +170,27 @@ def test_without_passt_there_is_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ConfigError) as caught:
         Passt(MAC)
     assert "apt-get install passt" in caught.value.hint
+
+
+def test_a_passt_that_takes_long_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A busy host is none without networks; and whoever waits knows for what."""
+    from vmm.virtio.net import passt as net_passt
+
+    real = shutil.which("passt")
+    for name, rest in (("slow", f'sleep 1; exec {real} "$@"'), ("never", "exec sleep 600")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{rest}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(net_passt, "NOTICE_AFTER", 0.1)
+    if real:
+        monkeypatch.setattr(net_passt, "PROGRAM", "slow")
+        Passt(bytes(6)).close()
+        assert "takes long to start" in caplog.text
+    monkeypatch.setattr(net_passt, "PROGRAM", "never")
+    monkeypatch.setattr(net_passt, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(net_passt, "END_TIMEOUT", 0.1)
+    with pytest.raises(HostError, match=r"does not answer after 0\.5 s") as caught:
+        Passt(bytes(6))
+    assert "busy" in caught.value.hint

@@ -30,7 +30,10 @@ PROGRAM = "passt"
 DNS = "169.254.1.1"
 MTU = 65520
 """What passt is best with: with few, large frames."""
-START_TIMEOUT = 5.0
+START_TIMEOUT = 60.0
+"""Seconds until it is given up: on a busy host, and when it looks at many interfaces, it takes its time."""
+NOTICE_AFTER = 5.0
+"""Seconds until the user is told what there is to wait for."""
 END_TIMEOUT = 2.0
 _CHILD_FD = 3
 _INSTALL = "apt-get install passt; or --net tap=NAME, or --net none"
@@ -102,6 +105,7 @@ class Passt(Backend):
         self._pid = 0
         self._words = -1
         self._said = b""
+        self._notice = 0.0
         for port in published:
             _check_port(port)
         command = [
@@ -149,6 +153,7 @@ class Passt(Backend):
         sock = socket(fileno=self.fds[0])
         try:
             deadline = time.monotonic() + START_TIMEOUT
+            self._notice = time.monotonic() + min(NOTICE_AFTER, START_TIMEOUT)
             try:
                 sock.send(struct.pack(">I", len(frame)) + frame)
             except OSError:  # it is gone already
@@ -161,8 +166,34 @@ class Passt(Backend):
 
     def _read_frame(self, sock: socket, deadline: float) -> bytes:
         """One frame; nothing at the end of the stream."""
-        length = _read(sock, 4, deadline)
-        return _read(sock, int.from_bytes(length, "big"), deadline) if length else b""
+        length = self._read(sock, 4, deadline)
+        return self._read(sock, int.from_bytes(length, "big"), deadline) if length else b""
+
+    def _read(self, sock: socket, count: int, deadline: float) -> bytes:
+        from select import POLLIN, poll
+
+        waiter = poll()
+        waiter.register(sock.fileno(), POLLIN)
+        data = b""
+        while len(data) < count:
+            now = time.monotonic()
+            if not waiter.poll(max(0.0, (self._notice if now < self._notice < deadline else deadline) - now) * 1000):
+                if now < self._notice < deadline:
+                    _say_that_it_takes_long()
+                    continue
+                raise HostError(
+                    f"passt does not answer after {START_TIMEOUT:g} s",
+                    code="net-passt",
+                    hint="the host is too busy, or passt hangs: `passt --foreground` by itself says more",
+                )
+            try:
+                piece = sock.recv(count - len(data))
+            except OSError:
+                return b""
+            if not piece:
+                return b""
+            data += piece
+        return data
 
     def _refused(self) -> None:
         words = self.obituary()
@@ -193,23 +224,10 @@ class Passt(Backend):
             self._words = -1
 
 
-def _read(sock: socket, count: int, deadline: float) -> bytes:
-    from select import POLLIN, poll
+def _say_that_it_takes_long() -> None:
+    import logging
 
-    waiter = poll()
-    waiter.register(sock.fileno(), POLLIN)
-    data = b""
-    while len(data) < count:
-        if not waiter.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise HostError(f"passt does not answer after {START_TIMEOUT:g} s", code="net-passt")
-        try:
-            piece = sock.recv(count - len(data))
-        except OSError:
-            return b""
-        if not piece:
-            return b""
-        data += piece
-    return data
+    logging.getLogger(__name__).warning("passt takes long to start; waiting for it, up to %g s", START_TIMEOUT)
 
 
 def _drain(fd: int) -> bytes:
