@@ -160,13 +160,16 @@ def place_tables(
         from vmm.boot import linux
 
         state = cpu.linux64_state(image.entry64)
-        memory.write(layout.BOOT_PARAMS, linux.boot_params(plan.memory_map, initrd=initrd, setup=image.setup))
+        page = linux.boot_params(plan.memory_map, initrd=initrd, setup=image.setup, setup_data=layout.SETUP_DATA)
+        memory.write(layout.BOOT_PARAMS, page)
         memory.write(layout.PML4, cpu.page_tables())
     else:
         assert image.pvh_entry is not None
         state = cpu.pvh_state(image.pvh_entry)
     # The start info is there for both: it costs nothing, and the command line lies behind it
     memory.write(layout.BOOT_PAGE, pvh.boot_page(cpu.gdt(state), plan.memory_map, plan.cmdline, initrd=initrd))
+    if plan.entry == LINUX64:
+        memory.write(layout.SETUP_DATA, linux.rng_seed(posix.urandom(linux.SEED_SIZE)))
     return state
 
 

@@ -50,6 +50,8 @@ MEMMAP = BOOT_PAGE + 0x100
 """struct hvm_memmap_table_entry: 24 bytes each."""
 MEMMAP_MAX = 32
 """So many entries fit."""
+SETUP_DATA = BOOT_PAGE + 0x480
+"""struct setup_data of the 64-bit Linux boot protocol, with the seed: 48 bytes."""
 CMDLINE = BOOT_PAGE + 0x800
 """The command line, NUL-terminated."""
 CMDLINE_SIZE = 2048

@@ -35,6 +35,9 @@ E820_MAX = 128
 _LOADER_UNKNOWN = 0xFF
 """type_of_loader of a boot loader without a number of its own; with 0 Linux ignores the initrd."""
 _LOADED_HIGH = 1
+_SETUP_RNG_SEED = 9
+SEED_SIZE = 32
+"""Bytes of randomness that the guest's kernel begins with."""
 
 SETUP_HEADER = Struct(
     "setup_sects" / Default(Int8ul, 0),
@@ -98,6 +101,15 @@ BOOT_PARAMS = Struct(
 _NO_ENTRY = {"addr": 0, "size": 0, "type": 0}
 
 
+SETUP_DATA = Struct("next" / Const(0, Int64ul), "type" / Int32ul, "len" / Int32ul, "data" / Bytes(SEED_SIZE))
+
+
+def rng_seed(seed: bytes) -> bytes:
+    """What lies at :data:`layout.SETUP_DATA`: *seed*, which Linux (6.0) credits and then overwrites."""
+    built: bytes = SETUP_DATA.build({"type": _SETUP_RNG_SEED, "len": SEED_SIZE, "data": seed})
+    return built
+
+
 def boot_params(
     memory_map: Sequence[tuple[int, int, int]],
     *,
@@ -105,6 +117,7 @@ def boot_params(
     initrd: tuple[int, int] | None = None,
     rsdp: int = layout.ACPI,
     setup: bytes = b"",
+    setup_data: int = 0,
 ) -> bytes:
     """The 4096 bytes at :data:`layout.BOOT_PARAMS`.
 
@@ -112,13 +125,14 @@ def boot_params(
     :param cmdline: address of the command line, NUL-terminated
     :param initrd: ``(address, size)``
     :param rsdp: address of the ACPI root pointer
+    :param setup_data: address of the first ``struct setup_data``, 0: none
     :param setup: the setup header of a bzImage, which goes on to the kernel but for what a loader says; checked before
     """
     address, size = initrd or (0, 0)
     table = [{"addr": start, "size": length, "type": kind} for start, length, kind in memory_map]
     table += [_NO_ENTRY] * (E820_MAX - len(table))
-    header = {"ramdisk_image": address, "ramdisk_size": size, "cmd_line_ptr": cmdline}
+    header = {"ramdisk_image": address, "ramdisk_size": size, "cmd_line_ptr": cmdline, "setup_data": setup_data}
     if setup:
-        header = {**SETUP_HEADER.parse(setup), **header, "type_of_loader": _LOADER_UNKNOWN, "setup_data": 0}
+        header = {**SETUP_HEADER.parse(setup), **header, "type_of_loader": _LOADER_UNKNOWN}
     built: bytes = BOOT_PARAMS.build({"acpi_rsdp_addr": rsdp, "hdr": header, "e820_table": table})
     return built

@@ -72,6 +72,7 @@ OPTIONS = (
     *DEVICE_OPTIONS,
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
+    Option("--cpu", "WHAT", "guest, or host: with performance counters, VMX, SVM (default: guest)", default="guest"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option(
@@ -164,6 +165,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         console=console,
         transport=values["transport"],
         virtqueues=values["virtqueues"],
+        cpu=values["cpu"],
         **_devices(values),
     )
 

@@ -26,6 +26,16 @@ TIMING_LEAF = 0x4000_0010
 """EAX: TSC frequency in kHz, EBX: local APIC bus frequency in kHz (the convention that began with VMware)."""
 APIC_BUS_KHZ = 1_000_000
 
+FEATURE_ECX_VMX = 1 << 5
+FEATURE_ECX_SMX = 1 << 6
+FEATURE_ECX_PDCM = 1 << 15
+"""PERF_CAPABILITIES."""
+FEATURE_ECX_SVM = 1 << 2
+FEATURE_ECX_PERFCTR = 1 << 23 | 1 << 24 | 1 << 28
+"""Of leaf 0x80000001: counters of cores, of the northbridge, of the last-level cache."""
+PMU_LEAVES = (0xA, 0x8000_0022)
+SVM_LEAF = 0x8000_000A
+
 LEVEL_SMT = 1
 LEVEL_CORE = 2
 
@@ -53,12 +63,21 @@ class CpuidTemplate:
     :param cpuid: what KVM_GET_SUPPORTED_CPUID said; changed in place
     :param tsc_khz: the guest's TSC frequency, 0 when it is not known
     :param tsc_deadline: KVM emulates the TSC-deadline timer
+    :param host: the guest also gets what most have no use for and what opens more of the host's kernel to it:
+        performance counters, and virtual machines of its own
     :param async_pf: the guest may do something else while the host fetches a page.  Not where a page may be one that
         cannot be had: KVM then says "soon" for ever, and never that it failed
     """
 
     def __init__(
-        self, cpuid: kvm_cpuid2, cpus: int, *, tsc_khz: int, tsc_deadline: bool, async_pf: bool = True
+        self,
+        cpuid: kvm_cpuid2,
+        cpus: int,
+        *,
+        tsc_khz: int,
+        tsc_deadline: bool,
+        async_pf: bool = True,
+        host: bool = False,
     ) -> None:
         self.cpuid = cpuid
         self.cpus = cpus
@@ -66,6 +85,8 @@ class CpuidTemplate:
         """Fields that hold the APIC id: entry, register, bits to shift it left."""
         self._id_bits = (cpus - 1).bit_length()
         self._prepare(tsc_khz, tsc_deadline)
+        if not host:
+            self._mask()
         if not async_pf:
             for entry in entries(cpuid):
                 if entry.function == KVM_FEATURES_LEAF:
@@ -95,6 +116,16 @@ class CpuidTemplate:
         self._topology_leaves()
         if highest_hypervisor_leaf and tsc_khz:
             self._timing_leaf(tsc_khz)
+
+    def _mask(self) -> None:
+        """Leave out performance counters, VMX and SVM."""
+        for entry in entries(self.cpuid):
+            if entry.function in PMU_LEAVES or entry.function == SVM_LEAF:
+                entry.eax = entry.ebx = entry.ecx = entry.edx = 0
+            elif entry.function == 0x1:
+                entry.ecx &= ~(FEATURE_ECX_VMX | FEATURE_ECX_SMX | FEATURE_ECX_PDCM)
+            elif entry.function == 0x8000_0001:
+                entry.ecx &= ~(FEATURE_ECX_SVM | FEATURE_ECX_PERFCTR)
 
     def _drop_topology(self) -> None:
         """Leaves 0xB and 0x1F describe the host; the guest gets its own."""

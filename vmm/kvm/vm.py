@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 
+from vmm.errors import HostError
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm.ctype import u64
@@ -67,6 +68,14 @@ class Vm:
         from vmm.kvm.structs_more import kvm_irq_level
 
         k.ioctl(self.fd, k.KVM_IRQ_LINE, kvm_irq_level(irq=gsi, level=level), f"KVM_IRQ_LINE {gsi}")
+
+    def disable_pmu(self) -> None:
+        """No vCPU has performance counters.  Before the first one is made; Linux 5.18, else nothing happens."""
+        # struct kvm_enable_cap: cap and flags, then args[0]; KVM_PMU_CAP_DISABLE is 1
+        try:
+            k.ioctl(self.fd, k.KVM_ENABLE_CAP, (u64 * 13)(k.CAP_PMU_CAPABILITY, 1), "KVM_CAP_PMU_CAPABILITY")
+        except HostError:
+            pass
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU whose APIC id is *index*.  It outlives this object and has its own descriptor."""

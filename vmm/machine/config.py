@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_CPUS = 32
 MMIO, PCI = "mmio", "pci"
 TRANSPORTS = (MMIO, PCI)
+CPUS = ("guest", "host")
 SPLIT, PACKED = "split", "packed"
 VIRTQUEUES = (SPLIT, PACKED)
 ENTRIES = ("auto", "pvh", "linux64")
@@ -105,6 +106,8 @@ class MachineConfig:
     :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
     :ivar more_devices: further devices, by their records: those that have no field of their own here
     :ivar rng: an entropy device, the guest's ``/dev/hwrng``, or None
+    :ivar cpu: what the vCPUs are: ``guest``, as KVM offers them but without performance counters, VMX and SVM;
+        ``host``: with those
     """
 
     boot: BootConfig
@@ -122,12 +125,15 @@ class MachineConfig:
     virtqueues: str = SPLIT
     more_devices: tuple[DeviceConfig, ...] = ()
     rng: RngConfig | None = RngConfig()
+    cpu: str = "guest"
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
             raise ConfigError(f"virtqueues {self.virtqueues!r}: not one of {', '.join(VIRTQUEUES)}", code="virtqueues")
         if self.transport not in TRANSPORTS:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
+        if self.cpu not in CPUS:
+            raise ConfigError(f"cpu {self.cpu!r}: not one of {', '.join(CPUS)}", code="cpu")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
         for device in self.device_configs():

@@ -28,12 +28,14 @@ class Core:
     """Owns the VM and its vCPUs.  Made in steps, since some of them wait longer than they work.
 
     :param cpus: how many vCPUs
+    :param host_cpu: they have all that KVM offers, see :class:`~vmm.kvm.cpuid.CpuidTemplate`
     :raises ConfigError: more vCPUs than this host's KVM has
     :raises HostError: no usable KVM
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, *, host_cpu: bool = False) -> None:
         self.vcpus: list[Vcpu] = []
+        self._host_cpu = host_cpu
         self._cpus = cpus
         self._tasks: list[Task] = []
         self._irqs: list[tuple[EventFd, int]] = []
@@ -56,6 +58,8 @@ class Core:
         try:
             self.vm.set_tss_addr(layout.KVM_TSS)
             self.vm.set_identity_map_addr(layout.KVM_IDENTITY_MAP)
+            if not self._host_cpu:
+                self.vm.disable_pmu()
             # Making interrupt controllers waits for a grace period of the host's kernel
             self._irqchip = self._task(self.vm.create_irqchip, "irqchip")
         except BaseException:
@@ -88,6 +92,7 @@ class Core:
                     tsc_khz=vcpu.tsc_khz(),
                     tsc_deadline=self._tsc_deadline,
                     async_pf=async_pf,
+                    host=self._host_cpu,
                 )
             vcpu.set_cpuid(template.for_vcpu(index))
 

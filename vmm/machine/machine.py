@@ -99,7 +99,7 @@ class Machine:
         self.phases.append(("memory", time.monotonic()))
         self._bootstrap = Bootstrap(plan, self._memory)
         self._owned.add(self._bootstrap)
-        core = self._core = Core(config.cpus)
+        core = self._core = Core(config.cpus, host_cpu=config.cpu == "host")
         self._owned.add(core)
         wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
         # Behind all others, which are then where they would be in a machine that has none

@@ -222,6 +222,18 @@ def test_linux64_gets_boot_params_and_page_tables(tmp_path: Path, vmlinux: Path,
     assert any(memory.read(state.cr3, 4096))
 
 
+def test_linux64_gets_a_seed_that_is_another_each_time(vmlinux: Path, memory: GuestMemory) -> None:
+    seeds = set()
+    for _ in range(3):
+        state = boot.prepare(config(vmlinux, entry="linux64"), memory)
+        (pointer,) = struct.unpack_from("<Q", memory.read(state.rsi, 4096), 0x250)
+        following, kind, length = struct.unpack("<QII", memory.read(pointer, 16))
+        assert (following, kind, length) == (0, 9, 32), "SETUP_RNG_SEED"
+        seeds.add(memory.read(pointer + 16, length))
+        assert (pointer, pointer + 48) < (layout.CMDLINE, layout.CMDLINE)
+    assert len(seeds) == 3
+
+
 @pytest.mark.parametrize("victim", ["vmlinux", "initrd"])
 def test_file_that_changes_after_the_check_is_told(
     tmp_path: Path, vmlinux: Path, memory: GuestMemory, victim: str

@@ -46,7 +46,7 @@ def test_its_own_header_goes_on_to_the_kernel_but_for_what_a_loader_says(tmp_pat
     assert struct.unpack_from("<I", page, 0x268) == (0x1234,)
     assert struct.unpack_from("<I", page, 0x248) == (CODE,), "where its payload is"
     assert page[0x210] == 0xFF
-    assert struct.unpack_from("<Q", page, 0x250) == (0,), "addresses of ours only"
+    assert struct.unpack_from("<Q", page, 0x250) == (layout.SETUP_DATA,), "an address of ours only"
     address, size = struct.unpack_from("<II", page, 0x218)
     assert memory.read(address, size) == b"i" * 5000
     (cmdline,) = struct.unpack_from("<I", page, 0x228)

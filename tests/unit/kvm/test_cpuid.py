@@ -87,3 +87,21 @@ def test_asynchronous_page_faults_are_only_offered_where_every_page_can_be_had()
         CpuidTemplate(cpuid, 1, tsc_khz=0, tsc_deadline=True, async_pf=offered)
         (found,) = [e.eax for e in map(cpuid.entries.__getitem__, range(cpuid.nent)) if e.function == 0x4000_0001]
         assert found == (0xFFFF_FFFF if offered else 0xFFFF_FFFF & ~(1 << 4 | 1 << 10 | 1 << 14))
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_counters_and_virtual_machines_are_only_for_a_guest_that_is_like_the_host(host: bool) -> None:
+    cpuid = supported()
+    for function in (0xA, 0x8000_0001, 0x8000_000A, 0x8000_0022):
+        cpuid.entries[cpuid.nent].function = function
+        cpuid.nent += 1
+    for entry in entries(cpuid):
+        if entry.function in (0x1, 0xA, 0x8000_0001, 0x8000_000A, 0x8000_0022):
+            entry.eax = entry.ebx = entry.ecx = entry.edx = 0xFFFF_FFFF
+    CpuidTemplate(cpuid, 1, tsc_khz=0, tsc_deadline=True, host=host)
+    leaves = {entry.function: entry for entry in entries(cpuid)}
+    for leaf in (0xA, 0x8000_000A, 0x8000_0022):
+        assert bool(leaves[leaf].eax or leaves[leaf].ebx or leaves[leaf].ecx or leaves[leaf].edx) == host
+    for leaf, bit in ((1, 5), (1, 6), (1, 15), (0x8000_0001, 2), (0x8000_0001, 23), (0x8000_0001, 28)):
+        assert bool(leaves[leaf].ecx >> bit & 1) == host
+    assert leaves[1].ecx >> 28 & 1 and leaves[0x8000_0001].edx == 0xFFFF_FFFF, "AVX, and all else, is the guest's"
