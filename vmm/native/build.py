@@ -31,7 +31,7 @@ def find(*patterns: str, folder: str = HERE) -> list[str]:
 SERVER_ONLY = find("fsd/fsd.c", "fsd/fsd_isolate.c", "fsd/fsd_seccomp.c", "dax/dax_remote.c")
 SOURCES = [
     *(path for path in find("*/*.c") if path not in SERVER_ONLY),
-    *find("native/warm_save.c", "native/warm_memory.c", folder=FASTSTART),
+    *find("native/warm_save.c", folder=FASTSTART),
 ]
 HEADERS = ("vmm_native.h", "vmm_devices.h")
 WARM = "pyvmm-warm"

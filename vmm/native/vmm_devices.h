@@ -76,9 +76,9 @@ void dax_clear(struct dax *dax);
 void dax_get_stats(struct dax *dax, struct dax_stats *out);
 /*
  * KVM could not get a page: put memory in the place of every page that its file does not have any more. Returns how many
- * slots had such; 0: nothing is wrong here. vCPUs call it by themselves.
+ * slots had such; 0: nothing is wrong here. vCPUs call it by themselves, of a struct dax.
  */
-uint32_t dax_fault(struct dax *dax);
+uint32_t dax_fault(void *dax);
 /* A vCPU of this bus whose access fails asks the window, at these guest physical addresses. Before the vCPUs run. */
 int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size);
 /* Its device is about to go, while vCPUs run: none of them asks it any more. */
@@ -295,9 +295,9 @@ uint64_t pmem_size(const struct pmem *pmem);
 struct worker *pmem_start(struct pmem *pmem, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
 /*
  * KVM could not get a page: put memory in the place of what the file has lost, or the file where it is whole again. Returns
- * whether something changed. vCPUs call it by themselves.
+ * whether something changed. vCPUs call it by themselves, of a struct pmem.
  */
-uint32_t pmem_fault(struct pmem *pmem);
+uint32_t pmem_fault(void *pmem);
 void pmem_get_stats(struct pmem *pmem, struct pmem_stats *out);
 /* As bus_add_dax(). */
 int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t size);

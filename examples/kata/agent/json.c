@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put(struct json *json, const char *text, size_t size)
+static void json_put(struct json *json, const char *text, size_t size)
 {
 	if (json->size - json->used < size) {
 		size_t wanted = (json->used + size) * 2;
@@ -25,45 +25,45 @@ static void put(struct json *json, const char *text, size_t size)
 
 static void put_quoted(struct json *json, const char *text)
 {
-	put(json, "\"", 1);
+	json_put(json, "\"", 1);
 	while (*text) {
 		size_t plain = 0;
 		char escape[8];
 
 		while ((unsigned char)text[plain] >= 0x20 && text[plain] != '"' && text[plain] != '\\')
 			plain++;
-		put(json, text, plain);
+		json_put(json, text, plain);
 		text += plain;
 		if (*text) {
 			int length = snprintf(escape, sizeof(escape), "\\u%04x", (unsigned char)*text++);
 
-			put(json, escape, length);
+			json_put(json, escape, length);
 		}
 	}
-	put(json, "\"", 1);
+	json_put(json, "\"", 1);
 }
 
 static void begin(struct json *json, const char *name)
 {
 	if (json->comma)
-		put(json, ",", 1);
+		json_put(json, ",", 1);
 	json->comma = true;
 	if (name) {
 		put_quoted(json, name);
-		put(json, ":", 1);
+		json_put(json, ":", 1);
 	}
 }
 
 void json_open(struct json *json, const char *name, char bracket)
 {
 	begin(json, name);
-	put(json, &bracket, 1);
+	json_put(json, &bracket, 1);
 	json->comma = false;
 }
 
 void json_close(struct json *json, char bracket)
 {
-	put(json, &bracket, 1);
+	json_put(json, &bracket, 1);
 	json->comma = true;
 }
 
@@ -76,7 +76,7 @@ void json_string(struct json *json, const char *name, const char *value)
 static void put_number(struct json *json, const char *name, const char *text)
 {
 	begin(json, name);
-	put(json, text, strlen(text));
+	json_put(json, text, strlen(text));
 }
 
 void json_int(struct json *json, const char *name, int64_t value)
@@ -97,7 +97,7 @@ void json_uint(struct json *json, const char *name, uint64_t value)
 
 void json_raw(struct json *json, const char *text, size_t size)
 {
-	put(json, text, size);
+	json_put(json, text, size);
 	json->comma = false;
 }
 

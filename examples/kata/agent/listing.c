@@ -41,7 +41,7 @@ static unsigned int children;
 
 static size_t sent;
 
-static void put(int out, const void *data, size_t size)
+static void listing_put(int out, const void *data, size_t size)
 {
 	if (file_write_all(out, data, size))
 		_exit(1);
@@ -64,8 +64,8 @@ static void put_file(int out, const char *directory, const char *name, size_t mo
 		close(fd);
 	if (fd < 0 || got < 0) /* the process has ended */
 		used = 0;
-	put(out, header, snprintf(header, sizeof(header), "%s%s %zu\n", directory, name, used));
-	put(out, content, used);
+	listing_put(out, header, snprintf(header, sizeof(header), "%s%s %zu\n", directory, name, used));
+	listing_put(out, content, used);
 }
 
 /* Is the process in that pid namespace or in one below it? */
@@ -103,7 +103,7 @@ static void list(int out, pid_t first)
 	proc = opendir("/proc");
 	if (stat(path, &namespace) || !proc)
 		_exit(1);
-	put(out, line, snprintf(line, sizeof(line), "first %d\n", first));
+	listing_put(out, line, snprintf(line, sizeof(line), "first %d\n", first));
 	put_file(out, "", "uptime", FILE_MAX);
 	put_file(out, "", "stat", STAT_MAX);
 	while (sent + PROCESS_MAX <= LISTING_MAX && (entry = readdir(proc))) {
@@ -116,7 +116,7 @@ static void list(int out, pid_t first)
 		put_file(out, path, "stat", FILE_MAX);
 		put_file(out, path, "cmdline", FILE_MAX);
 	}
-	put(out, "end\n", 4);
+	listing_put(out, "end\n", 4);
 	_exit(0);
 }
 

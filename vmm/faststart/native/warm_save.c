@@ -3,7 +3,8 @@
  * Writes an image of this process for pyvmm-warm, see warm.h: its memory, and what the kernel was told about it.  All
  * else has to be as at the start: no descriptors but the standard ones, one thread, no blocked signals.
  */
-#include "warm_save.h"
+#include "base/native.h"
+#include "warm.h"
 
 #include <asm/prctl.h>
 #include <dirent.h>
@@ -22,6 +23,26 @@
 #include <unistd.h>
 
 enum { SETTLED = 3 }; /* seconds; a start takes less */
+enum {
+	MAX_GAP = 8,          /* pages nobody has touched that are written for the sake of fewer regions */
+	STACK_SIZE = 8 << 20, /* of the main thread, where it has no limit */
+};
+
+#define PAGEMAP_THERE (UINT64_C(3) << 62) /* present or swapped */
+#define PAGEMAP_FILE (UINT64_C(1) << 61)  /* a page of a file, not this process's copy of it */
+
+enum { MAX_FILES = 1024, MAX_REGIONS = 2048, MAX_SIGNALS = 64, MAX_TEXT = 256 << 10, MAX_MAPS = 2 << 20 };
+
+/* All that is needed to write, in memory that is shared so that it is told from the process's own. */
+struct image {
+	struct warm_header header;
+	struct warm_file files[MAX_FILES];
+	struct warm_region regions[MAX_REGIONS];
+	struct warm_signal signals[MAX_SIGNALS];
+	char text[MAX_TEXT];
+	char maps[MAX_MAPS];
+	int pagemap, fd;
+};
 
 #define SKIP1 " %*s"
 #define SKIP16 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1 SKIP1
@@ -50,7 +71,8 @@ __asm__(".pushsection .text\n"
 	".size warm_registers, . - warm_registers\n"
 	".popsection\n");
 
-ssize_t warm_read_file(const char *path, char *buffer, size_t size)
+/* What a file of /proc has, ended by a zero; its length, -errno. */
+static ssize_t read_file(const char *path, char *buffer, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
@@ -67,7 +89,7 @@ ssize_t warm_read_file(const char *path, char *buffer, size_t size)
 	return n < 0 ? -EIO : n > 0 ? -E2BIG : (ssize_t)used;
 }
 
-static int add_text(struct save *s, const char *text, uint32_t *at)
+static int add_text(struct image *s, const char *text, uint32_t *at)
 {
 	size_t size = strlen(text) + 1;
 
@@ -79,7 +101,8 @@ static int add_text(struct save *s, const char *text, uint32_t *at)
 	return 0;
 }
 
-int warm_add_file(struct save *s, const char *path)
+/* The index of the file *path*, -errno. */
+static int add_file(struct image *s, const char *path)
 {
 	struct warm_header *h = &s->header;
 	struct warm_file *file = &s->files[h->nfiles];
@@ -107,6 +130,140 @@ int warm_add_file(struct save *s, const char *path)
 	file->mtime = status.st_mtim.tv_sec;
 	file->mtime_ns = status.st_mtim.tv_nsec;
 	return (int)h->nfiles++;
+}
+
+/* ---- memory ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * The memory of this process as regions of an image.  Pages that are its own, as /proc/self/pagemap has it, are to be
+ * written; of all else only which file is mapped where.  What is droppable or wiped in children is left out: there glibc,
+ * for one, has the key of its random numbers (getrandom in the vDSO).
+ */
+
+static int add_region(struct image *s, uint64_t start, uint64_t end, uint32_t prot, int32_t source, uint64_t offset)
+{
+	if (s->header.nregions == MAX_REGIONS)
+		return -E2BIG;
+	s->regions[s->header.nregions++] = (struct warm_region){start, end, offset, prot, source};
+	return 0;
+}
+
+/* Adds the pages of [start, end) that are this process's own. */
+static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t prot)
+{
+	uint64_t entries[512], first = 0, last = 0; /* the run so far, empty when last is 0 */
+	int err = 0;
+
+	for (uint64_t at = start; at < end && !err; at += sizeof(entries) / 8 * WARM_PAGE) {
+		uint64_t count = (end - at) / WARM_PAGE;
+		ssize_t n;
+
+		if (count > sizeof(entries) / 8)
+			count = sizeof(entries) / 8;
+		n = pread(s->pagemap, entries, count * 8, (off_t)(at / WARM_PAGE * 8));
+		if (n != (ssize_t)(count * 8))
+			return -EIO;
+		for (uint64_t i = 0; i < count && !err; i++) {
+			uint64_t page = at + i * WARM_PAGE;
+
+			if (!(entries[i] & PAGEMAP_THERE) || (entries[i] & PAGEMAP_FILE))
+				continue;
+			if (!(prot & PROT_READ))
+				return -EACCES;
+			if (last && page - last > MAX_GAP * WARM_PAGE) {
+				err = add_region(s, first, last, prot, WARM_IMAGE, 0);
+				last = 0;
+			}
+			if (!last)
+				first = page;
+			last = page + WARM_PAGE;
+		}
+	}
+	if (!err && last)
+		err = add_region(s, first, last, prot, WARM_IMAGE, 0);
+	return err;
+}
+
+/* Does a line "VmFlags: rd wr mr ..." have that one? */
+static bool has_flag(const char *flags, const char *name)
+{
+	for (const char *at = flags; (at = strstr(at, name)) != NULL; at += 2)
+		if (at[-1] == ' ' && (at[2] == ' ' || !at[2]))
+			return true;
+	return false;
+}
+
+/* One mapping of /proc/self/smaps: its first line, and its flags. */
+static int add_mapping(struct image *s, char *line, const char *flags, uint64_t *vdso)
+{
+	uint64_t start, end, offset;
+	char r, w, x, p, *path;
+	uint32_t prot;
+	int at = 0, source = WARM_ANONYMOUS, err;
+
+	if (sscanf(line, "%lx-%lx %c%c%c%c %lx %*s %*s %n", &start, &end, &r, &w, &x, &p, &offset, &at) < 7)
+		return -EPROTO;
+	path = line + at;
+	prot = (uint32_t)((r == 'r' ? PROT_READ : 0) | (w == 'w' ? PROT_WRITE : 0) | (x == 'x' ? PROT_EXEC : 0));
+	if (start <= (uint64_t)s && (uint64_t)s < end)
+		return 0; /* ours */
+	if (strcmp(path, "[vsyscall]") == 0)
+		return 0; /* at the same address everywhere */
+	if (has_flag(flags, "dp"))
+		return add_region(s, start, end, prot, WARM_DROPPABLE, 0);
+	if (has_flag(flags, "wf"))
+		return add_region(s, start, end, prot, WARM_WIPED, 0);
+	if (strncmp(path, "[vvar", 5) == 0 || strcmp(path, "[vdso]") == 0) {
+		if (strcmp(path, "[vdso]") == 0)
+			*vdso = start;
+		return add_region(s, start, end, prot, WARM_VDSO, start);
+	}
+	if (p == 's' && (prot & PROT_WRITE))
+		return -EBUSY;
+	if (path[0] == '/') {
+		source = strstr(path, " (deleted)") ? -ENOENT : add_file(s, path);
+		if (source < 0)
+			return source;
+	} else if (strcmp(path, "[stack]") == 0) {
+		struct rlimit limit;
+		uint64_t size = STACK_SIZE;
+
+		if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < size)
+			size = limit.rlim_cur & -(uint64_t)WARM_PAGE;
+		/* The kernel lets it grow; there it is as long as it may get */
+		if (end - start < size && end - size >= s->regions[s->header.nregions - 1].end)
+			err = add_region(s, end - size, end, prot, WARM_ANONYMOUS, 0);
+		else
+			err = add_region(s, start, end, prot, WARM_ANONYMOUS, 0);
+		return err ? err : add_own_pages(s, start, end, prot);
+	} else if (path[0] && strcmp(path, "[heap]") != 0 && strncmp(path, "[anon:", 6) != 0) {
+		return -EBUSY;
+	}
+	err = add_region(s, start, end, prot, source, source == WARM_ANONYMOUS ? 0 : offset);
+	return err ? err : add_own_pages(s, start, end, prot);
+}
+
+/* Adds all that is mapped; 0 or -errno. */
+static int add_memory(struct image *s)
+{
+	ssize_t n = read_file("/proc/self/smaps", s->maps, MAX_MAPS);
+	char *mapping = NULL;
+	uint64_t vdso = 0;
+	int err = n < 0 ? (int)n : 0;
+
+	s->header.brk = (uint64_t)syscall(SYS_brk, 0);
+	for (char *line = s->maps, *end; !err && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+		*end = 0;
+		/* A mapping begins with its address; what is told of it, with a name and ends with its flags */
+		if (line[0] < 'A' || line[0] > 'Z')
+			mapping = line;
+		else if (strncmp(line, "VmFlags:", 8) == 0)
+			err = mapping ? add_mapping(s, mapping, line, &vdso) : -EPROTO;
+	}
+	for (uint32_t i = 0; i < s->header.nregions; i++)
+		if (s->regions[i].source == WARM_VDSO)
+			s->regions[i].offset -= vdso; /* what lies before it has a negative one */
+	return err;
 }
 
 /* ---- is all else as it was at the start? --------------------------------------------------------------------- */
@@ -139,10 +296,10 @@ static int check_process(int image)
 }
 
 /* The locale as the environment gave it: Python changes LC_CTYPE where it gave none. */
-static int note_locale(struct save *s)
+static int note_locale(struct image *s)
 {
 	static const char *const names[WARM_LOCALES] = {"LC_ALL=", "LC_CTYPE=", "LANG="};
-	ssize_t n = warm_read_file("/proc/self/environ", s->maps, MAX_MAPS);
+	ssize_t n = read_file("/proc/self/environ", s->maps, MAX_MAPS);
 	int err = n < 0 ? (int)n : 0;
 
 	for (int i = 0; i < WARM_LOCALES && !err; i++) {
@@ -156,7 +313,7 @@ static int note_locale(struct save *s)
 	return err;
 }
 
-static int note_process(struct save *s)
+static int note_process(struct image *s)
 {
 	struct warm_header *h = &s->header;
 	uint64_t size = 0;
@@ -164,12 +321,12 @@ static int note_process(struct save *s)
 	long fs_base = 0;
 
 	/* proc_pid_stat(5): fields 26 to 28 and 45 to 47; the second ends with the last ')' */
-	if (warm_read_file("/proc/self/stat", s->maps, MAX_MAPS) > 0)
+	if (read_file("/proc/self/stat", s->maps, MAX_MAPS) > 0)
 		at = strrchr(s->maps, ')');
 	if (!at || sscanf(at + 1, SKIP(23) " %lu %lu %lu" SKIP(16) " %lu %lu %lu", &h->start_code, &h->end_code,
 			  &h->start_stack, &h->start_data, &h->end_data, &h->start_brk) != 6)
 		return -EPROTO;
-	if (warm_read_file("/proc/sys/kernel/random/boot_id", s->maps, MAX_MAPS) < WARM_BOOT_ID ||
+	if (read_file("/proc/sys/kernel/random/boot_id", s->maps, MAX_MAPS) < WARM_BOOT_ID ||
 	    syscall(SYS_arch_prctl, ARCH_GET_FS, &fs_base) < 0 ||
 	    syscall(SYS_get_robust_list, 0, &h->robust_list, &size) < 0)
 		return -ENOSYS;
@@ -197,7 +354,7 @@ static void note_rseq(struct warm_header *h)
 	h->rseq_size = __rseq_size < 32 ? 32 : __rseq_size;
 }
 
-static void note_signals(struct save *s)
+static void note_signals(struct image *s)
 {
 	for (int number = 1; number < NSIG; number++) {
 		struct warm_signal signal = {.number = (uint64_t)number};
@@ -210,7 +367,7 @@ static void note_signals(struct save *s)
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
 
-static int put(int fd, const void *data, size_t size, uint64_t *at)
+static int image_put(int fd, const void *data, size_t size, uint64_t *at)
 {
 	const char *bytes = data;
 
@@ -226,7 +383,7 @@ static int put(int fd, const void *data, size_t size, uint64_t *at)
 	return 0;
 }
 
-static int write_image(struct save *s)
+static int write_image(struct image *s)
 {
 	struct warm_header *h = &s->header;
 	const struct {
@@ -251,16 +408,16 @@ static int write_image(struct save *s)
 	for (uint32_t i = 0; i < h->nregions && !err; i++)
 		if (s->regions[i].source == WARM_IMAGE) {
 			s->regions[i].offset = at;
-			err = put(s->fd, (void *)s->regions[i].start, s->regions[i].end - s->regions[i].start, &at);
+			err = image_put(s->fd, (void *)s->regions[i].start, s->regions[i].end - s->regions[i].start, &at);
 		}
 	h->size = at;
 	at = 0;
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && !err; i++)
-		err = put(s->fd, parts[i].data, parts[i].size, &at);
+		err = image_put(s->fd, parts[i].data, parts[i].size, &at);
 	return err;
 }
 
-static int save(struct save *s, const char *sources)
+static int image_save(struct image *s, const char *sources)
 {
 	int err = note_process(s);
 
@@ -269,19 +426,19 @@ static int save(struct save *s, const char *sources)
 	note_rseq(&s->header);
 	/* The interpreter and the script are first */
 	for (; !err && *sources; sources += strlen(sources) + 1) {
-		int file = warm_add_file(s, sources);
+		int file = add_file(s, sources);
 
 		err = file < 0 ? file : 0;
 	}
 	note_signals(s);
 	if (!err)
-		err = warm_add_memory(s);
+		err = add_memory(s);
 	return err ? err : write_image(s);
 }
 
 int warm_save(int fd, const char *sources)
 {
-	struct save *s;
+	struct image *s;
 	int err = check_process(fd);
 
 	if (err)
@@ -297,7 +454,7 @@ int warm_save(int fd, const char *sources)
 		environ = mail.envp;
 		return 1; /* in another process: s is not there */
 	} else
-		err = save(s, sources);
+		err = image_save(s, sources);
 	if (s->pagemap >= 0)
 		close(s->pagemap);
 	munmap(s, sizeof(*s));

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <linux/magic.h>
@@ -21,11 +20,6 @@ enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
 enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
 /* From here on copying takes longer than waking a thread on another CPU to do it. */
 enum { ASIDE_BYTES = 128 << 10 };
-
-static void count(uint64_t *counter, uint64_t n)
-{
-	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
-}
 
 struct blk *blk_new(const struct blk_config *config, int *err)
 {
@@ -64,69 +58,6 @@ void blk_free(struct blk *blk)
 		return;
 	pthread_rwlock_destroy(&blk->rmw);
 	free(blk);
-}
-
-/* Say that the host failed, once for each errno: the worker does not log, and a full disk fails every write. */
-static void blk_host_error(struct blk_queue *q, int err)
-{
-	struct blk *blk = q->blk;
-	uint32_t e = (uint32_t)-err % 256;
-
-	__atomic_store_n(&blk->stats.last_errno, -err, __ATOMIC_RELEASE);
-	if (!(__atomic_fetch_or(&blk->errno_seen[e / 64], 1ULL << (e % 64), __ATOMIC_RELAXED) >> (e % 64) & 1))
-		eventfd_write(q->worker.event_fd, 1);
-}
-
-static void blk_account(struct blk *blk, const struct blk_req *r, uint8_t status)
-{
-	struct blk_stats *s = &blk->stats;
-
-	if (status == BLK_S_IOERR)
-		count(&s->errors, 1);
-	else if (status == BLK_S_UNSUPP)
-		count(&s->unsupported, 1);
-	switch (r->op) {
-	case BLK_OP_READ:
-		count(&s->reads, 1);
-		count(&s->read_bytes, r->done);
-		break;
-	case BLK_OP_WRITE:
-		count(&s->writes, 1);
-		count(&s->write_bytes, r->done);
-		break;
-	case BLK_OP_FLUSH:
-		count(&s->flushes, 1);
-		break;
-	case BLK_OP_DISCARD:
-		count(&s->discards, 1);
-		break;
-	case BLK_OP_ZERO:
-		count(&s->write_zeroes, 1);
-		break;
-	case BLK_OP_GET_ID:
-		count(&s->get_ids, 1);
-		break;
-	case BLK_OP_NONE:
-		break;
-	}
-}
-
-void blk_finish(struct blk_queue *q, struct blk_req *r, int err)
-{
-	uint8_t status = r->op == BLK_OP_NONE ? r->status : err ? BLK_S_IOERR : BLK_S_OK;
-	/*
-	 * The used length says how much of the writable part, from its start, the guest may take as written (2.7.8.2):
-	 * the status byte at its end counts only when everything in front of it does.
-	 */
-	uint64_t written = r->op == BLK_OP_READ || r->op == BLK_OP_GET_ID ? r->done : 0;
-
-	if (err)
-		blk_host_error(q, err);
-	blk_account(q->blk, r, status);
-	if (written == r->room)
-		written++;
-	__atomic_store_n(r->status_byte, status, __ATOMIC_RELAXED);
-	ring_push(q->worker.ring, r->head, (uint32_t)written);
 }
 
 /* A disk in memory never waits: there a ring is for copying on other CPUs alone. */
@@ -220,6 +151,9 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 				return;
 		}
 	}
+	/* Our own writes hold the lock, which this one takes for itself, until they complete. */
+	if (blk_cuts_blocks(q->blk, r))
+		blk_uring_drain(q);
 	blk_finish(q, r, blk_sync(q, r));
 }
 

@@ -88,6 +88,9 @@ struct blk_queue {
 
 /* 0; or -EPROTO when there is no place for a status. chain->iov is used up. */
 int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r, union blk_store *ranges);
+/* Give the answer: err is the host's -errno, or 0. Not yet visible to the guest. */
+void blk_finish(struct blk_queue *q, struct blk_req *r, int err);
+
 /* blk.c */
 
 /* What blk_start() gives a thread; a fuzzer runs it without one. */
@@ -95,8 +98,6 @@ extern const struct worker_ops blk_ops;
 /* A queue of n heads, its worker not started; NULL and errno. blk_ops.destroy() is blk_queue_free(). */
 struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n);
 void blk_queue_free(struct worker *w);
-/* Give the answer: err is the host's -errno, or 0. Not yet visible to the guest. */
-void blk_finish(struct blk_queue *q, struct blk_req *r, int err);
 static inline int blk_rw_flags(const struct blk *blk, const struct blk_req *r)
 {
 	return r->op == BLK_OP_WRITE && !__atomic_load_n(&blk->writeback, __ATOMIC_RELAXED) ? RWF_DSYNC : 0;
@@ -104,12 +105,17 @@ static inline int blk_rw_flags(const struct blk *blk, const struct blk_req *r)
 
 /* blk_sync.c */
 
-/* Do what is left of a request, here and now. 0 or -errno. */
+/* Do what is left of a request, here and now. 0 or -errno. No write is in flight when blocks are cut through. */
 int blk_sync(struct blk_queue *q, struct blk_req *r);
 /* Take moved bytes off a request. */
 void blk_req_advance(struct blk_req *r, uint64_t moved);
 /* May this request be given to the kernel as it is? Not when direct I/O wants it aligned. */
 bool blk_aligned(const struct blk *blk, const struct blk_req *r);
+/*
+ * Does it write, or may it, a part of a block that can only be written whole? Such a write is a read and a write, which
+ * excludes all others.
+ */
+bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r);
 /* fallocate() mode for the range under way, or 0 when only writing is left. */
 int blk_range_mode(const struct blk *blk, const struct blk_req *r);
 /* Remember that fallocate() cannot do that mode; true when err says so. */

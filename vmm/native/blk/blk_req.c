@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a chain asks a disk for (virtio 1.2, 5.2.6). No I/O here.
+ * What a chain asks a disk for, and the answer (virtio 1.2, 5.2.6). No I/O here.
  *
  * A driver may cut a request into descriptors as it likes (2.7.4): the header is the first 16 readable bytes, the status
  * the last writable byte, wherever they lie. Both are taken off, what is left are the data.
@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { RANGE_UNMAP = 1 };
@@ -151,4 +152,72 @@ int blk_req_parse(const struct blk *blk, struct chain *chain, struct blk_req *r,
 		break;
 	}
 	return 0;
+}
+
+static void blk_count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* Say that the host failed, once for each errno: the worker does not log, and a full disk fails every write. */
+static void blk_host_error(struct blk_queue *q, int err)
+{
+	struct blk *blk = q->blk;
+	uint32_t e = (uint32_t)-err % 256;
+
+	__atomic_store_n(&blk->stats.last_errno, -err, __ATOMIC_RELEASE);
+	if (!(__atomic_fetch_or(&blk->errno_seen[e / 64], 1ULL << (e % 64), __ATOMIC_RELAXED) >> (e % 64) & 1))
+		eventfd_write(q->worker.event_fd, 1);
+}
+
+static void blk_account(struct blk *blk, const struct blk_req *r, uint8_t status)
+{
+	struct blk_stats *s = &blk->stats;
+
+	if (status == BLK_S_IOERR)
+		blk_count(&s->errors, 1);
+	else if (status == BLK_S_UNSUPP)
+		blk_count(&s->unsupported, 1);
+	switch (r->op) {
+	case BLK_OP_READ:
+		blk_count(&s->reads, 1);
+		blk_count(&s->read_bytes, r->done);
+		break;
+	case BLK_OP_WRITE:
+		blk_count(&s->writes, 1);
+		blk_count(&s->write_bytes, r->done);
+		break;
+	case BLK_OP_FLUSH:
+		blk_count(&s->flushes, 1);
+		break;
+	case BLK_OP_DISCARD:
+		blk_count(&s->discards, 1);
+		break;
+	case BLK_OP_ZERO:
+		blk_count(&s->write_zeroes, 1);
+		break;
+	case BLK_OP_GET_ID:
+		blk_count(&s->get_ids, 1);
+		break;
+	case BLK_OP_NONE:
+		break;
+	}
+}
+
+void blk_finish(struct blk_queue *q, struct blk_req *r, int err)
+{
+	uint8_t status = r->op == BLK_OP_NONE ? r->status : err ? BLK_S_IOERR : BLK_S_OK;
+	/*
+	 * The used length says how much of the writable part, from its start, the guest may take as written (2.7.8.2):
+	 * the status byte at its end counts only when everything in front of it does.
+	 */
+	uint64_t written = r->op == BLK_OP_READ || r->op == BLK_OP_GET_ID ? r->done : 0;
+
+	if (err)
+		blk_host_error(q, err);
+	blk_account(q->blk, r, status);
+	if (written == r->room)
+		written++;
+	__atomic_store_n(r->status_byte, status, __ATOMIC_RELAXED);
+	ring_push(q->worker.ring, r->head, (uint32_t)written);
 }

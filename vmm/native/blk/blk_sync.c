@@ -36,6 +36,17 @@ bool blk_aligned(const struct blk *blk, const struct blk_req *r)
 	return !(bits & (blk->config.alignment - 1));
 }
 
+bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r)
+{
+	uint64_t bits = r->op == BLK_OP_WRITE ? r->off | r->len : 0;
+
+	if (!blk->need_rmw)
+		return false;
+	for (uint32_t i = 0; i < r->nranges; i++)
+		bits |= r->range[i].off | r->range[i].len;
+	return bits & (blk->config.alignment - 1);
+}
+
 /* One transfer. One buffer and no flags: the call with the least to copy. */
 static ssize_t blk_move(int fd, const struct blk_req *r, int flags)
 {
@@ -156,13 +167,10 @@ static int blk_sync_rw(struct blk_queue *q, struct blk_req *r)
 	int err;
 
 	if (lock) {
-		if ((r->off | r->len) & (blk->config.alignment - 1)) {
-			/* Our own writes hold the lock for reading until they complete. */
-			blk_uring_drain(q);
+		if (blk_cuts_blocks(blk, r))
 			pthread_rwlock_wrlock(&blk->rmw);
-		} else {
+		else
 			pthread_rwlock_rdlock(&blk->rmw);
-		}
 	}
 	err = blk_aligned(blk, r) ? blk_move_all(q, r) : blk_bounce(q, r);
 	if (lock)

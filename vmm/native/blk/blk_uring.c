@@ -152,24 +152,13 @@ static bool uring_locks(const struct blk_queue *q, const struct blk_req *r)
 	return q->blk->need_rmw && r->op == BLK_OP_WRITE;
 }
 
-/* Ranges of blocks that are cut through may end in a read and a write, which waits for what is in flight. */
-static bool uring_cuts_blocks(const struct blk_queue *q, const struct blk_req *r)
-{
-	uint64_t bits = 0;
-
-	if (q->blk->need_rmw)
-		for (uint32_t i = 0; i < r->nranges; i++)
-			bits |= r->range[i].off | r->range[i].len;
-	return bits & (q->blk->config.alignment - 1);
-}
-
 bool blk_uring_submit(struct blk_queue *q, const struct blk_req *from)
 {
 	/* There are as many slots as heads, and the ring gives each head out once. */
 	const uint16_t i = q->free[q->nfree - 1];
 	struct blk_req *r = &q->slot[i];
 
-	if (uring_cuts_blocks(q, from))
+	if (blk_cuts_blocks(q->blk, from))
 		return false;
 	*r = *from;
 	if (r->nranges) {

@@ -21,51 +21,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Replace a range by fresh memory, or by nothing that could be touched. */
-static int fill(void *at, size_t len, int prot)
-{
-	void *p = mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-
-	return p == MAP_FAILED ? -errno : 0;
-}
-
-int dax_fill_memory(void *at, size_t len)
-{
-	return fill(at, len, PROT_READ | PROT_WRITE);
-}
-
-int dax_fill_nothing(void *at, size_t len)
-{
-	return fill(at, len, PROT_NONE);
-}
-
-void dax_changed(struct dax *dax)
-{
-	__atomic_fetch_add(&dax->generation, 1, __ATOMIC_RELEASE);
-}
-
-uint8_t *dax_in_window(const struct dax *dax, uint32_t i, uint32_t page)
-{
-	return dax->window + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
-}
-
-uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t page)
-{
-	return dax->park + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
-}
-
-void dax_forget_cut(struct dax *dax, uint32_t i)
-{
-	struct slot *s = &dax->slot[i];
-
-	if (s->whole == s->pages)
-		return;
-	dax_fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
-	dax->ncut -= !s->closed;
-	s->whole = s->pages;
-	s->lost = s->closed = false;
-}
-
 static int slot_clear(struct dax *dax, uint32_t i)
 {
 	int err;
@@ -169,11 +124,6 @@ void dax_clear(struct dax *dax)
 	pthread_mutex_unlock(&dax->lock);
 }
 
-static uint64_t dax_generation(const struct dax *dax)
-{
-	return __atomic_load_n(&dax->generation, __ATOMIC_ACQUIRE);
-}
-
 struct dax *dax_new(uint64_t size, int *err)
 {
 	struct dax *dax;
@@ -239,26 +189,14 @@ void dax_get_stats(struct dax *dax, struct dax_stats *out)
 	pthread_mutex_unlock(&dax->lock);
 }
 
-static uint32_t dax_window_fault(void *dax)
+static uint64_t dax_generation(const void *window)
 {
-	return dax_fault(dax);
-}
+	const struct dax *dax = window;
 
-static uint64_t dax_window_generation(const void *dax)
-{
-	return dax_generation(dax);
+	return __atomic_load_n(&dax->generation, __ATOMIC_ACQUIRE);
 }
 
 int bus_add_dax(struct bus *bus, struct dax *dax, uint64_t base, uint64_t size)
 {
-	struct bus_window window = {
-		.base = base,
-		.size = size,
-		.device = dax,
-		.memory = dax_window(dax),
-		.fault = dax_window_fault,
-		.generation = dax_window_generation,
-	};
-
-	return bus_add_window(bus, &window);
+	return bus_add_window(bus, &(struct bus_window){ base, size, dax, dax->window, dax_fault, dax_generation });
 }

@@ -23,8 +23,38 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
+/* Replace a range by fresh memory, or by nothing that could be touched. */
+static int pages_replace(void *at, size_t len, int prot)
+{
+	void *p = mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+
+	return p == MAP_FAILED ? -errno : 0;
+}
+
+int dax_fill_memory(void *at, size_t len)
+{
+	return pages_replace(at, len, PROT_READ | PROT_WRITE);
+}
+
+int dax_fill_nothing(void *at, size_t len)
+{
+	return pages_replace(at, len, PROT_NONE);
+}
+
+void dax_forget_cut(struct dax *dax, uint32_t i)
+{
+	struct slot *s = &dax->slot[i];
+
+	if (s->whole == s->pages)
+		return;
+	dax_fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
+	dax->ncut -= !s->closed;
+	s->whole = s->pages;
+	s->lost = s->closed = false;
+}
+
 /* What lies at from comes to to, in place of what was there. from stays reserved. */
-static int move(uint8_t *from, size_t len, uint8_t *to)
+static int pages_move(uint8_t *from, size_t len, uint8_t *to)
 {
 	if (mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED)
 		return 0;
@@ -61,7 +91,7 @@ static void slot_cut(struct dax *dax, uint32_t i, uint32_t page, bool closed)
 	const size_t len = (size_t)(s->whole - page) * PAGE, all = (size_t)(s->pages - page) * PAGE;
 
 	/* A file that cannot be parked does not come back, until the guest maps it again. */
-	if (move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
+	if (pages_move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
 		s->lost = true;
 	s->whole = (uint16_t)page;
 	s->closed = closed && !was_memory && !s->lost && !dax_fill_nothing(dax_in_window(dax, i, page), len);
@@ -80,7 +110,7 @@ static bool slot_return(struct dax *dax, uint32_t i)
 {
 	struct slot *s = &dax->slot[i];
 
-	if (move(dax_in_park(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE, dax_in_window(dax, i, s->whole)))
+	if (pages_move(dax_in_park(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE, dax_in_window(dax, i, s->whole)))
 		return false;
 	dax_forget_cut(dax, i);
 	if (!can_be_had(dax_in_window(dax, i, s->pages - 1u), PAGE))
@@ -145,8 +175,9 @@ static uint32_t find_cuts(struct dax *dax, bool thorough)
 	return n;
 }
 
-uint32_t dax_fault(struct dax *dax)
+uint32_t dax_fault(void *window)
 {
+	struct dax *dax = window;
 	uint32_t n;
 
 	pthread_mutex_lock(&dax->lock);

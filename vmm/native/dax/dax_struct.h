@@ -32,15 +32,29 @@ struct dax {
 	struct slot slot[];
 };
 
-/* dax.c; with the lock held. */
-uint8_t *dax_in_window(const struct dax *dax, uint32_t i, uint32_t page);
-uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t page);
+static inline void dax_changed(struct dax *dax)
+{
+	__atomic_fetch_add(&dax->generation, 1, __ATOMIC_RELEASE);
+}
+
+static inline uint8_t *dax_in_window(const struct dax *dax, uint32_t i, uint32_t page)
+{
+	return dax->window + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
+}
+
+static inline uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t page)
+{
+	return dax->park + (size_t)i * DAX_SLOT + (size_t)page * PAGE;
+}
+
+/* dax_cut.c; with the lock held. */
+
+/* Replace a range by fresh memory, or by nothing that could be touched. 0 or -errno. */
 int dax_fill_memory(void *at, size_t len);
 int dax_fill_nothing(void *at, size_t len);
-void dax_changed(struct dax *dax);
+/* Nothing of a slot is cut any more. */
 void dax_forget_cut(struct dax *dax, uint32_t i);
-
-/* dax_cut.c: from that page on nobody can touch what the file does not have; with the lock held. */
+/* From that page on nobody can touch what the file does not have. */
 void dax_close(struct dax *dax, uint32_t i, uint32_t page);
 /* These take the lock. */
 void dax_look_at_cuts(struct dax *dax);

@@ -73,14 +73,6 @@ void fs_free(struct fs *fs)
 	free(fs);
 }
 
-void fs_reset(struct fs *fs)
-{
-	__atomic_store_n(&fs->features, 0, __ATOMIC_RELEASE);
-	fs_locks_reset(fs);
-	fs_files_reset(fs);
-	fs_nodes_reset(fs);
-}
-
 static int fs_run(struct worker *w)
 {
 	struct fs_queue *q = (struct fs_queue *)w;

@@ -219,6 +219,16 @@ enum fs_kind { FS_FREE, FS_REGULAR, FS_DIRECTORY };
 
 struct fs_dir;
 
+enum { FS_DIR_BUF_SIZE = 8 << 10 };
+
+/* What was read ahead of an open directory. The guest reads with one page at a time. */
+struct fs_dir {
+	pthread_mutex_t lock;
+	uint64_t off;     /* where the entry at `at` is */
+	uint32_t at, len;
+	uint8_t buf[FS_DIR_BUF_SIZE] __attribute__((aligned(8)));
+};
+
 struct fs_file {
 	int fd;
 	uint32_t gen, users, next_free;
@@ -238,9 +248,6 @@ struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind);
 void fs_file_put(struct fs *fs, struct fs_file *file);
 /* -EBADF: it was not open. */
 int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind);
-/* fs_dir.c */
-struct fs_dir *fs_dir_new(void);
-void fs_dir_free(struct fs_dir *dir);
 
 /* fs_cred.c: who we are. */
 
@@ -262,7 +269,7 @@ void fs_kill_priv(struct fs_queue *q, bool on);
 int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host);
 uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host);
 
-/* fs_attr.c */
+/* fs_reply.c: attributes as they are answered, and for how many seconds the guest may keep them. */
 
 void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *attr);
 uint64_t fs_timeout(const struct fs *fs);

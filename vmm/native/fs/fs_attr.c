@@ -8,48 +8,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Seconds. */
-enum { TIMEOUT_AUTO = 1, TIMEOUT_ALWAYS = 86400 };
-
-uint64_t fs_timeout(const struct fs *fs)
-{
-	switch (fs->config.cache) {
-	case FS_CACHE_AUTO:
-		return TIMEOUT_AUTO;
-	case FS_CACHE_ALWAYS:
-		return TIMEOUT_ALWAYS;
-	default:
-		return 0;
-	}
-}
-
-/* As Linux packs a device number into 32 bits. */
-static uint32_t pack_dev(uint32_t major, uint32_t minor)
-{
-	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
-}
-
-void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *attr)
-{
-	*attr = (struct fuse_attr){
-		.ino = st->stx_ino,
-		.size = st->stx_size,
-		.blocks = st->stx_blocks,
-		.atime = (uint64_t)st->stx_atime.tv_sec,
-		.mtime = (uint64_t)st->stx_mtime.tv_sec,
-		.ctime = (uint64_t)st->stx_ctime.tv_sec,
-		.atimensec = st->stx_atime.tv_nsec,
-		.mtimensec = st->stx_mtime.tv_nsec,
-		.ctimensec = st->stx_ctime.tv_nsec,
-		.mode = st->stx_mode,
-		.nlink = st->stx_nlink,
-		.uid = fs_id_to_guest(fs, st->stx_uid),
-		.gid = fs_id_to_guest(fs, st->stx_gid),
-		.rdev = pack_dev(st->stx_rdev_major, st->stx_rdev_minor),
-		.blksize = st->stx_blksize,
-	};
-}
-
 /* What a request is about: the file that it has open, or the node. */
 struct target {
 	struct fs_file *file;

@@ -10,8 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DIR_BUF_SIZE = 8 << 10 };
-
 /* As getdents64() gives it. */
 struct entry {
 	uint64_t ino;
@@ -20,34 +18,6 @@ struct entry {
 	uint8_t type;
 	char name[];
 };
-
-/* What was read ahead of an open directory. The guest reads with one page at a time. */
-struct fs_dir {
-	pthread_mutex_t lock;
-	uint64_t off;     /* where the entry at `at` is */
-	uint32_t at, len;
-	uint8_t buf[DIR_BUF_SIZE] __attribute__((aligned(8)));
-};
-
-struct fs_dir *fs_dir_new(void)
-{
-	struct fs_dir *d = malloc(sizeof(*d));
-
-	if (!d)
-		return NULL;
-	pthread_mutex_init(&d->lock, NULL);
-	d->off = 0;
-	d->at = d->len = 0;
-	return d;
-}
-
-void fs_dir_free(struct fs_dir *d)
-{
-	if (!d)
-		return;
-	pthread_mutex_destroy(&d->lock);
-	free(d);
-}
 
 int fs_op_opendir(struct fs_req *r)
 {
@@ -84,7 +54,7 @@ static const struct entry *dir_next(struct fs_file *f, int *err)
 	long n;
 
 	if (d->at == d->len) {
-		n = syscall(SYS_getdents64, f->fd, d->buf, DIR_BUF_SIZE);
+		n = syscall(SYS_getdents64, f->fd, d->buf, FS_DIR_BUF_SIZE);
 		d->at = d->len = 0;
 		*err = n < 0 ? -errno : 0;
 		if (n <= 0)

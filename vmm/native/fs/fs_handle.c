@@ -15,6 +15,26 @@ struct fs_files {
 	uint32_t max, top, free, count;
 };
 
+static struct fs_dir *dir_new(void)
+{
+	struct fs_dir *d = malloc(sizeof(*d));
+
+	if (!d)
+		return NULL;
+	pthread_mutex_init(&d->lock, NULL);
+	d->off = 0;
+	d->at = d->len = 0;
+	return d;
+}
+
+static void dir_free(struct fs_dir *d)
+{
+	if (!d)
+		return;
+	pthread_mutex_destroy(&d->lock);
+	free(d);
+}
+
 int fs_files_init(struct fs *fs)
 {
 	struct fs_files *t = calloc(1, sizeof(*t));
@@ -40,7 +60,7 @@ static void file_free(struct fs_files *t, struct fs_file *f)
 	if (f->users || !f->closing)
 		return;
 	close(f->fd);
-	fs_dir_free(f->dir);
+	dir_free(f->dir);
 	*f = (struct fs_file){ .gen = f->gen + 1, .next_free = t->free };
 	t->free = (uint32_t)(f - t->file);
 	t->count--;
@@ -88,7 +108,7 @@ uint32_t fs_files_count(struct fs *fs)
 
 int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
 {
-	struct fs_dir *dir = kind == FS_DIRECTORY ? fs_dir_new() : NULL;
+	struct fs_dir *dir = kind == FS_DIRECTORY ? dir_new() : NULL;
 	struct fs_files *t = fs->files;
 	struct fs_file *f;
 	uint32_t index;
@@ -106,7 +126,7 @@ int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
 	if (!index) {
 		pthread_mutex_unlock(&t->lock);
 		close(fd);
-		fs_dir_free(dir);
+		dir_free(dir);
 		return -ENFILE;
 	}
 	f = &t->file[index];

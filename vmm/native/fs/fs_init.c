@@ -35,6 +35,14 @@ static uint64_t fs_wanted(const struct fs *fs)
 	return wanted;
 }
 
+void fs_reset(struct fs *fs)
+{
+	__atomic_store_n(&fs->features, 0, __ATOMIC_RELEASE);
+	fs_locks_reset(fs);
+	fs_files_reset(fs);
+	fs_nodes_reset(fs);
+}
+
 int fs_op_init(struct fs_req *r)
 {
 	struct fs *fs = r->fs;

@@ -64,7 +64,7 @@ static int reply_entry(struct fs_req *r, const struct fs_ref *dir)
 /* How something is made in a directory: 0 or -errno. */
 typedef int (*make_fn)(const struct fs_req *r, int dir);
 
-static int make(struct fs_req *r, uint32_t umask_bits, make_fn fn)
+static int entry_make(struct fs_req *r, uint32_t umask_bits, make_fn fn)
 {
 	struct fs_ref dir;
 	int err;
@@ -113,21 +113,21 @@ static int make_dir(const struct fs_req *r, int dir)
 
 int fs_op_symlink(struct fs_req *r)
 {
-	return make(r, 0, make_symlink);
+	return entry_make(r, 0, make_symlink);
 }
 
 int fs_op_mknod(struct fs_req *r)
 {
 	const struct fuse_mknod_in *in = r->arg;
 
-	return make(r, in->umask, make_node);
+	return entry_make(r, in->umask, make_node);
 }
 
 int fs_op_mkdir(struct fs_req *r)
 {
 	const struct fuse_mkdir_in *in = r->arg;
 
-	return make(r, in->umask, make_dir);
+	return entry_make(r, in->umask, make_dir);
 }
 
 static int fs_remove(struct fs_req *r, int flags)

@@ -128,12 +128,29 @@ static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct
 	return fs_reply(r, &out, sizeof(out));
 }
 
-int fs_op_create(struct fs_req *r)
+/* How a file is made in a directory: its descriptor, -1 and errno. */
+typedef int (*create_fn)(const struct fs_req *r, int dir, int flags);
+
+static int create_named(const struct fs_req *r, int dir, int flags)
 {
 	const struct fuse_create_in *in = r->arg;
-	int flags = open_flags(r->fs, in->flags) & ~O_TRUNC, fd;
+
+	return openat(dir, r->name[0], flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, in->mode & 07777);
+}
+
+static int create_unnamed(const struct fs_req *r, int dir, int flags)
+{
+	const struct fuse_create_in *in = r->arg;
+
+	return openat(r->fs->proc_fd, fs_fd_name(dir).text, flags | O_TMPFILE | (int)(in->flags & O_EXCL) | O_CLOEXEC,
+		      in->mode & 07777);
+}
+
+static int file_create(struct fs_req *r, int flags, const char *name, create_fn fn)
+{
+	const struct fuse_create_in *in = r->arg;
 	struct fs_ref dir;
-	int err;
+	int err, fd;
 
 	if (r->out_room < sizeof(struct create_out))
 		return -EINVAL;
@@ -143,45 +160,32 @@ int fs_op_create(struct fs_req *r)
 	err = fs_begin(r, in->umask);
 	if (!err) {
 		do {
-			fd = openat(dir.fd, r->name[0], flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, in->mode & 07777);
+			fd = fn(r, dir.fd, flags);
 			err = fd < 0 ? -errno : 0;
 		} while (fs_override(r, err));
 		fs_end(r);
 	}
 	if (!err)
-		err = reply_created(r, &dir, r->name[0], fd);
-	else if (err == -EEXIST && !(in->flags & O_EXCL))
+		err = reply_created(r, &dir, name, fd);
+	else if (name && err == -EEXIST && !(in->flags & O_EXCL))
 		err = create_found(r, &dir, in);
 	fs_node_put(r->fs, &dir);
 	return err;
+}
+
+int fs_op_create(struct fs_req *r)
+{
+	const struct fuse_create_in *in = r->arg;
+
+	return file_create(r, open_flags(r->fs, in->flags) & ~O_TRUNC, r->name[0], create_named);
 }
 
 /* A name comes with the request, but means nothing. */
 int fs_op_tmpfile(struct fs_req *r)
 {
 	const struct fuse_create_in *in = r->arg;
-	int flags = open_flags(r->fs, in->flags) & ~(O_TRUNC | O_APPEND), fd;
-	struct fs_ref dir;
-	int err;
 
-	if (r->out_room < sizeof(struct create_out))
-		return -EINVAL;
-	err = fs_node_get(r->fs, r->in.nodeid, &dir);
-	if (err)
-		return err;
-	err = fs_begin(r, in->umask);
-	if (!err) {
-		do {
-			fd = openat(r->fs->proc_fd, fs_fd_name(dir.fd).text,
-				    flags | O_TMPFILE | (int)(in->flags & O_EXCL) | O_CLOEXEC, in->mode & 07777);
-			err = fd < 0 ? -errno : 0;
-		} while (fs_override(r, err));
-		fs_end(r);
-	}
-	if (!err)
-		err = reply_created(r, &dir, NULL, fd);
-	fs_node_put(r->fs, &dir);
-	return err;
+	return file_create(r, open_flags(r->fs, in->flags) & ~(O_TRUNC | O_APPEND), NULL, create_unnamed);
 }
 
 /* A descriptor of the guest's was closed: not the last, perhaps. */

@@ -45,7 +45,7 @@ struct server {
 	struct worker_stats gone; /* of queues that were stopped */
 };
 
-static void say(struct fsd_answer *a, const char *text)
+static void answer_say(struct fsd_answer *a, const char *text)
 {
 	snprintf(a->text, sizeof(a->text), "%s", text);
 }
@@ -77,7 +77,7 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	s->vmm_fd = keep_fd(&fds[1]);
 	err = isolate(&fds[0], &config.proc_fd, &config, &isolation);
 	if (err) {
-		say(a, isolation.stage);
+		answer_say(a, isolation.stage);
 		return err;
 	}
 	config.root_fd = fds[0];
@@ -85,7 +85,7 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	if (m->config.dax_size) {
 		config.dax = fds[2] >= 0 ? dax_remote_new(fds[2]) : NULL;
 		if (!config.dax) {
-			say(a, "a DAX window");
+			answer_say(a, "a DAX window");
 			return -EINVAL;
 		}
 		keep_fd(&fds[2]);
@@ -93,12 +93,12 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	s->fs = fs_new(&config, &err);
 	close(config.proc_fd);
 	if (!s->fs) {
-		say(a, "opening the share");
+		answer_say(a, "opening the share");
 		return err;
 	}
 	err = isolate_seccomp(config.flags & FS_HANDLES);
 	if (err)
-		say(a, "a seccomp filter");
+		answer_say(a, "a seccomp filter");
 	s->isolation = a->isolation = isolation.done | FSD_SECCOMP;
 	return err;
 }
@@ -158,7 +158,7 @@ static int do_memory(struct server *s, const struct fsd_msg *m, const int *fds, 
 	s->books = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE);
 	s->page = map_fd(fds[2], STATUS_PAGE);
 	if (!s->ram || !s->books || !s->page) {
-		say(a, "mapping guest memory");
+		answer_say(a, "mapping guest memory");
 		unmap_all(s);
 		return -ENOMEM;
 	}
@@ -203,7 +203,7 @@ static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	q = &s->queue[m->index];
 	q->ring = ring_new(&s->mem, &m->ring, &err);
 	if (!q->ring) {
-		say(a, "the queue is not valid");
+		answer_say(a, "the queue is not valid");
 		return err;
 	}
 	err = ring_share(q->ring, (struct ring_state *)(void *)(s->books + (size_t)m->index * RING_STATE_STRIDE));
@@ -217,7 +217,7 @@ static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	q->worker = fs_start(s->fs, q->ring, q->kick_fd, &q->irq, q->event_fd, &err);
 	if (q->worker)
 		return 0;
-	say(a, "starting a thread");
+	answer_say(a, "starting a thread");
 	queue_close(s, q);
 	return err;
 }
@@ -239,7 +239,7 @@ static int do_check(struct server *s, struct fsd_answer *a)
 		if (!err)
 			continue;
 		a->index = i;
-		say(a, ring_error(q->ring) ? ring_error(q->ring) : "");
+		answer_say(a, ring_error(q->ring) ? ring_error(q->ring) : "");
 		return err;
 	}
 	return 0;

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 
 enum { EVENTS = 8 };
 /* Turns without sleep before the descriptors are looked at all the same. */
@@ -41,26 +40,6 @@ struct net *net_new(int fd, uint32_t kind, int *err)
 void net_free(struct net *n)
 {
 	free(n);
-}
-
-void net_lost(struct net *n, int err)
-{
-	if (n->gone)
-		return;
-	n->gone = true;
-	n->readable = n->tx_full = false;
-	n->starved = n->held != 0;
-	n->out_len = 0;
-	stat_set(&n->stats.last_errno, (uint64_t)(err ? -err : EPIPE));
-	eventfd_write(n->worker.event_fd, 1);
-}
-
-void net_rx_flush(struct net *n)
-{
-	if (!ring_flush(n->q.rx))
-		return;
-	stat_add(&n->worker.stats.irqs, 1);
-	irq_raise(n->q.rx_irq, IRQ_VRING);
 }
 
 static void net_flush(struct net *n)

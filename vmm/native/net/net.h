@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-net, between its files: net.c (objects, the worker's loop), net_tx.c (frames from the guest, and what their headers
- * may say), net_rx.c (frames to the guest), net_stream.c (the stream socket).
+ * may say), net_rx.c (frames to the guest), net_backend.c (what they are connected to).
  *
  * One thread serves a pair of queues, so nothing here is locked; only the statistics are read by others.
  */
@@ -81,10 +81,6 @@ struct net {
 extern const struct worker_ops net_ops;
 /* What net_start() does before it starts a thread; a fuzzer does without one. */
 void net_prepare(struct net *n, const struct net_queues *queues);
-/* Let the guest have the frames so far, with an interrupt if it wants one. */
-void net_rx_flush(struct net *n);
-/* The backend has failed for good: tell whoever watches. */
-void net_lost(struct net *n, int err);
 
 /* net_tx.c */
 
@@ -97,11 +93,15 @@ bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len);
 
 /* Give the guest the frames that there are; returns how many, or the latched error. */
 int net_rx_run(struct net *n);
+/* Let the guest have the frames so far, with an interrupt if it wants one. */
+void net_rx_flush(struct net *n);
 /* Let the guest have the buffers back that nothing was put in. */
 void net_rx_unstash(struct net *n);
 
-/* net_stream.c */
+/* net_backend.c */
 
+/* The backend has failed for good: tell whoever watches. */
+void net_lost(struct net *n, int err);
 /* Send a frame: its bytes moved, or -EAGAIN (none of it was), or -errno. */
 ssize_t net_stream_send(struct net *n, const struct iovec *iov, uint32_t niov, uint64_t len);
 /* Send what is left of the last one; false when something still is. */

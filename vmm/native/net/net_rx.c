@@ -19,6 +19,14 @@ static bool net_merges(const struct net *n)
 	return n->q.flags & NET_MRG_RXBUF;
 }
 
+void net_rx_flush(struct net *n)
+{
+	if (!ring_flush(n->q.rx))
+		return;
+	stat_add(&n->worker.stats.irqs, 1);
+	irq_raise(n->q.rx_irq, IRQ_VRING);
+}
+
 /* Room at the end for another chain. */
 static void stash_compact(struct net *n)
 {

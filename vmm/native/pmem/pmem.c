@@ -101,13 +101,16 @@ uint64_t pmem_size(const struct pmem *p)
 	return p->size;
 }
 
-static uint64_t pmem_generation(const struct pmem *p)
+static uint64_t pmem_generation(const void *pmem)
 {
+	const struct pmem *p = pmem;
+
 	return __atomic_load_n(&p->generation, __ATOMIC_ACQUIRE);
 }
 
-uint32_t pmem_fault(struct pmem *p)
+uint32_t pmem_fault(void *pmem)
 {
+	struct pmem *p = pmem;
 	uint64_t end;
 	int err = 0;
 
@@ -169,7 +172,7 @@ static void pmem_sleep(struct worker *w)
 }
 
 /* What is written to the file is on the disk: 0 or PMEM_EIO. */
-static uint32_t flush(struct pmem *p)
+static uint32_t image_flush(struct pmem *p)
 {
 	int err = p->read_only || fdatasync(p->fd) == 0 ? 0 : errno;
 
@@ -211,7 +214,7 @@ static int pmem_run(struct worker *w)
 		stat_add(&w->stats.chains, 1);
 	}
 	if (n) {
-		const uint32_t result = any ? flush(p) : PMEM_EIO;
+		const uint32_t result = any ? image_flush(p) : PMEM_EIO;
 
 		for (int i = 0; i < n; i++) {
 			uint32_t ret = answer[i].flush ? result : PMEM_EIO;
@@ -272,25 +275,7 @@ void pmem_get_stats(struct pmem *p, struct pmem_stats *out)
 	pthread_mutex_unlock(&p->lock);
 }
 
-static uint32_t pmem_window_fault(void *pmem)
-{
-	return pmem_fault(pmem);
-}
-
-static uint64_t pmem_window_generation(const void *pmem)
-{
-	return pmem_generation(pmem);
-}
-
 int bus_add_pmem(struct bus *bus, struct pmem *pmem, uint64_t base, uint64_t size)
 {
-	struct bus_window window = {
-		.base = base,
-		.size = size,
-		.device = pmem,
-		.fault = pmem_window_fault,
-		.generation = pmem_window_generation,
-	};
-
-	return bus_add_window(bus, &window);
+	return bus_add_window(bus, &(struct bus_window){ base, size, pmem, NULL, pmem_fault, pmem_generation });
 }

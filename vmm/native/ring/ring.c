@@ -11,26 +11,11 @@
  * Not locked: one thread uses a ring at a time.
  */
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "ring/ring_struct.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "virtio 1.x rings are little-endian");
-
-int ring_fail(struct ring *ring, int err, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (ring->error)
-		return ring->error;
-	va_start(ap, fmt);
-	vsnprintf(ring->reason, sizeof(ring->reason), fmt, ap);
-	va_end(ap);
-	ring->error = err;
-	return err;
-}
 
 struct ring *ring_new(const struct mem *mem, const struct ring_config *config, int *err)
 {
@@ -77,59 +62,6 @@ void ring_free(struct ring *ring)
 	if (ring->ops->deinit)
 		ring->ops->deinit(ring);
 	free(ring);
-}
-
-int chain_add(struct ring *ring, struct chain *chain, const struct desc *d)
-{
-	uint32_t n = chain->nread + chain->nwrite;
-	void *p;
-
-	/*
-	 * The specification gives a buffer without bytes no meaning; no driver of Linux makes one, and QEMU refuses it too.
-	 */
-	if (unlikely(d->len == 0))
-		return ring_fail(ring, -EPROTO, "chain %u has a buffer of zero bytes", chain->head);
-	if (unlikely(n >= chain->max || n >= RING_MAX_SEGMENTS))
-		return ring_fail(ring, -EPROTO, "chain %u has more than %u buffers", chain->head, n);
-	if (unlikely(!(d->flags & DESC_WRITE) && chain->nwrite))
-		return ring_fail(ring, -EPROTO, "chain %u has a readable buffer behind a writable one", chain->head);
-	p = mem_ptr(ring->mem, d->addr, d->len);
-	if (unlikely(!p))
-		return ring_fail(ring, -EFAULT, "chain %u has a buffer at %#llx of %u bytes, not in one piece of RAM",
-				 chain->head, (unsigned long long)d->addr, d->len);
-	chain->iov[n] = (struct iovec){ .iov_base = p, .iov_len = d->len };
-	/* At most RING_MAX_SEGMENTS times 4 GiB: no overflow in 64 bits. */
-	if (d->flags & DESC_WRITE) {
-		chain->nwrite++;
-		chain->write_len += d->len;
-	} else {
-		chain->nread++;
-		chain->read_len += d->len;
-	}
-	return 0;
-}
-
-const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, const struct desc *at)
-{
-	const uint8_t *table;
-
-	if (!(ring->config.flags & RING_INDIRECT)) {
-		ring_fail(ring, -EPROTO, "chain %u is indirect, which was not negotiated", chain->head);
-		return NULL;
-	}
-	if (at->flags & DESC_NEXT) {
-		ring_fail(ring, -EPROTO, "chain %u goes on behind an indirect table", chain->head);
-		return NULL;
-	}
-	if (at->len == 0 || at->len % DESC_SIZE) {
-		ring_fail(ring, -EPROTO, "chain %u has an indirect table of %u bytes", chain->head, at->len);
-		return NULL;
-	}
-	table = mem_ptr(ring->mem, at->addr, at->len);
-	if (!table)
-		ring_fail(ring, -EFAULT, "chain %u has an indirect table at %#llx of %u bytes, not in one piece of RAM",
-			  chain->head, (unsigned long long)at->addr, at->len);
-	return table;
 }
 
 bool ring_pending(struct ring *ring)

@@ -67,32 +67,6 @@ static bool packed_pending(struct ring *ring)
 	return packed_is_available(__atomic_load_n(packed_flags(ring, at), __ATOMIC_ACQUIRE), at);
 }
 
-/*
- * An indirect table is a chain of its own (2.8.7): its entries follow each other, and say by a flag who writes. Other flags
- * have no meaning there, and drivers leave what they like; but a table in a table is refused, as in a split ring.
- */
-int packed_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at)
-{
-	const uint8_t *table = chain_indirect(ring, chain, at);
-	uint32_t count = at->len / DESC_SIZE;
-	int err;
-
-	if (!table)
-		return ring->error;
-	for (uint32_t i = 0; i < count; i++) {
-		/* Flags are at the end here. */
-		struct desc d = desc_copy(table + (size_t)i * DESC_SIZE);
-
-		d.flags = d.next;
-		if (unlikely(d.flags & DESC_INDIRECT))
-			return ring_fail(ring, -EPROTO, "chain %u has an indirect table in an indirect table", chain->head);
-		err = chain_add(ring, chain, &d);
-		if (unlikely(err))
-			return err;
-	}
-	return 0;
-}
-
 static int packed_pop(struct ring *ring, struct chain *chain)
 {
 	struct ring_state *s = ring->s;

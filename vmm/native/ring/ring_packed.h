@@ -66,6 +66,7 @@ static inline bool packed_is_available(uint16_t flags, uint16_t position)
 	return (flags & (PACKED_AVAIL | PACKED_USED)) == position_available(position);
 }
 
+/* In ring_chain.c. */
 int packed_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at);
 
 /* Note the nth descriptor of the chain that is being popped. */

@@ -127,6 +127,8 @@ static inline struct desc desc_copy(const uint8_t *from)
 	};
 }
 
+/* ring_chain.c */
+
 /* Add one buffer to the chain. 0 or the latched error. */
 int chain_add(struct ring *ring, struct chain *chain, const struct desc *d);
 /* Check the descriptor of an indirect table, whose addr, len and flags are the same in both formats. NULL: latched. */

@@ -76,7 +76,7 @@ void vcpu_free(struct vcpu *vcpu)
 	free(vcpu);
 }
 
-static void count(uint64_t *counters, uint32_t reason)
+static void exit_count(uint64_t *counters, uint32_t reason)
 {
 	uint64_t *counter = &counters[reason < VCPU_REASONS ? reason : VCPU_REASONS - 1];
 
@@ -148,7 +148,7 @@ static int run_loop(struct vcpu *vcpu)
 			/* EAGAIN: a vCPU that waits for its start-up IPI was interrupted. */
 			if (errno != EINTR && errno != EAGAIN)
 				return -errno;
-			count(vcpu->stats.c, KVM_EXIT_INTR);
+			exit_count(vcpu->stats.c, KVM_EXIT_INTR);
 			if (should_stop(vcpu))
 				return -EINTR;
 			continue;
@@ -161,10 +161,10 @@ static int run_loop(struct vcpu *vcpu)
 			answered = BUS_TO_PYTHON;
 		}
 		if (answered == BUS_TO_PYTHON) {
-			count(vcpu->stats.python, run->exit_reason);
+			exit_count(vcpu->stats.python, run->exit_reason);
 			return (int)run->exit_reason;
 		}
-		count(vcpu->stats.c, run->exit_reason);
+		exit_count(vcpu->stats.c, run->exit_reason);
 		if (answered == BUS_UNCLAIMED)
 			__atomic_store_n(&vcpu->stats.unclaimed, vcpu->stats.unclaimed + 1, __ATOMIC_RELAXED);
 	}

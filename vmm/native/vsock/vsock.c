@@ -61,19 +61,6 @@ void vsock_free(struct vsock *v)
 	free(v);
 }
 
-static void flush_one(struct vsock *v, struct ring *ring, struct irq *irq)
-{
-	if (!ring_flush(ring))
-		return;
-	stat_add(&v->worker.stats.irqs, 1);
-	irq_raise(irq, IRQ_VRING);
-}
-
-void vsock_rx_flush(struct vsock *v)
-{
-	flush_one(v, v->rx, v->rx_irq);
-}
-
 /* The descriptors that made themselves heard, after at most so many milliseconds. */
 static void vsock_wait(struct vsock *v, int timeout)
 {
@@ -81,7 +68,7 @@ static void vsock_wait(struct vsock *v, int timeout)
 	int n = epoll_wait(v->worker.epoll_fd, ready, EVENTS, timeout);
 
 	if (n == 0 && timeout > 0)
-		vsock_host_listen(v, true);
+		vsock_conn_listen(v, true);
 	for (int i = 0; i < n; i++) {
 		switch (ready[i].data.u64) {
 		case WORKER_KICK:
@@ -150,7 +137,7 @@ static int vsock_begin(struct worker *w)
 	for (uint32_t i = 0; i < v->nbuckets; i++)
 		for (c = v->bucket[i]; c && !err; c = c->hash_next)
 			err = conn_resume(v, c);
-	vsock_host_listen(v, true);
+	vsock_conn_listen(v, true);
 	if (v->reset_event)
 		vsock_tell_reset(v);
 	return err;
@@ -169,7 +156,7 @@ static int vsock_run(struct worker *w)
 	to = vsock_rx_run(v);
 	if (to < 0)
 		return to;
-	flush_one(v, v->worker.ring, v->worker.irq);
+	vsock_flush(v, v->worker.ring, v->worker.irq);
 	vsock_conn_bury(v);
 	/* Packets that may not be taken yet are nothing to spin for. */
 	v->worker.in_flight = !vsock_tx_open(v);
@@ -210,9 +197,9 @@ static void vsock_drain(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 
 	vsock_stash_return(v);
-	flush_one(v, w->ring, w->irq);
+	vsock_flush(v, w->ring, w->irq);
 	vsock_rx_flush(v);
-	vsock_host_listen(v, false);
+	vsock_conn_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
 	v->running = false;
 	/* A broken ring: no packet of any connection will come or go any more. */

@@ -162,8 +162,6 @@ struct vsock {
 extern const struct worker_ops vsock_ops;
 /* What vsock_start() does before it starts a thread; a fuzzer does without one. */
 void vsock_prepare(struct vsock *v, const struct vsock_queues *queues);
-/* The guest gets the packets that were pushed for it. */
-void vsock_rx_flush(struct vsock *v);
 
 /* vsock_conn.c */
 
@@ -187,10 +185,14 @@ void vsock_conn_ready(struct vsock *v, struct vsock_conn *c);
 void vsock_conn_owe(struct vsock *v, struct vsock_conn *c, uint8_t what);
 /* More room, if there is again. */
 void vsock_conn_promise(struct vsock *v, struct vsock_conn *c);
+/* The host's side has taken len bytes of the guest's. */
+void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
 /* Every connection, without a word to the guest. */
 void vsock_conn_kill_all(struct vsock *v);
 /* Have epoll tell about the descriptor: what is to be read always, that it can be written while want_out. */
 int vsock_conn_watch(struct vsock *v, struct vsock_conn *c, int how);
+/* Listen for clients or do not, with the worker's epoll. */
+void vsock_conn_listen(struct vsock *v, bool on);
 /* A local port that no connection to that port of the guest has. */
 uint32_t vsock_conn_port(struct vsock *v, uint32_t guest_port);
 void vsock_list_add(struct vsock_list *list, struct vsock_conn *c);
@@ -215,11 +217,13 @@ static inline bool vsock_tx_open(const struct vsock *v)
 }
 /* A connection was made: count it. */
 void vsock_count_open(struct vsock *v, const struct vsock_conn *c);
-/* The host's side has taken len bytes of the guest's. */
-void vsock_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
 
 /* vsock_rx.c */
 
+/* The guest sees what was pushed to a ring. */
+void vsock_flush(struct vsock *v, struct ring *ring, struct irq *irq);
+/* The guest gets the packets that were pushed for it. */
+void vsock_rx_flush(struct vsock *v);
 /* Give the guest what there is for it; returns how much was done, or the latched error. */
 int vsock_rx_run(struct vsock *v);
 /* Ask for credit where there has been none for long. */
@@ -244,8 +248,6 @@ void vsock_stash_return(struct vsock *v);
 void vsock_host_event(struct vsock *v, struct vsock_conn *c, uint32_t events);
 /* Clients wait at a listening socket. */
 void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type);
-/* Listen or do not, with the worker's epoll. */
-void vsock_host_listen(struct vsock *v, bool on);
 /* A socket connected to what listens for that port of the host, or -errno. */
 /* recv(), by the system call that the worker has. */
 ssize_t vsock_recv(int fd, void *data, size_t len, int flags);

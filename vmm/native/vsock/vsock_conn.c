@@ -192,6 +192,21 @@ static void drop_to_host(struct vsock *v, struct vsock_conn *c)
 	c->in_message = false;
 }
 
+void vsock_conn_listen(struct vsock *v, bool on)
+{
+	int fds[] = { v->config.listen_fd, v->config.seq_listen_fd };
+
+	if (v->listening == on || !v->running)
+		return;
+	for (int i = 0; i < 2; i++) {
+		struct epoll_event e = { .events = EPOLLIN, .data.u64 = VSOCK_SOURCE_LISTEN + (uint64_t)i };
+
+		if (fds[i] >= 0)
+			epoll_ctl(v->worker.epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fds[i], &e);
+	}
+	v->listening = on;
+}
+
 void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 {
 	drop_to_host(v, c);
@@ -209,7 +224,7 @@ void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 	close(c->fd);
 	c->fd = -1;
 	/* A descriptor is free again: perhaps one was missing for the next client. */
-	vsock_host_listen(v, true);
+	vsock_conn_listen(v, true);
 }
 
 void vsock_conn_kill(struct vsock *v, struct vsock_conn *c)
@@ -343,4 +358,13 @@ void vsock_pend_take(struct vsock_pend **pend, uint32_t len)
 		free(p);
 		*pend = NULL;
 	}
+}
+
+void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len)
+{
+	c->fwd_cnt += len;
+	vsock_conn_promise(v, c);
+	/* Half of it is news enough: the guest can still send the other half meanwhile. */
+	if (c->fwd_cnt - c->last_fwd >= c->buf_alloc / 2)
+		vsock_conn_owe(v, c, VSOCK_OWE_CREDIT);
 }

@@ -45,21 +45,6 @@ static void message_room(int fd)
 
 /* ---- clients ---- */
 
-void vsock_host_listen(struct vsock *v, bool on)
-{
-	int fds[] = { v->config.listen_fd, v->config.seq_listen_fd };
-
-	if (v->listening == on || !v->running)
-		return;
-	for (int i = 0; i < 2; i++) {
-		struct epoll_event e = { .events = EPOLLIN, .data.u64 = VSOCK_SOURCE_LISTEN + (uint64_t)i };
-
-		if (fds[i] >= 0)
-			epoll_ctl(v->worker.epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fds[i], &e);
-	}
-	v->listening = on;
-}
-
 void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type)
 {
 	for (int i = 0; i < ACCEPTS; i++) {
@@ -67,14 +52,14 @@ void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type)
 
 		/* Whoever waits in the backlog has its turn when a connection ends. */
 		if (v->nconns >= v->config.max_conns) {
-			vsock_host_listen(v, false);
+			vsock_conn_listen(v, false);
 			return;
 		}
 		fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0) {
 			/* Out of descriptors: the socket stays readable, and to look again at once would be to spin. */
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-				vsock_host_listen(v, false);
+				vsock_conn_listen(v, false);
 			return;
 		}
 		if (type == VSOCK_TYPE_SEQPACKET)

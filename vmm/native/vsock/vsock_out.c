@@ -40,7 +40,7 @@ static void no_reader(struct vsock *v, struct vsock_conn *c)
 		return;
 	c->wr_closed = true;
 	c->host_shut |= VSOCK_SHUT_RCV;
-	vsock_forwarded(v, c, lost);
+	vsock_conn_forwarded(v, c, lost);
 	vsock_conn_owe(v, c, VSOCK_OWE_SHUTDOWN);
 	vsock_host_settle(v, c);
 }
@@ -121,7 +121,7 @@ void vsock_host_flush(struct vsock *v, struct vsock_conn *c)
 			return;
 		}
 		kept_gone(v, c, c->type == VSOCK_TYPE_SEQPACKET ? (uint32_t)n + (uint32_t)sizeof(len) : (uint32_t)n);
-		vsock_forwarded(v, c, (uint32_t)n);
+		vsock_conn_forwarded(v, c, (uint32_t)n);
 	}
 	want_out(v, c, false);
 	vsock_host_settle(v, c);
@@ -168,7 +168,7 @@ void vsock_host_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, u
 				return;
 			}
 			if (n) {
-				vsock_forwarded(v, c, (uint32_t)n);
+				vsock_conn_forwarded(v, c, (uint32_t)n);
 				if ((uint32_t)n == len)
 					return;
 				iov_skip(&iov, &niov, (size_t)n);

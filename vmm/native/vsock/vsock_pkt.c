@@ -91,15 +91,6 @@ void vsock_count_open(struct vsock *v, const struct vsock_conn *c)
 	stat_add(&v->stats.latency[i < VSOCK_LATENCIES ? i : VSOCK_LATENCIES - 1], 1);
 }
 
-void vsock_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len)
-{
-	c->fwd_cnt += len;
-	vsock_conn_promise(v, c);
-	/* Half of it is news enough: the guest can still send the other half meanwhile. */
-	if (c->fwd_cnt - c->last_fwd >= c->buf_alloc / 2)
-		vsock_conn_owe(v, c, VSOCK_OWE_CREDIT);
-}
-
 static void pkt_data(struct vsock *v, struct vsock_conn *c, const struct vsock_hdr *h, struct iovec *iov, uint32_t niov)
 {
 	uint32_t waiting = c->rx_cnt - c->fwd_cnt;
@@ -115,7 +106,7 @@ static void pkt_data(struct vsock *v, struct vsock_conn *c, const struct vsock_h
 	c->rx_cnt += h->len;
 	if (c->fd < 0 || c->host_shut & VSOCK_SHUT_RCV) {
 		/* The guest has not read yet that nobody will read this. */
-		vsock_forwarded(v, c, h->len);
+		vsock_conn_forwarded(v, c, h->len);
 		return;
 	}
 	vsock_host_send(v, c, iov, niov, h->len, h->flags & VSOCK_SEQ_EOM);

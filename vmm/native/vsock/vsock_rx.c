@@ -26,6 +26,19 @@ uint32_t vsock_credit(const struct vsock_conn *c)
 
 /* ---- packets ---- */
 
+void vsock_flush(struct vsock *v, struct ring *ring, struct irq *irq)
+{
+	if (!ring_flush(ring))
+		return;
+	stat_add(&v->worker.stats.irqs, 1);
+	irq_raise(irq, IRQ_VRING);
+}
+
+void vsock_rx_flush(struct vsock *v)
+{
+	vsock_flush(v, v->rx, v->rx_irq);
+}
+
 static void packet_send(struct vsock *v, struct vsock_conn *c, uint16_t op, uint32_t flags, uint32_t len)
 {
 	const struct vsock_hdr h = {

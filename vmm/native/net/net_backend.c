@@ -1,14 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Frames over a stream socket, each behind its length as 32 bits in network order. Several come with one system call. A frame
- * is never cut off in the middle: what the socket did not take of it waits, and nothing goes out before.
+ * What a pair of queues is connected to: that it has ended, and frames over a stream socket. Each lies behind its length as
+ * 32 bits in network order; several come with one system call. A frame is never cut off in the middle: what the socket did
+ * not take of it waits, and nothing goes out before.
  */
 #include "net/net.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+
+void net_lost(struct net *n, int err)
+{
+	if (n->gone)
+		return;
+	n->gone = true;
+	n->readable = n->tx_full = false;
+	n->starved = n->held != 0;
+	n->out_len = 0;
+	stat_set(&n->stats.last_errno, (uint64_t)(err ? -err : EPIPE));
+	eventfd_write(n->worker.event_fd, 1);
+}
 
 bool net_stream_flush(struct net *n)
 {
