@@ -8,7 +8,7 @@ whichever page tables a vCPU uses.
 
 from __future__ import annotations
 
-from vmm.kvm.structs_more import kvm_guest_debug
+from vmm.kvm.structs_debug import kvm_guest_debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 from vmm.debug import breakpoints as bp
 from vmm.errors import GuestError, HostError
-from vmm.kvm.structs_more import kvm_guest_debug
+from vmm.kvm.structs_debug import kvm_guest_debug
 from vmm.machine.lifecycle import CLOSED, ENDED, MADE, POWEROFF, STOPPED
 
 TYPE_CHECKING = False

@@ -10,7 +10,6 @@ from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
-from vmm.kvm import structs_more as more
 from vmm.kvm import structs_state as st
 from vmm.kvm.ctype import addressof, sizeof, u8, u32, u64
 
@@ -166,7 +165,7 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
         xsave = vcpu.get_xsave()
     xcrs = _get(fd, k.KVM_GET_XCRS, st.kvm_xcrs(), "KVM_GET_XCRS")
     debugregs = _get(fd, k.KVM_GET_DEBUGREGS, st.kvm_debugregs(), "KVM_GET_DEBUGREGS")
-    lapic = _get(fd, k.KVM_GET_LAPIC, more.kvm_lapic_state(), "KVM_GET_LAPIC")
+    lapic = _get(fd, k.KVM_GET_LAPIC, st.kvm_lapic_state(), "KVM_GET_LAPIC")
     cpuid = s.kvm_cpuid2(nent=s.MAX_CPUID_ENTRIES)
     k.ioctl(fd, k.KVM_GET_CPUID2, cpuid, "KVM_GET_CPUID2")
     values = _read_msrs(vcpu, msrs)
@@ -235,7 +234,7 @@ def save_vm(vm: Vm, first: Vcpu) -> VmState:
     chips = []
     for number in st.IRQCHIPS.values():
         chips.append(_get(vm.fd, k.KVM_GET_IRQCHIP, st.kvm_irqchip(chip_id=number), "KVM_GET_IRQCHIP"))
-    clock = more.kvm_clock_data()
+    clock = st.kvm_clock_data()
     k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
     realtime = int(clock.realtime) if clock.flags & CLOCK_REALTIME else 0
     return VmState(tuple(chips), int(clock.clock), realtime, _host_tsc(first))
@@ -267,7 +266,7 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
         if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
             k.ioctl(fd, k.KVM_SET_TSC_KHZ, state.tsc_khz, f"KVM_SET_TSC_KHZ {state.tsc_khz}")
     restore_cpuid(vcpu, state)
-    k.ioctl(fd, k.KVM_SET_MP_STATE, more.kvm_mp_state(mp_state=state.mp_state), "KVM_SET_MP_STATE")
+    k.ioctl(fd, k.KVM_SET_MP_STATE, st.kvm_mp_state(mp_state=state.mp_state), "KVM_SET_MP_STATE")
     vcpu.set_regs(_blob(s.kvm_regs, state.regs, "general registers"))  # type: ignore[arg-type]
     # Before the local APIC: whether there is one and in which mode is in APIC_BASE
     vcpu.set_sregs(_blob(s.kvm_sregs, state.sregs, "segments and control registers"))  # type: ignore[arg-type]
@@ -276,7 +275,7 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
     k.ioctl(fd, k.KVM_SET_XSAVE, (u8 * len(state.xsave)).from_buffer_copy(state.xsave), "KVM_SET_XSAVE")
     k.ioctl(fd, k.KVM_SET_XCRS, _blob(st.kvm_xcrs, state.xcrs, "XCRs"), "KVM_SET_XCRS")
     k.ioctl(fd, k.KVM_SET_DEBUGREGS, _blob(st.kvm_debugregs, state.debugregs, "debug registers"), "KVM_SET_DEBUGREGS")
-    k.ioctl(fd, k.KVM_SET_LAPIC, _blob(more.kvm_lapic_state, state.lapic, "local APIC"), "KVM_SET_LAPIC")
+    k.ioctl(fd, k.KVM_SET_LAPIC, _blob(st.kvm_lapic_state, state.lapic, "local APIC"), "KVM_SET_LAPIC")
     values = dict(state.msrs)
     # The deadline after the time that it is compared with, and after the APIC whose timer it starts
     deadline = values.pop(IA32_TSC_DEADLINE, None)
@@ -311,7 +310,7 @@ def restore_vm(vm: Vm, state: VmState, *, advance_clock: bool = False) -> None:
     """
     if len(state.chips) != len(st.IRQCHIPS):
         raise ConfigError(f"saved interrupt controllers: {len(state.chips)}", code="snapshot-state")
-    clock = more.kvm_clock_data(clock=state.clock)
+    clock = st.kvm_clock_data(clock=state.clock)
     if advance_clock and state.realtime:
         clock.realtime, clock.flags = state.realtime, CLOCK_REALTIME
     k.ioctl(vm.fd, k.KVM_SET_CLOCK, clock, "KVM_SET_CLOCK")

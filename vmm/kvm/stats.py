@@ -24,7 +24,7 @@ def read_stats(stats_fd: int) -> dict[str, int]:
     if stats_fd < 0:
         return {}
     from vmm.kvm.ctype import sizeof
-    from vmm.kvm.structs_more import kvm_stats_desc, kvm_stats_header
+    from vmm.kvm.structs_debug import kvm_stats_desc, kvm_stats_header
 
     header = kvm_stats_header.from_buffer_copy(posix.pread(stats_fd, sizeof(kvm_stats_header), 0))
     step = sizeof(kvm_stats_desc) + header.name_size

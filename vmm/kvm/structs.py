@@ -21,7 +21,6 @@ class kvm_userspace_memory_region(Structure):
     )
 
 
-MEM_LOG_DIRTY_PAGES = 1
 MEM_READONLY = 2
 
 
@@ -48,7 +47,6 @@ class kvm_ioeventfd(Structure):
 
 
 IOEVENTFD_DATAMATCH = 1
-IOEVENTFD_PIO = 2
 IOEVENTFD_DEASSIGN = 4
 
 

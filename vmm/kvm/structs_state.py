@@ -1,4 +1,5 @@
-"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that hold what is saved of a machine, as ctypes.
+"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that hold state beside a CPU's registers:
+clocks, interrupts, and what else is saved of a machine; as ctypes.
 
 A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
 """
@@ -6,6 +7,37 @@ A test compares every size and offset with the compiler's view of the header; :d
 from __future__ import annotations
 
 from vmm.kvm.ctype import Structure, u8, u32, u64
+
+
+class kvm_clock_data(Structure):
+    """``KVM_GET_CLOCK``."""
+
+    _fields_ = (
+        ("clock", u64),
+        ("flags", u32),
+        ("pad0", u32),
+        ("realtime", u64),
+        ("host_tsc", u64),
+        ("pad", u32 * 4),
+    )
+
+
+class kvm_lapic_state(Structure):
+    """``KVM_GET_LAPIC``: the register page of a local APIC."""
+
+    _fields_ = (("regs", u8 * 1024),)
+
+
+class kvm_mp_state(Structure):
+    """``KVM_GET_MP_STATE``."""
+
+    _fields_ = (("mp_state", u32),)
+
+
+class kvm_irq_level(Structure):
+    """``KVM_IRQ_LINE``."""
+
+    _fields_ = (("irq", u32), ("level", u32))
 
 
 class kvm_vcpu_events(Structure):
@@ -62,6 +94,10 @@ VCPU_TSC_CTRL, VCPU_TSC_OFFSET = 0, 0
 """The group, and in it the attribute, of a vCPU's TSC offset (Linux 5.16)."""
 
 STRUCTS: tuple[type[Structure], ...] = (
+    kvm_clock_data,
+    kvm_lapic_state,
+    kvm_mp_state,
+    kvm_irq_level,
     kvm_vcpu_events,
     kvm_debugregs,
     kvm_xcr,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.kvm.structs_more import kvm_guest_debug
+    from vmm.kvm.structs_debug import kvm_guest_debug
     from vmm.kvm.structs_run import kvm_run
 
 
@@ -202,7 +202,7 @@ class Vcpu:
 
     def mp_state(self) -> int:
         """KVM_GET_MP_STATE: 0 runnable, 1 uninitialized, 2 init-received, 3 halted, 4 sipi-received."""
-        from vmm.kvm.structs_more import kvm_mp_state
+        from vmm.kvm.structs_state import kvm_mp_state
 
         state = kvm_mp_state()
         k.ioctl(self.fd, k.KVM_GET_MP_STATE, state, "KVM_GET_MP_STATE")
@@ -217,7 +217,7 @@ class Vcpu:
 
     def translate(self, address: int) -> int | None:
         """The guest physical address of guest virtual *address*, None when it is not mapped."""
-        from vmm.kvm.structs_more import kvm_translation
+        from vmm.kvm.structs_debug import kvm_translation
 
         result = kvm_translation(linear_address=address)
         k.ioctl(self.fd, k.KVM_TRANSLATE, result, "KVM_TRANSLATE")

@@ -45,12 +45,6 @@ class Vm:
         """In-kernel PICs, I/O APIC and, for every vCPU made later, a local APIC."""
         k.ioctl(self.fd, k.KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP")
 
-    def create_pit(self) -> None:
-        """An in-kernel 8254; only guests that know no better timer need it."""
-        from vmm.kvm.structs_more import kvm_pit_config
-
-        k.ioctl(self.fd, k.KVM_CREATE_PIT2, kvm_pit_config(), "KVM_CREATE_PIT2")
-
     def irqfd(self, fd: int, gsi: int, *, assign: bool = True) -> None:
         """From now on (or no more) a write to eventfd *fd* raises *gsi* as an edge."""
         argument = s.kvm_irqfd(fd=fd, gsi=gsi, flags=0 if assign else s.IRQFD_DEASSIGN)
@@ -65,7 +59,7 @@ class Vm:
 
     def irq_line(self, gsi: int, level: int) -> None:
         """Set an interrupt line by hand."""
-        from vmm.kvm.structs_more import kvm_irq_level
+        from vmm.kvm.structs_state import kvm_irq_level
 
         k.ioctl(self.fd, k.KVM_IRQ_LINE, kvm_irq_level(irq=gsi, level=level), f"KVM_IRQ_LINE {gsi}")
 

@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
-from vmm.kvm import ioctl, structs, structs_more, structs_run, structs_state, vcpu
+from vmm.kvm import ioctl, structs, structs_debug, structs_run, structs_state, vcpu
 
 IOCTLS = sorted(name for name in vars(ioctl) if name.startswith("KVM_"))
 CAPS = sorted(name for name in vars(ioctl) if name.startswith("CAP_"))
 EXITS = sorted(name for name in vars(ioctl) if name.startswith("EXIT_") and name != "EXIT_NAMES")
-STRUCTS = (*structs.STRUCTS, *structs_more.STRUCTS, *structs_run.STRUCTS, *structs_state.STRUCTS)
+STRUCTS = (*structs.STRUCTS, *structs_debug.STRUCTS, *structs_run.STRUCTS, *structs_state.STRUCTS)
 RUN_UNION = ("fail_entry", "io", "mmio", "internal", "emulation_failure", "system_event", "debug")
 ELSEWHERE = {
     "kvm_guest_debug.debugreg": "arch.debugreg",

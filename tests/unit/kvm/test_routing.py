@@ -12,7 +12,7 @@ from vmm.events import EventFd
 from vmm.kvm import System, Vcpu, Vm
 from vmm.kvm import ioctl as k
 from vmm.kvm.routing import IOAPIC_PINS, MSI_BASE, MsiRouter
-from vmm.kvm.structs_more import kvm_lapic_state
+from vmm.kvm.structs_state import kvm_lapic_state
 from vmm.pci.msix import Msix
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
