@@ -62,7 +62,7 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
     options = [*FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", f"-I{SRC}"]
     command = [needed_compiler(sanitizer), *options, "-c", *map(str, sources)]
     digest = hashlib.sha256(" ".join(command).encode())
-    for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.glob("*.h"))]:
+    for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.rglob("*.h"))]:
         digest.update(path.read_bytes())
     target = BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
     if not target.exists():
