@@ -49,6 +49,8 @@ TAIL = """
 ffi: Final[_Ffi]
 lib: Final[_Lib]
 """
+WIDTH = 120
+"""Of a line."""
 KEYWORDS = {"from": "from_", "in": "in_", "is": "is_", "global": "global_"}
 """What Python does not have as names of parameters; they are positional."""
 _ENUM = re.compile(r"^enum\s*(?:\w+\s*)?\{(?P<values>[^}]*)\}\s*;", re.M)
@@ -74,7 +76,10 @@ def function(match: re.Match[str]) -> str:
             arguments.append(f"{KEYWORDS.get(name, name)}: {kind}")
     result = python_type(" ".join(match["result"].split()).replace("const char *", "char *"))
     listed = ", ".join(["self", *arguments, "/"] if arguments else ["self"])
-    return f"    def {match['name']}({listed}) -> {result}: ..."
+    line = f"    def {match['name']}({listed}) -> {result}: ..."
+    if len(line) > WIDTH:  # as `ruff format` has it
+        line = f"    def {match['name']}(\n        {listed}\n    ) -> {result}: ..."
+    return line
 
 
 def stub() -> str:
