@@ -25,7 +25,8 @@ from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.protobuf import wire
 from pyvmm_kata.sandbox.bundle import Bundle, parse_json
 from pyvmm_kata.sandbox.guest_config import guest_config, process_text, resources_text
-from pyvmm_kata.sandbox.guest_spec import Nowhere, check, place
+from pyvmm_kata.sandbox.guest_share import Nowhere
+from pyvmm_kata.sandbox.guest_spec import check, place
 
 CONFIGS = [json.loads(path.read_text()) for path in sorted(Path(__file__).with_name("configs").glob("*.json"))]
 JUNK: list[Any] = [

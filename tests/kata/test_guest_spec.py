@@ -17,7 +17,9 @@ from pyvmm_kata.host.namespaces import Member, owner
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.guest_config import guest_config
-from pyvmm_kata.sandbox.guest_spec import ALL_DEVICES, Nowhere, check, place
+from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES
+from pyvmm_kata.sandbox.guest_share import Nowhere
+from pyvmm_kata.sandbox.guest_spec import check, place
 
 NULL = {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 0, "gid": 0}
 HOST_DEVICE = {"path": "/dev/cpu_dma_latency", "type": "c", "major": 10, "minor": 124}

@@ -13,6 +13,8 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.agent import Storage
+from pyvmm_kata.sandbox.guest_mounts import shm_storages
+from pyvmm_kata.sandbox.guest_share import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +63,7 @@ class Placed:
                 f"container {container_id}: its root is a disk, and the machine that it shares has no room for one",
                 code="root-disk-late",
             )
-        recorder = guest_spec.Recorder()
+        recorder = Recorder()
         spec = guest_spec.place(bundle, container_id, recorder, members=members)
         if len(recorder.binds) + len(recorder.sockets) > MAX_TREES:
             raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")
@@ -71,7 +73,7 @@ class Placed:
             [bind.name for bind in recorder.binds],
             (),
             recorder.overlays,
-            guest_spec.shm_storages(bundle),
+            shm_storages(bundle),
             sockets,
         )
         try:

@@ -14,7 +14,8 @@ from pyvmm_kata.sandbox.agent import AgentClient, Storage
 from pyvmm_kata.sandbox.container import Container
 from pyvmm_kata.sandbox.disks import SERIAL, root_storages
 from pyvmm_kata.sandbox.guest_config import guest_config
-from pyvmm_kata.sandbox.guest_spec import place, shm_storages, shown, socket_storages
+from pyvmm_kata.sandbox.guest_mounts import shm_storages, socket_storages
+from pyvmm_kata.sandbox.guest_spec import place, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,65 @@
+"""The kernel parameters and the host name of config.json, for a guest: which are the machine's."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm_kata.host import namespaces
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.config.checks import Json
+
+_FIRST_PORT, _PING_GROUPS = "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"
+_NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
+
+
+def machine_name(spec: Json) -> str:
+    """The host name of a machine, after its first container's: the host's own, if that shares the host's."""
+    return spec.get("hostname") or ("" if namespaces.has(spec, "uts") else os.uname().nodename)
+
+
+def is_of_sandbox(spec: Json, sysctl: str) -> bool:
+    """Whether a kernel parameter is one of a namespace that belongs to the machine: its agent sets it."""
+    if sysctl.startswith(_NETWORK_SYSCTLS):
+        return True
+    return sysctl.startswith(_IPC_SYSCTLS) and not namespaces.has(spec, "ipc")
+
+
+def sysctls_of(spec: Json) -> dict[str, str]:
+    """Those of the container, for a network that belongs to the machine.
+
+    With runc, a container with a user namespace has a network namespace that belongs to it: its root, who has
+    CAP_NET_BIND_SERVICE there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
+    """
+    linux = spec.get("linux", {})
+    found = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
+    if namespaces.has(spec, "user"):
+        bounding = spec["process"].get("capabilities", {}).get("bounding", ())
+        if "CAP_NET_BIND_SERVICE" in bounding:
+            found.setdefault(_FIRST_PORT, "0")
+        if _PING_GROUPS in found:
+            found[_PING_GROUPS] = _mapped_range(found[_PING_GROUPS], linux.get("gidMappings", ()))
+    return found
+
+
+def _mapped_range(text: str, mappings: Sequence[Json]) -> str:
+    """``FIRST LAST`` of a user namespace, in ids of the guest: as it is when no mapping has all of it."""
+    words = text.split()
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return text
+    first, last = map(int, words)
+    for mapping in mappings:
+        offset = first - int(mapping["containerID"])
+        if offset >= 0 and first <= last < first - offset + int(mapping["size"]):
+            start = int(mapping["hostID"]) + offset
+            return f"{start} {start + last - first}"
+    return text
+
+
+def _dotted(sysctl: str) -> str:
+    """A name with slashes, ``net/ipv4/conf/eth0.1/forwarding``, as one with dots (sysctl(8))."""
+    first = next((letter for letter in sysctl if letter in "./"), ".")
+    return sysctl if first == "." else sysctl.translate({ord("."): "/", ord("/"): "."})
