@@ -9,6 +9,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -154,15 +155,21 @@ class Told:
         pass
 
 
+@contextmanager
+def new_namespace() -> Iterator[int]:
+    """A process that has a network namespace of its own."""
+    with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read line"], stdin=-1, stdout=-1) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield holder.pid
+        holder.kill()
+
+
 @pytest.fixture
 def empty() -> Iterator[str]:
     """The path of a network namespace without interfaces."""
-    holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read line"], stdin=-1, stdout=-1)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    yield f"/proc/{holder.pid}/ns/net"
-    holder.kill()
-    holder.communicate()
+    with new_namespace() as pid:
+        yield f"/proc/{pid}/ns/net"
 
 
 def fill(namespace: str, script: str = SETUP) -> None:
@@ -187,6 +194,28 @@ def test_an_interface_that_comes_later(empty: str) -> None:
     assert f"link/ether {made.nets[0].mac}" in address
     made.adopt(told)  # type: ignore[arg-type]
     assert len(told.interfaces) == 1
+    made.release()
+
+
+def test_neighbours_hear_of_its_new_address(empty: str) -> None:
+    """What knew the interface before (podman's bridge, pasta) sends to the guest's device from now on."""
+    made = network.in_namespace(empty, lambda: network.take_over(empty))
+
+    def listen() -> socket.socket:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sock.bind(("host0", 0x0806))
+        sock.settimeout(30)
+        return sock
+
+    with new_namespace() as other:
+        fill(empty, f"{SETUP}\nip link set host0 netns {other}")
+        fill(f"/proc/{other}/ns/net", "ip link set host0 up")
+        with network.in_namespace(f"/proc/{other}/ns/net", listen) as neighbour:
+            made.adopt(Told())  # type: ignore[arg-type]
+            while (frame := neighbour.recv(2048))[22:28].hex(":") != made.nets[0].mac:
+                pass  # the kernel's own, of the address before
+    assert (frame[:6], frame[12:14], frame[20:22]) == (b"\xff" * 6, b"\x08\x06", b"\0\1")
+    assert socket.inet_ntoa(frame[28:32]) == socket.inet_ntoa(frame[38:42]) == "10.1.2.3"
     made.release()
 
 

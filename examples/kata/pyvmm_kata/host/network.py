@@ -40,6 +40,8 @@ _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _TABLE_MAIN, _PROTO_KERNEL, _TYPE_UNICAST, _SCOPE_LINK, _ETHERNET = 254, 2, 1, 253, 1
 _PERMANENT, _ALL_PROTOCOLS, _INGRESS = 0x80, 0x0003, 0xFFFF0000
 _AF_INET6 = 10
+# linux/if_ether.h, linux/if_arp.h
+_IP, _ARP, _ARP_REQUEST = 0x0800, 0x0806, 1
 
 USER_DNS = "169.254.1.1"
 """Where the resolver is that passt has for its guest."""
@@ -193,6 +195,7 @@ class Network:
             route.link("set", index=index, address=self.spare)
             _redirect(route, index, tap, interface.mtu)
             interface = interface._replace(mac=self.spare)
+            _announce(interface)
             if interface.is_tap:
                 _lead_in(route, tap, interface)
         self.interfaces = (interface,)
@@ -459,6 +462,20 @@ def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
             keys=["0x0/0x0+0"],
             action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": two},
         )
+
+
+def _announce(interface: Interface) -> None:
+    """Tell who knows the interface's IPv4 addresses that they are at another MAC address now (RFC 5227, 3): until the
+    guest says something by itself, pasta and neighbours would go on with the one before."""
+    mac = bytes.fromhex(interface.mac.replace(":", ""))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((interface.name, 0))
+        for address in interface.addresses:
+            if ":" not in address.text:
+                own = socket.inet_aton(address.text)
+                body = struct.pack(">HHBBH", _ETHERNET, _IP, len(mac), len(own), _ARP_REQUEST)
+                packet = body + mac + own + bytes(len(mac)) + own
+                sock.send(b"\xff" * 6 + mac + struct.pack(">H", _ARP) + packet)
 
 
 def _lead_in(route: Any, tap: str, interface: Interface) -> None:
