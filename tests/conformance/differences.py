@@ -42,6 +42,7 @@ HOST = "namespaces of the host"
 
 DEVICES = "devices, pipes"
 CONNECT = "`podman network connect` while it runs"
+STATS = "podman/limits/stats"
 SOCKET_PEER = "podman/mount/socket-peer"
 
 DIFFERENCES: dict[str, Difference] = {
@@ -51,6 +52,7 @@ DIFFERENCES: dict[str, Difference] = {
     "runtime/state/pid-program": Difference("the pid of a container", shows=matches("comm", "^pyvmm-face$")),
     "command/update/memory-above": Difference("memory above", shows=equal("enough", "")),
     "podman/privileged/devices": Difference("`--privileged`", shows=equal("podman/privileged/devices $?", "1")),
+    STATS: Difference("the pid of a container", shows=matches(STATS, r"^c \d+ .* / [1-9]\d\d\.\dMB$")),
     SOCKET_PEER: Difference("unix sockets", shows=matches(SOCKET_PEER, "^0$")),
     "podman/network/connect": Difference(CONNECT, shows=lacks("podman/network/connect", "eth1")),
     "podman/mount/locked": Difference("locks of files", shows=equal("podman/mount/locked $?", "0")),
