@@ -39,7 +39,7 @@ test-drgn: ## build the guest kernel with its types (6 minutes, once) and run dr
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) tools/step.py "guest kernel with types" -- \
 		$(PYTHON) guest-kernel/build.py --config guest-kernel/debug.config
-	@$(PYTHON) -m tools.run_tests --guest tests/guest/test_drgn.py $(ARGS)
+	@$(PYTHON) -m tools.run_tests --guest tests/guest/test_debug.py $(ARGS)
 
 check: ## lint, format, types, import layers, API reference, C warnings
 	@python3 tools/deps.py check

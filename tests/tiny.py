@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.boot.elfs import MIB, kernel
+from tests.unit.boot.images import MIB, kernel
 from vmm import BootConfig, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig
 from vmm.boot import layout
 

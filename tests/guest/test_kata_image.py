@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.kata_guide import commands, run_as_shown, serve_as_shown
+from tests.guest.kata_tools import commands, run_as_shown, serve_as_shown
 
 IMAGE = "debian.erofs"
 PROGRAM = """

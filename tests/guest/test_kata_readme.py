@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.kata_guide import commands, run_as_shown, serve_as_shown
-from tests.guest.kata_tools import make_rootfs
+from tests.guest.kata_tools import commands, make_rootfs, run_as_shown, serve_as_shown
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.filesystems import mounted
-from tests.guest.kata_podman import Podman
-from tests.guest.kata_software import Stage
+from tests.guest.kata_podman import Podman, Stage
 from tests.guest.kata_tools import eventually
 
 IMAGE = os.environ.get("PYVMM_GUEST_SERVERS", "")

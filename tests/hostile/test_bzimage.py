@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.boot.bzimages import FIELDS, START, bzimage
+from tests.unit.boot.images import FIELDS, START, bzimage
 from vmm import BootConfig, MachineConfig, MemoryConfig, boot
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory

@@ -13,11 +13,11 @@ import pytest
 
 from tests import tiny
 from tests.sample_devices import Echo
-from vmm import ConfigError, ConsoleConfig, DiskConfig, Machine
+from vmm import ConfigError, ConsoleConfig, DiskConfig, EndEvent, Event, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
-from vmm.machine.lifecycle import CALLS, STATES
+from vmm.machine.lifecycle import CALLS, STATES, Life
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -349,3 +349,60 @@ def test_resets_without_end_leave_nothing_behind(tmp_path: Path) -> None:
             machine.reset()
         # A thread may not have been up, or not gone, at the first count; what a reset leaves would be there 20 times
         wait_until(lambda: count() <= first + 2)
+
+
+# -- the streams of a machine's events, with tiny guests -------------------------------------------------------------
+
+
+def test_a_stream_has_everything_in_order_and_ends_with_the_end(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        streams = [machine.events() for _ in range(3)]
+        seen: list[list[Event | EndEvent]] = [[] for _ in streams]
+        threads = [threading.Thread(target=n.extend, args=(s,)) for s, n in zip(streams, seen, strict=True)]
+        for thread in threads:
+            thread.start()
+        machine.start()
+        machine.pause()
+        machine.resume()
+        machine.reset()
+        machine.press_power_button()
+        machine.stop(detail="enough")
+        for thread in threads:
+            thread.join(PATIENCE)
+        late = list(machine.events())
+    kinds = ["started", "paused", "resumed", "reset", "power-button", "stopped"]
+    assert [[event.kind for event in one] for one in seen] == [kinds] * 3
+    assert seen[0][-1] == machine.wait() == late[0]
+    assert len(late) == 1
+    times = [event.at for event in seen[0]]
+    assert times == sorted(times)
+
+
+def test_a_stream_ends_when_it_or_the_machine_is_closed(tmp_path: Path) -> None:
+    machine = Machine(tiny.config(tiny.make(tmp_path)))
+    stream, other = machine.events(), machine.events()
+    thread = threading.Thread(target=lambda: list(stream))
+    thread.start()
+    stream.close()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    machine.close()
+    assert [event.kind for event in other] == ["stopped"]
+
+
+def test_the_run_after_a_reset_has_a_stream_of_its_own(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        machine.start()
+        machine.stop()
+        assert [event.kind for event in machine.events()] == ["stopped"]
+        machine.reset()
+        stream = machine.events()
+        machine.stop(detail="again")
+        assert [(event.kind, event.detail) for event in stream] == [("stopped", "again")]
+
+
+def test_a_forgotten_stream_is_forgotten() -> None:
+    life = Life()
+    for _ in range(100):
+        life.stream()
+    assert len(life._listeners) <= 1

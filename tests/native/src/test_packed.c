@@ -1,6 +1,448 @@
 // SPDX-License-Identifier: Apache-2.0
-/* ring_packed.c: what a driver of a packed ring may do. */
-#include "test_packed.h"
+/* ring_packed*.c: packed rings, their rules, and one that changes hands. The driver is here, one ring at a time. */
+#include "guest.h"
+#include "ring/ring.h"
+
+enum { AVAIL = 0x80, USED = 0x8000, BOTH = AVAIL | USED };
+enum { ENABLE = 0, DISABLE = 1, DESC = 2 };
+
+struct packed {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t id, flags;
+};
+
+/* Where the driver's next descriptor goes, and where the device's will be. */
+struct driver {
+	uint16_t slot, used_slot;
+	bool wrap, used_wrap;
+};
+
+static struct driver d;
+static struct guest g;
+static struct iovec iov[RING_MAX_SEGMENTS];
+static struct chain chain = { .iov = iov, .max = RING_MAX_SEGMENTS };
+static uint32_t *driver_event, *device_event;
+
+static void setup(uint32_t size, uint32_t flags)
+{
+	guest_open(&g, size, flags | RING_PACKED);
+	chain.max = RING_MAX_SEGMENTS;
+	d.slot = d.used_slot = 0;
+	d.wrap = d.used_wrap = true;
+	driver_event = guest_ptr(&g, AT_AVAIL);
+	device_event = guest_ptr(&g, AT_USED);
+}
+
+static struct packed *at(uint32_t slot)
+{
+	return (struct packed *)(void *)&g.desc[slot];
+}
+
+static void advance(uint16_t *slot, bool *wrap, uint32_t n)
+{
+	*slot = (uint16_t)(*slot + n);
+	if (*slot >= g.config.size) {
+		*slot = (uint16_t)(*slot - g.config.size);
+		*wrap = !*wrap;
+	}
+}
+
+static void put(uint64_t addr, uint32_t len, uint16_t id, uint16_t flags)
+{
+	struct packed *p = at(d.slot);
+
+	p->addr = addr;
+	p->len = len;
+	p->id = id;
+	__atomic_store_n(&p->flags, flags | (d.wrap ? AVAIL : USED), __ATOMIC_RELEASE);
+	advance(&d.slot, &d.wrap, 1);
+}
+
+static bool taken(uint16_t *id, uint32_t *len, uint32_t descs)
+{
+	const struct packed *p = at(d.used_slot);
+
+	if ((__atomic_load_n(&p->flags, __ATOMIC_ACQUIRE) & BOTH) != (d.used_wrap ? BOTH : 0))
+		return false;
+	*id = p->id;
+	*len = p->len;
+	advance(&d.used_slot, &d.used_wrap, descs);
+	return true;
+}
+
+static void take(uint16_t want, uint32_t len, uint32_t descs)
+{
+	uint16_t id;
+	uint32_t got;
+
+	CHECK(taken(&id, &got, descs));
+	CHECK_EQ(id, want);
+	CHECK_EQ(got, len);
+}
+
+static void breaks(int err, const char *words)
+{
+	CHECK_EQ(ring_pop(g.ring, &chain), err);
+	CHECK(ring_error(g.ring));
+	if (!strstr(ring_error(g.ring), words)) {
+		fprintf(stderr, "the ring says: %s\n", ring_error(g.ring));
+		CHECK(!"the words expected");
+	}
+	CHECK_EQ(ring_pop(g.ring, &chain), err);
+	CHECK_EQ(ring_kicks(g.ring, 1), 0);
+	CHECK_EQ(ring_save(g.ring, &g.config), err);
+	guest_close(&g);
+}
+
+static void complete(uint32_t n)
+{
+	uint16_t id;
+	uint32_t len;
+
+	for (uint32_t i = 0; i < n; i++) {
+		put(AT_DATA, 4, 0, D_WRITE);
+		CHECK_EQ(ring_pop(g.ring, &chain), 1);
+		CHECK_EQ(ring_push(g.ring, 0, 0), 0);
+		ring_publish(g.ring);
+		CHECK(taken(&id, &len, 1));
+	}
+}
+
+/* One test for each rule of packed rings that a driver can break. */
+
+static void id_out_of_range(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 4, 7, 0);
+	breaks(-EPROTO, "buffer id 7");
+}
+
+static void id_twice_in_flight(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 4, 3, D_WRITE);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	put(AT_DATA, 4, 3, D_WRITE);
+	CHECK_EQ(ring_pop(g.ring, &chain), -EPROTO);
+	CHECK(strstr(ring_error(g.ring), "buffer id 3 is available again"));
+	/* The first is still the device's, and can be given back. */
+	CHECK_EQ(ring_push(g.ring, 3, 1), 0);
+	ring_flush(g.ring);
+	take(3, 1, 1);
+	guest_close(&g);
+}
+
+static void more_than_the_ring_has(void)
+{
+	setup(3, 0);
+	for (uint16_t i = 0; i < 3; i++) {
+		put(AT_DATA, 4, i, 0);
+		CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	}
+	CHECK_EQ(ring_pop(g.ring, &chain), 0);
+	put(AT_DATA, 4, 0, 0);
+	breaks(-EPROTO, "the device has all 3");
+}
+
+static void chain_longer_than_the_ring(void)
+{
+	setup(3, 0);
+	for (uint16_t i = 0; i < 3; i++)
+		put(AT_DATA, 4, i, D_NEXT);
+	breaks(-EPROTO, "which is not available");
+	/* The guest turns the first over just in time. */
+	setup(3, 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 0);
+	put(AT_DATA, 4, 0, 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	for (uint16_t i = 0; i < 3; i++)
+		put(AT_DATA, 4, 1, D_NEXT);
+	breaks(-EPROTO, "the device has all 3");
+}
+
+static void next_that_is_not_available(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 4, 0, D_NEXT);
+	breaks(-EPROTO, "which is not available");
+	setup(7, 0);
+	at(1)->flags = BOTH;
+	put(AT_DATA, 4, 0, D_NEXT);
+	breaks(-EPROTO, "descriptor 1, which is not available");
+}
+
+static void address_wraps(void)
+{
+	setup(7, 0);
+	put(-16ull, 32, 0, 0);
+	breaks(-EFAULT, "not in one piece of RAM");
+	setup(7, 0);
+	put(-1ull, 0xffffffff, 0, 0);
+	breaks(-EFAULT, "not in one piece of RAM");
+}
+
+static void buffer_not_in_one_piece_of_ram(void)
+{
+	static const struct packed bad[] = {
+		{ LOW_SIZE - 1, 2, 0, 0 }, { HIGH_BASE + HIGH_SIZE, 1, 0, 0 }, { HIGH_BASE - 1, 2, 0, D_WRITE },
+		{ AT_DATA, 0xffffffff, 0, 0 }, { LOW_SIZE - 16, (uint32_t)(HIGH_BASE - LOW_SIZE + 32), 0, 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		setup(7, 0);
+		put(bad[i].addr, bad[i].len, 0, bad[i].flags);
+		breaks(-EFAULT, "not in one piece of RAM");
+	}
+}
+
+static void buffer_of_zero_bytes(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 0, 0, 0);
+	breaks(-EPROTO, "zero bytes");
+	setup(7, 0);
+	put(AT_DATA, 1, 0, D_NEXT);
+	put(AT_DATA, 0, 0, D_WRITE);
+	breaks(-EPROTO, "zero bytes");
+}
+
+static void readable_behind_writable(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 4, 0, D_NEXT | D_WRITE);
+	put(AT_DATA, 4, 0, 0);
+	breaks(-EPROTO, "behind a writable");
+}
+
+static void more_buffers_than_room(void)
+{
+	setup(7, 0);
+	for (uint16_t i = 0; i < 4; i++)
+		put(AT_DATA, 4, 0, i < 3 ? D_NEXT : 0);
+	chain.max = 3;
+	breaks(-EPROTO, "more than 3 buffers");
+}
+
+static void indirect_not_negotiated(void)
+{
+	setup(7, 0);
+	put(AT_DATA, 16, 0, D_INDIRECT);
+	breaks(-EPROTO, "not negotiated");
+}
+
+static void indirect_in_a_chain(void)
+{
+	setup(7, RING_INDIRECT);
+	put(AT_DATA, 16, 0, D_INDIRECT | D_NEXT);
+	breaks(-EPROTO, "behind an indirect table");
+	setup(7, RING_INDIRECT);
+	put(AT_DATA, 16, 0, D_NEXT);
+	put(AT_DATA, 16, 0, D_INDIRECT);
+	breaks(-EPROTO, "indirect table behind a buffer");
+}
+
+static void indirect_of_a_wrong_size(void)
+{
+	setup(7, RING_INDIRECT);
+	put(AT_DATA, 24, 0, D_INDIRECT);
+	breaks(-EPROTO, "24 bytes");
+	setup(7, RING_INDIRECT);
+	put(AT_DATA, 0, 0, D_INDIRECT);
+	breaks(-EPROTO, "0 bytes");
+}
+
+static void indirect_outside_ram(void)
+{
+	setup(7, RING_INDIRECT);
+	put(LOW_SIZE - 16, 32, 0, D_INDIRECT);
+	breaks(-EFAULT, "indirect table at");
+	setup(7, RING_INDIRECT);
+	put(AT_DATA, 0xfffffff0, 0, D_INDIRECT);
+	breaks(-EFAULT, "indirect table at");
+}
+
+static void indirect_inside_indirect(void)
+{
+	struct packed entry = { AT_DATA, 16, 0, D_INDIRECT };
+
+	setup(7, RING_INDIRECT);
+	memcpy(guest_ptr(&g, AT_DATA), &entry, sizeof(entry));
+	put(AT_DATA, 16, 0, D_INDIRECT);
+	breaks(-EPROTO, "in an indirect table");
+}
+
+static void indirect_with_more_entries_than_any_chain(void)
+{
+	struct packed entry = { AT_DATA, 16, 0, 0 };
+
+	setup(7, RING_INDIRECT);
+	for (uint32_t i = 0; i <= RING_MAX_SEGMENTS; i++)
+		memcpy(guest_ptr(&g, AT_DATA + 16 * i), &entry, sizeof(entry));
+	put(AT_DATA, 16 * (RING_MAX_SEGMENTS + 1), 0, D_INDIRECT);
+	breaks(-EPROTO, "more than 1024 buffers");
+}
+
+/* ring_packed_log.c: a packed ring that changes hands. */
+
+static _Alignas(4096) uint8_t books[RING_STATE_STRIDE];
+static struct ring_state *const state = (struct ring_state *)(void *)books;
+
+/* Whoever served the ring dies here; the next one has what lies in the books. */
+static int adopt(void)
+{
+	struct ring_config config = g.config;
+	int err, n;
+
+	ring_free(g.ring);
+	config.next_avail = config.next_used = 0;
+	g.ring = ring_new(&g.mem, &config, &err);
+	CHECK(g.ring);
+	n = ring_adopt(g.ring, state);
+	return n;
+}
+
+static void adopted_with_chains_under_way(void)
+{
+	struct packed table[2] = { { AT_DATA, 5, 0, 0 }, { AT_DATA + 64, 6, 0, D_WRITE } };
+	uint32_t seen = 0;
+
+	setup(7, RING_EVENT_IDX | RING_INDIRECT);
+	CHECK_EQ(ring_share(g.ring, state), 0);
+	memcpy(guest_ptr(&g, AT_DATA + 0x800), table, sizeof(table));
+	complete(5);
+	put(AT_DATA, 1, 6, 0);                     /* 5 */
+	put(AT_DATA, 2, 0, D_NEXT);                /* 6 */
+	put(AT_DATA + 64, 3, 1, D_WRITE);          /* 0' */
+	put(AT_DATA + 0x800, 32, 2, D_INDIRECT);   /* 1' */
+	put(AT_DATA, 4, 3, 0);                     /* 2' */
+	for (int i = 0; i < 4; i++)
+		CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	/* Given back over the descriptors of those that are still under way. */
+	CHECK_EQ(ring_push(g.ring, 3, 0), 0);
+	ring_publish(g.ring);
+	CHECK_EQ(ring_push(g.ring, 6, 7), 0);
+	CHECK_EQ(adopt(), 2);
+	take(3, 0, 1);
+	take(6, 7, 1);
+	put(AT_DATA, 9, 4, 0);                     /* 3' */
+	for (int i = 0; i < 3; i++) {
+		CHECK(ring_pending(g.ring));
+		CHECK_EQ(ring_pop(g.ring, &chain), 1);
+		seen |= 1u << chain.head;
+		if (chain.head == 1)
+			CHECK(chain.read_len == 2 && chain.write_len == 3);
+		else if (chain.head == 2)
+			CHECK(chain.read_len == 5 && chain.write_len == 6);
+		else
+			CHECK(chain.read_len == 9 && chain.nwrite == 0);
+	}
+	CHECK_EQ(seen, 1 << 1 | 1 << 2 | 1 << 4);
+	CHECK_EQ(ring_pop(g.ring, &chain), 0);
+	CHECK_EQ(ring_push(g.ring, 2, 1), 0);
+	CHECK_EQ(ring_push(g.ring, 1, 2), 0);
+	CHECK_EQ(ring_push(g.ring, 4, 3), 0);
+	ring_flush(g.ring);
+	take(2, 1, 1);
+	take(1, 2, 2);
+	take(4, 3, 1);
+	guest_close(&g);
+}
+
+/* The process died between the steps of a pop and of a push. */
+static void adopted_in_the_middle(void)
+{
+	setup(7, 0);
+	CHECK_EQ(ring_share(g.ring, state), 0);
+	put(AT_DATA, 1, 5, D_NEXT);
+	put(AT_DATA, 2, 6, 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	state->next_avail = 0; /* as before the last step */
+	state->descs = 0;
+	CHECK_EQ(adopt(), 1);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	CHECK_EQ(chain.read_len, 3);
+	CHECK_EQ(ring_pop(g.ring, &chain), 0);
+	CHECK_EQ(ring_push(g.ring, 6, 0), 0);
+	ring_flush(g.ring);
+	take(6, 0, 2);
+	guest_close(&g);
+
+	setup(7, 0);
+	CHECK_EQ(ring_share(g.ring, state), 0);
+	put(AT_DATA, 1, 5, D_NEXT);
+	put(AT_DATA, 2, 6, 0);
+	put(AT_DATA, 3, 4, 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	CHECK_EQ(ring_push(g.ring, 6, 9), 0);
+	state->busy[0] |= 1 << 6; /* as before the last step */
+	CHECK_EQ(adopt(), 1);
+	take(6, 9, 2);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	CHECK_EQ(chain.head, 4);
+	guest_close(&g);
+
+	/* The guest has taken what was given back, and offered the place anew, before anybody went on. */
+	setup(2, 0);
+	CHECK_EQ(ring_share(g.ring, state), 0);
+	complete(2);
+	put(AT_DATA, 7, 1, 0);
+	state->published = 0;
+	CHECK_EQ(adopt(), 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	CHECK_EQ(chain.read_len, 7);
+	guest_close(&g);
+}
+
+/* What a hostile process leaves. */
+static void books_that_cannot_be(void)
+{
+	static const struct {
+		size_t offset;
+		uint16_t value;
+	} lies[] = {
+		{ offsetof(struct ring_state, next_avail), 8 },
+		{ offsetof(struct ring_state, next_avail), 0x7fff },
+		{ offsetof(struct ring_state, next_avail), 5 },
+		{ offsetof(struct ring_state, next_used), 0xffff },
+		{ offsetof(struct ring_state, next_used), 2 },
+		{ offsetof(struct ring_state, published), 100 },
+		{ offsetof(struct ring_state, busy), 3 },
+		{ offsetof(struct ring_state, busy) + 2, 1 },
+		{ offsetof(struct ring_state, busy) + 126, 0x8000 },
+		{ RING_LOG_OFFSET + 6 * sizeof(struct ring_chain), 0xff },                                  /* position */
+		{ RING_LOG_OFFSET + 6 * sizeof(struct ring_chain) + 2, 0 },                                 /* count */
+		{ RING_LOG_OFFSET + 6 * sizeof(struct ring_chain) + 2, 9 },
+		{ RING_LOG_OFFSET + 6 * sizeof(struct ring_chain) + 4, 0xffff },                            /* first */
+		{ RING_LOG_OFFSET + offsetof(struct ring_log, desc) + offsetof(struct ring_log_desc, next), 0x7777 },
+	};
+	uint8_t kept[RING_STATE_STRIDE];
+
+	setup(8, RING_INDIRECT);
+	memset(books, 0, sizeof(books));
+	CHECK_EQ(ring_share(g.ring, state), 0);
+	put(AT_DATA, 1, 5, D_NEXT);
+	put(AT_DATA, 2, 6, 0);
+	CHECK_EQ(ring_pop(g.ring, &chain), 1);
+	memcpy(kept, books, sizeof(books));
+	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		memcpy(books, kept, sizeof(books));
+		memcpy(books + lies[i].offset, &lies[i].value, sizeof(uint16_t));
+		if (adopt() != -EPROTO) {
+			fprintf(stderr, "lie %zu was believed\n", i);
+			exit(1);
+		}
+	}
+	/* A buffer that is none. */
+	memcpy(books, kept, sizeof(books));
+	memset(books + RING_LOG_OFFSET + offsetof(struct ring_log, desc), 0xff, 8);
+	CHECK_EQ(adopt(), 1);
+	CHECK_EQ(ring_pop(g.ring, &chain), -EFAULT);
+	guest_close(&g);
+}
+
+/* What a driver of a packed ring may do. */
 
 static void config_refused(void)
 {

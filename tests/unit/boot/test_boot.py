@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.boot.elfs import MIB, Load, elf, kernel, pvh_note
+from tests.unit.boot.images import MIB, Load, elf, kernel, pvh_note
 from vmm import boot
 from vmm.boot import layout
 from vmm.errors import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import POWEROFF, say
-from tests.unit.boot.bzimages import ADDRESS, CODE, START, bzimage
+from tests.unit.boot.images import ADDRESS, CODE, START, bzimage
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, boot
 from vmm.boot import layout
 from vmm.errors import ConfigError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.boot.conftest import age
-from tests.unit.boot.elfs import MIB, kernel
+from tests.unit.boot.images import MIB, kernel
 from vmm.boot import cache, loader
 from vmm.boot.image import KernelImage
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.boot.elfs import MIB, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE, Load, elf, kernel, note, pvh_note
+from tests.unit.boot.images import MIB, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE, Load, elf, kernel, note, pvh_note
 from vmm.boot.image import KernelImage
 from vmm.boot.loader import find_kernel
 from vmm.errors import ConfigError

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.boot.bzimages import ADDRESS, CODE, bzimage
-from tests.unit.boot.elfs import MIB, kernel
+from tests.unit.boot.images import ADDRESS, CODE, MIB, bzimage, kernel
 from vmm.boot import cache
 from vmm.boot.loader import find_kernel
 from vmm.errors import ConfigError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.boot.elfs import MIB, Load, elf, kernel, pvh_note
+from tests.unit.boot.images import MIB, Load, elf, kernel, pvh_note
 
 ROOT = Path(__file__).parents[3]
 

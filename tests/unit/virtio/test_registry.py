@@ -11,7 +11,7 @@ import pytest
 import vmm
 from tests import tiny
 from tests.sample_devices import Echo
-from tests.unit.boot.elfs import MIB
+from tests.unit.boot.images import MIB
 from tools import exports
 from tools.where import ROOT
 from vmm import (

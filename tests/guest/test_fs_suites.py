@@ -1,15 +1,74 @@
-"""Mounts in a guest on and below what a share has of an overlay: they stay when the host's kernel copies files up."""
+"""What POSIX and Linux say of files, tried by programs on a share: programs/fs_names.c and fs_data.c say what."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.filesystems import filesystem, overlay
 from tests.guest.conftest import Boot
+from tests.guest.shared import INSTALL_PROGRAMS, programs_disk, run_example
 from vmm import ShareConfig
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {"cache": "none"},
+    "auto": {"cache": "auto", "acl": True},
+    "always": {"cache": "always", "queues": 2},
+    "writeback": {"cache": "always", "writeback": True, "acl": True},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_files_are_as_they_should_be(boot: Boot, tmp_path: Path, name: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    options = OPTIONS[name]
+    guest = boot(disks=[programs_disk()], shares=[ShareConfig(str(shared), **options)], cpus=options.get("queues", 1))
+    guest.check(INSTALL_PROGRAMS)
+    guest.check("mount -t virtiofs share /mnt")
+    for command, least in (("fs_names /mnt/d", 2500), (f"fs_data /mnt/d {'acl' if 'acl' in options else ''}", 400)):
+        status, output = guest.run(f"mkdir /mnt/d && {command}", 300)
+        found = re.search(r"^fs_\w+: (\d+) checks, (\d+) wrong$", output, re.MULTILINE)
+        assert found and int(found[1]) > least, output
+        assert (status, found[2]) == (0, "0"), output
+        guest.check("rm -rf /mnt/d")
+    guest.check("umount /mnt")
+    assert list(shared.iterdir()) == []
+
+
+# -- stress-ng's stressors of file systems, run by a guest on a share: they verify what they read, and look for errors
+
+
+STRESSORS = {
+    "names": "access chdir chmod chown dentry dir dirdeep dirmany filename filerace getdent handle inode-flags mknod "
+    "open rename touch utime xattr",
+    "data": "copy-file dup fallocate fcntl file-ioctl fpunch fsize fstat hdd io iomix metamix seek sync-file",
+    "locks": "flock lease locka lockf lockmix lockofd",
+}
+
+
+@pytest.mark.parametrize("kind", STRESSORS)
+def test_stressors(guest_kernel: str, tmp_path: Path, kind: str) -> None:
+    program = shutil.which("stress-ng")
+    if not program:
+        pytest.skip("no stress-ng on this host")
+    stressors = STRESSORS[kind].split()
+    options = f"--seed 1 --temp-path . --verify --dentries 200 --timeout 1 --seq 1 --with {','.join(stressors)}"
+    done = run_example(guest_kernel, tmp_path / "work", f"exec {program} {options}")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    passed = next(line for line in said.splitlines() if "passed:" in line)
+    assert [name for name in stressors if f"{name} (1)" not in passed] == [], said
+    assert list((tmp_path / "work").iterdir()) == [], "it removed what it made"
+
+
+# -- mounts in a guest on and below what a share has of an overlay: they stay when the host's kernel copies files up
+
 
 FILES = 600
 """More than the server keeps descriptors of."""
