@@ -1,4 +1,4 @@
-"""What an agent answers of processes (examples/kata/agent/listing.h), made up."""
+"""What an agent answers of processes (examples/kata/agent/container.h), made up."""
 
 from __future__ import annotations
 

@@ -6,20 +6,20 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
 import pytest
+
 from tests import tiny
-from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import GONE
 from vmm.native import ffi, lib
 from vmm.pci import spec as pci
 from vmm.virtio.device import SharedRegion, VirtioDevice
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig
-
 
 MIB = 1 << 20
 SLOT = lib.DAX_SLOT

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "config.h"
+#include "oci.h"
 
-#include "oci_linux.h"
 #include "util.h"
 
 #include <errno.h>

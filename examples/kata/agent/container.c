@@ -2,16 +2,8 @@
 /* Containers: create, start, remove. */
 #include "container.h"
 
-#include "config.h"
-#include "crun.h"
-#include "device.h"
 #include "oci.h"
-#include "oom.h"
-#include "processes.h"
-#include "rpc.h"
-#include "sandbox.h"
-#include "storage.h"
-#include "sysctl.h"
+#include "ttrpc.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* CopyFile: files that come over the connection because there is no share, or that the share must not show. */
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The machine: its CPUs, memory, clock and random numbers. */
-#include "rpc.h"
-#include "storage.h"
+#include "ttrpc.h"
+#include "container.h"
 
 #include "agent.pb.h"
 

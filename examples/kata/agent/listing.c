@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "listing.h"
+#include "container.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
+/* Names of interfaces, addresses as text, counters, and a device for an interface that is not there yet. */
 #include "net.h"
+#include "util.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <limits.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int net_address_parse(const char *text, struct net_address *address)
 {
@@ -53,4 +61,109 @@ types_IPFamily net_family(int family)
 unsigned int net_index(const char *name)
 {
 	return text_of(name)[0] ? if_nametoindex(name) : 0;
+}
+
+/* ---- the spare device ---- */
+
+/*
+ * A network device for an interface that is not there yet: the kernel's parameter agent.spare=MAC names it. Containers do
+ * not see it, since it has no driver until the host configures it.
+ */
+
+#define PARAMETER "agent.spare="
+#define DRIVER "/sys/bus/virtio/drivers/virtio_net/"
+#define MAC_LENGTH 17
+
+static char *device; /* its name on the virtio bus while it is hidden */
+
+static bool has_address(const char *interface, const char *mac)
+{
+	char *path = xasprintf("/sys/class/net/%s/address", interface), address[MAC_LENGTH + 2];
+	ssize_t size = file_read(path, address, sizeof(address));
+
+	free(path);
+	return size >= MAC_LENGTH && !strncasecmp(address, mac, MAC_LENGTH);
+}
+
+static void driver_take(const char *interface)
+{
+	char *path = xasprintf("/sys/class/net/%s/device", interface), target[PATH_MAX];
+	ssize_t size = readlink(path, target, sizeof(target) - 1);
+
+	free(path);
+	if (size <= 0)
+		return;
+	target[size] = '\0';
+	device = xstrdup(basename(target));
+	if (file_write(DRIVER "unbind", device, strlen(device))) {
+		free(device);
+		device = NULL;
+	}
+}
+
+void net_spare_hide(void)
+{
+	char line[4096], *mac;
+	struct dirent *entry;
+	DIR *interfaces;
+
+	if (file_read("/proc/cmdline", line, sizeof(line)) <= 0)
+		return;
+	mac = strstr(line, PARAMETER);
+	interfaces = mac ? opendir("/sys/class/net") : NULL;
+	if (!interfaces)
+		return;
+	mac += strlen(PARAMETER);
+	while (!device && strnlen(mac, MAC_LENGTH) == MAC_LENGTH && (entry = readdir(interfaces))) {
+		if (entry->d_name[0] != '.' && has_address(entry->d_name, mac))
+			driver_take(entry->d_name);
+	}
+	closedir(interfaces);
+}
+
+bool net_spare_show(void)
+{
+	int error;
+
+	if (!device)
+		return false;
+	error = file_write(DRIVER "bind", device, strlen(device));
+	free(device);
+	device = NULL;
+	return !error;
+}
+
+/* ---- counters ---- */
+
+#define INTERFACES_MAX 64
+
+/* /proc/net/dev: two lines of headings, then "NAME: " and 16 numbers, eight of what came in and eight of what went. */
+grpc_NetworkStats *netstat_read(pb_size_t *count)
+{
+	grpc_NetworkStats *list = xzalloc(INTERFACES_MAX * sizeof(*list));
+	char text[16384], *save, *line;
+
+	*count = 0;
+	if (file_read("/proc/net/dev", text, sizeof(text)) < 0)
+		text[0] = '\0';
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		grpc_NetworkStats *one = &list[*count];
+		char *colon = strchr(line, ':');
+
+		if (!colon || *count == INTERFACES_MAX)
+			continue;
+		*colon = '\0';
+		line += strspn(line, " ");
+		if (!strcmp(line, "lo"))
+			continue;
+		if (sscanf(colon + 1,
+			   "%" SCNu64 "%" SCNu64 "%" SCNu64 "%" SCNu64 " %*u %*u %*u %*u %" SCNu64 "%" SCNu64 "%" SCNu64
+			   "%" SCNu64,
+			   &one->rx_bytes, &one->rx_packets, &one->rx_errors, &one->rx_dropped, &one->tx_bytes,
+			   &one->tx_packets, &one->tx_errors, &one->tx_dropped) != 8)
+			continue;
+		one->name = xstrdup(line);
+		(*count)++;
+	}
+	return list;
 }

@@ -1,12 +1,54 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What net_link.c and net_route.c have in common: names of interfaces, addresses as text. */
+/* The network of the guest: rtnetlink, names and addresses, counters. */
 #ifndef AGENT_NET_H
 #define AGENT_NET_H
 
-#include "netlink.h"
 #include "util.h"
 
+#include "agent.pb.h"
 #include "types.pb.h"
+
+#include <linux/rtnetlink.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- netlink.c ---- */
+
+/* rtnetlink(7): requests, their acknowledgements, and dumps. */
+
+#define NETLINK_REQUEST_MAX 1024
+
+/* A message under construction: its header, the header of its kind, attributes. */
+struct netlink_request {
+	union {
+		struct nlmsghdr header;
+		uint8_t space[NETLINK_REQUEST_MAX];
+	};
+};
+
+/* Begin a message of a type (RTM_*) and flags (NLM_F_*) with the kind's own header. */
+void netlink_begin(struct netlink_request *request, uint16_t type, uint16_t flags, const void *header, size_t size);
+void netlink_attribute(struct netlink_request *request, uint16_t type, const void *data, size_t size);
+void netlink_attribute_u32(struct netlink_request *request, uint16_t type, uint32_t value);
+/* Send it and wait for the kernel's answer: 0 or -errno. */
+int netlink_send(struct netlink_request *request);
+/*
+ * Dump: call `each` with every message of the answer until it returns something else than 0, which is then the result;
+ * 0 or -errno.
+ */
+int netlink_dump(struct netlink_request *request, int (*each)(const struct nlmsghdr *message, void *context),
+		 void *context);
+/* The attributes behind a kind's header of `size` bytes, by type; `most` is the largest type that is looked at. */
+void netlink_parse(const struct nlmsghdr *message, size_t size, const struct rtattr *found[], unsigned short most);
+
+static inline uint32_t netlink_u32(const struct rtattr *attribute)
+{
+	return attribute && RTA_PAYLOAD(attribute) >= sizeof(uint32_t) ? *(const uint32_t *)RTA_DATA(attribute) : 0;
+}
+
+/* ---- net.c, net_link.c, net_route.c ---- */
+
+/* What net_link.c and net_route.c have in common: names of interfaces, addresses as text. */
 
 struct net_address {
 	int family; /* AF_INET, AF_INET6; AF_UNSPEC: none */
@@ -27,5 +69,10 @@ unsigned int net_index(const char *name);
 void net_spare_hide(void);
 /* Give it back; false: there is none. */
 bool net_spare_show(void);
+
+/* Counters of the network interfaces. */
+
+/* The counters of each interface but the loopback, allocated, and how many there are. */
+grpc_NetworkStats *netstat_read(pb_size_t *count);
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Interfaces and their addresses. */
 #include "net.h"
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Routes and neighbours. */
 #include "net.h"
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 

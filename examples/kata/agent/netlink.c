@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "netlink.h"
+#include "net.h"
 
 #include <errno.h>
 #include <stdbool.h>

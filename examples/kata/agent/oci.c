@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "oci.h"
 
-#include "oci_linux.h"
 #include "util.h"
 
 #include <string.h>

@@ -1,11 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The OCI messages as the JSON that crun reads (OCI runtime specification, config.md and config-linux.md). */
+/* What the host says of a container, as crun reads it: JSON, config.json, and what of it only the guest knows. */
 #ifndef AGENT_OCI_H
 #define AGENT_OCI_H
 
-#include "json.h"
-
+#include "agent.pb.h"
 #include "oci.pb.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* ---- json.c ---- */
+
+/* Writes JSON (RFC 8259) into a string that grows. */
+
+struct json {
+	char *text; /* not terminated; the caller frees it */
+	size_t used, size;
+	bool comma; /* a comma comes before the next value */
+};
+
+/* A `name` of NULL is for the members of a list, which have none. */
+void json_open(struct json *json, const char *name, char bracket);
+void json_close(struct json *json, char bracket);
+void json_string(struct json *json, const char *name, const char *value);
+void json_int(struct json *json, const char *name, int64_t value);
+void json_uint(struct json *json, const char *name, uint64_t value);
+/* Text that is JSON already. */
+void json_raw(struct json *json, const char *text, size_t size);
+void json_bool(struct json *json, const char *name, bool value);
+
+/* ---- oci.c ---- */
+
+/* The OCI messages as the JSON that crun reads (OCI runtime specification, config.md and config-linux.md). */
 
 /* What the agent decides about a container, whatever its spec says. */
 struct oci_place {
@@ -24,5 +52,58 @@ const char *oci_write_config(struct json *json, const grpc_Spec *spec, const str
 const char *oci_write_process(struct json *json, const grpc_Process *process);
 /* Write the resources of an update. */
 void oci_write_resources(struct json *json, const char *name, const grpc_LinuxResources *resources);
+
+/* ---- oci_linux.c ---- */
+
+/* What oci.c and oci_linux.c have of each other. */
+
+/* A list of strings, or one string; nothing where it is empty. */
+void oci_write_strings(struct json *json, const char *name, char *const *strings, size_t count);
+void oci_write_text(struct json *json, const char *name, const char *text);
+/* The member "linux" of config.json. */
+void oci_write_linux(struct json *json, const grpc_Linux *linux_, const struct oci_place *place);
+/*
+ * Members of a list: the devices of a directory of ours; what every container has, and what belongs to file systems of their
+ * own, apart.
+ */
+void oci_write_devices_below(struct json *json, const char *path);
+
+/* ---- config.c ---- */
+
+/*
+ * config.json as the host has written it, with what only the guest knows filled in. A string "@MARK:WORD:..." stands for it,
+ * where MARK is the request's own, so that no string of a user's is taken for one:
+ *
+ *   ns:TYPE:ID    the path of a namespace of the container ID's first process
+ *   sandbox:pid   the path of the pid namespace that the sandbox shares
+ *   devices       members of a list: all devices that the guest has
+ */
+
+struct config_source {
+	const char *text, *mark;
+	/* The pid of a container's first process, 0: there is none. */
+	pid_t (*find)(const char *container_id);
+	const char *pid_namespace; /* of the sandbox, or NULL */
+};
+
+/* 0 or -errno, and what was wrong. */
+int config_fill(struct json *json, const struct config_source *source, char what[256]);
+
+/* ---- oci_guest.c ---- */
+
+/* Devices of a container: the host's spec does not know their numbers in the guest. */
+
+/*
+ * Give the spec's devices (and the cgroup's rules about them) the numbers that the nodes named in the request's
+ * `devices` have. 0 or -errno, with the reason in `what`.
+ */
+int devices_resolve(grpc_CreateContainerRequest *request, char what[256]);
+
+/* Kernel parameters of the namespaces that all containers share, which crun does not set for one of them. */
+
+/* Whether the parameter is of the network or, unless the container has its own, of System V and POSIX IPC. */
+bool sysctl_is_shared(const grpc_Linux *spec, const char *name);
+/* Set those of a container's spec; 0 or -errno, with the name of what could not be set in `what`. */
+int sysctls_apply(const grpc_Linux *spec, char what[256]);
 
 #endif

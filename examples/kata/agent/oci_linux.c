@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "oci_linux.h"
+#include "oci.h"
 
-#include "sysctl.h"
 #include "util.h"
 
 #include <dirent.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "oom.h"
+#include "container.h"
 
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Processes: exec, signal, wait, stdio. */
-#include "crun.h"
+#include "container.h"
 #include "oci.h"
-#include "oom.h"
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include <errno.h>
 #include <signal.h>

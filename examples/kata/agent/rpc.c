@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 #include "health.pb.h"

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "sandbox.h"
+#include "container.h"
 
-#include "rpc.h"
-#include "storage.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 #include "health.pb.h"

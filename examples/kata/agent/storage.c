@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "storage.h"
+#include "container.h"
 
 #include "relay.h"
 

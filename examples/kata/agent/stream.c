@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "stream.h"
+#include "container.h"
 
 #include "agent.pb.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "conn.h"
+#include "ttrpc.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -9,7 +9,9 @@
 #include "loop.h"
 #include "util.h"
 
+#include <endian.h>
 #include <pb.h>
+#include <string.h>
 
 #define TTRPC_PORT 1024
 #define TTRPC_MESSAGE_MAX (4u << 20)
@@ -83,5 +85,87 @@ bool conn_is_host(int fd);
 int ttrpc_serve(int fd);
 /* Serve a connected socket, which belongs to the connection from then on; 0 or -errno. */
 int conn_serve(int fd);
+
+/* ---- ttrpc.c, call.c ---- */
+
+/* A connection, and what ttrpc.c (bytes and frames) and call.c (calls and answers) have of each other. */
+
+enum frame_type {
+	FRAME_REQUEST = 1,
+	FRAME_RESPONSE = 2,
+};
+
+struct conn {
+	struct watch watch;
+	struct call *calls;
+	unsigned int call_count;
+	uint8_t header[TTRPC_HEADER];
+	size_t header_used;
+	uint8_t *body; /* of the frame whose header is there */
+	size_t body_size, body_used;
+	bool skipping; /* a frame that is too large is read and dropped */
+	uint8_t *out;
+	size_t out_size, out_used;
+};
+
+static inline uint32_t frame_get_be32(const uint8_t *at)
+{
+	uint32_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return be32toh(value);
+}
+
+/* Write what the socket takes and keep the rest. An error shows when the socket is read. */
+void conn_send(struct conn *conn, const uint8_t *data, size_t size);
+/* Answer a stream that has not become a call. */
+void conn_send_failure(struct conn *conn, uint32_t stream, enum status_code code, const char *text);
+/* A Request has come: find its method, decode what the method takes, and call it. */
+void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t size);
+/* The connection ends: parked calls go, the others run on without anybody to answer. */
+void calls_end(struct conn *conn);
+
+/* ---- rpc.c ---- */
+
+/* The methods: each takes a call whose request has the type that its name says, and sees to its answer. */
+
+#define AGENT_VERSION "0.1.0"
+
+void rpc_check(struct call *call);
+void rpc_version(struct call *call);
+
+void rpc_create_sandbox(struct call *call);
+void rpc_destroy_sandbox(struct call *call);
+
+void rpc_create_container(struct call *call);
+void rpc_start_container(struct call *call);
+void rpc_remove_container(struct call *call);
+void rpc_update_container(struct call *call);
+void rpc_stats_container(struct call *call);
+void rpc_pause_container(struct call *call);
+void rpc_resume_container(struct call *call);
+void rpc_list_processes(struct call *call);
+
+void rpc_exec_process(struct call *call);
+void rpc_signal_process(struct call *call);
+void rpc_wait_process(struct call *call);
+void rpc_write_stdin(struct call *call);
+void rpc_read_stdout(struct call *call);
+void rpc_read_stderr(struct call *call);
+void rpc_close_stdin(struct call *call);
+void rpc_resize_tty(struct call *call);
+
+void rpc_update_interface(struct call *call);
+void rpc_update_routes(struct call *call);
+void rpc_list_interfaces(struct call *call);
+void rpc_list_routes(struct call *call);
+void rpc_add_arp_neighbors(struct call *call);
+
+void rpc_online_cpu_mem(struct call *call);
+void rpc_reseed_random_dev(struct call *call);
+void rpc_get_guest_details(struct call *call);
+void rpc_set_guest_date_time(struct call *call);
+void rpc_copy_file(struct call *call);
+void rpc_get_oom_event(struct call *call);
 
 #endif

@@ -5,7 +5,7 @@
  */
 #include "loop.h"
 #include "oci.h"
-#include "rpc.h"
+#include "ttrpc.h"
 
 #include "agent.pb.h"
 

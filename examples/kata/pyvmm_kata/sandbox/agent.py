@@ -210,7 +210,7 @@ class AgentClient:
         return pids
 
     def list_files(self, container_id: str) -> bytes:
-        """What /proc in the guest says of the processes of a container, in the form of agent/listing.h, which
+        """What /proc in the guest says of the processes of a container, in the form of agent/container.h, which
         :mod:`pyvmm_kata.host.procfs` reads.  Soon: somebody on the host waits for it."""
         request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
         listing = self._call("ListProcesses", request, LISTING_S, room=MAX_LISTING + _AROUND).process_list

@@ -1,6 +1,6 @@
 """config.json as the guest's crun gets it: as text, beside the message of Kata's, so that no field is lost on the way.
 
-What only the guest knows is filled in by its agent (``agent/config.h``), in place of strings that carry a mark of this
+What only the guest knows is filled in by its agent (``agent/oci.h``), in place of strings that carry a mark of this
 one request.
 """
 
