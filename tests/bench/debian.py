@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.bench import boot, programs
 from tests.bench.child import Child
 from tests.bench.row import Row, compare, median
-from tests.sparse import sparse_copy
+from tests.filesystems import sparse_copy
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import pytest
 
+from tests.filesystems import sparse_copy
 from tests.guest.vmfixture import Guest, boot_guest
-from tests.sparse import sparse_copy
 from tools import guest as recipes
 from vmm import DiskConfig, MemoryConfig, NetConfig, ShareConfig, VirtioDevice, VsockConfig
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.filesystems import sparse_copy
 from tests.guest.conftest import GUESTS
 from tests.guest.vmfixture import Guest, boot_guest
-from tests.sparse import sparse_copy
 from tools import guest as recipes
 from vmm import DiskConfig
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.filesystems import sparse_copy
 from tests.guest.shared import complaints, show
 from tests.guest.vmfixture import SERVE, Guest, boot_guest
-from tests.sparse import sparse_copy
 from tools import guest as recipes
 from vmm import DiskConfig
 

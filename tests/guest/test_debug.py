@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.filesystems import sparse_copy
 from tests.guest.shared import show
 from tests.guest.symbols import write_symbols
 from tests.guest.vmfixture import Guest, boot_guest
-from tests.sparse import sparse_copy
 from tools import guest as recipes
 from tools.where import PYVMM, ROOT
 from vmm.debug import GdbServer, GdbTarget

@@ -21,7 +21,7 @@ from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.guest.kata_tools import make_rootfs
 from tests.guest.shared import tool
-from tests.kata import containerd as checks
+from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import IMAGE, Containerd, need
 from tools import guest as recipes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.filesystems import sparse_copy
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import Guest
-from tests.sparse import sparse_copy
 from vmm import PmemConfig
 from vmm.config.sizes import MIB
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
-from tests.fs_driver import ROOT, FsGuest, cstr
-from tests.fs_requests import every_request, named
+from tests.fs_driver import ROOT, FsGuest, cstr, every_request, named
 from vmm.memory import GuestMemory
 
 LONGEST = b"n" * 255

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm_kata.shim.tasks import PACKAGES
+from tests.kata.fake_guest import Shim
 from tests.kata.oci_runtime import Runtime
-from tests.kata.shim_rig import Shim
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kata import containerd as checks
+from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import Containerd, need
 from tests.kata.fake_guest import RUNTIME, write_shim

@@ -22,8 +22,8 @@ from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.sandbox.stdio import Stdio
 from pyvmm_kata.shim.rootfs import as_disk
 from tests.kata.fake_agent import FakeAgent, FakeVm
+from tests.kata.fake_guest import Shim, refused
 from tests.kata.oci_runtime import Runtime, needs_namespaces
-from tests.kata.shim_rig import Shim, refused
 
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 PATIENCE = 60.0

@@ -27,8 +27,7 @@ from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
 from pyvmm_kata.state import is_alive
 from tests.kata.containerd import need
-from tests.kata.fake_guest import PATIENCE, write_shim
-from tests.kata.shim_rig import PID, Shim, refused
+from tests.kata.fake_guest import PATIENCE, PID, Shim, refused, write_shim
 
 
 def test_a_container_from_create_to_delete(shim: Shim) -> None:
