@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "base/iov.h"
+#include "base/native.h"
 
 enum { PAGE_SHIFT = 12, PAGE = 1 << PAGE_SHIFT };
 enum { PFNS = 512, CHAINS = 32 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Messages of one size with descriptors, over a SOCK_SEQPACKET pair. */
-#include "base/fd_socket.h"
+#include "base/native.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Lists of buffers in guest memory. A driver may cut a message into descriptors as it likes (virtio 1.2, 2.7.4). */
-#include "base/iov.h"
+#include "base/native.h"
 
 #include <string.h>
 

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/out.h"
+#include "base/native.h"
 
 enum out_kind out_kind(int fd)
 {

@@ -3,8 +3,7 @@
 #ifndef VMM_NATIVE_CONSOLE_H
 #define VMM_NATIVE_CONSOLE_H
 
-#include "base/iov.h"
-#include "base/out.h"
+#include "base/native.h"
 #include "dataplane/worker.h"
 
 struct console {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The DAX window of another process: it gets the descriptor and does the mapping. */
 #include "dax/dax.h"
-#include "base/fd_socket.h"
+#include "base/native.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The thread of the DAX window: it answers another process, see dax_remote.c, and looks at files that have shrunk. */
 #include "dax/dax_struct.h"
-#include "base/fd_socket.h"
+#include "base/native.h"
 #include "dataplane/worker.h"
 #include "calls/calls.h"
 

@@ -9,7 +9,7 @@
 
 #include "dataplane/worker.h"
 
-#include "base/iov.h"
+#include "base/native.h"
 
 #include <linux/fuse.h>
 #include <sys/stat.h>

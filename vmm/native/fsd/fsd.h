@@ -6,7 +6,7 @@
 #ifndef VMM_NATIVE_FSD_H
 #define VMM_NATIVE_FSD_H
 
-#include "base/fd_socket.h"
+#include "base/native.h"
 
 /* The control socket's descriptor in the child. */
 enum { FSD_SOCKET = 3 };

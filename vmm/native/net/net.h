@@ -8,7 +8,7 @@
 #ifndef VMM_NATIVE_NET_H
 #define VMM_NATIVE_NET_H
 
-#include "base/iov.h"
+#include "base/native.h"
 #include "dataplane/limit.h"
 #include "dataplane/worker.h"
 

@@ -3,7 +3,7 @@
 #ifndef VMM_NATIVE_PMEM_H
 #define VMM_NATIVE_PMEM_H
 
-#include "base/iov.h"
+#include "base/native.h"
 #include "dataplane/worker.h"
 
 enum { PMEM_BATCH = 32 };

@@ -7,7 +7,7 @@
 #include <linux/serial_reg.h>
 #include <pthread.h>
 
-#include "base/out.h"
+#include "base/native.h"
 
 enum { UART_TX_SIZE = 4096 };
 

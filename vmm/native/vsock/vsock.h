@@ -9,7 +9,7 @@
 #ifndef VMM_NATIVE_VSOCK_H
 #define VMM_NATIVE_VSOCK_H
 
-#include "base/iov.h"
+#include "base/native.h"
 #include "dataplane/worker.h"
 
 enum { VSOCK_HOST_CID = 2 };
