@@ -13,7 +13,9 @@ import pytest
 
 from tests import fs_driver as f
 from tests.fs_driver import FsGuest
+from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
+from vmm.virtio.fs.config import ShareConfig
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -197,3 +199,30 @@ def test_without_namespaces(tmp_path: Path) -> None:
     forbid = 'echo 0 >/proc/sys/user/max_user_namespaces; exec setpriv --bounding-set -sys_admin "$@"'
     isolation = serve_as(tmp_path, ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"])
     assert isolation - {"user-ns"} == {"landlock", "seccomp"}  # the user namespace is the test's own
+
+
+# -- what a share may be asked for: who serves it, and its window ----------------------------------------------------
+
+
+MIB = 1 << 20
+
+
+def test_a_process_serves_what_the_command_line_shares_and_a_thread_what_the_library_does() -> None:
+    assert ShareConfig.parse("/srv").isolation == "process"
+    assert ShareConfig("/srv").isolation == "thread"
+    assert ShareConfig.parse("/srv,isolation=thread").isolation == "thread"
+    assert ShareConfig.parse("/srv,isolation=process,ro").isolation == "process"
+
+
+def test_the_window() -> None:
+    assert ShareConfig.parse("/srv").dax == 0
+    assert ShareConfig.parse("/srv,dax=1G").dax == 1 << 30
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["isolation=jail", "isolation=", "isolation", "locks=", "locks=none", "dax", "dax=", "dax=1", "dax=3M", "dax=1T"],
+)
+def test_what_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError):
+        ShareConfig.parse(f"/srv,{option}")

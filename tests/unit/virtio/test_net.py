@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
 from tests.net_driver import MAC, NetGuest, Wire, frame, from_stream, header, to_stream
+from tests.netns import ip, own_network
 from vmm.config.limit import LimitConfig
+from vmm.errors import ConfigError, HostError
 from vmm.native import lib
 from vmm.virtio import spec
-from vmm.virtio.net.device import stable_mac
-import os
-import shutil
-from pathlib import Path
-from tests.net_driver import MAC, NetGuest, from_stream, to_stream
-from tests.netns import ip, own_network
-from vmm.errors import ConfigError, HostError
 from vmm.virtio.net.config import Publish
-from vmm.virtio.net.device import Net
+from vmm.virtio.net.device import Net, stable_mac
 from vmm.virtio.net.passt import Passt
 from vmm.virtio.net.tap import Tap
-
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
