@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -25,3 +26,16 @@ def install(prefix: Path) -> Path:
     (prefix / "pyvenv.cfg").write_text(f"home = {os.path.dirname(interpreter)}\n")
     shutil.copy2(Path(ROOT) / "bin/pyvmm", prefix / "bin")
     return prefix / "bin/pyvmm"
+
+
+# -- waiting for what makes the image of the next start of ``pyvmm``, in the background ------------------------------
+
+
+def wait_for_image(cache: Path) -> None:
+    """Until nothing makes an image in the folder *cache* any more.
+
+    Whoever makes one holds its lock from before the start that takes the last one goes on.
+    """
+    for lock in cache.glob("warm-*.lock"):
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)

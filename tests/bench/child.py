@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests import warm
+from tests import installed
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/bench", "LANG": "C.UTF-8"}
 
 
 def wait_for_image(environment: dict[str, str] | None = None) -> None:
     """Wait until nothing makes the image that the next start of `pyvmm` takes: a user's next start comes later, too."""
-    warm.wait_for_image(Path((environment or ENVIRONMENT)["HOME"], ".cache", "pyvmm"))
+    installed.wait_for_image(Path((environment or ENVIRONMENT)["HOME"], ".cache", "pyvmm"))
 
 
 class ChildError(Exception):

@@ -12,8 +12,7 @@ import pytest
 
 from tests.command import Command
 from tests.guest.vmfixture import PROMPT
-from tests.installed import install
-from tests.warm import wait_for_image
+from tests.installed import install, wait_for_image
 from tools.where import ROOT
 
 

@@ -19,7 +19,7 @@ from pyvmm_kata.errors import AgentTimeout, GuestError
 from pyvmm_kata.host import procfs
 from pyvmm_kata.host.face import Face, Shown
 from pyvmm_kata.host.procfs import read_listing
-from tests.kata.listings import Made, files_of, listing, record
+from tests.kata.fake_agent import Made, files_of, listing, record
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
 
 pytestmark = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tests.conformance.differences import DIFFERENCES, FAULTS, Difference
+from tests.conformance.differences import DIFFERENCES, Difference
+from tests.conformance.faults import FAULTS
 from tests.conformance.journal import LOST, Journal
 from tests.conformance.suite import Result, case, equal, judge
 from tests.conformance.suites import SUITES

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.journal import Journal
 from tests.lab import Lab, LabError, channel
 from tests.lab.host import CHECKOUT, SHARE
 from tests.lab.mend import MendError, mended
@@ -309,3 +310,97 @@ def test_what_looks_otherwise_is_left_alone(tmp_path: Path, store: str, called: 
 def test_other_programs_are_refused(program: bytes) -> None:
     with pytest.raises(MendError):
         mended(program)
+
+
+# -- the benchmark as a program: how it ends when it is interrupted --------------------------------------------------
+
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_tools = pytest.mark.skipif(
+    sys.prefix == sys.base_prefix or not all(map(shutil.which, ("mke2fs", "busybox", "ldd"))),
+    reason="it makes disks before it measures",
+)
+
+
+@needs_tools
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line_and_a_status(tmp_path: Path, number: int, status: int) -> None:
+    command = [sys.executable, "-m", "tests.bench", "--only", "startup", "--quick", "--plot", "none"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("==> bench: ")
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (status, "")
+    # A recipe may have said how far it was
+    assert "Traceback" not in errors, errors
+    assert errors.splitlines()[-1] == f"bench: interrupted by {signal.Signals(number).name}"
+    assert "Traceback" not in errors
+
+
+# -- a run of tests that breaks off goes on where it was -------------------------------------------------------------
+
+
+BREAKS = """
+import os, pathlib, pytest
+def test_first(): pathlib.Path("first").open("a").write("x")
+def test_breaks(): os._exit(9) if {times} > int(os.environ["RUN"]) else None
+@pytest.mark.skip
+def test_skipped(): pass
+def test_wrong(): assert False
+def test_last(): pass
+"""
+
+
+def play(folder: Path, number: int, *options: str) -> int:
+    environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(folder / "journal"), "RUN": str(number)}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.journal", "-p", "no:cacheprovider", *options, "test_it.py"]
+    return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL).returncode
+
+
+def test_a_run_goes_on_where_it_broke_off(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=1))
+    assert play(tmp_path, 0) == 9
+    assert Journal(tmp_path / "journal").unfinished() == ["test_it.py::test_breaks"]
+    assert play(tmp_path, 1) == 1
+    assert (tmp_path / "first").read_text() == "x", "what ended does not run again"
+    assert Journal(tmp_path / "journal").counts() == {"passed": 3, "skipped": 1, "failed": 1}
+
+
+def test_what_stops_everything_twice_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=3))
+    assert [play(tmp_path, number) for number in range(3)] == [9, 9, 1]
+    assert Journal(tmp_path / "journal").counts() == {"passed": 2, "error": 1, "skipped": 1, "failed": 1}
+
+
+def test_with_workers_a_crash_ends_one_test(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=1))
+    assert play(tmp_path, 0, "-n", "2") == 1
+    journal = Journal(tmp_path / "journal")
+    assert journal.failed() == ["test_it.py::test_breaks", "test_it.py::test_wrong"]
+    assert journal.counts() == {"passed": 2, "skipped": 1, "failed": 2}
+    journal.write(test="test_it.py::test_breaks", again=True)
+    assert play(tmp_path, 1, "-n", "2") == 0, "all that is left passes"
+    assert Journal(tmp_path / "journal").counts() == {"passed": 3, "skipped": 1, "failed": 1}
+    assert (tmp_path / "first").read_text() == "x", "what ended does not run again"
+
+
+def test_what_never_ended_counts_as_an_error(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=3))
+    play(tmp_path, 0)
+    assert Journal(tmp_path / "journal").counts() == {"passed": 1, "error": 1}
+
+
+def test_what_failed_can_be_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=0))
+    assert play(tmp_path, 0) == 1
+    journal = tmp_path / "journal"
+    assert Journal(journal).failed() == ["test_it.py::test_wrong"]
+    Journal(journal).write(test="test_it.py::test_wrong", again=True)
+    (tmp_path / "test_it.py").write_text(BREAKS.format(times=0).replace("assert False", "assert True"))
+    assert play(tmp_path, 1) == 0
+    assert Journal(journal).counts() == {"passed": 4, "skipped": 1}
+    assert (tmp_path / "first").read_text() == "x"

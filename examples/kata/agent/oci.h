@@ -68,8 +68,6 @@ void oci_write_linux(struct json *json, const grpc_Linux *linux_, const struct o
  */
 void oci_write_devices_below(struct json *json, const char *path);
 
-/* ---- config.c ---- */
-
 /*
  * config.json as the host has written it, with what only the guest knows filled in. A string "@MARK:WORD:..." stands for it,
  * where MARK is the request's own, so that no string of a user's is taken for one:

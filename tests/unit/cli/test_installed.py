@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.installed import install
-from tests.warm import wait_for_image
+from tests.installed import install, wait_for_image
 
 
 @pytest.fixture(scope="module")
