@@ -206,6 +206,38 @@ def io_uring(root: str = "") -> Capability:
     return Capability("io_uring", False, os.strerror(code), hint)
 
 
+def mitigations(root: str = "") -> Capability:
+    """What the host's kernel does against leaks of the CPU's speculation; guests get the controls that it has."""
+    name, folder = "mitigations", f"{root}/sys/devices/system/cpu/vulnerabilities"
+    try:
+        states = {each: _read(f"{folder}/{each}") or "" for each in sorted(os.listdir(folder))}
+    except OSError:
+        return Capability(name, False, "this kernel does not tell", "a guest may read what the host has in memory")
+    open_ = [each for each, state in states.items() if state.startswith("Vulnerable")]
+    if not open_:
+        return Capability(name, True, f"nothing of {len(states)} kinds is open")
+    hint = "a guest may read the host's memory: no mitigations=off, and the CPU maker's newest microcode"
+    return Capability(name, False, f"open: {', '.join(open_)}", hint)
+
+
+def no_smt(root: str = "") -> Capability:
+    """Threads of one core see much of each other."""
+    name, active = "SMT off", _read(f"{root}/sys/devices/system/cpu/smt/active")
+    if active != "1":
+        return Capability(name, True, "each CPU is a core of its own" if active == "0" else "this CPU has no SMT")
+    hint = "where guests do not trust each other: echo off | sudo tee /sys/devices/system/cpu/smt/control"
+    return Capability(name, False, "vCPUs of two guests may share a core", hint)
+
+
+def no_ksm(root: str = "") -> Capability:
+    """Merged pages tell a guest what others have in memory."""
+    name, file = "KSM off", "/sys/kernel/mm/ksm/run"
+    if _read(root + file) != "1":
+        return Capability(name, True, "no memory is merged")
+    hint = f"guest memory is merged only if asked for; for everybody: echo 2 | sudo tee {file}"
+    return Capability(name, False, "equal pages of programs that ask for it are merged", hint)
+
+
 def device(name: str, path: str, module: str) -> Capability:
     """Whether the device node *path* can be opened."""
     try:
@@ -225,6 +257,9 @@ def capabilities() -> tuple[Capability, ...]:
         reserved_huge_pages(),
         transparent_huge_pages(),
         io_uring(),
+        mitigations(),
+        no_smt(),
+        no_ksm(),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         device("tun", "/dev/net/tun", "tun"),
     )

@@ -107,6 +107,29 @@ def test_transparent_huge_pages(tmp_path: Path, mode: str) -> None:
     assert doctor.transparent_huge_pages(root).present == (mode != "never")
 
 
+@pytest.mark.parametrize(
+    ("spectre", "present", "detail"),
+    [("Mitigation: Retpolines", True, "nothing of 2 kinds"), ("Vulnerable; no microcode", False, "open: spectre_v2")],
+)
+def test_mitigations(tmp_path: Path, spectre: str, present: bool, detail: str) -> None:
+    folder = "sys__devices__system__cpu__vulnerabilities__"
+    found = doctor.mitigations(tree(tmp_path, **{f"{folder}mds": "Not affected"} | {folder + "spectre_v2": spectre}))
+    assert found.present == present and detail in found.detail and bool(found.hint) != present
+    assert not doctor.mitigations(str(tmp_path / "none")).present
+
+
+@pytest.mark.parametrize(("active", "present"), [("1", False), ("0", True), (None, True)])
+def test_smt(tmp_path: Path, active: str | None, present: bool) -> None:
+    files = {} if active is None else {"sys__devices__system__cpu__smt__active": active}
+    assert doctor.no_smt(tree(tmp_path, **files)).present == present
+
+
+@pytest.mark.parametrize(("run", "present"), [("1", False), ("0", True), ("2", True), (None, True)])
+def test_merged_memory(tmp_path: Path, run: str | None, present: bool) -> None:
+    files = {} if run is None else {"sys__kernel__mm__ksm__run": run}
+    assert doctor.no_ksm(tree(tmp_path, **files)).present == present
+
+
 def test_a_device_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
     assert doctor.device("null", "/dev/null", "none").present
     missing = doctor.device("gone", str(tmp_path / "gone"), "a_module")
