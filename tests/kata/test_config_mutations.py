@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyvmm_kata import protobuf
 from pyvmm_kata.config import schema
 from pyvmm_kata.config.checks import check_process, check_resources
-from pyvmm_kata.config.settings import Settings
+from pyvmm_kata.config.settings import ANNOTATIONS, Settings
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.protobuf import wire
@@ -132,7 +132,7 @@ def go_all_the_way(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
     bundle = Bundle.load(str(folder))
     hooks.check(bundle.spec)
-    chosen = Settings("/k/kernel", "/k/image").with_annotations(bundle.annotations)
+    chosen = Settings("/k/kernel", "/k/image", annotations=ANNOTATIONS).with_annotations(bundle.annotations)
     chosen.size(bundle.spec.get("linux", {}).get("resources", {}))
     cgroups.place(bundle.spec.get("linux", {}).get("cgroupsPath", ""), "c1", systemd=True)
     check(bundle)

@@ -113,7 +113,7 @@ def test_a_bundle_without_its_root(tmp_path: Path) -> None:
 
 
 def test_annotations_and_limits_size_the_machine() -> None:
-    chosen = settings.Settings()
+    chosen = settings.Settings(annotations=settings.ANNOTATIONS)
     assert chosen.size({}) == (512 * MIB, 1)
     memory, vcpus = chosen.size({"memory": {"limit": 300 * MIB}, "cpu": {"quota": 250_000, "period": 100_000}})
     assert memory >= 300 * MIB + settings.GUEST_OVERHEAD
@@ -128,7 +128,7 @@ def test_annotations_and_limits_size_the_machine() -> None:
 
 
 def test_annotations_do_not_lead_to_other_files(tmp_path: Path) -> None:
-    chosen = settings.Settings(str(tmp_path / "vmlinux"), str(tmp_path / "image"))
+    chosen = settings.Settings(str(tmp_path / "vmlinux"), str(tmp_path / "image"), annotations=("kernel", "image"))
     beside = str(tmp_path / "vmlinux.other")
     assert chosen.with_annotations({settings.PREFIX + "kernel": beside}).kernel == beside
     (tmp_path / "link").symlink_to("/etc/shadow")
@@ -137,9 +137,24 @@ def test_annotations_do_not_lead_to_other_files(tmp_path: Path) -> None:
             chosen.with_annotations({settings.PREFIX + "image": path})
 
 
-def test_an_administrator_can_forbid_annotations() -> None:
-    chosen = settings.Settings(annotations=False)
-    assert chosen.with_annotations({settings.PREFIX + "kernel": "/tmp/mine"}) == chosen
+@pytest.mark.parametrize("name", settings.ANNOTATIONS)
+def test_no_annotation_is_taken_that_the_administrator_does_not_name(name: str) -> None:
+    others = tuple(other for other in settings.ANNOTATIONS if other != name)
+    for chosen in (settings.Settings(), settings.Settings(annotations=others)):
+        assert chosen.with_annotations({"io.kubernetes.cri.container-type": "sandbox"}) == chosen
+        with pytest.raises(ConfigError, match=f"{name} is not for containers") as caught:
+            chosen.with_annotations({settings.PREFIX + name: "1"})
+        assert name in caught.value.hint
+
+
+def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
+    asked = {settings.PREFIX + "default_memory": "2048"}
+    limited = settings.Settings(annotations=("default_memory",), max_memory=1 << 30)
+    with pytest.raises(ConfigError, match="more than 1073741824"):
+        limited.with_annotations(asked)
+    assert limited._replace(max_memory=2 << 30).with_annotations(asked).memory == 2 << 30
+    with pytest.raises(ConfigError, match="more than"):
+        limited._replace(max_memory=0).with_annotations({settings.PREFIX + "default_memory": "999999999"})
 
 
 @pytest.mark.parametrize(
@@ -149,6 +164,9 @@ def test_an_administrator_can_forbid_annotations() -> None:
         ("memory = 'much'", "is no size"),
         ("vcpus = 0", "not 1 to"),
         ("vcpus = '1'", "of the wrong kind"),
+        ("annotations = ['kernel', 'firmware']", "no list of kernel, image"),
+        ("annotations = 1", "no list of"),
+        ("max_memory = 'all'", "is no size"),
         ("= 3", "Invalid"),
     ],
 )
@@ -164,6 +182,10 @@ def test_a_settings_file(tmp_path: Path) -> None:
     path = tmp_path / "kata.toml"
     path.write_text('kernel = "/k"\nimage = "/i"\nmemory = "1G"\nvcpus = 2\n')
     assert settings.load(str(path)) == settings.Settings("/k", "/i", 1 << 30, 2)
+    path.write_text('annotations = ["default_vcpus"]\nmax_memory = "2G"\n')
+    assert settings.load(str(path)) == settings.Settings(annotations=("default_vcpus",), max_memory=2 << 30)
+    path.write_text("annotations = true\n")
+    assert settings.load(str(path)).annotations == settings.ANNOTATIONS
     with pytest.raises(ConfigError, match="No such file"):
         settings.load(str(tmp_path / "none"))
 

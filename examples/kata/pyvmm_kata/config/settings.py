@@ -7,9 +7,12 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     memory = "512M"             # of a pod without a memory limit
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
-    annotations = true          # whether containers may ask for another kernel, size or command line
+    annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
+                                # "kernel", "image"; or true: all of it
+    max_memory = "0M"           # the most that default_memory may say; 0: what the host has
 
-The annotations are Kata's; a kernel or an image that they name must be in the folder of the one named here.
+The annotations are Kata's, and none is taken that is not named here; a kernel or an image that they name must be in the
+folder of the one named here.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ GUEST_OVERHEAD = 96 * MIB
 """What the guest's kernel, its agent and crun need beside what a container may use."""
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
+ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus")
 
 
 class Settings(NamedTuple):
@@ -42,15 +46,21 @@ class Settings(NamedTuple):
     memory: int = 512 * MIB
     vcpus: int = 1
     kernel_params: str = ""
-    annotations: bool = True
+    annotations: tuple[str, ...] = ()
+    max_memory: int = 0
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
 
-        :raises ConfigError: one of them makes no sense
+        :raises ConfigError: one of them makes no sense, or is not for containers to say
         """
-        if not self.annotations:
-            return self
+        for name in ANNOTATIONS:
+            if PREFIX + name in annotations and name not in self.annotations:
+                raise ConfigError(
+                    f"annotation {PREFIX}{name} is not for containers to say",
+                    code="oci-annotation",
+                    hint=f'annotations = ["{name}"] in {FILE} lets them, and with it whoever may make a container',
+                )
         values: dict[str, str | int] = {}
         for name in ("kernel", "image"):
             if PREFIX + name in annotations:
@@ -60,6 +70,13 @@ class Settings(NamedTuple):
         for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
             if PREFIX + name in annotations:
                 values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
+        most = self.max_memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if int(values.get("memory", 0)) > most:
+            raise ConfigError(
+                f"annotation {PREFIX}default_memory: {values['memory']} bytes are more than {most}",
+                code="oci-annotation",
+                hint=f"max_memory in {FILE} says how many it may be",
+            )
         return self._replace(**values)  # type: ignore[arg-type]
 
     def size(self, resources: Mapping[str, Json]) -> tuple[int, int]:
@@ -120,14 +137,23 @@ def _check(values: Json, path: str) -> Settings:
             raise ConfigError(
                 f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
             )
-        if key == "memory" and isinstance(value, str):
+        if key in ("memory", "max_memory") and isinstance(value, str):
             values[key] = _size(value, path)
+        elif key == "annotations":
+            values[key] = _names(value, path)
         elif type(value) is not type(getattr(defaults, key)):
             raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
     made = defaults._replace(**values)
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
     return made
+
+
+def _names(value: object, path: str) -> tuple[str, ...]:
+    names = ANNOTATIONS if value is True else () if value is False else value
+    if not isinstance(names, list | tuple) or any(name not in ANNOTATIONS for name in names):
+        raise ConfigError(f"{path}: annotations = {value!r} is no list of {', '.join(ANNOTATIONS)}", code="kata-config")
+    return tuple(names)
 
 
 def _size(text: str, path: str) -> int:
