@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import resource
 import socket
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -397,3 +399,66 @@ def test_a_closed_connection_of_which_somebody_has_a_duplicate(guest: VsockGuest
     for copy in copies:
         os.close(copy)
     works(guest)
+
+
+# -- memory of the kernel --------------------------------------------------------------------------------------------
+
+
+def kernel_memory() -> int:
+    """Bytes that buffers in unix sockets of this process take (unix(7), SIOCOUTQ)."""
+    total = 0
+    for name in os.listdir("/proc/self/fd"):
+        value = bytearray(4)
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                fcntl.ioctl(int(name), termios.TIOCOUTQ, value)
+        except OSError:
+            continue
+        total += int.from_bytes(value, "little")
+    return total
+
+
+@pytest.mark.parametrize("kind", [SEQ, STREAM], ids=["seqpacket", "stream"])
+@pytest.mark.parametrize("after", ["open", "closed"])
+def test_small_messages_that_nobody_reads_take_little_of_the_kernels_memory(
+    tmp_path: Path, kind: int, after: str
+) -> None:
+    """A byte takes a buffer of its own; and what is not read outlives the guest's connection."""
+    count, messages = 120, 600
+    with (
+        VsockGuest(tmp_path) as guest,
+        guest.listen(1000, socket.SOCK_SEQPACKET if kind == SEQ else socket.SOCK_STREAM) as server,
+    ):
+        programs, sent = [], []
+        queue = guest.queues[TX]
+        data = guest.alloc(4096)
+        for src in range(count):
+            guest.send(spec.VSOCK_OP_REQUEST, 1000, src, kind=kind)
+            programs.append(server.accept()[0])
+            credit = guest.expect(spec.VSOCK_OP_RESPONSE).buf_alloc
+            sent.append(min(messages, credit))
+            guest.memory.write(data, header(spec.VSOCK_OP_RW, 1000, src, length=1, kind=kind, flags=1) + b"x")
+            for _ in range(sent[src]):
+                queue.offer(queue.chain([Buffer(data, 45)]))
+                if queue.next_avail % 64 == 0:
+                    queue.kick()
+                    guest.wait_for("taken", lambda: bool(queue.take_used()) or queue.next_used == queue.next_avail)
+            queue.kick()
+            guest.wait_for("all taken", lambda: bool(queue.take_used()) or queue.next_used == queue.next_avail)
+            if after == "closed":
+                guest.send(spec.VSOCK_OP_SHUTDOWN, 1000, src, kind=kind, flags=3)
+                guest.packets()
+        assert 8 << 20 < kernel_memory() <= 17 << 20, "of some 50 MiB that they would take"
+        # Whoever reads in the end gets it all
+        for program, number in zip(programs, sent, strict=True):
+            program.settimeout(TIMEOUT)
+            got = 0
+            while got < number:
+                got += len(program.recv(4096))
+            program.close()
+        guest.wait_for("nothing is left", lambda: kernel_memory() == 0)
+        guest.packets()
+        guest.inbox.clear()
+        guest.wait_for(
+            "their descriptors are closed", lambda: guest.vsock.stats()["connections"] == 0 or after == "open"
+        )

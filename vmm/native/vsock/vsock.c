@@ -24,6 +24,8 @@ enum { LISTEN_AGAIN_MS = 100 };
  * no more than those: a packet, an interrupt and a kick for each. So it is asked only when it has said nothing for so long.
  */
 enum { ASK_CREDIT_MS = 50 };
+/* Nobody tells that a reader has read what takes the kernel's memory: then somebody else may send, or a socket be closed. */
+enum { STARVED_MS = 25, LINGER_MS = 1000 };
 
 struct vsock *vsock_new(const struct vsock_config *config, int *err)
 {
@@ -57,8 +59,20 @@ void vsock_free(struct vsock *v)
 	if (!v)
 		return;
 	vsock_reset(v);
+	vsock_kernel_free(v);
 	free(v->bucket);
 	free(v);
+}
+
+/* Who waits for the kernel's memory sends again, when some may be free. */
+static void vsock_retry(struct vsock *v)
+{
+	if (!v->starved && !v->nlinger)
+		return;
+	if (!vsock_kernel_sweep(v) || !v->starved)
+		return;
+	v->starved = false;
+	vsock_kernel_each(v, vsock_host_flush_starved);
 }
 
 /* The descriptors that made themselves heard, after at most so many milliseconds. */
@@ -69,6 +83,7 @@ static void vsock_wait(struct vsock *v, int timeout)
 
 	if (n == 0 && timeout > 0)
 		vsock_conn_listen(v, true);
+	vsock_retry(v);
 	for (int i = 0; i < n; i++) {
 		switch (ready[i].data.u64) {
 		case WORKER_KICK:
@@ -168,7 +183,11 @@ static void vsock_sleep(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
 
-	vsock_wait(v, v->stalled_ns ? ASK_CREDIT_MS : timeout);
+	if (v->nlinger)
+		timeout = timeout < 0 ? LINGER_MS : timeout;
+	if (v->stalled_ns)
+		timeout = ASK_CREDIT_MS;
+	vsock_wait(v, v->starved ? STARVED_MS : timeout);
 }
 
 static bool vsock_peek(struct worker *w)

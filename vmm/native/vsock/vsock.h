@@ -2,7 +2,8 @@
 /*
  * virtio-vsock, between its files: vsock.c (objects, the worker's loop), vsock_conn.c (the table of connections, what
  * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_stash.c (the buffers
- * for them), vsock_host.c (the unix sockets), vsock_out.c (what goes into them, and the ends).
+ * for them), vsock_host.c (the unix sockets), vsock_out.c (what goes into them, and the ends), vsock_kernel.c (what the
+ * kernel keeps of it).
  *
  * One thread does everything, so nothing here is locked; only the statistics are read by others.
  */
@@ -40,9 +41,13 @@ enum { VSOCK_HDR_SIZE = 44 };
 _Static_assert(sizeof(struct vsock_hdr) == VSOCK_HDR_SIZE, "the header of the specification");
 
 /* What one connection may have sent that its unix socket did not take yet. */
-enum { VSOCK_BUF_ALLOC = 256 << 10, VSOCK_BUF_MIN = 4 << 10 };
-/* The promises of all connections together; beyond it, new ones get the minimum. */
-enum { VSOCK_BUDGET = 64 << 20 };
+enum { VSOCK_BUF_ALLOC = 256 << 10, VSOCK_BUF_MIN = 2 << 10 };
+/*
+ * What a guest's data may take on the host, 64 MiB: what each connection is promised at least, there being no connection
+ * without; what they are promised beyond that; and what is in the kernel until it is read, where a byte may have a
+ * buffer of its own.
+ */
+enum { VSOCK_LEAST = 32 << 20, VSOCK_BUDGET = 16 << 20, VSOCK_KERNEL = 16 << 20 };
 /* A message of a host program to a guest, at most. */
 enum { VSOCK_MESSAGE_MAX = 1 << 20 };
 /* Buffers of the guest that wait for data to be read into them, and their segments. */
@@ -95,6 +100,7 @@ struct vsock_conn {
 	uint32_t buf_alloc, rx_cnt, fwd_cnt, last_fwd; /* from the guest: promised, received, passed on, passed on as told */
 	uint32_t peer_alloc, peer_fwd, tx_cnt;         /* to the guest */
 	uint32_t promised;               /* of the budget */
+	uint32_t leased, room;           /* of the kernel's memory: taken from VSOCK_KERNEL; of that, not used yet */
 	uint32_t message_len;            /* seqpacket: of the message at the end of to_host that goes on */
 	uint16_t type;
 	uint8_t state, owe;
@@ -109,7 +115,14 @@ struct vsock_conn {
 	bool want_out;                   /* waiting for fd to be writable */
 	bool in_message;                 /* there is such a message */
 	bool asked_credit;
+	bool starved;                    /* what waits for fd waits for the kernel's memory */
 	bool from_guest;                 /* who asked */
+};
+
+/* A socket that is done with, but for what its reader has not read. */
+struct vsock_linger {
+	int fd;
+	uint32_t leased;
 };
 
 struct vsock_list {
@@ -142,7 +155,12 @@ struct vsock {
 
 	struct vsock_conn **bucket;
 	uint32_t nbuckets, nconns, next_port;
-	uint64_t promised;
+	uint64_t promised, least;
+	uint64_t leased;                /* by all connections, and by what lingers */
+	uint64_t swept_ns, shrunk_ns;   /* when it was looked what has been read; what is leased and not used */
+	bool starved;                   /* a connection is */
+	struct vsock_linger *linger;
+	uint32_t nlinger, max_linger;
 	struct vsock_list ready, greeting, orphans, dead;
 
 	struct vsock_hdr reply[VSOCK_REPLIES];
@@ -255,8 +273,23 @@ int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type);
 /* The guest has accepted: tell the client. */
 void vsock_host_accepted(struct vsock *v, struct vsock_conn *c);
 
+/* vsock_kernel.c */
+
+/* May len bytes go into the connection's socket? Then they are counted. */
+bool vsock_kernel_take(struct vsock *v, struct vsock_conn *c, uint64_t len);
+/* Close c->fd; what has not been read stays counted until it is. */
+void vsock_kernel_close(struct vsock *v, struct vsock_conn *c);
+/* Look what has been read; false: that was looked at lately. */
+bool vsock_kernel_sweep(struct vsock *v);
+/* Every connection that has a socket. One may be killed meanwhile, and is not freed before the end of the turn. */
+void vsock_kernel_each(struct vsock *v, void (*fn)(struct vsock *, struct vsock_conn *));
+/* Close all that lingers. */
+void vsock_kernel_free(struct vsock *v);
+
 /* vsock_out.c */
 
+/* The same of a connection that waits for the kernel's memory, or for nothing. */
+void vsock_host_flush_starved(struct vsock *v, struct vsock_conn *c);
 /* Pass on what waits. */
 void vsock_host_flush(struct vsock *v, struct vsock_conn *c);
 /* One packet of a connection, len not 0: what the socket does not take waits. */

@@ -16,7 +16,7 @@
 
 /* A message in to_host has its length in front of it, and may be as short as a byte. */
 enum { SEQPACKET_OVERHEAD = 5 };
-enum { PEND_MIN = 4096 };
+enum { PEND_STEP = 512 };
 
 void vsock_list_add(struct vsock_list *list, struct vsock_conn *c)
 {
@@ -128,21 +128,24 @@ uint32_t vsock_conn_port(struct vsock *v, uint32_t guest_port)
 	return v->next_port;
 }
 
+static uint32_t weight_of(uint16_t type)
+{
+	return type == VSOCK_TYPE_SEQPACKET ? SEQPACKET_OVERHEAD : 1;
+}
+
 void vsock_conn_promise(struct vsock *v, struct vsock_conn *c)
 {
-	uint32_t weight = c->type == VSOCK_TYPE_SEQPACKET ? SEQPACKET_OVERHEAD : 1;
+	uint32_t weight = weight_of(c->type);
 	uint64_t others = v->promised - c->promised;
 	/* An eighth of what is left: the first get all they can use, and there is always something for the next. */
-	uint64_t room = others < VSOCK_BUDGET ? (VSOCK_BUDGET - others) / 8 / weight : 0;
+	uint64_t room = VSOCK_BUF_MIN + (others < VSOCK_BUDGET ? (VSOCK_BUDGET - others) / 8 / weight : 0);
 
 	room = room > VSOCK_BUF_ALLOC ? VSOCK_BUF_ALLOC : room & ~(uint64_t)(VSOCK_BUF_MIN - 1);
-	if (room < VSOCK_BUF_MIN)
-		room = VSOCK_BUF_MIN;
 	/* What was promised is kept. */
 	if (room <= c->buf_alloc)
 		return;
 	c->buf_alloc = (uint32_t)room;
-	c->promised = c->buf_alloc * weight;
+	c->promised = (c->buf_alloc - VSOCK_BUF_MIN) * weight;
 	v->promised = others + c->promised;
 }
 
@@ -150,7 +153,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 {
 	struct vsock_conn *c;
 
-	if (v->nconns >= v->config.max_conns)
+	if (v->nconns + v->nlinger >= v->config.max_conns || v->least + VSOCK_BUF_MIN * weight_of(type) > VSOCK_LEAST)
 		return NULL;
 	c = calloc(1, sizeof(*c));
 	if (!c)
@@ -165,6 +168,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 		return NULL;
 	}
 	v->nconns++;
+	v->least += VSOCK_BUF_MIN * weight_of(type);
 	stat_set(&v->stats.connections, v->nconns);
 	vsock_conn_promise(v, c);
 	if (state == VSOCK_GREETING)
@@ -221,7 +225,7 @@ void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 	 */
 	if (v->running)
 		epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
-	close(c->fd);
+	vsock_kernel_close(v, c);
 	c->fd = -1;
 	/* A descriptor is free again: perhaps one was missing for the next client. */
 	vsock_conn_listen(v, true);
@@ -242,6 +246,7 @@ void vsock_conn_kill(struct vsock *v, struct vsock_conn *c)
 	c->state = VSOCK_DEAD;
 	v->nconns--;
 	v->promised -= c->promised;
+	v->least -= VSOCK_BUF_MIN * weight_of(c->type);
 	stat_set(&v->stats.connections, v->nconns);
 	vsock_conn_close_fd(v, c);
 	/* An event of this turn may still point here. */
@@ -332,10 +337,9 @@ int vsock_pend_add(struct vsock_pend **pend, const struct iovec *iov, uint32_t n
 		p->tail = used;
 	}
 	if (!p || len > p->size - p->tail) {
-		uint64_t size = p ? 2 * (uint64_t)p->size : PEND_MIN;
+		/* Little more than what is promised room for. */
+		uint64_t size = ((uint64_t)used + len + used / 4 + PEND_STEP - 1) & ~(uint64_t)(PEND_STEP - 1);
 
-		while (size < (uint64_t)used + len)
-			size *= 2;
 		/* From here on head is 0, also in a block that is new. */
 		p = realloc(p, sizeof(*p) + size);
 		if (!p)

@@ -46,11 +46,13 @@ static void no_reader(struct vsock *v, struct vsock_conn *c)
 }
 
 /* Bytes taken, 0 when the socket is full, or -errno. */
-static ssize_t socket_send(struct vsock_conn *c, struct iovec *iov, uint32_t niov)
+static ssize_t socket_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, uint32_t niov, uint32_t len)
 {
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = niov };
 	ssize_t n;
 
+	if (!vsock_kernel_take(v, c, len))
+		return 0;
 	do
 		n = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
@@ -67,7 +69,7 @@ static bool socket_widen(struct vsock_conn *c)
 {
 	int size = VSOCK_BUF_ALLOC;
 
-	if (c->wide || c->type != VSOCK_TYPE_STREAM || c->buf_alloc < VSOCK_BUF_ALLOC)
+	if (c->wide || c->starved || c->type != VSOCK_TYPE_STREAM || c->buf_alloc < VSOCK_BUF_ALLOC)
 		return false;
 	c->wide = true;
 	return setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) == 0;
@@ -111,7 +113,7 @@ void vsock_host_flush(struct vsock *v, struct vsock_conn *c)
 	ssize_t n;
 
 	while ((len = kept_next(c, &iov)) != 0) {
-		n = socket_send(c, &iov, 1);
+		n = socket_send(v, c, &iov, 1, len);
 		if (n < 0) {
 			no_reader(v, c);
 			return;
@@ -125,6 +127,15 @@ void vsock_host_flush(struct vsock *v, struct vsock_conn *c)
 	}
 	want_out(v, c, false);
 	vsock_host_settle(v, c);
+}
+
+void vsock_host_flush_starved(struct vsock *v, struct vsock_conn *c)
+{
+	if (!c->starved)
+		return;
+	c->starved = false;
+	if (c->fd >= 0)
+		vsock_host_flush(v, c);
 }
 
 /* A piece of a message joins what waits; a message that is whole can go. */
@@ -162,7 +173,7 @@ void vsock_host_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, u
 
 	if (!c->to_host && (!message || eom)) {
 		do {
-			n = socket_send(c, iov, niov);
+			n = socket_send(v, c, iov, niov, len);
 			if (n < 0) {
 				no_reader(v, c);
 				return;
