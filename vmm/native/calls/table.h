@@ -41,6 +41,7 @@ CALL(sendmsg, NET | VSOCK | CONSOLE | DAX, ANY, "to passt; to a socket of the ho
 CALL(sendto, NET, ANY, "the rest of a frame")
 CALL(accept4, VSOCK, ANY, "a client of the socket device")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
+CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(shutdown, VSOCK, ANY, "one direction of a connection has ended")
 CALL(openat, VSOCK, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
 CALL(socket, VSOCK, IN(0, AF_UNIX), "connect to it")
