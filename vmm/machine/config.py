@@ -136,7 +136,7 @@ class MachineConfig:
             raise ConfigError(f"cpu {self.cpu!r}: not one of {', '.join(CPUS)}", code="cpu")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
-        for device in self.device_configs():
+        for device in (*self.device_configs(), *self.last_configs()):
             device.check(self)
         tags = [tag for tag, _ in self.tagged_shares()]
         for tag in tags:
@@ -146,7 +146,7 @@ class MachineConfig:
                 )
 
     def device_configs(self) -> list[DeviceConfig]:
-        """The records of all devices but :attr:`rng`, in the order of their slots, by which a guest names some."""
+        """The records of devices in the order of their slots, by which a guest names some."""
         return [
             *((self.rootfs,) if isinstance(self.rootfs, DiskConfig) else ()),
             *self.disks,
@@ -158,6 +158,14 @@ class MachineConfig:
             *((self.console,) if self.console.device == "virtio" else ()),
             *self.more_devices,
         ]
+
+    def last_configs(self) -> list[DeviceConfig]:
+        """Those of devices that a machine has unless told otherwise.
+
+        They are attached behind all others, also behind those that a program brings along, which are then where they
+        would be without.
+        """
+        return [] if self.rng is None else [self.rng]
 
     def tagged_shares(self) -> list[tuple[str, ShareConfig]]:
         """All shares with their tags, a root file system first."""

@@ -102,9 +102,7 @@ class Machine:
         core = self._core = Core(config.cpus, host_cpu=config.cpu == "host")
         self._owned.add(core)
         wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
-        # Behind all others, which are then where they would be in a machine that has none
-        rng = () if config.rng is None else (config.rng,)
-        last = open_devices(rng, config, self.loop, self._owned, self._counts)
+        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost

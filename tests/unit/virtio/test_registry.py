@@ -26,6 +26,7 @@ from vmm import (
     NetConfig,
     Opening,
     PmemConfig,
+    RngConfig,
     ShareConfig,
     VirtioDevice,
     VsockConfig,
@@ -138,6 +139,22 @@ def test_the_order_of_slots(tmp_path: Path) -> None:
     kinds = [DiskConfig] * 3 + [ShareConfig] * 2
     kinds += [NetConfig, PmemConfig, BalloonConfig, VsockConfig, ConsoleConfig]  # type: ignore[list-item]
     assert [type(record) for record in records] == kinds
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_what_a_machine_has_by_default_is_behind_all_others(tmp_path: Path, transport: str) -> None:
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    for rng in (RngConfig(), None):
+        config = MachineConfig(
+            BootConfig(tiny.make(tmp_path, tiny.POWEROFF)),
+            MemoryConfig(32 * MIB),
+            disks=(DiskConfig(str(tmp_path / "disk")),),
+            transport=transport,
+            rng=rng,
+        )
+        with Machine(config, devices=(Echo(),)) as machine:
+            names = [device.name for device in machine.devices]
+        assert names == [f"disk {tmp_path}/disk", "echo", *(["rng"] if rng else [])]
 
 
 class EchoConfig(DeviceConfig):
