@@ -97,6 +97,18 @@ def warm_up() -> None:
     import vmm.virtio.blk.device  # noqa: F401
 
 
+@pytest.mark.parametrize("reset", [tiny.ACPI_RESET, tiny.I8042_RESET], ids=["acpi", "i8042"])
+def test_a_reset_by_a_kernel_that_has_not_shut_down_is_told_from_a_reboot(tmp_path: Path, reset: bytes) -> None:
+    """One that reboots in order has switched its local APIC off; one that panicked has not."""
+    svr = (0xFEE0_00F0).to_bytes(4, "little")
+    enable, disable = (b"\xc7\x05" + svr + value.to_bytes(4, "little") for value in (0x1FF, 0xFF))  # mov [svr], value
+    for code, told in ((enable + reset, True), (enable + disable + reset, False), (reset, False)):
+        with Machine(tiny.config(tiny.make(tmp_path, code))) as machine:
+            end = machine.run()
+        assert end.kind == "reboot"
+        assert ("a panic" in end.detail) == told
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

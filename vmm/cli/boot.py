@@ -205,7 +205,7 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
         status = 128 + SIGNALS[end.detail] if end.detail in SIGNALS else EXIT_STATUS["escape"]
     texts = {
         "poweroff": "",
-        "reboot": "the guest asked for a reboot",
+        "reboot": "the guest asked for a reboot" + (f"; {end.detail}" if end.detail else ""),
         "panic": "the guest's kernel panicked",
         "triple-fault": f"triple fault: {end.detail}",
         "timeout": end.detail,

@@ -146,6 +146,17 @@ class Vcpu:
         """KVM_SET_CPUID2."""
         k.ioctl(self.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
 
+    def has_lapic_enabled(self) -> bool:
+        """Its local APIC is enabled by software: SVR, bit 8 (Intel SDM vol. 3, 11.9).  On its own thread."""
+        from vmm.kvm.structs_state import kvm_lapic_state
+
+        try:
+            state = kvm_lapic_state()
+            k.ioctl(self.fd, k.KVM_GET_LAPIC, state, "KVM_GET_LAPIC")
+        except HostError:
+            return False
+        return bool(bytes(state)[0xF1] & 1)
+
     def get_regs(self) -> s.kvm_regs:
         """General registers, RIP and RFLAGS."""
         regs = s.kvm_regs()

@@ -420,7 +420,8 @@ class Machine:
         disk.resize()
 
     def _on_power_event(self, kind: str) -> None:
-        self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR)
+        detail = self._threads.describe_reset() if kind == REBOOT else ""
+        self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR, detail)
 
     def close(self) -> None:
         """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""

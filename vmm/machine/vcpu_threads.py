@@ -89,6 +89,17 @@ class VcpuThreads:
         """Is the caller one of the vCPUs' threads?"""
         return any(thread.ident == get_ident() for thread in self._threads)
 
+    def describe_reset(self) -> str:
+        """On the thread of a vCPU that has asked for a reset: what it has left out before, in words; empty: nothing.
+
+        A kernel that reboots in order switches its local APIC off first (Linux, ``native_machine_shutdown()``); one
+        that panics, without a driver for pvpanic, does not.
+        """
+        own = next((index for index, thread in enumerate(self._threads) if thread.ident == get_ident()), -1)
+        if own < 0 or not self._vcpus[own].has_lapic_enabled():
+            return ""
+        return "its kernel had not shut down: a panic, or an emergency reboot (sysrq)"
+
     # -- holding: each of these by one caller at a time for one reason ----------------------------------------------
 
     def hold(self, reason: str, indexes: Iterable[int] | None = None, *, wait: bool = True) -> None:
