@@ -76,14 +76,14 @@ def test_the_callers_ids(podman: Podman) -> None:
 def test_a_server_on_a_network_of_podmans(podman: Podman, options: tuple[str, ...]) -> None:
     """podman makes it between create and start where it has to belong to the container's user namespace."""
     serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
-    more = ("--sysctl", "net.ipv4.ping_group_range=0 0", "-p", "127.0.0.1:18190:80")
-    podman.check("run", "--detach", "--replace", "--name", "web", *options, *more, "box", "sh", "-c", serve)
+    options += ("--sysctl", "net.ipv4.ping_group_range=0 0", "-p", "127.0.0.1:18190:80")
+    podman.check("run", "--detach", "--replace", "--name", "web", *options, "box", "sh", "-c", serve)
     address = podman.check("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "web").strip()
     assert f"inet {address}/" in podman.check("exec", "web", "ip", "-o", "addr", "show", "eth0")
+    # Shown in the ids of whoever reads it
+    assert podman.check("exec", "web", "cat", "/proc/sys/net/ipv4/ping_group_range").split() == ["0", "0"]
     fetch = ["busybox", "wget", "-qO-", "-T10", "http://127.0.0.1:18190/"]
     eventually(lambda: subprocess.run(fetch, capture_output=True, text=True).stdout == "a page\n", "no page")
-    gateway = podman.check("inspect", "--format", "{{.NetworkSettings.Gateway}}", "web").strip()
-    assert "1 packets received" in podman.check("exec", "web", "ping", "-c", "1", "-W", "20", gateway)
     podman.check("rm", "--force", "--time", "1", "web")
 
 
