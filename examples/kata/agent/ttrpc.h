@@ -67,7 +67,7 @@ struct call {
 	struct call *next;
 };
 
-/* The method of that name, NULL: there is none. rpc.c has the table. */
+/* The method of that name, NULL: there is none. call.c has the table. */
 const struct method *method_find(const char *service, const char *name);
 
 void call_reply(struct call *call, const pb_msgdesc_t *fields, const void *message);
@@ -125,7 +125,7 @@ void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t 
 /* The connection ends: parked calls go, the others run on without anybody to answer. */
 void calls_end(struct conn *conn);
 
-/* ---- rpc.c ---- */
+/* ---- the methods, in the files of their subjects ---- */
 
 /* The methods: each takes a call whose request has the type that its name says, and sees to its answer. */
 
