@@ -187,7 +187,7 @@ def test_who_may_do_everything_has_what_the_guest_has(tmp_path: Path) -> None:
 
 def test_podmans_privileged(tmp_path: Path) -> None:
     """Of podman's file everything but what makes it privileged."""
-    config = json.loads((Path(__file__).with_name("configs") / "podman.json").read_text())
+    config = json.loads(Path(__file__).with_name("configs.json").read_text())["podman"]
     config["root"]["path"], config["mounts"] = str(tmp_path), []
     check(Bundle(str(tmp_path), config))
 
