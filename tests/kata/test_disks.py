@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import protobuf, ttrpc
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host.mounts import enter_namespace, mounts_below
 from pyvmm_kata.oci.spec import default_spec
+from pyvmm_kata.protobuf import Message
 from pyvmm_kata.sandbox import sandbox
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.disks import RootDisk, open_disk
 from pyvmm_kata.sandbox.images import open_image
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.sandbox.stdio import Stdio
-from pyvmm_kata.shim.rootfs import as_disk
+from pyvmm_kata.shim.rootfs import as_disk, mount_rootfs
+from tests.kata.containerd import need
 from tests.kata.fake_agent import FakeAgent, FakeVm
 from tests.kata.fake_guest import Shim, refused
 from tests.kata.oci_runtime import Runtime, needs_namespaces
@@ -47,7 +51,7 @@ def make(path: Path, kind: str) -> Path:
     return path
 
 
-def leave_mounted(path: Path) -> None:
+def leave_mount_at(path: Path) -> None:
     """As if its machine had lost power: the journal has to be replayed (s_feature_incompat, EXT4_FEATURE_INCOMPAT)."""
     with path.open("r+b") as file:
         file.seek(0x460)
@@ -99,7 +103,7 @@ def test_what_is_none(tmp_path: Path, disk: Path) -> None:
     for path, words in (("fifo", "neither a file"), ("gone", "No such file"), ("", "neither a file")):
         with pytest.raises(ConfigError, match=words):
             open_disk(str(tmp_path / path))
-    leave_mounted(disk)
+    leave_mount_at(disk)
     assert not open_disk(str(disk)).read_only
     with pytest.raises(ConfigError, match="journal") as error:
         open_disk(str(disk), read_only=True)
@@ -284,3 +288,98 @@ def test_a_disk_that_cannot_be(shim: Shim, tmp_path: Path) -> None:
     (tmp_path / "zero").write_bytes(bytes(4096))
     assert refused(lambda: shim.create("c1", "exit", "0", rootfs=[mount("ext4", tmp_path / "zero", "loop")]))
     assert shim.guests == []
+
+
+# -- mounts that containerd's snapshotters describe, made for real in a mount namespace of the test's ----------------
+
+
+def mount_at(kind: str, source: str, *options: str, target: str = "") -> Message:
+    return protobuf.message("containerd.types.Mount")(type=kind, source=source, target=target, options=options)
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Run a test in a thread that has a mount namespace of its own."""
+    need()
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            import ctypes
+
+            ctypes.CDLL(None).unshare(0x200)  # a namespace is for threads that share no working directory
+            enter_namespace()
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def test_a_folder_read_only(tmp_path: Path) -> None:
+    def work() -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "file").write_text("content")
+        (tmp_path / "target").mkdir()
+        mount_rootfs([mount_at("bind", str(tmp_path / "source"), "rbind", "ro")], str(tmp_path / "target"))
+        assert (tmp_path / "target" / "file").read_text() == "content"
+        with pytest.raises(OSError, match="Read-only"):
+            (tmp_path / "target" / "new").write_text("")
+
+    apart(work)
+
+
+@pytest.mark.parametrize("layers", [2, 120])
+def test_layers(tmp_path: Path, layers: int) -> None:
+    """The kernel takes one page of options, which a hundred layers by their full paths do not fit in."""
+
+    def work() -> None:
+        base = tmp_path / ("snapshots-" + "x" * 60)
+        for number in range(layers):
+            (base / str(number) / "fs").mkdir(parents=True)
+            (base / str(number) / "fs" / f"from-{number}").write_text("")
+        for name in ("upper", "work", "target"):
+            (tmp_path / name).mkdir()
+        stack = ":".join(str(base / str(number) / "fs") for number in range(layers))
+        options = [f"workdir={tmp_path}/work", f"upperdir={tmp_path}/upper", f"lowerdir={stack}"]
+        before = os.getcwd()
+        try:
+            mount_rootfs([mount_at("overlay", "overlay", *options)], str(tmp_path / "target"))
+        except HostError as error:
+            pytest.skip(f"this kernel has no overlay here: {error}")
+        assert os.getcwd() == before
+        found = {path.name for path in (tmp_path / "target").iterdir()}
+        assert found == {f"from-{number}" for number in range(layers)}
+        (tmp_path / "target" / "new").write_text("written")
+        assert (tmp_path / "upper" / "new").read_text() == "written"
+
+    apart(work)
+
+
+@pytest.mark.parametrize(
+    "bad, problem",
+    [
+        (mount_at("bind", "/", "rbind", target="/etc"), "only mounts of the root itself"),
+        (mount_at("ext4", "/image", "loop"), "loop device"),
+        (
+            mount_at("overlay", "overlay", "lowerdir=" + ":".join(f"/x/{n}" for n in range(2000))),
+            "bytes of mount options",
+        ),
+    ],
+)
+def test_mounts_that_make_no_sense(tmp_path: Path, bad: Message, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        mount_rootfs([bad], str(tmp_path))
+
+
+def test_nothing_is_mounted_when_one_of_several_fails(tmp_path: Path) -> None:
+    def work() -> None:
+        good, bad = mount_at("bind", "/usr", "rbind"), mount_at("bind", "/no/such/folder", "rbind")
+        with pytest.raises(HostError, match="/no/such/folder"):
+            mount_rootfs([good, bad], str(tmp_path))
+        assert mounts_below(str(tmp_path)) == []
+
+    apart(work)

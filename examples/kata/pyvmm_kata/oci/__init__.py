@@ -1,1 +1,1 @@
-"""The command ``pyvmm-oci``: a module a command, and what they share."""
+"""The command ``pyvmm-oci``: its commands, and what they share."""

@@ -33,6 +33,14 @@ COMMANDS = {
     "features": "print what this runtime can do, as JSON",
     "spec": "write a config.json to start from",
 }
+PLACES = {
+    "state": ("show", "state"),
+    "list": ("show", "list_"),
+    "ps": ("show", "ps"),
+    "pause": ("freeze", "pause"),
+    "resume": ("freeze", "resume"),
+}
+"""Module and function of commands that share a file; of others they are the name and ``main``."""
 OPTIONS = {
     "root": VALUE,
     "log": VALUE,
@@ -99,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = rest.pop(0)
         if name not in COMMANDS:
             raise ConfigError(f"pyvmm-oci has no command {name!r}", code="oci-usage", hint="see pyvmm-oci --help")
-        command = import_module(f"pyvmm_kata.oci.{name}")
-        status: int = command.main(context, rest)
+        module, function = PLACES.get(name, (name, "main"))
+        status: int = getattr(import_module(f"pyvmm_kata.oci.{module}"), function)(context, rest)
         return status
     except VmmError as error:
         context.error(f"{error} ({error.hint})" if error.hint else str(error))

@@ -1,4 +1,7 @@
-"""``pyvmm-oci list``: prints the containers whose state is below ``--root``."""
+"""``pyvmm-oci state ID`` prints the state of a container as JSON, ``pyvmm-oci list`` the containers below ``--root``.
+
+``pyvmm-oci ps ID`` prints the processes of a container, by the numbers that they have in its virtual machine.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import state
+from pyvmm_kata import state as states
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.oci.options import FLAG, VALUE, parse
+from pyvmm_kata.oci import control
+from pyvmm_kata.oci.options import FLAG, VALUE, one_id, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +24,22 @@ if TYPE_CHECKING:
 COLUMNS = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
 
 
-def main(context: Context, arguments: Sequence[str]) -> int:
+def state(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    _, rest = parse(arguments, {}, {}, "state")
+    known = states.public(states.read(context.folder(one_id(rest, "state"))))
+    sys.stdout.write(json.dumps(known, indent=2) + "\n")
+    return 0
+
+
+def list_(context: Context, arguments: Sequence[str]) -> int:
     """Run it; returns the exit status."""
     options, rest = parse(arguments, {"format": VALUE, "quiet": FLAG}, {"f": "format", "q": "quiet"}, "list")
     if rest:
         raise ConfigError(f"list: {rest[0]!r} is one argument too many", code="oci-usage")
     if options["format"] not in ("", "table", "json"):
         raise ConfigError(f"list: --format {options['format']!r} is neither table nor json", code="oci-usage")
-    found = list(_all(context))
+    found = list(_all_states(context))
     if options["quiet"]:
         sys.stdout.write("".join(f"{known['id']}\n" for known in found))
     elif options["format"] == "json":
@@ -41,7 +53,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _all(context: Context) -> list[Json]:
+def _all_states(context: Context) -> list[Json]:
     if not os.path.isdir(context.root):
         return []
     found = []
@@ -49,7 +61,22 @@ def _all(context: Context) -> list[Json]:
         if name.startswith("@"):
             continue  # of a machine
         try:
-            found.append(state.public(state.read(context.folder(name))))
+            found.append(states.public(states.read(context.folder(name))))
         except ConfigError:
             pass  # it is being made, or removed, or is no container
     return found
+
+
+def ps(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    options, rest = parse(arguments, {"format": VALUE}, {"f": "format"}, "ps")
+    folder = context.folder(one_id(rest[:1], "ps"))
+    if options["format"] not in ("", "table", "json"):
+        raise ConfigError(f"ps: --format {options['format']!r} is neither table nor json", code="oci-usage")
+    states.read(folder)
+    pids = control.call(folder, "pids")["pids"]
+    if options["format"] == "json":
+        sys.stdout.write(json.dumps(pids) + "\n")
+    else:
+        sys.stdout.write("PID\n" + "".join(f"{pid}\n" for pid in pids))
+    return 0
