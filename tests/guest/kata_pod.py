@@ -80,7 +80,7 @@ class Pod:
     def call(self, method: str, *, service: str = AGENT, timeout: float = PATIENCE, **fields: Any) -> Any:
         """Call the agent. Raises RpcError when it answers with an error."""
         request = protobuf.methods(service)[method][0](**fields)
-        return self._client.call(service, method, request, timeout)
+        return self._client.call(service, method, request, timeout, ttrpc.MAX_DATA)
 
     def create_sandbox(self, **fields: Any) -> None:
         """The first call."""

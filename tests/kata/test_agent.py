@@ -26,7 +26,7 @@ import pytest
 from pyvmm_kata import protobuf
 from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.host.procfs import read_listing
-from pyvmm_kata.ttrpc import Client, RpcError
+from pyvmm_kata.ttrpc import MAX_DATA, Client, RpcError
 from tests.kata.programs import agent_here
 from tests.native.programs import compiler
 
@@ -87,7 +87,8 @@ class Agent:
         """A call that waits for its answer; the connection is a client's from the first one on."""
         if self._client is None:
             self._client = Client(self.sock, "the agent")
-        return self._client.call(AGENT, method, protobuf.methods(AGENT)[method][0](**fields), PATIENCE)
+        request = protobuf.methods(AGENT)[method][0](**fields)
+        return self._client.call(AGENT, method, request, PATIENCE, MAX_DATA)
 
     def dial(self) -> socket.socket:
         """A connection to where it forwards."""
