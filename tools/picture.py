@@ -32,6 +32,7 @@ NATIVE = (
     "console",
     "pmem",
     "balloon",
+    "jail",
     "dataplane",
     "calls",
     "ring",

@@ -13,6 +13,7 @@ from vmm.cli.options import parser as make_parser
 from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart import bundle
+from vmm.jail import enter as jail
 from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.fs.config import ShareConfig
@@ -88,6 +89,12 @@ OPTIONS = (
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
+    Option(
+        "--jail",
+        "HOW",
+        "give up user, files and networks before the start: auto, on, off (default: auto)",
+        default="auto",
+    ),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -187,6 +194,29 @@ class Messages:
         sys.stderr.flush()
 
 
+def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list[str]:
+    """Let the guest run, in a jail where that can be; the names of the walls that stand."""
+    from vmm.cli import jail as command
+
+    why = command.obstacle(machine.config, gdb=values["gdb"] is not None)
+    if values["jail"] == jail.ON and why:
+        raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
+    if values["jail"] == jail.OFF or why:
+        messages.event("jail", f"no jail: {why or '--jail=off'}", walls=[])
+        machine.start()
+        return []
+    names: list[str] = []
+
+    def ready() -> None:
+        walls = command.enter(machine.config, values)
+        names.extend(walls.names())
+        if walls.missing:
+            messages.event("jail", f"a part of the jail is missing: {walls.missing}", walls=names)
+
+    machine.start(ready)
+    return names
+
+
 def _run(machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages) -> int:
     console.connect(
         machine.loop,
@@ -195,7 +225,7 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
         lambda: machine.stop(detail="SIGPIPE"),
     )
     try:
-        machine.start()
+        walls = _start(machine, values, messages)
         signals.wait(values["timeout"])
         end = machine.wait(0) or machine.expire(values["timeout"])
     finally:
@@ -218,7 +248,8 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
         extra["stats"] = collect(machine)
         if not messages.as_json:
             sys.stderr.write(table(extra["stats"]))
-    messages.event(end.kind, texts.get(end.kind, end.detail), status=status, **extra)
+            sys.stderr.write(f"jail  {' '.join(walls) or 'none'}\n")
+    messages.event(end.kind, texts.get(end.kind, end.detail), status=status, jail=walls, **extra)
     return status
 
 
@@ -243,6 +274,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     config_from(
         values, ConsoleConfig(device=values["console_device"])
     )  # mistakes are told before a terminal or file is touched
+    jail.parse(values["jail"])
     if values["timeout"] is not None:
         values["timeout"] = _number(values["timeout"], "--timeout", float)
     gdb = None

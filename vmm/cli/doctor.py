@@ -250,6 +250,25 @@ def device(name: str, path: str, module: str) -> Capability:
     return Capability(name, True, path)
 
 
+def jail() -> Capability:
+    """What ``pyvmm boot`` could give up before a guest runs, tried by a process of its own."""
+    from vmm.jail import enter
+
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            walls = enter.enter(enter.JailLimits())
+            os.write(writer, f"{' '.join(walls.names())}\n{walls.missing}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        names, _, missing = pipe.read().partition("\n")
+    os.waitpid(child, 0)
+    return Capability("jail", bool(names) and not missing, names + (missing and f"; not to be had: {missing}"))
+
+
 def capabilities() -> tuple[Capability, ...]:
     """All of them."""
     return (
@@ -262,6 +281,7 @@ def capabilities() -> tuple[Capability, ...]:
         no_ksm(),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         device("tun", "/dev/net/tun", "tun"),
+        jail(),
     )
 
 

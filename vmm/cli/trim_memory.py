@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import array
-import ctypes
-import mmap
 import posix
+
+from vmm.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MAPS, _PAGEMAP = "/proc/self/maps", "/proc/self/pagemap"  # smaps would count the pages of the guest's RAM
+_PAGE = 4096
 # An entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst in Linux)
 _PRESENT, _SWAPPED, _OF_A_FILE = 1 << 63, 1 << 62, 1 << 61
+
+
+_maps: tuple[int, int] | None = None
+
+
+def open_maps() -> None:
+    """Open what :func:`unmap_programs` reads, for a process that has no files left by then."""
+    global _maps
+    try:
+        flags = posix.O_RDONLY | posix.O_CLOEXEC
+        _maps = posix.open(_MAPS, flags), posix.open(_PAGEMAP, flags)
+    except OSError:
+        pass
 
 
 def unmap_programs() -> None:
@@ -21,22 +35,27 @@ def unmap_programs() -> None:
     A fault maps the pages around it, too.  So a start leaves 7 MiB of them mapped, a third of which is used afterwards,
     and which count as this process's own as long as nobody else has them mapped.
     """
+    global _maps
     try:
-        with open("/proc/self/maps", "rb") as file:  # smaps would count the pages of the guest's RAM
-            lines = file.read().splitlines()
-        pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+        if _maps is None:
+            open_maps()
+        if _maps is None:
+            return
+        maps, pagemap = _maps
         try:
+            with open(maps, "rb", closefd=False) as file:
+                lines = file.read().splitlines()
             # The interpreter's, which are lowest, come last, since what goes on needs them
             found = [(start, size) for start, size in _read_only(reversed(lines)) if not _changed(pagemap, start, size)]
         finally:
+            posix.close(maps)
             posix.close(pagemap)
+            _maps = None
     except OSError:
         return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
     del lines
     for start, size in found:
-        madvise(start, size, mmap.MADV_DONTNEED)
+        lib.memory_unmap_pages(start, size)
 
 
 def _read_only(lines: Iterator[bytes]) -> Iterator[tuple[int, int]]:
@@ -51,5 +70,5 @@ def _read_only(lines: Iterator[bytes]) -> Iterator[tuple[int, int]]:
 
 def _changed(pagemap: int, start: int, size: int) -> bool:
     """Whether a page there is no longer the file's: by relocations, or by a debugger."""
-    entries = array.array("Q", posix.pread(pagemap, size // mmap.PAGESIZE * 8, start // mmap.PAGESIZE * 8))
+    entries = memoryview(posix.pread(pagemap, size // _PAGE * 8, start // _PAGE * 8)).cast("Q")
     return any(entry & (_PRESENT | _SWAPPED) and not entry & _OF_A_FILE for entry in entries)

@@ -224,12 +224,18 @@ class Machine:
         """How the run ended, None before."""
         return self._life.end
 
-    def start(self) -> None:
-        """Load the kernel and let the guest run."""
+    def start(self, ready: Callable[[], None] | None = None) -> None:
+        """Load the kernel and let the guest run.
+
+        :param ready: called before its first instruction, when all that the machine needs is open and none of its
+            threads runs; what it raises, this raises
+        """
         with self._life_lock:
             self._life.check("start")
             self._life.stage = RUNNING
             self._finish_bootstrap()
+            if ready is not None:
+                ready()
             self._loop_thread = Thread(self._serve, "loop")
             self._loop_thread.start()
             self._life.publish("started")

@@ -192,9 +192,9 @@ class VcpuThreads:
             from vmm.kvm import diagnose
 
             if reason < 0:
-                import os
+                import posix
 
-                raise HostError(f"KVM_RUN: {os.strerror(-reason)}", code="kvm-run", errno=-reason)
+                raise HostError(f"KVM_RUN: {posix.strerror(-reason)}", code="kvm-run", errno=-reason)
             if reason == k.EXIT_INTERNAL_ERROR:
                 raise diagnose.internal_error(vcpu, self._memory)
             if reason == k.EXIT_FAIL_ENTRY:

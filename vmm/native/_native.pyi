@@ -114,6 +114,20 @@ class _Lib:
     SECCOMP_PMEM: Final[int]
     SECCOMP_DAX: Final[int]
     def seccomp_row(self, i: int, out: CData, /) -> int: ...
+    JAIL_USER: Final[int]
+    JAIL_USER_NS: Final[int]
+    JAIL_CAPABILITIES: Final[int]
+    JAIL_NO_NEW_PRIVS: Final[int]
+    JAIL_FILES: Final[int]
+    JAIL_NET_NS: Final[int]
+    JAIL_IPC_NS: Final[int]
+    JAIL_UTS_NS: Final[int]
+    JAIL_CGROUP_NS: Final[int]
+    JAIL_LANDLOCK: Final[int]
+    JAIL_LIMITS: Final[int]
+    JAIL_UNDUMPABLE: Final[int]
+    def jail_enter(self, config: CData, walls: CData, /) -> int: ...
+    def memory_unmap_pages(self, address: int, size: int, /) -> None: ...
     BLK_RO: Final[int]
     BLK_DISCARD: Final[int]
     BLK_WRITE_ZEROES: Final[int]

@@ -293,3 +293,34 @@ struct seccomp_row {
 
 /* The i-th; -ENOENT behind the last. */
 int seccomp_row(uint32_t i, struct seccomp_row *out);
+
+/* ---- jail.c: what a process gives up that holds a machine ------------------------------------------------------- */
+
+/* Walls, as bits. */
+enum {
+	JAIL_USER = 1, JAIL_USER_NS = 2, JAIL_CAPABILITIES = 4, JAIL_NO_NEW_PRIVS = 8, JAIL_FILES = 16, JAIL_NET_NS = 32,
+	JAIL_IPC_NS = 64, JAIL_UTS_NS = 128, JAIL_CGROUP_NS = 256, JAIL_LANDLOCK = 512, JAIL_LIMITS = 1024,
+	JAIL_UNDUMPABLE = 2048,
+};
+
+struct jail_config {
+	uint32_t uid;       /* user and group to become; 0: stay */
+	uint32_t files;     /* RLIMIT_NOFILE; 0: as it is */
+	uint32_t threads;   /* RLIMIT_NPROC, with a uid */
+	uint32_t pad;
+	uint64_t file_size; /* RLIMIT_FSIZE; 0: as it is */
+};
+
+struct jail_walls {
+	uint32_t standing;                /* JAIL_* */
+	uint32_t missing;                 /* the first that the host does not let us have, or 0 */
+	int32_t first_errno, pad;         /* why */
+};
+
+/*
+ * For good, by the only thread of the process, all that there is to be opened being open. 0 however few of the walls stand;
+ * -EBUSY: there are other threads, and nothing was given up.
+ */
+int jail_enter(const struct jail_config *config, struct jail_walls *walls);
+/* MADV_DONTNEED: pages of files that were not written to come back when they are touched. */
+void memory_unmap_pages(uint64_t address, uint64_t size);

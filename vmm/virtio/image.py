@@ -7,6 +7,7 @@ import errno
 import mmap
 import posix
 
+from vmm import report
 from vmm.errors import ConfigError
 
 SECTOR = 512
@@ -83,13 +84,11 @@ class Image:
         # Only a hint. A format guessed from content would be the guest's to choose: it writes the content
         kind = _FOREIGN_FORMATS.get(posix.pread(self.fd, 4, 0))
         if kind is not None:
-            import logging
-
-            logging.getLogger(__name__).warning(
-                "disk %s looks like a %s image; it is used as raw bytes all the same. "
-                "To convert it: qemu-img convert -O raw %s disk.raw",
-                self.path, kind, self.path,
-            )  # fmt: skip
+            report.warn(
+                __name__,
+                f"disk {self.path} looks like a {kind} image; it is used as raw bytes all the same. "
+                f"To convert it: qemu-img convert -O raw {self.path} disk.raw",
+            )
 
     def close(self) -> None:
         """Unlock and close; harmless when done twice."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from _thread import RLock
 
+from vmm import report
 from vmm.errors import ForbiddenCallError, GuestError, VmmError
 from vmm.events import EventFd
 from vmm.native import lib
@@ -212,11 +213,9 @@ class Runner:
         self.stop()
         self.failures += 1
         if self.failures <= MAX_REPORTS:
-            import logging
-
             name = self.device.name
             last = "; further failures of this device are not reported" if self.failures == MAX_REPORTS else ""
-            logging.getLogger(__name__).warning("%s stopped until its driver resets it: %s%s", name, error, last)
+            report.warn(__name__, f"{name} stopped until its driver resets it: {error}{last}")
         self._on_failure()
 
     def _on_event(self, _events: int) -> None:

@@ -2,6 +2,8 @@
 /* Guest RAM: the one function that turns a guest address into a pointer. */
 #include "base/native.h"
 
+#include <sys/mman.h>
+
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 {
 	for (uint32_t i = 0; i < mem->nregions; i++) {
@@ -15,4 +17,9 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 		return (void *)(uintptr_t)(r->hva + (gpa - r->gpa));
 	}
 	return NULL;
+}
+
+void memory_unmap_pages(uint64_t address, uint64_t size)
+{
+	madvise((void *)(uintptr_t)address, size, MADV_DONTNEED);
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import posix
 import struct
 
+from vmm import report
 from vmm.errors import HostError
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
@@ -219,11 +220,8 @@ class Blk(VirtioDevice):
         """Once for each errno: a full disk fails every write."""
         if number and number not in self._reported:
             self._reported.add(number)
-            import logging
-
-            logging.getLogger(__name__).error(
-                "%s: %s; the guest sees I/O errors (reported once)", self.name, posix.strerror(number)
-            )
+            text = f"{self.name}: {posix.strerror(number)}; the guest sees I/O errors (reported once)"
+            report.error(__name__, text)
 
     def close(self) -> None:
         self.stop()

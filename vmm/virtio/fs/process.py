@@ -14,7 +14,7 @@ import select
 import struct
 from _thread import allocate_lock
 
-from vmm import native
+from vmm import native, report
 from vmm.errors import GuestError, HostError
 from vmm.events import EventFd
 from vmm.memory import sealed_memory
@@ -263,11 +263,7 @@ class FsProcess(Fs):
         status = self._reap(END_MS)
         if not self._reported:
             self._reported = True
-            import logging
-
-            logging.getLogger(__name__).error(
-                "%s: its server %s; the guest sees I/O errors on this mount", self.name, status
-            )
+            report.error(__name__, f"{self.name}: its server {status}; the guest sees I/O errors on this mount")
         self._adopt()
         for queue in context.queues.values():
             context.serve(queue)

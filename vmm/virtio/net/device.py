@@ -10,6 +10,7 @@ import posix
 import struct
 from _thread import allocate_lock
 
+from vmm import report
 from vmm.errors import GuestError, HostError
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
@@ -219,10 +220,8 @@ class Net(VirtioDevice):
         self._workers.check()
         lost = next((number for net in self._nets if (number := self._native_stats(net).last_errno)), 0)
         if lost and self._link:
-            import logging
-
             words = self.backend.obituary() or posix.strerror(lost)
-            logging.getLogger(__name__).error("%s: the network is gone: %s; the guest sees no link", self.name, words)
+            report.error(__name__, f"{self.name}: the network is gone: {words}; the guest sees no link")
             self.set_link(False)
 
     def reset(self) -> None:

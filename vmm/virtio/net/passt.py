@@ -248,7 +248,10 @@ def _reap(pid: int) -> None:
         if done:
             return
         if time.monotonic() > end:
-            posix.kill(pid, 9)
+            try:
+                posix.kill(pid, 9)
+            except PermissionError:  # from within a jail; it is nobody's child then
+                return
             posix.waitpid(pid, 0)
             return
         time.sleep(0.001)

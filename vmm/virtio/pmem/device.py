@@ -10,6 +10,7 @@ from __future__ import annotations
 import posix
 import struct
 
+from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
@@ -102,11 +103,8 @@ class Pmem(VirtioDevice):
         number = int(self._native_stats().last_errno)
         if number not in (0, self._reported):
             self._reported = number
-            import logging
-
-            logging.getLogger(__name__).error(
-                "%s: %s; the guest's flush failed (reported once)", self.name, posix.strerror(number)
-            )
+            text = f"{self.name}: {posix.strerror(number)}; the guest's flush failed (reported once)"
+            report.error(__name__, text)
         self._workers.check()
 
     def stop(self) -> None:

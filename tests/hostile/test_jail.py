@@ -1,0 +1,259 @@
+"""What a machine's process has left when its guest runs: as /proc says it from outside."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.command import Command
+from tools.where import ROOT
+from vmm.errors import HostError
+from vmm.jail import users
+
+pytestmark = [
+    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="root has more to give up"),
+]
+
+NAMESPACES = ("mnt", "net", "ipc", "uts", "cgroup")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Command]:
+    """A guest that runs for ever, of a machine with a disk and everything else that is opened before."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.SPIN)
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--balloon", "on", "--json")
+    command.expect("hello")
+    yield command
+    command.close()
+
+
+def status_of(folder: Path) -> dict[str, str]:
+    lines = (folder / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def threads(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
+def test_every_thread_is_nobody_and_may_do_nothing(machine: Command) -> None:
+    found = threads(machine.process.pid)
+    assert len(found) >= 3, "main, loop, vcpu0"
+    for thread in found:
+        status = status_of(thread)
+        (user,) = set(status["Uid"].split())
+        (group,) = set(status["Gid"].split())
+        assert users.FIRST <= int(user) < users.FIRST + users.COUNT and group == user
+        assert status["Groups"] == ""
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+
+
+def test_it_sees_no_file(machine: Command) -> None:
+    root = Path(f"/proc/{machine.process.pid}/root")
+    assert os.listdir(root) == []
+    with pytest.raises(OSError, match="Read-only"):
+        (root / "x").mkdir()
+    mounts = Path(f"/proc/{machine.process.pid}/mountinfo").read_text().splitlines()
+    assert len(mounts) == 1 and " ro," in mounts[0]
+    assert os.readlink(f"/proc/{machine.process.pid}/cwd") == "/"
+
+
+def test_it_is_in_namespaces_of_its_own(machine: Command) -> None:
+    for name in NAMESPACES:
+        assert os.readlink(f"/proc/{machine.process.pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"), name
+    links = Path(f"/proc/{machine.process.pid}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in links] == ["lo"]
+
+
+def test_it_leaves_no_core_and_grows_no_file(machine: Command) -> None:
+    limits = Path(f"/proc/{machine.process.pid}/limits").read_text()
+    rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()[1:]}
+    assert rows["Max core file size"] == ["0", "0"]
+    assert rows["Max open files"] == ["1024", "1024"]
+    assert os.stat(f"/proc/{machine.process.pid}/mem").st_uid == 0, (
+        "not dumpable: of its own user, nobody may look into it"
+    )
+
+
+def test_two_machines_are_two_users(machine: Command, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    kernel = tiny.make(other, tiny.say("hello\n") + tiny.SPIN)
+    command = Command(other, "--kernel", kernel, "--memory", "32M")
+    try:
+        command.expect("hello")
+        mine, its = (status_of(Path(f"/proc/{pid}"))["Uid"] for pid in (machine.process.pid, command.process.pid))
+        assert mine != its
+    finally:
+        command.close()
+
+
+def test_users_go_round(tmp_path: Path) -> None:
+    """Those that are held are never given out again; those whose process has ended are."""
+    folder = str(tmp_path / "users")
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda _: users.claim(folder, count=8), range(8)))
+    assert {user for user, _ in claims} == set(range(users.FIRST, users.FIRST + 8))
+    with pytest.raises(HostError, match="taken"):
+        users.claim(folder, count=8)
+    os.close(claims[3][1])
+    user, fd = users.claim(folder, count=8)
+    assert user == claims[3][0]
+    for held in {fd, *(fd for _, fd in claims)} - {claims[3][1]} | {fd}:
+        os.close(held)
+
+
+def test_off_says_so(tmp_path: Path) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.SPIN)
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "off")
+    try:
+        command.expect("hello")
+        assert status_of(Path(f"/proc/{command.process.pid}"))["Uid"].split()[0] == "0"
+    finally:
+        command.close()
+    assert "no jail: --jail=off" in command.errors
+
+
+def test_the_end_names_the_walls(tmp_path: Path) -> None:
+    kernel = tiny.make(tmp_path, tiny.POWEROFF)
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--json")
+    assert command.wait() == 0
+    event = json.loads(command.errors)
+    assert {"user", "capabilities", "no-new-privs", "files", "net-ns", "landlock", "limits"} <= set(event["jail"])
+
+
+@pytest.mark.parametrize(
+    "options, why", [(("--vsock", "cid=3,uds=V"), "socket"), (("--gdb", "unix:G"), "gdb")], ids=["vsock", "gdb"]
+)
+def test_on_fails_before_the_start_where_it_cannot_be(tmp_path: Path, options: tuple[str, str], why: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.POWEROFF)
+    flag, value = options
+    value = value.replace("=V", f"={tmp_path}/v").replace(":G", f":{tmp_path}/g")
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "on", flag, value)
+    assert command.wait() == 2
+    assert why in command.errors and "hello" not in command.output.decode()
+
+
+def test_an_ordinary_user_gets_what_the_host_allows(tmp_path: Path) -> None:
+    """In a user namespace there are capabilities to give up, too."""
+    code = "from vmm.jail import enter; print(*enter.enter(enter.JailLimits()).names())"
+    command = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"capabilities", "no-new-privs", "limits"} <= set(done.stdout.split())
+    assert {"files", "landlock"} & set(done.stdout.split())
+    assert "user" not in done.stdout.split()
+
+
+def test_not_with_other_threads() -> None:
+    """They would keep everything."""
+    code = """
+import threading
+from vmm.jail import enter
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+try:
+    enter.enter(enter.JailLimits())
+except Exception as error:
+    print(error.code, open("/proc/self/status").read().split("CapEff:")[1].split()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code, capabilities = done.stdout.split()
+    assert code == "jail" and int(capabilities, 16)
+
+
+# What a machine that runs does not come to
+BEFORE = {
+    *("vmm.boot", "vmm.boot.bzimage", "vmm.boot.loader", "vmm.cli.completion", "vmm.cli.doctor", "vmm.cli.run"),
+    *("vmm.cli.debug", "vmm.debug", "vmm.cli.open_console", "vmm.cli.options", "vmm.cli.main", "vmm.faststart.record"),
+    *("vmm.jail.enter", "vmm.machine.config"),
+}
+NEVER = {
+    "vmm.virtio.pci_layout": "devices are placed before",
+    "vmm.machine.attach_pci": "devices are placed before",
+    "resource": "descriptors are allowed before",
+    "vmm.machine.stats": "only with --stats, and then imported before",
+    "json": "only with --json, and then imported before",
+    "termios": "only with a terminal, and then imported before",
+    "vmm.debug": "with --gdb there is no jail",
+    "_queue": "nobody iterates over the events of pyvmm boot's machine",
+    "vmm.machine.vcpu_gate": "nobody pauses it, and debuggers have no jail",
+    "vmm.virtio.fs.process": "opened before",
+    "vmm.virtio.fs.device": "opened before",
+    "vmm.virtio.vsock.device": "opened before",
+    "vmm.virtio.vsock.vhost": "opened before",
+    "vmm.virtio.console.device": "opened before",
+    "vmm.jail.users": "the jail itself",
+}
+PROBE = """
+import sys
+import vmm.cli.jail as jail
+from vmm.cli.main import main
+rest = jail._import_the_rest
+def look(**options):
+    rest(**options)
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    print(repr({name: file for name, file in files.items()}), file=open(sys.argv[1], "w"))
+jail._import_the_rest = look
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_what_it_may_import_is_there_before(tmp_path: Path) -> None:
+    """An import in a function that a guest can have called would fail in the jail, and end the machine."""
+    kernel = tiny.make(tmp_path, tiny.POWEROFF)
+    out = tmp_path / "modules"
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    command = [sys.executable, "-IS", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PROBE}", str(out)]
+    options = ["boot", "--kernel", str(kernel), "--disk", str(disk), "--net", "none", "--transport", "pci", "--pmem"]
+    subprocess.run([*command, *options[:-3], "--balloon", "on"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    modules: dict[str, str | None] = ast.literal_eval(out.read_text())
+    missing = {}
+    for name, file in modules.items():
+        if not name.startswith("vmm") or not file or not file.endswith(".py") or name in BEFORE:
+            continue
+        for function in ast.walk(ast.parse(Path(file).read_text())):
+            if isinstance(function, ast.FunctionDef) and function.name != "open":  # of a device's record: before
+                for wanted in imports_of(function):
+                    if wanted not in modules and wanted not in sys.builtin_module_names and wanted not in NEVER:
+                        missing[wanted] = f"{name}.{function.name}"
+    assert not missing, "import it in vmm/cli/jail.py, or say in this test why a running machine never does"
+
+
+def imports_of(function: ast.FunctionDef) -> Iterator[str]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            for alias in node.names:
+                path = ROOT / f"{node.module}.{alias.name}".replace(".", "/")
+                if path.with_suffix(".py").exists():
+                    yield f"{node.module}.{alias.name}"
+
+
+def test_an_idle_machine_still_gives_back_what_only_the_start_needed(machine: Command) -> None:
+    """It reads its own maps, which it has opened before; tests/unit/cli/test_settle.py has the figures."""
+    deadline = time.monotonic() + 60
+
+    def open_maps() -> list[str]:
+        folder = Path(f"/proc/{machine.process.pid}/fd")
+        return [link for fd in folder.iterdir() if (link := os.readlink(fd)).endswith(("/maps", "/pagemap"))]
+
+    assert open_maps()
+    while open_maps():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

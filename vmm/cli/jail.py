@@ -1,0 +1,75 @@
+"""``--jail``: what a process gives up that runs a machine from the command line."""
+
+from __future__ import annotations
+
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.jail.enter import Walls
+    from vmm.machine.config import MachineConfig
+
+
+def obstacle(config: MachineConfig, *, gdb: bool) -> str:
+    """What of a machine needs more than a jail leaves, or empty."""
+    if gdb:
+        return "gdb is served by a thread that is there before"
+    for share in (config.rootfs, *config.shares):
+        if getattr(share, "isolation", "") == "thread":
+            return "a share with isolation=thread opens files"
+    if config.vsock is not None and config.vsock.backend == "unix":
+        return "the guest's connections to the host open sockets"
+    return ""
+
+
+def _import_the_rest(*, as_json: bool, stats: bool) -> None:
+    """What a running machine may import, by the way that its guest takes: afterwards there are no files."""
+    from vmm.cli import trim_memory
+    from vmm.kvm import diagnose, structs_debug
+
+    trim_memory.open_maps()
+    assert diagnose and structs_debug
+    if "signal" in sys.modules:  # the console is a terminal, which may come to the foreground
+        import termios
+
+        assert termios
+    if as_json:
+        import json
+
+        assert json
+    if stats:
+        from vmm.machine import stats as counters
+
+        assert counters
+
+
+def _file_size(config: MachineConfig) -> int:
+    """The most bytes that a file may have that the machine writes; 0: no limit, since one of them may grow."""
+    import _stat
+
+    for fd in {1, 2, config.console.fd} - {None, -1}:
+        if fd is not None and _stat.S_ISREG(posix.fstat(fd).st_mode):
+            return 0
+    most = 1 << 20
+    for disk in (config.rootfs, *config.disks, *config.pmems):
+        path = getattr(disk, "path", None)
+        if path is not None:
+            info = posix.stat(path)
+            if _stat.S_ISREG(info.st_mode):
+                most = max(most, info.st_size)
+    return most
+
+
+def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
+    """Go in, before the guest runs.
+
+    :raises HostError: ``on``, and a wall cannot be had
+    """
+    from vmm.jail.enter import ON, JailLimits
+    from vmm.jail.enter import enter as go_in
+
+    _import_the_rest(as_json=values["json"], stats=values["stats"])
+    return go_in(JailLimits(file_size=_file_size(config)), must=values["jail"] == ON)

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What a process gives up that holds a machine, when all that it needs is open and before the guest runs: its user and
+ * capabilities, every file, every network, and what else the kernel names (System V IPC, the host's name, control groups).
+ *
+ * Namespaces, users and Landlock domains belong to threads, and are inherited by those made later. So this is for a process
+ * of one thread.
+ */
+#include "base/native.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Of younger kernels than the C library's headers: Landlock's networks (version 4), its scopes (version 6). */
+struct ruleset {
+	uint64_t fs, net, scoped;
+};
+
+enum { LANDLOCK_NET_ALL = 3, LANDLOCK_SCOPE_ALL = 3 };
+
+/* The only thread? */
+static bool alone(void)
+{
+	struct stat st;
+
+	/* A folder for each thread: links are "..", "." and those. */
+	return stat("/proc/self/task", &st) == 0 && st.st_nlink == 3;
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+/* Without privileges: a user namespace, in which we have them all, and are who we were. */
+static int enter_user_namespace(void)
+{
+	const unsigned int uid = geteuid(), gid = getegid();
+	char map[64];
+	int err;
+
+	if (unshare(CLONE_NEWUSER) < 0)
+		return -errno;
+	snprintf(map, sizeof(map), "%u %u 1", uid, uid);
+	err = write_file("/proc/self/uid_map", map);
+	if (err)
+		return err;
+	(void)write_file("/proc/self/setgroups", "deny");
+	snprintf(map, sizeof(map), "%u %u 1", gid, gid);
+	return write_file("/proc/self/gid_map", map);
+}
+
+/* A file system of its own that is empty and stays so. */
+static int make_empty_tree(void)
+{
+	int fs = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), tree;
+
+	if (fs < 0)
+		return -errno;
+	(void)syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "size", "4k", 0);
+	(void)syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "mode", "0555", 0);
+	tree = syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -1 :
+	       (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC,
+			    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+	if (tree < 0)
+		tree = -errno;
+	close(fs);
+	return tree;
+}
+
+static int enter_empty_root(void)
+{
+	int tree, err = 0;
+
+	if (unshare(CLONE_NEWNS) < 0)
+		return -errno;
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return -errno;
+	tree = make_empty_tree();
+	if (tree < 0)
+		return tree;
+	/* On top of the root, which is what becomes the new one; the old one then lies on top of that, and is let go. */
+	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 || fchdir(tree) < 0 ||
+	    syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+		err = -errno;
+	close(tree);
+	return err;
+}
+
+/* From here on no file can be opened, no port reached or served, no process outside signalled, whatever else is left. */
+static int enter_landlock(void)
+{
+	/* By version of the kernel's interface: 13 rights at first, then REFER, TRUNCATE, and ioctls of devices. */
+	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1, (1ULL << 15) - 1,
+					   (1ULL << 16) - 1 };
+	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	struct ruleset attr = { 0 };
+	int ruleset, err = 0;
+
+	if (version < 1)
+		return version ? -errno : -ENOSYS;
+	attr.fs = rights[version > 5 ? 5 : version];
+	attr.net = version >= 4 ? LANDLOCK_NET_ALL : 0;
+	attr.scoped = version >= 6 ? LANDLOCK_SCOPE_ALL : 0;
+	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr,
+			       version >= 6 ? sizeof(attr) : version >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t), 0);
+	if (ruleset < 0)
+		return -errno;
+	if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+		err = -errno;
+	close(ruleset);
+	return err;
+}
+
+static int limit(const struct jail_config *config)
+{
+	const struct rlimit none = { 0, 0 }, size = { config->file_size, config->file_size };
+	const struct rlimit files = { config->files, config->files }, threads = { config->threads, config->threads };
+
+	if (setrlimit(RLIMIT_CORE, &none) < 0)
+		return -errno;
+	if (config->file_size && setrlimit(RLIMIT_FSIZE, &size) < 0)
+		return -errno;
+	if (config->files && setrlimit(RLIMIT_NOFILE, &files) < 0)
+		return -errno;
+	/* Counted for the user: of use where nobody else has it. */
+	return config->uid && setrlimit(RLIMIT_NPROC, &threads) < 0 ? -errno : 0;
+}
+
+static int drop_capabilities(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
+}
+
+/* Before the user changes: afterwards there is no right to. */
+static void drop_bounding_set(void)
+{
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	for (unsigned long cap = 0; cap < 64; cap++)
+		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+}
+
+/* System calls, not the C library's functions: those would ask all threads, and there is one. */
+static int become(uint32_t id)
+{
+	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, id, id, id) < 0 ||
+	    syscall(SYS_setresuid, id, id, id) < 0)
+		return -errno;
+	return 0;
+}
+
+static void note(struct jail_walls *walls, uint32_t wall, int err)
+{
+	if (!err) {
+		walls->standing |= wall;
+	} else if (!walls->first_errno) {
+		walls->missing = wall;
+		walls->first_errno = -err;
+	}
+}
+
+static void leave_namespace(struct jail_walls *walls, uint32_t wall, int flag)
+{
+	note(walls, wall, unshare(flag) < 0 ? -errno : 0);
+}
+
+int jail_enter(const struct jail_config *config, struct jail_walls *walls)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	*walls = (struct jail_walls){ 0 };
+	if (!alone())
+		return -EBUSY;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	walls->standing |= JAIL_NO_NEW_PRIVS;
+	syscall(SYS_capget, &head, data);
+	if (!(data[0].effective & 1u << CAP_SYS_ADMIN))
+		note(walls, JAIL_USER_NS, enter_user_namespace());
+	leave_namespace(walls, JAIL_NET_NS, CLONE_NEWNET);
+	leave_namespace(walls, JAIL_IPC_NS, CLONE_NEWIPC);
+	leave_namespace(walls, JAIL_UTS_NS, CLONE_NEWUTS);
+	leave_namespace(walls, JAIL_CGROUP_NS, CLONE_NEWCGROUP);
+	note(walls, JAIL_FILES, enter_empty_root());
+	note(walls, JAIL_LIMITS, limit(config));
+	drop_bounding_set();
+	if (config->uid)
+		note(walls, JAIL_USER, become(config->uid));
+	note(walls, JAIL_CAPABILITIES, drop_capabilities());
+	note(walls, JAIL_LANDLOCK, enter_landlock());
+	note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
+	return 0;
+}

@@ -1,0 +1,28 @@
+"""What the library has to say to nobody in particular: to :mod:`logging`, where a program uses that.
+
+Where nothing has imported it, nobody has configured it, and a line on stderr is what it would make of a warning.  Its
+import takes milliseconds, and a process that has given up its files cannot import any more.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def warn(name: str, text: str) -> None:
+    """A warning of the logger *name*."""
+    _tell(name, "warning", text)
+
+
+def error(name: str, text: str) -> None:
+    """An error of the logger *name*."""
+    _tell(name, "error", text)
+
+
+def _tell(name: str, level: str, text: str) -> None:
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        getattr(logging.getLogger(name), level)("%s", text)
+    elif sys.stderr is not None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
