@@ -12,11 +12,29 @@ from typing import NamedTuple
 from tools.where import ROOT
 
 NATIVE = ROOT / "vmm" / "native"
+SECURITY = ROOT / "docs" / "security.md"
+BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls -->"
+TABLE = "calls/table.h"
+"""Of the threads of the process that has the machine."""
+THREADS = {
+    "BLK": "worker of a disk's queue",
+    "NET": "worker of a network's queues",
+    "VSOCK": "worker of a socket device",
+    "CONSOLE": "worker of a virtio console",
+    "PMEM": "worker of an image as memory",
+    "DAX": "thread of a share's DAX window",
+    "VMM": "in the jail: vCPUs, the control loop, the first thread",
+    "DISK": "the same, where there is a disk",
+    "CHILD": "the same, where there is a pyvmm-fsd or passt",
+    "TTY": "the same, with a terminal",
+    "VHOST": "the same, with a vhost socket device",
+}
+ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL)\(.*?\)), "(.*)"\)$')
 PAGE = ROOT / "docs" / "system-calls.md"
 HEAD = """# System calls
 
 Made by `python -m tools.calls --write` of the lists from which the filters are made; do not edit. A call that is not
-listed, or has other arguments, ends the process that makes it.
+listed, or has other arguments, ends the machine, or the process, of whoever makes it.
 """
 LISTS = {
     "fsd/fsd_calls.h": "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
@@ -84,9 +102,75 @@ def _table(path: str) -> list[str]:
     return rows
 
 
+class Row(NamedTuple):
+    """A line of :data:`TABLE`.
+
+    :ivar whose: of :data:`THREADS`; none: nobody's
+    """
+
+    name: str
+    whose: tuple[str, ...]
+    when: str
+    why: str
+
+
+def rows() -> list[Row]:
+    """Those of :data:`TABLE`."""
+    workers = ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX")
+    text = re.sub(r"/\*.*?\*/", "", (NATIVE / TABLE).read_text(), flags=re.S).replace(",\n\t", ", ")
+    found = []
+    for line in text.splitlines():
+        if match := ROW.match(line):
+            name, whose, test, why = match.groups()
+            kinds = [kind for word in whose.split(" | ") for kind in (workers if word == "EVERY" else (word,))]
+            found.append(Row(name, tuple(kind for kind in kinds if kind != "NOBODY"), _test(name, test), why))
+        elif line:
+            raise SystemExit(f"not a line of the table: {line}")
+    return found
+
+
+def _test(name: str, test: str) -> str:
+    kind, _, rest = test.rstrip(")").partition("(")
+    words = rest.split(", ")
+    if kind == "FAIL":
+        return f"answered with {rest}"
+    if kind == "IN":
+        given = ARGUMENTS.get(name, "").split()
+        what = given[int(words[0])] if int(words[0]) < len(given) else f"argument {words[0]}"
+        return f"{what} is {', '.join(words[1:])}".replace("|", "\\|")
+    return "" if kind == "ANY" else _condition(name, words[0], words[1], words[1] if kind == "WITH" else "0")
+
+
+def counts() -> list[str]:
+    """The table of docs/security.md."""
+    lines = ["| thread | calls |", "| --- | --- |"]
+    for kind, what in THREADS.items():
+        lines.append(f"| {what} | {len({row.name for row in rows() if kind in row.whose})} |")
+    everything = {row.name for row in rows() if {*row.whose} - {"VSOCK", "VHOST"}}
+    lines.append(f"| a jailed process with all of these but socket devices | {len(everything)} |")
+    return [*lines, f"| `pyvmm-fsd` | {len(names_of('fsd/fsd_calls.h'))} |"]
+
+
+def _threads() -> list[str]:
+    parts = [f"## {TABLE}", "", "Threads of the process that has the machine.", ""]
+    parts += ["| short | thread | calls |", "| --- | --- | --- |"]
+    for kind, what in THREADS.items():
+        parts.append(f"| {kind} | {what} | {len({row.name for row in rows() if kind in row.whose})} |")
+    parts += ["", "| call | whose | when | for |", "| --- | --- | --- | --- |"]
+    parts += [f"| `{row.name}` | {' '.join(row.whose)} | {row.when} | {row.why} |" for row in rows() if row.whose]
+    nobody = ", ".join(f"`{row.name}`" for row in rows() if not row.whose)
+    return [*parts, "", f"Nobody's, as all others that are not above: {nobody}.", ""]
+
+
+def security() -> str:
+    """docs/security.md with its table."""
+    before, _, rest = SECURITY.read_text().partition(BEGIN)
+    return "\n".join([f"{before}{BEGIN}", *counts(), f"{END}{rest.partition(END)[2]}"])
+
+
 def page() -> str:
     """All lists."""
-    parts = [HEAD]
+    parts = [HEAD, *_threads()]
     for path, what in LISTS.items():
         parts += [f"## {path}", "", f"{len(names_of(path))} calls: {what}", *_table(path), ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -98,6 +182,7 @@ def main(arguments: list[str]) -> int:
         print(page(), end="")
     else:
         PAGE.write_text(page())
+        SECURITY.write_text(security())
     return 0
 
 

@@ -63,6 +63,26 @@ def _file_size(config: MachineConfig) -> int:
     return most
 
 
+def _calls(config: MachineConfig) -> int:
+    """The kinds of threads that the machine will have."""
+    from vmm.native import lib
+
+    kinds: int = lib.SECCOMP_VMM
+    share = config.shares or getattr(config.rootfs, "isolation", None)
+    for kind, wanted in (
+        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disks or (config.rootfs and not share)),
+        (lib.SECCOMP_NET, config.nets),
+        (lib.SECCOMP_PMEM, config.pmems),
+        (lib.SECCOMP_CONSOLE, True),  # the UART writes in the same way
+        (lib.SECCOMP_DAX, share),
+        (lib.SECCOMP_CHILD, share or any(net.kind != "tap" for net in config.nets)),
+        (lib.SECCOMP_VHOST, config.vsock),
+        (lib.SECCOMP_TTY, "signal" in sys.modules),  # which vmm/cli/terminal.py imports
+    ):
+        kinds |= kind if wanted else 0
+    return kinds
+
+
 def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
     """Go in, before the guest runs.
 
@@ -72,4 +92,4 @@ def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
     from vmm.jail.enter import enter as go_in
 
     _import_the_rest(as_json=values["json"], stats=values["stats"])
-    return go_in(JailLimits(file_size=_file_size(config)), must=values["jail"] == ON)
+    return go_in(JailLimits(file_size=_file_size(config), calls=_calls(config)), must=values["jail"] == ON)

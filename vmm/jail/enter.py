@@ -24,6 +24,7 @@ WALLS = (
     ("cgroup-ns", lib.JAIL_CGROUP_NS, "no view of control groups"),
     ("landlock", lib.JAIL_LANDLOCK, "a Landlock domain that allows nothing"),
     ("limits", lib.JAIL_LIMITS, "limits on files, threads and file sizes, no core"),
+    ("seccomp", lib.JAIL_SECCOMP, "a list of system calls"),
     ("undumpable", lib.JAIL_UNDUMPABLE, "nobody of its user may look into it"),
 )
 """Names of walls, their bits, and what they are."""
@@ -39,11 +40,13 @@ class JailLimits:
     :ivar files: open descriptors; 0: as many as now
     :ivar threads: of its user
     :ivar file_size: bytes that a file may have to be written to; 0: no limit
+    :ivar calls: kinds of threads that it will have (``SECCOMP_*``), whose system calls it keeps; 0: it keeps all
     """
 
     files: int = 1024
     threads: int = 1024
     file_size: int = 0
+    calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,12 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
         text = next(text for _, bit, text in WALLS if bit == walls.missing)
         problem = f"{text}: {posix.strerror(walls.first_errno)}"
     standing = int(walls.standing)
+    if limits.calls:
+        failed = -lib.seccomp_enter_process(limits.calls)
+        if not failed:
+            standing |= lib.JAIL_SECCOMP
+        elif not problem:
+            problem = f"a list of system calls: {posix.strerror(failed)}"
     if must and NEEDED & ~standing:
         raise HostError(
             f"jail: {problem}", code="jail", errno=int(walls.first_errno), hint="--jail=auto goes on without"

@@ -113,6 +113,12 @@ class _Lib:
     SECCOMP_CONSOLE: Final[int]
     SECCOMP_PMEM: Final[int]
     SECCOMP_DAX: Final[int]
+    SECCOMP_VMM: Final[int]
+    SECCOMP_VHOST: Final[int]
+    SECCOMP_TTY: Final[int]
+    SECCOMP_DISK: Final[int]
+    SECCOMP_CHILD: Final[int]
+    def seccomp_enter_process(self, kinds: int, /) -> int: ...
     def seccomp_row(self, i: int, out: CData, /) -> int: ...
     JAIL_USER: Final[int]
     JAIL_USER_NS: Final[int]
@@ -126,6 +132,7 @@ class _Lib:
     JAIL_LANDLOCK: Final[int]
     JAIL_LIMITS: Final[int]
     JAIL_UNDUMPABLE: Final[int]
+    JAIL_SECCOMP: Final[int]
     def jail_enter(self, config: CData, walls: CData, /) -> int: ...
     def memory_unmap_pages(self, address: int, size: int, /) -> None: ...
     BLK_RO: Final[int]

@@ -283,6 +283,8 @@ void worker_get_stats(struct worker *worker, struct worker_stats *out);
 /* Kinds of threads, as bits of `whose`. */
 enum {
 	SECCOMP_BLK = 1, SECCOMP_NET = 2, SECCOMP_VSOCK = 4, SECCOMP_CONSOLE = 8, SECCOMP_PMEM = 16, SECCOMP_DAX = 32,
+	/* vCPUs, the control loop, and all that they start; and what they need for certain things only. */
+	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
 };
 
 /* A line of the table, calls/table.h. */
@@ -291,6 +293,11 @@ struct seccomp_row {
 	uint32_t nr, whose;
 };
 
+/*
+ * For good: this thread, and those that it starts, have the calls of these kinds and no other, whatever else they put on. One
+ * that is not listed ends the process with status 1 and a line on stderr. 0 or -errno.
+ */
+int seccomp_enter_process(uint32_t kinds);
 /* The i-th; -ENOENT behind the last. */
 int seccomp_row(uint32_t i, struct seccomp_row *out);
 
@@ -300,7 +307,7 @@ int seccomp_row(uint32_t i, struct seccomp_row *out);
 enum {
 	JAIL_USER = 1, JAIL_USER_NS = 2, JAIL_CAPABILITIES = 4, JAIL_NO_NEW_PRIVS = 8, JAIL_FILES = 16, JAIL_NET_NS = 32,
 	JAIL_IPC_NS = 64, JAIL_UTS_NS = 128, JAIL_CGROUP_NS = 256, JAIL_LANDLOCK = 512, JAIL_LIMITS = 1024,
-	JAIL_UNDUMPABLE = 2048,
+	JAIL_UNDUMPABLE = 2048, JAIL_SECCOMP = 4096,
 };
 
 struct jail_config {

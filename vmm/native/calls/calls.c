@@ -14,8 +14,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/if_tun.h>
+#include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
+#include <linux/vhost.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -38,7 +42,7 @@
 #define SANITIZED 0 /* sanitizers make calls of their own */
 #endif
 
-enum test { TEST_ANY, TEST_IN, TEST_WITHOUT };
+enum test { TEST_ANY, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL };
 
 struct call {
 	const char *name, *text, *why;
@@ -50,13 +54,17 @@ struct call {
 
 enum {
 	BLK = SECCOMP_BLK, NET = SECCOMP_NET, VSOCK = SECCOMP_VSOCK, CONSOLE = SECCOMP_CONSOLE, PMEM = SECCOMP_PMEM,
-	DAX = SECCOMP_DAX, EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | DAX, NOBODY = 0,
+	DAX = SECCOMP_DAX, VMM = SECCOMP_VMM, VHOST = SECCOMP_VHOST, TTY = SECCOMP_TTY, DISK = SECCOMP_DISK,
+	CHILD = SECCOMP_CHILD, EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | DAX, NOBODY = 0,
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
 #define ANY TEST_ANY, 0, 0, NULL
 #define IN(arg, ...) TEST_IN, arg, VALUES(__VA_ARGS__)
 #define WITHOUT(arg, bits) TEST_WITHOUT, arg, VALUES(bits)
+#define WITH(arg, bits) TEST_WITH, arg, VALUES(bits)
+#undef FAIL
+#define FAIL(err) TEST_FAIL, 0, VALUES(err)
 #undef CALL
 #define CALL(call, whose, test, why) { #call, #test, why, SYS_##call, whose, test },
 
@@ -97,6 +105,10 @@ static int put_on(uint32_t kind)
 				list[n].match[0] = (struct seccomp_match){ c->argument, SECCOMP_ALL, c->value[k] };
 			else if (c->test == TEST_WITHOUT)
 				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], 0 };
+			else if (c->test == TEST_WITH)
+				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], c->value[k] };
+			else if (c->test == TEST_FAIL)
+				list[n].err = c->value[k];
 			n++;
 		}
 	}
@@ -124,12 +136,50 @@ static void pass_on(int sig, siginfo_t *info, void *context)
 	}
 }
 
+static bool whole_process;
+
+static size_t append(char *line, size_t at, size_t room, const char *text)
+{
+	while (*text && at + 1 < room)
+		line[at++] = *text++;
+	return at;
+}
+
+/* A thread that runs Python, or one of the C library's: nothing of the process can be relied on. */
+static void end_process(int nr)
+{
+	char line[200], name[17] = "", digits[12], *digit = &digits[sizeof(digits) - 1];
+	const char *call = "";
+	size_t n = 0;
+
+	prctl(PR_GET_NAME, name, 0, 0, 0);
+	for (uint32_t i = 0; i < CALLS; i++)
+		if ((int)calls[i].nr == nr)
+			call = calls[i].name;
+	*digit = 0;
+	do
+		*--digit = (char)('0' + nr % 10);
+	while ((nr /= 10) > 0);
+	n = append(line, n, sizeof(line), "pyvmm: thread ");
+	n = append(line, n, sizeof(line), name);
+	n = append(line, n, sizeof(line), " tried the system call ");
+	n = append(line, n, sizeof(line), call);
+	n = append(line, n, sizeof(line), " (");
+	n = append(line, n, sizeof(line), digit);
+	n = append(line, n, sizeof(line), "), which it has no use for: the machine ends\n");
+	(void)!write(STDERR_FILENO, line, n);
+	for (;;)
+		syscall(SYS_exit_group, 1);
+}
+
 static void on_forbidden(int sig, siginfo_t *info, void *context)
 {
 	const struct timespec moment = { .tv_nsec = 20000000 };
 	uint32_t same = 0;
 
 	if (!mine.nr) {
+		if (whole_process)
+			end_process(info->si_syscall);
 		pass_on(sig, info, context);
 		return;
 	}
@@ -142,7 +192,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *context)
 		syscall(SYS_exit, 0);
 }
 
-static void install_handler(void)
+static void set_handler(void)
 {
 	struct sigaction action = { .sa_sigaction = on_forbidden, .sa_flags = SA_SIGINFO };
 
@@ -150,15 +200,27 @@ static void install_handler(void)
 	sigaction(SIGSYS, &action, &before);
 }
 
-int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
+static void install_handler(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+	pthread_once(&once, set_handler);
+}
+
+int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
+{
 	if (SANITIZED)
 		return 0;
-	pthread_once(&once, install_handler);
+	install_handler();
 	mine = *guard;
 	return put_on(kind);
+}
+
+int seccomp_enter_process(uint32_t kinds)
+{
+	install_handler();
+	whole_process = true;
+	return put_on(kinds);
 }
 
 void seccomp_worker(struct worker *w, uint32_t kind)

@@ -4,33 +4,47 @@
  * shows it. What is not listed for a thread ends its machine.
  *
  * CALL(name, whose, test, why). Tests look at the low 32 bits of an argument: ANY; IN(argument, values...), one of these;
- * WITHOUT(argument, bits), none of these. The first lines are those that come most often: the kernel tries them in this
+ * WITHOUT(argument, bits), none of these;
+ * WITH(argument, bits), all of these. FAIL(errno): answered so. The first lines are those that come most often: the kernel tries them in this
  * order, but for those with ANY, for which it looks at one bit and runs no filter at all (Linux 5.11).
  */
 
+/* The machine: what vCPUs run by, and what Python does for them and for the control loop. */
+CALL(ioctl, VMM, IN(1, KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEMORY_REGION, KVM_SET_GSI_ROUTING, KVM_IRQ_LINE,
+	KVM_GET_REGS, KVM_GET_SREGS, KVM_TRANSLATE, KVM_GET_MP_STATE, KVM_KVMCLOCK_CTRL, TUNSETOFFLOAD, TCGETS),
+	"run a vCPU; place registers, windows, kicks and interrupts; is it a terminal")
+CALL(ioctl, TTY, IN(1, TCSETS, TIOCGPGRP, TIOCGWINSZ), "the console's terminal")
+CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
+	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK,
+	VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING),
+	"the kernel's socket device")
+
 /* Waiting and waking. */
-CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM, ANY, "sleep until the guest or the host has something")
+CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | VMM, ANY, "sleep until the guest or the host has something")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; what the ring may do is restricted when it is made")
-CALL(write, EVERY, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
+CALL(write, EVERY | VMM, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
 CALL(futex, EVERY, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; the end of a thread is told by FUTEX_WAKE")
-CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM, ANY, "what to sleep for")
-CALL(poll, VSOCK | CONSOLE | DAX, ANY, "may a pipe or terminal be written, has a socket more")
-CALL(timerfd_settime, BLK | NET, ANY, "wait for a limit on operations or bytes")
-CALL(clock_gettime, EVERY, ANY, "the time, where the vDSO does not have it")
-CALL(restart_syscall, BLK | DAX, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
+CALL(futex, VMM, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
+	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
+	"locks; to wait for a thread's end")
+CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | VMM, ANY, "what to sleep for")
+CALL(poll, VSOCK | CONSOLE | DAX | VMM, ANY, "may a pipe or terminal be written, has a socket more")
+CALL(timerfd_settime, BLK | NET | VMM, ANY, "wait for a limit on operations or bytes")
+CALL(clock_gettime, EVERY | VMM, ANY, "the time, where the vDSO does not have it")
+CALL(restart_syscall, BLK | DAX | VMM, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
 
 /* Files. */
-CALL(pread64, BLK, ANY, "read the disk")
+CALL(pread64, BLK | VMM, ANY, "read the disk")
 CALL(pwrite64, BLK, ANY, "write the disk")
-CALL(preadv2, BLK, ANY, "read the disk into many buffers, or what the page cache has (RWF_NOWAIT)")
+CALL(preadv2, BLK | VMM, ANY, "read what can be had without waiting (RWF_NOWAIT): of a disk, of the console")
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
-CALL(read, PMEM | DAX, ANY, "take a notice of inotify, or of an eventfd")
-CALL(lseek, PMEM, ANY, "how long the image is now")
-CALL(fstat, DAX, ANY, "how long a file is now")
-CALL(newfstatat, DAX, ANY, "the same by an older C library")
+CALL(read, PMEM | DAX | VMM, ANY, "take a notice of inotify, or of an eventfd")
+CALL(lseek, PMEM | VMM, ANY, "how long the image is now")
+CALL(fstat, DAX | VMM, ANY, "how long a file is now")
+CALL(newfstatat, DAX | VMM, ANY, "the same by an older C library")
 
 /* Networks and sockets. */
 CALL(readv, NET, ANY, "a frame from the tap device")
@@ -50,34 +64,55 @@ CALL(fstat, VSOCK, ANY, "is it a socket")
 CALL(newfstatat, VSOCK, ANY, "the same by an older C library")
 
 /* Memory: none of it can become code. */
-CALL(mmap, VSOCK | PMEM | DAX, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
-CALL(munmap, BLK | VSOCK | DAX, ANY, "give memory back")
-CALL(mprotect, VSOCK, WITHOUT(2, PROT_EXEC), "memory of connections")
-CALL(mremap, VSOCK | DAX, ANY, "memory of connections; pieces of files in a window")
-CALL(madvise, EVERY, ANY, "give memory back, the stack last; look for pages that files have lost")
-CALL(brk, VSOCK, ANY, "memory of connections")
+CALL(mmap, VSOCK | PMEM | DAX | VMM, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
+CALL(munmap, BLK | VSOCK | DAX | VMM, ANY, "give memory back")
+CALL(mprotect, VSOCK | VMM, WITHOUT(2, PROT_EXEC), "memory of connections")
+CALL(mremap, VSOCK | DAX | VMM, ANY, "memory of connections; pieces of files in a window")
+CALL(madvise, EVERY | VMM, ANY, "give memory back, the stack last; look for pages that files have lost")
+CALL(brk, VSOCK | VMM, ANY, "memory of connections")
 CALL(mincore, DAX, ANY, "has the guest touched what took a lost page's place")
 
+/* Threads and signals: workers begin with their driver, and put their own filters on. */
+CALL(clone, VMM, WITH(0, CLONE_THREAD), "a thread, no process")
+CALL(clone3, VMM, FAIL(ENOSYS), "the C library then takes clone, whose flags can be looked at")
+CALL(set_robust_list, VMM, ANY, "the C library, when a thread begins")
+CALL(rseq, VMM, ANY, "the C library, when a thread begins")
+CALL(sched_getaffinity, VMM, ANY, "a worker: are there CPUs to spin on")
+CALL(prctl, VMM, IN(0, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS), "a thread's name; a worker's filter")
+CALL(seccomp, VMM, IN(0, SECCOMP_SET_MODE_FILTER), "a worker's filter")
+CALL(eventfd2, VMM, ANY, "a worker begins: what ends it")
+CALL(epoll_create1, VMM, ANY, "a worker begins: what it sleeps in")
+CALL(timerfd_create, VMM, ANY, "a worker begins: limits on operations and bytes")
+CALL(io_uring_setup, DISK, ANY, "a disk's worker begins")
+CALL(io_uring_register, DISK, ANY, "a disk's worker restricts its ring")
+CALL(fcntl, VMM, IN(1, F_GETFL, F_SETFL, F_GETFD), "how a descriptor is open; the terminal without waiting")
+CALL(rt_sigaction, VMM, ANY, "Python, when it ends; job control")
+CALL(rt_sigreturn, VMM, ANY, "the end of a signal's handler")
+CALL(tgkill, VMM, ANY, "get a vCPU out of KVM_RUN; job control")
+CALL(getpgrp, TTY, ANY, "is the terminal ours at the moment")
+CALL(getpid, VMM, ANY, "whom to send a signal")
+CALL(gettid, VMM, ANY, "whom to send a signal")
+CALL(wait4, CHILD, ANY, "how pyvmm-fsd and passt ended")
+CALL(kill, CHILD, FAIL(EPERM), "one that hangs is another user's by then")
+CALL(getrandom, VMM, ANY, "the C library, Python; the guest's virtio-rng")
+CALL(flock, DISK, ANY, "let an image go")
+
 /* Ends. */
-CALL(close, BLK | NET | VSOCK | PMEM | DAX, ANY, "connections, timers, the ring of io_uring")
-CALL(rt_sigprocmask, EVERY, ANY, "the C library, when a thread ends")
-CALL(exit, EVERY, ANY, "the thread's end")
+CALL(exit_group, VMM, ANY, "the process's end")
+CALL(close, BLK | NET | VSOCK | PMEM | DAX | VMM, ANY, "connections, timers, the ring of io_uring")
+CALL(rt_sigprocmask, EVERY | VMM, ANY, "the C library, when a thread ends")
+CALL(exit, EVERY | VMM, ANY, "the thread's end")
 
 /* Nobody's: here for their names, when somebody tries. */
 CALL(open, NOBODY, ANY, "open a file")
 CALL(openat2, NOBODY, ANY, "open a file")
 CALL(creat, NOBODY, ANY, "make a file")
 CALL(open_by_handle_at, NOBODY, ANY, "open a file that no path leads to")
-CALL(ioctl, NOBODY, ANY, "make a machine (KVM_CREATE_VM), type on a terminal (TIOCSTI)")
 CALL(execve, NOBODY, ANY, "run a program")
 CALL(execveat, NOBODY, ANY, "run a program")
 CALL(fork, NOBODY, ANY, "make a process")
 CALL(vfork, NOBODY, ANY, "make a process")
-CALL(clone, NOBODY, ANY, "make a thread or a process")
-CALL(clone3, NOBODY, ANY, "make a thread or a process")
-CALL(kill, NOBODY, ANY, "send a signal")
 CALL(tkill, NOBODY, ANY, "send a signal")
-CALL(tgkill, NOBODY, ANY, "send a signal")
 CALL(ptrace, NOBODY, ANY, "steer another process")
 CALL(process_vm_readv, NOBODY, ANY, "read another process")
 CALL(process_vm_writev, NOBODY, ANY, "write another process")
@@ -90,11 +125,7 @@ CALL(setns, NOBODY, ANY, "enter a namespace")
 CALL(setuid, NOBODY, ANY, "be another user")
 CALL(setresuid, NOBODY, ANY, "be another user")
 CALL(capset, NOBODY, ANY, "have capabilities")
-CALL(prctl, NOBODY, ANY, "change what the process may do")
 CALL(bpf, NOBODY, ANY, "load a program into the kernel")
-CALL(io_uring_setup, NOBODY, ANY, "make a ring that may do anything")
-CALL(io_uring_register, NOBODY, ANY, "change what a ring may do")
-CALL(rt_sigaction, NOBODY, ANY, "change what a signal does")
 CALL(userfaultfd, NOBODY, ANY, "make the kernel wait in the middle of something")
 CALL(memfd_create, NOBODY, ANY, "make a file of memory, to run")
 CALL(init_module, NOBODY, ANY, "load code into the kernel")

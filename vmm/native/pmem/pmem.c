@@ -48,6 +48,19 @@ static int place(struct pmem *p, uint64_t from, uint64_t to, bool file)
 	return at == MAP_FAILED ? -errno : 0;
 }
 
+/* While there is a /proc to find the file by; a worker that has no notice of changes looks now and then. */
+static void watch_file(struct pmem *p)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->fd);
+	p->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (p->inotify >= 0 && inotify_add_watch(p->inotify, path, IN_MODIFY) < 0) {
+		close(p->inotify);
+		p->inotify = -1;
+	}
+}
+
 struct pmem *pmem_new(int fd, int read_only, int *err)
 {
 	const uint64_t bytes = file_size(fd);
@@ -79,6 +92,7 @@ struct pmem *pmem_new(int fd, int read_only, int *err)
 		pmem_free(p);
 		return NULL;
 	}
+	watch_file(p);
 	return p;
 }
 
@@ -86,6 +100,8 @@ void pmem_free(struct pmem *p)
 {
 	if (!p)
 		return;
+	if (p->inotify >= 0)
+		close(p->inotify);
 	munmap(p->map, p->map_size);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
@@ -134,22 +150,6 @@ uint32_t pmem_fault(void *pmem)
 
 /* -- the worker ------------------------------------------------------------------------------------------------------ */
 
-static void watch_start(struct pmem *p)
-{
-	struct epoll_event modified = { .events = EPOLLIN, .data.u64 = WORKER_OWN };
-	char path[32];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->fd);
-	p->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	if (p->inotify < 0)
-		return;
-	if (inotify_add_watch(p->inotify, path, IN_MODIFY) < 0 ||
-	    epoll_ctl(p->worker.epoll_fd, EPOLL_CTL_ADD, p->inotify, &modified) < 0) {
-		close(p->inotify);
-		p->inotify = -1;
-	}
-}
-
 static void pmem_sleep(struct worker *w)
 {
 	struct pmem *p = (struct pmem *)w;
@@ -157,7 +157,7 @@ static void pmem_sleep(struct worker *w)
 	char events[4096];
 	int n;
 
-	n = epoll_wait(w->epoll_fd, ready, 4, p->inotify < 0 ? LOOK_MS : -1);
+	n = epoll_wait(w->epoll_fd, ready, 4, p->watching ? -1 : LOOK_MS);
 	if (n <= 0)
 		pmem_fault(p);
 	for (int i = 0; i < n; i++) {
@@ -229,18 +229,17 @@ static int pmem_run(struct worker *w)
 
 static int pmem_begin(struct worker *w)
 {
-	watch_start((struct pmem *)w);
+	struct epoll_event modified = { .events = EPOLLIN, .data.u64 = WORKER_OWN };
+	struct pmem *p = (struct pmem *)w;
+
+	p->watching = p->inotify >= 0 && epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, p->inotify, &modified) == 0;
 	seccomp_worker(w, SECCOMP_PMEM);
 	return 0;
 }
 
 static void pmem_drain(struct worker *w)
 {
-	struct pmem *p = (struct pmem *)w;
-
-	if (p->inotify >= 0)
-		close(p->inotify);
-	p->inotify = -1;
+	(void)w;
 }
 
 static void pmem_destroy(struct worker *w)

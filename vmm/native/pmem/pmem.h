@@ -18,6 +18,7 @@ struct pmem_answer {
 
 struct pmem {
 	struct worker worker; /* first */
+	bool watching;         /* epoll has inotify */
 	int inotify; /* -1: the worker looks by itself */
 	struct iovec iov[RING_MAX_SEGMENTS];
 

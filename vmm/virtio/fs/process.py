@@ -160,7 +160,7 @@ class FsProcess(Fs):
     def _kill(self) -> None:
         try:
             os.kill(self.pid, _SIGKILL)  # ours, and nobody has waited for it: the number is still its own
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             pass
 
     # -- what the driver does --------------------------------------------------------------------------------
@@ -293,7 +293,8 @@ class FsProcess(Fs):
         poll.register(self._pidfd, select.POLLIN)
         if not poll.poll(timeout_ms):
             self._kill()
-            poll.poll()
+            if not poll.poll(timeout_ms):
+                return "does not end"  # from within a jail it is nobody's to kill
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
