@@ -201,12 +201,12 @@ PROBE = """
 import sys
 import vmm.cli.jail as jail
 from vmm.cli.main import main
-rest = jail._import_the_rest
-def look(**options):
-    rest(**options)
+enter = jail.enter
+def look(*arguments):
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     print(repr({name: file for name, file in files.items()}), file=open(sys.argv[1], "w"))
-jail._import_the_rest = look
+    return enter(*arguments)
+jail.enter = look
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -295,6 +295,10 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             if console.where:
                 messages.event("console", f"console on {console.where}", where=console.where)
             signals.watch(machine)
+            if values["jail"] != jail.OFF:
+                from vmm.cli import jail as command
+
+                command.import_the_rest(as_json=values["json"], stats=values["stats"])
             bundle.keep()
             gc.freeze()
             gc.enable()

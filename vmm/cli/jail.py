@@ -25,17 +25,16 @@ def obstacle(config: MachineConfig, *, gdb: bool) -> str:
     return ""
 
 
-def _import_the_rest(*, as_json: bool, stats: bool) -> None:
-    """What a running machine may import, by the way that its guest takes: afterwards there are no files."""
+def import_the_rest(*, as_json: bool, stats: bool) -> None:
+    """What a running machine may import, by the way that its guest takes: afterwards there are no files.
+
+    Early enough for the file that :mod:`vmm.faststart.bundle` keeps.
+    """
     from vmm.cli import trim_memory
+    from vmm.jail import users
     from vmm.kvm import diagnose, structs_debug
 
-    trim_memory.open_maps()
-    assert diagnose and structs_debug
-    if "signal" in sys.modules:  # the console is a terminal, which may come to the foreground
-        import termios
-
-        assert termios
+    assert trim_memory and users and diagnose and structs_debug
     if as_json:
         import json
 
@@ -88,8 +87,13 @@ def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
 
     :raises HostError: ``on``, and a wall cannot be had
     """
+    from vmm.cli import trim_memory
     from vmm.jail.enter import ON, JailLimits
     from vmm.jail.enter import enter as go_in
 
-    _import_the_rest(as_json=values["json"], stats=values["stats"])
+    trim_memory.open_maps()
+    if "signal" in sys.modules:  # the console is a terminal, which may come to the foreground
+        import termios
+
+        assert termios
     return go_in(JailLimits(file_size=_file_size(config), calls=_calls(config)), must=values["jail"] == ON)
