@@ -16,6 +16,7 @@ WARM = (
     "vmm.jail.users",
     "vmm.kvm.diagnose",
     "vmm.kvm.structs_debug",
+    "vmm.kvm.structs_state",
     "vmm.machine.machine",
     "vmm.virtio.blk.device",
     "vmm.virtio.rng.device",

@@ -32,9 +32,9 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
     """
     from vmm.cli import trim_memory
     from vmm.jail import users
-    from vmm.kvm import diagnose, structs_debug
+    from vmm.kvm import diagnose, structs_debug, structs_state
 
-    assert trim_memory and users and diagnose and structs_debug
+    assert trim_memory and users and diagnose and structs_debug and structs_state
     if as_json:
         import json
 
