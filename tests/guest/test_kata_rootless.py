@@ -64,9 +64,12 @@ class User:
             (self.folder / name).write_text(text)
             Path("/etc", name).touch()
             binds.append(f"mount --bind {self.folder}/{name} /etc/{name}")
-        kvm = self.folder / "kvm"
-        device = f"mknod -m 660 {kvm} c 10 232; chown 0:{KVM} {kvm}; mount --bind {kvm} /dev/kvm"
-        subprocess.run([*self._enter, "sh", "-ec", "\n".join([*binds, device, NETWORK])], check=True)
+        kvm, fuse = self.folder / "kvm", self.folder / "fuse"
+        devices = (
+            f"mknod -m 660 {kvm} c 10 232; chown 0:{KVM} {kvm}; mount --bind {kvm} /dev/kvm",
+            f"mknod -m 666 {fuse} c 10 229; mount --bind {fuse} /dev/fuse",  # as udev has it, which a lab lacks
+        )
+        subprocess.run([*self._enter, "sh", "-ec", "\n".join([*binds, *devices, NETWORK])], check=True)
 
     def _make_runtime(self) -> None:
         for name, path in (("vmlinux", recipes.kernel()), ("kata.erofs", recipes.kata_image())):
@@ -211,7 +214,7 @@ def test_the_users_own_id(user: User, options: str, inside: int) -> None:
 def test_a_server_with_the_users_own_id(user: User, network: str) -> None:
     """podman makes the network, which belongs to the container's user namespace, when the container is there."""
     serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
-    options = ("--userns", "keep-id", "--network", network, "-p", "8081:80")
+    options = ("--userns", "keep-id", "--network", network, "-p", "8081:80", "--tmpfs", "/tmp")
     user.check("podman", "run", "--detach", "--replace", "--name", "kept", *options, "box", "sh", "-c", serve)
     for address in ("127.0.0.1", ADDRESS):
         deadline = time.monotonic() + PATIENCE
