@@ -35,6 +35,7 @@ _RESET_REGISTER, _HARDWARE_REDUCED = 1 << 10, 1 << 20
 
 _BUTTON_PRESSED = 0x80
 """Table 5.155: "S0 power button pressed"."""
+_GENERATION_CHANGED = 0x80
 _APIC_ENABLED = 1
 _FIRST_X2APIC_ID = 255
 """From here on an APIC id needs the wide form; 255 itself is the broadcast of the narrow one."""
@@ -107,7 +108,28 @@ def _fixed_terms() -> tuple[bytes, bytes]:
         aml.name(b"_CRS", aml.resources(aml.interrupt(layout.POWER_BUTTON_GSI))),
         aml.method(b"_EVT", 1, aml.notify(b"PWRB", _BUTTON_PRESSED)),
     )
-    return sleep, uart + panic + button + events
+    return sleep, uart + panic + button + events + _generation()
+
+
+def _generation() -> bytes:
+    """The VM generation ID ("Virtual Machine Generation ID", Microsoft, 2012): where it is, and the event that tells
+    of another one, by which Linux seeds its random numbers anew (drivers/virt/vmgenid.c)."""
+    low, high = layout.VM_GENERATION_ID & 0xFFFF_FFFF, layout.VM_GENERATION_ID >> 32
+    place = aml.device(
+        b"VGEN",
+        aml.name(b"_HID", aml.string("VMGENCTR")),
+        aml.name(b"_CID", aml.string("VM_Gen_Counter")),
+        aml.name(b"_DDN", aml.string("VM_Gen_Counter")),
+        aml.name(b"ADDR", aml.package(aml.integer(low), aml.integer(high))),
+    )
+    event = aml.device(
+        b"GEDV",
+        aml.name(b"_HID", aml.string("ACPI0013")),
+        aml.name(b"_UID", aml.string("VGEN")),
+        aml.name(b"_CRS", aml.resources(aml.interrupt(layout.VM_GENERATION_GSI))),
+        aml.method(b"_EVT", 1, aml.notify(b"VGEN", _GENERATION_CHANGED)),
+    )
+    return place + event
 
 
 def virtio_device(slot: int) -> bytes:

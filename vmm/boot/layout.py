@@ -6,7 +6,7 @@
     000a_0000 .. 000c_0000   where a PC has its display: RAM that nobody uses
     000c_0000 .. 000e_0000   ours: GDT, start_info, command line, boot_params, page tables
     000e_0000 .. 000f_f000   ours: ACPI tables, the RSDP first
-    000f_f000 .. 0010_0000   ours: where a CPU starts after a reset
+    000f_f000 .. 0010_0000   ours: the VM generation ID, and where a CPU starts after a reset
     0010_0000 .. c000_0000   RAM: the kernel where it is linked, the initrd at the very top
     c000_0000 .. d000_0000   BARs of PCI functions
     d000_0000 + n * 1000     the registers of virtio-mmio device n
@@ -71,6 +71,9 @@ ACPI = 0xE_0000
 ACPI_END = 0xF_F000
 """All ACPI tables fit below this."""
 
+VM_GENERATION_ID = ACPI_END
+"""16 random bytes, others in every machine that goes on from the same snapshot (ACPI's VM generation ID)."""
+
 RESET_VECTOR = 0xF_FFF0
 """Where a PC's BIOS begins, at ``f000:fff0``: sixteen bytes. A kernel told to reboot through the BIOS jumps here."""
 
@@ -123,6 +126,8 @@ ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
 """What a guest writes to :data:`ACPI_SLEEP_CONTROL` to power off."""
 
 # -- Interrupts: pins of the IO-APIC -----------------------------------------------------------------------------------
+VM_GENERATION_GSI = 1
+"""Raised when the VM generation ID is another one (a PC has its keyboard here)."""
 POWER_BUTTON_GSI = 3
 """Raised when somebody presses the power button (a PC has a second serial port here)."""
 COM1_GSI = 4

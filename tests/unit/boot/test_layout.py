@@ -88,7 +88,8 @@ def test_every_virtio_slot_has_a_page_and_a_pin_of_its_own() -> None:
     slots = range(layout.MMIO_SLOTS)
     pins = [layout.mmio_gsi(slot) for slot in slots]
     assert len({layout.mmio_base(slot) for slot in slots}) == len(set(pins)) == layout.MMIO_SLOTS
-    assert layout.COM1_GSI not in pins and max(pins) < layout.IOAPIC_PINS
+    others = {layout.COM1_GSI, layout.POWER_BUTTON_GSI, layout.VM_GENERATION_GSI}
+    assert len(others) == 3 and not others & set(pins) and max(pins) < layout.IOAPIC_PINS
     layout.check_slots(slots)
     with pytest.raises(ConfigError, match=f"device {layout.MMIO_SLOTS}"):
         layout.check_slots([layout.MMIO_SLOTS])
