@@ -211,7 +211,7 @@ class GuestMemory:
         for start, end in data_ranges(file, self.size):
             at = start
             while at < end:
-                with memoryview(self._map) as whole, whole[self._start + at : self._start + end] as room:
+                with memoryview(self._map) as ram, ram[self._start + at : self._start + end] as room:
                     got = posix.preadv(file, [room], at)
                 if not got:
                     raise OSError(_EIO, "the file of guest memory ends early")
@@ -253,6 +253,10 @@ class GuestMemory:
         """The range itself, writable, without a copy.  Release it before :meth:`close`."""
         start = self.offset(gpa, length)
         return self._view[start : start + length]
+
+    def whole(self) -> memoryview:
+        """All of RAM, region after region, writable.  Release it before :meth:`close`."""
+        return self._view[:]
 
     def read(self, gpa: int, length: int) -> bytes:
         """A copy of the range."""

@@ -209,9 +209,10 @@ def written(path: os.PathLike[str], memory: GuestMemory, what: int) -> int:
     """Save all of *memory* as a file of its size; bytes written."""
     pages = os.open("/proc/self/pagemap", os.O_RDONLY)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pages, "what": what})
     try:
         os.ftruncate(fd, memory.size)
-        total: int = lib.ram_save(fd, 0, ffi.cast("void *", memory.host_address), memory.size, pages, what, ffi.NULL)
+        total: int = lib.ram_save(file, ffi.cast("void *", memory.host_address), 0, memory.size)
     finally:
         os.close(fd)
         os.close(pages)

@@ -30,17 +30,26 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
 /* ---- ram.c: guest RAM into a sparse file ------------------------------------------------------------- */
 
 /*
- * What to write: every page that is not zero; of those, only what the page map says was touched (anonymous memory); or
- * what is not as in the file that a private mapping was made of, zeros too.
+ * Which pages are looked at: all; those that the page map says were touched (anonymous memory); or those that are not
+ * the file's of a private mapping any more.
  */
 enum { RAM_ALL, RAM_TOUCHED, RAM_OWN };
 
+struct ram_file {
+	int fd;
+	int pagemap;       /* /proc/self/pagemap; unused for RAM_ALL */
+	int what;          /* RAM_ALL, ... */
+	int pad;
+	const void *than;  /* NULL, or as many bytes: only pages that differ from them are written */
+	uint8_t *bitmap;   /* NULL, or a bit a page, set for what was written */
+};
+
 /*
- * Write size bytes (pages) at ram to fd, each at offset + its place in ram; the rest stays as it is in the file.
- * pagemap: /proc/self/pagemap, unused for RAM_ALL.  bitmap: NULL, or a bit a page, set for what was written.
- * Returns bytes written, or -errno.
+ * Write size bytes (pages) at ram to the file, each at its place; other parts of the file stay as they are.  Without
+ * `than` pages of zeros are left out, but not with RAM_OWN.  begin: the first byte to look at, a page; for calls in turn,
+ * that somebody may want to follow.  Returns bytes written, or -errno.
  */
-int64_t ram_save(int fd, uint64_t offset, const void *ram, uint64_t size, int pagemap, int what, uint8_t *bitmap);
+int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
 /* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */
 int ram_zero(void *at, uint64_t len);
 

@@ -8,6 +8,7 @@
 #include "base/native.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -51,50 +52,59 @@ static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset
 }
 
 /* Whether the page is to be written, by its entry in the page map and its bytes. */
-static bool page_wanted(const uint8_t *page, uint64_t entry, int what)
+static bool page_wanted(const struct ram_file *file, const uint8_t *page, uint64_t entry, uint64_t at)
 {
-	switch (what) {
-	case RAM_OWN:
-		/* Zeros too: below them lies the file, whose bytes are others. */
-		return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) && !(entry & PAGEMAP_FILE);
-	case RAM_TOUCHED:
-		return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) && !page_is_zero(page);
-	default:
-		return !page_is_zero(page);
-	}
+	if (file->what != RAM_ALL && !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
+		return false;
+	if (file->what == RAM_OWN && entry & PAGEMAP_FILE)
+		return false;
+	if (file->than)
+		return memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
+	/* Zeros count where the file below has other bytes. */
+	return file->what == RAM_OWN || !page_is_zero(page);
 }
 
-int64_t ram_save(int fd, uint64_t offset, const void *ram, uint64_t size, int pagemap, int what, uint8_t *bitmap)
+static int entries_read(const struct ram_file *file, const uint8_t *page, uint64_t left, uint64_t *entry)
+{
+	const uint64_t n = left < ENTRIES ? left : ENTRIES;
+	ssize_t got;
+
+	if (file->what == RAM_ALL)
+		return 0;
+	got = pread(file->pagemap, entry, n * 8, (off_t)((uintptr_t)page / PAGE * 8));
+	if (got < 0)
+		return -errno;
+	return got == (ssize_t)(n * 8) ? 0 : -EIO;
+}
+
+int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size)
 {
 	const uint8_t *base = ram;
-	uint64_t entry[ENTRIES] = { 0 }, pages = size / PAGE, start = 0, length = 0, total = 0;
-	int err;
+	uint64_t entry[ENTRIES] = { 0 }, start = begin, end = begin, total = 0;
+	int err = 0;
 
-	for (uint64_t i = 0; i < pages; i++) {
-		if (what != RAM_ALL && i % ENTRIES == 0) {
-			uint64_t n = pages - i < ENTRIES ? pages - i : ENTRIES;
-			ssize_t got = pread(pagemap, entry, n * 8, (off_t)((uintptr_t)(base + i * PAGE) / PAGE * 8));
+	for (uint64_t at = begin; at < begin + size; at += PAGE) {
+		const uint64_t i = (at - begin) / PAGE;
 
-			if (got != (ssize_t)(n * 8))
-				return got < 0 ? -errno : -EIO;
-		}
-		if (!page_wanted(base + i * PAGE, entry[i % ENTRIES], what))
-			continue;
-		if (bitmap)
-			bitmap[i / 8] |= (uint8_t)(1 << i % 8);
-		if (length && start + length == i) {
-			length++;
-			continue;
-		}
-		err = file_write(fd, base + start * PAGE, length * PAGE, offset + start * PAGE);
+		if (i % ENTRIES == 0)
+			err = entries_read(file, base + at, (begin + size - at) / PAGE, entry);
 		if (err < 0)
 			return err;
-		total += length * PAGE;
-		start = i;
-		length = 1;
+		if (!page_wanted(file, base + at, entry[i % ENTRIES], at))
+			continue;
+		if (file->bitmap)
+			file->bitmap[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
+		if (at != end) {
+			err = file_write(file->fd, base + start, end - start, start);
+			if (err < 0)
+				return err;
+			start = at;
+		}
+		end = at + PAGE;
+		total += PAGE;
 	}
-	err = file_write(fd, base + start * PAGE, length * PAGE, offset + start * PAGE);
-	return err < 0 ? err : (int64_t)(total + length * PAGE);
+	err = file_write(file->fd, base + start, end - start, start);
+	return err < 0 ? err : (int64_t)total;
 }
 
 int ram_zero(void *at, uint64_t len)

@@ -1,0 +1,179 @@
+"""Guest RAM in a snapshot: a sparse file with each byte at its place, or the pages that differ from another one's.
+
+``memory`` holds RAM from its first region on, without the hole below 4 GiB.  In a diff it holds only the pages that
+``pages`` has a bit for (bit *n* % 8 of byte *n* / 8: page *n*); all others are the base's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import posix
+
+from vmm.errors import ConfigError, HostError
+from vmm.memory import PAGE, GuestMemory, data_ranges
+from vmm.native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Progress = Callable[[int, int], None]
+    """Told how many bytes of how many are done."""
+
+PAGES = "pages"
+_STEP = 64 << 20
+"""Bytes that are looked at in one call: between two, somebody may be told how far it is."""
+
+
+def write_ram(memory: GuestMemory, path: str, *, than: str | None = None, progress: Progress | None = None) -> int:
+    """Write *memory*, which nobody changes meanwhile, to the new file *path*; its bits too when it is a diff.
+
+    :param than: the ``memory`` file of the base of a diff, or None
+    :returns: bytes written
+    :raises HostError: the host cannot
+    """
+    fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+    try:
+        posix.ftruncate(fd, memory.size)
+        pages = bytearray(-(-memory.size // PAGE // 8))
+        if than is None:
+            written = _write(memory, fd, None, None, progress)
+        else:
+            with open(than, "rb") as file, mmap.mmap(file.fileno(), memory.size, prot=mmap.PROT_READ) as base:
+                with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
+                    written = _write(memory, fd, below, bitmap, progress)
+            with open(os.path.join(os.path.dirname(path), PAGES), "xb") as bits:
+                bits.write(pages)
+        posix.fchmod(fd, 0o400)  # clones map it
+        return written
+    finally:
+        posix.close(fd)
+
+
+def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, progress: Progress | None) -> int:
+    """What may hold data: of a memfd what the file has, of private memory what the page map has; of memory over a file
+    all of it."""
+    pagemap = -1
+    what = lib.RAM_ALL
+    ranges: Iterator[tuple[int, int]] = iter([(0, memory.size)])
+    if than is None and memory.fd >= 0:
+        ranges = data_ranges(memory.fd, memory.size)
+    elif than is None and not memory.over_file:
+        what = lib.RAM_TOUCHED
+        pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap, "what": what})
+    file.than = ffi.NULL if than is None else than
+    file.bitmap = ffi.NULL if bitmap is None else bitmap
+    ram = ffi.cast("void *", memory.host_address)
+    total = 0
+    try:
+        for start, end in ranges:
+            for at in range(start, end, _STEP):
+                result = lib.ram_save(file, ram, at, min(_STEP, end - at))
+                if result < 0:
+                    raise HostError(
+                        f"cannot write guest memory: {posix.strerror(-result)}", code="snapshot-write", errno=-result
+                    )
+                total += result
+                if progress is not None:
+                    progress(min(at + _STEP, memory.size), memory.size)
+    finally:
+        if pagemap >= 0:
+            posix.close(pagemap)
+    return total
+
+
+def page_runs(bits: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of RAM that a diff holds: offsets in bytes, half-open."""
+    start = None
+    for number in range(size // PAGE):
+        if not number % 8 and start is None and not bits[number // 8]:
+            continue
+        if bits[number // 8] >> number % 8 & 1:
+            start = number if start is None else start
+        elif start is not None:
+            yield start * PAGE, number * PAGE
+            start = None
+    if start is not None:
+        yield start * PAGE, size // PAGE * PAGE
+
+
+def read_pages(folder: str, size: int) -> bytes:
+    """The bits of the diff in *folder*, whose RAM is of *size* bytes.
+
+    :raises ConfigError: the file is not such bits
+    """
+    path = os.path.join(folder, PAGES)
+    try:
+        with open(path, "rb") as file:
+            bits = file.read(-(-size // PAGE // 8) + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="snapshot-file") from error
+    if len(bits) != -(-size // PAGE // 8):
+        raise ConfigError(f"{path}: {len(bits)} bytes, of another size of memory", code="snapshot-format")
+    return bits
+
+
+def open_ram(size: int, layers: list[str], *, huge_pages: str, shared: bool, prefault: bool) -> GuestMemory:
+    """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
+
+    :param layers: paths of ``memory`` files: a full one, then diffs
+    :raises ConfigError: a file is too short
+    :raises HostError: the host has not enough memory
+    """
+    fd = posix.open(layers[0], posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        memory = GuestMemory(size, huge_pages=huge_pages, prefault=prefault, shared=shared, file=fd)
+    finally:
+        posix.close(fd)
+    try:
+        for path in layers[1:]:
+            _lay_over(memory, path)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def _lay_over(memory: GuestMemory, path: str) -> None:
+    bits = read_pages(os.path.dirname(path), memory.size)
+    with open(path, "rb") as file, memory.whole() as ram:
+        for start, end in page_runs(bits, memory.size):
+            at = start
+            while at < end:
+                got = posix.preadv(file.fileno(), [ram[at:end]], at)
+                if not got:
+                    raise ConfigError(f"{path}: ends early", code="snapshot-format")
+                at += got
+
+
+def merge_ram(size: int, layers: list[str], path: str) -> int:
+    """Make one full file of *layers*, each of its pages written once; bytes written."""
+    memory = open_ram(size, layers, huge_pages="none", shared=False, prefault=False)
+    try:
+        return write_ram(memory, path)
+    finally:
+        memory.close()
+
+
+def checksum(path: str, size: int) -> int:
+    """CRC-32 (zlib) of the data of a ``memory`` file, holes left out: page after page, each after its number."""
+    from zlib import crc32
+
+    value = 0
+    zero = bytes(PAGE)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        for start, end in data_ranges(fd, size):
+            for at in range(start, end, _STEP // 64):
+                block = posix.pread(fd, min(_STEP // 64, end - at), at)
+                for part in range(0, len(block), PAGE):
+                    page = block[part : part + PAGE]
+                    # A file system may have made a hole of zeros, or zeros of a hole
+                    if page != zero:
+                        value = crc32(page, crc32((at + part).to_bytes(8, "little"), value))
+    finally:
+        posix.close(fd)
+    return value
