@@ -133,3 +133,18 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             assert caught.value.code == "machine-state"
 
     run(main())
+
+
+def test_saved_and_restored(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncMachine(tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO))) as vm:
+            await vm.start()
+            assert await vm.console.read(1) == b">"
+            await vm.snapshot(str(tmp_path / "warm"))
+            async with AsyncMachine.restore(str(tmp_path / "warm")) as clone:
+                await clone.start()
+                for each in (clone, vm):
+                    await each.console.write(b"on")
+                    assert await each.console.read(2) == b"on"
+
+    run(main())

@@ -85,6 +85,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "run": lambda machine: machine.run(0.01),
     "pause": lambda machine: machine.pause(),
     "resume": lambda machine: machine.resume(),
+    "snapshot": lambda machine: machine.snapshot(f"{machine.config.disks[0].path}.warm"),
     "reset": lambda machine: machine.reset(),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),

@@ -46,6 +46,18 @@ def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
         yield cpuid.entries[index]
 
 
+_FREQUENCIES = (0x15, 0x16, TIMING_LEAF)
+"""Leaves that tell how fast clocks run, which is measured anew at every start of a host."""
+
+
+def fingerprint(cpuid: kvm_cpuid2) -> str:
+    """SHA-256 of the leaves, less those of frequencies: the same on hosts whose guests see the same processor."""
+    from hashlib import sha256
+
+    kept = sorted(bytes(entry) for entry in entries(cpuid) if entry.function not in _FREQUENCIES)
+    return sha256(b"".join(kept)).hexdigest()
+
+
 def _append(cpuid: kvm_cpuid2, function: int, index: int = 0, *, indexed: bool = False) -> kvm_cpuid_entry2:
     entry: kvm_cpuid_entry2 = cpuid.entries[cpuid.nent]
     cpuid.nent += 1

@@ -6,27 +6,26 @@ The order is KVM's, not ours: some of these calls change what others return (Lin
 
 from __future__ import annotations
 
+import time
+
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm import structs_state as st
-from vmm.kvm.ctype import addressof, sizeof, u8, u32, u64
+from vmm.kvm.ctype import addressof, sizeof, u8, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vmm.kvm.ctype import Structure
-    from vmm.kvm.system import System
     from vmm.kvm.vcpu import Vcpu
     from vmm.kvm.vm import Vm
 
 IA32_TSC = 0x10
 IA32_TSC_DEADLINE = 0x6E0
-E2BIG, EINVAL, ENXIO, ENOTTY = 7, 22, 6, 25
-CLOCK_REALTIME = 1 << 2
-"""``KVM_CLOCK_REALTIME``: the clock goes on by the time that passed between *realtime* and now (Linux 5.16)."""
+EINVAL, ENXIO, ENOTTY = 22, 6, 25
 TSC_TOLERANCE_PPM = 250
 """How far the guest's TSC frequency may lie from this host's before KVM must scale it: what NTP can correct."""
 
@@ -90,7 +89,7 @@ class VmState:
 
     :ivar chips: ``struct kvm_irqchip`` of the two PICs and the I/O APIC
     :ivar clock: kvm-clock, in ns
-    :ivar realtime: CLOCK_REALTIME at that moment, in ns; 0 when KVM does not say
+    :ivar realtime: CLOCK_REALTIME at that moment, in ns
     :ivar host_tsc: this host's TSC at that moment as vCPU 0 tells it; None where :attr:`VcpuState.tsc_offset` is
     """
 
@@ -100,17 +99,11 @@ class VmState:
     host_tsc: int | None
 
 
-def saved_msrs(system: System) -> tuple[int, ...]:
-    """The indexes of the MSRs that :func:`save_vcpu` is to read on this host."""
-    head = (u32 * 1)(0)
-    try:
-        k.ioctl(system.fd, k.KVM_GET_MSR_INDEX_LIST, head, "KVM_GET_MSR_INDEX_LIST")
-    except HostError as error:
-        if error.errno != E2BIG:
-            raise
-    found = (u32 * (1 + int(head[0])))(head[0])
-    k.ioctl(system.fd, k.KVM_GET_MSR_INDEX_LIST, found, "KVM_GET_MSR_INDEX_LIST")
-    indexes = list(found)[1 : 1 + found[0]]
+def wanted_msrs(indexes: Iterable[int]) -> tuple[int, ...]:
+    """The MSRs that :func:`save_vcpu` is to read on this host.
+
+    :param indexes: what KVM can save, see :meth:`vmm.kvm.system.System.msr_indexes`
+    """
     wanted = {i for i in indexes if any(first <= i < end for first, end in _SAVED_MSRS)}
     return tuple(sorted(wanted.union(_UNLISTED_MSRS)))
 
@@ -150,7 +143,7 @@ def _read_msrs(vcpu: Vcpu, indexes: Iterable[int]) -> dict[int, int]:
 def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
     """All of *vcpu*, which nobody runs and whose last exit is completed.
 
-    :param msrs: see :func:`saved_msrs`
+    :param msrs: see :func:`wanted_msrs`
     :param xsave_size: KVM_CAP_XSAVE2 of the VM; 0 where that is not known
     """
     fd = vcpu.fd
@@ -236,8 +229,7 @@ def save_vm(vm: Vm, first: Vcpu) -> VmState:
         chips.append(_get(vm.fd, k.KVM_GET_IRQCHIP, st.kvm_irqchip(chip_id=number), "KVM_GET_IRQCHIP"))
     clock = st.kvm_clock_data()
     k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
-    realtime = int(clock.realtime) if clock.flags & CLOCK_REALTIME else 0
-    return VmState(tuple(chips), int(clock.clock), realtime, _host_tsc(first))
+    return VmState(tuple(chips), int(clock.clock), time.time_ns(), _host_tsc(first))
 
 
 def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
@@ -255,7 +247,7 @@ def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
 def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
     """Make *vcpu*, fresh from KVM_CREATE_VCPU, what *state* says.  Nobody runs it.
 
-    :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:func:`tsc_delta`);
+    :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`);
         None: the saved TSC is written, and KVM keeps vCPUs together as well as it can
     :raises ConfigError: the state is not one
     :raises HostError: this host's KVM does not take it
@@ -291,32 +283,40 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
     k.ioctl(fd, k.KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS")
 
 
-def tsc_delta(saved: VmState, first: Vcpu) -> int | None:
-    """What the TSC offsets of all vCPUs must change by so that the guest's TSC goes on where it was; None: cannot be
-    told.
+class Clocks:
+    """How the clocks of a machine go on: TSCs and kvm-clock together, or the guest would find one of them unstable.
 
     :param first: one of the new VM's vCPUs, before :func:`restore_vcpu`
+    :param elapsed: ns by which both are put forward
     """
-    if saved.host_tsc is None:
-        return None
-    now = _host_tsc(first)
-    return None if now is None else saved.host_tsc - now
+
+    def __init__(self, saved: VmState, first: Vcpu, khz: int, elapsed: int = 0) -> None:
+        self._first = first
+        self._khz = khz
+        self._clock = saved.clock + elapsed
+        self._begun = None if saved.host_tsc is None or not khz else _host_tsc(first)
+        self.tsc_delta: int | None = None
+        """What the TSC offsets of all vCPUs change by; None: KVM does not tell them."""
+        if saved.host_tsc is not None and self._begun is not None:
+            self.tsc_delta = saved.host_tsc - self._begun + elapsed * khz // 1_000_000
+
+    def now(self) -> int:
+        """What kvm-clock is to be now, ns: the TSC runs since it was looked at."""
+        if self._begun is None:
+            return self._clock
+        here = _host_tsc(self._first)
+        assert here is not None
+        return self._clock + (here - self._begun) * 1_000_000 // self._khz
 
 
-def restore_vm(vm: Vm, state: VmState, *, advance_clock: bool = False) -> None:
-    """Put interrupt controllers and clock back, when all vCPUs are restored and before any runs.
-
-    :param advance_clock: kvm-clock goes on by the time that has passed since it was saved
-    """
+def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:
+    """Put interrupt controllers and clock back, when all vCPUs are restored and before any runs."""
     if len(state.chips) != len(st.IRQCHIPS):
         raise ConfigError(f"saved interrupt controllers: {len(state.chips)}", code="snapshot-state")
-    clock = st.kvm_clock_data(clock=state.clock)
-    if advance_clock and state.realtime:
-        clock.realtime, clock.flags = state.realtime, CLOCK_REALTIME
-    k.ioctl(vm.fd, k.KVM_SET_CLOCK, clock, "KVM_SET_CLOCK")
     for raw in state.chips:
         chip = _blob(st.kvm_irqchip, raw, "interrupt controller")
         k.ioctl(vm.fd, k.KVM_SET_IRQCHIP, chip, "KVM_SET_IRQCHIP")
+    k.ioctl(vm.fd, k.KVM_SET_CLOCK, st.kvm_clock_data(clock=clocks.now()), "KVM_SET_CLOCK")
 
 
 def xsave_size(vm: Vm) -> int:

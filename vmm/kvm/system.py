@@ -6,11 +6,18 @@ import posix
 
 from vmm.errors import HostError
 from vmm.kvm import ioctl as k
+from vmm.kvm.ctype import u32
 from vmm.kvm.structs import MAX_CPUID_ENTRIES, kvm_cpuid2
 from vmm.kvm.vm import Vm
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ENOENT, EACCES, EPERM = 2, 13, 1
 
+_MAX_MSR_INDEXES = 1024
+"""KVM has some 150."""
 _REQUIRED = (
     (k.CAP_IRQCHIP, "in-kernel interrupt controllers"),
     (k.CAP_USER_MEMORY, "user memory regions"),
@@ -68,6 +75,12 @@ class System:
         cpuid = kvm_cpuid2(nent=MAX_CPUID_ENTRIES)
         k.ioctl(self.fd, k.KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID")
         return cpuid
+
+    def msr_indexes(self) -> Sequence[int]:
+        """The MSRs that this KVM can save; KVM knows some more."""
+        room = (u32 * (1 + _MAX_MSR_INDEXES))(_MAX_MSR_INDEXES)
+        k.ioctl(self.fd, k.KVM_GET_MSR_INDEX_LIST, room, "KVM_GET_MSR_INDEX_LIST")
+        return room[1 : 1 + room[0]]
 
     def create_vm(self) -> Vm:
         """A new VM without memory, vCPUs or interrupt controllers.  Outlives this object."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from vmm.errors import ConfigError
@@ -70,12 +70,29 @@ class AsyncMachine:
     """
 
     def __init__(self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> None:
-        self._config = config
-        self._devices = devices
+        def make(console: ConsoleConfig) -> Machine:
+            return Machine(replace(config, console=console), devices=devices)
+
+        self._prepare(make, config.console)
+
+    def _prepare(self, make: Callable[[ConsoleConfig], Machine], console: ConsoleConfig) -> None:
+        self._make = make
+        self._wanted = console
         self._machine: Machine | None = None
         self._console: AsyncConsole | None = None
         self._pipe: list[int] = []
         self._transport: asyncio.BaseTransport | None = None
+
+    @classmethod
+    def restore(cls, path: str, *, console: ConsoleConfig | None = None, **options: Any) -> AsyncMachine:
+        """As :meth:`Machine.restore`; the machine is made by ``async with``, and :meth:`start` lets it run."""
+
+        def make(console: ConsoleConfig) -> Machine:
+            return Machine.restore(path, console=console, start=False, **options)
+
+        made = cls.__new__(cls)
+        made._prepare(make, console or ConsoleConfig())
+        return made
 
     @property
     def machine(self) -> Machine:
@@ -103,13 +120,13 @@ class AsyncMachine:
         return self.machine.state
 
     async def __aenter__(self) -> AsyncMachine:
-        config = self._config
-        if config.console.kind == "none":
+        console = self._wanted
+        if console.kind == "none":
             self._pipe = list(os.pipe())
             os.set_blocking(self._pipe[0], False)
-            config = replace(config, console=ConsoleConfig("fd", self._pipe[1], device=config.console.device))
+            console = replace(console, kind="fd", fd=self._pipe[1], drop=False)
         try:
-            self._machine = await asyncio.to_thread(Machine, config, devices=self._devices)
+            self._machine = await asyncio.to_thread(self._make, console)
             if self._pipe:
                 await self._open_console(self._machine)
         except BaseException:
@@ -191,6 +208,10 @@ class AsyncMachine:
     async def resume(self) -> None:
         """As :meth:`Machine.resume`."""
         await asyncio.to_thread(self.machine.resume)
+
+    async def snapshot(self, path: str, *, base: str | None = None, stop: bool = False) -> None:
+        """As :meth:`Machine.snapshot`."""
+        await asyncio.to_thread(self.machine.snapshot, path, base=base, stop=stop)
 
     async def reset(self) -> None:
         """As :meth:`Machine.reset`."""

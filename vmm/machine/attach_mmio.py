@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.machine.slots import Board
+    from vmm.persist import Saveable
     from vmm.virtio.device import VirtioDevice
 
 
@@ -32,6 +33,7 @@ class MmioSlots:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self.saved: list[Saveable] = []
         self._pages: list[Any] = []
         self.attached: list[Attached] = []
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmm.bus import BusDevice
     from vmm.machine.slots import Board
     from vmm.pci.bus import Function
+    from vmm.persist import Saveable
     from vmm.virtio.device import VirtioDevice
 
 
@@ -61,6 +62,11 @@ class PciSlots:
     def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
         """Through which the guest is told, and tells, of a device that comes or goes."""
         return ((layout.PCI_HOTPLUG, self._announcer.SIZE, self._announcer),)
+
+    @property
+    def saved(self) -> list[Saveable]:
+        """What decodes, and what the guest was told of devices that come or go."""
+        return [self.bus, self._announcer]
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:

@@ -2,45 +2,90 @@
 
 from __future__ import annotations
 
+import posix
+
 from vmm import boot
+from vmm.boot import layout
 from vmm.faststart.thread import Task
 from vmm.kvm.state import set_boot_state, set_reset_msrs
+from vmm.memory import GuestMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
+    from vmm.machine.config import MachineConfig, MemoryConfig
     from vmm.machine.kvm_vm import Core
+    from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
-    from vmm.memory import GuestMemory
+
+    class Origin(Protocol):
+        """Where a machine comes from: from its kernel's entry point, or from a snapshot.
+
+        :ivar event: the kind of the event that tells of the start
+        """
+
+        event: str
+
+        def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+            """RAM as the guest is to find it, once :meth:`finish` has been called."""
+
+        def begin(self, memory: GuestMemory) -> None:
+            """*memory* is there: begin what takes long in the background."""
+
+        def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
+            """All devices are attached: make everything what the guest is to find.
+
+            :raises ConfigError: it cannot be
+            """
+
+        def close(self) -> None:
+            """Wait for what is done in the background.  Harmless when done twice."""
+
+
+def new_generation(memory: GuestMemory) -> None:
+    """Give the machine a VM generation ID that no other has."""
+    memory.write(layout.VM_GENERATION_ID, posix.urandom(16))
 
 
 class Bootstrap:
-    """Copies the files in the background from the start on: that takes as long as all the rest, and needs nothing of
-    it.
+    """From the kernel's entry point.  Copies the files in the background from the start on: that takes as long as all
+    the rest, and needs nothing of it.
 
-    :param plan: what :func:`vmm.boot.check` found right
+    :param config: what is booted
+    :raises ConfigError: it cannot be booted
     """
 
-    def __init__(self, plan: boot.BootPlan, memory: GuestMemory) -> None:
+    event = "started"
+
+    def __init__(self, config: MachineConfig) -> None:
+        self._plan = boot.check(config)
+        self._loading: Task | None = None
+
+    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+        """Empty RAM."""
+        return GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+
+    def begin(self, memory: GuestMemory) -> None:
+        """Copy the files; RAM is empty."""
         self._memory = memory
-        self.begin(plan)
+        self._loading = Task(lambda: boot.load_files(self._plan, memory), "loader")
 
-    def begin(self, plan: boot.BootPlan) -> None:
-        """Begin anew, with other files perhaps; RAM is empty."""
-        self._plan = plan
-        self._loading = Task(lambda: boot.load_files(plan, self._memory), "loader")
-
-    def finish(self, core: Core, slots: Slots) -> None:
+    def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
         """All devices are attached: tell the kernel of them, and put the vCPUs where they begin.
 
         :raises ConfigError: a file has changed since it was checked, or there are too many devices
         """
         state = boot.place_tables(self._plan, self._memory, len(core.vcpus), slots.numbers, slots.windows)
+        new_generation(self._memory)
         for vcpu in core.vcpus:
             set_reset_msrs(vcpu)
         set_boot_state(core.vcpus[0], state)  # the others wait for their start-up IPI
+        assert self._loading is not None
         self._loading.join()
         core.wait_for_memory()
 
     def close(self) -> None:
         """Wait for the copying, whatever came of it.  Harmless when done twice."""
-        self._loading.close()
+        if self._loading is not None:
+            self._loading.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from vmm.boot import layout
 from vmm.errors import ConfigError
 from vmm.events import EventFd
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.kvm import Vcpu, Vm
+    from vmm.kvm.saved import VcpuState, VmState
     from vmm.memory import GuestMemory
 
 PAGE = 4096
@@ -54,6 +57,7 @@ class Core:
             """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
             self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
             self._cpuid = system.supported_cpuid()
+            self._msrs = system.msr_indexes()
             self.vm: Vm = system.create_vm()
         try:
             self.vm.set_tss_addr(layout.KVM_TSS)
@@ -94,6 +98,7 @@ class Core:
                     async_pf=async_pf,
                     host=self._host_cpu,
                 )
+                self._template = template
             vcpu.set_cpuid(template.for_vcpu(index))
 
     def _map_memory(self, memory: GuestMemory) -> None:
@@ -148,6 +153,38 @@ class Core:
         for number, (gpa, size, host_address, read_only) in self._windows.items():
             self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
         self.make_vcpus(bus, memory, async_pf=self._async_pf)
+
+    # -- snapshots: no vCPU runs, and the last exit of each is completed -----------------------------------------------
+
+    def cpuid(self) -> str:
+        """What tells the processor that vCPU 0 sees from others: SHA-256 of its leaves."""
+        from vmm.kvm.cpuid import fingerprint
+
+        return fingerprint(self._template.for_vcpu(0))
+
+    def save(self) -> tuple[list[VcpuState], VmState]:
+        """All that KVM keeps but memory slots and routes, which others know."""
+        from vmm.kvm import saved
+
+        msrs, size = saved.wanted_msrs(self._msrs), saved.xsave_size(self.vm)
+        vcpus = [saved.save_vcpu(vcpu, msrs, size) for vcpu in self.vcpus]
+        return vcpus, saved.save_vm(self.vm, self.vcpus[0])
+
+    def restore(self, vcpus: list[VcpuState], vm: VmState, *, advance_clock: bool) -> None:
+        """Put into fresh vCPUs what :meth:`save` returned.
+
+        :raises ConfigError: it is of another number of vCPUs, or not such a state
+        :raises HostError: this host's KVM does not take it
+        """
+        from vmm.kvm import saved
+
+        if len(vcpus) != len(self.vcpus):
+            raise ConfigError(f"the state of {len(vcpus)} vCPUs for {len(self.vcpus)}", code="snapshot-state")
+        elapsed = max(time.time_ns() - vm.realtime, 0) if advance_clock else 0
+        clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
+        for vcpu, state in zip(self.vcpus, vcpus, strict=True):
+            saved.restore_vcpu(vcpu, state, clocks.tsc_delta)
+        saved.restore_vm(self.vm, vm, clocks)
 
     def _close_vm(self) -> None:
         while self._tasks:

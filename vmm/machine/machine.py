@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from _thread import RLock, allocate_lock, get_ident
 
-from vmm import boot
 from vmm.config.device import DeviceConfig
 from vmm.errors import ConfigError
 from vmm.events import Loop
@@ -34,7 +33,6 @@ from vmm.machine.owned import Owned
 from vmm.machine.pc import Platform
 from vmm.machine.slots import Board
 from vmm.machine.vcpu_threads import VcpuThreads
-from vmm.memory import GuestMemory
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -44,9 +42,11 @@ if TYPE_CHECKING:
 
     from vmm.devices import Serial
     from vmm.kvm import Vcpu
+    from vmm.machine.bootstrap import Origin
     from vmm.machine.config import MachineConfig
     from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.slots import Attached, HotPlug, Slots
+    from vmm.memory import GuestMemory
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
@@ -65,7 +65,9 @@ class Machine:
     :raises HostError: the host has no usable KVM or not enough memory
     """
 
-    def __init__(self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> None:
+    def __init__(
+        self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = (), _origin: Origin | None = None
+    ) -> None:
         self.config = config
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self.loop = Loop()
@@ -82,23 +84,22 @@ class Machine:
         with self._life_lock:
             exithook.watch(self)
             try:
-                self._build(devices)
+                self._build(devices, _origin)
             except BaseException:
                 self.close()
                 raise
 
     # -- wiring ------------------------------------------------------------------------------------------------------
 
-    def _build(self, devices: tuple[VirtioDevice, ...]) -> None:
+    def _build(self, devices: tuple[VirtioDevice, ...], origin: Origin | None) -> None:
         config = self.config
-        plan = boot.check(config)
-        ram = config.memory
+        origin = self._origin = origin or Bootstrap(config)
         shared = config.shares_memory() or any(device.shares_memory for device in devices)
-        self._memory = GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+        self._memory = origin.make_memory(config.memory, shared=shared)
         self._owned.add(self._memory)
         self.phases.append(("memory", time.monotonic()))
-        self._bootstrap = Bootstrap(plan, self._memory)
-        self._owned.add(self._bootstrap)
+        origin.begin(self._memory)
+        self._owned.add(origin)
         core = self._core = Core(config.cpus, host_cpu=config.cpu == "host")
         self._owned.add(core)
         wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
@@ -238,13 +239,13 @@ class Machine:
                 ready()
             self._loop_thread = Thread(self._serve, "loop")
             self._loop_thread.start()
-            self._life.publish("started")
+            self._life.publish(self._origin.event)
             self._threads.start()
             self.phases.append(("started", time.monotonic()))
 
     def _finish_bootstrap(self) -> None:
         assert self._core is not None
-        self._bootstrap.finish(self._core, self._slots)
+        self._origin.finish(self._core, self._slots, self._platform)
         self.phases.append(("kernel", time.monotonic()))
 
     def _serve(self) -> None:
@@ -322,6 +323,102 @@ class Machine:
             self._life.publish("resumed")
             self._threads.release("pause")
 
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Save the machine as the directory *path*, which replaces a snapshot that is there; it goes on as before.
+
+        It stands still meanwhile, for as long as its memory and disks take to copy.  See docs/snapshot-format.md.
+
+        :param base: a snapshot of this machine, or one that it was restored from: only memory that differs from it is
+            written, and the new one needs it to be restored
+        :param stop: end the run when it is saved, instead of going on
+        :param progress: called with bytes of memory that were looked at, and of how many
+        :raises ConfigError: it has a device that cannot be saved, is being debugged, or *path* is something else
+        :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on
+        """
+        from vmm.machine.snapshot import Taking, check_can_be_saved
+        from vmm.snapshot.directory import NewDirectory
+
+        self._check_thread("snapshot")
+        with self._life_lock:
+            self._life.check("snapshot")
+            if self._threads.on_debug is not None:
+                raise ConfigError("a debugger is attached: its breakpoints are in memory", code="snapshot-debug")
+            check_can_be_saved(self.config, self.attached)
+            runs = self._life.stage == RUNNING
+            with NewDirectory(path) as folder:
+                taking = Taking(self.config, folder, base)
+                if runs:
+                    self.pause()
+                try:
+                    assert self._core is not None
+                    parts = [*self._platform.saved, *self._slots.saved]
+                    taking.save(self._core, self._memory, parts, self.attached, progress)
+                except BaseException:
+                    self._go_on(runs)
+                    raise
+                if not stop:
+                    self._go_on(runs)
+                taking.finish()
+            if stop:
+                self.stop(detail="snapshot")
+            self._life.publish("snapshot", path)
+
+    def _go_on(self, ran: bool) -> None:
+        if ran and self._life.state == PAUSED:
+            self.resume()
+
+    @classmethod
+    def restore(
+        cls,
+        path: str,
+        *,
+        devices: tuple[VirtioDevice, ...] = (),
+        clock: str = "resume",
+        force: bool = False,
+        start: bool = True,
+        **changes: Any,
+    ) -> Machine:
+        """A new machine that goes on where the snapshot in the directory *path* was taken.
+
+        Its memory is that of the file, copied page by page where it is written; its disks are copies of its own.
+
+        :param devices: as it was made with
+        :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that are other ones now: ``disks`` (with
+            those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``,
+            ``vsock``, ``console``, which is none unless it is said
+        :param clock: ``resume``: the guest's clocks go on where they were; ``host``: the time that has passed is added
+        :param force: whatever says that this host, or an image, is not the same
+        :param start: let it run; else :meth:`start` does
+        :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
+        :raises HostError: the host refuses
+        """
+        from vmm.machine.restored import Restored
+
+        origin = Restored(path, changes, clock=clock, force=force)
+        try:
+            machine = cls(origin.config, devices=devices, _origin=origin)
+        except BaseException:
+            origin.close()
+            raise
+        if start:
+            try:
+                machine.start()
+            except BaseException:
+                machine.close()
+                raise
+        return machine
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
     def reset(self) -> None:
         """Let the guest begin anew: empty RAM, new vCPUs, devices as after power-on, the kernel read again.
 
@@ -333,15 +430,15 @@ class Machine:
         self._check_thread("reset")
         with self._life_lock:
             self._life.check("reset")
-            plan = boot.check(self.config)
+            origin = Bootstrap(self.config)
             self._threads.halt()
             try:
-                self._start_over(plan)
+                self._start_over(origin)
             except BaseException as error:
                 self._threads.end(ERROR, f"reset: {error}", error)
                 raise
 
-    def _start_over(self, plan: boot.BootPlan) -> None:
+    def _start_over(self, origin: Origin) -> None:
         core = self._core
         assert core is not None
         self._slots.reset()
@@ -353,7 +450,9 @@ class Machine:
         self._life.stage = RUNNING
         self._life.begin_again()
         self._threads.begin_again()
-        self._bootstrap.begin(plan)
+        self._owned.discard(self._origin)
+        self._origin = self._owned.add(origin)
+        origin.begin(self._memory)
         self._finish_bootstrap()
         self._map_register_pages()
         self._life.publish("reset")

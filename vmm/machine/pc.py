@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmm.machine.config import ConsoleConfig
     from vmm.machine.kvm_vm import Core
     from vmm.machine.owned import Owned
+    from vmm.persist import Saveable
     from vmm.virtio.device import VirtioDevice
 
 
@@ -45,10 +46,16 @@ class Platform:
         self._owned.add(self.serial)
         lib.bus_add_uart(self.native, layout.COM1, self.serial.native)
         self.serial.attach(loop)
+        self.generation = core.irq_line(layout.VM_GENERATION_GSI)
         self.power_button = core.irq_line(layout.POWER_BUTTON_GSI)
         ports = {"i8042": layout.I8042_COMMAND, "acpi_pm": layout.ACPI_SLEEP_CONTROL, "pvpanic": layout.PVPANIC}
         for base, size, device in power_devices(on_power, **ports):
             self.add_pio(base, size, device)
+
+    @property
+    def saved(self) -> list[Saveable]:
+        """What a snapshot keeps: the others have no state."""
+        return [self.serial]
 
     def add_pio(self, base: int, size: int, device: BusDevice) -> None:
         """Python answers these ports."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vmm.machine.kvm_vm import Core
     from vmm.machine.owned import Owned
     from vmm.memory import GuestMemory
+    from vmm.persist import Saveable
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.transport import Transport
 
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
         @property
         def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
             """Address, size and device of ports that the slots themselves have."""
+
+        @property
+        def saved(self) -> list[Saveable]:
+            """What a snapshot keeps of the slots themselves; it is restored when the devices in them are."""
 
         @property
         def numbers(self) -> range:

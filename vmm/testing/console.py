@@ -12,6 +12,8 @@ from vmm.machine.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmm.machine.config import MachineConfig
     from vmm.machine.lifecycle import EndEvent
     from vmm.virtio.device import VirtioDevice
@@ -34,14 +36,23 @@ class ConsoleGuest:
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
         from vmm.faststart.record import replace
 
+        def make(fd: int) -> Machine:
+            return Machine(replace(config, console=replace(config.console, kind="fd", fd=fd)), devices=devices)
+
+        self._open(make)
+
+    def _open(self, make: Callable[[int], Machine]) -> None:
+        """Have *make* make the machine, with a pipe as its console.
+
+        :param make: called with the descriptor that its console writes to
+        """
         self._printed = bytearray()  # which grows in place: a guest may print a megabyte in lines
         self._found_to = 0
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 1 << 20)
         try:
-            console = replace(config.console, kind="fd", fd=self._writer)
-            self.machine = Machine(replace(config, console=console), devices=devices)
+            self.machine = make(self._writer)
         except BaseException:
             self._close_pipe()
             raise

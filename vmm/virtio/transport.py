@@ -186,6 +186,15 @@ class Transport:
             self.runner.start(self.state.driver_features, self.state.queues)
             self.runner.kick_all()  # a kick that came before the pause is not in the state
 
+    def interrupt(self) -> None:
+        """Interrupt for every queue, and for the configuration, whether there is something or not: after
+        :meth:`restore` nobody knows which interrupts were on their way."""
+        with self.lock:
+            if self.runner.running:
+                for irq in {id(irq): irq for irq in self.registers.queue_irqs}.values():
+                    lib.irq_raise(irq, lib.IRQ_VRING)
+            self._tell_of_config()
+
     def reset(self) -> None:
         """As after power-on, whatever the driver has done.  No vCPU runs."""
         with self.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,7 @@ class Guest:
         self.bus = lib.bus_new()
         with System() as system:
             self.vm: Vm = system.create_vm()
-            self.msrs = saved.saved_msrs(system)
+            self.msrs = saved.wanted_msrs(system.msr_indexes())
             cpuid = system.supported_cpuid()
         self.vm.set_tss_addr(0xFEFF_D000)
         self.vm.create_irqchip()
@@ -68,11 +69,11 @@ class Guest:
         vcpus = [saved.save_vcpu(vcpu, self.msrs, size) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
-    def restore(self, vcpus: list[saved.VcpuState], vm: saved.VmState) -> None:
-        delta = saved.tsc_delta(vm, self.vcpus[0])
+    def restore(self, vcpus: list[saved.VcpuState], vm: saved.VmState, elapsed: int = 0) -> None:
+        clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
         for vcpu, state in zip(self.vcpus, vcpus, strict=True):
-            saved.restore_vcpu(vcpu, state, delta)
-        saved.restore_vm(self.vm, vm)
+            saved.restore_vcpu(vcpu, state, clocks.tsc_delta)
+        saved.restore_vm(self.vm, vm, clocks)
 
     def close(self) -> None:
         for vcpu in self.vcpus:
@@ -143,6 +144,25 @@ def test_the_tsc_offsets_of_vcpus_keep_their_distance(made: list[Guest]) -> None
     assert (again[1].tsc_offset - again[0].tsc_offset) % (1 << 64) == apart
 
 
+@pytest.mark.parametrize("elapsed", [0, 10**12])
+def test_the_tsc_and_kvm_clock_go_on_together(made: list[Guest], elapsed: int) -> None:
+    source, target = make(made), make(made)
+    vcpus, vm = source.save()
+    saved._set_tsc_offset(target.vcpus[0], 1 << 40)
+    if saved._tsc_offset(target.vcpus[0]) != 1 << 40:
+        pytest.skip("this KVM's guests have the TSC of the host")
+    time.sleep(0.2)
+    target.restore(vcpus, vm, elapsed)
+    again, vm_again = target.save()
+    assert vm.host_tsc is not None and vm_again.host_tsc is not None and again[0].tsc_offset is not None
+    assert vcpus[0].tsc_offset is not None
+    tsc = vm_again.host_tsc + again[0].tsc_offset - vm.host_tsc - vcpus[0].tsc_offset
+    tsc = (tsc + (1 << 63)) % (1 << 64) - (1 << 63)
+    passed, clock = tsc * 1_000_000 // vcpus[0].tsc_khz, vm_again.clock - vm.clock
+    assert passed >= elapsed, "it never goes back"
+    assert abs(passed - clock) < 50_000_000, "ns that one clock is ahead of the other"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -170,5 +190,7 @@ def test_interrupt_controllers_of_another_size_are_refused(made: list[Guest]) ->
     source, target = make(made), make(made)
     vm = source.save()[1]
     for chips in (vm.chips[:2], (b"x", *vm.chips[1:])):
+        wrong = saved.VmState(chips, vm.clock, vm.realtime, vm.host_tsc)
+        clocks = saved.Clocks(wrong, target.vcpus[0], 0)
         with pytest.raises(ConfigError, match="interrupt controller"):
-            saved.restore_vm(target.vm, saved.VmState(chips, vm.clock, vm.realtime, vm.host_tsc))
+            saved.restore_vm(target.vm, wrong, clocks)

@@ -105,6 +105,11 @@ class Blk(VirtioDevice):
             raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="disk-native", errno=-error[0])
         self._blk = blk
 
+    @property
+    def image_fd(self) -> int:
+        """The descriptor of the image, this object's own."""
+        return self._image.fd
+
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:

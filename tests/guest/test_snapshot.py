@@ -1,0 +1,155 @@
+"""Snapshots of real guests: what was in RAM is there in a clone, and it goes on with its disks, networks and clocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.vmfixture import PROMPT, Guest
+from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, VsockConfig
+from vmm.snapshot import whole
+
+TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
+"""What counts on in RAM alone: a reboot begins at 1."""
+HANGS = "dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error' || true"
+TROUBLE = f"{HANGS}; dmesg | grep -i unstable || true"
+
+
+class Clone(Guest):
+    """A machine of a snapshot, whose shell serves the same commands as the one that was saved."""
+
+    def __init__(self, path: Path, like: Guest, **changes: Any) -> None:
+        self._commands = like._commands
+
+        def make(fd: int) -> Machine:
+            return Machine.restore(str(path), console=ConsoleConfig("fd", fd), start=False, **changes)
+
+        self._open(make)
+        self.machine.start()
+
+
+MakeClone = Callable[..., Clone]
+
+
+@pytest.fixture
+def clone() -> Iterator[MakeClone]:
+    made: list[Clone] = []
+
+    def make(path: Path, like: Guest, **changes: Any) -> Clone:
+        made.append(Clone(path, like, **changes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "transport", "more"),
+    [
+        (1, "mmio", {}),
+        (2, "pci", {}),
+        (8, "mmio", {"virtqueues": "packed"}),
+        (2, "pci", {"virtqueues": "packed", "balloon": BalloonConfig(), "console": ConsoleConfig(device="virtio")}),
+    ],
+    ids=["one", "pci", "eight-packed", "pci-packed"],
+)
+def test_a_clone_goes_on_where_its_template_was(
+    boot: Boot, clone: MakeClone, tmp_path: Path, cpus: int, transport: str, more: dict[str, Any]
+) -> None:
+    guest = boot(cpus=cpus, transport=transport, **more)
+    guest.check(f"echo nonce-$$ >/tmp/nonce; echo disk >/root/file; sync; {TICK} sleep 1")
+    before = int(guest.check("cat /tmp/tick"))
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    after = int(guest.check("cat /tmp/tick"))
+    assert after > before, "the template goes on"
+    clones = [clone(tmp_path / "warm", guest) for _ in range(2)]
+    for number, each in enumerate(clones):
+        assert each.check("cat /tmp/nonce") == guest.check("cat /tmp/nonce")
+        assert int(each.check("cat /tmp/tick")) >= before
+        assert each.check(f"echo {number} >/root/own; sync; cat /root/file; nproc") == f"disk\n{cpus}\n"
+        each.check("echo 3 >/proc/sys/vm/drop_caches; find /bin /etc /usr -type f | head -200 | xargs cat >/dev/null")
+        first = float(each.check("cut -d' ' -f1 /proc/uptime"))
+        assert float(each.check("sleep 1; cut -d' ' -f1 /proc/uptime")) >= first + 1
+        assert each.check(TROUBLE) == ""
+    assert [each.check("cat /root/own") for each in clones] == ["0\n", "1\n"]
+    assert guest.run("cat /root/own")[0] != 0, "clones write no disk but their own"
+    everybody: list[Guest] = [*clones, guest]
+    for one in everybody:
+        assert one.power_off().kind == "poweroff"
+    whole.verify(str(tmp_path / "warm"))
+    assert sorted(os.listdir(tmp_path / "warm")) == ["disk0", "manifest.json", "memory", "state"]
+    assert not [name for name in os.listdir(tmp_path) if "clone" in name], "copies of disks end with their clones"
+
+
+def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot()
+    draw = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid"
+    guest.check(draw)
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    clones = [clone(tmp_path / "warm", guest) for _ in range(2)]
+    drawn = [each.check(draw) for each in (guest, *clones)]
+    assert len(set(drawn)) == 3
+    assert len({line for text in drawn for line in text.splitlines()}) == 6
+    for each in clones:
+        assert "virtual machine fork" in each.check("dmesg")
+
+
+def test_a_diff_needs_its_base_until_it_is_merged(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot()
+    guest.machine.snapshot(str(tmp_path / "base"))
+    guest.check("echo later >/tmp/later")
+    guest.machine.snapshot(str(tmp_path / "diff"), base=str(tmp_path / "base"))
+    small, large = ((tmp_path / name / "memory").stat().st_blocks * 512 for name in ("diff", "base"))
+    assert small < large / 2
+    first = clone(tmp_path / "diff", guest)
+    assert first.check("cat /tmp/later") == "later\n"
+    first.check("echo deeper >/tmp/deeper")
+    first.machine.snapshot(str(tmp_path / "deep"), base=str(tmp_path / "diff"))
+    second = clone(tmp_path / "deep", first)
+    assert second.check("cat /tmp/later /tmp/deeper") == "later\ndeeper\n"
+    whole.merge(str(tmp_path / "deep"))
+    os.rename(tmp_path / "base", tmp_path / "gone")
+    with pytest.raises(ConfigError, match="base"):
+        Machine.restore(str(tmp_path / "diff"))
+    third = clone(tmp_path / "deep", first)
+    assert third.check("cat /tmp/later /tmp/deeper") == "later\ndeeper\n"
+
+
+def test_a_snapshot_at_any_moment_of_a_boot(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot(cpus=2, shell=False)
+    chance = random.Random(5)
+    moments = 0
+    while True:
+        time.sleep(0.1 + chance.random() * 0.6)
+        guest.machine.pause()
+        guest.drain()
+        if PROMPT in guest.console:
+            break
+        guest.machine.snapshot(str(tmp_path / "warm"))
+        each = clone(tmp_path / "warm", guest)
+        each.start_shell()
+        assert each.check(f"nproc; {HANGS}") == "2\n"
+        each.close()
+        guest.machine.resume()
+        moments += 1
+    guest.machine.resume()
+    guest.start_shell()
+    assert guest.check(HANGS) == ""
+    assert moments
+
+
+def test_a_vsock_listener_stays_and_connections_end(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot(vsock=VsockConfig(cid=5, uds=str(tmp_path / "one.sock")))
+    guest.check("ls /dev/vsock")
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    each = clone(tmp_path / "warm", guest, vsock=VsockConfig(cid=6, uds=str(tmp_path / "two.sock")))
+    assert each.check("cat /tmp/nothing 2>/dev/null || echo fine") == "fine\n"
+    assert (tmp_path / "two.sock").is_socket()

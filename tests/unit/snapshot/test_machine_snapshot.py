@@ -1,0 +1,254 @@
+"""Machines saved and restored on the real /dev/kvm: their guests are a few instructions, so any KVM runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.sample_devices import Echo
+from vmm import ConfigError, ConsoleConfig, DiskConfig, HostError, Machine
+from vmm.persist import Unsaved
+from vmm.snapshot import whole
+from vmm.snapshot.manifest import read_manifest
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+PATIENCE = 60.0
+
+
+class Console:
+    """What a guest prints, and what it is typed."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.config = ConsoleConfig("fd", self.writer)
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += os.read(self.reader, size - len(data))
+        return data
+
+
+@pytest.fixture
+def consoles() -> Iterator[list[Console]]:
+    made = [Console() for _ in range(3)]
+    yield made
+    for console in made:
+        os.close(console.reader)
+        os.close(console.writer)
+
+
+def echo(folder: Path, console: Console, **options: object) -> Machine:
+    """A machine that sends back what it is typed; its run ends with an end of transmission."""
+    return Machine(tiny.config(tiny.make(folder, tiny.say(">"), tiny.ECHO), console=console.config, **options))  # type: ignore[arg-type]
+
+
+def talk(machine: Machine, console: Console, text: bytes) -> None:
+    assert machine.console_input(text) == len(text)
+    assert console.read(len(text)) == text
+
+
+@pytest.mark.parametrize("cpus", [1, 4, 32])
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_clone_goes_on_and_so_does_the_source(
+    tmp_path: Path, consoles: list[Console], cpus: int, paused: bool
+) -> None:
+    with echo(tmp_path, consoles[0], cpus=cpus) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        talk(machine, consoles[0], b"before")
+        if paused:
+            machine.pause()
+        machine.snapshot(str(tmp_path / "warm"))
+        assert machine.state == ("paused" if paused else "running")
+        if paused:
+            machine.resume()
+        talk(machine, consoles[0], b"after")
+        with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config) as clone:
+            talk(clone, consoles[1], b"clone")  # and not ">": it has not begun anew
+            clone.snapshot(str(tmp_path / "again"))
+            clone.console_input(b"\4")
+            end = clone.wait(PATIENCE)
+            assert end is not None and end.kind == "poweroff"
+        shutil.rmtree(tmp_path / "warm")
+        with Machine.restore(str(tmp_path / "again"), console=consoles[2].config) as third:
+            talk(third, consoles[2], b"third")
+        talk(machine, consoles[0], b"still there")
+
+
+def test_what_was_typed_and_not_read_is_kept(tmp_path: Path, consoles: list[Console]) -> None:
+    with echo(tmp_path, consoles[0]) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.pause()
+        assert machine.console_input(b"typed") == 5
+        machine.snapshot(str(tmp_path / "warm"))
+    with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config):
+        assert consoles[1].read(5) == b"typed"
+
+
+def test_a_clone_can_wait_and_be_reset(tmp_path: Path, consoles: list[Console]) -> None:
+    with echo(tmp_path, consoles[0]) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.snapshot(str(tmp_path / "warm"), stop=True)
+        end = machine.wait(PATIENCE)
+        assert end is not None and (end.kind, end.detail) == ("stopped", "snapshot")
+    with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config, start=False) as clone:
+        assert clone.state == "made"
+        kinds: list[str] = []
+        clone.listen(lambda event: kinds.append(event.kind))
+        clone.start()
+        talk(clone, consoles[1], b"x")
+        clone.reset()
+        assert consoles[1].read(1) == b">", "it begins at the kernel's entry"
+        talk(clone, consoles[1], b"y")
+        assert kinds == ["restored", "reset"]
+
+
+def test_disks_are_of_the_point_in_time(tmp_path: Path, consoles: list[Console]) -> None:
+    written, read = tmp_path / "written.img", tmp_path / "read.img"
+    for path in (written, read):
+        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
+    disks = (DiskConfig(str(written)), DiskConfig(str(read), read_only=True))
+    with echo(tmp_path, consoles[0], disks=disks) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.snapshot(str(tmp_path / "warm"))
+        written.write_bytes(b"later".ljust(1 << 20, b"\0"))
+        assert (tmp_path / "warm" / "disk0").read_bytes()[:11] == b"at the time"
+        assert not (tmp_path / "warm" / "disk1").exists()
+        with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config) as clone:
+            talk(clone, consoles[1], b"x")
+            paths = [disk.path for disk in clone.config.disks]
+            assert paths[0] not in (str(written), str(tmp_path / "warm" / "disk0"))
+            assert paths[1] == str(read)
+            assert not os.path.exists(paths[0]), "nothing is left when it is killed"
+            clone.snapshot(str(tmp_path / "again"))
+            assert (tmp_path / "again" / "disk0").read_bytes()[:11] == b"at the time"
+        os.utime(read)
+        with pytest.raises(ConfigError, match=r"read\.img: it was changed"):
+            Machine.restore(str(tmp_path / "warm"))
+        Machine.restore(str(tmp_path / "warm"), force=True).close()
+        read.unlink()
+        with pytest.raises(ConfigError, match=r"read\.img"):
+            Machine.restore(str(tmp_path / "warm"))
+        own = tmp_path / "own.img"
+        own.write_bytes(bytes(1 << 20))
+        given = (DiskConfig(str(own)), DiskConfig(str(own), read_only=True))
+        with pytest.raises(ConfigError, match="in use"):
+            Machine.restore(str(tmp_path / "warm"), disks=given)
+        with pytest.raises(ConfigError, match="devices"):
+            Machine.restore(str(tmp_path / "warm"), disks=given[:1])
+
+
+def test_a_device_that_does_not_say_how_is_refused(tmp_path: Path) -> None:
+    class Lasting(Echo):
+        saving = Unsaved("it lasts")  # type: ignore[assignment]
+
+    with Machine(tiny.config(tiny.make(tmp_path)), devices=(Lasting(),)) as machine:
+        machine.start()
+        with pytest.raises(ConfigError, match="cannot be saved: it lasts"):
+            machine.snapshot(str(tmp_path / "warm"))
+        assert machine.state == "running"
+    assert not (tmp_path / "warm").exists()
+
+
+@pytest.fixture
+def warm(tmp_path: Path, consoles: list[Console]) -> Path:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    with echo(tmp_path, consoles[0], disks=(DiskConfig(str(disk)),)) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.snapshot(str(tmp_path / "warm"))
+    return tmp_path / "warm"
+
+
+def test_it_is_whole(warm: Path) -> None:
+    whole.verify(str(warm))
+    manifest = read_manifest(str(warm))
+    assert manifest.memory_bytes <= (warm / "memory").stat().st_blocks * 512
+    assert manifest.memory_bytes < 1 << 20
+    assert manifest.devices[0].kind == "virtio-blk"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state", "memory", "disk0"])
+@pytest.mark.parametrize("fault", ["missing", "short", "flipped", "empty"])
+def test_a_damaged_file_is_named(warm: Path, name: str, fault: str) -> None:
+    path = warm / name
+    raw = path.read_bytes()
+    path.chmod(0o600)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "flipped" and name != "disk0":
+        at = len(raw) - len(raw.lstrip(b"\0")) if name == "memory" else len(raw) // 2
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x80]) + raw[at + 1 :])
+    elif fault != "flipped":
+        path.write_bytes(raw[: len(raw) // 2] if fault == "short" else b"")
+    else:
+        return  # of disks there is no checksum
+    with pytest.raises(ConfigError, match=name):
+        whole.verify(str(warm))
+    if name != "memory" or fault != "flipped":
+        with pytest.raises((ConfigError, HostError)):
+            Machine.restore(str(warm))
+
+
+def change(folder: Path, **fields: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"format": 2},
+        {"format": "1"},
+        {"memory_size": 16 << 20},
+        {"memory_size": "much"},
+        {"disks": []},
+        {"config": {}},
+        {"config": {"record": "MachineConfig"}},
+        {"devices": 5},
+        {"cpu": None},
+        {"base": "../warm", "base_id": "x"},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_cannot_be_is_refused(warm: Path, fields: dict[str, object]) -> None:
+    change(warm, **fields)
+    with pytest.raises(ConfigError):
+        Machine.restore(str(warm))
+
+
+def test_a_name_of_a_file_elsewhere_is_refused(warm: Path) -> None:
+    disk = json.loads((warm / "manifest.json").read_text())["disks"][0]
+    change(warm, disks=[{**disk, "file": "../disk.img"}])
+    with pytest.raises(ConfigError, match="no name of a file"):
+        Machine.restore(str(warm))
+
+
+@pytest.mark.parametrize(("field", "force"), [("vendor", True), ("cpuid", True)])
+def test_another_processor_is_refused(warm: Path, consoles: list[Console], field: str, force: bool) -> None:
+    cpu = json.loads((warm / "manifest.json").read_text())["cpu"]
+    change(warm, cpu={**cpu, field: "Another"})
+    with pytest.raises(ConfigError, match="was taken on"):
+        Machine.restore(str(warm))
+    with Machine.restore(str(warm), force=force, console=consoles[1].config) as clone:
+        talk(clone, consoles[1], b"x")
+
+
+def test_bases_that_go_round_in_a_circle_end(warm: Path) -> None:
+    manifest = json.loads((warm / "manifest.json").read_text())
+    change(warm, base=".", base_id=manifest["id"])
+    with pytest.raises(ConfigError, match="on each other"):
+        Machine.restore(str(warm))

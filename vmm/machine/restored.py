@@ -1,0 +1,196 @@
+"""A machine that begins where a snapshot was taken."""
+
+from __future__ import annotations
+
+import os
+import posix
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import replace
+from vmm.kvm.saved import VcpuState, VmState
+from vmm.machine import config as machine_config
+from vmm.machine.bootstrap import new_generation
+from vmm.machine.config import ConsoleConfig, MachineConfig
+from vmm.machine.snapshot import KINDS, STATE_VERSION, processor
+from vmm.persist import State
+from vmm.snapshot import memory_file
+from vmm.snapshot.directory import MANIFEST
+from vmm.snapshot.files import copy_disk
+from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
+from vmm.snapshot.records import made
+from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.registry import BUILT_IN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.machine.config import MemoryConfig
+    from vmm.machine.kvm_vm import Core
+    from vmm.machine.pc import Platform
+    from vmm.machine.slots import Slots
+    from vmm.memory import GuestMemory
+    from vmm.snapshot.manifest import Disk, Manifest
+
+RESUME, HOST = "resume", "host"
+CLOCKS = (RESUME, HOST)
+
+
+def _config_kinds() -> dict[str, type]:
+    """The records that a configuration is made of."""
+    from vmm.config.device import DeviceConfig
+    from vmm.config.limit import LimitConfig
+
+    own = (machine_config.BootConfig, machine_config.MemoryConfig, ConsoleConfig, MachineConfig)
+    kinds: dict[str, type] = {each.__name__: each for each in (*own, DeviceConfig, LimitConfig)}
+    for device in BUILT_IN:
+        module = __import__(device.module, fromlist=device.names)
+        kinds.update({name: getattr(module, name) for name in device.names})
+    return kinds
+
+
+class Restored:
+    """From a snapshot: the :class:`~vmm.machine.bootstrap.Origin` of a clone.
+
+    :param folder: of the snapshot
+    :param changes: fields of :class:`MachineConfig` that the clone has of its own: ``disks``, ``nets``, ``shares``,
+        ``vsock``, ``console``
+    :param clock: ``resume``: kvm-clock goes on where it was; ``host``: by the time that has passed since
+    :param force: restore although the processor, or a disk's image, is another
+    :ivar config: of the machine
+    :raises ConfigError: it cannot be restored here; the message names what is missing or another
+    """
+
+    event = "restored"
+
+    def __init__(self, folder: str, changes: dict[str, Any], *, clock: str = RESUME, force: bool = False) -> None:
+        if clock not in CLOCKS:
+            raise ConfigError(f"clock {clock!r}: not one of {', '.join(CLOCKS)}", code="snapshot-clock")
+        self._folder = folder
+        self._advance = clock == HOST
+        self._force = force
+        self._copies: list[str] = []
+        chain = layers(folder)
+        self._manifest: Manifest = chain[-1][1]
+        self._memory_files = memory_files(chain)
+        where = os.path.join(folder, MANIFEST)
+        saved: MachineConfig = made(self._manifest.config, "MachineConfig", _config_kinds(), where)
+        if saved.memory.size != self._manifest.memory_size:
+            raise ConfigError(f"{where}: two sizes of memory", code="snapshot-format")
+        self._check_processor()
+        self._state = made(read_state(folder, self._manifest), "MachineState", KINDS, os.path.join(folder, "state"))
+        if self._state.version != STATE_VERSION:
+            raise ConfigError(f"{folder}: state version {self._state.version}", code="snapshot-version")
+        console = replace(changes.pop("console", None) or ConsoleConfig(), device=saved.console.device)
+        self.config = replace(saved, console=console, **changes)
+        if "disks" not in changes:
+            try:
+                self._give_disks(saved)
+            except BaseException:
+                self.close()
+                raise
+
+    def _check_processor(self) -> None:
+        vendor, model = processor()
+        cpu = self._manifest.cpu
+        if cpu.vendor != vendor and not self._force:
+            raise ConfigError(
+                f"{self._folder} was taken on a processor of {cpu.vendor} ({cpu.model}), this host's is {vendor} "
+                f"({model})",
+                code="snapshot-cpu",
+                hint="restore it on a host of that kind",
+            )
+
+    def _give_disks(self, saved: MachineConfig) -> None:
+        """A copy of its own for every disk that the guest writes, the same file where it only reads."""
+        has_root = isinstance(saved.rootfs, DiskConfig)
+        wanted = [saved.rootfs, *saved.disks] if isinstance(saved.rootfs, DiskConfig) else list(saved.disks)
+        if len(wanted) != len(self._manifest.disks):
+            raise ConfigError(f"{self._folder}/{MANIFEST}: another number of disks", code="snapshot-format")
+        given = [
+            self._own(disk, kept, index)
+            for index, (disk, kept) in enumerate(zip(wanted, self._manifest.disks, strict=True))
+        ]
+        if has_root:
+            self.config = replace(self.config, rootfs=given[0], disks=tuple(given[1:]))
+        else:
+            self.config = replace(self.config, disks=tuple(given))
+
+    def _own(self, disk: DiskConfig, kept: Disk, index: int) -> DiskConfig:
+        if kept.file:
+            folder = os.path.dirname(os.path.abspath(self._folder))
+            if not os.access(folder, os.W_OK):
+                import tempfile
+
+                folder = tempfile.gettempdir()
+            path = os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(4).hex()}-{index}")
+            self._copies.append(path)
+            copy_disk(os.path.join(self._folder, kept.file), path)
+            return replace(disk, path=path)
+        now = file_state(kept.image.path)
+        if now != kept.image and not self._force:
+            raise ConfigError(
+                f"disk {kept.image.path}: it was changed since the snapshot was taken",
+                code="snapshot-disk",
+                hint="the guest relies on what it has read; give it another with --disk, or --force",
+            )
+        return disk
+
+    # -- Origin ------------------------------------------------------------------------------------------------------
+
+    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+        """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
+        return memory_file.open_ram(
+            ram.size, self._memory_files, huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault
+        )
+
+    def begin(self, memory: GuestMemory) -> None:
+        """Nothing takes long."""
+        self._memory = memory
+
+    def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
+        """Everything as it was: KVM's state, then devices, which go on at once, and are kicked: what a guest rang for
+        just before is no part of the state."""
+        self._remove_copies()
+        here = core.cpuid()
+        if here != self._manifest.cpu.cpuid and not self._force:
+            raise ConfigError(
+                f"{self._folder} was taken on a {self._manifest.cpu.model or 'processor'} with other features",
+                code="snapshot-cpu",
+                hint="restore it on a host of that kind, or --force it if its guest uses nothing that this one lacks",
+            )
+        core.wait_for_memory()
+        vcpus: list[VcpuState] = list(self._state.vcpus)
+        vm: VmState = self._state.vm
+        core.restore(vcpus, vm, advance_clock=self._advance)
+        others = [*platform.saved, *slots.saved]
+        if len(others) != len(self._state.platform) or len(slots.attached) != len(self._state.devices):
+            raise ConfigError(
+                f"the snapshot has {len(self._state.devices)} devices, this machine {len(slots.attached)}",
+                code="restore-mismatch",
+                hint="restore with the same devices, in the same order",
+            )
+        for attached, plain in zip(slots.attached, self._state.devices, strict=True):
+            attached.transport.restore(State.from_plain(plain, attached.device.name))
+        # The PCI bus looks at the BARs of devices
+        for thing, plain in zip(others, self._state.platform, strict=True):
+            thing.restore(State.from_plain(plain, thing.name))
+        for attached in slots.attached:
+            attached.transport.resume()
+            attached.transport.interrupt()
+        # Before the guest's first instruction: it must not draw the random numbers that others draw, too
+        new_generation(self._memory)
+        platform.generation.signal()
+        for vcpu in core.vcpus:
+            vcpu.was_paused()
+
+    def _remove_copies(self) -> None:
+        while self._copies:
+            try:
+                posix.unlink(self._copies.pop())
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        """Remove what was made for the clone.  Harmless when done twice."""
+        self._remove_copies()
