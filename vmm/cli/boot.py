@@ -95,11 +95,13 @@ OPTIONS = (
         "give up user, files and networks before the start: auto, on, off (default: auto)",
         default="auto",
     ),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
 
 EXIT_STATUS = {"poweroff": 0, "reboot": 16, "panic": 17, "triple-fault": 18, "timeout": 124, "escape": 20}
+_STOPPED = {"escape": "ended from the console", "snapshot": "saved and ended"}
 SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1, "SIGPIPE": 13}
 
 
@@ -113,7 +115,11 @@ def parser() -> argparse.ArgumentParser:
     return make_parser(PROG, DESCRIPTION, OPTIONS, epilog())
 
 
-def _number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
+def number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
+    """The positive number that *flag* was given.
+
+    :raises ConfigError: it is none
+    """
     try:
         value = convert(text)
     except ValueError:
@@ -128,7 +134,7 @@ def _rootfs(text: str) -> DiskConfig | ShareConfig:
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
 
 
-def _devices(values: dict[str, Any]) -> dict[str, Any]:
+def devices_from(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a MachineConfig that the flags of devices set."""
     fields: dict[str, Any] = {}
     for option in DEVICE_OPTIONS:
@@ -167,13 +173,13 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
     return MachineConfig(
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
         memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
-        cpus=_number(values["cpus"], "--cpus", int),
+        cpus=number(values["cpus"], "--cpus", int),
         rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
         console=console,
         transport=values["transport"],
         virtqueues=values["virtqueues"],
         cpu=values["cpu"],
-        **_devices(values),
+        **devices_from(values),
     )
 
 
@@ -198,7 +204,9 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
     """Let the guest run, in a jail where that can be; the names of the walls that stand."""
     from vmm.cli import jail as command
 
-    why = command.obstacle(machine.config, gdb=values["gdb"] is not None)
+    why = values.get("no_jail") or command.obstacle(
+        machine.config, gdb=values["gdb"] is not None, control=values["control"] is not None
+    )
     if values["jail"] == jail.ON and why:
         raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
     if values["jail"] == jail.OFF or why:
@@ -217,6 +225,21 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
     return names
 
 
+def run_machine(
+    machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages
+) -> int:
+    """Run *machine* to its end, with *console* and the control socket; the exit status."""
+    if console.where:
+        messages.event("console", f"console on {console.where}", where=console.where)
+    signals.watch(machine)
+    if values["control"] is None:
+        return _run(machine, signals, console, values, messages)
+    from vmm.control.server import ControlServer
+
+    with ControlServer(machine, values["control"]):
+        return _run(machine, signals, console, values, messages)
+
+
 def _run(machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages) -> int:
     console.connect(
         machine.loop,
@@ -231,7 +254,9 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
     finally:
         console.restore()
     status = EXIT_STATUS.get(end.kind, 1)
-    if end.kind == "stopped":
+    if end.kind == "stopped" and end.detail == "snapshot":
+        status = 0
+    elif end.kind == "stopped":
         status = 128 + SIGNALS[end.detail] if end.detail in SIGNALS else EXIT_STATUS["escape"]
     texts = {
         "poweroff": "",
@@ -239,7 +264,9 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
         "panic": "the guest's kernel panicked",
         "triple-fault": f"triple fault: {end.detail}",
         "timeout": end.detail,
-        "stopped": f"ended by {end.detail}" if end.detail in SIGNALS else "ended from the console",
+        "stopped": f"ended by {end.detail}"
+        if end.detail in SIGNALS
+        else _STOPPED.get(end.detail, "ended by its control socket"),
     }
     extra: dict[str, Any] = {}
     if values["stats"]:
@@ -276,7 +303,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     )  # mistakes are told before a terminal or file is touched
     jail.parse(values["jail"])
     if values["timeout"] is not None:
-        values["timeout"] = _number(values["timeout"], "--timeout", float)
+        values["timeout"] = number(values["timeout"], "--timeout", float)
     gdb = None
     if values["gdb"] is not None:
         from vmm.debug import GdbServer, GdbTarget
@@ -292,9 +319,6 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             _allow_many_files()
         with Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
-            if console.where:
-                messages.event("console", f"console on {console.where}", where=console.where)
-            signals.watch(machine)
             if values["jail"] != jail.OFF:
                 from vmm.cli import jail as command
 
@@ -303,7 +327,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             gc.freeze()
             gc.enable()
             if gdb is None:
-                return _run(machine, signals, console, values, messages)
+                return run_machine(machine, signals, console, values, messages)
             with GdbServer(machine, gdb) as server:
                 messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
-                return _run(machine, signals, console, values, messages)
+                return run_machine(machine, signals, console, values, messages)

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from vmm.machine.config import MachineConfig
 
 
-def obstacle(config: MachineConfig, *, gdb: bool) -> str:
+def obstacle(config: MachineConfig, *, gdb: bool, control: bool) -> str:
     """What of a machine needs more than a jail leaves, or empty."""
     if gdb:
         return "gdb is served by a thread that is there before"
+    if control:
+        return "a control socket has files opened for snapshots"
     for share in (config.rootfs, *config.shares):
         if getattr(share, "isolation", "") == "thread":
             return "a share with isolation=thread opens files"

@@ -66,6 +66,18 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import run
 
             return run.main(arguments[1:])
+        if name == "snapshot":
+            from vmm.cli import snapshot
+
+            return snapshot.main(arguments[1:])
+        if name == "restore":
+            from vmm.cli import restore
+
+            return restore.main(arguments[1:])
+        if name == "snapshots":
+            from vmm.cli import snapshots
+
+            return snapshots.main(arguments[1:])
         if name == "doctor":
             from vmm.cli import doctor
 

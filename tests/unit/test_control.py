@@ -1,0 +1,133 @@
+"""The control socket: what is asked, what is answered, and what is no request."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from vmm import ConfigError, HostError, Machine
+from vmm.control.client import ask
+from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with Machine(tiny.config(tiny.make(tmp_path))) as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path, machine: Machine) -> Iterator[str]:
+    place = tmp_path / "control.sock"
+    with ControlServer(machine, str(place)):
+        yield str(place)
+    assert not place.exists()
+
+
+def talk(path: str, *lines: bytes) -> list[dict[str, object]]:
+    """Send *lines*, and everything that is answered until the other end has closed, or all are answered."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(path)
+        try:
+            connection.sendall(b"".join(lines))
+            connection.shutdown(socket.SHUT_WR)
+        except BrokenPipeError:
+            pass
+        with connection.makefile("rb") as answers:
+            try:
+                return [json.loads(line) for line in answers]
+            except ConnectionResetError:
+                return []
+
+
+def test_it_is_only_for_its_user(path: str) -> None:
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_what_the_machine_is_and_does(path: str, machine: Machine) -> None:
+    status = ask(path, "status")
+    assert (status["state"], status["cpus"], status["memory"]) == ("running", 1, 32 << 20)
+    ask(path, "pause")
+    assert machine.state == ask(path, "status")["state"] == "paused"
+    with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):
+        ask(path, "pause")
+    ask(path, "resume")
+    assert machine.state == "running"
+    ask(path, "stop")
+    assert machine.wait(30) is not None
+
+
+def test_a_snapshot_by_the_socket(path: str, tmp_path: Path) -> None:
+    told = []
+    ask(path, "snapshot", lambda done, size: told.append((done, size)), path=str(tmp_path / "warm"))
+    assert told[-1] == (32 << 20, 32 << 20)
+    with Machine.restore(str(tmp_path / "warm")) as clone:
+        assert clone.state == "running"
+    with pytest.raises(ConfigError, match="no snapshot"):
+        ask(path, "snapshot", path=str(tmp_path))
+    with pytest.raises(HostError, match="cannot write"):
+        ask(path, "snapshot", path=str(tmp_path / "missing" / "warm"))
+    assert ask(path, "status")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"path": 5}, {"path": "x", "base": 1}, {"path": "x", "stop": 1}, {"path": "x", "more": 1}],
+)
+def test_wrong_arguments_are_errors(path: str, arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="snapshot: "):
+        ask(path, "snapshot", None, **arguments)
+    assert ask(path, "status")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\n", b"5\n", b"[]\n", b"{}\n", b"{", b'{"command": 5}\n', b"\xff\n", b"[" * 9000 + b"\n", b"x" * 2 * LINE_MAX],
+)
+def test_what_is_no_request_ends_the_connection(path: str, line: bytes) -> None:
+    answers = talk(path, line, b'{"command": "status"}\n')
+    assert all(answer.get("code") == "control-request" for answer in answers)
+    assert len(answers) <= 1
+    assert ask(path, "status")["state"] == "running"
+
+
+def test_an_unknown_command_is_told_what_there_is(path: str) -> None:
+    answers = talk(path, b'{"command": "fly"}\n', b'{"command": "status"}\n')
+    assert "snapshot" in str(answers[0]["hint"])
+    assert "ok" in answers[1]
+
+
+def test_more_connections_than_it_serves_are_closed(path: str) -> None:
+    held = []
+    for _ in range(CONNECTIONS_MAX):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(path)
+        held[-1].sendall(b'{"command": "status"}\n')
+        assert held[-1].recv(10)
+    assert talk(path, b'{"command": "status"}\n') == []
+    for connection in held:
+        connection.close()
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="control"):
+        ask(str(tmp_path / "control.sock"), "status")
+
+
+def test_a_client_that_leaves_meanwhile_harms_nobody(path: str, tmp_path: Path) -> None:
+    for _ in range(5):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            connection.sendall(json.dumps({"command": "snapshot", "path": str(tmp_path / "warm")}).encode() + b"\n")
+    assert ask(path, "status")["state"] == "running"

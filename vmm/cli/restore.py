@@ -1,0 +1,66 @@
+"""``pyvmm restore``: a machine that goes on where a snapshot was taken."""
+
+from __future__ import annotations
+
+from vmm.cli.boot import DEVICE_OPTIONS, Messages, devices_from, number, run_machine
+from vmm.cli.options import Option
+from vmm.cli.options import parser as make_parser
+from vmm.machine.config import ConsoleConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+PROG = "pyvmm restore"
+DESCRIPTION = "Start a machine where a snapshot was taken, with its console on this terminal."
+EPILOG = """\
+The machine has the devices of the one that was saved.  Its disks are copies of its own, which end with it; what is
+given here takes the place of all devices of that kind: the same number, in the same order.  Networks and sockets are
+made anew: connections of the guest have ended.
+
+exit status: as that of pyvmm boot
+
+example:
+  pyvmm restore warm --net tap:tap1
+"""
+OPTIONS = (
+    *(option for option in DEVICE_OPTIONS),
+    Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
+    Option(
+        "--clock", "HOW", "the guest's clocks: resume where they were, or host, with the time since", default="resume"
+    ),
+    Option("--force", "", "although the processor or a disk is another than it was"),
+    Option("--control", "PATH", "serve the control socket PATH"),
+    Option("--timeout", "SECONDS", "end the machine after so long"),
+    Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
+    Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help, completion and the command line."""
+    made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
+    made.add_argument("directory", metavar="DIR", help="the snapshot").complete = "directory"  # type: ignore[attr-defined]
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    values: dict[str, Any] = vars(parser().parse_args(argv))
+    messages = Messages(values["json"])
+    values.update(gdb=None, jail="auto", no_jail="a clone's workers are there before")
+    if values["timeout"] is not None:
+        values["timeout"] = number(values["timeout"], "--timeout", float)
+    changes = devices_from(values)
+    from vmm.cli.open_console import open_console
+    from vmm.cli.signals import Signals
+    from vmm.machine.machine import Machine
+
+    with open_console(values["console"]) as console, Signals() as signals:
+        # Which device the guest has for it is the snapshot's to say
+        changes["console"] = ConsoleConfig("fd", console.out_fd, console.drop)
+        with Machine.restore(
+            values["directory"], clock=values["clock"], force=values["force"], start=False, **changes
+        ) as machine:
+            return run_machine(machine, signals, console, values, messages)

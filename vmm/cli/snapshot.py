@@ -1,0 +1,52 @@
+"""``pyvmm snapshot``: save a running machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vmm.cli.options import Option
+from vmm.cli.options import parser as make_parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+PROG = "pyvmm snapshot"
+DESCRIPTION = "Save a running machine as a directory that pyvmm restore starts clones from."
+EPILOG = """\
+VM is the control socket of the machine.  It stands still while its memory and its disks are copied, and goes on.  A
+snapshot that is there already is replaced when the new one is complete.
+
+example:
+  pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock
+  pyvmm snapshot /tmp/vm.sock warm
+  pyvmm restore warm
+"""
+OPTIONS = (
+    Option(
+        "--diff", "BASE", "write only memory that is not as in the snapshot BASE, and need it", complete="directory"
+    ),
+    Option("--stop", "", "end the machine when it is saved"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help, completion and the command line."""
+    made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
+    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    made.add_argument("directory", metavar="DIR", help="where the snapshot is to be").complete = "directory"  # type: ignore[attr-defined]
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    values = parser().parse_args(argv)
+    from vmm.cli.progress import Progress
+    from vmm.control.client import ask
+
+    base = None if values.diff is None else os.path.abspath(values.diff)
+    place = os.path.abspath(values.directory)
+    ask(values.vm, "snapshot", Progress("saved"), path=place, base=base, stop=values.stop)
+    sys.stderr.write(f"pyvmm: saved in {values.directory}\n")
+    return 0

@@ -1,0 +1,70 @@
+"""``pyvmm snapshots``: look at saved machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from vmm.snapshot.manifest import Manifest
+
+PROG = "pyvmm snapshots"
+DESCRIPTION = "Look at saved machines: what is in one, whether it is whole, and make a diff independent of its base."
+EPILOG = """\
+    inspect  tell what was saved, and when
+    verify   read all of it, and of what it is a diff of, and compare checksums
+    merge    put the memory of its bases into a diff, which needs them no more then
+
+example:
+  pyvmm snapshots verify warm
+"""
+ACTIONS = ("inspect", "verify", "merge")
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help, completion and the command line."""
+    import argparse
+
+    made = argparse.ArgumentParser(
+        prog=PROG, description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("action", choices=ACTIONS, metavar="inspect|verify|merge", help="what to do")
+    made.add_argument("directory", metavar="DIR", help="the snapshot").complete = "directory"  # type: ignore[attr-defined]
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    values = parser().parse_args(argv)
+    from vmm.snapshot import whole
+    from vmm.snapshot.manifest import layers
+
+    if values.action == "inspect":
+        for folder, manifest in layers(values.directory):
+            sys.stdout.write(describe(folder, manifest))
+    elif values.action == "verify":
+        whole.verify(values.directory)
+        sys.stdout.write(f"{values.directory}: whole\n")
+    else:
+        whole.merge(values.directory)
+        sys.stdout.write(f"{values.directory}: needs no base any more\n")
+    return 0
+
+
+def describe(folder: str, manifest: Manifest) -> str:
+    """A paragraph about a snapshot."""
+    rows = [
+        ("taken", f"{manifest.taken} by pyvmm {manifest.pyvmm or '(unknown)'} on Linux {manifest.host_kernel}"),
+        ("processor", f"{manifest.cpu.vendor} {manifest.cpu.model}"),
+        ("kernel", manifest.kernel.path),
+        ("vCPUs", str(manifest.config.get("cpus", "?"))),
+        ("memory", f"{manifest.memory_size >> 20} MiB, of which {manifest.memory_bytes >> 20} are kept here"),
+        ("devices", ", ".join(f"{each.kind} (version {each.version})" for each in manifest.devices) or "none"),
+        *(("disk", f"{each.image.path}" + ("" if each.file else ", read only, not kept")) for each in manifest.disks),
+    ]
+    if manifest.base:
+        rows.append(("diff of", os.path.normpath(os.path.join(folder, manifest.base))))
+    return f"{folder}:\n" + "".join(f"  {name:<11}{text}\n" for name, text in rows)

@@ -1,0 +1,53 @@
+"""Asking a machine at its control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from vmm.errors import ConfigError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def ask(
+    path: str, command: str, progress: Callable[[int, int], None] | None = None, /, **arguments: Any
+) -> dict[str, Any]:
+    """Have the machine at the control socket *path* do *command*.
+
+    :param progress: called with how much of how much is done
+    :returns: what it answers
+    :raises ConfigError: nobody is there, or the machine says that it cannot be
+    :raises HostError: the machine's host failed, or it ended meanwhile
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        try:
+            connection.connect(os.fspath(path))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror or error}",
+                code="control-connect",
+                hint="name the control socket of a running machine: pyvmm boot --control PATH",
+            ) from error
+        request = {"command": command, **{name: value for name, value in arguments.items() if value is not None}}
+        try:
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                for line in answers:
+                    answer = json.loads(line)
+                    if "progress" in answer:
+                        if progress is not None:
+                            progress(answer["progress"], answer["of"])
+                    elif "error" in answer:
+                        kind = ConfigError if answer.get("config") else HostError
+                        raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
+                    else:
+                        found: dict[str, Any] = answer["ok"]
+                        return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HostError(f"{path}: {error}", code="control-broken") from error
+    raise HostError(f"{path}: the machine ended before it answered", code="control-ended")

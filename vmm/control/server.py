@@ -1,0 +1,220 @@
+"""Serves the control socket of one machine, a thread a connection.
+
+A request is one line, a JSON object with ``command`` and what that takes; answers are lines, too: any number of
+``progress``, then one with ``ok`` or with ``error``.  A request that is no such thing ends the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from _thread import allocate_lock
+
+from vmm.errors import ConfigError, VmmError
+from vmm.faststart.thread import Thread
+from vmm.virtio.vsock.path import listen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.machine.machine import Machine
+
+    Tell = Callable[[dict[str, Any]], None]
+
+_log = logging.getLogger(__name__)
+
+LINE_MAX = 64 << 10
+"""Bytes of a request."""
+CONNECTIONS_MAX = 16
+
+
+class ControlServer:
+    """Serves *machine* at the unix socket *path*, mode 0600, until :meth:`close`.  A context manager.
+
+    :raises ConfigError: the socket cannot be made
+    """
+
+    def __init__(self, machine: Machine, path: str) -> None:
+        self._machine = machine
+        self._listening = listen(path, socket.SOCK_STREAM)
+        self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
+        self._socket.setblocking(True)
+        self._lock = allocate_lock()
+        self._connections: dict[socket.socket, Thread] = {}
+        self._stopping = False
+        self._thread = Thread(self._accept, "control")
+        self._thread.start()
+
+    @property
+    def path(self) -> str:
+        """Of the socket, absolute."""
+        return self._listening.path
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            with self._lock:
+                if self._stopping or len(self._connections) == CONNECTIONS_MAX:
+                    connection.close()
+                    continue
+                thread = Thread(self._server(connection), "control")
+                self._connections[connection] = thread
+                thread.start()
+
+    def _server(self, connection: socket.socket) -> Callable[[], None]:
+        return lambda: self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection.makefile("rwb") as stream:
+                while line := stream.readline(LINE_MAX):
+
+                    def tell(answer: dict[str, Any]) -> None:
+                        stream.write(json.dumps(answer).encode() + b"\n")
+                        stream.flush()
+
+                    if not line.endswith(b"\n") or not self._answer(line, tell):
+                        return
+        except (OSError, ValueError):
+            pass  # it has gone
+        except Exception:
+            _log.exception("a request to the control socket failed")
+        finally:
+            with self._lock:
+                self._connections.pop(connection, None)
+            connection.close()
+
+    def _answer(self, line: bytes, tell: Tell) -> bool:
+        """Do what one line asks for; False: it is no request."""
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+            tell({"error": "a request is a JSON object with a command", "code": "control-request", "hint": ""})
+            return False
+        name = request.pop("command")
+        try:
+            work = COMMANDS.get(name)
+            if work is None:
+                raise ConfigError(
+                    f"no command {name!r:.60}", code="control-command", hint="there are: " + ", ".join(COMMANDS)
+                )
+            tell({"ok": work(self._machine, Arguments(name, request), tell) or {}})
+        except VmmError as error:
+            tell(
+                {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
+            )
+        return True
+
+    def close(self) -> None:
+        """Answer nobody any more, and remove the socket.  Harmless when done twice."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            connections = dict(self._connections)
+        for connection in (self._socket, *connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._thread.join()
+        for thread in connections.values():
+            thread.join()
+        self._socket.close()
+        self._listening.close()
+
+    def __enter__(self) -> ControlServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Arguments:
+    """What a request gives beside its command, each checked when it is asked for."""
+
+    def __init__(self, command: str, values: dict[str, Any]) -> None:
+        self._command = command
+        self._values = values
+
+    def take(self, name: str, kind: type, default: Any = None) -> Any:
+        """The argument *name*.
+
+        :raises ConfigError: it is missing and has no default, or of another type
+        """
+        value = self._values.pop(name, default)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
+            raise ConfigError(f"{self._command}: {name} is no {kind.__name__}", code="control-argument")
+        if value is None and default is None and name not in _OPTIONAL:
+            raise ConfigError(f"{self._command}: {name} is missing", code="control-argument")
+        return value
+
+    def end(self) -> None:
+        """
+        :raises ConfigError: there is one that nobody knows
+        """
+        if self._values:
+            raise ConfigError(f"{self._command}: no argument {next(iter(self._values))!r:.60}", code="control-argument")
+
+
+_OPTIONAL = {"base"}
+
+
+def _status(machine: Machine, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    arguments.end()
+    config = machine.config
+    return {
+        "state": machine.state,
+        "cpus": config.cpus,
+        "memory": config.memory.size,
+        "transport": config.transport,
+        "kernel": config.boot.kernel,
+        "devices": [device.name for device in machine.devices],
+    }
+
+
+def _pause(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+    arguments.end()
+    machine.pause()
+
+
+def _resume(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+    arguments.end()
+    machine.resume()
+
+
+def _press_power_button(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+    arguments.end()
+    machine.press_power_button()
+
+
+def _stop(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+    arguments.end()
+    machine.stop()
+
+
+def _snapshot(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+    path, base = arguments.take("path", str), arguments.take("base", str)
+    stop = arguments.take("stop", bool, False)
+    arguments.end()
+    machine.snapshot(path, base=base, stop=stop, progress=lambda done, size: tell({"progress": done, "of": size}))
+
+
+COMMANDS: dict[str, Callable[[Machine, Arguments, Tell], dict[str, Any] | None]] = {
+    "status": _status,
+    "pause": _pause,
+    "resume": _resume,
+    "press-power-button": _press_power_button,
+    "stop": _stop,
+    "snapshot": _snapshot,
+}
+"""What may be asked for; docs/control.md tells what each takes and answers."""
