@@ -213,9 +213,12 @@ def test_the_users_own_id(user: User, options: str, inside: int) -> None:
 @pytest.mark.parametrize("network", ["pasta", pytest.param("slirp4netns", marks=pytest.mark.long)])
 def test_a_server_with_the_users_own_id(user: User, network: str) -> None:
     """podman makes the network, which belongs to the container's user namespace, when the container is there."""
-    serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
-    options = ("--userns", "keep-id", "--network", network, "-p", "8081:80", "--tmpfs", "/tmp")
-    user.check("podman", "run", "--detach", "--replace", "--name", "kept", *options, "box", "sh", "-c", serve)
+    site = user.home / f"site-{network}"
+    user.check("mkdir", str(site))
+    (site / "index.html").write_text("a page\n")
+    options = ("--userns", "keep-id", "--network", network, "-p", "8081:80", "-v", f"{site}:/site:ro")
+    serve = ("httpd", "-f", "-p", "80", "-h", "/site")
+    user.check("podman", "run", "--detach", "--replace", "--name", "kept", *options, "box", *serve)
     for address in ("127.0.0.1", ADDRESS):
         deadline = time.monotonic() + PATIENCE
         while (done := user.run("busybox", "wget", "-qO-", "-T10", f"http://{address}:8081/")).stdout != "a page\n":
