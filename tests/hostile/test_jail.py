@@ -188,6 +188,17 @@ NEVER = {
     "json": "only with --json, and then imported before",
     "termios": "only with a terminal, and then imported before",
     "vmm.debug": "with --gdb there is no jail",
+    **dict.fromkeys(
+        (
+            "vmm.control.server",
+            "vmm.machine.snapshot",
+            "vmm.machine.restored",
+            "vmm.snapshot.directory",
+            "vmm.kvm.saved",
+            "hashlib",
+        ),
+        "with --control there is no jail, and nobody else saves or restores",
+    ),
     "_queue": "nobody iterates over the events of pyvmm boot's machine",
     "vmm.machine.vcpu_gate": "nobody pauses it, and debuggers have no jail",
     "vmm.virtio.fs.process": "opened before",
