@@ -215,12 +215,12 @@ def test_cache_mode_is_the_guests_to_change(disks: Disks) -> None:
     through, plain = (f"/sys/block/{disks.letter(name)}/cache_type" for name in ("through", "plain"))
     assert disks.guest.check(f"cat {through} {plain}") == "write through\nwrite back\n"
     disks.guest.check(f"echo 'write through' >{plain}")
-    assert disks.device("plain").save() == {"writeback": False}
+    assert disks.device("plain").save().payload["writeback"] is False
     flushes = disks.device("plain").stats()["flushes"]
     disks.guest.check(f"dd if=/dev/urandom of=/dev/{disks.letter('plain')} bs=1M count=1 conv=fsync status=none")
     assert disks.device("plain").stats()["flushes"] == flushes, "there is nothing to flush"
     disks.guest.check(f"echo 'write back' >{plain}")
-    assert disks.device("plain").save() == {"writeback": True}
+    assert disks.device("plain").save().payload["writeback"] is True
     assert disks.guest.check(f"cat {plain}") == "write back\n"
     disks.guest.check(f"dd if=/dev/urandom of=/dev/{disks.letter('plain')} bs=1M count=1 conv=fsync status=none")
     assert disks.device("plain").stats()["flushes"] > flushes
