@@ -15,6 +15,8 @@ import pytest
 from tests import tiny
 from tools import calls
 from tools.where import ROOT
+from vmm import BootConfig, DiskConfig, MachineConfig, ShareConfig
+from vmm.cli.jail import calls_of
 from vmm.native import ffi, lib
 
 pytestmark = [
@@ -93,3 +95,11 @@ def test_docs_show_the_lists() -> None:
     for kind in ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "VMM"):
         shown = {row.name for row in calls.rows() if kind in row.whose}
         assert shown == names(getattr(lib, f"SECCOMP_{kind}")), "what is shown is what filters are made of"
+
+
+def test_a_root_disk_beside_a_share_has_the_calls_of_a_disk() -> None:
+    disk = lib.SECCOMP_BLK | lib.SECCOMP_DISK
+    boot, share = BootConfig("vmlinux"), ShareConfig("/")
+    assert calls_of(MachineConfig(boot, rootfs=DiskConfig("disk.img"), shares=(share,))) & disk == disk
+    assert not calls_of(MachineConfig(boot, rootfs=share)) & disk
+    assert calls_of(MachineConfig(boot, rootfs=share)) & lib.SECCOMP_DAX

@@ -64,14 +64,15 @@ def _file_size(config: MachineConfig) -> int:
     return most
 
 
-def _calls(config: MachineConfig) -> int:
+def calls_of(config: MachineConfig) -> int:
     """The kinds of threads that the machine will have."""
     from vmm.native import lib
 
     kinds: int = lib.SECCOMP_VMM
-    share = config.shares or getattr(config.rootfs, "isolation", None)
+    shared_root = bool(getattr(config.rootfs, "isolation", ""))
+    share = config.shares or shared_root
     for kind, wanted in (
-        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disks or (config.rootfs and not share)),
+        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disks or (config.rootfs and not shared_root)),
         (lib.SECCOMP_NET, config.nets),
         (lib.SECCOMP_PMEM, config.pmems),
         (lib.SECCOMP_CONSOLE, True),  # the UART writes in the same way
@@ -98,4 +99,4 @@ def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
         import termios
 
         assert termios
-    return go_in(JailLimits(file_size=_file_size(config), calls=_calls(config)), must=values["jail"] == ON)
+    return go_in(JailLimits(file_size=_file_size(config), calls=calls_of(config)), must=values["jail"] == ON)
