@@ -5,6 +5,7 @@ The code runs in 32-bit protected mode, where a PVH kernel is entered, on the fi
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tests.unit.boot.images import MIB, kernel
@@ -66,3 +67,22 @@ def config(
     return MachineConfig(
         BootConfig(kernel), MemoryConfig(32 * MIB), cpus, disks=disks, console=console or ConsoleConfig()
     )
+
+
+class Console:
+    """What a guest prints, through a pipe."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.config = ConsoleConfig("fd", self.writer)
+
+    def read(self, size: int) -> bytes:
+        """The next *size* bytes."""
+        data = b""
+        while len(data) < size:
+            data += os.read(self.reader, size - len(data))
+        return data
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)

@@ -13,7 +13,8 @@ import pytest
 
 from tests import tiny
 from tests.sample_devices import Echo
-from vmm import ConfigError, ConsoleConfig, DiskConfig, EndEvent, Event, Machine
+from tests.tiny import Console
+from vmm import ConfigError, DiskConfig, EndEvent, Event, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
@@ -28,27 +29,11 @@ COUNTER = tiny.BASE + 0x1000
 COUNT = b"\xff\x05" + COUNTER.to_bytes(4, "little") + b"\xeb\xf8"
 
 
-class Console:
-    """Where a guest prints."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-        self.config = ConsoleConfig("fd", self.writer)
-
-    def read(self, size: int) -> bytes:
-        """The next *size* bytes."""
-        data = b""
-        while len(data) < size:
-            data += os.read(self.reader, size - len(data))
-        return data
-
-
 @pytest.fixture
 def console() -> Iterator[Console]:
     console = Console()
     yield console
-    os.close(console.reader)
-    os.close(console.writer)
+    console.close()
 
 
 def counter(machine: Machine) -> int:

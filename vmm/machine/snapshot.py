@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 """Of :class:`MachineState`."""
+_MERGED = ".base"
+"""The memory of a base that is a diff itself, while the new one is made."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ KINDS: dict[str, type] = {each.__name__: each for each in (MachineState, VcpuSta
 
 
 class Taking:
-    """One snapshot: :meth:`check` and :meth:`save` while the machine is paused, :meth:`finish` afterwards.
+    """One snapshot: made while the machine runs, :meth:`save` while it is paused, :meth:`finish` afterwards.
 
     :param folder: where files are made
     :param base: the directory of the snapshot that this one is a diff of, or None
@@ -82,6 +84,12 @@ class Taking:
         self._base = None if base is None else layers(base)
         if self._base is not None and self._base[-1][1].memory_size != config.memory.size:
             raise ConfigError(f"{base}: it is of a machine with another size of memory", code="snapshot-base")
+        below = [] if self._base is None else memory_files(self._base)
+        self._than = below[0] if below else None
+        if len(below) > 1:
+            # Now, while the machine runs: nothing of it is needed
+            self._than = folder.file(_MERGED)
+            memory_file.merge_ram(config.memory.size, below, self._than)
 
     def save(
         self,
@@ -101,15 +109,7 @@ class Taking:
         self._state = encode_state(state)
         self._cpuid = core.cpuid()
         self._disks = self._copy_disks(attached)
-        than = None
-        if self._base is not None:
-            than = os.path.join(self._folder.path, ".base")
-            memory_file.merge_ram(memory.size, memory_files(self._base), than)
-        try:
-            self._bytes = memory_file.write_ram(memory, self._folder.file(MEMORY), than=than, progress=progress)
-        finally:
-            if than is not None:
-                os.unlink(than)
+        self._bytes = memory_file.write_ram(memory, self._folder.file(MEMORY), than=self._than, progress=progress)
 
     def _copy_disks(self, attached: list[Attached]) -> tuple[Disk, ...]:
         disks = []
@@ -127,6 +127,8 @@ class Taking:
         from hashlib import sha256
 
         place = self._folder.path
+        if self._than == self._folder.file(_MERGED):
+            os.unlink(self._than)
         try:
             with open(self._folder.file(STATE), "xb") as file:
                 file.write(self._state)

@@ -12,7 +12,8 @@ import pytest
 
 from tests import tiny
 from tests.sample_devices import Echo
-from vmm import ConfigError, ConsoleConfig, DiskConfig, HostError, Machine
+from tests.tiny import Console
+from vmm import ConfigError, DiskConfig, HostError, Machine
 from vmm.persist import Unsaved
 from vmm.snapshot import whole
 from vmm.snapshot.manifest import read_manifest
@@ -22,27 +23,12 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), re
 PATIENCE = 60.0
 
 
-class Console:
-    """What a guest prints, and what it is typed."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-        self.config = ConsoleConfig("fd", self.writer)
-
-    def read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            data += os.read(self.reader, size - len(data))
-        return data
-
-
 @pytest.fixture
 def consoles() -> Iterator[list[Console]]:
     made = [Console() for _ in range(3)]
     yield made
     for console in made:
-        os.close(console.reader)
-        os.close(console.writer)
+        console.close()
 
 
 def echo(folder: Path, console: Console, **options: object) -> Machine:
@@ -81,6 +67,27 @@ def test_a_clone_goes_on_and_so_does_the_source(
         with Machine.restore(str(tmp_path / "again"), console=consoles[2].config) as third:
             talk(third, consoles[2], b"third")
         talk(machine, consoles[0], b"still there")
+
+
+def test_diffs_of_diffs_hold_nothing_but_what_is_theirs(tmp_path: Path, consoles: list[Console]) -> None:
+    with echo(tmp_path, consoles[0]) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        base = None
+        for number in range(3):
+            machine.memory.write(0x20_0000 + number * 4096, b"%d" % number)
+            path = str(tmp_path / str(number))
+            machine.snapshot(path, base=base)
+            base = path
+    assert [sorted(os.listdir(tmp_path / str(number))) for number in range(3)] == [
+        ["manifest.json", "memory", "state"],
+        ["manifest.json", "memory", "pages", "state"],
+        ["manifest.json", "memory", "pages", "state"],
+    ]
+    whole.verify(str(tmp_path / "2"))
+    with Machine.restore(str(tmp_path / "2"), console=consoles[1].config) as clone:
+        assert [clone.memory.read(0x20_0000 + number * 4096, 1) for number in range(3)] == [b"0", b"1", b"2"]
+        talk(clone, consoles[1], b"clone")
 
 
 def test_what_was_typed_and_not_read_is_kept(tmp_path: Path, consoles: list[Console]) -> None:
