@@ -174,6 +174,18 @@ except Exception as error:
     assert code == "jail" and int(capabilities, 16)
 
 
+def test_threads_that_end_are_waited_for() -> None:
+    """The kernel may still have a thread that was joined."""
+    code = """
+import threading, time
+from vmm.jail import enter
+threading.Thread(target=time.sleep, args=[0.2], daemon=True).start()
+print(*enter.enter(enter.JailLimits()).names())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "limits" in done.stdout.split()
+
+
 # What a machine that runs does not come to
 BEFORE = {
     *("vmm.boot", "vmm.boot.bzimage", "vmm.boot.loader", "vmm.cli.completion", "vmm.cli.doctor", "vmm.cli.run"),

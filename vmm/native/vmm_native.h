@@ -335,7 +335,7 @@ struct jail_walls {
 
 /*
  * For good, by the only thread of the process, all that there is to be opened being open. 0 however few of the walls stand;
- * -EBUSY: there are other threads, and nothing was given up.
+ * -EBUSY: there are other threads, which did not end within a second, and nothing was given up.
  */
 int jail_enter(const struct jail_config *config, struct jail_walls *walls);
 /* MADV_DONTNEED: pages of files that were not written to come back when they are touched. */

@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Of younger kernels than the C library's headers: Landlock's networks (version 4), its scopes (version 6). */
@@ -38,6 +39,22 @@ static bool alone(void)
 
 	/* A folder for each thread: links are "..", "." and those. */
 	return stat("/proc/self/task", &st) == 0 && st.st_nlink == 3;
+}
+
+/*
+ * A thread that was joined is still there for a moment: its last lock is free before the kernel has taken it apart, and on
+ * a busy host the moment can be long.
+ */
+static bool wait_alone(void)
+{
+	const struct timespec moment = { .tv_nsec = 1000000 };
+
+	for (int turns = 0; turns < 1000; turns++) {
+		if (alone())
+			return true;
+		nanosleep(&moment, NULL);
+	}
+	return alone();
 }
 
 static int write_file(const char *path, const char *text)
@@ -193,7 +210,7 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls)
 	struct __user_cap_data_struct data[2] = { 0 };
 
 	*walls = (struct jail_walls){ 0 };
-	if (!alone())
+	if (!wait_alone())
 		return -EBUSY;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
