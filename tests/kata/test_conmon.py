@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from pyvmm_kata.oci.conmon import tell_oom
 
 
@@ -34,11 +35,14 @@ def test_the_folder_that_conmon_was_given(tmp_path: Path) -> None:
         assert not (tmp_path / "oom").exists()
 
 
-def test_the_bundle_of_an_older_conmon(tmp_path: Path) -> None:
+def test_the_bundle_of_an_older_conmon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ctl").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with child_of("conmon", tmp_path, "--persist-dir") as pid:
         tell_oom(str(tmp_path), pid)
     assert (tmp_path / "oom").exists()
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_whoever_is_no_conmon(tmp_path: Path) -> None:

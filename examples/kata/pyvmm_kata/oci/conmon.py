@@ -39,4 +39,5 @@ def _persist_folders(pid: int) -> list[str]:
         return []
     if os.path.basename(words[0]) != b"conmon" or _PERSIST not in words[:-1]:
         return []
-    return [os.fsdecode(words[words.index(_PERSIST) + 1])]
+    folder = os.fsdecode(words[words.index(_PERSIST) + 1])
+    return [folder] if os.path.isabs(folder) else []  # another one is below a folder of conmon's, not of ours
