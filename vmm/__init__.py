@@ -5,13 +5,15 @@
 ...     print(machine.run(timeout=60).kind)
 
 The public names are here; they are imported when they are first used.  Those of the built-in devices come from
-:mod:`vmm.virtio.registry`.
+:mod:`vmm.virtio.registry`.  ``vmm.__version__`` is that of the installed package, empty when it is not installed.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    __version__: str
+
     from vmm.config.device import DeviceConfig as DeviceConfig
     from vmm.config.device import Opening as Opening
     from vmm.config.limit import LimitConfig as LimitConfig
@@ -73,9 +75,20 @@ def _public() -> list[str]:
     return sorted([*_HOMES, *[name for device in BUILT_IN for name in device.names]])
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pyvmm")
+    except PackageNotFoundError:
+        return ""
+
+
 def __getattr__(name: str) -> object:
     if name == "__all__":
         return _public()
+    if name == "__version__":
+        return _version()
     home = _HOMES.get(name)
     if home is None and not name.startswith("_"):
         from vmm.virtio.registry import home_of

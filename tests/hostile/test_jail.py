@@ -195,6 +195,7 @@ BEFORE = {
 NEVER = {
     "vmm.virtio.pci_layout": "devices are placed before",
     "vmm.machine.attach_pci": "devices are placed before",
+    "importlib.metadata": "only --version and snapshots tell it",
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
     "json": "only with --json, and then imported before",
@@ -205,6 +206,7 @@ NEVER = {
             "vmm.control.server",
             "vmm.machine.snapshot",
             "vmm.machine.restored",
+            "vmm.machine.state",
             "vmm.snapshot.directory",
             "vmm.kvm.saved",
             "hashlib",

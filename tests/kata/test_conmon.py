@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from pyvmm_kata.oci.conmon import tell_oom
 
 

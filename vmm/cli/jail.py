@@ -19,8 +19,8 @@ def obstacle(config: MachineConfig, *, gdb: bool, control: bool) -> str:
         return "gdb is served by a thread that is there before"
     if control:
         return "a control socket has files opened for snapshots"
-    for share in (config.rootfs, *config.shares):
-        if getattr(share, "isolation", "") == "thread":
+    for _, share in config.tagged_shares():
+        if share.isolation == "thread":
             return "a share with isolation=thread opens files"
     if config.vsock is not None and config.vsock.backend == "unix":
         return "the guest's connections to the host open sockets"
@@ -55,12 +55,10 @@ def _file_size(config: MachineConfig) -> int:
         if fd is not None and _stat.S_ISREG(posix.fstat(fd).st_mode):
             return 0
     most = 1 << 20
-    for disk in (config.rootfs, *config.disks, *config.pmems):
-        path = getattr(disk, "path", None)
-        if path is not None:
-            info = posix.stat(path)
-            if _stat.S_ISREG(info.st_mode):
-                most = max(most, info.st_size)
+    for path in (*(disk.path for disk in config.disk_configs()), *(pmem.path for pmem in config.pmems)):
+        info = posix.stat(path)
+        if _stat.S_ISREG(info.st_mode):
+            most = max(most, info.st_size)
     return most
 
 
@@ -69,10 +67,9 @@ def calls_of(config: MachineConfig) -> int:
     from vmm.native import lib
 
     kinds: int = lib.SECCOMP_VMM
-    shared_root = bool(getattr(config.rootfs, "isolation", ""))
-    share = config.shares or shared_root
+    share = config.tagged_shares()
     for kind, wanted in (
-        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disks or (config.rootfs and not shared_root)),
+        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disk_configs()),
         (lib.SECCOMP_NET, config.nets),
         (lib.SECCOMP_PMEM, config.pmems),
         (lib.SECCOMP_CONSOLE, True),  # the UART writes in the same way

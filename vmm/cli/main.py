@@ -19,15 +19,6 @@ def usage() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyvmm")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 def _open_standard_descriptors() -> None:
     """Open what the caller has closed: else the guest's memory may become descriptor 2, where messages are written."""
     for fd in range(3):
@@ -49,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(usage())
         return 0
     if name == "--version":
-        sys.stdout.write(f"pyvmm {_version()}\n")
+        from vmm import __version__
+
+        sys.stdout.write(f"pyvmm {__version__ or 'unknown (not installed)'}\n")
         return 0
     if name not in COMMANDS:
         sys.stderr.write(usage() if not name else f"pyvmm: no command {name!r}; see pyvmm --help\n")

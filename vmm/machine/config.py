@@ -148,8 +148,7 @@ class MachineConfig:
     def device_configs(self) -> list[DeviceConfig]:
         """The records of devices in the order of their slots, by which a guest names some."""
         return [
-            *((self.rootfs,) if isinstance(self.rootfs, DiskConfig) else ()),
-            *self.disks,
+            *self.disk_configs(),
             *(share if share.tag else replace(share, tag=tag) for tag, share in self.tagged_shares()),
             *self.nets,
             *self.pmems,
@@ -158,6 +157,16 @@ class MachineConfig:
             *((self.console,) if self.console.device == "virtio" else ()),
             *self.more_devices,
         ]
+
+    def disk_configs(self) -> tuple[DiskConfig, ...]:
+        """All disks in the order of their letters, one that is the root file system first."""
+        return (self.rootfs, *self.disks) if isinstance(self.rootfs, DiskConfig) else self.disks
+
+    def with_disks(self, disks: tuple[DiskConfig, ...]) -> MachineConfig:
+        """The same machine with other disks, as many as :meth:`disk_configs` has, in that order."""
+        if isinstance(self.rootfs, DiskConfig):
+            return replace(self, rootfs=disks[0], disks=disks[1:])
+        return replace(self, disks=disks)
 
     def last_configs(self) -> list[DeviceConfig]:
         """Those of devices that a machine has unless told otherwise.

@@ -344,7 +344,8 @@ class Machine:
         :raises ConfigError: it has a device that cannot be saved, is being debugged, or *path* is something else
         :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on
         """
-        from vmm.machine.snapshot import Taking, check_can_be_saved
+        from vmm.machine.snapshot import Taking
+        from vmm.machine.state import check_can_be_saved
         from vmm.snapshot.directory import NewDirectory
 
         self._check_thread("snapshot")
@@ -360,8 +361,7 @@ class Machine:
                     self.pause()
                 try:
                     assert self._core is not None
-                    parts = [*self._platform.saved, *self._slots.saved]
-                    taking.save(self._core, self._memory, parts, self.attached, progress)
+                    taking.save(self._core, self._memory, self._slots, self._platform, progress)
                 except BaseException:
                     self._go_on(runs)
                     raise

@@ -7,12 +7,11 @@ import posix
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.kvm.saved import VcpuState, VmState
 from vmm.machine import config as machine_config
-from vmm.machine.bootstrap import new_generation
+from vmm.machine import state
 from vmm.machine.config import ConsoleConfig, MachineConfig
-from vmm.machine.snapshot import KINDS, STATE_VERSION, processor
-from vmm.persist import State
+from vmm.machine.snapshot import processor
+from vmm.machine.state import KINDS, STATE_VERSION, MachineState
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST
 from vmm.snapshot.files import copy_disk
@@ -78,7 +77,8 @@ class Restored:
         if saved.memory.size != self._manifest.memory_size:
             raise ConfigError(f"{where}: two sizes of memory", code="snapshot-format")
         self._check_processor()
-        self._state = made(read_state(folder, self._manifest), "MachineState", KINDS, os.path.join(folder, "state"))
+        saved_state = read_state(folder, self._manifest)
+        self._state: MachineState = made(saved_state, "MachineState", KINDS, os.path.join(folder, "state"))
         if self._state.version != STATE_VERSION:
             raise ConfigError(f"{folder}: state version {self._state.version}", code="snapshot-version")
         console = replace(changes.pop("console", None) or ConsoleConfig(), device=saved.console.device)
@@ -103,18 +103,14 @@ class Restored:
 
     def _give_disks(self, saved: MachineConfig) -> None:
         """A copy of its own for every disk that the guest writes, the same file where it only reads."""
-        has_root = isinstance(saved.rootfs, DiskConfig)
-        wanted = [saved.rootfs, *saved.disks] if isinstance(saved.rootfs, DiskConfig) else list(saved.disks)
+        wanted = saved.disk_configs()
         if len(wanted) != len(self._manifest.disks):
             raise ConfigError(f"{self._folder}/{MANIFEST}: another number of disks", code="snapshot-format")
         given = [
             self._own(disk, kept, index)
             for index, (disk, kept) in enumerate(zip(wanted, self._manifest.disks, strict=True))
         ]
-        if has_root:
-            self.config = replace(self.config, rootfs=given[0], disks=tuple(given[1:]))
-        else:
-            self.config = replace(self.config, disks=tuple(given))
+        self.config = self.config.with_disks(tuple(given))
 
     def _own(self, disk: DiskConfig, kept: Disk, index: int) -> DiskConfig:
         if kept.file:
@@ -149,40 +145,23 @@ class Restored:
         self._memory = memory
 
     def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
-        """Everything as it was: KVM's state, then devices, which go on at once, and are kicked: what a guest rang for
-        just before is no part of the state."""
+        """Everything as it was.
+
+        :raises ConfigError: the guest would see another processor, or the machine has other devices
+        """
         self._remove_copies()
-        here = core.cpuid()
-        if here != self._manifest.cpu.cpuid and not self._force:
+        self._check_cpuid(core.cpuid())
+        core.wait_for_memory()
+        state.restore(self._state, core, slots, platform, self._memory, advance_clock=self._advance)
+
+    def _check_cpuid(self, here: str) -> None:
+        cpu = self._manifest.cpu
+        if here != cpu.cpuid and not self._force:
             raise ConfigError(
-                f"{self._folder} was taken on a {self._manifest.cpu.model or 'processor'} with other features",
+                f"{self._folder} was taken on a {cpu.model or 'processor'} with other features",
                 code="snapshot-cpu",
                 hint="restore it on a host of that kind, or --force it if its guest uses nothing that this one lacks",
             )
-        core.wait_for_memory()
-        vcpus: list[VcpuState] = list(self._state.vcpus)
-        vm: VmState = self._state.vm
-        core.restore(vcpus, vm, advance_clock=self._advance)
-        others = [*platform.saved, *slots.saved]
-        if len(others) != len(self._state.platform) or len(slots.attached) != len(self._state.devices):
-            raise ConfigError(
-                f"the snapshot has {len(self._state.devices)} devices, this machine {len(slots.attached)}",
-                code="restore-mismatch",
-                hint="restore with the same devices, in the same order",
-            )
-        for attached, plain in zip(slots.attached, self._state.devices, strict=True):
-            attached.transport.restore(State.from_plain(plain, attached.device.name))
-        # The PCI bus looks at the BARs of devices
-        for thing, plain in zip(others, self._state.platform, strict=True):
-            thing.restore(State.from_plain(plain, thing.name))
-        for attached in slots.attached:
-            attached.transport.resume()
-            attached.transport.interrupt()
-        # Before the guest's first instruction: it must not draw the random numbers that others draw, too
-        new_generation(self._memory)
-        platform.generation.signal()
-        for vcpu in core.vcpus:
-            vcpu.was_paused()
 
     def _remove_copies(self) -> None:
         while self._copies:

@@ -1,8 +1,4 @@
-"""Taking a snapshot of a machine: what is saved, in which order, while it is paused.
-
-Devices first: what they still have to do changes RAM and raises interrupts.  Then KVM, which holds those interrupts.
-Then RAM, which nobody changes any more.
-"""
+"""Taking a snapshot of a machine: its state, disks and RAM into files while it is paused, and what describes them."""
 
 from __future__ import annotations
 
@@ -10,9 +6,8 @@ import os
 import time
 
 from vmm.errors import ConfigError, HostError
-from vmm.faststart.record import dataclass, replace
-from vmm.kvm.saved import VcpuState, VmState
-from vmm.machine.config import MachineConfig
+from vmm.faststart.record import replace
+from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
@@ -32,7 +27,6 @@ from vmm.snapshot.manifest import (
     write_manifest,
 )
 from vmm.snapshot.records import plain
-from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -40,35 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vmm.machine.config import MachineConfig
     from vmm.machine.kvm_vm import Core
-    from vmm.machine.slots import Attached
+    from vmm.machine.pc import Platform
+    from vmm.machine.slots import Attached, Slots
     from vmm.memory import GuestMemory
-    from vmm.persist import Saveable
 
-STATE_VERSION = 1
-"""Of :class:`MachineState`."""
 _MERGED = ".base"
 """The memory of a base that is a diff itself, while the new one is made."""
-
-
-@dataclass(frozen=True)
-class MachineState:
-    """The file ``state``.
-
-    :ivar version: :data:`STATE_VERSION` of the writer
-    :ivar vcpus: by their APIC ids
-    :ivar platform: what is no virtio device, as :meth:`vmm.persist.State.plain` has it
-    :ivar devices: of each virtio device, in the order of their slots, what its transport saved
-    """
-
-    version: int
-    vcpus: tuple[VcpuState, ...]
-    vm: VmState
-    platform: tuple[dict[str, Any], ...]
-    devices: tuple[dict[str, Any], ...]
-
-
-KINDS: dict[str, type] = {each.__name__: each for each in (MachineState, VcpuState, VmState)}
 
 
 class Taking:
@@ -95,20 +68,16 @@ class Taking:
         self,
         core: Core,
         memory: GuestMemory,
-        platform: list[Saveable],
-        attached: list[Attached],
+        slots: Slots,
+        platform: Platform,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         """Everything that changes when the machine goes on."""
-        schemas = [saveable(each.device) for each in attached]
+        schemas = [saveable(each.device) for each in slots.attached]
         self._devices = tuple(Device(schema.kind, schema.version) for schema in schemas)
-        devices = tuple(each.transport.save().plain() for each in attached)
-        others = tuple(each.save().plain() for each in platform)
-        vcpus, vm = core.save()
-        state = MachineState(STATE_VERSION, tuple(vcpus), vm, others, devices)
-        self._state = encode_state(state)
+        self._state = encode_state(state.save(core, slots, platform))
         self._cpuid = core.cpuid()
-        self._disks = self._copy_disks(attached)
+        self._disks = self._copy_disks(slots.attached)
         self._bytes = memory_file.write_ram(memory, self._folder.file(MEMORY), than=self._than, progress=progress)
 
     def _copy_disks(self, attached: list[Attached]) -> tuple[Disk, ...]:
@@ -125,6 +94,8 @@ class Taking:
     def finish(self) -> None:
         """What takes time and no longer needs the machine to stand still."""
         from hashlib import sha256
+
+        from vmm import __version__
 
         place = self._folder.path
         if self._than == self._folder.file(_MERGED):
@@ -144,7 +115,7 @@ class Taking:
             base=base,
             base_id=base_id,
             taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            pyvmm=pyvmm_version(),
+            pyvmm=__version__,
             host_kernel=os.uname().release,
             cpu=Cpu(*processor(), self._cpuid),
             kernel=_state_of(self._config.boot.kernel),
@@ -184,16 +155,6 @@ def _state_of(path: str) -> FileState:
         return FileState(os.path.abspath(path), 0, 0)  # needed for a reset only
 
 
-def pyvmm_version() -> str:
-    """Of this package; empty when it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyvmm")
-    except PackageNotFoundError:
-        return ""
-
-
 def processor() -> tuple[str, str]:
     """``vendor_id`` and ``model name`` of this host's first processor, as /proc/cpuinfo has them."""
     found = {"vendor_id": "", "model name": ""}
@@ -205,18 +166,3 @@ def processor() -> tuple[str, str]:
             if all(found.values()):
                 break
     return found["vendor_id"], found["model name"]
-
-
-def check_can_be_saved(config: MachineConfig, attached: list[Attached]) -> None:
-    """
-    :raises ConfigError: the machine has something that cannot be saved; the message names it
-    """
-    for each in attached:
-        saveable(each.device)
-    disks = len(config.disks) + isinstance(config.rootfs, DiskConfig)
-    if sum(each.device.device_id == ID_BLOCK for each in attached) != disks:
-        raise ConfigError(
-            "a disk was plugged in or unplugged: the machine is not the one that was configured",
-            code="snapshot-device",
-            hint="a snapshot has the devices of the configuration",
-        )

@@ -1,0 +1,111 @@
+"""All of a machine but its RAM and disks, taken out while it is paused and put into one that was just made.
+
+Devices come first when it is taken: what they still have to do changes RAM and raises interrupts.  Then KVM, which
+holds those interrupts.  Then, by whoever asked for it, RAM, which nobody changes any more.
+"""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+from vmm.kvm.saved import VcpuState, VmState
+from vmm.machine.bootstrap import new_generation
+from vmm.persist import State, saveable
+from vmm.virtio.spec import ID_BLOCK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.machine.config import MachineConfig
+    from vmm.machine.kvm_vm import Core
+    from vmm.machine.pc import Platform
+    from vmm.machine.slots import Attached, Slots
+    from vmm.memory import GuestMemory
+
+STATE_VERSION = 1
+"""Of :class:`MachineState`."""
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """The file ``state`` of a snapshot.
+
+    :ivar version: :data:`STATE_VERSION` of the writer
+    :ivar vcpus: by their APIC ids
+    :ivar platform: what is no virtio device, as :meth:`vmm.persist.State.plain` has it
+    :ivar devices: of each virtio device, in the order of their slots, what its transport saved
+    """
+
+    version: int
+    vcpus: tuple[VcpuState, ...]
+    vm: VmState
+    platform: tuple[dict[str, Any], ...]
+    devices: tuple[dict[str, Any], ...]
+
+
+KINDS: dict[str, type] = {each.__name__: each for each in (MachineState, VcpuState, VmState)}
+
+
+def check_can_be_saved(config: MachineConfig, attached: list[Attached]) -> None:
+    """
+    :raises ConfigError: the machine has something that cannot be saved; the message names it
+    """
+    for each in attached:
+        saveable(each.device)
+    if sum(each.device.device_id == ID_BLOCK for each in attached) != len(config.disk_configs()):
+        raise ConfigError(
+            "a disk was plugged in or unplugged: the machine is not the one that was configured",
+            code="snapshot-device",
+            hint="a snapshot has the devices of the configuration",
+        )
+
+
+def save(core: Core, slots: Slots, platform: Platform) -> MachineState:
+    """All of a machine that is paused."""
+    devices = tuple(each.transport.save().plain() for each in slots.attached)
+    others = tuple(each.save().plain() for each in (*platform.saved, *slots.saved))
+    vcpus, vm = core.save()
+    return MachineState(STATE_VERSION, tuple(vcpus), vm, others, devices)
+
+
+def restore(
+    state: MachineState, core: Core, slots: Slots, platform: Platform, memory: GuestMemory, *, advance_clock: bool
+) -> None:
+    """Make a machine whose devices are all attached, and which has not run, go on where *state* was taken.
+
+    :param memory: RAM, as it was then
+    :param advance_clock: put its clocks forward by the time since
+    :raises ConfigError: the state is of another machine
+    :raises HostError: the host's KVM does not take it
+    """
+    core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock)
+    _restore_devices(state, slots, platform)
+    _go_on(core, slots)
+    # Before the guest's first instruction: it must not draw the random numbers that others draw, too
+    new_generation(memory)
+    platform.generation.signal()
+
+
+def _restore_devices(state: MachineState, slots: Slots, platform: Platform) -> None:
+    others = [*platform.saved, *slots.saved]
+    if len(others) != len(state.platform) or len(slots.attached) != len(state.devices):
+        raise ConfigError(
+            f"the snapshot has {len(state.devices)} devices, this machine {len(slots.attached)}",
+            code="restore-mismatch",
+            hint="restore with the same devices, in the same order",
+        )
+    for attached, plain in zip(slots.attached, state.devices, strict=True):
+        attached.transport.restore(State.from_plain(plain, attached.device.name))
+    # Behind the devices: the PCI bus looks at their BARs
+    for thing, plain in zip(others, state.platform, strict=True):
+        thing.restore(State.from_plain(plain, thing.name))
+
+
+def _go_on(core: Core, slots: Slots) -> None:
+    """Devices are kicked, and interrupt: what a guest rang for just before is no part of the state."""
+    for attached in slots.attached:
+        attached.transport.resume()
+        attached.transport.interrupt()
+    for vcpu in core.vcpus:
+        vcpu.was_paused()
