@@ -10,7 +10,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 PAGE = 4096
@@ -22,7 +22,7 @@ HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
 _HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
-_F_ADD_SEALS, _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1, 2, 4
+_F_ADD_SEALS, _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_WRITE = 1033, 1, 2, 4, 8
 """``<linux/fcntl.h>``."""
 _MADV_REMOVE = 9
 """The same header: pages of a memfd are freed, not only unmapped."""
@@ -39,16 +39,38 @@ def sealed_memory(name: str, size: int, flags: int = 0) -> int:
     :param flags: ``MFD_*`` of memfd_create(2) besides MFD_CLOEXEC
     :raises OSError: the host has no such memory
     """
-    import fcntl
-
-    fd = posix.memfd_create(name, posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING | flags)
+    fd = open_memory(name, size, flags)
     try:
-        posix.ftruncate(fd, size)
-        fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+        _seal(fd, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
     except BaseException:
         posix.close(fd)
         raise
     return fd
+
+
+def open_memory(name: str, size: int, flags: int = 0) -> int:
+    """The same, before it is sealed."""
+    fd = posix.memfd_create(name, posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING | flags)
+    try:
+        posix.ftruncate(fd, size)
+    except BaseException:
+        posix.close(fd)
+        raise
+    return fd
+
+
+def freeze(fd: int) -> None:
+    """Nobody can write to the memfd *fd* any more, nor change its size.
+
+    :raises OSError: it is mapped to be written
+    """
+    _seal(fd, _F_SEAL_WRITE | _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+
+
+def _seal(fd: int, seals: int) -> None:
+    import fcntl
+
+    fcntl.fcntl(fd, _F_ADD_SEALS, seals)
 
 
 class Region:
@@ -77,9 +99,9 @@ def regions(size: int) -> tuple[Region, ...]:
     return (Region(0, HOLE_START, 0), Region(HOLE_END, size - HOLE_START, HOLE_START))
 
 
-def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where the first *size* bytes of *file* are no hole: offsets, half-open."""
-    at = 0
+def data_ranges(file: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """Where the first *size* bytes of *file*, from *begin* on, are no hole: offsets, half-open."""
+    at = begin
     while at < size:
         try:
             start = posix.lseek(file, at, _SEEK_DATA)
@@ -128,6 +150,8 @@ class GuestMemory:
     memfd, :attr:`fd`, which another process can map, region *r* at ``r.offset`` (and huge pages depend on the host's
     setting for shared memory).
 
+    :ivar file: a descriptor of what it lies over, or -1
+
     With a *file* RAM begins as its bytes, *size* of them (holes are zeros), which are read when they are first touched;
     the file never changes, and must not be changed by others.  Shared memory copies it.
 
@@ -146,7 +170,7 @@ class GuestMemory:
         _check(size, huge_pages)
         self.size = size
         self.regions = regions(size)
-        self.fd = -1
+        self.fd = self.file = -1
         self.over_file = file >= 0 and not shared and huge_pages != "hugetlb"
         """A page that is given up must not show the file's bytes again: :func:`ram_zero` makes it zero."""
         self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
@@ -155,20 +179,20 @@ class GuestMemory:
                 raise OSError(_EIO, "the file of guest memory ends early")
             if self.over_file:
                 self._map, self._start = self._make_over(file), 0
+                self.file = posix.dup(file)
             else:
                 self._map, self._start = self._make(huge_pages, shared)
                 if file >= 0:
-                    self._copy_from(file)
+                    self.copy_from(file, 0, size)
         except (OSError, ValueError, OverflowError) as error:
-            if self.fd >= 0:
-                posix.close(self.fd)
+            self._close_files()
             raise _unavailable(size, huge_pages, error) from error
         self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
         self._base: Any = ffi.from_buffer(self._view)
-        self._prefaulted = prefault
+        self._prefaulted = False
         if prefault:
-            self._prefault()
+            self.prefault()
 
     def _make(self, huge_pages: str, shared: bool) -> tuple[mmap.mmap, int]:
         """The mapping, and where in it RAM starts."""
@@ -206,18 +230,41 @@ class GuestMemory:
         ram.madvise(mmap.MADV_DONTDUMP)
         return ram
 
-    def _copy_from(self, file: int) -> None:
-        """The file's data, hole by hole: what nobody touched needs no page here either."""
-        for start, end in data_ranges(file, self.size):
+    def copy_from(self, file: int, begin: int, end: int) -> None:
+        """The data of *file* between two offsets, into the same place of RAM: holes are left out, since what nobody
+        touched needs no page here either.
+
+        :raises OSError: it cannot be read
+        """
+        for start, stop in data_ranges(file, end, begin):
             at = start
-            while at < end:
-                with memoryview(self._map) as ram, ram[self._start + at : self._start + end] as room:
+            while at < stop:
+                with memoryview(self._map) as ram, ram[self._start + at : self._start + stop] as room:
                     got = posix.preadv(file, [room], at)
                 if not got:
                     raise OSError(_EIO, "the file of guest memory ends early")
                 at += got
 
-    def _prefault(self) -> None:
+    def lay_over(self, file: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Have private memory show *file* in the *ranges* (offsets, half-open, of whole pages), until it is written.
+
+        The guest may run.  Addresses stay what they are; what was there is given back to the host.
+
+        :param file: a descriptor, open for reading, needed during this call only
+        :raises OSError: not all of it could be done; the rest is as it was
+        """
+        kept, self.file = self.file, posix.dup(file)
+        if kept >= 0:
+            posix.close(kept)
+        self.over_file = True
+        for start, end in ranges:
+            result = lib.ram_lay(self._base + start, end - start, file, start)
+            if result < 0:
+                raise OSError(-result, posix.strerror(-result))
+
+    def prefault(self) -> None:
+        """Touch all of it now, and after each :meth:`clear`."""
+        self._prefaulted = True
         try:
             self._map.madvise(_MADV_POPULATE_WRITE)
             return
@@ -233,10 +280,11 @@ class GuestMemory:
             if result < 0:
                 raise HostError("cannot give guest memory back", code="memory-unavailable", errno=-result)
             self.over_file = False
+            self._close_files()
         else:
             self._map.madvise(_MADV_REMOVE if self.fd >= 0 else mmap.MADV_DONTNEED, self._start, self.size)
         if self._prefaulted:
-            self._prefault()
+            self.prefault()
 
     def offset(self, gpa: int, length: int) -> int:
         """Where the range lies in RAM, which begins at 0 and has no hole.
@@ -308,6 +356,9 @@ class GuestMemory:
             self._view = memoryview(self._map)[self._start : self._start + self.size]
             self._base = ffi.from_buffer(self._view)
             raise
-        if self.fd >= 0:
-            posix.close(self.fd)
-            self.fd = -1
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for fd in {self.fd, self.file} - {-1}:
+            posix.close(fd)
+        self.fd = self.file = -1

@@ -207,6 +207,7 @@ NEVER = {
             "vmm.machine.snapshot",
             "vmm.machine.restored",
             "vmm.machine.state",
+            "vmm.machine.fork",
             "vmm.snapshot.directory",
             "vmm.kvm.saved",
             "hashlib",

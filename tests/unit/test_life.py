@@ -62,6 +62,11 @@ def bring(machine: Machine, state: str) -> None:
         machine.close()
 
 
+def fork_and_close(machine: Machine) -> None:
+    for child in machine.fork(2):
+        child.close()
+
+
 DO: dict[str, Callable[[Machine], object]] = {
     "attach": lambda machine: machine.attach(Echo()),
     "plug": lambda machine: machine.plug(Echo()),
@@ -71,6 +76,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "pause": lambda machine: machine.pause(),
     "resume": lambda machine: machine.resume(),
     "snapshot": lambda machine: machine.snapshot(f"{machine.config.disks[0].path}.warm"),
+    "fork": fork_and_close,
     "reset": lambda machine: machine.reset(),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),

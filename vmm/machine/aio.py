@@ -25,6 +25,10 @@ from vmm.machine.lifecycle import EndEvent, Event
 from vmm.machine.machine import Machine
 from vmm.virtio.device import VirtioDevice
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.machine.fork import ForkPoint
+
 _PIPE = 1 << 16
 
 
@@ -120,6 +124,8 @@ class AsyncMachine:
         return self.machine.state
 
     async def __aenter__(self) -> AsyncMachine:
+        if self._machine is not None:
+            return self  # of a fork: it runs already
         console = self._wanted
         if console.kind == "none":
             self._pipe = list(os.pipe())
@@ -212,6 +218,36 @@ class AsyncMachine:
     async def snapshot(self, path: str, *, base: str | None = None, stop: bool = False) -> None:
         """As :meth:`Machine.snapshot`."""
         await asyncio.to_thread(self.machine.snapshot, path, base=base, stop=stop)
+
+    async def fork(
+        self, n: int = 1, *, each: Callable[[int], dict[str, Any]] | None = None, **changes: Any
+    ) -> list[AsyncMachine]:
+        """As :meth:`Machine.fork`: children run; :meth:`close` each of them, or use it as an async context."""
+        point = await asyncio.to_thread(self.machine.fork_point, n)
+        children: list[AsyncMachine] = []
+        try:
+            for number in range(n):
+                own = {**changes, **(each(number) if each else {})}
+                child = self._child(point, own.pop("console", None) or ConsoleConfig(), own)
+                await child.__aenter__()
+                children.append(child)
+                await child.start()
+        except BaseException:
+            for child in children:
+                await child.close()
+            raise
+        finally:
+            point.close()
+        return children
+
+    @classmethod
+    def _child(cls, point: ForkPoint, console: ConsoleConfig, changes: dict[str, Any]) -> AsyncMachine:
+        def make(console: ConsoleConfig) -> Machine:
+            return Machine.of_fork(point, {**changes, "console": console}, start=False)
+
+        made = cls.__new__(cls)
+        made._prepare(make, console)
+        return made
 
     async def reset(self) -> None:
         """As :meth:`Machine.reset`."""

@@ -28,6 +28,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "pause": (RUNNING,),
     "resume": (PAUSED,),
     "snapshot": (RUNNING, PAUSED),
+    "fork": (RUNNING, PAUSED),
     "reset": (RUNNING, PAUSED, ENDED),
     "press_power_button": (RUNNING,),
     "shutdown": (RUNNING,),
@@ -50,7 +51,7 @@ TIMEOUT = "timeout"
 STOPPED = "stopped"
 ERROR = "error"
 END_KINDS = (POWEROFF, REBOOT, PANIC, TRIPLE_FAULT, TIMEOUT, STOPPED, ERROR)
-EVENT_KINDS = ("started", "restored", "paused", "resumed", "snapshot", "reset", "power-button", *END_KINDS)
+EVENT_KINDS = ("started", "restored", "paused", "resumed", "snapshot", "forked", "reset", "power-button", *END_KINDS)
 
 
 @dataclass(frozen=True)

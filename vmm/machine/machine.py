@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vmm.kvm import Vcpu
     from vmm.machine.bootstrap import Origin
     from vmm.machine.config import MachineConfig
+    from vmm.machine.fork import ForkPoint
     from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.slots import Attached, HotPlug, Slots
     from vmm.memory import GuestMemory
@@ -345,15 +346,10 @@ class Machine:
         :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on
         """
         from vmm.machine.snapshot import Taking
-        from vmm.machine.state import check_can_be_saved
         from vmm.snapshot.directory import NewDirectory
 
-        self._check_thread("snapshot")
         with self._life_lock:
-            self._life.check("snapshot")
-            if self._threads.on_debug is not None:
-                raise ConfigError("a debugger is attached: its breakpoints are in memory", code="snapshot-debug")
-            check_can_be_saved(self.config, self.attached)
+            self._check_can_be("snapshot")
             runs = self._life.stage == RUNNING
             with NewDirectory(path) as folder:
                 taking = Taking(self.config, folder, base)
@@ -371,6 +367,76 @@ class Machine:
             if stop:
                 self.stop(detail="snapshot")
             self._life.publish("snapshot", path)
+
+    def _check_can_be(self, call: str) -> None:
+        from vmm.machine.state import check_can_be_saved
+
+        self._check_thread(call)
+        self._life.check(call)
+        if self._threads.on_debug is not None:
+            raise ConfigError("a debugger is attached: its breakpoints are in memory", code="snapshot-debug")
+        check_can_be_saved(self.config, self.attached)
+
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        each: Callable[[int], dict[str, Any]] | None = None,
+        start: bool = True,
+        **changes: Any,
+    ) -> list[Machine]:
+        """*n* new machines that go on where this one is now, and so does it.
+
+        It stands still until what it has written since its last fork, or all that it has touched, and its disks are
+        copied; pages of memory are shared with its children until one of them writes.  Disks of a child are copies that
+        end with it.  Its VM generation ID is another; its networks are new, and connections of its vsock have ended.
+
+        :param each: called with 0 to *n* - 1: what that child has of its own beside *changes*; and its ``devices``, as
+            this one was made with
+        :param start: let them run; else :meth:`start` does
+        :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that children have of their own: ``nets``,
+            ``vsock``, whose sockets and tap devices are in use, ``disks``, ``console``, which is none unless it is said
+        :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child cannot be made so
+        :raises HostError: the host refuses.  There are no children then, and the machine goes on
+        """
+        children: list[Machine] = []
+        point = self.fork_point(n)
+        try:
+            for number in range(n):
+                children.append(self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start))
+        except BaseException:
+            for child in children:
+                child.close()
+            raise
+        finally:
+            point.close()
+        return children
+
+    def fork_point(self, n: int) -> ForkPoint:
+        """The first half of :meth:`fork`, for whoever makes *n* children in a way of their own."""
+        from vmm.machine.fork import ForkPoint
+
+        if n < 1:
+            raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
+        with self._life_lock:
+            self._check_can_be("fork")
+            runs = self._life.stage == RUNNING
+            if runs:
+                self.pause()
+            try:
+                assert self._core is not None
+                point = ForkPoint(self.config, self._core, self._slots, self._platform, self._memory, n)
+            finally:
+                self._go_on(runs)
+            self._life.publish("forked", str(n))
+            return point
+
+    @classmethod
+    def of_fork(cls, point: ForkPoint, changes: dict[str, Any], *, start: bool) -> Machine:
+        """The second half, for each child: *changes* are all that it has of its own, ``devices`` included."""
+        devices = changes.pop("devices", ())
+        origin = point.child(changes)
+        return cls._made_of(origin, origin.config, devices, start)
 
     def _go_on(self, ran: bool) -> None:
         if ran and self._life.state == PAUSED:
@@ -404,8 +470,12 @@ class Machine:
         from vmm.machine.restored import Restored
 
         origin = Restored(path, changes, clock=clock, force=force)
+        return cls._made_of(origin, origin.config, devices, start)
+
+    @classmethod
+    def _made_of(cls, origin: Origin, config: MachineConfig, devices: tuple[VirtioDevice, ...], start: bool) -> Machine:
         try:
-            machine = cls(origin.config, devices=devices, _origin=origin)
+            machine = cls(config, devices=devices, _origin=origin)
         except BaseException:
             origin.close()
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posix
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
@@ -14,7 +13,7 @@ from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST
-from vmm.snapshot.files import copy_disk
+from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
 from vmm.snapshot.records import made
 from vmm.virtio.blk.config import DiskConfig
@@ -68,7 +67,7 @@ class Restored:
         self._folder = folder
         self._advance = clock == HOST
         self._force = force
-        self._copies: list[str] = []
+        self._copies = DiskCopies()
         chain = layers(folder)
         self._manifest: Manifest = chain[-1][1]
         self._memory_files = memory_files(chain)
@@ -106,22 +105,12 @@ class Restored:
         wanted = saved.disk_configs()
         if len(wanted) != len(self._manifest.disks):
             raise ConfigError(f"{self._folder}/{MANIFEST}: another number of disks", code="snapshot-format")
-        given = [
-            self._own(disk, kept, index)
-            for index, (disk, kept) in enumerate(zip(wanted, self._manifest.disks, strict=True))
-        ]
+        given = [self._own(disk, kept) for disk, kept in zip(wanted, self._manifest.disks, strict=True)]
         self.config = self.config.with_disks(tuple(given))
 
-    def _own(self, disk: DiskConfig, kept: Disk, index: int) -> DiskConfig:
+    def _own(self, disk: DiskConfig, kept: Disk) -> DiskConfig:
         if kept.file:
-            folder = os.path.dirname(os.path.abspath(self._folder))
-            if not os.access(folder, os.W_OK):
-                import tempfile
-
-                folder = tempfile.gettempdir()
-            path = os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(4).hex()}-{index}")
-            self._copies.append(path)
-            copy_disk(os.path.join(self._folder, kept.file), path)
+            path = self._copies.make(os.path.join(self._folder, kept.file), beside=self._folder)
             return replace(disk, path=path)
         now = file_state(kept.image.path)
         if now != kept.image and not self._force:
@@ -149,7 +138,7 @@ class Restored:
 
         :raises ConfigError: the guest would see another processor, or the machine has other devices
         """
-        self._remove_copies()
+        self._copies.remove()
         self._check_cpuid(core.cpuid())
         core.wait_for_memory()
         state.restore(self._state, core, slots, platform, self._memory, advance_clock=self._advance)
@@ -163,13 +152,6 @@ class Restored:
                 hint="restore it on a host of that kind, or --force it if its guest uses nothing that this one lacks",
             )
 
-    def _remove_copies(self) -> None:
-        while self._copies:
-            try:
-                posix.unlink(self._copies.pop())
-            except OSError:
-                pass
-
     def close(self) -> None:
         """Remove what was made for the clone.  Harmless when done twice."""
-        self._remove_copies()
+        self._copies.remove()

@@ -52,6 +52,11 @@ struct ram_file {
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
 /* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */
 int ram_zero(void *at, uint64_t len);
+/*
+ * Put what lies at offset of the file fd in place of pages of a private mapping, at the same address; the file is never
+ * written.  -errno: as it was before.
+ */
+int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
 
 /* ---- warm_save.c: an image of this process for pyvmm-warm ------------------------------------------------------ */
 

@@ -55,3 +55,34 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
         if not done:
             raise OSError(errno.EIO, "the file ends early")
         at += done
+
+
+class DiskCopies:
+    """Copies of disks for a machine, which have names until it has opened them: nothing is left when it is killed."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def make(self, source: str, *, beside: str) -> str:
+        """Copy the image *source*; the path of the copy.
+
+        :param beside: a path: the copy is in the same directory, if one can write there, so that it may share blocks
+        :raises HostError: the host cannot
+        """
+        folder = os.path.dirname(os.path.abspath(beside))
+        if not os.access(folder, os.W_OK):
+            import tempfile
+
+            folder = tempfile.gettempdir()
+        path = os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(6).hex()}")
+        self._paths.append(path)
+        copy_disk(source, path)
+        return path
+
+    def remove(self) -> None:
+        """Remove the names.  Harmless when done twice."""
+        while self._paths:
+            try:
+                os.unlink(self._paths.pop())
+            except OSError:
+                pass

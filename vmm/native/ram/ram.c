@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Guest RAM into a sparse file, and pages of RAM that lies over such a file back to zero.
+ * Guest RAM into a sparse file, over such a file, and back to zero where it lies over one.
  *
  * Called while no vCPU runs and no worker touches RAM.  What is not written stays a hole: pages that nobody ever
  * touched, which the page map tells without touching them, and pages of zeros.
@@ -115,5 +115,16 @@ int ram_zero(void *at, uint64_t len)
 	if (new == MAP_FAILED)
 		return -errno;
 	madvise(at, len, MADV_DONTFORK);
+	return 0;
+}
+
+int ram_lay(void *at, uint64_t len, int fd, uint64_t offset)
+{
+	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, (off_t)offset);
+
+	if (new == MAP_FAILED)
+		return -errno;
+	madvise(at, len, MADV_DONTFORK);
+	madvise(at, len, MADV_DONTDUMP);
 	return 0;
 }

@@ -1,0 +1,317 @@
+"""Machines forked while they run: what children have of the moment, what nobody sees of another, and failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.sample_devices import Echo
+from tests.tiny import Console
+from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, Machine
+from vmm.boot import layout
+from vmm.native import ffi, lib
+from vmm.snapshot.memory_base import take_base
+
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+
+PATIENCE = 60.0
+COUNTER = 0x20_0000
+# Wait for a byte, count it in RAM, and say how many there were
+COUNT = (
+    b"\x66\xba" + tiny.LINE_STATUS.to_bytes(2, "little") + b"\xec\xa8\x01\x74\xfb"  # in; test al, 1; jz to the in
+    b"\x66\xba" + layout.COM1.to_bytes(2, "little") + b"\xec"  # in
+    b"\xfe\x05" + COUNTER.to_bytes(4, "little") + b"\xa0" + COUNTER.to_bytes(4, "little") +  # inc [COUNTER]; mov al, it
+    b"\xee\xeb\xe4"  # out; jmp the start
+)  # fmt: skip
+
+
+@pytest.fixture
+def consoles() -> Iterator[list[Console]]:
+    made = [Console() for _ in range(5)]
+    yield made
+    for console in made:
+        console.close()
+
+
+def count(machine: Machine, console: Console) -> int:
+    """Have the guest count one further byte; what it has come to."""
+    assert machine.console_input(b"x") == 1
+    return console.read(1)[0]
+
+
+def counting(folder: Path, console: Console, **options: object) -> Machine:
+    return Machine(tiny.config(tiny.make(folder, tiny.say(">"), COUNT), console=console.config, **options))  # type: ignore[arg-type]
+
+
+@needs_kvm
+@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("paused", [False, True])
+def test_everybody_goes_on_from_the_moment_alone(
+    tmp_path: Path, consoles: list[Console], cpus: int, paused: bool
+) -> None:
+    with counting(tmp_path, consoles[0], cpus=cpus) as source:
+        events: list[tuple[str, str]] = []
+        source.listen(lambda event: events.append((event.kind, event.detail)))
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert [count(source, consoles[0]) for _ in range(3)] == [1, 2, 3]
+        if paused:
+            source.pause()
+        children = source.fork(2, each=lambda number: {"console": consoles[1 + number].config})
+        assert source.state == ("paused" if paused else "running")
+        if paused:
+            source.resume()
+        assert ("forked", "2") in events
+        assert [count(source, consoles[0]) for _ in range(2)] == [4, 5]
+        assert count(children[0], consoles[1]) == 4
+        assert count(children[1], consoles[2]) == 4
+        generations = [each.memory.read(layout.VM_GENERATION_ID, 16) for each in (source, *children)]
+        assert len(set(generations)) == 3
+        # A fork of a fork, and a second one of the source
+        deeper = children[0].fork(console=consoles[3].config)[0]
+        later = source.fork(console=consoles[4].config)[0]
+        assert count(deeper, consoles[3]) == 5
+        assert count(later, consoles[4]) == 6
+        assert count(children[0], consoles[1]) == 5
+        assert count(source, consoles[0]) == 6
+        children[1].close()
+        source.close()
+        assert count(deeper, consoles[3]) == 6, "it needs nobody that it was forked from"
+        for each in (children[0], deeper, later):
+            each.close()
+
+
+@needs_kvm
+def test_a_child_can_wait_be_saved_and_reset(tmp_path: Path, consoles: list[Console]) -> None:
+    with counting(tmp_path, consoles[0]) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert count(source, consoles[0]) == 1
+        (child,) = source.fork(console=consoles[1].config, start=False)
+        with child:
+            assert child.state == "made"
+            source.close()
+            child.start()
+            assert count(child, consoles[1]) == 2
+            child.snapshot(str(tmp_path / "warm"))
+            child.snapshot(str(tmp_path / "diff"), base=str(tmp_path / "warm"))
+            child.reset()
+            assert consoles[1].read(1) == b">"
+            assert count(child, consoles[1]) == 1
+    with Machine.restore(str(tmp_path / "diff"), console=consoles[2].config) as clone:
+        assert count(clone, consoles[2]) == 3
+        with clone.fork(console=consoles[3].config)[0] as child:
+            assert count(child, consoles[3]) == 4
+            assert count(clone, consoles[2]) == 4
+
+
+@needs_kvm
+def test_disks_are_of_the_moment(tmp_path: Path, consoles: list[Console]) -> None:
+    written, read = tmp_path / "written.img", tmp_path / "read.img"
+    for path in (written, read):
+        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
+    disks = (DiskConfig(str(written)), DiskConfig(str(read), read_only=True))
+    with counting(tmp_path, consoles[0], disks=disks) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        children = source.fork(2)
+        written.write_bytes(b"later".ljust(1 << 20, b"\0"))
+        (deeper,) = children[1].fork()
+        for number, each in enumerate((*children, deeper)):
+            assert each.config.disks[1].path == str(read)
+            assert not os.path.exists(each.config.disks[0].path), "nothing is left when it is killed"
+            each.snapshot(str(tmp_path / f"{number}"))
+            assert (tmp_path / f"{number}" / "disk0").read_bytes()[:11] == b"at the time"
+            each.close()
+        assert sorted(path.name for path in tmp_path.glob(".pyvmm*")) == []
+        read.unlink()
+        read.write_bytes(bytes(1 << 20))
+        with pytest.raises(ConfigError, match=r"read\.img: it is another file"):
+            source.fork()
+        assert count(source, consoles[0]) == 1
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process grows beyond it, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@needs_kvm
+@pytest.mark.parametrize("room", [1 << 19, 1 << 24], ids=["disk", "memory"])
+def test_the_source_goes_on_when_the_host_is_full(tmp_path: Path, consoles: list[Console], room: int) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(os.urandom(1 << 20))
+    with counting(tmp_path, consoles[0], disks=(DiskConfig(str(disk)),)) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert count(source, consoles[0]) == 1
+        with files_of_at_most(room), pytest.raises(HostError, match="cannot"):
+            source.fork()
+        assert source.state == "running"
+        assert count(source, consoles[0]) == 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.img", "tiny.elf"]
+        (child,) = source.fork(console=consoles[1].config)
+        with child:
+            assert count(child, consoles[1]) == 3
+
+
+@needs_kvm
+def test_no_children_when_one_cannot_be(tmp_path: Path, consoles: list[Console]) -> None:
+    with counting(tmp_path, consoles[0]) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        with pytest.raises(ConfigError, match="1 vCPUs for 2"):
+            source.fork(2, each=lambda number: {"cpus": 1 + number, "console": consoles[1].config})
+        with pytest.raises(ConfigError, match="0 children"):
+            source.fork(0)
+        assert count(source, consoles[0]) == 1
+        with pytest.raises(ConfigError, match="more of them"):
+            source.fork(each=lambda number: (_ for _ in ()).throw(ConfigError("more of them", code="test")))
+        assert count(source, consoles[0]) == 2
+
+
+@needs_kvm
+def test_devices_of_a_program_are_given_again(tmp_path: Path) -> None:
+    with Machine(tiny.config(tiny.make(tmp_path)), devices=(Echo(),)) as source:
+        source.start()
+        with pytest.raises(ConfigError, match="2 devices, this machine 1"):
+            source.fork()
+        assert source.state == "running"
+        (child,) = source.fork(each=lambda number: {"devices": (Echo(),)})
+        with child:
+            assert [each.name for each in child.devices] == [each.name for each in source.devices]
+
+
+@needs_kvm
+def test_a_fork_for_asyncio(tmp_path: Path) -> None:
+    async def talk() -> list[bytes]:
+        async with AsyncMachine(tiny.config(tiny.make(tmp_path, tiny.say(">"), COUNT))) as source:
+            await source.start()
+            assert await source.console.read(1) == b">"
+            await source.console.write(b"x")
+            assert await source.console.read(1) == b"\1"
+            children = await source.fork(2)
+            said = []
+            for each in (source, *children):
+                async with each:
+                    await each.console.write(b"x")
+                    said.append(await each.console.read(1))
+            return said
+
+    assert asyncio.run(talk()) == [b"\2"] * 3
+
+
+# -- RAM --------------------------------------------------------------------------------------------------------------
+
+PAGE = 4096
+RAM = 16 << 20
+
+
+class Modelled:
+    """RAM, and beside it what it must hold."""
+
+    def __init__(self, memory: GuestMemory, content: bytearray) -> None:
+        self.memory = memory
+        self.content = content
+
+    def write(self, page: int, data: bytes) -> None:
+        self.memory.write(page * PAGE, data)
+        self.content[page * PAGE : page * PAGE + len(data)] = data
+
+    def give_back(self, page: int, pages: int) -> None:
+        """As the balloon does."""
+        at, size = page * PAGE, pages * PAGE
+        if self.memory.over_file:
+            assert lib.ram_zero(ffi.cast("void *", self.memory.host_address + at), size) == 0
+        else:
+            self.memory.write(at, bytes(size))
+        self.content[at : at + size] = bytes(size)
+
+    def fork(self, n: int, shared: bool) -> list[Modelled]:
+        base = take_base(self.memory, n)
+        made = [base.open(huge_pages="auto", shared=shared, prefault=False) for _ in range(n)]
+        base.close()
+        return [Modelled(each, bytearray(self.content)) for each in made]
+
+    def check(self) -> None:
+        assert self.memory.read(0, RAM) == self.content
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nobody_sees_what_another_writes(seed: int) -> None:
+    chance = random.Random(seed)
+    everybody = [Modelled(GuestMemory(RAM, shared=seed == 5), bytearray(RAM))]
+    for _ in range(60):
+        one = chance.choice(everybody)
+        what = chance.random()
+        page = chance.randrange(RAM // PAGE - 64)
+        if what < 0.6:
+            for _ in range(chance.choice((1, 1, 200))):
+                one.write(chance.randrange(RAM // PAGE), chance.randbytes(9) if chance.random() < 0.8 else bytes(PAGE))
+        elif what < 0.75:
+            one.give_back(page, chance.randrange(1, 64))
+        elif what < 0.78:
+            one.memory.clear()
+            one.content[:] = bytes(RAM)
+        elif len(everybody) < 10:
+            everybody += one.fork(chance.randrange(1, 4), chance.random() < 0.2)
+        else:
+            everybody.remove(one)
+            one.memory.close()
+        for each in everybody:
+            each.check()
+    for each in everybody:
+        each.memory.close()
+
+
+def test_a_second_fork_copies_what_was_written_since() -> None:
+    source = Modelled(GuestMemory(RAM), bytearray(RAM))
+    for page in range(1024):
+        source.write(page, b"%d" % page)
+    first = source.fork(1, False)
+    source.write(5, b"later")
+    second = source.fork(3, False)
+    base = os.fstat(source.memory.file).st_ino
+    assert [os.fstat(each.memory.file).st_ino for each in (*first, *second)] == [base] * 4, "all have one base"
+    for page in range(1000):
+        source.write(page, b"new%d" % page)
+    third = source.fork(3, False)
+    assert os.fstat(source.memory.file).st_ino == os.fstat(third[0].memory.file).st_ino != base
+    for each in (source, *first, *second, *third):
+        each.check()
+        each.memory.close()
+
+
+def test_children_have_no_pages_of_their_own_at_first() -> None:
+    def anonymous() -> int:
+        """Bytes of this process that are no file's."""
+        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["RssAnon"].split()[0]) << 10
+
+    source = GuestMemory(RAM, huge_pages="none")
+    for page in range(2048):
+        source.write(page * PAGE, os.urandom(PAGE))
+    before = anonymous()
+    base = take_base(source, 4)
+    children = [base.open(huge_pages="none", shared=False, prefault=False) for _ in range(4)]
+    base.close()
+    assert anonymous() < before - (6 << 20), "the source's are the base's now"
+    for page in range(2048):
+        assert {each.read(page * PAGE, 16) for each in children} == {source.read(page * PAGE, 16)}
+    assert anonymous() < before - (6 << 20), "reading does not copy"
+    for each in (source, *children):
+        each.close()

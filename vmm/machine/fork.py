@@ -1,0 +1,134 @@
+"""Running copies of a machine: its state, disks and RAM at one moment, and the machines that are made of it."""
+
+from __future__ import annotations
+
+import os
+
+from vmm.errors import ConfigError
+from vmm.faststart.record import replace
+from vmm.machine import state
+from vmm.machine.config import ConsoleConfig
+from vmm.machine.state import KINDS, MachineState
+from vmm.snapshot.files import DiskCopies
+from vmm.snapshot.manifest import decode_state, encode_state
+from vmm.snapshot.memory_base import take_base
+from vmm.snapshot.records import made
+from vmm.virtio.spec import ID_BLOCK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.machine.config import MachineConfig, MemoryConfig
+    from vmm.machine.kvm_vm import Core
+    from vmm.machine.pc import Platform
+    from vmm.machine.slots import Slots
+    from vmm.memory import GuestMemory
+    from vmm.snapshot.memory_base import Base
+    from vmm.virtio.blk.config import DiskConfig
+
+
+class ForkPoint:
+    """A machine at the moment of its fork.  Made while it is paused; it may go on at once.
+
+    :param children: how many will be made of it, one after the other
+    :raises ConfigError: it has a device that cannot be saved
+    :raises HostError: the host has no room for a disk, or for memory
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        core: Core,
+        slots: Slots,
+        platform: Platform,
+        memory: GuestMemory,
+        children: int,
+    ) -> None:
+        self._config = config
+        self._left = children
+        self._copies = DiskCopies()
+        # As bytes: each child makes values of its own of them
+        self._state = encode_state(state.save(core, slots, platform))
+        try:
+            self._disks = self._copy_disks(slots)
+            self._base = take_base(memory, children)
+        except BaseException:
+            self._copies.remove()
+            raise
+
+    def _copy_disks(self, slots: Slots) -> tuple[DiskConfig, ...]:
+        blks: list[Any] = [each.device for each in slots.attached if each.device.device_id == ID_BLOCK]
+        disks = []
+        for disk, blk in zip(self._config.disk_configs(), blks, strict=True):
+            if not blk.read_only:
+                # By what is open: a clone's disk has no name any more
+                path = self._copies.make(f"/proc/self/fd/{blk.image_fd}", beside=blk.path)
+                disk = replace(disk, path=path)
+            elif not os.path.exists(disk.path) or not os.path.samestat(os.stat(disk.path), os.fstat(blk.image_fd)):
+                raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
+            disks.append(disk)
+        return tuple(disks)
+
+    def child(self, changes: dict[str, Any]) -> Child:
+        """The next child, still to be made.
+
+        :param changes: fields of :class:`MachineConfig` that it has of its own
+        :raises HostError: the host has no room for a disk
+        """
+        self._left -= 1
+        if self._left:
+            copies = DiskCopies()
+            try:
+                disks = tuple(disk if disk.read_only else _copy_of(disk, copies) for disk in self._disks)
+            except BaseException:
+                copies.remove()
+                raise
+        else:
+            copies, self._copies, disks = self._copies, DiskCopies(), self._disks
+        console = replace(changes.pop("console", None) or ConsoleConfig(), device=self._config.console.device)
+        config = replace(self._config.with_disks(disks), console=console, **changes)
+        return Child(config, self._state, self._base, copies)
+
+    def close(self) -> None:
+        """Give back what no child has taken.  Harmless when done twice."""
+        self._copies.remove()
+        self._base.close()
+
+
+def _copy_of(disk: DiskConfig, copies: DiskCopies) -> DiskConfig:
+    return replace(disk, path=copies.make(disk.path, beside=disk.path))
+
+
+class Child:
+    """From a machine that was forked: the :class:`~vmm.machine.bootstrap.Origin` of another that goes on as it was."""
+
+    event = "restored"
+
+    def __init__(self, config: MachineConfig, saved: bytes, base: Base, copies: DiskCopies) -> None:
+        self.config = config
+        self._state = saved
+        self._base = base
+        self._copies = copies
+
+    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+        """RAM that is the other's until it is written."""
+        return self._base.open(huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault)
+
+    def begin(self, memory: GuestMemory) -> None:
+        """Nothing takes long."""
+        self._memory = memory
+
+    def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
+        """Everything as it was.
+
+        :raises ConfigError: the machine has other devices
+        """
+        self._copies.remove()
+        core.wait_for_memory()
+        saved: MachineState = made(decode_state(self._state, "fork"), "MachineState", KINDS, "fork")
+        state.restore(saved, core, slots, platform, self._memory, advance_clock=False)
+
+    def close(self) -> None:
+        """Remove what was made for the child.  Harmless when done twice."""
+        self._copies.remove()
