@@ -3,7 +3,6 @@
 #include "ttrpc.h"
 
 #include "agent.pb.h"
-#include "health.pb.h"
 
 #include <errno.h>
 #include <pb_decode.h>

@@ -4,7 +4,6 @@
 #include "ttrpc.h"
 
 #include "agent.pb.h"
-#include "health.pb.h"
 
 #include <errno.h>
 #include <sched.h>

@@ -9,7 +9,7 @@ from pathlib import Path
 KATA = Path(__file__).resolve().parents[1]
 SOURCE = KATA / "agent"
 PROTO = KATA / "proto"
-MESSAGES = ("agent", "health", "oci", "types")
+MESSAGES = ("agent", "oci", "types")
 WELL_KNOWN = Path("/usr/include/google/protobuf/empty.proto")
 NANOPB = Path("/usr/include/nanopb")
 # As Debian compiles its library: messages with pointers are laid out by it.

@@ -7,6 +7,7 @@ usage: compile.py [OUTPUT]; needs grpcio-tools, which brings protoc and the well
 
 from __future__ import annotations
 
+import ast
 import marshal
 import os
 import sys
@@ -15,6 +16,8 @@ from importlib import resources
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SAME = {"containerd.task.v3.": "containerd.task.v2."}
+"""Packages that have the same messages and services under another name."""
 OUTPUT = os.path.join(os.path.dirname(HERE), "pyvmm_kata", "protobuf", "messages.bin")
 FORMAT = 2
 """Of marshal: every Python that there is reads it."""
@@ -65,6 +68,15 @@ def _entries(messages: Any, package: str) -> Iterator[tuple[str, Any]]:
             yield f"{name}.{enum.name}", {value.name: value.number for value in enum.value}
 
 
+def _renamed(table: dict[str, Any], package: str, other: str) -> dict[str, Any]:
+    """The entries of a package as another one has them."""
+    return {
+        name.replace(package, other): ast.literal_eval(repr(entry).replace(package, other))
+        for name, entry in table.items()
+        if name.startswith(package)
+    }
+
+
 def compile_messages(output: str = OUTPUT) -> None:
     """Write the table of all .proto files to `output`. Raises RuntimeError when there is a mistake in one."""
     table: dict[str, Any] = {}
@@ -76,6 +88,8 @@ def compile_messages(output: str = OUTPUT) -> None:
             for service in file.service:
                 found = {one.name: (one.input_type[1:], one.output_type[1:]) for one in service.method}
                 table[f"{file.package}.{service.name}"] = found
+        for package, other in SAME.items():
+            table |= _renamed(table, package, other)
         with open(f"{output}.new", "wb") as target:
             marshal.dump({name: marshal.dumps(entry, FORMAT) for name, entry in table.items()}, target, FORMAT)
         os.replace(f"{output}.new", output)
