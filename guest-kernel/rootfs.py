@@ -20,14 +20,21 @@ from recipe import EPOCH, Progress, RecipeError
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = "bin dev etc home mnt proc root run sbin sys tmp usr/bin usr/sbin usr/local/bin usr/local/sbin var"
-# Where the files of rootfs/ go, and their modes.
-OWN_FILES = {
-    "init": ("sbin/init", 0o755),
-    "dhcp": ("etc/udhcpc/default.script", 0o755),
-    "fstab": ("etc/fstab", 0o644),
-    "profile": ("etc/profile", 0o644),
-    "passwd": ("etc/passwd", 0o644),
-    "group": ("etc/group", 0o644),
+SCRIPTS = {"init": "sbin/init", "dhcp": "etc/udhcpc/default.script"}
+"""Where the files of rootfs/ go."""
+SETTINGS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/profile": "export PS1='guest:\\w\\$ '\n",
+    "etc/fstab": """\
+proc   /proc          proc    nosuid,nodev,noexec         0 0
+sysfs  /sys           sysfs   nosuid,nodev,noexec         0 0
+pts    /dev/pts       devpts  gid=5,mode=620,ptmxmode=666 0 0
+shm    /dev/shm       tmpfs   nosuid,nodev,mode=1777      0 0
+run    /run           tmpfs   nosuid,nodev,mode=755       0 0
+tmp    /tmp           tmpfs   nosuid,nodev,mode=1777      0 0
+cgroup /sys/fs/cgroup cgroup2 nosuid,nodev,noexec         0 0
+""",
 }
 FILESYSTEM_ID = "70796d6d-0000-4000-8000-000000000001"
 TOOLS = {"mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"}
@@ -118,11 +125,13 @@ def make_tree(tree: Path, busybox: Path, extra: list[tuple[Path, str]]) -> None:
         if not link.exists() and applet != "bin/busybox":
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to("/bin/busybox")
-    for name, (destination, mode) in OWN_FILES.items():
+    own = {destination: ((HERE / "rootfs" / name).read_text(), 0o755) for name, destination in SCRIPTS.items()}
+    own |= {destination: (text, 0o644) for destination, text in SETTINGS.items()}
+    for destination, (text, mode) in own.items():
         path = tree / destination
         path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(HERE / "rootfs" / name, path)
+        path.write_text(text)
         os.chmod(path, mode)
     (tree / "init").symlink_to("sbin/init")  # the path an initramfs is started by
     (tree / "etc/mtab").symlink_to("/proc/mounts")

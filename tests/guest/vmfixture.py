@@ -24,7 +24,7 @@ from vmm import (
 from vmm.config.sizes import parse_size
 from vmm.testing.console import ConsoleGuest
 
-PROMPT = "guest:~# "  # guest-kernel/rootfs/profile
+PROMPT = "guest:~# "  # guest-kernel/rootfs.py
 # What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
 # of what they print. The marks are put together by the guest, so that what is typed never looks like one.
 SERVE = (
