@@ -290,7 +290,7 @@ def main(argv: list[str]) -> int:
     except VmmError as error:
         if not messages.as_json:
             raise
-        from vmm.cli.status import exit_status
+        from vmm.cli.commands import exit_status
 
         status = exit_status(error)
         messages.event("error", str(error), code=error.code, hint=error.hint, status=status)

@@ -1,6 +1,8 @@
-"""The commands of ``pyvmm``: each is the module of its name here."""
+"""The commands of ``pyvmm``, each of which is the module of its name here, and the exit statuses that errors have."""
 
 from __future__ import annotations
+
+from vmm.errors import ConfigError, GuestError, VmmError
 
 COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
@@ -12,3 +14,11 @@ COMMANDS = {
     "debug": "look into the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",
 }
+EXIT_HOST, EXIT_CONFIG, EXIT_GUEST_ERROR = 1, 2, 19
+
+
+def exit_status(error: VmmError) -> int:
+    """The exit status that belongs to *error*."""
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    return EXIT_GUEST_ERROR if isinstance(error, GuestError) else EXIT_HOST

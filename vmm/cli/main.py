@@ -6,8 +6,7 @@ import gc
 import posix
 import sys
 
-from vmm.cli.commands import COMMANDS
-from vmm.cli.status import EXIT_CONFIG, EXIT_HOST, exit_status
+from vmm.cli.commands import COMMANDS, EXIT_CONFIG, EXIT_HOST, exit_status
 from vmm.errors import VmmError
 
 
