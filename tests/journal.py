@@ -1,8 +1,9 @@
 """A pytest plugin for tools/run_tests.py: writes down which test starts and ends, and goes on where a run broke off.
 
 Loaded by ``-p tests.journal``, with a file's name in PYVMM_TEST_JOURNAL.  Each line of the file is one JSON object:
-``{"test": NODEID, "started": true}``, and at the test's end ``{"test": NODEID, "outcomes": {"passed": 1}}``; what was
-said of a test so far is void from ``{"test": NODEID, "again": true}`` on.
+``{"test": NODEID, "started": true}``, and at its end ``{"test": NODEID, "outcomes": {"passed": 1}, "seconds": 2}``
+with the time of its setup, itself and its teardown.  What was said of a test so far is void from
+``{"test": NODEID, "again": true}`` on.
 
 With workers (pytest-xdist) only the process that gives them tests writes, and tells each what has ended before the run:
 they must all find the same tests, one that takes the place of a crashed one too.
@@ -29,11 +30,13 @@ class Journal:
         self.path = path
         self.outcomes: dict[str, dict[str, int]] = {}
         self.starts: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             entry = json.loads(line)
             test = entry["test"]
             if "outcomes" in entry:
                 self.outcomes[test] = entry["outcomes"]
+                self.seconds[test] = entry["seconds"]
             elif "again" in entry:
                 self.outcomes.pop(test, None)
                 self.starts.pop(test, None)
@@ -47,6 +50,10 @@ class Journal:
     def failed(self) -> list[str]:
         """The tests that ended badly."""
         return [test for test, outcomes in self.outcomes.items() if outcomes.keys() & {"failed", "error"}]
+
+    def slowest(self, number: int) -> list[tuple[str, float]]:
+        """The tests that took longest, and their seconds."""
+        return sorted(self.seconds.items(), key=lambda item: -item[1])[:number]
 
     def counts(self) -> dict[str, int]:
         """How many tests had which outcome; one that never ended is an error."""
@@ -87,6 +94,7 @@ class Writer:
         self.ended = sorted(journal.outcomes)
         self.stopped = sorted(test for test, starts in journal.starts.items() if starts >= ATTEMPTS)
         self.now: dict[str, dict[str, int]] = {}
+        self.seconds: dict[str, float] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -97,6 +105,7 @@ class Writer:
         self.journal.write(test=nodeid, started=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         category = self.config.hook.pytest_report_teststatus(report=report, config=self.config)[0]
         if category:
             now = self.now.setdefault(report.nodeid, {})
@@ -105,7 +114,8 @@ class Writer:
             self.pytest_runtest_logfinish(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.journal.write(test=nodeid, outcomes=self.now.pop(nodeid))
+        seconds = round(self.seconds.pop(nodeid, 0.0), 2)
+        self.journal.write(test=nodeid, outcomes=self.now.pop(nodeid), seconds=seconds)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -42,11 +42,13 @@ STALLED = -1
 STALL = 400.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
 WORKERS = ("-n", "2")
-"""For guests: while one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
+"""While one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 LABS = 5
 """How many are started, one after another, before it is given up."""
 SECOND_CHANCES = 8
 """When more tests than this fail in the lab, it is not the lab's fault."""
+SLOWEST = 10
+"""How many are listed."""
 ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 
 
@@ -124,8 +126,8 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
     """
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
-    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", "--durations=10", *(WORKERS if needs_kvm else ())]
-    here += arguments
+    # Tests that need no guest are dealt out by file; for those that do see tests/guest/conftest.py
+    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *WORKERS, "--dist", "loadfile", *arguments]
     if os.isatty(1):
         here.append("--color=yes")
     command = with_kvm(here) if needs_kvm else here
@@ -140,7 +142,10 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
         if status == FAILURES:
             run_again(here, environment)
             status = 0
-    counts = Journal(JOURNAL).counts()
+    journal = Journal(JOURNAL)
+    counts = journal.counts()
+    for test, seconds in journal.slowest(SLOWEST):
+        say(f"{seconds:7.1f} s  {test}")
     failed = status not in (0, NO_TESTS) or any(counts.get(name) for name in ("failed", "error"))
     say(f"<== {title}: {'failed' if failed else 'done'} after {time.monotonic() - start:.1f} s")
     if failed and not counts:
