@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", ["none", "auto", pytest.param("always", marks=pytest.mark.long), "writeback"])
 def test_files_are_as_they_should_be(boot: Boot, tmp_path: Path, name: str) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -83,7 +83,7 @@ def fill(lower: Path) -> None:
         (lower / f"many/{n}").touch()
 
 
-@pytest.mark.parametrize("cache", ["none", "auto", "always"])
+@pytest.mark.parametrize("cache", [pytest.param("none", marks=pytest.mark.long), "auto", "always"])
 @pytest.mark.parametrize("kinds", [("tmpfs", "tmpfs"), ("ext4", "tmpfs")], ids=["one-fs", "two-fs"])
 def test_mounts_stay(boot: Boot, tmp_path: Path, kinds: tuple[str, str], cache: str) -> None:
     with ExitStack() as stack:

@@ -205,6 +205,7 @@ def end_guest(daemon: Containerd, place: Place) -> None:
                 agent.close()
 
 
+@pytest.mark.long  # a minute; those of the commands alone are in test_kata_oci.py
 def test_deaths_at_random(daemon: Containerd) -> None:
     victims = [checks.kill_shim, end_guest, checks.kill_containerd, kill_server]
     checks.check_deaths_at_random(daemon, PROGRAMS, rounds=KILLS, longest=LONGEST_RUN, victims=victims)

@@ -1,6 +1,7 @@
 """Containers and pods of podman's and of CRI, again and again: nothing is lost, and nothing is left.
 
-PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.
+PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.  Once of each takes three minutes: only `make test-long-guest` runs
+them; test_kata_oci.py and test_kata_containerd.py have a turn of theirs with the other tests.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.kata import cri
 from tests.kata.containerd import Containerd, need
 from tools import guest as recipes
 
+pytestmark = pytest.mark.long
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
 LONGEST_RUN = 12.0

@@ -113,10 +113,11 @@ def test_namespaces_of_others(podman: Podman) -> None:
     done = podman.run(*RUN, "--ipc=container:other", "box", "true")
     assert "the ipc namespace is another container's, whose virtual machine has one network" in done.stderr
     run = ("run", "--rm", "--network", "container:other")
-    for kind in ("pid", "ipc", "uts"):
-        link = podman.check("exec", "other", "readlink", f"/proc/self/ns/{kind}")
-        script = f"readlink /proc/self/ns/{kind}"
-        assert podman.check(*run, f"--{kind}=container:other", "box", "sh", "-c", script) == link, kind
-        assert podman.check("exec", "other", "echo", "still there") == "still there\n"
+    kinds = ("pid", "ipc", "uts")
+    script = f"readlink {' '.join(f'/proc/self/ns/{kind}' for kind in kinds)}"
+    links = podman.check("exec", "other", "sh", "-c", script)
+    options = (f"--{kind}=container:other" for kind in kinds)
+    assert podman.check(*run, *options, "box", "sh", "-c", script) == links
+    assert podman.check("exec", "other", "echo", "still there") == "still there\n"
     assert "sleep 100000" in podman.check(*run, "--pid=container:other", "box", "ps")
     podman.check("rm", "--force", "--time", "1", "other")

@@ -56,10 +56,10 @@ def clone() -> Iterator[MakeClone]:
     [
         (1, "mmio", {}),
         (2, "pci", {}),
-        (8, "mmio", {"virtqueues": "packed"}),
+        (4, "mmio", {"virtqueues": "packed"}),
         (2, "pci", {"virtqueues": "packed", "balloon": BalloonConfig(), "console": ConsoleConfig(device="virtio")}),
     ],
-    ids=["one", "pci", "eight-packed", "pci-packed"],
+    ids=["one", "pci", "four-packed", "pci-packed"],
 )
 def test_a_clone_goes_on_where_its_template_was(
     boot: Boot, clone: MakeClone, tmp_path: Path, cpus: int, transport: str, more: dict[str, Any]

@@ -234,7 +234,6 @@ group(
             out="^mine$",
         ),
     ],
-    third=True,
 )
 
 group(
