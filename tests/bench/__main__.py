@@ -123,11 +123,9 @@ def main(argv: list[str]) -> int:
     print(results.table(rows))
     print(f"raw figures: {path}   ({time.monotonic() - begin:.0f} s in all)")
     if options.plot != "none":
-        from tests.bench import plot
-
         if "kata" in figures:
             print(kata_phases.draw(figures["kata"], path.with_suffix(".start.svg")))
-        print(plot.draw(rows, path.with_suffix("." + options.plot)))
+        print(results.draw(rows, path.with_suffix("." + options.plot)))
     if failed := [part for part in parts if part not in figures]:
         print(f"bench: not measured, see above: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

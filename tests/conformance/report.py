@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conformance.differences import DIFFERENCES
-from tests.conformance.faults import FAULTS
 from tests.conformance.journal import Key
 from tests.conformance.runtimes import OURS, REFERENCES, TITLES
 from tests.conformance.suite import Case, Result, Scene, Verdict, judge
@@ -40,11 +39,6 @@ class Row(NamedTuple):
         if ours == "pass":
             return self.case.name in DIFFERENCES and OURS in self.verdicts
         return ours != "different" and (self.is_demanded or self.case.name in DIFFERENCES)
-
-    @property
-    def is_mended(self) -> bool:
-        """Whether it is told as a fault, and passes."""
-        return self.case.name in FAULTS and self.verdicts.get(OURS) == "pass"
 
 
 def rows(results: Mapping[Key, Result], names: Sequence[str], scenes: Mapping[str, Sequence[Scene]]) -> list[Row]:

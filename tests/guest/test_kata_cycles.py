@@ -1,6 +1,6 @@
 """Containers and pods of podman's and of CRI, again and again: nothing is lost, and nothing is left.
 
-PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.  Once of each takes three minutes: only `make test-long-guest` runs
+PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.  Once of each takes three minutes: `make test-long-guest` runs
 them; test_kata_oci.py and test_kata_containerd.py have a turn of theirs with the other tests.
 """
 

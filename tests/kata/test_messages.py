@@ -25,7 +25,7 @@ KINDS = (
     "grpc.StatsContainerResponse",
     "ttrpc.Response",
     "io.containerd.cgroups.v2.Metrics",
-    "containerd.task.v2.StateResponse",
+    "containerd.task.v3.StateResponse",
     "containerd.events.TaskExit",
 )
 NUMBERS = {

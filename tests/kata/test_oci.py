@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.errors import HostError
+from pyvmm_kata.oci import control
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 
 pytestmark = needs_namespaces
@@ -403,3 +405,15 @@ def test_many_lives_leave_nothing(runtime: Runtime) -> None:
         assert runtime.run("run", "-b", runtime.bundle(f"exit {number}"), f"c{number % 2}").returncode == number
     assert os.listdir(runtime.root) == []
     eventually(lambda: not processes_of(runtime.root), "processes are left")
+
+
+def test_a_monitor_that_ends_after_it_was_reached(tmp_path: Path) -> None:
+    """It may, whenever its container does: `delete`, which asks it last, then clears up by itself."""
+    folder = os.open(tmp_path, os.O_PATH)
+    monitor = control.listen(folder)
+    os.close(folder)
+    channel = control.connect(str(tmp_path))
+    monitor.close()
+    with pytest.raises(HostError, match=f"the monitor of container {tmp_path.name} ended before it was asked"):
+        channel.request({"op": "released"})
+    channel.close()

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from tests.conformance.differences import DIFFERENCES, Difference
-from tests.conformance.faults import FAULTS
 from tests.conformance.journal import LOST, Journal
 from tests.conformance.suite import Result, case, equal, judge
 from tests.conformance.suites import SUITES
@@ -30,9 +29,8 @@ def test_a_difference_is_a_row_of_the_table() -> None:
     assert [name for name, known in DIFFERENCES.items() if not any(known.row in row for row in rows)] == []
 
 
-def test_differences_and_faults_are_cases() -> None:
-    assert [name for name in (*DIFFERENCES, *FAULTS) if name not in NAMES] == []
-    assert not FAULTS & DIFFERENCES.keys()
+def test_differences_are_cases() -> None:
+    assert [name for name in DIFFERENCES if name not in NAMES] == []
 
 
 CASE = case("a/b", "b is 1", equal("b", "1"))

@@ -1,7 +1,7 @@
 """Kubernetes' container runtime interface, asked of containerd as kubelet does."""
 
 from . import containers, isolation, pods, resources, streams
-from .script import SCRIPT
+from .stage import SCRIPT
 
 SCENES = SCRIPT.scenes
 

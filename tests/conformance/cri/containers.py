@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.cri.script import scene
-from tests.conformance.cri.stage import LOOP, Box
+from tests.conformance.cri.stage import LOOP, Box, scene
 from tests.conformance.suite import Observation, case, equal, lacks, matches, refused
 
 

@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.cri.script import scene
-from tests.conformance.cri.stage import BIDIRECTIONAL, CONTAINER, HOST_TO_CONTAINER, NODE, TARGET, Box
+from tests.conformance.cri.stage import BIDIRECTIONAL, CONTAINER, HOST_TO_CONTAINER, NODE, TARGET, Box, scene
 from tests.conformance.suite import Observation, case, differs, equal, matches, refused, same
 
 

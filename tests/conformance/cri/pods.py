@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from tests.conformance.cri.script import scene
-from tests.conformance.cri.stage import BRIDGE, Box
+from tests.conformance.cri.stage import BRIDGE, Box, scene
 from tests.conformance.suite import Observation, case, equal, matches, refused, same
 
 
@@ -182,6 +181,7 @@ def pod_settings(box: Box) -> Observation:
     ),
     case("cri/errors/remove-unknown", "RemoveContainer of one succeeds", equal("remove-unknown", "OK")),
     case("cri/errors/pod-lives", "the pod is ready after all that", equal("pod", "ready")),
+    third=True,
 )
 def refusals(box: Box) -> Observation:
     pod = box.pod()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conformance.cri.script import scene
-from tests.conformance.cri.stage import Box
+from tests.conformance.cri.stage import Box, scene
 from tests.conformance.suite import Observation, case, equal, matches
 
 MIB = 1 << 20

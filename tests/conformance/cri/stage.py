@@ -17,11 +17,14 @@ import grpc
 
 from tests.conformance import runtimes
 from tests.conformance.cri.interface import Client
-from tests.conformance.suite import Observation
+from tests.conformance.suite import Observation, Script
 from tests.guest.kata_tools import BIN, write_settings
 from tests.kata.containerd import IMAGE, Containerd, write_image
 from tools.where import ROOT
 
+SCRIPT = Script()
+scene = SCRIPT.scene
+"""Where the modules of this suite put their scenes."""
 READY, CREATED, RUNNING, EXITED = 0, 0, 1, 2
 PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = 0, 1, 2
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3

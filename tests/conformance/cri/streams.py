@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conformance.cri.script import scene
-from tests.conformance.cri.stage import Box
+from tests.conformance.cri.stage import Box, scene
 from tests.conformance.cri.websocket import STDERR, STDIN, STDOUT, Streams
 from tests.conformance.suite import Observation, case, equal, matches
 

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyvmm_kata.oci.spec import default_spec
-from tests.conformance.suite import Observation
+from tests.conformance.suite import Observation, Script
 from tests.guest.kata_tools import make_rootfs
 
+SCRIPT = Script()
+scene = SCRIPT.scene
+"""Where the modules of this suite put their scenes."""
 LIMIT = 45.0
 """Seconds for a command of a runtime's."""
 DROP = object()

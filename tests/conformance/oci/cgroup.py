@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.conformance.oci.box import Box
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, matches, succeeded
 
 MIB = 1 << 20

@@ -7,8 +7,7 @@ import json
 import os
 import socket
 
-from tests.conformance.oci.box import PATH, Box
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import PATH, Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, matches, succeeded
 
 SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
@@ -207,6 +206,7 @@ def command_create(box: Box) -> Observation:
     case("command/unknown-option", "an option that is none is an error", failed("option")),
     case("command/log/json", "--log-format json writes errors as JSON with level and msg", equal("log", "error True")),
     case("command/log/stderr", "errors are on standard error, too, as one line", matches("stderr", "not-there")),
+    third=True,
 )
 def command_small(box: Box) -> Observation:
     folder = box.folder / "spec"

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.oci.box import Box
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, matches, succeeded
 
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.conformance.oci.box import Box
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import Box, scene
 from tests.conformance.suite import Observation, case, equal
 
 

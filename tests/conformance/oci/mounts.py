@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.oci.box import Box
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, lacks, matches, succeeded
 
 
@@ -192,7 +191,6 @@ def mounts_source_relative(box: Box) -> Observation:
 @scene(
     case("config/mounts/writes-beside", "a mount stays when a file is made beside it", equal("after", "content")),
     case("config/mounts/writes-beside-host", "what is written there later is in the source", equal("host", "later\n")),
-    third=True,
 )
 def mounts_beside(box: Box) -> Observation:
     """On an overlay: the first creation in a lower folder copies it up."""

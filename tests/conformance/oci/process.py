@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.conformance.oci.box import DROP, PATH, Box, sections
-from tests.conformance.oci.script import scene
+from tests.conformance.oci.box import DROP, PATH, Box, scene, sections
 from tests.conformance.suite import Observation, case, differs, equal, failed, lacks, matches, succeeded
 
 SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")

@@ -85,6 +85,7 @@ group(
             out="^4$",
         ),
     ],
+    third=True,
 )
 
 group(

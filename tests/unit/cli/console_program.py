@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from tests.unit.devices.uart_guest import Guest
+from tests.unit.devices.conftest import Guest
 from vmm.cli.open_console import open_console
 
 

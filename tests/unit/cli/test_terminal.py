@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.devices.uart_guest import IER, LSR, THR, THRE, Guest, read_all
+from tests.unit.devices.conftest import IER, LSR, THR, THRE, Guest, read_all
 from vmm.cli.console import Console
 from vmm.cli.open_console import open_console
 from vmm.cli.terminal import Keys

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.unit.devices.uart_guest import (
+from tests.unit.devices.conftest import (
     BI,
     CTS,
     DCD,
