@@ -87,6 +87,23 @@ def test_a_server_on_a_network_of_podmans(podman: Podman, options: tuple[str, ..
     podman.check("rm", "--force", "--time", "1", "web")
 
 
+def test_several_networks_and_a_chosen_address(podman: Podman) -> None:
+    """The interfaces come when the machine runs, and are the guest's with names and addresses of their own."""
+    for name in ("one", "two"):
+        podman.check("network", "create", name)
+    mac = "02:00:00:00:00:77"
+    networks = ("--network", f"one:mac={mac}", "--network", "two")
+    try:
+        out = podman.check(
+            "run", "--rm", "--uidmap", "0:100000:65536", *networks, "box", "sh", "-c",
+            "cat /sys/class/net/eth0/address; cd /sys/class/net; echo *; ip -4 -o addr show | grep -c eth",
+        )  # fmt: skip
+    finally:
+        podman.check("network", "rm", "one", "two")
+    address, names, count = out.splitlines()
+    assert (address, names.split(), count) == (mac, ["eth0", "eth1", "lo"], "2")
+
+
 def test_everything_that_is_the_guests(podman: Podman) -> None:
     script = "mount -t tmpfs x /tmp && ls /dev/kmsg; ls /dev | grep -c kvm; test -w /sys/kernel && echo sys"
     done = podman.run(*RUN, "--privileged", "box", "sh", "-c", script)

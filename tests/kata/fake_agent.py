@@ -248,6 +248,9 @@ class FakeVm:
     def unplug(self, serial: str) -> None:
         del self.disks[serial]
 
+    def readdress(self, number: int, mac: str) -> None:
+        raise AssertionError("it has no network")
+
     def die(self, reason: str) -> None:
         """As if the guest had."""
         self.agent.server.close()

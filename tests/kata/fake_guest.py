@@ -141,6 +141,9 @@ class FakeGuest:
     def unplug(self, serial: str) -> None:
         del self.disks[serial]
 
+    def readdress(self, number: int, mac: str) -> None:
+        raise AssertionError("it has no network")
+
     def close(self) -> None:
         self.closed.set()
         self.server.close()

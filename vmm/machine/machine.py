@@ -28,7 +28,7 @@ from vmm.machine.lifecycle import (
     EndEvent,
     Life,
 )
-from vmm.machine.open_devices import balloon_of, console_of, open_devices, vsock_of
+from vmm.machine.open_devices import balloon_of, console_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned
 from vmm.machine.pc import Platform
 from vmm.machine.slots import Board
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.net.device import Net
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.vhost import VhostVsock
 
@@ -576,6 +577,11 @@ class Machine:
         :raises ConfigError: the machine was configured without one
         """
         return balloon_of(self.devices)
+
+    @property
+    def nets(self) -> list[Net]:
+        """The network devices, in their order; see :class:`vmm.virtio.net.device.Net`."""
+        return nets_of(self.devices)
 
     @property
     def disks(self) -> list[Attached]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmm.config.device import Opening
 from vmm.errors import ConfigError
-from vmm.virtio.spec import ID_BALLOON, ID_CONSOLE, ID_VSOCK
+from vmm.virtio.spec import ID_BALLOON, ID_CONSOLE, ID_NET, ID_VSOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.net.device import Net
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.vhost import VhostVsock
 
@@ -61,6 +62,12 @@ def vsock_of(devices: Iterable[VirtioDevice]) -> Vsock | VhostVsock:
     found: Vsock | VhostVsock | None = find(devices, ID_VSOCK)
     if found is None:
         raise ConfigError("the machine has no vsock", code="vsock-none", hint="MachineConfig(vsock=VsockConfig(...))")
+    return found
+
+
+def nets_of(devices: Iterable[VirtioDevice]) -> list[Net]:
+    """The network devices of a machine, in the order of their attaching."""
+    found: list[Any] = [device for device in devices if device.device_id == ID_NET]
     return found
 
 

@@ -129,7 +129,7 @@ int main(void)
 	close(fd);
 	cgroup_init();
 	loopback_up();
-	net_spare_hide();
+	net_spares_hide();
 	setrlimit(RLIMIT_NOFILE, &files);
 	error = loop_init();
 	if (!error) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Names of interfaces, addresses as text, counters, and a device for an interface that is not there yet. */
+/* Names of interfaces, addresses as text, counters, and devices for interfaces that are not there yet. */
 #include "net.h"
 #include "util.h"
 
@@ -63,18 +63,20 @@ unsigned int net_index(const char *name)
 	return text_of(name)[0] ? if_nametoindex(name) : 0;
 }
 
-/* ---- the spare device ---- */
+/* ---- spare devices ---- */
 
 /*
- * A network device for an interface that is not there yet: the kernel's parameter agent.spare=MAC names it. Containers do
- * not see it, since it has no driver until the host configures it.
+ * Network devices for interfaces that are not there yet: the kernel's parameter agent.spare=MAC,MAC names them. Containers
+ * do not see them, since they have no driver until the host configures them, one after the other in that order: the host
+ * may have given one another address by then.
  */
 
 #define PARAMETER "agent.spare="
 #define DRIVER "/sys/bus/virtio/drivers/virtio_net/"
 #define MAC_LENGTH 17
+#define SPARES_MAX 8
 
-static char *device; /* its name on the virtio bus while it is hidden */
+static char *spares[SPARES_MAX]; /* their names on the virtio bus while they are hidden */
 
 static bool has_address(const char *interface, const char *mac)
 {
@@ -85,52 +87,71 @@ static bool has_address(const char *interface, const char *mac)
 	return size >= MAC_LENGTH && !strncasecmp(address, mac, MAC_LENGTH);
 }
 
-static void driver_take(const char *interface)
+/* The name of what was taken from its driver; NULL: it was not. */
+static char *driver_take(const char *interface)
 {
-	char *path = xasprintf("/sys/class/net/%s/device", interface), target[PATH_MAX];
+	char *path = xasprintf("/sys/class/net/%s/device", interface), target[PATH_MAX], *device;
 	ssize_t size = readlink(path, target, sizeof(target) - 1);
 
 	free(path);
 	if (size <= 0)
-		return;
+		return NULL;
 	target[size] = '\0';
 	device = xstrdup(basename(target));
-	if (file_write(DRIVER "unbind", device, strlen(device))) {
-		free(device);
-		device = NULL;
-	}
+	if (!file_write(DRIVER "unbind", device, strlen(device)))
+		return device;
+	free(device);
+	return NULL;
 }
 
-void net_spare_hide(void)
+static char *spare_hide(const char *mac)
+{
+	DIR *interfaces = opendir("/sys/class/net");
+	struct dirent *entry;
+	char *device = NULL;
+
+	while (interfaces && !device && (entry = readdir(interfaces))) {
+		if (entry->d_name[0] != '.' && has_address(entry->d_name, mac))
+			device = driver_take(entry->d_name);
+	}
+	if (interfaces)
+		closedir(interfaces);
+	return device;
+}
+
+void net_spares_hide(void)
 {
 	char line[4096], *mac;
-	struct dirent *entry;
-	DIR *interfaces;
+	size_t count = 0;
 
 	if (file_read("/proc/cmdline", line, sizeof(line)) <= 0)
 		return;
 	mac = strstr(line, PARAMETER);
-	interfaces = mac ? opendir("/sys/class/net") : NULL;
-	if (!interfaces)
+	if (!mac)
 		return;
-	mac += strlen(PARAMETER);
-	while (!device && strnlen(mac, MAC_LENGTH) == MAC_LENGTH && (entry = readdir(interfaces))) {
-		if (entry->d_name[0] != '.' && has_address(entry->d_name, mac))
-			driver_take(entry->d_name);
+	for (mac += strlen(PARAMETER); count < SPARES_MAX && strnlen(mac, MAC_LENGTH) == MAC_LENGTH; mac++) {
+		spares[count] = spare_hide(mac);
+		count += spares[count] != NULL;
+		mac += MAC_LENGTH;
+		if (*mac != ',')
+			break;
 	}
-	closedir(interfaces);
 }
 
 bool net_spare_show(void)
 {
-	int error;
+	for (size_t i = 0; i < SPARES_MAX; i++) {
+		char *device = spares[i];
+		int error;
 
-	if (!device)
-		return false;
-	error = file_write(DRIVER "bind", device, strlen(device));
-	free(device);
-	device = NULL;
-	return !error;
+		if (!device)
+			continue;
+		error = file_write(DRIVER "bind", device, strlen(device));
+		free(device);
+		spares[i] = NULL;
+		return !error;
+	}
+	return false;
 }
 
 /* ---- counters ---- */

@@ -65,9 +65,9 @@ types_IPFamily net_family(int family);
 /* The index of an interface; 0 when there is none of that name. */
 unsigned int net_index(const char *name);
 
-/* Take the driver from the device of an interface to come, if the kernel's parameters name one. */
-void net_spare_hide(void);
-/* Give it back; false: there is none. */
+/* Take the driver from the devices of interfaces to come that the kernel's parameters name. */
+void net_spares_hide(void);
+/* Give it back to the next of them; false: there is none. */
 bool net_spare_show(void);
 
 /* Counters of the network interfaces. */

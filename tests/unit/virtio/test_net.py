@@ -62,6 +62,13 @@ def test_the_cable_is_pulled_and_put_in_again(guest: NetGuest) -> None:
     assert guest.config(6, 2) == spec.NET_S_LINK_UP
 
 
+def test_another_address_is_that_of_the_next_driver(guest: NetGuest) -> None:
+    guest.net.set_mac(bytes.fromhex("020000000077"))
+    assert guest.config(0, 4).to_bytes(4, "little") + guest.config(4, 2).to_bytes(2, "little") == MAC
+    guest.write(spec.MMIO_STATUS, 0)
+    assert (guest.config(0, 4), guest.config(4, 2)) == (0x02, 0x7700)
+
+
 def test_an_address_stays_the_same_and_is_a_local_one() -> None:
     first = stable_mac("tap a")
     assert first == stable_mac("tap a") != stable_mac("tap b")

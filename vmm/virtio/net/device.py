@@ -298,6 +298,15 @@ class Net(VirtioDevice):
             self._link = up
             self.config_changed()
 
+    def set_mac(self, mac: bytes) -> None:
+        """Have another MAC address, which a driver finds when it starts; one that runs keeps what it has.
+
+        :param mac: 6 bytes
+        """
+        self._initial_mac = mac
+        if self._context is None:
+            self.mac = mac
+
     def stats(self) -> dict[str, int]:
         """Counters since the device was made: frames and bytes to the guest (``rx``) and from it (``tx``), those
         dropped, those with a malformed header, how often a frame had to wait for buffers or for a limit, and kicks,

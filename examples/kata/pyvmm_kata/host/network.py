@@ -40,8 +40,6 @@ _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _TABLE_MAIN, _PROTO_KERNEL, _TYPE_UNICAST, _SCOPE_LINK, _ETHERNET = 254, 2, 1, 253, 1
 _PERMANENT, _ALL_PROTOCOLS, _INGRESS = 0x80, 0x0003, 0xFFFF0000
 _AF_INET6 = 10
-# linux/if_ether.h, linux/if_arp.h
-_IP, _ARP, _ARP_REQUEST = 0x0800, 0x0806, 1
 
 USER_DNS = "169.254.1.1"
 """Where the resolver is that passt has for its guest."""
@@ -141,8 +139,7 @@ class Interface(NamedTuple):
 class Network:
     """A guest's network.  *nets* are the devices of its machine.
 
-    :param spare: the MAC address of a device for an interface that is not there yet, empty: there is none
-    :param namespace: the path of the namespace in which it may come
+    :param namespace: the path of the namespace in which interfaces may come: then the devices are spare ones, for these
     """
 
     def __init__(
@@ -151,12 +148,10 @@ class Network:
         nets: Sequence[NetConfig],
         keepers: Sequence[int] = (),
         *,
-        spare: str = "",
         namespace: str = "",
     ) -> None:
         self.interfaces = tuple(interfaces)
         self.nets = tuple(nets)
-        self.spare = spare
         self._namespace = namespace
         self._keepers = list(keepers)
 
@@ -165,41 +160,44 @@ class Network:
         while self._keepers:
             os.close(self._keepers.pop())
 
-    def adopt(self, agent: AgentClient) -> None:
-        """If an interface has come into the namespace by now, give it to the guest: the spare device becomes it.
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """The MAC addresses of the devices for interfaces that are not there yet."""
+        return tuple(net.mac for net in self.nets) if self._namespace else ()
 
-        :raises ConfigError: several have come
+    def adopt(self, agent: AgentClient, readdress: Callable[[int, str], None]) -> None:
+        """If interfaces have come into the namespace by now, give them to the guest: the spare devices become them, in
+        the order in which both are.
+
+        :param readdress: gives the device of that number, which has no driver yet, a MAC address
+        :raises ConfigError: more have come than there are devices
         :raises HostError: see :func:`take_over`
         """
-        if self.spare and in_namespace(self._namespace, self._adopt_here):
-            self.spare = ""
+        if self._namespace and in_namespace(self._namespace, self._adopt_here):
+            self._namespace = ""
+            for number, interface in enumerate(self.interfaces):
+                readdress(number, interface.mac)
             self.configure(agent)
 
     def _adopt_here(self) -> bool:
         if not has_interfaces():
             return False
-        tap = f"{TAP_PREFIX}0"
+        taps = [f"{TAP_PREFIX}{number}" for number in range(len(self.nets))]
         with _rtnetlink() as route:
-            found = list(_interfaces(route, tap))
-            if not found:
-                return False
-            if len(found) > 1:
+            found = list(_interfaces(route, taps))
+            if len(found) > len(taps):
                 names = ", ".join(interface.name for _, interface in found)
                 raise ConfigError(
-                    f"the network namespace has got {names} since the container was created: one can be added then",
+                    f"the network namespace has got {names} since the container was created, and room for {len(taps)}",
                     code="oci-network",
                     hint="make the namespace and its interfaces first, and name it in config.json",
                 )
-            ((index, interface),) = found
-            # The guest's device is there, and keeps its address
-            route.link("set", index=index, address=self.spare)
-            _redirect(route, index, tap, interface.mtu)
-            interface = interface._replace(mac=self.spare)
-            _announce(interface)
-            if interface.is_tap:
-                _lead_in(route, tap, interface)
-        self.interfaces = (interface,)
-        return True
+            for tap, (index, interface) in zip(taps, found, strict=False):
+                _redirect(route, index, tap, interface.mtu)
+                if interface.is_tap:
+                    _lead_in(route, tap, interface)
+        self.interfaces = tuple(interface for _, interface in found)
+        return bool(found)
 
     def configure(self, agent: AgentClient) -> None:
         """Have the guest take it over."""
@@ -315,17 +313,18 @@ def _rtnetlink() -> Iterator[Any]:
         raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
 
 
-def take_over(late: str = "") -> Network:
+def take_over(late: str = "", spares: int = 1) -> Network:
     """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
 
     :param late: the path of this namespace, if interfaces may come after the machine's start (CNI of ``ctr run``,
         podman's networks of containers with a user namespace)
+    :param spares: how many of them
     :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
     :raises ConfigError: another machine has taken it over
     """
     if not has_interfaces():
         # Who may not make tap devices has no CNI either
-        return _spare(late) if late and os.access(_TUN, os.R_OK | os.W_OK) else Network((), ())
+        return _spare(late, spares) if late and os.access(_TUN, os.R_OK | os.W_OK) else Network((), ())
     keepers: list[int] = []
     try:
         with _rtnetlink() as route:
@@ -346,13 +345,21 @@ def take_over(late: str = "") -> Network:
     return Network([interface for _, interface in found], nets, keepers)
 
 
-def _spare(namespace: str) -> Network:
-    """A device that leads nowhere yet."""
-    mac = ":".join(f"{byte:02x}" for byte in (2, *os.urandom(5)))
-    name = f"{TAP_PREFIX}0"
-    keeper = _make_tap(name, "an interface to come")
-    # The guest's driver takes no MTU above that of the device: it gets the interface's when that has come
-    return Network((), [NetConfig("tap", name, mac=mac, mtu=MAX_MTU)], [keeper], spare=mac, namespace=namespace)
+def _spare(namespace: str, count: int) -> Network:
+    """Devices that lead nowhere yet."""
+    keepers: list[int] = []
+    nets = []
+    try:
+        for number in range(count):
+            name = f"{TAP_PREFIX}{number}"
+            keepers.append(_make_tap(name, "an interface to come"))
+            mac = ":".join(f"{byte:02x}" for byte in (2, *os.urandom(5)))
+            # The guest's driver takes no MTU above that of the device: it gets the interface's when that has come
+            nets.append(NetConfig("tap", name, mac=mac, mtu=MAX_MTU))
+    except BaseException:
+        _close_all(keepers)
+        raise
+    return Network((), nets, keepers, namespace=namespace)
 
 
 def _close_all(fds: list[int]) -> None:
@@ -360,19 +367,19 @@ def _close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _interfaces(route: Any, own: str = "") -> Any:
-    """(index, Interface) of each Ethernet interface that is up, but for the tap device *own*."""
+def _interfaces(route: Any, own: Sequence[str] = ()) -> Any:
+    """(index, Interface) of each Ethernet interface that is up, but for the tap devices *own*."""
     addresses, neighbors = list(route.get_addr()), list(route.get_neighbours())
     routes = list(route.get_routes(table=_TABLE_MAIN))
     for link in route.get_links():
         name, mac = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_ADDRESS")
-        if name.startswith(TAP_PREFIX) and name != own:
+        if name.startswith(TAP_PREFIX) and name not in own:
             raise ConfigError(
                 f"the network namespace has a device {name}: another machine has taken it over",
                 code="oci-network",
                 hint="one machine for each pod: its containers share it, not the namespace",
             )
-        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac or name == own:
+        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac or name in own:
             continue
         index = link["index"]
         yield (
@@ -462,20 +469,6 @@ def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
             keys=["0x0/0x0+0"],
             action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": two},
         )
-
-
-def _announce(interface: Interface) -> None:
-    """Tell who knows the interface's IPv4 addresses that they are at another MAC address now (RFC 5227, 3): until the
-    guest says something by itself, pasta and neighbours would go on with the one before."""
-    mac = bytes.fromhex(interface.mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((interface.name, 0))
-        for address in interface.addresses:
-            if ":" not in address.text:
-                own = socket.inet_aton(address.text)
-                body = struct.pack(">HHBBH", _ETHERNET, _IP, len(mac), len(own), _ARP_REQUEST)
-                packet = body + mac + own + bytes(len(mac)) + own
-                sock.send(b"\xff" * 6 + mac + struct.pack(">H", _ARP) + packet)
 
 
 def _lead_in(route: Any, tap: str, interface: Interface) -> None:

@@ -38,6 +38,8 @@ NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
 """Annotations: ``user``, for a network that needs no rights, instead of that of the namespace; and the ports of the
 host that lead into it, ``8080:80 127.0.0.1:5353:53/udp``."""
 MANAGER = "io.container.manager"
+SPARES = 4
+"""Network devices for podman's networks of a container with a user namespace, each a virtio device at the start."""
 LINGER_S = 10.0
 """How long those who wait for a process may take to hear of its end."""
 
@@ -140,7 +142,8 @@ class Monitor:
         # container's user namespace, after create, and else never
         is_filled_late = annotations.get(MANAGER) != "libpod" or namespace(spec, "user") is not None
         late = is_filled_late and not (namespace(spec, "network") or {}).get("path")
-        return network.take_over(self._plan.face.namespace("net") if late else "")
+        spares = SPARES if namespace(spec, "user") is not None else 1
+        return network.take_over(self._plan.face.namespace("net") if late else "", spares)
 
     def _adopt_network(self) -> None:
         if self._sandbox is not None:

@@ -184,14 +184,15 @@ class Sandbox:
         return self._agent
 
     def adopt_network(self) -> None:
-        """Give the guest the interface that has come into its network namespace since its start, if one has.
+        """Give the guest the interfaces that have come into its network namespace since its start, if any have.
 
         :raises VmmError: it cannot be given
         """
         network = self.config.network
-        if network is not None and network.spare:
+        vm = self._vm
+        if network is not None and network.spares and vm is not None:
             with self._lock:
-                network.adopt(self.agent)
+                network.adopt(self.agent, vm.readdress)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the machine is gone; False after *timeout* seconds."""

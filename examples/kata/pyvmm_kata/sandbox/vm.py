@@ -37,7 +37,7 @@ CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 DEBUG = "agent.log=debug "
 """Has the agent tell how long it took, at its end."""
 SPARE = "agent.spare="
-"""Has the agent hide the network device with this MAC address until it is to be configured."""
+"""Has the agent hide the network devices with these MAC addresses, after commas, until they are to be configured."""
 CID = 3
 CONNECTIONS = 1024
 """Of the socket device, both ways, at a time: each has a descriptor of ours, and the guest can make them at will."""
@@ -76,6 +76,13 @@ class Vm(Protocol):
         :raises VmmError: the machine does not run any more
         """
 
+    def readdress(self, number: int, mac: str) -> None:
+        """Give a network device, which has no driver in the guest, another MAC address.
+
+        :param number: as the network has its devices
+        :raises VmmError: the machine does not run any more
+        """
+
     def close(self) -> None:
         """End it, and free everything."""
 
@@ -97,8 +104,8 @@ class PyvmmVm:
         self._console: ConsoleLog | None = ConsoleLog(self._folder)
         self._machine: Machine | None = None
         words = DEBUG if timeline.is_told() else ""
-        if config.network is not None and config.network.spare:
-            words += f"{SPARE}{config.network.spare} "
+        if config.network is not None and config.network.spares:
+            words += f"{SPARE}{','.join(config.network.spares)} "
         self._plugged: dict[str, Any] = {}
         root = config.root
         try:
@@ -178,6 +185,10 @@ class PyvmmVm:
         """See :class:`Vm`."""
         # The agent has let it go, if it does what it should: there is nothing to wait for
         self._running().unplug(self._plugged.pop(serial), 0, force=True)
+
+    def readdress(self, number: int, mac: str) -> None:
+        """See :class:`Vm`."""
+        self._running().nets[number].set_mac(bytes.fromhex(mac.replace(":", "")))
 
     def _running(self) -> Machine:
         if self._machine is None:
