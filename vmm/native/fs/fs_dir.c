@@ -68,8 +68,8 @@ static int dir_seek(struct fs_file *f, uint64_t off)
 {
 	struct fs_dir *d = f->dir;
 
-	/* From the start: somebody wants to see what is new. */
-	if (off == d->off && off)
+	/* From the start, and something was read: somebody wants to see what is new. */
+	if (off == d->off && (off || !d->len))
 		return 0;
 	d->at = d->len = 0;
 	d->off = off;

@@ -167,6 +167,23 @@ static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *p
 	return node_id(t, index);
 }
 
+/*
+ * Is it likely that the guest knows the file? Then one look at its attributes says which it is; else it is opened, and looked
+ * at then. Found by name, what it knows has its name here, but for other links.
+ */
+static bool node_may_be_known(struct fs *fs, const struct fs_ref *dir, const char *name, uint64_t hint)
+{
+	struct fs_nodes *t = fs->nodes;
+	bool known;
+
+	if (hint)
+		return node_known(fs, dir->domain, hint);
+	pthread_mutex_lock(&t->lock);
+	known = t->domain[dir->domain].mount_fd >= 0 || node_named(t, dir->index, name);
+	pthread_mutex_unlock(&t->lock);
+	return known;
+}
+
 int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name, uint64_t hint, struct fuse_entry_out *out)
 {
 	struct look l = { .dir = dir, .name = name, .fd = -1 };
@@ -175,7 +192,7 @@ int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name,
 	int err = 0, domain;
 	uint64_t id = 0;
 
-	if (!hint || node_known(r->fs, dir->domain, hint)) {
+	if (node_may_be_known(r->fs, dir, name, hint)) {
 		index = look_named(r->fs, &l, &err);
 		if (index)
 			id = node_enter(r->fs, &l, index, &l.fd);
