@@ -145,7 +145,7 @@ group(
             f"!{{podman}} run -d --cidfile {{dir}}/id {NONE} box true >/dev/null; wc -c <{{dir}}/id",
             out="^64$",
         ),
-        line("timeout", "--timeout ends it", f"run --timeout 2 --name t {NONE} box sleep 100", status="255"),
+        line("timeout", "--timeout ends it", f"run --timeout 8 --name t {NONE} box sleep 100", status="255"),
         line(
             "ps/exited",
             "ps --filter finds those that ended with a status",

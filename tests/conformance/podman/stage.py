@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).parents[1] / "programs"
 LIMIT = 180.0
 """Seconds for a command."""
-PATIENCE = 25.0
+PATIENCE = 60.0
 """Seconds until what is waited for has to be there."""
 REPLACED = (
     (r"\b[0-9a-f]{64}\b", "<id>"),
