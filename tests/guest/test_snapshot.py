@@ -13,7 +13,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import PROMPT, Guest
-from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, VsockConfig
+from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, NetConfig, VsockConfig
 from vmm.snapshot import whole
 
 TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
@@ -36,6 +36,15 @@ class Clone(Guest):
 
 
 MakeClone = Callable[..., Clone]
+
+
+class Child(Guest):
+    """A machine that was forked, with a console of its own."""
+
+    def __init__(self, of: Guest, **changes: Any) -> None:
+        self._commands = of._commands
+        self._open(lambda fd: of.machine.fork(console=ConsoleConfig("fd", fd), start=False, **changes)[0])
+        self.machine.start()
 
 
 @pytest.fixture
@@ -153,3 +162,37 @@ def test_a_vsock_listener_stays_and_connections_end(boot: Boot, clone: MakeClone
     each = clone(tmp_path / "warm", guest, vsock=VsockConfig(cid=6, uds=str(tmp_path / "two.sock")))
     assert each.check("cat /tmp/nothing 2>/dev/null || echo fine") == "fine\n"
     assert (tmp_path / "two.sock").is_socket()
+
+
+@pytest.mark.parametrize(("cpus", "transport"), [(1, "mmio"), (2, "pci")])
+def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str) -> None:
+    net = (NetConfig("user"),)
+    guest = boot(cpus=cpus, transport=transport, nets=net, vsock=VsockConfig(uds=str(tmp_path / "0.sock")))
+    guest.check(f"ip link set eth0 up; echo nonce-$$ >/tmp/nonce; echo disk >/root/file; {TICK} sleep 1")
+    before = int(guest.check("cat /tmp/tick"))
+    first = Child(guest, vsock=VsockConfig(uds=str(tmp_path / "1.sock")))
+    guest.check("echo later >/tmp/nonce2; echo 0 >/root/own; sync")
+    second = Child(first, vsock=VsockConfig(uds=str(tmp_path / "2.sock")))
+    third = Child(guest, vsock=VsockConfig(uds=str(tmp_path / "3.sock")))
+    everybody = [guest, first, second, third]
+    try:
+        assert len({each.check("cat /tmp/nonce") for each in everybody}) == 1
+        assert [each.run("cat /tmp/nonce2")[0] for each in everybody] == [0, 1, 1, 0]
+        assert [each.run("cat /root/own")[0] for each in everybody] == [0, 1, 1, 0], "disks are of the moment, too"
+        for number, each in enumerate(everybody):
+            each.check(f"echo {number} >/root/own; echo {number} >/tmp/own; sync; echo 3 >/proc/sys/vm/drop_caches")
+        for number, each in enumerate(everybody):
+            assert each.check("cat /root/own /tmp/own /root/file") == f"{number}\n{number}\ndisk\n"
+            tick = int(each.check("cat /tmp/tick"))
+            assert tick >= before
+            assert int(each.check("sleep 1; cat /tmp/tick")) > tick
+            assert each.check("find /bin /etc /usr -type f | head -200 | xargs cat >/dev/null; nproc") == f"{cpus}\n"
+            assert each.check("cat /sys/class/net/eth0/carrier") == "1\n"
+            assert each.check(TROUBLE) == ""
+        assert len({each.check("head -c 16 /dev/urandom | md5sum") for each in everybody}) == 4
+        guest.close()
+        for each in everybody[1:]:
+            assert each.power_off().kind == "poweroff"
+    finally:
+        for each in everybody:
+            each.close()

@@ -6,15 +6,19 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
-from vmm import ConfigError, HostError, Machine
+from vmm import ConfigError, HostError, Machine, VsockConfig
 from vmm.control.client import ask
 from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
+from vmm.faststart.record import replace
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -81,6 +85,37 @@ def test_a_snapshot_by_the_socket(path: str, tmp_path: Path) -> None:
     assert ask(path, "status")["state"] == "running"
 
 
+def test_a_fork_by_the_socket(tmp_path: Path) -> None:
+    vsock = VsockConfig(uds=str(tmp_path / "vsock"))
+    config = replace(tiny.config(tiny.make(tmp_path, tiny.SPIN)), vsock=vsock)
+    place = str(tmp_path / "vm.sock")
+    with Machine(config) as machine, ControlServer(machine, place):
+        machine.start()
+        done = subprocess.run(
+            [sys.executable, "-c", "from vmm.cli.main import main; main()", "fork", place, "-n", "2"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == [f"{place}.1", f"{place}.2"]
+        (third,) = ask(f"{place}.2", "fork")["children"]
+        assert third == {"control": f"{place}.2.1", "vsock": f"{vsock.uds}.2.1"}
+        for path in (place, f"{place}.1", f"{place}.2", f"{place}.2.1"):
+            assert ask(path, "status")["state"] == "running"
+        ask(f"{place}.1", "stop")
+        deadline = time.monotonic() + 30
+        while os.path.exists(f"{place}.1") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ask(place, "fork")["children"] == [{"control": f"{place}.3", "vsock": f"{vsock.uds}.3"}]
+        os.mkdir(f"{place}.5")
+        with pytest.raises(ConfigError, match=r"vm\.sock\.5"):
+            ask(place, "fork", n=2)
+        assert ask(place, "status")["state"] == "running"
+        with pytest.raises(ConfigError, match="0 children"):
+            ask(place, "fork", n=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.elf", "vm.sock.5"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"path": 5}, {"path": "x", "base": 1}, {"path": "x", "stop": 1}, {"path": "x", "more": 1}],
@@ -130,4 +165,7 @@ def test_a_client_that_leaves_meanwhile_harms_nobody(path: str, tmp_path: Path) 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
             connection.sendall(json.dumps({"command": "snapshot", "path": str(tmp_path / "warm")}).encode() + b"\n")
+    deadline = time.monotonic() + 30
+    while ask(path, "status")["state"] == "paused" and time.monotonic() < deadline:
+        time.sleep(0.01)  # the last snapshots are still being taken
     assert ask(path, "status")["state"] == "running"

@@ -95,7 +95,7 @@ OPTIONS = (
         "give up user, files and networks before the start: auto, on, off (default: auto)",
         default="auto",
     ),
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot"),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, pyvmm fork"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )

@@ -8,6 +8,7 @@ COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
     "snapshot": "save a running machine",
     "restore": "start a machine where a snapshot was taken",
+    "fork": "make running copies of a machine",
     "snapshots": "look at saved machines, verify or merge them",
     "run": "run a container in a virtual machine of its own",
     "doctor": "tell whether this machine can run virtual machines, and what to do if not",

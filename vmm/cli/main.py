@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import restore
 
             return restore.main(arguments[1:])
+        if name == "fork":
+            from vmm.cli import fork
+
+            return fork.main(arguments[1:])
         if name == "snapshots":
             from vmm.cli import snapshots
 

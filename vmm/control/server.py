@@ -12,7 +12,9 @@ import os
 import socket
 from _thread import allocate_lock
 
+from vmm import report
 from vmm.errors import ConfigError, VmmError
+from vmm.faststart.record import replace
 from vmm.faststart.thread import Thread
 from vmm.virtio.vsock.path import listen
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
 
     Tell = Callable[[dict[str, Any]], None]
@@ -39,13 +42,15 @@ class ControlServer:
     """
 
     def __init__(self, machine: Machine, path: str) -> None:
-        self._machine = machine
+        self.machine = machine
         self._listening = listen(path, socket.SOCK_STREAM)
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
         self._lock = allocate_lock()
         self._connections: dict[socket.socket, Thread] = {}
         self._stopping = False
+        self._children: list[Child] = []
+        self._forked = 0
         self._thread = Thread(self._accept, "control")
         self._thread.start()
 
@@ -107,15 +112,40 @@ class ControlServer:
                 raise ConfigError(
                     f"no command {name!r:.60}", code="control-command", hint="there are: " + ", ".join(COMMANDS)
                 )
-            tell({"ok": work(self._machine, Arguments(name, request), tell) or {}})
+            tell({"ok": work(self, Arguments(name, request), tell) or {}})
         except VmmError as error:
             tell(
                 {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
             )
         return True
 
+    def fork(self, n: int) -> list[dict[str, str]]:
+        """Fork the machine into *n* children; where each is reached.  They end with this object, or by themselves."""
+        with self._lock:
+            first = self._forked + 1
+            self._forked += n
+        numbers = range(first, first + n)
+        children = self.machine.fork(
+            n, each=lambda index: own_sockets(self.machine.config, numbers[index]), start=False
+        )
+        made: list[Child] = []
+        try:
+            for number, child in zip(numbers, children, strict=True):
+                made.append(Child(child, f"{self.path}.{number}"))
+            for child in children:
+                child.start()
+        except BaseException:
+            for child in children:
+                child.close()
+            for each in made:
+                each.close()
+            raise
+        with self._lock:
+            self._children = [each for each in self._children if each.lives] + made
+        return [each.where() for each in made]
+
     def close(self) -> None:
-        """Answer nobody any more, and remove the socket.  Harmless when done twice."""
+        """Answer nobody any more, end the machine's children, and remove the socket.  Harmless when done twice."""
         with self._lock:
             if self._stopping:
                 return
@@ -129,6 +159,8 @@ class ControlServer:
         self._thread.join()
         for thread in connections.values():
             thread.join()
+        for child in self._children:
+            child.close()
         self._socket.close()
         self._listening.close()
 
@@ -137,6 +169,47 @@ class ControlServer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Child:
+    """A child of a machine that was forked at its control socket, with one of its own at *path*."""
+
+    def __init__(self, machine: Machine, path: str) -> None:
+        self._machine = machine
+        self._server = ControlServer(machine, path)
+        self._thread = Thread(self._wait, "forked")
+        self._thread.start()
+
+    @property
+    def lives(self) -> bool:
+        """It is not closed yet."""
+        return self._machine.state != "closed"
+
+    def where(self) -> dict[str, str]:
+        """Paths of its sockets."""
+        vsock = self._machine.config.vsock
+        return {"control": self._server.path, "vsock": "" if vsock is None else vsock.uds}
+
+    def _wait(self) -> None:
+        try:
+            self._machine.wait()
+        except VmmError as error:
+            report.error(__name__, f"{self._server.path}: {error}")
+        self._server.close()
+        self._machine.close()
+
+    def close(self) -> None:
+        """End it."""
+        self._machine.stop()
+        self._thread.join()
+
+
+def own_sockets(config: MachineConfig, number: int) -> dict[str, Any]:
+    """What child *number* of a machine cannot have in common with it: the path of its vsock, ports of the host."""
+    own: dict[str, Any] = {"nets": tuple(replace(net, publish=()) for net in config.nets)}
+    if config.vsock is not None and config.vsock.uds:
+        own["vsock"] = replace(config.vsock, uds=f"{config.vsock.uds}.{number}")
+    return own
 
 
 class Arguments:
@@ -169,8 +242,9 @@ class Arguments:
 _OPTIONAL = {"base"}
 
 
-def _status(machine: Machine, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+def _status(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
     arguments.end()
+    machine = server.machine
     config = machine.config
     return {
         "state": machine.state,
@@ -182,39 +256,48 @@ def _status(machine: Machine, arguments: Arguments, tell: Tell) -> dict[str, Any
     }
 
 
-def _pause(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+def _pause(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     arguments.end()
-    machine.pause()
+    server.machine.pause()
 
 
-def _resume(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+def _resume(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     arguments.end()
-    machine.resume()
+    server.machine.resume()
 
 
-def _press_power_button(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+def _press_power_button(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     arguments.end()
-    machine.press_power_button()
+    server.machine.press_power_button()
 
 
-def _stop(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+def _stop(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     arguments.end()
-    machine.stop()
+    server.machine.stop()
 
 
-def _snapshot(machine: Machine, arguments: Arguments, tell: Tell) -> None:
+def _snapshot(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     path, base = arguments.take("path", str), arguments.take("base", str)
     stop = arguments.take("stop", bool, False)
     arguments.end()
-    machine.snapshot(path, base=base, stop=stop, progress=lambda done, size: tell({"progress": done, "of": size}))
+    server.machine.snapshot(
+        path, base=base, stop=stop, progress=lambda done, size: tell({"progress": done, "of": size})
+    )
 
 
-COMMANDS: dict[str, Callable[[Machine, Arguments, Tell], dict[str, Any] | None]] = {
+def _fork(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    n = arguments.take("n", int, 1)
+    arguments.end()
+    return {"children": server.fork(n)}
+
+
+COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | None]] = {
     "status": _status,
     "pause": _pause,
     "resume": _resume,
     "press-power-button": _press_power_button,
     "stop": _stop,
     "snapshot": _snapshot,
+    "fork": _fork,
 }
 """What may be asked for; docs/control.md tells what each takes and answers."""

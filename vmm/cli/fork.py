@@ -1,0 +1,46 @@
+"""``pyvmm fork``: running copies of a machine."""
+
+from __future__ import annotations
+
+import sys
+
+from vmm.cli.options import parser as make_parser
+from vmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+PROG = "pyvmm fork"
+DESCRIPTION = "Make running copies of a machine, which goes on.  Prints the control socket of each."
+EPILOG = """\
+VM is the control socket of the machine.  A copy goes on where the machine is: it shares its memory until one of them
+writes, and has disks of its own, which end with it.  Its control socket is VM.1, VM.2 and so on, the socket of its
+--vsock is that of the machine with the same number behind it, networks of --net user are new and publish no ports.  It
+has no console, and ends with the machine at the latest.
+
+example:
+  pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock
+  pyvmm fork /tmp/vm.sock -n 2
+  pyvmm snapshot /tmp/vm.sock.1 warm
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help, completion and the command line."""
+    made = make_parser(PROG, DESCRIPTION, (), EPILOG)
+    made.add_argument("-n", metavar="N", dest="children", default="1", help="so many copies (default: 1)")
+    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    values = parser().parse_args(argv)
+    from vmm.control.client import ask
+
+    if not values.children.isdecimal():
+        raise ConfigError(f"-n {values.children!r}: not a number", code="fork-children")
+    for child in ask(values.vm, "fork", n=int(values.children))["children"]:
+        sys.stdout.write(f"{child['control']}\n")
+    return 0
