@@ -1,8 +1,6 @@
 """`make conformance`: the suites, in the lab where this machine has no usable KVM; their table is docs/conformance.md.
 
-A *scene* is played with each runtime and gives an observation; the *cases* of the scene say what is demanded of it:
-what the specifications ask of a container runtime, and what users see. The exit status is 1 when a case failed that is
-demanded. A lab that stops is started again and goes on where it was.
+The exit status is 1 when a case failed that is demanded. A lab that stops is started again and goes on where it was.
 """
 
 from __future__ import annotations

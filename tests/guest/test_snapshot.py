@@ -13,12 +13,13 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import PROMPT, Guest
-from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, NetConfig, VsockConfig
+from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.snapshot import whole
 
 TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
 """What counts on in RAM alone: a reboot begins at 1."""
 HANGS = "dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error' || true"
+COPY = "dd if=/bin/sh bs=64k count=2 2>/dev/null"
 TROUBLE = f"{HANGS}; dmesg | grep -i unstable || true"
 
 
@@ -195,4 +196,50 @@ def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str
             assert each.power_off().kind == "poweroff"
     finally:
         for each in everybody:
+            each.close()
+
+
+def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    def own(number: int) -> dict[str, str]:
+        """Directories for both shares."""
+        paths = {tag: tmp_path / f"{tag}{number}" for tag in ("a", "b")}
+        for tag, path in paths.items():
+            path.mkdir()
+            if number:
+                (path / "hello").write_text(f"{tag}{number}\n")
+        return {tag: str(path) for tag, path in paths.items()}
+
+    empty = own(0)
+    shares = (ShareConfig(empty["a"], tag="a", isolation="process"), ShareConfig(empty["b"], tag="b"))
+    guest = boot(shares=shares, cpus=2)
+    guest.check("mkdir /tmp/a /tmp/b; mount -t virtiofs a /tmp/a; mount -t virtiofs b /tmp/b; ls /tmp/a /tmp/b")
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    clones: list[Guest] = [Child(guest, shares=own(1)), Child(guest, shares=own(2))]
+    try:
+        clones.append(clone(tmp_path / "warm", guest, shares=own(3)))
+        for number, each in enumerate(clones, 1):
+            assert each.check("cat /tmp/a/hello /tmp/b/hello") == f"a{number}\nb{number}\n"
+            each.check(
+                f"for i in a b; do echo {number} >/tmp/$i/own; mkdir /tmp/$i/folder; {COPY} of=/tmp/$i/folder/f; done"
+            )
+            each.check("exec 8>>/tmp/a/log 9>>/tmp/b/log; echo one >&8; echo one >&9")
+        assert guest.check("ls /tmp/a /tmp/b; echo template >/tmp/a/own; cat /tmp/a/own").endswith("template\n")
+        # What is open is open in a child, too; here in the same directory
+        clones.append(Child(clones[0]))
+        clones[-1].check("echo two >&8; echo two >&9; exec 8>&- 9>&-")
+        sums = clones[-1].check(f"md5sum </tmp/a/folder/f; md5sum </tmp/b/folder/f; {COPY} | md5sum")
+        assert len(set(sums.split())) == 2
+        for tag in ("a", "b"):
+            assert [(tmp_path / f"{tag}{n}" / "own").read_text() for n in (1, 2, 3)] == ["1\n", "2\n", "3\n"]
+            assert [(tmp_path / f"{tag}{n}" / "log").read_text() for n in (1, 2)] == ["one\ntwo\n", "one\n"]
+            assert (tmp_path / f"{tag}3" / "folder" / "f").stat().st_size == 128 << 10
+        assert sorted(path.name for path in (tmp_path / "b0").iterdir()) == []
+        for each in (*clones, guest):
+            assert each.check(HANGS) == ""
+        guest.check("exec 7>/tmp/a/gone; rm /tmp/a/gone")
+        with pytest.raises(ConfigError, match=r"gone \(deleted\)"):
+            guest.machine.fork()
+        guest.check("exec 7>&-; true")
+    finally:
+        for each in clones:
             each.close()

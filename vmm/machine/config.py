@@ -13,6 +13,9 @@ from vmm.virtio.vsock.config import VsockConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from vmm.config.device import Opening
     from vmm.virtio.balloon.config import BalloonConfig
     from vmm.virtio.device import VirtioDevice
@@ -167,6 +170,37 @@ class MachineConfig:
         if isinstance(self.rootfs, DiskConfig):
             return replace(self, rootfs=disks[0], disks=disks[1:])
         return replace(self, disks=disks)
+
+    def with_shares(self, paths: Mapping[str, str]) -> MachineConfig:
+        """The same machine with other directories for some of its shares, by their tags.
+
+        :raises ConfigError: there is no such tag
+        """
+        tags = [tag for tag, _ in self.tagged_shares()]
+        for tag in paths:
+            if tag not in tags:
+                hint = f"it has {', '.join(tags)}" if tags else "it has no shares"
+                raise ConfigError(f"the machine has no share {tag!r:.60}", code="share-tag", hint=hint)
+        shares = [replace(share, tag=tag, path=paths.get(tag, share.path)) for tag, share in self.tagged_shares()]
+        if isinstance(self.rootfs, ShareConfig):
+            return replace(self, rootfs=shares[0], shares=tuple(shares[1:]))
+        return replace(self, shares=tuple(shares))
+
+    def of_clone(self, changes: Mapping[str, Any]) -> MachineConfig:
+        """The configuration of a clone of this machine, whose guest has the same devices.
+
+        :param changes: fields that are others; ``shares`` may be a dictionary, see :meth:`with_shares`; without
+            ``console`` there is none, and if there is one it is where the guest has it
+        """
+        own = dict(changes)
+        console = replace(own.pop("console", None) or ConsoleConfig(), device=self.console.device)
+        shares = own.pop("shares", None)
+        config = self
+        if isinstance(shares, dict):
+            config = self.with_shares(shares)
+        elif shares is not None:
+            own["shares"] = tuple(shares)
+        return replace(config, console=console, **own)
 
     def last_configs(self) -> list[DeviceConfig]:
         """Those of devices that a machine has unless told otherwise.

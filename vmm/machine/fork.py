@@ -7,7 +7,6 @@ import os
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.machine import state
-from vmm.machine.config import ConsoleConfig
 from vmm.machine.state import KINDS, MachineState
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import decode_state, encode_state
@@ -73,7 +72,8 @@ class ForkPoint:
     def child(self, changes: dict[str, Any]) -> Child:
         """The next child, still to be made.
 
-        :param changes: fields of :class:`MachineConfig` that it has of its own
+        :param changes: what its configuration has of its own, see :meth:`MachineConfig.of_clone`
+        :raises ConfigError: it cannot have that
         :raises HostError: the host has no room for a disk
         """
         self._left -= 1
@@ -86,8 +86,11 @@ class ForkPoint:
                 raise
         else:
             copies, self._copies, disks = self._copies, DiskCopies(), self._disks
-        console = replace(changes.pop("console", None) or ConsoleConfig(), device=self._config.console.device)
-        config = replace(self._config.with_disks(disks), console=console, **changes)
+        try:
+            config = self._config.with_disks(disks).of_clone(changes)
+        except BaseException:
+            copies.remove()
+            raise
         return Child(config, self._state, self._base, copies)
 
     def close(self) -> None:

@@ -396,7 +396,8 @@ class Machine:
             this one was made with
         :param start: let them run; else :meth:`start` does
         :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that children have of their own: ``nets``,
-            ``vsock``, whose sockets and tap devices are in use, ``disks``, ``console``, which is none unless it is said
+            ``vsock``, whose sockets and tap devices are in use, ``disks``, ``shares`` (also a dictionary of paths by
+            tag), ``console``, which is none unless it is said
         :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child cannot be made so
         :raises HostError: the host refuses.  There are no children then, and the machine goes on
         """
@@ -460,8 +461,8 @@ class Machine:
 
         :param devices: as it was made with
         :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that are other ones now: ``disks`` (with
-            those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``,
-            ``vsock``, ``console``, which is none unless it is said
+            those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
+            (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
         :param clock: ``resume``: the guest's clocks go on where they were; ``host``: the time that has passed is added
         :param force: whatever says that this host, or an image, is not the same
         :param start: let it run; else :meth:`start` does

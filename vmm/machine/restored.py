@@ -51,8 +51,7 @@ class Restored:
     """From a snapshot: the :class:`~vmm.machine.bootstrap.Origin` of a clone.
 
     :param folder: of the snapshot
-    :param changes: fields of :class:`MachineConfig` that the clone has of its own: ``disks``, ``nets``, ``shares``,
-        ``vsock``, ``console``
+    :param changes: what the clone's configuration has of its own, see :meth:`MachineConfig.of_clone`
     :param clock: ``resume``: kvm-clock goes on where it was; ``host``: by the time that has passed since
     :param force: restore although the processor, or a disk's image, is another
     :ivar config: of the machine
@@ -80,8 +79,7 @@ class Restored:
         self._state: MachineState = made(saved_state, "MachineState", KINDS, os.path.join(folder, "state"))
         if self._state.version != STATE_VERSION:
             raise ConfigError(f"{folder}: state version {self._state.version}", code="snapshot-version")
-        console = replace(changes.pop("console", None) or ConsoleConfig(), device=saved.console.device)
-        self.config = replace(saved, console=console, **changes)
+        self.config = saved.of_clone(changes)
         if "disks" not in changes:
             try:
                 self._give_disks(saved)

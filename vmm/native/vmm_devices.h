@@ -133,6 +133,15 @@ struct fs *fs_new(const struct fs_config *config, int *err);
 void fs_free(struct fs *fs);
 /* The guest has reset the device: forget every node, file and lock. No worker runs. */
 void fs_reset(struct fs *fs);
+/*
+ * What the guest knows and has open, to the empty file fd, and back into a share that has just been made, perhaps of another
+ * directory. No worker runs. Save: -EBUSY when there is something that could not be made again, which text (FSD_TEXT
+ * bytes) lists. Restore: *gone: how many files are not there any more; -EPROTO: mounted with options that are not
+ * offered; -EXDEV: another directory, while the guest keeps what it knows for good; -ENFILE: it knows too many; -EINVAL:
+ * no such bytes.
+ */
+int fs_save(struct fs *fs, int fd, char *text);
+int fs_restore(struct fs *fs, int fd, uint32_t *gone);
 /* A worker thread for one queue, of the high-priority or of the request kind. event_fd is signalled when it stopped on
  * a broken ring. */
 struct worker *fs_start(struct fs *fs, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
@@ -354,6 +363,8 @@ enum {
 	FSD_RESET = 5,  /* the guest has reset the device */
 	FSD_STATS = 6,
 	FSD_CHECK = 7,  /* has a queue stopped by itself? */
+	FSD_SAVE = 8,   /* fs_save() to the file that comes with it; all queues are stopped */
+	FSD_RESTORE = 9,
 };
 /* What keeps the child apart from the rest of the machine. */
 enum {
@@ -378,7 +389,7 @@ struct fsd_answer {
 	uint32_t version, op;
 	int32_t result;          /* 0 or -errno */
 	uint32_t isolation;      /* SETUP: FSD_*_NS and so on */
-	uint32_t index;          /* CHECK: of the queue that stopped; result is its error */
+	uint32_t index;          /* CHECK: of the queue that stopped; result is its error. RESTORE: files that are gone */
 	char text[160];          /* what failed, in words; NUL-terminated */
 	struct worker_stats workers; /* STATS: since SETUP */
 	struct fs_stats fs;

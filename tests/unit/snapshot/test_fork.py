@@ -15,8 +15,9 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, Machine
+from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, Machine, ShareConfig
 from vmm.boot import layout
+from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 from vmm.snapshot.memory_base import take_base
 
@@ -213,6 +214,34 @@ def test_a_fork_for_asyncio(tmp_path: Path) -> None:
             return said
 
     assert asyncio.run(talk()) == [b"\2"] * 3
+
+
+@needs_kvm
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_children_have_directories_of_their_own(tmp_path: Path, consoles: list[Console], isolation: str) -> None:
+    for name in ("template", "first", "second", "third"):
+        (tmp_path / name).mkdir()
+    share = ShareConfig(str(tmp_path / "template"), isolation=isolation)
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), COUNT), console=consoles[0].config)
+    with Machine(replace(config, shares=(share, replace(share, tag="same")))) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        source.snapshot(str(tmp_path / "warm"))
+        assert count(source, consoles[0]) == 1
+        own = [{"share": str(tmp_path / name)} for name in ("first", "second")]
+        children = source.fork(2, each=lambda number: {"shares": own[number], "console": consoles[1 + number].config})
+        third = {"share": str(tmp_path / "third")}
+        children.append(Machine.restore(str(tmp_path / "warm"), shares=third, console=consoles[3].config))
+        for number, name in enumerate(("first", "second", "third")):
+            shares = [each.path for _, each in children[number].config.tagged_shares()]
+            assert shares == [str(tmp_path / name), str(tmp_path / "template")]
+            assert count(children[number], consoles[1 + number]) == (1 if name == "third" else 2)
+            children[number].close()
+        with pytest.raises(ConfigError, match="no share 'other'"):
+            source.fork(shares={"other": str(tmp_path)})
+        with pytest.raises(ConfigError, match="missing"):
+            source.fork(shares={"share": str(tmp_path / "missing")})
+        assert count(source, consoles[0]) == 2
 
 
 # -- RAM --------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include "dataplane/worker.h"
 
 #include "base/native.h"
+#include "dataplane/limit.h"
 
 #include <liburing.h>
 

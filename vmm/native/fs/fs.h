@@ -126,6 +126,8 @@ void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns);
 extern const struct fs_op fs_ops[FS_OPS];
 /* One chain: parse, do, answer. 0, FS_PENDING, or the latched error of a ring whose chain cannot be answered. */
 int fs_handle(struct fs_queue *q, struct chain *chain);
+/* Could FUSE_INIT have settled these? */
+bool fs_features_are_offered(const struct fs *fs, uint64_t features);
 static inline bool fs_has(const struct fs *fs, uint64_t feature)
 {
 	return __atomic_load_n(&fs->features, __ATOMIC_RELAXED) & feature;
@@ -234,6 +236,8 @@ struct fs_file {
 	uint32_t gen, users, next_free;
 	uint8_t kind;
 	bool closing;
+	bool locked;      /* by flock() */
+	uint64_t node;    /* its id */
 	struct fs_dir *dir;
 };
 
@@ -242,12 +246,20 @@ uint32_t fs_files_count(struct fs *fs);
 void fs_files_free(struct fs *fs);
 void fs_files_reset(struct fs *fs);
 /* Takes fd over, also when it fails. */
-int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh);
+int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t node, uint64_t *fh);
 /* NULL: not open, or not of that kind (FS_FREE: any). Until fs_file_put() it stays open. */
 struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind);
 void fs_file_put(struct fs *fs, struct fs_file *file);
 /* -EBADF: it was not open. */
 int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind);
+/*
+ * For fs_state.c; no worker runs. The next open file behind *index, NULL: no more. Numbers that no file has had so far. To
+ * open one by the number that it had, fd taken over; and then what lies between them.
+ */
+const struct fs_file *fs_file_next(struct fs *fs, uint32_t *index);
+void fs_files_limits(struct fs *fs, uint32_t *top, uint32_t *gen);
+int fs_file_restore(struct fs *fs, uint32_t index, uint32_t gen, enum fs_kind kind, int fd, uint64_t node);
+int fs_files_settle(struct fs *fs, uint32_t top, uint32_t gen);
 
 /* fs_cred.c: who we are. */
 
@@ -279,6 +291,8 @@ uint64_t fs_timeout(const struct fs *fs);
 int fs_locks_init(struct fs *fs);
 void fs_locks_free(struct fs *fs);
 void fs_locks_reset(struct fs *fs);
+/* Has anybody one of fcntl()? Those of flock() are told by the open file. */
+bool fs_locks_held(struct fs *fs);
 /* The owner has closed the file: its POSIX locks are gone. */
 void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner);
 /* The file itself is closed. */

@@ -36,7 +36,7 @@ int fs_op_opendir(struct fs_req *r)
 		return fd;
 	if (r->fs->config.cache == FS_CACHE_ALWAYS)
 		out.open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
-	err = fs_file_new(r->fs, FS_DIRECTORY, fd, &out.fh);
+	err = fs_file_new(r->fs, FS_DIRECTORY, fd, r->in.nodeid, &out.fh);
 	return err ? err : fs_reply(r, &out, sizeof(out));
 }
 

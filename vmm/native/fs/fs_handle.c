@@ -106,7 +106,7 @@ uint32_t fs_files_count(struct fs *fs)
 	return count;
 }
 
-int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
+int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t node, uint64_t *fh)
 {
 	struct fs_dir *dir = kind == FS_DIRECTORY ? dir_new() : NULL;
 	struct fs_files *t = fs->files;
@@ -130,7 +130,7 @@ int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t *fh)
 		return -ENFILE;
 	}
 	f = &t->file[index];
-	*f = (struct fs_file){ .fd = fd, .gen = f->gen, .kind = (uint8_t)kind, .dir = dir };
+	*f = (struct fs_file){ .fd = fd, .gen = f->gen, .kind = (uint8_t)kind, .node = node, .dir = dir };
 	*fh = (uint64_t)f->gen << 32 | index;
 	t->count++;
 	pthread_mutex_unlock(&t->lock);
@@ -183,4 +183,66 @@ int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind)
 	}
 	pthread_mutex_unlock(&fs->files->lock);
 	return f ? 0 : -EBADF;
+}
+
+const struct fs_file *fs_file_next(struct fs *fs, uint32_t *index)
+{
+	const struct fs_files *t = fs->files;
+
+	while (++*index < t->top)
+		if (t->file[*index].kind != FS_FREE && !t->file[*index].closing)
+			return &t->file[*index];
+	return NULL;
+}
+
+void fs_files_limits(struct fs *fs, uint32_t *top, uint32_t *gen)
+{
+	const struct fs_files *t = fs->files;
+
+	*top = t->top;
+	*gen = 1;
+	for (uint32_t i = 1; i < t->top; i++)
+		if (t->file[i].gen >= *gen)
+			*gen = t->file[i].gen + 1;
+}
+
+int fs_file_restore(struct fs *fs, uint32_t index, uint32_t gen, enum fs_kind kind, int fd, uint64_t node)
+{
+	struct fs_files *t = fs->files;
+	struct fs_dir *dir = kind == FS_DIRECTORY ? dir_new() : NULL;
+	int err = 0;
+
+	if (index >= t->max)
+		err = -ENFILE;
+	else if (t->file[index].kind != FS_FREE)
+		err = -EINVAL;
+	else if (kind == FS_DIRECTORY && !dir)
+		err = -ENOMEM;
+	if (err) {
+		close(fd);
+		dir_free(dir);
+		return err;
+	}
+	t->file[index] = (struct fs_file){ .fd = fd, .gen = gen, .kind = (uint8_t)kind, .node = node, .dir = dir };
+	t->count++;
+	if (index >= t->top)
+		t->top = index + 1;
+	return 0;
+}
+
+int fs_files_settle(struct fs *fs, uint32_t top, uint32_t gen)
+{
+	struct fs_files *t = fs->files;
+
+	if (top < t->top || top > t->max)
+		return top < t->top ? -EINVAL : -ENFILE;
+	t->top = top;
+	t->free = 0;
+	for (uint32_t i = top - 1; i > 0; i--) {
+		if (t->file[i].kind != FS_FREE)
+			continue;
+		t->file[i] = (struct fs_file){ .gen = gen, .next_free = t->free };
+		t->free = i;
+	}
+	return 0;
 }

@@ -35,6 +35,11 @@ static uint64_t fs_wanted(const struct fs *fs)
 	return wanted;
 }
 
+bool fs_features_are_offered(const struct fs *fs, uint64_t features)
+{
+	return !(features & ~fs_wanted(fs)) && (!features || features & FUSE_BIG_WRITES);
+}
+
 void fs_reset(struct fs *fs)
 {
 	__atomic_store_n(&fs->features, 0, __ATOMIC_RELEASE);

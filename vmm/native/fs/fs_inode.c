@@ -373,6 +373,24 @@ bool node_known(struct fs *fs, uint32_t domain, uint64_t ino)
 	return index;
 }
 
+void node_count(struct fs_nodes *t)
+{
+	t->bytes += NODE_COST;
+	if (++t->count > t->nbuckets)
+		hash_grow(t);
+}
+
+void nodes_settle(struct fs_nodes *t, uint32_t gen)
+{
+	t->free = 0;
+	for (uint32_t i = t->top - 1; i > ROOT; i--) {
+		if (t->node[i].used)
+			continue;
+		t->node[i] = (struct node){ .gen = gen, .fd = -1, .hash_next = t->free };
+		t->free = i;
+	}
+}
+
 uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -394,9 +412,7 @@ uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
 		.domain = (uint16_t)domain,
 		.type = st->stx_mode & S_IFMT,
 	};
-	t->bytes += NODE_COST;
-	if (++t->count > t->nbuckets)
-		hash_grow(t);
+	node_count(t);
 	hash_add(t, index);
 	return index;
 }

@@ -50,12 +50,18 @@ uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino);
 void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t ino);
 /* Is there memory left for a node with such a name (or NULL)? */
 bool node_fits(const struct fs_nodes *t, const char *name);
+/* There is one more. */
+void node_count(struct fs_nodes *t);
+/* Nodes below the top that are not used are free, and of the generation gen. */
+void nodes_settle(struct fs_nodes *t, uint32_t gen);
 /* 0: the guest knows too many. */
 uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st);
 uint32_t node_of(struct fs_nodes *t, uint64_t id);
 uint64_t node_id(const struct fs_nodes *t, uint32_t index);
 /* For as long as a request works on it: fs_node_put(). */
 void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref);
+/* Give a node that is in use a descriptor, if need be by opening so many directories. Without the lock. */
+int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth);
 void node_touch(struct fs_nodes *t, uint32_t index);
 void node_unhash(struct fs_nodes *t, uint32_t index);
 void node_free(struct fs_nodes *t, uint32_t index);

@@ -76,6 +76,11 @@ void fs_locks_reset(struct fs *fs)
 	pthread_mutex_unlock(&l->lock);
 }
 
+bool fs_locks_held(struct fs *fs)
+{
+	return fs->locks->count;
+}
+
 /* Under the lock. NULL: it has no lock on that file. */
 static struct owner *owner_find(struct fs_locks *l, uint64_t node, uint64_t owner)
 {
@@ -169,7 +174,7 @@ static int to_flock(const struct fuse_file_lock *lk, struct flock *out)
 	return 0;
 }
 
-static int set_flock(struct fs *fs, const struct fuse_lk_in *in, const struct fs_file *f)
+static int set_flock(struct fs *fs, const struct fuse_lk_in *in, struct fs_file *f)
 {
 	int op;
 
@@ -188,6 +193,7 @@ static int set_flock(struct fs *fs, const struct fuse_lk_in *in, const struct fs
 	}
 	if (flock(f->fd, op | LOCK_NB) < 0)
 		return -errno;
+	__atomic_store_n(&f->locked, op != LOCK_UN, __ATOMIC_RELAXED);
 	/* From exclusive to shared is giving back, too. */
 	if (op != LOCK_EX)
 		given_back(fs->locks);

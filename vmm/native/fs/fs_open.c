@@ -74,7 +74,7 @@ int fs_op_open(struct fs_req *r)
 	fs_node_put(r->fs, &ref);
 	if (fd < 0)
 		return fd;
-	err = fs_file_new(r->fs, FS_REGULAR, fd, &out.fh);
+	err = fs_file_new(r->fs, FS_REGULAR, fd, r->in.nodeid, &out.fh);
 	return err ? err : fs_reply(r, &out, sizeof(out));
 }
 
@@ -94,7 +94,7 @@ static int reply_created(struct fs_req *r, const struct fs_ref *dir, const char 
 		close(fd);
 		return err;
 	}
-	err = fs_file_new(r->fs, FS_REGULAR, fd, &out.open.fh);
+	err = fs_file_new(r->fs, FS_REGULAR, fd, out.entry.nodeid, &out.open.fh);
 	if (err) {
 		fs_node_forget(r->fs, out.entry.nodeid, 1);
 		return err;
@@ -118,7 +118,7 @@ static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct
 		fd = err ? err : open_node(r, &ref, in->flags, in->open_flags);
 		if (!err)
 			fs_end(r);
-		err = fd < 0 ? fd : fs_file_new(r->fs, FS_REGULAR, fd, &out.open.fh);
+		err = fd < 0 ? fd : fs_file_new(r->fs, FS_REGULAR, fd, out.entry.nodeid, &out.open.fh);
 		fs_node_put(r->fs, &ref);
 	}
 	if (err) {

@@ -20,8 +20,6 @@ void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
 		node_touch(t, index);
 }
 
-static int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth);
-
 /* Open a node by the directory and the name that it was found by. */
 static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *name, uint32_t index, uint32_t depth)
 {
@@ -86,8 +84,7 @@ static int node_open(struct fs *fs, uint32_t index, uint32_t depth)
 	return fd;
 }
 
-/* Give a node that is in use a descriptor. */
-static int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth)
+int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth)
 {
 	struct fs_nodes *t = fs->nodes;
 	int fd = node_open(fs, ref->index, depth);

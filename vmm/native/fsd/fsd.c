@@ -283,6 +283,10 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 			return -EBUSY;
 		fs_reset(s->fs);
 		return 0;
+	case FSD_SAVE:
+		return s->fs && !s->ram ? fs_save(s->fs, fds[0], a->text) : -EBUSY;
+	case FSD_RESTORE:
+		return s->fs && !s->ram ? fs_restore(s->fs, fds[0], &a->index) : -EBUSY;
 	case FSD_STATS:
 		return do_stats(s, a);
 	case FSD_CHECK:

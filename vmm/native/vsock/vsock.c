@@ -60,8 +60,7 @@ void vsock_free(struct vsock *v)
 		return;
 	vsock_reset(v);
 	vsock_kernel_free(v);
-	vsock_release(v, v->bucket, v->nbuckets * sizeof(struct vsock_conn *));
-	vsock_memory_free(v);
+	free(v->bucket);
 	free(v);
 }
 

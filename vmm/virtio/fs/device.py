@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
+from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
-from vmm.persist import Unsaved
+from vmm.persist import Schema, State, Unsaved, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.workers import Workers, forbidden_call
@@ -41,12 +43,23 @@ _OPS = (
 """Names of requests by opcode."""
 
 
+_SCHEMA = Schema("virtio-fs", 1, {"tag": "text", "server": "bytes"})
+"""``server``: files that the guest knows and has open, as ``fs_state.c`` writes them."""
+_SERVER_MAX = 256 << 20
+_NOT_RESTORED = {
+    errno.EPROTO: "it was mounted with other options",
+    errno.EXDEV: "its guest keeps what it knows of another directory for good (cache=always)",
+    errno.ENFILE: "its guest knows or has open more files than it may",
+}
+
+
 class Fs(VirtioDevice):
     """A share.  Its server are threads of this process, one per queue.
 
     Nodes, open files and locks live until the driver resets the device or unmounts: a guest that is paused
-    goes on as it was, but they cannot be saved.  A request for a lock that waits while the guest
-    is paused ends with EINTR.
+    goes on as it was.  A request for a lock that waits while the guest is paused ends with EINTR.  What is saved finds
+    its files again by their names, also in another directory; files that are not there any more are ESTALE.  Files
+    without a name that the guest has open, locks on the host's files, and DAX windows cannot be saved.
 
     :param tag: what the guest knows it by
     :param cpus: of the machine; the number of queues follows it unless *config* says one
@@ -60,7 +73,7 @@ class Fs(VirtioDevice):
 
     device_id = spec.ID_FS
     thread_name = "fs-"
-    saving = Unsaved("files that its guest has open, and locks, are those of a server that ends with this process")
+    saving: Schema | Unsaved = _SCHEMA
 
     def __init__(
         self,
@@ -76,6 +89,8 @@ class Fs(VirtioDevice):
         self.path = config.path
         self.tag = tag or config.tag or "share"
         self.name = f"share {self.tag}"
+        if config.dax:
+            self.saving = Unsaved("its DAX window has pages of the host's files mapped")
         self.read_only = config.read_only
         self._workers = Workers(self, "share-worker", "see the limit on threads (ulimit -u)")
         self.request_queues = config.queues or min(cpus, MAX_QUEUES)
@@ -180,6 +195,52 @@ class Fs(VirtioDevice):
     def reset(self) -> None:
         lib.fs_reset(self._fs)
         self._clear_window()
+
+    def save(self) -> State:
+        if isinstance(self.saving, Unsaved):
+            return super().save()
+        fd = os.memfd_create("share")
+        try:
+            number, text = self._save_server(fd)
+            if number == errno.EBUSY:
+                raise ConfigError(
+                    f"{self.name} cannot be saved: its guest has {text}",
+                    code="share-busy",
+                    hint="unmount it in the guest, or end the programs that use these",
+                )
+            size = os.lseek(fd, 0, os.SEEK_END)
+            if number or size > _SERVER_MAX:
+                reason = os.strerror(number) if number else f"{size} bytes"
+                raise HostError(f"{self.name} cannot be saved: {reason}", code="share-save", errno=number)
+            return _SCHEMA.make(tag=self.tag, server=os.pread(fd, size, 0))
+        finally:
+            os.close(fd)
+
+    def restore(self, state: State) -> None:
+        payload = _SCHEMA.read(state, self.name)
+        if payload["tag"] != self.tag:
+            raise mismatch(self.name, f"it is of the share {payload['tag']!r:.60}")
+        fd = os.memfd_create("share")
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(payload["server"])
+            number, gone = self._restore_server(fd)
+        finally:
+            os.close(fd)
+        if number:
+            raise mismatch(self.name, _NOT_RESTORED.get(number) or os.strerror(number))
+        if gone:
+            report.warn(__name__, f"{self.name}: {gone} files that its guest knows are not in {self.path}")
+
+    def _save_server(self, fd: int) -> tuple[int, str]:
+        """What the server knows, to the file *fd*: an errno or 0, and what is in the way."""
+        text = ffi.new("char[]", lib.FSD_TEXT)
+        return -lib.fs_save(self._fs, fd, text), ffi.string(text).decode("utf-8", "replace")
+
+    def _restore_server(self, fd: int) -> tuple[int, int]:
+        """From the file *fd*: an errno or 0, and how many files are gone."""
+        gone = ffi.new("uint32_t *")
+        return -lib.fs_restore(self._fs, fd, gone), int(gone[0])
 
     def _watch_window(self, event_fd: int) -> None:
         if self._dax is None:

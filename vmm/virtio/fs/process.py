@@ -244,6 +244,20 @@ class FsProcess(Fs):
             pass
         self._clear_window()
 
+    def _save_server(self, fd: int) -> tuple[int, str]:
+        try:
+            answer = self._call(self._message(lib.FSD_SAVE), fd)
+        except ServerGone:
+            return errno.EPIPE, ""
+        return -answer.result, _text(answer)
+
+    def _restore_server(self, fd: int) -> tuple[int, int]:
+        try:
+            answer = self._call(self._message(lib.FSD_RESTORE), fd)
+        except ServerGone:
+            return errno.EPIPE, 0
+        return -answer.result, int(answer.index)
+
     # -- after its end ---------------------------------------------------------------------------------------
 
     def _on_end(self, _events: int) -> None:

@@ -1,0 +1,246 @@
+"""Shares that are saved: what a guest finds in the same directory and in another, what cannot be saved, and lies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import fs_driver as f
+from tests.fs_driver import ROOT, FsGuest, FuseError
+from vmm.errors import ConfigError
+from vmm.persist import State
+
+OPTIONS = [
+    pytest.param({}, id="thread"),
+    pytest.param({"isolation": "process"}, id="process"),
+    pytest.param({"marks": False, "max_fds": 16}, id="names"),
+]
+
+MakeGuest = Callable[..., FsGuest]
+
+
+@pytest.fixture(params=OPTIONS)
+def make(request: pytest.FixtureRequest) -> Iterator[MakeGuest]:
+    made: list[FsGuest] = []
+
+    def make_one(path: Path, **more: object) -> FsGuest:
+        made.append(FsGuest(path, **{**request.param, **more}))
+        return made[-1]
+
+    yield make_one
+    for guest in made:
+        guest.close()
+        assert guest.error is None
+
+
+def saved(guest: FsGuest) -> State:
+    guest.transport.pause()
+    try:
+        return guest.share.save()
+    finally:
+        guest.transport.resume()
+
+
+def restored(make: MakeGuest, state: State, path: Path, **options: object) -> FsGuest:
+    """A guest that goes on with what another one knew."""
+    guest = make(path, mount=False, **options)
+    guest.start()
+    guest.transport.pause()
+    guest.share.restore(state)
+    guest.transport.resume()
+    return guest
+
+
+def tree(path: Path, text: str) -> Path:
+    path.mkdir()
+    (path / "deep").mkdir()
+    (path / "deep" / "deeper").mkdir()
+    (path / "deep" / "deeper" / "file").write_text(f"{text} deep")
+    (path / "file").write_text(f"{text} file")
+    (path / "link").symlink_to("file")
+    return path
+
+
+def content(guest: FsGuest, node: int) -> bytes:
+    fh = guest.open(node)
+    data = guest.read_file(fh)
+    guest.release(fh)
+    return data
+
+
+def test_what_was_known_and_open_is_in_the_same_directory(make: MakeGuest, tmp_path: Path) -> None:
+    one = make(tree(tmp_path / "one", "one"))
+    file, deep, link = one.lookup("file"), one.walk("deep/deeper/file"), one.lookup("link")
+    forgotten = one.lookup("deep").node  # a second time
+    one.forget(forgotten)
+    fh, directory = one.open(file.node, os.O_RDWR), one.open(ROOT, opcode=f.OPENDIR)
+    closed = one.open(deep.node)
+    one.release(closed)
+    state = saved(one)
+    assert one.write_file(fh, b"ONE") == 3, "it goes on itself"
+    two = restored(make, state, tmp_path / "one")
+    assert two.read_file(fh) == b"ONE file"
+    assert two.write_file(fh, b"two") == 3
+    assert (tmp_path / "one" / "file").read_text() == "two file"
+    assert content(two, deep.node) == b"one deep"
+    assert two.call(f.READLINK, link.node) == b"file"
+    assert {each.name for each in two.readdir(fh=directory)} >= {b"file", b"deep", b"link"}
+    assert two.lookup("file").node == file.node, "it is still the same file to the guest"
+    assert two.errno_of(f.READ, ROOT, struct.pack("<QQIIQII", closed, 0, 9, 0, 0, 0, 0)) == errno.EBADF
+    new = two.open(deep.node)
+    assert new not in (fh, directory, closed)
+    for each in (fh, new):
+        two.release(each)
+    two.release(directory, f.RELEASEDIR)
+    counts = two.transport.stats()
+    assert (counts["files"], counts["nodes"]) == (0, 5)
+    two.forget(file.node, 2)
+    two.forget(link.node)
+    two.forget(deep.node)
+    assert two.transport.stats()["nodes"] == 2, "lookups were counted"
+
+
+def test_another_directory_has_its_own_files(make: MakeGuest, tmp_path: Path) -> None:
+    one = make(tree(tmp_path / "one", "one"))
+    file, deep, link = one.lookup("file"), one.walk("deep/deeper/file"), one.lookup("link")
+    fh, gone_fh = one.open(file.node, os.O_RDWR), one.open(deep.node)
+    state = saved(one)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("other file")
+    (other / "link").mkdir()
+    two = restored(make, state, other)
+    assert two.read_file(fh) == b"other file"
+    assert two.write_file(fh, b"OTHER") == 5
+    assert (other / "file").read_text() == "OTHER file"
+    assert (tmp_path / "one" / "file").read_text() == "one file"
+    for node in (deep.node, link.node):  # not there; not of that type
+        assert two.errno_of(f.GETATTR, node, bytes(16)) == errno.ESTALE
+    with pytest.raises(FuseError):
+        two.read_file(gone_fh)
+    assert content(two, two.create("new")[0].node) == b""
+    assert two.lookup("link").node != link.node
+    assert (other / "new").exists()
+    two.forget(deep.node)
+    (other / "deep").mkdir()
+    assert two.lookup("deep").node not in (deep.node, file.node)
+
+
+def test_a_share_that_nobody_looked_at_gets_any_directory(make: MakeGuest, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    one = make(tmp_path / "empty", cache="always")
+    assert one.readdir() != []
+    state = saved(one)
+    for number in range(2):
+        two = restored(make, state, tree(tmp_path / f"{number}", f"{number}"), cache="always")
+        assert content(two, two.lookup("file").node) == f"{number} file".encode()
+        two.create("own")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_file_that_was_replaced_is_another(make: MakeGuest, tmp_path: Path) -> None:
+    one = make(tree(tmp_path / "one", "one"))
+    file = one.lookup("file").node
+    state = saved(one)
+    (tmp_path / "one" / "new").write_text("new")
+    os.rename(tmp_path / "one" / "new", tmp_path / "one" / "file")
+    two = restored(make, state, tmp_path / "one")
+    assert two.errno_of(f.GETATTR, file, bytes(16)) == errno.ESTALE
+    assert content(two, two.lookup("file").node) == b"new"
+
+
+def test_it_can_be_saved_again_and_again(make: MakeGuest, tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}").write_text(f"{number}")
+    guest = make(tmp_path)
+    nodes = [guest.lookup(f"{number}").node for number in range(300)]
+    handles = [guest.open(node) for node in nodes[:50]]
+    for _ in range(3):
+        guest = restored(make, saved(guest), tmp_path)
+    assert [content(guest, node) for node in nodes] == [str(number).encode() for number in range(300)]
+    assert [guest.read_file(fh) for fh in handles] == [str(number).encode() for number in range(50)]
+    state = saved(guest)
+    assert saved(guest) == state
+
+
+def test_what_cannot_be_saved_is_named(make: MakeGuest, tmp_path: Path) -> None:
+    guest = make(tree(tmp_path / "one", "one"))
+    file = guest.lookup("file").node
+    fh = guest.open(file, os.O_RDWR)
+    for flags in (0, f.LK_FLOCK):
+        guest.lock(file, fh, 7, f.F_WRLCK, flags=flags)
+        with pytest.raises(ConfigError, match=r"share share cannot be saved: its guest has .*lock"):
+            saved(guest)
+        guest.lock(file, fh, 7, f.F_UNLCK, flags=flags)
+        guest.flush(file, fh, owner=7)
+    saved(guest)
+    guest.call(f.UNLINK, ROOT, f.cstr("file"))
+    with pytest.raises(ConfigError, match=r"its guest has \S*file \(deleted\)"):
+        saved(guest)
+    assert guest.read_file(fh) == b"one file", "it goes on"
+    guest.release(fh)
+    saved(guest)
+
+
+def test_other_options_are_refused(make: MakeGuest, tmp_path: Path) -> None:
+    one = make(tree(tmp_path / "one", "one"), cache="always")
+    one.lookup("file")
+    state = saved(one)
+    with pytest.raises(ConfigError, match="another directory for good"):
+        restored(make, state, tree(tmp_path / "two", "two"), cache="always")
+    with pytest.raises(ConfigError, match="other options"):
+        restored(make, state, tmp_path / "one", cache="always", locks="guest")
+    with pytest.raises(ConfigError, match="it is of the share"):
+        restored(make, state, tmp_path / "one", cache="always", tag="other")
+    with pytest.raises(ConfigError, match="may"):
+        restored(make, state, tmp_path / "one", cache="always", max_nodes=1 << 16, node_bytes=1)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_lies_open_nothing_and_break_nothing(tmp_path: Path, isolation: str) -> None:
+    """Bytes of a server that somebody has taken over, or of a file that somebody has changed."""
+    (tmp_path / "secret").write_text("secret")
+    with FsGuest(tree(tmp_path / "one", "one")) as one:
+        file, deep = one.lookup("file").node, one.walk("deep/deeper/file").node
+        handles = [one.open(node, os.O_RDWR) for node in (file, deep)]
+        state = saved(one)
+    raw: bytes = state.payload["server"]
+    chance = random.Random(3)
+    with FsGuest(tmp_path / "one", mount=False, isolation=isolation) as guest:
+        guest.start()
+        for number in range(1500 if isolation == "thread" else 150):
+            lie = bytearray(raw)
+            if number == 0:
+                at = raw.index(b"file", 56)
+                lie[at : at + 4] = b"../s"
+            elif number == 1:
+                lie = lie.replace(b"deeper", b"..\0...")
+            else:
+                for _ in range(chance.choice((1, 1, 2, 8))):
+                    lie[chance.randrange(len(lie))] = chance.choice((0, 1, 2, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+                if chance.random() < 0.1:
+                    del lie[chance.randrange(len(lie)) :]
+            guest.transport.pause()
+            with contextlib.nullcontext() if number > 1 else pytest.raises(ConfigError, match="does not fit"):
+                try:
+                    guest.share.restore(State(state.kind, 1, {"tag": "share", "server": bytes(lie)}))
+                except ConfigError:
+                    if number < 2:
+                        raise
+            guest.transport.resume()
+            for node in (file, deep):
+                guest.errno_of(f.GETATTR, node, bytes(16))
+            for fh in handles:
+                guest.errno_of(f.READ, ROOT, struct.pack("<QQIIQII", fh, 0, 9, 0, 0, 0, 0))
+        guest.reset()
+        guest.start()
+        guest.mount()
+        assert content(guest, guest.lookup("file").node) == b"one file"
+    assert (tmp_path / "secret").read_text() == "secret"

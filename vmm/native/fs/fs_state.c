@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the guest knows of a share and has open, as bytes, and back: docs/snapshot-format.md has the layout.
+ *
+ * A file comes back by its name, in the directory by whose name that was found, up to the root: in the same directory as
+ * before it must be the same file, in another one a file of the same type. What is not found is ESTALE from then on. So
+ * nothing is opened that the guest could not look up, whatever the bytes say.
+ */
+#include "fs/fs_inode.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { STATE_VERSION = 1, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
+
+struct state_head {
+	uint32_t version, nnodes, nfiles;
+	uint32_t node_top, node_gen; /* ids of nodes that the guest has forgotten have indexes and generations below these */
+	uint32_t file_top, file_gen; /* the same of what it has closed */
+	uint32_t root_major, root_minor, pad;
+	uint64_t root_ino;
+	uint64_t features;           /* what FUSE_INIT settled; 0: it is not mounted */
+};
+
+/* Its name follows, without an end. */
+struct state_node {
+	uint64_t ino, nlookup;
+	uint32_t index, gen, parent;
+	uint16_t type, name_len;     /* 0: it cannot be found again */
+};
+
+struct state_file {
+	uint64_t node;               /* its id */
+	uint32_t index, gen, flags;
+	uint32_t kind;
+};
+
+struct out {
+	int fd, err;
+	uint32_t len;
+	off_t at;
+	uint8_t *buf;
+};
+
+static void out_flush(struct out *o)
+{
+	for (uint32_t done = 0; done < o->len && !o->err;) {
+		ssize_t n = pwrite(o->fd, o->buf + done, o->len - done, o->at);
+
+		if (n <= 0) {
+			o->err = n < 0 ? -errno : -EIO;
+			break;
+		}
+		done += (uint32_t)n;
+		o->at += n;
+	}
+	o->len = 0;
+}
+
+static void out_put(struct out *o, const void *data, size_t len)
+{
+	if (o->len + len > BUF_SIZE)
+		out_flush(o);
+	memcpy(o->buf + o->len, data, len);
+	o->len += (uint32_t)len;
+}
+
+/* Add to a list of what is in the way; text is FSD_TEXT long. */
+static void text_add(char *text, const char *more)
+{
+	size_t len = strlen(text);
+
+	snprintf(text + len, FSD_TEXT - len, "%s%s", len ? ", " : "", more);
+}
+
+static void text_add_file(struct fs *fs, char *text, int fd)
+{
+	char path[FS_NAME_MAX + 1];
+	ssize_t n = readlinkat(fs->proc_fd, fs_fd_name(fd).text, path, sizeof(path) - 1);
+
+	path[n < 0 ? 0 : n] = 0;
+	text_add(text, n < 0 ? "an open file" : path);
+}
+
+/* What could not be made again: -EBUSY, and what it is in text. */
+static int check(struct fs *fs, char *text)
+{
+	struct fs_nodes *t = fs->nodes;
+	const struct fs_file *f;
+	uint32_t index = 0, node;
+
+	*text = 0;
+	if (t->count && fs->config.flags & FS_HANDLES)
+		text_add(text, "files that are known by handle (handles)");
+	if (fs_locks_held(fs))
+		text_add(text, "locks on files of the host");
+	while ((f = fs_file_next(fs, &index))) {
+		node = node_of(t, f->node);
+		if (f->locked)
+			text_add(text, "a lock of flock()");
+		if (!node || (node != ROOT && !t->node[node].name))
+			text_add_file(fs, text, f->fd);
+	}
+	return *text ? -EBUSY : 0;
+}
+
+static void put_nodes(struct fs_nodes *t, struct out *o, struct state_head *head)
+{
+	for (uint32_t i = ROOT + 1; i < t->top; i++) {
+		const struct node *n = &t->node[i];
+		struct state_node record = {
+			.ino = n->ino,
+			.nlookup = n->nlookup,
+			.index = i,
+			.gen = n->gen,
+			.parent = n->parent,
+			.type = n->type,
+			.name_len = n->name ? (uint16_t)strlen(n->name) : 0,
+		};
+
+		if (n->gen >= head->node_gen)
+			head->node_gen = n->gen + 1;
+		if (!n->used)
+			continue;
+		out_put(o, &record, sizeof(record));
+		if (n->name)
+			out_put(o, n->name, record.name_len);
+		head->nnodes++;
+	}
+}
+
+static void put_files(struct fs *fs, struct out *o, struct state_head *head)
+{
+	const struct fs_file *f;
+	uint32_t index = 0;
+
+	while ((f = fs_file_next(fs, &index))) {
+		int flags = fcntl(f->fd, F_GETFL);
+		struct state_file record = {
+			.node = f->node,
+			.index = index,
+			.gen = f->gen,
+			.kind = f->kind,
+			.flags = flags < 0 ? 0 : (uint32_t)flags,
+		};
+
+		out_put(o, &record, sizeof(record));
+		head->nfiles++;
+	}
+}
+
+int fs_save(struct fs *fs, int fd, char *text)
+{
+	struct state_head head = { .version = STATE_VERSION, .features = fs->features, .node_gen = 1 };
+	struct fs_nodes *t = fs->nodes;
+	struct out o = { .fd = fd, .at = sizeof(head) };
+	int err = check(fs, text);
+
+	if (err)
+		return err;
+	o.buf = malloc(BUF_SIZE);
+	if (!o.buf)
+		return -ENOMEM;
+	head.node_top = t->top;
+	head.root_ino = t->node[ROOT].ino;
+	head.root_major = t->domain[t->node[ROOT].domain].major;
+	head.root_minor = t->domain[t->node[ROOT].domain].minor;
+	put_nodes(t, &o, &head);
+	fs_files_limits(fs, &head.file_top, &head.file_gen);
+	put_files(fs, &o, &head);
+	out_flush(&o);
+	o.at = 0;
+	out_put(&o, &head, sizeof(head));
+	out_flush(&o);
+	free(o.buf);
+	return o.err;
+}
+
+/* -- and back ------------------------------------------------------------------------------------------------ */
+
+struct in {
+	const uint8_t *at;
+	size_t left;
+};
+
+static bool in_get(struct in *in, void *to, size_t len)
+{
+	if (in->left < len)
+		return false;
+	memcpy(to, in->at, len);
+	in->at += len;
+	in->left -= len;
+	return true;
+}
+
+static bool name_is_valid(const char *name, size_t len)
+{
+	return len && len <= FS_NAME_MAX && strlen(name) == len && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+}
+
+static bool type_is_valid(uint16_t type)
+{
+	return type == S_IFREG || type == S_IFDIR || type == S_IFLNK || type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR ||
+	       type == S_IFBLK;
+}
+
+/* A name waits until all nodes are there: its directory may come later. */
+static int get_node(struct fs *fs, struct in *in, const struct state_head *head)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct state_node r;
+	struct node *n;
+
+	if (!in_get(in, &r, sizeof(r)) || in->left < r.name_len || r.index <= ROOT || r.index >= head->node_top || !r.gen ||
+	    r.gen >= head->node_gen || !type_is_valid(r.type) || t->node[r.index].used)
+		return -EINVAL;
+	in->at += r.name_len;
+	in->left -= r.name_len;
+	if (!node_fits(t, NULL))
+		return -ENFILE;
+	n = &t->node[r.index];
+	*n = (struct node){ .gen = r.gen, .fd = -1, .used = true, .ino = r.ino, .nlookup = r.nlookup, .type = r.type };
+	node_count(t);
+	return 0;
+}
+
+static int get_name(struct fs *fs, struct in *in)
+{
+	struct fs_nodes *t = fs->nodes;
+	char name[FS_NAME_MAX + 1] = "";
+	struct state_node r;
+
+	in_get(in, &r, sizeof(r));
+	if (!r.name_len)
+		return 0;
+	if (r.name_len > FS_NAME_MAX || !in_get(in, name, r.name_len) || !name_is_valid(name, r.name_len))
+		return -EINVAL;
+	if (r.parent < ROOT || r.parent >= t->top || !t->node[r.parent].used || r.parent == r.index ||
+	    node_named(t, r.parent, name))
+		return -EINVAL;
+	node_set_name(t, r.index, r.parent, name);
+	return 0;
+}
+
+/* Find a node that has a name, and whose directory was found. 0, or why it is not there. */
+static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bool same)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct node *n = &t->node[index];
+	struct statx st;
+	int fd = fs_open_beneath(dir->fd, n->name, O_PATH), domain;
+
+	if (fd < 0)
+		return fd;
+	domain = fs_statx(fd, "", &st);
+	if (!domain)
+		domain = node_domain_of(fs, fd, &st);
+	if (domain >= 0 && (n->type != (st.stx_mode & S_IFMT) || node_known(fs, (uint32_t)domain, st.stx_ino) ||
+			    (same && !t->domain[domain].renumbers && n->ino != st.stx_ino)))
+		domain = -ESTALE;
+	if (domain < 0) {
+		close(fd);
+		return domain;
+	}
+	pthread_mutex_lock(&t->lock);
+	node_renumber(t, index, (uint32_t)domain, st.stx_ino);
+	node_set_fd(t, index, fd);
+	pthread_mutex_unlock(&t->lock);
+	return 0;
+}
+
+/* Find a node, and the directories that lead to it. One that is found is hashed, one that is not has no name any more. */
+static bool node_resolve(struct fs *fs, uint32_t index, bool same, uint32_t depth)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct node *n = &t->node[index];
+	struct fs_ref dir;
+	int err = -ELOOP;
+
+	if (n->hashed || !n->name)
+		return n->hashed;
+	if (depth && node_resolve(fs, n->parent, same, depth - 1)) {
+		pthread_mutex_lock(&t->lock);
+		node_use(t, n->parent, &dir);
+		pthread_mutex_unlock(&t->lock);
+		err = dir.fd >= 0 ? 0 : node_hold(fs, &dir, NODE_DEPTH);
+		if (!err)
+			err = node_find(fs, index, &dir, same);
+		fs_node_put(fs, &dir);
+	}
+	if (err) {
+		pthread_mutex_lock(&t->lock);
+		node_drop_name(t, index);
+		node_free(t, index);
+		pthread_mutex_unlock(&t->lock);
+	}
+	return !err;
+}
+
+/* 1: it could not be opened any more. */
+static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct state_file r;
+	struct fs_ref ref;
+	int flags, fd, err;
+
+	if (!in_get(in, &r, sizeof(r)) || (r.kind != FS_REGULAR && r.kind != FS_DIRECTORY) || r.index == 0 ||
+	    r.index >= head->file_top || r.gen >= head->file_gen)
+		return -EINVAL;
+	flags = (int)r.flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC);
+	flags = r.kind == FS_DIRECTORY ? O_RDONLY | O_DIRECTORY : flags | O_NOCTTY | O_NONBLOCK;
+	err = fs_node_use(fs, r.node, &ref);
+	if (err)
+		return 1;
+	fd = -ESTALE;
+	if (t->node[ref.index].hashed && ref.type == (r.kind == FS_DIRECTORY ? S_IFDIR : S_IFREG) && !fs_node_closed(fs, &ref))
+		fd = fs_node_open(fs, &ref, flags);
+	fs_node_put(fs, &ref);
+	return fd < 0 ? 1 : fs_file_restore(fs, r.index, r.gen, (enum fs_kind)r.kind, fd, r.node);
+}
+
+static int restore(struct fs *fs, struct in in, uint32_t *gone)
+{
+	struct fs_nodes *t = fs->nodes;
+	const struct fs_domain *d = &t->domain[t->node[ROOT].domain];
+	struct state_head head;
+	struct in names;
+	bool same;
+	int err = 0;
+
+	if (!in_get(&in, &head, sizeof(head)) || head.version != STATE_VERSION || !head.node_gen || head.node_top < ROOT + 1)
+		return -EINVAL;
+	if (!fs_features_are_offered(fs, head.features))
+		return -EPROTO;
+	if (head.node_top > t->max)
+		return -ENFILE;
+	same = head.root_ino == t->node[ROOT].ino && head.root_major == d->major && head.root_minor == d->minor;
+	if (!same && head.nnodes && fs->config.cache == FS_CACHE_ALWAYS)
+		return -EXDEV;
+	names = in;
+	t->top = head.node_top;
+	for (uint32_t i = 0; i < head.nnodes && !err; i++)
+		err = get_node(fs, &in, &head);
+	/* Without the lock: nobody else is there yet. */
+	nodes_settle(t, head.node_gen);
+	for (uint32_t i = 0; i < head.nnodes && !err; i++)
+		err = get_name(fs, &names);
+	for (uint32_t i = ROOT + 1; i < t->top && !err; i++)
+		*gone += t->node[i].used && !node_resolve(fs, i, same, NODE_DEPTH);
+	for (uint32_t i = 0; i < head.nfiles && err >= 0; i++) {
+		err = get_file(fs, &in, &head);
+		*gone += err > 0;
+	}
+	if (err >= 0)
+		err = in.left ? -EINVAL : fs_files_settle(fs, head.file_top, head.file_gen);
+	if (!err)
+		__atomic_store_n(&fs->features, head.features, __ATOMIC_RELEASE);
+	return err;
+}
+
+int fs_restore(struct fs *fs, int fd, uint32_t *gone)
+{
+	off_t size = lseek(fd, 0, SEEK_END);
+	uint8_t *raw;
+	int err = 0;
+
+	*gone = 0;
+	if (size < 0 || size > STATE_MAX)
+		return -EINVAL;
+	raw = malloc((size_t)size + 1);
+	if (!raw)
+		return -ENOMEM;
+	for (off_t at = 0; at < size && !err;) {
+		ssize_t n = pread(fd, raw + at, (size_t)(size - at), at);
+
+		err = n < 0 ? -errno : n == 0 ? -EINVAL : 0;
+		at += n > 0 ? n : 0;
+	}
+	fs_reset(fs);
+	if (!err)
+		err = restore(fs, (struct in){ .at = raw, .left = (size_t)size }, gone);
+	if (err)
+		fs_reset(fs);
+	free(raw);
+	return err;
+}
