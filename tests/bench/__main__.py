@@ -1,4 +1,9 @@
-"""`python -m tests.bench`: measure everything, print a table, write JSON and a plot into build/bench/."""
+"""The benchmark: pyvmm and Debian's QEMU side by side, in the same lab, in one run (`make bench`).
+
+`python -m tests.bench` on the host prepares everything, starts the lab once without and once with `icount`, and runs
+`tests.bench.inside` in it; it prints a table and writes JSON and a plot into build/bench/. docs/benchmarks.md says what
+each row means and how to read it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """`make conformance`: the suites, in the lab where this machine has no usable KVM; their table is docs/conformance.md.
 
-The exit status is 1 when a case failed that is demanded. A lab that stops is started again and goes on where it was.
+A *scene* is played with each runtime and gives an observation; the *cases* of the scene say what is demanded of it:
+what the specifications ask of a container runtime, and what users see. The exit status is 1 when a case failed that is
+demanded. A lab that stops is started again and goes on where it was.
 """
 
 from __future__ import annotations

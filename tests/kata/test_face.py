@@ -16,8 +16,8 @@ import pytest
 
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.host.face import Face, Shown
-from pyvmm_kata.oci.pid_file import write_pid
 from pyvmm_kata.sandbox.console_log import LIMIT, ConsoleLog
+from pyvmm_kata.state import write_pid
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 
 pytestmark = needs_namespaces

@@ -1,4 +1,5 @@
-"""What is known of a container beside its processes: ``state.json``, in the form that ``runc state`` prints, and more.
+"""What is known of a container beside its processes: ``state.json``, in the form that ``runc state`` prints, and more;
+and the file that ``--pid-file`` names.
 
 It is written whole or not at all, so it survives a crash of any command.
 """
@@ -10,7 +11,7 @@ import os
 import time
 from typing import Any
 
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, HostError
 
 Json = dict[str, Any]
 OCI_VERSION = "1.2.0"
@@ -84,3 +85,15 @@ def public(state: Json) -> Json:
     if shown["status"] == "stopped":
         shown["pid"] = 0
     return shown
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file, whole or not at all, and through nobody else's link."""
+    temporary = f"{path}.{os.getpid()}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(temporary, "w", opener=lambda name, _: os.open(name, flags, 0o644)) as file:
+            file.write(str(pid))
+        os.rename(temporary, path)
+    except OSError as error:
+        raise HostError(f"--pid-file {path}: {error.strerror}", code="oci-pid-file") from error

@@ -62,9 +62,10 @@ class Stage:
         )
         (root / "etc" / "group").write_text("root:x:0:\nusers:x:8:\nmore:x:9:user\n")
         (root / "usr").mkdir()
-        for name in ("connect", "lock"):
-            source, target = str(PROGRAMS / f"{name}.c"), str(root / "bin" / name)
-            subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-static", "-o", target, source], check=True)
+        program = root / "bin" / "connect"
+        compiler = [os.environ.get("CC", "gcc"), "-O2", "-static", "-o", str(program)]
+        subprocess.run([*compiler, str(PROGRAMS / "inside.c")], check=True)
+        (root / "bin" / "lock").hardlink_to(program)
         (root / "var" / "lib" / "d").mkdir(parents=True)
         (root / "var" / "lib" / "d" / "of-image").write_text("of the image\n")
         archive = folder / "box.tar"

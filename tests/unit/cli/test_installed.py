@@ -10,6 +10,7 @@ import pytest
 
 from tests import tiny
 from tests.installed import install, wait_for_image
+from tools.where import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,11 @@ def test_closed_standard_streams_are_no_matter(installed: Path, tmp_path: Path) 
         assert done.returncode == 0 and done.stdout.startswith(b"pyvmm")
         done = subprocess.run(["sh", "-c", '"$0" --version >&-', installed], env=environment, capture_output=True)
         assert done.stderr == b""
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
+@pytest.mark.parametrize(
+    "left", ["build/lib", "pyvmm.egg-info", "examples/kata/build/lib", "vmm/native/_native.abi3.so"]
+)
+def test_git_does_not_show_what_an_installation_leaves(left: str) -> None:
+    assert subprocess.run(["git", "check-ignore", "-q", left], cwd=ROOT).returncode == 0

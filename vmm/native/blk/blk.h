@@ -7,7 +7,6 @@
 #include "dataplane/worker.h"
 
 #include "base/native.h"
-#include "dataplane/limit.h"
 
 #include <liburing.h>
 

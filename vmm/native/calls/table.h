@@ -29,7 +29,7 @@ CALL(futex, VMM, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIV
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; to wait for a thread's end")
 CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | VMM, ANY, "what to sleep for")
-CALL(poll, VSOCK | CONSOLE | DAX | VMM, ANY, "may a pipe or terminal be written, has a socket more")
+CALL(poll, CONSOLE | DAX | VMM, ANY, "may a pipe or terminal be written, has a socket more")
 CALL(timerfd_settime, BLK | NET | VMM, ANY, "wait for a limit on operations or bytes")
 CALL(clock_gettime, EVERY | VMM, ANY, "the time, where the vDSO does not have it")
 CALL(restart_syscall, BLK | DAX | VMM, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
@@ -60,16 +60,14 @@ CALL(shutdown, VSOCK, ANY, "one direction of a connection has ended")
 CALL(openat, VSOCK, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
 CALL(socket, VSOCK, IN(0, AF_UNIX), "connect to it")
 CALL(connect, VSOCK, ANY, "connect to it")
-CALL(fstat, VSOCK, ANY, "is it a socket")
-CALL(newfstatat, VSOCK, ANY, "the same by an older C library")
 
 /* Memory: none of it can become code. */
 CALL(mmap, VSOCK | PMEM | DAX | VMM, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
 CALL(munmap, BLK | VSOCK | DAX | VMM, ANY, "give memory back")
-CALL(mprotect, VSOCK | VMM, WITHOUT(2, PROT_EXEC), "memory of connections")
-CALL(mremap, VSOCK | DAX | VMM, ANY, "memory of connections; pieces of files in a window")
+CALL(mprotect, VMM, WITHOUT(2, PROT_EXEC), "the C library: memory of a thread's; a stack's guard")
+CALL(mremap, DAX | VMM, ANY, "the C library: memory; pieces of files in a window")
 CALL(madvise, EVERY | VMM, ANY, "give memory back, the stack last; look for pages that files have lost")
-CALL(brk, VSOCK | VMM, ANY, "memory of connections")
+CALL(brk, VMM, ANY, "the C library: memory")
 CALL(mincore, DAX, ANY, "has the guest touched what took a lost page's place")
 
 /* Threads and signals: workers begin with their driver, and put their own filters on. */

@@ -4,7 +4,6 @@
  * passes; the burst is how far that may lie ahead of now. So an idle limit costs nothing, there is nothing to refill, and a
  * request that is larger than the burst is done like any other and paid for afterwards.
  */
-#include "dataplane/limit.h"
 
 #include <errno.h>
 #include <pthread.h>

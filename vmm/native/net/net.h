@@ -9,7 +9,6 @@
 #define VMM_NATIVE_NET_H
 
 #include "base/native.h"
-#include "dataplane/limit.h"
 #include "dataplane/worker.h"
 
 enum { NET_HDR_SIZE = 12, NET_ETH_SIZE = 14, NET_LEN_SIZE = 4 };

@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "ring/ring_packed.h"
+#include "ring/ring_struct.h"
 
 int ring_fail(struct ring *ring, int err, const char *fmt, ...)
 {

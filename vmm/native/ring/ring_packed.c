@@ -6,7 +6,7 @@
  * The device gives a buffer back where the oldest one of the guest was, in whatever order it finishes: the descriptors of
  * a chain are gone as soon as another is given back. Nothing here reads them twice anyway.
  */
-#include "ring/ring_packed.h"
+#include "ring/ring_struct.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "ring/ring_packed.h"
+#include "ring/ring_struct.h"
 
 _Static_assert(sizeof(struct ring_state) <= RING_LOG_OFFSET, "the log lies behind the state");
 _Static_assert(RING_LOG_OFFSET + sizeof(struct ring_log) <= RING_STATE_STRIDE, "states lie side by side in shared memory");

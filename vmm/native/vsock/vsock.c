@@ -60,7 +60,8 @@ void vsock_free(struct vsock *v)
 		return;
 	vsock_reset(v);
 	vsock_kernel_free(v);
-	free(v->bucket);
+	vsock_release(v, v->bucket, v->nbuckets * sizeof(struct vsock_conn *));
+	vsock_memory_free(v);
 	free(v);
 }
 

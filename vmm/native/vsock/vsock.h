@@ -3,7 +3,7 @@
  * virtio-vsock, between its files: vsock.c (objects, the worker's loop), vsock_conn.c (the table of connections, what
  * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_stash.c (the buffers
  * for them), vsock_host.c (the unix sockets), vsock_out.c (what goes into them, and the ends), vsock_kernel.c (what the
- * kernel keeps of it).
+ * kernel keeps of it), vsock_mem.c (memory).
  *
  * One thread does everything, so nothing here is locked; only the statistics are read by others.
  */
@@ -125,6 +125,10 @@ struct vsock_linger {
 	uint32_t leased;
 };
 
+/* Sizes of small blocks: connections; what waits of one that has no more than what is promised at least. */
+enum { VSOCK_CLASSES = 2 };
+#define VSOCK_CLASS_SIZES { 256, 2624 }
+
 struct vsock_list {
 	struct vsock_conn *first, *last;
 	uint32_t n;
@@ -136,6 +140,9 @@ struct vsock_slot {
 	struct iovec *iov;
 	uint64_t room;
 };
+
+struct vsock_piece;
+struct free_block;
 
 struct vsock {
 	struct worker worker;
@@ -159,6 +166,8 @@ struct vsock {
 	uint64_t leased;                /* by all connections, and by what lingers */
 	uint64_t swept_ns, shrunk_ns;   /* when it was looked what has been read; what is leased and not used */
 	bool starved;                   /* a connection is */
+	struct vsock_piece *pieces;            /* of small blocks, all that there are */
+	struct free_block *free_block[VSOCK_CLASSES];
 	struct vsock_linger *linger;
 	uint32_t nlinger, max_linger;
 	struct vsock_list ready, greeting, orphans, dead;
@@ -217,8 +226,16 @@ void vsock_list_add(struct vsock_list *list, struct vsock_conn *c);
 void vsock_list_remove(struct vsock_list *list, struct vsock_conn *c);
 
 /* Bytes at the end; -ENOMEM. */
-int vsock_pend_add(struct vsock_pend **pend, const struct iovec *iov, uint32_t niov, uint32_t len);
-void vsock_pend_take(struct vsock_pend **pend, uint32_t len);
+/* vsock_mem.c. NULL: the host is out of memory. What is given back is as long as it was made. */
+void *vsock_alloc(struct vsock *v, size_t size);
+void vsock_release(struct vsock *v, void *at, size_t size);
+void *vsock_realloc(struct vsock *v, void *at, size_t size, size_t wanted);
+void vsock_memory_free(struct vsock *v);
+
+struct vsock_pend *vsock_pend_new(struct vsock *v, uint32_t size);
+void vsock_pend_drop(struct vsock *v, struct vsock_pend **pend);
+int vsock_pend_add(struct vsock *v, struct vsock_pend **pend, const struct iovec *iov, uint32_t niov, uint32_t len);
+void vsock_pend_take(struct vsock *v, struct vsock_pend **pend, uint32_t len);
 static inline uint32_t vsock_pend_len(const struct vsock_pend *pend)
 {
 	return pend ? pend->tail - pend->head : 0;

@@ -9,7 +9,6 @@
 #include "vsock/vsock.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -69,7 +68,7 @@ struct vsock_conn *vsock_conn_find(const struct vsock *v, uint32_t host_port, ui
 static int table_grow(struct vsock *v)
 {
 	uint32_t old = v->nbuckets, n = old ? 2 * old : VSOCK_BUCKETS_MIN;
-	struct vsock_conn **bucket = v->bucket, **fresh = calloc(n, sizeof(struct vsock_conn *));
+	struct vsock_conn **bucket = v->bucket, **fresh = vsock_alloc(v, n * sizeof(struct vsock_conn *));
 
 	if (!fresh)
 		return old ? 0 : -ENOMEM; /* longer chains will do */
@@ -85,7 +84,7 @@ static int table_grow(struct vsock *v)
 			*to = c;
 		}
 	}
-	free(bucket);
+	vsock_release(v, bucket, old * sizeof(struct vsock_conn *));
 	return 0;
 }
 
@@ -155,7 +154,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 
 	if (v->nconns + v->nlinger >= v->config.max_conns || v->least + VSOCK_BUF_MIN * weight_of(type) > VSOCK_LEAST)
 		return NULL;
-	c = calloc(1, sizeof(*c));
+	c = vsock_alloc(v, sizeof(*c));
 	if (!c)
 		return NULL;
 	c->fd = fd;
@@ -164,7 +163,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 	c->burst = VSOCK_BURST_MIN;
 	c->since_ns = clock_ns();
 	if (vsock_conn_watch(v, c, EPOLL_CTL_ADD) < 0) {
-		free(c);
+		vsock_release(v, c, sizeof(*c));
 		return NULL;
 	}
 	v->nconns++;
@@ -190,8 +189,7 @@ int vsock_conn_watch(struct vsock *v, struct vsock_conn *c, int how)
 static void drop_to_host(struct vsock *v, struct vsock_conn *c)
 {
 	stat_set(&v->stats.waiting_bytes, v->stats.waiting_bytes - vsock_pend_len(c->to_host));
-	free(c->to_host);
-	c->to_host = NULL;
+	vsock_pend_drop(v, &c->to_host);
 	c->message_len = 0;
 	c->in_message = false;
 }
@@ -214,8 +212,7 @@ void vsock_conn_listen(struct vsock *v, bool on)
 void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 {
 	drop_to_host(v, c);
-	free(c->to_guest);
-	c->to_guest = NULL;
+	vsock_pend_drop(v, &c->to_guest);
 	c->readable = c->want_out = false;
 	if (c->fd < 0)
 		return;
@@ -259,7 +256,7 @@ void vsock_conn_bury(struct vsock *v)
 		struct vsock_conn *c = v->dead.first;
 
 		vsock_list_remove(&v->dead, c);
-		free(c);
+		vsock_release(v, c, sizeof(*c));
 	}
 }
 
@@ -326,7 +323,23 @@ void vsock_conn_kill_all(struct vsock *v)
 	vsock_conn_bury(v);
 }
 
-int vsock_pend_add(struct vsock_pend **pend, const struct iovec *iov, uint32_t niov, uint32_t len)
+struct vsock_pend *vsock_pend_new(struct vsock *v, uint32_t size)
+{
+	struct vsock_pend *p = vsock_alloc(v, sizeof(*p) + size);
+
+	if (p)
+		p->size = size;
+	return p;
+}
+
+void vsock_pend_drop(struct vsock *v, struct vsock_pend **pend)
+{
+	if (*pend)
+		vsock_release(v, *pend, sizeof(**pend) + (*pend)->size);
+	*pend = NULL;
+}
+
+int vsock_pend_add(struct vsock *v, struct vsock_pend **pend, const struct iovec *iov, uint32_t niov, uint32_t len)
 {
 	struct vsock_pend *p = *pend;
 	uint32_t used = vsock_pend_len(p);
@@ -341,7 +354,7 @@ int vsock_pend_add(struct vsock_pend **pend, const struct iovec *iov, uint32_t n
 		uint64_t size = ((uint64_t)used + len + used / 4 + PEND_STEP - 1) & ~(uint64_t)(PEND_STEP - 1);
 
 		/* From here on head is 0, also in a block that is new. */
-		p = realloc(p, sizeof(*p) + size);
+		p = vsock_realloc(v, p, p ? sizeof(*p) + p->size : 0, sizeof(*p) + size);
 		if (!p)
 			return -ENOMEM;
 		p->size = (uint32_t)size;
@@ -353,15 +366,13 @@ int vsock_pend_add(struct vsock_pend **pend, const struct iovec *iov, uint32_t n
 	return 0;
 }
 
-void vsock_pend_take(struct vsock_pend **pend, uint32_t len)
+void vsock_pend_take(struct vsock *v, struct vsock_pend **pend, uint32_t len)
 {
 	struct vsock_pend *p = *pend;
 
 	p->head += len;
-	if (p->head == p->tail) {
-		free(p);
-		*pend = NULL;
-	}
+	if (p->head == p->tail)
+		vsock_pend_drop(v, pend);
 }
 
 void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len)

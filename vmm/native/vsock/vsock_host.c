@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -166,7 +165,6 @@ int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
 	char name[sizeof(v->config.name) + 12];
 	int at, fd, err = 0;
-	struct stat st;
 
 	snprintf(name, sizeof(name), "%s_%u", v->config.name, port);
 	/*
@@ -176,10 +174,6 @@ int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
 	at = openat(v->config.dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (at < 0)
 		return -errno;
-	if (fstat(at, &st) < 0 || !S_ISSOCK(st.st_mode)) {
-		close(at);
-		return -ENOTSOCK;
-	}
 	fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0) {
 		err = -errno;

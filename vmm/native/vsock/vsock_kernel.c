@@ -12,7 +12,6 @@
 #include "vsock/vsock.h"
 
 #include <linux/sockios.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -112,7 +111,8 @@ void vsock_kernel_close(struct vsock *v, struct vsock_conn *c)
 	c->starved = false;
 	if (used && v->nlinger == v->max_linger) {
 		uint32_t max = v->max_linger ? 2 * v->max_linger : 64;
-		struct vsock_linger *more = realloc(v->linger, max * sizeof(*more));
+		struct vsock_linger *more = 
+			vsock_realloc(v, v->linger, v->max_linger * sizeof(*more), max * sizeof(*more));
 
 		if (more) {
 			v->linger = more;
@@ -160,7 +160,7 @@ void vsock_kernel_free(struct vsock *v)
 {
 	while (v->nlinger)
 		close(v->linger[--v->nlinger].fd);
-	free(v->linger);
+	vsock_release(v, v->linger, v->max_linger * sizeof(*v->linger));
 	v->linger = NULL;
 	v->max_linger = 0;
 }

@@ -7,7 +7,6 @@
 #include "vsock/vsock.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -31,8 +30,7 @@ static void no_reader(struct vsock *v, struct vsock_conn *c)
 		return;
 	}
 	stat_set(&v->stats.waiting_bytes, v->stats.waiting_bytes - vsock_pend_len(c->to_host));
-	free(c->to_host);
-	c->to_host = NULL;
+	vsock_pend_drop(v, &c->to_host);
 	c->in_message = false;
 	c->message_len = 0;
 	want_out(v, c, false);
@@ -77,7 +75,7 @@ static bool socket_widen(struct vsock_conn *c)
 
 static int keep(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len)
 {
-	int err = vsock_pend_add(&c->to_host, iov, niov, len);
+	int err = vsock_pend_add(v, &c->to_host, iov, niov, len);
 
 	if (!err)
 		stat_set(&v->stats.waiting_bytes, v->stats.waiting_bytes + len);
@@ -86,7 +84,7 @@ static int keep(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, 
 
 static void kept_gone(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
-	vsock_pend_take(&c->to_host, len);
+	vsock_pend_take(v, &c->to_host, len);
 	stat_set(&v->stats.waiting_bytes, v->stats.waiting_bytes - len);
 }
 

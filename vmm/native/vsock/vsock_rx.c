@@ -8,8 +8,6 @@
 #include "vsock/vsock.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -147,7 +145,7 @@ static int message_rest(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 		return slots ? slots : MAY_STARVE;
 	n = vsock_stash_iov(v, (uint32_t)slots, credit < len ? credit : len, &room);
 	iov_scatter(v->iov, n, p->data + p->head, room);
-	vsock_pend_take(&c->to_guest, (uint32_t)room);
+	vsock_pend_take(v, &c->to_guest, (uint32_t)room);
 	data_send(v, c, room, room == len);
 	return 1;
 }
@@ -155,7 +153,7 @@ static int message_rest(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 /* A message too long for the buffers or the credit there are now: it is taken whole, since a socket gives it so. */
 static int message_keep(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
-	struct vsock_pend *p = malloc(sizeof(*p) + len);
+	struct vsock_pend *p = vsock_pend_new(v, len);
 	ssize_t n;
 
 	if (!p) {
@@ -164,25 +162,26 @@ static int message_keep(struct vsock *v, struct vsock_conn *c, uint32_t len)
 	}
 	n = vsock_recv(c->fd, p->data, len, MSG_DONTWAIT);
 	if (n <= 0) {
-		free(p);
+		vsock_pend_drop(v, &p);
 		data_none(v, c, n);
 		return 1;
 	}
-	p->size = p->tail = (uint32_t)n;
-	p->head = 0;
+	p->tail = (uint32_t)n;
 	c->to_guest = p;
 	return 1;
 }
 
-/* recv() says 0 for a message without bytes, and for the end. */
+/*
+ * recv() says 0 for a message without bytes, and for the end, of which epoll tells. Such a message has no place in the
+ * guest's credit: it is dropped. Where it was the end, that is what comes again until epoll is asked, at the latest after
+ * BUSY_TURNS.
+ */
 static void message_empty(struct vsock *v, struct vsock_conn *c)
 {
-	struct pollfd p = { .fd = c->fd, .events = POLLRDHUP };
-
-	if (c->rdhup || poll(&p, 1, 0) == 1)
-		vsock_host_eof(v, c, c->hup || p.revents & POLLHUP);
+	if (c->rdhup)
+		vsock_host_eof(v, c, c->hup);
 	else
-		(void)!vsock_recv(c->fd, NULL, 0, MSG_DONTWAIT); /* it has no place in the guest's credit: dropped */
+		(void)!vsock_recv(c->fd, NULL, 0, MSG_DONTWAIT);
 }
 
 static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)

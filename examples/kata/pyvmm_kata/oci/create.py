@@ -17,7 +17,6 @@ from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.oci.pid_file import write_pid
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.stdio import Stdio
@@ -89,7 +88,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
                 lambda: _plan(container_id, folder, bundle, chosen, cgroup, options["console-socket"], terminal, pid)
             )
         if options["pid-file"]:
-            write_pid(options["pid-file"], face.pid)
+            state.write_pid(options["pid-file"], face.pid)
     except BaseException:
         from pyvmm_kata.oci.delete import delete
 

@@ -19,7 +19,6 @@ from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.exec_process import ALIASES, OPTIONS, process_from
 from pyvmm_kata.oci.options import parse
-from pyvmm_kata.oci.pid_file import write_pid
 from pyvmm_kata.sandbox.bundle import read_json
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
         raise ConfigError("exec: --console-socket needs a terminal", code="oci-console", hint="--tty")
     if not options["detach"]:
         if options["pid-file"]:
-            write_pid(options["pid-file"], os.getpid())
+            state.write_pid(options["pid-file"], os.getpid())
         return Attendant(folder, process, options["console-socket"]).run()
     return _detach(folder, process, options)
 
@@ -73,7 +72,7 @@ def _detach(folder: str, process: Json, options: Json) -> int:
     try:
         channel.answer()
         if options["pid-file"]:
-            write_pid(options["pid-file"], pid)
+            state.write_pid(options["pid-file"], pid)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

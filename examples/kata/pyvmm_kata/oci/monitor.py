@@ -23,7 +23,7 @@ from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci.machines import folder_of
 from pyvmm_kata.oci.service import ContainerService, Plan
 from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.guest_sysctls import machine_name
+from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.placed import Placed
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.sandbox.stdio import Stdio

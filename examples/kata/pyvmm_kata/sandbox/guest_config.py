@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_kata import protobuf
 from pyvmm_kata.host.namespaces import JOIN
 from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES
-from pyvmm_kata.sandbox.guest_limits import check_disk_limits
+from pyvmm_kata.sandbox.guest_settings import check_disk_limits, is_of_sandbox
 from pyvmm_kata.sandbox.guest_spec import LABELS
-from pyvmm_kata.sandbox.guest_sysctls import is_of_sandbox
 
 if TYPE_CHECKING:
     from pyvmm_kata.config.checks import Json

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.face import Shown
 from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights
-from pyvmm_kata.sandbox.guest_limits import check_limits
 from pyvmm_kata.sandbox.guest_mounts import is_device_of_host, place_mount
+from pyvmm_kata.sandbox.guest_settings import check_limits, sysctls_of
 from pyvmm_kata.sandbox.guest_share import Nowhere
-from pyvmm_kata.sandbox.guest_sysctls import sysctls_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host import cgroups, network
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.host.namespaces import owner
-from pyvmm_kata.sandbox.guest_sysctls import machine_name
+from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 
 if TYPE_CHECKING:

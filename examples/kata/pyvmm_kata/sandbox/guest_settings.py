@@ -1,10 +1,11 @@
-"""The kernel parameters and the host name of config.json, for a guest: which are the machine's."""
+"""Kernel parameters, host name and limits of config.json: which are the machine's, and which no guest can keep."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.config.checks import bad
 from pyvmm_kata.host import namespaces
 
 if TYPE_CHECKING:
@@ -63,3 +64,25 @@ def _dotted(sysctl: str) -> str:
     """A name with slashes, ``net/ipv4/conf/eth0.1/forwarding``, as one with dots (sysctl(8))."""
     first = next((letter for letter in sysctl if letter in "./"), ".")
     return sysctl if first == "." else sysctl.translate({ord("."): "/", ord("/"): "."})
+
+
+def check_limits(linux: Json) -> None:
+    if linux.get("intelRdt"):
+        raise bad("linux.intelRdt", "caches and memory bandwidth of the host cannot be given to a guest")
+    check_disk_limits(linux.get("resources", {}), "linux.resources.")
+
+
+def check_disk_limits(resources: Json, prefix: str = "", source: str = "config.json") -> None:
+    """Whether there are none: they are by numbers of the host's devices, which a guest does not have.
+
+    :param prefix: of the fields' names
+    :raises ConfigError: there are
+    """
+    for field, value in resources.get("blockIO", {}).items():
+        if value:
+            raise bad(
+                f"{prefix}blockIO.{field}",
+                "a container's use of the host's disks cannot be limited from inside of a guest",
+                "limit the control group above the container's",
+                source,
+            )
