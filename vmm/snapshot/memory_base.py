@@ -13,11 +13,11 @@ import posix
 from vmm.errors import HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot.memory_file import page_runs
+from vmm.snapshot.memory_file import page_runs, ram_areas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any
 
     Range = tuple[int, int]
@@ -100,7 +100,7 @@ def take_base(memory: GuestMemory, children: int) -> Base:
 
 def _next_base(memory: GuestMemory, children: int) -> Base:
     """Of RAM that lies over a base or file already."""
-    areas = list(_areas(memory))
+    areas = list(ram_areas(memory))
     pieces = [(start, end) for start, end, what in areas if what == lib.RAM_OWN]
     own = open_memory("guest-ram-own", memory.size)
     try:
@@ -145,21 +145,6 @@ def _pieces(file: int, size: int) -> list[Range]:
         if len(found) <= _MOST_PIECES:
             return found
         piece *= 2
-
-
-def _areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
-    """The mappings that RAM consists of, by /proc/self/maps, and how pages of the machine's own are told in each: the
-    balloon has put anonymous ones in the place of others."""
-    begin = memory.host_address
-    inode = posix.fstat(memory.file).st_ino
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            addresses, _, _, _, number = line.split(maxsplit=5)[:5]
-            first, last = (int(part, 16) - begin for part in addresses.split("-"))
-            start, end = max(first, 0), min(last, memory.size)
-            if start < end:
-                what = lib.RAM_TOUCHED if number == "0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
-                yield start, end, what
 
 
 def _copy(memory: GuestMemory, file: int, areas: Iterable[tuple[int, int, int]], bits: bytearray | None) -> int:

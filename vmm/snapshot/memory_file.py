@@ -39,11 +39,12 @@ def write_ram(memory: GuestMemory, path: str, *, than: str | None = None, progre
         posix.ftruncate(fd, memory.size)
         pages = bytearray(-(-memory.size // PAGE // 8))
         if than is None:
-            written = _write(memory, fd, None, None, progress)
+            written = _write(memory, fd, None, None, False, progress)
         else:
             with open(than, "rb") as file, mmap.mmap(file.fileno(), memory.size, prot=mmap.PROT_READ) as base:
+                same = memory.over_file and os.path.samestat(os.fstat(file.fileno()), os.fstat(memory.file))
                 with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
-                    written = _write(memory, fd, below, bitmap, progress)
+                    written = _write(memory, fd, below, bitmap, same, progress)
             with open(os.path.join(os.path.dirname(path), PAGES), "xb") as bits:
                 bits.write(pages)
         posix.fchmod(fd, 0o400)  # clones map it
@@ -52,24 +53,16 @@ def write_ram(memory: GuestMemory, path: str, *, than: str | None = None, progre
         posix.close(fd)
 
 
-def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, progress: Progress | None) -> int:
-    """What may hold data: of a memfd what the file has, of private memory what the page map has; of memory over a file
-    all of it."""
-    pagemap = -1
-    what = lib.RAM_ALL
-    ranges: Iterator[tuple[int, int]] = iter([(0, memory.size)])
-    if than is None and memory.fd >= 0:
-        ranges = data_ranges(memory.fd, memory.size)
-    elif than is None and not memory.over_file:
-        what = lib.RAM_TOUCHED
-        pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
-    file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap, "what": what})
+def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None) -> int:
+    pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap})
     file.than = ffi.NULL if than is None else than
     file.bitmap = ffi.NULL if bitmap is None else bitmap
     ram = ffi.cast("void *", memory.host_address)
     total = 0
     try:
-        for start, end in ranges:
+        for start, end, what in _wanted(memory, than is None, same):
+            file.what = what
             for at in range(start, end, _STEP):
                 result = lib.ram_save(file, ram, at, min(_STEP, end - at))
                 if result < 0:
@@ -80,9 +73,56 @@ def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, progress: Progr
                 if progress is not None:
                     progress(min(at + _STEP, memory.size), memory.size)
     finally:
-        if pagemap >= 0:
-            posix.close(pagemap)
+        posix.close(pagemap)
     return total
+
+
+def _wanted(memory: GuestMemory, whole: bool, same: bool) -> Iterator[tuple[int, int, int]]:
+    """Where RAM is to be looked at, and how: in what may hold data; for a diff in what may differ from its base.
+
+    :param whole: it is for no diff
+    :param same: the base of the diff is the file that RAM lies over
+    """
+    if memory.over_file:
+        for start, end, what in ram_areas(memory):
+            if what != lib.RAM_OWN or same:
+                yield start, end, what if whole or what == lib.RAM_OWN else lib.RAM_ALL
+            elif not whole:
+                yield start, end, lib.RAM_ALL
+            else:
+                yield from _over_holes(memory.file, start, end)
+    elif not whole:
+        yield 0, memory.size, lib.RAM_ALL
+    elif memory.fd >= 0:
+        for start, end in data_ranges(memory.fd, memory.size):
+            yield start, end, lib.RAM_ALL
+    else:
+        yield 0, memory.size, lib.RAM_TOUCHED
+
+
+def _over_holes(file: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Of RAM that lies over *file*: all where that has data; elsewhere what was written."""
+    at = begin
+    for start, stop in data_ranges(file, end, begin):
+        yield at, start, lib.RAM_OWN
+        yield start, stop, lib.RAM_ALL
+        at = stop
+    yield at, end, lib.RAM_OWN
+
+
+def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
+    """The mappings that RAM over a file consists of, by /proc/self/maps: offsets, half-open, and how pages that are the
+    machine's own are told in each.  The balloon has put anonymous ones in the place of others."""
+    begin = memory.host_address
+    inode = posix.fstat(memory.file).st_ino
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            addresses, _, _, _, number = line.split(maxsplit=5)[:5]
+            first, last = (int(part, 16) - begin for part in addresses.split("-"))
+            start, end = max(first, 0), min(last, memory.size)
+            if start < end:
+                what = lib.RAM_TOUCHED if number == "0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
+                yield start, end, what
 
 
 def page_runs(bits: bytes, size: int) -> Iterator[tuple[int, int]]:

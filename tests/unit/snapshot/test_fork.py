@@ -19,6 +19,7 @@ from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, M
 from vmm.boot import layout
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
+from vmm.snapshot import memory_file
 from vmm.snapshot.memory_base import take_base
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
@@ -276,12 +277,34 @@ class Modelled:
         base.close()
         return [Modelled(each, bytearray(self.content)) for each in made]
 
+    def save(self, folder: Path) -> list[Modelled]:
+        """What a full snapshot gives, and a diff of that one's clone after some writes."""
+        paths = [folder / f"{len(list(folder.iterdir()))}{kind}" for kind in ("full", "diff")]
+        for path in paths:
+            path.mkdir()
+        files = [str(path / "memory") for path in paths]
+        memory_file.write_ram(self.memory, files[0])
+        clone = self.load(files[:1])
+        clone.write(7, b"clone's")
+        clone.write(9, bytes(PAGE))
+        clone.give_back(100, 20)
+        clone.write(110, b"after")
+        assert memory_file.write_ram(clone.memory, files[1], than=files[0]) <= 22 * PAGE
+        diff = clone.load(files)
+        diff.check()
+        diff.memory.close()
+        return [clone]
+
+    def load(self, files: list[str]) -> Modelled:
+        memory = memory_file.open_ram(RAM, files, huge_pages="auto", shared=False, prefault=False)
+        return Modelled(memory, bytearray(self.content))
+
     def check(self) -> None:
         assert self.memory.read(0, RAM) == self.content
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_nobody_sees_what_another_writes(seed: int) -> None:
+def test_nobody_sees_what_another_writes(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     everybody = [Modelled(GuestMemory(RAM, shared=seed == 5), bytearray(RAM))]
     for _ in range(60):
@@ -296,6 +319,8 @@ def test_nobody_sees_what_another_writes(seed: int) -> None:
         elif what < 0.78:
             one.memory.clear()
             one.content[:] = bytes(RAM)
+        elif what < 0.82:
+            everybody += one.save(tmp_path)
         elif len(everybody) < 10:
             everybody += one.fork(chance.randrange(1, 4), chance.random() < 0.2)
         else:
