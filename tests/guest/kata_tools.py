@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,52 @@ def eventually(what: Callable[[], object], words: str) -> None:
     while not what():
         assert time.monotonic() < deadline, words
         time.sleep(0.05)
+
+
+VICTIMS = ("command", "monitor", "face", "server")
+"""Whom a test of deaths kills: who was asked to do something, and those that :func:`members` tells."""
+
+
+def members(states: Path) -> dict[str, list[int]]:
+    """The processes of the containers whose states are in a folder, by what they are; none that is not there yet.
+
+    ``monitor`` has the machine in it, ``server`` is that of the share, ``face`` the process whose pid is told.
+    """
+    found: dict[str, list[int]] = {"monitor": [], "face": [], "server": []}
+    for path in states.glob("*/state.json"):
+        try:
+            known = json.loads(path.read_text())
+        except FileNotFoundError:  # deleted just now
+            continue
+        if pid := known.get("pid"):
+            found["face"].append(int(pid))
+        if pid := known.get("monitor"):
+            found["monitor"].append(int(pid))
+            found["server"] += [child for child in children(int(pid)) if words(child)[0] == b"pyvmm-fsd"]
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Of a process's first thread; none of one that has ended."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def words(pid: int) -> list[bytes]:
+    """The command line of a process; that of one that has ended is one empty word."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return [b""]
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """kill -9 of those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def is_orphan(pid: str) -> bool:

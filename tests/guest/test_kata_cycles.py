@@ -6,12 +6,9 @@ them; test_kata_oci.py and test_kata_containerd.py have a turn of theirs with th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.guest.kata_podman import Podman
-from tests.guest.kata_tools import PATIENCE, eventually, leftovers
+from tests.guest.kata_tools import PATIENCE, VICTIMS, eventually, kill_all, leftovers, members, words
 from tests.kata import cri
 from tests.kata.containerd import Containerd, need
 from tools import guest as recipes
@@ -31,8 +28,8 @@ from tools import guest as recipes
 pytestmark = pytest.mark.long
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
-LONGEST_RUN = 12.0
-"""Seconds; `podman run -d` takes about so long in the lab."""
+LONGEST = {"create": 3.0, "start": 10.0, "run": 12.0, "exec": 6.0, "rm": 6.0}
+"""Seconds; commands of podman take about so long in the lab."""
 QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 
 
@@ -75,19 +72,29 @@ def test_cycles_of_pods_of_podman(podman: Podman, number: int) -> None:
 
 
 def test_deaths_at_random_of_podman(podman: Podman) -> None:
-    """kill -9 of podman, conmon or the monitor at some time of `run`: `rm --force` clears what is left."""
+    """kill -9 of podman, conmon, the monitor, the face or the share's server at some time of each command: `rm --force`
+    clears what is left."""
     chance = random.Random(1)
     for number in range(KILLS):
-        name = f"k{number}"
-        command = podman.command("run", "-d", "--name", name, "--network", "none", "box", "sleep", "600")
-        running = subprocess.Popen(command, **QUIET)
-        delay, victim = chance.uniform(0, LONGEST_RUN), ("podman", "conmon", "monitor")[number % 3]
+        name, operation = f"k{number}", list(LONGEST)[number % len(LONGEST)]
+        make = ("--name", name, "--network", "none", "box", "sleep", "600")
+        if operation == "start":
+            podman.check("create", *make)
+        elif operation in ("exec", "rm"):
+            podman.check("run", "-d", *make)
+        arguments = {
+            "create": ("create", *make),
+            "start": ("start", name),
+            "run": ("run", "-d", *make),
+            "exec": ("exec", name, "sleep", "2"),
+            "rm": ("rm", "--force", "--time", "0", name),
+        }[operation]
+        running = subprocess.Popen(podman.command(*arguments), **QUIET)
+        delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice((*VICTIMS, "conmon"))
         time.sleep(delay)  # the time is the test's subject
-        pids = [running.pid] if victim == "podman" else pids_of(podman, victim)
-        print(f"{name}: {victim} {pids} after {delay:.2f} s")
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pids = {"command": [running.pid], "conmon": conmons(podman), **members(podman.folder / "state")}[victim]
+        print(f"{name}: {operation}: {victim} {pids} after {delay:.2f} s")
+        kill_all(pids)
         running.wait(PATIENCE)
         # With any runtime podman says once, of a container that lost its conmon, that it could not be stopped
         podman.run("rm", "--force", "--ignore", "--time", "0", name)
@@ -95,20 +102,15 @@ def test_deaths_at_random_of_podman(podman: Podman) -> None:
         eventually(lambda: nothing_left(podman), f"something is left of {name}")
 
 
-def pids_of(podman: Podman, victim: str) -> list[int]:
-    """conmon of the container, or its monitor; there may be none yet."""
-    if victim == "monitor":
-        states = (path.read_text() for path in podman.folder.glob("state/*/state.json"))
-        return [int(known["monitor"]) for known in map(json.loads, states) if known.get("monitor")]
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0].endswith(b"conmon") and os.fsencode(podman.folder) in b" ".join(words):
-            found.append(int(path.parent.name))
-    return found
+def conmons(podman: Podman) -> list[int]:
+    """Those of its containers; there may be none yet."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    lines = {pid: words(pid) for pid in pids}
+    return [
+        pid
+        for pid, line in lines.items()
+        if line[0].endswith(b"conmon") and os.fsencode(podman.folder) in b" ".join(line)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
+from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, eventually, kill_all, leftovers, members
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
-LONGEST_CREATE = 4.0
-"""Seconds; `create` takes about so long in the lab."""
+LONGEST = {"create": 4.0, "start": 1.5, "run": 5.0, "exec": 3.0, "delete": 2.0}
+"""Seconds; commands take about so long in the lab."""
 NO_STDIO: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 
 
@@ -166,31 +166,36 @@ def test_whoever_is_killed(oci: Oci) -> None:
 
 
 def test_deaths_at_random(oci: Oci) -> None:
-    """kill -9 of the command or of the monitor at some time: `delete --force` clears what is left."""
+    """kill -9 of the command, the monitor, the face or the share's server at some time of each command: what is left is
+    cleared by `delete --force`."""
     chance = random.Random(1)
     for number in range(KILLS):
-        bundle = oci.bundle("sleep 600")
-        create = subprocess.Popen(oci.command("create", "--bundle", bundle, "c1"), **NO_STDIO)
-        delay = chance.uniform(0, LONGEST_CREATE)
+        operation = list(LONGEST)[number % len(LONGEST)]
+        if operation == "start":
+            bundle = oci.bundle("sleep 600")
+            subprocess.run(oci.command("create", "--bundle", bundle, "c1"), **NO_STDIO, check=True, timeout=PATIENCE)
+        elif operation in ("exec", "delete"):
+            oci.start("c1", "sleep 600")
+        running = subprocess.Popen(oci.command(*_words(oci, operation)), **NO_STDIO)
+        delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice(VICTIMS)
         time.sleep(delay)  # the time is the test's subject
-        if number % 2:
-            victim, pid = "monitor", monitor_pid(oci.root / "c1" / "state.json")
-        else:
-            victim, pid = "create", create.pid
-        print(f"{number}: {victim} after {delay:.2f} s")
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-        create.wait(PATIENCE)
+        pids = [running.pid] if victim == "command" else members(oci.root)[victim]
+        print(f"{number}: {operation}: {victim} {pids} after {delay:.2f} s")
+        kill_all(pids)
+        running.wait(PATIENCE)
         oci.check("delete", "--force", "c1")
         eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
-def monitor_pid(path: Path) -> int:
-    """The process that a state names, 0 when there is none yet."""
-    try:
-        return int(json.loads(path.read_text())["pid"])
-    except FileNotFoundError:
-        return 0
+def _words(oci: Oci, operation: str) -> list[str]:
+    """What does it to the container c1."""
+    if operation == "create":
+        return ["create", "--bundle", oci.bundle("sleep 600"), "c1"]
+    if operation == "run":
+        return ["run", "--detach", "--bundle", oci.bundle("sleep 600"), "c1"]
+    return {"start": ["start", "c1"], "exec": ["exec", "c1", "sleep", "2"], "delete": ["delete", "--force", "c1"]}[
+        operation
+    ]
 
 
 @pytest.mark.parametrize("number", range(CYCLES))

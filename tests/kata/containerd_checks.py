@@ -115,16 +115,30 @@ def check_deaths_at_random(
     longest: float,
     victims: Sequence[Victim] = (kill_shim, kill_containerd),
 ) -> None:
-    """kill -9 of somebody at some time of a run: nothing is left that removing does not remove."""
+    """kill -9 of somebody at some time of run, exec, kill and delete: nothing is left that removing does not remove.
+
+    :param longest: seconds that a run takes
+    """
     chance = random.Random(1)
     places = [daemon.place(f"x{number}") for number in range(rounds)]
     for number, place in enumerate(places):
         name = f"x{number}"
-        command = ["ctr", "-a", daemon.address, "run", "-d", "--runtime", daemon.runtime, IMAGE, name, *programs.sleep]
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        victim, delay = victims[number % len(victims)], chance.uniform(0, longest)
+        run = ["run", "-d", "--runtime", daemon.runtime, IMAGE, name, *programs.sleep]
+        operation = ("run", "exec", "kill", "delete")[number % 4]
+        if operation != "run":
+            daemon.ctr(*run)
+        arguments = {
+            "run": run,
+            "exec": ["task", "exec", "--exec-id", "e1", name, *programs.hello],
+            "kill": ["task", "kill", "-s", "KILL", name],
+            "delete": ["task", "rm", "-f", name],
+        }[operation]
+        running = subprocess.Popen(
+            ["ctr", "-a", daemon.address, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        victim, delay = chance.choice(victims), chance.uniform(0, longest if operation == "run" else longest / 4)
         time.sleep(delay)  # the time is the test's subject
-        print(f"{name}: {victim.__name__} after {delay:.2f} s")
+        print(f"{name}: {operation}: {victim.__name__} after {delay:.2f} s")
         victim(daemon, place)
         running.wait(PATIENCE)
         daemon.remove(name)
