@@ -38,6 +38,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runtimes", nargs="+", choices=runtimes.ALL, default=list(runtimes.ALL), metavar="NAME")
     parser.add_argument("-k", default="", metavar="PATTERN", help="scenes that, or a case of which, are called so")
     parser.add_argument("--third", action="store_true", help="the third that runs with the tests")
+    parser.add_argument(
+        "--shards", type=int, default=1, metavar="N", help="scenes played at once with each kind of runtime"
+    )
     parser.add_argument("--memory", default="6G", metavar="SIZE", help="of the lab")
     parser.add_argument("--journal", type=Path, default=JOURNAL, metavar="FILE", help=f"of results ({JOURNAL})")
     parser.add_argument("--resume", action="store_true", help="keep the results of the last run")
@@ -49,7 +52,8 @@ def play(suite: str, options: argparse.Namespace, journal: Journal) -> None:
     """Play a suite in a lab, and in another one when that stops."""
     names = [name for name in options.runtimes if name in SUITES[suite].runtimes]
     command = [sys.executable, "-m", "tests.conformance.inside", str(journal.path), suite, *names, "-k", options.k]
-    command = with_kvm(command + (["--third"] if options.third else []))
+    command += ["--shards", str(options.shards), *(["--third"] if options.third else [])]
+    command = with_kvm(command)
     if command[1:4] == ["-m", "tests.lab", "run"]:
         command[4:4] = ["--memory", options.memory]
     for _ in range(LABS):

@@ -1,6 +1,7 @@
 """What runs where guests can run: `python -m tests.conformance.inside JOURNAL SUITE`.
 
-The scenes of a suite are played with our runtime by one process, and with the references by another at the same time.
+The scenes of a suite are played with our runtime by one process, and with the references by another at the same time;
+with `--shards`, by so many of each.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def work(options: argparse.Namespace) -> None:
     for runtime in options.runtimes:
         wanted = [
             scene
-            for scene in chosen(options.suite, options.k, third=options.third)
+            for scene in chosen(options.suite, options.k, third=options.third)[options.shard :: options.shards]
             if (options.suite, runtime, scene.name) not in done
         ]
         if not wanted:
@@ -138,14 +139,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runtimes", nargs="*", default=list(runtimes.ALL))
     parser.add_argument("-k", default="", metavar="PATTERN")
     parser.add_argument("--third", action="store_true")
-    parser.add_argument("--alone", action="store_true", help="in this process")
+    parser.add_argument(
+        "--shards", type=int, default=1, metavar="N", help="processes of each kind that share the scenes"
+    )
+    parser.add_argument("--shard", type=int, default=-1, metavar="I", help="play this one, in this process")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     """Run what the command line says; returns the exit status."""
     options = parse(argv)
-    if options.alone:
+    if options.shard >= 0:
         prepare()
         work(options)
         return 0
@@ -153,8 +157,13 @@ def main(argv: list[str]) -> int:
     # A network and mounts of its own for each: they do not meet
     command = ["unshare", "--net", "--mount", "--propagation", "slave", sys.executable]
     command += ["-m", "tests.conformance.inside", options.journal, options.suite]
-    flags = ["-k", options.k, "--alone", *(["--third"] if options.third else [])]
-    workers = [subprocess.Popen([*command, *group, *flags]) for group in groups if group]
+    flags = ["-k", options.k, *(["--third"] if options.third else []), "--shards", str(options.shards), "--shard"]
+    workers = [
+        subprocess.Popen([*command, *group, *flags, str(shard)])
+        for group in groups
+        if group
+        for shard in range(options.shards)
+    ]
     return max(worker.wait() for worker in workers)
 
 
