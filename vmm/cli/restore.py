@@ -30,6 +30,7 @@ OPTIONS = (
     Option(
         "--clock", "HOW", "the guest's clocks: resume where they were, or host, with the time since", default="resume"
     ),
+    Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
     Option("--force", "", "although the processor or a disk is another than it was"),
     Option("--control", "PATH", "serve the control socket PATH"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
@@ -61,6 +62,11 @@ def main(argv: list[str]) -> int:
         # Which device the guest has for it is the snapshot's to say
         changes["console"] = ConsoleConfig("fd", console.out_fd, console.drop)
         with Machine.restore(
-            values["directory"], clock=values["clock"], force=values["force"], start=False, **changes
+            values["directory"],
+            clock=values["clock"],
+            force=values["force"],
+            prefetch=values["prefetch"],
+            start=False,
+            **changes,
         ) as machine:
             return run_machine(machine, signals, console, values, messages)

@@ -452,6 +452,7 @@ class Machine:
         devices: tuple[VirtioDevice, ...] = (),
         clock: str = "resume",
         force: bool = False,
+        prefetch: bool = False,
         start: bool = True,
         **changes: Any,
     ) -> Machine:
@@ -464,6 +465,8 @@ class Machine:
             those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
             (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
         :param clock: ``resume``: the guest's clocks go on where they were; ``host``: the time that has passed is added
+        :param prefetch: the first clone with this records which pages of memory it touches in its first two seconds,
+            in the directory of the snapshot; those after it have these read, on a thread, while they run
         :param force: whatever says that this host, or an image, is not the same
         :param start: let it run; else :meth:`start` does
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
@@ -471,7 +474,7 @@ class Machine:
         """
         from vmm.machine.restored import Restored
 
-        origin = Restored(path, changes, clock=clock, force=force)
+        origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch)
         return cls._made_of(origin, origin.config, devices, start)
 
     @classmethod
@@ -518,6 +521,7 @@ class Machine:
             core.remake(self._platform.native, self._memory)
         self._slots.follow()
         self.serial.reset()
+        self._origin.close()
         self._memory.clear()
         self._life.stage = RUNNING
         self._life.begin_again()

@@ -16,6 +16,7 @@ from vmm.snapshot.directory import MANIFEST
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
 from vmm.snapshot.records import made
+from vmm.snapshot.working_set import Prefetch
 from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.registry import BUILT_IN
 
@@ -53,6 +54,7 @@ class Restored:
     :param folder: of the snapshot
     :param changes: what the clone's configuration has of its own, see :meth:`MachineConfig.of_clone`
     :param clock: ``resume``: kvm-clock goes on where it was; ``host``: by the time that has passed since
+    :param prefetch: see :meth:`vmm.machine.machine.Machine.restore`
     :param force: restore although the processor, or a disk's image, is another
     :ivar config: of the machine
     :raises ConfigError: it cannot be restored here; the message names what is missing or another
@@ -60,12 +62,22 @@ class Restored:
 
     event = "restored"
 
-    def __init__(self, folder: str, changes: dict[str, Any], *, clock: str = RESUME, force: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str,
+        changes: dict[str, Any],
+        *,
+        clock: str = RESUME,
+        force: bool = False,
+        prefetch: bool = False,
+    ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: not one of {', '.join(CLOCKS)}", code="snapshot-clock")
         self._folder = folder
         self._advance = clock == HOST
         self._force = force
+        self._wants_prefetch = prefetch
+        self._prefetch: Prefetch | None = None
         self._copies = DiskCopies()
         chain = layers(folder)
         self._manifest: Manifest = chain[-1][1]
@@ -128,8 +140,10 @@ class Restored:
         )
 
     def begin(self, memory: GuestMemory) -> None:
-        """Nothing takes long."""
+        """Begin to read, if that is wanted.  Shared memory is a copy already."""
         self._memory = memory
+        if self._wants_prefetch and memory.over_file:
+            self._prefetch = Prefetch(self._folder, memory)
 
     def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
         """Everything as it was.
@@ -153,3 +167,5 @@ class Restored:
     def close(self) -> None:
         """Remove what was made for the clone.  Harmless when done twice."""
         self._copies.remove()
+        if self._prefetch is not None:
+            self._prefetch.close()

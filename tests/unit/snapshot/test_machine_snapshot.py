@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.sample_devices import Echo
 from tests.tiny import Console
 from vmm import ConfigError, DiskConfig, HostError, Machine
 from vmm.persist import Unsaved
-from vmm.snapshot import whole
+from vmm.snapshot import memory_file, whole, working_set
 from vmm.snapshot.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
@@ -259,3 +260,52 @@ def test_bases_that_go_round_in_a_circle_end(warm: Path) -> None:
     change(warm, base=".", base_id=manifest["id"])
     with pytest.raises(ConfigError, match="on each other"):
         Machine.restore(str(warm))
+
+
+def test_what_the_first_clone_touched_is_read_for_the_next(warm: Path, consoles: list[Console]) -> None:
+    with Machine.restore(str(warm), prefetch=True, console=consoles[1].config) as first:
+        talk(first, consoles[1], b"x")
+        first.memory.read(0x10_0000, 1)
+    wanted = working_set.read(str(warm), 32 << 20)
+    assert wanted is not None and wanted[0x10_0000 // 4096 // 8] & 1
+    whole.verify(str(warm))
+    drop(warm / "memory")
+    with Machine.restore(str(warm), prefetch=True, start=False):
+        deadline = time.monotonic() + PATIENCE
+        while missing(wanted, warm / "memory") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert missing(wanted, warm / "memory") == []
+    with Machine.restore(str(warm), prefetch=True, console=consoles[2].config) as third:
+        third.reset()
+        assert consoles[2].read(1) == b">"
+
+
+def drop(path: Path) -> None:
+    """Have the host forget a file, as far as its file system does that."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def missing(wanted: bytes, path: Path) -> list[int]:
+    """Pages that would have to be read."""
+    found = []
+    with path.open("rb", buffering=0) as file:
+        for start, end in memory_file.page_runs(wanted, 32 << 20):
+            for at in range(start, end, 4096):
+                try:
+                    os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    found.append(at)
+    return found
+
+
+@pytest.mark.parametrize(
+    "lie", [b"", b"\xff" * 1023, b"\xff" * 1024, None], ids=["empty", "short", "all", "a directory"]
+)
+def test_a_clone_starts_whatever_it_is_told_to_read(warm: Path, consoles: list[Console], lie: bytes | None) -> None:
+    path = warm / working_set.WORKING_SET
+    path.write_bytes(lie) if lie is not None else path.mkdir()
+    with Machine.restore(str(warm), prefetch=True, console=consoles[1].config) as clone:
+        talk(clone, consoles[1], b"x")
+    assert lie is None or len(path.read_bytes()) == 1024, "one of another size is made anew"

@@ -1,0 +1,117 @@
+"""Which pages of a snapshot's memory a clone touches first: recorded once, and read beforehand by the clones after it.
+
+The file ``working-set`` in the directory of the snapshot has a bit for each page of RAM, as ``pages`` has.
+"""
+
+from __future__ import annotations
+
+import os
+import posix
+from _thread import allocate_lock
+
+from vmm import report
+from vmm.faststart.thread import Thread
+from vmm.memory import PAGE
+from vmm.snapshot.memory_file import page_runs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.memory import GuestMemory
+
+WORKING_SET = "working-set"
+_RECORD_AFTER = 2.0
+"""Seconds of a clone's run after which what it has touched is recorded."""
+_STEP = 2 << 20
+"""Bytes of RAM whose page map is read at once."""
+
+
+class Prefetch:
+    """Has the host read, on a thread, what the snapshot in *folder* says, while the guest runs on *memory*, which lies
+    over its file.  Where it says nothing, what this guest has touched after a moment, or until its end, is recorded.
+    """
+
+    def __init__(self, folder: str, memory: GuestMemory) -> None:
+        self._folder = folder
+        self._memory = memory
+        self._going_on = allocate_lock()
+        self._going_on.acquire()
+        bits = read(folder, memory.size)
+        # A file of its own: a fork or a reset has the memory lie over another one
+        file = -1 if bits is None else posix.dup(memory.file)
+        self._thread = Thread(self._record if bits is None else lambda: self._replay(bits, file), "prefetch")
+        self._thread.start()
+
+    def _record(self) -> None:
+        self._over(_RECORD_AFTER)
+        try:
+            write(self._folder, touched(self._memory))
+        except OSError as error:
+            report.warn(__name__, f"{self._folder}: cannot record what is to be read beforehand: {error.strerror}")
+
+    def _replay(self, bits: bytes, file: int) -> None:
+        """By reads that are larger than those of faults, and nobody waits for.  To map the pages, too, took longer than
+        it saved."""
+        try:
+            for start, end in page_runs(bits, self._memory.size):
+                if self._over(0):
+                    return
+                posix.posix_fadvise(file, start, end - start, posix.POSIX_FADV_WILLNEED)
+        finally:
+            posix.close(file)
+
+    def _over(self, seconds: float) -> bool:
+        if not self._going_on.acquire(timeout=seconds):
+            return False
+        self._going_on.release()
+        return True
+
+    def close(self) -> None:
+        """Wait for the thread.  Before the memory is closed; harmless when done twice."""
+        if self._going_on.locked():
+            self._going_on.release()
+        self._thread.join()
+
+
+def touched(memory: GuestMemory) -> bytes:
+    """A bit for each page that is mapped: those that somebody has looked at, and on files some beside them."""
+    bits = bytearray(-(-memory.size // PAGE // 8))
+    pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        for at in range(0, memory.size, _STEP):
+            raw = posix.pread(pagemap, min(_STEP, memory.size - at) // PAGE * 8, (memory.host_address + at) // PAGE * 8)
+            for index, entry in enumerate(memoryview(raw).cast("Q"), at // PAGE):
+                if entry >> 63:
+                    bits[index // 8] |= 1 << index % 8
+    finally:
+        posix.close(pagemap)
+    return bytes(bits)
+
+
+def write(folder: str, bits: bytes) -> None:
+    """Put the file in place, in one step.
+
+    :raises OSError: the host cannot
+    """
+    path = os.path.join(folder, WORKING_SET)
+    new = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        with open(new, "xb") as file:
+            file.write(bits)
+        os.rename(new, path)
+    except BaseException:
+        try:
+            os.unlink(new)
+        except OSError:
+            pass
+        raise
+
+
+def read(folder: str, size: int) -> bytes | None:
+    """The file; None when there is none, or of another size of RAM."""
+    wanted = -(-size // PAGE // 8)
+    try:
+        with open(os.path.join(folder, WORKING_SET), "rb") as file:
+            bits = file.read(wanted + 1)
+    except OSError:
+        return None
+    return bits if len(bits) == wanted else None
