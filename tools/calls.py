@@ -23,13 +23,16 @@ THREADS = {
     "CONSOLE": "worker of a virtio console",
     "PMEM": "worker of an image as memory",
     "DAX": "thread of a share's DAX window",
-    "VMM": "in the jail: vCPUs, the control loop, the first thread",
+    "VCPU": "vCPU",
+    "LOOP": "the control loop",
+    "START": "the starter, and a worker before it has its own list",
+    "VMM": "in the jail: the first thread, above all others",
     "DISK": "the same, where there is a disk",
-    "CHILD": "the same, where there is a pyvmm-fsd or passt",
-    "TTY": "the same, with a terminal",
-    "VHOST": "the same, with a vhost socket device",
+    "CHILD": "the same and vCPUs and the control loop, where there is a pyvmm-fsd or passt",
+    "TTY": "the first thread and the control loop, with a terminal",
+    "VHOST": "the first thread, vCPUs and the control loop, with a vhost socket device",
 }
-ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL)\(.*?\)), "(.*)"\)$')
+ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')
 PAGE = ROOT / "docs" / "system-calls.md"
 HEAD = """# System calls
 
@@ -38,12 +41,14 @@ listed, or has other arguments, ends the machine, or the process, of whoever mak
 """
 LISTS = {
     "fsd/fsd_calls.h": "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
+    "calls/forbidden.h": "what programs with `vmm.restrict_process` never make; all others they do.",
 }
 """Files below vmm/native, and whose list each is."""
 LINE = re.compile(r'^(CALL|WHEN|WHEN2|FAIL)\((\w+), (?:(.*), )?"(.*)"\)$')
 ARGUMENTS = {
     "clone": "flags", "fcntl": "fd cmd", "ioctl": "fd op", "mknodat": "dirfd pathname mode dev",
-    "mmap": "addr length prot flags", "mprotect": "addr len prot", "prctl": "op", "unshare": "flags",
+    "openat": "dirfd pathname flags", "mmap": "addr length prot flags", "mprotect": "addr len prot",
+    "prctl": "op", "unshare": "flags",
 }  # fmt: skip
 
 
@@ -116,13 +121,13 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Those of :data:`TABLE`."""
-    workers = ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX")
+    words = {"EVERY": ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX"), "RUN": ("VCPU", "LOOP")}
     text = re.sub(r"/\*.*?\*/", "", (NATIVE / TABLE).read_text(), flags=re.S).replace(",\n\t", ", ")
     found = []
     for line in text.splitlines():
         if match := ROW.match(line):
             name, whose, test, why = match.groups()
-            kinds = [kind for word in whose.split(" | ") for kind in (workers if word == "EVERY" else (word,))]
+            kinds = [kind for word in whose.split(" | ") for kind in words.get(word, (word,))]
             found.append(Row(name, tuple(kind for kind in kinds if kind != "NOBODY"), _test(name, test), why))
         elif line:
             raise SystemExit(f"not a line of the table: {line}")
@@ -134,6 +139,9 @@ def _test(name: str, test: str) -> str:
     words = rest.split(", ")
     if kind == "FAIL":
         return f"answered with {rest}"
+    if kind == "REFUSED":
+        given = ARGUMENTS.get(name, "").split()
+        return f"{given[int(words[1])]} is {words[2]}: answered with {words[0]}".replace("|", "\\|")
     if kind == "IN":
         given = ARGUMENTS.get(name, "").split()
         what = given[int(words[0])] if int(words[0]) < len(given) else f"argument {words[0]}"
@@ -141,12 +149,17 @@ def _test(name: str, test: str) -> str:
     return "" if kind == "ANY" else _condition(name, words[0], words[1], words[1] if kind == "WITH" else "0")
 
 
+def allowed(*kinds: str) -> set[str]:
+    """The calls that threads of these kinds can make: not those that are only answered."""
+    return {row.name for row in rows() if {*kinds} & {*row.whose} and "answered with" not in row.when}
+
+
 def counts() -> list[str]:
     """The table of docs/security.md."""
     lines = ["| thread | calls |", "| --- | --- |"]
     for kind, what in THREADS.items():
-        lines.append(f"| {what} | {len({row.name for row in rows() if kind in row.whose})} |")
-    everything = {row.name for row in rows() if {*row.whose} - {"VSOCK", "VHOST"}}
+        lines.append(f"| {what} | {len(allowed(kind))} |")
+    everything = allowed(*{*THREADS} - {"VSOCK", "VHOST", "START"})
     lines.append(f"| a jailed process with all of these but socket devices | {len(everything)} |")
     return [*lines, f"| `pyvmm-fsd` | {len(names_of('fsd/fsd_calls.h'))} |"]
 
@@ -155,7 +168,7 @@ def _threads() -> list[str]:
     parts = [f"## {TABLE}", "", "Threads of the process that has the machine.", ""]
     parts += ["| short | thread | calls |", "| --- | --- | --- |"]
     for kind, what in THREADS.items():
-        parts.append(f"| {kind} | {what} | {len({row.name for row in rows() if kind in row.whose})} |")
+        parts.append(f"| {kind} | {what} | {len(allowed(kind))} |")
     parts += ["", "| call | whose | when | for |", "| --- | --- | --- | --- |"]
     parts += [f"| `{row.name}` | {' '.join(row.whose)} | {row.when} | {row.why} |" for row in rows() if row.whose]
     nobody = ", ".join(f"`{row.name}`" for row in rows() if not row.whose)

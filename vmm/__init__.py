@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
+    from vmm.jail.restrict import restrict_process as restrict_process
+    from vmm.jail.restrict import seal_process as seal_process
     from vmm.machine.aio import AsyncMachine as AsyncMachine
     from vmm.machine.config import BootConfig as BootConfig
     from vmm.machine.config import ConsoleConfig as ConsoleConfig
@@ -66,6 +68,8 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "restrict_process": "vmm.jail.restrict",
+    "seal_process": "vmm.jail.restrict",
 }
 
 

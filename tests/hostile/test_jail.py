@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 from tests import tiny
 from tests.command import Command
 from tools.where import ROOT
-from vmm.errors import HostError
+from vmm import restrict_process
+from vmm.errors import ConfigError, HostError
 from vmm.jail import users
 
 pytestmark = [
@@ -184,6 +186,44 @@ print(*enter.enter(enter.JailLimits()).names())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "limits" in done.stdout.split()
+
+
+RESTRICTED = """
+import ctypes, os, threading
+from vmm import restrict_process, seal_process
+libc = ctypes.CDLL(None, use_errno=True)
+def answer(*numbers):
+    result = libc.syscall(*map(ctypes.c_long, numbers))
+    return ctypes.get_errno() if result < 0 else 0
+walls = restrict_process(["dac_override", "sys_admin"])
+print(*walls.names())
+print(*[open("/proc/self/status").read().split(name)[1].split()[0] for name in ("CapEff:", "CapBnd:", "NoNewPrivs:")])
+print(os.stat("/proc/self/mem").st_mode, *[answer(number, 0, 0) for number in (101, 310, 175, 246, 304, 0x40000065)])
+os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+seal_process()
+kvm = os.open("/dev/kvm", os.O_RDWR)
+print(answer(59, 0, 0), answer(16, kvm, 0xAE01, 0), answer(57), answer(56, 17, 0, 0, 0, 0), answer(435, 0, 0))
+thread = threading.Thread(target=lambda: print(answer(59, 0, 0)))
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_that_goes_on_serving_its_host() -> None:
+    """It keeps what it asked for, and never makes what nobody needs: no modules, no looking into others; at last no
+    programs, processes and machines."""
+    done = subprocess.run([sys.executable, "-c", RESTRICTED], cwd=ROOT, capture_output=True, text=True, check=True)
+    walls, status, refused, sealed, thread = done.stdout.splitlines()
+    assert {"capabilities", "no-new-privs", "ipc-ns", "uts-ns", "limits", "seccomp", "undumpable"} <= set(walls.split())
+    assert status.split() == [f"{1 << 1 | 1 << 21:016x}"] * 2 + ["1"]
+    assert refused.split()[1:] == [str(errno.EPERM)] * 5 + [str(errno.ENOSYS)]
+    assert sealed.split() == [str(errno.EPERM)] * 4 + [str(errno.ENOSYS)]
+    assert thread == str(errno.EPERM)
+
+
+def test_no_such_capability() -> None:
+    with pytest.raises(ConfigError, match="'root' is no capability"):
+        restrict_process(["root"])
 
 
 # What a machine that runs does not come to

@@ -5,6 +5,7 @@ The calls come from code of the tests' own: a start of the command with a functi
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -56,6 +57,99 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
+LIBRARY = (
+    HOOK.partition("sys.exit(")[0].replace("from vmm.cli.main import main", "")
+    + """
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+with Machine(MachineConfig(BootConfig(sys.argv[3]), memory=MemoryConfig(32 << 20))) as machine:
+    machine.start(confined=True)
+    machine.wait(20)
+"""
+)
+ESCAPES = ("open", "socket", "execve", "ptrace", "mount", "kill", "ioctl")
+
+
+@pytest.mark.parametrize("thread", ["vcpu0", "loop"])
+@pytest.mark.parametrize("call", ESCAPES)
+def test_without_a_jail_too(tmp_path: Path, thread: str, call: str) -> None:
+    """A process that has everything, as that of a container's machine."""
+    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
+    numbers = ",".join(str(number) for number in CALLS[call])
+    command = [sys.executable, "-c", LIBRARY, THREADS[thread], numbers, str(kernel)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "survived" not in done.stdout
+    assert f"thread {thread} tried the system call {call} ({CALLS[call][0]})" in done.stderr
+    assert done.returncode == 1
+
+
+SHOWN = """
+import sys, pathlib, time
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+with Machine(MachineConfig(BootConfig(sys.argv[1]), memory=MemoryConfig(32 << 20), cpus=2)) as machine:
+    machine.start(confined=True)
+    threads = lambda: [(folder / "status").read_text() for folder in pathlib.Path("/proc/self/task").iterdir()]
+    while sum(status.count("Seccomp:\t2") for status in threads()) < 4:
+        time.sleep(0.01)
+    print(repr(threads()))
+print(len(threads()))
+"""
+
+
+def test_who_has_a_list_has_no_capability(tmp_path: Path) -> None:
+    """The rest of the process is as it was; when the machine is closed nothing of it is left."""
+    command = [sys.executable, "-c", SHOWN, str(tiny.make(tmp_path, tiny.SPIN))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    shown, left = done.stdout.splitlines()
+    found = {}
+    for status in ast.literal_eval(shown):
+        fields = {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
+        if not fields["Name"].startswith("kvm-"):  # the kernel's own
+            found[fields["Name"]] = (fields["Seccomp"], int(fields["CapEff"], 16) | int(fields["CapPrm"], 16))
+    everything = found.pop("python" if "python" in found else "python3")
+    assert everything[0] == "0" and everything[1] & 1 << 21, "CAP_SYS_ADMIN"
+    # A worker of a socket device reaches sockets that the caller could reach: CAP_DAC_OVERRIDE
+    assert found == {"vcpu0": ("2", 0), "vcpu1": ("2", 0), "loop": ("2", 0), "starter": ("2", 2)}
+    assert left == "1"
+
+
+WORKERS = """
+import sys, pathlib, time
+from threading import Thread
+from tests.hostile import test_forbidden_calls as devices
+from vmm.native import lib
+assert lib.seccomp_starter_begin() == 0
+def vcpu(guest):
+    assert lib.seccomp_enter_thread(lib.SECCOMP_VCPU) == 0
+    guest.start()
+image = pathlib.Path(sys.argv[1], "image")
+image.write_bytes(bytes(2 << 20))
+makers = {
+    "blk-0": lambda: devices.BlkGuest(image),
+    "console": lambda: devices.Guest(devices.VirtioConsole(out_fd=1)),
+    "pmem": lambda: devices.Guest(devices.Pmem(devices.PmemConfig(str(image)))),
+}
+with makers[sys.argv[2]]() as guest:
+    thread = Thread(target=vcpu, args=[guest])
+    thread.start()
+    thread.join()
+    while not lib.worker_walled(guest.device._workers._running[0][0]):
+        time.sleep(0.01)
+    for folder in pathlib.Path("/proc/self/task").iterdir():
+        status = (folder / "status").read_text()
+        if status.split()[1] == sys.argv[2]:
+            fields = dict(line.split(None, 1) for line in status.splitlines() if len(line.split(None, 1)) == 2)
+            print(fields["Seccomp:"], fields["CapEff:"])
+"""
+
+
+@pytest.mark.parametrize("worker", ["blk-0", "console", "pmem"])
+def test_a_driver_on_a_confined_vcpu_starts_workers(tmp_path: Path, worker: str) -> None:
+    """They need what a vCPU has not."""
+    command = [sys.executable, "-c", WORKERS, str(tmp_path), worker]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "0" * 16]
+
+
 @pytest.mark.parametrize("thread", THREADS)
 @pytest.mark.parametrize("call", CALLS)
 def test_the_process_ends(tmp_path: Path, thread: str, call: str) -> None:
@@ -82,17 +176,24 @@ def names(kinds: int) -> set[str]:
 
 def test_lists_are_short() -> None:
     """A machine with disks and networks, on a terminal; a share's window on top."""
-    machine = lib.SECCOMP_VMM | lib.SECCOMP_BLK | lib.SECCOMP_DISK | lib.SECCOMP_NET | lib.SECCOMP_CONSOLE
-    machine |= lib.SECCOMP_TTY | lib.SECCOMP_CHILD
-    assert len(names(lib.SECCOMP_VMM)) <= 45
-    assert len(names(machine | lib.SECCOMP_DAX)) <= 60
-    assert not names(machine | lib.SECCOMP_DAX) & {"open", "openat", "socket", "execve", "ptrace", "mount"}
+    machine = {"VMM", "BLK", "DISK", "NET", "CONSOLE", "TTY", "CHILD"}
+    for thread in ({"VCPU"}, {"LOOP"}, {"START"}):
+        assert len(calls.allowed(*thread, "CHILD", "TTY", "VHOST")) <= 45
+    assert len(calls.allowed(*machine, "DAX")) <= 60
+    assert not calls.allowed(*machine, "DAX") & {"open", "openat", "socket", "execve", "ptrace", "mount"}
+
+
+def test_a_vcpu_has_no_call_that_its_process_has_not() -> None:
+    """In a jail both lists hold: what only the shorter one has would be of no use."""
+    process = {"VMM", "BLK", "DISK", "NET", "CONSOLE", "PMEM", "DAX", "TTY", "CHILD", "VHOST"}
+    for kind in ("VCPU", "LOOP"):
+        assert calls.allowed(kind) <= calls.allowed(*process)
 
 
 def test_docs_show_the_lists() -> None:
     """Those of threads in docs/system-calls.md are held by test_fs_server.py, like all of that page."""
     assert calls.security() == calls.SECURITY.read_text(), "python -m tools.calls --write"
-    for kind in ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "VMM"):
+    for kind in ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "VMM", "VCPU", "LOOP", "START"):
         shown = {row.name for row in calls.rows() if kind in row.whose}
         assert shown == names(getattr(lib, f"SECCOMP_{kind}")), "what is shown is what filters are made of"
 

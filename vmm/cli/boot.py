@@ -211,7 +211,8 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
         raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
     if values["jail"] == jail.OFF or why:
         messages.event("jail", f"no jail: {why or '--jail=off'}", walls=[])
-        machine.start()
+        confined = values["jail"] != jail.OFF and command.can_confine(machine.config, values)
+        machine.start(confined=confined, terminal=command.has_terminal())
         return []
     names: list[str] = []
 
@@ -221,7 +222,7 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
         if walls.missing:
             messages.event("jail", f"a part of the jail is missing: {walls.missing}", walls=names)
 
-    machine.start(ready)
+    machine.start(ready, confined=True, terminal=command.has_terminal())
     return names
 
 

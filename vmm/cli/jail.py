@@ -19,12 +19,26 @@ def obstacle(config: MachineConfig, *, gdb: bool, control: bool) -> str:
         return "gdb is served by a thread that is there before"
     if control:
         return "a control socket has files opened for snapshots"
-    for _, share in config.tagged_shares():
-        if share.isolation == "thread":
-            return "a share with isolation=thread opens files"
+    if any(share.isolation == "thread" for _, share in config.tagged_shares()):
+        return "a share with isolation=thread opens files"
     if config.vsock is not None and config.vsock.backend == "unix":
         return "the guest's connections to the host open sockets"
     return ""
+
+
+def has_terminal() -> bool:
+    """Whether the console is a terminal: vmm/cli/terminal.py imports this module."""
+    return "signal" in sys.modules
+
+
+def can_confine(config: MachineConfig, values: dict[str, Any]) -> bool:
+    """Whether the threads of a machine that cannot have a jail can have their lists all the same."""
+    is_clone = "no_jail" in values  # its workers are there before
+    return (
+        values["gdb"] is None
+        and not is_clone
+        and all(share.isolation != "thread" for _, share in config.tagged_shares())
+    )
 
 
 def import_the_rest(*, as_json: bool, stats: bool) -> None:
@@ -34,9 +48,10 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
     """
     from vmm.cli import trim_memory
     from vmm.jail import users
-    from vmm.kvm import diagnose, structs_debug, structs_state
+    from vmm.machine import confined
 
-    assert trim_memory and users and diagnose and structs_debug and structs_state
+    confined.import_the_rest()
+    assert trim_memory and users
     if as_json:
         import json
 
@@ -63,23 +78,13 @@ def _file_size(config: MachineConfig) -> int:
 
 
 def calls_of(config: MachineConfig) -> int:
-    """The kinds of threads that the machine will have."""
+    """The kinds of threads that the process of the machine will have."""
+    from vmm.machine.confined import kinds_of
     from vmm.native import lib
 
-    kinds: int = lib.SECCOMP_VMM
-    share = config.tagged_shares()
-    for kind, wanted in (
-        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disk_configs()),
-        (lib.SECCOMP_NET, config.nets),
-        (lib.SECCOMP_PMEM, config.pmems),
-        (lib.SECCOMP_CONSOLE, True),  # the UART writes in the same way
-        (lib.SECCOMP_DAX, share),
-        (lib.SECCOMP_CHILD, share or any(net.kind != "tap" for net in config.nets)),
-        (lib.SECCOMP_VHOST, config.vsock),
-        (lib.SECCOMP_TTY, "signal" in sys.modules),  # which vmm/cli/terminal.py imports
-    ):
-        kinds |= kind if wanted else 0
-    return kinds
+    # The UART writes in the way of a console's worker
+    terminal: int = lib.SECCOMP_TTY if has_terminal() else 0
+    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | kinds_of(config)
 
 
 def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
@@ -92,7 +97,7 @@ def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
     from vmm.jail.enter import enter as go_in
 
     trim_memory.open_maps()
-    if "signal" in sys.modules:  # the console is a terminal, which may come to the foreground
+    if has_terminal():  # it may come to the foreground
         import termios
 
         assert termios

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vmm.kvm import Vcpu
     from vmm.machine.bootstrap import Origin
     from vmm.machine.config import MachineConfig
+    from vmm.machine.confined import Confinement
     from vmm.machine.fork import ForkPoint
     from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.slots import Attached, HotPlug, Slots
@@ -76,6 +77,7 @@ class Machine:
         self._owned = Owned()
         self._owned.add(self.loop)
         self._loop_thread: Thread | None = None
+        self._confinement: Confinement | None = None
         self._life = Life()
         self._life.listen(self._note_end)
         # What changes the state excludes each other: the exit hook closes machines of threads that still run
@@ -227,11 +229,16 @@ class Machine:
         """How the run ended, None before."""
         return self._life.end
 
-    def start(self, ready: Callable[[], None] | None = None) -> None:
+    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
         """Load the kernel and let the guest run.
 
         :param ready: called before its first instruction, when all that the machine needs is open and none of its
             threads runs; what it raises, this raises
+        :param confined: the threads of vCPUs and the control loop have no capabilities, and no system calls but those
+            that the devices of this package need.  A call that is not among them ends the process.  So nothing that
+            opens files or the like may run there: devices of the caller's own, listeners to events
+        :param terminal: with *confined*: its console is a terminal
+        :raises HostError: *confined*, and the host has no filters of system calls
         """
         with self._life_lock:
             self._life.check("start")
@@ -239,7 +246,9 @@ class Machine:
             self._finish_bootstrap()
             if ready is not None:
                 ready()
-            self._loop_thread = Thread(self._serve, "loop")
+            if confined:
+                self._confine(terminal=terminal)
+            self._loop_thread = Thread(self._loop_main, "loop")
             self._loop_thread.start()
             self._life.publish(self._origin.event)
             self._threads.start()
@@ -250,12 +259,23 @@ class Machine:
         self._origin.finish(self._core, self._slots, self._platform)
         self.phases.append(("kernel", time.monotonic()))
 
-    def _serve(self) -> None:
+    def _confine(self, *, terminal: bool) -> None:
+        from vmm.machine.confined import Confinement
+
+        self._confinement = self._owned.add(Confinement(self.config, terminal=terminal))
+        self._threads.confine = self._confinement.vcpu
+
+    def _loop_main(self) -> None:
         try:
-            self._map_register_pages()
-            self.loop.run()
+            if self._confinement is not None:
+                self._confinement.loop()
+            self._serve()
         except BaseException as error:  # a bug in a device: stop the guest, loudly
             self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
+
+    def _serve(self) -> None:
+        self._map_register_pages()
+        self.loop.run()
 
     def wait(self, timeout: float | None = None) -> EndEvent | None:
         """Wait until the run has ended, at most *timeout* seconds.

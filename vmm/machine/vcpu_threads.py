@@ -38,6 +38,8 @@ class VcpuThreads:
         self._threads: list[Thread] = []
         self._gone: set[int] = set()
         self._hold: Hold | None = None
+        self.confine: Callable[[], None] | None = None
+        """Called first on each thread: it gives up what it does not need."""
         self.on_debug: Callable[[Vcpu], None] | None = None
         """Called on a vCPU's thread after a KVM_EXIT_DEBUG; whoever sets it has asked KVM for such exits."""
 
@@ -140,6 +142,8 @@ class VcpuThreads:
 
     def _main(self, vcpu: Vcpu) -> None:
         try:
+            if self.confine is not None:
+                self.confine()
             while not self._ended:
                 reason = vcpu.run()
                 if reason == k.EXIT_IO:

@@ -40,7 +40,7 @@ PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = [
     *find("base/guest.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
-    *find("ring/*.c", "dataplane/worker.c", "fs/*.c"),
+    *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c", "fs/*.c"),
     *SERVER_ONLY,
 ]
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")

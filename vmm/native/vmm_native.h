@@ -297,8 +297,10 @@ void worker_get_stats(struct worker *worker, struct worker_stats *out);
 /* Kinds of threads, as bits of `whose`. */
 enum {
 	SECCOMP_BLK = 1, SECCOMP_NET = 2, SECCOMP_VSOCK = 4, SECCOMP_CONSOLE = 8, SECCOMP_PMEM = 16, SECCOMP_DAX = 32,
-	/* vCPUs, the control loop, and all that they start; and what they need for certain things only. */
+	/* A process that has a machine and nothing else; and what it needs for certain things only. */
 	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
+	/* Of its threads: a vCPU; the control loop; the one that starts workers, and these before they have their own list. */
+	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
 };
 
 /* A line of the table, calls/table.h. */
@@ -312,6 +314,22 @@ struct seccomp_row {
  * that is not listed ends the process with status 1 and a line on stderr. 0 or -errno.
  */
 int seccomp_enter_process(uint32_t kinds);
+/*
+ * The same for the calling thread alone, which gives its capabilities up, too. Python may run in it: nobody can rely on the
+ * process any more once it has tried such a call. 0 or -errno.
+ */
+int seccomp_enter_thread(uint32_t kinds);
+/*
+ * From now on workers are started by a thread of their own, which has what they need and cannot do anything else: for
+ * machines whose vCPUs have given that up. What is begun is to be ended. 0 or -errno.
+ */
+int seccomp_starter_begin(void);
+void seccomp_starter_end(void);
+/*
+ * For a process that goes on serving its host: this thread and those that it starts do not make what calls/forbidden.h lists,
+ * or (without `programs`) start no program and make no machine. They are answered -EPERM. 0 or -errno.
+ */
+int seccomp_forbid(uint32_t programs);
 /* The i-th; -ENOENT behind the last. */
 int seccomp_row(uint32_t i, struct seccomp_row *out);
 
@@ -343,5 +361,10 @@ struct jail_walls {
  * -EBUSY: there are other threads, which did not end within a second, and nothing was given up.
  */
 int jail_enter(const struct jail_config *config, struct jail_walls *walls);
+/*
+ * For good, the calling thread and those that it starts: no new privileges, no capabilities but these (bits by number), IPC and
+ * host's name of their own, no core, nobody of its user may look into the process. 0 however few of the walls stand.
+ */
+int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
 /* MADV_DONTNEED: pages of files that were not written to come back when they are touched. */
 void memory_unmap_pages(uint64_t address, uint64_t size);

@@ -19,7 +19,7 @@
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif
 
-enum { MAX_CODE = 1024, MAX_SKIP = 255 };
+enum { MAX_CODE = 1024, MAX_SKIP = 255, X32_BIT = 0x40000000 };
 
 struct code {
 	struct sock_filter at[MAX_CODE];
@@ -93,6 +93,11 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 	code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, AUDIT_ARCH_X86_64);
 	code_return(&c, SECCOMP_RET_KILL_PROCESS);
 	code_load(&c, offsetof(struct seccomp_data, nr));
+	if (other == SECCOMP_RET_ALLOW) {
+		/* The same calls have other numbers in the x32 ABI. */
+		code_put(&c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
+		code_return(&c, SECCOMP_RET_ERRNO | ENOSYS);
+	}
 	for (size_t i = 0; i < n;)
 		i += code_call(&c, calls + i, n - i, other);
 	code_return(&c, other);

@@ -35,7 +35,8 @@ struct seccomp_call {
 #define FAIL(name, number, why) { .nr = SYS_##name, .err = (number) },
 
 /*
- * From here on this thread, and what it makes, does these calls; any other is answered with `other` (SECCOMP_RET_*). Takes
+ * From here on this thread, and what it makes, does these calls; any other is answered with `other` (SECCOMP_RET_*; _ALLOW: a list
+ * of what is not to be made). Takes
  * PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN. -errno; -E2BIG: the list is too long.
  */
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other);

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
@@ -42,7 +43,7 @@
 #define SANITIZED 0 /* sanitizers make calls of their own */
 #endif
 
-enum test { TEST_ANY, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL };
+enum test { TEST_ANY, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL, TEST_REFUSED };
 
 struct call {
 	const char *name, *text, *why;
@@ -55,7 +56,8 @@ struct call {
 enum {
 	BLK = SECCOMP_BLK, NET = SECCOMP_NET, VSOCK = SECCOMP_VSOCK, CONSOLE = SECCOMP_CONSOLE, PMEM = SECCOMP_PMEM,
 	DAX = SECCOMP_DAX, VMM = SECCOMP_VMM, VHOST = SECCOMP_VHOST, TTY = SECCOMP_TTY, DISK = SECCOMP_DISK,
-	CHILD = SECCOMP_CHILD, EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | DAX, NOBODY = 0,
+	CHILD = SECCOMP_CHILD, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
+	EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | DAX, RUN = VCPU | LOOP, NOBODY = 0,
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
@@ -65,6 +67,7 @@ enum {
 #define WITH(arg, bits) TEST_WITH, arg, VALUES(bits)
 #undef FAIL
 #define FAIL(err) TEST_FAIL, 0, VALUES(err)
+#define REFUSED(err, arg, value) TEST_REFUSED, arg, 2, (const uint32_t[]){ value, err }
 #undef CALL
 #define CALL(call, whose, test, why) { #call, #test, why, SYS_##call, whose, test },
 
@@ -97,7 +100,7 @@ static int put_on(uint32_t kind)
 		if (!(c->whose & kind))
 			continue;
 		/* Each value of IN is a line of its own. */
-		for (uint32_t k = 0; k < (c->n ? c->n : 1); k++) {
+		for (uint32_t k = 0; k < (c->test == TEST_IN ? c->n : 1); k++) {
 			if (n == LINES_MAX)
 				return -E2BIG;
 			list[n] = (struct seccomp_call){ .nr = c->nr };
@@ -107,8 +110,12 @@ static int put_on(uint32_t kind)
 				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], 0 };
 			else if (c->test == TEST_WITH)
 				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], c->value[k] };
-			else if (c->test == TEST_FAIL)
-				list[n].err = c->value[k];
+			else if (c->test == TEST_REFUSED)
+				list[n].match[0] = (struct seccomp_match){ c->argument, SECCOMP_ALL, c->value[0] };
+			if (c->test == TEST_FAIL)
+				list[n].err = c->value[0];
+			else if (c->test == TEST_REFUSED)
+				list[n].err = c->value[1];
 			n++;
 		}
 	}
@@ -117,11 +124,43 @@ static int put_on(uint32_t kind)
 	return seccomp_install(list, n, SECCOMP_RET_TRAP);
 }
 
+/* ---- what is never made --------------------------------------------------------------------------------------------- */
+
+#undef CALL
+#undef FAIL
+#define FAIL(call, error, why) { .nr = SYS_##call, .err = (error) },
+
+static const struct seccomp_call never[] = {
+#include "calls/forbidden.h"
+};
+
+/* Once it has its machine: no other one, and no program, which would be a process without these filters' meaning. */
+static const struct seccomp_call sealed[] = {
+	{ .nr = SYS_execve, .err = EPERM },
+	{ .nr = SYS_execveat, .err = EPERM },
+	{ .nr = SYS_fork, .err = EPERM },
+	{ .nr = SYS_vfork, .err = EPERM },
+	{ .nr = SYS_clone3, .err = ENOSYS }, /* the C library then takes clone, whose flags can be looked at */
+	{ .nr = SYS_clone, .err = EPERM, .match = { { 0, CLONE_THREAD, 0 } } },
+	{ .nr = SYS_ioctl, .err = EPERM, .match = { { 1, SECCOMP_ALL, KVM_CREATE_VM } } },
+};
+
+int seccomp_forbid(uint32_t programs)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	if (programs)
+		return seccomp_install(never, sizeof(never) / sizeof(never[0]), SECCOMP_RET_ALLOW);
+	return seccomp_install(sealed, sizeof(sealed) / sizeof(sealed[0]), SECCOMP_RET_ALLOW);
+}
+
 /* ---- a call that is not listed ------------------------------------------------------------------------------------- */
 
 /* Of this thread. initial-exec: a signal handler must not be the first who makes room for it. */
 static __thread struct seccomp_guard mine __attribute__((tls_model("initial-exec")));
 static struct sigaction before;
+static bool whole_process;
+static bool confined; /* there are threads with a list and without a guard */
 
 /* Somebody else's filter: as if we were not here. */
 static void pass_on(int sig, siginfo_t *info, void *context)
@@ -135,8 +174,6 @@ static void pass_on(int sig, siginfo_t *info, void *context)
 		raise(sig); /* when the handler has returned */
 	}
 }
-
-static bool whole_process;
 
 static size_t append(char *line, size_t at, size_t room, const char *text)
 {
@@ -178,7 +215,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *context)
 	uint32_t same = 0;
 
 	if (!mine.nr) {
-		if (whole_process)
+		if (whole_process || confined)
 			end_process(info->si_syscall);
 		pass_on(sig, info, context);
 		return;
@@ -207,12 +244,42 @@ static void install_handler(void)
 	pthread_once(&once, set_handler);
 }
 
+/* ---- capabilities -------------------------------------------------------------------------------------------------- */
+
+/*
+ * Keep of this thread's capabilities (those below 32) what is in `kept`, and gain none. A process that has its own list has
+ * none any more, and may not even ask.
+ */
+static int keep_capabilities(uint32_t kept)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	if (whole_process)
+		return 0;
+	if (syscall(SYS_capget, &head, data) < 0)
+		return -errno;
+	data[0].effective &= kept;
+	data[0].permitted &= kept;
+	data[0].inheritable = data[1].effective = data[1].permitted = data[1].inheritable = 0;
+	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
+}
+
+/* A guest connects to sockets of the host's that may be anybody's, which its monitor has given to it. */
+static uint32_t capabilities_of(uint32_t kind)
+{
+	return kind & VSOCK ? 1u << CAP_DAC_OVERRIDE : 0;
+}
+
+/* ---- going in ------------------------------------------------------------------------------------------------------ */
+
 int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 {
 	if (SANITIZED)
 		return 0;
 	install_handler();
 	mine = *guard;
+	(void)keep_capabilities(capabilities_of(kind));
 	return put_on(kind);
 }
 
@@ -221,6 +288,31 @@ int seccomp_enter_process(uint32_t kinds)
 	install_handler();
 	whole_process = true;
 	return put_on(kinds);
+}
+
+int seccomp_enter_thread(uint32_t kinds)
+{
+	int err;
+
+	install_handler();
+	__atomic_store_n(&confined, true, __ATOMIC_RELEASE);
+	err = keep_capabilities(capabilities_of(kinds));
+	return err ? err : put_on(kinds);
+}
+
+static int enter_starter(void)
+{
+	return seccomp_enter_thread(START | EVERY);
+}
+
+int seccomp_starter_begin(void)
+{
+	return thread_starter_begin(enter_starter);
+}
+
+void seccomp_starter_end(void)
+{
+	thread_starter_end();
 }
 
 void seccomp_worker(struct worker *w, uint32_t kind)

@@ -5,13 +5,14 @@
  *
  * CALL(name, whose, test, why). Tests look at the low 32 bits of an argument: ANY; IN(argument, values...), one of these;
  * WITHOUT(argument, bits), none of these;
- * WITH(argument, bits), all of these. FAIL(errno): answered so. The first lines are those that come most often: the kernel tries them in this
+ * WITH(argument, bits), all of these. FAIL(errno): answered so. REFUSED(errno, argument, value): with that, answered so. The first lines are those that come most often: the kernel tries them in this
  * order, but for those with ANY, for which it looks at one bit and runs no filter at all (Linux 5.11).
  */
 
 /* The machine: what vCPUs run by, and what Python does for them and for the control loop. */
-CALL(ioctl, VMM, IN(1, KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEMORY_REGION, KVM_SET_GSI_ROUTING, KVM_IRQ_LINE,
-	KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_LAPIC, KVM_TRANSLATE, KVM_GET_MP_STATE, KVM_KVMCLOCK_CTRL, TUNSETOFFLOAD, TCGETS),
+CALL(ioctl, VMM | RUN, IN(1, KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEMORY_REGION, KVM_SET_GSI_ROUTING, KVM_IRQ_LINE,
+	KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_LAPIC, KVM_TRANSLATE, KVM_GET_MP_STATE, KVM_KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETQUEUE,
+	TCGETS),
 	"run a vCPU; place registers, windows, kicks and interrupts; is it a terminal")
 CALL(ioctl, TTY, IN(1, TCSETS, TIOCGPGRP, TIOCGWINSZ), "the console's terminal")
 CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
@@ -20,86 +21,88 @@ CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES,
 	"the kernel's socket device")
 
 /* Waiting and waking. */
-CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | VMM, ANY, "sleep until the guest or the host has something")
+CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | VMM | LOOP, ANY, "sleep until the guest or the host has something")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; what the ring may do is restricted when it is made")
-CALL(write, EVERY | VMM, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
-CALL(futex, EVERY, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
+CALL(write, EVERY | VMM | RUN | START, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
+CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; the end of a thread is told by FUTEX_WAKE")
-CALL(futex, VMM, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
+CALL(futex, VMM | RUN, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; to wait for a thread's end")
-CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | VMM, ANY, "what to sleep for")
-CALL(poll, CONSOLE | DAX | VMM, ANY, "may a pipe or terminal be written, has a socket more")
-CALL(timerfd_settime, BLK | NET | VMM, ANY, "wait for a limit on operations or bytes")
-CALL(clock_gettime, EVERY | VMM, ANY, "the time, where the vDSO does not have it")
-CALL(restart_syscall, BLK | DAX | VMM, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
+CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START, ANY, "what to sleep for")
+CALL(poll, CONSOLE | DAX | VMM | RUN, ANY, "may a pipe or terminal be written, has a socket more")
+CALL(timerfd_settime, BLK | NET | VMM | RUN, ANY, "wait for a limit on operations or bytes")
+CALL(clock_gettime, EVERY | VMM | RUN | START, ANY, "the time, where the vDSO does not have it")
+CALL(restart_syscall, BLK | DAX | VMM | RUN, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
 
 /* Files. */
-CALL(pread64, BLK | VMM, ANY, "read the disk")
+CALL(pread64, BLK | VMM | LOOP, ANY, "read the disk")
 CALL(pwrite64, BLK, ANY, "write the disk")
-CALL(preadv2, BLK | VMM, ANY, "read what can be had without waiting (RWF_NOWAIT): of a disk, of the console")
+CALL(preadv2, BLK | VMM | RUN, ANY, "read what can be had without waiting (RWF_NOWAIT): of a disk, of the console")
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
-CALL(fdatasync, BLK | PMEM, ANY, "flush")
+CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
-CALL(read, PMEM | DAX | VMM, ANY, "take a notice of inotify, or of an eventfd")
-CALL(lseek, PMEM | VMM, ANY, "how long the image is now")
-CALL(fstat, DAX | VMM, ANY, "how long a file is now")
-CALL(newfstatat, DAX | VMM, ANY, "the same by an older C library")
+CALL(read, PMEM | DAX | VMM | RUN, ANY, "take a notice of inotify, or of an eventfd")
+CALL(lseek, PMEM | VMM | LOOP, ANY, "how long the image is now")
+CALL(fstat, DAX | VMM | LOOP, ANY, "how long a file is now")
+CALL(newfstatat, DAX | VMM | LOOP, ANY, "the same by an older C library")
 
 /* Networks and sockets. */
 CALL(readv, NET, ANY, "a frame from the tap device")
-CALL(writev, NET | CONSOLE, ANY, "a frame to the tap device; the console's output")
+CALL(writev, NET | CONSOLE | RUN, ANY, "a frame to the tap device; the console's output")
 CALL(recvfrom, NET, ANY, "from passt")
-CALL(recvmsg, VSOCK | DAX, ANY, "from a socket of the host; a file to map, from pyvmm-fsd")
-CALL(sendmsg, NET | VSOCK | CONSOLE | DAX, ANY, "to passt; to a socket of the host; the answer to pyvmm-fsd")
+CALL(recvmsg, VSOCK | DAX | CHILD, ANY, "from a socket of the host; a file to map, from pyvmm-fsd")
+CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | RUN, ANY, "to passt; to a socket of the host; the answer to pyvmm-fsd")
 CALL(sendto, NET, ANY, "the rest of a frame")
 CALL(accept4, VSOCK, ANY, "a client of the socket device")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(shutdown, VSOCK, ANY, "one direction of a connection has ended")
+CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
+	"the C library, when it gives memory back: what of is the host's overcommit; it does without")
 CALL(openat, VSOCK, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
 CALL(socket, VSOCK, IN(0, AF_UNIX), "connect to it")
 CALL(connect, VSOCK, ANY, "connect to it")
 
 /* Memory: none of it can become code. */
-CALL(mmap, VSOCK | PMEM | DAX | VMM, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
-CALL(munmap, BLK | VSOCK | DAX | VMM, ANY, "give memory back")
-CALL(mprotect, VMM, WITHOUT(2, PROT_EXEC), "the C library: memory of a thread's; a stack's guard")
-CALL(mremap, DAX | VMM, ANY, "the C library: memory; pieces of files in a window")
-CALL(madvise, EVERY | VMM, ANY, "give memory back, the stack last; look for pages that files have lost")
-CALL(brk, VMM, ANY, "the C library: memory")
+CALL(mmap, VSOCK | PMEM | DAX | VMM | RUN | START, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
+CALL(munmap, BLK | VSOCK | DAX | VMM | RUN | START, ANY, "give memory back")
+CALL(mprotect, VMM | RUN | START, WITHOUT(2, PROT_EXEC), "the C library: memory of a thread's; a stack's guard")
+CALL(mremap, DAX | VMM | RUN | START, ANY, "the C library: memory; pieces of files in a window")
+CALL(madvise, EVERY | VMM | RUN | START, ANY, "give memory back, the stack last; look for pages that files have lost")
+CALL(brk, VMM | RUN | START, ANY, "the C library: memory")
 CALL(mincore, DAX, ANY, "has the guest touched what took a lost page's place")
 
 /* Threads and signals: workers begin with their driver, and put their own filters on. */
-CALL(clone, VMM, WITH(0, CLONE_THREAD), "a thread, no process")
-CALL(clone3, VMM, FAIL(ENOSYS), "the C library then takes clone, whose flags can be looked at")
-CALL(set_robust_list, VMM, ANY, "the C library, when a thread begins")
-CALL(rseq, VMM, ANY, "the C library, when a thread begins")
-CALL(sched_getaffinity, VMM, ANY, "a worker: are there CPUs to spin on")
-CALL(prctl, VMM, IN(0, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS), "a thread's name; a worker's filter")
-CALL(seccomp, VMM, IN(0, SECCOMP_SET_MODE_FILTER), "a worker's filter")
-CALL(eventfd2, VMM, ANY, "a worker begins: what ends it")
-CALL(epoll_create1, VMM, ANY, "a worker begins: what it sleeps in")
-CALL(timerfd_create, VMM, ANY, "a worker begins: limits on operations and bytes")
-CALL(io_uring_setup, DISK, ANY, "a disk's worker begins")
-CALL(io_uring_register, DISK, ANY, "a disk's worker restricts its ring")
+CALL(clone, VMM | START, WITH(0, CLONE_THREAD), "a thread, no process")
+CALL(clone3, VMM | START, FAIL(ENOSYS), "the C library then takes clone, whose flags can be looked at")
+CALL(set_robust_list, VMM | START, ANY, "the C library, when a thread begins")
+CALL(rseq, VMM | START, ANY, "the C library, when a thread begins")
+CALL(sched_getaffinity, VMM | START, ANY, "a worker: are there CPUs to spin on")
+CALL(prctl, VMM | RUN | START, IN(0, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS), "a thread's name; a worker's filter")
+CALL(seccomp, VMM | START, IN(0, SECCOMP_SET_MODE_FILTER), "a worker's filter")
+CALL(eventfd2, VMM | RUN | START, ANY, "a worker begins: what ends it")
+CALL(epoll_create1, VMM | RUN, ANY, "a worker begins: what it sleeps in")
+CALL(timerfd_create, VMM | START, ANY, "a worker begins: limits on operations and bytes")
+CALL(io_uring_setup, DISK | START, ANY, "a disk's worker begins")
+CALL(io_uring_register, DISK | START, ANY, "a disk's worker restricts its ring")
 CALL(fcntl, VMM, IN(1, F_GETFL, F_SETFL, F_GETFD), "how a descriptor is open; the terminal without waiting")
 CALL(rt_sigaction, VMM, ANY, "Python, when it ends; job control")
-CALL(rt_sigreturn, VMM, ANY, "the end of a signal's handler")
-CALL(tgkill, VMM, ANY, "get a vCPU out of KVM_RUN; job control")
+CALL(rt_sigreturn, VMM | RUN, ANY, "the end of a signal's handler")
+CALL(tgkill, VMM | RUN, ANY, "get a vCPU out of KVM_RUN; job control")
 CALL(getpgrp, TTY, ANY, "is the terminal ours at the moment")
-CALL(getpid, VMM, ANY, "whom to send a signal")
-CALL(gettid, VMM, ANY, "whom to send a signal")
+CALL(getpid, VMM | RUN, ANY, "whom to send a signal")
+CALL(gettid, VMM | RUN, ANY, "whom to send a signal")
 CALL(wait4, CHILD, ANY, "how pyvmm-fsd and passt ended")
 CALL(kill, CHILD, FAIL(EPERM), "one that hangs is another user's by then")
-CALL(getrandom, VMM, ANY, "the C library, Python; the guest's virtio-rng")
-CALL(flock, DISK, ANY, "let an image go")
+CALL(getrandom, VMM | RUN | START, ANY, "the C library, Python; the guest's virtio-rng")
+CALL(flock, DISK | VCPU, ANY, "let an image go")
 
 /* Ends. */
-CALL(exit_group, VMM, ANY, "the process's end")
-CALL(close, BLK | NET | VSOCK | PMEM | DAX | VMM, ANY, "connections, timers, the ring of io_uring")
-CALL(rt_sigprocmask, EVERY | VMM, ANY, "the C library, when a thread ends")
-CALL(exit, EVERY | VMM, ANY, "the thread's end")
+CALL(exit_group, VMM | RUN | START, ANY, "the process's end")
+CALL(close, BLK | NET | VSOCK | PMEM | DAX | VMM | RUN | START, ANY, "connections, timers, the ring of io_uring")
+CALL(rt_sigprocmask, EVERY | VMM | RUN | START, ANY, "the C library, when a thread ends")
+CALL(exit, EVERY | VMM | RUN | START, ANY, "the thread's end")
 
 /* Nobody's: here for their names, when somebody tries. */
 CALL(open, NOBODY, ANY, "open a file")
@@ -122,7 +125,8 @@ CALL(unshare, NOBODY, ANY, "make a namespace, and have rights in it")
 CALL(setns, NOBODY, ANY, "enter a namespace")
 CALL(setuid, NOBODY, ANY, "be another user")
 CALL(setresuid, NOBODY, ANY, "be another user")
-CALL(capset, NOBODY, ANY, "have capabilities")
+CALL(capget, START, ANY, "a worker gives its capabilities up")
+CALL(capset, START, ANY, "a worker gives its capabilities up")
 CALL(bpf, NOBODY, ANY, "load a program into the kernel")
 CALL(userfaultfd, NOBODY, ANY, "make the kernel wait in the middle of something")
 CALL(memfd_create, NOBODY, ANY, "make a file of memory, to run")

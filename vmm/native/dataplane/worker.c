@@ -9,17 +9,10 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
-
-/* Touched as needed; the rest is address space. Sanitizers want more than the code does. */
-enum { STACK_SIZE = 256 << 10 };
 
 /*
  * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). A guest that answers an interrupt
@@ -158,80 +151,6 @@ static void *worker_main(void *arg)
 	while (!worker_stopping(w))
 		epoll_wait(w->epoll_fd, &ready, 1, -1);
 	return NULL;
-}
-
-enum { NAME_SIZE = 16 };
-
-/* What a new thread is told. It names itself: to name another one is to open a file of /proc. */
-struct beginning {
-	void *(*body)(void *);
-	void *arg;
-	char name[NAME_SIZE];
-};
-
-static __thread char next_name[NAME_SIZE];
-
-static void copy_name(char *to, const char *name)
-{
-	size_t len = strnlen(name, NAME_SIZE - 1);
-
-	memcpy(to, name, len);
-	to[len] = 0;
-}
-
-void thread_set_name(const char *name)
-{
-	char text[NAME_SIZE];
-
-	copy_name(text, name);
-	prctl(PR_SET_NAME, text, 0, 0, 0);
-}
-
-void thread_name_next(const char *name)
-{
-	copy_name(next_name, name);
-}
-
-static void *thread_begin(void *arg)
-{
-	const struct beginning b = *(struct beginning *)arg;
-
-	free(arg);
-	thread_set_name(b.name);
-	return b.body(b.arg);
-}
-
-int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg)
-{
-	struct beginning *b = malloc(sizeof(*b));
-	sigset_t all, before;
-	pthread_attr_t attr;
-	int err;
-
-	if (!b)
-		return -ENOMEM;
-	err = pthread_attr_init(&attr);
-	if (err) {
-		free(b);
-		return -err;
-	}
-	*b = (struct beginning){ .body = body, .arg = arg };
-	copy_name(b->name, next_name[0] ? next_name : name);
-	next_name[0] = 0;
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	/*
-	 * The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. SIGSYS comes
-	 * from a system call of the thread's own, and would end the process.
-	 */
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	err = pthread_create(thread, &attr, thread_begin, b);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	if (err)
-		free(b);
-	return -err;
 }
 
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,

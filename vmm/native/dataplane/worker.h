@@ -66,8 +66,23 @@ struct worker {
 	bool joined;
 };
 
-/* A thread with a small stack on which no signal is handled. Returns 0 or -errno. */
+/* ---- thread.c: how threads of the data plane begin ---- */
+
+/*
+ * A thread with a small stack on which no signal is handled. It is the child of the one that calls, or of the starter
+ * (thread_starter_begin()) while there is one. Returns 0 or -errno.
+ */
 int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
+
+/*
+ * Have a thread make all others of the data plane. It calls enter() first, which gives up what neither it nor they need; -errno
+ * of that, or of making it. Whoever has begun it ends it: it is one for all, and goes with the last of them. A forked child
+ * has none.
+ */
+int thread_starter_begin(int (*enter)(void));
+void thread_starter_end(void);
+
+/* ---- worker.c ---- */
 
 /* Start the thread. Everything else in *w is set up here; -errno leaves nothing behind. */
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,

@@ -164,20 +164,28 @@ static int limit(const struct jail_config *config)
 	return config->uid && setrlimit(RLIMIT_NPROC, &threads) < 0 ? -errno : 0;
 }
 
-static int drop_capabilities(void)
+static int keep_capabilities(uint64_t kept)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { 0 };
 
+	if (syscall(SYS_capget, &head, data) < 0)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		data[i].effective &= (uint32_t)(kept >> 32 * i);
+		data[i].permitted &= (uint32_t)(kept >> 32 * i);
+		data[i].inheritable = 0;
+	}
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
 /* Before the user changes: afterwards there is no right to. */
-static void drop_bounding_set(void)
+static void keep_bounding_set(uint64_t kept)
 {
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	for (unsigned long cap = 0; cap < 64; cap++)
-		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+		if (!(kept >> cap & 1))
+			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 }
 
 /* System calls, not the C library's functions: those would ask all threads, and there is one. */
@@ -224,11 +232,28 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls)
 	leave_namespace(walls, JAIL_CGROUP_NS, CLONE_NEWCGROUP);
 	note(walls, JAIL_FILES, enter_empty_root());
 	note(walls, JAIL_LIMITS, limit(config));
-	drop_bounding_set();
+	keep_bounding_set(0);
 	if (config->uid)
 		note(walls, JAIL_USER, become(config->uid));
-	note(walls, JAIL_CAPABILITIES, drop_capabilities());
+	note(walls, JAIL_CAPABILITIES, keep_capabilities(0));
 	note(walls, JAIL_LANDLOCK, enter_landlock());
+	note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
+	return 0;
+}
+
+int jail_reduce(uint64_t capabilities, struct jail_walls *walls)
+{
+	const struct rlimit none = { 0, 0 };
+
+	*walls = (struct jail_walls){ 0 };
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	walls->standing |= JAIL_NO_NEW_PRIVS;
+	leave_namespace(walls, JAIL_IPC_NS, CLONE_NEWIPC);
+	leave_namespace(walls, JAIL_UTS_NS, CLONE_NEWUTS);
+	note(walls, JAIL_LIMITS, setrlimit(RLIMIT_CORE, &none) < 0 ? -errno : 0);
+	keep_bounding_set(capabilities);
+	note(walls, JAIL_CAPABILITIES, keep_capabilities(capabilities));
 	note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
 	return 0;
 }

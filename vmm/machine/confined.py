@@ -1,0 +1,83 @@
+"""A machine's threads, each with a short list of system calls, and without capabilities: see docs/security.md.
+
+A vCPU and the control loop run Python, for what C does not answer.  So this is for processes whose Python code is
+known: what may run on these threads (devices, listeners, finalizers of whatever is collected there) opens nothing.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm.machine.config import MachineConfig
+
+_FOR_PYTHON = lib.SECCOMP_CHILD | lib.SECCOMP_VHOST
+"""Kinds of :func:`kinds_of` that are no worker's."""
+
+
+def import_the_rest() -> None:
+    """What these threads may import, by the way that the guest takes: they cannot open files."""
+    from vmm.kvm import diagnose, structs_debug, structs_state
+
+    assert diagnose and structs_debug and structs_state
+
+
+def kinds_of(config: MachineConfig) -> int:
+    """The kinds of workers that the machine will have (``SECCOMP_*``), and what else its devices need."""
+    kinds = 0
+    share = config.tagged_shares()
+    for kind, wanted in (
+        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disk_configs()),
+        (lib.SECCOMP_NET, config.nets),
+        (lib.SECCOMP_PMEM, config.pmems),
+        (lib.SECCOMP_DAX, share),
+        (lib.SECCOMP_CHILD, share or any(net.kind != "tap" for net in config.nets)),
+        (lib.SECCOMP_VHOST, config.vsock),
+    ):
+        kinds |= kind if wanted else 0
+    return kinds
+
+
+class Confinement:
+    """What the threads of a machine are to give up; holds the thread that starts its workers until :meth:`close`.
+
+    :param config: of the machine, all of whose devices are open
+    :param terminal: its console is one
+    :raises ConfigError: a share's server is threads of this process
+    :raises HostError: the host has no filters of system calls
+    """
+
+    def __init__(self, config: MachineConfig, *, terminal: bool = False) -> None:
+        if any(share.isolation == "thread" for _, share in config.tagged_shares()):
+            raise ConfigError("a share with isolation=thread opens files", code="confine-share")
+        import_the_rest()
+        kinds = kinds_of(config) & _FOR_PYTHON
+        typed = lib.SECCOMP_TTY if terminal else 0
+        _check(lib.seccomp_starter_begin())
+        self._open = True
+        self.vcpu: Callable[[], None] = lambda: _check(lib.seccomp_enter_thread(lib.SECCOMP_VCPU | kinds))
+        """To be called on a vCPU's thread, before it enters the guest."""
+        self.loop: Callable[[], None] = lambda: _check(lib.seccomp_enter_thread(lib.SECCOMP_LOOP | kinds | typed))
+        """To be called on the control loop's thread, before it looks at anything of the guest's."""
+
+    def close(self) -> None:
+        """Workers are started by whoever wants them, again.  Harmless when done twice."""
+        if self._open:
+            self._open = False
+            lib.seccomp_starter_end()
+
+
+def _check(result: int) -> None:
+    if result:
+        raise HostError(
+            f"system calls of a machine's threads cannot be restricted: {posix.strerror(-result)}",
+            code="confine",
+            hint="the host's kernel needs CONFIG_SECCOMP_FILTER",
+            errno=-result,
+        )
