@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench report conformance fuzz guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench report conformance fuzz prove guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -64,6 +64,10 @@ report: ## tests and benchmark on this machine, and one file about it to send: f
 conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/conformance.md
 	@python3 tools/deps.py kernel lab conformance
 	@$(PYTHON) -m tests.conformance $(ARGS)
+
+prove: ## proofs of the code that reads the guest's rings, for every content up to a small size
+	@python3 tools/deps.py prove
+	@$(PYTHON) -m tests.native.prove $(ARGS)
 
 fuzz: ## the fuzzers, for a bounded time
 	@python3 tools/deps.py fuzz
