@@ -71,35 +71,35 @@ def test_cycles_of_pods_of_podman(podman: Podman, number: int) -> None:
     eventually(lambda: nothing_left(podman), "something is left")
 
 
-def test_deaths_at_random_of_podman(podman: Podman) -> None:
+@pytest.mark.parametrize("number", range(KILLS))
+def test_deaths_at_random_of_podman(podman: Podman, number: int) -> None:
     """kill -9 of podman, conmon, the monitor, the face or the share's server at some time of each command: `rm --force`
     clears what is left."""
-    chance = random.Random(1)
-    for number in range(KILLS):
-        name, operation = f"k{number}", list(LONGEST)[number % len(LONGEST)]
-        make = ("--name", name, "--network", "none", "box", "sleep", "600")
-        if operation == "start":
-            podman.check("create", *make)
-        elif operation in ("exec", "rm"):
-            podman.check("run", "-d", *make)
-        arguments = {
-            "create": ("create", *make),
-            "start": ("start", name),
-            "run": ("run", "-d", *make),
-            "exec": ("exec", name, "sleep", "2"),
-            "rm": ("rm", "--force", "--time", "0", name),
-        }[operation]
-        running = subprocess.Popen(podman.command(*arguments), **QUIET)
-        delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice((*VICTIMS, "conmon"))
-        time.sleep(delay)  # the time is the test's subject
-        pids = {"command": [running.pid], "conmon": conmons(podman), **members(podman.folder / "state")}[victim]
-        print(f"{name}: {operation}: {victim} {pids} after {delay:.2f} s")
-        kill_all(pids)
-        running.wait(PATIENCE)
-        # With any runtime podman says once, of a container that lost its conmon, that it could not be stopped
-        podman.run("rm", "--force", "--ignore", "--time", "0", name)
-        podman.check("rm", "--force", "--ignore", "--time", "0", name)
-        eventually(lambda: nothing_left(podman), f"something is left of {name}")
+    chance = random.Random(number)
+    name, operation = f"k{number}", list(LONGEST)[number % len(LONGEST)]
+    make = ("--name", name, "--network", "none", "box", "sleep", "600")
+    if operation == "start":
+        podman.check("create", *make)
+    elif operation in ("exec", "rm"):
+        podman.check("run", "-d", *make)
+    arguments = {
+        "create": ("create", *make),
+        "start": ("start", name),
+        "run": ("run", "-d", *make),
+        "exec": ("exec", name, "sleep", "2"),
+        "rm": ("rm", "--force", "--time", "0", name),
+    }[operation]
+    running = subprocess.Popen(podman.command(*arguments), **QUIET)
+    delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice((*VICTIMS, "conmon"))
+    time.sleep(delay)  # the time is the test's subject
+    pids = {"command": [running.pid], "conmon": conmons(podman), **members(podman.folder / "state")}[victim]
+    print(f"{name}: {operation}: {victim} {pids} after {delay:.2f} s")
+    kill_all(pids)
+    running.wait(PATIENCE)
+    # With any runtime podman says once, of a container that lost its conmon, that it could not be stopped
+    podman.run("rm", "--force", "--ignore", "--time", "0", name)
+    podman.check("rm", "--force", "--ignore", "--time", "0", name)
+    eventually(lambda: nothing_left(podman), f"something is left of {name}")
 
 
 def conmons(podman: Podman) -> list[int]:

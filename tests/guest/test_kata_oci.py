@@ -165,26 +165,26 @@ def test_whoever_is_killed(oci: Oci) -> None:
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
-def test_deaths_at_random(oci: Oci) -> None:
+@pytest.mark.parametrize("number", range(KILLS))
+def test_deaths_at_random(oci: Oci, number: int) -> None:
     """kill -9 of the command, the monitor, the face or the share's server at some time of each command: what is left is
     cleared by `delete --force`."""
-    chance = random.Random(1)
-    for number in range(KILLS):
-        operation = list(LONGEST)[number % len(LONGEST)]
-        if operation == "start":
-            bundle = oci.bundle("sleep 600")
-            subprocess.run(oci.command("create", "--bundle", bundle, "c1"), **NO_STDIO, check=True, timeout=PATIENCE)
-        elif operation in ("exec", "delete"):
-            oci.start("c1", "sleep 600")
-        running = subprocess.Popen(oci.command(*_words(oci, operation)), **NO_STDIO)
-        delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice(VICTIMS)
-        time.sleep(delay)  # the time is the test's subject
-        pids = [running.pid] if victim == "command" else members(oci.root)[victim]
-        print(f"{number}: {operation}: {victim} {pids} after {delay:.2f} s")
-        kill_all(pids)
-        running.wait(PATIENCE)
-        oci.check("delete", "--force", "c1")
-        eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    chance = random.Random(number)
+    operation = list(LONGEST)[number % len(LONGEST)]
+    if operation == "start":
+        bundle = oci.bundle("sleep 600")
+        subprocess.run(oci.command("create", "--bundle", bundle, "c1"), **NO_STDIO, check=True, timeout=PATIENCE)
+    elif operation in ("exec", "delete"):
+        oci.start("c1", "sleep 600")
+    running = subprocess.Popen(oci.command(*_words(oci, operation)), **NO_STDIO)
+    delay, victim = chance.uniform(0, LONGEST[operation]), chance.choice(VICTIMS)
+    time.sleep(delay)  # the time is the test's subject
+    pids = [running.pid] if victim == "command" else members(oci.root)[victim]
+    print(f"{number}: {operation}: {victim} {pids} after {delay:.2f} s")
+    kill_all(pids)
+    running.wait(PATIENCE)
+    oci.check("delete", "--force", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def _words(oci: Oci, operation: str) -> list[str]:

@@ -111,17 +111,18 @@ def check_deaths_at_random(
     daemon: Containerd,
     programs: Programs,
     *,
-    rounds: int,
+    rounds: range,
     longest: float,
     victims: Sequence[Victim] = (kill_shim, kill_containerd),
 ) -> None:
     """kill -9 of somebody at some time of run, exec, kill and delete: nothing is left that removing does not remove.
 
+    :param rounds: their numbers, which say what happens in them
     :param longest: seconds that a run takes
     """
-    chance = random.Random(1)
-    places = [daemon.place(f"x{number}") for number in range(rounds)]
-    for number, place in enumerate(places):
+    chance = random.Random(rounds.start)
+    places = [daemon.place(f"x{number}") for number in rounds]
+    for number, place in zip(rounds, places, strict=True):
         name = f"x{number}"
         run = ["run", "-d", "--runtime", daemon.runtime, IMAGE, name, *programs.sleep]
         operation = ("run", "exec", "kill", "delete")[number % 4]

@@ -53,7 +53,7 @@ def test_death_of_the_shim(daemon: Containerd) -> None:
 
 
 def test_deaths_at_random(daemon: Containerd) -> None:
-    checks.check_deaths_at_random(daemon, PROGRAMS, rounds=12, longest=0.6)
+    checks.check_deaths_at_random(daemon, PROGRAMS, rounds=range(12), longest=0.6)
 
 
 def test_pod_of_the_container_runtime_interface() -> None:
