@@ -42,6 +42,24 @@ def test_whoever_reads_late_gets_all(runtime: Runtime) -> None:
         assert len(process.stdout.read()) == 120000
 
 
+def test_the_monitor_has_given_up_what_it_does_not_need(runtime: Runtime) -> None:
+    """And so has every thread of it: capabilities for the host's kernel and clock, new privileges, a core."""
+    runtime.started("c1", "sleep 600")
+    pid = json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"]
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        status = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+        for kind in ("CapBnd", "CapEff", "CapPrm"):
+            held = int(status[kind], 16)
+            assert held & 1 << 21, "CAP_SYS_ADMIN: it mounts"
+            for lost in (16, 17, 22, 25, 27, 34):  # modules, raw I/O, reboot, clock, device nodes, the kernel's log
+                assert not held & 1 << lost
+        assert status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2"
+    for name in ("ipc", "uts", "mnt"):
+        assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
+    assert re.search(r"Max core file size +0 +0", Path(f"/proc/{pid}/limits").read_text())
+    runtime.check("delete", "--force", "c1")
+
+
 def test_a_program_killed_by_a_signal(runtime: Runtime) -> None:
     assert runtime.run("run", "-b", runtime.bundle("kill -KILL $$"), "c1").returncode == 137
 

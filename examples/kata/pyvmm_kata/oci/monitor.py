@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_kata import state, timeline
 from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import mounts, network
+from pyvmm_kata.host import mounts, network, walls
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci.machines import folder_of
@@ -91,6 +91,7 @@ class Monitor:
             network.enter(plan.face.namespace("net"))
             self._has_network = True
         mounts.enter_namespace()
+        walls.restrict()
         timeline.note("namespaces")
 
     def create(self) -> None:
@@ -114,6 +115,7 @@ class Monitor:
                 network=self._network(),
                 loopback=self._has_network,
                 root=plan.bundle.disk,
+                sealed=True,
             ),
             self._boot,
         )

@@ -54,6 +54,7 @@ class SandboxConfig(NamedTuple):
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
     :ivar more_disks: containers with disks may come while it runs, and go
+    :ivar sealed: this process makes no other process once the machine is there
     """
 
     sandbox_id: str
@@ -69,6 +70,7 @@ class SandboxConfig(NamedTuple):
     loopback: bool = False
     root: RootDisk | None = None
     more_disks: bool = False
+    sealed: bool = False
 
 
 class SandboxEvent(NamedTuple):

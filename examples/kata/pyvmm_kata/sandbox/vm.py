@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import GuestError, HostError
 from pyvmm_kata.host.mounts import TAG, VSOCK
+from pyvmm_kata.host.walls import seal
 from pyvmm_kata.sandbox.console_log import ConsoleLog
 from pyvmm_kata.sandbox.disks import SERIAL
 from vmm import (
@@ -125,7 +126,7 @@ class PyvmmVm:
                     transport="pci" if config.more_disks else "mmio",
                 )
             )
-            self._machine.start()
+            self._machine.start(seal if config.sealed else None, confined=True)
         except BaseException:
             self.close()
             raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import ttrpc
 from pyvmm_kata.host.mounts import enter_namespace
+from pyvmm_kata.host.walls import restrict
 from pyvmm_kata.shim import bootstrap
 from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
 from pyvmm_kata.shim.events import Publisher
@@ -35,6 +36,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
     try:
         _detach(log)
         enter_namespace()
+        restrict()
         publisher = Publisher(arguments.events, arguments.namespace, log.error)
         home = own_cgroup()
         pod = Pod(
