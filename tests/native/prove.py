@@ -32,7 +32,7 @@ PROOFS = (
 LOOPS = {"split_fill.0": 1, "split_add_indirect.0": 2, "packed_pop.0": 1, "packed_add_indirect.0": 2}
 """How often they may go round, in sizes of the queue, and once more to see that it was too often."""
 BROKEN = (
-    ("base/guest.c", "len > r->size - (gpa - r->gpa)", "len > r->size", "address_any"),
+    ("base/guest_access.c", "len > r->size - (gpa - r->gpa)", "len > r->size", "address_any"),
     ("ring/ring_split.c", "unlikely(head > ring->mask)", "0", "split_pop_any"),
     ("ring/ring_split.c", "unlikely(++hops > ring->mask)", "0", "split_pop_any"),
     ("ring/ring_split.c", "unlikely(i >= count)", "0", "split_pop_any"),

@@ -15,7 +15,7 @@
 #undef union
 
 #define mem_ptr guest_mem_ptr
-#include "base/guest.c"
+#include "base/guest_access.c"
 #undef mem_ptr
 #include "ring/ring_chain.c"
 #include "ring/ring_packed.c"
