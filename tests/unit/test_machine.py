@@ -74,7 +74,8 @@ def nothing_is_left() -> Iterator[None]:
     deadline = time.monotonic() + 5
     while threads() > before[1] and time.monotonic() < deadline:
         time.sleep(0.001)  # a thread that was joined has a few instructions left
-    assert (descriptors(), threads()) == before
+    left = threads()
+    assert (descriptors(), min(left, before[1])) == (before[0], left)  # those of a test before may have gone meanwhile
 
 
 def threads() -> int:
