@@ -111,7 +111,7 @@ class FsGuest(Guest):
         node_bytes: int = 0,
         **options: Any,
     ) -> None:
-        config = ShareConfig(str(path), **options)
+        config = ShareConfig(str(path), **{"isolation": "thread", **options})
         kind = FsProcess if config.isolation == "process" else Fs
         self.share = kind(config, cpus=cpus, marks=marks, max_fds=max_fds, max_nodes=max_nodes, node_bytes=node_bytes)
         super().__init__(self.share, memory=memory)

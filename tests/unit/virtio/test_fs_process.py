@@ -208,9 +208,9 @@ def test_without_namespaces(tmp_path: Path) -> None:
 MIB = 1 << 20
 
 
-def test_a_process_serves_what_the_command_line_shares_and_a_thread_what_the_library_does() -> None:
+def test_a_process_serves_unless_told_otherwise() -> None:
     assert ShareConfig.parse("/srv").isolation == "process"
-    assert ShareConfig("/srv").isolation == "thread"
+    assert ShareConfig("/srv").isolation == "process"
     assert ShareConfig.parse("/srv,isolation=thread").isolation == "thread"
     assert ShareConfig.parse("/srv,isolation=process,ro").isolation == "process"
 

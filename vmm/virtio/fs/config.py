@@ -33,8 +33,9 @@ class ShareConfig(DeviceConfig):
     :ivar acl: POSIX access control lists
     :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
-    :ivar isolation: who serves it: ``thread``: threads of this process; ``process``: a child that can reach the
-        directory and nothing else (guest RAM is then shared memory)
+    :ivar isolation: who serves it: ``process``: a child that can reach the directory and nothing else (guest RAM is
+        then shared memory; who waits for all children of this process sees its end, too); ``thread``: threads of this
+        process, for one that may have no children
     :ivar dax: bytes of guest address space, a multiple of 2 MiB, in which the host's page cache is mapped for a guest
         that mounts with ``-o dax``; 0: none
     :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
@@ -52,7 +53,7 @@ class ShareConfig(DeviceConfig):
     acl: bool = False
     maps: tuple[tuple[int, int, int], ...] = ()
     queues: int = 0
-    isolation: str = "thread"
+    isolation: str = "process"
     dax: int = 0
     locks: str = "host"
     permissions: str = "host"
@@ -107,11 +108,11 @@ class ShareConfig(DeviceConfig):
 
     @classmethod
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
-        """From :data:`SYNTAX`.  Unless it says otherwise, a process serves.
+        """From :data:`SYNTAX`.
 
         :raises ConfigError: an option that is not known, or a bad value
         """
-        values = {"isolation": "process", **SYNTAX.parse(text, flag)}
+        values = SYNTAX.parse(text, flag)
         return cls(values.pop("first"), maps=tuple(values.pop("maps", ())), **values)
 
     @property
