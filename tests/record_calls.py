@@ -218,7 +218,6 @@ def _confine_drivers() -> None:
     from vmm.native import lib
 
     more = lib.SECCOMP_CHILD | lib.SECCOMP_VHOST
-    lib.seccomp_starter_begin()
     run, start = Guest._run, Guest.start
 
     def loop(guest: Guest) -> None:
@@ -227,6 +226,7 @@ def _confine_drivers() -> None:
         run(guest)
 
     def ready(guest: Guest, *arguments: Any, **options: Any) -> Any:
+        lib.seccomp_starter_begin()
         failed: list[BaseException] = []
         answer: list[Any] = []
 

@@ -42,7 +42,7 @@ CALL(preadv2, BLK | VMM | RUN, ANY, "read what can be had without waiting (RWF_N
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
-CALL(read, PMEM | DAX | VMM | RUN, ANY, "take a notice of inotify, or of an eventfd")
+CALL(read, PMEM | DAX | VMM | LOOP, ANY, "take a notice of inotify, or of an eventfd")
 CALL(lseek, PMEM | VMM | LOOP, ANY, "how long the image is now")
 CALL(fstat, DAX | VMM | LOOP, ANY, "how long a file is now")
 CALL(newfstatat, DAX | VMM | LOOP, ANY, "the same by an older C library")
@@ -100,7 +100,7 @@ CALL(flock, DISK | VCPU, ANY, "let an image go")
 
 /* Ends. */
 CALL(exit_group, VMM | RUN | START, ANY, "the process's end")
-CALL(close, BLK | NET | VSOCK | PMEM | DAX | VMM | RUN | START, ANY, "connections, timers, the ring of io_uring")
+CALL(close, BLK | NET | VSOCK | DAX | VMM | RUN | START, ANY, "connections, timers, the ring of io_uring")
 CALL(rt_sigprocmask, EVERY | VMM | RUN | START, ANY, "the C library, when a thread ends")
 CALL(exit, EVERY | VMM | RUN | START, ANY, "the thread's end")
 
