@@ -145,6 +145,19 @@ with makers[sys.argv[2]]() as guest:
 """
 
 
+def test_threads_that_are_not_confined_start_what_they_like() -> None:
+    """A share that a thread serves, of another machine in the same process: it opens files."""
+    code = """
+from tests.fs_driver import FsGuest
+from vmm.native import lib
+assert lib.seccomp_starter_begin() == 0
+with FsGuest("/usr") as guest:
+    print(guest.lookup("bin").node > 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 @pytest.mark.parametrize("worker", ["blk-0", "console", "pmem"])
 def test_a_driver_on_a_confined_vcpu_starts_workers(tmp_path: Path, worker: str) -> None:
     """They need what a vCPU has not."""

@@ -320,8 +320,8 @@ int seccomp_enter_process(uint32_t kinds);
  */
 int seccomp_enter_thread(uint32_t kinds);
 /*
- * From now on workers are started by a thread of their own, which has what they need and cannot do anything else: for
- * machines whose vCPUs have given that up. What is begun is to be ended. 0 or -errno.
+ * From now on workers that a thread with seccomp_enter_thread() starts are started by a thread of their own, which has what they
+ * need and cannot do anything else. What is begun is to be ended. 0 or -errno.
  */
 int seccomp_starter_begin(void);
 void seccomp_starter_end(void);

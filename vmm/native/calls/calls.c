@@ -296,6 +296,7 @@ int seccomp_enter_thread(uint32_t kinds)
 
 	install_handler();
 	__atomic_store_n(&confined, true, __ATOMIC_RELEASE);
+	thread_needs_starter();
 	err = keep_capabilities(capabilities_of(kinds));
 	return err ? err : put_on(kinds);
 }

@@ -108,6 +108,14 @@ static struct {
 	bool ready, stop;
 } starter = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
+/* Of a thread that has given up what those need that it starts. */
+static __thread bool needs_starter;
+
+void thread_needs_starter(void)
+{
+	needs_starter = true;
+}
+
 static void *starter_main(void *arg)
 {
 	(void)arg;
@@ -217,6 +225,8 @@ int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), voi
 	*b = (struct beginning){ .body = body, .arg = arg };
 	copy_name(b->name, next_name[0] ? next_name : name);
 	next_name[0] = 0;
+	if (!needs_starter)
+		return make_thread(thread, b);
 	pthread_mutex_lock(&starter.lock);
 	if (!starter.users) {
 		pthread_mutex_unlock(&starter.lock);

@@ -69,15 +69,18 @@ struct worker {
 /* ---- thread.c: how threads of the data plane begin ---- */
 
 /*
- * A thread with a small stack on which no signal is handled. It is the child of the one that calls, or of the starter
- * (thread_starter_begin()) while there is one. Returns 0 or -errno.
+ * A thread with a small stack on which no signal is handled. It is the child of the one that calls, or, where that needs it
+ * and there is one, of the starter (thread_starter_begin()). Returns 0 or -errno.
  */
 int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
 
+/* From now on what the calling thread starts is started by the starter, if there is one. */
+void thread_needs_starter(void);
+
 /*
- * Have a thread make all others of the data plane. It calls enter() first, which gives up what neither it nor they need; -errno
- * of that, or of making it. Whoever has begun it ends it: it is one for all, and goes with the last of them. A forked child
- * has none.
+ * Have a thread that starts others for those that need it. It calls enter() first, which gives up what neither it nor they
+ * need; -errno of that, or of making it. Whoever has begun it ends it: it is one for all, and goes with the last of them. A
+ * forked child has none.
  */
 int thread_starter_begin(int (*enter)(void));
 void thread_starter_end(void);
