@@ -76,7 +76,7 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
     return target
 
 
-def program(name: str, sanitizer: str, extra: Iterable[str] = ("guest.c", "disk.c")) -> Path:
+def program(name: str, sanitizer: str, extra: Iterable[str] = ("driver.c", "disk.c")) -> Path:
     """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
     shared = objects(
         sanitizer,
