@@ -154,6 +154,8 @@ class Queue:
         self.drained = False
         """The driver has been left nothing to pop since this was set to False."""
         self.popped = 0
+        self.moved_to: int | None = None
+        """Where the queue goes on, when somebody who does without :attr:`ring` has served it."""
         self._dirty = False
         self._scratch: Any = None
         self.ring: Any = lib.ring_new(memory.native, native, error)
@@ -258,6 +260,8 @@ class Queue:
         :raises GuestError: the ring is broken
         :raises ValueError: chains are in flight: their heads would be lost
         """
+        if self.moved_to is not None:
+            return self.moved_to
         out = ffi.new("struct ring_config *")
         result = lib.ring_save(self.ring, out)
         if result == -errno.EBUSY:
@@ -265,6 +269,16 @@ class Queue:
         if result < 0:
             raise self.error()
         return int(out.next_avail)
+
+    def areas(self) -> tuple[int, int, int]:
+        """Addresses in this process of the descriptors, the driver's area and the device's, all of it guest RAM."""
+        out = ffi.new("struct ring_config *")
+        if lib.ring_save(self.ring, out) < 0:
+            raise self.error()
+        memory, size = self.memory, self.size
+        places = ((out.desc, 16 * size), (out.avail, 4 + 2 * size), (out.used, 4 + 8 * size))
+        desc, avail, used = (memory.host_address + memory.offset(gpa, length) for gpa, length in places)
+        return desc, avail, used
 
     def close(self) -> None:
         """Let go of guest memory.  Workers that use the ring have been joined.  Harmless when done twice."""
