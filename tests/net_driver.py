@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.driver import TIMEOUT, Buffer, DriverQueue, Guest
 from vmm.config.limit import LimitConfig
@@ -86,7 +86,10 @@ class Received(NamedTuple):
 
 
 class NetGuest(Guest):
-    """A driver with a network card whose cable leads to :attr:`wire`; started, with *buffers* of *size* bytes."""
+    """A driver with a network card whose cable leads to :attr:`wire`; started, with *buffers* of *size* bytes.
+
+    :param card: another one, with a backend of its own
+    """
 
     def __init__(
         self,
@@ -98,9 +101,10 @@ class NetGuest(Guest):
         start: bool = True,
         limit: LimitConfig | None = None,
         queue_size: int | None = None,
+        card: Net | None = None,
     ) -> None:
-        self.wire = wire or Wire()
-        self.net = Net(self.wire, mac=MAC, limit=limit)
+        self.net = card or Net(wire or Wire(), mac=MAC, limit=limit)
+        self.wire: Any = self.net.backend
         super().__init__(self.net)
         self._room: dict[tuple[int, int], list[Buffer]] = {}
         self.size = size
@@ -119,7 +123,8 @@ class NetGuest(Guest):
     @property
     def far(self) -> socket.socket:
         """The other end of the first cable."""
-        return self.wire.far[0]
+        found: socket.socket = self.wire.far[0]
+        return found
 
     def rx(self, pair: int = 0) -> DriverQueue:
         return self.queues[2 * pair]

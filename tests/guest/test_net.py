@@ -14,18 +14,27 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from tests.command import Command
+from tests.driver import RAM, Buffer
 from tests.guest.conftest import Boot
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import PROMPT, Guest
+from tests.net_driver import MAC, NetGuest, frame
 from tests.netns import Outside, ip, own_network
 from vmm import NetConfig, Publish
-from vmm.virtio.spec import ID_NET
+from vmm.virtio import spec
+from vmm.virtio.net.tap import Tap
+from vmm.virtio.net.vhost import VhostNet
 
 TIMEOUT = 60.0
 AMOUNT = 24 << 20
+ETHERTYPE = 0x88B5
+"""Of test frames."""
+MERGED = spec.F_VERSION_1 | spec.NET_F_MAC | spec.NET_F_MRG_RXBUF
+needs_vhost = pytest.mark.skipif(not os.path.exists("/dev/vhost-net"), reason="no /dev/vhost-net here")
 WEB = """
 import http.server, sys
 server = http.server.HTTPServer((sys.argv[1], 80), http.server.SimpleHTTPRequestHandler)
@@ -68,7 +77,7 @@ def stats(guest: Guest) -> dict[str, Any]:
 
 def net(guest: Guest) -> Any:
     """The network device of a guest."""
-    return next(device for device in guest.machine.devices if device.device_id == ID_NET)
+    return next(device for device in guest.machine.devices if device.device_id == spec.ID_NET)
 
 
 def receive(listener: socket.socket, found: list[bytes]) -> None:
@@ -106,9 +115,10 @@ def to_guest(guest: Guest, number: int) -> None:
     assert guest.check("sha256sum </dev/shm/got").split()[0] == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize("backend", ["worker", pytest.param("vhost", marks=needs_vhost)])
 @pytest.mark.parametrize("transport", ["mmio", "pci"])
-def test_large_transfers_in_large_frames(boot: Boot, network: None, transport: str) -> None:
-    guest = boot(nets=[NetConfig("tap", "tap0")], transport=transport)
+def test_large_transfers_in_large_frames(boot: Boot, network: None, transport: str, backend: str) -> None:
+    guest = boot(nets=[NetConfig("tap", "tap0", backend=backend)], transport=transport)
     address(guest, 2)
     assert guest.check("cat /sys/class/net/eth0/carrier /sys/class/net/eth0/mtu").split() == ["1", "1500"]
     to_host(guest)
@@ -119,6 +129,153 @@ def test_large_transfers_in_large_frames(boot: Boot, network: None, transport: s
     assert counted["tx_frames"] < AMOUNT / 1448 / 2, counted
     assert counted["rx_frames"] < AMOUNT / 1448 * 1.5, counted
     assert counted["tx_malformed"] == counted["tx_dropped"] == counted["rx_dropped"] == 0
+    guest.machine.pause()
+    guest.machine.resume()
+    assert " 0% packet loss" in guest.check("ping -c 2 -s 1400 10.0.7.1")
+    to_guest(guest, 2)
+    ip("link del tap0")
+    guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.05; done")
+
+
+# -- the kernel's vhost, and a driver that is a program ---------------------------------------------------------
+
+
+class Vhost(NetGuest):
+    """A driver, a network card of vhost's, and who sees the frames of the tap device ``tap0``."""
+
+    def __init__(self, queues: int = 1, **begin: Any) -> None:
+        several = " multi_queue" if queues > 1 else ""
+        ip(f"tuntap add dev tap0 mode tap{several}; link set tap0 addrgenmode none; link set tap0 up")
+        super().__init__(card=VhostNet(Tap("tap0", queues), mac=MAC), **begin)
+        self.host = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self.host.settimeout(TIMEOUT)
+        self.host.bind(("tap0", ETHERTYPE))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        super().close()
+        self.host.close()
+
+    def both_ways(self, text: bytes) -> None:
+        self.send(frame(b"out " + text, 100))
+        assert self.host.recv(1 << 16) == frame(b"out " + text, 100)
+        self.host.send(frame(b"in " + text, 1500))
+        assert self.receive().frame == frame(b"in " + text, 1500)
+
+    def fails(self) -> None:
+        self.wait_for("the device needs a reset", lambda: bool(self.status & spec.DEVICE_NEEDS_RESET))
+        assert self.transport.failures == 1
+        self.begin()
+        self.both_ways(b"after a reset")
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    with own_network():
+        yield
+
+
+@needs_vhost
+def test_vhost_goes_on_where_it_was(private: None) -> None:
+    with Vhost() as guest:
+        assert not guest.offered() & spec.F_RING_PACKED
+        for at in range(300):  # more than the queues are long
+            guest.both_ways(b"%d" % at)
+        assert guest.wait_irq() & spec.INT_VRING
+        guest.transport.pause()
+        guest.host.send(frame(b"meanwhile", 60))
+        guest.transport.resume()
+        assert guest.receive().frame == frame(b"meanwhile", 60)
+        queues = guest.transport.save().payload["driver"]["queues"]
+        assert queues[1]["next_index"] == 300
+        guest.both_ways(b"after it was saved")
+        counted = guest.net.stats()
+        assert (counted["tx_frames"], counted["rx_frames"]) == (301, 302)
+        assert counted["tx_bytes"] == 301 * 100
+        guest.begin(MERGED)
+        guest.both_ways(b"for another driver")
+
+
+@needs_vhost
+def test_vhost_and_rings_outside_of_ram(private: None) -> None:
+    with Vhost(start=False) as guest:
+        guest.negotiate()
+        for index in range(3):
+            guest.add_queue(index)
+        guest.write(spec.MMIO_QUEUE_SEL, 1)
+        guest.write(spec.MMIO_QUEUE_READY, 0)
+        guest.write(spec.MMIO_QUEUE_DEVICE_LOW, RAM - 64)
+        guest.write(spec.MMIO_QUEUE_READY, 1)
+        guest.status |= spec.DRIVER_OK
+        guest.fails()
+
+
+@needs_vhost
+@pytest.mark.parametrize("gpa", [RAM - 50, RAM, 1 << 40, (1 << 64) - 100], ids=hex)
+def test_vhost_and_buffers_outside_of_ram(private: None, gpa: int) -> None:
+    with Vhost() as guest:
+        guest.both_ways(b"before")
+        guest.send_buffers(Buffer(gpa, 100), wait=False)
+        guest.fails()
+
+
+@needs_vhost
+def test_vhost_and_chains_without_end_or_head(private: None) -> None:
+    with Vhost() as guest:
+        queue = guest.tx()
+        queue.offer(queue.size + 7)
+        queue.kick()
+        guest.fails()
+
+
+@needs_vhost
+def test_vhost_with_several_queues(private: None) -> None:
+    with Vhost(queues=2) as guest:
+        assert guest.config(8, 2) == 2
+        for pairs in (2, 1, 2):
+            done = guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
+            assert done == spec.NET_OK
+            for pair in range(pairs):
+                guest.send(frame(b"by pair %d of %d" % (pair, pairs), 100), pair=pair)
+                assert guest.host.recv(1 << 16) == frame(b"by pair %d of %d" % (pair, pairs), 100)
+
+
+@needs_vhost
+def test_a_tap_device_that_goes_away_under_vhost(private: None) -> None:
+    with Vhost() as guest:
+        ip("link del tap0")
+        guest.wait_for("no link", lambda: guest.config(6, 2) == 0)
+        guest.begin()  # which is nothing that ends a machine
+        assert not guest.status & spec.DEVICE_NEEDS_RESET
+        assert guest.net.stats() == {}
+
+
+def test_queues_in_the_jail(guest_kernel: str, fresh_disk: Path, tmp_path: Path) -> None:
+    """Drivers that begin have queues come and go, and a thread of the kernel's start, when no right is left for it."""
+    net, more = "tap=tap0,queues=2", []
+    if os.path.exists("/dev/vhost-net"):
+        net += ",backend=vhost"
+    if os.path.exists("/dev/vhost-vsock"):
+        more = ["--vsock", "cid=78,backend=vhost"]
+    with own_network():
+        ip("tuntap add dev tap0 mode tap multi_queue; addr add 10.0.7.1/24 dev tap0; link set tap0 up")
+        arguments = ["--kernel", guest_kernel, "--rootfs", str(fresh_disk), "--timeout", "300", "--cpus", "2"]
+        command = Command(tmp_path, *arguments, "--jail", "on", "--net", net, *more)
+        try:
+            command.expect(PROMPT)
+            command.type(
+                b"cd /sys/bus/virtio/drivers/virtio_net; for d in virtio*; do echo $d >unbind; echo $d >bind; done\n"
+                b"ip addr add 10.0.7.2/24 dev eth0; ip link set eth0 up; ping -c 2 10.0.7.1; poweroff\n"
+            )
+            assert command.wait() == 0, command.errors
+        finally:
+            command.close()
+        assert " 0% packet loss" in command.text, command.text
+
+
+# -- more of tap devices ----------------------------------------------------------------------------------------
 
 
 def test_two_guests_on_a_bridge(boot: Boot, network: None) -> None:
@@ -155,13 +312,6 @@ def test_the_carrier_follows_the_cable(boot: Boot, network: None) -> None:
     device.set_link(True)
     guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.05; done")
     assert " 0% packet loss" in guest.check("ping -c 1 10.0.7.1")
-
-
-def test_a_tap_device_that_goes_away(boot: Boot, network: None) -> None:
-    guest = boot(nets=[NetConfig("tap", "tap0")])
-    address(guest, 2)
-    ip("link del tap0")
-    guest.check("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.05; done")
 
 
 @pytest.fixture

@@ -260,6 +260,7 @@ NEVER = {
     "vmm.virtio.fs.device": "opened before",
     "vmm.virtio.vsock.device": "opened before",
     "vmm.virtio.vsock.vhost": "opened before",
+    "vmm.virtio.net.vhost": "opened before",
     "vmm.virtio.console.device": "opened before",
     "vmm.jail.users": "the jail itself",
 }

@@ -142,8 +142,24 @@ def test_user_networking_with_ports() -> None:
 def test_several_networks_or_none() -> None:
     assert NetConfig.parse_all(["none"]) == NetConfig.parse_all([]) == ()
     assert [net.kind for net in NetConfig.parse_all(["user", "tap=a"])] == ["user", "tap"]
+    assert NetConfig.parse("tap=a,backend=vhost") == NetConfig("tap", "a", backend="vhost")
     with pytest.raises(ConfigError):
         NetConfig.parse_all(["none", "user"])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "hint"),
+    [
+        ("user,backend=vhost", "backend=vhost is of tap devices", "backend=worker"),
+        ("tap=a,backend=vhost,rate=10M", "has no limits: rate= and pps=", "with tc"),
+        ("tap=a,backend=vhost,pps=100", "has no limits: rate= and pps=", "with tc"),
+        ("tap=a,backend=qemu", "'qemu' is not one of worker, vhost", "--net"),
+    ],
+)
+def test_what_vhost_cannot_do_is_refused(text: str, problem: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as refused:
+        NetConfig.parse(text)
+    assert hint in refused.value.hint
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,7 @@ def capabilities() -> tuple[Capability, ...]:
         mitigations(),
         no_smt(),
         no_ksm(),
+        device("vhost-net", "/dev/vhost-net", "vhost_net"),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         device("tun", "/dev/net/tun", "tun"),
         jail(),

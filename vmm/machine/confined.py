@@ -34,11 +34,11 @@ def kinds_of(config: MachineConfig) -> int:
     share = config.tagged_shares()
     for kind, wanted in (
         (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disk_configs()),
-        (lib.SECCOMP_NET, config.nets),
+        (lib.SECCOMP_NET, any(net.backend != "vhost" for net in config.nets)),
         (lib.SECCOMP_PMEM, config.pmems),
         (lib.SECCOMP_DAX, share),
         (lib.SECCOMP_CHILD, share or any(net.kind != "tap" for net in config.nets)),
-        (lib.SECCOMP_VHOST, config.vsock),
+        (lib.SECCOMP_VHOST, config.vsock or any(net.backend == "vhost" for net in config.nets)),
     ):
         kinds |= kind if wanted else 0
     return kinds

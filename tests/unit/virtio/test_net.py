@@ -24,6 +24,7 @@ from vmm.virtio.net.config import Publish
 from vmm.virtio.net.device import Net, stable_mac
 from vmm.virtio.net.passt import Passt
 from vmm.virtio.net.tap import Tap
+from vmm.virtio.vhost import Vhost
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -514,6 +515,12 @@ def test_tap_devices_that_cannot_be(tap: None) -> None:
     assert "another program" in busy.value.hint
     first.close()
     assert "nowhere" not in ip("link show")
+
+
+def test_a_host_without_vhost(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"net tap t0: .*No such file") as missing:
+        Vhost(f"{tmp_path}/vhost-net", "net tap t0", "net-vhost", "backend=worker")
+    assert "modprobe vhost_net" in missing.value.hint and "backend=worker" in missing.value.hint
 
 
 def test_a_frame_that_the_host_refuses_is_dropped(tap: None) -> None:

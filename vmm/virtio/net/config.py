@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.config.device import Opening
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.net.device import Backend
 
 KINDS = ("tap", "user")
+BACKENDS = ("worker", "vhost")
 MAX_QUEUES = 16
 MIN_MTU, MAX_MTU = 68, 65535
 USAGE = "--net tap=NAME or --net user, then options with commas between: see pyvmm boot --help"
@@ -78,6 +78,8 @@ class NetConfig(DeviceConfig):
     :ivar mtu: bytes; 0: that of the tap device, or what ``passt`` is best with
     :ivar publish: ports of the host that lead into the guest; ``user`` only
     :ivar limit: of each direction, or None
+    :ivar backend: who serves the queues of a tap device: ``worker``, a thread for each pair, or ``vhost``: the host's
+        kernel, through ``/dev/vhost-net``, without limits
     """
 
     kind: str
@@ -87,6 +89,7 @@ class NetConfig(DeviceConfig):
     mtu: int = 0
     publish: tuple[Publish, ...] = ()
     limit: LimitConfig | None = None
+    backend: str = "worker"
 
     def __post_init__(self) -> None:
         problem, hint = "", ""
@@ -102,8 +105,15 @@ class NetConfig(DeviceConfig):
             problem = "user networking has one pair of queues"
         elif self.kind == "tap" and self.publish:
             problem, hint = "publish is of user networking", "a guest at a tap device is reached by its own address"
+        elif self.backend not in BACKENDS:
+            problem = f"backend={self.backend!r} is not one of {', '.join(BACKENDS)}"
         elif self.mtu and not MIN_MTU <= self.mtu <= MAX_MTU:
             problem = f"mtu {self.mtu} is not {MIN_MTU} to {MAX_MTU}"
+        elif self.backend == "vhost" and self.kind == "user":
+            problem, hint = "backend=vhost is of tap devices", "passt needs backend=worker"
+        elif self.backend == "vhost" and self.limit is not None:
+            problem = "backend=vhost has no limits: rate= and pps= need backend=worker"
+            hint = "or limit the tap device itself, with tc"
         if problem:
             raise ConfigError(f"net: {problem}", code="net-config", hint=hint or USAGE)
         if self.mac:
@@ -158,19 +168,23 @@ class NetConfig(DeviceConfig):
     def open(self, opening: Opening) -> VirtioDevice:
         from vmm.virtio.net.device import Net, stable_mac
 
-        backend: Backend
+        device: Net
         if self.kind == "tap":
             from vmm.virtio.net.tap import Tap
 
-            backend = Tap(self.tap, self.queues, self.mtu)
-            mac = self.mac_bytes() if self.mac else stable_mac(backend.identity)
+            tap = opening.owned.add(Tap(self.tap, self.queues, self.mtu))
+            mac = self.mac_bytes() if self.mac else stable_mac(tap.identity)
+            if self.backend == "vhost":
+                from vmm.virtio.net.vhost import VhostNet
+
+                device = VhostNet(tap, mac=mac)
+            else:
+                device = Net(tap, mac=mac, limit=self.limit)
         else:
             from vmm.virtio.net.passt import Passt
 
             mac = self.mac_bytes() if self.mac else stable_mac(f"user {opening.place}")
-            backend = Passt(mac, self.publish, self.mtu)
-        opening.owned.add(backend)
-        device = Net(backend, mac=mac, limit=self.limit)
+            device = Net(opening.owned.add(Passt(mac, self.publish, self.mtu)), mac=mac, limit=self.limit)
         device.thread_name = f"net{opening.place}-"
         return device
 
@@ -190,6 +204,7 @@ SYNTAX = Syntax(
             _publish,
             many=True,
         ),
+        Key("backend", "|".join(BACKENDS), "vhost: the host's kernel serves the queues (tap)"),
         Key("mac", "MAC", "the guest's address (default: one that stays the same)", convert=word),
         Key("mtu", "N", "bytes (default: the tap device's)", convert=number),
         Key("rate", "BYTES[:BURST]", "no more a second, in each direction", convert=word),

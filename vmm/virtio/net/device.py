@@ -149,13 +149,11 @@ class Net(VirtioDevice):
         )  # fmt: skip
         if backend.features & GUEST_OFFLOADS:
             self.features |= spec.NET_F_CTRL_GUEST_OFFLOADS
-        error = ffi.new("int *")
-        for fd in backend.fds:
-            net = lib.net_new(fd, backend.kind, error)
-            if net == ffi.NULL:
-                self.close()
-                raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="net-native", errno=-error[0])
-            self._nets.append(net)
+        try:
+            self._open_pairs()
+        except BaseException:
+            self.close()
+            raise
 
     # -- what the driver sees --------------------------------------------------------------------------------
 
@@ -186,13 +184,32 @@ class Net(VirtioDevice):
         """Let the first pairs of queues run, as many as the driver uses, and no others."""
         assert self._context is not None
         self.backend.set_pairs(self._pairs)
-        for index in range(len(self._workers), self._pairs):
+        for index in range(self._pairs_running(), self._pairs):
             rx, tx = (self._context.queues.get(2 * index + at) for at in (0, 1))
             if rx is None or tx is None:
                 break
-            self._start_worker(self._nets[index], rx, tx)
+            self._start_pair(index, rx, tx)
 
-    def _start_worker(self, net: Any, rx: Queue, tx: Queue) -> None:
+    # -- who serves the pairs: workers, unless overridden ----------------------------------------------------
+
+    def _open_pairs(self) -> None:
+        """Have what serves each pair of queues, which does not run yet.
+
+        :raises HostError: the host does not have it
+        """
+        error = ffi.new("int *")
+        for fd in self.backend.fds:
+            net = lib.net_new(fd, self.backend.kind, error)
+            if net == ffi.NULL:
+                raise HostError(f"{self.name}: {posix.strerror(-error[0])}", code="net-native", errno=-error[0])
+            self._nets.append(net)
+
+    def _pairs_running(self) -> int:
+        """How many pairs are served, the first ones."""
+        return len(self._workers)
+
+    def _start_pair(self, index: int, rx: Queue, tx: Queue) -> None:
+        """Serve another pair."""
         assert self._context is not None
         native = ffi.new("struct net_queues *")
         native.rx, native.tx = rx.ring, tx.ring
@@ -205,10 +222,16 @@ class Net(VirtioDevice):
         native.rx_limit, native.tx_limit = (limit.native for limit in self._limits)
         error = ffi.new("int *")
         self._workers.name_next()
-        self._workers.add(lib.net_start(net, native, error), error, rx, tx)
+        self._workers.add(lib.net_start(self._nets[index], native, error), error, rx, tx)
+
+    def _stop_pairs(self, keep: int = 0) -> None:
+        """Serve the first *keep* pairs only: nothing touches the queues of the others any more."""
+        self._workers.stop(keep=keep)
+
+    # --------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        self._workers.stop()
+        self._stop_pairs()
         self._context = None
 
     def check(self) -> None:
@@ -219,9 +242,13 @@ class Net(VirtioDevice):
         """
         self._workers.check()
         lost = next((number for net in self._nets if (number := self._native_stats(net).last_errno)), 0)
-        if lost and self._link:
-            words = self.backend.obituary() or posix.strerror(lost)
-            report.error(__name__, f"{self.name}: the network is gone: {words}; the guest sees no link")
+        if lost:
+            self._lose(self.backend.obituary() or posix.strerror(lost))
+
+    def _lose(self, why: str) -> None:
+        """The backend has ended, which is said once."""
+        if self._link:
+            report.error(__name__, f"{self.name}: the network is gone: {why}; the guest sees no link")
             self.set_link(False)
 
     def reset(self) -> None:
@@ -272,7 +299,7 @@ class Net(VirtioDevice):
         if any(2 * index + at not in self._context.queues for index in range(pairs) for at in (0, 1)):
             return False
         self._pairs = pairs
-        self._workers.stop(keep=pairs)
+        self._stop_pairs(keep=pairs)
         self._start_pairs()
         return True
 

@@ -18,6 +18,7 @@ from vmm.virtio.net.device import Backend
 
 TUN = "/dev/net/tun"
 # linux/if_tun.h, linux/sockios.h
+TUNGETIFF = 0x8004_54D2
 TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETQUEUE = 0x4004_54CA, 0x4004_54D0, 0x4004_54D8, 0x4004_54D9
 SIOCGIFMTU = 0x8921
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x2, 0x1000, 0x4000, 0x100
@@ -141,6 +142,14 @@ class Tap(Backend):
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
+
+    def current_name(self) -> str:
+        """What the device is called by now; empty: it was deleted."""
+        try:
+            answer = fcntl.ioctl(self.fds[0], TUNGETIFF, bytes(40))
+        except (OSError, IndexError):
+            return ""
+        return answer[:16].rstrip(b"\0").decode(errors="replace")
 
     def set_pairs(self, pairs: int) -> None:
         # What the kernel spreads over queues that nobody reads would be lost
