@@ -33,6 +33,7 @@ echo {READY.decode()}
 while read -r line; do eval "$line" </dev/null; echo "{DONE.decode()}$?"; done
 """
 STATS = "/bench/stats"
+"""What :mod:`tests.bench.runner` writes to, with the machine's name behind it."""
 PATIENCE = 180.0
 """Seconds: a lab on a busy machine can be slow to answer."""
 
@@ -67,15 +68,16 @@ class Vm:
     def counters(self) -> dict[str, int]:
         """KVM's counters, and what pyvmm says of exits answered in C and in Python."""
         found = counters.kvm_counters(self.child.pid)
-        if self.name == "pyvmm":
-            size = os.path.getsize(STATS) if os.path.exists(STATS) else 0
+        if self.name.startswith("pyvmm"):
+            stats = f"{STATS}-{self.name}"
+            size = os.path.getsize(stats) if os.path.exists(stats) else 0
             os.kill(self.child.pid, signal.SIGUSR1)
             deadline = time.monotonic() + PATIENCE
-            while not os.path.exists(STATS) or os.path.getsize(STATS) == size:
+            while not os.path.exists(stats) or os.path.getsize(stats) == size:
                 if time.monotonic() > deadline:
                     raise ChildError(f"no statistics\n{self.child.last_words()}")
                 time.sleep(0.02)
-            with open(STATS) as file:
+            with open(stats) as file:
                 exits = json.loads(file.read().splitlines()[-1])
             found |= {f"exits_{who}": int(exits[who]) for who in ("c", "python")}
         return found
@@ -127,7 +129,7 @@ def start(name: str, spec: Spec) -> Vm:
     if name.startswith("qemu"):
         return Vm(name, programs.qemu(guest, poll=not spec.icount, iothread=name == "qemu"))
     python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
-    return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS])
+    return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), f"{STATS}-{name}"])
 
 
 def measure(spec: Spec) -> dict[str, Any]:

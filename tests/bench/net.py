@@ -29,7 +29,8 @@ ROUND_TRIP = "round-trip"
 PAYLOAD = 64 - 8
 """Bytes behind the header of an ICMP message of 64 bytes."""
 PATIENCE = 120.0
-NETWORKS = {"pyvmm": "10.8.1", "qemu": "10.8.2"}
+NETWORKS = {"pyvmm": "10.8.1", "qemu": "10.8.2", "pyvmm-vhost": "10.8.3", "qemu-vhost": "10.8.4"}
+TAPS = {name: f"tap-{name}" for name in NETWORKS}
 
 # linux/if_tun.h
 TUNSETIFF, TUNSETPERSIST = 0x4004_54CA, 0x4004_54CB
@@ -52,16 +53,16 @@ class NetVm(Vm):
 
     def __init__(self, name: str, spec: Spec) -> None:
         self.network = NETWORKS[name]
-        tap = f"bench-{name}"
+        tap = TAPS[name]
         disk = f"/bench/vda-net-{name}"
         shutil.copyfile(spec.net_disk, disk)
         cmdline = f"{spec.cmdline} root=/dev/vda rw {boot.run_in_guest(AGENT)}"
-        guest = programs.Guest(spec.kernel, cmdline, disk=disk, tap=tap)
-        if name == "qemu":
+        guest = programs.Guest(spec.kernel, cmdline, disk=disk, tap=tap, vhost=name.endswith("-vhost"))
+        if name.startswith("qemu"):
             argv = programs.qemu(guest, iothread=False)
         else:
             python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
-            argv = [python, "/bench/runner.py", json.dumps(asdict(guest)), STATS]
+            argv = [python, "/bench/runner.py", json.dumps(asdict(guest)), f"{STATS}-{name}"]
         super().__init__(name, argv)
         self.run(f"ip addr add {self.network}.2/24 dev eth0 && ip link set lo up && ip link set eth0 up", PATIENCE)
 
@@ -119,11 +120,11 @@ def _echo(sequence: int) -> bytes:
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """Both programs, turn by turn, so that what else the machine does hits both.  QEMU without vhost."""
-    with suppress(FileNotFoundError):
-        os.unlink(STATS)
+    """Both programs, turn by turn, so that what else the machine does hits both; each without vhost and with it."""
     for name, network in NETWORKS.items():
-        make_tap(f"bench-{name}", network)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{STATS}-{name}")
+        make_tap(TAPS[name], network)
 
     def start(name: str) -> NetVm:
         machine = NetVm(name, spec)
@@ -131,7 +132,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         return machine
 
     return turns.take_turns(
-        ("qemu", "pyvmm"),
+        ("qemu", "pyvmm", "qemu-vhost", "pyvmm-vhost"),
         start,
         lambda machine: machine.measure(spec.seconds),
         spec.turns,
@@ -141,15 +142,18 @@ def measure(spec: Spec) -> dict[str, Any]:
 
 def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, aim: float | None = 1.3) -> list[Row]:
     """The lines of the table."""
-    made = []
+    made, vhost = [], []
     unit = " at 1 GHz" if suffix else ""
     for job in (*JOBS, ROUND_TRIP):
         ours, theirs = (median(figures[name], job) for name in ("pyvmm", "qemu"))
         label = "net 64-byte round trips" if job == ROUND_TRIP else f"net iperf3 {job}"
         what = ("trips/s" if job == ROUND_TRIP else "MiB/s") + unit
         made.append(compare(label + suffix, ours, theirs, what, must=must, aim=aim, at_least=True))
+        ours, theirs = (median(figures[name], job) for name in ("pyvmm-vhost", "qemu-vhost"))
+        vhost.append(compare(f"{label} with vhost{suffix}", ours, theirs, what, must=must, at_least=True))
     made.append(Row("  net, geometric mean", mean(made), at_least=True))
-    python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
+    made += vhost
+    python = sum(run["counted"]["exits_python"] for name in ("pyvmm", "pyvmm-vhost") for run in figures[name])
     made.append(absolute("  exits answered by Python meanwhile", python, must=0))
     return made + turns.restart_rows(figures)
 

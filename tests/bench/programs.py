@@ -23,6 +23,7 @@ class Guest:
 
     `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb; `tap` is the
     tap device behind its network card.
+    `vhost`: the host's kernel serves the network card's queues.
     `pci`: they are on a PCI bus, with MSI-X, instead of virtio-mmio.
     """
 
@@ -34,6 +35,7 @@ class Guest:
     disk: str = ""
     data: str = ""
     tap: str = ""
+    vhost: bool = False
     pci: bool = False
 
 
@@ -68,7 +70,8 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread
         if path:
             argv += _qemu_disk(name, path, iothread, guest.pci)
     if guest.tap:
-        argv += ["-netdev", f"tap,id=net0,ifname={guest.tap},script=no,downscript=no,vhost=off"]
+        vhost = "on" if guest.vhost else "off"
+        argv += ["-netdev", f"tap,id=net0,ifname={guest.tap},script=no,downscript=no,vhost={vhost}"]
         argv += ["-device", f"virtio-net-{'pci-non-transitional' if guest.pci else 'device'},netdev=net0"]
     return [*argv, *extra]
 
@@ -84,7 +87,7 @@ def pyvmm(command: str, guest: Guest, *, extra: Sequence[str] = ()) -> list[str]
     if guest.data:
         argv += ["--disk", guest.data]
     if guest.tap:
-        argv += ["--net", f"tap={guest.tap}"]
+        argv += ["--net", f"tap={guest.tap}" + (",backend=vhost" if guest.vhost else "")]
     if guest.pci:
         argv += ["--transport", "pci"]
     return [*argv, *extra]

@@ -1,8 +1,8 @@
 """A machine of pyvmm the library, whose statistics can be asked for while it runs. Used by the fio and net rows.
 
-`runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data, tap); the console is stdin
-and stdout; each SIGUSR1 writes how many exits C and Python have answered as one line of JSON to the file STATS. Nothing
-of the test suite is imported: it runs with the installed pyvmm alone.
+`runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data, tap, vhost); the console is
+stdin and stdout; each SIGUSR1 writes how many exits C and Python have answered as one line of JSON to the file STATS.
+Nothing of the test suite is imported: it runs with the installed pyvmm alone.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from vmm import BootConfig, ConsoleConfig, DiskConfig, Machine, MachineConfig, M
 def main(config: dict[str, str], stats_path: str) -> int:
     """Run the machine to its end."""
     disks = tuple(DiskConfig(config[name]) for name in ("disk", "data") if config[name])
+    backend = "vhost" if config["vhost"] else "worker"
     machine_config = MachineConfig(
         BootConfig(config["kernel"], cmdline="=" + config["cmdline"]),
         MemoryConfig(int(config["memory"]) << 20),
         cpus=int(config["cpus"]),
         disks=disks,
         console=ConsoleConfig("fd", 1),
-        nets=(NetConfig("tap", config["tap"]),) if config["tap"] else (),
+        nets=(NetConfig("tap", config["tap"], backend=backend),) if config["tap"] else (),
     )
     stats = os.open(stats_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     with Machine(machine_config) as machine:
