@@ -1,7 +1,8 @@
 """Containers in machines of their own beside Debian's runc and runsc (gVisor), from the same bundles.
 
 All that runs is in the stage.  Times are from the start of a command to its end, where one instruction is one
-nanosecond.
+nanosecond.  One more container in a pod that runs: for pyvmm the shim's service, as containerd calls it.  Debian has no
+containerd shim of gVisor's, so that runsc's figure is that of its commands alone, which such a shim runs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import kata_inside, kata_phases, kata_pod
+from tests.bench import kata_inside, kata_phases
 from tests.bench.boot import say
-from tests.bench.child import Child, ChildError
+from tests.bench.child import ENVIRONMENT, Child, ChildError
 from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> st
     spec = json.loads(config.read_text())
     spec["process"] |= {"args": command, "terminal": False}
     if kind:
-        spec["annotations"] = kata_pod.cri_annotations(kind)
+        spec["annotations"] = cri_annotations(kind)
     spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "cgroup"]
     config.write_text(json.dumps(spec))
     return str(path)
@@ -124,11 +125,11 @@ def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict
     }
     shim = str(folder / "containerd-shim-pyvmm-v2")
     figures = {
-        "pyvmm": kata_pod.with_shim(str(folder / "python3"), shim, str(SETTINGS), bundles, turns),
-        "runsc": kata_pod.with_commands(programs["runsc"], bundles, turns),
+        "pyvmm": with_shim(str(folder / "python3"), shim, str(SETTINGS), bundles, turns),
+        "runsc": with_commands(programs["runsc"], bundles, turns),
     }
     for name, runs in figures.items():
-        kata_pod.report(name, runs)
+        report(name, runs)
     return figures
 
 
@@ -167,3 +168,63 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     made.append(compare("container: memory when idle", ours, runsc, "MiB", peer_name="runsc", must=3.0))
     made.append(absolute("container: memory when idle, absolute", ours, "MiB", 64, 32))
     return made + kata_inside.rows(figures)
+
+
+# -- one more container in a pod -------------------------------------------------------------------------------------
+
+CLIENT = "/bench/pod_client.py"
+POD_TIMEOUT = 600.0
+ANNOTATION = "io.kubernetes.cri."
+
+
+def cri_annotations(kind: str) -> dict[str, str]:
+    """What CRI says of a pod's sandbox, or of a `container` in it, to both runtimes."""
+    return {f"{ANNOTATION}container-type": kind, f"{ANNOTATION}sandbox-id": "pod"}
+
+
+def with_shim(python: str, shim: str, config: str, bundles: dict[str, str], turns: int) -> list[dict[str, int]]:
+    """Of each container `ns` and `command_ns`, see pod_client.py."""
+    wanted = {"shim": shim, "config": config, "turns": turns}
+    wanted |= {"sandbox": bundles["sandbox"], "container": bundles["container"]}
+    with Child([python, "-S", CLIENT, json.dumps(wanted)], {**ENVIRONMENT, "PYTHONPATH": site_of(python)}) as child:
+        if child.finish(POD_TIMEOUT):
+            raise ChildError(f"ended with {child.status}\n{child.last_words()}")
+        runs: list[dict[str, int]] = json.loads(child.output)
+        return runs
+
+
+def site_of(python: str) -> str:
+    """Where the environment of this interpreter keeps packages."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def with_commands(command: Sequence[str], bundles: dict[str, str], turns: int) -> list[dict[str, int]]:
+    """Of each container `ns`: create, start, wait, delete."""
+
+    def call(*words: str) -> None:
+        # Its streams must not be pipes of ours: they would be open for as long as the container runs
+        subprocess.run(
+            [*command, *words], check=True, stdin=-3, stdout=-3, stderr=-3, timeout=POD_TIMEOUT, env=ENVIRONMENT
+        )
+
+    def run_container(name: str) -> dict[str, int]:
+        began = time.monotonic_ns()
+        call("create", "--bundle", bundles["container"], name)
+        call("start", name)
+        call("wait", name)
+        call("delete", name)
+        return {"ns": time.monotonic_ns() - began}
+
+    try:
+        call("create", "--bundle", bundles["sandbox"], "pod")
+        call("start", "pod")
+        return [run_container(f"c{turn}") for turn in range(turns + 1)][1:]
+    finally:
+        subprocess.run([*command, "delete", "--force", "pod"], capture_output=True, timeout=POD_TIMEOUT)
+
+
+def report(name: str, runs: list[dict[str, Any]]) -> None:
+    """A line of progress."""
+    times = ", ".join(f"{run['ns'] / 1e6:.1f}" for run in runs)
+    say(f"{name}: one more container {times} M instructions")
