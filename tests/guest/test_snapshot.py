@@ -222,7 +222,10 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
         return {tag: str(path) for tag, path in paths.items()}
 
     empty = own(0)
-    shares = (ShareConfig(empty["a"], tag="a", isolation="process"), ShareConfig(empty["b"], tag="b"))
+    shares = (
+        ShareConfig(empty["a"], tag="a", isolation="process"),
+        ShareConfig(empty["b"], tag="b", isolation="thread"),
+    )
     guest = boot(shares=shares, cpus=2)
     guest.check("mkdir /tmp/a /tmp/b; mount -t virtiofs a /tmp/a; mount -t virtiofs b /tmp/b; ls /tmp/a /tmp/b")
     guest.machine.snapshot(str(tmp_path / "warm"))

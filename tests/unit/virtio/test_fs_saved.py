@@ -18,9 +18,9 @@ from vmm.errors import ConfigError
 from vmm.persist import State
 
 OPTIONS = [
-    pytest.param({}, id="thread"),
+    pytest.param({"isolation": "thread"}, id="thread"),
     pytest.param({"isolation": "process"}, id="process"),
-    pytest.param({"marks": False, "max_fds": 16}, id="names"),
+    pytest.param({"isolation": "thread", "marks": False, "max_fds": 16}, id="names"),
 ]
 
 MakeGuest = Callable[..., FsGuest]
