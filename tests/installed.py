@@ -6,11 +6,12 @@ import fcntl
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from tools.where import ROOT
 
-SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
+SITE = Path(sysconfig.get_path("purelib"))
 
 
 def install(prefix: Path) -> Path:
