@@ -6,7 +6,7 @@ then maps that file and goes on from there, with the arguments, the environment 
 
 The image is good for a day, until the next boot of the host, and for as long as neither the interpreter nor a library
 nor a module has changed; ``pyvmm-warm`` sees to that, and does without it where anything is unusual.  Nothing that goes
-wrong here is an error.  See docs/decisions/0018-warm-start.md.
+wrong here is an error.  See docs/decisions/start.md.
 """
 
 from __future__ import annotations
