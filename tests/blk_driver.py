@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tests.driver import Buffer, DriverQueue, Guest
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk.device import Blk
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tests import fs_driver as f
 from tests.driver import DriverQueue, Guest
 from vmm.memory import GuestMemory
-from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.fs import ShareConfig
 from vmm.virtio.fs.device import Fs
 from vmm.virtio.fs.process import FsProcess
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tests.driver import TIMEOUT, Buffer, Guest
 from tests.driver_queue import fence
 from vmm.virtio import spec
-from vmm.virtio.vsock.config import VsockConfig
+from vmm.virtio.vsock import VsockConfig
 from vmm.virtio.vsock.device import EVENT, RX, TX, Vsock
 
 CID = 3

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 # The records of the built-in devices, for type checkers: python -m tools.exports --write
 if TYPE_CHECKING:
-    from vmm.virtio.balloon.config import BalloonConfig as BalloonConfig
-    from vmm.virtio.blk.config import DiskConfig as DiskConfig
-    from vmm.virtio.fs.config import ShareConfig as ShareConfig
-    from vmm.virtio.net.config import NetConfig as NetConfig
-    from vmm.virtio.net.config import Publish as Publish
-    from vmm.virtio.pmem.config import PmemConfig as PmemConfig
-    from vmm.virtio.rng.config import RngConfig as RngConfig
-    from vmm.virtio.vsock.config import VsockConfig as VsockConfig
+    from vmm.virtio.balloon import BalloonConfig as BalloonConfig
+    from vmm.virtio.blk import DiskConfig as DiskConfig
+    from vmm.virtio.fs import ShareConfig as ShareConfig
+    from vmm.virtio.net import NetConfig as NetConfig
+    from vmm.virtio.net import Publish as Publish
+    from vmm.virtio.pmem import PmemConfig as PmemConfig
+    from vmm.virtio.rng import RngConfig as RngConfig
+    from vmm.virtio.vsock import VsockConfig as VsockConfig
 # End of the built-in devices
 
 _HOMES = {

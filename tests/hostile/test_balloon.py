@@ -10,7 +10,7 @@ import pytest
 from tests.driver import Buffer, Guest
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.balloon.config import BalloonConfig
+from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 RAM = 16 << 20

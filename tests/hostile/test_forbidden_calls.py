@@ -26,7 +26,7 @@ from tests.vsock_driver import VsockGuest
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
 from vmm.virtio.console.device import VirtioConsole
-from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
 
 KVM_CREATE_VM = 0xAE01

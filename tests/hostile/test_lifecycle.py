@@ -22,7 +22,7 @@ from tests.sample_devices import Echo, Holder
 from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk.device import Blk
 from vmm.virtio.mmio import MmioRegisters
 

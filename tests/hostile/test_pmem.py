@@ -11,7 +11,7 @@ import pytest
 
 from tests.driver import Buffer, Guest
 from vmm.virtio import spec
-from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20

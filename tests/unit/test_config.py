@@ -13,9 +13,9 @@ from vmm.config.options import Key, Syntax, number, size, switch, word
 from vmm.config.sizes import parse_size
 from vmm.faststart.record import replace
 from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
-from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.net.config import NetConfig, Publish
-from vmm.virtio.vsock.config import VsockConfig
+from vmm.virtio.blk import DiskConfig
+from vmm.virtio.net import NetConfig, Publish
+from vmm.virtio.vsock import VsockConfig
 
 
 @pytest.mark.parametrize(

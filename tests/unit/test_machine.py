@@ -23,7 +23,7 @@ from tests.sample_devices import Echo
 from vmm import BootConfig, ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
 from vmm.machine.stats import collect
-from vmm.virtio.blk.config import disk_letters
+from vmm.virtio.blk import disk_letters
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

@@ -22,18 +22,18 @@ from vmm.pci import spec as pci
 from vmm.pci.bus import PciBus
 from vmm.persist import Schema, State, Stateless, Unsaved
 from vmm.virtio import spec
-from vmm.virtio.balloon.config import BalloonConfig
+from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon.device import Balloon
-from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk.device import Blk
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.fs import ShareConfig
 from vmm.virtio.fs.device import Fs
 from vmm.virtio.mmio import MmioRegisters
 from vmm.virtio.net.device import Net
 from vmm.virtio.pci import PciRegisters
-from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
 from vmm.virtio.rng.device import Rng
 from vmm.virtio.vsock.device import Vsock

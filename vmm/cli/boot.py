@@ -15,8 +15,8 @@ from vmm.errors import ConfigError, VmmError
 from vmm.faststart import bundle
 from vmm.jail import enter as jail
 from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
-from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.blk import DiskConfig
+from vmm.virtio.fs import ShareConfig
 from vmm.virtio.registry import BUILT_IN
 
 TYPE_CHECKING = False

@@ -6,10 +6,10 @@ from vmm.config.device import DeviceConfig
 from vmm.config.sizes import MIB
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
-from vmm.virtio.blk.config import DiskConfig
-from vmm.virtio.fs.config import ShareConfig
-from vmm.virtio.rng.config import RngConfig
-from vmm.virtio.vsock.config import VsockConfig
+from vmm.virtio.blk import DiskConfig
+from vmm.virtio.fs import ShareConfig
+from vmm.virtio.rng import RngConfig
+from vmm.virtio.vsock import VsockConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.config.device import Opening
-    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.balloon import BalloonConfig
     from vmm.virtio.device import VirtioDevice
-    from vmm.virtio.net.config import NetConfig
-    from vmm.virtio.pmem.config import PmemConfig
+    from vmm.virtio.net import NetConfig
+    from vmm.virtio.pmem import PmemConfig
 
 MAX_CPUS = 32
 MMIO, PCI = "mmio", "pci"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vmm.machine.slots import Slots
     from vmm.memory import GuestMemory
     from vmm.snapshot.memory_base import Base
-    from vmm.virtio.blk.config import DiskConfig
+    from vmm.virtio.blk import DiskConfig
 
 
 class ForkPoint:

@@ -17,7 +17,7 @@ from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
 from vmm.snapshot.records import made
 from vmm.snapshot.working_set import Prefetch
-from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.registry import BUILT_IN
 
 TYPE_CHECKING = False

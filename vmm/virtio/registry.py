@@ -47,7 +47,7 @@ class BuiltIn:
     @property
     def module(self) -> str:
         """Name of the module with the record and the syntax."""
-        return f"vmm.virtio.{self.package}.config"
+        return f"vmm.virtio.{self.package}"
 
     def load(self) -> type[DeviceConfig]:
         """Its record."""

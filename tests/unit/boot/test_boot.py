@@ -16,7 +16,7 @@ from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.errors import ConfigError
 from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
-from vmm.virtio.blk.config import DiskConfig
+from vmm.virtio.blk import DiskConfig
 
 GIB = 1 << 30
 CODE = bytes(range(256)) * 40

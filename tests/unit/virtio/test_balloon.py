@@ -12,7 +12,7 @@ from tests.driver import Buffer, DriverQueue, Guest
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
-from vmm.virtio.balloon.config import BalloonConfig
+from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 pytestmark = pytest.mark.usefixtures("virtqueues")

@@ -19,8 +19,8 @@ from tests.driver import Used
 from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
 from vmm.virtio import spec
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk import device as blk
-from vmm.virtio.blk.config import DiskConfig
 from vmm.virtio.mmio import MmioRegisters
 
 pytestmark = pytest.mark.usefixtures("virtqueues")

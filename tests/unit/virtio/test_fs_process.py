@@ -15,7 +15,7 @@ from tests import fs_driver as f
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
-from vmm.virtio.fs.config import ShareConfig
+from vmm.virtio.fs import ShareConfig
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 

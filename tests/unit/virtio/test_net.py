@@ -20,7 +20,7 @@ from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError, HostError
 from vmm.native import lib
 from vmm.virtio import spec
-from vmm.virtio.net.config import Publish
+from vmm.virtio.net import Publish
 from vmm.virtio.net.device import Net, stable_mac
 from vmm.virtio.net.passt import Passt
 from vmm.virtio.net.tap import Tap

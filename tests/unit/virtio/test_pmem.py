@@ -13,7 +13,7 @@ from tests.driver import Guest
 from vmm.errors import ConfigError
 from vmm.native import ffi, lib
 from vmm.virtio import spec
-from vmm.virtio.pmem.config import PmemConfig
+from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20

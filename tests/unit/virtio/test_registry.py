@@ -55,7 +55,7 @@ def test_every_package_of_a_device_has_its_line() -> None:
 def test_the_record_is_where_the_line_says(device: BuiltIn) -> None:
     record = device.load()
     assert issubclass(record, DeviceConfig)
-    assert record.__module__ == f"vmm.virtio.{device.package}.config"
+    assert record.__module__ == f"vmm.virtio.{device.package}"
     value = getattr(MachineConfig(BootConfig("vmlinux")), device.field)
     assert device.one is (not isinstance(value, tuple))
 

@@ -1,1 +1,66 @@
-"""virtio-balloon: memory that goes back to the host (virtio 1.2, 5.5)."""
+"""virtio-balloon: memory that goes back to the host (virtio 1.2, 5.5): its record, and what users type for it."""
+
+from __future__ import annotations
+
+from vmm.config.device import DeviceConfig
+from vmm.config.options import Key, Syntax, size, switch
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.machine.config import MachineConfig
+    from vmm.virtio.device import VirtioDevice
+
+SYNTAX = Syntax(
+    "balloon",
+    "a memory balloon: on, or size=SIZE,free-page-reporting=on (see below)",
+    (
+        Key("on", "", "with nothing else: a balloon that is empty"),
+        Key("size", "SIZE", "memory that the guest is to do without from the start", convert=size),
+        Key("free-page-reporting", "on|off", "give back whatever the guest does not use", convert=switch),
+        Key("deflate-on-oom", "on|off", "off: a guest that is short of memory gets nothing back", convert=switch),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class BalloonConfig(DeviceConfig):
+    """A memory balloon: memory of the guest's that goes back to the host.
+
+    :ivar size: bytes that the guest is to do without from the start
+    :ivar free_page_reporting: the guest tells which of its memory is free, and the host takes it back until it is used
+    :ivar deflate_on_oom: the guest may take memory out of the balloon before it kills a process for want of it
+    """
+
+    size: int = 0
+    free_page_reporting: bool = False
+    deflate_on_oom: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.size % 4096:
+            raise ConfigError(f"balloon of {self.size} bytes: not a multiple of 4096", code="balloon-size")
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--balloon") -> BalloonConfig:
+        """From :data:`SYNTAX`.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        values = SYNTAX.parse(text, flag)
+        values.pop("on", None)
+        return cls(**values)
+
+    def check(self, machine: MachineConfig) -> None:
+        if machine.memory.huge_pages == "hugetlb":
+            raise ConfigError(
+                "a balloon gives nothing back of hugetlb pages, which are reserved",
+                code="balloon-hugetlb",
+                hint="use huge pages auto or thp",
+            )
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        from vmm.virtio.balloon.device import Balloon
+
+        return Balloon(self, opening.ram)

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.virtio.balloon.config import BalloonConfig
+    from vmm.virtio.balloon import BalloonConfig
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
 

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.virtio.blk.config import DiskConfig
+    from vmm.virtio.blk import DiskConfig
     from vmm.virtio.device import DeviceContext
 
 QUEUE_SIZE = 256

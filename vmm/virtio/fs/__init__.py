@@ -1,1 +1,176 @@
-"""virtio-fs: directories of the host (virtio 1.2, 5.11)."""
+"""virtio-fs: directories of the host (virtio 1.2, 5.11): its record, and what users type for it."""
+
+from __future__ import annotations
+
+from vmm.config.device import DeviceConfig
+from vmm.config.options import Key, Syntax, number, size, word
+from vmm.config.sizes import GIB, MIB
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.fs.device import Fs
+
+MAX_DAX = 256 * GIB
+SHARE_ISOLATIONS = ("thread", "process")
+SHARE_CACHES = ("none", "auto", "always")
+SHARE_KEEPERS = ("host", "guest")
+MAX_TAG = 36
+"""Bytes of a share's tag (virtio 1.2, 5.11.4)."""
+
+
+@dataclass(frozen=True)
+class ShareConfig(DeviceConfig):
+    """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
+
+    :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
+    :ivar cache: what the guest may keep without asking: ``none``; ``auto``: names and attributes for a second;
+        ``always``: everything, for directories that nobody else changes
+    :ivar writeback: the guest may hold written data back and write it in larger pieces; not with ``cache=none``
+    :ivar acl: POSIX access control lists
+    :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
+    :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
+    :ivar isolation: who serves it: ``process``: a child that can reach the directory and nothing else (guest RAM is
+        then shared memory; who waits for all children of this process sees its end, too); ``thread``: threads of this
+        process, for one that may have no children
+    :ivar dax: bytes of guest address space, a multiple of 2 MiB, in which the host's page cache is mapped for a guest
+        that mounts with ``-o dax``; 0: none
+    :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
+        Linux cannot interrupt who waits for one, not even to kill it; ``guest``: they hold in the guest only
+    :ivar handles: open what the guest knows by its file handle, for which the server keeps CAP_DAC_READ_SEARCH: the
+        guest goes on using what the host renames.  Whoever takes over such a server reaches every file of the file
+        system
+    """
+
+    path: str
+    tag: str = ""
+    read_only: bool = False
+    cache: str = "auto"
+    writeback: bool = False
+    acl: bool = False
+    maps: tuple[tuple[int, int, int], ...] = ()
+    queues: int = 0
+    isolation: str = "process"
+    dax: int = 0
+    locks: str = "host"
+    permissions: str = "host"
+    handles: bool = False
+
+    many_files = True
+
+    def __post_init__(self) -> None:
+        if self.cache not in SHARE_CACHES:
+            raise ConfigError(
+                f"share {self.path}: cache={self.cache!r} is not one of {', '.join(SHARE_CACHES)}",
+                code="share-cache",
+                hint="auto is right for most: the guest sees changes of the host after a second",
+            )
+        if self.writeback and self.cache == "none":
+            raise ConfigError(
+                f"share {self.path}: writeback needs a cache, which cache=none forbids",
+                code="share-cache",
+                hint="leave one of the two out",
+            )
+        if not self.tag.isprintable() or " " in self.tag or len(self.tag.encode()) > MAX_TAG:
+            raise ConfigError(
+                f"share {self.path}: tag {self.tag!r} is not up to {MAX_TAG} printable bytes without a space",
+                code="share-tag",
+                hint="the tag is what the guest mounts, for example tag=src",
+            )
+        if not 0 <= self.queues <= 64:
+            raise ConfigError(f"share {self.path}: {self.queues} queues, not 0 to 64", code="share-queues")
+        if not 0 <= self.dax <= MAX_DAX or self.dax % (2 * MIB):
+            raise ConfigError(
+                f"share {self.path}: a DAX window of {self.dax} bytes is not a multiple of 2 MiB up to 256 GiB",
+                code="share-dax",
+                hint="for example dax=1G; it costs address space, and memory only for pages without a file",
+            )
+        if self.isolation not in SHARE_ISOLATIONS:
+            raise ConfigError(
+                f"share {self.path}: isolation={self.isolation!r} is not one of {', '.join(SHARE_ISOLATIONS)}",
+                code="share-isolation",
+            )
+        for name in ("locks", "permissions"):
+            if getattr(self, name) not in SHARE_KEEPERS:
+                raise ConfigError(
+                    f"share {self.path}: {name}={getattr(self, name)!r} is not one of {', '.join(SHARE_KEEPERS)}",
+                    code=f"share-{name}",
+                )
+        if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
+            raise ConfigError(
+                f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
+                code="share-map",
+                hint="map=0:1000:1 makes the guest's root the host's user 1000",
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
+        """From :data:`SYNTAX`.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        values = SYNTAX.parse(text, flag)
+        return cls(values.pop("first"), maps=tuple(values.pop("maps", ())), **values)
+
+    @property
+    def shares_memory(self) -> bool:
+        """The process that serves it maps guest RAM."""
+        return self.isolation == "process"
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        kind: type[Fs]
+        if self.isolation == "process":
+            from vmm.virtio.fs.process import FsProcess as kind
+        else:
+            from vmm.virtio.fs.device import Fs as kind
+
+        # Linux keeps a KiB or so of a file that it knows: it has no room for more of them than fit into this
+        device = kind(self, cpus=opening.cpus, node_bytes=max(opening.ram // 4, 64 * MIB))
+        device.thread_name = f"fs-{device.tag[:8]}-"
+        return device
+
+
+def _id_map(text: str, _what: str) -> tuple[int, ...]:
+    numbers = tuple(number(part, "") for part in text.split(":"))
+    if len(numbers) != 3:
+        raise ValueError(text)
+    return numbers
+
+
+SYNTAX = Syntax(
+    "share",
+    "a directory for the guest to mount; may be repeated",
+    (
+        Key("tag", "TAG", "what the guest mounts (default: share, share1, ...)", convert=word),
+        Key("ro", "", "the guest cannot write", "read_only"),
+        Key("cache", "|".join(SHARE_CACHES), "what the guest may keep without asking", convert=word),
+        Key("writeback", "", "the guest may hold written data back"),
+        Key("acl", "", "POSIX access control lists"),
+        Key("map", "GUEST:HOST:COUNT", "user and group ids that are others on the host", "maps", _id_map, many=True),
+        Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
+        Key(
+            "isolation",
+            "process|thread",
+            "who serves: a process with nothing else, or this one",
+            convert=word,
+        ),
+        Key("dax", "SIZE", "a window in which mount -o dax sees the host's page cache itself", convert=size),
+        Key("locks", "host|guest", "guest: only this guest sees them; who waits for one can be killed", convert=word),
+        Key(
+            "permissions",
+            "host|guest",
+            "guest: this kernel does not check again, for user namespaces",
+            convert=word,
+        ),
+        Key("handles", "", "open files by handle: renames of the host are followed; a weaker wall"),
+    ),
+    first="DIR",
+    of="directory",
+)
+
+
+def _is_id_map(guest: int, host: int, count: int) -> bool:
+    return guest >= 0 and host >= 0 and count > 0 and guest + count < 1 << 32 and host + count < 1 << 32

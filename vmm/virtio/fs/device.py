@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.fs.config import ShareConfig
+    from vmm.virtio.fs import ShareConfig
 
 QUEUE_SIZE = 1024
 """A request of 1 MiB has a buffer for each page, in an indirect table or not."""

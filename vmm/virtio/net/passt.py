@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-    from vmm.virtio.net.config import Publish
+    from vmm.virtio.net import Publish
 
 PROGRAM = "passt"
 DNS = "169.254.1.1"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.pmem.config import PmemConfig
+    from vmm.virtio.pmem import PmemConfig
 
 _SCHEMA = Schema("virtio-pmem", 1, {"start": "u64", "size": "u64"})
 """Where the guest has it: its configuration says so once."""

@@ -13,7 +13,7 @@ from vmm.errors import ConfigError, HostError
 from vmm.persist import Stateless
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.rng.config import RngConfig
+from vmm.virtio.rng import RngConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,1 +1,77 @@
-"""virtio-vsock: sockets between host and guest (virtio 1.2, 5.10)."""
+"""virtio-vsock: sockets between host and guest (virtio 1.2, 5.10): its record, and what users type for it."""
+
+from __future__ import annotations
+
+from vmm.config.device import DeviceConfig
+from vmm.config.options import Key, Syntax, number
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+
+VSOCK_BACKENDS = ("unix", "vhost")
+SYNTAX = Syntax(
+    "vsock",
+    "a socket device: cid=N,uds=PATH[,backend=unix|vhost] (see below)",
+    (
+        Key("cid", "N", "the guest's context id, 3 to 4294967294", convert=number),
+        Key("uds", "PATH", "the unix socket through which the host reaches the guest"),
+        Key("backend", "|".join(VSOCK_BACKENDS), "vhost: the host's own AF_VSOCK"),
+        Key("connections", "N", "at most so many at a time (default: 16384)", convert=number),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class VsockConfig(DeviceConfig):
+    """A virtio-vsock device.
+
+    :ivar cid: the guest's context id, 3 to 4294967294.  With the ``unix`` backend only the guest itself sees it
+    :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock.device`);
+        what a guest connects to is the socket ``<uds>_<port>``.  Empty with ``vhost``
+    :ivar backend: ``unix``; or ``vhost``: the host's AF_VSOCK, through ``/dev/vhost-vsock``
+    :ivar connections: so many at a time, both ways together, each with a descriptor of this process; ``unix`` only
+    """
+
+    cid: int = 3
+    uds: str = ""
+    backend: str = "unix"
+    connections: int = 16384
+
+    many_files = True
+
+    def __post_init__(self) -> None:
+        if self.backend not in VSOCK_BACKENDS:
+            raise ConfigError(
+                f"vsock: backend={self.backend!r} is not one of {', '.join(VSOCK_BACKENDS)}", code="vsock-backend"
+            )
+        if not 3 <= self.cid < 0xFFFF_FFFF:
+            raise ConfigError(f"vsock: cid {self.cid} is not 3 to 4294967294", code="vsock-cid")
+        if not 1 <= self.connections <= 16384:
+            raise ConfigError(f"vsock: connections={self.connections} is not 1 to 16384", code="vsock-connections")
+        if (self.backend == "unix") != bool(self.uds):
+            raise ConfigError(
+                "vsock: backend=unix needs uds=PATH, and backend=vhost has none",
+                code="vsock-uds",
+                hint="for example --vsock cid=3,uds=/run/vm.sock",
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--vsock") -> VsockConfig:
+        """From :data:`SYNTAX`.
+
+        :raises ConfigError: an option that is not known, or a bad value
+        """
+        return cls(**SYNTAX.parse(text, flag))
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        if self.backend == "vhost":
+            from vmm.virtio.vsock.vhost import VhostVsock
+
+            return VhostVsock(self)
+        from vmm.virtio.vsock.device import Vsock
+
+        return Vsock(self)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.vsock.config import VsockConfig
+    from vmm.virtio.vsock import VsockConfig
 
 RX, TX, EVENT = 0, 1, 2
 QUEUE_SIZES = (256, 256, 16)

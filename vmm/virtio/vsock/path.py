@@ -15,7 +15,7 @@ from vmm.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.virtio.vsock.config import VsockConfig
+    from vmm.virtio.vsock import VsockConfig
 
 STREAM: int = _socket.SOCK_STREAM
 SEQPACKET: int = _socket.SOCK_SEQPACKET

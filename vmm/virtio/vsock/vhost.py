@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import socket
 
     from vmm.virtio.device import DeviceContext
-    from vmm.virtio.vsock.config import VsockConfig
+    from vmm.virtio.vsock import VsockConfig
 
 DEVICE = "/dev/vhost-vsock"
 RX, TX = 0, 1
