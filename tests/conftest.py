@@ -9,9 +9,11 @@ import pytest
 from tests.driver import Guest
 from tests.lab.kvm import why_unusable
 
-# A shell starts what it puts in the background with SIGINT ignored, and what tests start would inherit that.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it puts in the background with some signals ignored, nohup with another, and what tests start
+# would inherit that: no start takes an image of one that was made with other signals.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 # Tests of devices that go through virtqueues: those of a module run with both formats by
 # pytestmark = pytest.mark.usefixtures("virtqueues")
