@@ -30,14 +30,28 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     made.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def container(podman: Podman) -> Iterator[str]:
+    """One for all tests, which leave it running."""
     (podman.folder / "data").mkdir(exist_ok=True)
     (podman.folder / "fixed").mkdir(exist_ok=True)
     volumes = ["-v", f"{podman.folder}/data:/var/lib/data", "-v", f"{podman.folder}/fixed:/fixed:ro"]
     podman.check("run", "-d", "--name", "c", "--network", "none", *volumes, "box", "sh", "-c", "sleep 3600")
     yield "c"
-    podman.check("rm", "--force", "--time", "0", "c")
+    podman.check("rm", "--force", "--ignore", "--time", "0", "c")
+
+
+def others(podman: Podman) -> set[str]:
+    """Containers beside that one."""
+    return set(podman.check("ps", "--all", "--format", "{{.Names}}").split()) - {"c"}
+
+
+def monitor_of(podman: Podman, name: str) -> int:
+    """The process that has a container's machine."""
+    pid = int(podman.check("inspect", "--format", "{{.State.Pid}}", name))
+    states = [json.loads(path.read_text()) for path in podman.folder.glob("state/*/state.json")]
+    (found,) = [int(known["monitor"]) for known in states if known.get("pid") == pid]
+    return found
 
 
 def host_is_untouched() -> None:
@@ -138,12 +152,12 @@ def test_top_says_the_pid_on_the_host(podman: Podman, container: str) -> None:
     assert lines_of_top(podman, container, "hpid,args")[1].split() == [pid, "sleep", "3600"]
 
 
-def test_top_when_the_monitor_is_killed(podman: Podman, container: str) -> None:
-    assert "sleep 3600" in lines_of_top(podman, container)[-1]
-    pid = podman.check("inspect", "--format", "{{.State.Pid}}", container).strip()
-    (text,) = [path.read_text() for path in podman.folder.glob("state/*/state.json")]
+def test_top_when_the_monitor_is_killed(podman: Podman) -> None:
+    podman.check("run", "-d", "--name", "killed", "--network", "none", "box", "sleep", "3600")
+    assert "sleep 3600" in lines_of_top(podman, "killed")[-1]
+    pid = podman.check("inspect", "--format", "{{.State.Pid}}", "killed").strip()
     held = os.open(f"/proc/{pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
-    os.kill(json.loads(text)["monitor"], signal.SIGKILL)
+    os.kill(monitor_of(podman, "killed"), signal.SIGKILL)
     looks = [sys.executable, "-c", f"import os; os.listdir({held})"]
     deadline = time.monotonic() + PATIENCE
     words = ""
@@ -151,6 +165,8 @@ def test_top_when_the_monitor_is_killed(podman: Podman, container: str) -> None:
         words = subprocess.run(looks, pass_fds=(held,), capture_output=True, text=True, timeout=PATIENCE).stderr
     os.close(held)
     assert "endpoint is not connected" in words
+    podman.run("rm", "--force", "--time", "0", "killed")
+    podman.check("rm", "--force", "--ignore", "--time", "0", "killed")
 
 
 def lines_of_top(podman: Podman, name: str, *columns: str) -> list[str]:
@@ -169,15 +185,12 @@ def test_pods(podman: Podman) -> None:
     podman.check("run", "-d", "--pod", "p", "--name", "s", "box", "nc", "-l", "-p", "77", "-e", "echo", "over loopback")
     assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
     assert podman.check("exec", "b", "sh", "-c", "until nc 127.0.0.1 77; do sleep 0.1; done") == "over loopback\n"
-    monitors = {
-        path.read_text().partition('"monitor": ')[2].split(",")[0] for path in podman.folder.glob("state/*/state.json")
-    }
-    assert len(monitors) == 1
+    assert monitor_of(podman, "b") == monitor_of(podman, "s")
     podman.check("pod", "stop", "--time", "1", "p")
     podman.check("pod", "start", "p")
     assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
     podman.check("pod", "rm", "--force", "--time", "0", "p")
-    assert podman.check("ps", "--all", "--quiet") == ""
+    assert others(podman) == set()
 
 
 KUBE = """
@@ -200,7 +213,7 @@ def test_kube_play(podman: Podman) -> None:
     podman.check("exec", "k-two", "sh", "-c", "until test -e /s/one; do sleep 0.1; done")
     assert podman.check("exec", "k-two", "cat", "/s/one") == "one\n"
     podman.check("kube", "down", "-", text=KUBE)
-    assert podman.check("ps", "--all", "--quiet") == ""
+    assert others(podman) == set()
 
 
 def test_the_network_of_another_container(podman: Podman) -> None:

@@ -131,7 +131,7 @@ def test_namespaces_of_others(podman: Podman) -> None:
     assert "the ipc namespace is another container's, whose virtual machine has one network" in done.stderr
     run = ("run", "--rm", "--network", "container:other")
     kinds = ("pid", "ipc", "uts")
-    script = f"readlink {' '.join(f'/proc/self/ns/{kind}' for kind in kinds)}"
+    script = f"for kind in {' '.join(kinds)}; do readlink /proc/self/ns/$kind; done"
     links = podman.check("exec", "other", "sh", "-c", script)
     options = (f"--{kind}=container:other" for kind in kinds)
     assert podman.check(*run, *options, "box", "sh", "-c", script) == links
