@@ -1,4 +1,4 @@
-"""A third of the suites of tests/conformance: a case that crun and runc pass has to pass, or be a known difference."""
+"""Marked scenes of tests/conformance: a case that crun and runc pass has to pass, or be a known difference."""
 
 from __future__ import annotations
 

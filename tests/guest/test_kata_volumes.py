@@ -132,7 +132,7 @@ def compare(ours: tuple[object, ...], theirs: tuple[object, ...]) -> None:
         assert one == other, what
 
 
-@pytest.mark.parametrize("options", [[], ["--init"]], ids=["", "init"])
+@pytest.mark.parametrize("options", [[], pytest.param(["--init"], marks=pytest.mark.long)], ids=["", "init"])
 def test_podman_volumes(podman: Podman, options: list[str]) -> None:
     volumes = podman.storage / f"volumes-{len(options)}"
     ours, theirs = run_both(podman, options, f"v{len(options)}", volumes, "sh", "-c", write_script())

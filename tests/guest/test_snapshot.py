@@ -67,7 +67,7 @@ def clone() -> Iterator[MakeClone]:
     ("cpus", "transport", "more"),
     [
         (1, "mmio", {}),
-        (2, "pci", {}),
+        pytest.param(2, "pci", {}, marks=pytest.mark.long),
         (4, "mmio", {"virtqueues": "packed"}),
         (2, "pci", {"virtqueues": "packed", "balloon": BalloonConfig(), "console": ConsoleConfig(device="virtio")}),
     ],

@@ -85,7 +85,6 @@ group(
             out="^4$",
         ),
     ],
-    third=True,
 )
 
 group(
