@@ -8,8 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import pytest
+from unittest import SkipTest  # which pytest understands, and the benchmark has no pytest
 
 SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/run/lab"
 IMAGES = {
@@ -23,7 +22,7 @@ IMAGES = {
 def _mount(stack: ExitStack, *arguments: str | Path) -> None:
     done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"mount {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        raise SkipTest(f"mount {' '.join(map(str, arguments))}: {done.stderr.strip()}")
     stack.callback(subprocess.run, ["umount", "-l", str(arguments[-1])], check=False)
 
 
@@ -47,7 +46,7 @@ def mounted(image: str, kind: str, target: Path) -> Iterator[None]:
 def filesystem(kind: str, where: Path) -> Iterator[Path]:
     """An empty file system of this kind, below *where*; ``plain``: a directory there.  Skips where there is none."""
     if os.geteuid():
-        pytest.skip("mounting takes root")
+        raise SkipTest("mounting takes root")
     with ExitStack() as stack:
         target = where / f"on-{kind}"
         target.mkdir(exist_ok=True)
@@ -56,7 +55,7 @@ def filesystem(kind: str, where: Path) -> Iterator[Path]:
         elif kind != "plain":
             size, command = IMAGES[kind]
             if not shutil.which(command[0], path=SEARCH):
-                pytest.skip(f"{command[0]} is not installed")
+                raise SkipTest(f"{command[0]} is not installed")
             _load_loop()
             image = where / f"{kind}.img"
             with image.open("wb") as file:

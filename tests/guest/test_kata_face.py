@@ -183,9 +183,9 @@ def test_pods(podman: Podman) -> None:
     assert podman.check("run", "--pod", "p", "--name", "a", "box", "hostname") == "p\n"
     podman.check("run", "-d", "--pod", "p", "--name", "b", "box", "sh", "-c", "echo in shm >/tmp/x; sleep 3600")
     podman.check("run", "-d", "--pod", "p", "--name", "s", "box", "nc", "-l", "-p", "77", "-e", "echo", "over loopback")
+    assert monitor_of(podman, "b") == monitor_of(podman, "s")
     assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
     assert podman.check("exec", "b", "sh", "-c", "until nc 127.0.0.1 77; do sleep 0.1; done") == "over loopback\n"
-    assert monitor_of(podman, "b") == monitor_of(podman, "s")
     podman.check("pod", "stop", "--time", "1", "p")
     podman.check("pod", "start", "p")
     assert podman.check("exec", "b", "cat", "/tmp/x") == "in shm\n"
