@@ -19,6 +19,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -387,7 +388,16 @@ _Noreturn static void be_maker(char *option, long lock, char **argv, char **envp
 				break;
 			}
 	environment[n] = NULL;
-	CALL3(SYS_setsid, 0, 0, 0);
+	/*
+	 * A process group of its own, without the terminal; not a session: where the scheduler groups processes by sessions
+	 * (CONFIG_SCHED_AUTOGROUP) that would have as much of a CPU as this one, however idle its processes are.
+	 */
+	CALL3(SYS_setpgid, 0, 0, 0);
+	fd = CALL3(SYS_open, "/dev/tty", O_RDWR | O_NOCTTY, 0);
+	if (fd >= 0) {
+		CALL3(SYS_ioctl, fd, TIOCNOTTY, 0);
+		CALL3(SYS_close, fd, 0, 0);
+	}
 	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
 	CALL3(SYS_sched_setscheduler, 0, SCHED_IDLE, &none);
 	if (words[0][0] == '/' && words[2][0] == '/')
