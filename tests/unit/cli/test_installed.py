@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_closed_standard_streams_are_no_matter(installed: Path, tmp_path: Path) 
         assert done.returncode == 0 and done.stdout.startswith(b"pyvmm")
         done = subprocess.run(["sh", "-c", '"$0" --version >&-', installed], env=environment, capture_output=True)
         assert done.stderr == b""
+
+
+BOOT = """
+import sys
+from vmm.cli.entry import WARM
+for name in WARM:
+    __import__(name)
+there = set(sys.modules)
+from vmm.cli.main import main
+status = main(["boot", "--kernel", sys.argv[1], "--disk", sys.argv[2]])
+print(*sorted(name for name in sys.modules.keys() - there if name.startswith("vmm.")), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def test_an_image_has_all_that_a_boot_imports(tmp_path: Path) -> None:
+    kernel, disk = tiny.make(tmp_path, tiny.say("hello\n"), tiny.POWEROFF), tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    command = [sys.executable, "-c", BOOT, str(kernel), str(disk)]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    for _ in range(2):  # the first parses the kernel
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+    assert done.stderr.split() == []
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
