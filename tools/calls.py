@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from tools.where import ROOT
 
-NATIVE = ROOT / "vmm" / "native"
+FOLDERS = (ROOT / "vmm" / "native", ROOT / "vmm" / "virtio")
+README = ROOT / "README.md"
 SECURITY = ROOT / "docs" / "security.md"
 BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls -->"
 TABLE = "calls/table.h"
@@ -39,11 +40,12 @@ HEAD = """# System calls
 Made by `python -m tools.calls --write` of the lists from which the filters are made; do not edit. A call that is not
 listed, or has other arguments, ends the machine, or the process, of whoever makes it.
 """
+SERVER = "fs/fsd/fsd_calls.h"
 LISTS = {
-    "fsd/fsd_calls.h": "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
+    SERVER: "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
     "calls/forbidden.h": "what programs with `vmm.restrict_process` never make; all others they do.",
 }
-"""Files below vmm/native, and whose list each is."""
+"""Files, as C includes them, and whose list each is."""
 LINE = re.compile(r'^(CALL|WHEN|WHEN2|FAIL)\((\w+), (?:(.*), )?"(.*)"\)$')
 ARGUMENTS = {
     "clone": "flags", "fcntl": "fd cmd", "ioctl": "fd op", "mknodat": "dirfd pathname mode dev",
@@ -92,14 +94,19 @@ def lines_of(text: str) -> list[Line | str]:
     return found
 
 
+def text_of(path: str) -> str:
+    """The file that C includes by this name."""
+    return next(folder / path for folder in FOLDERS if (folder / path).exists()).read_text()
+
+
 def names_of(path: str) -> set[str]:
-    """The calls of a list, below vmm/native."""
-    return {line.name for line in lines_of((NATIVE / path).read_text()) if isinstance(line, Line)}
+    """The calls of a list."""
+    return {line.name for line in lines_of(text_of(path)) if isinstance(line, Line)}
 
 
 def _table(path: str) -> list[str]:
     rows: list[str] = []
-    for line in lines_of((NATIVE / path).read_text()):
+    for line in lines_of(text_of(path)):
         if isinstance(line, str):
             rows += ["", line, "", "| call | when | for |", "| --- | --- | --- |"] if "(base/" not in line else []
         else:
@@ -122,7 +129,7 @@ class Row(NamedTuple):
 def rows() -> list[Row]:
     """Those of :data:`TABLE`."""
     words = {"EVERY": ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX"), "RUN": ("VCPU", "LOOP")}
-    text = re.sub(r"/\*.*?\*/", "", (NATIVE / TABLE).read_text(), flags=re.S).replace(",\n\t", ", ")
+    text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
     found = []
     for line in text.splitlines():
         if match := ROW.match(line):
@@ -161,7 +168,7 @@ def counts() -> list[str]:
         lines.append(f"| {what} | {len(allowed(kind))} |")
     everything = allowed(*{*THREADS} - {"VSOCK", "VHOST", "START"})
     lines.append(f"| a jailed process with all of these but socket devices | {len(everything)} |")
-    return [*lines, f"| `pyvmm-fsd` | {len(names_of('fsd/fsd_calls.h'))} |"]
+    return [*lines, f"| `pyvmm-fsd` | {len(names_of(SERVER))} |"]
 
 
 def _threads() -> list[str]:
@@ -181,6 +188,15 @@ def security() -> str:
     return "\n".join([f"{before}{BEGIN}", *counts(), f"{END}{rest.partition(END)[2]}"])
 
 
+def readme() -> str:
+    """README.md with the number of calls that the server of a share has."""
+    return re.sub(
+        r"a list of \d+ allowed system calls",
+        f"a list of {len(names_of(SERVER))} allowed system calls",
+        README.read_text(),
+    )
+
+
 def page() -> str:
     """All lists."""
     parts = [HEAD, *_threads()]
@@ -196,6 +212,7 @@ def main(arguments: list[str]) -> int:
     else:
         PAGE.write_text(page())
         SECURITY.write_text(security())
+        README.write_text(readme())
     return 0
 
 

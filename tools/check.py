@@ -15,6 +15,8 @@ BIN = ROOT / ".venv" / "bin"
 PYTHON_CODE = ("vmm", "tests", "tools", "guest-kernel", "examples")
 C_CODE = (
     "vmm/native/*",
+    "vmm/virtio/*",
+    "vmm/virtio/fs/*",
     "vmm/faststart/native",
     "tests/guest/programs",
     "tests/conformance/programs",
@@ -22,7 +24,7 @@ C_CODE = (
     "examples/kata/client",
     "tests/kata/src",
 )
-KATA_CODE = C_CODE[4:]
+KATA_CODE = C_CODE[6:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
@@ -45,7 +47,7 @@ def check_c(compiler: str) -> int:
 
     agent.generate(GENERATED)
     kata = [*agent.DEFINES, *agent.includes(GENERATED)]
-    others = ["-Ivmm/native", f"-I{sysconfig.get_path('include')}"]
+    others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
     command = [compiler, *C_FLAGS, *C_COMPILERS[compiler]]
     return max(
         subprocess.run([*command, *(kata if source.startswith(KATA_CODE) else others), source]).returncode

@@ -273,7 +273,10 @@ def make_venv(python: str) -> None:
 
 def install_project(python: str, *, develop: bool) -> None:
     """Install the project, editable, with what it needs; with `develop` also what its development needs."""
-    native = ("vmm/native/*.[ch]", "vmm/native/*/*.[ch]", "vmm/faststart/native/*.[ch]", "vmm/native/build.py")
+    native = (
+        *("vmm/native/*.[ch]", "vmm/native/*/*.[ch]", "vmm/virtio/*/*.[ch]", "vmm/virtio/*/*/*.[ch]"),
+        *("vmm/faststart/native/*.[ch]", "vmm/native/build.py"),
+    )
     content = digest("pyproject.toml", "setup.py", "bin/pyvmm")
     project, whole = Stamp("project-only", content), Stamp("project", content)
     extension = Stamp("extension", digest(*native))

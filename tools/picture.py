@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 
 from tools.tree import first_line, said
 from tools.where import ROOT
@@ -19,25 +20,7 @@ WIDTH, MARGIN, GAP, HEIGHT = 1120, 20, 8, 46
 LETTERS = 6.1
 """Width of a small letter, px."""
 HOUSES = (("pyvmm_kata", "examples/kata: containers", "#fdf0dc"), ("vmm", "vmm: the library", "#e3eefb"))
-NATIVE = (
-    "vcpu",
-    "uart",
-    "ram",
-    "blk",
-    "net",
-    "fs",
-    "fsd",
-    "dax",
-    "vsock",
-    "console",
-    "pmem",
-    "balloon",
-    "jail",
-    "dataplane",
-    "calls",
-    "ring",
-    "base",
-)
+NATIVE = ("vcpu", "uart", "ram", "jail", "dataplane", "calls", "ring", "base")
 """The folders of the last floor, from what stands on others to what all stand on."""
 
 
@@ -78,6 +61,11 @@ def row(names: list[tuple[str, str]], y: float, colour: str) -> Iterator[str]:
             yield f'<text x="{x + 8:.1f}" y="{y + 36}" font-size="11">{escape(cut(text, width - 14))}</text>'
 
 
+def devices() -> list[Path]:
+    """The packages of devices that have C code."""
+    return sorted({path.parent for path in (ROOT / "vmm" / "virtio").glob("*/*.c")})
+
+
 def picture() -> str:
     """The whole, as SVG."""
     lines: list[str] = []
@@ -90,11 +78,12 @@ def picture() -> str:
             y += HEIGHT + GAP
         y += GAP
     lines.append(
-        f'<text x="{MARGIN}" y="{y + 14}" font-size="15">vmm/native: the data plane, in C, without Python</text>'
+        f'<text x="{MARGIN}" y="{y + 14}" font-size="15">C code, without Python: devices, and vmm/native</text>'
     )
     y += 24
-    for start in range(0, len(NATIVE), 7):
-        lines += row([(name, said(ROOT / "vmm" / "native" / name)) for name in NATIVE[start : start + 7]], y, "#e4f3e3")
+    folders = [*devices(), *(ROOT / "vmm" / "native" / name for name in NATIVE)]
+    for start in range(0, len(folders), 8):
+        lines += row([(path.name, said(path)) for path in folders[start : start + 8]], y, "#e4f3e3")
         y += HEIGHT + GAP
     size = f'width="{WIDTH}" height="{y + MARGIN}" viewBox="0 0 {WIDTH} {y + MARGIN}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}'

@@ -1,4 +1,5 @@
-"""`python -m tools.stub [--write]`: vmm/native/_native.pyi, what type checkers see of the extension, from its headers.
+"""`python -m tools.stub [--write]`: vmm/native/_native.pyi, what type checkers see of the extension, from its headers
+(``vmm_native.h``, and what those of devices have for Python).
 
 C data (pointers, structs) is ``Any``, which cffi checks when it is used; ``const char *`` takes bytes.  A test compares
 the file with this, and with the extension.
@@ -7,13 +8,13 @@ the file with this, and with the extension.
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 
 from tools.where import ROOT
 
 STUB = ROOT / "vmm" / "native" / "_native.pyi"
-HEADERS = ("vmm_native.h", "vmm_devices.h")
-HEAD = '''"""The extension that cffi makes of ``vmm_native.h`` and ``vmm_devices.h``, as type checkers see it.
+HEAD = '''"""The extension that cffi makes of ``vmm_native.h`` and the headers of devices, as type checkers see it.
 
 What the functions do is said there.  Made by ``python -m tools.stub --write``: do not edit.
 
@@ -85,8 +86,9 @@ def function(match: re.Match[str]) -> str:
 def stub() -> str:
     """The whole file."""
     lines = []
-    for header in HEADERS:
-        text = re.sub(r"/\*.*?\*/", "", (ROOT / "vmm" / "native" / header).read_text(), flags=re.S)
+    # Not imported: that would need the extension, which may not be built yet
+    build = runpy.run_path(str(ROOT / "vmm" / "native" / "build.py"), run_name="build")
+    for text in build["SURFACES"].values():
         found = [(match.start(), match) for pattern in (_ENUM, _FUNCTION) for match in pattern.finditer(text)]
         for _, match in sorted(found, key=lambda each: each[0]):
             if "values" in match.groupdict():

@@ -20,7 +20,7 @@ import pytest
 
 from tests.blk_driver import BlkGuest
 from tests.driver import Guest
-from tests.native.programs import NATIVE, SRC, needed_compiler
+from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
 from tests.vsock_driver import VsockGuest
 from vmm.errors import ForbiddenCallError
@@ -58,7 +58,7 @@ CALLS: dict[str, tuple[int, ...]] = {
 def injector(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("inject") / "inject.so"
     compiler = needed_compiler("asan")
-    flags = ("-std=gnu11", "-shared", "-fPIC", f"-I{NATIVE}")
+    flags = ("-std=gnu11", "-shared", "-fPIC", *INCLUDES)
     subprocess.run([compiler, *flags, "-o", str(target), str(SRC / "inject.c")], check=True)
     return ctypes.CDLL(str(target))
 
@@ -151,7 +151,7 @@ def test_who_ignores_the_signal_makes_no_call_either(tmp_path: Path, injector: c
     """With SIGSYS blocked the kernel ends the process; the call is not made."""
     code = f"""
 import ctypes, os, pathlib, sys
-sys.path.insert(0, {str(NATIVE.parents[1])!r})
+sys.path.insert(0, {str(VMM.parent)!r})
 from tests.hostile import test_forbidden_calls as t
 with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
     library = ctypes.CDLL({injector._name!r})

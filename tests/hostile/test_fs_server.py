@@ -93,10 +93,11 @@ def test_what_it_remembers_has_a_limit_in_bytes(share: Path, isolation: str, han
 
 
 def test_its_list_of_system_calls_is_short_and_in_the_docs() -> None:
-    names = calls.names_of("fsd/fsd_calls.h")
+    names = calls.names_of(calls.SERVER)
     assert len(names) < MOST_CALLS, "one more with handles"
     assert not names & {"execve", "open_by_handle_at", "socket", "mount", "ptrace", "ioctl", "setresuid", "chdir"}
     assert calls.page() == calls.PAGE.read_text(), "python -m tools.calls --write"
+    assert calls.readme() == calls.README.read_text(), "python -m tools.calls --write"
 
 
 def test_shared_memory_is_neither_shortened_nor_lengthened(share: Path) -> None:

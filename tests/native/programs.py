@@ -12,24 +12,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SRC = HERE / "src"
-NATIVE = HERE.parents[1] / "vmm" / "native"
+VMM = HERE.parents[1] / "vmm"
+INCLUDES = tuple(f"-I{VMM / folder}" for folder in ("native", "virtio"))
 BUILD = HERE.parents[1] / "build" / "tests-native"
 # what there is to test: not the parts that only vcpu.c uses
 PARTS = (
-    *(
-        "base/*.c",
-        "ring/*.c",
-        "dataplane/*.c",
-        "blk/*.c",
-        "fs/*.c",
-        "vsock/*.c",
-        "net/*.c",
-        "balloon/*.c",
-        "ram/*.c",
-        "console/*.c",
-        "calls/*.c",
-    ),
-    *("pmem/*.c", "dax/dax.c", "dax/dax_cut.c", "dax/dax_thread.c", "vcpu/bus.c"),
+    *(f"native/{each}" for each in ("base/*.c", "ring/*.c", "dataplane/*.c", "ram/*.c", "calls/*.c", "vcpu/bus.c")),
+    *("virtio/*/*.c", "virtio/fs/dax/dax.c", "virtio/fs/dax/dax_cut.c", "virtio/fs/dax/dax_thread.c"),
 )
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 SANITIZERS = {
@@ -59,10 +48,10 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
 
     :raises CalledProcessError: it does not compile
     """
-    options = [*FLAGS, *SANITIZERS[sanitizer], f"-I{NATIVE}", f"-I{SRC}"]
+    options = [*FLAGS, *SANITIZERS[sanitizer], *INCLUDES, f"-I{SRC}"]
     command = [needed_compiler(sanitizer), *options, "-c", *map(str, sources)]
     digest = hashlib.sha256(" ".join(command).encode())
-    for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(NATIVE.rglob("*.h"))]:
+    for path in [*sources, *sorted(SRC.glob("*.h")), *sorted(VMM.rglob("*.h"))]:
         digest.update(path.read_bytes())
     target = BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
     if not target.exists():
@@ -80,7 +69,7 @@ def program(name: str, sanitizer: str, extra: Iterable[str] = ("driver.c", "disk
     """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
     shared = objects(
         sanitizer,
-        [*(SRC / part for part in extra), *(path for part in PARTS for path in sorted(NATIVE.glob(part)))],
+        [*(SRC / part for part in extra), *(path for part in PARTS for path in sorted(VMM.glob(part)))],
         "parts",
     )
     own = objects(sanitizer, [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))], name)

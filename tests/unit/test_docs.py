@@ -18,7 +18,7 @@ def test_the_picture_is_of_this_house() -> None:
 
 def test_every_folder_of_the_data_plane_is_in_the_picture() -> None:
     folders = {path.name for path in (ROOT / "vmm" / "native").iterdir() if path.is_dir()} - {"__pycache__"}
-    assert folders == set(picture.NATIVE)
+    assert folders == {*picture.NATIVE}
 
 
 # -- docs/spec-map.md speaks of what exists --------------------------------------------------------------------------

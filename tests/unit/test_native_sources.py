@@ -18,8 +18,8 @@ STUB = Path(native.__file__).with_name("_native.pyi")
 
 def test_no_c_files_need_each_other(tmp_path: Path) -> None:
     sources = [*build.SOURCES, *build.SERVER_ONLY]
-    compile_all = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O0", "-w", "-c", f"-I{build.HERE}", *sources]
-    subprocess.run(compile_all, check=True, cwd=tmp_path)
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O0", "-w", *(f"-I{path}" for path in build.INCLUDES)]
+    subprocess.run(["gcc", *flags, "-c", *sources], check=True, cwd=tmp_path)
     defined, used = defaultdict(set), defaultdict(set)
     out = subprocess.run(["nm", "-A", *tmp_path.glob("*.o")], check=True, capture_output=True, text=True).stdout
     for line in out.splitlines():

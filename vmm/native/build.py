@@ -1,6 +1,7 @@
 """Feeds the headers to cffi, and makes the programs ``pyvmm-fsd`` and ``pyvmm-warm``.
 
-setuptools calls it through ``setup.py``.
+Sources are found by folder: those of what devices stand on here, those of a device in its package in ``vmm/virtio``.
+setuptools calls this through ``setup.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cffi import FFI
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+DEVICES = os.path.join(os.path.dirname(HERE), "virtio")
 FASTSTART = os.path.join(os.path.dirname(HERE), "faststart")
 """The warm start has its own folder: its image is made by C of the extension, and used by a program without one."""
 
@@ -28,19 +30,25 @@ def find(*patterns: str, folder: str = HERE) -> list[str]:
     return sorted(path for paths in found for path in paths)
 
 
-SERVER_ONLY = find("fsd/fsd.c", "fsd/fsd_isolate.c", "fsd/fsd_seccomp.c", "dax/dax_remote.c")
+SERVER_ONLY = find("fsd/fsd.c", "fsd/fsd_isolate.c", "fsd/fsd_seccomp.c", "dax/dax_remote.c", folder=f"{DEVICES}/fs")
 SOURCES = [
-    *(path for path in find("*/*.c") if path not in SERVER_ONLY),
+    *find("*/*.c"),
+    *(path for path in find("*/*.c", "*/*/*.c", folder=DEVICES) if path not in SERVER_ONLY),
     *find("native/warm_save.c", folder=FASTSTART),
 ]
-HEADERS = ("vmm_native.h", "vmm_devices.h")
+INCLUDES = (HERE, DEVICES)
+"""Where headers are looked for: a folder's name comes first, ``#include "blk/blk.h"``."""
+HEADER = os.path.join(HERE, "vmm_native.h")
+SURFACE = re.compile(r"^/\* ==== for Python ==== \*/\n(.*?)^/\* ==== end ==== \*/\n", re.M | re.S)
+"""What cffi reads of the header of a device; the rest is for C alone."""
 WARM = "pyvmm-warm"
 """What starts Python from an image of a started one."""
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = [
     *find("base/guest_access.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
-    *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c", "fs/*.c"),
+    *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c"),
+    *find("fs/*.c", folder=DEVICES),
     *SERVER_ONLY,
 ]
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
@@ -55,22 +63,27 @@ HARDENING = (
 )
 
 
-def cdef() -> str:
-    """The headers as cffi's parser takes them."""
-    text = ""
-    for name in HEADERS:
-        with open(os.path.join(HERE, name), encoding="utf-8") as header:
-            text += header.read()
-    return "struct iovec { void *iov_base; size_t iov_len; };\n" + re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+def surfaces() -> dict[str, str]:
+    """What Python sees of the C code, by header, without comments: what devices stand on first."""
+    found = {}
+    for path in (HEADER, *find("*/*.h"), *find("*/*.h", "*/*/*.h", folder=DEVICES)):
+        with open(path, encoding="utf-8") as header:
+            text = header.read()
+        if path != HEADER:
+            text = "".join(SURFACE.findall(text))
+        if text:
+            found[path] = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    return found
 
 
+SURFACES = surfaces()
 ffibuilder = FFI()
-ffibuilder.cdef(cdef())
+ffibuilder.cdef("struct iovec { void *iov_base; size_t iov_len; };\n" + "".join(SURFACES.values()))
 ffibuilder.set_source(
     "vmm.native._native",
-    '#include "base/native.h"\n',
+    "".join(f'#include "{os.path.relpath(path, ROOT)}"\n' for path in SURFACES if path != HEADER),
     sources=[os.path.relpath(path, ROOT) for path in SOURCES],
-    include_dirs=[os.path.relpath(HERE, ROOT)],
+    include_dirs=[".", *(os.path.relpath(path, ROOT) for path in INCLUDES)],
     libraries=["uring"],
     extra_compile_args=[
         "-std=gnu11",
@@ -88,8 +101,8 @@ def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False
     """Compile a program, in one step and without a trace when it fails."""
     # The compiler that sysconfig names may carry flags that are for extensions
     command = [
-        os.environ.get("CC", "cc").split()[0], "-std=gnu11", *WARNINGS, "-fPIE", f"-I{HERE}", *flags,
-        "-o", target + ".new", *sources,
+        os.environ.get("CC", "cc").split()[0], "-std=gnu11", *WARNINGS, "-fPIE", *flags,
+        *(f"-I{path}" for path in INCLUDES), "-o", target + ".new", *sources,
         "-Wl,-z,relro,-z,now,-z,noexecstack", "-s",
     ]  # fmt: skip
     if subprocess.run(command, stderr=subprocess.DEVNULL if quiet else None).returncode:

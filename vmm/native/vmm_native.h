@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The surface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno. What devices do with rings is in
- * vmm_devices.h.
+ * The surface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno. What a device adds is in its own
+ * header, between two marks (build.py).
  * Nothing here calls back into Python.  Whoever creates an object destroys it, and destroys it before what it was
  * made from: workers before rings, rings before memory.  Lines that start with '#' are not understood by cffi, so the
  * C side includes this file through native.h, which brings the types.
@@ -115,6 +115,10 @@ int bus_add_ecam(struct bus *bus, uint64_t base, struct ecam *ecam);
 /* A virtio-pci BAR: reads of its first 256 bytes come from page; all else goes to Python. */
 int bus_add_bar(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
 int bus_remove(struct bus *bus, int space, uint64_t base);
+/* The device of a window of guest memory is about to go, while vCPUs run: none of them asks it any more. */
+void bus_remove_window(struct bus *bus, const void *device);
+/* A window, by its device, is elsewhere from now on; all ones: the guest cannot reach it. While vCPUs run. */
+void bus_move_window(struct bus *bus, const void *device, uint64_t base);
 /* One access from a vCPU. BUS_DONE: answered in C. BUS_UNCLAIMED: nobody there, data filled with ones on a read.
  * BUS_TO_PYTHON: a range, or a register, that Python answers. */
 enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
@@ -145,50 +149,6 @@ int vcpu_run(struct vcpu *vcpu);
 void vcpu_kick(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out);
-
-/* ---- uart.c: an 8250/16550A --------------------------------------------------------------------------------- */
-
-enum { UART_RX_SIZE = 4096, UART_FIFO_SIZE = 16 };
-enum { UART_OUT_BLOCK = 0, UART_OUT_DROP = 1 };
-/* What the driver has done since reset, in uart_state.seen: written MCR; asserted RTS. */
-enum { UART_SEEN_MCR = 1, UART_SEEN_RTS = 2 };
-
-/* Everything the guest can see of a UART: it can be saved and restored as plain data. */
-struct uart_state {
-	uint8_t ier, lcr, lsr, mcr, msr, scr, fcr, dll, dlm, thr_pending, seen, fifo_len;
-	uint8_t fifo[16]; /* received in loopback, or a break: read before rx */
-	uint32_t rx_len;
-	uint8_t rx[4096]; /* from the host */
-};
-
-struct uart_stats {
-	uint64_t tx_bytes, rx_bytes, tx_dropped, tx_writes, irqs;
-};
-
-/*
- * irq_fd: eventfd signalled on every rising edge of the interrupt line.
- * out_fd: where the guest's bytes go, -1 for nowhere. UART_OUT_BLOCK: a slow reader holds the guest up;
- * UART_OUT_DROP: what does not fit is dropped and counted. Better non-blocking, but need not be.
- * space_fd: eventfd signalled when uart_input() can take bytes again after it was full, or -1.
- */
-struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd);
-/* Writes what it can without waiting; to lose nothing, call uart_flush() until it returns 0 before. */
-void uart_free(struct uart *uart);
-/* Readable when uart_flush() has something to do: output and input wait for it. Belongs to the UART. */
-int uart_timer_fd(const struct uart *uart);
-/* Write what was collected, let input go on. Returns how many bytes still wait for out_fd (call again when it is writable), or -errno of
- * out_fd, once per kind of error. */
-int64_t uart_flush(struct uart *uart);
-/* An access of the guest to len registers from offset on; always answered. What the bus calls. */
-bool uart_access(void *uart, uint64_t offset, uint8_t *data, uint32_t len, bool write);
-/* Bytes for the guest; returns how many were taken (0 when full). */
-int64_t uart_input(struct uart *uart, const uint8_t *data, uint64_t len);
-/* The other end sends a break. */
-void uart_break(struct uart *uart);
-void uart_save(struct uart *uart, struct uart_state *out);
-/* -EINVAL when the state is not one that uart_save() returns. */
-int uart_restore(struct uart *uart, const struct uart_state *state);
-void uart_get_stats(struct uart *uart, struct uart_stats *out);
 
 /* ---- ring.c: a virtqueue, device side: split (virtio 1.2, 2.7) or packed (2.8) -------------------------------- */
 

@@ -3,6 +3,7 @@
 #ifndef TESTS_NATIVE_DISK_H
 #define TESTS_NATIVE_DISK_H
 
+#include "blk/blk.h"
 #include "guest.h"
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };

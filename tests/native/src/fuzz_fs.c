@@ -7,6 +7,7 @@
  * Nothing outside of the share may change, nothing in guest memory but the answers, and every chain that was taken is
  * answered once.
  */
+#include "fs/dax/dax.h"
 #include "fs/fs.h"
 #include "fuzz.h"
 

@@ -6,6 +6,7 @@
  * Every chain of a ring that is not broken is answered once, and no page outside of RAM is touched: RAM lies between two
  * pages with a known content.
  */
+#include "balloon/balloon.h"
 #include "console/console.h"
 #include "pmem/pmem.h"
 #include "fuzz.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* fs*.c with several threads at once: queues that share nodes, files and locks, and two servers on one directory. */
+#include "fs/fs.h"
 #include "guest.h"
 
 #include <fcntl.h>

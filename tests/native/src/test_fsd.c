@@ -18,9 +18,9 @@
 #include <unistd.h>
 
 #include "base/seccomp.h"
-#include "fsd/fsd.h"
+#include "fs/fsd/fsd.h"
 /* The program's own: the extension has no such list. */
-#include "fsd/fsd_seccomp.c"
+#include "fs/fsd/fsd_seccomp.c"
 
 enum { KILLED = -1, NUMBERS = 512, MOST = 85 };
 

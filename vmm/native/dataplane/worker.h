@@ -114,7 +114,30 @@ static inline void stat_set(uint64_t *gauge, uint64_t n)
 
 uint64_t clock_ns(void);
 
-/* limit.c */
+/* ---- limit.c: how much a device may do in a time ---- */
+
+/* ==== for Python ==== */
+
+/* Two token buckets. A rate of 0: no limit of that kind. burst: what may be done at once after an idle time. */
+struct limit_config {
+	uint64_t bytes, bytes_burst; /* bytes a second; bytes */
+	uint64_t ops, ops_burst;     /* requests, or frames, a second; their number */
+};
+
+struct limit;
+
+/* Shared by all queues of a device; from any thread. NULL: no memory. */
+struct limit *limit_new(const struct limit_config *config);
+/* After the workers were freed. */
+void limit_free(struct limit *limit);
+/* At `now` (ns on any clock that does not go back): 0 when the next request may be done, else how many ns it must wait. */
+uint64_t limit_wait(struct limit *limit, uint64_t now);
+/* A request of so many bytes is done. It may be larger than what was left: those behind it wait the longer. */
+void limit_charge(struct limit *limit, uint64_t now, uint64_t bytes);
+/* How often a queue had to wait. */
+uint64_t limit_waits(const struct limit *limit);
+
+/* ==== end ==== */
 
 /* One direction of one queue in front of a limit that it may share with others. */
 struct limit_gate {

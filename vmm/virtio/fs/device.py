@@ -234,7 +234,7 @@ class Fs(VirtioDevice):
 
     def _save_server(self, fd: int) -> tuple[int, str]:
         """What the server knows, to the file *fd*: an errno or 0, and what is in the way."""
-        text = ffi.new("char[]", lib.FSD_TEXT)
+        text = ffi.new("char[]", lib.FS_TEXT)
         return -lib.fs_save(self._fs, fd, text), ffi.string(text).decode("utf-8", "replace")
 
     def _restore_server(self, fd: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The thread of the DAX window: it answers another process, see dax_remote.c, and looks at files that have shrunk. */
-#include "dax/dax_struct.h"
+#include "fs/dax/dax_struct.h"
 #include "base/native.h"
 #include "dataplane/worker.h"
 #include "calls/calls.h"

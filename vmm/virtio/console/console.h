@@ -6,6 +6,44 @@
 #include "base/native.h"
 #include "dataplane/worker.h"
 
+/* ==== for Python ==== */
+
+/* Bytes for the guest that wait for its buffers; bytes of the guest's that wait for out_fd. */
+enum { CONSOLE_INPUT = 16384, CONSOLE_KEEP = 65536 };
+
+struct console_queues {
+	struct ring *rx, *tx;      /* rx: or NULL */
+	int rx_kick, tx_kick;
+	struct irq *rx_irq, *tx_irq;
+	int event_fd;              /* signalled when a ring is broken, or console_error() has something to say */
+};
+
+struct console_stats {
+	uint64_t tx_bytes, rx_bytes, tx_dropped, tx_writes;
+};
+
+struct console;
+
+/*
+ * out_fd: where the guest's bytes go, -1 for nowhere; stays the caller's. drop: what it does not take at once is dropped,
+ * instead of holding the guest up. space_fd: eventfd signalled when console_input() can take bytes again after it was full,
+ * or -1.
+ */
+struct console *console_new(int out_fd, int drop, int space_fd);
+/* After the worker was freed. To lose nothing, console_drain() before. */
+void console_free(struct console *console);
+/* One worker thread for both queues; one at a time. */
+struct worker *console_start(struct console *console, const struct console_queues *queues, int *err);
+/* Bytes for the guest; returns how many were taken (0 when full). From any thread. */
+int64_t console_input(struct console *console, const uint8_t *data, uint64_t len);
+/* Wait until all that the guest has sent is written, at most so long; returns how many bytes still wait. From any thread. */
+int64_t console_drain(struct console *console, int timeout_ms);
+/* An errno of out_fd that was not told yet, or 0. */
+int console_error(struct console *console);
+void console_get_stats(struct console *console, struct console_stats *out);
+
+/* ==== end ==== */
+
 struct console {
 	struct worker worker; /* first; its ring is what the guest sends */
 	struct ring *rx;      /* buffers for what it receives, or NULL */

@@ -3,7 +3,7 @@
  * The system calls of a file server (fsd_calls.h). What is not listed ends the process: it would be somebody else's code that
  * asks for it.
  */
-#include "fsd/fsd.h"
+#include "fs/fsd/fsd.h"
 
 #include "base/seccomp.h"
 
@@ -18,7 +18,7 @@
 #include <sys/syscall.h>
 
 static const struct seccomp_call calls[] = {
-#include "fsd/fsd_calls.h"
+#include "fs/fsd/fsd_calls.h"
 };
 
 static const struct seccomp_call by_handle = { .nr = SYS_open_by_handle_at };

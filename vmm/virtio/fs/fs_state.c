@@ -69,12 +69,12 @@ static void out_put(struct out *o, const void *data, size_t len)
 	o->len += (uint32_t)len;
 }
 
-/* Add to a list of what is in the way; text is FSD_TEXT long. */
+/* Add to a list of what is in the way; text is FS_TEXT long. */
 static void text_add(char *text, const char *more)
 {
 	size_t len = strlen(text);
 
-	snprintf(text + len, FSD_TEXT - len, "%s%s", len ? ", " : "", more);
+	snprintf(text + len, FS_TEXT - len, "%s%s", len ? ", " : "", more);
 }
 
 static void text_add_file(struct fs *fs, char *text, int fd)

@@ -9,7 +9,7 @@
  *
  * Pages that the file of a slot has lost are for dax_cut.c.
  */
-#include "dax/dax_struct.h"
+#include "fs/dax/dax_struct.h"
 #include "vcpu/bus.h"
 
 #include <errno.h>

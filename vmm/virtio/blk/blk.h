@@ -10,6 +10,44 @@
 
 #include <liburing.h>
 
+/* ==== for Python ==== */
+
+/* BLK_URING: everything through io_uring, also what would not block; for tests and comparisons. */
+enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16, BLK_URING = 32 };
+
+struct blk_config {
+	int fd;
+	uint32_t flags;
+	uint64_t capacity;   /* in 512-byte sectors */
+	uint32_t seg_max, size_max; /* 0: no limit but the ring's */
+	uint32_t max_discard_sectors, max_discard_seg; /* of DISCARD and of WRITE_ZEROES; at most 512 segments */
+	uint32_t alignment;  /* of memory, offset and length for direct I/O, else 1 */
+	uint8_t serial[20];  /* padded with NUL */
+	struct limit *limit; /* of all queues together, or NULL; outlives the disk */
+};
+
+struct blk_stats {
+	uint64_t reads, writes, flushes, discards, write_zeroes, get_ids, unsupported, errors;
+	uint64_t read_bytes, write_bytes;
+	int32_t last_errno;  /* of the host; 0 when none failed */
+	int32_t uring;       /* 1 when io_uring is in use */
+};
+
+struct blk;
+
+/* What all queues of a disk share. */
+struct blk *blk_new(const struct blk_config *config, int *err);
+void blk_free(struct blk *blk);
+/* A worker thread for one queue. event_fd is signalled when the worker stopped on a broken ring or the host failed. */
+struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
+/* In writethrough mode (cache_mode 0) a write is completed only when it is on the disk. From any thread. */
+void blk_set_writeback(struct blk *blk, int writeback);
+/* After the file was resized. */
+void blk_set_capacity(struct blk *blk, uint64_t sectors);
+void blk_get_stats(struct blk *blk, struct blk_stats *out);
+
+/* ==== end ==== */
+
 enum { SECTOR_SHIFT = 9, SECTOR_SIZE = 1 << SECTOR_SHIFT };
 enum { BLK_S_OK = 0, BLK_S_IOERR = 1, BLK_S_UNSUPP = 2 };
 enum { BLK_ID_SIZE = 20 };

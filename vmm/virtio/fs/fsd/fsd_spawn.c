@@ -7,7 +7,7 @@
  * gets a user namespace first, in which it has the rights that it needs for all others; the only user in there is
  * ourselves, under the same number.
  */
-#include "fsd/fsd.h"
+#include "fs/fsd/fsd.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -158,7 +158,7 @@ int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_ans
 	err = fd_socket_recv(sock, answer, sizeof(*answer), NULL, 0);
 	if (err)
 		return err;
-	answer->text[FSD_TEXT - 1] = 0;
+	answer->text[FS_TEXT - 1] = 0;
 	if (answer->version != FSD_VERSION || answer->op != msg->op || answer->result > 0 || answer->result < -4095)
 		return -EPROTO;
 	return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The DAX window of another process: it gets the descriptor and does the mapping. */
-#include "dax/dax.h"
+#include "fs/dax/dax.h"
 #include "base/native.h"
 
 #include <errno.h>

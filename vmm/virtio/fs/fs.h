@@ -14,6 +14,69 @@
 #include <linux/fuse.h>
 #include <sys/stat.h>
 
+/* ==== for Python ==== */
+
+/* FS_RO: every request that writes gets EROFS. FS_WRITEBACK: the guest may hold written data back. FS_ACL: POSIX ACLs.
+ * FS_HANDLES: open what is known by its file handle, where the host lets us: whoever may do that reaches every file of the
+ * file system. FS_NO_LOCKS: the guest keeps them. FS_NO_MARKS: as on a host that has no file handles at all; for tests.
+ * FS_OVERRIDE: only the guest checks permissions. */
+enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_HANDLES = 8, FS_NO_LOCKS = 16, FS_NO_MARKS = 32,
+       FS_OVERRIDE = 64 };
+/* What the guest may keep: nothing; names and attributes for a second; everything. */
+enum { FS_CACHE_NONE = 0, FS_CACHE_AUTO = 1, FS_CACHE_ALWAYS = 2 };
+enum { FS_MAPS = 8, FS_OPS = 64, FS_BUCKETS = 20, FS_TEXT = 160 };
+
+/* count ids from guest on, of users and of groups alike, are those from host on. */
+struct fs_map {
+	uint32_t guest, host, count;
+};
+
+struct fs_config {
+	int root_fd;          /* the shared directory (O_PATH will do); fs_new() duplicates it */
+	int proc_fd;          /* /proc/self/fd of this process, or -1: fs_new() opens it; duplicated */
+	uint32_t flags, cache;
+	uint32_t max_fds;     /* descriptors of nodes kept open, at least 16; 0: 256, of pyvmm-fsd 2048 */
+	uint32_t max_files;   /* open files and directories of the guest, and lock owners; 0: 4096 */
+	uint32_t max_nodes;   /* files that the guest knows at a time; 0: 4 million */
+	uint64_t node_bytes;  /* memory for what is known of those, their names included; 0: 512 MiB */
+	uint32_t nmaps;       /* 0: ids are the same on both sides */
+	struct fs_map map[8];
+	struct dax *dax;      /* NULL: no window */
+	uint64_t dax_size;    /* 0, or of the window */
+};
+
+struct fs_stats {
+	uint64_t ops[64];             /* requests by opcode (FUSE_*); 0: those of unknown opcodes */
+	uint64_t latency[64][20];     /* of those, how many took less than 512 << i ns; the last: any time */
+	uint64_t errors;              /* requests answered with an error other than ENOENT, ENODATA and ENOSYS */
+	uint64_t read_bytes, write_bytes;
+	uint64_t nodes, files, fds;   /* now: files that the guest knows, has open, descriptors kept of the former */
+};
+
+struct fs;
+
+/* What all queues of a share have in common. NULL and *err = -errno. */
+struct fs *fs_new(const struct fs_config *config, int *err);
+/* After all workers are freed. */
+void fs_free(struct fs *fs);
+/* The guest has reset the device: forget every node, file and lock. No worker runs. */
+void fs_reset(struct fs *fs);
+/*
+ * What the guest knows and has open, to the empty file fd, and back into a share that has just been made, perhaps of another
+ * directory. No worker runs. Save: -EBUSY when there is something that could not be made again, which text (FS_TEXT
+ * bytes) lists. Restore: *gone: how many files are not there any more; -EPROTO: mounted with options that are not
+ * offered; -EXDEV: another directory, while the guest keeps what it knows for good; -ENFILE: it knows too many; -EINVAL:
+ * no such bytes.
+ */
+int fs_save(struct fs *fs, int fd, char *text);
+int fs_restore(struct fs *fs, int fd, uint32_t *gone);
+/* A worker thread for one queue, of the high-priority or of the request kind. event_fd is signalled when it stopped on
+ * a broken ring. */
+struct worker *fs_start(struct fs *fs, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
+void fs_get_stats(struct fs *fs, struct fs_stats *out);
+
+/* ==== end ==== */
+
 enum { FS_NAME_MAX = 255, FS_TARGET_MAX = 4095, FS_XATTR_MAX = 65536 };
 /* The longest request, without the data of a WRITE; and the longest answer that is not put into guest memory directly. */
 enum { FS_BUF_SIZE = 128 << 10 };

@@ -2,7 +2,7 @@
 /* Files in the DAX window (virtio 1.2, 5.11.6.4): the guest says where, we say which file. */
 #include "fs/fs.h"
 
-#include "dax/dax.h"
+#include "fs/dax/dax.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
  * Elsewhere (no privileges and no user namespaces) a Landlock domain says the same about what can be opened from here on.
  * One of the two must succeed.
  */
-#include "fsd/fsd.h"
+#include "fs/fsd/fsd.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -10,7 +10,7 @@
  * memory wherever it is closed. The thread looks at such memory from time to time: what the guest has not touched is closed
  * again, and what the file has again comes back.
  */
-#include "dax/dax_struct.h"
+#include "fs/dax/dax_struct.h"
 
 #include <errno.h>
 #include <sys/eventfd.h>

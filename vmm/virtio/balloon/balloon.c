@@ -6,6 +6,7 @@
  * MUST_TELL_HOST uses a page again without asking. Pages of one turn that lie side by side are released by one call, over
  * the borders of chains, so that a huge page goes as a whole instead of being split.
  */
+#include "balloon/balloon.h"
 #include "ring/ring.h"
 
 #include <errno.h>

@@ -13,6 +13,51 @@
 #include "base/native.h"
 #include "dataplane/worker.h"
 
+/* ==== for Python ==== */
+
+enum { VSOCK_LATENCIES = 20 };
+
+struct vsock_config {
+	uint64_t cid;        /* the guest's */
+	int listen_fd;       /* non-blocking listening socket for streams: a client writes "CONNECT <port>\n" */
+	int seq_listen_fd;   /* the same for SOCK_SEQPACKET, or -1 */
+	int dir_fd;          /* where <name>_<port> are, the sockets that the guest can connect to */
+	uint32_t max_conns;
+	char name[256];
+};
+
+struct vsock_stats {
+	uint64_t opened, refused, resets; /* connections; requests of either side that came to nothing; connections cut */
+	uint64_t credit_updates;          /* sent to the guest */
+	uint64_t malformed;               /* packets that were dropped: no whole header, or not from this guest */
+	uint64_t from_guest_bytes, to_guest_bytes, from_guest_packets, to_guest_packets;
+	uint64_t connections, waiting_bytes; /* now: connections; bytes of the guest that the host has not taken */
+	uint64_t latency[20];             /* connections by what their making took: less than 1024 << i ns; the last: any time */
+};
+
+struct vsock_queues {
+	struct ring *rx, *tx, *event;     /* event: or NULL */
+	int rx_kick, tx_kick;
+	struct irq *rx_irq, *tx_irq, *event_irq;
+	int event_fd;
+	uint32_t seqpacket;               /* negotiated */
+	uint32_t reset_event;             /* the driver must be told that its connections are gone (5.10.6.7) */
+};
+
+struct vsock;
+
+/* The descriptors stay the caller's, and open. NULL and *err = -errno. */
+struct vsock *vsock_new(const struct vsock_config *config, int *err);
+/* After the worker was freed. Closes all connections. */
+void vsock_free(struct vsock *vsock);
+/* One worker thread for all queues; one at a time. Connections outlive it: they go on with the next. */
+struct worker *vsock_start(struct vsock *vsock, const struct vsock_queues *queues, int *err);
+/* The guest has reset the device: forget every connection. No worker runs. */
+void vsock_reset(struct vsock *vsock);
+void vsock_get_stats(struct vsock *vsock, struct vsock_stats *out);
+
+/* ==== end ==== */
+
 enum { VSOCK_HOST_CID = 2 };
 enum { VSOCK_TYPE_STREAM = 1, VSOCK_TYPE_SEQPACKET = 2 };
 enum {

@@ -11,6 +11,50 @@
 #include "base/native.h"
 #include "dataplane/worker.h"
 
+/* ==== for Python ==== */
+
+/*
+ * Where frames come from and go to. NET_TAP: a descriptor that reads and writes one frame at a time, each behind a struct
+ * virtio_net_hdr of 12 bytes: a tap device. NET_STREAM: a stream socket, each frame behind its length (32 bits, big-endian):
+ * what passt and others speak.
+ */
+enum { NET_TAP = 0, NET_STREAM = 1 };
+/* What was negotiated. The first ones are what the guest may ask of us with a frame, NET_GUEST_CSUM what it takes from us. */
+enum {
+	NET_CSUM = 1, NET_TSO4 = 2, NET_TSO6 = 4, NET_ECN = 8, NET_UFO = 16, NET_USO = 32, NET_GUEST_CSUM = 64,
+	NET_MRG_RXBUF = 128,
+};
+
+struct net_stats {
+	uint64_t rx_frames, rx_bytes, rx_dropped; /* to the guest; dropped: larger than its buffers */
+	uint64_t tx_frames, tx_bytes, tx_dropped; /* from the guest; dropped: the host did not take them */
+	uint64_t tx_malformed;                    /* of those: with a header that is not right */
+	uint64_t rx_starved;                      /* how often the guest had no buffer for what there was */
+	uint64_t last_errno;                      /* of the host; the backend is gone */
+};
+
+struct net_queues {
+	struct ring *rx, *tx;
+	int rx_kick, tx_kick;
+	struct irq *rx_irq, *tx_irq;
+	int event_fd;                       /* signalled when the worker stopped, or the backend is gone */
+	uint32_t flags;                     /* NET_CSUM and so on */
+	uint32_t rx_frame;                  /* the largest frame that is likely to come, with its Ethernet header */
+	struct limit *rx_limit, *tx_limit;  /* or NULL */
+};
+
+struct net;
+
+/* One pair of queues. fd: non-blocking; it stays the caller's, and open. NULL and *err = -errno. */
+struct net *net_new(int fd, uint32_t kind, int *err);
+/* After the worker was freed. */
+void net_free(struct net *net);
+/* One worker thread for both directions; one at a time. */
+struct worker *net_start(struct net *net, const struct net_queues *queues, int *err);
+void net_get_stats(struct net *net, struct net_stats *out);
+
+/* ==== end ==== */
+
 enum { NET_HDR_SIZE = 12, NET_ETH_SIZE = 14, NET_LEN_SIZE = 4 };
 /* The longest IP packet, an Ethernet header and a VLAN tag. */
 enum { NET_FRAME_MAX = 65535 + NET_ETH_SIZE + 4 };

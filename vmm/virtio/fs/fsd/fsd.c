@@ -9,8 +9,8 @@
  */
 #include "dataplane/worker.h"
 
-#include "dax/dax.h"
-#include "fsd/fsd.h"
+#include "fs/dax/dax.h"
+#include "fs/fsd/fsd.h"
 
 #include <errno.h>
 #include <fcntl.h>

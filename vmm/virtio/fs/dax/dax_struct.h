@@ -3,7 +3,7 @@
 #ifndef VMM_NATIVE_DAX_STRUCT_H
 #define VMM_NATIVE_DAX_STRUCT_H
 
-#include "dax/dax.h"
+#include "fs/dax/dax.h"
 
 #include <pthread.h>
 
