@@ -20,7 +20,7 @@ MARK = "PYVMM_TEST_MARK"
 
 
 class Command:
-    """`pyvmm boot ARGUMENTS...` in *folder*, in a session of its own.
+    """`pyvmm boot ARGUMENTS...`, or another *verb*, in *folder*, in a session of its own.
 
     Standard input and output are pipes, unless there is a *terminal*: then both are that, as from a shell. Standard
     error is always a file, `errors`.
@@ -34,6 +34,7 @@ class Command:
         stdin: int = subprocess.PIPE,
         stdout: int = subprocess.PIPE,
         program: str | Path = PYVMM,
+        verb: str = "boot",
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.temporary = folder / f"tmp-{self.mark}"
@@ -43,7 +44,7 @@ class Command:
         environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary)}
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [program, "boot", *arguments],
+                [program, verb, *arguments],
                 cwd=self.temporary,
                 env=environment,
                 stdin=terminal.theirs if terminal else stdin,

@@ -31,6 +31,7 @@ THREADS = {
     "DISK": "the same, where there is a disk",
     "CHILD": "the same and vCPUs and the control loop, where there is a pyvmm-fsd or passt",
     "TTY": "the first thread and the control loop, with a terminal",
+    "PREFETCH": "the same, in a clone with --prefetch",
     "VHOST": "the first thread, vCPUs and the control loop, with what the kernel's vhost serves",
 }
 ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')

@@ -18,8 +18,9 @@ import pytest
 from tests import tiny
 from tests.command import Command
 from tools.where import ROOT
-from vmm import restrict_process
+from vmm import BalloonConfig, DiskConfig, Machine, restrict_process
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.record import replace
 from vmm.jail import users
 
 pytestmark = [
@@ -30,13 +31,20 @@ pytestmark = [
 NAMESPACES = ("mnt", "net", "ipc", "uts", "cgroup")
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Command]:
+@pytest.fixture(params=["boot", "restore"])
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command]:
     """A guest that runs for ever, of a machine with a disk and everything else that is opened before."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
-    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.SPIN)
-    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--balloon", "on", "--json")
+    kernel = tiny.make(tmp_path, tiny.forever(tiny.say("hello\n")))
+    options = ["--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--balloon", "on"]
+    if request.param == "restore":
+        config = replace(tiny.config(kernel, disks=(DiskConfig(str(disk)),)), balloon=BalloonConfig())
+        with Machine(config) as saved:
+            saved.start()
+            saved.snapshot(str(tmp_path / "warm"))
+        options = [str(tmp_path / "warm")]
+    command = Command(tmp_path, *options, "--json", verb=request.param)
     command.expect("hello")
     yield command
     command.close()

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tests.command import Command
 from tools import calls
 from tools.where import ROOT
-from vmm import BootConfig, DiskConfig, MachineConfig, ShareConfig
+from vmm import BootConfig, DiskConfig, Machine, MachineConfig, ShareConfig
 from vmm.cli.jail import calls_of
 from vmm.native import ffi, lib
 
@@ -178,6 +179,42 @@ def test_the_process_ends(tmp_path: Path, thread: str, call: str) -> None:
     assert "survived" not in done.stdout
     assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({CALLS[call][0]})" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("thread", THREADS)
+@pytest.mark.parametrize("call", ESCAPES)
+def test_a_clone_ends_too(tmp_path: Path, snapshot: str, thread: str, call: str) -> None:
+    numbers = ",".join(str(number) for number in CALLS[call])
+    command = [sys.executable, "-c", HOOK, THREADS[thread], numbers, "restore", snapshot, "--timeout", "20"]
+    # The end of transmission has the guest switch its power off, which comes to Python on its vCPU
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input="\4" if thread == "vcpu0" else "")
+    assert "survived" not in done.stdout
+    assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({CALLS[call][0]})" in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a guest that sends back what it is typed."""
+    folder = tmp_path_factory.mktemp("saved")
+    with Machine(tiny.config(tiny.make(folder, tiny.ECHO))) as machine:
+        machine.start()
+        machine.snapshot(str(folder / "warm"))
+    return str(folder / "warm")
+
+
+def test_a_clone_that_reads_beforehand(tmp_path: Path, snapshot: str) -> None:
+    """What it has to write is written by the first, without a jail; the others have one."""
+    told = []
+    for _ in range(2):
+        command = Command(tmp_path, snapshot, "--prefetch", "--json", verb="restore")
+        command.type(b"x")
+        command.expect("x")
+        command.type(b"\4")
+        assert command.wait() == 0
+        told.append(command.errors)
+    assert "no jail: the first clone with --prefetch" in told[0]
+    assert '"seccomp"' in told[1] and "no jail" not in told[1]
 
 
 def names(kinds: int) -> set[str]:

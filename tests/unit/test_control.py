@@ -166,6 +166,6 @@ def test_a_client_that_leaves_meanwhile_harms_nobody(path: str, tmp_path: Path) 
             connection.connect(path)
             connection.sendall(json.dumps({"command": "snapshot", "path": str(tmp_path / "warm")}).encode() + b"\n")
     deadline = time.monotonic() + 30
-    while ask(path, "status")["state"] == "paused" and time.monotonic() < deadline:
+    while (state := ask(path, "status")["state"]) == "paused" and time.monotonic() < deadline:
         time.sleep(0.01)  # the last snapshots are still being taken
-    assert ask(path, "status")["state"] == "running"
+    assert state == "running"

@@ -66,6 +66,12 @@ example:
 """
 
 DEVICE_OPTIONS = tuple([DeviceOption(device) for device in BUILT_IN])
+JAIL = Option(
+    "--jail",
+    "HOW",
+    "give up user, files and networks before the start: auto, on, off (default: auto)",
+    default="auto",
+)
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
@@ -89,12 +95,7 @@ OPTIONS = (
     Option("--prefault", "", "touch all guest memory before the start"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
-    Option(
-        "--jail",
-        "HOW",
-        "give up user, files and networks before the start: auto, on, off (default: auto)",
-        default="auto",
-    ),
+    JAIL,
     Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, pyvmm fork"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
@@ -204,9 +205,7 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
     """Let the guest run, in a jail where that can be; the names of the walls that stand."""
     from vmm.cli import jail as command
 
-    why = values.get("no_jail") or command.obstacle(
-        machine.config, gdb=values["gdb"] is not None, control=values["control"] is not None
-    )
+    why = command.obstacle(machine.config, values)
     if values["jail"] == jail.ON and why:
         raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
     if values["jail"] == jail.OFF or why:
@@ -217,7 +216,7 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
     names: list[str] = []
 
     def ready() -> None:
-        walls = command.enter(machine.config, values)
+        walls = command.enter(machine, values)
         names.extend(walls.names())
         if walls.missing:
             messages.event("jail", f"a part of the jail is missing: {walls.missing}", walls=names)

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
+    from vmm.machine.machine import Machine
 
 
-def obstacle(config: MachineConfig, *, gdb: bool, control: bool) -> str:
+def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
     """What of a machine needs more than a jail leaves, or empty."""
-    if gdb:
+    if values["gdb"] is not None:
         return "gdb is served by a thread that is there before"
-    if control:
+    if values.get("records"):
+        return "the first clone with --prefetch writes into the snapshot"
+    if values["control"] is not None:
         return "a control socket has files opened for snapshots"
     if any(share.isolation == "thread" for _, share in config.tagged_shares()):
         return "a share with isolation=thread opens files"
@@ -33,12 +36,7 @@ def has_terminal() -> bool:
 
 def can_confine(config: MachineConfig, values: dict[str, Any]) -> bool:
     """Whether the threads of a machine that cannot have a jail can have their lists all the same."""
-    is_clone = "no_jail" in values  # its workers are there before
-    return (
-        values["gdb"] is None
-        and not is_clone
-        and all(share.isolation != "thread" for _, share in config.tagged_shares())
-    )
+    return values["gdb"] is None and all(share.isolation != "thread" for _, share in config.tagged_shares())
 
 
 def import_the_rest(*, as_json: bool, stats: bool) -> None:
@@ -62,32 +60,36 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
         assert counters
 
 
-def _file_size(config: MachineConfig) -> int:
+def _file_size(machine: Machine) -> int:
     """The most bytes that a file may have that the machine writes; 0: no limit, since one of them may grow."""
     import _stat
 
-    for fd in {1, 2, config.console.fd} - {None, -1}:
+    for fd in {1, 2, machine.config.console.fd} - {None, -1}:
         if fd is not None and _stat.S_ISREG(posix.fstat(fd).st_mode):
             return 0
     most = 1 << 20
-    for path in (*(disk.path for disk in config.disk_configs()), *(pmem.path for pmem in config.pmems)):
-        info = posix.stat(path)
-        if _stat.S_ISREG(info.st_mode):
-            most = max(most, info.st_size)
+    for device in machine.devices:
+        # By what is open: a clone's disk has no name any more
+        fd = getattr(device, "image_fd", -1)
+        if fd >= 0:
+            info = posix.fstat(fd)
+            if _stat.S_ISREG(info.st_mode):
+                most = max(most, info.st_size)
     return most
 
 
-def calls_of(config: MachineConfig) -> int:
+def calls_of(config: MachineConfig, *, prefetch: bool = False) -> int:
     """The kinds of threads that the process of the machine will have."""
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
 
     # The UART writes in the way of a console's worker
     terminal: int = lib.SECCOMP_TTY if has_terminal() else 0
-    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | kinds_of(config)
+    reading: int = lib.SECCOMP_PREFETCH if prefetch else 0
+    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | reading | kinds_of(config)
 
 
-def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
+def enter(machine: Machine, values: dict[str, Any]) -> Walls:
     """Go in, before the guest runs.
 
     :raises HostError: ``on``, and a wall cannot be had
@@ -101,4 +103,5 @@ def enter(config: MachineConfig, values: dict[str, Any]) -> Walls:
         import termios
 
         assert termios
-    return go_in(JailLimits(file_size=_file_size(config), calls=calls_of(config)), must=values["jail"] == ON)
+    calls = calls_of(machine.config, prefetch=bool(values.get("prefetch")))
+    return go_in(JailLimits(file_size=_file_size(machine), calls=calls), must=values["jail"] == ON)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from vmm.cli.boot import DEVICE_OPTIONS, Messages, devices_from, number, run_machine
+from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, devices_from, number, run_machine
 from vmm.cli.options import Option
 from vmm.cli.options import parser as make_parser
+from vmm.jail import enter as jail
 from vmm.machine.config import ConsoleConfig
 
 TYPE_CHECKING = False
@@ -32,6 +33,7 @@ OPTIONS = (
     ),
     Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
     Option("--force", "", "although the processor or a disk is another than it was"),
+    JAIL,
     Option("--control", "PATH", "serve the control socket PATH"),
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
@@ -50,23 +52,26 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     values: dict[str, Any] = vars(parser().parse_args(argv))
     messages = Messages(values["json"])
-    values.update(gdb=None, jail="auto", no_jail="a clone's workers are there before")
+    values.update(gdb=None)
+    jail.parse(values["jail"])
     if values["timeout"] is not None:
         values["timeout"] = number(values["timeout"], "--timeout", float)
     changes = devices_from(values)
     from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
+    from vmm.machine.restored import Restored
 
     with open_console(values["console"]) as console, Signals() as signals:
         # Which device the guest has for it is the snapshot's to say
         changes["console"] = ConsoleConfig("fd", console.out_fd, console.drop)
-        with Machine.restore(
-            values["directory"],
-            clock=values["clock"],
-            force=values["force"],
-            prefetch=values["prefetch"],
-            start=False,
-            **changes,
-        ) as machine:
+        origin = Restored(
+            values["directory"], changes, clock=values["clock"], force=values["force"], prefetch=values["prefetch"]
+        )
+        values["records"] = origin.records
+        with Machine.of_origin(origin, origin.config, start=False) as machine:
+            if values["jail"] != jail.OFF:
+                from vmm.cli import jail as command
+
+                command.import_the_rest(as_json=values["json"], stats=values["stats"])
             return run_machine(machine, signals, console, values, messages)

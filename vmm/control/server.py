@@ -133,7 +133,7 @@ class ControlServer:
             for number, child in zip(numbers, children, strict=True):
                 made.append(Child(child, f"{self.path}.{number}"))
             for child in children:
-                child.start()
+                child.start(confined=self.machine.confined)
         except BaseException:
             for child in children:
                 child.close()

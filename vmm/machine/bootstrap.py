@@ -39,6 +39,10 @@ if TYPE_CHECKING:
             :raises ConfigError: it cannot be
             """
 
+        def go_on(self, core: Core, slots: Slots) -> None:
+            """Start what goes on from before, workers of devices for one.  After :meth:`finish`, when the process has
+            given up what a running machine does not need: nothing is opened."""
+
         def close(self) -> None:
             """Wait for what is done in the background.  Harmless when done twice."""
 
@@ -84,6 +88,9 @@ class Bootstrap:
         assert self._loading is not None
         self._loading.join()
         core.wait_for_memory()
+
+    def go_on(self, core: Core, slots: Slots) -> None:
+        """There is nothing yet."""
 
     def close(self) -> None:
         """Wait for the copying, whatever came of it.  Harmless when done twice."""

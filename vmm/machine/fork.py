@@ -132,6 +132,10 @@ class Child:
         saved: MachineState = made(decode_state(self._state, "fork"), "MachineState", KINDS, "fork")
         state.restore(saved, core, slots, platform, self._memory, advance_clock=False)
 
+    def go_on(self, core: Core, slots: Slots) -> None:
+        """Its devices."""
+        state.go_on(core, slots)
+
     def close(self) -> None:
         """Remove what was made for the child.  Harmless when done twice."""
         self._copies.remove()

@@ -225,6 +225,11 @@ class Machine:
         return self._life.state
 
     @property
+    def confined(self) -> bool:
+        """Its threads have their lists of system calls, see :meth:`start`."""
+        return self._confinement is not None
+
+    @property
     def end(self) -> EndEvent | None:
         """How the run ended, None before."""
         return self._life.end
@@ -233,7 +238,7 @@ class Machine:
         """Load the kernel and let the guest run.
 
         :param ready: called before its first instruction, when all that the machine needs is open and none of its
-            threads runs; what it raises, this raises
+            threads runs, workers of a clone's devices included; what it raises, this raises
         :param confined: the threads of vCPUs and the control loop have no capabilities, and no system calls but those
             that the devices of this package need.  A call that is not among them ends the process.  So nothing that
             opens files or the like may run there: devices of the caller's own, listeners to events
@@ -248,6 +253,8 @@ class Machine:
                 ready()
             if confined:
                 self._confine(terminal=terminal)
+            assert self._core is not None
+            self._origin.go_on(self._core, self._slots)
             self._loop_thread = Thread(self._loop_main, "loop")
             self._loop_thread.start()
             self._life.publish(self._origin.event)
@@ -458,7 +465,7 @@ class Machine:
         """The second half, for each child: *changes* are all that it has of its own, ``devices`` included."""
         devices = changes.pop("devices", ())
         origin = point.child(changes)
-        return cls._made_of(origin, origin.config, devices, start)
+        return cls.of_origin(origin, origin.config, devices, start=start)
 
     def _go_on(self, ran: bool) -> None:
         if ran and self._life.state == PAUSED:
@@ -495,10 +502,13 @@ class Machine:
         from vmm.machine.restored import Restored
 
         origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch)
-        return cls._made_of(origin, origin.config, devices, start)
+        return cls.of_origin(origin, origin.config, devices, start=start)
 
     @classmethod
-    def _made_of(cls, origin: Origin, config: MachineConfig, devices: tuple[VirtioDevice, ...], start: bool) -> Machine:
+    def of_origin(
+        cls, origin: Origin, config: MachineConfig, devices: tuple[VirtioDevice, ...] = (), *, start: bool
+    ) -> Machine:
+        """The second half of :meth:`restore`, for whoever looks at *origin* before; it is closed, whatever happens."""
         try:
             machine = cls(config, devices=devices, _origin=origin)
         except BaseException:

@@ -11,7 +11,7 @@ from vmm.machine import state
 from vmm.machine.config import ConsoleConfig, MachineConfig
 from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
-from vmm.snapshot import memory_file
+from vmm.snapshot import memory_file, working_set
 from vmm.snapshot.directory import MANIFEST
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
@@ -139,8 +139,13 @@ class Restored:
             ram.size, self._memory_files, huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault
         )
 
+    @property
+    def records(self) -> bool:
+        """What it touches will be written into the snapshot's directory, while it runs."""
+        return self._wants_prefetch and working_set.read(self._folder, self._manifest.memory_size) is None
+
     def begin(self, memory: GuestMemory) -> None:
-        """Begin to read, if that is wanted.  Shared memory is a copy already."""
+        """See whether something is to be read beforehand.  Shared memory is a copy already."""
         self._memory = memory
         if self._wants_prefetch and memory.over_file:
             self._prefetch = Prefetch(self._folder, memory)
@@ -163,6 +168,12 @@ class Restored:
                 code="snapshot-cpu",
                 hint="restore it on a host of that kind, or --force it if its guest uses nothing that this one lacks",
             )
+
+    def go_on(self, core: Core, slots: Slots) -> None:
+        """Its devices, and the reading beforehand."""
+        state.go_on(core, slots)
+        if self._prefetch is not None:
+            self._prefetch.start()
 
     def close(self) -> None:
         """Remove what was made for the clone.  Harmless when done twice."""

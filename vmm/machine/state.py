@@ -72,7 +72,7 @@ def save(core: Core, slots: Slots, platform: Platform) -> MachineState:
 def restore(
     state: MachineState, core: Core, slots: Slots, platform: Platform, memory: GuestMemory, *, advance_clock: bool
 ) -> None:
-    """Make a machine whose devices are all attached, and which has not run, go on where *state* was taken.
+    """Make a machine whose devices are all attached, and which has not run, what *state* says; :func:`go_on` follows.
 
     :param memory: RAM, as it was then
     :param advance_clock: put its clocks forward by the time since
@@ -81,7 +81,6 @@ def restore(
     """
     core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock)
     _restore_devices(state, slots, platform)
-    _go_on(core, slots)
     # Before the guest's first instruction: it must not draw the random numbers that others draw, too
     new_generation(memory)
     platform.generation.signal()
@@ -102,8 +101,9 @@ def _restore_devices(state: MachineState, slots: Slots, platform: Platform) -> N
         thing.restore(State.from_plain(plain, thing.name))
 
 
-def _go_on(core: Core, slots: Slots) -> None:
-    """Devices are kicked, and interrupt: what a guest rang for just before is no part of the state."""
+def go_on(core: Core, slots: Slots) -> None:
+    """Start the devices of a machine that was restored, which opens nothing.  They are kicked, and interrupt: what a
+    guest rang for just before is no part of the state."""
     for attached in slots.attached:
         attached.transport.resume()
         attached.transport.interrupt()

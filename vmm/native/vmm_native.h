@@ -261,6 +261,8 @@ enum {
 	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
 	/* Of its threads: a vCPU; the control loop; the one that starts workers, and these before they have their own list. */
 	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
+	/* More that a process needs for certain things only: a clone that reads memory beforehand. */
+	SECCOMP_PREFETCH = 16384,
 };
 
 /* A line of the table, calls/table.h. */

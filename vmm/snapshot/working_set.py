@@ -26,8 +26,9 @@ _STEP = 2 << 20
 
 
 class Prefetch:
-    """Has the host read, on a thread, what the snapshot in *folder* says, while the guest runs on *memory*, which lies
-    over its file.  Where it says nothing, what this guest has touched after a moment, or until its end, is recorded.
+    """From :meth:`start` on has the host read, on a thread, what the snapshot in *folder* says, while the guest runs on
+    *memory*, which lies over its file.  Where it says nothing, what this guest has touched after a moment, or until its
+    end, is recorded.
     """
 
     def __init__(self, folder: str, memory: GuestMemory) -> None:
@@ -37,8 +38,11 @@ class Prefetch:
         self._going_on.acquire()
         bits = read(folder, memory.size)
         # A file of its own: a fork or a reset has the memory lie over another one
-        file = -1 if bits is None else posix.dup(memory.file)
-        self._thread = Thread(self._record if bits is None else lambda: self._replay(bits, file), "prefetch")
+        self._file = -1 if bits is None else posix.dup(memory.file)
+        self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
+
+    def start(self) -> None:
+        """Begin.  To read opens nothing; to record does."""
         self._thread.start()
 
     def _record(self) -> None:
@@ -48,16 +52,13 @@ class Prefetch:
         except OSError as error:
             report.warn(__name__, f"{self._folder}: cannot record what is to be read beforehand: {error.strerror}")
 
-    def _replay(self, bits: bytes, file: int) -> None:
+    def _replay(self, bits: bytes) -> None:
         """By reads that are larger than those of faults, and nobody waits for.  To map the pages, too, took longer than
         it saved."""
-        try:
-            for start, end in page_runs(bits, self._memory.size):
-                if self._over(0):
-                    return
-                posix.posix_fadvise(file, start, end - start, posix.POSIX_FADV_WILLNEED)
-        finally:
-            posix.close(file)
+        for start, end in page_runs(bits, self._memory.size):
+            if self._over(0):
+                return
+            posix.posix_fadvise(self._file, start, end - start, posix.POSIX_FADV_WILLNEED)
 
     def _over(self, seconds: float) -> bool:
         if not self._going_on.acquire(timeout=seconds):
@@ -70,6 +71,9 @@ class Prefetch:
         if self._going_on.locked():
             self._going_on.release()
         self._thread.join()
+        if self._file >= 0:
+            posix.close(self._file)
+            self._file = -1
 
 
 def touched(memory: GuestMemory) -> bytes:

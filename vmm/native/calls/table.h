@@ -43,6 +43,7 @@ CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the di
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
 CALL(read, PMEM | DAX | VMM | LOOP, ANY, "take a notice of inotify, or of an eventfd")
+CALL(fadvise64, PREFETCH, ANY, "read the memory that a clone is going to need")
 CALL(lseek, PMEM | VMM | LOOP, ANY, "how long the image is now")
 CALL(fstat, DAX | VMM | LOOP, ANY, "how long a file is now")
 CALL(newfstatat, DAX | VMM | LOOP, ANY, "the same by an older C library")
