@@ -18,6 +18,7 @@ BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls
 TABLE = "calls/table.h"
 """Of the threads of the process that has the machine."""
 THREADS = {
+    "WORKER": "worker of a device that has rings and guest memory alone",
     "BLK": "worker of a disk's queue",
     "NET": "worker of a network's queues",
     "VSOCK": "worker of a socket device",
@@ -129,7 +130,7 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Those of :data:`TABLE`."""
-    words = {"EVERY": ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX"), "RUN": ("VCPU", "LOOP")}
+    words = {"EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX"), "RUN": ("VCPU", "LOOP")}
     text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
     found = []
     for line in text.splitlines():

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vmm.jail.restrict import seal_process as seal_process
     from vmm.machine.aio import AsyncMachine as AsyncMachine
     from vmm.machine.config import BootConfig as BootConfig
-    from vmm.machine.config import ConsoleConfig as ConsoleConfig
     from vmm.machine.config import MachineConfig as MachineConfig
     from vmm.machine.config import MemoryConfig as MemoryConfig
     from vmm.machine.lifecycle import EndEvent as EndEvent
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from vmm.virtio.balloon import BalloonConfig as BalloonConfig
     from vmm.virtio.blk import DiskConfig as DiskConfig
+    from vmm.virtio.console import ConsoleConfig as ConsoleConfig
     from vmm.virtio.fs import ShareConfig as ShareConfig
     from vmm.virtio.net import NetConfig as NetConfig
     from vmm.virtio.net import Publish as Publish
@@ -53,7 +53,6 @@ _HOMES = {
     "BootConfig": "vmm.machine.config",
     "Chain": "vmm.virtio.queue",
     "ConfigError": "vmm.errors",
-    "ConsoleConfig": "vmm.machine.config",
     "DeviceConfig": "vmm.config.device",
     "EndEvent": "vmm.machine.lifecycle",
     "Event": "vmm.machine.lifecycle",

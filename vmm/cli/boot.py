@@ -13,9 +13,11 @@ from vmm.cli.options import parser as make_parser
 from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart import bundle
+from vmm.faststart.record import replace
 from vmm.jail import enter as jail
-from vmm.machine.config import BootConfig, ConsoleConfig, MachineConfig, MemoryConfig
+from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.virtio.blk import DiskConfig
+from vmm.virtio.console import ConsoleConfig
 from vmm.virtio.fs import ShareConfig
 from vmm.virtio.registry import BUILT_IN
 
@@ -82,12 +84,6 @@ OPTIONS = (
     Option("--cpu", "WHAT", "guest, or host: with performance counters, VMX, SVM (default: guest)", default="guest"),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
-    Option(
-        "--console-device",
-        "WHICH",
-        "what the guest has for it: serial (ttyS0), virtio (hvc0, faster)",
-        default="serial",
-    ),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
     Option("--transport", "HOW", "how devices are found: mmio (faster), pci (default: mmio)", default="mmio"),
     Option("--virtqueues", "FORMAT", "of devices' queues: split, packed (default: split)", default="split"),
@@ -169,8 +165,12 @@ def _is_folder(path: str) -> bool:
 def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig:
     """The machine that the command line describes.
 
+    :param console: where its console goes
     :raises ConfigError: a value that is not right
     """
+    devices = devices_from(values)
+    if "console" in devices:
+        console = replace(console, device=devices.pop("console").device)
     return MachineConfig(
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
         memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
@@ -180,7 +180,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         transport=values["transport"],
         virtqueues=values["virtqueues"],
         cpu=values["cpu"],
-        **devices_from(values),
+        **devices,
     )
 
 
@@ -298,9 +298,7 @@ def main(argv: list[str]) -> int:
 
 
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
-    config_from(
-        values, ConsoleConfig(device=values["console_device"])
-    )  # mistakes are told before a terminal or file is touched
+    config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
     jail.parse(values["jail"])
     if values["timeout"] is not None:
         values["timeout"] = number(values["timeout"], "--timeout", float)
@@ -314,7 +312,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     from vmm.machine.machine import Machine
 
     with open_console(values["console"]) as console, Signals() as signals:
-        config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop, values["console_device"]))
+        config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if any(device.many_files for device in config.device_configs()):
             _allow_many_files()
         with Machine(config) as machine:

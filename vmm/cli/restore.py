@@ -6,7 +6,7 @@ from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, devices_from, number, r
 from vmm.cli.options import Option
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
-from vmm.machine.config import ConsoleConfig
+from vmm.virtio.console import ConsoleConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

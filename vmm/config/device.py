@@ -56,6 +56,12 @@ class DeviceConfig:
         """Another process maps guest RAM, which has to be shared memory then."""
         return False
 
+    @property
+    def calls(self) -> int:
+        """Kinds of system calls (``SECCOMP_*``) that the device has, beyond what every worker has, and every machine:
+        of its worker in its jail, and of Python that serves it."""
+        return 0
+
     @classmethod
     def parse(cls, text: str, flag: str) -> Self:
         """From what users type.

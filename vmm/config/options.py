@@ -100,14 +100,20 @@ class Syntax:
             f"{flag} {text!r}: option {part!r} is not known", code=self._code, hint=f"{self.usage(flag)}{comma}"
         )
 
+    def _is_choice(self) -> bool:
+        return not self.first and not any(key.metavar for key in self.keys)
+
     def usage(self, flag: str) -> str:
         """``--disk FILE[,ro][,serial=TEXT]...``"""
+        if self._is_choice():
+            return f"{flag} {'|'.join(key.name for key in self.keys)}"
         listed = "".join(f"[,{key.shown()}]{'...' if key.many else ''}" for key in self.keys)
         return f"{flag} {self.first}{listed}" if self.first else f"{flag} {listed.replace('[,', '[', 1)}"
 
     def help(self, flag: str) -> str:
         """For ``--help``: the usage, and a line for each key."""
-        lines = [f"{flag} {self.first}, then with commas between:" if self.first else f"{flag}, with commas between:"]
+        how = "one of" if self._is_choice() else "then with commas between" if self.first else "with commas between"
+        lines = [f"{flag} {self.first}, {how}:" if self.first else f"{flag}, {how}:"]
         width = max(len(key.shown()) for key in self.keys) + 2
         lines += [f"  {key.shown():<{width}}{key.text}" for key in self.keys]
         return "\n".join(lines)

@@ -20,9 +20,10 @@ from typing import Any
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.machine.config import ConsoleConfig, MachineConfig
+from vmm.machine.config import MachineConfig
 from vmm.machine.lifecycle import EndEvent, Event
 from vmm.machine.machine import Machine
+from vmm.virtio.console import ConsoleConfig
 from vmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False

@@ -7,6 +7,7 @@ from vmm.config.sizes import MIB
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
 from vmm.virtio.blk import DiskConfig
+from vmm.virtio.console import ConsoleConfig
 from vmm.virtio.fs import ShareConfig
 from vmm.virtio.rng import RngConfig
 from vmm.virtio.vsock import VsockConfig
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from vmm.config.device import Opening
     from vmm.virtio.balloon import BalloonConfig
-    from vmm.virtio.device import VirtioDevice
     from vmm.virtio.net import NetConfig
     from vmm.virtio.pmem import PmemConfig
 
@@ -29,7 +28,6 @@ CPUS = ("guest", "host")
 SPLIT, PACKED = "split", "packed"
 VIRTQUEUES = (SPLIT, PACKED)
 ENTRIES = ("auto", "pvh", "linux64")
-CONSOLE_DEVICES = ("serial", "virtio")
 
 
 @dataclass(frozen=True)
@@ -60,37 +58,6 @@ class MemoryConfig:
     huge_pages: str = "auto"
     prefault: bool = False
     shared: bool = False
-
-
-@dataclass(frozen=True)
-class ConsoleConfig(DeviceConfig):
-    """Where the guest's console goes.
-
-    :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
-        is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
-    :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
-    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, there once its driver
-        is.  What a guest sends to the UART goes to *fd* all the same
-    """
-
-    kind: str = "none"
-    fd: int = -1
-    drop: bool = False
-    device: str = "serial"
-
-    def __post_init__(self) -> None:
-        if self.device not in CONSOLE_DEVICES:
-            raise ConfigError(
-                f"console device {self.device!r}: not one of {', '.join(CONSOLE_DEVICES)}", code="console-device"
-            )
-
-    def open(self, opening: Opening) -> VirtioDevice:
-        """The guest's ``hvc0``; of the UART a machine has one in any case."""
-        from vmm.virtio.console.device import VirtioConsole
-
-        console = VirtioConsole(out_fd=self.fd, drop=self.drop)
-        console.attach_host(opening.loop)
-        return console
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,8 @@ def import_the_rest() -> None:
 def kinds_of(config: MachineConfig) -> int:
     """The kinds of workers that the machine will have (``SECCOMP_*``), and what else its devices need."""
     kinds = 0
-    share = config.tagged_shares()
-    for kind, wanted in (
-        (lib.SECCOMP_BLK | lib.SECCOMP_DISK, config.disk_configs()),
-        (lib.SECCOMP_NET, any(net.backend != "vhost" for net in config.nets)),
-        (lib.SECCOMP_PMEM, config.pmems),
-        (lib.SECCOMP_DAX, share),
-        (lib.SECCOMP_CHILD, share or any(net.kind != "tap" for net in config.nets)),
-        (lib.SECCOMP_VHOST, config.vsock or any(net.backend == "vhost" for net in config.nets)),
-    ):
-        kinds |= kind if wanted else 0
+    for each in (*config.device_configs(), *config.last_configs()):
+        kinds |= each.calls
     return kinds
 
 

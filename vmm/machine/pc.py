@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from vmm.bus import BusDevice
     from vmm.events import Loop
-    from vmm.machine.config import ConsoleConfig
     from vmm.machine.kvm_vm import Core
     from vmm.machine.owned import Owned
     from vmm.persist import Saveable
+    from vmm.virtio.console import ConsoleConfig
     from vmm.virtio.device import VirtioDevice
 
 

@@ -8,7 +8,7 @@ from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.machine import config as machine_config
 from vmm.machine import state
-from vmm.machine.config import ConsoleConfig, MachineConfig
+from vmm.machine.config import MachineConfig
 from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
 from vmm.snapshot import memory_file, working_set
@@ -40,7 +40,7 @@ def _config_kinds() -> dict[str, type]:
     from vmm.config.device import DeviceConfig
     from vmm.config.limit import LimitConfig
 
-    own = (machine_config.BootConfig, machine_config.MemoryConfig, ConsoleConfig, MachineConfig)
+    own = (machine_config.BootConfig, machine_config.MemoryConfig, MachineConfig)
     kinds: dict[str, type] = {each.__name__: each for each in (*own, DeviceConfig, LimitConfig)}
     for device in BUILT_IN:
         module = __import__(device.module, fromlist=device.names)

@@ -263,6 +263,8 @@ enum {
 	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
 	/* More that a process needs for certain things only: a clone that reads memory beforehand. */
 	SECCOMP_PREFETCH = 16384,
+	/* A worker that serves rings and guest memory, and has nothing else of the host's. */
+	SECCOMP_WORKER = 32768,
 };
 
 /* A line of the table, calls/table.h. */

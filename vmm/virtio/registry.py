@@ -68,6 +68,7 @@ BUILT_IN = (
     BuiltIn("pmem", "--pmem", "PmemConfig", "pmems"),
     BuiltIn("balloon", "--balloon", "BalloonConfig", "balloon", one=True),
     BuiltIn("rng", "--rng", "RngConfig", "rng", one=True),
+    BuiltIn("console", "--console-device", "ConsoleConfig", "console", one=True),
 )
 """In the order of ``--help``."""
 

@@ -36,8 +36,6 @@ from vmm.cli.boot import main as boot
 from vmm.virtio.registry import BUILT_IN, BuiltIn
 
 each = pytest.mark.parametrize("device", BUILT_IN, ids=lambda device: device.package)
-NO_FLAG = {"console"}
-"""ConsoleConfig chooses between it and the UART."""
 
 
 def run_python(code: str) -> list[str]:
@@ -48,7 +46,7 @@ def run_python(code: str) -> list[str]:
 
 def test_every_package_of_a_device_has_its_line() -> None:
     folders = {path.parent.name for path in (ROOT / "vmm" / "virtio").glob("*/__init__.py")}
-    assert folders == {device.package for device in BUILT_IN} | NO_FLAG
+    assert folders == {device.package for device in BUILT_IN}
 
 
 @each
@@ -186,6 +184,8 @@ def test_a_record_of_ones_own_is_opened_like_the_built_in_ones(tmp_path: Path) -
         ({"net": ["none"]}, "nets", ()),
         ({"balloon": ["on", "size=4M"]}, "balloon", BalloonConfig(4 * MIB)),
         ({}, "vsock", None),
+        ({"console-device": ["serial", "virtio"]}, "console", ConsoleConfig(device="virtio")),
+        ({}, "console", ConsoleConfig()),
     ],
 )
 def test_what_users_type_becomes_the_field(typed: dict[str, list[str]], field: str, value: object) -> None:

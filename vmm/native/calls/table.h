@@ -21,7 +21,7 @@ CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES,
 	VHOST_NET_SET_BACKEND, TUNGETIFF), "rings, kicks and interrupts for the kernel's vhost; is the tap device still there")
 
 /* Waiting and waking. */
-CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | VMM | LOOP, ANY, "sleep until the guest or the host has something")
+CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | LOOP, ANY, "sleep until the guest or the host has something")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; what the ring may do is restricted when it is made")
 CALL(write, EVERY | VMM | RUN | START, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
@@ -29,7 +29,7 @@ CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_W
 CALL(futex, VMM | RUN, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; to wait for a thread's end")
-CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START, ANY, "what to sleep for")
+CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START, ANY, "what to sleep for")
 CALL(poll, CONSOLE | DAX | VMM | RUN, ANY, "may a pipe or terminal be written, has a socket more")
 CALL(timerfd_settime, BLK | NET | VMM | RUN, ANY, "wait for a limit on operations or bytes")
 CALL(clock_gettime, EVERY | VMM | RUN | START, ANY, "the time, where the vDSO does not have it")

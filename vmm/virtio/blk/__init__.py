@@ -74,6 +74,12 @@ class DiskConfig(DeviceConfig):
         limit = parse_limit(values.pop("bps", ""), values.pop("iops", ""), f"{flag} {text!r}")
         return cls(values.pop("first"), limit=limit, **values)
 
+    @property
+    def calls(self) -> int:
+        from vmm.native import lib
+
+        return int(lib.SECCOMP_BLK | lib.SECCOMP_DISK)
+
     def open(self, opening: Opening) -> VirtioDevice:
         from vmm.virtio.blk.device import Blk
 

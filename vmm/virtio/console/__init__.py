@@ -1,1 +1,70 @@
-"""virtio-console: the guest's hvc0 (virtio 1.2, 5.3)."""
+"""virtio-console: the guest's hvc0 (virtio 1.2, 5.3): the record of a machine's console, and what users type for it."""
+
+from __future__ import annotations
+
+from vmm.config.device import DeviceConfig
+from vmm.config.options import Key, Syntax
+from vmm.errors import ConfigError
+from vmm.faststart.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.config.device import Opening
+    from vmm.virtio.device import VirtioDevice
+
+CONSOLE_DEVICES = ("serial", "virtio")
+SYNTAX = Syntax(
+    "console-device",
+    "what the guest has for its console: serial (ttyS0), virtio (hvc0, faster)",
+    (
+        Key("serial", "", "a 16550A serial port (the default)"),
+        Key("virtio", "", "a virtio-console; the kernel's log goes there too"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ConsoleConfig(DeviceConfig):
+    """Where the guest's console goes, and what the guest has for it.
+
+    :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
+        is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
+    :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
+    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, there once its driver
+        is.  What a guest sends to the UART goes to *fd* all the same
+    """
+
+    kind: str = "none"
+    fd: int = -1
+    drop: bool = False
+    device: str = "serial"
+
+    def __post_init__(self) -> None:
+        if self.device not in CONSOLE_DEVICES:
+            raise ConfigError(
+                f"console device {self.device!r}: not one of {', '.join(CONSOLE_DEVICES)}", code="console-device"
+            )
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--console-device") -> ConsoleConfig:
+        """The device that is typed, whose console goes nowhere yet.
+
+        :raises ConfigError: neither of :data:`CONSOLE_DEVICES`
+        """
+        return cls(device=text)
+
+    @classmethod
+    def parse_all(cls, texts: list[str], flag: str = "--console-device") -> tuple[ConsoleConfig, ...]:
+        """The last one counts.
+
+        :raises ConfigError: as :meth:`parse`
+        """
+        return (cls.parse(texts[-1], flag),)
+
+    def open(self, opening: Opening) -> VirtioDevice:
+        """The guest's ``hvc0``; of the UART a machine has one in any case."""
+        from vmm.virtio.console.device import VirtioConsole
+
+        console = VirtioConsole(out_fd=self.fd, drop=self.drop)
+        console.attach_host(opening.loop)
+        return console

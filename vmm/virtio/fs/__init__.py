@@ -120,6 +120,12 @@ class ShareConfig(DeviceConfig):
         """The process that serves it maps guest RAM."""
         return self.isolation == "process"
 
+    @property
+    def calls(self) -> int:
+        from vmm.native import lib
+
+        return int(lib.SECCOMP_DAX | lib.SECCOMP_CHILD)
+
     def open(self, opening: Opening) -> VirtioDevice:
         kind: type[Fs]
         if self.isolation == "process":

@@ -165,6 +165,14 @@ class NetConfig(DeviceConfig):
             return ()
         return super().parse_all(texts, flag)
 
+    @property
+    def calls(self) -> int:
+        from vmm.native import lib
+
+        return int(lib.SECCOMP_VHOST if self.backend == "vhost" else lib.SECCOMP_NET) | (
+            0 if self.kind == "tap" else lib.SECCOMP_CHILD
+        )
+
     def open(self, opening: Opening) -> VirtioDevice:
         from vmm.virtio.net.device import Net, stable_mac
 

@@ -40,6 +40,12 @@ class PmemConfig(DeviceConfig):
         values = SYNTAX.parse(text, flag)
         return cls(values.pop("first"), **values)
 
+    @property
+    def calls(self) -> int:
+        from vmm.native import lib
+
+        return int(lib.SECCOMP_PMEM)
+
     def open(self, opening: Opening) -> VirtioDevice:
         from vmm.virtio.pmem.device import Pmem
 

@@ -67,6 +67,12 @@ class VsockConfig(DeviceConfig):
         """
         return cls(**SYNTAX.parse(text, flag))
 
+    @property
+    def calls(self) -> int:
+        from vmm.native import lib
+
+        return int(lib.SECCOMP_VHOST) if self.backend == "vhost" else 0
+
     def open(self, opening: Opening) -> VirtioDevice:
         if self.backend == "vhost":
             from vmm.virtio.vsock.vhost import VhostVsock
