@@ -10,6 +10,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from vmm.virtio.device import VirtioDevice
@@ -59,6 +60,17 @@ class Workers:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def start(self, begin: Callable[..., Any], native: Any, queue: Queue, event: int) -> None:
+        """Start a worker for one queue.
+
+        :param begin: of the C code: ``struct worker *(native, ring, kick_fd, irq, event_fd, int *err)``
+        :param event: eventfd that is signalled when it stopped
+        :raises HostError: it could not be started
+        """
+        error = ffi.new("int *")
+        self.name_next()
+        self.add(begin(native, queue.ring, queue.kick.fd, queue.irq, event, error), error, queue)
 
     def name_next(self) -> None:
         """The next worker that this thread starts will be :meth:`add`ed: its thread gets its name."""

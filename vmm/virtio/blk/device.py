@@ -160,11 +160,8 @@ class Blk(VirtioDevice):
         return True
 
     def activate(self, context: DeviceContext) -> None:
-        error = ffi.new("int *")
         for queue in context.queues.values():
-            self._workers.name_next()
-            worker = lib.blk_start(self._blk, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-            self._workers.add(worker, error, queue)
+            self._workers.start(lib.blk_start, self._blk, queue, context.event.fd)
 
     def check(self) -> None:
         """Say what the host's disk did, and find workers that stopped.

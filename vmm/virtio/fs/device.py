@@ -173,11 +173,8 @@ class Fs(VirtioDevice):
 
     def activate(self, context: DeviceContext) -> None:
         self._watch_window(context.event.fd)
-        error = ffi.new("int *")
         for queue in context.queues.values():
-            self._workers.name_next()
-            worker = lib.fs_start(self._fs, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-            self._workers.add(worker, error, queue)
+            self._workers.start(lib.fs_start, self._fs, queue, context.event.fd)
 
     def check(self) -> None:
         """Find workers that stopped.

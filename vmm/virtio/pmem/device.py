@@ -89,10 +89,7 @@ class Pmem(VirtioDevice):
         queue = context.queues.get(0)
         if queue is None:
             return  # it cannot flush; the driver is free to leave it so
-        error = ffi.new("int *")
-        self._workers.name_next()
-        worker = lib.pmem_start(self._pmem, queue.ring, queue.kick.fd, queue.irq, context.event.fd, error)
-        self._workers.add(worker, error, queue)
+        self._workers.start(lib.pmem_start, self._pmem, queue, context.event.fd)
 
     def check(self) -> None:
         """Say what the host's disk did, or find out that the worker stopped.
