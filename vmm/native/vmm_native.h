@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The surface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno. What a device adds is in its own
- * header, between two marks (build.py).
+ * header, between the marks "==== for Python ====" and "==== end ====" (build.py).
  * Nothing here calls back into Python.  Whoever creates an object destroys it, and destroys it before what it was
  * made from: workers before rings, rings before memory.  Lines that start with '#' are not understood by cffi, so the
  * C side includes this file through native.h, which brings the types.

@@ -1,9 +1,9 @@
 """The built-in devices: one line for each.
 
 A line tells what has to be known before any code of the device is imported: its package, the flag of ``pyvmm boot``,
-and the name of its configuration record.  Everything else is in the package: the module ``config`` has the record, a
-:class:`~vmm.config.device.DeviceConfig`, and ``SYNTAX``, the table of what users type for it.  The command line,
-``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
+and the name of its configuration record.  Everything else is in the package: the record, a
+:class:`~vmm.config.device.DeviceConfig`, ``SYNTAX``, the table of what users type for it, and the device.  The command
+line, ``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class BuiltIn:
     :param record: name of its configuration record
     :param field: of :class:`~vmm.machine.config.MachineConfig`
     :param one: a machine has one at most, and the field holds it, or None; else the field is a tuple
-    :param names: what else of its module ``config`` the library exports
+    :param names: what else of its package the library exports
     """
 
     __slots__ = ("field", "flag", "names", "one", "package", "record")
