@@ -87,5 +87,5 @@ deps: ## install what is missing, build the C extension
 
 clean: ## remove what was built here (not ~/.cache/pyvmm)
 	rm -rf build dist .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	rm -f vmm/native/_native*.so vmm/native/_native.c vmm/native/pyvmm-fsd vmm/faststart/pyvmm-warm
+	rm -f vmm/native/_native*.so vmm/native/_native.c vmm/native/pyvmm-fsd vmm/native/pyvmm-broker vmm/faststart/pyvmm-warm
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

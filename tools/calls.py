@@ -33,6 +33,11 @@ THREADS = {
     "CHILD": "the same and vCPUs and the control loop, where there is a pyvmm-fsd or passt",
     "TTY": "the first thread and the control loop, with a terminal",
     "PREFETCH": "the same, in a clone with --prefetch",
+    "REACH": "a worker of a socket device that has no broker",
+    "CONTROL": "the first thread of the jail, where there is a control socket",
+    "GDB": "the same and vCPUs, where there is a debugger",
+    "OUTSIDE": "the first thread of the jail, where there is a broker",
+    "BROKER": "`pyvmm-broker`, a process outside of the jail",
     "VHOST": "the first thread, vCPUs and the control loop, with what the kernel's vhost serves",
 }
 ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')

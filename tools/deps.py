@@ -281,7 +281,8 @@ def install_project(python: str, *, develop: bool) -> None:
     project, whole = Stamp("project-only", content), Stamp("project", content)
     extension = Stamp("extension", digest(*native))
     programs = all(
-        os.path.exists(os.path.join(ROOT, "vmm", name)) for name in ("native/pyvmm-fsd", "faststart/pyvmm-warm")
+        os.path.exists(os.path.join(ROOT, "vmm", name))
+        for name in ("native/pyvmm-broker", "native/pyvmm-fsd", "faststart/pyvmm-warm")
     )
     built = programs and glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,8 +25,10 @@ from tests.driver import Guest
 from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
 from tests.vsock_driver import VsockGuest
+from vmm.control.broker import Broker
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
+from vmm.virtio import spec
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
@@ -135,6 +139,51 @@ def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call
         assert error.code == "forbidden-call"
         assert f"({call[0]})" in str(error) or f" {call[0]}," in str(error)
         assert device._workers._name(0) in str(error)
+
+
+REACHING = {
+    "openat of a name": (257, AT_FDCWD, 0, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+    "socket": (41, socket.AF_UNIX, socket.SOCK_STREAM, 0),
+    "connect": (42, -1, 0, 0),
+}
+
+
+@pytest.mark.parametrize("call", REACHING.values(), ids=REACHING)
+def test_where_a_broker_connects_the_worker_does_not(
+    injector: ctypes.CDLL, tmp_path: Path, call: tuple[int, ...]
+) -> None:
+    with VsockGuest(tmp_path, start=False) as guest:
+        broker = Broker(guest.vsock)
+        guest.begin()
+        try:
+            program, port, source = guest.from_guest()
+            guest.send(spec.VSOCK_OP_RW, port, source, b"through the broker")
+            assert program.recv(100) == b"through the broker"
+            guest.send(spec.VSOCK_OP_REQUEST, 4711, 5)
+            assert guest.expect(spec.VSOCK_OP_RST).src_port == 4711, "nobody listens"
+            ((worker, _queues),) = guest.vsock._workers._running
+            inject(injector, worker, call)
+            assert f"({call[0]})" in str(wait_for_error(guest, injector))
+        finally:
+            guest.vsock.stop()
+            broker.close()
+
+
+@pytest.mark.parametrize("kind", [spec.VSOCK_TYPE_STREAM, spec.VSOCK_TYPE_SEQPACKET])
+def test_a_guest_whose_broker_is_gone_is_refused(tmp_path: Path, kind: int) -> None:
+    sort = socket.SOCK_SEQPACKET if kind == spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
+    with VsockGuest(tmp_path, start=False) as guest, guest.listen(1000, sort):
+        broker = Broker(guest.vsock)
+        guest.begin()
+        guest.send(spec.VSOCK_OP_REQUEST, 1000, 5, kind=kind)
+        guest.expect(spec.VSOCK_OP_RESPONSE)
+        os.kill(broker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
+        for source in range(6, 9):
+            guest.send(spec.VSOCK_OP_REQUEST, 1000, source, kind=kind)
+            assert guest.expect(spec.VSOCK_OP_RST).dst_port == source
+        guest.vsock.stop()
+        broker.close()
 
 
 def test_this_process_is_as_it_was(injector: ctypes.CDLL, tmp_path: Path) -> None:

@@ -181,6 +181,27 @@ def test_the_process_ends(tmp_path: Path, thread: str, call: str) -> None:
     assert done.returncode == 1
 
 
+SOCKETS = {
+    "openat": (257, -100, 0, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+    "connect": (42, -1, 0, 0),
+    **{call: CALLS[call] for call in ESCAPES},
+}
+
+
+@pytest.mark.parametrize("thread", ["vcpu0", "python"])
+@pytest.mark.parametrize("call", SOCKETS)
+def test_a_machine_whose_guest_connects_to_the_host_ends_too(tmp_path: Path, thread: str, call: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
+    numbers = ",".join(str(number) for number in SOCKETS[call])
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "20", "--vsock", f"uds={tmp_path}/v"]
+    command = [sys.executable, "-c", HOOK, THREADS[thread], numbers, *boot]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "survived" not in done.stdout
+    assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({SOCKETS[call][0]})" in done.stderr
+    assert done.returncode == 1
+    assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the sockets"
+
+
 @pytest.mark.parametrize("thread", THREADS)
 @pytest.mark.parametrize("call", ESCAPES)
 def test_a_clone_ends_too(tmp_path: Path, snapshot: str, thread: str, call: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.cli.console import Console
+    from vmm.cli.jail import Outside
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
 
@@ -201,7 +202,7 @@ class Messages:
         sys.stderr.flush()
 
 
-def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list[str]:
+def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside: Outside) -> list[str]:
     """Let the guest run, in a jail where that can be; the names of the walls that stand."""
     from vmm.cli import jail as command
 
@@ -216,7 +217,7 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
     names: list[str] = []
 
     def ready() -> None:
-        walls = command.enter(machine, values)
+        walls = command.enter(machine, values, outside)
         names.extend(walls.names())
         if walls.missing:
             messages.event("jail", f"a part of the jail is missing: {walls.missing}", walls=names)
@@ -226,21 +227,33 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages) -> list
 
 
 def run_machine(
-    machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages
+    machine: Machine,
+    signals: Signals,
+    console: Console,
+    values: dict[str, Any],
+    messages: Messages,
+    outside: Outside,
 ) -> int:
-    """Run *machine* to its end, with *console* and the control socket; the exit status."""
+    """Run *machine* to its end, with *console*, the control socket and what is *outside*; the exit status."""
     if console.where:
         messages.event("console", f"console on {console.where}", where=console.where)
     signals.watch(machine)
     if values["control"] is None:
-        return _run(machine, signals, console, values, messages)
+        return _run(machine, signals, console, values, messages, outside)
     from vmm.control.server import ControlServer
 
     with ControlServer(machine, values["control"]):
-        return _run(machine, signals, console, values, messages)
+        return _run(machine, signals, console, values, messages, outside)
 
 
-def _run(machine: Machine, signals: Signals, console: Console, values: dict[str, Any], messages: Messages) -> int:
+def _run(
+    machine: Machine,
+    signals: Signals,
+    console: Console,
+    values: dict[str, Any],
+    messages: Messages,
+    outside: Outside,
+) -> int:
     console.connect(
         machine.loop,
         machine.console,
@@ -248,7 +261,7 @@ def _run(machine: Machine, signals: Signals, console: Console, values: dict[str,
         lambda: machine.stop(detail="SIGPIPE"),
     )
     try:
-        walls = _start(machine, values, messages)
+        walls = _start(machine, values, messages, outside)
         signals.wait(values["timeout"])
         end = machine.wait(0) or machine.expire(values["timeout"])
     finally:
@@ -307,6 +320,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
         from vmm.debug import GdbServer, GdbTarget
 
         gdb = GdbTarget.parse(values["gdb"])
+    from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
@@ -315,17 +329,15 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if any(device.many_files for device in config.device_configs()):
             _allow_many_files()
-        with Machine(config) as machine:
+        with Outside() as outside, Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
             if values["jail"] != jail.OFF:
-                from vmm.cli import jail as command
-
-                command.import_the_rest(as_json=values["json"], stats=values["stats"])
+                import_the_rest(as_json=values["json"], stats=values["stats"])
             bundle.keep()
             gc.freeze()
             gc.enable()
             if gdb is None:
-                return run_machine(machine, signals, console, values, messages)
+                return run_machine(machine, signals, console, values, messages, outside)
             with GdbServer(machine, gdb) as server:
                 messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
-                return run_machine(machine, signals, console, values, messages)
+                return run_machine(machine, signals, console, values, messages, outside)

@@ -9,9 +9,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vmm.control.broker import Broker
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
+
+
+class Outside:
+    """What a machine in a jail has outside.  A context manager, to be left when the machine is closed.
+
+    :ivar broker: see :mod:`vmm.control.broker`; None where there is none
+    """
+
+    def __init__(self) -> None:
+        self.broker: Broker | None = None
+
+    def __enter__(self) -> Outside:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.broker is not None:
+            self.broker.close()
 
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
@@ -24,9 +42,16 @@ def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
         return "a control socket has files opened for snapshots"
     if any(share.isolation == "thread" for _, share in config.tagged_shares()):
         return "a share with isolation=thread opens files"
-    if config.vsock is not None and config.vsock.backend == "unix":
-        return "the guest's connections to the host open sockets"
     return ""
+
+
+def _has_sockets(config: MachineConfig) -> bool:
+    return config.vsock is not None and config.vsock.backend == "unix"
+
+
+def needs_broker(config: MachineConfig) -> bool:
+    """Whether a jail leaves something to be done outside, while the machine runs or when it has ended."""
+    return _has_sockets(config)
 
 
 def has_terminal() -> bool:
@@ -78,6 +103,17 @@ def _file_size(machine: Machine) -> int:
     return most
 
 
+def _files(config: MachineConfig) -> int:
+    """The most descriptors that the process may have."""
+    if config.vsock is None or not _has_sockets(config):
+        return 1024
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1024 + config.vsock.connections
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+
+
 def calls_of(config: MachineConfig, *, prefetch: bool = False) -> int:
     """The kinds of threads that the process of the machine will have."""
     from vmm.machine.confined import kinds_of
@@ -85,12 +121,16 @@ def calls_of(config: MachineConfig, *, prefetch: bool = False) -> int:
 
     # The UART writes in the way of a console's worker
     terminal: int = lib.SECCOMP_TTY if has_terminal() else 0
-    reading: int = lib.SECCOMP_PREFETCH if prefetch else 0
-    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | reading | kinds_of(config)
+    more: int = lib.SECCOMP_PREFETCH if prefetch else 0
+    if needs_broker(config):
+        more |= lib.SECCOMP_OUTSIDE
+    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | more | kinds_of(config)
 
 
-def enter(machine: Machine, values: dict[str, Any]) -> Walls:
+def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
     """Go in, before the guest runs.
+
+    :param outside: gets the broker, if one is needed
 
     :raises HostError: ``on``, and a wall cannot be had
     """
@@ -103,5 +143,12 @@ def enter(machine: Machine, values: dict[str, Any]) -> Walls:
         import termios
 
         assert termios
+    if needs_broker(machine.config):
+        from vmm.control.broker import Broker
+
+        vsock: Any = machine.vsock if _has_sockets(machine.config) else None
+        outside.broker = Broker(vsock)
+        outside.broker.watch(machine)
     calls = calls_of(machine.config, prefetch=bool(values.get("prefetch")))
-    return go_in(JailLimits(file_size=_file_size(machine), calls=calls), must=values["jail"] == ON)
+    limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine), calls=calls)
+    return go_in(limits, must=values["jail"] == ON)

@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
     if values["timeout"] is not None:
         values["timeout"] = number(values["timeout"], "--timeout", float)
     changes = devices_from(values)
+    from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
@@ -69,9 +70,10 @@ def main(argv: list[str]) -> int:
             values["directory"], changes, clock=values["clock"], force=values["force"], prefetch=values["prefetch"]
         )
         values["records"] = origin.records
-        with Machine.of_origin(origin, origin.config, start=False) as machine:
+        with (
+            Outside() as outside,
+            Machine.of_origin(origin, origin.config, start=False) as machine,
+        ):
             if values["jail"] != jail.OFF:
-                from vmm.cli import jail as command
-
-                command.import_the_rest(as_json=values["json"], stats=values["stats"])
-            return run_machine(machine, signals, console, values, messages)
+                import_the_rest(as_json=values["json"], stats=values["stats"])
+            return run_machine(machine, signals, console, values, messages, outside)

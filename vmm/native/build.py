@@ -1,4 +1,4 @@
-"""Feeds the headers to cffi, and makes the programs ``pyvmm-fsd`` and ``pyvmm-warm``.
+"""Feeds the headers to cffi, and makes the programs ``pyvmm-fsd``, ``pyvmm-broker`` and ``pyvmm-warm``.
 
 Sources are found by folder: those of what devices stand on here, those of a device in its package in ``vmm/virtio``.
 setuptools calls this through ``setup.py``.
@@ -31,9 +31,10 @@ def find(*patterns: str, folder: str = HERE) -> list[str]:
 
 
 SERVER_ONLY = find("fsd/fsd.c", "fsd/fsd_isolate.c", "fsd/fsd_seccomp.c", "dax/dax_remote.c", folder=f"{DEVICES}/fs")
+BROKER_ONLY = find("vsock/broker.c", folder=DEVICES)
 SOURCES = [
     *find("*/*.c"),
-    *(path for path in find("*/*.c", "*/*/*.c", folder=DEVICES) if path not in SERVER_ONLY),
+    *(path for path in find("*/*.c", "*/*/*.c", folder=DEVICES) if path not in (*SERVER_ONLY, *BROKER_ONLY)),
     *find("native/warm_save.c", folder=FASTSTART),
 ]
 INCLUDES = (HERE, DEVICES)
@@ -50,6 +51,13 @@ PROGRAM_SOURCES = [
     *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c"),
     *find("fs/*.c", folder=DEVICES),
     *SERVER_ONLY,
+]
+BROKER = "pyvmm-broker"
+"""What a machine in a jail has outside."""
+BROKER_SOURCES = [
+    *find("base/guest_access.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
+    *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c", "calls/calls.c"),
+    *BROKER_ONLY,
 ]
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 HARDENING = (
@@ -114,15 +122,16 @@ def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False
 def build_programs(package: str = os.path.dirname(HERE)) -> None:
     """Make the programs, in folders of *package*, which is this one or where it is being installed.
 
-    ``pyvmm-fsd`` is static where the C library can be had so: it starts in a millisecond, needs less memory and nothing
-    of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would need.
+    ``pyvmm-fsd`` and ``pyvmm-broker`` are static where the C library can be had so: they start in a millisecond, need
+    less memory and nothing of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would need.
     """
     for folder in ("native", "faststart"):
         os.makedirs(os.path.join(package, folder), exist_ok=True)
-    server, hard = os.path.join(package, "native", PROGRAM), (*HARDENING, "-pthread")
-    static = _build(server, PROGRAM_SOURCES, *hard, "-static-pie", quiet=True)
-    if not static and not _build(server, PROGRAM_SOURCES, *hard, "-pie"):
-        raise SystemExit(f"{PROGRAM} does not compile")
+    for name, sources in ((PROGRAM, PROGRAM_SOURCES), (BROKER, BROKER_SOURCES)):
+        target, hard = os.path.join(package, "native", name), (*HARDENING, "-pthread")
+        static = _build(target, sources, *hard, "-static-pie", quiet=True)
+        if not static and not _build(target, sources, *hard, "-pie"):
+            raise SystemExit(f"{name} does not compile")
     bare = ("-O2", "-fcf-protection", "-ffreestanding", "-fno-stack-protector", "-nostdlib", "-static-pie")
     warm = os.path.join(package, "faststart", WARM)
     if not _build(warm, find("native/warm_main.c", folder=FASTSTART), *bare):

@@ -261,10 +261,15 @@ enum {
 	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
 	/* Of its threads: a vCPU; the control loop; the one that starts workers, and these before they have their own list. */
 	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
-	/* More that a process needs for certain things only: a clone that reads memory beforehand. */
-	SECCOMP_PREFETCH = 16384,
 	/* A worker that serves rings and guest memory, and has nothing else of the host's. */
 	SECCOMP_WORKER = 32768,
+	/*
+	 * More for certain things only: a clone that reads memory beforehand; a worker that connects to sockets of the host by
+	 * itself; a control socket, which somebody else serves; gdb.
+	 */
+	SECCOMP_PREFETCH = 16384, SECCOMP_REACH = 65536, SECCOMP_CONTROL = 131072, SECCOMP_GDB = 262144,
+	/* The broker, a program of its own; and what a process has that has one. */
+	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
 };
 
 /* A line of the table, calls/table.h. */

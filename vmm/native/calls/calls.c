@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
@@ -56,7 +57,9 @@ struct call {
 enum {
 	BLK = SECCOMP_BLK, NET = SECCOMP_NET, VSOCK = SECCOMP_VSOCK, CONSOLE = SECCOMP_CONSOLE, PMEM = SECCOMP_PMEM,
 	DAX = SECCOMP_DAX, VMM = SECCOMP_VMM, VHOST = SECCOMP_VHOST, TTY = SECCOMP_TTY, DISK = SECCOMP_DISK,
-	CHILD = SECCOMP_CHILD, PREFETCH = SECCOMP_PREFETCH, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
+	CHILD = SECCOMP_CHILD, PREFETCH = SECCOMP_PREFETCH, REACH = SECCOMP_REACH,
+	CONTROL = SECCOMP_CONTROL, GDB = SECCOMP_GDB, BROKER = SECCOMP_BROKER,
+	OUTSIDE = SECCOMP_OUTSIDE, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
 	WORKER = SECCOMP_WORKER,
 	EVERY = WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | DAX, RUN = VCPU | LOOP, NOBODY = 0,
 };
@@ -269,7 +272,7 @@ static int keep_capabilities(uint32_t kept)
 /* A guest connects to sockets of the host's that may be anybody's, which its monitor has given to it. */
 static uint32_t capabilities_of(uint32_t kind)
 {
-	return kind & VSOCK ? 1u << CAP_DAC_OVERRIDE : 0;
+	return kind & REACH ? 1u << CAP_DAC_OVERRIDE : 0;
 }
 
 /* ---- going in ------------------------------------------------------------------------------------------------------ */
@@ -304,7 +307,7 @@ int seccomp_enter_thread(uint32_t kinds)
 
 static int enter_starter(void)
 {
-	return seccomp_enter_thread(START | EVERY);
+	return seccomp_enter_thread(START | EVERY | REACH);
 }
 
 int seccomp_starter_begin(void)

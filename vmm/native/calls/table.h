@@ -15,6 +15,11 @@ CALL(ioctl, VMM | RUN, IN(1, KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEM
 	TCGETS),
 	"run a vCPU; place registers, windows, kicks and interrupts; is it a terminal")
 CALL(ioctl, TTY, IN(1, TCSETS, TIOCGPGRP, TIOCGWINSZ), "the console's terminal")
+CALL(ioctl, CONTROL, IN(1, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_XCRS, KVM_GET_DEBUGREGS, KVM_GET_CPUID2, KVM_GET_MSRS,
+	KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS, KVM_GET_IRQCHIP, KVM_GET_CLOCK, KVM_GET_DEVICE_ATTR, KVM_CHECK_EXTENSION, FICLONE),
+	"the state of a machine for a snapshot; a disk's copy that shares its blocks")
+CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE),
+	"breakpoints; registers that a debugger reads and writes")
 CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
 	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK,
 	VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING,
@@ -33,37 +38,43 @@ CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START,
 CALL(poll, CONSOLE | DAX | VMM | RUN, ANY, "may a pipe or terminal be written, has a socket more")
 CALL(timerfd_settime, BLK | NET | VMM | RUN, ANY, "wait for a limit on operations or bytes")
 CALL(clock_gettime, EVERY | VMM | RUN | START, ANY, "the time, where the vDSO does not have it")
-CALL(restart_syscall, BLK | DAX | VMM | RUN, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
+CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
 
 /* Files. */
 CALL(pread64, BLK | VMM | LOOP, ANY, "read the disk")
-CALL(pwrite64, BLK, ANY, "write the disk")
+CALL(pwrite64, BLK | CONTROL, ANY, "write the disk, a snapshot")
 CALL(preadv2, BLK | VMM | RUN, ANY, "read what can be had without waiting (RWF_NOWAIT): of a disk, of the console")
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
 CALL(read, PMEM | DAX | VMM | LOOP, ANY, "take a notice of inotify, or of an eventfd")
 CALL(fadvise64, PREFETCH, ANY, "read the memory that a clone is going to need")
+CALL(ftruncate, CONTROL, ANY, "a snapshot's files are as long as what they are of")
+CALL(copy_file_range, CONTROL, ANY, "a disk's copy")
+CALL(memfd_create, CONTROL, ANY, "where a share's server saves its state")
 CALL(lseek, PMEM | VMM | LOOP, ANY, "how long the image is now")
 CALL(fstat, DAX | VMM | LOOP, ANY, "how long a file is now")
-CALL(newfstatat, DAX | VMM | LOOP, ANY, "the same by an older C library")
+CALL(newfstatat, DAX | VMM | LOOP | BROKER, ANY, "the same by an older C library; is this socket's name still its own")
+CALL(unlink, BROKER, ANY, "remove it at the end")
 
 /* Networks and sockets. */
 CALL(readv, NET, ANY, "a frame from the tap device")
 CALL(writev, NET | CONSOLE | RUN, ANY, "a frame to the tap device; the console's output")
-CALL(recvfrom, NET, ANY, "from passt")
-CALL(recvmsg, VSOCK | DAX | CHILD, ANY, "from a socket of the host; a file to map, from pyvmm-fsd")
-CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | RUN, ANY, "to passt; to a socket of the host; the answer to pyvmm-fsd")
-CALL(sendto, NET, ANY, "the rest of a frame")
-CALL(accept4, VSOCK, ANY, "a client of the socket device")
+CALL(recvfrom, NET | GDB, ANY, "from passt; from a debugger")
+CALL(recvmsg, VSOCK | DAX | CHILD | CONTROL | BROKER, ANY,
+	"from a socket of the host; a file to map, from pyvmm-fsd; to and from the broker")
+CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | CONTROL | RUN | BROKER, ANY,
+	"to passt; to a socket of the host; the answer to pyvmm-fsd, to the broker")
+CALL(sendto, NET | CONTROL | GDB, ANY, "the rest of a frame; to the broker, to a debugger")
+CALL(accept4, VSOCK | GDB, ANY, "a client of the socket device; a debugger")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(shutdown, VSOCK, ANY, "one direction of a connection has ended")
 CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
 	"the C library, when it gives memory back: what of is the host's overcommit; it does without")
-CALL(openat, VSOCK, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
-CALL(socket, VSOCK, IN(0, AF_UNIX), "connect to it")
-CALL(connect, VSOCK, ANY, "connect to it")
+CALL(openat, REACH | BROKER, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
+CALL(socket, REACH | BROKER, IN(0, AF_UNIX), "connect to it")
+CALL(connect, REACH | BROKER, ANY, "connect to it")
 
 /* Memory: none of it can become code. */
 CALL(mmap, VSOCK | PMEM | DAX | VMM | RUN | START, WITHOUT(2, PROT_EXEC), "memory of connections; pieces of files in a window")
@@ -94,14 +105,14 @@ CALL(tgkill, VMM | RUN, ANY, "get a vCPU out of KVM_RUN; job control")
 CALL(getpgrp, TTY, ANY, "is the terminal ours at the moment")
 CALL(getpid, VMM | RUN, ANY, "whom to send a signal")
 CALL(gettid, VMM | RUN, ANY, "whom to send a signal")
-CALL(wait4, CHILD, ANY, "how pyvmm-fsd and passt ended")
+CALL(wait4, CHILD | OUTSIDE, ANY, "how pyvmm-fsd, passt and pyvmm-broker ended")
 CALL(kill, CHILD, FAIL(EPERM), "one that hangs is another user's by then")
 CALL(getrandom, VMM | RUN | START, ANY, "the C library, Python; the guest's virtio-rng")
 CALL(flock, DISK | VCPU, ANY, "let an image go")
 
 /* Ends. */
-CALL(exit_group, VMM | RUN | START, ANY, "the process's end")
-CALL(close, BLK | NET | VSOCK | DAX | VMM | RUN | START, ANY, "connections, timers, the ring of io_uring")
+CALL(exit_group, VMM | RUN | START | BROKER, ANY, "the process's end")
+CALL(close, BLK | NET | VSOCK | DAX | VMM | RUN | START | BROKER, ANY, "connections, timers, the ring of io_uring")
 CALL(rt_sigprocmask, EVERY | VMM | RUN | START, ANY, "the C library, when a thread ends")
 CALL(exit, EVERY | VMM | RUN | START, ANY, "the thread's end")
 
@@ -130,6 +141,5 @@ CALL(capget, START, ANY, "a worker gives its capabilities up")
 CALL(capset, START, ANY, "a worker gives its capabilities up")
 CALL(bpf, NOBODY, ANY, "load a program into the kernel")
 CALL(userfaultfd, NOBODY, ANY, "make the kernel wait in the middle of something")
-CALL(memfd_create, NOBODY, ANY, "make a file of memory, to run")
 CALL(init_module, NOBODY, ANY, "load code into the kernel")
 CALL(keyctl, NOBODY, ANY, "keys of the kernel")

@@ -71,7 +71,7 @@ class VsockConfig(DeviceConfig):
     def calls(self) -> int:
         from vmm.native import lib
 
-        return int(lib.SECCOMP_VHOST) if self.backend == "vhost" else 0
+        return int(lib.SECCOMP_VHOST if self.backend == "vhost" else lib.SECCOMP_VSOCK)
 
     def open(self, opening: Opening) -> VirtioDevice:
         if self.backend == "vhost":

@@ -26,6 +26,7 @@ from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import socket
     from typing import Any
 
@@ -162,6 +163,17 @@ class Vsock(VirtioDevice):
         }
 
     # -- the host's side -------------------------------------------------------------------------------------
+
+    def use_broker(self, sock: _socket.socket) -> tuple[int, bytes, list[tuple[str, tuple[int, int]]]]:
+        """Connect to programs of the host through who answers at the other end of *sock*: ``struct vsock_ask`` and
+        ``vsock_told``.  No worker runs.  The caller keeps the socket open.
+
+        :returns: the directory of the sockets (a descriptor, which is the caller's now), their name's beginning, and
+            what :func:`vmm.virtio.vsock.path.unlink` wants to know of those that were made here
+        """
+        lib.vsock_use_broker(self._vsock, sock.fileno())
+        folder, self._dir_fd = self._dir_fd, -1
+        return folder, os.fsencode(os.path.basename(self.uds)), [made.give_name() for made in self._listening]
 
     def connect(self, port: int, *, seqpacket: bool = False, timeout: float | None = None) -> socket.socket:
         """Connect to *port* of the guest.  Waits for the guest's driver, and for a program to accept.

@@ -102,13 +102,20 @@ class Listening:
     def __init__(self, sock: _socket.socket, path: str, identity: _Id) -> None:
         self.sock = sock
         self.path = path
-        self._identity = identity
+        self._identity: _Id | None = identity
 
     def close(self) -> None:
         """Harmless when done twice."""
         if self.sock.fileno() >= 0:
-            unlink(self.path, self._identity)
+            if self._identity is not None:
+                unlink(self.path, self._identity)
             self.sock.close()
+
+    def give_name(self) -> tuple[str, _Id]:
+        """What :func:`unlink` wants to know, for who removes the path from now on."""
+        assert self._identity is not None
+        identity, self._identity = self._identity, None
+        return self.path, identity
 
 
 def unlink(path: str, identity: _Id) -> None:

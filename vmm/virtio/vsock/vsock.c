@@ -41,11 +41,19 @@ struct vsock *vsock_new(const struct vsock_config *config, int *err)
 	if (!v)
 		return NULL;
 	v->config = *config;
+	v->broker_fd = -1;
 	v->next_port = VSOCK_FIRST_PORT - 1;
 	if (getrandom(&v->seed, sizeof(v->seed), 0) != sizeof(v->seed))
 		v->seed = clock_ns() ^ (uintptr_t)v;
 	*err = 0;
 	return v;
+}
+
+void vsock_use_broker(struct vsock *v, int sock)
+{
+	v->has_broker = true;
+	v->broker_fd = sock;
+	v->config.dir_fd = -1;
 }
 
 void vsock_reset(struct vsock *v)
@@ -142,7 +150,7 @@ static int vsock_begin(struct worker *w)
 	struct vsock_conn *c;
 	int err = 0;
 
-	seccomp_worker(w, SECCOMP_VSOCK);
+	seccomp_worker(w, v->has_broker ? SECCOMP_VSOCK : SECCOMP_VSOCK | SECCOMP_REACH);
 	v->running = true;
 	if (epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->rx_kick, &kick) < 0)
 		return -errno;

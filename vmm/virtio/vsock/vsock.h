@@ -26,6 +26,27 @@ struct vsock_config {
 	char name[256];
 };
 
+/* To the broker, and what it answers: with a descriptor, or with an errno. */
+struct vsock_ask {
+	uint32_t port, type; /* type: VSOCK_TYPE_* */
+};
+
+struct vsock_told {
+	uint32_t port, error;
+};
+
+/*
+ * Before, to the broker (broker.c), until it is told to go: remove this socket's name at the end (BROKER_NAME: text is its path);
+ * connect to <text>_<port> in the directory whose descriptor comes with it (BROKER_GO), to nothing without one.
+ */
+enum { BROKER_NAME = 1, BROKER_GO = 2, BROKER_NAMES = 8 };
+
+struct broker_msg {
+	uint32_t op, zero;
+	uint64_t dev, ino;
+	char text[256];
+};
+
 struct vsock_stats {
 	uint64_t opened, refused, resets; /* connections; requests of either side that came to nothing; connections cut */
 	uint64_t credit_updates;          /* sent to the guest */
@@ -48,6 +69,11 @@ struct vsock;
 
 /* The descriptors stay the caller's, and open. NULL and *err = -errno. */
 struct vsock *vsock_new(const struct vsock_config *config, int *err);
+/*
+ * From now on sockets of the host are connected to by who is asked for it at the other end of `sock`, a SOCK_SEQPACKET that the
+ * caller keeps; dir_fd is not needed any more. No worker runs.
+ */
+void vsock_use_broker(struct vsock *vsock, int sock);
 /* After the worker was freed. Closes all connections. */
 void vsock_free(struct vsock *vsock);
 /* One worker thread for all queues; one at a time. Connections outlive it: they go on with the next. */
@@ -192,6 +218,8 @@ struct free_block;
 struct vsock {
 	struct worker worker;
 	struct vsock_config config;
+	int broker_fd;                  /* -1: connect to sockets of the host by oneself */
+	bool has_broker;
 	bool seqpacket;                 /* negotiated */
 	bool running;                   /* in the worker's epoll is what belongs there */
 	bool rx_starved;                /* something waits for buffers of the guest */

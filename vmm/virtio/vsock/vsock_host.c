@@ -159,6 +159,31 @@ void vsock_host_accepted(struct vsock *v, struct vsock_conn *c)
 
 /* ---- what the guest connects to ---- */
 
+/* By who may: this process cannot open sockets of the host any more. What is not an answer ends the asking for good. */
+static int broker_connect(struct vsock *v, uint32_t port, uint16_t type)
+{
+	const struct vsock_ask ask = { .port = port, .type = type };
+	struct vsock_told told;
+	int fd = -1, err;
+
+	if (v->broker_fd < 0)
+		return -ECONNREFUSED;
+	err = fd_socket_send(v->broker_fd, &ask, sizeof(ask), NULL, 0);
+	if (!err)
+		err = fd_socket_recv(v->broker_fd, &told, sizeof(told), &fd, 1);
+	if (!err && (told.port != port || !told.error != (fd >= 0)))
+		err = -EPROTO;
+	if (err) {
+		if (fd >= 0)
+			close(fd);
+		v->broker_fd = -1;
+		return err;
+	}
+	if (fd >= 0 && type == VSOCK_TYPE_SEQPACKET)
+		message_room(fd);
+	return fd >= 0 ? fd : -ECONNREFUSED;
+}
+
 int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
 {
 	int kind = type == VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
@@ -166,6 +191,8 @@ int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
 	char name[sizeof(v->config.name) + 12];
 	int at, fd, err = 0;
 
+	if (v->has_broker)
+		return broker_connect(v, port, type);
 	snprintf(name, sizeof(name), "%s_%u", v->config.name, port);
 	/*
 	 * Only a socket that is itself in that directory: a symbolic link would have the guest talk to whatever its maker

@@ -67,8 +67,8 @@ static int spawn_keep_caps(void)
 static int spawn_main(void *arg)
 {
 	struct spawn *s = arg;
-	char name[] = "pyvmm-fsd";
-	char *argv[] = { name, NULL }, *env[] = { NULL };
+	const char *slash = strrchr(s->path, '/');
+	char *argv[] = { (char *)(uintptr_t)(slash ? slash + 1 : s->path), NULL }, *env[] = { NULL };
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
 
