@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm_kata import protobuf
@@ -77,6 +77,7 @@ def fields_of(kind: str, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
 messages = st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind), fields_of(kind)))
 
 
+@settings(deadline=None)
 @given(what=messages)
 def test_each_reads_what_the_other_writes(peers: dict[str, Any], what: tuple[str, dict[str, Any]]) -> None:
     kind, fields = what
@@ -88,6 +89,7 @@ def test_each_reads_what_the_other_writes(peers: dict[str, Any], what: tuple[str
     assert ours.ByteSize() == theirs.ByteSize()
 
 
+@settings(deadline=None)
 @given(kind=st.sampled_from(KINDS), data=st.binary(max_size=60))
 @example(kind="grpc.Spec", data=b"\x8d\x80\x80\x80\x80\x00\x00\x00\x00\x00")  # a tag of six bytes
 @example(kind="grpc.Spec", data=b"\xf8\xff\xff\xff\x1f\x00")  # one of 33 bits

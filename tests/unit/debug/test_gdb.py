@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
@@ -312,18 +312,21 @@ def packets(data: bytes, piece: int = 1 << 20) -> list[bytes | None]:
     return found
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_escaping(data: bytes) -> None:
     assert unescape(escape(data)) == data
     assert not any(byte in escape(data) for byte in b"#$*")
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 7))
 def test_packets_come_out_as_they_went_in(contents: list[bytes], piece: int) -> None:
     stream = b"+".join(frame(escape(content)) for content in contents)
     assert packets(stream, piece) == [escape(content) for content in contents]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 30))
 def test_any_bytes_are_read(data: bytes, piece: int) -> None:
     packets(data, piece)

@@ -192,18 +192,21 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_no_plain_value_is_more_than_an_error(value: object) -> None:
     with pytest.raises(ConfigError):
         made(value, "Tree", KINDS, "tree")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_are_more_than_an_error(raw: bytes) -> None:
     with pytest.raises(ConfigError):
         made(decode_state(raw, "file"), "Tree", KINDS, "tree")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_state_with_changed_bytes_is_another_or_an_error(data: st.DataObject) -> None:
     raw = bytearray(encode_state(TREE))
@@ -249,7 +252,7 @@ def test_a_diff_holds_what_is_another_now(tmp_path: Path, shared: bool) -> None:
 writes = st.lists(st.tuples(st.integers(0, 63), st.sampled_from([b"\0", b"x", b"yy"])), max_size=12)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(writes, min_size=1, max_size=4), st.booleans())
 def test_any_chain_of_diffs_gives_what_was_there(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[list[tuple[int, bytes]]], clones: bool
