@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.driver import Buffer, DriverQueue, Guest
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk.device import Blk
+
+IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
+"""How the host does what the guest asks for."""
 
 
 class Answer(NamedTuple):

@@ -86,3 +86,11 @@ class Console:
     def close(self) -> None:
         os.close(self.reader)
         os.close(self.writer)
+
+
+def two_disks(folder: Path) -> tuple[DiskConfig, DiskConfig]:
+    """One that the guest may write and one that it may not, 1 MiB each that begins with ``at the time``."""
+    written, read = folder / "written.img", folder / "read.img"
+    for path in (written, read):
+        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
+    return DiskConfig(str(written)), DiskConfig(str(read), read_only=True)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.filesystems import sparse_copy
 from tests.guest.conftest import GUESTS
-from tests.guest.vmfixture import Guest, boot_guest
+from tests.guest.vmfixture import Guest, boot_guest, showing_console
 from tools import guest as recipes
 from vmm import DiskConfig
 
@@ -40,12 +40,8 @@ def running(kernel: str, root: Path, folder: Path, **options: Any) -> Iterator[G
     """A guest whose shell is ready, with a copy of *root* in *folder*; *options* are those of boot_guest()."""
     guest = boot_guest(kernel, rootfs=sparse_copy(root, folder / "root.ext4"), **options)
     try:
-        try:
+        with showing_console(guest):
             guest.start_shell()
-        except BaseException as error:
-            guest.drain()
-            error.add_note(f"console:\n{guest.console}")
-            raise
         yield guest
     finally:
         guest.close()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.filesystems import sparse_copy
 from tests.guest.shared import complaints, show
-from tests.guest.vmfixture import SERVE, Guest, boot_guest
+from tests.guest.vmfixture import SERVE, Guest, boot_guest, showing_console
 from tools import guest as recipes
 from vmm import DiskConfig
 
@@ -49,7 +49,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         cmdline="systemd.show_status=0 console=ttyS0",
     )
     try:
-        try:
+        with showing_console(guest):
             guest.expect("debian login: ", BOOT_TIMEOUT)
             guest.type("root\n")
             guest.expect(PROMPT, 120)
@@ -57,10 +57,6 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             guest.expect(r"bash-[\d.]+# ", 60)
             guest.type(SERVE)
             guest.check("true", 60)
-        except BaseException as error:
-            guest.drain()
-            error.add_note(f"console:\n{guest.console}")
-            raise
         yield guest
     finally:
         guest.close()

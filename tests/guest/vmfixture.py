@@ -6,7 +6,7 @@ import base64
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,17 @@ class Guest(ConsoleGuest):
         with contextlib.suppress(GuestEnded):
             self.run("poweroff; sleep 60")
         return self.wait()
+
+
+@contextlib.contextmanager
+def showing_console(guest: Guest) -> Iterator[None]:
+    """An error in the block has the console of *guest* as a note."""
+    try:
+        yield
+    except BaseException as error:
+        guest.drain()
+        error.add_note(f"console:\n{guest.console}")
+        raise
 
 
 def disk_config(disk: str | Path | DiskConfig) -> DiskConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blk_driver import BlkGuest, Request, header
+from tests.blk_driver import IO_URING, BlkGuest, Request, header
 from tests.driver import Guest
 from tests.pci_driver import PciGuest
 from tests.sample_devices import Echo, Holder
@@ -27,7 +27,6 @@ from vmm.virtio.blk.device import Blk
 from vmm.virtio.mmio import MmioRegisters
 
 SIZE = 8 << 20
-IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
 
 
 @pytest.fixture

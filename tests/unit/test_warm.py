@@ -529,9 +529,6 @@ def test_what_makes_the_next_image_takes_no_cpu_from_its_session(starts: Starts)
 # -- the file that a start's modules come from: it is used, and never believed over the sources ----------------------
 
 
-SITE_PACKAGES = next(path for path in sys.path if path.endswith("site-packages"))
-
-
 class Copy:
     """A copy of the package, and starts from it."""
 
@@ -548,7 +545,7 @@ class Copy:
     def boot(self, before: str = "") -> tuple[str, list[str]]:
         """Boot with it: the output, and the modules that came from the file."""
         code = (
-            f"import sys; sys.path[:0] = [{str(self.folder)!r}]; sys.path.append({SITE_PACKAGES!r})\n{before}\n"
+            f"import sys; sys.path[:0] = [{str(self.folder)!r}]; sys.path.append({str(SITE)!r})\n{before}\n"
             "from vmm.faststart import bundle; bundle.install()\n"
             "from vmm.cli.main import main\n"
             f"status = main(['boot', '--kernel', {self.kernel!r}])\n"

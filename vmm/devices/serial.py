@@ -67,11 +67,6 @@ class Serial(BusDevice):
             raise HostError("the serial port is closed", code="closed")
         return self._native
 
-    @property
-    def space_fd(self) -> int:
-        """Readable when :meth:`on_space` is to be called; :meth:`attach` takes care of it."""
-        return self._space.fd
-
     def attach(self, loop: Loop) -> None:
         """Let *loop* serve the port: unfinished lines, a slow reader of the output, room for more input."""
         self._loop = loop

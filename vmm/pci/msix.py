@@ -54,16 +54,6 @@ class Msix:
         self._mask_all = False
         self.reset()
 
-    @property
-    def table_size(self) -> int:
-        """Bytes."""
-        return len(self._table)
-
-    @property
-    def pba_size(self) -> int:
-        """Bytes: a multiple of eight."""
-        return -(-self.count // 64) * 8
-
     def capability(self, bar: int, table: int, pba: int) -> tuple[bytes, bytes]:
         """The capability's body and its write mask; *table* and *pba* are offsets in BAR *bar*, multiples of eight."""
         body = (self.count - 1).to_bytes(2, "little") + (table | bar).to_bytes(4, "little")

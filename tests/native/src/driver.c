@@ -31,6 +31,36 @@ void guest_open(struct guest *g, uint32_t size, uint32_t flags)
 	CHECK_EQ(err, 0);
 }
 
+void guest_open_queue(struct guest *g, const struct guest *of, const struct ring_config *config)
+{
+	int err;
+
+	*g = *of;
+	g->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	g->config = *config;
+	g->desc = guest_ptr(g, config->desc);
+	g->avail = guest_ptr(g, config->avail);
+	g->used = guest_ptr(g, config->used);
+	g->ring = ring_new(&g->mem, &g->config, &err);
+	CHECK_EQ(err, 0);
+}
+
+void guest_close_queue(struct guest *g)
+{
+	ring_free(g->ring);
+	close(g->kick_fd);
+}
+
+void guest_refuses(const struct guest *g, const struct ring_config *config, size_t n, int error)
+{
+	int err;
+
+	for (size_t i = 0; i < n; i++) {
+		CHECK(!ring_new(&g->mem, &config[i], &err));
+		CHECK_EQ(err, error);
+	}
+}
+
 void guest_close(struct guest *g)
 {
 	ring_free(g->ring);

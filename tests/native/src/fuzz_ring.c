@@ -14,8 +14,8 @@ enum { MAX_IOV = 64 };
 enum { END = 0xfe }; /* of the calls; lies follow */
 
 static uint8_t *low, *high;
-static _Alignas(4096) uint8_t books[RING_STATE_STRIDE];
-static struct ring_state *const state = (struct ring_state *)(void *)books;
+static _Alignas(4096) uint8_t ring_states[RING_STATE_STRIDE];
+static struct ring_state *const state = (struct ring_state *)(void *)ring_states;
 
 static void require(bool ok)
 {
@@ -57,7 +57,7 @@ static void adopt(const struct mem *mem, struct ring_config config, const uint8_
 	int err, n;
 
 	for (; size > 2; data += 3, size -= 3)
-		books[(data[0] | data[1] << 8) % sizeof(books)] = data[2];
+		ring_states[(data[0] | data[1] << 8) % sizeof(ring_states)] = data[2];
 	config.next_avail = config.next_used = 0;
 	ring = ring_new(mem, &config, &err);
 	require(ring != NULL);
@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	take(&data, &size, low + DESC, 16 * config.size);
 	take(&data, &size, low + AVAIL, 6 + 2 * config.size);
 	take(&data, &size, low + TABLE, 256);
-	memset(books, 0, sizeof(books));
+	memset(ring_states, 0, sizeof(ring_states));
 	ring = ring_new(&mem, &config, &err);
 	require(!ring == !!err);
 	if (!ring)

@@ -67,6 +67,11 @@ struct guest {
 /* size, flags of the ring; RAM is zero. */
 void guest_open(struct guest *g, uint32_t size, uint32_t flags);
 void guest_close(struct guest *g);
+/* Another queue of the same guest, whose rings are where config says. Closed before it, by guest_close_queue(). */
+void guest_open_queue(struct guest *g, const struct guest *of, const struct ring_config *config);
+void guest_close_queue(struct guest *g);
+/* ring_new() says this to each of n configurations. */
+void guest_refuses(const struct guest *g, const struct ring_config *config, size_t n, int error);
 /* Pointer to the RAM at gpa; must be there. */
 void *guest_ptr(struct guest *g, uint64_t gpa);
 /* Write descriptor i of the table. */

@@ -285,10 +285,10 @@ static void indirect_with_more_entries_than_any_chain(void)
 
 /* ring_packed_log.c: a packed ring that changes hands. */
 
-static _Alignas(4096) uint8_t books[RING_STATE_STRIDE];
-static struct ring_state *const state = (struct ring_state *)(void *)books;
+static _Alignas(4096) uint8_t ring_states[RING_STATE_STRIDE];
+static struct ring_state *const state = (struct ring_state *)(void *)ring_states;
 
-/* Whoever served the ring dies here; the next one has what lies in the books. */
+/* Whoever served the ring dies here; the next one has what lies in its state. */
 static int adopt(void)
 {
 	struct ring_config config = g.config;
@@ -420,23 +420,23 @@ static void books_that_cannot_be(void)
 	uint8_t kept[RING_STATE_STRIDE];
 
 	setup(8, RING_INDIRECT);
-	memset(books, 0, sizeof(books));
+	memset(ring_states, 0, sizeof(ring_states));
 	CHECK_EQ(ring_share(g.ring, state), 0);
 	put(AT_DATA, 1, 5, D_NEXT);
 	put(AT_DATA, 2, 6, 0);
 	CHECK_EQ(ring_pop(g.ring, &chain), 1);
-	memcpy(kept, books, sizeof(books));
+	memcpy(kept, ring_states, sizeof(ring_states));
 	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
-		memcpy(books, kept, sizeof(books));
-		memcpy(books + lies[i].offset, &lies[i].value, sizeof(uint16_t));
+		memcpy(ring_states, kept, sizeof(ring_states));
+		memcpy(ring_states + lies[i].offset, &lies[i].value, sizeof(uint16_t));
 		if (adopt() != -EPROTO) {
 			fprintf(stderr, "lie %zu was believed\n", i);
 			exit(1);
 		}
 	}
 	/* A buffer that is none. */
-	memcpy(books, kept, sizeof(books));
-	memset(books + RING_LOG_OFFSET + offsetof(struct ring_log, desc), 0xff, 8);
+	memcpy(ring_states, kept, sizeof(ring_states));
+	memset(ring_states + RING_LOG_OFFSET + offsetof(struct ring_log, desc), 0xff, 8);
 	CHECK_EQ(adopt(), 1);
 	CHECK_EQ(ring_pop(g.ring, &chain), -EFAULT);
 	guest_close(&g);
@@ -471,14 +471,8 @@ static void config_refused(void)
 	int err;
 
 	setup(8, 0);
-	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		CHECK(!ring_new(&g.mem, &bad[i], &err));
-		CHECK_EQ(err, -EINVAL);
-	}
-	for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
-		CHECK(!ring_new(&g.mem, &outside[i], &err));
-		CHECK_EQ(err, -EFAULT);
-	}
+	guest_refuses(&g, bad, sizeof(bad) / sizeof(bad[0]), -EINVAL);
+	guest_refuses(&g, outside, sizeof(outside) / sizeof(outside[0]), -EFAULT);
 	ring = ring_new(&g.mem, &last, &err);
 	CHECK(ring);
 	ring_free(ring);

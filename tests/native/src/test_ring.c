@@ -256,14 +256,8 @@ static void config_refused(void)
 	int err;
 
 	setup(8, 0);
-	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		CHECK(!ring_new(&g.mem, &bad[i], &err));
-		CHECK_EQ(err, -EINVAL);
-	}
-	for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
-		CHECK(!ring_new(&g.mem, &outside[i], &err));
-		CHECK_EQ(err, -EFAULT);
-	}
+	guest_refuses(&g, bad, sizeof(bad) / sizeof(bad[0]), -EINVAL);
+	guest_refuses(&g, outside, sizeof(outside) / sizeof(outside[0]), -EFAULT);
 	/* The last bytes of RAM are RAM. The event word belongs to the used ring, whatever was negotiated. */
 	last.used = HIGH_BASE + HIGH_SIZE - 68;
 	CHECK(!ring_new(&g.mem, &last, &err));

@@ -37,17 +37,9 @@ static void start(void)
 
 static void open_console(void)
 {
-	int err;
-
 	guest_open(&tx, SIZE, RING_EVENT_IDX);
-	rx = tx;
-	rx.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rx.config = (struct ring_config){ SIZE, RING_EVENT_IDX, RX_DESC, RX_AVAIL, RX_USED, 0, 0 };
-	rx.desc = guest_ptr(&rx, RX_DESC);
-	rx.avail = guest_ptr(&rx, RX_AVAIL);
-	rx.used = guest_ptr(&rx, RX_USED);
-	rx.ring = ring_new(&rx.mem, &rx.config, &err);
-	CHECK(rx.ring && pipe2(out, O_CLOEXEC) == 0);
+	guest_open_queue(&rx, &tx, &(struct ring_config){ SIZE, RING_EVENT_IDX, RX_DESC, RX_AVAIL, RX_USED, 0, 0 });
+	CHECK(pipe2(out, O_CLOEXEC) == 0);
 	console = console_new(out[1], 0, -1);
 	CHECK(console);
 	done = false;
@@ -58,8 +50,7 @@ static void close_console(void)
 {
 	worker_free(worker);
 	console_free(console);
-	ring_free(rx.ring);
-	close(rx.kick_fd);
+	guest_close_queue(&rx);
 	guest_close(&tx);
 	close(out[0]);
 	close(out[1]);

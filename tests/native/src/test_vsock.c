@@ -47,15 +47,9 @@ static void open_all(void)
 	int err;
 
 	guest_open(&tx, SIZE, RING_EVENT_IDX);
-	rx = tx;
-	rx.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rx.config = (struct ring_config){ SIZE, RING_EVENT_IDX, RX_DESC, RX_AVAIL, RX_USED, 0, 0 };
-	rx.desc = guest_ptr(&rx, RX_DESC);
-	rx.avail = guest_ptr(&rx, RX_AVAIL);
-	rx.used = guest_ptr(&rx, RX_USED);
-	rx.ring = ring_new(&rx.mem, &rx.config, &err);
+	guest_open_queue(&rx, &tx, &(struct ring_config){ SIZE, RING_EVENT_IDX, RX_DESC, RX_AVAIL, RX_USED, 0, 0 });
 	strcpy(dir, "/tmp/test-vsock-XXXXXX");
-	CHECK(mkdtemp(dir) && rx.ring);
+	CHECK(mkdtemp(dir));
 	dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	snprintf(path, sizeof(path), "%s/v", dir);
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
@@ -74,8 +68,7 @@ static void close_all(void)
 {
 	worker_free(worker);
 	vsock_free(vsock);
-	ring_free(rx.ring);
-	close(rx.kick_fd);
+	guest_close_queue(&rx);
 	guest_close(&tx);
 	close(dir_fd);
 	close(listen_fd);

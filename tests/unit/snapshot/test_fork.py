@@ -117,10 +117,8 @@ def test_a_child_can_wait_be_saved_and_reset(tmp_path: Path, consoles: list[Cons
 
 @needs_kvm
 def test_disks_are_of_the_moment(tmp_path: Path, consoles: list[Console]) -> None:
-    written, read = tmp_path / "written.img", tmp_path / "read.img"
-    for path in (written, read):
-        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
-    disks = (DiskConfig(str(written)), DiskConfig(str(read), read_only=True))
+    disks = tiny.two_disks(tmp_path)
+    written, read = (Path(disk.path) for disk in disks)
     with counting(tmp_path, consoles[0], disks=disks) as source:
         source.start()
         assert consoles[0].read(1) == b">"

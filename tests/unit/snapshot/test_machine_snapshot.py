@@ -122,10 +122,8 @@ def test_a_clone_can_wait_and_be_reset(tmp_path: Path, consoles: list[Console]) 
 
 
 def test_disks_are_of_the_point_in_time(tmp_path: Path, consoles: list[Console]) -> None:
-    written, read = tmp_path / "written.img", tmp_path / "read.img"
-    for path in (written, read):
-        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
-    disks = (DiskConfig(str(written)), DiskConfig(str(read), read_only=True))
+    disks = tiny.two_disks(tmp_path)
+    written, read = (Path(disk.path) for disk in disks)
     with echo(tmp_path, consoles[0], disks=disks) as machine:
         machine.start()
         assert consoles[0].read(1) == b">"

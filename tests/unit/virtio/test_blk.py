@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blk_driver import BlkGuest, header, segment
+from tests.blk_driver import IO_URING, BlkGuest, header, segment
 from tests.driver import Used
 from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
@@ -26,7 +26,6 @@ from vmm.virtio.mmio import MmioRegisters
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
 SIZE = 1 << 20
-IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
 
 
 @pytest.fixture

@@ -120,24 +120,32 @@ static int reply_value(struct fs_req *r, uint32_t size, ssize_t n)
 	return size ? fs_reply(r, r->q->out, (size_t)n) : fs_reply(r, &out, sizeof(out));
 }
 
+/* A request that ends with a name, which is at `at`: the name, and the file that it is of. */
+static int xattr_get_node(struct fs_req *r, uint32_t at, const char **name, struct fs_ref *ref)
+{
+	uint32_t end;
+	int err;
+
+	*name = xattr_name(r, at, &end, &err);
+	if (!*name)
+		return err;
+	if (end != r->arg_len)
+		return -EINVAL;
+	if (is_acl(*name) && !fs_has(r->fs, FUSE_POSIX_ACL))
+		return -EOPNOTSUPP;
+	return fs_node_get(r->fs, r->in.nodeid, ref);
+}
+
 int fs_op_getxattr(struct fs_req *r)
 {
 	const struct fuse_getxattr_in *in = r->arg;
 	size_t room = in->size < FS_XATTR_MAX ? in->size : FS_XATTR_MAX;
 	struct fs_ref ref;
 	const char *name;
-	uint32_t end;
 	ssize_t n;
 	int err;
 
-	name = xattr_name(r, sizeof(*in), &end, &err);
-	if (!name)
-		return err;
-	if (end != r->arg_len)
-		return -EINVAL;
-	if (is_acl(name) && !fs_has(r->fs, FUSE_POSIX_ACL))
-		return -EOPNOTSUPP;
-	err = fs_node_get(r->fs, r->in.nodeid, &ref);
+	err = xattr_get_node(r, sizeof(*in), &name, &ref);
 	if (err)
 		return err;
 	n = getxattr(fs_fd_name(ref.fd).text, name, r->q->out, room);
@@ -170,17 +178,9 @@ int fs_op_removexattr(struct fs_req *r)
 {
 	struct fs_ref ref;
 	const char *name;
-	uint32_t end;
 	int err;
 
-	name = xattr_name(r, 0, &end, &err);
-	if (!name)
-		return err;
-	if (end != r->arg_len)
-		return -EINVAL;
-	if (is_acl(name) && !fs_has(r->fs, FUSE_POSIX_ACL))
-		return -EOPNOTSUPP;
-	err = fs_node_get(r->fs, r->in.nodeid, &ref);
+	err = xattr_get_node(r, 0, &name, &ref);
 	if (err)
 		return err;
 	err = removexattr(fs_fd_name(ref.fd).text, name) < 0 ? -errno : 0;

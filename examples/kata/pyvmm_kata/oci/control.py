@@ -9,7 +9,9 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.state import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.state import Json
 
@@ -136,6 +138,37 @@ class Channel:
         for fd in self.fds:
             os.close(fd)
         self.fds = []
+
+
+def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Channel, int], None]) -> None:
+    """Have *body* run in a child, in a session of its own; what it returns is the child's exit status.
+
+    :param peer: what errors call the child
+    :param body: gets the child's end of a connection
+    :param agree: gets the other end and the child's pid; when it raises, the child is killed
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            ours.close()
+            os.setsid()
+            status = body(its)
+        except BaseException as error:
+            sys.stderr.write(f"pyvmm-oci: {type(error).__name__}: {error}\n")
+        finally:
+            os._exit(status)
+    its.close()
+    channel = Channel(ours, peer)
+    try:
+        agree(channel, pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        channel.close()
 
 
 def _path(folder_fd: int) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
-import sys
 from errno import EACCES, EPERM
 from typing import TYPE_CHECKING
 
@@ -184,32 +182,15 @@ def _first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Js
 
 def _start_monitor(make_plan: Callable[[], Plan]) -> None:
     """Fork it, and wait until the container is made."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    pid = os.fork()
-    if pid == 0:
-        status = 255
-        try:
-            ours.close()
-            status = _be_monitor(make_plan, its)
-        except BaseException as error:
-            sys.stderr.write(f"pyvmm-oci: {type(error).__name__}: {error}\n")
-        finally:
-            os._exit(status)
-    its.close()
-    channel = control.Channel(ours, "the new monitor")
-    try:
+
+    def agree(channel: control.Channel, _pid: int) -> None:
         channel.answer(CREATE_S)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-    finally:
-        channel.close()
+
+    control.fork("the new monitor", lambda sock: _be_monitor(make_plan, sock), agree)
 
 
 def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
     """The child: never returns to its caller's code; its exit status."""
-    os.setsid()
     channel = control.Channel(sock, "create")
     try:
         timeline.note("monitor")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -55,30 +54,15 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def _detach(folder: str, process: Json, options: Json) -> int:
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    pid = os.fork()
-    if pid == 0:
-        status = FAILED
-        try:
-            ours.close()
-            os.setsid()
-            status = Attendant(folder, process, options["console-socket"], its).run()
-        except BaseException as error:
-            sys.stderr.write(f"pyvmm-oci: {type(error).__name__}: {error}\n")
-        finally:
-            os._exit(status)
-    its.close()
-    channel = control.Channel(ours, "the new process")
-    try:
+    def attend(sock: socket.socket) -> int:
+        return Attendant(folder, process, options["console-socket"], sock).run()
+
+    def agree(channel: control.Channel, pid: int) -> None:
         channel.answer()
         if options["pid-file"]:
             state.write_pid(options["pid-file"], pid)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-    finally:
-        channel.close()
+
+    control.fork("the new process", attend, agree)
     return 0
 
 

@@ -39,7 +39,7 @@ struct server {
 	struct mem mem;
 	void *ram;
 	uint64_t ram_size;
-	uint8_t *page, *books;
+	uint8_t *page, *ring_states;
 	uint32_t status_offset;
 	struct queue queue[FSD_QUEUES];
 	struct worker_stats gone; /* of queues that were stopped */
@@ -118,12 +118,12 @@ static void unmap_all(struct server *s)
 {
 	if (s->ram)
 		munmap(s->ram, s->ram_size);
-	if (s->books)
-		munmap(s->books, FSD_QUEUES * RING_STATE_STRIDE);
+	if (s->ring_states)
+		munmap(s->ring_states, FSD_QUEUES * RING_STATE_STRIDE);
 	if (s->page)
 		munmap(s->page, STATUS_PAGE);
 	s->ram = NULL;
-	s->books = s->page = NULL;
+	s->ring_states = s->page = NULL;
 }
 
 static int check_regions(struct server *s, const struct fsd_msg *m)
@@ -155,9 +155,9 @@ static int do_memory(struct server *s, const struct fsd_msg *m, const int *fds, 
 	if (err)
 		return err;
 	s->ram = map_fd(fds[0], s->ram_size);
-	s->books = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE);
+	s->ring_states = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE);
 	s->page = map_fd(fds[2], STATUS_PAGE);
-	if (!s->ram || !s->books || !s->page) {
+	if (!s->ram || !s->ring_states || !s->page) {
 		answer_say(a, "mapping guest memory");
 		unmap_all(s);
 		return -ENOMEM;
@@ -206,7 +206,7 @@ static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct 
 		answer_say(a, "the queue is not valid");
 		return err;
 	}
-	err = ring_share(q->ring, (struct ring_state *)(void *)(s->books + (size_t)m->index * RING_STATE_STRIDE));
+	err = ring_share(q->ring, (struct ring_state *)(void *)(s->ring_states + (size_t)m->index * RING_STATE_STRIDE));
 	if (err) {
 		queue_close(s, q);
 		return err;

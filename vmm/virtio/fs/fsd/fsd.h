@@ -18,7 +18,7 @@ enum { FSD_VERSION = 1, FSD_QUEUES = 64, FSD_FDS = 4 };
 /* What a message asks for, and the descriptors that come with it. */
 enum {
 	FSD_SETUP = 1,  /* isolate yourself, then serve this directory: root, VMM (a pidfd), socket of the DAX window or -1 */
-	FSD_MEMORY = 2, /* RAM, books of the rings (FSD_QUEUES * RING_STATE_STRIDE bytes), page of InterruptStatus */
+	FSD_MEMORY = 2, /* RAM, struct ring_state of each queue (FSD_QUEUES * RING_STATE_STRIDE bytes), page of InterruptStatus */
 	FSD_START = 3,  /* a queue: kick, irq, event */
 	FSD_STOP = 4,   /* all queues: finish what is in flight, let go of the memory */
 	FSD_RESET = 5,  /* the guest has reset the device */
