@@ -8,17 +8,32 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import tiny
-from vmm import ConfigError, HostError, Machine, VsockConfig
+from vmm import (
+    BootConfig,
+    ConfigError,
+    DiskConfig,
+    HostError,
+    Machine,
+    MachineConfig,
+    NetConfig,
+    Publish,
+    VsockConfig,
+)
 from vmm.control.client import ask
-from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
+from vmm.control.server import COMMANDS, CONNECTIONS_MAX, LINE_MAX, Arguments, ControlServer, own_devices
 from vmm.faststart.record import replace
+
+if TYPE_CHECKING:
+    from vmm.control.server import Tell
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -83,6 +98,40 @@ def test_a_snapshot_by_the_socket(path: str, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot write"):
         ask(path, "snapshot", path=str(tmp_path / "missing" / "warm"))
     assert ask(path, "status")["state"] == "running"
+
+
+def test_what_was_asked_is_answered_while_the_socket_closes(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `stop`, which ends the machine and so the socket."""
+    server = ControlServer(machine, str(tmp_path / "vm.sock"))
+    closing = threading.Thread(target=server.close)
+
+    def end(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> dict[str, Any]:
+        closing.start()
+        closing.join(0.2)  # it waits for us
+        return {"answered": True}
+
+    monkeypatch.setitem(COMMANDS, "end", end)
+    assert ask(server.path, "end") == {"answered": True}
+    closing.join()
+
+
+def test_who_reads_no_answers_does_not_hold_the_end_up(tmp_path: Path, machine: Machine) -> None:
+    server = ControlServer(machine, str(tmp_path / "vm.sock"))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.path)
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):
+            client.sendall(b'{"command": "status"}\n' * 1_000_000)
+        server.close()
+
+
+def test_a_child_of_a_fork_has_sockets_of_its_own_and_publishes_no_ports() -> None:
+    nets = (NetConfig("user", publish=(Publish(8080, 80),)), NetConfig("user"))
+    config = MachineConfig(BootConfig("k"), nets=nets, vsock=VsockConfig(uds="/run/vm"), rootfs=DiskConfig("d"))
+    assert own_devices(config, 3) == {"nets": (nets[1], nets[1]), "vsock": VsockConfig(uds="/run/vm.3")}
+    assert own_devices(MachineConfig(BootConfig("k"), vsock=VsockConfig(backend="vhost")), 3) == {}
 
 
 def test_a_fork_by_the_socket(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ class DeviceConfig:
         """
         return tuple([cls.parse(text, flag) for text in texts])
 
+    def of_child(self, number: int) -> Self:
+        """The record of child *number* of a fork of the machine: without what both cannot have, ports of the host and
+        paths of sockets."""
+        return self
+
     def check(self, machine: MachineConfig) -> None:
         """Can *machine* have it?
 

@@ -10,12 +10,13 @@ import json
 import logging
 import os
 import socket
+import struct
 from _thread import allocate_lock
 
 from vmm import report
 from vmm.errors import ConfigError, VmmError
-from vmm.faststart.record import replace
 from vmm.faststart.thread import Thread
+from vmm.virtio.registry import BUILT_IN
 from vmm.virtio.vsock.path import listen
 
 TYPE_CHECKING = False
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 LINE_MAX = 64 << 10
 """Bytes of a request."""
 CONNECTIONS_MAX = 16
+_SEND_S = 2
+"""How long an answer waits for its reader."""
 
 
 class ControlServer:
@@ -69,6 +72,8 @@ class ControlServer:
                 if self._stopping or len(self._connections) == CONNECTIONS_MAX:
                     connection.close()
                     continue
+                # Who does not read its answers does not hold the end of a machine up for longer
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
                 thread = Thread(self._server(connection), "control")
                 self._connections[connection] = thread
                 thread.start()
@@ -126,7 +131,7 @@ class ControlServer:
             self._forked += n
         numbers = range(first, first + n)
         children = self.machine.fork(
-            n, each=lambda index: own_sockets(self.machine.config, numbers[index]), start=False
+            n, each=lambda index: own_devices(self.machine.config, numbers[index]), start=False
         )
         made: list[Child] = []
         try:
@@ -145,15 +150,16 @@ class ControlServer:
         return [each.where() for each in made]
 
     def close(self) -> None:
-        """Answer nobody any more, end the machine's children, and remove the socket.  Harmless when done twice."""
+        """Take no request any more, answer those that were made, end the machine's children, and remove the socket.
+        Harmless when done twice."""
         with self._lock:
             if self._stopping:
                 return
             self._stopping = True
             connections = dict(self._connections)
-        for connection in (self._socket, *connections):
+        for connection, how in ((self._socket, socket.SHUT_RDWR), *((each, socket.SHUT_RD) for each in connections)):
             try:
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(how)
             except OSError:
                 pass
         self._thread.join()
@@ -204,11 +210,17 @@ class Child:
         self._thread.join()
 
 
-def own_sockets(config: MachineConfig, number: int) -> dict[str, Any]:
-    """What child *number* of a machine cannot have in common with it: the path of its vsock, ports of the host."""
-    own: dict[str, Any] = {"nets": tuple(replace(net, publish=()) for net in config.nets)}
-    if config.vsock is not None and config.vsock.uds:
-        own["vsock"] = replace(config.vsock, uds=f"{config.vsock.uds}.{number}")
+def own_devices(config: MachineConfig, number: int) -> dict[str, Any]:
+    """The fields of a machine's configuration in which its child *number* has other records of devices."""
+    own: dict[str, Any] = {}
+    for device in BUILT_IN:
+        found = getattr(config, device.field)
+        if isinstance(found, tuple):
+            made: Any = tuple([each.of_child(number) for each in found])
+        else:
+            made = None if found is None else found.of_child(number)
+        if made != found:
+            own[device.field] = made
     return own
 
 

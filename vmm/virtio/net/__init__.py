@@ -6,7 +6,7 @@ from vmm.config.device import DeviceConfig
 from vmm.config.limit import LimitConfig, parse_limit
 from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
-from vmm.faststart.record import dataclass
+from vmm.faststart.record import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +164,10 @@ class NetConfig(DeviceConfig):
                 raise ConfigError(f"{flag} none goes with no other {flag}", code="net-syntax")
             return ()
         return super().parse_all(texts, flag)
+
+    def of_child(self, number: int) -> NetConfig:
+        """It publishes no ports."""
+        return replace(self, publish=()) if self.publish else self
 
     @property
     def calls(self) -> int:

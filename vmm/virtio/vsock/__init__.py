@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmm.config.device import DeviceConfig
 from vmm.config.options import Key, Syntax, number
 from vmm.errors import ConfigError
-from vmm.faststart.record import dataclass
+from vmm.faststart.record import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class VsockConfig(DeviceConfig):
         :raises ConfigError: an option that is not known, or a bad value
         """
         return cls(**SYNTAX.parse(text, flag))
+
+    def of_child(self, number: int) -> VsockConfig:
+        """Its unix socket is ``<uds>.<number>``."""
+        return replace(self, uds=f"{self.uds}.{number}") if self.uds else self
 
     @property
     def calls(self) -> int:
