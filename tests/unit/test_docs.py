@@ -16,6 +16,11 @@ def test_the_picture_is_of_this_house() -> None:
     assert picture.PAGE.read_text() == picture.picture(), "python -m tools.picture --write"
 
 
+def test_the_page_has_the_floors_of_import_linter() -> None:
+    floors = "  >  ".join(" | ".join(floor) for floor in picture.floors("vmm"))
+    assert floors.split() == re.search(r"^    (cli .*?)\n\n", tree.PAGE.read_text(), re.M | re.S)[1].split()  # type: ignore[index]
+
+
 def test_every_folder_of_the_data_plane_is_in_the_picture() -> None:
     folders = {path.name for path in (ROOT / "vmm" / "native").iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == {*picture.NATIVE}
