@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import socket
-import struct
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 
 from vmm import report
 from vmm.errors import ConfigError, VmmError
@@ -50,7 +49,7 @@ class ControlServer:
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
         self._lock = allocate_lock()
-        self._connections: dict[socket.socket, Thread] = {}
+        self._connections: dict[socket.socket, tuple[Thread, LockType]] = {}
         self._stopping = False
         self._children: list[Child] = []
         self._forked = 0
@@ -72,10 +71,9 @@ class ControlServer:
                 if self._stopping or len(self._connections) == CONNECTIONS_MAX:
                     connection.close()
                     continue
-                # Who does not read its answers does not hold the end of a machine up for longer
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
-                thread = Thread(self._server(connection), "control")
-                self._connections[connection] = thread
+                thread, served = Thread(self._server(connection), "control"), allocate_lock()
+                served.acquire()
+                self._connections[connection] = thread, served
                 thread.start()
 
     def _server(self, connection: socket.socket) -> Callable[[], None]:
@@ -98,8 +96,9 @@ class ControlServer:
             _log.exception("a request to the control socket failed")
         finally:
             with self._lock:
-                self._connections.pop(connection, None)
+                _, served = self._connections.pop(connection)
             connection.close()
+            served.release()
 
     def _answer(self, line: bytes, tell: Tell) -> bool:
         """Do what one line asks for; False: it is no request."""
@@ -157,13 +156,14 @@ class ControlServer:
                 return
             self._stopping = True
             connections = dict(self._connections)
-        for connection, how in ((self._socket, socket.SHUT_RDWR), *((each, socket.SHUT_RD) for each in connections)):
-            try:
-                connection.shutdown(how)
-            except OSError:
-                pass
+        _shut(self._socket, socket.SHUT_RDWR)
+        for connection in connections:
+            _shut(connection, socket.SHUT_RD)
         self._thread.join()
-        for thread in connections.values():
+        for connection, (thread, served) in connections.items():
+            # Who does not read its answers does not hold the end of a machine up for longer
+            if not served.acquire(timeout=_SEND_S):
+                _shut(connection, socket.SHUT_RDWR)
             thread.join()
         for child in self._children:
             child.close()
@@ -175,6 +175,13 @@ class ControlServer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _shut(connection: socket.socket, how: int) -> None:
+    try:
+        connection.shutdown(how)
+    except OSError:
+        pass  # it is closed, or its other end is
 
 
 class Child:
