@@ -422,6 +422,61 @@ def test_whoever_dies_at_random(runtime: Runtime) -> None:
         assert os.listdir(runtime.root) == []
 
 
+def bundle_beside(runtime: Runtime, pid: int) -> str:
+    """Of a container in the machine of another one, whose face is *pid*."""
+    path = runtime.bundle("sleep 600")
+    config = Path(path, "config.json")
+    spec = json.loads(config.read_text())
+    shared = [{"type": kind, "path": f"/proc/{pid}/ns/{kind[:3]}"} for kind in ("network", "ipc", "uts")]
+    spec["linux"]["namespaces"] = [*shared, {"type": "pid"}, {"type": "mount"}]
+    spec.pop("hostname", None)
+    config.write_text(json.dumps(spec))
+    return path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(KILLS))
+def test_deaths_at_random_of_who_share_a_machine(runtime: Runtime, number: int) -> None:
+    """kill -9 of a command, the monitor, or the face of one of two containers: what is left is cleared, and where only
+    the second one died, the first one goes on and gets another."""
+    chance = random.Random(number)
+    runtime.started("first", "sleep 600")
+    first = json.loads((runtime.root / "first" / "state.json").read_text())
+    beside = bundle_beside(runtime, first["pid"])
+    commands = {
+        "create": ("create", "-b", beside, "second"),
+        "run": ("run", "--detach", "-b", beside, "second"),
+        "start": ("start", "second"),
+        "exec": ("exec", "second", "sleep", "0.3"),
+        "delete": ("delete", "--force", "second"),
+        "delete first": ("delete", "--force", "first"),
+    }
+    operation = chance.choice(list(commands))
+    if operation not in ("create", "run"):
+        made = commands["create" if operation == "start" else "run"]
+        subprocess.run(runtime.command(*made), stdin=-3, stdout=-3, stderr=-3, check=True)
+    whose, delay = chance.choice(("command", "monitor", "first", "second")), chance.uniform(0, 0.5)
+    with subprocess.Popen(runtime.command(*commands[operation]), stdin=-3, stdout=-3, stderr=-3) as command:
+        time.sleep(delay)  # any moment will do
+        try:
+            second = json.loads((runtime.root / "second" / "state.json").read_text())["pid"]
+        except OSError:
+            second = 0
+        pid = {"command": command.pid, "monitor": first["monitor"], "first": first["pid"], "second": second}[whose]
+        print(f"{number}: {operation}: {whose} ({pid}) after {delay:.2f} s")
+        if pid and running(pid):
+            os.kill(pid, signal.SIGKILL)
+    runtime.check("delete", "--force", "second")
+    if whose in ("command", "second") and operation != "delete first":
+        runtime.check("exec", "first", "true")
+        again = runtime.command("run", "--detach", "-b", bundle_beside(runtime, first["pid"]), "second")
+        subprocess.run(again, stdin=-3, stdout=-3, stderr=-3, check=True)
+        runtime.check("delete", "--force", "second")
+    runtime.check("delete", "--force", "first")
+    eventually(lambda: not processes_of(runtime.root), "processes are left")
+    assert os.listdir(runtime.root) == []
+
+
 def test_many_lives_leave_nothing(runtime: Runtime) -> None:
     for number in range(10):
         assert runtime.run("run", "-b", runtime.bundle(f"exit {number}"), f"c{number % 2}").returncode == number
