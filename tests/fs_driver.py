@@ -113,7 +113,10 @@ class FsGuest(Guest):
     ) -> None:
         config = ShareConfig(str(path), **{"isolation": "thread", **options})
         kind = FsProcess if config.isolation == "process" else Fs
-        self.share = kind(config, cpus=cpus, marks=marks, max_fds=max_fds, max_nodes=max_nodes, node_bytes=node_bytes)
+        limits: dict[str, Any] = {"max_fds": max_fds, "max_nodes": max_nodes, "node_bytes": node_bytes}
+        if kind is FsProcess and memory is not None:
+            limits["on_demand"] = memory.on_demand
+        self.share = kind(config, cpus=cpus, marks=marks, **limits)
         super().__init__(self.share, memory=memory)
         self.unique = 0
         self.uid = self.gid = 0

@@ -25,6 +25,7 @@ THREADS = {
     "CONSOLE": "worker of a virtio console",
     "PMEM": "worker of an image as memory",
     "DAX": "thread of a share's DAX window",
+    "FILL": "thread that fills a clone's RAM",
     "VCPU": "vCPU",
     "LOOP": "the control loop",
     "START": "the starter, and a worker before it has its own list",
@@ -135,7 +136,7 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Those of :data:`TABLE`."""
-    words = {"EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX"), "RUN": ("VCPU", "LOOP")}
+    words = {"EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "FILL"), "RUN": ("VCPU", "LOOP")}
     text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
     found = []
     for line in text.splitlines():

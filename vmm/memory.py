@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import posix
 
+from vmm import report
 from vmm.errors import ConfigError, GuestError, HostError
 from vmm.native import ffi, lib
 
@@ -12,6 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
+
+    Layer = tuple[int, Sequence[tuple[int, int]], bytes]
+    """Of what RAM is filled from: a file as long as RAM; between which offsets its data counts; or, if these are none,
+    a bit for each page that it has."""
 
 PAGE = 4096
 HOLE_START = 0xC000_0000
@@ -30,6 +35,8 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 _EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
+_AROUND = 16
+"""Pages that are filled together when one is touched: as many as the kernel maps of a file then."""
 
 
 def sealed_memory(name: str, size: int, flags: int = 0) -> int:
@@ -140,6 +147,18 @@ def _unavailable(size: int, huge_pages: str, error: Exception) -> HostError:
     )
 
 
+_said_why: list[int] = []
+
+
+def _say_why(result: int) -> None:
+    """Once: that shared memory is copied."""
+    if not _said_why:
+        _said_why.append(result)
+        report.debug(
+            __name__, f"clones with a server process copy their memory: userfaultfd: {posix.strerror(-result)}"
+        )
+
+
 class GuestMemory:
     """Guest RAM of *size* bytes (a multiple of 4 KiB, at least one page), zeroed.
 
@@ -151,9 +170,12 @@ class GuestMemory:
     setting for shared memory).
 
     :ivar file: a descriptor of what it lies over, or -1
+    :ivar on_demand: pages are filled when they are touched: another process that maps :attr:`fd` sees holes unless it
+        takes part (:meth:`admit`)
 
     With a *file* RAM begins as its bytes, *size* of them (holes are zeros), which are read when they are first touched;
-    the file never changes, and must not be changed by others.  Shared memory copies it.
+    the file never changes, and must not be changed by others.  Shared memory copies it; or is filled from it on demand,
+    with :meth:`fill_from`.
 
     :param huge_pages: ``auto``: transparent ones for private memory; ``thp``: for shared memory too; ``none``; or
         ``hugetlb``: reserved 2 MiB pages, of which *size* is a multiple
@@ -189,6 +211,8 @@ class GuestMemory:
             raise _unavailable(size, huge_pages, error) from error
         self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
+        self._fill: Any = None
+        self.on_demand = False
         self._base: Any = ffi.from_buffer(self._view)
         self._prefaulted = False
         if prefault:
@@ -262,6 +286,114 @@ class GuestMemory:
             if result < 0:
                 raise OSError(-result, posix.strerror(-result))
 
+    # -- filled on demand --------------------------------------------------------------------------------------------
+
+    def fill_from(self, layers: Sequence[Layer]) -> bool:
+        """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
+        at a time.  Their descriptors are needed during this call only; the files must not change.
+
+        :returns: False: the host does not allow it, and nothing was done
+        """
+        error = ffi.new("int *")
+        fill = lib.fill_new(self._base, self.size, self.fd, _AROUND, error)
+        result = error[0]
+        if fill != ffi.NULL:
+            for file, pieces, bits in layers:
+                if result == 0:
+                    result = lib.fill_layer(fill, file, ffi.NULL if pieces else bits)
+                for start, end in pieces:
+                    if result == 0:
+                        result = lib.fill_data(fill, file, start, end)
+            result = result or lib.fill_start(fill)
+            if result:
+                lib.fill_free(fill)
+        if result:
+            _say_why(result)
+            return False
+        # A child that is forked would find holes
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._fill, self.on_demand = fill, True
+        return True
+
+    def rest(self) -> None:
+        """Have no thread until :meth:`go_on`: nobody touches memory meanwhile, or would wait for ever."""
+        if self._fill is not None:
+            lib.fill_rest(self._fill)
+
+    def go_on(self) -> None:
+        """Fill again, by a thread that has given up what the calling one has.
+
+        :raises OSError: it cannot be made
+        """
+        result = 0 if self._fill is None else int(lib.fill_go_on(self._fill))
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+
+    @property
+    def native_fill(self) -> Any:
+        """Of memory that is filled on demand (cdata ``struct fill *``); NULL of any other.  Until :meth:`close`."""
+        return ffi.NULL if self._fill is None else self._fill
+
+    def fill_range(self, start: int, end: int) -> int:
+        """Fill the pages between two offsets now; bytes that were.
+
+        :raises OSError: the template cannot be read
+        """
+        result = int(lib.fill_range(self._fill, start, end))
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+        return result
+
+    def filled(self) -> bytes:
+        """A bit for each page that was filled, written or given back."""
+        bits = bytearray(-(-self.size // PAGE // 8))
+        with ffi.from_buffer(bits) as room:
+            lib.fill_done(self._fill, room)
+        return bytes(bits)
+
+    def fill_stats(self) -> dict[str, int]:
+        """``faults`` that were answered, and bytes ``filled``; empty when it is not filled on demand."""
+        if self._fill is None:
+            return {}
+        stats = ffi.new("struct fill_stats *")
+        lib.fill_get_stats(self._fill, stats)
+        return {"faults": int(stats.faults), "filled": int(stats.filled)}
+
+    def complete(self) -> None:
+        """Fill all of it now, for a process that does not take part.
+
+        :raises OSError: the template cannot be read
+        """
+        if self.on_demand:
+            self.fill_range(0, self.size)
+            self.on_demand = False
+            lib.fill_stop(self._fill)
+
+    def admit(self, uffd: int) -> int:
+        """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which is taken over.
+
+        :returns: its number
+        :raises OSError: it cannot take part; *uffd* is the caller's
+        """
+        result = int(lib.fill_client(self._fill, uffd))
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+        return result
+
+    def mapped_by(self, client: int, address: int) -> None:
+        """It has mapped memory at *address*, and touched nothing of it yet.
+
+        :raises OSError: the address is none of its
+        """
+        result = lib.fill_client_maps(self._fill, client, address)
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+
+    def dismiss(self, client: int) -> None:
+        """It has ended, or unmapped all."""
+        if self._fill is not None:
+            lib.fill_client_drop(self._fill, client)
+
     def prefault(self) -> None:
         """Touch all of it now, and after each :meth:`clear`."""
         self._prefaulted = True
@@ -274,7 +406,11 @@ class GuestMemory:
             self._view[offset] = 0
 
     def clear(self) -> None:
-        """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted."""
+        """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted.  No process but this
+        one has it mapped, where it was filled on demand."""
+        if self.on_demand:
+            self.on_demand = False
+            lib.fill_stop(self._fill)
         if self.over_file:
             result = lib.ram_zero(self._base, self.size)
             if result < 0:
@@ -356,6 +492,10 @@ class GuestMemory:
             self._view = memoryview(self._map)[self._start : self._start + self.size]
             self._base = ffi.from_buffer(self._view)
             raise
+        if self._fill is not None:
+            lib.fill_free(self._fill)
+            self._fill = None
+        self.on_demand = False
         self._close_files()
 
     def _close_files(self) -> None:

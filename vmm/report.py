@@ -9,6 +9,12 @@ from __future__ import annotations
 import sys
 
 
+def debug(name: str, text: str) -> None:
+    """What only somebody who looks for it wants to know: of the logger *name*, where there is one."""
+    if "logging" in sys.modules:
+        _tell(name, "debug", text)
+
+
 def warn(name: str, text: str) -> None:
     """A warning of the logger *name*."""
     _tell(name, "warning", text)

@@ -229,6 +229,7 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
     guest = boot(shares=shares, cpus=2)
     guest.check("mkdir /tmp/a /tmp/b; mount -t virtiofs a /tmp/a; mount -t virtiofs b /tmp/b; ls /tmp/a /tmp/b")
     guest.machine.snapshot(str(tmp_path / "warm"))
+    template_had = (tmp_path / "warm" / "memory").stat().st_blocks * 512
     clones: list[Guest] = [Child(guest, shares=own(1)), Child(guest, shares=own(2))]
     try:
         clones.append(clone(tmp_path / "warm", guest, shares=own(3)))
@@ -244,6 +245,10 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
         clones[-1].check("echo two >&8; echo two >&9; exec 8>&- 9>&-")
         sums = clones[-1].check(f"md5sum </tmp/a/folder/f; md5sum </tmp/b/folder/f; {COPY} | md5sum")
         assert len(set(sums.split())) == 2
+        # They have what they have touched, of what the template had
+        for each in clones:
+            assert each.machine.memory.on_demand
+            assert each.machine.memory.fill_stats()["filled"] < template_had
         for tag in ("a", "b"):
             assert [(tmp_path / f"{tag}{n}" / "own").read_text() for n in (1, 2, 3)] == ["1\n", "2\n", "3\n"]
             assert [(tmp_path / f"{tag}{n}" / "log").read_text() for n in (1, 2)] == ["one\ntwo\n", "one\n"]

@@ -370,7 +370,7 @@ class Server:
         message = ffi.new("struct fsd_msg *", {"version": version, "op": op, **fields})
         answer = ffi.new("struct fsd_answer *")
         numbers = ffi.new("int[]", [*fds, *[-1] * (lib.FSD_FDS - len(fds))])
-        assert lib.fsd_call(self.sock, message, numbers, answer, 5000) == 0
+        assert lib.fsd_call(self.sock, message, numbers, answer, ffi.NULL, 5000) == 0
         return int(answer.result)
 
     def set_up(self, path: Path) -> None:

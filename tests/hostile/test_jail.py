@@ -22,7 +22,7 @@ import pytest
 from tests import tiny
 from tests.command import Command
 from tools.where import ROOT
-from vmm import BalloonConfig, DiskConfig, Machine, VsockConfig, restrict_process
+from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process
 from vmm.control.broker import Broker
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
@@ -46,7 +46,12 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command]
     kernel = tiny.make(tmp_path, tiny.forever(tiny.say("hello\n")))
     options = ["--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--balloon", "on"]
     if request.param == "restore":
-        config = replace(tiny.config(kernel, disks=(DiskConfig(str(disk)),)), balloon=BalloonConfig())
+        (tmp_path / "share").mkdir()
+        config = replace(
+            tiny.config(kernel, disks=(DiskConfig(str(disk)),)),
+            balloon=BalloonConfig(),
+            shares=(ShareConfig(str(tmp_path / "share")),),
+        )
         with Machine(config) as saved:
             saved.start()
             saved.snapshot(str(tmp_path / "warm"))

@@ -19,6 +19,7 @@ from tools import calls
 from tools.where import ROOT
 from vmm import BootConfig, DiskConfig, Machine, MachineConfig, ShareConfig
 from vmm.cli.jail import calls_of
+from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 
 pytestmark = [
@@ -217,15 +218,20 @@ def test_a_clone_ends_too(tmp_path: Path, snapshot: str, thread: str, call: str)
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of a guest that sends back what it is typed."""
-    folder = tmp_path_factory.mktemp("saved")
-    with Machine(tiny.config(tiny.make(folder, tiny.ECHO))) as machine:
+    return take_snapshot(tmp_path_factory.mktemp("saved"))
+
+
+def take_snapshot(folder: Path, *shares: ShareConfig) -> str:
+    with Machine(replace(tiny.config(tiny.make(folder, tiny.ECHO)), shares=shares)) as machine:
         machine.start()
         machine.snapshot(str(folder / "warm"))
     return str(folder / "warm")
 
 
-def test_a_clone_that_reads_beforehand(tmp_path: Path, snapshot: str) -> None:
-    """What it has to write is written by the first, without a jail; the others have one."""
+@pytest.mark.parametrize("share", [False, True])
+def test_a_clone_that_reads_beforehand(tmp_path: Path, share: bool) -> None:
+    """What it has to write is written by the first, without a jail.  With a share a thread fills memory."""
+    snapshot = take_snapshot(tmp_path, *([ShareConfig(str(tmp_path))] if share else []))
     told = []
     for _ in range(2):
         command = Command(tmp_path, snapshot, "--prefetch", "--json", verb="restore")

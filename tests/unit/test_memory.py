@@ -6,6 +6,9 @@ import contextlib
 import mmap
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -285,3 +288,83 @@ def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="ends early"):
         GuestMemory(1 << 20, file=fd)
     os.close(fd)
+
+
+# -- filled from a template when it is touched -------------------------------------------------------------------------
+
+PAGE = 4096
+SIZE = 8 << 20
+ON_DEMAND = """
+import os, sys
+from vmm.snapshot.memory_file import open_ram
+
+path, size, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if how == "nobody":
+    os.setgid(65534)
+    os.setuid(65534)
+memory = open_ram(size, [path], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+print(memory.on_demand, flush=True)
+with open(path, "rb") as file:
+    content = file.read(size)
+if how == "cut":
+    os.truncate(path, 0)
+print(memory.read(0, size) == content, flush=True)
+"""
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """Data in one part, a hole, and data again at the end."""
+    path = tmp_path / "memory"
+    with path.open("wb") as file:
+        file.write(os.urandom(SIZE // 4))
+        file.seek(SIZE - 3 * PAGE)
+        file.write(os.urandom(3 * PAGE))
+    return path
+
+
+def test_memory_is_filled_where_it_is_touched(template: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with template.open("rb") as file:
+        memory = GuestMemory(SIZE, shared=True)
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+    content = template.read_bytes()
+    for at in (0, SIZE // 4 - 2, SIZE // 2, SIZE - 3 * PAGE - 1, SIZE - 1):
+        assert memory.read(at, 1) == content[at : at + 1]
+    assert os.fstat(memory.fd).st_blocks * 512 < SIZE // 8
+    memory.write(5, b"own")
+    memory.complete()
+    content = content[:5] + b"own" + content[8:]
+    assert memory.read(0, SIZE) == content
+    memory.clear()
+    assert memory.read(0, SIZE) == bytes(SIZE)
+    memory.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_after_a_reset_the_template_is_gone(template: Path) -> None:
+    with template.open("rb") as file:
+        memory = GuestMemory(SIZE, shared=True)
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+    memory.write(3 * PAGE, b"own")
+    memory.clear()
+    assert memory.read(0, SIZE) == bytes(SIZE)
+    memory.close()
+
+
+@pytest.mark.parametrize("how", ["whole", "cut", "nobody"])
+def test_templates_that_are_cut_and_users_without_the_right(how: str) -> None:
+    """The one ends the process, as it does where a file is mapped; for the others memory is copied."""
+    if how == "nobody" and os.geteuid():
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        template = Path(folder) / "memory"
+        template.write_bytes(os.urandom(SIZE))
+        command = [sys.executable, "-c", ON_DEMAND, str(template), str(SIZE), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if how == "cut":
+        assert (done.returncode, done.stdout) == (1, "True\n")
+        assert "page 0 of guest memory cannot be brought from its template" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, f"{how == 'whole'}\nTrue\n"), done.stderr

@@ -238,6 +238,22 @@ def no_ksm(root: str = "") -> Capability:
     return Capability(name, False, "equal pages of programs that ask for it are merged", hint)
 
 
+def memory_on_demand() -> Capability:
+    """userfaultfd: clones with shares have what they touch of a template's memory, and not a copy of all of it."""
+    from vmm.native import lib
+
+    name = "memory on demand"
+    opened: int = lib.fill_device()
+    made: int = lib.fill_uffd(opened if opened >= 0 else -1)
+    for fd in (opened, made):
+        if fd >= 0:
+            os.close(fd)
+    if made >= 0:
+        return Capability(name, True, "by /dev/userfaultfd" if opened >= 0 else "by userfaultfd(2)")
+    hint = "for clones with shares: give the user /dev/userfaultfd, or sudo sysctl vm.unprivileged_userfaultfd=1"
+    return Capability(name, False, f"userfaultfd: {os.strerror(-made)}", hint)
+
+
 def device(name: str, path: str, module: str) -> Capability:
     """Whether the device node *path* can be opened."""
     try:
@@ -279,6 +295,7 @@ def capabilities() -> tuple[Capability, ...]:
         mitigations(),
         no_smt(),
         no_ksm(),
+        memory_on_demand(),
         device("vhost-net", "/dev/vhost-net", "vhost_net"),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         device("tun", "/dev/net/tun", "tun"),

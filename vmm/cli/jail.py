@@ -114,7 +114,7 @@ def _files(config: MachineConfig) -> int:
     return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
 
 
-def calls_of(config: MachineConfig, *, prefetch: bool = False) -> int:
+def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool = False) -> int:
     """The kinds of threads that the process of the machine will have."""
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
@@ -122,6 +122,8 @@ def calls_of(config: MachineConfig, *, prefetch: bool = False) -> int:
     # The UART writes in the way of a console's worker
     terminal: int = lib.SECCOMP_TTY if has_terminal() else 0
     more: int = lib.SECCOMP_PREFETCH if prefetch else 0
+    if on_demand:
+        more |= lib.SECCOMP_FILL
     if needs_broker(config):
         more |= lib.SECCOMP_OUTSIDE
     return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | more | kinds_of(config)
@@ -149,6 +151,6 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         vsock: Any = machine.vsock if _has_sockets(machine.config) else None
         outside.broker = Broker(vsock)
         outside.broker.watch(machine)
-    calls = calls_of(machine.config, prefetch=bool(values.get("prefetch")))
+    calls = calls_of(machine.config, prefetch=bool(values.get("prefetch")), on_demand=machine.memory.on_demand)
     limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine), calls=calls)
     return go_in(limits, must=values["jail"] == ON)

@@ -31,11 +31,15 @@ class Opening:
     :ivar loop: the machine's control loop
     :ivar owned: closes what a device is made of; the device itself is closed by whoever opened it
     :ivar place: number of the device among those of its kind in this machine, from 0
+    :ivar on_demand: guest RAM is filled when it is touched
     """
 
-    __slots__ = ("cpus", "loop", "owned", "place", "ram")
+    __slots__ = ("cpus", "loop", "on_demand", "owned", "place", "ram")
 
-    def __init__(self, cpus: int, ram: int, loop: Loop, owned: Owner, place: int = 0) -> None:
+    def __init__(
+        self, cpus: int, ram: int, loop: Loop, owned: Owner, place: int = 0, *, on_demand: bool = False
+    ) -> None:
+        self.on_demand = on_demand
         self.cpus = cpus
         self.ram = ram
         self.loop = loop
@@ -47,9 +51,11 @@ class DeviceConfig:
     """The base of the configuration record of each device.
 
     :cvar many_files: the device may hold thousands of descriptors of this process
+    :cvar takes_memory_on_demand: who maps guest RAM takes part when that is filled page by page
     """
 
     many_files: bool = False
+    takes_memory_on_demand: bool = False
 
     @property
     def shares_memory(self) -> bool:

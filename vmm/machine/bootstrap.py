@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
         event: str
 
-        def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
-            """RAM as the guest is to find it, once :meth:`finish` has been called."""
+        def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
+            """RAM as the guest is to find it, once :meth:`finish` has been called.
+
+            :param on_demand: shared memory may be filled when it is touched
+            """
 
         def begin(self, memory: GuestMemory) -> None:
             """*memory* is there: begin what takes long in the background."""
@@ -66,7 +69,7 @@ class Bootstrap:
         self._plan = boot.check(config)
         self._loading: Task | None = None
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """Empty RAM."""
         return GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
 

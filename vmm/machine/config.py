@@ -195,3 +195,8 @@ class MachineConfig:
     def shares_memory(self) -> bool:
         """Another process will map guest RAM: the user says so, or a device is served by one."""
         return self.memory.shared or any(each.shares_memory for each in self.device_configs())
+
+    def takes_memory_on_demand(self) -> bool:
+        """All that map guest RAM can do with pages that come when they are touched."""
+        others = any(each.shares_memory and not each.takes_memory_on_demand for each in self.device_configs())
+        return not self.memory.shared and not others

@@ -114,9 +114,9 @@ class Child:
         self._base = base
         self._copies = copies
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """RAM that is the other's until it is written."""
-        return self._base.open(huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault)
+        return self._base.open(huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault, on_demand=on_demand)
 
     def begin(self, memory: GuestMemory) -> None:
         """Nothing takes long."""

@@ -99,15 +99,19 @@ class Machine:
         config = self.config
         origin = self._origin = origin or Bootstrap(config)
         shared = config.shares_memory() or any(device.shares_memory for device in devices)
-        self._memory = origin.make_memory(config.memory, shared=shared)
+        # Whoever maps it, and does not know of pages that are still to come, would find holes
+        on_demand = config.takes_memory_on_demand() and all(
+            device.takes_memory_on_demand for device in devices if device.shares_memory
+        )
+        self._memory = origin.make_memory(config.memory, shared=shared, on_demand=on_demand)
         self._owned.add(self._memory)
         self.phases.append(("memory", time.monotonic()))
         origin.begin(self._memory)
         self._owned.add(origin)
         core = self._core = Core(config.cpus, host_cpu=config.cpu == "host")
         self._owned.add(core)
-        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
-        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts)
+        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts, self._memory)
+        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts, self._memory)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -171,8 +175,13 @@ class Machine:
         :raises ConfigError: no slot is free, or the machine runs already
         """
         self._life.check("attach")
+        self._let_map(device)
         self._platform.place_windows(device, bars=self._slots.has_bar(device))
         return self._slots.attach(device)
+
+    def _let_map(self, device: VirtioDevice) -> None:
+        if device.shares_memory and not device.takes_memory_on_demand:
+            self._memory.complete()
 
     def plug(self, device: VirtioDevice | DeviceConfig) -> Attached:
         """Put a device, or that of a record, on the PCI bus while the guest runs; its driver finds it a moment later.
@@ -184,11 +193,12 @@ class Machine:
             self._life.check("plug")
             hotplug = self._hotplug()
             if not isinstance(device, DeviceConfig):
+                self._let_map(device)
                 return hotplug.plug(device)
             device.check(self.config)
             opened = Owned()
             try:
-                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts)
+                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts, self._memory)
                 return hotplug.plug(made)  # which closes it from now on
             except BaseException:
                 opened.close()
@@ -250,7 +260,9 @@ class Machine:
             self._life.stage = RUNNING
             self._finish_bootstrap()
             if ready is not None:
+                self._memory.rest()
                 ready()
+                self._memory.go_on()
             if confined:
                 self._confine(terminal=terminal)
             assert self._core is not None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vmm.events import Loop
     from vmm.machine.config import MachineConfig
     from vmm.machine.owned import Owned
+    from vmm.memory import GuestMemory
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def open_devices(
-    records: Iterable[DeviceConfig], config: MachineConfig, loop: Loop, owned: Owned, counts: dict[type, int]
+    records: Iterable[DeviceConfig],
+    config: MachineConfig,
+    loop: Loop,
+    owned: Owned,
+    counts: dict[type, int],
+    memory: GuestMemory,
 ) -> list[VirtioDevice]:
     """The device of each record, in their order.  What was opened is *owned*, also on errors.
 
@@ -35,7 +41,8 @@ def open_devices(
         kind = type(record)
         place = counts.get(kind, 0)
         counts[kind] = place + 1
-        device = record.open(Opening(config.cpus, config.memory.size, loop, owned, place))
+        opening = Opening(config.cpus, config.memory.size, loop, owned, place, on_demand=memory.on_demand)
+        device = record.open(opening)
         devices.append(owned.add(device))
     return devices
 

@@ -133,10 +133,15 @@ class Restored:
 
     # -- Origin ------------------------------------------------------------------------------------------------------
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
         return memory_file.open_ram(
-            ram.size, self._memory_files, huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault
+            ram.size,
+            self._memory_files,
+            huge_pages=ram.huge_pages,
+            shared=shared,
+            prefault=ram.prefault,
+            on_demand=on_demand,
         )
 
     @property
@@ -145,9 +150,9 @@ class Restored:
         return self._wants_prefetch and working_set.read(self._folder, self._manifest.memory_size) is None
 
     def begin(self, memory: GuestMemory) -> None:
-        """See whether something is to be read beforehand.  Shared memory is a copy already."""
+        """See whether something is to be read beforehand.  A copy has all that it needs."""
         self._memory = memory
-        if self._wants_prefetch and memory.over_file:
+        if self._wants_prefetch and (memory.over_file or memory.on_demand):
             self._prefetch = Prefetch(self._folder, memory)
 
     def finish(self, core: Core, slots: Slots, platform: Platform) -> None:

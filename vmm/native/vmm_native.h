@@ -42,6 +42,7 @@ struct ram_file {
 	int pad;
 	const void *than;  /* NULL, or as many bytes: only pages that differ from them are written */
 	uint8_t *bitmap;   /* NULL, or a bit a page, set for what was written */
+	struct fill *fill; /* NULL, or RAM is filled on demand: RAM_OWN are then pages that were filled or written, RAM_ALL all */
 };
 
 /*
@@ -57,6 +58,70 @@ int ram_zero(void *at, uint64_t len);
  * written.  -errno: as it was before.
  */
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
+
+/* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
+
+/* From any thread, unless said. */
+struct fill;
+
+/* What fill_look() knows of where RAM has data; zeros at first. */
+struct fill_extent {
+	uint64_t data, hole;
+};
+
+struct fill_stats {
+	uint64_t faults; /* that were answered */
+	uint64_t filled; /* bytes of the template */
+};
+
+/* A userfaultfd of this process, of /dev/userfaultfd (fill_device()) or, with -1, of the system call; -errno. */
+int fill_uffd(int device);
+int fill_device(void);
+/*
+ * RAM is size bytes of the memfd, mapped shared at ram, in which nobody has touched anything. around: how many pages, a
+ * power of two, are filled together when one of them is touched. Add layers; fill_start(); nobody touches RAM before.
+ * -EPERM and others: the host does not allow it.
+ */
+struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int *err);
+/*
+ * The file fd, as long as RAM, lies over the layers before it: with the pages that bits names, or with none, until
+ * fill_data() adds those between two offsets in which the file has data. The file must not change. 0 or -errno.
+ */
+int fill_layer(struct fill *f, int fd, const uint8_t *bits);
+int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
+/* Begin to answer, on a thread. 0 or -errno. */
+int fill_start(struct fill *f);
+/*
+ * Have no thread for a while, in which nobody touches RAM; and have one again, which is the child of the one that calls: it
+ * has given up what that one has. 0 or -errno.
+ */
+void fill_rest(struct fill *f);
+int fill_go_on(struct fill *f);
+/*
+ * Another process will map RAM; uffd is a userfaultfd of that process, which is taken over. Its number, for the others; or
+ * -errno. It maps RAM at an address of its own, and touches nothing of it before fill_client_maps(), which may come again.
+ */
+int fill_client(struct fill *f, int uffd);
+int fill_client_maps(struct fill *f, int client, uint64_t address);
+void fill_client_drop(struct fill *f, int client);
+/* These pages will be given back: they are zero from now on, and not the template's. */
+void fill_forget(struct fill *f, const void *at, uint64_t len);
+/* Fill pages between two offsets now; bytes, or -errno. */
+int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
+/* A bit for each page that was filled, written or given back. */
+void fill_done(struct fill *f, uint8_t *bits);
+void fill_get_stats(struct fill *f, struct fill_stats *out);
+/*
+ * Where the bytes of a page are, between fill_hold() and fill_release(), while nobody changes RAM: nothing is filled. own:
+ * the page is not the template's any more.
+ */
+const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint64_t at, bool *own);
+void fill_hold(struct fill *f);
+void fill_release(struct fill *f);
+/* Answer no more: what is not there is zero. Nobody else touches RAM. */
+void fill_stop(struct fill *f);
+/* Free it. RAM is unmapped already, or was never touched. */
+void fill_free(struct fill *f);
 
 /* ---- warm_save.c: an image of this process for pyvmm-warm ------------------------------------------------------ */
 
@@ -270,6 +335,7 @@ enum {
 	SECCOMP_PREFETCH = 16384, SECCOMP_REACH = 65536, SECCOMP_CONTROL = 131072, SECCOMP_GDB = 262144,
 	/* The broker, a program of its own; and what a process has that has one. */
 	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
+	SECCOMP_FILL = 2097152, /* brings pages of guest RAM (fill.c) */
 };
 
 /* A line of the table, calls/table.h. */

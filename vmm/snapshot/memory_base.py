@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from vmm.memory import Layer
+
     Range = tuple[int, int]
     """Offsets into RAM, half-open, of whole pages."""
 
@@ -43,13 +45,17 @@ class Base:
         self._own = own
         self._bits = bits
 
-    def open(self, *, huge_pages: str, shared: bool, prefault: bool) -> GuestMemory:
+    def open(self, *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False) -> GuestMemory:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
+
+        :param on_demand: or is filled when it is touched, if it can be had so
 
         :raises HostError: the host has not enough memory
         """
         memory = GuestMemory(self.size, huge_pages=huge_pages, shared=shared)
         try:
+            if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
+                return memory
             if memory.fd < 0:
                 memory.lay_over(self._file, self._pieces)
             else:
@@ -64,6 +70,14 @@ class Base:
             memory.close()
             raise _no_memory(error) from error
         return memory
+
+    def _fill(self, memory: GuestMemory) -> bool:
+        layers: list[Layer] = []
+        if self._pieces:
+            layers.append((self._file, self._pieces, b""))
+        if self._own >= 0:
+            layers.append((self._own, (), self._bits))
+        return memory.fill_from(layers)
 
     def settle(self, memory: GuestMemory) -> None:
         """Lay the machine that this is the RAM of over it, too, and give back what it had of its own."""
@@ -86,6 +100,8 @@ def take_base(memory: GuestMemory, children: int) -> Base:
     :raises HostError: the host has not enough memory
     """
     try:
+        if memory.on_demand:
+            return _new_base(memory, [(0, memory.size, lib.RAM_ALL)])
         if memory.fd >= 0:
             # Whoever else has it mapped would go on writing the base
             return _new_base(memory, [(start, end, lib.RAM_ALL) for start, end in data_ranges(memory.fd, memory.size)])
@@ -154,6 +170,7 @@ def _copy(memory: GuestMemory, file: int, areas: Iterable[tuple[int, int, int]],
     """
     pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
     native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
+    native.fill = memory.native_fill
     bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
     native.bitmap = bitmap
     total = 0

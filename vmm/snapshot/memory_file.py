@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from vmm.memory import Layer
+
     Progress = Callable[[int, int], None]
     """Told how many bytes of how many are done."""
 
@@ -42,7 +44,7 @@ def write_ram(memory: GuestMemory, path: str, *, than: str | None = None, progre
             written = _write(memory, fd, None, None, False, progress)
         else:
             with open(than, "rb") as file, mmap.mmap(file.fileno(), memory.size, prot=mmap.PROT_READ) as base:
-                same = memory.over_file and os.path.samestat(os.fstat(file.fileno()), os.fstat(memory.file))
+                same = memory.file >= 0 and os.path.samestat(os.fstat(file.fileno()), os.fstat(memory.file))
                 with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
                     written = _write(memory, fd, below, bitmap, same, progress)
             with open(os.path.join(os.path.dirname(path), PAGES), "xb") as bits:
@@ -58,6 +60,7 @@ def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, pro
     file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap})
     file.than = ffi.NULL if than is None else than
     file.bitmap = ffi.NULL if bitmap is None else bitmap
+    file.fill = memory.native_fill
     ram = ffi.cast("void *", memory.host_address)
     total = 0
     try:
@@ -91,6 +94,9 @@ def _wanted(memory: GuestMemory, whole: bool, same: bool) -> Iterator[tuple[int,
                 yield start, end, lib.RAM_ALL
             else:
                 yield from _over_holes(memory.file, start, end)
+    elif memory.on_demand:
+        # What is not there is read from the template, and nothing is filled
+        yield 0, memory.size, lib.RAM_OWN if same else lib.RAM_ALL
     elif not whole:
         yield 0, memory.size, lib.RAM_ALL
     elif memory.fd >= 0:
@@ -156,13 +162,21 @@ def read_pages(folder: str, size: int) -> bytes:
     return bits
 
 
-def open_ram(size: int, layers: list[str], *, huge_pages: str, shared: bool, prefault: bool) -> GuestMemory:
+def open_ram(
+    size: int, layers: list[str], *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False
+) -> GuestMemory:
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
 
     :param layers: paths of ``memory`` files: a full one, then diffs
+    :param on_demand: fill shared memory when it is touched, instead of copying all, if it can be had so
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """
+    if shared and on_demand and not prefault and huge_pages != "hugetlb":
+        memory = _open_on_demand(size, layers, huge_pages)
+        if memory.on_demand:
+            return memory
+        memory.close()
     fd = posix.open(layers[0], posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         memory = GuestMemory(size, huge_pages=huge_pages, prefault=prefault, shared=shared, file=fd)
@@ -175,6 +189,30 @@ def open_ram(size: int, layers: list[str], *, huge_pages: str, shared: bool, pre
         memory.close()
         raise
     return memory
+
+
+def _open_on_demand(size: int, layers: list[str], huge_pages: str) -> GuestMemory:
+    """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
+    memory = GuestMemory(size, huge_pages=huge_pages, shared=True)
+    files: list[int] = []
+    try:
+        below: list[Layer] = []
+        for path in layers:
+            files.append(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC))
+            if posix.fstat(files[-1]).st_size < size:
+                raise ConfigError(f"{path}: ends early", code="snapshot-format")
+            diff = bool(below)
+            bits = read_pages(os.path.dirname(path), size) if diff else b""
+            below.append((files[-1], () if diff else ((0, size),), bits))
+        if memory.fill_from(below) and len(files) == 1:
+            memory.file = posix.dup(files[0])
+        return memory
+    except BaseException:
+        memory.close()
+        raise
+    finally:
+        for file in files:
+            posix.close(file)
 
 
 def _lay_over(memory: GuestMemory, path: str) -> None:

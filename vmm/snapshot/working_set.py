@@ -38,7 +38,7 @@ class Prefetch:
         self._going_on.acquire()
         bits = read(folder, memory.size)
         # A file of its own: a fork or a reset has the memory lie over another one
-        self._file = -1 if bits is None else posix.dup(memory.file)
+        self._file = -1 if bits is None or memory.on_demand else posix.dup(memory.file)
         self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
 
     def start(self) -> None:
@@ -54,11 +54,14 @@ class Prefetch:
 
     def _replay(self, bits: bytes) -> None:
         """By reads that are larger than those of faults, and nobody waits for.  To map the pages, too, took longer than
-        it saved."""
+        it saved.  Memory that is filled on demand has them filled: a fault of that costs ten times as much."""
         for start, end in page_runs(bits, self._memory.size):
             if self._over(0):
                 return
-            posix.posix_fadvise(self._file, start, end - start, posix.POSIX_FADV_WILLNEED)
+            if self._file < 0:
+                self._memory.fill_range(start, end)
+            else:
+                posix.posix_fadvise(self._file, start, end - start, posix.POSIX_FADV_WILLNEED)
 
     def _over(self, seconds: float) -> bool:
         if not self._going_on.acquire(timeout=seconds):
@@ -78,6 +81,8 @@ class Prefetch:
 
 def touched(memory: GuestMemory) -> bytes:
     """A bit for each page that is mapped: those that somebody has looked at, and on files some beside them."""
+    if memory.on_demand:
+        return memory.filled()
     bits = bytearray(-(-memory.size // PAGE // 8))
     pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
     try:

@@ -122,6 +122,9 @@ class VirtioDevice(Saveable):
     features: int = 0
     shares_memory: bool = False
     """Another process serves the queues: guest RAM has to be a memfd, and so has the register page."""
+    takes_memory_on_demand: bool = False
+    """That process takes part when RAM is filled page by page (:meth:`vmm.memory.GuestMemory.admit`); else it is filled
+    beforehand."""
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
     used_bit_stays: bool = False

@@ -130,6 +130,13 @@ def test_merged_memory(tmp_path: Path, run: str | None, present: bool) -> None:
     assert doctor.no_ksm(tree(tmp_path, **files)).present == present
 
 
+def test_memory_on_demand() -> None:
+    found = doctor.memory_on_demand()
+    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        assert found.present
+    assert found.present == (not found.hint)
+
+
 def test_a_device_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
     assert doctor.device("null", "/dev/null", "none").present
     missing = doctor.device("gone", str(tmp_path / "gone"), "a_module")

@@ -247,6 +247,7 @@ def test_children_have_directories_of_their_own(tmp_path: Path, consoles: list[C
 
 PAGE = 4096
 RAM = 16 << 20
+MADV_REMOVE = 9
 
 
 class Modelled:
@@ -265,36 +266,36 @@ class Modelled:
         at, size = page * PAGE, pages * PAGE
         if self.memory.over_file:
             assert lib.ram_zero(ffi.cast("void *", self.memory.host_address + at), size) == 0
+        elif self.memory.on_demand:
+            lib.fill_forget(self.memory.native_fill, ffi.cast("void *", self.memory.host_address + at), size)
+            self.memory._map.madvise(MADV_REMOVE, at, size)
         else:
             self.memory.write(at, bytes(size))
         self.content[at : at + size] = bytes(size)
 
-    def fork(self, n: int, shared: bool) -> list[Modelled]:
+    def fork(self, n: int, shared: bool, on_demand: bool = False) -> list[Modelled]:
         base = take_base(self.memory, n)
-        made = [base.open(huge_pages="auto", shared=shared, prefault=False) for _ in range(n)]
+        made = [base.open(huge_pages="auto", shared=shared, prefault=False, on_demand=on_demand) for _ in range(n)]
         base.close()
         return [Modelled(each, bytearray(self.content)) for each in made]
 
-    def save(self, folder: Path) -> list[Modelled]:
+    def save(self, folder: Path, shared: bool = False) -> list[Modelled]:
         """What a full snapshot gives, and a diff of that one's clone after some writes."""
         paths = [folder / f"{len(list(folder.iterdir()))}{kind}" for kind in ("full", "diff")]
         for path in paths:
             path.mkdir()
         files = [str(path / "memory") for path in paths]
         memory_file.write_ram(self.memory, files[0])
-        clone = self.load(files[:1])
+        clone = self.load(files[:1], shared)
         clone.write(7, b"clone's")
         clone.write(9, bytes(PAGE))
         clone.give_back(100, 20)
         clone.write(110, b"after")
         assert memory_file.write_ram(clone.memory, files[1], than=files[0]) <= 22 * PAGE
-        diff = clone.load(files)
-        diff.check()
-        diff.memory.close()
-        return [clone]
+        return [clone, clone.load(files, shared)]
 
-    def load(self, files: list[str]) -> Modelled:
-        memory = memory_file.open_ram(RAM, files, huge_pages="auto", shared=False, prefault=False)
+    def load(self, files: list[str], shared: bool) -> Modelled:
+        memory = memory_file.open_ram(RAM, files, huge_pages="auto", shared=shared, prefault=False, on_demand=shared)
         return Modelled(memory, bytearray(self.content))
 
     def check(self) -> None:
@@ -318,9 +319,9 @@ def test_nobody_sees_what_another_writes(tmp_path: Path, seed: int) -> None:
             one.memory.clear()
             one.content[:] = bytes(RAM)
         elif what < 0.82:
-            everybody += one.save(tmp_path)
+            everybody += one.save(tmp_path, seed > 3)
         elif len(everybody) < 10:
-            everybody += one.fork(chance.randrange(1, 4), chance.random() < 0.2)
+            everybody += one.fork(chance.randrange(1, 4), chance.random() < 0.4, on_demand=chance.random() < 0.8)
         else:
             everybody.remove(one)
             one.memory.close()

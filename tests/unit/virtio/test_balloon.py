@@ -11,6 +11,7 @@ import pytest
 from tests.driver import Buffer, DriverQueue, Guest
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
+from vmm.snapshot.memory_file import open_ram
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
@@ -26,6 +27,15 @@ RINGS = 256 << 10
 
 def make(*, shared: bool = False, **options: bool | int) -> Guest:
     return Guest(Balloon(BalloonConfig(**options), RAM), memory=GuestMemory(RAM, shared=shared))  # type: ignore[arg-type]
+
+
+def make_clone(tmp_path: Path, **options: bool) -> Guest:
+    """One whose memory is filled on demand, of a template of 0xaa."""
+    template = tmp_path / "memory"
+    template.write_bytes(b"\xaa" * RAM)
+    memory = open_ram(RAM, [str(template)], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+    assert memory.on_demand
+    return Guest(Balloon(BalloonConfig(**options), RAM), memory=memory)
 
 
 def pfns(guest: Guest, pages: list[int]) -> Buffer:
@@ -66,6 +76,26 @@ def test_inflated_pages_go_back_to_the_host(shared: bool, order: int) -> None:
         assert guest.memory.read(AREA + (8 << 20), 8 << 20) == b"\xaa" * (8 << 20)
         stats = guest.device.stats()
         assert (stats["inflated"], stats["released"], stats["errors"]) == (count, 8 << 20, 0)
+
+
+def test_what_a_clone_gives_back_is_never_the_templates_again(tmp_path: Path) -> None:
+    """Pages that it has touched, and pages that it has not."""
+    with make_clone(tmp_path, free_page_reporting=True) as guest:
+        guest.start()
+        guest.memory.write(AREA, b"own")
+        first = AREA // PAGE
+        guest.queues[INFLATE].send(pfns(guest, [first, first + 1, first + 100, first + 101]))
+        guest.queues[3].send(Buffer(AREA + 200 * PAGE, 8 * PAGE, writable=True))
+        gone = {0, 1, 100, 101, *range(200, 208)}
+        for _ in range(2):
+            for page in range(300):
+                expected = b"\0" if page in gone else b"\xaa"
+                assert guest.memory.read(AREA + page * PAGE, PAGE) == expected * PAGE, page
+        assert guest.device.stats()["errors"] == 0
+        guest.memory.write(AREA + 100 * PAGE, b"new")
+        assert guest.memory.read(AREA + 100 * PAGE, 5) == b"new\0\0"
+        guest.queues[INFLATE].send(pfns(guest, [first + 100]))
+        assert guest.memory.read(AREA + 100 * PAGE, 5) == bytes(5)
 
 
 def test_page_numbers_cut_anywhere_and_in_any_order() -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import select
+import signal
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests import fs_driver as f
+from tests.driver import RAM, Buffer
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
+from vmm.snapshot.memory_file import open_ram
 from vmm.virtio.fs import ShareConfig
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
@@ -71,6 +77,129 @@ def test_ram_around_the_hole(tmp_path: Path) -> None:
     with process(tmp_path, memory=GuestMemory((3 << 30) + (1 << 20), shared=True)) as guest:
         guest._free = 0x1_0000_0000  # all buffers from now on are above 4 GiB
         assert guest.read_file(guest.open(guest.lookup("file").node)) == b"content"
+
+
+# -- a clone: RAM is filled from a template when either side touches it ------------------------------------------------
+
+PAGE = 4096
+AREA = 4 << 20
+
+
+def pattern(start: int, size: int) -> bytes:
+    """Of a template: every eight bytes say where they are."""
+    return b"".join(at.to_bytes(8, "little") for at in range(start, start + size, 8))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RAM of 16 MiB with bytes of its own from 4 MiB on, in which nothing else is."""
+    path = tmp_path_factory.mktemp("template") / "memory"
+    with path.open("wb") as file:
+        file.truncate(RAM)
+        file.seek(AREA)
+        file.write(pattern(AREA, RAM - AREA))
+    return path
+
+
+def clone_of(template: Path) -> GuestMemory:
+    memory = open_ram(RAM, [str(template)], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+    assert memory.on_demand
+    return memory
+
+
+def start_write(guest: FsGuest, fh: int, size: int, at: int, offset: int) -> None:
+    """Begin to write what is in RAM at *at*, which this side does not touch."""
+    queue = guest.queues[1]
+    body = struct.pack("<QQIIQII", fh, offset, size, 0, 0, 0, 0)
+    head = guest.data(guest.header(f.WRITE, f.ROOT, len(body) + size) + body)
+    queue.offer(queue.chain([head, Buffer(at, size), guest.room(f.OUT.size + 8)]))
+    queue.kick()
+
+
+def test_a_server_gets_pages_that_nobody_has_touched(tmp_path: Path, template: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(250)) * 40)
+    with process(tmp_path, memory=clone_of(template)) as guest:
+        fh = guest.open(guest.lookup("file").node, os.O_RDWR)
+        # What it writes to is the template's before and behind
+        body = guest.data(guest.header(f.READ, f.ROOT, 40) + struct.pack("<QQIIQII", fh, 0, 6000, 0, 0, 0, 0))
+        answer = [guest.room(f.OUT.size), Buffer(AREA + 100, 6000, writable=True)]
+        assert guest.queues[1].send(body, *answer).written == f.OUT.size + 6000
+        wanted = bytearray(pattern(AREA, 3 * PAGE))
+        wanted[100:6100] = (tmp_path / "file").read_bytes()[:6000]
+        assert guest.memory.read(AREA, 3 * PAGE) == wanted
+        # What it reads
+        start_write(guest, fh, 256 << 10, AREA + (2 << 20), 0)
+        guest.queues[1].wait()
+        assert (tmp_path / "file").read_bytes() == pattern(AREA + (2 << 20), 256 << 10)
+        assert guest.memory.fill_stats()["filled"] < 1 << 20, "and nothing of the rest"
+
+
+def test_a_request_in_pages_that_nobody_has_touched(tmp_path: Path) -> None:
+    (tmp_path / "name").touch()
+    request = f.HEADER.pack(f.HEADER.size + 5, f.LOOKUP, 7, f.ROOT, 0, 0, 1, 0, 0) + f.cstr("name")
+    template = tmp_path / "memory"
+    with template.open("wb") as file:
+        file.truncate(RAM)
+        file.seek(AREA + PAGE - 10)
+        file.write(request)
+    with process(tmp_path, memory=clone_of(template)) as guest:
+        answer = [Buffer(AREA + (3 << 20), f.OUT.size, writable=True), Buffer(AREA + (5 << 20), 200, writable=True)]
+        used = guest.queues[1].send(Buffer(AREA + PAGE - 10, len(request)), *answer)
+        number, unique, payload = guest.answer(answer, used.written)
+        assert (number, unique) == (0, 7)
+        assert f.Entry.of(payload).attr.ino == (tmp_path / "name").stat().st_ino
+
+
+def test_both_sides_touch_the_same_pages_at_once(tmp_path: Path, template: Path) -> None:
+    size, step = RAM - AREA, 256 << 10
+    with process(tmp_path, memory=clone_of(template), cpus=2) as guest:
+        _, fh = guest.create("copy")
+        bad: list[int] = []
+
+        def look(seed: int) -> None:
+            pages = list(range(AREA, RAM, PAGE))
+            random.Random(seed).shuffle(pages)
+            bad.extend(at for at in pages if guest.memory.read(at + 8, 8) != (at + 8).to_bytes(8, "little"))
+
+        threads = [threading.Thread(target=look, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for at in range(0, size, step):
+            with guest.scratch():
+                start_write(guest, fh, step, AREA + at, at)
+                guest.queues[1].wait()
+        for thread in threads:
+            thread.join()
+        assert bad == []
+        assert (tmp_path / "copy").read_bytes() == pattern(AREA, size)
+
+
+def test_pages_of_a_clone_after_its_server_was_stopped_or_killed(tmp_path: Path, template: Path) -> None:
+    with process(tmp_path, memory=clone_of(template)) as guest:
+        _, fh = guest.create("copy")
+        # Maps its RAM anew, elsewhere
+        guest.transport.pause()
+        guest.transport.resume()
+        start_write(guest, fh, PAGE, AREA, 0)
+        guest.queues[1].wait()
+        assert (tmp_path / "copy").read_bytes() == pattern(AREA, PAGE)
+        start_write(guest, fh, 1 << 20, AREA + (4 << 20), 0)
+        os.kill(pid_of(guest), signal.SIGKILL)
+        guest.queues[1].wait()
+        assert guest.memory.read(AREA, RAM - AREA) == pattern(AREA, RAM - AREA)
+
+
+def test_a_server_that_cannot_take_part_finds_all_there(tmp_path: Path, template: Path) -> None:
+    with process(tmp_path, memory=clone_of(template), mount=False) as guest:
+        os.close(guest.share._faults)  # type: ignore[attr-defined]
+        guest.share._faults = -1  # type: ignore[attr-defined]
+        guest.start()
+        guest.mount()
+        assert not guest.memory.on_demand
+        _, fh = guest.create("copy")
+        start_write(guest, fh, 1 << 20, AREA, 0)
+        guest.queues[1].wait()
+        assert (tmp_path / "copy").read_bytes() == pattern(AREA, 1 << 20)
 
 
 def test_the_driver_resets_the_device_and_starts_again(tmp_path: Path) -> None:

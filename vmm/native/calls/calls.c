@@ -20,6 +20,7 @@
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
+#include <linux/userfaultfd.h>
 #include <linux/vhost.h>
 #include <sched.h>
 #include <signal.h>
@@ -60,8 +61,8 @@ enum {
 	CHILD = SECCOMP_CHILD, PREFETCH = SECCOMP_PREFETCH, REACH = SECCOMP_REACH,
 	CONTROL = SECCOMP_CONTROL, GDB = SECCOMP_GDB, BROKER = SECCOMP_BROKER,
 	OUTSIDE = SECCOMP_OUTSIDE, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
-	WORKER = SECCOMP_WORKER,
-	EVERY = WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | DAX, RUN = VCPU | LOOP, NOBODY = 0,
+	WORKER = SECCOMP_WORKER, FILL = SECCOMP_FILL,
+	EVERY = WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
@@ -163,6 +164,8 @@ int seccomp_forbid(uint32_t programs)
 /* Of this thread. initial-exec: a signal handler must not be the first who makes room for it. */
 static __thread struct seccomp_guard mine __attribute__((tls_model("initial-exec")));
 static struct sigaction before;
+/* Others wait for this thread, and for nobody else. */
+static __thread bool needed __attribute__((tls_model("initial-exec")));
 static bool whole_process;
 static bool confined; /* there are threads with a list and without a guard */
 
@@ -219,7 +222,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *context)
 	uint32_t same = 0;
 
 	if (!mine.nr) {
-		if (whole_process || confined)
+		if (whole_process || confined || needed)
 			end_process(info->si_syscall);
 		pass_on(sig, info, context);
 		return;
@@ -282,7 +285,10 @@ int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 	if (SANITIZED)
 		return 0;
 	install_handler();
-	mine = *guard;
+	if (guard)
+		mine = *guard;
+	else
+		needed = true;
 	(void)keep_capabilities(capabilities_of(kind));
 	return put_on(kind);
 }

@@ -8,7 +8,7 @@
 /*
  * From now on the calling thread, and it alone, has the calls of one kind: SECCOMP_BLK and so on. A call that is not
  * among them is not made: *nr gets its number, *event_fd is signalled, and the thread does nothing but wait for *stop, and
- * ends. 0; or -errno where the kernel has no filters, or a filter of the caller's does not allow new ones.
+ * ends. Without a guard it ends the process. 0; or -errno where the kernel has no filters, or a filter of the caller's does not allow new ones.
  */
 struct seccomp_guard {
 	int *nr;             /* atomic */

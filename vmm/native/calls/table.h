@@ -25,8 +25,11 @@ CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES,
 	VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING,
 	VHOST_NET_SET_BACKEND, TUNGETIFF), "rings, kicks and interrupts for the kernel's vhost; is the tap device still there")
 
+CALL(ioctl, FILL, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_WAKE), "bring a page of guest RAM that somebody waits for")
+CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "pyvmm-fsd has mapped RAM that is filled on demand")
+
 /* Waiting and waking. */
-CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | LOOP, ANY, "sleep until the guest or the host has something")
+CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | FILL | VMM | LOOP, ANY, "sleep until the guest or the host has something")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; what the ring may do is restricted when it is made")
 CALL(write, EVERY | VMM | RUN | START, ANY, "interrupt the guest (eventfd), wake who waits; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
@@ -35,7 +38,7 @@ CALL(futex, VMM | RUN, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAI
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; to wait for a thread's end")
 CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START, ANY, "what to sleep for")
-CALL(poll, CONSOLE | DAX | VMM | RUN, ANY, "may a pipe or terminal be written, has a socket more")
+CALL(poll, CONSOLE | DAX | FILL | VMM | RUN, ANY, "may a pipe or terminal be written, has a socket more")
 CALL(timerfd_settime, BLK | NET | VMM | RUN, ANY, "wait for a limit on operations or bytes")
 CALL(clock_gettime, EVERY | VMM | RUN | START, ANY, "the time, where the vDSO does not have it")
 CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER, ANY, "the kernel's own, when a wait with an end was interrupted by SIGSTOP")
@@ -47,7 +50,7 @@ CALL(preadv2, BLK | VMM | RUN, ANY, "read what can be had without waiting (RWF_N
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
-CALL(read, PMEM | DAX | VMM | LOOP, ANY, "take a notice of inotify, or of an eventfd")
+CALL(read, PMEM | DAX | FILL | VMM | LOOP, ANY, "take a notice of inotify, of an eventfd, or of a page that is not there")
 CALL(fadvise64, PREFETCH, ANY, "read the memory that a clone is going to need")
 CALL(ftruncate, CONTROL, ANY, "a snapshot's files are as long as what they are of")
 CALL(copy_file_range, CONTROL, ANY, "a disk's copy")
@@ -111,7 +114,7 @@ CALL(getrandom, VMM | RUN | START, ANY, "the C library, Python; the guest's virt
 CALL(flock, DISK | VCPU, ANY, "let an image go")
 
 /* Ends. */
-CALL(exit_group, VMM | RUN | START | BROKER, ANY, "the process's end")
+CALL(exit_group, FILL | VMM | RUN | START | BROKER, ANY, "the process's end")
 CALL(close, BLK | NET | VSOCK | DAX | VMM | RUN | START | BROKER, ANY, "connections, timers, the ring of io_uring")
 CALL(rt_sigprocmask, EVERY | VMM | RUN | START, ANY, "the C library, when a thread ends")
 CALL(exit, EVERY | VMM | RUN | START, ANY, "the thread's end")

@@ -3,7 +3,8 @@
  * Guest RAM into a sparse file, over such a file, and back to zero where it lies over one.
  *
  * Called while no vCPU runs and no worker touches RAM.  What is not written stays a hole: pages that nobody ever
- * touched, which the page map tells without touching them, and pages of zeros.
+ * touched, which the page map tells without touching them, and pages of zeros.  Of RAM that is filled on demand (fill.c)
+ * what is not there is read from the template, and stays where it is.
  */
 #include "base/native.h"
 
@@ -54,6 +55,8 @@ static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset
 /* Whether the page is to be written, by its entry in the page map and its bytes. */
 static bool page_wanted(const struct ram_file *file, const uint8_t *page, uint64_t entry, uint64_t at)
 {
+	if (file->fill)
+		return file->than ? memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0 : !page_is_zero(page);
 	if (file->what != RAM_ALL && !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
 		return false;
 	if (file->what == RAM_OWN && entry & PAGEMAP_FILE)
@@ -69,7 +72,7 @@ static int entries_read(const struct ram_file *file, const uint8_t *page, uint64
 	const uint64_t n = left < ENTRIES ? left : ENTRIES;
 	ssize_t got;
 
-	if (file->what == RAM_ALL)
+	if (file->what == RAM_ALL || file->fill)
 		return 0;
 	got = pread(file->pagemap, entry, n * 8, (off_t)((uintptr_t)page / PAGE * 8));
 	if (got < 0)
@@ -77,34 +80,54 @@ static int entries_read(const struct ram_file *file, const uint8_t *page, uint64
 	return got == (ssize_t)(n * 8) ? 0 : -EIO;
 }
 
-int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size)
+static int64_t save(const struct ram_file *file, const uint8_t *base, uint64_t begin, uint64_t size)
 {
-	const uint8_t *base = ram;
 	uint64_t entry[ENTRIES] = { 0 }, start = begin, end = begin, total = 0;
+	struct fill_extent extent = { 0 };
+	const uint8_t *first = base + begin; /* where what is at `start` lies */
 	int err = 0;
 
 	for (uint64_t at = begin; at < begin + size; at += PAGE) {
 		const uint64_t i = (at - begin) / PAGE;
+		const uint8_t *page = base + at;
+		bool own = true;
 
 		if (i % ENTRIES == 0)
 			err = entries_read(file, base + at, (begin + size - at) / PAGE, entry);
 		if (err < 0)
 			return err;
-		if (!page_wanted(file, base + at, entry[i % ENTRIES], at))
+		if (file->fill)
+			page = fill_look(file->fill, &extent, at, &own);
+		if (!own && file->what == RAM_OWN)
+			continue;
+		if (!page_wanted(file, page, entry[i % ENTRIES], at))
 			continue;
 		if (file->bitmap)
 			file->bitmap[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
-		if (at != end) {
-			err = file_write(file->fd, base + start, end - start, start);
+		if (at != end || page != first + (end - start)) {
+			err = file_write(file->fd, first, end - start, start);
 			if (err < 0)
 				return err;
 			start = at;
+			first = page;
 		}
 		end = at + PAGE;
 		total += PAGE;
 	}
-	err = file_write(file->fd, base + start, end - start, start);
+	err = file_write(file->fd, first, end - start, start);
 	return err < 0 ? err : (int64_t)total;
+}
+
+int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size)
+{
+	int64_t result;
+
+	if (!file->fill)
+		return save(file, ram, begin, size);
+	fill_hold(file->fill);
+	result = save(file, ram, begin, size);
+	fill_release(file->fill);
+	return result;
 }
 
 int ram_zero(void *at, uint64_t len)

@@ -36,6 +36,8 @@ static void pages_release(const struct run *run, void *at, uint64_t len)
 		if (err < 0)
 			memset(at, 0, len);
 	} else {
+		if (run->memory->fill)
+			fill_forget(run->memory->fill, at, len);
 		err = madvise(at, len, run->memory->backing == BALLOON_SHARED ? MADV_REMOVE : MADV_DONTNEED);
 	}
 	if (err < 0)

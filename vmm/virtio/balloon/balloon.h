@@ -14,6 +14,7 @@ enum { BALLOON_ANONYMOUS = 0, BALLOON_SHARED = 1, BALLOON_OVER_FILE = 2 };
 
 struct balloon_memory {
 	const struct mem *mem;
+	struct fill *fill; /* of RAM that is filled on demand, or NULL */
 	uint32_t backing; /* BALLOON_ANONYMOUS, ... */
 	uint32_t pad;
 };

@@ -86,6 +86,7 @@ class Balloon(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         self._context = context
         self._memory.mem = context.memory.native
+        self._memory.fill = context.memory.native_fill
         memory = context.memory
         self._memory.backing = (
             lib.BALLOON_SHARED

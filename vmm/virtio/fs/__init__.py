@@ -10,6 +10,8 @@ from vmm.faststart.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.config.device import Opening
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.fs.device import Fs
@@ -60,6 +62,7 @@ class ShareConfig(DeviceConfig):
     handles: bool = False
 
     many_files = True
+    takes_memory_on_demand = True
 
     def __post_init__(self) -> None:
         if self.cache not in SHARE_CACHES:
@@ -128,13 +131,16 @@ class ShareConfig(DeviceConfig):
 
     def open(self, opening: Opening) -> VirtioDevice:
         kind: type[Fs]
+        extra: dict[str, Any] = {}
         if self.isolation == "process":
             from vmm.virtio.fs.process import FsProcess as kind
+
+            extra["on_demand"] = opening.on_demand
         else:
             from vmm.virtio.fs.device import Fs as kind
 
         # Linux keeps a KiB or so of a file that it knows: it has no room for more of them than fit into this
-        device = kind(self, cpus=opening.cpus, node_bytes=max(opening.ram // 4, 64 * MIB))
+        device = kind(self, cpus=opening.cpus, node_bytes=max(opening.ram // 4, 64 * MIB), **extra)
         device.thread_name = f"fs-{device.tag[:8]}-"
         return device
 

@@ -26,7 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vmm.memory import GuestMemory
     from vmm.virtio.device import DeviceContext
+    from vmm.virtio.fs import ShareConfig
     from vmm.virtio.queue import Chain, Queue
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pyvmm-fsd")
@@ -56,6 +58,7 @@ class ServerGone(Exception):
 class FsProcess(Fs):
     """See :class:`~vmm.virtio.fs.device.Fs` for the parameters.
 
+    :param on_demand: guest RAM is filled when it is touched, also by the server
     :ivar pid: of the server
     :ivar isolation: what keeps it apart: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows
         ``pid-ns``, ``net-ns``, ``ipc-ns``, ``user-ns``
@@ -63,6 +66,13 @@ class FsProcess(Fs):
     """
 
     shares_memory = True
+    takes_memory_on_demand = True
+
+    def __init__(self, config: ShareConfig, tag: str = "", *, on_demand: bool = False, **options: Any) -> None:
+        self._faults = -1
+        self._client: tuple[GuestMemory, int] | None = None
+        self._wants_faults = on_demand
+        super().__init__(config, tag, **options)
 
     def _open(self, native: Any) -> None:
         self.pid = -1
@@ -79,6 +89,8 @@ class FsProcess(Fs):
         self._last_stats = ffi.new("struct fsd_answer *")
         try:
             self._spawn()
+            if self._wants_faults:
+                self._take_faults()
             self._set_up(native)
         except BaseException:
             self.close()
@@ -100,6 +112,21 @@ class FsProcess(Fs):
                 errno=-pidfd,
             )
         self._pidfd, self._sock, self.pid, self._alive = pidfd, int(sock[0]), int(pid[0]), True
+
+    def _take_faults(self) -> None:
+        """The server's userfaultfd, made while it may do such a thing.  Without it RAM is filled when it begins."""
+        device, came = lib.fill_device(), ffi.new("int *", -1)
+        try:
+            answer = self._call(self._message(lib.FSD_FAULTS), *([device] if device >= 0 else []), came=came)
+        except ServerGone:
+            return  # the next message says so
+        finally:
+            if device >= 0:
+                os.close(device)
+        if came[0] >= 0:
+            self._faults = int(came[0])
+        else:
+            report.debug(__name__, f"{self.name}: no userfaultfd for its server: {os.strerror(-answer.result)}")
 
     def _set_up(self, native: Any) -> None:
         message = self._message(lib.FSD_SETUP)
@@ -141,8 +168,10 @@ class FsProcess(Fs):
     def _message(self, op: int) -> Any:
         return ffi.new("struct fsd_msg *", {"version": lib.FSD_VERSION, "op": op})
 
-    def _call(self, message: Any, *fds: int) -> Any:
+    def _call(self, message: Any, *fds: int, came: Any = ffi.NULL) -> Any:
         """One message and its answer (cdata ``struct fsd_answer *``), whose result is 0 or -errno.
+
+        :param came: an ``int *`` for the descriptor that comes with it
 
         :raises ServerGone: nothing was, or nothing that makes sense: the server has been ended
         """
@@ -151,7 +180,7 @@ class FsProcess(Fs):
                 raise ServerGone
             numbers = ffi.new("int[]", [*fds, *[-1] * (lib.FSD_FDS - len(fds))])
             answer = ffi.new("struct fsd_answer *")
-            if lib.fsd_call(self._sock, message, numbers, answer, ANSWER_MS) < 0:
+            if lib.fsd_call(self._sock, message, numbers, answer, came, ANSWER_MS) < 0:
                 self._alive = False
                 self._kill()
                 raise ServerGone
@@ -186,7 +215,14 @@ class FsProcess(Fs):
             entry.gpa, entry.size, entry.offset = region.gpa, region.size, region.offset
         if context.memory.fd < 0 or status_fd < 0:
             raise HostError(f"{self.name}: guest memory is not shared", code="share-memory")
-        self._check(self._call(message, context.memory.fd, self._books_fd, status_fd))
+        self._admit(context.memory)
+        answer = self._call(message, context.memory.fd, self._books_fd, status_fd)
+        self._check(answer)
+        if self._client is not None and context.memory.on_demand:
+            try:
+                context.memory.mapped_by(self._client[1], answer.address)
+            except OSError as error:
+                raise self._memory_error(error) from error
         for queue in context.queues.values():
             message = self._message(lib.FSD_START)
             message.index = queue.index
@@ -196,6 +232,25 @@ class FsProcess(Fs):
             # On PCI the driver may want no interrupt of a queue
             irq = queue.irq.fd if queue.irq.fd >= 0 else self._nobody.fd
             self._check(self._call(message, queue.kick.fd, irq, context.event.fd))
+
+    def _admit(self, memory: GuestMemory) -> None:
+        """Before the server maps *memory*: it takes part in its being filled, or all of it is filled now."""
+        if not memory.on_demand or self._client is not None:
+            return
+        try:
+            if self._faults >= 0:
+                self._client, self._faults = (memory, memory.admit(self._faults)), -1
+            else:
+                memory.complete()
+        except OSError as error:
+            raise self._memory_error(error) from error
+
+    def _memory_error(self, error: OSError) -> HostError:
+        return HostError(
+            f"{self.name}: its server cannot have guest memory: {error.strerror}",
+            code="share-memory",
+            errno=error.errno or 0,
+        )
 
     def _check(self, answer: Any) -> None:
         number = -answer.result
@@ -345,6 +400,12 @@ class FsProcess(Fs):
             self._reap(END_MS)
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._client is not None:
+            self._client[0].dismiss(self._client[1])
+            self._client = None
+        if self._faults >= 0:
+            os.close(self._faults)
+            self._faults = -1
         self._nobody.close()
         self._free_window()
         if self._books_fd >= 0:

@@ -14,14 +14,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00) /* Linux 6.1 */
+#endif
 
 enum { STATUS_PAGE = 4096 };
 
@@ -64,6 +70,23 @@ static int keep_fd(int *fd)
 
 	*fd = -1;
 	return kept;
+}
+
+/* Not once it serves: the call is not among those that it keeps. */
+static int do_faults(const struct server *s, int device, int *uffd)
+{
+	int fd;
+
+	if (s->fs)
+		return -EBUSY;
+	if (device >= 0)
+		fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	else
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	*uffd = fd;
+	return 0;
 }
 
 static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a)
@@ -162,6 +185,7 @@ static int do_memory(struct server *s, const struct fsd_msg *m, const int *fds, 
 		unmap_all(s);
 		return -ENOMEM;
 	}
+	a->address = (uintptr_t)s->ram;
 	s->status_offset = m->status_offset;
 	s->mem.nregions = m->nregions;
 	for (uint32_t i = 0; i < m->nregions; i++)
@@ -265,11 +289,14 @@ static int do_stats(struct server *s, struct fsd_answer *a)
 	return 0;
 }
 
-static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a)
+/* came: a descriptor for the VMM, which is closed here. */
+static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a, int *came)
 {
 	if (m->version != FSD_VERSION)
 		return -EPROTO;
 	switch (m->op) {
+	case FSD_FAULTS:
+		return do_faults(s, fds[0], came);
 	case FSD_SETUP:
 		return do_setup(s, m, fds, a);
 	case FSD_MEMORY:
@@ -301,7 +328,7 @@ static bool serve(struct server *s)
 {
 	static struct fsd_answer answer;
 	struct fsd_msg msg;
-	int fds[FSD_FDS], err;
+	int fds[FSD_FDS], came = -1, err;
 
 	err = fd_socket_recv(FSD_SOCKET, &msg, sizeof(msg), fds, FSD_FDS);
 	if (err)
@@ -309,10 +336,12 @@ static bool serve(struct server *s)
 	memset(&answer, 0, sizeof(answer));
 	answer.version = FSD_VERSION;
 	answer.op = msg.op;
-	answer.result = do_message(s, &msg, fds, &answer);
+	answer.result = do_message(s, &msg, fds, &answer, &came);
 	for (int i = 0; i < FSD_FDS; i++)
 		close_fd(&fds[i]);
-	return fd_socket_send(FSD_SOCKET, &answer, sizeof(answer), NULL, 0) == 0;
+	err = fd_socket_send(FSD_SOCKET, &answer, sizeof(answer), &came, 1);
+	close_fd(&came);
+	return err == 0;
 }
 
 /* Descriptors 0 to 2 are open, whatever we were given: nothing that belongs to the guest must get these numbers. */

@@ -26,6 +26,8 @@ enum {
 	FSD_CHECK = 7,  /* has a queue stopped by itself? */
 	FSD_SAVE = 8,   /* fs_save() to the file that comes with it; all queues are stopped */
 	FSD_RESTORE = 9,
+	/* Before SETUP: answer with a userfaultfd of yours, made of the device that comes with it, if one does. */
+	FSD_FAULTS = 10,
 };
 /* What keeps the child apart from the rest of the machine. */
 enum {
@@ -51,6 +53,8 @@ struct fsd_answer {
 	int32_t result;          /* 0 or -errno */
 	uint32_t isolation;      /* SETUP: FSD_*_NS and so on */
 	uint32_t index;          /* CHECK: of the queue that stopped; result is its error. RESTORE: files that are gone */
+	uint32_t pad;
+	uint64_t address;        /* MEMORY: where it has mapped RAM */
 	char text[160];          /* what failed, in words; NUL-terminated */
 	struct worker_stats workers; /* STATS: since SETUP */
 	struct fs_stats fs;
@@ -63,9 +67,9 @@ struct fsd_answer {
 int fsd_spawn(const char *path, int *sock, int *pid);
 /*
  * One message and its answer, at most timeout_ms. -ETIMEDOUT, -EPIPE when nobody is there (any more), -EPROTO when what
- * came is not an answer. fds: FSD_FDS of them, -1 for none.
+ * came is not an answer. fds: FSD_FDS of them, -1 for none. came: NULL, or the descriptor that came with the answer, or -1.
  */
-int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int timeout_ms);
+int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms);
 
 /* ==== end ==== */
 

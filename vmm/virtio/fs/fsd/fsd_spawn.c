@@ -142,7 +142,7 @@ int fsd_spawn(const char *path, int *sock, int *pid)
 	return ret;
 }
 
-int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int timeout_ms)
+int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms)
 {
 	struct pollfd ready = { .fd = sock, .events = POLLIN };
 	int err;
@@ -155,7 +155,7 @@ int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_ans
 	} while (err < 0 && errno == EINTR);
 	if (err <= 0)
 		return err ? -errno : -ETIMEDOUT;
-	err = fd_socket_recv(sock, answer, sizeof(*answer), NULL, 0);
+	err = fd_socket_recv(sock, answer, sizeof(*answer), came, came ? 1 : 0);
 	if (err)
 		return err;
 	answer->text[FS_TEXT - 1] = 0;

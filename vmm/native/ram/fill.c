@@ -1,0 +1,656 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Guest RAM that is filled from a template when it is touched (userfaultfd(2)).
+ *
+ * RAM is an empty memfd. Whoever touches a page of it that is not there yet, a vCPU, a thread, the kernel on behalf of one,
+ * or another process that has it mapped and said so (fill_client()), waits until the thread here has put the template's
+ * bytes there. A page appears with its bytes in it or not at all; whoever comes second finds it.
+ *
+ * A page whose bit in `done` is set is the machine's own: it was filled, or was given back before. When it is not there all
+ * the same, it was given back, and is zero: the template's bytes must not come a second time.
+ *
+ * Nobody else answers these faults. So what keeps this thread from doing it ends the process, as a page that the host cannot
+ * bring ends one everywhere else; and it waits for nobody but the disk of the template.
+ */
+#include "calls/calls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* PIECE: faults are asked for in pieces of so much, or of more, in which the template has data; elsewhere the kernel does it. */
+enum { PAGE = 4096, PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+/* How often it is tried again when the host has no memory, each time after so long. */
+enum { TRIES = 200, TRY_MS = 20 };
+/* What epoll says: ours, then those of clients. */
+enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+struct layer {
+	const uint8_t *bytes;
+	uint8_t *bits; /* pages that it has */
+};
+
+struct piece {
+	uint64_t start, end;
+};
+
+/* A process that has RAM mapped. */
+struct client {
+	int uffd; /* -1: none */
+	uint64_t base;
+};
+
+struct fill {
+	uint8_t *ram;
+	uint64_t size;
+	int memfd, uffd, stop_fd, epoll_fd;
+	uint64_t around;
+	struct layer *layer;
+	uint32_t layers, pieces;
+	struct piece piece[PIECES];
+	bool running, stop;
+	pthread_t thread;
+	/* What follows; and held while pages are put in place. */
+	pthread_mutex_t lock;
+	uint8_t *done;
+	struct client client[CLIENTS];
+	uint64_t faults, filled;
+};
+
+static const uint8_t zero_page[PAGE] __attribute__((aligned(PAGE)));
+
+static bool bit(const uint8_t *bits, uint64_t at)
+{
+	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
+}
+
+static void set_bits(uint8_t *bits, uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end; at += PAGE) {
+		if (at / PAGE % 8 == 0 && end - at >= 8 * PAGE) {
+			bits[at / PAGE / 8] = 0xff;
+			at += 7 * PAGE;
+		} else {
+			bits[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
+		}
+	}
+}
+
+static size_t bitmap_size(const struct fill *f)
+{
+	return (f->size / PAGE + 7) / 8;
+}
+
+/* The template's page; NULL: zeros. */
+static const uint8_t *source(const struct fill *f, uint64_t at)
+{
+	for (uint32_t i = f->layers; i-- > 0;)
+		if (bit(f->layer[i].bits, at))
+			return f->layer[i].bytes + at;
+	return NULL;
+}
+
+/* ---- making it ------------------------------------------------------------------------------------------------------- */
+
+int fill_uffd(int device)
+{
+	int fd;
+
+	if (device >= 0)
+		fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	else
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+int fill_device(void)
+{
+	int fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int uffd_begin(int uffd)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+
+	if (ioctl(uffd, UFFDIO_API, &api) < 0)
+		return -errno;
+	return api.features & UFFD_FEATURE_MISSING_SHMEM ? 0 : -EOPNOTSUPP;
+}
+
+/* Have faults of RAM, mapped at base in the process that the descriptor is of, come here. */
+static int uffd_register(const struct fill *f, int uffd, uint64_t base)
+{
+	for (uint32_t i = 0; i < f->pieces; i++) {
+		struct uffdio_register r = {
+			.range = { base + f->piece[i].start, f->piece[i].end - f->piece[i].start },
+			.mode = UFFDIO_REGISTER_MODE_MISSING,
+		};
+
+		if (ioctl(uffd, UFFDIO_REGISTER, &r) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+/*
+ * And no more: the kernel brings zeros. To close the descriptor is not enough, which a process that was forked from this one
+ * may have, too.
+ */
+static void uffd_unregister(const struct fill *f, int uffd, uint64_t base)
+{
+	for (uint32_t i = 0; i < f->pieces; i++) {
+		struct uffdio_range range = { base + f->piece[i].start, f->piece[i].end - f->piece[i].start };
+
+		ioctl(uffd, UFFDIO_UNREGISTER, &range);
+	}
+}
+
+struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int *err)
+{
+	struct fill *f = calloc(1, sizeof(*f));
+	int device = fill_device();
+
+	*err = -ENOMEM;
+	if (f) {
+		f->ram = ram;
+		f->size = size;
+		f->memfd = memfd;
+		f->around = (uint64_t)around * PAGE;
+		pthread_mutex_init(&f->lock, NULL);
+		for (uint32_t i = 0; i < CLIENTS; i++)
+			f->client[i].uffd = -1;
+		f->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		f->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+		f->done = calloc(1, bitmap_size(f));
+		f->uffd = fill_uffd(device);
+		if (f->stop_fd < 0 || f->epoll_fd < 0)
+			*err = -errno;
+		else if (f->done)
+			*err = f->uffd < 0 ? f->uffd : uffd_begin(f->uffd);
+	}
+	if (device >= 0)
+		close(device);
+	if (!*err)
+		return f;
+	if (f)
+		fill_free(f);
+	return NULL;
+}
+
+int fill_layer(struct fill *f, int fd, const uint8_t *bits)
+{
+	struct layer *more = realloc(f->layer, (f->layers + 1) * sizeof(*more)), *l;
+	void *bytes;
+
+	if (!more)
+		return -ENOMEM;
+	f->layer = more;
+	l = &more[f->layers];
+	l->bits = calloc(1, bitmap_size(f));
+	if (!l->bits)
+		return -ENOMEM;
+	bytes = mmap(NULL, f->size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (bytes == MAP_FAILED) {
+		int err = -errno;
+
+		free(l->bits);
+		return err;
+	}
+	madvise(bytes, f->size, MADV_DONTDUMP);
+	madvise(bytes, f->size, MADV_DONTFORK);
+	l->bytes = bytes;
+	if (bits)
+		memcpy(l->bits, bits, bitmap_size(f));
+	f->layers++;
+	return 0;
+}
+
+int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
+{
+	uint64_t at = start;
+
+	while (at < end) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		at = (uint64_t)hole < end ? (uint64_t)hole : end;
+		/* Whole pages: a file system may have blocks that are smaller. */
+		at = (at + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+		if ((uint64_t)data < end)
+			set_bits(f->layer[f->layers - 1].bits, (uint64_t)data & ~(uint64_t)(PAGE - 1), at);
+	}
+	return 0;
+}
+
+static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
+{
+	for (uint32_t i = 0; i < f->layers; i++)
+		for (uint64_t at = start; at < end; at += PAGE) {
+			if (at / PAGE % 8 == 0 && end - at >= 8 * PAGE && !f->layer[i].bits[at / PAGE / 8])
+				at += 7 * PAGE;
+			else if (bit(f->layer[i].bits, at))
+				return true;
+		}
+	return false;
+}
+
+/* False: they are too many of this size. */
+static bool cut_pieces(struct fill *f, uint64_t size)
+{
+	f->pieces = 0;
+	for (uint64_t start = 0; start < f->size; start += size) {
+		const uint64_t end = f->size - start > size ? start + size : f->size;
+		struct piece *last = f->pieces ? &f->piece[f->pieces - 1] : NULL;
+
+		if (!has_data(f, start, end))
+			continue;
+		if (last && last->end == start) {
+			last->end = end;
+			continue;
+		}
+		if (f->pieces == PIECES)
+			return false;
+		f->piece[f->pieces++] = (struct piece){ start, end };
+	}
+	return true;
+}
+
+/* ---- filling, under the lock --------------------------------------------------------------------------------------------- */
+
+static void die(int err, uint64_t at)
+{
+	char text[200];
+	int n = snprintf(text, sizeof(text), "pyvmm: page %#llx of guest memory cannot be brought from its template (errno %d): %s\n",
+			 (unsigned long long)at, err, "the machine ends");
+
+	(void)!write(STDERR_FILENO, text, (size_t)n);
+	for (;;)
+		syscall(SYS_exit_group, 1);
+}
+
+/*
+ * What came of an attempt: 0, go on with what is left; -errno otherwise. `moved` is what the kernel says: bytes, or -errno.
+ * Somebody else's page is as good as ours.
+ */
+static int put_result(int64_t moved, int err, uint64_t *at, int *tries)
+{
+	if (moved > 0) {
+		*at += (uint64_t)moved;
+		return 0;
+	}
+	switch (err) {
+	case EEXIST:
+		*at += PAGE;
+		return 0;
+	case EAGAIN:
+		return 0;
+	case ENOMEM:
+		if (++*tries < TRIES) {
+			poll(NULL, 0, TRY_MS);
+			return 0;
+		}
+		return -ENOMEM;
+	default:
+		return -err;
+	}
+}
+
+/* Put zeros, or the template's bytes, into pages that are not there. from: NULL, or the first byte. */
+static int put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from)
+{
+	uint64_t at = start;
+	int tries = 0, err = 0;
+
+	while (at < end && !err) {
+		if (from) {
+			struct uffdio_copy c = {
+				.dst = (uintptr_t)f->ram + at,
+				.src = (uintptr_t)from + (at - start),
+				.len = end - at,
+			};
+
+			if (ioctl(f->uffd, UFFDIO_COPY, &c) == 0)
+				break;
+			err = put_result(c.copy, errno, &at, &tries);
+		} else {
+			struct uffdio_zeropage z = { .range = { (uintptr_t)f->ram + at, end - at } };
+
+			if (ioctl(f->uffd, UFFDIO_ZEROPAGE, &z) == 0)
+				break;
+			err = put_result(z.zeropage, errno, &at, &tries);
+		}
+	}
+	return err;
+}
+
+/* Those of the pages that are not done. Returns how many bytes, or -errno. */
+static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
+{
+	uint64_t at = start, total = 0;
+
+	while (at < end) {
+		const uint8_t *from = source(f, at);
+		uint64_t stop = at + PAGE;
+		int err;
+
+		if (bit(f->done, at) || !from) {
+			at = stop;
+			continue;
+		}
+		while (stop < end && !bit(f->done, stop) && source(f, stop) == from + (stop - at))
+			stop += PAGE;
+		err = put(f, at, stop, from);
+		if (err)
+			return err;
+		set_bits(f->done, at, stop);
+		total += stop - at;
+		at = stop;
+	}
+	f->filled += total;
+	return (int64_t)total;
+}
+
+/* ENOENT, ESRCH: the mapping, or the process, is about to go, and with it who waits. */
+static void must(int64_t result, uint64_t at)
+{
+	if (result < 0 && result != -ENOENT && result != -ESRCH)
+		die((int)-result, at);
+}
+
+static void answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
+{
+	const uint64_t page = address & ~(uint64_t)(PAGE - 1), at = page - base;
+	struct uffdio_range who = { page, PAGE };
+
+	if (at < f->size) {
+		f->faults++;
+		if (bit(f->done, at) || !source(f, at)) {
+			/* Given back, or of a hole of the template's; or somebody else was faster. */
+			set_bits(f->done, at, at + PAGE);
+			must(put(f, at, at + PAGE, NULL), at);
+		} else {
+			const uint64_t start = at & ~(f->around - 1);
+			const uint64_t end = f->size - start > f->around ? start + f->around : f->size;
+
+			/* First what is waited for: what lies around it may be another piece's, or be there already. */
+			must(fill_some(f, at, at + PAGE), at);
+			must(fill_some(f, start, end), start);
+		}
+	}
+	/* Always: it may be another process's descriptor, or somebody else have filled the page. */
+	ioctl(uffd, UFFDIO_WAKE, &who);
+}
+
+static void answer_all(struct fill *f, int uffd, uint64_t base)
+{
+	struct uffd_msg msg[MESSAGES];
+	ssize_t got = read(uffd, msg, sizeof(msg));
+
+	for (ssize_t i = 0; i < got / (ssize_t)sizeof(*msg); i++)
+		if (msg[i].event == UFFD_EVENT_PAGEFAULT)
+			answer(f, uffd, base, msg[i].arg.pagefault.address);
+}
+
+static void *fill_main(void *arg)
+{
+	struct fill *f = arg;
+	struct epoll_event event[8];
+
+	(void)seccomp_enter(SECCOMP_FILL, NULL);
+	while (!__atomic_load_n(&f->stop, __ATOMIC_ACQUIRE)) {
+		int n = epoll_wait(f->epoll_fd, event, 8, -1);
+
+		pthread_mutex_lock(&f->lock);
+		for (int i = 0; i < n; i++) {
+			const uint64_t what = event[i].data.u64;
+
+			if (what == SOURCE_OWN)
+				answer_all(f, f->uffd, (uintptr_t)f->ram);
+			else if (what >= SOURCE_CLIENT && f->client[what - SOURCE_CLIENT].uffd >= 0)
+				answer_all(f, f->client[what - SOURCE_CLIENT].uffd, f->client[what - SOURCE_CLIENT].base);
+		}
+		pthread_mutex_unlock(&f->lock);
+	}
+	return NULL;
+}
+
+static int watch(struct fill *f, int fd, uint64_t source_number)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = source_number };
+
+	return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+int fill_start(struct fill *f)
+{
+	uint64_t size = PIECE;
+	int err;
+
+	while (!cut_pieces(f, size))
+		size *= 2;
+	err = watch(f, f->stop_fd, SOURCE_STOP);
+	if (!err)
+		err = watch(f, f->uffd, SOURCE_OWN);
+	if (!err)
+		err = uffd_register(f, f->uffd, (uintptr_t)f->ram);
+	return err ? err : fill_go_on(f);
+}
+
+int fill_go_on(struct fill *f)
+{
+	int err = 0;
+
+	if (f->uffd >= 0 && !f->running) {
+		f->stop = false;
+		err = thread_start(&f->thread, "ram-fill", fill_main, f);
+		f->running = !err;
+	}
+	return err;
+}
+
+void fill_rest(struct fill *f)
+{
+	eventfd_t count;
+
+	if (!f->running)
+		return;
+	__atomic_store_n(&f->stop, true, __ATOMIC_RELEASE);
+	(void)!eventfd_write(f->stop_fd, 1);
+	pthread_join(f->thread, NULL);
+	(void)!eventfd_read(f->stop_fd, &count);
+	f->running = false;
+}
+
+/* ---- for others ---------------------------------------------------------------------------------------------------------- */
+
+int fill_client(struct fill *f, int uffd)
+{
+	int err = uffd_begin(uffd);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&f->lock);
+	for (err = 0; err < CLIENTS && f->client[err].uffd >= 0; err++)
+		;
+	if (err == CLIENTS) {
+		err = -ENOSPC;
+	} else {
+		int bad = watch(f, uffd, SOURCE_CLIENT + (uint64_t)err);
+
+		if (bad)
+			err = bad;
+		else
+			f->client[err] = (struct client){ .uffd = uffd };
+	}
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+int fill_client_maps(struct fill *f, int client, uint64_t address)
+{
+	int uffd = -1;
+
+	if (client < 0 || client >= CLIENTS || address % PAGE || address + f->size < address)
+		return -EINVAL;
+	pthread_mutex_lock(&f->lock);
+	f->client[client].base = address;
+	uffd = f->client[client].uffd;
+	pthread_mutex_unlock(&f->lock);
+	/* Not under the lock: it may wait for that process, and others must not. */
+	return uffd < 0 ? -EINVAL : uffd_register(f, uffd, address);
+}
+
+static void client_drop(struct client *c)
+{
+	if (c->uffd < 0)
+		return;
+	close(c->uffd); /* ours was the last: epoll forgets it */
+	c->uffd = -1;
+}
+
+void fill_client_drop(struct fill *f, int client)
+{
+	if (client < 0 || client >= CLIENTS)
+		return;
+	pthread_mutex_lock(&f->lock);
+	client_drop(&f->client[client]);
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_forget(struct fill *f, const void *at, uint64_t len)
+{
+	const uint64_t start = (uint64_t)((const uint8_t *)at - f->ram);
+
+	pthread_mutex_lock(&f->lock);
+	set_bits(f->done, start, start + len);
+	pthread_mutex_unlock(&f->lock);
+}
+
+int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
+{
+	int64_t total = 0;
+
+	while (start < end) {
+		const uint64_t stop = end - start > PIECE / 8 ? start + PIECE / 8 : end;
+		int64_t some;
+
+		/* In turn with those who wait for a page. */
+		pthread_mutex_lock(&f->lock);
+		some = fill_some(f, start, stop);
+		pthread_mutex_unlock(&f->lock);
+		if (some < 0)
+			return some;
+		total += some;
+		start = stop;
+	}
+	return total;
+}
+
+void fill_done(struct fill *f, uint8_t *bits)
+{
+	pthread_mutex_lock(&f->lock);
+	memcpy(bits, f->done, bitmap_size(f));
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_get_stats(struct fill *f, struct fill_stats *out)
+{
+	pthread_mutex_lock(&f->lock);
+	*out = (struct fill_stats){ .faults = f->faults, .filled = f->filled };
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_hold(struct fill *f)
+{
+	pthread_mutex_lock(&f->lock);
+}
+
+void fill_release(struct fill *f)
+{
+	pthread_mutex_unlock(&f->lock);
+}
+
+const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint64_t at, bool *own)
+{
+	const uint8_t *from;
+
+	*own = bit(f->done, at);
+	if (!*own) {
+		from = source(f, at);
+		/* Outside of pieces the kernel brings zeros by itself. */
+		if (from)
+			return from;
+	}
+	if (at >= extent->hole) {
+		off_t data = lseek(f->memfd, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(f->memfd, data, SEEK_HOLE);
+
+		extent->data = data < 0 ? f->size : (uint64_t)data;
+		extent->hole = hole < 0 ? f->size : (uint64_t)hole;
+	}
+	if (at < extent->data)
+		return zero_page;
+	*own = true;
+	return f->ram + at;
+}
+
+static void close_all(struct fill *f)
+{
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		client_drop(&f->client[i]);
+	if (f->uffd >= 0)
+		close(f->uffd);
+	f->uffd = -1;
+}
+
+void fill_stop(struct fill *f)
+{
+	fill_rest(f);
+	pthread_mutex_lock(&f->lock);
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		if (f->client[i].uffd >= 0 && f->client[i].base)
+			uffd_unregister(f, f->client[i].uffd, f->client[i].base);
+	if (f->uffd >= 0)
+		uffd_unregister(f, f->uffd, (uintptr_t)f->ram);
+	close_all(f);
+	set_bits(f->done, 0, f->size);
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_free(struct fill *f)
+{
+	fill_rest(f);
+	close_all(f);
+	for (uint32_t i = 0; i < f->layers; i++) {
+		munmap((void *)(uintptr_t)f->layer[i].bytes, f->size);
+		free(f->layer[i].bits);
+	}
+	free(f->layer);
+	free(f->done);
+	if (f->stop_fd >= 0)
+		close(f->stop_fd);
+	if (f->epoll_fd >= 0)
+		close(f->epoll_fd);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+}
