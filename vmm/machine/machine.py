@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from vmm.machine.fork import ForkPoint
     from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.slots import Attached, HotPlug, Slots
+    from vmm.machine.snapshot import Files, Saved
     from vmm.memory import GuestMemory
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
@@ -390,23 +391,45 @@ class Machine:
 
         with self._life_lock:
             self._check_can_be("snapshot")
-            runs = self._life.stage == RUNNING
             with NewDirectory(path) as folder:
                 taking = Taking(self.config, folder, base)
-                if runs:
-                    self.pause()
-                try:
-                    assert self._core is not None
-                    taking.save(self._core, self._memory, self._slots, self._platform, progress)
-                except BaseException:
-                    self._go_on(runs)
-                    raise
-                if not stop:
-                    self._go_on(runs)
-                taking.finish()
+                with taking.files() as files:
+                    saved = self.save(files, stop=stop, progress=progress)
+                taking.finish(saved)
             if stop:
                 self.stop(detail="snapshot")
             self._life.publish("snapshot", path)
+
+    def save(self, files: Files, *, stop: bool = False, progress: Callable[[int, int], None] | None = None) -> Saved:
+        """The part of :meth:`snapshot` that needs the machine, for whoever makes *files* and the rest elsewhere.
+
+        :param stop: leave it paused
+        :raises ConfigError: as :meth:`snapshot`
+        :raises HostError: the host cannot write, and the machine goes on
+        """
+        from vmm.machine.snapshot import save
+
+        with self._life_lock:
+            self._check_can_be("snapshot")
+            runs = self._life.stage == RUNNING
+            if runs:
+                self.pause()
+            try:
+                assert self._core is not None
+                saved = save(files, self._core, self._memory, self._slots, self._platform, progress)
+            except BaseException:
+                self._go_on(runs)
+                raise
+            if not stop:
+                self._go_on(runs)
+            return saved
+
+    def open_for_saving(self) -> None:
+        """Open what :meth:`save` needs, before this process has no files any more."""
+        from vmm.machine.snapshot import open_all
+
+        assert self._core is not None
+        open_all(self.attached, self._core)
 
     def _check_can_be(self, call: str) -> None:
         from vmm.machine.state import check_can_be_saved

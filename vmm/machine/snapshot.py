@@ -1,4 +1,7 @@
-"""Taking a snapshot of a machine: its state, disks and RAM into files while it is paused, and what describes them."""
+"""Taking a snapshot of a machine: its state, disks and RAM into files while it is paused, and what describes them.
+
+The files are descriptors, so that whoever has a machine in a jail can make them outside.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import os
 import time
 
 from vmm.errors import ConfigError, HostError
-from vmm.faststart.record import replace
+from vmm.faststart.record import dataclass, replace
 from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
-from vmm.snapshot.files import copy_disk
+from vmm.snapshot.files import copy_open_disk
 from vmm.snapshot.manifest import (
     FORMAT,
     Cpu,
@@ -44,8 +47,113 @@ _MERGED = ".base"
 """The memory of a base that is a diff itself, while the new one is made."""
 
 
+class Files:
+    """Descriptors of empty files that a snapshot is written to.  A context manager, which closes them.
+
+    :ivar memory: of RAM
+    :ivar state: of everything else
+    :ivar pages: of the bits of a diff, -1: it is none
+    :ivar than: of a diff: RAM of its base, to read
+    :ivar disks: of each disk that the guest may write
+    """
+
+    def __init__(self, memory: int, state: int, pages: int, than: int, disks: tuple[int, ...]) -> None:
+        self.memory, self.state, self.pages, self.than, self.disks = memory, state, pages, than, disks
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for fd in (self.memory, self.state, self.pages, self.than, *self.disks):
+            if fd >= 0:
+                os.close(fd)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is to be known of a machine whose state, RAM and disks are in :class:`Files`.
+
+    :ivar devices: kind and version of each
+    :ivar cpuid: see :meth:`vmm.machine.kvm_vm.Core.cpuid`
+    :ivar disks: of each disk that was open: size in bytes, and the time of its last change in ns
+    :ivar memory_bytes: bytes of RAM that were written
+    """
+
+    devices: tuple[tuple[str, int], ...]
+    cpuid: str
+    disks: tuple[tuple[int, int], ...]
+    memory_bytes: int
+
+
+_readers: dict[int, int] = {}
+
+
+def open_all(attached: list[Attached], core: Core) -> None:
+    """Open and import what :func:`save` needs, for a process that will have no files any more."""
+    from vmm.kvm import saved, structs_state
+    from vmm.machine import vcpu_gate
+
+    assert saved and structs_state and vcpu_gate
+    core.cpuid()
+    memory_file.open_proc()
+    for blk in _disks(attached):
+        if not blk.read_only:
+            _readers[blk.image_fd] = os.open(f"/proc/self/fd/{blk.image_fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _disks(attached: list[Attached]) -> list[Any]:
+    return [each.device for each in attached if each.device.device_id == ID_BLOCK]
+
+
+def save(
+    files: Files,
+    core: Core,
+    memory: GuestMemory,
+    slots: Slots,
+    platform: Platform,
+    progress: Callable[[int, int], None] | None,
+) -> Saved:
+    """Write a machine that is paused: everything that changes when it goes on.
+
+    :raises HostError: the host cannot
+    """
+    schemas = [saveable(each.device) for each in slots.attached]
+    devices = tuple((schema.kind, schema.version) for schema in schemas)
+    plain_state = encode_state(state.save(core, slots, platform))
+    try:
+        memory_file.write_all(files.state, plain_state)
+        disks = _copy_disks(_disks(slots.attached), list(files.disks))
+        written = memory_file.write_ram(memory, files.memory, files.pages, files.than, progress=progress)
+    except OSError as error:
+        raise HostError(
+            f"cannot write the snapshot: {error.strerror}",
+            code="snapshot-write",
+            hint="it needs about as much room as the guest has used of its memory, and its disks",
+            errno=error.errno or 0,
+        ) from error
+    return Saved(devices, core.cpuid(), disks, written)
+
+
+def _copy_disks(blks: list[Any], targets: list[int]) -> tuple[tuple[int, int], ...]:
+    found = []
+    for blk in blks:
+        if not blk.read_only:
+            # By what is open, since a clone's disk has no name any more; but not to go past the host's cache
+            reader = _readers.get(blk.image_fd, -1)
+            source = reader if reader >= 0 else os.open(f"/proc/self/fd/{blk.image_fd}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                copy_open_disk(source, targets.pop(0))
+            finally:
+                if reader < 0:
+                    os.close(source)
+        image = state_of_open(blk.image_fd, "")
+        found.append((image.size, image.mtime_ns))
+    return tuple(found)
+
+
 class Taking:
-    """One snapshot: made while the machine runs, :meth:`save` while it is paused, :meth:`finish` afterwards.
+    """One snapshot: made while the machine runs, :func:`save` into :meth:`files` while it is paused, :meth:`finish`
+    afterwards.
 
     :param folder: where files are made
     :param base: the directory of the snapshot that this one is a diff of, or None
@@ -63,52 +171,48 @@ class Taking:
             # Now, while the machine runs: nothing of it is needed
             self._than = folder.file(_MERGED)
             memory_file.merge_ram(config.memory.size, below, self._than)
+        self._names = ["" if disk.read_only else f"disk{index}" for index, disk in enumerate(config.disk_configs())]
 
-    def save(
-        self,
-        core: Core,
-        memory: GuestMemory,
-        slots: Slots,
-        platform: Platform,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Everything that changes when the machine goes on."""
-        schemas = [saveable(each.device) for each in slots.attached]
-        self._devices = tuple(Device(schema.kind, schema.version) for schema in schemas)
-        self._state = encode_state(state.save(core, slots, platform))
-        self._cpuid = core.cpuid()
-        self._disks = self._copy_disks(slots.attached)
-        self._bytes = memory_file.write_ram(memory, self._folder.file(MEMORY), than=self._than, progress=progress)
+    def files(self) -> Files:
+        """Make them.
 
-    def _copy_disks(self, attached: list[Attached]) -> tuple[Disk, ...]:
-        disks = []
-        blks: list[Any] = [each.device for each in attached if each.device.device_id == ID_BLOCK]
-        for index, blk in enumerate(blks):
-            # By what is open: a clone's disk has no name any more
-            name = "" if blk.read_only else f"disk{index}"
-            if name:
-                copy_disk(f"/proc/self/fd/{blk.image_fd}", self._folder.file(name))
-            disks.append(Disk(state_of_open(blk.image_fd, blk.path), name, blk.read_only))
-        return tuple(disks)
+        :raises HostError: the host cannot
+        """
+        made: list[int] = []
 
-    def finish(self) -> None:
+        def new(name: str) -> int:
+            made.append(memory_file.new_file(self._folder.file(name)))
+            return made[-1]
+
+        try:
+            memory, saved, pages, than = new(MEMORY), new(STATE), -1, -1
+            if self._than is not None:
+                pages = new(memory_file.PAGES)
+                than = os.open(self._than, os.O_RDONLY | os.O_CLOEXEC)
+                made.append(than)
+            return Files(memory, saved, pages, than, tuple(new(name) for name in self._names if name))
+        except OSError as error:
+            for fd in made:
+                os.close(fd)
+            raise HostError(f"cannot write the snapshot: {error.strerror}", code="snapshot-write") from error
+
+    def finish(self, saved: Saved) -> None:
         """What takes time and no longer needs the machine to stand still."""
-        from hashlib import sha256
+        from hashlib import file_digest
 
         from vmm import __version__
 
         place = self._folder.path
         if self._than == self._folder.file(_MERGED):
             os.unlink(self._than)
-        try:
-            with open(self._folder.file(STATE), "xb") as file:
-                file.write(self._state)
-        except OSError as error:
-            raise HostError(f"cannot write the snapshot: {error.strerror}", code="snapshot-write") from error
+        os.chmod(self._folder.file(MEMORY), 0o400)  # clones map it
+        with open(self._folder.file(STATE), "rb") as file:
+            sha256 = file_digest(file, "sha256").hexdigest()
         base, base_id = "", ""
         if self._base is not None:
             base = os.path.relpath(os.path.abspath(self._base[-1][0]), self._folder.place)
             base_id = self._base[-1][1].id
+        disks = zip(self._config.disk_configs(), self._names, saved.disks, strict=True)
         manifest = Manifest(
             format=FORMAT,
             id=os.urandom(16).hex(),
@@ -117,14 +221,16 @@ class Taking:
             taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             pyvmm=__version__,
             host_kernel=os.uname().release,
-            cpu=Cpu(*processor(), self._cpuid),
+            cpu=Cpu(*processor(), saved.cpuid),
             kernel=_state_of(self._config.boot.kernel),
-            state_sha256=sha256(self._state).hexdigest(),
+            state_sha256=sha256,
             memory_crc32=memory_file.checksum(os.path.join(place, MEMORY), self._config.memory.size),
             memory_size=self._config.memory.size,
-            memory_bytes=self._bytes,
-            devices=self._devices,
-            disks=self._disks,
+            memory_bytes=saved.memory_bytes,
+            devices=tuple(Device(kind, version) for kind, version in saved.devices),
+            disks=tuple(
+                Disk(FileState(os.path.abspath(disk.path), *image), name, disk.read_only) for disk, name, image in disks
+            ),
             config=plain(_with_full_paths(self._config)),
         )
         write_manifest(self._folder.file(MANIFEST), manifest)

@@ -23,17 +23,7 @@ def copy_disk(source: str, target: str) -> bool:
     try:
         with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:
             os.fchmod(write.fileno(), 0o600)
-            try:
-                fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-                return True
-            except OSError as error:
-                if error.errno not in _CANNOT:
-                    raise
-            size = read.seek(0, os.SEEK_END)
-            write.truncate(size)
-            for start, end in data_ranges(read.fileno(), size):
-                _copy_range(read.fileno(), write.fileno(), start, end)
-            return False
+            return copy_open_disk(read.fileno(), write.fileno())
     except OSError as error:
         raise HostError(
             f"cannot copy the disk {source}: {error.strerror}",
@@ -41,6 +31,24 @@ def copy_disk(source: str, target: str) -> bool:
             hint=f"it takes as much room as its data beside {target}",
             errno=error.errno or 0,
         ) from error
+
+
+def copy_open_disk(source: int, target: int) -> bool:
+    """The same of descriptors; *target* is an empty file.
+
+    :raises OSError: the host cannot
+    """
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return True
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    size = os.lseek(source, 0, os.SEEK_END)
+    os.ftruncate(target, size)
+    for start, end in data_ranges(source, size):
+        _copy_range(source, target, start, end)
+    return False
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

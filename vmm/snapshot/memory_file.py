@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import posix
+from contextlib import contextmanager
 
 from vmm.errors import ConfigError, HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges
@@ -29,54 +30,107 @@ _STEP = 64 << 20
 """Bytes that are looked at in one call: between two, somebody may be told how far it is."""
 
 
-def write_ram(memory: GuestMemory, path: str, *, than: str | None = None, progress: Progress | None = None) -> int:
-    """Write *memory*, which nobody changes meanwhile, to the new file *path*; its bits too when it is a diff.
+_proc: dict[str, int] = {}
 
-    :param than: the ``memory`` file of the base of a diff, or None
-    :returns: bytes written
-    :raises HostError: the host cannot
-    """
-    fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+
+def open_proc() -> None:
+    """Open what is read of /proc, for a process that will have no files: it keeps these."""
+    for name in ("maps", "pagemap"):
+        _proc[name] = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[int]:
+    if name in _proc:
+        yield _proc[name]
+        return
+    fd = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        posix.ftruncate(fd, memory.size)
-        pages = bytearray(-(-memory.size // PAGE // 8))
-        if than is None:
-            written = _write(memory, fd, None, None, False, progress)
-        else:
-            with open(than, "rb") as file, mmap.mmap(file.fileno(), memory.size, prot=mmap.PROT_READ) as base:
-                same = memory.file >= 0 and os.path.samestat(os.fstat(file.fileno()), os.fstat(memory.file))
-                with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
-                    written = _write(memory, fd, below, bitmap, same, progress)
-            with open(os.path.join(os.path.dirname(path), PAGES), "xb") as bits:
-                bits.write(pages)
-        posix.fchmod(fd, 0o400)  # clones map it
-        return written
+        yield fd
     finally:
         posix.close(fd)
 
 
+def new_file(path: str) -> int:
+    """A descriptor of the new file *path*, for :func:`write_ram`.
+
+    :raises OSError: the host cannot
+    """
+    return posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+
+
+def write_new(memory: GuestMemory, path: str, *, than: str | None = None) -> int:
+    """:func:`write_ram` to the new file *path*, and its bits beside it when it is a diff of *than*."""
+    fds = [new_file(path)]
+    try:
+        if than is None:
+            return write_ram(memory, fds[0])
+        fds.append(new_file(os.path.join(os.path.dirname(path), PAGES)))
+        fds.append(posix.open(than, posix.O_RDONLY | posix.O_CLOEXEC))
+        return write_ram(memory, *fds)
+    finally:
+        posix.fchmod(fds[0], 0o400)  # clones map it
+        for fd in fds:
+            posix.close(fd)
+
+
+def write_ram(
+    memory: GuestMemory, fd: int, pages_fd: int = -1, than: int = -1, *, progress: Progress | None = None
+) -> int:
+    """Write *memory*, which nobody changes meanwhile, to the empty file *fd*.
+
+    :param pages_fd: of a diff: the empty file of its bits
+    :param than: of a diff: the ``memory`` file of its base
+    :returns: bytes written
+    :raises HostError: the host cannot
+    """
+    posix.ftruncate(fd, memory.size)
+    if than < 0:
+        return _write(memory, fd, None, None, False, progress)
+    pages = bytearray(-(-memory.size // PAGE // 8))
+    with mmap.mmap(than, memory.size, prot=mmap.PROT_READ) as base:
+        same = memory.file >= 0 and os.path.samestat(os.fstat(than), os.fstat(memory.file))
+        with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
+            written = _write(memory, fd, below, bitmap, same, progress)
+    write_all(pages_fd, pages)
+    return written
+
+
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """All of *data* to the beginning of the file *fd*.
+
+    :raises OSError: the host cannot
+    """
+    done = 0
+    while done < len(data):
+        done += posix.pwrite(fd, memoryview(data)[done:], done)
+
+
 def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None) -> int:
-    pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    with _opened("pagemap") as pagemap:
+        return _write_with(pagemap, memory, fd, than, bitmap, same, progress)
+
+
+def _write_with(
+    pagemap: int, memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None
+) -> int:
     file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap})
     file.than = ffi.NULL if than is None else than
     file.bitmap = ffi.NULL if bitmap is None else bitmap
     file.fill = memory.native_fill
     ram = ffi.cast("void *", memory.host_address)
     total = 0
-    try:
-        for start, end, what in _wanted(memory, than is None, same):
-            file.what = what
-            for at in range(start, end, _STEP):
-                result = lib.ram_save(file, ram, at, min(_STEP, end - at))
-                if result < 0:
-                    raise HostError(
-                        f"cannot write guest memory: {posix.strerror(-result)}", code="snapshot-write", errno=-result
-                    )
-                total += result
-                if progress is not None:
-                    progress(min(at + _STEP, memory.size), memory.size)
-    finally:
-        posix.close(pagemap)
+    for start, end, what in _wanted(memory, than is None, same):
+        file.what = what
+        for at in range(start, end, _STEP):
+            result = lib.ram_save(file, ram, at, min(_STEP, end - at))
+            if result < 0:
+                raise HostError(
+                    f"cannot write guest memory: {posix.strerror(-result)}", code="snapshot-write", errno=-result
+                )
+            total += result
+            if progress is not None:
+                progress(min(at + _STEP, memory.size), memory.size)
     return total
 
 
@@ -121,14 +175,17 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
     machine's own are told in each.  The balloon has put anonymous ones in the place of others."""
     begin = memory.host_address
     inode = posix.fstat(memory.file).st_ino
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            addresses, _, _, _, number = line.split(maxsplit=5)[:5]
-            first, last = (int(part, 16) - begin for part in addresses.split("-"))
-            start, end = max(first, 0), min(last, memory.size)
-            if start < end:
-                what = lib.RAM_TOUCHED if number == "0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
-                yield start, end, what
+    with _opened("maps") as maps:
+        text = b""
+        while piece := posix.pread(maps, 1 << 16, len(text)):
+            text += piece
+    for line in text.splitlines():
+        addresses, _, _, _, number = line.split(maxsplit=5)[:5]
+        first, last = (int(part, 16) - begin for part in addresses.split(b"-"))
+        start, end = max(first, 0), min(last, memory.size)
+        if start < end:
+            what = lib.RAM_TOUCHED if number == b"0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
+            yield start, end, what
 
 
 def page_runs(bits: bytes, size: int) -> Iterator[tuple[int, int]]:
@@ -231,7 +288,7 @@ def merge_ram(size: int, layers: list[str], path: str) -> int:
     """Make one full file of *layers*, each of its pages written once; bytes written."""
     memory = open_ram(size, layers, huge_pages="none", shared=False, prefault=False)
     try:
-        return write_ram(memory, path)
+        return write_new(memory, path)
     finally:
         memory.close()
 

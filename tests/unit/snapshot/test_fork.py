@@ -285,13 +285,13 @@ class Modelled:
         for path in paths:
             path.mkdir()
         files = [str(path / "memory") for path in paths]
-        memory_file.write_ram(self.memory, files[0])
+        memory_file.write_new(self.memory, files[0])
         clone = self.load(files[:1], shared)
         clone.write(7, b"clone's")
         clone.write(9, bytes(PAGE))
         clone.give_back(100, 20)
         clone.write(110, b"after")
-        assert memory_file.write_ram(clone.memory, files[1], than=files[0]) <= 22 * PAGE
+        assert memory_file.write_new(clone.memory, files[1], than=files[0]) <= 22 * PAGE
         return [clone, clone.load(files, shared)]
 
     def load(self, files: list[str], shared: bool) -> Modelled:

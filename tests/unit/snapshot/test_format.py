@@ -228,7 +228,7 @@ def full(memory: GuestMemory) -> bytes:
 def save(memory: GuestMemory, folder: Path, base: Path | None = None) -> int:
     folder.mkdir()
     than = None if base is None else str(base / "memory")
-    return memory_file.write_ram(memory, str(folder / "memory"), than=than)
+    return memory_file.write_new(memory, str(folder / "memory"), than=than)
 
 
 def load(*folders: Path, shared: bool = False) -> GuestMemory:
