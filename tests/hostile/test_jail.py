@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -24,10 +25,15 @@ from tests.command import Command
 from tools.where import ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process
 from vmm.control.broker import Broker
+from vmm.control.client import ask
+from vmm.control.server import Jailed
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.jail import users
+from vmm.jail.restrict import CAPABILITIES
 from vmm.native import lib
+from vmm.snapshot import whole
+from vmm.snapshot.manifest import read_manifest
 from vmm.virtio.vsock.device import Vsock
 
 pytestmark = [
@@ -333,6 +339,187 @@ def test_a_broker_whose_answers_nobody_takes_waits_and_ends(captured: Captured) 
     assert captured.has_ended()
 
 
+# -- a control socket --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> Iterator[Command]:
+    """A machine in a jail, with a disk and a control socket "c"."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"d" * (1 << 20))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.ECHO)
+    command = Command(
+        tmp_path, "--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--control", f"{tmp_path}/c", "--json"
+    )
+    command.expect("hello")
+    yield command
+    command.close()
+
+
+def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Command, tmp_path: Path) -> None:
+    path = str(tmp_path / "c")
+    assert ask(path, "status")["state"] == "running"
+    ask(path, "pause")
+    with pytest.raises(ConfigError, match="that is paused"):
+        ask(path, "pause")
+    told: list[tuple[int, int]] = []
+    ask(path, "snapshot", lambda done, size: told.append((done, size)), path=str(tmp_path / "warm"))
+    assert told[-1] == (32 << 20, 32 << 20)
+    ask(path, "resume")
+    ask(path, "snapshot", path=str(tmp_path / "diff"), base=str(tmp_path / "warm"))
+    with pytest.raises(HostError, match="cannot write"):
+        ask(path, "snapshot", path=str(tmp_path / "missing" / "x"))
+    with pytest.raises(ConfigError, match="fork: a machine in a jail"):
+        ask(path, "fork")
+    ask(path, "snapshot", path=str(tmp_path / "last"), stop=True)
+    assert controlled.wait() == 0
+    for name in ("warm", "diff", "last"):
+        whole.verify(str(tmp_path / name))
+        assert (tmp_path / name / "disk0").read_bytes() == b"d" * (1 << 20)
+    assert controlled.leftovers() == [] and not (tmp_path / "c").exists()
+    command = Command(tmp_path, str(tmp_path / "diff"), "--control", path, "--jail", "on", verb="restore")
+    command.type(b"x")
+    command.expect("x")
+    ask(path, "stop")
+    assert command.wait() == 20
+
+
+def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_path: Path) -> None:
+    ask(str(tmp_path / "c"), "status")
+    for thread in threads(controlled.process.pid):
+        status = status_of(thread)
+        assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    sockets = {f"socket:[{line[6]}]" for line in lines if line[-1] == f"{tmp_path}/c"}
+    fds = {os.readlink(fd) for fd in Path(f"/proc/{controlled.process.pid}/fd").iterdir()}
+    assert sockets and not sockets & fds
+    (server,) = processes_by_parent(controlled.process.pid)
+    status = status_of(Path(f"/proc/{server}"))
+    kept = ("dac_override", "dac_read_search", "fowner", "kill")
+    assert int(status["CapEff"], 16) == sum(1 << CAPABILITIES.index(name) for name in kept)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    links = [os.readlink(fd) for fd in Path(f"/proc/{server}/fd").iterdir()]
+    assert not [link for link in links if "kvm" in link or "memfd" in link or "disk" in link]
+
+
+@pytest.mark.parametrize("which", ["machine", "server"])
+def test_neither_outlives_the_other(controlled: Command, tmp_path: Path, which: str) -> None:
+    (server,) = processes_by_parent(controlled.process.pid)
+    pidfd = os.pidfd_open(server)
+    os.kill(controlled.process.pid if which == "machine" else server, signal.SIGKILL)
+    assert controlled.wait() == (137 if which == "machine" else 1)
+    assert select.select([pidfd], [], [], 60)[0]
+    os.close(pidfd)
+    if which == "machine":
+        assert not (tmp_path / "c").exists()
+    else:
+        assert json.loads(controlled.errors)["detail"] == "the process of its control socket has ended"
+
+
+class Impostor:
+    """What answers for a machine in a jail when somebody has taken it over: *answers*, whatever is asked."""
+
+    def __init__(self, folder: Path, *answers: bytes) -> None:
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.process = subprocess.Popen(["sleep", "1000"])
+        self._pidfd = os.pidfd_open(self.process.pid)
+        self._answers = answers
+        config = tiny.config(str(folder / "tiny.elf"), disks=(DiskConfig(str(folder / "disk.img")),))
+        self.machine = Jailed(theirs, self._pidfd, config)
+        self._thread = Thread(target=self._answer)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.ours, 4096, 16)
+            if not data:
+                return
+            with socket.socket(fileno=fds.pop(0)) as answer:
+                for each in self._answers:
+                    answer.send(each)
+            for fd in fds:
+                os.close(fd)
+
+    def close(self) -> None:
+        self.machine._sock.close()
+        self._thread.join()
+        self.ours.close()
+        self.process.kill()
+        self.process.wait()
+        os.close(self._pidfd)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (),
+        (b"x",),
+        (b"[" * 60000,),
+        (b"[1]",),
+        (b'{"ok": 1}',),
+        (b"{}",),
+        (b'{"progress": "x", "of": 1}',),
+        (b'{"progress": -1, "of": 1}', b'{"ok": {}}'),
+        (b'{"error": 5}',),
+        (b'{"ok": {}}',),
+        (b'{"ok": {"devices": [], "disks": [], "cpuid": "", "memory_bytes": 0}}',),
+        (b'{"ok": {"devices": [["x"]], "disks": [[1, true]], "cpuid": "%s", "memory_bytes": 0}}' % (b"0" * 64),),
+        (b'{"ok": {"devices": 7, "disks": [["/etc/shadow", 1]], "cpuid": "%s", "memory_bytes": 0}}' % (b"0" * 64),),
+    ],
+    ids=range(13),
+)
+def test_a_snapshot_of_an_impostor_is_none(tmp_path: Path, answers: tuple[bytes, ...]) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(4096))
+    impostor = Impostor(tmp_path, *answers)
+    try:
+        with pytest.raises(HostError, match=r"nothing that makes sense|ended before"):
+            impostor.machine.snapshot(str(tmp_path / "warm"), progress=lambda done, size: None)
+    finally:
+        impostor.close()
+    assert sorted(os.listdir(tmp_path)) == ["disk.img"]
+
+
+def test_an_impostor_does_not_say_what_a_snapshot_is_of(tmp_path: Path) -> None:
+    """The paths in it are opened, as root, when it is restored: they are the user's."""
+    (tmp_path / "disk.img").write_bytes(bytes(4096))
+    answer = {
+        "devices": [["virtio-blk", 1]], "disks": [[4096, 1]], "cpuid": "0" * 64, "memory_bytes": 0,
+        "config": {"shares": [{"path": "/"}]}, "kernel": "/etc/shadow",
+    }  # fmt: skip
+    impostor = Impostor(tmp_path, json.dumps({"ok": answer}).encode())
+    try:
+        impostor.machine.snapshot(str(tmp_path / "warm"))
+    finally:
+        impostor.close()
+    manifest = read_manifest(str(tmp_path / "warm"))
+    assert manifest.config["shares"] == [] and manifest.kernel.path == str(tmp_path / "tiny.elf")
+    assert [disk.image.path for disk in manifest.disks] == [str(tmp_path / "disk.img")]
+    with pytest.raises(ConfigError):  # it has written nothing
+        Machine.restore(str(tmp_path / "warm"))
+
+
+def test_what_an_impostor_says_is_no_order_to_a_terminal(tmp_path: Path) -> None:
+    impostor = Impostor(
+        tmp_path, json.dumps({"error": "\x1b]0;x\x07" + "y" * 5000, "code": "a", "hint": "\r"}).encode()
+    )
+    try:
+        with pytest.raises(HostError) as caught:
+            impostor.machine.pause()
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+        assert caught.value.hint == "?"
+    finally:
+        impostor.close()
+
+
+def test_who_does_not_stop_is_killed(tmp_path: Path) -> None:
+    impostor = Impostor(tmp_path)
+    try:
+        impostor.machine.stop()
+        assert impostor.process.wait(60) == -signal.SIGKILL
+    finally:
+        impostor.close()
+
+
 def test_an_ordinary_user_gets_what_the_host_allows(tmp_path: Path) -> None:
     """In a user namespace there are capabilities to give up, too."""
     code = "from vmm.jail import enter; print(*enter.enter(enter.JailLimits()).names())"
@@ -421,24 +608,14 @@ NEVER = {
     "importlib.metadata": "only --version and snapshots tell it",
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
-    "json": "only with --json, and then imported before",
     "termios": "only with a terminal, and then imported before",
     "vmm.debug": "with --gdb there is no jail",
+    **dict.fromkeys(("vmm.machine.restored", "vmm.machine.fork"), "nobody makes another machine in a jail"),
     **dict.fromkeys(
-        (
-            "vmm.control.server",
-            "vmm.machine.snapshot",
-            "vmm.machine.restored",
-            "vmm.machine.state",
-            "vmm.machine.fork",
-            "vmm.snapshot.directory",
-            "vmm.kvm.saved",
-            "hashlib",
-        ),
-        "with --control there is no jail, and nobody else saves or restores",
+        ("vmm.control.server", "vmm.snapshot.directory", "vmm.jail.restrict", "ctypes", "zlib", "tempfile"),
+        "what a control socket needs outside",
     ),
     "_queue": "nobody iterates over the events of pyvmm boot's machine",
-    "vmm.machine.vcpu_gate": "nobody pauses it, and debuggers have no jail",
     "vmm.virtio.fs.process": "opened before",
     "vmm.virtio.fs.device": "opened before",
     "vmm.virtio.vsock.device": "opened before",
@@ -448,21 +625,29 @@ NEVER = {
     "vmm.jail.users": "the jail itself",
     "vmm.control.broker": "the jail itself",
 }
+NOT_ASKED = {
+    **dict.fromkeys(
+        ("vmm.machine.snapshot", "vmm.machine.state", "vmm.kvm.saved", "vmm.machine.vcpu_gate", "hashlib"),
+        "without a control socket nobody saves or pauses it",
+    ),
+    "json": "only with --json, and then imported before",
+}
 PROBE = """
 import sys
-import vmm.cli.jail as jail
+import vmm.jail.enter as jail
 from vmm.cli.main import main
 enter = jail.enter
-def look(*arguments):
+def look(*arguments, **more):
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     print(repr({name: file for name, file in files.items()}), file=open(sys.argv[1], "w"))
-    return enter(*arguments)
+    return enter(*arguments, **more)
 jail.enter = look
 sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_what_it_may_import_is_there_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", [False, True])
+def test_what_it_may_import_is_there_before(tmp_path: Path, control: bool) -> None:
     """An import in a function that a guest can have called would fail in the jail, and end the machine."""
     kernel = tiny.make(tmp_path, tiny.POWEROFF)
     out = tmp_path / "modules"
@@ -470,7 +655,9 @@ def test_what_it_may_import_is_there_before(tmp_path: Path) -> None:
     disk.write_bytes(bytes(1 << 20))
     command = [sys.executable, "-IS", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PROBE}", str(out)]
     options = ["boot", "--kernel", str(kernel), "--disk", str(disk), "--net", "none", "--transport", "pci", "--pmem"]
-    subprocess.run([*command, *options[:-3], "--balloon", "on"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    options = [*options[:-3], "--balloon", "on", *(("--control", str(tmp_path / "c")) if control else ())]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    never = NEVER if control else NEVER | NOT_ASKED
     modules: dict[str, str | None] = ast.literal_eval(out.read_text())
     missing = {}
     for name, file in modules.items():
@@ -479,7 +666,7 @@ def test_what_it_may_import_is_there_before(tmp_path: Path) -> None:
         for function in ast.walk(ast.parse(Path(file).read_text())):
             if isinstance(function, ast.FunctionDef) and function.name != "open":  # of a device's record: before
                 for wanted in imports_of(function):
-                    if wanted not in modules and wanted not in sys.builtin_module_names and wanted not in NEVER:
+                    if wanted not in modules and wanted not in sys.builtin_module_names and wanted not in never:
                         missing[wanted] = f"{name}.{function.name}"
     assert not missing, "import it in vmm/cli/jail.py, or say in this test why a running machine never does"
 

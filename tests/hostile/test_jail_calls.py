@@ -9,6 +9,7 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tools import calls
 from tools.where import ROOT
 from vmm import BootConfig, DiskConfig, Machine, MachineConfig, ShareConfig
 from vmm.cli.jail import calls_of
+from vmm.control.client import ask
+from vmm.errors import HostError
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 
@@ -201,6 +204,38 @@ def test_a_machine_whose_guest_connects_to_the_host_ends_too(tmp_path: Path, thr
     assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({SOCKETS[call][0]})" in done.stderr
     assert done.returncode == 1
     assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the sockets"
+
+
+CONTROLLED = {
+    "getsockname": (51, 0, 0, 0),  # not even what sockets it has
+    "connect": (42, -1, 0, 0),
+    "bind": (49, -1, 0, 0),
+    **{call: CALLS[call] for call in (*ESCAPES, "clone")},
+}
+
+
+@pytest.mark.parametrize("thread", ["control", "vcpu0"])
+@pytest.mark.parametrize("call", CONTROLLED)
+def test_a_machine_with_a_control_socket_ends_too(tmp_path: Path, thread: str, call: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
+    numbers = ",".join(str(number) for number in CONTROLLED[call])
+    where = {**THREADS, "control": "vmm.control.broker:ControlProcess._do"}[thread]
+    path = tmp_path / "c"
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "60", "--control", str(path)]
+    command = [sys.executable, "-c", HOOK, where, numbers, *boot]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while thread == "control" and not path.exists() and process.poll() is None:
+            time.sleep(0.01)
+        if thread == "control":
+            with pytest.raises(HostError):
+                ask(str(path), "status")
+        out, errors = process.communicate(timeout=60)
+    assert "survived" not in out
+    assert f"thread {thread}" in errors and f"({CONTROLLED[call][0]})" in errors
+    assert process.returncode == 1
+    assert os.listdir(tmp_path) == ["tiny.elf"], "the process outside has removed the socket"
 
 
 @pytest.mark.parametrize("thread", THREADS)

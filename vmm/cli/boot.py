@@ -93,7 +93,7 @@ OPTIONS = (
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, pyvmm fork"),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, pyvmm fork (with --jail=off)"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -223,6 +223,8 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside
             messages.event("jail", f"a part of the jail is missing: {walls.missing}", walls=names)
 
     machine.start(ready, confined=True, terminal=command.has_terminal())
+    if outside.control is not None:
+        outside.control.start()
     return names
 
 
@@ -238,7 +240,7 @@ def run_machine(
     if console.where:
         messages.event("console", f"console on {console.where}", where=console.where)
     signals.watch(machine)
-    if values["control"] is None:
+    if values["control"] is None or outside.control is not None:
         return _run(machine, signals, console, values, messages, outside)
     from vmm.control.server import ControlServer
 
@@ -329,7 +331,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if any(device.many_files for device in config.device_configs()):
             _allow_many_files()
-        with Outside() as outside, Machine(config) as machine:
+        with Outside(config, values) as outside, Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
             if values["jail"] != jail.OFF:
                 import_the_rest(as_json=values["json"], stats=values["stats"])

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.control.broker import Broker
+    from vmm.control.broker import Broker, ControlProcess
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
@@ -18,18 +18,27 @@ if TYPE_CHECKING:
 class Outside:
     """What a machine in a jail has outside.  A context manager, to be left when the machine is closed.
 
+    :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.control.broker`; None where there is none
+    :ivar control: who serves its control socket; None without one, or without a jail
+    :raises ConfigError: the control socket cannot be made
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
         self.broker: Broker | None = None
+        self.control: ControlProcess | None = None
+        if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
+            from vmm.control.broker import ControlProcess
+
+            self.control = ControlProcess(config, values["control"])
 
     def __enter__(self) -> Outside:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.broker is not None:
-            self.broker.close()
+        for each in (self.broker, self.control):
+            if each is not None:
+                each.close()
 
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
@@ -38,8 +47,6 @@ def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
         return "gdb is served by a thread that is there before"
     if values.get("records"):
         return "the first clone with --prefetch writes into the snapshot"
-    if values["control"] is not None:
-        return "a control socket has files opened for snapshots"
     if any(share.isolation == "thread" for _, share in config.tagged_shares()):
         return "a share with isolation=thread opens files"
     return ""
@@ -85,7 +92,7 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
         assert counters
 
 
-def _file_size(machine: Machine) -> int:
+def _file_size(machine: Machine, *, control: bool) -> int:
     """The most bytes that a file may have that the machine writes; 0: no limit, since one of them may grow."""
     import _stat
 
@@ -93,6 +100,8 @@ def _file_size(machine: Machine) -> int:
         if fd is not None and _stat.S_ISREG(posix.fstat(fd).st_mode):
             return 0
     most = 1 << 20
+    if control:  # what a snapshot's files have
+        most = max(machine.config.memory.size, 64 << 20)
     for device in machine.devices:
         # By what is open: a clone's disk has no name any more
         fd = getattr(device, "image_fd", -1)
@@ -114,7 +123,7 @@ def _files(config: MachineConfig) -> int:
     return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
 
 
-def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool = False) -> int:
+def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool = False, control: bool = False) -> int:
     """The kinds of threads that the process of the machine will have."""
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
@@ -126,6 +135,8 @@ def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool =
         more |= lib.SECCOMP_FILL
     if needs_broker(config):
         more |= lib.SECCOMP_OUTSIDE
+    if control:
+        more |= lib.SECCOMP_CONTROL | lib.SECCOMP_OUTSIDE
     return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | more | kinds_of(config)
 
 
@@ -151,6 +162,10 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         vsock: Any = machine.vsock if _has_sockets(machine.config) else None
         outside.broker = Broker(vsock)
         outside.broker.watch(machine)
-    calls = calls_of(machine.config, prefetch=bool(values.get("prefetch")), on_demand=machine.memory.on_demand)
-    limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine), calls=calls)
+    control = outside.control is not None
+    if outside.control is not None:
+        outside.control.hand_over(machine)
+    wanted = {"prefetch": bool(values.get("prefetch")), "on_demand": machine.memory.on_demand, "control": control}
+    calls = calls_of(machine.config, **wanted)
+    limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine, control=control), calls=calls)
     return go_in(limits, must=values["jail"] == ON)

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         )
         values["records"] = origin.records
         with (
-            Outside() as outside,
+            Outside(origin.config, values) as outside,
             Machine.of_origin(origin, origin.config, start=False) as machine,
         ):
             if values["jail"] != jail.OFF:

@@ -26,7 +26,7 @@ from vmm.snapshot.manifest import (
     file_state,
     layers,
     memory_files,
-    state_of_open,
+    size_and_change,
     write_manifest,
 )
 from vmm.snapshot.records import plain
@@ -90,10 +90,12 @@ _readers: dict[int, int] = {}
 
 def open_all(attached: list[Attached], core: Core) -> None:
     """Open and import what :func:`save` needs, for a process that will have no files any more."""
+    import cbor2
+
     from vmm.kvm import saved, structs_state
     from vmm.machine import vcpu_gate
 
-    assert saved and structs_state and vcpu_gate
+    assert cbor2 and saved and structs_state and vcpu_gate
     core.cpuid()
     memory_file.open_proc()
     for blk in _disks(attached):
@@ -146,8 +148,7 @@ def _copy_disks(blks: list[Any], targets: list[int]) -> tuple[tuple[int, int], .
             finally:
                 if reader < 0:
                     os.close(source)
-        image = state_of_open(blk.image_fd, "")
-        found.append((image.size, image.mtime_ns))
+        found.append(size_and_change(blk.image_fd))
     return tuple(found)
 
 

@@ -115,9 +115,14 @@ def file_state(path: str) -> FileState:
 
 def state_of_open(fd: int, path: str) -> FileState:
     """The same of what is open as *fd*; *path* is how it was called."""
+    return FileState(os.path.abspath(path), *size_and_change(fd))
+
+
+def size_and_change(fd: int) -> tuple[int, int]:
+    """Of an open file or block device: bytes, and when it was last changed in ns."""
     status = os.fstat(fd)
     size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(fd, 0, os.SEEK_END)
-    return FileState(os.path.abspath(path), size, status.st_mtime_ns)
+    return size, status.st_mtime_ns
 
 
 def write_manifest(path: str, manifest: Manifest) -> None:

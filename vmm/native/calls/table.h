@@ -72,7 +72,7 @@ CALL(sendto, NET | CONTROL | GDB, ANY, "the rest of a frame; to the broker, to a
 CALL(accept4, VSOCK | GDB, ANY, "a client of the socket device; a debugger")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
-CALL(shutdown, VSOCK, ANY, "one direction of a connection has ended")
+CALL(shutdown, VSOCK | CONTROL, ANY, "one direction of a connection has ended; nothing more is asked for")
 CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
 	"the C library, when it gives memory back: what of is the host's overcommit; it does without")
 CALL(openat, REACH | BROKER, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
@@ -102,6 +102,7 @@ CALL(timerfd_create, VMM | START, ANY, "a worker begins: limits on operations an
 CALL(io_uring_setup, DISK | START, ANY, "a disk's worker begins")
 CALL(io_uring_register, DISK | START, ANY, "a disk's worker restricts its ring")
 CALL(fcntl, VMM, IN(1, F_GETFL, F_SETFL, F_GETFD), "how a descriptor is open; the terminal without waiting")
+CALL(fcntl, CONTROL, IN(1, F_DUPFD_CLOEXEC), "Python, when it maps the base of a diff")
 CALL(rt_sigaction, VMM, ANY, "Python, when it ends; job control")
 CALL(rt_sigreturn, VMM | RUN, ANY, "the end of a signal's handler")
 CALL(tgkill, VMM | RUN, ANY, "get a vCPU out of KVM_RUN; job control")
