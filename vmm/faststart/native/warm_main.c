@@ -19,7 +19,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -388,14 +387,14 @@ _Noreturn static void be_maker(char *option, long lock, char **argv, char **envp
 				break;
 			}
 	environment[n] = NULL;
+	CALL3(SYS_setsid, 0, 0, 0);
 	/*
-	 * A process group of its own, without the terminal; not a session: where the scheduler groups processes by sessions
-	 * (CONFIG_SCHED_AUTOGROUP) that would have as much of a CPU as this one, however idle its processes are.
+	 * Where the scheduler groups processes by sessions (CONFIG_SCHED_AUTOGROUP) this one would have as much of a CPU as
+	 * any other, however idle its processes are: the group is to be nice, too (sched(7)).
 	 */
-	CALL3(SYS_setpgid, 0, 0, 0);
-	fd = CALL3(SYS_open, "/dev/tty", O_RDWR | O_NOCTTY, 0);
+	fd = CALL3(SYS_open, "/proc/self/autogroup", O_WRONLY, 0);
 	if (fd >= 0) {
-		CALL3(SYS_ioctl, fd, TIOCNOTTY, 0);
+		CALL3(SYS_write, fd, "19", 2);
 		CALL3(SYS_close, fd, 0, 0);
 	}
 	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
