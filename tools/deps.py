@@ -377,8 +377,9 @@ def write_command(python: str) -> None:
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
         # sh reads up to the exec, and Python a string
-        head = f"#!/bin/sh\n''':'\nexec {first} {python} -IS \"$0\" -- \"$@\"\n'''\n"
-        write_program(python, "pyvmm-oci", [ROOT, packages, kata], "from pyvmm_kata.oci.main import main\n", head=head)
+        head = f"#!/bin/sh\n''':'\nexec {first} {warm} {python} \"$0\" -- \"$@\"\n'''\n"
+        start = start.replace("vmm.cli", "pyvmm_kata.oci")
+        write_program(python, "pyvmm-oci", [ROOT, packages, kata], start, head=head)
         shim = "from pyvmm_kata.shim.main import main\n"
         write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
+    from vmm.faststart.warm import warm_start as warm_start
     from vmm.jail.restrict import restrict_process as restrict_process
     from vmm.jail.restrict import seal_process as seal_process
     from vmm.machine.aio import AsyncMachine as AsyncMachine
@@ -69,6 +70,7 @@ _HOMES = {
     "VmmError": "vmm.errors",
     "restrict_process": "vmm.jail.restrict",
     "seal_process": "vmm.jail.restrict",
+    "warm_start": "vmm.faststart.warm",
 }
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import kata_inside, kata_phases
 from tests.bench.boot import say
-from tests.bench.child import ENVIRONMENT, Child, ChildError
+from tests.bench.child import ENVIRONMENT, Child, ChildError, wait_for_image
 from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
@@ -37,9 +37,14 @@ INSIDE_TURNS = 3
 TIMEOUT = 300.0
 
 
-def run(argv: Sequence[str]) -> int:
-    """Nanoseconds from the start of a program to its end. ChildError when it fails."""
-    with Child(argv) as child:
+def run(argv: Sequence[str], *, warm: bool = True) -> int:
+    """Nanoseconds from the start of a program to its end. ChildError when it fails.
+
+    `warm`: from an image where there can be one, so the one before has had the time to make it.
+    """
+    if warm:
+        wait_for_image()
+    with Child(argv, ENVIRONMENT if warm else ENVIRONMENT | {"PYVMM_WARM": "0"}) as child:
         if child.finish(TIMEOUT):
             raise ChildError(f"ended with {child.status}\n{child.last_words()}")
         return child.ended - child.started
@@ -101,9 +106,11 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
     """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of the container that sleeps; `inside`: see there."""
     runs = [run([*command, "run", "--bundle", bundles["true"], "c1"]) for _ in range(turns + 1)][1:]
     say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
+    cold = [run([*command, "run", "--bundle", bundles["true"], "c1"], warm=False) for _ in range(turns)]
     # Its streams must not be pipes of ours: they would be open for as long as the container runs
+    wait_for_image()
     create = [*command, "create", "--bundle", bundles["sleep"], "c1"]
-    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT)
+    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
     try:
         run([*command, "start", "c1"])
         execs = [run([*command, "exec", "c1", "true"]) for _ in range(turns + 1)][1:]
@@ -113,7 +120,7 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
     finally:
         subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=TIMEOUT)
     say(f"{name}: exec {', '.join(f'{each / 1e6:.1f}' for each in execs)} M instructions, idle {idle / 1024:.1f} MiB")
-    return {"run": runs, "exec": execs, "idle": idle, "inside": inside}
+    return {"run": runs, "cold": cold, "exec": execs, "idle": idle, "inside": inside}
 
 
 def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict[str, Any]:
@@ -159,7 +166,10 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         ours, runsc, runc = (middle[who][key] for who in ("pyvmm", "runsc", "runc"))
         made.append(compare(name, ours, runsc, unit, peer_name="runsc", must=must, aim=aim))
         made.append(compare("  against runc", ours, runc, unit, peer_name="runc"))
-        made += kata_phases.rows(figures["phases"]) if key == "run" else []
+        if key == "run":
+            cold = statistics.median(figures["pyvmm"]["cold"]) / 1e6
+            made.append(compare("  started before there is an image", cold, runsc, unit, peer_name="runsc"))
+            made += kata_phases.rows(figures["phases"])
     ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
     made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=1.0, aim=0.5))
     command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6

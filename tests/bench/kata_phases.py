@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from tests.bench.boot import say
-from tests.bench.child import Child, ChildError
+from tests.bench.child import Child, ChildError, wait_for_image
 from tests.bench.row import Row, absolute
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def measure(command: Sequence[str], bundle: str, turns: int, log: Path) -> list[
     for turn in range(turns + 1):
         log.unlink(missing_ok=True)
         debug = ["--debug", "--log", str(log), "--log-format", "json"]
+        wait_for_image()
         with Child([*command, *debug, "run", "--bundle", bundle, "c1"]) as child:
             if child.finish(TIMEOUT):
                 raise ChildError(f"ended with {child.status}\n{child.last_words()}")

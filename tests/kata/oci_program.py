@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
+    if sys.flags.no_site:
+        import site
+
+        site.main()
     root = Path(__file__).parents[2]
     sys.path[:0] = [str(root), str(root / "examples" / "kata")]
+    if "pyvmm_warm" in sys._xoptions:
+        from pyvmm_kata.oci.entry import WARM
+        from vmm import warm_start
+
+        warm_start(WARM)
     from pyvmm_kata.oci.main import main
     from pyvmm_kata.sandbox import sandbox
     from tests.kata.fake_agent import boot_fake

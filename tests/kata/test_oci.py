@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ import pytest
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.conmon import tell_oom
+from tests.installed import wait_for_image
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 
+WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
 pytestmark = needs_namespaces
 
 
@@ -541,3 +544,28 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     with child_of("conmon", tmp_path, "--persist-dir", str(tmp_path / "gone")) as pid:
         tell_oom(str(tmp_path), pid)
     tell_oom(str(tmp_path), pid)
+
+
+def said(runtime: Runtime, name: str) -> bool:
+    return runtime.output(name) == f"of {name}\n"
+
+
+def test_a_container_from_an_image(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and the monitor, which is its child, go on from the memory of another process."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / ".cache").mkdir()
+    ordinary, monitors = runtime.program, []
+    for name in ("c1", "c2"):
+        runtime.program = (str(WARM), *ordinary)
+        runtime.created(name, f"echo of {name}; sleep 600")
+        wait_for_image(tmp_path / ".cache" / "pyvmm")
+        runtime.program = ordinary
+        runtime.check("start", name)
+        eventually(partial(said, runtime, name), f"{name} says nothing")
+        monitors.append(json.loads((runtime.root / name / "state.json").read_text())["monitor"])
+    programs = [os.readlink(f"/proc/{monitor}/exe") for monitor in monitors]
+    assert programs == [os.path.realpath(sys.executable), str(WARM)]
+    for name in ("c1", "c2"):
+        runtime.check("delete", "--force", name)
+    assert not any(running(monitor) for monitor in monitors)

@@ -15,8 +15,8 @@ from tests.kata.oci_runtime import PROGRAM, Runtime, eventually, needs_namespace
 
 CLIENT = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
 WHOLE = (sys.executable, str(PROGRAM))
-SMALL_OR_WHOLE = (str(CLIENT), *WHOLE, "--")
-SMALL = (str(CLIENT), "/bin/false", "--")
+SMALL_OR_WHOLE = (str(CLIENT), "", *WHOLE, "--")
+SMALL = (str(CLIENT), "", "/bin/false", "", "--")
 """Whatever it cannot do fails."""
 pytestmark = needs_namespaces
 
@@ -112,13 +112,21 @@ def test_who_is_killed_takes_the_program_along(runtime: Runtime, tmp_path: Path)
 )
 def test_what_the_small_program_cannot_do_the_whole_one_is_asked(runtime: Runtime, words: tuple[str, ...]) -> None:
     runtime.started("c1", "sleep 600")
-    runtime.program = (str(CLIENT), "/bin/echo", "whole", "--")
-    assert runtime.check(*words) == f"whole --root {runtime.root} {' '.join(words)}\n"
+    runtime.program = (str(CLIENT), "", "/bin/echo", "whole", "--")
+    assert runtime.check(*words) == f"-IS whole --root {runtime.root} {' '.join(words)}\n"
+
+
+@pytest.mark.parametrize("command", ["create", "run"])
+def test_what_makes_a_container_is_started_from_an_image(runtime: Runtime, command: str) -> None:
+    runtime.program = (str(CLIENT), "/bin/echo", "python", "script", "--")
+    assert runtime.check(command, "c1") == f"python script --root {runtime.root} {command} c1\n"
+    runtime.program = (str(CLIENT), "/no/such", "/bin/echo", "script", "--")
+    assert runtime.check(command, "c1") == f"-IS script --root {runtime.root} {command} c1\n"
 
 
 def test_a_terminal_is_for_the_whole_program(runtime: Runtime, tmp_path: Path) -> None:
     runtime.started("c1", "sleep 600")
-    runtime.program = (str(CLIENT), "/bin/echo", "whole", "--")
+    runtime.program = (str(CLIENT), "", "/bin/echo", "whole", "--")
     process = {"args": ["/bin/echo"], "cwd": "/", "terminal": True}
     (tmp_path / "process.json").write_text(json.dumps(process))
     assert "whole" in runtime.check("exec", "--process", str(tmp_path / "process.json"), "c1")

@@ -95,7 +95,7 @@ print(peer.recv(100).decode().split(",")[0])
 END
 while [ ! -S run/pyvmm-oci/c1/control ]; do sleep 0.1; done
 sleep 0.2
-{client} /bin/true -- exec c1 true
+{client} "" /bin/true "" -- exec c1 true
 wait
 """
     done = command(home, script, XDG_RUNTIME_DIR=str(home / "run"))

@@ -29,9 +29,9 @@ WARM = (
 def begin() -> int:
     """Be ``pyvmm``; returns the exit status.  ``pyvmm-warm`` asks for an image of what is imported here."""
     if "pyvmm_warm" in sys._xoptions:
-        from vmm.faststart import warm
+        from vmm.faststart.warm import warm_start
 
-        warm.save(str(sys._xoptions["pyvmm_warm"]), WARM)
+        warm_start(WARM)
     else:
         from vmm.faststart import bundle
 

@@ -28,6 +28,19 @@ _OLD = 2 * 24 * 3600
 """Seconds; pyvmm-warm takes images of the last day."""
 
 
+def warm_start(modules: Iterable[str]) -> None:
+    """For programs that ``pyvmm-warm PYTHON SCRIPT [ARGUMENT]...`` starts: their scripts call this first.
+
+    Where ``pyvmm-warm`` asks for an image (``-X pyvmm_warm=PATH``) *modules* are imported and the image is written, and
+    the process ends; this returns in each process that starts from it, with its own arguments, environment and streams.
+    Else it returns at once.
+
+    :param modules: what most starts import; none that draws random numbers, starts threads or opens files
+    """
+    if "pyvmm_warm" in sys._xoptions:
+        save(str(sys._xoptions["pyvmm_warm"]), modules)
+
+
 def save(path: str, modules: Iterable[str]) -> None:
     """Import *modules*, write an image of this process to *path*, and end.
 

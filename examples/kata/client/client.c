@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client PROGRAM [ARGUMENT]... -- COMMAND LINE: `exec` without a terminal, done by the monitor of the container;
- * for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci: PROGRAM with both, whose errors are
+ * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, done by the monitor of the container;
+ * for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci, which is SCRIPT and whose errors are
  * the ones that users get. A monitor that refuses has run nothing.
+ *
+ * SCRIPT is started by PYTHON -IS, and by WARM PYTHON (pyvmm-warm) where it makes a container: what other commands import
+ * is not worth that an image is made once more.
  *
  * It is here because a Python start takes longer than to run a program in a virtual machine.
  */
@@ -23,6 +26,7 @@
 #define FAILED 255
 #define FDS 4 /* standard input, output, error; the process's file */
 #define ANSWER_MS 90000
+#define COMMAND_LINE 5 /* where that is in argv */
 
 /* A connection to the monitor: the last line, and what has come of the next. */
 struct channel {
@@ -249,22 +253,29 @@ static int exec_by_monitor(const struct options *options)
 
 int main(int argc, char *argv[])
 {
+	char *const *line = argv + COMMAND_LINE;
 	struct options options;
-	int words = 1, status;
+	int status;
 
-	while (words < argc && strcmp(argv[words], "--"))
-		words++;
-	if (words < 2 || words == argc) {
-		fprintf(stderr, "usage: %s PROGRAM [ARGUMENT]... -- COMMAND LINE\n", argv[0]);
+	if (argc < COMMAND_LINE || strcmp(line[-1], "--")) {
+		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
-	if (options_parse(argv + words + 1, &options)) {
+	if (options_parse(line, &options)) {
 		status = exec_by_monitor(&options);
 		if (status >= 0)
 			return status;
 	}
-	memmove(argv + words, argv + words + 1, (argc - words) * sizeof(*argv));
-	execvp(argv[1], argv + 1);
-	fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
+	/* WARM PYTHON SCRIPT LINE..., or PYTHON -IS SCRIPT LINE... */
+	argv[4] = argv[3];
+	if (options.makes) {
+		argv[3] = argv[2];
+		argv[2] = argv[1];
+		execv(argv[2], argv + 2);
+		argv[2] = argv[3]; /* it is not there */
+	}
+	argv[3] = "-IS";
+	execvp(argv[2], argv + 2);
+	fprintf(stderr, "%s: %s\n", argv[2], strerror(errno));
 	return FAILED;
 }

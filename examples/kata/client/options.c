@@ -129,7 +129,10 @@ bool options_parse(char *const argv[], struct options *options)
 		return false;
 	options->root = root_default();
 	argv = options_take(options, argv, global_options, ARRAY_SIZE(global_options), &passed);
-	if (!argv || !*argv || strcmp(*argv, "exec") || !options->root)
+	if (!argv || !*argv)
+		return false;
+	options->makes = !strcmp(*argv, "create") || !strcmp(*argv, "run");
+	if (strcmp(*argv, "exec") || !options->root)
 		return false;
 	argv = options_take(options, argv + 1, exec_options, ARRAY_SIZE(exec_options), &passed);
 	if (!argv || !*argv || !id_is_plain(*argv))

@@ -11,6 +11,7 @@ struct options {
 	const char *pid_file;  /* or NULL */
 	const char *process;   /* file with the process, or NULL */
 	bool detach;
+	bool makes; /* it is a `create` or a `run`, and nothing else here is known */
 	/* For the monitor: the options that say what to run, `--`, and the command. Ends with NULL. */
 	const char **arguments;
 };

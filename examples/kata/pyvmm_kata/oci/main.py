@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from importlib import import_module
@@ -82,7 +81,6 @@ def version_text() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     context = Context(default_root())
-    gc.disable()  # all that is made now stays; a process that stays turns it on again
     try:
         options, rest = parse(
             sys.argv[1:] if arguments is None else arguments, OPTIONS, {"h": "help", "v": "version"}, "pyvmm-oci"
