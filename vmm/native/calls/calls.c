@@ -80,7 +80,7 @@ static const struct call calls[] = {
 #include "calls/table.h"
 };
 
-enum { CALLS = sizeof(calls) / sizeof(calls[0]), LINES_MAX = 128 };
+enum { CALLS = sizeof(calls) / sizeof(calls[0]), LINES_MAX = 256 };
 
 int seccomp_row(uint32_t i, struct seccomp_row *out)
 {
