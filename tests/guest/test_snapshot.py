@@ -248,7 +248,7 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
         # They have what they have touched, of what the template had
         for each in clones:
             assert each.machine.memory.on_demand
-            assert each.machine.memory.fill_stats()["filled"] < template_had
+            assert each.machine.memory.fill_stats()["filled"] < template_had // 2
         for tag in ("a", "b"):
             assert [(tmp_path / f"{tag}{n}" / "own").read_text() for n in (1, 2, 3)] == ["1\n", "2\n", "3\n"]
             assert [(tmp_path / f"{tag}{n}" / "log").read_text() for n in (1, 2)] == ["one\ntwo\n", "one\n"]

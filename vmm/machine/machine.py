@@ -262,8 +262,10 @@ class Machine:
             self._finish_bootstrap()
             if ready is not None:
                 self._memory.rest()
-                ready()
-                self._memory.go_on()
+                try:
+                    ready()
+                finally:
+                    self._memory.go_on()
             if confined:
                 self._confine(terminal=terminal)
             assert self._core is not None
