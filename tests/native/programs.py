@@ -67,11 +67,8 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
 
 def program(name: str, sanitizer: str, extra: Iterable[str] = ("driver.c", "disk.c")) -> Path:
     """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
-    shared = objects(
-        sanitizer,
-        [*(SRC / part for part in extra), *(path for part in PARTS for path in sorted(VMM.glob(part)))],
-        "parts",
-    )
+    native = [path for part in PARTS for path in sorted(VMM.glob(part)) if "\nint main(" not in path.read_text()]
+    shared = objects(sanitizer, [*(SRC / part for part in extra), *native], "parts")
     own = objects(sanitizer, [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))], name)
     target = own / f"with-{shared.name}"
     if not target.exists():
