@@ -160,13 +160,13 @@ class VsockGuest(Guest):
 
     def receive_data(self, length: int) -> bytes:
         """Wait for so many bytes of data in RW packets, and for nothing else but news of credit."""
-        data = b""
+        data = bytearray()  # bytes would be copied for each packet
         while len(data) < length:
             (packet,) = self.receive()
             if packet.op == spec.VSOCK_OP_RW:
                 assert packet.length == len(packet.data), (packet.length, len(packet.data))
                 data += packet.data
-        return data
+        return bytes(data)
 
     def quiet(self) -> None:
         """Nothing more comes: a packet to nobody is answered, and that is all."""
