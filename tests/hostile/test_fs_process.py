@@ -389,6 +389,7 @@ def test_messages_out_of_order(tmp_path: Path) -> None:
             assert server.call(op) == -errno.EINVAL
         assert server.call(lib.FSD_RESET) == -errno.EBUSY
         server.set_up(tmp_path)
+        assert server.call(lib.FSD_FAULTS) == -errno.EBUSY, "too late"
         assert server.call(lib.FSD_SETUP, 0, 1) == -errno.EINVAL, "twice"
         assert server.call(lib.FSD_START, index=0) == -errno.EINVAL, "no memory yet"
 

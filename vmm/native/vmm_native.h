@@ -47,7 +47,7 @@ struct ram_file {
 
 /*
  * Write size bytes (pages) at ram to the file, each at its place; other parts of the file stay as they are.  Without
- * `than` pages of zeros are left out, but not with RAM_OWN.  begin: the first byte to look at, a page; for calls in turn,
+ * `than` pages of zeros are left out, but not with RAM_OWN; and with that what is as in the template, if there is one.  begin: the first byte to look at, a page; for calls in turn,
  * that somebody may want to follow.  Returns bytes written, or -errno.
  */
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
@@ -116,6 +116,8 @@ void fill_get_stats(struct fill *f, struct fill_stats *out);
  * the page is not the template's any more.
  */
 const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint64_t at, bool *own);
+/* The page has other bytes than the template. */
+bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at);
 void fill_hold(struct fill *f);
 void fill_release(struct fill *f);
 /* Answer no more: what is not there is zero. Nobody else touches RAM. */

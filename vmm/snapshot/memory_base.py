@@ -77,7 +77,11 @@ class Base:
             layers.append((self._file, self._pieces, b""))
         if self._own >= 0:
             layers.append((self._own, (), self._bits))
-        return memory.fill_from(layers)
+        if not memory.fill_from(layers):
+            return False
+        if self._own < 0:
+            memory.file = posix.dup(self._file)
+        return True
 
     def settle(self, memory: GuestMemory) -> None:
         """Lay the machine that this is the RAM of over it, too, and give back what it had of its own."""
@@ -101,7 +105,7 @@ def take_base(memory: GuestMemory, children: int) -> Base:
     """
     try:
         if memory.on_demand:
-            return _new_base(memory, [(0, memory.size, lib.RAM_ALL)])
+            return _base_over(memory)
         if memory.fd >= 0:
             # Whoever else has it mapped would go on writing the base
             return _new_base(memory, [(start, end, lib.RAM_ALL) for start, end in data_ranges(memory.fd, memory.size)])
@@ -112,6 +116,21 @@ def take_base(memory: GuestMemory, children: int) -> Base:
         return _next_base(memory, children)
     except OSError as error:
         raise _no_memory(error) from error
+
+
+def _base_over(memory: GuestMemory) -> Base:
+    """Of RAM that is filled on demand: what is its own, over its template if that is one file."""
+    if memory.file < 0:
+        return _new_base(memory, [(0, memory.size, lib.RAM_ALL)])
+    own = open_memory("guest-ram-own", memory.size)
+    try:
+        bits = bytearray(-(-memory.size // PAGE // 8))
+        _copy(memory, own, [(0, memory.size, lib.RAM_OWN)], bits)
+        freeze(own)
+        return Base(memory.size, posix.dup(memory.file), _pieces(memory.file, memory.size), own, bytes(bits))
+    except BaseException:
+        posix.close(own)
+        raise
 
 
 def _next_base(memory: GuestMemory, children: int) -> Base:

@@ -349,6 +349,26 @@ def test_a_second_fork_copies_what_was_written_since() -> None:
         each.memory.close()
 
 
+def test_children_of_a_clone_that_is_filled_on_demand_have_its_template(tmp_path: Path) -> None:
+    source = Modelled(GuestMemory(RAM, shared=True), bytearray(RAM))
+    for page in range(1024):
+        source.write(page, b"%d" % page)
+    memory_file.write_new(source.memory, str(tmp_path / "memory"))
+    clone = source.load([str(tmp_path / "memory")], True)
+    clone.write(5, b"own")
+    clone.write(2000, b"own")
+    clone.give_back(100, 3)
+    for each in (clone, *clone.fork(2, True, on_demand=True)):
+        deeper = each.fork(1, True, on_demand=True)[0]
+        filled = each.memory.fill_stats()["filled"]
+        assert filled < 64 * PAGE, "to be forked fills nothing"
+        deeper.check()
+        each.check()
+        deeper.memory.close()
+        each.memory.close()
+    source.memory.close()
+
+
 def test_children_have_no_pages_of_their_own_at_first() -> None:
     def anonymous() -> int:
         """Bytes of this process that are no file's."""

@@ -150,6 +150,21 @@ def test_a_request_in_pages_that_nobody_has_touched(tmp_path: Path) -> None:
         assert f.Entry.of(payload).attr.ino == (tmp_path / "name").stat().st_ino
 
 
+def test_a_clone_with_ram_around_the_hole(tmp_path: Path) -> None:
+    size, above = (3 << 30) + (1 << 20), 0x1_0000_0000
+    template = tmp_path / "memory"
+    with template.open("wb") as file:
+        file.truncate(size)
+        file.seek(3 << 30)
+        file.write(pattern(0, 1 << 20))
+    memory = open_ram(size, [str(template)], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+    with process(tmp_path, memory=memory) as guest:
+        _, fh = guest.create("copy")
+        start_write(guest, fh, 512 << 10, above + (256 << 10), 0)
+        guest.queues[1].wait()
+        assert (tmp_path / "copy").read_bytes() == pattern(256 << 10, 512 << 10)
+
+
 def test_both_sides_touch_the_same_pages_at_once(tmp_path: Path, template: Path) -> None:
     size, step = RAM - AREA, 256 << 10
     with process(tmp_path, memory=clone_of(template), cpus=2) as guest:

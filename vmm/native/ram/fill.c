@@ -614,6 +614,13 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 	return f->ram + at;
 }
 
+bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at)
+{
+	const uint8_t *from = source(f, at);
+
+	return memcmp(page, from ? from : zero_page, PAGE) != 0;
+}
+
 static void close_all(struct fill *f)
 {
 	for (uint32_t i = 0; i < CLIENTS; i++)

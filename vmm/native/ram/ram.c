@@ -55,6 +55,8 @@ static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset
 /* Whether the page is to be written, by its entry in the page map and its bytes. */
 static bool page_wanted(const struct ram_file *file, const uint8_t *page, uint64_t entry, uint64_t at)
 {
+	if (file->fill && file->what == RAM_OWN && !file->than)
+		return fill_differs(file->fill, page, at);
 	if (file->fill)
 		return file->than ? memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0 : !page_is_zero(page);
 	if (file->what != RAM_ALL && !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
