@@ -8,33 +8,58 @@ import subprocess
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 from tools import stub
+from tools.where import ROOT
 from vmm import native
 from vmm.native import build, ffi, lib
 
 STUB = Path(native.__file__).with_name("_native.pyi")
 
 
-def test_no_c_files_need_each_other(tmp_path: Path) -> None:
+class Symbols(NamedTuple):
+    """What each object file defines for others, and what it uses of others."""
+
+    defined: dict[str, set[str]]
+    used: dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def symbols(tmp_path_factory: pytest.TempPathFactory) -> Symbols:
+    folder = tmp_path_factory.mktemp("objects")
     sources = [*build.SOURCES, *build.SERVER_ONLY]
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O0", "-w", *(f"-I{path}" for path in build.INCLUDES)]
-    subprocess.run(["gcc", *flags, "-c", *sources], check=True, cwd=tmp_path)
-    defined, used = defaultdict(set), defaultdict(set)
-    out = subprocess.run(["nm", "-A", *tmp_path.glob("*.o")], check=True, capture_output=True, text=True).stdout
+    subprocess.run(["gcc", *flags, "-c", *sources], check=True, cwd=folder)
+    found = Symbols(defaultdict(set), defaultdict(set))
+    out = subprocess.run(["nm", "-A", *folder.glob("*.o")], check=True, capture_output=True, text=True).stdout
     for line in out.splitlines():
         path, _, rest = line.partition(":")
         *_, kind, name = rest.split()
         if kind == "U":
-            used[path].add(name)
+            found.used[path].add(name)
         elif kind.isupper():
-            defined[name].add(path)
-    needs = {path: {other for name in names for other in defined[name]} for path, names in used.items()}
+            found.defined[name].add(path)
+    return found
+
+
+def test_no_c_files_need_each_other(symbols: Symbols) -> None:
+    needs = {path: {other for name in names for other in symbols.defined[name]} for path, names in symbols.used.items()}
     assert sum(map(len, needs.values())) > 100
     try:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(Path(path).stem for path in reversed(error.args[1]))) from None
+
+
+def test_what_only_its_own_file_uses_is_static(symbols: Symbols) -> None:
+    """Or Python calls it, or C tests do."""
+    others = {name for names in symbols.used.values() for name in names} | {"main", *dir(lib)}
+    sources = "".join(path.read_text() for path in (ROOT / "tests" / "native" / "src").glob("*.[ch]"))
+    alone = {name for name in symbols.defined if name not in others and not re.search(rf"\b{name}\b", sources)}
+    assert not alone
 
 
 def test_the_stub_declares_exactly_what_the_extension_has() -> None:

@@ -155,8 +155,6 @@ bool blk_aligned(const struct blk *blk, const struct blk_req *r);
 bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r);
 /* fallocate() mode for the range under way, or 0 when only writing is left. */
 int blk_range_mode(const struct blk *blk, const struct blk_req *r);
-/* Remember that fallocate() cannot do that mode; true when err says so. */
-bool blk_range_refused(struct blk *blk, int mode, int err);
 
 /* blk_uring.c */
 

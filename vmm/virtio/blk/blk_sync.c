@@ -208,7 +208,8 @@ int blk_range_mode(const struct blk *blk, const struct blk_req *r)
 	return 0;
 }
 
-bool blk_range_refused(struct blk *blk, int mode, int err)
+/* Remember that fallocate() cannot do that mode; true when err says so. */
+static bool range_refused(struct blk *blk, int mode, int err)
 {
 	if (err != -EOPNOTSUPP && err != -ENOSYS && err != -ENODEV)
 		return false;
@@ -230,7 +231,7 @@ static int blk_sync_range(struct blk_queue *q, const struct blk_req *r)
 		/* A block device refuses what is not in units of its own blocks. */
 		if (err == -EINVAL)
 			break;
-		if (!blk_range_refused(q->blk, mode, err))
+		if (!range_refused(q->blk, mode, err))
 			return err;
 	}
 	/* Discarding is advice; zeroes are not. */

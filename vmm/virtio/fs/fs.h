@@ -186,7 +186,6 @@ void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns);
 
 /* fs_op.c */
 
-extern const struct fs_op fs_ops[FS_OPS];
 /* One chain: parse, do, answer. 0, FS_PENDING, or the latched error of a ring whose chain cannot be answered. */
 int fs_handle(struct fs_queue *q, struct chain *chain);
 /* Could FUSE_INIT have settled these? */

@@ -14,7 +14,7 @@
 
 #define IN(type) sizeof(struct fuse_##type##_in)
 
-const struct fs_op fs_ops[FS_OPS] = {
+static const struct fs_op fs_ops[FS_OPS] = {
 	[FUSE_INIT] = { fs_op_init, offsetof(struct fuse_init_in, flags2), OP_FIRST },
 	[FUSE_DESTROY] = { fs_op_destroy, 0, OP_FIRST },
 	[FUSE_LOOKUP] = { fs_op_lookup, 0, OP_NAME },

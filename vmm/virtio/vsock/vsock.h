@@ -283,8 +283,6 @@ void vsock_conn_finish(struct vsock *v, struct vsock_conn *c);
 /* It has something for the guest. */
 void vsock_conn_ready(struct vsock *v, struct vsock_conn *c);
 void vsock_conn_owe(struct vsock *v, struct vsock_conn *c, uint8_t what);
-/* More room, if there is again. */
-void vsock_conn_promise(struct vsock *v, struct vsock_conn *c);
 /* The host's side has taken len bytes of the guest's. */
 void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
 /* Every connection, without a word to the guest. */
@@ -295,7 +293,6 @@ int vsock_conn_watch(struct vsock *v, struct vsock_conn *c, int how);
 void vsock_conn_listen(struct vsock *v, bool on);
 /* A local port that no connection to that port of the guest has. */
 uint32_t vsock_conn_port(struct vsock *v, uint32_t guest_port);
-void vsock_list_add(struct vsock_list *list, struct vsock_conn *c);
 void vsock_list_remove(struct vsock_list *list, struct vsock_conn *c);
 
 /* Bytes at the end; -ENOMEM. */
@@ -323,8 +320,6 @@ static inline bool vsock_tx_open(const struct vsock *v)
 {
 	return v->nreplies < VSOCK_REPLIES;
 }
-/* A connection was made: count it. */
-void vsock_count_open(struct vsock *v, const struct vsock_conn *c);
 
 /* vsock_rx.c */
 

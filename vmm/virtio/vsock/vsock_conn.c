@@ -17,7 +17,7 @@
 enum { SEQPACKET_OVERHEAD = 5 };
 enum { PEND_STEP = 512 };
 
-void vsock_list_add(struct vsock_list *list, struct vsock_conn *c)
+static void list_add(struct vsock_list *list, struct vsock_conn *c)
 {
 	c->prev = list->last;
 	c->next = NULL;
@@ -132,7 +132,8 @@ static uint32_t weight_of(uint16_t type)
 	return type == VSOCK_TYPE_SEQPACKET ? SEQPACKET_OVERHEAD : 1;
 }
 
-void vsock_conn_promise(struct vsock *v, struct vsock_conn *c)
+/* More room, if there is again. */
+static void conn_promise(struct vsock *v, struct vsock_conn *c)
 {
 	uint32_t weight = weight_of(c->type);
 	uint64_t others = v->promised - c->promised;
@@ -169,9 +170,9 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 	v->nconns++;
 	v->least += VSOCK_BUF_MIN * weight_of(type);
 	stat_set(&v->stats.connections, v->nconns);
-	vsock_conn_promise(v, c);
+	conn_promise(v, c);
 	if (state == VSOCK_GREETING)
-		vsock_list_add(&v->greeting, c);
+		list_add(&v->greeting, c);
 	return c;
 }
 
@@ -247,7 +248,7 @@ void vsock_conn_kill(struct vsock *v, struct vsock_conn *c)
 	stat_set(&v->stats.connections, v->nconns);
 	vsock_conn_close_fd(v, c);
 	/* An event of this turn may still point here. */
-	vsock_list_add(&v->dead, c);
+	list_add(&v->dead, c);
 }
 
 void vsock_conn_bury(struct vsock *v)
@@ -265,7 +266,7 @@ void vsock_conn_ready(struct vsock *v, struct vsock_conn *c)
 	if (c->listed || c->state == VSOCK_DEAD || c->state == VSOCK_GREETING || c->state == VSOCK_ORPHAN)
 		return;
 	c->listed = true;
-	vsock_list_add(&v->ready, c);
+	list_add(&v->ready, c);
 }
 
 void vsock_conn_owe(struct vsock *v, struct vsock_conn *c, uint8_t what)
@@ -308,7 +309,7 @@ void vsock_conn_finish(struct vsock *v, struct vsock_conn *c)
 		vsock_list_remove(&v->ready, c);
 	c->listed = false;
 	c->state = VSOCK_ORPHAN;
-	vsock_list_add(&v->orphans, c);
+	list_add(&v->orphans, c);
 }
 
 void vsock_conn_kill_all(struct vsock *v)
@@ -378,7 +379,7 @@ void vsock_pend_take(struct vsock *v, struct vsock_pend **pend, uint32_t len)
 void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
 	c->fwd_cnt += len;
-	vsock_conn_promise(v, c);
+	conn_promise(v, c);
 	/* Half of it is news enough: the guest can still send the other half meanwhile. */
 	if (c->fwd_cnt - c->last_fwd >= c->buf_alloc / 2)
 		vsock_conn_owe(v, c, VSOCK_OWE_CREDIT);

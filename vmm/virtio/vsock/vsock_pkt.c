@@ -53,6 +53,16 @@ static void pkt_credit(struct vsock *v, struct vsock_conn *c, const struct vsock
 	}
 }
 
+/* A connection was made: count it. */
+static void count_open(struct vsock *v, const struct vsock_conn *c)
+{
+	uint64_t took = (clock_ns() - c->since_ns) >> 10;
+	int i = took ? 64 - __builtin_clzll(took) : 0;
+
+	stat_add(&v->stats.opened, 1);
+	stat_add(&v->stats.latency[i < VSOCK_LATENCIES ? i : VSOCK_LATENCIES - 1], 1);
+}
+
 static void pkt_request(struct vsock *v, const struct vsock_hdr *h)
 {
 	uint64_t start = clock_ns();
@@ -78,17 +88,8 @@ static void pkt_request(struct vsock *v, const struct vsock_hdr *h)
 		return;
 	}
 	pkt_credit(v, c, h);
-	vsock_count_open(v, c);
+	count_open(v, c);
 	vsock_conn_owe(v, c, VSOCK_OWE_RESPONSE);
-}
-
-void vsock_count_open(struct vsock *v, const struct vsock_conn *c)
-{
-	uint64_t took = (clock_ns() - c->since_ns) >> 10;
-	int i = took ? 64 - __builtin_clzll(took) : 0;
-
-	stat_add(&v->stats.opened, 1);
-	stat_add(&v->stats.latency[i < VSOCK_LATENCIES ? i : VSOCK_LATENCIES - 1], 1);
 }
 
 static void pkt_data(struct vsock *v, struct vsock_conn *c, const struct vsock_hdr *h, struct iovec *iov, uint32_t niov)
@@ -161,7 +162,7 @@ static void vsock_packet(struct vsock *v, const struct vsock_hdr *h, struct iove
 	case VSOCK_OP_RESPONSE:
 		if (c->state != VSOCK_REQUESTED || c->owe & VSOCK_OWE_REQUEST)
 			break;
-		vsock_count_open(v, c);
+		count_open(v, c);
 		vsock_host_accepted(v, c);
 		return;
 	case VSOCK_OP_RST:

@@ -36,7 +36,8 @@ int dax_fill_memory(void *at, size_t len)
 	return pages_replace(at, len, PROT_READ | PROT_WRITE);
 }
 
-int dax_fill_nothing(void *at, size_t len)
+/* Replace a range by nothing that could be touched. 0 or -errno. */
+static int fill_nothing(void *at, size_t len)
 {
 	return pages_replace(at, len, PROT_NONE);
 }
@@ -47,7 +48,7 @@ void dax_forget_cut(struct dax *dax, uint32_t i)
 
 	if (s->whole == s->pages)
 		return;
-	dax_fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
+	fill_nothing(dax_in_park(dax, i, 0), DAX_SLOT);
 	dax->ncut -= !s->closed;
 	s->whole = s->pages;
 	s->lost = s->closed = false;
@@ -94,7 +95,7 @@ static void slot_cut(struct dax *dax, uint32_t i, uint32_t page, bool closed)
 	if (pages_move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
 		s->lost = true;
 	s->whole = (uint16_t)page;
-	s->closed = closed && !was_memory && !s->lost && !dax_fill_nothing(dax_in_window(dax, i, page), len);
+	s->closed = closed && !was_memory && !s->lost && !fill_nothing(dax_in_window(dax, i, page), len);
 	if (!s->closed)
 		dax_fill_memory(dax_in_window(dax, i, page), was_memory ? len : all);
 	dax->ncut += !s->closed && !was_memory;
@@ -222,7 +223,7 @@ void dax_look_at_cuts(struct dax *dax)
 		if (can_be_had(dax_in_park(dax, i, at), PAGE)) {
 			if (!slot_return(dax, i))
 				continue;
-		} else if (touched(dax_in_window(dax, i, at), n) || dax_fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
+		} else if (touched(dax_in_window(dax, i, at), n) || fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
 			continue;
 		} else {
 			s->closed = true;

@@ -49,9 +49,8 @@ static inline uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t p
 
 /* dax_cut.c; with the lock held. */
 
-/* Replace a range by fresh memory, or by nothing that could be touched. 0 or -errno. */
+/* Replace a range by fresh memory. 0 or -errno. */
 int dax_fill_memory(void *at, size_t len);
-int dax_fill_nothing(void *at, size_t len);
 /* Nothing of a slot is cut any more. */
 void dax_forget_cut(struct dax *dax, uint32_t i);
 /* From that page on nobody can touch what the file does not have. */
