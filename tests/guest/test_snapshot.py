@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.command import Command
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
 from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, NetConfig, ShareConfig, VsockConfig
+from vmm.control.client import ask
 from vmm.snapshot import whole
 
 TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
@@ -263,3 +266,54 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
     finally:
         for each in clones:
             each.close()
+
+
+def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
+    guest_kernel: str, fresh_disk: Path, tmp_path: Path
+) -> None:
+    """All that its guest and its control socket need goes by the processes outside."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("from the share")
+    programs = programs_disk().path
+    socket_path = str(tmp_path / "c")
+    boot = ["--kernel", guest_kernel, "--rootfs", str(fresh_disk), "--disk", f"{programs},ro"]
+    boot += ["--share", f"{shared},tag=s", "--vsock", f"cid=3,uds={tmp_path}/v", "--control", socket_path]
+    ask_host = b"echo greeting | vsocktool cat stream 2 6000; echo st''atus $?\n"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/v_6000")
+        listener.listen()
+
+        def answer(command: Command) -> None:
+            command.type(ask_host)
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(100) == b"greeting\n", command.errors
+                connection.sendall(b"ans" + b"wer\n")
+            command.expect("^answer$")
+            command.expect("^status 0$")
+
+        command = Command(tmp_path, *boot, "--jail", "on", "--timeout", "300")
+        try:
+            command.expect(PROMPT)
+            command.type(f"{INSTALL_PROGRAMS}; mount -t virtiofs s /mnt; echo in RAM >/tmp/file\n".encode())
+            answer(command)
+            ask(socket_path, "pause")
+            ask(socket_path, "resume")
+            ask(socket_path, "snapshot", path=str(tmp_path / "warm"), stop=True)
+            assert command.wait() == 0, command.errors
+        finally:
+            command.close()
+        command = Command(tmp_path, str(tmp_path / "warm"), "--control", socket_path, "--jail", "on", verb="restore")
+        try:
+            command.type(b"cat /tmp/file /mnt/file; echo; sync; echo do''ne\n")
+            command.expect("^in RAM$")
+            command.expect("^from the share$")
+            answer(command)
+            ask(socket_path, "snapshot", path=str(tmp_path / "again"), base=str(tmp_path / "warm"))
+            whole.verify(str(tmp_path / "again"))
+            command.type(b"poweroff -f\n")
+            assert command.wait() == 0, command.errors
+        finally:
+            command.close()
+    assert not command.leftovers()

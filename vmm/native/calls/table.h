@@ -20,6 +20,7 @@ CALL(ioctl, CONTROL, IN(1, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_XCRS, KVM_GET_
 	"the state of a machine for a snapshot; a disk's copy that shares its blocks")
 CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE),
 	"breakpoints; registers that a debugger reads and writes")
+CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
 	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK,
 	VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING,
@@ -71,7 +72,6 @@ CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | CONTROL | RUN | BROKER, ANY,
 CALL(sendto, NET | CONTROL | GDB, ANY, "the rest of a frame; to the broker, to a debugger")
 CALL(accept4, VSOCK | GDB, ANY, "a client of the socket device; a debugger")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
-CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(shutdown, VSOCK | CONTROL, ANY, "one direction of a connection has ended; nothing more is asked for")
 CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
 	"the C library, when it gives memory back: what of is the host's overcommit; it does without")
