@@ -36,7 +36,7 @@ THREADS = {
     "PREFETCH": "the same, in a clone with --prefetch",
     "REACH": "a worker of a socket device that has no broker",
     "CONTROL": "the first thread of the jail, where there is a control socket",
-    "GDB": "the same and vCPUs, where there is a debugger",
+    "GDB": "the same, where there is a debugger",
     "OUTSIDE": "the first thread of the jail, where there is a broker",
     "BROKER": "`pyvmm-broker`, a process outside of the jail",
     "VHOST": "the first thread, vCPUs and the control loop, with what the kernel's vhost serves",

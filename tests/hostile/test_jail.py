@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -520,6 +521,39 @@ def test_who_does_not_stop_is_killed(tmp_path: Path) -> None:
         impostor.close()
 
 
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed: apt-get install gdb")
+@pytest.mark.parametrize("wait", ["", ",wait"])
+def test_a_debugger_attaches_to_a_machine_in_a_jail(tmp_path: Path, wait: str) -> None:
+    # 0: mov eax, 0x1234; 5: mov ebx, eax; 7: nop; 8: jmp 0
+    kernel = tiny.make(tmp_path, b"\xb8\x34\x12\0\0\x89\xc3\x90\xeb\xf6")
+    where = f"unix:{tmp_path}/g{wait}"
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "on", "--gdb", where, "--json")
+    try:
+        deadline = time.monotonic() + 60
+        while "gdb: target" not in command.errors:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        orders = (
+            f"target remote {tmp_path}/g", f"hbreak *{tiny.BASE + 7:#x}", "continue", "print/x $ebx",
+            "set var $ebx = 5", "set var $xmm1.v4_int32[0] = 7",
+            f"break *{tiny.BASE + 5:#x}",
+            f"set *(int*){tiny.BASE + 0x1800:#x} = 77", f"print *(int*){tiny.BASE + 0x1800:#x}",
+            "stepi", "print $ebx", "continue", "detach",
+        )  # fmt: skip
+        arguments = [word for order in orders for word in ("-ex", order)]
+        done = subprocess.run(["gdb", "-nx", "-batch", *arguments], capture_output=True, text=True, timeout=60)
+        for shown in ("$1 = 0x1234", "$2 = 77", "$3 = 5", "Breakpoint 2,", "detached]"):
+            assert shown in done.stdout, done.stdout + done.stderr
+        for thread in threads(command.process.pid):
+            status = status_of(thread)
+            assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
+        command.process.terminate()
+        assert command.wait() == 143
+    finally:
+        command.close()
+    assert command.leftovers() == [] and not (tmp_path / "g").exists()
+
+
 def test_an_ordinary_user_gets_what_the_host_allows(tmp_path: Path) -> None:
     """In a user namespace there are capabilities to give up, too."""
     code = "from vmm.jail import enter; print(*enter.enter(enter.JailLimits()).names())"
@@ -609,7 +643,7 @@ NEVER = {
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
     "termios": "only with a terminal, and then imported before",
-    "vmm.debug": "with --gdb there is no jail",
+    "vmm.debug": "opened before",
     **dict.fromkeys(("vmm.machine.restored", "vmm.machine.fork"), "nobody makes another machine in a jail"),
     **dict.fromkeys(
         ("vmm.control.server", "vmm.snapshot.directory", "vmm.jail.restrict", "ctypes", "zlib", "tempfile"),

@@ -22,7 +22,7 @@ from tools.where import ROOT
 from vmm import BootConfig, DiskConfig, Machine, MachineConfig, ShareConfig
 from vmm.cli.jail import calls_of
 from vmm.control.client import ask
-from vmm.errors import HostError
+from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 
@@ -227,16 +227,36 @@ def test_a_machine_with_a_control_socket_ends_too(tmp_path: Path, thread: str, c
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        while thread == "control" and not path.exists() and process.poll() is None:
-            time.sleep(0.01)
-        if thread == "control":
-            with pytest.raises(HostError):
+        while thread == "control" and process.poll() is None:
+            try:
                 ask(str(path), "status")
+            except ConfigError:  # it does not listen yet
+                time.sleep(0.01)
+            except HostError:
+                break
         out, errors = process.communicate(timeout=60)
     assert "survived" not in out
     assert f"thread {thread}" in errors and f"({CONTROLLED[call][0]})" in errors
     assert process.returncode == 1
     assert os.listdir(tmp_path) == ["tiny.elf"], "the process outside has removed the socket"
+
+
+DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[call] for call in (*ESCAPES, "clone")}}
+
+
+@pytest.mark.parametrize("thread", ["gdb", "vcpu0"])
+@pytest.mark.parametrize("call", DEBUGGED)
+def test_a_machine_with_a_debugger_ends_too(tmp_path: Path, thread: str, call: str) -> None:
+    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
+    numbers = ",".join(str(number) for number in DEBUGGED[call])
+    where = {**THREADS, "gdb": "vmm.debug.server:GdbServer._accept"}[thread]
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "20", "--gdb", f"unix:{tmp_path}/g"]
+    command = [sys.executable, "-c", HOOK, where, numbers, *boot]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "survived" not in done.stdout
+    assert f"thread {thread}" in done.stderr and f"({DEBUGGED[call][0]})" in done.stderr
+    assert done.returncode == 1
+    assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the socket"
 
 
 @pytest.mark.parametrize("thread", THREADS)

@@ -211,8 +211,10 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside
         raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
     if values["jail"] == jail.OFF or why:
         messages.event("jail", f"no jail: {why or '--jail=off'}", walls=[])
-        confined = values["jail"] != jail.OFF and command.can_confine(machine.config, values)
+        confined = values["jail"] != jail.OFF and command.can_confine(machine.config)
         machine.start(confined=confined, terminal=command.has_terminal())
+        if outside.gdb is not None:
+            outside.gdb.start()
         return []
     names: list[str] = []
 
@@ -225,6 +227,8 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside
     machine.start(ready, confined=True, terminal=command.has_terminal())
     if outside.control is not None:
         outside.control.start()
+    if outside.gdb is not None:
+        outside.gdb.start()
     return names
 
 
@@ -340,6 +344,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             gc.enable()
             if gdb is None:
                 return run_machine(machine, signals, console, values, messages, outside)
-            with GdbServer(machine, gdb) as server:
+            with GdbServer(machine, gdb, begin=False) as server:
+                outside.gdb = server
                 messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
                 return run_machine(machine, signals, console, values, messages, outside)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.control.broker import Broker, ControlProcess
+    from vmm.debug import GdbServer
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
@@ -21,12 +22,14 @@ class Outside:
     :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.control.broker`; None where there is none
     :ivar control: who serves its control socket; None without one, or without a jail
+    :ivar gdb: the stub for a debugger, which the process of the machine itself is; None without one
     :raises ConfigError: the control socket cannot be made
     """
 
     def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
         self.broker: Broker | None = None
         self.control: ControlProcess | None = None
+        self.gdb: GdbServer | None = None
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
             from vmm.control.broker import ControlProcess
 
@@ -43,8 +46,6 @@ class Outside:
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
     """What of a machine needs more than a jail leaves, or empty."""
-    if values["gdb"] is not None:
-        return "gdb is served by a thread that is there before"
     if values.get("records"):
         return "the first clone with --prefetch writes into the snapshot"
     if any(share.isolation == "thread" for _, share in config.tagged_shares()):
@@ -56,19 +57,14 @@ def _has_sockets(config: MachineConfig) -> bool:
     return config.vsock is not None and config.vsock.backend == "unix"
 
 
-def needs_broker(config: MachineConfig) -> bool:
-    """Whether a jail leaves something to be done outside, while the machine runs or when it has ended."""
-    return _has_sockets(config)
-
-
 def has_terminal() -> bool:
     """Whether the console is a terminal: vmm/cli/terminal.py imports this module."""
     return "signal" in sys.modules
 
 
-def can_confine(config: MachineConfig, values: dict[str, Any]) -> bool:
+def can_confine(config: MachineConfig) -> bool:
     """Whether the threads of a machine that cannot have a jail can have their lists all the same."""
-    return values["gdb"] is None and all(share.isolation != "thread" for _, share in config.tagged_shares())
+    return all(share.isolation != "thread" for _, share in config.tagged_shares())
 
 
 def import_the_rest(*, as_json: bool, stats: bool) -> None:
@@ -123,7 +119,15 @@ def _files(config: MachineConfig) -> int:
     return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
 
 
-def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool = False, control: bool = False) -> int:
+def calls_of(
+    config: MachineConfig,
+    *,
+    prefetch: bool = False,
+    on_demand: bool = False,
+    broker: bool = False,
+    control: bool = False,
+    gdb: bool = False,
+) -> int:
     """The kinds of threads that the process of the machine will have."""
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
@@ -133,17 +137,19 @@ def calls_of(config: MachineConfig, *, prefetch: bool = False, on_demand: bool =
     more: int = lib.SECCOMP_PREFETCH if prefetch else 0
     if on_demand:
         more |= lib.SECCOMP_FILL
-    if needs_broker(config):
+    if broker or control:
         more |= lib.SECCOMP_OUTSIDE
     if control:
-        more |= lib.SECCOMP_CONTROL | lib.SECCOMP_OUTSIDE
+        more |= lib.SECCOMP_CONTROL
+    if gdb:
+        more |= lib.SECCOMP_GDB
     return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | more | kinds_of(config)
 
 
 def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
     """Go in, before the guest runs.
 
-    :param outside: gets the broker, if one is needed
+    :param outside: gets the broker, where something has to be done outside
 
     :raises HostError: ``on``, and a wall cannot be had
     """
@@ -156,16 +162,28 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         import termios
 
         assert termios
-    if needs_broker(machine.config):
+    vsock: Any = machine.vsock if _has_sockets(machine.config) else None
+    names = []
+    if outside.gdb is not None:
+        from vmm.machine import vcpu_gate
+
+        assert vcpu_gate
+        names = outside.gdb.give_name()
+    if vsock is not None or names:
         from vmm.control.broker import Broker
 
-        vsock: Any = machine.vsock if _has_sockets(machine.config) else None
-        outside.broker = Broker(vsock)
+        outside.broker = Broker(vsock, names)
         outside.broker.watch(machine)
     control = outside.control is not None
     if outside.control is not None:
         outside.control.hand_over(machine)
-    wanted = {"prefetch": bool(values.get("prefetch")), "on_demand": machine.memory.on_demand, "control": control}
-    calls = calls_of(machine.config, **wanted)
+    calls = calls_of(
+        machine.config,
+        prefetch=bool(values.get("prefetch")),
+        on_demand=machine.memory.on_demand,
+        broker=outside.broker is not None,
+        control=control,
+        gdb=outside.gdb is not None,
+    )
     limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine, control=control), calls=calls)
     return go_in(limits, must=values["jail"] == ON)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import socket
 
+from vmm import report
 from vmm.debug.packet import INTERRUPT, Packet, Reader, frame
 from vmm.debug.stub import Stub
 from vmm.debug.target import Target
@@ -20,8 +20,6 @@ from vmm.machine.lifecycle import EndEvent, Event
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.machine.machine import Machine
-
-_log = logging.getLogger(__name__)
 
 _WHAT_TO_DO = {
     errno.EADDRINUSE: "remove the file or stop who listens there, or choose another place",
@@ -73,10 +71,11 @@ class GdbTarget:
 class GdbServer:
     """Serves gdb for *machine*, started or not, until :meth:`close`.  A context manager.
 
+    :param begin: at once; else from :meth:`start` on
     :raises HostError: the address cannot be had
     """
 
-    def __init__(self, machine: Machine, target: GdbTarget) -> None:
+    def __init__(self, machine: Machine, target: GdbTarget, *, begin: bool = True) -> None:
         self._machine = machine
         self._socket = _listen(target)
         self._path = target.path
@@ -91,7 +90,19 @@ class GdbServer:
         if target.wait:
             self._target.attach()
         self._thread = Thread(self._serve, "gdb")
+        if begin:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to serve.  Nothing that this needs is opened later, but connections."""
         self._thread.start()
+
+    def give_name(self) -> list[tuple[str, tuple[int, int]]]:
+        """The path of the socket, and its device and inode: somebody else removes it.  Empty with TCP."""
+        if not self._path:
+            return []
+        found, self._path = os.lstat(self._path), ""
+        return [(os.path.abspath(self.address), (found.st_dev, found.st_ino))]
 
     def _on_event(self, event: Event | EndEvent) -> None:
         self._reset = self._reset or event.kind == "reset"
@@ -105,13 +116,13 @@ class GdbServer:
                     with self._connection:
                         self._session(self._connection)
                     self._connection = None
-        except Exception:
-            _log.exception("the gdb stub stopped")
+        except Exception as error:
+            report.error(__name__, f"the gdb stub stopped: {type(error).__name__}: {error}")
         finally:
             self._target.detach()
 
     def _accept(self) -> socket.socket | None:
-        ready, _, _ = select.select([self._socket.fileno(), self._wake.fd], [], [])
+        ready = _wait(self._socket.fileno(), self._wake.fd)
         if self._wake.fd in ready:
             self._wake.clear()
             self._see_to_reset()
@@ -131,7 +142,7 @@ class GdbServer:
         stub, reader = Stub(self._target), Reader()
         try:
             while not (stub.over or self._stopping):
-                ready, _, _ = select.select([connection.fileno(), self._wake.fd], [], [])
+                ready = _wait(connection.fileno(), self._wake.fd)
                 if self._wake.fd in ready:
                     self._wake.clear()
                     self._see_to_reset()
@@ -145,7 +156,7 @@ class GdbServer:
             if self._stopping:
                 _send(connection, self._news(stub))
         except OSError as error:
-            _log.info("the debugger's connection broke: %s", error)
+            report.debug(__name__, f"the debugger's connection broke: {error}")
         finally:
             self._target.detach()
 
@@ -194,6 +205,14 @@ class GdbServer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _wait(*fds: int) -> set[int]:
+    """Until one of them has something; which have."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll()}
 
 
 def _send(connection: socket.socket, reply: bytes | None) -> None:

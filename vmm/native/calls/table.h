@@ -18,8 +18,8 @@ CALL(ioctl, TTY, IN(1, TCSETS, TIOCGPGRP, TIOCGWINSZ), "the console's terminal")
 CALL(ioctl, CONTROL, IN(1, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_XCRS, KVM_GET_DEBUGREGS, KVM_GET_CPUID2, KVM_GET_MSRS,
 	KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS, KVM_GET_IRQCHIP, KVM_GET_CLOCK, KVM_GET_DEVICE_ATTR, KVM_CHECK_EXTENSION, FICLONE),
 	"the state of a machine for a snapshot; a disk's copy that shares its blocks")
-CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE),
-	"breakpoints; registers that a debugger reads and writes")
+CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_MSRS, FIONBIO),
+	"breakpoints; registers that a debugger reads and writes; its connection")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of a guest's data has not been read")
 CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
 	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK,
@@ -73,6 +73,7 @@ CALL(sendto, NET | CONTROL | GDB, ANY, "the rest of a frame; to the broker, to a
 CALL(accept4, VSOCK | GDB, ANY, "a client of the socket device; a debugger")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "room for a message")
 CALL(shutdown, VSOCK | CONTROL, ANY, "one direction of a connection has ended; nothing more is asked for")
+CALL(getsockname, GDB, ANY, "Python, when a debugger connects")
 CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
 	"the C library, when it gives memory back: what of is the host's overcommit; it does without")
 CALL(openat, REACH | BROKER, IN(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "find the socket of a port that the guest connects to")
