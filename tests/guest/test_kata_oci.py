@@ -72,6 +72,7 @@ def test_what_a_container_sees(oci: Oci) -> None:
 def test_a_life(oci: Oci) -> None:
     oci.start("c1", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
     assert oci.state("c1")["status"] == "running"
+    assert oci.check("exec", "c1", "cat", "/proc/sys/kernel/panic_on_oops") == "1\n"
     done = oci.run("exec", "c1", "sh", "-c", "cat; echo of exec >&2; exit 4", text="typed\n")
     assert (done.returncode, done.stdout, done.stderr) == (4, "typed\n", "of exec\n")
     assert "not found" in oci.run("exec", "c1", "nosuch").stderr

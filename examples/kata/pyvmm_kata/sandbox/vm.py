@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.sandbox import SandboxConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
-CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
+CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
+"""A kernel that goes on after an oops may have processes that nothing can end, and its container with them."""
 DEBUG = "agent.log=debug "
 """Has the agent tell how long it took, at its end."""
 SPARE = "agent.spare="
