@@ -59,7 +59,8 @@ def measure(spec: Spec) -> dict[str, Any]:
     not counted.
 
     `qemu-tuned` is QEMU with another firmware; `pyvmm-told` is a boot that tells of itself, which costs something: it
-    is none of those that are compared. A disk has a copy for each program, since guests write to it.
+    is none of those that are compared; `pyvmm-unjailed` is one with `--jail=off`. A disk has a copy for each program,
+    since guests write to it.
     """
     tail = run_in_guest("true")
     figures: dict[str, Any] = {}
@@ -77,6 +78,8 @@ def measure(spec: Spec) -> dict[str, Any]:
             if name == "pyvmm":
                 argvs[name] = programs.pyvmm(spec.pyvmm, guest)
                 told = programs.pyvmm(spec.pyvmm, guest, extra=("--stats", "--json"))
+                if kind == "initrd":
+                    argvs["pyvmm-unjailed"] = programs.pyvmm(spec.pyvmm, guest, extra=("--jail=off",))
             else:
                 argvs[name] = programs.qemu(guest, extra=programs.TUNED if name == "qemu-tuned" else ())
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in argvs}
@@ -102,6 +105,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         ours, theirs, tuned = (median(programs[name]["runs"], "ns") / 1e6 for name in ("pyvmm", "qemu", "qemu-tuned"))
         made.append(compare(f"cold boot, {label}", ours, theirs, unit, must=0.50, aim=0.35))
         made.append(compare("  against QEMU with its faster firmware", ours, tuned, unit, peer_name="qboot"))
+        if "pyvmm-unjailed" in programs:
+            unjailed = median(programs["pyvmm-unjailed"]["runs"], "ns") / 1e6
+            made.append(compare("  against --jail=off", ours, unjailed, unit, peer_name="pyvmm", must=1.10))
         told = programs["pyvmm-told"]
         made.append(absolute("  before the first KVM_RUN, when it tells of itself", told["first_run_ns"] / 1e6, unit))
         made.append(absolute("  the guest, with its faults and exits", told["guest_ns"] / 1e6, unit))
