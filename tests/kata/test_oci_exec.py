@@ -1,4 +1,4 @@
-"""``pyvmm-oci exec``: by the whole program, and by the small one that asks the monitor."""
+"""What the small program has the monitor do: ``exec``, ``start`` and ``kill``; and ``exec`` of the whole program."""
 
 from __future__ import annotations
 
@@ -132,3 +132,51 @@ def test_a_terminal_is_for_the_whole_program(runtime: Runtime, tmp_path: Path) -
     assert "whole" in runtime.check("exec", "--process", str(tmp_path / "process.json"), "c1")
     (tmp_path / "process.json").write_text("no JSON")
     assert "whole" in runtime.check("exec", "--process", str(tmp_path / "process.json"), "c1")
+
+
+@pytest.mark.parametrize("words", [("c1", "TERM"), ("c1", "SIGTERM"), ("c1", "15"), ("c1",)])
+def test_start_and_kill(runtime: Runtime, words: tuple[str, ...]) -> None:
+    runtime.created("c1", "trap 'echo told; exit 3' TERM; echo started; while :; do sleep 0.1; done")
+    whole, runtime.program = runtime.program, SMALL
+    runtime.check("start", "c1")
+    eventually(lambda: runtime.output("c1") == "started\n", "it does not start")
+    runtime.check("kill", *words)
+    eventually(lambda: runtime.output("c1") == "started\ntold\n", "it is not told")
+    runtime.program = whole
+    runtime.wait("c1", "stopped")
+
+
+def test_kill_everything(runtime: Runtime) -> None:
+    runtime.started("c1", "sleep 600 & sleep 600")
+    whole, runtime.program = runtime.program, SMALL
+    runtime.check("kill", "--all", "c1", "KILL")
+    runtime.program = whole
+    runtime.wait("c1", "stopped")
+
+
+def test_the_whole_program_runs_hooks(runtime: Runtime, tmp_path: Path) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat >{tmp_path}/told"]}
+    runtime.created("c1", "sleep 600", hooks={"poststart": [hook]})
+    runtime.program = SMALL_OR_WHOLE
+    runtime.check("start", "c1")
+    assert json.loads((tmp_path / "told").read_text())["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("start", "c1"),
+        ("start", "nosuch"),
+        ("start",),
+        ("kill", "nosuch"),
+        ("kill", "c1", "NOSUCH"),
+        ("kill", "c1", "65"),
+    ],
+)
+def test_errors_of_start_and_kill_are_those_of_the_whole_program(runtime: Runtime, words: tuple[str, ...]) -> None:
+    runtime.started("c1", "sleep 600")
+    expected = runtime.run(*words)
+    runtime.program = SMALL_OR_WHOLE
+    done = runtime.run(*words)
+    assert expected.returncode != 0 and expected.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (expected.returncode, expected.stdout, expected.stderr)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, done by the monitor of the container;
- * for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci, which is SCRIPT and whose errors are
- * the ones that users get. A monitor that refuses has run nothing.
+ * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, `start` and `kill`, done by the monitor
+ * of the container; for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci, which is SCRIPT and
+ * whose errors are the ones that users get. A monitor that refuses has run nothing.
  *
  * SCRIPT is started by PYTHON -IS, and by WARM PYTHON (pyvmm-warm) where it makes a container: what other commands import
  * is not worth that an image is made once more.
@@ -222,6 +222,30 @@ static int leave_child(const struct options *options, struct channel *channel, i
 	return 0;
 }
 
+/* Of a request without descriptors: has the monitor done it? */
+static int ask_monitor(const struct options *options)
+{
+	struct channel channel = { .fd = monitor_connect(options) };
+	struct pollfd ready = { .fd = channel.fd, .events = POLLIN };
+	const char *answer = NULL;
+	char line[64];
+	int size;
+
+	if (channel.fd < 0)
+		return -1;
+	if (options->command == COMMAND_START)
+		size = snprintf(line, sizeof(line), "{\"op\": \"start\", \"hooks\": false}\n");
+	else
+		size = snprintf(line, sizeof(line), "{\"op\": \"kill\", \"signal\": %d, \"all\": %s}\n", options->signal,
+				options->all ? "true" : "false");
+	if (!send_all(channel.fd, line, size))
+		return -1;
+	while (!(answer = channel_line(&channel)))
+		if (poll(&ready, 1, ANSWER_MS) <= 0 || channel_read(&channel))
+			return -1;
+	return strcmp(answer, "{}") ? -1 : 0;
+}
+
 /* Have the monitor do it; the exit status, -1: it did not. */
 static int exec_by_monitor(const struct options *options)
 {
@@ -262,7 +286,7 @@ int main(int argc, char *argv[])
 		return FAILED;
 	}
 	if (options_parse(line, &options)) {
-		status = exec_by_monitor(&options);
+		status = options.command == COMMAND_EXEC ? exec_by_monitor(&options) : ask_monitor(&options);
 		if (status >= 0)
 			return status;
 	}

@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,8 @@ static const struct option exec_options[] = {
 	{ "ignore-paused", NULL, false, PASSED },
 };
 
+static const struct option kill_options[] = { { "all", "a", false, TAKEN } };
+
 static const struct option *option_find(const struct option *table, size_t count, const char *name, size_t length)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -57,6 +60,8 @@ static bool option_take(struct options *options, const struct option *option, co
 		options->process = value;
 	else if (!strcmp(option->name, "pid-file"))
 		options->pid_file = value;
+	else if (!strcmp(option->name, "all"))
+		options->all = true;
 	else
 		options->detach = true;
 	return !value || *value;
@@ -92,6 +97,25 @@ static bool id_is_plain(const char *id)
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-";
 
 	return *id && *id != '.' && strspn(id, plain) == strlen(id);
+}
+
+/* Of a number or a name, with SIG or without; 0: none that is known here. */
+static int signal_number(const char *text)
+{
+	char *end;
+	long number = strtol(text, &end, 10);
+
+	if (*text >= '0' && *text <= '9')
+		return *end || number < 1 || number > 64 ? 0 : (int)number;
+	if (!strncmp(text, "SIG", 3))
+		text += 3;
+	for (int i = 1; i < NSIG; i++) {
+		const char *name = sigabbrev_np(i);
+
+		if (name && !strcmp(name, text))
+			return i;
+	}
+	return 0;
 }
 
 /* As pyvmm_kata.oci.context has it. */
@@ -132,12 +156,29 @@ bool options_parse(char *const argv[], struct options *options)
 	if (!argv || !*argv)
 		return false;
 	options->makes = !strcmp(*argv, "create") || !strcmp(*argv, "run");
-	if (strcmp(*argv, "exec") || !options->root)
+	if (!options->root)
 		return false;
-	argv = options_take(options, argv + 1, exec_options, ARRAY_SIZE(exec_options), &passed);
+	if (!strcmp(*argv, "exec")) {
+		options->command = COMMAND_EXEC;
+		argv = options_take(options, argv + 1, exec_options, ARRAY_SIZE(exec_options), &passed);
+	} else if (!strcmp(*argv, "start")) {
+		options->command = COMMAND_START;
+		argv = options_take(options, argv + 1, NULL, 0, &passed);
+	} else if (!strcmp(*argv, "kill")) {
+		options->command = COMMAND_KILL;
+		argv = options_take(options, argv + 1, kill_options, ARRAY_SIZE(kill_options), &passed);
+	} else {
+		return false;
+	}
 	if (!argv || !*argv || !id_is_plain(*argv))
 		return false;
 	options->container = *argv++;
+	if (options->command == COMMAND_START)
+		return !*argv;
+	if (options->command == COMMAND_KILL) {
+		options->signal = signal_number(*argv ? *argv++ : "TERM");
+		return options->signal && !*argv;
+	}
 	options->arguments[passed++] = "--";
 	while (*argv)
 		options->arguments[passed++] = *argv++;

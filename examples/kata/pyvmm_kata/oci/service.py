@@ -221,7 +221,9 @@ class ContainerService:
             raise HostError("the container is not made yet", code="oci-state")
         return self._container
 
-    def _do_start(self, _request: Json, channel: control.Channel) -> None:
+    def _do_start(self, request: Json, channel: control.Channel) -> None:
+        if not request.get("hooks", True) and (self.plan.bundle.spec.get("hooks") or {}).get("poststart"):
+            raise ConfigError("the container has hooks of kind poststart, which its caller runs", code="oci-hooks")
         timeline.note("start")
         self._on_start()
         self._made.start()
