@@ -39,10 +39,6 @@ ICOUNT_CPU = "max,erms=off,fsrm=off"
 page costs 4096 instructions, more than all the rest of a page fault; without it 512, which is nearer to what a CPU
 takes."""
 
-CPU = f"{ICOUNT_CPU},la57=off"
-"""In time as well: 159 seconds of CPU time of some guest tests were 148 without ERMS, and 126 with page tables of four
-levels. A nested guest's miss in the TLB walks two of them, one within the other, and each exit empties the TLB."""
-
 KERNEL_OPTIONS = (
     "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable random.trust_cpu=on panic=-1 apparmor=0 cryptomgr.notests"
     # Self-tests and key rings that cost the emulated CPU half a second and serve nothing here.
