@@ -71,7 +71,7 @@ def clone() -> Iterator[MakeClone]:
     [
         (1, "mmio", {}),
         pytest.param(2, "pci", {}, marks=pytest.mark.long),
-        (4, "mmio", {"virtqueues": "packed"}),
+        pytest.param(4, "mmio", {"virtqueues": "packed"}, marks=pytest.mark.long),
         (2, "pci", {"virtqueues": "packed", "balloon": BalloonConfig(), "console": ConsoleConfig(device="virtio")}),
     ],
     ids=["one", "pci", "four-packed", "pci-packed"],
