@@ -58,6 +58,7 @@ BROKER_SOURCES = [
     *find("base/guest_access.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
     *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c", "calls/calls.c"),
     *BROKER_ONLY,
+    *find("vsock/vsock_reach.c", folder=DEVICES),
 ]
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 HARDENING = (

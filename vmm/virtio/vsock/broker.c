@@ -22,7 +22,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 enum { BROKER_SOCKET = 3, FILES_MAX = 16 };
@@ -99,33 +98,6 @@ static void leave_others(void)
 
 /* ---- what is asked for ------------------------------------------------------------------------------------------------ */
 
-/* Only a socket that is itself in that directory, as vsock_host.c looks for it; what is connected to is what was looked at. */
-static int connect_to(uint32_t port, uint32_t type)
-{
-	const int kind = type == VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	char path[sizeof(go.text) + 12];
-	int at, fd, err = 0;
-
-	snprintf(path, sizeof(path), "%s_%u", go.text, port);
-	at = openat(folder, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (at < 0)
-		return -errno;
-	fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0) {
-		err = -errno;
-		close(at);
-		return err;
-	}
-	snprintf(to.sun_path, sizeof(to.sun_path), "/proc/self/fd/%d", at);
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
-		err = -errno;
-		close(fd);
-	}
-	close(at);
-	return err ? err : fd;
-}
-
 /* False: there is nobody, or he does not speak as a machine does. */
 static bool answer(void)
 {
@@ -137,7 +109,7 @@ static bool answer(void)
 		return false;
 	if (folder < 0 || (ask.type != VSOCK_TYPE_STREAM && ask.type != VSOCK_TYPE_SEQPACKET))
 		return false;
-	fd = connect_to(ask.port, ask.type);
+	fd = vsock_reach(folder, go.text, ask.port, ask.type);
 	told = (struct vsock_told){ .port = ask.port, .error = fd < 0 ? (uint32_t)-fd : 0 };
 	err = fd_socket_send(BROKER_SOCKET, &told, sizeof(told), &fd, fd < 0 ? 0 : 1);
 	if (fd >= 0)

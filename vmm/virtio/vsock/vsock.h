@@ -351,12 +351,17 @@ void vsock_stash_return(struct vsock *v);
 void vsock_host_event(struct vsock *v, struct vsock_conn *c, uint32_t events);
 /* Clients wait at a listening socket. */
 void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type);
-/* A socket connected to what listens for that port of the host, or -errno. */
 /* recv(), by the system call that the worker has. */
 ssize_t vsock_recv(int fd, void *data, size_t len, int flags);
+/* A socket connected to what listens for that port of the host, or -errno. */
 int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type);
 /* The guest has accepted: tell the client. */
 void vsock_host_accepted(struct vsock *v, struct vsock_conn *c);
+
+/* vsock_reach.c */
+
+/* A socket connected to <name>_<port> in a directory, or -errno; type: VSOCK_TYPE_*. */
+int vsock_reach(int dir_fd, const char *name, uint32_t port, uint32_t type);
 
 /* vsock_kernel.c */
 

@@ -179,44 +179,16 @@ static int broker_connect(struct vsock *v, uint32_t port, uint16_t type)
 		v->broker_fd = -1;
 		return err;
 	}
-	if (fd >= 0 && type == VSOCK_TYPE_SEQPACKET)
-		message_room(fd);
 	return fd >= 0 ? fd : -ECONNREFUSED;
 }
 
 int vsock_host_connect(struct vsock *v, uint32_t port, uint16_t type)
 {
-	int kind = type == VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	char name[sizeof(v->config.name) + 12];
-	int at, fd, err = 0;
+	int fd = v->has_broker ? broker_connect(v, port, type) : vsock_reach(v->config.dir_fd, v->config.name, port, type);
 
-	if (v->has_broker)
-		return broker_connect(v, port, type);
-	snprintf(name, sizeof(name), "%s_%u", v->config.name, port);
-	/*
-	 * Only a socket that is itself in that directory: a symbolic link would have the guest talk to whatever its maker
-	 * likes, with our rights. What is connected to is what was looked at.
-	 */
-	at = openat(v->config.dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (at < 0)
-		return -errno;
-	fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0) {
-		err = -errno;
-		close(at);
-		return err;
-	}
-	if (type == VSOCK_TYPE_SEQPACKET)
+	if (fd >= 0 && type == VSOCK_TYPE_SEQPACKET)
 		message_room(fd);
-	snprintf(to.sun_path, sizeof(to.sun_path), "/proc/self/fd/%d", at);
-	/* EAGAIN: a full backlog, as refused. */
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
-		err = -errno;
-		close(fd);
-	}
-	close(at);
-	return err ? err : fd;
+	return fd;
 }
 
 /* ---- what epoll tells ---- */
