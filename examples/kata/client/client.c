@@ -137,17 +137,25 @@ static int channel_read(struct channel *channel)
 	return 0;
 }
 
-/* Has the monitor run it? */
-static bool started(struct channel *channel)
+/* The answer to a request, or NULL: there is none. */
+static const char *channel_answer(struct channel *channel)
 {
 	struct pollfd ready = { .fd = channel->fd, .events = POLLIN };
 	const char *line;
 
 	while (!(line = channel_line(channel))) {
 		if (poll(&ready, 1, ANSWER_MS) <= 0 || channel_read(channel))
-			return false;
+			return NULL;
 	}
-	return !strncmp(line, "{\"pid\":", 7);
+	return line;
+}
+
+/* Has the monitor run it? */
+static bool started(struct channel *channel)
+{
+	const char *line = channel_answer(channel);
+
+	return line && !strncmp(line, "{\"pid\":", 7);
 }
 
 static void signal_send(int signals, int fd)
@@ -222,12 +230,11 @@ static int leave_child(const struct options *options, struct channel *channel, i
 	return 0;
 }
 
-/* Of a request without descriptors: has the monitor done it? */
+/* Have the monitor do a `start` or a `kill`: 0, or -1: it did not. */
 static int ask_monitor(const struct options *options)
 {
 	struct channel channel = { .fd = monitor_connect(options) };
-	struct pollfd ready = { .fd = channel.fd, .events = POLLIN };
-	const char *answer = NULL;
+	const char *answer;
 	char line[64];
 	int size;
 
@@ -240,10 +247,8 @@ static int ask_monitor(const struct options *options)
 				options->all ? "true" : "false");
 	if (!send_all(channel.fd, line, size))
 		return -1;
-	while (!(answer = channel_line(&channel)))
-		if (poll(&ready, 1, ANSWER_MS) <= 0 || channel_read(&channel))
-			return -1;
-	return strcmp(answer, "{}") ? -1 : 0;
+	answer = channel_answer(&channel);
+	return answer && !strcmp(answer, "{}") ? 0 : -1;
 }
 
 /* Have the monitor do it; the exit status, -1: it did not. */
