@@ -50,6 +50,11 @@ THREADS = {
     "loop": "vmm.machine.machine:Machine._serve",
     "python": "vmm.cli.signals:Signals.wait",
 }
+WHERE = {
+    **THREADS,
+    "control": "vmm.control.broker:ControlProcess._do",
+    "gdb": "vmm.debug.server:GdbServer._accept",
+}
 HOOK = """
 import ctypes, importlib, sys
 from vmm.cli.main import main
@@ -61,6 +66,19 @@ taken_over = lambda *_: print("survived", libc.syscall(*numbers))
 setattr(getattr(importlib.import_module(module), kind), function, taken_over)
 sys.exit(main(sys.argv[3:]))
 """
+
+
+def end_by(folder: Path, thread: str, call: str, calls: dict[str, tuple[int, ...]], *options: str) -> None:
+    """Boot with *options*; a thread that makes a call ends all of it."""
+    # A vCPU comes to Python by the register of the power; the others must not find the machine ended
+    kernel = tiny.make(folder, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
+    numbers = ",".join(str(number) for number in calls[call])
+    boot = ["boot", "--kernel", str(kernel), "--memory", "32M", "--timeout", "20", *options]
+    command = [sys.executable, "-c", HOOK, WHERE[thread], numbers, *boot]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "survived" not in done.stdout
+    assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({calls[call][0]})" in done.stderr
+    assert done.returncode == 1
 
 
 LIBRARY = (
@@ -175,15 +193,7 @@ def test_a_driver_on_a_confined_vcpu_starts_workers(tmp_path: Path, worker: str)
 @pytest.mark.parametrize("thread", THREADS)
 @pytest.mark.parametrize("call", CALLS)
 def test_the_process_ends(tmp_path: Path, thread: str, call: str) -> None:
-    # A vCPU comes to Python by the register of the power; the others must not find the machine ended
-    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
-    numbers = ",".join(str(number) for number in CALLS[call])
-    boot = ["boot", "--kernel", str(kernel), "--memory", "32M", "--timeout", "20"]
-    command = [sys.executable, "-c", HOOK, THREADS[thread], numbers, *boot]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert "survived" not in done.stdout
-    assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({CALLS[call][0]})" in done.stderr
-    assert done.returncode == 1
+    end_by(tmp_path, thread, call, CALLS)
 
 
 SOCKETS = {
@@ -196,14 +206,7 @@ SOCKETS = {
 @pytest.mark.parametrize("thread", ["vcpu0", "python"])
 @pytest.mark.parametrize("call", SOCKETS)
 def test_a_machine_whose_guest_connects_to_the_host_ends_too(tmp_path: Path, thread: str, call: str) -> None:
-    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
-    numbers = ",".join(str(number) for number in SOCKETS[call])
-    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "20", "--vsock", f"uds={tmp_path}/v"]
-    command = [sys.executable, "-c", HOOK, THREADS[thread], numbers, *boot]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert "survived" not in done.stdout
-    assert f"thread {thread[:6]}" in done.stderr and f"system call {call} ({SOCKETS[call][0]})" in done.stderr
-    assert done.returncode == 1
+    end_by(tmp_path, thread, call, SOCKETS, "--vsock", f"uds={tmp_path}/v")
     assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the sockets"
 
 
@@ -220,10 +223,9 @@ CONTROLLED = {
 def test_a_machine_with_a_control_socket_ends_too(tmp_path: Path, thread: str, call: str) -> None:
     kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
     numbers = ",".join(str(number) for number in CONTROLLED[call])
-    where = {**THREADS, "control": "vmm.control.broker:ControlProcess._do"}[thread]
     path = tmp_path / "c"
     boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "60", "--control", str(path)]
-    command = [sys.executable, "-c", HOOK, where, numbers, *boot]
+    command = [sys.executable, "-c", HOOK, WHERE[thread], numbers, *boot]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -247,15 +249,7 @@ DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[ca
 @pytest.mark.parametrize("thread", ["gdb", "vcpu0"])
 @pytest.mark.parametrize("call", DEBUGGED)
 def test_a_machine_with_a_debugger_ends_too(tmp_path: Path, thread: str, call: str) -> None:
-    kernel = tiny.make(tmp_path, tiny.POWEROFF + tiny.SPIN if thread == "vcpu0" else tiny.SPIN)
-    numbers = ",".join(str(number) for number in DEBUGGED[call])
-    where = {**THREADS, "gdb": "vmm.debug.server:GdbServer._accept"}[thread]
-    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "20", "--gdb", f"unix:{tmp_path}/g"]
-    command = [sys.executable, "-c", HOOK, where, numbers, *boot]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert "survived" not in done.stdout
-    assert f"thread {thread}" in done.stderr and f"({DEBUGGED[call][0]})" in done.stderr
-    assert done.returncode == 1
+    end_by(tmp_path, thread, call, DEBUGGED, "--gdb", f"unix:{tmp_path}/g")
     assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the socket"
 
 
