@@ -1,7 +1,8 @@
-"""conmon(8), which podman has between itself and a runtime: it is the parent of a container's face.
+"""Files for conmon(8), which podman runs between itself and a runtime: it is the parent of a container's face.
 
-It looks at the control group of the container's pid to hear that a process was killed for want of memory, which happens
-inside of the guest where nothing is seen of it on the host.  So the runtime makes the files that podman looks for.
+conmon watches the control group of the container's pid for processes that are killed because memory ran out.  That
+happens in the guest, where the host's control group shows nothing of it, so the runtime makes the files that podman
+looks for.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ _FILE = "oom"
 
 
 def tell_oom(bundle: str, pid: int) -> None:
-    """Make the file by which podman knows that a container was killed for want of memory; none without conmon.
+    """Make the file by which podman knows that a container ran out of memory; without conmon, do nothing.
 
     :param bundle: the container's
     :param pid: of the container's face
     """
-    # It has a pipe in the bundle; podman looked there until version 5
+    # conmon's pipe is in the bundle; podman before version 5 looks for the file there
     folders = [bundle] if os.path.exists(os.path.join(bundle, "ctl")) else []
     folders += _persist_folders(pid)
     for folder in folders:
         try:
             os.close(os.open(os.path.join(folder, _FILE), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError:
-            pass  # it is removed just now
+            pass  # it is being removed
 
 
 def _persist_folders(pid: int) -> list[str]:
@@ -40,4 +41,4 @@ def _persist_folders(pid: int) -> list[str]:
     if os.path.basename(words[0]) != b"conmon" or _PERSIST not in words[:-1]:
         return []
     folder = os.fsdecode(words[words.index(_PERSIST) + 1])
-    return [folder] if os.path.isabs(folder) else []  # another one is below a folder of conmon's, not of ours
+    return [folder] if os.path.isabs(folder) else []  # a relative one is below conmon's working directory

@@ -1,4 +1,4 @@
-"""Terminals: the pair of which the caller gets one end, and their sizes."""
+"""Terminals: pairs of which the caller gets the master, and their sizes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def open_console(path: str) -> int:
     """Make a terminal and send its master to the program that listens at *path*, as runc does
-    (docs/terminals.md, "detached"); the other end, which passes bytes on as they are: the guest's is the terminal.
+    (docs/terminals.md, "detached"); returns the slave.  It is in raw mode, since the guest has the real terminal.
 
-    :raises HostError: nobody takes it
+    :raises HostError: nobody receives it
     """
     master, slave = os.openpty()
     try:
@@ -40,7 +40,7 @@ def open_console(path: str) -> int:
 
 
 def window_size(fd: int) -> tuple[int, int]:
-    """Rows and columns; zeroes where nobody has set them."""
+    """Rows and columns; zeros when they are not set."""
     try:
         size = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
     except OSError:
@@ -49,10 +49,10 @@ def window_size(fd: int) -> tuple[int, int]:
 
 
 def follow(fd: int, resize: Callable[[int, int], None], *, take: bool) -> None:
-    """Call *resize* with the terminal's size now and whenever it changes.  On the main thread only.
+    """Call *resize* with the terminal's size, now and on each SIGWINCH.  On the main thread only.
 
-    :param take: make it the controlling terminal of this process, which leads a session: else only the terminal that
-        this process has from its caller tells of its size
+    :param take: make it the controlling terminal of this process, which leads a session: a process gets SIGWINCH for
+        its controlling terminal only
     """
     if take:
         fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
@@ -67,7 +67,7 @@ def follow(fd: int, resize: Callable[[int, int], None], *, take: bool) -> None:
 
 
 class RawTerminal:
-    """A context in which the user's terminal passes on what is typed as it is; nothing where *fd* is no terminal."""
+    """A context in which the user's terminal is in raw mode; without effect if *fd* is not a terminal."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -14,21 +14,21 @@ _ALL_IDS = 0xFFFF_FFFF
 
 
 def is_of_a_user() -> bool:
-    """Whether whoever calls is an ordinary user on the host.  In the user namespace that podman makes for one, we are
-    root, and the map of ids is not that of the whole system (user_namespaces(7))."""
+    """Whether the caller is an ordinary user on the host.  In the user namespace that podman makes for one, this
+    process is root, and the map of ids is not that of the initial user namespace (user_namespaces(7))."""
     if os.geteuid():
         return True
     try:
         with open("/proc/self/uid_map", "rb") as file:
             words = file.read().split()
     except OSError:
-        return False  # a kernel without them
-    # $USER as runc has it: root of a container that is a whole system, with a /run of its own
+        return False  # a kernel without user namespaces
+    # As runc does, it looks at $USER: root of a container with a whole system has a /run of its own
     return words != [b"0", b"0", b"%d" % _ALL_IDS] and os.environ.get("USER", "") != "root"
 
 
 def default_root() -> str:
-    """Where state is kept unless ``--root`` says: a tmpfs, since nothing of it outlives the host's power."""
+    """Where state is without ``--root``: on a tmpfs, since no container survives a reboot of the host."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return f"{runtime}/pyvmm-oci" if runtime and is_of_a_user() else SYSTEM_ROOT
 
@@ -48,12 +48,12 @@ class Context(NamedTuple):
         return os.path.join(self.root, container_id)
 
     def error(self, message: str) -> None:
-        """Say why a command failed, where the caller reads it: the log, in runc's form, and stderr."""
+        """Write why a command failed to the log, in runc's form, and to stderr."""
         self._write("error", message)
         sys.stderr.write(message + "\n")
 
     def note(self, what: str, at: float) -> None:
-        """Write into the log, for ``--debug``, that something happened *at* a time of CLOCK_MONOTONIC, in seconds."""
+        """Write an event to the log, for ``--debug``; *at* is its time by CLOCK_MONOTONIC, in seconds."""
         self._write("debug", what, monotonic=round(at, 9))
 
     def _write(self, level: str, message: str, **more: float) -> None:
@@ -69,4 +69,4 @@ class Context(NamedTuple):
             with open(self.log, "a") as file:
                 file.write(line + "\n")
         except OSError:
-            pass  # stderr has it
+            pass  # errors are also on stderr

@@ -1,7 +1,7 @@
-"""Between the commands and the process that holds a container's virtual machine.
+"""The protocol between the commands and the process that holds a container's virtual machine.
 
-A unix socket in the state's folder, which only its owner can enter.  A connection carries one request, and descriptors
-with it: a line of JSON, answered by lines of JSON.  (Not ttrpc: it carries no descriptors.)
+It is spoken over a unix socket in the state's folder, which only its owner can enter.  A connection has one request, a
+line of JSON with descriptors, and answers, which are lines of JSON.  (ttrpc cannot pass descriptors.)
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ NAME = "control"
 MAX_LINE = 16 << 20
 MAX_FDS = 250
 CALL_S = 90.0
-"""Longer than what the monitor waits for its guest, so that its error comes first, and says more."""
+"""Longer than the monitor waits for its guest, so that the monitor's error comes first, which says more."""
 
 
 class Refused(VmmError):
-    """The monitor refused a request; the message is its."""
+    """The monitor refused a request; the message is the monitor's."""
 
     default_code = "oci-refused"
 
 
 class Channel:
-    """One end of a connection, for one thread; :meth:`send` for any."""
+    """One end of a connection, for one thread; :meth:`send` can be called from any."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock = sock
         self._peer = peer
         self._rest = b""
         self.fds: list[int] = []
-        """Descriptors that came with what was received; whoever takes them clears the list."""
+        """Received descriptors; a caller that takes ownership clears the list."""
 
     def fileno(self) -> int:
-        """For poll(2): but ask :meth:`receive` first whether a line is there already."""
+        """The socket, for poll(2); a whole line may have been received already."""
         return self._sock.fileno()
 
     def send(self, value: Json, fds: Sequence[int] = ()) -> None:
@@ -58,13 +58,13 @@ class Channel:
         if fds:
             extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             data = data[self._sock.sendmsg([data], extra) :]
-        if data:  # even nothing cannot be sent to somebody who has answered and gone
+        if data:  # send(2) of no bytes fails, too, when the other end has answered and closed the connection
             self._sock.sendall(data)
 
     def request(self, value: Json, fds: Sequence[int] = ()) -> None:
-        """Send what has to be answered: see :meth:`answer`.
+        """Send a request, for which :meth:`answer` waits.
 
-        :raises HostError: the other end is gone, which it may be at any moment after :func:`connect`
+        :raises HostError: the other end has closed the connection, as it may at any time after :func:`connect`
         """
         try:
             self.send(value, fds)
@@ -141,7 +141,7 @@ class Channel:
 
 
 def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Channel, int], None]) -> None:
-    """Have *body* run in a child, in a session of its own; what it returns is the child's exit status.
+    """Run *body* in a child, in a session of its own; its result is the child's exit status.
 
     :param peer: what errors call the child
     :param body: gets the child's end of a connection

@@ -1,4 +1,4 @@
-"""``pyvmm-oci create``: makes the state's folder, the face and the monitor, and waits until the container is there."""
+"""``pyvmm-oci create``: makes the state's folder, the face and the monitor, and waits until the container is made."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def create(context: Context, container_id: str, options: Json, *, foreground: bool = False) -> int:
-    """Make a container; the pid of its face, a child of ours.
+    """Make a container; returns the pid of its face, a child of this process.
 
-    :param foreground: a terminal may be that of this process, where there is no console socket
+    :param foreground: the container may use this process's terminal, without a console socket
     :raises VmmError: it cannot be made; nothing of it is left
     """
     if options["preserve-fds"]:
@@ -76,7 +76,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         known = _first_state(container_id, bundle, cgroup, face.pid)
         state.write(folder, known)
         for kind in ("prestart", "createRuntime"):
-            # There is all that they may look at: to them it is created, as with crun
+            # They see the container as created, as with crun
             hooks.run(known["hooks"], kind, {**state.public(known), "status": "created"})
         if machine.holder:
             _join(machine, known, bundle, face, folder, options["console-socket"])
@@ -100,7 +100,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
 
 
 def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console_socket: str) -> None:
-    """Have the monitor of another container make this one in its machine, of the files that we see."""
+    """Have the monitor of another container make this one in its machine, with the files that this process sees."""
     from pyvmm_kata.oci.console import open_console
     from pyvmm_kata.sandbox.placed import Placed
 
@@ -134,7 +134,7 @@ def _plan(
     terminal: bool,
     face: tuple[int, int],
 ) -> Plan:
-    """In the monitor: take over what the caller gave for standard input, output and error."""
+    """In the monitor: take over the caller's standard input, output and error."""
     from pyvmm_kata.oci.console import open_console
     from pyvmm_kata.oci.service import Plan
 
@@ -190,7 +190,7 @@ def _start_monitor(make_plan: Callable[[], Plan]) -> None:
 
 
 def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
-    """The child: never returns to its caller's code; its exit status."""
+    """Be the monitor, in the child; returns its exit status."""
     channel = control.Channel(sock, "create")
     try:
         timeline.note("monitor")
@@ -220,8 +220,8 @@ def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
 
 
 def _leave_descriptors(kept: set[int]) -> None:
-    """Close all that the caller may have left open, and let standard input, output and error lead nowhere: a pipe of
-    whoever reads the container's output must end with the container's."""
+    """Close all that the caller may have left open, and redirect standard input, output and error to /dev/null: the
+    reader of the container's output must see its end when the container's processes close it."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)

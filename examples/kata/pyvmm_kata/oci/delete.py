@@ -1,4 +1,4 @@
-"""``pyvmm-oci delete [--force] ID``: takes away what is left of a container."""
+"""``pyvmm-oci delete [--force] ID``: removes what is left of a container."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 END_S = 30.0
-"""How long a monitor may take to end on a busy host: the kernel frees the guest's memory first, and a guest writes back
-what belongs on its disk."""
+"""Seconds that a monitor may take to end on a busy host: the guest writes its disk back, and the kernel frees the
+guest's memory."""
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
@@ -64,13 +64,13 @@ def delete(folder: str, *, force: bool) -> None:
         known["status"] = "stopped"
         try:
             hooks.run(known["hooks"], "poststop", state.public(known))
-        except VmmError as error:  # the container is gone all the same, and the specification wants it so
+        except VmmError as error:  # the container is removed nevertheless, as the specification demands
             sys.stderr.write(f"warning: {error}\n")
 
 
 def _end_unknown(folder: str) -> Json:
-    """End a container whose state cannot be read: its monitor, if there is one, knows it all the same, and writes it
-    once more; what is known then."""
+    """End a container whose state cannot be read; returns what is known then.  Its monitor, if there is one, has the
+    state in memory and writes it once more."""
     try:
         control.call(folder, "kill", 5.0, signal=signal.SIGKILL, all=True)
         control.call(folder, "released", END_S)
@@ -83,7 +83,7 @@ def _end_unknown(folder: str) -> Json:
 
 
 def _end(folder: str, known: Json, *, kill: bool) -> None:
-    """End the container, and wait until its monitor has let go of it, or is gone.
+    """End the container, and wait until its monitor has released it, or has ended.
 
     :param kill: it has not ended by itself
     """
@@ -97,7 +97,7 @@ def _end(folder: str, known: Json, *, kill: bool) -> None:
     try:
         control.call(folder, "released", max(patience, 1.0))
     except VmmError:
-        pass  # it is gone, or does not answer
+        pass  # it has ended, or does not answer
     if not _wait_gone(known, patience):
         _kill(known)
 
@@ -116,7 +116,7 @@ def _kill(known: Json) -> None:
 
 
 def _signal(pid: int, began: int) -> None:
-    """Kill a process, and none that has got its number since."""
+    """Kill a process, but not another one that has its pid now."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:

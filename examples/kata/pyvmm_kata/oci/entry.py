@@ -1,4 +1,4 @@
-"""How the program ``pyvmm-oci`` begins."""
+"""The entry point of the program ``pyvmm-oci``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ WARM = (
     "vmm.virtio.rng.device",
     "vmm.virtio.vsock.device",
 )
-"""What ``create`` and ``run`` import, and the monitor that they become; all of it is memory of each monitor."""
+"""Modules that ``create``, ``run`` and their monitors import; each monitor has all of them in its memory."""
 
 
 def begin() -> int:
-    """Be ``pyvmm-oci``; returns the exit status."""
+    """Run ``pyvmm-oci``; returns the exit status."""
     if "pyvmm_warm" in sys._xoptions:
         from vmm import warm_start
 

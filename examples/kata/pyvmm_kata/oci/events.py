@@ -1,5 +1,5 @@
-"""``pyvmm-oci events [--stats] ID``: prints statistics of a container, a line of JSON each time, and tells of processes
-that were killed for want of memory."""
+"""``pyvmm-oci events [--stats] ID``: prints statistics of a container as lines of JSON, and an event for each process
+that was killed because memory ran out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _print(event: Json) -> None:
 
 
 def _seconds(text: str) -> float:
-    """From Go's ``5s``, ``100ms``, ``1m``."""
+    """Seconds of a duration in Go's form: ``5s``, ``100ms``, ``1m``."""
     for unit in ("ms", "s", "m", "h"):
         number = text.removesuffix(unit)
         if number != text and number.replace(".", "", 1).isdigit() and float(number) > 0:

@@ -1,7 +1,8 @@
 """``pyvmm-oci exec ID [COMMAND]``: runs one more program in a running container.
 
-The process that stays until it has ended has its terminal, its pid is the one that is written down, and it ends with
-the program's status: this one, or with ``--detach`` a child that whoever adopts our children can wait for.
+A process of the host stays until the program has ended.  It has the program's terminal, ``--pid-file`` gets its pid,
+and it exits with the program's status.  It is this process, or with ``--detach`` a child, which a subreaper can wait
+for.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def _detach(folder: str, process: Json, options: Json) -> int:
 
 
 class Attendant:
-    """Whoever stays with a process of the guest's.
+    """The process of the host that stays with a process of the guest.
 
-    :param caller: is told when it runs, or why not
+    :param caller: is told that it runs, or why not
     """
 
     def __init__(self, folder: str, process: Json, console_socket: str, caller: socket.socket | None = None) -> None:

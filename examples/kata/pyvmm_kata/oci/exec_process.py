@@ -37,17 +37,17 @@ ALIASES = {"p": "process", "d": "detach", "t": "tty", "e": "env", "u": "user", "
 
 
 def process_of(arguments: Sequence[str], of_container: Json, file: int = -1) -> Json:
-    """In the monitor: the process that a command line of ``exec`` without the container's id means.
+    """In the monitor: the process of a command line of ``exec`` that has no container's id.
 
     :param file: a descriptor of the file that ``--process`` names
-    :raises ConfigError: it means none
+    :raises ConfigError: the command line is invalid
     """
     options, command = parse(arguments, OPTIONS, ALIASES, "exec")
     return read_json(f"/proc/self/fd/{file}") if file >= 0 else process_from(of_container, options, command)
 
 
 def process_from(of_container: Json, options: Json, command: list[str]) -> Json:
-    """The container's own process with another program, and what the options change."""
+    """The container's first process with another program, changed by the options."""
     if not command:
         raise ConfigError("exec: no command is given", code="oci-usage", hint="or --process FILE")
     process: Json = json.loads(json.dumps({**of_container, "args": command, "terminal": options["tty"]}))

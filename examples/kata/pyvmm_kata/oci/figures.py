@@ -1,4 +1,4 @@
-"""Statistics of a container in the words of ``runc events``."""
+"""Statistics of a container, with the field names of ``runc events``."""
 
 from __future__ import annotations
 

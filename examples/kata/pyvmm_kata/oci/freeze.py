@@ -1,4 +1,4 @@
-"""``pyvmm-oci pause ID`` freezes the processes of a container, ``pyvmm-oci resume ID`` lets them go on."""
+"""``pyvmm-oci pause ID`` freezes the processes of a container, ``pyvmm-oci resume ID`` thaws them."""
 
 from __future__ import annotations
 

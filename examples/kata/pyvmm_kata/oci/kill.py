@@ -25,7 +25,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     known = state.read(folder)
     if known["status"] == "stopped":
         if options["all"]:
-            return 0  # so does runc: there is nobody left
+            return 0  # as runc does: no process is left
         raise ConfigError("container not running", code="container-state")
     control.call(folder, "kill", signal=number, all=options["all"])
     return 0

@@ -1,6 +1,6 @@
-"""Folders of virtual machines, beside those of the containers: ``@PID-START``, after the monitor that has it.
+"""Folders of virtual machines, beside those of the containers: ``@PID-START``, named after the machine's monitor.
 
-No container can have such a name, and whether the monitor lives can be seen by it.
+No container can have such a name, and it tells whether the monitor still runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pyvmm_kata.host import mounts
 
 
 def folder_of(root: str, pid: int) -> str:
-    """That of the machine of a monitor."""
+    """The folder of a monitor's machine."""
     return os.path.join(root, f"@{pid}-{state.start_time(pid)}")
 
 
 def sweep(root: str) -> None:
-    """Remove what monitors left that were killed."""
+    """Remove the folders of monitors that were killed."""
     for name in os.listdir(root) if os.path.isdir(root) else ():
         pid, _, began = name.removeprefix("@").partition("-")
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):

@@ -39,7 +39,7 @@ PLACES = {
     "pause": ("freeze", "pause"),
     "resume": ("freeze", "resume"),
 }
-"""Module and function of commands that share a file; of others they are the name and ``main``."""
+"""Module and function of commands that share a file; for the others these are the command's name and ``main``."""
 OPTIONS = {
     "root": VALUE,
     "log": VALUE,
@@ -66,7 +66,7 @@ guest's console), --systemd-cgroup, --config FILE (see the user's guide)
 
 
 def version_text() -> str:
-    """What ``--version`` prints: its first line as runc's, the version of the runtime specification on the third."""
+    """What ``--version`` prints: lines like runc's, with the version of the runtime specification on the third."""
     from importlib.metadata import PackageNotFoundError, version
 
     from pyvmm_kata.state import OCI_VERSION

@@ -1,9 +1,8 @@
 """The process that holds a virtual machine, and the containers in it: one, or those of a pod.
 
-It is a child of the ``create`` that made its first container, and of whoever adopts that one's children afterwards,
-in its own session.  Everything it has (mounts, the machine, taps) is its own and goes with it; what is left then are
-folders and control groups, which ``delete`` removes.  A container's pid is not its, but that of the container's face,
-which ends when this process does.
+It is a child of the ``create`` that made its first container, and later of the reaper of that process, in a session of
+its own.  Its mounts, machine and taps disappear when it ends; folders and control groups are left, which ``delete``
+removes.  A container's pid is that of its face, which ends when this process does.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
-"""Annotations: ``user``, for a network that needs no rights, instead of that of the namespace; and the ports of the
-host that lead into it, ``8080:80 127.0.0.1:5353:53/udp``."""
+"""Annotations: ``user``, for a network that needs no rights, instead of the namespace's; and the ports of the host that
+are forwarded into it, ``8080:80 127.0.0.1:5353:53/udp``."""
 MANAGER = "io.container.manager"
 SPARES = 4
 """Network devices for podman's networks of a container with a user namespace, each a virtio device at the start."""
 LINGER_S = 10.0
-"""How long those who wait for a process may take to hear of its end."""
+"""Seconds that requests which wait for a process may take to report its end."""
 
 
 class Monitor:
     """A machine and its containers.  Made and run on the main thread.
 
-    :param plan: of the first container, after which the machine is made
+    :param plan: of the first container, which determines the machine
     """
 
     def __init__(self, plan: Plan, boot: Callable[..., Any] | None = None) -> None:
@@ -140,8 +139,8 @@ class Monitor:
         if not self._has_network:
             return None
         spec = self._plan.bundle.spec
-        # podman fills a namespace before it names it in config.json; one without a path when that has to belong to the
-        # container's user namespace, after create, and else never
+        # podman fills a namespace that config.json names before create.  It fills one without a path after create if
+        # that has to belong to the container's user namespace, and otherwise never.
         is_filled_late = annotations.get(MANAGER) != "libpod" or namespace(spec, "user") is not None
         late = is_filled_late and not (namespace(spec, "network") or {}).get("path")
         spares = SPARES if namespace(spec, "user") is not None else 1
@@ -152,7 +151,7 @@ class Monitor:
             self._sandbox.adopt_network()
 
     def _join(self, request: Json, fds: list[int]) -> None:
-        """Make one more container, of the request of a ``create`` and its descriptors: the face's, the streams, and the
+        """Make one more container, from the request of a ``create`` and its descriptors: the face, the streams, and the
         mounts."""
         first = 1 + int(request["streams"])
         placed = Placed.from_json(request["placed"], fds[first:])
@@ -184,7 +183,7 @@ class Monitor:
             sandbox = self._sandbox
             if self._ended.is_set() or sandbox is None:
                 stdio.close()
-                raise HostError("the virtual machine ends just now", code="oci-gone")
+                raise HostError("the virtual machine is ending", code="oci-gone")
             self._services[container_id] = service
         try:
             service.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()), shared=True)
@@ -219,7 +218,7 @@ class Monitor:
             try:
                 self._sandbox.stop()
             except VmmError:
-                pass  # its mounts are in our namespace, and go with us
+                pass  # its mounts are in this process's namespace, and end with it
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _on_event(self, event: SandboxEvent) -> None:
@@ -242,12 +241,12 @@ class Monitor:
             alone = all(each.has_ended for each in self._services.values() if each is not service)
         if alone:
             service.has_ended = True
-            self._ended.set()  # the machine's power goes
+            self._ended.set()  # wait() ends the machine
         else:
             service.kill()
 
     def _finish(self, service: ContainerService) -> None:
-        """A container has ended.  When it was the last, the machine ends; else it leaves it."""
+        """A container has ended: end the machine if it was the last one, else remove it from the machine."""
         with self._lock:
             if all(each.has_ended for each in self._services.values()):
                 self._ended.set()
@@ -265,7 +264,7 @@ class Monitor:
         service.release()
 
     def _move_home(self, groups: list[str]) -> None:
-        """Go to the control group of a container that is left: the one where we are will be removed."""
+        """Enter the control group of another container: the present one will be removed."""
         old = self._home
         for path in groups:
             group = Cgroup(path)

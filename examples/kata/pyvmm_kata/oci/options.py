@@ -15,11 +15,11 @@ FLAG, VALUE, NUMBER, LIST = "flag", "value", "number", "list"
 def parse(
     arguments: Sequence[str], options: Mapping[str, str], aliases: Mapping[str, str], command: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Options up to the first word that is none, or ``--``; and the rest.
+    """Options up to ``--`` or the first word that is not an option; and the rest.
 
-    :param options: name -> what it takes; where it is not given its value is False, empty, 0 or an empty list
-    :param aliases: further name -> name
-    :raises ConfigError: an option that is not known, or lacks its value
+    :param options: what each takes, by name; without it, its value is False, empty, 0 or an empty tuple
+    :param aliases: names of options by further names
+    :raises ConfigError: an option is not known, or has no value
     """
     blank: dict[str, Any] = {FLAG: False, VALUE: "", NUMBER: 0, LIST: ()}
     found: dict[str, Any] = {name: blank[kind] for name, kind in options.items()}

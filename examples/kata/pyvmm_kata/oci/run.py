@@ -33,8 +33,8 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 def run(context: Context, container_id: str, options: dict[str, Any], *, insist: bool = False) -> int:
     """Run a container of a bundle; the exit status: the container's, 0 with ``detach``.
 
-    :param insist: whoever asks twice for its end (SIGINT, SIGTERM) gets it: a first process that has no handler for a
-        signal is not ended by it
+    :param insist: a second SIGINT or SIGTERM kills it: signals do not end the first process of a pid namespace that has
+        no handler for them
     """
     foreground = not options["detach"]
     folder = context.folder(container_id)
@@ -54,7 +54,7 @@ def run(context: Context, container_id: str, options: dict[str, Any], *, insist:
 
 
 def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> int:
-    """Be there for the container as a shell's child would be."""
+    """Forward signals and the terminal's size to the container until it ends."""
     asked = 0
 
     def forward(number: int, _frame: Any) -> None:
@@ -78,7 +78,7 @@ def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> 
         try:
             control.call(folder, "resize", rows=rows, columns=columns)
         except VmmError:
-            pass  # it has ended, or will take the next
+            pass  # it has ended, or the next size reaches it
 
     if not state.read(folder)["process"].get("terminal"):
         start(folder)

@@ -1,6 +1,6 @@
-"""One container as the commands see it: its state on disk, its control socket, its face.
+"""Serves the commands for one container: its state on disk, its control socket, its face.
 
-The monitor of a machine has one of these for each container in it.
+The monitor of a machine has a :class:`ContainerService` for each container in it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 LAST_WORDS_S = 1.0
-"""How long a reader of the container's output may be busy when there is an error to tell."""
+"""Seconds to wait until an error can be written to the container's output."""
 
 
 class Plan(NamedTuple):
     """What ``create`` has decided.
 
-    :ivar folder: of the state, there already
+    :ivar folder: of the state; it exists
     :ivar cgroup: directory of the control group, empty for none
     :ivar face: the process whose pid is the container's
     :ivar console: the descriptor of its terminal, or -1
@@ -55,9 +55,9 @@ class Plan(NamedTuple):
 
 
 class ContainerService:
-    """What commands ask of one container, and what it tells of itself.
+    """Answers the requests for one container, and reports its events.
 
-    :param on_join: makes one more container in the same machine, of the request and its descriptors
+    :param on_join: makes one more container in the same machine, from the request and its descriptors
     :param on_start: is called before the container's first process runs
     :param on_lost: the face was killed, and the container is to follow
     """
@@ -89,7 +89,7 @@ class ContainerService:
     def create(self, sandbox: Sandbox, placed: Placed | None = None) -> None:
         """Make it in the machine, show its files on the host, and serve the commands.
 
-        :param placed: its files, None: those that this process sees where the bundle says
+        :param placed: its mounts; None: those of the bundle, as this process sees them
         :raises VmmError: it cannot be made
         """
         plan = self.plan
@@ -98,7 +98,7 @@ class ContainerService:
         try:
             plan.face.show(root, volumes, plan.console)
         except HostError as error:
-            # The guest can see to it that a mount point is not there. Tools of the host then find no files at all.
+            # The guest can remove a mount point.  Tools of the host then find no files at all.
             self.save(notShown=str(error))
         self._container = container
         threading.Thread(target=self._watch_face, name="face", daemon=True).start()
@@ -116,7 +116,7 @@ class ContainerService:
             self.lose(status.reason)
 
     def lose(self, reason: str) -> None:
-        """It has ended without a word: tell why, where its users look (``podman logs``)."""
+        """The machine has ended before its status was known: write why into its output (``podman logs``)."""
         self.has_ended = True
         self.save(reason=reason)
         words = f"pyvmm-oci: container {self.plan.container_id} was lost: {reason}\n"
@@ -124,10 +124,10 @@ class ContainerService:
             try:
                 os.write(self._voice, words.encode()[: select.PIPE_BUF])
             except OSError:
-                pass  # nobody reads it any more
+                pass  # its reader has ended
 
     def tell_oom(self) -> None:
-        """The guest's kernel has killed one of its processes for want of memory."""
+        """The guest's kernel has killed one of its processes because memory ran out."""
         self.save(oom=self._state.get("oom", 0) + 1)
         conmon.tell_oom(self.plan.bundle.path, self.plan.face.pid)
 
@@ -136,16 +136,16 @@ class ContainerService:
         _quietly(self._made.kill, signal.SIGKILL, everything=True)
 
     def remove(self) -> None:
-        """Take it out of the machine, which goes on."""
+        """Remove it from the machine, which continues to run."""
         if self._container is not None:
             _quietly(self._container.delete, force=True)
 
     def mark_stopped(self) -> None:
-        """Note that it has ended, and how."""
+        """Record that it has ended, and its status."""
         self.save(status="stopped", exitStatus=self.status)
 
     def release(self) -> None:
-        """All of it is gone: its face ends with its status."""
+        """Call it when nothing of it is left: its face ends with its status."""
         if self._voice >= 0:
             os.close(self._voice)
             self._voice = -1
@@ -159,7 +159,7 @@ class ContainerService:
             try:
                 state.write(self.plan.folder, self._state)
             except OSError:
-                pass  # somebody has removed the folder
+                pass  # the folder has been removed
 
     # -- its face ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class ContainerService:
             self._on_lost(self)
 
     def _on_signal(self, number: int) -> None:
-        # In a thread: the guest may take its time
+        # In a thread: the guest may be slow
         work = self._follow_console if number == signal.SIGWINCH else lambda: self._made.kill(number)
         threading.Thread(target=_quietly, args=(work,), name="signal", daemon=True).start()
 
@@ -240,7 +240,7 @@ class ContainerService:
         channel.send({})
 
     def _do_released(self, _request: Json, channel: control.Channel) -> None:
-        """Answered when nothing of it is left in the machine, which does not wait for that answer."""
+        """Answer when nothing of it is left in the machine, whose end does not wait for this request."""
         with self._lock:
             self.busy -= 1
         try:
@@ -281,14 +281,14 @@ class ContainerService:
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
 
     def _do_exec(self, request: Json, channel: control.Channel) -> None:
-        """Started -> an answer; ended -> one more.  While it runs, its terminal's size and signals can be sent; when
-        the connection ends, the process does."""
+        """Answer when the process is started, and again when it has ended.  While it runs, the caller can send signals
+        and its terminal's size; the process is killed when the connection is closed."""
         fds, channel.fds = channel.fds, []
         self._exec(request["process"], fds, channel)
 
     def _do_exec_command(self, request: Json, channel: control.Channel) -> None:
-        """The same for a command line of ``exec``, each word with a zero byte at its end, and perhaps a fourth
-        descriptor, the file with the process: what the program in C has (examples/kata/client)."""
+        """The same for the words of a command line of ``exec``, each followed by a zero byte, which the program in C
+        sends (examples/kata/client).  A fourth descriptor, if there is one, is the file with the process."""
         from pyvmm_kata.oci.exec_process import process_of
 
         words = os.fsdecode(channel.take(request["bytes"])).split("\0")[:-1]
@@ -303,7 +303,7 @@ class ContainerService:
         self._exec(process, fds, channel)
 
     def _exec(self, process: Json, fds: list[int], channel: control.Channel) -> None:
-        """Run it with these descriptors, which become the process's, and answer."""
+        """Run it with these descriptors, whose ownership passes to the process, and answer."""
         with self._lock:
             self._execs += 1
             exec_id = f"exec-{self._execs}"
@@ -338,7 +338,7 @@ def _follow_exec(process: Process, channel: control.Channel) -> None:
 
 
 def _quietly(work: Callable[..., None], *arguments: Any, **options: Any) -> None:
-    """Where nobody could be told of an error."""
+    """Call *work* where an error could not be reported to anybody."""
     try:
         work(*arguments, **options)
     except (VmmError, OSError, TypeError, ValueError):
@@ -346,6 +346,6 @@ def _quietly(work: Callable[..., None], *arguments: Any, **options: Any) -> None
 
 
 def _last_stream(stdio: Stdio) -> int:
-    """A descriptor of our own of where its errors go, -1: there is none."""
+    """A duplicate of the descriptor of its stderr, or else stdout; -1 if there is none."""
     ends = [end for end in (stdio.stderr, stdio.stdout) if isinstance(end, int)]
     return os.dup(ends[0]) if ends else -1

@@ -1,6 +1,6 @@
-"""Containers that share a machine: one that is to enter namespaces of another's runs in that one's machine.
+"""Containers that share a machine: a container that enters namespaces of another one runs in the other's machine.
 
-That is how a pod of podman's and ``--network container:X`` arrive (see :mod:`pyvmm_kata.host.namespaces`).
+podman's pods and ``--network container:X`` are such containers (see :mod:`pyvmm_kata.host.namespaces`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Machine(NamedTuple):
     """Where a container is to run.
 
-    :ivar holder: the folder of a container whose machine it is; empty: it gets a machine of its own
+    :ivar holder: the folder of a container in that machine; empty: it gets a machine of its own
     :ivar members: the containers of that machine
     """
 
@@ -40,7 +40,7 @@ def _paths(spec: Json) -> dict[str, str]:
 
 
 def machine_for(context: Context, spec: Json) -> Machine:
-    """The machine that has the namespaces which *spec* names.
+    """The machine whose containers have the namespaces that *spec* names.
 
     :raises ConfigError: they belong to containers of several machines
     """

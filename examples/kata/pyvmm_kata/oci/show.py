@@ -1,6 +1,6 @@
 """``pyvmm-oci state ID`` prints the state of a container as JSON, ``pyvmm-oci list`` the containers below ``--root``.
 
-``pyvmm-oci ps ID`` prints the processes of a container, by the numbers that they have in its virtual machine.
+``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETFCAP",
     "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 )  # fmt: skip
-"""What podman gives a container unless told otherwise."""
+"""podman's default for containers."""
 
 
 def main(_context: Context, arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """``pyvmm-oci update ID``: changes limits of a running container, in its virtual machine.
 
-A limit cannot make the machine itself larger: memory above what it was made with is not there.
+A limit does not enlarge the machine: it keeps the memory with which it was made.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A pod in its machine: the machine, the agent in it, containers and their processes."""
+"""A pod and its machine: the machine, the agent in it, containers and their processes."""

@@ -1,8 +1,8 @@
 """The agent in the guest, as typed calls.
 
-Everything that it answers is the guest's word: it is checked against what was asked before anybody uses it.  Calls have
-a deadline, and the error says which call was not answered.  Calls that wait for something to happen in the guest have
-none; :meth:`AgentClient.check` tells whether somebody is still there.
+The guest controls every answer, so each is checked against the request before it is used.  Calls have a deadline, and
+the error says which call was not answered.  Calls that wait for an event in the guest have none;
+:meth:`AgentClient.check` tells whether the agent still runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_PIDS = 1 << 16
 LISTING_S = 3.0
 MAX_LISTING = 1 << 20
 _AROUND = 1024
-"""Bytes of an answer beside the data that was asked for."""
+"""Bytes of an answer that are not the requested data."""
 SERVING = 1
 
 
@@ -45,12 +45,12 @@ class Storage(NamedTuple):
 
 
 class AgentClient:
-    """A connection to the agent of one sandbox.  Any call from any thread; any of them raises:
+    """A connection to the agent of one sandbox.  Its methods can be called from any thread, and each of them raises:
 
     :raises AgentTimeout: no answer in time
     :raises AgentGone: the connection is closed
     :raises AgentError: the agent refuses
-    :raises GuestError: the answer makes no sense
+    :raises GuestError: the answer is invalid
     """
 
     def __init__(self, sock: socket.socket, sandbox: str) -> None:
@@ -60,7 +60,7 @@ class AgentClient:
         self._client = ttrpc.Client(sock, f"the agent of sandbox {sandbox}")
 
     def close(self, reason: str = "") -> None:
-        """End the connection: whoever waits gets AgentGone, with *reason*, in words."""
+        """End the connection: calls that wait raise AgentGone with *reason* as its message."""
         self._reason = self._reason or reason
         self._told.set()
         self._client.close()
@@ -78,7 +78,7 @@ class AgentClient:
         except ttrpc.CallTimeout as error:
             raise AgentTimeout(error.message, hint="the guest hangs; delete --force ends it") from error
         except ttrpc.ConnectionLost as error:
-            self._told.wait(REASON_S)  # whoever sees the machine end knows more
+            self._told.wait(REASON_S)  # the thread that waits for the machine's end knows the reason
             raise AgentGone(self._reason or error.message) from error
         except ttrpc.RpcError as error:
             raise AgentError(f"{method}: {error.message}", status=error.code) from error
@@ -89,7 +89,7 @@ class AgentClient:
     # -- the sandbox -------------------------------------------------------------------------------------------------
 
     def check(self, timeout: float = CALL_S) -> None:
-        """Is it there?
+        """Ask whether it serves.
 
         :raises GuestError: it says that it does not serve
         """
@@ -98,7 +98,7 @@ class AgentClient:
             raise GuestError(f"the agent of sandbox {self._sandbox} says that it does not serve", code="agent-health")
 
     def create_sandbox(self, sandbox_id: str, hostname: str, storages: Sequence[Storage], *, shared_pids: bool) -> None:
-        """The first call: mounts what all containers use."""
+        """The first call: the agent mounts what all containers use."""
         self._do(
             "CreateSandbox",
             CREATE_S,
@@ -109,7 +109,7 @@ class AgentClient:
         )
 
     def destroy_sandbox(self, timeout: float = CALL_S) -> None:
-        """The last call: unmounts, writes everything back, and powers off."""
+        """The last call: the agent unmounts file systems, which writes back what is dirty, and powers off."""
         self._do("DestroySandbox", timeout)
 
     def set_time(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ class AgentClient:
         self._do("SetGuestDateTime", Sec=int(seconds), Usec=int(seconds % 1 * 1e6))
 
     def get_oom_event(self) -> str:
-        """Wait until the guest's kernel has killed something for want of memory; the container's id."""
+        """Wait until the guest's kernel has killed a process because memory ran out; the container's id."""
         answer = self._call("GetOOMEvent", protobuf.message("grpc.GetOOMEventRequest")(), None)
         return str(answer.container_id)
 
@@ -141,7 +141,7 @@ class AgentClient:
         self._do("StartContainer", CREATE_S, container_id=container_id)
 
     def remove_container(self, container_id: str, timeout: int) -> None:
-        """Kill what runs in it, and forget it.
+        """Kill its processes and remove it.
 
         :param timeout: seconds that the agent may take
         """
@@ -190,7 +190,7 @@ class AgentClient:
         self._do("SignalProcess", container_id=container_id, exec_id=exec_id, signal=signal)
 
     def wait_process(self, container_id: str, exec_id: str) -> int:
-        """Wait for its end; 0 to 255, 128 + N for signal N."""
+        """Wait for its end; its status, 0 to 255, 128 + N for signal N."""
         request = protobuf.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
         status = self._call("WaitProcess", request, None).status
         if not 0 <= status <= 255:
@@ -198,7 +198,7 @@ class AgentClient:
         return int(status)
 
     def list_pids(self, container_id: str) -> list[int]:
-        """The guest's numbers of the processes of a container."""
+        """The pids of a container's processes, in the guest's namespace."""
         request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="json")
         text = self._call("ListProcesses", request, room=MAX_LISTING + _AROUND).process_list
         try:
@@ -211,7 +211,7 @@ class AgentClient:
 
     def list_files(self, container_id: str) -> bytes:
         """What /proc in the guest says of the processes of a container, in the form of agent/container.h, which
-        :mod:`pyvmm_kata.host.procfs` reads.  Soon: somebody on the host waits for it."""
+        :mod:`pyvmm_kata.host.procfs` reads.  Its deadline is short, since a process of the host waits in read(2)."""
         request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
         listing = self._call("ListProcesses", request, LISTING_S, room=MAX_LISTING + _AROUND).process_list
         if len(listing) > MAX_LISTING:
@@ -219,7 +219,7 @@ class AgentClient:
         return bytes(listing)
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
-        """Give it input; how many bytes were taken, at least one.  Waits until there is room."""
+        """Write to its stdin, and wait while there is no room; how many bytes were taken, at least one."""
         request = protobuf.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
         taken = self._call("WriteStdin", request, None).len
         if not 0 < taken <= len(data):
@@ -242,11 +242,11 @@ class AgentClient:
         return bytes(data)
 
     def close_stdin(self, container_id: str, exec_id: str) -> None:
-        """No more input."""
+        """Close its stdin."""
         self._do("CloseStdin", container_id=container_id, exec_id=exec_id)
 
     def tty_win_resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
-        """The size of its terminal, in characters."""
+        """Set the size of its terminal, in characters."""
         self._do("TtyWinResize", container_id=container_id, exec_id=exec_id, row=rows, column=columns)
 
     # -- network -----------------------------------------------------------------------------------------------------

@@ -55,9 +55,9 @@ class Bundle:
 
 
 def read_json(path: str) -> Json:
-    """The JSON object in a file of the user's.
+    """The JSON object in a user's file.
 
-    :raises ConfigError: there is no such file, or something else in it
+    :raises ConfigError: there is no such file, or it contains something else
     """
     try:
         with open(path, "rb") as file:

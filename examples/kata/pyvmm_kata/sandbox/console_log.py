@@ -1,4 +1,4 @@
-"""What a guest prints on its console, in files of bounded size: they are on a tmpfs, and guests print a lot."""
+"""Writes what a guest prints on its console into files of bounded size, since they are on a tmpfs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "console.log"
 class ConsoleLog:
     """The files, and the thread that writes them.
 
-    :param folder: a descriptor of their directory, which stays the caller's
+    :param folder: a descriptor of their directory; the caller still owns it
     """
 
     def __init__(self, folder: int) -> None:
@@ -25,7 +25,7 @@ class ConsoleLog:
         self._thread.start()
 
     def fileno(self) -> int:
-        """Where the machine writes."""
+        """The descriptor that the machine writes to."""
         return self._writer
 
     def _copy(self, reader: int) -> None:
@@ -35,7 +35,7 @@ class ConsoleLog:
                 try:
                     os.write(file, data)
                 except OSError:
-                    continue  # the tmpfs is full: what the guest says is lost, and it goes on
+                    continue  # the tmpfs is full: this piece is lost
                 size += len(data)
                 if size >= LIMIT:
                     os.rename(NAME, f"{NAME}.1", src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -50,7 +50,7 @@ class ConsoleLog:
         return os.open(NAME, flags, 0o600, dir_fd=self._folder)
 
     def close(self) -> None:
-        """The machine has ended: all that it wrote is in the files now."""
+        """Call it when the machine has ended: write the rest to the files, and close them."""
         os.close(self._writer)
         self._thread.join(_END_S)
         os.close(self._folder)

@@ -22,7 +22,8 @@ REMOVE_S = 30
 
 
 class Container:
-    """One container.  Made by :meth:`pyvmm_kata.sandbox.sandbox.Sandbox.create_container`; any call from any thread.
+    """One container, made by :meth:`pyvmm_kata.sandbox.sandbox.Sandbox.create_container`.  Its methods can be called
+    from any thread.
 
     :ivar id: its id
     :ivar bundle: what it was made of
@@ -89,7 +90,7 @@ class Container:
         """Run one more process.
 
         :param process: the ``process`` of a config.json
-        :raises ConfigError: the container does not run, *process* makes no sense, or the id is in use
+        :raises ConfigError: the container does not run, *process* is invalid, or the id is in use
         :raises AgentError: the program cannot be run
         """
         with self._lock:
@@ -112,7 +113,7 @@ class Container:
             return made
 
     def forget(self, exec_id: str) -> None:
-        """Let the id of an exec that has ended be used again."""
+        """Release the id of an exec that has ended."""
         with self._lock:
             found = self._execs.get(exec_id)
             if found is not None and found.exit_status is not None:
@@ -137,8 +138,8 @@ class Container:
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits.
 
-        :param resources: ``linux.resources`` of a config.json; what it does not name stays
-        :raises ConfigError: *resources* makes no sense
+        :param resources: ``linux.resources`` of a config.json; what it does not name does not change
+        :raises ConfigError: *resources* is invalid
         """
         check_resources(resources, "update")
         self._agent.update_container(self.id, resources_text(resources))
@@ -151,24 +152,24 @@ class Container:
             self._state = PAUSED
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Thaw all its processes."""
         with self._lock:
             self._expect("resume", PAUSED)
             self._agent.resume_container(self.id)
             self._state = RUNNING
 
     def pids(self) -> list[int]:
-        """The numbers of its processes, as the guest says."""
+        """The pids of its processes, as the guest reports them."""
         return self._agent.list_pids(self.id)
 
     def process_files(self) -> bytes:
-        """What :meth:`pyvmm_kata.sandbox.agent.AgentClient.list_files` says."""
+        """See :meth:`pyvmm_kata.sandbox.agent.AgentClient.list_files`."""
         return self._agent.list_files(self.id)
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it from the guest, and what was mounted for it.
 
-        :param force: kill what runs, and go on when the guest does not answer
+        :param force: kill its processes, and continue when the guest does not answer
         :raises ConfigError: it runs, and *force* is not given
         """
         with self._lock:

@@ -1,7 +1,7 @@
 """Root file systems on disks: an image file or a block device that the guest mounts, and the host never does.
 
-What is on a disk may have been written by a guest, byte by byte, to harm whatever kernel mounts it.  Here a few bytes
-of it are looked at, to tell the guest which file system it is and the user what is wrong with it.
+A guest may have written a disk byte by byte, to attack the kernel that mounts it.  Only a few bytes of it are read
+here, to tell the guest which file system it is, and the user what is wrong with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GUEST_ROOTS = "/run/kata-containers"
-"""Where the guest mounts what is the root of a container (as Kata does)."""
+"""Where the guest mounts the roots of containers (as with Kata)."""
 
 SERIAL = "root"
 """Of the disk of a machine that has one from its start."""
@@ -39,8 +39,8 @@ class RootDisk(NamedTuple):
 
     :ivar path: the image file or block device, absolute
     :ivar fstype: one of :data:`FSTYPES`
-    :ivar read_only: nothing is written to it: what the container changes is kept in the guest's memory, and lost
-    :ivar options: with which the guest mounts it
+    :ivar read_only: it is not written: what the container changes is in the guest's memory, and lost with it
+    :ivar options: mount options for the guest
     """
 
     path: str
@@ -90,10 +90,10 @@ def open_disk(path: str, *, read_only: bool = False, options: Sequence[str] = ()
 
 
 def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, list[Storage]]:
-    """Where in the guest the root is, and what the agent mounts for it.
+    """The root's path in the guest, and what the agent mounts for it.
 
-    A disk that is not written to lies under a layer in the guest's memory, so that there can be mount points for
-    volumes on it, and whatever else the container writes.
+    A read-only disk is the lower layer of an overlay whose upper layer is in the guest's memory, so that mount points
+    for volumes can be made in it, and the container can write.
 
     :param serial: the disk's serial number in this machine
     """
@@ -113,13 +113,13 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
 
 
 def path_of(serial: str) -> str:
-    """What a disk is called in errors of the agent's."""
+    """The name of a disk in the agent's errors."""
     return f"disk {serial}"
 
 
 def _read_head(path: str) -> bytes:
     try:
-        # Not to wait for the other end of a FIFO
+        # Without O_NONBLOCK, opening a FIFO waits for a writer
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if not is_disk(f"/proc/self/fd/{fd}"):

@@ -1,7 +1,7 @@
-"""config.json as the guest's crun gets it: as text, beside the message of Kata's, so that no field is lost on the way.
+"""config.json for the guest's crun: as text, beside Kata's message, so that no field is dropped.
 
-What only the guest knows is filled in by its agent (``agent/oci.h``), in place of strings that carry a mark of this
-one request.
+The agent fills in what only the guest knows (``agent/oci.h``): it replaces strings that begin with a mark, which is a
+random one for each request.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class GuestConfig(NamedTuple):
-    """What the agent is told of a container.
+    """What the agent is told about a container.
 
     :ivar text: the config.json
-    :ivar mark: begins what is to be filled in
-    :ivar message: a ``grpc.Spec`` with what the agent does itself
+    :ivar mark: the beginning of strings that the agent replaces
+    :ivar message: a ``grpc.Spec`` with what the agent sets up itself, without crun
     """
 
     text: str
@@ -57,7 +57,7 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
 
 
 def terminal_of(process: Json) -> Any:
-    """What the agent does itself of a process: a ``grpc.Process`` with its terminal."""
+    """What the agent sets up itself of a process: a ``grpc.Process`` with its terminal."""
     message = protobuf.message("grpc.Process")(Terminal=bool(process.get("terminal")))
     if size := process.get("consoleSize"):
         # A terminal has 16 bits for each (ioctl_tty(2))
@@ -73,7 +73,7 @@ def process_text(process: Json) -> str:
 def resources_text(resources: Json) -> str:
     """Changed limits for the guest.
 
-    :raises ConfigError: it cannot keep them
+    :raises ConfigError: a guest cannot enforce them
     """
     check_disk_limits(resources, source="update")
     return json.dumps(resources)

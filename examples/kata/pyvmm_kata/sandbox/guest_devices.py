@@ -18,7 +18,7 @@ _PRIVILEGES = {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD"}
 
 
 def device_in_guest(status: os.stat_result, source: str, index: int) -> str:
-    """The guest's, of a device of the host's that is to be bound."""
+    """The guest's device for one of the host's that is to be bound."""
     number = os.major(status.st_rdev), os.minor(status.st_rdev)
     if stat.S_ISCHR(status.st_mode) and number in DEVICES:
         return DEVICES[number]
@@ -50,7 +50,7 @@ def _is_in_guest(device: Json) -> bool:
 
 
 def is_privileged(spec: Json) -> bool:
-    """Whether the container may do whatever the guest's root may: engines give such a one all devices of the host."""
+    """Whether the container may do what the guest's root may: engines give such a container all devices of the host."""
     rules = spec.get("linux", {}).get("resources", {}).get("devices", ())
     return _has_rights(spec) and any(_allows_all(rule) for rule in rules)
 
@@ -60,8 +60,8 @@ def _has_rights(spec: Json) -> bool:
 
 
 def has_all_rights(spec: Json) -> bool:
-    """As ``--privileged`` is said by an engine that runs in a user namespace: there are no rules about devices there,
-    and each device of the host is a bind mount, since none can be made."""
+    """Whether it is what an engine in a user namespace makes of ``--privileged``: without rules for devices, and with a
+    bind mount for each device of the host, since mknod(2) fails there."""
     return _has_rights(spec) and not spec.get("linux", {}).get("maskedPaths")
 
 
@@ -75,5 +75,5 @@ def _allows_all(rule: Json) -> bool:
 
 
 def device_rule(rule: Json) -> Json:
-    """A rule with what it leaves out: in the message a number that is not there would be 0, and -1 is any."""
+    """A rule with its omitted numbers: -1 is any, and in the message an omitted number would be 0."""
     return rule if rule.get("type", "a") in ("", "a") else {"major": -1, "minor": -1, **rule}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.guest_share import Share
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
-# linux/magic.h, of file systems that a kernel makes up: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs,
+# linux/magic.h, of file systems that the kernel generates: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs,
 # securityfs, bpf, configfs, pstore, efivarfs, binfmt_misc, selinuxfs
 _KERNEL_FILE_SYSTEMS = {
     0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x62656570,
@@ -57,7 +57,7 @@ def place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shar
                 f"it can mount {', '.join(_IN_GUEST)}, and bind what the host has",
             )
         if kind == "sysfs" and namespaces.has(bundle.spec, "user"):
-            # It shows the network, which is the machine's: in a user namespace it can be bound, and not be mounted
+            # The network namespace that it shows belongs to the machine: a user namespace can bind it, not mount it
             return {**mount, "type": "bind", "source": "/sys", "options": ["rbind", *options]}
         return mount
     if not _LEADING.isdisjoint(options):
@@ -106,8 +106,8 @@ def is_device_of_host(mount: Json) -> bool:
 
 
 def shm_storages(bundle: Bundle) -> list[Storage]:
-    """The guest's own memory for each directory of the host that is to be ``/dev/shm``: through a share nobody could
-    map it together.  Containers of a pod that name the same directory have the same."""
+    """A tmpfs of the guest's for each directory of the host that is to be ``/dev/shm``: processes could not share a
+    mapping of a virtio-fs file.  Containers of a pod that name the same directory have the same tmpfs."""
     made = []
     for index, mount in enumerate(bundle.spec.get("mounts", ())):
         if is_bind(mount) and _destination(mount) == SHM:
@@ -123,7 +123,7 @@ def _shm_place(status: os.stat_result) -> str:
 
 
 def socket_storages(shared: SharedDirectory, container_id: str) -> list[Storage]:
-    """What has the guest listen in the place of the sockets that a container was given."""
+    """Storages by which the agent listens in the guest for each socket of the host that a container was given."""
     return [
         Storage(
             "unix-socket",
@@ -137,9 +137,9 @@ def socket_storages(shared: SharedDirectory, container_id: str) -> list[Storage]
 
 
 def _check_socket(source: str, index: int) -> None:
-    """What kind of socket it is does not show by its file, but it takes connections of its own kind alone.
+    """Refuse sockets of datagrams or packets.  The file does not tell the type, but connect(2) fails for any other one.
 
-    One of streams is not asked, so its server hears nothing.
+    SOCK_STREAM is not tried, so the server of such a socket sees no connection.
     """
     import socket
 
@@ -152,7 +152,7 @@ def _check_socket(source: str, index: int) -> None:
 
 
 def _connects(source: str, kind: int) -> bool:
-    """Whether a unix socket of that kind can be connected to the file; not so when nobody listens there, as may be."""
+    """Whether a unix socket of that type can be connected to the file; False as well when nobody listens there."""
     import socket
 
     at = os.open(source, os.O_PATH | os.O_CLOEXEC)
@@ -198,7 +198,7 @@ def _status(path: str, index: int, field: str) -> os.stat_result:
 
 
 def _is_kernel_file(source: str, status: os.stat_result) -> bool:
-    """Whether the host's kernel makes it up: that is what the wall is there for, and the guest has its own."""
+    """Whether the host's kernel generates it: no guest may see that, and it has its own kernel's files."""
     if file_system(source) in _KERNEL_FILE_SYSTEMS:
         return True
     # devtmpfs calls itself a tmpfs
@@ -206,7 +206,7 @@ def _is_kernel_file(source: str, status: os.stat_result) -> bool:
 
 
 def _in_guest(source: str, index: int) -> str:
-    """Where the guest has the same of its own kernel's."""
+    """The path of the same file of the guest's kernel."""
     real = os.path.realpath(source)
     if real in _KERNEL_FOLDERS or real.startswith(tuple(folder + "/" for folder in _KERNEL_FOLDERS)):
         return real

@@ -1,4 +1,4 @@
-"""Kernel parameters, host name and limits of config.json: which are the machine's, and which no guest can keep."""
+"""Kernel parameters, host name and limits of config.json: those of the machine, and those that no guest can enforce."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sysctls_of(spec: Json) -> dict[str, str]:
 
 
 def _mapped_range(text: str, mappings: Sequence[Json]) -> str:
-    """``FIRST LAST`` of a user namespace, in ids of the guest: as it is when no mapping has all of it."""
+    """``FIRST LAST`` of a user namespace, in ids of the guest; unchanged when no mapping contains the whole range."""
     words = text.split()
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         return text
@@ -73,7 +73,7 @@ def check_limits(linux: Json) -> None:
 
 
 def check_disk_limits(resources: Json, prefix: str = "", source: str = "config.json") -> None:
-    """Whether there are none: they are by numbers of the host's devices, which a guest does not have.
+    """Refuse limits of block devices: they name devices of the host by number, which a guest does not have.
 
     :param prefix: of the fields' names
     :raises ConfigError: there are

@@ -1,4 +1,4 @@
-"""What binds files of the host for the guest, and what only notes them."""
+"""What binds files of the host for the guest, and what only records them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Bind(NamedTuple):
 
 
 class Recorder:
-    """A share that notes what is to be bound, for a process that sees other mounts."""
+    """A share that records what is to be bound, for a process in another mount namespace."""
 
     def __init__(self) -> None:
         self.binds: list[Bind] = []

@@ -1,4 +1,4 @@
-"""From a bundle to what the guest is told: which files it sees where, and what of config.json is the host's affair.
+"""Makes the guest's config.json of a bundle's: where it sees which files, and without what concerns the host.
 
 Each part of config.json has a module of its own: mounts, devices, sysctls, limits.
 """
@@ -28,7 +28,7 @@ LABELS = ("apparmorProfile", "selinuxLabel")
 
 
 def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
-    """Whether the guest can have all that a bundle names, before there is anything of it.
+    """Check that the guest can have all that a bundle names, before anything is made.
 
     :param members: the containers of its machine
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
@@ -73,8 +73,7 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
 
 
 def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
-    """How the container's face shows its files on the host: the root, None for one that only the guest has, and what is
-    mounted in it.
+    """What the container's face shows on the host: its root, None where only the guest has it, and the mounts in it.
 
     :param spec: as :func:`place` has made it
     """
@@ -90,7 +89,7 @@ def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown
             or (above := _mount_above(mounts, destination)) is None
             or above.source
         ):
-            # Whoever prints processes (podman top) wants to have a look at the terminals, too
+            # podman top reads the terminals' names, too
             mounts.append(Shown(destination, processes=kind == "proc"))
     root = shared.source_of(spec["root"]["path"])
     return (Shown("/", root, bool(spec["root"].get("readonly"))) if root else None), mounts

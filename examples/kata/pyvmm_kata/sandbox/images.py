@@ -1,6 +1,6 @@
-"""Images: whatever a user names, unpacked into a root file system and what its maker wants run in it.
+"""Images: what a user names, unpacked into a root file system and the process that the image asks for.
 
-skopeo turns archives and what registries have into an OCI layout; umoci unpacks a layout into a bundle.
+skopeo copies archives and images of registries into an OCI layout; umoci unpacks a layout into a bundle.
 """
 
 from __future__ import annotations

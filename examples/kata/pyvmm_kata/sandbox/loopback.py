@@ -1,16 +1,17 @@
-"""What the host dials at a loopback address of the pod's network namespace, brought to the guest's servers.
+"""Forwards connections to loopback addresses of the pod's network namespace to the guest's servers.
 
-kubelet's port-forward (containerd) dials 127.0.0.1 or ::1 in that namespace, where a container of runc's would listen.
-Two sockets listen there, one for each family, and get every connection to such an address, whatever its port is
-(:mod:`pyvmm_kata.host.steering`).  The guest's agent dials the same port in the guest.
+kubelet's port-forward (containerd) connects to 127.0.0.1 or ::1 in that namespace, where a container of runc's would
+listen.  Two sockets listen there, one for each family, and get every connection to such an address, whatever its port
+is (:mod:`pyvmm_kata.host.steering`).  The guest's agent connects to the same port in the guest.
 
-A client is to be refused as it would be by the guest, before its handshake: so a connection is asked for first.  Until
-there is an answer its SYN goes to a third and a fourth socket, whose filter takes nothing, and the kernel drops it.  A
-raw socket shows it to us; with the answer it is sent again, to who listens, or a RST.
+A client of a port without a listener has to be refused before its handshake ends, as the guest would do, so the guest
+is asked first.  Meanwhile the client's SYN goes to a third or fourth socket, whose filter accepts nothing, and the
+kernel drops it.  A raw socket receives a copy of it.  After the answer, the SYN is sent again, to the listening socket,
+or a RST is sent to the client.
 
-Nothing of this is the guest's to use: its frames to such an address go from its tap device to the pod's interface
-(*mirred*) before the namespace's stack sees them, which takes such addresses from ``lo`` alone.  The program belongs to
-a descriptor of ours, and goes with it.
+The guest cannot use this: its frames to such an address go from its tap device to the pod's interface (*mirred*) before
+the namespace's stack sees them, which takes such addresses from ``lo`` alone.  The BPF program is attached by a
+descriptor of this process, and detached when that is closed.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.knocking import Knock
 
 MAX_CONNECTIONS = 256
-"""At a time; others get their handshake, wait, and see a reset where nobody listens."""
+"""At a time; further ones complete their handshake, wait, and are reset if nobody listens."""
 _REMEMBERED = 64
-"""Clients whose SYN, sent again, is known."""
+"""How many clients are remembered, to tell a repeated SYN from a new one."""
 ANSWER_S = 40.0
-"""How long the guest may take to say whether somebody listens there: longer than its agent gives itself."""
+"""How long the guest may take to answer whether somebody listens there: longer than its agent waits for that."""
 HANDSHAKE_S = 10.0
 """How long a client may take from the answer to its connection."""
 FULL_MS = 100
-"""How often it is looked, with all places taken, whether one is free."""
+"""Milliseconds between looks for a free place, while all are taken."""
 _PIECE = 65536
 _BACKLOG = 128
 _FAMILIES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class Loopback:
-    """Listens, and carries bytes on threads of its own: two for each connection.
+    """Listens, and copies bytes on threads of its own, two for each connection.
 
     Made in the pod's network namespace.
 
-    :param dial: a connection to the agent's port for this
-    :raises OSError: the kernel has no such programs, or this process may not load one
+    :param dial: makes a connection to the agent's port for this
+    :raises OSError: the kernel has no BPF programs of type sk_lookup, or this process may not load one
     """
 
     def __init__(self, dial: Callable[[], socket.socket]) -> None:
@@ -76,13 +77,13 @@ class Loopback:
             raise
 
     def _listen(self, index: int) -> socket.socket | None:
-        """Make the sockets of a family; the one that hears nothing."""
+        """Make the sockets of a family; returns the one whose filter accepts nothing."""
         family, address = _FAMILIES[index]
         try:
             listener = _listener(family, address, _BACKLOG)
         except OSError:
             if family == socket.AF_INET6:
-                return None  # a kernel without, or switched off in this namespace
+                return None  # the kernel has no IPv6, or it is disabled in this namespace
             raise
         self._listeners[index] = listener
         deaf = _listener(family, address, 1)
@@ -92,11 +93,11 @@ class Loopback:
         return deaf
 
     def start(self) -> None:
-        """Serve who dials, from now on."""
+        """Start to serve connections."""
         threading.Thread(target=self._watch, name="loopback", daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the namespace, and end what is open.  Harmless when done twice."""
+        """Detach from the namespace, and end open connections.  A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -104,7 +105,7 @@ class Loopback:
             if self._steering is not None:
                 self._steering.close()
             for each in (*self._listeners.values(), *self._raw.values(), *self._open):
-                _shut(each, socket.SHUT_RDWR)  # whoever waits for it wakes up
+                _shut(each, socket.SHUT_RDWR)  # wakes the threads that wait for it
             for each in (*self._deaf, *self._waiting):
                 each.close()
             for knock in self._knocks.values():
@@ -133,10 +134,10 @@ class Loopback:
                     self._welcome(client)
         self._release()
 
-    # -- who knocks --------------------------------------------------------------------------------------------------
+    # -- connections that are asked for ------------------------------------------------------------------------------
 
     def _take(self, knock: Knock) -> None:
-        """Ask for it, unless it is asked for: a client that gets no answer knocks again."""
+        """Ask the guest, unless it is being asked: a client without an answer repeats its SYN."""
         with self._lock:
             if knock.key in self._knocks or any(knock.is_of(other) for other in self._recent) or self._closed:
                 return
@@ -148,7 +149,7 @@ class Loopback:
             try:
                 threading.Thread(target=self._ask, args=(knock,), name="knock", daemon=True).start()
                 return
-            except RuntimeError:  # there is no room for a thread
+            except RuntimeError:  # no thread can be made
                 self._forget(knock)
                 self._leave()
         self._let(knock)
@@ -157,7 +158,7 @@ class Loopback:
         try:
             server = self._connect(knock.address, knock.server)
         except OSError:
-            server = None  # the guest is gone, or lies
+            server = None  # the guest has ended, or its answer is invalid
         if server is None:
             self._forget(knock)
             self._refuse(knock)
@@ -191,14 +192,14 @@ class Loopback:
                     pass  # it knocks again, in vain
 
     def _forget(self, knock: Knock) -> None:
-        """It is asked for, or let, no more."""
+        """Remove what was noted for it."""
         with self._lock:
             self._knocks.pop(knock.key, None)
             if not self._closed and self._steering is not None:
                 self._steering.forget(knock.index, knock.client, knock.server)
 
     def _answer_of(self, client: socket.socket) -> socket.socket | None:
-        """The connection to the guest that was asked for, with its place; None: none was."""
+        """The connection to the guest that was asked for, with its place; None if there is none."""
         index = 0 if client.family == socket.AF_INET else 1
         address, port = client.getpeername()[:2]
         server: int = client.getsockname()[1]
@@ -212,10 +213,10 @@ class Loopback:
             knock.taken.set()
             return answer
 
-    # -- who has connected -------------------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------------------------
 
     def _welcome(self, client: socket.socket) -> bool:
-        """Serve it, or have it wait for a place; False: it is gone again."""
+        """Serve it, or let it wait for a place; False: it has been closed already."""
         try:
             server = self._answer_of(client)
         except OSError:
@@ -231,7 +232,7 @@ class Loopback:
                     return True
         try:
             threading.Thread(target=self._serve, args=(client, server), name="loopback", daemon=True).start()
-        except RuntimeError:  # there is no room for a thread
+        except RuntimeError:  # no thread can be made
             _reset(client)
             client.close()
             if server is not None:
@@ -240,7 +241,7 @@ class Loopback:
         return True
 
     def _leave(self) -> None:
-        """A place is free: for who waits."""
+        """Release a place, and give it to a connection that waits."""
         self._places.release()
         while True:
             with self._lock:
@@ -261,7 +262,7 @@ class Loopback:
                 _pump(client, server)
                 back.join()
         except (OSError, RuntimeError):
-            _reset(client)  # the guest is gone, or there is no room for a thread
+            _reset(client)  # the guest has ended, or no thread can be made
         finally:
             with self._lock:
                 self._open -= {client, server}
@@ -277,7 +278,7 @@ class Loopback:
             return not self._closed
 
     def _connect(self, address: str, port: int) -> socket.socket | None:
-        """The same port of the guest's; None: nobody listens there."""
+        """A connection to the same port in the guest; None: nobody listens there."""
         v4 = bytes(4) if ":" in address else socket.inet_aton(address)
         server = self._dial()
         try:
@@ -316,14 +317,14 @@ def _listener(family: int, address: str, backlog: int) -> socket.socket:
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Bytes from one to the other until the first has no more; then the second is told so."""
+    """Copy until the end of *source*, and then shut *target* down for writing."""
     piece = bytearray(_PIECE)
     view = memoryview(piece)
     try:
         while got := source.recv_into(piece):
             target.sendall(view[:got])
     except OSError:
-        # The one or the other is gone: nothing is left to be said either way
+        # One of the two is closed: end both directions
         _shut(source, socket.SHUT_RDWR)
         _shut(target, socket.SHUT_RDWR)
     else:
@@ -338,7 +339,7 @@ def _shut(sock: socket.socket, how: int) -> None:
 
 
 def _reset(client: socket.socket) -> None:
-    """Have its end be seen as an error: as close to a refusal as it comes."""
+    """Have close(2) send a RST, which is as close to a refusal as possible after the handshake."""
     try:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError:

@@ -1,7 +1,7 @@
-"""What a container is given of the host, carried from a process that sees its files to the one that holds the machine.
+"""A container's mounts, sent from the process that sees the host's files to the one that holds the machine.
 
-The mount namespaces of the two may differ: what podman mounts for the second container of a pod is not seen by the
-monitor that the first one's ``create`` has left. So the mounts go over as descriptors (open_tree(2)).
+The mount namespaces of the two may differ: the monitor that the ``create`` of a pod's first container left does not see
+what podman mounts for the second. So the mounts are sent as descriptors (open_tree(2)).
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ class Placed:
 
     @classmethod
     def from_json(cls, value: Json, trees: Sequence[int]) -> Placed:
-        """The same, with the descriptors, which become its own."""
+        """The same, with the descriptors, which it then owns."""
         storages = [Storage(**fields) for fields in value["storages"]]
         return cls(value["spec"], value["names"], trees, value["overlays"], storages, value["sockets"])
 
     def attach(self, shared: SharedDirectory) -> None:
-        """Have the guest see it.
+        """Attach the mounts to the share.
 
         :raises HostError: something cannot be mounted
         """
@@ -122,6 +122,6 @@ class Placed:
             shared.overlay(name, options, read_only=read_only)
 
     def close(self) -> None:
-        """Let go of the descriptors."""
+        """Close the descriptors."""
         while self.trees:
             os.close(self.trees.pop())

@@ -1,4 +1,4 @@
-"""A process in a container: its stdio, its end."""
+"""A process in a container: its stdio and its exit status."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.agent import AgentClient
 
 LOST = 255
-"""Exit code of a process whose virtual machine ended without a word about it."""
+"""Exit code of a process whose virtual machine ended before the agent reported its status."""
 
 
 class ExitStatus(NamedTuple):
     """How a process ended.
 
     :ivar code: 0 to 255; 128 + N for signal N
-    :ivar at: ``time.time()`` of when it was known
+    :ivar at: ``time.time()`` when the status arrived
     :ivar reason: empty; or why there is no status of the process itself
     """
 
@@ -61,7 +61,7 @@ class Process:
         return self._exit
 
     def watch(self) -> None:
-        """Begin to copy stdio and to wait for the end: once it is there for the agent."""
+        """Start to copy stdio and to wait for the end, once the agent has made the process."""
         self._pumps.start()
         threading.Thread(target=self._watch, name=f"wait {self.exec_id}", daemon=True).start()
 
@@ -99,5 +99,5 @@ class Process:
         self._agent.tty_win_resize(self.container_id, self.exec_id, rows, columns)
 
     def close_stdin(self) -> None:
-        """What reads its stdin sees the end."""
+        """Close its stdin: whatever reads it sees the end of the file."""
         self._pumps.close_stdin()

@@ -34,7 +34,7 @@ MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
 UNMOUNT_S = 25.0
-"""How long a guest may take to write back what belongs on its disks before its power goes."""
+"""How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
 
 
@@ -50,7 +50,7 @@ class SandboxConfig(NamedTuple):
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
     :ivar network: what the guest is connected to; None: nothing
-    :ivar loopback: what the host dials at loopback addresses of the caller's network namespace is the guest's to answer
+    :ivar loopback: the guest answers connections to loopback addresses in the caller's network namespace
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
     :ivar more_disks: containers with disks may come while it runs, and go
@@ -74,10 +74,10 @@ class SandboxConfig(NamedTuple):
 
 
 class SandboxEvent(NamedTuple):
-    """Something that happened in a sandbox.
+    """An event of a sandbox.
 
-    :ivar kind: ``exit``: a process ended; ``oom``: the guest's kernel killed something of a container for want of
-        memory; ``end``: the virtual machine is gone, and with it everything in it
+    :ivar kind: ``exit``: a process ended; ``oom``: the guest's kernel killed a process of a container because memory
+        ran out; ``end``: the virtual machine has ended, and with it everything in it
     :ivar container_id: of which container, empty for ``end``
     :ivar exec_id: of which process, for ``exit``
     :ivar exit_status: for ``exit``
@@ -99,11 +99,11 @@ def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
 
 
 class Sandbox:
-    """One virtual machine with its containers.  Any call from any thread.
+    """One virtual machine with its containers.  Its methods can be called from any thread.
 
     The share's mounts are made in the caller's mount namespace: see :func:`pyvmm_kata.host.mounts.enter_namespace`.
 
-    :param boot: makes the machine, of the configuration, the folder for its sockets and the directory to share
+    :param boot: makes the machine from the configuration, the folder for its sockets and the directory to share
     """
 
     def __init__(self, config: SandboxConfig, boot: Callable[[SandboxConfig, str, str], Vm] | None = None) -> None:
@@ -116,7 +116,7 @@ class Sandbox:
         self._agent: AgentClient | None = None
         self._loopback: Loopback | None = None
         self.no_loopback = ""
-        """Why ``config.loopback`` cannot be had, in words: containers run all the same."""
+        """Why ``config.loopback`` has no effect, as text; containers run without it."""
         self._containers: dict[str, Container] = {}
         self._disks: dict[str, tuple[RootDisk, str]] = {}
         self._pids: dict[str, int] = {}
@@ -129,7 +129,7 @@ class Sandbox:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Boot the machine and wait for its agent.  What was made is taken away again when that fails.
+        """Boot the machine and wait for its agent.  On an error, what was made is removed.
 
         :raises VmmError: the machine cannot be made, or its agent does not answer in a minute
         """
@@ -163,7 +163,7 @@ class Sandbox:
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def _take_loopback(self, vm: Vm) -> Loopback | None:
-        """While the guest boots, so that it costs no time."""
+        """Listen for the guest, while it boots."""
         from pyvmm_kata.sandbox.loopback import Loopback
 
         try:
@@ -201,9 +201,9 @@ class Sandbox:
         return self._ended.wait(timeout)
 
     def stop(self) -> None:
-        """End the machine, with whatever runs in it, and take everything of it away.  Harmless when done twice.
+        """End the machine with all that runs in it, and remove what belongs to it.  A second call does nothing.
 
-        :raises VmmError: something could not be taken away
+        :raises VmmError: something could not be removed
         """
         with self._lock:
             self._stopping.set()
@@ -218,7 +218,7 @@ class Sandbox:
                 if any(not disk.read_only for disk, _ in self._disks.values()):
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
-                pass  # it hangs, or is gone: the machine's power goes in any case
+                pass  # it hangs, or has ended: the machine is closed in any case
             agent.close()
         if vm is not None:
             vm.close()
@@ -230,7 +230,7 @@ class Sandbox:
         words = f"the virtual machine ended: {reason}"
         agent = self._agent
         if agent is not None:
-            agent.close(words)  # who waits for the guest gets to know
+            agent.close(words)  # calls that wait fail with this reason
         with self._lock:
             first = not self._ended.is_set() and not self._stopping.is_set()
             self._ended.set()
@@ -238,7 +238,7 @@ class Sandbox:
             self._tell(SandboxEvent("end", reason=words))
 
     def _check(self) -> None:
-        """Is the agent still there?  Else the machine's power goes, and whoever waits for it knows."""
+        """Ask at intervals whether the agent still serves; end the machine when it does not."""
         while not self._stopping.wait(CHECK_EVERY_S) and not self._ended.is_set():
             try:
                 self.agent.check(CHECK_S)
@@ -261,7 +261,7 @@ class Sandbox:
                 known = container_id in self._containers
             if known:
                 self._tell(SandboxEvent("oom", container_id))
-            self._stopping.wait(1)  # a guest may make them up: slowly, then
+            self._stopping.wait(1)  # a guest can invent such events: that limits their rate
 
     # -- containers --------------------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class Sandbox:
             return made
 
     def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
-        """What :meth:`pyvmm_kata.host.face.Face.show` is to show of a container."""
+        """What :meth:`pyvmm_kata.host.face.Face.show` shows of a container."""
         return self._shown[container_id]
 
     def _on_delete(self, container: Container) -> None:
@@ -331,7 +331,7 @@ class Sandbox:
             self._let_go(container.id)
 
     def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
-        """Where in the guest a root is that is on a disk, and what mounts it; empty for one that is a folder."""
+        """The path in the guest of a root that is on a disk, and the storages that mount it; empty for a folder."""
         disk, vm = bundle.disk, self._vm
         if disk is None:
             return "", []
@@ -351,7 +351,7 @@ class Sandbox:
         return root_storages(disk, serial, container_id)
 
     def _let_go(self, container_id: str) -> None:
-        """Take away what was the container's alone."""
+        """Remove what only this container used."""
         self._shown.pop(container_id, None)
         self._pids.pop(container_id, None)
         _, serial = self._disks.pop(container_id, (None, SERIAL))
@@ -366,7 +366,7 @@ class Sandbox:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[SandboxEvent], None]) -> None:
-        """Have *listener* called, on a thread of ours, with what happens from now on."""
+        """Call *listener* with each later event, on a thread of the sandbox's."""
         with self._lock:
             self._listeners.append(listener)
 

@@ -1,7 +1,7 @@
 """Copying between the host's descriptors or FIFOs and a process in the guest.
 
-One thread for each stream, so that a reader which does not read holds up its own stream and nothing else.  What the
-guest sends is bounded by what was asked for, and asked for only when the last piece has been written.
+One thread for each stream, so that a slow reader delays its own stream only.  The guest sends as much as it is asked
+for at most, and is asked for the next piece when the last one has been written.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 PIECE = 32 << 10
 DRAIN_S, DRAIN_FIRST_S = 2.0, 10.0
-"""How long nothing may move, when a process has ended, before its output is given up: others may hold the pipe open for
-ever. With a container's first process all others end, so that only a slow guest or reader is waited for."""
+"""Seconds without progress, after the end of a process, until its output is abandoned: other processes may hold the
+pipe open for ever.  When a container's first process ends all others do, so then only a slow guest or reader is waited
+for."""
 ENOUGH_S = 1.0
-"""How long threads may take that were told to end."""
+"""Seconds that threads may take to end."""
 DRAIN_MAX = 1 << 20
-"""How much output may still come then: as much as a pipe may hold."""
+"""Bytes of output that are still copied then: the largest size of a pipe."""
 
 
 class Stdio(NamedTuple):
-    """Where a process's streams go: descriptors (they become ours, and are closed), paths (of FIFOs, mostly), or None.
+    """Where a process's streams go: descriptors (whose ownership passes on), paths (usually of FIFOs), or None.
 
     :ivar terminal: the process has a terminal: stdout is all that it writes, and there is no stderr
     """
@@ -51,7 +52,7 @@ class Stdio(NamedTuple):
 
 
 class _Output:
-    """Where a stream of the process's is written to: one thread writes and closes, another one may make room.
+    """Where a stream of the process is written: one thread writes and closes, another one may make room.
 
     :ivar fd: the descriptor, -1 for none
     """
@@ -61,15 +62,15 @@ class _Output:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Whatever else is written is dropped."""
+        """Close it: further output is dropped."""
         with self._lock:
             if self.fd >= 0:
                 os.close(self.fd)
             self.fd = -1
 
     def make_room(self) -> None:
-        """Let what the guest has left be written, whether or not somebody reads it now: as the pipe of a program of
-        the host's has it all when the program ends.  A writer that waits goes on."""
+        """Enlarge its pipe or socket, so that the rest of the output is written even while nobody reads: a program of
+        the host has written all when it ends.  A writer that waits continues."""
         with self._lock:
             try:
                 mode = os.fstat(self.fd).st_mode
@@ -79,7 +80,7 @@ class _Output:
                     with socket.socket(fileno=os.dup(self.fd)) as sock:
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DRAIN_MAX)
             except OSError:
-                pass  # it is closed, or the host has limits: then its reader is waited for
+                pass  # it is closed, or the host limits its size: then the writer waits for its reader
 
 
 class Pumps:
@@ -130,13 +131,13 @@ class Pumps:
                 try:
                     data = read(*self._ids, PIECE)
                 except (AgentError, AgentGone):
-                    return  # how the agent says that there is no more
+                    return  # that is how the agent reports the end
                 if not data:
                     return
                 late += len(data) if self._finished else 0
                 self._moved = time.monotonic()
                 if output.fd >= 0 and not self._write(output.fd, data):
-                    output.close()  # nobody reads it: the process goes on all the same, as with a closed terminal
+                    output.close()  # nobody reads it: the process continues, as with a closed terminal
         except GuestError:
             return
         finally:
@@ -195,7 +196,7 @@ class Pumps:
                 pass  # it has none, or has ended
 
     def finish(self) -> None:
-        """The process has ended: let output come to its end, and end all threads."""
+        """Call it when the process has ended: copy the rest of its output, and end all threads."""
         if self._finished:
             return
         self._finished = True
@@ -230,7 +231,7 @@ def _open_out(target: int | str | None) -> int:
 
 
 def _read(fd: int) -> bytes | None:
-    """What is there: empty at the end, None for nothing now."""
+    """What can be read now: empty at the end of the file, None for nothing."""
     try:
         return os.read(fd, PIECE)
     except BlockingIOError:

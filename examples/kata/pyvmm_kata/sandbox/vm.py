@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
-"""A kernel that goes on after an oops may have processes that nothing can end, and its container with them."""
+"""A kernel that continues after an oops may have processes that nothing can kill: their container never ends."""
 DEBUG = "agent.log=debug "
-"""Has the agent tell how long it took, at its end."""
+"""The agent logs how long its start took, at its end."""
 SPARE = "agent.spare="
-"""Has the agent hide the network devices with these MAC addresses, after commas, until they are to be configured."""
+"""The agent hides the network devices with these MAC addresses, separated by commas, until they are configured."""
 CID = 3
 CONNECTIONS = 1024
-"""Of the socket device, both ways, at a time: each has a descriptor of ours, and the guest can make them at will."""
+"""Of the socket device, in both directions: each takes a descriptor of this process, and the guest opens them."""
 FILES = 4096
 DIAL_S = 10.0
 
 
 class Vm(Protocol):
-    """What a sandbox needs of a virtual machine; a test has one without KVM."""
+    """What a sandbox needs of a virtual machine; tests have one without KVM."""
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection to the agent, once it listens.
@@ -57,14 +57,14 @@ class Vm(Protocol):
         """
 
     def dial(self) -> socket.socket:
-        """A connection to the agent's port for what the host dials (``agent/relay.h``).
+        """A connection to the agent's port for connections from the host (``agent/relay.h``).
 
         :raises OSError: there is none
         :raises VmmError: the machine does not run any more
         """
 
     def watch(self, on_end: Callable[[str], None]) -> None:
-        """Have *on_end* called, with a reason, when the machine has ended."""
+        """Call *on_end*, with a reason, when the machine has ended."""
 
     def plug(self, disk: RootDisk, serial: str) -> None:
         """Give the running guest a disk, which it knows by *serial*.
@@ -73,7 +73,7 @@ class Vm(Protocol):
         """
 
     def unplug(self, serial: str) -> None:
-        """Take that disk away, and close it, whatever the guest does with it.
+        """Unplug that disk and close it, whether the guest releases it or not.
 
         :raises VmmError: the machine does not run any more
         """
@@ -81,12 +81,12 @@ class Vm(Protocol):
     def readdress(self, number: int, mac: str) -> None:
         """Give a network device, which has no driver in the guest, another MAC address.
 
-        :param number: as the network has its devices
+        :param number: the index of the network's device
         :raises VmmError: the machine does not run any more
         """
 
     def close(self) -> None:
-        """End it, and free everything."""
+        """End it and release what it has."""
 
 
 class PyvmmVm:
@@ -116,8 +116,9 @@ class PyvmmVm:
                     boot=BootConfig(config.kernel, None, f"{CMDLINE} {words}{config.cmdline}".rstrip()),
                     memory=MemoryConfig(config.memory),
                     cpus=config.vcpus,
-                    # Who waits for a lock of the host's cannot be killed; pods that share a volume do not see theirs.
-                    # Root of a user namespace may what its user on the host may not.
+                    # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that
+                    # share a volume do not see each other's.  The root of a user namespace may access files that its
+                    # user on the host may not.
                     shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest", permissions="guest"),),
                     vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS),
                     nets=config.network.nets if config.network is not None else (),
@@ -185,7 +186,7 @@ class PyvmmVm:
 
     def unplug(self, serial: str) -> None:
         """See :class:`Vm`."""
-        # The agent has let it go, if it does what it should: there is nothing to wait for
+        # An agent that works has unmounted it before: there is nothing to wait for
         self._running().unplug(self._plugged.pop(serial), 0, force=True)
 
     def readdress(self, number: int, mac: str) -> None:
@@ -218,7 +219,7 @@ class PyvmmVm:
 
 
 def _allow_files() -> None:
-    """Have room for the descriptors of all connections beside ours."""
+    """Raise the limit of open files, for the descriptors of all connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -226,7 +227,7 @@ def _allow_files() -> None:
 
 
 def _note_phases(machine: Machine) -> None:
-    """What the machine knows of its own start."""
+    """Note the times of the machine's start."""
     for name, at in machine.phases:
         timeline.note(f"machine: {name}", at)
     timeline.note("machine: first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)
