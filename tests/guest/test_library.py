@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.guest.conftest import Boot
+from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
 from tests.guest.vmfixture import BOOT_TIMEOUT, Guest, GuestEnded
-from vmm import DiskConfig, Queue, VirtioDevice
+from vmm import DiskConfig, Queue, ShareConfig, VirtioDevice, VsockConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +75,39 @@ def test_two_guests_at_once(boot: Boot, guest_disk: Path) -> None:
     assert sums[0] == sums[1]
     assert first.power_off().kind == "poweroff"
     assert second.check("cat /root/name") == "second\n"
+
+
+def test_a_machine_in_a_process_of_its_own(boot: Boot, tmp_path: Path) -> None:
+    """From the jail its guest has a disk, a directory and sockets, both ways."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "here").write_text("of the host\n")
+    guest = boot(
+        isolation="process",
+        disks=[programs_disk()],
+        shares=[ShareConfig(str(shared))],
+        vsock=VsockConfig(3, str(tmp_path / "v.sock")),
+    )
+    machine: Any = guest.machine
+    assert {"files", "capabilities", "landlock", "seccomp"} <= {*machine.walls}
+    assert os.listdir(f"/proc/{machine.pid}/root") == []
+    guest.check(f"{INSTALL_PROGRAMS}; mount -t virtiofs share /mnt")
+    assert guest.check("cat /mnt/here; echo of the guest >/mnt/there; sync") == "of the host\n"
+    assert (shared / "there").read_text() == "of the guest\n"
+    with machine.vsock.listen(6000) as listener:
+        listener.settimeout(BOOT_TIMEOUT)
+        guest.check("(echo from the guest | vsocktool cat stream 2 6000 >/dev/null 2>&1) &")
+        with listener.accept()[0] as program:
+            assert program.recv(100) == b"from the guest\n"
+    guest.check("vsocktool serve stream 5000 echo >/tmp/serve 2>&1 & while ! grep -q listening /tmp/serve; do :; done")
+    machine.pause()
+    machine.resume()
+    with machine.vsock.connect(5000, timeout=BOOT_TIMEOUT) as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"hello"
+    machine.snapshot(str(tmp_path / "warm"))
+    assert guest.check("cat /mnt/there") == "of the guest\n"
+    assert guest.power_off().kind == "poweroff"
 
 
 # -- the guest fixture itself: what a test can rely on when it talks to a guest --------------------------------------

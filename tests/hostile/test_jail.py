@@ -27,11 +27,11 @@ from tools.where import ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process
 from vmm.control.broker import Broker
 from vmm.control.client import ask
-from vmm.control.server import Jailed
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.jail import users
 from vmm.jail.restrict import CAPABILITIES
+from vmm.machine.isolated import Jailed
 from vmm.native import lib
 from vmm.snapshot import whole
 from vmm.snapshot.manifest import read_manifest
@@ -646,7 +646,15 @@ NEVER = {
     "vmm.debug": "opened before",
     **dict.fromkeys(("vmm.machine.restored", "vmm.machine.fork"), "nobody makes another machine in a jail"),
     **dict.fromkeys(
-        ("vmm.control.server", "vmm.snapshot.directory", "vmm.jail.restrict", "ctypes", "zlib", "tempfile"),
+        (
+            "vmm.control.server",
+            "vmm.machine.isolated",
+            "vmm.snapshot.directory",
+            "vmm.jail.restrict",
+            "ctypes",
+            "zlib",
+            "tempfile",
+        ),
         "what a control socket needs outside",
     ),
     "_queue": "nobody iterates over the events of pyvmm boot's machine",

@@ -147,7 +147,7 @@ def devices_from(values: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """A guest that has files of a share open has them open here.  The process is ours: take what it may have."""
     import resource
 
@@ -334,7 +334,7 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if any(device.many_files for device in config.device_configs()):
-            _allow_many_files()
+            allow_many_files()
         with Outside(config, values) as outside, Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
             if values["jail"] != jail.OFF:

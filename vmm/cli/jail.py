@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.control.broker import Broker, ControlProcess
+    from vmm.control.broker import Broker, Requests
     from vmm.debug import GdbServer
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
@@ -21,14 +21,14 @@ class Outside:
 
     :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.control.broker`; None where there is none
-    :ivar control: who serves its control socket; None without one, or without a jail
+    :ivar control: who asks for things: who serves its control socket; None without one, or without a jail
     :ivar gdb: the stub for a debugger, which the process of the machine itself is; None without one
     :raises ConfigError: the control socket cannot be made
     """
 
     def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
         self.broker: Broker | None = None
-        self.control: ControlProcess | None = None
+        self.control: Requests | None = None
         self.gdb: GdbServer | None = None
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
             from vmm.control.broker import ControlProcess

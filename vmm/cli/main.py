@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"pyvmm {__version__ or 'unknown (not installed)'}\n")
         return 0
-    if name not in COMMANDS:
+    if name not in COMMANDS and name != "isolated":
         sys.stderr.write(usage() if not name else f"pyvmm: no command {name!r}; see pyvmm --help\n")
         return EXIT_CONFIG
     try:
@@ -82,6 +82,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import debug
 
             return debug.main(arguments[1:])
+        if name == "isolated":  # which a program of ours starts
+            from vmm.cli import isolated
+
+            return isolated.main(arguments[1:])
         from vmm.cli import completion
 
         return completion.main(arguments[1:])

@@ -48,7 +48,7 @@ _ENCODING = "utf-8", "surrogateescape"
 _CAPABILITIES = ("dac_override", "dac_read_search", "fowner", "kill")
 """Of who serves the control socket: snapshots are anywhere; a machine that does not listen is killed."""
 _GO = b"g"
-_REQUEST_MAX = 4096
+_REQUEST_MAX = 32 << 10
 _FDS_MAX = 64
 
 
@@ -131,65 +131,37 @@ class Broker:
 # -- a control socket that is served outside ---------------------------------------------------------------------------
 
 
-class ControlProcess:
-    """Serves the control socket of a machine in a jail from outside.  Forked before the machine is made, it has nothing
-    of it.  The process of the machine never sees the socket, nor who speaks there and what they ask for: it is
-    told what to do, and given descriptors of the files that it is to write.
+class Requests:
+    """Does what is asked of a machine in a jail by whoever is outside, at the other end of *sock*: each request comes
+    with a socket for its answers, and descriptors of files that are to be written."""
 
-    Each of the two processes ends with the other.
-
-    :param config: of the machine
-    :param path: of the control socket
-    :ivar pid: of the process
-    :raises ConfigError: the socket cannot be made
-    :raises HostError: the host has no process left
-    """
-
-    def __init__(self, config: MachineConfig, path: str) -> None:
-        listening = listen(path, STREAM)
-        try:
-            self._sock, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-            machine = posix.pidfd_open(posix.getpid())
-            self.pid = posix.fork()
-        except OSError as error:
-            listening.close()
-            raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
-        if self.pid == 0:
-            _serve_outside(theirs, machine, listening, config)
-        posix.close(machine)
-        theirs.close()
-        listening.give_name()
-        listening.sock.close()
-        self._pidfd = posix.pidfd_open(self.pid)
+    def __init__(self, sock: _socket.socket) -> None:
+        self._sock = sock
         self._machine: Machine | None = None
 
     def hand_over(self, machine: Machine) -> None:
-        """*machine* can be served from now on, by :meth:`start`; nobody is trusted any more."""
+        """*machine* can be served from now on, by :meth:`start`."""
         import json
 
         assert json
         machine.open_for_saving()
         self._machine = machine
-        self._sock.send(_GO)
-        machine.loop.add(self._pidfd, lambda _events: self._on_end(machine))
-
-    def _on_end(self, machine: Machine) -> None:
-        machine.loop.remove(self._pidfd)
-        machine.stop("error", "the process of its control socket has ended")
 
     def start(self) -> None:
         """Do what is asked for, on a thread of its own for each request."""
         Thread(self._take, "control").start()
 
+    def take(self, most: int = _REQUEST_MAX) -> tuple[bytes, list[int]] | None:
+        """The next request, of *most* bytes, and its descriptors; None: nobody asks any more."""
+        try:
+            data, fds = _receive(self._sock, most)
+        except OSError:
+            return None
+        return (data, fds) if data and fds else None
+
     def _take(self) -> None:
-        while True:
-            try:
-                data, fds = _receive(self._sock, _REQUEST_MAX)
-            except OSError:
-                return
-            if not data or not fds:
-                return
-            Thread(self._worker(data, fds), "control").start()
+        while taken := self.take():
+            Thread(self._worker(*taken), "control").start()
 
     def _worker(self, data: bytes, fds: list[int]) -> Callable[[], None]:
         return lambda: self._do(data, fds)
@@ -217,17 +189,64 @@ class ControlProcess:
             for fd in (answer, *fds):
                 posix.close(fd)
         if request["command"] == "stop":
-            machine.stop(detail=request["detail"])
+            machine.stop(request["kind"], request["detail"])
 
     def close(self) -> None:
-        """Let it end, and wait until it has: when the machine is closed.  Harmless when done twice."""
-        if self._pidfd < 0:
-            return
+        """Take no request any more.  Harmless when done twice."""
         try:
             self._sock.shutdown(_socket.SHUT_RDWR)  # a thread may be waiting there
         except OSError:
             pass
         self._sock.close()
+
+
+class ControlProcess(Requests):
+    """Serves the control socket of a machine in a jail from outside.  Forked before the machine is made, it has nothing
+    of it.  The process of the machine never sees the socket, nor who speaks there and what they ask for: it is
+    told what to do, and given descriptors of the files that it is to write.
+
+    Each of the two processes ends with the other.
+
+    :param config: of the machine
+    :param path: of the control socket
+    :ivar pid: of the process
+    :raises ConfigError: the socket cannot be made
+    :raises HostError: the host has no process left
+    """
+
+    def __init__(self, config: MachineConfig, path: str) -> None:
+        listening = listen(path, STREAM)
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+            machine = posix.pidfd_open(posix.getpid())
+            self.pid = posix.fork()
+        except OSError as error:
+            listening.close()
+            raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
+        if self.pid == 0:
+            _serve_outside(theirs, machine, listening, config)
+        posix.close(machine)
+        theirs.close()
+        listening.give_name()
+        listening.sock.close()
+        self._pidfd = posix.pidfd_open(self.pid)
+        super().__init__(ours)
+
+    def hand_over(self, machine: Machine) -> None:
+        """*machine* can be served from now on, by :meth:`start`; nobody is trusted any more."""
+        super().hand_over(machine)
+        self._sock.send(_GO)
+        machine.loop.add(self._pidfd, lambda _events: self._on_end(machine))
+
+    def _on_end(self, machine: Machine) -> None:
+        machine.loop.remove(self._pidfd)
+        machine.stop("error", "the process of its control socket has ended")
+
+    def close(self) -> None:
+        """Let it end, and wait until it has: when the machine is closed.  Harmless when done twice."""
+        if self._pidfd < 0:
+            return
+        super().close()
         _wait(self.pid, self._pidfd)
         self._pidfd = -1
 
@@ -243,6 +262,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.resume()
     elif command == "press-power-button":
         machine.press_power_button()
+    elif command == "input":
+        return {"taken": machine.console_input(request["data"].encode("latin-1"))}
     elif command == "save":
         from vmm.machine.snapshot import Files
 
@@ -285,7 +306,8 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
                 poll.register(each, select.POLLIN)
             # What serves is a third of this process: most machines are never asked for anything
             if not any(fd == sock.fileno() for fd, _ in poll.poll()):
-                from vmm.control.server import ControlServer, Jailed
+                from vmm.control.server import ControlServer
+                from vmm.machine.isolated import Jailed
 
                 with ControlServer(Jailed(sock, machine, config), listening):
                     sock.recv(1)  # nothing comes but the end

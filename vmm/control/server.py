@@ -6,30 +6,26 @@ A request is one line, a JSON object with ``command`` and what that takes; answe
 
 from __future__ import annotations
 
-import array
 import json
 import logging
 import os
-import signal
 import socket
 from _thread import LockType, allocate_lock
-from typing import NamedTuple
 
 from vmm import report
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, VmmError
 from vmm.faststart.thread import Thread
 from vmm.virtio.registry import BUILT_IN
 from vmm.virtio.vsock.path import Listening, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
     from typing import Any
 
     from vmm.machine.config import MachineConfig
+    from vmm.machine.isolated import Jailed
     from vmm.machine.machine import Machine
-    from vmm.machine.snapshot import Saved
 
     Tell = Callable[[dict[str, Any]], None]
 
@@ -188,187 +184,6 @@ def _shut(connection: socket.socket, how: int) -> None:
         connection.shutdown(how)
     except OSError:
         pass  # it is closed, or its other end is
-
-
-class Jailed:
-    """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
-    it answers is checked, and it is killed when it does not end.
-
-    :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
-        the files that it is to write
-    :param process: a pidfd
-    :ivar config: of the machine, as the user gave it
-    """
-
-    confined = True
-
-    def __init__(self, sock: _socket.socket, process: int, config: MachineConfig) -> None:
-        self._sock = sock
-        self._process = process
-        self.config = config
-
-    @property
-    def state(self) -> str:
-        """As :attr:`Machine.state`."""
-        return _text(self._ask("status").get("state"))
-
-    @property
-    def devices(self) -> list[Named]:
-        """Of the machine's devices their names."""
-        names = self._ask("status").get("devices")
-        return [Named(_text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
-
-    def pause(self) -> None:
-        """As :meth:`Machine.pause`."""
-        self._ask("pause")
-
-    def resume(self) -> None:
-        """As :meth:`Machine.resume`."""
-        self._ask("resume")
-
-    def press_power_button(self) -> None:
-        """As :meth:`Machine.press_power_button`."""
-        self._ask("press-power-button")
-
-    def stop(self, kind: str = "stopped", detail: str = "") -> None:
-        """As :meth:`Machine.stop`."""
-        try:
-            self._ask("stop", seconds=_STOP_SECONDS, detail=detail)
-        except (OSError, HostError):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
-
-    def snapshot(
-        self,
-        path: str,
-        *,
-        base: str | None = None,
-        stop: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """As :meth:`Machine.snapshot`: the directory and all that describes the machine are made here, of the
-        configuration that the user gave; the machine's process writes RAM, its state and disks into files that are
-        open."""
-        from vmm.machine.snapshot import Taking
-        from vmm.snapshot.directory import NewDirectory
-
-        with NewDirectory(path) as folder:
-            taking = Taking(self.config, folder, base)
-            with taking.files() as files:
-                diff = (files.pages, files.than) if files.than >= 0 else ()
-                fds = (files.memory, files.state, *diff, *files.disks)
-                answer = self._ask("save", fds, progress, stop=stop, diff=bool(diff))
-            try:
-                taking.finish(_saved(answer, self.config))
-            except BaseException:
-                if stop:
-                    self.resume()
-                raise
-        if stop:
-            self.stop(detail="snapshot")
-
-    def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
-        """
-        :raises ConfigError: always
-        """
-        raise ConfigError(
-            "fork: a machine in a jail cannot make another one",
-            code="control-jail",
-            hint="start it with --jail=off, or restore a snapshot of it",
-        )
-
-    def _ask(
-        self,
-        command: str,
-        fds: tuple[int, ...] = (),
-        progress: Callable[[int, int], None] | None = None,
-        *,
-        seconds: float | None = None,
-        **arguments: Any,
-    ) -> dict[str, Any]:
-        """
-        :raises ConfigError: as the machine says
-        :raises HostError: as it says; or it says nothing that makes sense
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                request = json.dumps({"command": command, **arguments}).encode()
-                flags = socket.MSG_NOSIGNAL | (0 if seconds is None else socket.MSG_DONTWAIT)
-                rights = array.array("i", (theirs.fileno(), *fds))
-                self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], flags)
-            ours.settimeout(seconds)
-            while data := ours.recv(LINE_MAX):
-                answer = _parsed(data)
-                if "progress" in answer:
-                    if progress is not None:
-                        progress(_number(answer["progress"]), _number(answer.get("of")))
-                elif "error" in answer:
-                    kind = ConfigError if answer.get("config") is True else HostError
-                    raise kind(_text(answer["error"]), code=_text(answer.get("code")), hint=_text(answer.get("hint")))
-                elif isinstance(answer.get("ok"), dict):
-                    return dict(answer["ok"])
-                else:
-                    raise _nonsense()
-        raise HostError("the machine ended before it answered", code="control-ended")
-
-
-class Named(NamedTuple):
-    """A device of a machine in a jail."""
-
-    name: str
-
-
-_DEVICES_MAX = 256
-_TEXT_MAX = 512
-_STOP_SECONDS = 10.0
-
-
-def _nonsense() -> HostError:
-    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
-        raise _nonsense() from None
-    if not isinstance(answer, dict):
-        raise _nonsense()
-    return answer
-
-
-def _text(value: object) -> str:
-    """What somebody's terminal may be shown."""
-    if not isinstance(value, str):
-        raise _nonsense()
-    return "".join(each if each.isprintable() else "?" for each in value[:_TEXT_MAX])
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise _nonsense()
-    return value
-
-
-def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:
-    """What was answered to *save*."""
-    from vmm.machine.snapshot import Saved
-
-    devices, disks = (
-        [list(each) for each in answer[name] if isinstance(each, list) and len(each) == 2]
-        if isinstance(answer.get(name), list)
-        else []
-        for name in ("devices", "disks")
-    )
-    cpuid = _text(answer.get("cpuid"))
-    if len(disks) != len(config.disk_configs()) or len(devices) > _DEVICES_MAX or len(cpuid) != 64:
-        raise _nonsense()
-    return Saved(
-        tuple((_text(kind), _number(version)) for kind, version in devices),
-        cpuid,
-        tuple((_number(size), _number(changed)) for size, changed in disks),
-        _number(answer.get("memory_bytes")),
-    )
 
 
 class Child:

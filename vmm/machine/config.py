@@ -27,6 +27,8 @@ TRANSPORTS = (MMIO, PCI)
 CPUS = ("guest", "host")
 SPLIT, PACKED = "split", "packed"
 VIRTQUEUES = (SPLIT, PACKED)
+THREAD, PROCESS = "thread", "process"
+ISOLATIONS = (THREAD, PROCESS)
 ENTRIES = ("auto", "pvh", "linux64")
 
 
@@ -78,6 +80,8 @@ class MachineConfig:
     :ivar rng: an entropy device, the guest's ``/dev/hwrng``, or None
     :ivar cpu: what the vCPUs are: ``guest``, as KVM offers them but without performance counters, VMX and SVM;
         ``host``: with those
+    :ivar isolation: where it runs: ``thread``: threads of the caller's process; ``process``: a child, in a jail, see
+        :mod:`vmm.machine.isolated`
     """
 
     boot: BootConfig
@@ -96,6 +100,7 @@ class MachineConfig:
     more_devices: tuple[DeviceConfig, ...] = ()
     rng: RngConfig | None = RngConfig()
     cpu: str = "guest"
+    isolation: str = THREAD
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
@@ -104,6 +109,8 @@ class MachineConfig:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
         if self.cpu not in CPUS:
             raise ConfigError(f"cpu {self.cpu!r}: not one of {', '.join(CPUS)}", code="cpu")
+        if self.isolation not in ISOLATIONS:
+            raise ConfigError(f"isolation {self.isolation!r}: not one of {', '.join(ISOLATIONS)}", code="isolation")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
         for device in (*self.device_configs(), *self.last_configs()):
@@ -200,3 +207,16 @@ class MachineConfig:
         """All that map guest RAM can do with pages that come when they are touched."""
         others = any(each.shares_memory and not each.takes_memory_on_demand for each in self.device_configs())
         return not self.memory.shared and not others
+
+
+def config_kinds() -> dict[str, type]:
+    """The records that a configuration is made of, by their names, less those of a program's own devices."""
+    from vmm.config.limit import LimitConfig
+    from vmm.virtio.registry import BUILT_IN
+
+    own = (BootConfig, MemoryConfig, MachineConfig, DeviceConfig, LimitConfig)
+    kinds: dict[str, type] = {each.__name__: each for each in own}
+    for device in BUILT_IN:
+        module = __import__(device.module, fromlist=device.names)
+        kinds.update({name: getattr(module, name) for name in device.names})
+    return kinds

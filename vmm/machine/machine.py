@@ -12,7 +12,7 @@ from vmm.faststart.thread import Thread
 from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap
-from vmm.machine.config import PACKED, PCI
+from vmm.machine.config import PACKED, PCI, PROCESS
 from vmm.machine.kvm_vm import Core
 from vmm.machine.lifecycle import (
     CLOSED,
@@ -68,6 +68,14 @@ class Machine:
     :raises ConfigError: the configuration cannot be; nothing was opened yet
     :raises HostError: the host has no usable KVM or not enough memory
     """
+
+    def __new__(cls, config: MachineConfig, **more: Any) -> Any:
+        """With ``isolation="process"`` another object, which has the same calls."""
+        if config.isolation == PROCESS:
+            from vmm.machine.isolated import IsolatedMachine
+
+            return IsolatedMachine(config, **more)
+        return super().__new__(cls)
 
     def __init__(
         self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = (), _origin: Origin | None = None
@@ -536,6 +544,14 @@ class Machine:
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
         :raises HostError: the host refuses
         """
+        if changes.get("isolation") == PROCESS:
+            from vmm.machine.isolated import IsolatedMachine
+
+            made: Any = IsolatedMachine.restore(
+                path, changes, devices=devices, clock=clock, force=force, prefetch=prefetch, start=start
+            )
+            isolated: Machine = made
+            return isolated
         from vmm.machine.restored import Restored
 
         origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch)

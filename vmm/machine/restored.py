@@ -6,9 +6,8 @@ import os
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.machine import config as machine_config
 from vmm.machine import state
-from vmm.machine.config import MachineConfig
+from vmm.machine.config import MachineConfig, config_kinds
 from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
 from vmm.snapshot import memory_file, working_set
@@ -18,7 +17,6 @@ from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
 from vmm.snapshot.records import made
 from vmm.snapshot.working_set import Prefetch
 from vmm.virtio.blk import DiskConfig
-from vmm.virtio.registry import BUILT_IN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,19 +31,6 @@ if TYPE_CHECKING:
 
 RESUME, HOST = "resume", "host"
 CLOCKS = (RESUME, HOST)
-
-
-def _config_kinds() -> dict[str, type]:
-    """The records that a configuration is made of."""
-    from vmm.config.device import DeviceConfig
-    from vmm.config.limit import LimitConfig
-
-    own = (machine_config.BootConfig, machine_config.MemoryConfig, MachineConfig)
-    kinds: dict[str, type] = {each.__name__: each for each in (*own, DeviceConfig, LimitConfig)}
-    for device in BUILT_IN:
-        module = __import__(device.module, fromlist=device.names)
-        kinds.update({name: getattr(module, name) for name in device.names})
-    return kinds
 
 
 class Restored:
@@ -83,7 +68,7 @@ class Restored:
         self._manifest: Manifest = chain[-1][1]
         self._memory_files = memory_files(chain)
         where = os.path.join(folder, MANIFEST)
-        saved: MachineConfig = made(self._manifest.config, "MachineConfig", _config_kinds(), where)
+        saved: MachineConfig = made(self._manifest.config, "MachineConfig", config_kinds(), where)
         if saved.memory.size != self._manifest.memory_size:
             raise ConfigError(f"{where}: two sizes of memory", code="snapshot-format")
         self._check_processor()

@@ -1,0 +1,357 @@
+"""A machine whose process is a child of the caller's, in a jail: ``isolation="process"``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tools.where import ROOT
+from vmm import (
+    AsyncMachine,
+    ConfigError,
+    DeviceConfig,
+    DiskConfig,
+    GuestError,
+    HostError,
+    Machine,
+    MachineConfig,
+    ShareConfig,
+    VsockConfig,
+)
+from vmm.faststart.record import replace
+from vmm.machine import isolated
+from vmm.machine.isolated import ELSEWHERE
+from vmm.snapshot.manifest import read_manifest
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+PATIENCE = 60.0
+
+
+def config(kernel: str, console: tiny.Console | None = None, **more: Any) -> MachineConfig:
+    base = tiny.config(kernel, console=None if console is None else console.config)
+    return replace(base, isolation="process", **more)
+
+
+@pytest.fixture
+def console() -> Iterator[tiny.Console]:
+    made = tiny.Console()
+    yield made
+    made.close()
+
+
+def children() -> set[int]:
+    """Of this process, those that have ended and nobody has waited for included."""
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        found |= {int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
+    return found
+
+
+def opened() -> set[str]:
+    """What the descriptors of this process are, each with its number."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:
+            pass  # that of the directory itself
+    return found
+
+
+def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console) -> None:
+    before, files = children(), opened()
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
+    machine: Any = Machine(config(kernel, console, disks=(DiskConfig(str(disk)),)))
+    with machine:
+        events = machine.events()
+        assert machine.state == "made" and machine.end is None
+        machine.start()
+        assert console.read(6) == b"hello\n"
+        assert machine.state == "running" and {"capabilities", "seccomp"} <= {*machine.walls}
+        assert not [link for link in opened() - files if "kvm" in link or "disk" in link]
+        status = Path(f"/proc/{machine.pid}/status").read_text()
+        assert "CapEff:\t0000000000000000" in status and "Seccomp:\t2" in status
+        assert [device.name for device in machine.devices][-1] == "rng"
+        machine.pause()
+        assert machine.state == "paused"
+        with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):
+            machine.pause()
+        machine.resume()
+        first = machine.pid
+        machine.reset()
+        assert console.read(6) == b"hello\n" and machine.pid != first
+        text = bytes(65 + n % 26 for n in range(5000))
+        spaces, got = threading.Semaphore(0), b""
+        machine.console.space_callback = spaces.release
+        for piece in (text, b"\4"):
+            while piece:
+                taken = machine.console_input(piece)
+                piece = piece[taken:]
+                got += console.read(taken)
+                assert not piece or spaces.acquire(timeout=PATIENCE)
+        assert got == text + b"\4"
+        assert machine.wait(PATIENCE).kind == "poweroff" and machine.state == "ended"
+        kinds = [event.kind for event in events]
+        assert kinds == ["started", "paused", "resumed", "reset", "poweroff"]
+    assert machine.state == "closed" and children() == before
+    machine.close()
+    with pytest.raises(ConfigError, match="closed"):
+        machine.console_input(b"x")
+    del machine, events
+    assert len(opened()) <= len(files)
+
+
+@pytest.mark.parametrize("when", ["made", "running", "paused"])
+def test_it_is_stopped(tmp_path: Path, when: str) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        if when != "made":
+            machine.start()
+        if when == "paused":
+            machine.pause()
+        machine.stop(detail="enough")
+        if when == "made":
+            machine.start()
+        end = machine.wait(PATIENCE)
+        assert end is not None and (end.kind, end.detail) == ("stopped", "enough")
+        machine.stop(detail="again")
+        assert machine.wait(0) == end
+
+
+def test_time_is_over(tmp_path: Path) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        assert machine.run(0.1).kind == "timeout"
+
+
+@pytest.mark.parametrize(
+    "code, kind",
+    [
+        (tiny.POWEROFF, "poweroff"),
+        (tiny.PANIC, "panic"),
+        (tiny.ACPI_RESET, "reboot"),
+        (tiny.TRIPLE_FAULT, "triple-fault"),
+    ],
+)
+def test_how_a_run_ends(tmp_path: Path, code: bytes, kind: str) -> None:
+    with Machine(config(tiny.make(tmp_path, code))) as machine:
+        end = machine.run(PATIENCE)
+        assert end.kind == kind and end.error is None
+
+
+def test_an_end_by_an_error_has_the_error(tmp_path: Path) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.NOWHERE))) as machine, pytest.raises(GuestError) as caught:
+        machine.run(PATIENCE)
+    with (
+        Machine(replace(config(str(tmp_path / "tiny.elf")), isolation="thread")) as here,
+        pytest.raises(GuestError) as same,
+    ):
+        here.run(PATIENCE)
+    assert (str(caught.value), caught.value.code) == (str(same.value), same.value.code)
+
+
+def test_mistakes_are_told_where_they_are_made(tmp_path: Path) -> None:
+    before = children()
+    kernel = tiny.make(tmp_path, tiny.SPIN)
+    with pytest.raises(ConfigError, match="nowhere"):
+        Machine(config(kernel, disks=(DiskConfig(str(tmp_path / "nowhere")),)))
+    with pytest.raises(ConfigError, match="tiny"):
+        Machine(config(str(tmp_path / "tiny")))
+    with pytest.raises(ConfigError, match="isolation"):
+        replace(config(kernel), isolation="jail")
+    with pytest.raises(ConfigError, match="share 'share' with isolation=thread"):
+        Machine(config(kernel, shares=(ShareConfig(str(tmp_path), isolation="thread"),)))
+
+    class Own(DeviceConfig):
+        pass
+
+    with pytest.raises(ConfigError, match="a Own cannot be had"):
+        Machine(config(kernel, more_devices=(Own(),)))
+    assert children() == before
+
+
+def test_what_it_does_not_have_says_so(tmp_path: Path) -> None:
+    """All that a Machine has is there, or an error that names it and says what to do."""
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        for name in ELSEWHERE:
+            with pytest.raises(ConfigError, match=rf"{name} cannot be had .* process of its own"):
+                getattr(machine, name)
+        with pytest.raises(ConfigError, match="before the guest's first instruction"):
+            machine.start(lambda: None)
+        with Machine(replace(machine.config, isolation="thread")) as usual:
+            names = {name for name in (*vars(usual), *dir(type(usual))) if not name.startswith("_")}
+    has = {name for name in (*vars(machine), *dir(type(machine))) if not name.startswith("_")}
+    assert names - has - {*ELSEWHERE} == {"of_fork", "of_origin"}
+
+
+def test_who_ends_by_itself_is_an_error_that_says_how(tmp_path: Path) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        machine.start()
+        os.kill(machine.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        with pytest.raises(HostError, match="process has ended of SIGKILL") as caught:
+            machine.wait(PATIENCE)
+        assert caught.value.code == "isolation-ended" and machine.state == "ended"
+        with pytest.raises(ConfigError, match="a machine that is ended"):
+            machine.pause()
+        machine.reset()
+        assert machine.state == "running"
+
+
+def test_who_does_not_answer_is_killed(tmp_path: Path) -> None:
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        machine.start()
+        os.kill(machine.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+        machine.stop()
+        end = machine.wait(PATIENCE)
+        assert end is not None and end.kind == "stopped"
+
+
+CALLER = """
+import signal, sys
+from tests.unit.test_isolated import config
+from vmm import Machine
+machine = Machine(config(sys.argv[1]))
+machine.start()
+print(machine.pid, flush=True)
+signal.pause()
+"""
+
+
+def test_it_ends_with_its_caller(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CALLER, tiny.make(tmp_path, tiny.SPIN)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as caller:
+        assert caller.stdout is not None
+        pidfd = os.pidfd_open(int(caller.stdout.readline()))
+        caller.kill()
+    assert select.select([pidfd], [], [], PATIENCE)[0]
+    os.close(pidfd)
+
+
+def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"before".ljust(1 << 20, b"\0"))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
+    warm, seen = str(tmp_path / "warm"), []
+    with Machine(config(kernel, console, disks=(DiskConfig(str(disk)),))) as machine:
+        machine.start()
+        assert console.read(6) == b"hello\n"
+        machine.snapshot(warm, progress=lambda done, size: seen.append((done, size)))
+        assert seen and machine.state == "running"
+        machine.snapshot(str(tmp_path / "diff"), base=warm, stop=True)
+        end = machine.wait(PATIENCE)
+        assert end is not None and (end.kind, end.detail) == ("stopped", "snapshot")
+    assert read_manifest(warm).config["isolation"] == "thread", "where it runs is nothing of the guest's"
+    for folder in (warm, str(tmp_path / "diff")):
+        for isolation in ("process", "thread"):
+            with Machine.restore(folder, console=console.config, isolation=isolation) as clone:
+                assert clone.config.isolation == isolation
+                assert clone.console_input(b"again\4") == 6
+                assert console.read(6) == b"again\4"
+                ended = clone.wait(PATIENCE)
+                assert ended is not None and ended.kind == "poweroff"
+                if isolation == "process":
+                    with pytest.raises(ConfigError, match="a reset of a clone"):
+                        clone.reset()
+    with pytest.raises(ConfigError, match="prefetch"):
+        Machine.restore(warm, isolation="process", prefetch=True)
+    with pytest.raises(ConfigError, match="no snapshot"):
+        Machine.restore(str(tmp_path / "cold"), isolation="process")
+
+
+def test_sockets_of_the_guest_are_reached_from_here(tmp_path: Path) -> None:
+    uds = str(tmp_path / "v.sock")
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN), vsock=VsockConfig(3, uds))) as machine:
+        machine.start()
+        assert Path(uds).is_socket()
+        with pytest.raises(TimeoutError):  # it has no driver
+            machine.vsock.connect(5, timeout=0.2)
+        listening = machine.vsock.listen(7)
+        assert Path(f"{uds}_7").is_socket()
+    assert listening.fileno() == -1 and not list(tmp_path.glob("v.sock*"))
+    with Machine(config(str(tmp_path / "tiny.elf"))) as machine, pytest.raises(ConfigError, match="socket device"):
+        machine.vsock  # noqa: B018
+
+
+def test_an_event_loop_has_it_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncMachine(config(tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO))) as vm:
+            await vm.start()
+            assert await vm.console.readline() == b"hello\n"
+            text = bytes(65 + n % 26 for n in range(10000))
+            await vm.console.write(text + b"\4")
+            assert await vm.console.readuntil(b"\4") == text + b"\4"
+            end = await vm.wait(PATIENCE)
+            assert end is not None and end.kind == "poweroff"
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+# -- a process that somebody has taken over ----------------------------------------------------------------------------
+
+
+IMPOSTOR = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+events = None
+while True:
+    data, fds, _, _ = socket.recv_fds(sock, 1 << 17, 8)
+    if not data:
+        break
+    events = events or socket.socket(fileno=fds[1])
+    with socket.socket(fileno=fds[0]) as answer:
+        answer.send(b'{"ok": {"walls": [], "missing": ""}}')
+    if b'"start"' in data:
+        events.send(bytes.fromhex(sys.argv[2]))
+"""
+
+
+def impostor(folder: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> Any:
+    """A machine whose process says that when it is started."""
+
+    def spawn(fd: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", IMPOSTOR, str(fd), said.hex()], pass_fds=(fd,))
+
+    monkeypatch.setattr(isolated, "_spawn", spawn)
+    return Machine(config(tiny.make(folder, tiny.SPIN)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"x",
+        b"[" * 30000,
+        b"5",
+        b"{}",
+        b'{"end": "won", "detail": ""}',
+        b'{"end": 5, "detail": ""}',
+        b'{"end": "error", "detail": "", "error": 7}',
+        b'{"end": "error", "detail": "", "error": {"kind": []}}',
+    ],
+    ids=range(8),
+)
+def test_a_process_that_talks_nonsense_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    with impostor(tmp_path, monkeypatch, said) as machine:
+        machine.start()
+        with pytest.raises(HostError, match="nothing that makes sense"):
+            machine.wait(PATIENCE)
+        assert machine._child.process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_what_it_says_of_its_end_is_no_order_to_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = json.dumps({"end": "poweroff", "detail": "\x1b]0;x\x07\n\r" + "y" * 20000, "error": None})
+    with impostor(tmp_path, monkeypatch, said.encode()) as machine:
+        machine.start()
+        end = machine.wait(PATIENCE)
+        assert end.detail.replace("\n", "").isprintable() and len(end.detail) < 5000

@@ -1,0 +1,169 @@
+"""``pyvmm isolated FD``: the process of a machine of the library with ``isolation="process"``; no command for users.
+
+It ends with whoever has the other end of the socket FD, from whom it takes the configuration, and requests.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import gc
+import json
+import posix
+from _queue import SimpleQueue
+
+from vmm.cli import jail
+from vmm.cli.boot import allow_many_files
+from vmm.control.broker import Requests
+from vmm.errors import ConfigError, HostError, VmmError
+from vmm.faststart.record import replace
+from vmm.machine.bootstrap import Bootstrap
+from vmm.machine.config import MachineConfig, config_kinds
+from vmm.machine.isolated import REQUEST_MAX, describe
+from vmm.machine.lifecycle import EndEvent
+from vmm.machine.machine import Machine
+from vmm.machine.restored import Restored
+from vmm.snapshot.records import made
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.machine.bootstrap import Origin
+    from vmm.machine.lifecycle import Event
+
+    Told = Event | EndEvent | str | None
+
+_VALUES = {"jail": "auto", "control": None}
+_SPACE = "space"
+
+
+class _Asked(Requests):
+    """Requests of the process that has the machine; its end is an item of *told*, as events are."""
+
+    def __init__(self, sock: _socket.socket, told: SimpleQueue[Told]) -> None:
+        super().__init__(sock)
+        self._told = told
+
+    def _take(self) -> None:
+        super()._take()
+        self._told.put(None)
+
+    def begin(self) -> tuple[dict[str, Any], list[int]]:
+        """The configuration, and the descriptors that come with it: for the answer, for events, and a console's."""
+        taken = self.take(REQUEST_MAX)
+        if taken is None:
+            raise SystemExit(0)
+        return json.loads(taken[0]), taken[1]
+
+    def until_start(self, machine: Machine) -> int:
+        """Do what is asked for until that is to start the machine: the descriptor for the answer; -1: nobody asks."""
+        self._machine = machine
+        while taken := self.take():
+            data, fds = taken
+            if json.loads(data)["command"] == "start":
+                return fds[0]
+            self._do(data, fds)
+        return -1
+
+
+def main(argv: list[str]) -> int:
+    """Be that process; returns its exit status."""
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGPIPE):
+        _signal.signal(number, _signal.SIG_IGN)
+    try:
+        sock = _socket.socket(fileno=int(argv[0]))
+        sock.getpeername()
+    except (IndexError, ValueError, OSError):
+        raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None
+    told: SimpleQueue[Told] = SimpleQueue()
+    asked = _Asked(sock, told)
+    request, (answer, events, *console) = asked.begin()
+    try:
+        config, origin = _wanted(request, console)
+        with jail.Outside(config, _VALUES) as outside, Machine.of_origin(origin, config, start=False) as machine:
+            _tell(answer, {"ok": {}})
+            posix.close(answer)
+            answer = asked.until_start(machine)
+            if answer < 0:
+                return 0
+            machine.listen(told.put)
+            machine.console.space_callback = lambda: told.put(_SPACE)
+            restore = request["restore"] or {"options": {}}
+            _start(machine, asked, outside, answer, prefetch=bool(restore["options"].get("prefetch")))
+            answer = -1
+            while (event := told.get()) is not None:
+                if event == _SPACE:
+                    _tell(events, {_SPACE: True})
+                elif isinstance(event, EndEvent):
+                    _tell(events, {"end": event.kind, "detail": event.detail, "error": describe(event.error)})
+    except VmmError as error:
+        if answer < 0:
+            raise
+        _tell_error(answer, error)
+    return 0
+
+
+def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig, Origin]:
+    import vmm
+
+    if request["package"] != vmm.__path__[0]:
+        raise HostError(
+            f"the program pyvmm is of {vmm.__path__[0]}, and this process imports {request['package']}",
+            code="isolation-process",
+            hint="use the Python of the environment that pyvmm is installed in",
+        )
+    kinds = config_kinds()
+    config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
+    if any(device.many_files for device in config.device_configs()):
+        allow_many_files()
+    if console:
+        config = replace(config, console=replace(config.console, fd=console[0]))
+    restore = request["restore"]
+    if restore is None:
+        return config, Bootstrap(config)
+    types = {**MachineConfig.__record_types__, "shares": "tuple[ShareConfig, ...] | dict[str, str]"}  # type: ignore[attr-defined]
+    changes = {name: made(each, types[name], kinds, name) for name, each in restore["changes"].items()}
+    origin = Restored(restore["path"], {**changes, "console": config.console}, **restore["options"])
+    if origin.records:
+        origin.close()
+        raise ConfigError(
+            "prefetch: the first clone writes into the snapshot, which a machine in a jail cannot",
+            code="isolation",
+            hint='restore it once with isolation="thread" and prefetch',
+        )
+    return origin.config, origin
+
+
+def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, *, prefetch: bool) -> None:
+    """Let the guest run, in a jail, and answer what is asked from now on."""
+    standing: dict[str, Any] = {}
+    jail.import_the_rest(as_json=True, stats=False)
+    gc.freeze()
+    gc.enable()
+    outside.control = asked
+
+    def ready() -> None:
+        walls = jail.enter(machine, {**_VALUES, "prefetch": prefetch}, outside)
+        standing.update(walls=walls.names(), missing=walls.missing)
+
+    try:
+        machine.start(ready, confined=True)
+    except VmmError as error:
+        _tell_error(answer, error)
+    else:
+        _tell(answer, {"ok": standing})
+        asked.start()
+    posix.close(answer)
+
+
+def _tell_error(fd: int, error: VmmError) -> None:
+    is_config = isinstance(error, ConfigError)
+    _tell(fd, {"error": str(error), "code": error.code, "hint": error.hint, "config": is_config})
+
+
+def _tell(fd: int, what: dict[str, Any]) -> None:
+    try:
+        posix.write(fd, json.dumps(what).encode())  # one message
+    except OSError:
+        pass  # nobody is there any more, and nothing more will be asked for

@@ -1,0 +1,738 @@
+"""A machine whose process is another one, in a jail: how it is asked, and :class:`~vmm.machine.machine.Machine` with
+``isolation="process"``, whose process is a child of the caller's.
+
+The child is ``pyvmm isolated`` (:mod:`vmm.cli.isolated`).  It is told the configuration, opens what that names with the
+caller's rights, goes into the jail as that of ``pyvmm boot`` does when the machine starts, and answers requests at one
+end of a socket pair.  A guest may have taken it over, so what it says is checked.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from _thread import RLock, get_ident
+from typing import NamedTuple
+
+from vmm import boot
+from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
+from vmm.faststart.record import replace
+from vmm.faststart.thread import Thread
+from vmm.machine import exit_hook as exithook
+from vmm.machine.config import THREAD, config_kinds
+from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, TIMEOUT, EndEvent, Life
+from vmm.snapshot.manifest import read_manifest
+from vmm.snapshot.records import made, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from subprocess import Popen
+    from typing import Any
+
+    from vmm.machine.config import MachineConfig
+    from vmm.machine.lifecycle import Event, EventStream
+    from vmm.machine.machine import Machine
+    from vmm.machine.snapshot import Saved
+
+ANSWER_MAX = 64 << 10
+"""Bytes of an answer."""
+REQUEST_MAX = 128 << 10
+"""Bytes of a request: a configuration is the longest."""
+
+
+class Jailed:
+    """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
+    it answers is checked, and it is killed when it does not end.
+
+    :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
+        the files that it is to write
+    :param process: a pidfd
+    :ivar config: of the machine, as the user gave it
+    """
+
+    confined = True
+
+    def __init__(self, sock: _socket.socket, process: int, config: MachineConfig) -> None:
+        self._sock = sock
+        self._process = process
+        self.config = config
+
+    @property
+    def state(self) -> str:
+        """As :attr:`Machine.state`."""
+        return text(self.ask("status").get("state"))
+
+    @property
+    def devices(self) -> list[Named]:
+        """Of the machine's devices their names."""
+        names = self.ask("status").get("devices")
+        return [Named(text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
+
+    def pause(self) -> None:
+        """As :meth:`Machine.pause`."""
+        self.ask("pause")
+
+    def resume(self) -> None:
+        """As :meth:`Machine.resume`."""
+        self.ask("resume")
+
+    def press_power_button(self) -> None:
+        """As :meth:`Machine.press_power_button`."""
+        self.ask("press-power-button")
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """As :meth:`Machine.stop`."""
+        try:
+            self.ask("stop", seconds=_STOP_SECONDS, kind=kind, detail=detail)
+        except HostError:
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """As :meth:`Machine.snapshot`: the directory and all that describes the machine are made here, of the
+        configuration that the user gave; the machine's process writes RAM, its state and disks into files that are
+        open."""
+        from vmm.machine.snapshot import Taking
+        from vmm.snapshot.directory import NewDirectory
+
+        with NewDirectory(path) as folder:
+            taking = Taking(self.config, folder, base)
+            with taking.files() as files:
+                diff = (files.pages, files.than) if files.than >= 0 else ()
+                fds = (files.memory, files.state, *diff, *files.disks)
+                answer = self.ask("save", fds, progress, stop=stop, diff=bool(diff))
+            try:
+                taking.finish(_saved(answer, self.config))
+            except BaseException:
+                if stop:
+                    self.resume()
+                raise
+        if stop:
+            self.stop(detail="snapshot")
+
+    def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
+        """
+        :raises ConfigError: always
+        """
+        raise ConfigError(
+            "fork: a machine in a jail cannot make another one",
+            code="control-jail",
+            hint="start it with --jail=off, or restore a snapshot of it",
+        )
+
+    def ask(
+        self,
+        command: str,
+        fds: tuple[int, ...] = (),
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        seconds: float | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """
+        :raises ConfigError: as the machine says
+        :raises HostError: as it says; or it says nothing that makes sense
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                request = json.dumps({"command": command, **arguments}).encode()
+                flags = socket.MSG_NOSIGNAL | (0 if seconds is None else socket.MSG_DONTWAIT)
+                rights = array.array("i", (theirs.fileno(), *fds))
+                try:
+                    self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], flags)
+                except OSError as error:
+                    raise _silent(error) from error
+            ours.settimeout(seconds)
+            while data := _received(ours):
+                answer = _parsed(data)
+                if "progress" in answer:
+                    if progress is not None:
+                        progress(number(answer["progress"]), number(answer.get("of")))
+                elif "error" in answer:
+                    kind = ConfigError if answer.get("config") is True else HostError
+                    raise kind(text(answer["error"]), code=text(answer.get("code")), hint=text(answer.get("hint")))
+                elif isinstance(answer.get("ok"), dict):
+                    return dict(answer["ok"])
+                else:
+                    raise _nonsense()
+        raise HostError("the machine ended before it answered", code="control-ended")
+
+
+def _silent(error: OSError) -> HostError:
+    why = f": {error.strerror}" if error.strerror else ""
+    return HostError(f"the machine ended before it answered{why}", code="control-ended", errno=error.errno or 0)
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(ANSWER_MAX)
+    except OSError as error:
+        raise _silent(error) from error
+
+
+class Named(NamedTuple):
+    """A device of a machine in a jail."""
+
+    name: str
+
+
+_DEVICES_MAX = 256
+_TEXT_MAX = 512
+_STOP_SECONDS = 10.0
+
+
+def _nonsense() -> HostError:
+    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _nonsense() from None
+    if not isinstance(answer, dict):
+        raise _nonsense()
+    return answer
+
+
+def text(value: object, most: int = _TEXT_MAX) -> str:
+    """What somebody's terminal may be shown."""
+    if not isinstance(value, str):
+        raise _nonsense()
+    return "".join(each if each.isprintable() else "?" for each in value[:most])
+
+
+def _lines(value: object) -> str:
+    """The same of several lines."""
+    if not isinstance(value, str):
+        raise _nonsense()
+    return "\n".join(text(line, 4096) for line in value.split("\n")[:64])
+
+
+def number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise _nonsense()
+    return value
+
+
+def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:
+    """What was answered to *save*."""
+    from vmm.machine.snapshot import Saved
+
+    devices, disks = (
+        [list(each) for each in answer[name] if isinstance(each, list) and len(each) == 2]
+        if isinstance(answer.get(name), list)
+        else []
+        for name in ("devices", "disks")
+    )
+    cpuid = text(answer.get("cpuid"))
+    if len(disks) != len(config.disk_configs()) or len(devices) > _DEVICES_MAX or len(cpuid) != 64:
+        raise _nonsense()
+    return Saved(
+        tuple((text(kind), number(version)) for kind, version in devices),
+        cpuid,
+        tuple((number(size), number(changed)) for size, changed in disks),
+        number(answer.get("memory_bytes")),
+    )
+
+
+class _Console:
+    """The console of a machine in a process of its own.
+
+    :ivar space_callback: called when it takes input again, after :meth:`input` took less than it was given
+    """
+
+    def __init__(self, machine: IsolatedMachine) -> None:
+        self._machine = machine
+        self.space_callback: Callable[[], None] | None = None
+
+    def input(self, data: bytes) -> int:
+        """As :meth:`Machine.console_input`."""
+        return self._machine.console_input(data)
+
+
+class _Vsock:
+    """The socket device of such a machine: its sockets are the caller's to connect to, as any program's of the host."""
+
+    def __init__(self, uds: str) -> None:
+        self.uds = os.path.abspath(uds)
+        self._listening: list[socket.socket] = []
+
+    def connect(self, port: int, *, seqpacket: bool = False, timeout: float | None = None) -> socket.socket:
+        """As :meth:`vmm.virtio.vsock.device.Vsock.connect`."""
+        from vmm.virtio.vsock import client
+
+        return client.connect(self.uds, port, seqpacket=seqpacket, timeout=timeout)
+
+    def listen(self, port: int, *, seqpacket: bool = False, backlog: int = 128) -> socket.socket:
+        """As :meth:`vmm.virtio.vsock.device.Vsock.listen`."""
+        from vmm.virtio.vsock import client, path
+
+        made = client.listen(path.port_path(self.uds, port), seqpacket=seqpacket, backlog=backlog)
+        self._listening = [*(each for each in self._listening if each.fileno() >= 0), made]
+        return made
+
+    def close(self) -> None:
+        """Close what listens."""
+        for each in self._listening:
+            each.close()
+
+
+class IsolatedMachine:
+    """What :class:`~vmm.machine.machine.Machine` makes of a configuration with ``isolation="process"``.
+
+    :ivar walls: names of the walls that stand around its process, see :data:`vmm.jail.enter.WALLS`; empty before it is
+        started
+    :ivar missing: in words, the first wall that cannot be had on this host and why; may be empty
+    :ivar pid: of its process; another one after :meth:`reset`
+    """
+
+    def __init__(
+        self, config: MachineConfig, *, devices: tuple[object, ...] = (), _restore: dict[str, Any] | None = None
+    ) -> None:
+        if devices:
+            raise _cannot("a device of the caller's own")
+        for each in config.more_devices:
+            if type(each).__name__ not in config_kinds():
+                raise _cannot(f"a {type(each).__name__}")
+        for tag, share in config.tagged_shares():
+            if share.isolation == THREAD:
+                raise _cannot(f"the share {tag!r} with isolation=thread")
+        self.config = config
+        self._restore = _restore
+        self.walls: list[str] = []
+        self.missing = ""
+        self.pid = 0
+        self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
+        self.console = _Console(self)
+        self._vsock = None if config.vsock is None or not config.vsock.uds else _Vsock(config.vsock.uds)
+        self._life = Life()
+        self._life_lock = RLock()
+        self._child: _Child | None = None
+        self._console_fd = -1 if config.console.fd < 0 else os.dup(config.console.fd)
+        exithook.watch(self)
+        try:
+            self._child = self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def restore(
+        cls, path: str, changes: dict[str, Any], *, devices: tuple[object, ...], start: bool, **options: Any
+    ) -> IsolatedMachine:
+        """As :meth:`Machine.restore`.  With *prefetch* another machine must have recorded before."""
+        manifest = read_manifest(path)
+        saved: MachineConfig = made(manifest.config, "MachineConfig", config_kinds(), path)
+        own = {name: plain(value) for name, value in changes.items() if name != "isolation"}
+        machine = cls(
+            saved.of_clone(changes),
+            devices=devices,
+            _restore={"path": os.path.abspath(path), "changes": own, "options": options},
+        )
+        if start:
+            try:
+                machine.start()
+            except BaseException:
+                machine.close()
+                raise
+        return machine
+
+    def _make(self) -> _Child:
+        child = _Child(self)
+        self.pid = child.process.pid
+        return child
+
+    @property
+    def _jailed(self) -> Jailed:
+        if self._child is None:
+            raise ConfigError("the machine is closed", code="machine-state")
+        return self._child.jailed
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """As :attr:`Machine.state`."""
+        return self._life.state
+
+    @property
+    def confined(self) -> bool:
+        """As :attr:`Machine.confined`: always."""
+        return True
+
+    @property
+    def end(self) -> EndEvent | None:
+        """As :attr:`Machine.end`."""
+        return self._life.end
+
+    @property
+    def devices(self) -> list[Named]:
+        """Names of its devices."""
+        self._life.check("devices")
+        return self._jailed.devices
+
+    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = True, terminal: bool = False) -> None:
+        """As :meth:`Machine.start`; *ready* and *terminal* cannot be had.
+
+        :raises HostError: its process has ended, or cannot be confined
+        """
+        if ready is not None or terminal:
+            raise _cannot("a call before the guest's first instruction, or a terminal's keys,")
+        with self._life_lock:
+            self._life.check("start")
+            if self._life.end is None:
+                self._begin()
+            self._life.stage = RUNNING
+            self._life.publish("restored" if self._restore else "started")
+
+    def _begin(self) -> None:
+        answer = self._jailed.ask("start")
+        names = answer.get("walls")
+        self.walls = [text(each) for each in names] if isinstance(names, list) and len(names) < 100 else []
+        self.missing = text(answer.get("missing"))
+        self._life.stage = RUNNING
+        self.phases.append(("started", time.monotonic()))
+
+    def wait(self, timeout: float | None = None) -> EndEvent | None:
+        """As :meth:`Machine.wait`."""
+        end = self._life.wait(timeout)
+        if end is not None and end.error is not None:
+            raise end.error
+        return end
+
+    def run(self, timeout: float | None = None) -> EndEvent:
+        """As :meth:`Machine.run`."""
+        self.start()
+        return self.wait(timeout) or self.expire(timeout or 0.0)
+
+    def expire(self, timeout: float) -> EndEvent:
+        """As :meth:`Machine.expire`."""
+        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
+        end = self.wait()
+        assert end is not None
+        return end
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """As :meth:`Machine.stop`.  A process that does not answer within 10 s is killed."""
+        child = self._child
+        if child is None or self._life.end is not None:
+            return
+        if self._life.stage == MADE:
+            self._end(kind, detail)
+        else:
+            child.stopped = kind, detail
+            child.jailed.stop(kind, detail)
+
+    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
+        """As :meth:`Machine.listen`."""
+        return self._life.listen(listener)
+
+    def events(self) -> EventStream:
+        """As :meth:`Machine.events`."""
+        return self._life.stream()
+
+    def pause(self) -> None:
+        """As :meth:`Machine.pause`."""
+        with self._life_lock:
+            self._life.check("pause")
+            self._jailed.pause()
+            self._life.stage = PAUSED
+            self._life.publish("paused")
+
+    def resume(self) -> None:
+        """As :meth:`Machine.resume`."""
+        with self._life_lock:
+            self._life.check("resume")
+            self._jailed.resume()
+            self._life.stage = RUNNING
+            self._life.publish("resumed")
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """As :meth:`Machine.snapshot`.  RAM, state and disks of it are what the process, and so its guest, says."""
+        with self._life_lock:
+            self._life.check("snapshot")
+            self._jailed.snapshot(path, base=base, stop=stop, progress=progress)
+            self._life.publish("snapshot", path)
+
+    def reset(self) -> None:
+        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again."""
+        with self._life_lock:
+            self._life.check("reset")
+            if self._restore is not None:
+                raise _cannot("a reset of a clone, whose disks end with its process,")
+            boot.check(self.config)
+            assert self._child is not None
+            self._child.close()
+            try:
+                self._life.begin_again()
+                self._child = self._make()
+                self._begin()
+            except BaseException as error:
+                self._life.stage = RUNNING
+                self._end(ERROR, f"reset: {error}", error)
+                raise
+            self._life.publish("reset")
+
+    def press_power_button(self) -> None:
+        """As :meth:`Machine.press_power_button`."""
+        self._life.check("press_power_button")
+        self._life.publish("power-button")
+        self._jailed.press_power_button()
+
+    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
+        """As :meth:`Machine.shutdown`."""
+        self._life.check("shutdown")
+        self.press_power_button()
+        return self.wait(timeout)
+
+    def console_input(self, data: bytes) -> int:
+        """As :meth:`Machine.console_input`."""
+        self._life.check("console_input")
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            taken = number(self._jailed.ask("input", data=piece.decode("latin-1")).get("taken"))
+            if taken < len(piece):
+                return start + taken
+        return len(data)
+
+    @property
+    def vsock(self) -> _Vsock:
+        """The socket device: its ``connect``, ``listen`` and ``uds``.
+
+        :raises ConfigError: the machine was configured without one, or with ``backend="vhost"``
+        """
+        if self._vsock is None:
+            raise ConfigError("the machine has no socket device with backend=unix", code="vsock-none")
+        return self._vsock
+
+    def _end(self, kind: str, detail: str, error: BaseException | None = None) -> None:
+        end = self._life.finish(kind, detail, error)
+        if end is not None:
+            self.phases.append(("ended", end.at))
+            self._life.tell_end(end)
+
+    def close(self) -> None:
+        """As :meth:`Machine.close`.  A process that does not end within 10 s is killed."""
+        child = self._child
+        if child is not None and child.is_reader():
+            raise ConfigError("cannot close the machine from a listener of its own", code="machine-thread")
+        with self._life_lock:
+            if self._life.stage == CLOSED:
+                return
+            if child is not None:
+                child.close()
+            self._end(STOPPED, "")
+            self._life.stage = CLOSED
+            self._child = None
+            if self._vsock is not None:
+                self._vsock.close()
+            if self._console_fd >= 0:
+                os.close(self._console_fd)
+                self._console_fd = -1
+            exithook.forget(self)
+
+    def __enter__(self) -> IsolatedMachine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise _cannot(name)
+        raise AttributeError(name)
+
+
+ELSEWHERE = (
+    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "loop", "memory", "mmio", "nets",
+    "open_for_saving", "pio", "plug", "resize_disk", "save", "serial", "unplug", "vcpus",
+)  # fmt: skip
+"""What a Machine has in its own process only."""
+
+
+def _cannot(what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} cannot be had of a machine in a process of its own",
+        code="isolation",
+        hint='isolation="thread" has it in this process',
+    )
+
+
+_ERRORS: dict[str, type[VmmError]] = {
+    each.default_code: each for each in (ConfigError, HostError, ForbiddenCallError, GuestError)
+}
+
+
+def describe(error: BaseException | None) -> dict[str, Any] | None:
+    """An error as plain values; see :func:`_error_of`."""
+    if error is None:
+        return None
+    kind = next((name for name, each in _ERRORS.items() if type(error) is each), HostError.default_code)
+    message = str(error) if isinstance(error, VmmError) else f"{type(error).__name__}: {error}"
+    return {"kind": kind, "error": message, "code": getattr(error, "code", ""), "hint": getattr(error, "hint", "")}
+
+
+def _error_of(told: object) -> VmmError | None:
+    if told is None:
+        return None
+    if not isinstance(told, dict):
+        raise _nonsense()
+    kind = _ERRORS.get(text(told.get("kind")), HostError)
+    return kind(_lines(told.get("error")), code=text(told.get("code")), hint=text(told.get("hint")))
+
+
+class _Child:
+    """The process of an :class:`IsolatedMachine`, from its start to its end; :meth:`close` is its end.
+
+    :ivar stopped: how the run ends when the process does without a word; empty: as an error
+    """
+
+    def __init__(self, machine: IsolatedMachine) -> None:
+        self._machine = machine
+        self._ident: int | None = None
+        self.stopped: tuple[str, str] | None = None
+        self._leaving = False
+        config = machine.config
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock = ours
+        with theirs:
+            try:
+                self.process = _spawn(theirs.fileno())
+            except OSError as error:
+                ours.close()
+                raise HostError(
+                    f"no process for the machine: {error.strerror}", code="isolation-process", errno=error.errno or 0
+                ) from error
+        self._pidfd = os.pidfd_open(self.process.pid)
+        # The configuration in a snapshot is that of the guest, wherever it runs
+        self.jailed = Jailed(ours, self._pidfd, replace(config, isolation=THREAD))
+        self._events, events = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._reader = Thread(self._read, "machine")
+        self._reader.start()
+        fds = (events.fileno(), *((machine._console_fd,) if machine._console_fd >= 0 else ()))
+        try:
+            with events:
+                self.jailed.ask(
+                    "make", fds, config=plain(self.jailed.config), restore=machine._restore, package=_package()
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def is_reader(self) -> bool:
+        """It is the thread that tells of the run's end."""
+        return self._ident == get_ident()
+
+    def _read(self) -> None:
+        self._ident = get_ident()
+        try:
+            while data := self._events.recv(ANSWER_MAX):
+                told = _parsed(data)
+                if "space" in told:
+                    callback = self._machine.console.space_callback
+                    if callback is not None:
+                        callback()
+                    continue
+                kind, detail, error = text(told.get("end")), _lines(told.get("detail")), _error_of(told.get("error"))
+                if kind not in END_KINDS:
+                    raise _nonsense()
+                if not self._leaving:
+                    self._machine._end(kind, detail, error)
+        except HostError as wrong:  # somebody else speaks there
+            self._kill()
+            self._machine._end(ERROR, str(wrong), wrong)
+        except OSError:
+            pass
+        if not self._leaving and self._machine.end is None and self._machine.state != MADE:
+            self._tell_of_death()
+
+    def _tell_of_death(self) -> None:
+        if self.stopped is not None:
+            self._machine._end(*self.stopped)
+            return
+        how = ""
+        try:
+            status = self.process.wait(_PATIENCE)
+            how = f" with status {status}" if status >= 0 else f" of {signal.Signals(-status).name}"
+        except Exception:  # it closed its sockets, and lives; or somebody else has waited for it
+            self._kill()
+        error = HostError(f"the machine's process has ended{how}", code="isolation-ended")
+        self._machine._end(ERROR, str(error), error)
+
+    def _kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """Let it end, and wait until it has.  Harmless when done twice."""
+        if self._pidfd < 0:
+            return
+        import select
+        import subprocess
+
+        self._leaving = True
+        self._sock.close()
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(_STOP_SECONDS * 1000):
+            self._kill()
+        try:
+            self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._events.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        self._events.close()
+
+
+_PATIENCE = 5.0
+_PIECE = 4096
+"""Bytes of input at once."""
+
+
+def _package() -> str:
+    """Where this package is, for a child that must be the same."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _spawn(fd: int) -> Popen[bytes]:
+    """``pyvmm isolated FD``: that of this interpreter, which starts from an image where it can, or this one anew."""
+    import subprocess
+
+    beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
+    command = [beside]
+    if not os.access(beside, os.X_OK):
+        begin = f"import sys; sys.path[:] = {sys.path!r}; from vmm.cli.entry import begin; sys.exit(begin())"
+        command = [sys.executable, "-IS", "-c", begin]
+    return subprocess.Popen(
+        [*command, "isolated", str(fd)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(fd,),
+        start_new_session=True,
+    )
