@@ -203,8 +203,7 @@ def _confine_all() -> None:
     start = Machine.start
 
     def confined(machine: Machine, ready: Callable[[], None] | None = None, **options: bool) -> None:
-        can = all(share.isolation != "thread" for _, share in machine.config.tagged_shares())
-        start(machine, ready, **{"confined": can, **options})
+        start(machine, ready, **{"confined": not machine.config.opens_files(), **options})
 
     Machine.start = confined  # type: ignore[method-assign, assignment]
     _confine_drivers()

@@ -202,16 +202,42 @@ class Messages:
         sys.stderr.flush()
 
 
-def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside: Outside) -> list[str]:
+class Run:
+    """A machine that a command runs, with what belongs to it in this process.
+
+    :ivar values: the command's options
+    """
+
+    __slots__ = ("console", "machine", "messages", "outside", "signals", "values")
+
+    def __init__(
+        self,
+        machine: Machine,
+        signals: Signals,
+        console: Console,
+        values: dict[str, Any],
+        messages: Messages,
+        outside: Outside,
+    ) -> None:
+        self.machine = machine
+        self.signals = signals
+        self.console = console
+        self.values = values
+        self.messages = messages
+        self.outside = outside
+
+
+def _start(run: Run) -> list[str]:
     """Let the guest run, in a jail where that can be; the names of the walls that stand."""
     from vmm.cli import jail as command
 
+    machine, values, messages, outside = run.machine, run.values, run.messages, run.outside
     why = command.obstacle(machine.config, values)
     if values["jail"] == jail.ON and why:
         raise ConfigError(f"--jail=on: {why}", code="jail-obstacle", hint="--jail=auto does without")
     if values["jail"] == jail.OFF or why:
         messages.event("jail", f"no jail: {why or '--jail=off'}", walls=[])
-        confined = values["jail"] != jail.OFF and command.can_confine(machine.config)
+        confined = values["jail"] != jail.OFF and not machine.config.opens_files()
         machine.start(confined=confined, terminal=command.has_terminal())
         if outside.gdb is not None:
             outside.gdb.start()
@@ -232,34 +258,23 @@ def _start(machine: Machine, values: dict[str, Any], messages: Messages, outside
     return names
 
 
-def run_machine(
-    machine: Machine,
-    signals: Signals,
-    console: Console,
-    values: dict[str, Any],
-    messages: Messages,
-    outside: Outside,
-) -> int:
-    """Run *machine* to its end, with *console*, the control socket and what is *outside*; the exit status."""
-    if console.where:
-        messages.event("console", f"console on {console.where}", where=console.where)
-    signals.watch(machine)
-    if values["control"] is None or outside.control is not None:
-        return _run(machine, signals, console, values, messages, outside)
+def run_machine(run: Run) -> int:
+    """Run the machine to its end, and serve its control socket; the exit status."""
+    where = run.console.where
+    if where:
+        run.messages.event("console", f"console on {where}", where=where)
+    run.signals.watch(run.machine)
+    path = run.values["control"]
+    if path is None or run.outside.control is not None:
+        return _run(run)
     from vmm.control.server import ControlServer
 
-    with ControlServer(machine, values["control"]):
-        return _run(machine, signals, console, values, messages, outside)
+    with ControlServer(run.machine, path):
+        return _run(run)
 
 
-def _run(
-    machine: Machine,
-    signals: Signals,
-    console: Console,
-    values: dict[str, Any],
-    messages: Messages,
-    outside: Outside,
-) -> int:
+def _run(run: Run) -> int:
+    machine, console, values, messages = run.machine, run.console, run.values, run.messages
     console.connect(
         machine.loop,
         machine.console,
@@ -267,8 +282,8 @@ def _run(
         lambda: machine.stop(detail="SIGPIPE"),
     )
     try:
-        walls = _start(machine, values, messages, outside)
-        signals.wait(values["timeout"])
+        walls = _start(run)
+        run.signals.wait(values["timeout"])
         end = machine.wait(0) or machine.expire(values["timeout"])
     finally:
         console.restore()
@@ -342,9 +357,10 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
             bundle.keep()
             gc.freeze()
             gc.enable()
+            run = Run(machine, signals, console, values, messages, outside)
             if gdb is None:
-                return run_machine(machine, signals, console, values, messages, outside)
+                return run_machine(run)
             with GdbServer(machine, gdb, begin=False) as server:
                 outside.gdb = server
                 messages.event("gdb", f"gdb: target remote {server.address}", where=server.address)
-                return run_machine(machine, signals, console, values, messages, outside)
+                return run_machine(run)

@@ -48,9 +48,7 @@ def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
     """What of a machine needs more than a jail leaves, or empty."""
     if values.get("records"):
         return "the first clone with --prefetch writes into the snapshot"
-    if any(share.isolation == "thread" for _, share in config.tagged_shares()):
-        return "a share with isolation=thread opens files"
-    return ""
+    return config.opens_files()
 
 
 def _has_sockets(config: MachineConfig) -> bool:
@@ -60,11 +58,6 @@ def _has_sockets(config: MachineConfig) -> bool:
 def has_terminal() -> bool:
     """Whether the console is a terminal: vmm/cli/terminal.py imports this module."""
     return "signal" in sys.modules
-
-
-def can_confine(config: MachineConfig) -> bool:
-    """Whether the threads of a machine that cannot have a jail can have their lists all the same."""
-    return all(share.isolation != "thread" for _, share in config.tagged_shares())
 
 
 def import_the_rest(*, as_json: bool, stats: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, devices_from, number, run_machine
+from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, Run, devices_from, number, run_machine
 from vmm.cli.options import Option
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
@@ -76,4 +76,4 @@ def main(argv: list[str]) -> int:
         ):
             if values["jail"] != jail.OFF:
                 import_the_rest(as_json=values["json"], stats=values["stats"])
-            return run_machine(machine, signals, console, values, messages, outside)
+            return run_machine(Run(machine, signals, console, values, messages, outside))

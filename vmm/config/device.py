@@ -63,6 +63,12 @@ class DeviceConfig:
         return False
 
     @property
+    def opens_files(self) -> str:
+        """Why this process opens files while the guest runs, which neither a jail nor a list of system calls allows;
+        empty: it opens none."""
+        return ""
+
+    @property
     def calls(self) -> int:
         """Kinds of system calls (``SECCOMP_*``) that the device has, beyond what every worker has, and every machine:
         of its worker in its jail, and of Python that serves it."""

@@ -203,6 +203,10 @@ class MachineConfig:
         """Another process will map guest RAM: the user says so, or a device is served by one."""
         return self.memory.shared or any(each.shares_memory for each in self.device_configs())
 
+    def opens_files(self) -> str:
+        """Why the machine can have no jail, by the first device that opens files while the guest runs; or empty."""
+        return next((why for each in self.device_configs() if (why := each.opens_files)), "")
+
     def takes_memory_on_demand(self) -> bool:
         """All that map guest RAM can do with pages that come when they are touched."""
         others = any(each.shares_memory and not each.takes_memory_on_demand for each in self.device_configs())

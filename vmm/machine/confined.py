@@ -41,13 +41,13 @@ class Confinement:
 
     :param config: of the machine, all of whose devices are open
     :param terminal: its console is one
-    :raises ConfigError: a share's server is threads of this process
+    :raises ConfigError: a device opens files while the guest runs
     :raises HostError: the host has no filters of system calls
     """
 
     def __init__(self, config: MachineConfig, *, terminal: bool = False) -> None:
-        if any(share.isolation == "thread" for _, share in config.tagged_shares()):
-            raise ConfigError("a share with isolation=thread opens files", code="confine-share")
+        if why := config.opens_files():
+            raise ConfigError(why, code="confine-files")
         import_the_rest()
         kinds = kinds_of(config) & _FOR_PYTHON
         typed = lib.SECCOMP_TTY if terminal else 0
