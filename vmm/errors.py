@@ -42,7 +42,7 @@ class HostError(VmmError):
 
 
 class ForbiddenCallError(HostError):
-    """A thread of the VMM tried a system call that it has no use for: somebody has taken it over.  Ends the machine."""
+    """A thread of the VMM tried a system call that is not on its list: it has been taken over.  Ends the machine."""
 
     default_code = "forbidden-call"
 

@@ -26,7 +26,7 @@ class EventFd:
         try:
             posix.eventfd_write(self.fd, 1)
         except BlockingIOError:
-            pass  # no room for one more: whoever waits for it has been woken
+            pass  # its counter is at the maximum: the reader has been woken
 
     def clear(self) -> int:
         """Read and zero the counter; 0 when it was zero.  Never waits, whatever another process did to the flags."""
@@ -38,7 +38,7 @@ class EventFd:
         return int.from_bytes(value, "little")
 
     def close(self) -> None:
-        """Close the descriptor; harmless when done twice."""
+        """Close the descriptor.  A second call does nothing."""
         if self.fd >= 0:
             posix.close(self.fd)
             self.fd = -1
@@ -57,7 +57,7 @@ class Timer:
         self._callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Do not call; harmless afterwards."""
+        """Do not call it.  Without effect afterwards."""
         self._callback = None
 
     def ring(self) -> None:
@@ -87,7 +87,7 @@ class Loop:
         self._epoll.register(fd, events)
 
     def remove(self, fd: int) -> None:
-        """Forget *fd*; harmless when it is not there."""
+        """Remove *fd*; without effect when it is not there."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 

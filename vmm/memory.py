@@ -478,7 +478,7 @@ class GuestMemory:
         return self._native
 
     def close(self) -> None:
-        """Unmap and close; harmless when done twice.
+        """Unmap and close.  A second call does nothing.
 
         :raises BufferError: somebody still holds a view
         """

@@ -10,7 +10,7 @@ import sys
 
 
 def debug(name: str, text: str) -> None:
-    """What only somebody who looks for it wants to know: of the logger *name*, where there is one."""
+    """Log a message for debugging, by the logger *name*, if :mod:`logging` is imported."""
     if "logging" in sys.modules:
         _tell(name, "debug", text)
 

@@ -62,7 +62,7 @@ class Echo:
             client.sendall(read_all(client))
 
     def close(self) -> None:
-        """Harmless when done twice."""
+        """Close it.  A second call does nothing."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()

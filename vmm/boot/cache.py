@@ -99,7 +99,7 @@ def load(path: str, real: bytes, identity: Identity) -> KernelImage | None:
         return None
     try:
         status = posix.fstat(fd)
-        # Whoever can write the entry decides what is loaded where
+        # A writer of the entry decides what is loaded, and where
         if not stat.S_ISREG(status.st_mode) or status.st_uid != posix.geteuid() or status.st_mode & 0o022:
             return None
         return decode(posix.read(fd, _MAX_SIZE), path, real, identity)
@@ -110,7 +110,7 @@ def load(path: str, real: bytes, identity: Identity) -> KernelImage | None:
 
 
 def is_ours(path: str) -> bool:
-    """Whether *path* is a regular file that nobody else can have written."""
+    """Whether *path* is a regular file that no other user can have written."""
     try:
         status = posix.lstat(path)
     except (OSError, ValueError):

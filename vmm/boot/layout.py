@@ -3,7 +3,7 @@
 ::
 
     0000_0000 .. 000a_0000   conventional RAM; the guest's own (its trampoline for secondary CPUs lives here)
-    000a_0000 .. 000c_0000   where a PC has its display: RAM that nobody uses
+    000a_0000 .. 000c_0000   a PC's display memory: unused RAM
     000c_0000 .. 000e_0000   ours: GDT, start_info, command line, boot_params, page tables
     000e_0000 .. 000f_f000   ours: ACPI tables, the RSDP first
     000f_f000 .. 0010_0000   ours: the VM generation ID, and where a CPU starts after a reset
@@ -129,7 +129,7 @@ ACPI_POWER_OFF = 1 << 5 | ACPI_S5_TYPE << 2
 VM_GENERATION_GSI = 1
 """Raised when the VM generation ID is another one (a PC has its keyboard here)."""
 POWER_BUTTON_GSI = 3
-"""Raised when somebody presses the power button (a PC has a second serial port here)."""
+"""Raised when the power button is pressed (a PC has a second serial port here)."""
 COM1_GSI = 4
 MMIO_GSI = 5
 """The pin of virtio-mmio device 0; device n has the n-th after it."""

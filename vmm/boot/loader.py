@@ -33,7 +33,7 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
     """
     code = f"{what}-file"
     try:
-        # Opening a pipe must not wait for somebody who writes
+        # Without O_NONBLOCK, opening a FIFO waits for a writer
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY)
     except (OSError, ValueError) as error:
         hints: dict[type[Exception], str] = {
@@ -57,7 +57,7 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
 def find_kernel(path: str, *, unpack: bool = True) -> KernelImage:
     """What is in the kernel file *path*, from the cache if it was parsed before.
 
-    :param unpack: of a bzImage take the ELF file inside, where it can be had
+    :param unpack: take the ELF file inside a bzImage, where it can be unpacked
     :raises ConfigError: it cannot be read, or is no kernel that could be loaded
     """
     fd, state = open_file(path, "kernel")

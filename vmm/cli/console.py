@@ -143,7 +143,7 @@ class Console:
 
     def restore(self) -> None:
         """Write what the guest has sent (waiting five seconds at most for a slow reader), stop reading, give the
-        terminal back.  Harmless when done twice."""
+        terminal back.  A second call does nothing."""
         self._stop_reading()
         serial, self._serial = self._serial, None
         if serial is None:
@@ -157,7 +157,7 @@ class Console:
             self._tell(f"pyvmm: {lost} bytes of console output were not read and are lost\n")
 
     def close(self) -> None:
-        """:meth:`restore`, and close the descriptors.  Harmless when done twice."""
+        """:meth:`restore`, and close the descriptors.  A second call does nothing."""
         self.restore()
         for fd in (self.in_fd, self.out_fd):
             if fd >= 0:

@@ -69,7 +69,7 @@ def open_console(spec: str, stdin: int = 0, stdout: int = 1) -> Console:
     :param stdin: the descriptor that ``stdio`` reads
     :param stdout: the descriptor that it writes
     :raises ConfigError: not a console, or its file cannot be written
-    :raises HostError: no pseudo-terminal to be had
+    :raises HostError: there is no free pseudo-terminal
     """
     if spec == "stdio":
         out_fd = _open_output(stdout)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vmm.virtio.device import VirtioDevice
 
     class Closable(Protocol):
-        """Whatever has a ``close``, harmless when done twice."""
+        """Has a ``close`` whose second call does nothing."""
 
         def close(self) -> None: ...
 
@@ -29,7 +29,7 @@ class Opening:
     :ivar cpus: number of the machine's vCPUs
     :ivar ram: bytes of guest memory
     :ivar loop: the machine's control loop
-    :ivar owned: closes what a device is made of; the device itself is closed by whoever opened it
+    :ivar owned: closes what a device is made of; the caller closes the device itself
     :ivar place: number of the device among those of its kind in this machine, from 0
     :ivar on_demand: guest RAM is filled when it is touched
     """
@@ -51,7 +51,7 @@ class DeviceConfig:
     """The base of the configuration record of each device.
 
     :cvar many_files: the device may hold thousands of descriptors of this process
-    :cvar takes_memory_on_demand: who maps guest RAM takes part when that is filled page by page
+    :cvar takes_memory_on_demand: the process that maps guest RAM can do so while it is filled page by page
     """
 
     many_files: bool = False

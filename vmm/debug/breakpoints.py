@@ -76,7 +76,7 @@ class Breakpoints:
         return True
 
     def is_software(self, gpa: int | None) -> bool:
-        """Is there one of ours?"""
+        """Whether there is a breakpoint of the stub's."""
         return gpa in self._software
 
     def hide(self, gpa: int, data: bytes) -> bytes:

@@ -15,7 +15,7 @@ class PhysicalMemory:
     """The RAM of a machine that was started with ``--gdb``.  The guest goes on meanwhile.  A context manager.
 
     :param where: as for ``--gdb``
-    :raises HostError: nobody serves there
+    :raises HostError: no stub serves there
     """
 
     def __init__(self, where: str) -> None:

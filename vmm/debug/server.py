@@ -32,7 +32,7 @@ class GdbTarget:
     """Where to listen for gdb.
 
     :ivar path: of a unix socket, made with mode 0600; or
-    :ivar port: of TCP, on *host* (the loopback unless said: whoever can connect owns the guest); 0: any
+    :ivar port: of TCP, on *host* (by default the loopback: whoever can connect controls the guest); 0: any
     :ivar wait: the guest does not run before a debugger lets it
     """
 
@@ -72,7 +72,7 @@ class GdbServer:
     """Serves gdb for *machine*, started or not, until :meth:`close`.  A context manager.
 
     :param begin: at once; else from :meth:`start` on
-    :raises HostError: the address cannot be had
+    :raises HostError: the address cannot be bound
     """
 
     def __init__(self, machine: Machine, target: GdbTarget, *, begin: bool = True) -> None:
@@ -98,7 +98,7 @@ class GdbServer:
         self._thread.start()
 
     def give_name(self) -> list[tuple[str, tuple[int, int]]]:
-        """The path of the socket, and its device and inode: somebody else removes it.  Empty with TCP."""
+        """The path of the socket, and its device and inode, for another process that removes it.  Empty with TCP."""
         if not self._path:
             return []
         found, self._path = os.lstat(self._path), ""
@@ -185,7 +185,7 @@ class GdbServer:
             _send(connection, stub.handle(item.data))
 
     def close(self) -> None:
-        """Let the guest go, and the debugger.  Harmless when done twice."""
+        """Detach from the guest, and close the debugger's connection.  A second call does nothing."""
         if self._stopping:
             return
         self._stopping = True

@@ -21,7 +21,7 @@ _REASONS = {"int3": "swbreak:", "swbreak": "swbreak:", "hwbreak": "hwbreak:"}
 
 
 class Bad(Exception):
-    """The packet makes no sense."""
+    """The packet is invalid."""
 
 
 def _number(text: bytes) -> int:

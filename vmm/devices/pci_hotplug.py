@@ -23,7 +23,7 @@ class PciHotplug(BusDevice):
     """Three registers of 32 bits, one bit for each device number.  Any thread may call any method.
 
     :param irq: tells the guest to look
-    :param on_gone: called with a device number that the guest has let go, on the thread of the vCPU that wrote
+    :param on_gone: called with the number of a device that the guest has released, on the thread of the vCPU that wrote
     """
 
     name = "pci-hotplug"

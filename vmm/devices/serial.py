@@ -183,7 +183,7 @@ class Serial(BusDevice):
 
     def close(self) -> None:
         """Write what is left, waiting a second at most for a slow reader, and free.  No vCPU may run any more.
-        Harmless when done twice."""
+        A second call does nothing."""
         if not self._native:
             return
         self.drain(_CLOSE_SECONDS)

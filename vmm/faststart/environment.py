@@ -10,7 +10,7 @@ def variable(name: str) -> str:
     """The value of the environment variable *name*, empty when it is not set."""
     os = sys.modules.get("os")
     if os is not None:
-        # Somebody has imported it, and may have changed the environment through it
+        # It has been imported, and the environment may have been changed through it
         value: str = os.environ.get(name, "")
         return value
     return posix.environ.get(name.encode(), b"").decode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())

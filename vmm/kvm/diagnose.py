@@ -1,4 +1,4 @@
-"""Saying in words what a guest was doing when KVM could not go on."""
+"""Describes what a guest was doing when KVM could not continue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _mode(sregs: s.kvm_sregs) -> str:
 
 
 def describe(vcpu: Vcpu, memory: GuestMemory) -> str:
-    """Where the vCPU is: mode, RIP, the bytes there, control registers.  In words; never raises."""
+    """Where the vCPU is, as text: mode, RIP, the bytes there, control registers.  Never raises."""
     try:
         regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     except VmmError as error:
@@ -51,7 +51,7 @@ def describe(vcpu: Vcpu, memory: GuestMemory) -> str:
 
 
 def triple_fault(vcpu: Vcpu, memory: GuestMemory) -> str:
-    """Where the vCPU shut down, as far as that can be known.  In words; never raises."""
+    """Where the vCPU shut down, as text, as far as that is known.  Never raises."""
     try:
         reset = vcpu.get_regs().rip == _RESET_RIP and not vcpu.get_sregs().cr0 & 1
     except VmmError:

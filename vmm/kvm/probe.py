@@ -36,7 +36,7 @@ class Probe:
 
     :ivar result: ``native``; ``emulated``: KVM interprets the guest's instructions, no kernel boots in sensible time;
         ``broken``: the guest did not do what it should
-    :ivar detail: in words
+    :ivar detail: as text
     :ivar emulated: how many instructions KVM emulated, of *instructions*; -1 where the kernel does not count them
     :ivar instructions: so many the guest executed
     :ivar nanoseconds: per instruction, the best of several runs, exit included
@@ -54,7 +54,8 @@ def probe(system: System) -> Probe:
 
     Real mode would say nothing: Intel CPUs without "unrestricted guest" have that emulated and are fine.
 
-    Takes some milliseconds.  KVM's own count of emulated instructions decides; time does where that is not to be had.
+    Takes some milliseconds.  KVM's own count of emulated instructions decides, or the time taken where KVM has no such
+    count.
 
     :raises HostError: KVM refuses to make a VM, with the errno of the call
     """

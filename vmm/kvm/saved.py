@@ -144,7 +144,7 @@ def _read_msrs(vcpu: Vcpu, indexes: Iterable[int]) -> dict[int, int]:
 
 
 def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
-    """All of *vcpu*, which nobody runs and whose last exit is completed.
+    """The whole state of *vcpu*, which does not run and whose last exit is completed.
 
     :param msrs: see :func:`wanted_msrs`
     :param xsave_size: KVM_CAP_XSAVE2 of the VM; 0 where that is not known
@@ -278,7 +278,7 @@ def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
 
 
 def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
-    """Make *vcpu*, fresh from KVM_CREATE_VCPU, what *state* says.  Nobody runs it.
+    """Load *state* into *vcpu*, which is new and does not run.
 
     :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`);
         None: the saved TSC is written, and KVM keeps vCPUs together as well as it can

@@ -11,7 +11,7 @@ from vmm.kvm import ioctl as k
 def open_stats(fd: int) -> int:
     """A descriptor of the statistics of the VM or vCPU *fd*, the caller's; -1 where the host's KVM has none to give.
 
-    Of a vCPU, while nobody is inside KVM_RUN: the ioctl would wait until it returns.
+    Of a vCPU, while no thread is inside KVM_RUN: the ioctl would wait until it returns.
     """
     try:
         return k.ioctl(fd, k.KVM_GET_STATS_FD, 0, "KVM_GET_STATS_FD")

@@ -87,7 +87,7 @@ class System:
         return Vm(k.ioctl(self.fd, k.KVM_CREATE_VM, 0, "KVM_CREATE_VM"), self.mmap_size)
 
     def close(self) -> None:
-        """Close /dev/kvm; harmless when done twice."""
+        """Close /dev/kvm.  A second call does nothing."""
         if self.fd >= 0:
             posix.close(self.fd)
             self.fd = -1

@@ -32,7 +32,7 @@ _MMIO = struct.Struct("<Q8sIB")
 class Vcpu:
     """Owns a vCPU's descriptor and its ``kvm_run`` mapping.
 
-    Register methods may be called only while nobody is inside :meth:`run`.
+    Register methods may be called only while no thread is inside :meth:`run`.
     """
 
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
@@ -251,7 +251,7 @@ class Vcpu:
         return read_stats(self._stats_fd)
 
     def close(self) -> None:
-        """Free everything; harmless when done twice.  Nobody may be inside :meth:`run`."""
+        """Free everything, while no thread is inside :meth:`run`.  A second call does nothing."""
         if self.fd < 0:
             return
         if self._native is not None:

@@ -87,7 +87,7 @@ class Vm:
                 posix.close(stats_fd)
 
     def close(self) -> None:
-        """Close the descriptor; harmless when done twice.  KVM frees the VM when its last vCPU is closed too."""
+        """Close the descriptor.  A second call does nothing.  KVM frees the VM when its last vCPU is closed too."""
         if self.fd >= 0:
             posix.close(self.fd)
             self.fd = -1

@@ -34,7 +34,7 @@ _PIPE = 1 << 16
 
 
 class AsyncConsole:
-    """The guest's console.  What nobody reads holds the guest up once 64 KiB wait."""
+    """The guest's console.  The guest's writes block while 64 KiB have not been read."""
 
     def __init__(self, machine: Machine, reader: asyncio.StreamReader) -> None:
         self._machine = machine
@@ -153,7 +153,7 @@ class AsyncMachine:
         await self.close()
 
     async def close(self) -> None:
-        """Stop the guest and free everything.  Harmless when done twice."""
+        """Stop the guest and free everything.  A second call does nothing."""
         machine = self._machine
         if machine is not None:
             await asyncio.to_thread(machine.close)
@@ -268,4 +268,4 @@ def _post(loop: asyncio.AbstractEventLoop, call: Any, *arguments: object) -> Non
     try:
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:
-        pass  # the loop is closed: nobody is left to be told
+        pass  # the loop is closed: nothing waits for it

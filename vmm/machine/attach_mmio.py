@@ -28,7 +28,7 @@ class MmioSlots:
     """
 
     hotplug = None
-    """Nobody would tell the guest."""
+    """The guest would not be told."""
     ports = ()
 
     def __init__(self, board: Board) -> None:
@@ -70,7 +70,7 @@ class MmioSlots:
         owned.add(Native(page, ffi.release))
         lib.bus_add_regpage(board.native, base, PAGE, page, device.used_bit_stays)
         if device.used_bit_stays:
-            # Acknowledging it changes nothing: KVM takes the write, and nobody looks at the eventfd
+            # Acknowledging it changes nothing: KVM takes the write, and the eventfd is not read
             acks = owned.add(EventFd())
             board.core.kick_line(acks.fd, base + MMIO_INTERRUPT_ACK, 4, lib.IRQ_VRING)
         attached = Attached(device, registers.transport, kicks, owned)

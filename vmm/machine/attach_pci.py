@@ -131,10 +131,10 @@ class PciSlots:
         """Device *slot* goes, by the guest or by us: stop it, and free all that was its."""
         attached = self._numbers.pop(slot, None)
         if attached is None:
-            return  # nobody is there, or the host bridge, which stays
+            return  # the slot is empty, or it is the host bridge, which stays
         self._ecam.page[slot] = ffi.NULL
         self.bus.remove(slot)
-        # A vCPU that is reading the page holds the C bus's lock; whoever changes ranges waits for it
+        # A vCPU that reads the page holds the C bus's lock, for which a thread that changes ranges waits
         lib.bus_remove(self._board.native, lib.BUS_MMIO, 1)
         self._announcer.forget(slot)
         self.attached.remove(attached)

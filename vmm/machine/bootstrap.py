@@ -47,7 +47,7 @@ if TYPE_CHECKING:
             given up what a running machine does not need: nothing is opened."""
 
         def close(self) -> None:
-            """Wait for what is done in the background.  Harmless when done twice."""
+            """Wait for what is done in the background.  A second call does nothing."""
 
 
 def new_generation(memory: GuestMemory) -> None:
@@ -96,6 +96,6 @@ class Bootstrap:
         """There is nothing yet."""
 
     def close(self) -> None:
-        """Wait for the copying, whatever came of it.  Harmless when done twice."""
+        """Wait for the copying, whatever came of it.  A second call does nothing."""
         if self._loading is not None:
             self._loading.close()

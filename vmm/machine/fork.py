@@ -94,7 +94,7 @@ class ForkPoint:
         return Child(config, self._state, self._base, copies)
 
     def close(self) -> None:
-        """Give back what no child has taken.  Harmless when done twice."""
+        """Release what no child has taken.  A second call does nothing."""
         self._copies.remove()
         self._base.close()
 
@@ -137,5 +137,5 @@ class Child:
         state.go_on(core, slots)
 
     def close(self) -> None:
-        """Remove what was made for the child.  Harmless when done twice."""
+        """Remove what was made for the child.  A second call does nothing."""
         self._copies.remove()

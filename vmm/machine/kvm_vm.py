@@ -110,7 +110,7 @@ class Core:
         self._mapping.join()
 
     def map_page(self, index: int, gpa: int, host_address: int) -> None:
-        """Let the guest read a page of ours at *gpa* as memory, without an exit; writes still come as MMIO."""
+        """Let the guest read a page of the VMM at *gpa* as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
 
     def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
@@ -120,7 +120,7 @@ class Core:
         self._windows[number] = gpa, size, host_address, read_only
 
     def unmap_window(self, gpa: int) -> None:
-        """Nobody is at the addresses of the window that begins there any more."""
+        """Remove the window that begins there from the bus."""
         number = next(each for each, window in self._windows.items() if window[0] == gpa)
         _, _, host_address, _ = self._windows.pop(number)
         self.vm.set_memory(_WINDOW_SLOTS + number, gpa, 0, host_address)
@@ -194,7 +194,7 @@ class Core:
         self.vm.close()
 
     def close(self) -> None:
-        """Free all of it.  No vCPU may run.  Harmless when done twice."""
+        """Free all of it, while no vCPU runs.  A second call does nothing."""
         self._close_vm()
         while self._irqs:
             self._irqs.pop()[0].close()

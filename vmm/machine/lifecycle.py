@@ -92,7 +92,8 @@ class Life:
         self.stage = MADE
         """What the host's side has done; see :attr:`state`."""
         self.end: EndEvent | None = None
-        # Whoever gets it is the first cause of the end. Not "test, then set": a signal handler may come in between
+        # The first caller that acquires it is the cause of the end.  Not "test, then set": a signal handler may come in
+        # between
         self._claim = allocate_lock()
         # Held until the run has ended.  Not an Event: a signal handler that sets one while its own thread is on the way
         # into wait() would wait for itself
@@ -128,7 +129,7 @@ class Life:
         return EndEvent(kind, detail, error, time.monotonic())
 
     def tell_end(self, end: EndEvent) -> None:
-        """Let everybody know, those in :meth:`wait` first."""
+        """Report the end: first to those in :meth:`wait`."""
         self.end = end
         self._running.release()
         self._publish(end)
@@ -210,7 +211,7 @@ class EventStream:
         return event
 
     def close(self) -> None:
-        """No more events; harmless when done twice."""
+        """End the events.  A second call does nothing."""
         self._over = True
         self._forget()
         self._queue.put(None)

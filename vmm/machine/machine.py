@@ -108,7 +108,7 @@ class Machine:
         config = self.config
         origin = self._origin = origin or Bootstrap(config)
         shared = config.shares_memory() or any(device.shares_memory for device in devices)
-        # Whoever maps it, and does not know of pages that are still to come, would find holes
+        # A process that maps it without support for pages that are still missing would read holes
         on_demand = config.takes_memory_on_demand() and all(
             device.takes_memory_on_demand for device in devices if device.shares_memory
         )
@@ -217,8 +217,8 @@ class Machine:
         """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
 
         :param timeout: seconds to wait; 0 only asks
-        :param force: pull it out then, whether the guest has let go or not
-        :returns: whether it is gone.  A guest may take its time, or never let go what it uses
+        :param force: remove it then, whether the guest has released it or not
+        :returns: whether it is removed.  A guest may be slow, or never release what it uses
         :raises ConfigError: the machine does not run or has no PCI bus, or the device is not of this machine
         """
         with self._life_lock:
@@ -331,7 +331,8 @@ class Machine:
         return end
 
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
-        """Take the guest's power away; before :meth:`start`: the run will end at once.  Harmless when it has ended.
+        """End the run, as without power; before :meth:`start`: the run will end at once.  Without effect when it has
+        ended.
 
         From any thread, and from a signal handler.
         """
@@ -411,7 +412,7 @@ class Machine:
             self._life.publish("snapshot", path)
 
     def save(self, files: Files, *, stop: bool = False, progress: Callable[[int, int], None] | None = None) -> Saved:
-        """The part of :meth:`snapshot` that needs the machine, for whoever makes *files* and the rest elsewhere.
+        """The part of :meth:`snapshot` that needs the machine, for callers that make *files* and the rest elsewhere.
 
         :param stop: leave it paused
         :raises ConfigError: as :meth:`snapshot`
@@ -487,7 +488,7 @@ class Machine:
         return children
 
     def fork_point(self, n: int) -> ForkPoint:
-        """The first half of :meth:`fork`, for whoever makes *n* children in a way of their own."""
+        """The first half of :meth:`fork`, for callers that make *n* children themselves."""
         from vmm.machine.fork import ForkPoint
 
         if n < 1:
@@ -561,7 +562,8 @@ class Machine:
     def of_origin(
         cls, origin: Origin, config: MachineConfig, devices: tuple[VirtioDevice, ...] = (), *, start: bool
     ) -> Machine:
-        """The second half of :meth:`restore`, for whoever looks at *origin* before; it is closed, whatever happens."""
+        """The second half of :meth:`restore`, for callers that inspect *origin* before.  *origin* is closed in any
+        case."""
         try:
             machine = cls(config, devices=devices, _origin=origin)
         except BaseException:
@@ -693,7 +695,7 @@ class Machine:
         self._threads.end(kind if kind in (POWEROFF, REBOOT, PANIC) else ERROR, detail)
 
     def close(self) -> None:
-        """Stop the guest, join every thread, close and unmap everything.  Harmless when done twice."""
+        """Stop the guest, join every thread, close and unmap everything.  A second call does nothing."""
         with self._life_lock:
             if self._life.stage == CLOSED:
                 return

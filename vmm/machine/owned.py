@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar
 
     class Closable(Protocol):
-        """Whatever has a ``close``, harmless when done twice."""
+        """Has a ``close`` whose second call does nothing."""
 
         def close(self) -> None: ...
 
@@ -35,13 +35,13 @@ class Owned:
         return self.add(Owned())
 
     def discard(self, thing: Closable) -> None:
-        """Do not close it any more: somebody has.  Nothing happens when it is not here."""
+        """Do not close it any more, since its user has.  Without effect when it is not here."""
         self._things[:] = [each for each in self._things if each is not thing]
 
     def close(self) -> None:
         """Close everything.
 
-        :raises HostError: something could not be closed; the rest is all the same
+        :raises HostError: something could not be closed; the rest is closed nevertheless
         """
         first: BaseException | None = None
         while self._things:

@@ -166,7 +166,7 @@ class Restored:
             self._prefetch.start()
 
     def close(self) -> None:
-        """Remove what was made for the clone.  Harmless when done twice."""
+        """Remove what was made for the clone.  A second call does nothing."""
         self._copies.remove()
         if self._prefetch is not None:
             self._prefetch.close()

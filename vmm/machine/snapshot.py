@@ -1,6 +1,6 @@
 """Taking a snapshot of a machine: its state, disks and RAM into files while it is paused, and what describes them.
 
-The files are descriptors, so that whoever has a machine in a jail can make them outside.
+The files are descriptors, so that a process outside of a machine's jail can make them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ _readers: dict[int, int] = {}
 
 
 def open_all(attached: list[Attached], core: Core) -> None:
-    """Open and import what :func:`save` needs, for a process that will have no files any more."""
+    """Open and import what :func:`save` needs, for a process that will not be able to open files."""
     import cbor2
 
     from vmm.kvm import saved, structs_state

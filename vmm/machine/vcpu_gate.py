@@ -52,7 +52,7 @@ class Hold:
             self._condition.notify_all()
 
     def stay(self, index: int) -> None:
-        """By a vCPU's own thread: wait until nobody holds it."""
+        """By a vCPU's own thread: wait until it is not held."""
         with self._condition:
             self._here.add(index)
             self._condition.notify_all()
@@ -67,7 +67,7 @@ class Hold:
             self._condition.notify_all()
 
     def end(self) -> None:
-        """The run is over: nobody waits for anybody."""
+        """The run has ended: let all threads that wait continue."""
         with self._condition:
             self._over = True
             self._condition.notify_all()

@@ -41,7 +41,7 @@ class VcpuThreads:
         self.confine: Callable[[], None] | None = None
         """Called first on each thread: it gives up what it does not need."""
         self.on_debug: Callable[[Vcpu], None] | None = None
-        """Called on a vCPU's thread after a KVM_EXIT_DEBUG; whoever sets it has asked KVM for such exits."""
+        """Called on a vCPU's thread after a KVM_EXIT_DEBUG; its setter has asked KVM for such exits."""
 
     def start(self) -> None:
         """Start all threads."""
@@ -70,7 +70,7 @@ class VcpuThreads:
             vcpu.leaving = thread.join
 
     def halt(self) -> None:
-        """Get all threads out of the guest for good, without an end of the run, and wait for them."""
+        """Get all threads out of the guest for ever, without ending the run, and wait for them."""
         self._out()
         self.join()
 
@@ -92,7 +92,7 @@ class VcpuThreads:
         return any(thread.ident == get_ident() for thread in self._threads)
 
     def describe_reset(self) -> str:
-        """On the thread of a vCPU that has asked for a reset: what it has left out before, in words; empty: nothing.
+        """On the thread of a vCPU that has asked for a reset: what it has left out before, as text; empty: nothing.
 
         A kernel that reboots in order switches its local APIC off first (Linux, ``native_machine_shutdown()``); one
         that panics, without a driver for pvpanic, does not.
@@ -124,7 +124,7 @@ class VcpuThreads:
             hold.wait(wanted)
 
     def release(self, reason: str, indexes: Iterable[int] | None = None) -> None:
-        """Take *reason* back; vCPUs that nobody holds any more run."""
+        """Release the vCPUs held for *reason*; those without another reason run."""
         if self._hold is not None:
             everyone = range(len(self._vcpus)) if indexes is None else indexes
             self._hold.drop(reason, everyone, lambda index: self._vcpus[index].resume())

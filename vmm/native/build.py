@@ -123,8 +123,9 @@ def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False
 def build_programs(package: str = os.path.dirname(HERE)) -> None:
     """Make the programs, in folders of *package*, which is this one or where it is being installed.
 
-    ``pyvmm-fsd`` and ``pyvmm-broker`` are static where the C library can be had so: they start in a millisecond, need
-    less memory and nothing of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would need.
+    ``pyvmm-fsd`` and ``pyvmm-broker`` are static where the C library can be linked so: they start in a millisecond,
+    need less memory and nothing of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would
+    need.
     """
     for folder in ("native", "faststart"):
         os.makedirs(os.path.join(package, folder), exist_ok=True)

@@ -111,7 +111,7 @@ class PciBus(BusDevice):
                 self._place(slot)
 
     def look_again(self) -> None:
-        """Map what the configuration spaces say, which somebody else has changed."""
+        """Map what the configuration spaces say, after they were loaded from a snapshot."""
         with self._lock:
             self._remap()
 

@@ -142,7 +142,7 @@ class Msix:
                 event.signal()
 
     def close(self) -> None:
-        """Close every vector; whoever listens to one lets go of it then.  Harmless when done twice."""
+        """Close every vector; its listener releases it then.  A second call does nothing."""
         for event in self.events:
             self._vectors.release(event.fd)
             event.close()

@@ -15,7 +15,7 @@ _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOS
 
 
 def copy_disk(source: str, target: str) -> bool:
-    """Make the new file *target* a copy of the image *source*, which nobody writes meanwhile.
+    """Make the new file *target* a copy of the image *source*, which is not written meanwhile.
 
     :returns: whether both share their blocks until one is written
     :raises HostError: the host cannot
@@ -88,7 +88,7 @@ class DiskCopies:
         return path
 
     def remove(self) -> None:
-        """Remove the names.  Harmless when done twice."""
+        """Remove the names.  A second call does nothing."""
         while self._paths:
             try:
                 os.unlink(self._paths.pop())

@@ -48,7 +48,7 @@ class Base:
     def open(self, *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False) -> GuestMemory:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
 
-        :param on_demand: or is filled when it is touched, if it can be had so
+        :param on_demand: or is filled when it is touched, where the host's kernel supports that
 
         :raises HostError: the host has not enough memory
         """
@@ -91,7 +91,7 @@ class Base:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
     def close(self) -> None:
-        """Harmless when done twice.  Machines that lie over it keep what they need."""
+        """A second call does nothing.  Machines that lie over it keep what they need."""
         for fd in {self._file, self._own} - {-1}:
             posix.close(fd)
         self._file = self._own = -1
@@ -107,7 +107,7 @@ def take_base(memory: GuestMemory, children: int) -> Base:
         if memory.on_demand:
             return _base_over(memory)
         if memory.fd >= 0:
-            # Whoever else has it mapped would go on writing the base
+            # Another process with a writable mapping would continue to write the base
             return _new_base(memory, [(start, end, lib.RAM_ALL) for start, end in data_ranges(memory.fd, memory.size)])
         if not memory.over_file:
             base = _new_base(memory, [(0, memory.size, lib.RAM_TOUCHED)])

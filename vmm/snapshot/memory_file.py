@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 PAGES = "pages"
 _STEP = 64 << 20
-"""Bytes that are looked at in one call: between two, somebody may be told how far it is."""
+"""Bytes that are read in one call; progress is reported between calls."""
 
 
 _proc: dict[str, int] = {}
 
 
 def open_proc() -> None:
-    """Open what is read of /proc, for a process that will have no files: it keeps these."""
+    """Open the files of /proc that are read later, for a process that will not be able to open any."""
     for name in ("maps", "pagemap"):
         _proc[name] = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
 
@@ -77,7 +77,7 @@ def write_new(memory: GuestMemory, path: str, *, than: str | None = None) -> int
 def write_ram(
     memory: GuestMemory, fd: int, pages_fd: int = -1, than: int = -1, *, progress: Progress | None = None
 ) -> int:
-    """Write *memory*, which nobody changes meanwhile, to the empty file *fd*.
+    """Write *memory*, which does not change meanwhile, to the empty file *fd*.
 
     :param pages_fd: of a diff: the empty file of its bits
     :param than: of a diff: the ``memory`` file of its base
@@ -225,7 +225,8 @@ def open_ram(
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
 
     :param layers: paths of ``memory`` files: a full one, then diffs
-    :param on_demand: fill shared memory when it is touched, instead of copying all, if it can be had so
+    :param on_demand: fill shared memory when it is touched, instead of copying all, where the host's kernel supports
+    that
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """

@@ -70,7 +70,7 @@ class Prefetch:
         return True
 
     def close(self) -> None:
-        """Wait for the thread.  Before the memory is closed; harmless when done twice."""
+        """Wait for the thread.  Before the memory is closed.  A second call does nothing."""
         if self._going_on.locked():
             self._going_on.release()
         self._thread.join()
@@ -80,7 +80,7 @@ class Prefetch:
 
 
 def touched(memory: GuestMemory) -> bytes:
-    """A bit for each page that is mapped: those that somebody has looked at, and on files some beside them."""
+    """A bit for each page that is mapped: those that were accessed, and in files some next to them."""
     if memory.on_demand:
         return memory.filled()
     bits = bytearray(-(-memory.size // PAGE // 8))

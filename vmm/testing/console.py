@@ -130,7 +130,7 @@ class ConsoleGuest:
         return end
 
     def close(self) -> None:
-        """Stop the guest and free it; what it printed stays.  Harmless when done twice."""
+        """Stop the guest and free it; its output stays.  A second call does nothing."""
         if self._reader >= 0:
             try:
                 self.machine.close()

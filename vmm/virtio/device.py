@@ -81,7 +81,7 @@ class SharedRegion:
     :ivar gpa: where the guest finds it, on PCI at first; the machine sets it before the device is attached
     :ivar native: the window (cdata ``struct dax *``, or what *add* wants)
     :ivar read_only: the guest's writes go nowhere
-    :ivar add: has vCPUs ask the window when a page of it cannot be had: ``add(bus, native, gpa, size)``, -errno
+    :ivar add: has vCPUs ask the window when a page of it cannot be mapped: ``add(bus, native, gpa, size)``, -errno
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class VirtioDevice(Saveable):
         return {}
 
     def close(self) -> None:
-        """Let go of the backend.  After :meth:`stop`; harmless when done twice."""
+        """Let go of the backend.  After :meth:`stop`.  A second call does nothing."""
 
 
 def check_device(device: VirtioDevice, kicks: list[EventFd]) -> None:

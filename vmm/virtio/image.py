@@ -22,7 +22,7 @@ _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"con
 class Image:
     """A raw image file or a block device.  What its content looks like changes nothing.
 
-    It is locked (flock) for as long as it is open: a writer excludes everybody, readers share.
+    It is locked (flock) as long as it is open: a writer excludes all others, readers share.
 
     :ivar fd: the descriptor
     :ivar alignment: of offsets, lengths and memory for direct I/O (bytes); else 1
@@ -91,7 +91,7 @@ class Image:
             )
 
     def close(self) -> None:
-        """Unlock and close; harmless when done twice."""
+        """Unlock and close.  A second call does nothing."""
         if self.fd >= 0:
             # Closing alone does not unlock while io_uring lets go of the file in its own time
             _flock(self.fd, _LOCK_UN)

@@ -36,6 +36,6 @@ class Limit:
         return 0 if self.native == ffi.NULL else int(lib.limit_waits(self.native))
 
     def close(self) -> None:
-        """Harmless when done twice."""
+        """Close it.  A second call does nothing."""
         native, self.native = self.native, ffi.NULL
         lib.limit_free(native)

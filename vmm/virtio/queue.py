@@ -281,7 +281,7 @@ class Queue:
         return desc, avail, used
 
     def close(self) -> None:
-        """Let go of guest memory.  Workers that use the ring have been joined.  Harmless when done twice."""
+        """Let go of guest memory.  Workers that use the ring have been joined.  A second call does nothing."""
         if self.ring is not None:
             ring, self.ring = self.ring, None
             lib.ring_free(ring)

@@ -37,7 +37,7 @@ class RegisterPage:
         self.status_place = (fd, status_at)
 
     def close(self) -> None:
-        """Let go of the descriptor.  Harmless when done twice."""
+        """Let go of the descriptor.  A second call does nothing."""
         fd, at = self.status_place
         self.status_place = (-1, at)
         if fd >= 0:

@@ -166,7 +166,7 @@ class Transport:
     def pause(self) -> None:
         """Stop the device where it is: nothing of it touches guest memory until :meth:`resume`.
 
-        The guest's vCPUs are paused already; a register write that comes all the same is answered.
+        The guest's vCPUs are paused already; a register write that comes nevertheless is answered.
         """
         with self.lock:
             positions = self.runner.pause()
@@ -251,7 +251,7 @@ class Transport:
         }
 
     def close(self) -> None:
-        """Stop and close the device.  Harmless when done twice."""
+        """Stop and close the device.  A second call does nothing."""
         with self.lock:
             if self.closed:
                 return

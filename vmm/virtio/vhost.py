@@ -133,13 +133,13 @@ class Vhost:
             queue.kick.signal()
 
     def take_back(self) -> None:
-        """The backend was taken away, and the kernel touches the rings no more: they know where they go on."""
+        """The backend was removed and the kernel uses the rings no more: their positions are saved."""
         queues, self._queues = self._queues, ()
         for index, queue in enumerate(queues):
             queue.moved_to = struct.unpack("=II", self.ioctl(GET_VRING_BASE, struct.pack("=II", index, 0)))[1]
 
     def close(self) -> None:
-        """Harmless when done twice."""
+        """Close it.  A second call does nothing."""
         if self._fd >= 0:
             posix.close(self._fd)
             self._fd = -1

@@ -14,7 +14,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
 
 
 def build_programs(folder: str) -> None:
-    """Make them in *folder*: static where the C library can be had so, since they start in half the time.
+    """Make them in *folder*: static where the C library can be linked so, since they start in half the time.
 
     CalledProcessError when one cannot be compiled.
     """

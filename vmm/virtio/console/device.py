@@ -153,7 +153,7 @@ class VirtioConsole(VirtioDevice):
         return {**{name: int(getattr(native, name)) for name in _COUNTERS}, **self._workers.stats()}
 
     def close(self) -> None:
-        """Write what is left, waiting a second at most for a slow reader, and free.  Harmless when done twice."""
+        """Write what is left, waiting a second at most for a slow reader, and free.  A second call does nothing."""
         self.stop()
         if self._console is None:
             return

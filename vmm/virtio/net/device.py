@@ -94,7 +94,7 @@ class Backend:
         return ""
 
     def close(self) -> None:
-        """Let go of everything.  Harmless when done twice."""
+        """Release everything.  A second call does nothing."""
         while self.fds:
             posix.close(self.fds.pop())
 

@@ -1,6 +1,6 @@
 """A tap device of the host as the other end of a network card.
 
-The device exists already: whoever made it has put it into a bridge, given it an address, and said who may use it.
+The device exists already: its owner has put it into a bridge, given it an address, and set which user may open it.
 Checksums and segmentation pass through it undone, as the two network stacks agree.
 """
 
@@ -152,7 +152,7 @@ class Tap(Backend):
         return answer[:16].rstrip(b"\0").decode(errors="replace")
 
     def set_pairs(self, pairs: int) -> None:
-        # What the kernel spreads over queues that nobody reads would be lost
+        # Frames for queues that are not read would be lost
         for index, fd in enumerate(self.fds):
             if (index < pairs) != (index < self._attached):
                 flag = IFF_ATTACH_QUEUE if index < pairs else IFF_DETACH_QUEUE

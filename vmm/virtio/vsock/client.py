@@ -72,7 +72,7 @@ class Listener(socket.socket):
     identity: tuple[int, int] = (0, 0)
 
     def close(self) -> None:
-        """Harmless when done twice."""
+        """Close it.  A second call does nothing."""
         if self.path and self.fileno() >= 0:
             vsock_path.unlink(self.path, self.identity)
         super().close()

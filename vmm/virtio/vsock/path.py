@@ -105,7 +105,7 @@ class Listening:
         self._identity: _Id | None = identity
 
     def close(self) -> None:
-        """Harmless when done twice."""
+        """Close it.  A second call does nothing."""
         if self.sock.fileno() >= 0:
             if self._identity is not None:
                 unlink(self.path, self._identity)

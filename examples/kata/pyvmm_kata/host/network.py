@@ -156,7 +156,7 @@ class Network:
         self._keepers = list(keepers)
 
     def release(self) -> None:
-        """The machine has opened its devices: from now on they go when it does.  Harmless when done twice."""
+        """The machine has opened its devices: from now on they go when it does.  A second call does nothing."""
         while self._keepers:
             os.close(self._keepers.pop())
 
