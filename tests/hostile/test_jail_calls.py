@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -302,12 +301,6 @@ def names(kinds: int) -> set[str]:
             found.add(ffi.string(row.name).decode())
         index += 1
     return found
-
-
-def test_lines_of_a_call_follow_each_other() -> None:
-    """The first of several that do not would be the only one that counts, where a process has both."""
-    found = [name for name, _ in groupby(row.name for row in calls.rows())]
-    assert len(found) == len(set(found))
 
 
 def test_a_machine_with_everything_has_a_list() -> None:

@@ -2,12 +2,18 @@
 /* The console and the persistent memory with their workers' threads: a guest in C, readers, typists, files that shrink. */
 #include "guest.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/seccomp.h"
 #include "console/console.h"
 #include "pmem/pmem.h"
 
@@ -195,9 +201,60 @@ static void flushes_while_the_file_changes(void)
 	guest_close(&tx);
 }
 
+static bool refused(long result, int error)
+{
+	return result < 0 && errno == error;
+}
+
+/* What a process may do whose list has the lines of one call apart. */
+static int filtered(int fd)
+{
+	const struct seccomp_call list[] = {
+		WHEN(lseek, 2, SECCOMP_ALL, SEEK_SET, "")
+		CALL(exit_group, "")
+		FAIL(getppid, EACCES, "")
+		WHEN2(fcntl, 1, SECCOMP_ALL, F_GETFD, 2, 3, 1, "")
+		WHEN(lseek, 2, SECCOMP_ALL, SEEK_END, "")
+		WHEN(lseek, 1, 0xf0, 0x50, "")
+		WHEN(fcntl, 1, SECCOMP_ALL, F_GETFL, "")
+		CALL(getuid, "")
+		CALL(fcntl, "") /* whatever the others say */
+	};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    seccomp_install(list, sizeof(list) / sizeof(list[0]), SECCOMP_RET_ERRNO | EPERM))
+		return 1;
+	if (syscall(SYS_lseek, fd, 3, SEEK_SET) != 3 || syscall(SYS_lseek, fd, 0, SEEK_END) != 0 ||
+	    syscall(SYS_lseek, fd, 0x57, SEEK_CUR) != 0x57)
+		return 2;
+	if (!refused(syscall(SYS_lseek, fd, 3, SEEK_CUR), EPERM) || !refused(syscall(SYS_getppid), EACCES) ||
+	    !refused(syscall(SYS_getpid), EPERM))
+		return 3;
+	if (syscall(SYS_fcntl, fd, F_GETFL) < 0 || syscall(SYS_fcntl, fd, F_GETFD, 0) < 0 ||
+	    syscall(SYS_getuid) < 0)
+		return 4;
+	return 0;
+}
+
+static void lines_of_a_call_may_lie_apart(void)
+{
+	int fd = memfd_create("empty", MFD_CLOEXEC), status;
+	pid_t pid;
+
+	CHECK(fd >= 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid)
+		syscall(SYS_exit_group, filtered(fd));
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+	CHECK_EQ(WEXITSTATUS(status), 0);
+	close(fd);
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
-	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes), { NULL, NULL },
+	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes),
+	T(lines_of_a_call_may_lie_apart), { NULL, NULL },
 };
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif
 
-enum { MAX_CODE = 1024, MAX_SKIP = 255, X32_BIT = 0x40000000 };
+enum { MAX_CODE = 1024, MAX_SKIP = 255, LINES = 256, X32_BIT = 0x40000000 };
 
 struct code {
 	struct sock_filter at[MAX_CODE];
@@ -43,37 +43,95 @@ static void code_load(struct code *c, size_t offset)
 	code_put(c, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offset);
 }
 
+/* Jump by `skip` when the loaded word is another one than `value`. */
+static void code_unless(struct code *c, uint32_t value, size_t skip)
+{
+	if (skip > MAX_SKIP)
+		c->n = MAX_CODE;
+	code_put(c, BPF_JMP | BPF_JEQ | BPF_K, 0, (uint8_t)skip, value);
+}
+
+static bool is_plain(const struct seccomp_call *call)
+{
+	return !call->match[0].mask && !call->match[1].mask && !call->err;
+}
+
+/* One argument has to have one value. */
+static bool is_value(const struct seccomp_call *call)
+{
+	return call->match[0].mask == SECCOMP_ALL && !call->match[1].mask;
+}
+
+static void code_load_argument(struct code *c, uint32_t arg)
+{
+	/* Little endian: the low half comes first. */
+	code_load(c, offsetof(struct seccomp_data, args) + arg * sizeof(uint64_t));
+}
+
+static void code_act(struct code *c, const struct seccomp_call *call)
+{
+	code_return(c, call->err ? SECCOMP_RET_ERRNO | call->err : SECCOMP_RET_ALLOW);
+}
+
 /* One line: returns, or goes on behind itself when the arguments are others. */
 static void code_line(struct code *c, const struct seccomp_call *call)
 {
-	uint8_t left = 1;
+	size_t left = 1;
 
 	for (int i = 0; i < 2; i++)
-		left = (uint8_t)(left + (call->match[i].mask ? 3 : 0));
+		left += call->match[i].mask ? 3 : 0;
 	for (int i = 0; i < 2; i++) {
 		const struct seccomp_match *m = &call->match[i];
 
 		if (!m->mask)
 			continue;
-		left = (uint8_t)(left - 3);
-		/* Little endian: the low half comes first. */
-		code_load(c, offsetof(struct seccomp_data, args) + m->arg * sizeof(uint64_t));
+		left -= 3;
+		code_load_argument(c, m->arg);
 		code_put(c, BPF_ALU | BPF_AND | BPF_K, 0, 0, m->mask);
-		code_put(c, BPF_JMP | BPF_JEQ | BPF_K, 0, left, m->value);
+		code_unless(c, m->value, left);
 	}
-	code_return(c, call->err ? SECCOMP_RET_ERRNO | call->err : SECCOMP_RET_ALLOW);
+	code_act(c, call);
 }
 
-/* The lines of one call; returns how many they are. */
-static size_t code_call(struct code *c, const struct seccomp_call *calls, size_t n, uint32_t other)
+/* Lines that are alike but for the value: the argument is loaded once. */
+static void code_values(struct code *c, const struct seccomp_call *line[], size_t n)
 {
-	size_t head = c->n, lines = 0;
+	code_load_argument(c, line[0]->match[0].arg);
+	for (; n > 1; n--, line++) {
+		if (n - 1 > MAX_SKIP)
+			c->n = MAX_CODE;
+		code_put(c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)(n - 1), 0, line[0]->match[0].value);
+	}
+	code_unless(c, line[0]->match[0].value, 1);
+	code_act(c, line[0]);
+}
+
+/* How many of the lines from the first one on differ in nothing but the value. */
+static size_t alike(const struct seccomp_call *line[], size_t n)
+{
+	size_t i = 1;
+
+	if (!is_value(line[0]))
+		return 1;
+	while (i < n && is_value(line[i]) && line[i]->err == line[0]->err && line[i]->match[0].arg == line[0]->match[0].arg)
+		i++;
+	return i;
+}
+
+/* All lines of one call. */
+static void code_call(struct code *c, const struct seccomp_call *line[], size_t n, uint32_t other)
+{
+	size_t head = c->n;
 	bool always = false;
 
-	code_put(c, BPF_JMP | BPF_JEQ | BPF_K, 0, 0, calls->nr);
-	for (; lines < n && calls[lines].nr == calls->nr; lines++) {
-		code_line(c, &calls[lines]);
-		always |= !calls[lines].match[0].mask && !calls[lines].match[1].mask;
+	code_unless(c, line[0]->nr, 0);
+	for (size_t i = 0, same; i < n; i += same) {
+		same = alike(line + i, n - i);
+		if (is_value(line[i]))
+			code_values(c, line + i, same);
+		else
+			code_line(c, line[i]);
+		always |= !line[i]->match[0].mask && !line[i]->match[1].mask;
 	}
 	if (!always)
 		code_return(c, other); /* the number is not loaded any more */
@@ -81,14 +139,31 @@ static size_t code_call(struct code *c, const struct seccomp_call *calls, size_t
 		c->n = MAX_CODE + 1;
 	else if (head < MAX_CODE)
 		c->at[head].jf = (uint8_t)(c->n - head - 1);
-	return lines;
+}
+
+/* Those of calls[] from i on that are of the same call; none when it was seen before. */
+static size_t lines_of(const struct seccomp_call *calls, size_t n, size_t i, const struct seccomp_call *line[])
+{
+	size_t found = 0;
+
+	for (size_t before = 0; before < i; before++)
+		if (calls[before].nr == calls[i].nr)
+			return 0;
+	for (size_t k = i; k < n; k++)
+		if (calls[k].nr == calls[i].nr)
+			line[found++] = &calls[k];
+	return found;
 }
 
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 {
+	const struct seccomp_call *line[LINES], *plain[LINES];
 	struct code c = { .n = 0 };
 	struct sock_fprog program = { .filter = c.at };
+	size_t found, plains = 0;
 
+	if (n > LINES)
+		return -E2BIG;
 	code_load(&c, offsetof(struct seccomp_data, arch));
 	code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, AUDIT_ARCH_X86_64);
 	code_return(&c, SECCOMP_RET_KILL_PROCESS);
@@ -98,9 +173,22 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 		code_put(&c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
 		code_return(&c, SECCOMP_RET_ERRNO | ENOSYS);
 	}
-	for (size_t i = 0; i < n;)
-		i += code_call(&c, calls + i, n - i, other);
+	for (size_t i = 0; i < n; i++) {
+		found = lines_of(calls, n, i, line);
+		if (!found)
+			continue;
+		if (is_plain(line[0]))
+			plain[plains++] = line[0];
+		else
+			code_call(&c, line, found, other);
+	}
+	if (plains > MAX_SKIP)
+		return -E2BIG;
+	/* Last: the kernel does not run the filter for them. They have one end together, behind the other one. */
+	for (size_t i = 0; i < plains; i++)
+		code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)(plains - i), 0, plain[i]->nr);
 	code_return(&c, other);
+	code_return(&c, SECCOMP_RET_ALLOW);
 	if (c.n > MAX_CODE)
 		return -E2BIG;
 	program.len = (unsigned short)c.n;

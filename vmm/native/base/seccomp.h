@@ -3,8 +3,8 @@
  * Lists of system calls, made into filters (seccomp(2)).
  *
  * A list is a header of lines, each of which a macro takes: CALL, the call whatever its arguments are; WHEN, with one that
- * has these bits; WHEN2, with two such; FAIL, an errno in its place. Several lines of one call, which have to follow each
- * other, are alternatives. The last word of a line says what needs the call; tools/calls.py shows it in docs/system-calls.md.
+ * has these bits; WHEN2, with two such; FAIL, an errno in its place. Several lines of one call are alternatives, of which the
+ * first that fits counts. The last word of a line says what needs the call; tools/calls.py shows it in docs/system-calls.md.
  */
 #ifndef VMM_NATIVE_SECCOMP_H
 #define VMM_NATIVE_SECCOMP_H

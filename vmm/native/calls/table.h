@@ -4,9 +4,9 @@
  * shows it. What is not listed for a thread ends its machine.
  *
  * CALL(name, whose, test, why). Tests look at the low 32 bits of an argument: ANY; IN(argument, values...), one of these;
- * WITHOUT(argument, bits), none of these;
- * WITH(argument, bits), all of these. FAIL(errno): answered so. REFUSED(errno, argument, value): with that, answered so. The first lines are those that come most often: the kernel tries them in this
- * order, but for those with ANY, for which it looks at one bit and runs no filter at all (Linux 5.11).
+ * WITHOUT(argument, bits), none of these; WITH(argument, bits), all of these. FAIL(errno): answered so. REFUSED(errno, argument,
+ * value): with that, answered so. The first lines are those that come most often: the kernel tries them in this order, but for
+ * those with ANY, for which it looks at one bit and runs no filter at all (Linux 5.11).
  */
 
 /* The machine: what vCPUs run by, and what Python does for them and for the control loop. */
