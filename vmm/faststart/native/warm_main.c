@@ -28,6 +28,7 @@
 static const char locale_names[WARM_LOCALES][10] = {"LC_ALL=", "LC_CTYPE=", "LANG="};
 
 enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053, LOCK_FD = 3, LOWEST_NICE = 19 };
+enum { DELAY_NS = 100 * 1000 * 1000 }; /* as long as a boot takes */
 #ifndef MAP_DROPPABLE /* Linux 6.11 */
 #define MAP_DROPPABLE 0x08
 #endif
@@ -372,10 +373,14 @@ static bool is_possible(const char *path)
 /*
  * In a child of a child, which nobody waits for: have Python make an image, when nothing else wants the CPU. It has nothing
  * of this process: no arguments, no environment but the locale, no folder, no terminal, no descriptor but the lock.
+ *
+ * Later: even a process that is idle gets the CPU for a few slices at its beginning, and they would come out of the boot of
+ * the guest that has just taken the last image.
  */
-_Noreturn static void be_maker(char *option, long lock, char **argv, char **envp)
+_Noreturn static void be_maker(char *option, long lock, bool later, char **argv, char **envp)
 {
 	char *words[] = {argv[1], option, argv[2], NULL}, *environment[WARM_LOCALES + 1];
+	struct timespec delay = {.tv_nsec = DELAY_NS};
 	struct sched_param none = {0};
 	long fd;
 	int n = 0;
@@ -409,13 +414,15 @@ _Noreturn static void be_maker(char *option, long lock, char **argv, char **envp
 		CALL3(SYS_dup2, fd, stream, 0);
 	if (fd > LOCK_FD)
 		CALL3(SYS_close, fd, 0, 0);
+	if (later)
+		CALL3(SYS_nanosleep, &delay, 0, 0);
 	CALL3(SYS_execve, words[0], words, environment);
 	CALL3(SYS_exit_group, 127, 0, 0);
 	__builtin_unreachable();
 }
 
 /* Unless another process makes one, or has just made it. */
-static void make_image(char *option, const char *path, char **argv, char **envp)
+static void make_image(char *option, const char *path, bool later, char **argv, char **envp)
 {
 	char lock[PATH_SIZE];
 	long status, pid, fd;
@@ -432,7 +439,7 @@ static void make_image(char *option, const char *path, char **argv, char **envp)
 	if (!pid && CALL3(SYS_fork, 0, 0, 0))
 		CALL3(SYS_exit_group, 0, 0, 0);
 	if (!pid)
-		be_maker(option, fd, argv, envp);
+		be_maker(option, fd, later, argv, envp);
 	CALL3(SYS_close, fd, 0, 0); /* the child has it now */
 	if (pid > 0)
 		CALL4(SYS_wait4, pid, &status, 0, 0);
@@ -455,7 +462,7 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 		long fd = take_image(path);
 
 		if (fd >= 0 || has_folder(path))
-			make_image(option, path, argv, envp);
+			make_image(option, path, fd >= 0, argv, envp);
 		if (fd >= 0)
 			try_image(fd, argv, envp, auxv);
 	}
