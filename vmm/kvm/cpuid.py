@@ -39,6 +39,22 @@ SVM_LEAF = 0x8000_000A
 LEVEL_SMT = 1
 LEVEL_CORE = 2
 
+_TOPOLOGY = (0xB, 0x1F)
+_CHANGED = frozenset({0x1, 0x4, 0x8000_0008, 0x8000_001D, 0x8000_001E})
+_MASKED = frozenset({0x1, 0x8000_0001, *PMU_LEAVES, SVM_LEAF})
+
+_WORDS = 10
+"""32-bit words of a kvm_cpuid_entry2; the leaf is the first."""
+
+
+def _words(cpuid: kvm_cpuid2) -> memoryview[int]:
+    return memoryview(cpuid.entries).cast("B").cast("I")
+
+
+def _functions(cpuid: kvm_cpuid2) -> list[int]:
+    """The leaves that are in use, by number, in their order."""
+    return _words(cpuid)[: cpuid.nent * _WORDS : _WORDS].tolist()
+
 
 def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
     """The leaves that are in use."""
@@ -96,55 +112,58 @@ class CpuidTemplate:
         self._identity: list[tuple[kvm_cpuid_entry2, str, int]] = []
         """Fields that hold the APIC id: entry, register, bits to shift it left."""
         self._id_bits = (cpus - 1).bit_length()
-        self._prepare(tsc_khz, tsc_deadline)
-        if not host:
-            self._mask()
-        if not async_pf:
-            for entry in entries(cpuid):
-                if entry.function == KVM_FEATURES_LEAF:
-                    entry.eax &= ~FEATURE_KVM_ASYNC_PF
-
-    def _prepare(self, tsc_khz: int, tsc_deadline: bool) -> None:
         self._drop_topology()
-        highest_hypervisor_leaf = 0
-        for entry in entries(self.cpuid):
-            match entry.function:
-                case 0x1:
-                    self._leaf_1(entry, tsc_deadline)
-                case 0x4:
-                    self._cache_sharing(entry, cores_field=True)
-                case 0x8000_0008:
-                    # ECX: number of cores less one, and how many APIC id bits they take
-                    entry.ecx = entry.ecx & ~0xF0FF | self._id_bits << 12 | (self.cpus - 1)
-                case 0x8000_001D:
-                    self._cache_sharing(entry, cores_field=False)
-                case 0x8000_001E:
-                    # EAX: APIC id; EBX: core id, one thread per core; ECX: one node
-                    entry.ebx &= ~0xFFFF
-                    entry.ecx = 0
-                    self._identity += [(entry, "eax", 0), (entry, "ebx", 0)]
-                case leaf if KVM_SIGNATURE_LEAF <= leaf <= KVM_SIGNATURE_LEAF + 0xFF:
-                    highest_hypervisor_leaf = max(highest_hypervisor_leaf, leaf)
-        self._topology_leaves()
+        highest = highest_hypervisor_leaf = 0
+        # Most leaves stay as they are, and a start has no time to make an object of each
+        for index, leaf in enumerate(_functions(cpuid)):
+            if leaf == 0:
+                highest = cpuid.entries[index].eax
+            elif leaf in _CHANGED:
+                self._change(cpuid.entries[index], leaf, tsc_deadline)
+            elif KVM_SIGNATURE_LEAF <= leaf <= KVM_SIGNATURE_LEAF + 0xFF:
+                highest_hypervisor_leaf = max(highest_hypervisor_leaf, leaf)
+            if leaf in _MASKED and not host:
+                self._mask(cpuid.entries[index], leaf)
+            if leaf == KVM_FEATURES_LEAF and not async_pf:
+                cpuid.entries[index].eax &= ~FEATURE_KVM_ASYNC_PF
+        self._topology_leaves(highest)
         if highest_hypervisor_leaf and tsc_khz:
             self._timing_leaf(tsc_khz)
 
-    def _mask(self) -> None:
+    def _change(self, entry: kvm_cpuid_entry2, leaf: int, tsc_deadline: bool) -> None:
+        match leaf:
+            case 0x1:
+                self._leaf_1(entry, tsc_deadline)
+            case 0x4:
+                self._cache_sharing(entry, cores_field=True)
+            case 0x8000_0008:
+                # ECX: number of cores less one, and how many APIC id bits they take
+                entry.ecx = entry.ecx & ~0xF0FF | self._id_bits << 12 | (self.cpus - 1)
+            case 0x8000_001D:
+                self._cache_sharing(entry, cores_field=False)
+            case 0x8000_001E:
+                # EAX: APIC id; EBX: core id, one thread per core; ECX: one node
+                entry.ebx &= ~0xFFFF
+                entry.ecx = 0
+                self._identity += [(entry, "eax", 0), (entry, "ebx", 0)]
+
+    @staticmethod
+    def _mask(entry: kvm_cpuid_entry2, leaf: int) -> None:
         """Leave out performance counters, VMX and SVM."""
-        for entry in entries(self.cpuid):
-            if entry.function in PMU_LEAVES or entry.function == SVM_LEAF:
-                entry.eax = entry.ebx = entry.ecx = entry.edx = 0
-            elif entry.function == 0x1:
-                entry.ecx &= ~(FEATURE_ECX_VMX | FEATURE_ECX_SMX | FEATURE_ECX_PDCM)
-            elif entry.function == 0x8000_0001:
-                entry.ecx &= ~(FEATURE_ECX_SVM | FEATURE_ECX_PERFCTR)
+        if leaf == 0x1:
+            entry.ecx &= ~(FEATURE_ECX_VMX | FEATURE_ECX_SMX | FEATURE_ECX_PDCM)
+        elif leaf == 0x8000_0001:
+            entry.ecx &= ~(FEATURE_ECX_SVM | FEATURE_ECX_PERFCTR)
+        else:
+            entry.eax = entry.ebx = entry.ecx = entry.edx = 0
 
     def _drop_topology(self) -> None:
         """Leaves 0xB and 0x1F describe the host; the guest gets its own."""
-        kept = [bytes(entry) for entry in entries(self.cpuid) if entry.function not in (0xB, 0x1F)]
-        for index, raw in enumerate(kept):
-            self.cpuid.entries[index] = kvm_cpuid_entry2.from_buffer_copy(raw)
-        self.cpuid.nent = len(kept)
+        words = _words(self.cpuid)
+        for index in reversed([i for i, leaf in enumerate(_functions(self.cpuid)) if leaf in _TOPOLOGY]):
+            last = self.cpuid.nent * _WORDS
+            words[index * _WORDS : last - _WORDS] = words[(index + 1) * _WORDS : last]
+            self.cpuid.nent -= 1
 
     def _leaf_1(self, entry: kvm_cpuid_entry2, tsc_deadline: bool) -> None:
         # EBX: 31-24 APIC id, 23-16 number of logical processors, 15-8 CLFLUSH size
@@ -166,9 +185,8 @@ class CpuidTemplate:
         if cores_field:
             entry.eax |= min(self.cpus - 1, 63) << 26
 
-    def _topology_leaves(self) -> None:
-        highest = next((entry.eax for entry in entries(self.cpuid) if entry.function == 0), 0)
-        for leaf in (0xB, 0x1F):
+    def _topology_leaves(self, highest: int) -> None:
+        for leaf in _TOPOLOGY:
             if leaf > highest:
                 continue
             # ECX: 15-8 level type, 7-0 the sub-leaf; EAX: APIC id bits below the next level; EBX: processors here
@@ -180,11 +198,12 @@ class CpuidTemplate:
                 self._identity.append((entry, "edx", 0))
 
     def _timing_leaf(self, tsc_khz: int) -> None:
-        for entry in entries(self.cpuid):
-            if entry.function == KVM_SIGNATURE_LEAF:
-                entry.eax = max(entry.eax, TIMING_LEAF)
-            elif entry.function == TIMING_LEAF:
-                return
+        leaves = _functions(self.cpuid)
+        if KVM_SIGNATURE_LEAF in leaves:
+            signature = self.cpuid.entries[leaves.index(KVM_SIGNATURE_LEAF)]
+            signature.eax = max(signature.eax, TIMING_LEAF)
+        if TIMING_LEAF in leaves:
+            return
         entry = _append(self.cpuid, TIMING_LEAF)
         entry.eax, entry.ebx = tsc_khz, APIC_BUS_KHZ
 
