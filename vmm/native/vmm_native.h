@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The surface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno. What a device adds is in its own
- * header, between the marks "==== for Python ====" and "==== end ====" (build.py).
- * Nothing here calls back into Python.  Whoever creates an object destroys it, and destroys it before what it was
- * made from: workers before rings, rings before memory.  Lines that start with '#' are not understood by cffi, so the
- * C side includes this file through native.h, which brings the types.
+ * The interface of the C data plane, as cffi reads it: ints, fds, plain structs, -errno. The functions of a device are in
+ * its own header, between the marks "==== for Python ====" and "==== end ====" (build.py).
+ * Nothing here calls back into Python.  The creator of an object destroys it, and before the objects that it was made
+ * from: workers before rings, rings before memory.  cffi does not understand lines that start with '#', so the C side
+ * includes this file through native.h, which brings the types.
  */
 
 /* ---- mem.c: guest RAM ------------------------------------------------------------------------------------- */
@@ -30,8 +30,8 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
 /* ---- ram.c: guest RAM into a sparse file ------------------------------------------------------------- */
 
 /*
- * Which pages are looked at: all; those that the page map says were touched (anonymous memory); or those that are not
- * the file's of a private mapping any more.
+ * Which pages are written: all; those that were touched, by the page map (anonymous memory); or those of a private
+ * mapping that are not the file's any more.
  */
 enum { RAM_ALL, RAM_TOUCHED, RAM_OWN };
 
@@ -46,9 +46,9 @@ struct ram_file {
 };
 
 /*
- * Write size bytes (pages) at ram to the file, each at its place; other parts of the file stay as they are.  Without
- * `than` pages of zeros are left out, but not with RAM_OWN; and with that what is as in the template, if there is one.  begin: the first byte to look at, a page; for calls in turn,
- * that somebody may want to follow.  Returns bytes written, or -errno.
+ * Write size bytes (pages) at ram to the file, each at its place; other parts of the file do not change.  Without `than`,
+ * pages of zeros are left out, or with RAM_OWN those that equal the template, if there is one.  begin: offset of the first
+ * page; callers that report progress write RAM in several calls.  Returns bytes written, or -errno.
  */
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
 /* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */
@@ -61,10 +61,10 @@ int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
 
 /* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
 
-/* From any thread, unless said. */
+/* Can be called from any thread, if not stated otherwise. */
 struct fill;
 
-/* What fill_look() knows of where RAM has data; zeros at first. */
+/* What fill_look() has found out about where RAM has data; zeros at first. */
 struct fill_extent {
 	uint64_t data, hole;
 };
@@ -78,9 +78,9 @@ struct fill_stats {
 int fill_uffd(int device);
 int fill_device(void);
 /*
- * RAM is size bytes of the memfd, mapped shared at ram, in which nobody has touched anything. around: how many pages, a
- * power of two, are filled together when one of them is touched. Add layers; fill_start(); nobody touches RAM before.
- * -EPERM and others: the host does not allow it.
+ * RAM is size bytes of the memfd, mapped shared at ram, and not touched before fill_start(). around: how many pages, a power
+ * of two, are filled together when one of them is touched. Add layers before fill_start(). -EPERM and others: the host does
+ * not allow it.
  */
 struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int *err);
 /*
@@ -89,30 +89,31 @@ struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int 
  */
 int fill_layer(struct fill *f, int fd, const uint8_t *bits);
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
-/* Begin to answer, on a thread. 0 or -errno. */
+/* Start to answer page faults, on a thread. 0 or -errno. */
 int fill_start(struct fill *f);
 /*
- * Have no thread for a while, in which nobody touches RAM; and have one again, which is the child of the one that calls: it
- * has given up what that one has. 0 or -errno.
+ * End the thread for a while, in which RAM is not touched; and start it again, as a child of the calling thread, whose
+ * restrictions it inherits. 0 or -errno.
  */
 void fill_rest(struct fill *f);
 int fill_go_on(struct fill *f);
 /*
- * Another process will map RAM; uffd is a userfaultfd of that process, which is taken over. Its number, for the others; or
- * -errno. It maps RAM at an address of its own, and touches nothing of it before fill_client_maps(), which may come again.
+ * Another process will map RAM; uffd is a userfaultfd of that process, and is closed by fill_free(). Returns the client's
+ * number, for the other calls, or -errno. It maps RAM at an address of its own, and does not touch it before
+ * fill_client_maps(), which may be called again.
  */
 int fill_client(struct fill *f, int uffd);
 int fill_client_maps(struct fill *f, int client, uint64_t address);
 void fill_client_drop(struct fill *f, int client);
-/* These pages will be given back: they are zero from now on, and not the template's. */
+/* These pages will be discarded: they are zero from now on, and not the template's. */
 void fill_forget(struct fill *f, const void *at, uint64_t len);
 /* Fill pages between two offsets now; bytes, or -errno. */
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
-/* A bit for each page that was filled, written or given back. */
+/* A bit for each page that was filled, written or discarded. */
 void fill_done(struct fill *f, uint8_t *bits);
 void fill_get_stats(struct fill *f, struct fill_stats *out);
 /*
- * Where the bytes of a page are, between fill_hold() and fill_release(), while nobody changes RAM: nothing is filled. own:
+ * Where the bytes of a page are, between fill_hold() and fill_release(), while RAM does not change: nothing is filled. own:
  * the page is not the template's any more.
  */
 const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint64_t at, bool *own);
@@ -120,7 +121,7 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at);
 void fill_hold(struct fill *f);
 void fill_release(struct fill *f);
-/* Answer no more: what is not there is zero. Nobody else touches RAM. */
+/* End the thread: pages that are missing are zero then. Meanwhile RAM is not touched. */
 void fill_stop(struct fill *f);
 /* Free it. RAM is unmapped already, or was never touched. */
 void fill_free(struct fill *f);
@@ -129,13 +130,13 @@ void fill_free(struct fill *f);
 
 /*
  * Write to fd (an empty file) what pyvmm-warm needs to become this process.  sources: paths, each ended by a zero byte,
- * the last by two: the interpreter, the script, and the files that something in memory was made from; the image is good
- * for as long as none of them changes.  0, or -errno: -EBUSY when this process has more than memory (threads,
- * descriptors), -EAGAIN when a file is so new that it may have changed since it was read.  In a process that wakes up
+ * the last by two: the interpreter, the script, and the files from which something in memory was made; the image is valid
+ * as long as none of them changes.  0, or -errno: -EBUSY when this process has more than memory (threads,
+ * descriptors), -EAGAIN when a file is so new that it may have changed since it was read.  In a process that is started
  * from the image it returns 1.
  */
 int warm_save(int fd, const char *sources);
-/* In a process that woke up: the words of its command line from the script on, and its environment, with NULL behind. */
+/* In a process that was started from an image: its command line from the script on, and its environment, each ended by NULL. */
 char **warm_arguments(void);
 char **warm_environment(void);
 
@@ -182,11 +183,11 @@ int bus_add_ecam(struct bus *bus, uint64_t base, struct ecam *ecam);
 /* A virtio-pci BAR: reads of its first 256 bytes come from page; all else goes to Python. */
 int bus_add_bar(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
 int bus_remove(struct bus *bus, int space, uint64_t base);
-/* The device of a window of guest memory is about to go, while vCPUs run: none of them asks it any more. */
+/* A device with a window of guest memory will be removed while vCPUs run: none of them calls it any more. */
 void bus_remove_window(struct bus *bus, const void *device);
-/* A window, by its device, is elsewhere from now on; all ones: the guest cannot reach it. While vCPUs run. */
+/* Move a window, named by its device, while vCPUs run; all ones: the guest cannot reach it. */
 void bus_move_window(struct bus *bus, const void *device, uint64_t base);
-/* One access from a vCPU. BUS_DONE: answered in C. BUS_UNCLAIMED: nobody there, data filled with ones on a read.
+/* One access from a vCPU. BUS_DONE: answered in C. BUS_UNCLAIMED: no range there, data filled with ones on a read.
  * BUS_TO_PYTHON: a range, or a register, that Python answers. */
 enum { BUS_DONE = 0, BUS_UNCLAIMED = 1, BUS_TO_PYTHON = 2 };
 int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write);
@@ -198,7 +199,7 @@ enum { VCPU_REASONS = 64 };
 struct vcpu_stats {
 	uint64_t c[64];      /* exits by KVM_EXIT_* that C answered */
 	uint64_t python[64]; /* exits by KVM_EXIT_* that were handed to Python */
-	uint64_t unclaimed;  /* of those in C: accesses that nobody claims, read as all ones */
+	uint64_t unclaimed;  /* of those in C: accesses outside of all ranges, read as all ones */
 	uint64_t first_run_ns; /* CLOCK_MONOTONIC of the first KVM_RUN */
 };
 
@@ -244,19 +245,19 @@ struct chain {
 /* Checks the whole configuration (alignment, every byte in RAM). NULL and *err = -errno when it is not right. */
 struct ring *ring_new(const struct mem *mem, const struct ring_config *config, int *err);
 void ring_free(struct ring *ring);
-/* 1: chain filled; 0: nothing there; -errno: the guest broke the ring. That is latched: the same error again for ever,
- * ring_error() says which rule in words. */
+/* 1: chain filled; 0: the ring is empty; -errno: the guest broke the ring. That is latched: each later call returns the
+ * same error, and ring_error() describes the rule that was broken. */
 int ring_pop(struct ring *ring, struct chain *chain);
 /* Give a popped head back, not yet visible to the guest. -EINVAL: that head is not in flight. */
 int ring_push(struct ring *ring, uint32_t head, uint32_t written);
 /* Make all pushes visible. 1 when the guest wants an interrupt for them, 0 when not. */
 int ring_flush(struct ring *ring);
-/* Ask for a kick for the next chain (1) or say that none is needed while we look ourselves (0).
+/* Ask for a kick for the next chain (1), or suppress kicks while the caller polls (0).
  * After asking, 1 is returned when chains are there already: then do not sleep. */
 int ring_kicks(struct ring *ring, int enable);
 /*
- * What the device remembers of a ring. It can lie in memory that another process sees: when the one that serves the ring
- * dies, the other takes over where it was. A struct ring_log lies RING_LOG_OFFSET behind it, which a packed ring needs.
+ * The device's state of a ring. It can be in memory that is shared with another process, which takes the ring over when the
+ * process that serves it dies. A struct ring_log lies RING_LOG_OFFSET behind it, which a packed ring needs.
  */
 enum { RING_STATE_STRIDE = 32768, RING_LOG_OFFSET = 256 };
 struct ring_state {
@@ -283,15 +284,15 @@ struct ring_log {
 	struct ring_chain chain[1024];
 	struct ring_log_desc desc[1024];
 };
-/* From now on remember at state, in RING_STATE_STRIDE bytes that outlive the ring. 0 or -ENOMEM. */
+/* Keep the state at `state` from now on, in RING_STATE_STRIDE bytes that outlive the ring. 0 or -ENOMEM. */
 int ring_share(struct ring *ring, struct ring_state *state);
 /*
- * Go on where another left a ring of the same configuration. Returns how many chains that one had popped and not pushed:
- * ring_pop() gives them once more, first. What that one had pushed is published; interrupt the guest, it may have missed that. The state is
- * checked: -EPROTO when it cannot be, then nothing is changed.
+ * Continue where another process left a ring of the same configuration. Returns how many chains that one had popped and not
+ * pushed: ring_pop() returns these again, first. What it had pushed is published; interrupt the guest, which may have missed
+ * that. The state is checked: -EPROTO when it is not valid, and nothing changes then.
  */
 int ring_adopt(struct ring *ring, const struct ring_state *state);
-/* NULL while nothing is wrong. */
+/* NULL while there is no error. */
 const char *ring_error(const struct ring *ring);
 /* -EBUSY while heads are in flight or pushes not flushed: they would be lost. The latched error of a broken ring. */
 int ring_save(const struct ring *ring, struct ring_config *out);
@@ -311,7 +312,7 @@ void worker_free(struct worker *worker);
 void thread_name_next(const char *name);
 /* The same of the thread that calls. */
 void thread_set_name(const char *name);
-/* The number of the system call that its thread tried and must not make, and which ended it; -1: none. */
+/* The number of the forbidden system call that ended its thread; -1: none. */
 int worker_forbidden(struct worker *worker);
 /* 1: the thread has no other system calls than those of its kind. */
 int worker_walled(struct worker *worker);
@@ -324,18 +325,18 @@ void worker_get_stats(struct worker *worker, struct worker_stats *out);
 /* Kinds of threads, as bits of `whose`. */
 enum {
 	SECCOMP_BLK = 1, SECCOMP_NET = 2, SECCOMP_VSOCK = 4, SECCOMP_CONSOLE = 8, SECCOMP_PMEM = 16, SECCOMP_DAX = 32,
-	/* A process that has a machine and nothing else; and what it needs for certain things only. */
+	/* A process that has a machine and nothing else; and what it needs with certain options only. */
 	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
 	/* Of its threads: a vCPU; the control loop; the one that starts workers, and these before they have their own list. */
 	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
-	/* A worker that serves rings and guest memory, and has nothing else of the host's. */
+	/* A worker that serves rings and guest memory, and has no file or socket of the host's. */
 	SECCOMP_WORKER = 32768,
 	/*
 	 * More for certain things only: a clone that reads memory beforehand; a worker that connects to sockets of the host by
 	 * itself; a control socket, which somebody else serves; gdb.
 	 */
 	SECCOMP_PREFETCH = 16384, SECCOMP_REACH = 65536, SECCOMP_CONTROL = 131072, SECCOMP_GDB = 262144,
-	/* The broker, a program of its own; and what a process has that has one. */
+	/* The broker, a program of its own; and a process that has one. */
 	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
 	SECCOMP_FILL = 2097152, /* brings pages of guest RAM (fill.c) */
 };
@@ -347,24 +348,24 @@ struct seccomp_row {
 };
 
 /*
- * For good: this thread, and those that it starts, have the calls of these kinds and no other, whatever else they put on. One
+ * For ever, this thread and those that it starts have the calls of these kinds and no others, whatever filters they add. A call
  * that is not listed ends the process with status 1 and a line on stderr. 0 or -errno.
  */
 int seccomp_enter_process(uint32_t kinds);
 /*
- * The same for the calling thread alone, which gives its capabilities up, too. Python may run in it: nobody can rely on the
- * process any more once it has tried such a call. 0 or -errno.
+ * The same for the calling thread alone, which gives its capabilities up, too. Python may run in it: once it has tried such a
+ * call, the state of the process is not reliable any more. 0 or -errno.
  */
 int seccomp_enter_thread(uint32_t kinds);
 /*
- * From now on workers that a thread with seccomp_enter_thread() starts are started by a thread of their own, which has what they
- * need and cannot do anything else. What is begun is to be ended. 0 or -errno.
+ * From now on a thread of its own, which has the calls that workers need and no others, starts the workers for threads that
+ * called seccomp_enter_thread(). Each begin needs an end. 0 or -errno.
  */
 int seccomp_starter_begin(void);
 void seccomp_starter_end(void);
 /*
- * For a process that goes on serving its host: this thread and those that it starts do not make what calls/forbidden.h lists,
- * or (without `programs`) start no program and make no machine. They are answered -EPERM. 0 or -errno.
+ * For a process that continues to serve its host: for this thread and those that it starts, calls of calls/forbidden.h, or
+ * (without `programs`) those that start programs and make machines, fail with EPERM. 0 or -errno.
  */
 int seccomp_forbid(uint32_t programs);
 /* The i-th; -ENOENT behind the last. */
@@ -389,19 +390,20 @@ struct jail_config {
 
 struct jail_walls {
 	uint32_t standing;                /* JAIL_* */
-	uint32_t missing;                 /* the first that the host does not let us have, or 0 */
+	uint32_t missing;                 /* the first that the host does not allow, or 0 */
 	int32_t first_errno, pad;         /* why */
 };
 
 /*
- * For good, by the only thread of the process, all that there is to be opened being open. 0 however few of the walls stand;
- * -EBUSY: there are other threads, which did not end within a second, and nothing was given up.
+ * For ever; called by the only thread of the process, when all files are open. 0 however few of the walls stand; -EBUSY: there
+ * are other threads, which did not end within a second, and nothing was given up.
  */
 int jail_enter(const struct jail_config *config, struct jail_walls *walls);
 /*
- * For good, the calling thread and those that it starts: no new privileges, no capabilities but these (bits by number), IPC and
- * host's name of their own, no core, nobody of its user may look into the process. 0 however few of the walls stand.
+ * For ever, for the calling thread and those that it starts: no new privileges, no capabilities but these (bits by number),
+ * namespaces of their own for IPC and the host's name, no core; processes of the same user cannot trace the process. 0 however
+ * few of the walls stand.
  */
 int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
-/* MADV_DONTNEED: pages of files that were not written to come back when they are touched. */
+/* MADV_DONTNEED: pages of files that were not written are read again when they are touched. */
 void memory_unmap_pages(uint64_t address, uint64_t size);
