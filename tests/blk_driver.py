@@ -9,8 +9,8 @@ import pytest
 
 from tests.driver import Buffer, DriverQueue, Guest
 from vmm.memory import GuestMemory
-from vmm.virtio import spec
 from vmm.virtio.blk import DiskConfig
+from vmm.virtio.blk import device as blk_spec
 from vmm.virtio.blk.device import Blk
 
 IO_URING = pytest.mark.parametrize("io_uring", [None, True, False], ids=["auto", "io_uring", "sync"])
@@ -112,10 +112,10 @@ class BlkGuest(Guest):
 
     def read_disk(self, sector: int, length: int) -> bytes:
         """Read *length* bytes, which must work."""
-        answer = self.request(spec.BLK_T_IN, sector, length)
-        assert answer.status == spec.BLK_S_OK
+        answer = self.request(blk_spec.BLK_T_IN, sector, length)
+        assert answer.status == blk_spec.BLK_S_OK
         return answer.data
 
     def write_disk(self, sector: int, data: bytes) -> None:
         """Write, which must work."""
-        assert self.request(spec.BLK_T_OUT, sector, data).status == spec.BLK_S_OK
+        assert self.request(blk_spec.BLK_T_OUT, sector, data).status == blk_spec.BLK_S_OK

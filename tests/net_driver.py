@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from tests.driver import TIMEOUT, Buffer, DriverQueue, Guest
 from vmm.config.limit import LimitConfig
 from vmm.native import lib
-from vmm.virtio import spec
+from vmm.virtio.net import device as net_spec
 from vmm.virtio.net.device import GUEST_OFFLOADS, Backend, Net
 
 MAC = bytes.fromhex("020000000001")
 TAP_FEATURES = GUEST_OFFLOADS | (
-    spec.NET_F_CSUM | spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6 | spec.NET_F_HOST_ECN | spec.NET_F_HOST_UFO
-    | spec.NET_F_HOST_USO
+    net_spec.NET_F_CSUM | net_spec.NET_F_HOST_TSO4 | net_spec.NET_F_HOST_TSO6 | net_spec.NET_F_HOST_ECN
+    | net_spec.NET_F_HOST_UFO | net_spec.NET_F_HOST_USO
 )  # fmt: skip
 
 
@@ -37,7 +37,9 @@ def header(
     num_buffers: int = 0,
 ) -> bytes:
     """12 bytes."""
-    return struct.pack(spec.NET_HEADER_FORMAT, flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers)
+    return struct.pack(
+        net_spec.NET_HEADER_FORMAT, flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers
+    )
 
 
 class Wire(Backend):
@@ -50,7 +52,7 @@ class Wire(Backend):
         self.kind = kind
         self.mtu = mtu
         tap = kind == lib.NET_TAP
-        self.features = features if features is not None else TAP_FEATURES if tap else spec.NET_F_GUEST_CSUM
+        self.features = features if features is not None else TAP_FEATURES if tap else net_spec.NET_F_GUEST_CSUM
         self.far: list[socket.socket] = []
         self.offloads = -1
         self.pairs = 0
@@ -182,7 +184,7 @@ class NetGuest(Guest):
             buffers = self._room.pop((pair, used[0]))
             parts.append((buffers, b"".join(self.content(buffer) for buffer in buffers)[: used[1]]))
             if len(parts) == 1:
-                fields = struct.unpack_from(spec.NET_HEADER_FORMAT, parts[0][1].ljust(12, b"\0"))
+                fields = struct.unpack_from(net_spec.NET_HEADER_FORMAT, parts[0][1].ljust(12, b"\0"))
                 count = max(fields[6], 1)
         data = b"".join(part for _, part in parts)
         got = Received(fields[0], fields[1], fields[6], data[12:], [len(part) for _, part in parts])
@@ -199,7 +201,7 @@ class NetGuest(Guest):
         """One command on the control queue, behind all pairs; its answer."""
         with self.scratch():
             answer = self.room(1)
-            queue = self.queues[2 * len(self.wire.fds) if self.features & spec.NET_F_MQ else 2]
+            queue = self.queues[2 * len(self.wire.fds) if self.features & net_spec.NET_F_MQ else 2]
             buffers = [self.data(bytes((kind, number)) + data), answer]
             queue.offer(queue.chain(buffers))
             queue.kick()

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from tests.driver import TIMEOUT, Buffer, Guest
 from tests.driver_queue import fence
-from vmm.virtio import spec
 from vmm.virtio.vsock import VsockConfig
+from vmm.virtio.vsock import device as vsock_spec
 from vmm.virtio.vsock.device import EVENT, RX, TX, Vsock
 
 CID = 3
@@ -44,15 +44,15 @@ def header(
     *,
     length: int = 0,
     flags: int = 0,
-    kind: int = spec.VSOCK_TYPE_STREAM,
+    kind: int = vsock_spec.VSOCK_TYPE_STREAM,
     src_cid: int = CID,
-    dst_cid: int = spec.VSOCK_CID_HOST,
+    dst_cid: int = vsock_spec.VSOCK_CID_HOST,
     buf_alloc: int = BUF_ALLOC,
     fwd_cnt: int = 0,
 ) -> bytes:
     """44 bytes."""
     return struct.pack(
-        spec.VSOCK_HEADER_FORMAT,
+        vsock_spec.VSOCK_HEADER_FORMAT,
         *(src_cid, dst_cid, src_port, dst_port, length, kind, op, flags & 0xFFFF_FFFF),
         *(buf_alloc & 0xFFFF_FFFF, fwd_cnt & 0xFFFF_FFFF),
     )
@@ -131,8 +131,8 @@ class VsockGuest(Guest):
         for used, buffers in [(used, self._room.pop(used.head)) for used in queue.take_used()]:
             content = b"".join(self.content(buffer) for buffer in buffers)[: used.written]
             if content:
-                fields = struct.unpack_from(spec.VSOCK_HEADER_FORMAT, content)
-                found.append(Packet._make((*fields, content[spec.VSOCK_HEADER_SIZE :])))
+                fields = struct.unpack_from(vsock_spec.VSOCK_HEADER_FORMAT, content)
+                found.append(Packet._make((*fields, content[vsock_spec.VSOCK_HEADER_SIZE :])))
             if repost:
                 self.post_buffers(buffers)
         if found and repost:
@@ -155,7 +155,7 @@ class VsockGuest(Guest):
         """Wait for one packet, which is of that kind."""
         (packet,) = self.receive()
         assert packet.op == op, packet
-        assert (packet.src_cid, packet.dst_cid) == (spec.VSOCK_CID_HOST, CID)
+        assert (packet.src_cid, packet.dst_cid) == (vsock_spec.VSOCK_CID_HOST, CID)
         return packet
 
     def receive_data(self, length: int) -> bytes:
@@ -163,15 +163,15 @@ class VsockGuest(Guest):
         data = bytearray()  # bytes would be copied for each packet
         while len(data) < length:
             (packet,) = self.receive()
-            if packet.op == spec.VSOCK_OP_RW:
+            if packet.op == vsock_spec.VSOCK_OP_RW:
                 assert packet.length == len(packet.data), (packet.length, len(packet.data))
                 data += packet.data
         return bytes(data)
 
     def quiet(self) -> None:
         """Nothing more comes: a packet to nobody is answered, and that is all."""
-        self.send(spec.VSOCK_OP_RW, 9, 9)
-        packet = self.expect(spec.VSOCK_OP_RST)
+        self.send(vsock_spec.VSOCK_OP_RW, 9, 9)
+        packet = self.expect(vsock_spec.VSOCK_OP_RST)
         assert (packet.src_port, packet.dst_port) == (9, 9)
 
     def event_room(self) -> Buffer:
@@ -202,27 +202,27 @@ class VsockGuest(Guest):
         return client
 
     def from_guest(
-        self, port: int = 1000, src: int = 5, kind: int = spec.VSOCK_TYPE_STREAM, **fields: Any
+        self, port: int = 1000, src: int = 5, kind: int = vsock_spec.VSOCK_TYPE_STREAM, **fields: Any
     ) -> tuple[socket.socket, int, int]:
         """A connection that the guest made: the program's socket, and both ports."""
-        sort = socket.SOCK_SEQPACKET if kind == spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
+        sort = socket.SOCK_SEQPACKET if kind == vsock_spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
         with self.listen(port, sort) as listener:
-            self.send(spec.VSOCK_OP_REQUEST, port, src, kind=kind, **fields)
+            self.send(vsock_spec.VSOCK_OP_REQUEST, port, src, kind=kind, **fields)
             program, _ = listener.accept()
             program.settimeout(TIMEOUT)
-            answer = self.expect(spec.VSOCK_OP_RESPONSE)
+            answer = self.expect(vsock_spec.VSOCK_OP_RESPONSE)
             assert (answer.src_port, answer.dst_port, answer.type) == (port, src, kind)
         return program, port, src
 
     def from_host(
-        self, port: int = 2000, kind: int = spec.VSOCK_TYPE_STREAM, **fields: Any
+        self, port: int = 2000, kind: int = vsock_spec.VSOCK_TYPE_STREAM, **fields: Any
     ) -> tuple[socket.socket, int, int]:
         """A connection that a program of the host made to *port*: its socket, and both ports as from_guest()."""
-        sort = socket.SOCK_SEQPACKET if kind == spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
+        sort = socket.SOCK_SEQPACKET if kind == vsock_spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
         client = self.client(b"CONNECT %d\n" % port, sort)
-        request = self.expect(spec.VSOCK_OP_REQUEST)
+        request = self.expect(vsock_spec.VSOCK_OP_REQUEST)
         assert (request.dst_port, request.type) == (port, kind)
-        self.send(spec.VSOCK_OP_RESPONSE, request.src_port, port, kind=kind, **fields)
+        self.send(vsock_spec.VSOCK_OP_RESPONSE, request.src_port, port, kind=kind, **fields)
         assert client.recv(64) == b"OK %d\n" % request.src_port
         return client, request.src_port, port
 
@@ -230,10 +230,10 @@ class VsockGuest(Guest):
 def works(guest: VsockGuest, port: int = 7000) -> None:
     """The device does for others what it should."""
     program, port, src = guest.from_guest(port, port)
-    guest.send(spec.VSOCK_OP_RW, port, src, b"ping")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"ping")
     assert program.recv(10) == b"ping"
     program.sendall(b"pong")
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"pong"
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"pong"
     program.close()
     Path(f"{guest.uds}_{port}").unlink()
 

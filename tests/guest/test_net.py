@@ -26,6 +26,7 @@ from tests.net_driver import MAC, NetGuest, frame
 from tests.netns import Outside, ip, own_network
 from vmm import NetConfig, Publish
 from vmm.virtio import spec
+from vmm.virtio.net import device as net_spec
 from vmm.virtio.net.tap import Tap
 from vmm.virtio.net.vhost import VhostNet
 
@@ -33,7 +34,7 @@ TIMEOUT = 60.0
 AMOUNT = 24 << 20
 ETHERTYPE = 0x88B5
 """Of test frames."""
-MERGED = spec.F_VERSION_1 | spec.NET_F_MAC | spec.NET_F_MRG_RXBUF
+MERGED = spec.F_VERSION_1 | net_spec.NET_F_MAC | net_spec.NET_F_MRG_RXBUF
 needs_vhost = pytest.mark.skipif(not os.path.exists("/dev/vhost-net"), reason="no /dev/vhost-net here")
 WEB = """
 import http.server, sys
@@ -235,8 +236,8 @@ def test_vhost_with_several_queues(private: None) -> None:
     with Vhost(queues=2) as guest:
         assert guest.config(8, 2) == 2
         for pairs in (2, 1, 2):
-            done = guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
-            assert done == spec.NET_OK
+            done = guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
+            assert done == net_spec.NET_OK
             for pair in range(pairs):
                 guest.send(frame(b"by pair %d of %d" % (pair, pairs), 100), pair=pair)
                 assert guest.host.recv(1 << 16) == frame(b"by pair %d of %d" % (pair, pairs), 100)

@@ -11,6 +11,7 @@ from tests.driver import Buffer, Guest
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
+from vmm.virtio.balloon import device as balloon_spec
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 RAM = 16 << 20
@@ -104,7 +105,7 @@ def test_a_report_of_parts_of_pages() -> None:
 
 def test_a_report_that_was_not_negotiated() -> None:
     with make() as guest:
-        assert guest.negotiate(guest.offered() & ~spec.BALLOON_F_PAGE_REPORTING)
+        assert guest.negotiate(guest.offered() & ~balloon_spec.BALLOON_F_PAGE_REPORTING)
         guest.add_queue(INFLATE)
         guest.add_queue(REPORT)
         guest.driver_ok()

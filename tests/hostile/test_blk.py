@@ -19,12 +19,13 @@ from tests.blk_driver import BlkGuest, header, segment
 from tests.driver import Buffer
 from vmm.virtio import spec
 from vmm.virtio.blk import device as blk
+from vmm.virtio.blk import device as blk_spec
 
 SIZE = 1 << 20
 SECTORS = SIZE // 512
-OK, IOERR, UNSUPP = spec.BLK_S_OK, spec.BLK_S_IOERR, spec.BLK_S_UNSUPP
-IN, OUT, FLUSH, GET_ID = spec.BLK_T_IN, spec.BLK_T_OUT, spec.BLK_T_FLUSH, spec.BLK_T_GET_ID
-DISCARD, ZEROES = spec.BLK_T_DISCARD, spec.BLK_T_WRITE_ZEROES
+OK, IOERR, UNSUPP = blk_spec.BLK_S_OK, blk_spec.BLK_S_IOERR, blk_spec.BLK_S_UNSUPP
+IN, OUT, FLUSH, GET_ID = blk_spec.BLK_T_IN, blk_spec.BLK_T_OUT, blk_spec.BLK_T_FLUSH, blk_spec.BLK_T_GET_ID
+DISCARD, ZEROES = blk_spec.BLK_T_DISCARD, blk_spec.BLK_T_WRITE_ZEROES
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_writes_to_a_read_only_disk(image: Path, kind: int) -> None:
         answer = guest.request(kind, 0, b"\xaa" * 512 if kind == OUT else segment(0, 8))
         assert answer.status in (IOERR, UNSUPP)
         assert guest.read_disk(0, 512) == content[:512]
-        guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 0, 1)
+        guest.write(spec.MMIO_CONFIG + blk_spec.BLK_CONFIG_WRITEBACK, 0, 1)
     assert image.read_bytes() == content
 
 
@@ -140,7 +141,7 @@ def test_a_bad_segment_behind_a_good_one_changes_nothing(guest: BlkGuest) -> Non
 
 
 def test_unmap_on_a_discard(guest: BlkGuest) -> None:
-    assert guest.request(DISCARD, 0, segment(0, 8, spec.BLK_RANGE_F_UNMAP)).status == UNSUPP
+    assert guest.request(DISCARD, 0, segment(0, 8, blk_spec.BLK_RANGE_F_UNMAP)).status == UNSUPP
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 15])
@@ -238,7 +239,7 @@ def test_an_image_that_was_cut_off_under_the_disk(image: Path, io_uring: bool | 
 FULL = """
 import errno, logging, sys
 from tests.blk_driver import BlkGuest
-from vmm.virtio import spec
+from vmm.virtio.blk import device as blk_spec
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 io_uring = {"auto": None, "io_uring": True, "sync": False}[sys.argv[2]]
 path = sys.argv[1] + "/disk.img"
@@ -246,13 +247,13 @@ with open(path, "wb") as image:
     image.truncate(16 << 20)
 with BlkGuest(path, io_uring=io_uring) as guest:
     guest.start()
-    statuses = [guest.request(spec.BLK_T_OUT, 512 * at, bytes([at + 1]) * 65536).status for at in range(60)]
-    good = statuses.index(spec.BLK_S_IOERR)
-    assert set(statuses[good:]) == {spec.BLK_S_IOERR}, statuses
+    statuses = [guest.request(blk_spec.BLK_T_OUT, 512 * at, bytes([at + 1]) * 65536).status for at in range(60)]
+    good = statuses.index(blk_spec.BLK_S_IOERR)
+    assert set(statuses[good:]) == {blk_spec.BLK_S_IOERR}, statuses
     for at in range(good):
         assert guest.read_disk(512 * at, 65536) == bytes([at + 1]) * 65536
     assert guest.disk.stats()["last_errno"] == errno.ENOSPC
-    assert guest.request(spec.BLK_T_DISCARD, data=b"".join(
+    assert guest.request(blk_spec.BLK_T_DISCARD, data=b"".join(
         (512 * at).to_bytes(8, "little") + (128).to_bytes(8, "little") for at in range(good))).status == 0
     guest.write_disk(0, bytes(65536))
 print("good:", good)

@@ -28,10 +28,10 @@ from tests.vsock_driver import VsockGuest
 from vmm.control.broker import Broker
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
-from vmm.virtio import spec
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
+from vmm.virtio.vsock import device as vsock_spec
 
 KVM_CREATE_VM = 0xAE01
 AT_FDCWD = -100
@@ -157,10 +157,10 @@ def test_where_a_broker_connects_the_worker_does_not(
         guest.begin()
         try:
             program, port, source = guest.from_guest()
-            guest.send(spec.VSOCK_OP_RW, port, source, b"through the broker")
+            guest.send(vsock_spec.VSOCK_OP_RW, port, source, b"through the broker")
             assert program.recv(100) == b"through the broker"
-            guest.send(spec.VSOCK_OP_REQUEST, 4711, 5)
-            assert guest.expect(spec.VSOCK_OP_RST).src_port == 4711, "nobody listens"
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 4711, 5)
+            assert guest.expect(vsock_spec.VSOCK_OP_RST).src_port == 4711, "nobody listens"
             ((worker, _queues),) = guest.vsock._workers._running
             inject(injector, worker, call)
             assert f"({call[0]})" in str(wait_for_error(guest, injector))
@@ -169,19 +169,19 @@ def test_where_a_broker_connects_the_worker_does_not(
             broker.close()
 
 
-@pytest.mark.parametrize("kind", [spec.VSOCK_TYPE_STREAM, spec.VSOCK_TYPE_SEQPACKET])
+@pytest.mark.parametrize("kind", [vsock_spec.VSOCK_TYPE_STREAM, vsock_spec.VSOCK_TYPE_SEQPACKET])
 def test_a_guest_whose_broker_is_gone_is_refused(tmp_path: Path, kind: int) -> None:
-    sort = socket.SOCK_SEQPACKET if kind == spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
+    sort = socket.SOCK_SEQPACKET if kind == vsock_spec.VSOCK_TYPE_SEQPACKET else socket.SOCK_STREAM
     with VsockGuest(tmp_path, start=False) as guest, guest.listen(1000, sort):
         broker = Broker(guest.vsock)
         guest.begin()
-        guest.send(spec.VSOCK_OP_REQUEST, 1000, 5, kind=kind)
-        guest.expect(spec.VSOCK_OP_RESPONSE)
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5, kind=kind)
+        guest.expect(vsock_spec.VSOCK_OP_RESPONSE)
         os.kill(broker.pid, signal.SIGKILL)
         os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
         for source in range(6, 9):
-            guest.send(spec.VSOCK_OP_REQUEST, 1000, source, kind=kind)
-            assert guest.expect(spec.VSOCK_OP_RST).dst_port == source
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, source, kind=kind)
+            assert guest.expect(vsock_spec.VSOCK_OP_RST).dst_port == source
         guest.vsock.stop()
         broker.close()
 

@@ -23,6 +23,7 @@ from vmm.events import EventFd, Loop
 from vmm.memory import GuestMemory
 from vmm.virtio import spec
 from vmm.virtio.blk import DiskConfig
+from vmm.virtio.blk import device as blk_spec
 from vmm.virtio.blk.device import Blk
 from vmm.virtio.mmio import MmioRegisters
 
@@ -40,7 +41,7 @@ def fill(guest: BlkGuest) -> list[Request]:
     """Many requests at once: reads that overwrite memory, and writes."""
     requests = []
     for at in range(40):
-        kind, data = (spec.BLK_T_IN, 65536) if at % 4 else (spec.BLK_T_OUT, bytes([at]) * 65536)
+        kind, data = (blk_spec.BLK_T_IN, 65536) if at % 4 else (blk_spec.BLK_T_OUT, bytes([at]) * 65536)
         requests.append(guest.submit(kind, 128 * at, data, kick=False))
     guest.queues[0].kick()
     return requests
@@ -112,7 +113,7 @@ def test_pause_with_requests_in_flight_loses_none(image: Path, io_uring: bool | 
                 guest.transport.resume()
                 done = queue.wait(len(requests))
                 assert sorted(used.head for used in done) == sorted(request.head for request in requests)
-                assert {guest.answer(request).status for request in requests} == {spec.BLK_S_OK}
+                assert {guest.answer(request).status for request in requests} == {blk_spec.BLK_S_OK}
 
 
 @IO_URING
@@ -195,7 +196,7 @@ def test_a_forgotten_device_is_not_collected_under_its_thread(image: Path) -> No
         del registers, loop, state
         gc.collect()
 
-        memory.write(0x80000, header(spec.BLK_T_IN))
+        memory.write(0x80000, header(blk_spec.BLK_T_IN))
         queue.memory = memory
         queue.write_desc(0, 0x80000, 16, spec.DESC_F_NEXT, 1)
         queue.write_desc(1, 0x81000, 512, spec.DESC_F_NEXT | spec.DESC_F_WRITE, 2)

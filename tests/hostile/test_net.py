@@ -12,11 +12,12 @@ from tests.driver import Buffer
 from tests.net_driver import MAC, NetGuest, Wire, frame, header, to_stream
 from vmm.native import lib
 from vmm.virtio import spec
+from vmm.virtio.net import device as net_spec
 
-CSUM, GSO4, GSO6 = spec.NET_HDR_F_NEEDS_CSUM, spec.NET_HDR_GSO_TCPV4, spec.NET_HDR_GSO_TCPV6
-UFO, USO, ECN = spec.NET_HDR_GSO_UDP, spec.NET_HDR_GSO_UDP_L4, spec.NET_HDR_GSO_ECN
-PLAIN = spec.F_VERSION_1 | spec.NET_F_MRG_RXBUF | spec.NET_F_CTRL_VQ
-SUMS = PLAIN | spec.NET_F_CSUM
+CSUM, GSO4, GSO6 = net_spec.NET_HDR_F_NEEDS_CSUM, net_spec.NET_HDR_GSO_TCPV4, net_spec.NET_HDR_GSO_TCPV6
+UFO, USO, ECN = net_spec.NET_HDR_GSO_UDP, net_spec.NET_HDR_GSO_UDP_L4, net_spec.NET_HDR_GSO_ECN
+PLAIN = spec.F_VERSION_1 | net_spec.NET_F_MRG_RXBUF | net_spec.NET_F_CTRL_VQ
+SUMS = PLAIN | net_spec.NET_F_CSUM
 LENGTH = 1000
 
 
@@ -59,10 +60,10 @@ def test_bad_headers_do_not_reach_the_host(guest: NetGuest, head: bytes) -> None
 NOT_NEGOTIATED = {
     "a checksum": (PLAIN, header(CSUM, csum_start=34, csum_offset=16)),
     "TCP segments": (SUMS, header(CSUM, GSO4, 54, 1448, 34, 16)),
-    "TCP segments over IPv6": (SUMS | spec.NET_F_HOST_TSO4, header(CSUM, GSO6, 74, 1428, 54, 16)),
-    "congestion": (SUMS | spec.NET_F_HOST_TSO4, header(CSUM, GSO4 | ECN, 54, 1448, 34, 16)),
-    "UDP fragments": (SUMS | spec.NET_F_HOST_TSO4, header(CSUM, UFO, 42, 1448, 34, 6)),
-    "UDP segments": (SUMS | spec.NET_F_HOST_UFO, header(CSUM, USO, 42, 1448, 34, 6)),
+    "TCP segments over IPv6": (SUMS | net_spec.NET_F_HOST_TSO4, header(CSUM, GSO6, 74, 1428, 54, 16)),
+    "congestion": (SUMS | net_spec.NET_F_HOST_TSO4, header(CSUM, GSO4 | ECN, 54, 1448, 34, 16)),
+    "UDP fragments": (SUMS | net_spec.NET_F_HOST_TSO4, header(CSUM, UFO, 42, 1448, 34, 6)),
+    "UDP segments": (SUMS | net_spec.NET_F_HOST_UFO, header(CSUM, USO, 42, 1448, 34, 6)),
 }
 
 
@@ -184,7 +185,7 @@ def test_a_buffer_that_is_to_be_read_is_a_broken_queue() -> None:
 
 @pytest.mark.parametrize("size", [1, 11, 12, 13, 25])
 def test_buffers_too_small_for_any_frame_without_merging(size: int) -> None:
-    with NetGuest(features=PLAIN & ~spec.NET_F_MRG_RXBUF, size=size, buffers=8) as guest:
+    with NetGuest(features=PLAIN & ~net_spec.NET_F_MRG_RXBUF, size=size, buffers=8) as guest:
         for _ in range(20):
             guest.far.send(header() + frame(b"x", 60))
         guest.wait_stat("rx_dropped", 20)
@@ -244,7 +245,7 @@ def test_bad_commands(guest: NetGuest, command: bytes) -> None:
     queue = guest.queues[2]
     answer = guest.room(1)
     queue.send(*([guest.data(command)] if command else []), answer)
-    assert guest.content(answer) == bytes([spec.NET_ERR])
+    assert guest.content(answer) == bytes([net_spec.NET_ERR])
     assert guest.config(0, 4).to_bytes(4, "little") == MAC[:4]
 
 
@@ -262,9 +263,9 @@ def test_pairs_of_queues_that_were_not_set_up() -> None:
         for index in (0, 1, 2, 8):
             guest.add_queue(index)
         guest.driver_ok()
-        set_pairs = (spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET)
-        assert guest.command(*set_pairs, b"\x04\x00") == spec.NET_ERR
-        assert guest.command(*set_pairs, b"\x02\x00") == spec.NET_ERR
+        set_pairs = (net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET)
+        assert guest.command(*set_pairs, b"\x04\x00") == net_spec.NET_ERR
+        assert guest.command(*set_pairs, b"\x02\x00") == net_spec.NET_ERR
         still_works_without_buffers(guest)
 
 
@@ -279,7 +280,7 @@ def test_only_a_control_queue() -> None:
         guest.add_queue(2)
         guest.driver_ok()
         guest.far.send(header() + frame(b"x", 60))
-        assert guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x01\x00") == spec.NET_ERR
+        assert guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x01\x00") == net_spec.NET_ERR
 
 
 def test_resets_under_load() -> None:
@@ -302,7 +303,7 @@ def test_resets_under_load() -> None:
             for turn in range(40):
                 guest.begin(buffers=rng.randrange(64))
                 if turn % 2:
-                    guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x02\x00")
+                    guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x02\x00")
                 guest._free = 0x100000
         finally:
             stop.set()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Buffer, Guest
-from vmm.virtio import spec
 from vmm.virtio.pmem import PmemConfig
+from vmm.virtio.pmem import device as pmem_spec
 from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20
-FLUSH = struct.pack("<I", spec.PMEM_REQ_FLUSH)
-OK, EIO = struct.pack("<I", spec.PMEM_RESP_OK), struct.pack("<I", spec.PMEM_RESP_EIO)
+FLUSH = struct.pack("<I", pmem_spec.PMEM_REQ_FLUSH)
+OK, EIO = struct.pack("<I", pmem_spec.PMEM_RESP_OK), struct.pack("<I", pmem_spec.PMEM_RESP_EIO)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.sample_devices import Echo, Holder
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory
 from vmm.native import lib
 from vmm.virtio import spec
+from vmm.virtio.blk import device as blk_spec
 
 NEXT, WRITE, INDIRECT = spec.DESC_F_NEXT, spec.DESC_F_WRITE, spec.DESC_F_INDIRECT
 TOP = (1 << 64) - 1
@@ -42,7 +43,7 @@ def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
 
 def good(guest: Guest) -> list[Buffer]:
     """The buffers of a request that any of the devices takes."""
-    return [guest.data(header(spec.BLK_T_IN)), guest.room(512), guest.room(1)]
+    return [guest.data(header(blk_spec.BLK_T_IN)), guest.room(512), guest.room(1)]
 
 
 def works(guest: Guest, queue: DriverQueue) -> None:
@@ -232,7 +233,7 @@ def test_head_out_of_range(guest: Guest, head: int, caplog: pytest.LogCaptureFix
 
 def test_buffers_at_the_last_byte_of_ram(guest: Guest) -> None:
     queue = guest.start()
-    guest.memory.write(RAM - 16, header(spec.BLK_T_IN))
+    guest.memory.write(RAM - 16, header(blk_spec.BLK_T_IN))
     used = queue.send(Buffer(RAM - 16, 16), guest.room(512), Buffer(RAM - 1, 1, writable=True))
     assert used.written in (16, 513)
 
@@ -326,7 +327,7 @@ def test_chains_over_two_regions_and_the_hole(kind: str, tmp_path: Path, caplog:
             for writable in (False, True):
                 caplog.clear()
                 queue = guest.start(size=16)
-                buffers = [guest.data(header(spec.BLK_T_IN)), Buffer(gpa, length & 0xFFFF_FFFF, writable)]
+                buffers = [guest.data(header(blk_spec.BLK_T_IN)), Buffer(gpa, length & 0xFFFF_FFFF, writable)]
                 queue.offer(queue.chain([*buffers, guest.room(1)]))
                 with caplog.at_level(logging.CRITICAL):
                     queue.kick()

@@ -19,10 +19,11 @@ from tests.driver import TIMEOUT, Buffer
 from tests.vsock_driver import VsockGuest, header, is_asleep, resident, works
 from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec
+from vmm.virtio.vsock import device as vsock_spec
 from vmm.virtio.vsock.device import TX, Vsock
 
-SEQ = spec.VSOCK_TYPE_SEQPACKET
-STREAM = spec.VSOCK_TYPE_STREAM
+SEQ = vsock_spec.VSOCK_TYPE_SEQPACKET
+STREAM = vsock_spec.VSOCK_TYPE_STREAM
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_storm_of_resets_while_the_guest_takes_none(tmp_path: Path) -> None:
     with VsockGuest(tmp_path, buffers=0) as guest:
         queue = guest.queues[TX]
         for src in range(queue.size):
-            queue.offer(queue.chain([guest.data(header(spec.VSOCK_OP_RW, 1000, src))]))
+            queue.offer(queue.chain([guest.data(header(vsock_spec.VSOCK_OP_RW, 1000, src))]))
         queue.kick()
         taken = 0
         deadline = time.monotonic() + 0.5
@@ -76,15 +77,15 @@ def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
     device = Vsock(VsockConfig(3, str(tmp_path / "v.sock"), connections=8))
     with VsockGuest(tmp_path, device=device) as guest, guest.listen(1000) as listener:
         for src in range(8):
-            guest.send(spec.VSOCK_OP_REQUEST, 1000, src)
-            assert guest.expect(spec.VSOCK_OP_RESPONSE).dst_port == src
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, src)
+            assert guest.expect(vsock_spec.VSOCK_OP_RESPONSE).dst_port == src
         programs = [listener.accept()[0] for _ in range(8)]
-        guest.send(spec.VSOCK_OP_REQUEST, 1000, 8)
-        assert guest.expect(spec.VSOCK_OP_RST).dst_port == 8
-        guest.send(spec.VSOCK_OP_RST, 1000, 0)
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 8)
+        assert guest.expect(vsock_spec.VSOCK_OP_RST).dst_port == 8
+        guest.send(vsock_spec.VSOCK_OP_RST, 1000, 0)
         guest.wait_for("one has ended", lambda: guest.vsock.stats()["connections"] == 7)
-        guest.send(spec.VSOCK_OP_REQUEST, 1000, 9)
-        assert guest.expect(spec.VSOCK_OP_RESPONSE).dst_port == 9
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 9)
+        assert guest.expect(vsock_spec.VSOCK_OP_RESPONSE).dst_port == 9
         for program in programs:
             program.close()
 
@@ -104,15 +105,15 @@ def test_thousands_of_connections(tmp_path: Path) -> None:
             threads, before = threading.active_count(), resident()
             programs = []
             for src in range(count):
-                guest.send(spec.VSOCK_OP_REQUEST, 1000, src)
+                guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, src)
                 programs.append(listener.accept()[0])
-                guest.expect(spec.VSOCK_OP_RESPONSE)
+                guest.expect(vsock_spec.VSOCK_OP_RESPONSE)
             assert guest.vsock.stats()["connections"] == count
             assert threading.active_count() == threads
             assert len(os.listdir("/proc/self/task")) < 20
             assert resident() - before < count * 2048, "no buffer each (a socket object of Python's is half of it)"
             for src in (0, count // 2, count - 1):
-                guest.send(spec.VSOCK_OP_RW, 1000, src, b"%d" % src)
+                guest.send(vsock_spec.VSOCK_OP_RW, 1000, src, b"%d" % src)
                 assert programs[src].recv(10) == b"%d" % src
             guest.wait_for("sleep", is_asleep)
             idle = guest.vsock.stats()["wakeups"]
@@ -143,8 +144,8 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
                 pass
             client.connect(str(guest.uds))
             client.sendall(b"CONNECT 2000\n")
-            guest.send(spec.VSOCK_OP_REQUEST, 1000, 5)
-            guest.expect(spec.VSOCK_OP_RST)
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
+            guest.expect(vsock_spec.VSOCK_OP_RST)
             before = guest.vsock.stats()["wakeups"]
             time.sleep(0.5)
             assert guest.vsock.stats()["wakeups"] - before < 20
@@ -152,7 +153,7 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for plug in plugs:
                 os.close(plug)
-        assert guest.expect(spec.VSOCK_OP_REQUEST).dst_port == 2000
+        assert guest.expect(vsock_spec.VSOCK_OP_REQUEST).dst_port == 2000
         listener.close()
 
 
@@ -207,8 +208,8 @@ def test_clients_that_never_say_what_they_want(guest: VsockGuest) -> None:
 def test_a_second_thread_changes_packets_while_the_device_reads_them(guest: VsockGuest) -> None:
     """A header is read once: what was checked is what is used (Cloud Hypervisor read it twice)."""
     program, port, src = guest.from_guest()
-    good = header(spec.VSOCK_OP_CREDIT_REQUEST, port, src)
-    bad = header(spec.VSOCK_OP_RW, port, src, length=0xFFFF_FF00)
+    good = header(vsock_spec.VSOCK_OP_CREDIT_REQUEST, port, src)
+    bad = header(vsock_spec.VSOCK_OP_RW, port, src, length=0xFFFF_FF00)
     gpa = guest.alloc(4096)
     stop = threading.Event()
 
@@ -273,7 +274,7 @@ def test_the_end_under_load(tmp_path: Path, action: str) -> None:
         loader.start()
         try:
             for _ in range(20):
-                guest.send(spec.VSOCK_OP_RW, port, src, b"p" * 1000)
+                guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"p" * 1000)
                 guest.packets()
             if action == "reset":
                 guest.reset()
@@ -284,7 +285,7 @@ def test_the_end_under_load(tmp_path: Path, action: str) -> None:
                     guest.transport.pause()
                     guest.transport.resume()
                     guest.packets()
-                guest.send(spec.VSOCK_OP_CREDIT_REQUEST, port, src)
+                guest.send(vsock_spec.VSOCK_OP_CREDIT_REQUEST, port, src)
             else:
                 guest.transport.close()
         finally:
@@ -373,8 +374,8 @@ def test_a_port_that_is_no_socket(guest: VsockGuest, what: str) -> None:
         path.mkdir()
     else:
         os.mkfifo(path)
-    guest.send(spec.VSOCK_OP_REQUEST, 1000, 5)
-    guest.expect(spec.VSOCK_OP_RST)
+    guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
+    guest.expect(vsock_spec.VSOCK_OP_RST)
     with pytest.raises(TimeoutError):
         other.accept()
     other.close()
@@ -388,8 +389,8 @@ def test_a_closed_connection_of_which_somebody_has_a_duplicate(guest: VsockGuest
         os.dup(int(fd)) for fd in set(os.listdir("/proc/self/fd")) - before if os.path.exists(f"/proc/self/fd/{fd}")
     ]
     for _, local, port in socks:
-        guest.send(spec.VSOCK_OP_SHUTDOWN, local, port, flags=3)
-        guest.expect(spec.VSOCK_OP_RST)
+        guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, local, port, flags=3)
+        guest.expect(vsock_spec.VSOCK_OP_RST)
     guest.wait_for("sleep", is_asleep)
     idle = guest.vsock.stats()["wakeups"]
     for sock, _, _ in socks:
@@ -433,11 +434,11 @@ def test_small_messages_that_nobody_reads_take_little_of_the_kernels_memory(
         queue = guest.queues[TX]
         data = guest.alloc(4096)
         for src in range(count):
-            guest.send(spec.VSOCK_OP_REQUEST, 1000, src, kind=kind)
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, src, kind=kind)
             programs.append(server.accept()[0])
-            credit = guest.expect(spec.VSOCK_OP_RESPONSE).buf_alloc
+            credit = guest.expect(vsock_spec.VSOCK_OP_RESPONSE).buf_alloc
             sent.append(min(messages, credit))
-            guest.memory.write(data, header(spec.VSOCK_OP_RW, 1000, src, length=1, kind=kind, flags=1) + b"x")
+            guest.memory.write(data, header(vsock_spec.VSOCK_OP_RW, 1000, src, length=1, kind=kind, flags=1) + b"x")
             for _ in range(sent[src]):
                 queue.offer(queue.chain([Buffer(data, 45)]))
                 if queue.next_avail % 64 == 0:
@@ -446,7 +447,7 @@ def test_small_messages_that_nobody_reads_take_little_of_the_kernels_memory(
             queue.kick()
             guest.wait_for("all taken", lambda: bool(queue.take_used()) or queue.next_used == queue.next_avail)
             if after == "closed":
-                guest.send(spec.VSOCK_OP_SHUTDOWN, 1000, src, kind=kind, flags=3)
+                guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, 1000, src, kind=kind, flags=3)
                 guest.packets()
         assert 8 << 20 < kernel_memory() <= 17 << 20, "of some 50 MiB that they would take"
         # Whoever reads in the end gets it all

@@ -35,7 +35,7 @@ char *xstrdup(const char *text);
 char *xasprintf(const char *format, ...) __printf(1, 2);
 
 /* An id of a container or a process, which is the name of files: 1 to 255 of [A-Za-z0-9_+.-], not "." or "..", and the
- * first not "-", for crun's command line. spec.py has the same rule. */
+ * first not "-", for crun's command line. check_id() of pyvmm_kata has the same rule. */
 bool id_is_valid(const char *id);
 /* An absolute path without empty, "." and ".." components, shorter than PATH_MAX; a slash at its end is as good. */
 bool path_is_valid(const char *path);

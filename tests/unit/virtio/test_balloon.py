@@ -14,6 +14,7 @@ from vmm.memory import GuestMemory
 from vmm.snapshot.memory_file import open_ram
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
+from vmm.virtio.balloon import device as balloon_spec
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
@@ -143,8 +144,8 @@ def test_sizes_that_cannot_be(size: int) -> None:
 
 
 def give_stats(guest: Guest, **values: int) -> Buffer:
-    tags = {name: tag for tag, name in enumerate(spec.BALLOON_STAT_NAMES)}
-    data = b"".join(struct.pack(spec.BALLOON_STAT_FORMAT, tags[name], value) for name, value in values.items())
+    tags = {name: tag for tag, name in enumerate(balloon_spec.BALLOON_STAT_NAMES)}
+    data = b"".join(struct.pack(balloon_spec.BALLOON_STAT_FORMAT, tags[name], value) for name, value in values.items())
     return guest.data(data)
 
 
@@ -197,11 +198,11 @@ def test_what_is_offered() -> None:
         "reporting": Balloon(BalloonConfig(free_page_reporting=True), RAM).features,
         "no oom": Balloon(BalloonConfig(deflate_on_oom=False), RAM).features,
     }
-    plain = spec.BALLOON_F_STATS_VQ | spec.BALLOON_F_DEFLATE_ON_OOM
+    plain = balloon_spec.BALLOON_F_STATS_VQ | balloon_spec.BALLOON_F_DEFLATE_ON_OOM
     assert offered == {
         "plain": plain,
-        "reporting": plain | spec.BALLOON_F_PAGE_REPORTING,
-        "no oom": spec.BALLOON_F_STATS_VQ,
+        "reporting": plain | balloon_spec.BALLOON_F_PAGE_REPORTING,
+        "no oom": balloon_spec.BALLOON_F_STATS_VQ,
     }
 
 

@@ -21,6 +21,7 @@ from vmm.errors import ConfigError
 from vmm.virtio import spec
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk import device as blk
+from vmm.virtio.blk import device as blk_spec
 from vmm.virtio.mmio import MmioRegisters
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
@@ -63,12 +64,12 @@ def test_what_is_written_is_read(image: Path, io_uring: bool | None, direct: boo
             start, end = 512 * sector, 512 * (sector + sectors)
             if rng.random() < 0.5:
                 model[start:end] = rng.randbytes(end - start)
-                answer = guest.request(spec.BLK_T_OUT, sector, bytes(model[start:end]), indirect=indirect)
-                assert answer[::2] == (spec.BLK_S_OK, 1)
+                answer = guest.request(blk_spec.BLK_T_OUT, sector, bytes(model[start:end]), indirect=indirect)
+                assert answer[::2] == (blk_spec.BLK_S_OK, 1)
             else:
-                answer = guest.request(spec.BLK_T_IN, sector, end - start, indirect=indirect)
-                assert answer == (spec.BLK_S_OK, bytes(model[start:end]), end - start + 1)
-        assert guest.request(spec.BLK_T_FLUSH).status == spec.BLK_S_OK
+                answer = guest.request(blk_spec.BLK_T_IN, sector, end - start, indirect=indirect)
+                assert answer == (blk_spec.BLK_S_OK, bytes(model[start:end]), end - start + 1)
+        assert guest.request(blk_spec.BLK_T_FLUSH).status == blk_spec.BLK_S_OK
         assert image.read_bytes() == model
 
 
@@ -82,13 +83,13 @@ def test_many_requests_at_once_come_back_each_with_its_own_data(image: Path, io_
                 sectors = random.Random(3).sample(range(SIZE // 512), 80)
                 requests = {}
                 for sector in sectors:
-                    request = guest.submit(spec.BLK_T_IN, sector, 512, kick=False)
+                    request = guest.submit(blk_spec.BLK_T_IN, sector, 512, kick=False)
                     requests[request.head] = (sector, request)
                 queue.kick()
                 for head, written in queue.wait(80):
                     sector, request = requests.pop(head)
                     answer = guest.answer(request, written)
-                    assert answer == (spec.BLK_S_OK, content[512 * sector : 512 * sector + 512], 513)
+                    assert answer == (blk_spec.BLK_S_OK, content[512 * sector : 512 * sector + 512], 513)
                 assert not requests
 
 
@@ -98,7 +99,7 @@ def test_a_request_of_many_segments(image: Path, io_uring: bool | None) -> None:
     with BlkGuest(image, io_uring=io_uring) as guest:
         queue = guest.start()
         rooms = [guest.room(512) for _ in range(blk.SEG_MAX)]
-        used = queue.send(guest.data(header(spec.BLK_T_IN, 7)), *rooms, status := guest.room(1))
+        used = queue.send(guest.data(header(blk_spec.BLK_T_IN, 7)), *rooms, status := guest.room(1))
         assert (guest.content(status), used.written) == (b"\0", 512 * blk.SEG_MAX + 1)
         assert b"".join(guest.content(room) for room in rooms) == content[7 * 512 : (7 + blk.SEG_MAX) * 512]
 
@@ -109,16 +110,16 @@ def test_all_queues_work_and_keep_apart(image: Path) -> None:
         assert guest.config(34, 2) == blk.MAX_QUEUES
         guest.start()
         for index, queue in guest.queues.items():
-            assert guest.request(spec.BLK_T_OUT, index, bytes([index]) * 512, queue=queue).status == 0
+            assert guest.request(blk_spec.BLK_T_OUT, index, bytes([index]) * 512, queue=queue).status == 0
         for index, queue in guest.queues.items():
             other = (index + 1) % 4
-            assert guest.request(spec.BLK_T_IN, other, 512, queue=queue).data == bytes([other]) * 512
+            assert guest.request(blk_spec.BLK_T_IN, other, 512, queue=queue).data == bytes([other]) * 512
 
 
 def test_the_number_of_queues_can_be_said(image: Path) -> None:
     with BlkGuest(image, cpus=8, queues=1) as guest:
         assert len(guest.disk.queue_sizes) == 1
-        assert not guest.offered() & spec.BLK_F_MQ
+        assert not guest.offered() & blk_spec.BLK_F_MQ
         assert guest.config(34, 2) == 0
 
 
@@ -126,20 +127,20 @@ def test_discarded_sectors_are_freed_and_read_as_zeroes(image: Path) -> None:
     with BlkGuest(image) as guest:
         guest.start()
         before = image.stat().st_blocks
-        assert guest.request(spec.BLK_T_DISCARD, data=segment(256, 512) + segment(1024, 256)).status == 0
+        assert guest.request(blk_spec.BLK_T_DISCARD, data=segment(256, 512) + segment(1024, 256)).status == 0
         assert image.stat().st_blocks < before
         assert guest.read_disk(256, 4096) == guest.read_disk(1024, 4096) == bytes(4096)
         assert guest.read_disk(768, 512) != bytes(512)
 
 
 @IO_URING
-@pytest.mark.parametrize("flags", [0, spec.BLK_RANGE_F_UNMAP])
+@pytest.mark.parametrize("flags", [0, blk_spec.BLK_RANGE_F_UNMAP])
 def test_write_zeroes(image: Path, io_uring: bool | None, flags: int) -> None:
     content = bytearray(image.read_bytes())
     with BlkGuest(image, io_uring=io_uring) as guest:
         guest.start()
         segments = segment(1, 3, flags) + segment(500, 1000, flags)
-        assert guest.request(spec.BLK_T_WRITE_ZEROES, data=segments).status == spec.BLK_S_OK
+        assert guest.request(blk_spec.BLK_T_WRITE_ZEROES, data=segments).status == blk_spec.BLK_S_OK
         content[512:2048] = bytes(1536)
         content[500 * 512 : 1500 * 512] = bytes(512000)
         assert image.read_bytes() == content
@@ -149,18 +150,18 @@ def test_the_serial_number(image: Path) -> None:
     for serial in ("", "abc", "12345678901234567890"):
         with BlkGuest(image, serial=serial) as guest:
             guest.start()
-            assert guest.request(spec.BLK_T_GET_ID, data=20).data == serial.encode().ljust(20, b"\0")
+            assert guest.request(blk_spec.BLK_T_GET_ID, data=20).data == serial.encode().ljust(20, b"\0")
 
 
 def test_a_read_only_disk(image: Path) -> None:
     content = image.read_bytes()
     with BlkGuest(image, read_only=True) as guest:
         offered = guest.offered()
-        assert offered & spec.BLK_F_RO
-        assert not offered & (spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES)
+        assert offered & blk_spec.BLK_F_RO
+        assert not offered & (blk_spec.BLK_F_DISCARD | blk_spec.BLK_F_WRITE_ZEROES)
         guest.start()
         assert guest.read_disk(5, 1024) == content[2560:3584]
-        assert guest.request(spec.BLK_T_FLUSH).status == spec.BLK_S_OK
+        assert guest.request(blk_spec.BLK_T_FLUSH).status == blk_spec.BLK_S_OK
 
 
 # -- the configuration space (5.2.4) -----------------------------------------------------------------------------------
@@ -169,12 +170,12 @@ def test_a_read_only_disk(image: Path) -> None:
 def test_the_configuration_space(image: Path) -> None:
     with BlkGuest(image, queues=3) as guest:
         wanted = (
-            spec.BLK_F_SEG_MAX | spec.BLK_F_BLK_SIZE | spec.BLK_F_FLUSH | spec.BLK_F_TOPOLOGY | spec.BLK_F_CONFIG_WCE
-            | spec.BLK_F_MQ | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
+            blk_spec.BLK_F_SEG_MAX | blk_spec.BLK_F_BLK_SIZE | blk_spec.BLK_F_FLUSH | blk_spec.BLK_F_TOPOLOGY
+            | blk_spec.BLK_F_CONFIG_WCE | blk_spec.BLK_F_MQ | blk_spec.BLK_F_DISCARD | blk_spec.BLK_F_WRITE_ZEROES
         )  # fmt: skip
         assert guest.offered() & 0xFF_FFFF == wanted
-        raw = bytes(guest.registers.page[0x100 : 0x100 + spec.BLK_CONFIG_SIZE])
-        assert struct.unpack(spec.BLK_CONFIG_FORMAT, raw) == (
+        raw = bytes(guest.registers.page[0x100 : 0x100 + blk_spec.BLK_CONFIG_SIZE])
+        assert struct.unpack(blk_spec.BLK_CONFIG_FORMAT, raw) == (
             SIZE // 512, 0, 254, 0, 0, 0, 512, 3, 0, 8, 0, 1, 3,
             blk.MAX_DISCARD_SECTORS, 64, 8, blk.MAX_DISCARD_SECTORS, 64, 1, 0, 0, 0,
         )  # fmt: skip
@@ -184,7 +185,7 @@ def test_resizing_tells_the_driver(image: Path) -> None:
     with BlkGuest(image) as guest:
         guest.start()
         assert guest.config(0, 8) == SIZE // 512
-        assert guest.request(spec.BLK_T_IN, SIZE // 512, 512).status == spec.BLK_S_IOERR
+        assert guest.request(blk_spec.BLK_T_IN, SIZE // 512, 512).status == blk_spec.BLK_S_IOERR
         os.truncate(image, 2 * SIZE)
         guest.disk.resize()
         assert guest.wait_irq() & spec.INT_CONFIG
@@ -193,7 +194,7 @@ def test_resizing_tells_the_driver(image: Path) -> None:
         os.truncate(image, SIZE // 2)
         guest.disk.resize()
         assert guest.config(0, 8) == SIZE // 1024
-        assert guest.request(spec.BLK_T_IN, SIZE // 512, 512).status == spec.BLK_S_IOERR
+        assert guest.request(blk_spec.BLK_T_IN, SIZE // 512, 512).status == blk_spec.BLK_S_IOERR
 
 
 def test_a_size_that_cannot_be_changes_nothing(image: Path) -> None:
@@ -206,8 +207,8 @@ def test_a_size_that_cannot_be_changes_nothing(image: Path) -> None:
         assert guest.config(0, 8) == SIZE // 512
 
 
-WCE = spec.BLK_F_CONFIG_WCE
-FLUSH = spec.BLK_F_FLUSH
+WCE = blk_spec.BLK_F_CONFIG_WCE
+FLUSH = blk_spec.BLK_F_FLUSH
 
 
 @pytest.mark.parametrize(
@@ -227,10 +228,10 @@ def test_the_cache_mode(image: Path, cache: str, without: int, first: int, after
     with BlkGuest(image, cache=cache) as guest:
         for _ in range(2):  # and a reset brings the first mode back
             guest.start(guest.offered() & ~without)
-            modes = [guest.config(spec.BLK_CONFIG_WRITEBACK, 1)]
+            modes = [guest.config(blk_spec.BLK_CONFIG_WRITEBACK, 1)]
             for value in (1, 0):
-                guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, value, 1)
-                modes.append(guest.config(spec.BLK_CONFIG_WRITEBACK, 1))
+                guest.write(spec.MMIO_CONFIG + blk_spec.BLK_CONFIG_WRITEBACK, value, 1)
+                modes.append(guest.config(blk_spec.BLK_CONFIG_WRITEBACK, 1))
                 guest.write_disk(3, b"mode" * 128)
                 assert guest.read_disk(3, 512) == b"mode" * 128
             assert modes == [first, after_1, after_0]
@@ -242,9 +243,9 @@ def test_other_fields_cannot_be_written(image: Path) -> None:
         before = bytes(guest.registers.page[0x100:0x200])
         for size in (1, 2, 4):
             for offset in range(0, 0x100, size):
-                if offset != spec.BLK_CONFIG_WRITEBACK or size > 1:
+                if offset != blk_spec.BLK_CONFIG_WRITEBACK or size > 1:
                     guest.write(spec.MMIO_CONFIG + offset, 0xFFFF_FFFF, size)
-        guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 2, 1)
+        guest.write(spec.MMIO_CONFIG + blk_spec.BLK_CONFIG_WRITEBACK, 2, 1)
         assert bytes(guest.registers.page[0x100:0x200]) == before
 
 
@@ -260,7 +261,7 @@ def test_a_failing_host_is_an_error_for_the_guest_and_logged_once(
         guest.start()
         with small_files():
             for _ in range(3):
-                assert guest.request(spec.BLK_T_OUT, SIZE // 512 + 5, bytes(512)).status == spec.BLK_S_IOERR
+                assert guest.request(blk_spec.BLK_T_OUT, SIZE // 512 + 5, bytes(512)).status == blk_spec.BLK_S_IOERR
             guest.write_disk(0, b"fine" * 128)
         guest.write_disk(SIZE // 512 + 5, b"fine" * 128)
         guest.wait_for("the log", lambda: caplog.records)
@@ -274,7 +275,7 @@ def test_statistics(image: Path) -> None:
         guest.start()
         guest.write_disk(0, bytes(1024))
         guest.read_disk(0, 2048)
-        guest.request(spec.BLK_T_FLUSH)
+        guest.request(blk_spec.BLK_T_FLUSH)
         guest.request(99)
         guest.reset()
         guest.start()
@@ -295,7 +296,7 @@ def test_a_limit_of_requests(image: Path, io_uring: bool | None, direct: bool) -
         began = time.monotonic()
         for at in range(104):
             queue = guest.queues[at % 2]
-            assert guest.request(spec.BLK_T_IN, at, 512, queue=queue).status == spec.BLK_S_OK
+            assert guest.request(blk_spec.BLK_T_IN, at, 512, queue=queue).status == blk_spec.BLK_S_OK
         # 100 of them at 400 a second
         assert time.monotonic() - began > 0.2
         stats = guest.disk.stats()
@@ -309,12 +310,12 @@ def test_a_limit_of_bytes_is_that_of_all_queues(image: Path, io_uring: bool | No
     with BlkGuest(image, io_uring=io_uring, limit=limit, cpus=2) as guest:
         guest.start()
         began = time.monotonic()
-        requests = [(guest.submit(spec.BLK_T_IN, 0, 65536, queue=guest.queues[at % 2]), at % 2) for at in range(6)]
+        requests = [(guest.submit(blk_spec.BLK_T_IN, 0, 65536, queue=guest.queues[at % 2]), at % 2) for at in range(6)]
         for index in (0, 1):
             guest.queues[index].wait(3)
         # The first of each queue is done at once, perhaps; four times 64 KiB at 1 MiB a second is 1/4 s
         assert time.monotonic() - began > 0.15
-        assert all(guest.answer(request).status == spec.BLK_S_OK for request, _ in requests)
+        assert all(guest.answer(request).status == blk_spec.BLK_S_OK for request, _ in requests)
 
 
 @IO_URING
@@ -323,7 +324,7 @@ def test_a_limited_disk_stops_at_once(image: Path, io_uring: bool | None) -> Non
     with BlkGuest(image, io_uring=io_uring, limit=LimitConfig(ops=1, ops_burst=1)) as guest:
         guest.start()
         for at in range(60):
-            guest.submit(spec.BLK_T_IN, at, 512)
+            guest.submit(blk_spec.BLK_T_IN, at, 512)
         guest.reset()
         guest.start()
         assert guest.disk.stats()["reads"] < 10
@@ -343,20 +344,20 @@ def test_a_paused_disk_does_not_touch_memory(image: Path) -> None:
         queue = guest.start()
         guest.read_disk(0, 512)
         guest.transport.pause()
-        request = guest.submit(spec.BLK_T_IN, 0, 512)
+        request = guest.submit(blk_spec.BLK_T_IN, 0, 512)
         assert guest.answer(request).status is None
         guest.transport.resume()
         assert queue.wait() == [Used(request.head, 513)]
-        assert guest.answer(request).status == spec.BLK_S_OK
+        assert guest.answer(request).status == blk_spec.BLK_S_OK
 
 
 def test_the_state_of_a_disk_is_data(image: Path) -> None:
     with BlkGuest(image) as guest:
         queue = guest.start()
-        guest.write(spec.MMIO_CONFIG + spec.BLK_CONFIG_WRITEBACK, 0, 1)
+        guest.write(spec.MMIO_CONFIG + blk_spec.BLK_CONFIG_WRITEBACK, 0, 1)
         guest.write_disk(9, b"save" * 128)
         guest.transport.pause()
-        request = guest.submit(spec.BLK_T_IN, 9, 512)
+        request = guest.submit(blk_spec.BLK_T_IN, 9, 512)
         state = guest.transport.save()
         guest.transport.close()
         disk = blk.Blk(DiskConfig(str(image)))
@@ -366,4 +367,4 @@ def test_the_state_of_a_disk_is_data(image: Path) -> None:
         guest.transport.resume()
         assert len(queue.wait()) == 1
         assert guest.answer(request).data == b"save" * 128
-        assert guest.config(spec.BLK_CONFIG_WRITEBACK, 1) == 0
+        assert guest.config(blk_spec.BLK_CONFIG_WRITEBACK, 1) == 0

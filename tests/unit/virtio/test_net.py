@@ -21,6 +21,7 @@ from vmm.errors import ConfigError, HostError
 from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.net import Publish
+from vmm.virtio.net import device as net_spec
 from vmm.virtio.net.device import Net, stable_mac
 from vmm.virtio.net.passt import Passt
 from vmm.virtio.net.tap import Tap
@@ -28,9 +29,11 @@ from vmm.virtio.vhost import Vhost
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
-PLAIN = spec.F_VERSION_1 | spec.NET_F_MAC
-MERGED = PLAIN | spec.NET_F_MRG_RXBUF
-SEGMENTED = MERGED | spec.NET_F_CSUM | spec.NET_F_HOST_TSO4 | spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4
+PLAIN = spec.F_VERSION_1 | net_spec.NET_F_MAC
+MERGED = PLAIN | net_spec.NET_F_MRG_RXBUF
+SEGMENTED = (
+    MERGED | net_spec.NET_F_CSUM | net_spec.NET_F_HOST_TSO4 | net_spec.NET_F_GUEST_CSUM | net_spec.NET_F_GUEST_TSO4
+)
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def stream() -> Iterator[NetGuest]:
 def test_the_configuration_space(guest: NetGuest) -> None:
     assert guest.read(spec.MMIO_DEVICE_ID) == spec.ID_NET
     assert guest.config(0, 4).to_bytes(4, "little") + guest.config(4, 2).to_bytes(2, "little") == MAC
-    assert (guest.config(6, 2), guest.config(8, 2), guest.config(10, 2)) == (spec.NET_S_LINK_UP, 1, 1500)
+    assert (guest.config(6, 2), guest.config(8, 2), guest.config(10, 2)) == (net_spec.NET_S_LINK_UP, 1, 1500)
 
 
 def test_the_cable_is_pulled_and_put_in_again(guest: NetGuest) -> None:
@@ -60,7 +63,7 @@ def test_the_cable_is_pulled_and_put_in_again(guest: NetGuest) -> None:
     assert guest.config(6, 2) == 0
     guest.net.set_link(True)
     assert guest.wait_irq() & spec.INT_CONFIG
-    assert guest.config(6, 2) == spec.NET_S_LINK_UP
+    assert guest.config(6, 2) == net_spec.NET_S_LINK_UP
 
 
 def test_another_address_is_that_of_the_next_driver(guest: NetGuest) -> None:
@@ -81,10 +84,10 @@ def test_an_address_stays_the_same_and_is_a_local_one() -> None:
     [
         (PLAIN, True),
         (SEGMENTED, True),
-        (PLAIN | spec.NET_F_HOST_TSO4, False),
-        (PLAIN | spec.NET_F_GUEST_TSO6, False),
-        (PLAIN | spec.NET_F_CSUM | spec.NET_F_HOST_ECN, False),
-        (PLAIN | spec.NET_F_CTRL_MAC_ADDR, False),
+        (PLAIN | net_spec.NET_F_HOST_TSO4, False),
+        (PLAIN | net_spec.NET_F_GUEST_TSO6, False),
+        (PLAIN | net_spec.NET_F_CSUM | net_spec.NET_F_HOST_ECN, False),
+        (PLAIN | net_spec.NET_F_CTRL_MAC_ADDR, False),
     ],
 )
 def test_features_that_need_others(features: int, accepted: bool) -> None:
@@ -118,16 +121,16 @@ def test_the_header_and_the_frame_in_pieces(guest: NetGuest) -> None:
 
 def test_a_large_frame_in_many_buffers(guest: NetGuest) -> None:
     guest.post(20)
-    guest.far.send(header(gso_type=spec.NET_HDR_GSO_TCPV4, gso_size=1448) + frame(b"large", 65000))
+    guest.far.send(header(gso_type=net_spec.NET_HDR_GSO_TCPV4, gso_size=1448) + frame(b"large", 65000))
     got = guest.receive()
     assert got.frame == frame(b"large", 65000)
     assert got.num_buffers == len(got.written) == -(-65012 // guest.size)
     assert got.written[:-1] == [guest.size] * (got.num_buffers - 1)
-    assert got.gso_type == spec.NET_HDR_GSO_TCPV4
+    assert got.gso_type == net_spec.NET_HDR_GSO_TCPV4
 
 
 def test_a_large_frame_of_the_guest_is_passed_on_with_its_header(guest: NetGuest) -> None:
-    head = header(1, spec.NET_HDR_GSO_TCPV4, 54, 1448, 34, 16)
+    head = header(1, net_spec.NET_HDR_GSO_TCPV4, 54, 1448, 34, 16)
     guest.send(frame(b"large", 60000), head)
     assert guest.far.recv(1 << 17) == head + frame(b"large", 60000)
 
@@ -259,7 +262,7 @@ def test_pause_and_resume(guest: NetGuest) -> None:
 
 
 def test_state_goes_to_another_device(guest: NetGuest) -> None:
-    assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+    assert guest.command(net_spec.NET_CTRL_MAC, net_spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == net_spec.NET_OK
     state = guest.transport.save()
     assert state.payload["device"] == guest.device.save().plain()
     guest.net.set_link(False)
@@ -270,7 +273,7 @@ def test_state_goes_to_another_device(guest: NetGuest) -> None:
 
 
 def test_a_reset_forgets_what_the_driver_set(guest: NetGuest) -> None:
-    assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+    assert guest.command(net_spec.NET_CTRL_MAC, net_spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == net_spec.NET_OK
     guest.begin()
     assert guest.config(0, 4).to_bytes(4, "little") == MAC[:4]
     guest.far.send(header() + frame(b"again", 60))
@@ -299,14 +302,14 @@ def test_pairs_of_queues() -> None:
         assert guest.config(8, 2) == 3
         assert guest.wire.pairs == 1
         guest.post(4, pair=2)
-        assert guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x03\x00") == spec.NET_OK
+        assert guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x03\x00") == net_spec.NET_OK
         assert guest.wire.pairs == 3
         for pair in range(3):
             guest.send(frame(b"%d" % pair, 60), pair=pair)
             assert guest.wire.far[pair].recv(4096) == header() + frame(b"%d" % pair, 60)
         guest.wire.far[2].send(header() + frame(b"third", 60))
         assert guest.receive(pair=2).frame == frame(b"third", 60)
-        assert guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x01\x00") == spec.NET_OK
+        assert guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, b"\x01\x00") == net_spec.NET_OK
         guest.send(frame(b"still", 60))
         assert guest.far.recv(4096) == header() + frame(b"still", 60)
         assert guest.stat("tx_frames") == 4, "counted on, whoever sent them"
@@ -315,22 +318,22 @@ def test_pairs_of_queues() -> None:
 @pytest.mark.parametrize("pairs", [0, 4, 0x8000])
 def test_no_more_pairs_than_there_are(pairs: int) -> None:
     with NetGuest(Wire(pairs=3)) as guest:
-        command = guest.command(spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
-        assert command == spec.NET_ERR
+        command = guest.command(net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
+        assert command == net_spec.NET_ERR
         assert guest.wire.pairs == 1
 
 
 def test_without_mq_the_control_queue_is_the_third() -> None:
-    with NetGuest(Wire(pairs=3), features=PLAIN | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_MAC_ADDR) as guest:
-        assert guest.command(spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == spec.NET_OK
+    with NetGuest(Wire(pairs=3), features=PLAIN | net_spec.NET_F_CTRL_VQ | net_spec.NET_F_CTRL_MAC_ADDR) as guest:
+        assert guest.command(net_spec.NET_CTRL_MAC, net_spec.NET_CTRL_MAC_ADDR_SET, b"\x02abcde") == net_spec.NET_OK
 
 
 def test_offloads_are_those_that_were_negotiated(guest: NetGuest) -> None:
-    assert guest.wire.offloads & spec.NET_F_GUEST_TSO4
-    set_offloads = (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET)
-    assert guest.command(*set_offloads, spec.NET_F_GUEST_CSUM.to_bytes(8, "little")) == spec.NET_OK
-    assert guest.wire.offloads == spec.NET_F_GUEST_CSUM
-    assert guest.command(*set_offloads, (1 << 40).to_bytes(8, "little")) == spec.NET_ERR
+    assert guest.wire.offloads & net_spec.NET_F_GUEST_TSO4
+    set_offloads = (net_spec.NET_CTRL_GUEST_OFFLOADS, net_spec.NET_CTRL_GUEST_OFFLOADS_SET)
+    assert guest.command(*set_offloads, net_spec.NET_F_GUEST_CSUM.to_bytes(8, "little")) == net_spec.NET_OK
+    assert guest.wire.offloads == net_spec.NET_F_GUEST_CSUM
+    assert guest.command(*set_offloads, (1 << 40).to_bytes(8, "little")) == net_spec.NET_ERR
     guest.begin(MERGED)
     assert guest.wire.offloads == 0
 
@@ -383,7 +386,7 @@ def test_frames_over_a_stream(stream: NetGuest) -> None:
         stream.far.sendall(to_stream(frame(b"in", length)))
         got = stream.receive()
         assert got.frame == frame(b"in", length)
-        assert got.flags == spec.NET_HDR_F_DATA_VALID, "whoever sends them has checked them"
+        assert got.flags == net_spec.NET_HDR_F_DATA_VALID, "whoever sends them has checked them"
 
 
 def test_a_stream_in_pieces(stream: NetGuest) -> None:
@@ -454,36 +457,45 @@ def test_the_host_answers_at_a_tap_device(tap: None) -> None:
 
 def test_what_a_tap_device_offers(tap: None) -> None:
     with TapGuest() as guest:
-        for feature in (spec.NET_F_CSUM, spec.NET_F_HOST_TSO4, spec.NET_F_GUEST_TSO6, spec.NET_F_MRG_RXBUF):
+        for feature in (
+            net_spec.NET_F_CSUM,
+            net_spec.NET_F_HOST_TSO4,
+            net_spec.NET_F_GUEST_TSO6,
+            net_spec.NET_F_MRG_RXBUF,
+        ):
             assert guest.offered() & feature
-        assert not guest.offered() & spec.NET_F_MQ
+        assert not guest.offered() & net_spec.NET_F_MQ
 
 
 GUEST_BITS = (
-    spec.NET_F_GUEST_CSUM, spec.NET_F_GUEST_TSO4, spec.NET_F_GUEST_TSO6, spec.NET_F_GUEST_ECN, spec.NET_F_GUEST_USO4,
-    spec.NET_F_GUEST_USO6,
+    net_spec.NET_F_GUEST_CSUM, net_spec.NET_F_GUEST_TSO4, net_spec.NET_F_GUEST_TSO6, net_spec.NET_F_GUEST_ECN,
+    net_spec.NET_F_GUEST_USO4, net_spec.NET_F_GUEST_USO6,
 )  # fmt: skip
 
 
 def test_no_choice_of_offloads_ends_the_machine(tap: None) -> None:
     """5.1.3.1 allows more than TUNSETOFFLOAD does: USO4 without USO6, for one."""
-    plain = spec.F_VERSION_1 | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_GUEST_OFFLOADS
-    command = (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET)
+    plain = spec.F_VERSION_1 | net_spec.NET_F_CTRL_VQ | net_spec.NET_F_CTRL_GUEST_OFFLOADS
+    command = (net_spec.NET_CTRL_GUEST_OFFLOADS, net_spec.NET_CTRL_GUEST_OFFLOADS_SET)
     with TapGuest() as guest:
         choices = [sum(bit for at, bit in enumerate(GUEST_BITS) if chosen >> at & 1) for chosen in range(64)]
         offered = guest.offered()
         for choice in choices:
-            if choice & ~offered or (choice and not choice & spec.NET_F_GUEST_CSUM):
+            if choice & ~offered or (choice and not choice & net_spec.NET_F_GUEST_CSUM):
                 continue  # refused before the device has it
-            if choice & spec.NET_F_GUEST_ECN and not choice & (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6):
+            if choice & net_spec.NET_F_GUEST_ECN and not choice & (
+                net_spec.NET_F_GUEST_TSO4 | net_spec.NET_F_GUEST_TSO6
+            ):
                 continue
             guest.begin(plain | choice)
         guest.begin(plain | offered & sum(GUEST_BITS))
         for choice in choices:
-            refused = choice & ~offered or (choice and not choice & spec.NET_F_GUEST_CSUM)
-            lonely = choice & spec.NET_F_GUEST_ECN and not choice & (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6)
+            refused = choice & ~offered or (choice and not choice & net_spec.NET_F_GUEST_CSUM)
+            lonely = choice & net_spec.NET_F_GUEST_ECN and not choice & (
+                net_spec.NET_F_GUEST_TSO4 | net_spec.NET_F_GUEST_TSO6
+            )
             answer = guest.command(*command, choice.to_bytes(8, "little"))
-            assert answer == (spec.NET_ERR if refused or lonely else spec.NET_OK), hex(choice)
+            assert answer == (net_spec.NET_ERR if refused or lonely else net_spec.NET_OK), hex(choice)
 
 
 def test_several_queues_of_a_tap_device() -> None:
@@ -492,8 +504,8 @@ def test_several_queues_of_a_tap_device() -> None:
         with TapGuest(3) as guest:
             assert guest.config(8, 2) == 3
             for pairs in (3, 1, 2):
-                command = (spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
-                assert guest.command(*command) == spec.NET_OK
+                command = (net_spec.NET_CTRL_MQ, net_spec.NET_CTRL_MQ_VQ_PAIRS_SET, pairs.to_bytes(2, "little"))
+                assert guest.command(*command) == net_spec.NET_OK
             before = guest.stat("tx_frames")
             guest.send(ask_for("10.0.7.1"), pair=1)
             assert guest.stat("tx_frames") == before + 1

@@ -14,10 +14,11 @@ from vmm.errors import ConfigError
 from vmm.native import ffi, lib
 from vmm.virtio import spec
 from vmm.virtio.pmem import PmemConfig
+from vmm.virtio.pmem import device as pmem_spec
 from vmm.virtio.pmem.device import Pmem
 
 MIB = 1 << 20
-FLUSH = struct.pack("<I", spec.PMEM_REQ_FLUSH)
+FLUSH = struct.pack("<I", pmem_spec.PMEM_REQ_FLUSH)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_what_the_guest_writes_is_in_the_file(image: Path) -> None:
             view[MIB : MIB + 5] = b"hello"
         answer = guest.room(4)
         assert queue.send(guest.data(FLUSH), answer).written == 4
-        assert guest.content(answer) == struct.pack("<I", spec.PMEM_RESP_OK)
+        assert guest.content(answer) == struct.pack("<I", pmem_spec.PMEM_RESP_OK)
         assert pmem.stats() == {"flushes": 1, "errors": 0, "cuts": 0}
     assert image.read_bytes()[MIB : MIB + 5] == b"hello"
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from vmm.virtio import spec
+from vmm.virtio.blk import device as blk_spec
 
 # ours: C expression
 CONSTANTS = {
@@ -132,7 +133,7 @@ CONSTANTS = {
     "BLK_RANGE_F_UNMAP": "VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP",
     "BLK_CONFIG_WRITEBACK": "offsetof(struct virtio_blk_config, wce)",
 }
-# in the order of spec.BLK_CONFIG_FORMAT
+# in the order of BLK_CONFIG_FORMAT
 BLK_CONFIG_FIELDS = (
     "capacity", "size_max", "seg_max", "geometry.cylinders", "geometry.heads", "geometry.sectors", "blk_size",
     "physical_block_exp", "alignment_offset", "min_io_size", "opt_io_size", "wce", "num_queues",
@@ -156,14 +157,15 @@ def evaluate(directory: Path, expressions: list[str]) -> list[int]:
 
 def test_constants_are_those_of_the_kernels_headers(tmp_path: Path) -> None:
     values = evaluate(tmp_path, list(CONSTANTS.values()))
-    assert {name: getattr(spec, name) for name in CONSTANTS} == dict(zip(CONSTANTS, values, strict=True))
+    ours = {**vars(spec), **vars(blk_spec)}
+    assert {name: ours[name] for name in CONSTANTS} == dict(zip(CONSTANTS, values, strict=True))
 
 
 def test_the_layout_of_the_disks_configuration_is_the_kernels(tmp_path: Path) -> None:
     offsets = evaluate(tmp_path, [f"offsetof(struct virtio_blk_config, {name})" for name in BLK_CONFIG_FIELDS])
-    count = len(struct.unpack(spec.BLK_CONFIG_FORMAT, bytes(spec.BLK_CONFIG_SIZE)))
+    count = len(struct.unpack(blk_spec.BLK_CONFIG_FORMAT, bytes(blk_spec.BLK_CONFIG_SIZE)))
     ours = []
     for index in range(len(BLK_CONFIG_FIELDS)):
-        packed = struct.pack(spec.BLK_CONFIG_FORMAT, *(int(at == index) for at in range(count)))
+        packed = struct.pack(blk_spec.BLK_CONFIG_FORMAT, *(int(at == index) for at in range(count)))
         ours.append(packed.index(1))
     assert ours == offsets

@@ -17,12 +17,13 @@ from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec
 from vmm.virtio.vsock import client as vsock_client
 from vmm.virtio.vsock import client_aio as vsock_aio
+from vmm.virtio.vsock import device as vsock_spec
 from vmm.virtio.vsock.device import TX, Vsock
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
-SEQ = spec.VSOCK_TYPE_SEQPACKET
-KINDS = pytest.mark.parametrize("kind", [spec.VSOCK_TYPE_STREAM, SEQ], ids=["stream", "seqpacket"])
+SEQ = vsock_spec.VSOCK_TYPE_SEQPACKET
+KINDS = pytest.mark.parametrize("kind", [vsock_spec.VSOCK_TYPE_STREAM, SEQ], ids=["stream", "seqpacket"])
 
 
 @pytest.fixture
@@ -49,10 +50,10 @@ def test_the_configuration_space_is_the_cid(guest: VsockGuest) -> None:
 
 def test_a_guest_connects_to_a_program(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_RW, port, src, b"hello")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"hello")
     assert program.recv(100) == b"hello"
     program.sendall(b"world")
-    packet = guest.expect(spec.VSOCK_OP_RW)
+    packet = guest.expect(vsock_spec.VSOCK_OP_RW)
     assert (packet.src_port, packet.dst_port, packet.data) == (port, src, b"world")
     assert packet.fwd_cnt == 5, "what the program's socket has taken"
     program.close()
@@ -61,37 +62,37 @@ def test_a_guest_connects_to_a_program(guest: VsockGuest) -> None:
 def test_a_program_connects_to_the_guest(guest: VsockGuest) -> None:
     client, local, port = guest.from_host()
     client.sendall(b"hello")
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"hello"
-    guest.send(spec.VSOCK_OP_RW, local, port, b"world")
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"hello"
+    guest.send(vsock_spec.VSOCK_OP_RW, local, port, b"world")
     assert client.recv(100) == b"world"
     client.close()
 
 
 def test_nobody_listens_in_the_guest(guest: VsockGuest) -> None:
     client = guest.client(b"CONNECT 2000\n")
-    request = guest.expect(spec.VSOCK_OP_REQUEST)
-    guest.send(spec.VSOCK_OP_RST, request.src_port, 2000)
+    request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
+    guest.send(vsock_spec.VSOCK_OP_RST, request.src_port, 2000)
     assert client.recv(10) == b""
     assert guest.vsock.stats()["connections"] == 0
 
 
 def test_nobody_listens_on_the_host(guest: VsockGuest) -> None:
-    guest.send(spec.VSOCK_OP_REQUEST, 1000, 5)
-    packet = guest.expect(spec.VSOCK_OP_RST)
+    guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
+    packet = guest.expect(vsock_spec.VSOCK_OP_RST)
     assert (packet.src_port, packet.dst_port) == (1000, 5)
 
 
 def test_a_listener_that_has_gone(guest: VsockGuest) -> None:
     guest.listen(1000).close()  # the path stays
-    guest.send(spec.VSOCK_OP_REQUEST, 1000, 5)
-    guest.expect(spec.VSOCK_OP_RST)
+    guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
+    guest.expect(vsock_spec.VSOCK_OP_RST)
 
 
 def test_what_a_client_writes_behind_its_line_is_the_guests(guest: VsockGuest) -> None:
     client = guest.client(b"CONNECT 2000\nearly")
-    request = guest.expect(spec.VSOCK_OP_REQUEST)
-    guest.send(spec.VSOCK_OP_RESPONSE, request.src_port, 2000)
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"early"
+    request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
+    guest.send(vsock_spec.VSOCK_OP_RESPONSE, request.src_port, 2000)
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"early"
     assert client.recv(64) == b"OK %d\n" % request.src_port
 
 
@@ -100,14 +101,14 @@ def test_a_line_in_pieces(guest: VsockGuest) -> None:
     for piece in (b"CONN", b"ECT 20", b"00", b"\n"):
         client.sendall(piece)
         guest.turn_loop(1)
-    assert guest.expect(spec.VSOCK_OP_REQUEST).dst_port == 2000
+    assert guest.expect(vsock_spec.VSOCK_OP_REQUEST).dst_port == 2000
 
 
 def test_a_client_that_gives_up(guest: VsockGuest) -> None:
     client = guest.client(b"CONNECT 2000\n")
-    request = guest.expect(spec.VSOCK_OP_REQUEST)
+    request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
     client.close()
-    packet = guest.expect(spec.VSOCK_OP_RST)
+    packet = guest.expect(vsock_spec.VSOCK_OP_RST)
     assert (packet.src_port, packet.dst_port) == (request.src_port, 2000)
 
 
@@ -115,8 +116,8 @@ def test_clients_wait_for_the_driver(tmp_path: Path) -> None:
     with VsockGuest(tmp_path, start=False) as guest:
         client = guest.client(b"CONNECT 2000\n")
         guest.begin()
-        request = guest.expect(spec.VSOCK_OP_REQUEST)
-        guest.send(spec.VSOCK_OP_RESPONSE, request.src_port, 2000)
+        request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
+        guest.send(vsock_spec.VSOCK_OP_RESPONSE, request.src_port, 2000)
         assert client.recv(64).startswith(b"OK ")
 
 
@@ -150,9 +151,9 @@ def test_a_lot_from_the_guest(guest: VsockGuest) -> None:
     while sent < len(payload):
         while sent - fwd > BUF_ALLOC - 60000:
             fwd = guest.receive()[-1].fwd_cnt
-        guest.send(spec.VSOCK_OP_RW, port, src, payload[sent : sent + 60000])
+        guest.send(vsock_spec.VSOCK_OP_RW, port, src, payload[sent : sent + 60000])
         sent = min(sent + 60000, len(payload))
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, flags=spec.VSOCK_SHUTDOWN_SEND)
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, flags=vsock_spec.VSOCK_SHUTDOWN_SEND)
     reader.join()
     assert got[0] == payload
 
@@ -162,7 +163,7 @@ def test_the_program_reads_slowly(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
     payload = os.urandom(2 * BUF_ALLOC)
     for at in range(0, len(payload), 8192):
-        guest.send(spec.VSOCK_OP_RW, port, src, payload[at : at + 8192])
+        guest.send(vsock_spec.VSOCK_OP_RW, port, src, payload[at : at + 8192])
     assert guest.vsock.stats()["waiting_bytes"] > 0
     got = b""
     while len(got) < len(payload):
@@ -171,7 +172,7 @@ def test_the_program_reads_slowly(guest: VsockGuest) -> None:
     guest.wait_for("nothing waits", lambda: guest.vsock.stats()["waiting_bytes"] == 0)
     fwd = 0
     while len(payload) - fwd >= BUF_ALLOC // 2:
-        fwd = guest.expect(spec.VSOCK_OP_CREDIT_UPDATE).fwd_cnt
+        fwd = guest.expect(vsock_spec.VSOCK_OP_CREDIT_UPDATE).fwd_cnt
 
 
 def test_the_guest_hears_that_its_packet_was_taken(guest: VsockGuest) -> None:
@@ -179,7 +180,7 @@ def test_the_guest_hears_that_its_packet_was_taken(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
     while guest.irq.clear():
         pass
-    guest.send_buffers(guest.data(header(spec.VSOCK_OP_RW, port, src, length=5) + b"alone"), wait=False)
+    guest.send_buffers(guest.data(header(vsock_spec.VSOCK_OP_RW, port, src, length=5) + b"alone"), wait=False)
     assert program.recv(100) == b"alone"
     guest.queues[TX].wait()
 
@@ -189,13 +190,13 @@ def test_the_guest_reads_slowly(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest(buf_alloc=10000)
     program.sendall(b"x" * 25000)
     assert guest.receive_data(10000) == b"x" * 10000
-    request = guest.expect(spec.VSOCK_OP_CREDIT_REQUEST)
+    request = guest.expect(vsock_spec.VSOCK_OP_CREDIT_REQUEST)
     assert (request.src_port, request.dst_port) == (port, src)
     guest.quiet()
-    guest.send(spec.VSOCK_OP_CREDIT_UPDATE, port, src, buf_alloc=10000, fwd_cnt=10000)
+    guest.send(vsock_spec.VSOCK_OP_CREDIT_UPDATE, port, src, buf_alloc=10000, fwd_cnt=10000)
     assert guest.receive_data(10000) == b"x" * 10000
-    guest.expect(spec.VSOCK_OP_CREDIT_REQUEST)
-    guest.send(spec.VSOCK_OP_CREDIT_UPDATE, port, src, buf_alloc=10000, fwd_cnt=20000)
+    guest.expect(vsock_spec.VSOCK_OP_CREDIT_REQUEST)
+    guest.send(vsock_spec.VSOCK_OP_CREDIT_UPDATE, port, src, buf_alloc=10000, fwd_cnt=20000)
     assert guest.receive_data(5000) == b"x" * 5000
     guest.quiet()
 
@@ -209,10 +210,10 @@ def test_a_guest_without_buffers_gets_all_when_it_has_some(tmp_path: Path) -> No
 
 def test_credit_is_told_on_request(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_RW, port, src, b"12345")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"12345")
     assert program.recv(10) == b"12345"
-    guest.send(spec.VSOCK_OP_CREDIT_REQUEST, port, src)
-    packet = guest.expect(spec.VSOCK_OP_CREDIT_UPDATE)
+    guest.send(vsock_spec.VSOCK_OP_CREDIT_REQUEST, port, src)
+    packet = guest.expect(vsock_spec.VSOCK_OP_CREDIT_UPDATE)
     assert (packet.buf_alloc, packet.fwd_cnt) == (BUF_ALLOC, 5)
 
 
@@ -222,9 +223,9 @@ def test_credit_is_told_on_request(guest: VsockGuest) -> None:
 @KINDS
 def test_the_guest_closes(guest: VsockGuest, kind: int) -> None:
     program, port, src = guest.from_guest(kind=kind)
-    guest.send(spec.VSOCK_OP_RW, port, src, b"last", kind=kind, flags=spec.VSOCK_SEQ_EOM)
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=3)
-    guest.expect(spec.VSOCK_OP_RST)
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"last", kind=kind, flags=vsock_spec.VSOCK_SEQ_EOM)
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=3)
+    guest.expect(vsock_spec.VSOCK_OP_RST)
     assert ends(program) == b"last"
     assert guest.vsock.stats()["connections"] == 0
 
@@ -234,9 +235,9 @@ def test_the_program_closes(guest: VsockGuest, kind: int) -> None:
     program, port, src = guest.from_guest(kind=kind)
     program.sendall(b"last")
     program.close()
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"last"
-    assert guest.expect(spec.VSOCK_OP_SHUTDOWN).flags == 3
-    guest.send(spec.VSOCK_OP_RST, port, src, kind=kind)
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"last"
+    assert guest.expect(vsock_spec.VSOCK_OP_SHUTDOWN).flags == 3
+    guest.send(vsock_spec.VSOCK_OP_RST, port, src, kind=kind)
     guest.quiet()
     assert guest.vsock.stats()["connections"] == 0
 
@@ -246,51 +247,51 @@ def test_the_program_closes_one_half(guest: VsockGuest, kind: int) -> None:
     program, port, src = guest.from_guest(kind=kind)
     program.sendall(b"question")
     program.shutdown(socket.SHUT_WR)
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"question"
-    assert guest.expect(spec.VSOCK_OP_SHUTDOWN).flags == spec.VSOCK_SHUTDOWN_SEND
-    guest.send(spec.VSOCK_OP_RW, port, src, b"answer", kind=kind, flags=spec.VSOCK_SEQ_EOM)
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"question"
+    assert guest.expect(vsock_spec.VSOCK_OP_SHUTDOWN).flags == vsock_spec.VSOCK_SHUTDOWN_SEND
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"answer", kind=kind, flags=vsock_spec.VSOCK_SEQ_EOM)
     assert program.recv(100) == b"answer"
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=3)
-    guest.expect(spec.VSOCK_OP_RST)
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=3)
+    guest.expect(vsock_spec.VSOCK_OP_RST)
     assert program.recv(100) == b""
 
 
 @KINDS
 def test_the_guest_closes_one_half(guest: VsockGuest, kind: int) -> None:
     program, port, src = guest.from_guest(kind=kind)
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=spec.VSOCK_SHUTDOWN_SEND)
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, kind=kind, flags=vsock_spec.VSOCK_SHUTDOWN_SEND)
     assert program.recv(100) == b""
     program.sendall(b"answer")
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"answer"
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"answer"
     program.close()
-    assert guest.expect(spec.VSOCK_OP_SHUTDOWN).flags == 3
+    assert guest.expect(vsock_spec.VSOCK_OP_SHUTDOWN).flags == 3
 
 
 def test_the_guest_stops_reading(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, flags=spec.VSOCK_SHUTDOWN_RCV)
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, flags=vsock_spec.VSOCK_SHUTDOWN_RCV)
     with pytest.raises(BrokenPipeError):
         program.sendall(b"x")
-    guest.send(spec.VSOCK_OP_RW, port, src, b"still")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"still")
     assert program.recv(100) == b"still"
 
 
 def test_the_program_stops_reading(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
     program.shutdown(socket.SHUT_RD)
-    guest.send(spec.VSOCK_OP_RW, port, src, b"nobody reads this")
-    assert guest.expect(spec.VSOCK_OP_SHUTDOWN).flags == spec.VSOCK_SHUTDOWN_RCV
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"nobody reads this")
+    assert guest.expect(vsock_spec.VSOCK_OP_SHUTDOWN).flags == vsock_spec.VSOCK_SHUTDOWN_RCV
     program.sendall(b"but")
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"but"
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"but"
 
 
 def test_what_the_guest_sent_last_arrives_after_it_has_closed(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
     payload = os.urandom(2 * BUF_ALLOC)
     for at in range(0, len(payload), 16384):
-        guest.send(spec.VSOCK_OP_RW, port, src, payload[at : at + 16384])
-    guest.send(spec.VSOCK_OP_SHUTDOWN, port, src, flags=3)
-    while guest.receive()[0].op != spec.VSOCK_OP_RST:
+        guest.send(vsock_spec.VSOCK_OP_RW, port, src, payload[at : at + 16384])
+    guest.send(vsock_spec.VSOCK_OP_SHUTDOWN, port, src, flags=3)
+    while guest.receive()[0].op != vsock_spec.VSOCK_OP_RST:
         pass
     assert guest.vsock.stats()["waiting_bytes"] > 0
     assert ends(program) == payload
@@ -299,7 +300,7 @@ def test_what_the_guest_sent_last_arrives_after_it_has_closed(guest: VsockGuest)
 
 def test_the_guest_cuts_a_connection(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_RST, port, src)
+    guest.send(vsock_spec.VSOCK_OP_RST, port, src)
     assert program.recv(100) == b""
     guest.quiet()
 
@@ -312,7 +313,7 @@ def test_a_reset_of_the_device_ends_connections_and_a_new_driver_starts_afresh(g
     guest.begin()
     (guest.uds.parent / "v.sock_1000").unlink()
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_RW, port, src, b"again")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"again")
     assert program.recv(100) == b"again"
 
 
@@ -321,8 +322,8 @@ def test_connections_survive_a_pause(guest: VsockGuest) -> None:
     guest.transport.pause()
     program.sendall(b"meanwhile")
     guest.transport.resume()
-    assert guest.expect(spec.VSOCK_OP_RW).data == b"meanwhile"
-    guest.send(spec.VSOCK_OP_RW, port, src, b"after")
+    assert guest.expect(vsock_spec.VSOCK_OP_RW).data == b"meanwhile"
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"after")
     assert program.recv(100) == b"after"
 
 
@@ -346,9 +347,9 @@ def test_messages_to_the_guest_keep_their_ends(guest: VsockGuest) -> None:
     for message in messages:
         got = b""
         while True:
-            packet = guest.expect(spec.VSOCK_OP_RW)
+            packet = guest.expect(vsock_spec.VSOCK_OP_RW)
             got += packet.data
-            if packet.flags & spec.VSOCK_SEQ_EOM:
+            if packet.flags & vsock_spec.VSOCK_SEQ_EOM:
                 break
         assert got == message
 
@@ -356,7 +357,7 @@ def test_messages_to_the_guest_keep_their_ends(guest: VsockGuest) -> None:
 def test_messages_from_the_guest_keep_their_ends(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest(kind=SEQ)
     for data, flags in ((b"whole", 1), (b"in ", 0), (b"three ", 0), (b"pieces", 1), (b"x" * 50000, 0), (b"end", 1)):
-        guest.send(spec.VSOCK_OP_RW, port, src, data, kind=SEQ, flags=flags)
+        guest.send(vsock_spec.VSOCK_OP_RW, port, src, data, kind=SEQ, flags=flags)
     assert [program.recv(1 << 20) for _ in range(3)] == [b"whole", b"in three pieces", b"x" * 50000 + b"end"]
 
 
@@ -364,7 +365,7 @@ def test_messages_wait_for_a_slow_program(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest(kind=SEQ)
     sent = [b"%d" % n * 40 for n in range(1500)]
     for message in sent:
-        guest.send(spec.VSOCK_OP_RW, port, src, message, kind=SEQ, flags=1)
+        guest.send(vsock_spec.VSOCK_OP_RW, port, src, message, kind=SEQ, flags=1)
     assert guest.vsock.stats()["waiting_bytes"] > 0
     assert [program.recv(1 << 16) for _ in sent] == sent
     guest.wait_for("nothing waits", lambda: guest.vsock.stats()["waiting_bytes"] == 0)
@@ -375,28 +376,28 @@ def test_a_message_longer_than_the_guests_credit_now_waits_for_it(guest: VsockGu
     program.send(b"a" * 6000)
     program.send(b"b" * 6000)
     got = guest.receive_data(10000)
-    guest.send(spec.VSOCK_OP_CREDIT_UPDATE, port, src, kind=SEQ, buf_alloc=10000, fwd_cnt=6000)
+    guest.send(vsock_spec.VSOCK_OP_CREDIT_UPDATE, port, src, kind=SEQ, buf_alloc=10000, fwd_cnt=6000)
     assert got + guest.receive_data(2000) == b"a" * 6000 + b"b" * 6000
 
 
 def test_a_program_connects_for_messages(guest: VsockGuest) -> None:
     client, _local, _port = guest.from_host(kind=SEQ)
     client.send(b"hello")
-    packet = guest.expect(spec.VSOCK_OP_RW)
-    assert (packet.data, packet.flags, packet.type) == (b"hello", spec.VSOCK_SEQ_EOM, SEQ)
+    packet = guest.expect(vsock_spec.VSOCK_OP_RW)
+    assert (packet.data, packet.flags, packet.type) == (b"hello", vsock_spec.VSOCK_SEQ_EOM, SEQ)
 
 
 def test_a_stream_listener_is_none_for_messages(guest: VsockGuest) -> None:
     with guest.listen(1000):
-        guest.send(spec.VSOCK_OP_REQUEST, 1000, 5, kind=SEQ)
-        guest.expect(spec.VSOCK_OP_RST)
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5, kind=SEQ)
+        guest.expect(vsock_spec.VSOCK_OP_RST)
 
 
 def test_messages_only_when_negotiated(tmp_path: Path) -> None:
     with VsockGuest(tmp_path, features=spec.F_VERSION_1) as guest:
         with guest.listen(1000, socket.SOCK_SEQPACKET):
-            guest.send(spec.VSOCK_OP_REQUEST, 1000, 5, kind=SEQ)
-            guest.expect(spec.VSOCK_OP_RST)
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5, kind=SEQ)
+            guest.expect(vsock_spec.VSOCK_OP_RST)
 
 
 # -- virtio-vsock in the library, and the paths of its sockets -------------------------------------------------------
@@ -407,8 +408,8 @@ def test_messages_only_when_negotiated(tmp_path: Path) -> None:
 
 def accept(guest: VsockGuest) -> tuple[int, int]:
     """The guest accepts the next connection; returns both ports."""
-    request = guest.expect(spec.VSOCK_OP_REQUEST)
-    guest.send(spec.VSOCK_OP_RESPONSE, request.src_port, request.dst_port, kind=request.type)
+    request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
+    guest.send(vsock_spec.VSOCK_OP_RESPONSE, request.src_port, request.dst_port, kind=request.type)
     return request.src_port, request.dst_port
 
 
@@ -421,7 +422,7 @@ def test_connect(guest: VsockGuest, seqpacket: bool) -> None:
     thread.start()
     local, port = accept(guest)
     thread.join()
-    guest.send(spec.VSOCK_OP_RW, local, port, b"hi", kind=SEQ if seqpacket else 1, flags=spec.VSOCK_SEQ_EOM)
+    guest.send(vsock_spec.VSOCK_OP_RW, local, port, b"hi", kind=SEQ if seqpacket else 1, flags=vsock_spec.VSOCK_SEQ_EOM)
     with made[0] as sock:
         assert sock.recv(10) == b"hi"
 
@@ -437,8 +438,8 @@ def test_connect_refused(guest: VsockGuest) -> None:
 
     thread = threading.Thread(target=connect)
     thread.start()
-    request = guest.expect(spec.VSOCK_OP_REQUEST)
-    guest.send(spec.VSOCK_OP_RST, request.src_port, 2000)
+    request = guest.expect(vsock_spec.VSOCK_OP_REQUEST)
+    guest.send(vsock_spec.VSOCK_OP_RST, request.src_port, 2000)
     thread.join()
     assert isinstance(errors[0], ConnectionRefusedError)
 
@@ -451,11 +452,11 @@ def test_connect_gives_up(tmp_path: Path) -> None:
 def test_listen(guest: VsockGuest) -> None:
     with guest.vsock.listen(1000) as listener:
         listener.settimeout(TIMEOUT)
-        guest.send(spec.VSOCK_OP_REQUEST, 1000, 5)
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
         program, _ = listener.accept()
-        guest.expect(spec.VSOCK_OP_RESPONSE)
+        guest.expect(vsock_spec.VSOCK_OP_RESPONSE)
         with program:
-            guest.send(spec.VSOCK_OP_RW, 1000, 5, b"hi")
+            guest.send(vsock_spec.VSOCK_OP_RW, 1000, 5, b"hi")
             assert program.recv(10) == b"hi"
         with pytest.raises(ConfigError, match="another program listens"):
             guest.vsock.listen(1000)
@@ -476,15 +477,15 @@ def test_asyncio(guest: VsockGuest) -> None:
 
     async def main() -> tuple[bytes, bytes]:
         async with await vsock_aio.serve(guest.vsock, 1000, on_client):
-            await asyncio.to_thread(guest.send, spec.VSOCK_OP_REQUEST, 1000, 5)
-            await asyncio.to_thread(guest.expect, spec.VSOCK_OP_RESPONSE)
-            await asyncio.to_thread(guest.send, spec.VSOCK_OP_RW, 1000, 5, b"hi")
-            answer = await asyncio.to_thread(guest.expect, spec.VSOCK_OP_RW)
-            await asyncio.to_thread(guest.expect, spec.VSOCK_OP_SHUTDOWN)
+            await asyncio.to_thread(guest.send, vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
+            await asyncio.to_thread(guest.expect, vsock_spec.VSOCK_OP_RESPONSE)
+            await asyncio.to_thread(guest.send, vsock_spec.VSOCK_OP_RW, 1000, 5, b"hi")
+            answer = await asyncio.to_thread(guest.expect, vsock_spec.VSOCK_OP_RW)
+            await asyncio.to_thread(guest.expect, vsock_spec.VSOCK_OP_SHUTDOWN)
         connecting = asyncio.create_task(vsock_aio.connect(guest.vsock, 2000))
         local, port = await asyncio.to_thread(accept, guest)
         reader, writer = await connecting
-        await asyncio.to_thread(guest.send, spec.VSOCK_OP_RW, local, port, b"yo")
+        await asyncio.to_thread(guest.send, vsock_spec.VSOCK_OP_RW, local, port, b"yo")
         read = await reader.readexactly(2)
         writer.close()
         await writer.wait_closed()
@@ -499,8 +500,8 @@ def test_two_machines_with_the_same_cid(tmp_path: Path) -> None:
     with VsockGuest(tmp_path / "a") as one, VsockGuest(tmp_path / "b") as two:
         first, port, src = one.from_guest()
         second, _, _ = two.from_guest()
-        one.send(spec.VSOCK_OP_RW, port, src, b"one")
-        two.send(spec.VSOCK_OP_RW, port, src, b"two")
+        one.send(vsock_spec.VSOCK_OP_RW, port, src, b"one")
+        two.send(vsock_spec.VSOCK_OP_RW, port, src, b"two")
         assert (first.recv(10), second.recv(10)) == (b"one", b"two")
 
 
@@ -545,9 +546,9 @@ def test_ports_that_cannot_be(guest: VsockGuest) -> None:
 
 def test_statistics(guest: VsockGuest) -> None:
     program, port, src = guest.from_guest()
-    guest.send(spec.VSOCK_OP_RW, port, src, b"12345")
+    guest.send(vsock_spec.VSOCK_OP_RW, port, src, b"12345")
     program.sendall(b"123")
-    guest.expect(spec.VSOCK_OP_RW)
+    guest.expect(vsock_spec.VSOCK_OP_RW)
     stats = guest.transport.stats()
     assert stats["name"] == "vsock 3"
     assert (stats["connections"], stats["opened"], stats["from_guest_bytes"], stats["to_guest_bytes"]) == (1, 1, 5, 3)

@@ -26,9 +26,30 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
 
+# 5.5 Traditional Memory Balloon Device
+BALLOON_F_MUST_TELL_HOST = 1 << 0
+BALLOON_F_STATS_VQ = 1 << 1
+BALLOON_F_DEFLATE_ON_OOM = 1 << 2
+BALLOON_F_FREE_PAGE_HINT = 1 << 3
+BALLOON_F_PAGE_POISON = 1 << 4
+BALLOON_F_PAGE_REPORTING = 1 << 5
+BALLOON_CONFIG_FORMAT = "<II"
+"""For :mod:`struct`: num_pages, actual; in pages of 4 KiB."""
+BALLOON_CONFIG_ACTUAL = 4
+"""Offset of the one field that a driver writes."""
+BALLOON_PAGE = 4096
+BALLOON_STAT_FORMAT = "<HQ"
+"""For :mod:`struct`: tag, value."""
+BALLOON_STAT_NAMES = (
+    "swap_in", "swap_out", "major_faults", "minor_faults", "free_memory", "total_memory", "available_memory",
+    "disk_caches", "hugetlb_allocations", "hugetlb_failures", "oom_kills", "alloc_stalls", "async_scans",
+    "direct_scans", "async_reclaims", "direct_reclaims",
+)  # fmt: skip
+"""By tag (5.5.6.4; those from 10 on are Linux's)."""
+
 INFLATE, DEFLATE, STATS = 0, 1, 2
 _MAX_STATS = 64
-_STAT_SIZE = struct.calcsize(spec.BALLOON_STAT_FORMAT)
+_STAT_SIZE = struct.calcsize(BALLOON_STAT_FORMAT)
 _COUNTERS = ("inflated", "deflated", "reported", "released", "errors")
 _SCHEMA = Schema("virtio-balloon", 1, {"target": "u32", "actual": "u32"})
 """In pages."""
@@ -45,12 +66,12 @@ class Balloon(VirtioDevice):
     saving = _SCHEMA
 
     def __init__(self, config: BalloonConfig, ram: int) -> None:
-        self.features = spec.BALLOON_F_STATS_VQ
+        self.features = BALLOON_F_STATS_VQ
         self.queue_sizes: tuple[int, ...] = (128, 128, 16)
         if config.deflate_on_oom:
-            self.features |= spec.BALLOON_F_DEFLATE_ON_OOM
+            self.features |= BALLOON_F_DEFLATE_ON_OOM
         if config.free_page_reporting:
-            self.features |= spec.BALLOON_F_PAGE_REPORTING
+            self.features |= BALLOON_F_PAGE_REPORTING
             self.queue_sizes += (128, 128)
         self._ram = ram
         self._actual = 0
@@ -70,10 +91,10 @@ class Balloon(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.BALLOON_CONFIG_FORMAT, self._target, self._actual)
+        return struct.pack(BALLOON_CONFIG_FORMAT, self._target, self._actual)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        at = offset - spec.BALLOON_CONFIG_ACTUAL
+        at = offset - BALLOON_CONFIG_ACTUAL
         if at >= 0:
             actual = bytearray(self._actual.to_bytes(4, "little"))
             actual[at : at + len(data)] = data
@@ -98,11 +119,11 @@ class Balloon(VirtioDevice):
         super().activate(context)
 
     def process(self, queue: Queue) -> None:
-        if queue.index == STATS and self._features & spec.BALLOON_F_STATS_VQ:
+        if queue.index == STATS and self._features & BALLOON_F_STATS_VQ:
             self._take_stats(queue)
             return
         what = {INFLATE: lib.BALLOON_INFLATE, DEFLATE: lib.BALLOON_DEFLATE}.get(queue.index, lib.BALLOON_REPORT)
-        if what == lib.BALLOON_REPORT and not self._features & spec.BALLOON_F_PAGE_REPORTING:
+        if what == lib.BALLOON_REPORT and not self._features & BALLOON_F_PAGE_REPORTING:
             return
         done = lib.balloon_run(self._memory, what, queue.ring, self._iov, self._native)
         if done < 0:
@@ -114,9 +135,9 @@ class Balloon(VirtioDevice):
         for chain in queue:
             entries = chain.read(min(chain.readable // _STAT_SIZE, _MAX_STATS) * _STAT_SIZE)
             self._guest = {
-                spec.BALLOON_STAT_NAMES[tag]: value
-                for tag, value in struct.iter_unpack(spec.BALLOON_STAT_FORMAT, entries)
-                if tag < len(spec.BALLOON_STAT_NAMES)
+                BALLOON_STAT_NAMES[tag]: value
+                for tag, value in struct.iter_unpack(BALLOON_STAT_FORMAT, entries)
+                if tag < len(BALLOON_STAT_NAMES)
             }
             self._answers += 1
             self._give_back()
@@ -142,7 +163,7 @@ class Balloon(VirtioDevice):
 
     def restore(self, state: State) -> None:
         payload = _SCHEMA.read(state, self.name)
-        if payload["target"] * spec.BALLOON_PAGE >= self._ram:
+        if payload["target"] * BALLOON_PAGE >= self._ram:
             raise mismatch(self.name, f"it is to take {payload['target']} pages, more than this machine has")
         self._target, self._actual = payload["target"], payload["actual"]
 
@@ -155,18 +176,18 @@ class Balloon(VirtioDevice):
 
         :raises ConfigError: not such a number, or not less than the machine has
         """
-        if size % spec.BALLOON_PAGE or not 0 <= size < self._ram:
+        if size % BALLOON_PAGE or not 0 <= size < self._ram:
             raise ConfigError(
                 f"balloon of {size} bytes in a machine of {self._ram}: not a multiple of 4096 below that",
                 code="balloon-size",
             )
-        self._target = size // spec.BALLOON_PAGE
+        self._target = size // BALLOON_PAGE
         self.config_changed()
 
     def stats(self, timeout: float = 0.0) -> dict[str, Any]:
         """``target`` and ``actual`` size (bytes); pages ``inflated`` and ``deflated`` by the driver; bytes
         ``reported`` as free and ``released`` to the host; ``errors`` of the host; and ``guest``: the guest's own
-        figures, in bytes and counts, under the names of :data:`~vmm.virtio.spec.BALLOON_STAT_NAMES`.
+        figures, in bytes and counts, under the names of :data:`BALLOON_STAT_NAMES`.
 
         :param timeout: ask the guest, and wait so many seconds at most; 0: what it said last
         :raises TimeoutError: it did not answer
@@ -174,8 +195,8 @@ class Balloon(VirtioDevice):
         if timeout > 0:
             self._ask(timeout)
         return {
-            "target": self._target * spec.BALLOON_PAGE,
-            "actual": self._actual * spec.BALLOON_PAGE,
+            "target": self._target * BALLOON_PAGE,
+            "actual": self._actual * BALLOON_PAGE,
             **{name: int(getattr(self._native, name)) for name in _COUNTERS},
             "guest": dict(self._guest),
         }

@@ -23,6 +23,50 @@ if TYPE_CHECKING:
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.device import DeviceContext
 
+# 5.2.3 Block Device: Feature bits
+BLK_F_SIZE_MAX = 1 << 1
+BLK_F_SEG_MAX = 1 << 2
+BLK_F_GEOMETRY = 1 << 4
+BLK_F_RO = 1 << 5
+BLK_F_BLK_SIZE = 1 << 6
+BLK_F_FLUSH = 1 << 9
+BLK_F_TOPOLOGY = 1 << 10
+BLK_F_CONFIG_WCE = 1 << 11
+BLK_F_MQ = 1 << 12
+BLK_F_DISCARD = 1 << 13
+BLK_F_WRITE_ZEROES = 1 << 14
+BLK_F_LIFETIME = 1 << 15
+BLK_F_SECURE_ERASE = 1 << 16
+
+# 5.2.4 Block Device: Device configuration layout
+BLK_CONFIG_FORMAT = "<QIIHBBIBBHIBxHIIIIIB3xIII"
+"""For :mod:`struct`: capacity (in sectors); size_max; seg_max; geometry (cylinders, heads, sectors);
+blk_size; topology (physical_block_exp, alignment_offset, min_io_size, opt_io_size); writeback; num_queues;
+max_discard_sectors, max_discard_seg, discard_sector_alignment; max_write_zeroes_sectors,
+max_write_zeroes_seg, write_zeroes_may_unmap; max_secure_erase_sectors, max_secure_erase_seg,
+secure_erase_sector_alignment."""
+BLK_CONFIG_SIZE = 72
+BLK_CONFIG_WRITEBACK = 32
+"""Offset of the one field that a driver may write."""
+
+# 5.2.6 Block Device: Device Operation
+SECTOR = 512
+BLK_T_IN = 0
+BLK_T_OUT = 1
+BLK_T_FLUSH = 4
+BLK_T_GET_ID = 8
+BLK_T_GET_LIFETIME = 10
+BLK_T_DISCARD = 11
+BLK_T_WRITE_ZEROES = 13
+BLK_T_SECURE_ERASE = 14
+BLK_S_OK = 0
+BLK_S_IOERR = 1
+BLK_S_UNSUPP = 2
+BLK_HEADER_SIZE = 16
+BLK_ID_SIZE = 20
+BLK_RANGE_SIZE = 16
+BLK_RANGE_F_UNMAP = 1
+
 QUEUE_SIZE = 256
 SEG_MAX = QUEUE_SIZE - 2
 """Data segments of one request: with its header and status it fits a queue even without indirect
@@ -68,13 +112,13 @@ class Blk(VirtioDevice):
         self._blk: Any = None
         queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (QUEUE_SIZE,) * queues
-        self.features = spec.BLK_F_SEG_MAX | spec.BLK_F_BLK_SIZE | spec.BLK_F_FLUSH | spec.BLK_F_TOPOLOGY
+        self.features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_TOPOLOGY
         if queues > 1:
-            self.features |= spec.BLK_F_MQ
+            self.features |= BLK_F_MQ
         if config.read_only:
-            self.features |= spec.BLK_F_RO
+            self.features |= BLK_F_RO
         else:
-            self.features |= spec.BLK_F_CONFIG_WCE | spec.BLK_F_DISCARD | spec.BLK_F_WRITE_ZEROES
+            self.features |= BLK_F_CONFIG_WCE | BLK_F_DISCARD | BLK_F_WRITE_ZEROES
         self._limit = Limit(config.limit)
         self._image = Image(config.path, read_only=config.read_only, direct=config.direct)
         try:
@@ -97,7 +141,7 @@ class Blk(VirtioDevice):
         native.max_discard_sectors = MAX_DISCARD_SECTORS
         native.max_discard_seg = MAX_DISCARD_SEGMENTS
         native.alignment = self._image.alignment
-        native.serial = config.serial.encode("ascii").ljust(spec.BLK_ID_SIZE, b"\0")
+        native.serial = config.serial.encode("ascii").ljust(BLK_ID_SIZE, b"\0")
         native.limit = self._limit.native
         error = ffi.new("int *")
         blk = lib.blk_new(native, error)
@@ -115,20 +159,20 @@ class Blk(VirtioDevice):
     def read_config(self) -> bytes:
         writable = not self.read_only
         return struct.pack(
-            spec.BLK_CONFIG_FORMAT,
+            BLK_CONFIG_FORMAT,
             self.capacity,
             0,  # size_max, not offered: a segment may be of any size
             SEG_MAX,
             *(0, 0, 0),  # geometry, not offered
-            spec.SECTOR,
-            (BLOCK // spec.SECTOR).bit_length() - 1,
+            SECTOR,
+            (BLOCK // SECTOR).bit_length() - 1,
             0,  # alignment_offset
-            BLOCK // spec.SECTOR,
+            BLOCK // SECTOR,
             0,  # opt_io_size: no preference
             self._writeback,
-            len(self.queue_sizes) if self.features & spec.BLK_F_MQ else 0,
+            len(self.queue_sizes) if self.features & BLK_F_MQ else 0,
             *(MAX_DISCARD_SECTORS * writable, MAX_DISCARD_SEGMENTS * writable),
-            BLOCK // spec.SECTOR * writable,
+            BLOCK // SECTOR * writable,
             *(MAX_DISCARD_SECTORS * writable, MAX_DISCARD_SEGMENTS * writable),
             writable,  # write_zeroes_may_unmap
             *(0, 0, 0),  # secure erase, not offered
@@ -136,12 +180,12 @@ class Blk(VirtioDevice):
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Only the cache mode can be written, and only when CONFIG_WCE was negotiated (5.2.5)."""
-        if offset != spec.BLK_CONFIG_WRITEBACK or len(data) != 1 or data[0] > 1:
+        if offset != BLK_CONFIG_WRITEBACK or len(data) != 1 or data[0] > 1:
             return
-        if not self._features & spec.BLK_F_CONFIG_WCE:
+        if not self._features & BLK_F_CONFIG_WCE:
             return
         # Without FLUSH nothing would ever get a cached write to the disk
-        self._set_writeback(bool(data[0]) and bool(self._features & spec.BLK_F_FLUSH))
+        self._set_writeback(bool(data[0]) and bool(self._features & BLK_F_FLUSH))
 
     def _set_writeback(self, writeback: bool) -> None:
         lib.blk_set_writeback(self._blk, int(writeback))
@@ -156,7 +200,7 @@ class Blk(VirtioDevice):
     def negotiate(self, features: int) -> bool:
         self._features = features
         # 5.2.6.2: a driver that cannot flush gets every write on the disk before it completes
-        self._set_writeback(self._initial_writeback and bool(features & spec.BLK_F_FLUSH))
+        self._set_writeback(self._initial_writeback and bool(features & BLK_F_FLUSH))
         return True
 
     def activate(self, context: DeviceContext) -> None:

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from vmm.events import Loop
     from vmm.virtio.device import DeviceContext
 
+# 5.3 Console Device
+CONSOLE_F_SIZE = 1 << 0
+CONSOLE_F_MULTIPORT = 1 << 1
+CONSOLE_F_EMERG_WRITE = 1 << 2
+CONSOLE_CONFIG_FORMAT = "<HHII"
+"""For :mod:`struct`: cols, rows, max_nr_ports, emerg_wr."""
+
 RX, TX = 0, 1
 SYSRQ = b"\x0f"
 """What Linux' hvc driver takes for a break."""
@@ -42,7 +49,7 @@ class VirtioConsole(VirtioDevice):
     device_id = spec.ID_CONSOLE
     thread_name = "console"
     queue_sizes = (64, 64)
-    features = spec.CONSOLE_F_SIZE
+    features = CONSOLE_F_SIZE
     name = "console"
     saving = _SCHEMA
 
@@ -65,7 +72,7 @@ class VirtioConsole(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.CONSOLE_CONFIG_FORMAT, *self._size, 1, 0)
+        return struct.pack(CONSOLE_CONFIG_FORMAT, *self._size, 1, 0)
 
     def activate(self, context: DeviceContext) -> None:
         queues = context.queues

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.fs import ShareConfig
 
+# 5.11 File System Device
+FS_TAG_SIZE = 36
+FS_SHMCAP_ID_CACHE = 0
+"""Shared memory region of the DAX window."""
+FS_CONFIG_FORMAT = "<36sII"
+"""For :mod:`struct`: tag, padded with NUL; num_request_queues; notify_buf_size."""
+
 QUEUE_SIZE = 1024
 """A request of 1 MiB has a buffer for each page, in an indirect table or not."""
 HIGH_PRIORITY_SIZE = 128
@@ -151,7 +158,7 @@ class Fs(VirtioDevice):
                 errno=-error[0],
             )
         address = int(ffi.cast("uintptr_t", lib.dax_window(self._dax)))
-        self.regions = {spec.FS_SHMCAP_ID_CACHE: SharedRegion(address, size, self._dax)}
+        self.regions = {FS_SHMCAP_ID_CACHE: SharedRegion(address, size, self._dax)}
 
     def _free_window(self) -> None:
         if self._dax is not None:
@@ -169,7 +176,7 @@ class Fs(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.FS_CONFIG_FORMAT, self.tag.encode(), self.request_queues, 0)
+        return struct.pack(FS_CONFIG_FORMAT, self.tag.encode(), self.request_queues, 0)
 
     def activate(self, context: DeviceContext) -> None:
         self._watch_window(context.event.fd)

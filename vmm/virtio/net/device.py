@@ -27,6 +27,55 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
 
+# 5.1.3 Network Device: Feature bits
+NET_F_CSUM = 1 << 0
+NET_F_GUEST_CSUM = 1 << 1
+NET_F_CTRL_GUEST_OFFLOADS = 1 << 2
+NET_F_MTU = 1 << 3
+NET_F_MAC = 1 << 5
+NET_F_GUEST_TSO4 = 1 << 7
+NET_F_GUEST_TSO6 = 1 << 8
+NET_F_GUEST_ECN = 1 << 9
+NET_F_GUEST_UFO = 1 << 10
+NET_F_HOST_TSO4 = 1 << 11
+NET_F_HOST_TSO6 = 1 << 12
+NET_F_HOST_ECN = 1 << 13
+NET_F_HOST_UFO = 1 << 14
+NET_F_MRG_RXBUF = 1 << 15
+NET_F_STATUS = 1 << 16
+NET_F_CTRL_VQ = 1 << 17
+NET_F_MQ = 1 << 22
+NET_F_CTRL_MAC_ADDR = 1 << 23
+NET_F_GUEST_USO4 = 1 << 54
+NET_F_GUEST_USO6 = 1 << 55
+NET_F_HOST_USO = 1 << 56
+
+# 5.1.4 Network Device: Device configuration layout
+NET_CONFIG_FORMAT = "<6sHHH"
+"""For :mod:`struct`: mac, status, max_virtqueue_pairs, mtu."""
+NET_S_LINK_UP = 1
+
+# 5.1.6 Network Device: Device Operation
+NET_HEADER_FORMAT = "<BBHHHHH"
+"""For :mod:`struct`: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers."""
+NET_HEADER_SIZE = 12
+NET_HDR_F_NEEDS_CSUM = 1
+NET_HDR_F_DATA_VALID = 2
+NET_HDR_GSO_NONE = 0
+NET_HDR_GSO_TCPV4 = 1
+NET_HDR_GSO_UDP = 3
+NET_HDR_GSO_TCPV6 = 4
+NET_HDR_GSO_UDP_L4 = 5
+NET_HDR_GSO_ECN = 0x80
+NET_OK = 0
+NET_ERR = 1
+NET_CTRL_MAC = 1
+NET_CTRL_MAC_ADDR_SET = 1
+NET_CTRL_MQ = 4
+NET_CTRL_MQ_VQ_PAIRS_SET = 0
+NET_CTRL_GUEST_OFFLOADS = 5
+NET_CTRL_GUEST_OFFLOADS_SET = 0
+
 QUEUE_SIZE = 256
 CTRL_SIZE = 64
 ETHERNET = 14
@@ -34,23 +83,23 @@ LARGEST = 65535 + ETHERNET
 """Bytes of the largest frame: with segmentation left to others, that of an IP packet."""
 
 GUEST_OFFLOADS = (
-    spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6 | spec.NET_F_GUEST_ECN
-    | spec.NET_F_GUEST_UFO | spec.NET_F_GUEST_USO4 | spec.NET_F_GUEST_USO6
+    NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN
+    | NET_F_GUEST_UFO | NET_F_GUEST_USO4 | NET_F_GUEST_USO6
 )  # fmt: skip
-LARGE_FRAMES = GUEST_OFFLOADS & ~spec.NET_F_GUEST_CSUM & ~spec.NET_F_GUEST_ECN
+LARGE_FRAMES = GUEST_OFFLOADS & ~NET_F_GUEST_CSUM & ~NET_F_GUEST_ECN
 _NEEDS = (
     # 5.1.3.1: each of the first needs one of the second
-    (spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6 | spec.NET_F_GUEST_UFO, spec.NET_F_GUEST_CSUM),
-    (spec.NET_F_GUEST_USO4 | spec.NET_F_GUEST_USO6, spec.NET_F_GUEST_CSUM),
-    (spec.NET_F_GUEST_ECN, spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6),
-    (spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6 | spec.NET_F_HOST_UFO | spec.NET_F_HOST_USO, spec.NET_F_CSUM),
-    (spec.NET_F_HOST_ECN, spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6),
-    (spec.NET_F_MQ | spec.NET_F_CTRL_MAC_ADDR | spec.NET_F_CTRL_GUEST_OFFLOADS, spec.NET_F_CTRL_VQ),
+    (NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_UFO, NET_F_GUEST_CSUM),
+    (NET_F_GUEST_USO4 | NET_F_GUEST_USO6, NET_F_GUEST_CSUM),
+    (NET_F_GUEST_ECN, NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6),
+    (NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_UFO | NET_F_HOST_USO, NET_F_CSUM),
+    (NET_F_HOST_ECN, NET_F_HOST_TSO4 | NET_F_HOST_TSO6),
+    (NET_F_MQ | NET_F_CTRL_MAC_ADDR | NET_F_CTRL_GUEST_OFFLOADS, NET_F_CTRL_VQ),
 )
 _FLAGS = (
-    (spec.NET_F_CSUM, lib.NET_CSUM), (spec.NET_F_HOST_TSO4, lib.NET_TSO4), (spec.NET_F_HOST_TSO6, lib.NET_TSO6),
-    (spec.NET_F_HOST_ECN, lib.NET_ECN), (spec.NET_F_HOST_UFO, lib.NET_UFO), (spec.NET_F_HOST_USO, lib.NET_USO),
-    (spec.NET_F_GUEST_CSUM, lib.NET_GUEST_CSUM), (spec.NET_F_MRG_RXBUF, lib.NET_MRG_RXBUF),
+    (NET_F_CSUM, lib.NET_CSUM), (NET_F_HOST_TSO4, lib.NET_TSO4), (NET_F_HOST_TSO6, lib.NET_TSO6),
+    (NET_F_HOST_ECN, lib.NET_ECN), (NET_F_HOST_UFO, lib.NET_UFO), (NET_F_HOST_USO, lib.NET_USO),
+    (NET_F_GUEST_CSUM, lib.NET_GUEST_CSUM), (NET_F_MRG_RXBUF, lib.NET_MRG_RXBUF),
 )  # fmt: skip
 _NET_STATS = (
     "rx_frames", "rx_bytes", "rx_dropped", "tx_frames", "tx_bytes", "tx_dropped", "tx_malformed", "rx_starved",
@@ -144,11 +193,11 @@ class Net(VirtioDevice):
         pairs = len(backend.fds)
         self.queue_sizes = (QUEUE_SIZE,) * (2 * pairs) + (CTRL_SIZE,)
         self.features = (
-            backend.features | spec.NET_F_MAC | spec.NET_F_STATUS | spec.NET_F_MTU | spec.NET_F_MRG_RXBUF
-            | spec.NET_F_CTRL_VQ | spec.NET_F_CTRL_MAC_ADDR | (spec.NET_F_MQ if pairs > 1 else 0)
+            backend.features | NET_F_MAC | NET_F_STATUS | NET_F_MTU | NET_F_MRG_RXBUF
+            | NET_F_CTRL_VQ | NET_F_CTRL_MAC_ADDR | (NET_F_MQ if pairs > 1 else 0)
         )  # fmt: skip
         if backend.features & GUEST_OFFLOADS:
-            self.features |= spec.NET_F_CTRL_GUEST_OFFLOADS
+            self.features |= NET_F_CTRL_GUEST_OFFLOADS
         try:
             self._open_pairs()
         except BaseException:
@@ -158,8 +207,8 @@ class Net(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        status = spec.NET_S_LINK_UP if self._link else 0
-        return struct.pack(spec.NET_CONFIG_FORMAT, self.mac, status, len(self.backend.fds), self.backend.mtu)
+        status = NET_S_LINK_UP if self._link else 0
+        return struct.pack(NET_CONFIG_FORMAT, self.mac, status, len(self.backend.fds), self.backend.mtu)
 
     def negotiate(self, features: int) -> bool:
         if not _is_consistent(features):
@@ -173,12 +222,12 @@ class Net(VirtioDevice):
         self.backend.set_offloads(self._offloads)
         self._start_pairs()
         control = context.queues.get(self._control_index())
-        if control is not None and self._features & spec.NET_F_CTRL_VQ:
+        if control is not None and self._features & NET_F_CTRL_VQ:
             context.serve(control)
 
     def _control_index(self) -> int:
         # 5.1.2: behind the queues that there could be, and without MQ behind those of one pair
-        return 2 * len(self.backend.fds) if self._features & spec.NET_F_MQ else 2
+        return 2 * len(self.backend.fds) if self._features & NET_F_MQ else 2
 
     def _start_pairs(self) -> None:
         """Let the first pairs of queues run, as many as the driver uses, and no others."""
@@ -274,21 +323,21 @@ class Net(VirtioDevice):
             if not chain.room:
                 raise GuestError(f"chain {chain.head} has no byte for the answer of a command", code="chain-room")
             done = chain.readable >= 2 and self._command(chain)
-            chain.write(bytes((spec.NET_OK if done else spec.NET_ERR,)))
+            chain.write(bytes((NET_OK if done else NET_ERR,)))
             queue.push(chain)
 
     def _command(self, chain: Chain) -> bool:
         kind, command = chain.read(2)
         data = chain.read(min(chain.readable, 64))
-        if (kind, command) == (spec.NET_CTRL_MQ, spec.NET_CTRL_MQ_VQ_PAIRS_SET) and len(data) == 2:
-            return bool(self._features & spec.NET_F_MQ) and self._set_pairs(int.from_bytes(data, "little"))
-        if (kind, command) == (spec.NET_CTRL_MAC, spec.NET_CTRL_MAC_ADDR_SET) and len(data) == 6:
-            if not self._features & spec.NET_F_CTRL_MAC_ADDR or data[0] & 1 or not any(data):
+        if (kind, command) == (NET_CTRL_MQ, NET_CTRL_MQ_VQ_PAIRS_SET) and len(data) == 2:
+            return bool(self._features & NET_F_MQ) and self._set_pairs(int.from_bytes(data, "little"))
+        if (kind, command) == (NET_CTRL_MAC, NET_CTRL_MAC_ADDR_SET) and len(data) == 6:
+            if not self._features & NET_F_CTRL_MAC_ADDR or data[0] & 1 or not any(data):
                 return False
             self.mac = data
             self.config_changed()
             return True
-        if (kind, command) == (spec.NET_CTRL_GUEST_OFFLOADS, spec.NET_CTRL_GUEST_OFFLOADS_SET) and len(data) == 8:
+        if (kind, command) == (NET_CTRL_GUEST_OFFLOADS, NET_CTRL_GUEST_OFFLOADS_SET) and len(data) == 8:
             return self._set_offloads(int.from_bytes(data, "little"))
         return False
 
@@ -304,7 +353,7 @@ class Net(VirtioDevice):
         return True
 
     def _set_offloads(self, offloads: int) -> bool:
-        if not self._features & spec.NET_F_CTRL_GUEST_OFFLOADS or offloads & ~(self._features & GUEST_OFFLOADS):
+        if not self._features & NET_F_CTRL_GUEST_OFFLOADS or offloads & ~(self._features & GUEST_OFFLOADS):
             return False
         if not _is_consistent(offloads):  # 5.1.6.5.6.1: what depends on one another in the features does so here
             return False

@@ -17,8 +17,7 @@ import time
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.environment import variable
 from vmm.native import lib
-from vmm.virtio import spec
-from vmm.virtio.net.device import Backend
+from vmm.virtio.net.device import NET_F_GUEST_CSUM, Backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Passt(Backend):
     kind = lib.NET_STREAM
     name = "user"
     identity = "user"
-    features = spec.NET_F_GUEST_CSUM
+    features = NET_F_GUEST_CSUM
 
     def __init__(self, mac: bytes, published: tuple[Publish, ...] = (), mtu: int = 0) -> None:
         super().__init__()

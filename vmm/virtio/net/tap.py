@@ -13,8 +13,21 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import lib
-from vmm.virtio import spec
-from vmm.virtio.net.device import Backend
+from vmm.virtio.net.device import (
+    NET_F_CSUM,
+    NET_F_GUEST_CSUM,
+    NET_F_GUEST_ECN,
+    NET_F_GUEST_TSO4,
+    NET_F_GUEST_TSO6,
+    NET_F_GUEST_USO4,
+    NET_F_GUEST_USO6,
+    NET_F_HOST_ECN,
+    NET_F_HOST_TSO4,
+    NET_F_HOST_TSO6,
+    NET_F_HOST_UFO,
+    NET_F_HOST_USO,
+    Backend,
+)
 
 TUN = "/dev/net/tun"
 # linux/if_tun.h, linux/sockios.h
@@ -27,14 +40,14 @@ F_CSUM, F_TSO4, F_TSO6, F_TSO_ECN, F_UFO, F_USO4, F_USO6 = 1, 2, 4, 8, 16, 32, 6
 HEADER = 12
 
 _OFFLOADS = (
-    (spec.NET_F_GUEST_CSUM, F_CSUM), (spec.NET_F_GUEST_TSO4, F_TSO4), (spec.NET_F_GUEST_TSO6, F_TSO6),
-    (spec.NET_F_GUEST_ECN, F_TSO_ECN), (spec.NET_F_GUEST_USO4, F_USO4), (spec.NET_F_GUEST_USO6, F_USO6),
+    (NET_F_GUEST_CSUM, F_CSUM), (NET_F_GUEST_TSO4, F_TSO4), (NET_F_GUEST_TSO6, F_TSO6),
+    (NET_F_GUEST_ECN, F_TSO_ECN), (NET_F_GUEST_USO4, F_USO4), (NET_F_GUEST_USO6, F_USO6),
 )  # fmt: skip
 _FEATURES = (
-    spec.NET_F_CSUM | spec.NET_F_GUEST_CSUM | spec.NET_F_GUEST_TSO4 | spec.NET_F_GUEST_TSO6 | spec.NET_F_GUEST_ECN
-    | spec.NET_F_HOST_TSO4 | spec.NET_F_HOST_TSO6 | spec.NET_F_HOST_ECN | spec.NET_F_HOST_UFO
+    NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN
+    | NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN | NET_F_HOST_UFO
 )  # fmt: skip
-_SEGMENTS_UDP = spec.NET_F_HOST_USO | spec.NET_F_GUEST_USO4 | spec.NET_F_GUEST_USO6
+_SEGMENTS_UDP = NET_F_HOST_USO | NET_F_GUEST_USO4 | NET_F_GUEST_USO6
 
 
 class Tap(Backend):

@@ -12,8 +12,7 @@ import struct
 from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, socket
 
 from vmm.errors import GuestError, HostError
-from vmm.virtio import spec
-from vmm.virtio.net.device import Net
+from vmm.virtio.net.device import NET_F_MRG_RXBUF, Net
 from vmm.virtio.vhost import Vhost
 
 TYPE_CHECKING = False
@@ -56,7 +55,7 @@ class VhostNet(Net):
         for _ in self._tap.fds:
             vhost = Vhost(DEVICE, self.name, "net-vhost", "backend=worker")
             self._vhosts.append(vhost)
-            self.features &= vhost.features | ~spec.NET_F_MRG_RXBUF  # the other features are the tap device's
+            self.features &= vhost.features | ~NET_F_MRG_RXBUF  # the other features are the tap device's
         # Both are of this thread's network, wherever those who look later are: in a jail there is none
         try:
             self._links = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, _NETLINK_ROUTE)

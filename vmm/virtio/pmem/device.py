@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.pmem import PmemConfig
 
+# 5.19 PMEM Device
+PMEM_CONFIG_FORMAT = "<QQ"
+"""For :mod:`struct`: start, size; both in bytes."""
+PMEM_REQ_FLUSH = 0
+PMEM_RESP_OK = 0
+PMEM_RESP_EIO = 1
+
 _SCHEMA = Schema("virtio-pmem", 1, {"start": "u64", "size": "u64"})
 """Where the guest has it: its configuration says so once."""
 _COUNTERS = ("flushes", "errors", "cuts")
@@ -83,7 +90,7 @@ class Pmem(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.PMEM_CONFIG_FORMAT, self.region.gpa, self.region.size)
+        return struct.pack(PMEM_CONFIG_FORMAT, self.region.gpa, self.region.size)
 
     def activate(self, context: DeviceContext) -> None:
         queue = context.queues.get(0)

@@ -33,6 +33,30 @@ if TYPE_CHECKING:
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.vsock import VsockConfig
 
+# 5.10 Socket Device
+VSOCK_F_STREAM = 1 << 0
+VSOCK_F_SEQPACKET = 1 << 1
+VSOCK_CONFIG_FORMAT = "<Q"
+"""For :mod:`struct`: guest_cid."""
+VSOCK_HEADER_FORMAT = "<QQIIIHHIII"
+"""For :mod:`struct`: src_cid, dst_cid, src_port, dst_port, len, type, op, flags, buf_alloc, fwd_cnt."""
+VSOCK_HEADER_SIZE = 44
+VSOCK_TYPE_STREAM = 1
+VSOCK_TYPE_SEQPACKET = 2
+VSOCK_OP_REQUEST = 1
+VSOCK_OP_RESPONSE = 2
+VSOCK_OP_RST = 3
+VSOCK_OP_SHUTDOWN = 4
+VSOCK_OP_RW = 5
+VSOCK_OP_CREDIT_UPDATE = 6
+VSOCK_OP_CREDIT_REQUEST = 7
+VSOCK_SHUTDOWN_RCV = 1
+VSOCK_SHUTDOWN_SEND = 2
+VSOCK_SEQ_EOM = 1
+VSOCK_SEQ_EOR = 2
+VSOCK_CID_HOST = 2
+VSOCK_EVENT_TRANSPORT_RESET = 0
+
 RX, TX, EVENT = 0, 1, 2
 QUEUE_SIZES = (256, 256, 16)
 _STATS = (
@@ -55,7 +79,7 @@ class Vsock(VirtioDevice):
     thread_name = "vsock"
     saving = _SCHEMA
     queue_sizes = QUEUE_SIZES
-    features = spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET
+    features = VSOCK_F_STREAM | VSOCK_F_SEQPACKET
 
     def __init__(self, config: VsockConfig) -> None:
         self.name = f"vsock {config.cid}"
@@ -101,11 +125,11 @@ class Vsock(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.VSOCK_CONFIG_FORMAT, self.cid)
+        return struct.pack(VSOCK_CONFIG_FORMAT, self.cid)
 
     def negotiate(self, features: int) -> bool:
         # 5.10.3: streams come with seqpacket, and without any bit
-        self._seqpacket = bool(features & spec.VSOCK_F_SEQPACKET)
+        self._seqpacket = bool(features & VSOCK_F_SEQPACKET)
         return True
 
     def activate(self, context: DeviceContext) -> None:

@@ -14,6 +14,7 @@ from vmm.persist import Unsaved
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.vhost import Vhost
+from vmm.virtio.vsock.device import VSOCK_CID_HOST, VSOCK_CONFIG_FORMAT, VSOCK_F_SEQPACKET, VSOCK_F_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class VhostVsock(VirtioDevice):
         self._vhost: Vhost | None = None
         self._used = False
         """The kernel may have connections."""
-        self.features = self._open().features & (spec.VSOCK_F_STREAM | spec.VSOCK_F_SEQPACKET)
+        self.features = self._open().features & (VSOCK_F_STREAM | VSOCK_F_SEQPACKET)
 
     def _open(self) -> Vhost:
         if self._vhost is None:
@@ -73,7 +74,7 @@ class VhostVsock(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(spec.VSOCK_CONFIG_FORMAT, self.cid)
+        return struct.pack(VSOCK_CONFIG_FORMAT, self.cid)
 
     def activate(self, context: DeviceContext) -> None:
         if RX not in context.queues or TX not in context.queues:
@@ -137,7 +138,7 @@ class VhostVsock(VirtioDevice):
 
         made = socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET if seqpacket else socket.SOCK_STREAM)
         try:
-            made.bind((spec.VSOCK_CID_HOST, port))
+            made.bind((VSOCK_CID_HOST, port))
             made.listen(backlog)
         except OSError as error:
             made.close()
