@@ -13,8 +13,8 @@ from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import hooks
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import control
-from pyvmm_kata.oci.machines import sweep
 from pyvmm_kata.oci.options import FLAG, one_id, parse
+from pyvmm_kata.oci.sharing import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""``pyvmm-oci kill [--all] ID [SIGNAL]``: sends a signal to a container."""
+"""``pyvmm-oci kill [--all] ID [SIGNAL]``: sends a signal to a container.
+
+``pyvmm-oci pause ID`` freezes its processes, ``pyvmm-oci resume ID`` lets them go on.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,21 @@ def signal_number(text: str) -> int:
     if isinstance(found, signal.Signals) and (not plus or (base == "RTMIN" and offset.isdigit())):
         return int(found) + (int(offset) if plus else 0)
     raise ConfigError(f"kill: {text!r} is no signal", code="oci-usage", hint="for example TERM, SIGKILL, 9")
+
+
+def pause(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    return _tell(context, arguments, "pause")
+
+
+def resume(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    return _tell(context, arguments, "resume")
+
+
+def _tell(context: Context, arguments: Sequence[str], name: str) -> int:
+    _, rest = parse(arguments, {}, {}, name)
+    folder = context.folder(one_id(rest, name))
+    state.read(folder)
+    control.call(folder, name)
+    return 0

@@ -36,8 +36,9 @@ PLACES = {
     "state": ("show", "state"),
     "list": ("show", "list_"),
     "ps": ("show", "ps"),
-    "pause": ("freeze", "pause"),
-    "resume": ("freeze", "resume"),
+    "features": ("show", "features"),
+    "pause": ("kill", "pause"),
+    "resume": ("kill", "resume"),
 }
 """Module and function of commands that share a file; for the others these are the command's name and ``main``."""
 OPTIONS = {

@@ -19,8 +19,8 @@ from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import mounts, network, walls
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
-from pyvmm_kata.oci.machines import folder_of
 from pyvmm_kata.oci.service import ContainerService, Plan
+from pyvmm_kata.oci.sharing import folder_of
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.placed import Placed

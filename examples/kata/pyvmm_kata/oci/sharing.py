@@ -1,16 +1,21 @@
 """Containers that share a machine: a container that enters namespaces of another one runs in the other's machine.
 
 podman's pods and ``--network container:X`` are such containers (see :mod:`pyvmm_kata.host.namespaces`).
+
+The folder of a machine is beside those of the containers: ``@PID-START``, after its monitor.  No container can have
+such a name, and it tells whether the monitor still runs.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
 from pyvmm_kata.config.checks import bad
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host import mounts
 from pyvmm_kata.host.namespaces import Member, owner
 
 if TYPE_CHECKING:
@@ -81,3 +86,18 @@ def _running(context: Context) -> dict[str, Json]:
         if known["status"] != "stopped" and "monitor" in known:
             found[name] = known
     return found
+
+
+def folder_of(root: str, pid: int) -> str:
+    """The folder of a monitor's machine."""
+    return os.path.join(root, f"@{pid}-{state.start_time(pid)}")
+
+
+def sweep(root: str) -> None:
+    """Remove the folders of monitors that were killed."""
+    for name in os.listdir(root) if os.path.isdir(root) else ():
+        pid, _, began = name.removeprefix("@").partition("-")
+        if name.startswith("@") and not state.is_alive(int(pid), int(began)):
+            folder = os.path.join(root, name)
+            mounts.SharedDirectory(folder).remove()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """``pyvmm-oci state ID`` prints the state of a container as JSON, ``pyvmm-oci list`` the containers below ``--root``.
 
 ``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine.
+``pyvmm-oci features`` prints what this runtime can do (OCI runtime specification, features.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import state as states
+from pyvmm_kata.config.settings import PREFIX
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host.hooks import GUEST_KINDS, HOST_KINDS
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import FLAG, VALUE, one_id, parse
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.state import Json
 
+MOUNT_OPTIONS = (
+    "bind", "rbind", "ro", "rw", "rro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "atime",
+    "noatime", "relatime", "strictatime", "private", "rprivate", "slave", "rslave", "shared", "rshared",
+)  # fmt: skip
 COLUMNS = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
 
 
@@ -80,3 +87,29 @@ def ps(context: Context, arguments: Sequence[str]) -> int:
     else:
         sys.stdout.write("PID\n" + "".join(f"{pid}\n" for pid in pids))
     return 0
+
+
+def features(_context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    parse(arguments, {}, {}, "features")
+    sys.stdout.write(json.dumps(_features(), indent=2) + "\n")
+    return 0
+
+
+def _features() -> dict[str, object]:
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": states.OCI_VERSION,
+        "hooks": [*HOST_KINDS, *GUEST_KINDS],
+        "mountOptions": list(MOUNT_OPTIONS),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": False, "rdma": False},
+            "seccomp": {"enabled": True},
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+        },
+        "potentiallyUnsafeConfigAnnotations": [PREFIX],
+    }
