@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmm.machine.lifecycle import Event as Event
     from vmm.machine.machine import Machine as Machine
     from vmm.memory import GuestMemory as GuestMemory
+    from vmm.snapshot.whole import verify_snapshot as verify_snapshot
     from vmm.virtio.device import VirtioDevice as VirtioDevice
     from vmm.virtio.queue import Chain as Chain
     from vmm.virtio.queue import Queue as Queue
@@ -70,6 +71,7 @@ _HOMES = {
     "VmmError": "vmm.errors",
     "restrict_process": "vmm.jail.restrict",
     "seal_process": "vmm.jail.restrict",
+    "verify_snapshot": "vmm.snapshot.whole",
     "warm_start": "vmm.faststart.warm",
 }
 

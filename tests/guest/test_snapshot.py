@@ -99,7 +99,7 @@ def test_a_clone_goes_on_where_its_template_was(
     everybody: list[Guest] = [*clones, guest]
     for one in everybody:
         assert one.power_off().kind == "poweroff"
-    whole.verify(str(tmp_path / "warm"))
+    whole.verify_snapshot(str(tmp_path / "warm"))
     assert sorted(os.listdir(tmp_path / "warm")) == ["disk0", "manifest.json", "memory", "state"]
     assert not [name for name in os.listdir(tmp_path) if "clone" in name], "copies of disks end with their clones"
 
@@ -311,7 +311,7 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
             command.expect("^from the share$")
             answer(command)
             ask(socket_path, "snapshot", path=str(tmp_path / "again"), base=str(tmp_path / "warm"))
-            whole.verify(str(tmp_path / "again"))
+            whole.verify_snapshot(str(tmp_path / "again"))
             command.type(b"poweroff -f\n")
             assert command.wait() == 0, command.errors
         finally:

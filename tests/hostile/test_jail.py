@@ -375,7 +375,7 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
     ask(path, "snapshot", path=str(tmp_path / "last"), stop=True)
     assert controlled.wait() == 0
     for name in ("warm", "diff", "last"):
-        whole.verify(str(tmp_path / name))
+        whole.verify_snapshot(str(tmp_path / name))
         assert (tmp_path / name / "disk0").read_bytes() == b"d" * (1 << 20)
     assert controlled.leftovers() == [] and not (tmp_path / "c").exists()
     command = Command(tmp_path, str(tmp_path / "diff"), "--control", path, "--jail", "on", verb="restore")

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         for folder, manifest in layers(values.directory):
             sys.stdout.write(describe(folder, manifest))
     elif values.action == "verify":
-        whole.verify(values.directory)
+        whole.verify_snapshot(values.directory)
         sys.stdout.write(f"{values.directory}: whole\n")
     else:
         whole.merge(values.directory)

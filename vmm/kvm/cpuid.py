@@ -68,10 +68,10 @@ _FREQUENCIES = (0x15, 0x16, TIMING_LEAF)
 
 def fingerprint(cpuid: kvm_cpuid2) -> str:
     """SHA-256 of the leaves, less those of frequencies: the same on hosts whose guests see the same processor."""
-    from hashlib import sha256
+    from vmm.faststart.environment import sha256
 
     kept = sorted(bytes(entry) for entry in entries(cpuid) if entry.function not in _FREQUENCIES)
-    return sha256(b"".join(kept)).hexdigest()
+    return sha256(b"".join(kept))
 
 
 def _append(cpuid: kvm_cpuid2, function: int, index: int = 0, *, indexed: bool = False) -> kvm_cpuid_entry2:

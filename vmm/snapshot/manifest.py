@@ -212,7 +212,7 @@ def read_state(folder: str, manifest: Manifest) -> Any:
 
     :raises ConfigError: it is not the one that was written
     """
-    from hashlib import sha256
+    from vmm.faststart.environment import sha256
 
     path = os.path.join(folder, STATE)
     try:
@@ -220,7 +220,7 @@ def read_state(folder: str, manifest: Manifest) -> Any:
             raw = file.read()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", code="snapshot-file") from error
-    if sha256(raw).hexdigest() != manifest.state_sha256:
+    if sha256(raw) != manifest.state_sha256:
         raise ConfigError(f"{path}: damaged: its checksum is another", code="snapshot-damaged")
     return decode_state(raw, path)
 

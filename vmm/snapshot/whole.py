@@ -12,7 +12,7 @@ from vmm.snapshot.files import copy_disk
 from vmm.snapshot.manifest import layers, memory_files, read_state, write_manifest
 
 
-def verify(folder: str) -> None:
+def verify_snapshot(folder: str) -> None:
     """Read all of the snapshot in *folder*, and of those that it is a diff of.
 
     :raises ConfigError: something is missing or damaged; the message names it

@@ -85,7 +85,7 @@ def test_diffs_of_diffs_hold_nothing_but_what_is_theirs(tmp_path: Path, consoles
         ["manifest.json", "memory", "pages", "state"],
         ["manifest.json", "memory", "pages", "state"],
     ]
-    whole.verify(str(tmp_path / "2"))
+    whole.verify_snapshot(str(tmp_path / "2"))
     with Machine.restore(str(tmp_path / "2"), console=consoles[1].config) as clone:
         assert [clone.memory.read(0x20_0000 + number * 4096, 1) for number in range(3)] == [b"0", b"1", b"2"]
         talk(clone, consoles[1], b"clone")
@@ -179,7 +179,7 @@ def warm(tmp_path: Path, consoles: list[Console]) -> Path:
 
 
 def test_it_is_whole(warm: Path) -> None:
-    whole.verify(str(warm))
+    whole.verify_snapshot(str(warm))
     manifest = read_manifest(str(warm))
     assert manifest.memory_bytes <= (warm / "memory").stat().st_blocks * 512
     assert manifest.memory_bytes < 1 << 20
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_named(warm: Path, name: str, fault: str) -> None:
     else:
         return  # of disks there is no checksum
     with pytest.raises(ConfigError, match=name):
-        whole.verify(str(warm))
+        whole.verify_snapshot(str(warm))
     if name != "memory" or fault != "flipped":
         with pytest.raises((ConfigError, HostError)):
             Machine.restore(str(warm))
@@ -266,7 +266,7 @@ def test_what_the_first_clone_touched_is_read_for_the_next(warm: Path, consoles:
         first.memory.read(0x10_0000, 1)
     wanted = working_set.read(str(warm), 32 << 20)
     assert wanted is not None and wanted[0x10_0000 // 4096 // 8] & 1
-    whole.verify(str(warm))
+    whole.verify_snapshot(str(warm))
     drop(warm / "memory")
     with Machine.restore(str(warm), prefetch=True, start=False):
         deadline = time.monotonic() + PATIENCE
