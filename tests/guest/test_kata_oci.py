@@ -104,6 +104,61 @@ def test_debugging_tells_what_the_machine_and_its_guest_did(oci: Oci, tmp_path: 
     assert times["machine: first-run"] < times["connected"] - from_start < times["connected"]
 
 
+def test_clones_of_a_template_have_all_that_is_theirs(oci: Oci, tmp_path: Path) -> None:
+    settings = tmp_path / "kata.toml"
+    settings.write_text(oci.settings.read_text() + 'template = "auto"\nmemory = "192M"\n')
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    log = tmp_path / "log"
+
+    def call(*words: str) -> str:
+        # `--debug` is a word on the kernel's command line, and so of another template
+        command = [*oci.command("--config", str(settings), "--debug", "--log", str(log)), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run(number: int) -> list[str]:
+        volume = oci.folder / f"volume{number}"
+        volume.mkdir()
+        (volume / "own").write_text(f"{number}\n")
+        mounts = [{"destination": "/data", "type": "bind", "source": str(volume), "options": ["rbind"]}]
+        script = """
+        hostname; cat /data/own; date +%s; head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/boot_id
+        echo made >/data/made"""
+        log.write_text("")
+        said = call("run", "--bundle", oci.bundle(script, mounts=mounts, hostname=f"host{number}"), "c1").splitlines()
+        assert said[:2] == [f"host{number}", str(number)]
+        assert abs(int(said[2]) - time.time()) < 30
+        assert (volume / "made").read_text() == "made\n"
+        return said[3:]
+
+    def is_there() -> bool:
+        return " good" in call("template", "list")
+
+    random_ones = [run(1)]
+    assert "boots: there is no template" in log.read_text()
+    eventually(is_there, "no template is made in the background")
+    for number in (2, 3):
+        random_ones.append(run(number))
+        assert "clone of" in log.read_text() and "boots:" not in log.read_text()
+    assert len({line for lines in random_ones for line in lines}) == 6
+    (memory,) = cache.glob("pyvmm/templates/*/memory")
+    with memory.open("r+b") as file:
+        file.write(b"x")
+    run(4)
+    assert "boots: " in log.read_text() and "not what was verified" in log.read_text()
+    eventually(is_there, "the broken template is not replaced")
+    with subprocess.Popen(oci.command("--config", str(settings), "template", "build"), env=environment) as maker:
+        eventually(lambda: list(cache.glob("pyvmm/templates/new-*/sandbox")), "no other template is made")
+        maker.kill()
+    eventually(lambda: leftovers(oci.folder) == [], "a maker that was killed leaves something")
+    call("template", "build")
+    assert not list(cache.glob("pyvmm/templates/new-*"))
+    call("template", "remove")
+    assert call("template", "list") == ""
+
+
 def test_out_of_memory(oci: Oci) -> None:
     bundle = oci.bundle("head -c 200m /dev/zero | tail", linux__resources={"memory": {"limit": 48 << 20}})
     config = Path(bundle, "config.json")

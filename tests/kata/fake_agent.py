@@ -224,6 +224,9 @@ class FakeAgent:
 class FakeVm:
     """A machine that runs nothing: its agent is here."""
 
+    template = ""
+    wanted: Any = None
+
     def __init__(self, agent: FakeAgent) -> None:
         self.agent = agent
         self.closed = False

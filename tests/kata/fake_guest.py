@@ -124,6 +124,9 @@ class FakeGuest:
 
     # -- the Vm ------------------------------------------------------------------------------------------------------
 
+    template = ""
+    wanted: Any = None
+
     def connect(self, timeout: float) -> socket.socket:
         ours, theirs = socket.socketpair()
         self.server.serve_connection(theirs)

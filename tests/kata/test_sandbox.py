@@ -450,3 +450,39 @@ def test_an_agent_that_refuses_everything(bench: Make) -> None:
     made.sandbox.stop()
     with pytest.raises(AgentGone):
         made.sandbox.agent.check()
+
+
+def _take(_request: Any, _call: ttrpc.Call) -> Any:
+    return protobuf.message("google.protobuf.Empty")()
+
+
+@pytest.mark.parametrize("method", ["ReseedRandomDev", "SetGuestDateTime"])
+def test_a_clone_that_takes_no_identity_of_its_own_is_no_sandbox(bench: Make, tmp_path: Path, method: str) -> None:
+    def refuse(_request: Any, _call: ttrpc.Call) -> Any:
+        raise ttrpc.RpcError("INTERNAL", "no")
+
+    template = tmp_path / "templates" / "name"
+    template.mkdir(parents=True)
+    taken: dict[str, ttrpc.Handler] = {"ReseedRandomDev": _take, method: refuse}
+    made = bench(start=False, **taken)
+    made.vm.template = str(template)
+    with pytest.raises(GuestError, match=f"did not take an identity of its own: {method}: no"):
+        made.sandbox.start()
+    assert made.vm.closed
+    assert not template.exists(), "it would be used again"
+
+
+def test_a_clone_is_told_who_it_is_before_anything_else(bench: Make, tmp_path: Path) -> None:
+    told: list[tuple[str, Any]] = []
+
+    def note(request: Any, call: ttrpc.Call) -> Any:
+        told.append((call.method, request))
+        return protobuf.message("google.protobuf.Empty")()
+
+    names = ("ReseedRandomDev", "SetGuestDateTime", "CreateSandbox")
+    made = bench(start=False, **dict.fromkeys(names, note))
+    made.vm.template = str(tmp_path / "name")
+    made.sandbox.start()
+    assert [name for name, _ in told] == list(names)
+    assert len(told[0][1].data) >= 32
+    assert abs(told[1][1].Sec - time.time()) < 60

@@ -7,12 +7,13 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     memory = "512M"             # of a pod without a memory limit
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
+    template = "off"            # "auto": machines are clones of one that has booted, where they can be
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
-                                # "kernel", "image"; or true: all of it
+                                # "kernel", "image", "template"; or true: all of it
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
 
-The annotations are Kata's, and none is taken that is not named here; a kernel or an image that they name must be in the
-folder of the one named here.
+The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
+image that they name must be in the folder of the one named here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ GUEST_OVERHEAD = 96 * MIB
 """What the guest's kernel, its agent and crun need beside what a container may use."""
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
-ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus")
+TEMPLATES = ("auto", "off")
+ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template")
 
 
 class Settings(NamedTuple):
@@ -48,6 +50,7 @@ class Settings(NamedTuple):
     kernel_params: str = ""
     annotations: tuple[str, ...] = ()
     max_memory: int = 0
+    template: str = "off"
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
@@ -67,6 +70,8 @@ class Settings(NamedTuple):
                 values[name] = _beside(annotations[PREFIX + name], getattr(self, name), PREFIX + name)
         if PREFIX + "kernel_params" in annotations:
             values["kernel_params"] = annotations[PREFIX + "kernel_params"]
+        if (name := f"{PREFIX}template") in annotations:
+            values["template"] = _template(annotations[name], f"annotation {name}: ", "oci-annotation")
         for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
             if PREFIX + name in annotations:
                 values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
@@ -138,15 +143,22 @@ def _check(values: Json, path: str) -> Settings:
                 f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
             )
         if key in ("memory", "max_memory") and isinstance(value, str):
-            values[key] = _size(value, path)
+            values[key] = size_of(value, f"{path}: memory =")
         elif key == "annotations":
             values[key] = _names(value, path)
         elif type(value) is not type(getattr(defaults, key)):
             raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
     made = defaults._replace(**values)
+    _template(made.template, f"{path}: template = ", "kata-config")
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
     return made
+
+
+def _template(value: str, what: str, code: str) -> str:
+    if value not in TEMPLATES:
+        raise ConfigError(f"{what}{value!r:.60} is not one of {', '.join(TEMPLATES)}", code=code)
+    return value
 
 
 def _names(value: object, path: str) -> tuple[str, ...]:
@@ -156,9 +168,14 @@ def _names(value: object, path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _size(text: str, path: str) -> int:
+def size_of(text: str, what: str) -> int:
+    """Bytes, of a number and its unit.
+
+    :param what: begins the message
+    :raises ConfigError: it is no size
+    """
     units = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
     digits, unit = text[:-1], text[-1:].upper()
     if not digits.isascii() or not digits.isdigit() or unit not in units:
-        raise ConfigError(f"{path}: memory = {text!r} is no size", code="kata-config", hint='for example "512M"')
+        raise ConfigError(f"{what} {text!r} is no size", code="kata-config", hint='for example "512M"')
     return int(digits) * units[unit]

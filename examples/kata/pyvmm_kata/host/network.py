@@ -165,6 +165,14 @@ class Network:
         """The MAC addresses of the devices for interfaces that are not there yet."""
         return tuple(net.mac for net in self.nets) if self._namespace else ()
 
+    def readdress(self, change: Callable[[int, str], None]) -> None:
+        """Give the machine's devices, of which none has a driver yet, the MAC addresses of the interfaces.
+
+        :param change: gives the device of that number an address
+        """
+        for number, interface in enumerate(self.interfaces):
+            change(number, interface.mac)
+
     def adopt(self, agent: AgentClient, readdress: Callable[[int, str], None]) -> None:
         """If interfaces have come into the namespace by now, give them to the guest: the spare devices become them, in
         the order in which both are.
@@ -175,8 +183,7 @@ class Network:
         """
         if self._namespace and in_namespace(self._namespace, self._adopt_here):
             self._namespace = ""
-            for number, interface in enumerate(self.interfaces):
-                readdress(number, interface.mac)
+            self.readdress(readdress)
             self.configure(agent)
 
     def _adopt_here(self) -> bool:
@@ -347,19 +354,33 @@ def take_over(late: str = "", spares: int = 1) -> Network:
 
 def _spare(namespace: str, count: int) -> Network:
     """Devices that lead nowhere yet."""
+    macs = [":".join(f"{byte:02x}" for byte in (2, *os.urandom(5))) for _ in range(count)]
+    nets, keepers = _taps(macs)
+    return Network((), nets, keepers, namespace=namespace)
+
+
+def _taps(macs: Sequence[str]) -> tuple[list[NetConfig], list[int]]:
     keepers: list[int] = []
     nets = []
     try:
-        for number in range(count):
+        for number, mac in enumerate(macs):
             name = f"{TAP_PREFIX}{number}"
             keepers.append(_make_tap(name, "an interface to come"))
-            mac = ":".join(f"{byte:02x}" for byte in (2, *os.urandom(5)))
             # The guest's driver takes no MTU above that of the device: it gets the interface's when that has come
             nets.append(NetConfig("tap", name, mac=mac, mtu=MAX_MTU))
     except BaseException:
         _close_all(keepers)
         raise
-    return Network((), nets, keepers, namespace=namespace)
+    return nets, keepers
+
+
+def blank(macs: Sequence[str]) -> tuple[list[NetConfig], list[int]]:
+    """Devices with these MAC addresses that lead nowhere, in this thread's network namespace, which has none yet; and
+    descriptors that keep them.
+
+    :raises HostError: without the right to (CAP_NET_ADMIN)
+    """
+    return _taps(macs)
 
 
 def _close_all(fds: list[int]) -> None:

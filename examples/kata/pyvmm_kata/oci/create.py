@@ -184,7 +184,11 @@ def _start_monitor(make_plan: Callable[[], Plan]) -> None:
     """Fork it, and wait until the container is made."""
 
     def agree(channel: control.Channel, _pid: int) -> None:
-        channel.answer(CREATE_S)
+        wanted = channel.answer(CREATE_S).get("wanted")
+        if wanted:
+            from pyvmm_kata.sandbox import templates
+
+            templates.request(templates.Kind(*wanted))
 
     control.fork("the new monitor", lambda sock: _be_monitor(make_plan, sock), agree)
 
@@ -212,7 +216,7 @@ def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
     except Exception as error:
         channel.send({"error": f"{type(error).__name__}: {error}"})
         return 255
-    channel.send({})
+    channel.send({"wanted": monitor.wanted})
     channel.close()
     gc.freeze()
     gc.enable()

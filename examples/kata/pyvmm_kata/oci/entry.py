@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 WARM = (
+    "cbor2",
     "json",
     "pyvmm_kata.host.knocking",
     "pyvmm_kata.oci.conmon",
@@ -26,7 +27,9 @@ WARM = (
     "vmm.machine.bootstrap",
     "vmm.machine.confined",
     "vmm.machine.machine",
+    "vmm.machine.restored",
     "vmm.virtio.fs.device",
+    "vmm.virtio.balloon",
     "vmm.virtio.fs.process",
     "vmm.virtio.net.device",
     "vmm.virtio.net.tap",

@@ -31,6 +31,7 @@ from vmm import Publish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm_kata.sandbox.templates import Kind
     from pyvmm_kata.state import Json
 
 NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
@@ -60,6 +61,8 @@ class Monitor:
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
         self._has_network = False
+        self.wanted: Kind | None = None
+        """The template that there should be for the next machine like this one."""
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -115,11 +118,13 @@ class Monitor:
                 loopback=self._has_network,
                 root=plan.bundle.disk,
                 sealed=True,
+                template=plan.settings.template == "auto",
             ),
             self._boot,
         )
         self._sandbox.listen(self._on_event)
         self._sandbox.start()
+        self.wanted = self._sandbox.wanted
         self._first.create(self._sandbox)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)

@@ -116,6 +116,13 @@ class AgentClient:
         """Set the guest's clock, in seconds since 1970."""
         self._do("SetGuestDateTime", Sec=int(seconds), Usec=int(seconds % 1 * 1e6))
 
+    def reseed(self, seed: bytes) -> None:
+        """Have the guest's random numbers be others than those of machines that were the same until now.
+
+        :param seed: 1 to 512 bytes
+        """
+        self._do("ReseedRandomDev", data=seed)
+
     def get_oom_event(self) -> str:
         """Wait until the guest's kernel has killed a process because memory ran out; the container's id."""
         answer = self._call("GetOOMEvent", protobuf.message("grpc.GetOOMEventRequest")(), None)

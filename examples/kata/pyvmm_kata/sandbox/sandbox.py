@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
@@ -10,6 +12,7 @@ from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
+from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.agent import AgentClient, Storage
 from pyvmm_kata.sandbox.container import Container
 from pyvmm_kata.sandbox.disks import SERIAL, root_storages
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
+SEED = 64
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
@@ -55,6 +59,7 @@ class SandboxConfig(NamedTuple):
     :ivar root: the disk with the root of its one container, or None
     :ivar more_disks: containers with disks may come while it runs, and go
     :ivar sealed: this process makes no other process once the machine is there
+    :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
     """
 
     sandbox_id: str
@@ -71,6 +76,7 @@ class SandboxConfig(NamedTuple):
     root: RootDisk | None = None
     more_disks: bool = False
     sealed: bool = False
+    template: bool = False
 
 
 class SandboxEvent(NamedTuple):
@@ -145,7 +151,7 @@ class Sandbox:
             if self.config.loopback:
                 self._loopback = self._take_loopback(self._vm)
             timeline.note("machine")
-            self._agent = AgentClient(self._vm.connect(START_S), self.config.sandbox_id)
+            self._agent = self._connect(self._vm)
             timeline.note("connected")
             self._agent.create_sandbox(
                 self.config.sandbox_id,
@@ -154,6 +160,8 @@ class Sandbox:
                 shared_pids=self.config.shared_pids,
             )
             if network is not None:
+                if self._vm.template:
+                    network.readdress(self._vm.readdress)
                 network.configure(self._agent)
             timeline.note("sandbox")
         except BaseException:
@@ -161,6 +169,34 @@ class Sandbox:
             raise
         for name, work in (("check", self._check), ("oom", self._watch_oom)):
             threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _connect(self, vm: Vm) -> AgentClient:
+        """The connection to the agent.  A clone gets random numbers of its own and the time before anything else is
+        asked of it, or there is no sandbox, and no template any more.
+        """
+        name = self.config.sandbox_id
+        if not vm.template:
+            return AgentClient(vm.connect(START_S), name)
+        agent: AgentClient | None = None
+        try:
+            agent = AgentClient(vm.connect(START_S), name)
+            agent.reseed(os.urandom(SEED))
+            agent.set_time(time.time())
+        except VmmError as error:
+            if agent is not None:
+                agent.close()
+            templates.forget(vm.template)
+            raise GuestError(
+                f"sandbox {name}: a clone of the template {vm.template} did not take an identity of its own: {error}",
+                code="template-identity",
+                hint="the template is removed: another start boots",
+            ) from error
+        return agent
+
+    @property
+    def wanted(self) -> templates.Kind | None:
+        """The template that there should be for the next sandbox like this one; None: there is nothing to make."""
+        return self._vm.wanted if self._vm is not None else None
 
     def _take_loopback(self, vm: Vm) -> Loopback | None:
         """Listen for the guest, while it boots."""

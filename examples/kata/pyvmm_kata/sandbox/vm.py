@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.errors import GuestError, HostError
+from pyvmm_kata.errors import GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import TAG, VSOCK
 from pyvmm_kata.host.walls import seal
+from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.console_log import ConsoleLog
 from pyvmm_kata.sandbox.disks import SERIAL
 from vmm import (
@@ -28,10 +29,11 @@ from vmm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.sandbox import SandboxConfig
+    from vmm import NetConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
@@ -48,7 +50,14 @@ DIAL_S = 10.0
 
 
 class Vm(Protocol):
-    """What a sandbox needs of a virtual machine; tests have one without KVM."""
+    """What a sandbox needs of a virtual machine; tests have one without KVM.
+
+    :ivar template: the folder of the template that it is a clone of, and which has to be told who it is; empty: none
+    :ivar wanted: the template that there should be for the next one like it; None: there is nothing to make
+    """
+
+    template: str
+    wanted: templates.Kind | None
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection to the agent, once it listens.
@@ -95,73 +104,90 @@ class PyvmmVm:
     :param config: what it is made of
     :param folder: where its socket and its console's file are made
     :param shared: the directory of the share
+    :param template: a template's folder that it is a clone of, without any doubt; empty: as *config* says
     :raises VmmError: it cannot be made
     """
 
-    def __init__(self, config: SandboxConfig, folder: str, shared: str) -> None:
+    def __init__(self, config: SandboxConfig, folder: str, shared: str, template: str = "") -> None:
         self._name = config.sandbox_id
         _allow_files()
         # Through the descriptor, since a unix socket's path must be short and the state's may not be
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._console: ConsoleLog | None = ConsoleLog(self._folder)
         self._machine: Machine | None = None
-        words = DEBUG if timeline.is_told() else ""
-        if config.network is not None and config.network.spares:
-            words += f"{SPARE}{','.join(config.network.spares)} "
+        self.template = ""
+        self.wanted: templates.Kind | None = None
         self._plugged: dict[str, Any] = {}
-        root = config.root
+        vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS)
+        console = ConsoleConfig("fd", self._console.fileno())
         try:
-            self._machine = Machine(
-                MachineConfig(
-                    boot=BootConfig(config.kernel, None, f"{CMDLINE} {words}{config.cmdline}".rstrip()),
-                    memory=MemoryConfig(config.memory),
-                    cpus=config.vcpus,
-                    # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that
-                    # share a volume do not see each other's.  The root of a user namespace may access files that its
-                    # user on the host may not.
-                    shares=(ShareConfig(shared, tag=TAG, isolation="process", locks="guest", permissions="guest"),),
-                    vsock=VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS),
-                    nets=config.network.nets if config.network is not None else (),
-                    pmems=(PmemConfig(config.image, read_only=True),),
-                    disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
-                    console=ConsoleConfig("fd", self._console.fileno()),
-                    transport="pci" if config.more_disks else "mmio",
-                )
-            )
+            if template:
+                self._machine = self._clone(template, config, shared, vsock, console)
+            else:
+                self._machine = self._cloned(config, shared, vsock, console) or _booted(config, shared, vsock, console)
             self._machine.start(seal if config.sealed else None, confined=True)
         except BaseException:
             self.close()
             raise
 
+    def _cloned(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine | None:
+        """A machine that goes on from a template, not yet started; None: it has to boot."""
+        if not config.template:
+            return None
+        if config.root is not None:
+            timeline.note("boots: its root is on a disk that is there from the start")
+            return None
+        kind = kind_of(
+            config.kernel,
+            config.image,
+            config.cmdline,
+            config.memory,
+            config.vcpus,
+            len(config.network.nets) if config.network is not None else 0,
+            more_disks=config.more_disks,
+        )
+        try:
+            key = kind.key()
+            found = templates.find(key)
+        except OSError as error:
+            timeline.note(f"boots: {error}")
+            return None
+        except HostError as error:
+            timeline.note(f"boots: {error}")
+            self.wanted = None if templates.has_failed(key) else kind
+            return None
+        try:
+            return self._clone(found, config, shared, vsock, console)
+        except VmmError as error:
+            timeline.note(f"boots: {error}")
+            templates.forget(found)
+            self.wanted = kind
+            return None
+
+    def _clone(
+        self, template: str, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig
+    ) -> Machine:
+        machine = Machine.restore(
+            template,
+            start=False,
+            prefetch=True,
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=config.network.nets if config.network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            console=console,
+        )
+        timeline.note(f"clone of {template}")
+        self.template = template
+        return machine
+
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
         machine = self._running()
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                sock = machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
-                if timeline.is_told():
-                    _note_phases(machine)
-                return sock
-            except ConnectionRefusedError:
-                pass  # the guest's driver is there, its agent not yet
-            except TimeoutError:
-                pass
-            end = machine.end
-            if end is not None:
-                words = f"{end.kind} {end.detail}".strip()
-                raise GuestError(
-                    f"sandbox {self._name}: the virtual machine ended before its agent was there ({words})",
-                    code="guest-start",
-                    hint="pyvmm-oci --debug --log FILE notes what the guest printed",
-                )
-            if time.monotonic() > deadline:
-                raise GuestError(
-                    f"sandbox {self._name}: the agent did not listen on vsock port {AGENT_PORT} within {timeout:g} s",
-                    code="guest-start",
-                    hint="pyvmm-oci --debug --log FILE notes what the guest printed",
-                )
-            time.sleep(0.005)
+        sock = connect_to(machine, self._name, timeout)
+        if timeline.is_told():
+            _note_phases(machine)
+        return sock
 
     def dial(self) -> socket.socket:
         """See :class:`Vm`."""
@@ -216,6 +242,105 @@ class PyvmmVm:
         with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
             for line in lines:
                 timeline.note(f"guest: {line.rstrip()}")
+
+
+def _words() -> str:
+    return DEBUG if timeline.is_told() else ""
+
+
+def _spare(macs: Iterable[str]) -> str:
+    named = ",".join(macs)
+    return f"{SPARE}{named} " if named else ""
+
+
+def _share(path: str) -> ShareConfig:
+    # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
+    # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest")
+
+
+def kind_of(
+    kernel: str, image: str, cmdline: str, memory: int, vcpus: int, nets: int, *, more_disks: bool
+) -> templates.Kind:
+    """The template of machines that are so made, see :class:`pyvmm_kata.sandbox.sandbox.SandboxConfig`.  All of its
+    network devices are spare ones."""
+    spares = _spare(templates.mac_of(number) for number in range(nets))
+    words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
+    return templates.Kind(kernel, image, words, memory, vcpus, "pci" if more_disks else "mmio", nets)
+
+
+def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
+    """A machine that is to boot, not yet started."""
+    network, root = config.network, config.root
+    spares = _spare(network.spares) if network is not None else ""
+    return Machine(
+        MachineConfig(
+            boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
+            memory=MemoryConfig(config.memory),
+            cpus=config.vcpus,
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=network.nets if network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
+            console=console,
+            transport="pci" if config.more_disks else "mmio",
+        )
+    )
+
+
+def machine_of_template(
+    kind: templates.Kind, folder: str, shared: str, nets: Sequence[NetConfig], console: int
+) -> Machine:
+    """The machine that becomes a template, not yet started: all that a guest sees of it is what :func:`_booted` has.
+
+    :param folder: where its socket is made
+    :param shared: an empty directory
+    :param console: a descriptor for what it prints
+    """
+    return Machine(
+        MachineConfig(
+            boot=BootConfig(kind.kernel, None, kind.cmdline),
+            memory=MemoryConfig(kind.memory),
+            cpus=kind.vcpus,
+            shares=(_share(shared),),
+            vsock=VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS),
+            nets=tuple(nets),
+            pmems=(PmemConfig(kind.image, read_only=True),),
+            console=ConsoleConfig("fd", console),
+            transport=kind.transport,
+        )
+    )
+
+
+def connect_to(machine: Machine, name: str, timeout: float) -> socket.socket:
+    """A connection to the agent of sandbox *name*, once it listens.
+
+    :raises GuestError: it does not, in time
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
+        except ConnectionRefusedError:
+            pass  # the guest's driver is there, its agent not yet
+        except TimeoutError:
+            pass
+        end = machine.end
+        if end is not None:
+            words = f"{end.kind} {end.detail}".strip()
+            raise GuestError(
+                f"sandbox {name}: the virtual machine ended before its agent was there ({words})",
+                code="guest-start",
+                hint="pyvmm-oci --debug --log FILE notes what the guest printed",
+            )
+        if time.monotonic() > deadline:
+            raise GuestError(
+                f"sandbox {name}: the agent did not listen on vsock port {AGENT_PORT} within {timeout:g} s",
+                code="guest-start",
+                hint="pyvmm-oci --debug --log FILE notes what the guest printed",
+            )
+        time.sleep(0.005)
 
 
 def _allow_files() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import protobuf
@@ -13,6 +14,7 @@ from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host import cgroups, network
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.host.namespaces import owner
+from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 
@@ -79,6 +81,7 @@ def start_sandbox(
                 loopback=True,
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
+                template=wanted.template == "auto",
             )
         )
         sandbox.listen(listener)
@@ -96,6 +99,8 @@ def start_sandbox(
         raise
     if group is not None:
         group.limit_cpu(resources)
+    if (kind := sandbox.wanted) is not None and (pid := templates.request(kind, home)):
+        threading.Thread(target=os.waitpid, args=(pid, 0), name="template", daemon=True).start()
     return sandbox
 
 
