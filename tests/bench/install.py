@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cffi", "pycparser", "construct", "elftools", "pyroute2", "zstandard")
+PACKAGES = ("cbor2", "cffi", "pycparser", "construct", "elftools", "pyroute2", "zstandard")
 """What the two need at run time, with the extension module beside cffi."""
 
 
