@@ -67,10 +67,6 @@ def _build(context: Context, arguments: Sequence[str]) -> int:
     if options["background"]:
         templates.become_idle(options["cgroup"])
     kind = templates.Kind.parse(options["kind"]) if options["kind"] else _kind(context, options)
-    mounts.enter_namespace()
-    if kind.nets:
-        network.enter("")
-    walls.restrict()
     key = templates.build(kind, _boot_and_save, wait=not options["background"])
     if not options["background"]:
         sys.stdout.write(f"{key}\n")
@@ -108,6 +104,10 @@ def _remove(names: Sequence[str]) -> int:
 
 def _boot_and_save(kind: templates.Kind, place: str) -> str:
     """Boot one, with nothing of a container's, and save it; the folder."""
+    mounts.enter_namespace()
+    if kind.nets:
+        network.enter("")
+    walls.restrict()
     os.mkdir(f"{place}/share", 0o755)
     made = f"{place}/made"
     nets, keepers = network.blank([templates.mac_of(number) for number in range(kind.nets)])
