@@ -145,7 +145,7 @@ static void listing_exited(struct child *child, int status)
 	/* else what is in the pipe is still to be read */
 }
 
-/* Nobody waits for it any more. */
+/* It is not waited for any more. */
 static void listing_drop(struct listing *listing)
 {
 	listing_close(listing);

@@ -14,7 +14,7 @@ struct watch {
 	void (*ready)(struct watch *watch, uint32_t events);
 };
 
-/* 0 or -errno. `events` are epoll's. Whoever closes the descriptor removes the watch first. */
+/* 0 or -errno. `events` are epoll's. Remove the watch before the descriptor is closed. */
 int watch_add(struct watch *watch, uint32_t events);
 int watch_change(struct watch *watch, uint32_t events);
 void watch_remove(struct watch *watch);
@@ -43,7 +43,7 @@ struct child {
 int child_start(struct child *child, const char *const argv[], const int stdio[3]);
 /* fork(2): 0 or -errno; child->pid is 0 in the new process. child->exited runs when that has ended. */
 int child_fork(struct child *child);
-/* Have child->exited run for a process that is this one's child by re-parenting; it may have ended a while ago. */
+/* Call child->exited for a process that is this one's child by re-parenting; it may have ended already. */
 void child_adopt(struct child *child, pid_t pid);
 void child_forget(struct child *child);
 /*

@@ -34,7 +34,7 @@ struct socket_place {
 };
 
 /*
- * Listen on a unix socket at place->path, whose directory is made; whoever connects is connected to that port of the
+ * Listen on a unix socket at place->path, whose directory is made; each client is connected to that port of the
  * host. 0 or -errno.
  */
 int socket_serve(const struct socket_place *place, struct relay_listener **made);

@@ -50,7 +50,7 @@ struct method {
  * call_fail; then it is gone.
  */
 struct call {
-	struct conn *conn; /* NULL: who called has gone, nobody will read the answer */
+	struct conn *conn; /* NULL: the caller has closed the connection, so there is no answer */
 	uint32_t stream;
 	const struct method *method;
 	void *request; /* the message, as nanopb decoded it */

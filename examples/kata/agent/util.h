@@ -22,7 +22,7 @@
 #define PROC_SYS "/proc/sys"
 #endif
 
-/* A line for who runs the machine: to the host's vsock port 1025 where somebody listens, else to the console. */
+/* A line for the log of the machine: to the host's vsock port 1025 if it has a listener, else to the console. */
 void log_line(const char *format, ...) __printf(1, 2);
 /* With agent.log=debug on the kernel's command line: how long process 1 took until the host came. */
 void log_began(void);

@@ -189,7 +189,7 @@ static int attend(struct channel *channel, int signals)
 	return sscanf(line, "{\"exit\": %d", &status) == 1 ? status : FAILED;
 }
 
-/* Whole or not at all, and through nobody else's link. */
+/* Whole or not at all, without following a link of another user's. */
 static bool pid_write(const char *path, pid_t pid)
 {
 	char *new_path;

@@ -11,7 +11,7 @@
  * its own parent (CLONE_PARENT), and ends. Arguments: net=PATH, ipc=PATH, uts=PATH, pid=PATH, an empty PATH
  * makes a new namespace; hostname=NAME.
  *
- * Descriptor 3 is a SOCK_SEQPACKET socket to whoever holds the machine. Each packet is a letter and what belongs to it:
+ * Descriptor 3 is a SOCK_SEQPACKET socket to the process that holds the machine. Each packet is a letter and its data:
  *
  *   from here   P 0 (int32)        the face is there; its pid is that of the credentials (SCM_CREDENTIALS)
  *               F errno (int32), argument   it cannot
@@ -134,7 +134,7 @@ static int mount_set_read_only(int fd)
 	return syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) ? -errno : 0;
 }
 
-/* Make a mounted directory the root, and let go of what was the root before. */
+/* Make a mounted directory the root, and unmount the old one. */
 static int root_enter(const char *path)
 {
 	if (chdir(path) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))

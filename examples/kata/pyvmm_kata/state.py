@@ -55,8 +55,8 @@ def missing(container_id: str) -> ConfigError:
 
 
 def start_time(pid: int) -> int:
-    """When a process began, in ticks since the host's start: with its number, what tells it from all others; 0: no such
-    process, or only the rest of one that nobody has waited for (proc_pid_stat(5))."""
+    """When a process began, in ticks since the host's start, which identifies it together with its pid; 0: there is no
+    such process, or it is a zombie (proc_pid_stat(5))."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -88,7 +88,7 @@ def public(state: Json) -> Json:
 
 
 def write_pid(path: str, pid: int) -> None:
-    """Write a pid file, whole or not at all, and through nobody else's link."""
+    """Write a pid file, whole or not at all, without following a link of another user's."""
     temporary = f"{path}.{os.getpid()}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -1,6 +1,6 @@
-"""When things happened on the way to a container and back: what ``--debug`` writes into the log.
+"""Times of the steps of a container's start and end, which ``--debug`` writes into the log.
 
-Nothing is kept and nothing is asked for unless somebody reads it: most containers start without.
+Without ``--debug`` nothing is recorded.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _tell: Callable[[str, float], None] | None = None
 
 
 def tell(teller: Callable[[str, float], None]) -> None:
-    """Have *teller* called with what happened and when, in seconds of CLOCK_MONOTONIC; in children of ours, too."""
+    """Call *teller* with each event and its time, in seconds of CLOCK_MONOTONIC; in children of this process, too."""
     global _tell
     _tell = teller
 
 
 def is_told() -> bool:
-    """Whether somebody wants to know."""
+    """Whether events are recorded."""
     return _tell is not None
 
 
 def note(what: str, at: float = 0.0) -> None:
-    """Something has happened, now unless *at* says when."""
+    """Record an event, which happened at *at*, by default now."""
     if _tell is not None:
         _tell(what, at or time.monotonic())

@@ -56,7 +56,7 @@ def check_fields(value: Any, node: Any, where: str, source: str = "config.json")
 
 def check_process(process: Any, where: str = "process", source: str = "config.json") -> None:
     """
-    :raises ConfigError: it is no process that could be run
+    :raises ConfigError: it is not a process that could be run
     """
     check_fields(process, schema.PROCESS, where, source)
     if not process["args"] or not process["args"][0]:

@@ -297,7 +297,7 @@ def _check_object(value: dict[str, Any], node: Any, where: str) -> None:
 
 
 def _drop(value: dict[str, Any], key: str, node: Any, where: str) -> None:
-    """Take out a field that is null or that nobody knows; as written with other capitals, it is moved to its place."""
+    """Remove a field that is null or unknown; one that differs in capitals only is moved to its place."""
     item = value.pop(key)
     if item is None or key in node:
         return

@@ -55,7 +55,7 @@ class Settings(NamedTuple):
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
 
-        :raises ConfigError: one of them makes no sense, or is not for containers to say
+        :raises ConfigError: one of them is invalid, or containers may not set it
         """
         for name in ANNOTATIONS:
             if PREFIX + name in annotations and name not in self.annotations:
@@ -95,7 +95,7 @@ class Settings(NamedTuple):
 
 
 def _beside(path: str, own: str, what: str) -> str:
-    """Whoever may run a container may not read every file of the host by having it for a kernel or an image."""
+    """Refuse other folders: the user of a container could read any file of the host as a kernel or an image."""
     if os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(own)):
         raise ConfigError(
             f"annotation {what}: {path} is not in the folder of {own}",

@@ -1,8 +1,8 @@
 """A container's face: the process whose pid is the container's on the host (``client/face.c``).
 
 It has the namespaces that tools of the host join by that pid: the container's files with its volumes, its network, a
-pid, IPC and UTS namespace, and nothing of the host.  It is a child of whoever called :meth:`Face.launch`; whoever has
-its socket shows it the files, hears of its signals, and ends it with the container's status.
+pid, IPC and UTS namespace, and nothing of the host.  It is a child of the process that called :meth:`Face.launch`.  The
+process that has its socket sends it the mounts, receives its signals, and ends it with the container's status.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Face:
                     self._send_tree("V", volume)
                 else:
                     self._send(b"T" + os.fsencode(volume.destination))
-            # After all others: until :meth:`watch` runs nobody answers whoever looks in there, the face neither
+            # After all others: an access in there waits until :meth:`watch` runs, and so would the face
             self._send_processes([volume.destination for volume in volumes], [v for v in volumes if v.processes])
         self._send(b"D")
         while (packet := self._receive())[:1] == b"S":
@@ -126,10 +126,10 @@ class Face:
             )
 
     def watch(self, on_signal: Callable[[int], None], processes: Callable[[], bytes] | None = None) -> None:
-        """Tell of its signals, until it has ended: then return.
+        """Report its signals until it has ended, and return then.
 
-        :param processes: says what the guest knows of the container's processes, to whoever looks at those that the
-            face shows (:meth:`pyvmm_kata.sandbox.container.Container.process_files`)
+        :param processes: returns the guest's files about the container's processes, for readers of those that the face
+            shows (:meth:`pyvmm_kata.sandbox.container.Container.process_files`)
         """
         ready = select.poll()
         ready.register(self._sock, select.POLLIN)
@@ -150,7 +150,7 @@ class Face:
         self._drop_requests()
 
     def _serve(self, processes: Callable[[], bytes] | None) -> None:
-        """Somebody looks at the processes: from now on a thread answers."""
+        """Start the thread that answers accesses to the processes, at the first one."""
         try:
             namespace = os.readlink(self.namespace("pid"))
         except OSError:
@@ -165,13 +165,13 @@ class Face:
         threading.Thread(target=work, name="processes", daemon=True).start()
 
     def _drop_requests(self) -> None:
-        """Nobody will answer: who looks is told so."""
+        """Close the FUSE device: further accesses fail."""
         device, self._requests = self._requests, -1
         if device >= 0:
             os.close(device)
 
     def end(self, status: int) -> None:
-        """Have it end with a container's exit status."""
+        """End it with a container's exit status."""
         self._send(bytes((ord("X"), status & 255)))
 
     def reap(self) -> None:
@@ -182,7 +182,7 @@ class Face:
             pass  # another thread has
 
     def close(self) -> None:
-        """Let go of its socket: it ends with status 137, unless it was told another."""
+        """Close its socket: it ends with status 137, if :meth:`end` has not given it another."""
         self._sock.close()
         self._drop_requests()
 
@@ -212,7 +212,7 @@ class Face:
         try:
             self._sock.sendmsg([packet], extra)
         except OSError:
-            pass  # it has ended: whoever watches it knows
+            pass  # it has ended: the thread in :meth:`watch` sees that
 
     def _receive(self) -> bytes:
         try:

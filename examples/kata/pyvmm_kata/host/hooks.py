@@ -1,6 +1,6 @@
-"""Programs that config.json wants run around a container's life (OCI runtime specification, config.md, "POSIX-platform
-Hooks").  They run on the host, in the namespaces of whoever called the runtime and in the bundle's folder, as with
-runc; ``startContainer`` is of the container's own programs, which crun runs in the guest."""
+"""Programs of config.json that run at points of a container's life (OCI runtime specification, config.md,
+"POSIX-platform Hooks").  They run on the host, in the namespaces of the runtime's caller and in the bundle's folder, as
+with runc; those of ``startContainer`` are the container's own programs, which crun runs in the guest."""
 
 from __future__ import annotations
 

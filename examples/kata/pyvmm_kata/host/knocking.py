@@ -8,7 +8,7 @@ import struct
 import threading
 
 _SO_ATTACH_FILTER, _IPV6_HDRINCL, _MARK = 26, 36, 0x70796B6E
-"""What marks those that we send, so that we do not hear them."""
+"""Marks the SYNs that are sent again, so that they are not received once more."""
 _SYN, _ACK, _RST = 2, 16, 4
 _LONGEST = 4096
 # linux/filter.h: code, jump if true, jump if false, value
@@ -27,7 +27,7 @@ class Knock:
     :ivar client: the port that it is from
     :ivar server: the port that was dialled
     :ivar answer: a connection that is for it
-    :ivar taken: it has its connection, or nothing is waited for any more
+    :ivar taken: it has its connection, or is not waited for any more
     """
 
     def __init__(self, index: int, source: str, address: str, segment: bytes) -> None:
@@ -41,7 +41,7 @@ class Knock:
         self._segment = segment
 
     def is_of(self, other: Knock) -> bool:
-        """Whether it is the same, which the client has sent again."""
+        """Whether the client has sent the same SYN again."""
         return self.key == other.key and self._sequence == other._sequence
 
     def send(self, raw: socket.socket) -> None:
@@ -52,7 +52,7 @@ class Knock:
         self._send(raw, self._source, self.address, self._segment)
 
     def refuse(self, raw: socket.socket) -> None:
-        """Answer that nobody listens there."""
+        """Answer with a RST: nobody listens there."""
         expected = (self._sequence + 1) & 0xFFFFFFFF
         segment = struct.pack(">HHIIBBHHH", self.server, self.client, 0, expected, 5 << 4, _RST | _ACK, 0, 0, 0)
         self._send(raw, self.address, self._source, segment)

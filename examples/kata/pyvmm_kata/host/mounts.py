@@ -1,11 +1,11 @@
-"""What of the host's files the guest sees: one directory for each sandbox, and what is bound into it.
+"""The host's files that the guest sees: one directory for each sandbox, and what is bound into it.
 
 The directory is shared with the guest as a whole (virtio-fs, tag ``kataShared``).  A container's root file system and
-its volumes are bind mounts below it, made when the container is.  The server of the share has a copy of the mount that
-follows ours (a *slave*, mount_namespaces(7)), so that mounts made later are there too.
+its volumes are bind mounts below it, made with the container.  The server of the share has a copy of this mount that
+receives later mounts (a *slave*, mount_namespaces(7)).
 
-The front ends hold all that in a mount namespace of their own (:func:`enter_namespace`): when its last process is gone,
-however it went, so are the mounts.
+The front ends make these mounts in a mount namespace of their own (:func:`enter_namespace`): when its last process has
+ended, for whatever reason, the kernel unmounts them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, f
 
 
 def follow_links(tree: int) -> None:
-    """Let whoever looks into a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`, follow links."""
+    """Allow links to be followed in a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`."""
     attributes = struct.pack("QQQQ", 0, _NOSYMFOLLOW, 0, 0)
     libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes, len(attributes))
 
@@ -204,7 +204,8 @@ class SharedDirectory:
         :raises HostError: without the right to mount
         """
         for path in (self.work, self.path):
-            # Nobody else gets into our folder; in the guest, what has other ids has to get through
+            # On the host, the folder above is closed to other users; in the guest, processes with other ids pass
+            # through
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o755)
         mount(self.work, self.work, "", MS_BIND)
@@ -232,8 +233,8 @@ class SharedDirectory:
     def attach(self, tree: int, name: str) -> None:
         """Let the guest see a detached mount, of :func:`open_tree`, as *name*.
 
-        Whoever has taken the share's server over opens no device there, and finds no set-user-id bit that holds: the
-        server has set that for the mounts that it began with, and these come later.
+        It gets the flags nodev and nosuid, against an attacker who has taken over the share's server: the server has
+        set them for the mounts that were there when it started, and this one comes later.
 
         :raises HostError: it cannot be mounted
         """
@@ -317,7 +318,7 @@ class SharedDirectory:
         return f"{GUEST_SHARED}/{name}"
 
     def _make_place(self, name: str) -> None:
-        """A directory to mount at, or for such directories, through which everybody gets."""
+        """A directory to mount at, or above such directories, through which every user passes."""
         path = self.work
         for part in name.split("/"):
             path = os.path.join(path, part)
@@ -339,9 +340,9 @@ class SharedDirectory:
         return path
 
     def unbind(self, name: str) -> None:
-        """Take *name*, and all below it, away again; nothing is there: nothing to do.
+        """Remove *name* and all below it, if it is there.
 
-        :raises HostError: something is still mounted, or somebody has put files there
+        :raises HostError: something is still mounted, or there are files
         """
         self._unbind_sockets([each for each in self._sockets if each.startswith(f"{name}/")])
         target = os.path.join(self.work, name)
@@ -350,9 +351,9 @@ class SharedDirectory:
         _remove_places(target)
 
     def remove(self) -> None:
-        """Take everything away.
+        """Remove everything.
 
-        :raises HostError: something is still mounted, or somebody has put files there
+        :raises HostError: something is still mounted, or there are files
         """
         self._unbind_sockets(list(self._sockets))
         for path in (*mounts_below(self.path), *mounts_below(self.work)):

@@ -1,8 +1,8 @@
-"""The guest's network: what the pod's network namespace has, as it is there.
+"""The guest's network: the interfaces of the pod's network namespace, with their addresses and routes.
 
-Whoever made the namespace (podman, CNI) put an interface into it, with addresses, routes, MTU and MAC address.  Beside
-it comes a tap device, what arrives at the one is sent out of the other (tc, *mirred*, both ways), and the guest gives
-its own interface the same name, addresses and routes.  The namespace's own stack sees nothing of what arrives.
+The maker of the namespace (podman, CNI) has put an interface into it, with addresses, routes, MTU and MAC address.  A
+tap device is added, frames that arrive at one are sent by the other (tc, *mirred*, in both directions), and the guest
+gives its own interface the same name, addresses and routes.  The namespace's own stack does not see these frames.
 
 Everything here is called in the namespace: the front ends enter it (:func:`enter`) before they make threads, or work
 in a thread that has (:func:`in_namespace`).
@@ -217,7 +217,7 @@ class Network:
 
 
 def user_network(published: Sequence[Publish] = ()) -> Network:
-    """A network for which nobody needs a right, by passt, in the namespace of whoever makes the machine.
+    """A network that needs no privileges, by passt, in the namespace of the process that makes the machine.
 
     The guest has the address and the gateway that passt has for it, which are the host's (passt(1), "--address").
 
@@ -353,7 +353,7 @@ def take_over(late: str = "", spares: int = 1) -> Network:
 
 
 def _spare(namespace: str, count: int) -> Network:
-    """Devices that lead nowhere yet."""
+    """Devices that are not connected yet."""
     macs = [":".join(f"{byte:02x}" for byte in (2, *os.urandom(5))) for _ in range(count)]
     nets, keepers = _taps(macs)
     return Network((), nets, keepers, namespace=namespace)
@@ -452,7 +452,7 @@ def _make_tap(name: str, beside: str) -> int:
     try:
         flags = _TAP | _NO_PI | _VNET_HDR | _MULTI_QUEUE
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        # Nobody reads here: without this, the kernel would give us a part of the frames
+        # This queue is not read: without the detach, the kernel would send a part of the frames to it
         fcntl.ioctl(fd, _TUNSETQUEUE, struct.pack("16sH22x", b"", _DETACH_QUEUE))
     except OSError as error:
         os.close(fd)

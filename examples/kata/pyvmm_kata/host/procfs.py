@@ -1,8 +1,8 @@
 """The processes of a container as files of the host: what its face has at ``/proc`` (``podman top`` looks there).
 
-A FUSE file system (linux/fuse.h) that can only be read.  Its content is text of the guest's, asked for when somebody
-looks; what there is, and the numbers in the names, are checked.  Numbers in the files are changed into those that the
-container itself sees.
+A read-only FUSE file system (linux/fuse.h).  Its content is text from the guest, which is asked for it at an access;
+which files there are, and the pids in their names, are checked.  Pids in the files are changed into those of the
+container's own namespace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FRESH_S = 2.0
-"""So long one answer of the guest's is good, also one that says nothing."""
+"""Seconds for which an answer of the guest's is used, an invalid one too."""
 MAX_OPEN = 256
 MAX_FILE = 16384
 MAX_PIDS = 8192
@@ -52,7 +52,7 @@ class Listing(NamedTuple):
 def read_listing(text: bytes) -> Listing:
     """What the agent answers (agent/container.h), with the numbers of the container's namespace.
 
-    :raises GuestError: it makes no sense
+    :raises GuestError: it is invalid
     """
     first = _FIRST.match(text)
     if first is None or not text.endswith(_END):
@@ -129,7 +129,7 @@ _ATTRIBUTES = struct.Struct("6Q10I")
 _DIRECT_IO = 1
 _ROOT = 1
 _PID_SHIFT = 4
-"""A node's id is the process's number and one of these, in this order; the root is no process's."""
+"""A node's id is made of a pid and one of these, in this order; that of the root has no pid."""
 _PARTS = ("", *_FILES, "ns", "pid")
 _NS, _LINK = 4, 5
 _TOP_NODES = {"stat": 2, "uptime": 3}
@@ -171,7 +171,7 @@ class Server:
         try:
             while True:
                 if not ready.poll(None if self._listing is None else FRESH_S * 1000):
-                    self._listing = None  # nobody has looked for a while
+                    self._listing = None  # it has not been read for a while
                     continue
                 request = self._receive()
                 if request:
@@ -213,10 +213,10 @@ class Server:
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def _current(self, *, again: bool = False) -> Listing:
-        """What the guest says.
+        """The guest's answer.
 
-        :param again: ask even where its last answer is fresh
-        :raises OSError: it says nothing that makes sense; for a while it is not asked again
+        :param again: ask even if the last answer is fresh
+        :raises OSError: its answer is invalid; it is not asked again for a while
         """
         is_fresh = time.monotonic() - self._asked < FRESH_S
         if not is_fresh or (again and self._listing is not None):

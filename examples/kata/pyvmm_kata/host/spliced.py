@@ -1,4 +1,4 @@
-"""What a program of the host's dials at the container's own address, inside of its network namespace.
+"""Connections to the container's own address that programs of the host make inside of its network namespace.
 
 pasta and slirp4netns, which make a network for a user without rights, have the other end of a tap device in that
 namespace.  A connection from the host itself to a published port does not come through it: they, or podman's
@@ -7,7 +7,7 @@ that address leads to the guest: by a rule before the table of local addresses, 
 answers to the one address that such connections come from are kept for the namespace's stack; all else that the guest
 sends goes to the other device, as everywhere.
 
-IPv4 only.  The route goes with the tap device, and without it the rule is passed over.
+IPv4 only.  The route is removed with the tap device, and the rule has no effect without it.
 """
 
 from __future__ import annotations

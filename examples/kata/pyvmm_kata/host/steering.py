@@ -1,6 +1,6 @@
-"""Who dials a loopback address of a network namespace reaches a socket of ours there, whatever the port is.
+"""Gives connections to loopback addresses of a network namespace to a socket of ours there, whatever the port is.
 
-A BPF program of the namespace sees to it (Documentation/bpf/prog_sk_lookup.rst; Linux 5.9).
+A BPF program of the namespace does that (Documentation/bpf/prog_sk_lookup.rst; Linux 5.9).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _program(sockets: int, answered: int) -> bytes:
     add(_MOVE, 1, 7)
     add(_CALL, imm=_SK_RELEASE)
     mark("pass")
-    add(_MOVE_IMM, 0, imm=1)  # SK_PASS: without a socket, to whoever listens there
+    add(_MOVE_IMM, 0, imm=1)  # SK_PASS: without a socket, to the listener of that port
     add(_EXIT)
     for index, name in jumps:
         code, dst, src, _, imm = made[index]

@@ -1,4 +1,4 @@
-"""What the processes give up that hold a machine; docs/security.md of pyvmm says what is left to each."""
+"""What processes that hold a machine give up; docs/security.md of pyvmm lists what each of them keeps."""
 
 from __future__ import annotations
 

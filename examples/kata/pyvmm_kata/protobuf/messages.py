@@ -1,8 +1,8 @@
 """Protocol buffers: messages as Python objects, and their encoding (protobuf.dev, "Encoding").
 
-In the shape of Google's package as far as this one needs it, and in its place on the way of a container's start: its
-import takes more instructions than a start of Python and eight megabytes.  What is left out: unknown fields are not
-kept, and groups are refused.
+It has the interface of Google's package, as far as this one needs it, and replaces it in a container's start: importing
+that one takes more instructions than a start of Python, and eight megabytes.  Two things are left out: unknown fields
+are not kept, and groups are refused.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _enter_cgroup(
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
     group = cgroups.Cgroup(folder)
-    place.write_cgroup(folder)  # first: who is killed in between leaves a group that somebody knows of
+    place.write_cgroup(folder)  # first: a shim that is killed in between leaves a group that is known
     if not group.make():
         place.write_cgroup("")
         return None

@@ -78,7 +78,7 @@ class Place:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # somebody is just removing a dead one
+                continue  # another process is removing the folder of a dead one
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_ino == os.stat(path).st_ino:
@@ -99,7 +99,7 @@ class Place:
         from pyvmm_kata.host.mounts import mounts_below
 
         if points := mounts_below(self.folder):
-            # They are the shim's own, and seen by nobody else. Through them we would remove what is not ours.
+            # They belong to the shim's namespace, and must not be in this one: removing would follow them.
             raise HostError(f"{points[0]} is still mounted", code="shim")
         self.remove_cgroup()
         for name in os.listdir(self.folder):
@@ -118,7 +118,7 @@ class Place:
         self.release()
 
     def write_cgroup(self, folder: str) -> None:
-        """Note the control group that goes with the shim."""
+        """Record the shim's control group."""
         with open(os.path.join(self.folder, "cgroup"), "w") as file:
             file.write(folder)
 
@@ -134,7 +134,7 @@ class Place:
         Cgroup(folder).remove()
 
     def release(self) -> None:
-        """Close our descriptor of the lock; a child that has it as well goes on to hold it."""
+        """Close this process's descriptor of the lock; a child that has it, too, still holds it."""
         os.close(self._lock)
         self._lock = -1
 
@@ -167,7 +167,7 @@ class Place:
             file.write(f"{os.getpid()} {start_time(os.getpid())}\n")
 
     def kill(self) -> None:
-        """End the shim that serves here, at once; harmless when there is none."""
+        """End the shim that serves here, at once; without effect when there is none."""
         import signal
 
         try:
@@ -248,8 +248,8 @@ def _answer(place: Place, arguments: Arguments) -> str:
 def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     """The answer to containerd's `delete`, a DeleteResponse: nothing of the container is left.
 
-    containerd calls it when it has lost the shim. If that lives all the same it is asked to delete the container; if it
-    does not do so, it is killed, and its pod with it.
+    containerd calls it when it has lost the shim. A shim that still runs is asked to delete the container; if it does
+    not do so, it is killed, and its pod with it.
     """
     from pyvmm_kata import protobuf
     from pyvmm_kata.host.mounts import unmount

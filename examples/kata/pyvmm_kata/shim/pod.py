@@ -204,7 +204,7 @@ class Pod:
             self._publish(event("TaskPaused", container_id=task_id))
 
     def resume(self, task_id: str) -> None:
-        """Let a container go on. Raises VmmError."""
+        """Thaw a container. Raises VmmError."""
         task = self.task(task_id)
         with task.order:
             task.container.resume()
@@ -247,7 +247,7 @@ class Pod:
 
     @property
     def _has_ended(self) -> bool:
-        """Whether the virtual machine is gone: containers are then removed without it."""
+        """Whether the virtual machine has ended: containers are then removed without it."""
         sandbox = self._sandbox
         return sandbox is None or sandbox.wait(0)
 
@@ -301,7 +301,7 @@ def _show(face: Face, sandbox: Sandbox, task_id: str) -> None:
 
 
 def _quietly(work: Callable[[], None]) -> None:
-    """Where nobody could be told of an error."""
+    """Call *work* where an error could not be reported to anybody."""
     try:
         work()
     except (VmmError, OSError):

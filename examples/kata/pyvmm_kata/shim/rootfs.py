@@ -56,7 +56,7 @@ def as_disk(mounts: Sequence[Message]) -> RootDisk | None:
 def mount_rootfs(mounts: Sequence[Message], target: str) -> None:
     """Mount what a CreateTaskRequest's `rootfs` says at `target`, one on top of the other.
 
-    Raises ConfigError for a mount that makes no sense, HostError when the kernel refuses; nothing is mounted then.
+    Raises ConfigError for an invalid mount, HostError when the kernel refuses; nothing is mounted then.
     """
     try:
         for number, one in enumerate(mounts):

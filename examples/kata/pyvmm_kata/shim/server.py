@@ -72,7 +72,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
 
 
 def _detach(log: Log) -> None:
-    """Let go of what `start` was called with: containerd waits until its output has no writer."""
+    """Close the descriptors of `start`: containerd waits until its output has no writer."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -68,10 +68,10 @@ def _output(text: str) -> int | None:
 
 
 def _open_fifo(path: str) -> int:
-    """A FIFO for writing, once somebody reads it: what is written before is lost when we are done before it is read.
+    """A FIFO for writing, once it has a reader: what is written before is lost if the shim closes it before it is read.
 
-    It is open for reading as well, so that a reader which goes, as a containerd that is restarted does, takes nothing
-    with it: the next one gets what is written meanwhile.
+    It is opened for reading as well, so that nothing is lost when a reader closes it, as a containerd does that is
+    restarted: the next reader gets what is written meanwhile.
     """
     flags = os.O_NONBLOCK | os.O_CLOEXEC
     deadline = time.monotonic() + READER_S

@@ -46,7 +46,7 @@ class TaskProcess:
         return self.started and self.status is None
 
     def end(self, status: ExitStatus) -> None:
-        """It has ended; who waits for that goes on."""
+        """It has ended: wake the threads that wait for that."""
         self.status = status
         self._ended.set()
 

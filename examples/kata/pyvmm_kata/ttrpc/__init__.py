@@ -143,7 +143,7 @@ class Client:
             raise RpcError("INTERNAL", f"{self._peer} answered {method} with what is {error}") from None
 
     def _room(self, stream: int) -> int:
-        """For the answer of a stream; nobody wants that of one that is not known."""
+        """Room for the answer of a stream; 0 for an unknown one."""
         with self._lock:
             answer = self._waiting.get(stream)
         return 0 if answer is None else answer.room
@@ -196,7 +196,7 @@ class Call(NamedTuple):
     timeout: float | None
     """Seconds that the client waits; None: no limit."""
     gone: threading.Event
-    """Set when the client's connection has ended, so that nobody waits for the answer."""
+    """Set when the client's connection has ended, so that the answer is not waited for."""
 
 
 Handler = Callable[[Message, Call], Message]

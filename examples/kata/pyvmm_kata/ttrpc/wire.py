@@ -55,7 +55,7 @@ class RpcError(Exception):
 
 
 class CallTimeout(RpcError):
-    """The peer did not answer in time; the message names it, and the call. The connection goes on."""
+    """The peer did not answer in time; the message names it, and the call. The connection stays open."""
 
     def __init__(self, message: str) -> None:
         super().__init__("DEADLINE_EXCEEDED", message)
@@ -69,7 +69,7 @@ class ConnectionLost(RpcError):
 
 
 class ProtocolError(Exception):
-    """The peer sent what is no ttrpc; nothing that follows on the connection can be understood."""
+    """The peer sent something that is not ttrpc; what follows on the connection cannot be parsed."""
 
 
 class Frames:
