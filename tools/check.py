@@ -1,4 +1,5 @@
-"""`make check`: every static check; all run, and the exit status says whether all passed."""
+"""`make check`: every static check; all run, as many at a time as there are CPUs, and the exit status says whether all
+passed."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
-from tools.step import run_step, say
+from tools.step import say
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
@@ -40,37 +45,70 @@ def c_sources() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
-def check_c(compiler: str) -> int:
-    """Compile every C file with all warnings; returns the exit status."""
+def check_c() -> int:
+    """Compile every C file with all warnings, by each compiler; returns the exit status."""
     sys.path.append(str(ROOT / "examples" / "kata"))
     from image import agent
 
     agent.generate(GENERATED)
     kata = [*agent.DEFINES, *agent.includes(GENERATED)]
     others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
-    command = [compiler, *C_FLAGS, *C_COMPILERS[compiler]]
-    return max(
-        subprocess.run([*command, *(kata if source.startswith(KATA_CODE) else others), source]).returncode
+    commands = [
+        [compiler, *C_FLAGS, *options, *(kata if source.startswith(KATA_CODE) else others), source]
+        for compiler, options in C_COMPILERS.items()
         for source in c_sources()
-    )
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        done = list(threads.map(lambda command: subprocess.run(command, capture_output=True), commands))
+    for each in done:
+        sys.stderr.buffer.write(each.stdout + each.stderr)
+    return 1 if any(each.returncode for each in done) else 0
+
+
+class Checks:
+    """Runs checks, and shows what each printed when it has ended."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def run(self, check: tuple[str, Sequence[str]]) -> bool:
+        """Run a title's command; whether it passed."""
+        title, command = check
+        start = time.monotonic()
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            status, output = done.returncode, done.stdout
+        except FileNotFoundError:
+            status, output = 127, f"{command[0]} is not installed\n".encode()
+        outcome = f"failed with status {status}" if status else "done"
+        with self._lock:
+            say(f"==> {title}")
+            sys.stderr.buffer.write(output)
+            say(f"<== {title}: {outcome} after {time.monotonic() - start:.1f} s")
+        return not status
 
 
 def main() -> int:
     """Run all checks; returns 1 when one failed."""
     os.chdir(ROOT)
     code = [name for name in PYTHON_CODE if os.path.isdir(name)]
-    checks = {
+    checks = {  # the longest first
+        "mypy --strict": [str(BIN / "mypy"), *code],
+        f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],
+        "API reference": [sys.executable, "-m", "tools.docs"],
+        "import layers": [str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],
-        "mypy --strict": [str(BIN / "mypy"), *code],
-        "import layers": [str(BIN / "lint-imports"), "--no-logo"],
-        "API reference": [sys.executable, "-m", "tools.docs"],
-        **{f"C warnings ({name})": [sys.executable, "-m", "tools.check", name] for name in C_COMPILERS},
     }
-    failed = [title for title, command in checks.items() if run_step(title, command)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        passed = list(threads.map(Checks().run, checks.items()))
+    failed = [title for title, good in zip(checks, passed, strict=True) if not good]
     say(f"failed: {', '.join(failed)}" if failed else "all checks passed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(check_c(sys.argv[1]) if len(sys.argv) > 1 else main())
+    try:
+        sys.exit(check_c() if sys.argv[1:] == ["c"] else main())
+    except KeyboardInterrupt:
+        sys.exit(130)
