@@ -5,12 +5,14 @@ usage: python -m tools.guest    makes all of it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +25,8 @@ VARIABLES = {
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
 """Of each C file there, guests of the tests can have a program."""
+_running: set[subprocess.Popen[str]] = set()
+"""Recipes of all threads."""
 
 
 def make(recipe: str, *options: str) -> str:
@@ -34,12 +38,15 @@ def make(recipe: str, *options: str) -> str:
         return path
     command = [sys.executable, str(ROOT / "guest-kernel" / recipe), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        _running.add(process)
         try:
             output, _ = process.communicate()
         except BaseException:
             process.terminate()  # it ends what it has started, which SIGKILL would leave running
             process.wait()
             raise
+        finally:
+            _running.discard(process)
     if process.returncode:
         raise SystemExit(process.returncode)
     return output.strip()
@@ -112,18 +119,29 @@ def programs() -> str:
 def publish(*, long: bool = False) -> None:
     """Make all of it, and name in the environment what the recipes made: what this process starts need not look.
 
+    The disks with Debian wait for the network most of the time: they are made while the kernel is compiled.
+
     :param long: what only the tests marked long need, too
     """
-    os.environ["PYVMM_GUEST_KERNEL"] = kernel()
-    os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
-    os.environ["PYVMM_KATA_IMAGE"] = kata_image()
-    programs()
-    optional = [("PYVMM_GUEST_DEBIAN", debian), ("PYVMM_GUEST_CONTAINER", container)]
-    for variable, made in [*optional, ("PYVMM_GUEST_SERVERS", servers)] if long else optional:
+    optional = {"PYVMM_GUEST_DEBIAN": debian, "PYVMM_GUEST_CONTAINER": container}
+    if long:
+        optional["PYVMM_GUEST_SERVERS"] = servers
+    with ThreadPoolExecutor(1) as thread:
+        disks = {variable: thread.submit(recipe) for variable, recipe in optional.items()}
         try:
-            os.environ[variable] = made()
-        except SystemExit:
-            pass  # it needs the network and root; the recipe has said what it misses, and the tests are skipped
+            os.environ["PYVMM_GUEST_KERNEL"] = kernel()
+            os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
+            os.environ["PYVMM_KATA_IMAGE"] = kata_image()
+            programs()
+            for variable, disk in disks.items():
+                # It needs the network and root: its recipe has said what it misses, and the tests are skipped
+                with contextlib.suppress(SystemExit):
+                    os.environ[variable] = disk.result()
+        except BaseException:
+            thread.shutdown(wait=False, cancel_futures=True)
+            for each in list(_running):
+                each.terminate()
+            raise
 
 
 if __name__ == "__main__":
