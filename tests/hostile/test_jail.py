@@ -399,6 +399,7 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
     kept = ("dac_override", "dac_read_search", "fowner", "kill")
     assert int(status["CapEff"], 16) == sum(1 << CAPABILITIES.index(name) for name in kept)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Seccomp_filters"] == "3", "what is never made, no programs, and its list, since somebody has asked"
     links = [os.readlink(fd) for fd in Path(f"/proc/{server}/fd").iterdir()]
     assert not [link for link in links if "kvm" in link or "memfd" in link or "disk" in link]
 

@@ -52,6 +52,7 @@ THREADS = {
 WHERE = {
     **THREADS,
     "control": "vmm.control.broker:ControlProcess._do",
+    "server": "vmm.control.server:ControlServer._answer",
     "gdb": "vmm.debug.server:GdbServer._accept",
 }
 HOOK = """
@@ -240,6 +241,31 @@ def test_a_machine_with_a_control_socket_ends_too(tmp_path: Path, thread: str, c
     assert f"thread {thread}" in errors and f"({CONTROLLED[call][0]})" in errors
     assert process.returncode == 1
     assert os.listdir(tmp_path) == ["tiny.elf"], "the process outside has removed the socket"
+
+
+SERVING = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **CALLS}
+for _call in ("open", "openat", "fcntl"):
+    del SERVING[_call]
+
+
+@pytest.mark.parametrize("call", SERVING)
+def test_who_serves_the_control_socket_has_a_list_too(tmp_path: Path, call: str) -> None:
+    """Files are its work; the rest is not."""
+    path = tmp_path / "c"
+    boot = ["boot", "--kernel", tiny.make(tmp_path, tiny.SPIN), "--memory", "32M", "--control", str(path)]
+    numbers = ",".join(str(number) for number in SERVING[call])
+    command = [sys.executable, "-c", HOOK, WHERE["server"], numbers, *boot]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while process.poll() is None:
+            try:
+                ask(str(path), "status")
+            except ConfigError:  # it does not listen yet
+                time.sleep(0.01)
+            except HostError:
+                break
+        _, errors = process.communicate(timeout=60)
+    assert f"thread control tried the system call {call} ({SERVING[call][0]})" in errors
+    assert "the process of its control socket has ended" in errors and process.returncode == 1
 
 
 DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[call] for call in (*ESCAPES, "clone")}}

@@ -297,7 +297,7 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
     try:
         _leave_others({sock.fileno(), machine, listening.sock.fileno()})
         if sock.recv(1) == _GO:
-            from vmm.jail.restrict import restrict_process, seal_process
+            from vmm.jail.restrict import keep_calls, restrict_process, seal_process
 
             restrict_process(_CAPABILITIES)
             seal_process()
@@ -306,9 +306,12 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
                 poll.register(each, select.POLLIN)
             # What serves is a third of this process: most machines are never asked for anything
             if not any(fd == sock.fileno() for fd, _ in poll.poll()):
-                from vmm.control.server import ControlServer
+                from vmm.control.server import ControlServer, import_the_rest
                 from vmm.machine.isolated import Jailed
 
+                import_the_rest()  # which maps code
+                # Nobody's word has been read so far
+                keep_calls()
                 with ControlServer(Jailed(sock, machine, config), listening):
                     sock.recv(1)  # nothing comes but the end
         listening.close()

@@ -339,6 +339,7 @@ enum {
 	/* The broker, a program of its own; and a process that has one. */
 	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
 	SECCOMP_FILL = 2097152, /* brings pages of guest RAM (fill.c) */
+	SECCOMP_SERVER = 4194304, /* a process that serves the control socket of a machine in a jail */
 };
 
 /* A line of the table, calls/table.h. */
