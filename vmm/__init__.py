@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     __version__: str
 
+    from vmm.config.cpu import CpuConfig as CpuConfig
     from vmm.config.device import DeviceConfig as DeviceConfig
     from vmm.config.device import Opening as Opening
     from vmm.config.limit import LimitConfig as LimitConfig
@@ -55,6 +56,7 @@ _HOMES = {
     "BootConfig": "vmm.machine.config",
     "Chain": "vmm.virtio.queue",
     "ConfigError": "vmm.errors",
+    "CpuConfig": "vmm.config.cpu",
     "DeviceConfig": "vmm.config.device",
     "EndEvent": "vmm.machine.lifecycle",
     "Event": "vmm.machine.lifecycle",

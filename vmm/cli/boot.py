@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vmm.cli.console import Console
     from vmm.cli.jail import Outside
     from vmm.cli.signals import Signals
+    from vmm.config.cpu import CpuConfig
     from vmm.machine.machine import Machine
 
 PROG = "pyvmm boot"
@@ -82,7 +83,12 @@ OPTIONS = (
     *DEVICE_OPTIONS,
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
-    Option("--cpu", "WHAT", "guest, or host: with performance counters, VMX, SVM (default: guest)", default="guest"),
+    Option(
+        "--cpu",
+        "WHAT",
+        "guest; host: with performance counters, VMX, SVM; or template:FILE (default: guest)",
+        default="guest",
+    ),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
@@ -130,6 +136,15 @@ def number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
 def _rootfs(text: str) -> DiskConfig | ShareConfig:
     share = _is_folder(text.replace(",,", "\0").split(",")[0].replace("\0", ","))
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
+
+
+def _cpu(text: str) -> str | CpuConfig:
+    kind, colon, path = text.partition(":")
+    if kind == "template" and colon:
+        from vmm.config.cpu import CpuConfig
+
+        return CpuConfig.read(path)
+    return text
 
 
 def devices_from(values: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +195,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         console=console,
         transport=values["transport"],
         virtqueues=values["virtqueues"],
-        cpu=values["cpu"],
+        cpu=_cpu(values["cpu"]),
         **devices,
     )
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "fork": "make running copies of a machine",
     "snapshots": "look at saved machines, verify or merge them",
     "run": "run a container in a virtual machine of its own",
+    "cpu": "print the processor that guests see, as a template, or what templates have in common",
     "doctor": "tell whether this machine can run virtual machines, and what to do if not",
     "debug": "look into the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",

@@ -74,6 +74,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import snapshots
 
             return snapshots.main(arguments[1:])
+        if name == "cpu":
+            from vmm.cli import cpu
+
+            return cpu.main(arguments[1:])
         if name == "doctor":
             from vmm.cli import doctor
 

@@ -6,11 +6,15 @@ Leaf numbers and fields: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E; hy
 
 from __future__ import annotations
 
+from vmm.errors import ConfigError
 from vmm.kvm.structs import CPUID_FLAG_SIGNIFICANT_INDEX, kvm_cpuid2, kvm_cpuid_entry2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vmm.config.cpu import CpuConfig
+    from vmm.kvm.vcpu import Vcpu
 
 FEATURE_ECX_X2APIC = 1 << 21
 FEATURE_ECX_TSC_DEADLINE = 1 << 24
@@ -36,12 +40,32 @@ FEATURE_ECX_PERFCTR = 1 << 23 | 1 << 24 | 1 << 28
 PMU_LEAVES = (0xA, 0x8000_0022)
 SVM_LEAF = 0x8000_000A
 
+_MASKED_BITS = {
+    (0x1, 0): {"ecx": FEATURE_ECX_VMX | FEATURE_ECX_SMX | FEATURE_ECX_PDCM | 1 << 2, "edx": 1 << 21},
+    (0x7, 0): {
+        "ebx": 1 << 2 | 1 << 4 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 25,
+        "ecx": 1 << 30,
+        "edx": 1 << 19,
+    },
+    (0x8000_0001, 0): {"ecx": FEATURE_ECX_SVM | FEATURE_ECX_PERFCTR | 1 << 10 | 1 << 15},
+}
+"""Bits that most guests have no use for: beside VMX, SMX, SVM and performance counters, debug stores (leaf 1), SGX, its
+launch control, transactional memory, resource monitoring and allocation, MPX, processor trace and last-branch records
+(leaf 7), instruction-based sampling and lightweight profiling (AMD)."""
+_MASKED_LEAVES = (
+    *PMU_LEAVES, SVM_LEAF, 0xF, 0x10, 0x12, 0x14, 0x1C, 0x23, 0x8000_001B, 0x8000_001F, 0x8000_0020,
+)  # fmt: skip
+"""And leaves, which read as zero: those of what is masked, and of memory encryption."""
+ARCH_CAPABILITIES = 0x10A
+"""The MSR IA32_ARCH_CAPABILITIES, which leaf 7 tells of in EDX."""
+FEATURE_EDX_ARCH_CAPABILITIES = 1 << 29
+
 LEVEL_SMT = 1
 LEVEL_CORE = 2
 
 _TOPOLOGY = (0xB, 0x1F)
 _CHANGED = frozenset({0x1, 0x4, 0x8000_0008, 0x8000_001D, 0x8000_001E})
-_MASKED = frozenset({0x1, 0x8000_0001, *PMU_LEAVES, SVM_LEAF})
+_MASKED = frozenset({*(leaf for leaf, _ in _MASKED_BITS), *_MASKED_LEAVES})
 
 _WORDS = 10
 """32-bit words of a kvm_cpuid_entry2; the leaf is the first."""
@@ -62,8 +86,76 @@ def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
         yield cpuid.entries[index]
 
 
+def mask(cpuid: kvm_cpuid2) -> None:
+    """Take away what most guests have no use for, and what opens more of the host's kernel and processor to them."""
+    for entry in entries(cpuid):
+        _mask(entry)
+
+
+def _mask(entry: kvm_cpuid_entry2) -> None:
+    if entry.function in _MASKED_LEAVES:
+        entry.eax = entry.ebx = entry.ecx = entry.edx = 0
+    for register, bits in _MASKED_BITS.get((entry.function, entry.index), {}).items():
+        setattr(entry, register, getattr(entry, register) & ~bits)
+
+
+def set_arch_capabilities(vcpu: Vcpu, wanted: int) -> None:
+    """Have the MSR say *wanted*, which a template has.
+
+    :raises ConfigError: this host's guests cannot have all of it
+    """
+    here = vcpu.get_msrs([ARCH_CAPABILITIES]).get(ARCH_CAPABILITIES, 0)
+    if wanted & ~here:
+        raise _cannot_have([f"arch_capabilities {wanted & ~here:#x}"])
+    if wanted != here:
+        vcpu.set_msrs({ARCH_CAPABILITIES: wanted})
+
+
+def _cannot_have(missing: list[str]) -> ConfigError:
+    more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+    return ConfigError(
+        f"cpu template: this host's guests cannot have {', '.join(missing[:4])}{more}",
+        code="cpu-template",
+        hint="make one of what both hosts have: pyvmm cpu FILE FILE",
+    )
+
+
+def template_of(cpuid: kvm_cpuid2, arch_capabilities: int = -1) -> CpuConfig:
+    """The leaves of *cpuid* as a template, less those that are each machine's own, and those without a bit."""
+    from vmm.config.cpu import CpuConfig, CpuLeaf
+
+    leaves = []
+    for entry in entries(cpuid):
+        if entry.function not in _OWN:
+            indexed = bool(entry.flags & CPUID_FLAG_SIGNIFICANT_INDEX)
+            values = (entry.eax, entry.ebx, entry.ecx, entry.edx)
+            if any(values):
+                leaves.append(CpuLeaf(entry.function, entry.index if indexed else 0, indexed, *values))
+    told = any(leaf.place == (7, 0) and leaf.edx & FEATURE_EDX_ARCH_CAPABILITIES for leaf in leaves)
+    return CpuConfig(tuple(leaves), arch_capabilities if told else -1)
+
+
+def fit(cpuid: kvm_cpuid2, wanted: CpuConfig) -> None:
+    """Make *cpuid*, which is what KVM supports, that of a template.
+
+    :raises ConfigError: this host has not all of it
+    """
+    # The MSR is looked at once there is a vCPU
+    missing = wanted.missing_on(template_of(cpuid, wanted.arch_capabilities))
+    if missing:
+        raise _cannot_have(missing)
+    cpuid.nent = 0
+    for leaf in wanted.leaves:
+        entry = _append(cpuid, leaf.function, leaf.index, indexed=leaf.indexed)
+        entry.eax, entry.ebx, entry.ecx, entry.edx = leaf.eax, leaf.ebx, leaf.ecx, leaf.edx
+
+
 _FREQUENCIES = (0x15, 0x16, TIMING_LEAF)
 """Leaves that tell how fast clocks run, which is measured anew at every start of a host."""
+
+
+_OWN = (0xB, 0x1F, *_FREQUENCIES)
+"""Those that are each machine's own."""
 
 
 def fingerprint(cpuid: kvm_cpuid2) -> str:
@@ -123,7 +215,7 @@ class CpuidTemplate:
             elif KVM_SIGNATURE_LEAF <= leaf <= KVM_SIGNATURE_LEAF + 0xFF:
                 highest_hypervisor_leaf = max(highest_hypervisor_leaf, leaf)
             if leaf in _MASKED and not host:
-                self._mask(cpuid.entries[index], leaf)
+                _mask(cpuid.entries[index])
             if leaf == KVM_FEATURES_LEAF and not async_pf:
                 cpuid.entries[index].eax &= ~FEATURE_KVM_ASYNC_PF
         self._topology_leaves(highest)
@@ -146,16 +238,6 @@ class CpuidTemplate:
                 entry.ebx &= ~0xFFFF
                 entry.ecx = 0
                 self._identity += [(entry, "eax", 0), (entry, "ebx", 0)]
-
-    @staticmethod
-    def _mask(entry: kvm_cpuid_entry2, leaf: int) -> None:
-        """Leave out performance counters, VMX and SVM."""
-        if leaf == 0x1:
-            entry.ecx &= ~(FEATURE_ECX_VMX | FEATURE_ECX_SMX | FEATURE_ECX_PDCM)
-        elif leaf == 0x8000_0001:
-            entry.ecx &= ~(FEATURE_ECX_SVM | FEATURE_ECX_PERFCTR)
-        else:
-            entry.eax = entry.ebx = entry.ecx = entry.edx = 0
 
     def _drop_topology(self) -> None:
         """Leaves 0xB and 0x1F describe the host; the guest gets its own."""

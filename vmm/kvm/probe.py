@@ -1,4 +1,5 @@
-"""Whether this KVM runs a guest on the CPU or pretends to: a guest of five instructions tells."""
+"""Whether this KVM runs a guest on the CPU or pretends to: a guest of five instructions tells; and what processor its
+guests can have."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from vmm.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmm.config.cpu import CpuConfig
     from vmm.kvm.vcpu import Vcpu
 
 NATIVE, EMULATED, BROKEN = "native", "emulated", "broken"
@@ -144,3 +146,25 @@ def _timed_run(vcpu: Vcpu) -> float:
     if reason != k.EXIT_IO or vcpu.kvm_run.io.port != _PORT:
         raise HostError(f"a five-instruction guest ended with exit {k.EXIT_NAMES.get(reason, reason)}")
     return elapsed / _INSTRUCTIONS
+
+
+def offered() -> CpuConfig:
+    """What this host's KVM has for guests, less what is masked, as a template.
+
+    :raises HostError: no usable KVM
+    """
+    from vmm.kvm.cpuid import ARCH_CAPABILITIES, mask, template_of
+
+    with System() as system:
+        cpuid, vm = system.supported_cpuid(), system.create_vm()
+    mask(cpuid)
+    try:
+        vcpu = vm.create_vcpu(0)
+        try:
+            vcpu.set_cpuid(cpuid)
+            msr = vcpu.get_msrs([ARCH_CAPABILITIES]).get(ARCH_CAPABILITIES, -1)
+        finally:
+            vcpu.close()
+    finally:
+        vm.close()
+    return template_of(cpuid, msr)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from vmm.config.cpu import CpuConfig
     from vmm.virtio.balloon import BalloonConfig
     from vmm.virtio.net import NetConfig
     from vmm.virtio.pmem import PmemConfig
@@ -79,7 +80,7 @@ class MachineConfig:
     :ivar more_devices: further devices, by their records: those that have no field of their own here
     :ivar rng: an entropy device, the guest's ``/dev/hwrng``, or None
     :ivar cpu: what the vCPUs are: ``guest``, as KVM offers them but without performance counters, VMX and SVM;
-        ``host``: with those
+        ``host``: with all of that; or a :class:`~vmm.config.cpu.CpuConfig`: the same on every host that has it
     :ivar isolation: where it runs: ``thread``: threads of the caller's process; ``process``: a child, in a jail, see
         :mod:`vmm.machine.isolated`
     """
@@ -99,7 +100,7 @@ class MachineConfig:
     virtqueues: str = SPLIT
     more_devices: tuple[DeviceConfig, ...] = ()
     rng: RngConfig | None = RngConfig()
-    cpu: str = "guest"
+    cpu: str | CpuConfig = "guest"
     isolation: str = THREAD
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class MachineConfig:
             raise ConfigError(f"virtqueues {self.virtqueues!r}: not one of {', '.join(VIRTQUEUES)}", code="virtqueues")
         if self.transport not in TRANSPORTS:
             raise ConfigError(f"transport {self.transport!r}: not one of {', '.join(TRANSPORTS)}", code="transport")
-        if self.cpu not in CPUS:
+        if isinstance(self.cpu, str) and self.cpu not in CPUS:
             raise ConfigError(f"cpu {self.cpu!r}: not one of {', '.join(CPUS)}", code="cpu")
         if self.isolation not in ISOLATIONS:
             raise ConfigError(f"isolation {self.isolation!r}: not one of {', '.join(ISOLATIONS)}", code="isolation")
@@ -215,10 +216,11 @@ class MachineConfig:
 
 def config_kinds() -> dict[str, type]:
     """The records that a configuration is made of, by their names, less those of a program's own devices."""
+    from vmm.config.cpu import CpuConfig, CpuLeaf
     from vmm.config.limit import LimitConfig
     from vmm.virtio.registry import BUILT_IN
 
-    own = (BootConfig, MemoryConfig, MachineConfig, DeviceConfig, LimitConfig)
+    own = (BootConfig, MemoryConfig, MachineConfig, DeviceConfig, LimitConfig, CpuConfig, CpuLeaf)
     kinds: dict[str, type] = {each.__name__: each for each in own}
     for device in BUILT_IN:
         module = __import__(device.module, fromlist=device.names)

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vmm.config.cpu import CpuConfig
     from vmm.kvm import Vcpu, Vm
     from vmm.kvm.saved import VcpuState, VmState
     from vmm.memory import GuestMemory
@@ -32,13 +33,15 @@ class Core:
 
     :param cpus: how many vCPUs
     :param host_cpu: they have all that KVM offers, see :class:`~vmm.kvm.cpuid.CpuidTemplate`
-    :raises ConfigError: more vCPUs than this host's KVM has
+    :param cpu: a template that they are of
+    :raises ConfigError: more vCPUs than this host's KVM has, or another processor
     :raises HostError: no usable KVM
     """
 
-    def __init__(self, cpus: int, *, host_cpu: bool = False) -> None:
+    def __init__(self, cpus: int, *, host_cpu: bool = False, cpu: CpuConfig | None = None) -> None:
         self.vcpus: list[Vcpu] = []
         self._host_cpu = host_cpu
+        self._cpu = cpu
         self._cpus = cpus
         self._tasks: list[Task] = []
         self._irqs: list[tuple[EventFd, int]] = []
@@ -57,6 +60,10 @@ class Core:
             """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
             self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
             self._cpuid = system.supported_cpuid()
+            if self._cpu is not None:
+                from vmm.kvm.cpuid import fit
+
+                fit(self._cpuid, self._cpu)
             self._msrs = system.msr_indexes()
             self.vm: Vm = system.create_vm()
         try:
@@ -96,10 +103,14 @@ class Core:
                     tsc_khz=vcpu.tsc_khz(),
                     tsc_deadline=self._tsc_deadline,
                     async_pf=async_pf,
-                    host=self._host_cpu,
+                    host=self._host_cpu or self._cpu is not None,
                 )
                 self._template = template
             vcpu.set_cpuid(template.for_vcpu(index))
+            if self._cpu is not None and self._cpu.arch_capabilities >= 0:
+                from vmm.kvm.cpuid import set_arch_capabilities
+
+                set_arch_capabilities(vcpu, self._cpu.arch_capabilities)
 
     def _map_memory(self, memory: GuestMemory) -> None:
         for slot, region in enumerate(memory.regions):

@@ -117,7 +117,11 @@ class Machine:
         self.phases.append(("memory", time.monotonic()))
         origin.begin(self._memory)
         self._owned.add(origin)
-        core = self._core = Core(config.cpus, host_cpu=config.cpu == "host")
+        core = self._core = Core(
+            config.cpus,
+            host_cpu=config.cpu == "host",
+            cpu=None if isinstance(config.cpu, str) else config.cpu,
+        )
         self._owned.add(core)
         wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts, self._memory)
         last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts, self._memory)

@@ -4,16 +4,24 @@ CPUID; and MSI messages: what reaches a local APIC, and what a VM keeps of them.
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests import tiny
+from tools.where import PYVMM
+from vmm import Machine
 from vmm.bus import Bus, BusDevice
-from vmm.errors import GuestError, HostError
+from vmm.config.cpu import CpuConfig, CpuLeaf
+from vmm.errors import ConfigError, GuestError, HostError
 from vmm.events import EventFd
-from vmm.kvm import System, Vcpu, Vm
+from vmm.faststart.record import replace
+from vmm.kvm import System, Vcpu, Vm, probe
 from vmm.kvm import ioctl as k
 from vmm.kvm.cpuid import CpuidTemplate, entries
 from vmm.kvm.routing import IOAPIC_PINS, MSI_BASE, MsiRouter
@@ -24,6 +32,7 @@ from vmm.machine.vcpu_threads import VcpuThreads
 from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.pci.msix import Msix
+from vmm.snapshot.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -280,19 +289,149 @@ def test_asynchronous_page_faults_are_only_offered_where_every_page_can_be_had()
 @pytest.mark.parametrize("host", [False, True])
 def test_counters_and_virtual_machines_are_only_for_a_guest_that_is_like_the_host(host: bool) -> None:
     cpuid = supported()
-    for function in (0xA, 0x8000_0001, 0x8000_000A, 0x8000_0022):
+    for function in (0x7, 0xA, 0x12, 0x14, 0x8000_0001, 0x8000_000A, 0x8000_001F, 0x8000_0022):
         cpuid.entries[cpuid.nent].function = function
         cpuid.nent += 1
     for entry in entries(cpuid):
-        if entry.function in (0x1, 0xA, 0x8000_0001, 0x8000_000A, 0x8000_0022):
+        if entry.function not in (0, 4, 0xB, 0x1F, 0x8000_0008, 0x8000_001D, 0x8000_001E):
             entry.eax = entry.ebx = entry.ecx = entry.edx = 0xFFFF_FFFF
     CpuidTemplate(cpuid, 1, tsc_khz=0, tsc_deadline=True, host=host)
     leaves = {entry.function: entry for entry in entries(cpuid)}
-    for leaf in (0xA, 0x8000_000A, 0x8000_0022):
+    for leaf in (0xA, 0x12, 0x14, 0x8000_000A, 0x8000_001F, 0x8000_0022):
         assert bool(leaves[leaf].eax or leaves[leaf].ebx or leaves[leaf].ecx or leaves[leaf].edx) == host
-    for leaf, bit in ((1, 5), (1, 6), (1, 15), (0x8000_0001, 2), (0x8000_0001, 23), (0x8000_0001, 28)):
-        assert bool(leaves[leaf].ecx >> bit & 1) == host
+    for bit in (2, 4, 11, 12, 14, 15, 25):  # SGX, transactions, resource control, MPX, traces
+        assert bool(leaves[7].ebx >> bit & 1) == host
+    for leaf, bits in ((1, (2, 5, 6, 15)), (7, (30,)), (0x8000_0001, (2, 10, 23, 28))):
+        for bit in bits:
+            assert bool(leaves[leaf].ecx >> bit & 1) == host
     assert leaves[1].ecx >> 28 & 1 and leaves[0x8000_0001].edx == 0xFFFF_FFFF, "AVX, and all else, is the guest's"
+
+
+# -- a processor as data -----------------------------------------------------------------------------------------------
+
+
+def template(*leaves: CpuLeaf, **more: int) -> CpuConfig:
+    """Of a processor that has these leaves and says whose it is."""
+    return CpuConfig((CpuLeaf(0, eax=0x10, ebx=0x756E6547, edx=0x49656E69, ecx=0x6C65746E), *leaves), **more)
+
+
+def test_a_template_is_what_its_file_says(tmp_path: Path) -> None:
+    made = template(CpuLeaf(1, ecx=0x8020_0001), CpuLeaf(7, 1, True, eax=5), arch_capabilities=0x69)
+    path = tmp_path / "cpu.json"
+    path.write_text(made.text())
+    assert CpuConfig.read(str(path)) == made and made.vendor() == "GenuineIntel"
+    assert probe.offered().missing_on(probe.offered()) == []
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "Expecting value"),
+        ("[]", "no object with leaves"),
+        ('{"leaves": {}}', "no object with leaves"),
+        ('{"leaves": []}', "1 to 200 leaves"),
+        ('{"leaves": [{"eax": "0x1"}]}', "no leaf"),
+        ('{"leaves": [{"leaf": "0x0", "exx": "0x1"}]}', "no leaf"),
+        ('{"leaves": [{"leaf": "0x0", "eax": 1}]}', "no hexadecimal number"),
+        ('{"leaves": [{"leaf": "0x0", "eax": "0x100000000"}]}', "32 bits"),
+        ('{"leaves": [{"leaf": "0x1"}]}', "leaf 0x0"),
+        ('{"leaves": [{"leaf": "0x0"}, {"leaf": "0x0"}]}', "twice"),
+        ('{"leaves": [{"leaf": "0x0"}], "flags": 1}', "no field 'flags'"),
+        ('{"leaves": [{"leaf": "0x0"}], "vendor": "AuthenticAMD"}', "leaf 0x0 says"),
+        ('{"leaves": [{"leaf": "0x0"}], "arch_capabilities": "0x1ffffffffffffffff"}', "64 bits"),
+        ("[" * 100000, "cpu template"),
+        (" " * 300000, "more than"),
+    ],
+)
+def test_a_file_that_is_no_template_says_why(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        CpuConfig.read(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_two_hosts_have_in_common_what_both_have() -> None:
+    area = [CpuLeaf(0xD, index, True, eax=size, ebx=at) for index, size, at in ((2, 256, 576), (5, 64, 1088))]
+    one = template(
+        CpuLeaf(1, eax=0x1234, ecx=0b1110, edx=0b0111),
+        CpuLeaf(0xD, 0, True, eax=0x27, ebx=1152, ecx=1152),
+        *area,
+        CpuLeaf(0x16, eax=3),
+        CpuLeaf(0x8000_0008, eax=0x3034),
+        arch_capabilities=0b110,
+    )
+    other = template(
+        CpuLeaf(1, eax=0x5678, ecx=0b0111, edx=0b1101),
+        CpuLeaf(0xD, 0, True, eax=0x7, ebx=832, ecx=832),
+        area[0],
+        CpuLeaf(0x8000_0008, eax=0x302E),
+        arch_capabilities=0b011,
+    )
+    both = one.in_common(other)
+    leaves = both.by_place()
+    assert (leaves[1, 0].eax, leaves[1, 0].ecx, leaves[1, 0].edx) == (0x1234, 0b0110, 0b0101)
+    assert (leaves[0xD, 0].eax, leaves[0xD, 0].ecx) == (7, 832) and (0xD, 5) not in leaves and (0x16, 0) not in leaves
+    assert leaves[0x8000_0008, 0].eax == 0x302E and both.arch_capabilities == 0b010
+    assert both.missing_on(one) == both.missing_on(other) == []
+    assert one.missing_on(other) == [
+        "leaf 0x1 ecx bits 0x8", "leaf 0x1 edx bits 0x2", "leaf 0xd.0 eax bits 0x20", "leaf 0xd.5 eax",
+        "leaf 0xd.5 ebx", "addresses of 52 bits", "arch_capabilities 0x6",
+    ]  # fmt: skip
+    amd = CpuConfig((CpuLeaf(0, ebx=0x68747541, edx=0x69746E65, ecx=0x444D4163),))
+    with pytest.raises(ConfigError, match="GenuineIntel and AuthenticAMD"):
+        one.in_common(amd)
+    assert amd.missing_on(one) == ["a processor of AuthenticAMD, and this one is of GenuineIntel"]
+    moved = template(CpuLeaf(0xD, 0, True, eax=7), CpuLeaf(0xD, 2, True, eax=256, ebx=832))
+    with pytest.raises(ConfigError, match=r"leaf 0xd\.2"):
+        one.in_common(moved)
+
+
+# cpuid of leaf 1, and what it has in ECX to the serial port, byte by byte
+ASK = b"\xb8\1\0\0\0\x0f\xa2\x89\xc8" + tiny.outb(0x3F8, 0)[:4] + b"\xee" + b"\xc1\xe8\x08\xee" * 3
+
+
+def test_a_guest_sees_the_processor_of_its_template(tmp_path: Path) -> None:
+    """Also when it goes on somewhere else, where the file is not."""
+    host = probe.offered()
+    leaf = host.by_place()[1, 0]
+    bit = next(1 << n for n in range(32) if leaf.ecx >> n & 1 and n not in (21, 24, 31))  # these are the VMM's
+    less = replace(host, leaves=tuple(replace(e, ecx=e.ecx & ~bit) if e == leaf else e for e in host.leaves))
+    kernel = tiny.make(tmp_path, ASK, tiny.ECHO)
+    seen: dict[str, int] = {}
+    for name, cpu in (("guest", "guest"), ("template", host), ("less", less)):
+        console = tiny.Console()
+        with Machine(replace(tiny.config(kernel, console=console.config), cpu=cpu)) as machine:
+            machine.start()
+            seen[name] = int.from_bytes(console.read(4), "little")
+            machine.snapshot(str(tmp_path / name))
+        console.close()
+    assert seen["template"] == seen["guest"] and seen["less"] == seen["guest"] & ~bit
+    with Machine.restore(str(tmp_path / "less")) as clone:
+        assert clone.config.cpu == less and clone.console_input(b"\4") == 1
+        end = clone.wait(60)
+        assert end is not None and end.kind == "poweroff"
+    saved = [read_manifest(str(tmp_path / name)).cpu.cpuid for name in seen]
+    assert saved[2] not in saved[:2]
+    lacking = next(1 << n for n in range(32) if not leaf.ecx >> n & 1)
+    more = replace(host, leaves=tuple(replace(e, ecx=e.ecx | lacking) if e == leaf else e for e in host.leaves))
+    with pytest.raises(ConfigError, match=rf"cannot have leaf 0x1 ecx bits {lacking:#x}"):
+        Machine(replace(tiny.config(kernel), cpu=more))
+
+
+def test_the_command_makes_and_takes_templates(tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([PYVMM, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+
+    here = tmp_path / "here.json"
+    here.write_text(run("cpu").stdout)
+    assert run("cpu", str(here), str(here)).stdout == here.read_text()
+    boot = ("boot", "--kernel", tiny.make(tmp_path, tiny.POWEROFF), "--memory", "32M", "--cpu")
+    assert run(*boot, f"template:{here}").returncode == 0
+    for what, says in ((f"template:{tmp_path}/none", "No such file"), ("templates", "cpu 'templates'")):
+        done = run(*boot, what)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+    assert run("cpu", str(tmp_path / "none")).returncode == 2
 
 
 # -- messages of MSI ---------------------------------------------------------------------------------------------------
