@@ -211,6 +211,64 @@ with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
     assert subprocess.run([sys.executable, "-c", code]).returncode == -31
 
 
+FILLED = """
+import sys
+from vmm.snapshot.memory_file import open_ram
+memory = open_ram(1 << 20, [sys.argv[1]], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+print(memory.on_demand, flush=True)
+input()
+print("survived", memory.read(0, 1))
+"""
+PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_ATTACH, PTRACE_DETACH, WALL = 12, 13, 16, 17, 0x40000000
+RAX, ORIG_RAX, RIP = 10, 15, 16
+ARGUMENTS = (14, 13, 12, 7, 9, 8)
+"""Of struct user_regs_struct: rdi, rsi, rdx, r10, r8, r9."""
+
+
+def waiting_thread(pid: int, name: str) -> int:
+    """The thread of that name, when it waits in epoll_wait() (232)."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "comm").read_text() == f"{name}\n" and (task / "syscall").read_text().startswith("232 "):
+                return int(task.name)
+        time.sleep(0.005)
+    raise AssertionError(f"no thread {name} waits")
+
+
+def take_over(thread: int, call: tuple[int, ...]) -> None:
+    """Have a thread that waits in a system call make another one."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    regs = (ctypes.c_uint64 * 27)()
+    assert ptrace(PTRACE_ATTACH, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(thread, WALL)
+    assert ptrace(PTRACE_GETREGS, thread, None, regs) == 0
+    regs[RAX], regs[ORIG_RAX], regs[RIP] = call[0], (1 << 64) - 1, regs[RIP] - 2  # the instruction once more
+    for register, value in zip(ARGUMENTS, call[1:], strict=False):
+        regs[register] = value & (1 << 64) - 1
+    assert ptrace(PTRACE_SETREGS, thread, None, regs) == 0
+    assert ptrace(PTRACE_DETACH, thread, None, None) == 0
+
+
+@pytest.mark.parametrize("call", ["open", "socket", "execve", "ptrace", "mount", "kill", "ioctl", "clone"])
+def test_the_thread_that_fills_memory_ends_the_process(tmp_path: Path, call: str) -> None:
+    """Others wait for it, and for nobody else."""
+    template = tmp_path / "memory"
+    template.write_bytes(os.urandom(1 << 20))
+    command = [sys.executable, "-c", FILLED, str(template)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        if process.stdout.readline() != "True\n":
+            process.kill()
+            pytest.skip("nobody may have a userfaultfd here")
+        filler = waiting_thread(process.pid, "ram-fill")
+        take_over(filler, CALLS[call])
+        out, errors = process.communicate("\n", timeout=60)
+    assert process.returncode == 1, (process.returncode, out)
+    assert f"thread ram-fill tried the system call {call} ({CALLS[call][0]})" in errors
+    assert process.returncode == 1 and "survived" not in out
+
+
 def test_lists_are_short() -> None:
     call = ffi.new("struct seccomp_row *")
     count = dict.fromkeys(

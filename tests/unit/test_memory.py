@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.where import ROOT
 from vmm.errors import ConfigError, GuestError, HostError
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
 from vmm.native import ffi, lib
@@ -302,6 +304,17 @@ path, size, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if how == "nobody":
     os.setgid(65534)
     os.setuid(65534)
+if how == "no memory":
+    import ctypes, struct
+    from tests.record_calls import NR_SECCOMP, SET_MODE_FILTER
+    # The number is that of ioctl, its second argument UFFDIO_COPY: ENOMEM; else: as ever (linux/filter.h)
+    lines = [(0x20, 0, 0, 0), (0x15, 0, 3, 16), (0x20, 0, 0, 24), (0x15, 0, 1, 0xC028AA03)]
+    lines += [(6, 0, 0, 0x5000C), (6, 0, 0, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in lines))
+    head = struct.pack("<HxxxxxxQ", len(lines), ctypes.addressof(program))
+    libc = ctypes.CDLL(None)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    assert libc.syscall(NR_SECCOMP, SET_MODE_FILTER, 0, head) == 0
 memory = open_ram(size, [path], huge_pages="auto", shared=True, prefault=False, on_demand=True)
 print(memory.on_demand, flush=True)
 with open(path, "rb") as file:
@@ -352,9 +365,9 @@ def test_after_a_reset_the_template_is_gone(template: Path) -> None:
     memory.close()
 
 
-@pytest.mark.parametrize("how", ["whole", "cut", "nobody"])
-def test_templates_that_are_cut_and_users_without_the_right(how: str) -> None:
-    """The one ends the process, as it does where a file is mapped; for the others memory is copied."""
+@pytest.mark.parametrize("how", ["whole", "cut", "no memory", "nobody"])
+def test_templates_that_are_cut_hosts_without_memory_and_users_without_the_right(how: str) -> None:
+    """The first two end the process, as they do where a file is mapped; for the others memory is copied."""
     if how == "nobody" and os.geteuid():
         pytest.skip("only root can become another user")
     with tempfile.TemporaryDirectory() as folder:
@@ -362,9 +375,45 @@ def test_templates_that_are_cut_and_users_without_the_right(how: str) -> None:
         template = Path(folder) / "memory"
         template.write_bytes(os.urandom(SIZE))
         command = [sys.executable, "-c", ON_DEMAND, str(template), str(SIZE), how]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if how == "cut":
-        assert (done.returncode, done.stdout) == (1, "True\n")
-        assert "page 0 of guest memory cannot be brought from its template" in done.stderr
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    if how in ("cut", "no memory"):
+        assert (done.returncode, done.stdout) == (1, "True\n"), done.stderr
+        number = f"(errno {errno.ENOMEM})" if how == "no memory" else ""
+        assert f"page 0 of guest memory cannot be brought from its template {number}" in done.stderr
     else:
         assert (done.returncode, done.stdout) == (0, f"{how == 'whole'}\nTrue\n"), done.stderr
+
+
+LIAR = """
+import ctypes, mmap, os, sys, threading
+from vmm.native import lib
+from vmm.snapshot.memory_file import open_ram
+
+path, size = sys.argv[1], int(sys.argv[2])
+memory = open_ram(size, [path], huge_pages="auto", shared=True, prefault=False, on_demand=True)
+client = memory.admit(lib.fill_uffd(lib.fill_device()))
+for address in (1, 4095, 1 << 47, (1 << 64) - 4096):
+    try:
+        memory.mapped_by(client, address)
+        print("taken", address)
+    except OSError:
+        pass
+own = mmap.mmap(-1, size)
+address = ctypes.addressof(ctypes.c_char.from_buffer(own))
+memory.mapped_by(client, address)
+look = ctypes.CDLL(None).memchr
+threading.Thread(target=lambda: look(ctypes.c_void_p(address), 1, 1), daemon=True).start()
+with open(path, "rb") as file:
+    print(memory.read(0, size) == file.read(size), flush=True)
+memory.close()
+os._exit(0)
+"""
+
+
+def test_who_lies_about_where_it_has_mapped_memory_harms_itself(template: Path) -> None:
+    """Addresses that nothing is at are refused; at others it waits itself, and for everybody else memory comes."""
+    if not os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/userfaultfd here")
+    command = [sys.executable, "-c", LIAR, str(template), str(SIZE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

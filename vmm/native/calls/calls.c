@@ -166,6 +166,8 @@ static __thread struct seccomp_guard mine __attribute__((tls_model("initial-exec
 static struct sigaction before;
 /* Others wait for this thread, and for nobody else. */
 static __thread bool needed __attribute__((tls_model("initial-exec")));
+/* Its name, where it may not even ask for that. */
+static __thread char known_as[17] __attribute__((tls_model("initial-exec")));
 static bool whole_process;
 static bool confined; /* there are threads with a list and without a guard */
 
@@ -196,7 +198,10 @@ static void end_process(int nr)
 	const char *call = "";
 	size_t n = 0;
 
-	prctl(PR_GET_NAME, name, 0, 0, 0);
+	if (needed)
+		memcpy(name, known_as, sizeof(name));
+	else
+		prctl(PR_GET_NAME, name, 0, 0, 0);
 	for (uint32_t i = 0; i < CALLS; i++)
 		if ((int)calls[i].nr == nr)
 			call = calls[i].name;
@@ -285,10 +290,12 @@ int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 	if (SANITIZED)
 		return 0;
 	install_handler();
-	if (guard)
+	if (guard) {
 		mine = *guard;
-	else
+	} else {
+		prctl(PR_GET_NAME, known_as, 0, 0, 0);
 		needed = true;
+	}
 	(void)keep_capabilities(capabilities_of(kind));
 	return put_on(kind);
 }
