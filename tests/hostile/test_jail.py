@@ -23,7 +23,7 @@ import pytest
 
 from tests import tiny
 from tests.command import Command
-from tools.where import ROOT
+from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process
 from vmm.control.broker import Broker
 from vmm.control.client import ask
@@ -116,6 +116,59 @@ def test_it_leaves_no_core_and_grows_no_file(machine: Command) -> None:
     assert os.stat(f"/proc/{machine.process.pid}/mem").st_uid == 0, (
         "not dumpable: of its own user, nobody may look into it"
     )
+
+
+@pytest.mark.parametrize("most", [*range(6, 25, 3), 26, 500])
+def test_a_user_with_few_descriptors(tmp_path: Path, most: int) -> None:
+    """There is an error that says so, or a machine, whose limits stand all the same."""
+    command = [sys.executable, str(PYVMM), "boot", "--kernel", tiny.make(tmp_path, tiny.POWEROFF), "--memory", "32M"]
+    shell = ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *command, "--json"]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    if most > 25:
+        assert done.returncode == 0 and "limits" in json.loads(done.stderr.splitlines()[-1])["jail"]
+    else:
+        assert (done.returncode in (1, 2) and "Too many open files" in done.stderr) or done.returncode == 0
+
+
+def test_a_machine_that_stood_still_goes_on(tmp_path: Path) -> None:
+    """SIGSTOP for a while, as a suspended host."""
+    command = Command(tmp_path, "--kernel", tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO), "--memory", "32M")
+    try:
+        command.expect("hello")
+        command.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, command.process.pid, os.WSTOPPED | os.WNOWAIT)
+        command.type(b"x")
+        time.sleep(0.5)
+        command.process.send_signal(signal.SIGCONT)
+        command.expect("x")
+        command.type(b"\4")
+        assert command.wait() == 0
+    finally:
+        command.close()
+
+
+NO_ROOM = """
+import os, sys
+from pathlib import Path
+from vmm import HostError, Machine
+from tests import tiny
+folder = Path(sys.argv[1])
+with Machine(tiny.config(tiny.make(folder, tiny.SPIN))) as machine:
+    machine.start()
+    machine.memory.write(0x500000, os.urandom(4 << 20))
+    try:
+        machine.snapshot(str(folder / "warm"))
+    except HostError as error:
+        print(error.errno, machine.state, sorted(os.listdir(folder)))
+"""
+
+
+def test_a_snapshot_that_has_no_room_leaves_nothing_and_the_machine_goes_on(tmp_path: Path) -> None:
+    mount = ["sh", "-c", f'mount -t tmpfs -o size=2m none {tmp_path} && exec "$@"', "sh"]
+    command = ["unshare", "-m", *mount, sys.executable, "-c", NO_ROOM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout == f"{errno.ENOSPC} running ['tiny.elf']\n", done.stdout + done.stderr
 
 
 def test_two_machines_are_two_users(machine: Command, tmp_path: Path) -> None:
@@ -658,6 +711,7 @@ NEVER = {
         ),
         "what a control socket needs outside",
     ),
+    "vmm.config.cpu": "a template is read, and fits or not, before",
     "_queue": "nobody iterates over the events of pyvmm boot's machine",
     "vmm.virtio.fs.process": "opened before",
     "vmm.virtio.fs.device": "opened before",

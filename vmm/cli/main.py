@@ -9,6 +9,9 @@ import sys
 from vmm.cli.commands import COMMANDS, EXIT_CONFIG, EXIT_HOST, exit_status
 from vmm.errors import VmmError
 
+SHORTAGES = (12, 23, 24)
+"""ENOMEM, ENFILE, EMFILE: of what has no better words for it."""
+
 
 def usage() -> str:
     """The text of ``pyvmm --help``."""
@@ -97,4 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"pyvmm: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return exit_status(error)
     except BrokenPipeError:
+        return EXIT_HOST
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            raise
+        sys.stderr.write(f"pyvmm: {error.strerror}\n  hint: see the limits of this process: ulimit -a\n")
         return EXIT_HOST

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import posix
 import time
 from _thread import RLock, allocate_lock, get_ident
 
 from vmm.config.device import DeviceConfig
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
 from vmm.faststart.thread import Thread
 from vmm.machine import exit_hook as exithook
@@ -58,6 +59,27 @@ if TYPE_CHECKING:
     from vmm.virtio.vsock.vhost import VhostVsock
 
 
+def _refusal(error: BaseException) -> HostError | None:
+    """The host has no descriptor, memory or thread left for a part of a machine, which says so in its own way."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        what, number = posix.strerror(error.errno), error.errno
+    elif isinstance(error, RuntimeError) and "new thread" in str(error):
+        what, number = "no thread left", _EAGAIN
+    else:
+        return None
+    return HostError(
+        f"cannot make the machine: {what}",
+        code="host-limit",
+        hint="see the limits of this process (ulimit -a) and of its control group",
+        errno=number,
+    )
+
+
+_EAGAIN = 11
+_SHORTAGES = (_EAGAIN, 12, 23, 24)
+"""EAGAIN, ENOMEM, ENFILE, EMFILE."""
+
+
 class Machine:
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
@@ -98,8 +120,10 @@ class Machine:
             exithook.watch(self)
             try:
                 self._build(devices, _origin)
-            except BaseException:
+            except BaseException as error:
                 self.close()
+                if (refusal := _refusal(error)) is not None:
+                    raise refusal from error
                 raise
 
     # -- wiring ------------------------------------------------------------------------------------------------------

@@ -149,19 +149,31 @@ static int enter_landlock(void)
 	return err;
 }
 
+/* No more than there may be already: that takes a right. */
+static int lower(int what, uint64_t most)
+{
+	struct rlimit now;
+
+	if (getrlimit(what, &now) < 0)
+		return -errno;
+	if (now.rlim_max > most)
+		now.rlim_max = most;
+	now.rlim_cur = now.rlim_max;
+	return setrlimit(what, &now) < 0 ? -errno : 0;
+}
+
 static int limit(const struct jail_config *config)
 {
-	const struct rlimit none = { 0, 0 }, size = { config->file_size, config->file_size };
-	const struct rlimit files = { config->files, config->files }, threads = { config->threads, config->threads };
+	int err = lower(RLIMIT_CORE, 0);
 
-	if (setrlimit(RLIMIT_CORE, &none) < 0)
-		return -errno;
-	if (config->file_size && setrlimit(RLIMIT_FSIZE, &size) < 0)
-		return -errno;
-	if (config->files && setrlimit(RLIMIT_NOFILE, &files) < 0)
-		return -errno;
+	if (!err && config->file_size)
+		err = lower(RLIMIT_FSIZE, config->file_size);
+	if (!err && config->files)
+		err = lower(RLIMIT_NOFILE, config->files);
 	/* Counted for the user: of use where nobody else has it. */
-	return config->uid && setrlimit(RLIMIT_NPROC, &threads) < 0 ? -errno : 0;
+	if (!err && config->uid)
+		err = lower(RLIMIT_NPROC, config->threads);
+	return err;
 }
 
 static int keep_capabilities(uint64_t kept)
