@@ -706,6 +706,7 @@ NEVER = {
             "vmm.snapshot.directory",
             "vmm.jail.restrict",
             "ctypes",
+            "hashlib",
             "zlib",
             "tempfile",
         ),

@@ -49,6 +49,7 @@ def import_the_rest() -> None:
     import cbor2
 
     import vmm
+    from vmm.faststart.environment import sha256
     from vmm.machine import snapshot
     from vmm.snapshot import directory, files, memory_base, memory_file, working_set
 
@@ -56,6 +57,7 @@ def import_the_rest() -> None:
     assert memory_base and memory_file and working_set
     ctypes.CDLL(None)
     hashlib.sha256()
+    sha256(b"")
     vmm._version()
 
 
