@@ -190,15 +190,16 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
 
 def page_runs(bits: bytes, size: int) -> Iterator[tuple[int, int]]:
     """The parts of RAM that a diff holds: offsets in bytes, half-open."""
-    start = None
-    for number in range(size // PAGE):
-        if not number % 8 and start is None and not bits[number // 8]:
-            continue
-        if bits[number // 8] >> number % 8 & 1:
-            start = number if start is None else start
-        elif start is not None:
-            yield start * PAGE, number * PAGE
-            start = None
+    start: int | None = None
+    for index, byte in enumerate(bits[: -(-size // PAGE // 8)]):
+        if byte == (0 if start is None else 0xFF):
+            continue  # as most are
+        for number in range(index * 8, min(index * 8 + 8, size // PAGE)):
+            if byte >> number % 8 & 1:
+                start = number if start is None else start
+            elif start is not None:
+                yield start * PAGE, number * PAGE
+                start = None
     if start is not None:
         yield start * PAGE, size // PAGE * PAGE
 
