@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HERE = Path("/bench/kata")
 SETTINGS = HERE / "kata.toml"
+TEMPLATES = HERE / "templates.toml"
 RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
 RUNC = "/usr/sbin/runc"
 BUSYBOX = "/bin/busybox"
@@ -72,6 +73,7 @@ def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> st
 def commands(pyvmm: str, spec: Spec) -> dict[str, list[str]]:
     """The programs, without their command."""
     SETTINGS.write_text(f'kernel = "{spec.kernel}"\nimage = "{spec.kata_image}"\nmemory = "256M"\n')
+    TEMPLATES.write_text(f'{SETTINGS.read_text()}template = "auto"\n')
     return {
         "pyvmm": [pyvmm, "--config", str(SETTINGS), "--root", str(HERE / "pyvmm")],
         "runsc": [*RUNSC, "--root", str(HERE / "runsc")],
@@ -123,6 +125,29 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
     return {"run": runs, "cold": cold, "exec": execs, "idle": idle, "inside": inside}
 
 
+def measure_clones(pyvmm: str, bundles: dict[str, str], turns: int) -> dict[str, Any]:
+    """The same where machines are clones of a template that is there: `run`, `idle`, and `phases`."""
+    root = HERE / "clones"
+    command = [pyvmm, "--config", str(TEMPLATES), "--root", str(root)]
+    debug = ["--debug", "--log", str(HERE / "template.log")]
+    for words in ([], debug):  # `--debug` is a word for the guest's kernel, too
+        run([*command, *words, "template", "build"])
+    runs = [run([*command, "run", "--bundle", bundles["true"], "c1"]) for _ in range(turns + 1)][1:]
+    say(f"clones: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
+    wait_for_image()
+    create = [*command, "create", "--bundle", bundles["sleep"], "c1"]
+    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
+    try:
+        run([*command, "start", "c1"])
+        time.sleep(IDLE_S)
+        idle = memory_of(str(root))
+    finally:
+        subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=TIMEOUT)
+    say(f"clones: idle {idle / 1024:.1f} MiB")
+    phases = kata_phases.measure(command, bundles["true"], turns, HERE / "debug.log", kata_phases.OF_CLONE)
+    return {"run": runs, "idle": idle, "phases": phases}
+
+
 def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict[str, Any]:
     """Of pyvmm and runsc what a further container in a pod takes."""
     folder = Path(pyvmm).parent
@@ -150,6 +175,7 @@ def measure(spec: Spec) -> dict[str, Any]:
     figures: dict[str, Any] = {"pod": measure_pods(pyvmm, programs, spec.boots), "files": kata_inside.files()}
     for name, command in programs.items():
         figures[name] = measure_one(name, command, bundles, spec.boots)
+    figures["clones"] = measure_clones(pyvmm, bundles, spec.boots)
     figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
 
@@ -170,6 +196,11 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             cold = statistics.median(figures["pyvmm"]["cold"]) / 1e6
             made.append(compare("  started before there is an image", cold, runsc, unit, peer_name="runsc"))
             made += kata_phases.rows(figures["phases"])
+            clones = statistics.median(figures["clones"]["run"]) / 1e6
+            name = "container: run of `true` from a template"
+            made.append(compare(name, clones, runsc, unit, peer_name="runsc", must=0.55, aim=0.35))
+            made.append(compare("  against runc", clones, runc, unit, peer_name="runc"))
+            made += kata_phases.rows(figures["clones"]["phases"])
     ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
     made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=1.0, aim=0.5))
     command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6
@@ -177,6 +208,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     ours, runsc = (figures[who]["idle"] / 1024 for who in ("pyvmm", "runsc"))
     made.append(compare("container: memory when idle", ours, runsc, "MiB", peer_name="runsc", must=3.0))
     made.append(absolute("container: memory when idle, absolute", ours, "MiB", 64, 32))
+    made.append(absolute("  a clone of a template", figures["clones"]["idle"] / 1024, "MiB", 64, 24))
     return made + kata_inside.rows(figures)
 
 

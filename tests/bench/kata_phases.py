@@ -44,6 +44,8 @@ STEPS = (
     Step("end", "power off, machine closed", "closed"),
     Step("end", "deleted, end of the command", "end"),
 )
+OF_CLONE = tuple(step for step in STEPS if step.end != "process 1")
+"""Those of a machine whose kernel and agent are there when it begins."""
 PHASES = {
     "command": "before the machine",
     "VMM": "the VMM, to the first KVM_RUN",
@@ -54,7 +56,9 @@ PHASES = {
 }
 
 
-def measure(command: Sequence[str], bundle: str, turns: int, log: Path) -> list[dict[str, int]]:
+def measure(
+    command: Sequence[str], bundle: str, turns: int, log: Path, wanted: Sequence[Step] = STEPS
+) -> list[dict[str, int]]:
     """Of each run of a bundle nanoseconds from its start to each step's end; one run is not counted.
 
     Writing the notes is counted, too: `end` is a bit later than without them.
@@ -70,7 +74,7 @@ def measure(command: Sequence[str], bundle: str, turns: int, log: Path) -> list[
             ended = child.ended
         if turn:
             marks = _marks(log.read_text(), child.started) | {"end": ended - child.started}
-            runs.append({step.end: marks[step.end] for step in STEPS})
+            runs.append({step.end: marks[step.end] for step in wanted})
     say("steps: " + ", ".join(f"{label} {ns / 1e6:.1f}" for label, ns in steps(runs).items()) + " M instructions")
     return runs
 
@@ -94,8 +98,8 @@ def steps(runs: list[dict[str, int]]) -> dict[str, float]:
     """Of each step by its end: nanoseconds that it takes, the median."""
     before = [dict(zip(run, (0, *run.values()), strict=False)) for run in runs]
     return {
-        step.end: statistics.median(run[step.end] - start[step.end] for run, start in zip(runs, before, strict=True))
-        for step in STEPS
+        end: statistics.median(run[end] - start[end] for run, start in zip(runs, before, strict=True))
+        for end in runs[0]
     }
 
 
@@ -103,8 +107,9 @@ def rows(runs: list[dict[str, int]]) -> list[Row]:
     """The lines of the table."""
     took = steps(runs)
     return [
-        absolute(f"  {label}", sum(took[step.end] for step in STEPS if step.phase == phase) / 1e6, "M instructions")
+        absolute(f"  {label}", sum(took[step.end] for step in within) / 1e6, "M instructions")
         for phase, label in PHASES.items()
+        if (within := [step for step in STEPS if step.phase == phase and step.end in took])
     ]
 
 
