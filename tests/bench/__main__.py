@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, install, kata_phases, results, startup
+from tests.bench import artefacts, kata_phases, results, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
-from tests.bench.stage import StageError
+from tests.bench.stage import InstallError, StageError, install
 from tests.lab import Lab, LabError
 from tests.lab.terminal import Interrupted, Signals
 from tools import guest
@@ -30,7 +30,7 @@ from tools.step import step
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
-    True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "kata"),
+    True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "snapshots", "kata"),
     False: ("memory", "fio", "net", "fs", "vsock", "console", "debian"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
@@ -95,7 +95,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool) -> dict[str, 
     try:
         with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
             made = artefacts.make(kernel)
-            pyvmm = install.install(OUTPUT / "env")
+            pyvmm = install(OUTPUT / "env")
             if set(parts) - {"startup"}:
                 artefacts.make_stage(stage, pyvmm, made)
         if "startup" in parts:
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     try:
         parts = options.only or PARTS
         figures = measure(parts, options.kernel, options.quick)
-    except (install.InstallError, StageError, ChildError, LabError) as error:
+    except (InstallError, StageError, ChildError, LabError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     rows = results.rows(figures)

@@ -10,8 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import fs, install, kata, programs
-from tests.bench.stage import Stage, python_files
+from tests.bench import fs, kata, programs
+from tests.bench.stage import Stage, python_files, venv_base
 from tools import guest
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +42,7 @@ def make(kernel: str | None) -> Artefacts:
 
 def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     """Write the tar file of the root that everything runs from in the lab."""
-    base = install.venv_base()
+    base = venv_base()
     stdlib, extensions = python_files(base)
     stage = Stage(archive)
     prefix = pyvmm.parent.parent
@@ -72,7 +72,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
     for program in (kata.RUNSC[0], kata.RUNC):
         stage.add_program(program)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
-    for program in ("runner.py", "pod_client.py"):
+    for program in ("runner.py", "snapshot_runner.py", "pod_client.py"):
         stage.add(HERE / program, at=f"bench/{program}")
     disk = guest.programs()
     stage.add(disk, at="bench/programs")

@@ -79,19 +79,20 @@ def main(argv: list[str]) -> int:
     """Measure what the file `argv[0]` says."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
-    from tests.bench import boot, console, debian, fio, fs, kata, memory, net, vsock
+    from tests.bench import boot, console, fio, fs, kata, memory, net, snapshots, vsock
     from tests.bench.child import ChildError
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
-    measures |= {"debian": debian.measure}
+    measures |= {"debian": boot.measure_debian}
     measures |= {"net": net.measure, "net-icount": net.measure}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
+    measures |= {"snapshots": snapshots.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     fill_stage(spec.stage)
     if "debian" in spec.parts:
-        debian.carry(spec.debian_disk, NEW_ROOT)
+        boot.carry_debian(spec.debian_disk, NEW_ROOT)
     enter_stage()
     figures = {}
     for part in spec.parts:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import boot, console, debian, fio, fs, kata, memory, net, startup, vsock
+from tests.bench import boot, console, fio, fs, kata, memory, net, snapshots, startup, vsock
 from tests.bench.row import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +28,13 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "fio-icount": fio.icount_rows,
         "vsock": vsock.rows,
         "console": console.rows,
-        "debian": debian.rows,
+        "debian": boot.debian_rows,
         "fs": fs.rows,
         "net": net.rows,
         "net-icount": net.icount_rows,
         "fs-icount": fs.icount_rows,
         "vsock-icount": vsock.icount_rows,
+        "snapshots": snapshots.rows,
         "kata": kata.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]

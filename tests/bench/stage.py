@@ -2,16 +2,25 @@
 
 The lab sees the host's files over 9p, where every look-up is slow and is not what is to be measured. So everything that
 runs, its libraries and all that it reads go into one archive, at their own paths, and the lab unpacks it into a tmpfs.
+
+What is measured is an ordinary installation of pyvmm and pyvmm-kata, an environment of its own with nothing else in it:
+the checkout's has test tools in it, and path hooks that they bring. It is what `pip install` gives, byte code included.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("cffi", "pycparser", "construct", "elftools", "cbor2", "pyroute2", "zstandard")
+"""What the two need at run time, with the extension module beside cffi."""
 
 UNUSED = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "lib2to3"}
 """Folders of the standard library that nothing here imports."""
@@ -89,3 +98,56 @@ def python_files(interpreter: str) -> tuple[str, list[str]]:
     done = subprocess.run([interpreter, "-ISc", code], capture_output=True, text=True, check=True)
     folder = done.stdout.strip()
     return folder, [str(path) for path in sorted(Path(folder, "lib-dynload").glob("*.so"))]
+
+
+class InstallError(Exception):
+    """The installation cannot be made; the message says what to do."""
+
+
+def venv_base() -> str:
+    """The interpreter that the checkout's environment was made from."""
+    return os.path.realpath(Path(sys.prefix) / "bin" / "python3")
+
+
+def site_packages(prefix: Path) -> Path:
+    """Where the environment `prefix` keeps packages."""
+    return prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+
+
+def install(prefix: Path) -> Path:
+    """Make the environment `prefix` anew and return the path of its `pyvmm`.
+
+    Raises InstallError when this does not run in an environment with the extension built.
+    """
+    source = site_packages(Path(sys.prefix))
+    extensions = sorted(source.glob("_cffi_backend*.so"))
+    if sys.prefix == sys.base_prefix or not extensions:
+        raise InstallError("run this with the checkout's environment: .venv/bin/python -m tests.bench")
+    if not list((ROOT / "vmm/native").glob("_native*.so")):
+        raise InstallError("the extension is not built: run .venv/bin/python vmm/native/build.py")
+    shutil.rmtree(prefix, ignore_errors=True)
+    target = site_packages(prefix)
+    target.mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    base = venv_base()
+    for name in ("python", "python3"):
+        (prefix / "bin" / name).symlink_to(base)
+    version = "{}.{}.{}".format(*sys.version_info)
+    (prefix / "pyvenv.cfg").write_text(
+        f"home = {os.path.dirname(base)}\ninclude-system-site-packages = false\nversion = {version}\n"
+    )
+    junk = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.o")
+    for package in PACKAGES:
+        if (source / package).is_dir():
+            shutil.copytree(source / package, target / package, ignore=junk)
+    for extension in extensions:
+        shutil.copy2(extension, target)
+    shutil.copytree(ROOT / "vmm", target / "vmm", ignore=junk)
+    shutil.copytree(ROOT / "examples/kata/pyvmm_kata", target / "pyvmm_kata", ignore=junk)
+    kata = "examples/kata/bin"
+    for program in ("bin/pyvmm", f"{kata}/pyvmm-oci", f"{kata}/containerd-shim-pyvmm-v2"):
+        shutil.copy2(ROOT / program, prefix / "bin")
+    done = subprocess.run([str(prefix / "bin/python3"), "-m", "compileall", "-q", str(target)])
+    if done.returncode:
+        raise InstallError(f"{target}: some module does not compile")
+    return prefix / "bin/pyvmm"
