@@ -19,7 +19,7 @@ def install(prefix: Path) -> Path:
     site = prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     junk = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.o")
     shutil.copytree(Path(ROOT) / "vmm", site / "vmm", ignore=junk)
-    for path in (*SITE.glob("*cffi*"), SITE / "construct", SITE / "elftools"):
+    for path in (*SITE.glob("*cffi*"), SITE / "cbor2", SITE / "construct", SITE / "elftools"):
         (site / path.name).symlink_to(path)
     (prefix / "bin").mkdir()
     interpreter = os.path.realpath(sys.executable)

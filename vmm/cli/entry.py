@@ -24,6 +24,19 @@ WARM = (
     "vmm.virtio.rng.device",
 )
 """What most boots import, for the image of :mod:`vmm.faststart.warm`; all of it is memory of each monitor."""
+RESTORE = (
+    *WARM,
+    "cbor2",
+    "json",
+    "vmm.cli.restore",
+    "vmm.control.broker",
+    "vmm.machine.restored",
+    "vmm.virtio.balloon",
+    "vmm.virtio.net",
+    "vmm.virtio.pmem",
+    "vmm.virtio.vsock.device",
+)
+"""What restores import, which have an image of their own."""
 
 
 def begin() -> int:
@@ -31,7 +44,8 @@ def begin() -> int:
     if "pyvmm_warm" in sys._xoptions:
         from vmm.faststart.warm import warm_start
 
-        warm_start(WARM)
+        image = str(sys._xoptions["pyvmm_warm"]).rpartition("/")[2]
+        warm_start(RESTORE if "-restore-" in image else WARM)
     else:
         from vmm.faststart import bundle
 

@@ -70,12 +70,20 @@ class DeviceOption(Option):
         return found
 
 
-def parse_fast(options: tuple[Option, ...], argv: list[str]) -> dict[str, Any] | None:
-    """The values by name, or None when *argv* is not plain."""
+def parse_fast(options: tuple[Option, ...], argv: list[str], positional: str = "") -> dict[str, Any] | None:
+    """The values by name, or None when *argv* is not plain.
+
+    :param positional: the name of the one argument that is no option and has to be there
+    """
     table = {option.flag: option for option in options}
     values: dict[str, Any] = {o.name: ([] if o.many else False if not o.metavar else o.default) for o in options}
     words = iter(argv)
     for word in words:
+        if positional and word[:1] != "-":
+            if positional in values:
+                return None
+            values[positional] = word
+            continue
         flag, equals, value = word.partition("=")
         option = table.get(flag)
         if option is None or (equals and not option.metavar):
@@ -94,6 +102,8 @@ def parse_fast(options: tuple[Option, ...], argv: list[str]) -> dict[str, Any] |
         else:
             values[option.name] = value
     if any(option.required and values[option.name] is None for option in options):
+        return None
+    if positional and positional not in values:
         return None
     return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, Run, devices_from, number, run_machine
-from vmm.cli.options import Option
+from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
 from vmm.virtio.console import ConsoleConfig
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    values: dict[str, Any] = vars(parser().parse_args(argv))
+    values: dict[str, Any] = parse_fast(OPTIONS, argv, "directory") or vars(parser().parse_args(argv))
     messages = Messages(values["json"])
     values.update(gdb=None)
     jail.parse(values["jail"])

@@ -6,7 +6,6 @@ It is written under another name beside its place, synced, and put there by one 
 from __future__ import annotations
 
 import os
-import shutil
 
 from vmm.errors import ConfigError, HostError
 
@@ -18,6 +17,12 @@ MANIFEST, STATE, MEMORY = "manifest.json", "state", "memory"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _LEFT = ".pyvmm-"
 """Names of directories that are not finished begin with the snapshot's, and this."""
+
+
+def _remove(path: str) -> None:
+    from shutil import rmtree  # who reads a snapshot needs none of what this imports
+
+    rmtree(path, ignore_errors=True)
 
 
 class NewDirectory:
@@ -53,7 +58,7 @@ class NewDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
             return
         try:
             for name in os.listdir(self.path):
@@ -61,13 +66,13 @@ class NewDirectory:
             _sync(self.path)
             self._put()
         except OSError as failure:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
             raise _cannot(self.place, failure) from failure
 
     def _put(self) -> None:
         if os.path.lexists(self.place):
             _exchange(self.path, self.place)
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
         else:
             os.rename(self.path, self.place)
         _sync(os.path.dirname(self.place))
@@ -83,7 +88,7 @@ def _remove_left(parent: str, name: str) -> None:
     for entry in os.listdir(parent):
         head, sign, number = entry.rpartition(_LEFT)
         if sign and head == name and number.isdigit() and not os.path.exists(f"/proc/{number}"):
-            shutil.rmtree(os.path.join(parent, entry), ignore_errors=True)
+            _remove(os.path.join(parent, entry))
 
 
 def _sync(path: str) -> None:

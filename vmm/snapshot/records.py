@@ -41,6 +41,9 @@ def made(value: Any, annotation: str, kinds: Kinds, where: str) -> Any:
     :param where: what an error names
     :raises ConfigError: it is something else
     """
+    simple = _SIMPLE.get(annotation)
+    if simple is not None and type(value) is simple:
+        return value
     options = _split(annotation, "|")
     if len(options) > 1:
         return _one_of(value, options, kinds, where)
@@ -59,10 +62,16 @@ def made(value: Any, annotation: str, kinds: Kinds, where: str) -> Any:
     elif annotation.startswith("tuple[") and annotation.endswith(", ...]"):
         if isinstance(value, list):
             inner = annotation[len("tuple[") : -len(", ...]")]
+            if inner in _SIMPLE and all(type(each) is _SIMPLE[inner] for each in value):
+                return tuple(value)
             return tuple(made(each, inner, kinds, f"{where}[{index}]") for index, each in enumerate(value))
     elif annotation.startswith("dict["):
         if isinstance(value, dict):
             key, inner = _split(annotation[len("dict[") : -1], ",")
+            if key in _SIMPLE and inner in _SIMPLE:
+                first, second = _SIMPLE[key], _SIMPLE[inner]
+                if all(type(k) is first and type(v) is second for k, v in value.items()):
+                    return dict(value)
             return {made(k, key, kinds, where): made(v, inner, kinds, f"{where}[{k!r:.40}]") for k, v in value.items()}
     elif annotation in kinds:
         return _record(value, annotation, kinds, where)
@@ -108,12 +117,21 @@ def _wrong(value: Any, annotation: str, where: str) -> ConfigError:
     return ConfigError(f"{where}: {type(value).__name__} where {annotation} is wanted", code="snapshot-format")
 
 
+_split_before: dict[tuple[str, str], list[str]] = {}
+"""Annotations are few, and the same for all clones."""
+
+
 def _split(text: str, sign: str) -> list[str]:
     """*text* at each *sign* that no bracket encloses, without blanks."""
-    parts, depth, start = [], 0, 0
+    if sign not in text:
+        return [text.strip()]
+    if (found := _split_before.get((text, sign))) is not None:
+        return found
+    parts: list[str] = []
+    depth, start = 0, 0
     for at, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")
         if letter == sign and not depth:
             parts.append(text[start:at].strip())
             start = at + 1
-    return [*parts, text[start:].strip()]
+    return _split_before.setdefault((text, sign), [*parts, text[start:].strip()])

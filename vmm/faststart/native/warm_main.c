@@ -65,12 +65,23 @@ static const char *name_of(const char *path)
 	return name;
 }
 
-/* Where the image is: in the user's cache, named after the script and after where this program is. */
-static bool image_path(char **envp, const char *script, char path[PATH_SIZE])
+/* Which of a script's images: restores import what boots do not. verb: the script's first argument, or NULL. */
+static const char *kind_of(const char *verb)
+{
+	static const char restore[] = "restore";
+
+	for (size_t i = 0; i < sizeof(restore); i++)
+		if (!verb || verb[i] != restore[i])
+			return "-";
+	return "-restore-";
+}
+
+/* Where the image is: in the user's cache, named after the script, its first argument and where this program is. */
+static bool image_path(char **envp, const char *script, const char *verb, char path[PATH_SIZE])
 {
 	static const char digits[16] = "0123456789abcdef";
 	char self[PATH_SIZE], *cache = variable(envp, "XDG_CACHE_HOME="), *home = variable(envp, "HOME=");
-	const char *parts[5] = {cache, "/pyvmm/warm-", name_of(script), "-", NULL};
+	const char *parts[5] = {cache, "/pyvmm/warm-", name_of(script), kind_of(verb), NULL};
 	long n = CALL3(SYS_readlink, "/proc/self/exe", self, sizeof(self));
 	uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
 	size_t used = 0;
@@ -79,7 +90,7 @@ static bool image_path(char **envp, const char *script, char path[PATH_SIZE])
 		parts[0] = home;
 		parts[1] = "/.cache/pyvmm/warm-";
 	}
-	if (n <= 0 || !parts[0] || parts[0][0] != '/' || length(parts[0]) + length(parts[2]) > PATH_SIZE - 64)
+	if (n <= 0 || !parts[0] || parts[0][0] != '/' || length(parts[0]) + length(parts[2]) > PATH_SIZE - 80)
 		return false;
 	for (long i = 0; i < n; i++)
 		hash = (hash ^ (uint8_t)self[i]) * UINT64_C(0x100000001b3);
@@ -458,7 +469,7 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 		CALL3(SYS_exit_group, 2, 0, 0);
 	while (*auxv++)
 		;
-	if (is_usual(envp, auxv) && image_path(envp, argv[2], path) && is_possible(path)) {
+	if (is_usual(envp, auxv) && image_path(envp, argv[2], argc > 3 ? argv[3] : NULL, path) && is_possible(path)) {
 		long fd = take_image(path);
 
 		if (fd >= 0 || has_folder(path))
