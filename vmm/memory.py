@@ -35,6 +35,8 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 _EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
+_MOST_LAYERS = 4
+"""RAM is filled from no more files than these: at a fork that would need more, all that is missing is filled."""
 _AROUND = 2
 """Pages that are filled together when one is touched (decision 0020 has what more or fewer cost)."""
 
@@ -60,6 +62,17 @@ def open_memory(name: str, size: int, flags: int = 0) -> int:
     fd = posix.memfd_create(name, posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING | flags)
     try:
         posix.ftruncate(fd, size)
+    except BaseException:
+        posix.close(fd)
+        raise
+    return fd
+
+
+def _open_shared(size: int) -> int:
+    """The same for guest RAM, which :meth:`GuestMemory.put_below` may :func:`freeze`."""
+    fd = open_memory("guest-ram", size)
+    try:
+        _seal(fd, _F_SEAL_SHRINK | _F_SEAL_GROW)
     except BaseException:
         posix.close(fd)
         raise
@@ -193,8 +206,10 @@ class GuestMemory:
         self.size = size
         self.regions = regions(size)
         self.fd = self.file = -1
+        self._layers: list[Layer] = []
         self.over_file = file >= 0 and not shared and huge_pages != "hugetlb"
         """A page that is given up must not show the file's bytes again: :func:`ram_zero` makes it zero."""
+        self._hugetlb = huge_pages == "hugetlb"
         self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
         try:
             if file >= 0 and posix.fstat(file).st_size < size:
@@ -231,7 +246,7 @@ class GuestMemory:
         # kernel sees to that itself, where it may have huge pages
         room = size + _HUGE_2M - PAGE if self.huge and not shared and size >= _HUGE_2M else size
         if shared:
-            self.fd = sealed_memory("guest-ram", size)
+            self.fd = _open_shared(size)
             ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
         else:
             ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
@@ -253,6 +268,18 @@ class GuestMemory:
         ram.madvise(mmap.MADV_DONTFORK)
         ram.madvise(mmap.MADV_DONTDUMP)
         return ram
+
+    def load_pages(self, file: int, bits: bytes) -> None:
+        """The pages of *file* that have a bit in *bits*, into the same place of RAM.
+
+        :raises OSError: it cannot be read, or ends early
+        """
+        with ffi.from_buffer(bits) as native:
+            result = lib.ram_load(self._base, self.size, file, native)
+        if result == -_EIO:
+            raise OSError(_EIO, "the file of guest memory ends early")
+        if result:
+            raise OSError(-result, posix.strerror(-result))
 
     def copy_from(self, file: int, begin: int, end: int) -> None:
         """The data of *file* between two offsets, into the same place of RAM: holes are left out, since what nobody
@@ -294,6 +321,21 @@ class GuestMemory:
 
         :returns: False: the host does not allow it, and nothing was done
         """
+        fill = self._new_fill(layers)
+        result = int(lib.fill_start(fill)) if fill != ffi.NULL else 0
+        if result:
+            lib.fill_free(fill)
+            _say_why(result)
+        if result or fill == ffi.NULL:
+            return False
+        # A child that is forked would find holes
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._layers = [(posix.dup(file), pieces, bits) for file, pieces, bits in layers]
+        self._fill, self.on_demand = fill, True
+        return True
+
+    def _new_fill(self, layers: Sequence[Layer]) -> Any:
+        """What fills RAM from *layers*, not started; NULL: the host does not allow it."""
         error = ffi.new("int *")
         fill = lib.fill_new(self._base, self.size, self.fd, _AROUND, error)
         result = error[0]
@@ -304,16 +346,84 @@ class GuestMemory:
                 for start, end in pieces:
                     if result == 0:
                         result = lib.fill_data(fill, file, start, end)
-            result = result or lib.fill_start(fill)
             if result:
                 lib.fill_free(fill)
         if result:
             _say_why(result)
-            return False
-        # A child that is forked would find holes
-        self._map.madvise(mmap.MADV_DONTFORK)
+            return ffi.NULL
+        return fill
+
+    @property
+    def deep(self) -> bool:
+        """It is filled from so many files that :meth:`put_below` should come after :meth:`complete`."""
+        return len(self._layers) >= _MOST_LAYERS
+
+    def put_below(self, pieces: Sequence[tuple[int, int]]) -> Sequence[Layer]:
+        """Make shared memory as it is now a template that nobody can write any more: RAM, at the same addresses, is an
+        empty memfd from then on, which is filled from it.  Nothing is copied.
+
+        Nobody touches RAM meanwhile, and no other process has it mapped; who maps it later takes part (:meth:`admit`).
+
+        :param pieces: where it may have data: offsets, half-open, of whole pages; unless it is filled on demand already
+        :returns: what it is filled from, with descriptors of this object's; empty: it cannot be, and nothing was done
+        """
+        if self._hugetlb or self._prefaulted:
+            return ()
+        try:
+            new = _open_shared(self.size)
+        except OSError:
+            return ()
+        kept = posix.dup(self.fd)
+        own: Layer = (kept, () if self.on_demand else pieces, self._own() if self.on_demand else b"")
+        fill = self._new_fill([*self._layers, own]) if self.on_demand or pieces else ffi.NULL
+        if fill == ffi.NULL or not self._exchange(kept, new, fill):
+            posix.close(kept)
+            posix.close(new)
+            return ()
+        posix.close(new)
+        if self._fill is not None:
+            lib.fill_free(self._fill)
+        if self.file >= 0:
+            posix.close(self.file)
+            self.file = -1
+        self._layers.append(own)
         self._fill, self.on_demand = fill, True
+        return self._layers
+
+    def _exchange(self, old: int, new: int, fill: Any) -> bool:
+        """Map *new* where *old* is, which is frozen; False: all is as it was."""
+        self.rest()
+        done = self._show(new)
+        if done:
+            try:
+                # Fails if anybody has it mapped to write, whatever was asked of them
+                freeze(old)
+                done = lib.fill_start(fill) == 0
+            except OSError:
+                done = False
+        if not done:
+            self._show(old)
+            lib.fill_free(fill)
+            if self._fill is not None:
+                lib.fill_start(self._fill)
+        return done
+
+    def _show(self, file: int) -> bool:
+        if lib.ram_show(self._base, self.size, file) < 0:
+            return False
+        try:
+            self._map.madvise(mmap.MADV_HUGEPAGE if self.huge else mmap.MADV_NOHUGEPAGE)
+        except OSError:
+            pass  # the host's kernel has no transparent huge pages
+        posix.dup2(file, self.fd, False)
         return True
+
+    def _own(self) -> bytes:
+        """A bit for each page that is not the template's, those included that the kernel brought by itself."""
+        bits = bytearray(-(-self.size // PAGE // 8))
+        with ffi.from_buffer(bits) as room:
+            lib.fill_own(self._fill, room)
+        return bytes(bits)
 
     def rest(self) -> None:
         """Have no thread until :meth:`go_on`: nobody touches memory meanwhile, or would wait for ever."""
@@ -368,6 +478,11 @@ class GuestMemory:
             self.fill_range(0, self.size)
             self.on_demand = False
             lib.fill_stop(self._fill)
+            self._forget_layers()
+
+    def _forget_layers(self) -> None:
+        while self._layers:
+            posix.close(self._layers.pop()[0])
 
     def admit(self, uffd: int) -> int:
         """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which is taken over.
@@ -411,6 +526,7 @@ class GuestMemory:
         if self.on_demand:
             self.on_demand = False
             lib.fill_stop(self._fill)
+            self._forget_layers()
         if self.over_file:
             result = lib.ram_zero(self._base, self.size)
             if result < 0:
@@ -499,6 +615,7 @@ class GuestMemory:
         self._close_files()
 
     def _close_files(self) -> None:
-        for fd in {self.fd, self.file} - {-1}:
+        for fd in {self.fd, self.file, *(file for file, _, _ in self._layers)} - {-1}:
             posix.close(fd)
+        self._layers = []
         self.fd = self.file = -1

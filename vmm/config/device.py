@@ -31,7 +31,7 @@ class Opening:
     :ivar loop: the machine's control loop
     :ivar owned: closes what a device is made of; the caller closes the device itself
     :ivar place: number of the device among those of its kind in this machine, from 0
-    :ivar on_demand: guest RAM is filled when it is touched
+    :ivar on_demand: guest RAM is filled when it is touched, or may be when the machine has been forked
     """
 
     __slots__ = ("cpus", "loop", "on_demand", "owned", "place", "ram")

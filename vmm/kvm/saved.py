@@ -102,13 +102,19 @@ class VmState:
     host_tsc: int | None
 
 
+_wanted: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+
 def wanted_msrs(indexes: Iterable[int]) -> tuple[int, ...]:
     """The MSRs that :func:`save_vcpu` is to read on this host.
 
     :param indexes: what KVM can save, see :meth:`vmm.kvm.system.System.msr_indexes`
     """
-    wanted = {i for i in indexes if any(first <= i < end for first, end in _SAVED_MSRS)}
-    return tuple(sorted(wanted.union(_UNLISTED_MSRS)))
+    listed = tuple(indexes)
+    if listed not in _wanted:
+        wanted = {i for i in listed if any(first <= i < end for first, end in _SAVED_MSRS)}
+        _wanted[listed] = tuple(sorted(wanted.union(_UNLISTED_MSRS)))
+    return _wanted[listed]
 
 
 def _get(fd: int, request: int, struct: Structure, what: str) -> bytes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
     from vmm.memory import GuestMemory
-    from vmm.snapshot.memory_base import Base
+    from vmm.snapshot.memory_base import Ahead, Base
     from vmm.virtio.blk import DiskConfig
 
 
@@ -31,6 +31,7 @@ class ForkPoint:
     """A machine at the moment of its fork.  Made while it is paused; it may go on at once.
 
     :param children: how many will be made of it, one after the other
+    :param ahead: what was copied of its RAM before
     :raises ConfigError: it has a device that cannot be saved
     :raises HostError: the host has no room for a disk, or for memory
     """
@@ -43,15 +44,18 @@ class ForkPoint:
         platform: Platform,
         memory: GuestMemory,
         children: int,
+        ahead: Ahead | None = None,
     ) -> None:
         self._config = config
         self._left = children
         self._copies = DiskCopies()
-        # As bytes: each child makes values of its own of them
-        self._state = encode_state(state.save(core, slots, platform))
+        self._saved = state.save(core, slots, platform)
+        self._state = b""
         try:
             self._disks = self._copy_disks(slots)
-            self._base = take_base(memory, children)
+            mapped = [each.device for each in slots.attached if each.device.shares_memory]
+            alone = not config.memory.shared and all(each.takes_memory_on_demand for each in mapped)
+            self._base = take_base(memory, children, ahead, alone=alone)
         except BaseException:
             self._copies.remove()
             raise
@@ -76,6 +80,8 @@ class ForkPoint:
         :raises ConfigError: it cannot have that
         :raises HostError: the host has no room for a disk
         """
+        # As bytes: each child makes values of its own of them; and not while the machine stood still
+        self._state = self._state or encode_state(self._saved)
         self._left -= 1
         if self._left:
             copies = DiskCopies()

@@ -147,8 +147,8 @@ class Machine:
             cpu=None if isinstance(config.cpu, str) else config.cpu,
         )
         self._owned.add(core)
-        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts, self._memory)
-        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts, self._memory)
+        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
+        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -235,7 +235,7 @@ class Machine:
             device.check(self.config)
             opened = Owned()
             try:
-                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts, self._memory)
+                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts)
                 return hotplug.plug(made)  # which closes it from now on
             except BaseException:
                 opened.close()
@@ -518,19 +518,25 @@ class Machine:
     def fork_point(self, n: int) -> ForkPoint:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
         from vmm.machine.fork import ForkPoint
+        from vmm.snapshot.memory_base import copied_ahead
 
         if n < 1:
             raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
         with self._life_lock:
             self._check_can_be("fork")
             runs = self._life.stage == RUNNING
-            if runs:
-                self.pause()
+            ahead = copied_ahead(self._memory, n) if runs else None
             try:
-                assert self._core is not None
-                point = ForkPoint(self.config, self._core, self._slots, self._platform, self._memory, n)
+                if runs:
+                    self.pause()
+                try:
+                    assert self._core is not None
+                    point = ForkPoint(self.config, self._core, self._slots, self._platform, self._memory, n, ahead)
+                finally:
+                    self._go_on(runs)
             finally:
-                self._go_on(runs)
+                if ahead is not None:
+                    ahead.close()
             self._life.publish("forked", str(n))
             return point
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vmm.events import Loop
     from vmm.machine.config import MachineConfig
     from vmm.machine.owned import Owned
-    from vmm.memory import GuestMemory
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
@@ -30,18 +29,18 @@ def open_devices(
     loop: Loop,
     owned: Owned,
     counts: dict[type, int],
-    memory: GuestMemory,
 ) -> list[VirtioDevice]:
     """The device of each record, in their order.  What was opened is *owned*, also on errors.
 
     :param counts: how many devices of each kind of record the machine has had so far; those opened are added
     """
     devices: list[VirtioDevice] = []
+    on_demand = config.takes_memory_on_demand()
     for record in records:
         kind = type(record)
         place = counts.get(kind, 0)
         counts[kind] = place + 1
-        opening = Opening(config.cpus, config.memory.size, loop, owned, place, on_demand=memory.on_demand)
+        opening = Opening(config.cpus, config.memory.size, loop, owned, place, on_demand=on_demand)
         device = record.open(opening)
         devices.append(owned.add(device))
     return devices

@@ -39,9 +39,10 @@ struct ram_file {
 	int fd;
 	int pagemap;       /* /proc/self/pagemap; unused for RAM_ALL */
 	int what;          /* RAM_ALL, ... */
-	int pad;
+	int than_fd;       /* of `than`: its file, whose holes are not looked at: some file systems would fill them */
 	const void *than;  /* NULL, or as many bytes: only pages that differ from them are written */
 	uint8_t *bitmap;   /* NULL, or a bit a page, set for what was written */
+	const void *again; /* NULL, or the file's own bytes: a page that has its bit is written if it has changed, whatever it is */
 	struct fill *fill; /* NULL, or RAM is filled on demand: RAM_OWN are then pages that were filled or written, RAM_ALL all */
 };
 
@@ -51,6 +52,10 @@ struct ram_file {
  * page; callers that report progress write RAM in several calls.  Returns bytes written, or -errno.
  */
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
+/* The next pages from *start on (bytes) that have their bits: where they end, and *start; size: there are none. */
+uint64_t ram_run(const uint8_t *bits, uint64_t size, uint64_t *start);
+/* Read pages that have their bits from the file to RAM. 0 or -errno. */
+int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits);
 /* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */
 int ram_zero(void *at, uint64_t len);
 /*
@@ -58,6 +63,8 @@ int ram_zero(void *at, uint64_t len);
  * written.  -errno: as it was before.
  */
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
+/* The same of a shared mapping: the memfd from its beginning. */
+int ram_show(void *at, uint64_t len, int fd);
 
 /* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
 
@@ -89,7 +96,7 @@ struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int 
  */
 int fill_layer(struct fill *f, int fd, const uint8_t *bits);
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
-/* Start to answer page faults, on a thread. 0 or -errno. */
+/* Start to answer page faults, on a thread; again after fill_rest() when another file was mapped there and taken away. 0 or -errno. */
 int fill_start(struct fill *f);
 /*
  * End the thread for a while, in which RAM is not touched; and start it again, as a child of the calling thread, whose
@@ -98,7 +105,7 @@ int fill_start(struct fill *f);
 void fill_rest(struct fill *f);
 int fill_go_on(struct fill *f);
 /*
- * Another process will map RAM; uffd is a userfaultfd of that process, and is closed by fill_free(). Returns the client's
+ * Another process will map RAM; uffd is a userfaultfd of that process, perhaps used before, and is closed by fill_free(). Returns the client's
  * number, for the other calls, or -errno. It maps RAM at an address of its own, and does not touch it before
  * fill_client_maps(), which may be called again.
  */
@@ -111,6 +118,8 @@ void fill_forget(struct fill *f, const void *at, uint64_t len);
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
 /* A bit for each page that was filled, written or discarded. */
 void fill_done(struct fill *f, uint8_t *bits);
+/* The same, and those outside of what the template has, which the kernel brought. */
+void fill_own(struct fill *f, uint8_t *bits);
 void fill_get_stats(struct fill *f, struct fill_stats *out);
 /*
  * Where the bytes of a page are, between fill_hold() and fill_release(), while RAM does not change: nothing is filled. own:

@@ -8,12 +8,13 @@ less.
 
 from __future__ import annotations
 
+import mmap
 import posix
 
 from vmm.errors import HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot.memory_file import page_runs, ram_areas
+from vmm.snapshot.memory_file import ram_areas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +36,15 @@ _MOST_PIECES = 32
 class Base:
     """RAM as it was when :func:`take_base` was called.
 
+    :param layers: files that nobody writes any more, the last one on top; taken over
     :ivar size: of RAM in bytes
     """
 
-    def __init__(self, size: int, file: int, pieces: list[Range], own: int, bits: bytes) -> None:
+    def __init__(self, size: int, layers: list[Layer]) -> None:
         self.size = size
-        self._file = file
-        self._pieces = pieces
-        self._own = own
-        self._bits = bits
+        self._layers = layers
+        while self._layers and not self._layers[0][1] and not self._layers[0][2]:
+            posix.close(self._layers.pop(0)[0])  # it has no data
 
     def open(self, *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False) -> GuestMemory:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
@@ -56,14 +57,15 @@ class Base:
         try:
             if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
                 return memory
-            if memory.fd < 0:
-                memory.lay_over(self._file, self._pieces)
-            else:
-                for start, end in self._pieces:
-                    memory.copy_from(self._file, start, end)
-            if self._own >= 0:
-                for start, end in page_runs(self._bits, self.size):
-                    memory.copy_from(self._own, start, end)
+            layers = self._layers
+            if memory.fd < 0 and layers and layers[0][1]:
+                memory.lay_over(layers[0][0], layers[0][1])
+                layers = layers[1:]
+            for file, pieces, bits in layers:
+                for start, end in pieces:
+                    memory.copy_from(file, start, end)
+                if not pieces:
+                    memory.load_pages(file, bits)
             if prefault:
                 memory.prefault()
         except OSError as error:
@@ -72,48 +74,110 @@ class Base:
         return memory
 
     def _fill(self, memory: GuestMemory) -> bool:
-        layers: list[Layer] = []
-        if self._pieces:
-            layers.append((self._file, self._pieces, b""))
-        if self._own >= 0:
-            layers.append((self._own, (), self._bits))
-        if not memory.fill_from(layers):
+        if not memory.fill_from(self._layers):
             return False
-        if self._own < 0:
-            memory.file = posix.dup(self._file)
+        if len(self._layers) == 1:
+            memory.file = posix.dup(self._layers[0][0])
         return True
 
     def settle(self, memory: GuestMemory) -> None:
         """Lay the machine that this is the RAM of over it, too, and give back what it had of its own."""
         try:
-            memory.lay_over(self._file, self._pieces)
+            for file, pieces, _ in self._layers:
+                memory.lay_over(file, pieces)
         except OSError:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
     def close(self) -> None:
         """A second call does nothing.  Machines that lie over it keep what they need."""
-        for fd in {self._file, self._own} - {-1}:
-            posix.close(fd)
-        self._file = self._own = -1
+        while self._layers:
+            posix.close(self._layers.pop()[0])
 
 
-def take_base(memory: GuestMemory, children: int) -> Base:
+class Ahead:
+    """What :func:`take_base` will copy of *memory*, copied while the machine runs: then only what has changed since is
+    written again.
+
+    :param memory: private
+    :param children: as of :func:`take_base`
+    :raises OSError: the host has not enough memory
+    """
+
+    def __init__(self, memory: GuestMemory, children: int, *, empty: bool = False) -> None:
+        self.bits = bytearray(-(-memory.size // PAGE // 8))
+        self.file = open_memory("guest-ram-base", memory.size)
+        self.empty = empty
+        if empty:
+            return
+        try:
+            areas = list(ram_areas(memory)) if memory.over_file else [(0, memory.size, lib.RAM_TOUCHED)]
+            _copy(memory, self.file, areas, self.bits)
+            below = _below(memory, areas) if memory.over_file else []
+            if self.is_too_much(below, children):
+                _copy(memory, self.file, below, self.bits)
+        except BaseException:
+            self.close()
+            raise
+
+    def is_too_much(self, below: list[tuple[int, int, int]], children: int) -> bool:
+        """*children* copies of this would take more than a new base of this and what is *below* it."""
+        written = int.from_bytes(self.bits, "little").bit_count() * PAGE
+        return children * written > written + sum(end - start for start, end, _ in below)
+
+    def take(self) -> int:
+        """The file, which is the caller's now, and frozen."""
+        freeze(self.file)
+        file, self.file = self.file, -1
+        return file
+
+    def close(self) -> None:
+        """Harmless when done twice, and when it was taken."""
+        if self.file >= 0:
+            posix.close(self.file)
+            self.file = -1
+
+
+def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *, alone: bool = False) -> Base:
     """RAM of a machine as it is now, while nobody changes it.  *memory* stays as it is for whoever reads or writes it.
 
     :param children: how many will be made of it
+    :param ahead: of private memory: what was copied already
+    :param alone: no other process has it mapped now, and who maps it later takes part in its being filled
     :raises HostError: the host has not enough memory
     """
     try:
+        if memory.fd >= 0 and alone:
+            if memory.deep:
+                memory.complete()
+            layers = memory.put_below(() if memory.on_demand else _pieces(memory.fd, memory.size))
+            if layers:
+                return Base(memory.size, [(posix.dup(file), pieces, bits) for file, pieces, bits in layers])
         if memory.on_demand:
             return _base_over(memory)
         if memory.fd >= 0:
             # Another process with a writable mapping would continue to write the base
             return _new_base(memory, [(start, end, lib.RAM_ALL) for start, end in data_ranges(memory.fd, memory.size)])
-        if not memory.over_file:
-            base = _new_base(memory, [(0, memory.size, lib.RAM_TOUCHED)])
-            base.settle(memory)
-            return base
-        return _next_base(memory, children)
+        ahead = ahead or Ahead(memory, children, empty=True)
+        try:
+            if not memory.over_file:
+                _copy(memory, ahead.file, [(0, memory.size, lib.RAM_TOUCHED)], ahead.bits, again=not ahead.empty)
+                return _settled(memory, ahead.take())
+            return _next_base(memory, children, ahead)
+        finally:
+            ahead.close()
+    except OSError as error:
+        raise _no_memory(error) from error
+
+
+def copied_ahead(memory: GuestMemory, children: int) -> Ahead | None:
+    """:class:`Ahead` of *memory*, if that can be.
+
+    :raises HostError: the host has not enough memory
+    """
+    if memory.fd >= 0:
+        return None
+    try:
+        return Ahead(memory, children)
     except OSError as error:
         raise _no_memory(error) from error
 
@@ -127,30 +191,42 @@ def _base_over(memory: GuestMemory) -> Base:
         bits = bytearray(-(-memory.size // PAGE // 8))
         _copy(memory, own, [(0, memory.size, lib.RAM_OWN)], bits)
         freeze(own)
-        return Base(memory.size, posix.dup(memory.file), _pieces(memory.file, memory.size), own, bytes(bits))
+        return _over(memory, _pieces(memory.file, memory.size), own, bits)
     except BaseException:
         posix.close(own)
         raise
 
 
-def _next_base(memory: GuestMemory, children: int) -> Base:
+def _over(memory: GuestMemory, pieces: list[Range], own: int, bits: bytearray) -> Base:
+    """Of what *memory* lies over in *pieces*, and over that pages of the file *own*."""
+    above: Layer = (own, (), bytes(bits))
+    return Base(memory.size, [(posix.dup(memory.file), pieces, b""), above] if pieces else [above])
+
+
+def _below(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Where what *memory* lies over has data."""
+    found = []
+    for begin, end, what in areas:
+        if what == lib.RAM_OWN:
+            found += [(start, stop, lib.RAM_ALL) for start, stop in data_ranges(memory.file, end, begin)]
+    return found
+
+
+def _next_base(memory: GuestMemory, children: int, ahead: Ahead) -> Base:
     """Of RAM that lies over a base or file already."""
     areas = list(ram_areas(memory))
-    pieces = [(start, end) for start, end, what in areas if what == lib.RAM_OWN]
-    own = open_memory("guest-ram-own", memory.size)
-    try:
-        bits = bytearray(-(-memory.size // PAGE // 8))
-        written = _copy(memory, own, areas, bits)
-        below = [both for piece in pieces for both in data_ranges(memory.file, piece[1], piece[0])]
-        if children * written <= written + sum(end - start for start, end in below):
-            freeze(own)
-            return Base(memory.size, posix.dup(memory.file), pieces, own, bytes(bits))
-        _copy(memory, own, [(start, end, lib.RAM_ALL) for start, end in below], None)
-        freeze(own)
-    except BaseException:
-        posix.close(own)
-        raise
-    base = Base(memory.size, own, _pieces(own, memory.size), -1, b"")
+    _copy(memory, ahead.file, areas, ahead.bits, again=not ahead.empty)
+    below = _below(memory, areas)
+    if not ahead.is_too_much(below, children):
+        return _over(
+            memory, [(start, end) for start, end, what in areas if what == lib.RAM_OWN], ahead.take(), ahead.bits
+        )
+    _copy(memory, ahead.file, below, ahead.bits, again=True)
+    return _settled(memory, ahead.take())
+
+
+def _settled(memory: GuestMemory, file: int) -> Base:
+    base = Base(memory.size, [(file, _pieces(file, memory.size), b"")])
     base.settle(memory)
     return base
 
@@ -160,7 +236,7 @@ def _new_base(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> Base:
     try:
         _copy(memory, file, areas, None)
         freeze(file)
-        return Base(memory.size, file, _pieces(file, memory.size), -1, b"")
+        return Base(memory.size, [(file, _pieces(file, memory.size), b"")])
     except BaseException:
         posix.close(file)
         raise
@@ -182,16 +258,27 @@ def _pieces(file: int, size: int) -> list[Range]:
         piece *= 2
 
 
-def _copy(memory: GuestMemory, file: int, areas: Iterable[tuple[int, int, int]], bits: bytearray | None) -> int:
+def _copy(
+    memory: GuestMemory,
+    file: int,
+    areas: Iterable[tuple[int, int, int]],
+    bits: bytearray | None,
+    *,
+    again: bool = False,
+) -> int:
     """Write areas of RAM to *file*; bytes written.
 
     :param bits: gets one for each page that was written
+    :param again: those that have one already are in *file*, and are written if they have changed
     """
     pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
     native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
     native.fill = memory.native_fill
     bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
     native.bitmap = bitmap
+    # Private: a shared mapping would keep the file from being frozen
+    before = mmap.mmap(file, memory.size, mmap.MAP_PRIVATE, mmap.PROT_READ) if again else None
+    native.again = ffi.NULL if before is None else ffi.from_buffer(before)
     total = 0
     try:
         for start, end, what in areas:
@@ -202,6 +289,9 @@ def _copy(memory: GuestMemory, file: int, areas: Iterable[tuple[int, int, int]],
             total += done
     finally:
         posix.close(pagemap)
+        if before is not None:
+            native.again = ffi.NULL
+            before.close()
     return total
 
 

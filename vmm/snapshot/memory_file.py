@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import posix
-from contextlib import contextmanager
 
 from vmm.errors import ConfigError, HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges
@@ -39,16 +38,21 @@ def open_proc() -> None:
         _proc[name] = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
 
 
-@contextmanager
-def _opened(name: str) -> Iterator[int]:
-    if name in _proc:
-        yield _proc[name]
-        return
-    fd = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        posix.close(fd)
+class _opened:
+    """A descriptor of a file of /proc/self."""
+
+    def __init__(self, name: str) -> None:
+        self._fd = -1
+        self.fd = _proc.get(name, -1)
+        if self.fd < 0:
+            self.fd = self._fd = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            posix.close(self._fd)
 
 
 def new_file(path: str) -> int:
@@ -86,12 +90,12 @@ def write_ram(
     """
     posix.ftruncate(fd, memory.size)
     if than < 0:
-        return _write(memory, fd, None, None, False, progress)
+        return _write(memory, fd, -1, None, None, False, progress)
     pages = bytearray(-(-memory.size // PAGE // 8))
     with mmap.mmap(than, memory.size, prot=mmap.PROT_READ) as base:
         same = memory.file >= 0 and os.path.samestat(os.fstat(than), os.fstat(memory.file))
         with ffi.from_buffer(base) as below, ffi.from_buffer(pages) as bitmap:
-            written = _write(memory, fd, below, bitmap, same, progress)
+            written = _write(memory, fd, than, below, bitmap, same, progress)
     write_all(pages_fd, pages)
     return written
 
@@ -106,15 +110,15 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
         done += posix.pwrite(fd, memoryview(data)[done:], done)
 
 
-def _write(memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None) -> int:
-    with _opened("pagemap") as pagemap:
-        return _write_with(pagemap, memory, fd, than, bitmap, same, progress)
-
-
-def _write_with(
-    pagemap: int, memory: GuestMemory, fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None
+def _write(
+    memory: GuestMemory, fd: int, than_fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None
 ) -> int:
-    file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap})
+    with _opened("pagemap") as pagemap:
+        file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap, "than_fd": than_fd})
+        return _write_with(file, memory, than, bitmap, same, progress)
+
+
+def _write_with(file: Any, memory: GuestMemory, than: Any, bitmap: Any, same: bool, progress: Progress | None) -> int:
     file.than = ffi.NULL if than is None else than
     file.bitmap = ffi.NULL if bitmap is None else bitmap
     file.fill = memory.native_fill
@@ -180,28 +184,28 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
         while piece := posix.pread(maps, 1 << 16, len(text)):
             text += piece
     for line in text.splitlines():
-        addresses, _, _, _, number = line.split(maxsplit=5)[:5]
-        first, last = (int(part, 16) - begin for part in addresses.split(b"-"))
-        start, end = max(first, 0), min(last, memory.size)
-        if start < end:
-            what = lib.RAM_TOUCHED if number == b"0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
-            yield start, end, what
+        addresses, _, rest = line.partition(b" ")
+        low, _, high = addresses.partition(b"-")
+        first, last = int(low, 16) - begin, int(high, 16) - begin
+        if first >= memory.size:
+            return
+        if last <= 0:
+            continue
+        number = rest.split(maxsplit=4)[3]
+        what = lib.RAM_TOUCHED if number == b"0" else lib.RAM_OWN if int(number) == inode else lib.RAM_ALL
+        yield max(first, 0), min(last, memory.size), what
 
 
-def page_runs(bits: bytes, size: int) -> Iterator[tuple[int, int]]:
+def page_runs(bits: bytes | bytearray, size: int) -> Iterator[tuple[int, int]]:
     """The parts of RAM that a diff holds: offsets in bytes, half-open."""
-    start: int | None = None
-    for index, byte in enumerate(bits[: -(-size // PAGE // 8)]):
-        if byte == (0 if start is None else 0xFF):
-            continue  # as most are
-        for number in range(index * 8, min(index * 8 + 8, size // PAGE)):
-            if byte >> number % 8 & 1:
-                start = number if start is None else start
-            elif start is not None:
-                yield start * PAGE, number * PAGE
-                start = None
-    if start is not None:
-        yield start * PAGE, size // PAGE * PAGE
+    start, page = ffi.new("uint64_t *"), ffi.from_buffer(bits)
+    while start[0] < size:
+        before = start[0]
+        end = lib.ram_run(page, size, start)
+        if start[0] == before and not bits[before // PAGE // 8] >> before // PAGE % 8 & 1:
+            return
+        yield int(start[0]), int(end)
+        start[0] = end
 
 
 def read_pages(folder: str, size: int) -> bytes:
@@ -276,14 +280,11 @@ def _open_on_demand(size: int, layers: list[str], huge_pages: str) -> GuestMemor
 
 def _lay_over(memory: GuestMemory, path: str) -> None:
     bits = read_pages(os.path.dirname(path), memory.size)
-    with open(path, "rb") as file, memory.whole() as ram:
-        for start, end in page_runs(bits, memory.size):
-            at = start
-            while at < end:
-                got = posix.preadv(file.fileno(), [ram[at:end]], at)
-                if not got:
-                    raise ConfigError(f"{path}: ends early", code="snapshot-format")
-                at += got
+    with open(path, "rb") as file:
+        try:
+            memory.load_pages(file.fileno(), bits)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", code="snapshot-format") from error
 
 
 def merge_ram(size: int, layers: list[str], path: str) -> int:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import random
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from vmm.boot import layout
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 from vmm.snapshot import memory_file
-from vmm.snapshot.memory_base import take_base
+from vmm.snapshot.memory_base import copied_ahead, take_base
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -273,8 +275,21 @@ class Modelled:
             self.memory.write(at, bytes(size))
         self.content[at : at + size] = bytes(size)
 
-    def fork(self, n: int, shared: bool, on_demand: bool = False) -> list[Modelled]:
-        base = take_base(self.memory, n)
+    def fork(
+        self,
+        n: int,
+        shared: bool,
+        on_demand: bool = False,
+        *,
+        alone: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Modelled]:
+        """:param meanwhile: what is done to it when it is copied while it runs."""
+        ahead = None
+        if meanwhile is not None:
+            ahead = copied_ahead(self.memory, n)
+            meanwhile()
+        base = take_base(self.memory, n, ahead, alone=alone)
         made = [base.open(huge_pages="auto", shared=shared, prefault=False, on_demand=on_demand) for _ in range(n)]
         base.close()
         return [Modelled(each, bytearray(self.content)) for each in made]
@@ -302,10 +317,16 @@ class Modelled:
         assert self.memory.read(0, RAM) == self.content
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_nobody_sees_what_another_writes(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    everybody = [Modelled(GuestMemory(RAM, shared=seed == 5), bytearray(RAM))]
+    everybody = [Modelled(GuestMemory(RAM, shared=seed in (5, 7)), bytearray(RAM))]
+
+    def change(one: Modelled) -> None:
+        for _ in range(chance.randrange(100)):
+            one.write(chance.randrange(RAM // PAGE), chance.choice((b"changed", bytes(PAGE), chance.randbytes(PAGE))))
+        one.give_back(chance.randrange(RAM // PAGE - 64), chance.randrange(1, 64))
+
     for _ in range(60):
         one = chance.choice(everybody)
         what = chance.random()
@@ -321,7 +342,13 @@ def test_nobody_sees_what_another_writes(tmp_path: Path, seed: int) -> None:
         elif what < 0.82:
             everybody += one.save(tmp_path, seed > 3)
         elif len(everybody) < 10:
-            everybody += one.fork(chance.randrange(1, 4), chance.random() < 0.4, on_demand=chance.random() < 0.8)
+            everybody += one.fork(
+                chance.randrange(1, 4),
+                chance.random() < 0.4,
+                on_demand=chance.random() < 0.8,
+                alone=seed > 2,
+                meanwhile=partial(change, one) if chance.random() < 0.5 else None,
+            )
         else:
             everybody.remove(one)
             one.memory.close()
@@ -367,6 +394,42 @@ def test_children_of_a_clone_that_is_filled_on_demand_have_its_template(tmp_path
         deeper.memory.close()
         each.memory.close()
     source.memory.close()
+
+
+def test_shared_memory_is_put_below_a_new_one_and_not_copied() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    source = Modelled(GuestMemory(RAM, shared=True), bytearray(RAM))
+    for page in range(1024):
+        source.write(page, b"%d" % page)
+    children = []
+    for number in range(6):
+        made = source.fork(2, True, on_demand=True, alone=True)
+        filled = source.memory.fill_stats()["filled"]
+        assert filled == 0, "what is filled is the source's own from then on"
+        assert os.fstat(source.memory.fd).st_blocks == 0 or number == 4, "of four templates all is put together"
+        source.write(number, b"source")
+        made[0].write(number, b"child")
+        source.give_back(64 * number + 10, 3)
+        children += made
+        for each in (source, *children):
+            each.check()
+    for each in (source, *children):
+        each.memory.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_memory_that_somebody_else_can_write_is_copied() -> None:
+    """A server that has not let go of memory, and says so, changes nothing in what children see."""
+    source = Modelled(GuestMemory(RAM, shared=True), bytearray(RAM))
+    source.write(3, b"before")
+    with mmap(source.memory.fd, RAM) as kept:
+        (child,) = source.fork(1, True, on_demand=True, alone=True)
+        assert not source.memory.on_demand
+        kept[3 * PAGE : 3 * PAGE + 5] = b"later"
+        child.check()
+        assert source.memory.read(3 * PAGE, 6) == b"latere"
+    for each in (source, child):
+        each.memory.close()
 
 
 def test_children_have_no_pages_of_their_own_at_first() -> None:

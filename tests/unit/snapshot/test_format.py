@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,20 @@ def test_a_diff_holds_what_is_another_now(tmp_path: Path, shared: bool) -> None:
     memory.write(0, b"a")  # written, and the same
     assert save(memory, tmp_path / "diff", tmp_path / "base") == 3 * PAGE
     assert full(load(tmp_path / "base", tmp_path / "diff", shared=shared)) == full(memory)
+
+
+def test_a_diff_leaves_its_base_as_small_as_it_was() -> None:
+    """A file in the host's memory gets a page where a hole of it is read through a mapping."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        base, diff = Path(folder, "base"), Path(folder, "diff")
+        memory = GuestMemory(SIZE)
+        memory.write(0, b"a" * PAGE)
+        save(memory, base)
+        before = (base / "memory").stat().st_blocks
+        memory.write(9 * PAGE, b"c")
+        assert save(memory, diff, base) == PAGE
+        assert (base / "memory").stat().st_blocks == before
+        memory.close()
 
 
 writes = st.lists(st.tuples(st.integers(0, 63), st.sampled_from([b"\0", b"x", b"yy"])), max_size=12)

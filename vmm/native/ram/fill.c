@@ -205,7 +205,8 @@ int fill_layer(struct fill *f, int fd, const uint8_t *bits)
 	l->bits = calloc(1, bitmap_size(f));
 	if (!l->bits)
 		return -ENOMEM;
-	bytes = mmap(NULL, f->size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	/* Private: a shared one would keep a memfd from being sealed. */
+	bytes = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
 	if (bytes == MAP_FAILED) {
 		int err = -errno;
 
@@ -438,7 +439,7 @@ static int watch(struct fill *f, int fd, uint64_t source_number)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.u64 = source_number };
 
-	return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+	return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno : 0;
 }
 
 int fill_start(struct fill *f)
@@ -487,7 +488,8 @@ int fill_client(struct fill *f, int uffd)
 {
 	int err = uffd_begin(uffd);
 
-	if (err)
+	/* EINVAL: it has begun before. */
+	if (err && err != -EINVAL)
 		return err;
 	pthread_mutex_lock(&f->lock);
 	for (err = 0; err < CLIENTS && f->client[err].uffd >= 0; err++)
@@ -520,11 +522,12 @@ int fill_client_maps(struct fill *f, int client, uint64_t address)
 	return uffd < 0 ? -EINVAL : uffd_register(f, uffd, address);
 }
 
-static void client_drop(struct client *c)
+static void client_drop(struct fill *f, struct client *c)
 {
 	if (c->uffd < 0)
 		return;
-	close(c->uffd); /* ours was the last: epoll forgets it */
+	epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL); /* there may be other descriptors of it */
+	close(c->uffd);
 	c->uffd = -1;
 }
 
@@ -533,7 +536,7 @@ void fill_client_drop(struct fill *f, int client)
 	if (client < 0 || client >= CLIENTS)
 		return;
 	pthread_mutex_lock(&f->lock);
-	client_drop(&f->client[client]);
+	client_drop(f, &f->client[client]);
 	pthread_mutex_unlock(&f->lock);
 }
 
@@ -571,6 +574,29 @@ void fill_done(struct fill *f, uint8_t *bits)
 	pthread_mutex_lock(&f->lock);
 	memcpy(bits, f->done, bitmap_size(f));
 	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_own(struct fill *f, uint8_t *bits)
+{
+	uint64_t at = 0;
+
+	fill_done(f, bits);
+	for (uint32_t i = 0; i <= f->pieces; i++) {
+		const uint64_t stop = i < f->pieces ? f->piece[i].start : f->size;
+
+		while (at < stop) {
+			const off_t data = lseek(f->memfd, (off_t)at, SEEK_DATA);
+			off_t hole;
+
+			if (data < 0 || (uint64_t)data >= stop)
+				break;
+			hole = lseek(f->memfd, data, SEEK_HOLE);
+			at = hole < 0 || (uint64_t)hole > stop ? stop : (uint64_t)hole;
+			set_bits(bits, (uint64_t)data, at);
+		}
+		if (i < f->pieces)
+			at = f->piece[i].end;
+	}
 }
 
 void fill_get_stats(struct fill *f, struct fill_stats *out)
@@ -624,7 +650,7 @@ bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at)
 static void close_all(struct fill *f)
 {
 	for (uint32_t i = 0; i < CLIENTS; i++)
-		client_drop(&f->client[i]);
+		client_drop(f, &f->client[i]);
 	if (f->uffd >= 0)
 		close(f->uffd);
 	f->uffd = -1;

@@ -52,19 +52,40 @@ static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset
 	return 0;
 }
 
-/* Whether the page is to be written, by its entry in the page map and its bytes. */
-static bool page_wanted(const struct ram_file *file, const uint8_t *page, uint64_t entry, uint64_t at)
+/* The page differs from that of `than`. */
+static bool page_differs(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
+	if (at >= than->hole) {
+		off_t data = lseek(file->than_fd, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(file->than_fd, data, SEEK_HOLE);
+
+		than->data = data < 0 ? UINT64_MAX : (uint64_t)data & ~(uint64_t)(PAGE - 1);
+		than->hole = hole < 0 ? UINT64_MAX : (uint64_t)hole;
+	}
+	return at < than->data ? !page_is_zero(page) : memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
+}
+
+static bool has_bit(const uint8_t *bits, uint64_t at)
+{
+	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
+}
+
+/* Whether the page is to be written, by its entry in the page map and its bytes. */
+static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t entry,
+			uint64_t at)
+{
+	if (file->again && has_bit(file->bitmap, at))
+		return memcmp(page, (const uint8_t *)file->again + at, PAGE) != 0;
 	if (file->fill && file->what == RAM_OWN && !file->than)
 		return fill_differs(file->fill, page, at);
 	if (file->fill)
-		return file->than ? memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0 : !page_is_zero(page);
+		return file->than ? page_differs(file, than, page, at) : !page_is_zero(page);
 	if (file->what != RAM_ALL && !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
 		return false;
 	if (file->what == RAM_OWN && entry & PAGEMAP_FILE)
 		return false;
 	if (file->than)
-		return memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
+		return page_differs(file, than, page, at);
 	/* Zeros count where the file below has other bytes. */
 	return file->what == RAM_OWN || !page_is_zero(page);
 }
@@ -85,7 +106,7 @@ static int entries_read(const struct ram_file *file, const uint8_t *page, uint64
 static int64_t save(const struct ram_file *file, const uint8_t *base, uint64_t begin, uint64_t size)
 {
 	uint64_t entry[ENTRIES] = { 0 }, start = begin, end = begin, total = 0;
-	struct fill_extent extent = { 0 };
+	struct fill_extent extent = { 0 }, than = { 0 };
 	const uint8_t *first = base + begin; /* where what is at `start` lies */
 	int err = 0;
 
@@ -102,7 +123,7 @@ static int64_t save(const struct ram_file *file, const uint8_t *base, uint64_t b
 			page = fill_look(file->fill, &extent, at, &own);
 		if (!own && file->what == RAM_OWN)
 			continue;
-		if (!page_wanted(file, page, entry[i % ENTRIES], at))
+		if (!page_wanted(file, &than, page, entry[i % ENTRIES], at))
 			continue;
 		if (file->bitmap)
 			file->bitmap[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
@@ -132,6 +153,41 @@ int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, u
 	return result;
 }
 
+uint64_t ram_run(const uint8_t *bits, uint64_t size, uint64_t *start)
+{
+	uint64_t at = *start, end;
+
+	while (at < size && !has_bit(bits, at))
+		at += at / PAGE % 8 == 0 && !bits[at / PAGE / 8] ? 8 * PAGE : PAGE;
+	if (at >= size)
+		return size;
+	for (end = at; end < size && has_bit(bits, end);)
+		end += PAGE;
+	*start = at;
+	return end;
+}
+
+int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)
+{
+	uint64_t at = 0;
+
+	for (;;) {
+		const uint64_t end = ram_run(bits, size, &at);
+
+		if (at >= size || !has_bit(bits, at))
+			return 0;
+		while (at < end) {
+			ssize_t n = pread(fd, (uint8_t *)ram + at, end - at, (off_t)at);
+
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n <= 0)
+				return n < 0 ? -errno : -EIO;
+			at += (uint64_t)n;
+		}
+	}
+}
+
 int ram_zero(void *at, uint64_t len)
 {
 	/* Not MADV_DONTNEED, which would bring the bytes of the file back */
@@ -146,6 +202,17 @@ int ram_zero(void *at, uint64_t len)
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset)
 {
 	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, (off_t)offset);
+
+	if (new == MAP_FAILED)
+		return -errno;
+	madvise(at, len, MADV_DONTFORK);
+	madvise(at, len, MADV_DONTDUMP);
+	return 0;
+}
+
+int ram_show(void *at, uint64_t len, int fd)
+{
+	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
 
 	if (new == MAP_FAILED)
 		return -errno;

@@ -58,7 +58,7 @@ class ServerGone(Exception):
 class FsProcess(Fs):
     """See :class:`~vmm.virtio.fs.device.Fs` for the parameters.
 
-    :param on_demand: guest RAM is filled when it is touched, also by the server
+    :param on_demand: guest RAM is filled when it is touched, also by the server; or may be, when it has been forked
     :ivar pid: of the server
     :ivar isolation: what keeps it apart: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows
         ``pid-ns``, ``net-ns``, ``ipc-ns``, ``user-ns``
@@ -70,7 +70,7 @@ class FsProcess(Fs):
 
     def __init__(self, config: ShareConfig, tag: str = "", *, on_demand: bool = False, **options: Any) -> None:
         self._faults = -1
-        self._client: tuple[GuestMemory, int] | None = None
+        self._client: tuple[GuestMemory, int, Any] | None = None
         self._wants_faults = on_demand
         super().__init__(config, tag, **options)
 
@@ -235,15 +235,24 @@ class FsProcess(Fs):
 
     def _admit(self, memory: GuestMemory) -> None:
         """Before the server maps *memory*: it takes part in its being filled, or all of it is filled now."""
-        if not memory.on_demand or self._client is not None:
+        # A fork may have put another template below it
+        if not memory.on_demand or (self._client is not None and self._client[2] == memory.native_fill):
             return
         try:
             if self._faults >= 0:
-                self._client, self._faults = (memory, memory.admit(self._faults)), -1
+                self._client = memory, self._take_part(memory), memory.native_fill
             else:
                 memory.complete()
         except OSError as error:
             raise self._memory_error(error) from error
+
+    def _take_part(self, memory: GuestMemory) -> int:
+        own = os.dup(self._faults)
+        try:
+            return memory.admit(own)
+        except BaseException:
+            os.close(own)
+            raise
 
     def _memory_error(self, error: OSError) -> HostError:
         return HostError(
@@ -401,7 +410,9 @@ class FsProcess(Fs):
             os.close(self._pidfd)
             self._pidfd = -1
         if self._client is not None:
-            self._client[0].dismiss(self._client[1])
+            memory, number, fill = self._client
+            if fill == memory.native_fill:
+                memory.dismiss(number)
             self._client = None
         if self._faults >= 0:
             os.close(self._faults)
