@@ -709,6 +709,7 @@ NEVER = {
             "hashlib",
             "zlib",
             "tempfile",
+            "hashlib",
         ),
         "what a control socket needs outside",
     ),
@@ -725,7 +726,7 @@ NEVER = {
 }
 NOT_ASKED = {
     **dict.fromkeys(
-        ("vmm.machine.snapshot", "vmm.machine.state", "vmm.kvm.saved", "vmm.machine.vcpu_gate", "hashlib"),
+        ("vmm.machine.snapshot", "vmm.machine.state", "vmm.kvm.saved", "vmm.machine.vcpu_gate"),
         "without a control socket nobody saves or pauses it",
     ),
     "json": "only with --json, and then imported before",
