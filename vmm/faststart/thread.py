@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident, start_new_thread
+import posix
+from _thread import _local, allocate_lock, get_ident, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,3 +79,41 @@ class Task:
     def close(self) -> None:
         """Wait and forget how it went: for clean-up."""
         self._thread.join()
+
+
+_closing = _local()
+
+
+class ClosingTogether:
+    """A context in which :func:`close_slowly` of this thread does not wait; leaving it does, once for all of them."""
+
+    __slots__ = ("_outer", "_threads")
+
+    def __enter__(self) -> None:
+        self._outer: list[Thread] | None = getattr(_closing, "threads", None)
+        self._threads: list[Thread] = []
+        _closing.threads = self._threads
+
+    def __exit__(self, *exc: object) -> None:
+        _closing.threads = self._outer
+        for thread in self._threads:
+            thread.join()
+
+
+def close_slowly(fd: int) -> None:
+    """Close a descriptor for which the kernel waits until no CPU can still use what it was: a grace period of RCU,
+    which is ten milliseconds and more.
+
+    See :class:`ClosingTogether`; elsewhere it is an ordinary close.
+    """
+    threads: list[Thread] | None = getattr(_closing, "threads", None)
+    if threads is not None:
+        thread = Thread(lambda: posix.close(fd), "closing")
+        try:
+            thread.start()
+        except RuntimeError:
+            pass  # no thread is left
+        else:
+            threads.append(thread)
+            return
+    posix.close(fd)

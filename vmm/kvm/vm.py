@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from vmm.errors import HostError
+from vmm.faststart.thread import close_slowly
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm.ctype import u64
@@ -89,8 +90,8 @@ class Vm:
     def close(self) -> None:
         """Close the descriptor.  A second call does nothing.  KVM frees the VM when its last vCPU is closed too."""
         if self.fd >= 0:
-            posix.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            close_slowly(fd)
 
     def __enter__(self) -> Vm:
         return self

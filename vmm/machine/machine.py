@@ -9,7 +9,7 @@ from _thread import RLock, allocate_lock, get_ident
 from vmm.config.device import DeviceConfig
 from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import ClosingTogether, Thread
 from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap
@@ -746,7 +746,8 @@ class Machine:
             self._life.stage = CLOSED
             # In the opposite order of their making: workers before the memory and descriptors that they use
             self._core = None
-            self._owned.close()
+            with ClosingTogether():
+                self._owned.close()
             exithook.forget(self)
 
     def __enter__(self) -> Machine:

@@ -12,6 +12,7 @@ import posix
 import struct
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.thread import close_slowly
 from vmm.native import lib
 from vmm.virtio.net.device import (
     NET_F_CSUM,
@@ -179,3 +180,7 @@ class Tap(Backend):
 
     def obituary(self) -> str:
         return "the tap device was deleted"
+
+    def close(self) -> None:
+        while self.fds:
+            close_slowly(self.fds.pop())

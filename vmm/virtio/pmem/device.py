@@ -12,6 +12,7 @@ import struct
 
 from vmm import report
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.thread import close_slowly
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
@@ -143,6 +144,9 @@ class Pmem(VirtioDevice):
         """Unmap and unlock; no vCPU runs any more."""
         self.stop()
         if self._pmem is not None:
+            watch = lib.pmem_take_watch(self._pmem)
+            if watch >= 0:
+                close_slowly(watch)
             lib.pmem_free(self._pmem)
             self._pmem = None
         self._image.close()

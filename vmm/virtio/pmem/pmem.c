@@ -107,6 +107,14 @@ void pmem_free(struct pmem *p)
 	free(p);
 }
 
+int pmem_take_watch(struct pmem *p)
+{
+	int fd = p->inotify;
+
+	p->inotify = -1;
+	return fd;
+}
+
 void *pmem_window(const struct pmem *p)
 {
 	return p->window;

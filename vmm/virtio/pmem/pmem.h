@@ -26,6 +26,8 @@ struct pmem;
 struct pmem *pmem_new(int fd, int read_only, int *err);
 /* After the worker was freed, and the VM is gone. */
 void pmem_free(struct pmem *pmem);
+/* After the worker was freed: what the file was watched by, for the caller to close; -1: nothing. */
+int pmem_take_watch(struct pmem *pmem);
 void *pmem_window(const struct pmem *pmem);
 uint64_t pmem_size(const struct pmem *pmem);
 /* A worker thread for the queue of flushes; one at a time. event_fd is signalled when it stopped, or the host failed. */
