@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -153,10 +154,21 @@ def _has_others(folder: str, known: Json) -> bool:
 
 def _wait_gone(known: Json, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any(state.is_alive(pid, began) for pid, began in _processes(known)):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.005)
+    for pid, began in _processes(known):
+        if not state.is_alive(pid, began):
+            continue
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            ended = select.poll()
+            ended.register(fd, select.POLLIN)
+            # Between the two it may have ended, and another process have its pid
+            if state.is_alive(pid, began) and not ended.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return False
+        finally:
+            os.close(fd)
     return True
 
 
