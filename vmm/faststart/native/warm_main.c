@@ -29,6 +29,7 @@ static const char locale_names[WARM_LOCALES][10] = {"LC_ALL=", "LC_CTYPE=", "LAN
 
 enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053, LOCK_FD = 3, LOWEST_NICE = 19 };
 enum { DELAY_NS = 100 * 1000 * 1000 }; /* as long as a boot takes */
+#define LATER "-later" /* as the first argument: see wait_and_make() */
 #ifndef MAP_DROPPABLE /* Linux 6.11 */
 #define MAP_DROPPABLE 0x08
 #endif
@@ -391,7 +392,8 @@ static bool is_possible(const char *path)
 _Noreturn static void be_maker(char *option, long lock, bool later, char **argv, char **envp)
 {
 	char *words[] = {argv[1], option, argv[2], NULL}, *environment[WARM_LOCALES + 1];
-	struct timespec delay = {.tv_nsec = DELAY_NS};
+	/* This program once more, which has the environment no longer */
+	char *waiting[] = {(char *)name_of(argv[0]), LATER, words[0], words[1], words[2], NULL};
 	struct sched_param none = {0};
 	long fd;
 	int n = 0;
@@ -426,7 +428,7 @@ _Noreturn static void be_maker(char *option, long lock, bool later, char **argv,
 	if (fd > LOCK_FD)
 		CALL3(SYS_close, fd, 0, 0);
 	if (later)
-		CALL3(SYS_nanosleep, &delay, 0, 0);
+		CALL3(SYS_execve, "/proc/self/exe", waiting, environment);
 	CALL3(SYS_execve, words[0], words, environment);
 	CALL3(SYS_exit_group, 127, 0, 0);
 	__builtin_unreachable();
@@ -456,6 +458,17 @@ static void make_image(char *option, const char *path, bool later, char **argv, 
 		CALL4(SYS_wait4, pid, &status, 0, 0);
 }
 
+/* Be what be_maker() has started for later. */
+_Noreturn static void wait_and_make(char **words, char **envp)
+{
+	struct timespec delay = {.tv_nsec = DELAY_NS};
+
+	CALL3(SYS_nanosleep, &delay, 0, 0);
+	CALL3(SYS_execve, words[0], words, envp);
+	CALL3(SYS_exit_group, 127, 0, 0);
+	__builtin_unreachable();
+}
+
 /* Called with the stack pointer that the process began with. */
 __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 {
@@ -467,6 +480,8 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 
 	if (argc < 3)
 		CALL3(SYS_exit_group, 2, 0, 0);
+	if (argc == 5 && same(argv[1], LATER))
+		wait_and_make(argv + 2, envp);
 	while (*auxv++)
 		;
 	if (is_usual(envp, auxv) && image_path(envp, argv[2], argc > 3 ? argv[3] : NULL, path) && is_possible(path)) {
