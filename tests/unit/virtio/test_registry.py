@@ -108,10 +108,10 @@ def test_code_is_imported_of_devices_alone_that_are_configured(record: str, pack
     words = run_python(
         f"import os, sys; sys.path.insert(0, os.getcwd()); os.chdir({str(tmp_path)!r})\n"
         "from vmm import *; from vmm.events import Loop; from vmm.machine.owned import Owned\n"
-        "from vmm.machine.open_devices import open_devices; from vmm.memory import GuestMemory; import vmm.cli.boot\n"
+        "from vmm.machine.open_devices import open_devices; import vmm.cli.boot\n"
         f"config = MachineConfig(BootConfig('k'), {record})\n"
-        "owned = Owned(); memory = owned.add(GuestMemory(config.memory.size))\n"
-        "open_devices(config.device_configs(), config, Loop(), owned, {}, memory); owned.close()\n"
+        "owned = Owned()\n"
+        "open_devices(config.device_configs(), config, Loop(), owned, {}); owned.close()\n"
         "print(*sys.modules)"
     )
     names = [word.split(".") for word in words if word.startswith("vmm.virtio.")]
