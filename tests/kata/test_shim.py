@@ -45,6 +45,26 @@ def test_a_container_from_create_to_delete(shim: Shim) -> None:
     assert refused(lambda: shim.state("c1")) == "NOT_FOUND"
 
 
+def test_who_deletes_what_somebody_else_deletes_finds_nothing(shim: Shim) -> None:
+    """As a containerd that was killed, and the one that is started after it."""
+    shim.run("c1", "exit", "7")
+    assert shim.wait("c1") == 7
+    answers: list[object] = []
+
+    def delete() -> None:
+        try:
+            answers.append(shim.delete("c1").exit_status)
+        except ttrpc.RpcError as error:
+            answers.append(error.code)
+
+    callers = [threading.Thread(target=delete) for _ in range(8)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join(PATIENCE)
+    assert sorted(answers, key=str) == [7] + ["NOT_FOUND"] * 7
+
+
 def test_a_process_that_ends_at_once_is_not_told_before_its_start(shim: Shim) -> None:
     for number in range(20):
         shim.run(f"c{number}", "exit", "0")

@@ -227,6 +227,9 @@ class Pod:
         """Remove a container or an exec that has ended, or was never started; how it ended. Raises VmmError."""
         task = self.task(task_id)
         with task.order:
+            # A containerd that was started again deletes what the one before it was about to delete
+            if self.task(task_id) is not task:
+                raise ConfigError(f"container {task_id} was deleted meanwhile", code="container-missing")
             process = task.find(exec_id)
             if process.is_running:
                 raise ConfigError(f"process {exec_id or task_id} still runs", code="container-state")
