@@ -249,9 +249,12 @@ class Sandbox:
         if loopback is not None:
             loopback.close()
         if agent is not None:
+            # A share has all that was written before a process's end is told; the guest has disks to unmount, or nothing to do
+            has_disks = any(not disk.read_only for disk, _ in self._disks.values())
             try:
-                agent.destroy_sandbox(STOP_S)
-                if any(not disk.read_only for disk, _ in self._disks.values()):
+                if has_disks or timeline.is_told():
+                    agent.destroy_sandbox(STOP_S)
+                if has_disks:
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or has ended: the machine is closed in any case
