@@ -454,6 +454,16 @@ class GuestMemory:
             raise OSError(-result, posix.strerror(-result))
         return result
 
+    def fill_pages(self, bits: bytes) -> int:
+        """Fill the pages that have their bits now; bytes that were.
+
+        :raises OSError: the template cannot be read
+        """
+        result = int(lib.fill_pages(self._fill, ffi.from_buffer(bits)))
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+        return result
+
     def filled(self) -> bytes:
         """A bit for each page that was filled, written or given back."""
         bits = bytearray(-(-self.size // PAGE // 8))

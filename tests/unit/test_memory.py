@@ -355,6 +355,25 @@ def test_memory_is_filled_where_it_is_touched(template: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_pages_can_be_filled_beforehand(template: Path) -> None:
+    """What the template has of those that are asked for; who touches them then has no fault that is to be answered."""
+    with template.open("rb") as file:
+        memory = GuestMemory(SIZE, shared=True)
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+    content = template.read_bytes()
+    last, in_the_hole = SIZE // PAGE - 1, SIZE // 2 // PAGE
+    bits = bytearray(SIZE // PAGE // 8)
+    for page in (0, 1, 7, 8, in_the_hole, last):
+        bits[page // 8] |= 1 << page % 8
+    assert memory.fill_pages(bytes(bits)) == 5 * PAGE
+    for page in (0, 1, 7, 8, last):
+        assert memory.read(page * PAGE, PAGE) == content[page * PAGE : (page + 1) * PAGE]
+    assert memory.fill_stats()["faults"] == 0
+    assert os.fstat(memory.fd).st_blocks * 512 == 5 * PAGE
+    assert memory.fill_pages(bytes(len(bits))) == 0
+    memory.close()
+
+
 def test_after_a_reset_the_template_is_gone(template: Path) -> None:
     with template.open("rb") as file:
         memory = GuestMemory(SIZE, shared=True)

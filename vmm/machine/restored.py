@@ -149,6 +149,8 @@ class Restored:
         self._check_cpuid(core.cpuid())
         core.wait_for_memory()
         state.restore(self._state, core, slots, platform, self._memory, advance_clock=self._advance)
+        if self._prefetch is not None:
+            self._prefetch.bring(core.vcpus[0].map_pages)
 
     def _check_cpuid(self, here: str) -> None:
         cpu = self._manifest.cpu

@@ -116,6 +116,8 @@ void fill_client_drop(struct fill *f, int client);
 void fill_forget(struct fill *f, const void *at, uint64_t len);
 /* Fill pages between two offsets now; bytes, or -errno. */
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
+/* The same of the pages that have their bits. */
+int64_t fill_pages(struct fill *f, const uint8_t *bits);
 /* A bit for each page that was filled, written or discarded. */
 void fill_done(struct fill *f, uint8_t *bits);
 /* The same, and those outside of what the template has, which the kernel brought. */
@@ -226,6 +228,12 @@ int vcpu_run(struct vcpu *vcpu);
 void vcpu_kick(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out);
+/*
+ * Map pages of RAM that have their bits for the guest, before it runs, and takes an exit for each of them
+ * (KVM_PRE_FAULT_MEMORY, Linux 6.11). fd: a KVM vCPU that does not run; ram: where RAM begins. 0 or -errno: this KVM cannot,
+ * or not all.
+ */
+int vcpu_map_pages(int fd, const struct mem *mem, const void *ram, const uint8_t *bits);
 
 /* ---- ring.c: a virtqueue, device side: split (virtio 1.2, 2.7) or packed (2.8) -------------------------------- */
 

@@ -16,11 +16,15 @@ from vmm.snapshot.memory_file import page_runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmm.memory import GuestMemory
 
 WORKING_SET = "working-set"
 _RECORD_AFTER = 2.0
 """Seconds of a clone's run after which what it has touched is recorded."""
+_AT_ONCE = 32 << 20
+"""Bytes that are brought before the guest runs, if there are no more."""
 _STEP = 2 << 20
 """Bytes of RAM whose page map is read at once."""
 
@@ -39,11 +43,27 @@ class Prefetch:
         bits = read(folder, memory.size)
         # A file of its own: a fork or a reset has the memory lie over another one
         self._file = -1 if bits is None or memory.on_demand else posix.dup(memory.file)
+        self._bits = bits
+        self._brought = False
         self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
 
+    def bring(self, map_pages: Callable[[GuestMemory, bytes], bool]) -> None:
+        """Fill what is not much before the guest runs, and have the guest find it mapped: an exit and a fault for each
+        page take longer than all else that is done for it.
+
+        :param map_pages: of a vCPU, see :meth:`vmm.kvm.vcpu.Vcpu.map_pages`
+        """
+        bits, memory = self._bits, self._memory
+        if bits is None or not memory.on_demand or bits.count(0) < len(bits) - _AT_ONCE // PAGE // 8:
+            return
+        memory.fill_pages(bits)
+        map_pages(memory, bits)  # where this KVM cannot, the guest takes its exits
+        self._brought = True
+
     def start(self) -> None:
-        """Begin.  To read opens nothing; to record does."""
-        self._thread.start()
+        """Begin, unless all is there.  To read opens nothing; to record does."""
+        if not self._brought:
+            self._thread.start()
 
     def _record(self) -> None:
         self._over(_RECORD_AFTER)

@@ -569,6 +569,24 @@ int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
 	return total;
 }
 
+int64_t fill_pages(struct fill *f, const uint8_t *bits)
+{
+	int64_t total = 0;
+
+	for (uint64_t at = 0, end; at < f->size; at = end) {
+		int64_t some;
+
+		end = ram_run(bits, f->size, &at);
+		if (!bit(bits, at))
+			break;
+		some = fill_range(f, at, end);
+		if (some < 0)
+			return some;
+		total += some;
+	}
+	return total;
+}
+
 void fill_done(struct fill *f, uint8_t *bits)
 {
 	pthread_mutex_lock(&f->lock);

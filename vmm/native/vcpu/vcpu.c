@@ -205,3 +205,49 @@ void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out)
 {
 	memcpy(out, &vcpu->stats, sizeof(*out));
 }
+
+/* As in <linux/kvm.h> of Linux 6.11. */
+struct pre_fault {
+	uint64_t gpa, size, flags, padding[5];
+};
+
+#define PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct pre_fault)
+enum { PRE_FAULT_TRIES = 100 };
+
+static int map_run(int fd, uint64_t gpa, uint64_t size)
+{
+	struct pre_fault wanted = { .gpa = gpa, .size = size };
+	int tries = 0;
+
+	while (wanted.size) {
+		const uint64_t left = wanted.size;
+
+		/* It stops for signals, and for memory that is being changed, with what is left to do. */
+		if (ioctl(fd, PRE_FAULT_MEMORY, &wanted) < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		tries = wanted.size < left ? 0 : tries + 1;
+		if (tries == PRE_FAULT_TRIES)
+			return -EAGAIN;
+	}
+	return 0;
+}
+
+int vcpu_map_pages(int fd, const struct mem *mem, const void *ram, const uint8_t *bits)
+{
+	for (uint32_t i = 0; i < mem->nregions; i++) {
+		const struct mem_region *r = &mem->region[i];
+		const uint64_t first = r->hva - (uintptr_t)ram, last = first + r->size;
+
+		for (uint64_t at = first, end; at < last; at = end) {
+			int err;
+
+			end = ram_run(bits, last, &at);
+			if (!(bits[at / 4096 / 8] >> at / 4096 % 8 & 1))
+				break;
+			err = map_run(fd, r->gpa + at - first, end - at);
+			if (err)
+				return err;
+		}
+	}
+	return 0;
+}

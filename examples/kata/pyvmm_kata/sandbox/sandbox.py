@@ -249,7 +249,7 @@ class Sandbox:
         if loopback is not None:
             loopback.close()
         if agent is not None:
-            # A share has all that was written before a process's end is told; the guest has disks to unmount, or nothing to do
+            # A share has what was written before the end of a process is told. Only disks are to be unmounted.
             has_disks = any(not disk.read_only for disk, _ in self._disks.values())
             try:
                 if has_disks or timeline.is_told():
