@@ -249,12 +249,11 @@ class Sandbox:
         if loopback is not None:
             loopback.close()
         if agent is not None:
-            # A share has what was written before the end of a process is told. Only disks are to be unmounted.
-            has_disks = any(not disk.read_only for disk, _ in self._disks.values())
             try:
-                if has_disks or timeline.is_told():
+                # A share has what was written before the end of a process is told.  Only disks are to be unmounted
+                if self.config.root is not None or self.config.more_disks or timeline.is_told():
                     agent.destroy_sandbox(STOP_S)
-                if has_disks:
+                if any(not disk.read_only for disk, _ in self._disks.values()):
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or has ended: the machine is closed in any case
