@@ -576,9 +576,11 @@ int64_t fill_pages(struct fill *f, const uint8_t *bits)
 	for (uint64_t at = 0, end; at < f->size; at = end) {
 		int64_t some;
 
-		end = ram_run(bits, f->size, &at);
+		end = at + PAGE;
 		if (!bit(bits, at))
-			break;
+			continue;
+		while (end < f->size && bit(bits, end))
+			end += PAGE;
 		some = fill_range(f, at, end);
 		if (some < 0)
 			return some;
