@@ -26,6 +26,8 @@ struct mem {
 
 /* Pointer to [gpa, gpa+len) when all of it lies in one region; NULL otherwise (also for len 0 out of RAM). */
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
+/* The next pages between *end and size (bytes) that have their bits, from *start to *end; 0: there are none. */
+int mem_run(const uint8_t *bits, uint64_t size, uint64_t *start, uint64_t *end);
 
 /* ---- ram.c: guest RAM into a sparse file ------------------------------------------------------------- */
 
@@ -52,8 +54,6 @@ struct ram_file {
  * page; callers that report progress write RAM in several calls.  Returns bytes written, or -errno.
  */
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
-/* The next pages from *start on (bytes) that have their bits: where they end, and *start; size: there are none. */
-uint64_t ram_run(const uint8_t *bits, uint64_t size, uint64_t *start);
 /* Read pages that have their bits from the file to RAM. 0 or -errno. */
 int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits);
 /* Make pages of a private mapping zero and give them back, whatever file lies below.  0 or -errno. */

@@ -198,14 +198,9 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
 
 def page_runs(bits: bytes | bytearray, size: int) -> Iterator[tuple[int, int]]:
     """The parts of RAM that a diff holds: offsets in bytes, half-open."""
-    start, page = ffi.new("uint64_t *"), ffi.from_buffer(bits)
-    while start[0] < size:
-        before = start[0]
-        end = lib.ram_run(page, size, start)
-        if start[0] == before and not bits[before // PAGE // 8] >> before // PAGE % 8 & 1:
-            return
-        yield int(start[0]), int(end)
-        start[0] = end
+    start, end, native = ffi.new("uint64_t *"), ffi.new("uint64_t *"), ffi.from_buffer(bits)
+    while lib.mem_run(native, size, start, end):
+        yield int(start[0]), int(end[0])
 
 
 def read_pages(folder: str, size: int) -> bytes:

@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { RAM = 0x100000, PAGE = 4096, SIZE = 16, STEPS = 32, DATA = 0x10000 };
+enum { RAM = 0x100000, SIZE = 16, STEPS = 32, DATA = 0x10000 };
 enum { A_DESC = 0, A_AVAIL = 0x400, A_USED = 0x600, B_DESC = 0x1000, B_AVAIL = 0x1400, B_USED = 0x1600 };
 
 static uint8_t *ram;

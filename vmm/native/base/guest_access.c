@@ -23,6 +23,21 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+int mem_run(const uint8_t *bits, uint64_t size, uint64_t *start, uint64_t *end)
+{
+	uint64_t at = *end;
+
+	while (at < size && !has_page(bits, at))
+		at += at / PAGE % 8 == 0 && !bits[at / PAGE / 8] ? 8 * PAGE : PAGE;
+	if (at >= size)
+		return 0;
+	*start = at;
+	while (at < size && has_page(bits, at))
+		at += PAGE;
+	*end = at;
+	return 1;
+}
+
 void memory_unmap_pages(uint64_t address, uint64_t size)
 {
 	madvise((void *)(uintptr_t)address, size, MADV_DONTNEED);

@@ -16,6 +16,14 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+enum { PAGE = 4096 };
+
+/* Of bits for pages: that of the page at an offset in bytes. */
+static inline bool has_page(const uint8_t *bits, uint64_t at)
+{
+	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
+}
+
 /* ---- iov.c: lists of buffers in guest memory ---- */
 
 /* Copy out of guest memory, once; returns how much there was. */

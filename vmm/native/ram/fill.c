@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 /* PIECE: faults are asked for in pieces of so much, or of more, in which the template has data; elsewhere the kernel does it. */
-enum { PAGE = 4096, PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+enum { PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
 /* How often it is tried again when the host has no memory, each time after so long. */
 enum { TRIES = 200, TRY_MS = 20 };
 /* What epoll says: ours, then those of clients. */
@@ -73,11 +73,6 @@ struct fill {
 
 static const uint8_t zero_page[PAGE] __attribute__((aligned(PAGE)));
 
-static bool bit(const uint8_t *bits, uint64_t at)
-{
-	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
-}
-
 static void set_bits(uint8_t *bits, uint64_t start, uint64_t end)
 {
 	for (uint64_t at = start; at < end; at += PAGE) {
@@ -99,7 +94,7 @@ static size_t bitmap_size(const struct fill *f)
 static const uint8_t *source(const struct fill *f, uint64_t at)
 {
 	for (uint32_t i = f->layers; i-- > 0;)
-		if (bit(f->layer[i].bits, at))
+		if (has_page(f->layer[i].bits, at))
 			return f->layer[i].bytes + at;
 	return NULL;
 }
@@ -249,7 +244,7 @@ static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 		for (uint64_t at = start; at < end; at += PAGE) {
 			if (at / PAGE % 8 == 0 && end - at >= 8 * PAGE && !f->layer[i].bits[at / PAGE / 8])
 				at += 7 * PAGE;
-			else if (bit(f->layer[i].bits, at))
+			else if (has_page(f->layer[i].bits, at))
 				return true;
 		}
 	return false;
@@ -354,11 +349,11 @@ static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
 		uint64_t stop = at + PAGE;
 		int err;
 
-		if (bit(f->done, at) || !from) {
+		if (has_page(f->done, at) || !from) {
 			at = stop;
 			continue;
 		}
-		while (stop < end && !bit(f->done, stop) && source(f, stop) == from + (stop - at))
+		while (stop < end && !has_page(f->done, stop) && source(f, stop) == from + (stop - at))
 			stop += PAGE;
 		err = put(f, at, stop, from);
 		if (err)
@@ -385,7 +380,7 @@ static void answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
 
 	if (at < f->size) {
 		f->faults++;
-		if (bit(f->done, at) || !source(f, at)) {
+		if (has_page(f->done, at) || !source(f, at)) {
 			/* Given back, or of a hole of the template's; or somebody else was faster. */
 			set_bits(f->done, at, at + PAGE);
 			must(put(f, at, at + PAGE, NULL), at);
@@ -571,17 +566,12 @@ int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
 
 int64_t fill_pages(struct fill *f, const uint8_t *bits)
 {
+	uint64_t start, end = 0;
 	int64_t total = 0;
 
-	for (uint64_t at = 0, end; at < f->size; at = end) {
-		int64_t some;
+	while (mem_run(bits, f->size, &start, &end)) {
+		const int64_t some = fill_range(f, start, end);
 
-		end = at + PAGE;
-		if (!bit(bits, at))
-			continue;
-		while (end < f->size && bit(bits, end))
-			end += PAGE;
-		some = fill_range(f, at, end);
 		if (some < 0)
 			return some;
 		total += some;
@@ -640,7 +630,7 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 {
 	const uint8_t *from;
 
-	*own = bit(f->done, at);
+	*own = has_page(f->done, at);
 	if (!*own) {
 		from = source(f, at);
 		/* Outside of pieces the kernel brings zeros by itself. */

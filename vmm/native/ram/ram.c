@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, ENTRIES = 512 };
+enum { ENTRIES = 512 };
 
 /* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_PRESENT (1ULL << 63)
@@ -65,16 +65,11 @@ static bool page_differs(const struct ram_file *file, struct fill_extent *than, 
 	return at < than->data ? !page_is_zero(page) : memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
 }
 
-static bool has_bit(const uint8_t *bits, uint64_t at)
-{
-	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
-}
-
 /* Whether the page is to be written, by its entry in the page map and its bytes. */
 static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t entry,
 			uint64_t at)
 {
-	if (file->again && has_bit(file->bitmap, at))
+	if (file->again && has_page(file->bitmap, at))
 		return memcmp(page, (const uint8_t *)file->again + at, PAGE) != 0;
 	if (file->fill && file->what == RAM_OWN && !file->than)
 		return fill_differs(file->fill, page, at);
@@ -153,29 +148,11 @@ int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, u
 	return result;
 }
 
-uint64_t ram_run(const uint8_t *bits, uint64_t size, uint64_t *start)
-{
-	uint64_t at = *start, end;
-
-	while (at < size && !has_bit(bits, at))
-		at += at / PAGE % 8 == 0 && !bits[at / PAGE / 8] ? 8 * PAGE : PAGE;
-	if (at >= size)
-		return size;
-	for (end = at; end < size && has_bit(bits, end);)
-		end += PAGE;
-	*start = at;
-	return end;
-}
-
 int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)
 {
-	uint64_t at = 0;
+	uint64_t at, end = 0;
 
-	for (;;) {
-		const uint64_t end = ram_run(bits, size, &at);
-
-		if (at >= size || !has_bit(bits, at))
-			return 0;
+	while (mem_run(bits, size, &at, &end))
 		while (at < end) {
 			ssize_t n = pread(fd, (uint8_t *)ram + at, end - at, (off_t)at);
 
@@ -185,7 +162,7 @@ int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)
 				return n < 0 ? -errno : -EIO;
 			at += (uint64_t)n;
 		}
-	}
+	return 0;
 }
 
 int ram_zero(void *at, uint64_t len)

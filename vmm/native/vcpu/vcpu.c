@@ -237,14 +237,11 @@ int vcpu_map_pages(int fd, const struct mem *mem, const void *ram, const uint8_t
 	for (uint32_t i = 0; i < mem->nregions; i++) {
 		const struct mem_region *r = &mem->region[i];
 		const uint64_t first = r->hva - (uintptr_t)ram, last = first + r->size;
+		uint64_t at, end = first;
 
-		for (uint64_t at = first, end; at < last; at = end) {
-			int err;
+		while (mem_run(bits, last, &at, &end)) {
+			int err = map_run(fd, r->gpa + at - first, end - at);
 
-			end = ram_run(bits, last, &at);
-			if (!(bits[at / 4096 / 8] >> at / 4096 % 8 & 1))
-				break;
-			err = map_run(fd, r->gpa + at - first, end - at);
 			if (err)
 				return err;
 		}

@@ -15,7 +15,7 @@
 
 #include "base/native.h"
 
-enum { PAGE_SHIFT = 12, PAGE = 1 << PAGE_SHIFT };
+enum { PAGE_SHIFT = 12 };
 enum { PFNS = 512, CHAINS = 32 };
 
 /* Pages lo .. hi - 1 wait for being released. */

@@ -7,8 +7,6 @@
 
 #include <sys/mman.h>
 
-enum { PAGE = 4096 };
-
 /* The next len bytes of the queue's mapping, page-aligned. */
 static size_t blk_place(size_t *at, size_t len)
 {

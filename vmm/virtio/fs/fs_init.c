@@ -7,7 +7,7 @@
 
 /* The oldest protocol that Linux has spoken over virtio: requests have had their present form since. */
 enum { MINOR_MIN = 31 };
-enum { MAX_BACKGROUND = 64, CONGESTION = 48, MAX_READAHEAD = 1 << 20, PAGE = 4096 };
+enum { MAX_BACKGROUND = 64, CONGESTION = 48, MAX_READAHEAD = 1 << 20 };
 enum { MAX_PAGES = 256 };
 
 /* What is the same for every share. */

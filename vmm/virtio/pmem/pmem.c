@@ -20,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, LOOK_MS = 100 };
+enum { LOOK_MS = 100 };
 enum { PMEM_FLUSH = 0, PMEM_OK = 0, PMEM_EIO = 1 };
 
 static uint64_t file_size(int fd)

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { PIECE = 64 << 10, LINE = 64, PAGE = 4096 };
+enum { PIECE = 64 << 10, LINE = 64 };
 
 struct vsock_piece {
 	struct vsock_piece *next;

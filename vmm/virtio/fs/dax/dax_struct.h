@@ -7,7 +7,7 @@
 
 #include <pthread.h>
 
-enum { PAGE = 4096, SLOT_PAGES = DAX_SLOT / PAGE };
+enum { SLOT_PAGES = DAX_SLOT / PAGE };
 
 struct slot {
 	uint16_t pages; /* of a file; 0: nothing is mapped */
