@@ -19,7 +19,7 @@
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif
 
-enum { MAX_CODE = 1024, MAX_SKIP = 255, LINES = 256, X32_BIT = 0x40000000 };
+enum { MAX_CODE = 1024, MAX_SKIP = 255, X32_BIT = 0x40000000 };
 
 struct code {
 	struct sock_filter at[MAX_CODE];
@@ -157,12 +157,12 @@ static size_t lines_of(const struct seccomp_call *calls, size_t n, size_t i, con
 
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 {
-	const struct seccomp_call *line[LINES], *plain[LINES];
+	const struct seccomp_call *line[SECCOMP_LINES], *plain[SECCOMP_LINES];
 	struct code c = { .n = 0 };
 	struct sock_fprog program = { .filter = c.at };
 	size_t found, plains = 0;
 
-	if (n > LINES)
+	if (n > SECCOMP_LINES)
 		return -E2BIG;
 	code_load(&c, offsetof(struct seccomp_data, arch));
 	code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, AUDIT_ARCH_X86_64);

@@ -22,6 +22,9 @@ struct seccomp_call {
 	struct seccomp_match match[2];
 };
 
+/* A list has so many lines at most. */
+enum { SECCOMP_LINES = 256 };
+
 /* All bits of an argument. */
 #define SECCOMP_ALL 0xffffffffu
 

@@ -80,7 +80,7 @@ static const struct call calls[] = {
 #include "calls/table.h"
 };
 
-enum { CALLS = sizeof(calls) / sizeof(calls[0]), LINES_MAX = 256 };
+enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
 
 int seccomp_row(uint32_t i, struct seccomp_row *out)
 {
@@ -96,7 +96,7 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 
 static int put_on(uint32_t kind)
 {
-	struct seccomp_call list[LINES_MAX];
+	struct seccomp_call list[SECCOMP_LINES];
 	size_t n = 0;
 
 	for (uint32_t i = 0; i < CALLS; i++) {
@@ -106,7 +106,7 @@ static int put_on(uint32_t kind)
 			continue;
 		/* Each value of IN is a line of its own. */
 		for (uint32_t k = 0; k < (c->test == TEST_IN ? c->n : 1); k++) {
-			if (n == LINES_MAX)
+			if (n == SECCOMP_LINES)
 				return -E2BIG;
 			list[n] = (struct seccomp_call){ .nr = c->nr };
 			if (c->test == TEST_IN)
