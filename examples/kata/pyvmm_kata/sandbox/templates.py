@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import time
+from _blake2 import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 import vmm
@@ -74,16 +75,8 @@ class Kind(NamedTuple):
         parts = [FORMAT, os.uname().release, *self]
         for path in (self.kernel, self.image, str(vmm.__file__), __file__):
             parts += [os.path.realpath(path), *_identity(os.stat(path))]
-        return _digest(json.dumps(parts).encode())
-
-
-def _digest(data: bytes) -> str:
-    """32 hexadecimal digits.  `hashlib` would load OpenSSL, which takes longer than all the rest."""
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:  # Python 3.11
-        from hashlib import sha256
-    return str(sha256(data).hexdigest())[:32]
+        # Of hashlib, which loads OpenSSL, only this is needed
+        return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def mac_of(number: int) -> str:
