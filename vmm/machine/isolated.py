@@ -24,7 +24,7 @@ from vmm.faststart.record import replace
 from vmm.faststart.thread import Thread
 from vmm.machine import exit_hook as exithook
 from vmm.machine.config import THREAD, config_kinds
-from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, TIMEOUT, EndEvent, Life
+from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.machine.config import MachineConfig
-    from vmm.machine.lifecycle import Event, EventStream
     from vmm.machine.machine import Machine
     from vmm.machine.snapshot import Saved
 
@@ -291,7 +290,7 @@ class _Vsock:
             each.close()
 
 
-class IsolatedMachine:
+class IsolatedMachine(Living):
     """What :class:`~vmm.machine.machine.Machine` makes of a configuration with ``isolation="process"``.
 
     :ivar walls: names of the walls that stand around its process, see :data:`vmm.jail.enter.WALLS`; empty before it is
@@ -365,19 +364,9 @@ class IsolatedMachine:
     # -- life --------------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> str:
-        """As :attr:`Machine.state`."""
-        return self._life.state
-
-    @property
     def confined(self) -> bool:
         """As :attr:`Machine.confined`: always."""
         return True
-
-    @property
-    def end(self) -> EndEvent | None:
-        """As :attr:`Machine.end`."""
-        return self._life.end
 
     @property
     def devices(self) -> list[Named]:
@@ -407,25 +396,6 @@ class IsolatedMachine:
         self._life.stage = RUNNING
         self.phases.append(("started", time.monotonic()))
 
-    def wait(self, timeout: float | None = None) -> EndEvent | None:
-        """As :meth:`Machine.wait`."""
-        end = self._life.wait(timeout)
-        if end is not None and end.error is not None:
-            raise end.error
-        return end
-
-    def run(self, timeout: float | None = None) -> EndEvent:
-        """As :meth:`Machine.run`."""
-        self.start()
-        return self.wait(timeout) or self.expire(timeout or 0.0)
-
-    def expire(self, timeout: float) -> EndEvent:
-        """As :meth:`Machine.expire`."""
-        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
-        end = self.wait()
-        assert end is not None
-        return end
-
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
         """As :meth:`Machine.stop`.  A process that does not answer within 10 s is killed."""
         child = self._child
@@ -436,14 +406,6 @@ class IsolatedMachine:
         else:
             child.stopped = kind, detail
             child.jailed.stop(kind, detail)
-
-    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
-        """As :meth:`Machine.listen`."""
-        return self._life.listen(listener)
-
-    def events(self) -> EventStream:
-        """As :meth:`Machine.events`."""
-        return self._life.stream()
 
     def pause(self) -> None:
         """As :meth:`Machine.pause`."""
@@ -500,12 +462,6 @@ class IsolatedMachine:
         self._life.publish("power-button")
         self._jailed.press_power_button()
 
-    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
-        """As :meth:`Machine.shutdown`."""
-        self._life.check("shutdown")
-        self.press_power_button()
-        return self.wait(timeout)
-
     def console_input(self, data: bytes) -> int:
         """As :meth:`Machine.console_input`."""
         self._life.check("console_input")
@@ -551,12 +507,6 @@ class IsolatedMachine:
                 os.close(self._console_fd)
                 self._console_fd = -1
             exithook.forget(self)
-
-    def __enter__(self) -> IsolatedMachine:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in ELSEWHERE:

@@ -14,6 +14,7 @@ from vmm.faststart.record import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
 MADE, RUNNING, PAUSED, ENDED, CLOSED = "made", "running", "paused", "ended", "closed"
 STATES = (MADE, RUNNING, PAUSED, ENDED, CLOSED)
@@ -183,6 +184,82 @@ class Life:
                 pass
 
         return forget
+
+
+class Living:
+    """The calls of a machine that need its life alone, wherever the machine is.  A context manager."""
+
+    _life: Life
+
+    @property
+    def state(self) -> str:
+        """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""
+        return self._life.state
+
+    @property
+    def end(self) -> EndEvent | None:
+        """How the run ended, None before."""
+        return self._life.end
+
+    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
+        """Run the guest."""
+        raise NotImplementedError
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """End the run."""
+        raise NotImplementedError
+
+    def press_power_button(self) -> None:
+        """Ask the guest to power off."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free everything."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float | None = None) -> EndEvent | None:
+        """Wait until the run has ended, at most *timeout* seconds.
+
+        :returns: how it ended, or None when the time is over and the guest has not
+        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
+        """
+        end = self._life.wait(timeout)
+        if end is not None and end.error is not None:
+            raise end.error
+        return end
+
+    def run(self, timeout: float | None = None) -> EndEvent:
+        """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
+        self.start()
+        return self.wait(timeout) or self.expire(timeout or 0.0)
+
+    def expire(self, timeout: float) -> EndEvent:
+        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
+        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
+        end = self.wait()
+        assert end is not None
+        return end
+
+    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
+        """:meth:`events` as calls, see :meth:`vmm.machine.lifecycle.Life.listen`."""
+        return self._life.listen(listener)
+
+    def events(self) -> EventStream:
+        """What happens to the machine from now on: an iterator of :class:`~vmm.machine.lifecycle.Event`, the last an
+        :class:`~vmm.machine.lifecycle.EndEvent`, which comes at once when the run has ended already."""
+        return self._life.stream()
+
+    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
+        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
+        self._life.check("shutdown")
+        self.press_power_button()
+        return self.wait(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class EventStream:

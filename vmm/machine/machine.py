@@ -25,9 +25,9 @@ from vmm.machine.lifecycle import (
     REBOOT,
     RUNNING,
     STOPPED,
-    TIMEOUT,
     EndEvent,
     Life,
+    Living,
 )
 from vmm.machine.open_devices import balloon_of, console_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from vmm.machine.config import MachineConfig
     from vmm.machine.confined import Confinement
     from vmm.machine.fork import ForkPoint
-    from vmm.machine.lifecycle import Event, EventStream
+    from vmm.machine.lifecycle import Event
     from vmm.machine.slots import Attached, HotPlug, Slots
     from vmm.machine.snapshot import Files, Saved
     from vmm.memory import GuestMemory
@@ -80,7 +80,7 @@ _SHORTAGES = (_EAGAIN, 12, 23, 24)
 """EAGAIN, ENOMEM, ENFILE, EMFILE."""
 
 
-class Machine:
+class Machine(Living):
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
     Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running <-> paused, -> ended (:meth:`wait`
@@ -267,19 +267,9 @@ class Machine:
     # -- life --------------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> str:
-        """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""
-        return self._life.state
-
-    @property
     def confined(self) -> bool:
         """Its threads have their lists of system calls, see :meth:`start`."""
         return self._confinement is not None
-
-    @property
-    def end(self) -> EndEvent | None:
-        """How the run ended, None before."""
-        return self._life.end
 
     def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
         """Load the kernel and let the guest run.
@@ -335,29 +325,6 @@ class Machine:
         self._map_register_pages()
         self.loop.run()
 
-    def wait(self, timeout: float | None = None) -> EndEvent | None:
-        """Wait until the run has ended, at most *timeout* seconds.
-
-        :returns: how it ended, or None when the time is over and the guest has not
-        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
-        """
-        end = self._life.wait(timeout)
-        if end is not None and end.error is not None:
-            raise end.error
-        return end
-
-    def run(self, timeout: float | None = None) -> EndEvent:
-        """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
-        self.start()
-        return self.wait(timeout) or self.expire(timeout or 0.0)
-
-    def expire(self, timeout: float) -> EndEvent:
-        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
-        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
-        end = self.wait()
-        assert end is not None
-        return end
-
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
         """End the run, as without power; before :meth:`start`: the run will end at once.  Without effect when it has
         ended.
@@ -366,15 +333,6 @@ class Machine:
         """
         if self._life.stage != CLOSED:
             self._threads.end(kind, detail)
-
-    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
-        """:meth:`events` as calls, see :meth:`vmm.machine.lifecycle.Life.listen`."""
-        return self._life.listen(listener)
-
-    def events(self) -> EventStream:
-        """What happens to the machine from now on: an iterator of :class:`~vmm.machine.lifecycle.Event`, the last an
-        :class:`~vmm.machine.lifecycle.EndEvent`, which comes at once when the run has ended already."""
-        return self._life.stream()
 
     def pause(self) -> None:
         """Stop the guest where it is: no vCPU runs and no device touches its memory until :meth:`resume`.
@@ -659,12 +617,6 @@ class Machine:
         self._life.publish("power-button")
         self._platform.power_button.signal()
 
-    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
-        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
-        self._life.check("shutdown")
-        self.press_power_button()
-        return self.wait(timeout)
-
     def _note_end(self, event: Event | EndEvent) -> None:
         if isinstance(event, EndEvent):
             self.phases.append(("ended", event.at))
@@ -749,9 +701,3 @@ class Machine:
             with ClosingTogether():
                 self._owned.close()
             exithook.forget(self)
-
-    def __enter__(self) -> Machine:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
