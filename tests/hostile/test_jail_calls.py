@@ -210,6 +210,17 @@ def test_a_machine_whose_guest_connects_to_the_host_ends_too(tmp_path: Path, thr
     assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the sockets"
 
 
+def ask_until_it_ends(path: Path, process: subprocess.Popen[str]) -> None:
+    """At a control socket, whose server or machine one of the answers will end."""
+    while process.poll() is None:
+        try:
+            ask(str(path), "status")
+        except ConfigError:  # it does not listen yet
+            time.sleep(0.01)
+        except HostError:
+            break
+
+
 CONTROLLED = {
     "getsockname": (51, 0, 0, 0),  # not even what sockets it has
     "connect": (42, -1, 0, 0),
@@ -229,13 +240,8 @@ def test_a_machine_with_a_control_socket_ends_too(tmp_path: Path, thread: str, c
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        while thread == "control" and process.poll() is None:
-            try:
-                ask(str(path), "status")
-            except ConfigError:  # it does not listen yet
-                time.sleep(0.01)
-            except HostError:
-                break
+        if thread == "control":
+            ask_until_it_ends(path, process)
         out, errors = process.communicate(timeout=60)
     assert "survived" not in out
     assert f"thread {thread}" in errors and f"({CONTROLLED[call][0]})" in errors
@@ -256,13 +262,7 @@ def test_who_serves_the_control_socket_has_a_list_too(tmp_path: Path, call: str)
     numbers = ",".join(str(number) for number in SERVING[call])
     command = [sys.executable, "-c", HOOK, WHERE["server"], numbers, *boot]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while process.poll() is None:
-            try:
-                ask(str(path), "status")
-            except ConfigError:  # it does not listen yet
-                time.sleep(0.01)
-            except HostError:
-                break
+        ask_until_it_ends(path, process)
         _, errors = process.communicate(timeout=60)
     assert f"thread control tried the system call {call} ({SERVING[call][0]})" in errors
     assert "the process of its control socket has ended" in errors and process.returncode == 1
