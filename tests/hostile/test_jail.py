@@ -31,7 +31,7 @@ from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.jail import users
 from vmm.jail.restrict import CAPABILITIES
-from vmm.machine.isolated import Jailed
+from vmm.machine.jailed import Jailed
 from vmm.native import lib
 from vmm.snapshot import whole
 from vmm.snapshot.manifest import read_manifest
@@ -698,11 +698,13 @@ NEVER = {
     "vmm.machine.stats": "only with --stats, and then imported before",
     "termios": "only with a terminal, and then imported before",
     "vmm.debug": "opened before",
-    **dict.fromkeys(("vmm.machine.restored", "vmm.machine.fork"), "nobody makes another machine in a jail"),
+    **dict.fromkeys(
+        ("vmm.machine.restored", "vmm.machine.fork", "vmm.machine.isolated"), "nobody makes another machine in a jail"
+    ),
     **dict.fromkeys(
         (
             "vmm.control.server",
-            "vmm.machine.isolated",
+            "vmm.machine.jailed",
             "vmm.snapshot.directory",
             "vmm.jail.restrict",
             "ctypes",

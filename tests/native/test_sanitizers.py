@@ -1,4 +1,5 @@
-"""Runs the C tests of the ring, the worker, the disk and the share under ASan, UBSan and TSan."""
+"""Runs the C tests of the ring, the worker, the disk and the share under ASan, UBSan and TSan, and every input that a
+fuzzer ever found interesting."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.fuzz import TARGETS, corpus, replay
 from tests.native.programs import compiler, names_of_tests, program
 
 SKIPPED = 77
@@ -93,3 +95,11 @@ def test_net(test: str, sanitizer: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("test", names_of_tests("test_small"))
 def test_small(test: str, sanitizer: str, tmp_path: Path) -> None:
     run("test_small", sanitizer, test, "none", tmp_path)
+
+
+@pytest.mark.skipif(compiler("fuzzer") is None, reason="libFuzzer needs clang")
+@pytest.mark.parametrize("target", TARGETS)
+def test_kept_corpus(target: str) -> None:
+    assert len(list(corpus(target).iterdir())) > 20
+    done = replay(target, corpus(target))
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,8 @@ from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.record import replace
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
-from vmm.machine.isolated import REQUEST_MAX, describe
+from vmm.machine.isolated import describe
+from vmm.machine.jailed import REQUEST_MAX
 from vmm.machine.lifecycle import EndEvent
 from vmm.machine.machine import Machine
 from vmm.machine.restored import Restored

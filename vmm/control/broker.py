@@ -307,7 +307,7 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
             # What serves is a third of this process: most machines are never asked for anything
             if not any(fd == sock.fileno() for fd, _ in poll.poll()):
                 from vmm.control.server import ControlServer, import_the_rest
-                from vmm.machine.isolated import Jailed
+                from vmm.machine.jailed import Jailed
 
                 import_the_rest()  # which maps code
                 # Nobody's word has been read so far

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.machine.config import MachineConfig
-    from vmm.machine.isolated import Jailed
+    from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
 
     Tell = Callable[[dict[str, Any]], None]

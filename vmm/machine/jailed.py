@@ -1,0 +1,227 @@
+"""How a machine is asked whose process is in a jail: by ``pyvmm-control``, which serves its control socket, and by the
+caller of a machine with ``isolation="process"``.
+
+A guest may have taken that process over, so what it answers is checked.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import signal
+import socket
+from typing import NamedTuple
+
+from vmm.errors import ConfigError, HostError
+from vmm.machine.lifecycle import STOPPED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.machine.config import MachineConfig
+    from vmm.machine.machine import Machine
+    from vmm.machine.snapshot import Saved
+
+ANSWER_MAX = 64 << 10
+"""Bytes of an answer."""
+REQUEST_MAX = 128 << 10
+"""Bytes of a request: a configuration is the longest."""
+
+
+class Jailed:
+    """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
+    it answers is checked, and it is killed when it does not end.
+
+    :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
+        the files that it is to write
+    :param process: a pidfd
+    :ivar config: of the machine, as the user gave it
+    """
+
+    confined = True
+
+    def __init__(self, sock: _socket.socket, process: int, config: MachineConfig) -> None:
+        self._sock = sock
+        self._process = process
+        self.config = config
+
+    @property
+    def state(self) -> str:
+        """As :attr:`Machine.state`."""
+        return text(self.ask("status").get("state"))
+
+    @property
+    def devices(self) -> list[Named]:
+        """Of the machine's devices their names."""
+        names = self.ask("status").get("devices")
+        return [Named(text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
+
+    def pause(self) -> None:
+        """As :meth:`Machine.pause`."""
+        self.ask("pause")
+
+    def resume(self) -> None:
+        """As :meth:`Machine.resume`."""
+        self.ask("resume")
+
+    def press_power_button(self) -> None:
+        """As :meth:`Machine.press_power_button`."""
+        self.ask("press-power-button")
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """As :meth:`Machine.stop`."""
+        try:
+            self.ask("stop", seconds=STOP_SECONDS, kind=kind, detail=detail)
+        except HostError:
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """As :meth:`Machine.snapshot`: the directory and all that describes the machine are made here, of the
+        configuration that the user gave; the machine's process writes RAM, its state and disks into files that are
+        open."""
+        from vmm.machine.snapshot import Taking
+        from vmm.snapshot.directory import NewDirectory
+
+        with NewDirectory(path) as folder:
+            taking = Taking(self.config, folder, base)
+            with taking.files() as files:
+                diff = (files.pages, files.than) if files.than >= 0 else ()
+                fds = (files.memory, files.state, *diff, *files.disks)
+                answer = self.ask("save", fds, progress, stop=stop, diff=bool(diff))
+            try:
+                taking.finish(_saved(answer, self.config))
+            except BaseException:
+                if stop:
+                    self.resume()
+                raise
+        if stop:
+            self.stop(detail="snapshot")
+
+    def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
+        """
+        :raises ConfigError: always
+        """
+        raise ConfigError(
+            "fork: a machine in a jail cannot make another one",
+            code="control-jail",
+            hint="start it with --jail=off, or restore a snapshot of it",
+        )
+
+    def ask(
+        self,
+        command: str,
+        fds: tuple[int, ...] = (),
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        seconds: float | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """
+        :raises ConfigError: as the machine says
+        :raises HostError: as it says; or it says nothing that makes sense
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                request = json.dumps({"command": command, **arguments}).encode()
+                flags = socket.MSG_NOSIGNAL | (0 if seconds is None else socket.MSG_DONTWAIT)
+                rights = array.array("i", (theirs.fileno(), *fds))
+                try:
+                    self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], flags)
+                except OSError as error:
+                    raise _silent(error) from error
+            ours.settimeout(seconds)
+            while data := _received(ours):
+                answer = parsed(data)
+                if "progress" in answer:
+                    if progress is not None:
+                        progress(number(answer["progress"]), number(answer.get("of")))
+                elif "error" in answer:
+                    kind = ConfigError if answer.get("config") is True else HostError
+                    raise kind(text(answer["error"]), code=text(answer.get("code")), hint=text(answer.get("hint")))
+                elif isinstance(answer.get("ok"), dict):
+                    return dict(answer["ok"])
+                else:
+                    raise nonsense()
+        raise HostError("the machine ended before it answered", code="control-ended")
+
+
+def _silent(error: OSError) -> HostError:
+    why = f": {error.strerror}" if error.strerror else ""
+    return HostError(f"the machine ended before it answered{why}", code="control-ended", errno=error.errno or 0)
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(ANSWER_MAX)
+    except OSError as error:
+        raise _silent(error) from error
+
+
+class Named(NamedTuple):
+    """A device of a machine in a jail."""
+
+    name: str
+
+
+_DEVICES_MAX = 256
+_TEXT_MAX = 512
+STOP_SECONDS = 10.0
+
+
+def nonsense() -> HostError:
+    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        raise nonsense() from None
+    if not isinstance(answer, dict):
+        raise nonsense()
+    return answer
+
+
+def text(value: object, most: int = _TEXT_MAX) -> str:
+    """What somebody's terminal may be shown."""
+    if not isinstance(value, str):
+        raise nonsense()
+    return "".join(each if each.isprintable() else "?" for each in value[:most])
+
+
+def number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise nonsense()
+    return value
+
+
+def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:
+    """What was answered to *save*."""
+    from vmm.machine.snapshot import Saved
+
+    devices, disks = (
+        [list(each) for each in answer[name] if isinstance(each, list) and len(each) == 2]
+        if isinstance(answer.get(name), list)
+        else []
+        for name in ("devices", "disks")
+    )
+    cpuid = text(answer.get("cpuid"))
+    if len(disks) != len(config.disk_configs()) or len(devices) > _DEVICES_MAX or len(cpuid) != 64:
+        raise nonsense()
+    return Saved(
+        tuple((text(kind), number(version)) for kind, version in devices),
+        cpuid,
+        tuple((number(size), number(changed)) for size, changed in disks),
+        number(answer.get("memory_bytes")),
+    )
