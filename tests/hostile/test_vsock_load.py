@@ -109,7 +109,7 @@ def test_thousands_of_connections(tmp_path: Path) -> None:
                 programs.append(listener.accept()[0])
                 guest.expect(vsock_spec.VSOCK_OP_RESPONSE)
             assert guest.vsock.stats()["connections"] == count
-            assert threading.active_count() == threads
+            assert threading.active_count() <= threads
             assert len(os.listdir("/proc/self/task")) < 20
             assert resident() - before < count * 2048, "no buffer each (a socket object of Python's is half of it)"
             for src in (0, count // 2, count - 1):
