@@ -17,7 +17,7 @@ from vmm.kvm.ctype import addressof, sizeof, u8, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from vmm.kvm.ctype import Structure
     from vmm.kvm.vcpu import Vcpu
@@ -31,6 +31,9 @@ TSC_TOLERANCE_PPM = 250
 
 _TRIES, _CLOSE = 16, 100_000
 """How often clocks are looked at together, and after how many ticks of the TSC no more."""
+_SET_TRIES, _CLOCK_ERROR = 32, 20_000
+"""How often a kvm-clock is set, and by how many ns it may be wrong then; by four times that in the last tries.
+Linux takes half a millisecond between its clocks for a broken one."""
 
 _SAVED_MSRS: tuple[tuple[int, int], ...] = (
     (0x10, 0x11),  # IA32_TSC
@@ -158,6 +161,8 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
     fd = vcpu.fd
     # First: it makes KVM accept an INIT or SIPI that waits, which changes the local APIC and the registers
     mp_state = vcpu.mp_state()
+    # Then: of an exception that waits KVM puts what it brings into CR2 or DR6, which are read below
+    _get(fd, k.KVM_GET_VCPU_EVENTS, st.kvm_vcpu_events(), "KVM_GET_VCPU_EVENTS")
     regs, sregs = bytes(vcpu.get_regs()), bytes(vcpu.get_sregs())
     if xsave_size > 4096:
         area = (u8 * xsave_size)()
@@ -228,23 +233,23 @@ def _host_tsc(vcpu: Vcpu) -> int | None:
     return None if offset is None else (vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset) % (1 << 64)
 
 
-def _close_in_time(vcpu: Vcpu, offset: int, call: Callable[[int], None]) -> int:
-    """Call *call* with the host's TSC of that moment, and again while the TSC after it says that something came in.
-
-    Linux takes half a millisecond between its clocks for a broken one.
-
-    :returns: the TSC halfway through the best try
-    """
-    best, found = 1 << 64, 0
+def _clocks_together(vm: Vm, vcpu: Vcpu, offset: int) -> tuple[int, int]:
+    """kvm-clock, and the host's TSC at that moment as *vcpu* tells it, whose offset is *offset*."""
+    best, found = 1 << 64, (0, 0)
     for _ in range(_TRIES):
+        clock = st.kvm_clock_data()
         before = vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset
-        call(before)
-        took = vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset - before
-        if took < best:
-            best, found = took, before + took // 2
-        if took < _CLOSE:
+        k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
+        after = vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset
+        ticks = (after - before) % (1 << 64)
+        if clock.flags & st.CLOCK_HOST_TSC and (clock.host_tsc - before) % (1 << 64) <= ticks:
+            # The very moment (Linux 5.16).  Elsewhere: the TSC of a host whose ticks are not the guest's
+            return int(clock.clock), int(clock.host_tsc)
+        if ticks < best:
+            best, found = ticks, (int(clock.clock), (before + ticks // 2) % (1 << 64))
+        if ticks < _CLOSE:
             break
-    return found % (1 << 64)
+    return found
 
 
 def save_vm(vm: Vm, first: Vcpu) -> VmState:
@@ -255,20 +260,13 @@ def save_vm(vm: Vm, first: Vcpu) -> VmState:
     chips = []
     for number in st.IRQCHIPS.values():
         chips.append(_get(vm.fd, k.KVM_GET_IRQCHIP, st.kvm_irqchip(chip_id=number), "KVM_GET_IRQCHIP"))
-    clocks: dict[int, int] = {}
-
-    def read(moment: int) -> None:
-        clock = st.kvm_clock_data()
-        k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
-        clocks[moment] = int(clock.clock)
-
     offset = _tsc_offset(first)
     if offset is None:
-        read(0)
-        return VmState(tuple(chips), clocks[0], time.time_ns(), None)
-    best = _close_in_time(first, offset, read)
-    moment = min(clocks, key=lambda each: abs(best - each % (1 << 64)))
-    return VmState(tuple(chips), clocks[moment], time.time_ns(), best)
+        clock = st.kvm_clock_data()
+        k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
+        return VmState(tuple(chips), int(clock.clock), time.time_ns(), None)
+    ns, tsc = _clocks_together(vm, first, offset)
+    return VmState(tuple(chips), ns, time.time_ns(), tsc)
 
 
 def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
@@ -345,17 +343,25 @@ class Clocks:
         def write(clock: int) -> None:
             k.ioctl(vm.fd, k.KVM_SET_CLOCK, st.kvm_clock_data(clock=clock), "KVM_SET_CLOCK")
 
-        offset = _tsc_offset(self._first)
-        begun = self._begun
+        first, begun, khz = self._first, self._begun, self._khz
+        offset = _tsc_offset(first)
         if begun is None or offset is None:
             write(self._clock)
             return
-        khz = self._khz
-        _close_in_time(
-            self._first,
-            offset,
-            lambda moment: write(self._clock + (moment - begun) % (1 << 64) * 1_000_000 // khz),
-        )
+
+        def at(tsc: int) -> int:
+            """What it is to be at that moment."""
+            return self._clock + (tsc - begun) % (1 << 64) * 1_000_000 // khz
+
+        # Whoever sets it may be held up between a look at the TSC and the kernel, on a busy host for milliseconds
+        ahead = 0
+        for attempt in range(_SET_TRIES):
+            write(at(first.get_msrs([IA32_TSC])[IA32_TSC] - offset) + ahead)
+            clock, tsc = _clocks_together(vm, first, offset)
+            error = clock - at(tsc)
+            if abs(error) <= _CLOCK_ERROR * (1 + attempt * 4 // _SET_TRIES):
+                break
+            ahead -= error
 
 
 def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -161,6 +162,32 @@ def test_the_tsc_and_kvm_clock_go_on_together(made: list[Guest], elapsed: int) -
     passed, clock = tsc * 1_000_000 // vcpus[0].tsc_khz, vm_again.clock - vm.clock
     assert passed >= elapsed, "it never goes back"
     assert abs(passed - clock) < 50_000_000, "ns that one clock is ahead of the other"
+
+
+def test_kvm_clock_is_right_where_every_call_is_held_up(made: list[Guest], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy host, between the look at the TSC and the clock that is set by it."""
+    source, target = make(made), make(made)
+    _, vm = source.save()
+    if vm.host_tsc is None:
+        pytest.skip("this KVM does not tell TSC offsets")
+    ioctl, delay = k.ioctl, 300_000
+
+    def held_up(fd: int, request: int, *rest: Any) -> int:
+        if request == k.KVM_SET_CLOCK:
+            until = time.monotonic_ns() + delay
+            while time.monotonic_ns() < until:
+                pass
+        return ioctl(fd, request, *rest)
+
+    monkeypatch.setattr(k, "ioctl", held_up)
+    khz = target.vcpus[0].tsc_khz()
+    clocks = saved.Clocks(vm, target.vcpus[0], khz)
+    saved.restore_vm(target.vm, vm, clocks)
+    monkeypatch.undo()
+    again = saved.save_vm(target.vm, target.vcpus[0])
+    assert again.host_tsc is not None and clocks.tsc_delta is not None
+    passed = again.host_tsc - (vm.host_tsc - clocks.tsc_delta)
+    assert abs(vm.clock + passed * 1_000_000 // khz - again.clock) < delay // 2
 
 
 @pytest.mark.parametrize(
