@@ -1,4 +1,4 @@
-"""Users that belong to nobody: one for each machine, so that no two can touch each other."""
+"""User ids that nothing else on the host uses: each machine gets one, so that no two can touch each other."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from vmm.errors import HostError
 TYPE_CHECKING = False
 
 FIRST, COUNT = 0x7000_0000, 4096
-"""Above what distributions, containers' ranges and systemd use (systemd's UIDS-GIDS.md), below 2^31."""
+"""The range of user ids: above those of distributions, containers and systemd (systemd's UIDS-GIDS.md), below 2^31."""
 FOLDER = "/run/pyvmm"
 _FILE = "users"
 
 
 def claim(folder: str = FOLDER, first: int = FIRST, count: int = COUNT) -> tuple[int, int]:
-    """A user that no other machine of this host has.
+    """Reserve a user id that no other machine of this host has.
 
-    Each user is a byte of a file, which is locked as long as the descriptor is open: the end of a process, whatever its
-    kind, gives the user back.
+    Each user id has a byte in a file.  The byte is locked while the descriptor is open, so the end of the process
+    releases the user id, even after SIGKILL.
 
-    :returns: the user, and the descriptor
-    :raises HostError: the file cannot be had, or all users are taken
+    :returns: the user id, and the descriptor
+    :raises HostError: the file cannot be opened, or all user ids are in use
     """
     import fcntl
 
@@ -34,7 +34,7 @@ def claim(folder: str = FOLDER, first: int = FIRST, count: int = COUNT) -> tuple
         fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", code="jail-users", errno=error.errno or 0) from error
-    # Not where the last one began: a machine that has just ended may have left something with its user's name on it
+    # Begin elsewhere for each process: a machine that has just ended may have left files of its user behind
     start = (posix.getpid() * 31) % count
     for index in range(count):
         offset = (start + index) % count
@@ -46,8 +46,8 @@ def claim(folder: str = FOLDER, first: int = FIRST, count: int = COUNT) -> tuple
             continue
         return first + offset, fd
     posix.close(fd)
-    raise HostError(f"all {count} users of {path} are taken", code="jail-users", hint="end machines, or --jail=off")
+    raise HostError(f"all {count} users of {path} are in use", code="jail-users", hint="end machines, or --jail=off")
 
 
 _F_OFD_SETLK = 37
-"""Not the classic lock, which belongs to a process and goes when it closes any descriptor of the file."""
+"""fcntl.h.  An open file description lock: a classic one is lost when the process closes any descriptor of the file."""
