@@ -1,17 +1,16 @@
-"""What a machine in a jail has outside: its broker, and the process that serves its control socket.
+"""The processes that a jailed machine has outside of its jail: its broker, and the one that serves its control socket.
 
-The broker, ``pyvmm-broker``, does what a machine that runs still has to have done there.
+The broker, ``pyvmm-broker`` (``vsock/broker.c``), does for a running machine what the machine's process no longer can.
+It is a C program that shares no memory with the machine.  It is started only if the configuration needs it, just before
+the machine's process enters the jail.  At its start it is told what it may do; later it checks each request of the
+machine's process against that.
 
-It is a program of its own, without Python and without anything of the machine's memory (``vsock/broker.c``), started
-only where the configuration needs one, just before the machine's process goes into the jail.  It is told what it may
-do, and trusts nobody afterwards: whatever the process of the machine asks for is checked against that.
+* When a guest connects to a port of the host, the broker connects to the unix socket ``<uds>_PORT``, and to no other,
+  and answers with a descriptor or an errno.
+* When the machine's process has ended, for whatever reason, the broker removes the names of its sockets.
 
-* A guest connects to a port of the host: the broker connects to the socket ``<uds>_PORT``, no other, and answers with a
-  descriptor or an errno.
-* At the end, whatever it was, sockets lose their names.
-
-Each of the two processes ends with the other: the broker when it reads no more, or something that is no request; the
-machine, by an error, when the broker ends.
+Each of the two processes ends with the other: the broker ends at the end of file on its socket, or when it reads an
+invalid request; the machine ends with an error when the broker ends.
 """
 
 from __future__ import annotations
@@ -39,26 +38,28 @@ if TYPE_CHECKING:
     from vmm.virtio.vsock.path import Listening
 
     Name = tuple[str, tuple[int, int]]
-    """Of a socket: its path, and what :func:`vmm.virtio.vsock.path.unlink` wants to know."""
+    """The name of a socket: its path, and the device and inode number that :func:`vmm.virtio.vsock.path.unlink`
+    compares."""
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pyvmm-broker")
 _PATIENCE = 5
-"""Seconds that one of the two waits for the other."""
+"""Seconds to wait for the other process."""
 _ENCODING = "utf-8", "surrogateescape"
 _CAPABILITIES = ("dac_override", "dac_read_search", "fowner", "kill")
-"""Of who serves the control socket: snapshots are anywhere; a machine that does not listen is killed."""
+"""Capabilities of the process that serves the control socket: it writes snapshots in any directory, and kills a machine
+that does not answer."""
 _GO = b"g"
 _REQUEST_MAX = 32 << 10
 _FDS_MAX = 64
 
 
 class Broker:
-    """Starts it, for a machine that is about to go into its jail: before any guest has run in this process.
+    """Starts the broker of a machine that is about to enter its jail.  No guest has run in this process yet.
 
-    :param vsock: a socket device whose guest connects through it; no worker of it runs
-    :param names: what else is to be removed at the end, beside the sockets of *vsock*
-    :ivar pid: of the broker
-    :raises HostError: it cannot be started
+    :param vsock: the socket device whose guest connects through the broker; its worker is not running
+    :param names: further sockets to remove at the end, beside those of *vsock*
+    :ivar pid: the broker's process id
+    :raises HostError: the broker cannot be started
     """
 
     def __init__(self, vsock: Vsock | None, names: Iterable[Name] = ()) -> None:
@@ -93,7 +94,7 @@ class Broker:
     def _tell(self, vsock: Vsock | None, names: list[Name]) -> None:
         folder, prefix = -1, b""
         if vsock is not None:
-            # For the machine's asking; an answer takes as long as a connect() that does not wait
+            # Timeouts of the machine's requests.  The broker answers at once: its connect() does not block
             limit = struct.pack("=qq", _PATIENCE, 0)
             for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
                 self._sock.setsockopt(_socket.SOL_SOCKET, option, limit)
@@ -120,7 +121,7 @@ class Broker:
         machine.stop("error", "its broker has ended")
 
     def close(self) -> None:
-        """Let it end, and wait until it has: when the machine is closed.  Harmless when done twice."""
+        """Have the broker end, and wait for that.  Called when the machine is closed; may be called again."""
         if self._pidfd < 0:
             return
         self._sock.close()
@@ -132,27 +133,29 @@ class Broker:
 
 
 class Requests:
-    """Does what is asked of a machine in a jail by whoever is outside, at the other end of *sock*: each request comes
-    with a socket for its answers, and descriptors of files that are to be written."""
+    """Serves, in the process of a jailed machine, the requests of a process outside of the jail.
+
+    Each request is a message at *sock*, with the descriptors of a socket for its answers, and of files to write.
+    """
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._machine: Machine | None = None
 
     def hand_over(self, machine: Machine) -> None:
-        """*machine* can be served from now on, by :meth:`start`."""
-        import json
+        """Set the machine; :meth:`start` may be called afterwards."""
+        import json  # now: a jailed process cannot open the module's file
 
         assert json
         machine.open_for_saving()
         self._machine = machine
 
     def start(self) -> None:
-        """Do what is asked for, on a thread of its own for each request."""
+        """Begin to serve; each request gets a thread of its own."""
         Thread(self._take, "control").start()
 
     def take(self, most: int = _REQUEST_MAX) -> tuple[bytes, list[int]] | None:
-        """The next request, of *most* bytes, and its descriptors; None: nobody asks any more."""
+        """Wait for the next request: up to *most* bytes, and its descriptors; None: the other end is closed."""
         try:
             data, fds = _receive(self._sock, most)
         except OSError:
@@ -177,7 +180,7 @@ class Requests:
             try:
                 posix.write(answer, json.dumps(what).encode())  # one message
             except OSError:
-                pass  # nobody wants to know any more
+                pass  # the reader has closed its end
 
         request = json.loads(data)
         try:
@@ -192,7 +195,7 @@ class Requests:
             machine.stop(request["kind"], request["detail"])
 
     def close(self) -> None:
-        """Take no request any more.  Harmless when done twice."""
+        """Accept no more requests.  May be called again."""
         try:
             self._sock.shutdown(_socket.SHUT_RDWR)  # a thread may be waiting there
         except OSError:
@@ -201,17 +204,17 @@ class Requests:
 
 
 class ControlProcess(Requests):
-    """Serves the control socket of a machine in a jail from outside.  Forked before the machine is made, it has nothing
-    of it.  The process of the machine never sees the socket, nor who speaks there and what they ask for: it is
-    told what to do, and given descriptors of the files that it is to write.
+    """A process outside of the jail that serves the control socket of a jailed machine.
 
-    Each of the two processes ends with the other.
+    It is forked before the machine is made, so it has no part of the machine.  The process of the machine does not have
+    the control socket, and does not see the clients' requests: it is told what to do, and gets the descriptors of the
+    files to write.  Each of the two processes ends with the other.
 
-    :param config: of the machine
-    :param path: of the control socket
-    :ivar pid: of the process
+    :param config: the machine's configuration
+    :param path: the path of the control socket
+    :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
-    :raises HostError: the host has no process left
+    :raises HostError: fork(2) failed
     """
 
     def __init__(self, config: MachineConfig, path: str) -> None:
@@ -233,7 +236,7 @@ class ControlProcess(Requests):
         super().__init__(ours)
 
     def hand_over(self, machine: Machine) -> None:
-        """*machine* can be served from now on, by :meth:`start`; nobody is trusted any more."""
+        """Set the machine, and tell the other process to restrict itself and to serve."""
         super().hand_over(machine)
         self._sock.send(_GO)
         machine.loop.add(self._pidfd, lambda _events: self._on_end(machine))
@@ -243,7 +246,7 @@ class ControlProcess(Requests):
         machine.stop("error", "the process of its control socket has ended")
 
     def close(self) -> None:
-        """Let it end, and wait until it has: when the machine is closed.  Harmless when done twice."""
+        """Have the process end, and wait for that.  Called when the machine is closed; may be called again."""
         if self._pidfd < 0:
             return
         super().close()
@@ -252,7 +255,7 @@ class ControlProcess(Requests):
 
 
 def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callable[[dict[str, Any]], None]) -> Any:
-    """What a request asks for, and what it answers."""
+    """Do what a request asks for; returns the answer."""
     command = request["command"]
     if command == "status":
         return {"state": machine.state, "devices": [device.name for device in machine.devices]}
@@ -268,7 +271,7 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         from vmm.machine.snapshot import Files
 
         memory, state, *others = fds
-        fds.clear()  # they are closed with these
+        fds.clear()  # Files closes them
         pages, than = (others.pop(0), others.pop(0)) if request["diff"] else (-1, -1)
         with Files(memory, state, pages, than, tuple(others)) as files:
             saved = machine.save(
@@ -292,7 +295,7 @@ def _receive(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
 
 
 def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, config: MachineConfig) -> None:
-    """All that the forked process does; does not return."""
+    """The main function of the forked process; does not return."""
     status = 1
     try:
         _leave_others({sock.fileno(), machine, listening.sock.fileno()})
@@ -304,16 +307,16 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
             poll = select.poll()
             for each in (sock, listening.sock):
                 poll.register(each, select.POLLIN)
-            # What serves is a third of this process: most machines are never asked for anything
+            # Import the server at the first connection: it takes a third of the memory of this process, and most
+            # machines never get a request
             if not any(fd == sock.fileno() for fd, _ in poll.poll()):
                 from vmm.control.server import ControlServer, import_the_rest
                 from vmm.machine.jailed import Jailed
 
-                import_the_rest()  # which maps code
-                # Nobody's word has been read so far
-                keep_calls()
+                import_the_rest()  # the filter allows no code to be mapped
+                keep_calls()  # before anything that a client sent is read
                 with ControlServer(Jailed(sock, machine, config), listening):
-                    sock.recv(1)  # nothing comes but the end
+                    sock.recv(1)  # the machine's process sends nothing: this waits for its end
         listening.close()
         status = 0
     finally:
@@ -321,7 +324,8 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
 
 
 def _leave_others(kept: set[int]) -> None:
-    """No terminal, no signals that are for the machine, no descriptors of others but stderr."""
+    """Leave the terminal, ignore the signals that are meant for the machine, and close all descriptors but stderr and
+    *kept*."""
     import _signal  # type: ignore[import-not-found]
 
     posix.setsid()

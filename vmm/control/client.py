@@ -1,4 +1,4 @@
-"""Asking a machine at its control socket."""
+"""The client's side of a control socket."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 def ask(
     path: str, command: str, progress: Callable[[int, int], None] | None = None, /, **arguments: Any
 ) -> dict[str, Any]:
-    """Have the machine at the control socket *path* do *command*.
+    """Send a request to the control socket *path*, and wait for its answer.
 
-    :param progress: called with how much of how much is done
-    :returns: what it answers
-    :raises ConfigError: nobody is there, or the machine says that it cannot be
-    :raises HostError: the machine's host failed, or it ended meanwhile
+    :param progress: called with the number of units that are done, and their total
+    :param arguments: of the request; those that are None are left out
+    :returns: the answer
+    :raises ConfigError: nothing listens at *path*, or the machine cannot do this
+    :raises HostError: the host refused something, or the machine ended before it answered
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
         try:

@@ -1,7 +1,7 @@
-"""Serves the control socket of one machine, a thread a connection.
+"""The server of one machine's control socket, with a thread for each connection.
 
-A request is one line, a JSON object with ``command`` and what that takes; answers are lines, too: any number of
-``progress``, then one with ``ok`` or with ``error``.  A request that is no such thing ends the connection.
+A request is one line: a JSON object with ``command`` and the arguments of that command.  Answers are lines, too: any
+number with ``progress``, then one with ``ok`` or with ``error``.  An invalid request ends the connection.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LINE_MAX = 64 << 10
-"""Bytes of a request."""
+"""The longest request, in bytes."""
 CONNECTIONS_MAX = 16
 _SEND_S = 2
-"""How long an answer waits for its reader."""
+"""Seconds that :meth:`ControlServer.close` waits for a client to read its answer."""
 
 
 def import_the_rest() -> None:
-    """What serving a request may import, for a process that maps no code any more."""
+    """Import what a request may need, in a process that cannot map code afterwards."""
     import ctypes
     import hashlib
     import shutil
@@ -62,9 +62,9 @@ def import_the_rest() -> None:
 
 
 class ControlServer:
-    """Serves *machine* at the unix socket *path*, mode 0600, or one that is there, until :meth:`close`.  A context
-    manager.
+    """Serves *machine* at a unix socket until :meth:`close`.  A context manager.
 
+    :param path: where to make the socket, with mode 0600; or a socket that listens already
     :raises ConfigError: the socket cannot be made
     """
 
@@ -83,7 +83,7 @@ class ControlServer:
 
     @property
     def path(self) -> str:
-        """Of the socket, absolute."""
+        """The absolute path of the socket."""
         return self._listening.path
 
     def _accept(self) -> None:
@@ -116,7 +116,7 @@ class ControlServer:
                     if not line.endswith(b"\n") or not self._answer(line, tell):
                         return
         except (OSError, ValueError):
-            pass  # it has gone
+            pass  # the client has closed the connection
         except Exception:
             _log.exception("a request to the control socket failed")
         finally:
@@ -126,7 +126,7 @@ class ControlServer:
             served.release()
 
     def _answer(self, line: bytes, tell: Tell) -> bool:
-        """Do what one line asks for; False: it is no request."""
+        """Serve one line; False: it is not a request."""
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -149,7 +149,10 @@ class ControlServer:
         return True
 
     def fork(self, n: int) -> list[dict[str, str]]:
-        """Fork the machine into *n* children; where each is reached.  They end with this object, or by themselves."""
+        """Fork the machine into *n* children, each with a control socket.  They end at :meth:`close` at the latest.
+
+        :returns: the paths of each child's sockets
+        """
         with self._lock:
             first = self._forked + 1
             self._forked += n
@@ -174,8 +177,8 @@ class ControlServer:
         return [each.where() for each in made]
 
     def close(self) -> None:
-        """Take no request any more, answer those that were made, end the machine's children, and remove the socket.
-        Harmless when done twice."""
+        """Accept no more requests, answer those that were made, end the machine's children, and remove the socket.
+        May be called again."""
         with self._lock:
             if self._stopping:
                 return
@@ -186,7 +189,7 @@ class ControlServer:
             _shut(connection, socket.SHUT_RD)
         self._thread.join()
         for connection, (thread, served) in connections.items():
-            # Who does not read its answers does not hold the end of a machine up for longer
+            # A client that does not read its answer delays the end of the machine by no more than this
             if not served.acquire(timeout=_SEND_S):
                 _shut(connection, socket.SHUT_RDWR)
             thread.join()
@@ -206,11 +209,11 @@ def _shut(connection: socket.socket, how: int) -> None:
     try:
         connection.shutdown(how)
     except OSError:
-        pass  # it is closed, or its other end is
+        pass  # this end or the other one is closed
 
 
 class Child:
-    """A child of a machine that was forked at its control socket, with one of its own at *path*."""
+    """A child that the command ``fork`` made, with a control socket of its own at *path*."""
 
     def __init__(self, machine: Machine, path: str) -> None:
         self._machine = machine
@@ -220,11 +223,11 @@ class Child:
 
     @property
     def lives(self) -> bool:
-        """It is not closed yet."""
+        """Whether it is not closed yet."""
         return self._machine.state != "closed"
 
     def where(self) -> dict[str, str]:
-        """Paths of its sockets."""
+        """The paths of its sockets."""
         vsock = self._machine.config.vsock
         return {"control": self._server.path, "vsock": "" if vsock is None else vsock.uds}
 
@@ -237,13 +240,14 @@ class Child:
         self._machine.close()
 
     def close(self) -> None:
-        """End it."""
+        """End the child, and wait for that."""
         self._machine.stop()
         self._thread.join()
 
 
 def own_devices(config: MachineConfig, number: int) -> dict[str, Any]:
-    """The fields of a machine's configuration in which its child *number* has other records of devices."""
+    """The fields of the configuration in which child *number* differs from its parent: records of devices whose paths
+    or addresses must be unique."""
     own: dict[str, Any] = {}
     for device in BUILT_IN:
         found = getattr(config, device.field)
@@ -257,7 +261,7 @@ def own_devices(config: MachineConfig, number: int) -> dict[str, Any]:
 
 
 class Arguments:
-    """What a request gives beside its command, each checked when it is asked for."""
+    """The arguments of a request; each is checked when it is taken."""
 
     def __init__(self, command: str, values: dict[str, Any]) -> None:
         self._command = command
@@ -266,7 +270,7 @@ class Arguments:
     def take(self, name: str, kind: type, default: Any = None) -> Any:
         """The argument *name*.
 
-        :raises ConfigError: it is missing and has no default, or of another type
+        :raises ConfigError: it is missing and has no default, or it has another type
         """
         value = self._values.pop(name, default)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
@@ -276,8 +280,9 @@ class Arguments:
         return value
 
     def end(self) -> None:
-        """
-        :raises ConfigError: there is one that nobody knows
+        """Check that all arguments were taken.
+
+        :raises ConfigError: the command does not have one of them
         """
         if self._values:
             raise ConfigError(f"{self._command}: no argument {next(iter(self._values))!r:.60}", code="control-argument")
@@ -344,4 +349,4 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "snapshot": _snapshot,
     "fork": _fork,
 }
-"""What may be asked for; docs/control.md tells what each takes and answers."""
+"""The commands; docs/control.md describes their arguments and answers."""

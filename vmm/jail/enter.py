@@ -1,4 +1,4 @@
-"""Going in."""
+"""Enter the jail: the steps for the process of a machine, and what each of them is called."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ OFF, AUTO, ON = "off", "auto", "on"
 
 WALLS = (
     ("user", lib.JAIL_USER, "a user of its own"),
-    ("user-ns", lib.JAIL_USER_NS, "a user namespace"),
+    ("user-ns", lib.JAIL_USER_NS, "a user namespace of its own"),
     ("capabilities", lib.JAIL_CAPABILITIES, "no capabilities"),
     ("no-new-privs", lib.JAIL_NO_NEW_PRIVS, "no new privileges"),
-    ("files", lib.JAIL_FILES, "an empty root, read-only"),
-    ("net-ns", lib.JAIL_NET_NS, "no network"),
-    ("ipc-ns", lib.JAIL_IPC_NS, "no IPC of others"),
-    ("uts-ns", lib.JAIL_UTS_NS, "a host's name of its own"),
-    ("cgroup-ns", lib.JAIL_CGROUP_NS, "no view of control groups"),
-    ("landlock", lib.JAIL_LANDLOCK, "a Landlock domain that allows nothing"),
-    ("limits", lib.JAIL_LIMITS, "limits on files, threads and file sizes, no core"),
-    ("seccomp", lib.JAIL_SECCOMP, "a list of system calls"),
-    ("undumpable", lib.JAIL_UNDUMPABLE, "nobody of its user may look into it"),
+    ("files", lib.JAIL_FILES, "an empty, read-only root directory"),
+    ("net-ns", lib.JAIL_NET_NS, "an empty network namespace"),
+    ("ipc-ns", lib.JAIL_IPC_NS, "an IPC namespace of its own"),
+    ("uts-ns", lib.JAIL_UTS_NS, "a UTS namespace of its own (host name)"),
+    ("cgroup-ns", lib.JAIL_CGROUP_NS, "a cgroup namespace of its own"),
+    ("landlock", lib.JAIL_LANDLOCK, "a Landlock domain without a rule"),
+    ("limits", lib.JAIL_LIMITS, "limits on open files, threads, file sizes and core dumps"),
+    ("seccomp", lib.JAIL_SECCOMP, "a seccomp filter that allows only listed system calls"),
+    ("undumpable", lib.JAIL_UNDUMPABLE, "not dumpable: no process of the same user can trace it"),
 )
-"""Names of walls, their bits, and what they are."""
+"""Each wall: its name, its bit, and a description for messages."""
 
 NEEDED = lib.JAIL_CAPABILITIES | lib.JAIL_NO_NEW_PRIVS | lib.JAIL_FILES | lib.JAIL_NET_NS | lib.JAIL_LIMITS
-"""Without one of these ``on`` fails."""
+"""The walls that ``--jail on`` requires."""
 
 
 @dataclass(frozen=True)
 class JailLimits:
-    """What the process may have at most.
+    """Limits of the jailed process.
 
-    :ivar files: open descriptors; 0: as many as now
-    :ivar threads: of its user
-    :ivar file_size: bytes that a file may have to be written to; 0: no limit
-    :ivar calls: kinds of threads that it will have (``SECCOMP_*``), whose system calls it keeps; 0: it keeps all
+    :ivar files: most open descriptors (RLIMIT_NOFILE); 0: unchanged
+    :ivar threads: most threads of its user (RLIMIT_NPROC); only if it gets a user of its own
+    :ivar file_size: largest offset that it may write a file at, in bytes (RLIMIT_FSIZE); 0: unchanged
+    :ivar calls: the kinds of threads that it will have (``SECCOMP_*`` bits): their system calls stay allowed; 0: no
+        filter, all system calls stay allowed
     """
 
     files: int = 1024
@@ -51,11 +52,11 @@ class JailLimits:
 
 @dataclass(frozen=True)
 class Walls:
-    """What stands.
+    """The walls of this process.
 
-    :ivar standing: bits of :data:`WALLS`
-    :ivar missing: in words, the first that cannot be had here and why; may be empty
-    :ivar user: the user id, 0 when there is none of its own
+    :ivar standing: bits of :data:`WALLS`: those that are in force
+    :ivar missing: a message about the first wall that the host refused, and why; empty if there is none
+    :ivar user: the process's own user id; 0 if it has none of its own
     """
 
     standing: int
@@ -63,27 +64,27 @@ class Walls:
     user: int = 0
 
     def names(self) -> list[str]:
-        """Of those that stand."""
+        """The names of the walls that are in force."""
         return [name for name, bit, _ in WALLS if self.standing & bit]
 
 
 def parse(text: str) -> str:
-    """``auto``, ``on`` or ``off``.
+    """Check an argument of ``--jail``, and return it.
 
-    :raises ConfigError: something else
+    :raises ConfigError: it is not ``auto``, ``on`` or ``off``
     """
     if text not in (AUTO, ON, OFF):
-        raise ConfigError(f"--jail {text!r}: no such way", code="jail-syntax", hint="--jail auto|on|off")
+        raise ConfigError(f"--jail {text!r}: unknown mode", code="jail-syntax", hint="--jail auto|on|off")
     return text
 
 
 def enter(limits: JailLimits, *, must: bool = False) -> Walls:
-    """Give up what this process does not need any more; there is no way back.  Called by its only thread.
+    """Give up, for good, everything that this process no longer needs.  Its only thread calls this.
 
-    As root it gets a user of its own; others get a user namespace, where the host allows that.
+    A process of root gets a user of its own; any other process gets a user namespace, if the host allows that.
 
-    :param must: fail when one of :data:`NEEDED` cannot be had
-    :raises HostError: there are other threads already, or *must*
+    :param must: fail if the host refuses one of :data:`NEEDED`
+    :raises HostError: the process has other threads; or the host refused a needed wall and *must* is true
     """
     from vmm.jail import users
 
@@ -100,7 +101,12 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
     if failed:
         if claimed >= 0:
             posix.close(claimed)
-        raise HostError(f"jail: {posix.strerror(failed)}", code="jail", errno=failed, hint="--jail=off does without")
+        raise HostError(
+            f"jail: {posix.strerror(failed)}",
+            code="jail",
+            errno=failed,
+            hint="--jail=off runs the machine without a jail",
+        )
     if walls.missing:
         text = next(text for _, bit, text in WALLS if bit == walls.missing)
         problem = f"{text}: {posix.strerror(walls.first_errno)}"
@@ -110,9 +116,9 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
         if not failed:
             standing |= lib.JAIL_SECCOMP
         elif not problem:
-            problem = f"a list of system calls: {posix.strerror(failed)}"
+            problem = f"a seccomp filter: {posix.strerror(failed)}"
     if must and NEEDED & ~standing:
         raise HostError(
-            f"jail: {problem}", code="jail", errno=int(walls.first_errno), hint="--jail=auto goes on without"
+            f"jail: {problem}", code="jail", errno=int(walls.first_errno), hint="--jail=auto continues without it"
         )
     return Walls(standing, problem, user if standing & lib.JAIL_USER else 0)

@@ -1,4 +1,4 @@
-"""What a process gives up that has a machine and goes on serving its host: it opens disks, mounts, speaks to others."""
+"""What a process gives up that has a machine but cannot be jailed, because it continues to open files and to mount."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ CAPABILITIES = (
     "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
     "checkpoint_restore",
 )  # fmt: skip
-"""Names by number (linux/capability.h)."""
+"""The names of capabilities; the index is the number (linux/capability.h)."""
 
 
 def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
-    """For good: the calling thread, and all that it starts, gain no privileges, keep these capabilities and no other,
-    and never make the system calls of vmm/native/calls/forbidden.h; no core, nobody of its user may look into the
-    process, System V IPC and the host's name are its own.  So on the first thread, before there are others.
+    """Restrict the calling thread, and all threads and processes that it makes later, for good.
 
-    :param capabilities: as :data:`CAPABILITIES` names them
-    :returns: what stands
-    :raises ConfigError: there is no such capability
-    :raises HostError: not even new privileges can be given up
+    They cannot gain privileges, keep only the named capabilities, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h``.  The process makes no core dump, no process of the same user can trace it, and it
+    has an IPC and a UTS namespace of its own.  Call this on the first thread, before others exist: it does not change
+    threads that are running.
+
+    :param capabilities: those to keep, by their names in :data:`CAPABILITIES`
+    :returns: the walls that are in force
+    :raises ConfigError: a name is unknown
+    :raises HostError: the kernel refuses PR_SET_NO_NEW_PRIVS
     """
     kept = 0
     for name in capabilities:
         if name not in CAPABILITIES:
-            raise ConfigError(f"{name!r} is no capability", code="jail-capability")
+            raise ConfigError(f"{name!r} is no capability", code="jail-capability", hint="capabilities(7) lists them")
         kept |= 1 << CAPABILITIES.index(name)
     walls = ffi.new("struct jail_walls *")
     _check(lib.jail_reduce(kept, walls))
@@ -52,19 +55,19 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
 
 
 def seal_process() -> None:
-    """For good: the calling thread, and all that it starts, run no program, and make no process and no machine.  When
-    those that there are to be are there.
+    """Forbid the calling thread, and all that it makes later, to run programs and to make processes or machines, for
+    good.  Call this when all those that the process needs are running.
 
-    :raises HostError: the host's kernel has no filters of system calls
+    :raises HostError: the host's kernel has no seccomp filters
     """
     _check(lib.seccomp_forbid(0))
 
 
 def keep_calls() -> None:
-    """For good: the calling thread, and those that it starts, have no system calls but those that serving a control
-    socket takes; another one ends the process.  All code is mapped by then.
+    """Allow the calling thread, and those that it starts, only the system calls that serving a control socket needs,
+    for good; any other ends the process.  No code can be mapped afterwards, so import everything before.
 
-    :raises HostError: the host's kernel has no filters of system calls
+    :raises HostError: the host's kernel has no seccomp filters
     """
     _check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
 
