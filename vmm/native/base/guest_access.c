@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The two ways to a guest: its RAM, by the one function that turns a guest address into a pointer, and an interrupt, a bit for
- * the driver to read and an eventfd that KVM turns into an injection.
+ * Access to the guest: to its RAM, by the only function that turns a guest address into a pointer; and by an interrupt: a
+ * bit that the driver reads, and an eventfd on which KVM injects the interrupt.
  */
 #include "base/native.h"
 
@@ -13,7 +13,7 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 	for (uint32_t i = 0; i < mem->nregions; i++) {
 		const struct mem_region *r = &mem->region[i];
 
-		/* Written so that no sum can wrap: gpa and len are the guest's. */
+		/* The guest chooses gpa and len, so nothing here adds them: a sum could overflow. */
 		if (gpa < r->gpa || gpa - r->gpa >= r->size)
 			continue;
 		if (len > r->size - (gpa - r->gpa))
@@ -46,13 +46,13 @@ void memory_unmap_pages(uint64_t address, uint64_t size)
 void irq_raise(struct irq *irq, uint32_t bits)
 {
 	/*
-	 * The bit must be visible before the interrupt is: the driver's handler reads it first. The write() behind
-	 * eventfd_write orders nothing by itself, the release does.
+	 * The bit must be visible before the interrupt: the driver's handler reads it first. The write() in eventfd_write()
+	 * is no barrier, this atomic operation is one.
 	 */
 	if (irq->status)
 		__atomic_fetch_or(irq->status, bits, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&irq->raised, 1, __ATOMIC_RELAXED);
-	/* Fails only when the counter would overflow, and then an interrupt is pending anyway. */
+	/* This fails only if the counter would overflow, and then an interrupt is pending anyway. */
 	(void)!eventfd_write(irq->fd, 1);
 }
 

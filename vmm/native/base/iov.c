@@ -14,7 +14,7 @@ size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len)
 		memcpy((uint8_t *)to + done, iov[i].iov_base, some);
 		done += some;
 	}
-	/* The copy is what gets checked: keep the compiler from looking at the guest's bytes instead. */
+	/* Callers check the copy: keep the compiler from reading the guest's bytes again instead. */
 	__asm__ volatile("" ::: "memory");
 	return done;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the C files share beyond vmm_native.h. */
+/* Functions that all C files share, and that Python does not call. */
 #ifndef VMM_NATIVE_NATIVE_H
 #define VMM_NATIVE_NATIVE_H
 
@@ -18,7 +18,7 @@
 
 enum { PAGE = 4096 };
 
-/* Of bits for pages: that of the page at an offset in bytes. */
+/* Whether a bitmap of pages has the page at an offset in bytes. */
 static inline bool has_page(const uint8_t *bits, uint64_t at)
 {
 	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
@@ -26,34 +26,37 @@ static inline bool has_page(const uint8_t *bits, uint64_t at)
 
 /* ---- iov.c: lists of buffers in guest memory ---- */
 
-/* Copy out of guest memory, once; returns how much there was. */
+/* Copy from guest memory, reading each byte once; returns the number of bytes, less than len if the list is shorter. */
 size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len);
-/* Copy into guest memory; returns how much had room. */
+/* Copy to guest memory; returns the number of bytes, less than len if the list is shorter. */
 size_t iov_scatter(const struct iovec *iov, uint32_t n, const void *from, size_t len);
-/* The same, from an offset on. */
+/* The same, from the offset `at` of the list on. */
 size_t iov_write(const struct iovec *iov, uint32_t n, uint64_t at, const void *from, size_t len);
-/* Drop len bytes at the front. */
+/* Remove the first len bytes from the list. */
 void iov_skip(struct iovec **iov, uint32_t *n, size_t len);
-/* Leave only the first len bytes; returns how many entries that are. */
+/* Keep only the first len bytes; returns the new number of entries. */
 uint32_t iov_cut(struct iovec *iov, uint32_t n, size_t len);
 
-/* ---- out.c: writing to a descriptor of the host that may be anything, without ever blocking on a reader ---- */
+/* ---- out.c: writes to a descriptor of the host, of any kind, without blocking on its reader ---- */
 
-/* How it can be written so. */
+/* How to write to a descriptor without blocking; out_kind() finds out. */
 enum out_kind { OUT_NONE, OUT_PLAIN, OUT_SOCKET, OUT_POLL, OUT_POLL_BYTE };
 
 enum out_kind out_kind(int fd);
-/* As writev(), perhaps less of it; EAGAIN while the reader takes nothing. */
+/* As writev(), but it may write less; EAGAIN while the reader takes nothing. */
 ssize_t out_write(enum out_kind kind, int fd, const struct iovec *iov, int n);
 
 /* ---- fd_socket.c: messages of one size with descriptors, between processes, over a SOCK_SEQPACKET pair ---- */
 
-/* Descriptors of one message. */
+/* The most descriptors of one message. */
 enum { FD_SOCKET_MAX = 4 };
 
-/* Descriptors that are not there are -1. -errno; -EPIPE: the other side is gone; -EPROTO: of another size. */
+/* A descriptor of -1 is not sent. 0 or -errno; -EPIPE: the other end is closed; -EPROTO: it did not take len bytes. */
 int fd_socket_send(int sock, const void *data, size_t len, const int *fds, int nfds);
-/* Waits. Descriptors come close-on-exec; those that are not there are -1. After an error there are none. */
+/*
+ * Wait for a message. Descriptors are close-on-exec; those that did not come are -1, after an error all. 0 or -errno;
+ * -EPIPE: the other end is closed; -EPROTO: the message has another size or too many descriptors.
+ */
 int fd_socket_recv(int sock, void *data, size_t len, int *fds, int nfds);
 
 #endif

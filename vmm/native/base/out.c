@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Writing to a descriptor of the host that may be anything, without ever blocking on a reader.
+ * Writes to a descriptor of the host, of any kind, and never blocks on its reader.
  *
- * It is not ours alone: making it non-blocking would change it for those we share it with.
+ * The file may be shared with other processes. O_NONBLOCK belongs to the file, so we cannot set it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +35,7 @@ ssize_t out_write(enum out_kind kind, int fd, const struct iovec *iov, int n)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
 	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n };
-	/* A pipe that polls writable takes so much without blocking; of a terminal nothing is known. */
+	/* A pipe that polls writable takes PIPE_BUF bytes without blocking; a terminal promises nothing beyond one byte. */
 	size_t most = kind == OUT_POLL_BYTE ? 1 : PIPE_BUF;
 
 	if (kind == OUT_SOCKET)

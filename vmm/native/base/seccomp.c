@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A filter from a list of system calls. A call without conditions is a number followed by "allow", so that the kernel finds
- * it to be independent of arguments and does not run the filter for it at all.
+ * Makes a seccomp filter from a list of system calls. For a call without conditions the filter compares the number and
+ * allows it. The kernel recognizes that this does not depend on arguments, and does not run the filter for such calls.
  */
 #define _GNU_SOURCE /* syscall() */
 #include "base/seccomp.h"
@@ -43,7 +43,7 @@ static void code_load(struct code *c, size_t offset)
 	code_put(c, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offset);
 }
 
-/* Jump by `skip` when the loaded word is another one than `value`. */
+/* Skip the next `skip` instructions unless the loaded word is `value`. */
 static void code_unless(struct code *c, uint32_t value, size_t skip)
 {
 	if (skip > MAX_SKIP)
@@ -56,7 +56,7 @@ static bool is_plain(const struct seccomp_call *call)
 	return !call->match[0].mask && !call->match[1].mask && !call->err;
 }
 
-/* One argument has to have one value. */
+/* The only condition: one argument has one value. */
 static bool is_value(const struct seccomp_call *call)
 {
 	return call->match[0].mask == SECCOMP_ALL && !call->match[1].mask;
@@ -73,7 +73,7 @@ static void code_act(struct code *c, const struct seccomp_call *call)
 	code_return(c, call->err ? SECCOMP_RET_ERRNO | call->err : SECCOMP_RET_ALLOW);
 }
 
-/* One line: returns, or goes on behind itself when the arguments are others. */
+/* One line: the filter returns, or, if the arguments do not match, continues with the next line. */
 static void code_line(struct code *c, const struct seccomp_call *call)
 {
 	size_t left = 1;
@@ -93,7 +93,7 @@ static void code_line(struct code *c, const struct seccomp_call *call)
 	code_act(c, call);
 }
 
-/* Lines that are alike but for the value: the argument is loaded once. */
+/* Lines that differ only in the value: the argument is loaded once. */
 static void code_values(struct code *c, const struct seccomp_call *line[], size_t n)
 {
 	code_load_argument(c, line[0]->match[0].arg);
@@ -106,8 +106,8 @@ static void code_values(struct code *c, const struct seccomp_call *line[], size_
 	code_act(c, line[0]);
 }
 
-/* How many of the lines from the first one on differ in nothing but the value. */
-static size_t alike(const struct seccomp_call *line[], size_t n)
+/* The number of lines, from the first one on, that differ only in the value. */
+static size_t lines_alike(const struct seccomp_call *line[], size_t n)
 {
 	size_t i = 1;
 
@@ -118,7 +118,7 @@ static size_t alike(const struct seccomp_call *line[], size_t n)
 	return i;
 }
 
-/* All lines of one call. */
+/* All lines of one system call. */
 static void code_call(struct code *c, const struct seccomp_call *line[], size_t n, uint32_t other)
 {
 	size_t head = c->n;
@@ -126,7 +126,7 @@ static void code_call(struct code *c, const struct seccomp_call *line[], size_t 
 
 	code_unless(c, line[0]->nr, 0);
 	for (size_t i = 0, same; i < n; i += same) {
-		same = alike(line + i, n - i);
+		same = lines_alike(line + i, n - i);
 		if (is_value(line[i]))
 			code_values(c, line + i, same);
 		else
@@ -134,14 +134,14 @@ static void code_call(struct code *c, const struct seccomp_call *line[], size_t 
 		always |= !line[i]->match[0].mask && !line[i]->match[1].mask;
 	}
 	if (!always)
-		code_return(c, other); /* the number is not loaded any more */
+		code_return(c, other); /* an argument is loaded in place of the number, so no further call can be compared */
 	if (c->n - head - 1 > MAX_SKIP)
 		c->n = MAX_CODE + 1;
 	else if (head < MAX_CODE)
 		c->at[head].jf = (uint8_t)(c->n - head - 1);
 }
 
-/* Those of calls[] from i on that are of the same call; none when it was seen before. */
+/* The lines in calls[], from i on, of the same system call as calls[i]; none if an earlier line has that, too. */
 static size_t lines_of(const struct seccomp_call *calls, size_t n, size_t i, const struct seccomp_call *line[])
 {
 	size_t found = 0;
@@ -184,7 +184,7 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 	}
 	if (plains > MAX_SKIP)
 		return -E2BIG;
-	/* Last: the kernel does not run the filter for them. They have one end together, behind the other one. */
+	/* These come last, since the kernel does not run the filter for them. They share one "allow", behind `other`. */
 	for (size_t i = 0; i < plains; i++)
 		code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)(plains - i), 0, plain[i]->nr);
 	code_return(&c, other);
@@ -192,7 +192,10 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 	if (c.n > MAX_CODE)
 		return -E2BIG;
 	program.len = (unsigned short)c.n;
-	/* Without the flag kernels before 5.16 make every branch slower, against code that a guest cannot bring along. */
+	/*
+	 * Without the flag, kernels before 5.16 disable speculative store bypass for the thread, which slows it down. That
+	 * protects from code running in the same thread, which a guest cannot bring along.
+	 */
 	if (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
 		return 0;
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Lists of system calls, made into filters (seccomp(2)).
+ * Makes filters from lists of system calls (seccomp(2)).
  *
- * A list is a header of lines, each of which a macro takes: CALL, the call whatever its arguments are; WHEN, with one that
- * has these bits; WHEN2, with two such; FAIL, an errno in its place. Several lines of one call are alternatives, of which the
- * first that fits counts. The last word of a line says what needs the call; tools/calls.py shows it in docs/system-calls.md.
+ * A list is a header with a macro on each line. CALL allows a call with any arguments; WHEN, if one argument has these bits;
+ * WHEN2, if two have; FAIL makes it fail with an errno. Several lines of one call are alternatives: the first that matches
+ * counts. The last argument says what needs the call; tools/calls.py shows it in docs/system-calls.md.
  */
 #ifndef VMM_NATIVE_SECCOMP_H
 #define VMM_NATIVE_SECCOMP_H
@@ -12,23 +12,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* (uint32_t)args[arg] & mask == value. A mask of 0 is always met. The kernel takes no more of these arguments, either. */
+/* The condition ((uint32_t)args[arg] & mask) == value. A mask of 0: no condition. The kernel uses these low 32 bits, too. */
 struct seccomp_match {
 	uint32_t arg, mask, value;
 };
 
 struct seccomp_call {
-	uint32_t nr, err; /* err: the answer; 0: the call is made */
+	uint32_t nr, err; /* err: the call fails with this errno; 0: the kernel makes it */
 	struct seccomp_match match[2];
 };
 
-/* A list has so many lines at most. */
+/* The most lines of a list. */
 enum { SECCOMP_LINES = 256 };
 
 /* All bits of an argument. */
 #define SECCOMP_ALL 0xffffffffu
 
-/* For lists: #include one between these braces. */
+/* The macros of a list: #include it as the initializer of an array. */
 #define CALL(name, why) { .nr = SYS_##name },
 #define WHEN(name, arg0, mask0, value0, why)                                                                           \
 	{ .nr = SYS_##name, .match = { { (arg0), (uint32_t)(mask0), (uint32_t)(value0) } } },
@@ -38,9 +38,9 @@ enum { SECCOMP_LINES = 256 };
 #define FAIL(name, number, why) { .nr = SYS_##name, .err = (number) },
 
 /*
- * From here on this thread, and what it makes, does these calls; any other is answered with `other` (SECCOMP_RET_*; _ALLOW: a list
- * of what is not to be made). Takes
- * PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN. -errno; -E2BIG: the list is too long.
+ * Install the filter, for good, for the calling thread and the threads and processes that it makes. For a call that is not
+ * listed the kernel does `other` (SECCOMP_RET_*; with SECCOMP_RET_ALLOW the list says which calls fail). Takes
+ * PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN. 0 or -errno; -E2BIG: the list is too long.
  */
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other);
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The filters that table.h describes. A thread puts on its own, before it looks at anything of the guest's; the rest of the
- * process, which may be somebody else's program, is as it was. No right is needed for it, since the thread can gain none any
- * more (no_new_privs, which belongs to the thread, too).
+ * The seccomp filters that table.h describes. A thread installs its own one before it reads anything that the guest wrote.
+ * The other threads of the process, which may be a user's program, are not changed. No privilege is needed, since the
+ * thread sets no_new_privs (which belongs to the thread, too).
  *
- * A call that is not listed makes the kernel send SIGSYS to the thread instead of making the call. The handler says which
- * it was, and the thread does nothing more: its code is somebody else's by now. Somebody who blocks or ignores the signal
- * ends the process, since the kernel then takes the default action.
+ * For a call that is not listed, the kernel sends SIGSYS to the thread and does not make the call. The handler reports the
+ * call, and the thread does nothing more: an attacker may control it. If the signal is blocked or ignored, the kernel
+ * takes the default action, which ends the process.
  */
 #include "calls/calls.h"
 #include "base/seccomp.h"
@@ -42,7 +42,7 @@
 #define SANITIZED 1
 #endif
 #ifndef SANITIZED
-#define SANITIZED 0 /* sanitizers make calls of their own */
+#define SANITIZED 0 /* 1: no filters, since sanitizers make system calls of their own */
 #endif
 
 enum test { TEST_ANY, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL, TEST_REFUSED };
@@ -94,7 +94,7 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 
 /* ---- the filter ---------------------------------------------------------------------------------------------------- */
 
-static int put_on(uint32_t kind)
+static int filter_install(uint32_t kind)
 {
 	struct seccomp_call list[SECCOMP_LINES];
 	size_t n = 0;
@@ -129,7 +129,7 @@ static int put_on(uint32_t kind)
 	return seccomp_install(list, n, SECCOMP_RET_TRAP);
 }
 
-/* ---- what is never made --------------------------------------------------------------------------------------------- */
+/* ---- a process that cannot be jailed -------------------------------------------------------------------------------- */
 
 #undef CALL
 #undef FAIL
@@ -139,13 +139,13 @@ static const struct seccomp_call never[] = {
 #include "calls/forbidden.h"
 };
 
-/* Once it has its machine: no other one, and no program, which would be a process without these filters' meaning. */
+/* When its machine is made: no further one, and no program or process. */
 static const struct seccomp_call sealed[] = {
 	{ .nr = SYS_execve, .err = EPERM },
 	{ .nr = SYS_execveat, .err = EPERM },
 	{ .nr = SYS_fork, .err = EPERM },
 	{ .nr = SYS_vfork, .err = EPERM },
-	{ .nr = SYS_clone3, .err = ENOSYS }, /* the C library then takes clone, whose flags can be looked at */
+	{ .nr = SYS_clone3, .err = ENOSYS }, /* the C library then calls clone, whose flags a filter can test */
 	{ .nr = SYS_clone, .err = EPERM, .match = { { 0, CLONE_THREAD, 0 } } },
 	{ .nr = SYS_ioctl, .err = EPERM, .match = { { 1, SECCOMP_ALL, KVM_CREATE_VM } } },
 };
@@ -161,45 +161,45 @@ int seccomp_forbid(uint32_t programs)
 
 /* ---- a call that is not listed ------------------------------------------------------------------------------------- */
 
-/* Of this thread. initial-exec: a signal handler must not be the first who makes room for it. */
-static __thread struct seccomp_guard mine __attribute__((tls_model("initial-exec")));
-static struct sigaction before;
-/* Others wait for this thread, and for nobody else. */
-static __thread bool needed __attribute__((tls_model("initial-exec")));
-/* Its name, where it may not even ask for that. */
-static __thread char known_as[17] __attribute__((tls_model("initial-exec")));
+/* The guard of this thread. initial-exec: the memory is there from the start, a signal handler must not allocate it. */
+static __thread struct seccomp_guard own_guard __attribute__((tls_model("initial-exec")));
+static struct sigaction previous_action;
+/* This thread has a filter and no guard (seccomp_enter() without one): the machine cannot continue without it. */
+static __thread bool essential __attribute__((tls_model("initial-exec")));
+/* The name of such a thread: its filter may forbid to ask for it. */
+static __thread char essential_name[17] __attribute__((tls_model("initial-exec")));
 static bool whole_process;
-static bool confined; /* there are threads with a list and without a guard */
+static bool confined; /* some threads have a filter and no guard (seccomp_enter_thread()) */
 
-/* Somebody else's filter: as if we were not here. */
-static void pass_on(int sig, siginfo_t *info, void *context)
+/* The signal came from a filter that is not ours: do what happened without our handler. */
+static void signal_pass_on(int sig, siginfo_t *info, void *context)
 {
-	if (before.sa_flags & SA_SIGINFO) {
-		before.sa_sigaction(sig, info, context);
-	} else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
-		before.sa_handler(sig);
+	if (previous_action.sa_flags & SA_SIGINFO) {
+		previous_action.sa_sigaction(sig, info, context);
+	} else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
+		previous_action.sa_handler(sig);
 	} else {
 		signal(sig, SIG_DFL);
 		raise(sig); /* when the handler has returned */
 	}
 }
 
-static size_t append(char *line, size_t at, size_t room, const char *text)
+static size_t line_append(char *line, size_t at, size_t room, const char *text)
 {
 	while (*text && at + 1 < room)
 		line[at++] = *text++;
 	return at;
 }
 
-/* A thread that runs Python, or one of the C library's: nothing of the process can be relied on. */
+/* The thread may have run Python or code of the C library, so the state of the process cannot be relied on. */
 static void end_process(int nr)
 {
 	char line[200], name[17] = "", digits[12], *digit = &digits[sizeof(digits) - 1];
 	const char *call = "";
 	size_t n = 0;
 
-	if (needed)
-		memcpy(name, known_as, sizeof(name));
+	if (essential)
+		memcpy(name, essential_name, sizeof(name));
 	else
 		prctl(PR_GET_NAME, name, 0, 0, 0);
 	for (uint32_t i = 0; i < CALLS; i++)
@@ -209,13 +209,13 @@ static void end_process(int nr)
 	do
 		*--digit = (char)('0' + nr % 10);
 	while ((nr /= 10) > 0);
-	n = append(line, n, sizeof(line), "pyvmm: thread ");
-	n = append(line, n, sizeof(line), name);
-	n = append(line, n, sizeof(line), " tried the system call ");
-	n = append(line, n, sizeof(line), call);
-	n = append(line, n, sizeof(line), " (");
-	n = append(line, n, sizeof(line), digit);
-	n = append(line, n, sizeof(line), "), which it has no use for: the machine ends\n");
+	n = line_append(line, n, sizeof(line), "pyvmm: thread ");
+	n = line_append(line, n, sizeof(line), name);
+	n = line_append(line, n, sizeof(line), " tried the system call ");
+	n = line_append(line, n, sizeof(line), call);
+	n = line_append(line, n, sizeof(line), " (");
+	n = line_append(line, n, sizeof(line), digit);
+	n = line_append(line, n, sizeof(line), "), which it has no use for: the machine ends\n");
 	(void)!write(STDERR_FILENO, line, n);
 	for (;;)
 		syscall(SYS_exit_group, 1);
@@ -226,17 +226,17 @@ static void on_forbidden(int sig, siginfo_t *info, void *context)
 	const struct timespec moment = { .tv_nsec = 20000000 };
 	uint32_t same = 0;
 
-	if (!mine.nr) {
-		if (whole_process || confined || needed)
+	if (!own_guard.nr) {
+		if (whole_process || confined || essential)
 			end_process(info->si_syscall);
-		pass_on(sig, info, context);
+		signal_pass_on(sig, info, context);
 		return;
 	}
-	__atomic_store_n(mine.nr, info->si_syscall, __ATOMIC_RELEASE);
-	(void)!eventfd_write(*mine.event_fd, 1);
-	while (!__atomic_load_n(mine.stop, __ATOMIC_ACQUIRE))
+	__atomic_store_n(own_guard.nr, info->si_syscall, __ATOMIC_RELEASE);
+	(void)!eventfd_write(*own_guard.event_fd, 1);
+	while (!__atomic_load_n(own_guard.stop, __ATOMIC_ACQUIRE))
 		syscall(SYS_futex, &same, FUTEX_WAIT_PRIVATE, same, &moment, NULL, 0);
-	/* Nothing of the C library's: this thread may have been in the middle of it. */
+	/* Not pthread_exit(): this thread may have been in the middle of a function of the C library. */
 	for (;;)
 		syscall(SYS_exit, 0);
 }
@@ -246,7 +246,7 @@ static void set_handler(void)
 	struct sigaction action = { .sa_sigaction = on_forbidden, .sa_flags = SA_SIGINFO };
 
 	sigfillset(&action.sa_mask);
-	sigaction(SIGSYS, &action, &before);
+	sigaction(SIGSYS, &action, &previous_action);
 }
 
 static void install_handler(void)
@@ -259,8 +259,8 @@ static void install_handler(void)
 /* ---- capabilities -------------------------------------------------------------------------------------------------- */
 
 /*
- * Keep of this thread's capabilities (those below 32) what is in `kept`, and gain none. A process that has its own list has
- * none any more, and may not even ask.
+ * Give up the capabilities of this thread that are not in `kept`, which has those below 32. A process with a filter
+ * (seccomp_enter_process()) has no capabilities, and its filter does not allow these calls.
  */
 static int keep_capabilities(uint32_t kept)
 {
@@ -277,13 +277,13 @@ static int keep_capabilities(uint32_t kept)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-/* A guest connects to sockets of the host's that may be anybody's, which its monitor has given to it. */
+/* The guest may connect to sockets of the host that any user may own. */
 static uint32_t capabilities_of(uint32_t kind)
 {
 	return kind & REACH ? 1u << CAP_DAC_OVERRIDE : 0;
 }
 
-/* ---- going in ------------------------------------------------------------------------------------------------------ */
+/* ---- installing filters -------------------------------------------------------------------------------------------- */
 
 int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 {
@@ -291,20 +291,20 @@ int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 		return 0;
 	install_handler();
 	if (guard) {
-		mine = *guard;
+		own_guard = *guard;
 	} else {
-		prctl(PR_GET_NAME, known_as, 0, 0, 0);
-		needed = true;
+		prctl(PR_GET_NAME, essential_name, 0, 0, 0);
+		essential = true;
 	}
 	(void)keep_capabilities(capabilities_of(kind));
-	return put_on(kind);
+	return filter_install(kind);
 }
 
 int seccomp_enter_process(uint32_t kinds)
 {
 	install_handler();
 	whole_process = true;
-	return put_on(kinds);
+	return filter_install(kinds);
 }
 
 int seccomp_enter_thread(uint32_t kinds)
@@ -315,7 +315,7 @@ int seccomp_enter_thread(uint32_t kinds)
 	__atomic_store_n(&confined, true, __ATOMIC_RELEASE);
 	thread_needs_starter();
 	err = keep_capabilities(capabilities_of(kinds));
-	return err ? err : put_on(kinds);
+	return err ? err : filter_install(kinds);
 }
 
 static int enter_starter(void)

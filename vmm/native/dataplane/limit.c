@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Token buckets, as one number each: the time at which all that was done so far is paid for. What is done costs time, time
- * passes; the burst is how far that may lie ahead of now. So an idle limit costs nothing, there is nothing to refill, and a
- * request that is larger than the burst is done like any other and paid for afterwards.
+ * Token buckets. A bucket is one number, `paid`: the time at which everything done so far is within the rate. Each request
+ * moves it ahead by its cost in time. The burst is how far it may be ahead of now. So nothing needs to be refilled, an idle
+ * limit costs nothing, and a request that is larger than the burst is done at once; those behind it wait the longer.
  */
 
 #include <errno.h>
@@ -15,17 +15,17 @@
 #include "dataplane/worker.h"
 
 enum { NS = 1000000000 };
-/* Waking up more often than this costs more than it smoothes. */
+/* The shortest wait: waking up more often costs more than the smoother flow is worth. */
 enum { WAIT_MIN_NS = 100 * 1000 };
 
-/* Ten days: no sum can wrap. */
+/* Ten days. No cost is longer, so that sums cannot overflow. */
 #define LONGEST_NS (864000ull * NS)
 
 struct bucket {
 	uint64_t rate;     /* a second; 0: no limit */
-	uint64_t burst_ns; /* how far paid may be ahead */
+	uint64_t burst_ns; /* how far paid may be ahead of now */
 	uint64_t paid;     /* ns */
-	uint64_t rest;     /* what is left of a nanosecond, in 1/rate */
+	uint64_t rest;     /* the fraction of a nanosecond that is not in paid, in units of 1/rate */
 };
 
 struct limit {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Threads of the data plane: how they begin.
+ * Starts threads of the data plane.
  *
- * A thread inherits what the one that makes it has given up: filters of system calls, capabilities. A vCPU has given up
- * what a disk's worker needs, and it is on a vCPU that a driver's "ready" arrives. So a confined machine has a thread that
- * makes the others, the starter, and does nothing else.
+ * A thread inherits the restrictions of the thread that makes it: seccomp filters, and capabilities that were given up. A
+ * worker is started when its driver is ready, on the thread of a vCPU. In a confined machine that thread has given up system
+ * calls which, for example, a disk's worker needs. So another thread, the starter, makes the workers, and does nothing else.
  */
 #include "dataplane/worker.h"
 
@@ -15,12 +15,12 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-/* Touched as needed; the rest is address space. Sanitizers want more than the code does. */
+/* More than the code needs, for sanitizers. Pages that are not touched take no memory. */
 enum { STACK_SIZE = 256 << 10 };
 
 enum { NAME_SIZE = 16 };
 
-/* What a new thread is told. It names itself: to name another one is to open a file of /proc. */
+/* The argument of a new thread. It sets its name by itself: to name another thread one must open a file in /proc. */
 struct beginning {
 	void *(*body)(void *);
 	void *arg;
@@ -59,7 +59,7 @@ static void *thread_begin(void *arg)
 	return b.body(b.arg);
 }
 
-/* Takes b over. */
+/* Make a thread with the small stack. It frees b, also on errors. */
 static int make_thread(pthread_t *thread, struct beginning *b)
 {
 	sigset_t all, before;
@@ -72,8 +72,8 @@ static int make_thread(pthread_t *thread, struct beginning *b)
 	}
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	/*
-	 * The thread inherits the mask: signals are for the threads that expect them. SIGXFSZ becomes EFBIG. SIGSYS comes
-	 * from a system call of the thread's own, and would end the process.
+	 * The thread inherits this mask, so that other threads get the signals. A blocked SIGXFSZ makes write() return EFBIG.
+	 * SIGSYS stays unblocked: the thread's own system calls raise it, and if it were blocked it would end the process.
 	 */
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS);
@@ -88,7 +88,7 @@ static int make_thread(pthread_t *thread, struct beginning *b)
 
 /* ---- the starter --------------------------------------------------------------------------------------------------- */
 
-/* What a thread asks it for, and waits. */
+/* A request to the starter to make a thread. The requesting thread waits until it is done. */
 struct order {
 	struct order *next;
 	pthread_t *thread;
@@ -103,12 +103,12 @@ static struct {
 	pthread_t thread;
 	struct order *first;
 	int (*enter)(void);
-	int err;        /* of enter() */
-	uint32_t users; /* it is there while there are any */
+	int err;        /* the result of enter() */
+	uint32_t users; /* the starter ends when this is 0 */
 	bool ready, stop;
 } starter = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
-/* Of a thread that has given up what those need that it starts. */
+/* Whether this thread has given up something that the threads it starts need. */
 static __thread bool needs_starter;
 
 void thread_needs_starter(void)
@@ -139,7 +139,7 @@ static void *starter_main(void *arg)
 	return NULL;
 }
 
-/* A child of fork() has none of our threads. */
+/* A child of fork() has only the calling thread, so it has no starter. */
 static void starter_forget(void)
 {
 	pthread_mutex_init(&starter.lock, NULL);
@@ -174,7 +174,7 @@ static int starter_make(void)
 	return 0;
 }
 
-/* Under the lock, which is let go meanwhile. */
+/* Called with the lock held; releases it while it waits for the thread. */
 static void starter_end(void)
 {
 	starter.stop = true;

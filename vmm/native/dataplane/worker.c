@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A data-plane thread: one queue (or all of a device, where it brings its own `kicks`), one thread, no lock.
+ * A worker: a thread of the data plane that serves one queue (or all queues of a device that has its own `kicks`), without
+ * locks.
  *
- * While the thread runs, the guest is told not to kick (with EVENT_IDX this costs nothing). Before it sleeps it asks for
- * a kick and looks once more. Between the two it may spin on the ring for a while, see worker_poll().
+ * While the thread has work, it suppresses kicks (with EVENT_IDX this costs nothing). Before it sleeps it asks for a kick and
+ * looks at the ring once more. Before that it may spin on the ring for a while, see worker_idle().
  */
 #include "dataplane/worker.h"
 
@@ -15,15 +16,15 @@
 #include <unistd.h>
 
 /*
- * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). A guest that answers an interrupt
- * with the next request is faster than that, and then neither side needs a VM exit or a context switch.
+ * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). A guest usually makes the next request
+ * within this time after an interrupt; then neither side needs a VM exit or a context switch.
  */
 enum { POLL_MAX_NS = 200 * 1000 };
-/* Two looks at the clock further apart than this: somebody else had our CPU in between. */
+/* If more time than this passes between two readings of the clock, another thread has used our CPU meanwhile. */
 enum { POLL_HOLE_NS = 50 * 1000 };
-/* Idle periods to leave out after that. */
+/* The number of idle periods without spinning after that. */
 enum { POLL_REST = 64 };
-/* Looks at the ring for one look at the clock. */
+/* The number of looks at the ring for each reading of the clock. */
 enum { POLL_SPINS = 32 };
 
 uint64_t clock_ns(void)
@@ -43,8 +44,8 @@ void worker_flush(struct worker *w)
 }
 
 /*
- * The kick is edge-triggered: it is never read, so waking up is one system call. Its counter only grows; it cannot
- * overflow in the life of a machine, and would still wake us if it did.
+ * The kick is edge-triggered and never read, so that waking up takes one system call. Its counter only grows; it cannot
+ * overflow in the life of a machine, and an overflow would wake us, too.
  */
 void worker_sleep(struct worker *w)
 {
@@ -56,7 +57,7 @@ void worker_sleep(struct worker *w)
 			stat_add(&w->stats.kicks, 1);
 }
 
-/* Spin until the ring has something; false when it is time to sleep. */
+/* Spin until there is work; false: it is time to sleep. */
 static bool worker_poll(struct worker *w, uint64_t start)
 {
 	uint64_t last = start, now;
@@ -87,8 +88,8 @@ static int worker_kicks(struct worker *w, int enable)
 }
 
 /*
- * Nothing to do: wait for the guest, first by looking, then asleep. Looking pays when the last wait was short, so the time
- * spent on it follows that: an idle guest costs nothing, and a busy one no exits.
+ * There is no work: wait for the guest, first by spinning, then asleep. Spinning pays if the next wait is as short as the
+ * last one, so its duration follows that: an idle guest costs no CPU time, and a busy one needs no exits.
  */
 static void worker_idle(struct worker *w)
 {
@@ -144,7 +145,7 @@ static void *worker_main(void *arg)
 	if (n >= 0)
 		return NULL;
 
-	/* Say it once, then wait for worker_stop() and for nothing else. */
+	/* Report the error once, then only wait for worker_stop(). */
 	__atomic_store_n(&w->error, n, __ATOMIC_RELEASE);
 	eventfd_write(w->event_fd, 1);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, w->kick_fd, NULL);
@@ -195,7 +196,7 @@ fail:
 
 void worker_stop(struct worker *worker)
 {
-	/* Held while joining: a second caller returns only when the thread is gone, too. */
+	/* Held while joining, so that a second caller, too, returns only when the thread has ended. */
 	pthread_mutex_lock(&worker->join_lock);
 	if (!worker->joined) {
 		__atomic_store_n(&worker->stop, true, __ATOMIC_RELEASE);

@@ -1,43 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A data-plane thread, as the C devices see it. */
+/* Workers: the threads of the data plane, for devices in C. */
 #ifndef VMM_NATIVE_WORKER_H
 #define VMM_NATIVE_WORKER_H
 
-#include "ring/ring.h" /* first: it asks for the GNU names of the others */
+#include "ring/ring.h" /* first, since it defines _GNU_SOURCE */
 
 #include <pthread.h>
 
-/* What a device does in its thread. Called there only, except for destroy. */
+/* The functions of a device. The worker's thread calls all of them but destroy(). */
 struct worker_ops {
 	/*
-	 * First of all: make what the thread may not make later, and give all other system calls up (seccomp_worker()).
-	 * 0, or -errno: the worker cannot run. NULL: nothing to do.
+	 * Called first: makes what the thread may not make later, and restricts its system calls (seccomp_worker()). 0, or
+	 * -errno: the worker cannot run. May be NULL.
 	 */
 	int (*begin)(struct worker *w);
 	/*
-	 * Take chains off the ring and complete what is finished, a bounded amount of it. Returns how much was done (then
-	 * it is called again soon), 0 when nothing was, or the latched error of the ring.
+	 * Pop chains and complete finished ones, a bounded number. Returns the number (it is called again at once if that is
+	 * not 0), or the latched error of the ring.
 	 */
 	int (*run)(struct worker *w);
-	/* Sleep until there may be something to run. NULL: worker_sleep(). */
+	/* Sleep until there may be work. NULL: worker_sleep(). */
 	void (*sleep)(struct worker *w);
 	/*
-	 * Ask for kicks (1) before sleeping, or say that none are needed (0), as ring_kicks() does. NULL: ring_kicks() of
-	 * the worker's ring. For a device with more rings in one worker.
+	 * For a device with several rings in one worker: ask for kicks of all of them before sleeping (1), or suppress them
+	 * (0), as ring_kicks() does. NULL: ring_kicks() of the worker's ring.
 	 */
 	int (*kicks)(struct worker *w, int enable);
 	/*
-	 * While the worker spins: look, without sleeping, for work that does not come through the worker's ring. True: there
-	 * is some. NULL: all work comes through it.
+	 * While the worker spins: whether there is work that does not come through the worker's ring. Must not sleep. NULL:
+	 * all work comes through the ring.
 	 */
 	bool (*peek)(struct worker *w);
-	/* Finish all I/O in flight. No more run() comes after it. */
+	/* Finish all I/O in flight. run() is not called afterwards. */
 	void (*drain)(struct worker *w);
-	/* From worker_free(), the thread being gone: free the device's part and w itself. */
+	/* Called by worker_free() when the thread has ended: free the device's part and w itself. */
 	void (*destroy)(struct worker *w);
 };
 
-/* What epoll_fd says of the worker's own descriptors; a device may add others, under pointers for example. */
+/* The epoll data of the worker's own descriptors; a device may add others, for example with pointers as data. */
 enum { WORKER_KICK = 1, WORKER_STOP = 2, WORKER_OWN = 3 };
 
 /* First member of a device's per-queue structure. */
@@ -47,17 +47,17 @@ struct worker {
 	struct irq *irq;
 	int kick_fd, event_fd;
 	int stop_fd, epoll_fd;
-	uint32_t in_flight;   /* requests that the host has; completions come through sleep(), so no polling meanwhile */
-	bool blocked;         /* what is in the ring must wait for something else than the guest: no kicks, no polling */
+	uint32_t in_flight;   /* requests that the host has. sleep() returns when one completes, so the worker does not spin */
+	bool blocked;         /* the chains in the ring must wait for the host or a limit: no kicks, no spinning */
 	bool stop;            /* atomic */
 	int error;            /* atomic */
 	int forbidden;        /* the system call that ended the thread, or -1; atomic */
-	bool walled;          /* it has no other calls than its kind's; atomic */
+	bool walled;          /* its filter allows only the system calls of its kind; atomic */
 
-	uint32_t cpus;        /* that the thread may run on */
-	uint64_t poll_max_ns; /* 0: this machine has no CPU to spare */
-	uint64_t poll_ns;     /* how long to look at the ring before sleeping, now */
-	uint32_t poll_rest;   /* idle periods not to poll in, after polling was in someone's way */
+	uint32_t cpus;        /* how many CPUs the thread may run on */
+	uint64_t poll_max_ns; /* the longest spin; 0: never spin, since there is one CPU */
+	uint64_t poll_ns;     /* how long to spin before the next sleep */
+	uint32_t poll_rest;   /* idle periods without spinning that are left, after another thread needed the CPU */
 
 	struct worker_stats stats; /* written by the thread alone */
 
@@ -66,33 +66,33 @@ struct worker {
 	bool joined;
 };
 
-/* ---- thread.c: how threads of the data plane begin ---- */
+/* ---- thread.c: starts threads ---- */
 
 /*
- * A thread with a small stack on which no signal is handled. It is the child of the one that calls, or, where that needs it
- * and there is one, of the starter (thread_starter_begin()). Returns 0 or -errno.
+ * Start a thread with a small stack and all signals blocked. The calling thread makes it; or the starter, if the calling
+ * thread needs it and there is one (thread_starter_begin()). Returns 0 or -errno.
  */
 int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
 
-/* From now on what the calling thread starts is started by the starter, if there is one. */
+/* From now on, the starter makes the threads that the calling thread starts, if there is a starter. */
 void thread_needs_starter(void);
 
 /*
- * Have a thread that starts others for those that need it. It calls enter() first, which gives up what neither it nor they
- * need; -errno of that, or of making it. Whoever has begun it ends it: it is one for all, and goes with the last of them. A
- * forked child has none.
+ * Make the starter, a thread that makes threads for those that need it. It first calls enter(), which restricts it. 0 or
+ * -errno. There is one in a process: further calls only count, and it ends when thread_starter_end() was called as often.
+ * A forked child has none.
  */
 int thread_starter_begin(int (*enter)(void));
 void thread_starter_end(void);
 
 /* ---- worker.c ---- */
 
-/* Start the thread. Everything else in *w is set up here; -errno leaves nothing behind. */
+/* Set up *w, which is zero or has the device's part, and start the thread. 0; or -errno, and nothing is left to free. */
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
 		 int event_fd, const char *name);
 /* Wait for a kick or for worker_stop(). */
 void worker_sleep(struct worker *w);
-/* Publish what was pushed and interrupt the guest if it wants that. */
+/* Publish all pushes, and interrupt the guest if it wants that. */
 void worker_flush(struct worker *w);
 
 static inline bool worker_stopping(const struct worker *w)
@@ -106,7 +106,7 @@ static inline void stat_add(uint64_t *counter, uint64_t n)
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
 }
 
-/* The same for a number that also goes down. */
+/* The same for a number that can also decrease. */
 static inline void stat_set(uint64_t *gauge, uint64_t n)
 {
 	__atomic_store_n(gauge, n, __ATOMIC_RELAXED);
@@ -114,11 +114,11 @@ static inline void stat_set(uint64_t *gauge, uint64_t n)
 
 uint64_t clock_ns(void);
 
-/* ---- limit.c: how much a device may do in a time ---- */
+/* ---- limit.c: limits of bytes and operations per second ---- */
 
 /* ==== for Python ==== */
 
-/* Two token buckets. A rate of 0: no limit of that kind. burst: what may be done at once after an idle time. */
+/* Two token buckets. A rate of 0: no limit of that kind. burst: how much may be done at once after an idle time. */
 struct limit_config {
 	uint64_t bytes, bytes_burst; /* bytes a second; bytes */
 	uint64_t ops, ops_burst;     /* requests, or frames, a second; their number */
@@ -126,33 +126,33 @@ struct limit_config {
 
 struct limit;
 
-/* Shared by all queues of a device; from any thread. NULL: no memory. */
+/* A limit that all queues of a device share. Any thread may use it. NULL: no memory. */
 struct limit *limit_new(const struct limit_config *config);
-/* After the workers were freed. */
+/* Free it, after the workers that use it. */
 void limit_free(struct limit *limit);
-/* At `now` (ns on any clock that does not go back): 0 when the next request may be done, else how many ns it must wait. */
+/* How many ns the next request must wait; 0: it may be done now. now: ns of any clock that does not go back. */
 uint64_t limit_wait(struct limit *limit, uint64_t now);
-/* A request of so many bytes is done. It may be larger than what was left: those behind it wait the longer. */
+/* Count a request of so many bytes. It may exceed the limit: later requests then wait longer. */
 void limit_charge(struct limit *limit, uint64_t now, uint64_t bytes);
 /* How often a queue had to wait. */
 uint64_t limit_waits(const struct limit *limit);
 
 /* ==== end ==== */
 
-/* One direction of one queue in front of a limit that it may share with others. */
+/* The state of one direction of one queue at a limit, which it may share with others. */
 struct limit_gate {
-	struct limit *limit; /* NULL: always open */
-	int timer_fd;        /* never read: edge-triggered. -1: not made yet */
-	bool closed;         /* until whoever woke up opens it: the timer will */
+	struct limit *limit; /* NULL: no limit */
+	int timer_fd;        /* edge-triggered, never read. -1: not made yet */
+	bool closed;         /* the timer is armed; the worker clears this when it wakes up */
 };
 
 void limit_gate_init(struct limit_gate *gate, struct limit *limit);
 void limit_gate_deinit(struct limit_gate *gate);
-/* Make the timer, and let a worker's epoll tell of it as `source`. -errno; nothing to do without a limit. */
+/* Make the timer and add it to a worker's epoll with `source` as data. 0 or -errno. Without a limit it does nothing. */
 int limit_gate_watch(struct limit_gate *gate, int epoll_fd, uint64_t source);
-/* May the next request be done now? If not, the timer is set for when it may. */
+/* Whether the next request may be done now. If not, the timer is armed for the time at which it may. */
 bool limit_gate_open(struct limit_gate *gate);
-/* A request of so many bytes was done. */
+/* Count a request of so many bytes. */
 void limit_gate_charge(struct limit_gate *gate, uint64_t bytes);
 
 #endif

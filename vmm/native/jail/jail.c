@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a process gives up that holds a machine, when all that it needs is open and before the guest runs: its user and
- * capabilities, every file, every network, and what else the kernel names (System V IPC, the host's name, control groups).
+ * The jail: what the process of a machine gives up when all files that it needs are open, and before the guest runs: its
+ * user and capabilities, all files, all networks, and other namespaces (System V IPC, the host's name, control groups).
  *
- * Namespaces, users and Landlock domains belong to threads, and are inherited by those made later. So this is for a process
- * of one thread.
+ * Namespaces, users and Landlock domains belong to threads; threads inherit them from the one that makes them. So the
+ * process must have one thread.
  */
 #include "base/native.h"
 
@@ -25,36 +25,35 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Of younger kernels than the C library's headers: Landlock's networks (version 4), its scopes (version 6). */
+/* struct landlock_ruleset_attr of kernels newer than the headers: networks (version 4 of Landlock), scopes (version 6). */
 struct ruleset {
 	uint64_t fs, net, scoped;
 };
 
 enum { LANDLOCK_NET_ALL = 3, LANDLOCK_SCOPE_ALL = 3 };
 
-/* The only thread? */
-static bool alone(void)
+static bool thread_is_only(void)
 {
 	struct stat st;
 
-	/* A folder for each thread: links are "..", "." and those. */
+	/* The directory has an entry for each thread: the links are "..", "." and one for each of them. */
 	return stat("/proc/self/task", &st) == 0 && st.st_nlink == 3;
 }
 
 /*
- * A thread that was joined is still there for a moment: its last lock is free before the kernel has taken it apart, and on
- * a busy host the moment can be long.
+ * A thread that was joined exists for a moment longer: pthread_join() returns before the kernel has removed it, and on a
+ * busy host that takes a while.
  */
-static bool wait_alone(void)
+static bool thread_wait_only(void)
 {
 	const struct timespec moment = { .tv_nsec = 1000000 };
 
 	for (int turns = 0; turns < 1000; turns++) {
-		if (alone())
+		if (thread_is_only())
 			return true;
 		nanosleep(&moment, NULL);
 	}
-	return alone();
+	return thread_is_only();
 }
 
 static int write_file(const char *path, const char *text)
@@ -69,7 +68,7 @@ static int write_file(const char *path, const char *text)
 	return err;
 }
 
-/* Without privileges: a user namespace, in which we have them all, and are who we were. */
+/* For a process without privileges: it has all capabilities in its user namespace, and the same user id as before. */
 static int enter_user_namespace(void)
 {
 	const unsigned int uid = geteuid(), gid = getegid();
@@ -87,7 +86,7 @@ static int enter_user_namespace(void)
 	return write_file("/proc/self/gid_map", map);
 }
 
-/* A file system of its own that is empty and stays so. */
+/* A new file system that is empty and read-only. */
 static int make_empty_tree(void)
 {
 	int fs = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), tree;
@@ -116,7 +115,7 @@ static int enter_empty_root(void)
 	tree = make_empty_tree();
 	if (tree < 0)
 		return tree;
-	/* On top of the root, which is what becomes the new one; the old one then lies on top of that, and is let go. */
+	/* Mount it on the root and make it the root; pivot_root() then mounts the old root on top of it: unmount that. */
 	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 || fchdir(tree) < 0 ||
 	    syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		err = -errno;
@@ -124,10 +123,10 @@ static int enter_empty_root(void)
 	return err;
 }
 
-/* From here on no file can be opened, no port reached or served, no process outside signalled, whatever else is left. */
+/* A domain that allows nothing: no file can be opened, no TCP port used, and no process outside of it be signalled. */
 static int enter_landlock(void)
 {
-	/* By version of the kernel's interface: 13 rights at first, then REFER, TRUNCATE, and ioctls of devices. */
+	/* The rights by version of the interface: 13 at first, then REFER, TRUNCATE, and ioctls of devices were added. */
 	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1, (1ULL << 15) - 1,
 					   (1ULL << 16) - 1 };
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -149,8 +148,8 @@ static int enter_landlock(void)
 	return err;
 }
 
-/* No more than there may be already: that takes a right. */
-static int lower(int what, uint64_t most)
+/* Lower a limit, hard and soft. To raise a hard limit would take a capability. */
+static int limit_lower(int what, uint64_t most)
 {
 	struct rlimit now;
 
@@ -162,17 +161,17 @@ static int lower(int what, uint64_t most)
 	return setrlimit(what, &now) < 0 ? -errno : 0;
 }
 
-static int limit(const struct jail_config *config)
+static int limits_set(const struct jail_config *config)
 {
-	int err = lower(RLIMIT_CORE, 0);
+	int err = limit_lower(RLIMIT_CORE, 0);
 
 	if (!err && config->file_size)
-		err = lower(RLIMIT_FSIZE, config->file_size);
+		err = limit_lower(RLIMIT_FSIZE, config->file_size);
 	if (!err && config->files)
-		err = lower(RLIMIT_NOFILE, config->files);
-	/* Counted for the user: of use where nobody else has it. */
+		err = limit_lower(RLIMIT_NOFILE, config->files);
+	/* The kernel counts all threads of the user, so this needs a user that no other process has. */
 	if (!err && config->uid)
-		err = lower(RLIMIT_NPROC, config->threads);
+		err = limit_lower(RLIMIT_NPROC, config->threads);
 	return err;
 }
 
@@ -191,7 +190,7 @@ static int keep_capabilities(uint64_t kept)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-/* Before the user changes: afterwards there is no right to. */
+/* Call this before the user changes: it takes CAP_SETPCAP. */
 static void keep_bounding_set(uint64_t kept)
 {
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
@@ -200,8 +199,8 @@ static void keep_bounding_set(uint64_t kept)
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 }
 
-/* System calls, not the C library's functions: those would ask all threads, and there is one. */
-static int become(uint32_t id)
+/* System calls instead of the C library's functions, which would signal all threads: there is only this one. */
+static int user_become(uint32_t id)
 {
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, id, id, id) < 0 ||
 	    syscall(SYS_setresuid, id, id, id) < 0)
@@ -209,7 +208,7 @@ static int become(uint32_t id)
 	return 0;
 }
 
-static void note(struct jail_walls *walls, uint32_t wall, int err)
+static void wall_note(struct jail_walls *walls, uint32_t wall, int err)
 {
 	if (!err) {
 		walls->standing |= wall;
@@ -221,7 +220,7 @@ static void note(struct jail_walls *walls, uint32_t wall, int err)
 
 static void leave_namespace(struct jail_walls *walls, uint32_t wall, int flag)
 {
-	note(walls, wall, unshare(flag) < 0 ? -errno : 0);
+	wall_note(walls, wall, unshare(flag) < 0 ? -errno : 0);
 }
 
 int jail_enter(const struct jail_config *config, struct jail_walls *walls)
@@ -230,26 +229,26 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls)
 	struct __user_cap_data_struct data[2] = { 0 };
 
 	*walls = (struct jail_walls){ 0 };
-	if (!wait_alone())
+	if (!thread_wait_only())
 		return -EBUSY;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
 	walls->standing |= JAIL_NO_NEW_PRIVS;
 	syscall(SYS_capget, &head, data);
 	if (!(data[0].effective & 1u << CAP_SYS_ADMIN))
-		note(walls, JAIL_USER_NS, enter_user_namespace());
+		wall_note(walls, JAIL_USER_NS, enter_user_namespace());
 	leave_namespace(walls, JAIL_NET_NS, CLONE_NEWNET);
 	leave_namespace(walls, JAIL_IPC_NS, CLONE_NEWIPC);
 	leave_namespace(walls, JAIL_UTS_NS, CLONE_NEWUTS);
 	leave_namespace(walls, JAIL_CGROUP_NS, CLONE_NEWCGROUP);
-	note(walls, JAIL_FILES, enter_empty_root());
-	note(walls, JAIL_LIMITS, limit(config));
+	wall_note(walls, JAIL_FILES, enter_empty_root());
+	wall_note(walls, JAIL_LIMITS, limits_set(config));
 	keep_bounding_set(0);
 	if (config->uid)
-		note(walls, JAIL_USER, become(config->uid));
-	note(walls, JAIL_CAPABILITIES, keep_capabilities(0));
-	note(walls, JAIL_LANDLOCK, enter_landlock());
-	note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
+		wall_note(walls, JAIL_USER, user_become(config->uid));
+	wall_note(walls, JAIL_CAPABILITIES, keep_capabilities(0));
+	wall_note(walls, JAIL_LANDLOCK, enter_landlock());
+	wall_note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
 	return 0;
 }
 
@@ -263,9 +262,9 @@ int jail_reduce(uint64_t capabilities, struct jail_walls *walls)
 	walls->standing |= JAIL_NO_NEW_PRIVS;
 	leave_namespace(walls, JAIL_IPC_NS, CLONE_NEWIPC);
 	leave_namespace(walls, JAIL_UTS_NS, CLONE_NEWUTS);
-	note(walls, JAIL_LIMITS, setrlimit(RLIMIT_CORE, &none) < 0 ? -errno : 0);
+	wall_note(walls, JAIL_LIMITS, setrlimit(RLIMIT_CORE, &none) < 0 ? -errno : 0);
 	keep_bounding_set(capabilities);
-	note(walls, JAIL_CAPABILITIES, keep_capabilities(capabilities));
-	note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
+	wall_note(walls, JAIL_CAPABILITIES, keep_capabilities(capabilities));
+	wall_note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
 	return 0;
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Guest RAM that is filled from a template when it is touched (userfaultfd(2)).
+ * Fills guest RAM from a template when it is touched (userfaultfd(2)).
  *
- * RAM is an empty memfd. Whoever touches a page of it that is not there yet, a vCPU, a thread, the kernel on behalf of one,
- * or another process that has it mapped and said so (fill_client()), waits until the thread here has put the template's
- * bytes there. A page appears with its bytes in it or not at all; whoever comes second finds it.
+ * RAM is an empty memfd. When a vCPU, another thread, the kernel on behalf of one, or another process that maps RAM
+ * (fill_client()) touches a page that is missing, it waits until the thread of this file has copied the template's page
+ * there. The copy is atomic: a page is either missing or complete.
  *
- * A page whose bit in `done` is set is the machine's own: it was filled, or was given back before. When it is not there all
- * the same, it was given back, and is zero: the template's bytes must not come a second time.
+ * A bit in `done` means that the page was filled or discarded. If such a page is missing, it was discarded, and is zero: the
+ * template's page must not be copied a second time.
  *
- * Nobody else answers these faults. So what keeps this thread from doing it ends the process, as a page that the host cannot
- * bring ends one everywhere else; and it waits for nobody but the disk of the template.
+ * Only this thread answers the faults. If it cannot, the process ends, as it does elsewhere when the host cannot bring a
+ * page. The thread waits for nothing but the disk with the template.
  */
 #include "calls/calls.h"
 
@@ -28,11 +28,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* PIECE: faults are asked for in pieces of so much, or of more, in which the template has data; elsewhere the kernel does it. */
+/*
+ * RAM is divided into pieces of PIECE bytes or more. Those in which the template has data are registered with userfaultfd; in
+ * the others the kernel fills pages with zeros.
+ */
 enum { PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
-/* How often it is tried again when the host has no memory, each time after so long. */
+/* If the host has no memory, a copy is tried TRIES times, with pauses of TRY_MS. */
 enum { TRIES = 200, TRY_MS = 20 };
-/* What epoll says: ours, then those of clients. */
+/* epoll data: the own userfaultfd; SOURCE_CLIENT + i: that of client i. */
 enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -41,14 +44,14 @@ enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
 
 struct layer {
 	const uint8_t *bytes;
-	uint8_t *bits; /* pages that it has */
+	uint8_t *bits; /* the pages that the layer has */
 };
 
 struct piece {
 	uint64_t start, end;
 };
 
-/* A process that has RAM mapped. */
+/* Another process that maps RAM. */
 struct client {
 	int uffd; /* -1: none */
 	uint64_t base;
@@ -64,7 +67,7 @@ struct fill {
 	struct piece piece[PIECES];
 	bool running, stop;
 	pthread_t thread;
-	/* What follows; and held while pages are put in place. */
+	/* Protects the fields below; and held while pages are copied. */
 	pthread_mutex_t lock;
 	uint8_t *done;
 	struct client client[CLIENTS];
@@ -90,8 +93,8 @@ static size_t bitmap_size(const struct fill *f)
 	return (f->size / PAGE + 7) / 8;
 }
 
-/* The template's page; NULL: zeros. */
-static const uint8_t *source(const struct fill *f, uint64_t at)
+/* The template's page; NULL: it has none, so the page is zero. */
+static const uint8_t *template_page(const struct fill *f, uint64_t at)
 {
 	for (uint32_t i = f->layers; i-- > 0;)
 		if (has_page(f->layer[i].bits, at))
@@ -99,7 +102,7 @@ static const uint8_t *source(const struct fill *f, uint64_t at)
 	return NULL;
 }
 
-/* ---- making it ------------------------------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------------------------------- */
 
 int fill_uffd(int device)
 {
@@ -128,7 +131,7 @@ static int uffd_begin(int uffd)
 	return api.features & UFFD_FEATURE_MISSING_SHMEM ? 0 : -EOPNOTSUPP;
 }
 
-/* Have faults of RAM, mapped at base in the process that the descriptor is of, come here. */
+/* Ask for the page faults of RAM, which is mapped at base in the process that the userfaultfd belongs to. */
 static int uffd_register(const struct fill *f, int uffd, uint64_t base)
 {
 	for (uint32_t i = 0; i < f->pieces; i++) {
@@ -144,8 +147,8 @@ static int uffd_register(const struct fill *f, int uffd, uint64_t base)
 }
 
 /*
- * And no more: the kernel brings zeros. To close the descriptor is not enough, which a process that was forked from this one
- * may have, too.
+ * Stop that: the kernel fills pages with zeros from now on. Closing the descriptor is not enough, since a process that was
+ * forked from this one may have it, too.
  */
 static void uffd_unregister(const struct fill *f, int uffd, uint64_t base)
 {
@@ -200,7 +203,7 @@ int fill_layer(struct fill *f, int fd, const uint8_t *bits)
 	l->bits = calloc(1, bitmap_size(f));
 	if (!l->bits)
 		return -ENOMEM;
-	/* Private: a shared one would keep a memfd from being sealed. */
+	/* A private mapping: with a shared one, a memfd could not be sealed. */
 	bytes = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
 	if (bytes == MAP_FAILED) {
 		int err = -errno;
@@ -230,7 +233,7 @@ int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
 		if (hole < 0)
 			return -errno;
 		at = (uint64_t)hole < end ? (uint64_t)hole : end;
-		/* Whole pages: a file system may have blocks that are smaller. */
+		/* Round to whole pages: the blocks of a file system may be smaller. */
 		at = (at + PAGE - 1) & ~(uint64_t)(PAGE - 1);
 		if ((uint64_t)data < end)
 			set_bits(f->layer[f->layers - 1].bits, (uint64_t)data & ~(uint64_t)(PAGE - 1), at);
@@ -250,7 +253,7 @@ static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 	return false;
 }
 
-/* False: they are too many of this size. */
+/* Divide RAM into pieces of at least `size` bytes. False: these would be too many. */
 static bool cut_pieces(struct fill *f, uint64_t size)
 {
 	f->pieces = 0;
@@ -273,7 +276,7 @@ static bool cut_pieces(struct fill *f, uint64_t size)
 
 /* ---- filling, under the lock --------------------------------------------------------------------------------------------- */
 
-static void die(int err, uint64_t at)
+static void fill_die(int err, uint64_t at)
 {
 	char text[200];
 	int n = snprintf(text, sizeof(text), "pyvmm: page %#llx of guest memory cannot be brought from its template (errno %d): %s\n",
@@ -285,10 +288,10 @@ static void die(int err, uint64_t at)
 }
 
 /*
- * What came of an attempt: 0, go on with what is left; -errno otherwise. `moved` is what the kernel says: bytes, or -errno.
- * Somebody else's page is as good as ours.
+ * Handle the result of a UFFDIO_COPY or UFFDIO_ZEROPAGE that did not finish. moved: its result, in bytes, or negative. 0:
+ * continue at *at; or -errno. EEXIST: another thread has filled the page already.
  */
-static int put_result(int64_t moved, int err, uint64_t *at, int *tries)
+static int pages_put_result(int64_t moved, int err, uint64_t *at, int *tries)
 {
 	if (moved > 0) {
 		*at += (uint64_t)moved;
@@ -311,8 +314,8 @@ static int put_result(int64_t moved, int err, uint64_t *at, int *tries)
 	}
 }
 
-/* Put zeros, or the template's bytes, into pages that are not there. from: NULL, or the first byte. */
-static int put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from)
+/* Fill missing pages with the bytes at `from`, or, if it is NULL, with zeros. */
+static int pages_put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from)
 {
 	uint64_t at = start;
 	int tries = 0, err = 0;
@@ -327,25 +330,25 @@ static int put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from
 
 			if (ioctl(f->uffd, UFFDIO_COPY, &c) == 0)
 				break;
-			err = put_result(c.copy, errno, &at, &tries);
+			err = pages_put_result(c.copy, errno, &at, &tries);
 		} else {
 			struct uffdio_zeropage z = { .range = { (uintptr_t)f->ram + at, end - at } };
 
 			if (ioctl(f->uffd, UFFDIO_ZEROPAGE, &z) == 0)
 				break;
-			err = put_result(z.zeropage, errno, &at, &tries);
+			err = pages_put_result(z.zeropage, errno, &at, &tries);
 		}
 	}
 	return err;
 }
 
-/* Those of the pages that are not done. Returns how many bytes, or -errno. */
+/* Fill the pages between two offsets that are not done and that the template has. The bytes filled, or -errno. */
 static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
 {
 	uint64_t at = start, total = 0;
 
 	while (at < end) {
-		const uint8_t *from = source(f, at);
+		const uint8_t *from = template_page(f, at);
 		uint64_t stop = at + PAGE;
 		int err;
 
@@ -353,9 +356,9 @@ static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
 			at = stop;
 			continue;
 		}
-		while (stop < end && !has_page(f->done, stop) && source(f, stop) == from + (stop - at))
+		while (stop < end && !has_page(f->done, stop) && template_page(f, stop) == from + (stop - at))
 			stop += PAGE;
-		err = put(f, at, stop, from);
+		err = pages_put(f, at, stop, from);
 		if (err)
 			return err;
 		set_bits(f->done, at, stop);
@@ -366,45 +369,45 @@ static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
 	return (int64_t)total;
 }
 
-/* ENOENT, ESRCH: the mapping, or the process, is about to go, and with it who waits. */
-static void must(int64_t result, uint64_t at)
+/* ENOENT, ESRCH: the mapping or the process is about to end, and with it the thread that waits. */
+static void fill_must(int64_t result, uint64_t at)
 {
 	if (result < 0 && result != -ENOENT && result != -ESRCH)
-		die((int)-result, at);
+		fill_die((int)-result, at);
 }
 
-static void answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
+static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
 {
 	const uint64_t page = address & ~(uint64_t)(PAGE - 1), at = page - base;
 	struct uffdio_range who = { page, PAGE };
 
 	if (at < f->size) {
 		f->faults++;
-		if (has_page(f->done, at) || !source(f, at)) {
-			/* Given back, or of a hole of the template's; or somebody else was faster. */
+		if (has_page(f->done, at) || !template_page(f, at)) {
+			/* The page was discarded, or the template does not have it, or another fault has filled it. */
 			set_bits(f->done, at, at + PAGE);
-			must(put(f, at, at + PAGE, NULL), at);
+			fill_must(pages_put(f, at, at + PAGE, NULL), at);
 		} else {
 			const uint64_t start = at & ~(f->around - 1);
 			const uint64_t end = f->size - start > f->around ? start + f->around : f->size;
 
-			/* First what is waited for: what lies around it may be another piece's, or be there already. */
-			must(fill_some(f, at, at + PAGE), at);
-			must(fill_some(f, start, end), start);
+			/* First the page that a thread waits for; then those around it, some of which may be there already. */
+			fill_must(fill_some(f, at, at + PAGE), at);
+			fill_must(fill_some(f, start, end), start);
 		}
 	}
-	/* Always: it may be another process's descriptor, or somebody else have filled the page. */
+	/* Always wake: the kernel does not, if the fault came by another userfaultfd, or the page was there already. */
 	ioctl(uffd, UFFDIO_WAKE, &who);
 }
 
-static void answer_all(struct fill *f, int uffd, uint64_t base)
+static void faults_answer(struct fill *f, int uffd, uint64_t base)
 {
 	struct uffd_msg msg[MESSAGES];
 	ssize_t got = read(uffd, msg, sizeof(msg));
 
 	for (ssize_t i = 0; i < got / (ssize_t)sizeof(*msg); i++)
 		if (msg[i].event == UFFD_EVENT_PAGEFAULT)
-			answer(f, uffd, base, msg[i].arg.pagefault.address);
+			fault_answer(f, uffd, base, msg[i].arg.pagefault.address);
 }
 
 static void *fill_main(void *arg)
@@ -421,16 +424,16 @@ static void *fill_main(void *arg)
 			const uint64_t what = event[i].data.u64;
 
 			if (what == SOURCE_OWN)
-				answer_all(f, f->uffd, (uintptr_t)f->ram);
+				faults_answer(f, f->uffd, (uintptr_t)f->ram);
 			else if (what >= SOURCE_CLIENT && f->client[what - SOURCE_CLIENT].uffd >= 0)
-				answer_all(f, f->client[what - SOURCE_CLIENT].uffd, f->client[what - SOURCE_CLIENT].base);
+				faults_answer(f, f->client[what - SOURCE_CLIENT].uffd, f->client[what - SOURCE_CLIENT].base);
 		}
 		pthread_mutex_unlock(&f->lock);
 	}
 	return NULL;
 }
 
-static int watch(struct fill *f, int fd, uint64_t source_number)
+static int source_watch(struct fill *f, int fd, uint64_t source_number)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.u64 = source_number };
 
@@ -444,9 +447,9 @@ int fill_start(struct fill *f)
 
 	while (!cut_pieces(f, size))
 		size *= 2;
-	err = watch(f, f->stop_fd, SOURCE_STOP);
+	err = source_watch(f, f->stop_fd, SOURCE_STOP);
 	if (!err)
-		err = watch(f, f->uffd, SOURCE_OWN);
+		err = source_watch(f, f->uffd, SOURCE_OWN);
 	if (!err)
 		err = uffd_register(f, f->uffd, (uintptr_t)f->ram);
 	return err ? err : fill_go_on(f);
@@ -477,13 +480,13 @@ void fill_rest(struct fill *f)
 	f->running = false;
 }
 
-/* ---- for others ---------------------------------------------------------------------------------------------------------- */
+/* ---- clients: other processes that map RAM ------------------------------------------------------------------------------- */
 
 int fill_client(struct fill *f, int uffd)
 {
 	int err = uffd_begin(uffd);
 
-	/* EINVAL: it has begun before. */
+	/* EINVAL: the descriptor was used before. */
 	if (err && err != -EINVAL)
 		return err;
 	pthread_mutex_lock(&f->lock);
@@ -492,7 +495,7 @@ int fill_client(struct fill *f, int uffd)
 	if (err == CLIENTS) {
 		err = -ENOSPC;
 	} else {
-		int bad = watch(f, uffd, SOURCE_CLIENT + (uint64_t)err);
+		int bad = source_watch(f, uffd, SOURCE_CLIENT + (uint64_t)err);
 
 		if (bad)
 			err = bad;
@@ -513,7 +516,7 @@ int fill_client_maps(struct fill *f, int client, uint64_t address)
 	f->client[client].base = address;
 	uffd = f->client[client].uffd;
 	pthread_mutex_unlock(&f->lock);
-	/* Not under the lock: it may wait for that process, and others must not. */
+	/* Not under the lock: this may wait for that process, and other faults must not wait for it. */
 	return uffd < 0 ? -EINVAL : uffd_register(f, uffd, address);
 }
 
@@ -521,7 +524,7 @@ static void client_drop(struct fill *f, struct client *c)
 {
 	if (c->uffd < 0)
 		return;
-	epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL); /* there may be other descriptors of it */
+	epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL); /* close() does not, if another process has the descriptor, too */
 	close(c->uffd);
 	c->uffd = -1;
 }
@@ -552,7 +555,7 @@ int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
 		const uint64_t stop = end - start > PIECE / 8 ? start + PIECE / 8 : end;
 		int64_t some;
 
-		/* In turn with those who wait for a page. */
+		/* Release the lock between pieces, so that page faults are answered meanwhile. */
 		pthread_mutex_lock(&f->lock);
 		some = fill_some(f, start, stop);
 		pthread_mutex_unlock(&f->lock);
@@ -632,8 +635,8 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 
 	*own = has_page(f->done, at);
 	if (!*own) {
-		from = source(f, at);
-		/* Outside of pieces the kernel brings zeros by itself. */
+		from = template_page(f, at);
+		/* The template does not have the page: it is zero, unless RAM has it. */
 		if (from)
 			return from;
 	}
@@ -652,12 +655,12 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 
 bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at)
 {
-	const uint8_t *from = source(f, at);
+	const uint8_t *from = template_page(f, at);
 
 	return memcmp(page, from ? from : zero_page, PAGE) != 0;
 }
 
-static void close_all(struct fill *f)
+static void descriptors_close(struct fill *f)
 {
 	for (uint32_t i = 0; i < CLIENTS; i++)
 		client_drop(f, &f->client[i]);
@@ -675,7 +678,7 @@ void fill_stop(struct fill *f)
 			uffd_unregister(f, f->client[i].uffd, f->client[i].base);
 	if (f->uffd >= 0)
 		uffd_unregister(f, f->uffd, (uintptr_t)f->ram);
-	close_all(f);
+	descriptors_close(f);
 	set_bits(f->done, 0, f->size);
 	pthread_mutex_unlock(&f->lock);
 }
@@ -683,7 +686,7 @@ void fill_stop(struct fill *f)
 void fill_free(struct fill *f)
 {
 	fill_rest(f);
-	close_all(f);
+	descriptors_close(f);
 	for (uint32_t i = 0; i < f->layers; i++) {
 		munmap((void *)(uintptr_t)f->layer[i].bytes, f->size);
 		free(f->layer[i].bits);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Guest RAM into a sparse file, over such a file, and back to zero where it lies over one.
+ * Saves guest RAM to a sparse file, maps such a file as RAM, and discards pages of RAM.
  *
- * Called while no vCPU runs and no worker touches RAM.  What is not written stays a hole: pages that nobody ever
- * touched, which the page map tells without touching them, and pages of zeros.  Of RAM that is filled on demand (fill.c)
- * what is not there is read from the template, and stays where it is.
+ * These functions are called while no vCPU runs and no worker touches RAM.  Pages of zeros, and pages that were never
+ * touched, are not written and stay holes of the file; the page map tells the latter without touching them.  Of RAM that is
+ * filled on demand (fill.c), pages that are missing are read from the template, and are not filled.
  */
 #include "base/native.h"
 
@@ -25,7 +25,7 @@ static bool page_is_zero(const uint8_t *page)
 	const uint64_t *word = (const uint64_t *)(const void *)page;
 	uint64_t any;
 
-	/* Most pages differ early: look there before going through all of it. */
+	/* Most pages have a word that is not zero at one of these places: test them before reading the whole page. */
 	if (word[0] | word[1] | word[64] | word[256] | word[511])
 		return false;
 	for (int i = 0; i < PAGE / 8; i += 8) {
@@ -52,7 +52,7 @@ static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset
 	return 0;
 }
 
-/* The page differs from that of `than`. */
+/* Whether the page differs from that of `than`. */
 static bool page_differs(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
 	if (at >= than->hole) {
@@ -65,7 +65,7 @@ static bool page_differs(const struct ram_file *file, struct fill_extent *than, 
 	return at < than->data ? !page_is_zero(page) : memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
 }
 
-/* Whether the page is to be written, by its entry in the page map and its bytes. */
+/* Whether to write the page, by its entry in the page map and its bytes. */
 static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t entry,
 			uint64_t at)
 {
@@ -81,7 +81,7 @@ static bool page_wanted(const struct ram_file *file, struct fill_extent *than, c
 		return false;
 	if (file->than)
 		return page_differs(file, than, page, at);
-	/* Zeros count where the file below has other bytes. */
+	/* A page of zeros that the guest wrote over a page of the template must be written. */
 	return file->what == RAM_OWN || !page_is_zero(page);
 }
 
@@ -98,11 +98,11 @@ static int entries_read(const struct ram_file *file, const uint8_t *page, uint64
 	return got == (ssize_t)(n * 8) ? 0 : -EIO;
 }
 
-static int64_t save(const struct ram_file *file, const uint8_t *base, uint64_t begin, uint64_t size)
+static int64_t pages_save(const struct ram_file *file, const uint8_t *base, uint64_t begin, uint64_t size)
 {
 	uint64_t entry[ENTRIES] = { 0 }, start = begin, end = begin, total = 0;
 	struct fill_extent extent = { 0 }, than = { 0 };
-	const uint8_t *first = base + begin; /* where what is at `start` lies */
+	const uint8_t *first = base + begin; /* the address of the bytes of offset `start` */
 	int err = 0;
 
 	for (uint64_t at = begin; at < begin + size; at += PAGE) {
@@ -141,9 +141,9 @@ int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, u
 	int64_t result;
 
 	if (!file->fill)
-		return save(file, ram, begin, size);
+		return pages_save(file, ram, begin, size);
 	fill_hold(file->fill);
-	result = save(file, ram, begin, size);
+	result = pages_save(file, ram, begin, size);
 	fill_release(file->fill);
 	return result;
 }
@@ -167,7 +167,7 @@ int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)
 
 int ram_zero(void *at, uint64_t len)
 {
-	/* Not MADV_DONTNEED, which would bring the bytes of the file back */
+	/* Not MADV_DONTNEED: the next access would read the bytes of the mapped file again */
 	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 
 	if (new == MAP_FAILED)

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A virtqueue, device side (virtio 1.2, 2.7 and 2.8): what does not depend on its format, which is chosen once, when the
- * ring is made. These files, ring*.c, are the only code that parses rings.
+ * A virtqueue, device side (virtio 1.2, 2.7 and 2.8): the part that is common to both formats. ring_new() chooses the
+ * format. These files, ring*.c, are the only code that parses rings.
  *
- * The guest can write everything in the three areas at any time, from another CPU. So each index and each descriptor
- * is read exactly once, into a local, and only the local is looked at. What the device itself wrote there is never read
- * back. A rule that the guest breaks is latched: the first error and a sentence about it stay until the ring is freed,
- * nothing more is popped, and nobody retries.
+ * The guest can write everything in the three areas at any time, from another CPU. So each index and each descriptor is
+ * read exactly once, into a local variable, and only that is checked and used. What the device wrote there is never read
+ * back. When the guest breaks a rule, the first error and a sentence about it are latched until the ring is freed, and
+ * nothing more is popped.
  *
- * Not locked: one thread uses a ring at a time.
+ * There is no lock: one thread uses a ring at a time.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 		return NULL;
 	if (config->desc % DESC_SIZE)
 		return NULL;
-	/* A ring that is saved gave back all that it took: a state with requests in flight would lose them. */
+	/* ring_save() saves a ring only when no request is in flight: a state in which one is would lose it. */
 	if (config->next_avail > UINT16_MAX || config->next_used != config->next_avail)
 		return NULL;
 
@@ -45,7 +45,7 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 	*err = -EFAULT;
 	ring->desc = mem_ptr(mem, config->desc, (uint64_t)config->size * DESC_SIZE);
 	if (ring->desc) {
-		/* RAM is mapped page-wise, so the guest's alignment is ours; a caller with odd regions must not get past this. */
+		/* RAM is mapped by pages, so the address is aligned as the guest's is, unless the caller made odd regions. */
 		*err = (uintptr_t)ring->desc % DESC_SIZE ? -EINVAL : ring->ops->init(ring);
 	}
 	if (*err) {
@@ -69,7 +69,7 @@ bool ring_pending(struct ring *ring)
 	return ring->nredo || ring->ops->pending(ring);
 }
 
-/* A head that was popped by whoever had this ring before and did not live to push it. */
+/* Return a head again that another process had popped and not pushed when it ended. */
 static int ring_pop_again(struct ring *ring, struct chain *chain)
 {
 	uint32_t word = 0;
@@ -102,7 +102,7 @@ int ring_unpop(struct ring *ring, uint32_t head)
 
 int ring_push(struct ring *ring, uint32_t head, uint32_t written)
 {
-	/* Not the guest's doing: a device that gives a head back twice. */
+	/* A bug of the device, not an error of the guest: it pushes a head twice. */
 	if (!ring_is_busy(ring->s, head))
 		return -EINVAL;
 	ring->ops->push(ring, head, written);
@@ -116,7 +116,7 @@ void ring_publish(struct ring *ring)
 }
 
 /*
- * A ring that broke is flushed all the same: what was pushed belongs to chains that were right.
+ * A ring with an error is flushed, too: the chains that were pushed were valid.
  */
 int ring_flush(struct ring *ring)
 {
@@ -130,7 +130,8 @@ int ring_kicks(struct ring *ring, int enable)
 	if (!enable)
 		return 0;
 	/*
-	 * The wish before the look: a guest that added a chain before it saw the wish did not kick, so look again after.
+	 * The request for a kick must be visible before the ring is read: a guest that added a chain before it saw the
+	 * request did not kick, so look for that chain here.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return !ring->error && ring_pending(ring);
@@ -164,8 +165,8 @@ int ring_save(const struct ring *ring, struct ring_config *out)
 }
 
 /*
- * A ring that changes hands: what the device remembers of it lies in memory that two processes see, and when the one that
- * serves the ring is gone, stopped or killed in the middle of anything, the other goes on.
+ * The device's state of a ring can lie in memory that two processes share. When the process that serves the ring ends, at
+ * any point of its code, the other one adopts the ring.
  */
 int ring_share(struct ring *ring, struct ring_state *state)
 {
@@ -177,7 +178,7 @@ int ring_adopt(struct ring *ring, const struct ring_state *state)
 	struct ring_state s = *state;
 	int n;
 
-	/* The copy is what we look at: whoever wrote this may be an enemy that is still there. */
+	/* Check the copy: the process that wrote the state may be under an attacker's control and still run. */
 	__asm__ volatile("" : : "r"(&s) : "memory");
 	s.in_flight = 0;
 	for (uint32_t head = 0; head < RING_MAX_SIZE; head++) {

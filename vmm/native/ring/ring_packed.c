@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The packed virtqueue (virtio 1.2, 2.8): one ring of descriptors, which the guest makes available and the device gives
- * back in place. What is whose is said by two bits of each descriptor and a wrap counter on either side.
+ * The packed virtqueue (virtio 1.2, 2.8): one ring of descriptors. The guest makes them available, and the device writes used
+ * descriptors over them. Two bits of a descriptor, compared with a wrap counter on each side, say whose it is.
  *
- * The device gives a buffer back where the oldest one of the guest was, in whatever order it finishes: the descriptors of
- * a chain are gone as soon as another is given back. Nothing here reads them twice anyway.
+ * The device writes used descriptors in the order in which it finishes, from the oldest available one on. So they may
+ * overwrite descriptors of chains that are still in flight; these are not read again.
  */
 #include "ring/ring_struct.h"
 
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum { EVENT_SIZE = 4, EVENT_ALIGN = 4 };
-/* Of the event suppression structure (2.8.14), as one word: off and wrap below, flags above. */
+/* The event suppression structure (2.8.14), as one word: offset and wrap in the low half, flags in the high half. */
 enum { EVENT_ENABLE = 0, EVENT_DISABLE = 1, EVENT_DESC = 2 };
 enum { EVENT_WRAP = 0x8000 };
 
@@ -43,8 +43,8 @@ static void packed_deinit(struct ring *ring)
 }
 
 /*
- * The one read of a descriptor. One load gives length, id and flags, then comes the address. Acquire: what the guest wrote
- * before it set the flags is visible when we see them set.
+ * Read a descriptor, once: length, id and flags by one load, then the address. Acquire: if we see the flags, we see
+ * everything that the guest wrote before it set them.
  */
 static struct packed_desc packed_copy(const struct ring *ring, uint16_t position)
 {
@@ -76,7 +76,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	uint32_t n = 0;
 	int err;
 
-	/* Until the id is known, at the end of the chain, what is said about it names its first descriptor. */
+	/* The id is in the last descriptor of the chain. Until then, messages name the chain by its first descriptor. */
 	chain_begin(chain, position_index(at));
 	for (;;) {
 		p = packed_copy(ring, at);
@@ -107,10 +107,10 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 		if (!(d.flags & DESC_NEXT))
 			break;
 	}
-	/* The id is the driver's own number for the buffer. Those we know count from 0, and it is how devices find requests. */
+	/* The driver chooses the id. Known drivers number from 0, and devices find their requests by it. */
 	if (unlikely(p.id >= ring->config.size))
 		return ring_fail(ring, -EPROTO, "buffer id %u is available in a queue of %u", p.id, ring->config.size);
-	/* Two requests with one id: the guest could not tell which of them is done, nor could we. */
+	/* With two requests of one id, neither the guest nor the device could tell which one is done. */
 	if (unlikely(ring_is_busy(s, p.id)))
 		return ring_fail(ring, -EPROTO, "buffer id %u is available again while the device still has it", p.id);
 
@@ -120,7 +120,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	if (ring->log)
 		packed_log_pop(ring, p.id, n);
 	s->last_pop = p.id;
-	/* In this order, which packed_adopt() knows: a process may die in between. */
+	/* In this order, on which packed_adopt() relies: the process may be killed between two steps. */
 	state_step();
 	ring_set_busy(s, p.id);
 	state_step();
@@ -129,7 +129,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	return 1;
 }
 
-/* Only the last one: the descriptors of any other may have been written over. */
+/* Only for the last chain: the descriptors of any other may be overwritten. */
 static int packed_unpop(struct ring *ring, uint32_t head)
 {
 	const struct ring_chain *c = &ring->chains[head];
@@ -154,13 +154,13 @@ static void packed_push(struct ring *ring, uint32_t head, uint32_t written)
 
 	__atomic_store_n((uint32_t *)(void *)(to + 8), written, __ATOMIC_RELAXED);
 	__atomic_store_n((uint16_t *)(void *)(to + 12), (uint16_t)head, __ATOMIC_RELAXED);
-	/* The guest looks at one descriptor after the other: while it does not see the first, it sees none behind it. */
+	/* The guest reads used descriptors in order: it sees none of them before the flags of the first are written. */
 	if (s->next_used == s->published)
 		s->first_flags = flags;
 	else
 		__atomic_store_n(packed_flags(ring, s->next_used), flags, __ATOMIC_RELAXED);
 	s->last_push = (uint16_t)head;
-	/* As in packed_pop(). */
+	/* In this order, as in packed_pop(). */
 	state_step();
 	s->next_used = position_add(ring, s->next_used, count);
 	state_step();
@@ -175,7 +175,7 @@ static void packed_publish(struct ring *ring)
 {
 	uint16_t *flags = packed_flags(ring, ring->s->published);
 
-	/* Release: what was written to the descriptors, and the data they speak of, before the flags of the first. */
+	/* Release: the used descriptors and the data of their buffers are visible before the flags of the first. */
 	__atomic_store_n(flags, ring->s->first_flags, __ATOMIC_RELEASE);
 	ring->s->published = ring->s->next_used;
 }
@@ -195,7 +195,7 @@ static bool packed_signal(struct ring *ring)
 	case EVENT_DISABLE:
 		return false;
 	case EVENT_DESC:
-		/* 2.8.10: wanted when the descriptor at that place is among those given back since. */
+		/* 2.8.10: the guest wants an interrupt if that position is among those of the pushes since the last one. */
 		position = (uint16_t)((event & 0xffff) ^ EVENT_WRAP);
 		if (!(ring->config.flags & RING_EVENT_IDX) || position_index(position) >= ring->config.size)
 			return true;

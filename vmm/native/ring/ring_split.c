@@ -15,7 +15,7 @@ static int split_init(struct ring *ring)
 
 	if (size & (size - 1) || config->avail % AVAIL_ALIGN || config->used % USED_ALIGN)
 		return -EINVAL;
-	/* The event words are part of both rings whether or not EVENT_IDX is negotiated (2.7). */
+	/* used_event and avail_event are part of the layout even if EVENT_IDX is not negotiated (2.7). */
 	avail = mem_ptr(ring->mem, config->avail, 6 + 2 * size);
 	used = mem_ptr(ring->mem, config->used, 6 + 8 * size);
 	if (!avail || !used)
@@ -36,8 +36,8 @@ static int split_init(struct ring *ring)
 /*
  * An indirect table takes the place of the last descriptor of a chain (2.7.5.3).
  *
- * The number of buffers is bounded by chain->max, not by the queue size: Linux makes longer tables than its queue when
- * memory was short and the queue came out small. Each turn adds a buffer, so a loop ends there too.
+ * chain->max bounds the number of buffers, not the size of the queue: Linux makes tables that are longer than its queue, if
+ * it had little memory and made the queue small. Each turn adds a buffer, so a loop ends at that bound, too.
  */
 static int split_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at)
 {
@@ -89,7 +89,7 @@ static int split_fill(struct ring *ring, struct chain *chain)
 	}
 }
 
-/* Look at avail.idx. Acquire: what the guest wrote before it moved the index is visible when we see it moved. */
+/* Read avail.idx. Acquire: if we see the new index, we see everything that the guest wrote before it. */
 static bool split_pending(struct ring *ring)
 {
 	if (ring->avail_idx != ring->s->next_avail)
@@ -112,7 +112,7 @@ static int split_pop(struct ring *ring, struct chain *chain)
 	head = __atomic_load_n(&ring->avail_ring[ring->s->next_avail & ring->mask], __ATOMIC_RELAXED);
 	if (unlikely(head > ring->mask))
 		return ring_fail(ring, -EPROTO, "head %u is available in a queue of %u", head, ring->config.size);
-	/* Two requests on one chain would be completed into the same buffers, the first perhaps long reused. */
+	/* Two requests on one chain would complete into the same buffers, when the guest may have reused those of the first. */
 	if (unlikely(ring_is_busy(ring->s, head)))
 		return ring_fail(ring, -EPROTO, "head %u is available again while the device still has it", head);
 
@@ -141,7 +141,7 @@ static void split_push(struct ring *ring, uint32_t head, uint32_t written)
 
 	__atomic_store_n(&e->id, head, __ATOMIC_RELAXED);
 	__atomic_store_n(&e->len, written, __ATOMIC_RELAXED);
-	/* In this order, which split_adopt() knows: a process may die in between. */
+	/* In this order, on which split_adopt() relies: the process may be killed between two steps. */
 	state_step();
 	ring->s->next_used++;
 	state_step();
@@ -151,7 +151,7 @@ static void split_push(struct ring *ring, uint32_t head, uint32_t written)
 static void split_publish(struct ring *ring)
 {
 	ring->s->published = ring->s->next_used;
-	/* Release: the entries, and the data they speak of, before the index. */
+	/* Release: the used entries and the data of their buffers are visible before the index. */
 	__atomic_store_n(&ring->used[1], ring->s->published, __ATOMIC_RELEASE);
 }
 
@@ -163,13 +163,13 @@ static bool split_signal(struct ring *ring)
 		return false;
 	ring->s->signalled = to;
 	/*
-	 * The index must be out before the guest's wish is read. The guest writes its wish, then reads the index: with a
-	 * full barrier on both sides one of the two sees the other, and no interrupt is lost.
+	 * used.idx must be visible before used_event (or the flag) is read. The guest writes used_event and then reads
+	 * used.idx. With a full barrier on both sides, at least one side sees the other's write, and no interrupt is lost.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!(ring->config.flags & RING_EVENT_IDX))
 		return !(__atomic_load_n(&ring->avail[0], __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
-	/* 2.7.7.2: wanted when the entry at used_event is among from .. to-1. */
+	/* 2.7.7.2: the guest wants an interrupt if used_event is one of from .. to-1. */
 	event = __atomic_load_n(ring->used_event, __ATOMIC_RELAXED);
 	return (uint16_t)(to - event - 1) < (uint16_t)(to - from);
 }
@@ -180,7 +180,7 @@ static void split_kicks(struct ring *ring, int enable)
 		__atomic_store_n(&ring->used[0], enable ? 0 : USED_NO_NOTIFY, __ATOMIC_RELAXED);
 	else if (enable)
 		__atomic_store_n(ring->avail_event, ring->s->next_avail, __ATOMIC_RELAXED);
-	/* Else: not wanting kicks is an index left behind: the guest does not come past it for 65536 chains. */
+	/* With EVENT_IDX, an old avail_event suppresses kicks: the guest passes it again after 65536 chains. */
 }
 
 static int split_share(struct ring *ring, struct ring_state *state)
@@ -191,8 +191,8 @@ static int split_share(struct ring *ring, struct ring_state *state)
 }
 
 /*
- * One head is busy that the indices do not know of: its process died in split_pop(), before the index moved, or in
- * split_push(), after the index moved. In the first case the head is the next to pop.
+ * One head more is busy than the indices say: the process was killed in split_pop() before next_avail moved, or in
+ * split_push() after next_used moved. In the first case, the head is the next in the available ring.
  */
 static void split_adopt_interrupted(struct ring *ring, struct ring_state *s)
 {
@@ -218,7 +218,7 @@ static int split_adopt(struct ring *ring, struct ring_state *s, const struct rin
 	}
 	if (n != (uint16_t)(s->next_avail - s->next_used) || n > ring->config.size)
 		return -EPROTO;
-	/* Whether the guest has seen the last pushes, and had its interrupt, is not known: it sees them now. */
+	/* It is not known whether the last pushes were published: publish them now. The caller interrupts the guest. */
 	s->published = s->signalled = s->next_used;
 	ring->avail_idx = s->next_avail;
 	__atomic_store_n(&ring->used[1], s->published, __ATOMIC_RELEASE);
@@ -229,7 +229,7 @@ const struct ring_ops ring_split_ops = {
 	.init = split_init,
 	.pending = split_pending,
 	.pop = split_pop,
-	.pop_again = split_fill, /* anew from its descriptors, which the guest has left there or not */
+	.pop_again = split_fill, /* reads the descriptors again: the guest must leave them unchanged while the chain is in flight */
 	.unpop = split_unpop,
 	.push = split_push,
 	.publish = split_publish,

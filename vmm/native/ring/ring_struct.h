@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A ring from inside: for ring.c and the files of the two formats, ring_split.c and ring_packed.c. */
+/* The internals of a ring, for ring.c and the files of the two formats, ring_split.c and ring_packed.c. */
 #ifndef VMM_NATIVE_RING_STRUCT_H
 #define VMM_NATIVE_RING_STRUCT_H
 
@@ -10,7 +10,7 @@
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 enum { DESC_SIZE = 16 };
 
-/* A descriptor, copied, in the order of a split ring. A packed one has no next, and the buffer id before the flags. */
+/* A copy of a descriptor, with the layout of a split ring. A packed one has no next, and the buffer id before the flags. */
 struct desc {
 	uint64_t addr;
 	uint32_t len;
@@ -21,27 +21,27 @@ struct used_elem {
 	uint32_t id, len;
 };
 
-/* What a format does; the functions of ring.h that are common to both call these. */
+/* The functions of a format; those of ring.c call these. */
 struct ring_ops {
-	/* The configuration is checked as far as both formats are alike. 0 or -errno. */
+	/* Check the part of the configuration that depends on the format, and set up the ring. 0 or -errno. */
 	int (*init)(struct ring *ring);
-	/* Free what init(), share() and adopt() have allocated; or NULL. */
+	/* Free what init(), share() and adopt() have allocated. May be NULL. */
 	void (*deinit)(struct ring *ring);
 	bool (*pending)(struct ring *ring);
-	/* As ring_pop() of a ring that is not broken. */
+	/* As ring_pop(), of a ring without an error. */
 	int (*pop)(struct ring *ring, struct chain *chain);
-	/* Fill chain->head, which was popped before, anew. 0 or the latched error. */
+	/* Read the chain of chain->head, which was popped before, again. 0 or the latched error. */
 	int (*pop_again)(struct ring *ring, struct chain *chain);
-	/* head is busy. 0 or -EINVAL. */
+	/* As ring_unpop(); head is busy. */
 	int (*unpop)(struct ring *ring, uint32_t head);
 	void (*push)(struct ring *ring, uint32_t head, uint32_t written);
 	void (*publish)(struct ring *ring);
-	/* Does the guest want an interrupt for what was published since this was asked last? */
+	/* Whether the guest wants an interrupt for what was published since the last call. */
 	bool (*signal)(struct ring *ring);
 	void (*kicks)(struct ring *ring, int enable);
-	/* Move what the format remembers into memory of RING_STATE_STRIDE bytes. 0 or -ENOMEM. */
+	/* Move the state to memory of RING_STATE_STRIDE bytes. 0 or -ENOMEM. */
 	int (*share)(struct ring *ring, struct ring_state *state);
-	/* Check *s, a copy of what was at state, and go on from there. The number of chains under way, or -errno. */
+	/* Check *s, a copy of *state, and continue from it. The number of chains in flight, or -errno. */
 	int (*adopt)(struct ring *ring, struct ring_state *s, const struct ring_state *state);
 };
 
@@ -50,7 +50,7 @@ extern const struct ring_ops ring_split_ops, ring_packed_ops;
 struct ring {
 	const struct mem *mem;
 	const struct ring_ops *ops;
-	struct ring_state *s;   /* own, or where ring_share() put it */
+	struct ring_state *s;   /* &own, or the shared memory of ring_share() */
 	uint8_t *desc;
 	union {
 		struct {
@@ -60,29 +60,29 @@ struct ring {
 			const uint16_t *avail_ring, *used_event;
 			uint16_t *avail_event;
 			uint16_t mask;
-			uint16_t avail_idx; /* the guest's index as last read; what lies before it may be popped */
+			uint16_t avail_idx; /* avail.idx as last read; the entries before it may be popped */
 		};
 		struct {
-			const uint32_t *driver_event; /* when to interrupt */
-			uint32_t *device_event;       /* when to kick */
-			struct ring_chain *chains;    /* by buffer id; own, or in shared memory */
+			const uint32_t *driver_event; /* when the guest wants an interrupt */
+			uint32_t *device_event;       /* when the device wants a kick */
+			struct ring_chain *chains;    /* by buffer id; own_chains, or in shared memory */
 			struct ring_chain *own_chains;
 			struct ring_log *log;         /* in shared memory, or NULL */
-			uint16_t *log_free;           /* entries of log that are free, nlog_free of them */
+			uint16_t *log_free;           /* the nlog_free free entries of the log */
 			uint32_t nlog_free;
-			uint32_t unsignalled;         /* descriptors given back since signal() was asked last */
-			struct desc *redo_desc;       /* of the chains in redo */
+			uint32_t unsignalled;         /* descriptors pushed since the last signal() */
+			struct desc *redo_desc;       /* descriptors of the chains in redo */
 		};
 	};
 	int error;
 	struct ring_config config;
 	char reason[160];
-	uint32_t nredo;         /* bits in redo */
-	uint64_t redo[RING_MAX_SIZE / 64]; /* heads to pop again, from ring_adopt() */
+	uint32_t nredo;         /* number of bits set in redo */
+	uint64_t redo[RING_MAX_SIZE / 64]; /* heads that ring_adopt() found in flight: to pop again */
 	struct ring_state own;
 };
 
-/* The compiler keeps the order of the stores around it; so does the CPU, for whoever looks after this process is gone. */
+/* The compiler keeps the order of stores around this. No CPU barrier: the reader looks when this process has ended. */
 static inline void state_step(void)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -112,7 +112,7 @@ static inline void chain_begin(struct chain *chain, uint32_t head)
 	chain->read_len = chain->write_len = 0;
 }
 
-/* The one read of a descriptor. The empty asm hides where the two words came from: they cannot be read again. */
+/* Read a descriptor, once. Behind the empty asm, the compiler cannot read the two words from guest memory again. */
 static inline struct desc desc_copy(const uint8_t *from)
 {
 	uint64_t word[2];
@@ -131,14 +131,14 @@ static inline struct desc desc_copy(const uint8_t *from)
 
 /* Add one buffer to the chain. 0 or the latched error. */
 int chain_add(struct ring *ring, struct chain *chain, const struct desc *d);
-/* Check the descriptor of an indirect table, whose addr, len and flags are the same in both formats. NULL: latched. */
+/* Check the descriptor of an indirect table (same fields in both formats); its address in this process. NULL: latched. */
 const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, const struct desc *at);
 
 /* Packed rings: ring_packed.c, ring_packed_log.c */
 
 /*
- * A place in the ring: the index of a descriptor, and with POSITION_ODD the wrap counter is 0 (2.8.1). A new ring is at
- * place 0, with both wrap counters 1.
+ * A position in the ring: the index of a descriptor; POSITION_ODD is set if the wrap counter is 0 (2.8.1). A new ring has
+ * both positions 0: both wrap counters are 1.
  */
 enum { POSITION_ODD = 0x8000 };
 
@@ -147,7 +147,7 @@ static inline uint16_t position_index(uint16_t position)
 	return position & (uint16_t)~POSITION_ODD;
 }
 
-/* n is at most the size of the ring. */
+/* The position n descriptors later; n is at most the size of the ring. */
 static inline uint16_t position_add(const struct ring *ring, uint16_t position, uint32_t n)
 {
 	uint32_t index = position_index(position) + n;
@@ -157,7 +157,7 @@ static inline uint16_t position_add(const struct ring *ring, uint16_t position, 
 	return (uint16_t)((index - ring->config.size) | ((position & POSITION_ODD) ^ POSITION_ODD));
 }
 
-/* How many descriptors `to` lies behind `from`, below two rounds. */
+/* How many descriptors `to` is after `from`, modulo two rounds. */
 static inline uint32_t position_distance(const struct ring *ring, uint16_t from, uint16_t to)
 {
 	uint32_t size = ring->config.size, distance = position_index(to) + 2 * size - position_index(from);
@@ -167,7 +167,7 @@ static inline uint32_t position_distance(const struct ring *ring, uint16_t from,
 	return distance % (2 * size);
 }
 
-/* A descriptor of the ring, copied (2.8.13). */
+/* A copy of a descriptor of the ring (2.8.13). */
 struct packed_desc {
 	uint64_t addr;
 	uint32_t len;
@@ -176,7 +176,7 @@ struct packed_desc {
 
 enum { PACKED_AVAIL = 0x80, PACKED_USED = 0x8000 };
 
-/* The bits of a descriptor that the guest made available, and of one that the device gave back, at this place (2.8.1). */
+/* The two bits of an available and of a used descriptor at this position (2.8.1). */
 static inline uint16_t position_available(uint16_t position)
 {
 	return position & POSITION_ODD ? PACKED_USED : PACKED_AVAIL;
@@ -197,14 +197,14 @@ static inline bool packed_is_available(uint16_t flags, uint16_t position)
 	return (flags & (PACKED_AVAIL | PACKED_USED)) == position_available(position);
 }
 
-/* In ring_chain.c. */
+/* In ring_chain.c: add the buffers of an indirect table. 0 or the latched error. */
 int packed_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at);
 
-/* Note the nth descriptor of the chain that is being popped. */
+/* Copy the nth descriptor of the chain that is being popped to the log. */
 void packed_log_desc(struct ring *ring, uint32_t n, const struct desc *d);
-/* The chain that was noted is that of this buffer. */
+/* The n descriptors copied before are the chain of this buffer id. */
 void packed_log_pop(struct ring *ring, uint32_t id, uint32_t n);
-/* It is given back. */
+/* Remove the chain of this buffer id from the log. */
 void packed_log_push(struct ring *ring, uint32_t id);
 
 int packed_share(struct ring *ring, struct ring_state *state);

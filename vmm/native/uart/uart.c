@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A 16550A UART (National Semiconductor PC16550D data sheet), without a baud clock: what the guest
- * sends is sent at once.
+ * A 16550A UART (National Semiconductor PC16550D data sheet) without a baud clock: bytes are sent at once.
  *
- * Input waits in rx[] until the guest listens, as a peer with RTS/CTS flow control would hold it: a driver that opens
- * the port empties the FIFO and reads RBR for luck, which would eat the first bytes of a pipe.
+ * Input waits in rx[] until the guest is ready to receive, as if the other end used RTS/CTS flow control: a driver that opens
+ * the port clears the FIFO and reads RBR, which would lose the first bytes of a pipe.
  *
- * And it comes in bursts, with pauses of the time that the guest took to read the burst. Linux's interrupt handler
- * reads for as long as there is data, up to 128 KiB; without the pauses nothing else would run in the guest during a
- * paste, not even what takes RTS away when its buffers are full.
+ * Input is given in bursts. After a burst comes a pause as long as the guest took to read it. Linux's interrupt handler
+ * reads while there is data, up to 128 KiB; without pauses, nothing else would run in the guest during a paste, not even
+ * the code that clears RTS when its buffers are full.
  */
 #include <string.h>
 #include <sys/eventfd.h>
@@ -18,7 +17,7 @@
 
 enum {
 	FIFO_SIZE = UART_FIFO_SIZE,
-	BURST_US = 1000, /* patience with a FIFO load of a guest that waits for the interrupt */
+	BURST_US = 1000, /* raise the THR-empty interrupt after this time, if the guest accesses no other register */
 	RX_BURST = 256,
 	PAUSE_MIN_US = 500,
 	PAUSE_MAX_US = 50000,
@@ -36,19 +35,19 @@ void uart_end_burst(struct uart *u)
 		u->s.thr_pending = 1;
 }
 
-static bool listening(const struct uart *u)
+static bool rx_listening(const struct uart *u)
 {
 	if (u->s.mcr & UART_MCR_LOOP)
 		return false;
 	if (u->s.seen & UART_SEEN_RTS)
 		return u->s.mcr & UART_MCR_RTS;
-	/* No driver with flow control so far: a simple guest that enabled the interrupt, or only ever polls. */
+	/* RTS was never set: a simple guest, which has enabled the receive interrupt, or which polls and never wrote MCR. */
 	return (u->s.ier & UART_IER_RDI) || !(u->s.seen & UART_SEEN_MCR);
 }
 
 static bool data_ready(const struct uart *u)
 {
-	return u->s.fifo_len || (u->s.rx_len && !u->rx_paused && listening(u));
+	return u->s.fifo_len || (u->s.rx_len && !u->rx_paused && rx_listening(u));
 }
 
 void uart_fifo_push(struct uart *u, uint8_t byte)
@@ -60,7 +59,7 @@ void uart_fifo_push(struct uart *u, uint8_t byte)
 		return;
 	}
 	u->s.lsr |= UART_LSR_OE;
-	/* Without the FIFO the newer byte wins, with it the older ones do. */
+	/* On an overrun, RBR gets the new byte, while the FIFO keeps the old ones. */
 	if (depth == 1)
 		u->s.fifo[0] = byte;
 }
@@ -115,8 +114,8 @@ static uint8_t rx_byte(struct uart *u)
 }
 
 /*
- * Interrupts by priority (data sheet, "interrupt control functions"). Data below the trigger level counts as available,
- * too: the time-out that would report it has passed by the time the guest looks.
+ * The pending interrupt of the highest priority (data sheet, "interrupt control functions"). Data below the trigger level
+ * counts as available, as if the character time-out had passed.
  */
 static uint8_t interrupt_id(const struct uart *u)
 {
@@ -160,13 +159,13 @@ void uart_modem_update(struct uart *u)
 			lines |= UART_MSR_DCD;
 	}
 	changed = (u->s.msr ^ lines) & UART_MSR_LINES;
-	/* Only the end of a ring is told. */
+	/* TERI: only a falling RI sets its delta bit. */
 	if (lines & UART_MSR_RI)
 		changed &= (uint8_t)~UART_MSR_RI;
 	u->s.msr = (uint8_t)(lines | (u->s.msr & UART_MSR_ANY_DELTA) | changed >> 4);
 }
 
-static bool dlab(const struct uart *u)
+static bool lcr_dlab(const struct uart *u)
 {
 	return u->s.lcr & UART_LCR_DLAB;
 }
@@ -186,9 +185,9 @@ static void write_thr(struct uart *u, uint8_t value)
 		return;
 	}
 	/*
-	 * The interrupt for "empty" comes after the burst that fills the FIFO: with the access that follows it, and when
-	 * that is a look at IIR, behind it. Linux gives up on a port whose IIR never says that all is done. The timer is
-	 * for a guest that looks at nothing.
+	 * The THR-empty interrupt comes after the writes that fill the FIFO: with the next access to another register, and
+	 * after it if that is a read of IIR. Linux gives up on a port whose IIR never reports that no interrupt is pending.
+	 * The timer is for a guest that accesses no other register.
 	 */
 	u->s.thr_pending = 0;
 	if (!u->burst) {
@@ -206,20 +205,20 @@ static void write_ier(struct uart *u, uint8_t value)
 	u->s.ier = value & UART_IER_MASK;
 	if (u->tx_len && !u->stalled)
 		uart_tx_flush(u);
-	/* Enabling the interrupt while the transmitter is empty raises it; Linux tests for that. */
+	/* If the transmitter is empty, enabling the interrupt raises it; Linux tests for that. */
 	if ((enabled & UART_IER_THRI) && !u->stalled)
 		u->s.thr_pending = 1;
 }
 
 static void write_fcr(struct uart *u, uint8_t value)
 {
-	if ((value & UART_FCR_CLEAR_RCVR) && listening(u))
+	if ((value & UART_FCR_CLEAR_RCVR) && rx_listening(u))
 		rx_drop(u, FIFO_SIZE - u->s.fifo_len);
 	if (((value ^ u->s.fcr) & UART_FCR_ENABLE_FIFO) || (value & UART_FCR_CLEAR_RCVR))
 		u->s.fifo_len = 0;
 	if ((value & UART_FCR_CLEAR_XMIT) && !u->stalled)
 		u->s.thr_pending = 1;
-	/* The other bits hold only while the FIFO is on. */
+	/* The other bits can be set only while the FIFO is enabled. */
 	u->s.fcr = value & UART_FCR_ENABLE_FIFO ? value & UART_FCR_MASK : 0;
 }
 
@@ -245,7 +244,7 @@ static void write_lcr(struct uart *u, uint8_t value)
 
 static void reg_write(struct uart *u, uint64_t reg, uint8_t value)
 {
-	if (reg == UART_TX && !dlab(u)) {
+	if (reg == UART_TX && !lcr_dlab(u)) {
 		write_thr(u, value);
 		uart_line_update(u);
 		return;
@@ -256,7 +255,7 @@ static void reg_write(struct uart *u, uint64_t reg, uint8_t value)
 		u->s.dll = value;
 		break;
 	case UART_IER:
-		if (dlab(u))
+		if (lcr_dlab(u))
 			u->s.dlm = value;
 		else
 			write_ier(u, value);
@@ -307,10 +306,10 @@ static uint8_t reg_read(struct uart *u, uint64_t reg)
 		uart_end_burst(u);
 	switch (reg) {
 	case UART_RX:
-		value = dlab(u) ? u->s.dll : rx_byte(u);
+		value = lcr_dlab(u) ? u->s.dll : rx_byte(u);
 		break;
 	case UART_IER:
-		value = dlab(u) ? u->s.dlm : u->s.ier;
+		value = lcr_dlab(u) ? u->s.dlm : u->s.ier;
 		break;
 	case UART_IIR:
 		value = read_iir(u);
@@ -336,7 +335,7 @@ static uint8_t reg_read(struct uart *u, uint64_t reg)
 	return value;
 }
 
-/* An access of several bytes is as many accesses of one, as an 8-bit device on the ISA bus sees it. */
+/* An access of several bytes becomes several accesses of one byte, as for an 8-bit device on the ISA bus. */
 bool uart_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
 {
 	struct uart *u = ctx;

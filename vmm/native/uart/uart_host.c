@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The host's side of a UART: its life, input, state and counters. */
+/* The host's side of a UART: making and freeing it, input, saved state, counters. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,7 +107,7 @@ void uart_save(struct uart *u, struct uart_state *out)
 	uart_end_burst(u);
 	uart_line_update(u);
 	*out = u->s;
-	/* A restored UART has sent everything: what still waits here is written here. */
+	/* The restored UART has an empty transmitter: output that waits is written by this one. */
 	if (u->stalled)
 		out->thr_pending = 1;
 	first = UART_RX_SIZE - u->rx_head;
@@ -126,7 +126,7 @@ int uart_restore(struct uart *u, const struct uart_state *state)
 	u->s = *state;
 	u->rx_head = 0;
 	u->burst = false;
-	/* The edge may have been lost on the way; one too many does no harm. */
+	/* Signal an edge again: it may have been lost, and a spurious one does no harm. */
 	u->line = false;
 	uart_line_update(u);
 	pthread_mutex_unlock(&u->lock);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a UART sends, on its way to a descriptor of the host.
+ * The output of a UART to a descriptor of the host.
  *
- * Bytes are collected and written by lines: a boot prints kilobytes, one byte per exit, and a system call for each would
- * add up. They leave at a newline, when BATCH of them are there, when the guest writes IER (a Linux console does that
- * behind every message, a Linux tty when it has no more to send), and at the latest when the timer fires and the owner
+ * Bytes are collected and written by lines: a boot prints kilobytes, one byte per exit, and a system call for each would be
+ * expensive. They are written at a newline; when there are BATCH of them; when the guest writes IER (a Linux console does
+ * that after each message, a Linux tty when it has no more to send); and at the latest when the timer fires and the owner
  * calls uart_flush().
  *
- * When out_fd takes no more (UART_OUT_BLOCK), the UART is stalled: LSR says "not empty" until everything is written. A
- * guest that polls LSR is held up there in slices of WAIT_MS, without the lock, and let go at once by the signal of
- * vcpu_kick(); one that waits for the interrupt waits for it. The owner's uart_flush() goes on when out_fd is writable.
+ * When out_fd takes no more (UART_OUT_BLOCK), the UART is stalled: LSR reports a full transmitter until everything is written.
+ * If the guest polls LSR, each read waits for up to WAIT_MS without the lock; the signal of vcpu_kick() ends that at once. If
+ * it uses the interrupt, that comes later. When out_fd is writable, the owner calls uart_flush(), which continues.
  */
 #include <errno.h>
 #include <poll.h>
@@ -22,9 +22,9 @@
 enum {
 	BATCH = 512,
 	WAIT_MS = 20,
-	WAIT_FULL = 50,	 /* slices for a guest that writes on although LSR says that there is no room */
-	HURRY_US = 200000, /* no waiting for so long after a signal: the vCPU is being stopped */
-	LINE_US = 10000, /* patience with an unfinished line */
+	WAIT_FULL = 50,	 /* how often to wait for a guest that writes although LSR reports a full transmitter */
+	HURRY_US = 200000, /* do not wait within this time after a signal: the vCPU is being stopped */
+	LINE_US = 10000, /* an unfinished line is written after this time */
 };
 
 uint64_t uart_now_us(void)
@@ -39,7 +39,7 @@ void uart_timer_arm(struct uart *u, long us)
 {
 	struct itimerspec when = { .it_value = { .tv_nsec = us * 1000 } };
 
-	/* While input pauses, the timer fires soon: output that comes all the time must not put that off. */
+	/* During a pause of the input the timer is armed already; continuous output must not postpone it. */
 	if (u->rx_paused && us > 1)
 		return;
 	timerfd_settime(u->timer_fd, 0, &when, NULL);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The address ranges that exits are matched against. A range belongs to a C function, or to Python; what nobody claims
- * reads as all ones, as on real hardware, and costs Python nothing.
+ * The address ranges in which exits are looked up. A C function or Python answers a range. All other addresses read as all
+ * ones, as on hardware, and do not involve Python.
  */
 #include "vcpu/bus.h"
 
@@ -20,18 +20,17 @@ struct range {
 };
 
 struct bus {
-	/* Devices come and go while vCPUs run (unplug); an access holds the lock only while it looks its range up and
-	 * is answered. */
+	/* Devices are added and removed while vCPUs run (plug, unplug). An access holds the lock while it is answered. */
 	pthread_rwlock_t lock;
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
-	uint32_t nwindows; /* of windows; looked at without the lock, to leave alone who has none */
+	uint32_t nwindows; /* also read without the lock, so that a machine without windows does not take it */
 	struct bus_window window[BUS_WINDOWS];
 };
 
 /*
- * Readers are vCPUs, which a guest can have in here nearly all the time (a poll of a UART whose output is full waits), so
- * whoever takes a device out goes before readers that come later. Nobody takes the lock twice.
+ * Readers are vCPUs. A guest can keep them here nearly all the time (a read of LSR waits while the UART's output is full),
+ * so a writer that waits goes before later readers. That requires that no thread takes the lock twice.
  */
 static int lock_init(pthread_rwlock_t *lock)
 {
@@ -109,7 +108,7 @@ int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size)
 	return bus_add(bus, space, base, size, NULL, NULL);
 }
 
-/* keep: bits that InterruptACK leaves. */
+/* keep: bits that InterruptACK does not clear. */
 static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len, bool write, uint32_t keep)
 {
 	uint32_t bits;
@@ -117,7 +116,7 @@ static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32
 	if (offset + len > 4096)
 		return false;
 	if (!write) {
-		/* A 32-bit register must not be seen half old, half new. */
+		/* One load, so that the guest never sees a register half changed. */
 		if (len == 4 && !(offset & 3)) {
 			bits = __atomic_load_n((uint32_t *)(void *)(page + offset), __ATOMIC_ACQUIRE);
 			memcpy(data, &bits, 4);
@@ -162,7 +161,7 @@ int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_
 		if (addr < r->base || addr - r->base >= r->size)
 			continue;
 		if (len > r->size - (addr - r->base))
-			break; /* runs over the end of the range: nobody answers */
+			break; /* it goes beyond the end of the range */
 		ret = r->fn && r->fn(r->ctx, addr - r->base, data, len, write) ? BUS_DONE : BUS_TO_PYTHON;
 		break;
 	}
@@ -199,7 +198,7 @@ void bus_remove_window(struct bus *bus, const void *device)
 	pthread_rwlock_unlock(&bus->lock);
 }
 
-/* Whoever looks at windows has the lock; false, and no lock, when there are none. */
+/* Take the lock to read windows. False: there are none, and the lock is not taken. */
 static bool windows_lock(struct bus *bus)
 {
 	if (!__atomic_load_n(&bus->nwindows, __ATOMIC_RELAXED))
@@ -252,8 +251,8 @@ bool bus_window_fault(struct bus *bus, uint64_t generation)
 }
 
 /*
- * What is there now, whatever that is. By the kernel, which says where a page has vanished once more instead of sending a
- * signal; then a read gives zeroes and a write goes nowhere.
+ * Access a window by a system call: if a page has vanished again, that fails where a load would raise SIGBUS. Then a read
+ * returns zeroes and a write does nothing.
  */
 static void access_window(const struct bus_window *w, uint64_t at, uint8_t *data, uint32_t len, bool write)
 {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/* PCI reads that have no effect: configuration space behind ECAM, and the common configuration of virtio-pci. */
+/* PCI reads without side effects: configuration space behind ECAM, and the common configuration of virtio-pci. */
 #include <errno.h>
 #include <string.h>
 
 #include "vcpu/bus.h"
 
-/* Of a device number: eight functions of 4096 bytes, of which ours have the first. */
+/* A device number has eight functions of 4096 bytes each; our devices have the first. */
 enum { SLOT_SHIFT = 15, SLOTS = 32, SPACE = 4096, COMMON = 0x100 };
 
 static void page_read(const uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len)
 {
 	uint32_t word;
 
-	/* A register must not be seen half old, half new. */
+	/* One load, so that the guest never sees a register half changed. */
 	if (len == 4 && !(offset & 3)) {
 		word = __atomic_load_n((const uint32_t *)(const void *)(page + offset), __ATOMIC_ACQUIRE);
 		memcpy(data, &word, 4);

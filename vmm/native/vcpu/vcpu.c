@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The KVM_RUN loop. It stays in C for as long as exits are answered by the bus, and comes back to Python with anything
- * else.
+ * The KVM_RUN loop. It stays in C while the bus answers exits, and returns to Python for any other one.
  *
- * Stopping: vcpu_kick() sets a flag, sets kvm_run->immediate_exit and signals the thread. The flag alone would be missed
- * between its test and KVM_RUN; immediate_exit closes that gap without a signal mask dance, and the signal interrupts a
- * KVM_RUN that is under way. It also interrupts a blocking write() of the console.
+ * Stopping: vcpu_kick() sets a flag, sets kvm_run->immediate_exit and signals the thread. The loop could test the flag just
+ * before it is set, and then enter KVM_RUN; immediate_exit makes that KVM_RUN return, without changes of the signal mask.
+ * The signal interrupts a KVM_RUN, or a blocking write() of the console, that has begun.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -25,7 +24,7 @@ struct vcpu {
 	struct kvm_run *run;
 	uint64_t run_size;
 	struct bus *bus;
-	/* Held while the thread is inside vcpu_run(), so that a kick never signals a thread that has gone. */
+	/* Protects `thread` and `running`, so that a kick never signals a thread that has left vcpu_run(). */
 	pthread_mutex_t lock;
 	pthread_t thread;
 	bool running;
@@ -35,7 +34,7 @@ struct vcpu {
 
 static void kick_handler(int sig)
 {
-	(void)sig; /* only there to interrupt a system call */
+	(void)sig; /* the handler exists so that the signal interrupts system calls */
 }
 
 static void kick_install(void)
@@ -80,12 +79,11 @@ static void exit_count(uint64_t *counters, uint32_t reason)
 {
 	uint64_t *counter = &counters[reason < VCPU_REASONS ? reason : VCPU_REASONS - 1];
 
-	/* One writer; readers want no torn value. */
+	/* There is one writer; the atomic store is for readers in other threads. */
 	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
 }
 
-/* String I/O (ins/outs) comes as count accesses of size bytes. All or nothing: Python gets the whole exit when the range
- * is its own. */
+/* String I/O (ins/outs) is one exit with count accesses of size bytes. If Python answers the range, it gets the whole exit. */
 static int io_exit(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -137,15 +135,15 @@ static int run_loop(struct vcpu *vcpu)
 	}
 	for (;;) {
 		/*
-		 * KVM_RUN is entered even when stopping: it completes the I/O of the exit before, and returns at once
-		 * because of immediate_exit. Without that a saved state would repeat the access.
+		 * KVM_RUN is called even when stopping: it completes the I/O of the previous exit, and then returns at once
+		 * because of immediate_exit. Otherwise a restored machine would repeat the access.
 		 */
 		generation = bus_window_generation(vcpu->bus);
 		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-			/* A page that KVM cannot get: of a file that has shrunk, if there is a window with files. */
+			/* EFAULT: a page does not exist. If it is in a window, its file was truncated. */
 			if (errno == EFAULT && bus_window_fault(vcpu->bus, generation))
 				continue;
-			/* EAGAIN: a vCPU that waits for its start-up IPI was interrupted. */
+			/* EAGAIN: the signal interrupted a vCPU that waits for its start-up IPI. */
 			if (errno != EINTR && errno != EAGAIN)
 				return -errno;
 			exit_count(vcpu->stats.c, KVM_EXIT_INTR);
@@ -206,7 +204,7 @@ void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out)
 	memcpy(out, &vcpu->stats, sizeof(*out));
 }
 
-/* As in <linux/kvm.h> of Linux 6.11. */
+/* struct kvm_pre_fault_memory of Linux 6.11. */
 struct pre_fault {
 	uint64_t gpa, size, flags, padding[5];
 };
@@ -222,7 +220,7 @@ static int map_run(int fd, uint64_t gpa, uint64_t size)
 	while (wanted.size) {
 		const uint64_t left = wanted.size;
 
-		/* It stops for signals, and for memory that is being changed, with what is left to do. */
+		/* A signal or a concurrent change of memory ends the call early; `wanted` then has what is left to do. */
 		if (ioctl(fd, PRE_FAULT_MEMORY, &wanted) < 0 && errno != EINTR && errno != EAGAIN)
 			return -errno;
 		tries = wanted.size < left ? 0 : tries + 1;
