@@ -211,6 +211,7 @@ class GuestMemory:
         """A page that is given up must not show the file's bytes again: :func:`ram_zero` makes it zero."""
         self._hugetlb = huge_pages == "hugetlb"
         self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
+        self._early = huge_pages in ("auto", "thp") and size >= _HUGE_2M
         try:
             if file >= 0 and posix.fstat(file).st_size < size:
                 raise OSError(_EIO, "the file of guest memory ends early")
@@ -242,21 +243,22 @@ class GuestMemory:
             ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED)
             ram.madvise(mmap.MADV_DONTDUMP)
             return ram, 0
-        # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once.  Of a memfd the
-        # kernel sees to that itself, where it may have huge pages
-        room = size + _HUGE_2M - PAGE if self.huge and not shared and size >= _HUGE_2M else size
-        if shared:
-            self.fd = _open_shared(size)
-            ram = mmap.mmap(self.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
-        else:
-            ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-            # A child that is forked must not make the pages copy-on-write under the guest
-            ram.madvise(mmap.MADV_DONTFORK)
-        ram.madvise(mmap.MADV_DONTDUMP)  # what a guest has in memory is not left on the host's disk
+        # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once
+        room = size + _HUGE_2M - PAGE if huge_pages != "none" and size >= _HUGE_2M else size
+        ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         start = 0
-        if room > size:
-            with ffi.from_buffer(ram) as base:
+        with ffi.from_buffer(ram) as base:
+            if room > size:
                 start = -int(ffi.cast("uintptr_t", base)) % _HUGE_2M
+            if shared:
+                self.fd = _open_shared(size)
+                result = lib.ram_show(base + start, size, self.fd)
+                if result < 0:
+                    raise OSError(-result, posix.strerror(-result))
+        # What a guest has in memory is not left on the host's disk; and a child that is forked must not make private
+        # pages copy-on-write under the guest
+        ram.madvise(mmap.MADV_DONTDUMP)
+        ram.madvise(mmap.MADV_DOFORK if shared else mmap.MADV_DONTFORK)
         try:
             ram.madvise(mmap.MADV_HUGEPAGE if self.huge else mmap.MADV_NOHUGEPAGE)
         except OSError:
@@ -268,6 +270,21 @@ class GuestMemory:
         ram.madvise(mmap.MADV_DONTFORK)
         ram.madvise(mmap.MADV_DONTDUMP)
         return ram
+
+    @property
+    def can_make_huge(self) -> bool:
+        """:meth:`make_huge` may do something."""
+        return self.fd >= 0 and self._early and not self._prefaulted
+
+    def make_huge(self, pieces: Sequence[tuple[int, int]]) -> None:
+        """Have shared memory there in *pieces* now, as huge pages: where a guest touches nearly all of it, that saves
+        an exit, a fault and an entry in tables for each 4 KiB.  Where the host makes none nothing comes of it.
+
+        :param pieces: guest physical addresses, half-open, of 2 MiB each
+        """
+        for start, end in pieces:
+            if lib.ram_huge(self._base + self.offset(start, end - start), end - start) < 0:
+                return
 
     def load_pages(self, file: int, bits: bytes) -> None:
         """The pages of *file* that have a bit in *bits*, into the same place of RAM.
@@ -523,7 +540,7 @@ class GuestMemory:
         """Touch all of it now, and after each :meth:`clear`."""
         self._prefaulted = True
         try:
-            self._map.madvise(_MADV_POPULATE_WRITE)
+            self._map.madvise(_MADV_POPULATE_WRITE, self._start, self.size)
             return
         except OSError:
             pass  # before Linux 5.14

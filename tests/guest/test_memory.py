@@ -13,6 +13,8 @@ from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, complaints, programs_disk
 from tests.guest.vmfixture import Guest
 from vmm import BalloonConfig, DiskConfig, HostError, MemoryConfig
+from vmm.memory import GuestMemory
+from vmm.native import ffi, lib
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -132,6 +134,20 @@ def test_transparent_huge_pages_of_shared_memory_are_mapped_large(boot: Boot) ->
         guest = boot(memory=MemoryConfig(128 * MIB, huge_pages="thp", prefault=True, shared=True))
         assert large_mappings(guest) > 0
         guest.close()
+
+
+def test_shared_memory_is_huge_where_a_guest_needs_all_of_it(boot: Boot) -> None:
+    with set_to("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "never"):
+        other = GuestMemory(4 * MIB, shared=True)
+        made = lib.ram_huge(ffi.cast("void *", other.host_address), 2 * MIB) == 0
+        other.close()
+        guest = boot(memory=MemoryConfig(256 * MIB, shared=True))
+        used, large = resident(guest), large_mappings(guest)
+        guest.close()
+    assert used < 40 * MIB
+    if not made:
+        pytest.skip("this host makes no huge pages of shared memory")
+    assert large >= 10
 
 
 # -- the memory balloon with Linux's own driver ----------------------------------------------------------------------

@@ -124,6 +124,21 @@ def test_memory_for_huge_pages_begins_where_one_can_begin() -> None:
     memory.close()
 
 
+def test_pieces_that_are_made_huge_keep_what_they_have() -> None:
+    with contextlib.closing(GuestMemory(16 << 20, shared=True)) as memory:
+        memory.write((6 << 20) - 4, b"last")
+        memory.write(10 << 20, b"next")
+        memory.make_huge([(4 << 20, 6 << 20), (8 << 20, 10 << 20)])
+        memory.write(4 << 20, b"first")
+        assert os.pread(memory.fd, 5, 4 << 20) == b"first"
+        assert memory.read((6 << 20) - 4, 4) == os.pread(memory.fd, 4, (6 << 20) - 4) == b"last"
+        assert memory.read(8 << 20, 2 << 20) == bytes(2 << 20)
+        assert memory.read(10 << 20, 4) == b"next"
+        assert resident(memory) <= (4 << 20) + 64 * 4096
+        memory.clear()
+        assert memory.read(0, memory.size) == bytes(memory.size)
+
+
 def test_hugetlb_pages_that_are_not_reserved_are_an_error_with_a_hint() -> None:
     with open("/proc/meminfo") as info:
         free = int(next(line for line in info if line.startswith("HugePages_Free")).split()[1])

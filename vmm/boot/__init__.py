@@ -14,7 +14,7 @@ import posix
 from vmm.boot import acpi, cpu, layout, pvh
 from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.cpu import CpuState
-from vmm.boot.image import Identity, KernelImage, check_placement, initrd_address
+from vmm.boot.image import Identity, KernelImage, check_placement, early_pieces, initrd_address
 from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
@@ -124,6 +124,9 @@ def load_files(plan: BootPlan, memory: GuestMemory) -> None:
 
     :raises ConfigError: a file changed since :func:`check`, or cannot be read
     """
+    address, size = (0, 0) if plan.initrd is None else (plan.initrd[2], plan.initrd[1][2])
+    if memory.can_make_huge:
+        memory.make_huge(early_pieces(plan.image, (address, address + size), memory.regions))
     load_kernel(memory, plan.image)
     if plan.initrd is not None:
         path, identity, address = plan.initrd

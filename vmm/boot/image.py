@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmm.boot import layout
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import HOLE_END, HOLE_START
+from vmm.memory import HOLE_END, HOLE_START, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 MAX_SEGMENTS = 64
 """More loadable segments than any kernel has."""
 _MIB = 1 << 20
+_PIECE = 2 << 20
+"""A huge page."""
+_FIRST_FREE = range(8 << 20, 14 << 20)
+"""What the project's own kernel, which has no zone for DMA, gives out first."""
+_PAGE_STRUCT = 64
+"""Bytes of ``struct page``."""
+_MOST_PIECES = 32
+"""Of their array: of 4 GiB.  A guest with more has the CPUs to fill it."""
+_MOST_ZEROS = 4 << 20
+"""Behind a segment: what follows may be a heap."""
+_LEAST_RAM = 128 << 20
+"""A guest with less needs little, whatever it is."""
 
 Identity = tuple[int, int, int, int, int]
 """Of a file: device, inode, size, mtime and ctime in nanoseconds."""
@@ -168,3 +180,35 @@ def initrd_address(path: str, size: int, image: KernelImage, ram: Sequence[Regio
             else "an initrd must fit below 3 GiB: make it smaller, or use a root disk",
         )
     return start
+
+
+def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Region]) -> list[tuple[int, int]]:
+    """Where a Linux guest touches nearly all of its RAM until it has booted: addresses, half-open, of whole pieces of
+    2 MiB.  There huge pages save time and take no more memory; elsewhere they would take some that nobody needs.
+
+    - Pieces of which the kernel's segments (of their zeros no more than :data:`_MOST_ZEROS`) or the *initrd* (address,
+      end) take more than a half.
+    - The array of ``struct page``, which Linux puts at the top of RAM, below an initrd there and less than 2 MiB that
+      it has taken before; and 2 MiB below it, with hash tables and what is kept for each CPU.
+    - :data:`_FIRST_FREE`, where all of the kernel lies above it.
+    """
+    covered: dict[int, int] = {}
+    parts = [(s.paddr, s.paddr + min(s.memsz, s.filesz + _MOST_ZEROS)) for s in image.segments]
+    for start, end in (*parts, initrd):
+        for piece in range(start // _PIECE, -(-end // _PIECE)):
+            inside = min(end, (piece + 1) * _PIECE) - max(start, piece * _PIECE)
+            covered[piece] = covered.get(piece, 0) + inside
+    wanted = {piece for piece, size in covered.items() if size > _PIECE // 2}
+    size = sum(region.size for region in ram)
+    if size >= _LEAST_RAM:
+        top = initrd[0] if len(ram) == 1 and initrd[0] else ram[-1].end
+        last = top // _PIECE - 1
+        pages = min(-(-size // PAGE * _PAGE_STRUCT // _PIECE), _MOST_PIECES)
+        wanted.update(range(last - pages - 1, last))
+        if image.segments[0].paddr >= _FIRST_FREE.stop:
+            wanted.update(range(_FIRST_FREE.start // _PIECE, _FIRST_FREE.stop // _PIECE))
+    return [
+        (piece * _PIECE, (piece + 1) * _PIECE)
+        for piece in sorted(wanted)
+        if any(region.gpa <= piece * _PIECE and (piece + 1) * _PIECE <= region.end for region in ram)
+    ]

@@ -13,9 +13,10 @@ from tests.unit.boot.images import MIB, Load, elf, kernel, pvh_note
 from vmm import boot
 from vmm.boot import layout
 from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
+from vmm.boot.image import early_pieces
 from vmm.errors import ConfigError
 from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
 from vmm.virtio.blk import DiskConfig
 
 GIB = 1 << 30
@@ -152,9 +153,11 @@ def test_initrd_that_cannot_be_read_is_told(tmp_path: Path, vmlinux: Path, name:
     assert caught.value.code == "initrd-file"
 
 
-@pytest.mark.parametrize("huge", [False, True])
-def test_files_are_where_they_belong(tmp_path: Path, vmlinux: Path, memory: GuestMemory, huge: bool) -> None:
-    """*huge* is the way that huge pages take: read into the mapping; the result is the same."""
+@pytest.mark.parametrize("kind", ["private", "small pages", "shared"])
+def test_files_are_where_they_belong(tmp_path: Path, vmlinux: Path, kind: str) -> None:
+    """Files are read into the mapping, or sent to a memfd, with and without huge pages; the result is the same."""
+    size = 256 * MIB
+    memory = GuestMemory(size, shared=kind != "private", huge_pages="none" if kind == "small pages" else "auto")
     vmlinux.write_bytes(
         elf(
             [Load(16 * MIB, CODE, 65536), Load(20 * MIB + 123, os.urandom(200_001), 300_000), Load(32 * MIB, b"", MIB)],
@@ -163,11 +166,7 @@ def test_files_are_where_they_belong(tmp_path: Path, vmlinux: Path, memory: Gues
         )
     )
     initrd = write(tmp_path / "initrd", os.urandom(3 * MIB + 5))
-    plan = boot.check(
-        MachineConfig(
-            BootConfig(str(vmlinux), str(initrd)), MemoryConfig(64 * MIB, huge_pages="thp" if huge else "none")
-        )
-    )
+    plan = boot.check(config(vmlinux, size, initrd=initrd))
     boot.load_files(plan, memory)
     state = boot.place_tables(plan, memory, 1)
     data = vmlinux.read_bytes()
@@ -176,11 +175,31 @@ def test_files_are_where_they_belong(tmp_path: Path, vmlinux: Path, memory: Gues
         assert memory.read(segment.paddr, segment.memsz) == wanted
     assert plan.initrd is not None
     address = plan.initrd[2]
-    assert address % 4096 == 0 and 64 * MIB - address < 3 * MIB + 5 + 4096
+    assert address % 4096 == 0 and size - address < 3 * MIB + 5 + 4096
     assert memory.read(address, 3 * MIB + 5) == initrd.read_bytes()
     info = struct.unpack("<IIIIQQQQII", memory.read(state.rbx, 56))
     assert info[0] == 0x336EC578
     assert struct.unpack("<QQ", memory.read(info[4], 16)) == (address, 3 * MIB + 5)
+    memory.close()
+
+
+@pytest.mark.parametrize("size", [20 * MIB, 127 * MIB + 4096, 256 * MIB, 3 * GIB + MIB, 300 * GIB])
+@pytest.mark.parametrize("initrd_size", [0, 5 * MIB + 5])
+def test_pieces_that_come_at_once_lie_in_ram_and_are_few(tmp_path: Path, size: int, initrd_size: int) -> None:
+    vmlinux = write(tmp_path / "vmlinux", at(16 * MIB, 3 * MIB))
+    initrd = write(tmp_path / "initrd", b"x" * initrd_size) if initrd_size and size > 64 * MIB else None
+    plan = boot.check(config(vmlinux, size, initrd=initrd))
+    ram = regions(size)
+    where = (0, 0) if plan.initrd is None else (plan.initrd[2], plan.initrd[2] + initrd_size)
+    pieces = early_pieces(plan.image, where, ram)
+    assert (16 * MIB, 18 * MIB) in pieces and (18 * MIB, 20 * MIB) not in pieces
+    assert all(end - start == 2 * MIB and start % (2 * MIB) == 0 for start, end in pieces)
+    assert all(any(r.gpa <= start and end <= r.end for r in ram) for start, end in pieces)
+    assert len(set(pieces)) == len(pieces)
+    assert sum(end - start for start, end in pieces) <= size // 64 + 32 * MIB
+    if initrd is not None:
+        whole = -(-where[0] // (2 * MIB)) * 2 * MIB
+        assert (whole, whole + 2 * MIB) in pieces
 
 
 def test_initrd_may_fill_all_that_is_left(tmp_path: Path, vmlinux: Path) -> None:

@@ -271,7 +271,7 @@ class Modelled:
             assert lib.ram_zero(ffi.cast("void *", self.memory.host_address + at), size) == 0
         elif self.memory.on_demand:
             lib.fill_forget(self.memory.native_fill, ffi.cast("void *", self.memory.host_address + at), size)
-            self.memory._map.madvise(MADV_REMOVE, at, size)
+            self.memory._map.madvise(MADV_REMOVE, self.memory._start + at, size)
         else:
             self.memory.write(at, bytes(size))
         self.content[at : at + size] = bytes(size)
