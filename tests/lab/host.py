@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import shlex
 import shutil
@@ -49,6 +50,11 @@ KERNEL_OPTIONS = (
     # Self-tests and key rings that cost the emulated CPU half a second and serve nothing here.
     " initcall_blacklist=jent_mod_init,init_encrypted,load_system_certificate_list,bpf_tcp_ca_kfunc_init"
 )
+
+DIED = re.compile(
+    r"^[^\n]*(?:BUG: |Oops: |kernel BUG at|general protection|stack segment|double fault|Kernel panic)", re.MULTILINE
+)
+"""How the first line of what a Linux kernel says of its own death reads."""
 
 Sink = int | Callable[[bytes], None]
 """Where output goes: a descriptor, or a function that is given each chunk."""
@@ -209,10 +215,12 @@ class Lab:
             self._console = -1
 
     def console(self) -> str:
-        """The end of what the lab's kernel and QEMU printed."""
+        """The end of what the lab's kernel and QEMU printed; when the kernel died, from where it says of what."""
         size = os.fstat(self._console).st_size
-        start = max(0, size - 4000)
-        return os.pread(self._console, size - start, start).decode(errors="replace").strip() or "(nothing)"
+        start = max(0, size - 32000)
+        text = os.pread(self._console, size - start, start).decode(errors="replace").strip()
+        died = DIED.search(text)
+        return (text[died.start() :][:8000] if died else text[-4000:]) or "(nothing)"
 
     def popen(
         self,
@@ -233,7 +241,7 @@ class Lab:
         self._next_ident += 1
         command = self._commands[ident] = Command(self, ident, stdout, stderr)
         variables = {**(os.environ if env is None else env), "PYVMM_LAB": "icount" if self.icount else "1"}
-        variables.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling takes the lab long, and what it writes ends with it
         variables["PYVMM_LAB_SHARE"] = str(self.share)
         payload = channel.pack_start(
             [os.fsencode(word) for word in argv],

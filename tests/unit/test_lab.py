@@ -217,6 +217,16 @@ def test_a_terminal_that_is_closed_ends_the_lab() -> None:
     wait_for_end(started)
 
 
+def test_a_lab_whose_kernel_dies_says_of_what() -> None:
+    with Lab() as lab:
+        script = "seq -f 'line %g of what is of no interest any more' 300 >/dev/kmsg; echo c >/proc/sysrq-trigger"
+        with pytest.raises(LabError, match="the lab ended by itself") as error:
+            lab.run(["sh", "-c", script])
+    said = str(error.value)
+    assert "sysrq: Trigger a crash" in said or "sysrq triggered crash" in said
+    assert "line 300" not in said
+
+
 @needs_qemu
 def test_a_lab_that_cannot_start_says_why() -> None:
     with pytest.raises(LabError, match="1X"), Lab(memory="1X"):
