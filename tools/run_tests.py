@@ -32,8 +32,11 @@ JOURNAL = ROOT / "build" / "test-journal"
 """Where tests/journal.py writes which test ended how; the lab can write there too."""
 CLAIMS = ROOT / "build" / "test-claims"
 """Where labs that share the tests say which file is whose."""
-SHARING = 2
-"""How many labs share them: one has two CPUs, and is idle a third of the time."""
+SHARING = 3
+"""How many labs share them: one has one CPU, which is idle a third of the time."""
+LAB_OPTIONS = ("--cpus", "1")
+"""Of the labs that share them. An emulated machine with two CPUs takes half as long again for the same tests, and twice
+as long for podman alone: the CPUs interrupt each other to flush TLBs, and wait for locks whose holder does not run."""
 
 FAILURES = 1  # pytest's exit status when tests failed
 NO_TESTS = 5  # when nothing was selected
@@ -128,11 +131,14 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
     JOURNAL.unlink(missing_ok=True)
     # Tests that need no guest are dealt out by file; for those that do see tests/guest/conftest.py
     here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *WORKERS, "--dist", "loadfile", *arguments]
+    if needs_kvm:  # no test with a guest uses hypothesis, which takes the lab half a minute to import
+        here += ["-p", "no:hypothesispytest"]
     if os.isatty(1):
         here.append("--color=yes")
-    command = with_kvm(here) if needs_kvm else here
+    command = with_kvm(here, *(LAB_OPTIONS if whole else ())) if needs_kvm else here
     shared = whole and command != here
     environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the labs would compile each module again
     start = time.monotonic()
     say(f"==> {title}")
     if command == here:
