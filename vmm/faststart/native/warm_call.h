@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
-static inline long call(long number, long a, long b, long c, long d, long e, long f)
+static inline long system_call(long number, long a, long b, long c, long d, long e, long f)
 {
 	long result;
 	register long r10 __asm__("r10") = d;
@@ -22,15 +22,15 @@ static inline long call(long number, long a, long b, long c, long d, long e, lon
 	return result;
 }
 
-#define CALL3(number, a, b, c) call(number, (long)(a), (long)(b), (long)(c), 0, 0, 0)
-#define CALL4(number, a, b, c, d) call(number, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
+#define CALL3(number, a, b, c) system_call(number, (long)(a), (long)(b), (long)(c), 0, 0, 0)
+#define CALL4(number, a, b, c, d) system_call(number, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
 
-static inline long map(uint64_t start, uint64_t size, int prot, int flags, int fd, uint64_t offset)
+static inline long pages_map(uint64_t start, uint64_t size, int prot, int flags, int fd, uint64_t offset)
 {
-	return call(SYS_mmap, (long)start, (long)size, prot, flags, fd, (long)offset);
+	return system_call(SYS_mmap, (long)start, (long)size, prot, flags, fd, (long)offset);
 }
 
-static inline size_t length(const char *text)
+static inline size_t text_length(const char *text)
 {
 	size_t n = 0;
 
@@ -39,7 +39,7 @@ static inline size_t length(const char *text)
 	return n;
 }
 
-static inline bool same(const char *a, const char *b)
+static inline bool text_same(const char *a, const char *b)
 {
 	while (*a && *a == *b)
 		a++, b++;
@@ -47,7 +47,7 @@ static inline bool same(const char *a, const char *b)
 }
 
 /* Whether the first *n* bytes of *path*, the last of them a slash, are where *other* is, too. */
-static inline bool same_start(const char *other, const char *path, size_t n)
+static inline bool text_same_start(const char *other, const char *path, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		if (other[i] != path[i])
@@ -58,7 +58,7 @@ static inline bool same_start(const char *other, const char *path, size_t n)
 }
 
 /* What follows *prefix* in *text*, or NULL. */
-static inline char *after(char *text, const char *prefix)
+static inline char *text_after(char *text, const char *prefix)
 {
 	while (*prefix)
 		if (*text++ != *prefix++)
@@ -66,10 +66,10 @@ static inline char *after(char *text, const char *prefix)
 	return text;
 }
 
-static inline char *variable(char **envp, const char *name_and_equals)
+static inline char *environment_value(char **envp, const char *name_and_equals)
 {
 	for (; *envp; envp++) {
-		char *value = after(*envp, name_and_equals);
+		char *value = text_after(*envp, name_and_equals);
 
 		if (value)
 			return value;

@@ -45,8 +45,8 @@ static bool is_usual(char **envp, const uint64_t *auxv)
 		if (auxv[0] == AT_SECURE && auxv[1])
 			return false;
 	for (; *envp; envp++)
-		if (after(*envp, "LD_") || after(*envp, "GLIBC_TUNABLES=") || after(*envp, "MALLOC_") ||
-		    same(*envp, WARM_OFF))
+		if (text_after(*envp, "LD_") || text_after(*envp, "GLIBC_TUNABLES=") || text_after(*envp, "MALLOC_") ||
+		    text_same(*envp, WARM_OFF))
 			return false;
 	/* Python leaves alone what its parent ignores, but for these two, which it always ignores */
 	for (int number = 1; number <= LAST_OLD_SIGNAL; number++)
@@ -81,7 +81,7 @@ static const char *kind_of(const char *verb)
 static bool image_path(char **envp, const char *script, const char *verb, char path[PATH_SIZE])
 {
 	static const char digits[16] = "0123456789abcdef";
-	char self[PATH_SIZE], *cache = variable(envp, "XDG_CACHE_HOME="), *home = variable(envp, "HOME=");
+	char self[PATH_SIZE], *cache = environment_value(envp, "XDG_CACHE_HOME="), *home = environment_value(envp, "HOME=");
 	const char *parts[5] = {cache, "/pyvmm/warm-", name_of(script), kind_of(verb), NULL};
 	long n = CALL3(SYS_readlink, "/proc/self/exe", self, sizeof(self));
 	uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
@@ -91,7 +91,7 @@ static bool image_path(char **envp, const char *script, const char *verb, char p
 		parts[0] = home;
 		parts[1] = "/.cache/pyvmm/warm-";
 	}
-	if (n <= 0 || !parts[0] || parts[0][0] != '/' || length(parts[0]) + length(parts[2]) > PATH_SIZE - 80)
+	if (n <= 0 || !parts[0] || parts[0][0] != '/' || text_length(parts[0]) + text_length(parts[2]) > PATH_SIZE - 80)
 		return false;
 	for (long i = 0; i < n; i++)
 		hash = (hash ^ (uint8_t)self[i]) * UINT64_C(0x100000001b3);
@@ -105,7 +105,7 @@ static bool image_path(char **envp, const char *script, const char *verb, char p
 }
 
 /* *path* and what follows it in the name of a file beside it. */
-static void beside(const char *path, const char *suffix, char found[PATH_SIZE])
+static void path_beside(const char *path, const char *suffix, char found[PATH_SIZE])
 {
 	size_t n = 0;
 
@@ -149,7 +149,7 @@ static bool same_boot(const struct warm_header *image)
 	return i == WARM_BOOT_ID;
 }
 
-static bool unchanged(const struct warm_file *file, const struct stat *now)
+static bool file_unchanged(const struct warm_file *file, const struct stat *now)
 {
 	return now->st_dev == file->dev && now->st_ino == file->ino && (uint64_t)now->st_size == file->size &&
 	       now->st_mtim.tv_sec == file->mtime && now->st_mtim.tv_nsec == file->mtime_ns;
@@ -170,9 +170,9 @@ static bool read_image(long fd, const struct stat *status, int64_t now, char **e
 
 	/* Whoever can write it decides what is run */
 	if (!S_ISREG(status->st_mode) || (status->st_mode & 077) ||
-	    status->st_uid != call(SYS_geteuid, 0, 0, 0, 0, 0, 0) || (size_t)status->st_size < sizeof(*header))
+	    status->st_uid != system_call(SYS_geteuid, 0, 0, 0, 0, 0, 0) || (size_t)status->st_size < sizeof(*header))
 		return false;
-	header = (void *)map(0, WARM_MAX_TABLE, PROT_READ, MAP_PRIVATE, (int)fd, 0);
+	header = (void *)pages_map(0, WARM_MAX_TABLE, PROT_READ, MAP_PRIVATE, (int)fd, 0);
 	if ((unsigned long)header > -4096UL || header->magic != WARM_MAGIC || header->size != (uint64_t)status->st_size ||
 	    header->data > WARM_MAX_TABLE || header->data > header->size || now < header->made ||
 	    now - header->made > WARM_MAX_AGE || !same_boot(header))
@@ -183,9 +183,9 @@ static bool read_image(long fd, const struct stat *status, int64_t now, char **e
 	t->signals = (const void *)(t->regions + header->nregions);
 	t->text = (const void *)(t->signals + header->nsignals);
 	for (int i = 0; i < WARM_LOCALES; i++) {
-		const char *value = variable(envp, locale_names[i]);
+		const char *value = environment_value(envp, locale_names[i]);
 
-		if (!same(value ? value : "", t->text + header->locale[i]))
+		if (!text_same(value ? value : "", t->text + header->locale[i]))
 			return false;
 	}
 	return true;
@@ -205,7 +205,7 @@ static bool files_unchanged(const struct tables *t, char **argv)
 
 		if (i <= WARM_SCRIPT) {
 			name = path;
-		} else if (!same_start(folder, path, (size_t)(name - path))) {
+		} else if (!text_same_start(folder, path, (size_t)(name - path))) {
 			char parent[PATH_SIZE];
 			size_t n = 0;
 
@@ -216,7 +216,7 @@ static bool files_unchanged(const struct tables *t, char **argv)
 			fd = CALL3(SYS_open, parent, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 			folder = path;
 		}
-		good = !CALL4(SYS_newfstatat, fd, name, &now, 0) && unchanged(&t->files[i], &now);
+		good = !CALL4(SYS_newfstatat, fd, name, &now, 0) && file_unchanged(&t->files[i], &now);
 	}
 	CALL3(SYS_close, fd, 0, 0);
 	return good;
@@ -252,14 +252,14 @@ static bool map_regions(const struct tables *t, long image, uint64_t vdso)
 			}
 			fd = file;
 		}
-		if (map(r->start, size, (int)r->prot, flags, (int)fd, r->source == WARM_VDSO ? 0 : r->offset) !=
+		if (pages_map(r->start, size, (int)r->prot, flags, (int)fd, r->source == WARM_VDSO ? 0 : r->offset) !=
 		    (long)r->start)
 			return false;
 		if (r->source == WARM_WIPED && CALL3(SYS_madvise, r->start, size, MADV_WIPEONFORK))
 			return false;
 		/* The kernel has put the vDSO elsewhere in this process */
 		if (r->source == WARM_VDSO &&
-		    call(SYS_mremap, (long)(vdso + r->offset), (long)size, (long)size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		    system_call(SYS_mremap, (long)(vdso + r->offset), (long)size, (long)size, MREMAP_MAYMOVE | MREMAP_FIXED,
 			 (long)r->start, 0) != (long)r->start)
 			return false;
 		if (r->end > done)
@@ -287,11 +287,11 @@ static bool tell_kernel(const struct tables *t, char **argv, char **envp)
 
 	while (last[1])
 		last++;
-	mm.arg_end = mm.env_start = mm.env_end = (uint64_t)(*last + length(*last) + 1);
+	mm.arg_end = mm.env_start = mm.env_end = (uint64_t)(*last + text_length(*last) + 1);
 	for (; *envp; envp++)
-		mm.env_end = (uint64_t)(*envp + length(*envp) + 1);
+		mm.env_end = (uint64_t)(*envp + text_length(*envp) + 1);
 	/* malloc goes on where the heap ends */
-	if (call(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (long)&mm, sizeof(mm), 0, 0))
+	if (system_call(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (long)&mm, sizeof(mm), 0, 0))
 		return false;
 	*(int *)h->tid = (int)CALL3(SYS_set_tid_address, h->tid, 0, 0);
 	CALL3(SYS_prctl, PR_SET_NAME, name_of(argv[0]), 0);
@@ -337,7 +337,7 @@ static long take_image(const char *path)
 	suffix[digits] = 0;
 	for (; pid; pid /= 10)
 		suffix[--digits] = (char)('0' + pid % 10);
-	beside(path, suffix, mine);
+	path_beside(path, suffix, mine);
 	if (CALL3(SYS_rename, path, mine, 0))
 		return -1;
 	fd = CALL3(SYS_open, mine, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
@@ -377,7 +377,7 @@ static bool is_possible(const char *path)
 	struct stat status;
 	struct timespec now;
 
-	beside(path, WARM_NONE, none);
+	path_beside(path, WARM_NONE, none);
 	return CALL4(SYS_newfstatat, AT_FDCWD, none, &status, AT_SYMLINK_NOFOLLOW) ||
 	       CALL3(SYS_clock_gettime, CLOCK_REALTIME, &now, 0) || now.tv_sec - status.st_mtim.tv_sec >= WARM_MAX_AGE;
 }
@@ -400,7 +400,7 @@ _Noreturn static void be_maker(char *option, long lock, bool later, char **argv,
 
 	for (int i = 0; i < WARM_LOCALES; i++)
 		for (char **each = envp; *each; each++)
-			if (after(*each, locale_names[i])) {
+			if (text_after(*each, locale_names[i])) {
 				environment[n++] = *each;
 				break;
 			}
@@ -440,7 +440,7 @@ static void make_image(char *option, const char *path, bool later, char **argv, 
 	char lock[PATH_SIZE];
 	long status, pid, fd;
 
-	beside(path, WARM_LOCK, lock);
+	path_beside(path, WARM_LOCK, lock);
 	fd = CALL3(SYS_open, lock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return;
@@ -480,7 +480,7 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 
 	if (argc < 3)
 		CALL3(SYS_exit_group, 2, 0, 0);
-	if (argc == 5 && same(argv[1], LATER))
+	if (argc == 5 && text_same(argv[1], LATER))
 		wait_and_make(argv + 2, envp);
 	while (*auxv++)
 		;

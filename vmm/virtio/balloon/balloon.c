@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-balloon (virtio 1.2, 5.5): pages that the guest does without go back to the host.
+ * virtio-balloon (virtio 1.2, 5.5): gives pages that the guest does not need back to the host.
  *
- * Everything that the guest names is released before its chain is given back: a driver that did not negotiate
- * MUST_TELL_HOST uses a page again without asking. Pages of one turn that lie side by side are released by one call, over
- * the borders of chains, so that a huge page goes as a whole instead of being split.
+ * Pages are released before their chain is pushed: a driver that did not negotiate MUST_TELL_HOST may use a page again
+ * without asking. Adjacent pages, also of different chains, are released by one call, so that a huge page is released as a
+ * whole instead of being split.
  */
 #include "balloon/balloon.h"
 #include "ring/ring.h"
@@ -18,21 +18,21 @@
 enum { PAGE_SHIFT = 12 };
 enum { PFNS = 512, CHAINS = 32 };
 
-/* Pages lo .. hi - 1 wait for being released. */
+/* Adjacent pages lo .. hi - 1 that are to be released. */
 struct run {
 	const struct balloon_memory *memory;
 	struct balloon_stats *stats;
 	uint64_t lo, hi;
 };
 
-/* A page that is read again is zero. The host's refusal (memory that is locked, say) harms nobody. */
+/* A released page is zero when it is touched again. If the host refuses (locked memory), only the count of errors grows. */
 static void pages_release(const struct run *run, void *at, uint64_t len)
 {
 	int err;
 
 	if (run->memory->backing == BALLOON_OVER_FILE) {
 		err = ram_zero(at, len);
-		/* No room for one more mapping: the guest may rely on zeros, the host has to do without the pages. */
+		/* The process has too many mappings. The guest may rely on zeros, so write them; the host does not get the pages. */
 		if (err < 0)
 			memset(at, 0, len);
 	} else {
@@ -62,7 +62,7 @@ static bool run_flush(struct run *run)
 	return true;
 }
 
-/* Linux hands its pages out from the top down or from the bottom up. */
+/* Add a page to the run on either side: Linux inflates from the top down or from the bottom up. */
 static bool run_add(struct run *run, uint64_t pfn)
 {
 	if (run->hi > run->lo && pfn == run->hi) {
@@ -78,7 +78,7 @@ static bool run_add(struct run *run, uint64_t pfn)
 	return true;
 }
 
-/* 5.5.6.1: an array of 32-bit page numbers, in buffers cut anywhere. */
+/* 5.5.6.1: an array of 32-bit page numbers; the boundaries of buffers may lie anywhere in it. */
 static bool chain_inflate(struct run *run, struct chain *chain)
 {
 	struct iovec *iov = chain->iov;
@@ -95,7 +95,7 @@ static bool chain_inflate(struct run *run, struct chain *chain)
 	return true;
 }
 
-/* 5.5.6.5: the buffers are the pages. That they are RAM is known of every buffer; a part of a page is left alone. */
+/* 5.5.6.5: the buffers are the pages. The ring has checked that they are RAM. Parts of pages are not released. */
 static void chain_report(struct run *run, const struct chain *chain)
 {
 	for (uint32_t i = 0; i < chain->nread + chain->nwrite; i++) {
@@ -116,7 +116,7 @@ static bool chain_do(struct run *run, int what, struct chain *chain)
 	case BALLOON_INFLATE:
 		return chain_inflate(run, chain);
 	case BALLOON_DEFLATE:
-		/* The next touch brings a page back; until then it is not there. */
+		/* Nothing to do: the host allocates a page when the guest touches it. */
 		run->stats->deflated += chain->read_len / sizeof(uint32_t);
 		return true;
 	default:

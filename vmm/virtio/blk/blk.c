@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and who does a request.
+ * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and the choice of how a request is done: by a blocking call
+ * (blk_sync.c) or by io_uring (blk_uring.c).
  *
- * Nothing is allocated once a queue runs (blk_queue.c).
+ * Nothing is allocated while a queue runs (blk_queue.c).
  */
 #include "blk/blk.h"
 #include "calls/calls.h"
@@ -14,11 +15,11 @@
 #include <sys/vfs.h>
 #include <linux/magic.h>
 
-/* After so many requests, or so many bytes, the guest hears of it: it can work on those while we go on. */
+/* Publish after so many requests, or so many bytes: the guest works on them while the worker continues. */
 enum { BATCH = 32, BATCH_BYTES = 256 << 10 };
-/* A buffered write that took this long met the disk: for the next ones io_uring has threads to wait in. */
+/* A buffered write that took SLOW_NS has waited for the disk: io_uring does the next SLOW_WRITES, in threads of the kernel. */
 enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
-/* From here on copying takes longer than waking a thread on another CPU to do it. */
+/* Copying so many bytes takes longer than waking a thread on another CPU to copy them. */
 enum { ASIDE_BYTES = 128 << 10 };
 
 struct blk *blk_new(const struct blk_config *config, int *err)
@@ -60,7 +61,7 @@ void blk_free(struct blk *blk)
 	free(blk);
 }
 
-/* A disk in memory never waits: there a ring is for copying on other CPUs alone. */
+/* A file in memory never blocks: io_uring is useful there only to copy on other CPUs. */
 static bool blk_wants_uring(const struct blk_queue *q)
 {
 	const uint32_t flags = q->blk->config.flags;
@@ -70,7 +71,7 @@ static bool blk_wants_uring(const struct blk_queue *q)
 	return !q->blk->memory_backed || q->worker.cpus > 1;
 }
 
-/* What the page cache has, without waiting for the rest. */
+/* Read the part that is in the page cache, without blocking. */
 static void blk_read_cached(struct blk_queue *q, struct blk_req *r)
 {
 	struct blk *blk = q->blk;
@@ -85,7 +86,7 @@ static void blk_read_cached(struct blk_queue *q, struct blk_req *r)
 		__atomic_store_n(&blk->no_nowait, 1, __ATOMIC_RELAXED);
 }
 
-/* A write into the page cache takes no longer than handing it over would, until the kernel makes us wait for the disk. */
+/* A write to the page cache takes no longer than submitting it to io_uring, unless the kernel makes it wait for the disk. */
 static int blk_write_cached(struct blk_queue *q, struct blk_req *r)
 {
 	uint64_t start = clock_ns();
@@ -97,8 +98,8 @@ static int blk_write_cached(struct blk_queue *q, struct blk_req *r)
 }
 
 /*
- * Large reads out of memory are copying and nothing else. When more than one is waiting and there are other CPUs, let a
- * thread of the kernel's copy this one while the worker does the next. (Writes to one file exclude each other anyway.)
+ * A large read from memory only copies. If another request is waiting and there are other CPUs, a thread of the kernel
+ * copies this one while the worker does the next. (Writes to one file exclude each other anyway.)
  */
 static bool blk_aside(struct blk_queue *q, struct blk_req *r)
 {
@@ -110,7 +111,7 @@ static bool blk_aside(struct blk_queue *q, struct blk_req *r)
 	return blk_uring_submit(q, r);
 }
 
-/* A request to a file in the page cache: true when it is done or under way. */
+/* A buffered request. True: it is done, or was submitted. */
 static bool blk_do_cached(struct blk_queue *q, struct blk_req *r)
 {
 	if (r->op == BLK_OP_READ) {
@@ -133,8 +134,8 @@ static bool blk_do_cached(struct blk_queue *q, struct blk_req *r)
 }
 
 /*
- * Do one request: at once where that does not block, else by io_uring. Handing over costs a thread of the kernel's for
- * nearly every file system, which is much more than copying out of the page cache.
+ * Do one request: at once if that does not block, else by io_uring. For nearly every file system, io_uring wakes a thread
+ * of the kernel, which costs much more than copying from the page cache.
  */
 static void blk_do(struct blk_queue *q, struct blk_req *r)
 {
@@ -151,13 +152,13 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 				return;
 		}
 	}
-	/* Our own writes hold the lock, which this one takes for itself, until they complete. */
+	/* Writes in flight hold the lock for reading; blk_sync() takes it for writing, so wait for them first. */
 	if (blk_cuts_blocks(q->blk, r))
 		blk_uring_drain(q);
 	blk_finish(q, r, blk_sync(q, r));
 }
 
-/* Rings that could do anything are not to be had later. */
+/* The io_uring is made before the filter, which does not allow to make one. */
 static int blk_begin(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
@@ -178,7 +179,7 @@ static int blk_run(struct worker *w)
 
 	if (q->uring_up)
 		n = blk_uring_reap(q);
-	/* A new turn: ask the limit again, whatever it was that woke us up. */
+	/* Ask the limit again, since the timer may have woken the worker. */
 	w->blocked = q->gate.closed = false;
 	while (n < BATCH && bytes < BATCH_BYTES) {
 		struct blk_req r;

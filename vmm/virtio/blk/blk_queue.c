@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The memory of a queue of virtio-blk: one mapping, most of which is never touched. A slot is used only when so many
- * requests are in flight, a list of segments only by a request that has many.
+ * The memory of a queue of virtio-blk: one mapping, most of which is never touched. The nth slot is touched only when n
+ * requests are in flight, a list of segments only by a request with many.
  */
 #include "blk/blk.h"
 
@@ -33,7 +33,7 @@ struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
 	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
 		return NULL;
-	/* One byte touched must not become a huge page. Fails only where there are none. */
+	/* Touching a byte must not allocate a huge page. This fails only if the kernel has none. */
 	madvise(map, size, MADV_NOHUGEPAGE);
 	q = (struct blk_queue *)(map + queue);
 	q->map_size = size;
@@ -45,7 +45,7 @@ struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
 	q->ranges = (union blk_store *)(map + ranges);
 	q->store = (union blk_store *)(map + store);
 	q->bounce = (uint8_t *)(((uintptr_t)map + bounce + align - 1) & ~(align - 1));
-	/* The last one in is the first one out: few slots are ever touched. */
+	/* The slot that was freed last is used next, so that few are ever touched. */
 	q->nfree = n;
 	for (uint32_t i = 0; i < n; i++)
 		q->free[i] = (uint16_t)(n - 1 - i);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a chain asks a disk for, and the answer (virtio 1.2, 5.2.6). No I/O here.
+ * Parses and answers the requests of virtio-blk (virtio 1.2, 5.2.6), without I/O.
  *
- * A driver may cut a request into descriptors as it likes (2.7.4): the header is the first 16 readable bytes, the status
- * the last writable byte, wherever they lie. Both are taken off, what is left are the data.
+ * A driver may divide a request into descriptors as it likes (2.7.4): the header is the first 16 readable bytes, the status
+ * the last writable byte, in whatever descriptors they lie. The rest are data.
  */
 #include "blk/blk.h"
 
@@ -78,7 +78,7 @@ static void blk_parse_ranges(const struct blk *blk, struct blk_req *r, union blk
 	}
 }
 
-/* The readable part is for the device to read data from: a write, or a list of ranges. */
+/* The data of the request are readable: a write, or a list of ranges. */
 static void blk_take_readable(struct chain *chain, struct blk_req *r)
 {
 	r->iov = chain->iov;
@@ -159,7 +159,7 @@ static void blk_count(uint64_t *counter, uint64_t n)
 	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
-/* Say that the host failed, once for each errno: the worker does not log, and a full disk fails every write. */
+/* Report an error of the host, once for each errno: a full disk fails every write. */
 static void blk_host_error(struct blk_queue *q, int err)
 {
 	struct blk *blk = q->blk;

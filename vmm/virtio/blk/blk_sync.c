@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A request done by the worker itself, with blocking system calls: the only engine where io_uring is not to be had, the
- * faster one where nothing blocks (files in RAM, the page cache), and the one that finishes what io_uring did not: short
- * transfers, operations that the file system lacks, misaligned direct I/O.
+ * Does requests by blocking system calls: all, if the host does not allow io_uring; those that do not block (files in
+ * memory, the page cache), since that is faster; and what io_uring did not finish: short transfers, operations that the
+ * file system does not have, misaligned direct I/O.
  */
 #include "blk/blk.h"
 
@@ -14,7 +14,7 @@
 
 enum { ZEROES_SIZE = 64 << 10, ZEROES_IOV = 16 };
 
-/* Never written: only the kernel's shared page of zeroes stands behind it. */
+/* Never written, so that the kernel maps its shared page of zeroes. */
 static uint8_t zeroes[ZEROES_SIZE] __attribute__((aligned(4096)));
 
 void blk_req_advance(struct blk_req *r, uint64_t moved)
@@ -47,7 +47,7 @@ bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r)
 	return bits & (blk->config.alignment - 1);
 }
 
-/* One transfer. One buffer and no flags: the call with the least to copy. */
+/* One transfer. With one buffer and no flags, pread() and pwrite() are the cheapest calls. */
 static ssize_t blk_move(int fd, const struct blk_req *r, int flags)
 {
 	const struct iovec *iov = r->iov;
@@ -72,7 +72,7 @@ static int blk_move_all(struct blk_queue *q, struct blk_req *r)
 			blk_req_advance(r, (uint64_t)n);
 			continue;
 		}
-		/* The image ends before the disk does, whatever made it so. */
+		/* The image is shorter than the disk: it was truncated. */
 		if (n == 0)
 			return -EIO;
 		if (errno == EINTR)
@@ -100,7 +100,7 @@ static ssize_t bounce_fill(struct blk_queue *q, uint64_t off, size_t len)
 		if (n < 0)
 			return -errno;
 		done += (size_t)n;
-		/* Only the end of a file gives direct I/O an odd count, and from there it cannot go on. */
+		/* Direct I/O returns an unaligned count only at the end of a file. */
 		if (n == 0 || done % q->blk->config.alignment)
 			break;
 	}
@@ -124,7 +124,7 @@ static int bounce_write(struct blk_queue *q, uint64_t off, size_t len, int flags
 	return 0;
 }
 
-/* Direct I/O for buffers, offsets or lengths that it does not take, a piece at a time. */
+/* Direct I/O for misaligned buffers, offsets or lengths, piece by piece through the bounce buffer. */
 static int blk_bounce(struct blk_queue *q, struct blk_req *r)
 {
 	const uint64_t a = q->blk->config.alignment;
@@ -208,7 +208,7 @@ int blk_range_mode(const struct blk *blk, const struct blk_req *r)
 	return 0;
 }
 
-/* Remember that fallocate() cannot do that mode; true when err says so. */
+/* True: err says that the file system does not have this mode of fallocate(); that is remembered. */
 static bool range_refused(struct blk *blk, int mode, int err)
 {
 	if (err != -EOPNOTSUPP && err != -ENOSYS && err != -ENODEV)
@@ -228,13 +228,13 @@ static int blk_sync_range(struct blk_queue *q, const struct blk_req *r)
 		do
 			err = fallocate(q->blk->config.fd, mode, (off_t)range->off, (off_t)range->len) < 0 ? -errno : 0;
 		while (err == -EINTR);
-		/* A block device refuses what is not in units of its own blocks. */
+		/* A block device refuses ranges that are not aligned to its blocks. */
 		if (err == -EINVAL)
 			break;
 		if (!range_refused(q->blk, mode, err))
 			return err;
 	}
-	/* Discarding is advice; zeroes are not. */
+	/* A DISCARD may be ignored, a WRITE_ZEROES may not. */
 	return r->op == BLK_OP_DISCARD ? 0 : blk_write_zeroes(q, range->off, range->len);
 }
 

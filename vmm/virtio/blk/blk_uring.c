@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * io_uring: what may block. The worker sleeps in io_uring too, with the kick and the stop descriptor armed in the same
- * ring, so that submitting, waiting for the guest and waiting for the host are one system call.
+ * Does requests that may block by io_uring. The worker also sleeps in io_uring: it polls the kick and the stop descriptor
+ * there, so that one system call submits, waits for the guest and waits for the host.
  *
- * What goes through a ring goes past the filter of the thread's system calls. So the ring is made before that, and restricted
- * for good: to the operations below, on the disk and on three descriptors to wait for.
+ * Operations of an io_uring are not subject to the seccomp filter of the thread. So it is made before the filter, and
+ * restricted for good to the operations below, on the disk and on the three descriptors that are polled.
  */
 #include "blk/blk.h"
 
@@ -15,14 +15,14 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Requests between two submissions. The completion ring has room for that and for everything in flight. */
+/* The most requests between two submissions. The completion ring has room for these and for all requests in flight. */
 enum { SQ_SIZE = 64 };
-/* What the ring has: nothing else can be read or written through it. */
+/* The registered files: the io_uring cannot access others. */
 enum { FILE_DISK = 0, FILE_KICK = 1, FILE_STOP = 2, FILE_TIMER = 3, FILES = 4 };
-/* user_data of what is no request: no pointer has these values. */
+/* user_data of polls; that of requests is a pointer, which never has these values. */
 enum { UD_KICK = 1, UD_STOP = 2, UD_TIMER = 3 };
 
-/* NULL when the kernel takes nothing at the moment: the caller does without. */
+/* NULL: the kernel takes nothing at the moment; the caller does the request without io_uring. */
 static struct io_uring_sqe *uring_sqe(struct blk_queue *q)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->uring);
@@ -33,7 +33,7 @@ static struct io_uring_sqe *uring_sqe(struct blk_queue *q)
 	return io_uring_get_sqe(&q->uring);
 }
 
-/* Edge-triggered like the epoll of worker_sleep(): a completion for each kick, and the eventfd is never read. */
+/* Like the edge-triggered epoll of worker_sleep(): each kick gives a completion, and the eventfd is never read. */
 static bool uring_arm(struct blk_queue *q, int file, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = uring_sqe(q);
@@ -46,7 +46,7 @@ static bool uring_arm(struct blk_queue *q, int file, uint64_t user_data)
 	return true;
 }
 
-/* For good, before the ring is enabled. 0, or -errno: the kernel is older than 5.10. */
+/* Called before the io_uring is enabled; cannot be undone. 0, or -errno: the kernel is older than 5.10. */
 static int uring_restrict(struct io_uring *uring)
 {
 	static const uint8_t ops[] = {
@@ -69,7 +69,7 @@ static int uring_restrict(struct io_uring *uring)
 void blk_uring_start(struct blk_queue *q)
 {
 	const int files[FILES] = { q->blk->config.fd, q->worker.kick_fd, q->worker.stop_fd, q->gate.timer_fd };
-	/* From the best to what every io_uring has. */
+	/* From the fastest mode to the one that every kernel has. */
 	static const unsigned int tries[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
 		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -103,7 +103,7 @@ void blk_uring_start(struct blk_queue *q)
 	__atomic_store_n(&q->blk->stats.uring, 1, __ATOMIC_RELAXED);
 }
 
-/* False when this, or its next part, is not for io_uring. */
+/* Queue a request, or its next range. False: io_uring cannot do it. */
 static bool uring_prepare(struct blk_queue *q, struct blk_req *r)
 {
 	const struct blk_range *range = NULL;
@@ -112,7 +112,7 @@ static bool uring_prepare(struct blk_queue *q, struct blk_req *r)
 
 	if (r->op == BLK_OP_DISCARD || r->op == BLK_OP_ZERO) {
 		range = &r->range[r->at];
-		/* Looked up once: another queue may find out at any time that the file system cannot do it. */
+		/* Read once: another queue may find out at any time that the file system does not have this mode. */
 		mode = blk_range_mode(q->blk, r);
 		if (!mode || !range->len)
 			return false;
@@ -154,7 +154,7 @@ static bool uring_locks(const struct blk_queue *q, const struct blk_req *r)
 
 bool blk_uring_submit(struct blk_queue *q, const struct blk_req *from)
 {
-	/* There are as many slots as heads, and the ring gives each head out once. */
+	/* There are as many slots as heads, and each head is in flight at most once, so one is free. */
 	const uint16_t i = q->free[q->nfree - 1];
 	struct blk_req *r = &q->slot[i];
 
@@ -183,7 +183,7 @@ bool blk_uring_submit(struct blk_queue *q, const struct blk_req *from)
 	return true;
 }
 
-/* True when the request is finished, with *err; false when more of it was submitted. */
+/* True: the request is finished, with *err; false: its next range was submitted. */
 static bool uring_result(struct blk_queue *q, struct blk_req *r, int res, int *err)
 {
 	*err = res < 0 ? res : 0;
@@ -206,8 +206,8 @@ static bool uring_result(struct blk_queue *q, struct blk_req *r, int res, int *e
 		break;
 	}
 	/*
-	 * A real error is the answer. What only means "not like this" - a short transfer, an interrupted one, an operation
-	 * that is not there - is finished by hand; if it was the end of the file, that finds out.
+	 * An error of the disk is the answer. After a short or interrupted transfer, or if the operation does not exist,
+	 * blk_sync() does the rest; it also finds out if the file has ended.
 	 */
 	if (res < 0 && res != -EAGAIN && res != -EINTR && res != -EOPNOTSUPP && res != -EINVAL)
 		return true;
@@ -255,7 +255,7 @@ int blk_uring_reap(struct blk_queue *q)
 	return n;
 }
 
-/* One of the thread's system calls, for what others would have nanosleep(). */
+/* The filter of this thread does not allow nanosleep(). */
 static void wait_a_moment(void)
 {
 	const struct timespec ms = { .tv_nsec = 1000000 };
@@ -268,7 +268,7 @@ static void uring_submit_and_wait(struct blk_queue *q)
 {
 	int n = io_uring_submit_and_wait(&q->uring, 1);
 
-	/* EBUSY: first take what has completed. Otherwise the kernel is short of memory: not the moment to insist. */
+	/* EBUSY: completions must be taken first. Any other error: the kernel is short of memory, so wait before retrying. */
 	if (unlikely(n < 0 && n != -EINTR && n != -EBUSY))
 		wait_a_moment();
 }

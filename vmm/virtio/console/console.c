@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-console (virtio 1.2, 5.3), one port: the worker.
+ * virtio-console (virtio 1.2, 5.3) with one port: the worker.
  *
- * What the guest sends is written from its own buffers. While out_fd takes nothing, up to CONSOLE_KEEP bytes are kept here,
- * so that a short pause of the reader does not stop the guest; then its chain is held, and Linux waits for that with its
- * CPU spinning, as it does for a full UART.
+ * The guest's output is written from its own buffers. While out_fd takes nothing, up to CONSOLE_KEEP bytes are copied and
+ * kept, so that a short pause of the reader does not stop the guest. Then the chain is held back, and Linux spins until it
+ * is pushed, as it does for a full UART.
  */
 #include "console/console.h"
 #include "calls/calls.h"
@@ -16,7 +16,7 @@
 
 enum { BATCH = 64, WATCH_AGAIN_MS = 20, WRITE_MOST = 1 << 20 };
 
-/* Bytes that out_fd failed to take are gone; say so once for each kind of error. */
+/* Count bytes that were lost, and report the error of out_fd, once for each errno. */
 static void out_failed(struct console *c, int err, uint64_t lost)
 {
 	bool tell;
@@ -31,7 +31,7 @@ static void out_failed(struct console *c, int err, uint64_t lost)
 		(void)!eventfd_write(c->worker.event_fd, 1);
 }
 
-/* One write of WRITE_MOST bytes at most: a chain can be any number of times as long as RAM. */
+/* One write, of at most WRITE_MOST bytes: buffers may overlap, so a chain can be much longer than RAM. */
 static ssize_t out_some(struct console *c, const struct iovec *iov, uint32_t n)
 {
 	struct iovec one = { .iov_base = iov->iov_base, .iov_len = WRITE_MOST };
@@ -47,7 +47,7 @@ static ssize_t out_some(struct console *c, const struct iovec *iov, uint32_t n)
 	return out_write(c->kind, c->out_fd, iov, (int)take);
 }
 
-/* Write what out_fd takes. 0: all of it; -EAGAIN: the rest later; another -errno: it failed. */
+/* Write as much as out_fd takes. 0: all; -EAGAIN: it takes no more now; another -errno: it failed. */
 static int out_flush(struct console *c, struct iovec **iov, uint32_t *n)
 {
 	for (bool once = false; *n; once = true) {
@@ -76,7 +76,7 @@ static uint64_t iov_bytes(const struct iovec *iov, uint32_t n)
 	return bytes;
 }
 
-/* What was kept comes first. True when nothing is any more. */
+/* Write the kept bytes. True: none are left. */
 static bool kept_flush(struct console *c)
 {
 	struct iovec iov = { .iov_base = c->keep + c->kept_at, .iov_len = c->kept }, *at = &iov;
@@ -93,7 +93,7 @@ static bool kept_flush(struct console *c)
 	return !rest;
 }
 
-/* Take a copy of what is left of the chain, if all of it fits. */
+/* Keep a copy of the rest of the chain, if all of it fits. */
 static bool keep_rest(struct console *c)
 {
 	uint64_t bytes = iov_bytes(c->at, c->left);
@@ -107,7 +107,7 @@ static bool keep_rest(struct console *c)
 	return true;
 }
 
-/* True when the chain can be given back. */
+/* True: the chain can be pushed. */
 static bool chain_send(struct console *c)
 {
 	int err = 0;
@@ -139,7 +139,7 @@ static bool chain_next(struct console *c, int *err)
 	return true;
 }
 
-/* Returns how many chains were given back, or the error of the ring. */
+/* Serve the guest's output. Returns the number of chains pushed, or the error of the ring. */
 static int console_send(struct console *c)
 {
 	int n = 0, err = 0;
@@ -156,13 +156,13 @@ static int console_send(struct console *c)
 	return err < 0 ? err : n;
 }
 
-/* Into one chain; called with the lock. */
+/* Copy input into one chain. Called with the lock. */
 static uint32_t input_take(struct console *c, const struct chain *chain)
 {
 	const struct iovec *iov = chain->iov + chain->nread;
 	uint32_t done = 0;
 
-	/* At most two pieces of the buffer, which goes round. */
+	/* The buffer is a ring, so the input is in at most two pieces. */
 	for (int i = 0; i < 2 && c->in_len && done < chain->write_len; i++) {
 		uint32_t some = CONSOLE_INPUT - c->in_at < c->in_len ? CONSOLE_INPUT - c->in_at : c->in_len;
 		struct iovec rest[RING_MAX_SEGMENTS], *at = rest;
@@ -184,7 +184,7 @@ static uint32_t input_take(struct console *c, const struct chain *chain)
 	return done;
 }
 
-/* So many milliseconds until the guest listens. */
+/* The number of milliseconds until the guest gets input (DEAF_NS). */
 static int deaf_ms(struct console *c)
 {
 	uint64_t now = c->deaf_until ? clock_ns() : 0;
@@ -223,7 +223,7 @@ static void console_flush(struct console *c, struct ring *ring, struct irq *irq)
 	irq_raise(irq, IRQ_VRING);
 }
 
-/* Tell console_drain() how far this turn, which began when `wanted` was asked for, has come. */
+/* Report the progress of this turn to console_drain(). wanted: the request of it that was made when the turn began. */
 static void console_tell(struct console *c, uint64_t wanted, bool all)
 {
 	pthread_mutex_lock(&c->lock);
@@ -257,14 +257,14 @@ static int console_run(struct worker *w)
 	if (sent >= 0)
 		received = console_receive(c);
 	/*
-	 * Linux waits for what it sent by looking at the ring: an interrupt that comes when it has looked is one that
-	 * nobody cares for, and Linux counts those. So that is decided when there is nothing more to do.
+	 * Linux polls the ring until its output is done. It would count a later interrupt as spurious. So publish now, and
+	 * decide about the interrupt when there is no more work.
 	 */
 	ring_publish(w->ring);
 	if (c->rx)
 		console_flush(c, c->rx, c->rx_irq);
 	console_tell(c, wanted, sent == 0);
-	/* What out_fd does not take now comes through sleep(). */
+	/* sleep() returns when out_fd takes more. */
 	w->in_flight = c->kept || c->holding;
 	return sent < 0 ? sent : received < 0 ? received : sent + received;
 }
@@ -300,7 +300,7 @@ static int console_kicks(struct worker *w, int enable)
 	c->deaf_ms = deaf_ms(c);
 	want_rx = c->in_len > 0 && !c->deaf_ms;
 	pthread_mutex_unlock(&c->lock);
-	/* More to send is of interest only when there is room for it, buffers only when there is something to put there. */
+	/* Ask for kicks for output only if it can be written, and for buffers only if there is input. */
 	if (!enable || !c->holding)
 		pending |= ring_kicks(w->ring, enable);
 	if (c->rx && (!enable || want_rx))
@@ -308,7 +308,7 @@ static int console_kicks(struct worker *w, int enable)
 	return pending;
 }
 
-/* What the guest has sent already is taken along as far as there is room. */
+/* Serve the output that the guest has already sent, as far as it can be written or kept. */
 static void console_drain_rings(struct worker *w)
 {
 	struct console *c = (struct console *)w;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The host's side of a virtio-console: its life, input, waiting for output, counters. */
+/* The host's side of a virtio-console: making and freeing it, input, waiting for output, counters. */
 #include "console/console.h"
 
 #include <errno.h>
@@ -11,8 +11,8 @@
 
 enum { SLICE_MS = 10 };
 /*
- * Linux offers buffers before it has made the console that they are for, and throws away what comes meanwhile. It does not
- * tell when that is over; it takes a few milliseconds, some tens in a slow machine.
+ * Linux offers buffers before it has made its console, and discards input that comes before that. It does not report when
+ * it is ready; it takes a few milliseconds, some tens on a slow machine.
  */
 enum { DEAF_NS = 250 * 1000 * 1000 };
 
@@ -56,7 +56,7 @@ void console_prepare(struct console *c, const struct console_queues *queues)
 
 struct worker *console_start(struct console *c, const struct console_queues *queues, int *err)
 {
-	/* Held: whoever sees `running` may use the worker. */
+	/* Under the lock: other threads use the worker when they see `running`. */
 	pthread_mutex_lock(&c->lock);
 	console_prepare(c, queues);
 	c->running = true;
@@ -88,7 +88,7 @@ int64_t console_input(struct console *c, const uint8_t *data, uint64_t len)
 	return (int64_t)len;
 }
 
-/* Without a worker: what it left behind. */
+/* Write the kept bytes when there is no worker. */
 static void keep_write(struct console *c)
 {
 	struct pollfd pfd = { .fd = c->out_fd, .events = POLLOUT };

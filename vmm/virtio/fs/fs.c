@@ -2,8 +2,8 @@
 /*
  * virtio-fs (virtio 1.2, 5.11): a share, its queues and their threads.
  *
- * Each queue has a thread that does its requests one after the other. All threads share the nodes and the open files;
- * what only a thread has is its scratch memory, its statistics, and who it is for the host's kernel.
+ * Each queue has a thread that does its requests one after the other. The threads share nodes and open files; each has its
+ * own buffers, statistics, and credentials.
  */
 #include "fs/fs.h"
 
@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* After so many requests, or so many bytes of data, the guest hears of it: it works on those while the next are copied. */
+/* Publish after so many requests, or so many bytes: the guest works on them while the worker continues. */
 enum { BATCH = 32, BATCH_BYTES = 64 << 10 };
 
 struct fs *fs_new(const struct fs_config *config, int *err)
@@ -104,7 +104,7 @@ static int fs_run(struct worker *w)
 		bytes = 0;
 	}
 	worker_flush(w);
-	/* Nobody waits for what has no answer (FORGET): then the worker does not spin for more of it. */
+	/* If no request had an answer (FORGET), the guest does not wait for any: do not spin for the next. */
 	if (n)
 		w->in_flight = !q->answered;
 	return err < 0 ? err : n;
@@ -120,7 +120,7 @@ static void fs_sleep(struct worker *w)
 		worker_sleep(w);
 }
 
-/* The only requests that are in flight between two runs are those for a lock. */
+/* Only requests for a lock are in flight between two runs. */
 static void fs_drain(struct worker *w)
 {
 	fs_waits_cancel((struct fs_queue *)w, -EINTR);
@@ -168,7 +168,7 @@ struct fs_queue *fs_queue_new(struct fs *fs)
 
 	if (!q)
 		return NULL;
-	/* A mapping: what no request needs is never touched. */
+	/* A mapping: pages that no request needs are never touched. */
 	q->buf = mmap(NULL, 2 * FS_BUF_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (q->buf == MAP_FAILED) {
 		free(q);

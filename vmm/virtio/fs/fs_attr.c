@@ -8,7 +8,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* What a request is about: the file that it has open, or the node. */
+/* The file of a request: an open file, or a node. */
 struct target {
 	struct fs_file *file;
 	struct fs_ref ref;
@@ -139,7 +139,7 @@ static int set_size(struct fs_req *r, const struct fuse_setattr_in *in, const st
 	return err;
 }
 
-/* One of the two times. */
+/* One of the two times for utimensat(). */
 static struct timespec pick_time(const struct fuse_setattr_in *in, uint32_t set, uint32_t now, uint64_t s, uint32_t ns)
 {
 	if (in->valid & now)
@@ -160,8 +160,8 @@ static int set_times(const struct fuse_setattr_in *in, int fd)
 }
 
 /*
- * The guest writes back the times of a file that was removed meanwhile, by somebody else or by itself, and that it has not
- * forgotten yet. Nobody will see them; an error would be told to whoever syncs next.
+ * The guest writes back the times of a file that was removed meanwhile, and that it has not forgotten yet. Ignore them: an
+ * error would be reported to the next program in the guest that syncs.
  */
 static int set_times_of_deleted(struct fs_req *r, const struct fuse_setattr_in *in)
 {
@@ -181,7 +181,7 @@ int fs_op_setattr(struct fs_req *r)
 
 	if (err)
 		return err == -ESTALE ? set_times_of_deleted(r, in) : err;
-	/* The owner first: a change of it takes bits from the mode. The times last: everything else changes them. */
+	/* The owner first, since a change of it clears bits of the mode. The times last, since all others change them. */
 	if (in->valid & (FATTR_UID | FATTR_GID))
 		err = set_owner(r, in, t.fd);
 	if (!err && in->valid & FATTR_SIZE)
@@ -196,7 +196,7 @@ int fs_op_setattr(struct fs_req *r)
 	return err;
 }
 
-/* The guest's kernel decides by itself (default_permissions) and does not ask; another client may. */
+/* Linux does not send this, since it checks permissions by itself (default_permissions); other guests may. */
 int fs_op_access(struct fs_req *r)
 {
 	const struct fuse_access_in *in = r->arg;

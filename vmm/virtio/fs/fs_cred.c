@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Who a thread is for the host's kernel.
+ * The credentials of a thread.
  *
- * The guest's kernel checks permissions (virtiofs always asks it to), so requests are done as ourselves, but what is made
- * is made as the guest's user, with that user's groups and umask: then the host's kernel gives it the owner, the group and
- * the mode that a local file system would, set-group-id directories and default ACLs included.
+ * The guest's kernel checks permissions (virtiofs always has it do so), so requests are done with the server's credentials.
+ * But files are made as the guest's user, with its groups and umask: then the host's kernel gives them the owner, group and
+ * mode that a local file system would, also in set-group-id directories and with default ACLs.
  *
- * Only the file system's ids of the thread change, by setfsuid() and setfsgid(), which know threads where the C library's
- * setresuid() means all of them. No process of that user can signal or trace us meanwhile, as it could with a
- * real or effective id.
+ * Only the file-system ids of the thread are changed, by setfsuid() and setfsgid(): they belong to the thread, while the C
+ * library's setresuid() changes all threads. And no process of that user can signal or trace this one meanwhile, as it could
+ * with its real or effective id.
  */
 #include "fs/fs.h"
 
@@ -22,7 +22,7 @@
 
 #define CAP(name) (1ULL << CAP_##name)
 
-/* All that a request ever needs; with FS_HANDLES DAC_READ_SEARCH, too. */
+/* All capabilities that requests need; with FS_HANDLES also DAC_READ_SEARCH. */
 static const uint64_t wanted = CAP(CHOWN) | CAP(DAC_OVERRIDE) | CAP(FOWNER) | CAP(FSETID) | CAP(SETGID) | CAP(SETUID) |
 			       CAP(SETFCAP);
 
@@ -61,14 +61,14 @@ int fs_thread_enter(struct fs_queue *q)
 	int err;
 
 	/*
-	 * The working directory and the umask become the thread's own. In /proc/self/fd, calls that take no descriptor find
-	 * an O_PATH one by its number.
+	 * Give the thread a working directory and a umask of its own. The directory is /proc/self/fd: there, the number of a
+	 * descriptor is a path to its file, for calls that take no O_PATH descriptor.
 	 */
 	if (unshare(CLONE_FS) < 0 || fchdir(q->fs->proc_fd) < 0)
 		return -errno;
 	umask(0);
 	q->umask = 0;
-	/* Our groups are not the guest's: nothing may be ours by one of them. */
+	/* Drop the server's supplementary groups: they must give no permissions to the guest. */
 	if (q->fs->can_switch && syscall(SYS_setgroups, 0, NULL) < 0)
 		return -errno;
 	err = caps_get(data);
@@ -101,7 +101,7 @@ int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host)
 	return -EINVAL;
 }
 
-/* Ids without a place in the guest are the kernel's "nobody" there. */
+/* Ids that no map has become "nobody", as in a user namespace. */
 uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host)
 {
 	enum { NOBODY = 65534 };
@@ -145,7 +145,7 @@ int fs_begin(struct fs_req *r, uint32_t mask)
 		return 0;
 	if (r->has_supp && syscall(SYS_setgroups, 1, &supp) < 0)
 		goto fail;
-	/* They return what was, also when they fail: ask again. */
+	/* They return the previous id, also if they fail, so read the ids afterwards. */
 	setfsgid(gid);
 	setfsuid(uid);
 	if ((uint32_t)setfsgid(-1u) == gid && (uint32_t)setfsuid(-1u) == uid)
@@ -157,7 +157,7 @@ fail:
 
 bool fs_override(struct fs_req *r, int err)
 {
-	/* What setfsuid() leaves when it goes away from uid 0, and gives back when it comes there again. */
+	/* setfsuid() does not change these when it leaves uid 0. */
 	const uint64_t kept = CAP(SETGID) | CAP(SETUID) | CAP(SETFCAP);
 
 	if (err != -EACCES || !(r->fs->config.flags & FS_OVERRIDE) || !r->acting || r->overriding ||
@@ -169,11 +169,11 @@ bool fs_override(struct fs_req *r, int err)
 
 void fs_end(struct fs_req *r)
 {
-	/* The umask stays: it means something only to what is made, and the next request most often has the same. */
+	/* The umask is not restored: only new files use it, and the next request usually has the same. */
 	if (!r->acting)
 		return;
 	r->acting = r->overriding = false;
-	/* Back to what the thread began with: this also gives the capabilities back that setfsuid() took. */
+	/* Restore the thread's ids; setfsuid() to uid 0 also restores the capabilities that it had removed. */
 	setfsuid(r->fs->uid);
 	setfsgid(r->fs->gid);
 	if (r->has_supp)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Files in the DAX window (virtio 1.2, 5.11.6.4): the guest says where, we say which file. */
+/* SETUPMAPPING and REMOVEMAPPING: files in the DAX window (virtio 1.2, 5.11.6.4). */
 #include "fs/fs.h"
 
 #include "fs/dax/dax.h"
@@ -13,7 +13,7 @@ _Static_assert(1 << FS_DAX_SHIFT == DAX_SLOT, "the alignment that the guest is t
 
 enum { MAPPING_FLAGS = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ };
 
-/* Linux sends no handle: a mapping lasts longer than any. */
+/* A descriptor of the file. Linux sends a node and no file handle, since a mapping lasts longer than an open file. */
 static int mapping_fd(struct fs_req *r, const struct fuse_setupmapping_in *in, bool writable)
 {
 	struct fs_ref ref;
@@ -26,7 +26,7 @@ static int mapping_fd(struct fs_req *r, const struct fuse_setupmapping_in *in, b
 			return -EBADF;
 		fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
 		err = -errno;
-		/* What was not opened for reading cannot be mapped at all. */
+		/* mmap() requires O_RDWR for a writable mapping; and it fails if the file is not open for reading. */
 		if (fd >= 0 && writable && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
 			close(fd);
 			fd = -1;

@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* As getdents64() gives it. */
+/* An entry of getdents64(). */
 struct entry {
 	uint64_t ino;
 	int64_t off; /* where the next one is */
@@ -68,7 +68,7 @@ static int dir_seek(struct fs_file *f, uint64_t off)
 {
 	struct fs_dir *d = f->dir;
 
-	/* From the start, and something was read: somebody wants to see what is new. */
+	/* A rewind also reads the directory again, so that the guest sees new entries. */
 	if (off == d->off && (off || !d->len))
 		return 0;
 	d->at = d->len = 0;
@@ -82,8 +82,7 @@ static bool is_dots(const char *name)
 }
 
 /*
- * Put an entry at `to`, where there are `room` bytes. Returns its size, 0: it does not fit, -errno: it could not be looked
- * up.
+ * Write an entry to `to`, which has `room` bytes. Returns its size; 0: it does not fit; -errno: the lookup failed.
  */
 static int64_t dir_put(struct fs_req *r, const struct fs_ref *dir, const struct entry *e, bool plus, uint8_t *to, uint64_t room)
 {
@@ -108,7 +107,7 @@ static int64_t dir_put(struct fs_req *r, const struct fs_ref *dir, const struct 
 			memset(entry, 0, sizeof(*entry));
 	}
 	*out = (struct fuse_dirent){
-		/* Above the share's root there is nothing that the guest should know of. */
+		/* The guest must not see the inode number of the directory above the share. */
 		.ino = r->in.nodeid == FUSE_ROOT_ID && !strcmp(e->name, "..") ? FUSE_ROOT_ID : e->ino,
 		.off = (uint64_t)e->off,
 		.namelen = (uint32_t)name_len,
@@ -157,7 +156,7 @@ static int fs_readdir(struct fs_req *r, bool plus)
 	f = fs_file_get(r->fs, in->fh, FS_DIRECTORY);
 	if (!f)
 		return -EBADF;
-	/* The node is only for what is looked up in it. */
+	/* The node is needed only for lookups. */
 	err = plus ? fs_node_get(r->fs, r->in.nodeid, &dir) : 0;
 	if (err) {
 		fs_file_put(r->fs, f);

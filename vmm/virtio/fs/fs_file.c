@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The data of open files: straight between the host's page cache and the guest's buffers. */
+/* Data of open files: copied directly between the host's page cache and the guest's buffers. */
 #include "fs/fs.h"
 
 #include <errno.h>
@@ -8,12 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the kernel moves in one call at most. */
+/* The most that the kernel moves in one call. */
 enum { MAX_MOVE = 0x7ffff000 };
-/* One request does not keep a queue for longer than this takes to copy; the guest asks for the rest. */
+/* The most that one COPY_FILE_RANGE copies, so that it does not block the queue for long; the guest asks for the rest. */
 enum { MAX_COPY = 128 << 20 };
 
-/* Guest pages often lie side by side: fewer pieces are less work for the kernel. Returns how many are left. */
+/* Join adjacent buffers, which are frequent, to save the kernel work. Returns the new number of entries. */
 static uint32_t iov_join(struct iovec *iov, uint32_t n)
 {
 	uint32_t to = 0;
@@ -56,7 +56,7 @@ int fs_op_read(struct fs_req *r)
 	return 0;
 }
 
-/* Does a write have bits to take away that only an ordinary user's would? Rarely. */
+/* Whether the file has set-user-id or set-group-id bits, which a write must clear. */
 static bool has_priv(int fd)
 {
 	struct stat st;
@@ -133,7 +133,7 @@ int fs_op_lseek(struct fs_req *r)
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
 		return -EBADF;
-	/* This moves the file's position, which nothing here uses. */
+	/* This changes the file's position, which no other request uses. */
 	at = lseek(f->fd, (off_t)in->offset, (int)in->whence);
 	if (at < 0)
 		at = -errno;

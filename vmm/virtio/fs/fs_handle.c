@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the guest has open: numbers that it was given, to descriptors. Like node ids they are an index and a generation. */
+/* The table of open files of the guest, by their handles. Like the id of a node, a handle is an index and a generation. */
 #include "fs/fs.h"
 
 #include <errno.h>
@@ -54,7 +54,7 @@ int fs_files_init(struct fs *fs)
 	return 0;
 }
 
-/* Under the lock: what the last user leaves behind. */
+/* Free a file that is closed, if no request uses it. Under the lock. */
 static void file_free(struct fs_files *t, struct fs_file *f)
 {
 	if (f->users || !f->closing)

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/* FUSE_INIT and FUSE_DESTROY: a mount begins, with what both sides can do, and ends. */
+/* FUSE_INIT and FUSE_DESTROY: the beginning of a mount, which negotiates features, and its end. */
 #include "fs/fs.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* The oldest protocol that Linux has spoken over virtio: requests have had their present form since. */
+/* The oldest minor version of virtio-fs in Linux; requests have had their present form since. */
 enum { MINOR_MIN = 31 };
 enum { MAX_BACKGROUND = 64, CONGESTION = 48, MAX_READAHEAD = 1 << 20 };
 enum { MAX_PAGES = 256 };
 
-/* What is the same for every share. */
+/* The features that every share offers. */
 static const uint64_t always = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |
 			       FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
 			       FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
@@ -56,7 +56,7 @@ int fs_op_init(struct fs_req *r)
 	uint64_t features;
 
 	memcpy(&in, r->arg, r->arg_len < sizeof(in) ? r->arg_len : sizeof(in));
-	/* A newer major is told ours, and asks again (linux/fuse.h). */
+	/* A guest with a newer major version gets ours, and sends FUSE_INIT again (linux/fuse.h). */
 	if (in.major > FUSE_KERNEL_VERSION)
 		return fs_reply(r, &out, sizeof(out));
 	if (in.major < FUSE_KERNEL_VERSION || in.minor < MINOR_MIN)
@@ -75,9 +75,9 @@ int fs_op_init(struct fs_req *r)
 	out.max_write = MAX_PAGES * PAGE;
 	out.time_gran = 1;
 	out.map_alignment = features & FUSE_MAP_ALIGNMENT ? FS_DAX_SHIFT : 0;
-	/* A guest that mounts it again knows nothing of what it had before. */
+	/* A guest that mounts the share again does not know the nodes and files of the previous mount. */
 	fs_reset(fs);
-	/* BIG_WRITES is always there: never 0. */
+	/* BIG_WRITES is always set, so that features are not 0. */
 	__atomic_store_n(&fs->features, features | FUSE_BIG_WRITES, __ATOMIC_RELEASE);
 	return fs_reply(r, &out, sizeof(out));
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The files that the guest knows ("nodes"), by the ids that it has for them. See docs/decisions for why it is done so.
+ * The table of nodes: files that the guest knows, by their ids. Decision 0009 has the reasons.
  *
- * An id is an index and a generation, never a pointer; what does not fit is ESTALE. A node has a descriptor only while it
- * was used lately: the least recently used one is closed when there are more than max_fds, after its file handle was taken;
- * from that it is opened again. Where there are no file handles, a node remembers the directory and the name that it was
- * last found by instead, and what is found there must be the same file (fs_same.c).
+ * An id is an index and a generation, never a pointer; an invalid one is ESTALE. A node has an open descriptor only if it was
+ * used recently: when there are more than max_fds, the least recently used one is closed. Before that its file handle is
+ * read, by which it is opened again. Where there are no file handles, a node has the directory and the name by which it was
+ * last found; the file that has this name must be the same one (fs_same.c).
  *
- * One lock for everything; no system call that may wait for a disk is made under it, except for closing.
+ * One lock protects the table. No system call that may wait for a disk is made under it, except for close().
  */
 #include "fs/fs_inode.h"
 
@@ -17,9 +17,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A node with its share of the buckets; and what the allocator takes for a name or a handle of so many bytes. */
+/* The memory of a node, with its part of the buckets. */
 enum { NODE_COST = sizeof(struct node) + 4 * sizeof(uint32_t) };
 
+/* The memory that the allocator takes for a name or a handle of len bytes. */
 static uint64_t cost_of(size_t len)
 {
 	uint64_t cost = (len + sizeof(size_t) + 15) & ~15ull;
@@ -27,14 +28,14 @@ static uint64_t cost_of(size_t len)
 	return cost < 32 ? 32 : cost;
 }
 
-static bool fits(const struct fs_nodes *t, uint64_t cost)
+static bool cost_fits(const struct fs_nodes *t, uint64_t cost)
 {
 	return cost <= t->max_bytes && t->bytes <= t->max_bytes - cost;
 }
 
 bool node_fits(const struct fs_nodes *t, const char *name)
 {
-	return fits(t, NODE_COST + (name ? cost_of(strlen(name) + 1) : 0));
+	return cost_fits(t, NODE_COST + (name ? cost_of(strlen(name) + 1) : 0));
 }
 
 uint64_t node_id(const struct fs_nodes *t, uint32_t index)
@@ -125,7 +126,7 @@ void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t
 	hash_add(t, index);
 }
 
-/* Twice as many buckets. When there is no memory for that, chains get longer. */
+/* Double the number of buckets. Without memory for that, their lists get longer. */
 static void hash_grow(struct fs_nodes *t)
 {
 	uint32_t count = t->nbuckets * 2;
@@ -150,7 +151,7 @@ static void hash_grow(struct fs_nodes *t)
 	}
 }
 
-/* A circle; its head is node 0, which is nobody's. */
+/* The LRU list is circular; its head is node 0, which is no file. */
 static void lru_remove(struct fs_nodes *t, uint32_t index)
 {
 	struct node *n = &t->node[index];
@@ -179,7 +180,7 @@ int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h
 	if (n->handle_len)
 		return 0;
 	if (h->len > FS_HANDLE_INLINE) {
-		n->long_handle = fits(t, cost_of(h->len)) ? malloc(h->len) : NULL;
+		n->long_handle = cost_fits(t, cost_of(h->len)) ? malloc(h->len) : NULL;
 		if (!n->long_handle)
 			return -ENOMEM;
 		t->bytes += cost_of(h->len);
@@ -216,7 +217,7 @@ void node_pin(struct fs_nodes *t, uint32_t index)
 	t->pinned++;
 }
 
-/* Can it be opened again once it is closed, and known for what it is? */
+/* Whether the node can be opened again after its descriptor is closed, and be recognized as the same file. */
 static bool node_prepare_close(struct fs_nodes *t, struct node *n)
 {
 	const struct fs_domain *d = &t->domain[n->domain];
@@ -242,7 +243,7 @@ static void node_evict(struct fs_nodes *t)
 				node_pin(t, index);
 			if (n->linked) {
 				node_close(t, index);
-				/* Never again: its number may be another file's by then. */
+				/* It cannot be found again: another file may have its inode number later. */
 				if (!again)
 					node_unhash(t, index);
 			}
@@ -298,7 +299,7 @@ void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const ch
 
 	if (index == ROOT || index == parent || (n->parent == parent && n->name && !strcmp(n->name, name)))
 		return;
-	copy = fits(t, cost_of(strlen(name) + 1)) ? strdup(name) : NULL;
+	copy = cost_fits(t, cost_of(strlen(name) + 1)) ? strdup(name) : NULL;
 	if (!copy)
 		return;
 	t->bytes += cost_of(strlen(name) + 1);
@@ -342,7 +343,7 @@ int node_domain_add(struct fs *fs, int fd, const struct statx *st)
 	struct fs_domain d;
 	int i;
 
-	/* Outside of the lock: it opens things. */
+	/* Not under the lock, since this opens files. */
 	fs_domain_init(fs, &d, fd, st);
 	pthread_mutex_lock(&t->lock);
 	i = node_domain(t, st);

@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of nodes, between fs_inode.c (the table), fs_same.c (which of them a file is) and what requests do with it. */
+/* The table of nodes: fs_inode.c has the table, fs_same.c finds the node of a file, other files use it for requests. */
 #ifndef VMM_NATIVE_FS_INODE_H
 #define VMM_NATIVE_FS_INODE_H
 
 #include "fs/fs.h"
 
 enum { ROOT = 1 };
-/* How many directories are opened by name to get at one node. */
+/* The most directories that are opened by name to reach one node. */
 enum { NODE_DEPTH = 256 };
 enum { NODE_BUCKETS = 1024 };
 
 struct node {
 	uint64_t ino, nlookup;
 	uint32_t gen, hash_next;    /* hash_next: of a free node, the next free one */
-	uint32_t name_next;         /* by parent and name */
+	uint32_t name_next;         /* in the bucket of parent and name */
 	uint32_t lru_prev, lru_next;
-	uint32_t users;             /* requests that work on it */
-	uint32_t parent, kids;      /* only where there are no handles: found in; found by name in this */
+	uint32_t users;             /* how many requests use it */
+	uint32_t parent, kids;      /* without file handles: its directory; how many nodes have this one as parent */
 	int fd;                     /* -1: closed */
-	char *name;                 /* the same */
+	char *name;                 /* without file handles: its name in parent, or NULL */
 	uint16_t domain, type;
-	bool used, hashed, linked;  /* linked: in the circle of those to be closed */
-	uint8_t handle_len;         /* 0: not taken yet. A handle to open, or a mark (struct fs_domain) to compare */
+	bool used, hashed, linked;  /* linked: in the LRU list */
+	uint8_t handle_len;         /* of a handle to open it by, or a mark (struct fs_domain) to compare; 0: not read yet */
 	int32_t handle_type;
 	union {
 		uint8_t handle[FS_HANDLE_INLINE];
@@ -31,73 +31,73 @@ struct node {
 
 struct fs_nodes {
 	pthread_mutex_t lock;
-	struct node *node;          /* address space for max; never moves */
+	struct node *node;          /* address space for max nodes; never moved */
 	uint32_t max, top, free, count;
-	uint64_t bytes, max_bytes;  /* what all nodes take */
-	uint32_t *bucket, *names, nbuckets; /* by number, by parent and name; a power of two */
-	uint32_t nfds, max_fds, pinned; /* nfds: without those that are pinned */
+	uint64_t bytes, max_bytes;  /* memory of all nodes */
+	uint32_t *bucket, *names, nbuckets; /* by inode number; by parent and name; a power of two */
+	uint32_t nfds, max_fds, pinned; /* open descriptors: not pinned, the most of these, pinned */
 	uint32_t ndomains;
-	bool any_closed;            /* there is such a domain; read without the lock */
+	bool any_closed;            /* a domain is closed; read without the lock */
 	struct fs_domain domain[FS_MAX_DOMAINS];
 };
 
-/* Everything under the lock, unless it says otherwise. */
+/* These functions are called with the lock held, unless they say otherwise. */
 
-/* The node that was found by name in parent; 0: none. */
+/* The node with this parent and name; 0: none. */
 uint32_t node_named(const struct fs_nodes *t, uint32_t parent, const char *name);
 uint32_t *node_bucket(struct fs_nodes *t, uint32_t domain, uint64_t ino);
-/* It has this number now. */
+/* Set the domain and the inode number of a node. */
 void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t ino);
-/* Is there memory left for a node with such a name (or NULL)? */
+/* Whether the limit on memory allows a node with this name (or NULL). */
 bool node_fits(const struct fs_nodes *t, const char *name);
-/* There is one more. */
+/* Count a new node. */
 void node_count(struct fs_nodes *t);
-/* Nodes below the top that are not used are free, and of the generation gen. */
+/* Make the unused nodes below the top free, with the generation gen. */
 void nodes_settle(struct fs_nodes *t, uint32_t gen);
-/* 0: the guest knows too many. */
+/* Add a node; 0: there are too many. */
 uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st);
 uint32_t node_of(struct fs_nodes *t, uint64_t id);
 uint64_t node_id(const struct fs_nodes *t, uint32_t index);
-/* For as long as a request works on it: fs_node_put(). */
+/* Make a reference, until fs_node_put(). */
 void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref);
-/* Give a node that is in use a descriptor, if need be by opening so many directories. Without the lock. */
+/* Open the descriptor of a node that is in use, opening up to `depth` directories. Without the lock. */
 int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth);
 void node_touch(struct fs_nodes *t, uint32_t index);
 void node_unhash(struct fs_nodes *t, uint32_t index);
 void node_free(struct fs_nodes *t, uint32_t index);
-/* It has been opened; others may be closed for that. */
+/* Set its descriptor; that of another node may be closed. */
 void node_set_fd(struct fs_nodes *t, uint32_t index, int fd);
-/* No other node has that name any more. */
+/* Set its name, which another node loses. */
 void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const char *name);
 void node_drop_name(struct fs_nodes *t, uint32_t index);
-/* Remember how to open it again. */
+/* Keep its handle or mark. 0 or -ENOMEM. */
 int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h);
-/* Not to be closed before it is forgotten. */
+/* Do not close its descriptor until the guest has forgotten it. */
 void node_pin(struct fs_nodes *t, uint32_t index);
 int node_domain(const struct fs_nodes *t, const struct statx *st);
-/* The lock not held. */
+/* These two are called without the lock. */
 int node_domain_add(struct fs *fs, int fd, const struct statx *st);
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino);
 
 /* fs_same.c */
 
-/* A file that somebody looks at, to find its node. */
+/* A file whose node is to be found. */
 struct look {
 	const struct fs_ref *dir;
 	const char *name;           /* NULL: it has none */
-	int fd;                     /* of the file, or -1: not open */
-	bool made;                  /* just now, by us */
-	bool marked;                /* mark is its */
+	int fd;                     /* of the file; -1: not open */
+	bool made;                  /* this request has made the file */
+	bool marked;                /* `mark` is set */
 	uint32_t domain;
 	struct statx st;
 	struct fs_file_handle mark;
 };
 
-/* Under the lock; fd is open and domain is set. 0: the guest does not know it. */
+/* The node of the file, whose fd is open and whose domain is set; 0: none. Under the lock. */
 uint32_t look_find(struct fs_nodes *t, struct look *l);
-/* The same for dir and name alone. Without the lock; with it when it returns. *fd may be open afterwards. */
+/* The same, if only dir and name are set. It takes the lock and returns with it held. l->fd may be open afterwards. */
 uint32_t look_named(struct fs *fs, struct look *l, int *err);
-/* Is that node, found by this very name, the file? Under the lock; fd is open. */
+/* Whether the node, which has this name, is the file, whose fd is open. Under the lock. */
 bool look_is(struct fs_nodes *t, uint32_t index, struct look *l);
 int node_domain_of(struct fs *fs, int fd, const struct statx *st);
 

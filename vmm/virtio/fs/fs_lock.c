@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Locks: of flock() and of fcntl(), taken on the host's files, so that they hold against other guests and the host too.
+ * Locks of flock() and fcntl(). They are taken on the host's files, so that they hold against other guests and the host, too.
  *
- * The guest's flock() is the host's, on the same open file. A POSIX lock belongs to a process, which the guest tells by an
- * "owner": each owner gets a descriptor of its own for each file that it locks, and with it the host's locks of open file
- * descriptions. When the guest says FLUSH the owner has closed the file, and the descriptor with all its locks goes. The
- * owner of a lock of an open file description in the guest is that open file: it goes with RELEASE, which no process can
- * have come to without a FLUSH.
+ * A flock() of the guest is a flock() of the same open file on the host. A POSIX lock of fcntl() belongs to a process, which
+ * FUSE identifies by an "owner". Each owner has a descriptor of its own for each file that it locks, and its locks are open
+ * file description locks of that. At FLUSH the owner has closed the file: its descriptor is closed, which releases its
+ * locks. The owner of an open file description lock in the guest is the open file: RELEASE releases it, which comes after
+ * the FLUSH of every process.
  *
- * Linux's virtio-fs driver does not send INTERRUPT: a process that waits is not to be killed before it has its lock, which
- * is why a share can leave locks to the guest (FS_NO_LOCKS: they are not offered).
+ * Linux's virtio-fs driver does not send INTERRUPT, so a process that waits for a lock cannot be killed. Therefore a share
+ * can leave locks to the guest (FS_NO_LOCKS: they are not offered).
  *
- * A request that waits must not keep the queue: it is tried without waiting, and put aside when it does not succeed. The
- * queue's thread tries it again, at once when a lock of this share was given back, otherwise at growing intervals up to
- * WAIT_MAX_NS: the host's kernel has no way to wait for a lock and for something else at the same time.
+ * A request that waits must not block the queue. It is tried without waiting, and queued if that fails. The worker tries it
+ * again, at once when a lock of this share was released, else at intervals that grow up to WAIT_MAX_NS: the host's kernel
+ * cannot wait for a lock and for other events at the same time.
  */
 #include "fs/fs.h"
 
@@ -30,14 +30,14 @@ enum { WAIT_MIN_NS = 1000 * 1000, WAIT_MAX_NS = 64 * 1000 * 1000 };
 
 struct owner {
 	uint64_t node, owner;
-	uint64_t fh; /* last used by it */
+	uint64_t fh; /* of its last request */
 	int fd;
 };
 
 struct fs_locks {
 	pthread_mutex_t lock;
-	uint32_t count;   /* atomic: looked at without the lock */
-	uint64_t gen;     /* atomic: grows when a lock was given back */
+	uint32_t count;   /* atomic: read without the lock, too */
+	uint64_t gen;     /* atomic: grows when a lock is released */
 	struct owner owner[MAX_OWNERS];
 };
 
@@ -81,7 +81,7 @@ bool fs_locks_held(struct fs *fs)
 	return fs->locks->count;
 }
 
-/* Under the lock. NULL: it has no lock on that file. */
+/* NULL: the owner has no lock on that file. Under the lock. */
 static struct owner *owner_find(struct fs_locks *l, uint64_t node, uint64_t owner)
 {
 	for (uint32_t i = 0; i < l->count; i++)
@@ -117,7 +117,7 @@ void fs_locks_release(struct fs *fs, uint64_t fh)
 {
 	struct fs_locks *l = fs->locks;
 
-	/* What flock() had is gone with the descriptor. */
+	/* A lock of flock() was released with the descriptor. */
 	given_back(l);
 	if (!__atomic_load_n(&l->count, __ATOMIC_ACQUIRE))
 		return;
@@ -128,7 +128,7 @@ void fs_locks_release(struct fs *fs, uint64_t fh)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Under the lock: the owner's own descriptor for the open file f. */
+/* Open the owner's descriptor for the open file f, if it has none. Under the lock. */
 static int owner_open(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, const struct fs_file *f, struct owner **out)
 {
 	struct fs_locks *l = fs->locks;
@@ -142,7 +142,7 @@ static int owner_open(struct fs *fs, uint64_t node, const struct fuse_lk_in *in,
 	}
 	if (l->count == MAX_OWNERS)
 		return -ENOLCK;
-	/* A lock for writing needs a descriptor for writing; the guest has checked that its own is one. */
+	/* A write lock requires a descriptor that is open for writing; the guest has checked its own one. */
 	mode = fcntl(f->fd, F_GETFL);
 	fd = -EROFS;
 	if (!(fs->config.flags & FS_RO))
@@ -168,7 +168,7 @@ static int to_flock(const struct fuse_file_lock *lk, struct flock *out)
 		.l_type = (short)lk->type,
 		.l_whence = SEEK_SET,
 		.l_start = (off_t)lk->start,
-		/* The last byte of all: to the end, however far that is. */
+		/* A range up to the largest offset: 0 means to the end of the file, however long it gets. */
 		.l_len = lk->end >= INT64_MAX ? 0 : (off_t)(lk->end - lk->start + 1),
 	};
 	return 0;
@@ -194,7 +194,7 @@ static int set_flock(struct fs *fs, const struct fuse_lk_in *in, struct fs_file 
 	if (flock(f->fd, op | LOCK_NB) < 0)
 		return -errno;
 	__atomic_store_n(&f->locked, op != LOCK_UN, __ATOMIC_RELAXED);
-	/* From exclusive to shared is giving back, too. */
+	/* A change from exclusive to shared can let others in, too. */
 	if (op != LOCK_EX)
 		given_back(fs->locks);
 	return 0;
@@ -223,7 +223,7 @@ static int set_posix(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, 
 	return err == -EACCES ? -EAGAIN : err;
 }
 
-/* Without waiting: -EAGAIN when somebody else has it. */
+/* Try a lock without waiting. -EAGAIN: another owner has it. */
 static int lock_try(struct fs *fs, const struct fuse_in_header *h, const struct fuse_lk_in *in)
 {
 	struct fs_file *f = fs_file_get(fs, in->fh, FS_FREE);
@@ -254,7 +254,7 @@ int fs_op_getlk(struct fs_req *r)
 	if (!f)
 		return err;
 	if (!err) {
-		/* What the owner has itself is not in its way. */
+		/* Use the owner's descriptor, so that its own locks do not conflict. */
 		pthread_mutex_lock(&l->lock);
 		o = owner_find(l, r->in.nodeid, in->owner);
 		fd = o ? o->fd : fs_reopen(r->fs, f->fd, O_RDONLY | O_NONBLOCK | O_NOCTTY);
@@ -270,7 +270,7 @@ int fs_op_getlk(struct fs_req *r)
 	if (lock.l_type != F_UNLCK) {
 		out.lk.start = (uint64_t)lock.l_start;
 		out.lk.end = lock.l_len ? (uint64_t)(lock.l_start + lock.l_len - 1) : INT64_MAX;
-		out.lk.pid = 0; /* of the host, or another guest: no process that this guest could name */
+		out.lk.pid = 0; /* the process may be of the host or another guest, so it has no pid here */
 	}
 	return fs_reply(r, &out, sizeof(out));
 }
@@ -356,7 +356,7 @@ void fs_waits_cancel(struct fs_queue *q, int err)
 		wait_end(q, q->nwaits - 1, err);
 }
 
-/* Somebody waits for a lock and does not want it any more. What is waited for may be on another queue: nothing then. */
+/* End the wait of a lock request. If that is on another queue, nothing happens. */
 int fs_op_interrupt(struct fs_req *r)
 {
 	const struct fuse_interrupt_in *in = r->arg;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Names: to look them up, to make, move and remove what they stand for. */
+/* Requests about names: LOOKUP and FORGET; making, renaming, linking and removing files. */
 #include "fs/fs.h"
 
 #include <errno.h>
@@ -47,7 +47,7 @@ int fs_op_batch_forget(struct fs_req *r)
 	return FS_NO_REPLY;
 }
 
-/* Tell the guest of what has just been made. */
+/* Answer with the node of the file that was made. */
 static int reply_entry(struct fs_req *r, const struct fs_ref *dir)
 {
 	struct fuse_entry_out out;
@@ -61,7 +61,7 @@ static int reply_entry(struct fs_req *r, const struct fs_ref *dir)
 	return err;
 }
 
-/* How something is made in a directory: 0 or -errno. */
+/* Makes a file in a directory: 0 or -errno. */
 typedef int (*make_fn)(const struct fs_req *r, int dir);
 
 static int entry_make(struct fs_req *r, uint32_t umask_bits, make_fn fn)
@@ -69,7 +69,7 @@ static int entry_make(struct fs_req *r, uint32_t umask_bits, make_fn fn)
 	struct fs_ref dir;
 	int err;
 
-	/* Nothing is made that could not be told of. */
+	/* Check the room for the answer before making the file. */
 	if (r->out_room < sizeof(struct fuse_entry_out))
 		return -EINVAL;
 	err = fs_node_get(r->fs, r->in.nodeid, &dir);
@@ -98,7 +98,7 @@ static int make_node(const struct fs_req *r, int dir)
 	const struct fuse_mknod_in *in = r->arg;
 	dev_t dev = makedev((in->rdev >> 8) & 0xfff, (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00));
 
-	/* No devices: whoever gets at them on the host has what they stand for. 0:0 is none, but overlayfs' whiteout. */
+	/* No device nodes: a user of the host could open them. A character device 0:0 is none, but a whiteout of overlayfs. */
 	if (S_ISBLK(in->mode) || (S_ISCHR(in->mode) && dev))
 		return -EPERM;
 	return mknodat(dir, r->name[0], in->mode, dev) < 0 ? -errno : 0;
@@ -161,7 +161,7 @@ int fs_op_rmdir(struct fs_req *r)
 	return fs_remove(r, AT_REMOVEDIR);
 }
 
-/* The directories are in use. */
+/* Rename, between directories of which there are references. */
 static int rename_between(struct fs_req *r, const struct fs_ref *from, const struct fs_ref *to, uint32_t flags)
 {
 	struct fs_ref moved, other;
@@ -173,7 +173,7 @@ static int rename_between(struct fs_req *r, const struct fs_ref *from, const str
 	if (known_other && !(flags & RENAME_EXCHANGE))
 		fs_node_keep(r->fs, &other, to, r->name[1]);
 	err = renameat2(from->fd, r->name[0], to->fd, r->name[1], flags) < 0 ? -errno : 0;
-	/* Two links of one file: nothing has happened. */
+	/* A rename between two links of one file does nothing. */
 	if (!err && !(known && known_other && moved.index == other.index)) {
 		if (known_other)
 			fs_node_unnamed(r->fs, &other, to, r->name[1]);
@@ -237,7 +237,7 @@ int fs_op_link(struct fs_req *r)
 		return err;
 	err = fs_node_get(r->fs, in->oldnodeid, &node);
 	if (!err) {
-		/* The link that is followed is that of proc: it leads to the file itself, be it a symbolic link. */
+		/* AT_SYMLINK_FOLLOW follows the link in /proc/self/fd to the file, which may itself be a symbolic link. */
 		err = linkat(r->fs->proc_fd, fs_fd_name(node.fd).text, dir.fd, r->name[0], AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 		fs_node_put(r->fs, &node);
 	}

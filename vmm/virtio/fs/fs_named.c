@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Where there are no file handles and nodes are found by name: to follow the names when they change. */
+/* Updates the names of nodes in domains without file handles, where nodes are opened by name. */
 #include "fs/fs_inode.h"
 
 #include <fcntl.h>
@@ -29,7 +29,7 @@ bool fs_node_named(struct fs *fs, const struct fs_ref *dir, const char *name, st
 	return index;
 }
 
-/* Without its name it cannot be opened again, but the guest may have it open, or under another name. */
+/* Without its name it could not be opened again; the guest may still have it open, or know another name of it. */
 void fs_node_keep(struct fs *fs, struct fs_ref *ref, const struct fs_ref *dir, const char *name)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -65,7 +65,7 @@ void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_re
 	struct fs_nodes *t = fs->nodes;
 
 	pthread_mutex_lock(&t->lock);
-	/* Only if it is not known by another link of it. */
+	/* Not if the node has the name of another link. */
 	if (node_named(t, dir->index, name) == ref->index)
 		node_drop_name(t, ref->index);
 	pthread_mutex_unlock(&t->lock);

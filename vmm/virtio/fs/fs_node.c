@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Nodes come and go: looked up, counted, forgotten. */
+/* Looking up, counting and forgetting nodes. */
 #include "fs/fs_inode.h"
 
 #include <errno.h>
@@ -27,7 +27,7 @@ int fs_nodes_init(struct fs *fs)
 	t->nbuckets = NODE_BUCKETS;
 	t->bucket = calloc(t->nbuckets, sizeof(*t->bucket));
 	t->names = calloc(t->nbuckets, sizeof(*t->names));
-	/* Where the host does not overcommit, address space is memory: then fewer. */
+	/* A host that does not overcommit may refuse so much address space: then have fewer nodes. */
 	for (;; t->max /= 2) {
 		t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -72,13 +72,13 @@ void fs_nodes_free(struct fs *fs)
 	free(t);
 }
 
-/* A node in use by a request goes when that is over. */
+/* A node that a request uses is freed at the end of the request. */
 void fs_nodes_reset(struct fs *fs)
 {
 	struct fs_nodes *t = fs->nodes;
 
 	pthread_mutex_lock(&t->lock);
-	/* Directories that the host has moved into each other keep each other: first the names. */
+	/* Drop all names first: directories that the host has moved into each other refer to each other. */
 	for (uint32_t i = ROOT + 1; i < t->top; i++) {
 		t->node[i].nlookup = 0;
 		node_drop_name(t, i);
@@ -119,7 +119,7 @@ void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count)
 	if (index && index != ROOT) {
 		struct node *n = &t->node[index];
 
-		/* A guest that forgets more than it was told has forgotten it all. */
+		/* If the guest forgets more lookups than there were, it has forgotten all. */
 		n->nlookup -= count < n->nlookup ? count : n->nlookup;
 		node_free(t, index);
 	}
@@ -132,14 +132,14 @@ static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct 
 	out->nodeid = id;
 	out->entry_valid = out->attr_valid = fs_timeout(fs);
 	fs_fill_attr(fs, st, &out->attr);
-	/* Of a file that is a mount Linux would not remember it, and drop the name each time that it looks again. */
+	/* Only for directories: for a file, Linux would invalidate the dentry at each revalidation. */
 	if (submount && S_ISDIR(st->stx_mode))
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;
 }
 
 /*
- * The guest gets to know the file, or knows it already: count that. path (O_PATH, taken over) stands for it, or is -1 and the
- * mark of the look is a handle that is kept. Returns its id; 0: too many, or no memory. Under the lock.
+ * Count a lookup of a node, which is added if index is 0. *path: a descriptor of the file (O_PATH), which the node may take
+ * over; or -1, and the node keeps l->mark as its handle. Returns the id; 0: too many nodes, or no memory. Under the lock.
  */
 static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *path)
 {
@@ -168,8 +168,8 @@ static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *p
 }
 
 /*
- * Is it likely that the guest knows the file? Then one look at its attributes says which it is; else it is opened, and looked
- * at then. Found by name, what it knows has its name here, but for other links.
+ * Whether the guest probably knows the file. Then its attributes are enough to find the node; else the file is opened first.
+ * Without file handles, a known file has its name in the table, except for further hard links.
  */
 static bool node_may_be_known(struct fs *fs, const struct fs_ref *dir, const char *name, uint64_t hint)
 {
@@ -210,7 +210,7 @@ int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name,
 	}
 	if (!err && !index) {
 		pthread_mutex_lock(&t->lock);
-		/* Another thread may have been faster. */
+		/* Another thread may have added it meanwhile. */
 		id = node_enter(r->fs, &l, look_find(t, &l), &l.fd);
 		pthread_mutex_unlock(&t->lock);
 	}

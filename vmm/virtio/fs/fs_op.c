@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What all FUSE requests have in common: header, length, names, the read-only share, the answer.
+ * The common part of all FUSE requests: header, length, names, the check for a read-only share, the answer.
  *
- * The header and the arguments are copied out of guest memory once, and only the copies are looked at. A request that is
- * well-formed enough to be answered is answered, with an errno if need be; a chain without a header or without room for an
- * answer breaks the queue.
+ * The header and the arguments are copied from guest memory once, and only the copies are used. A malformed request is
+ * answered with an errno. A chain without a header, or without room for an answer, is an error of the ring.
  */
 #include "fs/fs.h"
 
@@ -63,7 +62,7 @@ static const struct fs_op fs_ops[FS_OPS] = {
 	[FUSE_INTERRUPT] = { fs_op_interrupt, IN(interrupt), OP_QUIET },
 };
 
-/* The one place where names are checked: a component of a path, and nothing else. */
+/* All names are checked here: a name is one component of a path. */
 static int name_check(const char *name, size_t len)
 {
 	if (len == 0 || memchr(name, '/', len))
@@ -75,7 +74,7 @@ static int name_check(const char *name, size_t len)
 	return 0;
 }
 
-/* Find the names behind the fixed part. What is there must be names to the last byte. */
+/* Find the names behind the fixed part. Nothing may follow the last one. */
 static int fs_parse_names(struct fs_req *r, const struct fs_op *op)
 {
 	const char *at = (const char *)r->arg + op->arg_min, *end = (const char *)r->arg + r->arg_len;
@@ -100,7 +99,7 @@ static int fs_parse_names(struct fs_req *r, const struct fs_op *op)
 	return count && at != end ? -EINVAL : 0;
 }
 
-/* What comes last in a request: groups that something made by it should be able to belong to. */
+/* Parse the extensions at the end of a request: a supplementary group for a new file. */
 static int fs_parse_extensions(struct fs_req *r)
 {
 	uint32_t len = r->in.total_extlen * 8u, at;
@@ -130,7 +129,7 @@ static int fs_parse_extensions(struct fs_req *r)
 	return 0;
 }
 
-/* Copy the arguments. The data of a WRITE stay where they are. */
+/* Copy the arguments, but not the data of a WRITE. */
 static int fs_parse(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 {
 	uint64_t left = chain->read_len - sizeof(r->in);
@@ -162,7 +161,7 @@ static int fs_parse(struct fs_req *r, const struct fs_op *op, struct chain *chai
 	return fs_parse_names(r, op);
 }
 
-/* The one place that knows what a read-only share refuses. */
+/* Whether a read-only share refuses the request. */
 static bool fs_writes(const struct fs_req *r, const struct fs_op *op)
 {
 	uint32_t flags;
@@ -195,7 +194,7 @@ static int fs_do(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 	return op->fn(r);
 }
 
-/* Take the header of the answer off the writable part. */
+/* Separate the header of the answer from the rest of the writable part. */
 static void fs_take_out(struct fs_req *r, struct chain *chain)
 {
 	uint32_t most = sizeof(struct fuse_out_header);
@@ -203,7 +202,7 @@ static void fs_take_out(struct fs_req *r, struct chain *chain)
 	r->out_iov = chain->iov + chain->nread;
 	r->out_n = chain->nwrite;
 	r->out_room = chain->write_len - sizeof(struct fuse_out_header);
-	/* No buffer is empty: sixteen of them hold the header for sure. */
+	/* No buffer is empty, so the first sixteen hold the header of 16 bytes. */
 	r->nhdr = r->out_iov->iov_len >= most ? 1 : r->out_n < most ? r->out_n : most;
 	memcpy(r->hdr, r->out_iov, r->nhdr * sizeof(*r->hdr));
 	iov_skip(&r->out_iov, &r->out_n, most);

@@ -7,13 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the guest's flags may say here. O_DIRECT is about its page cache, which the cache mode decides about. */
+/* The flags for open(). O_DIRECT is ignored: it concerns the guest's page cache, for which the cache mode decides. */
 static int open_flags(const struct fs *fs, uint32_t in)
 {
 	int flags = (int)in & (O_ACCMODE | O_TRUNC | O_APPEND | O_SYNC | O_DSYNC);
 
 	if (fs_has(fs, FUSE_WRITEBACK_CACHE)) {
-		/* The guest reads what lies around a write, and knows by itself where the file ends. */
+		/* With writeback, the guest also reads files that are open for writing, and appends at an offset. */
 		if ((flags & O_ACCMODE) == O_WRONLY)
 			flags = (flags & ~O_ACCMODE) | O_RDWR;
 		flags &= ~O_APPEND;
@@ -33,7 +33,7 @@ static uint32_t reply_flags(const struct fs *fs)
 	}
 }
 
-/* Only what has data is opened: a FIFO would make us wait, a device would do something. */
+/* Only regular files are opened: opening a FIFO would block, opening a device may have effects. */
 static int open_node(struct fs_req *r, struct fs_ref *ref, uint32_t in_flags, uint32_t in_open_flags)
 {
 	int flags = open_flags(r->fs, in_flags), fd;
@@ -50,7 +50,7 @@ static int open_node(struct fs_req *r, struct fs_ref *ref, uint32_t in_flags, ui
 	if (kill)
 		fs_kill_priv(r->q, true);
 	fd = fs_node_open(r->fs, ref, flags);
-	/* Made readable above for writeback, but only its owner may read it, and that is not us. */
+	/* For writeback it was to be opened for reading, too, but the server may not read it. */
 	if (fd == -EACCES && (in_flags & O_ACCMODE) == O_WRONLY)
 		fd = fs_node_open(r->fs, ref, (flags & ~O_ACCMODE) | O_WRONLY);
 	if (kill)
@@ -84,7 +84,7 @@ struct create_out {
 };
 _Static_assert(sizeof(struct create_out) == sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out), "no padding");
 
-/* fd (taken over) is a file that has just been made, or found. The guest gets to know it, and has it open. */
+/* Answer to CREATE with the node of fd, which becomes an open file of the guest. Owns fd. */
 static int reply_created(struct fs_req *r, const struct fs_ref *dir, const char *name, int fd)
 {
 	struct create_out out = { .open = { .open_flags = reply_flags(r->fs) } };
@@ -102,7 +102,7 @@ static int reply_created(struct fs_req *r, const struct fs_ref *dir, const char 
 	return fs_reply(r, &out, sizeof(out));
 }
 
-/* A file that the guest did not know of was there already. */
+/* The file exists already, and the guest did not know that. */
 static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct fuse_create_in *in)
 {
 	struct create_out out = { .open = { .open_flags = reply_flags(r->fs) } };
@@ -113,7 +113,7 @@ static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct
 		return err;
 	err = fs_node_get(r->fs, out.entry.nodeid, &ref);
 	if (!err) {
-		/* Nobody has checked whether this user may. */
+		/* The guest has not checked the permissions of this file, so the host does. */
 		err = fs_begin(r, r->q->umask);
 		fd = err ? err : open_node(r, &ref, in->flags, in->open_flags);
 		if (!err)
@@ -128,7 +128,7 @@ static int create_found(struct fs_req *r, const struct fs_ref *dir, const struct
 	return fs_reply(r, &out, sizeof(out));
 }
 
-/* How a file is made in a directory: its descriptor, -1 and errno. */
+/* Makes a file in a directory: its descriptor, or -1 and errno. */
 typedef int (*create_fn)(const struct fs_req *r, int dir, int flags);
 
 static int create_named(const struct fs_req *r, int dir, int flags)
@@ -180,7 +180,7 @@ int fs_op_create(struct fs_req *r)
 	return file_create(r, open_flags(r->fs, in->flags) & ~O_TRUNC, r->name[0], create_named);
 }
 
-/* A name comes with the request, but means nothing. */
+/* The request has a name, which has no meaning. */
 int fs_op_tmpfile(struct fs_req *r)
 {
 	const struct fuse_create_in *in = r->arg;
@@ -188,13 +188,13 @@ int fs_op_tmpfile(struct fs_req *r)
 	return file_create(r, open_flags(r->fs, in->flags) & ~(O_TRUNC | O_APPEND), NULL, create_unnamed);
 }
 
-/* A descriptor of the guest's was closed: not the last, perhaps. */
+/* A process of the guest has closed a descriptor of the file; there may be others. */
 int fs_op_flush(struct fs_req *r)
 {
 	const struct fuse_flush_in *in = r->arg;
 	struct fs_file *f;
 
-	/* It is for locks only: a guest that has its own need not send it again, one request less for each file. */
+	/* FLUSH is only needed for locks. After ENOSYS Linux does not send it again, which saves a request for each file. */
 	if (r->fs->config.flags & FS_NO_LOCKS)
 		return -ENOSYS;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);

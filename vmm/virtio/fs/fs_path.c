@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Descriptors: the only calls that turn names, file handles and other descriptors into descriptors.
+ * Opens files by names, file handles and other descriptors; no other file of the server does.
  *
- * A guest's name is one component (fs_op.c has checked it), taken relative to the descriptor of a directory of the share
- * and never through a symbolic link. So no request leaves the share, whatever is renamed meanwhile.
+ * A name of the guest is one component of a path (fs_op.c has checked that). It is resolved relative to the descriptor of a
+ * directory of the share, and no symbolic link is followed. So no request leaves the share, whatever is renamed meanwhile.
  */
 #include "fs/fs.h"
 
@@ -29,8 +29,8 @@
 #endif
 
 /*
- * What looks like files and is the host's kernel itself: there a write may have it run a program as root. For a server in this
- * process /proc/self/mem would be the memory of the VMM.
+ * File systems that are interfaces of the host's kernel: a write there may run a program as root. And if the server is a
+ * thread of the VMM, /proc/self/mem is the memory of the VMM.
  */
 static const uint32_t kernel_fs[] = {
 	PROC_SUPER_MAGIC, SYSFS_MAGIC,	    DEBUGFS_MAGIC,  TRACEFS_MAGIC, SECURITYFS_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
@@ -63,7 +63,7 @@ int fs_open_beneath(int dir, const char *name, uint64_t flags)
 
 	do
 		fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
-	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* EAGAIN: a rename came in between */
+	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* EAGAIN: there was a concurrent rename */
 	return fd < 0 ? -errno : (int)fd;
 }
 
@@ -113,12 +113,13 @@ int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/* The flags that get a mark of fd, or -1. A handle is one; other file systems have one too, from Linux 6.6 on. */
+/* The flags of name_to_handle_at() that return a mark for fd; -1: none do. A file handle is a mark; since Linux 6.6, file
+ * systems without file handles can have one, too. */
 static int domain_mark(const struct fs *fs, int fd, const struct statfs *sfs)
 {
 	struct fs_file_handle h;
 
-	/* FUSE makes handles of numbers that last until its server is told to forget them. */
+	/* Handles of FUSE are valid only until its server is told to forget the node. */
 	if (fs->config.flags & FS_NO_MARKS || sfs->f_type == FUSE_SUPER_MAGIC)
 		return -1;
 	if (!fs_handle_at(fd, "", 0, &h))
@@ -127,8 +128,8 @@ static int domain_mark(const struct fs *fs, int fd, const struct statfs *sfs)
 }
 
 /*
- * Find out how files of this domain are told from each other, and whether they can be opened by handle: that takes
- * CAP_DAC_READ_SEARCH and a file system that knows how. On overlayfs it is an option that nobody sets.
+ * Find out by which marks files of this domain are compared, and whether they can be opened by handle: that requires
+ * CAP_DAC_READ_SEARCH, and support of the file system. On overlayfs it is an option that is rarely set.
  */
 void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
 {
@@ -155,7 +156,7 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 		return;
 	if (fs_handle_at(fd, "", 0, &h))
 		return;
-	/* A descriptor made with O_PATH does not do. */
+	/* open_by_handle_at() takes no O_PATH descriptor. */
 	d->mount_fd = fs_reopen(fs, fd, O_RDONLY | O_DIRECTORY);
 	if (d->mount_fd < 0)
 		return;

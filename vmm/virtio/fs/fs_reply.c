@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Answers to FUSE requests, and the attributes in them: what every handler calls, below the table of handlers. */
+/* Answers to FUSE requests, and the attributes in them. All handlers use these functions. */
 #include "fs/fs.h"
 
 #include <errno.h>
@@ -19,8 +19,8 @@ uint64_t fs_timeout(const struct fs *fs)
 	}
 }
 
-/* As Linux packs a device number into 32 bits. */
-static uint32_t pack_dev(uint32_t major, uint32_t minor)
+/* A device number in 32 bits, as Linux encodes it (new_encode_dev()). */
+static uint32_t dev_pack(uint32_t major, uint32_t minor)
 {
 	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
 }
@@ -41,7 +41,7 @@ void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr 
 		.nlink = st->stx_nlink,
 		.uid = fs_id_to_guest(fs, st->stx_uid),
 		.gid = fs_id_to_guest(fs, st->stx_gid),
-		.rdev = pack_dev(st->stx_rdev_major, st->stx_rdev_minor),
+		.rdev = dev_pack(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};
 }

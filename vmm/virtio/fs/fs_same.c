@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * When are two looks at the same file? An inode number does not say it: it is used again after a file is gone, and on
- * overlayfs a file gets another one, or another time of birth, when it is copied up. So
+ * Decides whether a file is the one of a node. An inode number is not enough: it is reused after a file was removed, and on
+ * overlayfs a copy-up gives a file another number and another birth time. So
  *
- * - a node that has a descriptor is compared through that: what it stands for exists, its number is nobody else's, and
- *   the descriptor follows a copy-up;
- * - a node whose descriptor was closed by its file handle, with the generation in it, or what the file system gives in place
- *   of one (a mark);
- * - where there is neither, by name and number.
+ * - a node with an open descriptor is compared by that: its file exists, no other file has its number, and the descriptor
+ *   follows a copy-up;
+ * - a node whose descriptor was closed is compared by its file handle, which has a generation, or by what the file system
+ *   gives in place of one (a mark);
+ * - without either, it is compared by name and number.
  *
- * See docs/decisions for every file system.
+ * Decision 0009 has the details for each file system.
  */
 #include "fs/fs_inode.h"
 
@@ -19,10 +19,10 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
-/* UNSURE: it takes more than was looked at so far. */
+/* UNSURE: more must be read of the file. */
 enum verdict { NO, YES, UNSURE };
 
-/* Does it have these numbers now? Asks nobody else: not the disk, not the server of a FUSE. */
+/* Whether the file has these numbers now. Does not wait for a disk or a FUSE server. */
 static bool fd_has_numbers(int fd, const struct statx *st)
 {
 	struct statx now;
@@ -33,8 +33,8 @@ static bool fd_has_numbers(int fd, const struct statx *st)
 }
 
 /*
- * Are two descriptors of one inode, in the kernel's memory? A second watch of one inode is refused. Only where numbers do not
- * tell: two links of a lower layer have one number until one of them is written to, but were two files from the start.
+ * Whether two descriptors are of one inode of the kernel: inotify refuses a second watch of an inode. Used only where numbers
+ * are not enough: on overlayfs, two links of a lower layer have one number until one is written, but are two files.
  */
 static bool fd_is_inode(int a, int b)
 {
@@ -50,7 +50,7 @@ static bool fd_is_inode(int a, int b)
 	return same;
 }
 
-/* Its descriptor is closed. */
+/* Compare marks; the descriptor of the node is closed. */
 static enum verdict node_has_mark(const struct fs_nodes *t, const struct node *n, struct look *l)
 {
 	const struct fs_domain *d = &t->domain[l->domain];
@@ -65,7 +65,7 @@ static enum verdict node_has_mark(const struct fs_nodes *t, const struct node *n
 	return memcmp(l->mark.bytes, n->handle_len <= FS_HANDLE_INLINE ? n->handle : n->long_handle, n->handle_len) ? NO : YES;
 }
 
-/* named: it was found by the name that is looked up. */
+/* named: the node was found by the name of the file. */
 static enum verdict node_is(const struct fs_nodes *t, uint32_t index, struct look *l, bool named)
 {
 	const struct fs_domain *d = &t->domain[l->domain];
@@ -91,10 +91,10 @@ static enum verdict node_is(const struct fs_nodes *t, uint32_t index, struct loo
 		return NO;
 	if (n->handle_len) {
 		v = node_has_mark(t, n, l);
-		/* A name may have changed its meaning between the look at its numbers and the look at its mark. */
+		/* The name may have changed between reading its numbers and its mark. */
 		return v == YES && !numbers && l->fd < 0 ? UNSURE : v;
 	}
-	/* Nothing but the name and the number; on overlayfs without xino a directory has not even that for long. */
+	/* Only name and number are left; on overlayfs without xino, even the number of a directory changes. */
 	if (l->made || !named)
 		return numbers && !l->made && !d->renumbers ? YES : NO;
 	return numbers || (d->renumbers && n->type == S_IFDIR) ? YES : NO;
@@ -117,7 +117,7 @@ static enum verdict look_match(struct fs_nodes *t, struct look *l, uint32_t *fou
 			v = node_is(t, index, l, false);
 			if (v != NO)
 				break;
-			/* That file is gone, its number belongs to another. */
+			/* The file of that node was removed, and its number was reused. */
 			if (!t->domain[l->domain].renumbers)
 				node_unhash(t, index);
 		}

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the guest knows of a share and has open, as bytes, and back: docs/snapshot-format.md has the layout.
+ * Saves and restores the nodes and open files of a share; docs/snapshot-format.md has the layout.
  *
- * A file comes back by its name, in the directory by whose name that was found, up to the root: in the same directory as
- * before it must be the same file, in another one a file of the same type. What is not found is ESTALE from then on. So
- * nothing is opened that the guest could not look up, whatever the bytes say.
+ * A node is found again by the names of its directories and its own name. If the shared directory is the same one as before,
+ * it must be the same file; else, a file of the same type. A node that is not found is ESTALE from then on. So nothing is
+ * opened that the guest could not look up, whatever the saved bytes are.
  */
 #include "fs/fs_inode.h"
 
@@ -19,22 +19,22 @@ enum { STATE_VERSION = 1, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
 
 struct state_head {
 	uint32_t version, nnodes, nfiles;
-	uint32_t node_top, node_gen; /* ids of nodes that the guest has forgotten have indexes and generations below these */
-	uint32_t file_top, file_gen; /* the same of what it has closed */
+	uint32_t node_top, node_gen; /* all node ids so far have an index and a generation below these */
+	uint32_t file_top, file_gen; /* the same for handles of open files */
 	uint32_t root_major, root_minor, pad;
 	uint64_t root_ino;
-	uint64_t features;           /* what FUSE_INIT settled; 0: it is not mounted */
+	uint64_t features;           /* negotiated by FUSE_INIT; 0: the share is not mounted */
 };
 
-/* Its name follows, without an end. */
+/* The name follows, without a NUL. */
 struct state_node {
 	uint64_t ino, nlookup;
 	uint32_t index, gen, parent;
-	uint16_t type, name_len;     /* 0: it cannot be found again */
+	uint16_t type, name_len;     /* name_len 0: it cannot be found again */
 };
 
 struct state_file {
-	uint64_t node;               /* its id */
+	uint64_t node;               /* the id of its node */
 	uint32_t index, gen, flags;
 	uint32_t kind;
 };
@@ -69,7 +69,7 @@ static void out_put(struct out *o, const void *data, size_t len)
 	o->len += (uint32_t)len;
 }
 
-/* Add to a list of what is in the way; text is FS_TEXT long. */
+/* Append to the list of obstacles; text has FS_TEXT bytes. */
 static void text_add(char *text, const char *more)
 {
 	size_t len = strlen(text);
@@ -86,8 +86,8 @@ static void text_add_file(struct fs *fs, char *text, int fd)
 	text_add(text, n < 0 ? "an open file" : path);
 }
 
-/* What could not be made again: -EBUSY, and what it is in text. */
-static int check(struct fs *fs, char *text)
+/* 0; or -EBUSY: some state could not be restored, which text lists. */
+static int state_check(struct fs *fs, char *text)
 {
 	struct fs_nodes *t = fs->nodes;
 	const struct fs_file *f;
@@ -158,7 +158,7 @@ int fs_save(struct fs *fs, int fd, char *text)
 	struct state_head head = { .version = STATE_VERSION, .features = fs->features, .node_gen = 1 };
 	struct fs_nodes *t = fs->nodes;
 	struct out o = { .fd = fd, .at = sizeof(head) };
-	int err = check(fs, text);
+	int err = state_check(fs, text);
 
 	if (err)
 		return err;
@@ -180,7 +180,7 @@ int fs_save(struct fs *fs, int fd, char *text)
 	return o.err;
 }
 
-/* -- and back ------------------------------------------------------------------------------------------------ */
+/* -- restoring ----------------------------------------------------------------------------------------------- */
 
 struct in {
 	const uint8_t *at;
@@ -208,7 +208,7 @@ static bool type_is_valid(uint16_t type)
 	       type == S_IFBLK;
 }
 
-/* A name waits until all nodes are there: its directory may come later. */
+/* Add a node, without its name: its directory may come later. */
 static int get_node(struct fs *fs, struct in *in, const struct state_head *head)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -246,7 +246,7 @@ static int get_name(struct fs *fs, struct in *in)
 	return 0;
 }
 
-/* Find a node that has a name, and whose directory was found. 0, or why it is not there. */
+/* Open the file of a node that has a name and whose directory is open. 0 or -errno. */
 static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bool same)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -273,7 +273,7 @@ static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bo
 	return 0;
 }
 
-/* Find a node, and the directories that lead to it. One that is found is hashed, one that is not has no name any more. */
+/* Open the file of a node, and its directories first. A node whose file was found is hashed; any other loses its name. */
 static bool node_resolve(struct fs *fs, uint32_t index, bool same, uint32_t depth)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -301,7 +301,7 @@ static bool node_resolve(struct fs *fs, uint32_t index, bool same, uint32_t dept
 	return !err;
 }
 
-/* 1: it could not be opened any more. */
+/* Restore an open file. 1: it cannot be opened any more. */
 static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -324,7 +324,7 @@ static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
 	return fd < 0 ? 1 : fs_file_restore(fs, r.index, r.gen, (enum fs_kind)r.kind, fd, r.node);
 }
 
-static int restore(struct fs *fs, struct in in, uint32_t *gone)
+static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 {
 	struct fs_nodes *t = fs->nodes;
 	const struct fs_domain *d = &t->domain[t->node[ROOT].domain];
@@ -346,7 +346,7 @@ static int restore(struct fs *fs, struct in in, uint32_t *gone)
 	t->top = head.node_top;
 	for (uint32_t i = 0; i < head.nnodes && !err; i++)
 		err = get_node(fs, &in, &head);
-	/* Without the lock: nobody else is there yet. */
+	/* Without the lock: no other thread uses the share yet. */
 	nodes_settle(t, head.node_gen);
 	for (uint32_t i = 0; i < head.nnodes && !err; i++)
 		err = get_name(fs, &names);
@@ -383,7 +383,7 @@ int fs_restore(struct fs *fs, int fd, uint32_t *gone)
 	}
 	fs_reset(fs);
 	if (!err)
-		err = restore(fs, (struct in){ .at = raw, .left = (size_t)size }, gone);
+		err = state_restore(fs, (struct in){ .at = raw, .left = (size_t)size }, gone);
 	if (err)
 		fs_reset(fs);
 	free(raw);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Nodes while requests use them: from an id to a descriptor that stays. */
+/* References of requests to nodes: from an id to a descriptor that stays open. */
 #include "fs/fs_inode.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@ void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
 		node_touch(t, index);
 }
 
-/* Open a node by the directory and the name that it was found by. */
+/* Open a node by its directory and name. */
 static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *name, uint32_t index, uint32_t depth)
 {
 	struct look l = { .dir = parent, .name = name, .fd = -1 };
@@ -47,7 +47,7 @@ static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *nam
 	return domain >= 0 || domain == -ENOENT || domain == -ENOTDIR ? -ESTALE : domain;
 }
 
-/* Under the lock: its file handle, if it was taken. The descriptor of its mount, or -1. */
+/* Read its file handle. Returns the descriptor of its mount; -1: it has no handle to open it by. Under the lock. */
 static int node_handle(const struct fs_nodes *t, const struct node *n, struct fs_file_handle *h)
 {
 	if (!n->handle_len)
@@ -96,7 +96,7 @@ int node_hold(struct fs *fs, struct fs_ref *ref, uint32_t depth)
 		ref->fd = fd;
 		fd = -1;
 	} else if (ref->fd < 0 && fd == -ESTALE) {
-		/* Never again: its number may be another file's by now. */
+		/* It cannot be found again: another file may have its inode number now. */
 		node_unhash(t, ref->index);
 	}
 	pthread_mutex_unlock(&t->lock);
@@ -142,7 +142,7 @@ int fs_node_open(struct fs *fs, struct fs_ref *ref, int flags)
 		pthread_mutex_lock(&t->lock);
 		mount_fd = node_handle(t, &t->node[ref->index], &h);
 		pthread_mutex_unlock(&t->lock);
-		/* The handle is that of a file whose type we know: never one of a device. */
+		/* The type of the node is known, so this does not open a device. */
 		if (mount_fd >= 0)
 			return fs_handle_open(mount_fd, &h, flags);
 		err = node_hold(fs, ref, NODE_DEPTH);
@@ -171,7 +171,7 @@ bool fs_node_is_closed(struct fs *fs, uint64_t id)
 	uint32_t index;
 	bool closed;
 
-	/* A node of such a domain is known after the domain is. */
+	/* A domain is added before its first node, so no lock is needed here. */
 	if (!__atomic_load_n(&t->any_closed, __ATOMIC_RELAXED))
 		return false;
 	pthread_mutex_lock(&t->lock);

@@ -2,8 +2,8 @@
 /*
  * Extended attributes, POSIX ACLs among them.
  *
- * There are no calls for an O_PATH descriptor, but the thread's working directory is /proc/self/fd: there the descriptor's
- * number is a path to the file itself, whatever it is, without opening it.
+ * The system calls take no O_PATH descriptor. But the thread's working directory is /proc/self/fd, where the number of a
+ * descriptor is a path to its file, of any type, without opening it.
  */
 #include "fs/fs.h"
 
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-/* A name at `at` in the arguments; NULL and *err when it is none. *end: what lies behind it. */
+/* The name at the offset `at` of the arguments; NULL and *err: it is not valid. *end: the offset behind it. */
 static const char *xattr_name(const struct fs_req *r, uint32_t at, uint32_t *end, int *err)
 {
 	const char *name = (const char *)r->arg + at;
@@ -34,7 +34,7 @@ static bool is_acl(const char *name)
 	return !strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) || !strcmp(name, XATTR_NAME_POSIX_ACL_DEFAULT);
 }
 
-/* The ids in an ACL are those of the side that it is on. */
+/* Translate the ids in an ACL between guest and host. */
 static int acl_translate(const struct fs *fs, uint8_t *acl, size_t len, bool to_host)
 {
 	struct posix_acl_xattr_entry e;
@@ -61,7 +61,7 @@ static int acl_translate(const struct fs *fs, uint8_t *acl, size_t len, bool to_
 	return 0;
 }
 
-/* Who may change the mode and has not the file's group loses set-group-id with it. */
+/* Clear set-group-id, as chmod() does for a user who is not in the file's group. */
 static int drop_setgid(const char *path)
 {
 	struct stat st;
@@ -110,7 +110,7 @@ int fs_op_setxattr(struct fs_req *r)
 	return err;
 }
 
-/* The answer to a question for size bytes of something that is n bytes long and lies in q->out; or for its length. */
+/* Answer with the n bytes in q->out; or, if the guest asked for 0 bytes, with their number. */
 static int reply_value(struct fs_req *r, uint32_t size, ssize_t n)
 {
 	struct fuse_getxattr_out out = { .size = (uint32_t)n };
@@ -120,7 +120,7 @@ static int reply_value(struct fs_req *r, uint32_t size, ssize_t n)
 	return size ? fs_reply(r, r->q->out, (size_t)n) : fs_reply(r, &out, sizeof(out));
 }
 
-/* A request that ends with a name, which is at `at`: the name, and the file that it is of. */
+/* Parse a request that ends with a name at the offset `at`; get the name and its node. */
 static int xattr_get_node(struct fs_req *r, uint32_t at, const char **name, struct fs_ref *ref)
 {
 	uint32_t end;

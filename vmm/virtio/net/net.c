@@ -2,9 +2,9 @@
 /*
  * virtio-net (virtio 1.2, 5.1): a pair of queues and the worker that moves frames between them and a descriptor.
  *
- * The worker takes frames off the guest's ring, gives the guest what there is for it, and sleeps in epoll, where the kicks,
- * the descriptor and the timers of limits are. The descriptor is only watched while something could be done about it: a
- * guest that offers no buffers, or has used up what it may receive, is not woken for.
+ * The worker sends the guest's frames, receives frames for it, and sleeps in epoll, which has the kicks, the descriptor and
+ * the timers of limits. It polls the descriptor for input only while it could receive: not while the guest offers no buffers
+ * or has reached its limit.
  */
 #include "net/net.h"
 #include "calls/calls.h"
@@ -15,7 +15,7 @@
 #include <sys/epoll.h>
 
 enum { EVENTS = 8 };
-/* Turns without sleep before the descriptors are looked at all the same. */
+/* The number of turns without sleep after which epoll is asked anyway. */
 enum { BUSY_TURNS = 4 };
 
 struct net *net_new(int fd, uint32_t kind, int *err)
@@ -66,7 +66,7 @@ static int net_add(struct net *n, int fd, uint64_t source)
 	return epoll_ctl(n->worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-/* In the worker's thread: its epoll hears of everything that there is. */
+/* Add all descriptors to the worker's epoll, before the filter. */
 static int net_begin(struct worker *w)
 {
 	struct net *n = (struct net *)w;
@@ -132,7 +132,7 @@ static void net_sleep(struct worker *w)
 
 	if (n->gone)
 		events = 0;
-	/* Asking anew tells of what is there already. */
+	/* EPOLL_CTL_MOD also reports what is readable already. */
 	if (events != n->watched)
 		net_watch(n, EPOLL_CTL_MOD, events);
 	net_wait(n, -1);
@@ -143,7 +143,7 @@ static int net_kicks(struct worker *w, int enable)
 	struct net *n = (struct net *)w;
 	int pending = 0;
 
-	/* Buffers are of interest only while a frame waits for them, frames only while somebody takes them. */
+	/* Ask for kicks for frames only if they can be sent, and for buffers only if a frame waits for them. */
 	if (!enable || !(n->tx_full || n->tx_gate.closed))
 		pending |= ring_kicks(w->ring, enable);
 	if (!enable || (n->starved && !n->rx_gate.closed))
@@ -188,7 +188,7 @@ void net_prepare(struct net *n, const struct net_queues *queues)
 	n->stash_room = n->held = 0;
 	limit_gate_init(&n->rx_gate, queues->rx_limit);
 	limit_gate_init(&n->tx_gate, queues->tx_limit);
-	/* The worker does not spin on its ring: what it waits for comes from the descriptor as often. */
+	/* Do not spin on the ring: work comes from the descriptor as often. */
 	n->worker.in_flight = 1;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-net, between its files: net.c (objects, the worker's loop), net_tx.c (frames from the guest, and what their headers
- * may say), net_rx.c (frames to the guest), net_backend.c (what they are connected to).
+ * virtio-net: net.c has the queue pair and the worker, net_tx.c frames from the guest and the check of their headers,
+ * net_rx.c frames to the guest, net_backend.c the stream socket.
  *
- * One thread serves a pair of queues, so nothing here is locked; only the statistics are read by others.
+ * One thread serves a pair of queues, without locks; other threads read only the statistics.
  */
 #ifndef VMM_NATIVE_NET_H
 #define VMM_NATIVE_NET_H
@@ -14,12 +14,11 @@
 /* ==== for Python ==== */
 
 /*
- * Where frames come from and go to. NET_TAP: a descriptor that reads and writes one frame at a time, each behind a struct
- * virtio_net_hdr of 12 bytes: a tap device. NET_STREAM: a stream socket, each frame behind its length (32 bits, big-endian):
- * what passt and others speak.
+ * The backend. NET_TAP: a tap device: each read or write moves one frame behind a struct virtio_net_hdr of 12 bytes.
+ * NET_STREAM: a stream socket (passt and others): each frame follows its length, 32 bits, big-endian.
  */
 enum { NET_TAP = 0, NET_STREAM = 1 };
-/* What was negotiated. The first ones are what the guest may ask of us with a frame, NET_GUEST_CSUM what it takes from us. */
+/* Negotiated features. The first ones are offloads that the guest may use; NET_GUEST_CSUM: it takes DATA_VALID. */
 enum {
 	NET_CSUM = 1, NET_TSO4 = 2, NET_TSO6 = 4, NET_ECN = 8, NET_UFO = 16, NET_USO = 32, NET_GUEST_CSUM = 64,
 	NET_MRG_RXBUF = 128,
@@ -27,29 +26,29 @@ enum {
 
 struct net_stats {
 	uint64_t rx_frames, rx_bytes, rx_dropped; /* to the guest; dropped: larger than its buffers */
-	uint64_t tx_frames, tx_bytes, tx_dropped; /* from the guest; dropped: the host did not take them */
-	uint64_t tx_malformed;                    /* of those: with a header that is not right */
-	uint64_t rx_starved;                      /* how often the guest had no buffer for what there was */
-	uint64_t last_errno;                      /* of the host; the backend is gone */
+	uint64_t tx_frames, tx_bytes, tx_dropped; /* from the guest; dropped: the backend did not take them */
+	uint64_t tx_malformed;                    /* how many of the dropped ones had an invalid header */
+	uint64_t rx_starved;                      /* how often the guest had no buffer for a frame */
+	uint64_t last_errno;                      /* the error with which the backend ended, or 0 */
 };
 
 struct net_queues {
 	struct ring *rx, *tx;
 	int rx_kick, tx_kick;
 	struct irq *rx_irq, *tx_irq;
-	int event_fd;                       /* signalled when the worker stopped, or the backend is gone */
+	int event_fd;                       /* signalled when a ring has an error, or the backend has ended */
 	uint32_t flags;                     /* NET_CSUM and so on */
-	uint32_t rx_frame;                  /* the largest frame that is likely to come, with its Ethernet header */
+	uint32_t rx_frame;                  /* the largest frame that is expected, with its Ethernet header */
 	struct limit *rx_limit, *tx_limit;  /* or NULL */
 };
 
 struct net;
 
-/* One pair of queues. fd: non-blocking; it stays the caller's, and open. NULL and *err = -errno. */
+/* A pair of queues. fd: the backend, non-blocking; the caller keeps it open. NULL and *err = -errno. */
 struct net *net_new(int fd, uint32_t kind, int *err);
-/* After the worker was freed. */
+/* Free it, after the worker. */
 void net_free(struct net *net);
-/* One worker thread for both directions; one at a time. */
+/* Start the worker of both directions; one at a time. */
 struct worker *net_start(struct net *net, const struct net_queues *queues, int *err);
 void net_get_stats(struct net *net, struct net_stats *out);
 
@@ -58,13 +57,13 @@ void net_get_stats(struct net *net, struct net_stats *out);
 enum { NET_HDR_SIZE = 12, NET_ETH_SIZE = 14, NET_LEN_SIZE = 4 };
 /* The longest IP packet, an Ethernet header and a VLAN tag. */
 enum { NET_FRAME_MAX = 65535 + NET_ETH_SIZE + 4 };
-/* Buffers of the guest that wait for a frame, and their segments. */
+/* The stash: the most buffers of the guest that were popped for frames, and their segments. */
 enum { NET_STASH = 256, NET_STASH_IOV = 2 * RING_MAX_SEGMENTS };
-/* What readv() and writev() take. */
+/* The most segments that readv() and writev() take. */
 enum { NET_IOV_MAX = 1024 };
-/* Frames, and bytes, for one turn in one direction. */
+/* The most frames, and bytes, of one turn in one direction. */
 enum { NET_BATCH = 64, NET_BATCH_BYTES = 512 << 10 };
-/* Of the stream: several frames for one system call. */
+/* The input buffer of a stream: several frames are read by one system call. */
 enum { NET_STREAM_SIZE = 256 << 10 };
 
 enum { NET_F_NEEDS_CSUM = 1, NET_F_DATA_VALID = 2 };
@@ -78,17 +77,17 @@ struct net_hdr {
 
 _Static_assert(sizeof(struct net_hdr) == NET_HDR_SIZE, "the header of the specification");
 
-/* What epoll says of a descriptor that is not one of the worker's own. */
+/* epoll data of descriptors that are not the worker's own. */
 enum { NET_SOURCE_FD = WORKER_OWN, NET_SOURCE_RX_TIMER, NET_SOURCE_TX_TIMER };
 
-/* A buffer of the guest: its chain was popped, nothing that counts is in it yet. */
+/* A buffer of the guest in the stash: its chain was popped, and it has no frame yet. */
 struct net_slot {
 	uint32_t head, niov;
 	uint64_t room;
 };
 
 struct net {
-	struct worker worker;          /* its ring: from the guest */
+	struct worker worker;          /* its ring has frames from the guest */
 	int fd;
 	uint32_t kind;
 	struct net_queues q;
@@ -96,23 +95,23 @@ struct net {
 	bool readable;                 /* fd may have a frame */
 	bool starved;                  /* a frame waits for buffers of the guest */
 	bool tx_full;                  /* fd takes nothing at the moment */
-	uint32_t watched;              /* events that epoll is asked for */
-	uint32_t turns;                /* of run() since the descriptors were looked at */
+	uint32_t watched;              /* the events of fd that epoll reports */
+	uint32_t turns;                /* calls of run() since epoll was asked */
 	struct limit_gate rx_gate, tx_gate;
 
-	uint32_t nstash, stash_first;  /* slots [stash_first, stash_first + nstash) */
+	uint32_t nstash, stash_first;  /* the stash: slots [stash_first, stash_first + nstash) */
 	uint32_t iov_first, iov_end;   /* their segments */
-	uint64_t stash_room;
-	uint64_t held;                 /* bytes of a frame, header and all, that is in the stash and in spill; 0: none */
-	uint64_t direct;               /* of those, in the stash */
+	uint64_t stash_room;           /* bytes that fit into them */
+	uint64_t held;                 /* bytes of a frame, with its header, that is in the stash and in spill; 0: none */
+	uint64_t direct;               /* how many of them are in the stash */
 	struct net_slot stash[NET_STASH];
 	struct iovec stash_iov[NET_STASH_IOV + 1];
 
 	struct iovec tx_iov[RING_MAX_SEGMENTS + 1];
-	uint32_t in_head, in_tail;     /* of in: received, not yet given to the guest */
-	uint32_t out_len;              /* of out: what is left of a frame that was sent in part */
-	uint8_t spill[NET_HDR_SIZE + NET_FRAME_MAX]; /* what was larger than the buffers at hand */
-	uint8_t flat[NET_FRAME_MAX];   /* a frame in more pieces than the kernel takes */
+	uint32_t in_head, in_tail;     /* bytes of `in` that were received and not given to the guest */
+	uint32_t out_len;              /* bytes of `out`: the rest of a frame that was sent in part */
+	uint8_t spill[NET_HDR_SIZE + NET_FRAME_MAX]; /* the part of a frame that did not fit into the stash */
+	uint8_t flat[NET_FRAME_MAX];   /* a copy of a frame with more segments than the kernel takes */
 	uint8_t in[NET_STREAM_SIZE];
 	uint8_t out[NET_LEN_SIZE + NET_FRAME_MAX];
 
@@ -122,34 +121,34 @@ struct net {
 /* net.c */
 
 extern const struct worker_ops net_ops;
-/* What net_start() does before it starts a thread; a fuzzer does without one. */
+/* The part of net_start() before it starts the thread; a fuzzer needs none. */
 void net_prepare(struct net *n, const struct net_queues *queues);
 
 /* net_tx.c */
 
-/* Take frames off the guest's ring; returns how many, or the latched error. */
+/* Send frames of the guest; returns how many, or the latched error. */
 int net_tx_run(struct net *n);
-/* Is this header of a frame of len bytes one that the guest may send? What need not be trusted is put right. */
+/* Whether the guest may send a frame of len bytes with this header. Clears fields that have no meaning. */
 bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len);
 
 /* net_rx.c */
 
-/* Give the guest the frames that there are; returns how many, or the latched error. */
+/* Receive frames for the guest; returns how many, or the latched error. */
 int net_rx_run(struct net *n);
-/* Let the guest have the frames so far, with an interrupt if it wants one. */
+/* Publish the received frames, with an interrupt if the guest wants one. */
 void net_rx_flush(struct net *n);
-/* Let the guest have the buffers back that nothing was put in. */
+/* Give unused buffers back to the guest. */
 void net_rx_unstash(struct net *n);
 
 /* net_backend.c */
 
-/* The backend has failed for good: tell whoever watches. */
+/* The backend has failed for good: signal event_fd. */
 void net_lost(struct net *n, int err);
-/* Send a frame: its bytes moved, or -EAGAIN (none of it was), or -errno. */
+/* Send a frame: the number of bytes; -EAGAIN: nothing was sent; or -errno. */
 ssize_t net_stream_send(struct net *n, const struct iovec *iov, uint32_t niov, uint64_t len);
-/* Send what is left of the last one; false when something still is. */
+/* Send the rest of the last frame; false: some of it is left. */
 bool net_stream_flush(struct net *n);
-/* The next frame behind an empty header, as readv() of a tap device gives it. */
+/* Receive the next frame, with an empty header, like readv() of a tap device. */
 ssize_t net_stream_read(struct net *n, const struct iovec *iov, uint32_t niov);
 
 #endif

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a pair of queues is connected to: that it has ended, and frames over a stream socket. Each lies behind its length as
- * 32 bits in network order; several come with one system call. A frame is never cut off in the middle: what the socket did
- * not take of it waits, and nothing goes out before.
+ * The end of a backend, and frames over a stream socket. Each frame follows its length, 32 bits in network order; one system
+ * call reads several. If the socket takes only a part of a frame, the rest is kept, and is sent before anything else.
  */
 #include "net/net.h"
 
@@ -43,7 +42,7 @@ bool net_stream_flush(struct net *n)
 	return true;
 }
 
-/* iov[-1] is free. */
+/* frame[-1] is free, for the length. */
 ssize_t net_stream_send(struct net *n, const struct iovec *frame, uint32_t niov, uint64_t len)
 {
 	uint32_t wire = htonl((uint32_t)len);
@@ -68,7 +67,7 @@ ssize_t net_stream_send(struct net *n, const struct iovec *frame, uint32_t niov,
 	return (ssize_t)len;
 }
 
-/* More bytes; -EAGAIN when there are none, 0 at the end. */
+/* Read more bytes; -EAGAIN: there are none; 0: the end. */
 static ssize_t stream_fill(struct net *n)
 {
 	ssize_t got;

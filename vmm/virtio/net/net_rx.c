@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Frames to the guest (virtio 1.2, 5.1.6.4). A frame's length is known when it has been read, so buffers for the largest
- * that may come are taken off the ring first, and one readv() fills as many as it needs; the others stay at hand for the
- * next. When the guest offers less than that, what does not fit lands in our own memory, and is copied as soon as there are
- * more buffers.
+ * Frames to the guest (virtio 1.2, 5.1.6.4). The length of a frame is known only when it was read. So buffers for the largest
+ * expected frame are popped first (the stash), and one readv() fills as many as the frame needs; the others are used for the
+ * next one. The part of a frame that does not fit into the stash is read into `spill`, and copied when the guest offers more
+ * buffers.
  *
- * With MRG_RXBUF a frame may lie in several buffers, otherwise it has to fit one.
+ * With MRG_RXBUF a frame may use several buffers, otherwise it must fit into one.
  */
 #include "net/net.h"
 
@@ -27,7 +27,7 @@ void net_rx_flush(struct net *n)
 	irq_raise(n->q.rx_irq, IRQ_VRING);
 }
 
-/* Room at the end for another chain. */
+/* Move the stash to the front, to have room for another chain. */
 static void stash_compact(struct net *n)
 {
 	if (!n->stash_first && !n->iov_first)
@@ -38,7 +38,7 @@ static void stash_compact(struct net *n)
 	n->stash_first = n->iov_first = 0;
 }
 
-/* Pop buffers until there is room for so many bytes. 0, or the latched error; there may be less than was wanted. */
+/* Pop buffers until `want` bytes fit. 0, or the latched error. If the guest offers fewer, less fits. */
 static int stash_fill(struct net *n, uint64_t want)
 {
 	struct chain chain = { .max = RING_MAX_SEGMENTS };
@@ -68,7 +68,7 @@ static int stash_fill(struct net *n, uint64_t want)
 
 void net_rx_unstash(struct net *n)
 {
-	/* A frame that waited for more buffers is lost, as on a wire. */
+	/* A frame that waits for more buffers is dropped. */
 	if (n->held)
 		stat_add(&n->stats.rx_dropped, 1);
 	n->held = 0;
@@ -78,7 +78,7 @@ void net_rx_unstash(struct net *n)
 	n->stash_room = 0;
 }
 
-/* The first slot goes back to the guest, with so many bytes in it. */
+/* Push the first slot, with so many bytes written. */
 static void stash_push(struct net *n, uint64_t written)
 {
 	const struct net_slot *slot = &n->stash[n->stash_first];
@@ -92,13 +92,13 @@ static void stash_push(struct net *n, uint64_t written)
 		n->stash_first = n->iov_first = n->iov_end = 0;
 }
 
-/* Copy into the stash, from that offset on. */
+/* Copy to the stash, from the offset `at` on. */
 static void stash_write(struct net *n, uint64_t at, const void *from, size_t len)
 {
 	iov_write(n->stash_iov + n->iov_first, n->iov_end - n->iov_first, at, from, len);
 }
 
-/* Read a frame into the stash and, behind it, into spill: its length with its header, or -errno. */
+/* Read a frame into the stash and the rest into spill. Its length with the header, or -errno. */
 static ssize_t net_read(struct net *n)
 {
 	const uint32_t slots = n->iov_end - n->iov_first;
@@ -112,7 +112,7 @@ static ssize_t net_read(struct net *n)
 	n->direct = 0;
 	for (uint32_t i = 0; i < niov; i++)
 		n->direct += iov[i].iov_len;
-	/* The entry behind may be one of the next slot's. */
+	/* The next entry may belong to the next slot: restore it afterwards. */
 	saved = iov[niov];
 	iov[niov] = (struct iovec){ n->spill, sizeof(n->spill) };
 	if (n->kind == NET_STREAM) {
@@ -128,7 +128,7 @@ static ssize_t net_read(struct net *n)
 	return got;
 }
 
-/* More can never come: the guest has no other buffer to offer. */
+/* The stash cannot grow: it is full, or the guest has no other buffer to offer. */
 static bool stash_is_all(const struct net *n)
 {
 	return n->nstash == NET_STASH || ring_in_flight(n->q.rx) == ring_size(n->q.rx) ||
@@ -161,7 +161,7 @@ static void net_give(struct net *n)
 	n->held = 0;
 }
 
-/* 1: the frame that was read is the guest's, or dropped; 0: it waits for buffers; or the latched error. */
+/* 1: the frame that was read is pushed, or dropped; 0: it waits for buffers; or the latched error. */
 static int net_deliver(struct net *n)
 {
 	int err;
@@ -195,7 +195,7 @@ static void net_starve(struct net *n)
 	stat_add(&n->stats.rx_starved, 1);
 }
 
-/* 1: there is a frame in the stash; 0: there is none, or it cannot be had now; or the latched error. */
+/* Read a frame. 1: it is in the stash; 0: there is none, or it cannot be read now; or the latched error. */
 static int net_fetch(struct net *n)
 {
 	const uint64_t want = NET_HDR_SIZE + (net_merges(n) ? n->q.rx_frame : 1u);
@@ -246,7 +246,7 @@ int net_rx_run(struct net *n)
 			break;
 		}
 		n->starved = false;
-		/* At once: the guest works on this one while the next is copied. Once it does, it wants no interrupts. */
+		/* Publish each frame at once: the guest works on it while the next one is read, and then wants no interrupts. */
 		net_rx_flush(n);
 		limit_gate_charge(&n->rx_gate, len - NET_HDR_SIZE);
 		total += len;

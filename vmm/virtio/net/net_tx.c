@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Frames from the guest (virtio 1.2, 5.1.6.2). The header is copied once and checked, the frame goes from the guest's
- * buffers to the host in one system call. What is in it is not looked at: nothing here depends on it, and the host's network
- * stack trusts no frame of a tap device.
+ * Frames from the guest (virtio 1.2, 5.1.6.2). The header is copied once and checked; the frame itself goes from the guest's
+ * buffers to the host by one system call. Its content is not read here, and the host's network stack does not trust frames of
+ * a tap device.
  */
 #include "net/net.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* What the guest may leave to the host, by the kind of segmentation. */
+/* Whether the guest may use this kind of segmentation. */
 static bool net_gso_allowed(uint32_t flags, uint8_t type)
 {
 	if (type & NET_GSO_ECN && !(flags & NET_ECN))
@@ -31,7 +31,7 @@ bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len)
 {
 	if (len < NET_ETH_SIZE || len > NET_FRAME_MAX)
 		return false;
-	/* 5.1.6.2.2: the other bits, and num_buffers, mean nothing in this direction. */
+	/* 5.1.6.2.2: the other flags, and num_buffers, have no meaning in this direction. */
 	h->flags &= NET_F_NEEDS_CSUM;
 	h->num_buffers = 0;
 	if (h->flags) {
@@ -47,13 +47,13 @@ bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len)
 	/* 5.1.6.2.1: segments need their checksums. */
 	if (!net_gso_allowed(flags, h->gso_type) || !h->flags || !h->gso_size)
 		return false;
-	/* A hint, nothing to rely on; the kernel does not take one behind the end. */
+	/* hdr_len is a hint; the kernel refuses one that is beyond the end. */
 	if (h->hdr_len > len)
 		h->hdr_len = (uint16_t)len;
 	return true;
 }
 
-/* iov[0] is free. Bytes moved or -errno. */
+/* iov[0] is free, for the header. The number of bytes sent, or -errno. */
 static ssize_t net_send(struct net *n, struct net_hdr *h, struct iovec *iov, uint32_t niov, uint64_t len)
 {
 	ssize_t sent;
@@ -71,11 +71,11 @@ static ssize_t net_send(struct net *n, struct net_hdr *h, struct iovec *iov, uin
 	return sent < 0 ? -errno : sent;
 }
 
-/* One frame; false when it has to wait. */
+/* Send one frame; false: the backend takes nothing now. */
 static bool net_tx_one(struct net *n, struct chain *chain, uint64_t *bytes)
 {
 	struct net_hdr h;
-	/* The place in front is for our header. */
+	/* tx_iov[0] is for our copy of the header. */
 	struct iovec *iov = n->tx_iov + 1;
 	uint32_t niov = chain->nread;
 	ssize_t sent;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-pmem (virtio 1.2, 5.19): a file of the host that the guest has as memory. The page cache is the disk: nothing is
- * copied, and guests with the same file share its pages. The queue is there for flushes only.
+ * virtio-pmem (virtio 1.2, 5.19): a file of the host, mapped as guest memory. The guest accesses the host's page cache:
+ * nothing is copied, and guests with the same file share its pages. The queue is only for flushes.
  *
- * A file may shrink under us. What it has lost becomes memory, as in the DAX window (decision 0008), and the file's again
- * when it has grown. KVM need not say that a page cannot be had, so the worker hears from inotify, or looks now and then.
+ * The file may be truncated. Pages that it has lost are replaced by anonymous memory, as in the DAX window (decision 0008),
+ * and are mapped again when the file grows. KVM does not always report an access to a lost page, so the worker watches the
+ * file by inotify, or checks its size periodically.
  */
 #include "pmem/pmem.h"
 #include "calls/calls.h"
@@ -35,8 +36,8 @@ static uint64_t round_up(uint64_t n, uint64_t to)
 	return (n + to - 1) & ~(to - 1);
 }
 
-/* Put from .. to of the file, or memory, where it belongs; one step, so that there is never a hole. */
-static int place(struct pmem *p, uint64_t from, uint64_t to, bool file)
+/* Map from .. to of the file, or anonymous memory, in the window. One call, so that the window never has a hole. */
+static int window_map(struct pmem *p, uint64_t from, uint64_t to, bool file)
 {
 	const int flags = MAP_FIXED | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 	void *at;
@@ -48,7 +49,7 @@ static int place(struct pmem *p, uint64_t from, uint64_t to, bool file)
 	return at == MAP_FAILED ? -errno : 0;
 }
 
-/* While there is a /proc to find the file by; a worker that has no notice of changes looks now and then. */
+/* Called while /proc can be opened (not in a jail). Without inotify, the worker checks periodically. */
 static void watch_file(struct pmem *p)
 {
 	char path[32];
@@ -87,7 +88,7 @@ struct pmem *pmem_new(int fd, int read_only, int *err)
 		return NULL;
 	}
 	p->window = (uint8_t *)round_up((uintptr_t)p->map, PMEM_ALIGN);
-	*err = place(p, 0, p->mapped, true);
+	*err = window_map(p, 0, p->mapped, true);
 	if (*err) {
 		pmem_free(p);
 		return NULL;
@@ -146,7 +147,7 @@ uint32_t pmem_fault(void *pmem)
 		pthread_mutex_unlock(&p->lock);
 		return 0;
 	}
-	err = end < p->mapped ? place(p, end, p->mapped, false) : place(p, p->mapped, end, true);
+	err = end < p->mapped ? window_map(p, end, p->mapped, false) : window_map(p, p->mapped, end, true);
 	if (!err) {
 		p->stats.cuts += end < p->mapped;
 		p->mapped = end;
@@ -179,7 +180,7 @@ static void pmem_sleep(struct worker *w)
 	}
 }
 
-/* What is written to the file is on the disk: 0 or PMEM_EIO. */
+/* Write the file's data to the disk: PMEM_OK or PMEM_EIO. */
 static uint32_t image_flush(struct pmem *p)
 {
 	int err = p->read_only || fdatasync(p->fd) == 0 ? 0 : errno;
@@ -193,7 +194,7 @@ static uint32_t image_flush(struct pmem *p)
 	return PMEM_EIO;
 }
 
-/* One flush is enough for all requests that were there before it began. */
+/* One flush serves all requests that were made before it began. */
 static int pmem_run(struct worker *w)
 {
 	struct pmem *p = (struct pmem *)w;
@@ -216,7 +217,7 @@ static int pmem_run(struct worker *w)
 		answer[n].head = chain.head;
 		answer[n].flush = chain.read_len >= sizeof(type) && type == PMEM_FLUSH;
 		answer[n].nout = iov_cut(chain.iov + chain.nread, chain.nwrite, sizeof(uint32_t));
-		/* Four bytes lie in four buffers at most. */
+		/* Four bytes are in at most four buffers. */
 		memcpy(answer[n].out, chain.iov + chain.nread, answer[n].nout * sizeof(struct iovec));
 		any |= answer[n++].flush;
 		stat_add(&w->stats.chains, 1);
@@ -266,7 +267,7 @@ const struct worker_ops pmem_ops = {
 struct worker *pmem_start(struct pmem *p, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
 {
 	memset(&p->worker, 0, sizeof(p->worker));
-	/* A flush takes as long as a disk: no spinning for the next. */
+	/* Do not spin: a flush takes as long as the disk needs. */
 	p->worker.in_flight = 1;
 	*err = worker_start(&p->worker, &pmem_ops, ring, kick_fd, irq, event_fd, "pyvmm-pmem");
 	return *err ? NULL : &p->worker;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* virtio-pmem from inside: for its own file, the bus, tests and fuzzers. */
+/* virtio-pmem: an image of the host, mapped as guest memory. */
 #ifndef VMM_NATIVE_PMEM_H
 #define VMM_NATIVE_PMEM_H
 
@@ -8,33 +8,33 @@
 
 /* ==== for Python ==== */
 
-/* The window begins at a multiple of this, and is one long: what Linux wants of memory, and a huge page. */
+/* Address and size of the window are multiples of this: Linux requires it of memory, and it is a huge page. */
 enum { PMEM_ALIGN = 0x200000 };
 
 struct pmem_stats {
-	uint64_t flushes, errors; /* done, of them failed */
-	uint64_t last_errno;      /* of the host; 0 when none failed */
-	uint64_t cuts;            /* how often the file was found shorter than before */
+	uint64_t flushes, errors; /* flushes, and how many of them failed */
+	uint64_t last_errno;      /* the last error of the host, or 0 */
+	uint64_t cuts;            /* how often the file was shorter than before */
 };
 
 struct pmem;
 
 /*
- * fd: a file or block device; stays the caller's, and open. Its length is a multiple of PMEM_ALIGN, or it is read_only; then
- * what lacks reads as zeroes. -EINVAL: not so, empty, or more than 256 GiB.
+ * fd: a file or block device, which the caller keeps open. Its length must be a multiple of PMEM_ALIGN, unless read_only:
+ * then the rest of the window reads as zeroes. -EINVAL: it is not, or it is 0 or more than 256 GiB.
  */
 struct pmem *pmem_new(int fd, int read_only, int *err);
-/* After the worker was freed, and the VM is gone. */
+/* Free it, after the worker and the VM. */
 void pmem_free(struct pmem *pmem);
-/* After the worker was freed: what the file was watched by, for the caller to close; -1: nothing. */
+/* After the worker was freed: the inotify descriptor, for the caller to close; -1: none. */
 int pmem_take_watch(struct pmem *pmem);
 void *pmem_window(const struct pmem *pmem);
 uint64_t pmem_size(const struct pmem *pmem);
-/* A worker thread for the queue of flushes; one at a time. event_fd is signalled when it stopped, or the host failed. */
+/* Start the worker of the queue; one at a time. event_fd is signalled when the ring has an error, or the host reports one. */
 struct worker *pmem_start(struct pmem *pmem, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
 /*
- * KVM could not get a page: put memory in the place of what the file has lost, or the file where it is whole again. Returns
- * whether something changed. vCPUs call it by themselves, of a struct pmem.
+ * A page of the window does not exist, or may not: map anonymous memory where the file was truncated, and the file where it
+ * has grown again. Returns whether something has changed. vCPUs call this; pmem: a struct pmem.
  */
 uint32_t pmem_fault(void *pmem);
 void pmem_get_stats(struct pmem *pmem, struct pmem_stats *out);
@@ -55,19 +55,19 @@ struct pmem_answer {
 
 struct pmem {
 	struct worker worker; /* first */
-	bool watching;         /* epoll has inotify */
-	int inotify; /* -1: the worker looks by itself */
+	bool watching; /* the worker's epoll has inotify */
+	int inotify;   /* -1: none, so the worker checks periodically */
 	struct iovec iov[RING_MAX_SEGMENTS];
 
 	int fd;
 	bool read_only;
 	void *map;
-	uint64_t map_size, size; /* size: what the guest has, from window on */
+	uint64_t map_size, size; /* size: of the window, which the guest has */
 	uint8_t *window;
 
-	pthread_mutex_t lock; /* of all below */
-	uint64_t file_end;    /* so much of the window was the file's at the start */
-	uint64_t mapped;      /* and so much is now; the rest is memory */
+	pthread_mutex_t lock; /* protects the fields below */
+	uint64_t file_end;    /* how many bytes of the window were the file at the start */
+	uint64_t mapped;      /* how many are now; the rest is anonymous memory */
 	uint64_t generation;
 	struct pmem_stats stats;
 };

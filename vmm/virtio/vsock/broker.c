@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-broker: stays outside of a machine's jail, and does there what cannot be done inside. A program of its own, so that
- * nothing of the machine's memory is in it.
+ * pyvmm-broker: does for a jailed machine what its process cannot do. It is a program of its own, so that it has no part of
+ * the machine's memory.
  *
- * First it is told what it may do (struct broker_msg), by a process that no guest has run in yet. Then it takes requests
- * from that process, which a guest may have taken over: a port of the host, which is answered with a connection to the unix
- * socket of that port. It is given a number, and makes the name of it itself. What is no request is the end, and so is
- * the end of the other process: sockets' names that were made for it are removed, and nothing is left.
+ * First the machine's process, in which no guest has run yet, tells it what it may do (struct broker_msg). Then it serves
+ * requests of that process, which a guest may control by now. A request is a port number, from which the broker makes the
+ * name of the unix socket; the answer is a connection to it. The broker ends at an invalid request, or when the machine's
+ * process has ended; it removes the names of the machine's sockets at the end.
  */
 #include "base/native.h"
 #include "vsock/vsock.h"
@@ -31,9 +31,9 @@ static uint32_t nnames;
 static struct broker_msg go;
 static int folder = -1;
 
-/* ---- before: what may be done --------------------------------------------------------------------------------------- */
+/* ---- configuration -------------------------------------------------------------------------------------------------- */
 
-static int be_told(void)
+static int config_receive(void)
 {
 	struct broker_msg msg;
 	int fd, err;
@@ -56,7 +56,7 @@ static int be_told(void)
 	}
 }
 
-/* Of capabilities the one by which a guest reaches sockets that are other users', as its machine could. */
+/* Keep only CAP_DAC_OVERRIDE: with it the guest reaches sockets of other users, as it could without a jail. */
 static void keep_capabilities(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -74,7 +74,7 @@ static void keep_capabilities(void)
 	syscall(SYS_capset, &head, data);
 }
 
-/* Signals of the terminal and of who ends a group of processes are the machine's, whose end is this one's. */
+/* Ignore signals that are sent to the terminal's process group: the machine handles them, and this process ends with it. */
 static void leave_others(void)
 {
 	const struct rlimit none = { 0, 0 }, files = { FILES_MAX, FILES_MAX };
@@ -96,10 +96,10 @@ static void leave_others(void)
 	keep_capabilities();
 }
 
-/* ---- what is asked for ------------------------------------------------------------------------------------------------ */
+/* ---- requests --------------------------------------------------------------------------------------------------------- */
 
-/* False: there is nobody, or he does not speak as a machine does. */
-static bool answer(void)
+/* Serve one request. False: the other end is closed, or the request is invalid. */
+static bool request_serve(void)
 {
 	struct vsock_told told;
 	struct vsock_ask ask;
@@ -117,8 +117,8 @@ static bool answer(void)
 	return !err;
 }
 
-/* Unless something else lies there by now. */
-static void remove_names(void)
+/* Remove the names that still belong to the machine's sockets. */
+static void names_remove(void)
 {
 	struct stat st;
 
@@ -133,12 +133,12 @@ int main(void)
 
 	prctl(PR_SET_NAME, "pyvmm-broker", 0, 0, 0);
 	leave_others();
-	err = be_told();
+	err = config_receive();
 	if (!err)
 		err = seccomp_enter_process(SECCOMP_BROKER);
 	if (!err)
-		while (answer())
+		while (request_serve())
 			;
-	remove_names();
+	names_remove();
 	_exit(err && err != -EPIPE);
 }

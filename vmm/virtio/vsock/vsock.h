@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-vsock, between its files: vsock.c (objects, the worker's loop), vsock_conn.c (the table of connections, what
- * waits for a socket), vsock_pkt.c (packets from the guest), vsock_rx.c (packets to the guest), vsock_stash.c (the buffers
- * for them), vsock_host.c (the unix sockets), vsock_out.c (what goes into them, and the ends), vsock_kernel.c (what the
- * kernel keeps of it), vsock_mem.c (memory).
+ * virtio-vsock: vsock.c has the device and the worker, vsock_conn.c the table of connections and their buffers, vsock_pkt.c
+ * packets from the guest, vsock_rx.c packets to the guest, vsock_stash.c the guest's buffers for these, vsock_host.c the unix
+ * sockets, vsock_out.c writing to them and the ends of connections, vsock_kernel.c limits on memory of the kernel,
+ * vsock_mem.c the allocator, vsock_reach.c and broker.c connections to the host's sockets.
  *
- * One thread does everything, so nothing here is locked; only the statistics are read by others.
+ * One thread does all of it, without locks; other threads read only the statistics.
  */
 #ifndef VMM_NATIVE_VSOCK_H
 #define VMM_NATIVE_VSOCK_H
@@ -19,14 +19,14 @@ enum { VSOCK_LATENCIES = 20 };
 
 struct vsock_config {
 	uint64_t cid;        /* the guest's */
-	int listen_fd;       /* non-blocking listening socket for streams: a client writes "CONNECT <port>\n" */
+	int listen_fd;       /* a non-blocking listening socket for streams: a client writes "CONNECT <port>\n" */
 	int seq_listen_fd;   /* the same for SOCK_SEQPACKET, or -1 */
-	int dir_fd;          /* where <name>_<port> are, the sockets that the guest can connect to */
+	int dir_fd;          /* the directory with the sockets <name>_<port> that the guest can connect to */
 	uint32_t max_conns;
 	char name[256];
 };
 
-/* To the broker, and what it answers: with a descriptor, or with an errno. */
+/* A request to the broker, and its answer, which comes with a descriptor or has an errno. */
 struct vsock_ask {
 	uint32_t port, type; /* type: VSOCK_TYPE_* */
 };
@@ -36,8 +36,8 @@ struct vsock_told {
 };
 
 /*
- * Before, to the broker (broker.c), until it is told to go: remove this socket's name at the end (BROKER_NAME: text is its path);
- * connect to <text>_<port> in the directory whose descriptor comes with it (BROKER_GO), to nothing without one.
+ * Messages that configure the broker (broker.c). BROKER_NAME: remove this socket's name at the end; text: its path. BROKER_GO,
+ * the last one: connect to <text>_<port> in the directory whose descriptor comes with it; without one, to nothing.
  */
 enum { BROKER_NAME = 1, BROKER_GO = 2, BROKER_NAMES = 8 };
 
@@ -48,12 +48,12 @@ struct broker_msg {
 };
 
 struct vsock_stats {
-	uint64_t opened, refused, resets; /* connections; requests of either side that came to nothing; connections cut */
+	uint64_t opened, refused, resets; /* connections; failed requests of either side; connections that we reset */
 	uint64_t credit_updates;          /* sent to the guest */
-	uint64_t malformed;               /* packets that were dropped: no whole header, or not from this guest */
+	uint64_t malformed;               /* packets dropped: without a whole header, or with another CID */
 	uint64_t from_guest_bytes, to_guest_bytes, from_guest_packets, to_guest_packets;
 	uint64_t connections, waiting_bytes; /* now: connections; bytes of the guest that the host has not taken */
-	uint64_t latency[20];             /* connections by what their making took: less than 1024 << i ns; the last: any time */
+	uint64_t latency[20];             /* connections that took less than 1024 << i ns to open; the last: any time */
 };
 
 struct vsock_queues {
@@ -62,23 +62,23 @@ struct vsock_queues {
 	struct irq *rx_irq, *tx_irq, *event_irq;
 	int event_fd;
 	uint32_t seqpacket;               /* negotiated */
-	uint32_t reset_event;             /* the driver must be told that its connections are gone (5.10.6.7) */
+	uint32_t reset_event;             /* tell the driver that its connections are gone (5.10.6.7) */
 };
 
 struct vsock;
 
-/* The descriptors stay the caller's, and open. NULL and *err = -errno. */
+/* The caller keeps the descriptors open. NULL and *err = -errno. */
 struct vsock *vsock_new(const struct vsock_config *config, int *err);
 /*
- * From now on sockets of the host are connected to by who is asked for it at the other end of `sock`, a SOCK_SEQPACKET that the
- * caller keeps; dir_fd is not needed any more. No worker runs.
+ * From now on the broker connects to sockets of the host. sock: a SOCK_SEQPACKET socket to it, which the caller keeps open;
+ * dir_fd is not used any more. No worker runs.
  */
 void vsock_use_broker(struct vsock *vsock, int sock);
-/* After the worker was freed. Closes all connections. */
+/* Close all connections and free it, after the worker. */
 void vsock_free(struct vsock *vsock);
-/* One worker thread for all queues; one at a time. Connections outlive it: they go on with the next. */
+/* Start the worker of all queues; one at a time. Connections stay open when it ends, and continue with the next one. */
 struct worker *vsock_start(struct vsock *vsock, const struct vsock_queues *queues, int *err);
-/* The guest has reset the device: forget every connection. No worker runs. */
+/* The guest has reset the device: drop all connections. No worker runs. */
 void vsock_reset(struct vsock *vsock);
 void vsock_get_stats(struct vsock *vsock, struct vsock_stats *out);
 
@@ -111,40 +111,39 @@ struct vsock_hdr {
 enum { VSOCK_HDR_SIZE = 44 };
 _Static_assert(sizeof(struct vsock_hdr) == VSOCK_HDR_SIZE, "the header of the specification");
 
-/* What one connection may have sent that its unix socket did not take yet. */
+/* buf_alloc: how many bytes of a connection we keep that its unix socket has not taken; the most and the least. */
 enum { VSOCK_BUF_ALLOC = 256 << 10, VSOCK_BUF_MIN = 2 << 10 };
 /*
- * What a guest's data may take on the host, 64 MiB: what each connection is promised at least, there being no connection
- * without; what they are promised beyond that; and what is in the kernel until it is read, where a byte may have a
- * buffer of its own.
+ * How much memory of the host a guest's data may take, 64 MiB: the least buf_alloc of all connections; what they get beyond
+ * that; and memory of the kernel for data that readers have not read, where each byte may have a buffer of its own.
  */
 enum { VSOCK_LEAST = 32 << 20, VSOCK_BUDGET = 16 << 20, VSOCK_KERNEL = 16 << 20 };
-/* A message of a host program to a guest, at most. */
+/* The longest message of a program of the host to a guest. */
 enum { VSOCK_MESSAGE_MAX = 1 << 20 };
-/* Buffers of the guest that wait for data to be read into them, and their segments. */
+/* The stash: the most buffers of the guest that were popped for data, and their segments. */
 enum { VSOCK_STASH = 64, VSOCK_STASH_IOV = 2 * RING_MAX_SEGMENTS };
-/* Buffers that one read is offered at least: what programs write at once most often fits. */
+/* The least number of buffers for one read: most single writes of programs fit. */
 enum { VSOCK_BURST_MIN = 16 };
-/* RSTs to connections that there are none of. While it is full, nothing is taken from the guest. */
+/* The most queued RSTs for packets without a connection. While there are so many, no packet is popped. */
 enum { VSOCK_REPLIES = 64 };
-/* Clients of the host that have not said which port they want; of more the oldest is closed. */
+/* The most clients of the host that have not sent CONNECT; beyond that the oldest is closed. */
 enum { VSOCK_GREETING_MAX = 1024 };
 enum { VSOCK_BUCKETS_MIN = 64 };
 enum { VSOCK_FIRST_PORT = 1 << 30 };
 
-/* What epoll says of a descriptor that is no connection: one of the worker's, or the listening sockets. */
+/* epoll data of the listening sockets; that of connections is a pointer. */
 enum { VSOCK_SOURCE_LISTEN = WORKER_OWN, VSOCK_SOURCE_SEQ_LISTEN, VSOCK_SOURCES };
 
 enum vsock_state {
-	VSOCK_GREETING,    /* a client of the host, CONNECT not read yet; not in the table */
-	VSOCK_REQUESTED,   /* the guest has been asked, or will be */
+	VSOCK_GREETING,    /* a client of the host that has not sent CONNECT; not in the table */
+	VSOCK_REQUESTED,   /* a REQUEST was sent to the guest, or will be */
 	VSOCK_ESTABLISHED,
-	VSOCK_CLOSING,     /* a RST is to be sent, nothing else */
-	VSOCK_ORPHAN,      /* the guest is done with it; what it sent last still goes to the host; not in the table */
+	VSOCK_CLOSING,     /* only a RST is still to be sent */
+	VSOCK_ORPHAN,      /* the guest has closed it; its last data still go to the host; not in the table */
 	VSOCK_DEAD,        /* freed at the end of this turn */
 };
 
-/* Packets that a connection owes the guest. */
+/* Packets that are to be sent to the guest, as bits. */
 enum {
 	VSOCK_OWE_REQUEST = 1,
 	VSOCK_OWE_RESPONSE = 2,
@@ -154,7 +153,7 @@ enum {
 	VSOCK_OWE_SHUTDOWN = 32,
 };
 
-/* Bytes that wait for somebody who is slower: data[head .. tail). */
+/* Bytes that the receiver has not taken: data[head .. tail). */
 struct vsock_pend {
 	uint32_t size, head, tail;
 	uint8_t data[];
@@ -162,41 +161,41 @@ struct vsock_pend {
 
 struct vsock_conn {
 	struct vsock_conn *hash_next;
-	struct vsock_conn *prev, *next;  /* among those that have something for the guest, or greet, or are dead */
+	struct vsock_conn *prev, *next;  /* in one of the lists: ready, greeting, orphans, dead */
 	struct vsock_pend *to_host;      /* stream: bytes; seqpacket: each message behind its length (32 bits) */
-	struct vsock_pend *to_guest;     /* a message too long for one go */
-	uint64_t since_ns;               /* when the connection was asked for */
-	int fd;                          /* -1: the host's side is gone */
+	struct vsock_pend *to_guest;     /* a message that does not fit into the buffers or the credit at once */
+	uint64_t since_ns;               /* when the connection was requested */
+	int fd;                          /* -1: the host's side is closed */
 	uint32_t host_port, guest_port;
-	uint32_t buf_alloc, rx_cnt, fwd_cnt, last_fwd; /* from the guest: promised, received, passed on, passed on as told */
-	uint32_t peer_alloc, peer_fwd, tx_cnt;         /* to the guest */
-	uint32_t promised;               /* of the budget */
-	uint32_t leased, room;           /* of the kernel's memory: taken from VSOCK_KERNEL; of that, not used yet */
-	uint32_t message_len;            /* seqpacket: of the message at the end of to_host that goes on */
+	uint32_t buf_alloc, rx_cnt, fwd_cnt, last_fwd; /* data of the guest; last_fwd: the fwd_cnt that was sent last */
+	uint32_t peer_alloc, peer_fwd, tx_cnt;         /* data for the guest */
+	uint32_t promised;               /* its part of VSOCK_BUDGET */
+	uint32_t leased, room;           /* its part of VSOCK_KERNEL, and how much of that is unused */
+	uint32_t message_len;            /* seqpacket: length so far of the incomplete message at the end of to_host */
 	uint16_t type;
-	uint8_t state, owe;
-	uint8_t guest_shut, host_shut;   /* VSOCK_SHUT_*: what each side said it will not do any more */
-	uint8_t burst;                   /* buffers to offer for one read */
+	uint8_t state, owe;              /* owe: VSOCK_OWE_* */
+	uint8_t guest_shut, host_shut;   /* VSOCK_SHUT_*: the directions that each side has closed */
+	uint8_t burst;                   /* how many buffers to use for one read */
 	bool listed;                     /* in vsock.ready */
 	bool in_table;
-	bool wr_closed;                  /* fd: shut down for writing */
-	bool readable;                   /* fd may have something */
-	bool hup, rdhup;                 /* what epoll has seen: once it did, there is an end behind the data */
-	bool wide;                       /* fd has been given a larger buffer, or cannot have one */
-	bool want_out;                   /* waiting for fd to be writable */
-	bool in_message;                 /* there is such a message */
+	bool wr_closed;                  /* fd is shut down for writing */
+	bool readable;                   /* fd may have data */
+	bool hup, rdhup;                 /* epoll has reported EPOLLHUP or EPOLLRDHUP: the end follows the data */
+	bool wide;                       /* the send buffer of fd was enlarged, or cannot be */
+	bool want_out;                   /* epoll reports when fd is writable */
+	bool in_message;                 /* to_host ends with an incomplete message */
 	bool asked_credit;
-	bool starved;                    /* what waits for fd waits for the kernel's memory */
-	bool from_guest;                 /* who asked */
+	bool starved;                    /* to_host waits for memory of VSOCK_KERNEL */
+	bool from_guest;                 /* the guest requested the connection */
 };
 
-/* A socket that is done with, but for what its reader has not read. */
+/* A closed connection whose socket has data that its reader has not read. */
 struct vsock_linger {
 	int fd;
 	uint32_t leased;
 };
 
-/* Sizes of small blocks: connections; what waits of one that has no more than what is promised at least. */
+/* Sizes of small blocks: for a connection, and for its buffer if it has the least buf_alloc. */
 enum { VSOCK_CLASSES = 2 };
 #define VSOCK_CLASS_SIZES { 256, 2624 }
 
@@ -205,7 +204,7 @@ struct vsock_list {
 	uint32_t n;
 };
 
-/* A buffer of the guest: its chain was popped, nothing is in it yet. */
+/* A buffer of the guest in the stash: its chain was popped, and it has no data yet. */
 struct vsock_slot {
 	uint32_t head, niov;
 	struct iovec *iov;
@@ -218,15 +217,15 @@ struct free_block;
 struct vsock {
 	struct worker worker;
 	struct vsock_config config;
-	int broker_fd;                  /* -1: connect to sockets of the host by oneself */
+	int broker_fd;                  /* -1: there is no broker, or it has failed */
 	bool has_broker;
 	bool seqpacket;                 /* negotiated */
-	bool running;                   /* in the worker's epoll is what belongs there */
-	bool rx_starved;                /* something waits for buffers of the guest */
-	bool listening;                 /* accept() is expected to work */
+	bool running;                   /* the worker's epoll has all descriptors */
+	bool rx_starved;                /* packets wait for buffers of the guest */
+	bool listening;                 /* the worker's epoll has the listening sockets */
 	bool reset_event;               /* tell the driver that all connections are gone */
-	uint64_t stalled_ns;            /* since when a connection has no credit and has not asked for it; 0: none does */
-	uint32_t turns;                 /* of run() since the descriptors were looked at */
+	uint64_t stalled_ns;            /* since when a connection has had no credit and has not asked for it; 0: none */
+	uint32_t turns;                 /* calls of run() since epoll was asked */
 	uint64_t seed;                  /* of the hash */
 
 	struct ring *rx, *event;
@@ -236,10 +235,10 @@ struct vsock {
 	struct vsock_conn **bucket;
 	uint32_t nbuckets, nconns, next_port;
 	uint64_t promised, least;
-	uint64_t leased;                /* by all connections, and by what lingers */
-	uint64_t swept_ns, shrunk_ns;   /* when it was looked what has been read; what is leased and not used */
-	bool starved;                   /* a connection is */
-	struct vsock_piece *pieces;            /* of small blocks, all that there are */
+	uint64_t leased;                /* by all connections, and by lingering sockets */
+	uint64_t swept_ns, shrunk_ns;   /* times of the last vsock_kernel_sweep(), and of the last sweep for unused leases */
+	bool starved;                   /* a connection is starved */
+	struct vsock_piece *pieces;            /* memory from which small blocks are allocated */
 	struct free_block *free_block[VSOCK_CLASSES];
 	struct vsock_linger *linger;
 	uint32_t nlinger, max_linger;
@@ -260,43 +259,42 @@ struct vsock {
 /* vsock.c */
 
 extern const struct worker_ops vsock_ops;
-/* What vsock_start() does before it starts a thread; a fuzzer does without one. */
+/* The part of vsock_start() before it starts the thread; a fuzzer needs none. */
 void vsock_prepare(struct vsock *v, const struct vsock_queues *queues);
 
 /* vsock_conn.c */
 
 struct vsock_conn *vsock_conn_find(const struct vsock *v, uint32_t host_port, uint32_t guest_port);
-/* A connection that is in no table yet, with its promise of room. NULL: too many, or no memory. Takes fd over when it
- * succeeds. */
+/* A connection that is not in the table yet, with its buf_alloc. NULL: too many, or no memory. On success it owns fd. */
 struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum vsock_state state);
-/* Into the table, under its two ports. -ENOMEM leaves it out. */
+/* Add it to the table, by its two ports. 0, or -ENOMEM and it is not added. */
 int vsock_conn_enter(struct vsock *v, struct vsock_conn *c);
-/* Out of the table, its descriptor closed; freed when nobody can come upon it any more: vsock_conn_bury(). */
+/* Remove it from the table and close its descriptor. vsock_conn_bury() frees it when nothing points to it any more. */
 void vsock_conn_kill(struct vsock *v, struct vsock_conn *c);
 void vsock_conn_bury(struct vsock *v);
-/* Close the host's side, and forget what waits for it. */
+/* Close the host's side, and drop the data that wait for it. */
 void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c);
-/* Tell the guest that it is over, then forget it. */
+/* Send a RST to the guest, then drop the connection. */
 void vsock_conn_reset(struct vsock *v, struct vsock_conn *c);
-/* The guest is done: pass the rest on, if there is one, and forget the connection. */
+/* The guest has closed it: send the rest of its data to the host, then drop the connection. */
 void vsock_conn_finish(struct vsock *v, struct vsock_conn *c);
-/* It has something for the guest. */
+/* It has packets for the guest: add it to the list of those that take turns. */
 void vsock_conn_ready(struct vsock *v, struct vsock_conn *c);
+/* Add packets that are to be sent (VSOCK_OWE_*). */
 void vsock_conn_owe(struct vsock *v, struct vsock_conn *c, uint8_t what);
-/* The host's side has taken len bytes of the guest's. */
+/* The host's side has taken len bytes of the guest. */
 void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len);
-/* Every connection, without a word to the guest. */
+/* Drop all connections without packets to the guest. */
 void vsock_conn_kill_all(struct vsock *v);
-/* Have epoll tell about the descriptor: what is to be read always, that it can be written while want_out. */
+/* Have epoll report that the descriptor is readable, and while want_out, that it is writable. */
 int vsock_conn_watch(struct vsock *v, struct vsock_conn *c, int how);
-/* Listen for clients or do not, with the worker's epoll. */
+/* Add the listening sockets to the worker's epoll, or remove them. */
 void vsock_conn_listen(struct vsock *v, bool on);
-/* A local port that no connection to that port of the guest has. */
+/* A local port that has no connection to that port of the guest. */
 uint32_t vsock_conn_port(struct vsock *v, uint32_t guest_port);
 void vsock_list_remove(struct vsock_list *list, struct vsock_conn *c);
 
-/* Bytes at the end; -ENOMEM. */
-/* vsock_mem.c. NULL: the host is out of memory. What is given back is as long as it was made. */
+/* vsock_mem.c. NULL: no memory. size: of the block, as it was allocated. */
 void *vsock_alloc(struct vsock *v, size_t size);
 void vsock_release(struct vsock *v, void *at, size_t size);
 void *vsock_realloc(struct vsock *v, void *at, size_t size, size_t wanted);
@@ -313,9 +311,9 @@ static inline uint32_t vsock_pend_len(const struct vsock_pend *pend)
 
 /* vsock_pkt.c */
 
-/* Take packets off the guest's ring; returns how many, or the latched error. */
+/* Serve packets of the guest; returns how many, or the latched error. */
 int vsock_tx_run(struct vsock *v);
-/* May packets be taken? Not while their answers could not be kept. */
+/* Whether packets may be popped: not while there is no room for an answer. */
 static inline bool vsock_tx_open(const struct vsock *v)
 {
 	return v->nreplies < VSOCK_REPLIES;
@@ -323,20 +321,20 @@ static inline bool vsock_tx_open(const struct vsock *v)
 
 /* vsock_rx.c */
 
-/* The guest sees what was pushed to a ring. */
+/* Publish the pushes of a ring, and interrupt the guest if it wants that. */
 void vsock_flush(struct vsock *v, struct ring *ring, struct irq *irq);
-/* The guest gets the packets that were pushed for it. */
+/* The same for packets to the guest. */
 void vsock_rx_flush(struct vsock *v);
-/* Give the guest what there is for it; returns how much was done, or the latched error. */
+/* Send packets to the guest; returns how much was done, or the latched error. */
 int vsock_rx_run(struct vsock *v);
-/* Ask for credit where there has been none for long. */
+/* Send credit requests for connections that have had no credit for long. */
 void vsock_rx_ask(struct vsock *v);
-/* What the guest may still be sent. */
+/* The number of bytes that the guest can still take. */
 uint32_t vsock_credit(const struct vsock_conn *c);
 
 /* vsock_stash.c */
 
-/* Pop until there are so many, if the guest has given them. Returns how many there are, or the latched error. */
+/* Pop buffers until the stash has `want`, or the ring is empty. Returns how many it has, or the latched error. */
 int vsock_stash_fill(struct vsock *v, uint32_t want);
 /* Where the next bytes go: behind the headers of the first n buffers, at most max bytes. Returns how many entries. */
 uint32_t vsock_stash_iov(struct vsock *v, uint32_t n, uint64_t max, uint64_t *room);

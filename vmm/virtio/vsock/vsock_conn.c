@@ -71,7 +71,7 @@ static int table_grow(struct vsock *v)
 	struct vsock_conn **bucket = v->bucket, **fresh = vsock_alloc(v, n * sizeof(struct vsock_conn *));
 
 	if (!fresh)
-		return old ? 0 : -ENOMEM; /* longer chains will do */
+		return old ? 0 : -ENOMEM; /* the old table continues to work, with longer chains */
 	v->bucket = fresh;
 	v->nbuckets = n;
 	for (uint32_t i = 0; i < old; i++) {
@@ -132,16 +132,16 @@ static uint32_t weight_of(uint16_t type)
 	return type == VSOCK_TYPE_SEQPACKET ? SEQPACKET_OVERHEAD : 1;
 }
 
-/* More room, if there is again. */
+/* Increase buf_alloc, if the budget allows it. */
 static void conn_promise(struct vsock *v, struct vsock_conn *c)
 {
 	uint32_t weight = weight_of(c->type);
 	uint64_t others = v->promised - c->promised;
-	/* An eighth of what is left: the first get all they can use, and there is always something for the next. */
+	/* An eighth of what is left: the first connections get the most that they can use, and some is left for the next. */
 	uint64_t room = VSOCK_BUF_MIN + (others < VSOCK_BUDGET ? (VSOCK_BUDGET - others) / 8 / weight : 0);
 
 	room = room > VSOCK_BUF_ALLOC ? VSOCK_BUF_ALLOC : room & ~(uint64_t)(VSOCK_BUF_MIN - 1);
-	/* What was promised is kept. */
+	/* buf_alloc never decreases: the guest may have used it already. */
 	if (room <= c->buf_alloc)
 		return;
 	c->buf_alloc = (uint32_t)room;
@@ -178,7 +178,7 @@ struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum v
 
 int vsock_conn_watch(struct vsock *v, struct vsock_conn *c, int how)
 {
-	/* Edges: a connection that waits for credit must not wake us again and again. */
+	/* Edge-triggered: a connection that waits for credit must not wake the worker repeatedly. */
 	struct epoll_event e = {
 		.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (c->want_out ? EPOLLOUT : 0),
 		.data.ptr = c,
@@ -218,14 +218,14 @@ void vsock_conn_close_fd(struct vsock *v, struct vsock_conn *c)
 	if (c->fd < 0)
 		return;
 	/*
-	 * Closing takes it out of epoll only when nobody has a duplicate, and a child that some thread is just making has
-	 * one: then epoll would go on telling of a connection that is no more.
+	 * close() removes it from epoll only if there is no duplicate. A child process that another thread is making has one
+	 * for a moment; then epoll would report events of a connection that was freed.
 	 */
 	if (v->running)
 		epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
 	vsock_kernel_close(v, c);
 	c->fd = -1;
-	/* A descriptor is free again: perhaps one was missing for the next client. */
+	/* accept() may have failed for want of descriptors: listen again. */
 	vsock_conn_listen(v, true);
 }
 
@@ -247,7 +247,7 @@ void vsock_conn_kill(struct vsock *v, struct vsock_conn *c)
 	v->least -= VSOCK_BUF_MIN * weight_of(c->type);
 	stat_set(&v->stats.connections, v->nconns);
 	vsock_conn_close_fd(v, c);
-	/* An event of this turn may still point here. */
+	/* Not freed yet: an event of this turn may point to it. */
 	list_add(&v->dead, c);
 }
 
@@ -297,7 +297,7 @@ void vsock_conn_finish(struct vsock *v, struct vsock_conn *c)
 		return;
 	c->guest_shut = VSOCK_SHUT_BOTH;
 	if (c->owe & VSOCK_OWE_RST) {
-		/* The guest has yet to hear that it is over: vsock_rx.c comes back here. */
+		/* Send the RST first: vsock_rx.c then calls this again. */
 		return;
 	}
 	if (!vsock_pend_len(c->to_host)) {
@@ -351,10 +351,10 @@ int vsock_pend_add(struct vsock *v, struct vsock_pend **pend, const struct iovec
 		p->tail = used;
 	}
 	if (!p || len > p->size - p->tail) {
-		/* Little more than what is promised room for. */
+		/* Grow by a quarter: little more than buf_alloc. */
 		uint64_t size = ((uint64_t)used + len + used / 4 + PEND_STEP - 1) & ~(uint64_t)(PEND_STEP - 1);
 
-		/* From here on head is 0, also in a block that is new. */
+		/* head is 0 here: a new block is zero, and data of an old one were moved above. */
 		p = vsock_realloc(v, p, p ? sizeof(*p) + p->size : 0, sizeof(*p) + size);
 		if (!p)
 			return -ENOMEM;
@@ -380,7 +380,7 @@ void vsock_conn_forwarded(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
 	c->fwd_cnt += len;
 	conn_promise(v, c);
-	/* Half of it is news enough: the guest can still send the other half meanwhile. */
+	/* Send a credit update when half of buf_alloc was passed on: the guest can send the other half meanwhile. */
 	if (c->fwd_cnt - c->last_fwd >= c->buf_alloc / 2)
 		vsock_conn_owe(v, c, VSOCK_OWE_CREDIT);
 }

@@ -2,11 +2,11 @@
 /*
  * The host's side: unix sockets.
  *
- * A client connects to the device's socket, writes "CONNECT <port>\n" and is told "OK <local port>\n" once the guest has
- * accepted; what a guest connects to is the socket <name>_<port>. A stream is a stream socket, a seqpacket connection a
- * SOCK_SEQPACKET socket whose messages are the guest's.
+ * A client connects to the device's socket, writes "CONNECT <port>\n", and reads "OK <local port>\n" when the guest has
+ * accepted. A guest that connects to a port of the host is connected to the socket <name>_<port>. A seqpacket connection has
+ * a SOCK_SEQPACKET socket with the same messages.
  *
- * Nothing waits for anybody here: neither for a client that does not say what it wants, nor for a program that listens.
+ * Nothing here blocks: neither on a client that does not send CONNECT, nor on a program that does not accept.
  */
 #include "vsock/vsock.h"
 
@@ -20,10 +20,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* "CONNECT 4294967295\r\n" and not much more. */
+/* Longer than "CONNECT 4294967295\r\n". */
 enum { LINE_MAX_LEN = 32 };
 enum { ACCEPTS = 64 };
-/* A message as long as a guest may make it must fit. */
+/* The longest message of a guest must fit into the send buffer. */
 enum { SEQPACKET_SNDBUF = VSOCK_BUF_ALLOC };
 
 ssize_t vsock_recv(int fd, void *data, size_t len, int flags)
@@ -38,7 +38,7 @@ static void message_room(int fd)
 {
 	int size = SEQPACKET_SNDBUF;
 
-	/* Where it is not allowed, a longer message ends its connection. */
+	/* If that is not allowed, a longer message ends its connection. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 }
 
@@ -49,14 +49,14 @@ void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type)
 	for (int i = 0; i < ACCEPTS; i++) {
 		int fd;
 
-		/* Whoever waits in the backlog has its turn when a connection ends. */
+		/* Clients wait in the backlog until a connection ends. */
 		if (v->nconns >= v->config.max_conns) {
 			vsock_conn_listen(v, false);
 			return;
 		}
 		fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0) {
-			/* Out of descriptors: the socket stays readable, and to look again at once would be to spin. */
+			/* No descriptor is free: the socket stays readable, so stop watching it instead of spinning. */
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 				vsock_conn_listen(v, false);
 			return;
@@ -89,7 +89,7 @@ static int64_t line_port(const char *line, size_t len)
 	return port < UINT32_MAX ? (int64_t)port : -1;
 }
 
-/* Look at the line without taking it: what comes behind it is data. Returns its length, 0 to wait, or -1. */
+/* Peek at the line, since data may follow it. Returns its length; 0: it is incomplete; -1: it is invalid. */
 static ssize_t line_peek(const struct vsock_conn *c, char *line)
 {
 	ssize_t n = vsock_recv(c->fd, line, LINE_MAX_LEN, MSG_PEEK | MSG_DONTWAIT);
@@ -159,7 +159,7 @@ void vsock_host_accepted(struct vsock *v, struct vsock_conn *c)
 
 /* ---- what the guest connects to ---- */
 
-/* By who may: this process cannot open sockets of the host any more. What is not an answer ends the asking for good. */
+/* Ask the broker, since this process is jailed. After an invalid answer it is not asked again. */
 static int broker_connect(struct vsock *v, uint32_t port, uint16_t type)
 {
 	const struct vsock_ask ask = { .port = port, .type = type };
@@ -201,10 +201,10 @@ void vsock_host_event(struct vsock *v, struct vsock_conn *c, uint32_t events)
 	case VSOCK_GREETING:
 		client_greets(v, c);
 		if (c->state == VSOCK_REQUESTED && c->hup)
-			vsock_conn_kill(v, c); /* the guest has not heard of it */
+			vsock_conn_kill(v, c); /* no REQUEST was sent to the guest */
 		return;
 	case VSOCK_REQUESTED:
-		/* It waits for the answer of the guest, which nobody wants any more. */
+		/* The client has gone before the guest answered. */
 		if (c->hup)
 			vsock_conn_reset(v, c);
 		return;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the kernel keeps of a guest's data: sk_buffs in unix sockets whose readers do not read.
+ * Limits the kernel's memory for a guest's data: sk_buffs in unix sockets whose readers do not read.
  *
- * A buffer takes some 800 bytes more than is in it, so a guest that sends single bytes has a socket's whole limit taken, of
- * each connection. Each connection therefore leases memory of one pool before it sends, as much as its data can take at
- * most. When that is used up, the kernel is asked what is really there (SIOCOUTQ). What finds the pool empty waits as
- * if its socket were full, and is tried again from time to time: nobody tells that another connection's reader has read. A
- * connection whose own reader has read everything never waits: one who does not read holds nobody else up. That is a
- * piece of data each, which we keep otherwise, and the buffer around it.
+ * An sk_buff takes some 800 bytes more than its data, so a guest that sends single bytes could use the whole limit of a
+ * socket, for each connection. So each connection leases memory from one pool before it sends, as much as its data can take
+ * at most. When a lease is used up, SIOCOUTQ says how much is really used. If the pool is empty, data wait as if the socket
+ * were full, and are tried again periodically, since nothing reports that the reader of another connection has read. A
+ * connection whose own reader has read everything never waits, so that a reader which does not read delays no other
+ * connection; this can exceed the pool by one piece of data for each connection.
  */
 #include "vsock/vsock.h"
 
@@ -16,9 +16,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A buffer's own size, the rounding of what is in it, and how much goes into one at most. */
+/* The overhead of an sk_buff, with rounding; and the most data in one. */
 enum { BUFFER = 2048, PIECE = 16 << 10 };
-/* Leased beyond what is needed now. */
+/* How much is leased beyond the current need. */
 enum { AHEAD = 32 << 10 };
 enum { SWEEP_NS = 20 * 1000000 };
 
@@ -27,18 +27,18 @@ static uint64_t cost_of(uint64_t len)
 	return 2 * len + BUFFER * (1 + len / PIECE);
 }
 
-/* What its reader has not read. */
-static uint32_t unread(int fd)
+/* The memory of data that the reader of a socket has not read. */
+static uint32_t socket_unread(int fd)
 {
 	int used = 0;
 
 	return ioctl(fd, SIOCOUTQ, &used) < 0 || used < 0 ? 0 : (uint32_t)used;
 }
 
-/* Have it lease what is used, and more. */
-static bool lease(struct vsock *v, struct vsock_conn *c, uint64_t more)
+/* Set the lease to what is used, and `more`. False: the pool does not have so much. */
+static bool conn_lease(struct vsock *v, struct vsock_conn *c, uint64_t more)
 {
-	uint32_t used = unread(c->fd);
+	uint32_t used = socket_unread(c->fd);
 	uint64_t others = v->leased - c->leased;
 
 	if (more && others + used + more + AHEAD <= VSOCK_KERNEL)
@@ -78,22 +78,22 @@ void vsock_kernel_each(struct vsock *v, void (*fn)(struct vsock *, struct vsock_
 	}
 }
 
-/* A lease is as large as what is used. */
+/* Reduce the lease to what is used. */
 static void sweep_leases(struct vsock *v, struct vsock_conn *c)
 {
 	if (c->fd >= 0 && c->leased)
-		lease(v, c, 0);
+		conn_lease(v, c, 0);
 }
 
 bool vsock_kernel_take(struct vsock *v, struct vsock_conn *c, uint64_t len)
 {
 	uint64_t cost = cost_of(len);
 
-	if (c->room < cost && !lease(v, c, cost)) {
-		/* Others may have leased what they do not use. */
+	if (c->room < cost && !conn_lease(v, c, cost)) {
+		/* Other connections may have leased more than they use. */
 		if (sweep_due(&v->shrunk_ns))
 			vsock_kernel_each(v, sweep_leases);
-		if (!lease(v, c, cost)) {
+		if (!conn_lease(v, c, cost)) {
 			c->starved = v->starved = true;
 			return false;
 		}
@@ -104,7 +104,7 @@ bool vsock_kernel_take(struct vsock *v, struct vsock_conn *c, uint64_t len)
 
 void vsock_kernel_close(struct vsock *v, struct vsock_conn *c)
 {
-	uint32_t used = unread(c->fd);
+	uint32_t used = socket_unread(c->fd);
 
 	v->leased -= c->leased;
 	c->leased = c->room = 0;
@@ -123,7 +123,7 @@ void vsock_kernel_close(struct vsock *v, struct vsock_conn *c)
 		close(c->fd);
 		return;
 	}
-	/* To the reader it is closed. */
+	/* Keep the descriptor, to ask for what is unread; for the reader it is closed. */
 	shutdown(c->fd, SHUT_RDWR);
 	v->leased += used;
 	v->linger[v->nlinger++] = (struct vsock_linger){ c->fd, used };
@@ -133,7 +133,7 @@ static void sweep_linger(struct vsock *v)
 {
 	for (uint32_t i = 0; i < v->nlinger;) {
 		struct vsock_linger *l = &v->linger[i];
-		uint32_t used = unread(l->fd);
+		uint32_t used = socket_unread(l->fd);
 
 		v->leased -= l->leased - (used < l->leased ? used : l->leased);
 		l->leased = used < l->leased ? used : l->leased;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Memory of connections. Not malloc()'s: the thread has then no use for the calls by which that gets more (brk, mprotect,
- * mremap), and what a guest makes us keep lies between nothing of anybody else's.
+ * The allocator for connections. It replaces malloc(), so that the thread needs no brk, mprotect or mremap, and memory that
+ * a guest causes to be allocated is apart from all other memory.
  *
- * Blocks up to SMALL bytes are cut from pieces that stay until the device goes; all others are mapped one by one. A block
- * is zero.
+ * Blocks of the small sizes (VSOCK_CLASS_SIZES) are cut from pieces that are freed with the device; each larger block is a
+ * mapping. Blocks are zero.
  */
 #include "vsock/vsock.h"
 
@@ -17,24 +17,24 @@ struct vsock_piece {
 	struct vsock_piece *next;
 };
 
-/* What is free begins with the next that is. */
+/* A free block begins with a pointer to the next one. */
 struct free_block {
 	struct free_block *next;
 };
 
-static void *map(size_t size)
+static void *pages_map(size_t size)
 {
 	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return at == MAP_FAILED ? NULL : at;
 }
 
-static size_t pages(size_t size)
+static size_t pages_round(size_t size)
 {
 	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
-/* -1: it is mapped alone. */
+/* The class of small blocks for a size; -1: a mapping. */
 static int class_of(size_t size)
 {
 	static const size_t sizes[VSOCK_CLASSES] = VSOCK_CLASS_SIZES;
@@ -45,10 +45,10 @@ static int class_of(size_t size)
 	return -1;
 }
 
-static bool more(struct vsock *v, int class)
+static bool class_grow(struct vsock *v, int class)
 {
 	static const size_t sizes[VSOCK_CLASSES] = VSOCK_CLASS_SIZES;
-	struct vsock_piece *piece = map(PIECE);
+	struct vsock_piece *piece = pages_map(PIECE);
 
 	if (!piece)
 		return false;
@@ -69,8 +69,8 @@ void *vsock_alloc(struct vsock *v, size_t size)
 	struct free_block *block;
 
 	if (class < 0)
-		return map(pages(size));
-	if (!v->free_block[class] && !more(v, class))
+		return pages_map(pages_round(size));
+	if (!v->free_block[class] && !class_grow(v, class))
 		return NULL;
 	block = v->free_block[class];
 	v->free_block[class] = block->next;
@@ -86,7 +86,7 @@ void vsock_release(struct vsock *v, void *at, size_t size)
 	if (!at)
 		return;
 	if (class < 0) {
-		munmap(at, pages(size));
+		munmap(at, pages_round(size));
 		return;
 	}
 	block->next = v->free_block[class];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * From the guest to a unix socket, and how each direction of a connection ends.
+ * Data from the guest to a unix socket, and the end of each direction of a connection.
  *
- * Data goes into the socket at once; what it does not take is kept, and epoll tells when it takes more.
+ * Data are sent to the socket at once. What it does not take is kept, and epoll reports when it takes more.
  */
 #include "vsock/vsock.h"
 
@@ -20,7 +20,7 @@ static void want_out(struct vsock *v, struct vsock_conn *c, bool want)
 		vsock_conn_reset(v, c);
 }
 
-/* The other end does not read any more: the guest is told, and what it sends until it knows goes nowhere. */
+/* The other end has stopped reading: tell the guest, and drop what it sends meanwhile. */
 static void no_reader(struct vsock *v, struct vsock_conn *c)
 {
 	uint32_t lost = c->rx_cnt - c->fwd_cnt;
@@ -43,7 +43,7 @@ static void no_reader(struct vsock *v, struct vsock_conn *c)
 	vsock_host_settle(v, c);
 }
 
-/* Bytes taken, 0 when the socket is full, or -errno. */
+/* The number of bytes that the socket took; 0: it is full; or -errno. */
 static ssize_t socket_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, uint32_t niov, uint32_t len)
 {
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = niov };
@@ -60,8 +60,8 @@ static ssize_t socket_send(struct vsock *v, struct vsock_conn *c, struct iovec *
 }
 
 /*
- * A socket that was full once may have more room, so that its reader has something to do while we are told that there is
- * room again. Only where a connection has all the credit that it can have: many connections stay as small as they are.
+ * Enlarge the send buffer of a socket that was full, so that its reader has data while epoll reports room. Only for a
+ * connection with the largest buf_alloc: with many connections, buffers stay small.
  */
 static bool socket_widen(struct vsock_conn *c)
 {
@@ -73,7 +73,7 @@ static bool socket_widen(struct vsock_conn *c)
 	return setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) == 0;
 }
 
-static int keep(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len)
+static int kept_add(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len)
 {
 	int err = vsock_pend_add(v, &c->to_host, iov, niov, len);
 
@@ -82,13 +82,13 @@ static int keep(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, 
 	return err;
 }
 
-static void kept_gone(struct vsock *v, struct vsock_conn *c, uint32_t len)
+static void kept_take(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
 	vsock_pend_take(v, &c->to_host, len);
 	stat_set(&v->stats.waiting_bytes, v->stats.waiting_bytes - len);
 }
 
-/* The next whole piece of what waits: all of a stream, one message. 0: none. */
+/* The next kept data that can be sent: all of a stream, or a complete message. 0: none. */
 static uint32_t kept_next(const struct vsock_conn *c, struct iovec *iov)
 {
 	uint32_t len = vsock_pend_len(c->to_host), prefix = 0;
@@ -120,7 +120,7 @@ void vsock_host_flush(struct vsock *v, struct vsock_conn *c)
 			want_out(v, c, true);
 			return;
 		}
-		kept_gone(v, c, c->type == VSOCK_TYPE_SEQPACKET ? (uint32_t)n + (uint32_t)sizeof(len) : (uint32_t)n);
+		kept_take(v, c, c->type == VSOCK_TYPE_SEQPACKET ? (uint32_t)n + (uint32_t)sizeof(len) : (uint32_t)n);
 		vsock_conn_forwarded(v, c, (uint32_t)n);
 	}
 	want_out(v, c, false);
@@ -136,8 +136,8 @@ void vsock_host_flush_starved(struct vsock *v, struct vsock_conn *c)
 		vsock_host_flush(v, c);
 }
 
-/* A piece of a message joins what waits; a message that is whole can go. */
-static int keep_message(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len,
+/* Keep a piece of a message; eom: the message is complete. */
+static int kept_add_message(struct vsock *v, struct vsock_conn *c, const struct iovec *iov, uint32_t niov, uint32_t len,
 			bool eom)
 {
 	uint32_t prefix = 0;
@@ -145,13 +145,13 @@ static int keep_message(struct vsock *v, struct vsock_conn *c, const struct iove
 	int err = 0;
 
 	if (!c->in_message) {
-		err = keep(v, c, &at, 1, sizeof(prefix));
+		err = kept_add(v, c, &at, 1, sizeof(prefix));
 		if (err)
 			return err;
 		c->in_message = true;
 		c->message_len = 0;
 	}
-	err = keep(v, c, iov, niov, len);
+	err = kept_add(v, c, iov, niov, len);
 	if (err)
 		return err;
 	c->message_len += len;
@@ -185,7 +185,7 @@ void vsock_host_send(struct vsock *v, struct vsock_conn *c, struct iovec *iov, u
 			}
 		} while (socket_widen(c));
 	}
-	err = message ? keep_message(v, c, iov, niov, len, eom) : keep(v, c, iov, niov, len);
+	err = message ? kept_add_message(v, c, iov, niov, len, eom) : kept_add(v, c, iov, niov, len);
 	if (err)
 		vsock_conn_reset(v, c);
 	else if (!message)
@@ -224,7 +224,7 @@ void vsock_host_settle(struct vsock *v, struct vsock_conn *c)
 		shutdown(c->fd, SHUT_WR);
 		c->wr_closed = true;
 	}
-	/* Nothing will be written to the socket, and nothing that is read from it would reach the guest. */
+	/* Nothing will be written to the socket, and the guest would not get what is read from it. */
 	if (c->wr_closed && ((c->host_shut & VSOCK_SHUT_SEND) || (c->guest_shut & VSOCK_SHUT_RCV))) {
 		vsock_conn_close_fd(v, c);
 		if (c->state == VSOCK_ESTABLISHED && c->host_shut != VSOCK_SHUT_BOTH) {

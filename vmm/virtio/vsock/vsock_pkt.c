@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Packets from the guest (virtio 1.2, 5.10.6): each is copied once and believed in nothing. What is not understood is
- * answered with a RST.
+ * Packets from the guest (virtio 1.2, 5.10.6). Each header is copied once and checked. The answer to an invalid packet is a
+ * RST.
  *
- * Credit is counted modulo 2^32, as the specification has it, and compared only as differences: what the guest has sent
- * and we have not passed on is never more than it was promised, or the connection is cut; what it says of itself is
- * taken only where it can be.
+ * Counters of credit are modulo 2^32, as in the specification, so only differences are compared. If the guest sends more than
+ * buf_alloc allows, the connection is reset; a fwd_cnt of the guest is used only if it is possible.
  */
 #include "vsock/vsock.h"
 
@@ -14,16 +13,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Packets, and bytes, before others get a turn. */
+/* The most packets, and bytes, of one turn. */
 enum { TX_BATCH = 64, TX_BATCH_BYTES = 1 << 20 };
 
-/* A RST to somebody that there is no connection of. */
+/* Answer a packet without a connection by a RST. */
 static void pkt_refuse(struct vsock *v, const struct vsock_hdr *h)
 {
-	/* Never a RST for a RST: two that do so would not stop. */
+	/* No RST for a RST: two peers that did so would never stop. */
 	if (h->op == VSOCK_OP_RST)
 		return;
-	/* There is room: vsock_tx_open(). */
+	/* vsock_tx_open() has checked that there is room. */
 	v->reply[(v->reply_first + v->nreplies) % VSOCK_REPLIES] = (struct vsock_hdr){
 		.src_cid = h->dst_cid,
 		.dst_cid = v->config.cid,
@@ -36,13 +35,13 @@ static void pkt_refuse(struct vsock *v, const struct vsock_hdr *h)
 	stat_add(&v->stats.refused, 1);
 }
 
-/* How much room the guest has, as it says in every packet. */
+/* Take the guest's credit, which is in every packet. */
 static void pkt_credit(struct vsock *v, struct vsock_conn *c, const struct vsock_hdr *h)
 {
 	c->peer_alloc = h->buf_alloc;
 	/*
-	 * Forward only, and no further than what was sent: an older number can come late, from another CPU of the guest, and a
-	 * wrong one must not make room that is not there.
+	 * fwd_cnt only increases, and never beyond what was sent: an older value can come late, from another CPU of the guest,
+	 * and a wrong one must not give credit that does not exist.
 	 */
 	if (h->fwd_cnt - c->peer_fwd <= c->tx_cnt - c->peer_fwd)
 		c->peer_fwd = h->fwd_cnt;
@@ -100,13 +99,13 @@ static void pkt_data(struct vsock *v, struct vsock_conn *c, const struct vsock_h
 		vsock_conn_reset(v, c);
 		return;
 	}
-	/* Nothing to pass on, also of a message; but it would cost memory, and no credit. */
+	/* Ignore empty packets, also of a message: they would take memory, and no credit. */
 	if (!h->len)
 		return;
 	stat_add(&v->stats.from_guest_bytes, h->len);
 	c->rx_cnt += h->len;
 	if (c->fd < 0 || c->host_shut & VSOCK_SHUT_RCV) {
-		/* The guest has not read yet that nobody will read this. */
+		/* The reader is gone, and the guest does not know that yet. */
 		vsock_conn_forwarded(v, c, h->len);
 		return;
 	}
@@ -125,7 +124,7 @@ static void pkt_shutdown(struct vsock *v, struct vsock_conn *c, uint32_t flags)
 		shutdown(c->fd, SHUT_RD);
 	}
 	if (c->guest_shut == VSOCK_SHUT_BOTH) {
-		/* 5.10.6.6.1: the RST says that both sides are done. What the guest has sent still goes to the host. */
+		/* 5.10.6.6.1: a RST confirms that both directions are closed. Data of the guest still go to the host. */
 		c->state = VSOCK_CLOSING;
 		c->owe = 0;
 		vsock_conn_owe(v, c, VSOCK_OWE_RST);
@@ -133,7 +132,7 @@ static void pkt_shutdown(struct vsock *v, struct vsock_conn *c, uint32_t flags)
 	vsock_host_settle(v, c);
 }
 
-/* One whole packet: its header, a copy, and len bytes of data that are there. */
+/* Serve a packet: h is a copy of its header, and iov has all h->len bytes of data. */
 static void vsock_packet(struct vsock *v, const struct vsock_hdr *h, struct iovec *iov, uint32_t niov)
 {
 	struct vsock_conn *c = vsock_conn_find(v, h->dst_port, h->src_port);
@@ -150,7 +149,7 @@ static void vsock_packet(struct vsock *v, const struct vsock_hdr *h, struct iove
 			pkt_refuse(v, h);
 		return;
 	}
-	/* Over already, and the RST is on its way. */
+	/* It is closed already, and the RST will be sent. */
 	if (c->state == VSOCK_CLOSING && h->op != VSOCK_OP_RST)
 		return;
 	if (c->type != h->type) {
@@ -192,7 +191,7 @@ static void vsock_packet(struct vsock *v, const struct vsock_hdr *h, struct iove
 	vsock_conn_reset(v, c);
 }
 
-/* A chain of the guest's; what its device-writable part would be for, nobody knows. */
+/* Serve a chain. Its device-writable part has no meaning. */
 static void tx_chain(struct vsock *v, struct chain *chain)
 {
 	struct iovec *iov = chain->iov;
@@ -201,7 +200,7 @@ static void tx_chain(struct vsock *v, struct chain *chain)
 
 	stat_add(&v->stats.from_guest_packets, 1);
 	if (iov_gather(iov, niov, &h, sizeof(h)) < sizeof(h) || h.src_cid != v->config.cid) {
-		/* Whom to answer? Another guest's CID is not to be used by this one. */
+		/* There is nobody to answer: no header, or the CID of another guest. */
 		stat_add(&v->stats.malformed, 1);
 		return;
 	}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Packets to the guest. One read fills several of its buffers: data goes from the socket to where the guest reads it.
+ * Packets to the guest. One read fills several of its buffers: data go from the socket directly to guest memory.
  *
- * Connections with something to say take turns. When the guest has no buffers all of them wait, and so do the answers
- * to what it sends: it is not listened to before it has taken them.
+ * Connections with packets take turns. While the guest offers no buffers, they wait, and so do RSTs for its packets; when
+ * there are VSOCK_REPLIES of these, no further packets of the guest are popped.
  */
 #include "vsock/vsock.h"
 
@@ -18,7 +18,7 @@ uint32_t vsock_credit(const struct vsock_conn *c)
 {
 	uint32_t used = c->tx_cnt - c->peer_fwd;
 
-	/* The guest may take back what it promised. */
+	/* The guest may reduce its buf_alloc. */
 	return used < c->peer_alloc ? c->peer_alloc - used : 0;
 }
 
@@ -52,13 +52,13 @@ static void packet_send(struct vsock *v, struct vsock_conn *c, uint16_t op, uint
 		.fwd_cnt = c->fwd_cnt,
 	};
 
-	/* Every packet says how much was passed on. */
+	/* Every packet has fwd_cnt, so no credit update is needed. */
 	c->last_fwd = c->fwd_cnt;
 	c->owe &= (uint8_t)~VSOCK_OWE_CREDIT;
 	vsock_stash_send(v, &h);
 }
 
-/* One packet without data, if it is owed. 1: none is, or it was sent; MAY_STARVE: no buffer; or an error. */
+/* Send a packet without data if it is owed. 1: sent, or not owed; MAY_STARVE: there is no buffer; or the latched error. */
 static int control_send(struct vsock *v, struct vsock_conn *c, uint8_t what, uint16_t op, uint32_t flags)
 {
 	int n;
@@ -75,7 +75,7 @@ static int control_send(struct vsock *v, struct vsock_conn *c, uint8_t what, uin
 	return 1;
 }
 
-/* len bytes are in the buffers: headers in front of them, and off they go. Returns how many buffers that took. */
+/* The stash has len bytes of data: write the headers and push the buffers. Returns the number of buffers. */
 static uint32_t data_send(struct vsock *v, struct vsock_conn *c, uint64_t len, bool eom)
 {
 	uint32_t n = 0;
@@ -93,7 +93,7 @@ static uint32_t data_send(struct vsock *v, struct vsock_conn *c, uint64_t len, b
 	return n;
 }
 
-/* A read came to nothing: n as of recv(). */
+/* Handle a read without data. n: the result of recv(). */
 static void data_none(struct vsock *v, struct vsock_conn *c, ssize_t n)
 {
 	if (n < 0 && (errno == EINTR || errno == ENOBUFS || errno == ENOMEM))
@@ -125,14 +125,14 @@ static int stream_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 	if ((uint64_t)n == room) {
 		c->burst = c->burst < VSOCK_STASH / 2 ? (uint8_t)(2 * c->burst) : VSOCK_STASH;
 	} else {
-		/* All that there was; epoll tells of more. Of an end it may have told already. */
+		/* That was all: epoll reports when there is more. It may have reported the end already. */
 		c->burst = (uint8_t)(slots > VSOCK_BURST_MIN ? slots : VSOCK_BURST_MIN);
 		c->readable = c->rdhup;
 	}
 	return 1;
 }
 
-/* What is left of a message that did not go at once. */
+/* Send the next part of a message that was kept. */
 static int message_rest(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 {
 	struct vsock_pend *p = c->to_guest;
@@ -150,7 +150,7 @@ static int message_rest(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 	return 1;
 }
 
-/* A message too long for the buffers or the credit there are now: it is taken whole, since a socket gives it so. */
+/* Read a message that is too long for the buffers or the credit: a socket returns a message only as a whole. */
 static int message_keep(struct vsock *v, struct vsock_conn *c, uint32_t len)
 {
 	struct vsock_pend *p = vsock_pend_new(v, len);
@@ -172,9 +172,8 @@ static int message_keep(struct vsock *v, struct vsock_conn *c, uint32_t len)
 }
 
 /*
- * recv() says 0 for a message without bytes, and for the end, of which epoll tells. Such a message has no place in the
- * guest's credit: it is dropped. Where it was the end, that is what comes again until epoll is asked, at the latest after
- * BUSY_TURNS.
+ * recv() returns 0 for an empty message and for the end. An empty message is dropped, since credit does not count it. epoll
+ * reports the end, at the latest after BUSY_TURNS; until then recv() returns 0 again.
  */
 static void message_empty(struct vsock *v, struct vsock_conn *c)
 {
@@ -202,7 +201,7 @@ static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 		data_none(v, c, len);
 		return 1;
 	}
-	/* The guest would never have room for all of it. */
+	/* The guest will never have credit for all of it. */
 	if (len > VSOCK_MESSAGE_MAX || (uint64_t)len > c->peer_alloc) {
 		vsock_conn_reset(v, c);
 		return 1;
@@ -221,7 +220,7 @@ static int message_turn(struct vsock *v, struct vsock_conn *c, uint32_t credit)
 	return 1;
 }
 
-/* May there be data for the guest? */
+/* Whether there may be data for the guest. */
 static bool conn_reads(const struct vsock_conn *c)
 {
 	return c->state == VSOCK_ESTABLISHED && c->fd >= 0 && c->readable && !(c->guest_shut & VSOCK_SHUT_RCV);
@@ -234,7 +233,7 @@ static int data_turn(struct vsock *v, struct vsock_conn *c)
 
 	if (!conn_reads(c))
 		return 1;
-	/* The rest of this side is over; only that all of it is may be news. */
+	/* This direction is closed; only the end of the other one is still to be found. */
 	if (c->host_shut & VSOCK_SHUT_SEND && !c->hup) {
 		c->readable = false;
 		return 1;
@@ -261,7 +260,7 @@ static int conn_send(struct vsock *v, struct vsock_conn *c)
 		n = control_send(v, c, VSOCK_OWE_RESPONSE, VSOCK_OP_RESPONSE, 0);
 	if (n > 0)
 		n = data_turn(v, c);
-	/* Reading may have found that it is all over. */
+	/* The read may have reset the connection. */
 	if (n > 0 && c->owe & VSOCK_OWE_RST)
 		return 1;
 	if (!v->stalled_ns && conn_reads(c) && !vsock_credit(c) && !c->asked_credit)
@@ -328,7 +327,7 @@ int vsock_rx_run(struct vsock *v)
 		vsock_list_remove(&v->ready, c);
 		c->listed = false;
 		n = conn_send(v, c);
-		/* At once: the guest works on this while the next is copied. Once it does, it wants no interrupts. */
+		/* Publish after each connection: the guest works on it during the next read, and then wants no interrupts. */
 		vsock_rx_flush(v);
 		if (conn_has_more(c))
 			vsock_conn_ready(v, c);

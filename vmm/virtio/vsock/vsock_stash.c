@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The stash: buffers of the guest that are popped and not filled. One of them is small (Linux posts 4 KiB), so several are
- * popped ahead; what one connection leaves serves the next.
+ * The stash: buffers of the guest that were popped and not filled. A buffer is small (Linux offers 4 KiB), so several are
+ * popped before a read; those that a connection does not fill are used by the next one.
  */
 #include "vsock/vsock.h"
 
 #include <string.h>
 
-/* A buffer that holds no byte behind the header is of no use. */
+/* The smallest buffer that can be used: a header and one byte. */
 enum { ROOM_MIN = VSOCK_HDR_SIZE + 1 };
 
-/* Put what is left of the stash to its front. */
+/* Move the slots to the front. */
 static void stash_pack(struct vsock *v)
 {
 	struct vsock_slot *first = &v->stash[v->stash_first];
@@ -28,7 +28,7 @@ int vsock_stash_fill(struct vsock *v, uint32_t want)
 {
 	uint32_t useless = 0;
 
-	/* A guest that makes useless buffers as fast as they are given back gets its next turn when others had one. */
+	/* Bounded, also if the guest offers useless buffers as fast as they are pushed. */
 	while (v->nstash < want && useless < VSOCK_STASH) {
 		struct chain chain = { .max = RING_MAX_SEGMENTS };
 		struct vsock_slot *s;
@@ -46,7 +46,7 @@ int vsock_stash_fill(struct vsock *v, uint32_t want)
 		if (n == 0)
 			break;
 		if (chain.write_len < ROOM_MIN) {
-			/* What is given back out of turn could not be unpopped. */
+			/* While the stash has buffers, none popped later may be pushed: ring_unpop() would fail. */
 			if (v->nstash) {
 				ring_unpop(v->rx, chain.head);
 				break;
@@ -102,7 +102,7 @@ uint32_t vsock_stash_iov(struct vsock *v, uint32_t n, uint64_t max, uint64_t *ro
 			iov.iov_len -= off;
 			if (!iov.iov_len)
 				continue;
-			/* What does not fit any more is left for the next read. */
+			/* The rest is for the next read. */
 			if (at == RING_MAX_SEGMENTS)
 				return at;
 			iov.iov_base = (uint8_t *)iov.iov_base + off;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The DAX window (virtio 1.2, 5.11.6.4): a range of our address space that is guest physical memory, in which pieces of
- * files are mapped.
+ * The DAX window (virtio 1.2, 5.11.6.4): a range of this process's addresses that is guest physical memory, and in which
+ * pieces of files are mapped.
  *
- * The guest can touch every byte of it at any time, so every byte is always something: anonymous memory, or a file. There
- * must never be a hole. Whatever else this process maps would go there, into the guest's hands; so a mapping is made
- * elsewhere first, where it may fail, and moved over what was there, which the kernel does in one step.
+ * The guest can access the whole window at any time, so all of it is always mapped: anonymous memory, or a file. If it had a
+ * hole, another mapping of this process could be placed there, and the guest could access it. So a file is first mapped
+ * elsewhere, which may fail, and then moved over the old mapping, which the kernel does in one step.
  *
- * Pages that the file of a slot has lost are for dax_cut.c.
+ * dax_cut.c handles pages that a file has lost.
  */
 #include "fs/dax/dax_struct.h"
 #include "vcpu/bus.h"
@@ -36,7 +36,7 @@ static int slot_clear(struct dax *dax, uint32_t i)
 	return 0;
 }
 
-/* How many pages of a slot the file has. */
+/* How many of the pages of a slot the file has. */
 static uint16_t pages_there(uint64_t pages, uint64_t from, uint64_t end)
 {
 	uint64_t there = end > from ? (end - from + PAGE - 1) / PAGE : 0;
@@ -55,7 +55,7 @@ static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t fr
 	err = slot_clear(dax, i);
 	if (!err && mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, dax_in_window(dax, i, 0)) == MAP_FAILED) {
 		err = -errno;
-		/* Out of memory in the middle of it: if a hole was left that we cannot close, it is not ours to go on. */
+		/* The kernel may have left a hole. If it cannot be filled, end the process. */
 		if (dax_fill_memory(dax_in_window(dax, i, 0), DAX_SLOT))
 			abort();
 	}
@@ -68,7 +68,7 @@ static int slot_map(struct dax *dax, uint32_t i, size_t len, int fd, uint64_t fr
 	if (dax->slot[i].had < dax->slot[i].pages)
 		dax_close(dax, i, dax->slot[i].had);
 	if (dax->stats.slots++ == 0)
-		eventfd_write(dax->wake_fd, 1); /* from now on look whether files shrink */
+		eventfd_write(dax->wake_fd, 1); /* the thread begins to look for truncated files */
 	return 0;
 }
 
@@ -139,7 +139,7 @@ struct dax *dax_new(uint64_t size, int *err)
 	dax->nslots = (uint32_t)(size / DAX_SLOT);
 	dax->sock = dax->event_fd = dax->forbidden = -1;
 	pthread_mutex_init(&dax->lock, NULL);
-	/* Not inherited by forked processes: the window would be copied on write under the guest. */
+	/* The window in the first half; the second half is for parked mappings (dax_cut.c). */
 	dax->reserved_size = 2 * size + DAX_SLOT;
 	dax->reserved = mmap(NULL, dax->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	dax->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Pages of the DAX window that are not to be had.
+ * Pages of the DAX window that do not exist.
  *
- * A file in a slot may end before the slot does, when it is mapped or because it has shrunk since. What lies behind its end
- * is cut: the file's mapping is parked at the same place of a second range, and the place in the window is closed
- * (PROT_NONE). An access of the guest then makes KVM_RUN fail, at once: KVM waits for pages of a mapping that can be read,
- * and would wait for ever for what lies behind the end of a file. It does not say where the access was, so dax_fault()
- * looks whether a file has grown, whose mapping comes back; whether one has lost its last page; and at last puts anonymous
- * memory wherever it is closed. The thread looks at such memory from time to time: what the guest has not touched is closed
- * again, and what the file has again comes back.
+ * A file may end before its slot does, when it is mapped or because it was truncated later. The part behind its end is cut:
+ * the mapping is parked at the same place of a second range, and its place in the window is closed (PROT_NONE). An access of
+ * the guest then makes KVM_RUN fail at once. (With a readable mapping, KVM would wait for the page for ever.) KVM does not
+ * report the address, so dax_fault() checks whether a file has grown, and maps it again; whether a file has lost its last
+ * page; and at last replaces all closed places by anonymous memory. The thread checks such memory periodically: what the
+ * guest has not touched is closed again, and what the file has again is mapped again.
  */
 #include "fs/dax/dax_struct.h"
 
@@ -23,7 +22,7 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
-/* Replace a range by fresh memory, or by nothing that could be touched. */
+/* Replace a range by new anonymous memory, with this protection. */
 static int pages_replace(void *at, size_t len, int prot)
 {
 	void *p = mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -36,7 +35,7 @@ int dax_fill_memory(void *at, size_t len)
 	return pages_replace(at, len, PROT_READ | PROT_WRITE);
 }
 
-/* Replace a range by nothing that could be touched. 0 or -errno. */
+/* Replace a range by PROT_NONE. 0 or -errno. */
 static int fill_nothing(void *at, size_t len)
 {
 	return pages_replace(at, len, PROT_NONE);
@@ -54,7 +53,7 @@ void dax_forget_cut(struct dax *dax, uint32_t i)
 	s->lost = s->closed = false;
 }
 
-/* What lies at from comes to to, in place of what was there. from stays reserved. */
+/* Move the mapping at `from` over the one at `to`. `from` stays reserved. */
 static int pages_move(uint8_t *from, size_t len, uint8_t *to)
 {
 	if (mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED)
@@ -62,20 +61,21 @@ static int pages_move(uint8_t *from, size_t len, uint8_t *to)
 	return -errno;
 }
 
-static bool can_be_had(uint8_t *at, size_t len)
+/* Whether the pages exist. */
+static bool pages_exist(uint8_t *at, size_t len)
 {
 	return madvise(at, len, MADV_POPULATE_READ) == 0 || (errno != EFAULT && errno != EHWPOISON);
 }
 
-/* The first page of a slot that is missing; its last one is. */
-static uint32_t first_missing(struct dax *dax, uint32_t i)
+/* The first missing page of a slot whose last page is missing. */
+static uint32_t slot_first_missing(struct dax *dax, uint32_t i)
 {
 	uint32_t good = 0, bad = dax->slot[i].whole - 1u;
 
 	while (good < bad) {
 		uint32_t middle = (good + bad) / 2;
 
-		if (can_be_had(dax_in_window(dax, i, middle), PAGE))
+		if (pages_exist(dax_in_window(dax, i, middle), PAGE))
 			good = middle + 1;
 		else
 			bad = middle;
@@ -83,15 +83,15 @@ static uint32_t first_missing(struct dax *dax, uint32_t i)
 	return bad;
 }
 
-/* Cut a slot at that page, which is in the window now. */
+/* Cut a slot at a page that is in the window. */
 static void slot_cut(struct dax *dax, uint32_t i, uint32_t page, bool closed)
 {
 	struct slot *s = &dax->slot[i];
 	const bool was_memory = s->whole < s->pages && !s->closed;
-	/* What was cut before is memory or closed all the way. */
+	/* The part that was cut before is either all memory or all closed. */
 	const size_t len = (size_t)(s->whole - page) * PAGE, all = (size_t)(s->pages - page) * PAGE;
 
-	/* A file that cannot be parked does not come back, until the guest maps it again. */
+	/* If the mapping cannot be parked, the pages stay lost until the guest maps them again. */
 	if (pages_move(dax_in_window(dax, i, page), len, dax_in_park(dax, i, page)))
 		s->lost = true;
 	s->whole = (uint16_t)page;
@@ -106,7 +106,7 @@ void dax_close(struct dax *dax, uint32_t i, uint32_t page)
 	slot_cut(dax, i, page, true);
 }
 
-/* The file has a page that is cut: all of it comes back that it has now. */
+/* The file has a page that was cut: map again all that it has. */
 static bool slot_return(struct dax *dax, uint32_t i)
 {
 	struct slot *s = &dax->slot[i];
@@ -114,8 +114,8 @@ static bool slot_return(struct dax *dax, uint32_t i)
 	if (pages_move(dax_in_park(dax, i, s->whole), (size_t)(s->pages - s->whole) * PAGE, dax_in_window(dax, i, s->whole)))
 		return false;
 	dax_forget_cut(dax, i);
-	if (!can_be_had(dax_in_window(dax, i, s->pages - 1u), PAGE))
-		dax_close(dax, i, first_missing(dax, i));
+	if (!pages_exist(dax_in_window(dax, i, s->pages - 1u), PAGE))
+		dax_close(dax, i, slot_first_missing(dax, i));
 	s->had = s->whole;
 	return true;
 }
@@ -127,13 +127,13 @@ static uint32_t find_grown(struct dax *dax)
 	for (uint32_t i = 0; i < dax->nslots; i++) {
 		const struct slot *s = &dax->slot[i];
 
-		if (s->closed && can_be_had(dax_in_park(dax, i, s->whole), PAGE))
+		if (s->closed && pages_exist(dax_in_park(dax, i, s->whole), PAGE))
 			n += slot_return(dax, i);
 	}
 	return n;
 }
 
-/* The guest has touched what is closed, no matter where: it reads zeroes there. */
+/* The guest has accessed a closed place, and it is not known which one: replace all of them by memory. */
 static uint32_t open_closed(struct dax *dax)
 {
 	uint32_t n = 0;
@@ -150,7 +150,7 @@ static uint32_t open_closed(struct dax *dax)
 	return n;
 }
 
-/* thorough: a page in the middle, on a disk that has failed, say. */
+/* Find files that have lost pages at their end. thorough: also in the middle, for example after an error of the disk. */
 static uint32_t find_cuts(struct dax *dax, bool thorough)
 {
 	uint32_t n = 0;
@@ -161,13 +161,13 @@ static uint32_t find_cuts(struct dax *dax, bool thorough)
 
 		if (!s->whole)
 			continue;
-		if (!can_be_had(dax_in_window(dax, i, s->whole - 1u), PAGE)) {
-			slot_cut(dax, i, first_missing(dax, i), false);
+		if (!pages_exist(dax_in_window(dax, i, s->whole - 1u), PAGE)) {
+			slot_cut(dax, i, slot_first_missing(dax, i), false);
 			n++;
-		} else if (thorough && !can_be_had(dax_in_window(dax, i, 0), (size_t)s->whole * PAGE)) {
-			while (first < s->whole - 1u && can_be_had(dax_in_window(dax, i, first), PAGE))
+		} else if (thorough && !pages_exist(dax_in_window(dax, i, 0), (size_t)s->whole * PAGE)) {
+			while (first < s->whole - 1u && pages_exist(dax_in_window(dax, i, first), PAGE))
 				first++;
-			/* For good: behind it the file is as it should be, which would look as if it had come back. */
+			/* Lost for good: the pages behind it exist, so the file would seem to have grown again. */
 			slot_cut(dax, i, first, false);
 			s->lost = true;
 			n++;
@@ -198,8 +198,8 @@ uint32_t dax_fault(void *window)
 	return n;
 }
 
-/* Has the guest touched a page of memory that took a file's place? */
-static bool touched(uint8_t *at, uint32_t pages)
+/* Whether the guest has touched a page of the memory that replaced a file. */
+static bool memory_touched(uint8_t *at, uint32_t pages)
 {
 	unsigned char present[SLOT_PAGES];
 
@@ -220,10 +220,10 @@ void dax_look_at_cuts(struct dax *dax)
 
 		if (!n || s->closed || s->lost)
 			continue;
-		if (can_be_had(dax_in_park(dax, i, at), PAGE)) {
+		if (pages_exist(dax_in_park(dax, i, at), PAGE)) {
 			if (!slot_return(dax, i))
 				continue;
-		} else if (touched(dax_in_window(dax, i, at), n) || fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
+		} else if (memory_touched(dax_in_window(dax, i, at), n) || fill_nothing(dax_in_window(dax, i, at), (size_t)n * PAGE)) {
 			continue;
 		} else {
 			s->closed = true;
@@ -235,8 +235,8 @@ void dax_look_at_cuts(struct dax *dax)
 }
 
 /*
- * KVM lets a vCPU whose interrupts are on wait for a page as if it were on its way, and again when it has not come: such an
- * access never fails. So files are watched for having lost what they had; where that is closed the access fails.
+ * If interrupts are enabled on a vCPU, KVM waits for the page asynchronously, and tries again when it has not come: such an
+ * access never fails. So the thread looks for truncated files and closes the lost pages; then the access fails.
  */
 void dax_look_for_shrunk(struct dax *dax)
 {
@@ -244,9 +244,9 @@ void dax_look_for_shrunk(struct dax *dax)
 	for (uint32_t i = 0; i < dax->nslots; i++) {
 		const struct slot *s = &dax->slot[i];
 
-		if (!s->had || s->whole < s->had || can_be_had(dax_in_window(dax, i, s->had - 1u), PAGE))
+		if (!s->had || s->whole < s->had || pages_exist(dax_in_window(dax, i, s->had - 1u), PAGE))
 			continue;
-		slot_cut(dax, i, first_missing(dax, i), true);
+		slot_cut(dax, i, slot_first_missing(dax, i), true);
 		dax_changed(dax);
 		dax->stats.faults++;
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The DAX window of another process: it gets the descriptor and does the mapping. */
+/* The DAX window of another process: requests with a descriptor have that process make the mappings. */
 #include "fs/dax/dax.h"
 #include "base/native.h"
 
@@ -9,7 +9,7 @@
 
 struct dax {
 	int sock;
-	pthread_mutex_t lock; /* one question at a time */
+	pthread_mutex_t lock; /* one request at a time */
 };
 
 struct dax *dax_remote_new(int sock)

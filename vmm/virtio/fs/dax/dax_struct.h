@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The DAX window from inside: dax.c has its slots, dax_cut.c what files have lost, dax_thread.c the thread. */
+/* The internals of the DAX window: dax.c has its slots, dax_cut.c handles lost pages, dax_thread.c has the thread. */
 #ifndef VMM_NATIVE_DAX_STRUCT_H
 #define VMM_NATIVE_DAX_STRUCT_H
 
@@ -10,11 +10,11 @@
 enum { SLOT_PAGES = DAX_SLOT / PAGE };
 
 struct slot {
-	uint16_t pages; /* of a file; 0: nothing is mapped */
-	uint16_t whole; /* of those, how many are in the window; the others are parked */
-	uint16_t had;   /* how many of them the file had when it was mapped, or came back */
-	bool closed;    /* nobody can touch the others' place; else it is memory */
-	bool lost;      /* not parked, but gone: cut for good */
+	uint16_t pages; /* how many pages of a file are mapped; 0: none */
+	uint16_t whole; /* how many of them are in the window; the others are parked */
+	uint16_t had;   /* how many of them the file had when it was mapped, or mapped again */
+	bool closed;    /* the place of the parked pages is PROT_NONE; else it is memory */
+	bool lost;      /* the other pages are not parked: they do not come back */
 };
 
 struct dax {
@@ -49,11 +49,11 @@ static inline uint8_t *dax_in_park(const struct dax *dax, uint32_t i, uint32_t p
 
 /* dax_cut.c; with the lock held. */
 
-/* Replace a range by fresh memory. 0 or -errno. */
+/* Replace a range by new anonymous memory. 0 or -errno. */
 int dax_fill_memory(void *at, size_t len);
-/* Nothing of a slot is cut any more. */
+/* Drop the parked pages of a slot. */
 void dax_forget_cut(struct dax *dax, uint32_t i);
-/* From that page on nobody can touch what the file does not have. */
+/* Park the pages of a slot from this one on, which the file does not have, and make their place PROT_NONE. */
 void dax_close(struct dax *dax, uint32_t i, uint32_t page);
 /* These take the lock. */
 void dax_look_at_cuts(struct dax *dax);

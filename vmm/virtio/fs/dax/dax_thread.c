@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The thread of the DAX window: it answers another process, see dax_remote.c, and looks at files that have shrunk. */
+/* The thread of the DAX window: it serves requests of dax_remote.c in another process, and looks for truncated files. */
 #include "fs/dax/dax_struct.h"
 #include "base/native.h"
 #include "dataplane/worker.h"
@@ -13,7 +13,7 @@
 
 enum { LOOK_MS = 20, SHRUNK_MS = 100 };
 
-/* One question of the other process; false when it is gone, or talks nonsense. */
+/* Serve one request of the other process; false: it has ended, or the request is not valid. */
 static bool dax_answer(struct dax *dax)
 {
 	struct dax_msg msg;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-fsd: a share's server in a process of its own.
+ * pyvmm-fsd: the server of a share, in a process of its own.
  *
- * The first message says which directory; from then on it is all that this process can reach, and the only way to the VMM
- * are this socket, guest RAM, kicks and interrupts. One thread serves the socket; each queue has a thread of its own, the
- * same as inside the VMM. When the VMM is gone, however it went, so are we: its end of the socket closes, and the pidfd
- * that it gave us becomes ready even if a process that it had forked still holds that end.
+ * A message says which directory it serves; from then on the process can access nothing else. It shares with the VMM only
+ * this socket, guest RAM, kicks and interrupts. One thread serves the socket; each queue has a thread, as in the VMM. The
+ * process ends when the VMM ends for any reason: the VMM's end of the socket is closed, and its pidfd becomes readable even
+ * if a forked process still has that end.
  */
 #include "dataplane/worker.h"
 
@@ -48,7 +48,7 @@ struct server {
 	uint8_t *page, *ring_states;
 	uint32_t status_offset;
 	struct queue queue[FSD_QUEUES];
-	struct worker_stats gone; /* of queues that were stopped */
+	struct worker_stats gone; /* sums of queues that were stopped */
 };
 
 static void answer_say(struct fsd_answer *a, const char *text)
@@ -63,7 +63,7 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-/* Take a descriptor away from those that are closed when the message is done. */
+/* Keep a descriptor of a message, which are closed after it. */
 static int keep_fd(int *fd)
 {
 	int kept = *fd;
@@ -72,7 +72,7 @@ static int keep_fd(int *fd)
 	return kept;
 }
 
-/* Not once it serves: the call is not among those that it keeps. */
+/* Not after SETUP: the filter does not allow the call. */
 static int do_faults(const struct server *s, int device, int *uffd)
 {
 	int fd;
@@ -289,7 +289,7 @@ static int do_stats(struct server *s, struct fsd_answer *a)
 	return 0;
 }
 
-/* came: a descriptor for the VMM, which is closed here. */
+/* *came: a descriptor that is sent with the answer, and closed afterwards. */
 static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a, int *came)
 {
 	if (m->version != FSD_VERSION)
@@ -323,8 +323,8 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 	}
 }
 
-/* One message and its answer; false when the VMM has gone. */
-static bool serve(struct server *s)
+/* Serve one message; false: the VMM's end is closed. */
+static bool message_serve(struct server *s)
 {
 	static struct fsd_answer answer;
 	struct fsd_msg msg;
@@ -344,7 +344,7 @@ static bool serve(struct server *s)
 	return err == 0;
 }
 
-/* Descriptors 0 to 2 are open, whatever we were given: nothing that belongs to the guest must get these numbers. */
+/* Close all other descriptors, and open 0 to 2, so that no file of the guest gets these numbers. */
 static bool close_others(void)
 {
 	int null;
@@ -380,9 +380,9 @@ int main(void)
 		}
 		if (ready[1].revents)
 			break;
-		if (ready[0].revents && !serve(&server))
+		if (ready[0].revents && !message_serve(&server))
 			break;
 	}
-	/* Threads, I/O in flight and all: nobody is left to want it. */
+	/* Do not wait for threads or I/O in flight: the VMM does not exist any more. */
 	_exit(0);
 }

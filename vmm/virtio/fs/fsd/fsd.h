@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pyvmm-fsd, between its files: fsd.c (what the VMM asks for), fsd_isolate.c (namespaces, capabilities), fsd_seccomp.c
- * (the list of system calls), fsd_spawn.c (the other side: starting it, asking it).
+ * pyvmm-fsd, the process that serves a share: fsd.c serves requests of the VMM, fsd_isolate.c enters namespaces and drops
+ * capabilities, fsd_seccomp.c installs the filter; fsd_spawn.c is the VMM's side, which starts it and sends requests.
  */
 #ifndef VMM_NATIVE_FSD_H
 #define VMM_NATIVE_FSD_H
@@ -11,25 +11,25 @@
 /* ==== for Python ==== */
 
 /*
- * The VMM and its child speak over a SOCK_SEQPACKET pair: a fsd_msg, perhaps with descriptors, and a fsd_answer to each,
- * in turn. Neither trusts the other: sizes, numbers and descriptors are checked on both sides.
+ * The VMM and its child exchange messages over a SOCK_SEQPACKET pair: a fsd_msg, which may have descriptors, and a fsd_answer
+ * to each. Neither trusts the other: both check sizes, numbers and descriptors.
  */
 enum { FSD_VERSION = 1, FSD_QUEUES = 64, FSD_FDS = 4 };
-/* What a message asks for, and the descriptors that come with it. */
+/* Operations, and the descriptors that come with them. */
 enum {
-	FSD_SETUP = 1,  /* isolate yourself, then serve this directory: root, VMM (a pidfd), socket of the DAX window or -1 */
+	FSD_SETUP = 1,  /* isolate the process, then serve a directory: root, VMM (a pidfd), socket of the DAX window or -1 */
 	FSD_MEMORY = 2, /* RAM, struct ring_state of each queue (FSD_QUEUES * RING_STATE_STRIDE bytes), page of InterruptStatus */
-	FSD_START = 3,  /* a queue: kick, irq, event */
-	FSD_STOP = 4,   /* all queues: finish what is in flight, let go of the memory */
+	FSD_START = 3,  /* start a queue: kick, irq, event */
+	FSD_STOP = 4,   /* stop all queues: finish I/O in flight, unmap the memory */
 	FSD_RESET = 5,  /* the guest has reset the device */
 	FSD_STATS = 6,
-	FSD_CHECK = 7,  /* has a queue stopped by itself? */
+	FSD_CHECK = 7,  /* has a queue stopped with an error? */
 	FSD_SAVE = 8,   /* fs_save() to the file that comes with it; all queues are stopped */
 	FSD_RESTORE = 9,
-	/* Before SETUP: answer with a userfaultfd of yours, made of the device that comes with it, if one does. */
+	/* Before SETUP: answer with a userfaultfd of the child; a descriptor of /dev/userfaultfd may come with it. */
 	FSD_FAULTS = 10,
 };
-/* What keeps the child apart from the rest of the machine. */
+/* Isolation of the child, as bits. */
 enum {
 	FSD_MOUNT_NS = 1, FSD_PID_NS = 2, FSD_NET_NS = 4, FSD_IPC_NS = 8, FSD_USER_NS = 16, FSD_LANDLOCK = 32, FSD_SECCOMP = 64,
 };
@@ -40,8 +40,8 @@ struct fsd_region {
 
 struct fsd_msg {
 	uint32_t version, op;
-	uint32_t index;          /* START: of the queue */
-	uint32_t status_offset;  /* MEMORY: of InterruptStatus in its page */
+	uint32_t index;          /* START: the number of the queue */
+	uint32_t status_offset;  /* MEMORY: offset of InterruptStatus in its page */
 	struct fs_config config; /* SETUP; its descriptors are ignored */
 	uint32_t nregions, pad;  /* MEMORY */
 	struct fsd_region region[8];
@@ -52,22 +52,22 @@ struct fsd_answer {
 	uint32_t version, op;
 	int32_t result;          /* 0 or -errno */
 	uint32_t isolation;      /* SETUP: FSD_*_NS and so on */
-	uint32_t index;          /* CHECK: of the queue that stopped; result is its error. RESTORE: files that are gone */
+	uint32_t index;          /* CHECK: the queue that stopped; result is its error. RESTORE: number of files that are gone */
 	uint32_t pad;
-	uint64_t address;        /* MEMORY: where it has mapped RAM */
+	uint64_t address;        /* MEMORY: the address at which it has mapped RAM */
 	char text[160];          /* what failed, in words; NUL-terminated */
 	struct worker_stats workers; /* STATS: since SETUP */
 	struct fs_stats fs;
 };
 
 /*
- * Run the program at path with the other end of *sock as its descriptor 3 and nothing else of ours, in namespaces of its
- * own as far as the host lets us. Returns a pidfd, *sock, and *pid, which the caller waits for; or -errno.
+ * Run the program at path in namespaces of its own, as far as the host allows. Its descriptor 3 is the other end of *sock;
+ * it gets no other descriptor. Returns a pidfd, *sock, and *pid, for which the caller waits; or -errno.
  */
 int fsd_spawn(const char *path, int *sock, int *pid);
 /*
- * One message and its answer, at most timeout_ms. -ETIMEDOUT, -EPIPE when nobody is there (any more), -EPROTO when what
- * came is not an answer. fds: FSD_FDS of them, -1 for none. came: NULL, or the descriptor that came with the answer, or -1.
+ * Send a message and wait up to timeout_ms for the answer. -ETIMEDOUT; -EPIPE: the child has ended; -EPROTO: the answer is
+ * not valid. fds: FSD_FDS descriptors, -1 for none. came: NULL, or gets the descriptor of the answer, or -1.
  */
 int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms);
 
@@ -84,12 +84,13 @@ struct isolation {
 };
 
 /*
- * Make *root all that this process can reach: a new root of a new mount namespace, or a Landlock domain. *root is opened
- * anew inside, and *proc is /proc/self/fd. Then give up all capabilities that serving files does not need, and the way back.
- * Descriptors and threads are limited to what config asks for; what it leaves open of that is filled in. Single-threaded.
+ * Restrict this process to the directory *root: it becomes the root of a new mount namespace, or the only directory of a
+ * Landlock domain. *root is opened again inside, and *proc is /proc/self/fd. Then give up all capabilities that serving
+ * files does not need, for good. Descriptors and threads are limited as config says; its zeros are replaced by defaults. The
+ * process has one thread.
  */
 int isolate(int *root, int *proc, struct fs_config *config, struct isolation *out);
-/* The system calls of a file server, nothing else from here on: any other ends the process. handles: open_by_handle_at(), too. */
+/* Allow only the system calls of a file server, for good: any other ends the process. handles: also open_by_handle_at(). */
 int isolate_seccomp(bool handles);
 
 #endif

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the child gives up before it looks at anything that the guest wrote.
+ * What pyvmm-fsd gives up before it reads anything that the guest wrote.
  *
- * Where the host lets us, the shared directory becomes the root of a mount namespace: there is nothing else to reach.
- * Elsewhere (no privileges and no user namespaces) a Landlock domain says the same about what can be opened from here on.
- * One of the two must succeed.
+ * If the host allows it, the shared directory becomes the root of a mount namespace, so that no other file can be reached.
+ * Otherwise (without privileges and user namespaces) a Landlock domain allows to open only files below it. One of the two
+ * must succeed.
  */
 #include "fs/fsd/fsd.h"
 
@@ -27,13 +27,13 @@
 #define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
 #endif
 
-/* What a server that acts for the guest's users needs: to be them, and to do for its root what root may do with files. */
+/* Capabilities of a server: to act as the guest's users, and to do with files what root of the guest may do. */
 static const uint64_t caps_needed = 1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_FOWNER |
 				    1ULL << CAP_FSETID | 1ULL << CAP_SETGID | 1ULL << CAP_SETUID | 1ULL << CAP_SETFCAP;
-/* To open by handle: any file of any file system of which there is a descriptor. */
+/* To open by handle: this allows any file of a file system of which there is a descriptor. */
 static const uint64_t caps_handles = 1ULL << CAP_DAC_READ_SEARCH;
 
-/* Nothing here is followed by the host on the guest's behalf: no device, no program, no set-uid bit, no link. */
+/* Restrict the mount: no devices, programs, set-user-id bits, or symbolic links that the host would follow. */
 static int tree_restrict(int tree, bool read_only)
 {
 	struct mount_attr attr = {
@@ -43,13 +43,13 @@ static int tree_restrict(int tree, bool read_only)
 
 	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) == 0)
 		return 0;
-	attr.attr_set &= ~(uint64_t)MOUNT_ATTR_NOSYMFOLLOW; /* younger than the call itself */
+	attr.attr_set &= ~(uint64_t)MOUNT_ATTR_NOSYMFOLLOW; /* kernels before 5.14 do not have it */
 	return (int)syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr));
 }
 
 /*
- * Our own copy of the directory's mount, and of those below it, on top of itself; then a root that is this copy. What the
- * host mounts below the share later comes here too.
+ * Mount a copy of the directory's mount, with those below it, over the directory, and make that the root. Mounts that the
+ * host makes below the share later are propagated here, too.
  */
 static const char *enter_tree(bool read_only)
 {
@@ -75,8 +75,8 @@ static const char *enter_tree(bool read_only)
 }
 
 /*
- * The kernel's view of our own descriptors, which are reopened through it from inside where there is no /proc. A mount of
- * its own that lies nowhere: ".." does not lead out of it.
+ * /proc/self/fd as a detached mount, for reopening descriptors inside, where there is no /proc. ".." does not lead out of a
+ * detached mount.
  */
 static int open_proc_tree(void)
 {
@@ -87,7 +87,7 @@ static int isolate_mounts(int *root, int *proc, bool read_only, struct isolation
 {
 	int fresh;
 
-	/* Only the working directory and the root come along into a new mount namespace: not descriptors. */
+	/* Enter the directory first: a new mount namespace adapts the working directory, but no descriptors. */
 	out->stage = "entering the share";
 	if (fchdir(*root) < 0)
 		return -errno;
@@ -116,9 +116,9 @@ static int isolate_mounts(int *root, int *proc, bool read_only, struct isolation
 
 static int isolate_landlock(int root, int *proc, struct isolation *out)
 {
-	/* By version of the kernel's interface: 13 rights at first, then REFER, TRUNCATE, and none for devices' ioctls. */
+	/* The rights by version of the interface: 13 at first, then REFER and TRUNCATE; ioctls of devices are not handled. */
 	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1 };
-	/* To make character devices stays: overlayfs' whiteout is one, without a device. */
+	/* MAKE_CHAR stays allowed: a whiteout of overlayfs is a character device node, with the number 0:0. */
 	const uint64_t never = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_BLOCK;
 	struct landlock_ruleset_attr attr = { 0 };
 	struct landlock_path_beneath_attr beneath = { .parent_fd = root };
@@ -145,8 +145,8 @@ static int isolate_landlock(int root, int *proc, struct isolation *out)
 	return err;
 }
 
-/* Keep of our capabilities those in needed, and make sure that no more ever come. */
-static int drop_caps(uint64_t needed)
+/* Drop all capabilities that are not in `needed`, for good. */
+static int caps_drop(uint64_t needed)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
@@ -166,8 +166,8 @@ static int drop_caps(uint64_t needed)
 }
 
 /*
- * In the user namespace that fsd_spawn() makes there is one user. One that we were started in, such as podman's of an
- * ordinary user, maps more: there the server acts for all of them, as on a host.
+ * Whether the user namespace has one user: fsd_spawn() makes such a one. Another one that the VMM was started in, such as
+ * podman's for an ordinary user, has more users; there the server acts as each of them, as on a host.
  */
 static bool is_only_user(void)
 {
@@ -187,7 +187,7 @@ static bool is_only_user(void)
 
 static void note_namespaces(struct isolation *out)
 {
-	/* Of those that whoever started us has made: the first process of a PID namespace has number 1. */
+	/* fsd_spawn() may have made a PID namespace, in which this process has number 1. */
 	if (getpid() == 1)
 		out->done |= FSD_PID_NS;
 	if (is_only_user())
@@ -200,7 +200,7 @@ static void note_namespaces(struct isolation *out)
 	(void)!unshare(CLONE_NEWCGROUP);
 }
 
-/* What the guest may have open, with owners of locks; what we keep open of what it knows; and a few for each queue. */
+/* Limit descriptors: for open files and lock owners of the guest, for nodes, and some for each queue. */
 static void limit_files(struct fs_config *config)
 {
 	enum { FILES = 4096, KNOWN = 2048, KNOWN_LEAST = 256, OTHERS = 16 * FSD_QUEUES };
@@ -212,7 +212,7 @@ static void limit_files(struct fs_config *config)
 		config->max_files = FILES;
 	if (!config->max_fds)
 		config->max_fds = files.rlim_max / 8 > KNOWN ? KNOWN : KNOWN_LEAST;
-	/* Twice: as many again may have lost their names. */
+	/* Twice: each open file may also have a lock owner, and as many nodes may be pinned. */
 	files.rlim_cur = 2 * (rlim_t)config->max_files + 2 * (rlim_t)config->max_fds + OTHERS;
 	if (files.rlim_cur > files.rlim_max)
 		files.rlim_cur = files.rlim_max;
@@ -220,7 +220,8 @@ static void limit_files(struct fs_config *config)
 	setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* No more threads than queues. Where other processes of this user count, too, it cannot be said; nor does it hold for root. */
+/* Limit threads to the queues. Only in an own user namespace, since RLIMIT_NPROC counts all processes of a user, and does not
+ * apply to root. */
 static void limit_threads(const struct isolation *out)
 {
 	const struct rlimit threads = { FSD_QUEUES + 2, FSD_QUEUES + 2 };
@@ -236,7 +237,7 @@ int isolate(int *root, int *proc, struct fs_config *config, struct isolation *ou
 	int err, mounts;
 
 	out->stage = "giving up privileges";
-	/* Nobody may look into us, and no image of guest memory is left where we die. */
+	/* No process of the same user can trace this one, and no core dump has guest memory. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
 		return -errno;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -256,6 +257,6 @@ int isolate(int *root, int *proc, struct fs_config *config, struct isolation *ou
 		}
 	}
 	out->stage = "giving up capabilities";
-	/* Where we are the only user, there is no other to be: files are made as ourselves, as without any privileges. */
-	return drop_caps(out->done & FSD_USER_NS ? 0 : caps);
+	/* If there is only one user, the server cannot act as others, and needs no capabilities. */
+	return caps_drop(out->done & FSD_USER_NS ? 0 : caps);
 }

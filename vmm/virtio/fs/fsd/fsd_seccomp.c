@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The system calls of a file server (fsd_calls.h). What is not listed ends the process: it would be somebody else's code that
- * asks for it.
+ * The seccomp filter of a file server (fsd_calls.h). A call that is not listed ends the process: only an attacker's code makes
+ * it.
  */
 #include "fs/fsd/fsd.h"
 

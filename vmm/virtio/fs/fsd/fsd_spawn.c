@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Start the child program, from a process with many threads, without copying it.
+ * Starts a child program from a process with many threads, without copying its memory.
  *
- * The new process borrows our memory until it executes the program, as with vfork(); it runs on a stack of its own and makes
- * system calls only. A PID namespace can only be had here, by whoever makes a process. Without the right to one the child
- * gets a user namespace first, in which it has the rights that it needs for all others; the only user in there is
- * ourselves, under the same number.
+ * The new process shares the memory until it executes the program, as with vfork(); it runs on a stack of its own and only
+ * makes system calls. A PID namespace must be made with the process. Without the privilege for that, the child also gets a
+ * user namespace, in which it has all capabilities; the only user there is the user of this process, with the same number.
  */
 #include "fs/fsd/fsd.h"
 
@@ -46,7 +45,7 @@ static int spawn_write(const char *path, const char *text)
 	return ret;
 }
 
-/* Executing a program takes all capabilities from whoever is not root; those called ambient stay. */
+/* execve() drops the capabilities of a process that is not root, except for ambient ones: make them ambient. */
 static int spawn_keep_caps(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -77,7 +76,7 @@ static int spawn_main(void *arg)
 	if (*s->uid_map && (spawn_write("/proc/self/setgroups", "deny") || spawn_write("/proc/self/uid_map", s->uid_map) ||
 			    spawn_write("/proc/self/gid_map", s->gid_map) || spawn_keep_caps()))
 		goto fail;
-	/* dup2() onto itself would leave it close-on-exec. */
+	/* dup2() to the same number would not clear close-on-exec. */
 	if (s->sock == FSD_SOCKET ? fcntl(s->sock, F_SETFD, 0) < 0 : dup2(s->sock, FSD_SOCKET) < 0)
 		goto fail;
 	if (syscall(SYS_close_range, FSD_SOCKET + 1, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
@@ -125,7 +124,7 @@ int fsd_spawn(const char *path, int *sock, int *pid)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	s.sock = pair[1];
-	/* A handler of ours must not run in the child, in our memory. */
+	/* Block signals: a handler of this process must not run in the child, which shares its memory. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
