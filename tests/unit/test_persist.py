@@ -35,6 +35,7 @@ from vmm.virtio.net.device import Net
 from vmm.virtio.pci import PciRegisters
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
+from vmm.virtio.rng import RngConfig
 from vmm.virtio.rng.device import Rng
 from vmm.virtio.vsock.device import Vsock
 from vmm.virtio.vsock.vhost import VhostVsock
@@ -259,9 +260,9 @@ def test_a_console_keeps_its_size() -> None:
 
 
 def test_random_bytes_go_on_in_another_machine() -> None:
-    with Guest(Rng()) as first:
+    with Guest(Rng(RngConfig())) as first:
         first.start()
-        with Guest(Rng()) as second:
+        with Guest(Rng(RngConfig())) as second:
             second.transport.restore(first.transport.save())
             assert second.status == first.status
             assert os.urandom(1)

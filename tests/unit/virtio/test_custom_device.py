@@ -44,7 +44,7 @@ def test_the_example_is_short() -> None:
 
 
 def test_a_guest_gets_random_bytes() -> None:
-    with Guest(rng.Rng()) as guest:
+    with Guest(rng.Rng(RngConfig())) as guest:
         assert guest.read(spec.MMIO_DEVICE_ID) == spec.ID_ENTROPY
         queue = guest.start()
         first, second = guest.room(64), guest.room(64)
@@ -55,14 +55,14 @@ def test_a_guest_gets_random_bytes() -> None:
 
 
 def test_a_huge_request_gets_a_part() -> None:
-    with Guest(rng.Rng()) as guest:
+    with Guest(rng.Rng(RngConfig())) as guest:
         room = guest.room(1 << 20)
         assert guest.start().send(room).written == rng.MAX_REQUEST
         assert guest.content(room)[rng.MAX_REQUEST :] == b"\xee" * ((1 << 20) - rng.MAX_REQUEST)
 
 
 def test_a_request_without_room_gets_nothing() -> None:
-    with Guest(rng.Rng()) as guest:
+    with Guest(rng.Rng(RngConfig())) as guest:
         queue = guest.start()
         assert queue.send(guest.data(b"no room")).written == 0
         assert queue.send(guest.room(8)).written == 8

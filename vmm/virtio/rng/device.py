@@ -13,13 +13,13 @@ from vmm.errors import ConfigError, HostError
 from vmm.persist import Stateless
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.rng import RngConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.events import Timer
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
+    from vmm.virtio.rng import RngConfig
 
 MAX_REQUEST = 64 << 10
 """At most so many bytes for one request: its length is the guest's to choose, the host's time is not."""
@@ -38,8 +38,7 @@ class Rng(VirtioDevice):
     name = "rng"
     saving = Stateless()
 
-    def __init__(self, config: RngConfig | None = None) -> None:
-        config = config or RngConfig()
+    def __init__(self, config: RngConfig) -> None:
         limit = config.limit
         self._source = config.source
         self._fd = _open(config.source) if config.source else -1
