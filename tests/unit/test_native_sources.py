@@ -1,4 +1,4 @@
-"""C files need each other one way only; the extension, its headers and its type stub say the same, and the pages and
+"""Files, modules and folders need each other one way only; extension, headers and stub say the same, and the pages and
 pictures of docs what is there."""
 
 from __future__ import annotations
@@ -7,10 +7,12 @@ import ast
 import re
 import subprocess
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+import grimp
 import pytest
 
 from tools import picture, stub, tree
@@ -46,13 +48,41 @@ def symbols(tmp_path_factory: pytest.TempPathFactory) -> Symbols:
     return found
 
 
-def test_no_c_files_need_each_other(symbols: Symbols) -> None:
-    needs = {path: {other for name in names for other in symbols.defined[name]} for path, names in symbols.used.items()}
-    assert sum(map(len, needs.values())) > 100
+def circle(needs: Mapping[str, Iterable[str]]) -> str:
+    """One of those that need each other, in words; empty: there is none."""
     try:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
-        raise AssertionError(" -> ".join(Path(path).stem for path in reversed(error.args[1]))) from None
+        return " -> ".join(reversed(error.args[1]))
+    return ""
+
+
+def test_no_c_files_need_each_other(symbols: Symbols) -> None:
+    needs = {path: {other for name in names for other in symbols.defined[name]} for path, names in symbols.used.items()}
+    assert sum(map(len, needs.values())) > 100
+    assert not circle(needs)
+
+
+def test_no_c_folders_need_each_other(symbols: Symbols) -> None:
+    """Neither by what they call nor by what they include: so they have an order, in which nothing runs back up."""
+    folder_of = {Path(path).stem: str(Path(path).parent) for path in [*build.SOURCES, *build.SERVER_ONLY]}
+    needs: dict[str, set[str]] = defaultdict(set)
+    for path, names in symbols.used.items():
+        others = {folder_of[Path(other).stem] for name in names for other in symbols.defined[name]}
+        needs[folder_of[Path(path).stem]] |= others
+    for path in [*build.SOURCES, *build.SERVER_ONLY]:
+        for name in re.findall(r'^#include "(.*)"', Path(path).read_text(), re.MULTILINE):
+            found = [Path(folder, name).parent for folder in build.INCLUDES if Path(folder, name).exists()]
+            needs[str(Path(path).parent)] |= {str(folder) for folder in found}
+    assert len(needs) > 15
+    assert not circle({folder: others - {folder} for folder, others in needs.items()})
+
+
+def test_no_modules_need_each_other() -> None:
+    """Nor do they by imports inside of functions; import-linter knows only circles of what lies side by side."""
+    graph = grimp.build_graph("vmm", "pyvmm_kata", exclude_type_checking_imports=True, cache_dir=None)
+    assert graph.count_imports() > 500
+    assert not circle({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
 
 
 def test_what_only_its_own_file_uses_is_static(symbols: Symbols) -> None:
