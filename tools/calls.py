@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 SECURITY = ROOT / "docs" / "security.md"
 BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls -->"
 TABLE = "calls/table.h"
-"""Of the threads of the process that has the machine."""
+"""The kinds of threads in the process of a machine."""
 THREADS = {
     "WORKER": "worker of a device that has rings and guest memory alone",
     "BLK": "worker of a disk's queue",
@@ -54,7 +54,7 @@ LISTS = {
     SERVER: "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
     "calls/forbidden.h": "what programs with `vmm.restrict_process` never make; all others they do.",
 }
-"""Files, as C includes them, and whose list each is."""
+"""Lists, by the names with which C includes them, and the process that each is for."""
 LINE = re.compile(r'^(CALL|WHEN|WHEN2|FAIL)\((\w+), (?:(.*), )?"(.*)"\)$')
 ARGUMENTS = {
     "clone": "flags", "fcntl": "fd cmd", "ioctl": "fd op", "mknodat": "dirfd pathname mode dev",
@@ -136,7 +136,7 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Those of :data:`TABLE`."""
+    """The lines of :data:`TABLE`."""
     words = {"EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "FILL"), "RUN": ("VCPU", "LOOP")}
     text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
     found = []
@@ -166,7 +166,7 @@ def _test(name: str, test: str) -> str:
 
 
 def allowed(*kinds: str) -> set[str]:
-    """The calls that threads of these kinds can make: not those that are only answered."""
+    """The calls that threads of these kinds may make, without those that fail with an errno."""
     return {row.name for row in rows() if {*kinds} & {*row.whose} and "answered with" not in row.when}
 
 

@@ -22,11 +22,11 @@ PROMPT = b"guest:~# "
 SCRIPT = (b"echo hello from the guest", b"uname -a", b"poweroff")
 TIME_LIMIT = 120
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
-"""What a distribution's kernel needs before it has a root disk."""
+"""Modules that a distribution's kernel needs to mount the root disk."""
 
 
 class Kernel(NamedTuple):
-    """What the demo boots: the kernel's options of `pyvmm boot`, and a line about it."""
+    """A kernel that the demo boots: its options of `pyvmm boot`, and a line about it."""
 
     options: list[str]
     about: str

@@ -31,7 +31,7 @@ SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 class Need(NamedTuple):
-    """One thing that must be there."""
+    """A program or file that must exist, and the package that has it."""
 
     groups: str
     what: str  # a program's name, or a glob of files one of which must exist
@@ -136,7 +136,7 @@ def is_there(what: str) -> bool:
 
 
 def python_version(python: str) -> tuple[int, int]:
-    """The version of an interpreter, (0, 0) when it cannot be had."""
+    """The version of an interpreter; (0, 0) if it does not run."""
     if named := re.search(r"/python(\d)\.(\d+)$", os.path.realpath(python)):
         return int(named[1]), int(named[2])
     try:
@@ -158,7 +158,7 @@ def pick_python() -> tuple[str, tuple[int, int]]:
 
 
 def python_needs(python: str, version: tuple[int, int]) -> list[Need]:
-    """What a distribution's interpreter leaves to further packages."""
+    """The packages that a distribution's interpreter needs besides its own."""
     if not python.startswith("/usr/bin/"):
         return []
     name = "python{}.{}".format(*version)
@@ -306,7 +306,7 @@ def install_project(python: str, *, develop: bool) -> None:
 
 
 def compile_messages(python: str) -> None:
-    """Make what pyvmm_kata.protobuf reads of the .proto files."""
+    """Compile the .proto files for pyvmm_kata.protobuf."""
     folder = os.path.join("examples", "kata")
     stamp = Stamp("messages", digest(os.path.join(folder, "proto", "*.proto"), os.path.join(folder, "proto", "*.py")))
     if not (
@@ -341,7 +341,7 @@ def install_kata(python: str) -> None:
 
 
 def install_plotting(python: str) -> None:
-    """Install what draws the benchmark's plot; the benchmark does without where that is not possible."""
+    """Install matplotlib, which draws the benchmark's plot. The benchmark runs without it, too."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
         with step("installing matplotlib, which draws the benchmark's plot"):
             command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
@@ -350,7 +350,7 @@ def install_plotting(python: str) -> None:
 
 
 def keep_newest_extension() -> None:
-    """Two ways to build it can give it two file names, of which Python would take the more special one."""
+    """Remove older builds of the extension: two ways to build it give it two file names, and Python prefers one."""
     built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
     for path in sorted(built, key=os.path.getmtime)[:-1]:
         os.remove(path)

@@ -27,7 +27,7 @@ def shown(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print them, or write them into the file."""
+    """Print the lines, or write them to vmm/__init__.py."""
     if arguments != ["--write"]:
         print(imports(), end="")
         return 0

@@ -1,4 +1,4 @@
-"""What guests of the tests are made of: what recipes make (kernels, disks, an image), and programs to run.
+"""Kernels, disks and images for guests of the tests, which recipes make, and programs to run in them.
 
 usage: python -m tools.guest    makes all of it
 """
@@ -24,7 +24,7 @@ VARIABLES = {
     "../examples/kata/image/build.py": "PYVMM_KATA_IMAGE",
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
-"""Of each C file there, guests of the tests can have a program."""
+"""C files; each is a program for guests of the tests."""
 _running: set[subprocess.Popen[str]] = set()
 """Recipes of all threads."""
 

@@ -33,7 +33,7 @@ def floors(package: str) -> list[list[str]]:
 
 
 def text_of(house: str, room: str) -> str:
-    """What a room, or a file on a floor of its own, is."""
+    """A description of a room, or of a file on a floor of its own."""
     place = ROOT / {"vmm": "vmm", "pyvmm_kata": "examples/kata/pyvmm_kata"}[house] / room
     text = (
         said(place)
@@ -44,7 +44,7 @@ def text_of(house: str, room: str) -> str:
 
 
 def cut(text: str, width: float) -> str:
-    """As much of a text as is in so many px."""
+    """Cut a text to a width in px."""
     most = int(width / LETTERS)
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}\u2026"
 
@@ -67,7 +67,7 @@ def devices() -> list[Path]:
 
 
 def picture() -> str:
-    """The whole, as SVG."""
+    """The picture, as SVG."""
     lines: list[str] = []
     y = MARGIN
     for house, title, colour in HOUSES:

@@ -43,7 +43,7 @@ def read(path: str) -> str:
 
 
 def first_line(command: tuple[str, ...]) -> str:
-    """What a program says of its version."""
+    """The first line of a program's version."""
     if shutil.which(command[0]) is None:
         return "not installed"
     done = subprocess.run(command, capture_output=True, text=True)
@@ -51,7 +51,7 @@ def first_line(command: tuple[str, ...]) -> str:
 
 
 def hardware() -> dict[str, str]:
-    """What the figures depend on."""
+    """The hardware and the settings on which the figures depend."""
     cpu = read("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.*)$", cpu, re.M)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", read("/proc/meminfo"), re.M)
@@ -84,7 +84,7 @@ def run(target: str, arguments: list[str]) -> tuple[int, list[str]]:
 
 
 def without_places(text: str) -> str:
-    """Nobody needs to know where the checkout is, or what the host is called."""
+    """Remove the paths of the checkout and the home directory, and the host's name."""
     for secret in (str(ROOT), os.path.expanduser("~"), platform.node()):
         if len(secret) > 3:
             text = re.sub(rf"(?<![\w-]){re.escape(secret)}(?![\w-])", "...", text)

@@ -51,15 +51,15 @@ ffi: Final[_Ffi]
 lib: Final[_Lib]
 """
 WIDTH = 120
-"""Of a line."""
+"""The longest line of the stub."""
 KEYWORDS = {"from": "from_", "in": "in_", "is": "is_", "global": "global_"}
-"""What Python does not have as names of parameters; they are positional."""
+"""Names of parameters in C that are keywords in Python. Parameters are positional, so others will do."""
 _ENUM = re.compile(r"^enum\s*(?:\w+\s*)?\{(?P<values>[^}]*)\}\s*;", re.M)
 _FUNCTION = re.compile(r"^(?P<result>(?:\w[\w ]*?[ *]+))(?P<name>\w+)\((?P<arguments>[^()]*)\);", re.M)
 
 
 def python_type(declared: str) -> str:
-    """Of a C type, without the name of what has it."""
+    """The Python type for a C type, which has no name behind it."""
     if "*" in declared or "[" in declared:
         return "bytes" if re.match(r"const char \*$", declared.strip()) else "CData"
     if declared.strip() in ("void", "bool"):
@@ -68,7 +68,7 @@ def python_type(declared: str) -> str:
 
 
 def function(match: re.Match[str]) -> str:
-    """The line of a function."""
+    """The declaration of a function in the stub."""
     arguments = []
     for argument in match["arguments"].split(","):
         declared, name = re.match(r"\s*(.*?)(\w+)(?:\[\w*\])?\s*$", argument, re.S).groups()  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ def function(match: re.Match[str]) -> str:
 
 
 def stub() -> str:
-    """The whole file."""
+    """The text of the stub."""
     lines = []
     # Not imported: that would need the extension, which may not be built yet
     build = runpy.run_path(str(ROOT / "vmm" / "native" / "build.py"), run_name="build")

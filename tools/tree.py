@@ -18,18 +18,18 @@ PAGE = ROOT / "docs" / "design.md"
 BEGIN, END = "<!-- rooms: python -m tools.tree --write -->", "<!-- end of rooms -->"
 HOUSES = ("vmm", "examples/kata/pyvmm_kata")
 MAIN = {"base": "native.h", "dataplane": "worker.h", "native": "warm.h"}
-"""Of C folders, where it has not the folder's name."""
+"""The main file of C folders, if it does not have the folder's name."""
 WIDTH, NAME = 118, 24
 
 
 def first_line(text: str) -> str:
-    """Its first sentence, on one line."""
+    """The first sentence of a text, on one line."""
     text = re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
     return text.partition(", between its files")[0].partition("::")[0].rstrip(":")
 
 
 def said_in_c(folder: Path) -> str:
-    """What the first comment of the folder's main file says."""
+    """The first comment of the folder's main file."""
     name = MAIN.get(folder.name, f"{folder.name}.h")
     main = folder / name if (folder / name).exists() else folder / f"{folder.name}.c"
     comments = re.findall(r"/\*(.*?)\*/", main.read_text(), re.S)
@@ -38,7 +38,7 @@ def said_in_c(folder: Path) -> str:
 
 
 def said(folder: Path) -> str:
-    """What a room is, in a sentence."""
+    """A description of a room, in a sentence."""
     init = folder / "__init__.py"
     return first_line(ast.get_docstring(ast.parse(init.read_text())) or "") if init.exists() else said_in_c(folder)
 
@@ -60,7 +60,7 @@ def room(folder: Path, top: Path) -> list[str]:
 
 
 def rooms() -> str:
-    """All of them."""
+    """The lines of all rooms."""
     lines: list[str] = []
     for house in HOUSES:
         top = ROOT / house
@@ -71,7 +71,7 @@ def rooms() -> str:
 
 
 def shown(page: str) -> str:
-    """What the page has between the marks."""
+    """The text of the page between the marks."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()
 
 

@@ -17,7 +17,7 @@ from tools import guest
 HERE = Path(__file__).resolve().parent
 FIO_DISK_SIZE = "96M"
 THREADS = "/lib/x86_64-linux-gnu/libgcc_s.so.1"
-"""What the C library loads when iperf3 ends a thread, and not before."""
+"""A library that the C library loads only when iperf3 ends a thread."""
 
 
 @dataclass(frozen=True)

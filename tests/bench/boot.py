@@ -37,7 +37,7 @@ def run_in_guest(command: str) -> str:
 
 
 def boot_once(argv: list[str]) -> dict[str, Any]:
-    """Boot once: `ns` to the first line, what KVM counted until then, and of pyvmm what it tells of itself."""
+    """Boot once: `ns` to the first line, KVM's counters until then, and pyvmm's own statistics."""
     with Child(argv) as child:
         hello = child.wait_for(HELLO, TIMEOUT)
         kvm = counters.kvm_counters(child.pid)
@@ -52,7 +52,7 @@ def boot_once(argv: list[str]) -> dict[str, Any]:
 
 
 def boot_traced(argv: list[str]) -> dict[str, Any]:
-    """Boot once and count what user space had to do until the first line."""
+    """Boot once and count exits and system calls until the first line."""
     with counters.Trace() as trace, Child(argv) as child:
         child.wait_for(HELLO, TIMEOUT)
         calls = trace.syscalls(counters.threads(child.pid))

@@ -1,4 +1,4 @@
-"""Starting a program and following what it writes, at the least cost for the one who measures."""
+"""Starts a program and follows its output, with little overhead for the measurement."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/bench", "LANG": "C.UTF-8"}
 
 
 def wait_for_image(environment: dict[str, str] | None = None) -> None:
-    """Wait until nothing makes the image that the next start of `pyvmm` takes: a user's next start comes later, too."""
+    """Wait until the start image for the next start of `pyvmm` is made, as it is when a user starts it again."""
     installed.wait_for_image(Path((environment or ENVIRONMENT)["HOME"], ".cache", "pyvmm"))
 
 
 class ChildError(Exception):
-    """The program did not do what was waited for; the message has the end of what it wrote."""
+    """The program did not write the expected text; the message has the end of its output."""
 
 
 class Child:
@@ -32,7 +32,7 @@ class Child:
         self.output = bytearray()
         self.status: int | None = None
         self.ended = 0
-        """CLOCK_MONOTONIC in ns when it had ended, after finish()."""
+        """The end of the program, CLOCK_MONOTONIC in ns; valid after finish()."""
         stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
         self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
         self.stderr = os.memfd_create("stderr")
@@ -80,7 +80,7 @@ class Child:
         return self.status
 
     def errors(self) -> str:
-        """What it wrote to its standard error."""
+        """Its standard error so far."""
         return os.pread(self.stderr, 1 << 20, 0).decode(errors="replace")
 
     def last_words(self) -> str:

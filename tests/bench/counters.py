@@ -1,4 +1,4 @@
-"""What the lab's own kernel counts of a virtual machine monitor: exits and system calls. Needs root, debugfs, tracefs.
+"""Counts exits and system calls of a virtual machine monitor in the lab's kernel. Needs root, debugfs, tracefs.
 
 Seen from the kernel, so that both programs are measured the same way whatever they say about themselves.
 """

@@ -34,7 +34,7 @@ WINDOW_MIB = 512
 FILES_PER_FOLDER = 50
 TREE = "/mnt/tree"
 TRANSFERS = {"read-1m": "read", "write-1m": "write"}
-"""Of each row: what fileio (tests/guest/programs) calls it."""
+"""The name of each row's job in fileio (tests/guest/programs)."""
 RANDOM = "randread-4k"
 TREE_JOBS = {
     "unpack": f"mkdir {TREE}; tar xf /ram/tree.tar -C {TREE}",
@@ -45,7 +45,7 @@ TREE_JOBS = {
 
 
 class Amounts:
-    """How much of everything."""
+    """Sizes and numbers of files."""
 
     def __init__(self, quick: bool) -> None:
         self.data_mib, self.dax_mib, self.folders, self.known = (
@@ -114,7 +114,7 @@ class Share:
         return mib * 1e9 / int(output.split()[0])
 
     def finish(self) -> dict[str, Any]:
-        """Let the guest power off; returns what pyvmm tells of the share: requests by name, bytes."""
+        """Power the guest off; returns pyvmm's statistics of the share: requests by name, bytes."""
         self.vm.child.write("umount /mnt; break\n")
         self.vm.child.finish(PATIENCE)
         for line in self.vm.child.errors().splitlines():
@@ -268,7 +268,7 @@ def measure_memory(spec: Spec, count: int) -> dict[str, Any]:
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """All of it."""
+    """Measure all rows of shares."""
     amounts = Amounts(spec.turns == 1)
     return {
         "files": amounts.folders * FILES_PER_FOLDER,

@@ -1,4 +1,4 @@
-"""What runs in the lab: `python -m tests.bench.inside SPEC`, started by `python -m tests.bench`.
+"""The part of the benchmark in the lab: `python -m tests.bench.inside SPEC`, started by `python -m tests.bench`.
 
 Unpacks the stage into a tmpfs and makes that the root of its mount namespace, which must be its own; then measures the
 parts of SPEC and writes their figures as JSON. SPEC is a JSON file, see `Spec`. This interpreter stays the one from the
@@ -21,10 +21,10 @@ BUSYBOX = "/run/lab/busybox"
 
 @dataclass(frozen=True)
 class Spec:
-    """What to measure, and with what; paths behind `result` are those in the stage, but
-    for `debian_disk`, which is the host's.
+    """The parts to measure, and their inputs. The paths after `result` are in the stage, except `debian_disk`, which is
+    a path on the host.
 
-    `boots`: of each program and kind, after one that is not counted; `turns` of fio, each job for `seconds`.
+    `boots`: for each program and kind, after one that is not counted; `turns`: of fio, with `seconds` for each job.
     """
 
     parts: tuple[str, ...]
@@ -76,7 +76,7 @@ def mount(kind: str, source: str, target: str, options: str = "rw") -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measure what the file `argv[0]` says."""
+    """Measure the parts that the file `argv[0]` lists."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
     from tests.bench import boot, console, fio, fs, kata, memory, net, snapshots, vsock

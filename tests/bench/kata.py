@@ -1,8 +1,8 @@
 """Containers in machines of their own beside Debian's runc and runsc (gVisor), from the same bundles.
 
-All that runs is in the stage.  Times are from the start of a command to its end, where one instruction is one
-nanosecond.  One more container in a pod that runs: for pyvmm the shim's service, as containerd calls it.  Debian has no
-containerd shim of gVisor's, so that runsc's figure is that of its commands alone, which such a shim runs.
+All programs run from the stage.  Times are from the start of a command to its end, and one instruction is one
+nanosecond.  To add a container to a running pod, pyvmm's shim is called as containerd calls it.  Debian has no
+containerd shim of gVisor, so runsc's figure is the time of the commands that such a shim would run.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def memory_of(root: str) -> int:
 
 
 def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: int) -> dict[str, Any]:
-    """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of the container that sleeps; `inside`: see there."""
+    """`run`, `exec`: nanoseconds of each turn; `idle`: KiB of a container that sleeps; `inside`: of kata_inside.py."""
     runs = [run([*command, "run", "--bundle", bundles["true"], "c1"]) for _ in range(turns + 1)][1:]
     say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
     cold = [run([*command, "run", "--bundle", bundles["true"], "c1"], warm=False) for _ in range(turns)]
@@ -126,7 +126,7 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
 
 
 def measure_clones(pyvmm: str, bundles: dict[str, str], turns: int) -> dict[str, Any]:
-    """The same where machines are clones of a template that is there: `run`, `idle`, and `phases`."""
+    """The same with machines that are clones of a template, which exists before: `run`, `idle`, and `phases`."""
     root = HERE / "clones"
     command = [pyvmm, "--config", str(TEMPLATES), "--root", str(root)]
     debug = ["--debug", "--log", str(HERE / "template.log")]
@@ -149,7 +149,7 @@ def measure_clones(pyvmm: str, bundles: dict[str, str], turns: int) -> dict[str,
 
 
 def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict[str, Any]:
-    """Of pyvmm and runsc what a further container in a pod takes."""
+    """The cost of one more container in a pod, for pyvmm and runsc."""
     folder = Path(pyvmm).parent
     bundles = {
         "sandbox": make_bundle("pod", pyvmm, ["sleep", "1000"], "sandbox"),
@@ -166,7 +166,7 @@ def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """Of each program what :func:`measure_one` says."""
+    """The figures of :func:`measure_one` for each program."""
     HERE.mkdir()
     pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
     bundles = {"true": make_bundle("true", pyvmm, ["true"]), "sleep": make_bundle("sleep", pyvmm, ["sleep", "1000"])}
@@ -220,12 +220,12 @@ ANNOTATION = "io.kubernetes.cri."
 
 
 def cri_annotations(kind: str) -> dict[str, str]:
-    """What CRI says of a pod's sandbox, or of a `container` in it, to both runtimes."""
+    """The annotations with which CRI marks a pod's sandbox, or a `container` in it, for both runtimes."""
     return {f"{ANNOTATION}container-type": kind, f"{ANNOTATION}sandbox-id": "pod"}
 
 
 def with_shim(python: str, shim: str, config: str, bundles: dict[str, str], turns: int) -> list[dict[str, int]]:
-    """Of each container `ns` and `command_ns`, see pod_client.py."""
+    """`ns` and `command_ns` of each container, see pod_client.py."""
     wanted = {"shim": shim, "config": config, "turns": turns}
     wanted |= {"sandbox": bundles["sandbox"], "container": bundles["container"]}
     with Child([python, "-S", CLIENT, json.dumps(wanted)], {**ENVIRONMENT, "PYTHONPATH": site_of(python)}) as child:
@@ -236,13 +236,13 @@ def with_shim(python: str, shim: str, config: str, bundles: dict[str, str], turn
 
 
 def site_of(python: str) -> str:
-    """Where the environment of this interpreter keeps packages."""
+    """The folder of packages of this interpreter's environment."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def with_commands(command: Sequence[str], bundles: dict[str, str], turns: int) -> list[dict[str, int]]:
-    """Of each container `ns`: create, start, wait, delete."""
+    """`ns` of each container: create, start, wait, delete."""
 
     def call(*words: str) -> None:
         # Its streams must not be pipes of ours: they would be open for as long as the container runs

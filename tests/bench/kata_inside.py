@@ -27,7 +27,7 @@ JOBS = {
     "grep": "grep -rF not-in-there {place}",
     "remove": "rm -rf {place}",
 }
-"""Of each: a command for busybox; they run one after the other, and what the container knows it may remember."""
+"""Jobs, each a command for busybox. They run one after the other, without dropping the container's caches."""
 RATED = ("unpack", "find", "grep")
 LOOP = f"i=0; while [ $i -lt {LOOPS} ]; do i=$((i+1)); done"
 
@@ -58,7 +58,7 @@ def prepare(bundle: Path) -> None:
 
 
 def measure_one(name: str, command: Sequence[str], turns: int) -> list[dict[str, int]]:
-    """Of each turn in container c1, but the first: nanoseconds of each job."""
+    """Nanoseconds of each job, for each turn in container c1 but the first."""
     runs = []
     for turn in range(turns + 1):
         with Child([*command, "exec", "c1", "sh", "-c", script()]) as child:
@@ -76,7 +76,7 @@ def measure_one(name: str, command: Sequence[str], turns: int) -> list[dict[str,
 
 
 def _row(label: str, job: str, figures: dict[str, Any], peer: str, must: float | None = None) -> Row:
-    """How many times as fast as the peer."""
+    """The speed in proportion to the peer's."""
     ours, theirs = (median(figures[who]["inside"], job) / 1e6 for who in ("pyvmm", peer))
     return Row(label, theirs / ours, "M instructions, speed", ours, theirs, peer, must, at_least=True)
 

@@ -1,4 +1,4 @@
-"""Where the time of `pyvmm-oci run` goes, step by step, from the notes of `--debug`; and a picture of it."""
+"""The time of each step of `pyvmm-oci run`, from the log of `--debug`; and a picture of it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PROCESS_1 = re.compile(r"guest: agent: (\d+) ns from its start to the first conn
 
 
 class Step(NamedTuple):
-    """A part of the way; it begins where the one before ended."""
+    """A step; it begins at the end of the one before."""
 
     phase: str
     label: str
     end: str
-    """The note that ends it."""
+    """The log message at its end."""
 
 
 STEPS = (
@@ -45,7 +45,7 @@ STEPS = (
     Step("end", "deleted, end of the command", "end"),
 )
 OF_CLONE = tuple(step for step in STEPS if step.end != "process 1")
-"""Those of a machine whose kernel and agent are there when it begins."""
+"""The steps of a machine that is a clone of a template: its kernel and agent run from the start."""
 PHASES = {
     "command": "before the machine",
     "VMM": "the VMM, to the first KVM_RUN",
@@ -59,7 +59,7 @@ PHASES = {
 def measure(
     command: Sequence[str], bundle: str, turns: int, log: Path, wanted: Sequence[Step] = STEPS
 ) -> list[dict[str, int]]:
-    """Of each run of a bundle nanoseconds from its start to each step's end; one run is not counted.
+    """Nanoseconds from the start to the end of each step, for each run of a bundle; the first run is not counted.
 
     Writing the notes is counted, too: `end` is a bit later than without them.
     """
@@ -80,7 +80,7 @@ def measure(
 
 
 def _marks(log: str, began: int) -> dict[str, int]:
-    """What the notes say, in nanoseconds since `began`."""
+    """The times of the log messages, in nanoseconds since `began`."""
     marks: dict[str, int] = {}
     took = None
     for line in log.splitlines():
@@ -95,7 +95,7 @@ def _marks(log: str, began: int) -> dict[str, int]:
 
 
 def steps(runs: list[dict[str, int]]) -> dict[str, float]:
-    """Of each step by its end: nanoseconds that it takes, the median."""
+    """The median duration of each step in nanoseconds, by the message at its end."""
     before = [dict(zip(run, (0, *run.values()), strict=False)) for run in runs]
     return {
         end: statistics.median(run[end] - start[end] for run, start in zip(runs, before, strict=True))

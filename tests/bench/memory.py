@@ -1,4 +1,4 @@
-"""What the monitor itself takes of the host's memory while its guest idles, guest RAM not counted."""
+"""The memory of the monitor while its guest idles, without guest RAM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GUEST_MIB = 256
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S{4} [0-9a-f]+ \S+ \d+ *(.*)")
 SETTLE = 3.0
-"""Seconds from the guest's last word to the measurement."""
+"""Seconds from the guest's last output to the measurement."""
 
 
 def family(pid: int) -> list[int]:

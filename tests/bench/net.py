@@ -49,7 +49,7 @@ def make_tap(name: str, network: str) -> None:
 
 
 class NetVm(Vm):
-    """A machine with a network card, and what it is asked to do with it."""
+    """A machine with a network card, and the jobs that measure it."""
 
     def __init__(self, name: str, spec: Spec) -> None:
         self.network = NETWORKS[name]
@@ -67,7 +67,7 @@ class NetVm(Vm):
         self.run(f"ip addr add {self.network}.2/24 dev eth0 && ip link set lo up && ip link set eth0 up", PATIENCE)
 
     def iperf(self, seconds: float, direction: str) -> float:
-        """MiB a second of one TCP connection, as whoever received them counted."""
+        """MiB/s of one TCP connection, as the receiver counted."""
         with Child([IPERF, "-s", "-1", "-B", f"{self.network}.1", "--forceflush"]) as server:
             server.wait_for(b"listening", PATIENCE)
             # An amount, not a time: where instructions are counted, seconds are long

@@ -31,7 +31,7 @@ class Shim:
         self._clients: dict[str, ttrpc.Client] = {}
 
     def start(self, task_id: str, bundle: str) -> ttrpc.Client:
-        """Run the command `start` in a bundle; a connection to what it names."""
+        """Run the command `start` in a bundle; returns a connection to the address that it prints."""
         command = [self._program, "-namespace", "bench", "-id", task_id, "-address", "/run/none.sock", "start"]
         done = subprocess.run(command, cwd=bundle, env=self._environment, stdout=-1, check=True, timeout=TIMEOUT)
         address = done.stdout.decode().removeprefix("unix://")
@@ -48,7 +48,7 @@ def call(client: ttrpc.Client, method: str, **fields: Any) -> Any:
 
 
 def run_container(shim: Shim, task_id: str, bundle: str) -> dict[str, int]:
-    """A container from its beginning to its end."""
+    """The whole life of a container: create, start, wait, delete."""
     began = time.monotonic_ns()
     client = shim.start(task_id, bundle)
     known = time.monotonic_ns()

@@ -11,7 +11,7 @@ MICROVM = "microvm,accel=kvm,isa-serial=on,rtc=on,pic=off"
 """The peer: QEMU's machine without PCI. `pit=off` hangs where one instruction is one nanosecond."""
 
 TUNED = ("-bios", "/usr/share/qemu/qboot.rom")
-"""A firmware made for starting fast, which has to be asked for."""
+"""QEMU's firmware for fast boots, which is not the default."""
 
 # microvm's virtio devices speak the legacy interface unless told otherwise; both programs get the modern one.
 MODERN = ("-global", "virtio-mmio.force-legacy=false")
@@ -19,7 +19,7 @@ MODERN = ("-global", "virtio-mmio.force-legacy=false")
 
 @dataclass(frozen=True)
 class Guest:
-    """One machine, as either program is told to make it.
+    """One machine, for the command line of either program.
 
     `cmdline` is the whole kernel command line. `disk` is /dev/vda and holds the root; `data` is /dev/vdb; `tap` is the
     tap device behind its network card.
@@ -77,7 +77,7 @@ def qemu(guest: Guest, *, extra: Sequence[str] = (), poll: bool = True, iothread
 
 
 def pyvmm(command: str, guest: Guest, *, extra: Sequence[str] = ()) -> list[str]:
-    """pyvmm's command line; `=` in front of the kernel's replaces what pyvmm would say by itself."""
+    """pyvmm's command line; a kernel command line that begins with `=` replaces pyvmm's defaults."""
     argv = [command, "boot", "--kernel", guest.kernel, "--memory", f"{guest.memory}M", "--cpus", str(guest.cpus)]
     argv += ["--cmdline", "=" + guest.cmdline]
     if guest.initrd:

@@ -47,7 +47,7 @@ def _number(value: float | None) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows for a person."""
+    """The rows as text."""
     head = ("", "pyvmm", "peer", "unit", "value", "must", "aim", "")
     lines = [head]
     for row in rows:
@@ -69,7 +69,7 @@ def _output(*command: str) -> str:
 
 
 def write(path: Path, rows: list[Row], figures: dict[str, Any]) -> None:
-    """Rows, raw figures and where they come from, as JSON."""
+    """Rows, raw figures and versions, as JSON."""
     data = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": _output("git", "describe", "--always", "--dirty"),

@@ -1,4 +1,4 @@
-"""One line of the benchmark's table: a ratio, what it has to be, and whether it is."""
+"""One line of the benchmark's table: a ratio, its target, and whether it meets that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """Whether it meets its targets, in a word or two."""
         if self.must is None and self.aim is None:
             return ""
         if self.meets(self.must) is False:

@@ -1,4 +1,4 @@
-"""A machine of pyvmm the library, whose statistics can be asked for while it runs. Used by the fio and net rows.
+"""A machine made by pyvmm's library that prints its statistics on request. Used by the fio and net rows.
 
 `runner.py CONFIG STATS`: CONFIG is JSON (kernel, cmdline, memory in MiB, cpus, disk, data, tap, vhost); the console is
 stdin and stdout; each SIGUSR1 writes how many exits C and Python have answered as one line of JSON to the file STATS.

@@ -1,4 +1,4 @@
-"""A machine of pyvmm the library that is forked and saved, and what that costs. Used by the snapshot rows.
+"""Forks and saves a machine of pyvmm's library, and measures that. Used by the snapshot rows.
 
 `snapshot_runner.py JSON`: what to do, under `do`, and with what; writes one line of JSON to stdout. Nothing of the test
 suite is imported: it runs with the installed pyvmm alone.
@@ -39,7 +39,7 @@ class Console:
         self.output = b""
 
     def wait_for(self, text: bytes, start: int = 0) -> None:
-        """Until the guest has written *text*."""
+        """Wait until the guest has written *text*."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.output[start:]:
             left = deadline - time.monotonic()
@@ -85,7 +85,7 @@ def to_first_run(child: Machine) -> int:
 
 
 class Pause:
-    """How long *machine* stands still in what is done with it, as :attr:`ns`."""
+    """Measures how long *machine* is paused in a block, as :attr:`ns`."""
 
     def __init__(self, machine: Machine) -> None:
         self.ns = 0
@@ -103,8 +103,8 @@ class Pause:
 
 
 def fork(spec: dict[str, Any]) -> dict[str, Any]:
-    """Of a machine with a disk, a network, a share and a vsock: ns from the call to the child's first instruction, and
-    of those until the source went on; of each of several forks."""
+    """Fork a machine with a disk, a network, a share and a vsock several times: for each fork, ns from the call to the
+    child's first instruction, and to the source's resumption."""
     console = Console()
     machine = boot(
         spec,
@@ -135,7 +135,7 @@ def fork(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def ram_kib(machine: Machine) -> int:
-    """KiB of guest RAM that are there."""
+    """KiB of guest RAM that are resident."""
     begin, found, inside = machine.memory.host_address, 0, False
     with open("/proc/self/smaps") as file:
         for line in file:
@@ -148,7 +148,7 @@ def ram_kib(machine: Machine) -> int:
 
 
 def pause(spec: dict[str, Any]) -> dict[str, Any]:
-    """ns that the source stands still, and that the first half of a fork takes: the first time, with nothing written
+    """ns for which the source is paused, and ns of the first half of a fork: at the first fork, with nothing written
     since, and with `mib` written."""
     console = Console()
     shares = (ShareConfig(spec["folder"], tag="share"),) if spec["share"] else ()
@@ -168,7 +168,7 @@ def pause(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def amounts(spec: dict[str, Any]) -> dict[str, Any]:
-    """Bytes that a snapshot takes when the guest has touched `touched`, and a diff after it has written `mib`."""
+    """The size of a snapshot when the guest has touched `touched`, and of a diff after it has written `mib`."""
     console = Console()
     machine = boot(spec | {"huge_pages": "none"}, console)
     figures: dict[str, Any] = {}

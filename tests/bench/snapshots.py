@@ -74,7 +74,7 @@ def by_vsock() -> socket.socket | None:
 
 
 def answered(child: Child, connect: Callable[[], socket.socket | None]) -> int:
-    """CLOCK_MONOTONIC in ns of the guest's first answer; who asks is told no earlier that it is there."""
+    """CLOCK_MONOTONIC in ns of the guest's first answer. Nothing reports earlier that the guest is ready."""
     deadline = time.monotonic() + PATIENCE
     while True:
         connection = connect()
@@ -88,7 +88,7 @@ def answered(child: Child, connect: Callable[[], socket.socket | None]) -> int:
 
 
 class FirstEntry:
-    """When the first vCPU of all machines enters its guest, as the kernel tells."""
+    """Reports when a vCPU first enters its guest, from a trace point of the kernel."""
 
     def __enter__(self) -> FirstEntry:
         # A buffer of a page that keeps what came first
@@ -117,7 +117,7 @@ class FirstEntry:
 
 
 def guest(spec: Spec, command: str, disk: str = DISK, memory: int = 256) -> programs.Guest:
-    """The same machine for all: a disk that is only read, as that of a template is."""
+    """The machine of all programs: its disk is read-only, like that of a template."""
     cmdline = f"{spec.cmdline} root=/dev/vda ro {boot.run_in_guest(command)}"
     return programs.Guest(spec.kernel, cmdline, disk=disk, memory=memory)
 
@@ -133,7 +133,7 @@ def make_disk(spec: Spec) -> None:
 
 
 def read_only(argv: list[str]) -> list[str]:
-    """The command line with disks that are only read."""
+    """The command line with read-only disks."""
     return [
         word + ",ro"
         if word == DISK
@@ -152,7 +152,7 @@ def boot_to_answer(argv: list[str], connect: Callable[[], socket.socket | None])
 
 
 def start_to_answer(argv: list[str], connect: Callable[[], socket.socket | None]) -> dict[str, int]:
-    """The same of one that does not boot; and until the first instruction of its guest."""
+    """The same for a machine that is restored; and ns until the first instruction of its guest."""
     wait_for_image()
     with FirstEntry() as entry, Child(argv) as child:
         ns = answered(child, connect) - child.started
@@ -160,7 +160,7 @@ def start_to_answer(argv: list[str], connect: Callable[[], socket.socket | None]
 
 
 def tell_qemu(*commands: str) -> str:
-    """Say something to QEMU's monitor."""
+    """Send a command to QEMU's monitor."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(PATIENCE)
         monitor.connect(MONITOR)
@@ -227,7 +227,7 @@ def restore(spec: Spec) -> dict[str, Any]:
 
 
 def run_library(spec: Spec, **told: Any) -> dict[str, Any]:
-    """What snapshot_runner.py says."""
+    """The output of snapshot_runner.py."""
     python = os.path.join(os.path.dirname(spec.pyvmm), "python3")
     cmdline = f"{spec.cmdline} root=/dev/vda ro {boot.run_in_guest(AGENT)}"
     told = {"kernel": spec.kernel, "cmdline": cmdline, "disk": DISK, "memory": 256, "folder": "/bench/folder", **told}

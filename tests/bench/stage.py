@@ -20,14 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cffi", "pycparser", "construct", "elftools", "cbor2", "pyroute2", "zstandard")
-"""What the two need at run time, with the extension module beside cffi."""
+"""Python packages that pyvmm needs at run time, with the extension module of cffi."""
 
 UNUSED = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "lib2to3"}
 """Folders of the standard library that nothing here imports."""
 
 
 class StageError(Exception):
-    """Something that has to be in the archive is not there."""
+    """A file that belongs into the archive does not exist."""
 
 
 def libraries(programs: Iterable[str]) -> set[str]:
@@ -54,7 +54,7 @@ class Stage:
                 self._tar.add(f"/{name}", name)
 
     def add(self, path: str | Path, at: str = "") -> None:
-        """A file or a tree; a link goes in as it is, with what it points to."""
+        """Add a file or a tree; of a symbolic link, the link and its target."""
         folder, base = os.path.split(os.path.abspath(path))
         full = os.path.join(os.path.realpath(folder), base)
         name = (at or full).lstrip("/")
@@ -70,12 +70,12 @@ class Stage:
             self.add(os.path.join(os.path.dirname(full), os.readlink(full)))
 
     def add_program(self, path: str) -> None:
-        """An executable or a shared object, and what it is linked with."""
+        """Add an executable or a shared object, and its libraries."""
         self.add(path)
         self.add_libraries([path])
 
     def add_libraries(self, programs: Iterable[str]) -> None:
-        """What `programs` are linked with."""
+        """Add the libraries of `programs`."""
         for library in sorted(libraries(programs)):
             self.add(library)
 
@@ -110,7 +110,7 @@ def venv_base() -> str:
 
 
 def site_packages(prefix: Path) -> Path:
-    """Where the environment `prefix` keeps packages."""
+    """The folder of packages of the environment `prefix`."""
     return prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
 
 

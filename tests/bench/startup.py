@@ -18,7 +18,7 @@ from tests.bench.row import Row, compare
 
 
 def to_first_run(pyvmm: str, kernel: str, environment: dict[str, str]) -> tuple[int, dict[str, float]]:
-    """Nanoseconds from the process's start to its first KVM_RUN, and the phases that pyvmm tells of."""
+    """Nanoseconds from the start of the process to its first KVM_RUN, and the phases that pyvmm reports."""
     guest = programs.Guest(kernel, "console=ttyS0")
     extra = ("--console", "none", "--stats", "--json", "--timeout", "0.1")  # a busy host may need a while for KVM_RUN
     with Child(programs.pyvmm(pyvmm, guest, extra=extra), environment) as child:

@@ -1,4 +1,4 @@
-"""Machines of several programs that are measured turn by turn, so that what else the host does hits all of them."""
+"""Measures machines of several programs in turns, so that other load on the host affects all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RESTARTS = 3
-"""How often a machine may stand still in all."""
+"""How many hangs of machines are tolerated in all."""
 
 
 M = TypeVar("M", bound="Measured")
@@ -22,7 +22,7 @@ class Measured(Protocol):
     """A machine that was booted."""
 
     def close(self) -> None:
-        """End it; the second time nothing."""
+        """End it; may be called again."""
 
 
 def take_turns(
@@ -69,6 +69,6 @@ def take_turns(
 
 
 def restart_rows(figures: dict[str, Any]) -> list[Row]:
-    """A line for each program that was started anew."""
+    """A line for each program that was started again after a hang."""
     counts = {name: sum(run.get("restarts", 0) for run in runs) for name, runs in figures.items()}
     return [absolute(f"  {name} stood still and was started anew", count) for name, count in counts.items() if count]

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 TOOL = "/bench/vsocktool"
 SOCKET = "/tmp/vm.sock"
 ADDRESSES = {"pyvmm": SOCKET, "pyvmm-vhost": "54", "qemu": "55"}
-"""Of each machine: where vsocktool finds its guest."""
+"""The address of each machine's guest, for vsocktool."""
 SINK, SOURCE, ECHO = 5000, 5001, 5002
 WRITE = 64 << 10
 SERVERS = {SINK: "sink", SOURCE: "source", ECHO: "echo"}
 MOVES = {f"{verb}-{n}": (verb, n) for verb in ("send", "recv") for n in (1, 8)}
-"""To the guest and from the guest, by one connection and by several."""
+"""Directions and numbers of connections: to and from the guest, by one connection and by several."""
 
 
 def start(name: str, spec: Spec) -> Vm:
@@ -95,7 +95,7 @@ def measure(spec: Spec) -> dict[str, Any]:
 
 
 def rows(figures: dict[str, Any], suffix: str = "") -> list[Row]:
-    """`suffix` is for where instructions are counted: there are no targets there."""
+    """`suffix`: of the names of rows in the run that counts instructions, which have no targets."""
     names = {"send": "to the guest", "recv": "from the guest"}
     wanted: list[tuple[str, str, str, float, bool]] = [
         (key, f"vsock {names[verb]}, {n} connection{'s' * (n > 1)}, 64 KiB writes", "MiB/s", 0.8, True)

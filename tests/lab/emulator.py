@@ -76,7 +76,7 @@ def _mended_copy(program: Path, cache: Path) -> Path:
 
 
 def _try_backports(root: Path) -> None:
-    """Put a newer QEMU at `root`; where there is none, say so, and ask again the next day only."""
+    """Put a newer QEMU at `root`. If there is none, say so, and ask again only after a day."""
     mark = root.with_name("qemu-backports-failed")
     if mark.exists() and time.time() - mark.stat().st_mtime < RETRY:
         return

@@ -1,4 +1,4 @@
-"""Mends two faults of QEMU's that guests and the lab itself die of: a copy of its program with two places changed.
+"""Repairs two faults of QEMU that crash guests and the lab, in a copy of its program with two changed places.
 
 An interrupt delivered twice. At a VMRUN that injects an interrupt (EVENTINJ, type INTR), QEMU delivers it at once, and
 also leaves its vector in `CPUState.exception_index`. If the emulated CPU is then asked to leave its loop for a moment
@@ -40,7 +40,7 @@ ENDBR64, RET = bytes.fromhex("f30f1efa"), b"\xc3"
 
 
 class MendError(Exception):
-    """The program does not look as expected."""
+    """The program does not have the expected code."""
 
 
 class Place:

@@ -24,7 +24,7 @@ TIMED_OUT = 124
 
 
 class Interrupted(BaseException):
-    """A signal came that ends the lab. Not an error: nothing that handles those stops it on its way out."""
+    """A signal that ends the lab. It is not an Exception, so that handlers of errors do not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -80,7 +80,7 @@ def raw_terminal(fd: int) -> Iterator[None]:
 
 
 def read_stdin() -> bytes:
-    """What there is on stdin, b"" at its end."""
+    """The bytes that stdin has now; b"" at its end."""
     try:
         return os.read(0, channel.MAX_PAYLOAD)
     except OSError:  # EIO: the terminal is gone
