@@ -7,11 +7,9 @@ import os
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.machine import state
-from vmm.machine.state import KINDS, MachineState
 from vmm.snapshot.files import DiskCopies
-from vmm.snapshot.manifest import decode_state, encode_state
 from vmm.snapshot.memory_base import take_base
-from vmm.snapshot.records import made
+from vmm.snapshot.records import plain
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from vmm.machine.kvm_vm import Core
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
+    from vmm.machine.state import MachineState
     from vmm.memory import GuestMemory
     from vmm.snapshot.memory_base import Ahead, Base
     from vmm.virtio.blk import DiskConfig
@@ -50,7 +49,6 @@ class ForkPoint:
         self._left = children
         self._copies = DiskCopies()
         self._saved = state.save(core, slots, platform)
-        self._state = b""
         try:
             self._disks = self._copy_disks(slots)
             mapped = [each.device for each in slots.attached if each.device.shares_memory]
@@ -80,8 +78,6 @@ class ForkPoint:
         :raises ConfigError: it cannot have that
         :raises HostError: the host has no room for a disk
         """
-        # As bytes: each child makes values of its own of them; and not while the machine stood still
-        self._state = self._state or encode_state(self._saved)
         self._left -= 1
         if self._left:
             copies = DiskCopies()
@@ -97,7 +93,12 @@ class ForkPoint:
         except BaseException:
             copies.remove()
             raise
-        return Child(config, self._state, self._base, copies)
+        return Child(config, self._own_state(), self._base, copies)
+
+    def _own_state(self) -> MachineState:
+        """A child's: what may change in it is nobody else's."""
+        saved = self._saved
+        return replace(saved, platform=tuple(map(plain, saved.platform)), devices=tuple(map(plain, saved.devices)))
 
     def close(self) -> None:
         """Release what no child has taken.  A second call does nothing."""
@@ -114,9 +115,9 @@ class Child:
 
     event = "restored"
 
-    def __init__(self, config: MachineConfig, saved: bytes, base: Base, copies: DiskCopies) -> None:
+    def __init__(self, config: MachineConfig, saved: MachineState, base: Base, copies: DiskCopies) -> None:
         self.config = config
-        self._state = saved
+        self._saved = saved
         self._base = base
         self._copies = copies
 
@@ -135,8 +136,7 @@ class Child:
         """
         self._copies.remove()
         core.wait_for_memory()
-        saved: MachineState = made(decode_state(self._state, "fork"), "MachineState", KINDS, "fork")
-        state.restore(saved, core, slots, platform, self._memory, advance_clock=False)
+        state.restore(self._saved, core, slots, platform, self._memory, advance_clock=False)
 
     def go_on(self, core: Core, slots: Slots) -> None:
         """Its devices."""
