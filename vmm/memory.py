@@ -512,10 +512,11 @@ class GuestMemory:
             posix.close(self._layers.pop()[0])
 
     def admit(self, uffd: int) -> int:
-        """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which is taken over.
+        """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which the caller closes after
+        :meth:`dismiss`, or when this is closed.
 
         :returns: its number
-        :raises OSError: it cannot take part; *uffd* is the caller's
+        :raises OSError: it cannot take part
         """
         result = int(lib.fill_client(self._fill, uffd))
         if result < 0:

@@ -318,4 +318,12 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
             assert command.wait() == 0, command.errors
         finally:
             command.close()
+    # Without a control socket its threads have fewer system calls
+    command = Command(tmp_path, str(tmp_path / "again"), "--jail", "on", verb="restore")
+    try:
+        command.type(b"cat /tmp/file /mnt/file; echo; poweroff -f\n")
+        command.expect("^from the share$")
+        assert command.wait() == 0, command.errors
+    finally:
+        command.close()
     assert not command.leftovers()

@@ -115,9 +115,9 @@ int fill_start(struct fill *f);
 void fill_rest(struct fill *f);
 int fill_go_on(struct fill *f);
 /*
- * Another process will map RAM. uffd: a userfaultfd of that process, which may have been used before; fill_free() closes
- * it. Returns the number of the client for the other calls, or -errno. The client may map RAM at any address, which
- * fill_client_maps() is told before the client touches RAM; it may be called again.
+ * Another process will map RAM. uffd: a userfaultfd of that process, which may have been used before; the caller closes
+ * it after fill_client_drop() or fill_free(). Returns the number of the client for the other calls, or -errno. The client
+ * may map RAM at any address, which fill_client_maps() is told before the client touches RAM; it may be called again.
  */
 int fill_client(struct fill *f, int uffd);
 int fill_client_maps(struct fill *f, int client, uint64_t address);

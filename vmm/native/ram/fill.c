@@ -524,8 +524,7 @@ static void client_drop(struct fill *f, struct client *c)
 {
 	if (c->uffd < 0)
 		return;
-	epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL); /* close() does not, if another process has the descriptor, too */
-	close(c->uffd);
+	epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL);
 	c->uffd = -1;
 }
 

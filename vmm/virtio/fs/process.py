@@ -240,19 +240,11 @@ class FsProcess(Fs):
             return
         try:
             if self._faults >= 0:
-                self._client = memory, self._take_part(memory), memory.native_fill
+                self._client = memory, memory.admit(self._faults), memory.native_fill
             else:
                 memory.complete()
         except OSError as error:
             raise self._memory_error(error) from error
-
-    def _take_part(self, memory: GuestMemory) -> int:
-        own = os.dup(self._faults)
-        try:
-            return memory.admit(own)
-        except BaseException:
-            os.close(own)
-            raise
 
     def _memory_error(self, error: OSError) -> HostError:
         return HostError(
