@@ -14,7 +14,7 @@ import posix
 from vmm.errors import HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot.memory_file import ram_areas
+from vmm.snapshot.memory_file import page_runs, ram_areas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PIECE = 2 << 20
 """RAM lies over its base in pieces of this size, or of more: elsewhere it stays anonymous, where a page that is written
 for the first time is one page, and not one of the base and a copy of it; and where it may be a huge one."""
+_MADV_POPULATE_READ = 22
+"""``<asm-generic/mman-common.h>``."""
 _MOST_PIECES = 32
 """Each is a mapping; a process has 65530."""
 
@@ -106,7 +108,8 @@ class Ahead:
     def __init__(self, memory: GuestMemory, children: int, *, empty: bool = False) -> None:
         self.bits = bytearray(-(-memory.size // PAGE // 8))
         self.file = open_memory("guest-ram-base", memory.size)
-        self.empty = empty
+        self.before: mmap.mmap | None = None
+        """What was copied, to be compared; None: nothing was."""
         if empty:
             return
         try:
@@ -115,9 +118,21 @@ class Ahead:
             below = _below(memory, areas) if memory.over_file else []
             if self.is_too_much(below, children):
                 _copy(memory, self.file, below, self.bits)
+            self.before = self.mapped(memory.size)
         except BaseException:
             self.close()
             raise
+
+    def mapped(self, size: int) -> mmap.mmap:
+        """The file, so that it can be read without a fault for each page: the machine stands still then."""
+        # Private: a shared mapping would keep the file from being frozen
+        before = mmap.mmap(self.file, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        try:
+            for start, end in page_runs(self.bits, size):
+                before.madvise(_MADV_POPULATE_READ, start, end - start)
+        except OSError:
+            pass  # before Linux 5.14
+        return before
 
     def is_too_much(self, below: list[tuple[int, int, int]], children: int) -> bool:
         """*children* copies of this would take more than a new base of this and what is *below* it."""
@@ -131,7 +146,10 @@ class Ahead:
         return file
 
     def close(self) -> None:
-        """Harmless when done twice, and when it was taken."""
+        """Harmless when done twice, and when the file was taken."""
+        if self.before is not None:
+            self.before.close()
+            self.before = None
         if self.file >= 0:
             posix.close(self.file)
             self.file = -1
@@ -141,7 +159,8 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
     """RAM of a machine as it is now, while nobody changes it.  *memory* stays as it is for whoever reads or writes it.
 
     :param children: how many will be made of it
-    :param ahead: of private memory: what was copied already
+    :param ahead: of private memory: what was copied already; its file is taken.  The caller closes it when the machine
+        runs again
     :param alone: no other process has it mapped now, and who maps it later takes part in its being filled
     :raises HostError: the host has not enough memory
     """
@@ -157,14 +176,15 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
         if memory.fd >= 0:
             # Another process with a writable mapping would continue to write the base
             return _new_base(memory, [(start, end, lib.RAM_ALL) for start, end in data_ranges(memory.fd, memory.size)])
-        ahead = ahead or Ahead(memory, children, empty=True)
+        copied = ahead or Ahead(memory, children, empty=True)
         try:
             if not memory.over_file:
-                _copy(memory, ahead.file, [(0, memory.size, lib.RAM_TOUCHED)], ahead.bits, again=not ahead.empty)
-                return _settled(memory, ahead.take())
-            return _next_base(memory, children, ahead)
+                _copy(memory, copied.file, [(0, memory.size, lib.RAM_TOUCHED)], copied.bits, copied.before)
+                return _settled(memory, copied.take())
+            return _next_base(memory, children, copied)
         finally:
-            ahead.close()
+            if copied is not ahead:
+                copied.close()
     except OSError as error:
         raise _no_memory(error) from error
 
@@ -215,13 +235,14 @@ def _below(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> list[tuple
 def _next_base(memory: GuestMemory, children: int, ahead: Ahead) -> Base:
     """Of RAM that lies over a base or file already."""
     areas = list(ram_areas(memory))
-    _copy(memory, ahead.file, areas, ahead.bits, again=not ahead.empty)
+    _copy(memory, ahead.file, areas, ahead.bits, ahead.before)
     below = _below(memory, areas)
     if not ahead.is_too_much(below, children):
         return _over(
             memory, [(start, end) for start, end, what in areas if what == lib.RAM_OWN], ahead.take(), ahead.bits
         )
-    _copy(memory, ahead.file, below, ahead.bits, again=True)
+    ahead.before = ahead.before or ahead.mapped(memory.size)
+    _copy(memory, ahead.file, below, ahead.bits, ahead.before)
     return _settled(memory, ahead.take())
 
 
@@ -263,22 +284,20 @@ def _copy(
     file: int,
     areas: Iterable[tuple[int, int, int]],
     bits: bytearray | None,
-    *,
-    again: bool = False,
+    before: mmap.mmap | None = None,
 ) -> int:
     """Write areas of RAM to *file*; bytes written.
 
     :param bits: gets one for each page that was written
-    :param again: those that have one already are in *file*, and are written if they have changed
+    :param before: *file*, of which pages that have one already are written if they have changed
     """
     pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
     native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
     native.fill = memory.native_fill
     bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
     native.bitmap = bitmap
-    # Private: a shared mapping would keep the file from being frozen
-    before = mmap.mmap(file, memory.size, mmap.MAP_PRIVATE, mmap.PROT_READ) if again else None
-    native.again = ffi.NULL if before is None else ffi.from_buffer(before)
+    again: Any = ffi.NULL if before is None else ffi.from_buffer(before)
+    native.again = again
     total = 0
     try:
         for start, end, what in areas:
@@ -290,8 +309,7 @@ def _copy(
     finally:
         posix.close(pagemap)
         if before is not None:
-            native.again = ffi.NULL
-            before.close()
+            ffi.release(again)
     return total
 
 

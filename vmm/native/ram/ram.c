@@ -10,16 +10,31 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ENTRIES = 512, HUGE = 2 << 20 };
+enum { ENTRIES = 512, RUNS = ENTRIES / 2, HUGE = 2 << 20 };
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-/* Documentation/admin-guide/mm/pagemap.rst */
+/* Documentation/admin-guide/mm/pagemap.rst; <linux/fs.h> of Linux 6.7 */
+#define PAGE_IS_FILE (1ULL << 2)
+#define PAGE_IS_PRESENT (1ULL << 3)
+#define PAGE_IS_SWAPPED (1ULL << 4)
+
+struct page_region {
+	uint64_t start, end, categories;
+};
+
+struct pm_scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_FILE (1ULL << 61)
@@ -69,75 +84,172 @@ static bool page_differs(const struct ram_file *file, struct fill_extent *than, 
 	return at < than->data ? !page_is_zero(page) : memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
 }
 
-/* Whether to write the page, by its entry in the page map and its bytes. */
-static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t entry,
-			uint64_t at)
+/* Whether a page that the page map does not rule out is to be written, by its bytes. */
+static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
 	if (file->again && has_page(file->bitmap, at))
 		return memcmp(page, (const uint8_t *)file->again + at, PAGE) != 0;
 	if (file->fill && file->what == RAM_OWN && !file->than)
 		return fill_differs(file->fill, page, at);
-	if (file->fill)
-		return file->than ? page_differs(file, than, page, at) : !page_is_zero(page);
-	if (file->what != RAM_ALL && !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
-		return false;
-	if (file->what == RAM_OWN && entry & PAGEMAP_FILE)
-		return false;
 	if (file->than)
 		return page_differs(file, than, page, at);
 	/* A page of zeros that the guest wrote over a page of the template must be written. */
 	return file->what == RAM_OWN || !page_is_zero(page);
 }
 
-static int entries_read(const struct ram_file *file, const uint8_t *page, uint64_t left, uint64_t *entry)
-{
-	const uint64_t n = left < ENTRIES ? left : ENTRIES;
-	ssize_t got;
+/* ---- what the page map does not rule out: runs of pages ---- */
 
-	if (file->what == RAM_ALL || file->fill)
-		return 0;
-	got = pread(file->pagemap, entry, n * 8, (off_t)((uintptr_t)page / PAGE * 8));
+struct runs {
+	const struct ram_file *file;
+	const uint8_t *base;
+	uint64_t at, end; /* what was not looked at yet */
+	uint32_t n, i;
+	struct page_region run[RUNS]; /* by addresses */
+};
+
+/* As PAGEMAP_SCAN does, for kernels before Linux 6.7, which have to be asked for an entry of each page. */
+static int runs_read(struct runs *r)
+{
+	const uint64_t left = (r->end - r->at) / PAGE, n = left < ENTRIES ? left : ENTRIES;
+	const uint64_t none = r->file->what == RAM_OWN ? PAGEMAP_FILE : 0, first = (uintptr_t)r->base + r->at;
+	uint64_t entry[ENTRIES];
+	ssize_t got = pread(r->file->pagemap, entry, n * 8, (off_t)(first / PAGE * 8));
+	struct page_region *last = NULL;
+
 	if (got < 0)
 		return -errno;
-	return got == (ssize_t)(n * 8) ? 0 : -EIO;
+	if (got != (ssize_t)(n * 8))
+		return -EIO;
+	for (uint64_t i = 0; i < n; i++) {
+		const uint64_t page = first + i * PAGE;
+
+		if (!(entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) || entry[i] & none)
+			continue;
+		if (!last || last->end != page) {
+			/* There are no more runs than half of the pages. */
+			last = &r->run[r->n++];
+			last->start = page;
+		}
+		last->end = page + PAGE;
+	}
+	r->at += n * PAGE;
+	return 0;
+}
+
+static int runs_scan(struct runs *r)
+{
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)r->base + r->at,
+		.end = (uintptr_t)r->base + r->end,
+		.vec = (uintptr_t)r->run,
+		.vec_len = RUNS,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	};
+	int n;
+
+	if (r->file->what == RAM_OWN)
+		scan.category_mask = scan.category_inverted = PAGE_IS_FILE;
+	n = ioctl(r->file->pagemap, PAGEMAP_SCAN, &scan);
+	if (n < 0)
+		return -errno;
+	r->n = (uint32_t)n;
+	r->at = scan.walk_end - (uintptr_t)r->base;
+	return 0;
+}
+
+/* The next run, by offsets; 0: there is none. */
+static int runs_next(struct runs *r, uint64_t *start, uint64_t *end)
+{
+	while (r->i == r->n) {
+		int err;
+
+		if (r->at >= r->end)
+			return 0;
+		r->i = r->n = 0;
+		if (r->file->what == RAM_ALL || r->file->fill) {
+			*start = r->at;
+			*end = r->at = r->end;
+			return 1;
+		}
+		err = runs_scan(r);
+		if (err == -ENOTTY || err == -EINVAL)
+			err = runs_read(r);
+		if (err < 0)
+			return err;
+	}
+	*start = r->run[r->i].start - (uintptr_t)r->base;
+	*end = r->run[r->i++].end - (uintptr_t)r->base;
+	return 1;
+}
+
+/* ---- writing ---- */
+
+struct saving {
+	const struct ram_file *file;
+	const uint8_t *base;
+	struct fill_extent extent, than;
+	uint64_t start, end, total;
+	const uint8_t *first; /* where what is at `start` lies */
+};
+
+static int save_page(struct saving *s, uint64_t at)
+{
+	const struct ram_file *file = s->file;
+	const uint8_t *page = s->base + at;
+	bool own = true;
+
+	if (file->fill)
+		page = fill_look(file->fill, &s->extent, at, &own);
+	if ((!own && file->what == RAM_OWN) || !page_wanted(file, &s->than, page, at))
+		return 0;
+	if (file->bitmap)
+		file->bitmap[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
+	if (at != s->end || page != s->first + (s->end - s->start)) {
+		int err = file_write(file->fd, s->first, s->end - s->start, s->start);
+
+		if (err < 0)
+			return err;
+		s->start = at;
+		s->first = page;
+	}
+	s->end = at + PAGE;
+	s->total += PAGE;
+	return 0;
+}
+
+/* Pages that were written before are looked at wherever they are now: they may have been given back. */
+static int save_again(struct saving *s, uint64_t from, uint64_t to)
+{
+	uint64_t start, end = from;
+	int err = 0;
+
+	while (!err && mem_run(s->file->bitmap, to, &start, &end))
+		for (; !err && start < end; start += PAGE)
+			err = save_page(s, start);
+	return err;
 }
 
 static int64_t pages_save(const struct ram_file *file, const uint8_t *base, uint64_t begin, uint64_t size)
 {
-	uint64_t entry[ENTRIES] = { 0 }, start = begin, end = begin, total = 0;
-	struct fill_extent extent = { 0 }, than = { 0 };
-	const uint8_t *first = base + begin; /* the address of the bytes of offset `start` */
-	int err = 0;
+	struct runs runs = { .file = file, .base = base, .at = begin, .end = begin + size };
+	struct saving s = { .file = file, .base = base, .start = begin, .end = begin, .first = base + begin };
+	uint64_t at = begin, start, end;
+	int got = 0, err = 0;
 
-	for (uint64_t at = begin; at < begin + size; at += PAGE) {
-		const uint64_t i = (at - begin) / PAGE;
-		const uint8_t *page = base + at;
-		bool own = true;
-
-		if (i % ENTRIES == 0)
-			err = entries_read(file, base + at, (begin + size - at) / PAGE, entry);
-		if (err < 0)
-			return err;
-		if (file->fill)
-			page = fill_look(file->fill, &extent, at, &own);
-		if (!own && file->what == RAM_OWN)
-			continue;
-		if (!page_wanted(file, &than, page, entry[i % ENTRIES], at))
-			continue;
-		if (file->bitmap)
-			file->bitmap[at / PAGE / 8] |= (uint8_t)(1 << at / PAGE % 8);
-		if (at != end || page != first + (end - start)) {
-			err = file_write(file->fd, first, end - start, start);
-			if (err < 0)
-				return err;
-			start = at;
-			first = page;
-		}
-		end = at + PAGE;
-		total += PAGE;
+	while (!err && (got = runs_next(&runs, &start, &end)) > 0) {
+		if (file->again)
+			err = save_again(&s, at, start);
+		for (at = start; !err && at < end; at += PAGE)
+			err = save_page(&s, at);
 	}
-	err = file_write(file->fd, first, end - start, start);
-	return err < 0 ? err : (int64_t)total;
+	if (!err && got < 0)
+		err = got;
+	if (!err && file->again)
+		err = save_again(&s, at, begin + size);
+	if (!err)
+		err = file_write(file->fd, s.first, s.end - s.start, s.start);
+	return err < 0 ? err : (int64_t)s.total;
 }
 
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size)
