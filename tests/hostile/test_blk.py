@@ -275,3 +275,85 @@ def test_a_host_without_space(tmp_path: Path, io_uring: str) -> None:
     lines = run.stdout.splitlines()
     assert [line for line in lines if "No space left on device" in line] == lines[:1]
     assert 20 <= int(lines[-1].removeprefix("good: ")) <= 32
+
+
+BROKEN = """
+import ctypes, errno, os, struct, sys, threading
+from tests.blk_driver import BlkGuest
+from vmm.virtio.blk import device as blk_spec
+folder, how = sys.argv[1:]
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40755,user_id=0,group_id=0" % fuse
+assert not ctypes.CDLL(None).mount(b"broken", folder.encode(), b"fuse", ctypes.c_ulong(0), options)
+content, broken, bad = bytearray(1 << 20), threading.Event(), 1 << 19
+def attributes(node):
+    size, mode = (len(content), 0o100600) if node == 2 else (0, 0o40755)
+    return struct.pack("6Q10I", node, size, size // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+def answer(opcode, node, data):
+    if opcode == 26:  # FUSE_INIT
+        return struct.pack("4I2H2I2H2I24x", 7, 31, 0, 0, 0, 0, 1 << 16, 1, 0, 0, 0, 0)
+    if opcode == 1 and data == b"disk\\0":
+        return struct.pack("4Q2I", 2, 0, 1, 1, 0, 0) + attributes(2)
+    if opcode in (3, 4):
+        return struct.pack("Q2I", 1, 0, 0) + attributes(node)
+    if opcode == 14:
+        return struct.pack("Q2I", 0, 1, 0)  # FOPEN_DIRECT_IO: nothing is in the host's memory
+    if opcode in (18, 25, 34):
+        return b""
+    if opcode == 17:
+        return struct.pack("5Q3I28x", 0, 0, 0, 0, 0, 4096, 255, 4096)
+    if opcode in (15, 16):
+        _, at, size = struct.unpack_from("QQI", data)
+        if broken.is_set() and at + size > bad:
+            return errno.EIO
+        if opcode == 15:
+            return bytes(content[at : at + size])
+        content[at : at + size] = data[40 : 40 + size]
+        return struct.pack("2I", size, 0)
+    if opcode == 20:
+        return errno.EIO if broken.is_set() else b""
+    return errno.ENOSYS
+def serve():
+    while True:
+        request = os.read(fuse, 1 << 18)
+        _, opcode, unique, node = struct.unpack_from("IIQQ", request)
+        if opcode in (2, 36, 42):
+            continue
+        told = answer(opcode, node, request[40:])
+        failed, told = (-told, b"") if isinstance(told, int) else (0, told)
+        os.write(fuse, struct.pack("Iiq", 16 + len(told), failed, unique) + told)
+threading.Thread(target=serve, daemon=True).start()
+kind = {"auto": None, "io_uring": True, "sync": False}[how]
+with BlkGuest(folder + "/disk", io_uring=kind) as guest:
+    guest.start()
+    for at in (0, bad):
+        guest.write_disk(at // 512, bytes([7]) * 8192)
+    broken.set()
+    assert guest.read_disk(0, 8192) == bytes([7]) * 8192
+    for _ in range(3):
+        assert guest.request(blk_spec.BLK_T_IN, bad // 512, 8192).status == blk_spec.BLK_S_IOERR
+        assert guest.request(blk_spec.BLK_T_IN, bad // 512 - 1, 1024).status == blk_spec.BLK_S_IOERR
+        assert guest.request(blk_spec.BLK_T_OUT, bad // 512, bytes(8192)).status == blk_spec.BLK_S_IOERR
+        assert guest.request(blk_spec.BLK_T_FLUSH).status == blk_spec.BLK_S_IOERR
+    assert guest.disk.stats()["last_errno"] == errno.EIO
+    guest.write_disk(16, bytes([8]) * 512)
+    broken.clear()
+    assert guest.read_disk(bad // 512, 8192) == bytes([7]) * 8192, "what was not written is what was there"
+    guest.write_disk(bad // 512, bytes([9]) * 8192)
+    assert guest.request(blk_spec.BLK_T_FLUSH).status == blk_spec.BLK_S_OK
+assert content[8192:8704] == bytes([8]) * 512 and content[bad : bad + 8192] == bytes([9]) * 8192
+os._exit(0)  # the thread waits for requests
+"""
+
+
+@pytest.mark.parametrize("io_uring", ["auto", "io_uring", "sync"])
+def test_a_host_whose_disk_fails(tmp_path: Path, io_uring: str) -> None:
+    """EIO of reads, writes and flushes, of a file system of the test's own: as ENOSPC is."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse here")
+    if os.geteuid() or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a file system of its own")
+    command = ["unshare", "-m", sys.executable, "-c", BROKEN, str(tmp_path), io_uring]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr.count("Input/output error") == 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -255,3 +257,73 @@ def test_a_device_in_python_is_reset_while_it_works() -> None:
             before = queue.read_used_idx()
             guest.turn_loop(2)
             assert queue.read_used_idx() == before
+
+
+KILLED = """
+import os, random, signal, struct, sys
+from tests import fs_driver as f
+from tests.blk_driver import BlkGuest
+from tests.fs_driver import FsGuest
+from vmm.virtio.blk import device as blk
+folder, what = sys.argv[1:]
+image, rounds = os.path.join(folder, "data"), 34
+SLOTS, SIZE = 16, 8192
+
+def serve(acknowledged):
+    guest = BlkGuest(image) if what == "disk" else FsGuest(folder, isolation=what)
+    with guest:
+        if what == "disk":
+            guest.start()
+        else:
+            node = guest.lookup("data").node
+            fh = guest.open(node, os.O_RDWR)
+        number = 0
+        while True:
+            number += 1
+            at, data = number % SLOTS * SIZE, struct.pack("<Q", number) * (SIZE // 8)
+            if what == "disk":
+                guest.write_disk(at // 512, data)
+                assert guest.request(blk.BLK_T_FLUSH).status == blk.BLK_S_OK
+            else:
+                assert guest.write_file(fh, data, at) == SIZE
+                guest.call(f.FSYNC, node, struct.pack("<QII", fh, 0, 0))
+            os.write(acknowledged, struct.pack("<Q", number))
+
+for round in range(rounds):
+    with open(image + ".new", "wb") as file:  # a server of the last round may still have that round's
+        file.truncate(SLOTS * SIZE)
+    os.replace(image + ".new", image)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            serve(writer)
+        finally:
+            os._exit(9)
+    os.close(writer)
+    told, wanted = b"", 8 * random.randrange(1, 2 * SLOTS)
+    while len(told) < wanted and (piece := os.read(reader, 65536)):
+        told += piece
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    while piece := os.read(reader, 65536):
+        told += piece
+    os.close(reader)
+    last = len(told) // 8
+    assert 8 * last >= wanted, "it ended by itself"
+    content = open(image, "rb").read()
+    assert len(content) == SLOTS * SIZE
+    for number in range(max(1, last - SLOTS + 2), last + 1):
+        found = content[number % SLOTS * SIZE :][:SIZE]
+        assert found == struct.pack("<Q", number) * (SIZE // 8), (round, number, last, found[:16])
+"""
+
+
+@pytest.mark.parametrize("what", ["disk", "thread", "process"])
+def test_what_was_flushed_is_there_after_kill_9(tmp_path: Path, what: str) -> None:
+    """A disk, and a share served by a thread and by a process: whoever was told that data is safe finds it, and who
+    comes next can write at once."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

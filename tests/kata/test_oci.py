@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +61,29 @@ def test_the_monitor_has_given_up_what_it_does_not_need(runtime: Runtime) -> Non
         assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
     assert re.search(r"Max core file size +0 +0", Path(f"/proc/{pid}/limits").read_text())
     runtime.check("delete", "--force", "c1")
+
+
+def test_a_full_run_refuses_containers_and_takes_none_away(runtime: Runtime) -> None:
+    """No space for states: what there is goes on, ends and is deleted; what is to come is refused, and not left."""
+    runtime.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(runtime.root)], check=True)
+    try:
+        runtime.started("c1", "sleep 600")
+        with open(runtime.root / "filler", "wb", 0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        refused = runtime.run("run", "--bundle", runtime.bundle("true"), "c2")
+        assert refused.returncode == 1 and refused.stderr.count("No space left on device: ") == 1, refused.stderr
+        assert str(runtime.root / "c2") in refused.stderr and not (runtime.root / "c2").exists()
+        assert runtime.check("exec", "c1", "echo", "works") == "works\n"
+        runtime.check("kill", "c1", "KILL")
+        runtime.wait("c1", "stopped")
+        runtime.check("delete", "c1")
+        (runtime.root / "filler").unlink()
+        runtime.check("run", "--bundle", runtime.bundle("true"), "c3")
+        assert os.listdir(runtime.root) == []
+    finally:
+        subprocess.run(["umount", "-l", str(runtime.root)], check=True)
 
 
 def test_a_program_killed_by_a_signal(runtime: Runtime) -> None:

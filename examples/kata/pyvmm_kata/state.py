@@ -19,11 +19,17 @@ FILE = "state.json"
 
 
 def write(folder: str, state: Json) -> None:
-    """Replace the state in *folder*."""
+    """Replace the state in *folder*.
+
+    :raises OSError: it cannot be written, and is what it was
+    """
     path = os.path.join(folder, FILE)
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump(state, file)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(state, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     os.rename(f"{path}.new", path)
 
 
