@@ -72,6 +72,10 @@ def test_what_a_container_sees(oci: Oci) -> None:
 def test_a_life(oci: Oci) -> None:
     oci.start("c1", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
     assert oci.state("c1")["status"] == "running"
+    monitor = json.loads((oci.root / "c1" / "state.json").read_text())["monitor"]
+    status = Path(f"/proc/{monitor}/status").read_text().split()
+    held, filters = int(status[status.index("CapEff:") + 1], 16), int(status[status.index("Seccomp_filters:") + 1])
+    assert held.bit_count() == 13 and not held & 1 << 7 and filters >= 2, "neither CAP_SETUID nor calls without a list"
     assert oci.check("exec", "c1", "cat", "/proc/sys/kernel/panic_on_oops") == "1\n"
     done = oci.run("exec", "c1", "sh", "-c", "cat; echo of exec >&2; exit 4", text="typed\n")
     assert (done.returncode, done.stdout, done.stderr) == (4, "typed\n", "of exec\n")

@@ -36,11 +36,7 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     :raises ConfigError: a name is unknown
     :raises HostError: the kernel refuses PR_SET_NO_NEW_PRIVS
     """
-    kept = 0
-    for name in capabilities:
-        if name not in CAPABILITIES:
-            raise ConfigError(f"{name!r} is no capability", code="jail-capability", hint="capabilities(7) lists them")
-        kept |= 1 << CAPABILITIES.index(name)
+    kept = _bits(capabilities)
     walls = ffi.new("struct jail_walls *")
     _check(lib.jail_reduce(kept, walls))
     standing, missing = int(walls.standing), ""
@@ -54,13 +50,17 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     return Walls(standing, missing)
 
 
-def seal_process() -> None:
+def seal_process(capabilities: Iterable[str] | None = None) -> None:
     """Forbid the calling thread, and all that it makes later, to run programs and to make processes or machines, for
     good.  Call this when all those that the process needs are running.
 
+    :param capabilities: keep only these, of those that it has, and only the system calls that docs/system-calls.md
+        lists for HOST and for a machine's threads: files, sockets, mounts, threads.  Others fail with ENOSYS.  None:
+        keep all capabilities and calls
+    :raises ConfigError: a name is unknown
     :raises HostError: the host's kernel has no seccomp filters
     """
-    _check(lib.seccomp_forbid(0))
+    _check(lib.seccomp_forbid(0) if capabilities is None else lib.seccomp_keep(_bits(capabilities)))
 
 
 def keep_calls() -> None:
@@ -70,6 +70,19 @@ def keep_calls() -> None:
     :raises HostError: the host's kernel has no seccomp filters
     """
     _check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
+
+
+def _bits(capabilities: Iterable[str]) -> int:
+    """The bit set of capabilities(7).
+
+    :raises ConfigError: a name is unknown
+    """
+    kept = 0
+    for name in capabilities:
+        if name not in CAPABILITIES:
+            raise ConfigError(f"{name!r} is no capability", code="jail-capability", hint="capabilities(7) lists them")
+        kept |= 1 << CAPABILITIES.index(name)
+    return kept
 
 
 def _check(result: int) -> None:

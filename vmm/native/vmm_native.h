@@ -367,6 +367,7 @@ enum {
 	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
 	SECCOMP_FILL = 2097152, /* the thread that fills guest RAM (fill.c) */
 	SECCOMP_SERVER = 4194304, /* the process that serves the control socket of a jailed machine */
+	SECCOMP_HOST = 8388608, /* a process with a machine that continues to serve its host */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. */
@@ -396,6 +397,11 @@ void seccomp_starter_end(void);
  * calls/forbidden.h; without: those that start programs or processes, or make machines. 0 or -errno.
  */
 int seccomp_forbid(uint32_t programs);
+/*
+ * Restrict the calling thread and those that it starts, for good, to the calls of SECCOMP_HOST and of a machine's threads; others fail
+ * with ENOSYS. So it starts no programs, processes or machines. It keeps the capabilities of this bit set. 0 or -errno.
+ */
+int seccomp_keep(uint64_t capabilities);
 /* The i-th line; -ENOENT behind the last. */
 int seccomp_row(uint32_t i, struct seccomp_row *out);
 

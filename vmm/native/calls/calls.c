@@ -65,7 +65,7 @@ enum {
 	CHILD = SECCOMP_CHILD, PREFETCH = SECCOMP_PREFETCH, REACH = SECCOMP_REACH,
 	CONTROL = SECCOMP_CONTROL, GDB = SECCOMP_GDB, BROKER = SECCOMP_BROKER,
 	OUTSIDE = SECCOMP_OUTSIDE, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
-	WORKER = SECCOMP_WORKER, FILL = SECCOMP_FILL, SERVER = SECCOMP_SERVER,
+	WORKER = SECCOMP_WORKER, FILL = SECCOMP_FILL, SERVER = SECCOMP_SERVER, HOST = SECCOMP_HOST,
 	EVERY = WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
 };
 
@@ -98,7 +98,11 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 
 /* ---- the filter ---------------------------------------------------------------------------------------------------- */
 
-static int filter_install(uint32_t kind)
+/*
+ * Install the lines of `kind`; the filter answers all other calls with `other`. A line that refuses a call counts only where it is one
+ * of `own`: another kind of the same process makes that call.
+ */
+static int filter_install(uint32_t kind, uint32_t own, uint32_t other)
 {
 	struct seccomp_call list[SECCOMP_LINES];
 	size_t n = 0;
@@ -107,6 +111,8 @@ static int filter_install(uint32_t kind)
 		const struct call *c = &calls[i];
 
 		if (!(c->whose & kind))
+			continue;
+		if (!(c->whose & own) && (c->test == TEST_FAIL || c->test == TEST_REFUSED))
 			continue;
 		/* Each value of IN is a line of its own. */
 		for (uint32_t k = 0; k < (c->test == TEST_IN ? c->n : 1); k++) {
@@ -130,7 +136,7 @@ static int filter_install(uint32_t kind)
 	}
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	return seccomp_install(list, n, SECCOMP_RET_TRAP);
+	return seccomp_install(list, n, other);
 }
 
 /* ---- a process that cannot be jailed -------------------------------------------------------------------------------- */
@@ -263,10 +269,10 @@ static void install_handler(void)
 /* ---- capabilities -------------------------------------------------------------------------------------------------- */
 
 /*
- * Give up the capabilities of this thread that are not in `kept`, which has those below 32. A process with a filter
+ * Give up the capabilities of this thread that are not in `kept`. A process with a filter
  * (seccomp_enter_process()) has no capabilities, and its filter does not allow these calls.
  */
-static int keep_capabilities(uint32_t kept)
+static int keep_capabilities(uint64_t kept)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { 0 };
@@ -275,9 +281,11 @@ static int keep_capabilities(uint32_t kept)
 		return 0;
 	if (syscall(SYS_capget, &head, data) < 0)
 		return -errno;
-	data[0].effective &= kept;
-	data[0].permitted &= kept;
-	data[0].inheritable = data[1].effective = data[1].permitted = data[1].inheritable = 0;
+	for (int i = 0; i < 2; i++, kept >>= 32) {
+		data[i].effective &= (uint32_t)kept;
+		data[i].permitted &= (uint32_t)kept;
+		data[i].inheritable = 0;
+	}
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
@@ -301,14 +309,23 @@ int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 		essential = true;
 	}
 	(void)keep_capabilities(capabilities_of(kind));
-	return filter_install(kind);
+	return filter_install(kind, kind, SECCOMP_RET_TRAP);
+}
+
+int seccomp_keep(uint64_t capabilities)
+{
+	const uint32_t machine = VMM | RUN | START | EVERY | VHOST | DISK | CHILD | PREFETCH | REACH;
+	int err = keep_capabilities(capabilities);
+
+	/* What seccomp_forbid(0) forbids is not on the list: one filter is enough. */
+	return err ? err : filter_install(HOST | machine, HOST, SECCOMP_RET_ERRNO | ENOSYS);
 }
 
 int seccomp_enter_process(uint32_t kinds)
 {
 	install_handler();
 	whole_process = true;
-	return filter_install(kinds);
+	return filter_install(kinds, kinds, SECCOMP_RET_TRAP);
 }
 
 int seccomp_enter_thread(uint32_t kinds)
@@ -319,7 +336,7 @@ int seccomp_enter_thread(uint32_t kinds)
 	__atomic_store_n(&confined, true, __ATOMIC_RELEASE);
 	thread_needs_starter();
 	err = keep_capabilities(capabilities_of(kinds));
-	return err ? err : filter_install(kinds);
+	return err ? err : filter_install(kinds, kinds, SECCOMP_RET_TRAP);
 }
 
 static int enter_starter(void)

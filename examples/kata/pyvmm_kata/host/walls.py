@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from vmm import restrict_process, seal_process
 
-KEPT = (
-    # files of bundles, volumes and the state; what a share serves, attributes included
-    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid", "setfcap"),
+SEALED = (
+    # files of bundles, volumes and the state; an overlay's, which its mounter's capabilities serve
+    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setfcap"),
     # mounts, control groups, and the namespaces of faces
-    *("sys_admin", "sys_chroot", "sys_ptrace", "sys_resource", "kill", "setpcap"),
-    # a tap device, its filters and programs; the ports of a rootless network
-    *("net_admin", "net_raw", "bpf", "net_bind_service"),
+    *("sys_admin", "sys_ptrace", "sys_resource", "kill"),
+    # a network that comes late; connections to localhost of the container's
+    *("net_admin", "net_raw", "bpf"),
+)
+"""What a monitor has when it starts nothing any more."""
+KEPT = (
+    *SEALED,
+    # for the servers of shares and networks: their users, their roots, the ports of a rootless network
+    *("setgid", "setuid", "setpcap", "sys_chroot", "net_bind_service"),
 )
 
 
@@ -23,8 +29,9 @@ def restrict() -> None:
 
 
 def seal() -> None:
-    """The machine is made, and no process is to be started any more: by this thread, and those to come.
+    """The machine is made, and no process is to be started any more: by this thread, and those to come, which have
+    the system calls of a list alone.
 
     :raises HostError: the host's kernel has no filters of system calls
     """
-    seal_process()
+    seal_process(SEALED)
