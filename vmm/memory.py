@@ -332,14 +332,19 @@ class GuestMemory:
 
     # -- filled on demand --------------------------------------------------------------------------------------------
 
-    def fill_from(self, layers: Sequence[Layer]) -> bool:
+    def fill_from(self, layers: Sequence[Layer], first: bytes = b"") -> bool:
         """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
         at a time.  Their descriptors are needed during this call only; the files must not change.
 
+        :param first: a bit for each page that is filled now: this has them as huge pages where most of one is wanted
         :returns: False: the host does not allow it, and nothing was done
         """
         fill = self._new_fill(layers)
-        result = int(lib.fill_start(fill)) if fill != ffi.NULL else 0
+        result = 0
+        if fill != ffi.NULL:
+            if first:
+                result = int(lib.fill_ahead(fill, ffi.from_buffer(first), self._early))
+            result = result or int(lib.fill_start(fill))
         if result:
             lib.fill_free(fill)
             _say_why(result)
@@ -467,16 +472,6 @@ class GuestMemory:
         :raises OSError: the template cannot be read
         """
         result = int(lib.fill_range(self._fill, start, end))
-        if result < 0:
-            raise OSError(-result, posix.strerror(-result))
-        return result
-
-    def fill_pages(self, bits: bytes) -> int:
-        """Fill the pages that have their bits now; bytes that were.
-
-        :raises OSError: the template cannot be read
-        """
-        result = int(lib.fill_pages(self._fill, ffi.from_buffer(bits)))
         if result < 0:
             raise OSError(-result, posix.strerror(-result))
         return result

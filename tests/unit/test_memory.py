@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -372,22 +373,45 @@ def test_memory_is_filled_where_it_is_touched(template: Path) -> None:
 
 
 def test_pages_can_be_filled_beforehand(template: Path) -> None:
-    """What the template has of those that are asked for; who touches them then has no fault that is to be answered."""
-    with template.open("rb") as file:
-        memory = GuestMemory(SIZE, shared=True)
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+    """Those that are asked for, whether the template has them or not: who touches one has no fault to be answered."""
     content = template.read_bytes()
     last, in_the_hole = SIZE // PAGE - 1, SIZE // 2 // PAGE
     bits = bytearray(SIZE // PAGE // 8)
     for page in (0, 1, 7, 8, in_the_hole, last):
         bits[page // 8] |= 1 << page % 8
-    assert memory.fill_pages(bytes(bits)) == 5 * PAGE
-    for page in (0, 1, 7, 8, last):
-        assert memory.read(page * PAGE, PAGE) == content[page * PAGE : (page + 1) * PAGE]
-    assert memory.fill_stats()["faults"] == 0
-    assert os.fstat(memory.fd).st_blocks * 512 == 5 * PAGE
-    assert memory.fill_pages(bytes(len(bits))) == 0
-    memory.close()
+    with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bytes(bits))
+        assert os.fstat(memory.fd).st_blocks * 512 == 6 * PAGE
+        for page in (0, 1, 7, 8, in_the_hole, last):
+            assert memory.read(page * PAGE, PAGE) == content[page * PAGE : (page + 1) * PAGE]
+        assert memory.fill_stats() == {"faults": 0, "filled": 5 * PAGE}
+        assert memory.filled() == bytes(bits)
+        assert memory.read(0, SIZE) == content
+
+
+def test_pieces_that_are_filled_for_the_most_part_may_be_huge(template: Path) -> None:
+    content = template.read_bytes()
+    bits = b"\xff" * 40 + bytes(24) + bytes(SIZE // PAGE // 8 - 64)  # 320 of the first 512 pages
+    with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bits)
+        assert memory.read(0, 320 * PAGE) == content[: 320 * PAGE]
+        assert memory.fill_stats()["faults"] == 0
+        assert memory.filled() in (bits, b"\xff" * 64 + bits[64:])
+        memory.write(511 * PAGE, b"own")
+        assert memory.read(0, SIZE) == content[: 511 * PAGE] + b"own" + content[511 * PAGE + 3 :]
+
+
+def test_a_host_without_room_for_what_is_filled_beforehand_has_it_filled_later(template: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    content = template.read_bytes()
+    with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * PAGE // 2, limit[1]))  # in the middle of a page
+        try:
+            assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], b"\xff" * (SIZE // PAGE // 8))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert memory.filled() == bytes(SIZE // PAGE // 8)
+        assert memory.read(0, SIZE) == content
 
 
 def test_after_a_reset_the_template_is_gone(template: Path) -> None:

@@ -120,6 +120,7 @@ class Restored:
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
+        first = working_set.at_once(self._folder, ram.size) if self._wants_prefetch and shared and on_demand else b""
         return memory_file.open_ram(
             ram.size,
             self._memory_files,
@@ -127,6 +128,7 @@ class Restored:
             shared=shared,
             prefault=ram.prefault,
             on_demand=on_demand,
+            first=first,
         )
 
     @property

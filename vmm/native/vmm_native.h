@@ -104,6 +104,12 @@ struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int 
 int fill_layer(struct fill *f, int fd, const uint8_t *bits);
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
 /*
+ * Fill the pages whose bits are set, before fill_start(), which takes less than to fill them later. huge: where more than half of
+ * 2 MiB is wanted, fill all of it as a huge page if the host makes one. 0, also if there is no room: then nothing is filled;
+ * -errno: what was written cannot be removed.
+ */
+int fill_ahead(struct fill *f, const uint8_t *bits, bool huge);
+/*
  * Start the thread that answers page faults. Called again after fill_rest() if something else was mapped at ram meanwhile.
  * 0 or -errno.
  */
@@ -126,8 +132,6 @@ void fill_client_drop(struct fill *f, int client);
 void fill_forget(struct fill *f, const void *at, uint64_t len);
 /* Fill the pages between two offsets now. Returns the bytes filled, or -errno. */
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
-/* The same for the pages whose bits are set. */
-int64_t fill_pages(struct fill *f, const uint8_t *bits);
 /* Set the bits of the pages that were filled or discarded. */
 void fill_done(struct fill *f, uint8_t *bits);
 /* The same, and of pages that the template does not have and that the kernel has filled with zeros. */

@@ -220,18 +220,26 @@ def read_pages(folder: str, size: int) -> bytes:
 
 
 def open_ram(
-    size: int, layers: list[str], *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False
+    size: int,
+    layers: list[str],
+    *,
+    huge_pages: str,
+    shared: bool,
+    prefault: bool,
+    on_demand: bool = False,
+    first: bytes = b"",
 ) -> GuestMemory:
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
 
     :param layers: paths of ``memory`` files: a full one, then diffs
     :param on_demand: fill shared memory when it is touched, instead of copying all, where the host's kernel supports
     that
+    :param first: a bit for each page that is filled at once all the same
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """
     if shared and on_demand and not prefault and huge_pages != "hugetlb":
-        memory = _open_on_demand(size, layers, huge_pages)
+        memory = _open_on_demand(size, layers, huge_pages, first)
         if memory.on_demand:
             return memory
         memory.close()
@@ -249,7 +257,7 @@ def open_ram(
     return memory
 
 
-def _open_on_demand(size: int, layers: list[str], huge_pages: str) -> GuestMemory:
+def _open_on_demand(size: int, layers: list[str], huge_pages: str, first: bytes) -> GuestMemory:
     """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
     memory = GuestMemory(size, huge_pages=huge_pages, shared=True)
     files: list[int] = []
@@ -262,7 +270,7 @@ def _open_on_demand(size: int, layers: list[str], huge_pages: str) -> GuestMemor
             diff = bool(below)
             bits = read_pages(os.path.dirname(path), size) if diff else b""
             below.append((files[-1], () if diff else ((0, size),), bits))
-        if memory.fill_from(below) and len(files) == 1:
+        if memory.fill_from(below, first) and len(files) == 1:
             memory.file = posix.dup(files[0])
         return memory
     except BaseException:

@@ -48,16 +48,14 @@ class Prefetch:
         self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
 
     def bring(self, map_pages: Callable[[GuestMemory, bytes], bool]) -> None:
-        """Fill what is not much before the guest runs, and have the guest find it mapped: an exit and a fault for each
-        page take longer than all else that is done for it.
+        """Of memory that has begun with what :func:`at_once` says, have the guest find it mapped: an exit and a fault
+        for each page take longer than all else that is done for it.
 
         :param map_pages: of a vCPU, see :meth:`vmm.kvm.vcpu.Vcpu.map_pages`
         """
-        bits, memory = self._bits, self._memory
-        if bits is None or not memory.on_demand or bits.count(0) < len(bits) - _AT_ONCE // PAGE // 8:
+        if self._bits is None or not self._memory.on_demand or not _is_little(self._bits):
             return
-        memory.fill_pages(bits)
-        map_pages(memory, bits)  # where this KVM cannot, the guest takes its exits
+        map_pages(self._memory, self._memory.filled())  # where this KVM cannot, the guest takes its exits
         self._brought = True
 
     def start(self) -> None:
@@ -97,6 +95,16 @@ class Prefetch:
         if self._file >= 0:
             posix.close(self._file)
             self._file = -1
+
+
+def at_once(folder: str, size: int) -> bytes:
+    """What clones have filled before they run, if it is not much; empty: nothing."""
+    bits = read(folder, size)
+    return bits if bits is not None and _is_little(bits) else b""
+
+
+def _is_little(bits: bytes) -> bool:
+    return bits.count(0) >= len(bits) - _AT_ONCE // PAGE // 8
 
 
 def touched(memory: GuestMemory) -> bytes:

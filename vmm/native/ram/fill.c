@@ -33,6 +33,8 @@
  * the others the kernel fills pages with zeros.
  */
 enum { PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+/* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
+enum { FAULT_AROUND = 64 << 10 };
 /* If the host has no memory, a copy is tried TRIES times, with pauses of TRY_MS. */
 enum { TRIES = 200, TRY_MS = 20 };
 /* epoll data: the own userfaultfd; SOURCE_CLIENT + i: that of client i. */
@@ -440,6 +442,93 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 	return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+/* ---- fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
+
+static int write_all(int fd, const uint8_t *from, uint64_t len, uint64_t at)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, from, len, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		from += n;
+		at += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Write to the memfd the pages between two offsets that the template has; or with bits those that are set there, zeros included, and
+ * mark them done.
+ */
+static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint64_t end)
+{
+	uint64_t at = start;
+	int err = 0;
+
+	while (at < end && !err) {
+		const uint8_t *from = template_page(f, at);
+		uint64_t stop = at + PAGE;
+
+		if (bits ? has_page(bits, at) : from != NULL) {
+			while (from && stop < end && template_page(f, stop) == from + (stop - at) && (!bits || has_page(bits, stop)))
+				stop += PAGE;
+			err = write_all(f->memfd, from ? from : zero_page, stop - at, at);
+			if (bits)
+				set_bits(f->done, at, stop);
+			if (from)
+				f->filled += stop - at;
+		}
+		at = stop;
+	}
+	return err;
+}
+
+static uint32_t count_pages(const uint8_t *bits, uint64_t start, uint64_t end)
+{
+	uint32_t n = 0;
+
+	for (uint64_t at = start; at < end; at += PAGE)
+		n += has_page(bits, at);
+	return n;
+}
+
+int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
+{
+	int err = 0;
+
+	for (uint64_t start = 0; start < f->size && !err; start += PIECE) {
+		const uint64_t end = f->size - start > PIECE ? start + PIECE : f->size;
+		const uint32_t n = count_pages(bits, start, end);
+
+		if (!n)
+			continue;
+		/* No page of a huge one can be missing later, so all of it is filled. */
+		if (huge && end - start == PIECE && n > PIECE / PAGE / 2 && ram_huge(f->ram + start, PIECE) == 0) {
+			err = write_pages(f, NULL, start, end);
+			set_bits(f->done, start, end);
+			continue;
+		}
+		err = write_pages(f, bits, start, end);
+		/* Map them: one read for each FAULT_AROUND. */
+		for (uint64_t at = start; at < end && !err; at += FAULT_AROUND)
+			for (uint64_t page = at; page < at + FAULT_AROUND && page < end; page += PAGE)
+				if (has_page(f->done, page)) {
+					(void)__atomic_load_n(f->ram + page, __ATOMIC_RELAXED);
+					break;
+				}
+	}
+	if (!err)
+		return 0;
+	/* Remove what was written: a page may be half full. */
+	memset(f->done, 0, bitmap_size(f));
+	f->filled = 0;
+	return madvise(f->ram, f->size, MADV_REMOVE) < 0 ? -errno : 0;
+}
+
 int fill_start(struct fill *f)
 {
 	uint64_t size = PIECE;
@@ -562,21 +651,6 @@ int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
 			return some;
 		total += some;
 		start = stop;
-	}
-	return total;
-}
-
-int64_t fill_pages(struct fill *f, const uint8_t *bits)
-{
-	uint64_t start, end = 0;
-	int64_t total = 0;
-
-	while (mem_run(bits, f->size, &start, &end)) {
-		const int64_t some = fill_range(f, start, end);
-
-		if (some < 0)
-			return some;
-		total += some;
 	}
 	return total;
 }
