@@ -16,14 +16,13 @@ Layout, little-endian::
 
 from __future__ import annotations
 
-import _stat as stat
 import posix
 import struct
 import time
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
-from vmm.faststart.environment import variable
+from vmm.faststart.builtin import stat, variable
 
 VERSION = 1
 _MAGIC = b"PYVMMK\0" + bytes((VERSION,))

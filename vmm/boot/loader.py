@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _stat as stat
 import posix
 
 from vmm.boot import cache
 from vmm.boot.image import Identity, KernelImage, identity
 from vmm.errors import ConfigError
+from vmm.faststart.builtin import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _stat as stat
 import gc
 import posix
 import sys
@@ -13,6 +12,7 @@ from vmm.cli.options import parser as make_parser
 from vmm.config.sizes import parse_size
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart import bundle
+from vmm.faststart.builtin import stat
 from vmm.faststart.record import replace
 from vmm.jail import enter as jail
 from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig

@@ -5,17 +5,15 @@ It ends with whoever has the other end of the socket FD, from whom it takes the 
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
-import _socket
 import gc
 import json
 import posix
-from _queue import SimpleQueue
 
 from vmm.cli import jail
 from vmm.cli.boot import allow_many_files
 from vmm.control.broker import Requests
 from vmm.errors import ConfigError, HostError, VmmError
+from vmm.faststart.builtin import SimpleQueue, signal, socket
 from vmm.faststart.record import replace
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
@@ -42,7 +40,7 @@ _SPACE = "space"
 class _Asked(Requests):
     """Requests of the process that has the machine; its end is an item of *told*, as events are."""
 
-    def __init__(self, sock: _socket.socket, told: SimpleQueue[Told]) -> None:
+    def __init__(self, sock: socket.socket, told: SimpleQueue[Told]) -> None:
         super().__init__(sock)
         self._told = told
 
@@ -70,10 +68,10 @@ class _Asked(Requests):
 
 def main(argv: list[str]) -> int:
     """Be that process; returns its exit status."""
-    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGPIPE):
-        _signal.signal(number, _signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
     try:
-        sock = _socket.socket(fileno=int(argv[0]))
+        sock = socket.socket(fileno=int(argv[0]))
         sock.getpeername()
     except (IndexError, ValueError, OSError):
         raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None

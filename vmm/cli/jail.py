@@ -83,10 +83,10 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
 
 def _file_size(machine: Machine, *, control: bool) -> int:
     """The most bytes that a file may have that the machine writes; 0: no limit, since one of them may grow."""
-    import _stat
+    from vmm.faststart.builtin import stat
 
     for fd in {1, 2, machine.config.console.fd} - {None, -1}:
-        if fd is not None and _stat.S_ISREG(posix.fstat(fd).st_mode):
+        if fd is not None and stat.S_ISREG(posix.fstat(fd).st_mode):
             return 0
     most = 1 << 20
     if control:  # what a snapshot's files have
@@ -96,7 +96,7 @@ def _file_size(machine: Machine, *, control: bool) -> int:
         fd = getattr(device, "image_fd", -1)
         if fd >= 0:
             info = posix.fstat(fd)
-            if _stat.S_ISREG(info.st_mode):
+            if stat.S_ISREG(info.st_mode):
                 most = max(most, info.st_size)
     return most
 

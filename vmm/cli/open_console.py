@@ -15,12 +15,12 @@
 
 from __future__ import annotations
 
-import _stat as stat
 import errno
 import posix
 
 from vmm.cli.console import Console, Pty
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.builtin import stat
 
 KINDS = "stdio, pty, file:PATH or none"
 

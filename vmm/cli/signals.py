@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-# The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
-import _signal  # type: ignore[import-not-found]
 import posix
 import select
 import time
+
+# The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
+from vmm.faststart.builtin import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ def exit_at_once() -> None:
     """Until :meth:`Signals.watch`, SIGINT, SIGTERM and SIGHUP end the program with 128 and their number, by SystemExit
     on the main thread: what was opened is closed.  Those that are ignored stay so."""
     for number in _NAMES:
-        if _signal.getsignal(number) not in (_signal.SIG_IGN, None):
-            _signal.signal(number, _exit)
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _exit)
 
 
 def _exit(number: int, _frame: object) -> None:
     for each in _NAMES:  # a second one would interrupt the closing
-        _signal.signal(each, _signal.SIG_IGN)
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -50,8 +51,8 @@ class Signals:
         """From now on.  On the main thread."""
         self._machine = machine
         for number in _NAMES:
-            _signal.signal(number, self._handle)
-        _signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            signal.signal(number, self._handle)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def wait(self, timeout: float | None) -> None:
         """Wait until the machine's run has ended, at most *timeout* seconds; every handler runs meanwhile.  On the main
@@ -96,7 +97,7 @@ class Signals:
     def __exit__(self, *exc: object) -> None:
         # The handlers stay: what is left to do takes no time
         if self._machine is not None:
-            _signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(-1)
             self._machine = None
         posix.close(self._reader)
         posix.close(self._writer)

@@ -15,7 +15,6 @@ invalid request; the machine ends with an error when the broker ends.
 
 from __future__ import annotations
 
-import _socket
 import os
 import posix
 import select
@@ -23,6 +22,7 @@ import struct
 
 from vmm import native
 from vmm.errors import ConfigError, HostError, VmmError
+from vmm.faststart.builtin import socket
 from vmm.faststart.thread import Thread
 from vmm.native import ffi, lib
 from vmm.virtio.vsock.path import STREAM, listen
@@ -68,7 +68,7 @@ class Broker:
         if self._pidfd < 0:
             raise self._error(-self._pidfd)
         self.pid = int(pid[0])
-        self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, sock[0])
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, sock[0])
         try:
             self._tell(vsock, list(names))
         except OSError as error:
@@ -96,8 +96,8 @@ class Broker:
         if vsock is not None:
             # Timeouts of the machine's requests.  The broker answers at once: its connect() does not block
             limit = struct.pack("=qq", _PATIENCE, 0)
-            for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
-                self._sock.setsockopt(_socket.SOL_SOCKET, option, limit)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._sock.setsockopt(socket.SOL_SOCKET, option, limit)
             folder, prefix, sockets = vsock.use_broker(self._sock)
             names += sockets
         try:
@@ -113,8 +113,8 @@ class Broker:
         if len(text) >= len(message.text):
             raise ConfigError(f"{text.decode(*_ENCODING)}: too long a path for a machine in a jail", code="broker-path")
         message.text = text
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", folder))] if folder >= 0 else []
-        self._sock.sendmsg([bytes(ffi.buffer(message))], rights, _socket.MSG_NOSIGNAL)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", folder))] if folder >= 0 else []
+        self._sock.sendmsg([bytes(ffi.buffer(message))], rights, socket.MSG_NOSIGNAL)
 
     def _on_end(self, machine: Machine) -> None:
         machine.loop.remove(self._pidfd)
@@ -138,7 +138,7 @@ class Requests:
     Each request is a message at *sock*, with the descriptors of a socket for its answers, and of files to write.
     """
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._machine: Machine | None = None
 
@@ -197,7 +197,7 @@ class Requests:
     def close(self) -> None:
         """Accept no more requests.  May be called again."""
         try:
-            self._sock.shutdown(_socket.SHUT_RDWR)  # a thread may be waiting there
+            self._sock.shutdown(socket.SHUT_RDWR)  # a thread may be waiting there
         except OSError:
             pass
         self._sock.close()
@@ -220,7 +220,7 @@ class ControlProcess(Requests):
     def __init__(self, config: MachineConfig, path: str) -> None:
         listening = listen(path, STREAM)
         try:
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             machine = posix.pidfd_open(posix.getpid())
             self.pid = posix.fork()
         except OSError as error:
@@ -286,15 +286,15 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
     return {}
 
 
-def _receive(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
-    data, rights, _, _ = sock.recvmsg(most, _socket.CMSG_SPACE(_FDS_MAX * 4), _socket.MSG_CMSG_CLOEXEC)
+def _receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
+    data, rights, _, _ = sock.recvmsg(most, socket.CMSG_SPACE(_FDS_MAX * 4), socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for _, _, each in rights:
         fds += struct.unpack(f"={len(each) // 4}i", each[: len(each) // 4 * 4])
     return data, fds
 
 
-def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, config: MachineConfig) -> None:
+def _serve_outside(sock: socket.socket, machine: int, listening: Listening, config: MachineConfig) -> None:
     """The main function of the forked process; does not return."""
     status = 1
     try:
@@ -326,11 +326,11 @@ def _serve_outside(sock: _socket.socket, machine: int, listening: Listening, con
 def _leave_others(kept: set[int]) -> None:
     """Leave the terminal, ignore the signals that are meant for the machine, and close all descriptors but stderr and
     *kept*."""
-    import _signal  # type: ignore[import-not-found]
+    from vmm.faststart.builtin import signal
 
     posix.setsid()
-    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT):
-        _signal.signal(number, _signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     lib.thread_set_name(b"pyvmm-control")
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     for fd in (0, 1):

@@ -10,11 +10,10 @@ import json
 import logging
 import os
 import socket
-from _thread import LockType, allocate_lock
 
 from vmm import report
 from vmm.errors import ConfigError, VmmError
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import LockType, Thread, allocate_lock
 from vmm.virtio.registry import BUILT_IN
 from vmm.virtio.vsock.path import Listening, listen
 
@@ -49,7 +48,7 @@ def import_the_rest() -> None:
     import cbor2
 
     import vmm
-    from vmm.faststart.environment import sha256
+    from vmm.faststart.builtin import sha256
     from vmm.machine import snapshot
     from vmm.snapshot import directory, files, memory_base, memory_file, working_set
 

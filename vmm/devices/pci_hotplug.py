@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 from vmm.bus import BusDevice
+from vmm.faststart.thread import allocate_lock
 from vmm.persist import Schema, State
 
 TYPE_CHECKING = False

@@ -1,1 +1,1 @@
-"""What makes a start fast; the only place that depends on how CPython imports and keeps code."""
+"""What makes a start fast; the only place that names private parts of CPython."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posix
-from _thread import _local, allocate_lock, get_ident, start_new_thread
+from _thread import LockType, RLock, _local, allocate_lock, get_ident, start_new_thread
+
+__all__ = ["ClosingTogether", "LockType", "RLock", "Task", "Thread", "allocate_lock", "close_slowly", "get_ident"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

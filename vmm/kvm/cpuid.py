@@ -160,7 +160,7 @@ _OWN = (0xB, 0x1F, *_FREQUENCIES)
 
 def fingerprint(cpuid: kvm_cpuid2) -> str:
     """SHA-256 of the leaves, less those of frequencies: the same on hosts whose guests see the same processor."""
-    from vmm.faststart.environment import sha256
+    from vmm.faststart.builtin import sha256
 
     kept = sorted(bytes(entry) for entry in entries(cpuid) if entry.function not in _FREQUENCIES)
     return sha256(b"".join(kept))

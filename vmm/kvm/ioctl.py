@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 
 from vmm.errors import HostError
-from vmm.kvm.ctype import addressof, get_errno, i32, libc, pointer, u64
+from vmm.faststart.ctype import addressof, get_errno, i32, libc, pointer, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from _thread import allocate_lock
 
+from vmm.faststart.ctype import u8
+from vmm.faststart.thread import allocate_lock
 from vmm.kvm import ioctl as k
-from vmm.kvm.ctype import u8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import time
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.ctype import addressof, sizeof, u8, u64
 from vmm.faststart.record import dataclass
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm import structs_state as st
-from vmm.kvm.ctype import addressof, sizeof, u8, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from vmm.kvm.ctype import Structure
+    from vmm.faststart.ctype import Structure
     from vmm.kvm.vcpu import Vcpu
     from vmm.kvm.vm import Vm
 

@@ -23,7 +23,7 @@ def read_stats(stats_fd: int) -> dict[str, int]:
     """All scalar statistics by name, of what :func:`open_stats` returned.  At any time."""
     if stats_fd < 0:
         return {}
-    from vmm.kvm.ctype import sizeof
+    from vmm.faststart.ctype import sizeof
     from vmm.kvm.structs_debug import kvm_stats_desc, kvm_stats_header
 
     header = kvm_stats_header.from_buffer_copy(posix.pread(stats_fd, sizeof(kvm_stats_header), 0))

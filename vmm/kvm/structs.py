@@ -6,7 +6,7 @@ Those that it does not are elsewhere: making a class for each takes time.
 
 from __future__ import annotations
 
-from vmm.kvm.ctype import Structure, i32, u8, u16, u32, u64
+from vmm.faststart.ctype import Structure, i32, u8, u16, u32, u64
 
 
 class kvm_userspace_memory_region(Structure):

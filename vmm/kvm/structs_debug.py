@@ -5,7 +5,7 @@ A test compares every size and offset with the compiler's view of the header; :d
 
 from __future__ import annotations
 
-from vmm.kvm.ctype import Structure, i16, u8, u16, u32, u64
+from vmm.faststart.ctype import Structure, i16, u8, u16, u32, u64
 
 
 class kvm_translation(Structure):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import posix
 
 from vmm.errors import HostError
+from vmm.faststart.ctype import u32
 from vmm.kvm import ioctl as k
-from vmm.kvm.ctype import u32
 from vmm.kvm.structs import MAX_CPUID_ENTRIES, kvm_cpuid2
 from vmm.kvm.vm import Vm
 

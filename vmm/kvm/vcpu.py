@@ -7,9 +7,9 @@ import posix
 import struct
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.ctype import u8
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
-from vmm.kvm.ctype import u8
 from vmm.kvm.stats import open_stats, read_stats
 from vmm.native import ffi, lib
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import posix
 
 from vmm.errors import HostError
+from vmm.faststart.ctype import u64
 from vmm.faststart.thread import close_slowly
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
-from vmm.kvm.ctype import u64
 from vmm.kvm.vcpu import Vcpu
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import PciHotplug
 from vmm.errors import ConfigError
 from vmm.events import EventFd
+from vmm.faststart.thread import allocate_lock
 from vmm.kvm.routing import MsiRouter
 from vmm.machine.slots import NOWHERE, Attached
 from vmm.native import ffi, lib

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from _weakref import ref
+
+from vmm.faststart.builtin import ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,12 +12,11 @@ import signal
 import socket
 import sys
 import time
-from _thread import RLock, get_ident
 
 from vmm import boot
 from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
 from vmm.faststart.record import replace
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import RLock, Thread, get_ident
 from vmm.machine import exit_hook as exithook
 from vmm.machine.config import THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, nonsense, number, parsed, text

@@ -17,10 +17,10 @@ from vmm.machine.lifecycle import STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
     from typing import Any
 
+    from vmm.faststart import builtin
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
     from vmm.machine.snapshot import Saved
@@ -43,7 +43,7 @@ class Jailed:
 
     confined = True
 
-    def __init__(self, sock: _socket.socket, process: int, config: MachineConfig) -> None:
+    def __init__(self, sock: builtin.socket.socket, process: int, config: MachineConfig) -> None:
         self._sock = sock
         self._process = process
         self.config = config

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+from vmm.faststart.thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class EventStream:
     """
 
     def __init__(self, life: Life) -> None:
-        from _queue import SimpleQueue
+        from vmm.faststart.builtin import SimpleQueue
 
         # Its put() may be interrupted by itself: a signal handler may end the run
         self._queue: SimpleQueue[Event | EndEvent | None] = SimpleQueue()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posix
 import time
-from _thread import RLock, allocate_lock, get_ident
 
 from vmm.config.device import DeviceConfig
 from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
-from vmm.faststart.thread import ClosingTogether, Thread
+from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, get_ident
 from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from vmm.faststart.thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
-
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import Thread, get_ident
 from vmm.kvm import ioctl as k
 from vmm.machine.lifecycle import ERROR, PANIC, POWEROFF, REBOOT, TRIPLE_FAULT
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from vmm.bus import BusDevice
 from vmm.errors import ConfigError
+from vmm.faststart.thread import RLock
 from vmm.pci import spec
 from vmm.pci.config import ConfigSpace
 from vmm.persist import Schema, State, mismatch

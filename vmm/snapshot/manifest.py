@@ -212,7 +212,7 @@ def read_state(folder: str, manifest: Manifest) -> Any:
 
     :raises ConfigError: it is not the one that was written
     """
-    from vmm.faststart.environment import sha256
+    from vmm.faststart.builtin import sha256
 
     path = os.path.join(folder, STATE)
     try:

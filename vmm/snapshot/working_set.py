@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import posix
-from _thread import allocate_lock
 
 from vmm import report
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import Thread, allocate_lock
 from vmm.memory import PAGE
 from vmm.snapshot.memory_file import page_runs
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import _stat as stat
 import errno
 import mmap
 import posix
 
 from vmm import report
 from vmm.errors import ConfigError
+from vmm.faststart.builtin import stat
 
 SECTOR = 512
 BLOCK = 4096

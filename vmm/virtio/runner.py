@@ -10,11 +10,10 @@ whoever called (a vCPU's thread, the loop) stops the machine.
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from vmm import report
 from vmm.errors import ForbiddenCallError, GuestError, VmmError
 from vmm.events import EventFd
+from vmm.faststart.thread import RLock
 from vmm.native import lib
 from vmm.virtio.device import DeviceContext
 from vmm.virtio.queue import Queue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import posix
-from _thread import allocate_lock
 
 from vmm.errors import ForbiddenCallError, HostError
+from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import struct
 import time
-from _thread import allocate_lock
 
 from vmm.errors import ConfigError
+from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec

@@ -12,11 +12,11 @@ import errno
 import os
 import select
 import struct
-from _thread import allocate_lock
 
 from vmm import native, report
 from vmm.errors import GuestError, HostError
 from vmm.events import EventFd
+from vmm.faststart.thread import allocate_lock
 from vmm.memory import sealed_memory
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs

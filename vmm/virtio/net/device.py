@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import posix
 import struct
-from _thread import allocate_lock
 
 from vmm import report
 from vmm.errors import GuestError, HostError
+from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
@@ -150,7 +150,7 @@ class Backend:
 
 def stable_mac(identity: str) -> bytes:
     """A locally administered address, always the same for *identity* on this host."""
-    from _blake2 import blake2b
+    from vmm.faststart.builtin import blake2b
 
     try:
         fd = posix.open("/etc/machine-id", posix.O_RDONLY | posix.O_CLOEXEC)

@@ -15,14 +15,13 @@ import struct
 import time
 
 from vmm.errors import ConfigError, HostError
-from vmm.faststart.environment import variable
+from vmm.faststart.builtin import variable
 from vmm.native import lib
 from vmm.virtio.net.device import NET_F_GUEST_CSUM, Backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
-
+    from vmm.faststart.builtin import socket
     from vmm.virtio.net import Publish
 
 PROGRAM = "passt"
@@ -66,13 +65,14 @@ def _check_port(port: Publish) -> None:
 
     :raises ConfigError: somebody else has the port
     """
-    from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+    from vmm.faststart.builtin import socket
 
-    family = AF_INET6 if ":" in port.address else AF_INET
-    sock = socket(family, (SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM) | SOCK_CLOEXEC)
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
     try:
         if port.protocol == "tcp":
-            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((port.address, port.host))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -119,9 +119,9 @@ class Passt(Backend):
             raise
 
     def _spawn(self, command: list[str]) -> None:
-        from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
+        from vmm.faststart.builtin import socket
 
-        ours, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._words, words = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         fd = ours.detach()
         self.fds.append(fd)
@@ -147,9 +147,9 @@ class Passt(Backend):
         """Whoever has its answer to a question for an address knows that it runs and has all its ports."""
         to_all, kind, arp, nobody, unknown, target = _PROBE
         frame = to_all + mac + kind + arp + mac + nobody + unknown + target
-        from _socket import socket
+        from vmm.faststart.builtin import socket
 
-        sock = socket(fileno=self.fds[0])
+        sock = socket.socket(fileno=self.fds[0])
         try:
             deadline = time.monotonic() + START_TIMEOUT
             self._notice = time.monotonic() + min(NOTICE_AFTER, START_TIMEOUT)
@@ -163,12 +163,12 @@ class Passt(Backend):
         finally:
             sock.detach()
 
-    def _read_frame(self, sock: socket, deadline: float) -> bytes:
+    def _read_frame(self, sock: socket.socket, deadline: float) -> bytes:
         """One frame; nothing at the end of the stream."""
         length = self._read(sock, 4, deadline)
         return self._read(sock, int.from_bytes(length, "big"), deadline) if length else b""
 
-    def _read(self, sock: socket, count: int, deadline: float) -> bytes:
+    def _read(self, sock: socket.socket, count: int, deadline: float) -> bytes:
         from select import POLLIN, poll
 
         waiter = poll()

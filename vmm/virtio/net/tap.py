@@ -75,9 +75,9 @@ class Tap(Backend):
             raise
 
     def _read_mtu(self, ifname: str) -> int:
-        from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
+        from vmm.faststart.builtin import socket
 
-        sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             answer = fcntl.ioctl(sock.fileno(), SIOCGIFMTU, struct.pack("16si20x", ifname.encode(), 0))
         except OSError as error:

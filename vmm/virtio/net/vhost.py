@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import posix
 import struct
-from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, socket
 
 from vmm.errors import GuestError, HostError
+from vmm.faststart.builtin import socket
 from vmm.virtio.net.device import NET_F_MRG_RXBUF, Net
 from vmm.virtio.vhost import Vhost
 
@@ -48,7 +48,7 @@ class VhostNet(Net):
         self._vhosts: list[Vhost] = []
         self._running = 0
         self._counters = -1
-        self._links: socket | None = None
+        self._links: socket.socket | None = None
         super().__init__(backend, mac=mac)
 
     def _open_pairs(self) -> None:
@@ -58,7 +58,8 @@ class VhostNet(Net):
             self.features &= vhost.features | ~NET_F_MRG_RXBUF  # the other features are the tap device's
         # Both are of this thread's network, wherever those who look later are: in a jail there is none
         try:
-            self._links = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, _NETLINK_ROUTE)
+            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            self._links = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
             self._links.bind((0, _RTMGRP_LINK))
         except OSError as error:
             text = posix.strerror(error.errno or 0)

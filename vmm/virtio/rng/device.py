@@ -5,11 +5,11 @@ It is served by Python, on the control loop: Linux asks for a few bytes when it 
 
 from __future__ import annotations
 
-import _stat as stat
 import posix
 import time
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.builtin import stat
 from vmm.persist import Stateless
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice

@@ -26,10 +26,10 @@ from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     import socket
     from typing import Any
 
+    from vmm.faststart import builtin
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.vsock import VsockConfig
 
@@ -188,7 +188,7 @@ class Vsock(VirtioDevice):
 
     # -- the host's side -------------------------------------------------------------------------------------
 
-    def use_broker(self, sock: _socket.socket) -> tuple[int, bytes, list[tuple[str, tuple[int, int]]]]:
+    def use_broker(self, sock: builtin.socket.socket) -> tuple[int, bytes, list[tuple[str, tuple[int, int]]]]:
         """Connect to programs of the host through who answers at the other end of *sock*: ``struct vsock_ask`` and
         ``vsock_told``.  No worker runs.  The caller keeps the socket open.
 

@@ -7,18 +7,18 @@ it belongs to us) gives way.
 
 from __future__ import annotations
 
-import _socket
 import errno
 import os
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.builtin import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.virtio.vsock import VsockConfig
 
-STREAM: int = _socket.SOCK_STREAM
-SEQPACKET: int = _socket.SOCK_SEQPACKET
+STREAM: int = socket.SOCK_STREAM
+SEQPACKET: int = socket.SOCK_SEQPACKET
 SEQPACKET_SUFFIX = ".seqpacket"
 PATH_MAX = 107
 """Bytes of a unix socket's path, its end left out."""
@@ -54,7 +54,7 @@ def port_path(uds: str, port: int) -> str:
     return f"{uds}_{port}"
 
 
-def bind(sock: _socket.socket, path: str) -> _Id:
+def bind(sock: socket.socket, path: str) -> _Id:
     """Bind *sock* to *path*; what a program that has ended left there is replaced.
 
     :returns: what :func:`unlink` wants to know
@@ -84,7 +84,7 @@ def listen(path: str, kind: int) -> Listening:
     :raises ConfigError: see :func:`bind`
     """
     try:
-        sock = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise HostError(f"vsock: {error.strerror}", code="vsock-socket", errno=error.errno or 0) from error
     try:
@@ -99,7 +99,7 @@ def listen(path: str, kind: int) -> Listening:
 class Listening:
     """A listening socket and its path; :meth:`close` removes the path if it is still this socket's."""
 
-    def __init__(self, sock: _socket.socket, path: str, identity: _Id) -> None:
+    def __init__(self, sock: socket.socket, path: str, identity: _Id) -> None:
         self.sock = sock
         self.path = path
         self._identity: _Id | None = identity
@@ -160,7 +160,7 @@ def _remove_stale(path: str, kind: int) -> None:
 
 
 def _is_alive(path: str, kind: int) -> bool:
-    probe = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    probe = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         probe.connect(path)
     except OSError as error:
