@@ -65,15 +65,15 @@ int ram_zero(void *at, uint64_t len);
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
 /* Replace pages by a shared mapping of a memfd, from its beginning.  0, or -errno and nothing has changed. */
 int ram_show(void *at, uint64_t len, int fd);
+
+/* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
+
+/* Any thread may call these functions, if not stated otherwise. */
 /*
  * Have pieces of 2 MiB of a shared mapping, aligned to that in memory and in the file, there as huge pages, with what they have
  * in them. 0, or -errno: this host does not make them (its policy, no such page free); what is there is as good.
  */
 int ram_huge(void *at, uint64_t len);
-
-/* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
-
-/* Any thread may call these functions, if not stated otherwise. */
 struct fill;
 
 /* fill_look() caches here where RAM has data. Zeros at first. */

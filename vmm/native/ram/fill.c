@@ -9,6 +9,8 @@
  * A bit in `done` means that the page was filled or discarded. If such a page is missing, it was discarded, and is zero: the
  * template's page must not be copied a second time.
  *
+ * Huge pages of RAM are made here, too: a template's as well as those of a machine that boots.
+ *
  * Only this thread answers the faults. If it cannot, the process ends, as it does elsewhere when the host cannot bring a
  * page. The thread waits for nothing but the disk with the template.
  */
@@ -32,7 +34,7 @@
  * RAM is divided into pieces of PIECE bytes or more. Those in which the template has data are registered with userfaultfd; in
  * the others the kernel fills pages with zeros.
  */
-enum { PIECE = 2 << 20, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
 /* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
 enum { FAULT_AROUND = 64 << 10 };
 /* If the host has no memory, a copy is tried TRIES times, with pauses of TRY_MS. */
@@ -40,6 +42,9 @@ enum { TRIES = 200, TRY_MS = 20 };
 /* epoll data: the own userfaultfd; SOURCE_CLIENT + i: that of client i. */
 enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
@@ -485,6 +490,22 @@ static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint
 		at = stop;
 	}
 	return err;
+}
+
+int ram_huge(void *at, uint64_t len)
+{
+	/* With this in force for the mapping, some policies have a huge page come when it is touched, and all others one be made. */
+	if (madvise(at, len, MADV_HUGEPAGE) < 0)
+		return -errno;
+	for (uint64_t done = 0; done < len; done += HUGE) {
+		uint8_t *piece = (uint8_t *)at + done;
+
+		/* One that has no page is none that could be collapsed. Nobody else has it yet, or it stays what it is. */
+		(void)__atomic_fetch_or(piece, 0, __ATOMIC_RELAXED);
+		if (madvise(piece, HUGE, MADV_COLLAPSE) < 0)
+			return -errno;
+	}
+	return 0;
 }
 
 static uint32_t count_pages(const uint8_t *bits, uint64_t start, uint64_t end)

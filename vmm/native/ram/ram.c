@@ -14,11 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ENTRIES = 512, RUNS = ENTRIES / 2, HUGE = 2 << 20 };
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
+enum { ENTRIES = 512, RUNS = ENTRIES / 2 };
 
 /* Documentation/admin-guide/mm/pagemap.rst; <linux/fs.h> of Linux 6.7 */
 #define PAGE_IS_FILE (1ULL << 2)
@@ -311,21 +307,5 @@ int ram_show(void *at, uint64_t len, int fd)
 		return -errno;
 	madvise(at, len, MADV_DONTFORK);
 	madvise(at, len, MADV_DONTDUMP);
-	return 0;
-}
-
-int ram_huge(void *at, uint64_t len)
-{
-	/* With this in force for the mapping, some policies have a huge page come when it is touched, and all others one be made. */
-	if (madvise(at, len, MADV_HUGEPAGE) < 0)
-		return -errno;
-	for (uint64_t done = 0; done < len; done += HUGE) {
-		uint8_t *piece = (uint8_t *)at + done;
-
-		/* One that has no page is none that could be collapsed. Nobody else has it yet, or it stays what it is. */
-		(void)__atomic_fetch_or(piece, 0, __ATOMIC_RELAXED);
-		if (madvise(piece, HUGE, MADV_COLLAPSE) < 0)
-			return -errno;
-	}
 	return 0;
 }
