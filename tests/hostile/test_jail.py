@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import json
 import os
@@ -67,6 +68,15 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command]
     command.expect("hello")
     yield command
     command.close()
+
+
+def links_of(process: int | str) -> list[str]:
+    """What the descriptors of a process are of."""
+    links = []
+    for fd in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            links.append(os.readlink(fd))
+    return links
 
 
 def status_of(folder: Path) -> dict[str, str]:
@@ -264,7 +274,7 @@ def test_a_machine_with_sockets_is_nobody_and_its_broker_has_nothing_of_it(with_
         time.sleep(0.01)
     assert {status[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {f"{1 << 1:016x}"}, "CAP_DAC_OVERRIDE"
     assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
-    links = [os.readlink(fd) for fd in Path(f"/proc/{broker}/fd").iterdir()]
+    links = links_of(broker)
     assert not [link for link in links if "kvm" in link or "memfd" in link or "event" in link]
     mapped = Path(f"/proc/{broker}/maps").read_text()
     assert "memfd" not in mapped and "python" not in mapped
@@ -449,7 +459,7 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
         assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     sockets = {f"socket:[{line[6]}]" for line in lines if line[-1] == f"{tmp_path}/c"}
-    fds = {os.readlink(fd) for fd in Path(f"/proc/{controlled.process.pid}/fd").iterdir()}
+    fds = set(links_of(controlled.process.pid))
     assert sockets and not sockets & fds
     (server,) = processes_by_parent(controlled.process.pid)
     status = status_of(Path(f"/proc/{server}"))
@@ -457,7 +467,7 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
     assert int(status["CapEff"], 16) == sum(1 << CAPABILITIES.index(name) for name in kept)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Seccomp_filters"] == "3", "what is never made, no programs, and its list, since somebody has asked"
-    links = [os.readlink(fd) for fd in Path(f"/proc/{server}/fd").iterdir()]
+    links = links_of(server)
     assert not [link for link in links if "kvm" in link or "memfd" in link or "disk" in link]
 
 
@@ -850,8 +860,7 @@ def test_an_idle_machine_still_gives_back_what_only_the_start_needed(machine: Co
     deadline = time.monotonic() + 60
 
     def open_maps() -> list[str]:
-        folder = Path(f"/proc/{machine.process.pid}/fd")
-        return [link for fd in folder.iterdir() if (link := os.readlink(fd)).endswith(("/maps", "/pagemap"))]
+        return [link for link in links_of(machine.process.pid) if link.endswith(("/maps", "/pagemap"))]
 
     assert open_maps()
     while open_maps():
