@@ -61,7 +61,10 @@ def ask(guest: Guest, line: str) -> str:
     return guest.check("while ! [ -s /tmp/out ]; do usleep 10000; done; cat /tmp/out").strip()
 
 
-@pytest.mark.parametrize(("isolation", "transport"), [("thread", "mmio"), ("process", "mmio"), ("process", "pci")])
+@pytest.mark.parametrize(
+    ("isolation", "transport"),
+    [("thread", "mmio"), ("process", "pci"), pytest.param("process", "mmio", marks=pytest.mark.long)],
+)
 def test_reading_copies_nothing(boot: Boot, share: Path, programs: DiskConfig, isolation: str, transport: str) -> None:
     guest = mount(boot, share, programs, isolation, transport=transport)
     wanted = hashlib.md5((share / "big").read_bytes()).hexdigest()
@@ -90,7 +93,10 @@ def test_writing_in_place(boot: Boot, share: Path, programs: DiskConfig, isolati
     assert (share / "small").read_text() == "longer and longer" == guest.check("cat /mnt/small")
 
 
-@pytest.mark.parametrize(("isolation", "transport"), [("thread", "mmio"), ("process", "mmio"), ("thread", "pci")])
+@pytest.mark.parametrize(
+    ("isolation", "transport"),
+    [("process", "mmio"), ("thread", "pci"), pytest.param("thread", "mmio", marks=pytest.mark.long)],
+)
 def test_a_mapped_file_that_the_host_truncates(
     boot: Boot, share: Path, programs: DiskConfig, isolation: str, transport: str
 ) -> None:

@@ -210,7 +210,8 @@ def test_the_users_own_id(user: User, options: str, inside: int) -> None:
     assert ((data / "made").stat().st_uid, (data / "made").stat().st_gid) == (USER, USER)
 
 
-@pytest.mark.parametrize("network", ["pasta", pytest.param("slirp4netns", marks=pytest.mark.long)])
+@pytest.mark.long  # the two of it, a server on such a network and a user's own id, have tests of their own
+@pytest.mark.parametrize("network", ["pasta", "slirp4netns"])
 def test_a_server_with_the_users_own_id(user: User, network: str) -> None:
     """podman makes the network, which belongs to the container's user namespace, when the container is there."""
     site = user.home / f"site-{network}"

@@ -45,7 +45,7 @@ def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int,
     assert guest.power_off().kind == "poweroff"
 
 
-@pytest.mark.parametrize("isolation", ["process", "thread"])
+@pytest.mark.parametrize("isolation", ["process", pytest.param("thread", marks=pytest.mark.long)])
 def test_pauses_and_resets_with_a_share(boot: Boot, tmp_path: Path, isolation: str) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

@@ -60,7 +60,7 @@ def test_every_device_has_packed_queues(packed: Packed) -> None:
     assert {each[RING_PACKED] for each in features} == {"1"}
 
 
-@pytest.mark.parametrize("flags", ["", "direct"])
+@pytest.mark.parametrize("flags", ["", pytest.param("direct", marks=pytest.mark.long)])
 def test_what_is_written_is_what_is_read(packed: Packed, flags: str) -> None:
     flag, out = (f"iflag={flags}", f"oflag={flags}") if flags else ("", "")
     done = packed.guest.check(f"""

@@ -10,7 +10,7 @@ from vmm import RngConfig
 CURRENT = "cat /sys/class/misc/hw_random/rng_current"
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_a_guest_has_one_unless_told_otherwise(boot: Boot, transport: str) -> None:
     guest = boot(transport=transport)
     assert guest.check(CURRENT) == "virtio_rng.0\n"

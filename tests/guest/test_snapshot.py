@@ -172,7 +172,7 @@ def test_a_vsock_listener_stays_and_connections_end(boot: Boot, clone: MakeClone
     assert (tmp_path / "two.sock").is_socket()
 
 
-@pytest.mark.parametrize(("cpus", "transport"), [(1, "mmio"), (2, "pci")])
+@pytest.mark.parametrize(("cpus", "transport"), [pytest.param(1, "mmio", marks=pytest.mark.long), (2, "pci")])
 def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str) -> None:
     vsock = VsockConfig(uds=str(tmp_path / "0.sock"))
     guest = boot(cpus=cpus, transport=transport, nets=(NetConfig("user"),), vsock=vsock, disks=[programs_disk()])

@@ -118,7 +118,7 @@ def test_connections_end_with_the_guest(guest: Guest) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/vhost-vsock"), reason="no /dev/vhost-vsock here")
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_the_hosts_own_sockets(boot: Boot, transport: str) -> None:
     guest = boot(disks=[programs_disk()], vsock=VsockConfig(77, backend="vhost"), transport=transport)
     guest.check(INSTALL_PROGRAMS)
