@@ -239,6 +239,7 @@ def test_ids_that_podman_chooses(user: User) -> None:
     assert ((data / "made").stat().st_uid, data.stat().st_uid) == (owner, owner)
 
 
+@pytest.mark.long  # test_kata_face.py has a pod, and this file what an ordinary user may do
 def test_a_pod(user: User) -> None:
     user.check("podman", "pod", "create", "--name", "pod")
     serve = "echo of a friend >/tmp/index.html; exec httpd -f -p 80 -h /tmp"

@@ -72,11 +72,8 @@ def test_the_callers_ids(podman: Podman) -> None:
     assert (data / "made").stat().st_uid == 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [("--uidmap", "0:100000:65536"), pytest.param((), marks=pytest.mark.long)],
-    ids=["mapped", "plain"],
-)
+@pytest.mark.long  # test_kata_podman.py has a server, the next test networks of a container that is mapped
+@pytest.mark.parametrize("options", [("--uidmap", "0:100000:65536"), ()], ids=["mapped", "plain"])
 def test_a_server_on_a_network_of_podmans(podman: Podman, options: tuple[str, ...]) -> None:
     """podman makes it between create and start where it has to belong to the container's user namespace."""
     serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
