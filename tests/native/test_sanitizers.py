@@ -17,6 +17,8 @@ SKIPPED = 77
 # a guest that writes its ring while the device reads it is a data race by design: nothing for TSan
 RACY_BY_DESIGN = {"descriptors_change_while_read"}
 MEMORY = Path("/dev/shm")
+PATIENCE = 240
+"""Seconds: an fsync of a busy disk has taken two minutes."""
 
 pytestmark = pytest.mark.skipif(compiler("asan") is None, reason="no C compiler")
 
@@ -33,7 +35,7 @@ def run(name: str, sanitizer: str, test: str, engine: str, directory: Path) -> N
         "TSAN_OPTIONS": "halt_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, f"{test} ({engine} engine, in {directory}):\n{done.stdout}{done.stderr}"
