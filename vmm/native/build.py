@@ -47,7 +47,7 @@ WARM = "pyvmm-warm"
 PROGRAM = "pyvmm-fsd"
 """The server of a share as a process of its own: the same code, without Python."""
 PROGRAM_SOURCES = [
-    *find("base/guest_access.c", "base/iov.c", "base/fd_socket.c", "base/seccomp.c"),
+    *find("base/guest_access.c", "base/iov.c", "base/out.c", "base/fd_socket.c", "base/seccomp.c"),
     *find("ring/*.c", "dataplane/thread.c", "dataplane/worker.c"),
     *find("fs/*.c", folder=DEVICES),
     *SERVER_ONLY,

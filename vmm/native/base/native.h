@@ -37,9 +37,12 @@ void iov_skip(struct iovec **iov, uint32_t *n, size_t len);
 /* Keep only the first len bytes; returns the new number of entries. */
 uint32_t iov_cut(struct iovec *iov, uint32_t n, size_t len);
 
-/* ---- out.c: writes to a descriptor of the host, of any kind, without blocking on its reader ---- */
+/* ---- out.c: writes to descriptors of the host ---- */
 
-/* How to write to a descriptor without blocking; out_kind() finds out. */
+/* Write all of it at an offset of a file. 0 or -errno; -EIO: the file takes no more. */
+int file_write(int fd, const void *from, uint64_t len, uint64_t at);
+
+/* How to write to a descriptor of any kind without blocking on its reader; out_kind() finds out. */
 enum out_kind { OUT_NONE, OUT_PLAIN, OUT_SOCKET, OUT_POLL, OUT_POLL_BYTE };
 
 enum out_kind out_kind(int fd);

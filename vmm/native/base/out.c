@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Writes to a descriptor of the host, of any kind, and never blocks on its reader.
+ * Writes to descriptors of the host: all of it to a file, or, to a descriptor of any kind, without blocking on its reader.
  *
- * The file may be shared with other processes. O_NONBLOCK belongs to the file, so we cannot set it.
+ * That file may be shared with other processes. O_NONBLOCK belongs to the file, so we cannot set it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,24 @@
 #include <unistd.h>
 
 #include "base/native.h"
+
+int file_write(int fd, const void *from, uint64_t len, uint64_t at)
+{
+	const uint8_t *bytes = from;
+
+	while (len) {
+		ssize_t n = pwrite(fd, bytes, len, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		bytes += n;
+		at += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
 
 enum out_kind out_kind(int fd)
 {

@@ -449,26 +449,6 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 
 /* ---- fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
 
-static int write_all(int fd, const uint8_t *from, uint64_t len, uint64_t at)
-{
-	while (len) {
-		ssize_t n = pwrite(fd, from, len, (off_t)at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		from += n;
-		at += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
-/*
- * Write to the memfd the pages between two offsets that the template has; or with bits those that are set there, zeros included, and
- * mark them done.
- */
 static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint64_t end)
 {
 	uint64_t at = start;
@@ -481,7 +461,7 @@ static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint
 		if (bits ? has_page(bits, at) : from != NULL) {
 			while (from && stop < end && template_page(f, stop) == from + (stop - at) && (!bits || has_page(bits, stop)))
 				stop += PAGE;
-			err = write_all(f->memfd, from ? from : zero_page, stop - at, at);
+			err = file_write(f->memfd, from ? from : zero_page, stop - at, at);
 			if (bits)
 				set_bits(f->done, at, stop);
 			if (from)

@@ -51,22 +51,6 @@ static bool page_is_zero(const uint8_t *page)
 	return true;
 }
 
-static int file_write(int fd, const uint8_t *from, uint64_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pwrite(fd, from, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		from += n;
-		offset += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
 /* Whether the page differs from that of `than`. */
 static bool page_differs(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {

@@ -48,16 +48,9 @@ struct out {
 
 static void out_flush(struct out *o)
 {
-	for (uint32_t done = 0; done < o->len && !o->err;) {
-		ssize_t n = pwrite(o->fd, o->buf + done, o->len - done, o->at);
-
-		if (n <= 0) {
-			o->err = n < 0 ? -errno : -EIO;
-			break;
-		}
-		done += (uint32_t)n;
-		o->at += n;
-	}
+	if (!o->err)
+		o->err = file_write(o->fd, o->buf, o->len, (uint64_t)o->at);
+	o->at += o->len;
 	o->len = 0;
 }
 
