@@ -24,7 +24,7 @@ HOLE_START = 0xC000_0000
 HOLE_END = 0x1_0000_0000
 """RAM goes on here: 4 GiB."""
 HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
-_HUGE_2M = 2 << 20
+HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
 """``<asm-generic/mman-common.h>``; Python has a name for it since 3.13 only."""
 _F_ADD_SEALS, _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_WRITE = 1033, 1, 2, 4, 8
@@ -143,7 +143,7 @@ def _check(size: int, huge_pages: str) -> None:
         )
     if huge_pages not in HUGE_PAGES:
         raise ConfigError(f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages")
-    if huge_pages == "hugetlb" and size % _HUGE_2M:
+    if huge_pages == "hugetlb" and size % HUGE_2M:
         raise ConfigError(
             f"memory size {size} is not a multiple of 2 MiB, which hugetlb pages need", code="memory-size"
         )
@@ -153,7 +153,7 @@ def _unavailable(size: int, huge_pages: str, error: Exception) -> HostError:
     return HostError(
         f"cannot get {size >> 20} MiB of guest memory: {getattr(error, 'strerror', None) or error}",
         code="memory-unavailable",
-        hint="reserve pages with: sysctl vm.nr_hugepages=" + str(-(-size // _HUGE_2M))
+        hint="reserve pages with: sysctl vm.nr_hugepages=" + str(-(-size // HUGE_2M))
         if huge_pages == "hugetlb"
         else "ask for less memory, or see ulimit -v and the memory limits of this process",
         errno=getattr(error, "errno", 0) or 0,
@@ -211,7 +211,7 @@ class GuestMemory:
         """A page that is given up must not show the file's bytes again: :func:`ram_zero` makes it zero."""
         self._hugetlb = huge_pages == "hugetlb"
         self.huge = huge_pages in ("thp", "hugetlb") or (huge_pages == "auto" and not shared)
-        self._early = huge_pages in ("auto", "thp") and size >= _HUGE_2M
+        self._early = huge_pages in ("auto", "thp") and size >= HUGE_2M
         try:
             if file >= 0 and posix.fstat(file).st_size < size:
                 raise OSError(_EIO, "the file of guest memory ends early")
@@ -244,12 +244,12 @@ class GuestMemory:
             ram.madvise(mmap.MADV_DONTDUMP)
             return ram, 0
         # Guest and host addresses must agree in their last 21 bits, or KVM cannot map 2 MiB at once
-        room = size + _HUGE_2M - PAGE if huge_pages != "none" and size >= _HUGE_2M else size
+        room = size + HUGE_2M - PAGE if huge_pages != "none" and size >= HUGE_2M else size
         ram = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         start = 0
         with ffi.from_buffer(ram) as base:
             if room > size:
-                start = -int(ffi.cast("uintptr_t", base)) % _HUGE_2M
+                start = -int(ffi.cast("uintptr_t", base)) % HUGE_2M
             if shared:
                 self.fd = _open_shared(size)
                 result = lib.ram_show(base + start, size, self.fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmm.boot import layout
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import HOLE_END, HOLE_START, PAGE
+from vmm.memory import HOLE_END, HOLE_START, HUGE_2M, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MAX_SEGMENTS = 64
 """More loadable segments than any kernel has."""
 _MIB = 1 << 20
-_PIECE = 2 << 20
-"""A huge page."""
 _FIRST_FREE = range(8 << 20, 14 << 20)
 """What the project's own kernel, which has no zone for DMA, gives out first."""
 _PAGE_STRUCT = 64
@@ -195,20 +193,20 @@ def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Regi
     covered: dict[int, int] = {}
     parts = [(s.paddr, s.paddr + min(s.memsz, s.filesz + _MOST_ZEROS)) for s in image.segments]
     for start, end in (*parts, initrd):
-        for piece in range(start // _PIECE, -(-end // _PIECE)):
-            inside = min(end, (piece + 1) * _PIECE) - max(start, piece * _PIECE)
+        for piece in range(start // HUGE_2M, -(-end // HUGE_2M)):
+            inside = min(end, (piece + 1) * HUGE_2M) - max(start, piece * HUGE_2M)
             covered[piece] = covered.get(piece, 0) + inside
-    wanted = {piece for piece, size in covered.items() if size > _PIECE // 2}
+    wanted = {piece for piece, size in covered.items() if size > HUGE_2M // 2}
     size = sum(region.size for region in ram)
     if size >= _LEAST_RAM:
         top = initrd[0] if len(ram) == 1 and initrd[0] else ram[-1].end
-        last = top // _PIECE - 1
-        pages = min(-(-size // PAGE * _PAGE_STRUCT // _PIECE), _MOST_PIECES)
+        last = top // HUGE_2M - 1
+        pages = min(-(-size // PAGE * _PAGE_STRUCT // HUGE_2M), _MOST_PIECES)
         wanted.update(range(last - pages - 1, last))
         if image.segments[0].paddr >= _FIRST_FREE.stop:
-            wanted.update(range(_FIRST_FREE.start // _PIECE, _FIRST_FREE.stop // _PIECE))
+            wanted.update(range(_FIRST_FREE.start // HUGE_2M, _FIRST_FREE.stop // HUGE_2M))
     return [
-        (piece * _PIECE, (piece + 1) * _PIECE)
+        (piece * HUGE_2M, (piece + 1) * HUGE_2M)
         for piece in sorted(wanted)
-        if any(region.gpa <= piece * _PIECE and (piece + 1) * _PIECE <= region.end for region in ram)
+        if any(region.gpa <= piece * HUGE_2M and (piece + 1) * HUGE_2M <= region.end for region in ram)
     ]

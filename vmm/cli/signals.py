@@ -6,7 +6,6 @@ import posix
 import select
 import time
 
-# The C part of `signal`; the module itself makes enums of all its constants, which takes longer than all of this
 from vmm.faststart.builtin import signal
 
 TYPE_CHECKING = False

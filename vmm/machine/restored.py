@@ -66,6 +66,7 @@ class Restored:
         self._copies = DiskCopies()
         chain = layers(folder)
         self._manifest: Manifest = chain[-1][1]
+        self._working_set = working_set.read(folder, self._manifest.memory_size) if prefetch else None
         self._memory_files = memory_files(chain)
         where = os.path.join(folder, MANIFEST)
         saved: MachineConfig = made(self._manifest.config, "MachineConfig", config_kinds(), where)
@@ -120,7 +121,7 @@ class Restored:
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
-        first = working_set.at_once(self._folder, ram.size) if self._wants_prefetch and shared and on_demand else b""
+        first = working_set.at_once(self._working_set) if shared and on_demand else b""
         return memory_file.open_ram(
             ram.size,
             self._memory_files,
@@ -134,13 +135,13 @@ class Restored:
     @property
     def records(self) -> bool:
         """What it touches will be written into the snapshot's directory, while it runs."""
-        return self._wants_prefetch and working_set.read(self._folder, self._manifest.memory_size) is None
+        return self._wants_prefetch and self._working_set is None
 
     def begin(self, memory: GuestMemory) -> None:
         """See whether something is to be read beforehand.  A copy has all that it needs."""
         self._memory = memory
         if self._wants_prefetch and (memory.over_file or memory.on_demand):
-            self._prefetch = Prefetch(self._folder, memory)
+            self._prefetch = Prefetch(self._folder, memory, self._working_set)
 
     def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
         """Everything as it was.

@@ -29,17 +29,18 @@ _STEP = 2 << 20
 
 
 class Prefetch:
-    """From :meth:`start` on has the host read, on a thread, what the snapshot in *folder* says, while the guest runs on
-    *memory*, which lies over its file.  Where it says nothing, what this guest has touched after a moment, or until its
-    end, is recorded.
+    """From :meth:`start` on has the host read, on a thread, the working set of the snapshot in *folder*, while the
+    guest runs on *memory*, which lies over its file.  Where there is none, what this guest has touched after a moment,
+    or until its end, is recorded.
+
+    :param bits: the working set, see :func:`read`
     """
 
-    def __init__(self, folder: str, memory: GuestMemory) -> None:
+    def __init__(self, folder: str, memory: GuestMemory, bits: bytes | None) -> None:
         self._folder = folder
         self._memory = memory
         self._going_on = allocate_lock()
         self._going_on.acquire()
-        bits = read(folder, memory.size)
         # A file of its own: a fork or a reset has the memory lie over another one
         self._file = -1 if bits is None or memory.on_demand else posix.dup(memory.file)
         self._bits = bits
@@ -96,9 +97,8 @@ class Prefetch:
             self._file = -1
 
 
-def at_once(folder: str, size: int) -> bytes:
-    """What clones have filled before they run, if it is not much; empty: nothing."""
-    bits = read(folder, size)
+def at_once(bits: bytes | None) -> bytes:
+    """What clones have filled before they run of a working set, if it is not much; empty: nothing."""
     return bits if bits is not None and _is_little(bits) else b""
 
 

@@ -198,6 +198,15 @@ static int save_page(struct saving *s, uint64_t at)
 	return 0;
 }
 
+static int save_range(struct saving *s, uint64_t start, uint64_t end)
+{
+	int err = 0;
+
+	for (; !err && start < end; start += PAGE)
+		err = save_page(s, start);
+	return err;
+}
+
 /* Pages that were written before are looked at wherever they are now: they may have been given back. */
 static int save_again(struct saving *s, uint64_t from, uint64_t to)
 {
@@ -205,8 +214,7 @@ static int save_again(struct saving *s, uint64_t from, uint64_t to)
 	int err = 0;
 
 	while (!err && mem_run(s->file->bitmap, to, &start, &end))
-		for (; !err && start < end; start += PAGE)
-			err = save_page(s, start);
+		err = save_range(s, start, end);
 	return err;
 }
 
@@ -220,8 +228,9 @@ static int64_t pages_save(const struct ram_file *file, const uint8_t *base, uint
 	while (!err && (got = runs_next(&runs, &start, &end)) > 0) {
 		if (file->again)
 			err = save_again(&s, at, start);
-		for (at = start; !err && at < end; at += PAGE)
-			err = save_page(&s, at);
+		if (!err)
+			err = save_range(&s, start, end);
+		at = end;
 	}
 	if (!err && got < 0)
 		err = got;
