@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -27,6 +28,15 @@ def descriptors() -> int:
     """
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
+
+
+def links_of(process: int | str = "self") -> dict[str, str]:
+    """What the descriptors of a process are of, by their numbers."""
+    links = {}
+    for fd in os.listdir(f"/proc/{process}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed, as that of the listing itself
+            links[fd] = os.readlink(f"/proc/{process}/fd/{fd}")
+    return links
 
 
 class Command:

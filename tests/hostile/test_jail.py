@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import errno
 import json
 import os
@@ -23,7 +22,7 @@ from threading import Thread
 import pytest
 
 from tests import tiny
-from tests.command import Command
+from tests.command import Command, links_of
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
 from vmm.control.broker import Broker
@@ -68,15 +67,6 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command]
     command.expect("hello")
     yield command
     command.close()
-
-
-def links_of(process: int | str) -> list[str]:
-    """What the descriptors of a process are of."""
-    links = []
-    for fd in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-            links.append(os.readlink(fd))
-    return links
 
 
 def status_of(folder: Path) -> dict[str, str]:
@@ -274,7 +264,7 @@ def test_a_machine_with_sockets_is_nobody_and_its_broker_has_nothing_of_it(with_
         time.sleep(0.01)
     assert {status[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {f"{1 << 1:016x}"}, "CAP_DAC_OVERRIDE"
     assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
-    links = links_of(broker)
+    links = links_of(broker).values()
     assert not [link for link in links if "kvm" in link or "memfd" in link or "event" in link]
     mapped = Path(f"/proc/{broker}/maps").read_text()
     assert "memfd" not in mapped and "python" not in mapped
@@ -459,7 +449,7 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
         assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     sockets = {f"socket:[{line[6]}]" for line in lines if line[-1] == f"{tmp_path}/c"}
-    fds = set(links_of(controlled.process.pid))
+    fds = set(links_of(controlled.process.pid).values())
     assert sockets and not sockets & fds
     (server,) = processes_by_parent(controlled.process.pid)
     status = status_of(Path(f"/proc/{server}"))
@@ -467,7 +457,7 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
     assert int(status["CapEff"], 16) == sum(1 << CAPABILITIES.index(name) for name in kept)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Seccomp_filters"] == "3", "what is never made, no programs, and its list, since somebody has asked"
-    links = links_of(server)
+    links = links_of(server).values()
     assert not [link for link in links if "kvm" in link or "memfd" in link or "disk" in link]
 
 
@@ -860,7 +850,7 @@ def test_an_idle_machine_still_gives_back_what_only_the_start_needed(machine: Co
     deadline = time.monotonic() + 60
 
     def open_maps() -> list[str]:
-        return [link for link in links_of(machine.process.pid) if link.endswith(("/maps", "/pagemap"))]
+        return [link for link in links_of(machine.process.pid).values() if link.endswith(("/maps", "/pagemap"))]
 
     assert open_maps()
     while open_maps():

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from tests.command import links_of
 from tools.where import ROOT
 from vmm import (
     AsyncMachine,
@@ -61,13 +62,7 @@ def children() -> set[int]:
 
 def opened() -> set[str]:
     """What the descriptors of this process are, each with its number."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-        except FileNotFoundError:
-            pass  # that of the directory itself
-    return found
+    return {f"{name} {link}" for name, link in links_of().items()}
 
 
 def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console) -> None:

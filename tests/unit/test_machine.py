@@ -20,6 +20,7 @@ import pytest
 
 from tests import tiny
 from tests.blk_driver import BlkGuest
+from tests.command import links_of
 from tests.sample_devices import Echo
 from vmm import BootConfig, ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
@@ -86,13 +87,7 @@ def threads() -> int:
 
 def descriptors() -> list[str]:
     """What the open descriptors of this process are."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
-        except OSError:  # the one that listed them
-            continue
-    return sorted(found)
+    return sorted(link.split(":")[0] for link in links_of().values())
 
 
 def warm_up() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
+from tests.command import links_of
 from tests.driver import RAM, Buffer
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
@@ -288,8 +289,7 @@ def test_its_descriptors(tmp_path: Path) -> None:
         with process(tmp_path) as other:
             for pid in (pid_of(guest), pid_of(other)):
                 kinds: dict[str, int] = {}
-                for fd in os.listdir(f"/proc/{pid}/fd"):
-                    target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                for target in links_of(pid).values():
                     kinds[target.split(":[")[0]] = kinds.get(target.split(":[")[0], 0) + 1
                 assert set(kinds) <= {"/dev/null", "socket", "/", "anon_inode", str(tmp_path), f"/proc/{pid}/fd"}, kinds
                 assert kinds["socket"] == 1
