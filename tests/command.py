@@ -13,6 +13,7 @@ import subprocess
 import termios
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools.where import PYVMM
@@ -37,6 +38,17 @@ def links_of(process: int | str = "self") -> dict[str, str]:
         with contextlib.suppress(FileNotFoundError):  # closed since it was listed, as that of the listing itself
             links[fd] = os.readlink(f"/proc/{process}/fd/{fd}")
     return links
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """This thread, and what it starts, may run on one CPU only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Command:

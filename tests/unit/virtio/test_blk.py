@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.blk_driver import IO_URING, BlkGuest, header, segment
-from tests.command import descriptors
+from tests.command import descriptors, one_cpu
 from tests.driver import Used
 from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
@@ -92,6 +92,20 @@ def test_many_requests_at_once_come_back_each_with_its_own_data(image: Path, io_
                     answer = guest.answer(request, written)
                     assert answer == (blk_spec.BLK_S_OK, content[512 * sector : 512 * sector + 512], 513)
                 assert not requests
+
+
+@IO_URING
+def test_on_one_cpu(image: Path, io_uring: bool | None) -> None:
+    """There a worker that wakes up lets the driver go on: with requests one by one, now and then."""
+    content = image.read_bytes()
+    with one_cpu(), BlkGuest(image, io_uring=io_uring) as guest:
+        queue = guest.start()
+        for sector in range(40):
+            assert guest.request(blk_spec.BLK_T_IN, sector, 512).data == content[512 * sector : 512 * sector + 512]
+        with guest.scratch():
+            for sector in range(30):
+                guest.submit(blk_spec.BLK_T_IN, sector, 512)
+            assert len(queue.wait(30)) == 30
 
 
 @IO_URING

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
-from tests.command import links_of
+from tests.command import links_of, one_cpu
 from tests.driver import RAM, Buffer
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
@@ -70,6 +70,13 @@ def test_it_serves(tmp_path: Path) -> None:
         assert stats["write_bytes"] == 7
         assert stats["chains"] >= 6
         assert guest.getattr(entry.node).size == 0
+
+
+def test_it_serves_on_one_cpu(tmp_path: Path) -> None:
+    with one_cpu(), process(tmp_path) as guest:
+        for number in range(40):
+            guest.create(str(number))
+        assert len(os.listdir(tmp_path)) == 40
 
 
 def test_ram_around_the_hole(tmp_path: Path) -> None:

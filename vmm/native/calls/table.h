@@ -36,6 +36,7 @@ CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "p
 /* Waiting and waking. */
 CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; the ring's operations are restricted when it is made")
+CALL(sched_yield, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM, ANY, "with one CPU, let the guest make all of its requests first")
 CALL(write, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; FUTEX_WAKE reports the end of a thread")

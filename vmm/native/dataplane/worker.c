@@ -4,7 +4,8 @@
  * locks.
  *
  * While the thread has work, it suppresses kicks (with EVENT_IDX this costs nothing). Before it sleeps it asks for a kick and
- * looks at the ring once more. Before that it may spin on the ring for a while, see worker_idle().
+ * looks at the ring once more. Before that it may spin on the ring for a while, see worker_idle(); if there is one CPU, it may
+ * let the guest go on when it wakes up, see worker_yield().
  */
 #include "dataplane/worker.h"
 
@@ -26,6 +27,11 @@ enum { POLL_HOLE_NS = 50 * 1000 };
 enum { POLL_REST = 64 };
 /* The number of looks at the ring for each reading of the clock. */
 enum { POLL_SPINS = 32 };
+/*
+ * With one CPU: the number of wake-ups without a yield after one that brought no second chain. It doubles each time. A guest
+ * with one request at a time goes idle during a yield, which costs nearly as much as the request.
+ */
+enum { YIELD_REST_MIN = 16, YIELD_REST_MAX = 256 };
 
 uint64_t clock_ns(void)
 {
@@ -80,6 +86,37 @@ static bool worker_poll(struct worker *w, uint64_t start)
 	return false;
 }
 
+/*
+ * With one CPU, a wake-up interrupts whoever makes the requests, which would make more of them: then each costs two context
+ * switches, an exit and an interrupt. So let it run until it has to wait. That pays if a second chain comes meanwhile.
+ */
+static void worker_yield(struct worker *w)
+{
+	if (w->cpus != 1)
+		return;
+	if (w->yield_rest) {
+		w->yield_rest--;
+		return;
+	}
+	w->yielded = true;
+	sched_yield();
+}
+
+/* What the first run after a yield found tells whether to yield again soon. */
+static void worker_yielded(struct worker *w, int chains)
+{
+	w->yielded = false;
+	if (chains > 1) {
+		w->yield_pause = 0;
+		return;
+	}
+	if (!w->yield_pause)
+		w->yield_pause = YIELD_REST_MIN;
+	else if (w->yield_pause < YIELD_REST_MAX)
+		w->yield_pause *= 2;
+	w->yield_rest = w->yield_pause;
+}
+
 static int worker_kicks(struct worker *w, int enable)
 {
 	if (enable && w->blocked)
@@ -93,7 +130,7 @@ static int worker_kicks(struct worker *w, int enable)
  */
 static void worker_idle(struct worker *w)
 {
-	bool poll = w->poll_max_ns && !w->in_flight && !w->blocked;
+	bool poll = w->poll_max_ns && !w->in_flight && !w->blocked, slept = false;
 	uint64_t start = 0, waited;
 
 	if (poll) {
@@ -107,8 +144,11 @@ static void worker_idle(struct worker *w)
 		else
 			worker_sleep(w);
 		stat_add(&w->stats.wakeups, 1);
+		slept = true;
 	}
 	worker_kicks(w, 0);
+	if (slept)
+		worker_yield(w);
 	if (!poll)
 		return;
 	if (w->poll_rest) {
@@ -137,6 +177,8 @@ static void *worker_main(void *arg)
 		n = w->ops->run(w);
 		if (n < 0)
 			break;
+		if (w->yielded)
+			worker_yielded(w, n);
 		if (n == 0)
 			worker_idle(w);
 	}

@@ -58,6 +58,9 @@ struct worker {
 	uint64_t poll_max_ns; /* the longest spin; 0: never spin, since there is one CPU */
 	uint64_t poll_ns;     /* how long to spin before the next sleep */
 	uint32_t poll_rest;   /* idle periods without spinning that are left, after another thread needed the CPU */
+	uint32_t yield_rest;  /* wake-ups without a yield that are left, of yield_pause */
+	uint32_t yield_pause;
+	bool yielded;         /* the thread has yielded since it last served the ring */
 
 	struct worker_stats stats; /* written by the thread alone */
 

@@ -3,6 +3,7 @@
 
 /* Queues, and the VMM. */
 CALL(epoll_wait, "a queue's thread sleeps")
+CALL(sched_yield, "with one CPU, it lets the guest make all of its requests first")
 CALL(epoll_ctl, "it watches its kick")
 CALL(epoll_create1, "a queue begins")
 CALL(eventfd2, "a queue begins: what ends it")
