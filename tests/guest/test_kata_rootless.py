@@ -267,7 +267,7 @@ def test_nothing_is_left(user: User) -> None:
     user.check("podman", "rm", "--all", "--force", "--time", "1")
     assert list((user.runtime / "pyvmm-oci").iterdir()) == []
     deadline = time.monotonic() + PATIENCE
-    # conmon ends after podman has been told of the container's end, and the next start's image is made when there is time
+    # conmon ends after podman, and the image for the next start is made when there is time
     while left := [line for line in user.processes().values() if "pyvmm" in line]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)

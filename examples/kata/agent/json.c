@@ -43,7 +43,7 @@ static void put_quoted(struct json *json, const char *text)
 	json_put(json, "\"", 1);
 }
 
-static void begin(struct json *json, const char *name)
+static void json_begin(struct json *json, const char *name)
 {
 	if (json->comma)
 		json_put(json, ",", 1);
@@ -56,7 +56,7 @@ static void begin(struct json *json, const char *name)
 
 void json_open(struct json *json, const char *name, char bracket)
 {
-	begin(json, name);
+	json_begin(json, name);
 	json_put(json, &bracket, 1);
 	json->comma = false;
 }
@@ -69,13 +69,13 @@ void json_close(struct json *json, char bracket)
 
 void json_string(struct json *json, const char *name, const char *value)
 {
-	begin(json, name);
+	json_begin(json, name);
 	put_quoted(json, text_of(value));
 }
 
 static void put_number(struct json *json, const char *name, const char *text)
 {
-	begin(json, name);
+	json_begin(json, name);
 	json_put(json, text, strlen(text));
 }
 

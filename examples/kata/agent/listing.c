@@ -92,7 +92,7 @@ static bool is_in(const char *pid, const struct stat *namespace)
 	return found;
 }
 
-static void list(int out, pid_t first)
+static void listing_make(int out, pid_t first)
 {
 	char line[HEADER_MAX], path[HEADER_MAX];
 	struct dirent *entry;
@@ -207,7 +207,7 @@ void listing_send(struct call *call, struct container *container)
 		/* Nothing that others wait for the end of may stay open here */
 		dup2(ends[1], 3);
 		syscall(SYS_close_range, 4, ~0U, 0);
-		list(3, first->child.pid);
+		listing_make(3, first->child.pid);
 	}
 	close(ends[1]);
 	listing->watch.fd = ends[0];

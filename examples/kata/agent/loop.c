@@ -199,7 +199,7 @@ void orphans_release(void)
 		orphans.used = 0;
 }
 
-static void reap(pid_t pid, int status)
+static void child_reap(pid_t pid, int status)
 {
 	struct child *child;
 
@@ -228,9 +228,9 @@ static void signal_ready(struct watch *watch, uint32_t events)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (WIFEXITED(status))
-			reap(pid, WEXITSTATUS(status));
+			child_reap(pid, WEXITSTATUS(status));
 		else if (WIFSIGNALED(status))
-			reap(pid, 128 + WTERMSIG(status));
+			child_reap(pid, 128 + WTERMSIG(status));
 	}
 }
 

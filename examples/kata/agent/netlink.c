@@ -80,7 +80,7 @@ static int read_answers(int fd, int (*each)(const struct nlmsghdr *, void *), vo
 	return result;
 }
 
-static int exchange(struct netlink_request *request, int (*each)(const struct nlmsghdr *, void *), void *context)
+static int netlink_ask(struct netlink_request *request, int (*each)(const struct nlmsghdr *, void *), void *context)
 {
 	int fd = netlink_open(request), result = 0;
 	bool done = false;
@@ -96,13 +96,13 @@ static int exchange(struct netlink_request *request, int (*each)(const struct nl
 int netlink_send(struct netlink_request *request)
 {
 	request->header.nlmsg_flags |= NLM_F_ACK;
-	return exchange(request, NULL, NULL);
+	return netlink_ask(request, NULL, NULL);
 }
 
 int netlink_dump(struct netlink_request *request, int (*each)(const struct nlmsghdr *, void *), void *context)
 {
 	request->header.nlmsg_flags |= NLM_F_DUMP;
-	return exchange(request, each, context);
+	return netlink_ask(request, each, context);
 }
 
 void netlink_parse(const struct nlmsghdr *message, size_t size, const struct rtattr *found[], unsigned short most)

@@ -35,7 +35,7 @@ static void listener_cancel(struct call *call)
 	*link = call->parked_next;
 }
 
-static void tell(void)
+static void oom_tell(void)
 {
 	while (listeners && untold_count) {
 		struct call *call = listeners;
@@ -54,7 +54,7 @@ void rpc_get_oom_event(struct call *call)
 	call->cancel = listener_cancel;
 	call->parked_next = listeners;
 	listeners = call;
-	tell();
+	oom_tell();
 }
 
 /* How many processes the kernel has ended in it so far. */
@@ -83,7 +83,7 @@ void oom_check(struct oom *oom)
 		memmove(untold, untold + 1, --untold_count * sizeof(untold[0]));
 	}
 	untold[untold_count++] = xstrdup(oom->id);
-	tell();
+	oom_tell();
 }
 
 static void events_ready(struct watch *watch, uint32_t events)

@@ -17,7 +17,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static void *need(void *memory)
+static void *memory_checked(void *memory)
 {
 	if (!memory) {
 		fputs("agent: out of memory\n", stderr);
@@ -28,12 +28,12 @@ static void *need(void *memory)
 
 void *xzalloc(size_t size)
 {
-	return need(calloc(1, size));
+	return memory_checked(calloc(1, size));
 }
 
 char *xstrdup(const char *text)
 {
-	return need(strdup(text));
+	return memory_checked(strdup(text));
 }
 
 char *xasprintf(const char *format, ...)
@@ -45,7 +45,7 @@ char *xasprintf(const char *format, ...)
 	if (vasprintf(&text, format, args) < 0)
 		text = NULL;
 	va_end(args);
-	return need(text);
+	return memory_checked(text);
 }
 
 bool id_is_valid(const char *id)

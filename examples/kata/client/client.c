@@ -151,7 +151,7 @@ static const char *channel_answer(struct channel *channel)
 }
 
 /* Has the monitor run it? */
-static bool started(struct channel *channel)
+static bool channel_started(struct channel *channel)
 {
 	const char *line = channel_answer(channel);
 
@@ -169,7 +169,7 @@ static void signal_send(int signals, int fd)
 }
 
 /* Be there for the process, as a shell's child would be; its exit status. */
-static int attend(struct channel *channel, int signals)
+static int process_attend(struct channel *channel, int signals)
 {
 	struct pollfd ready[] = {
 		{ .fd = channel->fd, .events = POLLIN },
@@ -220,7 +220,7 @@ static int leave_child(const struct options *options, struct channel *channel, i
 		setsid();
 		for (int fd = 0; fd < 3; fd++)
 			dup2(null, fd);
-		return attend(channel, signals);
+		return process_attend(channel, signals);
 	}
 	if (!pid_write(options->pid_file, pid)) {
 		fprintf(stderr, "--pid-file %s: %s\n", options->pid_file, strerror(errno));
@@ -274,8 +274,8 @@ static int exec_by_monitor(const struct options *options)
 		sigaddset(&set, forwarded[i]);
 	sigprocmask(SIG_BLOCK, &set, &before);
 	signals = signalfd(-1, &set, SFD_CLOEXEC);
-	if (signals >= 0 && request_send(channel.fd, options, process) && started(&channel))
-		status = options->detach ? leave_child(options, &channel, signals) : attend(&channel, signals);
+	if (signals >= 0 && request_send(channel.fd, options, process) && channel_started(&channel))
+		status = options->detach ? leave_child(options, &channel, signals) : process_attend(&channel, signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return status;
 }
