@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import itertools
 import json
 import os
 import select
@@ -216,6 +217,56 @@ def test_the_end_names_the_walls(tmp_path: Path) -> None:
     assert command.wait() == 0
     event = json.loads(command.errors)
     assert {"user", "capabilities", "no-new-privs", "files", "net-ns", "landlock", "limits"} <= set(event["jail"])
+
+
+@pytest.fixture
+def slow_passt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """passt takes its time to end, as on a busy host."""
+    real = shutil.which("passt")
+    if real is None:
+        pytest.skip("no passt")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "passt"
+    program.write_text(f'#!/bin/sh\n{real} "$@" &\nexec 3>&-\nwait\nsleep 0.3\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+ALL = {
+    "disk": "--disk {file}",
+    "pmem": "--pmem {file}",
+    "pmem-ro": "--pmem {file},ro",
+    "share": "--share {folder}",
+    "dax": "--share {folder},dax=64M",
+    "passt": "--net user",
+    "rng": "--rng source=/dev/urandom,bps=64K",
+    "no-rng": "--rng off",
+    "console": "--console-device virtio",
+    "balloon": "--balloon free-page-reporting=on",
+    "vsock": "--vsock uds={folder}/v",
+    "gdb": "--gdb unix:{folder}/g",
+    "control": "--control {folder}/c",
+    "stats": "--stats",
+}
+
+
+@pytest.mark.parametrize("device, end", [*itertools.product(ALL, ("power", "signal")), ("disk", "time")])
+def test_every_machine_ends_in_order(tmp_path: Path, request: pytest.FixtureRequest, device: str, end: str) -> None:
+    """What ends it needs no call that its list has not."""
+    if device == "passt":
+        request.getfixturevalue("slow_passt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(bytes(2 << 20))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + (tiny.POWEROFF if end == "power" else tiny.SPIN))
+    options = ALL[device].format(file=tmp_path / "file", folder=tmp_path / "folder").split()
+    options += ["--timeout", "1"] if end == "time" else []
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "on", *options)
+    if end == "signal":
+        command.expect("hello")
+        command.process.terminate()
+    assert command.wait() == {"power": 0, "signal": 143, "time": 124}[end], command.errors
+    assert "system call" not in command.errors
+    assert command.leftovers() == []
 
 
 def test_on_fails_before_the_start_where_it_cannot_be(tmp_path: Path) -> None:

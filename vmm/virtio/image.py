@@ -90,11 +90,14 @@ class Image:
                 f"To convert it: qemu-img convert -O raw {self.path} disk.raw",
             )
 
-    def close(self) -> None:
-        """Unlock and close.  A second call does nothing."""
+    def close(self, *, unlock: bool = True) -> None:
+        """Unlock and close.  A second call does nothing.
+
+        :param unlock: by a call of its own: io_uring lets go of a closed file, and so of its lock, in its own time
+        """
         if self.fd >= 0:
-            # Closing alone does not unlock while io_uring lets go of the file in its own time
-            _flock(self.fd, _LOCK_UN)
+            if unlock:
+                _flock(self.fd, _LOCK_UN)
             posix.close(self.fd)
             self.fd = -1
 

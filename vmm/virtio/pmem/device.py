@@ -149,4 +149,5 @@ class Pmem(VirtioDevice):
                 close_slowly(watch)
             lib.pmem_free(self._pmem)
             self._pmem = None
-        self._image.close()
+        # Nothing else holds the file, and the jail of a machine without disks has no flock(2)
+        self._image.close(unlock=False)
