@@ -99,10 +99,12 @@ class Schema:
 class Stateless(Schema):
     """Of what has nothing but its configuration."""
 
+    KIND = "nothing"
+    """Of its state: there is none."""
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__("nothing", 1, {})
+        super().__init__(self.KIND, 1, {})
 
 
 class Saveable:

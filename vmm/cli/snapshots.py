@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from vmm.snapshot.manifest import Manifest
+    from vmm.snapshot.manifest import Device, Manifest
 
 PROG = "pyvmm snapshots"
 DESCRIPTION = "Look at saved machines: what is in one, whether it is whole, and make a diff independent of its base."
@@ -54,6 +54,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _device(device: Device) -> str:
+    from vmm.persist import Stateless
+
+    return "one without state" if device.kind == Stateless.KIND else f"{device.kind} (version {device.version})"
+
+
 def describe(folder: str, manifest: Manifest) -> str:
     """A paragraph about a snapshot."""
     rows = [
@@ -62,7 +68,7 @@ def describe(folder: str, manifest: Manifest) -> str:
         ("kernel", manifest.kernel.path),
         ("vCPUs", str(manifest.config.get("cpus", "?"))),
         ("memory", f"{manifest.memory_size >> 20} MiB, of which {manifest.memory_bytes >> 20} are kept here"),
-        ("devices", ", ".join(f"{each.kind} (version {each.version})" for each in manifest.devices) or "none"),
+        ("devices", ", ".join(map(_device, manifest.devices)) or "none"),
         *(("disk", f"{each.image.path}" + ("" if each.file else ", read only, not kept")) for each in manifest.disks),
     ]
     if manifest.base:
