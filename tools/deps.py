@@ -109,7 +109,7 @@ NEEDS = (
     Need("bench", "/usr/libexec/virtiofsd", "virtiofsd", "serves a directory to the benchmark's QEMU"),
 )
 
-KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-face")
+KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-shim-client", "pyvmm-face")
 """In the package of examples/kata; see its client/build.py."""
 DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata", "conformance", "prove"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""

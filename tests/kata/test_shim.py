@@ -455,6 +455,76 @@ def test_containers_of_a_pod_have_one_shim(caller: Caller) -> None:
     assert addresses[0] == addresses[1] != addresses[2]
 
 
+SMALL = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-shim-client"
+
+
+def small(caller: Caller, task_id: str, *flags: str, version: str = "2") -> tuple[int, str]:
+    """What the small program does alone, and prints: whatever it cannot do fails with 1."""
+    command = [
+        str(SMALL),
+        "/bin/false",
+        "",
+        "--",
+        "-namespace",
+        "test",
+        f"--address={caller.address}",
+        "-debug",
+        *flags,
+    ]
+    environment = {**os.environ, "MAX_SHIM_VERSION": version}
+    command += ["-debug", "-id", task_id, "start"]
+    done = subprocess.run(command, cwd=caller.folder / task_id, env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("pod", ["p" * 300, "ä{}\t,:["])
+def test_the_small_program_finds_the_shim_of_a_pod(caller: Caller, pod: str) -> None:
+    for task_id in ("c1", "c2"):
+        path = caller.bundle(task_id, pod) / "config.json"
+        text = {"a": [{"b": ']}\\"'}, [], -1.5e3, True, None], **json.loads(path.read_text())}
+        path.write_text(json.dumps(text, ensure_ascii=False, indent=1 if task_id == "c2" else None))
+    assert small(caller, "c1") == (1, "")
+    address = caller.start("c1")
+    if "\t" in pod:
+        assert small(caller, "c2") == (1, ""), "it takes an escape for the character itself"
+        return
+    assert small(caller, "c2") == (0, address)
+    assert (caller.folder / "c2" / "address").read_text() == address
+    assert json.loads(small(caller, "c2", version="3")[1]) == json.loads(caller.start("c2", version="3"))
+    assert small(caller, "c2", version="4") == (1, "")
+    assert small(caller, "c2", "-frobnicate") == (1, "")
+
+
+PREFIX = '{"annotations": {"io.kubernetes.cri.sandbox'
+
+
+def test_the_small_program_leaves_unusual_bundles_to_the_whole(caller: Caller) -> None:
+    caller.bundle("c1", "p1")
+    caller.start("c1")
+    path = caller.bundle("c2") / "config.json"
+    path.write_text(PREFIX + '-id": "p1"}}')
+    assert small(caller, "c2")[0] == 0
+    for text in (
+        "",
+        "[]",
+        "{",
+        PREFIX + '-id": "p1"}',
+        PREFIX + '-id": "p1"}} x',
+        PREFIX + '-id": "p1}}',
+        PREFIX + '-id": "\\u0070"}}',
+        PREFIX + '\\u002did": "p1"}}',
+        PREFIX + '-id": "p1", "io.kubernetes.cri.sandbox-id": "p2"}}',
+        PREFIX + '-id": "p1"}, "annotations": null}',
+        PREFIX + '-id": 1}}',
+        PREFIX + '-id": "p1", "x": ' + "[" * 101 + "]" * 101 + "}}",
+    ):
+        path.write_text(text)
+        assert small(caller, "c2") == (1, ""), text
+    path.unlink()
+    assert small(caller, "c2") == (1, "")
+
+
 def test_shutdown_leaves_nothing(caller: Caller) -> None:
     caller.bundle("c1")
     client = connect(caller.start("c1"))

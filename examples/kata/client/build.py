@@ -7,8 +7,12 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PROGRAMS = {"pyvmm-oci-client": ("client.c", "options.c"), "pyvmm-face": ("face.c",)}
-"""What `pyvmm-oci` tries before it starts Python; a container's process on the host."""
+PROGRAMS = {
+    "pyvmm-oci-client": ("client.c", "options.c"),
+    "pyvmm-shim-client": ("shim.c",),
+    "pyvmm-face": ("face.c",),
+}
+"""What `pyvmm-oci` and the shim for containerd try before they start Python; a container's process on the host."""
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-Os", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fPIE")
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
 

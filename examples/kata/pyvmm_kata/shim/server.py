@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from pyvmm_kata.host.walls import restrict
 from pyvmm_kata.shim import bootstrap
 from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
 from pyvmm_kata.shim.events import Publisher
-from pyvmm_kata.shim.log import Log
 from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.tasks import PACKAGES, TaskService
 
@@ -80,3 +80,40 @@ def _detach(log: Log) -> None:
     os.close(null)
     os.chdir("/")
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+class Log:
+    """Writes lines in the form of containerd's own into the FIFO that it copies to its log.  Nothing waits for a
+    reader: what it does not take is lost.
+
+    :param path: of the FIFO `log` in the bundle
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            # For reading as well: so it opens without a reader, and outlives one (fifo(7)).
+            self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def info(self, text: str) -> None:
+        """Something that an administrator may want to know."""
+        self._write("info", text)
+
+    def error(self, text: str) -> None:
+        """Something that went wrong."""
+        self._write("error", text)
+
+    def _write(self, level: str, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        try:
+            os.write(
+                self._fd, f'time="{stamp}Z" level={level} msg="{quoted}" runtime=io.containerd.pyvmm.v2\n'.encode()
+            )
+        except OSError:
+            pass
