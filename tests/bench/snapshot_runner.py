@@ -102,6 +102,15 @@ class Pause:
         machine.pause, machine.resume = stop, go_on  # type: ignore[method-assign]
 
 
+def wait_for_shell(machine: Machine) -> None:
+    """Until the machine is ready for a child."""
+    deadline = time.monotonic() + PATIENCE
+    while not machine.prepared_forks:
+        if time.monotonic() > deadline:
+            sys.exit("no machine was made ahead")
+        time.sleep(0.01)
+
+
 def fork(spec: dict[str, Any]) -> dict[str, Any]:
     """Fork a machine with a disk, a network, a share and a vsock several times: for each fork, ns from the call to the
     child's first instruction, and to the source's resumption."""
@@ -117,7 +126,11 @@ def fork(spec: dict[str, Any]) -> dict[str, Any]:
         console.run(machine, "mkdir -p /tmp/share; mount -t virtiofs share /tmp/share; ls /tmp/share")
     runs = []
     pause = Pause(machine)
+    if spec["ready"]:
+        machine.prepare_forks(1)
     for number in range(spec["rounds"]):
+        if spec["ready"]:
+            wait_for_shell(machine)
         changes: dict[str, Any] = {
             "nets": (NetConfig("tap", spec["taps"][1]),),
             "vsock": VsockConfig(uds=f"/tmp/fork-{number + 1}.sock"),

@@ -249,8 +249,8 @@ def measure(spec: Spec) -> dict[str, Any]:
     for number, tap in enumerate(TAPS):
         net.make_tap(tap, f"10.8.{5 + number}")
     rounds = 3 if spec.boots == 1 else 6
-    figures["fork"] = run_library(spec, do="fork", taps=TAPS, share=True, rounds=rounds)
-    figures["fork-unshared"] = run_library(spec, do="fork", taps=TAPS, share=False, rounds=rounds)
+    for key, share, ready in (("fork", True, 1), ("fork-unshared", False, 1), ("fork-unprepared", True, 0)):
+        figures[key] = run_library(spec, do="fork", taps=TAPS, share=share, ready=ready, rounds=rounds)
     figures["pause"] = run_library(spec, do="pause", memory=512, mib=64, share=False)
     figures["pause-shared"] = run_library(spec, do="pause", memory=512, mib=64, share=True)
     figures["amounts"] = run_library(spec, do="amounts", touched=64, mib=10)
@@ -274,6 +274,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     for key, name, must, aim in (
         ("fork", "fork to the child's first instruction", 5.0, 2.0),
         ("fork-unshared", "  without a share", None, None),
+        ("fork-unprepared", "  without prepare_forks", None, None),
     ):
         later = figures[key]["runs"][1:]
         made.append(absolute(name, median(later, "first_run_ns") / 1e6, unit, must, aim))

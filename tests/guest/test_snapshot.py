@@ -172,6 +172,15 @@ def test_a_vsock_listener_stays_and_connections_end(boot: Boot, clone: MakeClone
     assert (tmp_path / "two.sock").is_socket()
 
 
+def prepare_fork(guest: Guest) -> None:
+    """Have its next child put into a machine that was made ahead."""
+    guest.machine.prepare_forks(1)
+    deadline = time.monotonic() + 30
+    while not guest.machine.prepared_forks:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("cpus", "transport"), [pytest.param(1, "mmio", marks=pytest.mark.long), (2, "pci")])
 def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str) -> None:
     vsock = VsockConfig(uds=str(tmp_path / "0.sock"))
@@ -185,6 +194,7 @@ def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str
     before = int(guest.check("cat /tmp/tick"))
     first = Child(guest, vsock=VsockConfig(uds=str(tmp_path / "1.sock")))
     guest.check("echo later >/tmp/nonce2; echo 0 >/root/own; sync")
+    prepare_fork(first)
     second = Child(first, vsock=VsockConfig(uds=str(tmp_path / "2.sock")))
     everybody = [guest, first, second]
     try:
@@ -246,6 +256,7 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
             each.check("exec 8>>/tmp/a/log 9>>/tmp/b/log; echo one >&8; echo one >&9")
         assert guest.check("ls /tmp/a /tmp/b; echo template >/tmp/a/own; cat /tmp/a/own").endswith("template\n")
         # What is open is open in a child, too; here in the same directory
+        prepare_fork(clones[0])
         clones.append(Child(clones[0]))
         clones[-1].check("echo two >&8; echo two >&9; exec 8>&- 9>&-")
         sums = clones[-1].check(f"md5sum </tmp/a/folder/f; md5sum </tmp/b/folder/f; {COPY} | md5sum")

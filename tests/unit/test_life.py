@@ -77,6 +77,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "resume": lambda machine: machine.resume(),
     "snapshot": lambda machine: machine.snapshot(f"{machine.config.disks[0].path}.warm"),
     "fork": fork_and_close,
+    "prepare_forks": lambda machine: machine.prepare_forks(1),
     "reset": lambda machine: machine.reset(),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),

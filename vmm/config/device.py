@@ -52,9 +52,12 @@ class DeviceConfig:
 
     :cvar many_files: the device may hold thousands of descriptors of this process
     :cvar takes_memory_on_demand: the process that maps guest RAM can do so while it is filled page by page
+    :cvar opens_ahead: opening it takes long, needs nothing of the machine, and can be done while another machine has
+        one of the same record
     """
 
     many_files: bool = False
+    opens_ahead: bool = False
     takes_memory_on_demand: bool = False
 
     @property

@@ -105,6 +105,10 @@ class VmState:
     host_tsc: int | None
 
 
+_CPUID_HEAD = 8
+"""Bytes of ``struct kvm_cpuid2`` before its entries: their number, and padding."""
+
+
 _wanted: dict[tuple[int, ...], tuple[int, ...]] = {}
 
 
@@ -184,7 +188,7 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
     events = _get(fd, k.KVM_GET_VCPU_EVENTS, st.kvm_vcpu_events(), "KVM_GET_VCPU_EVENTS")
     entry = sizeof(s.kvm_cpuid_entry2)
     return VcpuState(
-        cpuid=bytes(cpuid)[8 : 8 + int(cpuid.nent) * entry],
+        cpuid=bytes(cpuid)[_CPUID_HEAD : _CPUID_HEAD + int(cpuid.nent) * entry],
         mp_state=mp_state,
         regs=regs,
         sregs=sregs,
@@ -275,9 +279,8 @@ def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
     count, rest = divmod(len(state.cpuid), entry)
     if rest or not 0 < count <= s.MAX_CPUID_ENTRIES:
         raise ConfigError(f"saved CPUID: {len(state.cpuid)} bytes", code="snapshot-state")
-    cpuid = s.kvm_cpuid2(nent=count)
-    for index in range(count):
-        cpuid.entries[index] = s.kvm_cpuid_entry2.from_buffer_copy(state.cpuid, index * entry)
+    head = int(count).to_bytes(_CPUID_HEAD, "little")
+    cpuid = s.kvm_cpuid2.from_buffer_copy((head + state.cpuid).ljust(sizeof(s.kvm_cpuid2), b"\0"))
     k.ioctl(vcpu.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
 
 

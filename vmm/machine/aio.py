@@ -241,6 +241,10 @@ class AsyncMachine:
             point.close()
         return children
 
+    async def prepare_forks(self, n: int) -> None:
+        """As :meth:`Machine.prepare_forks`."""
+        await asyncio.to_thread(self.machine.prepare_forks, n)
+
     @classmethod
     def _child(cls, point: ForkPoint, console: ConsoleConfig, changes: dict[str, Any]) -> AsyncMachine:
         def make(console: ConsoleConfig) -> Machine:

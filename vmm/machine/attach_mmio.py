@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vmm.boot import layout
 from vmm.errors import ConfigError
-from vmm.events import EventFd
 from vmm.machine.kvm_vm import PAGE
 from vmm.machine.owned import Native
 from vmm.machine.slots import Attached
@@ -60,19 +59,20 @@ class MmioSlots:
         board, owned = self._board, self._board.owned.branch()
         base = layout.mmio_base(slot)
         irq = board.core.irq_line(layout.mmio_gsi(slot))
-        kicks = [owned.add(EventFd()) for _ in device.queue_sizes]
+        notify, ack = base + MMIO_QUEUE_NOTIFY, base + MMIO_INTERRUPT_ACK
+        kicks = [owned.add(board.core.new_kick(notify, 4, index)) for index in range(len(device.queue_sizes))]
         registers = MmioRegisters(device, board.memory, board.loop, irq, kicks, packed=board.packed)
         owned.add(registers.transport)
         for index, kick in enumerate(kicks):
-            board.core.kick_line(kick.fd, base + MMIO_QUEUE_NOTIFY, 4, index)
+            board.core.kick_line(kick.fd, notify, 4, index)
         board.mmio.add(base, PAGE, registers)
         page = ffi.from_buffer(registers.page)
         owned.add(Native(page, ffi.release))
         lib.bus_add_regpage(board.native, base, PAGE, page, device.used_bit_stays)
         if device.used_bit_stays:
             # Acknowledging it changes nothing: KVM takes the write, and the eventfd is not read
-            acks = owned.add(EventFd())
-            board.core.kick_line(acks.fd, base + MMIO_INTERRUPT_ACK, 4, lib.IRQ_VRING)
+            acks = owned.add(board.core.new_kick(ack, 4, lib.IRQ_VRING))
+            board.core.kick_line(acks.fd, ack, 4, lib.IRQ_VRING)
         attached = Attached(device, registers.transport, kicks, owned)
         self.attached.append(attached)
         self._pages.append(registers.page)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from vmm.machine.config import MachineConfig, MemoryConfig
+    from vmm.machine.fork import Shell
     from vmm.machine.kvm_vm import Core
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
             :param on_demand: shared memory may be filled when it is touched
             """
+
+        def take_shell(self) -> Shell | None:
+            """What was made ahead of this machine, of which :meth:`make_memory` has taken RAM already."""
 
         def begin(self, memory: GuestMemory) -> None:
             """*memory* is there: begin what takes long in the background."""
@@ -72,6 +76,9 @@ class Bootstrap:
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """Empty RAM."""
         return GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+
+    def take_shell(self) -> None:
+        """Nothing was."""
 
     def begin(self, memory: GuestMemory) -> None:
         """Copy the files; RAM is empty."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 
-from vmm.errors import ConfigError
+from vmm import report
+from vmm.errors import ConfigError, VmmError
 from vmm.faststart.record import replace
+from vmm.faststart.thread import Task, allocate_lock
 from vmm.machine import state
+from vmm.machine.kvm_vm import new_core
+from vmm.machine.open_devices import OpenedAhead
+from vmm.machine.owned import Owned
+from vmm.memory import GuestMemory
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.memory_base import take_base
 from vmm.snapshot.records import plain
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
     from vmm.machine.state import MachineState
-    from vmm.memory import GuestMemory
     from vmm.snapshot.memory_base import Ahead, Base
     from vmm.virtio.blk import DiskConfig
 
@@ -31,6 +36,7 @@ class ForkPoint:
 
     :param children: how many will be made of it, one after the other
     :param ahead: what was copied of its RAM before
+    :param shells: what children are put into, as far as there are any
     :raises ConfigError: it has a device that cannot be saved
     :raises HostError: the host has no room for a disk, or for memory
     """
@@ -44,8 +50,10 @@ class ForkPoint:
         memory: GuestMemory,
         children: int,
         ahead: Ahead | None = None,
+        shells: Shells | None = None,
     ) -> None:
         self._config = config
+        self._shells = shells
         self._left = children
         self._copies = DiskCopies()
         self._saved = state.save(core, slots, platform)
@@ -93,7 +101,7 @@ class ForkPoint:
         except BaseException:
             copies.remove()
             raise
-        return Child(config, self._own_state(), self._base, copies)
+        return Child(config, self._own_state(), self._base, copies, self._shells)
 
     def _own_state(self) -> MachineState:
         """A child's: what may change in it is nobody else's."""
@@ -104,6 +112,9 @@ class ForkPoint:
         """Release what no child has taken.  A second call does nothing."""
         self._copies.remove()
         self._base.close()
+        shells, self._shells = self._shells, None
+        if shells is not None:
+            shells.refill()
 
 
 def _copy_of(disk: DiskConfig, copies: DiskCopies) -> DiskConfig:
@@ -115,15 +126,40 @@ class Child:
 
     event = "restored"
 
-    def __init__(self, config: MachineConfig, saved: MachineState, base: Base, copies: DiskCopies) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        saved: MachineState,
+        base: Base,
+        copies: DiskCopies,
+        shells: Shells | None = None,
+    ) -> None:
         self.config = config
         self._saved = saved
         self._base = base
         self._copies = copies
+        self._shells = shells
+        self._shell: Shell | None = None
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
         """RAM that is the other's until it is written."""
-        return self._base.open(huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault, on_demand=on_demand)
+        shell = None if self._shells is None else self._shells.take(self.config, shared=shared)
+        empty = None if shell is None else shell.memory
+        try:
+            memory = self._base.open(
+                huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault, on_demand=on_demand, empty=empty
+            )
+        except BaseException:
+            if shell is not None:
+                shell.close()
+            raise
+        self._shell = shell
+        return memory
+
+    def take_shell(self) -> Shell | None:
+        """What the child is put into."""
+        shell, self._shell = self._shell, None
+        return shell
 
     def begin(self, memory: GuestMemory) -> None:
         """Nothing takes long."""
@@ -145,3 +181,132 @@ class Child:
     def close(self) -> None:
         """Remove what was made for the child.  A second call does nothing."""
         self._copies.remove()
+        if self._shell is not None:
+            self._shell.close()
+
+
+class Shell:
+    """An empty machine: what KVM keeps of one, RAM that nobody has touched, and servers of shares.
+
+    :param like: of a machine that has the same lines
+    :raises HostError: the host refuses
+    """
+
+    def __init__(self, config: MachineConfig, like: Core, *, shared: bool) -> None:
+        self._kind = _kind(config, shared)
+        self._owned = Owned()
+        try:
+            ram = config.memory
+            self.memory = self._owned.add(GuestMemory(ram.size, huge_pages=ram.huge_pages, shared=shared))
+            self.core = self._owned.add(new_core(config))
+            self.core.make_vcpus(self.memory)
+            self.core.make_lines(like)
+            self.devices = OpenedAhead(config, self._owned)
+            self.core.wait_for_memory()
+        except BaseException:
+            self._owned.close()
+            raise
+
+    def fits(self, config: MachineConfig, *, shared: bool) -> bool:
+        """A machine with this configuration can be put into it."""
+        return self._kind == _kind(config, shared)
+
+    def close(self) -> None:
+        """It is not wanted.  A second call does nothing."""
+        self._owned.close()
+
+
+def _kind(config: MachineConfig, shared: bool) -> tuple[object, ...]:
+    return config.cpus, config.cpu, config.memory, shared
+
+
+MOST_SHELLS = 64
+_PAUSE = 0.05
+"""Seconds before some are made: children that were made just now begin to run meanwhile."""
+
+
+class Shells:
+    """Those of a machine, as many as were asked for.  Any thread may call any method.
+
+    :param core: of the machine
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._lock = allocate_lock()
+        self._ready: list[Shell] = []
+        self._kind: tuple[MachineConfig, bool] | None = None
+        self._wanted = 0
+        self._making: Task | None = None
+        self._closed = False
+        # Held until then
+        self._open = allocate_lock()
+        self._open.acquire()
+
+    def keep(self, n: int, config: MachineConfig, *, shared: bool) -> None:
+        """Have *n* of them from now on, for machines with the configuration *config*."""
+        with self._lock:
+            self._wanted, self._kind = n, (config, shared)
+            spare = self._ready[n:]
+            del self._ready[n:]
+        for shell in spare:
+            shell.close()
+        self.refill()
+
+    @property
+    def ready(self) -> int:
+        """How many there are."""
+        return len(self._ready)
+
+    def take(self, config: MachineConfig, *, shared: bool) -> Shell | None:
+        """One that *config* can be put into, the caller's from now on; None: there is none."""
+        with self._lock:
+            for shell in self._ready:
+                if shell.fits(config, shared=shared):
+                    self._ready.remove(shell)
+                    return shell
+        return None
+
+    def refill(self) -> None:
+        """Make those that are missing, on a thread."""
+        with self._lock:
+            if self._making is None and not self._closed and len(self._ready) < self._wanted:
+                try:
+                    self._making = Task(self._make, "shells")
+                except RuntimeError:
+                    pass  # the host has no thread left
+
+    def _make(self) -> None:
+        if self._open.acquire(timeout=_PAUSE):
+            return  # it was closed
+        while (kind := self._missing()) is not None:
+            try:
+                shell = Shell(kind[0], self._core, shared=kind[1])
+            except (VmmError, OSError, RuntimeError) as error:
+                # Children do without, and say what the host refuses if it still does
+                report.debug(__name__, f"no machine for a fork could be made ahead: {error}")
+                with self._lock:
+                    self._making = None
+                return
+            with self._lock:
+                self._ready.append(shell)
+
+    def _missing(self) -> tuple[MachineConfig, bool] | None:
+        """What one more is to be for; None: there are enough, and the thread ends."""
+        with self._lock:
+            if not self._closed and len(self._ready) < self._wanted:
+                return self._kind
+            self._making = None
+            return None
+
+    def close(self) -> None:
+        """Wait for the thread, and close what nobody has taken.  A second call does nothing."""
+        with self._lock:
+            making = self._making
+            if not self._closed:
+                self._closed = True
+                self._open.release()
+        if making is not None:
+            making.close()
+        while self._ready:
+            self._ready.pop().close()

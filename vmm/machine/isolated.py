@@ -308,7 +308,8 @@ class IsolatedMachine(Living):
 
 ELSEWHERE = (
     "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "loop", "memory", "mmio", "nets",
-    "open_for_saving", "pio", "plug", "resize_disk", "save", "serial", "unplug", "vcpus",
+    "open_for_saving", "pio", "plug", "prepare_forks", "prepared_forks", "resize_disk", "save", "serial", "unplug",
+    "vcpus",
 )  # fmt: skip
 """What a Machine has in its own process only."""
 

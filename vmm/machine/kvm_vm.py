@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmm.config.cpu import CpuConfig
     from vmm.kvm import Vcpu, Vm
     from vmm.kvm.saved import VcpuState, VmState
+    from vmm.machine.config import MachineConfig
     from vmm.memory import GuestMemory
 
 PAGE = 4096
@@ -47,6 +48,9 @@ class Core:
         self._irqs: list[tuple[EventFd, int]] = []
         self._kicks: list[tuple[int, int, int, int]] = []
         self._windows: dict[int, tuple[int, int, int, bool]] = {}
+        self._ready_irqs: dict[int, list[EventFd]] = {}
+        self._ready_kicks: dict[tuple[int, int, int], EventFd] = {}
+        self._known: set[int] = set()
         self._async_pf = True
         self._make_vm()
 
@@ -82,8 +86,8 @@ class Core:
         self._tasks.append(task)
         return task
 
-    def make_vcpus(self, bus: Any, memory: GuestMemory, *, async_pf: bool = True) -> None:
-        """The vCPUs, their exits answered by *bus* (cdata ``struct bus *``); and RAM, registered in the background.
+    def make_vcpus(self, memory: GuestMemory, *, async_pf: bool = True) -> None:
+        """The vCPUs; and RAM, registered in the background.  :meth:`bind` follows.
 
         :param async_pf: see :class:`~vmm.kvm.cpuid.CpuidTemplate`
         """
@@ -95,7 +99,6 @@ class Core:
         for index in range(self._cpus):
             vcpu = self.vm.create_vcpu(index)
             self.vcpus.append(vcpu)
-            vcpu.bind(bus)
             if template is None:
                 template = CpuidTemplate(
                     self._cpuid,
@@ -111,6 +114,11 @@ class Core:
                 from vmm.kvm.cpuid import set_arch_capabilities
 
                 set_arch_capabilities(vcpu, self._cpu.arch_capabilities)
+
+    def bind(self, bus: Any) -> None:
+        """Have *bus* (cdata ``struct bus *``) answer the exits of the vCPUs."""
+        for vcpu in self.vcpus:
+            vcpu.bind(bus)
 
     def _map_memory(self, memory: GuestMemory) -> None:
         for slot, region in enumerate(memory.regions):
@@ -138,15 +146,51 @@ class Core:
 
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""
-        irq = EventFd()
+        ready = self._ready_irqs.get(gsi)
+        irq = ready.pop() if ready else EventFd()
         self._irqs.append((irq, gsi))
-        self.vm.irqfd(irq.fd, gsi)
+        if irq.fd in self._known:
+            self._known.discard(irq.fd)
+        else:
+            self.vm.irqfd(irq.fd, gsi)
         return irq
+
+    def new_kick(self, address: int, size: int, value: int) -> EventFd:
+        """An eventfd of the caller's, for :meth:`kick_line`."""
+        return self._ready_kicks.pop((address, size, value), None) or EventFd()
 
     def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
         """From now on a guest's write of *value* to MMIO *address* signals the eventfd *fd* inside the kernel."""
         self._kicks.append((fd, address, size, value))
-        self.vm.ioeventfd(fd, address, size, value)
+        if fd in self._known:
+            self._known.discard(fd)
+        else:
+            self.vm.ioeventfd(fd, address, size, value)
+
+    def make_lines(self, like: Core) -> None:
+        """Have the lines of another machine ready for :meth:`irq_line`, :meth:`new_kick` and :meth:`kick_line`: KVM
+        waits for its readers at each."""
+        for _, gsi in tuple(like._irqs):
+            irq = EventFd()
+            self._ready_irqs.setdefault(gsi, []).append(irq)
+            self.vm.irqfd(irq.fd, gsi)
+            self._known.add(irq.fd)
+        for _, address, size, value in tuple(like._kicks):
+            kick = self._ready_kicks[address, size, value] = EventFd()
+            self.vm.ioeventfd(kick.fd, address, size, value)
+            self._known.add(kick.fd)
+
+    def drop_lines(self) -> None:
+        """Those that nobody wanted."""
+        for irqs in self._ready_irqs.values():
+            while irqs:
+                irqs.pop().close()
+        for (address, size, value), kick in self._ready_kicks.items():
+            if self.vm.fd >= 0:
+                self.vm.ioeventfd(kick.fd, address, size, value, assign=False)
+            kick.close()
+        self._ready_kicks.clear()
+        self._known.clear()
 
     def remake(self, bus: Any, memory: GuestMemory) -> None:
         """A new VM with new vCPUs and the same lines, :meth:`make_vcpus` included.  No vCPU runs.
@@ -163,7 +207,8 @@ class Core:
             self.vm.ioeventfd(*kick)
         for number, (gpa, size, host_address, read_only) in self._windows.items():
             self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
-        self.make_vcpus(bus, memory, async_pf=self._async_pf)
+        self.make_vcpus(memory, async_pf=self._async_pf)
+        self.bind(bus)
 
     # -- snapshots: no vCPU runs, and the last exit of each is completed -----------------------------------------------
 
@@ -207,5 +252,16 @@ class Core:
     def close(self) -> None:
         """Free all of it, while no vCPU runs.  A second call does nothing."""
         self._close_vm()
+        self.drop_lines()
         while self._irqs:
             self._irqs.pop()[0].close()
+
+
+def new_core(config: MachineConfig) -> Core:
+    """That of a machine.
+
+    :raises ConfigError: see :class:`Core`
+    :raises HostError: the same
+    """
+    cpu = config.cpu
+    return Core(config.cpus, host_cpu=cpu == "host", cpu=None if isinstance(cpu, str) else cpu)

@@ -30,6 +30,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "resume": (PAUSED,),
     "snapshot": (RUNNING, PAUSED),
     "fork": (RUNNING, PAUSED),
+    "prepare_forks": (RUNNING, PAUSED),
     "reset": (RUNNING, PAUSED, ENDED),
     "press_power_button": (RUNNING,),
     "shutdown": (RUNNING,),

@@ -13,7 +13,7 @@ from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import PACKED, PCI, PROCESS
-from vmm.machine.kvm_vm import Core
+from vmm.machine.kvm_vm import new_core
 from vmm.machine.lifecycle import (
     CLOSED,
     ERROR,
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from vmm.machine.bootstrap import Origin
     from vmm.machine.config import MachineConfig
     from vmm.machine.confined import Confinement
-    from vmm.machine.fork import ForkPoint
+    from vmm.machine.fork import ForkPoint, Shells
+    from vmm.machine.kvm_vm import Core
     from vmm.machine.lifecycle import Event
     from vmm.machine.slots import Attached, HotPlug, Slots
     from vmm.machine.snapshot import Files, Saved
@@ -114,6 +115,7 @@ class Machine(Living):
         self._life_lock = RLock()
         self._pages_lock = allocate_lock()
         self._core: Core | None = None
+        self._shells: Shells | None = None
         self._counts: dict[type, int] = {}
         with self._life_lock:
             exithook.watch(self)
@@ -140,19 +142,20 @@ class Machine(Living):
         self.phases.append(("memory", time.monotonic()))
         origin.begin(self._memory)
         self._owned.add(origin)
-        core = self._core = Core(
-            config.cpus,
-            host_cpu=config.cpu == "host",
-            cpu=None if isinstance(config.cpu, str) else config.cpu,
-        )
-        self._owned.add(core)
-        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts)
+        shell = origin.take_shell()
+        core = self._core = self._owned.add(new_core(config) if shell is None else shell.core)
+        ahead = None if shell is None else shell.devices
+        if ahead is not None:
+            ahead.give(self._owned)
+        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts, ahead)
         last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
         windows = any(device.regions for device in (*wanted, *devices))
-        core.make_vcpus(platform.native, self.memory, async_pf=not windows)
+        if not core.vcpus:
+            core.make_vcpus(self.memory, async_pf=not windows)
+        core.bind(platform.native)
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
         self.phases.append(("kvm", time.monotonic()))
         platform.add_devices(core, self.loop, config.console, self._on_power_event)
@@ -171,6 +174,9 @@ class Machine(Living):
             platform.add_pio(port, size, registers)
         for device in (*wanted, *devices, *last):
             self.attach(device)
+        if ahead is not None:
+            core.drop_lines()
+            ahead.close()
         self.phases.append(("devices", time.monotonic()))
 
     @property
@@ -488,7 +494,9 @@ class Machine(Living):
                     self.pause()
                 try:
                     assert self._core is not None
-                    point = ForkPoint(self.config, self._core, self._slots, self._platform, self._memory, n, ahead)
+                    point = ForkPoint(
+                        self.config, self._core, self._slots, self._platform, self._memory, n, ahead, self._shells
+                    )
                 finally:
                     self._go_on(runs)
             finally:
@@ -496,6 +504,30 @@ class Machine(Living):
                     ahead.close()
             self._life.publish("forked", str(n))
             return point
+
+    def prepare_forks(self, n: int) -> None:
+        """Have *n* empty machines ready from now on, into which children of :meth:`fork` are put: that takes the host
+        a fraction of the time.  A thread makes them, and others when they have been used; each costs the host what a
+        machine without memory does.
+
+        :param n: 0: none any more
+        :raises ConfigError: *n* is not 0 to 64
+        """
+        from vmm.machine.fork import MOST_SHELLS, Shells
+
+        if not 0 <= n <= MOST_SHELLS:
+            raise ConfigError(f"{n} machines for forks", code="fork-children", hint=f"0 to {MOST_SHELLS}")
+        with self._life_lock:
+            self._life.check("prepare_forks")
+            assert self._core is not None
+            if self._shells is None:
+                self._shells = self._owned.add(Shells(self._core))
+            self._shells.keep(n, self.config, shared=self._memory.fd >= 0)
+
+    @property
+    def prepared_forks(self) -> int:
+        """How many of them are ready now."""
+        return 0 if self._shells is None else self._shells.ready
 
     @classmethod
     def of_fork(cls, point: ForkPoint, changes: dict[str, Any], *, start: bool) -> Machine:

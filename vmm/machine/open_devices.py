@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmm.config.device import Opening
 from vmm.errors import ConfigError
+from vmm.events import Loop
 from vmm.virtio.spec import ID_BALLOON, ID_CONSOLE, ID_NET, ID_VSOCK
 
 TYPE_CHECKING = False
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.config.device import DeviceConfig
-    from vmm.events import Loop
     from vmm.machine.config import MachineConfig
     from vmm.machine.owned import Owned
     from vmm.virtio.balloon.device import Balloon
@@ -29,10 +29,12 @@ def open_devices(
     loop: Loop,
     owned: Owned,
     counts: dict[type, int],
+    ahead: OpenedAhead | None = None,
 ) -> list[VirtioDevice]:
     """The device of each record, in their order.  What was opened is *owned*, also on errors.
 
     :param counts: how many devices of each kind of record the machine has had so far; those opened are added
+    :param ahead: devices that are open and owned already; those that are wanted are taken out
     """
     devices: list[VirtioDevice] = []
     on_demand = config.takes_memory_on_demand()
@@ -41,9 +43,51 @@ def open_devices(
         place = counts.get(kind, 0)
         counts[kind] = place + 1
         opening = Opening(config.cpus, config.memory.size, loop, owned, place, on_demand=on_demand)
-        device = record.open(opening)
-        devices.append(owned.add(device))
+        device = None if ahead is None else ahead.pop(record)
+        devices.append(owned.add(record.open(opening)) if device is None else device)
     return devices
+
+
+class OpenedAhead:
+    """Devices that were opened before the machine that they are for.
+
+    :param config: of a machine that has all of them; those that open quickly are left out
+    :param owned: closes them
+    """
+
+    def __init__(self, config: MachineConfig, owned: Owned) -> None:
+        records = [record for record in config.device_configs() if record.opens_ahead]
+        self._owned = owned
+        self._devices: list[tuple[DeviceConfig, VirtioDevice]] = []
+        if records:
+            # None of these has a use for its machine's
+            loop = Loop()
+            try:
+                self._devices += zip(records, open_devices(records, config, loop, owned, {}), strict=True)
+            finally:
+                loop.close()
+
+    def pop(self, record: DeviceConfig) -> VirtioDevice | None:
+        """The one of *record*; None: there is none."""
+        for index, (own, device) in enumerate(self._devices):
+            if own == record:
+                del self._devices[index]
+                return device
+        return None
+
+    def give(self, owned: Owned) -> None:
+        """From now on *owned* closes them."""
+        for _, device in self._devices:
+            self._owned.discard(device)
+            owned.add(device)
+        self._owned = owned
+
+    def close(self) -> None:
+        """Those that nobody wanted."""
+        while self._devices:
+            device = self._devices.pop()[1]
+            self._owned.discard(device)
+            device.close()
 
 
 def find(devices: Iterable[VirtioDevice], device_id: int) -> Any:

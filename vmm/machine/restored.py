@@ -137,6 +137,9 @@ class Restored:
         """What it touches will be written into the snapshot's directory, while it runs."""
         return self._wants_prefetch and self._working_set is None
 
+    def take_shell(self) -> None:
+        """Nothing was made ahead."""
+
     def begin(self, memory: GuestMemory) -> None:
         """See whether something is to be read beforehand.  A copy has all that it needs."""
         self._memory = memory

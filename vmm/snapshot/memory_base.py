@@ -48,14 +48,22 @@ class Base:
         while self._layers and not self._layers[0][1] and not self._layers[0][2]:
             posix.close(self._layers.pop(0)[0])  # it has no data
 
-    def open(self, *, huge_pages: str, shared: bool, prefault: bool, on_demand: bool = False) -> GuestMemory:
+    def open(
+        self,
+        *,
+        huge_pages: str,
+        shared: bool,
+        prefault: bool,
+        on_demand: bool = False,
+        empty: GuestMemory | None = None,
+    ) -> GuestMemory:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
 
         :param on_demand: or is filled when it is touched, where the host's kernel supports that
-
+        :param empty: what it is put into: it was made so, and nobody has touched it; closed on errors
         :raises HostError: the host has not enough memory
         """
-        memory = GuestMemory(self.size, huge_pages=huge_pages, shared=shared)
+        memory = empty or GuestMemory(self.size, huge_pages=huge_pages, shared=shared)
         try:
             if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
                 return memory

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -244,6 +245,64 @@ def test_children_have_directories_of_their_own(tmp_path: Path, consoles: list[C
         with pytest.raises(ConfigError, match="missing"):
             source.fork(shares={"share": str(tmp_path / "missing")})
         assert count(source, consoles[0]) == 2
+
+
+def wait_for_shells(machine: Machine, n: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while machine.prepared_forks != n:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@needs_kvm
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_children_are_put_into_what_was_made_ahead(
+    tmp_path: Path, consoles: list[Console], transport: str, shared: bool
+) -> None:
+    for name in ("template", "other"):
+        (tmp_path / name).mkdir()
+    share = ShareConfig(str(tmp_path / "template"), isolation="process")
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), COUNT), cpus=2, disks=tiny.two_disks(tmp_path))
+    config = replace(config, console=consoles[0].config, transport=transport, shares=(share,) if shared else ())
+    own = {1: {"shares": {"share": str(tmp_path / "other")}}} if shared else {}
+    before = descriptors()
+    with Machine(config) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert count(source, consoles[0]) == 1
+        source.prepare_forks(2)
+        wait_for_shells(source, 2)
+        # The third finds none, and is as the others
+        children = source.fork(3, each=lambda i: {"console": consoles[1 + i].config, **own.get(i, {})})
+        assert [count(child, consoles[1 + i]) for i, child in enumerate(children)] == [2] * 3
+        assert len({each.memory.read(layout.VM_GENERATION_ID, 16) for each in (source, *children)}) == 4
+        wait_for_shells(source, 2)
+        with pytest.raises(ConfigError, match="2 vCPUs for 1"):
+            source.fork(cpus=1)
+        with children[0].fork(console=consoles[4].config)[0] as deeper:
+            assert count(deeper, consoles[4]) == 3
+        with Machine.of_fork(point := source.fork_point(1), {"console": consoles[4].config}, start=False) as waiting:
+            point.close()
+            waiting.start()
+            assert count(waiting, consoles[4]) == 2
+        children[0].reset()
+        assert consoles[1].read(1) == b">"
+        assert count(children[0], consoles[1]) == 1
+        children[1].snapshot(str(tmp_path / "warm"))
+        for child in children:
+            child.close()
+        source.prepare_forks(0)
+        wait_for_shells(source, 0)
+        with pytest.raises(ConfigError, match="65 machines"):
+            source.prepare_forks(65)
+        source.prepare_forks(2)
+        assert count(source, consoles[0]) == 2
+    # What has been closed has memory that both a server and the machine had
+    del source, children, child, deeper, waiting, point
+    assert descriptors() <= before
+    with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config) as clone:
+        assert count(clone, consoles[1]) == 3
 
 
 # -- RAM --------------------------------------------------------------------------------------------------------------

@@ -124,6 +124,10 @@ class ShareConfig(DeviceConfig):
         return self.isolation == "process"
 
     @property
+    def opens_ahead(self) -> bool:  # type: ignore[override]
+        return self.isolation == "process"
+
+    @property
     def opens_files(self) -> str:
         return "a share with isolation=thread opens files" if self.isolation == "thread" else ""
 
