@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _WORDS = {"u8": 8, "u16": 16, "u32": 32, "u64": 64}
 _TYPES: dict[str, type] = {"bool": bool, "text": str, "bytes": bytes}
+_LIMITS = {kind: 1 << bits for kind, bits in _WORDS.items()}
+_PLAIN = {"kind": "text", "version": "u32", "payload": "any"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class State:
         :param where: what an error names
         :raises ConfigError: it is something else
         """
-        _check(value, {"kind": "text", "version": "u32", "payload": "any"}, where)
+        if not _fits(value, _PLAIN):
+            _check(value, _PLAIN, where)
         assert isinstance(value, dict)
         if not isinstance(value["payload"], dict):
             raise mismatch(where, "its payload is no dictionary")
@@ -92,7 +95,8 @@ class Schema:
             raise mismatch(
                 name, f"{state.kind} version {state.version} where {self.kind} version {self.version} is wanted"
             )
-        _check(state.payload, self.fields, name)
+        if not _fits(state.payload, self.fields):
+            _check(state.payload, self.fields, name)
         return state.payload
 
 
@@ -145,6 +149,23 @@ def saveable(thing: Saveable) -> Schema:
             hint="make the machine without it, or unplug it first",
         )
     return saving
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """:func:`_check` would not complain: that makes a name of each field, which takes longer than to look at it."""
+    if type(kind) is str:
+        return _is(value, kind)
+    if type(kind) is list:
+        return type(value) is list and all(_fits(each, kind[0]) for each in value)
+    if type(value) is not dict or value.keys() != kind.keys():
+        return False
+    for name, each in kind.items():
+        field = value[name]
+        if type(field) is int and type(each) is str and 0 <= field < _LIMITS.get(each, 0):
+            continue
+        if not _fits(field, each):
+            return False
+    return True
 
 
 def _check(value: object, kind: Any, where: str) -> None:

@@ -15,7 +15,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from vmm.kvm.structs_debug import kvm_guest_debug
@@ -28,6 +28,16 @@ MMIO_OFFSET, MMIO_DATA = 32, 8
 boots, which is too early to make classes for all of ``kvm_run``."""
 XSAVE_SIZE = 4096
 _MMIO = struct.Struct("<Q8sIB")
+
+
+def _msrs(indexes: Collection[int]) -> tuple[s.kvm_msrs, memoryview[int]]:
+    """MSRs for KVM, and the same as 64-bit words, since there is no time for an object of each: one, and two for each,
+    its index and its value."""
+    msrs = s.kvm_msrs(nmsrs=len(indexes))
+    words = memoryview(msrs).cast("B").cast("Q")
+    for slot, index in enumerate(indexes):
+        words[1 + 2 * slot] = index
+    return msrs, words
 
 
 class Vcpu:
@@ -188,20 +198,18 @@ class Vcpu:
 
     def get_msrs(self, indexes: list[int]) -> dict[int, int]:
         """The values of up to 64 MSRs; those that KVM does not know are left out."""
-        msrs = s.kvm_msrs(nmsrs=len(indexes))
-        for slot, index in enumerate(indexes):
-            msrs.entries[slot].index = index
+        msrs, words = _msrs(indexes)
         done = k.ioctl(self.fd, k.KVM_GET_MSRS, msrs, "KVM_GET_MSRS")
-        return {msrs.entries[slot].index: msrs.entries[slot].data for slot in range(done)}
+        return dict(zip(indexes, words[2 : 2 + 2 * done : 2].tolist(), strict=False))
 
     def set_msrs(self, values: dict[int, int]) -> None:
         """Set up to 64 MSRs.
 
         :raises HostError: KVM does not take one of them; the message names it
         """
-        msrs = s.kvm_msrs(nmsrs=len(values))
-        for slot, (index, value) in enumerate(values.items()):
-            msrs.entries[slot].index, msrs.entries[slot].data = index, value
+        msrs, words = _msrs(values)
+        for slot, value in enumerate(values.values()):
+            words[2 + 2 * slot] = value
         done = k.ioctl(self.fd, k.KVM_SET_MSRS, msrs, "KVM_SET_MSRS")
         if done != len(values):
             raise HostError(f"KVM_SET_MSRS: MSR {list(values)[done]:#x} is refused", code="kvm-msr")

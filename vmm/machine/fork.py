@@ -101,7 +101,8 @@ class ForkPoint:
         except BaseException:
             copies.remove()
             raise
-        return Child(config, self._own_state(), self._base, copies, self._shells)
+        saved = self._own_state() if self._left else self._saved
+        return Child(config, saved, self._base, copies, self._shells)
 
     def _own_state(self) -> MachineState:
         """A child's: what may change in it is nobody else's."""
