@@ -31,9 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
     True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "snapshots", "kata"),
-    False: ("memory", "fio", "net", "fs", "vsock", "console", "debian"),
+    False: ("memory", "fio", "net", "fs", "vsock", "console", "debian", "clones"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
+CLONE_MIB = 24
+"""Of the lab's memory for each clone, where they are many."""
 PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
 
 
@@ -44,6 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--only", action="append", choices=PARTS, metavar="PART", help=f"one part: {', '.join(PARTS)}; repeatable"
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs: to see that it works")
+    parser.add_argument("--clones", type=int, metavar="N", help="how many clones of one template (30; --quick: 10)")
     parser.add_argument("--kernel", metavar="FILE", help="a vmlinux to use instead of the project's")
     parser.add_argument("--plot", default="png", choices=("png", "svg", "none"), help="what to draw (default: png)")
     return parser.parse_args(argv)
@@ -55,7 +58,8 @@ def measure_in_lab(spec: Spec) -> dict[str, Any]:
     request.write_text(json.dumps(asdict(spec)))
     Path(spec.result).unlink(missing_ok=True)
     python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-    with Lab(icount=spec.icount, cpus=2) as lab:
+    memory = f"{4096 + CLONE_MIB * max(spec.clones - 50, 0)}M" if "clones" in spec.parts else "4G"
+    with Lab(icount=spec.icount, cpus=2, memory=memory) as lab:
         # In a mount namespace of its own, whose root it changes
         status = lab.run(["/usr/bin/unshare", "--mount", python, "-m", "tests.bench.inside", str(request)], cwd=ROOT)
     if status:
@@ -64,7 +68,7 @@ def measure_in_lab(spec: Spec) -> dict[str, Any]:
     return figures
 
 
-def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, quick: bool) -> Spec:
+def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, quick: bool, clones: int) -> Spec:
     """What the lab is told."""
     from vmm.boot import default_cmdline
 
@@ -85,10 +89,11 @@ def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, q
         turns=1 if icount or quick else 5,
         seconds=0.05 if icount else 1 if quick else 2,
         icount=icount,
+        clones=clones or (10 if quick else 30),
     )
 
 
-def measure(parts: Sequence[str], kernel: str | None, quick: bool) -> dict[str, Any]:
+def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) -> dict[str, Any]:
     """Everything: the raw figures by part."""
     figures: dict[str, Any] = {}
     stage = OUTPUT / "stage.tar"
@@ -102,7 +107,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool) -> dict[str, 
             with step("bench: start-up, on this machine itself"):
                 figures["startup"] = startup.measure(str(pyvmm), made.kernel, 5 if quick else 25)
         for icount, title in ((True, "in a lab that counts instructions"), (False, "in a lab with 2 CPUs")):
-            spec = make_spec(parts, stage, pyvmm, icount=icount, quick=quick)
+            spec = make_spec(parts, stage, pyvmm, icount=icount, quick=quick, clones=clones)
             if spec.parts:
                 with step(f"bench: {', '.join(spec.parts)}, {title}"):
                     figures |= measure_in_lab(spec)
@@ -118,7 +123,7 @@ def main(argv: list[str]) -> int:
     begin = time.monotonic()
     try:
         parts = options.only or PARTS
-        figures = measure(parts, options.kernel, options.quick)
+        figures = measure(parts, options.kernel, options.quick, options.clones or 0)
     except (InstallError, StageError, ChildError, LabError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

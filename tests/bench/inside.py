@@ -43,6 +43,7 @@ class Spec:
     turns: int
     seconds: float
     icount: bool
+    clones: int = 30
 
 
 def say(text: str) -> None:
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> int:
     measures |= {"debian": boot.measure_debian}
     measures |= {"net": net.measure, "net-icount": net.measure}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
-    measures |= {"snapshots": snapshots.measure}
+    measures |= {"snapshots": snapshots.measure, "clones": snapshots.measure_clones}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")
     fill_stage(spec.stage)

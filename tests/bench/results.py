@@ -35,6 +35,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "fs-icount": fs.icount_rows,
         "vsock-icount": vsock.icount_rows,
         "snapshots": snapshots.rows,
+        "clones": snapshots.clone_rows,
         "kata": kata.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, net, programs
 from tests.bench.child import Child, ChildError, wait_for_image
-from tests.bench.fio import AGENT, PATIENCE
+from tests.bench.fio import AGENT, DONE, PATIENCE, READY
+from tests.bench.memory import SETTLE, family
 from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ WARM, QEMU_FILE = "/bench/warm", "/bench/qemu-warm"
 CONTROL, MONITOR, SOCKET = "/tmp/control.sock", "/tmp/monitor.sock", "/tmp/snapshot-vm.sock"
 TAPS = ("tap-fork-0", "tap-fork-1")
 TRACING = Path("/sys/kernel/tracing")
-TEMPLATE_MIB, TEMPLATE = 256, "/bench/template"
+TEMPLATE = "/bench/template"
+CLONE_MIB, WRITTEN_MIB, WRITERS = 64, 16, 30
 
 
 # ---- an answer of the guest ------------------------------------------------------------------------------------------
@@ -255,6 +258,89 @@ def measure(spec: Spec) -> dict[str, Any]:
     figures["pause-shared"] = run_library(spec, do="pause", memory=512, mib=64, share=True)
     figures["amounts"] = run_library(spec, do="amounts", touched=64, mib=10)
     return figures
+
+
+# ---- many clones -----------------------------------------------------------------------------------------------------
+
+
+def available_kib() -> int:
+    """MemAvailable."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+
+
+def pss_kib(pid: int) -> int:
+    """Of a process, its part of what it shares included."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+
+
+def digest(path: str) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def say_in(clone: Child, command: str) -> None:
+    """Run *command* in the guest."""
+    start = len(clone.output)
+    clone.write(command + "\n")
+    clone.wait_for(DONE, 10 * PATIENCE, start)
+
+
+def measure_clones(spec: Spec) -> dict[str, Any]:
+    """Clones of one template, with a share and a vsock, as many as `clones` says: what an idle one takes of the host's
+    memory, and whether the template is the same when all have written most of theirs."""
+    make_disk(spec)
+    os.makedirs("/bench/folder", exist_ok=True)
+    told = guest(spec, AGENT, memory=CLONE_MIB)
+    extra = ("--vsock", f"cid=3,uds={SOCKET}", "--share", "/bench/folder,tag=share", "--control", CONTROL)
+    with Child(read_only(programs.pyvmm(spec.pyvmm, told, extra=extra))) as template:
+        template.wait_for(READY, PATIENCE)
+        say_in(template, "mkdir -p /tmp/share; mount -t virtiofs share /tmp/share")
+        with Child([spec.pyvmm, "snapshot", CONTROL, TEMPLATE, "--stop"]) as saver:
+            if saver.finish(PATIENCE):
+                raise ChildError(f"no snapshot\n{saver.last_words()}")
+    before, curve = digest(f"{TEMPLATE}/memory"), []
+    clones: list[Child] = []
+    try:
+        wait_for_image()
+        free = available_kib()
+        for number in range(spec.clones):
+            clones.append(Child([spec.pyvmm, "restore", TEMPLATE, "--vsock", f"cid=3,uds=/tmp/clone-{number}.sock"]))
+            say_in(clones[-1], "echo here")
+            wait_for_image()
+            if (number + 1) % 10 == 0:
+                curve.append((number + 1, free - available_kib()))
+                boot.say(f"{number + 1} clones: {curve[-1][1] / 1024 / (number + 1):.1f} MiB of MemAvailable each")
+        time.sleep(SETTLE)
+        idle = (free - available_kib()) / spec.clones
+        pss = sum(pss_kib(pid) for clone in clones for pid in family(clone.pid)) / spec.clones
+        boot.say(f"{idle / 1024:.1f} MiB of MemAvailable each, PSS {pss / 1024:.1f} MiB")
+        writers, left = clones[:WRITERS], available_kib()
+        for clone in writers:
+            say_in(clone, f"dd if=/dev/zero of=/tmp/all bs=1M count={WRITTEN_MIB}")
+        written = (left - available_kib()) / len(writers)
+    finally:
+        for clone in clones:
+            clone.close()
+    same = digest(f"{TEMPLATE}/memory") == before
+    figures = {"clones": spec.clones, "idle_kib": idle, "pss_kib": pss, "written_kib": written, "same": same}
+    boot.say(str(figures))
+    return figures | {"curve": curve}
+
+
+def clone_rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    number = figures["clones"]
+    return [
+        absolute(
+            f"memory of an idle clone, of MemAvailable, {number} of them", figures["idle_kib"] / 1024, "MiB", 16, 10
+        ),
+        absolute("  its PSS, all processes", figures["pss_kib"] / 1024, "MiB", 16, 10),
+        absolute(f"  and when it has written {WRITTEN_MIB} MiB, more", figures["written_kib"] / 1024, "MiB"),
+        absolute("  templates that were changed by that", 0 if figures["same"] else 1, must=0),
+    ]
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
