@@ -257,7 +257,8 @@ class PciRegisters(BusDevice, Function):
             state.driver_features_sel,
             features >> 32 * half & 0xFFFF_FFFF if half < 2 else 0,
             self._vectors[-1] | len(state.queues) << 16,
-            state.status | (self._generation & 0xFF) << 8 | index << 16,
+            # A saved index may be one of virtio-mmio's, of 32 bits
+            state.status | (self._generation & 0xFF) << 8 | (index & 0xFFFF) << 16,
         )
         if queue is None:
             fields += (spec.MSI_NO_VECTOR << 16, *(0,) * 7)

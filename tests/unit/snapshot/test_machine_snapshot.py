@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import ConfigError, DiskConfig, HostError, Machine
+from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, Machine, VsockConfig
+from vmm.faststart.record import replace
 from vmm.persist import Unsaved
 from vmm.snapshot import memory_file, whole, working_set
 from vmm.snapshot.manifest import read_manifest
@@ -234,6 +238,86 @@ def test_a_manifest_that_cannot_be_is_refused(warm: Path, fields: dict[str, obje
     change(warm, **fields)
     with pytest.raises(ConfigError):
         Machine.restore(str(warm))
+
+
+Place = tuple[str | int, ...]
+"""Of a value in a state: keys and indexes."""
+
+
+def places(value: object, here: Place = ()) -> Iterator[tuple[Place, object]]:
+    """Each value that is made of no others."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*here, key))
+    if not isinstance(value, (dict, list)):
+        yield here, value
+
+
+def put(state: object, place: Place, value: object) -> None:
+    for key in place[:-1]:
+        state = state[key]  # type: ignore[index]
+    state[place[-1]] = value  # type: ignore[index]
+
+
+def another(chance: random.Random, value: object) -> object:
+    """In place of *value*: mostly of the same type."""
+    if chance.random() < 0.1:
+        return chance.choice((None, 0, "a", b"b", [], {}, 1.5))
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return chance.choice((0, 1, -1, value ^ 1 << chance.randrange(64), (1 << 64) - 1, 1 << 64, 65535, 1 << 31))
+    if isinstance(value, bytes):
+        return chance.choice((b"", value + b"x", chance.randbytes(len(value)), value[: len(value) // 2]))
+    return chance.choice(("", "../../etc", "\0", "x" * 70000))
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_whatever_a_state_says_the_clone_is_refused_or_runs(
+    tmp_path: Path, consoles: list[Console], transport: str
+) -> None:
+    """A driver's queues anywhere, and values that no machine has: an error that says so, or devices that stop."""
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=consoles[0].config)
+    config = replace(config, transport=transport, balloon=BalloonConfig(), disks=tiny.two_disks(tmp_path))
+    warm = tmp_path / "warm"
+    with Machine(replace(config, vsock=VsockConfig(uds=str(tmp_path / "0.sock")))) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.snapshot(str(warm))
+    saved, chance = (warm / "state").read_bytes(), random.Random(1)
+    (warm / "state").chmod(0o600)
+    found = list(places(cbor2.loads(saved)))
+    first = [place for place, _ in found if place[-1] == "queue_sel"][:1] + [
+        place for place, value in found if "msrs" in place and isinstance(value, int)
+    ][:1]
+    for number in range(40):
+        state = cbor2.loads(saved)
+        for device in state["devices"] if number % 2 else ():
+            device["payload"]["driver"] |= {"status": 15, "driver_features": 1 << 32}
+            for queue in device["payload"]["driver"]["queues"]:
+                queue |= {
+                    "ready": True,
+                    "size": chance.choice((1, 3, 64, 65535)),
+                    "next_index": chance.randrange(1 << 16),
+                }
+                queue |= {area: chance.choice((1 << 20, 0x1FFF000, 1 << 63)) for area in ("desc", "driver", "device")}
+        # Some are few among many
+        group = chance.choice(("vcpus", "vm", "platform", "devices"))
+        for place, value in chance.sample([each for each in found if each[0][0] == group], chance.randrange(1, 3)):
+            put(state, place, another(chance, value))
+        if number < len(first):
+            state = cbor2.loads(saved)
+            put(state, first[number], 1 << 31 if first[number][-1] == "queue_sel" else -1)
+        raw = cbor2.dumps(state)
+        (warm / "state").write_bytes(raw)
+        change(warm, state_sha256=hashlib.sha256(raw).hexdigest())
+        try:
+            clone = Machine.restore(str(warm), vsock=VsockConfig(uds=str(tmp_path / "1.sock")))
+        except (ConfigError, HostError):
+            continue
+        with clone:
+            end = clone.wait(0.001)
+            assert end is None or not isinstance(end.error, (TypeError, ValueError, LookupError)), end.error
 
 
 def test_a_name_of_a_file_elsewhere_is_refused(warm: Path) -> None:
