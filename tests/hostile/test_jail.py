@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -15,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
@@ -147,6 +148,73 @@ def test_a_machine_that_stood_still_goes_on(tmp_path: Path) -> None:
         assert command.wait() == 0
     finally:
         command.close()
+
+
+def traces(folder: Path) -> set[str]:
+    """What a machine could leave on the host, but for processes and temporary files."""
+    found = {f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if re.search("pyvmm|jail", line)}
+    found |= {f"link {name}" for name in os.listdir("/sys/class/net")}
+    for place in ("/run/pyvmm", "/sys/fs/cgroup", "/run/netns", str(folder)):
+        found |= {str(path) for path in Path(place).rglob("*") if place == str(folder) or "pyvmm" in str(path)}
+    return found
+
+
+def soon_none(look: Callable[[], list[str]]) -> list[str]:
+    """What is there, once it is nothing: who sees a machine die by kill -9 ends next, and other tests have machines."""
+    deadline = time.monotonic() + 60
+    while (left := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+@pytest.mark.long
+def test_a_hundred_lives_leave_nothing(tmp_path: Path) -> None:
+    """Of machines with all that is opened before the jail, which end by themselves, by a signal, and by kill -9."""
+    kernel, disk, share = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO), tmp_path / "disk", tmp_path / "share"
+    disk.write_bytes(bytes(1 << 20))
+    share.mkdir()
+    options = ["--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--share", str(share), "--balloon", "on"]
+    options += ["--vsock", f"uds={tmp_path}/v", "--control", f"{tmp_path}/c", "--jail", "on", "--json"]
+    if shutil.which("passt"):
+        options += ["--net", "user"]
+    before = traces(tmp_path)
+    for number in range(100):
+        command = Command(tmp_path, *options)
+        try:
+            command.expect("hello")
+            if number == 0:
+                assert {str(tmp_path / "v"), str(tmp_path / "c")} <= traces(tmp_path) - before
+            if number % 4 < 2:
+                command.type(b"\4")
+                assert command.wait() == 0, command.errors
+            else:
+                command.process.send_signal(signal.SIGTERM if number % 4 == 2 else signal.SIGKILL)
+                assert command.wait() in (143, 137), command.errors
+        finally:
+            command.close()
+        assert soon_none(command.leftovers) == []
+        command.temporary.rmdir()
+        (tmp_path / f"stderr-{command.mark}").unlink()
+    assert soon_none(lambda: sorted(traces(tmp_path) - before)) == []
+
+
+@pytest.mark.skipif(shutil.which("passt") is None, reason="no passt")
+def test_passt_ends_later_than_its_machine(tmp_path: Path) -> None:
+    """On a busy host; it is waited for with what the list of the jail has."""
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--net", "user", "--jail", "on")
+    try:
+        command.expect("hello")
+        children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children").read_text().split()
+        (passt,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("passt")]
+        os.kill(passt, signal.SIGSTOP)
+        command.type(b"\4")
+        time.sleep(0.3)
+        os.kill(passt, signal.SIGCONT)
+        assert command.wait() == 0, command.errors
+    finally:
+        command.close()
+    assert soon_none(command.leftovers) == []
 
 
 NO_ROOM = """
