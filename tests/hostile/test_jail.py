@@ -133,21 +133,46 @@ def test_a_user_with_few_descriptors(tmp_path: Path, most: int) -> None:
         assert (done.returncode in (1, 2) and "Too many open files" in done.stderr) or done.returncode == 0
 
 
-def test_a_machine_that_stood_still_goes_on(tmp_path: Path) -> None:
-    """SIGSTOP for a while, as a suspended host."""
-    command = Command(tmp_path, "--kernel", tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO), "--memory", "32M")
+def children(pid: int) -> list[int]:
+    """The processes that its first thread has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def soon_none(look: Callable[[], list[str]]) -> list[str]:
+    """What is there, once it is nothing: who sees a machine die by kill -9 ends next, and other tests have machines."""
+    deadline = time.monotonic() + 60
+    while (left := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_a_machine_that_stood_still_goes_on(tmp_path: Path, all_of_it: bool) -> None:
+    """SIGSTOP for a while: of its process, or of all that it has, as on a suspended host; those go on in any order."""
+    (tmp_path / "share").mkdir()
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
+    options = ["--kernel", kernel, "--memory", "32M", "--vsock", f"uds={tmp_path}/v", "--control", f"{tmp_path}/c"]
+    options += ["--share", str(tmp_path / "share"), *(["--net", "user"] if shutil.which("passt") else [])]
+    command = Command(tmp_path, *options)
     try:
         command.expect("hello")
-        command.process.send_signal(signal.SIGSTOP)
+        assert ask(f"{tmp_path}/c", "status")["state"] == "running"
+        found = [command.process.pid, *(children(command.process.pid) if all_of_it else ())]
+        assert not all_of_it or len(found) >= 4, "the machine, its broker, the servers of the share and of the socket"
+        for pid in found:
+            os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, command.process.pid, os.WSTOPPED | os.WNOWAIT)
         command.type(b"x")
         time.sleep(0.5)
-        command.process.send_signal(signal.SIGCONT)
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
         command.expect("x")
+        assert ask(f"{tmp_path}/c", "status")["state"] == "running"
         command.type(b"\4")
         assert command.wait() == 0
     finally:
         command.close()
+    assert soon_none(command.leftovers) == []
 
 
 def traces(folder: Path) -> set[str]:
@@ -157,14 +182,6 @@ def traces(folder: Path) -> set[str]:
     for place in ("/run/pyvmm", "/sys/fs/cgroup", "/run/netns", str(folder)):
         found |= {str(path) for path in Path(place).rglob("*") if place == str(folder) or "pyvmm" in str(path)}
     return found
-
-
-def soon_none(look: Callable[[], list[str]]) -> list[str]:
-    """What is there, once it is nothing: who sees a machine die by kill -9 ends next, and other tests have machines."""
-    deadline = time.monotonic() + 60
-    while (left := look()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return left
 
 
 @pytest.mark.long
@@ -205,8 +222,7 @@ def test_passt_ends_later_than_its_machine(tmp_path: Path) -> None:
     command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--net", "user", "--jail", "on")
     try:
         command.expect("hello")
-        children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children").read_text().split()
-        (passt,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("passt")]
+        (passt,) = [pid for pid in children(command.process.pid) if "passt" in Path(f"/proc/{pid}/comm").read_text()]
         os.kill(passt, signal.SIGSTOP)
         command.type(b"\4")
         time.sleep(0.3)
