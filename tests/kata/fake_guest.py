@@ -114,6 +114,8 @@ class FakeGuest:
             "Check": lambda request, call: protobuf.message("grpc.HealthCheckResponse")(status=1)
         }
         self.server = ttrpc.Server({AGENT: self.handlers, HEALTH: health})
+        if config.seal is not None:
+            config.seal(self.wanted)
 
     def _recorded(self, handler: ttrpc.Handler) -> ttrpc.Handler:
         def recorded(request: Message, call: ttrpc.Call) -> Message:

@@ -50,17 +50,24 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     return Walls(standing, missing)
 
 
-def seal_process(capabilities: Iterable[str] | None = None) -> None:
+def seal_process(capabilities: Iterable[str] | None = None, *, programs: bool = False) -> None:
     """Forbid the calling thread, and all that it makes later, to run programs and to make processes or machines, for
     good.  Call this when all those that the process needs are running.
 
     :param capabilities: keep only these, of those that it has, and only the system calls that docs/system-calls.md
-        lists for HOST and for a machine's threads: files, sockets, mounts, threads.  Others fail with ENOSYS.  None:
-        keep all capabilities and calls
+        lists for HOST and for a machine's threads: files, sockets, mounts, threads.  Others fail with ENOSYS.  The
+        list is that of threads which run already, too; they keep their capabilities.  None: keep all capabilities and
+        calls
+    :param programs: with *capabilities*: programs can still be run, with the same list and the calls that it has for
+        SPAWN.  They make no machine either
     :raises ConfigError: a name is unknown
-    :raises HostError: the host's kernel has no seccomp filters
+    :raises HostError: the host's kernel has no seccomp filters; or the list cannot be that of a thread which has one of
+        its own
     """
-    _check(lib.seccomp_forbid(0) if capabilities is None else lib.seccomp_keep(_bits(capabilities)))
+    if capabilities is None:
+        _check(lib.seccomp_forbid(0))
+    else:
+        _check(lib.seccomp_keep(_bits(capabilities), programs))
 
 
 def keep_calls() -> None:

@@ -372,6 +372,7 @@ enum {
 	SECCOMP_FILL = 2097152, /* the thread that fills guest RAM (fill.c) */
 	SECCOMP_SERVER = 4194304, /* the process that serves the control socket of a jailed machine */
 	SECCOMP_HOST = 8388608, /* a process with a machine that continues to serve its host */
+	SECCOMP_SPAWN = 16777216, /* such a process that starts programs, and these programs */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. */
@@ -402,10 +403,11 @@ void seccomp_starter_end(void);
  */
 int seccomp_forbid(uint32_t programs);
 /*
- * Restrict the calling thread and those that it starts, for good, to the calls of SECCOMP_HOST and of a machine's threads; others fail
- * with ENOSYS. So it starts no programs, processes or machines. It keeps the capabilities of this bit set. 0 or -errno.
+ * Restrict all threads of the process, for good, to the calls of SECCOMP_HOST and of a machine's threads; others fail with ENOSYS.
+ * So it starts no programs, processes or machines; with `programs` it may start programs, which have the same list, and all have the
+ * calls of SECCOMP_SPAWN. The calling thread keeps the capabilities of this bit set. 0 or -errno; -EBUSY: another thread has a list.
  */
-int seccomp_keep(uint64_t capabilities);
+int seccomp_keep(uint64_t capabilities, uint32_t programs);
 /* The i-th line; -ENOENT behind the last. */
 int seccomp_row(uint32_t i, struct seccomp_row *out);
 

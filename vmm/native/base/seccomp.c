@@ -155,12 +155,14 @@ static size_t lines_of(const struct seccomp_call *calls, size_t n, size_t i, con
 	return found;
 }
 
-int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
+static int install(const struct seccomp_call *calls, size_t n, uint32_t other, bool all_threads)
 {
+	const unsigned long flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW | (all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0);
 	const struct seccomp_call *line[SECCOMP_LINES], *plain[SECCOMP_LINES];
 	struct code c = { .n = 0 };
 	struct sock_fprog program = { .filter = c.at };
 	size_t found, plains = 0;
+	long err;
 
 	if (n > SECCOMP_LINES)
 		return -E2BIG;
@@ -196,7 +198,20 @@ int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
 	 * Without the flag, kernels before 5.16 disable speculative store bypass for the thread, which slows it down. That
 	 * protects from code running in the same thread, which a guest cannot bring along.
 	 */
-	if (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
-		return 0;
+	err = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+	if (err > 0)
+		return -EBUSY; /* the number of the other thread */
+	if (!err || all_threads)
+		return err < 0 ? -errno : 0;
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;
+}
+
+int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other)
+{
+	return install(calls, n, other, false);
+}
+
+int seccomp_install_for_all(const struct seccomp_call *calls, size_t n, uint32_t other)
+{
+	return install(calls, n, other, true);
 }

@@ -43,5 +43,7 @@ enum { SECCOMP_LINES = 256 };
  * PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN. 0 or -errno; -E2BIG: the list is too long.
  */
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other);
+/* The same for all threads of the process. -EBUSY: one of them has a filter that the calling one has not. */
+int seccomp_install_for_all(const struct seccomp_call *calls, size_t n, uint32_t other);
 
 #endif

@@ -12,7 +12,7 @@ SEALED = (
     # a network that comes late; connections to localhost of the container's
     *("net_admin", "net_raw", "bpf"),
 )
-"""What a monitor has when it starts nothing any more."""
+"""What the threads of a monitor or shim have that are made once its machine is there."""
 KEPT = (
     *SEALED,
     # for the servers of shares and networks: their users, their roots, the ports of a rootless network
@@ -28,10 +28,10 @@ def restrict() -> None:
     restrict_process(KEPT)
 
 
-def seal() -> None:
-    """The machine is made, and no process is to be started any more: by this thread, and those to come, which have
-    the system calls of a list alone.
+def seal(*, programs: bool = False) -> None:
+    """The machine is made: from now on this process has the system calls of a list alone, and makes no other machine.
 
+    :param programs: it still starts programs, which have the same list; else no process
     :raises HostError: the host's kernel has no filters of system calls
     """
-    seal_process(SEALED)
+    seal_process(SEALED, programs=programs)

@@ -117,7 +117,7 @@ class Monitor:
                 network=self._network(),
                 loopback=self._has_network,
                 root=plan.bundle.disk,
-                sealed=True,
+                seal=lambda wanted: walls.seal(),
                 template=plan.settings.template == "auto",
             ),
             self._boot,

@@ -58,7 +58,8 @@ class SandboxConfig(NamedTuple):
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
     :ivar more_disks: containers with disks may come while it runs, and go
-    :ivar sealed: this process makes no other process once the machine is there
+    :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
+        one, if any: what makes other machines has to be started there
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
     """
 
@@ -75,7 +76,7 @@ class SandboxConfig(NamedTuple):
     loopback: bool = False
     root: RootDisk | None = None
     more_disks: bool = False
-    sealed: bool = False
+    seal: Callable[[templates.Kind | None], None] | None = None
     template: bool = False
 
 

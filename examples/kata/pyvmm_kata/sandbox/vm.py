@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import TAG, VSOCK
-from pyvmm_kata.host.walls import seal
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.console_log import ConsoleLog
 from pyvmm_kata.sandbox.disks import SERIAL
@@ -125,7 +124,8 @@ class PyvmmVm:
                 self._machine = self._clone(template, config, shared, vsock, console)
             else:
                 self._machine = self._cloned(config, shared, vsock, console) or _booted(config, shared, vsock, console)
-            self._machine.start(seal if config.sealed else None, confined=True)
+            seal = config.seal
+            self._machine.start(None if seal is None else lambda: seal(self.wanted), confined=True)
         except BaseException:
             self.close()
             raise

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_kata import protobuf
 from pyvmm_kata.config import settings
 from pyvmm_kata.config.checks import namespace
-from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import cgroups, network
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host import cgroups, network, walls
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.host.namespaces import owner
 from pyvmm_kata.sandbox import templates
@@ -45,6 +45,7 @@ def launch_face(bundle: Bundle, members: Sequence[Member]) -> Face:
 def start_sandbox(
     place: Place,
     home: str,
+    sealed: threading.Event,
     bundle: Bundle,
     face: Face,
     options: Message | None,
@@ -53,8 +54,11 @@ def start_sandbox(
     """Boot the machine of a pod, in the network namespace and the control group of its first container.
 
     :param home: the control group to go back to when that fails
+    :param sealed: is set when this process can make no further machine
     :raises VmmError: it cannot be booted; nothing of it is left
     """
+    if sealed.is_set():
+        raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
     wanted = settings.load(_config_path(options)).with_annotations(bundle.annotations)
     resources = pod_resources(bundle)
     memory, vcpus = wanted.size(resources)
@@ -65,6 +69,15 @@ def start_sandbox(
             code="oci-network",
             hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
         )
+
+    def seal(kind: templates.Kind | None) -> None:
+        if kind is not None:
+            # Now or never, and not in the pod's network namespace
+            outside = f"/proc/{os.getpid()}/ns/net"
+            if pid := network.in_namespace(outside, lambda: templates.request(kind, home)):
+                threading.Thread(target=os.waitpid, args=(pid, 0), name="template", daemon=True).start()
+        sealed.set()
+        walls.seal(programs=True)
 
     def start() -> Sandbox:
         sandbox = Sandbox(
@@ -82,6 +95,7 @@ def start_sandbox(
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
                 template=wanted.template == "auto",
+                seal=seal,
             )
         )
         sandbox.listen(listener)
@@ -99,8 +113,6 @@ def start_sandbox(
         raise
     if group is not None:
         group.limit_cpu(resources)
-    if (kind := sandbox.wanted) is not None and (pid := templates.request(kind, home)):
-        threading.Thread(target=os.waitpid, args=(pid, 0), name="template", daemon=True).start()
     return sandbox
 
 

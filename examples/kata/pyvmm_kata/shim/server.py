@@ -39,8 +39,9 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
         restrict()
         publisher = Publisher(arguments.events, arguments.namespace, log.error)
         home = own_cgroup()
+        sealed = threading.Event()
         pod = Pod(
-            lambda bundle, face, options, listener: start_sandbox(place, home, bundle, face, options, listener),
+            lambda bundle, face, options, listener: start_sandbox(place, home, sealed, bundle, face, options, listener),
             publisher.publish,
             launch_face,
         )
