@@ -1,13 +1,17 @@
 """``python -m tests.native.fuzz``: runs the fuzzers for a while, starting from the kept corpus.
 
 An input that breaks something is left in ``build/fuzz`` and named. With ``--keep`` what was found goes into the corpus,
-as few inputs as reach all that was reached.
+as few inputs as reach all that was reached. With ``--coverage`` nothing is run but the kept corpus and the C tests, and
+the lines of each file that they reach are told.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,12 +19,17 @@ import tempfile
 from pathlib import Path
 
 from tests.kata.programs import fuzz_agent
-from tests.native.programs import BUILD, HERE, compiler, program
+from tests.native.programs import BUILD, HERE, VMM, compiler, names_of_tests, program
 
 TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small", "fuzz_agent")
 CORPUS = HERE / "corpus"
 FOUND = BUILD.parent / "fuzz"
 MAX_LEN = 2048
+TESTS = ("test_ring", "test_packed", "test_blk", "test_race", "test_fs", "test_vsock", "test_net", "test_small")
+"""Programs whose code is counted as well; in a process of its own pyvmm-fsd has the code of test_fs."""
+ENGINES = {"test_blk": ("sync", "uring", "auto"), "test_race": ("sync", "uring", "auto")}
+BY_A_SIGNAL = {"file_size_limit"}
+"""Tests that end so: what they have counted is lost."""
 
 
 def archive(target: str) -> Path:
@@ -100,11 +109,55 @@ def keep(target: str) -> None:
         pack(Path(merged), target)
 
 
+def counted(programs: list[Path], folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each of our C files the lines that were reached and those that there are, by the profiles in a folder."""
+    merged = folder / "merged"
+    profiles = [str(path) for path in folder.glob("*.profraw")]
+    subprocess.run(["llvm-profdata", "merge", "-sparse", *profiles, "-o", str(merged)], check=True)
+    objects = [word for path in programs for word in ("-object", str(path))][1:]
+    command = ["llvm-cov", "export", *objects, f"-instr-profile={merged}", "-summary-only"]
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    lines = {Path(each["filename"]): each["summary"]["lines"] for each in report["data"][0]["files"]}
+    return {
+        str(path.relative_to(VMM)): (of["covered"], of["count"])
+        for path, of in lines.items()
+        if path.suffix == ".c" and path.is_relative_to(VMM)
+    }
+
+
+def coverage() -> None:
+    """Tell which part of each file the kept corpus reaches, and the C tests with it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        programs = []
+        for target in TARGETS:
+            if target != "fuzz_agent":
+                programs.append(program(target, "counted", ()))
+                command = [str(programs[-1]), "-runs=0", f"-max_len={MAX_LEN}", str(corpus(target))]
+                subprocess.run(command, env=_profile(folder, target), stderr=subprocess.DEVNULL, check=True)
+        fuzzed = counted(programs, folder)
+        for target in TESTS:
+            programs.append(program(target, "counted-test"))
+            for test in {*names_of_tests(target)} - BY_A_SIGNAL:
+                for engine in ENGINES.get(target, ("none",)):
+                    env = {**_profile(folder, f"{target}-{test}-{engine}"), "ENGINE": engine, "DIR": "/dev/shm"}
+                    subprocess.run([str(programs[-1]), test], env=env, stdout=subprocess.DEVNULL, check=False)
+        tested = counted(programs, folder)
+    print(f"{'file':36} lines  fuzzers  and C tests")
+    for path, (reached, lines) in sorted(tested.items(), key=lambda item: item[1][0] / item[1][1]):
+        print(f"{path:36} {lines:5} {fuzzed.get(path, (0, 1))[0] / lines:8.0%} {reached / lines:8.0%}")
+
+
+def _profile(folder: Path, name: str) -> dict[str, str]:
+    return {**os.environ, "LLVM_PROFILE_FILE": str(folder / f"{name}.profraw")}
+
+
 def main(argv: list[str]) -> int:
     """0: nothing found; 1: something was; 2: no clang here."""
     parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz what is written in C.")
     parser.add_argument("--seconds", type=int, default=30, metavar="N", help="for each target (default 30)")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus, minimised")
+    parser.add_argument("--coverage", action="store_true", help="only tell which lines the kept corpus reaches")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default all)")
     options = parser.parse_args(argv)
     targets = options.targets or TARGETS
@@ -113,6 +166,12 @@ def main(argv: list[str]) -> int:
     if compiler("fuzzer") is None:
         print("fuzz: needs clang and its runtime: apt-get install clang libclang-rt-dev", file=sys.stderr)
         return 2
+    if options.coverage:
+        if shutil.which("llvm-cov") is None:
+            print("fuzz: coverage needs llvm-cov: apt-get install llvm", file=sys.stderr)
+            return 2
+        coverage()
+        return 0
     clean = True
     for target in targets:
         print(

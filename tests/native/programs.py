@@ -17,7 +17,8 @@ INCLUDES = tuple(f"-I{VMM / folder}" for folder in ("native", "virtio"))
 BUILD = HERE.parents[1] / "build" / "tests-native"
 # what there is to test: not the parts that only vcpu.c uses
 PARTS = (
-    *(f"native/{each}" for each in ("base/*.c", "ring/*.c", "dataplane/*.c", "ram/*.c", "calls/*.c", "vcpu/bus.c")),
+    *(f"native/{each}" for each in ("base/*.c", "ring/*.c", "dataplane/*.c", "ram/*.c", "calls/*.c", "uart/*.c")),
+    *("native/vcpu/bus.c", "native/vcpu/pci.c"),
     *("virtio/*/*.c", "virtio/fs/dax/dax.c", "virtio/fs/dax/dax_cut.c", "virtio/fs/dax/dax_thread.c"),
 )
 FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
@@ -26,12 +27,15 @@ SANITIZERS = {
     # fences are modelled by what surrounds them: it can miss a race, it does not invent one here
     "tsan": ("-fsanitize=thread", "-Wno-tsan"),
     "fuzzer": ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
+    "counted": ("-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping", "-DSANITIZED=1"),
+    "counted-test": ("-fprofile-instr-generate", "-fcoverage-mapping", "-DSANITIZED=1"),
 }
+CLANG = ("fuzzer", "counted", "counted-test")
 
 
 def compiler(sanitizer: str) -> str | None:
     """The C compiler for that kind of program, None when there is none: libFuzzer comes with clang only."""
-    names = ("clang",) if sanitizer == "fuzzer" else (os.environ.get("CC", "gcc"), "gcc", "clang")
+    names = ("clang",) if sanitizer in CLANG else (os.environ.get("CC", "gcc"), "gcc", "clang")
     return next((path for name in names if (path := shutil.which(name))), None)
 
 

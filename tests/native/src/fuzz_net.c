@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { LOW = 0x60000, SIZE = 16, RX_DESC = 0, RX_AVAIL = 0x400, RX_USED = 0x600, TX_DESC = 0x1000, TX_AVAIL = 0x1400 };
-enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 2048, TX_BUF = 0x20000, STEPS = 48 };
+enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 2048, TX_BUF = 0x20000, STEPS = 48, FAR_WAITS = 0x9d, FAR_READS, FAR_GOES };
 
 static uint8_t *low;
 static int event, far = -1;
@@ -110,13 +110,15 @@ static void host_sends(const uint8_t **data, size_t *size, uint8_t what)
 		(void)!send(far, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+static bool far_reads;
+
 static void host_receives(void)
 {
 	static uint8_t buf[NET_HDR_SIZE + NET_FRAME_MAX + 1];
 	struct net_hdr h, again;
 	ssize_t n;
 
-	while ((n = recv(far, buf, sizeof(buf), MSG_DONTWAIT)) > 0) {
+	while (far_reads && (n = recv(far, buf, sizeof(buf), MSG_DONTWAIT)) > 0) {
 		if (kind == NET_STREAM)
 			continue;
 		require(n >= NET_HDR_SIZE + NET_ETH_SIZE && n <= NET_HDR_SIZE + NET_FRAME_MAX);
@@ -156,6 +158,7 @@ static void setup(void)
 	memset(low, 0, LOW);
 	memset(low + RX_BUFS + SIZE * RX_BUF, 0xee, TX_BUF - RX_BUFS - SIZE * RX_BUF);
 	rx_idx = tx_idx = 0;
+	far_reads = true;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -198,6 +201,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		take(&data, &size, &what, 1);
 		if (what < 0x50)
 			post_buffer(&data, &size);
+		else if (what == FAR_WAITS || what == FAR_READS)
+			far_reads = what == FAR_READS;
+		else if (what == FAR_GOES)
+			shutdown(far, SHUT_RDWR);
 		else if (what < 0xa0)
 			host_sends(&data, &size, what);
 		else
@@ -205,6 +212,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (!(what & 8))
 			device_acts(n);
 	}
+	far_reads = true;
+	host_receives();
 	device_acts(n);
 	net_ops.drain(&n->worker);
 	require(ring_in_flight(queues.rx) == 0 && ring_in_flight(queues.tx) == 0);

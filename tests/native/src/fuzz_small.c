@@ -2,6 +2,8 @@
 /*
  * The balloon, the console and the persistent memory against any chains, without a thread, so that a run depends on the
  * input alone. Input: which device, then chains: a byte of shape, descriptors of four bytes each, and what is in them.
+ * Or registers: a UART, the pages of virtio-mmio and virtio-pci, PCI configuration space and a window of persistent memory
+ * on a bus, against any accesses, while the host's side moves, types and reads.
  *
  * Every chain of a ring that is not broken is answered once, and no page outside of RAM is touched: RAM lies between two
  * pages with a known content.
@@ -9,6 +11,8 @@
 #include "balloon/balloon.h"
 #include "console/console.h"
 #include "pmem/pmem.h"
+#include "uart/uart.h"
+#include "vcpu/bus.h"
 #include "fuzz.h"
 
 #include <errno.h>
@@ -126,6 +130,113 @@ static void start_worker(struct worker *w, struct ring *ring, struct irq *irq)
 	w->epoll_fd = epoll;
 }
 
+/* -- registers ------------------------------------------------------------------------------------------------------ */
+
+enum { COM = 0x3f8, ECAM = 0x40000000, REGS = 0x50000000, BAR = 0x60000000, WINDOW = 0x70000000, ECAM_SIZE = 32 << 15 };
+enum { PAGES = 5, ACCESSES = 400, TAKE = 6, SLOT = 1 << 15 };
+
+static void host_does(struct uart *uart, struct bus *bus, struct pmem *pmem, uint64_t *bar, uint8_t what, const uint8_t *b)
+{
+	struct uart_state state;
+
+	switch (what % 9) {
+	case 0:
+		uart_input(uart, b, 1 + (what >> 6));
+		break;
+	case 1:
+		uart_input(uart, ram, b[0] * 64u);
+		break;
+	case 2:
+		uart_break(uart);
+		break;
+	case 3:
+		uart_flush(uart);
+		break;
+	case 4:
+		read_output();
+		break;
+	case 5: /* what was saved is taken back, and what no UART has said is not */
+		uart_save(uart, &state);
+		require(!uart_restore(uart, &state));
+		((uint8_t *)&state)[b[0] % 12] = b[1];
+		state.rx_len = b[2] * 32u;
+		state.fifo_len = b[3] % 32;
+		if (!uart_restore(uart, &state))
+			require(state.rx_len <= sizeof(state.rx) && state.fifo_len <= sizeof(state.fifo));
+		break;
+	case 6:
+		require(!bus_remove(bus, BUS_MMIO, *bar));
+		*bar = BAR + b[0] * 4096ull;
+		require(!bus_add_bar(bus, *bar, 4096, ram + 4 * PAGE));
+		bus_move_window(bus, pmem, WINDOW + b[1] * (uint64_t)PMEM_ALIGN);
+		break;
+	case 7:
+		(void)!ftruncate(file, b[0] % 8 ? b[0] * 4096 : PMEM_ALIGN);
+		break;
+	case 8:
+		bus_window_fault(bus, b[0] % 2 ? bus_window_generation(bus) : b[1]);
+		break;
+	}
+}
+
+static int fuzz_registers(const uint8_t *data, size_t size, uint8_t kind)
+{
+	static const uint64_t base[] = { COM, ECAM, REGS, REGS + PAGE, BAR, WINDOW, 0, ECAM + 0x7ff0 };
+	struct ecam ecam = { .page = { ram, NULL, ram + PAGE, [31] = ram + PAGE }, .trap = { 0x40, 0, 0xf4 } };
+	struct uart *uart = uart_new(event, kind & 1 ? out[1] : -1, kind & 2 ? UART_OUT_DROP : UART_OUT_BLOCK, event);
+	uint64_t bar = BAR, left;
+	struct bus *bus = bus_new();
+	struct uart_stats stats;
+	struct pmem *pmem;
+	int err, answer;
+
+	require(ftruncate(file, PMEM_ALIGN) == 0);
+	pmem = pmem_new(file, 0, &err);
+	require(bus && uart && pmem);
+	require(!bus_add_uart(bus, COM, uart) && !bus_add_ecam(bus, ECAM, &ecam) && !bus_add_python(bus, BUS_PIO, 0x600, 8));
+	require(!bus_add_regpage(bus, REGS, 4096, ram + 2 * PAGE, false));
+	require(!bus_add_regpage(bus, REGS + PAGE, 4096, ram + 3 * PAGE, true) && !bus_add_bar(bus, BAR, 4096, ram + 4 * PAGE));
+	require(!bus_add_pmem(bus, pmem, WINDOW, pmem_size(pmem)));
+	require(bus_add_regpage(bus, REGS + 8, 64, ram, false) == -EEXIST && bus_add_bar(bus, ECAM, 16, ram) == -EINVAL);
+	memset(ram, 0x33, PAGES * PAGE);
+	for (int i = 0; i < ACCESSES && size; i++) {
+		uint8_t b[TAKE] = { 0 }, value[9];
+		uint32_t len;
+		uint64_t at;
+
+		take(&data, &size, b, sizeof(b));
+		if (b[0] >= 0xc0) {
+			host_does(uart, bus, pmem, &bar, b[1], b + 2);
+			continue;
+		}
+		/* Near a device, mostly at its start; with the length that an instruction can have. */
+		len = 1u << (b[0] >> 3 & 3);
+		at = base[b[0] & 7] + (b[1] & 0x80 ? b[2] << 8 | b[3] : b[2]) + (b[1] & 0x40 ? b[4] * (uint64_t)SLOT : 0);
+		memcpy(value, b + 2, 4);
+		value[0] = b[5];
+		value[8] = 0x77;
+		answer = bus_access(bus, b[1] & 1 || (b[0] & 7) ? BUS_MMIO : BUS_PIO, (b[0] & 7) ? at : COM + b[2] % 10, value, len,
+				    b[0] & 0x20);
+		require(answer == BUS_DONE || answer == BUS_UNCLAIMED || answer == BUS_TO_PYTHON);
+		if (answer == BUS_UNCLAIMED && (b[0] & 7) == 5)
+			bus_window_mmio(bus, at, value, len, b[0] & 0x20);
+		require(value[8] == 0x77);
+	}
+	/* Only InterruptStatus changes without Python. */
+	for (left = 0; left < PAGES * PAGE; left++)
+		require(ram[left] == 0x33 || (left % PAGE >= 0x60 && left % PAGE < 0x64 && left / PAGE / 2 == 1));
+	check_borders();
+	uart_get_stats(uart, &stats);
+	require(uart_timer_fd(uart) >= 0 && stats.rx_bytes <= ACCESSES * 8u * UART_RX_SIZE);
+	bus_remove_window(bus, pmem);
+	require(!bus_window_mmio(bus, WINDOW, ram, 1, false) && bus_remove(bus, BUS_PIO, 0x700) == -ENOENT);
+	uart_free(uart);
+	pmem_free(pmem);
+	bus_free(bus);
+	read_output();
+	return 0;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct ring_config ac = { .size = SIZE, .desc = A_DESC, .avail = A_AVAIL, .used = A_USED };
@@ -145,6 +256,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	a = ring_new(&mem, &ac, &err);
 	b = ring_new(&mem, &bc, &err);
 	take(&data, &size, &kind, 1);
+	if (kind >= 0xe0) {
+		ring_free(a);
+		ring_free(b);
+		return fuzz_registers(data, size, kind);
+	}
+	require(ftruncate(file, PMEM_ALIGN) == 0);
 	console = console_new(kind & 0x10 ? out[1] : -1, kind & 0x20, -1);
 	pmem = pmem_new(file, 0, &err);
 	require(a && b && console && pmem);
@@ -158,6 +275,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint8_t shape = 0;
 
 		take(&data, &size, &shape, 1);
+		if ((shape & 0x20) && kind % 3 == 2 && shape & 0x10) {
+			require(ftruncate(file, (shape & 0xf) << 12) == 0);
+			pmem_fault(pmem);
+		}
 		if ((shape & 0x20) && kind % 3 == 1) {
 			console_input(console, ram + DATA, shape);
 			if (answered(1))

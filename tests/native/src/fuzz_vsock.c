@@ -2,7 +2,8 @@
 /*
  * A socket device against any packets, without a thread, so that a run depends on the input alone. Input: a seed of the
  * layout, then packets: a byte of what to do, a header, data. A program listens on port 1 for streams and on port 2 for
- * messages; ports and CIDs are cut down to a few, so that packets meet connections in every state.
+ * messages, or a broker answers; programs connect to the guest; ports and CIDs are cut down to a few, so that packets meet
+ * connections in every state. The worker may be stopped and begin again.
  *
  * Every chain is answered once, what waits for the host is bounded, and nothing is left at the end.
  */
@@ -21,10 +22,11 @@
 #include <unistd.h>
 
 enum { LOW = 0x40000, SIZE = 16, RX_DESC = 0, RX_AVAIL = 0x400, RX_USED = 0x600, TX_DESC = 0x1000, TX_AVAIL = 0x1400 };
+enum { EV_DESC = 0x2000, EV_AVAIL = 0x2400, EV_USED = 0x2600, STOP = 0x5e, STOP_RESET = 0x5f };
 enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 1024, TX_BUF = 0x10000, PROGRAMS = 8, STEPS = 64 };
 
 static uint8_t *low;
-static int dir = -1, event, listener[2], program[PROGRAMS];
+static int dir = -1, event, listener[2], inside[2], program[PROGRAMS];
 static char path[64];
 static uint16_t rx_idx, rx_seen, tx_idx;
 static uint32_t rx_busy;
@@ -42,9 +44,9 @@ static int listen_at(const char *name, int kind)
 
 static void clean(void)
 {
-	static const char *const names[] = { "v_1", "v_2" };
+	static const char *const names[] = { "v_1", "v_2", "in", "seq" };
 
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 4; i++)
 		unlinkat(dir, names[i], 0);
 	rmdir(path);
 }
@@ -58,6 +60,8 @@ static void setup(void)
 		event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		listener[0] = listen_at("v_1", SOCK_STREAM);
 		listener[1] = listen_at("v_2", SOCK_SEQPACKET);
+		inside[0] = listen_at("in", SOCK_STREAM);
+		inside[1] = listen_at("seq", SOCK_SEQPACKET);
 		atexit(clean);
 	}
 	memset(low, 0, LOW);
@@ -66,7 +70,46 @@ static void setup(void)
 	rx_busy = 0;
 }
 
-/* What programs of the host do: accept, read, write, shut down, close. */
+/* Connect to a port of the guest's, or say nonsense to the device. */
+static int dial(uint8_t what)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, (what & 8 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	char line[64];
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", path, what & 8 ? "seq" : "in");
+	snprintf(line, sizeof(line), what & 16 ? "CONNECT %d more than a number, and longer than a line may be" : "CONNECT %d\n",
+		 what & 3);
+	if (connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0) {
+		(void)!send(fd, line, strlen(line), MSG_NOSIGNAL);
+		return fd;
+	}
+	close(fd);
+	return -1;
+}
+
+/* A broker that has its answers ready: a connection to port 1, none to port 2, and one that nobody asked for. */
+static int broker_ready(void)
+{
+	struct vsock_told told[] = { { 1, 0 }, { 2, ECONNREFUSED }, { 1, 0 }, { 3, 0 } };
+	int pair[2], far[2];
+
+	require(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+	for (int i = 0; i < 4; i++) {
+		require(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, far));
+		require(!fd_socket_send(pair[1], &told[i], sizeof(told[i]), far, told[i].error ? 0 : 1));
+		close(far[0]);
+		if (i == 0)
+			program[0] = far[1];
+		else
+			close(far[1]);
+	}
+	shutdown(pair[1], SHUT_WR);
+	close(pair[1]);
+	return pair[0];
+}
+
+/* What programs of the host do: accept, read, write, shut down, close, connect. */
 static void host_acts(uint8_t what)
 {
 	int *slot = &program[what % PROGRAMS];
@@ -95,6 +138,10 @@ static void host_acts(uint8_t what)
 		if (*slot >= 0)
 			close(*slot);
 		*slot = -1;
+		break;
+	case 7:
+		if (*slot < 0)
+			*slot = dial(what);
 		break;
 	}
 }
@@ -149,8 +196,13 @@ static void send_packet(const uint8_t **data, size_t *size, uint8_t what)
 		h.dst_cid = VSOCK_HOST_CID;
 		h.op %= 9;
 		h.src_port %= 4;
-		h.dst_port %= 4;
-		h.type = h.dst_port == 2 ? VSOCK_TYPE_SEQPACKET : VSOCK_TYPE_STREAM;
+		if (h.dst_port >> 31) { /* of a program that has connected */
+			h.dst_port = VSOCK_FIRST_PORT + h.dst_port % 8;
+			h.type = h.type & 1 ? VSOCK_TYPE_STREAM : VSOCK_TYPE_SEQPACKET;
+		} else {
+			h.dst_port %= 4;
+			h.type = h.dst_port == 2 ? VSOCK_TYPE_SEQPACKET : VSOCK_TYPE_STREAM;
+		}
 		h.len = (uint32_t)n << (what & 7);
 	}
 	len = VSOCK_HDR_SIZE + ((size_t)n << (what & 7));
@@ -178,6 +230,17 @@ static void device_acts(struct vsock *v)
 	} while (n > 0);
 }
 
+/* The worker stops, as for a pause, and begins again in another thread, which has an epoll of its own. */
+static int begin_again(struct vsock *v, int epoll, bool reset)
+{
+	vsock_ops.drain(&v->worker);
+	close(epoll);
+	v->worker.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	v->reset_event = reset;
+	require(vsock_ops.begin(&v->worker) == 0);
+	return v->worker.epoll_fd;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct mem mem = { .nregions = 1 };
@@ -187,19 +250,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct vsock_config vc = { .cid = 3, .listen_fd = -1, .seq_listen_fd = -1, .max_conns = 8, .name = "v" };
 	struct vsock_queues queues = { .seqpacket = 1 };
 	struct vsock *v;
-	int err, fd, epoll = epoll_create1(EPOLL_CLOEXEC);
+	int err, fd, broker = -1, epoll = epoll_create1(EPOLL_CLOEXEC);
 
 	setup();
+	vc.listen_fd = inside[0];
+	vc.seq_listen_fd = inside[1];
 	mem.region[0] = (struct mem_region){ 0, LOW, (uintptr_t)low };
 	queues.rx = ring_new(&mem, &rc, &err);
 	rc = (struct ring_config){ .size = SIZE, .desc = TX_DESC, .avail = TX_AVAIL, .used = TX_USED };
 	queues.tx = ring_new(&mem, &rc, &err);
+	rc = (struct ring_config){ .size = SIZE, .desc = EV_DESC, .avail = EV_AVAIL, .used = EV_USED };
+	queues.event = ring_new(&mem, &rc, &err);
+	require(queues.event);
+	memcpy(low + EV_DESC, &(struct desc){ RX_BUFS + SIZE * RX_BUF, 8, 2, 0 }, sizeof(struct desc));
+	low[EV_AVAIL + 2] = 1;
 	queues.rx_kick = event;
 	queues.rx_irq = queues.tx_irq = queues.event_irq = &irq;
 	vc.dir_fd = dir;
 	v = vsock_new(&vc, &err);
 	require(v && queues.rx && queues.tx);
 	v->seed = 1;
+	if (size % 8 == 7)
+		vsock_use_broker(v, broker = broker_ready());
 	vsock_prepare(v, &queues);
 	v->worker.ops = &vsock_ops;
 	v->worker.ring = queues.tx;
@@ -213,6 +285,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		take(&data, &size, &what, 1);
 		if (what < 0x40)
 			post_buffer(what);
+		else if (what == STOP || what == STOP_RESET)
+			epoll = begin_again(v, epoll, what == STOP_RESET);
 		else if (what < 0x60 && size)
 			host_acts(*data);
 		else if ((uint16_t)(tx_idx - used_idx(TX_USED)) < SIZE / 2)
@@ -228,12 +302,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	vsock_free(v);
 	ring_free(queues.rx);
 	ring_free(queues.tx);
+	ring_free(queues.event);
 	close(epoll);
+	if (broker >= 0)
+		close(broker);
 	for (int i = 0; i < PROGRAMS; i++)
 		if (program[i] >= 0)
 			close(program[i]);
-	for (int i = 0; i < 2; i++)
-		while ((fd = accept4(listener[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+	for (int i = 0; i < 4; i++)
+		while ((fd = accept4(i < 2 ? listener[i] : inside[i - 2], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
 			close(fd);
 	return 0;
 }

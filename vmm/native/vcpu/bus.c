@@ -257,7 +257,7 @@ bool bus_window_fault(struct bus *bus, uint64_t generation)
 static void access_window(const struct bus_window *w, uint64_t at, uint8_t *data, uint32_t len, bool write)
 {
 	struct iovec ours = { .iov_base = data, .iov_len = len };
-	struct iovec there = { .iov_base = (uint8_t *)w->memory + at, .iov_len = len };
+	struct iovec there = { .iov_base = w->memory ? (uint8_t *)w->memory + at : NULL, .iov_len = len };
 
 	if (len > w->size - at)
 		there.iov_len = w->size - at;
