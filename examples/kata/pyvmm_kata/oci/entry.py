@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 WARM = (
@@ -48,4 +49,24 @@ def begin() -> int:
         warm_start(WARM)
     from pyvmm_kata.oci.main import main
 
-    return main()
+    status = main()
+    _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """End this process without taking the interpreter apart, which writes to each page that an image of it has: a tenth
+    of a container's run.  Returns where something is left to the interpreter: threads that run, output that fails."""
+    import atexit
+
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        return
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        return
+    atexit._run_exitfuncs()
+    os._exit(status)
