@@ -9,7 +9,9 @@
  *
  * The first process of the program is only the launcher: it enters or makes the namespaces, starts the face as a child of
  * its own parent (CLONE_PARENT), and ends. Arguments: net=PATH, ipc=PATH, uts=PATH, pid=PATH, an empty PATH
- * makes a new namespace; hostname=NAME.
+ * makes a new namespace; hostname=NAME; cgroup=PATH, the directory of a control group that the face enters once it has said
+ * that it is there, if it may: the kernel may wait ten milliseconds for a grace period of RCU, as it will not for whoever
+ * enters a group soon afterwards.
  *
  * Descriptor 3 is a SOCK_SEQPACKET socket to the process that holds the machine. Each packet is a letter and its data:
  *
@@ -458,6 +460,29 @@ static int namespace_enter(const char *argument)
 	return -EINVAL;
 }
 
+/* The file of a control group to which a process writes its number, or -1. */
+static int cgroup_open(const char *path)
+{
+	int folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), file;
+
+	if (folder < 0)
+		return -1;
+	file = openat(folder, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	close(folder);
+	return file;
+}
+
+static void cgroup_enter(int file)
+{
+	ssize_t written;
+
+	if (file < 0)
+		return;
+	written = write(file, "0", 1);
+	(void)written; /* whoever holds the machine tries, too, and says what is wrong */
+	close(file);
+}
+
 static int launch_fail(int fd, const char *what, int error)
 {
 	const char kind = 'F';
@@ -475,7 +500,7 @@ static int launch_fail(int fd, const char *what, int error)
 
 int main(int argc, char *argv[])
 {
-	int fd, signals, error;
+	int fd, signals, error, cgroup = -1;
 	long pid;
 
 	if (argc < 2 || (fd = atoi(argv[1])) != 3) {
@@ -485,6 +510,10 @@ int main(int argc, char *argv[])
 	/* What the caller left open, such as a pipe whose reader waits for its end, must not stay so with us */
 	close_range(fd + 1, ~0U, 0);
 	for (int i = 2; i < argc; i++) {
+		if (!strncmp(argv[i], "cgroup=", 7)) {
+			cgroup = cgroup_open(argv[i] + 7);
+			continue;
+		}
 		error = namespace_enter(argv[i]);
 		if (error)
 			return launch_fail(fd, argv[i], error);
@@ -503,5 +532,6 @@ int main(int argc, char *argv[])
 	if (error)
 		return launch_fail(fd, "an empty root", error);
 	number_send(fd, 'P', 0);
+	cgroup_enter(cgroup);
 	return face_run(fd, signals);
 }

@@ -15,7 +15,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 
 Json = dict[str, Any]
 OCI_VERSION = "1.2.0"
-FILE = "state.json"
+FILE, CGROUP = "state.json", "cgroup"
 
 
 def write(folder: str, state: Json) -> None:
@@ -53,6 +53,32 @@ def read(folder: str) -> Json:
     if state["status"] != "stopped" and not is_alive(state["pid"], state["startTime"]):
         state["status"] = "stopped"
     return dict(state)
+
+
+def write_cgroup(folder: str, path: str) -> None:
+    """Record the control group of a container that has no state yet: it is made before.
+
+    :raises OSError: it cannot be written
+    """
+    note = os.path.join(folder, CGROUP)
+    try:
+        with open(note, "wb") as file:
+            file.write(os.fsencode(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, note) from error
+
+
+def read_cgroup(folder: str) -> str:
+    """The control group of a container, with or without a state; empty for none."""
+    try:
+        return str(read(folder).get("cgroup", ""))
+    except ConfigError:
+        pass
+    try:
+        with open(os.path.join(folder, CGROUP), "rb") as file:
+            return os.fsdecode(file.read())
+    except OSError:
+        return ""
 
 
 def missing(container_id: str) -> ConfigError:

@@ -55,17 +55,20 @@ class Face:
         self._requests = -1  # of those who look at the processes that it shows
 
     @classmethod
-    def launch(cls, namespaces: Mapping[str, str], hostname: str = "") -> Face:
+    def launch(cls, namespaces: Mapping[str, str], hostname: str = "", cgroup: str = "") -> Face:
         """Start one, as a child of this process.
 
         :param namespaces: paths of those to enter, by type (``network``, ``ipc``, ``uts``, ``pid``): of all others it
             has new ones
+        :param cgroup: the directory of a control group that it enters, if it may, while others go on; empty: none
         :raises HostError: the host does not let us
         """
         names = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
         words = [f"{short}={namespaces.get(long, '')}" for long, short in names.items()]
         if hostname and not namespaces.get("uts"):
             words.append(f"hostname={hostname}")
+        if cgroup:
+            words.append(f"cgroup={cgroup}")
         program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

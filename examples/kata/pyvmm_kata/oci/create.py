@@ -12,6 +12,7 @@ from pyvmm_kata import state, timeline
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import cgroups, hooks
+from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
@@ -72,7 +73,9 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
     folder = _make_folder(context, container_id)
     face: Face | None = None
     try:
-        face = Face.launch(machine.face_namespaces(bundle.spec), bundle.spec.get("hostname") or "")
+        state.write_cgroup(folder, cgroup)
+        entered = cgroup if Cgroup(cgroup).make() else ""
+        face = Face.launch(machine.face_namespaces(bundle.spec), bundle.spec.get("hostname") or "", entered)
         known = _first_state(container_id, bundle, cgroup, face.pid)
         state.write(folder, known)
         for kind in ("prestart", "createRuntime"):

@@ -174,12 +174,8 @@ def _wait_gone(known: Json, seconds: float) -> bool:
 
 def clear(folder: str) -> None:
     """Remove what is left of a container: its control group, and the state's folder."""
-    try:
-        cgroup = state.read(folder).get("cgroup", "")
-    except ConfigError:
-        cgroup = ""
     import shutil
 
-    Cgroup(cgroup).remove()
+    Cgroup(state.read_cgroup(folder)).remove()
     shutil.rmtree(folder, ignore_errors=True)
     sweep(os.path.dirname(folder))
