@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
@@ -45,6 +46,7 @@ CID = 3
 CONNECTIONS = 1024
 """Of the socket device, in both directions: each takes a descriptor of this process, and the guest opens them."""
 FILES = 4096
+ROOM = 256
 DIAL_S = 10.0
 
 
@@ -344,11 +346,17 @@ def connect_to(machine: Machine, name: str, timeout: float) -> socket.socket:
 
 
 def _allow_files() -> None:
-    """Raise the limit of open files, for the descriptors of all connections."""
+    """Raise the limit of open files, for the descriptors of all connections, and have room for those of a machine: the
+    kernel makes a larger table at once while a process has one thread, and later waits for a grace period of RCU."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        with open(os.devnull) as null:
+            os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, ROOM - 1))
+    except OSError:
+        pass  # so many are not allowed
 
 
 def _note_phases(machine: Machine) -> None:
