@@ -9,6 +9,7 @@ sources and packages give the same bytes; the cache is keyed by content.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import shutil
@@ -26,8 +27,9 @@ from recipe import EPOCH, Progress, RecipeError  # noqa: E402
 NAME = "kata.erofs"
 FOLDERS = ("bin", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "usr/bin")
 CRUN = "/usr/bin/crun"
+SYSTEMD = "libsystemd.so.0"
 FILESYSTEM_ID = "70796d6d-0000-4000-8000-000000000002"
-TOOLS = {**agent.TOOLS, "crun": "crun", "mkfs.erofs": "erofs-utils", "ldd": "libc-bin"}
+TOOLS = {**agent.TOOLS, "crun": "crun", "mkfs.erofs": "erofs-utils", "ldd": "libc-bin", "readelf": "binutils"}
 LARGEST = 8 << 20
 # A window of persistent memory has whole pieces of this size.
 PIECE = 2 << 20
@@ -41,12 +43,39 @@ def check_tools() -> None:
             raise RecipeError(f"building the guest's agent needs {file}", f"apt-get install {package}")
 
 
-def crun_files() -> list[Path]:
-    """crun, and the libraries and the loader that it needs, at the paths that the loader looks for them."""
-    listing = recipe.run(["ldd", CRUN])
+def libraries_of(program: str) -> list[Path]:
+    """The libraries and the loader that a program or a library needs, at the paths where the loader looks for them."""
+    listing = recipe.run(["ldd", program])
     if missing := re.findall(r"(\S+) => not found", listing):
-        raise RecipeError(f"{CRUN}: its library {missing[0]} is not installed")
-    return [Path(CRUN), *(Path(path) for path in re.findall(r"(/\S+) \(0x", listing))]
+        raise RecipeError(f"{program}: its library {missing[0]} is not installed")
+    return [Path(path) for path in re.findall(r"(/\S+) \(0x", listing)]
+
+
+def crun_files() -> list[Path]:
+    """crun and what it needs, but for the library that :func:`make_systemd` makes, and what only that one needs."""
+    direct = re.findall(r"\(NEEDED\).*\[(.+)\]", recipe.run(["readelf", "--dynamic", "--wide", CRUN]))
+    known = libraries_of(CRUN)
+    kept = {path for path in known if path.name in direct and path.name != SYSTEMD}
+    return [Path(CRUN), *sorted(kept.union(*(libraries_of(str(path)) for path in kept)))]
+
+
+def make_systemd(tree: Path, work: Path) -> None:
+    """A libsystemd for crun: what it has there always fails.  The guest has no systemd, so none of it is called; but to
+    load the true one is half of each start of crun's.
+    """
+    listing = recipe.run(["nm", "--dynamic", "--undefined-only", CRUN])
+    needed = sorted(re.findall(r" U (\w+)@(LIBSYSTEMD_\d+)", listing))
+    if not needed:
+        return
+    versions = {version: [name for name, of in needed if of == version] for _, version in needed}
+    source, script = work / "systemd.c", work / "systemd.map"
+    source.write_text("".join(f"int {name}(void) {{ return -{errno.ENOSYS}; }}\n" for name, _ in needed))
+    script.write_text("".join(f"{version} {{ {'; '.join(names)}; }};\n" for version, names in versions.items()))
+    folder = next(path.parent for path in libraries_of(CRUN) if path.name == SYSTEMD)
+    target = tree / folder.relative_to("/") / SYSTEMD
+    flags = ["-shared", "-fPIC", "-nostdlib", "-Os", f"-Wl,-soname,{SYSTEMD}", f"-Wl,--version-script={script}"]
+    flags += ["-fno-builtin", "-Wl,--build-id=none", "-Wl,--hash-style=gnu", "-s"]
+    recipe.run([os.environ.get("CC", "gcc"), *flags, "-o", str(target), str(source)])
 
 
 def make_tree(tree: Path, program: Path) -> None:
@@ -58,6 +87,7 @@ def make_tree(tree: Path, program: Path) -> None:
         target = tree / file.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
+    make_systemd(tree, tree.parent)
     for path in tree.rglob("*"):
         path.chmod(0o755)
 
