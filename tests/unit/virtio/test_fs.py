@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,38 @@ def test_cache_mode(tmp_path: Path, cache: str, seconds: int, file_flags: int, d
         assert bool(guest.init_flags & AUTO_INVAL) == (cache == "auto")
         assert bool(guest.init_flags2 & ALLOW_MMAP) == (cache == "none")
         assert not guest.init_flags & (WRITEBACK | ACL)
+
+
+EXEC = 0x20
+"""A flag of open() in Linux: the file is to be run."""
+
+
+def test_programs_that_have_not_changed_stay_in_the_guests_cache(tmp_path: Path) -> None:
+    path, old = tmp_path / "program", time.time() - 60
+    path.write_bytes(b"one")
+    with FsGuest(tmp_path) as guest:
+        node = guest.lookup("program").node
+
+        def kept(flags: int = EXEC) -> bool:
+            guest.open(node, flags)
+            assert guest.open_flags in (0, KEEP_CACHE)
+            return bool(guest.open_flags == KEEP_CACHE)
+
+        # What was changed just now could change once more in the same moment
+        assert not any(kept() for _ in range(3))
+        # The time of the last change of its attributes cannot be set
+        time.sleep(max(0.0, path.stat().st_ctime + 3.1 - time.time()))
+        assert not kept(0)
+        assert [kept() for _ in range(3)] == [False, True, True]
+        assert not kept(0), "it is not opened to be run"
+        with open(path, "r+b") as file:
+            file.write(b"two")
+        os.utime(path, (old, old))
+        assert not kept() and not kept()
+        path.unlink()
+        path.write_bytes(b"two")
+        node = guest.lookup("program").node
+        assert not kept() and not kept()
 
 
 @pytest.mark.parametrize("locks", ["host", "guest"])

@@ -29,8 +29,9 @@ class ShareConfig(DeviceConfig):
     """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
 
     :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
-    :ivar cache: what the guest may keep without asking: ``none``; ``auto``: names and attributes for a second;
-        ``always``: everything, for directories that nobody else changes
+    :ivar cache: what the guest may keep without asking: ``none``; ``auto``: names and attributes for a second, and
+        programs that have not changed since it ran them; ``always``: everything, for directories that nobody else
+        changes
     :ivar writeback: the guest may hold written data back and write it in larger pieces; not with ``cache=none``
     :ivar acl: POSIX access control lists
     :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same

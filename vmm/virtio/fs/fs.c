@@ -34,6 +34,7 @@ struct fs *fs_new(const struct fs_config *config, int *err)
 	fs->uid = geteuid();
 	fs->gid = getegid();
 	pthread_mutex_init(&fs->stats_lock, NULL);
+	pthread_mutex_init(&fs->programs_lock, NULL);
 	fs->root_fd = fcntl(config->root_fd, F_DUPFD_CLOEXEC, 3);
 	if (fs->root_fd < 0)
 		goto fail;
@@ -70,6 +71,7 @@ void fs_free(struct fs *fs)
 	if (fs->proc_fd >= 0)
 		close(fs->proc_fd);
 	pthread_mutex_destroy(&fs->stats_lock);
+	pthread_mutex_destroy(&fs->programs_lock);
 	free(fs);
 }
 

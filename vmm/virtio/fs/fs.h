@@ -88,6 +88,14 @@ struct fs_files;
 struct fs_nodes;
 struct fs_locks;
 
+/* A program that the guest has opened to run it, as it was then. */
+struct fs_program {
+	uint64_t node; /* 0: none */
+	uint64_t size;
+	struct timespec modified, changed;
+};
+enum { FS_PROGRAMS = 64 };
+
 struct fs {
 	struct fs_config config;
 	int root_fd, proc_fd;
@@ -98,6 +106,9 @@ struct fs {
 	struct fs_nodes *nodes;
 	struct fs_files *files;
 	struct fs_locks *locks;
+
+	pthread_mutex_t programs_lock;
+	struct fs_program programs[FS_PROGRAMS]; /* each at its node's number, whichever was the last there */
 
 	pthread_mutex_t stats_lock; /* protects the two fields below */
 	struct fs_queue *queues;

@@ -5,7 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { FLAG_EXEC = 0x20 }; /* __FMODE_EXEC of Linux: the file is opened to be run */
+enum { SETTLED_S = 2 };
 
 /* The flags for open(). O_DIRECT is ignored: it concerns the guest's page cache, for which the cache mode decides. */
 static int open_flags(const struct fs *fs, uint32_t in)
@@ -31,6 +36,39 @@ static uint32_t reply_flags(const struct fs *fs)
 	default:
 		return 0;
 	}
+}
+
+static bool times_equal(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/*
+ * Whether the guest may keep what it has read of a file that it opens to run it, since nothing has changed since the last
+ * time; otherwise it would read a shell anew for each command of a script. Times tell that of a file that nobody had
+ * changed for a while, or else the next change could have the same time. They do not tell of a mapping through which the
+ * host has been writing for that long already: nobody runs such a file.
+ */
+static bool program_is_same(struct fs *fs, uint64_t node, int fd)
+{
+	struct fs_program *known = &fs->programs[node % FS_PROGRAMS], now = { .node = node };
+	struct timespec time;
+	struct stat info;
+	bool same;
+
+	if (fstat(fd, &info) || clock_gettime(CLOCK_REALTIME, &time))
+		return false;
+	now.size = info.st_size;
+	now.modified = info.st_mtim;
+	now.changed = info.st_ctim;
+	if (info.st_ctim.tv_sec > time.tv_sec - SETTLED_S || info.st_mtim.tv_sec > time.tv_sec - SETTLED_S)
+		now.node = 0;
+	pthread_mutex_lock(&fs->programs_lock);
+	same = known->node == node && known->size == now.size && times_equal(&known->modified, &now.modified) &&
+	       times_equal(&known->changed, &now.changed);
+	*known = now;
+	pthread_mutex_unlock(&fs->programs_lock);
+	return same;
 }
 
 /* Only regular files are opened: opening a FIFO would block, opening a device may have effects. */
@@ -74,6 +112,8 @@ int fs_op_open(struct fs_req *r)
 	fs_node_put(r->fs, &ref);
 	if (fd < 0)
 		return fd;
+	if (r->fs->config.cache == FS_CACHE_AUTO && in->flags & FLAG_EXEC && program_is_same(r->fs, r->in.nodeid, fd))
+		out.open_flags |= FOPEN_KEEP_CACHE;
 	err = fs_file_new(r->fs, FS_REGULAR, fd, r->in.nodeid, &out.fh);
 	return err ? err : fs_reply(r, &out, sizeof(out));
 }
