@@ -31,7 +31,9 @@ enum { POLL_SPINS = 32 };
  * With one CPU: the number of wake-ups without a yield after one that brought no second chain. It doubles each time. A guest
  * with one request at a time goes idle during a yield, which costs nearly as much as the request.
  */
-enum { YIELD_REST_MIN = 16, YIELD_REST_MAX = 256 };
+enum { YIELD_REST_MIN = 16, YIELD_REST_MAX = 64 };
+/* A yield that delays each chain by more does not pay either: the guest computes, or others use the CPU. */
+enum { YIELD_MAX_NS = 100 * 1000 };
 
 uint64_t clock_ns(void)
 {
@@ -99,14 +101,17 @@ static void worker_yield(struct worker *w)
 		return;
 	}
 	w->yielded = true;
+	w->yield_chains = 0;
+	w->yield_ns = clock_ns();
 	sched_yield();
+	w->yield_ns = clock_ns() - w->yield_ns;
 }
 
-/* What the first run after a yield found tells whether to yield again soon. */
-static void worker_yielded(struct worker *w, int chains)
+/* What was found between a yield and the next sleep tells whether to yield again soon. */
+static void worker_yielded(struct worker *w)
 {
 	w->yielded = false;
-	if (chains > 1) {
+	if (w->yield_chains > 1 && w->yield_ns / w->yield_chains < YIELD_MAX_NS) {
 		w->yield_pause = 0;
 		return;
 	}
@@ -133,6 +138,8 @@ static void worker_idle(struct worker *w)
 	bool poll = w->poll_max_ns && !w->in_flight && !w->blocked, slept = false;
 	uint64_t start = 0, waited;
 
+	if (w->yielded)
+		worker_yielded(w);
 	if (poll) {
 		start = clock_ns();
 		if (w->poll_ns && worker_poll(w, start))
@@ -177,8 +184,7 @@ static void *worker_main(void *arg)
 		n = w->ops->run(w);
 		if (n < 0)
 			break;
-		if (w->yielded)
-			worker_yielded(w, n);
+		w->yield_chains += (uint32_t)n;
 		if (n == 0)
 			worker_idle(w);
 	}

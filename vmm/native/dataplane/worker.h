@@ -60,6 +60,8 @@ struct worker {
 	uint32_t poll_rest;   /* idle periods without spinning that are left, after another thread needed the CPU */
 	uint32_t yield_rest;  /* wake-ups without a yield that are left, of yield_pause */
 	uint32_t yield_pause;
+	uint32_t yield_chains; /* how many chains came since the last yield */
+	uint64_t yield_ns;     /* how long that was */
 	bool yielded;         /* the thread has yielded since it last served the ring */
 
 	struct worker_stats stats; /* written by the thread alone */
