@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, kata_phases, results, startup
+from tests.bench import artefacts, budget, kata_phases, results, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import InstallError, StageError, install
@@ -30,13 +30,15 @@ from tools.step import step
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
-    True: ("boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "snapshots", "kata"),
+    True: ("budget", "boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "snapshots", "kata"),
     False: ("memory", "fio", "net", "fs", "vsock", "console", "debian", "clones"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""
 CLONE_MIB = 24
 """Of the lab's memory for each clone, where they are many."""
 PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
+ON_REQUEST = ("budget",)
+"""Parts that run only when they are asked for: they explain the figures of others."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -102,7 +104,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
             made = artefacts.make(kernel)
             pyvmm = install(OUTPUT / "env")
             if set(parts) - {"startup"}:
-                artefacts.make_stage(stage, pyvmm, made)
+                artefacts.make_stage(stage, pyvmm, made, native="budget" in parts)
         if "startup" in parts:
             with step("bench: start-up, on this machine itself"):
                 figures["startup"] = startup.measure(str(pyvmm), made.kernel, 5 if quick else 25)
@@ -122,7 +124,7 @@ def main(argv: list[str]) -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     try:
-        parts = options.only or PARTS
+        parts = options.only or [part for part in PARTS if part not in ON_REQUEST]
         figures = measure(parts, options.kernel, options.quick, options.clones or 0)
     except (InstallError, StageError, ChildError, LabError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -135,6 +137,8 @@ def main(argv: list[str]) -> int:
     if options.plot != "none":
         if "kata" in figures:
             print(kata_phases.draw(figures["kata"], path.with_suffix(".start.svg")))
+        if "budget" in figures:
+            print(budget.draw(figures["budget"], path.with_suffix(f".budget.{options.plot}")))
         print(results.draw(rows, path.with_suffix("." + options.plot)))
     if failed := [part for part in parts if part not in figures]:
         print(f"bench: not measured, see above: {', '.join(failed)}", file=sys.stderr)

@@ -40,8 +40,8 @@ def make(kernel: str | None) -> Artefacts:
     return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk, guest.kata_image())
 
 
-def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
-    """Write the tar file of the root that everything runs from in the lab."""
+def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool) -> None:
+    """Write the tar file of the root that everything runs from in the lab; with `native`, fio for the host."""
     base = venv_base()
     stdlib, extensions = python_files(base)
     stage = Stage(archive)
@@ -66,6 +66,8 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts) -> None:
         stage.add(os.path.realpath(path), at=f"bench/{name}")
     stage.add(os.path.realpath(artefacts.fio_disk), at="bench/fio-disk")
     stage.add(os.path.realpath(artefacts.net_disk), at="bench/net-disk")
+    if native:
+        stage.add_program(shutil.which("fio") or "/usr/bin/fio")
     stage.add_program(shutil.which("iperf3") or "/usr/bin/iperf3")
     stage.add_program(THREADS)
     stage.add(os.path.realpath(artefacts.kata_image), at="bench/kata-image")

@@ -8,14 +8,14 @@ import shutil
 import signal
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tests.bench import boot, counters, programs, turns
+from tests.bench import boot, counters, programs
 from tests.bench.child import Child, ChildError
 from tests.bench.row import Row, absolute, compare, mean, median
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.bench.inside import Spec
 
@@ -36,6 +36,8 @@ STATS = "/bench/stats"
 """What :mod:`tests.bench.runner` writes to, with the machine's name behind it."""
 PATIENCE = 180.0
 """Seconds: a lab on a busy machine can be slow to answer."""
+RESTARTS = 3
+"""How many hangs of machines are tolerated in all."""
 
 # fio's terse format, version 3: where the bandwidth in KiB/s of reads and of writes is; the requests per second follow
 READ_BANDWIDTH, WRITE_BANDWIDTH = 6, 47
@@ -132,12 +134,65 @@ def start(name: str, spec: Spec) -> Vm:
     return Vm(name, [python, "/bench/runner.py", json.dumps(asdict(guest)), f"{STATS}-{name}"])
 
 
+M = TypeVar("M", bound="Measured")
+
+
+class Measured(Protocol):
+    """A machine that was booted."""
+
+    def close(self) -> None:
+        """End it; may be called again."""
+
+
+def take_turns(
+    names: Sequence[str],
+    start: Callable[[str], M],
+    measure: Callable[[M], dict[str, Any]],
+    turns: int,
+    tell: Callable[[dict[str, Any]], str],
+) -> dict[str, Any]:
+    """The figures of each program, a dictionary for each turn.
+
+    A machine that stands still is started anew, and its turn measured again: QEMU's own guests do so now and then in
+    the lab. How often is `restarts` of that turn.
+
+    :raises ChildError: one has stood still too often
+    """
+    figures: dict[str, Any] = {name: [] for name in names}
+    machines: dict[str, M] = {}
+    left = dict.fromkeys(names, RESTARTS)
+    try:
+        for name in names:
+            machines[name] = start(name)
+            boot.say(f"{name} is up")
+        for turn in range(turns):
+            for name in names if turn % 2 == 0 else reversed(names):
+                before = left[name]
+                while True:
+                    try:
+                        run = measure(machines[name])
+                        break
+                    except ChildError as error:
+                        if not left[name]:
+                            raise
+                        left[name] -= 1
+                        boot.say(f"{name} stood still, and is started anew: {str(error).splitlines()[0]}")
+                        machines[name].close()
+                        machines[name] = start(name)
+                figures[name].append(run | {"restarts": before - left[name]})
+                boot.say(f"{name}: {tell(run)}")
+    finally:
+        for machine in machines.values():
+            machine.close()
+    return figures
+
+
 def measure(spec: Spec) -> dict[str, Any]:
     """All jobs on both programs, turn by turn, so that what else the machine does hits both.
 
     `qemu-main` is QEMU without an iothread: is the peer the better one of the two?
     """
-    return turns.take_turns(
+    return take_turns(
         ("qemu", "pyvmm", "qemu-main"),
         lambda name: start(name, spec),
         lambda machine: machine.fio(spec.seconds),
@@ -156,6 +211,12 @@ def _jobs(figures: dict[str, Any], peer: str = "qemu") -> list[tuple[str, str, f
     return jobs
 
 
+def restart_rows(figures: dict[str, Any]) -> list[Row]:
+    """A line for each program that was started again after a hang."""
+    counts = {name: sum(run.get("restarts", 0) for run in runs) for name, runs in figures.items()}
+    return [absolute(f"  {name} stood still and was started anew", count) for name, count in counts.items() if count]
+
+
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
     made = [
@@ -166,7 +227,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     made.append(Row("  geometric mean against QEMU without an iothread", mean(main), at_least=True))
     python = sum(run["counted"]["exits_python"] for run in figures["pyvmm"])
     made.append(absolute("exits answered by Python during fio", python, must=0, aim=0))
-    return made + turns.restart_rows(figures)
+    return made + restart_rows(figures)
 
 
 def icount_rows(figures: dict[str, Any]) -> list[Row]:
@@ -180,4 +241,4 @@ def icount_rows(figures: dict[str, Any]) -> list[Row]:
         per = [sum(r["counted"][key] for r in figures[n]) / sum(r["requests"] for r in figures[n]) for n in figures]
         ours, theirs = (dict(zip(figures, per, strict=True))[name] for name in ("pyvmm", "qemu"))
         made.append(compare(f"  {key.replace('_', ' ')} per request", ours, theirs))
-    return made + turns.restart_rows(figures)
+    return made + restart_rows(figures)

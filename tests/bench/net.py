@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import boot, programs, turns
+from tests.bench import boot, fio, programs
 from tests.bench.child import Child, ChildError
 from tests.bench.fio import AGENT, STATS, Vm
 from tests.bench.row import Row, absolute, compare, mean, median
@@ -131,7 +131,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         machine.round_trips(0)  # the first answer waits for addresses
         return machine
 
-    return turns.take_turns(
+    return fio.take_turns(
         ("qemu", "pyvmm", "qemu-vhost", "pyvmm-vhost"),
         start,
         lambda machine: machine.measure(spec.seconds),
@@ -155,7 +155,7 @@ def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, ai
     made += vhost
     python = sum(run["counted"]["exits_python"] for name in ("pyvmm", "pyvmm-vhost") for run in figures[name])
     made.append(absolute("  exits answered by Python meanwhile", python, must=0))
-    return made + turns.restart_rows(figures)
+    return made + fio.restart_rows(figures)
 
 
 def icount_rows(figures: dict[str, Any]) -> list[Row]:

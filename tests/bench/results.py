@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import boot, console, fio, fs, kata, memory, net, snapshots, startup, vsock
+from tests.bench import boot, budget, console, fio, fs, kata, memory, net, snapshots, startup, vsock
 from tests.bench.row import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "snapshots": snapshots.rows,
         "clones": snapshots.clone_rows,
         "kata": kata.rows,
+        "budget": budget.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]
 
