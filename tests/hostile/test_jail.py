@@ -345,10 +345,13 @@ def test_every_machine_ends_in_order(tmp_path: Path, request: pytest.FixtureRequ
     options = ALL[device].format(file=tmp_path / "file", folder=tmp_path / "folder").split()
     options += ["--timeout", "1"] if end == "time" else []
     command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "on", *options)
-    if end == "signal":
-        command.expect("hello")
-        command.process.terminate()
-    assert command.wait() == {"power": 0, "signal": 143, "time": 124}[end], command.errors
+    try:
+        if end == "signal":
+            command.expect("hello")
+            command.process.terminate()
+        assert command.wait() == {"power": 0, "signal": 143, "time": 124}[end], command.errors
+    finally:
+        command.close()
     assert "system call" not in command.errors
     assert command.leftovers() == []
 
