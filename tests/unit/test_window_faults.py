@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import time
@@ -207,6 +208,7 @@ def running(folder: Path, image: Path, code: bytes, **options: Any) -> Iterator[
 
         def ask() -> bytes:
             assert machine.console_input(b"?") == 1
+            assert select.select([reader], [], [], TIMEOUT)[0]
             return os.read(reader, 1)
 
         yield machine, ask
@@ -249,6 +251,15 @@ def test_a_file_cut_short_does_not_end_the_machine(tmp_path: Path, image: Path, 
         image.write_bytes(b"B" * (2 * MIB))
         device: Any = machine.attached[0].device
         assert device.stats()["cuts"] == 1
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_cut_short_does_not_end_a_machine_in_a_jail(tmp_path: Path, image: Path, read_only: bool) -> None:
+    """Its vCPU looks how long the file is: there is no driver, and so no worker."""
+    with running(tmp_path, image, b"", read_only=read_only, isolation="process") as (_, ask):
+        assert ask() == b"A"
+        os.truncate(image, 4096)
+        assert ask() == b"\0"
 
 
 def test_a_guest_that_throws_its_image_out(tmp_path: Path, image: Path) -> None:
