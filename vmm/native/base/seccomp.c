@@ -20,6 +20,8 @@
 #endif
 
 enum { MAX_CODE = 1024, MAX_SKIP = 255, X32_BIT = 0x40000000 };
+/* As many system calls are compared one after another. */
+enum { LEAF = 8 };
 
 struct code {
 	struct sock_filter at[MAX_CODE];
@@ -141,27 +143,80 @@ static void code_call(struct code *c, const struct seccomp_call *line[], size_t 
 		c->at[head].jf = (uint8_t)(c->n - head - 1);
 }
 
-/* The lines in calls[], from i on, of the same system call as calls[i]; none if an earlier line has that, too. */
-static size_t lines_of(const struct seccomp_call *calls, size_t n, size_t i, const struct seccomp_call *line[])
-{
-	size_t found = 0;
+/* The lines of each system call, in their order. */
+struct lines {
+	const struct seccomp_call *line[SECCOMP_LINES]; /* those of the same call lie side by side, sorted by its number */
+	size_t first[SECCOMP_LINES + 1];                /* of each call: where in line[] */
+	size_t calls;
+};
 
-	for (size_t before = 0; before < i; before++)
-		if (calls[before].nr == calls[i].nr)
-			return 0;
-	for (size_t k = i; k < n; k++)
-		if (calls[k].nr == calls[i].nr)
-			line[found++] = &calls[k];
-	return found;
+static void lines_sort(struct lines *l, const struct seccomp_call *calls, size_t n)
+{
+	size_t done = 0;
+
+	/* An insertion sort keeps the order of lines of the same call. */
+	for (size_t i = 0; i < n; i++) {
+		size_t at = i;
+
+		for (; at && l->line[at - 1]->nr > calls[i].nr; at--)
+			l->line[at] = l->line[at - 1];
+		l->line[at] = &calls[i];
+	}
+	for (l->calls = 0; done < n; l->calls++) {
+		l->first[l->calls] = done;
+		while (done < n && l->line[done]->nr == l->line[l->first[l->calls]]->nr)
+			done++;
+	}
+	l->first[l->calls] = n;
+}
+
+/* Compare with a few calls, one after another. */
+static void code_leaf(struct code *c, struct lines *l, size_t from, size_t to, uint32_t other)
+{
+	size_t plains = 0;
+
+	for (size_t i = from; i < to; i++) {
+		if (is_plain(l->line[l->first[i]]))
+			plains++;
+		else
+			code_call(c, &l->line[l->first[i]], l->first[i + 1] - l->first[i], other);
+	}
+	/* They share one "allow", behind `other`. */
+	for (size_t i = from; i < to; i++)
+		if (is_plain(l->line[l->first[i]]))
+			code_put(c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)plains--, 0, l->line[l->first[i]]->nr);
+	code_return(c, other);
+	code_return(c, SECCOMP_RET_ALLOW);
+}
+
+/*
+ * A tree of comparisons. When a filter is installed the kernel goes through it once for each system call that there is: with a list,
+ * that takes most of the time.
+ */
+static void code_tree(struct code *c, struct lines *l, size_t from, size_t to, uint32_t other)
+{
+	const size_t middle = from + (to - from) / 2;
+	size_t skip;
+
+	if (to - from <= LEAF) {
+		code_leaf(c, l, from, to, other);
+		return;
+	}
+	code_put(c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, l->line[l->first[middle]]->nr);
+	skip = c->n;
+	code_put(c, BPF_JMP | BPF_JA, 0, 0, 0); /* a conditional jump does not reach far enough */
+	code_tree(c, l, from, middle, other);
+	if (skip < MAX_CODE)
+		c->at[skip].k = (uint32_t)(c->n - skip - 1);
+	code_tree(c, l, middle, to, other);
 }
 
 static int install(const struct seccomp_call *calls, size_t n, uint32_t other, bool all_threads)
 {
 	const unsigned long flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW | (all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0);
-	const struct seccomp_call *line[SECCOMP_LINES], *plain[SECCOMP_LINES];
+	struct lines l;
 	struct code c = { .n = 0 };
 	struct sock_fprog program = { .filter = c.at };
-	size_t found, plains = 0;
 	long err;
 
 	if (n > SECCOMP_LINES)
@@ -175,22 +230,8 @@ static int install(const struct seccomp_call *calls, size_t n, uint32_t other, b
 		code_put(&c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
 		code_return(&c, SECCOMP_RET_ERRNO | ENOSYS);
 	}
-	for (size_t i = 0; i < n; i++) {
-		found = lines_of(calls, n, i, line);
-		if (!found)
-			continue;
-		if (is_plain(line[0]))
-			plain[plains++] = line[0];
-		else
-			code_call(&c, line, found, other);
-	}
-	if (plains > MAX_SKIP)
-		return -E2BIG;
-	/* These come last, since the kernel does not run the filter for them. They share one "allow", behind `other`. */
-	for (size_t i = 0; i < plains; i++)
-		code_put(&c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)(plains - i), 0, plain[i]->nr);
-	code_return(&c, other);
-	code_return(&c, SECCOMP_RET_ALLOW);
+	lines_sort(&l, calls, n);
+	code_tree(&c, &l, 0, l.calls, other);
 	if (c.n > MAX_CODE)
 		return -E2BIG;
 	program.len = (unsigned short)c.n;
