@@ -481,14 +481,15 @@ class Machine(Living):
     def fork_point(self, n: int) -> ForkPoint:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
         from vmm.machine.fork import ForkPoint
-        from vmm.snapshot.memory_base import copied_ahead
+        from vmm.snapshot.memory_base import WATCH_FROM, copied_ahead
 
         if n < 1:
             raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
         with self._life_lock:
             self._check_can_be("fork")
             runs = self._life.stage == RUNNING
-            ahead = copied_ahead(self._memory, n) if runs else None
+            pinned = any(each.device.pins_memory for each in self.attached)
+            ahead = copied_ahead(self._memory, n, watch_from=-1 if pinned else WATCH_FROM) if runs else None
             try:
                 if runs:
                     self.pause()

@@ -45,6 +45,7 @@ struct ram_file {
 	const void *than;  /* NULL, or an image of the same size: only pages that differ from it are written */
 	uint8_t *bitmap;   /* NULL, or a bit for each page, set if it was written */
 	const void *again; /* NULL, or a mapping of the file: a page whose bit is set is written again if it has changed */
+	const uint8_t *look; /* NULL, or with `again`: the pages that may have changed (ram_changed()); the others are not compared */
 	struct fill *fill; /* NULL, or RAM is filled on demand: RAM_OWN means pages that were filled or written, RAM_ALL all */
 };
 
@@ -54,6 +55,16 @@ struct ram_file {
  * template are not.  Callers that report progress write RAM in several calls.  Returns the bytes written, or -errno.
  */
 int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, uint64_t size);
+/*
+ * From now on, until the descriptor is closed, have the kernel note which pages of RAM are written, of those whose bits are set: they
+ * are there, and private. What is written by a device's DMA that is under way is not noted. The descriptor, or -errno: this
+ * host does not do that (Linux 6.7), or does not allow it.
+ */
+int ram_watch(void *ram, uint64_t size, const uint8_t *bits);
+/* Whether the host is known to copy from its page cache what is read from a file that is not open with O_DIRECT. */
+int file_is_cached(int fd);
+/* Clear the bits of pages that have not been written since ram_watch(). 0 or -errno. */
+int ram_changed(const void *ram, uint64_t size, int pagemap, uint8_t *bits);
 /* Read the pages whose bits are set from the file to RAM. 0 or -errno. */
 int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits);
 /* Replace pages by new anonymous ones, which are zero, also where a file was mapped.  0 or -errno. */

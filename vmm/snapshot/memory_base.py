@@ -14,7 +14,7 @@ import posix
 from vmm.errors import HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot.memory_file import page_runs, ram_areas
+from vmm.snapshot.memory_file import opened, page_runs, ram_areas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,14 +110,17 @@ class Ahead:
 
     :param memory: private
     :param children: as of :func:`take_base`
+    :param watch_from: from so many bytes on the kernel notes what is written, where it can, or all has to be compared
+        while the machine stands still; -1: it must not
     :raises OSError: the host has not enough memory
     """
 
-    def __init__(self, memory: GuestMemory, children: int, *, empty: bool = False) -> None:
+    def __init__(self, memory: GuestMemory, children: int, *, empty: bool = False, watch_from: int = -1) -> None:
         self.bits = bytearray(-(-memory.size // PAGE // 8))
         self.file = open_memory("guest-ram-base", memory.size)
         self.before: mmap.mmap | None = None
         """What was copied, to be compared; None: nothing was."""
+        self._watch = -1
         if empty:
             return
         try:
@@ -126,10 +129,29 @@ class Ahead:
             below = _below(memory, areas) if memory.over_file else []
             if self.is_too_much(below, children):
                 _copy(memory, self.file, below, self.bits)
+                areas += below
             self.before = self.mapped(memory.size)
+            if 0 <= watch_from <= self._written:
+                self._watch = lib.ram_watch(ffi.cast("void *", memory.host_address), memory.size, bytes(self.bits))
+                if self._watch >= 0:
+                    # What was written in between
+                    _copy(memory, self.file, areas, self.bits, self.before)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _written(self) -> int:
+        return int.from_bytes(self.bits, "little").bit_count() * PAGE
+
+    def changed(self, memory: GuestMemory) -> bytearray | None:
+        """A bit for each page that may not be what was copied of it; None: any may."""
+        if self._watch < 0:
+            return None
+        bits = bytearray(self.bits)
+        with opened("pagemap") as pagemap, ffi.from_buffer(bits) as native:
+            result = lib.ram_changed(ffi.cast("void *", memory.host_address), memory.size, pagemap, native)
+        return None if result < 0 else bits
 
     def mapped(self, size: int) -> mmap.mmap:
         """The file, so that it can be read without a fault for each page: the machine stands still then."""
@@ -144,7 +166,7 @@ class Ahead:
 
     def is_too_much(self, below: list[tuple[int, int, int]], children: int) -> bool:
         """*children* copies of this would take more than a new base of this and what is *below* it."""
-        written = int.from_bytes(self.bits, "little").bit_count() * PAGE
+        written = self._written
         return children * written > written + sum(end - start for start, end, _ in below)
 
     def take(self) -> int:
@@ -158,6 +180,9 @@ class Ahead:
         if self.before is not None:
             self.before.close()
             self.before = None
+        if self._watch >= 0:
+            posix.close(self._watch)
+            self._watch = -1
         if self.file >= 0:
             posix.close(self.file)
             self.file = -1
@@ -187,7 +212,8 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
         copied = ahead or Ahead(memory, children, empty=True)
         try:
             if not memory.over_file:
-                _copy(memory, copied.file, [(0, memory.size, lib.RAM_TOUCHED)], copied.bits, copied.before)
+                touched = [(0, memory.size, lib.RAM_TOUCHED)]
+                _copy(memory, copied.file, touched, copied.bits, copied.before, copied.changed(memory))
                 return _settled(memory, copied.take())
             return _next_base(memory, children, copied)
         finally:
@@ -197,15 +223,20 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
         raise _no_memory(error) from error
 
 
-def copied_ahead(memory: GuestMemory, children: int) -> Ahead | None:
+WATCH_FROM = 4 << 20
+"""To note what is written takes faults, to compare takes time in which the machine stands still."""
+
+
+def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_FROM) -> Ahead | None:
     """:class:`Ahead` of *memory*, if that can be.
 
+    :param watch_from: -1 if the host may write memory while a request of a device is under way, not by the page tables
     :raises HostError: the host has not enough memory
     """
     if memory.fd >= 0:
         return None
     try:
-        return Ahead(memory, children)
+        return Ahead(memory, children, watch_from=watch_from)
     except OSError as error:
         raise _no_memory(error) from error
 
@@ -243,14 +274,15 @@ def _below(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> list[tuple
 def _next_base(memory: GuestMemory, children: int, ahead: Ahead) -> Base:
     """Of RAM that lies over a base or file already."""
     areas = list(ram_areas(memory))
-    _copy(memory, ahead.file, areas, ahead.bits, ahead.before)
+    changed = ahead.changed(memory)
+    _copy(memory, ahead.file, areas, ahead.bits, ahead.before, changed)
     below = _below(memory, areas)
     if not ahead.is_too_much(below, children):
         return _over(
             memory, [(start, end) for start, end, what in areas if what == lib.RAM_OWN], ahead.take(), ahead.bits
         )
     ahead.before = ahead.before or ahead.mapped(memory.size)
-    _copy(memory, ahead.file, below, ahead.bits, ahead.before)
+    _copy(memory, ahead.file, below, ahead.bits, ahead.before, changed)
     return _settled(memory, ahead.take())
 
 
@@ -293,19 +325,35 @@ def _copy(
     areas: Iterable[tuple[int, int, int]],
     bits: bytearray | None,
     before: mmap.mmap | None = None,
+    changed: bytearray | None = None,
 ) -> int:
     """Write areas of RAM to *file*; bytes written.
 
     :param bits: gets one for each page that was written
     :param before: *file*, of which pages that have one already are written if they have changed
+    :param changed: pages that may have, see :meth:`Ahead.changed`
     """
-    pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    with opened("pagemap") as pagemap:
+        return _copy_with(memory, file, pagemap, areas, bits, before, changed)
+
+
+def _copy_with(
+    memory: GuestMemory,
+    file: int,
+    pagemap: int,
+    areas: Iterable[tuple[int, int, int]],
+    bits: bytearray | None,
+    before: mmap.mmap | None,
+    changed: bytearray | None,
+) -> int:
     native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
     native.fill = memory.native_fill
     bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
     native.bitmap = bitmap
     again: Any = ffi.NULL if before is None else ffi.from_buffer(before)
     native.again = again
+    look: Any = ffi.NULL if changed is None else ffi.from_buffer(changed)
+    native.look = look
     total = 0
     try:
         for start, end, what in areas:
@@ -315,7 +363,6 @@ def _copy(
                 raise OSError(-done, posix.strerror(-done))
             total += done
     finally:
-        posix.close(pagemap)
         if before is not None:
             ffi.release(again)
     return total

@@ -38,7 +38,7 @@ def open_proc() -> None:
         _proc[name] = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
 
 
-class _opened:
+class opened:
     """A descriptor of a file of /proc/self."""
 
     def __init__(self, name: str) -> None:
@@ -113,7 +113,7 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 def _write(
     memory: GuestMemory, fd: int, than_fd: int, than: Any, bitmap: Any, same: bool, progress: Progress | None
 ) -> int:
-    with _opened("pagemap") as pagemap:
+    with opened("pagemap") as pagemap:
         file = ffi.new("struct ram_file *", {"fd": fd, "pagemap": pagemap, "than_fd": than_fd})
         return _write_with(file, memory, than, bitmap, same, progress)
 
@@ -179,7 +179,7 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
     machine's own are told in each.  The balloon has put anonymous ones in the place of others."""
     begin = memory.host_address
     inode = posix.fstat(memory.file).st_ino
-    with _opened("maps") as maps:
+    with opened("maps") as maps:
         text = b""
         while piece := posix.pread(maps, 1 << 16, len(text)):
             text += piece

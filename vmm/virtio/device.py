@@ -125,6 +125,8 @@ class VirtioDevice(Saveable):
     takes_memory_on_demand: bool = False
     """That process takes part when RAM is filled page by page (:meth:`vmm.memory.GuestMemory.admit`); else it is filled
     beforehand."""
+    pins_memory: bool = False
+    """While a request is under way the host may write guest memory by DMA, of which the page tables say nothing."""
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
     used_bit_stays: bool = False

@@ -343,11 +343,12 @@ class Modelled:
         *,
         alone: bool = False,
         meanwhile: Callable[[], None] | None = None,
+        watch_from: int = -1,
     ) -> list[Modelled]:
         """:param meanwhile: what is done to it when it is copied while it runs."""
         ahead = None
         if meanwhile is not None:
-            ahead = copied_ahead(self.memory, n)
+            ahead = copied_ahead(self.memory, n, watch_from=watch_from)
             meanwhile()
         base = take_base(self.memory, n, ahead, alone=alone)
         if ahead is not None:
@@ -410,6 +411,7 @@ def test_nobody_sees_what_another_writes(tmp_path: Path, seed: int) -> None:
                 on_demand=chance.random() < 0.8,
                 alone=seed > 2,
                 meanwhile=partial(change, one) if chance.random() < 0.5 else None,
+                watch_from=chance.choice((0, 0, 1 << 16, -1)),
             )
         else:
             everybody.remove(one)

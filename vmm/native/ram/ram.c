@@ -9,14 +9,18 @@
 #include "base/native.h"
 
 #include <errno.h>
+#include <linux/magic.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 enum { ENTRIES = 512, RUNS = ENTRIES / 2 };
 
 /* Documentation/admin-guide/mm/pagemap.rst; <linux/fs.h> of Linux 6.7 */
+#define PAGE_IS_WRITTEN (1ULL << 1)
 #define PAGE_IS_FILE (1ULL << 2)
 #define PAGE_IS_PRESENT (1ULL << 3)
 #define PAGE_IS_SWAPPED (1ULL << 4)
@@ -31,6 +35,9 @@ struct pm_scan_arg {
 };
 
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_FILE (1ULL << 61)
@@ -68,7 +75,7 @@ static bool page_differs(const struct ram_file *file, struct fill_extent *than, 
 static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
 	if (file->again && has_page(file->bitmap, at))
-		return memcmp(page, (const uint8_t *)file->again + at, PAGE) != 0;
+		return (!file->look || has_page(file->look, at)) && memcmp(page, (const uint8_t *)file->again + at, PAGE) != 0;
 	if (file->fill && file->what == RAM_OWN && !file->than)
 		return fill_differs(file->fill, page, at);
 	if (file->than)
@@ -251,6 +258,86 @@ int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, u
 	result = pages_save(file, ram, begin, size);
 	fill_release(file->fill);
 	return result;
+}
+
+/* ---- pages that are written -------------------------------------------------------------------------------------------- */
+
+/* The descriptor of a userfaultfd that notes what is written, and stops nobody. */
+static int watch_open(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
+	const int device = fill_device(), fd = fill_uffd(device);
+	int err = 0;
+
+	if (device >= 0)
+		close(device);
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) < 0)
+		err = -errno;
+	if (err)
+		close(fd);
+	return err ? err : fd;
+}
+
+int ram_watch(void *ram, uint64_t size, const uint8_t *bits)
+{
+	struct uffdio_register all = { .range = { (uintptr_t)ram, size }, .mode = UFFDIO_REGISTER_MODE_WP };
+	const int fd = watch_open();
+	uint64_t start, end = 0;
+	int err = 0;
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, UFFDIO_REGISTER, &all) < 0)
+		err = -errno;
+	while (!err && mem_run(bits, size, &start, &end)) {
+		struct uffdio_writeprotect run = {
+			.range = { (uintptr_t)ram + start, end - start }, .mode = UFFDIO_WRITEPROTECT_MODE_WP,
+		};
+
+		if (ioctl(fd, UFFDIO_WRITEPROTECT, &run) < 0)
+			err = -errno;
+	}
+	if (err)
+		close(fd);
+	return err ? err : fd;
+}
+
+int file_is_cached(int fd)
+{
+	struct statfs fs;
+
+	/* Others, such as FUSE and 9P, may have a server or a device write the pages of who reads. */
+	if (fstatfs(fd, &fs) < 0)
+		return 0;
+	return fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC ||
+	       fs.f_type == TMPFS_MAGIC;
+}
+
+static void clear_pages(uint8_t *bits, uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end; at += PAGE)
+		bits[at / PAGE / 8] &= (uint8_t) ~(1 << at / PAGE % 8);
+}
+
+int ram_changed(const void *ram, uint64_t size, int pagemap, uint8_t *bits)
+{
+	struct page_region run[RUNS];
+	/* Those that are there and not written. One that was given back is not there. */
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan), .start = (uintptr_t)ram, .end = (uintptr_t)ram + size, .vec = (uintptr_t)run, .vec_len = RUNS,
+		.category_mask = PAGE_IS_PRESENT | PAGE_IS_WRITTEN, .category_inverted = PAGE_IS_WRITTEN,
+	};
+
+	while (scan.start < scan.end) {
+		const int n = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n; i++)
+			clear_pages(bits, run[i].start - (uintptr_t)ram, run[i].end - (uintptr_t)ram);
+		scan.start = scan.walk_end;
+	}
+	return 0;
 }
 
 int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)

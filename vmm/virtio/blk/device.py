@@ -121,6 +121,7 @@ class Blk(VirtioDevice):
             self.features |= BLK_F_CONFIG_WCE | BLK_F_DISCARD | BLK_F_WRITE_ZEROES
         self._limit = Limit(config.limit)
         self._image = Image(config.path, read_only=config.read_only, direct=config.direct)
+        self.pins_memory = config.direct or not lib.file_is_cached(self._image.fd)
         try:
             self.capacity = self._image.sectors()
             self._make_native(config, io_uring)

@@ -80,6 +80,8 @@ class Fs(VirtioDevice):
 
     device_id = spec.ID_FS
     thread_name = "fs-"
+    pins_memory = True
+    """Its files may be of any file system, and the guest may open them with O_DIRECT."""
     saving: Schema | Unsaved = _SCHEMA
 
     def __init__(
