@@ -69,7 +69,7 @@ prove: ## proofs of the code that reads the guest's rings, for every content up 
 	@python3 tools/deps.py prove
 	@$(PYTHON) -m tests.native.prove $(ARGS)
 
-fuzz: ## the fuzzers, for a bounded time; ARGS=--coverage: which lines they reach
+fuzz: ## the fuzzers; ARGS="--hours 8": for so long; ARGS=--coverage: which lines they reach
 	@python3 tools/deps.py fuzz
 	@$(PYTHON) -m tests.native.fuzz $(ARGS)
 

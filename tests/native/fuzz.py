@@ -155,7 +155,9 @@ def _profile(folder: Path, name: str) -> dict[str, str]:
 def main(argv: list[str]) -> int:
     """0: nothing found; 1: something was; 2: no clang here."""
     parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz what is written in C.")
-    parser.add_argument("--seconds", type=int, default=30, metavar="N", help="for each target (default 30)")
+    how_long = parser.add_mutually_exclusive_group()
+    how_long.add_argument("--seconds", type=int, default=30, metavar="N", help="for each target (default 30)")
+    how_long.add_argument("--hours", type=float, metavar="H", help="for all targets together")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus, minimised")
     parser.add_argument("--coverage", action="store_true", help="only tell which lines the kept corpus reaches")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default all)")
@@ -172,13 +174,13 @@ def main(argv: list[str]) -> int:
             return 2
         coverage()
         return 0
+    seconds = options.seconds if options.hours is None else int(options.hours * 3600 / len(targets))
+    if seconds < 1:
+        parser.error("that is less than a second for each target")
     clean = True
     for target in targets:
-        print(
-            f"{target}: {options.seconds} s from {len(list(corpus(target).iterdir()))} kept inputs",
-            flush=True,
-        )
-        clean &= fuzz(target, options.seconds)
+        print(f"{target}: {seconds} s from {len(list(corpus(target).iterdir()))} kept inputs", flush=True)
+        clean &= fuzz(target, seconds)
         if options.keep:
             keep(target)
     print("fuzz: nothing found" if clean else f"fuzz: found something, see {FOUND}")
@@ -186,4 +188,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # what was found is kept
+        sys.exit(130)
