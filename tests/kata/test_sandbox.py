@@ -25,6 +25,7 @@ from pyvmm_kata.sandbox.placed import Placed
 from pyvmm_kata.sandbox.process import LOST
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.sandbox.stdio import Stdio
+from pyvmm_kata.sandbox.vm import PyvmmVm
 from tests.kata.fake_agent import FakeAgent, FakeVm
 
 PATIENCE = 60.0
@@ -486,3 +487,12 @@ def test_a_clone_is_told_who_it_is_before_anything_else(bench: Make, tmp_path: P
     assert [name for name, _ in told] == list(names)
     assert len(told[0][1].data) >= 32
     assert abs(told[1][1].Sec - time.time()) < 60
+
+
+def test_without_a_kernel_or_an_image_it_says_how_to_make_them(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").touch()
+    for kernel, image, words in (("none", "none", "kernel none"), (str(tmp_path / "vmlinux"), "none", "image none")):
+        config = SandboxConfig("s1", str(tmp_path), kernel, image)
+        with pytest.raises(ConfigError, match=f"the guest's {words} does not exist") as caught:
+            PyvmmVm(config, str(tmp_path), str(tmp_path))
+        assert "make guest-kernel kata-image" in caught.value.hint

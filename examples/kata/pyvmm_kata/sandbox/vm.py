@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.errors import GuestError, HostError, VmmError
+from pyvmm_kata.config.settings import FILE
+from pyvmm_kata.errors import ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import TAG, VSOCK
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.console_log import ConsoleLog
@@ -272,7 +273,14 @@ def kind_of(
 
 
 def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
-    """A machine that is to boot, not yet started."""
+    """A machine that is to boot, not yet started.
+
+    :raises ConfigError: there is no kernel, or no image of the guest, where the settings say
+    """
+    for what, path in (("kernel", config.kernel), ("image", config.image)):
+        if not os.path.exists(path):
+            hint = f"`make guest-kernel kata-image` prints the paths of both: name them in {FILE}"
+            raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
     network, root = config.network, config.root
     spares = _spare(network.spares) if network is not None else ""
     return Machine(
