@@ -108,6 +108,15 @@ def test_debugging_tells_what_the_machine_and_its_guest_did(oci: Oci, tmp_path: 
     assert times["machine: first-run"] < times["connected"] - from_start < times["connected"]
 
 
+def test_a_guest_that_panics(oci: Oci) -> None:
+    """Its container is lost, and whoever started it reads what the kernel died of."""
+    bundle = oci.bundle("echo c >/proc/sysrq-trigger; sleep 600", linux__readonlyPaths=[])
+    done = oci.run("run", "--bundle", bundle, "c1")
+    assert done.returncode == 255, done.stderr
+    assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+    assert leftovers(oci.folder) == []
+
+
 class Templates:
     """pyvmm-oci with templates, which it keeps in a folder of their own."""
 

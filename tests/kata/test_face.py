@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,28 @@ def test_the_console_does_not_fill_the_hosts_memory(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["console.log", "console.log.1"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3 * LIMIT
     assert (tmp_path / "console.log").read_text().endswith("last\n")
+
+
+def test_a_guest_has_last_words_but_no_orders_for_a_terminal(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    log = ConsoleLog(folder)
+    assert log.last_words() == ""
+    lines = (
+        b"nothing",
+        b"[ 1.2] BUG: a \x1b[2Jscreen",
+        b"RIP: 0010:f+0x1/0x2",
+        b"RIP: 0010:f+0x1/0x2",
+        b"BUG: " + b"x" * 5000,
+    )
+    os.write(log.fileno(), b"\r\n".join(lines) + b"\n")
+    deadline = time.monotonic() + 60
+    while not (words := log.last_words()).endswith("x"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert words.startswith("BUG: a ?[2Jscreen; RIP: 0010:f+0x1/0x2; BUG: xxx") and len(words) == 300
+    log.close()
+    assert log.last_words() == ""
+    os.close(folder)
 
 
 def test_a_pid_file_follows_nobodys_link(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 
 LIMIT = 1 << 20
@@ -10,6 +11,13 @@ LIMIT = 1 << 20
 _PIECE = 64 << 10
 _END_S = 1.0
 NAME = "console.log"
+_LAST = 64 << 10
+_WORDS = 300
+_DEATHS = re.compile(
+    rb"BUG: [^\r\n]*|Oops: [^\r\n]*|kernel BUG at[^\r\n]*|general protection fault[^\r\n]*|"
+    rb"RIP: [^\r\n]*|Kernel panic - not syncing: [^\r\n]*"
+)
+"""What Linux says when it dies."""
 
 
 class ConsoleLog:
@@ -49,8 +57,23 @@ class ConsoleLog:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return os.open(NAME, flags, 0o600, dir_fd=self._folder)
 
+    def last_words(self) -> str:
+        """What the guest's kernel has said of its own death; empty: nothing.  A guest can print that, too: this is one
+        line of limited length, without control characters."""
+        try:
+            file = os.open(NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except OSError:
+            return ""
+        try:
+            text = os.pread(file, _LAST, max(0, os.fstat(file).st_size - _LAST))
+        finally:
+            os.close(file)
+        found = [match.decode("ascii", "replace") for match in dict.fromkeys(_DEATHS.findall(text))]
+        return "".join(each if each.isprintable() else "?" for each in "; ".join(found))[:_WORDS]
+
     def close(self) -> None:
         """Call it when the machine has ended: write the rest to the files, and close them."""
         os.close(self._writer)
         self._thread.join(_END_S)
-        os.close(self._folder)
+        folder, self._folder = self._folder, -1
+        os.close(folder)

@@ -49,6 +49,7 @@ CONNECTIONS = 1024
 FILES = 4096
 ROOM = 256
 DIAL_S = 10.0
+WORDS_S = 0.5
 
 
 class Vm(Protocol):
@@ -198,12 +199,14 @@ class PyvmmVm:
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         """See :class:`Vm`."""
-        machine = self._running()
+        machine, console = self._running(), self._console
 
         def wait() -> None:
             try:
                 end = machine.wait()
-                on_end(f"{end.kind} {end.detail}".strip() if end is not None else "")
+                reason = f"{end.kind} {end.detail}".strip() if end is not None else ""
+                words = _last_words(console) if end is not None and end.kind == "panic" and console is not None else ""
+                on_end(f"{reason}: {words}" if words else reason)
             except Exception as error:
                 on_end(str(error))
 
@@ -245,6 +248,14 @@ class PyvmmVm:
         with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
             for line in lines:
                 timeline.note(f"guest: {line.rstrip()}")
+
+
+def _last_words(console: ConsoleLog) -> str:
+    """Why the guest's kernel panicked.  What it printed may still be on its way."""
+    deadline = time.monotonic() + WORDS_S
+    while "panic" not in (words := console.last_words()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return words
 
 
 def _words() -> str:
