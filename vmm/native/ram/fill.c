@@ -449,6 +449,10 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 
 /* ---- fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
 
+/*
+ * Write to the memfd the pages between two offsets that the template has; or with bits those that are set there, zeros included, and
+ * mark them done.
+ */
 static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint64_t end)
 {
 	uint64_t at = start;
