@@ -99,12 +99,13 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 /* ---- the filter ---------------------------------------------------------------------------------------------------- */
 
 /*
- * The lines of `kind`: their number, or -E2BIG. A line that refuses a call counts only where it is one of `own`: another kind of the
- * same process makes that call.
+ * Install the lines of `kind`, for this thread or all; the filter answers all other calls with `other`. A line that refuses a call
+ * counts only where it is one of `own`: another kind of the same process makes that call.
  */
-static int lines_take(uint32_t kind, uint32_t own, struct seccomp_call list[])
+static int filter_install(uint32_t kind, uint32_t own, uint32_t other, bool all_threads)
 {
-	int n = 0;
+	struct seccomp_call list[SECCOMP_LINES];
+	size_t n = 0;
 
 	for (uint32_t i = 0; i < CALLS; i++) {
 		const struct call *c = &calls[i];
@@ -133,20 +134,9 @@ static int lines_take(uint32_t kind, uint32_t own, struct seccomp_call list[])
 			n++;
 		}
 	}
-	return n;
-}
-
-/* Install the lines of `kind` for this thread; it is ended by other calls. */
-static int filter_install(uint32_t kind)
-{
-	struct seccomp_call list[SECCOMP_LINES];
-	int n = lines_take(kind, kind, list);
-
-	if (n < 0)
-		return n;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	return seccomp_install(list, (size_t)n, SECCOMP_RET_TRAP);
+	return all_threads ? seccomp_install_for_all(list, n, other) : seccomp_install(list, n, other);
 }
 
 /* ---- a process that cannot be jailed -------------------------------------------------------------------------------- */
@@ -319,30 +309,24 @@ int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard)
 		essential = true;
 	}
 	(void)keep_capabilities(capabilities_of(kind));
-	return filter_install(kind);
+	return filter_install(kind, kind, SECCOMP_RET_TRAP, false);
 }
 
 int seccomp_keep(uint64_t capabilities, uint32_t programs)
 {
 	const uint32_t machine = VMM | RUN | START | EVERY | VHOST | DISK | CHILD | PREFETCH | REACH;
 	const uint32_t own = HOST | (programs ? SPAWN : 0);
-	struct seccomp_call list[SECCOMP_LINES];
-	int n, err = keep_capabilities(capabilities);
+	int err = keep_capabilities(capabilities);
 
-	n = err ? err : lines_take(own | machine, own, list);
-	if (n < 0)
-		return n;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -errno;
 	/* What seccomp_forbid(0) forbids is not on HOST's list: one filter is enough. */
-	return seccomp_install_for_all(list, (size_t)n, SECCOMP_RET_ERRNO | ENOSYS);
+	return err ? err : filter_install(own | machine, own, SECCOMP_RET_ERRNO | ENOSYS, true);
 }
 
 int seccomp_enter_process(uint32_t kinds)
 {
 	install_handler();
 	whole_process = true;
-	return filter_install(kinds);
+	return filter_install(kinds, kinds, SECCOMP_RET_TRAP, false);
 }
 
 int seccomp_enter_thread(uint32_t kinds)
@@ -353,7 +337,7 @@ int seccomp_enter_thread(uint32_t kinds)
 	__atomic_store_n(&confined, true, __ATOMIC_RELEASE);
 	thread_needs_starter();
 	err = keep_capabilities(capabilities_of(kinds));
-	return err ? err : filter_install(kinds);
+	return err ? err : filter_install(kinds, kinds, SECCOMP_RET_TRAP, false);
 }
 
 static int enter_starter(void)
