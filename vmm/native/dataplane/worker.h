@@ -58,11 +58,11 @@ struct worker {
 	uint64_t poll_max_ns; /* the longest spin; 0: never spin, since there is one CPU */
 	uint64_t poll_ns;     /* how long to spin before the next sleep */
 	uint32_t poll_rest;   /* idle periods without spinning that are left, after another thread needed the CPU */
-	uint32_t yield_rest;  /* wake-ups without a yield that are left, of yield_pause */
-	uint32_t yield_pause;
-	uint32_t yield_chains; /* how many chains came since the last yield */
-	uint64_t yield_ns;     /* how long that was */
-	bool yielded;         /* the thread has yielded since it last served the ring */
+	uint32_t yield_pause; /* how many wake-ups are without a yield after one that did not pay */
+	uint32_t yield_rest;  /* how many of these are left */
+	uint32_t yield_chains; /* chains since the last yield */
+	uint64_t yield_ns;    /* how long the last yield took */
+	bool yielded;         /* there was one since the thread last had nothing to do */
 
 	struct worker_stats stats; /* written by the thread alone */
 
