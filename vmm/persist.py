@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
     Saving: TypeAlias = "Schema | Unsaved"
 
-_WORDS = {"u8": 8, "u16": 16, "u32": 32, "u64": 64}
+_LIMITS = {"u8": 1 << 8, "u16": 1 << 16, "u32": 1 << 32, "u64": 1 << 64}
 _TYPES: dict[str, type] = {"bool": bool, "text": str, "bytes": bytes}
-_LIMITS = {kind: 1 << bits for kind, bits in _WORDS.items()}
-_PLAIN = {"kind": "text", "version": "u32", "payload": "any"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class State:
         :param where: what an error names
         :raises ConfigError: it is something else
         """
-        if not _fits(value, _PLAIN):
-            _check(value, _PLAIN, where)
+        _check(value, {"kind": "text", "version": "u32", "payload": "any"}, where)
         assert isinstance(value, dict)
         if not isinstance(value["payload"], dict):
             raise mismatch(where, "its payload is no dictionary")
@@ -95,8 +92,7 @@ class Schema:
             raise mismatch(
                 name, f"{state.kind} version {state.version} where {self.kind} version {self.version} is wanted"
             )
-        if not _fits(state.payload, self.fields):
-            _check(state.payload, self.fields, name)
+        _check(state.payload, self.fields, name)
         return state.payload
 
 
@@ -104,7 +100,7 @@ class Stateless(Schema):
     """Of what has nothing but its configuration."""
 
     KIND = "nothing"
-    """Of its state: there is none."""
+    """Of a state without fields."""
     __slots__ = ()
 
     def __init__(self) -> None:
@@ -151,44 +147,40 @@ def saveable(thing: Saveable) -> Schema:
     return saving
 
 
-def _fits(value: object, kind: Any) -> bool:
-    """:func:`_check` would not complain: that makes a name of each field, which takes longer than to look at it."""
-    if type(kind) is str:
-        return _is(value, kind)
-    if type(kind) is list:
-        return type(value) is list and all(_fits(each, kind[0]) for each in value)
-    if type(value) is not dict or value.keys() != kind.keys():
-        return False
+def _check(value: object, kind: Any, where: str) -> None:
+    if (fault := _fault(value, kind)) is not None:
+        raise mismatch(where + fault[0], fault[1])
+
+
+def _fault(value: object, kind: Any) -> tuple[str, str] | None:
+    """Where in *value*, and why, it is not of *kind*.  A path is only made of what is wrong: to make one of each field
+    takes longer than to look at it."""
+    if isinstance(kind, str):
+        return None if _is(value, kind) else ("", f"{value!r:.60} is no {kind}")
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return "", f"{type(value).__name__} is no list"
+        for index, each in enumerate(value):
+            if (fault := _fault(each, kind[0])) is not None:
+                return f"[{index}]{fault[0]}", fault[1]
+        return None
+    if not isinstance(value, dict) or value.keys() != kind.keys():
+        names = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else type(value).__name__
+        return "", f"it has {names:.200} where {', '.join(kind)} is wanted"
     for name, each in kind.items():
         field = value[name]
+        # Most are numbers that fit, and need no call
         if type(field) is int and type(each) is str and 0 <= field < _LIMITS.get(each, 0):
             continue
-        if not _fits(field, each):
-            return False
-    return True
-
-
-def _check(value: object, kind: Any, where: str) -> None:
-    if isinstance(kind, str):
-        if not _is(value, kind):
-            raise mismatch(where, f"{value!r:.60} is no {kind}")
-    elif isinstance(kind, list):
-        if not isinstance(value, list):
-            raise mismatch(where, f"{type(value).__name__} is no list")
-        for index, each in enumerate(value):
-            _check(each, kind[0], f"{where}[{index}]")
-    else:
-        if not isinstance(value, dict) or value.keys() != kind.keys():
-            names = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else type(value).__name__
-            raise mismatch(where, f"it has {names:.200} where {', '.join(kind)} is wanted")
-        for name, each in kind.items():
-            _check(value[name], each, f"{where}: {name}")
+        if (fault := _fault(field, each)) is not None:
+            return f": {name}{fault[0]}", fault[1]
+    return None
 
 
 def _is(value: object, kind: str) -> bool:
-    if kind in _WORDS:
+    if kind in _LIMITS:
         # True is an int to Python, and no number to a file
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << _WORDS[kind]
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LIMITS[kind]
     if kind == "state":
         return isinstance(value, dict) and value.keys() == {"kind", "version", "payload"}
     return kind == "any" or isinstance(value, _TYPES[kind])
