@@ -334,38 +334,26 @@ def _copy(
     :param changed: pages that may have, see :meth:`Ahead.changed`
     """
     with opened("pagemap") as pagemap:
-        return _copy_with(memory, file, pagemap, areas, bits, before, changed)
-
-
-def _copy_with(
-    memory: GuestMemory,
-    file: int,
-    pagemap: int,
-    areas: Iterable[tuple[int, int, int]],
-    bits: bytearray | None,
-    before: mmap.mmap | None,
-    changed: bytearray | None,
-) -> int:
-    native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
-    native.fill = memory.native_fill
-    bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
-    native.bitmap = bitmap
-    again: Any = ffi.NULL if before is None else ffi.from_buffer(before)
-    native.again = again
-    look: Any = ffi.NULL if changed is None else ffi.from_buffer(changed)
-    native.look = look
-    total = 0
-    try:
-        for start, end, what in areas:
-            native.what = what
-            done = lib.ram_save(native, ffi.cast("void *", memory.host_address), start, end - start)
-            if done < 0:
-                raise OSError(-done, posix.strerror(-done))
-            total += done
-    finally:
-        if before is not None:
-            ffi.release(again)
-    return total
+        native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})
+        native.fill = memory.native_fill
+        bitmap: Any = ffi.NULL if bits is None else ffi.from_buffer(bits)
+        native.bitmap = bitmap
+        again: Any = ffi.NULL if before is None else ffi.from_buffer(before)
+        native.again = again
+        look: Any = ffi.NULL if changed is None else ffi.from_buffer(changed)
+        native.look = look
+        total = 0
+        try:
+            for start, end, what in areas:
+                native.what = what
+                done = lib.ram_save(native, ffi.cast("void *", memory.host_address), start, end - start)
+                if done < 0:
+                    raise OSError(-done, posix.strerror(-done))
+                total += done
+        finally:
+            if before is not None:
+                ffi.release(again)
+        return total
 
 
 def _no_memory(error: OSError) -> HostError:
