@@ -56,7 +56,7 @@ def read(folder: str) -> Json:
 
 
 def write_cgroup(folder: str, path: str) -> None:
-    """Record the control group of a container that has no state yet: it is made before.
+    """Note a control group that is made before there is a state.
 
     :raises OSError: it cannot be written
     """
@@ -68,6 +68,18 @@ def write_cgroup(folder: str, path: str) -> None:
         raise OSError(error.errno, error.strerror, note) from error
 
 
+def noted_cgroup(folder: str) -> str:
+    """What :func:`write_cgroup` has noted; empty for nothing.
+
+    :raises OSError: it cannot be read
+    """
+    try:
+        with open(os.path.join(folder, CGROUP), "rb") as file:
+            return os.fsdecode(file.read())
+    except FileNotFoundError:
+        return ""
+
+
 def read_cgroup(folder: str) -> str:
     """The control group of a container, with or without a state; empty for none."""
     try:
@@ -75,8 +87,7 @@ def read_cgroup(folder: str) -> str:
     except ConfigError:
         pass
     try:
-        with open(os.path.join(folder, CGROUP), "rb") as file:
-            return os.fsdecode(file.read())
+        return noted_cgroup(folder)
     except OSError:
         return ""
 

@@ -22,7 +22,7 @@ from _blake2 import blake2b  # not by hashlib, which loads OpenSSL: a third of t
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.state import is_alive, start_time
+from pyvmm_kata.state import is_alive, noted_cgroup, start_time, write_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,15 +119,11 @@ class Place:
 
     def write_cgroup(self, folder: str) -> None:
         """Record the shim's control group."""
-        with open(os.path.join(self.folder, "cgroup"), "w") as file:
-            file.write(folder)
+        write_cgroup(self.folder, folder)
 
     def remove_cgroup(self) -> None:
         """Remove the control group that was noted, and end what is in it. Raises HostError when that cannot be done."""
-        try:
-            with open(os.path.join(self.folder, "cgroup")) as file:
-                folder = file.read()
-        except FileNotFoundError:
+        if not (folder := noted_cgroup(self.folder)):
             return
         from pyvmm_kata.host.cgroups import Cgroup
 
