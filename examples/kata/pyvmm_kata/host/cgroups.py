@@ -80,16 +80,12 @@ class Cgroup:
         except HostError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
-            self.discard()
+            try:
+                os.rmdir(self.path)
+            except OSError:
+                pass  # it is not ours
             return False
         return True
-
-    def discard(self) -> None:
-        """Remove it if nothing is in it."""
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            pass  # it is not ours
 
     def enter(self, pid: int = 0) -> None:
         """Put a process there, and what it will start.
