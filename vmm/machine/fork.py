@@ -200,6 +200,7 @@ class Shell:
             ram = config.memory
             self.memory = self._owned.add(GuestMemory(ram.size, huge_pages=ram.huge_pages, shared=shared))
             self.core = self._owned.add(new_core(config))
+            self.core.async_pf = like.async_pf
             self.core.make_vcpus(self.memory)
             self.core.make_lines(like)
             self.devices = OpenedAhead(config, self._owned)

@@ -35,6 +35,7 @@ class Core:
     :param cpus: how many vCPUs
     :param host_cpu: they have all that KVM offers, see :class:`~vmm.kvm.cpuid.CpuidTemplate`
     :param cpu: a template that they are of
+    :ivar async_pf: of their processors, see :class:`~vmm.kvm.cpuid.CpuidTemplate`; set before :meth:`make_vcpus`
     :raises ConfigError: more vCPUs than this host's KVM has, or another processor
     :raises HostError: no usable KVM
     """
@@ -51,7 +52,7 @@ class Core:
         self._ready_irqs: dict[int, list[EventFd]] = {}
         self._ready_kicks: dict[tuple[int, int, int], EventFd] = {}
         self._known: set[int] = set()
-        self._async_pf = True
+        self.async_pf = True
         self._make_vm()
 
     def _make_vm(self) -> None:
@@ -86,13 +87,9 @@ class Core:
         self._tasks.append(task)
         return task
 
-    def make_vcpus(self, memory: GuestMemory, *, async_pf: bool = True) -> None:
-        """The vCPUs; and RAM, registered in the background.  :meth:`bind` follows.
-
-        :param async_pf: see :class:`~vmm.kvm.cpuid.CpuidTemplate`
-        """
+    def make_vcpus(self, memory: GuestMemory) -> None:
+        """The vCPUs; and RAM, registered in the background.  :meth:`bind` follows."""
         self._irqchip.join()
-        self._async_pf = async_pf
         # Each memory slot waits for such a grace period too, some milliseconds
         self._mapping = self._task(lambda: self._map_memory(memory), "memory")
         template: CpuidTemplate | None = None
@@ -105,7 +102,7 @@ class Core:
                     self._cpus,
                     tsc_khz=vcpu.tsc_khz(),
                     tsc_deadline=self._tsc_deadline,
-                    async_pf=async_pf,
+                    async_pf=self.async_pf,
                     host=self._host_cpu or self._cpu is not None,
                 )
                 self._template = template
@@ -207,7 +204,7 @@ class Core:
             self.vm.ioeventfd(*kick)
         for number, (gpa, size, host_address, read_only) in self._windows.items():
             self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
-        self.make_vcpus(memory, async_pf=self._async_pf)
+        self.make_vcpus(memory)
         self.bind(bus)
 
     # -- snapshots: no vCPU runs, and the last exit of each is completed -----------------------------------------------

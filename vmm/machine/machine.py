@@ -153,8 +153,9 @@ class Machine(Living):
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
         windows = any(device.regions for device in (*wanted, *devices))
-        if not core.vcpus:
-            core.make_vcpus(self.memory, async_pf=not windows)
+        if shell is None:
+            core.async_pf = not windows
+            core.make_vcpus(self.memory)
         core.bind(platform.native)
         self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
         self.phases.append(("kvm", time.monotonic()))

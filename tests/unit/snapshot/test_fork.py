@@ -19,7 +19,7 @@ from tests import tiny
 from tests.command import descriptors
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, Machine, ShareConfig
+from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, Machine, PmemConfig, ShareConfig
 from vmm.boot import layout
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
@@ -252,6 +252,31 @@ def wait_for_shells(machine: Machine, n: int) -> None:
     while machine.prepared_forks != n:
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+# Whether KVM offers asynchronous page faults, as a digit: mov eax, 0x40000001; cpuid; bit 4
+OFFERED = (
+    b"\xb8\x01\x00\x00\x40\x0f\xa2\xc1\xe8\x04\x24\x01\x04\x30"
+    b"\x66\xba" + layout.COM1.to_bytes(2, "little") + b"\xee"
+)  # fmt: skip
+
+
+@needs_kvm
+def test_a_child_that_is_reset_has_the_processor_of_a_machine_with_windows(
+    tmp_path: Path, consoles: list[Console]
+) -> None:
+    """A guest that waits for a page which its file has lost waits for ever."""
+    (tmp_path / "image").write_bytes(bytes(2 << 20))
+    config = tiny.config(tiny.make(tmp_path, OFFERED, COUNT), console=consoles[0].config)
+    with Machine(replace(config, pmems=(PmemConfig(str(tmp_path / "image"), True),))) as source:
+        source.start()
+        assert consoles[0].read(1) == b"0"
+        source.prepare_forks(1)
+        wait_for_shells(source, 1)
+        with source.fork(console=consoles[1].config)[0] as child:
+            assert count(child, consoles[1]) == 1
+            child.reset()
+            assert consoles[1].read(1) == b"0"
 
 
 @needs_kvm
