@@ -51,7 +51,8 @@ class Core:
         self._windows: dict[int, tuple[int, int, int, bool]] = {}
         self._ready_irqs: dict[int, list[EventFd]] = {}
         self._ready_kicks: dict[tuple[int, int, int], EventFd] = {}
-        self._known: set[int] = set()
+        self._bound: set[int] = set()
+        """Eventfds of kicks that KVM knows already."""
         self.async_pf = True
         self._make_vm()
 
@@ -144,11 +145,10 @@ class Core:
     def irq_line(self, gsi: int) -> EventFd:
         """What raises *gsi*, as an edge.  Owned by this object."""
         ready = self._ready_irqs.get(gsi)
-        irq = ready.pop() if ready else EventFd()
+        made = ready.pop() if ready else None
+        irq = made or EventFd()
         self._irqs.append((irq, gsi))
-        if irq.fd in self._known:
-            self._known.discard(irq.fd)
-        else:
+        if made is None:
             self.vm.irqfd(irq.fd, gsi)
         return irq
 
@@ -159,8 +159,8 @@ class Core:
     def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
         """From now on a guest's write of *value* to MMIO *address* signals the eventfd *fd* inside the kernel."""
         self._kicks.append((fd, address, size, value))
-        if fd in self._known:
-            self._known.discard(fd)
+        if fd in self._bound:
+            self._bound.discard(fd)
         else:
             self.vm.ioeventfd(fd, address, size, value)
 
@@ -171,11 +171,10 @@ class Core:
             irq = EventFd()
             self._ready_irqs.setdefault(gsi, []).append(irq)
             self.vm.irqfd(irq.fd, gsi)
-            self._known.add(irq.fd)
         for _, address, size, value in tuple(like._kicks):
             kick = self._ready_kicks[address, size, value] = EventFd()
             self.vm.ioeventfd(kick.fd, address, size, value)
-            self._known.add(kick.fd)
+            self._bound.add(kick.fd)
 
     def drop_lines(self) -> None:
         """Those that nobody wanted."""
@@ -187,7 +186,7 @@ class Core:
                 self.vm.ioeventfd(kick.fd, address, size, value, assign=False)
             kick.close()
         self._ready_kicks.clear()
-        self._known.clear()
+        self._bound.clear()
 
     def remake(self, bus: Any, memory: GuestMemory) -> None:
         """A new VM with new vCPUs and the same lines, :meth:`make_vcpus` included.  No vCPU runs.
