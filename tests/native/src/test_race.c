@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -280,6 +281,39 @@ static void nothing_is_left_behind(void)
 	CHECK_EQ(count_dir("/proc/self/task"), threads);
 }
 
+static const struct worker_ops *real;
+static bool held;
+
+/* Held between the worker's look at the order to stop and its look at what has completed. */
+static int run_held(struct worker *w)
+{
+	__atomic_store_n(&held, true, __ATOMIC_RELEASE);
+	while (!worker_stopping(w))
+		usleep(1000);
+	usleep(20000);
+	/* It does not look before it sleeps, as on a host with one CPU. */
+	w->poll_max_ns = 0;
+	return real->run(w);
+}
+
+/* The wake-up for it is one of the completions: it is taken with them, and then there is none. */
+static void stop_while_completions_are_taken(void)
+{
+	struct worker_ops ops;
+
+	disk_open(&d);
+	real = d.worker->ops;
+	ops = *real;
+	ops.run = run_held;
+	__atomic_store_n(&d.worker->ops, &ops, __ATOMIC_RELEASE);
+	while (!__atomic_load_n(&held, __ATOMIC_ACQUIRE)) {
+		eventfd_write(d.g.kick_fd, 1);
+		usleep(1000);
+	}
+	worker_stop(d.worker);
+	disk_close(&d);
+}
+
 /* A worker that nobody kicked, and one that is stopped twice. */
 static void stop_idle(void)
 {
@@ -307,7 +341,8 @@ static void offered_before_the_start(void)
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(depth_with_event_idx), T(depth_with_flags), T(depth_direct), T(large_reads), T(two_queues), T(descriptors_change_while_read),
-	T(stop_with_io_in_flight), T(nothing_is_left_behind), T(stop_idle), T(offered_before_the_start), { NULL, NULL },
+	T(stop_with_io_in_flight), T(nothing_is_left_behind), T(stop_idle),
+	T(stop_while_completions_are_taken), T(offered_before_the_start), { NULL, NULL },
 };
 
 int main(int argc, char **argv)
