@@ -276,7 +276,7 @@ class ContainerService:
         channel.send({})
 
     def _do_stats(self, _request: Json, channel: control.Channel) -> None:
-        from pyvmm_kata.oci.figures import to_json
+        from pyvmm_kata.oci.events import to_json
 
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
 
