@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm_kata.config import policy
 from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, eventually, kill_all, leftovers, members
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
@@ -95,6 +96,26 @@ def test_a_life(oci: Oci) -> None:
     eventually(lambda: not os.path.exists(f"/proc/{pid}/root"), "its monitor does not end")
     oci.check("delete", "c1")
     assert leftovers(oci.folder) == []
+
+
+def test_a_policy_holds_in_the_guest(oci: Oci, tmp_path: Path) -> None:
+    """Whoever asks: the agent refuses it, and serves the rest."""
+    rules = "".join(f"default {name}Request := {str(name != 'ExecProcess').lower()}\n" for name in policy.SERVED)
+    (tmp_path / "no-exec.rego").write_text(f"package agent_policy\n{rules}")
+    settings = tmp_path / "kata.toml"
+    settings.write_text(f'{oci.settings.read_text()}policy = "no-exec.rego"\n')
+    with open(tmp_path / "out", "wb") as out:
+        bundle = oci.bundle("trap 'echo served; exit 5' TERM; while :; do sleep 0.1; done")
+        command = oci.command("--config", str(settings), "create", "--bundle", bundle, "c1")
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE, check=True)
+    oci.check("start", "c1")
+    done = oci.run("exec", "c1", "true")
+    assert done.returncode and f"ExecProcessRequest is blocked by the policy {tmp_path}/no-exec.rego" in done.stderr
+    assert json.loads(oci.check("events", "--stats", "c1"))["data"]["pids"]["current"] > 0
+    oci.check("kill", "c1", "TERM")
+    eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
+    assert (tmp_path / "out").read_text() == "served\n"
+    oci.check("delete", "c1")
 
 
 def test_debugging_tells_what_the_machine_and_its_guest_did(oci: Oci, tmp_path: Path) -> None:

@@ -128,6 +128,9 @@ class FakeAgent:
     def do_CreateSandbox(self, request: Any, _call: ttrpc.Call) -> None:
         pass
 
+    def do_SetPolicy(self, request: Any, _call: ttrpc.Call) -> None:
+        pass
+
     def do_DestroySandbox(self, _request: Any, _call: ttrpc.Call) -> None:
         for process in self.processes.values():
             process.kill(signal.SIGKILL, everything=True)

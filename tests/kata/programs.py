@@ -14,7 +14,7 @@ SRC = HERE / "src"
 BUILD = HERE.parents[1] / "build" / "tests-kata"
 # Relative: each test has a directory of its own.
 PLACES = ('-DAGENT_DIR="agent"', '-DCGROUP_DIR="cgroup"', '-DCRUN="./crun"', '-DPROC_SYS="sysctl"')
-PARSER = ("call.c", "json.c", "loop.c", "oci.c", "oci_linux.c", "oci_guest.c", "ttrpc.c", "util.c")
+PARSER = ("call.c", "json.c", "loop.c", "oci.c", "oci_linux.c", "oci_guest.c", "policy.c", "ttrpc.c", "util.c")
 
 
 def _program(name: str, sanitizer: str, parts: list[Path], places: tuple[str, ...] = PLACES) -> Path:

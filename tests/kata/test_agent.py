@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import protobuf
+from pyvmm_kata.config import policy
 from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.ttrpc import MAX_DATA, Client, RpcError
@@ -541,3 +542,44 @@ def test_more_calls_than_it_takes(agent: Agent) -> None:
         agent.request(2 * number + 1, "GetOOMEvent")
     refused = [agent.answer() for _ in range(1100 - 1024)]
     assert {code for _, code, _ in refused} == {RESOURCE_EXHAUSTED}
+
+
+def test_a_policy_says_what_is_served_and_does_not_change(agent: Agent) -> None:
+    rules = [f"default {name}Request := true" for name in policy.SERVED if name not in ("CopyFile", "ReadStream")]
+    text = "package agent_policy\r\n\n# no rule at all for two of them\n" + "\n".join(rules)
+    for bad, words in (
+        ("default X = 1", "line 1: no rule like"),
+        ("\n\ndefault X := true\tX := true", "line 3: no rule like"),
+        ("default X := true\ndefault X := true", "line 2: a second rule"),
+        ("\n" * 1000 + "default X := true", "line 1001: too many lines"),
+    ):
+        with pytest.raises(RpcError, match=f"policy /a: {words}"):
+            agent.call("SetPolicy", name="/a", policy=bad)
+    text = text.replace("ExecProcessRequest := true", "ExecProcessRequest := false # never")
+    agent.call("SetPolicy", name="/b", policy=text.replace("StorageRequest := true", "StorageRequest := false"))
+    with pytest.raises(RpcError, match="the policy /b cannot be changed"):
+        agent.call("SetPolicy", name="/c", policy=text.replace("false", "true"))
+    agent.call("CreateSandbox", sandbox_id="s1")
+    agent.run("c1", "sh", "-c", "read word; exit 3")
+    refused: dict[str, dict[str, Any]] = {
+        "ExecProcess": {"container_id": "c1", "exec_id": "x", "process": {"Args": ["true"], "Cwd": "/"}},
+        "ReadStdout": {"container_id": "c1", "len": 10},
+        "CopyFile": {"path": "/run/kata-containers/file", "file_size": 1, "file_mode": 0o100644, "data": b"x"},
+    }
+    for method, fields in refused.items():
+        request = protobuf.methods(AGENT)[method][0].DESCRIPTOR.name
+        with pytest.raises(RpcError, match=f"^{request} is blocked by the policy /b") as error:
+            agent.call(method, **fields)
+        assert error.value.code == "PERMISSION_DENIED"
+    with pytest.raises(RpcError, match="StorageRequest is blocked by the policy /b"):
+        agent.create("c2", "true", storages=[{"driver": "local", "mount_point": "/run/kata-containers/x"}])
+    agent.call("WriteStdin", container_id="c1", data=b"word\n")
+    assert agent.wait("c1") == 3
+    agent.call("RemoveContainer", container_id="c1")
+
+
+def test_a_policy_comes_before_the_sandbox(pod: Agent) -> None:
+    with pytest.raises(RpcError, match="a policy comes before the sandbox"):
+        pod.call("SetPolicy", policy="default ExecProcessRequest := false")
+    pod.run("c1", "true")
+    assert pod.wait("c1") == 0

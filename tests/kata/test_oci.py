@@ -36,6 +36,15 @@ def test_run_is_as_the_program_is(runtime: Runtime) -> None:
     assert os.listdir(runtime.root) == []
 
 
+def test_a_bad_policy_is_one_line_and_nothing_is_made(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text("default ExecProcessRequest := sometimes\n")
+    (tmp_path / "kata.toml").write_text('policy = "policy"\n')
+    done = runtime.run("--config", str(tmp_path / "kata.toml"), "run", "--bundle", runtime.bundle("true"), "c1")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"policy {tmp_path}/policy, line 1: 'default ExecProcessRequest := sometimes' is no rule" in done.stderr
+    assert not runtime.root.exists()
+
+
 def test_whoever_reads_late_gets_all(runtime: Runtime) -> None:
     """What is written when the program ends fills two pipes, the guest's and this one."""
     command = runtime.command("run", "--bundle", runtime.bundle("head -c 120000 /dev/zero; exit 6"), "one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.config import settings
+from pyvmm_kata import protobuf
+from pyvmm_kata.config import policy, settings
 from pyvmm_kata.config.checks import check_id, check_spec
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.cgroups import place
@@ -143,7 +145,7 @@ def test_no_annotation_is_taken_that_the_administrator_does_not_name(name: str) 
     for chosen in (settings.Settings(), settings.Settings(annotations=others)):
         assert chosen.with_annotations({"io.kubernetes.cri.container-type": "sandbox"}) == chosen
         with pytest.raises(ConfigError, match=f"{name} is not for containers") as caught:
-            chosen.with_annotations({settings.PREFIX + name: "1"})
+            chosen.with_annotations({settings.annotation(name): "1"})
         assert name in caught.value.hint
 
 
@@ -167,6 +169,7 @@ def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
         ("annotations = ['kernel', 'firmware']", "no list of kernel, image"),
         ("annotations = 1", "no list of"),
         ("max_memory = 'all'", "is no size"),
+        ("policy = true", "of the wrong kind"),
         ("= 3", "Invalid"),
     ],
 )
@@ -188,6 +191,67 @@ def test_a_settings_file(tmp_path: Path) -> None:
     assert settings.load(str(path)).annotations == settings.ANNOTATIONS
     with pytest.raises(ConfigError, match="No such file"):
         settings.load(str(tmp_path / "none"))
+
+
+ALLOWED = "package agent_policy\n\n" + "".join(f"default {name}Request := true\n" for name in policy.SERVED)
+
+
+def test_a_policy_is_that_of_the_file_or_of_an_annotation(tmp_path: Path) -> None:
+    (tmp_path / "all.rego").write_text(ALLOWED)
+    (tmp_path / "kata.toml").write_text('policy = "all.rego"\nannotations = ["policy"]\n')
+    chosen = settings.load(str(tmp_path / "kata.toml"))
+    assert chosen.policy == (f"{tmp_path}/all.rego", ALLOWED)
+    # The samples of Kata's that have constants only
+    other = (
+        "import future.keywords.in\n" + ALLOWED.replace(" := ", " = ") + "default PullImageRequest := false # none\n"
+    )
+    asked = {settings.POLICY: base64.b64encode(other.encode()).decode()}
+    assert chosen.with_annotations(asked).policy == (f"of the annotation {settings.POLICY}", other)
+    (tmp_path / "kata.toml").write_text('policy = ""\n')
+    assert settings.load(str(tmp_path / "kata.toml")).policy is None
+    requests = {request.DESCRIPTOR.name for request, _ in protobuf.methods("grpc.AgentService").values()}
+    assert {f"{name}Request" for name in policy.SERVED} == {*requests, "StorageRequest"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("default ExecProcessRequest := maybe", "line 1: 'default ExecProcessRequest := maybe' is no rule"),
+        ("ExecProcessRequest if {", "line 1: .* is no rule"),
+        ("default ExecProcessRequest := true := false", "is no rule"),
+        ("\ndefault ExecRequest := true", "line 2: there is no request ExecRequest"),
+        ("default ExecProcess := true", "there is no request ExecProcess"),
+        ("default PullImageRequest := true\n" * 2, "line 2: a second rule for PullImageRequest"),
+        ("default ExecProcessRequest := true", "CreateSandboxRequest is not allowed, and so no container runs"),
+        (
+            ALLOWED.replace("RemoveContainerRequest := true", "RemoveContainerRequest := false"),
+            "RemoveContainerRequest is",
+        ),
+        ("", "is not allowed"),
+        ("default \u00e4Request := true", "no text of ASCII"),
+        ("\0", "no text of ASCII"),
+        ("#" * 70_000, "more than 64 KiB"),
+        ("\n" * 1000, "or 1000 lines"),
+    ],
+)
+def test_what_is_no_policy(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.rego"
+    path.write_text(text)
+    (tmp_path / "kata.toml").write_text(f'policy = "{path}"\n')
+    with pytest.raises(ConfigError, match=f"policy {path}.*{words}") as error:
+        settings.load(str(tmp_path / "kata.toml"))
+    assert "\n" not in str(error.value)
+    asked = {settings.POLICY: base64.b64encode(text.encode()).decode()}
+    with pytest.raises(ConfigError, match=f"annotation {settings.POLICY}.*{words}"):
+        settings.Settings(annotations=("policy",)).with_annotations(asked)
+
+
+def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "kata.toml").write_text('policy = "none.rego"\n')
+    with pytest.raises(ConfigError, match=f"policy {tmp_path}/none.rego: No such file"):
+        settings.load(str(tmp_path / "kata.toml"))
+    with pytest.raises(ConfigError, match="no base64"):
+        settings.Settings(annotations=("policy",)).with_annotations({settings.POLICY: "default"})
 
 
 @pytest.mark.parametrize(

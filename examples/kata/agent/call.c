@@ -13,6 +13,7 @@
 
 #define CALLS_MAX 1024
 #define NAME_MAX_LENGTH 128
+#define BLOCKED "%s is blocked by the policy %s"
 
 /* A Request of ttrpc's, decoded by hand: its payload stays where it is. */
 struct envelope {
@@ -179,6 +180,11 @@ void call_fail(struct call *call, enum status_code code, const char *format, ...
 	call_free(call);
 }
 
+void call_refuse(struct call *call, const char *request, const char *policy)
+{
+	call_fail(call, STATUS_PERMISSION_DENIED, BLOCKED, request, policy);
+}
+
 enum status_code status_of(int error)
 {
 	switch (-error) {
@@ -265,6 +271,7 @@ void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t 
 {
 	struct envelope envelope;
 	const struct method *method;
+	const char *refuser;
 	struct call *call;
 	pb_istream_t in;
 
@@ -278,6 +285,14 @@ void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t 
 
 		snprintf(text, sizeof(text), "no method /%s/%s", envelope.service, envelope.method);
 		conn_send_failure(conn, stream, STATUS_UNIMPLEMENTED, text);
+		return;
+	}
+	refuser = method->type ? sandbox_refuses(method->type, false) : NULL;
+	if (refuser) {
+		char text[POLICY_NAME_MAX + NAME_MAX_LENGTH];
+
+		snprintf(text, sizeof(text), BLOCKED, method->type, refuser);
+		conn_send_failure(conn, stream, STATUS_PERMISSION_DENIED, text);
 		return;
 	}
 	if (conn->call_count >= CALLS_MAX) {
@@ -312,17 +327,19 @@ void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t 
 /* ---- rpc ---- */
 
 #define AGENT(name, type, handler) \
-	{ "grpc.AgentService", name, grpc_##type##_fields, sizeof(grpc_##type), NO_DATA, handler }
+	{ "grpc.AgentService", name, #type, grpc_##type##_fields, sizeof(grpc_##type), NO_DATA, handler }
 #define AGENT_DATA(name, type, handler) \
-	{ "grpc.AgentService", name, grpc_##type##_fields, sizeof(grpc_##type), offsetof(grpc_##type, data), handler }
+	{ "grpc.AgentService", name, #type, grpc_##type##_fields, sizeof(grpc_##type), offsetof(grpc_##type, data), \
+	  handler }
 #define HEALTH(name, handler) \
-	{ "grpc.Health", name, grpc_CheckRequest_fields, sizeof(grpc_CheckRequest), NO_DATA, handler }
+	{ "grpc.Health", name, NULL, grpc_CheckRequest_fields, sizeof(grpc_CheckRequest), NO_DATA, handler }
 
 static const struct method methods[] = {
 	HEALTH("Check", rpc_check),
 	HEALTH("Version", rpc_version),
 	AGENT("CreateSandbox", CreateSandboxRequest, rpc_create_sandbox),
 	AGENT("DestroySandbox", DestroySandboxRequest, rpc_destroy_sandbox),
+	AGENT("SetPolicy", SetPolicyRequest, rpc_set_policy),
 	AGENT("CreateContainer", CreateContainerRequest, rpc_create_container),
 	AGENT("StartContainer", StartContainerRequest, rpc_start_container),
 	AGENT("RemoveContainer", RemoveContainerRequest, rpc_remove_container),

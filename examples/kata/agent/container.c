@@ -328,12 +328,17 @@ static int container_create(struct container *container, struct call *call, char
 void rpc_create_container(struct call *call)
 {
 	grpc_CreateContainerRequest *request = call->request;
+	const char *refuser = request->storages_count ? sandbox_refuses("StorageRequest", true) : NULL;
 	struct container *container;
 	char what[256] = "";
 	int error;
 
 	if (!sandbox_is_there()) {
 		call_fail(call, STATUS_FAILED_PRECONDITION, "CreateSandbox comes first");
+		return;
+	}
+	if (refuser) {
+		call_refuse(call, "StorageRequest", refuser);
 		return;
 	}
 	if (!id_is_valid(request->container_id)) {

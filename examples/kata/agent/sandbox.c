@@ -26,6 +26,8 @@ static struct {
 	bool there;
 	char *hostname;
 	char *pid_namespace;
+	char *policy_name; /* NULL: there is no policy, and every request is served */
+	struct policy policy;
 	struct timer end;
 } sandbox;
 
@@ -56,6 +58,40 @@ void rpc_version(struct call *call)
 	grpc_VersionCheckResponse answer = { .grpc_version = GRPC_VERSION, .agent_version = AGENT_VERSION };
 
 	call_reply(call, grpc_VersionCheckResponse_fields, &answer);
+}
+
+const char *sandbox_refuses(const char *request, bool otherwise)
+{
+	return !sandbox.policy_name || policy_allows(&sandbox.policy, request, otherwise) ? NULL : sandbox.policy_name;
+}
+
+/* Once, and before there is anything that it could forbid. */
+void rpc_set_policy(struct call *call)
+{
+	grpc_SetPolicyRequest *request = call->request;
+	const char *name = text_of(request->name)[0] ? request->name : "of the sandbox";
+	struct policy policy = { 0 };
+	const char *wrong;
+	unsigned int line;
+
+	if (sandbox.policy_name) {
+		call_fail(call, STATUS_PERMISSION_DENIED, "the policy %s cannot be changed", sandbox.policy_name);
+		return;
+	}
+	if (sandbox.there) {
+		call_fail(call, STATUS_FAILED_PRECONDITION, "a policy comes before the sandbox");
+		return;
+	}
+	wrong = policy_read(&policy, text_of(request->policy), &line);
+	if (wrong) {
+		policy_deinit(&policy);
+		call_fail(call, STATUS_INVALID_ARGUMENT, "policy %.*s: line %u: %s", POLICY_NAME_MAX - 1, name, line,
+			  wrong);
+		return;
+	}
+	sandbox.policy = policy;
+	sandbox.policy_name = xasprintf("%.*s", POLICY_NAME_MAX - 1, name);
+	call_done(call);
 }
 
 /* Process 1 of the shared pid namespace: it does nothing, and the kernel reaps for it. */

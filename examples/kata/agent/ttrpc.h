@@ -25,6 +25,7 @@ enum status_code {
 	STATUS_DEADLINE_EXCEEDED = 4,
 	STATUS_NOT_FOUND = 5,
 	STATUS_ALREADY_EXISTS = 6,
+	STATUS_PERMISSION_DENIED = 7,
 	STATUS_RESOURCE_EXHAUSTED = 8,
 	STATUS_FAILED_PRECONDITION = 9,
 	STATUS_OUT_OF_RANGE = 11,
@@ -39,6 +40,7 @@ struct call;
 struct method {
 	const char *service;
 	const char *name;
+	const char *type; /* of the request, by which a policy names it; NULL: it is always served */
 	const pb_msgdesc_t *fields; /* of the request */
 	size_t size;
 	size_t data; /* where the request has a field `data`, which goes to call->data; or NO_DATA */
@@ -76,6 +78,8 @@ void call_done(struct call *call);
 /* Answer with a message that is one field of bytes, number 1. */
 void call_reply_bytes(struct call *call, const void *data, size_t size);
 void call_fail(struct call *call, enum status_code code, const char *format, ...) __printf(3, 4);
+/* Answer that the policy of that name refuses it. */
+void call_refuse(struct call *call, const char *request, const char *policy);
 /* The code that says what -errno means. */
 enum status_code status_of(int error);
 
@@ -125,6 +129,25 @@ void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t 
 /* The connection ends: parked calls go, the others run on without anybody to answer. */
 void calls_end(struct conn *conn);
 
+/* ---- policy.c, sandbox.c ---- */
+
+#define POLICY_LINES 1000
+#define POLICY_NAME_MAX 512
+
+/* Zeros are one that names no request. */
+struct policy {
+	struct rule *rules;
+};
+
+/* Add the rules of a text: NULL, or what is wrong with which line. */
+const char *policy_read(struct policy *policy, const char *text, unsigned int *line);
+void policy_deinit(struct policy *policy);
+/* Whether its rule allows a request; `otherwise` where it has none. */
+bool policy_allows(const struct policy *policy, const char *request, bool otherwise);
+
+/* The name of the sandbox's policy where that refuses a request, NULL: it does not, or there is none. */
+const char *sandbox_refuses(const char *request, bool otherwise);
+
 /* ---- the methods, in the files of their subjects ---- */
 
 /* The methods: each takes a call whose request has the type that its name says, and sees to its answer. */
@@ -136,6 +159,7 @@ void rpc_version(struct call *call);
 
 void rpc_create_sandbox(struct call *call);
 void rpc_destroy_sandbox(struct call *call);
+void rpc_set_policy(struct call *call);
 
 void rpc_create_container(struct call *call);
 void rpc_start_container(struct call *call);

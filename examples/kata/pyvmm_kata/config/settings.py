@@ -8,12 +8,14 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
     template = "off"            # "auto": machines are clones of one that has booted, where they can be
+    policy = ""                 # a file that says which requests the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
-                                # "kernel", "image", "template"; or true: all of it
+                                # "kernel", "image", "template", "policy"; or true: all of it
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
 
 The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
-image that they name must be in the folder of the one named here.
+image that they name must be in the folder of the one named here.  The policy of an annotation is base64, and takes the
+place of the file's (:mod:`pyvmm_kata.config.policy`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.config.policy import Policy
 
 FILE = "/etc/pyvmm/kata.toml"
 VARIABLE = "PYVMM_KATA_CONFIG"
@@ -37,7 +40,8 @@ GUEST_OVERHEAD = 96 * MIB
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
 TEMPLATES = ("auto", "off")
-ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template")
+ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template", "policy")
+POLICY = "io.katacontainers.config.agent.policy"
 
 
 class Settings(NamedTuple):
@@ -51,6 +55,7 @@ class Settings(NamedTuple):
     annotations: tuple[str, ...] = ()
     max_memory: int = 0
     template: str = "off"
+    policy: Policy | None = None
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
@@ -58,13 +63,18 @@ class Settings(NamedTuple):
         :raises ConfigError: one of them is invalid, or containers may not set it
         """
         for name in ANNOTATIONS:
-            if PREFIX + name in annotations and name not in self.annotations:
+            full = annotation(name)
+            if full in annotations and name not in self.annotations:
                 raise ConfigError(
-                    f"annotation {PREFIX}{name} is not for containers to say",
+                    f"annotation {full} is not for containers to say",
                     code="oci-annotation",
                     hint=f'annotations = ["{name}"] in {FILE} lets them, and with it whoever may make a container',
                 )
-        values: dict[str, str | int] = {}
+        values: dict[str, str | int | Policy] = {}
+        if POLICY in annotations:
+            from pyvmm_kata.config import policy
+
+            values["policy"] = policy.decode(annotations[POLICY], POLICY)
         for name in ("kernel", "image"):
             if PREFIX + name in annotations:
                 values[name] = _beside(annotations[PREFIX + name], getattr(self, name), PREFIX + name)
@@ -76,7 +86,7 @@ class Settings(NamedTuple):
             if PREFIX + name in annotations:
                 values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
         most = self.max_memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if int(values.get("memory", 0)) > most:
+        if values.get("memory", 0) > most:  # type: ignore[operator]
             raise ConfigError(
                 f"annotation {PREFIX}default_memory: {values['memory']} bytes are more than {most}",
                 code="oci-annotation",
@@ -92,6 +102,11 @@ class Settings(NamedTuple):
         quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
         vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
         return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+
+
+def annotation(name: str) -> str:
+    """The whole name of one of :data:`ANNOTATIONS`."""
+    return POLICY if name == "policy" else PREFIX + name
 
 
 def _beside(path: str, own: str, what: str) -> str:
@@ -146,6 +161,12 @@ def _check(values: Json, path: str) -> Settings:
             values[key] = size_of(value, f"{path}: memory =")
         elif key == "annotations":
             values[key] = _names(value, path)
+        elif key == "policy" and isinstance(value, str):
+            values[key] = None
+            if value:
+                from pyvmm_kata.config import policy
+
+                values[key] = policy.read(os.path.join(os.path.dirname(path), value))
         elif type(value) is not type(getattr(defaults, key)):
             raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
     made = defaults._replace(**values)

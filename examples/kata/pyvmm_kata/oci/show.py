@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import state as states
-from pyvmm_kata.config.settings import PREFIX
+from pyvmm_kata.config.settings import POLICY, PREFIX
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.hooks import GUEST_KINDS, HOST_KINDS
 from pyvmm_kata.oci import control
@@ -111,5 +111,5 @@ def _features() -> dict[str, object]:
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": False}},
         },
-        "potentiallyUnsafeConfigAnnotations": [PREFIX],
+        "potentiallyUnsafeConfigAnnotations": [PREFIX, POLICY],
     }

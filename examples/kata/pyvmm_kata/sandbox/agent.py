@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.sandbox.guest_config import GuestConfig
 
 AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
@@ -107,6 +108,10 @@ class AgentClient:
             storages=[_storage(storage) for storage in storages],
             sandbox_pidns=shared_pids,
         )
+
+    def set_policy(self, policy: Policy) -> None:
+        """Before :meth:`create_sandbox`: which requests it serves from now on."""
+        self._do("SetPolicy", policy=policy.text, name=policy.name)
 
     def destroy_sandbox(self, timeout: float = CALL_S) -> None:
         """The last call: the agent unmounts file systems, which writes back what is dirty, and powers off."""

@@ -23,6 +23,7 @@ from pyvmm_kata.sandbox.guest_spec import place, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.host.face import Shown
     from pyvmm_kata.host.network import Network
     from pyvmm_kata.sandbox.bundle import Bundle
@@ -61,6 +62,7 @@ class SandboxConfig(NamedTuple):
     :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
         one, if any: what makes other machines has to be started there
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
+    :ivar policy: which requests the agent serves; None: all
     """
 
     sandbox_id: str
@@ -78,6 +80,7 @@ class SandboxConfig(NamedTuple):
     more_disks: bool = False
     seal: Callable[[templates.Kind | None], None] | None = None
     template: bool = False
+    policy: Policy | None = None
 
 
 class SandboxEvent(NamedTuple):
@@ -154,6 +157,8 @@ class Sandbox:
             timeline.note("machine")
             self._agent = self._connect(self._vm)
             timeline.note("connected")
+            if self.config.policy is not None:
+                self._agent.set_policy(self.config.policy)
             self._agent.create_sandbox(
                 self.config.sandbox_id,
                 self.config.hostname,
