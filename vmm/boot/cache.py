@@ -1,7 +1,7 @@
 """A cache of what was parsed of kernels: importing pyelftools costs more than the rest of a start.
 
 One small file for each kernel file, named after its device and inode, in ``$XDG_CACHE_HOME/pyvmm/kernels`` (or below
-``~/.cache``).  An entry counts only when it is ours and the kernel's path, device, inode, size and both times are the
+``~/.cache``), the newest of them.  An entry counts only when it is ours and the kernel's path, device, inode, size and both times are the
 ones in it.  What it says is checked as if it had just been parsed.  Nothing that goes wrong here is an error: the
 kernel is parsed instead.
 
@@ -35,6 +35,8 @@ _PRIME = (1 << 61) - 1
 SETTLED_NS = 50_000_000
 """A file changed less than this long ago is not cached: a second change could leave its times as they are."""
 _SECOND = 1_000_000_000
+KEPT = 64
+"""Entries, the last kernel that was new included."""
 
 
 def folder() -> str | None:
@@ -147,6 +149,7 @@ def store(image: KernelImage, real: bytes) -> None:
             posix.close(fd)
         if written == len(data):
             posix.replace(temporary, target)
+            _drop_oldest(where)
             return
     except (OSError, ValueError):
         pass
@@ -154,3 +157,11 @@ def store(image: KernelImage, real: bytes) -> None:
         posix.unlink(temporary)
     except (OSError, ValueError):
         pass
+
+
+def _drop_oldest(where: str) -> None:
+    """Kernels that are built again and again leave an entry each: keep the :data:`KEPT` newest."""
+    with posix.scandir(where) as entries:
+        found = sorted([(entry.stat(follow_symlinks=False).st_mtime_ns, entry.path) for entry in entries])
+    for _, path in found[:-KEPT]:
+        posix.unlink(path)

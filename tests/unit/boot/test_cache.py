@@ -183,6 +183,19 @@ def test_folder_is_private_and_nothing_else_is_left(vmlinux: Path, cache_home: P
     assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_newest_entries_are_kept(vmlinux: Path, cache_home: Path) -> None:
+    folder = cache_home / "pyvmm" / "kernels"
+    folder.mkdir(parents=True, mode=0o700)
+    for number in range(100):
+        old = folder / f"fe00-{number:x}"
+        old.write_bytes(b"")
+        os.utime(old, (1000 + number, 1000 + number))
+    first = loader.find_kernel(str(vmlinux))
+    assert lookup(vmlinux) == first
+    assert sum(file.name == f"fe00-{number:x}" for number in range(37, 100) for file in folder.iterdir()) == 63
+    assert len(list(folder.iterdir())) == cache.KEPT == 64
+
+
 def test_home_is_used_without_xdg(vmlinux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
