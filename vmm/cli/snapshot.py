@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from vmm.cli.options import Option
 from vmm.cli.options import parser as make_parser
@@ -29,6 +30,7 @@ OPTIONS = (
     ),
     Option("--stop", "", "end the machine when it is saved"),
 )
+_SECONDS = 2.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,10 +41,27 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+class Progress:
+    """Called with how many bytes of how many are done; says so on standard error once that has taken two seconds.
+
+    :param what: what is done to them, as ``saved``
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._next = time.monotonic() + _SECONDS
+
+    def __call__(self, done: int, size: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _SECONDS
+            sys.stderr.write(f"pyvmm: {done >> 20} of {size >> 20} MiB {self._what}\n")
+            sys.stderr.flush()
+
+
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     values = parser().parse_args(argv)
-    from vmm.cli.progress import Progress
     from vmm.control.client import ask
 
     base = None if values.diff is None else os.path.abspath(values.diff)
