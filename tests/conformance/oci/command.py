@@ -47,7 +47,7 @@ SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
     third=True,
 )
 def command_exec(box: Box) -> Observation:
-    count = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.05; done &"
+    count = "i=0; while :; do i=$((i+1)); echo $i >>/tmp/count; sleep 0.05; done &"
     changes = {"process.env": [PATH, "B=of the container"], "process.cwd": "/var"}
     box.start(f"{count} {SLEEP}", changes)
     name = box.id()
