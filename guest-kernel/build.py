@@ -37,9 +37,12 @@ TOOLS = {
     "flex": "flex",
     "bison": "bison",
     "bc": "bc",
+    "patch": "patch",
     "tar": "tar",
     "xz": "xz-utils",
 }
+# Faults of the kernel that nothing but the kernel can mend. A tree of the user's own stays as it is.
+PATCHES = ("virtiofs.patch",)
 # How many lines of make's output a build has, for "n of about m"; nothing depends on it.
 STEPS = 2120
 REPORT_SECONDS = 5.0
@@ -94,7 +97,18 @@ class Source:
         recipe.run([*command, "--anchored", "--wildcards", *excluded])
         if not (tree / "Kconfig").exists():
             raise RecipeError(f"{tarball} does not hold a kernel source tree")
+        for name in PATCHES:
+            apply_patch(tree, HERE / name, progress)
         return tree
+
+
+def apply_patch(tree: Path, patch: Path, progress: Progress) -> None:
+    """Apply `patch` to the source in `tree`; where it does not fit, say so and leave all of `tree` as it is."""
+    command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)]
+    if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode:
+        progress.say(f"{patch.name} does not fit this source, which may be of another version or have it: left out")
+    else:
+        recipe.run(command)
 
 
 def _top_folder(tarball: Path) -> str:
@@ -276,6 +290,8 @@ def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progr
 def kernel_entry(options: dict[str, str], source: Source) -> Path:
     """Where the cache has the kernel that these options and this source make."""
     parts = {"options": kconfig.render(options), "source": source.identity, "revision": REVISION}
+    if source.path is None or not source.path.is_dir():
+        parts |= {name: recipe.file_digest(HERE / name) for name in PATCHES}
     return recipe.cache_root() / "kernel" / recipe.digest(parts)
 
 

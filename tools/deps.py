@@ -49,6 +49,7 @@ NEEDS = (
     Need("kernel", "flex", "flex", "guest kernel's configuration"),
     Need("kernel", "bison", "bison", "guest kernel's configuration"),
     Need("kernel", "bc", "bc", "guest kernel's time constants"),
+    Need("kernel", "patch", "patch", "guest kernel's patch"),
     Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
     Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
     Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),

@@ -159,6 +159,32 @@ def test_the_mount_gives_eio_after_the_death_of_its_server(boot: Boot, tmp_path:
     assert guest.power_off().kind == "poweroff"
 
 
+def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> None:
+    """A file system of the host below the share is one of its own in the guest, which ends with the last mount of it."""
+    if os.getuid() != 0:
+        pytest.skip("only root mounts")
+    inner = shared / "inner"
+    inner.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "inner", inner], check=True)
+    try:
+        (inner / "first").write_text("x")
+        (inner / "file").write_bytes(os.urandom(1 << 20))
+        guest = boot(shares=[ShareConfig(str(shared), isolation="process", locks="guest")])
+        guest.check("mount -t virtiofs share /mnt; mkfifo /tmp/go")
+        last = "read x </tmp/go; dd bs=4k count=1 <&3 >/dev/null & sleep 2; kill -9 $!; wait; echo >/tmp/left"
+        inside = f"cat /mnt/inner/first; exec 3</mnt/inner/file; echo >/tmp/ready; {last}"
+        guest.check(f"(unshare -m sh -c '{inside}'; echo >/tmp/ended) >/dev/null 2>&1 & until [ -e /tmp/ready ]; do :; done")
+        # the server stands still, so the answer to what is read comes when nobody waits for it
+        os.kill(server(guest), signal.SIGSTOP)
+        guest.check("echo >/tmp/go; until [ -e /tmp/left ]; do sleep 1; done; sleep 2")
+        os.kill(server(guest), signal.SIGCONT)
+        guest.check("until [ -e /tmp/ended ]; do sleep 1; done; cat /mnt/inner/file >/dev/null")
+        assert "Busy inodes" not in guest.check("dmesg")
+        assert guest.power_off().kind == "poweroff"
+    finally:
+        subprocess.run(["umount", inner], check=True)
+
+
 def test_many_files_by_two_cpus(boot: Boot, tmp_path: Path) -> None:
     """Many files at once, by two CPUs."""
     share = tmp_path / "share"
