@@ -160,7 +160,7 @@ def test_the_mount_gives_eio_after_the_death_of_its_server(boot: Boot, tmp_path:
 
 
 def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> None:
-    """A file system of the host below the share is one of its own in the guest, which ends with the last mount of it."""
+    """A file system of the host below the share is one of its own in the guest: it ends with the last mount of it."""
     if os.getuid() != 0:
         pytest.skip("only root mounts")
     inner = shared / "inner"
@@ -173,7 +173,8 @@ def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> No
         guest.check("mount -t virtiofs share /mnt; mkfifo /tmp/go")
         last = "read x </tmp/go; dd bs=4k count=1 <&3 >/dev/null & sleep 2; kill -9 $!; wait; echo >/tmp/left"
         inside = f"cat /mnt/inner/first; exec 3</mnt/inner/file; echo >/tmp/ready; {last}"
-        guest.check(f"(unshare -m sh -c '{inside}'; echo >/tmp/ended) >/dev/null 2>&1 & until [ -e /tmp/ready ]; do :; done")
+        away = f"(unshare -m sh -c '{inside}'; echo >/tmp/ended) >/dev/null 2>&1"
+        guest.check(f"{away} & until [ -e /tmp/ready ]; do :; done")
         # the server stands still, so the answer to what is read comes when nobody waits for it
         os.kill(server(guest), signal.SIGSTOP)
         guest.check("echo >/tmp/go; until [ -e /tmp/left ]; do sleep 1; done; sleep 2")

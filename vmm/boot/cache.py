@@ -1,9 +1,9 @@
 """A cache of what was parsed of kernels: importing pyelftools costs more than the rest of a start.
 
 One small file for each kernel file, named after its device and inode, in ``$XDG_CACHE_HOME/pyvmm/kernels`` (or below
-``~/.cache``), the newest of them.  An entry counts only when it is ours and the kernel's path, device, inode, size and both times are the
-ones in it.  What it says is checked as if it had just been parsed.  Nothing that goes wrong here is an error: the
-kernel is parsed instead.
+``~/.cache``), the newest of them.  An entry counts only when it is ours and the kernel's path, device, inode, size and
+both times are the ones in it.  What it says is checked as if it had just been parsed.  Nothing that goes wrong here is
+an error: the kernel is parsed instead.
 
 Layout, little-endian::
 
