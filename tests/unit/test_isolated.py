@@ -42,7 +42,7 @@ PATIENCE = 60.0
 
 def config(kernel: str, console: tiny.Console | None = None, **more: Any) -> MachineConfig:
     base = tiny.config(kernel, console=None if console is None else console.config)
-    return replace(base, isolation="process", **more)
+    return replace(base, **{"isolation": "process", **more})
 
 
 @pytest.fixture
@@ -65,12 +65,13 @@ def opened() -> set[str]:
     return {f"{name} {link}" for name, link in links_of().items()}
 
 
-def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console) -> None:
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolation: str) -> None:
     before, files = children(), opened()
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
-    machine: Any = Machine(config(kernel, console, disks=(DiskConfig(str(disk)),)))
+    machine: Any = Machine(config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation))
     with machine:
         events = machine.events()
         assert machine.state == "made" and machine.end is None
@@ -80,7 +81,12 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console) -> Non
         assert not [link for link in opened() - files if "kvm" in link or "disk" in link]
         status = Path(f"/proc/{machine.pid}/status").read_text()
         assert "CapEff:\t0000000000000000" in status and "Seccomp:\t2" in status
+        own = {link.partition(" ")[2] for link in files} & {*links_of(machine.pid).values()}
+        given = {os.readlink(f"/proc/self/fd/{fd}") for fd in (2, console.config.fd)}
+        assert own <= {"/dev/null", *given}, "nothing else that this process has open"
         assert [device.name for device in machine.devices][-1] == "rng"
+        names = [name for name, _ in machine.phases_within()]
+        assert names[0] == "made" and names[-1] == "first-run"
         machine.pause()
         assert machine.state == "paused"
         with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):
@@ -183,8 +189,8 @@ def test_what_it_does_not_have_says_so(tmp_path: Path) -> None:
         for name in ELSEWHERE:
             with pytest.raises(ConfigError, match=rf"{name} cannot be had .* process of its own"):
                 getattr(machine, name)
-        with pytest.raises(ConfigError, match="before the guest's first instruction"):
-            machine.start(lambda: None)
+        with pytest.raises(ConfigError, match="a terminal's keys"):
+            machine.start(terminal=True)
         with Machine(replace(machine.config, isolation="thread")) as usual:
             names = {name for name in (*vars(usual), *dir(type(usual))) if not name.startswith("_")}
     has = {name for name in (*vars(machine), *dir(type(machine))) if not name.startswith("_")}
@@ -249,14 +255,14 @@ def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None
         assert end is not None and (end.kind, end.detail) == ("stopped", "snapshot")
     assert read_manifest(warm).config["isolation"] == "thread", "where it runs is nothing of the guest's"
     for folder in (warm, str(tmp_path / "diff")):
-        for isolation in ("process", "thread"):
+        for isolation in ("process", "fork", "thread"):
             with Machine.restore(folder, console=console.config, isolation=isolation) as clone:
                 assert clone.config.isolation == isolation
                 assert clone.console_input(b"again\4") == 6
                 assert console.read(6) == b"again\4"
                 ended = clone.wait(PATIENCE)
                 assert ended is not None and ended.kind == "poweroff"
-                if isolation == "process":
+                if isolation != "thread":
                     with pytest.raises(ConfigError, match="a reset of a clone"):
                         clone.reset()
     with pytest.raises(ConfigError, match="prefetch"):

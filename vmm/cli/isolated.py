@@ -11,7 +11,7 @@ import posix
 
 from vmm.cli import jail
 from vmm.cli.boot import allow_many_files
-from vmm.control.broker import Requests
+from vmm.control.broker import Requests, leave_others
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.builtin import SimpleQueue, signal, socket
 from vmm.faststart.record import replace
@@ -26,14 +26,14 @@ from vmm.snapshot.records import made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from vmm.machine.bootstrap import Origin
     from vmm.machine.lifecycle import Event
 
     Told = Event | EndEvent | str | None
 
-_VALUES = {"jail": "auto", "control": None}
+_VALUES = {"jail": "auto", "control": None, "terminal": False}
 _SPACE = "space"
 
 
@@ -101,6 +101,26 @@ def main(argv: list[str]) -> int:
             raise
         _tell_error(answer, error)
     return 0
+
+
+def be_forked(fd: int, kept: set[int]) -> NoReturn:
+    """Be that process, in a fork of the caller's.
+
+    :param kept: descriptors that stay open
+    """
+    status = 1
+    try:
+        # What the caller has in its memory would close, when it goes, descriptors of others by then
+        gc.disable()
+        gc.freeze()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        leave_others(kept, b"pyvmm-machine")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        status = main([str(fd)])
+    finally:
+        posix._exit(status)
 
 
 def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig, Origin]:

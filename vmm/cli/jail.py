@@ -120,14 +120,19 @@ def calls_of(
     broker: bool = False,
     control: bool = False,
     gdb: bool = False,
+    terminal: bool | None = None,
 ) -> int:
-    """The kinds of threads that the process of the machine will have."""
+    """The kinds of threads that the process of the machine will have.
+
+    :param terminal: its console is one; None: see :func:`has_terminal`
+    """
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
 
     # The UART writes in the way of a console's worker
-    terminal: int = lib.SECCOMP_TTY if has_terminal() else 0
     more: int = lib.SECCOMP_PREFETCH if prefetch else 0
+    if has_terminal() if terminal is None else terminal:
+        more |= lib.SECCOMP_TTY
     if on_demand:
         more |= lib.SECCOMP_FILL
     if broker or control:
@@ -136,7 +141,7 @@ def calls_of(
         more |= lib.SECCOMP_CONTROL
     if gdb:
         more |= lib.SECCOMP_GDB
-    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | terminal | more | kinds_of(config)
+    return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | more | kinds_of(config)
 
 
 def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
@@ -151,7 +156,8 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
     from vmm.jail.enter import enter as go_in
 
     trim_memory.open_maps()
-    if has_terminal():  # it may come to the foreground
+    terminal = values.get("terminal", has_terminal())
+    if terminal:  # it may come to the foreground
         import termios
 
         assert termios
@@ -177,6 +183,7 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         broker=outside.broker is not None,
         control=control,
         gdb=outside.gdb is not None,
+        terminal=terminal,
     )
     limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine, control=control), calls=calls)
     return go_in(limits, must=values["jail"] == ON)

@@ -265,6 +265,13 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.resume()
     elif command == "press-power-button":
         machine.press_power_button()
+    elif command == "set-mac":
+        machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
+    elif command == "phases":
+        first = machine.vcpus[0].exit_counts()["first_run_ns"]
+        return {
+            "phases": [*((name, int(at * 1e9)) for name, at in machine.phases), *([("first-run", first)] * bool(first))]
+        }
     elif command == "input":
         return {"taken": machine.console_input(request["data"].encode("latin-1"))}
     elif command == "save":
@@ -298,7 +305,7 @@ def _serve_outside(sock: socket.socket, machine: int, listening: Listening, conf
     """The main function of the forked process; does not return."""
     status = 1
     try:
-        _leave_others({sock.fileno(), machine, listening.sock.fileno()})
+        leave_others({sock.fileno(), machine, listening.sock.fileno()}, b"pyvmm-control")
         if sock.recv(1) == _GO:
             from vmm.jail.restrict import keep_calls, restrict_process, seal_process
 
@@ -323,15 +330,15 @@ def _serve_outside(sock: socket.socket, machine: int, listening: Listening, conf
         posix._exit(status)
 
 
-def _leave_others(kept: set[int]) -> None:
-    """Leave the terminal, ignore the signals that are meant for the machine, and close all descriptors but stderr and
-    *kept*."""
+def leave_others(kept: set[int], name: bytes) -> None:
+    """In a child that was forked: leave the terminal, ignore the signals that are meant for the machine, close all
+    descriptors but stderr and *kept*, and take a name."""
     from vmm.faststart.builtin import signal
 
     posix.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    lib.thread_set_name(b"pyvmm-control")
+    lib.thread_set_name(name)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     for fd in (0, 1):
         posix.dup2(null, fd)

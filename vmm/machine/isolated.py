@@ -3,11 +3,16 @@
 The child is ``pyvmm isolated`` (:mod:`vmm.cli.isolated`).  It is told the configuration, opens what that names with the
 caller's rights, goes into the jail as that of ``pyvmm boot`` does when the machine starts, and answers requests at one
 end of a socket pair.  A guest may have taken it over, so what it says is checked.
+
+With ``isolation="fork"`` the child is a fork of the caller's process, which then runs the same program.  It closes all
+that the caller has open, but not a directory that the path of the socket device names as ``/proc/self/fd/N``.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,9 +21,9 @@ import time
 from vmm import boot
 from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
 from vmm.faststart.record import replace
-from vmm.faststart.thread import RLock, Thread, get_ident
+from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
 from vmm.machine import exit_hook as exithook
-from vmm.machine.config import THREAD, config_kinds
+from vmm.machine.config import FORK, THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, nonsense, number, parsed, text
 from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living
 from vmm.snapshot.manifest import read_manifest
@@ -55,6 +60,18 @@ class _Console:
         return self._machine.console_input(data)
 
 
+class _Net:
+    """A network device of a machine in a process of its own."""
+
+    def __init__(self, machine: IsolatedMachine, index: int) -> None:
+        self._machine, self._index = machine, index
+
+    def set_mac(self, mac: bytes) -> None:
+        """As :meth:`vmm.virtio.net.device.Net.set_mac`."""
+        self._machine._life.check("set_mac")
+        self._machine._jailed.ask("set-mac", net=self._index, mac=mac.hex())
+
+
 class _Vsock:
     """The socket device of such a machine: its sockets are the caller's to connect to, as any program's of the host."""
 
@@ -89,6 +106,8 @@ class IsolatedMachine(Living):
         started
     :ivar missing: in words, the first wall that cannot be had on this host and why; may be empty
     :ivar pid: of its process; another one after :meth:`reset`
+    :ivar phases: steps of its start in this process, each with the time (CLOCK_MONOTONIC); :meth:`phases_within` has
+        those of its own process
     """
 
     def __init__(
@@ -167,14 +186,16 @@ class IsolatedMachine(Living):
         return self._jailed.devices
 
     def start(self, ready: Callable[[], None] | None = None, *, confined: bool = True, terminal: bool = False) -> None:
-        """As :meth:`Machine.start`; *ready* and *terminal* cannot be had.
+        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* cannot be had.
 
         :raises HostError: its process has ended, or cannot be confined
         """
-        if ready is not None or terminal:
-            raise _cannot("a call before the guest's first instruction, or a terminal's keys,")
+        if terminal:
+            raise _cannot("a terminal's keys")
         with self._life_lock:
             self._life.check("start")
+            if ready is not None:
+                ready()
             if self._life.end is None:
                 self._begin()
             self._life.stage = RUNNING
@@ -198,6 +219,15 @@ class IsolatedMachine(Living):
         else:
             child.stopped = kind, detail
             child.jailed.stop(kind, detail)
+
+    def phases_within(self) -> list[tuple[str, float]]:
+        """The phases of the machine itself, and ``first-run``, when the guest's first instruction was; as its process
+        says."""
+        self._life.check("phases_within")
+        told = self._jailed.ask("phases").get("phases")
+        if not isinstance(told, list) or any(not isinstance(each, list) or len(each) != 2 for each in told[:64]):
+            raise nonsense()
+        return [(text(name), number(at) / 1e9) for name, at in told[:64]]
 
     def pause(self) -> None:
         """As :meth:`Machine.pause`."""
@@ -265,6 +295,11 @@ class IsolatedMachine(Living):
         return len(data)
 
     @property
+    def nets(self) -> tuple[_Net, ...]:
+        """Its network devices: their ``set_mac``."""
+        return tuple(_Net(self, index) for index in range(len(self.config.nets)))
+
+    @property
     def vsock(self) -> _Vsock:
         """The socket device: its ``connect``, ``listen`` and ``uds``.
 
@@ -307,7 +342,7 @@ class IsolatedMachine(Living):
 
 
 ELSEWHERE = (
-    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "loop", "memory", "mmio", "nets",
+    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "loop", "memory", "mmio",
     "open_for_saving", "pio", "plug", "prepare_forks", "prepared_forks", "resize_disk", "save", "serial", "unplug",
     "vcpus",
 )  # fmt: skip
@@ -361,7 +396,8 @@ class _Child:
         self._sock = ours
         with theirs:
             try:
-                self.process = _spawn(theirs.fileno())
+                fd = theirs.fileno()
+                self.process: Popen[bytes] | _Forked = _fork(fd, config) if config.isolation == FORK else _spawn(fd)
             except OSError as error:
                 ours.close()
                 raise HostError(
@@ -479,3 +515,45 @@ def _spawn(fd: int) -> Popen[bytes]:
         pass_fds=(fd,),
         start_new_session=True,
     )
+
+
+class _Forked:
+    """A child of this process, with the calls of a Popen that :class:`_Child` needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._lock = allocate_lock()
+        self._status: int | None = None
+
+    def wait(self, timeout: float) -> int:
+        """Its exit status, once it has ended, as that of Popen.
+
+        :raises TimeoutExpired: it has not
+        """
+        import select
+        import subprocess
+
+        with self._lock:
+            if self._status is None:
+                pidfd = os.pidfd_open(self.pid)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                has_ended = poll.poll(timeout * 1000)
+                os.close(pidfd)
+                if not has_ended:
+                    raise subprocess.TimeoutExpired("pyvmm isolated", timeout)
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._status
+
+
+def _fork(fd: int, config: MachineConfig) -> _Forked:
+    """The same in a fork of this process."""
+    # By its name, as above: a program is not of this layer
+    program = importlib.import_module("vmm.cli.isolated")
+    kept = {fd}
+    if config.vsock is not None and (match := re.match(r"/proc/self/fd/(\d+)/", config.vsock.uds or "")):
+        kept.add(int(match[1]))
+    pid = os.fork()
+    if pid == 0:
+        program.be_forked(fd, kept)
+    return _Forked(pid)

@@ -12,7 +12,7 @@ from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, 
 from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap
-from vmm.machine.config import PACKED, PCI, PROCESS
+from vmm.machine.config import PACKED, PCI, THREAD
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.lifecycle import (
     CLOSED,
@@ -92,8 +92,8 @@ class Machine(Living):
     """
 
     def __new__(cls, config: MachineConfig, **more: Any) -> Any:
-        """With ``isolation="process"`` another object, which has the same calls."""
-        if config.isolation == PROCESS:
+        """With ``isolation="process"`` or ``"fork"`` another object, which has the same calls."""
+        if config.isolation != THREAD:
             from vmm.machine.isolated import IsolatedMachine
 
             return IsolatedMachine(config, **more)
@@ -570,7 +570,7 @@ class Machine(Living):
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
         :raises HostError: the host refuses
         """
-        if changes.get("isolation") == PROCESS:
+        if changes.get("isolation", THREAD) != THREAD:
             from vmm.machine.isolated import IsolatedMachine
 
             made: Any = IsolatedMachine.restore(
