@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.oci.spec import default_spec
+from tests.command import links_of
 from tests.netns import Outside, own_network
 from tools import guest as recipes
 
@@ -113,16 +114,16 @@ def eventually(what: Callable[[], object], words: str) -> None:
         time.sleep(0.05)
 
 
-VICTIMS = ("command", "monitor", "face", "server")
+VICTIMS = ("command", "monitor", "machine", "face", "server")
 """Whom a test of deaths kills: who was asked to do something, and those that :func:`members` tells."""
 
 
 def members(states: Path) -> dict[str, list[int]]:
     """The processes of the containers whose states are in a folder, by what they are; none that is not there yet.
 
-    ``monitor`` has the machine in it, ``server`` is that of the share, ``face`` the process whose pid is told.
+    ``machine`` is that of the guest, ``server`` of the share, ``face`` the process whose pid is told.
     """
-    found: dict[str, list[int]] = {"monitor": [], "face": [], "server": []}
+    found: dict[str, list[int]] = {"monitor": [], "machine": [], "face": [], "server": []}
     for path in states.glob("*/state.json"):
         try:
             known = json.loads(path.read_text())
@@ -132,8 +133,36 @@ def members(states: Path) -> dict[str, list[int]]:
             found["face"].append(int(pid))
         if pid := known.get("monitor"):
             found["monitor"].append(int(pid))
-            found["server"] += [child for child in children(int(pid)) if words(child)[0] == b"pyvmm-fsd"]
+            machines = [child for child in children(int(pid)) if comm(child) == "pyvmm-machine"]
+            found["machine"] += machines
+            for each in machines:
+                found["server"] += [child for child in children(each) if words(child)[0] == b"pyvmm-fsd"]
     return found
+
+
+def comm(pid: int) -> str:
+    """The name of a process's first thread; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def check_jail(monitor: int) -> None:
+    """The process of a monitor's (or a shim's) guest is nobody, may do nothing and sees no file; the monitor has no
+    part of the guest's memory."""
+    (machine,) = (child for child in children(monitor) if comm(child) == "pyvmm-machine")
+    assert "anon_inode:kvm-vm" in links_of(machine).values()
+    for thread in Path(f"/proc/{machine}/task").iterdir():
+        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
+        assert "0" not in status["Uid"].split() + status["Gid"].split() and not status["Groups"].strip(), thread
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}, thread
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), thread
+    assert os.listdir(f"/proc/{machine}/root") == []
+    for kind in ("net", "ipc", "uts", "mnt"):
+        assert os.readlink(f"/proc/{machine}/ns/{kind}") != os.readlink(f"/proc/{monitor}/ns/{kind}")
+    assert not [link for link in links_of(monitor).values() if "kvm" in link or "memfd:" in link]
+    assert "memfd:" not in Path(f"/proc/{monitor}/maps").read_text()
 
 
 def children(pid: int) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.config import policy
-from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, eventually, kill_all, leftovers, members
+from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, check_jail, eventually, kill_all, leftovers, members
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
@@ -77,6 +77,7 @@ def test_a_life(oci: Oci) -> None:
     status = Path(f"/proc/{monitor}/status").read_text().split()
     held, filters = int(status[status.index("CapEff:") + 1], 16), int(status[status.index("Seccomp_filters:") + 1])
     assert held.bit_count() == 13 and not held & 1 << 7 and filters >= 2, "neither CAP_SETUID nor calls without a list"
+    check_jail(monitor)
     assert oci.check("exec", "c1", "cat", "/proc/sys/kernel/panic_on_oops") == "1\n"
     done = oci.run("exec", "c1", "sh", "-c", "cat; echo of exec >&2; exit 4", text="typed\n")
     assert (done.returncode, done.stdout, done.stderr) == (4, "typed\n", "of exec\n")
@@ -263,18 +264,17 @@ def test_the_network_of_its_namespace(oci: Oci) -> None:
 
 
 def test_whoever_is_killed(oci: Oci) -> None:
-    """The monitor, with the machine in it; then the server of the share."""
+    """What stands for the container; then the process of the machine."""
     oci.start("c1", "sleep 600")
     os.kill(oci.state("c1")["pid"], signal.SIGKILL)
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives")
     oci.check("delete", "c1")
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
     oci.start("c1", "sleep 600")
-    monitor = oci.state("c1")["pid"]
-    children = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
-    oci.check("delete", "--force", "c1")
+    (machine,) = members(oci.root)["machine"]
+    os.kill(machine, signal.SIGKILL)
+    eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives")
+    oci.check("delete", "c1")
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 

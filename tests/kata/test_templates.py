@@ -169,3 +169,9 @@ def test_what_settings_and_annotations_say(tmp_path: Path) -> None:
     path.write_text('template = "always"\n')
     with pytest.raises(ConfigError, match="template = 'always' is not one of"):
         settings.load(str(path))
+    assert settings.Settings().isolation == "process", "a wall is what there is unless somebody says otherwise"
+    path.write_text('isolation = "thread"\n')
+    assert settings.load(str(path)).isolation == "thread"
+    path.write_text('isolation = "fork"\n')
+    with pytest.raises(ConfigError, match="isolation = 'fork' is not one of process, thread"):
+        settings.load(str(path))

@@ -8,6 +8,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
     template = "off"            # "auto": machines are clones of one that has booted, where they can be
+    isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
     policy = ""                 # a file that says which requests the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
                                 # "kernel", "image", "template", "policy"; or true: all of it
@@ -40,6 +41,7 @@ GUEST_OVERHEAD = 96 * MIB
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
 TEMPLATES = ("auto", "off")
+ISOLATIONS = ("process", "thread")
 ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template", "policy")
 POLICY = "io.katacontainers.config.agent.policy"
 
@@ -55,6 +57,7 @@ class Settings(NamedTuple):
     annotations: tuple[str, ...] = ()
     max_memory: int = 0
     template: str = "off"
+    isolation: str = "process"
     policy: Policy | None = None
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
@@ -171,6 +174,9 @@ def _check(values: Json, path: str) -> Settings:
             raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
     made = defaults._replace(**values)
     _template(made.template, f"{path}: template = ", "kata-config")
+    if made.isolation not in ISOLATIONS:
+        words = f"{path}: isolation = {made.isolation!r:.60} is not one of {', '.join(ISOLATIONS)}"
+        raise ConfigError(words, code="kata-config")
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
     return made

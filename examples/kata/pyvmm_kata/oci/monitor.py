@@ -119,6 +119,7 @@ class Monitor:
                 root=plan.bundle.disk,
                 seal=lambda wanted: walls.seal(),
                 template=plan.settings.template == "auto",
+                isolation=plan.settings.isolation,
                 policy=plan.settings.policy,
             ),
             self._boot,

@@ -63,6 +63,7 @@ class SandboxConfig(NamedTuple):
         one, if any: what makes other machines has to be started there
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
     :ivar policy: which requests the agent serves; None: all
+    :ivar isolation: of the machine: ``process``, a jailed one of its own, unless *more_disks*; ``thread``: this one
     """
 
     sandbox_id: str
@@ -81,6 +82,7 @@ class SandboxConfig(NamedTuple):
     seal: Callable[[templates.Kind | None], None] | None = None
     template: bool = False
     policy: Policy | None = None
+    isolation: str = "process"
 
 
 class SandboxEvent(NamedTuple):

@@ -125,7 +125,8 @@ class PyvmmVm:
         console = ConsoleConfig("fd", self._console.fileno())
         try:
             if template:
-                self._machine = self._clone(template, config, shared, vsock, console)
+                # It notes with the template what it touches, which a machine in a jail cannot
+                self._machine = self._clone(template, config, shared, vsock, console, "thread")
             else:
                 self._machine = self._cloned(config, shared, vsock, console) or _booted(config, shared, vsock, console)
             seal = config.seal
@@ -161,7 +162,7 @@ class PyvmmVm:
             self.wanted = None if templates.has_failed(key) else kind
             return None
         try:
-            return self._clone(found, config, shared, vsock, console)
+            return self._clone(found, config, shared, vsock, console, _isolation(config))
         except VmmError as error:
             timeline.note(f"boots: {error}")
             templates.forget(found)
@@ -169,7 +170,13 @@ class PyvmmVm:
             return None
 
     def _clone(
-        self, template: str, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig
+        self,
+        template: str,
+        config: SandboxConfig,
+        shared: str,
+        vsock: VsockConfig,
+        console: ConsoleConfig,
+        isolation: str,
     ) -> Machine:
         machine = Machine.restore(
             template,
@@ -180,6 +187,7 @@ class PyvmmVm:
             nets=config.network.nets if config.network is not None else (),
             pmems=(PmemConfig(config.image, read_only=True),),
             console=console,
+            isolation=isolation,
         )
         timeline.note(f"clone of {template}")
         self.template = template
@@ -258,6 +266,11 @@ def _last_words(console: ConsoleLog) -> str:
     return words
 
 
+def _isolation(config: SandboxConfig) -> str:
+    """A process of its own, in a jail; this one where disks come while it runs."""
+    return "thread" if config.more_disks or config.isolation == "thread" else "fork"
+
+
 def _words() -> str:
     return DEBUG if timeline.is_told() else ""
 
@@ -306,6 +319,7 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
             disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
             console=console,
             transport="pci" if config.more_disks else "mmio",
+            isolation=_isolation(config),
         )
     )
 
@@ -380,6 +394,10 @@ def _allow_files() -> None:
 
 def _note_phases(machine: Machine) -> None:
     """Note the times of the machine's start."""
-    for name, at in machine.phases:
+    if machine.config.isolation == "thread":
+        phases = [*machine.phases, ("first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)]
+    else:
+        isolated: Any = machine
+        phases = isolated.phases_within()
+    for name, at in phases:
         timeline.note(f"machine: {name}", at)
-    timeline.note("machine: first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)

@@ -95,6 +95,7 @@ def start_sandbox(
                 root=None if place.is_shared else bundle.disk,
                 more_disks=place.is_shared and bundle.disk is not None,
                 template=wanted.template == "auto",
+                isolation=wanted.isolation,
                 policy=wanted.policy,
                 seal=seal,
             )
