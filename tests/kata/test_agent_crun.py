@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ mkdir -p /run/pyvmm-agent/containers
 """
 APPLETS = ("sh", "cat", "echo", "id", "ls", "mkdir", "mknod", "ps", "sleep", "stty")
 CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_MKNOD"]
+
+
+BUILD = Path(__file__).parents[2] / "examples" / "kata" / "image" / "build.py"
+TOOLS = ("crun", "mkfs.erofs", "nanopb_generator")
 
 
 def why_not() -> str:
@@ -177,3 +182,30 @@ def test_one_that_runs_is_ended_by_its_removal(pod: Pod) -> None:
     pod.call("RemoveContainer", container_id="c1")
     with pytest.raises(RpcError, match="crun ended with status 1"):
         pod.call("CreateContainer", container_id="c1", OCI={**pod.spec("ls"), "Root": {"Path": "/no/such"}})
+
+
+# -- the image with both, the same bytes wherever and whenever it is made -------------------------------------------
+
+
+def build(cache: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, str(BUILD)],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.skipif(
+    not all(shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") for tool in TOOLS),
+    reason=f"needs {', '.join(TOOLS)}: tools/deps.py kata",
+)
+def test_two_builds_are_the_same_bytes_and_a_third_is_found(tmp_path: Path) -> None:
+    first, second = (build(tmp_path / name) for name in ("a", "another-place"))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size <= 8 << 20
+    before = first.stat().st_mtime_ns
+    assert build(tmp_path / "a") == first and first.stat().st_mtime_ns == before

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +24,9 @@ import pytest
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.conmon import tell_oom
+from pyvmm_kata.oci.spec import default_spec
 from tests.installed import wait_for_image
-from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
+from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
 
 WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
 pytestmark = needs_namespaces
@@ -601,3 +603,95 @@ def test_a_container_from_an_image(runtime: Runtime, tmp_path: Path, monkeypatch
     for name in ("c1", "c2"):
         runtime.check("delete", "--force", name)
     assert not any(running(monitor) for monitor in monitors)
+
+
+# -- an ordinary user, in the user namespace that podman would make for one -------------------------------------------
+
+USER = 47110
+BECOME = ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups")
+NAMESPACE = (*BECOME, "unshare", "--user", "--map-root-user", "--mount")
+
+
+def can_be_a_user() -> bool:
+    """Whether an ordinary user may make namespaces here, and read this checkout."""
+    if os.geteuid() != 0:
+        return False
+    probe = [*NAMESPACE, sys.executable, "-c", f"open({str(PROGRAM)!r})"]
+    try:
+        return subprocess.run(probe, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+needs_user = pytest.mark.skipif(not can_be_a_user(), reason="needs root, and user namespaces for ordinary users")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder of the user's, with a bundle."""
+    path = Path(tempfile.mkdtemp(prefix="pyvmm-user-"))
+    for name in ("run", "bundle/rootfs"):
+        (path / name).mkdir(parents=True)
+    for each in (path, *path.rglob("*")):
+        os.chown(each, USER, USER)
+    yield path
+    shutil.rmtree(path)
+
+
+def as_user(home: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the shell's in the user's namespace: ``$OCI`` is the runtime, ``$BUNDLE`` one that echoes."""
+    spec = default_spec(["/bin/sh", "-c", "cat; exit 3"], terminal=False)
+    (home / "bundle" / "config.json").write_text(json.dumps(spec))
+    oci = f"{sys.executable} {PROGRAM}"
+    environment = {"PATH": os.environ["PATH"], "OCI": oci, "BUNDLE": str(home / "bundle"), **variables}
+    return subprocess.run(
+        [*NAMESPACE, "sh", "-c", script], env=environment, input="typed\n", capture_output=True, text=True,
+        timeout=PATIENCE, cwd=home,
+    )  # fmt: skip
+
+
+@needs_user
+def test_a_container_of_a_users(home: Path) -> None:
+    done = as_user(home, "$OCI run -b $BUNDLE c1", XDG_RUNTIME_DIR=str(home / "run"))
+    assert (done.returncode, done.stdout, done.stderr) == (3, "typed\n", "")
+    assert os.listdir(home / "run" / "pyvmm-oci") == []
+
+
+@needs_user
+def test_where_the_state_of_a_users_is(home: Path) -> None:
+    script = "$OCI create -b $BUNDLE c1 >out 2>&1 </dev/null; $OCI state c1; $OCI delete --force c1"
+    done = as_user(home, f"ls run; {script}; stat -c %a run/pyvmm-oci", XDG_RUNTIME_DIR=str(home / "run"))
+    state, mode = done.stdout.rsplit("\n", 2)[:2]
+    assert (json.loads(state)["status"], mode) == ("created", "700"), done.stderr
+    assert (home / "run" / "pyvmm-oci").stat().st_uid == USER
+
+
+@needs_user
+def test_a_user_without_a_folder(home: Path) -> None:
+    done = as_user(home, "$OCI run -b $BUNDLE c1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "Permission denied (an ordinary user needs XDG_RUNTIME_DIR, or --root DIR)" in done.stderr
+
+
+@needs_user
+def test_the_exec_program_looks_there_too(home: Path) -> None:
+    """pyvmm-oci-client, which runs the whole program when there is nothing to connect to, finds the same socket."""
+    client = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
+    script = f"""
+mkdir -p run/pyvmm-oci/c1
+{sys.executable} - <<'END' &
+import socket
+sock = socket.socket(socket.AF_UNIX)
+sock.bind("run/pyvmm-oci/c1/control")
+sock.listen()
+peer = sock.accept()[0]
+print(peer.recv(100).decode().split(",")[0])
+END
+while [ ! -S run/pyvmm-oci/c1/control ]; do sleep 0.1; done
+sleep 0.2
+{client} "" /bin/true "" -- exec c1 true
+wait
+"""
+    done = as_user(home, script, XDG_RUNTIME_DIR=str(home / "run"))
+    assert done.stdout == '{"op": "exec_command"\n', done.stderr
