@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -87,6 +88,16 @@ def test_a_life(oci: Oci) -> None:
     stats = json.loads(oci.check("events", "--stats", "c1"))["data"]
     assert stats["memory"]["usage"]["limit"] == 100 << 20
     assert 0 < stats["pids"]["current"] < 10
+    page = oci.check("metrics")
+    lines = (
+        *('sandbox_up{sandbox_id="c1",kind="oci"} 1', 'sandbox_guest_up{sandbox_id="c1"} 1'),
+        *('sandbox_vcpu_events_total{sandbox_id="c1",vcpu="0",event="exits"}', 'sandbox_vcpus{sandbox_id="c1"} 1'),
+        'container_memory_limit_bytes{sandbox_id="c1",container_id="c1"} 104857600\n',
+    )
+    assert all(f"pyvmm_{line}" in page for line in lines), page
+    assert re.search(
+        r'pyvmm_sandbox_device_events{sandbox_id="c1",device="\d",name="vsock 3",event="from_guest_bytes"} [1-9]', page
+    ), page
     assert oci.check("exec", "--tty", "c1", "tty").startswith("/dev/pts/")
     oci.check("pause", "c1")
     assert oci.state("c1")["status"] == "paused"

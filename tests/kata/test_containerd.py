@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.config.settings import PREFIX
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
-from tests.kata.containerd import Containerd, need
+from tests.kata.containerd import SEARCH, Containerd, need
 from tests.kata.fake_guest import RUNTIME, write_shim
+from tests.kata.oci_runtime import PROGRAM
 
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
 
@@ -73,6 +78,11 @@ def test_pod_of_the_container_runtime_interface() -> None:
             assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "the shim of the pod serves its containers"
             assert not any(os.path.exists(daemon.place(each, "k8s.io").folder) for each in pod.containers.values())
             assert pod.exec("one", "print", "by exec") == ("by exec", 0)
+            metrics = [sys.executable, str(PROGRAM), "--root", str(folder / "none"), "metrics"]
+            page = subprocess.run(metrics, capture_output=True, text=True, timeout=60, check=True).stdout
+            assert f'pyvmm_sandbox_up{{sandbox_id="{pod.id}",kind="containerd"}} 1\n' in page
+            labels = f'sandbox_id="{pod.id}",container_id="{pod.containers["one"]}"'
+            assert f"pyvmm_container_processes{{{labels}}} " in page
             daemon.until(lambda: pod.status("two").state == 2, "the second container ends")
             assert pod.status("two").exit_code == 0
             assert "hello" in (folder / "two.log").read_text()
@@ -86,3 +96,44 @@ def test_pod_of_the_container_runtime_interface() -> None:
             client.close()
         finally:
             daemon.stop()
+
+
+# -- the configuration that the guide tells people to use ------------------------------------------------------------
+
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "kata" / "kubernetes"
+CRI = "io.containerd.grpc.v1.cri"
+
+
+def test_containerd_understands_its_configuration() -> None:
+    need("containerd")
+    command = ["containerd", "-c", str(FOLDER / "containerd.toml"), "config", "dump"]
+    dumped = subprocess.run(command, env={"PATH": SEARCH}, capture_output=True, text=True, check=True).stdout
+    section = tomllib.loads(dumped)["plugins"][CRI]["containerd"]
+    types = {name: runtime["runtime_type"] for name, runtime in section["runtimes"].items()}
+    assert section["default_runtime_name"] == "runc"
+    assert types == {
+        "runc": "io.containerd.runc.v2",
+        "pyvmm": "io.containerd.pyvmm.v2",
+        "runsc": "io.containerd.runsc.v1",
+    }
+
+
+def test_pods_may_choose_their_size_and_nothing_else() -> None:
+    section = tomllib.loads((FOLDER / "containerd.toml").read_text())["plugins"][CRI]["containerd"]
+    allowed = section["runtimes"]["pyvmm"]["pod_annotations"]
+    assert sorted(allowed) == [f"{PREFIX}default_memory", f"{PREFIX}default_vcpus"]
+
+
+def test_classes_name_runtimes_that_are_configured() -> None:
+    runtimes = tomllib.loads((FOLDER / "containerd.toml").read_text())["plugins"][CRI]["containerd"]["runtimes"]
+    classes = (FOLDER / "runtimeclasses.yaml").read_text()
+    handlers = {line.split()[1] for line in classes.splitlines() if line.startswith("handler:")}
+    names = {line.split()[1] for line in classes.splitlines() if line.startswith("  name:")}
+    used = {
+        line.split()[1]
+        for line in (FOLDER / "mixed.yaml").read_text().splitlines()
+        if line.startswith("  runtimeClassName:")
+    }
+    assert handlers <= set(runtimes)
+    assert used <= names

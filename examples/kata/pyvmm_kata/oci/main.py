@@ -29,6 +29,7 @@ COMMANDS = {
     "resume": "let them go on",
     "update": "change limits of a running container",
     "events": "print statistics of a container",
+    "metrics": "print, or serve, the figures of all machines for Prometheus",
     "template": "make, list or remove the machines that those of containers are clones of",
     "features": "print what this runtime can do, as JSON",
     "spec": "write a config.json to start from",

@@ -81,6 +81,7 @@ class ContainerService:
         self._on_lost = on_lost
         self._execs = 0
         self._container: Container | None = None
+        self._sandbox: Sandbox | None = None
         self._voice = _last_stream(plan.stdio)
         self._released = threading.Event()
 
@@ -101,6 +102,7 @@ class ContainerService:
             # The guest can remove a mount point.  Tools of the host then find no files at all.
             self.save(notShown=str(error))
         self._container = container
+        self._sandbox = sandbox
         threading.Thread(target=self._watch_face, name="face", daemon=True).start()
         folder = os.open(plan.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = control.listen(folder)
@@ -276,9 +278,17 @@ class ContainerService:
         channel.send({})
 
     def _do_stats(self, _request: Json, channel: control.Channel) -> None:
-        from pyvmm_kata.oci.events import to_json
+        from pyvmm_kata.sandbox.figures import to_json
 
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
+
+    def _do_figures(self, _request: Json, channel: control.Channel) -> None:
+        """Of the machine, with all that is in it."""
+        from pyvmm_kata.sandbox.figures import collect
+
+        if self._sandbox is None:
+            raise HostError("the container is not made yet", code="oci-state")
+        channel.send(collect(self._sandbox))
 
     def _do_exec(self, request: Json, channel: control.Channel) -> None:
         """Answer when the process is started, and again when it has ended.  While it runs, the caller can send signals

@@ -175,10 +175,10 @@ class AgentClient:
         """
         self._do("UpdateContainer", container_id=container_id, config=config)
 
-    def stats_container(self, container_id: str) -> Any:
+    def stats_container(self, container_id: str, timeout: float = CALL_S) -> Any:
         """A ``grpc.StatsContainerResponse``."""
         request = protobuf.message("grpc.StatsContainerRequest")(container_id=container_id)
-        return self._call("StatsContainer", request)
+        return self._call("StatsContainer", request, timeout)
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
 from pyvmm_kata.config.checks import check_id
-from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, VmmError
+from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.sandbox import templates
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.process import ExitStatus, Process
     from pyvmm_kata.sandbox.stdio import Stdio
     from pyvmm_kata.sandbox.vm import Vm
+    from pyvmm_kata.state import Json
 
 MIB = 1 << 20
 START_S = 60.0
@@ -243,6 +244,16 @@ class Sandbox:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the machine is gone; False after *timeout* seconds."""
         return self._ended.wait(timeout)
+
+    def figures(self) -> Json:
+        """What the machine counts, see :meth:`pyvmm_kata.sandbox.vm.Vm.figures`.
+
+        :raises HostError: it does not run (any more)
+        """
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        return vm.figures()
 
     def stop(self) -> None:
         """End the machine with all that runs in it, and remove what belongs to it.  A second call does nothing.

@@ -73,6 +73,15 @@ class Pod:
             found = self._tasks.get(task_id)
         return found.face.pid if found is not None else 0
 
+    def figures(self) -> dict[str, Any]:
+        """What is counted of the sandbox. Raises VmmError: there is none."""
+        from pyvmm_kata.sandbox.figures import collect
+
+        sandbox = self._sandbox
+        if sandbox is None:
+            raise HostError("there is no virtual machine (yet)", code="sandbox-state")
+        return collect(sandbox)
+
     @property
     def is_empty(self) -> bool:
         """Whether no container is left, so that the shim may end."""

@@ -17,7 +17,7 @@ from pyvmm_kata.shim import bootstrap
 from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
 from pyvmm_kata.shim.events import Publisher
 from pyvmm_kata.shim.pod import Pod
-from pyvmm_kata.shim.tasks import PACKAGES, TaskService
+from pyvmm_kata.shim.tasks import MONITOR, PACKAGES, TaskService, monitor_handlers
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +50,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
             signal.signal(number, lambda *_: ending.set())
         services = [TaskService(package, pod, VERSION, ending.set) for package in PACKAGES]
         server = ttrpc.Server(
-            {service.name: service.handlers() for service in services},
+            {**{service.name: service.handlers() for service in services}, MONITOR: monitor_handlers(pod)},
             lambda method, error: log.error(f"{method}: {''.join(traceback.format_exception(error))}"),
         )
         serving = threading.Thread(target=server.serve, args=(listener,), name="accept", daemon=True)

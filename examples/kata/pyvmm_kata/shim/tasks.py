@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.shim.pod import Pod
     from pyvmm_kata.ttrpc import Call, Handler
 
+MONITOR = "pyvmm.Monitor"
 PACKAGES = ("containerd.task.v2", "containerd.task.v3")
 LOOK_S = 5.0  # how often somebody who waits for a process looks whether its client is still there
 
@@ -186,6 +188,15 @@ METHODS = (
     "State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Kill", "Exec", "ResizePty", "CloseIO", "Update",
     "Wait", "Stats", "Connect", "Shutdown",
 )  # fmt: skip
+
+
+def monitor_handlers(pod: Pod) -> dict[str, Handler]:
+    """Of the service ``pyvmm.Monitor``."""
+
+    def figures(_request: Message, _call: Call) -> Message:
+        return protobuf.message("pyvmm.FiguresResponse")(json=json.dumps(pod.figures()).encode())
+
+    return {"Figures": _guarded(figures)}
 
 
 def _snake(name: str) -> str:

@@ -1,13 +1,21 @@
-"""What the small program has the monitor do: ``exec``, ``start`` and ``kill``; and ``exec`` of the whole program."""
+"""What the small program has the monitor do: ``exec``, ``start`` and ``kill``; ``exec`` of the whole program; and the
+figures that are served of all machines."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
+import threading
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +188,140 @@ def test_errors_of_start_and_kill_are_those_of_the_whole_program(runtime: Runtim
     done = runtime.run(*words)
     assert expected.returncode != 0 and expected.stderr
     assert (done.returncode, done.stdout, done.stderr) == (expected.returncode, expected.stdout, expected.stderr)
+
+
+# -- metrics ---------------------------------------------------------------------------------------------------------
+
+LINE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (-?[0-9.e+-]+)')
+
+
+def samples(text: str) -> dict[str, str]:
+    """What a page of metrics says, each once, below its HELP and its TYPE."""
+    found: dict[str, str] = {}
+    typed = ""
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            typed = ""
+        elif line.startswith("# TYPE "):
+            typed, kind = line.split()[2:]
+            assert kind in ("counter", "gauge", "untyped") and (kind == "counter") == typed.endswith("_total")
+        else:
+            match = LINE.fullmatch(line)
+            assert match and match[1] == typed and line.rpartition(" ")[0] not in found, line
+            found[line.rpartition(" ")[0]] = match[3]
+    return found
+
+
+def test_metrics_of_machines_that_answer_and_of_one_that_does_not(runtime: Runtime, tmp_path: Path) -> None:
+    for name in ("c1", "c2"):
+        runtime.started(name, "sleep 600")
+    runtime.created("c3", "true")
+    monitor = json.loads((runtime.root / "c2" / "state.json").read_text())["monitor"]
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        page = samples(runtime.check("metrics", "--shims", str(tmp_path)))
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    assert (page["pyvmm_sandboxes"], page["pyvmm_scrape_failures"]) == ("3", "1")
+    up = {name: page[f'pyvmm_sandbox_up{{sandbox_id="{name}",kind="oci"}}'] for name in ("c1", "c2", "c3")}
+    assert up == {"c1": "1", "c2": "0", "c3": "1"}
+    assert page['pyvmm_sandbox_guest_up{sandbox_id="c1"}'] == "1"
+    assert page['pyvmm_sandbox_vcpu_events_total{sandbox_id="c1",vcpu="0",event="exits"}'] == "5"
+    assert page['pyvmm_sandbox_device_events{sandbox_id="c1",device="0",name="disk",event="reads"}'] == "3"
+    assert page['pyvmm_container_memory_usage_bytes{sandbox_id="c1",container_id="c1"}'] == "4096"
+    assert page['pyvmm_container_processes{sandbox_id="c1",container_id="c1"}'] == "2"
+    assert int(page['pyvmm_sandbox_resident_bytes{sandbox_id="c2"}']) > 1 << 20, "the host knows it without its answer"
+    assert not any("words" in name or 'container_id="c2"' in name for name in page)
+
+
+def test_a_monitor_that_lies_spoils_only_its_own_lines(runtime: Runtime, tmp_path: Path) -> None:
+    """Its answers: no JSON, JSON of the wrong kinds, names that would be lines of their own, and no end."""
+    runtime.started("c1", "sleep 600")
+    bad = {"id": 1, "memory": "x", "vcpus": [], "machine": {"vcpus": {}, "devices": [3, {"name": "a", "x": True}]}}
+    evil = 'e"} 1\npyvmm_sandboxes 99\\'
+    nets = [{"Name": evil, "RxBytes": 7}, {"Name": evil, "RxBytes": 8}, "none"]
+    full = {"containers": {evil: {"cpu": 1, "memory": {"usage": None}, "network_interfaces": nets}}, "answered": 1}
+    answers = (
+        b"no json\n",
+        b"[" * 100000 + b"\n",
+        json.dumps(bad).encode() + b"\n",
+        json.dumps(full).encode() + b"\n",
+        b"",
+    )
+    for answer in answers:
+        with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory() as short:
+            listener.bind(f"{short}/s")
+            listener.listen()
+            os.replace(f"{short}/s", runtime.root / "c1" / "control")
+            peers: list[socket.socket] = []
+
+            def serve(listener: socket.socket = listener, answer: bytes = answer, peers: Any = peers) -> None:
+                peers.append(listener.accept()[0])
+                peers[0].sendall(answer or b"{")  # the last one never ends
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            page = samples(runtime.check("metrics", "--shims", str(tmp_path)))
+            thread.join()
+            peers[0].close()
+        assert page["pyvmm_sandboxes"] == "1"
+        assert page['pyvmm_sandbox_up{sandbox_id="c1",kind="oci"}'] == str(int(answer.startswith(b'{"')))
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_metrics_are_served(runtime: Runtime, tmp_path: Path, unix: bool) -> None:
+    runtime.started("c1", "sleep 600")
+    if unix:
+        address = str(tmp_path / "metrics")
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(address)
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = runtime.command("metrics", "--listen", address, "--shims", str(tmp_path))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+
+        def ask(path: str) -> tuple[int, str]:
+            sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+            sock.settimeout(60)
+            sock.connect(address if unix else ("127.0.0.1", int(address.rpartition(":")[2])))
+            connection = HTTPConnection("localhost")
+            connection.sock = sock
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read().decode()
+            connection.close()
+            return response.status, body
+
+        def answers() -> bool:
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            try:
+                return ask("/metrics")[0] == 200
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+
+        try:
+            eventually(answers, "it does not listen")
+            assert not unix or stat.S_IMODE(os.stat(address).st_mode) == 0o600
+            silent = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+            silent.connect(address if unix else ("127.0.0.1", int(address.rpartition(":")[2])))
+            status, text = ask("/metrics")
+            silent.close()
+            assert (status, samples(text)["pyvmm_sandboxes"]) == (200, "1")
+            assert ask("/other")[0] == 404
+            refused = runtime.run("metrics", "--listen", address)
+            assert refused.returncode == 1 and f"--listen {address}: Address already in use" in refused.stderr
+        finally:
+            server.terminate()
+        assert server.wait(60) == 0, server.stderr.read()
+        assert server.stderr.read() == ""
+    assert not unix or not os.path.exists(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:9090", ":9090", "9090", "localhost:http", "127.0.0.1:99999", "/no/such/x"]
+)
+def test_metrics_are_not_served_to_others(runtime: Runtime, address: str) -> None:
+    done = runtime.run("metrics", "--listen", address)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and address in done.stderr
