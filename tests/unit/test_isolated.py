@@ -87,6 +87,8 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         assert [device.name for device in machine.devices][-1] == "rng"
         names = [name for name, _ in machine.phases_within()]
         assert names[0] == "made" and names[-1] == "first-run"
+        (vcpu,), counted = machine.figures()["vcpus"], {row["name"]: row for row in machine.figures()["devices"]}
+        assert vcpu["c"] > 0 and "python" in vcpu and counted[f"disk {disk}"]["reads"] == 0
         machine.pause()
         assert machine.state == "paused"
         with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):

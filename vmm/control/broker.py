@@ -272,6 +272,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         return {
             "phases": [*((name, int(at * 1e9)) for name, at in machine.phases), *([("first-run", first)] * bool(first))]
         }
+    elif command == "figures":
+        return machine.figures()
     elif command == "input":
         return {"taken": machine.console_input(request["data"].encode("latin-1"))}
     elif command == "save":

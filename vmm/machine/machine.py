@@ -201,6 +201,19 @@ class Machine(Living):
         """The virtual CPUs, empty once closed, new after a :meth:`reset`; ``regs`` and ``sregs`` while none runs."""
         return [] if self._core is None else self._core.vcpus
 
+    def figures(self) -> dict[str, Any]:
+        """What is counted: ``vcpus``, of each what KVM counts by the kernel's names, and the exits that ``c`` and
+        ``python`` answered; ``devices``, of each its ``name`` and what it counts.  Nobody is waited for: what another
+        process counts, as that of a share, is not among it.
+        """
+        self._life.check("figures")
+        vcpus = []
+        for vcpu in self.vcpus:
+            counts = vcpu.exit_counts()
+            vcpus.append({**vcpu.stats(), **{who: sum(counts[who].values()) for who in ("c", "python")}})
+        transports = (each.transport for each in self.attached if not each.device.counts_elsewhere)
+        return {"vcpus": vcpus, "devices": [transport.stats() for transport in transports]}
+
     @property
     def execution(self) -> VcpuThreads:
         """The vCPUs' threads: for debuggers."""

@@ -137,6 +137,8 @@ class VirtioDevice(Saveable):
     tells_regions: bool = False
     """Its configuration says where they are: no transport has to."""
     name: str = "virtio"
+    counts_elsewhere = False
+    """:meth:`stats` asks another process."""
     thread_name: str = "virtio-"
     """What ``top -H`` shows of its C threads; behind a ``-`` comes the number of the thread."""
     on_config_change: Callable[[], None] | None = None

@@ -68,6 +68,8 @@ class FsProcess(Fs):
     shares_memory = True
     takes_memory_on_demand = True
 
+    counts_elsewhere = True
+
     def __init__(self, config: ShareConfig, tag: str = "", *, on_demand: bool = False, **options: Any) -> None:
         self._faults = -1
         self._client: tuple[GuestMemory, int, Any] | None = None

@@ -50,9 +50,9 @@ METRICS = {
     "pyvmm_sandbox_guest_up": (GAUGE, "1: the agent in the guest has told the figures of all containers."),
     "pyvmm_sandbox_memory_size_bytes": (GAUGE, "Memory that the guest has."),
     "pyvmm_sandbox_vcpus": (GAUGE, "Virtual CPUs."),
-    "pyvmm_sandbox_cpu_seconds_total": (COUNTER, "CPU time of the process that holds the machine, guest included."),
-    "pyvmm_sandbox_resident_bytes": (GAUGE, "Memory of that process, guest included."),
-    "pyvmm_sandbox_threads": (GAUGE, "Threads of that process."),
+    "pyvmm_sandbox_cpu_seconds_total": (COUNTER, "CPU time of the machine's processes on the host, guest included."),
+    "pyvmm_sandbox_resident_bytes": (GAUGE, "Memory of these, guest included; what two of them share counts twice."),
+    "pyvmm_sandbox_threads": (GAUGE, "Threads of these."),
     "pyvmm_sandbox_vcpu_events_total": (COUNTER, "What KVM counts of a vCPU; c, python: exits that those answered."),
     "pyvmm_sandbox_device_events": (UNTYPED, "What a virtio device counts."),
     "pyvmm_sandbox_network_bytes_total": (COUNTER, "Bytes of a network interface of the guest's."),
@@ -234,10 +234,13 @@ def _write_machine(page: Page, machine: Asked, answer: Json | None) -> bool:
     labels = {"sandbox_id": machine.sandbox_id, "kind": machine.kind}
     page.add("pyvmm_sandbox_up", int(answer is not None), **labels)
     mine = {"sandbox_id": machine.sandbox_id}
-    for mode, seconds in _cpu_seconds(machine.pid).items():
+    pids = _processes(machine.pid)
+    for mode, seconds in _cpu_seconds(pids).items():
         page.add("pyvmm_sandbox_cpu_seconds_total", seconds, **mine, mode=mode)
     for name, field, unit in (("resident_bytes", "VmRSS", 1024), ("threads", "Threads", 1)):
-        page.add(f"pyvmm_sandbox_{name}", _status(machine.pid, field, unit), **mine)
+        page.add(
+            f"pyvmm_sandbox_{name}", sum(_number_in(f"/proc/{pid}/status", field, unit) or 0 for pid in pids), **mine
+        )
     if answer is None:
         return False
     page.add("pyvmm_sandbox_guest_up", int(answer.get("answered") is True), **mine)
@@ -296,19 +299,32 @@ def _seconds(nanoseconds: object) -> float | None:
     return nanoseconds / 1e9 if isinstance(nanoseconds, int) else None
 
 
-def _cpu_seconds(pid: int) -> dict[str, float]:
-    """Of all threads of a process (proc_pid_stat(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return {}
+def _processes(pid: int) -> list[int]:
+    """Who holds a machine, and its children: the machine itself, the server of its share, the faces."""
+    found = [pid]
+    for each in found:
+        try:
+            for thread in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{thread}/children") as file:
+                    found += [int(word) for word in file.read().split() if len(found) < MAX_ROWS]
+        except OSError:
+            pass  # it has just ended
+    return found
+
+
+def _cpu_seconds(pids: Sequence[int]) -> dict[str, float]:
+    """Of all threads of processes, and of their children that have ended (proc_pid_stat(5))."""
+    user = system = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        user += int(fields[11]) + int(fields[13])
+        system += int(fields[12]) + int(fields[14])
     tick = os.sysconf("SC_CLK_TCK")
-    return {"user": int(fields[11]) / tick, "system": int(fields[12]) / tick}
-
-
-def _status(pid: int, field: str, unit: int) -> int | None:
-    return _number_in(f"/proc/{pid}/status", field, unit)
+    return {"user": user / tick, "system": system / tick}
 
 
 def _meminfo(field: str) -> int | None:
