@@ -176,9 +176,10 @@ def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> No
         away = f"(unshare -m sh -c '{inside}'; echo >/tmp/ended) >/dev/null 2>&1"
         guest.check(f"{away} & until [ -e /tmp/ready ]; do :; done")
         # the server stands still, so the answer to what is read comes when nobody waits for it
-        os.kill(server(guest), signal.SIGSTOP)
+        pid = server(guest)
+        os.kill(pid, signal.SIGSTOP)
         guest.check("echo >/tmp/go; until [ -e /tmp/left ]; do sleep 1; done; sleep 2")
-        os.kill(server(guest), signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         guest.check("until [ -e /tmp/ended ]; do sleep 1; done; cat /mnt/inner/file >/dev/null")
         assert "Busy inodes" not in guest.check("dmesg")
         assert guest.power_off().kind == "poweroff"
