@@ -178,8 +178,9 @@ def counts() -> list[str]:
     lines = ["| thread | calls |", "| --- | --- |"]
     for kind, what in THREADS.items():
         lines.append(f"| {what} | {len(allowed(kind))} |")
-    everything = allowed(*{*THREADS} - {"VSOCK", "VHOST", "START", "BROKER", "SERVER", "HOST", "SPAWN"})
-    lines.append(f"| a jailed process with all of these but socket devices | {len(everything)} |")
+    # With a broker, which a socket device in a jail always has, nothing is reached without it
+    everything = allowed(*{*THREADS} - {"REACH", "START", "BROKER", "SERVER", "HOST", "SPAWN"})
+    lines.append(f"| a jailed process with all of these, socket devices included | {len(everything)} |")
     return [*lines, f"| `pyvmm-fsd` | {len(names_of(SERVER))} |"]
 
 

@@ -68,6 +68,7 @@ class Terminal(Console):
     def __init__(self, in_fd: int, out_fd: int) -> None:
         super().__init__(in_fd, out_fd)
         self._tty = posix.dup(in_fd)
+        self._group = posix.getpgrp()
         self._keys = Keys()
         self._saved: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
@@ -92,7 +93,7 @@ class Terminal(Console):
 
     def _foreground(self) -> bool:
         try:
-            return posix.tcgetpgrp(self._tty) == posix.getpgrp()
+            return posix.tcgetpgrp(self._tty) == self._group
         except OSError:  # not the terminal of our session: nobody else reads it
             return True
 

@@ -148,7 +148,7 @@ class GdbServer:
                     self._see_to_reset()
                     _send(connection, self._news(stub))
                 if connection.fileno() in ready:
-                    data = connection.recv(1 << 16)
+                    data = connection.recvmsg(1 << 16)[0]
                     if not data:
                         break
                     for item in reader.feed(data):
@@ -177,10 +177,10 @@ class GdbServer:
             return
         if item.data is None:
             if stub.ack:
-                connection.sendall(b"-")
+                _send_all(connection, b"-")
             return
         if stub.ack:
-            connection.sendall(b"+")
+            _send_all(connection, b"+")
         if not stub.over:
             _send(connection, stub.handle(item.data))
 
@@ -217,7 +217,14 @@ def _wait(*fds: int) -> set[int]:
 
 def _send(connection: socket.socket, reply: bytes | None) -> None:
     if reply is not None:
-        connection.sendall(frame(reply))
+        _send_all(connection, frame(reply))
+
+
+def _send_all(connection: socket.socket, data: bytes) -> None:
+    """As its sendall(), by a call that others need, too."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[connection.sendmsg([rest]) :]
 
 
 def _listen(target: GdbTarget) -> socket.socket:

@@ -4,15 +4,16 @@
  *
  * That file may be shared with other processes. O_NONBLOCK belongs to the file, so we cannot set it.
  */
+#include "base/native.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
-
-#include "base/native.h"
 
 int file_write(int fd, const void *from, uint64_t len, uint64_t at)
 {
@@ -59,7 +60,7 @@ ssize_t out_write(enum out_kind kind, int fd, const struct iovec *iov, int n)
 	if (kind == OUT_SOCKET)
 		return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (kind != OUT_POLL && kind != OUT_POLL_BYTE)
-		return writev(fd, iov, n);
+		return pwritev2(fd, iov, n, -1, 0); /* as writev() */
 	if (poll(&pfd, 1, 0) == 0) {
 		errno = EAGAIN;
 		return -1;

@@ -53,7 +53,9 @@ CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER | SERVER | HOST, ANY, "the 
 CALL(pread64, BLK | VMM | LOOP | SERVER | HOST, ANY, "read the disk, a snapshot")
 CALL(preadv, SERVER, ANY, "merge the memory of snapshots")
 CALL(pwrite64, BLK | CONTROL | SERVER | HOST, ANY, "write the disk, a snapshot")
+CALL(preadv2, NET, IN(3, ~0u), "receive a frame from the tap device, from no offset")
 CALL(preadv2, BLK | VMM | RUN, ANY, "read a disk or the console without blocking (RWF_NOWAIT)")
+CALL(pwritev2, NET | CONSOLE | RUN, IN(3, ~0u), "send a frame to the tap device; the console's output: at no offset")
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
@@ -79,18 +81,17 @@ CALL(getcwd, SERVER | HOST, ANY, "resolve a relative path")
 CALL(uname, SERVER | HOST, ANY, "record the kernel on which a snapshot was taken")
 
 /* Networks and sockets. */
-CALL(readv, NET, ANY, "receive a frame from the tap device")
-CALL(writev, NET | CONSOLE | RUN, ANY, "send a frame to the tap device; the console's output")
-CALL(recvfrom, NET | GDB | SERVER | HOST, ANY, "receive from passt, from a debugger, from a client")
-CALL(recvmsg, VSOCK | DAX | CHILD | CONTROL | BROKER | SERVER | HOST, ANY,
-	"receive from a socket of the host, from the broker, and from pyvmm-fsd a file to map")
-CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | CONTROL | RUN | BROKER | SERVER | HOST, ANY,
-	"send to passt, to a socket of the host, to pyvmm-fsd, to the broker")
-CALL(sendto, NET | CONTROL | GDB | SERVER | HOST, ANY, "send the rest of a frame; send to the broker, to a debugger, to a client")
+CALL(recvfrom, SERVER | HOST, ANY, "receive from a client")
+CALL(recvmsg, NET | VSOCK | DAX | CHILD | CONTROL | GDB | BROKER | SERVER | HOST, ANY,
+	"receive from passt, from a socket of the host, from the broker, from a debugger, and from pyvmm-fsd a file to map")
+CALL(sendmsg, NET | VSOCK | CONSOLE | DAX | CHILD | CONTROL | GDB | RUN | BROKER | SERVER | HOST, ANY,
+	"send to passt, to a socket of the host, to pyvmm-fsd, to the broker, to a debugger")
+CALL(sendto, SERVER | HOST, ANY, "send to a client")
 CALL(accept4, VSOCK | GDB | SERVER | HOST, ANY, "accept a client of the socket device or of the control socket, or a debugger")
 CALL(setsockopt, VSOCK, IN(2, SO_SNDBUF), "enlarge a send buffer for a message")
 CALL(shutdown, VSOCK | CONTROL | SERVER | HOST, ANY, "end one direction of a connection; accept no more requests")
-CALL(getsockname, GDB | SERVER | HOST, ANY, "Python, when a debugger connects")
+CALL(getsockname, GDB, FAIL(ENOSYS), "Python, when a debugger connects: it can do without")
+CALL(getsockname, SERVER | HOST, ANY, "Python, when a client connects")
 CALL(getsockopt, SERVER | HOST, ANY, "Python: the type of a socket")
 CALL(openat, VMM | RUN | START, REFUSED(EACCES, 2, O_RDONLY | O_CLOEXEC),
 	"the C library reads the host's overcommit mode when it frees memory; it can do without")
@@ -114,7 +115,7 @@ CALL(mincore, DAX, ANY, "has the guest touched the page that replaced a lost one
 /* Threads and signals. A worker starts when its driver is ready, and installs its own filter. */
 CALL(clone, VMM | START | SERVER | HOST, WITH(0, CLONE_THREAD), "start a thread, but no process")
 CALL(clone3, VMM | START | SERVER | HOST, FAIL(ENOSYS), "the C library then calls clone, whose flags a filter can test")
-CALL(set_robust_list, VMM | START | SERVER | HOST, ANY, "the C library, when a thread begins")
+CALL(set_robust_list, VMM | START | SERVER | HOST, FAIL(ENOSYS), "the C library, when a thread begins: only for robust mutexes")
 CALL(rseq, VMM | START | SERVER | HOST, ANY, "the C library, when a thread begins")
 CALL(sched_getaffinity, VMM | START | HOST, ANY, "a worker starts: does it have CPUs to spin on")
 CALL(prctl, VMM | RUN | START | SERVER | HOST, IN(0, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS), "set the name of a thread; install the filter of a worker")
@@ -132,7 +133,6 @@ CALL(fcntl, SERVER | HOST, IN(1, F_GETFL, F_SETFD, F_DUPFD_CLOEXEC), "Python: th
 CALL(rt_sigaction, VMM | SERVER | HOST, ANY, "Python, when it ends; job control")
 CALL(rt_sigreturn, VMM | RUN | SERVER | HOST, ANY, "return from a signal handler")
 CALL(tgkill, VMM | RUN | HOST, ANY, "interrupt KVM_RUN of a vCPU; job control")
-CALL(getpgrp, TTY, ANY, "is this process in the foreground of the terminal")
 CALL(getpid, VMM | RUN | SERVER | HOST, ANY, "the receiver of a signal")
 CALL(gettid, VMM | RUN | SERVER | HOST, ANY, "the receiver of a signal")
 CALL(wait4, CHILD | OUTSIDE | HOST, ANY, "the exit status of pyvmm-fsd, passt and pyvmm-broker")

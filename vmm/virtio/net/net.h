@@ -59,7 +59,7 @@ enum { NET_HDR_SIZE = 12, NET_ETH_SIZE = 14, NET_LEN_SIZE = 4 };
 enum { NET_FRAME_MAX = 65535 + NET_ETH_SIZE + 4 };
 /* The stash: the most buffers of the guest that were popped for frames, and their segments. */
 enum { NET_STASH = 256, NET_STASH_IOV = 2 * RING_MAX_SEGMENTS };
-/* The most segments that readv() and writev() take. */
+/* The most segments that preadv2() and pwritev2() take. */
 enum { NET_IOV_MAX = 1024 };
 /* The most frames, and bytes, of one turn in one direction. */
 enum { NET_BATCH = 64, NET_BATCH_BYTES = 512 << 10 };

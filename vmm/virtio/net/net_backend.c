@@ -28,7 +28,10 @@ bool net_stream_flush(struct net *n)
 	ssize_t sent;
 
 	while (n->out_len) {
-		sent = send(n->fd, n->out, n->out_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		struct iovec rest = { n->out, n->out_len };
+		const struct msghdr msg = { .msg_iov = &rest, .msg_iovlen = 1 };
+
+		sent = sendmsg(n->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (sent < 0 && errno == EINTR)
 			continue;
 		if (sent < 0) {
@@ -70,6 +73,8 @@ ssize_t net_stream_send(struct net *n, const struct iovec *frame, uint32_t niov,
 /* Read more bytes; -EAGAIN: there are none; 0: the end. */
 static ssize_t stream_fill(struct net *n)
 {
+	struct msghdr msg = { .msg_iovlen = 1 };
+	struct iovec room;
 	ssize_t got;
 
 	if (n->in_head) {
@@ -77,8 +82,10 @@ static ssize_t stream_fill(struct net *n)
 		n->in_tail -= n->in_head;
 		n->in_head = 0;
 	}
+	room = (struct iovec){ n->in + n->in_tail, sizeof(n->in) - n->in_tail };
+	msg.msg_iov = &room;
 	do
-		got = recv(n->fd, n->in + n->in_tail, sizeof(n->in) - n->in_tail, MSG_DONTWAIT);
+		got = recvmsg(n->fd, &msg, MSG_DONTWAIT);
 	while (got < 0 && errno == EINTR);
 	if (got < 0)
 		return -errno;

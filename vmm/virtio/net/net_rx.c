@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Frames to the guest (virtio 1.2, 5.1.6.4). The length of a frame is known only when it was read. So buffers for the largest
- * expected frame are popped first (the stash), and one readv() fills as many as the frame needs; the others are used for the
+ * expected frame are popped first (the stash), and one preadv2() fills as many as the frame needs; the others are used for the
  * next one. The part of a frame that does not fit into the stash is read into `spill`, and copied when the guest offers more
  * buffers.
  *
@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 
 enum { NUM_BUFFERS_AT = offsetof(struct net_hdr, num_buffers) };
 
@@ -119,7 +120,7 @@ static ssize_t net_read(struct net *n)
 		got = net_stream_read(n, iov, niov + 1);
 	} else {
 		do
-			got = readv(n->fd, iov, (int)niov + 1);
+			got = preadv2(n->fd, iov, (int)niov + 1, -1, 0); /* as readv(), by a call that disks need, too */
 		while (got < 0 && errno == EINTR);
 		if (got < 0)
 			got = -errno;
