@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The console and the persistent memory with their workers' threads: a guest in C, readers, typists, files that shrink. */
+/*
+ * The console and the persistent memory with their workers' threads: a guest in C, readers, typists, files that shrink. The
+ * UART with readers of all kinds.
+ */
 #include "guest.h"
 
 #include <errno.h>
@@ -7,15 +10,19 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "base/seccomp.h"
 #include "console/console.h"
 #include "pmem/pmem.h"
+#include "uart/uart.h"
 
 enum { SIZE = 64, ROUNDS = 3000, BUF = 512 };
 #define RX_DESC 0x40000ull
@@ -251,10 +258,224 @@ static void lines_of_a_call_may_lie_apart(void)
 	close(fd);
 }
 
+/* ---- the UART's output ---- */
+
+enum { FIRST_OF_UART = 'a', BYTES_OF_UART = 26 };
+
+static uint8_t uart_byte(uint32_t i)
+{
+	return (uint8_t)(i % 80 == 79 ? '\n' : FIRST_OF_UART + i % BYTES_OF_UART);
+}
+
+static void uart_say(struct uart *u, uint32_t from, uint32_t to)
+{
+	for (; from < to; from++) {
+		uint8_t byte = uart_byte(from);
+
+		CHECK(uart_access(u, UART_TX, &byte, 1, true));
+	}
+}
+
+struct listener {
+	int fd;
+	uint32_t len;
+};
+
+/* Reads so much, and checks it. */
+static void *listen_to(void *arg)
+{
+	const struct listener *l = arg;
+	uint8_t data[300];
+
+	for (uint32_t at = 0; at < l->len;) {
+		ssize_t n = read(l->fd, data, l->len - at < sizeof(data) ? l->len - at : sizeof(data));
+
+		CHECK(n > 0);
+		for (ssize_t i = 0; i < n; i++)
+			CHECK_EQ(data[i], uart_byte(at++));
+	}
+	return NULL;
+}
+
+/* Have the host write what the guest has said, as the loop does it. */
+static void uart_drain(struct uart *u)
+{
+	while (uart_flush(u) > 0)
+		poll(NULL, 0, 1);
+}
+
+/* With a reader at `from` that is slower than the guest, all comes out of `to`, in order. */
+static void uart_into(int from, int to, uint32_t len)
+{
+	const int irq = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	struct uart *u = uart_new(irq, to, UART_OUT_BLOCK, -1);
+	struct listener listener = { from, len };
+	struct uart_stats stats;
+	pthread_t thread;
+
+	CHECK(u);
+	CHECK(pthread_create(&thread, NULL, listen_to, &listener) == 0);
+	uart_say(u, 0, len);
+	uart_drain(u);
+	pthread_join(thread, NULL);
+	uart_get_stats(u, &stats);
+	CHECK_EQ(stats.tx_bytes, len);
+	CHECK_EQ(stats.tx_dropped, 0);
+	uart_free(u);
+	close(irq);
+}
+
+static void uart_output_has_readers_of_all_kinds(void)
+{
+	struct termios raw;
+	int fd[2], tty;
+
+	CHECK(pipe2(fd, O_CLOEXEC) == 0 && fcntl(fd[1], F_SETPIPE_SZ, 4096) == 4096);
+	uart_into(fd[0], fd[1], 50000);
+	close(fd[0]);
+	close(fd[1]);
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) == 0);
+	uart_into(fd[0], fd[1], 50000);
+	close(fd[0]);
+	close(fd[1]);
+	fd[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	CHECK(fd[0] >= 0 && grantpt(fd[0]) == 0 && unlockpt(fd[0]) == 0);
+	tty = open(ptsname(fd[0]), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	CHECK(tty >= 0 && tcgetattr(tty, &raw) == 0);
+	cfmakeraw(&raw);
+	CHECK(tcsetattr(tty, TCSANOW, &raw) == 0);
+	uart_into(fd[0], tty, 9000);
+	close(tty);
+	close(fd[0]);
+}
+
+static void uart_drops_what_nobody_takes_and_counts_it(void)
+{
+	struct uart_stats stats;
+	struct uart *u;
+	int fd[2];
+
+	CHECK(pipe2(fd, O_CLOEXEC) == 0 && fcntl(fd[1], F_SETPIPE_SZ, 4096) == 4096);
+	u = uart_new(-1, fd[1], UART_OUT_DROP, -1);
+	uart_say(u, 0, 20000);
+	CHECK_EQ(uart_flush(u), 0);
+	uart_get_stats(u, &stats);
+	CHECK(stats.tx_dropped > 0 && stats.tx_bytes > 0);
+	CHECK_EQ(stats.tx_dropped + stats.tx_bytes, 20000);
+	uart_free(u);
+	u = uart_new(-1, -1, UART_OUT_BLOCK, -1); /* nobody at all */
+	uart_say(u, 0, 20000);
+	uart_get_stats(u, &stats);
+	CHECK_EQ(stats.tx_bytes, 20000);
+	uart_free(u);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+static void uart_tells_once_that_its_reader_has_gone(void)
+{
+	struct uart_stats stats;
+	struct uart *u;
+	int fd[2];
+
+	signal(SIGPIPE, SIG_IGN);
+	CHECK(pipe2(fd, O_CLOEXEC) == 0);
+	u = uart_new(-1, fd[1], UART_OUT_BLOCK, -1);
+	close(fd[0]);
+	uart_say(u, 0, 1000);
+	CHECK_EQ(uart_flush(u), -EPIPE);
+	uart_say(u, 0, 1000);
+	CHECK_EQ(uart_flush(u), 0);
+	uart_get_stats(u, &stats);
+	CHECK_EQ(stats.tx_dropped, 2000);
+	uart_free(u);
+	close(fd[1]);
+}
+
+enum { TOO_MUCH = 4096 + UART_TX_SIZE + 80 };
+
+static void *say_too_much(void *arg)
+{
+	uart_say(arg, 0, TOO_MUCH);
+	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static void on_signal(int number)
+{
+	(void)number;
+}
+
+/* A guest that writes to a full transmitter waits, but not for ever, and not when its vCPU is stopped. */
+static void uart_waits_for_a_moment_for_who_reads_nothing(void)
+{
+	const struct sigaction action = { .sa_handler = on_signal };
+	struct uart_stats stats;
+	pthread_t thread;
+	int fd[2];
+
+	sigaction(SIGUSR1, &action, NULL);
+	for (int stopped = 0; stopped < 2; stopped++) {
+		struct listener listener;
+		struct uart *u;
+
+		CHECK(pipe2(fd, O_CLOEXEC) == 0 && fcntl(fd[1], F_SETPIPE_SZ, 4096) == 4096);
+		u = uart_new(-1, fd[1], UART_OUT_BLOCK, -1);
+		done = false;
+		CHECK(pthread_create(&thread, NULL, say_too_much, u) == 0);
+		while (stopped && !__atomic_load_n(&done, __ATOMIC_ACQUIRE)) {
+			pthread_kill(thread, SIGUSR1);
+			poll(NULL, 0, 1);
+		}
+		pthread_join(thread, NULL);
+		uart_get_stats(u, &stats);
+		CHECK(stats.tx_dropped >= 80 && stats.tx_dropped < TOO_MUCH - UART_TX_SIZE);
+		/* What was not dropped is there for who reads late. */
+		listener = (struct listener){ fd[0], (uint32_t)(TOO_MUCH - stats.tx_dropped) };
+		CHECK(pthread_create(&thread, NULL, listen_to, &listener) == 0);
+		uart_drain(u);
+		pthread_join(thread, NULL);
+		uart_free(u);
+		close(fd[0]);
+		close(fd[1]);
+	}
+}
+
+/* ---- the guest's memory ---- */
+
+static void pages_in_runs(void)
+{
+	uint8_t bits[32] = { 0 };
+	uint64_t start, end = 0;
+	const uint64_t size = sizeof(bits) * 8 * PAGE;
+	struct irq irq = { .status = &tx.isr, .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
+	uint8_t *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	bits[0] = 0x06; /* pages 1, 2 */
+	bits[20] = 0x80; /* 167 */
+	bits[21] = 0xff; /* to 175 */
+	bits[31] = 0x80; /* the last one */
+	CHECK(mem_run(bits, size, &start, &end) && start == 1 * PAGE && end == 3 * PAGE);
+	CHECK(mem_run(bits, size, &start, &end) && start == 167 * PAGE && end == 176 * PAGE);
+	CHECK(mem_run(bits, size, &start, &end) && start == 255 * PAGE && end == 256 * PAGE);
+	CHECK(!mem_run(bits, size, &start, &end));
+	CHECK(page != MAP_FAILED);
+	memset(page, 1, 2 * PAGE);
+	memory_unmap_pages((uintptr_t)page, PAGE);
+	CHECK(page[0] == 0 && page[PAGE] == 1);
+	munmap(page, 2 * PAGE);
+	irq_raise(&irq, 3);
+	irq_ack(&irq, 1);
+	CHECK_EQ(tx.isr, 2);
+	close(irq.fd);
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes),
-	T(lines_of_a_call_may_lie_apart), { NULL, NULL },
+	T(lines_of_a_call_may_lie_apart), T(uart_output_has_readers_of_all_kinds),
+	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),
+	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs), { NULL, NULL },
 };
 
 int main(int argc, char **argv)

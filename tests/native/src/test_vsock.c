@@ -21,6 +21,12 @@ static struct vsock *vsock;
 static struct worker *worker;
 static char dir[32], path[64];
 static int dir_fd, listen_fd;
+static uint16_t type = VSOCK_TYPE_STREAM;
+
+static int sock_type(void)
+{
+	return type == VSOCK_TYPE_STREAM ? SOCK_STREAM : SOCK_SEQPACKET;
+}
 
 static void post(uint16_t head)
 {
@@ -32,7 +38,7 @@ static void start(void)
 {
 	struct vsock_queues queues = {
 		.rx = rx.ring, .tx = tx.ring, .rx_kick = rx.kick_fd, .tx_kick = tx.kick_fd,
-		.rx_irq = &tx.irq, .tx_irq = &tx.irq, .event_fd = tx.event_fd,
+		.rx_irq = &tx.irq, .tx_irq = &tx.irq, .event_fd = tx.event_fd, .seqpacket = type == VSOCK_TYPE_SEQPACKET,
 	};
 	int err;
 
@@ -42,7 +48,7 @@ static void start(void)
 
 static void open_all(void)
 {
-	struct vsock_config config = { .cid = 3, .seq_listen_fd = -1, .max_conns = 16, .name = "v" };
+	struct vsock_config config = { .cid = 3, .listen_fd = -1, .seq_listen_fd = -1, .max_conns = 128, .name = "v" };
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	int err;
 
@@ -53,10 +59,10 @@ static void open_all(void)
 	dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	snprintf(path, sizeof(path), "%s/v", dir);
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
-	listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	listen_fd = socket(AF_UNIX, sock_type() | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	CHECK(bind(listen_fd, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(listen_fd, 8) == 0);
 	config.dir_fd = dir_fd;
-	config.listen_fd = listen_fd;
+	*(type == VSOCK_TYPE_STREAM ? &config.listen_fd : &config.seq_listen_fd) = listen_fd;
 	vsock = vsock_new(&config, &err);
 	CHECK(vsock);
 	for (uint16_t i = 0; i < SIZE; i++)
@@ -93,9 +99,9 @@ static struct vsock_hdr next_packet(uint8_t *to)
 	return h;
 }
 
-static void packet(uint16_t op, uint32_t host_port, uint32_t fwd, const uint8_t *data, uint32_t len)
+static void flagged(uint16_t op, uint32_t flags, uint32_t host_port, uint32_t fwd, const uint8_t *data, uint32_t len)
 {
-	struct vsock_hdr h = { 3, 2, PORT, host_port, len, VSOCK_TYPE_STREAM, op, 3, 1 << 20, fwd };
+	struct vsock_hdr h = { 3, 2, PORT, host_port, len, type, op, flags, 1 << 20, fwd };
 	uint8_t *p = guest_ptr(&tx, AT_DATA);
 
 	memcpy(p, &h, sizeof(h));
@@ -107,10 +113,15 @@ static void packet(uint16_t op, uint32_t host_port, uint32_t fwd, const uint8_t 
 	guest_take(&tx, NULL);
 }
 
+static void packet(uint16_t op, uint32_t host_port, uint32_t fwd, const uint8_t *data, uint32_t len)
+{
+	flagged(op, 3, host_port, fwd, data, len);
+}
+
 static int connect_client(void)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, sock_type() | SOCK_CLOEXEC, 0);
 
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
 	CHECK(connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0);
@@ -223,10 +234,239 @@ static void useless_buffers_are_given_back_in_turns(void)
 	guest_close(&rx);
 }
 
+/* ---- readers that are slow, or go ---- */
+
+/* A connection whose client does not read by itself, as the guest has it. */
+struct slow {
+	int fd;
+	uint32_t port, credit, sent, forwarded;
+	bool over; /* the other end said that it reads no more, or the connection is gone */
+};
+
+static struct slow slow_open(void)
+{
+	struct slow s = { .fd = connect_client() };
+	uint8_t data[BUF];
+	struct vsock_hdr h = next_packet(data);
+	char line[32];
+
+	CHECK_EQ(h.op, VSOCK_OP_REQUEST);
+	s.port = h.src_port;
+	s.credit = h.buf_alloc;
+	packet(VSOCK_OP_RESPONSE, s.port, 0, NULL, 0);
+	CHECK(read(s.fd, line, sizeof(line)) > 3 && !memcmp(line, "OK ", 3));
+	return s;
+}
+
+/* Take the next packet of this connection. */
+static struct vsock_hdr slow_hear(struct slow *s, uint8_t *data)
+{
+	struct vsock_hdr h = next_packet(data);
+
+	if (h.dst_port == PORT && h.src_port == s->port) {
+		s->forwarded = h.fwd_cnt;
+		s->over = s->over || h.op == VSOCK_OP_RST || (h.op == VSOCK_OP_SHUTDOWN && (h.flags & VSOCK_SHUT_RCV));
+	}
+	return h;
+}
+
+static bool has_packet(void)
+{
+	return __atomic_load_n(&rx.used[1], __ATOMIC_ACQUIRE) != rx.seen;
+}
+
+static uint8_t byte_at(uint32_t i)
+{
+	return (uint8_t)(i * 7 + (i >> 10));
+}
+
+/* Send as much as the other end lets us, in pieces; without an end of a message where eom is 0. */
+static void slow_fill(struct slow *s, uint32_t piece, uint32_t eom)
+{
+	uint8_t data[BUF];
+
+	for (;;) {
+		while (has_packet())
+			slow_hear(s, data);
+		if (s->over || s->sent - s->forwarded + piece > s->credit)
+			return;
+		for (uint32_t i = 0; i < piece; i++)
+			data[i] = byte_at(s->sent + i);
+		flagged(VSOCK_OP_RW, eom, s->port, 0, data, piece);
+		s->sent += piece;
+	}
+}
+
+static uint64_t waiting(void)
+{
+	struct vsock_stats stats;
+
+	vsock_get_stats(vsock, &stats);
+	return stats.waiting_bytes;
+}
+
+/* Read all that was sent, and after it the end. */
+static void read_to_the_end(int fd, uint32_t len)
+{
+	uint8_t data[BUF];
+	uint32_t at = 0;
+	ssize_t n;
+
+	while ((n = read(fd, data, sizeof(data))) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			CHECK_EQ(data[i], byte_at(at++));
+	CHECK_EQ(n, 0);
+	CHECK_EQ(at, len);
+}
+
+static void a_guest_that_has_gone_is_read_to_the_end(void)
+{
+	struct slow s;
+	uint8_t data[BUF];
+
+	open_all();
+	s = slow_open();
+	slow_fill(&s, 1024, 0);
+	CHECK(waiting() > 0 && s.sent > s.credit);
+	flagged(VSOCK_OP_SHUTDOWN, VSOCK_SHUT_BOTH, s.port, 0, NULL, 0);
+	while (!s.over)
+		slow_hear(&s, data);
+	read_to_the_end(s.fd, s.sent);
+	CHECK_EQ(waiting(), 0);
+	close(s.fd);
+	close_all();
+}
+
+static void a_half_that_is_closed_leaves_the_other(void)
+{
+	struct slow s;
+	uint8_t data[BUF];
+	struct vsock_hdr h;
+
+	open_all();
+	s = slow_open();
+	slow_fill(&s, 1024, 0);
+	flagged(VSOCK_OP_SHUTDOWN, VSOCK_SHUT_SEND, s.port, 0, NULL, 0);
+	read_to_the_end(s.fd, s.sent);
+	CHECK(write(s.fd, "late", 4) == 4);
+	do
+		h = slow_hear(&s, data);
+	while (h.op != VSOCK_OP_RW);
+	CHECK(h.len == 4 && !memcmp(data, "late", 4) && !s.over);
+	close(s.fd);
+	do
+		h = slow_hear(&s, data);
+	while (h.op != VSOCK_OP_SHUTDOWN && h.op != VSOCK_OP_RST);
+	close_all();
+}
+
+static void who_stops_reading_is_told_of_and_can_still_write(void)
+{
+	struct slow s;
+	uint8_t data[BUF];
+	struct vsock_hdr h;
+
+	open_all();
+	s = slow_open();
+	flagged(VSOCK_OP_RW, 0, s.port, 0, data, 100);
+	shutdown(s.fd, SHUT_RD);
+	flagged(VSOCK_OP_RW, 0, s.port, 0, data, 100);
+	while (!s.over)
+		slow_hear(&s, data);
+	flagged(VSOCK_OP_RW, 0, s.port, 0, data, 100); /* is dropped */
+	CHECK(write(s.fd, "mine", 4) == 4);
+	do
+		h = slow_hear(&s, data);
+	while (h.op != VSOCK_OP_RW);
+	CHECK(h.len == 4 && !memcmp(data, "mine", 4));
+	close(s.fd);
+	close_all();
+}
+
+static void who_goes_with_all_unread_is_told_of(void)
+{
+	struct slow s;
+	uint8_t data[BUF];
+
+	open_all();
+	s = slow_open();
+	slow_fill(&s, 1024, 0);
+	close(s.fd);
+	while (!s.over)
+		slow_hear(&s, data);
+	CHECK_EQ(waiting(), 0);
+	close_all();
+}
+
+static void messages_wait_whole_for_their_reader(void)
+{
+	uint8_t data[BUF], got[4 * BUF];
+	struct slow s;
+	uint32_t at = 0;
+
+	type = VSOCK_TYPE_SEQPACKET;
+	open_all();
+	s = slow_open();
+	for (int i = 0; i < 3; i++) { /* one message in three packets */
+		for (uint32_t n = 0; n < 1000; n++)
+			data[n] = byte_at(s.sent + n);
+		flagged(VSOCK_OP_RW, i == 2, s.port, 0, data, 1000);
+		s.sent += 1000;
+	}
+	slow_fill(&s, 1500, 1);
+	CHECK(waiting() > 0);
+	flagged(VSOCK_OP_SHUTDOWN, VSOCK_SHUT_SEND, s.port, 0, NULL, 0);
+	while (at < s.sent) {
+		ssize_t n = recv(s.fd, got, sizeof(got), 0);
+
+		CHECK_EQ(n, at ? 1500 : 3000);
+		for (ssize_t i = 0; i < n; i++)
+			CHECK_EQ(got[i], byte_at(at++));
+	}
+	CHECK_EQ(recv(s.fd, got, sizeof(got), 0), 0);
+	close(s.fd);
+	close_all();
+}
+
+static void the_kernels_memory_for_slow_readers_is_bounded(void)
+{
+	enum { MANY = 100 };
+	static struct slow s[MANY];
+	uint8_t data[BUF];
+
+	open_all();
+	for (int i = 0; i < MANY; i++) {
+		s[i] = slow_open();
+		slow_fill(&s[i], 2048, 0);
+	}
+	CHECK(s[MANY - 1].sent < s[0].sent && waiting() > 0); /* of the last ones the kernel has nothing more */
+	for (int i = 0; i < MANY / 2; i++) { /* their memory comes back, when it is read and when it is not */
+		if (i % 2)
+			packet(VSOCK_OP_RST, s[i].port, 0, NULL, 0);
+		else
+			flagged(VSOCK_OP_SHUTDOWN, VSOCK_SHUT_BOTH, s[i].port, 0, NULL, 0);
+	}
+	for (int i = 0; i < MANY / 2; i++) {
+		if (i % 2 == 0)
+			read_to_the_end(s[i].fd, s[i].sent);
+		close(s[i].fd);
+	}
+	flagged(VSOCK_OP_SHUTDOWN, VSOCK_SHUT_SEND, s[MANY - 1].port, 0, NULL, 0);
+	read_to_the_end(s[MANY - 1].fd, s[MANY - 1].sent);
+	while (has_packet())
+		next_packet(data);
+	for (int i = MANY / 2; i < MANY; i++)
+		close(s[i].fd);
+	close_all();
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(echo_both_ways), T(pauses_under_load), T(stop_with_clients_that_wait),
-	T(useless_buffers_are_given_back_in_turns), { NULL, NULL },
+	T(useless_buffers_are_given_back_in_turns), T(a_guest_that_has_gone_is_read_to_the_end),
+	T(a_half_that_is_closed_leaves_the_other), T(who_stops_reading_is_told_of_and_can_still_write),
+	T(who_goes_with_all_unread_is_told_of), T(messages_wait_whole_for_their_reader),
+	T(the_kernels_memory_for_slow_readers_is_bounded), { NULL, NULL },
 };
 
 int main(int argc, char **argv)
