@@ -383,6 +383,8 @@ def write_command(python: str) -> None:
         write_program(python, "pyvmm-oci", [ROOT, packages, kata], start, head=head)
         shim = "from pyvmm_kata.shim.main import main\n"
         write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
+        pool = "from pyvmm_kata.oci.pool import main\n"
+        write_program(python, "pyvmm-poold", [ROOT, packages, kata], pool)
 
 
 def write_program(python: str, name: str, paths: Sequence[str], start: str, *, head: str = "") -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 HERE = Path("/bench/kata")
 SETTINGS = HERE / "kata.toml"
-TEMPLATES = HERE / "templates.toml"
+TEMPLATES, POOL = HERE / "templates.toml", HERE / "pool.toml"
+READY = 2
 RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
 RUNC = "/usr/sbin/runc"
 BUSYBOX = "/bin/busybox"
@@ -75,6 +76,7 @@ def commands(pyvmm: str, spec: Spec) -> dict[str, list[str]]:
     """The programs, without their command."""
     SETTINGS.write_text(f'kernel = "{spec.kernel}"\nimage = "{spec.kata_image}"\nmemory = "256M"\n')
     TEMPLATES.write_text(f'{SETTINGS.read_text()}template = "auto"\n')
+    POOL.write_text(f"{TEMPLATES.read_text()}pool = {READY}\n")
     return {
         "pyvmm": [pyvmm, "--config", str(SETTINGS), "--root", str(HERE / "pyvmm")],
         "runsc": [*RUNSC, "--root", str(HERE / "runsc")],
@@ -150,6 +152,38 @@ def measure_clones(pyvmm: str, bundles: dict[str, str], turns: int) -> dict[str,
     return {"run": runs, "idle": idle, "tenth": tenth, "phases": phases}
 
 
+def measure_pool(pyvmm: str, bundles: dict[str, str], turns: int) -> list[int]:
+    """Nanoseconds of `run`, for each turn, with a machine of a pool that has READY of them before."""
+    options = ["--config", str(POOL), "--root", str(HERE / "pool")]
+    command = [pyvmm, *options]
+    pool = [str(Path(pyvmm).with_name("python3")), "-m", "pyvmm_kata.oci.pool", *options]
+    serving = subprocess.Popen(pool, stdin=-3, env=ENVIRONMENT)
+    try:
+        runs = []
+        for turn in range(turns + 1):
+            _wait_for_pool([*pool, "--status"], turn)
+            runs.append(run([*command, "run", "--bundle", bundles["true"], "c1"]))
+        status = subprocess.run([*pool, "--status"], check=True, capture_output=True, timeout=TIMEOUT)
+        if json.loads(status.stdout)["given"] != turns + 1:
+            raise ChildError(f"the pool did not give all machines: {status.stdout.decode()}")
+    finally:
+        serving.terminate()
+        serving.wait(TIMEOUT)
+    say(f"pool: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs[1:])} M instructions")
+    return runs[1:]
+
+
+def _wait_for_pool(status: list[str], given: int) -> None:
+    """Until all of its machines are ready."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        done = subprocess.run(status, capture_output=True, timeout=TIMEOUT, check=False)
+        if done.returncode == 0 and json.loads(done.stdout)["ready"] == READY:
+            return
+        time.sleep(0.5)
+    raise ChildError(f"the pool has no {READY} machines after {given} containers")
+
+
 def _sleep_in(command: Sequence[str], name: str, bundle: str) -> None:
     """Make a container that sleeps, and start it."""
     wait_for_image()
@@ -187,6 +221,7 @@ def measure(spec: Spec) -> dict[str, Any]:
     for name, command in programs.items():
         figures[name] = measure_one(name, command, bundles, spec.boots)
     figures["clones"] = measure_clones(pyvmm, bundles, spec.boots)
+    figures["pool"] = measure_pool(pyvmm, bundles, spec.boots)
     figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
 
@@ -212,6 +247,10 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             made.append(compare(name, clones, runsc, unit, peer_name="runsc", must=0.55, aim=0.35))
             made.append(compare("  against runc", clones, runc, unit, peer_name="runc"))
             made += kata_phases.rows(figures["clones"]["phases"])
+            pooled = statistics.median(figures["pool"]) / 1e6
+            name = "container: run of `true` from a pool"
+            made.append(compare(name, pooled, runc, unit, peer_name="runc", must=1.0, aim=0.7))
+            made.append(compare("  against runsc", pooled, runsc, unit, peer_name="runsc"))
     ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
     made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=0.4))
     command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6

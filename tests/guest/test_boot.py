@@ -12,6 +12,7 @@ from tests.guest.conftest import Boot
 from tests.guest.shared import complaints, running, show
 from tests.guest.vmfixture import BOOT_TIMEOUT, Guest
 from tools import guest as recipes
+from vmm import RngConfig
 from vmm.boot import default_cmdline, layout
 
 
@@ -165,3 +166,37 @@ for cpu in $(seq 0 {cpus - 1}); do taskset -c $cpu sh /tmp/work & done; wait""")
 
 def test_linux_has_nothing_to_complain_about(guest: Guest) -> None:
     assert complaints(guest) == []
+
+
+# -- the entropy device ----------------------------------------------------------------------------------------------
+
+RNG_CURRENT = "cat /sys/class/misc/hw_random/rng_current"
+
+
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
+def test_a_guest_has_an_entropy_device_unless_told_otherwise(boot: Boot, transport: str) -> None:
+    guest = boot(transport=transport)
+    assert guest.check(RNG_CURRENT) == "virtio_rng.0\n"
+    first, second = (guest.check("head -c 100000 /dev/hwrng | md5sum") for _ in range(2))
+    assert first != second
+    assert guest.check("head -c 100000 /dev/hwrng | wc -c") == "100000\n"
+    assert guest.machine.devices[-1].stats()["bytes"] >= 300000
+    guest.machine.pause()
+    guest.machine.resume()
+    assert guest.check("head -c 64 /dev/hwrng | wc -c") == "64\n"
+
+
+def test_the_entropy_device_moves_no_other_one(boot: Boot) -> None:
+    """The first slot is the first disk's, whether the guest has this device or not."""
+    links = [boot(rng=rng).check("readlink /sys/block/vda/device") for rng in (RngConfig(), None)]
+    assert links[0] == links[1]
+
+
+def test_no_entropy_device(boot: Boot) -> None:
+    guest = boot(rng=None)
+    assert guest.check(f"{RNG_CURRENT}; ls /sys/bus/virtio/drivers/virtio_rng | grep -c ^virtio || true") == "none\n0\n"
+
+
+def test_an_entropy_device_with_a_source_of_the_hosts(boot: Boot) -> None:
+    guest = boot(rng=RngConfig("/dev/zero"))
+    assert guest.check("head -c 4096 /dev/hwrng | tr -d '\\0' | wc -c") == "0\n"

@@ -17,7 +17,17 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.config import policy
-from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, check_jail, eventually, kill_all, leftovers, members
+from tests.guest.kata_tools import (
+    BIN,
+    PATIENCE,
+    VICTIMS,
+    Oci,
+    check_jail,
+    eventually,
+    kill_all,
+    leftovers,
+    members,
+)
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
@@ -162,6 +172,12 @@ class Templates:
         self._options = ["--config", str(settings)]
         self._log = folder / "log"
 
+    def with_pool(self, number: int) -> list[str]:
+        """The options of a command that has its machines from a pool of so many."""
+        settings = self.cache.with_name("pool.toml")
+        settings.write_text(f"{Path(self._options[1]).read_text()}pool = {number}\n")
+        return ["--config", str(settings)]
+
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.oci.command(*self._options, *words), env=self.environment)
 
@@ -237,10 +253,9 @@ def test_out_of_memory(oci: Oci) -> None:
     assert oci.run("run", "--bundle", bundle, "c1").returncode == 137
 
 
-def test_the_network_of_its_namespace(oci: Oci) -> None:
-    script = """
-    ip -o link show eth0; ip -o -4 addr show eth0; ip route
-    ping -c 1 -W 10 10.77.0.1 >/dev/null && echo answered"""
+@pytest.fixture
+def wired() -> Iterator[None]:
+    """A network namespace with an interface, whose other end is here."""
     for command in (
         "ip netns add kata-test",
         "ip link add kata0 type veth peer name kata1",
@@ -252,26 +267,108 @@ def test_the_network_of_its_namespace(oci: Oci) -> None:
         "ip -n kata-test route add default via 10.77.0.1",
     ):
         subprocess.run(command.split(), check=True)
-    try:
-        namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
-        bundle = oci.bundle(
-            script, linux__namespaces=[*namespaces, {"type": "network", "path": "/run/netns/kata-test"}]
+    yield
+    subprocess.run(["ip", "netns", "del", "kata-test"], check=True)
+
+
+def wired_bundle(oci: Oci) -> str:
+    """A bundle of a container in there, which prints its network."""
+    script = """
+    ip -o link show eth0; ip -o -4 addr show eth0; ip route
+    ping -c 1 -W 10 10.77.0.1 >/dev/null && echo answered"""
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    bundle = oci.bundle(script, linux__namespaces=[*namespaces, {"type": "network", "path": "/run/netns/kata-test"}])
+    config = Path(bundle, "config.json")
+    spec = json.loads(config.read_text())
+    for names in spec["process"]["capabilities"].values():
+        names.append("CAP_NET_RAW")
+    config.write_text(json.dumps(spec))
+    return bundle
+
+
+def check_wired(output: str) -> None:
+    """The guest has that interface, and nothing is left of the machine's."""
+    for words in ("02:00:00:00:77:02", "mtu 1400", "10.77.0.2/24", "default via 10.77.0.1", "answered"):
+        assert words in output
+    links = subprocess.run(["ip", "-n", "kata-test", "-o", "link"], check=True, capture_output=True, text=True)
+    assert "pyvmm" not in links.stdout, "the tap device went with the machine"
+
+
+@pytest.mark.usefixtures("wired")
+def test_the_network_of_its_namespace(oci: Oci) -> None:
+    check_wired(oci.check("run", "--bundle", wired_bundle(oci), "c1"))
+
+
+@pytest.mark.long  # a template is made, and five machines; tests/kata has the rest
+@pytest.mark.usefixtures("wired")
+def test_a_pool_gives_machines_until_it_is_killed(oci: Oci, templates: Templates) -> None:
+    words = templates.with_pool(1)
+    command = oci.command(*words)
+    pool = subprocess.Popen([BIN / "pyvmm-poold", *command[1:]], env=templates.environment)
+    status = [str(BIN / "pyvmm-poold"), *command[1:], "--status"]
+
+    def figures() -> dict[str, int]:
+        done = subprocess.run(status, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else {"ready": 0, "made": 0, "given": 0}
+
+    def run(bundle: str) -> subprocess.CompletedProcess[str]:
+        again = ["run", "--bundle", bundle, "c1"]
+        return subprocess.run(
+            [*command, *again], capture_output=True, text=True, timeout=PATIENCE, env=templates.environment
         )
-        config = Path(bundle, "config.json")
-        spec = json.loads(config.read_text())
-        for names in spec["process"]["capabilities"].values():
-            names.append("CAP_NET_RAW")
-        config.write_text(json.dumps(spec))
-        done = oci.run("run", "--bundle", bundle, "c1")
-        assert "02:00:00:00:77:02" in done.stdout, done.stderr
-        assert "mtu 1400" in done.stdout
-        assert "10.77.0.2/24" in done.stdout
-        assert "default via 10.77.0.1" in done.stdout
-        assert "answered" in done.stdout
-        links = subprocess.run(["ip", "-n", "kata-test", "-o", "link"], check=True, capture_output=True, text=True)
-        assert "pyvmm" not in links.stdout, "the tap device went with the machine"
+
+    output = oci.folder / "pooled.out"
+
+    def create(bundle: str) -> None:
+        with output.open("wb") as out:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            again = ["create", "--bundle", bundle, "c1"]
+            subprocess.run([*command, *again], check=True, timeout=PATIENCE, env=templates.environment, **streams)
+        (monitor,) = members(oci.root)["monitor"]
+        status = Path(f"/proc/{monitor}/status").read_text().split()
+        assert int(status[status.index("PPid:") + 1]) == pool.pid, "its machine is another one"
+        eventually(lambda: figures()["ready"] == 1, "no other machine becomes ready")
+
+    script = "hostname; cat /data/own; head -c 16 /dev/urandom | md5sum; date +%s; echo made >/data/made"
+    said = []
+    try:
+        # The first one boots, and a template is made; a clone of that takes its place
+        eventually(lambda: figures()["ready"] == 1 and figures()["made"] > 1, "no machine becomes ready")
+        for number in (1, 2):
+            volume = oci.folder / f"pooled{number}"
+            volume.mkdir()
+            (volume / "own").write_text(f"{number}\n")
+            mounts = [{"destination": "/data", "type": "bind", "source": str(volume), "options": ["rbind"]}]
+            done = run(oci.bundle(script, mounts=mounts, hostname=f"host{number}"))
+            lines = done.stdout.splitlines()
+            assert (done.returncode, lines[:2]) == (0, [f"host{number}", str(number)]), done.stderr
+            assert abs(int(lines[3]) - time.time()) < 30
+            assert (volume / "made").read_text() == "made\n"
+            said.append(lines[2])
+            assert figures()["given"] == number
+            eventually(lambda: figures()["ready"] == 1, "no other machine becomes ready")
+        assert said[0] != said[1], "their random numbers are the same"
+        create(wired_bundle(oci))
+        oci.check("start", "c1")
+        eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
+        oci.check("delete", "c1")
+        check_wired(output.read_text())
+        create(oci.bundle("sleep 600"))
+        (monitor,) = members(oci.root)["monitor"]
+        status = Path(f"/proc/{monitor}/status").read_text().split()
+        assert int(status[status.index("CapEff:") + 1], 16).bit_count() == 13
+        check_jail(monitor)
+        assert len(list(oci.root.glob("@*"))) == 2
     finally:
-        subprocess.run(["ip", "netns", "del", "kata-test"], check=True)
+        pool.kill()
+        pool.wait()
+    eventually(lambda: len(list(oci.root.glob("@*"))) == 1, "the machine that was ready is left")
+    oci.check("start", "c1")
+    assert oci.check("exec", "c1", "echo", "it goes on") == "it goes on\n"
+    oci.check("delete", "--force", "c1")
+    done = run(oci.bundle("echo made by itself"))
+    assert done.stdout == "made by itself\n", done.stderr
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_whoever_is_killed(oci: Oci) -> None:

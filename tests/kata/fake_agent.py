@@ -125,6 +125,9 @@ class FakeAgent:
     def do_Check(self, _request: Any, _call: ttrpc.Call) -> Any:
         return protobuf.message("grpc.HealthCheckResponse")(status=1)
 
+    def do_SetGuestDateTime(self, request: Any, _call: ttrpc.Call) -> None:
+        pass
+
     def do_CreateSandbox(self, request: Any, _call: ttrpc.Call) -> None:
         pass
 

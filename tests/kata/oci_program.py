@@ -1,4 +1,4 @@
-"""``pyvmm-oci`` with a machine that runs nothing: ``python oci_program.py [ARGUMENT]...``"""
+"""``pyvmm-oci``, or ``pyvmm-poold``, with a machine that runs nothing: ``oci_program.py [poold] [ARGUMENT]...``"""
 
 from __future__ import annotations
 
@@ -22,4 +22,8 @@ if __name__ == "__main__":
     from tests.kata.fake_agent import boot_fake
 
     sandbox.boot_vm = boot_fake
+    if sys.argv[1:2] == ["poold"]:
+        from pyvmm_kata.oci import pool
+
+        sys.exit(pool.main(sys.argv[2:]))
     sys.exit(main())

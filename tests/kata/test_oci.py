@@ -23,7 +23,7 @@ import pytest
 
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
-from pyvmm_kata.oci.conmon import tell_oom
+from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec
 from tests.installed import wait_for_image
 from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running

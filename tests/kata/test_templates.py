@@ -1,21 +1,28 @@
-"""Templates without a guest: which one is whose, when one is good, who makes one."""
+"""Templates and pools without a guest: which one is whose, when one is good, who makes one, who gets one."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.oci import spare
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.templates import FILES, Kind
+from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
+
+READY = 2
 
 
 @pytest.fixture
@@ -175,3 +182,187 @@ def test_what_settings_and_annotations_say(tmp_path: Path) -> None:
     path.write_text('isolation = "fork"\n')
     with pytest.raises(ConfigError, match="isolation = 'fork' is not one of process, thread"):
         settings.load(str(path))
+
+
+# -- machines that are ready before there is a container -------------------------------------------------------------
+
+
+class Pool:
+    """``pyvmm-poold`` with machines that run nothing, and ``pyvmm-oci`` that asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = Runtime(folder)
+        for name in ("kernel", "image"):
+            (folder / name).write_text(name)
+        self.config = folder / "kata.toml"
+        self.config.write_text(
+            f'kernel = "{folder}/kernel"\nimage = "{folder}/image"\ntemplate = "auto"\npool = {READY}\n'
+        )
+        self.program = [*self.runtime.program, "poold", "--root", str(self.runtime.root), "--config", str(self.config)]
+        self.runtime.program = (*self.runtime.program, "--config", str(self.config))
+        self.socket = folder / "state.pool"
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.program, stderr=subprocess.PIPE, text=True)
+        self.wait_until_full()
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self.program, *words], capture_output=True, text=True, timeout=PATIENCE)
+
+    def figures(self) -> dict[str, int]:
+        try:
+            found: dict[str, int] = json.loads(self.say(b'{"op": "status"}\n'))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return {"ready": -1}
+        return found
+
+    def wait_until_full(self) -> None:
+        eventually(lambda: self.figures()["ready"] == READY, "the machines do not become ready")
+
+    def say(self, text: bytes, *, then: bytes = b"") -> bytes:
+        """What comes back for *text*, and *then*, if the first answer was no error."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(str(self.socket))
+            sock.sendall(text)
+            answer = sock.recv(4096)
+            if then and b"error" not in answer:
+                sock.sendall(then)
+                answer = sock.recv(4096)
+            return answer
+
+    def folders(self) -> list[str]:
+        """Of machines."""
+        return [path.name for path in self.runtime.root.glob("@*")]
+
+    def name(self) -> str:
+        chosen = settings.load(str(self.config))
+        return spare.name_of(chosen, spare.kind_of(chosen, *chosen.size({})))
+
+    def end(self, number: int) -> str:
+        """Send it a signal; what it has printed."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        printed = self.process.communicate(timeout=PATIENCE)[1]
+        assert self.process.returncode == (0 if number == signal.SIGTERM else -number)
+        return printed
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = Pool(tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.end(signal.SIGKILL)
+    eventually(lambda: not made.folders(), "a machine is left that nobody has")
+
+
+@needs_namespaces
+def test_each_machine_of_a_pool_is_used_once(pool: Pool) -> None:
+    pool.start()
+    assert json.loads(pool.call("--status").stdout)["ready"] == READY
+    assert stat.S_IMODE(pool.socket.stat().st_mode) == 0o600
+    assert pool.process is not None
+    monitors = set()
+    for number in range(READY + 1):
+        pool.runtime.started(f"c{number}", "cat /proc/self/cgroup; exec sleep 600")
+        known = json.loads((pool.runtime.root / f"c{number}" / "state.json").read_text())
+        monitors.add(known["monitor"])
+        status = Path(f"/proc/{known['monitor']}/status").read_text().split()
+        assert status[status.index("PPid:") + 1] == str(pool.process.pid)
+        assert status[status.index("Seccomp:") + 1] == "2", "it has the calls of a list alone"
+        assert os.getpriority(os.PRIO_PROCESS, known["monitor"]) == 0, "it computes as a spare is made"
+        pool.wait_until_full()
+    assert len(monitors) == READY + 1
+    assert pool.figures()["given"] == READY + 1
+    done = pool.runtime.run("run", "--bundle", pool.runtime.bundle("cat; exit 3"), "last", input="typed\n")
+    assert (done.returncode, done.stdout) == (3, "typed\n"), done.stderr
+    pool.end(signal.SIGTERM)
+    assert not pool.socket.exists()
+    eventually(lambda: len(pool.folders()) == READY + 1, "machines that were ready are left")
+    for number in range(READY + 1):
+        assert pool.runtime.state(f"c{number}")["status"] == "running", "it ended with the pool"
+        pool.runtime.check("delete", "--force", f"c{number}")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_a_pool_that_answers_a_machine_is_made(pool: Pool, number: int) -> None:
+    pool.start()
+    assert pool.process is not None
+    if number == signal.SIGKILL:
+        pool.end(number)
+    else:
+        pool.process.send_signal(number)
+    done = pool.runtime.run("run", "--bundle", pool.runtime.bundle("echo runs"), "c1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs\n", "")
+    if number == signal.SIGKILL:
+        eventually(lambda: not pool.folders(), "machines outlive their pool")
+        pool.start()  # the socket's name is still there
+
+
+@needs_namespaces
+def test_a_container_that_needs_another_machine_has_one_made(pool: Pool) -> None:
+    pool.start()
+    limited = json.loads(Path(pool.runtime.bundle("echo runs"), "config.json").read_text())["linux"]
+    limited["resources"] = {"memory": {"limit": 64 << 20}}
+    done = pool.runtime.run("run", "--bundle", pool.runtime.bundle("echo runs", linux=limited), "c1")
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
+    assert (pool.figures()["given"], pool.figures()["ready"]) == (0, READY)
+    (Path(pool.config).parent / "image").write_text("another one")
+    done = pool.runtime.run("run", "--bundle", pool.runtime.bundle("echo runs"), "c1")
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
+    eventually(lambda: pool.figures()["made"] >= 2 * READY, "its machines are still those of the old image")
+    pool.wait_until_full()
+    assert pool.runtime.run("run", "--bundle", pool.runtime.bundle("echo runs"), "c1").stdout == "runs\n"
+    assert pool.figures()["given"] == 1
+
+
+@needs_namespaces
+def test_what_a_pool_does_not_understand(pool: Pool) -> None:
+    pool.start()
+    take = {"op": "take", "name": pool.name()}
+    for request in (b"\n", b"\xff\0\n", b"{", b"[" * 60_000 + b"\n", b"[1]\n", b"{}\n", b'{"op": []}\n', b'"take"\n'):
+        assert b"no such request" in pool.say(request)
+    names: tuple[object, ...] = (None, [], {}, "", "x" * 1000, f"{take['name']} ")
+    for name in names:
+        assert b"no machine is like that" in pool.say(json.dumps({"op": "take", "name": name}).encode() + b"\n")
+    assert pool.figures()["given"] == 0
+    for number, then in enumerate((b"[]\n", b"{}\n", b"\xff\n", b'{"streams": 3, "placed": {}}\n', b"{" + b"\n")):
+        answer = pool.say(json.dumps(take).encode() + b"\n", then=then)
+        assert b"error" in answer and b"Traceback" not in answer
+        pool.wait_until_full()
+        assert pool.figures()["given"] == number + 1
+    eventually(lambda: len(pool.folders()) == READY, "machines that nobody has a use for are left")
+    pool.say(json.dumps(take).encode() + b"\n")  # who asks, and leaves
+    eventually(lambda: pool.figures()["made"] == READY + 6, "no other one is made")
+    eventually(lambda: len(pool.folders()) == READY, "the machine of who left is left")
+    assert "already" in pool.call().stderr
+    assert pool.end(signal.SIGTERM) == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "reason"),
+    [
+        ('pool = 65\ntemplate = "auto"', (), "pool = 65 is not 0 to 64"),
+        ('pool = -1\ntemplate = "auto"', (), "pool = -1 is not 0 to 64"),
+        ('pool = "2"\ntemplate = "auto"', (), "pool = '2' is of the wrong kind"),
+        ("pool = true", (), "pool = True is of the wrong kind"),
+        ("pool = 2", (), 'it needs template = "auto"'),
+        ("pool = 0", (), "there is nothing to do"),
+        ("", ("--number", "2"), 'a pool needs template = "auto"'),
+        ('template = "auto"', ("--number", "0"), "--number '0' is not 1 to 64"),
+        ('template = "auto"', ("--number", "\N{SUPERSCRIPT TWO}"), "is not 1 to 64"),
+        ("", ("more",), "'more' is one argument too many"),
+        ("", ("--nosuch",), "option --nosuch is not known"),
+        ("", ("--status",), "no pool serves"),
+    ],
+)
+def test_what_a_pool_cannot_be(pool: Pool, lines: str, words: tuple[str, ...], reason: str) -> None:
+    pool.config.write_text(f"{lines}\n")
+    done = pool.call(*words)
+    assert done.returncode == 1
+    assert reason in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("pyvmm-poold: ")

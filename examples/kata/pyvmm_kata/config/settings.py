@@ -12,6 +12,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     policy = ""                 # a file that says which requests the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
                                 # "kernel", "image", "template", "policy"; or true: all of it
+    pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
 
 The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
@@ -40,6 +41,7 @@ GUEST_OVERHEAD = 96 * MIB
 """What the guest's kernel, its agent and crun need beside what a container may use."""
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
+MAX_POOL = 64
 TEMPLATES = ("auto", "off")
 ISOLATIONS = ("process", "thread")
 ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template", "policy")
@@ -59,6 +61,7 @@ class Settings(NamedTuple):
     template: str = "off"
     isolation: str = "process"
     policy: Policy | None = None
+    pool: int = 0
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
@@ -179,6 +182,14 @@ def _check(values: Json, path: str) -> Settings:
         raise ConfigError(words, code="kata-config")
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
+    if not 0 <= made.pool <= MAX_POOL:
+        raise ConfigError(f"{path}: pool = {made.pool} is not 0 to {MAX_POOL}", code="kata-config")
+    if made.pool and made.template == "off":
+        raise ConfigError(
+            f"{path}: pool = {made.pool}: the machines of a pool are clones of a template",
+            code="kata-config",
+            hint='it needs template = "auto"',
+        )
     return made
 
 

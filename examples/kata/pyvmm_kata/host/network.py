@@ -186,6 +186,26 @@ class Network:
             self.readdress(readdress)
             self.configure(agent)
 
+    def move(self, namespace: str) -> None:
+        """Have the spare devices be for another network namespace, and be there.
+
+        :param namespace: its path
+        :raises ConfigError: it has more interfaces than there are devices
+        :raises HostError: see :func:`take_over`
+        """
+        most = len(self.nets)
+        if not in_namespace(namespace, lambda: count_interfaces() <= most):
+            raise ConfigError(f"network namespace {namespace} has more than {most} interfaces", code="oci-network")
+        target = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with _rtnetlink() as route:
+                for number in range(most):
+                    (index,) = route.link_lookup(ifname=f"{TAP_PREFIX}{number}")
+                    route.link("set", index=index, net_ns_fd=target)
+        finally:
+            os.close(target)
+        self._namespace = namespace
+
     def _adopt_here(self) -> bool:
         if not has_interfaces():
             return False
@@ -296,7 +316,12 @@ def in_namespace(path: str, work: Callable[[], Result]) -> Result:
 
 def has_interfaces() -> bool:
     """Is there more than a loopback interface?  Without what takes longest here, the import of pyroute2."""
-    return any(name != "lo" and not name.startswith(TAP_PREFIX) for _, name in socket.if_nameindex())
+    return count_interfaces() > 0
+
+
+def count_interfaces() -> int:
+    """How many there are, up or not, beside loopback and ours."""
+    return sum(name != "lo" and not name.startswith(TAP_PREFIX) for _, name in socket.if_nameindex())
 
 
 # -- taking over -----------------------------------------------------------------------------------------------------

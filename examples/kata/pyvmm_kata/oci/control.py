@@ -171,6 +171,21 @@ def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Chann
         channel.close()
 
 
+def leave_descriptors(kept: set[int]) -> None:
+    """Close all that the caller may have left open, and redirect standard input, output and error to /dev/null: the
+    reader of the container's output must see its end when the container's processes close it."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing itself
+
+
 def _path(folder_fd: int) -> str:
     return f"/proc/self/fd/{folder_fd}/{NAME}"  # a unix socket's path must be short, and the folder's may not be
 

@@ -16,8 +16,10 @@ from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
+from pyvmm_kata.oci.spare import Taken, take
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.placed import Placed
 from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
@@ -72,7 +74,11 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     folder = _make_folder(context, container_id)
     face: Face | None = None
+    taken: Taken | None = None
+    console = -1
     try:
+        if not machine.holder and (taken := take(context, bundle, chosen)) is not None:
+            machine = machine.prefer_network(taken.network)
         state.write_cgroup(folder, cgroup)
         entered = cgroup if Cgroup(cgroup).make() else ""
         face = Face.launch(machine.face_namespaces(bundle.spec), bundle.spec.get("hostname") or "", entered)
@@ -81,13 +87,15 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
         for kind in ("prestart", "createRuntime"):
             # They see the container as created, as with crun
             hooks.run(known["hooks"], kind, {**state.public(known), "status": "created"})
+        if options["console-socket"]:
+            from pyvmm_kata.oci.console import open_console
+
+            console = open_console(options["console-socket"])
         if machine.holder:
-            _join(machine, known, bundle, face, folder, options["console-socket"])
-        else:
+            _join(machine, known, bundle, face, folder, console)
+        elif taken is None or not _give(taken, known, bundle, face, folder, console):
             pid = face.pid, face.fileno()
-            _start_monitor(
-                lambda: _plan(container_id, folder, bundle, chosen, cgroup, options["console-socket"], terminal, pid)
-            )
+            _start_monitor(lambda: _plan(container_id, folder, bundle, chosen, cgroup, console, terminal, pid))
         if options["pid-file"]:
             state.write_pid(options["pid-file"], face.pid)
     except BaseException:
@@ -98,33 +106,48 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
             face.close()
             face.reap()
         raise
+    finally:
+        if taken is not None:
+            taken.close()
+        if console >= 0:
+            os.close(console)
     face.close()
     return face.pid
 
 
-def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console_socket: str) -> None:
+def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console: int) -> None:
     """Have the monitor of another container make this one in its machine, with the files that this process sees."""
-    from pyvmm_kata.oci.console import open_console
-    from pyvmm_kata.sandbox.placed import Placed
-
-    terminal = bool(known["process"].get("terminal"))
     placed = Placed.of(bundle, known["id"], machine.members)
-    console = -1
     try:
-        console = open_console(console_socket) if console_socket else -1
-        streams = [console] if console >= 0 else [0, 1] if terminal else [0, 1, 2]
-        request = {"id": known["id"], "folder": folder, "face": face.pid, "streams": len(streams)}
+        request, fds = _request(known, folder, face, console)
         channel = control.connect(machine.holder)
         try:
-            fds = [face.fileno(), *streams, *placed.trees]
-            channel.request({"op": "create", **request, "placed": placed.to_json()}, fds)
+            channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
             channel.answer(CREATE_S)
         finally:
             channel.close()
     finally:
         placed.close()
-        if console >= 0:
-            os.close(console)
+
+
+def _give(taken: Taken, known: Json, bundle: Bundle, face: Face, folder: str, console: int) -> bool:
+    """Have a machine of the pool be this container's; False: it cannot be."""
+    placed = Placed.of(bundle, known["id"], ())
+    try:
+        request, fds = _request(known, folder, face, console)
+        status = os.stat(request["folder"])
+        request |= {"same": [status.st_dev, status.st_ino], "cgroup": known["cgroup"]}
+        return taken.become({**request, "bundle": bundle.path, "spec": bundle.spec}, fds, placed)
+    finally:
+        placed.close()
+
+
+def _request(known: Json, folder: str, face: Face, console: int) -> tuple[Json, list[int]]:
+    """The part of a request that all processes with a machine understand, and its descriptors."""
+    terminal = bool(known["process"].get("terminal"))
+    streams = [console] if console >= 0 else [0, 1] if terminal else [0, 1, 2]
+    request = {"id": known["id"], "folder": folder, "face": face.pid, "streams": len(streams)}
+    return request, [face.fileno(), *streams]
 
 
 def _plan(
@@ -133,17 +156,14 @@ def _plan(
     bundle: Bundle,
     chosen: settings.Settings,
     cgroup: str,
-    console_socket: str,
+    console: int,
     terminal: bool,
     face: tuple[int, int],
 ) -> Plan:
     """In the monitor: take over the caller's standard input, output and error."""
-    from pyvmm_kata.oci.console import open_console
     from pyvmm_kata.oci.service import Plan
 
-    console = -1
-    if console_socket:
-        console = open_console(console_socket)
+    if console >= 0:
         stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
     elif terminal:
         stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
@@ -203,7 +223,7 @@ def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
         timeline.note("monitor")
         plan = make_plan()
         streams = (end for end in plan.stdio[:3] if isinstance(end, int))
-        _leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
+        control.leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
         from pyvmm_kata.oci.monitor import Monitor
 
         monitor = Monitor(plan)
@@ -224,18 +244,3 @@ def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
     gc.freeze()
     gc.enable()
     return monitor.wait()
-
-
-def _leave_descriptors(kept: set[int]) -> None:
-    """Close all that the caller may have left open, and redirect standard input, output and error to /dev/null: the
-    reader of the container's output must see its end when the container's processes close it."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in range(3):
-        os.dup2(null, fd)
-    os.close(null)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # that of the listing itself

@@ -44,6 +44,35 @@ LINGER_S = 10.0
 """Seconds that requests which wait for a process may take to report its end."""
 
 
+class Asked:
+    """What a ``create`` asks of a process that has a machine: a container in it.
+
+    :param fds: the face, the streams, and the mounts, which it takes over
+    """
+
+    def __init__(self, request: Json, fds: list[int]) -> None:
+        first = 1 + int(request["streams"])
+        self.container_id, self.folder = str(request["id"]), str(request["folder"])
+        self.placed = Placed.from_json(request["placed"], fds[first:])
+        self.face = Face.adopt(int(request["face"]), fds[0])
+        self._streams = fds[1:first]
+
+    def stdio(self, *, terminal: bool) -> tuple[Stdio, int]:
+        """The streams, and the console, which are the caller's from now on; -1: no console."""
+        ends = self._streams
+        if terminal:
+            stdio = Stdio(os.dup(ends[0]), os.dup(ends[-1]), None, terminal=True)
+        else:
+            stdio = Stdio(os.dup(ends[0]), os.dup(ends[1]), os.dup(ends[2]))
+        return stdio, ends.pop() if len(ends) == 1 else -1
+
+    def close(self) -> None:
+        """Close what nobody took, but for the face."""
+        self.placed.close()
+        while self._streams:
+            os.close(self._streams.pop())
+
+
 class Monitor:
     """A machine and its containers.  Made and run on the main thread.
 
@@ -131,6 +160,43 @@ class Monitor:
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 
+    def adopt(self, sandbox: Sandbox, group: str) -> None:
+        """In place of :meth:`prepare` and of the machine of :meth:`create`: take one that is ready.
+
+        :param group: the control group in which this process is; empty: none
+        :raises VmmError: it is not fit for this container, of which nothing has been made
+        """
+        plan = self._plan
+        spec = plan.bundle.spec
+        self._sandbox = sandbox
+        self._first.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()))
+        cgroup = Cgroup(plan.cgroup)
+        pids = Cgroup(group).pids() if group else []
+        if cgroup.hold(*pids, plan.face.pid):
+            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
+        else:
+            self._home = ""
+            self._first.save(cgroup="")
+            if group:
+                raise HostError(f"{plan.cgroup} cannot be entered", code="cgroup")
+        if group:
+            Cgroup(group).remove()
+        path = plan.face.namespace("net")
+        apart = os.readlink(path) != os.readlink("/proc/self/ns/net")
+        self._has_network = True
+        sandbox.begin(plan.container_id, machine_name(spec), path if apart else "")
+        sandbox.listen(self._on_event)
+
+    def create_adopted(self, placed: Placed) -> None:
+        """Make the container in the machine that was adopted.
+
+        :raises VmmError: it cannot be made
+        """
+        assert self._sandbox is not None
+        self._first.create(self._sandbox, placed)
+        if self._home:
+            Cgroup(self._home).limit_cpu(self._resources)
+
     @property
     def _resources(self) -> Json:
         found: Json = (self._plan.bundle.spec.get("linux") or {}).get("resources") or {}
@@ -160,25 +226,16 @@ class Monitor:
     def _join(self, request: Json, fds: list[int]) -> None:
         """Make one more container, from the request of a ``create`` and its descriptors: the face, the streams, and the
         mounts."""
-        first = 1 + int(request["streams"])
-        placed = Placed.from_json(request["placed"], fds[first:])
-        face, streams = Face.adopt(int(request["face"]), fds[0]), fds[1:first]
+        asked = Asked(request, fds)
         try:
-            bundle = Bundle.load(state.read(str(request["folder"]))["bundle"])
-            terminal = bool(bundle.spec["process"].get("terminal"))
-            if terminal:
-                stdio = Stdio(os.dup(streams[0]), os.dup(streams[-1]), None, terminal=True)
-            else:
-                stdio = Stdio(os.dup(streams[0]), os.dup(streams[1]), os.dup(streams[2]))
-            console = streams.pop() if len(streams) == 1 else -1
-            self._add(str(request["id"]), str(request["folder"]), bundle, stdio, face, console, placed)
+            bundle = Bundle.load(state.read(asked.folder)["bundle"])
+            stdio, console = asked.stdio(terminal=bool(bundle.spec["process"].get("terminal")))
+            self._add(asked.container_id, asked.folder, bundle, stdio, asked.face, console, asked.placed)
         except BaseException:
-            face.close()
+            asked.face.close()
             raise
         finally:
-            placed.close()
-            for end in streams:
-                os.close(end)
+            asked.close()
 
     def _add(
         self, container_id: str, folder: str, bundle: Bundle, stdio: Stdio, face: Face, console: int, placed: Placed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.face import KILLED
-from pyvmm_kata.oci import conmon, control
+from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import window_size
 from pyvmm_kata.sandbox.stdio import Stdio
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.sandbox import Sandbox
     from pyvmm_kata.state import Json
 
+_PERSIST, _OOM = b"--persist-dir", "oom"
 LAST_WORDS_S = 1.0
 """Seconds to wait until an error can be written to the container's output."""
 
@@ -131,7 +132,7 @@ class ContainerService:
     def tell_oom(self) -> None:
         """The guest's kernel has killed one of its processes because memory ran out."""
         self.save(oom=self._state.get("oom", 0) + 1)
-        conmon.tell_oom(self.plan.bundle.path, self.plan.face.pid)
+        tell_oom(self.plan.bundle.path, self.plan.face.pid)
 
     def kill(self) -> None:
         """End it."""
@@ -359,3 +360,38 @@ def _last_stream(stdio: Stdio) -> int:
     """A duplicate of the descriptor of its stderr, or else stdout; -1 if there is none."""
     ends = [end for end in (stdio.stderr, stdio.stdout) if isinstance(end, int)]
     return os.dup(ends[0]) if ends else -1
+
+
+def tell_oom(bundle: str, pid: int) -> None:
+    """Make the file by which podman knows that a container ran out of memory; without conmon, do nothing.
+
+    conmon(8), which podman runs as the parent of a container's face, watches the control group of the container's pid
+    for processes that are killed because memory ran out.  That happens in the guest, where the host's control group
+    shows nothing of it, so the runtime makes the file that podman looks for.
+
+    :param bundle: the container's
+    :param pid: of the container's face
+    """
+    # conmon's pipe is in the bundle; podman before version 5 looks for the file there
+    folders = [bundle] if os.path.exists(os.path.join(bundle, "ctl")) else []
+    folders += _persist_folders(pid)
+    for folder in folders:
+        try:
+            os.close(os.open(os.path.join(folder, _OOM), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError:
+            pass  # it is being removed
+
+
+def _persist_folders(pid: int) -> list[str]:
+    """What conmon was given as its folder for the container, if the parent of *pid* is one (none or one)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+        with open(f"/proc/{parent}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except (OSError, ValueError, IndexError):
+        return []
+    if os.path.basename(words[0]) != b"conmon" or _PERSIST not in words[:-1]:
+        return []
+    folder = os.fsdecode(words[words.index(_PERSIST) + 1])
+    return [folder] if os.path.isabs(folder) else []  # a relative one is below conmon's working directory

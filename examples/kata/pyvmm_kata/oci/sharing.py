@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata import state
 from pyvmm_kata.config.checks import bad
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import mounts
+from pyvmm_kata.host import cgroups, mounts
 from pyvmm_kata.host.namespaces import Member, owner
 
 if TYPE_CHECKING:
@@ -32,10 +32,16 @@ class Machine(NamedTuple):
 
     holder: str = ""
     members: tuple[Member, ...] = ()
+    network: str = ""
+
+    def prefer_network(self, path: str) -> Machine:
+        """The same, with the path of the network namespace of a container whose spec names none."""
+        return self._replace(network=path)
 
     def face_namespaces(self, spec: Json) -> dict[str, str]:
         """Those that the container's face is to enter, by type."""
-        return {kind: path for kind, path in _paths(spec).items() if self.holder or kind == "network"}
+        found = {kind: path for kind, path in _paths(spec).items() if self.holder or kind == "network"}
+        return {"network": self.network, **found} if self.network else found
 
 
 def _paths(spec: Json) -> dict[str, str]:
@@ -93,11 +99,17 @@ def folder_of(root: str, pid: int) -> str:
     return os.path.join(root, f"@{pid}-{state.start_time(pid)}")
 
 
+def group_of(pid: int) -> str:
+    """The control group of a machine for which there is no container yet."""
+    return f"{cgroups.ROOT}/pyvmm/@{pid}-{state.start_time(pid)}"
+
+
 def sweep(root: str) -> None:
-    """Remove the folders of monitors that were killed."""
+    """Remove the folders of monitors that were killed, and control groups of machines that never had a container."""
     for name in os.listdir(root) if os.path.isdir(root) else ():
         pid, _, began = name.removeprefix("@").partition("-")
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):
             folder = os.path.join(root, name)
             mounts.SharedDirectory(folder).remove()
             shutil.rmtree(folder, ignore_errors=True)
+            cgroups.Cgroup(f"{cgroups.ROOT}/pyvmm/{name}").remove()

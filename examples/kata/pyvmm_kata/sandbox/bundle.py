@@ -48,6 +48,14 @@ class Bundle:
             raise bad("root.path", f"{bundle.rootfs} is no directory, image file or block device")
         return bundle
 
+    @classmethod
+    def checked(cls, path: str, spec: Json) -> Bundle:
+        """One whose root is a folder, which another process has loaded and sent here."""
+        bundle = cls.__new__(cls)
+        bundle.path, bundle.spec, bundle.disk = path, spec, None
+        bundle.rootfs = os.path.join(path, spec["root"]["path"])
+        return bundle
+
     @property
     def annotations(self) -> dict[str, str]:
         """Its annotations, empty where there are none."""

@@ -12,6 +12,7 @@ from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
+from pyvmm_kata.host.network import in_namespace
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.agent import AgentClient, Storage
 from pyvmm_kata.sandbox.container import Container
@@ -147,37 +148,82 @@ class Sandbox:
         :raises VmmError: the machine cannot be made, or its agent does not answer in a minute
         """
         try:
-            self._shared.make()
-            network = self.config.network
-            try:
-                self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
-            finally:
-                if network is not None:
-                    network.release()
-            self._vm.watch(self._on_end)
-            if self.config.loopback:
-                self._loopback = self._take_loopback(self._vm)
-            timeline.note("machine")
-            self._agent = self._connect(self._vm)
-            timeline.note("connected")
-            if self.config.policy is not None:
-                self._agent.set_policy(self.config.policy)
-            self._agent.create_sandbox(
-                self.config.sandbox_id,
-                self.config.hostname,
-                (Storage("virtio-fs", TAG, "virtiofs", GUEST_SHARED),),
-                shared_pids=self.config.shared_pids,
-            )
-            if network is not None:
-                if self._vm.template:
-                    network.readdress(self._vm.readdress)
-                network.configure(self._agent)
-            timeline.note("sandbox")
+            self._make()
+            self._begin()
         except BaseException:
             self.stop()
             raise
-        for name, work in (("check", self._check), ("oom", self._watch_oom)):
-            threading.Thread(target=work, name=name, daemon=True).start()
+        self._attend("check", self._check)
+        self._attend("oom", self._watch_oom)
+
+    def prepare(self) -> None:
+        """Do the part of :meth:`start` that is the same for all sandboxes; :meth:`begin` does the rest, once.
+
+        :raises VmmError: see :meth:`start`
+        """
+        try:
+            self._make()
+        except BaseException:
+            self.stop()
+            raise
+        self._attend("check", self._check)
+
+    def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
+        """Give a sandbox that is prepared its name.
+
+        :param namespace: the path of another network namespace than the present one, whose interfaces it is to have, or
+            empty
+        :raises VmmError: it cannot be; the caller stops it
+        """
+        check_id(sandbox_id, "sandbox")
+        self.config = self.config._replace(sandbox_id=sandbox_id, hostname=hostname)
+        self.agent.set_time(time.time())  # the host's may have been set since
+        self._begin()
+        if namespace and self.config.network is not None:
+            self.config.network.move(namespace)
+            loopback, self._loopback = self._loopback, None
+            if loopback is not None:
+                loopback.close()
+                vm = self._vm
+                self._loopback = in_namespace(namespace, lambda: self._take_loopback(vm)) if vm is not None else None
+            self.adopt_network()
+        self._attend("oom", self._watch_oom)
+
+    def _make(self) -> None:
+        """Have a machine, its share, and a connection to its agent."""
+        self._shared.make()
+        network = self.config.network
+        try:
+            self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
+        finally:
+            if network is not None:
+                network.release()
+        self._vm.watch(self._on_end)
+        if self.config.loopback:
+            self._loopback = self._take_loopback(self._vm)
+        timeline.note("machine")
+        self._agent = self._connect(self._vm)
+        timeline.note("connected")
+
+    def _begin(self) -> None:
+        """Make the sandbox in the guest, with its network."""
+        agent, network, vm = self.agent, self.config.network, self._vm
+        if self.config.policy is not None:
+            agent.set_policy(self.config.policy)
+        agent.create_sandbox(
+            self.config.sandbox_id,
+            self.config.hostname,
+            (Storage("virtio-fs", TAG, "virtiofs", GUEST_SHARED),),
+            shared_pids=self.config.shared_pids,
+        )
+        if network is not None:
+            if vm is not None and vm.template:
+                network.readdress(vm.readdress)
+            network.configure(agent)
+        timeline.note("sandbox")
+
+    def _attend(self, name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
 
     def _connect(self, vm: Vm) -> AgentClient:
         """The connection to the agent.  A clone gets random numbers of its own and the time before anything else is

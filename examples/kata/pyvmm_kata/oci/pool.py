@@ -1,0 +1,461 @@
+"""``pyvmm-poold``: keeps machines ready for the containers of ``pyvmm-oci``, see :mod:`pyvmm_kata.oci.spare`.
+
+It has one thread and makes one spare at a time, with a nice value of 19 until that is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.config import settings
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.host.cgroups import Cgroup
+from pyvmm_kata.oci import spare
+from pyvmm_kata.oci.context import default_root, is_of_a_user
+from pyvmm_kata.oci.options import FLAG, VALUE, parse
+from pyvmm_kata.oci.sharing import group_of, sweep
+from pyvmm_kata.sandbox import templates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from pyvmm_kata.state import Json
+
+OPTIONS = {"root": VALUE, "config": VALUE, "number": VALUE, "status": FLAG, "help": FLAG, "version": FLAG}
+USAGE = """\
+usage: pyvmm-poold [--root DIR] [--config FILE] [--number N]
+       pyvmm-poold [--root DIR] --status
+
+Keeps virtual machines ready for containers that pyvmm-oci makes with the same --root and --config: as many as the
+file's `pool` says, or N.  It runs until SIGTERM.  Containers run on after its end, and start without it, later.
+
+  --status   print what a pool that runs has and has done, as JSON
+"""
+REST_S = 0.2
+"""Seconds from a machine's leaving until the next one is made: a container that starts has the CPUs first."""
+LOOK_S = 10.0
+"""Seconds between looks at the files that the machines are made of."""
+RETRY_S, MOST_RETRY_S = 1.0, 60.0
+MAX_REQUEST, MAX_CLIENTS = 1 << 16, 64
+END_S = 10.0
+
+
+class _Child(NamedTuple):
+    """A spare of ours.
+
+    :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.oci.spare.name_of`
+    :ivar booted: it is no clone of a template, since there was none
+    """
+
+    pid: int
+    sock: socket.socket
+    name: str
+    booted: bool = False
+
+
+class Pool:
+    """The machines that are ready, and who asks for them.
+
+    :param root: of the states of containers
+    :param number: how many machines
+    """
+
+    def __init__(self, root: str, chosen: settings.Settings, number: int) -> None:
+        self._root = root
+        self._settings = chosen
+        self._number = number
+        self._ready: list[_Child] = []
+        self._making: _Child | None = None
+        self._clients: list[socket.socket] = []
+        self._next = 0.0
+        self._looked = 0.0
+        self._name = ""
+        self._failures = 0
+        self._builder = 0
+        self._groups: dict[int, str] = {}
+        """Control groups that children have until they have a container, by pids."""
+        self._stopping = False
+        self._counts = {"made": 0, "given": 0, "refused": 0, "failed": 0}
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        :raises ConfigError: there is a pool for the same containers already
+        :raises HostError: it cannot be served there
+        """
+        folder, name = spare.address(self._root)
+        try:
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            # The lock goes with us: children close it
+            lock = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"there is a pool for {self._root} already", code="pool") from None
+        except OSError as error:
+            raise HostError(f"{error.filename}: {error.strerror}", code="pool", errno=error.errno or 0) from error
+        woken, waker = socket.socketpair()
+        waker.setblocking(False)
+        woken.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        listener = self._listen(f"/proc/self/fd/{place}/{name}", f"{folder}/{name}")
+        try:
+            sweep(self._root)
+            while not self._stopping:
+                self._turn(listener, woken)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=place)
+            listener.close()
+            self._end_all()
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _listen(self, path: str, shown: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # of one that was killed: we have the lock
+            listener.bind(path)
+            listener.listen(MAX_CLIENTS)
+        except OSError as error:
+            raise HostError(f"{shown}: {error.strerror}", code="pool", errno=error.errno or 0) from error
+        finally:
+            os.umask(before)
+        listener.setblocking(False)
+        return listener
+
+    def _turn(self, listener: socket.socket, woken: socket.socket) -> None:
+        """Do what there is to do, and wait for more."""
+        self._reap()
+        self._look()
+        now = time.monotonic()
+        wanted = len(self._ready) < self._number and self._making is None
+        if wanted and now >= self._next:
+            self._make()
+            wanted = False
+        spares = [*self._ready, *([self._making] if self._making is not None else ())]
+        ready = select.poll()
+        for sock in (listener, woken, *self._clients, *(each.sock for each in spares)):
+            ready.register(sock, select.POLLIN)
+        wait = min(self._next - now, LOOK_S) if wanted else LOOK_S
+        found = {fd for fd, _ in ready.poll(max(0.0, wait) * 1000)}
+        if woken.fileno() in found:
+            woken.recv(4096)
+        for child in spares:
+            if child.sock.fileno() in found:
+                self._hear(child)
+        for client in [each for each in self._clients if each.fileno() in found]:
+            self._clients.remove(client)
+            with client:
+                self._serve(client)
+        if listener.fileno() in found:
+            self._welcome(listener)
+
+    # -- spares ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Drop machines that are made of files which have been replaced since."""
+        if self._looked and time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        before, self._name = self._name, self._current_name()
+        if before != self._name:
+            for child in (*self._ready, *([self._making] if self._making is not None else ())):
+                self._drop(child)
+
+    def _current_name(self) -> str:
+        try:
+            return spare.name_of(self._settings, self._kind())
+        except OSError:
+            return ""
+
+    def _make(self) -> None:
+        """Start one more."""
+        if not self._name:
+            self._fail(f"{self._settings.kernel}, or {self._settings.image}, is not there")
+            return
+        if _available() < 2 * self._settings.size({})[0]:
+            self._fail("the host has too little memory for one more machine")
+            return
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gc.collect()
+        gc.freeze()  # what there is is shared with the child
+        pid = os.fork()
+        if pid == 0:
+            status = 255
+            try:
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                    signal.signal(number, signal.SIG_DFL)
+                os.setsid()
+                status = spare.be_spare(its, self._root, self._settings)
+            finally:
+                os._exit(status)
+        its.close()
+        self._making = _Child(pid, ours, self._name)
+        self._groups[pid] = group_of(pid)
+
+    def _hear(self, child: _Child) -> None:
+        """It is ready, or has ended."""
+        try:
+            text = child.sock.recv(1 << 16)
+        except OSError:
+            text = b""
+        if child is not self._making:
+            self._drop(child)  # it says nothing but once, so it has ended
+            return
+        self._making = None
+        said = _words_of(text)
+        if not said.get("ready"):
+            child.sock.close()
+            self._fail(f"a machine could not be made: {said.get('error', 'it has ended')}")
+            return
+        _promote(child.pid)
+        self._ready.append(child._replace(booted=bool(said.get("booted"))))
+        self._failures = 0
+        self._counts["made"] += 1
+        # Not what the spare says, which has run a guest: which template that is, is known here
+        if said.get("booted") and not self._builder and not self._has_template():
+            self._builder = templates.request(self._kind())
+
+    def _kind(self) -> templates.Kind:
+        return spare.kind_of(self._settings, *self._settings.size({}))
+
+    def _has_template(self) -> bool:
+        try:
+            templates.find(self._kind().key(), touch=False)
+        except (OSError, VmmError):
+            return False
+        return True
+
+    def _fail(self, why: str) -> None:
+        self._counts["failed"] += 1
+        self._next = time.monotonic() + min(RETRY_S * 2**self._failures, MOST_RETRY_S)
+        self._failures += 1
+        _say(why)
+
+    def _drop(self, child: _Child) -> None:
+        """Have no more to do with it: it ends, if it has not been given away."""
+        child.sock.close()
+        if child in self._ready:
+            self._ready.remove(child)
+        elif child is self._making:
+            self._making = None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if group := self._groups.pop(pid, ""):
+                with contextlib.suppress(VmmError):
+                    Cgroup(group).remove()
+                sweep(self._root)
+            if pid == self._builder:
+                self._builder = 0
+                for child in [each for each in self._ready if each.booted and self._has_template()]:
+                    self._drop(child)  # clones take its place
+
+    def _end_all(self) -> None:
+        """End the spares, and wait for them."""
+        children = [*self._ready, *([self._making] if self._making is not None else ())]
+        for child in children:
+            child.sock.close()
+        deadline = time.monotonic() + END_S
+        for child in children:
+            while _runs(child.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if _runs(child.pid):
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+        for group in self._groups.values():
+            with contextlib.suppress(VmmError):
+                Cgroup(group).remove()
+        sweep(self._root)
+
+    # -- clients -----------------------------------------------------------------------------------------------------
+
+    def _welcome(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        if not spare.is_ours(client) or len(self._clients) >= MAX_CLIENTS:
+            client.close()
+            return
+        client.setblocking(False)
+        self._clients.append(client)
+
+    def _serve(self, client: socket.socket) -> None:
+        """Answer a request, which came at once or not at all."""
+        try:
+            text = client.recv(MAX_REQUEST)
+            answer = self._answer(text, client)
+            if answer:
+                client.send(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            pass  # it has ended, or reads nothing
+
+    def _answer(self, text: bytes, client: socket.socket) -> Json:
+        """The answer; empty: a spare gives it."""
+        request = _words_of(text) if text.endswith(b"\n") else {}
+        op = request.get("op")
+        if op == "status":
+            return {"ready": len(self._ready), "wanted": self._number, **self._counts}
+        if op != "take":
+            return {"error": "no such request"}
+        if request.get("name") != self._name:
+            self._looked = 0.0  # perhaps it is we who have something old
+            self._counts["refused"] += 1
+            return {"error": "no machine is like that"}
+        while self._ready:
+            child = self._ready[0]
+            try:
+                socket.send_fds(child.sock, [b"."], [client.fileno()])
+            except OSError:
+                self._drop(child)
+                continue
+            self._drop(child)
+            self._counts["given"] += 1
+            self._next = max(self._next, time.monotonic() + REST_S)
+            return {}
+        self._counts["refused"] += 1
+        return {"error": "no machine is ready"}
+
+
+def _words_of(text: bytes) -> Json:
+    """What a spare says; empty: nothing that makes sense."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _runs(pid: int) -> bool:
+    """Whether our child still runs; it is reaped when it does not."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False
+
+
+def _promote(pid: int) -> None:
+    """Have a process and its children compute as others do, which :func:`templates.become_nice` has ended."""
+    try:
+        processes = [pid]
+        for process in processes:  # it grows: the machine's process has children, too
+            for thread in os.listdir(f"/proc/{process}/task"):
+                with open(f"/proc/{process}/task/{thread}/children") as file:
+                    processes += map(int, file.read().split())
+            for number in map(int, os.listdir(f"/proc/{process}/task")):
+                os.setpriority(os.PRIO_PROCESS, number, 0)
+        with open(f"/proc/{pid}/autogroup", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # it has just ended, or the kernel has no groups of sessions
+
+
+def _available() -> int:
+    """Bytes of memory that can be had without swapping; proc_meminfo(5)."""
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return sys.maxsize
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"pyvmm-poold: {words}\n")
+    sys.stderr.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    try:
+        options, rest = parse(
+            sys.argv[1:] if arguments is None else arguments, OPTIONS, {"h": "help", "v": "version"}, "pyvmm-poold"
+        )
+        if rest:
+            raise ConfigError(f"{rest[0]!r} is one argument too many", code="oci-usage", hint="see --help")
+        root = os.path.abspath(options["root"] or default_root())
+        if options["version"]:
+            from pyvmm_kata.oci.main import version_text
+
+            sys.stdout.write(version_text().replace("pyvmm-oci", "pyvmm-poold", 1).splitlines()[0] + "\n")
+        elif options["help"]:
+            sys.stdout.write(USAGE)
+        elif options["status"]:
+            _status(root)
+        else:
+            _run(root, options["config"], options["number"])
+        return 0
+    except VmmError as error:
+        _say(f"{error} ({error.hint})" if error.hint else str(error))
+    except OSError as error:
+        _say(str(error))
+    return 1
+
+
+def _status(root: str) -> None:
+    try:
+        channel, answer = spare.ask(root, {"op": "status"})
+    except OSError as error:
+        raise HostError(f"no pool serves {root}: {error.strerror or error}", code="pool") from error
+    channel.close()
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _run(root: str, config: str, number: str) -> None:
+    chosen = settings.load(config)
+    if number:
+        if not (number.isascii() and number.isdigit() and 0 < int(number[:9]) <= settings.MAX_POOL):
+            raise ConfigError(f"--number {number!r:.20} is not 1 to {settings.MAX_POOL}", code="oci-usage")
+        chosen = chosen._replace(pool=int(number))
+    if not chosen.pool:
+        raise ConfigError(
+            "kata.toml says pool = 0: there is nothing to do",
+            code="kata-config",
+            hint='template = "auto" and pool = 2 keep two machines ready',
+        )
+    if chosen.template != "auto":
+        raise ConfigError('kata.toml: a pool needs template = "auto"', code="kata-config")
+    if is_of_a_user():
+        raise ConfigError("a pool is root's: containers of ordinary users have machines of their own", code="pool")
+    _warm()
+    Pool(root, chosen, chosen.pool).run()
+
+
+def _warm() -> None:
+    """Import what a monitor does, once for all spares."""
+    from importlib import import_module
+
+    from pyvmm_kata.oci.entry import WARM
+
+    for name in (*WARM, "pyroute2.iproute", "pyroute2.netlink.exceptions"):
+        with contextlib.suppress(ImportError):
+            import_module(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
