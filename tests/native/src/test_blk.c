@@ -586,13 +586,234 @@ static void good_ones_before_a_broken_one(void)
 	disk_close(&d);
 }
 
+/* Disks with an overlay. */
+
+enum { OVERLAY_BITS = 4096, OVERLAY_DATA = 8192 };
+
+static struct blk_overlay *overlay;
+static int overlay_fd;
+
+static void overlay_start(uint64_t sectors)
+{
+	char path[300];
+	int err;
+
+	disk_make(&d, 16, RING_EVENT_IDX | RING_INDIRECT, sectors, 0);
+	fill(ram(AT_DATA), sectors * 512, 77);
+	disk_poke(&d, 0, ram(AT_DATA), sectors * 512);
+	/* Writing the image would be an error of the host's. */
+	replace_image(d.path, O_RDONLY);
+	snprintf(path, sizeof(path), "%s-overlay-XXXXXX", d.path);
+	overlay_fd = mkstemp(path);
+	CHECK(overlay_fd >= 0 && unlink(path) == 0);
+	CHECK(ftruncate(overlay_fd, (off_t)(OVERLAY_DATA + sectors * 512)) == 0);
+	overlay = blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_DATA, sectors * 512, &err);
+	CHECK_EQ(err, 0);
+	d.config.overlay = overlay;
+	d.blk = blk_new(&d.config, &err);
+	CHECK_EQ(err, 0);
+	d.worker = blk_start(d.blk, d.g.ring, d.g.kick_fd, &d.g.irq, d.g.event_fd, &err);
+	CHECK_EQ(err, 0);
+}
+
+/* All of it but the files. */
+static void overlay_stop(void)
+{
+	worker_free(d.worker);
+	blk_free(d.blk);
+	blk_overlay_free(overlay);
+}
+
+/* The file as it is now, when its process was killed: what was not flushed is not known. */
+static void overlay_killed(uint64_t sectors)
+{
+	int err;
+
+	overlay_stop();
+	overlay = blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_DATA, sectors * 512, &err);
+	CHECK_EQ(err, 0);
+	d.config.overlay = overlay;
+	d.blk = blk_new(&d.config, &err);
+	CHECK_EQ(err, 0);
+	guest_close(&d.g);
+	guest_open(&d.g, 16, RING_EVENT_IDX | RING_INDIRECT);
+	d.worker = blk_start(d.blk, d.g.ring, d.g.kick_fd, &d.g.irq, d.g.event_fd, &err);
+	CHECK_EQ(err, 0);
+}
+
+static void overlay_close(uint64_t sectors)
+{
+	uint8_t *image = malloc(sectors * 512);
+
+	overlay_stop();
+	disk_peek(&d, 0, image, sectors * 512);
+	CHECK(filled(image, sectors * 512, 77));
+	free(image);
+	guest_close(&d.g);
+	close(d.fd);
+	close(overlay_fd);
+	unlink(d.path);
+}
+
+static uint32_t below(uint32_t *state, uint32_t n)
+{
+	*state = *state * 1664525 + 1013904223;
+	return (*state >> 8) % n;
+}
+
+/*
+ * Random requests against a model: what the disk holds now, and what it held at the last flush. Its process is killed now and
+ * then: a sector is then what it was at the flush, or what was written since.
+ */
+static void overlay_is_like_one_file(void)
+{
+	enum { SECTORS = 2045, MOST = 70, ROUNDS = 4000, AT_OUT = AT_DATA + 0x200000 };
+	static uint8_t now[SECTORS * 512], flushed[SECTORS * 512], disk[SECTORS * 512];
+	static bool unsure[SECTORS];
+	uint32_t seed = 5, kills = 0;
+
+	overlay_start(SECTORS);
+	memcpy(now, ram(AT_DATA), sizeof(now));
+	memcpy(flushed, now, sizeof(now));
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		uint32_t op = below(&seed, 100), n = below(&seed, below(&seed, 2) ? 9 : MOST) + 1;
+		/* Often the same places, and often the end. */
+		uint64_t sector = below(&seed, 3) ? below(&seed, SECTORS - n + 1) : SECTORS - n - below(&seed, 12);
+		uint8_t *at = now + sector * 512;
+
+		if (op < 45) {
+			fill(ram(AT_DATA), n * 512, seed);
+			CHECK_EQ(disk_rw(&d, T_OUT, sector, AT_DATA, n * 512), S_OK);
+			memcpy(at, ram(AT_DATA), n * 512);
+			memset(unsure + sector, 1, n);
+		} else if (op < 75) {
+			CHECK_EQ(disk_rw(&d, T_IN, sector, AT_OUT, n * 512), S_OK);
+			CHECK(!memcmp(ram(AT_OUT), at, n * 512));
+		} else if (op < 85) {
+			CHECK_EQ(disk_range(&d, T_WRITE_ZEROES, sector, n, op & 1), S_OK);
+			memset(at, 0, n * 512);
+			memset(unsure + sector, 1, n);
+		} else if (op < 93) {
+			CHECK_EQ(disk_range(&d, T_DISCARD, sector, n, 0), S_OK);
+			CHECK_EQ(disk_rw(&d, T_IN, sector, AT_OUT, n * 512), S_OK);
+			/* Each sector is what it was, or zero. */
+			for (uint32_t i = 0; i < n; i++)
+				CHECK(!memcmp(ram(AT_OUT + 512 * i), at + 512 * i, 512) || all_zero(ram(AT_OUT + 512 * i), 512));
+			memcpy(at, ram(AT_OUT), n * 512);
+			memset(unsure + sector, 1, n);
+		} else if (op < 99) {
+			CHECK_EQ(disk_rw(&d, T_FLUSH, 0, 0, 0), S_OK);
+			memcpy(flushed, now, sizeof(now));
+			memset(unsure, 0, sizeof(unsure));
+		} else {
+			kills++;
+			overlay_killed(SECTORS);
+			CHECK_EQ(disk_rw(&d, T_IN, 0, AT_DATA, sizeof(disk)), S_OK);
+			memcpy(disk, ram(AT_DATA), sizeof(disk));
+			for (uint32_t i = 0; i < SECTORS; i++)
+				if (!unsure[i])
+					CHECK(!memcmp(disk + 512 * i, flushed + 512 * i, 512));
+			memcpy(now, disk, sizeof(now));
+		}
+	}
+	CHECK(kills > 10);
+	CHECK_EQ(disk_rw(&d, T_IN, 0, AT_DATA, sizeof(now)), S_OK);
+	CHECK(!memcmp(ram(AT_DATA), now, sizeof(now)));
+	overlay_close(SECTORS);
+}
+
+static void overlay_writethrough(void)
+{
+	overlay_start(2048);
+	/* In the cache, until the disk becomes writethrough. */
+	fill(ram(AT_DATA), 4096, 1);
+	CHECK_EQ(disk_rw(&d, T_OUT, 8, AT_DATA, 4096), S_OK);
+	CHECK_EQ(blk_overlay_flush(overlay), 0);
+	overlay_killed(2048);
+	CHECK_EQ(disk_rw(&d, T_IN, 8, AT_DATA + 0x1000, 4096), S_OK);
+	CHECK(filled(ram(AT_DATA + 0x1000), 4096, 1));
+	/* Nothing needs a flush. */
+	blk_set_writeback(d.blk, 0);
+	fill(ram(AT_DATA), 512, 1);
+	CHECK_EQ(disk_rw(&d, T_OUT, 100, AT_DATA, 512), S_OK);
+	CHECK_EQ(disk_range(&d, T_WRITE_ZEROES, 203, 9, 1), S_OK);
+	overlay_killed(2048);
+	CHECK_EQ(disk_rw(&d, T_IN, 100, AT_DATA + 0x1000, 512), S_OK);
+	CHECK(filled(ram(AT_DATA + 0x1000), 512, 1));
+	CHECK_EQ(disk_rw(&d, T_IN, 203, AT_DATA + 0x1000, 9 * 512), S_OK);
+	CHECK(all_zero(ram(AT_DATA + 0x1000), 9 * 512));
+	overlay_close(2048);
+}
+
+static void overlay_only_takes_what_was_written(void)
+{
+	struct stat st;
+
+	overlay_start(2048);
+	CHECK_EQ(disk_rw(&d, T_IN, 0, AT_DATA, 1 << 20), S_OK);
+	CHECK_EQ(disk_rw(&d, T_OUT, 8, AT_DATA, 65536), S_OK);
+	CHECK_EQ(disk_range(&d, T_DISCARD, 1024, 1024, 0), S_OK);
+	CHECK_EQ(disk_rw(&d, T_FLUSH, 0, 0, 0), S_OK);
+	CHECK(fstat(overlay_fd, &st) == 0);
+	CHECK(st.st_blocks <= (65536 + 4 * 4096) / 512);
+	/* Discarded blocks are the image's no more. */
+	CHECK_EQ(disk_rw(&d, T_IN, 1024, AT_DATA, 1024 * 512), S_OK);
+	CHECK(all_zero(ram(AT_DATA), 1024 * 512));
+	/* It keeps its size, whatever anybody says. */
+	blk_set_capacity(d.blk, 1 << 20);
+	CHECK_EQ(disk_rw(&d, T_IN, 2048, AT_DATA, 512), S_IOERR);
+	CHECK_EQ(disk_rw(&d, T_OUT, 2048, AT_DATA, 512), S_IOERR);
+	overlay_close(2048);
+}
+
+static void overlay_faults(void)
+{
+	struct rlimit limit = { OVERLAY_DATA + 4096, OVERLAY_DATA + 4096 };
+	uint8_t bits[4096];
+	int err;
+
+	overlay_start(2048);
+	signal(SIGXFSZ, SIG_DFL);
+	CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+	fill(ram(AT_DATA), 4096, 1);
+	CHECK_EQ(disk_rw(&d, T_OUT, 8, AT_DATA, 4096), S_IOERR);
+	CHECK_EQ(disk_stats(&d).last_errno, EFBIG);
+	/* Not as much as a sector of it: the copy of the block's other sectors fails. */
+	CHECK_EQ(disk_rw(&d, T_OUT, 17, AT_DATA, 512), S_IOERR);
+	CHECK_EQ(disk_rw(&d, T_IN, 8, AT_DATA + 0x1000, 4096), S_OK);
+	CHECK(filled(ram(AT_DATA + 0x1000), 4096, 77 + 8 * 128));
+	CHECK_EQ(disk_rw(&d, T_FLUSH, 0, 0, 0), S_OK);
+	/* An image, and an overlay, that were truncated. */
+	CHECK(truncate(d.path, 4096) == 0);
+	CHECK_EQ(disk_rw(&d, T_IN, 100, AT_DATA, 512), S_IOERR);
+	CHECK_EQ(disk_rw(&d, T_OUT, 3, AT_DATA, 512), S_OK);
+	CHECK(ftruncate(overlay_fd, OVERLAY_DATA) == 0);
+	CHECK_EQ(disk_rw(&d, T_IN, 3, AT_DATA, 512), S_IOERR);
+	overlay_stop();
+	/* Any bits are bits of this disk. */
+	memset(bits, 0xff, sizeof(bits));
+	CHECK(pwrite(overlay_fd, bits, sizeof(bits), OVERLAY_BITS) == sizeof(bits));
+	overlay = blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_DATA, 512, &err);
+	CHECK_EQ(err, 0);
+	blk_overlay_free(overlay);
+	CHECK(!blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_BITS, 512, &err));
+	CHECK(!blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_DATA, 1ull << 46 | 512, &err));
+	CHECK(!blk_overlay_new(overlay_fd, OVERLAY_BITS, OVERLAY_DATA, (1ull << 27) + 512, &err));
+	CHECK(!blk_overlay_new(-1, OVERLAY_BITS, OVERLAY_DATA, 512, &err));
+	guest_close(&d.g);
+	close(d.fd);
+	close(overlay_fd);
+	unlink(d.path);
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(read_and_write), T(any_layout), T(many_segments), T(size_max_kept), T(outside_the_disk), T(size_not_in_sectors),
 	T(read_only), T(unknown_types), T(short_header), T(get_id), T(discard), T(discard_rules), T(write_zeroes),
 	T(writethrough), T(host_has_no_space), T(file_size_limit), T(image_shorter_than_the_disk), T(image_not_writable),
 	T(resized), T(disk_config_refused), T(direct_512), T(direct_4096), T(no_place_for_a_status),
-	T(good_ones_before_a_broken_one), { NULL, NULL },
+	T(good_ones_before_a_broken_one), T(overlay_is_like_one_file), T(overlay_writethrough),
+	T(overlay_only_takes_what_was_written), T(overlay_faults), { NULL, NULL },
 };
 
 int main(int argc, char **argv)

@@ -339,10 +339,73 @@ static void offered_before_the_start(void)
 }
 
 #define T(name) { #name, name }
+struct neighbour {
+	pthread_t thread;
+	struct blk *blk;
+	uint32_t first;
+};
+
+/* Writes every other sector, flushes, and reads them all again. */
+static void *write_every_other(void *arg)
+{
+	struct neighbour *n = arg;
+	struct blk_queue q = { .blk = n->blk };
+	uint8_t data[512], back[512];
+
+	for (uint32_t sector = n->first; sector < 2048; sector += 2) {
+		struct iovec iov = { .iov_base = data, .iov_len = 512 };
+		struct blk_req r = { .op = BLK_OP_WRITE, .off = sector * 512, .len = 512, .iov = &iov, .niov = 1 };
+
+		fill(data, 512, sector + 1);
+		CHECK_EQ(blk_overlay_do(&q, &r), 0);
+		if (sector % 64 == n->first) {
+			r.op = BLK_OP_FLUSH;
+			CHECK_EQ(blk_overlay_do(&q, &r), 0);
+		}
+	}
+	for (uint32_t sector = n->first; sector < 2048; sector += 2) {
+		struct iovec iov = { .iov_base = back, .iov_len = 512 };
+		struct blk_req r = { .op = BLK_OP_READ, .off = sector * 512, .len = 512, .iov = &iov, .niov = 1 };
+
+		CHECK_EQ(blk_overlay_do(&q, &r), 0);
+		CHECK(filled(back, 512, sector + 1));
+	}
+	return NULL;
+}
+
+/* Two queues write the sectors of each block of an overlay at the same time: none copies the image's over the other's. */
+static void overlay_blocks_are_shared(void)
+{
+	struct neighbour n[2];
+	char path[300];
+	int err, fd;
+
+	disk_make(&d, 16, 0, 2048, 0);
+	snprintf(path, sizeof(path), "%s-overlay-XXXXXX", d.path);
+	fd = mkstemp(path);
+	CHECK(fd >= 0 && unlink(path) == 0 && ftruncate(fd, 8192 + 2048 * 512) == 0);
+	d.config.overlay = blk_overlay_new(fd, 4096, 8192, 2048 * 512, &err);
+	CHECK_EQ(err, 0);
+	d.blk = blk_new(&d.config, &err);
+	CHECK_EQ(err, 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		n[i] = (struct neighbour){ .blk = d.blk, .first = i };
+		CHECK(pthread_create(&n[i].thread, NULL, write_every_other, &n[i]) == 0);
+	}
+	for (uint32_t i = 0; i < 2; i++)
+		CHECK(pthread_join(n[i].thread, NULL) == 0);
+	blk_free(d.blk);
+	blk_overlay_free(d.config.overlay);
+	guest_close(&d.g);
+	close(d.fd);
+	close(fd);
+	unlink(d.path);
+}
+
 static const struct test tests[] = {
 	T(depth_with_event_idx), T(depth_with_flags), T(depth_direct), T(large_reads), T(two_queues), T(descriptors_change_while_read),
 	T(stop_with_io_in_flight), T(nothing_is_left_behind), T(stop_idle),
-	T(stop_while_completions_are_taken), T(offered_before_the_start), { NULL, NULL },
+	T(stop_while_completions_are_taken), T(offered_before_the_start), T(overlay_blocks_are_shared), { NULL, NULL },
 };
 
 int main(int argc, char **argv)

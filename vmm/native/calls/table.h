@@ -52,7 +52,7 @@ CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER | SERVER | HOST, ANY, "the 
 /* Files. */
 CALL(pread64, BLK | VMM | LOOP | SERVER | HOST, ANY, "read the disk, a snapshot")
 CALL(preadv, SERVER, ANY, "merge the memory of snapshots")
-CALL(pwrite64, BLK | CONTROL | SERVER | HOST, ANY, "write the disk, a snapshot")
+CALL(pwrite64, BLK | CONTROL | RUN | SERVER | HOST, ANY, "write the disk, a snapshot, the bitmap of an overlay")
 CALL(preadv2, NET, IN(3, ~0u), "receive a frame from the tap device, from no offset")
 CALL(preadv2, BLK | VMM | RUN, ANY, "read a disk or the console without blocking (RWF_NOWAIT)")
 CALL(pwritev2, NET | CONSOLE | RUN, IN(3, ~0u), "send a frame to the tap device; the console's output: at no offset")

@@ -3,7 +3,8 @@
  * virtio-blk (virtio 1.2, 5.2): a disk, its queues, and the choice of how a request is done: by a blocking call
  * (blk_sync.c) or by io_uring (blk_uring.c).
  *
- * Nothing is allocated while a queue runs (blk_queue.c).
+ * Nothing is allocated while a queue runs: its memory is one mapping, most of which is never touched. The nth slot is touched
+ * only when n requests are in flight, a list of segments only by a request with many.
  */
 #include "blk/blk.h"
 #include "calls/calls.h"
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <linux/magic.h>
@@ -33,6 +35,8 @@ struct blk *blk_new(const struct blk_config *config, int *err)
 	if (config->capacity > INT64_MAX >> SECTOR_SHIFT || config->max_discard_seg > BLK_MAX_RANGES)
 		return NULL;
 	if (a == 0 || a & (a - 1) || a > BLK_BOUNCE_SIZE / 2)
+		return NULL;
+	if (config->overlay && (config->flags & BLK_DIRECT || !blk_overlay_fits(config->overlay, config->capacity)))
 		return NULL;
 	if (fstat(config->fd, &st) < 0 || fstatfs(config->fd, &fs) < 0) {
 		*err = -errno;
@@ -61,11 +65,66 @@ void blk_free(struct blk *blk)
 	free(blk);
 }
 
+/* The next len bytes of the queue's mapping, page-aligned. */
+static size_t blk_place(size_t *at, size_t len)
+{
+	size_t place = *at;
+
+	*at += (len + PAGE - 1) & ~(size_t)(PAGE - 1);
+	return place;
+}
+
+struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n)
+{
+	const uintptr_t align = blk->config.alignment;
+	size_t size = 0;
+	size_t queue = blk_place(&size, sizeof(struct blk_queue));
+	size_t slot = blk_place(&size, n * sizeof(struct blk_req));
+	size_t vacant = blk_place(&size, n * sizeof(uint16_t));
+	size_t segments = blk_place(&size, sizeof(union blk_store));
+	size_t ranges = blk_place(&size, sizeof(union blk_store));
+	size_t store = blk_place(&size, n * sizeof(union blk_store));
+	size_t bounce = blk_place(&size, blk->config.flags & BLK_DIRECT ? BLK_BOUNCE_SIZE + align : 0);
+	struct blk_queue *q;
+	uint8_t *map;
+
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return NULL;
+	/* Touching a byte must not allocate a huge page. This fails only if the kernel has none. */
+	madvise(map, size, MADV_NOHUGEPAGE);
+	q = (struct blk_queue *)(map + queue);
+	q->map_size = size;
+	q->blk = blk;
+	limit_gate_init(&q->gate, blk->config.limit);
+	q->slot = (struct blk_req *)(map + slot);
+	q->free = (uint16_t *)(map + vacant);
+	q->segments = (union blk_store *)(map + segments);
+	q->ranges = (union blk_store *)(map + ranges);
+	q->store = (union blk_store *)(map + store);
+	q->bounce = (uint8_t *)(((uintptr_t)map + bounce + align - 1) & ~(align - 1));
+	/* The slot that was freed last is used next, so that few are ever touched. */
+	q->nfree = n;
+	for (uint32_t i = 0; i < n; i++)
+		q->free[i] = (uint16_t)(n - 1 - i);
+	return q;
+}
+
+static void blk_queue_free(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	munmap(q, q->map_size);
+}
+
 /* A file in memory never blocks: io_uring is useful there only to copy on other CPUs. */
 static bool blk_wants_uring(const struct blk_queue *q)
 {
 	const uint32_t flags = q->blk->config.flags;
 
+	/* Its blocks are in two files, and its order of writes is its own. */
+	if (q->blk->config.overlay)
+		return false;
 	if (flags & (BLK_NO_URING | BLK_URING))
 		return flags & BLK_URING;
 	return !q->blk->memory_backed || q->worker.cpus > 1;
@@ -170,7 +229,7 @@ static int blk_begin(struct worker *w)
 	return err;
 }
 
-static int blk_run(struct worker *w)
+static __always_inline int blk_run_by(struct worker *w, void (*each)(struct blk_queue *q, struct blk_req *r))
 {
 	struct blk_queue *q = (struct blk_queue *)w;
 	struct chain chain = { .max = RING_MAX_SEGMENTS };
@@ -201,12 +260,27 @@ static int blk_run(struct worker *w)
 		n++;
 		bytes += r.len;
 		limit_gate_charge(&q->gate, r.len);
-		blk_do(q, &r);
+		each(q, &r);
 	}
 	if (q->uring_up)
 		blk_uring_push(q);
 	worker_flush(w);
 	return err < 0 ? err : n;
+}
+
+static int blk_run(struct worker *w)
+{
+	return blk_run_by(w, blk_do);
+}
+
+static void overlay_do(struct blk_queue *q, struct blk_req *r)
+{
+	blk_finish(q, r, blk_overlay_do(q, r));
+}
+
+static int overlay_run(struct worker *w)
+{
+	return blk_run_by(w, overlay_do);
 }
 
 static void blk_sleep(struct worker *w)
@@ -239,15 +313,24 @@ const struct worker_ops blk_ops = {
 	.destroy = blk_queue_free,
 };
 
+static const struct worker_ops blk_overlay_ops = {
+	.begin = blk_begin,
+	.run = overlay_run,
+	.sleep = blk_sleep,
+	.drain = blk_drain,
+	.destroy = blk_queue_free,
+};
+
 struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err)
 {
+	const struct worker_ops *ops = blk->config.overlay ? &blk_overlay_ops : &blk_ops;
 	struct blk_queue *q = blk_queue_new(blk, ring_size(ring));
 
 	if (!q) {
 		*err = -errno;
 		return NULL;
 	}
-	*err = worker_start(&q->worker, &blk_ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
+	*err = worker_start(&q->worker, ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
 	if (*err) {
 		blk_queue_free(&q->worker);
 		return NULL;
@@ -264,6 +347,8 @@ void blk_set_capacity(struct blk *blk, uint64_t sectors)
 {
 	if (sectors > INT64_MAX >> SECTOR_SHIFT)
 		sectors = INT64_MAX >> SECTOR_SHIFT;
+	if (blk->config.overlay && !blk_overlay_fits(blk->config.overlay, sectors))
+		return;
 	__atomic_store_n(&blk->capacity, sectors, __ATOMIC_RELAXED);
 }
 

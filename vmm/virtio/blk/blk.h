@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* virtio-blk: blk.c has the disk and the loop of a queue, blk_req.c parses and answers requests, blk_sync.c and blk_uring.c
- * do them. */
+ * do them, and blk_overlay.c those of a disk with an overlay. */
 #ifndef VMM_NATIVE_BLK_H
 #define VMM_NATIVE_BLK_H
 
@@ -15,6 +15,8 @@
 /* BLK_URING: io_uring does all requests, also those that would not block; for tests and comparisons. */
 enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16, BLK_URING = 32 };
 
+struct blk_overlay;
+
 struct blk_config {
 	int fd;
 	uint32_t flags;
@@ -24,6 +26,7 @@ struct blk_config {
 	uint32_t alignment;  /* of memory, offset and length for direct I/O; else 1 */
 	uint8_t serial[20];  /* padded with NUL */
 	struct limit *limit; /* shared by all queues, or NULL; freed after the disk */
+	struct blk_overlay *overlay; /* fd is only read, and this is written; or NULL; freed after the disk */
 };
 
 struct blk_stats {
@@ -42,9 +45,22 @@ void blk_free(struct blk *blk);
 struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
 /* 0: writethrough (cache_mode 0): a write is completed when it is on the disk. From any thread. */
 void blk_set_writeback(struct blk *blk, int writeback);
-/* After the file was resized. */
+/* After the file was resized. A disk with an overlay keeps its size. */
 void blk_set_capacity(struct blk *blk, uint64_t sectors);
 void blk_get_stats(struct blk *blk, struct blk_stats *out);
+
+/*
+ * The overlay in the file fd, for a disk of size bytes. Its bitmap, a bit for each block, begins at bits_at, its blocks at data_at;
+ * both are multiples of the page size. NULL and *err = -errno.
+ */
+struct blk_overlay *blk_overlay_new(int fd, uint64_t bits_at, uint64_t data_at, uint64_t size, int *err);
+void blk_overlay_free(struct blk_overlay *overlay);
+/* Make durable what was written before the call: 0 or -errno. From any thread. */
+int blk_overlay_flush(struct blk_overlay *overlay);
+/* The bitmap, which the file has only up to the last flush. */
+void *blk_overlay_bits(struct blk_overlay *overlay);
+/* The first block, from this one on, that the overlay has, or that it has not; after the last: the number of blocks. */
+uint64_t blk_overlay_next(const struct blk_overlay *overlay, uint64_t block, int has);
 
 /* ==== end ==== */
 
@@ -54,6 +70,9 @@ enum { BLK_ID_SIZE = 20 };
 /* The most that the kernel moves in one call; a larger request is answered with an error. */
 enum { BLK_MAX_BYTES = 0x7ffff000 };
 enum { BLK_BOUNCE_SIZE = 256 << 10 };
+/* Bytes of an overlay's block; the largest disk that one is for. */
+enum { BLK_OVERLAY_BLOCK = 4096 };
+#define BLK_OVERLAY_MAX (1ull << 46)
 enum { BLK_INLINE_IOV = 4, BLK_MAX_RANGES = 512 };
 
 enum blk_op { BLK_OP_NONE, BLK_OP_READ, BLK_OP_WRITE, BLK_OP_FLUSH, BLK_OP_DISCARD, BLK_OP_ZERO, BLK_OP_GET_ID };
@@ -132,9 +151,8 @@ void blk_finish(struct blk_queue *q, struct blk_req *r, int err);
 
 /* The functions of the worker; a fuzzer calls them without a thread. */
 extern const struct worker_ops blk_ops;
-/* A queue of n heads, without a thread; NULL and errno. blk_ops.destroy() is blk_queue_free(). */
+/* A queue of n heads, without a thread, which blk_ops.destroy() frees; NULL and errno. */
 struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n);
-void blk_queue_free(struct worker *w);
 static inline int blk_rw_flags(const struct blk *blk, const struct blk_req *r)
 {
 	return r->op == BLK_OP_WRITE && !__atomic_load_n(&blk->writeback, __ATOMIC_RELAXED) ? RWF_DSYNC : 0;
@@ -155,6 +173,13 @@ bool blk_aligned(const struct blk *blk, const struct blk_req *r);
 bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r);
 /* The fallocate() mode for the current range; 0: fallocate() cannot do it, write zeroes instead. */
 int blk_range_mode(const struct blk *blk, const struct blk_req *r);
+
+/* blk_overlay.c */
+
+/* Do a request of a disk with an overlay. 0 or -errno. */
+int blk_overlay_do(struct blk_queue *q, struct blk_req *r);
+/* Whether it is for a disk of so many sectors. */
+bool blk_overlay_fits(const struct blk_overlay *o, uint64_t sectors);
 
 /* blk_uring.c */
 
