@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.command import Command
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
-from vmm import BalloonConfig, ConfigError, ConsoleConfig, Machine, NetConfig, ShareConfig, VsockConfig
+from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.control.client import ask
 from vmm.snapshot import whole
 
@@ -26,6 +28,11 @@ CALM_TICK = TICK.replace("; done", "; sleep 0.1; done")
 HANGS = "dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error' || true"
 COPY = "dd if=/bin/sh bs=64k count=2 2>/dev/null"
 TROUBLE = f"{HANGS}; dmesg | grep -i unstable || true"
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 class Clone(Guest):
@@ -86,7 +93,8 @@ def test_a_clone_goes_on_where_its_template_was(
     after = int(guest.check("cat /tmp/tick"))
     assert after > before, "the template goes on"
     guest.check("kill $ticker")
-    clones = [clone(tmp_path / "warm", guest) for _ in range(2)]
+    saved = digest(tmp_path / "warm" / "disk0")
+    clones = [clone(tmp_path / "warm", guest), clone(tmp_path / "warm", guest, cow="overlay")]
     for number, each in enumerate(clones):
         assert each.check("cat /tmp/nonce") == guest.check("cat /tmp/nonce")
         assert int(each.check("cat /tmp/tick")) >= before
@@ -102,6 +110,7 @@ def test_a_clone_goes_on_where_its_template_was(
     for one in everybody:
         assert one.power_off().kind == "poweroff"
     whole.verify_snapshot(str(tmp_path / "warm"))
+    assert digest(tmp_path / "warm" / "disk0") == saved
     assert sorted(os.listdir(tmp_path / "warm")) == ["disk0", "manifest.json", "memory", "state"]
     assert not [name for name in os.listdir(tmp_path) if "clone" in name], "copies of disks end with their clones"
 
@@ -181,10 +190,17 @@ def prepare_fork(guest: Guest) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("cpus", "transport"), [pytest.param(1, "mmio", marks=pytest.mark.long), (2, "pci")])
-def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "transport", "cow"), [pytest.param(1, "mmio", "auto", marks=pytest.mark.long), (2, "pci", "overlay")]
+)
+def test_forks_go_on_alone(
+    boot: Boot, guest_disk: Path, fresh_disk: Path, tmp_path: Path, cpus: int, transport: str, cow: str
+) -> None:
     vsock = VsockConfig(uds=str(tmp_path / "0.sock"))
-    guest = boot(cpus=cpus, transport=transport, nets=(NetConfig("user"),), vsock=vsock, disks=[programs_disk()])
+    root = DiskConfig(str(guest_disk if cow == "overlay" else fresh_disk), cow=cow)
+    nets = (NetConfig("user"),)
+    guest = boot(rootfs=root, cpus=cpus, transport=transport, nets=nets, vsock=vsock, disks=[programs_disk()])
+    image = os.stat(guest_disk)
     guest.check(INSTALL_PROGRAMS)
     guest.check(
         "vsocktool serve stream 5000 echo >/tmp/serve 2>&1 & while ! grep -q listening /tmp/serve; do sleep 0.01; done"
@@ -219,8 +235,15 @@ def test_forks_go_on_alone(boot: Boot, tmp_path: Path, cpus: int, transport: str
         sock.close()
         assert len({each.check("head -c 16 /dev/urandom | md5sum") for each in everybody}) == 3
         guest.close()
+        first.machine.snapshot(str(tmp_path / "warm"))
         for each in everybody[1:]:
             assert each.power_off().kind == "poweroff"
+        written = subprocess.run(
+            ["debugfs", "-R", "cat /root/own", tmp_path / "warm" / "disk0"], capture_output=True, text=True, check=True
+        )
+        assert written.stdout == "1\n", "a snapshot has what its machine has written"
+        now = os.stat(guest_disk)
+        assert (now.st_mtime_ns, now.st_blocks) == (image.st_mtime_ns, image.st_blocks), "nobody writes the image"
     finally:
         for each in everybody:
             each.close()
@@ -290,7 +313,8 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
     (shared / "file").write_text("from the share")
     programs = programs_disk().path
     socket_path = str(tmp_path / "c")
-    boot = ["--kernel", guest_kernel, "--rootfs", str(fresh_disk), "--disk", f"{programs},ro"]
+    root, image = f"{fresh_disk},cow=overlay,overlay={tmp_path}/own", os.stat(fresh_disk)
+    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs},ro"]
     boot += ["--share", f"{shared},tag=s", "--vsock", f"cid=3,uds={tmp_path}/v", "--control", socket_path]
     ask_host = b"echo greeting | vsocktool cat stream 2 6000; echo st''atus $?\n"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -338,3 +362,4 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
     finally:
         command.close()
     assert not command.leftovers()
+    assert os.stat(fresh_disk).st_mtime_ns == image.st_mtime_ns, "nobody writes the image"

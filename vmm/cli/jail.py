@@ -93,11 +93,11 @@ def _file_size(machine: Machine, *, control: bool) -> int:
         most = max(machine.config.memory.size, 64 << 20)
     for device in machine.devices:
         # By what is open: a clone's disk has no name any more
-        fd = getattr(device, "image_fd", -1)
-        if fd >= 0:
-            info = posix.fstat(fd)
-            if stat.S_ISREG(info.st_mode):
-                most = max(most, info.st_size)
+        for fd in (getattr(device, "image_fd", -1), getattr(device, "overlay_fd", -1)):
+            if fd >= 0:
+                info = posix.fstat(fd)
+                if stat.S_ISREG(info.st_mode):
+                    most = max(most, info.st_size)
     return most
 
 

@@ -31,6 +31,12 @@ OPTIONS = (
     Option(
         "--clock", "HOW", "the guest's clocks: resume where they were, or host, with the time since", default="resume"
     ),
+    Option(
+        "--cow",
+        "HOW",
+        "make its disks by auto, reflink, copy or overlay (default: as the disk's cow= says)",
+        default="",
+    ),
     Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
     Option("--force", "", "although the processor or a disk is another than it was"),
     JAIL,
@@ -67,7 +73,12 @@ def main(argv: list[str]) -> int:
         # Which device the guest has for it is the snapshot's to say
         changes["console"] = ConsoleConfig("fd", console.out_fd, console.drop)
         origin = Restored(
-            values["directory"], changes, clock=values["clock"], force=values["force"], prefetch=values["prefetch"]
+            values["directory"],
+            changes,
+            clock=values["clock"],
+            force=values["force"],
+            prefetch=values["prefetch"],
+            cow=values["cow"],
         )
         values["records"] = origin.records
         with (

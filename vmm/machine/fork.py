@@ -70,11 +70,14 @@ class ForkPoint:
         blks: list[Any] = [each.device for each in slots.attached if each.device.device_id == ID_BLOCK]
         disks = []
         for disk, blk in zip(self._config.disk_configs(), blks, strict=True):
-            if not blk.read_only:
+            if blk.overlay is not None:
+                path = disk.path if _is_open(disk.path, blk) else self._copies.hold(blk.image_fd)
+                disk = replace(disk, path=path, overlay=self._copies.make_overlay(blk, beside=disk.overlay or blk.path))
+            elif not blk.read_only:
                 # By what is open: a clone's disk has no name any more
-                path = self._copies.make(f"/proc/self/fd/{blk.image_fd}", beside=blk.path)
+                path = self._copies.make(f"/proc/self/fd/{blk.image_fd}", beside=blk.path, cow=disk.cow)
                 disk = replace(disk, path=path)
-            elif not os.path.exists(disk.path) or not os.path.samestat(os.stat(disk.path), os.fstat(blk.image_fd)):
+            elif not _is_open(disk.path, blk):
                 raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
             disks.append(disk)
         return tuple(disks)
@@ -118,8 +121,14 @@ class ForkPoint:
             shells.refill()
 
 
+def _is_open(path: str, blk: Any) -> bool:
+    return os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(blk.image_fd))
+
+
 def _copy_of(disk: DiskConfig, copies: DiskCopies) -> DiskConfig:
-    return replace(disk, path=copies.make(disk.path, beside=disk.path))
+    if disk.overlay:
+        return replace(disk, overlay=copies.make(disk.overlay, beside=disk.overlay))
+    return replace(disk, path=copies.make(disk.path, beside=disk.path, cow=disk.cow))
 
 
 class Child:

@@ -564,12 +564,14 @@ class Machine(Living):
         clock: str = "resume",
         force: bool = False,
         prefetch: bool = False,
+        cow: str = "",
         start: bool = True,
         **changes: Any,
     ) -> Machine:
         """A new machine that goes on where the snapshot in the directory *path* was taken.
 
-        Its memory is that of the file, copied page by page where it is written; its disks are copies of its own.
+        Its memory is that of the file, copied page by page where it is written; its disks are copies of its own, or
+        overlays over the snapshot's, which are only read.
 
         :param devices: as it was made with
         :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that are other ones now: ``disks`` (with
@@ -578,6 +580,8 @@ class Machine(Living):
         :param clock: ``resume``: the guest's clocks go on where they were; ``host``: the time that has passed is added
         :param prefetch: the first clone with this records which pages of memory it touches in its first two seconds,
             in the directory of the snapshot; those after it have these read, on a thread, while they run
+        :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each has it
+            in its :class:`~vmm.virtio.blk.DiskConfig`
         :param force: whatever says that this host, or an image, is not the same
         :param start: let it run; else :meth:`start` does
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
@@ -587,13 +591,13 @@ class Machine(Living):
             from vmm.machine.isolated import IsolatedMachine
 
             made: Any = IsolatedMachine.restore(
-                path, changes, devices=devices, clock=clock, force=force, prefetch=prefetch, start=start
+                path, changes, devices=devices, clock=clock, force=force, prefetch=prefetch, cow=cow, start=start
             )
             isolated: Machine = made
             return isolated
         from vmm.machine.restored import Restored
 
-        origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch)
+        origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch, cow=cow)
         return cls.of_origin(origin, origin.config, devices, start=start)
 
     @classmethod

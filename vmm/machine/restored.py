@@ -16,7 +16,7 @@ from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
 from vmm.snapshot.records import made
 from vmm.snapshot.working_set import Prefetch
-from vmm.virtio.blk import DiskConfig
+from vmm.virtio.blk import COW_MODES, DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Restored:
     :param changes: what the clone's configuration has of its own, see :meth:`MachineConfig.of_clone`
     :param clock: ``resume``: kvm-clock goes on where it was; ``host``: by the time that has passed since
     :param prefetch: see :meth:`vmm.machine.machine.Machine.restore`
+    :param cow: see :meth:`vmm.machine.machine.Machine.restore`
     :param force: restore although the processor, or a disk's image, is another
     :ivar config: of the machine
     :raises ConfigError: it cannot be restored here; the message names what is missing or another
@@ -55,14 +56,18 @@ class Restored:
         clock: str = RESUME,
         force: bool = False,
         prefetch: bool = False,
+        cow: str = "",
     ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: not one of {', '.join(CLOCKS)}", code="snapshot-clock")
+        if cow and cow not in COW_MODES:
+            raise ConfigError(f"cow {cow!r}: not one of {', '.join(COW_MODES)}", code="disk-cow")
         self._folder = folder
         self._advance = clock == HOST
         self._force = force
         self._wants_prefetch = prefetch
         self._prefetch: Prefetch | None = None
+        self._cow = cow
         self._copies = DiskCopies()
         chain = layers(folder)
         self._manifest: Manifest = chain[-1][1]
@@ -78,12 +83,11 @@ class Restored:
         if self._state.version != STATE_VERSION:
             raise ConfigError(f"{folder}: state version {self._state.version}", code="snapshot-version")
         self.config = saved.of_clone(changes)
-        if "disks" not in changes:
-            try:
-                self._give_disks(saved)
-            except BaseException:
-                self.close()
-                raise
+        try:
+            self._give_disks(saved, changes)
+        except BaseException:
+            self.close()
+            raise
 
     def _check_processor(self) -> None:
         vendor, model = processor()
@@ -96,18 +100,26 @@ class Restored:
                 hint="restore it on a host of that kind",
             )
 
-    def _give_disks(self, saved: MachineConfig) -> None:
-        """A copy of its own for every disk that the guest writes, the same file where it only reads."""
+    def _give_disks(self, saved: MachineConfig, changes: dict[str, Any]) -> None:
+        """Where the caller has given none: a copy of its own for every disk that the guest writes, the same file where
+        it only reads."""
         wanted = saved.disk_configs()
         if len(wanted) != len(self._manifest.disks):
             raise ConfigError(f"{self._folder}/{MANIFEST}: another number of disks", code="snapshot-format")
-        given = [self._own(disk, kept) for disk, kept in zip(wanted, self._manifest.disks, strict=True)]
-        self.config = self.config.with_disks(tuple(given))
+        first = len(wanted) - len(saved.disks)
+        if "rootfs" not in changes and first:
+            self.config = replace(self.config, rootfs=self._own(wanted[0], self._manifest.disks[0]))
+        if "disks" not in changes:
+            more = zip(saved.disks, self._manifest.disks[first:], strict=True)
+            self.config = replace(self.config, disks=tuple(self._own(disk, kept) for disk, kept in more))
 
     def _own(self, disk: DiskConfig, kept: Disk) -> DiskConfig:
         if kept.file:
-            path = self._copies.make(os.path.join(self._folder, kept.file), beside=self._folder)
-            return replace(disk, path=path)
+            image = os.path.join(self._folder, kept.file)
+            disk = replace(disk, path=image, overlay="", cow=self._cow or disk.cow)
+            if disk.has_overlay:
+                return disk
+            return replace(disk, path=self._copies.make(image, beside=self._folder, cow=disk.cow))
         now = file_state(kept.image.path)
         if now != kept.image and not self._force:
             raise ConfigError(

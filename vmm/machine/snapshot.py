@@ -14,7 +14,7 @@ from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
-from vmm.snapshot.files import copy_open_disk
+from vmm.snapshot.files import copy_open_disk, copy_overlaid
 from vmm.snapshot.manifest import (
     FORMAT,
     Cpu,
@@ -30,6 +30,7 @@ from vmm.snapshot.manifest import (
     write_manifest,
 )
 from vmm.snapshot.records import plain
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -144,7 +145,10 @@ def _copy_disks(blks: list[Any], targets: list[int]) -> tuple[tuple[int, int], .
             reader = _readers.get(blk.image_fd, -1)
             source = reader if reader >= 0 else os.open(f"/proc/self/fd/{blk.image_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                copy_open_disk(source, targets.pop(0))
+                if blk.overlay is not None:
+                    copy_overlaid(blk, source, targets.pop(0))
+                else:
+                    copy_open_disk(source, targets.pop(0), blk.cow)
             finally:
                 if reader < 0:
                     os.close(source)
@@ -243,7 +247,9 @@ def _with_full_paths(config: MachineConfig) -> MachineConfig:
     initrd = None if boot.initrd is None else os.path.abspath(boot.initrd)
 
     def full(record: Any) -> Any:
-        return replace(record, path=os.path.abspath(record.path)) if hasattr(record, "path") else record
+        # Of an overlay there is none in the snapshot
+        more = {"overlay": ""} if isinstance(record, DiskConfig) else {}
+        return replace(record, path=os.path.abspath(record.path), **more) if hasattr(record, "path") else record
 
     return replace(
         config,

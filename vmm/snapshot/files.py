@@ -1,4 +1,4 @@
-"""Copies of disks: shared blocks where the file system can (reflinks), else only what is no hole."""
+"""Copies of disks: shared blocks where the file system can (reflinks), else only what is no hole; and of overlays."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ import os
 
 from vmm.errors import HostError
 from vmm.memory import data_ranges
+from vmm.virtio.blk import AUTO, COPY, REFLINK
+from vmm.virtio.image import OVERLAY_BITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _FICLONE = 0x4004_9409
 """``<linux/fs.h>``."""
+_PAGE = 4096
+_NO_BITS = bytes(_PAGE)
 _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
 
 
-def copy_disk(source: str, target: str) -> bool:
+def copy_disk(source: str, target: str, cow: str = AUTO) -> bool:
     """Make the new file *target* a copy of the image *source*, which is not written meanwhile.
 
+    :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
     :returns: whether both share their blocks until one is written
     :raises HostError: the host cannot
     """
     try:
         with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:
             os.fchmod(write.fileno(), 0o600)
-            return copy_open_disk(read.fileno(), write.fileno())
+            return copy_open_disk(read.fileno(), write.fileno(), cow)
     except OSError as error:
         raise HostError(
             f"cannot copy the disk {source}: {error.strerror}",
@@ -33,33 +42,69 @@ def copy_disk(source: str, target: str) -> bool:
         ) from error
 
 
-def copy_open_disk(source: int, target: int) -> bool:
+def copy_open_disk(source: int, target: int, cow: str = AUTO) -> bool:
     """The same of descriptors; *target* is an empty file.
 
+    :raises HostError: blocks are to be shared, and cannot
     :raises OSError: the host cannot
     """
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return True
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    size = os.lseek(source, 0, os.SEEK_END)
-    os.ftruncate(target, size)
-    for start, end in data_ranges(source, size):
-        _copy_range(source, target, start, end)
-    return False
-
-
-def _copy_range(source: int, target: int, start: int, end: int) -> None:
-    at = start
-    while at < end:
+    if cow != COPY:
         try:
-            done = os.copy_file_range(source, target, end - at, at, at)
+            fcntl.ioctl(target, _FICLONE, source)
+            return True
         except OSError as error:
             if error.errno not in _CANNOT:
                 raise
-            done = os.pwrite(target, os.pread(source, min(end - at, 1 << 20), at), at)
+    if cow == REFLINK:
+        raise HostError(
+            "cow=reflink: the file system cannot share blocks of a disk with its copy",
+            code="disk-cow",
+            hint="without cow=reflink the disk is copied then; or use a file system with reflinks (XFS, btrfs)",
+        )
+    size = os.lseek(source, 0, os.SEEK_END)
+    os.ftruncate(target, size)
+    for start, end in data_ranges(source, size):
+        _copy_range(source, target, start, end, share=cow != COPY)
+    return False
+
+
+def copy_overlay(blk: Any, target: int) -> None:
+    """Make the empty file *target* a copy of the overlay of a disk that does not run.
+
+    :raises OSError: the host cannot
+    """
+    copy_open_disk(blk.overlay_fd, target)
+    # Its file has those of the last flush
+    bits = blk.overlay_bits()
+    for at in range(0, len(bits), _PAGE):
+        page = bits[at : at + _PAGE]
+        if page != _NO_BITS:
+            os.pwrite(target, page, OVERLAY_BITS + at)
+
+
+def copy_overlaid(blk: Any, base: int, target: int) -> None:
+    """Make the empty file *target* the image that the guest sees of a disk with an overlay, which does not run.
+
+    :raises OSError: the host cannot
+    """
+    copy_open_disk(base, target)
+    for start, end in blk.overlay_ranges():
+        _copy_range(blk.overlay_fd, target, start, end, ahead=blk.overlay.data_at)
+
+
+def _copy_range(source: int, target: int, start: int, end: int, *, ahead: int = 0, share: bool = True) -> None:
+    """:param ahead: by so much the bytes are further back in the source"""
+    at = start
+    while at < end:
+        done = -1
+        if share:  # which the file system does by itself for this call, too
+            try:
+                done = os.copy_file_range(source, target, end - at, ahead + at, at)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+        if done < 0:
+            done = os.pwrite(target, os.pread(source, min(end - at, 1 << 20), ahead + at), at)
         if not done:
             raise OSError(errno.EIO, "the file ends early")
         at += done
@@ -70,13 +115,44 @@ class DiskCopies:
 
     def __init__(self) -> None:
         self._paths: list[str] = []
+        self._open: list[int] = []
 
-    def make(self, source: str, *, beside: str) -> str:
+    def make(self, source: str, *, beside: str, cow: str = AUTO) -> str:
         """Copy the image *source*; the path of the copy.
 
         :param beside: a path: the copy is in the same directory, if one can write there, so that it may share blocks
+        :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
         :raises HostError: the host cannot
         """
+        path = self._new(beside)
+        copy_disk(source, path, cow)
+        return path
+
+    def make_overlay(self, blk: Any, *, beside: str) -> str:
+        """Copy the overlay of a disk that does not run; the path of the copy.
+
+        :raises HostError: the host cannot
+        """
+        path = self._new(beside)
+        try:
+            with open(path, "xb", buffering=0) as write:
+                os.fchmod(write.fileno(), 0o600)
+                copy_overlay(blk, write.fileno())
+        except OSError as error:
+            raise HostError(
+                f"cannot copy the overlay of the disk {blk.path}: {error.strerror}",
+                code="snapshot-disk",
+                hint=f"it takes as much room as what the guest has written beside {path}",
+                errno=error.errno or 0,
+            ) from error
+        return path
+
+    def hold(self, fd: int) -> str:
+        """A path of a file that may have no name any more, for as long as the copies have theirs."""
+        self._open.append(os.dup(fd))
+        return f"/proc/self/fd/{self._open[-1]}"
+
+    def _new(self, beside: str) -> str:
         folder = os.path.dirname(os.path.abspath(beside))
         if not os.access(folder, os.W_OK):
             import tempfile
@@ -84,7 +160,6 @@ class DiskCopies:
             folder = tempfile.gettempdir()
         path = os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(6).hex()}")
         self._paths.append(path)
-        copy_disk(source, path)
         return path
 
     def remove(self) -> None:
@@ -94,3 +169,5 @@ class DiskCopies:
                 os.unlink(self._paths.pop())
             except OSError:
                 pass
+        while self._open:
+            os.close(self._open.pop())

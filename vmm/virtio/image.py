@@ -7,7 +7,7 @@ import mmap
 import posix
 
 from vmm import report
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.faststart.builtin import stat
 
 SECTOR = 512
@@ -100,6 +100,151 @@ class Image:
                 _flock(self.fd, _LOCK_UN)
             posix.close(self.fd)
             self.fd = -1
+
+
+OVERLAY_BITS = BLOCK
+"""Where an overlay's bitmap begins; its header is before it."""
+_OVERLAY_HEADER = "<8sIIQqQQ"
+"""For :mod:`struct`: magic; version; size of a block; of the image: size and time of its last change; where the bitmap
+and the blocks begin.  Then a CRC-32 of these."""
+_OVERLAY_MAGIC = b"PYVMMCOW"
+_OVERLAY_VERSION = 1
+
+
+class Overlay:
+    """The file that has what a guest wrote to a disk whose image is never written.  It is locked as long as it is open.
+
+    A header says which image it is for, by size and time of change; then a bitmap, and the blocks at the places that
+    they have in the image (``blk_overlay.c``).
+
+    :param path: made if it is missing or empty; empty: a file without a name, which ends with this object
+    :param base: the image
+    :ivar fd: the descriptor
+    :ivar size: of the disk (bytes)
+    :ivar data_at: where the blocks begin
+    :raises ConfigError: it is missing, locked, of a wrong kind, no overlay, or that of another image
+    :raises HostError: the host cannot make it
+    """
+
+    def __init__(self, path: str, base: Image) -> None:
+        self.path = path
+        self._base = base
+        self.size = base.sectors() * SECTOR
+        bits = (self.size + BLOCK - 1) // BLOCK
+        self.data_at = OVERLAY_BITS + (bits + 8 * BLOCK - 1) // (8 * BLOCK) * BLOCK
+        self._named = path or f"of {base.path}"
+        self.fd = self._open() if path else _nameless_file(base.path)
+        try:
+            self._read_or_make()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> int:
+        flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+        try:
+            fd = posix.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise self._error(posix.strerror(error.errno or 0), "overlay-open") from error
+        try:
+            found = posix.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise self._error("it is no file")
+            if found[:3] == posix.fstat(self._base.fd)[:3]:
+                raise self._error("it is the image itself")
+            posix.set_blocking(fd, True)
+            try:
+                _flock(fd, _LOCK_EX | _LOCK_NB)
+            except BlockingIOError as error:
+                raise self._error(f"in use by {_lock_holder(fd) or 'another program'}", "disk-in-use") from error
+        except BaseException:
+            posix.close(fd)
+            raise
+        return fd
+
+    def _error(self, what: str, code: str = "overlay", hint: str = "") -> ConfigError:
+        return ConfigError(f"overlay {self._named}: {what}", code=code, hint=hint)
+
+    def _header(self) -> bytes:
+        import struct
+        from zlib import crc32
+
+        info = posix.fstat(self._base.fd)
+        changed = info.st_mtime_ns if stat.S_ISREG(info.st_mode) else 0
+        header = struct.pack(
+            _OVERLAY_HEADER, _OVERLAY_MAGIC, _OVERLAY_VERSION, BLOCK, self.size, changed, OVERLAY_BITS, self.data_at
+        )
+        return header + struct.pack("<I", crc32(header))
+
+    def _read_or_make(self) -> None:
+        wanted = self._header()
+        end = self.data_at + self.size
+        try:
+            size = posix.lseek(self.fd, 0, _SEEK_END)
+            found = posix.pread(self.fd, len(wanted), 0)
+            # A process that was killed while it made one leaves it empty, or with the header alone
+            if size == 0 or (size == len(wanted) and found == wanted):
+                posix.pwrite(self.fd, wanted, 0)
+                posix.ftruncate(self.fd, end)
+                posix.fsync(self.fd)
+                return
+        except OSError as error:
+            raise HostError(
+                f"overlay {self._named}: {error.strerror}", code="overlay-make", errno=error.errno or 0
+            ) from error
+        self._check(found, wanted)
+        if size != end:
+            raise self._error(f"damaged: it has {size} bytes instead of {end}")
+
+    def _check(self, found: bytes, wanted: bytes) -> None:
+        import struct
+        from zlib import crc32
+
+        if found[:8] != _OVERLAY_MAGIC:
+            raise self._error("it is not an overlay", hint="a new one is made where there is no file, or an empty one")
+        if len(found) < len(wanted) or found[-4:] != struct.pack("<I", crc32(found[:-4])):
+            raise self._error("damaged: the checksum of its header is another")
+        if found == wanted:
+            return
+        _, version, block, size, _, bits_at, data_at = struct.unpack_from(_OVERLAY_HEADER, found)
+        if version != _OVERLAY_VERSION:
+            raise self._error(f"it has the format {version}, this pyvmm knows {_OVERLAY_VERSION}")
+        if size != self.size:
+            raise self._error(f"it is for an image of {size} bytes, and {self._base.path} has {self.size}")
+        if (block, bits_at, data_at) != (BLOCK, OVERLAY_BITS, self.data_at):
+            raise self._error("damaged: its header names another layout")
+        raise self._error(
+            f"it is for another image, or {self._base.path} was changed since it was made",
+            hint="an image must stay as it is while overlays need it; to give up what was written, remove the overlay",
+        )
+
+    def close(self) -> None:
+        """Unlock and close.  A second call does nothing."""
+        if self.fd >= 0:
+            _flock(self.fd, _LOCK_UN)
+            posix.close(self.fd)
+            self.fd = -1
+
+
+def _nameless_file(beside: str) -> int:
+    """In the same directory, or where temporary files are."""
+    import os.path
+
+    folder = os.path.dirname(os.path.abspath(beside))
+    try:
+        return posix.open(folder, posix.O_TMPFILE | posix.O_RDWR | posix.O_CLOEXEC | posix.O_EXCL, 0o600)
+    except OSError:
+        pass
+    import tempfile
+
+    try:
+        fd, path = tempfile.mkstemp(".overlay", "pyvmm-")
+        posix.unlink(path)
+    except OSError as error:
+        raise HostError(
+            f"disk {beside}: cannot make an overlay: {error.strerror}", code="overlay-make", errno=error.errno or 0
+        ) from error
+    return fd
 
 
 def _flock(fd: int, operation: int) -> None:

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 from mmap import mmap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests import tiny
+from tests.blk_driver import BlkGuest, segment
 from tests.command import descriptors
 from tests.sample_devices import Echo
 from tests.tiny import Console
@@ -25,6 +27,7 @@ from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 from vmm.snapshot import memory_file
 from vmm.snapshot.memory_base import copied_ahead, take_base
+from vmm.virtio.blk.device import BLK_T_WRITE_ZEROES
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -141,6 +144,89 @@ def test_disks_are_of_the_moment(tmp_path: Path, consoles: list[Console]) -> Non
         with pytest.raises(ConfigError, match=r"read\.img: it is another file"):
             source.fork()
         assert count(source, consoles[0]) == 1
+
+
+def overlaid(folder: Path) -> tuple[DiskConfig, bytes]:
+    """A disk with an overlay that has a part of it, and what is on it."""
+    image, overlay = folder / "image.img", folder / "own"
+    image.write_bytes(os.urandom(1 << 20))
+    with BlkGuest(image, cow="overlay", overlay=str(overlay)) as guest:
+        guest.start()
+        guest.write_disk(5, b"own" * 1024)
+        assert guest.request(BLK_T_WRITE_ZEROES, 0, segment(100, 64, 1)).status == 0
+        seen = guest.read_disk(0, 1 << 20)
+    assert seen != image.read_bytes()
+    return DiskConfig(str(image), cow="overlay", overlay=str(overlay)), seen
+
+
+@needs_kvm
+def test_children_have_copies_of_an_overlay_over_the_same_image(tmp_path: Path, consoles: list[Console]) -> None:
+    disk, seen = overlaid(tmp_path)
+    image = Path(disk.path).read_bytes()
+    with counting(tmp_path, consoles[0], disks=(disk,)) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        children = source.fork(2)
+        (deeper,) = children[1].fork()
+        source.close()
+        # A child needs no name of the image
+        os.unlink(disk.path)
+        (last,) = deeper.fork()
+        for number, each in enumerate((*children, deeper, last)):
+            assert each.config.disks[0].cow == "overlay"
+            assert not os.path.exists(each.config.disks[0].overlay), "nothing is left when it is killed"
+            each.snapshot(str(tmp_path / f"{number}"))
+            assert (tmp_path / f"{number}" / "disk0").read_bytes() == seen, "a snapshot needs nothing else"
+            each.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3", "own", "tiny.elf"]
+    # What is restored has an overlay over the snapshot's image, many at once
+    warm = str(tmp_path / "3")
+    with Machine.restore(warm) as one, Machine.restore(warm) as two:
+        assert [each.config.disks[0].path for each in (one, two)] == [f"{warm}/disk0"] * 2
+        two.snapshot(str(tmp_path / "again"))
+    assert (tmp_path / "again" / "disk0").read_bytes() == seen != image
+    with Machine.restore(warm, cow="copy") as copied:
+        assert copied.config.disks[0].path != f"{warm}/disk0"
+    assert sorted(os.listdir(warm)) == ["disk0", "manifest.json", "memory", "state"]
+
+
+@needs_kvm
+def test_blocks_that_cannot_be_shared_are_an_error_where_that_was_asked(
+    tmp_path: Path, consoles: list[Console]
+) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as memory:  # tmpfs has no reflinks
+        disk, _ = tiny.two_disks(Path(memory))
+        with counting(tmp_path, consoles[0], disks=(replace(disk, cow="reflink"),)) as source:
+            source.start()
+            assert consoles[0].read(1) == b">"
+            with pytest.raises(HostError, match="cow=reflink"):
+                source.fork()
+            with pytest.raises(HostError, match="cow=reflink"):
+                source.snapshot(f"{memory}/warm")
+            assert source.state == "running"
+            assert count(source, consoles[0]) == 1
+        with counting(tmp_path, consoles[1], disks=(replace(disk, cow="copy"),)) as source:
+            source.start()
+            assert consoles[1].read(1) == b">"
+            source.fork()[0].close()
+        assert sorted(os.listdir(memory)) == ["read.img", "written.img"]
+
+
+@needs_kvm
+def test_a_root_is_the_clone_s_own_although_disks_are_given(tmp_path: Path, consoles: list[Console]) -> None:
+    root, read = tiny.two_disks(tmp_path)
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), COUNT), console=consoles[0].config, disks=(read,))
+    with Machine(replace(config, rootfs=root)) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        source.snapshot(str(tmp_path / "warm"))
+    for cow, own in (("", False), ("overlay", True)):
+        with Machine.restore(str(tmp_path / "warm"), disks=(read,), cow=cow) as clone:
+            assert isinstance(clone.config.rootfs, DiskConfig)
+            assert clone.config.rootfs.path != root.path
+            assert (clone.config.rootfs.path == str(tmp_path / "warm" / "disk0")) is own
+    with pytest.raises(ConfigError, match="cow 'qcow2'"):
+        Machine.restore(str(tmp_path / "warm"), cow="qcow2")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -383,3 +385,132 @@ def test_the_state_of_a_disk_is_data(image: Path) -> None:
         assert len(queue.wait()) == 1
         assert guest.answer(request).data == b"save" * 128
         assert guest.config(blk_spec.BLK_CONFIG_WRITEBACK, 1) == 0
+
+
+# -- overlays (cow=overlay) --------------------------------------------------------------------------------------------
+
+
+def overlaid(image: Path, overlay: Path | str = "") -> BlkGuest:
+    guest = BlkGuest(image, cow="overlay", overlay=str(overlay))
+    guest.start()
+    return guest
+
+
+def test_an_overlay_has_what_was_written_and_the_image_has_not(image: Path, tmp_path: Path) -> None:
+    before, overlay = image.read_bytes(), tmp_path / "own"
+    with overlaid(image, overlay) as guest:
+        guest.write_disk(3, b"1" * 512)
+        guest.write_disk(2040, b"2" * 4096)
+        assert guest.request(blk_spec.BLK_T_WRITE_ZEROES, 0, segment(1000, 50)).status == blk_spec.BLK_S_OK
+        model = bytearray(before)
+        model[3 * 512 : 4 * 512], model[2040 * 512 :] = b"1" * 512, b"2" * 4096
+        model[1000 * 512 : 1050 * 512] = bytes(50 * 512)
+        assert guest.read_disk(0, SIZE) == model
+        with pytest.raises(ConfigError, match="keeps its size"):
+            guest.disk.resize()
+        # Others may read the image meanwhile, and have overlays of their own over it
+        with overlaid(image) as other:
+            assert other.read_disk(0, SIZE) == before
+            other.write_disk(0, b"3" * 512)
+        with pytest.raises(ConfigError, match=rf"overlay {overlay}: in use by"):
+            overlaid(image, overlay)
+        with pytest.raises(ConfigError, match=r"disk\.img: in use"):
+            BlkGuest(image)
+    # Closed in good order, without a flush of the guest's
+    with overlaid(image, overlay) as guest:
+        assert guest.read_disk(0, SIZE) == model
+    assert image.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.img", "own"]
+    assert overlay.stat().st_blocks * 512 < 64 << 10
+
+
+def test_an_overlay_that_does_not_fit_is_refused_by_name(image: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "own"
+    with overlaid(image, overlay) as guest:
+        guest.write_disk(0, b"1" * 512)
+    good, times = overlay.read_bytes(), image.stat()
+
+    def refused(match: str, path: Path = overlay, base: Path = image) -> None:
+        with pytest.raises(ConfigError, match=match) as caught:
+            overlaid(base, path)
+        assert str(path) in str(caught.value)
+
+    for damage, match in (
+        (bytes(len(good)), "not an overlay"),
+        (b"QFI\xfb" + good[4:], "not an overlay"),
+        (good[:20], "damaged"),
+        (good[:30] + bytes([good[30] ^ 1]) + good[31:], "checksum"),
+        (good[:-1], "damaged: it has"),
+        (good + b"\0", "damaged: it has"),
+        (good[:8192], "damaged: it has"),
+    ):
+        overlay.write_bytes(damage)
+        refused(match)
+        assert overlay.read_bytes() == damage, "nothing was changed"
+    overlay.write_bytes(good)
+    os.utime(image)
+    refused("was changed since")
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(2 * SIZE))
+    refused(f"it is for an image of {SIZE} bytes", base=other)
+    os.mkfifo(tmp_path / "fifo")
+    refused("no file", tmp_path / "fifo")
+    refused("the image itself", image)
+    refused("No such file", tmp_path / "none" / "own")
+    refused("directory", tmp_path)
+    # A process that was killed while it made one left this, or nothing
+    for begun in (b"", good[:52]):
+        overlay.write_bytes(begun)
+        with overlaid(image, overlay) as guest:
+            assert guest.read_disk(0, SIZE) == image.read_bytes()
+        overlay.unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"cow": "qcow2"}, "not one of"),
+        ({"overlay": "own"}, "cow=overlay only"),
+        ({"cow": "overlay", "read_only": True}, "read-only"),
+        ({"cow": "overlay", "direct": True}, "direct"),
+    ],
+)
+def test_what_goes_with_no_overlay(options: dict[str, object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        DiskConfig("disk.img", **options)  # type: ignore[arg-type]
+
+
+KILLED = """
+import sys
+from tests.blk_driver import BlkGuest
+from vmm.virtio.blk.device import BLK_T_FLUSH
+guest = BlkGuest(sys.argv[1], cow="overlay", overlay=sys.argv[2])
+guest.start()
+n = int(sys.argv[3])
+while True:
+    n += 1
+    guest.write_disk(n % 97 * 21, n.to_bytes(8, "little") * 64)
+    if n % 3 == 0:
+        assert guest.request(BLK_T_FLUSH).status == 0
+        print(n, flush=True)
+"""
+
+
+def test_a_flush_that_was_answered_outlives_kill_9(image: Path, tmp_path: Path) -> None:
+    before, overlay, flushed = image.read_bytes(), tmp_path / "own", 0
+    for least in (1, 40, 150):
+        command = [sys.executable, "-c", KILLED, str(image), str(overlay), str(flushed)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(least):
+                flushed = int(writer.stdout.readline())
+            writer.kill()
+            # What it said before it died
+            flushed = max([flushed, *(int(line) for line in writer.stdout if line.endswith("\n"))])
+        with overlaid(image, overlay) as guest:
+            for n in range(max(1, flushed - 96), flushed + 1):
+                found = guest.read_disk(n % 97 * 21, 512)
+                written = int.from_bytes(found[:8], "little")
+                assert written >= n and written % 97 == n % 97 and found == found[:8] * 64
+    assert image.read_bytes() == before

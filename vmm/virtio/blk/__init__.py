@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vmm.virtio.device import VirtioDevice
 
 CACHE_MODES = ("writeback", "writethrough")
+AUTO, REFLINK, COPY, OVERLAY = "auto", "reflink", "copy", "overlay"
+COW_MODES = (AUTO, REFLINK, COPY, OVERLAY)
 SYNTAX = Syntax(
     "disk",
     "a further disk image or block device; may be repeated",
@@ -26,6 +28,14 @@ SYNTAX = Syntax(
         Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
         Key("bps", "BYTES[:BURST]", "no more a second", convert=word),
         Key("iops", "REQUESTS[:BURST]", "no more a second", convert=word),
+        Key(
+            "cow",
+            "|".join(COW_MODES),
+            "how clones and snapshots get the disk: shared blocks (reflink), a copy, or whatever the file system has "
+            "(auto); overlay: the image is not written, what the guest writes is kept apart",
+            convert=word,
+        ),
+        Key("overlay", "FILE", "with cow=overlay: where that is kept, and stays (default: it ends with the machine)"),
     ),
     first="FILE",
     of="file",
@@ -41,6 +51,11 @@ class DiskConfig(DeviceConfig):
     :ivar cache: ``writeback``, or ``writethrough``: every write is on the disk before it completes
     :ivar queues: number of request queues, or 0: one per vCPU, at most 4
     :ivar limit: bytes and requests a second, or None
+    :ivar cow: what forks, snapshots and restores make of the disk: ``reflink``: a file that shares its blocks until one
+        is written; ``copy``; ``auto``: the first if the file system can, else the second. ``overlay``: *path* is opened
+        to read and never written, what the guest writes goes into another file; only that is copied by a fork, and a
+        machine that is restored has an overlay over the snapshot's image
+    :ivar overlay: with ``overlay`` that file, made if it is missing, or empty: it has no name and ends with the machine
     """
 
     path: str
@@ -50,8 +65,11 @@ class DiskConfig(DeviceConfig):
     cache: str = "writeback"
     queues: int = 0
     limit: LimitConfig | None = None
+    cow: str = AUTO
+    overlay: str = ""
 
     def __post_init__(self) -> None:
+        self._check_cow()
         if self.cache not in CACHE_MODES:
             raise ConfigError(
                 f"disk {self.path}: cache={self.cache!r} is not one of {', '.join(CACHE_MODES)}", code="disk-cache"
@@ -64,6 +82,19 @@ class DiskConfig(DeviceConfig):
         if not 0 <= self.queues <= 64:
             raise ConfigError(f"disk {self.path}: {self.queues} queues, not 0 to 64", code="disk-queues")
 
+    def _check_cow(self) -> None:
+        if self.cow not in COW_MODES:
+            raise ConfigError(
+                f"disk {self.path}: cow={self.cow!r} is not one of {', '.join(COW_MODES)}", code="disk-cow"
+            )
+        if self.overlay and not self.has_overlay:
+            raise ConfigError(
+                f"disk {self.path}: overlay={self.overlay} is of use with cow=overlay only", code="disk-cow"
+            )
+        if self.has_overlay and (self.read_only or self.direct):
+            what = "a read-only disk" if self.read_only else "a disk with direct I/O"
+            raise ConfigError(f"disk {self.path}: {what} has no overlay", code="disk-cow")
+
     @classmethod
     def parse(cls, text: str, flag: str = "--disk") -> DiskConfig:
         """From :data:`SYNTAX`.
@@ -73,6 +104,11 @@ class DiskConfig(DeviceConfig):
         values = SYNTAX.parse(text, flag)
         limit = parse_limit(values.pop("bps", ""), values.pop("iops", ""), f"{flag} {text!r}")
         return cls(values.pop("first"), limit=limit, **values)
+
+    @property
+    def has_overlay(self) -> bool:
+        """Its image is only read."""
+        return self.cow == OVERLAY
 
     @property
     def calls(self) -> int:

@@ -7,17 +7,18 @@ import posix
 import struct
 
 from vmm import report
-from vmm.errors import HostError
+from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
 from vmm.persist import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
-from vmm.virtio.image import BLOCK, Image
+from vmm.virtio.image import BLOCK, OVERLAY_BITS, Image, Overlay
 from vmm.virtio.limit import Limit
 from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from vmm.virtio.blk import DiskConfig
@@ -110,6 +111,9 @@ class Blk(VirtioDevice):
         self._workers = Workers(self, "disk-worker", hint)
         self._reported: set[int] = set()
         self._blk: Any = None
+        self.cow = config.cow
+        self.overlay: Overlay | None = None
+        self._native_overlay: Any = ffi.NULL
         queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (QUEUE_SIZE,) * queues
         self.features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_TOPOLOGY
@@ -120,14 +124,26 @@ class Blk(VirtioDevice):
         else:
             self.features |= BLK_F_CONFIG_WCE | BLK_F_DISCARD | BLK_F_WRITE_ZEROES
         self._limit = Limit(config.limit)
-        self._image = Image(config.path, read_only=config.read_only, direct=config.direct)
+        overlaid = config.has_overlay
+        self._image = Image(config.path, read_only=config.read_only or overlaid, direct=config.direct)
         self.pins_memory = config.direct or not lib.file_is_cached(self._image.fd)
         try:
             self.capacity = self._image.sectors()
+            if overlaid:
+                self.overlay = Overlay(config.overlay, self._image)
+                self._make_native_overlay(self.overlay)
             self._make_native(config, io_uring)
         except BaseException:
             self.close()
             raise
+
+    def _make_native_overlay(self, overlay: Overlay) -> None:
+        error = ffi.new("int *")
+        made = lib.blk_overlay_new(overlay.fd, OVERLAY_BITS, overlay.data_at, overlay.size, error)
+        if made == ffi.NULL:
+            text = posix.strerror(-error[0])
+            raise HostError(f"overlay of {self.path}: {text}", code="disk-native", errno=-error[0])
+        self._native_overlay = made
 
     def _make_native(self, config: DiskConfig, io_uring: bool | None) -> None:
         native = ffi.new("struct blk_config *")
@@ -144,6 +160,7 @@ class Blk(VirtioDevice):
         native.alignment = self._image.alignment
         native.serial = config.serial.encode("ascii").ljust(BLK_ID_SIZE, b"\0")
         native.limit = self._limit.native
+        native.overlay = self._native_overlay
         error = ffi.new("int *")
         blk = lib.blk_new(native, error)
         if blk == ffi.NULL:
@@ -154,6 +171,28 @@ class Blk(VirtioDevice):
     def image_fd(self) -> int:
         """The descriptor of the image, this object's own."""
         return self._image.fd
+
+    @property
+    def overlay_fd(self) -> int:
+        """The descriptor of the overlay, this object's own; -1: it has none."""
+        return -1 if self.overlay is None else self.overlay.fd
+
+    def overlay_bits(self) -> memoryview:
+        """Which blocks the overlay has, a bit for each, as it is written to its file."""
+        assert self.overlay is not None
+        size = self.overlay.data_at - OVERLAY_BITS
+        return memoryview(ffi.buffer(lib.blk_overlay_bits(self._native_overlay), size))
+
+    def overlay_ranges(self) -> Iterator[tuple[int, int]]:
+        """What the overlay has of the disk, in bytes, half-open.  The disk does not run."""
+        assert self.overlay is not None
+        at, end = 0, self.overlay.size
+        while True:
+            start = lib.blk_overlay_next(self._native_overlay, at, 1)
+            if start * BLOCK >= end:
+                return
+            at = lib.blk_overlay_next(self._native_overlay, start, 0)
+            yield start * BLOCK, min(at * BLOCK, end)
 
     # -- what the driver sees --------------------------------------------------------------------------------
 
@@ -192,6 +231,10 @@ class Blk(VirtioDevice):
         lib.blk_set_writeback(self._blk, int(writeback))
         if self._writeback and not writeback:
             # What completed in writeback mode may still be in the host's cache; now it must not be
+            if self.overlay is not None:
+                self._report(-lib.blk_overlay_flush(self._native_overlay))
+                self._writeback = False
+                return
             try:
                 posix.fdatasync(self._image.fd)
             except OSError as error:
@@ -238,8 +281,10 @@ class Blk(VirtioDevice):
     def resize(self) -> None:
         """Read the size of the file again and tell the driver.  The caller has changed it.
 
-        :raises ConfigError: a size that a disk cannot have; nothing was changed
+        :raises ConfigError: a size that a disk cannot have, or it has an overlay; nothing was changed
         """
+        if self.overlay is not None:
+            raise ConfigError(f"{self.name}: a disk with an overlay keeps its size", code="disk-size")
         capacity = self._image.sectors()
         if capacity != self.capacity:
             lib.blk_set_capacity(self._blk, capacity)
@@ -276,5 +321,12 @@ class Blk(VirtioDevice):
             self._report(self._native_stats().last_errno)
             lib.blk_free(self._blk)
             self._blk = None
+        if self._native_overlay != ffi.NULL:
+            if self.overlay is not None and self.overlay.path:
+                self._report(-lib.blk_overlay_flush(self._native_overlay))
+            lib.blk_overlay_free(self._native_overlay)
+            self._native_overlay = ffi.NULL
+        if self.overlay is not None:
+            self.overlay.close()
         self._limit.close()
         self._image.close()
