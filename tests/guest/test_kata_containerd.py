@@ -220,6 +220,27 @@ def test_cycles(daemon: Containerd, number: int) -> None:
     assert os.listdir(ROOT) == []
 
 
+def check_what_a_kubelet_mounts_and_rotates(daemon: Containerd, pod: cri.CriPod, folder: Path) -> None:
+    """An init container, which ends before the others start; subPaths of a volume, a folder's and a file's;
+    terminationMessagePath; and a log that is rotated."""
+    part, said = folder / "volume" / "part", folder / "said"
+    part.mkdir(parents=True)
+    said.touch()
+    work: dict[str, object] = {"container_path": "/work", "host_path": str(part)}
+    message: dict[str, object] = {"container_path": "/dev/termination-log", "host_path": str(said)}
+    pod.run("init", "sh", "-c", "echo made >/work/file; echo why >/dev/termination-log", mounts=(work, message))
+    daemon.until(lambda: pod.status("init").state == checks.EXITED, "the init container ends")
+    assert (pod.status("init").exit_code, said.read_text(), (part / "file").read_text()) == (0, "why\n", "made\n")
+    one: dict[str, object] = {"container_path": "/etc/one", "host_path": str(part / "file"), "readonly": True}
+    pod.run("main", "sh", "-c", "while :; do cat /etc/one; sleep 0.2; done", mounts=(one,))
+    log = folder / "main.log"
+    daemon.until(lambda: "made" in log.read_text(), "it reads the file")
+    log.rename(folder / "main.log.1")
+    pod.reopen_log("main")
+    daemon.until(lambda: log.exists() and "made" in log.read_text(), "its log goes on in a new file")
+    assert pod.exec("main", "sh", "-c", "echo x >/etc/one")[1] != 0
+
+
 def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
     need("ip", "nsenter")
     (folder / "cri").mkdir()
@@ -259,6 +280,8 @@ def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
         assert pod.exec("root", "sh", "-c", "mount -t tmpfs x /tmp && ls /dev/kmsg && test -w /sys/kernel")[1] == 0
         assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
         assert "p1" in (folder / "app.log").read_text()
+
+        check_what_a_kubelet_mounts_and_rotates(daemon, pod, folder)
 
         pod.stop_container("app")
         assert pod.status("app").exit_code == 137

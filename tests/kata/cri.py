@@ -140,6 +140,10 @@ class CriPod:
         """The pod's IP address."""
         return str(self._cri.call("PodSandboxStatus", pod_sandbox_id=self.id).status.network.ip)
 
+    def reopen_log(self, name: str) -> None:
+        """Have a container's log written to a new file: the kubelet has renamed the old one."""
+        self._cri.call("ReopenContainerLog", container_id=self.containers[name])
+
     def stop_container(self, name: str) -> None:
         """End a container with SIGKILL."""
         self._cri.call("StopContainer", container_id=self.containers[name], timeout=0)
