@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -59,7 +60,6 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
         digest.update(path.read_bytes())
     target = BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
     if not target.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
         for old in BUILD.glob(f"{name}-{sanitizer}-*"):
             shutil.rmtree(old, ignore_errors=True)
         new = target.with_suffix(f".{os.getpid()}")
@@ -70,7 +70,17 @@ def objects(sanitizer: str, sources: Sequence[Path], name: str) -> Path:
 
 
 def program(name: str, sanitizer: str, extra: Iterable[str] = ("driver.c", "disk.c")) -> Path:
-    """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails."""
+    """The executable made of ``src/NAME.c``, ``src/NAME_*.c`` and the native code; CalledProcessError if it fails.
+
+    One process at a time makes it: what is out of date is removed before.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _program(name, sanitizer, extra)
+
+
+def _program(name: str, sanitizer: str, extra: Iterable[str]) -> Path:
     native = [path for part in PARTS for path in sorted(VMM.glob(part)) if "\nint main(" not in path.read_text()]
     shared = objects(sanitizer, [*(SRC / part for part in extra), *native], "parts")
     own = objects(sanitizer, [SRC / f"{name}.c", *sorted(SRC.glob(f"{name}_*.c"))], name)
