@@ -25,7 +25,7 @@ RECIPES = ROOT / "guest-kernel"
 
 
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-KERNEL_TOOLS = ("gcc", "make", "ld", "strip", "flex", "bison", "bc", "tar", "xz")
+KERNEL_TOOLS = ("gcc", "make", "ld", "strip", "flex", "bison", "bc", "patch", "tar", "xz")
 can_build = pytest.mark.skipif(
     any(shutil.which(tool, path=PATH) is None for tool in KERNEL_TOOLS) or not Path("/usr/include/gelf.h").exists(),
     reason="the tools that build a kernel are not installed (make deps)",
@@ -176,6 +176,38 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, cache: 
     assert left_over(cache) == [living.name]
 
 
+def before_patch(patch: Path, tree: Path) -> list[Path]:
+    """Make files in *tree* that *patch* fits, of nothing but the lines around its changes; which they are."""
+    made: dict[Path, list[str]] = {}
+    for line in patch.read_text().splitlines():
+        if line.startswith("+++ b/"):
+            made[path := tree / line[6:]] = []
+        elif made and line[:1] in ("@", " "):
+            made[path].append(line[1:] if line[0] == " " else "")
+    for path, lines in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    return list(made)
+
+
+@can_build
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_kernel_is_patched_where_the_patch_fits(tmp_path: Path, run: Recipe, fits: bool) -> None:
+    """All of it, or nothing."""
+    seen = tmp_path / "seen"
+    tree = kernel_tree(tmp_path / "linux", compile=f"cat fs/fuse/* > {seen}")
+    files = before_patch(RECIPES / "virtiofs.patch", tree)
+    if not fits:
+        files[-1].write_text("another version\n")
+    before = b"".join(path.read_bytes() for path in files)
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "linux.tar", "linux"], check=True)
+    done = run("build.py", "--source", tmp_path / "linux.tar")
+    assert done.returncode == 0, done.stderr
+    assert (seen.read_bytes() == before) is not fits
+    assert ("atomic_read(&fm->requests)" in seen.read_text()) is fits
+    assert ("virtiofs.patch does not fit this source" in done.stderr) is not fits
+
+
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, run: Recipe) -> None:
     some = tmp_path / "bin"
     some.mkdir()
@@ -183,8 +215,8 @@ def test_missing_tools_are_named_with_their_packages(tmp_path: Path, run: Recipe
         (some / tool).symlink_to("/bin/true")
     done = run("build.py", "--source", kernel_tree(tmp_path / "linux"), path=str(some))
     assert done.returncode == 1
-    assert "ld, strip, flex, bison, bc, xz" in done.stderr
-    assert "apt-get install bc binutils bison flex xz-utils" in done.stderr
+    assert "ld, strip, flex, bison, bc, patch, xz" in done.stderr
+    assert "apt-get install bc binutils bison flex patch xz-utils" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "text"])
