@@ -242,6 +242,19 @@ def test_it_ends_with_its_caller(tmp_path: Path) -> None:
     os.close(pidfd)
 
 
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_the_package_may_be_found_by_another_path(tmp_path: Path, isolation: str) -> None:
+    """As that of a program which is started by its folder's path, with ``..`` or links in it."""
+    kernel = tiny.make(tmp_path, tiny.POWEROFF)
+    (tmp_path / "link").symlink_to(ROOT)
+    script = "import sys; sys.path.insert(0, sys.argv[3]); from tests import tiny; from vmm import *; "
+    script += "from vmm.faststart.record import replace; "
+    script += "print(Machine(replace(tiny.config(sys.argv[1]), isolation=sys.argv[2])).run(60).kind)"
+    command = [sys.executable, "-P", "-c", script, kernel, isolation, f"{tmp_path}/link/tests/.."]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.stdout, done.returncode) == ("poweroff\n", 0), done.stderr
+
+
 def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"before".ljust(1 << 20, b"\0"))

@@ -17,7 +17,7 @@ from vmm.faststart.builtin import SimpleQueue, signal, socket
 from vmm.faststart.record import replace
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
-from vmm.machine.isolated import describe
+from vmm.machine.isolated import describe, package
 from vmm.machine.jailed import REQUEST_MAX
 from vmm.machine.lifecycle import EndEvent
 from vmm.machine.machine import Machine
@@ -124,11 +124,9 @@ def be_forked(fd: int, kept: set[int]) -> NoReturn:
 
 
 def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig, Origin]:
-    import vmm
-
-    if request["package"] != vmm.__path__[0]:
+    if request["package"] != package():
         raise HostError(
-            f"the program pyvmm is of {vmm.__path__[0]}, and this process imports {request['package']}",
+            f"the program pyvmm is of {package()}, and this process imports {request['package']}",
             code="isolation-process",
             hint="use the Python of the environment that pyvmm is installed in",
         )

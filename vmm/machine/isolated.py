@@ -441,7 +441,7 @@ class _Child:
         try:
             with events:
                 self.jailed.ask(
-                    "make", fds, config=plain(self.jailed.config), restore=machine._restore, package=_package()
+                    "make", fds, config=plain(self.jailed.config), restore=machine._restore, package=package()
                 )
         except BaseException:
             self.close()
@@ -522,9 +522,9 @@ _PIECE = 4096
 """Bytes of input at once."""
 
 
-def _package() -> str:
-    """Where this package is, for a child that must be the same."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+def package() -> str:
+    """Where this package is, for a child that must be the same, however it was found."""
+    return os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
 def _spawn(fd: int) -> Popen[bytes]:
