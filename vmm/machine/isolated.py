@@ -498,18 +498,17 @@ class _Child:
         if self._pidfd < 0:
             return
         import select
-        import subprocess
 
         self._leaving = True
         self._sock.close()
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        if not poll.poll(STOP_SECONDS * 1000):
+        has_ended = poll.poll(STOP_SECONDS * 1000)
+        if not has_ended:
             self._kill()
-        try:
+            has_ended = poll.poll(_PATIENCE * 1000)
+        if has_ended:
             self.process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            pass
         os.close(self._pidfd)
         self._pidfd = -1
         self._events.shutdown(socket.SHUT_RDWR)
@@ -556,10 +555,9 @@ class _Forked:
     def wait(self, timeout: float) -> int:
         """Its exit status, once it has ended, as that of Popen.
 
-        :raises TimeoutExpired: it has not
+        :raises TimeoutError: it has not
         """
         import select
-        import subprocess
 
         with self._lock:
             if self._status is None:
@@ -569,7 +567,7 @@ class _Forked:
                 has_ended = poll.poll(timeout * 1000)
                 os.close(pidfd)
                 if not has_ended:
-                    raise subprocess.TimeoutExpired("pyvmm isolated", timeout)
+                    raise TimeoutError(f"process {self.pid} has not ended")
                 self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             return self._status
 
