@@ -34,12 +34,12 @@ def copy_disk(source: str, target: str, cow: str = AUTO) -> bool:
             os.fchmod(write.fileno(), 0o600)
             return copy_open_disk(read.fileno(), write.fileno(), cow)
     except OSError as error:
-        raise HostError(
-            f"cannot copy the disk {source}: {error.strerror}",
-            code="snapshot-disk",
-            hint=f"it takes as much room as its data beside {target}",
-            errno=error.errno or 0,
-        ) from error
+        raise _cannot_copy(f"the disk {source}", f"its data beside {target}", error) from error
+
+
+def _cannot_copy(what: str, room: str, error: OSError) -> HostError:
+    hint = f"it takes as much room as {room}"
+    return HostError(f"cannot copy {what}: {error.strerror}", code="snapshot-disk", hint=hint, errno=error.errno or 0)
 
 
 def copy_open_disk(source: int, target: int, cow: str = AUTO) -> bool:
@@ -139,12 +139,8 @@ class DiskCopies:
                 os.fchmod(write.fileno(), 0o600)
                 copy_overlay(blk, write.fileno())
         except OSError as error:
-            raise HostError(
-                f"cannot copy the overlay of the disk {blk.path}: {error.strerror}",
-                code="snapshot-disk",
-                hint=f"it takes as much room as what the guest has written beside {path}",
-                errno=error.errno or 0,
-            ) from error
+            room = f"what the guest has written beside {path}"
+            raise _cannot_copy(f"the overlay of the disk {blk.path}", room, error) from error
         return path
 
     def hold(self, fd: int) -> str:

@@ -18,6 +18,11 @@
 
 enum { PAGE = 4096 };
 
+static inline size_t pages_round(size_t size)
+{
+	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+}
+
 /* Whether a bitmap of pages has the page at an offset in bytes. */
 static inline bool has_page(const uint8_t *bits, uint64_t at)
 {

@@ -70,7 +70,7 @@ static size_t blk_place(size_t *at, size_t len)
 {
 	size_t place = *at;
 
-	*at += (len + PAGE - 1) & ~(size_t)(PAGE - 1);
+	*at += pages_round(len);
 	return place;
 }
 

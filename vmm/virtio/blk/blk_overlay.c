@@ -35,35 +35,12 @@ struct blk_overlay {
 	pthread_mutex_t flush;
 };
 
-static uint64_t page_round(uint64_t n)
-{
-	return (n + PAGE - 1) & ~(uint64_t)(PAGE - 1);
-}
-
 static int pread_all(int fd, void *to, size_t len, uint64_t at)
 {
 	uint8_t *p = to;
 
 	while (len) {
 		ssize_t n = pread(fd, p, len, (off_t)at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		at += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
-static int pwrite_all(int fd, const void *from, size_t len, uint64_t at)
-{
-	const uint8_t *p = from;
-
-	while (len) {
-		ssize_t n = pwrite(fd, p, len, (off_t)at);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -122,7 +99,7 @@ struct blk_overlay *blk_overlay_new(int fd, uint64_t bits_at, uint64_t data_at, 
 	o->nblocks = (size + BLK_OVERLAY_BLOCK - 1) / BLK_OVERLAY_BLOCK;
 	o->npages = (o->nblocks + BITS_PER_PAGE - 1) / BITS_PER_PAGE;
 	bytes = o->npages * PAGE;
-	flags = page_round(o->npages);
+	flags = pages_round(o->npages);
 	o->map_size = 2 * bytes + 2 * flags;
 	map = mmap(NULL, o->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED) {
@@ -215,7 +192,7 @@ static int write_taken(struct blk_overlay *o)
 
 	for (uint64_t page = 0; page < o->npages && !err; page++)
 		if (o->taken[page])
-			err = pwrite_all(o->fd, o->durable + page * PAGE, PAGE, o->bits_at + page * PAGE);
+			err = file_write(o->fd, o->durable + page * PAGE, PAGE, o->bits_at + page * PAGE);
 	return err;
 }
 
@@ -314,7 +291,7 @@ static int copy_block(struct blk *blk, uint64_t off)
 	int err = pread_all(blk->config.fd, bytes, len, at);
 
 	if (!err)
-		err = pwrite_all(o->fd, bytes, len, o->data_at + at);
+		err = file_write(o->fd, bytes, len, o->data_at + at);
 	if (!err)
 		own_blocks(o, block, block + 1);
 	return err;

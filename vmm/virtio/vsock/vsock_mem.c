@@ -29,11 +29,6 @@ static void *pages_map(size_t size)
 	return at == MAP_FAILED ? NULL : at;
 }
 
-static size_t pages_round(size_t size)
-{
-	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
-}
-
 /* The class of small blocks for a size; -1: a mapping. */
 static int class_of(size_t size)
 {
