@@ -108,6 +108,32 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def descendants(pid: int, most: int) -> list[int]:
+    """A process, its children and theirs, of no more than about *most* in all (proc_pid_children(5))."""
+    found = [pid]
+    for each in found:
+        try:
+            for thread in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{thread}/children") as file:
+                    found += [int(word) for word in file.read().split() if len(found) < most]
+        except OSError:
+            pass  # it has just ended
+    return found
+
+
+def number_in(path: str, field: str, unit: int) -> int | None:
+    """The number behind *field* in a file of lines like those of /proc/meminfo, times *unit*; None: it is not there."""
+    try:
+        with open(path) as lines:
+            for line in lines:
+                name, _, rest = line.partition(":")
+                if name == field:
+                    return int(rest.split()[0]) * unit
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
 def is_alive(pid: int, began: int) -> bool:
     """Is it still the same process that runs?"""
     return pid > 0 and began > 0 and start_time(pid) == began

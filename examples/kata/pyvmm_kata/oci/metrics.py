@@ -122,7 +122,7 @@ def scrape(context: Context, shims: str) -> str:
     page.add("pyvmm_sandboxes", len(machines))
     page.add("pyvmm_scrape_failures", len(machines) - good)
     for name, field in (("total", "MemTotal"), ("available", "MemAvailable")):
-        page.add(f"pyvmm_node_memory_{name}_bytes", _meminfo(field))
+        page.add(f"pyvmm_node_memory_{name}_bytes", state.number_in("/proc/meminfo", field, 1024))
     page.add("pyvmm_scrape_duration_seconds", round(time.monotonic() - began, 6))
     return page.text()
 
@@ -234,12 +234,15 @@ def _write_machine(page: Page, machine: Asked, answer: Json | None) -> bool:
     labels = {"sandbox_id": machine.sandbox_id, "kind": machine.kind}
     page.add("pyvmm_sandbox_up", int(answer is not None), **labels)
     mine = {"sandbox_id": machine.sandbox_id}
-    pids = _processes(machine.pid)
+    # The machine itself, the server of its share, the faces
+    pids = state.descendants(machine.pid, MAX_ROWS)
     for mode, seconds in _cpu_seconds(pids).items():
         page.add("pyvmm_sandbox_cpu_seconds_total", seconds, **mine, mode=mode)
     for name, field, unit in (("resident_bytes", "VmRSS", 1024), ("threads", "Threads", 1)):
         page.add(
-            f"pyvmm_sandbox_{name}", sum(_number_in(f"/proc/{pid}/status", field, unit) or 0 for pid in pids), **mine
+            f"pyvmm_sandbox_{name}",
+            sum(state.number_in(f"/proc/{pid}/status", field, unit) or 0 for pid in pids),
+            **mine,
         )
     if answer is None:
         return False
@@ -299,19 +302,6 @@ def _seconds(nanoseconds: object) -> float | None:
     return nanoseconds / 1e9 if isinstance(nanoseconds, int) else None
 
 
-def _processes(pid: int) -> list[int]:
-    """Who holds a machine, and its children: the machine itself, the server of its share, the faces."""
-    found = [pid]
-    for each in found:
-        try:
-            for thread in os.listdir(f"/proc/{each}/task"):
-                with open(f"/proc/{each}/task/{thread}/children") as file:
-                    found += [int(word) for word in file.read().split() if len(found) < MAX_ROWS]
-        except OSError:
-            pass  # it has just ended
-    return found
-
-
 def _cpu_seconds(pids: Sequence[int]) -> dict[str, float]:
     """Of all threads of processes, and of their children that have ended (proc_pid_stat(5))."""
     user = system = 0
@@ -325,22 +315,6 @@ def _cpu_seconds(pids: Sequence[int]) -> dict[str, float]:
         system += int(fields[12]) + int(fields[14])
     tick = os.sysconf("SC_CLK_TCK")
     return {"user": user / tick, "system": system / tick}
-
-
-def _meminfo(field: str) -> int | None:
-    return _number_in("/proc/meminfo", field, 1024)
-
-
-def _number_in(path: str, field: str, unit: int) -> int | None:
-    try:
-        with open(path) as lines:
-            for line in lines:
-                name, _, rest = line.partition(":")
-                if name == field:
-                    return int(rest.split()[0]) * unit
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
 
 
 # -- who asks --------------------------------------------------------------------------------------------------------

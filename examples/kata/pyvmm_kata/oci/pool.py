@@ -17,6 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm_kata import state
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
@@ -47,6 +48,7 @@ REST_S = 0.2
 LOOK_S = 10.0
 """Seconds between looks at the files that the machines are made of."""
 RETRY_S, MOST_RETRY_S = 1.0, 60.0
+MAX_CHILDREN = 64
 MAX_REQUEST, MAX_CLIENTS = 1 << 16, 64
 END_S = 10.0
 
@@ -191,7 +193,8 @@ class Pool:
         if not self._name:
             self._fail(f"{self._settings.kernel}, or {self._settings.image}, is not there")
             return
-        if _available() < 2 * self._settings.size({})[0]:
+        available = state.number_in("/proc/meminfo", "MemAvailable", 1024)
+        if available is not None and available < 2 * self._settings.size({})[0]:
             self._fail("the host has too little memory for one more machine")
             return
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -363,26 +366,13 @@ def _runs(pid: int) -> bool:
 def _promote(pid: int) -> None:
     """Have a process and its children compute as others do, which :func:`templates.become_nice` has ended."""
     try:
-        processes = [pid]
-        for process in processes:  # it grows: the machine's process has children, too
-            for thread in os.listdir(f"/proc/{process}/task"):
-                with open(f"/proc/{process}/task/{thread}/children") as file:
-                    processes += map(int, file.read().split())
+        for process in state.descendants(pid, MAX_CHILDREN):
             for number in map(int, os.listdir(f"/proc/{process}/task")):
                 os.setpriority(os.PRIO_PROCESS, number, 0)
         with open(f"/proc/{pid}/autogroup", "w") as file:
             file.write("0")
     except OSError:
         pass  # it has just ended, or the kernel has no groups of sessions
-
-
-def _available() -> int:
-    """Bytes of memory that can be had without swapping; proc_meminfo(5)."""
-    with open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return sys.maxsize
 
 
 def _say(words: str) -> None:
