@@ -40,6 +40,16 @@ def links_of(process: int | str = "self") -> dict[str, str]:
     return links
 
 
+def of_threads(name: str, process: int | str = "self") -> dict[int, str]:
+    """What the file *name* says of each thread of a process, by its number; none of threads that have ended."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):  # the process has ended
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # this thread has, since it was listed
+                found[int(thread)] = Path(f"/proc/{process}/task/{thread}/{name}").read_text()
+    return found
+
+
 @contextlib.contextmanager
 def one_cpu() -> Iterator[None]:
     """This thread, and what it starts, may run on one CPU only."""

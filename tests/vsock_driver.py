@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import struct
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.command import of_threads
 from tests.driver import TIMEOUT, Buffer, Guest
 from tests.driver_queue import fence
 from vmm.virtio.vsock import VsockConfig
@@ -60,8 +60,7 @@ def header(
 
 def is_asleep() -> bool:
     """Whether the device's worker waits in the kernel: it looks around for a while before it does."""
-    states = [Path(f"/proc/self/task/{tid}/stat").read_text() for tid in os.listdir("/proc/self/task")]
-    return {text.rpartition(") ")[2][0] for text in states if "(vsock)" in text} == {"S"}
+    return {text.rpartition(") ")[2][0] for text in of_threads("stat").values() if "(vsock)" in text} == {"S"}
 
 
 class VsockGuest(Guest):

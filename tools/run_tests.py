@@ -7,7 +7,7 @@ were selected passed.
 
 The lab is an emulator that does not do everything right: it stops at times, or leaves a guest standing. When it stops
 it is started again, and the tests go on where they were; a test in which that happens twice has failed. The few tests
-that fail in it run once more in another lab, which is said, and must pass there.
+that fail, in it or beside others here, run once more by themselves, which is said, and must pass then.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ LABS = 5
 """How many are started, one after another, before it is given up."""
 SECOND_CHANCES = 8
 """When more tests than this fail in the lab, it is not the lab's fault."""
+SECOND_CHANCES_HERE = 2
+"""When more than this fail without a lab, they are no races of tests that run side by side."""
 SLOWEST = 10
 """How many are listed."""
 ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
@@ -108,18 +110,21 @@ def run_shared(command: Sequence[str], environment: dict[str, str]) -> int:
     return max(0 if status == NO_TESTS else abs(status) for status in statuses)
 
 
-def run_again(here: Sequence[str], environment: dict[str, str]) -> None:
-    """Give the few tests that failed in the lab a second chance, in a new one, and say how that went."""
+def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bool) -> None:
+    """Give the few tests that failed a second chance by themselves, in a new lab if they had one; say how that went."""
     failed = Journal(JOURNAL).failed()
-    if not 0 < len(failed) <= SECOND_CHANCES:
+    if not 0 < len(failed) <= (SECOND_CHANCES if needs_kvm else SECOND_CHANCES_HERE):
         return
-    say(f"once more, in another lab: {', '.join(failed)}")
+    say(f"once more, {'in another lab' if needs_kvm else 'one by one'}: {', '.join(failed)}")
     with JOURNAL.open("a") as file:
         file.writelines(json.dumps({"test": test, "again": True}) + "\n" for test in failed)
-    run_in_labs(with_kvm(here), environment)
+    if needs_kvm:
+        run_in_labs(with_kvm(here), environment)
+    else:
+        subprocess.run([*here, "-n", "1"], env=environment, cwd=ROOT)
     still = Journal(JOURNAL).failed()
     for test in failed:
-        say(f"{test}: failed, and {'failed again' if test in still else 'passed in another lab'}")
+        say(f"{test}: failed, and {'failed again' if test in still else 'passed by itself'}")
 
 
 def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool) -> tuple[int, dict[str, int]]:
@@ -145,9 +150,9 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
         status = subprocess.run(command, env=environment, cwd=ROOT).returncode
     else:
         status = run_shared([*command, "-n", "1"], environment) if shared else run_in_labs(command, environment)
-        if status == FAILURES:
-            run_again(here, environment)
-            status = 0
+    if status == FAILURES:  # which of them still fail the journal says
+        run_again(here, environment, needs_kvm=command != here)
+        status = 0
     journal = Journal(JOURNAL)
     counts = journal.counts()
     for test, seconds in journal.slowest(SLOWEST):

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.oci.spec import default_spec
-from tests.command import links_of
+from tests.command import links_of, of_threads
 from tests.netns import Outside, own_network
 from tools import guest as recipes
 
@@ -153,8 +153,8 @@ def check_jail(monitor: int) -> None:
     part of the guest's memory."""
     (machine,) = (child for child in children(monitor) if comm(child) == "pyvmm-machine")
     assert "anon_inode:kvm-vm" in links_of(machine).values()
-    for thread in Path(f"/proc/{machine}/task").iterdir():
-        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
+    for thread, text in of_threads("status", machine).items():
+        status = dict(line.split(":\t", 1) for line in text.splitlines())
         assert "0" not in status["Uid"].split() + status["Gid"].split() and not status["Groups"].strip(), thread
         assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}, thread
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), thread

@@ -19,6 +19,7 @@ import pytest
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
+from tests.command import of_threads
 from tests.guest.kata_tools import make_rootfs
 from tests.guest.shared import tool
 from tests.kata import containerd_checks as checks
@@ -184,8 +185,8 @@ def test_death_of_the_shim(daemon: Containerd) -> None:
 
 def kill_server(daemon: Containerd, place: Place) -> None:
     """kill -9 of the process that serves the share of a container."""
-    for children in Path(f"/proc/{daemon.shim_pid(place)}/task").glob("*/children"):
-        for child in children.read_text().split():
+    for children in of_threads("children", daemon.shim_pid(place)).values():
+        for child in children.split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.blk_driver import BlkGuest
+from tests.command import of_threads
 from tests.driver import Guest
 from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
@@ -229,9 +230,11 @@ def waiting_thread(pid: int, name: str) -> int:
     """The thread of that name, when it waits in epoll_wait() (232)."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            if (task / "comm").read_text() == f"{name}\n" and (task / "syscall").read_text().startswith("232 "):
-                return int(task.name)
+        named = [thread for thread, text in of_threads("comm", pid).items() if text == f"{name}\n"]
+        calls = of_threads("syscall", pid)
+        for thread in named:
+            if calls.get(thread, "").startswith("232 "):
+                return thread
         time.sleep(0.005)
     raise AssertionError(f"no thread {name} waits")
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import fs_driver as f
+from tests.command import of_threads
 from tests.driver import TIMEOUT, Guest
 from tests.fs_driver import FsGuest
 from tests.pci_driver import PciGuest
@@ -50,7 +51,7 @@ def freeze(pid: int) -> None:
     """Stop all of its threads, for sure."""
     os.kill(pid, signal.SIGSTOP)
     end = time.monotonic() + TIMEOUT
-    while any("State:\tT" not in path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")):
+    while any("State:\tT" not in text for text in of_threads("status", pid).values()):
         assert time.monotonic() < end
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
+from tests.command import of_threads
 from tests.fs_driver import ROOT, FsGuest, cstr
 from tools import calls
 from vmm.events import EventFd
@@ -30,8 +31,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's serve
 def capabilities(guest: FsGuest) -> set[int]:
     """All that any thread of the server has, or could have."""
     found = 0
-    for path in Path(f"/proc/{guest.transport.stats()['server']}/task").glob("*/status"):
-        fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if line.startswith("Cap"))
+    for text in of_threads("status", guest.transport.stats()["server"]).values():
+        fields = dict(line.split(":\t", 1) for line in text.splitlines() if line.startswith("Cap"))
         found |= int(fields["CapPrm"], 16) | int(fields["CapBnd"], 16)
     return {bit for bit in range(64) if found >> bit & 1}
 

@@ -24,7 +24,7 @@ from threading import Thread
 import pytest
 
 from tests import tiny
-from tests.command import Command, links_of
+from tests.command import Command, links_of, of_threads
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
 from vmm.control.broker import Broker
@@ -71,20 +71,23 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command]
     command.close()
 
 
+def fields(status: str) -> dict[str, str]:
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
+
+
 def status_of(folder: Path) -> dict[str, str]:
-    lines = (folder / "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return fields((folder / "status").read_text())
 
 
-def threads(pid: int) -> list[Path]:
-    return list(Path(f"/proc/{pid}/task").iterdir())
+def threads(pid: int) -> list[dict[str, str]]:
+    """The status of each."""
+    return [fields(text) for text in of_threads("status", pid).values()]
 
 
 def test_every_thread_is_nobody_and_may_do_nothing(machine: Command) -> None:
     found = threads(machine.process.pid)
     assert len(found) >= 3, "main, loop, vcpu0"
-    for thread in found:
-        status = status_of(thread)
+    for status in found:
         (user,) = set(status["Uid"].split())
         (group,) = set(status["Gid"].split())
         assert users.FIRST <= int(user) < users.FIRST + users.COUNT and group == user
@@ -382,8 +385,7 @@ def with_sockets(tmp_path: Path) -> Iterator[Command]:
 
 def test_a_machine_with_sockets_is_nobody_and_its_broker_has_nothing_of_it(with_sockets: Command) -> None:
     machine, broker = with_sockets.process.pid, broker_of(with_sockets)
-    for thread in threads(machine):
-        status = status_of(thread)
+    for status in threads(machine):
         assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16
     assert os.listdir(f"/proc/{machine}/root") == []
     deadline = time.monotonic() + 60
@@ -573,8 +575,7 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
 
 def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_path: Path) -> None:
     ask(str(tmp_path / "c"), "status")
-    for thread in threads(controlled.process.pid):
-        status = status_of(thread)
+    for status in threads(controlled.process.pid):
         assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     sockets = {f"socket:[{line[6]}]" for line in lines if line[-1] == f"{tmp_path}/c"}
@@ -731,8 +732,7 @@ def test_a_debugger_attaches_to_a_machine_in_a_jail(tmp_path: Path, wait: str) -
         done = subprocess.run(["gdb", "-nx", "-batch", *arguments], capture_output=True, text=True, timeout=60)
         for shown in ("$1 = 0x1234", "$2 = 77", "$3 = 5", "Breakpoint 2,", "detached]"):
             assert shown in done.stdout, done.stdout + done.stderr
-        for thread in threads(command.process.pid):
-            status = status_of(thread)
+        for status in threads(command.process.pid):
             assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]
         command.process.terminate()
         assert command.wait() == 143

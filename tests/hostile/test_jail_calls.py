@@ -107,18 +107,13 @@ def test_without_a_jail_too(tmp_path: Path, thread: str, call: str) -> None:
 
 
 SHOWN = """
-import sys, pathlib, time
+import sys, time
+from tests.command import of_threads
 from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
 with Machine(MachineConfig(BootConfig(sys.argv[1]), memory=MemoryConfig(32 << 20), cpus=2)) as machine:
     machine.start(confined=True)
     def threads():
-        found = []
-        for folder in pathlib.Path("/proc/self/task").iterdir():
-            try:
-                found.append((folder / "status").read_text())
-            except OSError:
-                pass  # it has ended
-        return [status for status in found if "Name:\tkvm-" not in status]  # the kernel's own
+        return [status for status in of_threads("status").values() if "Name:\tkvm-" not in status]  # the kernel's own
     listed = lambda status: "Seccomp:\t2" in status and "Name:\tpython" not in status
     # What was only needed to start may not be gone yet, and a thread gets its name when it runs
     while len(now := threads()) != 5 or sum(map(listed, now)) < 4:
@@ -150,6 +145,7 @@ def test_who_has_a_list_has_no_capability(tmp_path: Path) -> None:
 WORKERS = """
 import sys, pathlib, time
 from threading import Thread
+from tests.command import of_threads
 from tests.hostile import test_forbidden_calls as devices
 from vmm.native import lib
 assert lib.seccomp_starter_begin() == 0
@@ -169,8 +165,7 @@ with makers[sys.argv[2]]() as guest:
     thread.join()
     while not lib.worker_walled(guest.device._workers._running[0][0]):
         time.sleep(0.01)
-    for folder in pathlib.Path("/proc/self/task").iterdir():
-        status = (folder / "status").read_text()
+    for status in of_threads("status").values():
         if status.split()[1] == sys.argv[2]:
             fields = dict(line.split(None, 1) for line in status.splitlines() if len(line.split(None, 1)) == 2)
             print(fields["Seccomp:"], fields["CapEff:"])

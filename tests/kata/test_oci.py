@@ -25,6 +25,7 @@ from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec
+from tests.command import of_threads
 from tests.installed import wait_for_image
 from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
 
@@ -60,8 +61,8 @@ def test_the_monitor_has_given_up_what_it_does_not_need(runtime: Runtime) -> Non
     """And so has every thread of it: capabilities for the host's kernel and clock, new privileges, a core."""
     runtime.started("c1", "sleep 600")
     pid = json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"]
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        status = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+    for text in of_threads("status", pid).values():
+        status = dict(line.split(":", 1) for line in text.splitlines())
         for kind in ("CapBnd", "CapEff", "CapPrm"):
             held = int(status[kind], 16)
             assert held & 1 << 21, "CAP_SYS_ADMIN: it mounts"

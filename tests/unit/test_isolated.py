@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.command import links_of
+from tests.command import links_of, of_threads
 from tools.where import ROOT
 from vmm import (
     AsyncMachine,
@@ -54,10 +54,7 @@ def console() -> Iterator[tiny.Console]:
 
 def children() -> set[int]:
     """Of this process, those that have ended and nobody has waited for included."""
-    found = set()
-    for task in os.listdir("/proc/self/task"):
-        found |= {int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
-    return found
+    return {int(pid) for text in of_threads("children").values() for pid in text.split()}
 
 
 def opened() -> set[str]:

@@ -20,7 +20,7 @@ import pytest
 
 from tests import tiny
 from tests.blk_driver import BlkGuest
-from tests.command import links_of
+from tests.command import links_of, of_threads
 from tests.sample_devices import Echo
 from vmm import BootConfig, ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
 from vmm.boot import layout
@@ -475,7 +475,7 @@ def test_the_root_logger_is_the_programs(tmp_path: Path) -> None:
 
 
 def names() -> set[str]:
-    return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    return {text.strip() for text in of_threads("comm").values()}
 
 
 def wait_for(wanted: set[str]) -> None:
