@@ -282,7 +282,7 @@ int fs_statx(int fd, const char *name, struct statx *st);
 /* The handle of name in fd; of fd itself, if name is empty. flags: of name_to_handle_at(). */
 int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h);
 int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags);
-void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st);
+int fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st);
 
 /* fs_handle.c: files that the guest has open. */
 

@@ -344,7 +344,9 @@ int node_domain_add(struct fs *fs, int fd, const struct statx *st)
 	int i;
 
 	/* Not under the lock, since this opens files. */
-	fs_domain_init(fs, &d, fd, st);
+	i = fs_domain_init(fs, &d, fd, st);
+	if (i < 0)
+		return i;
 	pthread_mutex_lock(&t->lock);
 	i = node_domain(t, st);
 	if (i >= 0 || t->ndomains == FS_MAX_DOMAINS) {

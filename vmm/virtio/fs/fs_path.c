@@ -131,7 +131,7 @@ static int domain_mark(const struct fs *fs, int fd, const struct statfs *sfs)
  * Find out by which marks files of this domain are compared, and whether they can be opened by handle: that requires
  * CAP_DAC_READ_SEARCH, and support of the file system. On overlayfs it is an option that is rarely set.
  */
-void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
+int fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struct statx *st)
 {
 	struct fs_file_handle h;
 	struct statfs sfs;
@@ -144,27 +144,26 @@ void fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const stru
 		.mount_fd = -1,
 		.mark = -1,
 	};
-	if (fstatfs(fd, &sfs) < 0) {
-		d->closed = true;
-		return;
-	}
+	if (fstatfs(fd, &sfs) < 0)
+		return -errno;
 	for (size_t i = 0; i < sizeof(kernel_fs) / sizeof(*kernel_fs); i++)
 		d->closed |= (uint32_t)sfs.f_type == kernel_fs[i];
 	d->renumbers = sfs.f_type == OVERLAYFS_SUPER_MAGIC || sfs.f_type == FUSE_SUPER_MAGIC;
 	d->mark = domain_mark(fs, fd, &sfs);
 	if (!(fs->config.flags & FS_HANDLES) || fs->config.flags & FS_NO_MARKS || !S_ISDIR(st->stx_mode) || d->renumbers || d->mark)
-		return;
+		return 0;
 	if (fs_handle_at(fd, "", 0, &h))
-		return;
+		return 0;
 	/* open_by_handle_at() takes no O_PATH descriptor. */
 	d->mount_fd = fs_reopen(fs, fd, O_RDONLY | O_DIRECTORY);
 	if (d->mount_fd < 0)
-		return;
+		return 0;
 	test = fs_handle_open(d->mount_fd, &h, O_PATH);
 	if (test >= 0) {
 		close(test);
-		return;
+		return 0;
 	}
 	close(d->mount_fd);
 	d->mount_fd = -1;
+	return 0;
 }
