@@ -313,7 +313,7 @@ const struct worker_ops blk_ops = {
 	.destroy = blk_queue_free,
 };
 
-static const struct worker_ops blk_overlay_ops = {
+const struct worker_ops blk_overlay_ops = {
 	.begin = blk_begin,
 	.run = overlay_run,
 	.sleep = blk_sleep,

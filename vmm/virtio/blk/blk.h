@@ -150,7 +150,7 @@ void blk_finish(struct blk_queue *q, struct blk_req *r, int err);
 /* blk.c */
 
 /* The functions of the worker; a fuzzer calls them without a thread. */
-extern const struct worker_ops blk_ops;
+extern const struct worker_ops blk_ops, blk_overlay_ops; /* blk_overlay_ops: of a disk with an overlay */
 /* A queue of n heads, without a thread, which blk_ops.destroy() frees; NULL and errno. */
 struct blk_queue *blk_queue_new(struct blk *blk, uint32_t n);
 static inline int blk_rw_flags(const struct blk *blk, const struct blk_req *r)
