@@ -99,6 +99,11 @@ def test_small(test: str, sanitizer: str, tmp_path: Path) -> None:
     run("test_small", sanitizer, test, "none", tmp_path)
 
 
+@pytest.mark.parametrize("test", names_of_tests("test_faults"))
+def test_faults(test: str, tmp_path: Path) -> None:
+    run("test_faults", "asan", test, "none", tmp_path)
+
+
 @pytest.mark.skipif(compiler("fuzzer") is None, reason="libFuzzer needs clang")
 @pytest.mark.parametrize("target", TARGETS)
 def test_kept_corpus(target: str) -> None:

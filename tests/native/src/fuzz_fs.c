@@ -11,7 +11,7 @@
 #include "fs/dax/dax.h"
 #include "fs/dax/dax_struct.h"
 #include "fs/fs.h"
-#include "fuzz.h"
+#include "guest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -342,7 +342,7 @@ static uint32_t ask(const uint8_t **data, size_t *size, const struct memory *m, 
 	struct fuse_in_header h = { .unique = 7, .pid = 1 };
 	uint32_t len, n = 0, cut, room;
 
-	if (take(data, size, how, sizeof(how)) < sizeof(how))
+	if (input_take(data, size, how, sizeof(how)) < sizeof(how))
 		return 0;
 	h.opcode = how[0] & 0x80 ? how[0] : how[0] % 54;
 	if (how[0] == DISTURB) {
@@ -352,10 +352,10 @@ static uint32_t ask(const uint8_t **data, size_t *size, const struct memory *m, 
 	if (how[3] & 0x40) {
 		uint8_t b[FORM] = { 0 };
 
-		take(data, size, b, sizeof(b));
+		input_take(data, size, b, sizeof(b));
 		len = sizeof(h) + form(low + REQUEST + sizeof(h), h.opcode, b, m);
 	} else {
-		len = sizeof(h) + (uint32_t)take(data, size, low + REQUEST + sizeof(h), how[6] * (how[3] & 0x80 ? 8 : 1));
+		len = sizeof(h) + (uint32_t)input_take(data, size, low + REQUEST + sizeof(h), how[6] * (how[3] & 0x80 ? 8 : 1));
 	}
 	h.nodeid = how[1] < 0x80 ? 1 : m->node[how[1] % 4];
 	h.len = how[3] & 1 ? how[4] : len;
@@ -437,7 +437,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	setup();
 	irq.fd = event;
 	mem.region[0] = (struct mem_region){ 0, LOW, (uintptr_t)low };
-	take(&data, &size, how, sizeof(how));
+	input_take(&data, &size, how, sizeof(how));
 	snprintf(path, sizeof(path), "%s/share", home);
 	fc.root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	require(fc.root_fd >= 0);

@@ -8,7 +8,7 @@
  * the guest's memory is as it was.
  */
 #include "net/net.h"
-#include "fuzz.h"
+#include "guest.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -59,7 +59,7 @@ static void post_buffer(const uint8_t **data, size_t *size)
 
 	if (!next_head(RX_USED, rx_idx, &head))
 		return;
-	take(data, size, cut, sizeof(cut));
+	input_take(data, size, cut, sizeof(cut));
 	at = RX_BUFS + (uint64_t)head * RX_BUF;
 	d[0] = (struct desc){ at, cut[0] % RX_BUF + 1u, 3, (uint16_t)(head + 1) };
 	d[1] = (struct desc){ at + RX_BUF, cut[1] % RX_BUF + 1u, 2, 0 };
@@ -75,9 +75,9 @@ static void send_frame(const uint8_t **data, size_t *size)
 
 	if (!next_head(TX_USED, tx_idx, &head))
 		return;
-	take(data, size, &h, sizeof(h));
-	take(data, size, &len, sizeof(len));
-	take(data, size, &cut, sizeof(cut));
+	input_take(data, size, &h, sizeof(h));
+	input_take(data, size, &len, sizeof(len));
+	input_take(data, size, &cut, sizeof(cut));
 	memcpy(low + TX_BUF, &h, sizeof(h));
 	cut = cut % 20 + 1;
 	d[0] = (struct desc){ TX_BUF, cut, 1, (uint16_t)(head + 1) };
@@ -94,13 +94,13 @@ static void host_sends(const uint8_t **data, size_t *size, uint8_t what)
 	uint32_t wire;
 	size_t n;
 
-	take(data, size, &len, sizeof(len));
+	input_take(data, size, &len, sizeof(len));
 	memset(buf, 0x5a, sizeof(buf));
 	if (kind == NET_TAP) {
 		n = len + 1u;
-		take(data, size, buf, NET_HDR_SIZE);
+		input_take(data, size, buf, NET_HDR_SIZE);
 	} else if (what & 1) {
-		n = take(data, size, buf, 64);
+		n = input_take(data, size, buf, 64);
 	} else {
 		n = NET_LEN_SIZE + NET_ETH_SIZE + len;
 		wire = htonl((uint32_t)(n - NET_LEN_SIZE));
@@ -172,7 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int err, end[2], epoll = epoll_create1(EPOLL_CLOEXEC);
 
 	setup();
-	take(&data, &size, first, sizeof(first));
+	input_take(&data, &size, first, sizeof(first));
 	flags = queues.flags = first[0];
 	kind = first[1] & 1;
 	if (first[1] & 2)
@@ -198,7 +198,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (int step = 0; size && step < STEPS; step++) {
 		uint8_t what = 0;
 
-		take(&data, &size, &what, 1);
+		input_take(&data, &size, &what, 1);
 		if (what < 0x50)
 			post_buffer(&data, &size);
 		else if (what == FAR_WAITS || what == FAR_READS)

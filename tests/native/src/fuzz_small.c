@@ -13,7 +13,7 @@
 #include "pmem/pmem.h"
 #include "uart/uart.h"
 #include "vcpu/bus.h"
-#include "fuzz.h"
+#include "guest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,14 +66,14 @@ static void offer(const uint8_t **data, size_t *size, int queue, uint8_t shape)
 	for (uint32_t i = 0; i < n; i++) {
 		uint16_t where[2] = { 0 };
 
-		take(data, size, where, sizeof(where));
+		input_take(data, size, where, sizeof(where));
 		/* Mostly RAM, sometimes a little or far behind it. */
 		d[i].addr = DATA + (uint64_t)where[0] * (shape & 0x80 ? 64 : 8);
 		d[i].len = where[1] % (shape & 0x40 ? 65536 : 64) + 1;
 		d[i].flags = (uint16_t)((i + 1 < n ? 1 : 0) | (i >= nread ? 2 : 0));
 		d[i].next = (uint16_t)(head + i + 1);
 		if (d[i].addr + d[i].len <= RAM && i < nread)
-			take(data, size, ram + d[i].addr, d[i].len < 64 ? d[i].len : 64);
+			input_take(data, size, ram + d[i].addr, d[i].len < 64 ? d[i].len : 64);
 	}
 	memcpy(ram + (queue ? B_DESC : A_DESC) + 16 * head, d, n * sizeof(d[0]));
 	memcpy(ram + (queue ? B_AVAIL : A_AVAIL) + 4 + 2 * (idx[queue] % SIZE), &head, 2);
@@ -204,7 +204,7 @@ static int fuzz_registers(const uint8_t *data, size_t size, uint8_t kind)
 		uint32_t len;
 		uint64_t at;
 
-		take(&data, &size, b, sizeof(b));
+		input_take(&data, &size, b, sizeof(b));
 		if (b[0] >= 0xc0) {
 			host_does(uart, bus, pmem, &bar, b[1], b + 2);
 			continue;
@@ -255,7 +255,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mem.region[0] = (struct mem_region){ 0, RAM, (uintptr_t)ram };
 	a = ring_new(&mem, &ac, &err);
 	b = ring_new(&mem, &bc, &err);
-	take(&data, &size, &kind, 1);
+	input_take(&data, &size, &kind, 1);
 	if (kind >= 0xe0) {
 		ring_free(a);
 		ring_free(b);
@@ -274,7 +274,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (int step = 0; size && n >= 0 && step < STEPS; step++) {
 		uint8_t shape = 0;
 
-		take(&data, &size, &shape, 1);
+		input_take(&data, &size, &shape, 1);
 		if ((shape & 0x20) && kind % 3 == 2 && shape & 0x10) {
 			require(ftruncate(file, (shape & 0xf) << 12) == 0);
 			pmem_fault(pmem);

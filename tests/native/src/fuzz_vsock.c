@@ -8,7 +8,7 @@
  * Every chain is answered once, what waits for the host is bounded, and nothing is left at the end.
  */
 #include "vsock/vsock.h"
-#include "fuzz.h"
+#include "guest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -188,9 +188,9 @@ static void send_packet(const uint8_t **data, size_t *size, uint8_t what)
 	size_t len;
 	uint8_t cut = 0, n = 0;
 
-	take(data, size, &h, sizeof(h));
-	take(data, size, &cut, 1);
-	take(data, size, &n, 1);
+	input_take(data, size, &h, sizeof(h));
+	input_take(data, size, &cut, 1);
+	input_take(data, size, &n, 1);
 	if (!(what & 0x10)) {
 		h.src_cid = 3;
 		h.dst_cid = VSOCK_HOST_CID;
@@ -282,7 +282,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (int step = 0; size && step < STEPS; step++) {
 		uint8_t what = 0;
 
-		take(&data, &size, &what, 1);
+		input_take(&data, &size, &what, 1);
 		if (what < 0x40)
 			post_buffer(what);
 		else if (what == STOP || what == STOP_RESET)

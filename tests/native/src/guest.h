@@ -85,6 +85,27 @@ uint32_t guest_take(struct guest *g, uint32_t *len);
 /* Wait up to 20 s for an eventfd and clear it; false on timeout. */
 bool event_wait(int fd);
 
+/* What the fuzzers of devices share: how input is taken, how a broken promise ends. */
+
+#define require(what)                                                                          \
+	do {                                                                                   \
+		if (!(what)) {                                                                 \
+			fprintf(stderr, "line %d: not so: %s\n", __LINE__, #what);             \
+			abort();                                                               \
+		}                                                                              \
+	} while (0)
+
+/* The next bytes of the input, fewer at its end. */
+static inline size_t input_take(const uint8_t **data, size_t *size, void *to, size_t want)
+{
+	size_t n = want < *size ? want : *size;
+
+	memcpy(to, *data, n);
+	*data += n;
+	*size -= n;
+	return n;
+}
+
 /* Tests of a program: the command line names one and its arguments, --list prints the names. */
 struct test {
 	const char *name;

@@ -768,12 +768,14 @@ static void overlay_only_takes_what_was_written(void)
 
 static void overlay_faults(void)
 {
-	struct rlimit limit = { OVERLAY_DATA + 4096, OVERLAY_DATA + 4096 };
+	struct rlimit limit, before;
 	uint8_t bits[4096];
 	int err;
 
 	overlay_start(2048);
 	signal(SIGXFSZ, SIG_DFL);
+	CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+	limit = (struct rlimit){ OVERLAY_DATA + 4096, before.rlim_max };
 	CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
 	fill(ram(AT_DATA), 4096, 1);
 	CHECK_EQ(disk_rw(&d, T_OUT, 8, AT_DATA, 4096), S_IOERR);
@@ -804,6 +806,7 @@ static void overlay_faults(void)
 	close(d.fd);
 	close(overlay_fd);
 	unlink(d.path);
+	CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
 }
 
 #define T(name) { #name, name }

@@ -460,13 +460,166 @@ static void the_kernels_memory_for_slow_readers_is_bounded(void)
 	close_all();
 }
 
+/* ---- what clients and the broker may say ---- */
+
+static int connect_silently(void)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, sock_type() | SOCK_CLOEXEC, 0);
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
+	CHECK(connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0);
+	return fd;
+}
+
+static void lines_that_are_no_greetings(void)
+{
+	static const char *const bad[] = {
+		"CONNECT\n", "CONNECT \n", "HELLO 12345\n", "CONNECT 12a\n", "CONNECT -1\n", "CONNECT 4294967295\n",
+		"CONNECT 99999999999\n", "CONNECT 2000, and more of this kind", "\n", "",
+	};
+	enum { BAD = sizeof(bad) / sizeof(*bad) };
+	struct vsock_stats stats;
+	uint8_t data[BUF];
+	char byte;
+
+	for (type = VSOCK_TYPE_STREAM; type <= VSOCK_TYPE_SEQPACKET; type++) {
+		int fd;
+
+		open_all();
+		for (int i = 0; i < BAD; i++) {
+			fd = connect_silently();
+			if (*bad[i])
+				CHECK(write(fd, bad[i], strlen(bad[i])) == (ssize_t)strlen(bad[i]));
+			else
+				CHECK(shutdown(fd, SHUT_WR) == 0);
+			CHECK(read(fd, &byte, 1) <= 0);
+			close(fd);
+		}
+		vsock_get_stats(vsock, &stats);
+		CHECK_EQ(stats.refused, BAD);
+		/* In two pieces, or as terminals end lines; a message needs no end of a line. */
+		for (int i = 0; i < 3; i++) {
+			static const char *const good[] = { "CONNECT 2000\r\n", "connect 2000\n", "CONNECT 2000" };
+			bool whole = i < 2 || type == VSOCK_TYPE_SEQPACKET;
+
+			fd = connect_silently();
+			CHECK(write(fd, good[i], strlen(good[i])) == (ssize_t)strlen(good[i]));
+			if (!whole) {
+				usleep(1000);
+				CHECK(write(fd, "\n", 1) == 1);
+			}
+			CHECK_EQ(next_packet(data).op, VSOCK_OP_REQUEST);
+			close(fd); /* it does not wait for the answer */
+			CHECK_EQ(next_packet(data).op, VSOCK_OP_RST);
+		}
+		close_all();
+	}
+	type = VSOCK_TYPE_STREAM;
+}
+
+/* Who comes when there are as many as there may be waits until one goes. */
+static void no_more_clients_than_there_may_be(void)
+{
+	enum { MOST = 128 };
+	static int fd[MOST];
+	uint8_t data[BUF];
+	int late;
+
+	open_all();
+	for (int i = 0; i < MOST; i++)
+		fd[i] = connect_silently();
+	late = connect_client();
+	usleep(20000);
+	CHECK(!has_packet());
+	close(fd[5]);
+	CHECK_EQ(next_packet(data).op, VSOCK_OP_REQUEST);
+	close(late);
+	CHECK_EQ(next_packet(data).op, VSOCK_OP_RST);
+	for (int i = 0; i < MOST; i++)
+		if (i != 5)
+			close(fd[i]);
+	close_all();
+}
+
+/* The broker's answer to the next request, with one end of *wire where it has one. */
+static void broker_will_say(int broker, struct vsock_told told, bool with_socket, int wire[2])
+{
+	int fd = -1;
+
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, wire) == 0);
+	if (with_socket)
+		fd = wire[0];
+	CHECK_EQ(fd_socket_send(broker, &told, sizeof(told), &fd, 1), 0);
+	close(wire[0]);
+}
+
+static void broker_was_asked(int broker, uint32_t port)
+{
+	struct vsock_ask ask;
+
+	CHECK(recv(broker, &ask, sizeof(ask), MSG_DONTWAIT) == sizeof(ask));
+	CHECK_EQ(ask.port, port);
+	CHECK_EQ(ask.type, VSOCK_TYPE_STREAM);
+}
+
+static void a_broker_that_lies_is_not_asked_again(void)
+{
+	const struct { struct vsock_told told; bool with_socket; } lies[] = {
+		{ { 80, 0 }, true }, { { 79, 0 }, false }, { { 79, ECONNREFUSED }, true }, { { 0, 0 }, false },
+	};
+	struct vsock_hdr h;
+	uint8_t data[BUF];
+	int broker[2], wire[2];
+	char text[8];
+
+	for (size_t i = 0; i < sizeof(lies) / sizeof(*lies); i++) {
+		open_all();
+		worker_free(worker);
+		CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, broker) == 0);
+		vsock_use_broker(vsock, broker[0]);
+		start();
+		broker_will_say(broker[1], (struct vsock_told){ 77, 0 }, true, wire);
+		packet(VSOCK_OP_REQUEST, 77, 0, NULL, 0);
+		CHECK_EQ(next_packet(data).op, VSOCK_OP_RESPONSE);
+		broker_was_asked(broker[1], 77);
+		packet(VSOCK_OP_RW, 77, 0, (const uint8_t *)"hello", 5);
+		CHECK(recv(wire[1], text, sizeof(text), 0) == 5 && !memcmp(text, "hello", 5));
+		close(wire[1]);
+		do
+			h = next_packet(data);
+		while (h.op == VSOCK_OP_CREDIT_UPDATE);
+		CHECK(h.op == VSOCK_OP_SHUTDOWN || h.op == VSOCK_OP_RST);
+		packet(VSOCK_OP_RST, 77, 0, NULL, 0);
+		broker_will_say(broker[1], (struct vsock_told){ 78, ECONNREFUSED }, false, wire);
+		packet(VSOCK_OP_REQUEST, 78, 0, NULL, 0);
+		CHECK_EQ(next_packet(data).op, VSOCK_OP_RST);
+		broker_was_asked(broker[1], 78);
+		close(wire[1]);
+		/* What is no answer of that port's; what came with it is closed. */
+		broker_will_say(broker[1], lies[i].told, lies[i].with_socket, wire);
+		packet(VSOCK_OP_REQUEST, 79, 0, NULL, 0);
+		CHECK_EQ(next_packet(data).op, VSOCK_OP_RST);
+		broker_was_asked(broker[1], 79);
+		CHECK_EQ(recv(wire[1], text, 1, 0), 0);
+		close(wire[1]);
+		packet(VSOCK_OP_REQUEST, 77, 0, NULL, 0);
+		CHECK_EQ(next_packet(data).op, VSOCK_OP_RST);
+		CHECK(recv(broker[1], text, sizeof(text), MSG_DONTWAIT) < 0 && errno == EAGAIN);
+		close(broker[0]);
+		close(broker[1]);
+		close_all();
+	}
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(echo_both_ways), T(pauses_under_load), T(stop_with_clients_that_wait),
 	T(useless_buffers_are_given_back_in_turns), T(a_guest_that_has_gone_is_read_to_the_end),
 	T(a_half_that_is_closed_leaves_the_other), T(who_stops_reading_is_told_of_and_can_still_write),
 	T(who_goes_with_all_unread_is_told_of), T(messages_wait_whole_for_their_reader),
-	T(the_kernels_memory_for_slow_readers_is_bounded), { NULL, NULL },
+	T(the_kernels_memory_for_slow_readers_is_bounded), T(lines_that_are_no_greetings), T(no_more_clients_than_there_may_be),
+	T(a_broker_that_lies_is_not_asked_again), { NULL, NULL },
 };
 
 int main(int argc, char **argv)
