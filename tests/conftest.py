@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.driver import Guest
-from tests.lab.kvm import why_unusable
+from tools.where import why_unusable
 
 # A shell starts what it puts in the background with some signals ignored, nohup with another, and what tests start
 # would inherit that: no start takes an image of one that was made with other signals.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from tools.step import say, step  # noqa: E402
+from tools.where import why_unusable  # noqa: E402
 
 VENV = os.path.join(ROOT, ".venv")
 OLDEST = (3, 11)
@@ -167,16 +167,6 @@ def python_needs(python: str, version: tuple[int, int]) -> list[Need]:
         Need("build", f"/usr/lib/{name}/ensurepip/__init__.py", f"{name}-venv", "makes .venv"),
         Need("build", f"/usr/include/{name}/Python.h", f"lib{name}-dev", "headers for the extension"),
     ]
-
-
-def lab_reason() -> str | None:
-    """Why guests cannot run on this machine's own KVM, None when they can (tests/lab/kvm.py decides)."""
-    spec = importlib.util.spec_from_file_location("kvm", os.path.join(ROOT, "tests", "lab", "kvm.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    reason: str | None = module.why_unusable()
-    return reason
 
 
 def install_packages(missing: Sequence[Need]) -> None:
@@ -403,7 +393,7 @@ def main(groups: Sequence[str]) -> None:
     if unknown := set(groups) - known:
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     wanted = {"build", *groups}
-    if "lab" in wanted and lab_reason() is None:
+    if "lab" in wanted and why_unusable() is None:
         wanted.discard("lab")
     python, version = pick_python()
     needs = [*NEEDS, *python_needs(python, version)]

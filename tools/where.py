@@ -10,6 +10,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYVMM = str(ROOT / ".venv" / "bin" / "pyvmm")
+DEVICE = "/dev/kvm"
+
+
+def cpu_flags() -> set[str]:
+    """The flags of the first CPU in /proc/cpuinfo."""
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
+def why_unusable() -> str | None:
+    """None when guests can run here natively, else the reason in a few words.
+
+    A /dev/kvm on a CPU that shows neither VMX nor SVM belongs to a paravirtual KVM (PVM), which emulates an ordinary
+    guest kernel instruction by instruction: it answers every ioctl and still boots nothing.
+    """
+    if not os.path.exists(DEVICE):
+        return f"no {DEVICE}"
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return f"no permission on {DEVICE}"
+    if not cpu_flags() & {"vmx", "svm"}:
+        return "PVM: no vmx or svm"
+    return None
 
 
 def is_native() -> bool:

@@ -7,9 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from tools.where import why_unusable
+
 from .host import SHARE, Lab
 from .image import LabError
-from .kvm import why_unusable
 from .terminal import Interrupted, Signals, run_here
 
 
