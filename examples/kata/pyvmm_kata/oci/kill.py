@@ -1,6 +1,7 @@
 """``pyvmm-oci kill [--all] ID [SIGNAL]``: sends a signal to a container.
 
-``pyvmm-oci pause ID`` freezes its processes, ``pyvmm-oci resume ID`` lets them go on.
+``pyvmm-oci start ID`` runs the program of one that was created, ``pyvmm-oci pause ID`` freezes its processes, and
+``pyvmm-oci resume ID`` lets them go on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host import hooks
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import FLAG, one_id, parse
 
@@ -65,3 +67,23 @@ def _tell(context: Context, arguments: Sequence[str], name: str) -> int:
     state.read(folder)
     control.call(folder, name)
     return 0
+
+
+def start_main(context: Context, arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    _, rest = parse(arguments, {}, {}, "start")
+    start(context.folder(one_id(rest, "start")))
+    return 0
+
+
+def start(folder: str) -> None:
+    """Start it, and run its ``poststart`` hooks.
+
+    :raises VmmError: it cannot be started
+    """
+    known = state.read(folder)
+    if known["status"] != "created":
+        raise ConfigError(f"cannot start a container that is {known['status']}", code="container-state")
+    control.call(folder, "start")
+    if known["hooks"].get("poststart"):
+        hooks.run(known["hooks"], "poststart", state.public(state.read(folder)))

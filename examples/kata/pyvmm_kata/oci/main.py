@@ -39,6 +39,7 @@ PLACES = {
     "list": ("show", "list_"),
     "ps": ("show", "ps"),
     "features": ("show", "features"),
+    "start": ("kill", "start_main"),
     "pause": ("kill", "pause"),
     "resume": ("kill", "resume"),
 }

@@ -11,8 +11,8 @@ from pyvmm_kata.errors import VmmError
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.create import ALIASES, OPTIONS, create
 from pyvmm_kata.oci.delete import delete
+from pyvmm_kata.oci.kill import start
 from pyvmm_kata.oci.options import FLAG, one_id, parse
-from pyvmm_kata.oci.start import start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
