@@ -1,8 +1,10 @@
-"""Parts of config.json that a guest could have other than runc's containers do: ids, hooks, namespaces, privileges."""
+"""Parts of config.json that a guest could have other than runc's containers do: ids, hooks, namespaces, privileges; and
+checkpoints: what is saved goes on, elsewhere and more than once."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.guest.kata_tools import Oci, leftovers
+from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
 
 MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+COUNTER = """
+n=0; exec 3>>/log; echo kept >/dev/shm/kept 2>/dev/null; echo pid $$
+trap 'echo asked $n; exit 7' TERM
+while :; do n=$((n + 1)); echo $n; echo $n >&3; sleep 0.1; done"""
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +148,70 @@ def test_a_user_namespace(oci: Oci) -> None:
     assert (work / "nobodys").stat().st_uid == 165534
     assert (owned_rootfs(oci) / "root" / "mine").stat().st_uid == 100000
     (owned_rootfs(oci) / "root" / "mine").unlink()
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def numbers(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().splitlines() if line.isdigit()]
+
+
+def restore(oci: Oci, container_id: str, image: Path, bundle: str) -> Path:
+    out = oci.folder / f"{container_id}.restored"
+    with open(out, "wb") as file:
+        command = oci.command("restore", "--detach", "--image-path", str(image), "--bundle", bundle, container_id)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
+    assert done.returncode == 0, out.read_text() + oci.console()
+    return out
+
+
+def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path) -> None:
+    oci.start("c1", COUNTER)
+    bundle, image = oci.state("c1")["bundle"], tmp_path / "image"
+    before = oci.folder / "c1.out"
+    eventually(lambda: len(numbers(before)) > 5, "it does not count")
+    pids = oci.check("ps", "--format", "json", "c1")
+    oci.check("checkpoint", "--leave-running", "--image-path", str(image), "c1")
+    seen = len(numbers(before))
+    eventually(lambda: len(numbers(before)) > seen + 3, "it has not gone on")
+    oci.check("checkpoint", "--image-path", str(image), "c1")
+    assert oci.run("state", "c1").returncode == 1, "it has ended and is removed"
+    told = numbers(before)
+    assert told == list(range(1, len(told) + 1))
+    assert sorted(os.listdir(image))[0] == "container.json" and len(os.listdir(image)) == 3
+
+    after = restore(oci, "c2", image, bundle)
+    eventually(lambda: len(numbers(after)) > 3, "it does not go on")
+    assert numbers(after)[0] == told[-1] + 1, "each number once"
+    assert json.loads(oci.check("ps", "--format", "json", "c2"))[0] == json.loads(pids)[0]
+    assert oci.state("c2")["status"] == "running"
+    assert oci.check("exec", "c2", "cat", "/proc/1/comm") == "sh\n"
+    oci.check("kill", "c2", "TERM")
+    eventually(lambda: oci.state("c2")["status"] == "stopped", "it does not end")
+    assert after.read_text().splitlines()[-1] == f"asked {numbers(after)[-1]}"
+    log = numbers(oci.rootfs / "log")
+    assert log == list(range(1, len(log) + 1)), "the open file is the same"
+    oci.check("delete", "c2")
+    assert leftovers(oci.folder) == []
+
+
+def test_copies_are_others(oci: Oci, tmp_path: Path) -> None:
+    script = "n=0; while :; do n=$((n + 1)); echo $n $(head -c 8 /dev/urandom | od -An -tx8); sleep 0.2; done"
+    oci.start("c1", script)
+    eventually(lambda: (oci.folder / "c1.out").read_text().count("\n") > 2, "it does not run")
+    outs = tmp_path / "outs"
+    with open(outs, "wb") as file:
+        command = oci.command("fork", "--bundles", str(tmp_path), "c1", "c2", "c3")
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE, check=True)
+    before = (oci.folder / "c1.out").read_text().split()
+    eventually(lambda: outs.read_text().count("\n") > 6, "they do not go on")
+    rows = [line.split() for line in outs.read_text().splitlines()]
+    words = [row[1] for row in rows]
+    assert len(set(words)) == len(words), rows
+    oci.check("exec", "c2", "touch", "/made")
+    assert (tmp_path / "c2" / "rootfs" / "made").exists() and not (oci.rootfs / "made").exists()
+    assert len((oci.folder / "c1.out").read_text().split()) > len(before), "the source goes on"
+    for name in ("c1", "c2", "c3"):
+        oci.check("delete", "--force", name)
+    assert leftovers(oci.folder) == []

@@ -6,19 +6,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.host.mounts import GUEST_SHARED
 from pyvmm_kata.sandbox.disks import RootDisk
 from pyvmm_kata.sandbox.sandbox import SandboxConfig
+from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.snapshot import memory_file
+from vmm.snapshot.manifest import FORMAT, Cpu, FileState, Manifest, encode_state, write_manifest
+from vmm.snapshot.records import plain
 
 EMPTY = "google.protobuf.Empty"
 
@@ -204,6 +211,10 @@ class FakeAgent:
     def do_TtyWinResize(self, request: Any, _call: ttrpc.Call) -> None:
         self.find(request).size = (request.row, request.column)
 
+    def do_ReseedRandomDev(self, request: Any, _call: ttrpc.Call) -> None:
+        if "PYVMM_FAKE_NO_SEED" in os.environ:
+            raise ttrpc.RpcError("INTERNAL", "no entropy taken")
+
     def do_UpdateContainer(self, request: Any, _call: ttrpc.Call) -> None:
         pass
 
@@ -232,6 +243,7 @@ class FakeVm:
 
     template = ""
     wanted: Any = None
+    memory = 0
 
     def __init__(self, agent: FakeAgent) -> None:
         self.agent = agent
@@ -260,6 +272,13 @@ class FakeVm:
     def readdress(self, number: int, mac: str) -> None:
         raise AssertionError("it has no network")
 
+    def save(self, folder: str) -> None:
+        """A snapshot whose machine would begin its containers' programs anew."""
+        while os.path.exists(os.environ.get("PYVMM_FAKE_HOLD", "")):
+            time.sleep(0.01)
+        specs = {container_id: self.agent.specs[container_id]["process"] for container_id in self.agent.specs}
+        write_snapshot(folder, self.memory, specs)
+
     def figures(self) -> dict[str, Any]:
         return {"vcpus": [{"exits": 5}], "devices": [{"name": "disk", "reads": 3, "words": "no number"}]}
 
@@ -280,7 +299,46 @@ def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
     """As :func:`pyvmm_kata.sandbox.sandbox.boot_vm`."""
     agent = FakeAgent()
     agent.shared = shared
-    return FakeVm(agent)
+    if config.checkpoint:
+        for container_id, process in json.loads(Path(config.checkpoint, "programs").read_text()).items():
+            agent.specs[container_id] = {"process": process}
+            agent.processes[container_id, container_id] = FakeProcess(process)
+            agent.processes[container_id, container_id].start()
+    vm = FakeVm(agent)
+    vm.memory = config.memory
+    return vm
+
+
+def write_snapshot(folder: str, memory: int, specs: Mapping[str, dict[str, Any]]) -> None:
+    """What pyvmm takes for a snapshot, of a machine that has nothing in its memory."""
+    state = encode_state({"version": 1})
+    made = Path(f"{folder}.new")
+    made.mkdir()
+    (made / "state").write_bytes(state)
+    (made / "memory").touch()
+    os.truncate(made / "memory", memory)
+    (made / "programs").write_text(json.dumps(specs))
+    config = MachineConfig(BootConfig("/kernel"), MemoryConfig(memory))
+    manifest = Manifest(
+        format=FORMAT,
+        id="0" * 32,
+        base="",
+        base_id="",
+        taken="",
+        pyvmm="",
+        host_kernel="",
+        cpu=Cpu("", "", ""),
+        kernel=FileState("/kernel", 0, 0),
+        state_sha256=hashlib.sha256(state).hexdigest(),
+        memory_size=memory,
+        memory_bytes=0,
+        memory_crc32=memory_file.checksum(str(made / "memory"), memory),
+        devices=(),
+        disks=(),
+        config=plain(config),
+    )
+    write_manifest(str(made / "manifest.json"), manifest)
+    made.rename(folder)
 
 
 # -- what an agent answers of processes (examples/kata/agent/container.h), made up -----------------------------------

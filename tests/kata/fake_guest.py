@@ -155,6 +155,9 @@ class FakeGuest:
         with self.changed:
             self.changed.notify_all()
 
+    def save(self, folder: str) -> None:
+        raise AssertionError("nobody saves it")
+
     def figures(self) -> dict[str, Any]:
         return {"vcpus": [{"exits": 5}], "devices": [{"name": "disk", "reads": 3, "words": "no number"}]}
 

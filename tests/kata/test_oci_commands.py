@@ -1,8 +1,9 @@
-"""What the small program has the monitor do: ``exec``, ``start`` and ``kill``; ``exec`` of the whole program; and the
-figures that are served of all machines."""
+"""What the small program has the monitor do: ``exec``, ``start`` and ``kill``; ``exec`` of the whole program; the
+figures that are served of all machines; and checkpoints, of machines that begin their programs anew."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,9 @@ from typing import Any
 
 import pytest
 
-from tests.kata.oci_runtime import PROGRAM, Runtime, eventually, needs_namespaces, running
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.oci.main import main
+from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
 
 CLIENT = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
 WHOLE = (sys.executable, str(PROGRAM))
@@ -325,3 +328,235 @@ def test_metrics_are_served(runtime: Runtime, tmp_path: Path, unix: bool) -> Non
 def test_metrics_are_not_served_to_others(runtime: Runtime, address: str) -> None:
     done = runtime.run("metrics", "--listen", address)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and address in done.stderr
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeping(runtime: Runtime, tmp_path: Path) -> Runtime:
+    """With an image of the guest, which a checkpoint names."""
+    (tmp_path / "image").write_bytes(b"an image")
+    (tmp_path / "kata.toml").write_text(f'image = "{tmp_path}/image"\nmemory = "64M"\n')
+    runtime.program = (*runtime.program, "--config", str(tmp_path / "kata.toml"))
+    return runtime
+
+
+def restored(runtime: Runtime, container_id: str, bundle: str, *options: str) -> int:
+    """Restore it in the background, with a file for its output; the exit status."""
+    with open(runtime.folder / f"{container_id}.out", "wb") as out:
+        command = runtime.command("restore", "--detach", "--bundle", bundle, *options, container_id)
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE).returncode
+
+
+def refused(runtime: Runtime, *arguments: str) -> str:
+    """What it says, in one line."""
+    done = runtime.run(*arguments)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_checkpoint_and_what_goes_on_from_it(keeping: Runtime, tmp_path: Path) -> None:
+    runtime, image, pid_file = keeping, tmp_path / "checkpoint", tmp_path / "pid"
+    runtime.started("c1", "echo began; sleep 600")
+    bundle = runtime.state("c1")["bundle"]
+    for name in runtime.command("checkpoint", "--help"), runtime.command("restore", "--help"):
+        assert subprocess.run(name, capture_output=True, timeout=PATIENCE).returncode == 0, "podman asks so"
+    kept = ("--tcp-established", "--shell-job", "--ext-unix-sk", "--file-locks", "--manage-cgroups-mode", "soft")
+    runtime.check("checkpoint", "--leave-running", *kept, "--work-path", str(tmp_path), "c1", cwd=tmp_path)
+    first = set(os.listdir(image))
+    assert runtime.state("c1")["status"] == "running"
+    assert runtime.check("exec", "c1", "echo", "works") == "works\n", "it is not frozen"
+    runtime.check("checkpoint", "--image-path", str(image), "c1")
+    assert "does not exist" in refused(runtime, "state", "c1")
+    assert len(first) == len(os.listdir(image)) == 3 and first != set(os.listdir(image)), "the old one is replaced"
+    assert restored(runtime, "c2", bundle, "--image-path", str(image), "--pid-file", str(pid_file)) == 0
+    state = runtime.state("c2")
+    assert (state["status"], state["pid"]) == ("running", int(pid_file.read_text()))
+    eventually(lambda: runtime.output("c2") == "began\n", "its output is not that of the restore")
+    assert "exists already" in refused(runtime, "restore", "--bundle", bundle, "--image-path", str(image), "c2")
+    runtime.check("pause", "c2")
+    runtime.check("checkpoint", "--leave-running", "--image-path", str(image), "c2")
+    assert runtime.state("c2")["status"] == "paused"
+    runtime.check("delete", "--force", "c2")
+    assert restored(runtime, "c3", bundle, "--image-path", str(image)) == 0
+    assert runtime.state("c3")["status"] == "paused", "as it was"
+    runtime.check("delete", "--force", "c3")
+    assert os.listdir(runtime.root) == []
+
+
+def test_restore_waits_for_the_end(keeping: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping.started("c1", "read word || sleep 600; echo $word; exit 7")
+    bundle = keeping.state("c1")["bundle"]
+    keeping.check("checkpoint", "--leave-running", "--image-path", str(tmp_path / "i"), "c1")
+    done = keeping.run("restore", "--image-path", str(tmp_path / "i"), "--bundle", bundle, "c2", input="typed\n")
+    assert (done.returncode, done.stdout) == (7, "typed\n"), done.stderr
+    monkeypatch.setenv("PYVMM_FAKE_NO_SEED", "1")
+    message = refused(keeping, "restore", "--image-path", str(tmp_path / "i"), "--bundle", bundle, "c2")
+    assert "did not take an identity of its own: ReseedRandomDev: no entropy taken" in message
+    keeping.check("delete", "--force", "c1")
+    assert os.listdir(keeping.root) == []
+
+
+def test_what_cannot_be_checkpointed_is_named(
+    keeping: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = keeping
+    runtime.created("c1", "sleep 600")
+    assert "c1 cannot be checkpointed: it is created" in refused(runtime, "checkpoint", "c1")
+    runtime.check("start", "c1")
+    refusals = (["--pre-dump"], ["--parent-path", "x"], ["--lazy-pages"], ["--page-server", "h:1"], ["--status-fd=3"])
+    for words in refusals:
+        for command in ("checkpoint", "restore"):
+            assert main(["--root", str(runtime.root), command, *words, "c1"]) == 1
+            assert f"{command}: {words[0].partition('=')[0]} cannot be done" in capsys.readouterr().err
+    assert main(["--root", str(runtime.root), "checkpoint", "--manage-cgroups-mode", "half", "c1"]) == 1
+    assert "soft, full, strict, ignore" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert "Not a directory" in refused(runtime, "checkpoint", "--image-path", str(tmp_path / "file" / "x"), "c1")
+    assert "there is no checkpoint" in refused(runtime, "restore", "--image-path", str(tmp_path), "c2")
+    # A container in the same machine
+    spaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    spaces.append({"type": "network", "path": f"/proc/{runtime.state('c1')['pid']}/ns/net"})
+    config = json.loads(Path(runtime.state("c1")["bundle"], "config.json").read_text())
+    runtime.started("c2", "sleep 600", linux={**config["linux"], "namespaces": spaces})
+    assert "the containers c1, c2 share a virtual machine" in refused(runtime, "checkpoint", "c1")
+    assert "the containers c1, c2 share a virtual machine" in refused(runtime, "fork", "c1", "c3")
+    for name in ("c2", "c1"):
+        runtime.check("delete", "--force", name)
+
+
+def test_a_checkpoint_that_is_interrupted_changes_nothing(
+    keeping: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed in the middle of one leaves the old one, and a container that runs."""
+    image = tmp_path / "image-path"
+    hold = tmp_path / "hold"
+    monkeypatch.setenv("PYVMM_FAKE_HOLD", str(hold))
+    keeping.started("c1", "while :; do echo x; sleep 0.02; done")
+    bundle = keeping.state("c1")["bundle"]
+    keeping.check("checkpoint", "--leave-running", "--image-path", str(image), "c1")
+    old = (image / "container.json").read_bytes()
+    hold.touch()
+    with subprocess.Popen(keeping.command("checkpoint", "--image-path", str(image), "c1")) as process:
+        eventually(lambda: keeping.run("exec", "c1", "true").returncode != 0, "nothing is frozen")
+        assert "another checkpoint is being made" in refused(keeping, "checkpoint", "--image-path", str(image), "c1")
+        process.kill()
+    hold.unlink()
+    eventually(lambda: keeping.run("exec", "c1", "true").returncode == 0, "it stays frozen")
+    assert (image / "container.json").read_bytes() == old
+    keeping.check("delete", "--force", "c1")
+    assert restored(keeping, "c2", bundle, "--image-path", str(image)) == 0
+    keeping.check("delete", "--force", "c2")
+
+
+def test_a_changed_bundle_is_named(keeping: Runtime, tmp_path: Path) -> None:
+    keeping.started("c1", "sleep 600")
+    config = Path(keeping.state("c1")["bundle"], "config.json")
+    spec, image = json.loads(config.read_text()), str(tmp_path / "i")
+    keeping.check("checkpoint", "--image-path", image, "c1")
+    volume = {"destination": "/data", "type": "bind", "source": str(tmp_path), "options": ["rbind"]}
+    for words, change in (
+        ("process.args: is not what it was", {"process": {**spec["process"], "args": ["/bin/true"]}}),
+        ("root.readonly: is not what it was", {"root": {**spec["root"], "readonly": not spec["root"].get("readonly")}}),
+        (f"mounts[{len(spec['mounts'])}]: there is /data (bind), and", {"mounts": [*spec["mounts"], volume]}),
+        ("and the container that was checkpointed had /proc (proc)", {"mounts": spec["mounts"][1:]}),
+    ):
+        config.write_text(json.dumps({**spec, **change}))
+        assert words in refused(keeping, "restore", "--image-path", image, "--bundle", str(config.parent), "c2")
+    config.write_text(json.dumps({**spec, "mounts": spec["mounts"][::-1]}))
+    assert restored(keeping, "c3", str(config.parent), "--image-path", image) == 0, "their order is not theirs to keep"
+    keeping.check("delete", "--force", "c3")
+    (tmp_path / "image").write_bytes(b"another image")
+    message = refused(keeping, "restore", "--image-path", image, "--bundle", str(config.parent), "c2")
+    assert "another image of the guest" in message
+    assert os.listdir(keeping.root) == []
+
+
+def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
+    """Whatever is in it: an error of one line, and nothing is made."""
+    from pyvmm_kata.oci import kept
+
+    keeping.started("c1", "sleep 600")
+    bundle, image = keeping.state("c1")["bundle"], tmp_path / "i"
+    keeping.check("checkpoint", "--image-path", str(image), "c1")
+    record = image / "container.json"
+    whole = record.read_bytes()
+    known = json.loads(whole)
+    machine = image / known["machine"]
+    assert kept.read(str(image)).machine == str(machine)
+
+    def read() -> None:
+        with pytest.raises(ConfigError) as caught:
+            kept.read(str(image))
+        assert str(image) in str(caught.value) and "\n" not in str(caught.value)
+
+    ignored = {"pyvmm", "taken", "image"}  # the last is held against the guest's image, by the next step
+    values: list[Any] = [None, -1, 1 << 70, 1.5, "", "../..", "/etc", [], {}, [[]], [["a"]], [1], True, "x" * 5000]
+    for name in known.keys() - ignored:
+        for value in values:
+            if value == known[name] or (name in ("execs", "nets", "layout", "order") and value == []):
+                continue
+            if name == "made_of" and value == {}:
+                continue
+            record.write_text(json.dumps({**known, name: value}))
+            read()
+        record.write_text(json.dumps({key: value for key, value in known.items() if key != name}))
+        read()
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        record.write_bytes(whole[:size])
+        read()
+    record.write_text("[" * 100000)
+    read()
+    record.write_bytes(whole)
+    manifest = (machine / "manifest.json").read_bytes()
+    for change in ({"base": "../other"}, {"memory_size": 1 << 20}, {"disks": [{"path": "/etc/shadow"}]}):
+        # With a record that fits it, as whoever makes one could
+        (machine / "manifest.json").write_text(json.dumps({**json.loads(manifest), **change}))
+        digest = hashlib.sha256((machine / "manifest.json").read_bytes()).hexdigest()
+        record.write_text(json.dumps({**known, "manifest": digest}))
+        read()
+    (machine / "manifest.json").write_bytes(manifest)
+    record.write_bytes(whole)
+    for name in ("state", "memory", "manifest.json"):
+        good = machine / f"{name}.good"
+        (machine / name).rename(good)
+        read()
+        (machine / name).symlink_to(good)
+        read()
+        (machine / name).unlink()
+        (machine / name).write_bytes(good.read_bytes()[:-4097] if name == "memory" else b"other")
+        read()
+        good.replace(machine / name)
+    with open(machine / "memory", "r+b") as memory:
+        os.pwrite(memory.fileno(), b"x", 8192)
+    message = refused(keeping, "restore", "--image-path", str(image), "--bundle", bundle, "c2")
+    assert "its checksum is another" in message
+    assert os.listdir(keeping.root) == []
+
+
+def test_copies_have_files_of_their_own(keeping: Runtime, tmp_path: Path) -> None:
+    runtime, place = keeping, tmp_path / "copies"
+    place.mkdir()
+    runtime.started("c1", "echo began; sleep 600")
+    source = Path(runtime.state("c1")["bundle"])
+    (source / "rootfs" / "file").write_text("content")
+    with open(runtime.folder / "out", "wb") as out:
+        command = runtime.command("fork", "--bundles", str(place), "--image-path", str(tmp_path), "c1", "c2", "c3")
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out).returncode == 0
+    for name in ("c1", "c2", "c3"):
+        assert runtime.state(name)["status"] == "running"
+    eventually(lambda: (runtime.folder / "out").read_text() == "began\n" * 2, "both begin")
+    (place / "c2" / "rootfs" / "file").write_text("changed")
+    assert (source / "rootfs" / "file").read_text() == (place / "c3" / "rootfs" / "file").read_text() == "content"
+    assert not list(tmp_path.glob("pyvmm-fork-*"))
+    assert "exists already" in refused(runtime, "fork", "c1", "c2")
+    assert "two copies have one id" in refused(runtime, "fork", "c1", "c4", "c4")
+    assert "the ids of the copies are missing" in refused(runtime, "fork", "c1")
+    (place / "c5").mkdir()
+    assert f"{place}/c5: File exists" in refused(runtime, "fork", "--bundles", str(place), "c1", "c4", "c5")
+    assert not (place / "c4").exists(), "all or none"
+    for name in ("c1", "c2", "c3"):
+        runtime.check("delete", "--force", name)
+    assert os.listdir(runtime.root) == []

@@ -136,6 +136,17 @@ class Interface(NamedTuple):
         ]
 
 
+class KeptNet(NamedTuple):
+    """A network device of a machine that was saved.
+
+    :ivar mac: its MAC address, which the guest keeps
+    :ivar name: of the interface that it is in the guest; empty: it is a spare one
+    """
+
+    mac: str
+    name: str
+
+
 class Network:
     """A guest's network.  *nets* are the devices of its machine.
 
@@ -160,10 +171,38 @@ class Network:
         while self._keepers:
             os.close(self._keepers.pop())
 
+    def take_keepers(self) -> list[int]:
+        """What :meth:`release` would close is the caller's."""
+        keepers, self._keepers = self._keepers, []
+        return keepers
+
     @property
     def spares(self) -> tuple[str, ...]:
         """The MAC addresses of the devices for interfaces that are not there yet."""
         return tuple(net.mac for net in self.nets) if self._namespace else ()
+
+    def kept(self) -> list[KeptNet]:
+        """The devices as a copy of the machine has them."""
+        names = {number: (each.mac, each.name) for number, each in enumerate(self.interfaces)}
+        return [KeptNet(*names.get(number, (net.mac, ""))) for number, net in enumerate(self.nets)]
+
+    def take_up(self, nets: Sequence[KeptNet], agent: AgentClient, readdress: Callable[[int, str], None]) -> None:
+        """In place of :meth:`configure`, in a copy of another machine: its interfaces keep their MAC addresses, and get
+        the names, addresses and routes of these.
+
+        :param nets: the devices of that machine
+        :param readdress: gives the device of that number, which has no driver yet, a MAC address
+        """
+        found = []
+        for number, (interface, net) in enumerate(zip(self.interfaces, nets, strict=False)):
+            if net.name:
+                found.append(interface._replace(mac=net.mac))
+            else:
+                readdress(number, interface.mac)
+                found.append(interface)
+        self.interfaces = tuple(found)
+        if found:
+            self.configure(agent)
 
     def readdress(self, change: Callable[[int, str], None]) -> None:
         """Give the machine's devices, of which none has a driver yet, the MAC addresses of the interfaces.
@@ -345,6 +384,26 @@ def _rtnetlink() -> Iterator[Any]:
         raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
 
 
+def take_again(nets: Sequence[KeptNet]) -> Network:
+    """As :func:`take_over`, for a copy of a machine that has these devices, which has no more and no fewer.
+
+    :raises ConfigError: this namespace has more interfaces
+    """
+    network = take_over()
+    if len(network.nets) > len(nets):
+        network.release()
+        raise ConfigError(
+            f"the network namespace has {len(network.nets)} interfaces, and the container that was checkpointed "
+            f"{len(nets)}",
+            code="oci-network",
+            hint="attach it to as many networks",
+        )
+    if len(network.nets) == len(nets):
+        return network
+    blank, keepers = _taps([net.mac for net in nets[len(network.nets) :]], len(network.nets))
+    return Network(network.interfaces, [*network.nets, *blank], [*network.take_keepers(), *keepers])
+
+
 def take_over(late: str = "", spares: int = 1) -> Network:
     """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
 
@@ -384,11 +443,11 @@ def _spare(namespace: str, count: int) -> Network:
     return Network((), nets, keepers, namespace=namespace)
 
 
-def _taps(macs: Sequence[str]) -> tuple[list[NetConfig], list[int]]:
+def _taps(macs: Sequence[str], first: int = 0) -> tuple[list[NetConfig], list[int]]:
     keepers: list[int] = []
     nets = []
     try:
-        for number, mac in enumerate(macs):
+        for number, mac in enumerate(macs, first):
             name = f"{TAP_PREFIX}{number}"
             keepers.append(_make_tap(name, "an interface to come"))
             # The guest's driver takes no MTU above that of the device: it gets the interface's when that has come

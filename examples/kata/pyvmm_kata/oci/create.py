@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.oci.kept import Kept
     from pyvmm_kata.oci.service import Plan
     from pyvmm_kata.oci.sharing import Machine
     from pyvmm_kata.state import Json
@@ -50,9 +51,12 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     return 0
 
 
-def create(context: Context, container_id: str, options: Json, *, foreground: bool = False) -> int:
+def create(
+    context: Context, container_id: str, options: Json, *, foreground: bool = False, kept: Kept | None = None
+) -> int:
     """Make a container; returns the pid of its face, a child of this process.
 
+    :param kept: a checkpoint from which it goes on; None: it is made anew, and not yet started
     :param foreground: the container may use this process's terminal, without a console socket
     :raises VmmError: it cannot be made; nothing of it is left
     """
@@ -70,6 +74,9 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
     if options["console-socket"] and not terminal:
         raise ConfigError("create: --console-socket needs process.terminal in config.json", code="oci-console")
     chosen = settings.load(context.config).with_annotations(bundle.annotations)
+    if kept is not None:
+        kept.sort(bundle)
+        kept.check(bundle, chosen.image, shared=bool(machine.holder))
     cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     folder = _make_folder(context, container_id)
@@ -77,7 +84,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
     taken: Taken | None = None
     console = -1
     try:
-        if not machine.holder and (taken := take(context, bundle, chosen)) is not None:
+        if kept is None and not machine.holder and (taken := take(context, bundle, chosen)) is not None:
             machine = machine.prefer_network(taken.network)
         state.write_cgroup(folder, cgroup)
         entered = cgroup if Cgroup(cgroup).make() else ""
@@ -95,7 +102,7 @@ def create(context: Context, container_id: str, options: Json, *, foreground: bo
             _join(machine, known, bundle, face, folder, console)
         elif taken is None or not _give(taken, known, bundle, face, folder, console):
             pid = face.pid, face.fileno()
-            _start_monitor(lambda: _plan(container_id, folder, bundle, chosen, cgroup, console, terminal, pid))
+            _start_monitor(lambda: _plan(container_id, folder, bundle, chosen, cgroup, console, terminal, pid, kept))
         if options["pid-file"]:
             state.write_pid(options["pid-file"], face.pid)
     except BaseException:
@@ -159,6 +166,7 @@ def _plan(
     console: int,
     terminal: bool,
     face: tuple[int, int],
+    kept: Kept | None,
 ) -> Plan:
     """In the monitor: take over the caller's standard input, output and error."""
     from pyvmm_kata.oci.service import Plan
@@ -169,7 +177,7 @@ def _plan(
         stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
     else:
         stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
-    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, Face.adopt(*face), console)
+    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, Face.adopt(*face), console, kept)
 
 
 def _make_folder(context: Context, container_id: str) -> str:

@@ -27,6 +27,9 @@ COMMANDS = {
     "delete": "remove a container that has ended; --force: any",
     "pause": "freeze the processes of a container",
     "resume": "let them go on",
+    "checkpoint": "save a running container, with its memory, in a folder",
+    "restore": "let a container go on where a checkpoint was made",
+    "fork": "make running copies of a container, each in a machine of its own",
     "update": "change limits of a running container",
     "events": "print statistics of a container",
     "metrics": "print, or serve, the figures of all machines for Prometheus",
@@ -39,6 +42,9 @@ PLACES = {
     "list": ("show", "list_"),
     "ps": ("show", "ps"),
     "features": ("show", "features"),
+    "checkpoint": ("checkpoint", "checkpoint"),
+    "restore": ("checkpoint", "restore"),
+    "fork": ("checkpoint", "fork"),
     "start": ("kill", "start_main"),
     "pause": ("kill", "pause"),
     "resume": ("kill", "resume"),
@@ -104,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(version_text())
             return 0
         if options["help"] or not rest or rest[0] == "help":
-            sys.stdout.write(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())))
+            sys.stdout.write(USAGE.format(commands="\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items())))
             return 0
         name = rest.pop(0)
         if name not in COMMANDS:

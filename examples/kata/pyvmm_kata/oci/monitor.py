@@ -86,7 +86,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._sandbox: Sandbox | None = None
-        self._first = ContainerService(plan, self._join, self._adopt_network, self._on_lost)
+        self._first = ContainerService(plan, self._join, self._adopt_network, self._on_lost, self._may_save)
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
         self._has_network = False
@@ -105,7 +105,7 @@ class Monitor:
         os.mkdir(self._folder, 0o700)
         cgroup = Cgroup(plan.cgroup)
         if cgroup.hold(0, plan.face.pid):
-            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
+            cgroup.limit_memory(self._size[0], self._resources)
         else:
             self._home = ""
             self._first.save(cgroup="")
@@ -131,8 +131,8 @@ class Monitor:
         :raises VmmError: one of the two fails; nothing of them is left
         """
         plan = self._plan
-        spec = plan.bundle.spec
-        memory, vcpus = plan.settings.size(self._resources)
+        spec, kept = plan.bundle.spec, plan.kept
+        memory, vcpus = self._size
         self._sandbox = Sandbox(
             SandboxConfig(
                 plan.container_id,
@@ -147,16 +147,20 @@ class Monitor:
                 loopback=self._has_network,
                 root=plan.bundle.disk,
                 seal=lambda wanted: walls.seal(),
-                template=plan.settings.template == "auto",
+                template=plan.settings.template == "auto" and kept is None,
                 isolation=plan.settings.isolation,
                 policy=plan.settings.policy,
+                checkpoint=kept.machine if kept is not None else "",
             ),
             self._boot,
         )
         self._sandbox.listen(self._on_event)
-        self._sandbox.start()
-        self.wanted = self._sandbox.wanted
-        self._first.create(self._sandbox)
+        if kept is not None:
+            self._first.restore(self._sandbox, kept)
+        else:
+            self._sandbox.start()
+            self.wanted = self._sandbox.wanted
+            self._first.create(self._sandbox)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 
@@ -198,6 +202,22 @@ class Monitor:
             Cgroup(self._home).limit_cpu(self._resources)
 
     @property
+    def _size(self) -> tuple[int, int]:
+        """Memory and vCPUs of the machine: a copy has what the other one had."""
+        plan = self._plan
+        return (plan.kept.memory, plan.kept.vcpus) if plan.kept else plan.settings.size(self._resources)
+
+    def _may_save(self) -> None:
+        with self._lock:
+            ids = [each.plan.container_id for each in self._services.values()]
+        if len(ids) > 1:
+            raise ConfigError(
+                f"checkpoint: the containers {', '.join(sorted(ids))} share a virtual machine, which is saved whole",
+                code="checkpoint-shared",
+                hint="one that has a machine of its own can be checkpointed",
+            )
+
+    @property
     def _resources(self) -> Json:
         found: Json = (self._plan.bundle.spec.get("linux") or {}).get("resources") or {}
         return found
@@ -205,10 +225,15 @@ class Monitor:
     def _network(self) -> network.Network | None:
         annotations = self._plan.bundle.annotations
         kind = annotations.get(NETWORK, "")
+        kept = self._plan.kept
         if kind == "user":
+            if kept is not None and [net.mac for net in kept.nets] != [network.USER_MAC]:
+                raise ConfigError(f"annotation {NETWORK}: the container that was checkpointed had another network")
             return network.user_network([Publish.parse(text) for text in annotations.get(PUBLISH, "").split()])
         if kind:
             raise ConfigError(f"annotation {NETWORK}: {kind!r} is not user", code="oci-annotation")
+        if kept is not None:
+            return network.take_again(kept.nets)
         if not self._has_network:
             return None
         spec = self._plan.bundle.spec
@@ -242,7 +267,7 @@ class Monitor:
     ) -> None:
         cgroup = Cgroup(state.read(folder)["cgroup"])
         plan = Plan(container_id, folder, bundle, self._plan.settings, cgroup.path, stdio, face, console)
-        service = ContainerService(plan, self._join, self._adopt_network, self._on_lost)
+        service = ContainerService(plan, self._join, self._adopt_network, self._on_lost, self._may_save)
         with self._lock:
             sandbox = self._sandbox
             if self._ended.is_set() or sandbox is None:
@@ -286,7 +311,9 @@ class Monitor:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _on_event(self, event: SandboxEvent) -> None:
-        service = self._services.get(event.container_id)
+        service = next(
+            (each for each in list(self._services.values()) if each.plan.guest_id == event.container_id), None
+        )
         if event.kind == "end":
             for each in list(self._services.values()):
                 each.lose(event.reason)

@@ -15,9 +15,10 @@ from pyvmm_kata.oci.kill import start
 from pyvmm_kata.oci.options import FLAG, one_id, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.oci.kept import Kept
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -30,19 +31,27 @@ def main(context: Context, arguments: Sequence[str]) -> int:
     return run(context, container_id, options)
 
 
-def run(context: Context, container_id: str, options: dict[str, Any], *, insist: bool = False) -> int:
+def run(
+    context: Context, container_id: str, options: dict[str, Any], *, insist: bool = False, kept: Kept | None = None
+) -> int:
     """Run a container of a bundle; the exit status: the container's, 0 with ``detach``.
 
+    :param kept: a checkpoint from which it goes on; None: it is started
     :param insist: a second SIGINT or SIGTERM kills it: signals do not end the first process of a pid namespace that has
         no handler for them
     """
     foreground = not options["detach"]
     folder = context.folder(container_id)
-    pid = create(context, container_id, options, foreground=foreground)
+    pid = create(context, container_id, options, foreground=foreground, kept=kept)
+
+    def begin() -> None:
+        if kept is None:
+            start(folder)
+
     try:
         if foreground:
-            return _attend(folder, pid, options, insist=insist)
-        start(folder)
+            return _attend(folder, pid, options, begin, insist=insist)
+        begin()
         return 0
     except BaseException:
         delete(folder, force=True)
@@ -53,8 +62,8 @@ def run(context: Context, container_id: str, options: dict[str, Any], *, insist:
             timeline.note("deleted")
 
 
-def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> int:
-    """Forward signals and the terminal's size to the container until it ends."""
+def _attend(folder: str, pid: int, options: dict[str, Any], begin: Callable[[], None], *, insist: bool) -> int:
+    """Have it begin, and forward signals and the terminal's size to the container until it ends."""
     asked = 0
 
     def forward(number: int, _frame: Any) -> None:
@@ -69,7 +78,7 @@ def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> 
         signal.signal(number, forward)
     terminal = not options["console-socket"] and os.isatty(0)
     if not terminal:
-        start(folder)
+        begin()
         return _wait(pid)
     from pyvmm_kata import state
     from pyvmm_kata.oci.console import RawTerminal, follow
@@ -81,10 +90,10 @@ def _attend(folder: str, pid: int, options: dict[str, Any], *, insist: bool) -> 
             pass  # it has ended, or the next size reaches it
 
     if not state.read(folder)["process"].get("terminal"):
-        start(folder)
+        begin()
         return _wait(pid)
     with RawTerminal(0):
-        start(folder)
+        begin()
         follow(0, resize, take=False)
         return _wait(pid)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.host.face import Face
+    from pyvmm_kata.oci.kept import Kept
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.container import Container
     from pyvmm_kata.sandbox.placed import Placed
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     :ivar cgroup: directory of the control group, empty for none
     :ivar face: the process whose pid is the container's
     :ivar console: the descriptor of its terminal, or -1
+    :ivar kept: the checkpoint that it goes on from; None: it is made anew
     """
 
     container_id: str
@@ -53,6 +55,12 @@ class Plan(NamedTuple):
     stdio: Stdio
     face: Face
     console: int = -1
+    kept: Kept | None = None
+
+    @property
+    def guest_id(self) -> str:
+        """Its id in the guest: a copy has that of the container that it is a copy of."""
+        return self.kept.id if self.kept is not None else self.container_id
 
 
 class ContainerService:
@@ -61,6 +69,7 @@ class ContainerService:
     :param on_join: makes one more container in the same machine, from the request and its descriptors
     :param on_start: is called before the container's first process runs
     :param on_lost: the face was killed, and the container is to follow
+    :param may_save: raises ConfigError if the machine is not only its own
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class ContainerService:
         on_join: Callable[[Json, list[int]], None],
         on_start: Callable[[], None],
         on_lost: Callable[[ContainerService], None],
+        may_save: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.status = 255
@@ -80,6 +90,7 @@ class ContainerService:
         self._on_join = on_join
         self._on_start = on_start
         self._on_lost = on_lost
+        self._may_save = may_save
         self._execs = 0
         self._container: Container | None = None
         self._sandbox: Sandbox | None = None
@@ -95,8 +106,24 @@ class ContainerService:
         :raises VmmError: it cannot be made
         """
         plan = self.plan
-        container = sandbox.create_container(plan.container_id, plan.bundle, plan.stdio, plan.face.pid, placed)
-        root, volumes = sandbox.shown(plan.container_id)
+        container = sandbox.create_container(plan.guest_id, plan.bundle, plan.stdio, plan.face.pid, placed)
+        self._serve_it(sandbox, container, "created")
+
+    def restore(self, sandbox: Sandbox, kept: Kept) -> None:
+        """In place of :meth:`create`: take it up in a copy of the machine that it was made in.
+
+        :raises VmmError: it cannot be
+        """
+        plan = self.plan
+        container = sandbox.restore(kept.id, plan.bundle, plan.stdio, plan.face.pid, kept.layout, kept.nets, kept.execs)
+        self._execs = kept.serial
+        if kept.status == "running":
+            container.resume()
+        self._serve_it(sandbox, container, kept.status)
+
+    def _serve_it(self, sandbox: Sandbox, container: Container, status: str) -> None:
+        plan = self.plan
+        root, volumes = sandbox.shown(plan.guest_id)
         try:
             plan.face.show(root, volumes, plan.console)
         except HostError as error:
@@ -108,7 +135,7 @@ class ContainerService:
         folder = os.open(plan.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = control.listen(folder)
         threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
-        self.save(status="created")
+        self.save(status=status)
 
     def end(self, status: ExitStatus) -> None:
         """Its first process has ended."""
@@ -268,6 +295,36 @@ class ContainerService:
     def _do_resume(self, _request: Json, channel: control.Channel) -> None:
         self._made.resume()
         self.save(status="running")
+        channel.send({})
+
+    def _do_checkpoint(self, request: Json, channel: control.Channel) -> None:
+        """Save the machine, and answer what is to be known of it; then wait, with all of the container's processes
+        frozen, until the caller has that on disk, too, and says whether they ``end``; without a word they go on."""
+        sandbox, made, plan = self._sandbox, self._made, self.plan
+        assert sandbox is not None
+        self._may_save()
+        paused = made.state == "paused"
+        execs = made.hold()
+        end = False
+        try:
+            sandbox.save(str(request["folder"]))
+            network = sandbox.config.network
+            known = {
+                "id": plan.guest_id,
+                "status": "paused" if paused else "running",
+                "execs": execs,
+                "serial": self._execs,
+                "memory": sandbox.config.memory,
+                "vcpus": sandbox.config.vcpus,
+                "nets": network.kept() if network is not None else (),
+                "layout": sandbox.layout(plan.guest_id),
+                "image": sandbox.config.image,
+            }
+            channel.send({"saved": known, "spec": plan.bundle.spec})
+            answer = channel.receive(None)
+            end = answer is not None and bool(answer.get("end"))
+        finally:
+            made.release(end=end)
         channel.send({})
 
     def _do_update(self, request: Json, channel: control.Channel) -> None:

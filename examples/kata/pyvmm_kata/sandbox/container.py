@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.config.checks import check_process, check_resources
 from pyvmm_kata.errors import AgentError, ConfigError
 from pyvmm_kata.sandbox.guest_config import process_text, resources_text, terminal_of
 from pyvmm_kata.sandbox.process import ExitStatus, Process
+from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.sandbox.agent import AgentClient
     from pyvmm_kata.sandbox.bundle import Bundle
-    from pyvmm_kata.sandbox.stdio import Stdio
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 REMOVE_S = 30
@@ -47,6 +48,7 @@ class Container:
         self._execs: dict[str, Process] = {}
         self._report = on_exit
         self._on_delete = on_delete
+        self._held = False
         self.init = Process(agent, container_id, container_id, stdio, self._on_exit)
 
     @property
@@ -157,6 +159,54 @@ class Container:
             self._expect("resume", PAUSED)
             self._agent.resume_container(self.id)
             self._state = RUNNING
+
+    def take_up(self, execs: Sequence[str]) -> None:
+        """It was made, and frozen, in a machine of which this one is a copy: follow its processes.
+
+        :param execs: the ids of those beside the first one; nobody reads their output any more
+        """
+        with self._lock:
+            self._state = PAUSED
+            for exec_id in execs:
+                self._execs[exec_id] = Process(self._agent, self.id, exec_id, Stdio(), self._on_exit)
+            for process in self.processes.values():
+                process.watch()
+
+    def hold(self) -> list[str]:
+        """Freeze all its processes, with all that they have written either read or left where it is, for a copy of the
+        machine: :meth:`release` follows.
+
+        :returns: the ids of the execs that run
+        :raises ConfigError: it does not run
+        """
+        with self._lock:
+            self._expect("checkpoint", RUNNING, PAUSED)
+            processes = {name: one for name, one in self.processes.items() if one.exit_status is None}
+            for process in processes.values():
+                process.hold()
+            try:
+                if self._state == RUNNING:
+                    self._agent.pause_container(self.id)
+                    self._state, self._held = PAUSED, True
+                self._agent.check()  # what it has read from them before has arrived with its answer
+            except BaseException:
+                self.release()
+                raise
+            return [name for name in processes if name != self.id]
+
+    def release(self, *, end: bool = False) -> None:
+        """Go on after :meth:`hold`.
+
+        :param end: it does not go on here: its processes are killed
+        """
+        with self._lock:
+            for process in self.processes.values():
+                process.release(drop=end)
+            held, self._held = self._held, False
+            if end:
+                self._agent.signal_process(self.id, "", SIGKILL)
+            elif held and self._state == PAUSED:
+                self.resume()
 
     def pids(self) -> list[int]:
         """The pids of its processes, as the guest reports them."""

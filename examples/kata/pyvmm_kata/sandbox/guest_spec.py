@@ -6,10 +6,13 @@ Each part of config.json has a module of its own: mounts, devices, sysctls, limi
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.config.checks import bad
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.face import Shown
+from pyvmm_kata.host.mounts import GUEST_SHARED, GUEST_SOCKETS
 from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights
 from pyvmm_kata.sandbox.guest_mounts import is_device_of_host, place_mount
 from pyvmm_kata.sandbox.guest_settings import check_limits, sysctls_of
@@ -93,6 +96,37 @@ def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown
             mounts.append(Shown(destination, processes=kind == "proc"))
     root = shared.source_of(spec["root"]["path"])
     return (Shown("/", root, bool(spec["root"].get("readonly"))) if root else None), mounts
+
+
+def layout_of(spec: Json) -> list[list[str]]:
+    """Where the guest has mounted what: the destination, the type, and the name that the share has for it, for the root
+    file system and each mount.  A copy of the machine finds the files that are open there by these.
+
+    :param spec: as :func:`place` has made it
+    """
+    entries = [{"destination": "/", "source": spec["root"]["path"], "type": "bind"}, *spec["mounts"]]
+    found = []
+    for entry in entries:
+        source = entry.get("source") or ""
+        name = next((source.removeprefix(top) for top in (GUEST_SHARED, GUEST_SOCKETS) if source.startswith(top)), "")
+        found.append([entry["destination"], entry.get("type") or "", name])
+    return found
+
+
+def check_layout(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> None:
+    """Hold the layout of a bundle against that of a checkpoint.
+
+    :raises ConfigError: they are not the same
+    """
+    for index, (one, other) in enumerate(zip_longest(found, wanted)):
+        if one is None or other is None or list(one) != list(other):
+            there = "nothing" if one is None else f"{one[0]} ({one[1] or 'a bind'})"
+            had = "nothing" if other is None else f"{other[0]} ({other[1] or 'a bind'})"
+            raise bad(
+                f"mounts[{index - 1}]" if index else "root",
+                f"there is {there}, and the container that was checkpointed had {had}",
+                "it needs the same mounts in the same order",
+            )
 
 
 def _mount_above(mounts: list[Shown], path: str) -> Shown | None:

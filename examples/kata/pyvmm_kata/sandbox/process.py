@@ -88,6 +88,14 @@ class Process:
         self._ended.wait(timeout)
         return self._exit if self._ended.is_set() else None
 
+    def hold(self) -> None:
+        """See :meth:`pyvmm_kata.sandbox.stdio.Pumps.hold`."""
+        self._pumps.hold()
+
+    def release(self, *, drop: bool = False) -> None:
+        """See :meth:`pyvmm_kata.sandbox.stdio.Pumps.release`."""
+        self._pumps.release(drop=drop)
+
     def kill(self, signal: int) -> None:
         """
         :raises AgentError: there is no such process (any more)

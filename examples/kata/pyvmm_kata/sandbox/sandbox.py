@@ -19,14 +19,14 @@ from pyvmm_kata.sandbox.container import Container
 from pyvmm_kata.sandbox.disks import SERIAL, root_storages
 from pyvmm_kata.sandbox.guest_config import guest_config
 from pyvmm_kata.sandbox.guest_mounts import shm_storages, socket_storages
-from pyvmm_kata.sandbox.guest_spec import place, shown
+from pyvmm_kata.sandbox.guest_spec import check_layout, layout_of, place, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.host.face import Shown
-    from pyvmm_kata.host.network import Network
+    from pyvmm_kata.host.network import KeptNet, Network
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.loopback import Loopback
@@ -65,6 +65,7 @@ class SandboxConfig(NamedTuple):
         one, if any: what makes other machines has to be started there
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
     :ivar policy: which requests the agent serves; None: all
+    :ivar checkpoint: the folder of a snapshot that the machine goes on from, see :meth:`Sandbox.restore`; empty: none
     :ivar isolation: of the machine: ``process``, a jailed one of its own, unless *more_disks*; ``thread``: this one
     """
 
@@ -85,6 +86,7 @@ class SandboxConfig(NamedTuple):
     template: bool = False
     policy: Policy | None = None
     isolation: str = "process"
+    checkpoint: str = ""
 
 
 class SandboxEvent(NamedTuple):
@@ -135,6 +137,7 @@ class Sandbox:
         self._disks: dict[str, tuple[RootDisk, str]] = {}
         self._pids: dict[str, int] = {}
         self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
+        self._layouts: dict[str, list[list[str]]] = {}
         self._serials = 0
         self._listeners: list[Callable[[SandboxEvent], None]] = []
         self._stopping = threading.Event()
@@ -168,6 +171,68 @@ class Sandbox:
             raise
         self._attend("check", self._check)
 
+    def restore(
+        self,
+        container_id: str,
+        bundle: Bundle,
+        stdio: Stdio,
+        pid: int,
+        layout: Sequence[Sequence[str]],
+        nets: Sequence[KeptNet],
+        execs: Sequence[str],
+    ) -> Container:
+        """In place of :meth:`start` and :meth:`create_container`, where the configuration has a checkpoint: a copy of
+        the machine that was saved, with its one container, whose processes are frozen.
+
+        :param container_id: that of the container in the guest
+        :param stdio: what its first process reads and writes from now on
+        :param layout: what its guest has mounted, see :func:`pyvmm_kata.sandbox.guest_spec.layout_of`
+        :param nets: the network devices that the machine had
+        :param execs: ids of its processes beside the first one
+        :raises VmmError: it cannot be made, or does not take an identity of its own; nothing of it is left
+        """
+        taken = False
+        try:
+            self._shared.make()
+            # The machine's share looks for the files that its guest has open: they are there before it
+            spec = place(bundle, container_id, self._shared)
+            self._shown[container_id] = shown(spec, self._shared)
+            self._layouts[container_id] = found = layout_of(spec)
+            check_layout(found, layout)
+            self._make_machine()
+            network, vm = self.config.network, self._vm
+            assert vm is not None
+            if network is not None:
+                network.take_up(nets, self.agent, vm.readdress)
+            made = Container(self.agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
+            taken = True
+            self._containers[container_id] = made
+            self._pids[container_id] = pid
+            made.take_up(execs)
+        except BaseException:
+            if not taken:
+                stdio.close()
+            self.stop()
+            raise
+        timeline.note("container")
+        self._attend("check", self._check)
+        self._attend("oom", self._watch_oom)
+        return made
+
+    def layout(self, container_id: str) -> list[list[str]]:
+        """What the guest has mounted for a container, see :func:`pyvmm_kata.sandbox.guest_spec.layout_of`."""
+        return self._layouts[container_id]
+
+    def save(self, folder: str) -> None:
+        """Save the machine, see :meth:`pyvmm_kata.sandbox.vm.Vm.save`.
+
+        :raises VmmError: it cannot be saved, or does not run (any more)
+        """
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        vm.save(folder)
+
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
         """Give a sandbox that is prepared its name.
 
@@ -192,6 +257,9 @@ class Sandbox:
     def _make(self) -> None:
         """Have a machine, its share, and a connection to its agent."""
         self._shared.make()
+        self._make_machine()
+
+    def _make_machine(self) -> None:
         network = self.config.network
         try:
             self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
@@ -230,7 +298,7 @@ class Sandbox:
         asked of it, or there is no sandbox, and no template any more.
         """
         name = self.config.sandbox_id
-        if not vm.template:
+        if not vm.template and not self.config.checkpoint:
             return AgentClient(vm.connect(START_S), name)
         agent: AgentClient | None = None
         try:
@@ -240,6 +308,11 @@ class Sandbox:
         except VmmError as error:
             if agent is not None:
                 agent.close()
+            if self.config.checkpoint:
+                raise GuestError(
+                    f"sandbox {name}: the machine of the checkpoint did not take an identity of its own: {error}",
+                    code="checkpoint-identity",
+                ) from error
             templates.forget(vm.template)
             raise GuestError(
                 f"sandbox {name}: a clone of the template {vm.template} did not take an identity of its own: {error}",
@@ -412,6 +485,7 @@ class Sandbox:
                     storages += placed.storages
                 storages += socket_storages(self._shared, container_id)
                 self._shown[container_id] = shown(spec, self._shared)
+                self._layouts[container_id] = layout_of(spec)
                 config = guest_config(spec, self.config.hostname, shared_pids=self.config.shared_pids)
                 agent.create_container(container_id, config, storages)
             except BaseException:
@@ -456,6 +530,7 @@ class Sandbox:
     def _let_go(self, container_id: str) -> None:
         """Remove what only this container used."""
         self._shown.pop(container_id, None)
+        self._layouts.pop(container_id, None)
         self._pids.pop(container_id, None)
         _, serial = self._disks.pop(container_id, (None, SERIAL))
         vm = self._vm

@@ -102,6 +102,9 @@ class Pumps:
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC)
         self._stdin_closed = threading.Lock()
         self._finished = False
+        self._open = threading.Event()
+        self._open.set()
+        self._dropped = False
 
     def start(self) -> None:
         """Start copying."""
@@ -114,6 +117,18 @@ class Pumps:
             self._input = self._spawn("stdin", lambda: self._copy_in(source))
         else:
             self._input = self._spawn("stdin", self.close_stdin)
+
+    def hold(self) -> None:
+        """Ask the guest for no more, and give it no more, until :meth:`release`."""
+        self._open.clear()
+
+    def release(self, *, drop: bool = False) -> None:
+        """Go on after :meth:`hold`.
+
+        :param drop: do not: another machine will have what the process has written and nobody has read
+        """
+        self._dropped = drop
+        self._open.set()
 
     def _spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=work, name=f"{name} {self._ids[1]}", daemon=True)
@@ -128,6 +143,9 @@ class Pumps:
         late = 0
         try:
             while late < DRAIN_MAX:
+                self._open.wait()
+                if self._dropped:
+                    return
                 try:
                     data = read(*self._ids, PIECE)
                 except (AgentError, AgentGone):
@@ -179,6 +197,9 @@ class Pumps:
                 if not data:
                     break
                 while data:
+                    self._open.wait()
+                    if self._dropped:
+                        return
                     taken = self._agent.write_stdin(*self._ids, data)
                     data = data[taken:]
             self.close_stdin()

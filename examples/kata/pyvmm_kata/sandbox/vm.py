@@ -25,6 +25,7 @@ from vmm import (
     MachineConfig,
     MemoryConfig,
     PmemConfig,
+    RngConfig,
     ShareConfig,
     VsockConfig,
 )
@@ -101,6 +102,12 @@ class Vm(Protocol):
         :raises VmmError: the machine does not run any more
         """
 
+    def save(self, folder: str) -> None:
+        """Save it as a snapshot in *folder*, which is new; it goes on.
+
+        :raises VmmError: it has something that cannot be saved, or the host cannot write it
+        """
+
     def figures(self) -> dict[str, Any]:
         """What is counted: ``vcpus``, of each a name and its number by KVM's names, and exits to ``c`` and ``python``;
         ``devices``, of each its ``name`` and numbers by theirs.
@@ -136,7 +143,9 @@ class PyvmmVm:
         vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS)
         console = ConsoleConfig("fd", self._console.fileno())
         try:
-            if template:
+            if config.checkpoint:
+                self._machine = self._restored(config, shared, vsock, console)
+            elif template:
                 # It notes with the template what it touches, which a machine in a jail cannot
                 self._machine = self._clone(template, config, shared, vsock, console, "thread")
             else:
@@ -205,6 +214,31 @@ class PyvmmVm:
         self.template = template
         return machine
 
+    def _restored(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
+        """A machine that goes on from a checkpoint, not yet started.  All of its configuration is ours: who made the
+        checkpoint could have named any file of the host."""
+        network = config.network
+        return Machine.restore(
+            config.checkpoint,
+            start=False,
+            memory=MemoryConfig(config.memory),
+            cpus=config.vcpus,
+            rootfs=None,
+            disks=(),
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=network.nets if network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            balloon=None,
+            more_devices=(),
+            rng=RngConfig(),
+            cpu="guest",
+            transport="mmio",
+            virtqueues="split",
+            console=console,
+            isolation=_isolation(config),
+        )
+
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
         machine = self._running()
@@ -245,6 +279,10 @@ class PyvmmVm:
     def readdress(self, number: int, mac: str) -> None:
         """See :class:`Vm`."""
         self._running().nets[number].set_mac(bytes.fromhex(mac.replace(":", "")))
+
+    def save(self, folder: str) -> None:
+        """See :class:`Vm`."""
+        self._running().snapshot(folder)
 
     def figures(self) -> dict[str, Any]:
         """See :class:`Vm`."""

@@ -1,0 +1,304 @@
+"""``pyvmm-oci checkpoint ID`` saves a container in a folder, ``restore ID`` lets it go on from there, and ``fork ID
+NEW...`` makes running copies of it.
+
+What is saved is the whole virtual machine: the memory of the processes, and of the guest's kernel.
+:mod:`pyvmm_kata.oci.kept` has the form.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import state
+from pyvmm_kata.config.checks import bad, check_id
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.oci import control, kept
+from pyvmm_kata.oci.delete import delete
+from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, one_id, parse
+from pyvmm_kata.sandbox.guest_mounts import is_bind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.state import Json
+
+DEFAULT = "checkpoint"
+SAVE_S = 1800.0
+"""Seconds that a machine may take to be saved: it is written to a disk."""
+
+WITHOUT_EFFECT = {
+    "work-path": VALUE,
+    "tcp-established": FLAG,
+    "tcp-skip-in-flight": FLAG,
+    "ext-unix-sk": FLAG,
+    "shell-job": FLAG,
+    "file-locks": FLAG,
+    "link-remap": FLAG,
+    "auto-dedup": FLAG,
+    "manage-cgroups-mode": VALUE,
+    "empty-ns": LIST,
+    "lsm-profile": VALUE,
+    "lsm-mount-context": VALUE,
+}
+"""Options of runc and crun about what the guest's kernel keeps in any case: connections, sockets, terminals, locks."""
+REFUSED = {
+    "pre-dump": (FLAG, "a checkpoint is made at once: leave it out"),
+    "parent-path": (VALUE, "a checkpoint is whole: leave it out"),
+    "lazy-pages": (FLAG, "memory is read from the image when it is touched, in any case"),
+    "page-server": (VALUE, "there is no server of pages: save to a folder, and copy that"),
+    "status-fd": (NUMBER, "nothing is told by a descriptor: the command ends when the checkpoint is there"),
+}
+_COMMON = {"image-path": VALUE, **WITHOUT_EFFECT, **{name: kind for name, (kind, _) in REFUSED.items()}, "help": FLAG}
+CHECKPOINT = {**_COMMON, "leave-running": FLAG}
+RESTORE = {
+    **_COMMON,
+    "bundle": VALUE,
+    "console-socket": VALUE,
+    "pid-file": VALUE,
+    "detach": FLAG,
+    "no-subreaper": FLAG,
+    "no-new-keyring": FLAG,
+    "no-pivot": FLAG,
+    "keep": FLAG,
+}
+FORK = {"image-path": VALUE, "bundles": VALUE, "help": FLAG}
+MODES = ("", "soft", "full", "strict", "ignore")
+
+_TEXTS = {
+    "checkpoint": """\
+usage: pyvmm-oci checkpoint [OPTION]... ID
+
+Save a running container with all of its memory.  Without --leave-running it ends, and is removed.
+
+  --image-path DIR   where to save it (./checkpoint); replaces the checkpoint that is there
+  --leave-running    let it go on afterwards
+""",
+    "restore": """\
+usage: pyvmm-oci restore [OPTION]... ID
+
+Let a container go on where a checkpoint was made, in a machine of its own and with new standard streams.
+
+  --image-path DIR        of the checkpoint (./checkpoint)
+  --bundle DIR            with config.json (.): the same program, the same mounts
+  --detach                do not wait for its end
+  --pid-file FILE         where to write its pid
+  --console-socket FILE   who gets its terminal
+""",
+    "fork": """\
+usage: pyvmm-oci fork [OPTION]... ID NEW...
+
+Make running copies of a container, each in a machine of its own, with a copy of its root file system unless that is
+read-only, and the same volumes.  The container goes on.
+
+  --bundles DIR      where folders NEW with their bundles are made (beside the container's bundle)
+  --image-path DIR   where its memory is saved meanwhile, on a file system with room for it ($TMPDIR)
+""",
+}
+_SAME = "accepted, since a guest keeps what they are about: {}\n"
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def checkpoint(context: Context, arguments: Sequence[str]) -> int:
+    """Run ``checkpoint``; returns the exit status."""
+    options = _options(arguments, CHECKPOINT, "checkpoint")
+    if options is None:
+        return 0
+    folder = context.folder(one_id(options["rest"], "checkpoint"))
+    end = not options["leave-running"]
+    _save(folder, os.path.abspath(options["image-path"] or DEFAULT), end=end)
+    if end:
+        delete(folder, force=True)
+    return 0
+
+
+def restore(context: Context, arguments: Sequence[str]) -> int:
+    """Run ``restore``; returns the exit status: the container's, or 0 with ``--detach``."""
+    from pyvmm_kata.oci.run import run
+
+    options = _options(arguments, RESTORE, "restore")
+    if options is None:
+        return 0
+    container_id = one_id(options["rest"], "restore")
+    found = kept.read(os.path.abspath(options["image-path"] or DEFAULT))
+    return run(context, container_id, {**options, "preserve-fds": 0}, kept=found)
+
+
+def fork(context: Context, arguments: Sequence[str]) -> int:
+    """Run ``fork``; returns the exit status."""
+    from pyvmm_kata.oci.create import create
+    from pyvmm_kata.sandbox.bundle import Bundle
+
+    options = _options(arguments, FORK, "fork")
+    if options is None:
+        return 0
+    rest = options["rest"]
+    container_id = one_id(rest[:1], "fork")
+    names = [check_id(name) for name in rest[1:]]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"fork: {'two copies have one id' if names else 'the ids of the copies are missing'}", code="oci-usage"
+        )
+    folder = context.folder(container_id)
+    known = state.read(folder)
+    if known["process"].get("terminal"):
+        raise ConfigError(
+            f"fork: the container {container_id} has a terminal, and its copies would have none",
+            code="checkpoint-terminal",
+            hint="checkpoint --leave-running, then restore with a --console-socket for each",
+        )
+    for name in names:
+        if os.path.lexists(context.folder(name)):
+            raise ConfigError(f"container with id {name} exists already", code="container-exists")
+    bundles = os.path.abspath(options["bundles"] or os.path.dirname(known["bundle"]))
+    made: list[str] = []
+    forked: list[str] = []
+    place = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=options["image-path"] or _roomy())
+    try:
+        # Its files are copied while its processes stand still
+        _save(folder, place, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, bundles, names, made))
+        found = kept.read(place, verified=True)
+        for name in names:
+            bundle = Bundle.load(os.path.join(bundles, name))
+            create(
+                context,
+                name,
+                {"bundle": bundle.path, "preserve-fds": 0, "console-socket": "", "pid-file": ""},
+                kept=found,
+            )
+            forked.append(name)
+    except BaseException:
+        for name in forked:
+            delete(context.folder(name), force=True)
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return 0
+
+
+def _options(arguments: Sequence[str], options: dict[str, str], command: str) -> dict[str, Any] | None:
+    """The options, checked, with the rest of the words as ``rest``; None: the usage was printed."""
+    found, rest = parse(arguments, options, {"b": "bundle", "d": "detach", "h": "help"}, command)
+    if found["help"]:
+        same = ", ".join(f"--{name}" for name in WITHOUT_EFFECT if name in options)
+        sys.stdout.write(_TEXTS[command] + (f"\n{_SAME.format(same)}" if same else ""))
+        return None
+    for name, (_, why) in REFUSED.items():
+        if found.get(name):
+            raise ConfigError(f"{command}: --{name} cannot be done", code="oci-usage", hint=why)
+    mode = found.get("manage-cgroups-mode", "")
+    if mode not in MODES:
+        raise ConfigError(
+            f"{command}: --manage-cgroups-mode {mode!r:.20} is not one of {', '.join(MODES[1:])}", code="oci-usage"
+        )
+    return {**found, "rest": rest}
+
+
+# -- saving ----------------------------------------------------------------------------------------------------------
+
+
+def _save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], None] = lambda spec: None) -> None:
+    """Save the container whose state is in *folder* as a checkpoint in the folder *place*.
+
+    :param end: it ends with that; else it goes on
+    :param meanwhile: is called with its config.json while its processes stand still, when the machine is saved
+    :raises VmmError: it cannot be saved; it goes on, and what was in *place* is as it was
+    """
+    known = state.read(folder)
+    if known["status"] not in ("running", "paused"):
+        raise ConfigError(
+            f"container {known['id']} cannot be checkpointed: it is {known['status']}", code="container-state"
+        )
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{place}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{place}: another checkpoint is being made there", code="checkpoint-busy") from error
+        name = f"{kept.MACHINE}{os.urandom(8).hex()}"
+        channel = control.connect(folder)
+        try:
+            channel.request({"op": "checkpoint", "folder": os.path.join(place, name)})
+            answer = channel.answer(SAVE_S)
+            meanwhile(answer["spec"])
+            kept.write(place, name, answer["saved"], answer["spec"])
+            channel.send({"end": end})
+            channel.answer()
+        finally:
+            channel.close()
+            kept.sweep(place)
+    finally:
+        os.close(lock)
+
+
+# -- copies ----------------------------------------------------------------------------------------------------------
+
+
+def _roomy() -> str:
+    return os.environ.get("TMPDIR") or "/var/tmp"
+
+
+def _copy_bundles(known: Json, spec: Json, bundles: str, names: Sequence[str], made: list[str]) -> None:
+    """Make a bundle for each copy; *made* gets their folders."""
+    for name in names:
+        path = os.path.join(bundles, name)
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            raise HostError(
+                f"fork: {path}: {error.strerror}", code="checkpoint-bundle", hint="--bundles DIR names another place"
+            ) from error
+        made.append(path)
+        own = _own_spec(spec, known["bundle"])
+        rootfs = own["root"]["path"]
+        if not own["root"].get("readonly"):
+            own["root"]["path"] = "rootfs"
+            command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                words = done.stderr.strip().splitlines()
+                raise HostError(f"fork: {words[0] if words else 'cp failed'}", code="checkpoint-bundle")
+        with open(os.path.join(path, "config.json"), "w") as file:
+            json.dump(own, file)
+
+
+def _own_mount(index: int, mount: Json, path: str) -> Json:
+    if mount.get("type") == "overlay":
+        raise bad(
+            f"mounts[{index}].type",
+            f"{mount['destination']} is an overlay, which cannot be written by two machines",
+            "checkpoint --leave-running, then restore with layers of its own",
+        )
+    return {**mount, "source": os.path.join(path, mount["source"])} if is_bind(mount) else mount
+
+
+def _own_spec(spec: Json, path: str) -> Json:
+    """A copy's config.json: its namespaces and its control group are its own, and hooks are the business of whoever
+    made the container."""
+    own = {
+        **spec,
+        "root": {**spec["root"], "path": os.path.join(path, spec["root"]["path"])},
+        "linux": {**spec.get("linux", {})},
+    }
+    own.pop("hooks", None)
+    own["mounts"] = [_own_mount(index, mount, path) for index, mount in enumerate(spec.get("mounts") or ())]
+    own["linux"].pop("cgroupsPath", None)
+    own["linux"]["namespaces"] = [
+        {key: value for key, value in entry.items() if key != "path"} for entry in own["linux"].get("namespaces") or ()
+    ]
+    return own
