@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm_kata.config import policy
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.main import main
 from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
@@ -442,6 +443,9 @@ def test_a_checkpoint_that_is_interrupted_changes_nothing(
     with subprocess.Popen(keeping.command("checkpoint", "--image-path", str(image), "c1")) as process:
         eventually(lambda: keeping.run("exec", "c1", "true").returncode != 0, "nothing is frozen")
         assert "another checkpoint is being made" in refused(keeping, "checkpoint", "--image-path", str(image), "c1")
+        other = str(tmp_path / "other")
+        assert "c1 is being checkpointed" in refused(keeping, "checkpoint", "--image-path", other, "c1")
+        assert "c1 is being checkpointed" in refused(keeping, "resume", "c1")
         process.kill()
     hold.unlink()
     eventually(lambda: keeping.run("exec", "c1", "true").returncode == 0, "it stays frozen")
@@ -468,6 +472,14 @@ def test_a_changed_bundle_is_named(keeping: Runtime, tmp_path: Path) -> None:
     config.write_text(json.dumps({**spec, "mounts": spec["mounts"][::-1]}))
     assert restored(keeping, "c3", str(config.parent), "--image-path", image) == 0, "their order is not theirs to keep"
     keeping.check("delete", "--force", "c3")
+    settings, rules = tmp_path / "kata.toml", "package agent_policy\ndefault ExecProcessRequest := true\n"
+    rules += "".join(f"default {name}Request := true\n" for name in policy.SERVED if name != "ExecProcess")
+    (tmp_path / "policy").write_text(rules)
+    text = settings.read_text()
+    settings.write_text(f'{text}policy = "policy"\n')
+    message = refused(keeping, "restore", "--image-path", image, "--bundle", str(config.parent), "c2")
+    assert "another policy of the agent" in message
+    settings.write_text(text)
     (tmp_path / "image").write_bytes(b"another image")
     message = refused(keeping, "restore", "--image-path", image, "--bundle", str(config.parent), "c2")
     assert "another image of the guest" in message
@@ -492,7 +504,7 @@ def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
             kept.read(str(image))
         assert str(image) in str(caught.value) and "\n" not in str(caught.value)
 
-    ignored = {"pyvmm", "taken", "image"}  # the last is held against the guest's image, by the next step
+    ignored = {"pyvmm", "taken", "image", "policy"}  # the last two are held against the settings, by the next step
     values: list[Any] = [None, -1, 1 << 70, 1.5, "", "../..", "/etc", [], {}, [[]], [["a"]], [1], True, "x" * 5000]
     for name in known.keys() - ignored:
         for value in values:

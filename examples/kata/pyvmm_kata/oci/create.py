@@ -76,7 +76,7 @@ def create(
     chosen = settings.load(context.config).with_annotations(bundle.annotations)
     if kept is not None:
         kept.sort(bundle)
-        kept.check(bundle, chosen.image, shared=bool(machine.holder))
+        kept.check(bundle, chosen, shared=bool(machine.holder))
     cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     folder = _make_folder(context, container_id)

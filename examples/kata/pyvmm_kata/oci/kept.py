@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+from _blake2 import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vmm
@@ -20,6 +21,8 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.network import KeptNet
 
 if TYPE_CHECKING:
+    from pyvmm_kata.config.policy import Policy
+    from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.state import Json
 
@@ -27,6 +30,8 @@ FORMAT = 1
 RECORD, MACHINE = "container.json", "machine-"
 INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
+TOLD = ("id", "status", "execs", "serial", "memory", "vcpus", "nets", "layout", "policy")
+"""What the monitor tells as it is written."""
 MAX_RECORD = 4 << 20
 MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
 
@@ -41,6 +46,7 @@ class Kept(NamedTuple):
     :ivar serial: the number of the last exec
     :ivar memory: of the machine, in bytes
     :ivar image: the SHA-256 of the guest's image
+    :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
     :ivar layout: see :func:`pyvmm_kata.sandbox.guest_spec.layout_of`
     :ivar made_of: what else of config.json its processes were made of, see :func:`_made_of`
@@ -55,6 +61,7 @@ class Kept(NamedTuple):
     vcpus: int
     nets: tuple[KeptNet, ...]
     image: str
+    policy: str
     order: tuple[str, ...]
     layout: tuple[tuple[str, ...], ...]
     made_of: Json
@@ -71,15 +78,19 @@ class Kept(NamedTuple):
                 found.append(mount)
         bundle.spec["mounts"] = [*found, *rest]
 
-    def check(self, bundle: Bundle, image: str, *, shared: bool) -> None:
+    def check(self, bundle: Bundle, chosen: Settings, *, shared: bool) -> None:
         """
-        :param image: the path of the guest's, with the agent
+        :param chosen: the settings that it is to have
         :param shared: its namespaces are those of another container's machine
         :raises ConfigError: it cannot go on with this bundle
         """
-        if _sha256(image) != self.image:
+        if digest_of(chosen.policy) != self.policy:
             raise ConfigError(
-                f"the container {self.id} was checkpointed with another image of the guest than {image}",
+                f"the container {self.id} was checkpointed with another policy of the agent", code="checkpoint-policy"
+            )
+        if _sha256(chosen.image) != self.image:
+            raise ConfigError(
+                f"the container {self.id} was checkpointed with another image of the guest than {chosen.image}",
                 code="checkpoint-image",
                 hint="its guest relies on what it has read: install the version that it had",
             )
@@ -90,6 +101,11 @@ class Kept(NamedTuple):
         for name, value in _made_of(bundle.spec).items():
             if value != self.made_of.get(name):
                 raise bad(name, "is not what it was when the checkpoint was made")
+
+
+def digest_of(policy: Policy | None) -> str:
+    """What tells one policy from another; empty for none."""
+    return blake2b(policy.text.encode(), digest_size=16).hexdigest() if policy is not None else ""
 
 
 def _made_of(spec: Json) -> Json:
@@ -122,7 +138,10 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         "taken": state.now(),
         "machine": name,
         "manifest": _sha256(os.path.join(place, name, "manifest.json")),
-        **{key: saved[key] for key in ("id", "status", "execs", "serial", "memory", "vcpus", "nets", "layout")},
+        **{
+            key: saved[key]
+            for key in ("id", "status", "execs", "serial", "memory", "vcpus", "nets", "layout", "policy")
+        },
         "image": _sha256(saved["image"]),
         "order": [mount["destination"] for mount in spec.get("mounts") or ()],
         "made_of": _made_of(spec),
@@ -278,6 +297,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         number("vcpus", 1, MAX_VCPUS),
         nets,
         texts("image", [record.get("image")])[0],
+        texts("policy", [record.get("policy")])[0],
         texts("order", record.get("order")),
         tuple(lists("layout", 3)),
         made_of,

@@ -17,6 +17,7 @@ from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.face import KILLED
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import window_size
+from pyvmm_kata.oci.kept import digest_of
 from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
@@ -115,10 +116,17 @@ class ContainerService:
         :raises VmmError: it cannot be
         """
         plan = self.plan
-        container = sandbox.restore(kept.id, plan.bundle, plan.stdio, plan.face.pid, kept.layout, kept.nets, kept.execs)
+        container = sandbox.restore(
+            kept.id,
+            plan.bundle,
+            plan.stdio,
+            plan.face.pid,
+            kept.layout,
+            kept.nets,
+            kept.execs,
+            frozen=kept.status == "paused",
+        )
         self._execs = kept.serial
-        if kept.status == "running":
-            container.resume()
         self._serve_it(sandbox, container, kept.status)
 
     def _serve_it(self, sandbox: Sandbox, container: Container, status: str) -> None:
@@ -319,6 +327,7 @@ class ContainerService:
                 "nets": network.kept() if network is not None else (),
                 "layout": sandbox.layout(plan.guest_id),
                 "image": sandbox.config.image,
+                "policy": digest_of(sandbox.config.policy),
             }
             channel.send({"saved": known, "spec": plan.bundle.spec})
             answer = channel.receive(None)

@@ -48,7 +48,7 @@ class Container:
         self._execs: dict[str, Process] = {}
         self._report = on_exit
         self._on_delete = on_delete
-        self._held = False
+        self._held = self._goes_on = False
         self.init = Process(agent, container_id, container_id, stdio, self._on_exit)
 
     @property
@@ -74,6 +74,10 @@ class Container:
                 code="container-state",
                 hint=f"it can be done while it is {' or '.join(states)}",
             )
+
+    def _expect_no_copy(self) -> None:
+        if self._held:
+            raise ConfigError(f"container {self.id} is being checkpointed", code="container-state")
 
     def start(self) -> None:
         """Run the first process.
@@ -157,13 +161,20 @@ class Container:
         """Thaw all its processes."""
         with self._lock:
             self._expect("resume", PAUSED)
-            self._agent.resume_container(self.id)
-            self._state = RUNNING
+            self._expect_no_copy()
+            self._thaw()
 
-    def take_up(self, execs: Sequence[str]) -> None:
+    def _thaw(self) -> None:
+        self._agent.resume_container(self.id)
+        self._state = RUNNING
+        if self.init.exit_status is not None:
+            self._state = STOPPED  # it has been killed
+
+    def take_up(self, execs: Sequence[str], *, frozen: bool) -> None:
         """It was made, and frozen, in a machine of which this one is a copy: follow its processes.
 
         :param execs: the ids of those beside the first one; nobody reads their output any more
+        :param frozen: leave them so
         """
         with self._lock:
             self._state = PAUSED
@@ -171,6 +182,8 @@ class Container:
                 self._execs[exec_id] = Process(self._agent, self.id, exec_id, Stdio(), self._on_exit)
             for process in self.processes.values():
                 process.watch()
+            if not frozen:
+                self._thaw()
 
     def hold(self) -> list[str]:
         """Freeze all its processes, with all that they have written either read or left where it is, for a copy of the
@@ -181,13 +194,15 @@ class Container:
         """
         with self._lock:
             self._expect("checkpoint", RUNNING, PAUSED)
+            self._expect_no_copy()
             processes = {name: one for name, one in self.processes.items() if one.exit_status is None}
             for process in processes.values():
                 process.hold()
+            self._held, self._goes_on = True, self._state == RUNNING
             try:
-                if self._state == RUNNING:
+                if self._goes_on:
                     self._agent.pause_container(self.id)
-                    self._state, self._held = PAUSED, True
+                    self._state = PAUSED
                 self._agent.check()  # what it has read from them before has arrived with its answer
             except BaseException:
                 self.release()
@@ -202,11 +217,11 @@ class Container:
         with self._lock:
             for process in self.processes.values():
                 process.release(drop=end)
-            held, self._held = self._held, False
+            self._held = False
             if end:
                 self._agent.signal_process(self.id, "", SIGKILL)
-            elif held and self._state == PAUSED:
-                self.resume()
+            elif self._goes_on and self._state == PAUSED:
+                self._thaw()
 
     def pids(self) -> list[int]:
         """The pids of its processes, as the guest reports them."""

@@ -180,15 +180,18 @@ class Sandbox:
         layout: Sequence[Sequence[str]],
         nets: Sequence[KeptNet],
         execs: Sequence[str],
+        *,
+        frozen: bool,
     ) -> Container:
         """In place of :meth:`start` and :meth:`create_container`, where the configuration has a checkpoint: a copy of
-        the machine that was saved, with its one container, whose processes are frozen.
+        the machine that was saved, with its one container.
 
         :param container_id: that of the container in the guest
         :param stdio: what its first process reads and writes from now on
         :param layout: what its guest has mounted, see :func:`pyvmm_kata.sandbox.guest_spec.layout_of`
         :param nets: the network devices that the machine had
         :param execs: ids of its processes beside the first one
+        :param frozen: its processes stay frozen; else they go on
         :raises VmmError: it cannot be made, or does not take an identity of its own; nothing of it is left
         """
         taken = False
@@ -208,7 +211,7 @@ class Sandbox:
             taken = True
             self._containers[container_id] = made
             self._pids[container_id] = pid
-            made.take_up(execs)
+            made.take_up(execs, frozen=frozen)
         except BaseException:
             if not taken:
                 stdio.close()
