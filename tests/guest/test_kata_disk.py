@@ -60,7 +60,7 @@ def test_what_is_written_stays_on_the_disk(oci: Oci, ext4: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "kept\nkept\n"), done.stderr
     tool("e2fsck", "-fn", str(ext4))
     assert "Size: 4194304" in tool("debugfs", "-R", "stat /root/zeros", str(ext4))
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_nothing_is_written_that_must_not_be(oci: Oci, ext4: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_nothing_is_written_that_must_not_be(oci: Oci, ext4: Path, tmp_path: Pat
     assert "Read-only file system" in done.stderr
     assert done.stdout.startswith("content\n")
     assert digest(ext4) == before
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
     oci.check("delete", "--force", "c1")
     assert (oci.folder / "c1.out").read_text() == "new\n755\n"
     assert digest(image) == before
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 # -- containerd's shim, as containerd calls it with a snapshotter of disks ---------------------------------------------
@@ -163,7 +163,7 @@ def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None
         shim.close("c1")
     tool("e2fsck", "-fn", str(ext4))
     assert "Size: 5\n" in tool("debugfs", "-R", "stat /root/file", str(ext4))
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> None:
@@ -181,4 +181,4 @@ def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> Non
         assert shim.finish("pause")[0] == 137
     finally:
         shim.close("pause")
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")

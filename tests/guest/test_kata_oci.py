@@ -78,7 +78,7 @@ def test_what_a_container_sees(oci: Oci) -> None:
     assert lines[9] != Path("/proc/version").read_text().strip(), "its kernel is its own"
     assert lines[10] == "1"
     assert (oci.folder / "work" / "made").read_text() == "made\n"
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_a_life(oci: Oci) -> None:
@@ -117,7 +117,7 @@ def test_a_life(oci: Oci) -> None:
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
     eventually(lambda: not os.path.exists(f"/proc/{pid}/root"), "its monitor does not end")
     oci.check("delete", "c1")
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_a_policy_holds_in_the_guest(oci: Oci, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_guest_that_panics(oci: Oci) -> None:
     done = oci.run("run", "--bundle", bundle, "c1")
     assert done.returncode == 255, done.stderr
     assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 class Templates:
@@ -425,7 +425,7 @@ def test_cycles(oci: Oci, number: int) -> None:
     oci.start(name, "exit 3")
     eventually(partial(has_stopped, oci, name), "it does not end")
     oci.check("delete", name)
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def has_stopped(oci: Oci, name: str) -> bool:

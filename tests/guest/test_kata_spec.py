@@ -28,7 +28,7 @@ def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
     made = Oci(tmp_path_factory.mktemp("spec"))
     yield made
     made.close()
-    assert leftovers(made.folder) == []
+    eventually(lambda: leftovers(made.folder) == [], "something is left")
 
 
 def run(oci: Oci, script: str, name: str = "c1", **changes: Any) -> str:

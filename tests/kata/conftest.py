@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm_kata.shim.tasks import PACKAGES
 from tests.kata.fake_guest import Shim
-from tests.kata.oci_runtime import Runtime
+from tests.kata.oci_runtime import Runtime, eventually
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
     made.program = Runtime(tmp_path).program
     for name in os.listdir(made.root) if made.root.exists() else ():
         made.run("delete", "--force", name)
-    assert not made.root.exists() or os.listdir(made.root) == []
+    eventually(lambda: not made.root.exists() or os.listdir(made.root) == [], "something is left")
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "mounts were left"
 
 

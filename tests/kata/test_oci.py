@@ -36,7 +36,9 @@ pytestmark = needs_namespaces
 def test_run_is_as_the_program_is(runtime: Runtime) -> None:
     done = runtime.run("run", "--bundle", runtime.bundle("cat; echo more >&2; exit 3"), "c1", input="typed\n")
     assert (done.returncode, done.stdout, done.stderr) == (3, "typed\n", "more\n")
-    assert os.listdir(runtime.root) == []
+    done = runtime.run("state", "c1")
+    assert (done.returncode, "container does not exist" in done.stderr) == (1, True), "it is still there"
+    eventually(lambda: os.listdir(runtime.root) == [], "something of it is left")
 
 
 def test_a_bad_policy_is_one_line_and_nothing_is_made(runtime: Runtime, tmp_path: Path) -> None:
@@ -376,6 +378,19 @@ def test_a_monitor_that_was_killed_is_cleared(runtime: Runtime, started: bool) -
     runtime.check("delete", "c1")
 
 
+def test_a_monitor_that_is_killed_when_its_container_has_ended(runtime: Runtime) -> None:
+    """The container exists no more, and something of it is left."""
+    runtime.started("c1", "sleep 600")
+    folder = runtime.root / "c1"
+    os.kill(json.loads((folder / "state.json").read_text())["monitor"], signal.SIGKILL)
+    runtime.wait("c1", "stopped")
+    (folder / "state.json").rename(folder / "removed.json")
+    assert "container does not exist" in runtime.run("delete", "c1").stderr
+    assert runtime.check("list", "--quiet") == ""
+    assert runtime.run("run", "-b", runtime.bundle("exit 5"), "c1").returncode == 5
+    runtime.started("c1", "sleep 600")
+
+
 def test_a_state_that_cannot_be_read_is_cleared(runtime: Runtime) -> None:
     runtime.created("c1", "sleep 600")
     pid = runtime.state("c1")["pid"]
@@ -517,8 +532,10 @@ def test_deaths_at_random_of_who_share_a_machine(runtime: Runtime, number: int) 
 
 def test_many_lives_leave_nothing(runtime: Runtime) -> None:
     for number in range(10):
-        assert runtime.run("run", "-b", runtime.bundle(f"exit {number}"), f"c{number % 2}").returncode == number
-    assert os.listdir(runtime.root) == []
+        # What is left of the one before is taken apart meanwhile
+        done = runtime.run("run", "-b", runtime.bundle(f"exit {number}"), f"c{number // 8}")
+        assert (done.returncode, done.stderr) == (number, "")
+    eventually(lambda: os.listdir(runtime.root) == [], "something of them is left")
     eventually(lambda: not processes_of(runtime.root), "processes are left")
 
 

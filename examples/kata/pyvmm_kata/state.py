@@ -15,7 +15,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 
 Json = dict[str, Any]
 OCI_VERSION = "1.2.0"
-FILE, CGROUP = "state.json", "cgroup"
+FILE, CGROUP, REMOVED = "state.json", "cgroup", "removed.json"
 
 
 def write(folder: str, state: Json) -> None:
@@ -53,6 +53,14 @@ def read(folder: str) -> Json:
     if state["status"] != "stopped" and not is_alive(state["pid"], state["startTime"]):
         state["status"] = "stopped"
     return dict(state)
+
+
+def leave(folder: str) -> None:
+    """Have the container not exist any more, while what is left of it is removed.  It has ended.
+
+    :raises OSError: there is no state
+    """
+    os.rename(os.path.join(folder, FILE), os.path.join(folder, REMOVED))
 
 
 def write_cgroup(folder: str, path: str) -> None:

@@ -44,6 +44,12 @@ def _slice_path(name: str) -> str:
     return "/".join(folders)
 
 
+def can_leave() -> bool:
+    """Whether a process can leave its group for the hierarchy's root, to remove it: where that is the host's own, which
+    alone may have processes beside groups (cgroups(7), "no internal processes")."""
+    return not os.path.exists(f"{ROOT}/cgroup.type") and os.access(f"{ROOT}/cgroup.procs", os.W_OK)
+
+
 class Cgroup:
     """One group; *path* is its directory, empty for none."""
 

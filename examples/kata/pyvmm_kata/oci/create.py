@@ -181,10 +181,16 @@ def _plan(
 
 
 def _make_folder(context: Context, container_id: str) -> str:
+    from pyvmm_kata.oci.delete import wait_removed
+
     folder = context.folder(container_id)
     try:
         os.makedirs(context.root, mode=0o700, exist_ok=True)
-        os.mkdir(folder, 0o700)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            wait_removed(folder)
+            os.mkdir(folder, 0o700)
     except FileExistsError:
         raise ConfigError(f"container with id {container_id} exists already", code="container-exists") from None
     except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import select
 import signal
@@ -60,7 +62,7 @@ def delete(folder: str, *, force: bool) -> None:
     if known:
         known["shared"] = known.get("shared", False) and _has_others(folder, known)
         _end(folder, known, kill=status != "stopped")
-    clear(folder)
+    clear(folder, state.read_cgroup(folder))
     if known.get("hooks"):
         known["status"] = "stopped"
         try:
@@ -172,10 +174,34 @@ def _wait_gone(known: Json, seconds: float) -> bool:
     return True
 
 
-def clear(folder: str) -> None:
+def wait_removed(folder: str) -> None:
+    """Wait until nothing is left of a container that exists no more (:func:`pyvmm_kata.state.leave`); of any other, do
+    nothing.
+
+    :raises HostError: its monitor does not end
+    """
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # it has just been removed
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)  # others wait here for the same
+        with open(os.open(state.REMOVED, os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)) as file:
+            known = json.load(file)
+        if not _wait_gone(known, END_S):
+            _kill(known)
+        if os.path.exists(f"/proc/self/fd/{place}/{state.REMOVED}"):
+            clear(folder, known["cgroup"])  # it was killed
+    except (OSError, ValueError):
+        pass
+    finally:
+        os.close(place)
+
+
+def clear(folder: str, group: str) -> None:
     """Remove what is left of a container: its control group, and the state's folder."""
     import shutil
 
-    Cgroup(state.read_cgroup(folder)).remove()
+    Cgroup(group).remove()
     shutil.rmtree(folder, ignore_errors=True)
     sweep(os.path.dirname(folder))

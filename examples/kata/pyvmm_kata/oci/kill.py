@@ -76,14 +76,16 @@ def start_main(context: Context, arguments: Sequence[str]) -> int:
     return 0
 
 
-def start(folder: str) -> None:
+def start(folder: str, *, removes: bool = False) -> None:
     """Start it, and run its ``poststart`` hooks.
 
+    :param removes: its monitor may remove what is left of it when it has ended.  Where that cannot, or is killed, and
+        where there are ``poststop`` hooks, its state is still there
     :raises VmmError: it cannot be started
     """
     known = state.read(folder)
     if known["status"] != "created":
         raise ConfigError(f"cannot start a container that is {known['status']}", code="container-state")
-    control.call(folder, "start")
+    control.call(folder, "start", removes=removes and not known["hooks"].get("poststop"))
     if known["hooks"].get("poststart"):
         hooks.run(known["hooks"], "poststart", state.public(state.read(folder)))

@@ -17,8 +17,9 @@ from pyvmm_kata import state, timeline
 from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import mounts, network, walls
-from pyvmm_kata.host.cgroups import Cgroup
+from pyvmm_kata.host.cgroups import ROOT, Cgroup
 from pyvmm_kata.host.face import Face
+from pyvmm_kata.oci.delete import clear
 from pyvmm_kata.oci.service import ContainerService, Plan
 from pyvmm_kata.oci.sharing import folder_of
 from pyvmm_kata.sandbox.bundle import Bundle
@@ -40,6 +41,7 @@ are forwarded into it, ``8080:80 127.0.0.1:5353:53/udp``."""
 MANAGER = "io.container.manager"
 SPARES = 4
 """Network devices for podman's networks of a container with a user namespace, each a virtio device at the start."""
+WAY_S = 0.005
 LINGER_S = 10.0
 """Seconds that requests which wait for a process may take to report its end."""
 
@@ -201,6 +203,10 @@ class Monitor:
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 
+    def start(self, *, removes: bool) -> None:
+        """Start the first container, see :meth:`pyvmm_kata.oci.service.ContainerService.start`."""
+        self._first.start(removes=removes)
+
     @property
     def _size(self) -> tuple[int, int]:
         """Memory and vCPUs of the machine: a copy has what the other one had."""
@@ -287,7 +293,11 @@ class Monitor:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def wait(self) -> int:
-        """Wait for the end of the last container, and end the machine; the exit status."""
+        """Wait for the end of the last container, tell it, and end the machine; the exit status.
+
+        What the guest has written to its share is on the host when its processes have ended.  A disk has it when the
+        machine has ended, and so that comes first.
+        """
         self._ended.wait()
         last = list(self._services.values())
         for service in last:
@@ -295,11 +305,28 @@ class Monitor:
         deadline = time.monotonic() + LINGER_S
         while any(service.busy for service in last) and time.monotonic() < deadline:
             time.sleep(0.005)
+        left = [service for service in last if service.leave()]
+        if self._plan.bundle.disk is None:
+            for service in last:
+                service.tell_end()
+            _make_way()
         self.close()
         timeline.note("closed")
         for service in last:
             service.release()
+        if left:
+            self._remove(left)
         return self._first.status
+
+    def _remove(self, left: list[ContainerService]) -> None:
+        """Remove what there still is of containers, as `delete` does."""
+        try:
+            if self._home:
+                Cgroup(ROOT).enter(0)
+            for service in left:
+                clear(service.plan.folder, service.plan.cgroup if self._home else "")
+        except (OSError, VmmError):
+            pass  # whoever makes one of that name does it
 
     def close(self) -> None:
         """End the machine."""
@@ -367,3 +394,8 @@ class Monitor:
                 return
             except (OSError, VmmError):
                 continue
+
+
+def _make_way() -> None:
+    """Let those go on who wait for a container's end, before what is left of it is taken apart."""
+    time.sleep(WAY_S)

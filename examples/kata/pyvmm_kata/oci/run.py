@@ -6,10 +6,12 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import timeline
-from pyvmm_kata.errors import VmmError
+from pyvmm_kata import state, timeline
+from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_kata.oci import control
-from pyvmm_kata.oci.create import ALIASES, OPTIONS, create
+from pyvmm_kata.oci.create import ALIASES as CREATE_ALIASES
+from pyvmm_kata.oci.create import OPTIONS as CREATE_OPTIONS
+from pyvmm_kata.oci.create import create
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.kill import start
 from pyvmm_kata.oci.options import FLAG, one_id, parse
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.oci.kept import Kept
 
+OPTIONS = {**CREATE_OPTIONS, "detach": FLAG, "keep": FLAG, "no-subreaper": FLAG}
+ALIASES = {**CREATE_ALIASES, "d": "detach"}
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
     """Run it; returns the container's exit status."""
-    more = {**OPTIONS, "detach": FLAG, "keep": FLAG, "no-subreaper": FLAG}
-    options, rest = parse(arguments, more, {**ALIASES, "d": "detach"}, "run")
+    options, rest = parse(arguments, OPTIONS, ALIASES, "run")
     container_id = one_id(rest, "run")
     return run(context, container_id, options)
 
@@ -43,10 +46,12 @@ def run(
     foreground = not options["detach"]
     folder = context.folder(container_id)
     pid = create(context, container_id, options, foreground=foreground, kept=kept)
+    # With --debug the log has all when we have ended
+    removes = foreground and not options["keep"] and not timeline.is_told()
 
     def begin() -> None:
         if kept is None:
-            start(folder)
+            start(folder, removes=removes)
 
     try:
         if foreground:
@@ -57,9 +62,17 @@ def run(
         delete(folder, force=True)
         raise
     finally:
-        if foreground and not options["keep"] and os.path.isdir(folder):
+        if foreground and not options["keep"] and _is_there(folder, pid):
             delete(folder, force=True)
             timeline.note("deleted")
+
+
+def _is_there(folder: str, pid: int) -> bool:
+    """Whether its monitor has left it to us to remove it: otherwise another one may have its name already."""
+    try:
+        return bool(state.read(folder)["pid"] == pid)
+    except ConfigError:
+        return False
 
 
 def _attend(folder: str, pid: int, options: dict[str, Any], begin: Callable[[], None], *, insist: bool) -> int:
@@ -80,7 +93,6 @@ def _attend(folder: str, pid: int, options: dict[str, Any], begin: Callable[[], 
     if not terminal:
         begin()
         return _wait(pid)
-    from pyvmm_kata import state
     from pyvmm_kata.oci.console import RawTerminal, follow
 
     def resize(rows: int, columns: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.face import KILLED
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import window_size
@@ -97,6 +98,10 @@ class ContainerService:
         self._sandbox: Sandbox | None = None
         self._voice = _last_stream(plan.stdio)
         self._released = threading.Event()
+        self._is_told = False
+        self._is_left = False
+        self.removes = False
+        """Nothing of it is to be left when it has ended."""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -145,6 +150,21 @@ class ContainerService:
         threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
         self.save(status=status)
 
+    def start(self, *, removes: bool) -> None:
+        """Run its first process.
+
+        :param removes: nothing of it is to be left when it has ended, if this process may remove it
+        :raises VmmError: it cannot be run
+        """
+        timeline.note("start")
+        self.removes = removes and (not self._state.get("cgroup") or cgroups.can_leave())
+        self._on_start()
+        self._made.start()
+        timeline.note("started")
+        self.save(status="running")
+        if self.plan.console >= 0:
+            self._follow_console()
+
     def end(self, status: ExitStatus) -> None:
         """Its first process has ended."""
         timeline.note("exited")
@@ -182,18 +202,37 @@ class ContainerService:
         """Record that it has ended, and its status."""
         self.save(status="stopped", exitStatus=self.status)
 
-    def release(self) -> None:
-        """Call it when nothing of it is left: its face ends with its status."""
+    def tell_end(self) -> None:
+        """Its face ends with its status, and whoever waits for that goes on."""
         if self._voice >= 0:
             os.close(self._voice)
             self._voice = -1
-        self._released.set()
+        self._is_told = True
         self.plan.face.end(self.status)
+
+    def leave(self) -> bool:
+        """Have it not exist any more, for all other commands; False: it is to stay."""
+        with self._lock:
+            if self.removes:
+                try:
+                    state.leave(self.plan.folder)
+                    self._is_left = True
+                except OSError:
+                    pass  # somebody else removes it
+            return self._is_left
+
+    def release(self) -> None:
+        """Call it when nothing of it is left: its face ends with its status, if it has not yet."""
+        self._released.set()
+        if not self._is_told:
+            self.tell_end()
 
     def save(self, **fields: Any) -> None:
         """Change its state on disk."""
         with self._lock:
             self._state.update(fields)
+            if self._is_left:
+                return
             try:
                 state.write(self.plan.folder, self._state)
             except OSError:
@@ -205,7 +244,7 @@ class ContainerService:
         if self.plan.console >= 0:
             self._follow_console()
         self.plan.face.watch(self._on_signal, self._made.process_files)
-        if not self._released.is_set():
+        if not self._is_told:
             self.status = KILLED
             self._on_lost(self)
 
@@ -262,13 +301,7 @@ class ContainerService:
     def _do_start(self, request: Json, channel: control.Channel) -> None:
         if not request.get("hooks", True) and (self.plan.bundle.spec.get("hooks") or {}).get("poststart"):
             raise ConfigError("the container has hooks of kind poststart, which its caller runs", code="oci-hooks")
-        timeline.note("start")
-        self._on_start()
-        self._made.start()
-        timeline.note("started")
-        self.save(status="running")
-        if self.plan.console >= 0:
-            self._follow_console()
+        self.start(removes=bool(request.get("removes")))
         channel.send({})
 
     def _do_create(self, request: Json, channel: control.Channel) -> None:
