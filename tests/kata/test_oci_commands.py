@@ -23,9 +23,8 @@ import pytest
 from pyvmm_kata.config import policy
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.main import main
-from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
+from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
 
-CLIENT = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
 WHOLE = (sys.executable, str(PROGRAM))
 SMALL_OR_WHOLE = (str(CLIENT), "", *WHOLE, "--")
 SMALL = (str(CLIENT), "", "/bin/false", "", "--")

@@ -20,7 +20,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.oci import spare
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.templates import FILES, Kind
-from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
+from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces
 
 READY = 2
 
@@ -232,6 +232,11 @@ class Pool:
                 answer = sock.recv(4096)
             return answer
 
+    def small(self, whole: str = "") -> tuple[str, ...]:
+        """The program in C; what it cannot do it leaves to *whole*."""
+        words = (whole, "whole") if whole else (sys.executable, str(PROGRAM))
+        return (str(CLIENT), "", *words, "--", "--config", str(self.config))
+
     def folders(self) -> list[str]:
         """Of machines."""
         return [path.name for path in self.runtime.root.glob("@*")]
@@ -285,6 +290,95 @@ def test_each_machine_of_a_pool_is_used_once(pool: Pool) -> None:
     for number in range(READY + 1):
         assert pool.runtime.state(f"c{number}")["status"] == "running", "it ended with the pool"
         pool.runtime.check("delete", "--force", f"c{number}")
+
+
+@needs_namespaces
+def test_the_small_program_has_containers_made_by_the_pool(pool: Pool, tmp_path: Path) -> None:
+    pool.start()
+    runtime, whole = pool.runtime, pool.runtime.program
+    runtime.program = pool.small()
+    script = "cat; echo words >&2; echo $0 | cut -c1-1; exit 3"
+    for number in range(READY + 2):  # the name is free at once
+        pool.wait_until_full()
+        options = ("--pid-file", f"pid{number}")
+        done = runtime.run("run", *options, "-b", runtime.bundle(script), "c1", input="typed\n", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (3, "typed\n/\n", "words\n")
+        assert (tmp_path / f"pid{number}").read_text().isdigit()
+    done = runtime.run("run", "-b", "/no/such", "c1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "/no/such/config.json: No such file" in done.stderr
+    pool.wait_until_full()
+    runtime.created("c1", "echo begun; trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    pool.wait_until_full()
+    done = runtime.run("run", "-b", runtime.bundle("true"), "c1")
+    assert (done.returncode, done.stderr) == (1, "container with id c1 exists already\n")
+    runtime.check("start", "c1")
+    eventually(lambda: runtime.output("c1") == "begun\n", "it does not run")
+    runtime.check("kill", "c1", "TERM")
+    runtime.program = whole
+    runtime.wait("c1", "stopped")
+    runtime.check("delete", "c1")
+    assert pool.end(signal.SIGTERM) == ""
+
+
+def sockets_of(pid: int) -> list[str]:
+    return [link for each in Path(f"/proc/{pid}/fd").iterdir() if "socket" in (link := os.readlink(each))]
+
+
+@needs_namespaces
+def test_the_small_program_is_there_for_its_container(pool: Pool, tmp_path: Path) -> None:
+    """Signals go to the container; and when its monitor is killed, nothing is left."""
+    pool.start()
+    runtime = pool.runtime
+    runtime.program = pool.small()
+    script = "trap 'echo told; exit 9' INT; echo begun; while :; do sleep 0.1; done"
+    output = tmp_path / "output"
+
+    def begun() -> subprocess.Popen[bytes]:
+        pool.wait_until_full()
+        with output.open("wb") as out:
+            command = runtime.command("run", "-b", runtime.bundle(script), "c1")
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        eventually(lambda: output.read_text() == "begun\n", "it does not run")
+        eventually(lambda: not sockets_of(process.pid), "it is not told that its container runs")
+        return process
+
+    process = begun()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 9
+    assert output.read_text() == "begun\ntold\n"
+    process = begun()
+    os.kill(json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"], signal.SIGKILL)
+    assert process.wait(PATIENCE) == 137
+    assert not (runtime.root / "c1").exists()
+
+
+@needs_namespaces
+def test_what_a_pool_cannot_do_for_the_small_program_the_whole_one_does(pool: Pool) -> None:
+    pool.start()
+    runtime, small = pool.runtime, pool.small("/bin/echo")
+    linux = json.loads(Path(runtime.bundle("true"), "config.json").read_text())["linux"]
+    linux["resources"] = {"memory": {"limit": 64 << 20}}
+    volume = {"destination": "/x", "type": "bind", "source": "/proc/self/cwd", "options": ["rbind"]}
+    plain = runtime.bundle("true")
+    cases = {
+        "limits": ((), (), runtime.bundle("true", linux=linux)),
+        "hooks": ((), (), runtime.bundle("true", hooks={"prestart": [{"path": "/bin/true"}]})),
+        "a path of the caller's own": ((), (), runtime.bundle("true", mounts=[volume])),
+        "debugging": ((), ("--debug",), plain),
+        "another mount namespace": (("unshare", "-m"), (), plain),
+        "a pool that does not answer": ((), (), plain),
+    }
+    assert pool.process is not None
+    for why, (before, words, bundle) in cases.items():
+        runtime.program = (*before, *small)
+        if "answer" in why:
+            pool.process.send_signal(signal.SIGSTOP)
+        said = runtime.check(*words, "run", "-b", bundle, "c1")
+        pool.process.send_signal(signal.SIGCONT)
+        assert said.startswith("-IS whole ") and said.endswith(f"run -b {bundle} c1\n"), why
+        assert not (runtime.root / "c1").exists(), f"{why}: something was made"
+    assert pool.figures()["given"] == 0, "a machine was wasted"
 
 
 @needs_namespaces

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, `start` and `kill`, done by the monitor
- * of the container; for all else, and whenever that does not answer or refuses, the whole of pyvmm-oci, which is SCRIPT and
- * whose errors are the ones that users get. A monitor that refuses has run nothing.
+ * of the container; `create` and `run`, done by a process of the pool's (pool.h). For all else, and whenever those do not
+ * answer or refuse, the whole of pyvmm-oci, which is SCRIPT and whose errors are the ones that users get. Who refuses has
+ * done nothing.
  *
  * SCRIPT is started by PYTHON -IS, and by WARM PYTHON (pyvmm-warm) where it makes a container: what other commands import
  * is not worth that an image is made once more.
  *
  * It is here because a Python start takes longer than to run a program in a virtual machine.
  */
-#include "options.h"
+
+#include "client.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,19 +23,80 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#define FAILED 255
-#define FDS 4 /* standard input, output, error; the process's file */
+#define FAILED CHANNEL_FAILED
 #define ANSWER_MS 90000
+#define MAX_FDS 8 /* that a line may have */
 #define COMMAND_LINE 5 /* where that is in argv */
 
-/* A connection to the monitor: the last line, and what has come of the next. */
-struct channel {
-	int fd;
-	size_t used;
-	char text[4096], line[4096];
-};
+/* -- the channel -- */
+
+bool send_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+
+		if (sent < 0)
+			return false;
+		data += sent;
+		size -= sent;
+	}
+	return true;
+}
+
+bool line_send(int fd, const char *line, size_t size, const int *fds, size_t count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control;
+	struct iovec part = { .iov_base = (char *)line, .iov_len = size };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = count ? &control : NULL,
+		.msg_controllen = count ? CMSG_SPACE(count * sizeof(int)) : 0,
+	};
+
+	if (count > MAX_FDS)
+		return false;
+	memset(&control, 0, sizeof(control));
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+	if (count)
+		memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
+	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+const char *channel_line(struct channel *channel)
+{
+	char *end = memchr(channel->text, '\n', channel->used);
+	size_t length;
+
+	if (!end && channel->used < sizeof(channel->text))
+		return NULL;
+	length = end ? (size_t)(end - channel->text) + 1 : channel->used;
+	memcpy(channel->line, channel->text, length - 1);
+	channel->line[length - 1] = '\0';
+	channel->used -= length;
+	memmove(channel->text, channel->text + length, channel->used);
+	return channel->line;
+}
+
+int channel_read(struct channel *channel)
+{
+	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
+
+	if (got <= 0)
+		return -EPIPE;
+	channel->used += got;
+	return 0;
+}
+
+/* -- the monitor -- */
 
 static int monitor_connect(const struct options *options)
 {
@@ -58,83 +121,24 @@ static int monitor_connect(const struct options *options)
 	return fd < 0 ? -errno : fd;
 }
 
-static bool send_all(int fd, const char *data, size_t size)
-{
-	while (size) {
-		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
-
-		if (sent < 0)
-			return false;
-		data += sent;
-		size -= sent;
-	}
-	return true;
-}
-
 /* A line of JSON, which announces the arguments, each with a zero byte at its end; and the descriptors. */
 static bool request_send(int fd, const struct options *options, int process)
 {
-	const int fds[FDS] = { 0, 1, 2, process };
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(fds))];
-	} control;
-	const size_t fds_size = (process < 0 ? FDS - 1 : FDS) * sizeof(int);
+	const int fds[] = { 0, 1, 2, process };
 	char line[64];
-	struct iovec part = { .iov_base = line };
-	struct msghdr message = {
-		.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = CMSG_SPACE(fds_size),
-	};
 	size_t size = 0;
+	int length;
 
 	for (size_t i = 0; options->arguments[i]; i++)
 		size += strlen(options->arguments[i]) + 1;
-	part.iov_len = snprintf(line, sizeof(line), "{\"op\": \"exec_command\", \"bytes\": %zu}\n", size);
-	memset(&control, 0, sizeof(control));
-	control.header.cmsg_level = SOL_SOCKET;
-	control.header.cmsg_type = SCM_RIGHTS;
-	control.header.cmsg_len = CMSG_LEN(fds_size);
-	memcpy(CMSG_DATA(&control.header), fds, fds_size);
-	if (sendmsg(fd, &message, MSG_NOSIGNAL) != (ssize_t)part.iov_len)
+	length = snprintf(line, sizeof(line), "{\"op\": \"exec_command\", \"bytes\": %zu}\n", size);
+	if (!line_send(fd, line, length, fds, process < 0 ? 3 : 4))
 		return false;
 	for (size_t i = 0; options->arguments[i]; i++) {
 		if (!send_all(fd, options->arguments[i], strlen(options->arguments[i]) + 1))
 			return false;
 	}
 	return true;
-}
-
-/*
- * The next line, or NULL: not yet. What is too long is cut off, since its start says what it is, and no answer follows
- * that is of interest.
- */
-static const char *channel_line(struct channel *channel)
-{
-	char *end = memchr(channel->text, '\n', channel->used);
-	size_t length;
-
-	if (!end && channel->used < sizeof(channel->text))
-		return NULL;
-	length = end ? (size_t)(end - channel->text) + 1 : channel->used;
-	memcpy(channel->line, channel->text, length - 1);
-	channel->line[length - 1] = '\0';
-	channel->used -= length;
-	memmove(channel->text, channel->text + length, channel->used);
-	return channel->line;
-}
-
-/* 0, or -EPIPE: the monitor is gone. */
-static int channel_read(struct channel *channel)
-{
-	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
-
-	if (got <= 0)
-		return -EPIPE;
-	channel->used += got;
-	return 0;
 }
 
 /* The answer to a request, or NULL: there is none. */
@@ -280,24 +284,11 @@ static int exec_by_monitor(const struct options *options)
 	return status;
 }
 
-int main(int argc, char *argv[])
+/* Start the whole program: WARM PYTHON SCRIPT LINE..., or PYTHON -IS SCRIPT LINE... */
+static int whole_run(char *argv[], bool warm)
 {
-	char *const *line = argv + COMMAND_LINE;
-	struct options options;
-	int status;
-
-	if (argc < COMMAND_LINE || strcmp(line[-1], "--")) {
-		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
-		return FAILED;
-	}
-	if (options_parse(line, &options)) {
-		status = options.command == COMMAND_EXEC ? exec_by_monitor(&options) : ask_monitor(&options);
-		if (status >= 0)
-			return status;
-	}
-	/* WARM PYTHON SCRIPT LINE..., or PYTHON -IS SCRIPT LINE... */
 	argv[4] = argv[3];
-	if (options.makes) {
+	if (warm) {
 		argv[3] = argv[2];
 		argv[2] = argv[1];
 		execv(argv[2], argv + 2);
@@ -307,4 +298,39 @@ int main(int argc, char *argv[])
 	execvp(argv[2], argv + 2);
 	fprintf(stderr, "%s: %s\n", argv[2], strerror(errno));
 	return FAILED;
+}
+
+/* Nobody else removes what is left of a container that was run. */
+static void leave_nothing(char *argv[], const struct options *options)
+{
+	char *line[] = { argv[0],  argv[1],	argv[2],   argv[3], NULL, "--root", (char *)options->root,
+			 "delete", "--force", (char *)options->container, NULL };
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(whole_run(line, false));
+	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+int main(int argc, char *argv[])
+{
+	char *const *line = argv + COMMAND_LINE;
+	struct options options;
+	int status = -1;
+	bool left = false;
+
+	if (argc < COMMAND_LINE || strcmp(line[-1], "--")) {
+		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
+		return FAILED;
+	}
+	if (options_parse(line, &options)) {
+		if (options.makes)
+			status = run_by_pool(&options, line, &left);
+		else
+			status = options.command == COMMAND_EXEC ? exec_by_monitor(&options) : ask_monitor(&options);
+	}
+	if (left)
+		leave_nothing(argv, &options);
+	return status >= 0 ? status : whole_run(argv, options.makes);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "options.h"
+#include "client.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -27,7 +27,7 @@ struct option {
 static const struct option global_options[] = {
 	{ "root", NULL, true, TAKEN },		{ "log", NULL, true, IGNORED },	    { "log-format", NULL, true, IGNORED },
 	{ "rootless", NULL, true, IGNORED },	{ "criu", NULL, true, IGNORED },    { "config", NULL, true, IGNORED },
-	{ "systemd-cgroup", NULL, false, IGNORED }, { "debug", NULL, false, IGNORED },
+	{ "systemd-cgroup", NULL, false, IGNORED }, { "debug", NULL, false, TAKEN },
 };
 static const struct option exec_options[] = {
 	{ "process", "p", true, TAKEN },	 { "pid-file", NULL, true, TAKEN },  { "detach", "d", false, TAKEN },
@@ -35,6 +35,19 @@ static const struct option exec_options[] = {
 	{ "additional-gids", "g", true, PASSED }, { "cap", "c", true, PASSED },	     { "no-new-privs", NULL, false, PASSED },
 	{ "process-label", NULL, true, PASSED }, { "apparmor", NULL, true, PASSED }, { "cgroup", NULL, true, PASSED },
 	{ "ignore-paused", NULL, false, PASSED },
+};
+
+/* For the pool, which gets them all. */
+static const struct option create_options[] = {
+	{ "bundle", "b", true, IGNORED },	 { "pid-file", NULL, true, IGNORED },
+	{ "console-socket", NULL, true, TAKEN }, { "no-pivot", NULL, false, IGNORED },
+	{ "no-new-keyring", NULL, false, IGNORED },
+};
+static const struct option run_options[] = {
+	{ "bundle", "b", true, IGNORED },	 { "pid-file", NULL, true, IGNORED },
+	{ "console-socket", NULL, true, TAKEN }, { "no-pivot", NULL, false, IGNORED },
+	{ "no-new-keyring", NULL, false, IGNORED }, { "no-subreaper", NULL, false, IGNORED },
+	{ "detach", "d", false, TAKEN },	 { "keep", NULL, false, TAKEN },
 };
 
 static const struct option kill_options[] = { { "all", "a", false, TAKEN } };
@@ -62,6 +75,12 @@ static bool option_take(struct options *options, const struct option *option, co
 		options->pid_file = value;
 	else if (!strcmp(option->name, "all"))
 		options->all = true;
+	else if (!strcmp(option->name, "keep"))
+		options->keep = true;
+	else if (!strcmp(option->name, "debug"))
+		options->debug = true;
+	else if (!strcmp(option->name, "console-socket"))
+		options->has_console = true;
 	else
 		options->detach = true;
 	return !value || *value;
@@ -167,12 +186,21 @@ bool options_parse(char *const argv[], struct options *options)
 	} else if (!strcmp(*argv, "kill")) {
 		options->command = COMMAND_KILL;
 		argv = options_take(options, argv + 1, kill_options, ARRAY_SIZE(kill_options), &passed);
+	} else if (!strcmp(*argv, "create")) {
+		argv = options_take(options, argv + 1, create_options, ARRAY_SIZE(create_options), &passed);
+	} else if (!strcmp(*argv, "run")) {
+		argv = options_take(options, argv + 1, run_options, ARRAY_SIZE(run_options), &passed);
+		/* A person at a terminal: what they type is passed on by the whole program */
+		if (!options->detach && !options->has_console && isatty(0))
+			return false;
 	} else {
 		return false;
 	}
 	if (!argv || !*argv || !id_is_plain(*argv))
 		return false;
 	options->container = *argv++;
+	if (options->makes)
+		return !*argv && !options->debug;
 	if (options->command == COMMAND_START)
 		return !*argv;
 	if (options->command == COMMAND_KILL) {

@@ -55,11 +55,19 @@ class Face:
         self._requests = -1  # of those who look at the processes that it shows
 
     @classmethod
-    def launch(cls, namespaces: Mapping[str, str], hostname: str = "", cgroup: str = "") -> Face:
-        """Start one, as a child of this process.
+    def launch(
+        cls,
+        namespaces: Mapping[str, str],
+        hostname: str = "",
+        cgroup: str = "",
+        spawn: Callable[[list[str]], socket.socket] | None = None,
+    ) -> Face:
+        """Start one.
 
         :param namespaces: paths of those to enter, by type (``network``, ``ipc``, ``uts``, ``pid``): of all others it
             has new ones
+        :param spawn: starts it with such words, as a child of another process, and returns its socket; None: as a child
+            of this one
         :param cgroup: the directory of a control group that it enters, if it may, while others go on; empty: none
         :raises HostError: the host does not let us
         """
@@ -69,20 +77,7 @@ class Face:
             words.append(f"hostname={hostname}")
         if cgroup:
             words.append(f"cgroup={cgroup}")
-        program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((null, null, null, its.fileno()))]
-            launcher = os.posix_spawn(program, [PROGRAM, "3", *words], {}, file_actions=actions)
-        except OSError as error:
-            ours.close()
-            raise HostError(f"{program}: {error.strerror}", code="face", errno=error.errno or 0) from error
-        finally:
-            os.close(null)
-            its.close()
-        os.waitpid(launcher, 0)
+        ours = (spawn or _spawn)(words)
         try:
             return cls(_introduced(ours), ours)
         except BaseException:
@@ -222,6 +217,25 @@ class Face:
             return self._sock.recv(_PACKET)
         except OSError:
             return b""
+
+
+def _spawn(words: list[str]) -> socket.socket:
+    """Start a face as a child of this process; its socket (client/pool.c does the same)."""
+    program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((null, null, null, its.fileno()))]
+        launcher = os.posix_spawn(program, [PROGRAM, "3", *words], {}, file_actions=actions)
+    except OSError as error:
+        ours.close()
+        raise HostError(f"{program}: {error.strerror}", code="face", errno=error.errno or 0) from error
+    finally:
+        os.close(null)
+        its.close()
+    os.waitpid(launcher, 0)
+    return ours
 
 
 def _introduced(sock: socket.socket) -> int:

@@ -61,6 +61,13 @@ class Channel:
         if data:  # send(2) of no bytes fails, too, when the other end has answered and closed the connection
             self._sock.sendall(data)
 
+    def send_bytes(self, value: Json, data: bytes) -> None:
+        """Send a line, and what it announces.
+
+        :raises OSError: the other end is gone
+        """
+        self._sock.sendall(json.dumps(value).encode() + b"\n" + data)
+
     def request(self, value: Json, fds: Sequence[int] = ()) -> None:
         """Send a request, for which :meth:`answer` waits.
 

@@ -16,7 +16,7 @@ from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci import control, sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.oci.spare import Taken, take
+from pyvmm_kata.oci.spare import Elsewhere, Taken, take
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.placed import Placed
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.oci.front import Front
     from pyvmm_kata.oci.kept import Kept
     from pyvmm_kata.oci.service import Plan
     from pyvmm_kata.oci.sharing import Machine
@@ -52,12 +53,20 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def create(
-    context: Context, container_id: str, options: Json, *, foreground: bool = False, kept: Kept | None = None
+    context: Context,
+    container_id: str,
+    options: Json,
+    *,
+    foreground: bool = False,
+    kept: Kept | None = None,
+    front: Front | None = None,
 ) -> int:
-    """Make a container; returns the pid of its face, a child of this process.
+    """Make a container; returns the pid of its face, a child of this process, or of the front's caller.
 
     :param kept: a checkpoint from which it goes on; None: it is made anew, and not yet started
     :param foreground: the container may use this process's terminal, without a console socket
+    :param front: this process is one
+    :raises Elsewhere: another process can make it, and this one cannot
     :raises VmmError: it cannot be made; nothing of it is left
     """
     if options["preserve-fds"]:
@@ -79,6 +88,8 @@ def create(
         kept.check(bundle, chosen, shared=bool(machine.holder))
     cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
+    if front is not None:
+        front.check(bundle, machine, chosen)
     folder = _make_folder(context, container_id)
     face: Face | None = None
     taken: Taken | None = None
@@ -86,10 +97,17 @@ def create(
     try:
         if kept is None and not machine.holder and (taken := take(context, bundle, chosen)) is not None:
             machine = machine.prefer_network(taken.network)
+        if front is not None and taken is None:
+            raise Elsewhere
         state.write_cgroup(folder, cgroup)
         entered = cgroup if Cgroup(cgroup).make() else ""
-        face = Face.launch(machine.face_namespaces(bundle.spec), bundle.spec.get("hostname") or "", entered)
-        known = _first_state(container_id, bundle, cgroup, face.pid)
+        face = Face.launch(
+            machine.face_namespaces(bundle.spec),
+            bundle.spec.get("hostname") or "",
+            entered,
+            front.spawn if front is not None else None,
+        )
+        known = first_state(container_id, bundle, cgroup, face.pid)
         state.write(folder, known)
         for kind in ("prestart", "createRuntime"):
             # They see the container as created, as with crun
@@ -100,7 +118,9 @@ def create(
             console = open_console(options["console-socket"])
         if machine.holder:
             _join(machine, known, bundle, face, folder, console)
-        elif taken is None or not _give(taken, known, bundle, face, folder, console):
+        elif taken is None or not _give(taken, known, bundle, face, folder, console, front):
+            if front is not None:
+                raise Elsewhere
             pid = face.pid, face.fileno()
             _start_monitor(lambda: _plan(container_id, folder, bundle, chosen, cgroup, console, terminal, pid, kept))
         if options["pid-file"]:
@@ -137,13 +157,17 @@ def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str
         placed.close()
 
 
-def _give(taken: Taken, known: Json, bundle: Bundle, face: Face, folder: str, console: int) -> bool:
+def _give(
+    taken: Taken, known: Json, bundle: Bundle, face: Face, folder: str, console: int, front: Front | None
+) -> bool:
     """Have a machine of the pool be this container's; False: it cannot be."""
     placed = Placed.of(bundle, known["id"], ())
     try:
         request, fds = _request(known, folder, face, console)
         status = os.stat(request["folder"])
         request |= {"same": [status.st_dev, status.st_ino], "cgroup": known["cgroup"]}
+        if front is not None:
+            request |= front.wishes
         return taken.become({**request, "bundle": bundle.path, "spec": bundle.spec}, fds, placed)
     finally:
         placed.close()
@@ -199,7 +223,8 @@ def _make_folder(context: Context, container_id: str) -> str:
     return folder
 
 
-def _first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Json:
+def first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Json:
+    """That of a container whose face has this pid, before it is made."""
     return {
         "ociVersion": state.OCI_VERSION,
         "id": container_id,

@@ -15,6 +15,8 @@ from pyvmm_kata.oci.options import FLAG, VALUE, parse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm_kata.state import Json
+
 COMMANDS = {
     "create": "make a container, not yet started",
     "start": "run the program of a container that was created",
@@ -88,6 +90,18 @@ def version_text() -> str:
     return f"pyvmm-oci version {number}\ncommit: none\nspec: {OCI_VERSION}\n"
 
 
+def context_of(options: Json) -> Context:
+    """The context of a command with such global options."""
+    return Context(
+        os.path.abspath(options["root"] or default_root()),
+        options["log"] and os.path.abspath(options["log"]),
+        options["log-format"] or "text",
+        options["debug"],
+        options["systemd-cgroup"],
+        options["config"],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     context = Context(default_root())
@@ -95,14 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parse(
             sys.argv[1:] if arguments is None else arguments, OPTIONS, {"h": "help", "v": "version"}, "pyvmm-oci"
         )
-        context = Context(
-            os.path.abspath(options["root"] or context.root),
-            options["log"] and os.path.abspath(options["log"]),
-            options["log-format"] or "text",
-            options["debug"],
-            options["systemd-cgroup"],
-            options["config"],
-        )
+        context = context_of(options)
         if context.debug:
             timeline.tell(context.note)
             timeline.note("command")

@@ -21,14 +21,14 @@ from pyvmm_kata import state
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
-from pyvmm_kata.oci import spare
+from pyvmm_kata.oci import front, spare
 from pyvmm_kata.oci.context import default_root, is_of_a_user
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
 from pyvmm_kata.oci.sharing import group_of, sweep
 from pyvmm_kata.sandbox import templates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from pyvmm_kata.state import Json
@@ -79,6 +79,9 @@ class Pool:
         self._number = number
         self._ready: list[_Child] = []
         self._making: _Child | None = None
+        self._fronts: list[socket.socket] = []
+        """Of processes that wait for a command line, see :mod:`pyvmm_kata.oci.front`."""
+        self._place = ""
         self._clients: list[socket.socket] = []
         self._next = 0.0
         self._looked = 0.0
@@ -117,6 +120,7 @@ class Pool:
         listener = self._listen(f"/proc/self/fd/{place}/{name}", f"{folder}/{name}")
         try:
             sweep(self._root)
+            self._place = front.place()
             while not self._stopping:
                 self._turn(listener, woken)
         finally:
@@ -152,6 +156,8 @@ class Pool:
         if wanted and now >= self._next:
             self._make()
             wanted = False
+        while len(self._fronts) < len(self._ready):
+            self._fronts.append(self._fork(lambda its: front.be_front(its, self._root, self._settings))[1])
         spares = [*self._ready, *([self._making] if self._making is not None else ())]
         ready = select.poll()
         for sock in (listener, woken, *self._clients, *(each.sock for each in spares)):
@@ -197,6 +203,12 @@ class Pool:
         if available is not None and available < 2 * self._settings.size({})[0]:
             self._fail("the host has too little memory for one more machine")
             return
+        pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings))
+        self._making = _Child(pid, sock, self._name)
+        self._groups[pid] = group_of(pid)
+
+    def _fork(self, work: Callable[[socket.socket], int]) -> tuple[int, socket.socket]:
+        """Make a child that does *work* with a socket of packets; its pid, and the other end."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gc.collect()
         gc.freeze()  # what there is is shared with the child
@@ -208,12 +220,11 @@ class Pool:
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                     signal.signal(number, signal.SIG_DFL)
                 os.setsid()
-                status = spare.be_spare(its, self._root, self._settings)
+                status = work(its)
             finally:
                 os._exit(status)
         its.close()
-        self._making = _Child(pid, ours, self._name)
-        self._groups[pid] = group_of(pid)
+        return pid, ours
 
     def _hear(self, child: _Child) -> None:
         """It is ready, or has ended."""
@@ -282,8 +293,8 @@ class Pool:
     def _end_all(self) -> None:
         """End the spares, and wait for them."""
         children = [*self._ready, *([self._making] if self._making is not None else ())]
-        for child in children:
-            child.sock.close()
+        for sock in (*self._fronts, *(child.sock for child in children)):
+            sock.close()
         deadline = time.monotonic() + END_S
         for child in children:
             while _runs(child.pid) and time.monotonic() < deadline:
@@ -313,18 +324,19 @@ class Pool:
         """Answer a request, which came at once or not at all."""
         try:
             text = client.recv(MAX_REQUEST)
-            answer = self._answer(text, client)
+            answer = self._answer(_words_of(text) if text.endswith(b"\n") else {}, client)
             if answer:
                 client.send(json.dumps(answer).encode() + b"\n")
         except OSError:
             pass  # it has ended, or reads nothing
 
-    def _answer(self, text: bytes, client: socket.socket) -> Json:
-        """The answer; empty: a spare gives it."""
-        request = _words_of(text) if text.endswith(b"\n") else {}
+    def _answer(self, request: Json, client: socket.socket) -> Json:
+        """The answer; empty: a spare or a front gives it."""
         op = request.get("op")
         if op == "status":
             return {"ready": len(self._ready), "wanted": self._number, **self._counts}
+        if op == "command":
+            return self._hand_over(request, client)
         if op != "take":
             return {"error": "no such request"}
         if request.get("name") != self._name:
@@ -343,6 +355,19 @@ class Pool:
             self._next = max(self._next, time.monotonic() + REST_S)
             return {}
         self._counts["refused"] += 1
+        return {"error": "no machine is ready"}
+
+    def _hand_over(self, request: Json, client: socket.socket) -> Json:
+        """Give a front a command line."""
+        if request.get("place") != self._place:
+            return {"error": "the pool is elsewhere"}
+        while self._ready and self._fronts:
+            with self._fronts.pop() as sock:
+                try:
+                    socket.send_fds(sock, [b"."], [client.fileno()])
+                except OSError:
+                    continue  # it was killed
+                return {}
         return {"error": "no machine is ready"}
 
 

@@ -71,8 +71,8 @@ def _is_there(folder: str, pid: int) -> bool:
     """Whether its monitor has left it to us to remove it: otherwise another one may have its name already."""
     try:
         return bool(state.read(folder)["pid"] == pid)
-    except ConfigError:
-        return False
+    except ConfigError as error:
+        return error.code != "container-missing"
 
 
 def _attend(folder: str, pid: int, options: dict[str, Any], begin: Callable[[], None], *, insist: bool) -> int:

@@ -149,7 +149,7 @@ class Taken:
 
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
     """A spare for a container in a machine of its own; None: none is fit for it, or there is no pool."""
-    if not chosen.pool or chosen.template != "auto" or not _fits(bundle):
+    if not is_for_pool(bundle, chosen):
         return None
     resources = (bundle.spec.get("linux") or {}).get("resources") or {}
     channel: control.Channel | None = None
@@ -163,15 +163,17 @@ def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
         return None
 
 
-def _fits(bundle: Bundle) -> bool:
-    """Whether a container can have a machine that was made before it: one with a disk, a user namespace or a network
-    of an annotation's needs other devices."""
+def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
+    """Whether a container can have a machine that was made before it, if a pool has such: one with a disk, a user
+    namespace or a network of an annotation's needs other devices."""
     from pyvmm_kata.config.checks import namespace
     from pyvmm_kata.oci.monitor import NETWORK
 
     spec = bundle.spec
     return (
-        bundle.disk is None
+        chosen.pool > 0
+        and chosen.template == "auto"
+        and bundle.disk is None
         and namespace(spec, "network") is not None
         and namespace(spec, "user") is None
         and not bundle.annotations.get(NETWORK)
@@ -195,6 +197,7 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings) -> int:
         templates.become_nice()
         spare = Spare(root, chosen)
         spare.make()
+        _rehearse(spare.folder)
         gc.freeze()
         pool.send(json.dumps({"ready": True, "booted": spare.booted}).encode())
     except Exception as error:
@@ -213,6 +216,29 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings) -> int:
     return spare.serve(control.Channel(client, "create"))
 
 
+def _rehearse(folder: str) -> None:
+    """Compute once what a container takes: the memory that this writes to, which is the pool's, is copied before
+    anybody waits for it."""
+    from pyvmm_kata import protobuf
+    from pyvmm_kata.host.mounts import SharedDirectory
+    from pyvmm_kata.oci.spec import default_spec
+    from pyvmm_kata.sandbox import guest_config, guest_share, guest_spec
+    from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.placed import Placed
+
+    name = "rehearsal"
+    bundle = Bundle.checked("/", default_spec(["true"], terminal=False))
+    recorder = guest_share.Recorder()
+    made = Placed(guest_spec.place(bundle, name, recorder, members=()), (), (), (), ())
+    placed = Placed.from_json(json.loads(json.dumps(made.to_json())), ())
+    guest_spec.shown(placed.spec, SharedDirectory(folder))
+    config = guest_config.guest_config(placed.spec, name)
+    protobuf.message("grpc.CreateContainerRequest")(
+        container_id=name, exec_id=name, OCI=config.message, config=config.text, mark=config.mark
+    ).SerializeToString()
+    protobuf.message("grpc.StartContainerRequest")(container_id=name).SerializeToString()
+
+
 class Spare:
     """A machine without a container.
 
@@ -224,7 +250,7 @@ class Spare:
         from pyvmm_kata.oci.sharing import folder_of, group_of
 
         self._settings = chosen
-        self._folder = folder_of(root, os.getpid())
+        self.folder = folder_of(root, os.getpid())
         self._group = group_of(os.getpid())
         self._sandbox: Sandbox | None = None
         self._ended, self._end = os.pipe2(os.O_CLOEXEC)
@@ -240,7 +266,7 @@ class Spare:
         from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 
         memory, vcpus = self._settings.size({})
-        os.mkdir(self._folder, 0o700)
+        os.mkdir(self.folder, 0o700)
         group = Cgroup(self._group)
         if group.hold(0):
             group.limit_memory(memory, {"memory": {"limit": memory}})
@@ -252,7 +278,7 @@ class Spare:
         self._sandbox = Sandbox(
             SandboxConfig(
                 f"spare-{os.getpid()}",
-                self._folder,
+                self.folder,
                 self._settings.kernel,
                 self._settings.image,
                 memory,
@@ -330,8 +356,8 @@ class Spare:
             status = os.stat(asked.folder)
             if [status.st_dev, status.st_ino] != request["same"]:
                 raise _Unfit(f"{asked.folder} is another one here")
-            if not self._folder.startswith(f"{os.path.dirname(asked.folder)}/@"):
-                raise _Unfit(f"{self._folder} is not beside {asked.folder}")
+            if not self.folder.startswith(f"{os.path.dirname(asked.folder)}/@"):
+                raise _Unfit(f"{self.folder} is not beside {asked.folder}")
             bundle = Bundle.checked(str(request["bundle"]), request["spec"])
             stdio, console = asked.stdio(terminal=bool(bundle.spec["process"].get("terminal")))
             cgroup = str(request["cgroup"])
@@ -342,6 +368,8 @@ class Spare:
             except (OSError, VmmError) as error:
                 raise _Unfit(str(error)) from error
             monitor.create_adopted(asked.placed)
+            if request.get("start"):
+                monitor.start(removes=bool(request.get("removes")))
             return monitor
         except BaseException:
             asked.face.close()
@@ -356,12 +384,16 @@ class Spare:
         try:
             if self._sandbox is not None:
                 self._sandbox.stop()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             if self._group:
                 cgroups.Cgroup(cgroups.ROOT).enter(0)
                 cgroups.Cgroup(self._group).remove()
         except VmmError:
             pass  # the pool removes it, or the next one
+
+
+class Elsewhere(Exception):
+    """A front cannot make that container; the whole program can, or says why it cannot either."""
 
 
 class _Unfit(Exception):
