@@ -19,9 +19,10 @@ import tempfile
 from pathlib import Path
 
 from tests.kata.programs import fuzz_agent
+from tests.native.fuzz_python import coverage as python_coverage
 from tests.native.programs import BUILD, HERE, VMM, compiler, names_of_tests, program
 
-TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small", "fuzz_agent")
+TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small", "fuzz_agent", "fuzz_python")
 CORPUS = HERE / "corpus"
 FOUND = BUILD.parent / "fuzz"
 MAX_LEN = 2048
@@ -81,9 +82,11 @@ def pack(folder: Path, target: str) -> None:
     new.replace(archive(target))
 
 
-def fuzzer(target: str) -> str:
-    """The program of a target, built where it is not."""
-    return str(fuzz_agent() if target == "fuzz_agent" else program(target, "fuzzer", ()))
+def fuzzer(target: str) -> list[str]:
+    """The command of a target, whose program is built where it is not."""
+    if target == "fuzz_python":
+        return [sys.executable, "-m", "tests.native.fuzz_python"]
+    return [str(fuzz_agent() if target == "fuzz_agent" else program(target, "fuzzer", ()))]
 
 
 def fuzz(target: str, seconds: int) -> bool:
@@ -91,7 +94,7 @@ def fuzz(target: str, seconds: int) -> bool:
     found = FOUND / target
     found.mkdir(parents=True, exist_ok=True)
     command = [
-        fuzzer(target),
+        *fuzzer(target),
         f"-max_total_time={seconds}",
         f"-max_len={MAX_LEN}",
         "-print_final_stats=1",
@@ -110,14 +113,14 @@ def fuzz(target: str, seconds: int) -> bool:
 
 def replay(target: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run every input in a directory once."""
-    command = [fuzzer(target), "-runs=0", f"-max_len={MAX_LEN}", str(directory)]
+    command = [*fuzzer(target), "-runs=0", f"-max_len={MAX_LEN}", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def keep(target: str) -> None:
     """Make the corpus the smallest set of inputs that reaches what it and the found ones reach."""
     with tempfile.TemporaryDirectory() as merged:
-        command = [fuzzer(target), "-merge=1", merged, str(corpus(target)), str(FOUND / target)]
+        command = [*fuzzer(target), "-merge=1", merged, str(corpus(target)), str(FOUND / target)]
         subprocess.run(command, check=True, capture_output=True)
         pack(Path(merged), target)
 
@@ -144,7 +147,7 @@ def coverage() -> bool:
         folder = Path(name)
         programs = []
         for target in TARGETS:
-            if target != "fuzz_agent":
+            if target not in ("fuzz_agent", "fuzz_python"):
                 programs.append(program(target, "counted", ()))
                 command = [str(programs[-1]), "-runs=0", f"-max_len={MAX_LEN}", str(corpus(target))]
                 subprocess.run(command, env=_profile(folder, target), stderr=subprocess.DEVNULL, check=True)
@@ -161,6 +164,8 @@ def coverage() -> bool:
         tested = counted(programs, folder)
     print(f"{'file':36} lines  fuzzers  and C tests")
     enough = True
+    for path, (reached, lines) in sorted(python_coverage(corpus("fuzz_python")).items()):
+        print(f"{path:36} {lines:5} {reached / lines:8.0%}")
     for path, (reached, lines) in sorted(tested.items(), key=lambda item: item[1][0] / item[1][1]):
         note = f"  in Python's tests: {ELSEWHERE[path]}" if path in ELSEWHERE else ""
         if reached < LEAST * lines and not note:
@@ -175,7 +180,7 @@ def _profile(folder: Path, name: str) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """0: nothing found; 1: something was, or too little is reached; 2: no clang here."""
-    parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz what is written in C.")
+    parser = argparse.ArgumentParser(prog="python -m tests.native.fuzz", description="Fuzz what guests reach.")
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument("--seconds", type=int, default=30, metavar="N", help="for each target (default 30)")
     how_long.add_argument("--hours", type=float, metavar="H", help="for all targets together")

@@ -653,7 +653,7 @@ static void one_processor(void)
 static const struct test tests[] = {
 	T(devices_that_cannot_be_made), T(requests_of_a_share_fail), T(requests_of_a_share_with_handles_fail),
 	T(requests_of_a_share_without_marks_fail), T(few_descriptors_and_handles), T(few_descriptors_and_marks),
-	T(few_descriptors_and_names), T(a_limit_on_open_files), T(many_nodes), T(programs_that_are_run_again),
+	T(few_descriptors_and_names), T(a_limit_on_open_files), T(a_limit_on_nodes), T(many_nodes), T(programs_that_are_run_again),
 	T(mounts_below_a_share), T(files_of_an_overlay), T(a_window_and_who_may_say_anything),
 	T(output_that_waits_for_a_paused_guest), T(an_image_whose_disk_fails), T(frames_that_are_taken_in_pieces), T(one_processor),
 	{ NULL, NULL },

@@ -22,6 +22,7 @@ void few_descriptors_and_handles(void);
 void few_descriptors_and_marks(void);
 void few_descriptors_and_names(void);
 void a_limit_on_open_files(void);
+void a_limit_on_nodes(void);
 void many_nodes(void);
 void programs_that_are_run_again(void);
 void mounts_below_a_share(void);

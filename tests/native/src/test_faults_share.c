@@ -76,9 +76,11 @@ static void remove_directory(void)
 	rmdir(home);
 }
 
+static uint32_t most_nodes; /* 0: as many as there may be as a rule */
+
 static int share_open(const char *path, uint32_t flags, uint32_t cache)
 {
-	struct fs_config c = { .proc_fd = -1, .flags = flags, .cache = cache, .max_fds = 16, .max_files = 4 };
+	struct fs_config c = { .proc_fd = -1, .flags = flags, .cache = cache, .max_fds = 16, .max_files = 4, .max_nodes = most_nodes };
 	uint32_t at;
 	int err;
 
@@ -328,6 +330,7 @@ void requests_of_a_share_without_marks_fail(void)
 
 static void few_descriptors(uint32_t flags)
 {
+	const struct fuse_setattr_in times = { .valid = FATTR_MTIME, .mtime = 5 }, mode = { .valid = FATTR_MODE, .mode = 0600 };
 	uint64_t file_id, dir, inner, gone, f[FILES];
 	struct fs_stats stats;
 	char text[16];
@@ -390,6 +393,9 @@ static void few_descriptors(uint32_t flags)
 		CHECK_EQ(ask(FUSE_UNLINK, 1, NULL, 0, text, NULL, NULL), 0);
 		err = getattr(f[i]);
 		CHECK(!err || (err == ESTALE && flags & FS_HANDLES));
+		/* The guest writes its times back, and is told of no error; anything else of it may be gone. */
+		CHECK_EQ(ask(FUSE_SETATTR, f[i], &times, sizeof(times), NULL, NULL, NULL), 0);
+		CHECK_EQ(ask(FUSE_SETATTR, f[i], &mode, sizeof(mode), NULL, NULL, NULL), err);
 	}
 	share_close();
 	remove_directory();
@@ -438,6 +444,37 @@ void a_limit_on_open_files(void)
 	CHECK_EQ(ask(FUSE_FLUSH, file_id, &(struct fuse_flush_in){ .fh = fh[3] }, sizeof(struct fuse_flush_in), NULL, NULL, NULL),
 		 ENOSYS);
 	share_close();
+	remove_directory();
+}
+
+void a_limit_on_nodes(void)
+{
+	const struct fuse_create_in create = { .flags = O_RDWR, .mode = S_IFREG | 0644 };
+	const struct fuse_forget_in forget = { .nlookup = 100 };
+	char name[16];
+	int err;
+
+	fill_directory("nodes");
+	most_nodes = 8;
+	for (uint32_t flags = 0; flags <= FS_HANDLES; flags += FS_HANDLES) {
+		uint64_t first = 0;
+
+		CHECK_EQ(share_open(home, flags, FS_CACHE_NONE), 0);
+		CHECK_EQ(mount_share(), 0);
+		for (int i = 0; i < 8; i++) {
+			snprintf(name, sizeof(name), "f%d", i);
+			first = known(1, name);
+		}
+		CHECK_EQ(lookup(1, "f8", &err), 0);
+		CHECK_EQ(err, ENFILE);
+		CHECK_EQ(ask(FUSE_CREATE, 1, &create, sizeof(create), "made", NULL, NULL), ENFILE);
+		list(1); /* it lists them all the same */
+		CHECK_EQ(known(1, "f7"), first);
+		CHECK_EQ(ask(FUSE_FORGET, first, &forget, sizeof(forget), NULL, NULL, NULL), 0);
+		CHECK(known(1, "f8") != first);
+		CHECK_EQ(getattr(first), ESTALE);
+		share_close();
+	}
 	remove_directory();
 }
 
