@@ -4,7 +4,7 @@
  * made and in a share that serves. What was made in part is given back, and what is asked later is answered. Besides, what the
  * host takes late, and who has the other end of a window and may say anything.
  */
-#include "test_faults.h"
+#include "guest.h"
 
 #include "fs/dax/dax.h"
 #include "fs/fs.h"

@@ -3,7 +3,7 @@
  * A share on a host that fails, with few descriptors, and on several file systems. It serves on the thread of the test, so that
  * a call of the host fails in just one request.
  */
-#include "test_faults.h"
+#include "guest.h"
 
 #include "fs/fs.h"
 
