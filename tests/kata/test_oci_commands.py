@@ -108,7 +108,7 @@ def test_who_is_killed_takes_the_program_along(runtime: Runtime, tmp_path: Path)
 @pytest.mark.parametrize(
     "words",
     [
-        ("state", "c1"),
+        ("state", "nobody"),
         ("exec", "nobody", "true"),
         ("exec", "../c1", "true"),
         ("exec", "c1"),
@@ -154,6 +154,28 @@ def test_start_and_kill(runtime: Runtime, words: tuple[str, ...]) -> None:
     runtime.check("kill", *words)
     eventually(lambda: runtime.output("c1") == "started\ntold\n", "it is not told")
     runtime.program = whole
+    runtime.wait("c1", "stopped")
+
+
+def test_state(runtime: Runtime) -> None:
+    runtime.created("c1", "sleep 600", annotations={"long": "\u00e4" * 5000})
+    whole = runtime.program
+    for status in ("created", "running"):
+        said = runtime.check("state", "c1")
+        assert json.loads(said)["status"] == status
+        runtime.program = SMALL
+        assert runtime.check("state", "c1") == said
+        runtime.program = whole
+        if status == "created":
+            runtime.check("start", "c1")
+    monitor = json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"]
+    runtime.program = SMALL_OR_WHOLE
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        assert runtime.check("state", "c1") == said, "it waits for a monitor that does not answer"
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    runtime.check("kill", "c1", "KILL")
     runtime.wait("c1", "stopped")
 
 

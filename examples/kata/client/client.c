@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, `start` and `kill`, done by the monitor
- * of the container; `create` and `run`, done by a process of the pool's (pool.h). For all else, and whenever those do not
- * answer or refuse, the whole of pyvmm-oci, which is SCRIPT and whose errors are the ones that users get. Who refuses has
+ * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, `start`, `kill` and `state`, done by the
+ * monitor of the container; `create` and `run`, done by a process of the pool (pool.c). For all else, and whenever those do
+ * not answer or refuse, the whole of pyvmm-oci, which is SCRIPT and whose errors are the ones that users get. Who refuses has
  * done nothing.
  *
  * SCRIPT is started by PYTHON -IS, and by WARM PYTHON (pyvmm-warm) where it makes a container: what other commands import
@@ -28,6 +28,8 @@
 
 #define FAILED CHANNEL_FAILED
 #define ANSWER_MS 90000
+#define STATE_MS 1000 /* otherwise the state is that of the file */
+#define STATE_SIZE (16 << 20)
 #define MAX_FDS 8 /* that a line may have */
 #define COMMAND_LINE 5 /* where that is in argv */
 
@@ -141,14 +143,14 @@ static bool request_send(int fd, const struct options *options, int process)
 	return true;
 }
 
-/* The answer to a request, or NULL: there is none. */
-static const char *channel_answer(struct channel *channel)
+/* The answer to a request, or NULL: there is none in time. */
+static const char *channel_answer(struct channel *channel, int milliseconds)
 {
 	struct pollfd ready = { .fd = channel->fd, .events = POLLIN };
 	const char *line;
 
 	while (!(line = channel_line(channel))) {
-		if (poll(&ready, 1, ANSWER_MS) <= 0 || channel_read(channel))
+		if (poll(&ready, 1, milliseconds) <= 0 || channel_read(channel))
 			return NULL;
 	}
 	return line;
@@ -157,7 +159,7 @@ static const char *channel_answer(struct channel *channel)
 /* Has the monitor run it? */
 static bool channel_started(struct channel *channel)
 {
-	const char *line = channel_answer(channel);
+	const char *line = channel_answer(channel, ANSWER_MS);
 
 	return line && !strncmp(line, "{\"pid\":", 7);
 }
@@ -251,8 +253,36 @@ static int ask_monitor(const struct options *options)
 				options->all ? "true" : "false");
 	if (!send_all(channel.fd, line, size))
 		return -1;
-	answer = channel_answer(&channel);
+	answer = channel_answer(&channel, ANSWER_MS);
 	return answer && !strcmp(answer, "{}") ? 0 : -1;
+}
+
+/* Print what the monitor says the state is: 0, or -1: it says nothing, and nothing is printed. */
+static int state_print(const struct options *options)
+{
+	static const char request[] = "{\"op\": \"state\"}\n";
+	struct channel channel = { .fd = monitor_connect(options) };
+	const char *answer;
+	char *text;
+	size_t size;
+
+	if (channel.fd < 0 || !send_all(channel.fd, request, strlen(request)))
+		return -1;
+	answer = channel_answer(&channel, STATE_MS);
+	if (!answer || sscanf(answer, "{\"bytes\": %zu", &size) != 1 || size < channel.used || size > STATE_SIZE)
+		return -1;
+	text = malloc(size + 1);
+	if (!text)
+		return -1;
+	memcpy(text, channel.text, channel.used);
+	while (channel.used < size) {
+		const ssize_t got = recv(channel.fd, text + channel.used, size - channel.used, 0);
+
+		if (got <= 0)
+			return -1;
+		channel.used += got;
+	}
+	return fwrite(text, 1, size, stdout) == size && !fflush(stdout) ? 0 : 1;
 }
 
 /* Have the monitor do it; the exit status, -1: it did not. */
@@ -282,6 +312,13 @@ static int exec_by_monitor(const struct options *options)
 		status = options->detach ? leave_child(options, &channel, signals) : process_attend(&channel, signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return status;
+}
+
+static int by_monitor(const struct options *options)
+{
+	if (options->command == COMMAND_EXEC)
+		return exec_by_monitor(options);
+	return options->command == COMMAND_STATE ? state_print(options) : ask_monitor(options);
 }
 
 /* Start the whole program: WARM PYTHON SCRIPT LINE..., or PYTHON -IS SCRIPT LINE... */
@@ -328,7 +365,7 @@ int main(int argc, char *argv[])
 		if (options.makes)
 			status = run_by_pool(&options, line, &left);
 		else
-			status = options.command == COMMAND_EXEC ? exec_by_monitor(&options) : ask_monitor(&options);
+			status = by_monitor(&options);
 	}
 	if (left)
 		leave_nothing(argv, &options);

@@ -12,6 +12,7 @@ enum command {
 	COMMAND_EXEC,
 	COMMAND_START,
 	COMMAND_KILL,
+	COMMAND_STATE,
 };
 
 struct options {
@@ -30,7 +31,7 @@ struct options {
 };
 
 /*
- * True: it is an `exec` without a terminal, a `start`, a `kill`, or a `create` or `run` of which a pool can be asked, and
+ * True: it is an `exec` without a terminal, a `start`, a `kill`, a `state`, or a `create` or `run` of which a pool can be asked, and
  * `options` says which. False: it is something else, or wrong. The strings are those of `argv`.
  */
 bool options_parse(char *const argv[], struct options *options);

@@ -183,6 +183,9 @@ bool options_parse(char *const argv[], struct options *options)
 	} else if (!strcmp(*argv, "start")) {
 		options->command = COMMAND_START;
 		argv = options_take(options, argv + 1, NULL, 0, &passed);
+	} else if (!strcmp(*argv, "state")) {
+		options->command = COMMAND_STATE;
+		argv = options_take(options, argv + 1, NULL, 0, &passed);
 	} else if (!strcmp(*argv, "kill")) {
 		options->command = COMMAND_KILL;
 		argv = options_take(options, argv + 1, kill_options, ARRAY_SIZE(kill_options), &passed);
@@ -201,7 +204,7 @@ bool options_parse(char *const argv[], struct options *options)
 	options->container = *argv++;
 	if (options->makes)
 		return !*argv && !options->debug;
-	if (options->command == COMMAND_START)
+	if (options->command == COMMAND_START || options->command == COMMAND_STATE)
 		return !*argv;
 	if (options->command == COMMAND_KILL) {
 		options->signal = signal_number(*argv ? *argv++ : "TERM");

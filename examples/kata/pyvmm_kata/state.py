@@ -164,6 +164,11 @@ def public(state: Json) -> Json:
     return shown
 
 
+def text(state: Json) -> str:
+    """What the command ``state`` prints."""
+    return json.dumps(public(state), indent=2) + "\n"
+
+
 def write_pid(path: str, pid: int) -> None:
     """Write a pid file, whole or not at all, without following a link of another user's."""
     temporary = f"{path}.{os.getpid()}.new"

@@ -325,6 +325,11 @@ class ContainerService:
         self._made.kill(request["signal"], everything=bool(request.get("all")))
         channel.send({})
 
+    def _do_state(self, _request: Json, channel: control.Channel) -> None:
+        """What `state` prints, behind a line that says how long it is: for the program in C."""
+        text = state.text(state.read(self.plan.folder)).encode()
+        channel.send_bytes({"bytes": len(text)}, text)
+
     def _do_pids(self, _request: Json, channel: control.Channel) -> None:
         channel.send({"pids": self._made.pids()})
 

@@ -34,8 +34,7 @@ COLUMNS = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
 def state(context: Context, arguments: Sequence[str]) -> int:
     """Run it; returns the exit status."""
     _, rest = parse(arguments, {}, {}, "state")
-    known = states.public(states.read(context.folder(one_id(rest, "state"))))
-    sys.stdout.write(json.dumps(known, indent=2) + "\n")
+    sys.stdout.write(states.text(states.read(context.folder(one_id(rest, "state")))))
     return 0
 
 
