@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.guest.kata_podman import Podman
-from tests.guest.kata_tools import PATIENCE
+from tests.guest.kata_tools import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 
@@ -85,3 +88,38 @@ def test_a_web_server_on_a_bridge(podman: Podman) -> None:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.2)
     podman.check("rm", "--force", "--time", "1", "web")
+
+
+def write_criu(path: Path) -> None:
+    """A program that is to podman what Debian's criu is: podman asks it for its version alone, by a socket whose number
+    it is given.  The answer is a CriuResp of its rpc.proto: of type VERSION, success, 4.1."""
+    answer = b"\x08\x0a\x10\x01\x52\x04\x08\x04\x10\x01"
+    path.write_text(
+        f"#!{sys.executable}\nimport os, sys\nfd = int(sys.argv[2])\nos.read(fd, 4096)\nos.write(fd, {answer!r})\n"
+    )
+    path.chmod(0o755)
+
+
+@pytest.mark.long
+def test_checkpoints(podman: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container goes on after one that leaves it running and is exported, and from one that ends it."""
+    if shutil.which("criu") is None:
+        write_criu(tmp_path / "criu")
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    count = "n=0; while :; do n=$((n + 1)); echo $n; echo $n >/count; sleep 0.2; done"
+    podman.check("run", "--detach", "--network", "none", "--name", "one", "box", "sh", "-c", count)
+
+    def logged(name: str) -> list[int]:
+        return [int(line) for line in podman.check("logs", name).split()]
+
+    eventually(lambda: len(logged("one")) > 3, "it does not count")
+    archive = str(tmp_path / "one.tar")
+    podman.check("container", "checkpoint", "--leave-running", "--export", archive, "one")
+    podman.check("container", "checkpoint", "one")
+    last = logged("one")[-1]
+    assert podman.check("inspect", "--format", "{{.State.Status}} {{.State.Checkpointed}}", "one") == "exited true\n"
+    podman.check("container", "restore", "one")
+    eventually(lambda: len(logged("one")) > last + 3, "it does not go on")
+    told = logged("one")
+    assert told == list(range(1, len(told) + 1)), "each number once"
+    podman.check("rm", "--force", "--time", "1", "one")
