@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NUMBERS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1}
 _NAMES = {number: name for name, number in NUMBERS.items()}
 _SETTLED = 2.0
-"""Seconds in which nothing happens after which a machine is taken for started."""
+"""Seconds in which Python answers nothing after which a machine is taken for started."""
 
 
 def exit_at_once() -> None:
@@ -30,6 +30,11 @@ def _exit(number: int, _frame: object) -> None:
     for each in _NAMES:  # a second one would interrupt the closing
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+def _answered(machine: Machine) -> int:
+    """How many exits Python has answered so far: a guest that boots needs code that one that runs does not."""
+    return sum(sum(vcpu.exit_counts()["python"].values()) for vcpu in machine.vcpus)
 
 
 class Signals:
@@ -62,7 +67,7 @@ class Signals:
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         deadline = None if timeout is None else time.monotonic() + timeout
-        settled = False
+        settled, answered = False, _answered(machine)
         while machine.end is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -73,10 +78,12 @@ class Signals:
             if poll.poll(None if left is None else left * 1000):
                 posix.read(self._reader, 64)
             elif settles:
-                from vmm.cli.trim_memory import unmap_programs
+                before, answered = answered, _answered(machine)
+                if answered == before:
+                    from vmm.cli.trim_memory import unmap_programs
 
-                unmap_programs()
-                settled = True
+                    unmap_programs()
+                    settled = True
         forget()
 
     def _wake(self, _event: object) -> None:
