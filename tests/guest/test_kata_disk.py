@@ -90,6 +90,47 @@ def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+# -- block devices of the host as volumes ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The backing file of a loop device of 4 MiB, and its number."""
+    image = tmp_path / "volume.img"
+    image.write_bytes(bytes(4 << 20))
+    if modprobe := shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin:/run/lab"):
+        subprocess.run([modprobe, "loop"])
+    done = subprocess.run(["losetup", "-f", "--show", str(image)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.skip("this host has no loop devices")
+    status = os.stat(done.stdout.strip())
+    yield image, {"type": "b", "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
+    tool("losetup", "-d", done.stdout.strip())
+
+
+def test_a_block_device_as_a_volume(oci: Oci, device: tuple[Path, dict[str, Any]]) -> None:
+    """The container has it under its own name; what it has written is on the host's device when it has ended."""
+    image, number = device
+    devices = [{"path": "/dev/xvda", **number, "fileMode": 0o640, "gid": 7}]
+
+    def start(name: str, script: str, access: str) -> str:
+        rules = {"devices": [{"allow": False, "access": "rwm"}, {"allow": True, **number, "access": access}]}
+        oci.start(name, f"exec 2>&1; {script}; echo done", linux__devices=devices, linux__resources=rules)
+        eventually(lambda: (oci.folder / f"{name}.out").read_text().endswith("done\n"), "it says nothing")
+        oci.check("delete", "--force", name)
+        return (oci.folder / f"{name}.out").read_text()
+
+    show = "stat -c '%F %a %g' /dev/xvda; cat /sys/class/block/vda/size"
+    text = start("v1", f"{show}; echo from the guest | dd of=/dev/xvda bs=512 seek=9 conv=notrunc 2>/dev/null", "rwm")
+    assert text == "block special file 640 7\n8192\ndone\n"
+    assert image.read_bytes()[9 * 512 :].startswith(b"from the guest\n")
+    before = digest(image)
+    text = start("v2", "dd if=/dev/xvda bs=512 skip=9 count=1 2>/dev/null | head -n 1; echo x >/dev/xvda", "r")
+    assert text.startswith("from the guest\n") and "Operation not permitted" in text
+    assert digest(image) == before
+    assert leftovers(oci.folder) == []
+
+
 # -- containerd's shim, as containerd calls it with a snapshotter of disks ---------------------------------------------
 
 

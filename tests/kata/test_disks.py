@@ -20,12 +20,17 @@ from pyvmm_kata import protobuf, run, ttrpc
 from pyvmm_kata.config.checks import check_spec
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import enter_namespace, mounts_below
+from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.protobuf import Message
 from pyvmm_kata.sandbox import sandbox
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.disks import RootDisk, open_disk
+from pyvmm_kata.sandbox.guest_config import guest_config
+from pyvmm_kata.sandbox.guest_devices import Volume
+from pyvmm_kata.sandbox.guest_share import Nowhere
+from pyvmm_kata.sandbox.guest_spec import place
 from pyvmm_kata.sandbox.images import open_image
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.sandbox.stdio import Stdio
@@ -82,20 +87,56 @@ def test_what_is_a_root(tmp_path: Path, kind: str, found: str, read_only: bool) 
     assert open_disk(str(path), read_only=True).read_only
 
 
-def test_a_block_device(tmp_path: Path, disk: Path) -> None:
+@pytest.fixture
+def device(disk: Path) -> Iterator[str]:
+    """A block device with that disk's content."""
     losetup = shutil.which("losetup", path=SEARCH) or "losetup"
     try:
-        device = subprocess.run([losetup, "-f", "--show", disk], check=True, capture_output=True, text=True).stdout
+        done = subprocess.run([losetup, "-f", "--show", disk], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no loop device: {error}")
-    try:
-        assert open_image(device.strip(), str(tmp_path)) == (device.strip(), {})
-        assert open_disk(device.strip()) == RootDisk(device.strip(), "ext4")
-        disk.write_bytes(bytes(1 << 20))
-        with pytest.raises(ConfigError, match=f"{device.strip()}: there is no file system"):
-            open_disk(open_image(device.strip(), str(tmp_path))[0])
-    finally:
-        subprocess.run([losetup, "-d", device.strip()], check=True)
+    yield done.stdout.strip()
+    subprocess.run([losetup, "-d", done.stdout.strip()], check=True)
+
+
+def test_a_block_device(tmp_path: Path, disk: Path, device: str) -> None:
+    assert open_image(device, str(tmp_path)) == (device, {})
+    assert open_disk(device) == RootDisk(device, "ext4")
+    disk.write_bytes(bytes(1 << 20))
+    with pytest.raises(ConfigError, match=f"{device}: there is no file system"):
+        open_disk(open_image(device, str(tmp_path))[0])
+
+
+def with_device(folder: Path, major: int, minor: int, access: str = "rwm") -> Bundle:
+    """A bundle of a container that gets a block device of the host, as engines write it."""
+    (folder / "rootfs").mkdir(exist_ok=True)
+    spec = default_spec(["sh"], terminal=False)
+    number = {"type": "b", "major": major, "minor": minor}
+    spec["linux"]["devices"] = [{"path": "/dev/xvda", **number, "fileMode": 0o600}]
+    spec["linux"]["resources"]["devices"] = [{"allow": False, "access": "rwm"}]
+    spec["linux"]["resources"]["devices"].append({"allow": True, **number, "access": access})
+    return Bundle(str(folder), spec)
+
+
+def test_a_block_device_as_a_volume(tmp_path: Path, device: str) -> None:
+    """It is a disk of the container's machine, whose number only the guest knows."""
+    status = os.stat(device)
+    number = os.major(status.st_rdev), os.minor(status.st_rdev)
+    bundle = with_device(tmp_path, *number)
+    assert bundle.volumes == (Volume(device, False),)
+    told = guest_config(place(bundle, "c1", Nowhere()))
+    linux, mark = json.loads(told.text)["linux"], f"@{told.mark}"
+    inside = {"type": "b", "major": f"{mark}:major:volume-0", "minor": f"{mark}:minor:volume-0"}
+    assert linux["devices"] == [{"path": "/dev/xvda", **inside, "fileMode": 0o600}]
+    assert linux["resources"]["devices"][1:] == [{"allow": True, **inside, "access": "rwm"}]
+    assert with_device(tmp_path, *number, access="rm").volumes == (Volume(device, True),)
+    with pytest.raises(ConfigError, match=r"linux\.devices: .* has the disks of its start"):
+        place(bundle, "c2", Nowhere(), members=[Member("c1", os.getpid())])
+
+
+def test_a_block_device_that_the_host_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"linux\.devices\[0\]: '/dev/xvda': the host has no block device 1:9999"):
+        with_device(tmp_path, 1, 9999)
 
 
 def test_what_is_none(tmp_path: Path, disk: Path) -> None:

@@ -220,6 +220,7 @@ static int config_of_text(struct json *json, const grpc_CreateContainerRequest *
 		.mark = text_of(request->mark),
 		.find = first_process_of,
 		.pid_namespace = sandbox_pid_namespace(),
+		.disk = disk_number,
 	};
 
 	return config_fill(json, &source, what);

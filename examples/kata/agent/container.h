@@ -188,6 +188,8 @@ int storage_mount(const grpc_Storage *storage, char what[256]);
 /* One user less; the last one unmounts it. */
 void storage_release(const char *mount_point);
 void storage_release_all(void);
+/* The number of the disk with that serial number; 0 or -errno. */
+int disk_number(const char *serial, dev_t *number);
 
 /* ---- sandbox.c ---- */
 

@@ -82,6 +82,8 @@ struct config_source {
 	/* The pid of a container's first process, 0: there is none. */
 	pid_t (*find)(const char *container_id);
 	const char *pid_namespace; /* of the sandbox, or NULL */
+	/* The number of the disk with that serial number; 0 or -errno. */
+	int (*disk)(const char *serial, dev_t *number);
 };
 
 /* 0 or -errno, and what was wrong. */

@@ -123,12 +123,25 @@ static int namespace_fill(struct json *json, const struct config_source *source,
 	return 0;
 }
 
+/* Half of a disk's number: "major:SERIAL" or "minor:SERIAL". */
+static int number_fill(struct json *json, const struct config_source *source, const char *word)
+{
+	dev_t number;
+	int error = source->disk(strchr(word, ':') + 1, &number);
+
+	if (!error)
+		json_uint(json, NULL, word[1] == 'a' ? major(number) : minor(number));
+	return error;
+}
+
 static int word_fill(struct json *json, const struct config_source *source, char *word)
 {
 	static const char namespace[] = "ns:";
 
 	if (!strncmp(word, namespace, strlen(namespace)))
 		return namespace_fill(json, source, word + strlen(namespace));
+	if (!strncmp(word, "major:", 6) || !strncmp(word, "minor:", 6))
+		return source->disk ? number_fill(json, source, word) : -EINVAL;
 	if (!strcmp(word, "devices")) {
 		oci_write_devices_below(json, "/dev");
 		return 0;

@@ -123,6 +123,21 @@ static int disk_find(const char *serial, char name[NAME_MAX + 1])
 	return disk_look(serial, name);
 }
 
+int disk_number(const char *serial, dev_t *number)
+{
+	char name[NAME_MAX + 1], path[PATH_MAX];
+	struct stat status;
+	int error = disk_find(serial, name);
+
+	if (error)
+		return error;
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	if (stat(path, &status))
+		return -errno;
+	*number = status.st_rdev;
+	return 0;
+}
+
 /* Let a disk go for good, so that the host can take it out; without PCI it stays. */
 static void disk_remove(const char *serial)
 {

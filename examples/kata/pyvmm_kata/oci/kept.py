@@ -98,6 +98,8 @@ class Kept(NamedTuple):
             raise bad("linux.namespaces", "a checkpoint goes on in a machine of its own, not in another container's")
         if bundle.disk is not None:
             raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
+        if bundle.volumes:
+            raise bad("linux.devices", f"{bundle.volumes[0].path} is a disk, which a checkpoint does not have")
         for name, value in _made_of(bundle.spec).items():
             if value != self.made_of.get(name):
                 raise bad(name, "is not what it was when the checkpoint was made")

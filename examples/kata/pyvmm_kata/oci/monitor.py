@@ -148,6 +148,7 @@ class Monitor:
                 network=self._network(),
                 loopback=self._has_network,
                 root=plan.bundle.disk,
+                volumes=plan.bundle.volumes,
                 seal=lambda wanted: walls.seal(),
                 template=plan.settings.template == "auto" and kept is None,
                 isolation=plan.settings.isolation,

@@ -174,6 +174,7 @@ def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
         chosen.pool > 0
         and chosen.template == "auto"
         and bundle.disk is None
+        and not bundle.volumes
         and namespace(spec, "network") is not None
         and namespace(spec, "user") is None
         and not bundle.annotations.get(NETWORK)

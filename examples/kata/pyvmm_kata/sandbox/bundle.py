@@ -8,6 +8,7 @@ import os
 from pyvmm_kata.config.checks import Json, bad, check_spec
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.sandbox import disks
+from pyvmm_kata.sandbox.guest_devices import volumes_of
 
 MAX_CONFIG = 16 << 20
 
@@ -19,6 +20,7 @@ class Bundle:
     :ivar spec: its config.json
     :ivar rootfs: the folder with the container's files, or the disk, absolute
     :ivar disk: the disk with the container's root file system, None: it is a folder
+    :ivar volumes: the block devices of the host that are disks of its machine
     """
 
     def __init__(self, path: str, spec: Json, disk: disks.RootDisk | None = None) -> None:
@@ -35,6 +37,7 @@ class Bundle:
         if disk is not None and spec["root"].get("readonly") and not disk.read_only:
             disk = disks.open_disk(disk.path, read_only=True, options=disk.options)
         self.disk = disk
+        self.volumes = volumes_of(spec)
 
     @classmethod
     def load(cls, path: str, disk: disks.RootDisk | None = None) -> Bundle:
@@ -52,7 +55,7 @@ class Bundle:
     def checked(cls, path: str, spec: Json) -> Bundle:
         """One whose root is a folder, which another process has loaded and sent here."""
         bundle = cls.__new__(cls)
-        bundle.path, bundle.spec, bundle.disk = path, spec, None
+        bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, None, ()
         bundle.rootfs = os.path.join(path, spec["root"]["path"])
         return bundle
 

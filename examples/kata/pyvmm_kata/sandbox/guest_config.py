@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import protobuf
 from pyvmm_kata.host.namespaces import JOIN
-from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES
+from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES, DISK
 from pyvmm_kata.sandbox.guest_settings import check_disk_limits, is_of_sandbox
 from pyvmm_kata.sandbox.guest_spec import LABELS
 
@@ -45,7 +45,11 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
     if shared_pids:
         linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
         linux["namespaces"].append({"type": "pid", "path": f"@{mark}:sandbox:pid"})
-    linux["devices"] = [f"@{mark}:devices" if device == ALL_DEVICES else device for device in linux["devices"]]
+    linux["devices"] = [
+        f"@{mark}:devices" if device == ALL_DEVICES else _numbered(device, mark) for device in linux["devices"]
+    ]
+    if (rules := linux.get("resources", {}).get("devices")) is not None:
+        linux["resources"] = {**linux["resources"], "devices": [_numbered(rule, mark) for rule in rules]}
     sysctls = linux.get("sysctl", {})
     linux["sysctl"] = {key: value for key, value in sysctls.items() if not is_of_sandbox(spec, key)}
     made = {**spec, "linux": linux}
@@ -77,6 +81,14 @@ def resources_text(resources: Json) -> str:
     """
     check_disk_limits(resources, source="update")
     return json.dumps(resources)
+
+
+def _numbered(entry: Json, mark: str) -> Json:
+    """A device, or a rule about one, of a disk has the number that the guest's kernel has given it."""
+    if DISK not in entry:
+        return entry
+    made = {key: value for key, value in entry.items() if key != DISK}
+    return {**made, **{half: f"@{mark}:{half}:{entry[DISK]}" for half in ("major", "minor")}}
 
 
 def _namespace(entry: Json, mark: str) -> Json:

@@ -51,6 +51,12 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     :raises HostError: something cannot be bound
     """
     check_limits(bundle.spec.get("linux", {}))
+    if members and bundle.volumes:
+        raise bad(
+            "linux.devices",
+            f"{bundle.volumes[0].path}: the machine that the container shares has the disks of its start",
+            "a container that is alone in its machine can have block devices",
+        )
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
     spec["mounts"] = [
@@ -71,7 +77,7 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = devices_of(bundle.spec)
     resources = linux["resources"] = {**linux.get("resources", {})}
-    resources["devices"] = [device_rule(rule) for rule in resources.get("devices", ())]
+    resources["devices"] = [device_rule(rule, linux["devices"]) for rule in resources.get("devices", ())]
     return spec
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.network import KeptNet, Network
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.disks import RootDisk
+    from pyvmm_kata.sandbox.guest_devices import Volume
     from pyvmm_kata.sandbox.loopback import Loopback
     from pyvmm_kata.sandbox.placed import Placed
     from pyvmm_kata.sandbox.process import ExitStatus, Process
@@ -60,6 +61,7 @@ class SandboxConfig(NamedTuple):
     :ivar loopback: the guest answers connections to loopback addresses in the caller's network namespace
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
+    :ivar volumes: the block devices of its one container
     :ivar more_disks: containers with disks may come while it runs, and go
     :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
         one, if any: what makes other machines has to be started there
@@ -81,6 +83,7 @@ class SandboxConfig(NamedTuple):
     shared_pids: bool = False
     loopback: bool = False
     root: RootDisk | None = None
+    volumes: tuple[Volume, ...] = ()
     more_disks: bool = False
     seal: Callable[[templates.Kind | None], None] | None = None
     template: bool = False
@@ -392,9 +395,11 @@ class Sandbox:
         if agent is not None:
             try:
                 # A share has what was written before the end of a process is told.  Only disks are to be unmounted
-                if self.config.root is not None or self.config.more_disks or timeline.is_told():
+                config = self.config
+                if config.root is not None or config.volumes or config.more_disks or timeline.is_told():
                     agent.destroy_sandbox(STOP_S)
-                if any(not disk.read_only for disk, _ in self._disks.values()):
+                written = [not disk.read_only for disk, _ in self._disks.values()]
+                if any(written + [not volume.read_only for volume in config.volumes]):
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or has ended: the machine is closed in any case

@@ -17,6 +17,7 @@ from pyvmm_kata.host.mounts import TAG, VSOCK
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.console_log import ConsoleLog
 from pyvmm_kata.sandbox.disks import SERIAL
+from pyvmm_kata.sandbox.guest_devices import serial_of
 from vmm import (
     BootConfig,
     ConsoleConfig,
@@ -160,8 +161,8 @@ class PyvmmVm:
         """A machine that goes on from a template, not yet started; None: it has to boot."""
         if not config.template:
             return None
-        if config.root is not None:
-            timeline.note("boots: its root is on a disk that is there from the start")
+        if config.root is not None or config.volumes:
+            timeline.note("boots: it has disks that are there from the start")
             return None
         kind = kind_of(
             config.kernel,
@@ -368,6 +369,8 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
             raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
     network, root = config.network, config.root
     spares = _spare(network.spares) if network is not None else ""
+    disks = [] if root is None else [DiskConfig(root.path, root.read_only, SERIAL)]
+    disks += [DiskConfig(each.path, each.read_only, serial_of(n)) for n, each in enumerate(config.volumes)]
     return Machine(
         MachineConfig(
             boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
@@ -377,7 +380,7 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
             vsock=vsock,
             nets=network.nets if network is not None else (),
             pmems=(PmemConfig(config.image, read_only=True),),
-            disks=() if root is None else (DiskConfig(root.path, root.read_only, SERIAL),),
+            disks=tuple(disks),
             console=console,
             transport="pci" if config.more_disks else "mmio",
             isolation=_isolation(config),

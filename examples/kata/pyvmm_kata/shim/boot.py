@@ -93,6 +93,7 @@ def start_sandbox(
                 network=network.take_over("" if entry.get("path") else face.namespace("net")),
                 loopback=True,
                 root=None if place.is_shared else bundle.disk,
+                volumes=bundle.volumes,
                 more_disks=place.is_shared and bundle.disk is not None,
                 template=wanted.template == "auto",
                 isolation=wanted.isolation,
