@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
+from typing import TYPE_CHECKING
 
 from pyvmm_kata.config.checks import Json
 from pyvmm_kata.errors import ConfigError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = "/sys/fs/cgroup"
 OVERHEAD = 128 << 20
@@ -103,6 +108,31 @@ class Cgroup:
             _write(f"{self.path}/cgroup.procs", str(pid))
         except OSError as error:
             raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
+
+    def enter_meanwhile(self, *pids: int) -> Callable[[], None]:
+        """Have a thread put processes there.  The kernel waits for a grace period of RCU before it moves the first one,
+        for some ten milliseconds in which other things can be done.
+
+        :returns: waits until they are there; raises HostError when they cannot be put there
+        """
+        errors: list[HostError] = []
+
+        def enter_all() -> None:
+            try:
+                for pid in pids:
+                    self.enter(pid)
+            except HostError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=enter_all, name="cgroup")
+        thread.start()
+
+        def wait() -> None:
+            thread.join()
+            if errors:
+                raise errors[0]
+
+        return wait
 
     def pids(self) -> list[int]:
         """The processes in it.

@@ -92,6 +92,8 @@ class Monitor:
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
         self._has_network = False
+        self._leave_group: Callable[[], None] = lambda: None
+        """Waits until the processes of a machine that was adopted are in the container's control group."""
         self.wanted: Kind | None = None
         """The template that there should be for the next machine like this one."""
 
@@ -178,20 +180,30 @@ class Monitor:
         self._sandbox = sandbox
         self._first.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()))
         cgroup = Cgroup(plan.cgroup)
-        pids = Cgroup(group).pids() if group else []
-        if cgroup.hold(*pids, plan.face.pid):
-            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
+        if not group:
+            if not cgroup.hold(plan.face.pid):
+                self._home = ""
+                self._first.save(cgroup="")
+        elif not cgroup.make():
+            raise HostError(f"{plan.cgroup} cannot be made", code="cgroup")
         else:
-            self._home = ""
-            self._first.save(cgroup="")
-            if group:
-                raise HostError(f"{plan.cgroup} cannot be entered", code="cgroup")
-        if group:
-            Cgroup(group).remove()
+            entered = cgroup.enter_meanwhile(*Cgroup(group).pids(), plan.face.pid)
+
+            def leave() -> None:
+                entered()
+                Cgroup(group).remove()
+
+            self._leave_group = leave
+        if self._home:
+            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
         path = plan.face.namespace("net")
         apart = os.readlink(path) != os.readlink("/proc/self/ns/net")
         self._has_network = True
-        sandbox.begin(plan.container_id, machine_name(spec), path if apart else "")
+        try:
+            sandbox.begin(plan.container_id, machine_name(spec), path if apart else "")
+        except BaseException:
+            self._leave_group()
+            raise
         sandbox.listen(self._on_event)
 
     def create_adopted(self, placed: Placed) -> None:
@@ -200,7 +212,10 @@ class Monitor:
         :raises VmmError: it cannot be made
         """
         assert self._sandbox is not None
-        self._first.create(self._sandbox, placed)
+        try:
+            self._first.create(self._sandbox, placed)
+        finally:
+            self._leave_group()
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 
