@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.oci import control
+from pyvmm_kata.oci.delete import clear, wait_removed
 from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec
 from tests.command import of_threads
@@ -389,6 +391,26 @@ def test_a_monitor_that_is_killed_when_its_container_has_ended(runtime: Runtime)
     assert runtime.check("list", "--quiet") == ""
     assert runtime.run("run", "-b", runtime.bundle("exit 5"), "c1").returncode == 5
     runtime.started("c1", "sleep 600")
+
+
+def test_a_name_is_free_while_its_container_is_removed(tmp_path: Path) -> None:
+    """A folder with many files takes a while."""
+    folder = tmp_path / "c1"
+    for _ in range(3):
+        folder.mkdir()
+        for number in range(300):
+            (folder / f"{number}").touch()
+        gone = {"pid": 0, "startTime": 0, "cgroup": "", "shared": True}
+        (folder / "removed.json").write_text(json.dumps(gone))
+        removing = Thread(target=clear, args=(str(folder), ""))
+        removing.start()
+        while (folder / "removed.json").exists():
+            pass
+        wait_removed(str(folder))
+        folder.mkdir()  # as `create` does
+        removing.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_state_that_cannot_be_read_is_cleared(runtime: Runtime) -> None:

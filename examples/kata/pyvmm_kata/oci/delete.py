@@ -17,7 +17,7 @@ from pyvmm_kata.host import hooks
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import FLAG, one_id, parse
-from pyvmm_kata.oci.sharing import sweep
+from pyvmm_kata.oci.sharing import folder_of, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,8 +190,11 @@ def wait_removed(folder: str) -> None:
             known = json.load(file)
         if not _wait_gone(known, END_S):
             _kill(known)
-        if os.path.exists(f"/proc/self/fd/{place}/{state.REMOVED}"):
-            clear(folder, known["cgroup"])  # it was killed
+        # It was killed, unless the name is another container's now
+        if os.path.exists(f"/proc/self/fd/{place}/{state.REMOVED}") and os.path.samestat(
+            os.stat(folder), os.fstat(place)
+        ):
+            clear(folder, known["cgroup"])
     except (OSError, ValueError):
         pass
     finally:
@@ -199,9 +202,21 @@ def wait_removed(folder: str) -> None:
 
 
 def clear(folder: str, group: str) -> None:
-    """Remove what is left of a container: its control group, and the state's folder."""
+    """Remove what is left of a container: its control group, and the state's folder, whose name is free at once."""
     import shutil
 
     Cgroup(group).remove()
-    shutil.rmtree(folder, ignore_errors=True)
-    sweep(os.path.dirname(folder))
+    root, name = os.path.split(folder)
+    place = folder_of(root, os.getpid())
+    gone = os.path.join(place, f"removed-{name}")
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        os.rename(folder, gone)
+    except OSError:
+        gone = folder
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.rmdir(place)
+    except OSError:
+        pass  # it is the machine's, which is still there
+    sweep(root)
