@@ -109,28 +109,31 @@ class Cgroup:
         except OSError as error:
             raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
 
-    def enter_meanwhile(self, *pids: int) -> Callable[[], None]:
-        """Have a thread put processes there.  The kernel waits for a grace period of RCU before it moves the first one,
-        for some ten milliseconds in which other things can be done.
+    def take_meanwhile(self, group: Cgroup, *pids: int) -> Callable[[], None]:
+        """Have a thread make it, put all processes of another group and *pids* there, and remove that group.
 
-        :returns: waits until they are there; raises HostError when they cannot be put there
+        The kernel waits for a grace period of RCU before it moves a process, for some ten milliseconds in which other
+        things can be done, but nothing with control groups.
+
+        :returns: waits until it is done; raises HostError when they cannot be put there
         """
-        errors: list[HostError] = []
+        errors: list[OSError | HostError] = []
 
-        def enter_all() -> None:
+        def take() -> None:
             try:
-                for pid in pids:
-                    self.enter(pid)
-            except HostError as error:
+                if not self.hold(*group.pids(), *pids):
+                    raise HostError(f"{self.path} cannot be entered", code="cgroup")
+                group.remove()
+            except (OSError, HostError) as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=enter_all, name="cgroup")
+        thread = threading.Thread(target=take, name="cgroup")
         thread.start()
 
         def wait() -> None:
             thread.join()
             if errors:
-                raise errors[0]
+                raise HostError(f"{self.path}: {errors[0]}", code="cgroup") from errors[0]
 
         return wait
 

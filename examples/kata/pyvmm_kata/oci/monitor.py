@@ -92,7 +92,7 @@ class Monitor:
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
         self._has_network = False
-        self._leave_group: Callable[[], None] = lambda: None
+        self._settle: Callable[[], None] = lambda: None
         """Waits until the processes of a machine that was adopted are in the container's control group."""
         self.wanted: Kind | None = None
         """The template that there should be for the next machine like this one."""
@@ -180,29 +180,18 @@ class Monitor:
         self._sandbox = sandbox
         self._first.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()))
         cgroup = Cgroup(plan.cgroup)
-        if not group:
-            if not cgroup.hold(plan.face.pid):
-                self._home = ""
-                self._first.save(cgroup="")
-        elif not cgroup.make():
-            raise HostError(f"{plan.cgroup} cannot be made", code="cgroup")
-        else:
-            entered = cgroup.enter_meanwhile(*Cgroup(group).pids(), plan.face.pid)
-
-            def leave() -> None:
-                entered()
-                Cgroup(group).remove()
-
-            self._leave_group = leave
-        if self._home:
-            cgroup.limit_memory(plan.settings.size(self._resources)[0], self._resources)
+        if group:
+            self._settle = cgroup.take_meanwhile(Cgroup(group), plan.face.pid)
+        elif not cgroup.hold(plan.face.pid):
+            self._home = ""
+            self._first.save(cgroup="")
         path = plan.face.namespace("net")
         apart = os.readlink(path) != os.readlink("/proc/self/ns/net")
         self._has_network = True
         try:
             sandbox.begin(plan.container_id, machine_name(spec), path if apart else "")
         except BaseException:
-            self._leave_group()
+            self._settle()
             raise
         sandbox.listen(self._on_event)
 
@@ -215,8 +204,9 @@ class Monitor:
         try:
             self._first.create(self._sandbox, placed)
         finally:
-            self._leave_group()
+            self._settle()
         if self._home:
+            Cgroup(self._home).limit_memory(self._size[0], self._resources)
             Cgroup(self._home).limit_cpu(self._resources)
 
     def start(self, *, removes: bool) -> None:
