@@ -240,7 +240,7 @@ def run_as_shown(command: str, output: str, folder: Path) -> None:
         command, shell=True, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout) == (0, output), f"{command}\n{done.stderr}"
-    assert not list(Path("/run/pyvmm-oci").glob("*"))
+    eventually(lambda: not list(Path("/run/pyvmm-oci").glob("*")), "something is left")
 
 
 def serve_as_shown(command: str, folder: Path, end: signal.Signals) -> tuple[str, int]:

@@ -193,7 +193,7 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path)
     log = numbers(oci.rootfs / "log")
     assert log == list(range(1, len(log) + 1)), "the open file is the same"
     oci.check("delete", "c2")
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 def test_copies_are_others(oci: Oci, tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_copies_are_others(oci: Oci, tmp_path: Path) -> None:
     assert len((oci.folder / "c1.out").read_text().split()) > len(before), "the source goes on"
     for name in ("c1", "c2", "c3"):
         oci.check("delete", "--force", name)
-    assert leftovers(oci.folder) == []
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
