@@ -269,6 +269,24 @@ def test_a_life_on_a_disk(runtime: Runtime, disk: Path) -> None:
     runtime.check("delete", "--force", "c2")
 
 
+@needs_namespaces
+def test_a_container_with_a_disk_is_not_checkpointed(runtime: Runtime, disk: Path, device: str, tmp_path: Path) -> None:
+    """It could not go on, and would have ended."""
+    (tmp_path / "other").mkdir()
+    status = os.stat(device)
+    linux = with_device(tmp_path / "other", os.major(status.st_rdev), os.minor(status.st_rdev)).spec["linux"]
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("root.path", {"root": {"path": str(disk)}}),
+        ("linux", {"linux": linux}),
+    )
+    for field, changes in cases:
+        runtime.started("c1", "sleep 600", **changes)
+        done = runtime.run("checkpoint", "--image-path", str(tmp_path / "image"), "c1")
+        assert done.returncode == 1 and field in done.stderr and "is a disk" in done.stderr
+        assert runtime.state("c1")["status"] == "running"
+        runtime.check("delete", "--force", "c1")
+
+
 def test_a_root_that_cannot_be(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "zero").write_bytes(bytes(4096))
     for path, words in ((tmp_path / "zero", "no file system on it"), ("/dev/null", "no directory, image file or")):

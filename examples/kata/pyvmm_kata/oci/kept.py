@@ -96,10 +96,7 @@ class Kept(NamedTuple):
             )
         if shared:
             raise bad("linux.namespaces", "a checkpoint goes on in a machine of its own, not in another container's")
-        if bundle.disk is not None:
-            raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
-        if bundle.volumes:
-            raise bad("linux.devices", f"{bundle.volumes[0].path} is a disk, which a checkpoint does not have")
+        check_disks(bundle)
         for name, value in _made_of(bundle.spec).items():
             if value != self.made_of.get(name):
                 raise bad(name, "is not what it was when the checkpoint was made")
@@ -108,6 +105,16 @@ class Kept(NamedTuple):
 def digest_of(policy: Policy | None) -> str:
     """What tells one policy from another; empty for none."""
     return blake2b(policy.text.encode(), digest_size=16).hexdigest() if policy is not None else ""
+
+
+def check_disks(bundle: Bundle) -> None:
+    """
+    :raises ConfigError: its machine has disks, which are no part of a checkpoint
+    """
+    if bundle.disk is not None:
+        raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
+    if bundle.volumes:
+        raise bad("linux.devices", f"{bundle.volumes[0].path} is a disk, which a checkpoint does not have")
 
 
 def _made_of(spec: Json) -> Json:

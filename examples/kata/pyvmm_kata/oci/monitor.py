@@ -220,6 +220,9 @@ class Monitor:
         return (plan.kept.memory, plan.kept.vcpus) if plan.kept else plan.settings.size(self._resources)
 
     def _may_save(self) -> None:
+        from pyvmm_kata.oci.kept import check_disks
+
+        check_disks(self._plan.bundle)
         with self._lock:
             ids = [each.plan.container_id for each in self._services.values()]
         if len(ids) > 1:
