@@ -61,6 +61,22 @@ def run_example(kernel: str, folder: Path, script: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@contextlib.contextmanager
+def loop_device(image: Path) -> Iterator[str]:
+    """The path of a loop device of *image*; the test is skipped where there is none."""
+    modprobe = shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin:/run/lab")
+    if modprobe:
+        subprocess.run([modprobe, "loop"])
+    done = subprocess.run(["losetup", "-f", "--show", str(image)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.skip("this host has no loop devices")
+    path = done.stdout.strip()
+    try:
+        yield path
+    finally:
+        tool("losetup", "-d", path)
+
+
 def complaints(guest: Guest) -> list[str]:
     """What the guest's kernel has logged as a warning (level 4) or worse."""
     assert int(guest.check("dmesg | wc -l")) > 50

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.disk_program import DISKS
-from tests.guest.shared import INSTALL_PROGRAMS, complaints, programs_disk, running, show, tool
+from tests.guest.shared import INSTALL_PROGRAMS, complaints, loop_device, programs_disk, running, show, tool
 from tests.guest.vmfixture import Guest
 from tools import guest as recipes
 from vmm import DiskConfig
@@ -396,14 +395,8 @@ def block_device(tmp_path: Path) -> Iterator[str]:
     image = tmp_path / "backing.img"
     image.touch()
     os.truncate(image, 16 * MIB)
-    modprobe = shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin:/run/lab")
-    if modprobe:
-        subprocess.run([modprobe, "loop"])
-    done = subprocess.run(["losetup", "-f", "--show", str(image)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        pytest.skip("this host has no loop devices")
-    yield done.stdout.strip()
-    tool("losetup", "-d", done.stdout.strip())
+    with loop_device(image) as path:
+        yield path
 
 
 def test_full_host_file_system(small_file_system: Path, boot: Boot, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, eventually, leftovers
-from tests.guest.shared import tool
+from tests.guest.shared import loop_device, tool
 
 TASK = "containerd.task.v2"
 
@@ -98,14 +98,9 @@ def device(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The backing file of a loop device of 4 MiB, and its number."""
     image = tmp_path / "volume.img"
     image.write_bytes(bytes(4 << 20))
-    if modprobe := shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin:/run/lab"):
-        subprocess.run([modprobe, "loop"])
-    done = subprocess.run(["losetup", "-f", "--show", str(image)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        pytest.skip("this host has no loop devices")
-    status = os.stat(done.stdout.strip())
-    yield image, {"type": "b", "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-    tool("losetup", "-d", done.stdout.strip())
+    with loop_device(image) as path:
+        status = os.stat(path)
+        yield image, {"type": "b", "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
 
 
 def test_a_block_device_as_a_volume(oci: Oci, device: tuple[Path, dict[str, Any]]) -> None:

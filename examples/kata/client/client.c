@@ -88,6 +88,20 @@ const char *channel_line(struct channel *channel)
 	return channel->line;
 }
 
+int signals_take(bool children, sigset_t *before)
+{
+	static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaddset(&set, forwarded[i]);
+	if (children)
+		sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, before);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
 int channel_read(struct channel *channel)
 {
 	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
@@ -288,10 +302,9 @@ static int state_print(const struct options *options)
 /* Have the monitor do it; the exit status, -1: it did not. */
 static int exec_by_monitor(const struct options *options)
 {
-	static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
 	struct channel channel = { .fd = monitor_connect(options) };
 	int process = -1, signals, status = -1;
-	sigset_t set, before;
+	sigset_t before;
 
 	if (channel.fd < 0)
 		return -1;
@@ -303,11 +316,7 @@ static int exec_by_monitor(const struct options *options)
 	if (!options->detach && !pid_write(options->pid_file, getpid()))
 		return -1;
 	/* What comes before the process runs is forwarded once it does. */
-	sigemptyset(&set);
-	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
-		sigaddset(&set, forwarded[i]);
-	sigprocmask(SIG_BLOCK, &set, &before);
-	signals = signalfd(-1, &set, SFD_CLOEXEC);
+	signals = signals_take(false, &before);
 	if (signals >= 0 && request_send(channel.fd, options, process) && channel_started(&channel))
 		status = options->detach ? leave_child(options, &channel, signals) : process_attend(&channel, signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);

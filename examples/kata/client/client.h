@@ -3,6 +3,7 @@
 #ifndef CLIENT_H
 #define CLIENT_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -60,6 +61,12 @@ const char *channel_line(struct channel *channel);
 
 /* 0, or -EPIPE: the other end is gone. */
 int channel_read(struct channel *channel);
+
+/*
+ * Block the signals that are a container's, and SIGCHLD if `children`: a descriptor that tells of them (signalfd(2)), or -1.
+ * `before` is the mask until now.
+ */
+int signals_take(bool children, sigset_t *before);
 
 /* -- containers in machines of a pool, which a process of the pool makes for us (pool.c) ------------------------------ */
 

@@ -292,20 +292,15 @@ static const char *answer_wait(struct channel *channel, int signals, int millise
 
 int run_by_pool(const struct options *options, char *const *arguments, bool *left)
 {
-	static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD };
 	struct channel channel = { .fd = pool_connect(options->root) };
 	const char *line;
-	sigset_t set, before;
+	sigset_t before;
 	int signals, status = -1, number;
 
 	*left = false;
 	if (channel.fd < 0)
 		return -1;
-	sigemptyset(&set);
-	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
-		sigaddset(&set, wanted[i]);
-	sigprocmask(SIG_BLOCK, &set, &before);
-	signals = signalfd(-1, &set, SFD_CLOEXEC);
+	signals = signals_take(true, &before);
 	if (signals >= 0 && request_send(channel.fd) && (line = answer_wait(&channel, signals, TAKE_MS)) &&
 	    !strncmp(line, READY, strlen(READY)) && command_send(channel.fd, arguments)) {
 		while ((line = answer_wait(&channel, signals, -1)) && !strncmp(line, "{\"face\":", 8)) {
