@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest.h"
 
+#include <dirent.h>
 #include <poll.h>
 
 #include <sys/mman.h>
@@ -170,4 +171,16 @@ int test_main(const struct test *tests, int argc, char **argv)
 		return 2;
 	}
 	return 0;
+}
+
+int count_dir(const char *path)
+{
+	DIR *dir = opendir(path);
+	int n = 0;
+
+	CHECK(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
 }

@@ -86,6 +86,9 @@ uint32_t guest_take(struct guest *g, uint32_t *len);
 /* Wait up to 20 s for an eventfd and clear it; false on timeout. */
 bool event_wait(int fd);
 
+/* How many entries a directory has. */
+int count_dir(const char *path);
+
 /* What the fuzzers of devices share: how input is taken, how a broken promise ends. */
 
 #define require(what)                                                                          \

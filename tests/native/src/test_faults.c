@@ -15,7 +15,6 @@
 #include "vcpu/bus.h"
 #include "vsock/vsock.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -83,25 +82,13 @@ int __wrap_fdatasync(int fd)
 	return __atomic_load_n(&disk_fails, __ATOMIC_ACQUIRE) ? -1 : __real_fdatasync(fd);
 }
 
-static int open_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int n = 0;
-
-	CHECK(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 void each_call_fails(int (*make)(void))
 {
 	uint32_t failed = 0;
 
 	CHECK_EQ(make(), 0); /* what is made once stays */
 	for (uint32_t at = 1;; at++) {
-		int before = open_descriptors(), err;
+		int before = count_dir("/proc/self/fd"), err;
 		bool all;
 
 		fails_at = at;
@@ -109,7 +96,7 @@ void each_call_fails(int (*make)(void))
 		all = fails_at != 0;
 		fails_at = 0;
 		CHECK(err <= 0);
-		CHECK_EQ(open_descriptors(), before);
+		CHECK_EQ(count_dir("/proc/self/fd"), before);
 		if (all) {
 			CHECK_EQ(err, 0);
 			break;

@@ -2,7 +2,6 @@
 /* What only goes wrong with something else going on: depth, several queues, a guest that rewrites its ring, a stop. */
 #include "disk.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -250,18 +249,6 @@ static void stop_with_io_in_flight(void)
 		disk_close(&d);
 	}
 	free(before);
-}
-
-static int count_dir(const char *path)
-{
-	DIR *dir = opendir(path);
-	int n = 0;
-
-	CHECK(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
 }
 
 static void nothing_is_left_behind(void)
