@@ -28,8 +28,7 @@ from pyvmm_kata.config import policy
 from pyvmm_kata.config.checks import check_id
 from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.ttrpc import MAX_DATA, Client, RpcError
-from tests.kata.programs import agent_here
-from tests.native.programs import compiler
+from tests.native.programs import agent_here, compiler
 
 AGENT = "grpc.AgentService"
 PATIENCE = 120.0

@@ -19,8 +19,7 @@ import pytest
 
 from pyvmm_kata import protobuf
 from pyvmm_kata.ttrpc import Client, RpcError
-from tests.kata.programs import agent_here
-from tests.native.programs import compiler
+from tests.native.programs import agent_here, compiler
 
 AGENT = "grpc.AgentService"
 PATIENCE = 120.0

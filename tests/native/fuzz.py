@@ -18,9 +18,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tests.kata.programs import fuzz_agent
 from tests.native.fuzz_python import coverage as python_coverage
-from tests.native.programs import BUILD, HERE, VMM, compiler, names_of_tests, program
+from tests.native.programs import BUILD, HERE, VMM, compiler, fuzz_agent, names_of_tests, program
 
 TARGETS = ("fuzz_ring", "fuzz_blk", "fuzz_fs", "fuzz_vsock", "fuzz_net", "fuzz_small", "fuzz_agent", "fuzz_python")
 CORPUS = HERE / "corpus"

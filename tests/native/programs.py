@@ -103,3 +103,48 @@ def names_of_tests(name: str) -> list[str]:
     """The tests in ``src/NAME.c``, in their order there."""
     text = (SRC / f"{name}.c").read_text(encoding="utf-8")
     return re.findall(r"\bT\((\w+)\)", text[text.index("static const struct test tests[]") :])
+
+
+# -- the agent of the container runtime's guest ---------------------------------------------------------------------
+
+AGENT_SRC = HERE.parent / "kata" / "src"
+AGENT_BUILD = HERE.parents[1] / "build" / "tests-kata"
+# Relative: each test has a directory of its own.
+PLACES = ('-DAGENT_DIR="agent"', '-DCGROUP_DIR="cgroup"', '-DCRUN="./crun"', '-DPROC_SYS="sysctl"')
+PARSER = ("call.c", "json.c", "loop.c", "oci.c", "oci_linux.c", "oci_guest.c", "policy.c", "ttrpc.c", "util.c")
+
+
+def _agent_program(name: str, sanitizer: str, parts: list[Path], places: tuple[str, ...] = PLACES) -> Path:
+    from image import agent
+
+    cc = needed_compiler(sanitizer)
+    digest = hashlib.sha256(" ".join([cc, *FLAGS, *SANITIZERS[sanitizer], *places]).encode())
+    for path in [AGENT_SRC / f"{name}.c", *agent.inputs()]:
+        digest.update(path.read_bytes())
+    folder = AGENT_BUILD / f"{name}-{sanitizer}-{digest.hexdigest()[:16]}"
+    target = folder / name
+    if not target.exists():
+        messages = agent.generate(folder / "messages")
+        sources = [AGENT_SRC / f"{name}.c", *parts, *messages]
+        options = [*FLAGS, *SANITIZERS[sanitizer], *places, *agent.DEFINES, *agent.includes(folder / "messages")]
+        command = [cc, *options, "-o", str(target.with_suffix(".new")), *map(str, sources), agent.LIBRARY]
+        subprocess.run(command, check=True)
+        target.with_suffix(".new").rename(target)
+    return target
+
+
+def agent_here(places: tuple[str, ...] = PLACES) -> Path:
+    """The agent as a program of this machine's, under ASan and UBSan. CalledProcessError if it does not compile.
+
+    :param places: definitions of where its files are; none: where they are in a guest
+    """
+    from image import agent
+
+    return _agent_program("agent_here", "asan", [path for path in agent.sources() if path.name != "main.c"], places)
+
+
+def fuzz_agent() -> Path:
+    """The fuzzer of the agent's connection; the same."""
+    from image import agent
+
+    return _agent_program("fuzz_agent", "fuzzer", [agent.SOURCE / part for part in PARSER])
