@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vmm.virtio.blk import DiskConfig as DiskConfig
     from vmm.virtio.console import ConsoleConfig as ConsoleConfig
     from vmm.virtio.fs import ShareConfig as ShareConfig
+    from vmm.virtio.mem import HotplugMemoryConfig as HotplugMemoryConfig
     from vmm.virtio.net import NetConfig as NetConfig
     from vmm.virtio.net import Publish as Publish
     from vmm.virtio.pmem import PmemConfig as PmemConfig

@@ -23,6 +23,10 @@ HOLE_START = 0xC000_0000
 """Where the 32-bit hole for devices begins: 3 GiB."""
 HOLE_END = 0x1_0000_0000
 """RAM goes on here: 4 GiB."""
+HOTPLUG_ALIGN = 2 << 30
+"""Memory that is added begins at a multiple of this: of the largest piece in which Linux adds memory on any machine."""
+ADDRESSES_END = 1 << 39
+"""What the CPUs with the fewest address lines have."""
 HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
 HUGE_2M = 2 << 20
 _MAP_NORESERVE = 0x4000
@@ -112,11 +116,20 @@ class Region:
         return f"Region({self.gpa:#x}..{self.end:#x})"
 
 
-def regions(size: int) -> tuple[Region, ...]:
-    """How *size* bytes of RAM lie around the hole between 3 and 4 GiB."""
+def regions(size: int, hotplug: int = 0) -> tuple[Region, ...]:
+    """How *size* bytes of RAM lie around the hole between 3 and 4 GiB, and behind them *hotplug* bytes that a guest
+    gets later, if at all."""
     if size <= HOLE_START:
-        return (Region(0, size, 0),)
-    return (Region(0, HOLE_START, 0), Region(HOLE_END, size - HOLE_START, HOLE_START))
+        first: tuple[Region, ...] = (Region(0, size, 0),)
+    else:
+        first = (Region(0, HOLE_START, 0), Region(HOLE_END, size - HOLE_START, HOLE_START))
+    return (*first, Region(hotplug_base(size), hotplug, size)) if hotplug else first
+
+
+def hotplug_base(size: int) -> int:
+    """Where memory begins that is added to *size* bytes of RAM."""
+    end = size if size <= HOLE_START else HOLE_END + size - HOLE_START
+    return -(-max(end, HOLE_END) // HOTPLUG_ALIGN) * HOTPLUG_ALIGN
 
 
 def data_ranges(file: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
@@ -175,6 +188,9 @@ def _say_why(result: int) -> None:
 class GuestMemory:
     """Guest RAM of *size* bytes (a multiple of 4 KiB, at least one page), zeroed.
 
+    The last *hotplug* bytes of it are no part of what the guest has at first: they lie at an address of their own, the
+    last of :attr:`regions`, and cost the host nothing until somebody touches them.
+
     Every access is checked: an address range that is not wholly inside one region raises :class:`GuestError`.
     :meth:`read` copies once; :meth:`view` does not copy.
 
@@ -182,6 +198,7 @@ class GuestMemory:
     memfd, :attr:`fd`, which another process can map, region *r* at ``r.offset`` (and huge pages depend on the host's
     setting for shared memory).
 
+    :ivar first: those of :attr:`regions` that the guest has from the start
     :ivar file: a descriptor of what it lies over, or -1
     :ivar on_demand: pages are filled when they are touched: another process that maps :attr:`fd` sees holes unless it
         takes part (:meth:`admit`)
@@ -192,7 +209,7 @@ class GuestMemory:
 
     :param huge_pages: ``auto``: transparent ones for private memory; ``thp``: for shared memory too; ``none``; or
         ``hugetlb``: reserved 2 MiB pages, of which *size* is a multiple
-    :param prefault: touch all of it now, so that no guest access waits for a page
+    :param prefault: touch all that the guest has at first now, so that no access to it waits for a page
     :param shared: make it a memfd
     :param file: a descriptor, open for reading, of at least *size* bytes; needed during this call only
     :raises ConfigError: a size or mode that cannot be
@@ -200,11 +217,20 @@ class GuestMemory:
     """
 
     def __init__(
-        self, size: int, *, huge_pages: str = "auto", prefault: bool = False, shared: bool = False, file: int = -1
+        self,
+        size: int,
+        *,
+        huge_pages: str = "auto",
+        prefault: bool = False,
+        shared: bool = False,
+        file: int = -1,
+        hotplug: int = 0,
     ) -> None:
         _check(size, huge_pages)
         self.size = size
-        self.regions = regions(size)
+        self._at_first = size - hotplug
+        self.first = regions(self._at_first)
+        self.regions = regions(self._at_first, hotplug)
         self.fd = self.file = -1
         self._layers: list[Layer] = []
         self.over_file = file >= 0 and not shared and huge_pages != "hugetlb"
@@ -533,14 +559,14 @@ class GuestMemory:
             lib.fill_client_drop(self._fill, client)
 
     def prefault(self) -> None:
-        """Touch all of it now, and after each :meth:`clear`."""
+        """Touch all that the guest has at first now, and after each :meth:`clear`."""
         self._prefaulted = True
         try:
-            self._map.madvise(_MADV_POPULATE_WRITE, self._start, self.size)
+            self._map.madvise(_MADV_POPULATE_WRITE, self._start, self._at_first)
             return
         except OSError:
             pass  # before Linux 5.14
-        for offset in range(0, self.size, PAGE):
+        for offset in range(0, self._at_first, PAGE):
             self._view[offset] = 0
 
     def clear(self) -> None:
@@ -560,6 +586,19 @@ class GuestMemory:
             self._map.madvise(_MADV_REMOVE if self.fd >= 0 else mmap.MADV_DONTNEED, self._start, self.size)
         if self._prefaulted:
             self.prefault()
+
+    @property
+    def backing(self) -> int:
+        """What its pages are: ``RAM_ANONYMOUS``, ..., for :func:`ram_release`."""
+        return int(lib.RAM_SHARED if self.fd >= 0 else lib.RAM_OVER_FILE if self.over_file else lib.RAM_ANONYMOUS)
+
+    def release(self, gpa: int, length: int) -> bool:
+        """Give pages back to the host: they are zero when they are touched again.
+
+        :returns: False: they are zero, but the host does not take them
+        """
+        at = self._base + self.offset(gpa, length)
+        return bool(lib.ram_release(at, length, self.backing, self.native_fill) == 0)
 
     def offset(self, gpa: int, length: int) -> int:
         """Where the range lies in RAM, which begins at 0 and has no hole.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, complaints, programs_disk
 from tests.guest.vmfixture import Guest
-from vmm import BalloonConfig, DiskConfig, HostError, MemoryConfig
+from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, MemoryConfig, ShareConfig
 from vmm.memory import GuestMemory
 from vmm.native import ffi, lib
 
@@ -230,3 +231,39 @@ def test_a_guest_short_of_memory_takes_it_out_of_the_balloon(boot: Boot) -> None
     wait_until("a large balloon", lambda: guest.machine.balloon.stats()["actual"] > 150 * MIB)
     guest.check("mount -t tmpfs -o size=100% none /mnt && dd if=/dev/zero of=/mnt/f bs=1M count=80 2>/dev/null")
     assert guest.machine.balloon.stats()["actual"] < 160 * MIB
+
+
+# -- memory that is added while it runs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("transport", "shared", "size"), [("mmio", True, 256), ("pci", False, 512)])
+def test_a_guest_gets_memory_and_gives_it_back(
+    boot: Boot, tmp_path: Path, transport: str, shared: bool, size: int
+) -> None:
+    """The server of a share, another process where memory is shared, reads what is in it."""
+    shares = (ShareConfig(str(tmp_path), tag="s", isolation="process" if shared else "thread"),)
+    more, fill = HotplugMemoryConfig(size * MIB), size - 112
+    guest = boot(memory=MemoryConfig(128 * MIB), hotplug_memory=more, transport=transport, shares=shares)
+    machine, first = guest.machine, total(guest)
+    used = resident(guest)
+
+    def plugged() -> int:
+        return machine.hotplug_memory.stats()["plugged"]
+
+    with pytest.raises(ConfigError, match="not 0 to"):
+        machine.resize_memory((128 + size + 2) * MIB)
+    machine.resize_memory((128 + size) * MIB)
+    wait_until("all that there is", lambda: plugged() == size * MIB)
+    wait_until("it is used", lambda: total(guest) == first + size * MIB)
+    guest.check(USE.format(fill))
+    assert resident(guest) > used + (fill - 10) * MIB
+    guest.check("mkdir /tmp/s && mount -t virtiofs s /tmp/s && dd if=/dev/vda of=/mnt/g bs=1M count=32 2>/dev/null")
+    words = guest.check("cp /mnt/g /tmp/s/f && md5sum /mnt/g").split()
+    with open(tmp_path / "f", "rb") as file:
+        assert hashlib.file_digest(file, "md5").hexdigest() == words[0]
+    guest.check(f"umount /tmp/s; {FREE}; echo 3 >/proc/sys/vm/drop_caches")
+    machine.resize_memory(128 * MIB)
+    wait_until("most of it back", lambda: plugged() <= size // 4 * MIB)
+    wait_until("memory of the host", lambda: resident(guest) < used + (size // 4 + 32) * MIB)
+    assert total(guest) <= first + size // 4 * MIB
+    assert not complaints(guest)

@@ -321,6 +321,7 @@ ALL = {
     "no-rng": "--rng off",
     "console": "--console-device virtio",
     "balloon": "--balloon free-page-reporting=on",
+    "memory": "--hotplug-memory size=128M",
     "vsock": "--vsock uds={folder}/v",
     "gdb": "--gdb unix:{folder}/g",
     "control": "--control {folder}/c",

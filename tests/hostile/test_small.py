@@ -1,5 +1,5 @@
-"""Guests that break their balloon, persistent memory or console: pages that are not theirs, requests that are none,
-chains of the wrong kind, readers that never read."""
+"""Guests that break their balloon, memory device, persistent memory or console: pages that are not theirs, requests
+that are none, chains of the wrong kind, readers that never read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon import device as balloon_spec
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
 from vmm.virtio.console.device import RX, TX, VirtioConsole
+from vmm.virtio.mem import HotplugMemoryConfig
+from vmm.virtio.mem import device as mem_spec
+from vmm.virtio.mem.device import HotplugMemory
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem import device as pmem_spec
 from vmm.virtio.pmem.device import Pmem
@@ -359,3 +362,127 @@ def test_chains_of_any_kind(pipe: tuple[int, int]) -> None:
         guest.reset()
     stats = console.stats()
     assert stats["tx_dropped"] == 0
+
+
+# -- the memory device -----------------------------------------------------------------------------------------------
+
+MORE, BLOCK, ADDR = 256 << 20, 2 << 20, 4 << 30
+PLUG, UNPLUG, UNPLUG_ALL, STATE = 0, 1, 2, 3
+ACK, NACK, ERROR = mem_spec.MEM_RESP_ACK, mem_spec.MEM_RESP_NACK, mem_spec.MEM_RESP_ERROR
+
+
+def make_mem(requested: int = MORE // 2) -> Guest:
+    device = HotplugMemory(HotplugMemoryConfig(MORE), ADDR)
+    device.resize(requested)
+    guest = Guest(device, memory=GuestMemory(RAM + MORE, hotplug=MORE))
+    guest.start()
+    return guest
+
+
+def ask_mem(guest: Guest, kind: int, addr: int, count: int) -> int:
+    room = guest.room(10)
+    guest.queues[0].send(guest.data(struct.pack(mem_spec.MEM_REQ_FORMAT, kind, addr, count)), room)
+    return guest.memory.read_int(room.gpa, 2)
+
+
+@pytest.mark.parametrize("kind", [PLUG, UNPLUG, STATE])
+@pytest.mark.parametrize(
+    "addr, count",
+    [
+        (ADDR, 0),
+        (ADDR, 65535),
+        (ADDR + 4096, 1),
+        (ADDR + BLOCK - 1, 1),
+        (ADDR - BLOCK, 1),
+        (ADDR - BLOCK, 2),
+        (ADDR + MORE - BLOCK, 2),
+        (ADDR + MORE, 1),
+        (0, 1),
+        ((1 << 64) - BLOCK, 1),
+        ((1 << 64) - BLOCK, 65535),
+    ],
+)
+def test_blocks_that_are_none(kind: int, addr: int, count: int) -> None:
+    with make_mem() as guest:
+        assert ask_mem(guest, PLUG, ADDR, 2) == ACK
+        guest.memory.write(ADDR, b"x" * PAGE)
+        assert ask_mem(guest, kind, addr, count) == ERROR
+        assert guest.config(40, 8) == 2 * BLOCK
+        assert guest.memory.read(ADDR, PAGE) == b"x" * PAGE
+
+
+def test_memory_taken_twice_and_given_back_twice() -> None:
+    """Also where it overlaps by one block; nothing of such a request is done."""
+    with make_mem() as guest:
+        assert ask_mem(guest, PLUG, ADDR + 4 * BLOCK, 2) == ACK
+        for first, count in ((4, 2), (5, 1), (3, 2), (5, 2), (0, 8)):
+            assert ask_mem(guest, PLUG, ADDR + first * BLOCK, count) == ERROR
+        for first, count in ((3, 2), (5, 2), (0, 8), (6, 1)):
+            assert ask_mem(guest, UNPLUG, ADDR + first * BLOCK, count) == ERROR
+        assert guest.config(40, 8) == 2 * BLOCK
+        assert ask_mem(guest, UNPLUG, ADDR + 4 * BLOCK, 2) == ACK
+        assert ask_mem(guest, UNPLUG, ADDR + 4 * BLOCK, 2) == ERROR
+
+
+def test_more_memory_than_the_host_wants_to_give() -> None:
+    with make_mem(4 * BLOCK) as guest:
+        assert ask_mem(guest, PLUG, ADDR, 5) == NACK
+        assert ask_mem(guest, PLUG, ADDR, 4) == ACK
+        assert ask_mem(guest, PLUG, ADDR + 8 * BLOCK, 1) == NACK
+        guest.device.resize(2 * BLOCK)  # type: ignore[attr-defined]
+        assert ask_mem(guest, UNPLUG, ADDR, 1) == ACK
+        assert ask_mem(guest, PLUG, ADDR, 1) == NACK
+
+
+@pytest.mark.parametrize("kind", [4, 255, 65535])
+def test_requests_to_the_memory_device_that_are_none(kind: int) -> None:
+    with make_mem() as guest:
+        assert ask_mem(guest, kind, ADDR, 1) == ERROR
+        room = guest.room(10)
+        guest.queues[0].send(guest.data(b"\0" * 20), room)
+        assert guest.memory.read_int(room.gpa, 2) == ERROR
+        offer(guest, 0, guest.data(bytes(24)), guest.room(9))
+        guest.wait_needs_reset()
+        guest.start()
+        assert ask_mem(guest, PLUG, ADDR, 1) == ACK
+
+
+def test_requests_and_rings_in_memory_that_is_not_plugged() -> None:
+    """It harms itself: what it writes there is lost when the block is taken back, and the device lives."""
+    with make_mem() as guest:
+        request = struct.pack(mem_spec.MEM_REQ_FORMAT, PLUG, ADDR, 1)
+        guest.memory.write(ADDR, request)
+        queue = guest.queues[0]
+        queue.send(Buffer(ADDR, len(request)), Buffer(ADDR + PAGE, 10, writable=True))
+        assert guest.memory.read_int(ADDR + PAGE, 2) == ACK
+        unplug = guest.data(struct.pack(mem_spec.MEM_REQ_FORMAT, UNPLUG, ADDR, 1))
+        queue.send(unplug, Buffer(ADDR + PAGE, 10, writable=True))
+        assert guest.memory.read(ADDR, PAGE) == bytes(PAGE), "the answer came behind"
+        guest._free = ADDR + 8 * BLOCK
+        guest.start()
+        assert ask_mem(guest, PLUG, ADDR + 8 * BLOCK, 1) == ACK
+        queue = guest.queues[0]
+        queue.offer(queue.chain([guest.data(struct.pack(mem_spec.MEM_REQ_FORMAT, UNPLUG_ALL, 0, 0)), guest.room(10)]))
+        queue.kick()
+        guest.wait_for("the end of its rings", lambda: guest.config(40, 8) == 0)
+        guest._free = 0x10000
+        guest.start()
+        assert ask_mem(guest, PLUG, ADDR, 1) == ACK
+
+
+def test_whatever_is_asked_of_the_memory_device() -> None:
+    chance = random.Random(3)
+    with make_mem() as guest:
+        plugged = [False] * (MORE // BLOCK)
+        for _ in range(400):
+            kind, first, count = chance.choice((PLUG, UNPLUG)), chance.randrange(len(plugged)), chance.randrange(1, 24)
+            piece = plugged[first : first + count]
+            wanted = ACK
+            if piece != [kind == UNPLUG] * count:
+                wanted = ERROR
+            elif kind == PLUG and sum(plugged) + count > MORE // 2 // BLOCK:
+                wanted = NACK
+            assert ask_mem(guest, kind, ADDR + first * BLOCK, count) == wanted
+            if wanted == ACK:
+                plugged[first : first + count] = [kind == PLUG] * count
+            assert guest.config(40, 8) == sum(plugged) * BLOCK

@@ -22,6 +22,7 @@ from vmm import (
     ConfigError,
     DiskConfig,
     HostError,
+    HotplugMemoryConfig,
     Machine,
     MachineConfig,
     NetConfig,
@@ -40,7 +41,8 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), re
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    with Machine(tiny.config(tiny.make(tmp_path))) as made:
+    config = replace(tiny.config(tiny.make(tmp_path)), hotplug_memory=HotplugMemoryConfig(128 << 20))
+    with Machine(config) as made:
         made.start()
         yield made
 
@@ -83,6 +85,10 @@ def test_what_the_machine_is_and_does(path: str, machine: Machine) -> None:
         ask(path, "pause")
     ask(path, "resume")
     assert machine.state == "running"
+    ask(path, "resize-memory", size=96 << 20)
+    assert machine.hotplug_memory.stats()["requested"] == 64 << 20
+    with pytest.raises(ConfigError, match="not 0 to"):
+        ask(path, "resize-memory", size=16 << 20)
     ask(path, "stop")
     assert machine.wait(30) is not None
 

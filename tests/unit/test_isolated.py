@@ -26,6 +26,7 @@ from vmm import (
     DiskConfig,
     GuestError,
     HostError,
+    HotplugMemoryConfig,
     Machine,
     MachineConfig,
     ShareConfig,
@@ -68,7 +69,10 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
-    machine: Any = Machine(config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation))
+    more = HotplugMemoryConfig(128 << 20)
+    machine: Any = Machine(
+        config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation, hotplug_memory=more)
+    )
     with machine:
         events = machine.events()
         assert machine.state == "made" and machine.end is None
@@ -86,6 +90,11 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         assert names[0] == "made" and names[-1] == "first-run"
         (vcpu,), counted = machine.figures()["vcpus"], {row["name"]: row for row in machine.figures()["devices"]}
         assert vcpu["c"] > 0 and "python" in vcpu and counted[f"disk {disk}"]["reads"] == 0
+        machine.resize_memory(machine.config.memory.size + (64 << 20))
+        counted = {row["name"]: row for row in machine.figures()["devices"]}
+        assert counted["hotplug memory"]["requested"] == 64 << 20 and not counted["hotplug memory"]["plugged"]
+        with pytest.raises(ConfigError, match="not 0 to"):
+            machine.resize_memory(1)
         machine.pause()
         assert machine.state == "paused"
         with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):

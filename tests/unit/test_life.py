@@ -14,7 +14,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import ConfigError, DiskConfig, EndEvent, Event, Machine
+from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
@@ -79,6 +79,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "fork": fork_and_close,
     "prepare_forks": lambda machine: machine.prepare_forks(1),
     "reset": lambda machine: machine.reset(),
+    "resize_memory": lambda machine: machine.resize_memory(machine.config.memory.size),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),
     "stop": lambda machine: machine.stop(),
@@ -107,6 +108,8 @@ def test_every_call_in_every_state(tmp_path: Path, call: str, state: str) -> Non
     config = tiny.config(tiny.make(tmp_path, tiny.SPIN), cpus=2, disks=(DiskConfig(str(image)),))
     if call in ("plug", "unplug"):
         config = replace(config, transport="pci")
+    if call == "resize_memory":
+        config = replace(config, hotplug_memory=HotplugMemoryConfig(128 << 20))
     with Machine(config) as machine:
         registers = machine.vcpus[0]
         bring(machine, state)

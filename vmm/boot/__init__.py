@@ -78,6 +78,7 @@ def check(config: MachineConfig) -> BootPlan:
         share=config.root_tag(),
         pci=pci,
         hvc=config.console.device == "virtio",
+        hotplug=config.hotplug_memory is not None,
     )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
     image = find_kernel(boot.kernel, unpack=boot.entry != LINUX64)
@@ -126,7 +127,7 @@ def load_files(plan: BootPlan, memory: GuestMemory) -> None:
     """
     address, size = (0, 0) if plan.initrd is None else (plan.initrd[2], plan.initrd[1][2])
     if memory.can_make_huge:
-        memory.make_huge(early_pieces(plan.image, (address, address + size), memory.regions))
+        memory.make_huge(early_pieces(plan.image, (address, address + size), memory.first))
     load_kernel(memory, plan.image)
     if plan.initrd is not None:
         path, identity, address = plan.initrd

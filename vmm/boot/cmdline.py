@@ -10,10 +10,17 @@ _QUIET = "quiet"
 _PANIC, _REBOOT = "panic=-1", "reboot=a"
 _ONE_UART = "8250.nr_uarts=1"
 _NO_PCI = "pci=off"
+_HOTPLUG = "memhp_default_state=online memory_hotplug.online_policy=auto-movable"
 
 
 def default_cmdline(
-    *, rootfs: bool = False, read_only: bool = False, share: str = "", pci: bool = False, hvc: bool = False
+    *,
+    rootfs: bool = False,
+    read_only: bool = False,
+    share: str = "",
+    pci: bool = False,
+    hvc: bool = False,
+    hotplug: bool = False,
 ) -> str:
     """What a guest is told unless the user says otherwise.
 
@@ -30,6 +37,9 @@ def default_cmdline(
         a generic kernel does not look for three more UARTs
     ``pci=off``
         a generic kernel does not look for a PCI bus where there is none
+    ``memhp_default_state=online``, ``memory_hotplug.online_policy=auto-movable``
+        where memory may be added: it is used at once, and most of it for what the kernel can move, so that it can be
+        taken away again
     ``root=/dev/vda``, and ``rw`` or ``ro``
         when there is a root disk; ``root=TAG rootfstype=virtiofs`` when it is a directory of the host
 
@@ -38,10 +48,13 @@ def default_cmdline(
     :param read_only: it cannot be written
     :param pci: the machine has a PCI bus
     :param hvc: the console is the virtio console
+    :param hotplug: memory may be added
     """
     words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART]
     if not pci:
         words.append(_NO_PCI)
+    if hotplug:
+        words.append(_HOTPLUG)
     if rootfs:
         words += [f"root={share} rootfstype=virtiofs" if share else "root=/dev/vda", "ro" if read_only else "rw"]
     return " ".join(words)

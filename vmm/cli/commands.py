@@ -9,6 +9,7 @@ COMMANDS = {
     "snapshot": "save a running machine",
     "restore": "start a machine where a snapshot was taken",
     "fork": "make running copies of a machine",
+    "resize": "ask a running machine to have more or less memory",
     "snapshots": "look at saved machines, verify or merge them",
     "run": "run a container in a virtual machine of its own",
     "cpu": "print the processor that guests see, as a template, or what templates have in common",

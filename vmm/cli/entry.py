@@ -32,6 +32,7 @@ RESTORE = (
     "vmm.control.broker",
     "vmm.machine.restored",
     "vmm.virtio.balloon",
+    "vmm.virtio.mem",
     "vmm.virtio.net",
     "vmm.virtio.pmem",
     "vmm.virtio.vsock.device",

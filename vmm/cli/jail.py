@@ -90,7 +90,7 @@ def _file_size(machine: Machine, *, control: bool) -> int:
             return 0
     most = 1 << 20
     if control:  # what a snapshot's files have
-        most = max(machine.config.memory.size, 64 << 20)
+        most = max(machine.config.all_memory(), 64 << 20)
     for device in machine.devices:
         # By what is open: a clone's disk has no name any more
         for fd in (getattr(device, "image_fd", -1), getattr(device, "overlay_fd", -1)):

@@ -73,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import fork
 
             return fork.main(arguments[1:])
+        if name == "resize":
+            from vmm.cli import resize
+
+            return resize.main(arguments[1:])
         if name == "snapshots":
             from vmm.cli import snapshots
 

@@ -265,6 +265,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.resume()
     elif command == "press-power-button":
         machine.press_power_button()
+    elif command == "resize-memory":
+        machine.resize_memory(request["size"])
     elif command == "set-mac":
         machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
     elif command == "phases":

@@ -324,6 +324,12 @@ def _stop(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     server.machine.stop()
 
 
+def _resize_memory(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
+    size = arguments.take("size", int)
+    arguments.end()
+    server.machine.resize_memory(size)
+
+
 def _snapshot(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     path, base = arguments.take("path", str), arguments.take("base", str)
     stop = arguments.take("stop", bool, False)
@@ -344,6 +350,7 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "pause": _pause,
     "resume": _resume,
     "press-power-button": _press_power_button,
+    "resize-memory": _resize_memory,
     "stop": _stop,
     "snapshot": _snapshot,
     "fork": _fork,

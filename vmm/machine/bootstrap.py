@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
         event: str
 
-        def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
+        def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
             """RAM as the guest is to find it, once :meth:`finish` has been called.
 
+            :param hotplug: bytes behind it that the guest may get later
             :param on_demand: shared memory may be filled when it is touched
             """
 
@@ -73,9 +74,11 @@ class Bootstrap:
         self._plan = boot.check(config)
         self._loading: Task | None = None
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
         """Empty RAM."""
-        return GuestMemory(ram.size, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared)
+        return GuestMemory(
+            ram.size + hotplug, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared, hotplug=hotplug
+        )
 
     def take_shell(self) -> None:
         """Nothing was."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from vmm.config.cpu import CpuConfig
     from vmm.virtio.balloon import BalloonConfig
+    from vmm.virtio.mem import HotplugMemoryConfig
     from vmm.virtio.net import NetConfig
     from vmm.virtio.pmem import PmemConfig
 
@@ -74,6 +75,7 @@ class MachineConfig:
     :ivar vsock: a virtio-vsock device, or None
     :ivar pmems: images that the guest has as memory, in the order of their numbers: ``/dev/pmem0``, ...
     :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
+    :ivar hotplug_memory: memory that is added while the guest runs, or None; not with hugetlb pages
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
     :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
@@ -103,6 +105,7 @@ class MachineConfig:
     rng: RngConfig | None = RngConfig()
     cpu: str | CpuConfig = "guest"
     isolation: str = THREAD
+    hotplug_memory: HotplugMemoryConfig | None = None
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
@@ -132,6 +135,7 @@ class MachineConfig:
             *self.nets,
             *self.pmems,
             *((self.balloon,) if self.balloon is not None else ()),
+            *((self.hotplug_memory,) if self.hotplug_memory is not None else ()),
             *((self.vsock,) if self.vsock is not None else ()),
             *((self.console,) if self.console.device == "virtio" else ()),
             *self.more_devices,
@@ -196,6 +200,14 @@ class MachineConfig:
     def root_tag(self) -> str:
         """The tag of the share that is the root file system, or empty."""
         return self.tagged_shares()[0][0] if isinstance(self.rootfs, ShareConfig) else ""
+
+    def hotplug_size(self) -> int:
+        """Bytes of memory that may be added."""
+        return 0 if self.hotplug_memory is None else self.hotplug_memory.size
+
+    def all_memory(self) -> int:
+        """Bytes of memory that the guest can have at most: so long is a snapshot's file of them."""
+        return self.memory.size + self.hotplug_size()
 
     def has_pci(self) -> bool:
         """There is a PCI bus."""

@@ -151,13 +151,18 @@ class Child:
         self._shells = shells
         self._shell: Shell | None = None
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
         """RAM that is the other's until it is written."""
         shell = None if self._shells is None else self._shells.take(self.config, shared=shared)
         empty = None if shell is None else shell.memory
         try:
             memory = self._base.open(
-                huge_pages=ram.huge_pages, shared=shared, prefault=ram.prefault, on_demand=on_demand, empty=empty
+                huge_pages=ram.huge_pages,
+                shared=shared,
+                prefault=ram.prefault,
+                on_demand=on_demand,
+                empty=empty,
+                hotplug=hotplug,
             )
         except BaseException:
             if shell is not None:
@@ -207,7 +212,11 @@ class Shell:
         self._owned = Owned()
         try:
             ram = config.memory
-            self.memory = self._owned.add(GuestMemory(ram.size, huge_pages=ram.huge_pages, shared=shared))
+            self.memory = self._owned.add(
+                GuestMemory(
+                    config.all_memory(), huge_pages=ram.huge_pages, shared=shared, hotplug=config.hotplug_size()
+                )
+            )
             self.core = self._owned.add(new_core(config))
             self.core.async_pf = like.async_pf
             self.core.make_vcpus(self.memory)
@@ -228,7 +237,7 @@ class Shell:
 
 
 def _kind(config: MachineConfig, shared: bool) -> tuple[object, ...]:
-    return config.cpus, config.cpu, config.memory, shared
+    return config.cpus, config.cpu, config.memory, config.hotplug_memory, shared
 
 
 MOST_SHELLS = 64

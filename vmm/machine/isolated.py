@@ -293,6 +293,11 @@ class IsolatedMachine(Living):
         self._life.publish("power-button")
         self._jailed.press_power_button()
 
+    def resize_memory(self, size: int) -> None:
+        """As :meth:`Machine.resize_memory`; :meth:`figures` say what the guest has plugged."""
+        self._life.check("resize_memory")
+        self._jailed.resize_memory(size)
+
     def console_input(self, data: bytes) -> int:
         """As :meth:`Machine.console_input`."""
         self._life.check("console_input")
@@ -370,9 +375,9 @@ def _figures(row: object) -> dict[str, Any]:
 
 FIGURES_S, FIGURES_MAX = 2.0, 256
 ELSEWHERE = (
-    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "loop", "memory", "mmio",
-    "open_for_saving", "pio", "plug", "prepare_forks", "prepared_forks", "resize_disk", "save", "serial", "unplug",
-    "vcpus",
+    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "hotplug_memory", "loop",
+    "memory", "mmio", "open_for_saving", "pio", "plug", "prepare_forks", "prepared_forks", "resize_disk", "save",
+    "serial", "unplug", "vcpus",
 )  # fmt: skip
 """What a Machine has in its own process only."""
 

@@ -71,6 +71,10 @@ class Jailed:
         """As :meth:`Machine.press_power_button`."""
         self.ask("press-power-button")
 
+    def resize_memory(self, size: int) -> None:
+        """As :meth:`Machine.resize_memory`."""
+        self.ask("resize-memory", size=size)
+
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
         """As :meth:`Machine.stop`."""
         try:

@@ -41,6 +41,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "memory": _OPEN,
     "registers": (MADE, PAUSED, ENDED),
     "resize_disk": _OPEN,
+    "resize_memory": _OPEN,
     "close": STATES,
 }
 """What may be called in which states; what is not here may be called in all but ``closed``."""

@@ -28,7 +28,7 @@ from vmm.machine.lifecycle import (
     Life,
     Living,
 )
-from vmm.machine.open_devices import balloon_of, console_of, nets_of, open_devices, vsock_of
+from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned
 from vmm.machine.pc import Platform
 from vmm.machine.slots import Board
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.mem.device import HotplugMemory
     from vmm.virtio.net.device import Net
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.vhost import VhostVsock
@@ -137,7 +138,9 @@ class Machine(Living):
         on_demand = config.takes_memory_on_demand() and all(
             device.takes_memory_on_demand for device in devices if device.shares_memory
         )
-        self._memory = origin.make_memory(config.memory, shared=shared, on_demand=on_demand)
+        self._memory = origin.make_memory(
+            config.memory, shared=shared, on_demand=on_demand, hotplug=config.hotplug_size()
+        )
         self._owned.add(self._memory)
         self.phases.append(("memory", time.monotonic()))
         origin.begin(self._memory)
@@ -713,6 +716,24 @@ class Machine(Living):
     def disks(self) -> list[Attached]:
         """Those of :attr:`attached` that are disks: ``disks[0]`` is the guest's ``vda``, while none was unplugged."""
         return [each for each in self.attached if each.device.device_id == ID_BLOCK]
+
+    @property
+    def hotplug_memory(self) -> HotplugMemory:
+        """The device that adds memory; see :class:`vmm.virtio.mem.device.HotplugMemory`.
+
+        :raises ConfigError: the machine was configured without one
+        """
+        return hotplug_memory_of(self.devices)
+
+    def resize_memory(self, size: int) -> None:
+        """Ask the guest to have *size* bytes of memory, those of its start included.
+
+        It does that in its own time, as far as it can: see ``plugged`` of :attr:`hotplug_memory`.
+
+        :raises ConfigError: the machine was configured without memory to add, or it cannot have so much or so little
+        """
+        self._life.check("resize_memory")
+        self.hotplug_memory.resize(size - self.config.memory.size)
 
     def resize_disk(self, index: int) -> None:
         """Read the size of the file of ``disks[index]`` again and tell the guest.

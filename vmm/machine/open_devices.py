@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmm.config.device import Opening
 from vmm.errors import ConfigError
 from vmm.events import Loop
-from vmm.virtio.spec import ID_BALLOON, ID_CONSOLE, ID_NET, ID_VSOCK
+from vmm.virtio.spec import ID_BALLOON, ID_CONSOLE, ID_MEM, ID_NET, ID_VSOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmm.virtio.balloon.device import Balloon
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.mem.device import HotplugMemory
     from vmm.virtio.net.device import Net
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.vhost import VhostVsock
@@ -130,5 +131,20 @@ def balloon_of(devices: Iterable[VirtioDevice]) -> Balloon:
     if found is None:
         raise ConfigError(
             "the machine has no balloon", code="balloon-none", hint="MachineConfig(balloon=BalloonConfig(...))"
+        )
+    return found
+
+
+def hotplug_memory_of(devices: Iterable[VirtioDevice]) -> HotplugMemory:
+    """What adds memory to a machine.
+
+    :raises ConfigError: it has none
+    """
+    found: HotplugMemory | None = find(devices, ID_MEM)
+    if found is None:
+        raise ConfigError(
+            "the machine has no memory to add",
+            code="hotplug-memory-none",
+            hint="make it with --hotplug-memory size=SIZE, MachineConfig(hotplug_memory=HotplugMemoryConfig(...))",
         )
     return found

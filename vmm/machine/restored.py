@@ -75,7 +75,7 @@ class Restored:
         self._memory_files = memory_files(chain)
         where = os.path.join(folder, MANIFEST)
         saved: MachineConfig = made(self._manifest.config, "MachineConfig", config_kinds(), where)
-        if saved.memory.size != self._manifest.memory_size:
+        if saved.all_memory() != self._manifest.memory_size:
             raise ConfigError(f"{where}: two sizes of memory", code="snapshot-format")
         self._check_processor()
         saved_state = read_state(folder, self._manifest)
@@ -131,17 +131,18 @@ class Restored:
 
     # -- Origin ------------------------------------------------------------------------------------------------------
 
-    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool) -> GuestMemory:
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
         """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
         first = working_set.at_once(self._working_set) if shared and on_demand else b""
         return memory_file.open_ram(
-            ram.size,
+            ram.size + hotplug,
             self._memory_files,
             huge_pages=ram.huge_pages,
             shared=shared,
             prefault=ram.prefault,
             on_demand=on_demand,
             first=first,
+            hotplug=hotplug,
         )
 
     @property

@@ -168,14 +168,14 @@ class Taking:
         self._config = config
         self._folder = folder
         self._base = None if base is None else layers(base)
-        if self._base is not None and self._base[-1][1].memory_size != config.memory.size:
+        if self._base is not None and self._base[-1][1].memory_size != config.all_memory():
             raise ConfigError(f"{base}: it is of a machine with another size of memory", code="snapshot-base")
         below = [] if self._base is None else memory_files(self._base)
         self._than = below[0] if below else None
         if len(below) > 1:
             # Now, while the machine runs: nothing of it is needed
             self._than = folder.file(_MERGED)
-            memory_file.merge_ram(config.memory.size, below, self._than)
+            memory_file.merge_ram(config.all_memory(), below, self._than)
         self._names = ["" if disk.read_only else f"disk{index}" for index, disk in enumerate(config.disk_configs())]
 
     def files(self) -> Files:
@@ -229,8 +229,8 @@ class Taking:
             cpu=Cpu(*processor(), saved.cpuid),
             kernel=_state_of(self._config.boot.kernel),
             state_sha256=sha256,
-            memory_crc32=memory_file.checksum(os.path.join(place, MEMORY), self._config.memory.size),
-            memory_size=self._config.memory.size,
+            memory_crc32=memory_file.checksum(os.path.join(place, MEMORY), self._config.all_memory()),
+            memory_size=self._config.all_memory(),
             memory_bytes=saved.memory_bytes,
             devices=tuple(Device(kind, version) for kind, version in saved.devices),
             disks=tuple(

@@ -37,6 +37,8 @@ int mem_run(const uint8_t *bits, uint64_t size, uint64_t *start, uint64_t *end);
  */
 enum { RAM_ALL, RAM_TOUCHED, RAM_OWN };
 
+struct fill;
+
 struct ram_file {
 	int fd;
 	int pagemap;       /* /proc/self/pagemap; unused for RAM_ALL */
@@ -69,6 +71,13 @@ int ram_changed(const void *ram, uint64_t size, int pagemap, uint8_t *bits);
 int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits);
 /* Replace pages by new anonymous ones, which are zero, also where a file was mapped.  0 or -errno. */
 int ram_zero(void *at, uint64_t len);
+/* What RAM is: anonymous memory; a file that other processes map, too; or a private mapping of a snapshot's file. */
+enum { RAM_ANONYMOUS = 0, RAM_SHARED = 1, RAM_OVER_FILE = 2 };
+/*
+ * Give pages back to the host, while the guest runs: they are zero when they are touched again. fill: of RAM that is filled on
+ * demand, or NULL. -errno: the host does not take them (it has locked them).
+ */
+int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill);
 /*
  * Replace pages by a private mapping of the file fd, from offset on; the file is never written.  0, or -errno and nothing
  * has changed.
@@ -85,8 +94,6 @@ int ram_show(void *at, uint64_t len, int fd);
  * in them. 0, or -errno: this host does not make them (its policy, no such page free); what is there is as good.
  */
 int ram_huge(void *at, uint64_t len);
-struct fill;
-
 /* fill_look() caches here where RAM has data. Zeros at first. */
 struct fill_extent {
 	uint64_t data, hole;

@@ -56,6 +56,7 @@ class Base:
         prefault: bool,
         on_demand: bool = False,
         empty: GuestMemory | None = None,
+        hotplug: int = 0,
     ) -> GuestMemory:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
 
@@ -63,7 +64,7 @@ class Base:
         :param empty: what it is put into: it was made so, and nobody has touched it; closed on errors
         :raises HostError: the host has not enough memory
         """
-        memory = empty or GuestMemory(self.size, huge_pages=huge_pages, shared=shared)
+        memory = empty or GuestMemory(self.size, huge_pages=huge_pages, shared=shared, hotplug=hotplug)
         try:
             if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
                 return memory

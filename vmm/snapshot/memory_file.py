@@ -228,6 +228,7 @@ def open_ram(
     prefault: bool,
     on_demand: bool = False,
     first: bytes = b"",
+    hotplug: int = 0,
 ) -> GuestMemory:
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
 
@@ -235,17 +236,18 @@ def open_ram(
     :param on_demand: fill shared memory when it is touched, instead of copying all, where the host's kernel supports
     that
     :param first: a bit for each page that is filled at once all the same
+    :param hotplug: how many of the *size* bytes the guest has not from the start
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """
     if shared and on_demand and not prefault and huge_pages != "hugetlb":
-        memory = _open_on_demand(size, layers, huge_pages, first)
+        memory = _open_on_demand(size, layers, huge_pages, first, hotplug)
         if memory.on_demand:
             return memory
         memory.close()
     fd = posix.open(layers[0], posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        memory = GuestMemory(size, huge_pages=huge_pages, prefault=prefault, shared=shared, file=fd)
+        memory = GuestMemory(size, huge_pages=huge_pages, prefault=prefault, shared=shared, file=fd, hotplug=hotplug)
     finally:
         posix.close(fd)
     try:
@@ -257,9 +259,9 @@ def open_ram(
     return memory
 
 
-def _open_on_demand(size: int, layers: list[str], huge_pages: str, first: bytes) -> GuestMemory:
+def _open_on_demand(size: int, layers: list[str], huge_pages: str, first: bytes, hotplug: int) -> GuestMemory:
     """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
-    memory = GuestMemory(size, huge_pages=huge_pages, shared=True)
+    memory = GuestMemory(size, huge_pages=huge_pages, shared=True, hotplug=hotplug)
     files: list[int] = []
     try:
         below: list[Layer] = []

@@ -141,7 +141,7 @@ class VirtioDevice(Saveable):
     """:meth:`stats` asks another process."""
     thread_name: str = "virtio-"
     """What ``top -H`` shows of its C threads; behind a ``-`` comes the number of the thread."""
-    on_config_change: Callable[[], None] | None = None
+    on_config_change: Callable[[bool], None] | None = None
     """Set by the transport."""
 
     def read_config(self) -> bytes:
@@ -152,11 +152,14 @@ class VirtioDevice(Saveable):
         """The driver wrote 1, 2 or 4 bytes, all inside the space.  Unless overridden, ignored: most are
         read-only."""
 
-    def config_changed(self) -> None:
+    def config_changed(self, *, interrupt: bool = True) -> None:
         """Call this when :meth:`read_config` answers anew: the driver gets a configuration interrupt.  Any
-        thread."""
+        thread.
+
+        :param interrupt: False: the driver knows already
+        """
         if self.on_config_change is not None:
-            self.on_config_change()
+            self.on_config_change(interrupt)
 
     def negotiate(self, features: int) -> bool:
         """The driver chose *features*, a subset of what is offered; False refuses (FEATURES_OK is not
@@ -196,6 +199,10 @@ class VirtioDevice(Saveable):
 
     def reset(self) -> None:
         """Forget what the driver has set.  After :meth:`stop`."""
+
+    def power_on(self) -> None:
+        """The machine begins anew, and its memory was or will be emptied: forget what a reset leaves.  After
+        :meth:`reset`."""
 
     def stats(self) -> dict[str, Any]:
         """Counters of the device's own, by name; those by request in a dictionary ``ops``.  Unless overridden, none."""

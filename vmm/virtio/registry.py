@@ -67,6 +67,7 @@ BUILT_IN = (
     BuiltIn("vsock", "--vsock", "VsockConfig", "vsock", one=True),
     BuiltIn("pmem", "--pmem", "PmemConfig", "pmems"),
     BuiltIn("balloon", "--balloon", "BalloonConfig", "balloon", one=True),
+    BuiltIn("mem", "--hotplug-memory", "HotplugMemoryConfig", "hotplug_memory", one=True),
     BuiltIn("rng", "--rng", "RngConfig", "rng", one=True),
     BuiltIn("console", "--console-device", "ConsoleConfig", "console", one=True),
 )

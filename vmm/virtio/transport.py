@@ -152,9 +152,9 @@ class Transport:
         self.registers.show()
         self._tell_of_config()
 
-    def _on_config_change(self) -> None:
+    def _on_config_change(self, interrupt: bool) -> None:
         with self.lock:
-            if not self.closed and self.registers.show_config():
+            if not self.closed and self.registers.show_config() and interrupt:
                 self._tell_of_config()
 
     def _tell_of_config(self) -> None:
@@ -199,6 +199,8 @@ class Transport:
         """As after power-on, whatever the driver has done.  No vCPU runs."""
         with self.lock:
             self.write_status(0)
+            self.device.power_on()
+            self.registers.show_config()
             self.runner.clear_kicks()
 
     def save(self) -> State:

@@ -17,7 +17,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, Machine, VsockConfig
+from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, Machine, VsockConfig
 from vmm.faststart.record import replace
 from vmm.persist import Unsaved
 from vmm.snapshot import memory_file, whole, working_set
@@ -44,6 +44,29 @@ def echo(folder: Path, console: Console, **options: object) -> Machine:
 def talk(machine: Machine, console: Console, text: bytes) -> None:
     assert machine.console_input(text) == len(text)
     assert console.read(len(text)) == text
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_memory_that_was_added_is_that_of_clones_too(tmp_path: Path, consoles: list[Console], shared: bool) -> None:
+    more, place = HotplugMemoryConfig(128 << 20), (4 << 30) + (64 << 20)
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=consoles[0].config)
+    config = replace(config, memory=replace(config.memory, shared=shared), hotplug_memory=more)
+    with Machine(config) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.resize_memory((32 << 20) + (66 << 20))
+        machine.memory.write(place, b"added")
+        machine.snapshot(str(tmp_path / "warm"))
+        (child,) = machine.fork()
+        with child, Machine.restore(str(tmp_path / "warm")) as clone:
+            for each in (child, clone):
+                assert each.memory.read(place, 6) == b"added\0"
+                assert each.hotplug_memory.stats()["requested"] == 66 << 20
+                assert each.memory.regions[-1].size == 128 << 20
+                each.memory.write(place, b"other")
+            clone.reset()
+            assert clone.memory.read(place, 5) == bytes(5)
+        assert machine.memory.read(place, 6) == b"added\0"
 
 
 @pytest.mark.parametrize("cpus", [1, 4, 32])
@@ -279,6 +302,7 @@ def test_whatever_a_state_says_the_clone_is_refused_or_runs(
     """A driver's queues anywhere, and values that no machine has: an error that says so, or devices that stop."""
     config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=consoles[0].config)
     config = replace(config, transport=transport, balloon=BalloonConfig(), disks=tiny.two_disks(tmp_path))
+    config = replace(config, hotplug_memory=HotplugMemoryConfig(256 << 20))
     warm = tmp_path / "warm"
     with Machine(replace(config, vsock=VsockConfig(uds=str(tmp_path / "0.sock")))) as machine:
         machine.start()

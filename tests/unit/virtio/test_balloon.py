@@ -1,4 +1,4 @@
-"""The memory balloon (virtio 1.2, 5.5): what the guest gives up is the host's again."""
+"""The memory balloon (virtio 1.2, 5.5) and the memory device (5.15): what the guest gives up is the host's again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Buffer, DriverQueue, Guest
+from vmm import BootConfig, HotplugMemoryConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
-from vmm.memory import GuestMemory
+from vmm.memory import GuestMemory, regions
+from vmm.persist import State
 from vmm.snapshot.memory_file import open_ram
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon import device as balloon_spec
 from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
+from vmm.virtio.mem import device as mem_spec
+from vmm.virtio.mem.device import HotplugMemory
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -48,14 +52,18 @@ def fill(guest: Guest, gpa: int, size: int) -> None:
 
 
 def resident(guest: Guest) -> int:
+    return resident_of(guest.memory)
+
+
+def resident_of(memory: GuestMemory) -> int:
     """Bytes of guest RAM that take memory of the host."""
-    start = guest.memory.host_address
+    start = memory.host_address
     with open("/proc/self/smaps", encoding="ascii") as maps:
         total, inside = 0, False
         for line in maps:
             if "-" in (fields := line.split())[0]:
                 low, high = (int(part, 16) for part in fields[0].split("-"))
-                inside = low < start + RAM and high > start
+                inside = low < start + memory.size and high > start
             elif inside and fields[0] == "Rss:":
                 total += int(fields[1]) << 10
     return total
@@ -249,3 +257,157 @@ def test_pages_given_up_over_a_snapshots_file_are_zero(tmp_path: Path, queue: st
         assert guest.device.stats()["errors"] == 0
     with open(path, "rb") as file:
         assert file.read(RAM) == b"\xbb" * RAM
+
+
+# -- the memory device -----------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+MORE = 256 * MIB
+BLOCK = 2 * MIB
+ADDR = 4 << 30
+
+
+class MemGuest(Guest):
+    """A guest of 16 MiB that may get 256 MiB more."""
+
+    def __init__(self, memory: GuestMemory | None = None, *, requested: int = 0) -> None:
+        memory = memory or GuestMemory((16 << 20) + MORE, hotplug=MORE)
+        self.mem = HotplugMemory(HotplugMemoryConfig(MORE), ADDR)
+        super().__init__(self.mem, memory=memory)
+        self.start()
+        if requested:
+            self.mem.resize(requested)
+
+    def ask(self, kind: int, addr: int = 0, count: int = 0) -> tuple[int, int]:
+        """Type and state of the answer."""
+        room = self.room(10)
+        used = self.queues[0].send(self.data(struct.pack(mem_spec.MEM_REQ_FORMAT, kind, addr, count)), room)
+        assert used.written == 10
+        answer: tuple[int, int] = struct.unpack(mem_spec.MEM_RESP_FORMAT, self.memory.read(room.gpa, 10))
+        return answer
+
+    def do(self, kind: int, addr: int = 0, count: int = 0) -> None:
+        assert self.ask(kind, addr, count) == (mem_spec.MEM_RESP_ACK, 0)
+
+
+def cloned_memory(tmp_path: Path) -> GuestMemory:
+    """Filled on demand, of a template of 0xaa."""
+    template = tmp_path / "memory"
+    template.write_bytes(b"\xaa" * (16 * MIB + MORE))
+    memory = open_ram(
+        16 * MIB + MORE,
+        [str(template)],
+        huge_pages="auto",
+        shared=True,
+        prefault=False,
+        on_demand=True,
+        hotplug=MORE,
+    )
+    assert memory.on_demand
+    return memory
+
+
+def file_memory(tmp_path: Path) -> GuestMemory:
+    """Over a file of 0xaa."""
+    template = tmp_path / "memory"
+    template.write_bytes(b"\xaa" * (16 * MIB + MORE))
+    with template.open("rb") as file:
+        memory = GuestMemory(16 * MIB + MORE, file=file.fileno(), hotplug=MORE)
+    assert memory.over_file
+    return memory
+
+
+@pytest.mark.parametrize("kind", ["private", "shared", "clone", "file"])
+def test_memory_is_plugged_and_goes_back_to_the_host(tmp_path: Path, kind: str) -> None:
+    if kind in ("clone", "file"):
+        memory = (cloned_memory if kind == "clone" else file_memory)(tmp_path)
+    else:
+        memory = GuestMemory(16 * MIB + MORE, shared=kind == "shared", hotplug=MORE)
+    with MemGuest(memory, requested=64 * MIB) as guest:
+        assert guest.config(0, 8) == BLOCK
+        assert [guest.config(at, 8) for at in (16, 24, 32, 40, 48)] == [ADDR, MORE, MORE, 0, 64 * MIB]
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR, 8)
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR + MORE - BLOCK, 1)
+        assert guest.config(40, 8) == 9 * BLOCK
+        memory.write(ADDR, b"\xbb" * 8 * BLOCK)
+        before = resident_of(memory)
+        guest.do(mem_spec.MEM_REQ_UNPLUG, ADDR + 2 * BLOCK, 6)
+        assert before - resident_of(memory) >= 6 * BLOCK - RINGS
+        assert memory.read(ADDR, 2 * BLOCK) == b"\xbb" * 2 * BLOCK
+        assert memory.read(ADDR + 2 * BLOCK, 6 * BLOCK) == bytes(6 * BLOCK)
+        guest.do(mem_spec.MEM_REQ_UNPLUG_ALL)
+        assert memory.read(ADDR, 2 * BLOCK) == bytes(2 * BLOCK)
+        assert guest.config(40, 8) == 0
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR, 1)
+        stats = guest.mem.stats()
+        assert stats == {"requested": 64 * MIB, "plugged": BLOCK, "plugs": 3, "unplugs": 2, "refused": 0}
+
+
+def test_the_states_of_blocks() -> None:
+    with MemGuest(requested=MORE) as guest:
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR + BLOCK, 2)
+        states = [guest.ask(mem_spec.MEM_REQ_STATE, ADDR + at * BLOCK, n) for at, n in ((1, 2), (0, 1), (2, 2))]
+        wanted = (mem_spec.MEM_STATE_PLUGGED, mem_spec.MEM_STATE_UNPLUGGED, mem_spec.MEM_STATE_MIXED)
+        assert states == [(mem_spec.MEM_RESP_ACK, state) for state in wanted]
+
+
+def test_the_guest_is_told_of_another_size_and_of_nothing_that_it_knows() -> None:
+    with MemGuest() as guest:
+        guest.mem.resize(32 * MIB)
+        assert guest.wait_irq() & spec.INT_CONFIG
+        assert guest.config(48, 8) == 32 * MIB
+        guest.mem.resize(0)
+        assert guest.wait_irq() & spec.INT_CONFIG
+
+
+@pytest.mark.parametrize("size", [-BLOCK, 1, BLOCK - 4096, MORE + BLOCK])
+def test_memory_that_cannot_be_added(size: int) -> None:
+    device = HotplugMemory(HotplugMemoryConfig(MORE), ADDR)
+    with pytest.raises(ConfigError, match="not 0 to"):
+        device.resize(size)
+    assert device.stats()["requested"] == 0
+
+
+def test_a_driver_that_begins_anew_finds_its_memory_and_a_machine_that_does_has_none() -> None:
+    with MemGuest(requested=MORE) as guest:
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR, 4)
+        guest.start()
+        assert guest.config(40, 8) == 4 * BLOCK
+        assert guest.ask(mem_spec.MEM_REQ_PLUG, ADDR, 4) == (mem_spec.MEM_RESP_ERROR, 0)
+        guest.transport.reset()
+        assert (guest.config(40, 8), guest.config(48, 8)) == (0, MORE)
+        guest.start()
+        guest.do(mem_spec.MEM_REQ_PLUG, ADDR, 4)
+
+
+def test_what_is_plugged_is_so_in_a_clone() -> None:
+    with MemGuest(requested=32 * MIB) as first:
+        first.do(mem_spec.MEM_REQ_PLUG, ADDR + 8 * BLOCK, 3)
+        state = first.mem.save()
+        second = HotplugMemory(HotplugMemoryConfig(MORE), ADDR)
+        second.restore(state)
+        assert second.read_config() == first.mem.read_config()
+        assert second.save() == state
+    for size, addr in ((2 * MORE, ADDR), (MORE, 2 * ADDR)):
+        other = HotplugMemory(HotplugMemoryConfig(size), addr)
+        with pytest.raises(ConfigError, match="blocks of"):
+            other.restore(state)
+    for wrong in ({"plugged": b"\2" * (MORE // BLOCK)}, {"requested": BLOCK + 1}, {"requested": MORE + BLOCK}):
+        with pytest.raises(ConfigError, match="neither plugged nor"):
+            second.restore(State(state.kind, state.version, {**state.payload, **wrong}))
+
+
+def test_memory_that_may_come_costs_nothing_before(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 MiB"):
+        MachineConfig(BootConfig("k"), MemoryConfig(33 * MIB), hotplug_memory=HotplugMemoryConfig(MORE))
+    with pytest.raises(ConfigError, match="none of the devices"):
+        MachineConfig(BootConfig("k"), more_devices=(HotplugMemoryConfig(MORE),))
+    with pytest.raises(ConfigError, match="hugetlb"):
+        MachineConfig(BootConfig("k"), MemoryConfig(huge_pages="hugetlb"), hotplug_memory=HotplugMemoryConfig(MORE))
+    with pytest.raises(ConfigError, match="address"):
+        MachineConfig(BootConfig("k"), hotplug_memory=HotplugMemoryConfig(512 << 30))
+    memory = GuestMemory(32 * MIB + (64 << 30), prefault=True, hotplug=64 << 30)
+    assert 32 * MIB <= resident_of(memory) < 36 * MIB
+    assert [(each.gpa, each.size) for each in memory.regions] == [(0, 32 * MIB), (ADDR, 64 << 30)]
+    memory.close()
+    assert [each.gpa for each in regions(5 << 30, MORE)] == [0, 4 << 30, 6 << 30]

@@ -20,6 +20,7 @@ from vmm import (
     ConsoleConfig,
     DeviceConfig,
     DiskConfig,
+    HotplugMemoryConfig,
     Machine,
     MachineConfig,
     MemoryConfig,
@@ -101,6 +102,7 @@ def test_help_tells_of_its_flag_and_of_each_key(device: BuiltIn, capsys: pytest.
         ("disks=(DiskConfig('d'),)", "blk"),
         ("vsock=VsockConfig(uds='s')", "vsock"),
         ("balloon=BalloonConfig()", "balloon"),
+        ("hotplug_memory=HotplugMemoryConfig(128 << 20)", "mem"),
     ],
 )
 def test_code_is_imported_of_devices_alone_that_are_configured(record: str, package: str, tmp_path: Path) -> None:
@@ -184,6 +186,7 @@ def test_a_record_of_ones_own_is_opened_like_the_built_in_ones(tmp_path: Path) -
         ({"disk": ["a", "b,ro"]}, "disks", (DiskConfig("a"), DiskConfig("b", read_only=True))),
         ({"net": ["none"]}, "nets", ()),
         ({"balloon": ["on", "size=4M"]}, "balloon", BalloonConfig(4 * MIB)),
+        ({"hotplug-memory": ["size=1G,block=4M"]}, "hotplug_memory", HotplugMemoryConfig(1 << 30, 4 * MIB)),
         ({}, "vsock", None),
         ({"console-device": ["serial", "virtio"]}, "console", ConsoleConfig(device="virtio")),
         ({}, "console", ConsoleConfig()),

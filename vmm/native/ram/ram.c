@@ -2,7 +2,7 @@
 /*
  * Saves guest RAM to a sparse file, maps such a file as RAM, and discards pages of RAM.
  *
- * These functions are called while no vCPU runs and no worker touches RAM.  Pages of zeros, and pages that were never
+ * These functions, ram_release() excepted, are called while no vCPU runs and no worker touches RAM.  Pages of zeros, and pages that were never
  * touched, are not written and stay holes of the file; the page map tells the latter without touching them.  Of RAM that is
  * filled on demand (fill.c), pages that are missing are read from the template, and are not filled.
  */
@@ -366,6 +366,23 @@ int ram_zero(void *at, uint64_t len)
 		return -errno;
 	madvise(at, len, MADV_DONTFORK);
 	return 0;
+}
+
+int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill)
+{
+	int err;
+
+	if (backing == RAM_OVER_FILE) {
+		err = ram_zero(at, len);
+		/* The process has too many mappings. The guest may rely on zeros, so write them; the host does not get the pages. */
+		if (err < 0)
+			memset(at, 0, len);
+		return err;
+	}
+	if (fill)
+		fill_forget(fill, at, len);
+	err = madvise(at, len, backing == RAM_SHARED ? MADV_REMOVE : MADV_DONTNEED);
+	return err < 0 ? -errno : 0;
 }
 
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset)

@@ -10,8 +10,6 @@
 #include "ring/ring.h"
 
 #include <errno.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "base/native.h"
 
@@ -25,22 +23,9 @@ struct run {
 	uint64_t lo, hi;
 };
 
-/* A released page is zero when it is touched again. If the host refuses (locked memory), only the count of errors grows. */
 static void pages_release(const struct run *run, void *at, uint64_t len)
 {
-	int err;
-
-	if (run->memory->backing == BALLOON_OVER_FILE) {
-		err = ram_zero(at, len);
-		/* The process has too many mappings. The guest may rely on zeros, so write them; the host does not get the pages. */
-		if (err < 0)
-			memset(at, 0, len);
-	} else {
-		if (run->memory->fill)
-			fill_forget(run->memory->fill, at, len);
-		err = madvise(at, len, run->memory->backing == BALLOON_SHARED ? MADV_REMOVE : MADV_DONTNEED);
-	}
-	if (err < 0)
+	if (ram_release(at, len, run->memory->backing, run->memory->fill) < 0)
 		run->stats->errors++;
 	else
 		run->stats->released += len;

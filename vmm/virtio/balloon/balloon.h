@@ -9,13 +9,10 @@
 
 enum { BALLOON_INFLATE = 0, BALLOON_DEFLATE = 1, BALLOON_REPORT = 2 };
 
-/* What RAM is: anonymous memory; a file that other processes map, too; or a private mapping of a snapshot's file. */
-enum { BALLOON_ANONYMOUS = 0, BALLOON_SHARED = 1, BALLOON_OVER_FILE = 2 };
-
 struct balloon_memory {
 	const struct mem *mem;
 	struct fill *fill; /* of RAM that is filled on demand, or NULL */
-	uint32_t backing; /* BALLOON_ANONYMOUS, ... */
+	uint32_t backing; /* RAM_ANONYMOUS, ... */
 	uint32_t pad;
 };
 

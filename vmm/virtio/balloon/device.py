@@ -108,14 +108,7 @@ class Balloon(VirtioDevice):
         self._context = context
         self._memory.mem = context.memory.native
         self._memory.fill = context.memory.native_fill
-        memory = context.memory
-        self._memory.backing = (
-            lib.BALLOON_SHARED
-            if memory.fd >= 0
-            else lib.BALLOON_OVER_FILE
-            if memory.over_file
-            else lib.BALLOON_ANONYMOUS
-        )
+        self._memory.backing = context.memory.backing
         super().activate(context)
 
     def process(self, queue: Queue) -> None:

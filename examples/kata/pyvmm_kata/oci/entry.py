@@ -37,6 +37,7 @@ WARM = (
     "vmm.machine.vcpu_gate",
     "vmm.virtio.fs.device",
     "vmm.virtio.balloon",
+    "vmm.virtio.mem",
     "vmm.virtio.fs.process",
     "vmm.virtio.net.device",
     "vmm.virtio.net.tap",
