@@ -78,12 +78,13 @@ def test_two_guests_at_once(boot: Boot, guest_disk: Path) -> None:
 
 
 def test_a_machine_in_a_process_of_its_own(boot: Boot, tmp_path: Path) -> None:
-    """From the jail its guest has a disk, a directory and sockets, both ways."""
+    """From the jail its guest has a disk, a directory and sockets, both ways; and gets a disk later."""
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "here").write_text("of the host\n")
     guest = boot(
         isolation="process",
+        transport="pci",
         disks=[programs_disk()],
         shares=[ShareConfig(str(shared))],
         vsock=VsockConfig(3, str(tmp_path / "v.sock")),
@@ -105,6 +106,22 @@ def test_a_machine_in_a_process_of_its_own(boot: Boot, tmp_path: Path) -> None:
     with machine.vsock.connect(5000, timeout=BOOT_TIMEOUT) as sock:
         sock.sendall(b"hello")
         assert sock.recv(100) == b"hello"
+    image = tmp_path / "late.img"
+    image.write_bytes(b"late".ljust(64 << 20, b"\0"))
+    files = len(os.listdir(f"/proc/{machine.pid}/fd"))
+    late = machine.plug(DiskConfig(str(image), serial="late"))
+    # This kernel has no driver for ACPI's events: it looks when it is told to, and never lets go
+    guest.check("echo 1 >/sys/bus/pci/rescan; test $(cat /sys/block/vdc/serial) = late")
+    assert guest.check("head -c 4 /dev/vdc") == "late"
+    guest.check("printf more | dd of=/dev/vdc bs=1M seek=63 conv=notrunc,fsync")
+    with image.open("rb") as written:
+        written.seek(63 << 20)
+        assert written.read(4) == b"more"
+    assert not machine.unplug(late, timeout=0.5)
+    assert guest.check("tail -c 1048576 /dev/vdc | head -c 4") == "more"
+    guest.check("echo 1 >$(readlink -f /sys/block/vdc | sed 's,/virtio[0-9].*,,')/remove; test ! -e /dev/vdc")
+    assert machine.unplug(late, timeout=0, force=True)
+    assert len(os.listdir(f"/proc/{machine.pid}/fd")) <= files + 1, "and one of an answer that is just read"
     machine.snapshot(str(tmp_path / "warm"))
     assert guest.check("cat /mnt/there") == "of the guest\n"
     assert guest.power_off().kind == "poweroff"

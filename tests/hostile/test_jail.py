@@ -24,7 +24,7 @@ from threading import Thread
 import pytest
 
 from tests import tiny
-from tests.command import Command, links_of, of_threads
+from tests.command import Command, descriptors, links_of, of_threads
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
 from vmm.control.broker import Broker
@@ -37,6 +37,7 @@ from vmm.machine.jailed import Jailed
 from vmm.native import ffi, lib
 from vmm.snapshot import whole
 from vmm.snapshot.manifest import read_manifest
+from vmm.virtio.image import Image
 from vmm.virtio.vsock.device import Vsock
 
 pytestmark = [
@@ -667,6 +668,25 @@ def test_a_snapshot_of_an_impostor_is_none(tmp_path: Path, answers: tuple[bytes,
     finally:
         impostor.close()
     assert sorted(os.listdir(tmp_path)) == ["disk.img"]
+
+
+@pytest.mark.parametrize(
+    "answers", [(), (b"x",), (b'{"ok": {}}',), (b'{"ok": {"number": -1}}',), (b'{"ok": {"number": true}}',)]
+)
+def test_a_disk_for_an_impostor_is_not_locked_afterwards(tmp_path: Path, answers: tuple[bytes, ...]) -> None:
+    disk = DiskConfig(str(tmp_path / "disk.img"))
+    Path(disk.path).write_bytes(bytes(4096))
+    before = descriptors()
+    impostor = Impostor(tmp_path, *answers)
+    impostor.machine.config = replace(impostor.machine.config, transport="pci")
+    try:
+        for _ in range(2):
+            with pytest.raises(HostError, match=r"nothing that makes sense|ended before"):
+                impostor.machine.plug(disk)
+        Image(disk.path).close()
+    finally:
+        impostor.close()
+    assert descriptors() <= before
 
 
 def test_an_impostor_does_not_say_what_a_snapshot_is_of(tmp_path: Path) -> None:

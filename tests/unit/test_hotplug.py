@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import tiny
-from tests.command import descriptors
+from tests.command import descriptors, links_of
 from vmm import BalloonConfig, BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, RngConfig
 from vmm.boot import layout
+from vmm.config.limit import LimitConfig
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd
+from vmm.faststart.record import replace
+from vmm.machine.jailed import Plugged
 from vmm.virtio.spec import ID_ENTROPY
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 MIB = 1 << 20
+PATIENCE = 60.0
 
 
 def port(number: int, action: bytes) -> bytes:
@@ -174,3 +182,120 @@ def test_disks_are_counted_by_themselves(tmp_path: Path, disk: DiskConfig) -> No
         attached = machine.plug(disk)
         assert machine.disks == [attached]
         machine.resize_disk(0)
+
+
+# -- a machine in a process of its own: this process opens the disk, and passes it on ----------------------------------
+
+
+def isolated(folder: Path, *code: bytes, isolation: str = "process", transport: str = "pci") -> Any:
+    return Machine(replace(config(tiny.make(folder, *code), transport), isolation=isolation))
+
+
+def soon_has(machine: Any, most: int) -> bool:
+    """Its process has no more descriptors than *most*; it closes that of an answer when the answer is read."""
+    deadline = time.monotonic() + PATIENCE
+    while len(links_of(machine.pid)) > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(links_of(machine.pid)) <= most
+
+
+@needs_kvm
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_a_jailed_machine_gets_disks_and_leaves_nothing_behind(
+    tmp_path: Path, disk: DiskConfig, isolation: str
+) -> None:
+    limited = replace(disk, limit=LimitConfig(bytes=MIB), queues=4, cache="writethrough")
+    over, kept = replace(disk, cow="overlay"), replace(disk, cow="overlay", overlay=str(tmp_path / "overlay"))
+    with isolated(tmp_path, OBEDIENT, isolation=isolation) as machine:
+        machine.start()
+        assert "files" in machine.walls and machine.unplug(machine.plug(disk))
+        before, there = descriptors(), len(links_of(machine.pid))
+        for record in [disk, replace(disk, read_only=True), limited, over, kept] * 7:  # more than device numbers
+            attached = machine.plug(record)
+            assert [each.name for each in machine.devices] == [f"disk {disk.path}"] and not attached.wait_gone(0)
+            with pytest.raises(ConfigError, match="in use by"):
+                machine.plug(disk)
+            assert machine.unplug(attached) and attached.wait_gone(0) and machine.devices == []
+            with pytest.raises(ConfigError, match="not attached"):
+                machine.unplug(attached)
+        assert descriptors() <= before and soon_has(machine, there)
+        assert machine.state == "running"
+
+
+@needs_kvm
+def test_a_disk_that_cannot_be_had_is_told_to_the_caller(tmp_path: Path, disk: DiskConfig) -> None:
+    """As it would be without a jail; the machine goes on, and nothing of it stays open or locked."""
+    (tmp_path / "empty").touch()
+    wrong = [DiskConfig(str(tmp_path / "none")), DiskConfig(str(tmp_path)), DiskConfig(str(tmp_path / "empty"))]
+    wrong += [DiskConfig("/dev/zero"), replace(disk, cow="overlay", overlay=disk.path)]
+    with isolated(tmp_path, OBEDIENT) as machine, Machine(config(tiny.make(tmp_path, OBEDIENT))) as usual:
+        with pytest.raises(ConfigError, match="plug a machine that is made"):
+            machine.plug(disk)
+        machine.start()
+        usual.start()
+        assert machine.unplug(machine.plug(disk))
+        before, there = descriptors(), len(links_of(machine.pid))
+        for record in wrong:
+            with pytest.raises(ConfigError) as caught:
+                machine.plug(record)
+            with pytest.raises(ConfigError) as same:
+                usual.plug(record)
+            told, wanted = caught.value, same.value
+            assert (str(told), told.code, told.hint) == (str(wanted), wanted.code, wanted.hint)
+        with pytest.raises(ConfigError, match="a RngConfig that is plugged in cannot be had"):
+            machine.plug(RngConfig())
+        with pytest.raises(ConfigError, match="not attached"):
+            machine.unplug(Plugged(disk))
+        assert descriptors() <= before and soon_has(machine, there)
+        assert machine.unplug(machine.plug(disk))
+        machine.pause()
+        with pytest.raises(ConfigError, match="plug a machine that is paused"):
+            machine.plug(disk)
+    with isolated(tmp_path, tiny.SPIN, transport="mmio") as machine:
+        machine.start()
+        with pytest.raises(ConfigError, match="only on PCI") as caught:
+            machine.plug(disk)
+        assert "transport" in caught.value.hint
+
+
+@needs_kvm
+def test_a_jailed_guest_that_does_not_let_go(tmp_path: Path, disk: DiskConfig) -> None:
+    with isolated(tmp_path, tiny.SPIN) as machine:
+        machine.start()
+        attached = machine.plug(disk)
+        assert not machine.unplug(attached, timeout=0.1) and len(machine.devices) == 1
+        with pytest.raises(ConfigError, match="in use by"):
+            machine.plug(disk)
+        assert machine.unplug(attached, timeout=0.1, force=True) and machine.devices == []
+        attached = machine.plug(disk)
+        first = machine.pid
+        machine.reset()
+        assert machine.pid != first and len(machine.devices) == 1, "it has it again"
+        assert not attached.wait_gone(0)
+        with pytest.raises(ConfigError, match="in use by"):
+            machine.plug(disk)
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(machine.unplug, attached, PATIENCE)
+            os.kill(machine.pid, signal.SIGKILL)
+            with pytest.raises((HostError, ConfigError)):
+                waits.result(PATIENCE)
+        assert not attached.wait_gone(0)
+    with Machine(config(str(tmp_path / "tiny.elf"))) as usual:
+        usual.start()
+        usual.plug(disk)
+
+
+@needs_kvm
+def test_every_device_number_of_a_jailed_machine_and_no_more(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.img" for number in range(32)]
+    for path in paths:
+        path.write_bytes(bytes(4096))
+    with isolated(tmp_path, OBEDIENT) as machine:
+        machine.start()
+        attached = [machine.plug(DiskConfig(str(path))) for path in paths[:31]]
+        before, there = descriptors(), len(links_of(machine.pid))
+        for _ in range(2):  # it was not locked the first time
+            with pytest.raises(ConfigError, match="all 32 device numbers"):
+                machine.plug(DiskConfig(str(paths[31])))
+        assert descriptors() <= before and soon_has(machine, there)
+        assert machine.unplug(attached[7]) and machine.plug(DiskConfig(str(paths[31])))

@@ -159,6 +159,7 @@ def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, 
     gc.freeze()
     gc.enable()
     outside.control = asked
+    asked.takes_disks = machine.config.has_pci()
 
     def ready() -> None:
         walls = jail.enter(machine, {**_VALUES, "prefetch": prefetch}, outside)

@@ -119,11 +119,13 @@ def calls_of(
     on_demand: bool = False,
     broker: bool = False,
     control: bool = False,
+    disks: bool = False,
     gdb: bool = False,
     terminal: bool | None = None,
 ) -> int:
     """The kinds of threads that the process of the machine will have.
 
+    :param disks: they may come while it runs
     :param terminal: its console is one; None: see :func:`has_terminal`
     """
     from vmm.machine.confined import kinds_of
@@ -139,6 +141,8 @@ def calls_of(
         more |= lib.SECCOMP_OUTSIDE
     if control:
         more |= lib.SECCOMP_CONTROL
+    if disks:
+        more |= lib.SECCOMP_BLK | lib.SECCOMP_DISK
     if gdb:
         more |= lib.SECCOMP_GDB
     return int(lib.SECCOMP_VMM | lib.SECCOMP_CONSOLE) | more | kinds_of(config)
@@ -173,17 +177,20 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
 
         outside.broker = Broker(vsock, names)
         outside.broker.watch(machine)
-    control = outside.control is not None
+    control, disks = outside.control is not None, False
     if outside.control is not None:
         outside.control.hand_over(machine)
+        disks = outside.control.takes_disks
     calls = calls_of(
         machine.config,
         prefetch=bool(values.get("prefetch")),
         on_demand=machine.memory.on_demand,
         broker=outside.broker is not None,
         control=control,
+        disks=disks,
         gdb=outside.gdb is not None,
         terminal=terminal,
     )
-    limits = JailLimits(files=_files(machine.config), file_size=_file_size(machine, control=control), calls=calls)
+    most = 0 if disks else _file_size(machine, control=control)
+    limits = JailLimits(files=_files(machine.config), file_size=most, calls=calls)
     return go_in(limits, must=values["jail"] == ON)

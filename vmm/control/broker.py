@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
+    from vmm.machine.slots import Attached
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.path import Listening
 
@@ -136,17 +137,29 @@ class Requests:
     """Serves, in the process of a jailed machine, the requests of a process outside of the jail.
 
     Each request is a message at *sock*, with the descriptors of a socket for its answers, and of files to write.
+
+    :ivar takes_disks: one of them may be to plug in a disk; to be set before :meth:`hand_over`
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._machine: Machine | None = None
+        self.takes_disks = False
+        self._plugged: dict[int, Attached] = {}
+        self._numbers = 0
 
     def hand_over(self, machine: Machine) -> None:
         """Set the machine; :meth:`start` may be called afterwards."""
         import json  # now: a jailed process cannot open the module's file
 
         assert json
+        if self.takes_disks:
+            import fcntl
+
+            from vmm.snapshot import records
+            from vmm.virtio.blk import device
+
+            assert fcntl and records and device
         machine.open_for_saving()
         self._machine = machine
 
@@ -184,7 +197,7 @@ class Requests:
 
         request = json.loads(data)
         try:
-            tell({"ok": _do(machine, request, fds, tell)})
+            tell({"ok": self._plugs(machine, request, fds) or _do(machine, request, fds, tell)})
         except VmmError as error:
             is_config = isinstance(error, ConfigError)
             tell({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config})
@@ -193,6 +206,27 @@ class Requests:
                 posix.close(fd)
         if request["command"] == "stop":
             machine.stop(request["kind"], request["detail"])
+
+    def _plugs(self, machine: Machine, request: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
+        """Do it if it is about disks that come and go; the answer, or None: it is about something else."""
+        if request["command"] == "plug":
+            try:
+                attached = _plug(machine, request, fds)
+            except OSError as error:
+                what = error.strerror or str(error)
+                raise HostError(f"the disk cannot be plugged in: {what}", code="host-limit") from error
+            self._plugged = {number: each for number, each in self._plugged.items() if not each.wait_gone(0)}
+            self._numbers += 1
+            self._plugged[self._numbers] = attached
+            return {"number": self._numbers}
+        if request["command"] not in ("unplug", "wait-gone"):
+            return None
+        found = self._plugged.get(request["number"])
+        if request["command"] == "wait-gone":
+            return {"gone": found is None or found.wait_gone(request["timeout"])}
+        if found is None:
+            raise ConfigError("the disk is not attached to this machine", code="not-attached")
+        return {"gone": machine.unplug(found, request["timeout"], force=request["force"])}
 
     def close(self) -> None:
         """Accept no more requests.  May be called again."""
@@ -252,6 +286,26 @@ class ControlProcess(Requests):
         super().close()
         _wait(self.pid, self._pidfd)
         self._pidfd = -1
+
+
+def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
+    """Plug in a disk whose files are *fds*, which are taken out."""
+    from vmm.config.limit import LimitConfig
+    from vmm.snapshot.records import made
+    from vmm.virtio.blk import DiskConfig, disk_letters
+    from vmm.virtio.blk.device import Blk, DiskFiles
+
+    kinds: dict[str, type] = {"DiskConfig": DiskConfig, "LimitConfig": LimitConfig}
+    config: DiskConfig = made(request["disk"], "DiskConfig", kinds, "the disk")
+    files = DiskFiles.given(config, fds, request["about"])
+    opened: Blk | DiskFiles = files
+    try:
+        opened = blk = Blk(config, cpus=machine.config.cpus, files=files)
+        blk.thread_name = f"blk-{disk_letters(len(machine.disks))}-"
+        return machine.plug(blk)  # which closes it from now on
+    except BaseException:
+        opened.close()
+        raise
 
 
 def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callable[[dict[str, Any]], None]) -> Any:

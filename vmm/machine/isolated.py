@@ -24,10 +24,11 @@ from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
 from vmm.machine import exit_hook as exithook
 from vmm.machine.config import FORK, THREAD, config_kinds
-from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, nonsense, number, parsed, text
+from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
 from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
+from vmm.virtio.blk import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Any
 
+    from vmm.config.device import DeviceConfig
     from vmm.machine.config import MachineConfig
 
 
@@ -129,6 +131,7 @@ class IsolatedMachine(Living):
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self.console = _Console(self)
         self._vsock = None if config.vsock is None or not config.vsock.uds else _Vsock(config.vsock.uds)
+        self._plugged: list[Plugged] = []
         self._life = Life()
         self._life_lock = RLock()
         self._child: _Child | None = None
@@ -238,6 +241,23 @@ class IsolatedMachine(Living):
         told = self._jailed.ask("figures", seconds=FIGURES_S)
         return {kind: [_figures(each) for each in _rows(told.get(kind))] for kind in ("vcpus", "devices")}
 
+    def plug(self, device: DeviceConfig) -> Plugged:
+        """As :meth:`Machine.plug`, of a disk by its record: this process opens its files."""
+        with self._life_lock:
+            self._life.check("plug")
+            if not isinstance(device, DiskConfig):
+                raise _cannot(f"a {type(device).__name__} that is plugged in")
+            plugged = self._jailed.plug(device)
+            self._plugged = [*(each for each in self._plugged if not each.is_gone), plugged]
+            return plugged
+
+    def unplug(self, attached: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
+        """As :meth:`Machine.unplug`, of what :meth:`plug` returned."""
+        with self._life_lock:
+            self._life.check("unplug")
+            jailed = self._jailed
+        return jailed.unplug(attached, timeout, force=force)
+
     def pause(self) -> None:
         """As :meth:`Machine.pause`."""
         with self._life_lock:
@@ -269,18 +289,22 @@ class IsolatedMachine(Living):
             self._life.publish("snapshot", path)
 
     def reset(self) -> None:
-        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again."""
+        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and what
+        was plugged in comes when the guest runs."""
         with self._life_lock:
             self._life.check("reset")
             if self._restore is not None:
                 raise _cannot("a reset of a clone, whose disks end with its process,")
             boot.check(self.config)
             assert self._child is not None
+            plugged = [each for each in self._plugged if not each.wait_gone(0)]
             self._child.close()
             try:
                 self._life.begin_again()
                 self._child = self._make()
                 self._begin()
+                for each in plugged:
+                    self._jailed.plug_again(each)
             except BaseException as error:
                 self._life.stage = RUNNING
                 self._end(ERROR, f"reset: {error}", error)
@@ -376,8 +400,8 @@ def _figures(row: object) -> dict[str, Any]:
 FIGURES_S, FIGURES_MAX = 2.0, 256
 ELSEWHERE = (
     "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "hotplug_memory", "loop",
-    "memory", "mmio", "open_for_saving", "pio", "plug", "prepare_forks", "prepared_forks", "resize_disk", "save",
-    "serial", "unplug", "vcpus",
+    "memory", "mmio", "open_for_saving", "pio", "prepare_forks", "prepared_forks", "resize_disk", "save",
+    "serial", "vcpus",
 )  # fmt: skip
 """What a Machine has in its own process only."""
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
     from vmm.machine.snapshot import Saved
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.blk.device import DiskFiles
 
 ANSWER_MAX = 64 << 10
 """Bytes of an answer."""
@@ -111,6 +113,42 @@ class Jailed:
         if stop:
             self.stop(detail="snapshot")
 
+    def plug(self, config: DiskConfig, files: DiskFiles | None = None) -> Plugged:
+        """As :meth:`Machine.plug`, of a disk: its files are opened, checked and locked here.
+
+        :param files: they are open; closed here
+        """
+        plugged = Plugged(config)
+        self.plug_again(plugged, files)
+        return plugged
+
+    def plug_again(self, plugged: Plugged, files: DiskFiles | None = None) -> None:
+        """:meth:`plug` what was plugged in before, into a machine that does not have it."""
+        from vmm.snapshot.records import plain
+        from vmm.virtio.blk.device import DiskFiles
+
+        config = plugged.config
+        if not self.config.has_pci():
+            raise no_hotplug()
+        if files is None:
+            files = DiskFiles.open(config)
+        has_them = False
+        try:
+            answer = self.ask("plug", files.fds, disk=plain(config), about=files.about)
+            plugged.number, plugged.jailed, has_them = number(answer.get("number")), self, True
+        finally:
+            files.close(unlock=not has_them)
+
+    def unplug(self, plugged: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
+        """As :meth:`Machine.unplug`."""
+        if plugged.jailed is not self or plugged.is_gone:
+            raise ConfigError(f"{plugged.device.name} is not attached to this machine", code="not-attached")
+        answer = self.ask(
+            "unplug", seconds=timeout + _FORCE_SECONDS, number=plugged.number, timeout=timeout, force=force
+        )
+        plugged.is_gone = answer.get("gone") is True
+        return plugged.is_gone
+
     def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
         """
         :raises ConfigError: always
@@ -178,9 +216,45 @@ class Named(NamedTuple):
     name: str
 
 
+class Plugged:
+    """A disk that was plugged into a machine in a jail: what :class:`~vmm.machine.slots.Attached` is elsewhere.
+
+    :ivar device: its name
+    :ivar config: what it was made of
+    :ivar jailed: the machine that has it
+    :ivar number: by which that is asked for it
+    :ivar is_gone: it is known to be unplugged
+    """
+
+    def __init__(self, config: DiskConfig) -> None:
+        self.device = Named(f"disk {config.path}")
+        self.config = config
+        self.jailed: Jailed | None = None
+        self.number = 0
+        self.is_gone = False
+
+    def wait_gone(self, timeout: float) -> bool:
+        """As :meth:`vmm.machine.slots.Attached.wait_gone`; False, too, when the machine ends meanwhile."""
+        if not self.is_gone and self.jailed is not None:
+            try:
+                answer = self.jailed.ask(
+                    "wait-gone", seconds=timeout + _FORCE_SECONDS, number=self.number, timeout=timeout
+                )
+            except HostError:
+                return False
+            self.is_gone = answer.get("gone") is True
+        return self.is_gone
+
+
 _DEVICES_MAX = 256
 _TEXT_MAX = 512
 STOP_SECONDS = 10.0
+_FORCE_SECONDS = 40.0
+"""More than :meth:`Machine.unplug` takes after its timeout."""
+
+
+def no_hotplug() -> ConfigError:
+    return ConfigError("devices come and go only on PCI", code="hotplug", hint='make the machine with transport="pci"')
 
 
 def nonsense() -> HostError:

@@ -282,8 +282,9 @@ class Machine(Living):
 
     def _hotplug(self) -> HotPlug:
         if self._slots.hotplug is None:
-            hint = 'make the machine with transport="pci"'
-            raise ConfigError("devices come and go only on PCI", code="hotplug", hint=hint)
+            from vmm.machine.jailed import no_hotplug
+
+            raise no_hotplug()
         return self._slots.hotplug
 
     # -- life --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,10 @@ from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.builtin import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 SECTOR = 512
 BLOCK = 4096
 """What the host moves at once, at least: a page of its cache, a block of its file system."""
@@ -42,6 +46,16 @@ class Image:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def given(cls, path: str, fd: int, alignment: int) -> Self:
+        """One that another process has opened, and locked.
+
+        :param fd: its descriptor, which is this object's from now on
+        """
+        image = cls.__new__(cls)
+        image.path, image.fd, image.alignment = path, fd, alignment
+        return image
 
     def sectors(self) -> int:
         """The size as it is now, in sectors of 512 bytes.
@@ -127,18 +141,29 @@ class Overlay:
     """
 
     def __init__(self, path: str, base: Image) -> None:
-        self.path = path
-        self._base = base
-        self.size = base.sectors() * SECTOR
-        bits = (self.size + BLOCK - 1) // BLOCK
-        self.data_at = OVERLAY_BITS + (bits + 8 * BLOCK - 1) // (8 * BLOCK) * BLOCK
-        self._named = path or f"of {base.path}"
+        self._take(path, base)
         self.fd = self._open() if path else _nameless_file(base.path)
         try:
             self._read_or_make()
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def given(cls, path: str, base: Image, fd: int) -> Self:
+        """The same as :meth:`Image.given`."""
+        overlay = cls.__new__(cls)
+        overlay._take(path, base)
+        overlay.fd = fd
+        return overlay
+
+    def _take(self, path: str, base: Image) -> None:
+        self.path = path
+        self._base = base
+        self.size = base.sectors() * SECTOR
+        bits = (self.size + BLOCK - 1) // BLOCK
+        self.data_at = OVERLAY_BITS + (bits + 8 * BLOCK - 1) // (8 * BLOCK) * BLOCK
+        self._named = path or f"of {base.path}"
 
     def _open(self) -> int:
         flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
@@ -218,10 +243,14 @@ class Overlay:
             hint="an image must stay as it is while overlays need it; to give up what was written, remove the overlay",
         )
 
-    def close(self) -> None:
-        """Unlock and close.  A second call does nothing."""
+    def close(self, *, unlock: bool = True) -> None:
+        """Unlock and close.  A second call does nothing.
+
+        :param unlock: see :meth:`Image.close`
+        """
         if self.fd >= 0:
-            _flock(self.fd, _LOCK_UN)
+            if unlock:
+                _flock(self.fd, _LOCK_UN)
             posix.close(self.fd)
             self.fd = -1
 

@@ -24,11 +24,23 @@ enum { SLOW_NS = 2 * 1000 * 1000, SLOW_WRITES = 64 };
 /* Copying so many bytes takes longer than waking a thread on another CPU to copy them. */
 enum { ASIDE_BYTES = 128 << 10 };
 
+int blk_in_memory(int fd)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+		return -errno;
+	return S_ISREG(st.st_mode) &&
+			       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC) ?
+		       BLK_IN_MEMORY :
+		       BLK_NOT_IN_MEMORY;
+}
+
 struct blk *blk_new(const struct blk_config *config, int *err)
 {
 	const uint64_t a = config->alignment;
-	struct statfs fs;
-	struct stat st;
+	const int in_memory = config->in_memory ? config->in_memory : blk_in_memory(config->fd);
 	struct blk *blk;
 
 	*err = -EINVAL;
@@ -38,8 +50,8 @@ struct blk *blk_new(const struct blk_config *config, int *err)
 		return NULL;
 	if (config->overlay && (config->flags & BLK_DIRECT || !blk_overlay_fits(config->overlay, config->capacity)))
 		return NULL;
-	if (fstat(config->fd, &st) < 0 || fstatfs(config->fd, &fs) < 0) {
-		*err = -errno;
+	if (in_memory < 0) {
+		*err = in_memory;
 		return NULL;
 	}
 	*err = -ENOMEM;
@@ -49,8 +61,7 @@ struct blk *blk_new(const struct blk_config *config, int *err)
 	blk->config = *config;
 	blk->capacity = config->capacity;
 	blk->writeback = 1;
-	blk->memory_backed = S_ISREG(st.st_mode) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC ||
-						     fs.f_type == HUGETLBFS_MAGIC);
+	blk->memory_backed = in_memory == BLK_IN_MEMORY;
 	blk->need_rmw = config->flags & BLK_DIRECT && a > SECTOR_SIZE;
 	pthread_rwlock_init(&blk->rmw, NULL);
 	*err = 0;

@@ -14,6 +14,7 @@
 
 /* BLK_URING: io_uring does all requests, also those that would not block; for tests and comparisons. */
 enum { BLK_RO = 1, BLK_DISCARD = 2, BLK_WRITE_ZEROES = 4, BLK_DIRECT = 8, BLK_NO_URING = 16, BLK_URING = 32 };
+enum { BLK_IN_MEMORY = 1, BLK_NOT_IN_MEMORY = 2 };
 
 struct blk_overlay;
 
@@ -25,6 +26,7 @@ struct blk_config {
 	uint32_t max_discard_sectors, max_discard_seg; /* for DISCARD and WRITE_ZEROES; at most 512 segments */
 	uint32_t alignment;  /* of memory, offset and length for direct I/O; else 1 */
 	uint8_t serial[20];  /* padded with NUL */
+	int32_t in_memory;   /* blk_in_memory(fd), of who may ask the file system; 0: find out */
 	struct limit *limit; /* shared by all queues, or NULL; freed after the disk */
 	struct blk_overlay *overlay; /* fd is only read, and this is written; or NULL; freed after the disk */
 };
@@ -38,6 +40,8 @@ struct blk_stats {
 
 struct blk;
 
+/* Is the file in memory, so that no request waits for a device: BLK_IN_MEMORY, BLK_NOT_IN_MEMORY or -errno. */
+int blk_in_memory(int fd);
 /* A disk, which all its queues share. NULL and *err = -errno. */
 struct blk *blk_new(const struct blk_config *config, int *err);
 void blk_free(struct blk *blk);

@@ -19,7 +19,7 @@ from vmm.virtio.workers import Workers
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Self
 
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.device import DeviceContext
@@ -85,6 +85,73 @@ _SCHEMA = Schema("virtio-blk", 1, {"writeback": "bool", "capacity": "u64"})
 """``capacity`` in sectors: what the driver knows; the image has to be as long."""
 
 
+class DiskFiles:
+    """The files of a disk: opened, locked and checked.
+
+    :ivar image: the image
+    :ivar overlay: what is written instead of it, or None
+    :ivar cached: the image is in the host's page cache, when it is read
+    :ivar in_memory: ``blk_in_memory()`` of the image; 0: not asked yet
+    """
+
+    def __init__(self, image: Image, overlay: Overlay | None, *, cached: bool, in_memory: int = 0) -> None:
+        self.image = image
+        self.overlay = overlay
+        self.cached = cached
+        self.in_memory = in_memory
+
+    @classmethod
+    def open(cls, config: DiskConfig) -> Self:
+        """
+        :raises ConfigError: a file is missing, locked, of a wrong kind or size, or must not be opened
+        :raises HostError: the host cannot make the overlay
+        """
+        overlaid = config.has_overlay
+        image = Image(config.path, read_only=config.read_only or overlaid, direct=config.direct)
+        try:
+            overlay = Overlay(config.overlay, image) if overlaid else None
+            return cls(image, overlay, cached=bool(lib.file_is_cached(image.fd)))
+        except BaseException:
+            image.close()
+            raise
+
+    @classmethod
+    def given(cls, config: DiskConfig, fds: list[int], about: dict[str, Any]) -> Self:
+        """Those that another process has opened.
+
+        :param fds: theirs, as :attr:`fds` of its object; taken out and closed with this one
+        :param about: :attr:`about` of its object
+        """
+        image = Image.given(config.path, fds.pop(0), about["alignment"])
+        overlay = Overlay.given(config.overlay, image, fds.pop(0)) if config.has_overlay else None
+        return cls(image, overlay, cached=about["cached"], in_memory=about["in_memory"])
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors."""
+        return (self.image.fd,) if self.overlay is None else (self.image.fd, self.overlay.fd)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What else another process has to know, as JSON can have it.
+
+        :raises HostError: the host does not tell
+        """
+        in_memory = lib.blk_in_memory(self.image.fd)
+        if in_memory < 0:
+            raise HostError(f"disk {self.image.path}: {posix.strerror(-in_memory)}", code="disk-native")
+        return {"alignment": self.image.alignment, "cached": self.cached, "in_memory": in_memory}
+
+    def close(self, *, unlock: bool = True) -> None:
+        """Close them.  A second call does nothing.
+
+        :param unlock: False: another process has them, too, and its are locked
+        """
+        if self.overlay is not None:
+            self.overlay.close(unlock=unlock)
+        self.image.close(unlock=unlock)
+
+
 class Blk(VirtioDevice):
     """A disk.  The image is always raw: what its content looks like changes nothing.
 
@@ -93,6 +160,7 @@ class Blk(VirtioDevice):
     :param cpus: of the machine; the number of queues follows it unless *config* says one
     :param io_uring: where it is faster, unless: True for everything, False for nothing (as on hosts without
         it)
+    :param files: its files, which are this object's from now on; None: it opens those of *config*
     :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
     :raises HostError: the host is out of memory
     """
@@ -101,7 +169,9 @@ class Blk(VirtioDevice):
     thread_name = "blk-"
     saving = _SCHEMA
 
-    def __init__(self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None) -> None:
+    def __init__(
+        self, config: DiskConfig, *, cpus: int = 1, io_uring: bool | None = None, files: DiskFiles | None = None
+    ) -> None:
         self.path = config.path
         self.name = f"disk {config.path}"
         self.read_only = config.read_only
@@ -112,7 +182,6 @@ class Blk(VirtioDevice):
         self._reported: set[int] = set()
         self._blk: Any = None
         self.cow = config.cow
-        self.overlay: Overlay | None = None
         self._native_overlay: Any = ffi.NULL
         queues = config.queues or min(cpus, MAX_QUEUES)
         self.queue_sizes = (QUEUE_SIZE,) * queues
@@ -124,15 +193,14 @@ class Blk(VirtioDevice):
         else:
             self.features |= BLK_F_CONFIG_WCE | BLK_F_DISCARD | BLK_F_WRITE_ZEROES
         self._limit = Limit(config.limit)
-        overlaid = config.has_overlay
-        self._image = Image(config.path, read_only=config.read_only or overlaid, direct=config.direct)
-        self.pins_memory = config.direct or not lib.file_is_cached(self._image.fd)
+        files = DiskFiles.open(config) if files is None else files
+        self._image, self.overlay = files.image, files.overlay
+        self.pins_memory = config.direct or not files.cached
         try:
             self.capacity = self._image.sectors()
-            if overlaid:
-                self.overlay = Overlay(config.overlay, self._image)
+            if self.overlay is not None:
                 self._make_native_overlay(self.overlay)
-            self._make_native(config, io_uring)
+            self._make_native(config, io_uring, files.in_memory)
         except BaseException:
             self.close()
             raise
@@ -145,9 +213,10 @@ class Blk(VirtioDevice):
             raise HostError(f"overlay of {self.path}: {text}", code="disk-native", errno=-error[0])
         self._native_overlay = made
 
-    def _make_native(self, config: DiskConfig, io_uring: bool | None) -> None:
+    def _make_native(self, config: DiskConfig, io_uring: bool | None, in_memory: int) -> None:
         native = ffi.new("struct blk_config *")
         native.fd = self._image.fd
+        native.in_memory = in_memory
         native.flags = (
             (lib.BLK_RO if config.read_only else lib.BLK_DISCARD | lib.BLK_WRITE_ZEROES)
             | (lib.BLK_DIRECT if config.direct else 0)
