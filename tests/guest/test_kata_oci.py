@@ -120,6 +120,35 @@ def test_a_life(oci: Oci) -> None:
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+def test_a_machine_grows_with_a_limit(oci: Oci) -> None:
+    oci.settings.write_text(f'{oci.settings.read_text()}more_memory = "512M"\n')
+    big = {"destination": "/big", "type": "tmpfs", "source": "tmpfs", "options": ["size=256m"]}
+    oci.start("c1", "sleep 600", mounts=[big], linux__resources={"memory": {"limit": 64 << 20}})
+
+    def total() -> int:
+        return int(oci.check("exec", "c1", "awk", "/MemTotal/ {print $2}", "/proc/meminfo")) >> 10
+
+    def machine() -> int:
+        """MiB that its process has."""
+        monitor = json.loads((oci.root / "c1" / "state.json").read_text())["monitor"]
+        children = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
+        sizes = [re.findall(r"RssShmem:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in children]
+        return max(int(size[0]) for size in sizes if size) >> 10
+
+    first = total()
+    oci.check("update", "--memory", "320M", "c1")
+    assert total() >= first + 200
+    oci.check("exec", "c1", "dd", "if=/dev/zero", "of=/big/f", "bs=1M", "count=160")
+    full = machine()
+    assert full >= 160
+    oci.check("exec", "c1", "rm", "/big/f")
+    oci.check("update", "--memory", "64M", "c1")
+    eventually(lambda: machine() < full - 80, "the host does not get it back")
+    assert oci.check("exec", "c1", "cat", "/sys/fs/cgroup/memory.max") == f"{64 << 20}\n"
+    oci.check("delete", "--force", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
 def test_a_policy_holds_in_the_guest(oci: Oci, tmp_path: Path) -> None:
     """Whoever asks: the agent refuses it, and serves the rest."""
     rules = "".join(f"default {name}Request := {str(name != 'ExecProcess').lower()}\n" for name in policy.SERVED)

@@ -249,6 +249,10 @@ class FakeVm:
         self.agent = agent
         self.closed = False
         self.disks: dict[str, RootDisk] = {}
+        self.sizes: list[int] = []
+        """Those that the machine was asked to have."""
+        self.plugs = True
+        """The guest takes memory, at once."""
         self._on_end: Callable[[str], None] = lambda reason: None
         agent.power_off = lambda: self._on_end("poweroff")
 
@@ -279,8 +283,15 @@ class FakeVm:
         specs = {container_id: self.agent.specs[container_id]["process"] for container_id in self.agent.specs}
         write_snapshot(folder, self.memory, specs)
 
+    def resize_memory(self, size: int) -> None:
+        self.sizes.append(size)
+
     def figures(self) -> dict[str, Any]:
-        return {"vcpus": [{"exits": 5}], "devices": [{"name": "disk", "reads": 3, "words": "no number"}]}
+        plugged = self.sizes[-1] - self.memory if self.sizes and self.plugs else 0
+        devices = [{"name": "disk", "reads": 3, "words": "no number"}]
+        if self.sizes:
+            devices.append({"name": "hotplug memory", "plugged": plugged})
+        return {"vcpus": [{"exits": 5}], "devices": devices}
 
     def die(self, reason: str) -> None:
         """As if the guest had."""

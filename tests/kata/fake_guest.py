@@ -158,6 +158,9 @@ class FakeGuest:
     def save(self, folder: str) -> None:
         raise AssertionError("nobody saves it")
 
+    def resize_memory(self, size: int) -> None:
+        raise AssertionError("it has no more memory")
+
     def figures(self) -> dict[str, Any]:
         return {"vcpus": [{"exits": 5}], "devices": [{"name": "disk", "reads": 3, "words": "no number"}]}
 

@@ -38,13 +38,15 @@ pytestmark = pytest.mark.skipif(
 class Bench:
     """A sandbox, its fake machine, and the events that it told."""
 
-    def __init__(self, folder: Path, **replace: ttrpc.Handler) -> None:
+    def __init__(self, folder: Path, *, more_memory: int = 0, **replace: ttrpc.Handler) -> None:
         self.folder = folder
         self.agent = FakeAgent(replace)
         self.vm = FakeVm(self.agent)
         state = folder / "sandbox"
         state.mkdir()
-        self.sandbox = Sandbox(SandboxConfig("s1", str(state), "kernel", "image"), lambda *_: self.vm)
+        config = SandboxConfig("s1", str(state), "kernel", "image", more_memory=more_memory)
+        self.vm.memory = config.memory
+        self.sandbox = Sandbox(config, lambda *_: self.vm)
         self.events: list[SandboxEvent] = []
         self.sandbox.listen(self.events.append)
 
@@ -63,8 +65,8 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(*, start: bool = True, **replace: ttrpc.Handler) -> Bench:
-        bench = Bench(tmp_path, **replace)
+    def make(*, start: bool = True, more_memory: int = 0, **replace: ttrpc.Handler) -> Bench:
+        bench = Bench(tmp_path, more_memory=more_memory, **replace)
         made.append(bench)
         if start:
             bench.sandbox.start()
@@ -496,3 +498,72 @@ def test_without_a_kernel_or_an_image_it_says_how_to_make_them(tmp_path: Path) -
         with pytest.raises(ConfigError, match=f"the guest's {words} does not exist") as caught:
             PyvmmVm(config, str(tmp_path), str(tmp_path))
         assert "make guest-kernel kata-image" in caught.value.hint
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def limit(size: int) -> dict[str, Any]:
+    return {"memory": {"limit": size * MIB}}
+
+
+def test_a_machine_grows_for_a_limit_and_shrinks_again(bench: Make) -> None:
+    """It has 512 MiB, of which 96 are not for containers, and may get 1 GiB more."""
+    made = bench(more_memory=1024 * MIB)
+    bounds: list[int] = []
+    made.sandbox.bound = bounds.append
+    made.run("sleep 600")
+    changes = [(100, 512), (416, 512), (417, 514), (800, 896), (4096, 1536), (700, 796), (-1, 512), (100, 512)]
+    for size, memory in changes:
+        made.sandbox.update("c1", limit(size))
+        assert made.sandbox.memory == memory * MIB
+        assert json.loads(made.agent.requests["UpdateContainer"].config) == limit(size)
+    made.sandbox.update("c1", {"pids": {"limit": 9}})
+    assert made.vm.sizes == [size * MIB for size in (514, 896, 1536, 796, 512)]
+    assert bounds == [size * MIB for size in (514, 896, 1536)]
+
+
+def test_containers_of_a_pod_have_room_beside_each_other(bench: Make) -> None:
+    made = bench(more_memory=1024 * MIB)
+    for name in ("c1", "c2"):
+        bundle = made.bundle("sleep 600")
+        bundle.spec["linux"]["resources"] = limit(200)
+        made.sandbox.create_container(name, bundle, Stdio()).start()
+    made.sandbox.update("c1", limit(216))
+    assert made.vm.sizes == []
+    made.sandbox.update("c1", limit(300))
+    made.sandbox.update("c2", limit(400))
+    assert made.vm.sizes == [596 * MIB, 796 * MIB]
+
+
+def test_a_machine_without_more_keeps_its_memory(bench: Make) -> None:
+    made = bench()
+    made.run("sleep 600")
+    made.sandbox.update("c1", limit(4096))
+    assert made.vm.sizes == [] and made.sandbox.memory == 512 * MIB
+
+
+def test_a_guest_that_takes_no_memory_has_the_old_limit(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "GROW_S", 0.05)
+    made = bench(more_memory=1024 * MIB)
+    made.run("sleep 600")
+    made.vm.plugs = False
+    with pytest.raises(GuestError, match="has taken 512 of 896 MiB"):
+        made.sandbox.update("c1", limit(800))
+    assert made.vm.sizes == [896 * MIB, 512 * MIB] and "UpdateContainer" not in made.agent.calls
+    assert made.sandbox.memory == 512 * MIB
+
+
+def test_a_limit_that_the_guest_refuses_takes_no_memory(bench: Make) -> None:
+    def refuse(request: Any, call: ttrpc.Call) -> Any:
+        raise ttrpc.RpcError("INVALID_ARGUMENT", "no")
+
+    made = bench(more_memory=1024 * MIB, UpdateContainer=refuse)
+    made.run("sleep 600")
+    with pytest.raises(VmmError, match="no"):
+        made.sandbox.update("c1", limit(800))
+    assert made.vm.sizes == [896 * MIB, 512 * MIB] and made.sandbox.memory == 512 * MIB
+    with pytest.raises(ConfigError, match="no container"):
+        made.sandbox.update("other", limit(800))

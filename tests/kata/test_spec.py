@@ -178,6 +178,8 @@ def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
         ("annotations = ['kernel', 'firmware']", "no list of kernel, image"),
         ("annotations = 1", "no list of"),
         ("max_memory = 'all'", "is no size"),
+        ("more_memory = '100M'", "in steps of 128 MiB"),
+        ("more_memory = '1T'", "is no size"),
         ("policy = true", "of the wrong kind"),
         ("= 3", "Invalid"),
     ],

@@ -14,6 +14,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
                                 # "kernel", "image", "template", "policy"; or true: all of it
     pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
+    more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
 
 The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
 image that they name must be in the folder of the one named here.  The policy of an annotation is base64, and takes the
@@ -41,6 +42,8 @@ GUEST_OVERHEAD = 96 * MIB
 """What the guest's kernel, its agent and crun need beside what a container may use."""
 MIN_MEMORY = 128 * MIB
 MAX_VCPUS = 32
+MORE_STEP, MORE_MOST = 128 * MIB, 256 << 30
+"""Of what a machine may get: guests add memory in pieces of that size."""
 MAX_POOL = 64
 TEMPLATES = ("auto", "off")
 ISOLATIONS = ("process", "thread")
@@ -62,6 +65,7 @@ class Settings(NamedTuple):
     isolation: str = "process"
     policy: Policy | None = None
     pool: int = 0
+    more_memory: int = 0
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
@@ -163,8 +167,8 @@ def _check(values: Json, path: str) -> Settings:
             raise ConfigError(
                 f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
             )
-        if key in ("memory", "max_memory") and isinstance(value, str):
-            values[key] = size_of(value, f"{path}: memory =")
+        if key in ("memory", "max_memory", "more_memory") and isinstance(value, str):
+            values[key] = size_of(value, f"{path}: {key} =")
         elif key == "annotations":
             values[key] = _names(value, path)
         elif key == "policy" and isinstance(value, str):
@@ -180,6 +184,12 @@ def _check(values: Json, path: str) -> Settings:
     if made.isolation not in ISOLATIONS:
         words = f"{path}: isolation = {made.isolation!r:.60} is not one of {', '.join(ISOLATIONS)}"
         raise ConfigError(words, code="kata-config")
+    if made.more_memory % MORE_STEP or not 0 <= made.more_memory <= MORE_MOST:
+        raise ConfigError(
+            f"{path}: more_memory = {made.more_memory}: not 0 to {MORE_MOST >> 30} GiB in steps of 128 MiB",
+            code="kata-config",
+            hint='for example "1G"; "0M": machines keep the memory with which they are made',
+        )
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
     if not 0 <= made.pool <= MAX_POOL:

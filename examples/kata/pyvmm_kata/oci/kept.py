@@ -30,7 +30,7 @@ FORMAT = 1
 RECORD, MACHINE = "container.json", "machine-"
 INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
-TOLD = ("id", "status", "execs", "serial", "memory", "vcpus", "nets", "layout", "policy")
+TOLD = ("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "nets", "layout", "policy")
 """What the monitor tells as it is written."""
 MAX_RECORD = 4 << 20
 MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
@@ -45,6 +45,8 @@ class Kept(NamedTuple):
     :ivar execs: ids of its processes beside the first one
     :ivar serial: the number of the last exec
     :ivar memory: of the machine, in bytes
+    :ivar more_memory: bytes that the machine may get while it runs
+    :ivar added: how many of these it has
     :ivar image: the SHA-256 of the guest's image
     :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
@@ -65,6 +67,8 @@ class Kept(NamedTuple):
     order: tuple[str, ...]
     layout: tuple[tuple[str, ...], ...]
     made_of: Json
+    more_memory: int = 0
+    added: int = 0
 
     def sort(self, bundle: Bundle) -> None:
         """Put the mounts of a bundle into the order of then, which the names in the share depend on: podman has another
@@ -147,10 +151,7 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         "taken": state.now(),
         "machine": name,
         "manifest": _sha256(os.path.join(place, name, "manifest.json")),
-        **{
-            key: saved[key]
-            for key in ("id", "status", "execs", "serial", "memory", "vcpus", "nets", "layout", "policy")
-        },
+        **{key: saved[key] for key in TOLD},
         "image": _sha256(saved["image"]),
         "order": [mount["destination"] for mount in spec.get("mounts") or ()],
         "made_of": _made_of(spec),
@@ -216,7 +217,7 @@ def read(place: str, *, verified: bool = False) -> Kept:
     if _sha256(manifest) != record.get("manifest"):
         raise ConfigError(f"{manifest}: is not the one that was written with {path}", code="checkpoint-damaged")
     told = _json(manifest)
-    if told.get("base") != "" or told.get("memory_size") != kept.memory or told.get("disks") != []:
+    if told.get("base") != "" or told.get("memory_size") != kept.memory + kept.more_memory or told.get("disks") != []:
         raise ConfigError(f"{manifest}: is not of a container's machine", code="checkpoint-damaged")
     if not verified:
         vmm.verify_snapshot(kept.machine)
@@ -265,8 +266,8 @@ def _checked(record: Json, place: str, path: str) -> Kept:
             raise wrong(name)
         return tuple(value)
 
-    def number(name: str, least: int, most: int) -> int:
-        value = record.get(name)
+    def number(name: str, least: int, most: int, otherwise: int | None = None) -> int:
+        value = record.get(name, otherwise)
         if type(value) is not int or not least <= value <= most:
             raise wrong(name)
         return value
@@ -310,6 +311,8 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         texts("order", record.get("order")),
         tuple(lists("layout", 3)),
         made_of,
+        more := number("more_memory", 0, MAX_MEMORY, 0),
+        number("added", 0, more, 0),
     )
 
 

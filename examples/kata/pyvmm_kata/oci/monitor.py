@@ -109,7 +109,8 @@ class Monitor:
         os.mkdir(self._folder, 0o700)
         cgroup = Cgroup(plan.cgroup)
         if cgroup.hold(0, plan.face.pid):
-            cgroup.limit_memory(self._size[0], self._resources)
+            added = plan.kept.added if plan.kept else 0
+            cgroup.limit_memory(self._size[0] + added, self._resources)
         else:
             self._home = ""
             self._first.save(cgroup="")
@@ -156,10 +157,12 @@ class Monitor:
                 isolation=plan.settings.isolation,
                 policy=plan.settings.policy,
                 checkpoint=kept.machine if kept is not None else "",
+                more_memory=kept.more_memory if kept is not None else plan.settings.more_memory,
             ),
             self._boot,
         )
         self._sandbox.listen(self._on_event)
+        self._sandbox.bound = self._bound
         if kept is not None:
             self._first.restore(self._sandbox, kept)
         else:
@@ -194,6 +197,12 @@ class Monitor:
             self._settle()
             raise
         sandbox.listen(self._on_event)
+        sandbox.bound = self._bound
+
+    def _bound(self, memory: int) -> None:
+        """Limit what the container has on the host, where its RAM is *memory* bytes."""
+        if self._home:
+            Cgroup(self._home).limit_memory(memory, self._resources)
 
     def create_adopted(self, placed: Placed) -> None:
         """Make the container in the machine that was adopted.
@@ -205,8 +214,8 @@ class Monitor:
             self._first.create(self._sandbox, placed)
         finally:
             self._settle()
+        self._bound(self._size[0])
         if self._home:
-            Cgroup(self._home).limit_memory(self._size[0], self._resources)
             Cgroup(self._home).limit_cpu(self._resources)
 
     def start(self, *, removes: bool) -> None:

@@ -130,6 +130,7 @@ class ContainerService:
             kept.nets,
             kept.execs,
             frozen=kept.status == "paused",
+            added=kept.added,
         )
         self._execs = kept.serial
         self._serve_it(sandbox, container, kept.status)
@@ -361,6 +362,8 @@ class ContainerService:
                 "execs": execs,
                 "serial": self._execs,
                 "memory": sandbox.config.memory,
+                "more_memory": sandbox.config.more_memory,
+                "added": sandbox.memory - sandbox.config.memory,
                 "vcpus": sandbox.config.vcpus,
                 "nets": network.kept() if network is not None else (),
                 "layout": sandbox.layout(plan.guest_id),
@@ -375,7 +378,9 @@ class ContainerService:
         channel.send({})
 
     def _do_update(self, request: Json, channel: control.Channel) -> None:
-        self._made.update(request["resources"])
+        if self._sandbox is None:
+            raise HostError("the container is not made yet", code="oci-state")
+        self._sandbox.update(self.plan.guest_id, request["resources"])
         channel.send({})
 
     def _do_resize(self, request: Json, channel: control.Channel) -> None:

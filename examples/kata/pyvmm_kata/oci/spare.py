@@ -59,7 +59,16 @@ def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
     """What a spare is a clone of."""
     from pyvmm_kata.sandbox import vm
 
-    return vm.kind_of(chosen.kernel, chosen.image, chosen.kernel_params, memory, vcpus, NETS, more_disks=False)
+    return vm.kind_of(
+        chosen.kernel,
+        chosen.image,
+        chosen.kernel_params,
+        memory,
+        vcpus,
+        NETS,
+        more_disks=False,
+        more_memory=chosen.more_memory,
+    )
 
 
 def name_of(chosen: Settings, kind: Kind) -> str:
@@ -291,6 +300,7 @@ class Spare:
                 template=True,
                 isolation=self._settings.isolation,
                 policy=self._settings.policy,
+                more_memory=self._settings.more_memory,
             )
         )
         self._sandbox.listen(self._on_event)

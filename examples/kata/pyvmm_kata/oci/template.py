@@ -87,7 +87,14 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
             f"template build: --nets {nets!r:.20} is not 0 to {templates.MAX_NETS}", code="oci-usage", hint=USAGE
         )
     return vm.kind_of(
-        chosen.kernel, chosen.image, chosen.kernel_params, memory, vcpus, int(nets), more_disks=options["pci"]
+        chosen.kernel,
+        chosen.image,
+        chosen.kernel_params,
+        memory,
+        vcpus,
+        int(nets),
+        more_disks=options["pci"],
+        more_memory=chosen.more_memory,
     )
 
 

@@ -1,6 +1,6 @@
 """``pyvmm-oci update ID``: changes limits of a running container, in its virtual machine.
 
-A limit does not enlarge the machine: it keeps the memory with which it was made.
+A limit above the machine's memory enlarges it as far as ``more_memory`` in kata.toml allows.
 """
 
 from __future__ import annotations

@@ -147,8 +147,15 @@ class Container:
         :param resources: ``linux.resources`` of a config.json; what it does not name does not change
         :raises ConfigError: *resources* is invalid
         """
-        check_resources(resources, "update")
+        self.check_update(resources)
         self._agent.update_container(self.id, resources_text(resources))
+
+    def check_update(self, resources: dict[str, Any]) -> None:
+        """
+        :raises ConfigError: *resources* is invalid
+        """
+        check_resources(resources, "update")
+        resources_text(resources)
 
     def pause(self) -> None:
         """Freeze all its processes."""

@@ -30,7 +30,7 @@ def collect(sandbox: Sandbox) -> Json:
     made: Json = {
         "id": config.sandbox_id,
         "pid": os.getpid(),
-        "memory": config.memory,
+        "memory": sandbox.memory,
         "vcpus": config.vcpus,
         "machine": sandbox.figures(),
         "containers": {},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
 from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.config.settings import GUEST_OVERHEAD
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
@@ -22,7 +23,8 @@ from pyvmm_kata.sandbox.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.sandbox.guest_spec import check_layout, layout_of, place, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.host.face import Shown
@@ -41,6 +43,9 @@ MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
 SEED = 64
+GROW_S, _LOOK_S = 20.0, 0.01
+"""How long a guest may take to plug memory, and how often it is looked at."""
+_BLOCK = 2 * MIB
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
@@ -54,6 +59,7 @@ class SandboxConfig(NamedTuple):
     :ivar kernel: path of the guest kernel
     :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
     :ivar memory: bytes of guest RAM
+    :ivar more_memory: bytes of RAM that it may get while it runs, see :meth:`Sandbox.update`
     :ivar vcpus: number of CPUs
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
@@ -90,6 +96,7 @@ class SandboxConfig(NamedTuple):
     policy: Policy | None = None
     isolation: str = "process"
     checkpoint: str = ""
+    more_memory: int = 0
 
 
 class SandboxEvent(NamedTuple):
@@ -139,6 +146,13 @@ class Sandbox:
         self._containers: dict[str, Container] = {}
         self._disks: dict[str, tuple[RootDisk, str]] = {}
         self._pids: dict[str, int] = {}
+        self._sizing = threading.Lock()
+        self._limits: dict[str, int] = {}
+        """Of the containers whose limits of memory have been changed."""
+        self.memory = config.memory
+        """Bytes of RAM that the machine is to have."""
+        self.bound: Callable[[int], None] = lambda memory: None
+        """Called with that before it grows: whoever limits what its processes have raises the limit."""
         self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
         self._layouts: dict[str, list[list[str]]] = {}
         self._serials = 0
@@ -185,6 +199,7 @@ class Sandbox:
         execs: Sequence[str],
         *,
         frozen: bool,
+        added: int = 0,
     ) -> Container:
         """In place of :meth:`start` and :meth:`create_container`, where the configuration has a checkpoint: a copy of
         the machine that was saved, with its one container.
@@ -195,6 +210,7 @@ class Sandbox:
         :param nets: the network devices that the machine had
         :param execs: ids of its processes beside the first one
         :param frozen: its processes stay frozen; else they go on
+        :param added: bytes of RAM that the machine was given while it ran
         :raises VmmError: it cannot be made, or does not take an identity of its own; nothing of it is left
         """
         taken = False
@@ -214,6 +230,7 @@ class Sandbox:
             taken = True
             self._containers[container_id] = made
             self._pids[container_id] = pid
+            self.memory += added
             made.take_up(execs, frozen=frozen)
         except BaseException:
             if not taken:
@@ -379,6 +396,75 @@ class Sandbox:
         if vm is None:
             raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
         return vm.figures()
+
+    def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Change limits of a container.  When all containers may have more memory than the machine has, that gets more,
+        up to ``more_memory``; what is not needed any more it gives back, as far as it can, in its own time.
+
+        :param resources: see :meth:`Container.update`
+        :raises ConfigError: *resources* are invalid
+        :raises VmmError: the guest refuses the limit, or does not take the memory in time; nothing is changed then
+        """
+        made = self.containers.get(container_id)
+        if made is None:
+            raise ConfigError(f"there is no container {container_id} here", code="container-missing")
+        made.check_update(resources)
+        limit = (resources.get("memory") or {}).get("limit")
+        if not self.config.more_memory or limit is None:
+            made.update(resources)
+            return
+        with self._sizing:
+            limits = {**self._limits, container_id: max(limit, 0)}
+            before, wanted = self.memory, self._fitting(limits)
+            if wanted > before:
+                self.bound(wanted)
+                self._grow(wanted)
+            try:
+                made.update(resources)
+            except BaseException:
+                if wanted > before:
+                    self._resize(before)
+                    self.bound(before)
+                raise
+            self._limits = limits
+            if wanted < before:
+                self._resize(wanted)
+
+    def _fitting(self, limits: Mapping[str, int]) -> int:
+        """Bytes of RAM for the containers, of which some have other limits now."""
+        total = GUEST_OVERHEAD
+        for container_id, made in self.containers.items():
+            own = ((made.bundle.spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
+            total += limits.get(container_id, max(own.get("limit") or 0, 0))
+        most = self.config.memory + self.config.more_memory
+        return min(max(self.config.memory, -(-total // _BLOCK) * _BLOCK), most)
+
+    def _resize(self, memory: int) -> None:
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        vm.resize_memory(memory)
+        self.memory = memory
+
+    def _grow(self, memory: int) -> None:
+        before, deadline = self.memory, time.monotonic() + GROW_S
+        self._resize(memory)
+        while (there := self._plugged_memory()) < memory:
+            if time.monotonic() > deadline:
+                self._resize(before)
+                self.bound(before)
+                raise GuestError(
+                    f"sandbox {self.config.sandbox_id}: the guest has taken {there >> 20} of {memory >> 20} MiB of "
+                    f"memory in {GROW_S:g} s",
+                    code="sandbox-memory",
+                )
+            time.sleep(_LOOK_S)
+
+    def _plugged_memory(self) -> int:
+        for device in self.figures()["devices"]:
+            if device["name"] == "hotplug memory":
+                return self.config.memory + int(device["plugged"])
+        return self.config.memory
 
     def stop(self) -> None:
         """End the machine with all that runs in it, and remove what belongs to it.  A second call does nothing.

@@ -42,6 +42,7 @@ class Kind(NamedTuple):
 
     :ivar cmdline: the whole of the kernel's command line that the sandbox says
     :ivar nets: number of its network devices
+    :ivar more_memory: bytes of RAM that it may get while it runs
     """
 
     kernel: str
@@ -51,6 +52,7 @@ class Kind(NamedTuple):
     vcpus: int
     transport: str
     nets: int
+    more_memory: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Kind:

@@ -22,6 +22,7 @@ from vmm import (
     BootConfig,
     ConsoleConfig,
     DiskConfig,
+    HotplugMemoryConfig,
     Machine,
     MachineConfig,
     MemoryConfig,
@@ -109,6 +110,12 @@ class Vm(Protocol):
         :raises VmmError: it has something that cannot be saved, or the host cannot write it
         """
 
+    def resize_memory(self, size: int) -> None:
+        """Ask the guest to have *size* bytes of memory, between what it was made with and ``more_memory`` beyond.
+
+        :raises VmmError: the machine does not run any more
+        """
+
     def figures(self) -> dict[str, Any]:
         """What is counted: ``vcpus``, of each a name and its number by KVM's names, and exits to ``c`` and ``python``;
         ``devices``, of each its ``name`` and numbers by theirs.
@@ -172,6 +179,7 @@ class PyvmmVm:
             config.vcpus,
             len(config.network.nets) if config.network is not None else 0,
             more_disks=config.more_disks,
+            more_memory=config.more_memory,
         )
         try:
             key = kind.key()
@@ -238,6 +246,7 @@ class PyvmmVm:
             virtqueues="split",
             console=console,
             isolation=_isolation(config),
+            hotplug_memory=_more(config.more_memory),
         )
 
     def connect(self, timeout: float) -> socket.socket:
@@ -284,6 +293,10 @@ class PyvmmVm:
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
         self._running().snapshot(folder)
+
+    def resize_memory(self, size: int) -> None:
+        """See :class:`Vm`."""
+        self._running().resize_memory(size)
 
     def figures(self) -> dict[str, Any]:
         """See :class:`Vm`."""
@@ -333,6 +346,10 @@ def _isolation(config: SandboxConfig) -> str:
     return "thread" if config.more_disks or config.isolation == "thread" else "fork"
 
 
+def _more(size: int) -> HotplugMemoryConfig | None:
+    return HotplugMemoryConfig(size) if size else None
+
+
 def _words() -> str:
     return DEBUG if timeline.is_told() else ""
 
@@ -349,13 +366,21 @@ def _share(path: str) -> ShareConfig:
 
 
 def kind_of(
-    kernel: str, image: str, cmdline: str, memory: int, vcpus: int, nets: int, *, more_disks: bool
+    kernel: str,
+    image: str,
+    cmdline: str,
+    memory: int,
+    vcpus: int,
+    nets: int,
+    *,
+    more_disks: bool,
+    more_memory: int = 0,
 ) -> templates.Kind:
     """The template of machines that are so made, see :class:`pyvmm_kata.sandbox.sandbox.SandboxConfig`.  All of its
     network devices are spare ones."""
     spares = _spare(templates.mac_of(number) for number in range(nets))
     words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
-    return templates.Kind(kernel, image, words, memory, vcpus, "pci" if more_disks else "mmio", nets)
+    return templates.Kind(kernel, image, words, memory, vcpus, "pci" if more_disks else "mmio", nets, more_memory)
 
 
 def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
@@ -384,6 +409,7 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
             console=console,
             transport="pci" if config.more_disks else "mmio",
             isolation=_isolation(config),
+            hotplug_memory=_more(config.more_memory),
         )
     )
 
@@ -408,6 +434,7 @@ def machine_of_template(
             pmems=(PmemConfig(kind.image, read_only=True),),
             console=ConsoleConfig("fd", console),
             transport=kind.transport,
+            hotplug_memory=_more(kind.more_memory),
         )
     )
 

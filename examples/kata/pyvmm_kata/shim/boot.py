@@ -87,6 +87,7 @@ def start_sandbox(
                 kernel=wanted.kernel,
                 image=wanted.image,
                 memory=memory,
+                more_memory=wanted.more_memory,
                 vcpus=vcpus,
                 hostname=machine_name(bundle.spec),
                 cmdline=wanted.kernel_params,
@@ -115,6 +116,8 @@ def start_sandbox(
         leave_cgroup(place, home)
         raise
     if group is not None:
+        own = group
+        sandbox.bound = lambda memory: own.limit_memory(memory, resources)
         group.limit_cpu(resources)
     return sandbox
 

@@ -67,6 +67,13 @@ class Pod:
             raise ConfigError(f"there is no container {task_id} here", code="container-missing")
         return found
 
+    def update(self, task_id: str, resources: dict[str, Any]) -> None:
+        """Change limits of a container, see :meth:`pyvmm_kata.sandbox.sandbox.Sandbox.update`."""
+        made, sandbox = self.task(task_id).container, self._sandbox
+        if sandbox is None:
+            raise HostError("the pod has no virtual machine any more", code="sandbox-state")
+        sandbox.update(made.id, resources)
+
     def pid_of(self, task_id: str) -> int:
         """The pid of a container, 0: it is not there yet."""
         with self._lock:

@@ -158,7 +158,7 @@ class TaskService:
         return _empty()
 
     def _update(self, request: Message, call: Call) -> Message:
-        self._pod.task(request.id).container.update(_json(request.resources, "resources"))
+        self._pod.update(request.id, _json(request.resources, "resources"))
         return _empty()
 
     def _wait(self, request: Message, call: Call) -> Message:
