@@ -103,6 +103,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         first = machine.pid
         machine.reset()
         assert console.read(6) == b"hello\n" and machine.pid != first
+        assert [row["requested"] for row in machine.figures()["devices"] if "plugged" in row] == [64 << 20]
         text = bytes(65 + n % 26 for n in range(5000))
         spaces, got = threading.Semaphore(0), b""
         machine.console.space_callback = spaces.release

@@ -132,6 +132,7 @@ class IsolatedMachine(Living):
         self.console = _Console(self)
         self._vsock = None if config.vsock is None or not config.vsock.uds else _Vsock(config.vsock.uds)
         self._plugged: list[Plugged] = []
+        self._memory_wanted = 0
         self._life = Life()
         self._life_lock = RLock()
         self._child: _Child | None = None
@@ -305,6 +306,8 @@ class IsolatedMachine(Living):
                 self._begin()
                 for each in plugged:
                     self._jailed.plug_again(each)
+                if self._memory_wanted:
+                    self._jailed.resize_memory(self._memory_wanted)
             except BaseException as error:
                 self._life.stage = RUNNING
                 self._end(ERROR, f"reset: {error}", error)
@@ -321,6 +324,7 @@ class IsolatedMachine(Living):
         """As :meth:`Machine.resize_memory`; :meth:`figures` say what the guest has plugged."""
         self._life.check("resize_memory")
         self._jailed.resize_memory(size)
+        self._memory_wanted = size
 
     def console_input(self, data: bytes) -> int:
         """As :meth:`Machine.console_input`."""
