@@ -25,6 +25,7 @@ import pytest
 
 from tests import tiny
 from tests.command import Command, descriptors, links_of, of_threads
+from tests.unit.test_hotplug import OBEDIENT
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
 from vmm.control.broker import Broker
@@ -591,6 +592,106 @@ def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_
     assert status["Seccomp_filters"] == "3", "what is never made, no programs, and its list, since somebody has asked"
     links = links_of(server).values()
     assert not [link for link in links if "kvm" in link or "memfd" in link or "disk" in link]
+
+
+def machine_with_disks(folder: Path, *options: str, code: bytes = OBEDIENT) -> Command:
+    """One on PCI with a control socket "c", which takes disks below "disks"."""
+    (folder / "disks").mkdir()
+    (folder / "disks" / "a.img").write_bytes(bytes(1 << 20))
+    kernel = tiny.make(folder, tiny.say("hello\n"), code)
+    where = ["--control", f"{folder}/c", "--disks-from", f"{folder}/disks"]
+    command = Command(folder, "--kernel", kernel, "--memory", "32M", "--transport", "pci", *where, *options, "--json")
+    command.expect("hello")
+    return command
+
+
+@pytest.mark.parametrize("jail", ["on", "off"])
+def test_disks_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) -> None:
+    command, control, disks = machine_with_disks(tmp_path, "--jail", jail), f"{tmp_path}/c", tmp_path / "disks"
+    (tmp_path / "other.img").write_bytes(bytes(4096))
+    (disks / "link").symlink_to(tmp_path / "other.img")
+    (disks / "way").symlink_to(tmp_path)
+    os.mkfifo(disks / "fifo")
+    (disks / "below").mkdir()
+    shutil.copy(disks / "a.img", disks / "below" / "b,b.img")
+    wrong = {
+        f"{tmp_path}/other.img": "not below", "a.img": "not below", f"{disks}": "not below", f"{disks}/": "not below",
+        f"{disks}/../other.img": "not below", f"{disks}/./a.img": "not below", f"{disks}//a.img": "not below",
+        f"{disks}/link": "symbolic links", f"{disks}/way/other.img": "Not a directory", f"{disks}/none": "No such file",
+        f"{disks}/below": "directory", f"{disks}/fifo": "neither a file", f"{disks}/a.img,cow=overlay": "no overlay",
+        f"{disks}/a.img,colour=red": "colour", f"{disks}/a.img\0": "No such file",
+    }  # fmt: skip
+    server = processes_by_parent(command.process.pid)
+    pids = [command.process.pid, *server]
+    try:
+        for number in range(35):
+            for text, what in wrong.items() if number in (0, 20) else ():
+                with pytest.raises(ConfigError, match=what):
+                    ask(control, "add-disk", disk=text)
+            options = ["", ",ro", ",ro,direct", ",bps=1M,queues=2", ",cache=writethrough"][number % 5]
+            ask(control, "add-disk", disk=f"{disks}/a.img{options}")
+            assert ask(control, "status")["devices"][-1] == f"disk {disks}/a.img"
+            with pytest.raises(ConfigError, match="in use by"):
+                ask(control, "add-disk", disk=f"{disks}/a.img")
+            assert ask(control, "remove-disk", path=f"{disks}/a.img") == {"removed": True}
+            with pytest.raises(ConfigError, match="was not added"):
+                ask(control, "remove-disk", path=f"{disks}/a.img")
+            if number == 0:
+                before = {pid: len(links_of(pid)) for pid in pids}
+        # That of an answer is closed when it is read
+        assert soon_none(lambda: [str(pid) for pid in pids if len(links_of(pid)) > before[pid]]) == []
+        for words in ("add", "below/b,,b.img,serial=b"), ("remove", "below/b,b.img"):
+            tool = [sys.executable, str(PYVMM), "disk", words[0], control, words[1]]
+            assert subprocess.run(tool, cwd=disks, timeout=60).returncode == 0
+        if jail == "on":
+            assert not [link for link in links_of(command.process.pid).values() if str(disks) in link]
+        ask(control, "stop")
+        assert command.wait() == 20
+    finally:
+        command.close()
+
+
+@pytest.mark.parametrize("jail", ["on", "off"])
+def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
+    """It is taken away from it if the user says so; and nobody who waits keeps the machine from its end."""
+    command = machine_with_disks(tmp_path, "--jail", jail, code=tiny.SPIN)
+    control, path = f"{tmp_path}/c", f"{tmp_path}/disks/a.img"
+    tool = [sys.executable, str(PYVMM), "disk", "remove", control, path, "--timeout", "0"]
+    try:
+        ask(control, "add-disk", disk=path)
+        done = subprocess.run(tool, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "has not let it go" in done.stderr and "--force" in done.stderr
+        assert ask(control, "remove-disk", path=path, seconds=0, force=True) == {"removed": True}
+        ask(control, "add-disk", disk=path)
+        with pytest.raises(ConfigError, match="seconds is not 0 to"):
+            ask(control, "remove-disk", path=path, seconds=-1)
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(ask, control, "remove-disk", path=path, seconds=3600)
+            time.sleep(0.2)
+            assert not waits.done()
+            ask(control, "stop")
+            assert command.wait() == 20
+            error = waits.exception(60)
+            assert "ended before it answered" in str(error) if error else waits.result() == {"removed": False}
+    finally:
+        command.close()
+
+
+def test_a_machine_that_was_told_nothing_takes_no_disk(controlled: Command, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes no disks") as caught:
+        ask(f"{tmp_path}/c", "add-disk", disk=f"{tmp_path}/disk.img")
+    assert "--disks-from" in caught.value.hint
+    assert ask(f"{tmp_path}/c", "status")["state"] == "running"
+    kernel, control = str(tmp_path / "tiny.elf"), ["--control", f"{tmp_path}/d"]
+    for options, text in (
+        (["--transport", "pci"], "give --control"),
+        (control, "--transport pci"),
+        ([*control, "--transport", "pci", "--disks-from", f"{tmp_path}/none"], "No such file"),
+        ([*control, "--transport", "pci", "--disks-from", kernel], "Not a directory"),
+    ):
+        command = [sys.executable, str(PYVMM), "boot", "--kernel", kernel, "--disks-from", str(tmp_path), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("which", ["machine", "server"])

@@ -76,6 +76,13 @@ JAIL = Option(
     "give up user, files and networks before the start: auto, on, off (default: auto)",
     default="auto",
 )
+DISKS_FROM = Option(
+    "--disks-from",
+    "DIR",
+    "let pyvmm disk add files and devices below DIR, on PCI; may be repeated",
+    many=True,
+    complete="directory",
+)
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
@@ -99,7 +106,8 @@ OPTIONS = (
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, pyvmm fork (with --jail=off)"),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, fork (with --jail=off)"),
+    DISKS_FROM,
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -284,7 +292,7 @@ def run_machine(run: Run) -> int:
         return _run(run)
     from vmm.control.server import ControlServer
 
-    with ControlServer(run.machine, path):
+    with ControlServer(run.machine, path, run.outside.below):
         return _run(run)
 
 

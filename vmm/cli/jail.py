@@ -5,6 +5,8 @@ from __future__ import annotations
 import posix
 import sys
 
+from vmm.errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from vmm.jail.enter import Walls
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
+    from vmm.virtio.image import Below
 
 
 class Outside:
@@ -21,27 +24,42 @@ class Outside:
 
     :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.control.broker`; None where there is none
+    :ivar below: where disks may be opened that are plugged in, for who serves the control socket in this process
     :ivar control: who asks for things: who serves its control socket; None without one, or without a jail
     :ivar gdb: the stub for a debugger, which the process of the machine itself is; None without one
-    :raises ConfigError: the control socket cannot be made
+    :raises ConfigError: the control socket cannot be made, or disks cannot come from where they are to
     """
 
     def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
         self.broker: Broker | None = None
         self.control: Requests | None = None
         self.gdb: GdbServer | None = None
+        self.below = below = _below(config, values)
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
             from vmm.control.broker import ControlProcess
 
-            self.control = ControlProcess(config, values["control"])
+            self.control = ControlProcess(config, values["control"], below)
 
     def __enter__(self) -> Outside:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for each in (self.broker, self.control):
+        for each in (self.broker, self.control, self.below):
             if each is not None:
                 each.close()
+
+
+def _below(config: MachineConfig, values: dict[str, Any]) -> Below | None:
+    paths = values.get("disks_from")
+    if not paths:
+        return None
+    from vmm.virtio.image import Below
+
+    if values["control"] is None:
+        raise ConfigError("--disks-from: nobody could ask for a disk", code="disks-from", hint="give --control, too")
+    if not config.has_pci():
+        raise ConfigError("--disks-from: disks come and go only on PCI", code="hotplug", hint="give --transport pci")
+    return Below(paths)
 
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:

@@ -69,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import restore
 
             return restore.main(arguments[1:])
+        if name == "disk":
+            from vmm.cli import disk
+
+            return disk.main(arguments[1:])
         if name == "fork":
             from vmm.cli import fork
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.cli.boot import DEVICE_OPTIONS, JAIL, Messages, Run, devices_from, number, run_machine
+from vmm.cli.boot import DEVICE_OPTIONS, DISKS_FROM, JAIL, Messages, Run, devices_from, number, run_machine
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
@@ -41,6 +41,7 @@ OPTIONS = (
     Option("--force", "", "although the processor or a disk is another than it was"),
     JAIL,
     Option("--control", "PATH", "serve the control socket PATH"),
+    DISKS_FROM,
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes"),

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.blk.device import DiskFiles
+    from vmm.virtio.image import Below
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.path import Listening
 
@@ -246,12 +249,13 @@ class ControlProcess(Requests):
 
     :param config: the machine's configuration
     :param path: the path of the control socket
+    :param below: where disks may be opened that are plugged in, or None; closed here
     :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
     :raises HostError: fork(2) failed
     """
 
-    def __init__(self, config: MachineConfig, path: str) -> None:
+    def __init__(self, config: MachineConfig, path: str, below: Below | None = None) -> None:
         listening = listen(path, STREAM)
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -261,13 +265,16 @@ class ControlProcess(Requests):
             listening.close()
             raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
         if self.pid == 0:
-            _serve_outside(theirs, machine, listening, config)
+            _serve_outside(theirs, machine, listening, config, below)
         posix.close(machine)
         theirs.close()
         listening.give_name()
         listening.sock.close()
         self._pidfd = posix.pidfd_open(self.pid)
         super().__init__(ours)
+        if below is not None:
+            self.takes_disks = True
+            below.close()
 
     def hand_over(self, machine: Machine) -> None:
         """Set the machine, and tell the other process to restrict itself and to serve."""
@@ -292,12 +299,22 @@ def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached
     """Plug in a disk whose files are *fds*, which are taken out."""
     from vmm.config.limit import LimitConfig
     from vmm.snapshot.records import made
-    from vmm.virtio.blk import DiskConfig, disk_letters
-    from vmm.virtio.blk.device import Blk, DiskFiles
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.blk.device import DiskFiles
 
     kinds: dict[str, type] = {"DiskConfig": DiskConfig, "LimitConfig": LimitConfig}
     config: DiskConfig = made(request["disk"], "DiskConfig", kinds, "the disk")
-    files = DiskFiles.given(config, fds, request["about"])
+    return plug_files(machine, config, DiskFiles.given(config, fds, request["about"]))
+
+
+def plug_files(machine: Machine, config: DiskConfig, files: DiskFiles) -> Attached:
+    """Plug in a disk whose files are open; what they are is closed with it, or now.
+
+    :raises ConfigError: as :meth:`Machine.plug`
+    """
+    from vmm.virtio.blk import disk_letters
+    from vmm.virtio.blk.device import Blk
+
     opened: Blk | DiskFiles = files
     try:
         opened = blk = Blk(config, cpus=machine.config.cpus, files=files)
@@ -359,11 +376,14 @@ def _receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
     return data, fds
 
 
-def _serve_outside(sock: socket.socket, machine: int, listening: Listening, config: MachineConfig) -> None:
+def _serve_outside(
+    sock: socket.socket, machine: int, listening: Listening, config: MachineConfig, below: Below | None
+) -> None:
     """The main function of the forked process; does not return."""
     status = 1
     try:
-        leave_others({sock.fileno(), machine, listening.sock.fileno()}, b"pyvmm-control")
+        folders = () if below is None else below.fds
+        leave_others({sock.fileno(), machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
         if sock.recv(1) == _GO:
             from vmm.jail.restrict import keep_calls, restrict_process, seal_process
 
@@ -378,9 +398,9 @@ def _serve_outside(sock: socket.socket, machine: int, listening: Listening, conf
                 from vmm.control.server import ControlServer, import_the_rest
                 from vmm.machine.jailed import Jailed
 
-                import_the_rest()  # the filter allows no code to be mapped
+                import_the_rest(disks=below is not None)  # the filter allows no code to be mapped
                 keep_calls()  # before anything that a client sent is read
-                with ControlServer(Jailed(sock, machine, config), listening):
+                with ControlServer(Jailed(sock, machine, config), listening, below):
                     sock.recv(1)  # the machine's process sends nothing: this waits for its end
         listening.close()
         status = 0

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import time
 
 from vmm import report
 from vmm.errors import ConfigError, VmmError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from vmm.machine.config import MachineConfig
     from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.image import Below
 
     Tell = Callable[[dict[str, Any]], None]
 
@@ -33,12 +36,16 @@ _log = logging.getLogger(__name__)
 LINE_MAX = 64 << 10
 """The longest request, in bytes."""
 CONNECTIONS_MAX = 16
+_SECONDS_MAX = 86400
 _SEND_S = 2
 """Seconds that :meth:`ControlServer.close` waits for a client to read its answer."""
 
 
-def import_the_rest() -> None:
-    """Import what a request may need, in a process that cannot map code afterwards."""
+def import_the_rest(*, disks: bool) -> None:
+    """Import what a request may need, in a process that cannot map code afterwards.
+
+    :param disks: disks may be plugged in
+    """
     import ctypes
     import hashlib
     import shutil
@@ -54,6 +61,12 @@ def import_the_rest() -> None:
 
     assert shutil and tempfile and zlib and cbor2 and snapshot and directory and files
     assert memory_base and memory_file and working_set
+    if disks:
+        import fcntl
+
+        from vmm.virtio.blk import device
+
+        assert fcntl and device
     ctypes.CDLL(None)
     hashlib.sha256()
     sha256(b"")
@@ -64,11 +77,14 @@ class ControlServer:
     """Serves *machine* at a unix socket until :meth:`close`.  A context manager.
 
     :param path: where to make the socket, with mode 0600; or a socket that listens already
+    :param below: where disks may be opened that are plugged in; None: none may
     :raises ConfigError: the socket cannot be made
     """
 
-    def __init__(self, machine: Machine | Jailed, path: str | Listening) -> None:
+    def __init__(self, machine: Machine | Jailed, path: str | Listening, below: Below | None = None) -> None:
         self.machine = machine
+        self._below = below
+        self._disks: dict[str, Any] = {}
         self._listening = listen(path, socket.SOCK_STREAM) if isinstance(path, str) else path
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
@@ -146,6 +162,49 @@ class ControlServer:
                 {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
             )
         return True
+
+    def add_disk(self, config: DiskConfig) -> None:
+        """Plug in a disk.
+
+        :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
+        """
+        from vmm.control.broker import plug_files
+        from vmm.machine.jailed import Jailed
+        from vmm.virtio.blk.device import DiskFiles
+
+        if self._below is None:
+            raise ConfigError(
+                "add-disk: the machine takes no disks while it runs",
+                code="disk-not-below",
+                hint="start it with --disks-from DIR: it takes those below that directory",
+            )
+        if config.has_overlay:
+            raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
+        files = DiskFiles.open(config, self._below.open)
+        machine = self.machine
+        self._disks[config.path] = (
+            machine.plug(config, files) if isinstance(machine, Jailed) else plug_files(machine, config, files)
+        )
+
+    def remove_disk(self, path: str, seconds: float, *, force: bool) -> bool:
+        """Unplug one that was plugged in; whether it is removed.  The end of the machine, or of this, is awaited no
+        longer than a second.
+
+        :raises ConfigError: it was not; or as :meth:`Machine.unplug`
+        """
+        attached = self._disks.get(path)
+        if attached is None:
+            raise ConfigError(f"disk {path}: it was not added", code="not-attached", hint="pyvmm disk add")
+        machine: Any = self.machine
+        deadline = time.monotonic() + seconds
+        gone = machine.unplug(attached, 0)
+        while not gone and time.monotonic() < deadline and not self._stopping and machine.state == "running":
+            gone = attached.wait_gone(min(1.0, max(0.0, deadline - time.monotonic())))
+        if not gone and force:
+            gone = machine.unplug(attached, 0, force=True)
+        if gone:
+            self._disks.pop(path, None)
+        return bool(gone)
 
     def fork(self, n: int) -> list[dict[str, str]]:
         """Fork the machine into *n* children, each with a control socket.  They end at :meth:`close` at the latest.
@@ -339,6 +398,23 @@ def _snapshot(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     )
 
 
+def _add_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
+    from vmm.virtio.blk import DiskConfig
+
+    text = arguments.take("disk", str)
+    arguments.end()
+    server.add_disk(DiskConfig.parse(text, "add-disk"))
+
+
+def _remove_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    path, seconds = arguments.take("path", str), arguments.take("seconds", int, 30)
+    force = arguments.take("force", bool, False)
+    arguments.end()
+    if not 0 <= seconds <= _SECONDS_MAX:
+        raise ConfigError(f"remove-disk: seconds is not 0 to {_SECONDS_MAX}", code="control-argument")
+    return {"removed": server.remove_disk(path, seconds, force=force)}
+
+
 def _fork(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
     n = arguments.take("n", int, 1)
     arguments.end()
@@ -353,6 +429,8 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "resize-memory": _resize_memory,
     "stop": _stop,
     "snapshot": _snapshot,
+    "add-disk": _add_disk,
+    "remove-disk": _remove_disk,
     "fork": _fork,
 }
 """The commands; docs/control.md describes their arguments and answers."""

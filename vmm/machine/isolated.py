@@ -22,10 +22,10 @@ from vmm import boot
 from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
 from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
-from vmm.machine import exit_hook as exithook
 from vmm.machine.config import FORK, THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
 from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living
+from vmm.machine.owned import close_at_exit, is_closed
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
 from vmm.virtio.blk import DiskConfig
@@ -137,7 +137,7 @@ class IsolatedMachine(Living):
         self._life_lock = RLock()
         self._child: _Child | None = None
         self._console_fd = -1 if config.console.fd < 0 else os.dup(config.console.fd)
-        exithook.watch(self)
+        close_at_exit(self)
         try:
             self._child = self._make()
         except BaseException:
@@ -375,7 +375,7 @@ class IsolatedMachine(Living):
             if self._console_fd >= 0:
                 os.close(self._console_fd)
                 self._console_fd = -1
-            exithook.forget(self)
+            is_closed(self)
 
     def __getattr__(self, name: str) -> Any:
         if name in ELSEWHERE:

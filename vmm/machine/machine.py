@@ -9,7 +9,6 @@ from vmm.config.device import DeviceConfig
 from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
 from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, get_ident
-from vmm.machine import exit_hook as exithook
 from vmm.machine.attach_mmio import MmioSlots
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import PACKED, PCI, THREAD
@@ -29,7 +28,7 @@ from vmm.machine.lifecycle import (
     Living,
 )
 from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
-from vmm.machine.owned import Owned
+from vmm.machine.owned import Owned, close_at_exit, is_closed
 from vmm.machine.pc import Platform
 from vmm.machine.slots import Board
 from vmm.machine.vcpu_threads import VcpuThreads
@@ -119,7 +118,7 @@ class Machine(Living):
         self._shells: Shells | None = None
         self._counts: dict[type, int] = {}
         with self._life_lock:
-            exithook.watch(self)
+            close_at_exit(self)
             try:
                 self._build(devices, _origin)
             except BaseException as error:
@@ -772,4 +771,4 @@ class Machine(Living):
             self._core = None
             with ClosingTogether():
                 self._owned.close()
-            exithook.forget(self)
+            is_closed(self)

@@ -1,8 +1,14 @@
-"""What is to be closed: one stack for a machine, and one for each device in it, which an unplug closes alone."""
+"""What is to be closed: one stack for a machine, and one for each device in it, which an unplug closes alone.
+
+Machines that are open when the interpreter exits are closed then: threads in C must not outlive the memory they use.
+"""
 
 from __future__ import annotations
 
+import atexit
+
 from vmm.errors import HostError
+from vmm.faststart.builtin import ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,3 +71,28 @@ class Native:
         if self._cdata is not None:
             self._free(self._cdata)
             self._cdata = None
+
+
+_open: dict[int, ref[Any]] = {}
+"""By id.  Not a WeakSet, for what importing :mod:`weakref` costs."""
+
+
+def close_at_exit(thing: Closable) -> None:
+    """Close *thing* at the exit of the interpreter, unless it is garbage by then."""
+    key = id(thing)
+    _open[key] = ref(thing, lambda _: _open.pop(key, None))
+
+
+def is_closed(thing: Closable) -> None:
+    """Nothing is to be done for *thing* at the exit any more."""
+    _open.pop(id(thing), None)
+
+
+def _close_all() -> None:
+    for reference in list(_open.values()):
+        thing = reference()
+        if thing is not None:
+            thing.close()
+
+
+atexit.register(_close_all)

@@ -12,7 +12,10 @@ from vmm.faststart.builtin import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Self
+
+    Opener = Callable[[str, int], int]
 
 SECTOR = 512
 BLOCK = 4096
@@ -23,19 +26,78 @@ _SEEK_END = 2  # lseek(2)
 _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"cone": "VHD"}
 
 
+class Below:
+    """Directories below which disks may be opened, wherever their names point later.  No link is followed.
+
+    :raises ConfigError: one is missing, or no directory
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        import os.path
+
+        self._folders: list[tuple[str, int]] = []
+        for path in paths:
+            try:
+                fd = posix.open(path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            except OSError as error:
+                self.close()
+                raise ConfigError(f"disks from {path}: {error.strerror}", code="disks-from") from error
+            self._folders.append((os.path.abspath(path).rstrip("/") + "/", fd))
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """Their descriptors."""
+        return tuple([fd for _, fd in self._folders])
+
+    def open(self, path: str, flags: int) -> int:
+        """As :func:`posix.open`.
+
+        :param path: an absolute one that begins with one of theirs
+        :raises ConfigError: *path* is not below one of them
+        """
+        for folder, fd in self._folders:
+            names = path.removeprefix(folder).split("/")
+            if path.startswith(folder) and not {"", ".", ".."} & {*names}:
+                return _open_below(fd, names, flags)
+        places = ", ".join(folder for folder, _ in self._folders)
+        raise ConfigError(f"disk {path}: it is not below {places}", code="disk-not-below")
+
+    def close(self) -> None:
+        """Close them.  A second call does nothing."""
+        while self._folders:
+            posix.close(self._folders.pop()[1])
+
+
+def _open_below(folder: int, names: list[str], flags: int) -> int:
+    at = folder
+    try:
+        for name in names[:-1]:
+            way = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+            before, at = at, posix.open(name, way, dir_fd=at)
+            if before != folder:
+                posix.close(before)
+        return posix.open(names[-1], flags | posix.O_NOFOLLOW, dir_fd=at)
+    finally:
+        if at != folder:
+            posix.close(at)
+
+
 class Image:
     """A raw image file or a block device.  What its content looks like changes nothing.
 
     It is locked (flock) as long as it is open: a writer excludes all others, readers share.
 
+    :param opener: as :func:`posix.open`, with the path and flags
     :ivar fd: the descriptor
     :ivar alignment: of offsets, lengths and memory for direct I/O (bytes); else 1
     :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
     """
 
-    def __init__(self, path: str, *, read_only: bool = False, direct: bool = False) -> None:
+    def __init__(
+        self, path: str, *, read_only: bool = False, direct: bool = False, opener: Opener = posix.open
+    ) -> None:
         self.path = path
-        self.fd = _open(path, read_only, direct)
+        self.fd = _open(path, read_only, direct, opener)
         self.alignment = 1
         try:
             self.sectors()
@@ -287,14 +349,14 @@ def _flock(fd: int, operation: int) -> None:
         return  # a file system without locks
 
 
-def _open(path: str, read_only: bool, direct: bool) -> int:
+def _open(path: str, read_only: bool, direct: bool, opener: Opener) -> int:
     access = posix.O_RDONLY if read_only else posix.O_RDWR
     # Not to wait for the other end of a FIFO; and not to get a terminal
     flags = access | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY | (posix.O_DIRECT if direct else 0)
     try:
-        fd = posix.open(path, flags)
+        fd = opener(path, flags)
     except OSError as error:
-        raise _open_error(path, read_only, direct, error) from error
+        raise _open_error(path, read_only, direct, opener, error) from error
     try:
         mode = posix.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
@@ -310,7 +372,7 @@ def _open(path: str, read_only: bool, direct: bool) -> int:
     return fd
 
 
-def _open_error(path: str, read_only: bool, direct: bool, error: OSError) -> ConfigError:
+def _open_error(path: str, read_only: bool, direct: bool, opener: Opener, error: OSError) -> ConfigError:
     code, hint = "disk-open", ""
     if error.errno == errno.ENOENT:
         code, hint = "disk-missing", f"make an empty one with: truncate -s 1G {path}"
@@ -318,10 +380,15 @@ def _open_error(path: str, read_only: bool, direct: bool, error: OSError) -> Con
         code, hint = "disk-kind", "give a raw image file or a block device"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         code = "disk-permission"
-        if not read_only and posix.access(path, posix.R_OK, effective_ids=True):
-            hint = "it can be read: add ,ro to use it read-only"
-        else:
-            hint = f"see who may: ls -l {path}"
+        hint = f"see who may: ls -l {path}"
+        if not read_only:
+            try:
+                posix.close(opener(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY))
+                hint = "it can be read: add ,ro to use it read-only"
+            except OSError:
+                pass
+    elif error.errno == errno.ELOOP:
+        hint = "name the file itself: links are not followed here"
     elif error.errno == errno.EINVAL and direct:
         code, hint = "disk-direct", "its file system has no direct I/O: leave direct out"
     return ConfigError(f"disk {path}: {error.strerror}", code=code, hint=hint)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def refused(path: Path | str, **options: bool) -> ConfigError:
+def refused(path: Path | str, **options: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         Image(str(path), **options).close()
     assert str(path) in caught.value.message

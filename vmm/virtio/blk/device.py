@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.device import DeviceContext
+    from vmm.virtio.image import Opener
 
 # 5.2.3 Block Device: Feature bits
 BLK_F_SIZE_MAX = 1 << 1
@@ -101,13 +102,14 @@ class DiskFiles:
         self.in_memory = in_memory
 
     @classmethod
-    def open(cls, config: DiskConfig) -> Self:
+    def open(cls, config: DiskConfig, opener: Opener = posix.open) -> Self:
         """
+        :param opener: of the image
         :raises ConfigError: a file is missing, locked, of a wrong kind or size, or must not be opened
         :raises HostError: the host cannot make the overlay
         """
         overlaid = config.has_overlay
-        image = Image(config.path, read_only=config.read_only or overlaid, direct=config.direct)
+        image = Image(config.path, read_only=config.read_only or overlaid, direct=config.direct, opener=opener)
         try:
             overlay = Overlay(config.overlay, image) if overlaid else None
             return cls(image, overlay, cached=bool(lib.file_is_cached(image.fd)))
