@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyvmm_kata.errors import VmmError
+from pyvmm_kata.sandbox import spares
 from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.command import of_threads
@@ -292,4 +294,60 @@ def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
         checks.check_death_of_a_pod(daemon, cri.CriPod(client, "pyvmm", "p2", folder), folder / "cri")
         client.close()
     finally:
+        daemon.stop()
+
+
+@pytest.mark.long  # a template is made, and four machines; tests/kata has the rest
+def test_pods_have_machines_of_a_pool_until_it_is_killed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("ip", "nsenter")
+    work = folder / "pool"
+    work.mkdir()
+    settings = tmp_path / "kata.toml"
+    settings.write_text(f'{(folder / "kata.toml").read_text()}template = "auto"\npool = 1\n')
+    monkeypatch.setenv("PYVMM_KATA_CONFIG", str(settings))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    daemon = Containerd(work, RUNTIME, BIN, cri.section(work, "pyvmm", RUNTIME), own_network=True)
+    daemon.start()
+    command = ["nsenter", "-t", str(daemon.pid), "-m", "-n", f"{BIN}/pyvmm-poold", "--pods"]
+    pool = subprocess.Popen(command)
+
+    def figures() -> dict[str, int]:
+        time.sleep(3)  # what makes a machine has the CPUs when nobody else wants them
+        done = subprocess.run([*command, "--status"], capture_output=True, text=True, timeout=120, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else {"ready": 0, "made": 0, "given": 0}
+
+    try:
+        daemon.import_image("k8s.io")
+        client = cri.Cri(daemon.address, work)
+        # The first one boots, and a template is made; a clone of that takes its place
+        daemon.until(lambda: figures()["ready"] == 1 and figures()["made"] > 1, "a machine is ready")
+        pod = cri.CriPod(client, "pyvmm", "p1", work)
+        shim = daemon.shim_pid(daemon.place_of_pod(pod.id))
+        assert (figures()["given"], checks.parent_of(shim)) == (1, pool.pid), daemon.log()
+        pool.kill()
+        pool.wait()
+        (work / "site").mkdir()
+        (work / "site" / "index.html").write_text("from a volume")
+        site: dict[str, object] = {"container_path": "/srv", "host_path": str(work / "site"), "readonly": True}
+        pod.run("web", "sh", "-c", "hostname; exec httpd -f -p 8080 -h /srv", mounts=(site,))
+        fetch = ["busybox", "wget", "-q", "-O", "-", f"http://{pod.address}:8080/"]
+        fetch = ["nsenter", "-t", str(daemon.pid), "-n", *fetch]
+        daemon.until(
+            lambda: subprocess.run(fetch, capture_output=True, text=True, timeout=120).stdout == "from a volume",
+            "the pod's network leads into its guest",
+        )
+        assert pod.exec("web", "sh", "-c", "cat /srv/index.html; exit 9") == ("from a volume", 9)
+        assert (work / "web.log").read_text().endswith("p1\n")
+        pod.remove()
+        daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
+        pod = cri.CriPod(client, "pyvmm", "p2", work)
+        assert "its machine is a clone of" in daemon.log()
+        checks.check_death_of_a_pod(daemon, pod, work)
+        assert not list(Path(spares.PODS).glob("@*")), "a machine of the pool is left"
+        client.close()
+    finally:
+        pool.kill()
+        pool.wait()
         daemon.stop()

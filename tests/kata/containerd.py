@@ -97,6 +97,8 @@ class Containerd:
         self.address = str(folder / "c.sock")
         self._environment = {**os.environ, "PATH": f"{path}:{SEARCH}"}
         self._unshare = ["unshare", "-m", *(["-n"] if own_network else []), "--propagation", "slave"]
+        # As on hosts with systemd: what it mounts is seen by those that it has started before
+        self._unshare += ["sh", "-c", 'mount --make-rshared / && exec "$@"', "sh"]
         self._log = open(folder / "log", "ab")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         lines = [

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.config.settings import VARIABLE
 from pyvmm_kata.host.face import Face, Shown
 from pyvmm_kata.host.mounts import SharedDirectory
 from pyvmm_kata.protobuf import Message
@@ -29,15 +32,20 @@ from pyvmm_kata.shim.tasks import TaskService
 
 RUNTIME = "io.containerd.fake.v2"
 HERE = Path(__file__).resolve()
-SHIM = f"""#!{sys.executable}
+SHIM, POOL = (
+    f"""#!{sys.executable}
 import sys
 sys.path[:0] = {[str(HERE.parents[2]), str(HERE.parents[2] / "examples" / "kata")]!r}
 import pyvmm_kata.sandbox.vm
+from pyvmm_kata.sandbox import spares
 from tests.kata.fake_guest import FakeGuest
 pyvmm_kata.sandbox.vm.PyvmmVm = FakeGuest
-from pyvmm_kata.shim.main import main
+spares.PODS = __file__.rpartition("/")[0] + "/pods"
+from {module} import main
 sys.exit(main())
 """
+    for module in ("pyvmm_kata.shim.main", "pyvmm_kata.oci.pool")
+)
 
 AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
 PATIENCE = 60.0
@@ -103,6 +111,8 @@ class FakeGuest:
         self.calls: list[str] = []
         self.ooms: list[str] = []
         self.disks: dict[str, RootDisk] = {}
+        self.macs: dict[int, str] = {}
+        self._taps = config.network.take_keepers() if config.network is not None else []
         self.storages: dict[str, list[Message]] = {}
         self.changed = threading.Condition()
         self.closed = threading.Event()
@@ -147,10 +157,12 @@ class FakeGuest:
         del self.disks[serial]
 
     def readdress(self, number: int, mac: str) -> None:
-        raise AssertionError("it has no network")
+        self.macs[number] = mac
 
     def close(self) -> None:
         self.closed.set()
+        while self._taps:
+            os.close(self._taps.pop())
         self.server.close()
         with self.changed:
             self.changed.notify_all()
@@ -185,6 +197,9 @@ class FakeGuest:
         return found
 
     def CreateSandbox(self, request: Message, call: ttrpc.Call) -> Message:
+        return empty()
+
+    def SetGuestDateTime(self, request: Message, call: ttrpc.Call) -> Message:
         return empty()
 
     def DestroySandbox(self, request: Message, call: ttrpc.Call) -> Message:
@@ -298,10 +313,55 @@ class FakeGuest:
 
 
 def write_shim(folder: Path) -> None:
-    """Our shim by another name, with machines that are none."""
-    shim = folder / "containerd-shim-fake-v2"
-    shim.write_text(SHIM)
-    shim.chmod(0o755)
+    """Our shim by another name, and a pool for it, with machines that are none, and settings for both."""
+    for name in ("kernel", "image"):
+        (folder / name).write_text(name)
+    (folder / "kata.toml").write_text(
+        f'kernel = "{folder}/kernel"\nimage = "{folder}/image"\ntemplate = "auto"\npool = 1\n'
+    )
+    for name, text in (("containerd-shim-fake-v2", SHIM), ("poold", POOL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+class Pods:
+    """``pyvmm-poold --pods`` of a shim of :func:`write_shim`, with one machine.
+
+    :param enter: a command that runs another one elsewhere
+    """
+
+    def __init__(self, folder: Path, enter: Sequence[str] = ()) -> None:
+        for name in ("kernel", "image"):
+            (folder / name).write_text(name)
+        self.folder = folder / "pods"
+        self.settings = folder / "kata.toml"
+        self.settings.write_text(f'kernel = "{folder}/kernel"\nimage = "{folder}/image"\ntemplate = "auto"\npool = 1\n')
+        self.environment = {**os.environ, VARIABLE: str(self.settings), "XDG_CACHE_HOME": str(folder / "cache")}
+        self._command = [str(folder / "poold"), "--pods"]
+        self.process = subprocess.Popen([*enter, *self._command], env=self.environment)
+
+    def figures(self) -> dict[str, int]:
+        """What it says of itself; empty: nothing yet."""
+        command = [*self._command, "--status"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE)
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def wait_until_full(self) -> None:
+        """Until its machine is ready."""
+        deadline = time.monotonic() + PATIENCE
+        while self.figures().get("ready") != 1:
+            assert time.monotonic() < deadline, f"no machine is ready: {self.figures()}"
+            time.sleep(0.05)
+
+    @property
+    def left(self) -> list[str]:
+        """The folders of its machines, ready or in use."""
+        return [path.name for path in self.folder.glob("@*")]
+
+    def kill(self) -> None:
+        """kill -9; its machine ends."""
+        self.process.kill()
+        self.process.wait()
 
 
 # -- the containerd shim as containerd uses it: its service over a real socket, with a guest that is none ------------

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.config.settings import PREFIX
+from pyvmm_kata.config.settings import PREFIX, VARIABLE
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import SEARCH, Containerd, need
-from tests.kata.fake_guest import RUNTIME, write_shim
+from tests.kata.fake_guest import RUNTIME, Pods, write_shim
 from tests.kata.oci_runtime import PROGRAM
 
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
@@ -61,11 +61,12 @@ def test_deaths_at_random(daemon: Containerd) -> None:
     checks.check_deaths_at_random(daemon, PROGRAMS, rounds=range(12), longest=0.6)
 
 
-def test_pod_of_the_container_runtime_interface() -> None:
+def test_pod_of_the_container_runtime_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     need("containerd", "ctr", "ip", "nsenter")
     with tempfile.TemporaryDirectory(prefix="cri") as name:
         folder = Path(name)
         write_shim(folder)
+        monkeypatch.setenv(VARIABLE, str(folder / "kata.toml"))
         daemon = Containerd(folder, RUNTIME, name, cri.section(folder, "vm", RUNTIME), own_network=True)
         try:
             daemon.start()
@@ -90,9 +91,19 @@ def test_pod_of_the_container_runtime_interface() -> None:
             assert pod.status("one").exit_code == 137
             pod.remove()
             daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
-            pod = cri.CriPod(client, "vm", "p2", folder)
-            pod.run("one", "sleep")
+            pods = Pods(folder, ("nsenter", "-t", str(daemon.pid), "-m", "-n"))
+            try:
+                pods.wait_until_full()
+                pod = cri.CriPod(client, "vm", "p2", folder)
+                pod.run("one", "sleep")
+                assert pods.figures()["given"] == 1
+                assert checks.parent_of(daemon.shim_pid(daemon.place_of_pod(pod.id))) == pods.process.pid, daemon.log()
+            finally:
+                pods.kill()
+            assert pod.exec("one", "print", "by exec") == ("by exec", 0)
+            pod.run("two", "sleep", pid=cri.POD)
             checks.check_death_of_a_pod(daemon, pod, folder)
+            assert not pods.left
             client.close()
         finally:
             daemon.stop()

@@ -23,7 +23,7 @@ from threading import Thread
 import pytest
 
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.oci import control
+from pyvmm_kata.host import control
 from pyvmm_kata.oci.delete import clear, wait_removed
 from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
 from pyvmm_kata.state import is_alive
 from tests.kata.containerd import need
-from tests.kata.fake_guest import PATIENCE, PID, Shim, refused, write_shim
+from tests.kata.containerd_checks import parent_of
+from tests.kata.fake_guest import PATIENCE, PID, Pods, Shim, refused, write_shim
+from tests.kata.oci_runtime import eventually
 
 
 def test_a_container_from_create_to_delete(shim: Shim) -> None:
@@ -358,8 +360,9 @@ class Caller:
         self.folder = folder
         self.address = str(folder / "containerd.sock")
         self.places: list[Place] = []
+        self.pods: Pods | None = None
 
-    def bundle(self, task_id: str, pod: str = "") -> Path:
+    def bundle(self, task_id: str, pod: str = "", **linux: object) -> Path:
         path = self.folder / task_id
         (path / "rootfs").mkdir(parents=True)
         annotations = {"io.kubernetes.cri.sandbox-id": pod} if pod else {}
@@ -367,7 +370,7 @@ class Caller:
             "ociVersion": "1.1.0",
             "root": {"path": "rootfs"},
             "process": {"args": ["sleep"], "cwd": "/"},
-            "linux": {"namespaces": [{"type": "network"}]},
+            "linux": {"namespaces": [{"type": "network"}], **linux},
             "annotations": annotations,
         }
         (path / "config.json").write_text(json.dumps(spec))
@@ -375,21 +378,27 @@ class Caller:
         self.places.append(Place.of(Arguments(task_id, "test", self.address, str(path), "", 2)))
         return path
 
-    def call(self, task_id: str, action: str, version: str = "2") -> subprocess.CompletedProcess[bytes]:
+    def call(
+        self, task_id: str, action: str, version: str = "2", wrap: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[bytes]:
         bundle = self.folder / task_id
         flags = ["-namespace", "test", "-address", self.address, "-publish-binary", "/bin/true", "-id", task_id]
         flags += ["-bundle", str(bundle)] if action == "delete" else []
         return subprocess.run(
-            [self.folder / "containerd-shim-fake-v2", *flags, action],
+            [*wrap, str(self.folder / "containerd-shim-fake-v2"), *flags, action],
             cwd=bundle,
-            env={**os.environ, "MAX_SHIM_VERSION": version, "TTRPC_ADDRESS": ""},
+            env={
+                **(self.pods.environment if self.pods else os.environ),
+                "MAX_SHIM_VERSION": version,
+                "TTRPC_ADDRESS": "",
+            },
             input=b"",
             capture_output=True,
             timeout=COMMAND_SECONDS,
         )
 
-    def start(self, task_id: str, version: str = "2") -> str:
-        done = self.call(task_id, "start", version)
+    def start(self, task_id: str, version: str = "2", wrap: Sequence[str] = ()) -> str:
+        done = self.call(task_id, "start", version, wrap)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout.decode()
 
@@ -412,6 +421,8 @@ def caller() -> Iterator[Caller]:
         finally:
             for place in made.places:
                 place.kill()
+            if made.pods is not None:
+                made.pods.kill()
 
 
 def connect(address: str) -> ttrpc.Client:
@@ -567,6 +578,132 @@ def test_delete_kills_a_shim_that_hangs(caller: Caller) -> None:
     parse_delete(caller.call("c1", "delete"))
     assert not os.path.exists(caller.places[0].folder)
     assert caller.pid(caller.places[0]) == 0
+
+
+class Pod:
+    """A pod of one container, made by a shim with a pool beside it."""
+
+    def __init__(self, caller: Caller, task_id: str, **linux: object) -> None:
+        self.caller = caller
+        self.bundle = caller.bundle(task_id, f"pod-{task_id}", **linux)
+        self.place = caller.places[-1]
+        self._log = os.open(self.bundle / "log", os.O_RDONLY | os.O_NONBLOCK)
+        self.id = task_id
+
+    def create(self, *, wrap: Sequence[str] = (), address: str = "") -> str:
+        """Make it and start it; what the shim has logged of its machine."""
+        self.client = connect(address or self.caller.start(self.id, wrap=wrap))
+        task(self.client, "Create", "CreateTaskRequest", id=self.id, bundle=str(self.bundle))
+        task(self.client, "Start", "StartRequest", id=self.id)
+        assert task(self.client, "Connect", "ConnectRequest", id=self.id).shim_pid == self.caller.pid(self.place)
+        return os.read(self._log, 1 << 16).decode()
+
+    @property
+    def parent(self) -> int:
+        """That of its shim."""
+        return parent_of(self.caller.pid(self.place))
+
+    def remove(self) -> None:
+        task(self.client, "Kill", "KillRequest", id=self.id, signal=9)
+        assert task(self.client, "Wait", "WaitRequest", id=self.id).exit_status == 137
+        task(self.client, "Delete", "DeleteRequest", id=self.id)
+        task(self.client, "Shutdown", "ShutdownRequest", id=self.id)
+        eventually(lambda: not os.path.exists(self.place.folder), "the shim leaves something")
+
+
+@pytest.fixture
+def pods(caller: Caller) -> Pods:
+    caller.pods = Pods(caller.folder)
+    caller.pods.wait_until_full()
+    return caller.pods
+
+
+def test_pods_have_machines_of_the_pool(caller: Caller, pods: Pods) -> None:
+    first, second = Pod(caller, "c1"), Pod(caller, "c2")
+    for pod in (first, second):
+        pods.wait_until_full()
+        assert "its machine is of the pool" in pod.create()
+        assert pod.parent == pods.process.pid
+    assert pods.figures()["given"] == 2
+    bundle = caller.bundle("c3", "pod-c1")
+    assert connect(caller.start("c3")) is not None
+    task(first.client, "Create", "CreateTaskRequest", id="c3", bundle=str(bundle))
+    task(first.client, "Start", "StartRequest", id="c3")
+    pods.wait_until_full()
+    pods.kill()
+    eventually(lambda: len(pods.left) == 2, "the machine that was ready is left")
+    assert task(first.client, "State", "StateRequest", id="c3").pid > 0, "it ended with the pool"
+    task(first.client, "Kill", "KillRequest", id="c3", signal=9)
+    task(first.client, "Wait", "WaitRequest", id="c3")
+    task(first.client, "Delete", "DeleteRequest", id="c3")
+    first.remove()
+    second.place.kill()
+    parse_delete(caller.call("c2", "delete"))
+    assert not os.path.exists(second.place.folder)
+    assert pods.left == [], "the state of a machine is left"
+    assert "its machine has booted" in Pod(caller, "c4").create(), "there is no pool any more"
+
+
+def test_pods_that_need_another_machine(caller: Caller, pods: Pods) -> None:
+    """It is made, and no machine of the pool is wasted; or one is, and ends."""
+    big = Pod(caller, "c1", resources={"memory": {"limit": 1 << 30}})
+    assert "no machine is like that" in (log := big.create()) and "its machine has booted" in log
+    big.remove()
+    asks = Pod(caller, "c2")
+    client = connect(caller.start("c2"))
+    assert task(client, "Connect", "ConnectRequest", id="c2").shim_pid > 0, "a call that is not the first Create"
+    assert "its machine has booted" in asks.create()
+    asks.remove()
+    assert pods.figures()["given"] == 0
+    pods.process.send_signal(signal.SIGSTOP)
+    assert "its machine has booted" in Pod(caller, "c3").create(), "a pool that does not answer"
+    pods.process.send_signal(signal.SIGCONT)
+    pods.wait_until_full()
+    unseen = Pod(caller, "c4", namespaces=[{"type": "network", "path": "/mnt/net"}])
+    mount = "mount -t tmpfs none /mnt && touch /mnt/net && mount --bind /proc/self/ns/net /mnt/net"
+    log = unseen.create(wrap=("unshare", "-mn", "sh", "-c", f'{mount} && exec "$@"', "sh"))
+    assert "is another one here" in log and "its machine has booted" in log
+    unseen.remove()
+    pods.wait_until_full()
+    assert len(pods.left) == 1, "the machine that was not fit is left"
+    assert "its machine is of the pool" in Pod(caller, "c5").create()
+
+
+def test_the_small_program_has_a_shim_made_by_the_pool(caller: Caller) -> None:
+    os.makedirs("/run/pyvmm", exist_ok=True)
+    mount = f'mount --bind {caller.folder} /run/pyvmm && exec "$@"'  # the socket's place is not to be chosen
+    pods = caller.pods = Pods(caller.folder, ("unshare", "-m", "sh", "-c", mount, "sh"))
+    pods.wait_until_full()
+
+    def small_in(task_id: str) -> tuple[int, str]:
+        words = f"-namespace test -address {caller.address} -id {task_id} start".split()
+        inside = ["sh", "-c", f'cd {caller.folder / task_id} && exec "$@"', "sh", str(SMALL), "/bin/false", "", "--"]
+        command = ["nsenter", "-t", str(pods.process.pid), "-m", *inside, *words]
+        done = subprocess.run(command, env=pods.environment, stdin=-3, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    pod = Pod(caller, "c1")
+    status, address = small_in("c1")
+    assert (status, address) == (0, f"unix://{pod.place.socket}")
+    assert (pod.bundle / "address").read_text() == address
+    caller.bundle("c2", "pod-c1")
+    assert small_in("c2") == (0, address), "the pod has its shim"
+    inside = f"{caller.folder}/{pod.place.folder.removeprefix('/run/pyvmm/')}"
+    pod.place.folder, pod.place.socket = inside, f"{inside}/shim.sock"
+    assert "its machine is of the pool" in pod.create(address=pod.place.socket)
+    assert pod.parent == pods.process.pid
+    pods.wait_until_full()
+    big = Pod(caller, "c3", resources={"memory": {"limit": 1 << 30}})
+    address = small_in("c3")[1].replace("/run/pyvmm", str(caller.folder))
+    big.place.folder = os.path.dirname(address.removeprefix("unix://"))
+    assert "its machine has booted" in big.create(address=address)
+    assert big.parent == pods.process.pid, "the process that took the command line makes the machine"
+    big.remove()
+    caller.bundle("c4")
+    assert small(caller, "c4") == (1, ""), "the pool is elsewhere"
+    pods.kill()
+    pod.remove()
 
 
 def test_delete_of_what_was_never_there(caller: Caller) -> None:

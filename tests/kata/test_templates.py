@@ -17,8 +17,7 @@ import pytest
 
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.oci import spare
-from pyvmm_kata.sandbox import templates
+from pyvmm_kata.sandbox import spares, templates
 from pyvmm_kata.sandbox.templates import FILES, Kind
 from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces
 
@@ -243,7 +242,7 @@ class Pool:
 
     def name(self) -> str:
         chosen = settings.load(str(self.config))
-        return spare.name_of(chosen, spare.kind_of(chosen, *chosen.size({})))
+        return spares.name_of(chosen, spares.kind_of(chosen, *chosen.size({})))
 
     def end(self, number: int) -> str:
         """Send it a signal; what it has printed."""

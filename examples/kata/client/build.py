@@ -9,7 +9,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = {
     "pyvmm-oci-client": ("client.c", "options.c", "pool.c"),
-    "pyvmm-shim-client": ("shim.c",),
+    "pyvmm-shim-client": ("shim.c", "pool.c"),
     "pyvmm-face": ("face.c",),
 }
 """What `pyvmm-oci` and the shim for containerd try before they start Python; a container's process on the host."""

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the parts of pyvmm-oci-client have of each other. */
+/* What the parts of pyvmm-oci-client, and pyvmm-shim-client, have of each other. */
 #ifndef CLIENT_H
 #define CLIENT_H
 
@@ -37,7 +37,7 @@ struct options {
  */
 bool options_parse(char *const argv[], struct options *options);
 
-/* -- a connection over which lines of JSON go, with descriptors, and bytes that a line announces (client.c) ----------- */
+/* -- a connection over which lines of JSON go, with descriptors, and bytes that a line announces (pool.c) ------------- */
 
 #define CHANNEL_FAILED 255
 
@@ -76,5 +76,10 @@ int signals_take(bool children, sigset_t *before);
  * ours. `left`: the container has ended, and it is on us to delete it.
  */
 int run_by_pool(const struct options *options, char *const *arguments, bool *left);
+
+/*
+ * Have a process of the pool for pods be a shim, which is told the command line: true: it is, and has printed its address.
+ */
+bool shim_by_pool(char *const *arguments);
 
 #endif

@@ -20,12 +20,95 @@
 #define FACE_SOCKET 3
 #define MAX_WORDS 64 /* of a face's command line */
 #define PLACE_SIZE 512
+#define MAX_FDS 8 /* that a line may have */
 #define ATTEND "{\"attend\":"
 #define READY "{\"ready\":"
 #define TAKE_MS 1000 /* that a pool may take to answer: otherwise a machine is made */
 #define STATE_MAX (1 << 20)
+#define PODS "/run/pyvmm/pods" /* as in pyvmm_kata.sandbox.spares */
 
 extern char **environ;
+
+/* -- the channel -- */
+
+bool send_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+
+		if (sent < 0)
+			return false;
+		data += sent;
+		size -= sent;
+	}
+	return true;
+}
+
+bool line_send(int fd, const char *line, size_t size, const int *fds, size_t count)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control;
+	struct iovec part = { .iov_base = (char *)line, .iov_len = size };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = count ? &control : NULL,
+		.msg_controllen = count ? CMSG_SPACE(count * sizeof(int)) : 0,
+	};
+
+	if (count > MAX_FDS)
+		return false;
+	memset(&control, 0, sizeof(control));
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+	if (count)
+		memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
+	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+const char *channel_line(struct channel *channel)
+{
+	char *end = memchr(channel->text, '\n', channel->used);
+	size_t length;
+
+	if (!end && channel->used < sizeof(channel->text))
+		return NULL;
+	length = end ? (size_t)(end - channel->text) + 1 : channel->used;
+	memcpy(channel->line, channel->text, length - 1);
+	channel->line[length - 1] = '\0';
+	channel->used -= length;
+	memmove(channel->text, channel->text + length, channel->used);
+	return channel->line;
+}
+
+int signals_take(bool children, sigset_t *before)
+{
+	static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaddset(&set, forwarded[i]);
+	if (children)
+		sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, before);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+int channel_read(struct channel *channel)
+{
+	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
+
+	if (got <= 0)
+		return -EPIPE;
+	channel->used += got;
+	return 0;
+}
+
+/* -- the pool -- */
 
 /* Where we are must be where the pool is: it reads the paths that we were given. As pyvmm_kata.oci.front has it. */
 static bool place_write(char *place, size_t size)
@@ -290,6 +373,27 @@ static const char *answer_wait(struct channel *channel, int signals, int millise
 	return line;
 }
 
+/* The first line that comes when our command line is handed over, or NULL: nobody takes it. */
+static const char *front_ask(struct channel *channel, int signals, char *const *arguments)
+{
+	const char *line;
+
+	if (!request_send(channel->fd) || !(line = answer_wait(channel, signals, TAKE_MS)) ||
+	    strncmp(line, READY, strlen(READY)) || !command_send(channel->fd, arguments))
+		return NULL;
+	return answer_wait(channel, signals, -1);
+}
+
+bool shim_by_pool(char *const *arguments)
+{
+	struct channel channel = { .fd = pool_connect(PODS) };
+	const char *line = channel.fd < 0 ? NULL : front_ask(&channel, -1, arguments);
+
+	if (channel.fd >= 0)
+		close(channel.fd);
+	return line && !strncmp(line, "{\"exit\": 0", 10);
+}
+
 int run_by_pool(const struct options *options, char *const *arguments, bool *left)
 {
 	struct channel channel = { .fd = pool_connect(options->root) };
@@ -301,20 +405,14 @@ int run_by_pool(const struct options *options, char *const *arguments, bool *lef
 	if (channel.fd < 0)
 		return -1;
 	signals = signals_take(true, &before);
-	if (signals >= 0 && request_send(channel.fd) && (line = answer_wait(&channel, signals, TAKE_MS)) &&
-	    !strncmp(line, READY, strlen(READY)) && command_send(channel.fd, arguments)) {
-		while ((line = answer_wait(&channel, signals, -1)) && !strncmp(line, "{\"face\":", 8)) {
-			if (!face_serve(&channel, line))
-				break;
-		}
-		if (line && sscanf(line, "{\"exit\": %d", &number) == 1)
-			status = number;
-		close(channel.fd);
-		if (line && sscanf(line, ATTEND " %d", &number) == 1)
-			status = face_attend(options, number, signals, left);
-	} else {
-		close(channel.fd);
-	}
+	line = signals < 0 ? NULL : front_ask(&channel, signals, arguments);
+	while (line && !strncmp(line, "{\"face\":", 8))
+		line = face_serve(&channel, line) ? answer_wait(&channel, signals, -1) : NULL;
+	if (line && sscanf(line, "{\"exit\": %d", &number) == 1)
+		status = number;
+	close(channel.fd);
+	if (line && sscanf(line, ATTEND " %d", &number) == 1)
+		status = face_attend(options, number, signals, left);
 	if (signals >= 0)
 		close(signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * pyvmm-shim-client PYTHON SCRIPT -- COMMAND LINE: containerd's `start` of a container whose pod has a shim already, which
- * is all but the first of each pod: looks where it is and says so. For all else, and whatever is unusual, the whole of
- * containerd-shim-pyvmm-v2, which is SCRIPT and is started by PYTHON -IS.
+ * is all but the first of each pod: looks where it is and says so. For the first one a process of the pool is the shim, if
+ * there is a pool (pool.c). For all else, and whatever is unusual, the whole of containerd-shim-pyvmm-v2, which is SCRIPT and
+ * is started by PYTHON -IS.
  *
  * What it finds is what pyvmm_kata.shim.bootstrap finds: see there.
  */
+#include "client.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -378,8 +381,12 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "usage: %s PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
-	if (arguments_parse(argv + COMMAND_LINE, &arguments) && start(&arguments))
-		return fflush(stdout) ? FAILED : 0;
+	if (arguments_parse(argv + COMMAND_LINE, &arguments)) {
+		if (start(&arguments))
+			return fflush(stdout) ? FAILED : 0;
+		if (shim_by_pool(argv + COMMAND_LINE))
+			return 0;
+	}
 	/* PYTHON -IS SCRIPT LINE... */
 	argv[3] = argv[2];
 	argv[2] = "-IS";

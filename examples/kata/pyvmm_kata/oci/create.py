@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from pyvmm_kata import state, timeline
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import cgroups, hooks
+from pyvmm_kata.host import cgroups, control, hooks
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.face import Face
-from pyvmm_kata.oci import control, sharing
+from pyvmm_kata.oci import sharing
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.oci.spare import Elsewhere, Taken, take
+from pyvmm_kata.oci.spare import Elsewhere, take
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.placed import Placed
+from pyvmm_kata.sandbox.spares import Taken, see
 from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
@@ -164,11 +165,11 @@ def _give(
     placed = Placed.of(bundle, known["id"], ())
     try:
         request, fds = _request(known, folder, face, console)
-        status = os.stat(request["folder"])
-        request |= {"same": [status.st_dev, status.st_ino], "cgroup": known["cgroup"]}
+        request |= {"op": "create", "same": see([folder]), "cgroup": known["cgroup"]}
         if front is not None:
             request |= front.wishes
-        return taken.become({**request, "bundle": bundle.path, "spec": bundle.spec}, fds, placed)
+        request |= {"bundle": bundle.path, "spec": bundle.spec, "placed": placed.to_json()}
+        return not taken.become(request, [*fds, *placed.trees])
     finally:
         placed.close()
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import hooks
+from pyvmm_kata.host import control, hooks
 from pyvmm_kata.host.cgroups import Cgroup
-from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import FLAG, one_id, parse
 from pyvmm_kata.oci.sharing import folder_of, sweep
 

@@ -1,4 +1,5 @@
-"""A front: a process of ``pyvmm-poold`` that does a ``create`` or a ``run`` for the small program (client/pool.c).
+"""A front: a process of ``pyvmm-poold`` that does a ``create`` or a ``run`` for the small program (client/pool.c), or
+becomes the shim of a pod for the other one (client/shim.c).
 
 It has all that the whole program would import, waits for one command line, does it with the caller's descriptors,
 environment and working directory, and ends.  What it cannot do as the caller would, it leaves to the whole program,
@@ -15,8 +16,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import HostError, VmmError
-from pyvmm_kata.host import cgroups, hooks
-from pyvmm_kata.oci import control, sharing
+from pyvmm_kata.host import cgroups, control, hooks
+from pyvmm_kata.oci import sharing
 from pyvmm_kata.oci.create import ALIASES, OPTIONS, create, first_state
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.main import OPTIONS as GLOBAL_OPTIONS
@@ -24,11 +25,12 @@ from pyvmm_kata.oci.main import context_of
 from pyvmm_kata.oci.options import one_id, parse
 from pyvmm_kata.oci.run import ALIASES as RUN_ALIASES
 from pyvmm_kata.oci.run import OPTIONS as RUN_OPTIONS
-from pyvmm_kata.oci.spare import Elsewhere, is_for_pool, kind_of, name_of
+from pyvmm_kata.oci.spare import Elsewhere, is_for_pool
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle, parse_json
 from pyvmm_kata.sandbox.guest_share import Recorder
+from pyvmm_kata.sandbox.spares import kind_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,15 +53,19 @@ def place() -> str:
     return " ".join([*(os.readlink(f"/proc/self/ns/{name}") for name in SPACES), f"{root.st_dev}:{root.st_ino}"])
 
 
-def be_front(pool: socket.socket, root: str, chosen: Settings) -> int:
+def be_front(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = False) -> int:
     """Be one, in a child of the pool without other threads; the exit status.
 
+    :param pods: it becomes a shim of containerd's
     :param pool: a socket of packets, over which the connection of a caller comes
     """
     control.leave_descriptors({pool.fileno()})
     gc.disable()
     with contextlib.suppress(VmmError, OSError, Elsewhere):
-        _rehearse(root, chosen)
+        if pods:
+            _rehearse_pod(chosen)
+        else:
+            _rehearse(root, chosen)
     gc.freeze()
     try:
         _, fds, _, _ = socket.recv_fds(pool, 16, 1)
@@ -68,7 +74,8 @@ def be_front(pool: socket.socket, root: str, chosen: Settings) -> int:
     if not fds:
         return 0  # the pool has ended
     pool.close()
-    return Front(control.Channel(socket.socket(fileno=fds[0]), "the command")).serve()
+    front = Front(control.Channel(socket.socket(fileno=fds[0]), "the command"))
+    return front.be_shim() if pods else front.serve()
 
 
 def _rehearse(root: str, chosen: Settings) -> None:
@@ -102,6 +109,24 @@ def _rehearse(root: str, chosen: Settings) -> None:
     placed = guest_spec.place(bundle, container_id, Recorder(), members=())
     json.loads(json.dumps({**known, **request, "spec": bundle.spec, "placed": placed}))
     front._channel.close()
+
+
+def _rehearse_pod(chosen: Settings) -> None:
+    """The same for the part of a pod's shim until another process has it."""
+    from pyvmm_kata import protobuf
+    from pyvmm_kata.shim.bootstrap import Arguments, Place
+
+    Place.of(Arguments("rehearsal", "default", "", "/", "", 2))
+    made = protobuf.message("containerd.task.v2.CreateTaskRequest")(id="rehearsal", bundle="/")
+    made.rootfs.add(type="overlay", source="overlay", options=["lowerdir=/"])
+    request = protobuf.message("ttrpc.Request")(service="Task", method="Create", payload=made.SerializeToString())
+    request = protobuf.parse(type(request), request.SerializeToString())
+    protobuf.parse(type(made), request.payload)
+    spec = default_spec(["true"], terminal=False)
+    spec["root"]["path"] = "/"
+    bundle = Bundle("/", parse_json(json.dumps(spec).encode(), "config.json"))
+    is_for_pool(bundle, chosen)
+    name_of(chosen, kind_of(chosen, *chosen.size({})))
 
 
 class Front:
@@ -138,8 +163,35 @@ class Front:
                 delete(folder, force=True)
         return 0
 
-    def _take_over(self) -> tuple[Context, list[str]]:
-        """Be as the caller is; the global options, and the command line behind them."""
+    def be_shim(self) -> int:
+        """Be the shim of a pod that has none, and say so; the exit status.  What else there is to do, and to complain
+        about, is left to the whole program."""
+        from pyvmm_kata.shim import bootstrap, main, server
+
+        place: bootstrap.Place | None = None
+        try:
+            flags, action = main.parse(self._take_words())
+            arguments = main.arguments_of(flags)
+            bootstrap.check(arguments)
+            begun = bootstrap.begin(arguments) if action == "start" else None
+            if begun is None:
+                raise Elsewhere
+            place, listener = begun
+            os.write(1, bootstrap.answer(place, arguments).encode())
+            self._channel.send({"exit": 0})
+        except (Elsewhere, VmmError, OSError):
+            if place is not None:
+                place.remove()
+            with contextlib.suppress(OSError):
+                self._channel.send({})
+            return 0
+        self._channel.close()
+        gc.enable()
+        server.serve(arguments, place, listener)
+        return 0
+
+    def _take_words(self) -> list[str]:
+        """Be as the caller is; its command line."""
         try:
             self._channel.send({"ready": True})
             request = self._channel.receive(REQUEST_S)
@@ -166,6 +218,11 @@ class Front:
             os.close(fd)
         self._channel.fds = []
         os.umask(mask)
+        return words
+
+    def _take_over(self) -> tuple[Context, list[str]]:
+        """Be as the caller is; the global options, and the command line behind them."""
+        words = self._take_words()
         try:
             options, rest = parse(words, GLOBAL_OPTIONS, {"h": "help", "v": "version"}, "pyvmm-oci")
         except VmmError as error:

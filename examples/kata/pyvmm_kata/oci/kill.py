@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import hooks
-from pyvmm_kata.oci import control
+from pyvmm_kata.host import control, hooks
 from pyvmm_kata.oci.options import FLAG, one_id, parse
 
 if TYPE_CHECKING:

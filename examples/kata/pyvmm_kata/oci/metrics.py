@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.oci import control
+from pyvmm_kata.host import control
 from pyvmm_kata.oci.options import VALUE, parse
 
 if TYPE_CHECKING:

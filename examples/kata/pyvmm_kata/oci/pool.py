@@ -25,7 +25,7 @@ from pyvmm_kata.oci import front, spare
 from pyvmm_kata.oci.context import default_root, is_of_a_user
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
 from pyvmm_kata.oci.sharing import group_of, sweep
-from pyvmm_kata.sandbox import templates
+from pyvmm_kata.sandbox import spares, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.state import Json
 
-OPTIONS = {"root": VALUE, "config": VALUE, "number": VALUE, "status": FLAG, "help": FLAG, "version": FLAG}
+OPTIONS = {"root": VALUE, "config": VALUE, "number": VALUE, "pods": FLAG, "status": FLAG, "help": FLAG, "version": FLAG}
 USAGE = """\
-usage: pyvmm-poold [--root DIR] [--config FILE] [--number N]
-       pyvmm-poold [--root DIR] --status
+usage: pyvmm-poold [--root DIR | --pods] [--config FILE] [--number N]
+       pyvmm-poold [--root DIR | --pods] --status
 
 Keeps virtual machines ready for containers that pyvmm-oci makes with the same --root and --config: as many as the
 file's `pool` says, or N.  It runs until SIGTERM.  Containers run on after its end, and start without it, later.
 
+  --pods     for pods and containers of containerd's, instead of those of pyvmm-oci
   --status   print what a pool that runs has and has done, as JSON
 """
 REST_S = 0.2
@@ -56,7 +57,7 @@ END_S = 10.0
 class _Child(NamedTuple):
     """A spare of ours.
 
-    :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.oci.spare.name_of`
+    :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.sandbox.spares.name_of`
     :ivar booted: it is no clone of a template, since there was none
     """
 
@@ -71,10 +72,12 @@ class Pool:
 
     :param root: of the states of containers
     :param number: how many machines
+    :param pods: they are for containerd's shim, see :mod:`pyvmm_kata.shim.server`
     """
 
-    def __init__(self, root: str, chosen: settings.Settings, number: int) -> None:
+    def __init__(self, root: str, chosen: settings.Settings, number: int, *, pods: bool = False) -> None:
         self._root = root
+        self._pods = pods
         self._settings = chosen
         self._number = number
         self._ready: list[_Child] = []
@@ -99,7 +102,7 @@ class Pool:
         :raises ConfigError: there is a pool for the same containers already
         :raises HostError: it cannot be served there
         """
-        folder, name = spare.address(self._root)
+        folder, name = spares.address(self._root)
         try:
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             # The lock goes with us: children close it
@@ -157,7 +160,9 @@ class Pool:
             self._make()
             wanted = False
         while len(self._fronts) < len(self._ready):
-            self._fronts.append(self._fork(lambda its: front.be_front(its, self._root, self._settings))[1])
+            self._fronts.append(
+                self._fork(lambda its: front.be_front(its, self._root, self._settings, pods=self._pods))[1]
+            )
         spares = [*self._ready, *([self._making] if self._making is not None else ())]
         ready = select.poll()
         for sock in (listener, woken, *self._clients, *(each.sock for each in spares)):
@@ -190,7 +195,7 @@ class Pool:
 
     def _current_name(self) -> str:
         try:
-            return spare.name_of(self._settings, self._kind())
+            return spares.name_of(self._settings, self._kind())
         except OSError:
             return ""
 
@@ -203,7 +208,7 @@ class Pool:
         if available is not None and available < 2 * self._settings.size({})[0]:
             self._fail("the host has too little memory for one more machine")
             return
-        pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings))
+        pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings, pods=self._pods))
         self._making = _Child(pid, sock, self._name)
         self._groups[pid] = group_of(pid)
 
@@ -250,7 +255,7 @@ class Pool:
             self._builder = templates.request(self._kind())
 
     def _kind(self) -> templates.Kind:
-        return spare.kind_of(self._settings, *self._settings.size({}))
+        return spares.kind_of(self._settings, *self._settings.size({}))
 
     def _has_template(self) -> bool:
         try:
@@ -314,7 +319,7 @@ class Pool:
             client, _ = listener.accept()
         except OSError:
             return
-        if not spare.is_ours(client) or len(self._clients) >= MAX_CLIENTS:
+        if not spares.is_ours(client) or len(self._clients) >= MAX_CLIENTS:
             client.close()
             return
         client.setblocking(False)
@@ -413,7 +418,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if rest:
             raise ConfigError(f"{rest[0]!r} is one argument too many", code="oci-usage", hint="see --help")
-        root = os.path.abspath(options["root"] or default_root())
+        if options["pods"] and options["root"]:
+            raise ConfigError("--root: machines for pods are where containerd's shim looks for them", code="oci-usage")
+        root = spares.PODS if options["pods"] else os.path.abspath(options["root"] or default_root())
         if options["version"]:
             from pyvmm_kata.oci.main import version_text
 
@@ -423,7 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options["status"]:
             _status(root)
         else:
-            _run(root, options["config"], options["number"])
+            _run(root, options["config"], options["number"], pods=options["pods"])
         return 0
     except VmmError as error:
         _say(f"{error} ({error.hint})" if error.hint else str(error))
@@ -434,14 +441,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(root: str) -> None:
     try:
-        channel, answer = spare.ask(root, {"op": "status"})
+        channel, answer = spares.ask(root, {"op": "status"})
     except OSError as error:
         raise HostError(f"no pool serves {root}: {error.strerror or error}", code="pool") from error
     channel.close()
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _run(root: str, config: str, number: str) -> None:
+def _run(root: str, config: str, number: str, *, pods: bool) -> None:
     chosen = settings.load(config)
     if number:
         if not (number.isascii() and number.isdigit() and 0 < int(number[:9]) <= settings.MAX_POOL):
@@ -457,17 +464,17 @@ def _run(root: str, config: str, number: str) -> None:
         raise ConfigError('kata.toml: a pool needs template = "auto"', code="kata-config")
     if is_of_a_user():
         raise ConfigError("a pool is root's: containers of ordinary users have machines of their own", code="pool")
-    _warm()
-    Pool(root, chosen, chosen.pool).run()
+    _warm(*(("pyvmm_kata.shim.server",) if pods else ()))
+    Pool(root, chosen, chosen.pool, pods=pods).run()
 
 
-def _warm() -> None:
-    """Import what a monitor does, once for all spares."""
+def _warm(*names: str) -> None:
+    """Import what a monitor does, and more, once for all spares."""
     from importlib import import_module
 
     from pyvmm_kata.oci.entry import WARM
 
-    for name in (*WARM, "pyroute2.iproute", "pyroute2.netlink.exceptions"):
+    for name in (*WARM, *names, "pyroute2.iproute", "pyroute2.netlink.exceptions"):
         with contextlib.suppress(ImportError):
             import_module(name)
 

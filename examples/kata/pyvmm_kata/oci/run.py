@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_kata.oci import control
+from pyvmm_kata.host import control
 from pyvmm_kata.oci.create import ALIASES as CREATE_ALIASES
 from pyvmm_kata.oci.create import OPTIONS as CREATE_OPTIONS
 from pyvmm_kata.oci.create import create

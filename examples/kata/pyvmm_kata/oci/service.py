@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import cgroups
+from pyvmm_kata.host import cgroups, control
 from pyvmm_kata.host.face import KILLED
-from pyvmm_kata.oci import control
 from pyvmm_kata.oci.console import window_size
 from pyvmm_kata.oci.kept import digest_of
 from pyvmm_kata.sandbox.stdio import Stdio

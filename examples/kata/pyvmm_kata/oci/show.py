@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pyvmm_kata import state as states
 from pyvmm_kata.config.settings import POLICY, PREFIX
 from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host import control
 from pyvmm_kata.host.hooks import GUEST_KINDS, HOST_KINDS
-from pyvmm_kata.oci import control
 from pyvmm_kata.oci.options import FLAG, VALUE, one_id, parse
 
 if TYPE_CHECKING:

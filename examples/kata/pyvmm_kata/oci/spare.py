@@ -15,187 +15,55 @@ import json
 import os
 import select
 import shutil
-import signal
 import socket
-import struct
-from _blake2 import blake2b
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import HostError, VmmError
-from pyvmm_kata.oci import control
+from pyvmm_kata.host import control
+from pyvmm_kata.sandbox import spares
+from pyvmm_kata.sandbox.spares import CREATE_S, NETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.oci.monitor import Monitor
     from pyvmm_kata.sandbox.bundle import Bundle
-    from pyvmm_kata.sandbox.placed import Placed
     from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
-    from pyvmm_kata.sandbox.templates import Kind
+    from pyvmm_kata.sandbox.spares import Taken
     from pyvmm_kata.state import Json
 
-TAKE_S = 1.0
-"""Seconds that a pool may take to give a machine: otherwise a machine is made."""
-CREATE_S = 150.0
-_END_S = 5.0
-_CREDENTIALS = struct.Struct("3i")
-NETS = 1
-"""Network devices of a spare."""
 MAX_WORD = 4096
 
 
 # -- whoever asks for one --------------------------------------------------------------------------------------------
 
 
-def address(root: str) -> tuple[str, str]:
-    """The folder and the name of the socket of a pool for the containers whose states are in *root*."""
-    folder, name = os.path.split(os.path.abspath(root))
-    return folder, f"{name}.pool"
-
-
-def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
-    """What a spare is a clone of."""
-    from pyvmm_kata.sandbox import vm
-
-    return vm.kind_of(
-        chosen.kernel,
-        chosen.image,
-        chosen.kernel_params,
-        memory,
-        vcpus,
-        NETS,
-        more_disks=False,
-        more_memory=chosen.more_memory,
-    )
-
-
-def name_of(chosen: Settings, kind: Kind) -> str:
-    """What a spare and whoever asks for one must have in common: the template, the wall, the agent's policy, and where
-    a pid or a group is the same.
-
-    :raises OSError: there is no kernel, or no image
-    """
-    policy = blake2b(chosen.policy.text.encode(), digest_size=16).hexdigest() if chosen.policy is not None else "-"
-    spaces = (os.readlink(f"/proc/self/ns/{name}") for name in ("pid", "user", "cgroup"))
-    return " ".join([kind.key(), chosen.isolation, policy, *spaces])
-
-
-def is_ours(sock: socket.socket) -> bool:
-    """Whether the other end is of this user: whoever serves there decides what containers run on."""
-    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(found)[1]) == os.geteuid()
-
-
-def ask(root: str, request: Json) -> tuple[control.Channel, Json]:
-    """A connection to the pool of *root*, or to a spare of its, and the first answer.
-
-    :raises OSError: there is no pool
-    :raises VmmError: it refuses, is somebody else's, or does not answer in time
-    """
-    folder, name = address(root)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    channel = control.Channel(sock, "the pool")
-    try:
-        # Through a descriptor, since a unix socket's path must be short, and this one may not be
-        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sock.settimeout(TAKE_S)
-            sock.connect(f"/proc/self/fd/{place}/{name}")
-        finally:
-            os.close(place)
-        if not is_ours(sock):
-            raise HostError(f"{folder}/{name} is the socket of another user", code="pool")
-        channel.request(request)
-        return channel, channel.answer(TAKE_S)
-    except BaseException:
-        channel.close()
-        raise
-
-
-class Taken:
-    """A spare that is ours.
-
-    :ivar network: the path of its network namespace, which is new
-    """
-
-    def __init__(self, channel: control.Channel, pid: int) -> None:
-        self._channel = channel
-        self._process = os.pidfd_open(pid)
-        self.network = f"/proc/{pid}/ns/net"
-
-    def become(self, request: Json, fds: Sequence[int], placed: Placed) -> bool:
-        """Have it be the monitor of a container.
-
-        :param request: the face, the folder and so on, see :class:`pyvmm_kata.oci.monitor.Asked`
-        :returns: False: it cannot be, and has ended
-        :raises VmmError: the container cannot be made
-        """
-        self._channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
-        answer = self._channel.answer(CREATE_S)
-        if "unfit" in answer:
-            self.end()
-        return "unfit" not in answer
-
-    def end(self) -> None:
-        """End it, unless it has become a monitor, and wait until nothing of it is left.
-
-        :raises HostError: it does not end
-        """
-        self.close()
-        ended = select.poll()
-        ended.register(self._process, select.POLLIN)
-        if not ended.poll(_END_S * 1000):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
-            if not ended.poll(_END_S * 1000):
-                raise HostError("a machine of the pool does not end", code="pool")
-
-    def close(self) -> None:
-        """Close the connection: a spare that has not become a monitor ends."""
-        self._channel.close()
-
-
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
     """A spare for a container in a machine of its own; None: none is fit for it, or there is no pool."""
     if not is_for_pool(bundle, chosen):
         return None
-    resources = (bundle.spec.get("linux") or {}).get("resources") or {}
-    channel: control.Channel | None = None
     try:
-        name = name_of(chosen, kind_of(chosen, *chosen.size(resources)))
-        channel, answer = ask(context.root, {"op": "take", "name": name})
-        return Taken(channel, int(answer["pid"]))
-    except (OSError, VmmError, KeyError, TypeError, ValueError):
-        if channel is not None:
-            channel.close()
+        return spares.take(context.root, chosen, (bundle.spec.get("linux") or {}).get("resources") or {})
+    except HostError:
         return None
 
 
 def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
-    """Whether a container can have a machine that was made before it, if a pool has such: one with a disk, a user
-    namespace or a network of an annotation's needs other devices."""
-    from pyvmm_kata.config.checks import namespace
+    """Whether a container can have a machine that was made before it, see :func:`spares.is_for_pool`."""
     from pyvmm_kata.oci.monitor import NETWORK
 
-    spec = bundle.spec
-    return (
-        chosen.pool > 0
-        and chosen.template == "auto"
-        and bundle.disk is None
-        and not bundle.volumes
-        and namespace(spec, "network") is not None
-        and namespace(spec, "user") is None
-        and not bundle.annotations.get(NETWORK)
-    )
+    return spares.is_for_pool(bundle, chosen) and not bundle.annotations.get(NETWORK)
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
-def be_spare(pool: socket.socket, root: str, chosen: Settings) -> int:
+def be_spare(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = False) -> int:
     """Be one, in a child of the pool without other threads; the exit status.
 
+    :param pods: it becomes a shim of containerd's, which starts programs; else the monitor of a container
     :param pool: a socket of packets.  The spare sends what :class:`Spare` has made, or why not, as JSON; the pool sends
         the connection of whoever gets it
     """
@@ -205,7 +73,7 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings) -> int:
     try:
         control.leave_descriptors({pool.fileno()})
         templates.become_nice()
-        spare = Spare(root, chosen)
+        spare = Spare(root, chosen, pods=pods)
         spare.make()
         _rehearse(spare.folder)
         gc.freeze()
@@ -256,10 +124,11 @@ class Spare:
     :ivar booted: it has booted, since there is no template; one would help
     """
 
-    def __init__(self, root: str, chosen: Settings) -> None:
+    def __init__(self, root: str, chosen: Settings, *, pods: bool = False) -> None:
         from pyvmm_kata.oci.sharing import folder_of, group_of
 
         self._settings = chosen
+        self._pods = pods
         self.folder = folder_of(root, os.getpid())
         self._group = group_of(os.getpid())
         self._sandbox: Sandbox | None = None
@@ -296,7 +165,7 @@ class Spare:
                 cmdline=self._settings.kernel_params,
                 network=network.take_over(f"/proc/{os.getpid()}/ns/net", NETS),
                 loopback=True,
-                seal=lambda wanted: walls.seal(),
+                seal=lambda wanted: walls.seal(programs=self._pods),
                 template=True,
                 isolation=self._settings.isolation,
                 policy=self._settings.policy,
@@ -304,7 +173,11 @@ class Spare:
             )
         )
         self._sandbox.listen(self._on_event)
-        self._sandbox.prepare()
+        if self._pods:
+            # Only threads that the machine needs give up what starting a container's face takes
+            network.in_namespace(f"/proc/{os.getpid()}/ns/net", self._sandbox.prepare)
+        else:
+            self._sandbox.prepare()
         self.booted = self._sandbox.wanted is not None
 
     def _on_event(self, event: SandboxEvent) -> None:
@@ -326,8 +199,9 @@ class Spare:
         return socket.socket(fileno=fds[0]) if fds else None
 
     def serve(self, channel: control.Channel) -> int:
-        """Become the monitor of whatever container is asked for; the exit status."""
+        """Become the monitor of whatever container is asked for, or the shim of a pod; the exit status."""
         monitor: Monitor | None = None
+        shim: Callable[[], None] | None = None
         answer: Json = {}
         try:
             channel.send({"pid": os.getpid()})
@@ -336,25 +210,40 @@ class Spare:
                 self.close()
                 return 0
             fds, channel.fds = channel.fds, []
-            monitor = self._become(request, fds)
+            if (request.get("op") == "pod") != self._pods:
+                raise _Unfit("the pool's machines are for others")
+            if self._pods:
+                shim = self._become_shim(request, fds)
+            else:
+                monitor = self._become(request, fds)
         except _Unfit as error:
             answer = {"unfit": str(error)}
         except VmmError as error:
             answer = {"error": f"{error} ({error.hint})" if error.hint else str(error)}
         except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        if monitor is None:
+        if monitor is None and shim is None:
             self.close()
         try:
             channel.send(answer)
         except OSError:
             pass  # it has ended: what it has begun is removed by `delete`
         channel.close()
-        if monitor is None:
-            return 255
         gc.freeze()
         gc.enable()
-        return monitor.wait()
+        if shim is not None:
+            shim()
+            return 0
+        return monitor.wait() if monitor is not None else 255
+
+    def _become_shim(self, request: Json, fds: list[int]) -> Callable[[], None]:
+        from pyvmm_kata.shim import server
+
+        assert self._sandbox is not None
+        try:
+            return server.take_over(request, fds, self._sandbox, self._group, self.folder)
+        except (OSError, VmmError, KeyError, TypeError, ValueError) as error:
+            raise _Unfit(str(error)) from error
 
     def _become(self, request: Json, fds: list[int]) -> Monitor:
         from pyvmm_kata.oci.monitor import Asked, Monitor
@@ -364,9 +253,10 @@ class Spare:
         assert self._sandbox is not None
         asked = Asked(request, fds)
         try:
-            status = os.stat(asked.folder)
-            if [status.st_dev, status.st_ino] != request["same"]:
-                raise _Unfit(f"{asked.folder} is another one here")
+            try:
+                spares.check_same(request["same"])
+            except HostError as error:
+                raise _Unfit(str(error)) from error
             if not self.folder.startswith(f"{os.path.dirname(asked.folder)}/@"):
                 raise _Unfit(f"{self.folder} is not beside {asked.folder}")
             bundle = Bundle.checked(str(request["bundle"]), request["spec"])

@@ -349,6 +349,11 @@ class Sandbox:
         """The template that there should be for the next sandbox like this one; None: there is nothing to make."""
         return self._vm.wanted if self._vm is not None else None
 
+    @property
+    def origin(self) -> str:
+        """In words: how its machine was made."""
+        return f"is a clone of {self._vm.template}" if self._vm is not None and self._vm.template else "has booted"
+
     def _take_loopback(self, vm: Vm) -> Loopback | None:
         """Listen for the guest, while it boots."""
         from pyvmm_kata.sandbox.loopback import Loopback

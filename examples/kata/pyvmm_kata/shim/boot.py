@@ -32,9 +32,12 @@ SANDBOX = "io.kubernetes.cri.sandbox-"
 """Annotations with the sum of the limits of a pod's containers begin so."""
 
 
-def launch_face(bundle: Bundle, members: Sequence[Member]) -> Face:
-    """The face of a container: in the network namespace that its bundle names, and in others of the pod's."""
-    paths = {}
+def launch_face(bundle: Bundle, members: Sequence[Member], network_path: str = "") -> Face:
+    """The face of a container: in the network namespace that its bundle names, and in others of the pod's.
+
+    :param network_path: the network namespace where the bundle names none; empty: a new one
+    """
+    paths = {"network": network_path} if network_path else {}
     for entry in bundle.spec.get("linux", {}).get("namespaces", ()):
         kind, path = entry["type"], entry.get("path")
         if path and (kind == "network" or (kind in ("ipc", "uts", "pid") and owner(path, kind, members))):
@@ -59,7 +62,7 @@ def start_sandbox(
     """
     if sealed.is_set():
         raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
-    wanted = settings.load(_config_path(options)).with_annotations(bundle.annotations)
+    wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
     resources = pod_resources(bundle)
     memory, vcpus = wanted.size(resources)
     entry = namespace(bundle.spec, "network")
@@ -122,6 +125,58 @@ def start_sandbox(
     return sandbox
 
 
+class Adopted:
+    """A pod's machine that was ready before the pod, in this process (:mod:`pyvmm_kata.oci.spare`).
+
+    :param bundle: that of the pod's first container
+    :param sandbox: is prepared
+    :param memory: of the machine
+    :param group: the control group in which this process is; empty: none
+    :raises VmmError: it is not fit for the pod, of which nothing has been made
+    """
+
+    def __init__(self, place: Place, bundle: Bundle, sandbox: Sandbox, memory: int, group: str) -> None:
+        self._sandbox = sandbox
+        self._target = cgroups.Cgroup("")
+        self._started = threading.Event()
+        resources = pod_resources(bundle)
+        settle: Callable[[], None] | None = None
+        if group:
+            path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+            self._target = cgroups.Cgroup(cgroups.place(path, place.group, systemd=path.count(":") == 2))
+            place.write_cgroup(self._target.path)
+            settle = self._target.take_meanwhile(cgroups.Cgroup(group))
+        try:
+            network_path = (namespace(bundle.spec, "network") or {}).get("path") or ""
+            sandbox.begin(place.group, machine_name(bundle.spec), network_path)
+        finally:
+            if settle is not None:
+                settle()
+        if group and not place.is_shared:
+            sandbox.bound = lambda memory: self._target.limit_memory(memory, resources)
+            sandbox.bound(memory)
+            self._target.limit_cpu(resources)
+
+    def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
+        """See :func:`launch_face`.  A container without a network has the machine's."""
+        return launch_face(bundle, members, f"/proc/{os.getpid()}/ns/net")
+
+    def start(self, face: Face, listener: Callable[[SandboxEvent], None]) -> Sandbox:
+        """In place of :func:`start_sandbox`.
+
+        :raises VmmError: this process has had its machine
+        """
+        if self._started.is_set():
+            raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
+        self._started.set()
+        if self._target.path:
+            self._target.enter(face.pid)
+        self._sandbox.listen(listener)
+        if self._sandbox.no_loopback:
+            sys.stderr.write(f"{self._sandbox.no_loopback}\n")  # the log
+        return self._sandbox
+
+
 def pod_resources(bundle: Bundle) -> dict[str, Any]:
     """``linux.resources`` for all of a pod: of a pause container, what containerd notes of the containers to come.
 
@@ -173,11 +228,14 @@ def own_cgroup() -> str:
 def leave_cgroup(place: Place, home: str) -> None:
     """Go back to the group `home`, and remove the pod's. Raises VmmError when it has other processes."""
     if home:
-        cgroups.Cgroup(home).enter()
+        try:
+            cgroups.Cgroup(home).enter()
+        except HostError:
+            cgroups.Cgroup(cgroups.ROOT).enter()  # that of a service which has ended
     place.remove_cgroup()
 
 
-def _config_path(options: Message | None) -> str:
+def config_path(options: Message | None) -> str:
     """The settings' file that containerd's configuration names for this runtime, empty for the usual one."""
     if options is None or options.type_url.rpartition("/")[2] != OPTIONS:
         return ""

@@ -6,6 +6,7 @@ A shim has a directory of its own, named after what it serves (containerd's addr
     pid         the shim's number and start time
     shim.sock   where it serves
     sandbox/    the sandbox's state
+    machine     where that is when the machine was ready before the pod (pyvmm_kata.oci.spare)
     cgroup      the directory of its control group
 
 containerd calls `start` for each container, and mostly the shim is there: what only others need is imported by them.
@@ -53,13 +54,21 @@ class Arguments(NamedTuple):
 class Place:
     """The directory of a shim."""
 
-    def __init__(self, group: str, folder: str, *, is_shared: bool = False) -> None:
+    def __init__(self, group: str, folder: str, *, is_shared: bool = False, lock: int = -1) -> None:
+        """
+        :param lock: the descriptor of the lock, if it is held
+        """
         self.group = group
         self.is_shared = is_shared
         self.folder = folder
         self.socket = os.path.join(self.folder, "shim.sock")
         self.sandbox = os.path.join(self.folder, "sandbox")
-        self._lock = -1
+        self._lock = lock
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock, which who has it may send to another process."""
+        return self._lock
 
     @classmethod
     def of(cls, arguments: Arguments, root: str = ROOT) -> Place:
@@ -102,6 +111,7 @@ class Place:
             # They belong to the shim's namespace, and must not be in this one: removing would follow them.
             raise HostError(f"{points[0]} is still mounted", code="shim")
         self.remove_cgroup()
+        self.remove_machine()
         for name in os.listdir(self.folder):
             path = os.path.join(self.folder, name)
             if os.path.isdir(path) and not os.path.islink(path):
@@ -128,6 +138,29 @@ class Place:
         from pyvmm_kata.host.cgroups import Cgroup
 
         Cgroup(folder).remove()
+
+    def write_machine(self, folder: str) -> None:
+        """Record where the machine's state is."""
+        with open(os.path.join(self.folder, "machine"), "w") as file:
+            file.write(folder)
+
+    def remove_machine(self) -> None:
+        """Remove the state of the machine that was recorded, which has ended, and its own control group. Raises
+        HostError when that cannot be done."""
+        try:
+            with open(os.path.join(self.folder, "machine")) as file:
+                folder = file.read()
+            os.unlink(file.name)
+        except FileNotFoundError:
+            return
+        import shutil
+
+        from pyvmm_kata.host.cgroups import ROOT as GROUPS_OF_HOST
+        from pyvmm_kata.host.cgroups import Cgroup
+
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            Cgroup(os.path.join(GROUPS_OF_HOST, "pyvmm", os.path.basename(folder))).remove()
 
     def release(self) -> None:
         """Close this process's descriptor of the lock; a child that has it, too, still holds it."""
@@ -208,7 +241,7 @@ def start(arguments: Arguments, serve: Callable[[Place, socket.socket], None], r
     while not place.try_lock():
         try:
             place.connect(max(0.1, deadline - time.monotonic())).close()
-            return _answer(place, arguments)
+            return answer(place, arguments)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise HostError(
@@ -227,10 +260,20 @@ def start(arguments: Arguments, serve: Callable[[Place, socket.socket], None], r
             os._exit(status)
     listener.close()
     place.release()
-    return _answer(place, arguments)
+    return answer(place, arguments)
 
 
-def _answer(place: Place, arguments: Arguments) -> str:
+def begin(arguments: Arguments, root: str = ROOT) -> tuple[Place, socket.socket] | None:
+    """Have this process be the shim of a container: its place, and the socket to serve; None: there is one."""
+    place = Place.of(arguments, root)
+    if not place.try_lock():
+        return None
+    listener = place.listen()
+    place.write_pid()
+    return place, listener
+
+
+def answer(place: Place, arguments: Arguments) -> str:
     """What is printed: containerd before 2.0 takes an address alone, for version 2 of the service."""
     address = f"unix://{place.socket}"
     if arguments.version < 3:

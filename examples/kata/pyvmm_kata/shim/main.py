@@ -40,6 +40,20 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], str]:
     return flags, left[0] if left else ""
 
 
+def arguments_of(flags: dict[str, str]) -> Arguments:
+    """What they say, and the environment and the working directory with them."""
+    version_text = os.environ.get("MAX_SHIM_VERSION", "2")
+    return Arguments(
+        task_id=flags.get("id", ""),
+        namespace=flags.get("namespace", ""),
+        address=flags.get("address", ""),
+        # containerd starts us in the bundle, and says where it is only to `delete`
+        bundle=flags.get("bundle", "") or os.getcwd(),
+        events=os.environ.get("TTRPC_ADDRESS", ""),
+        version=int(version_text) if version_text.isdigit() else 2,
+    )
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Do what containerd asks for; the exit status."""
     try:
@@ -49,17 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             print(f"containerd-shim-pyvmm-v2:\n  Version:  {version('pyvmm-kata')}")
             return 0
-        environment = os.environ
-        version_text = environment.get("MAX_SHIM_VERSION", "2")
-        arguments = Arguments(
-            task_id=flags.get("id", ""),
-            namespace=flags.get("namespace", ""),
-            address=flags.get("address", ""),
-            # containerd starts us in the bundle, and says where it is only to `delete`
-            bundle=flags.get("bundle", "") or os.getcwd(),
-            events=environment.get("TTRPC_ADDRESS", ""),
-            version=int(version_text) if version_text.isdigit() else 2,
-        )
+        arguments = arguments_of(flags)
         if action == "start":
             bootstrap.check(arguments)
             answer = bootstrap.start(arguments, lambda place, listener: _serve(arguments, place, listener))

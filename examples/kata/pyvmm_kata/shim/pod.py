@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pyvmm_kata.protobuf import Message
     from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
 
+    Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None]], Sandbox]
+    Launch = Callable[[Bundle, Sequence[Member]], Face]
+
 KILLED = 128 + 9
 EXECS_S = 5.0
 """How long the end of a container's first process waits for the ends of the others: they die with it."""
@@ -46,9 +49,9 @@ class Pod:
 
     def __init__(
         self,
-        boot: Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None]], Sandbox],
+        boot: Boot,
         publish: Callable[[Message], None],
-        launch: Callable[[Bundle, Sequence[Member]], Face],
+        launch: Launch,
     ) -> None:
         self._boot = boot
         self._launch = launch

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import ttrpc
+from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.config import settings
+from pyvmm_kata.config.checks import namespace
+from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.mounts import enter_namespace
+from pyvmm_kata.host.network import count_interfaces, in_namespace
 from pyvmm_kata.host.walls import restrict
+from pyvmm_kata.sandbox import spares
+from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.shim import bootstrap
-from pyvmm_kata.shim.boot import launch_face, leave_cgroup, own_cgroup, start_sandbox
+from pyvmm_kata.shim.boot import (
+    Adopted,
+    config_path,
+    launch_face,
+    leave_cgroup,
+    own_cgroup,
+    pod_resources,
+    start_sandbox,
+)
+from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.events import Publisher
 from pyvmm_kata.shim.pod import Pod
+from pyvmm_kata.shim.rootfs import as_disk
 from pyvmm_kata.shim.tasks import MONITOR, PACKAGES, TaskService, monitor_handlers
+from pyvmm_kata.ttrpc.wire import HEADER, REMOTE_OPEN, REQUEST
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable, Iterator, Sequence
 
-    from pyvmm_kata.shim.bootstrap import Arguments, Place
+    from pyvmm_kata.host.face import Face
+    from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.shim.pod import Boot, Launch
+    from pyvmm_kata.state import Json
 
+MAX_PEEKED = 128 << 10
+"""Bytes of the first request: a socket has room for as many (net.core.wmem_default)."""
 VERSION = "2"
 FLUSH_S = 5.0
 IDLE_S = 5.0
@@ -31,45 +56,246 @@ IDLE_S = 5.0
 
 
 def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
-    """Be the shim: returns when it has ended and its place is removed."""
+    """Be the shim: returns when it has ended and its place is removed, or another process is the shim."""
     log = Log(os.path.join(arguments.bundle or ".", "log"))
     try:
         _detach(log)
+        connections: list[socket.socket] = []
+        if os.path.exists("/".join(spares.address(spares.PODS))):
+            first = FirstCall(listener)
+            connections = first.connections
+            if _give(arguments, place, first, log):
+                return  # the place is not ours any more
         enter_namespace()
         restrict()
-        publisher = Publisher(arguments.events, arguments.namespace, log.error)
         home = own_cgroup()
         sealed = threading.Event()
-        pod = Pod(
-            lambda bundle, face, options, listener: start_sandbox(place, home, sealed, bundle, face, options, listener),
-            publisher.publish,
-            launch_face,
-        )
-        ending = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ending.set())
-        services = [TaskService(package, pod, VERSION, ending.set) for package in PACKAGES]
-        server = ttrpc.Server(
-            {**{service.name: service.handlers() for service in services}, MONITOR: monitor_handlers(pod)},
-            lambda method, error: log.error(f"{method}: {''.join(traceback.format_exception(error))}"),
-        )
-        serving = threading.Thread(target=server.serve, args=(listener,), name="accept", daemon=True)
-        serving.start()
-        looks = 0
-        while looks < 2 and not ending.wait(IDLE_S):
-            # A containerd that dies while it starts us forgets us
-            looks = looks + 1 if pod.is_empty and not server.connections else 0
-        pod.close()
-        publisher.close(FLUSH_S)
-        # No earlier: containerd gets the answer to Shutdown before the connection ends. Where the pod cannot be closed
-        # the place stays as it is, for whoever comes without our mounts.
-        server.close()
-        leave_cgroup(place, home)
-        place.remove()
-        bootstrap.sweep()
+
+        def boot(
+            bundle: Bundle, face: Face, options: Message | None, listener: Callable[[SandboxEvent], None]
+        ) -> Sandbox:
+            sandbox = start_sandbox(place, home, sealed, bundle, face, options, listener)
+            log.info(f"pod {place.group}: its machine {sandbox.origin}")
+            return sandbox
+
+        _run(arguments, place, log, home, listener, connections, boot, launch_face)
     except BaseException:
         log.error(f"the shim ends: {traceback.format_exc()}")
         raise
+
+
+def _run(
+    arguments: Arguments,
+    place: Place,
+    log: Log,
+    home: str,
+    listener: socket.socket,
+    connections: Sequence[socket.socket],
+    boot: Boot,
+    launch: Launch,
+) -> None:
+    publisher = Publisher(arguments.events, arguments.namespace, log.error)
+    pod = Pod(boot, publisher.publish, launch)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    services = [TaskService(package, pod, VERSION, ending.set) for package in PACKAGES]
+    server = ttrpc.Server(
+        {**{service.name: service.handlers() for service in services}, MONITOR: monitor_handlers(pod)},
+        lambda method, error: log.error(f"{method}: {''.join(traceback.format_exception(error))}"),
+    )
+    for sock in connections:
+        server.serve_connection(sock)
+    serving = threading.Thread(target=server.serve, args=(listener,), name="accept", daemon=True)
+    serving.start()
+    looks = 0
+    while looks < 2 and not ending.wait(IDLE_S):
+        # A containerd that dies while it starts us forgets us
+        looks = looks + 1 if pod.is_empty and not server.connections else 0
+    pod.close()
+    publisher.close(FLUSH_S)
+    # No earlier: containerd gets the answer to Shutdown before the connection ends. Where the pod cannot be closed
+    # the place stays as it is, for whoever comes without our mounts.
+    server.close()
+    leave_cgroup(place, home)
+    place.remove()
+    bootstrap.sweep()
+
+
+# -- machines that are ready -----------------------------------------------------------------------------------------
+
+
+class FirstCall:
+    """Waits for the first call of all that the shim gets, and reads it without taking it from its connection.
+
+    :ivar connections: those that there are
+    :ivar request: of the method Create; None: the first call is another one, or none came in time
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.connections: list[socket.socket] = []
+        self.request: Message | None = None
+        deadline = time.monotonic() + 2 * IDLE_S
+        ready = select.poll()
+        ready.register(listener, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            found = {fd for fd, _ in ready.poll(left * 1000)}
+            if listener.fileno() in found:
+                sock, _ = listener.accept()
+                self.connections.append(sock)
+                ready.register(sock, select.POLLIN)
+            for sock in [each for each in self.connections if each.fileno() in found]:
+                if _has_ended(sock):  # somebody has looked whether there is a shim
+                    ready.unregister(sock)
+                    self.connections.remove(sock)
+                    sock.close()
+                elif not self._look(sock):
+                    return
+
+    def _look(self, sock: socket.socket) -> bool:
+        """Whether there is more to wait for."""
+        try:
+            header = sock.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if len(header) < HEADER.size:
+                return _wait_for_more()
+            size, _, kind, flags = HEADER.unpack(header)
+            if size > MAX_PEEKED or kind != REQUEST or flags & REMOTE_OPEN:
+                return False
+            data = sock.recv(HEADER.size + size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if len(data) < HEADER.size + size:
+                return _wait_for_more()
+            request = protobuf.parse(protobuf.message("ttrpc.Request"), data[HEADER.size :])
+            package, _, service = request.service.rpartition(".")
+            if package in PACKAGES and service == "Task" and request.method == "Create":
+                made = protobuf.message(f"{package}.CreateTaskRequest")
+                self.request = protobuf.parse(made, request.payload)
+        except (OSError, ValueError):
+            pass
+        return False
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _wait_for_more() -> bool:
+    """poll(2) has nothing to wait for: what has come stays there."""
+    time.sleep(0.001)
+    return True
+
+
+def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> bool:
+    """Have a process whose machine is ready be the shim of this pod; False: there is none for it."""
+    request = first.request
+    if request is None or request.checkpoint:
+        return False
+    taken: spares.Taken | None = None
+    try:
+        disk = as_disk(request.rootfs)
+        if request.rootfs:
+            os.makedirs(os.path.join(request.bundle, "rootfs"), exist_ok=True)
+        bundle = Bundle.load(request.bundle, disk)
+        chosen = settings.load(config_path(request.options)).with_annotations(bundle.annotations)
+        if not spares.is_for_pool(bundle, chosen):
+            return False
+        network_path = (namespace(bundle.spec, "network") or {}).get("path")
+        if network_path and in_namespace(network_path, count_interfaces) > spares.NETS:
+            return False
+        taken = spares.take(spares.PODS, chosen, pod_resources(bundle))
+        words = {
+            "op": "pod",
+            "arguments": arguments,
+            "group": place.group,
+            "folder": place.folder,
+            "shared": place.is_shared,
+            "bundle": bundle.path,
+            "home": own_cgroup(),
+            "same": spares.see(_paths(bundle, request.rootfs)),
+        }
+        fds = [first.listener.fileno(), place.lock, log.fileno(), *(sock.fileno() for sock in first.connections)]
+        unfit = taken.become(words, fds)
+        if not unfit:
+            return True
+        log.info(f"pod {place.group}: the machine of the pool is not fit: {unfit}")
+    except (VmmError, OSError) as error:
+        log.info(f"pod {place.group}: {error}")
+    finally:
+        if taken is not None:
+            taken.close()
+    if taken is not None:
+        taken.end()
+        place.remove_machine()
+    place.write_pid()
+    return False
+
+
+def _paths(bundle: Bundle, rootfs: Sequence[Message]) -> Iterator[str]:
+    """Those of the host that the first container of a pod names."""
+    yield bundle.path
+    for mount in bundle.spec.get("mounts") or ():
+        yield mount.get("source") or ""
+    for entry in (bundle.spec.get("linux") or {}).get("namespaces") or ():
+        yield entry.get("path") or ""
+    for one in rootfs:
+        yield one.source
+        for option in one.options:
+            name, _, value = option.partition("=")
+            if name in ("lowerdir", "upperdir", "workdir"):
+                yield from value.split(":")
+
+
+def take_over(request: Json, fds: list[int], sandbox: Sandbox, group: str, folder: str) -> Callable[[], None]:
+    """In a process whose machine is ready: be the shim of a pod from now on, instead of the process that asks.
+
+    :param request: what :func:`_give` sends, with descriptors, which are taken over
+    :param group: the control group in which this process is; empty: none
+    :param folder: of the sandbox's state
+    :returns: serves containerd, and returns as :func:`serve` does
+    :raises VmmError: the machine is not fit for that pod, of which nothing has been made
+    """
+    listener, lock, output, *others = fds
+    arguments = Arguments(*request["arguments"])
+    place = Place(str(request["group"]), str(request["folder"]), is_shared=bool(request["shared"]), lock=lock)
+    spares.check_same(request["same"])
+    bundle = Bundle.load(str(request["bundle"]))
+    place.write_machine(folder)
+    adopted = Adopted(place, bundle, sandbox, sandbox.config.memory, group)
+    place.write_pid()
+
+    def run() -> None:
+        log = Log("", output)
+        try:
+            _detach(log)
+            log.info(f"pod {place.group}: its machine is of the pool, where it {sandbox.origin}")
+            connections = [socket.socket(fileno=fd) for fd in others]
+
+            def boot(
+                _bundle: Bundle, face: Face, _options: Message | None, listener: Callable[[SandboxEvent], None]
+            ) -> Sandbox:
+                return adopted.start(face, listener)
+
+            home = str(request["home"]) if group else ""
+            _run(
+                arguments,
+                place,
+                log,
+                home,
+                socket.socket(fileno=listener),
+                connections,
+                boot,
+                adopted.launch_face,
+            )
+        except BaseException:
+            log.error(f"the shim ends: {traceback.format_exc()}")
+            raise
+
+    return run
 
 
 def _detach(log: Log) -> None:
@@ -88,9 +314,13 @@ class Log:
     reader: what it does not take is lost.
 
     :param path: of the FIFO `log` in the bundle
+    :param fd: it is open already
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int = -1) -> None:
+        if fd >= 0:
+            self._fd = fd
+            return
         try:
             # For reading as well: so it opens without a reader, and outlives one (fifo(7)).
             self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
