@@ -45,7 +45,7 @@ file's `pool` says, or N.  It runs until SIGTERM.  Containers run on after its e
   --status   print what a pool that runs has and has done, as JSON
 """
 REST_S = 0.2
-"""Seconds from a machine's leaving until the next one is made: a container that starts has the CPUs first."""
+"""Seconds from a request until the next machine or front is made: a container that starts has the CPUs first."""
 LOOK_S = 10.0
 """Seconds between looks at the files that the machines are made of."""
 RETRY_S, MOST_RETRY_S = 1.0, 60.0
@@ -87,6 +87,8 @@ class Pool:
         self._place = ""
         self._clients: list[socket.socket] = []
         self._next = 0.0
+        self._rest = 0.0
+        """Until then somebody starts a container, and nothing is made that takes the CPU."""
         self._looked = 0.0
         self._name = ""
         self._failures = 0
@@ -156,22 +158,24 @@ class Pool:
         self._look()
         now = time.monotonic()
         wanted = len(self._ready) < self._number and self._making is None
-        if wanted and now >= self._next:
+        if wanted and now >= max(self._next, self._rest):
             self._make()
             wanted = False
-        while len(self._fronts) < len(self._ready):
+        while len(self._fronts) < len(self._ready) and now >= self._rest:
             self._fronts.append(
                 self._fork(lambda its: front.be_front(its, self._root, self._settings, pods=self._pods))[1]
             )
-        spares = [*self._ready, *([self._making] if self._making is not None else ())]
+        children = [*self._ready, *([self._making] if self._making is not None else ())]
         ready = select.poll()
-        for sock in (listener, woken, *self._clients, *(each.sock for each in spares)):
+        for sock in (listener, woken, *self._clients, *(each.sock for each in children)):
             ready.register(sock, select.POLLIN)
-        wait = min(self._next - now, LOOK_S) if wanted else LOOK_S
+        wait = min(max(self._next, self._rest) - now, LOOK_S) if wanted else LOOK_S
+        if len(self._fronts) < len(self._ready):
+            wait = min(wait, self._rest - now)
         found = {fd for fd, _ in ready.poll(max(0.0, wait) * 1000)}
         if woken.fileno() in found:
             woken.recv(4096)
-        for child in spares:
+        for child in children:
             if child.sock.fileno() in found:
                 self._hear(child)
         for client in [each for each in self._clients if each.fileno() in found]:
@@ -357,7 +361,7 @@ class Pool:
                 continue
             self._drop(child)
             self._counts["given"] += 1
-            self._next = max(self._next, time.monotonic() + REST_S)
+            self._rest = time.monotonic() + REST_S
             return {}
         self._counts["refused"] += 1
         return {"error": "no machine is ready"}
@@ -372,6 +376,7 @@ class Pool:
                     socket.send_fds(sock, [b"."], [client.fileno()])
                 except OSError:
                     continue  # it was killed
+                self._rest = time.monotonic() + REST_S
                 return {}
         return {"error": "no machine is ready"}
 
