@@ -112,7 +112,7 @@ def fuzz(target: str, seconds: int) -> bool:
 
 def replay(target: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run every input in a directory once."""
-    command = [*fuzzer(target), "-runs=0", f"-max_len={MAX_LEN}", str(directory)]
+    command = [*fuzzer(target), "-runs=0", f"-max_len={MAX_LEN}", f"-artifact_prefix={directory}/", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
