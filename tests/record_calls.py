@@ -29,7 +29,7 @@ NOTIFICATION = struct.Struct("<QIIiIQ6Q")
 """struct seccomp_notif: id, pid, flags; struct seccomp_data: nr, arch, instruction_pointer, args."""
 KINDS = {
     "vcpu": "VCPU", "loop": "LOOP", "starter": "START", "blk-": "BLK", "net-": "NET", "vsock": "VSOCK",
-    "console": "CONSOLE", "pmem": "PMEM", "pyvmm-dax": "DAX",
+    "console": "CONSOLE", "pmem": "PMEM", "rng": "RNG", "pyvmm-dax": "DAX",
 }  # fmt: skip
 """By how a thread's name begins."""
 FILE = "PYVMM_RECORD_CALLS"

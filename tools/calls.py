@@ -24,6 +24,7 @@ THREADS = {
     "VSOCK": "worker of a socket device",
     "CONSOLE": "worker of a virtio console",
     "PMEM": "worker of an image as memory",
+    "RNG": "worker of an entropy device",
     "DAX": "thread of a share's DAX window",
     "FILL": "thread that fills a clone's RAM",
     "VCPU": "vCPU",
@@ -140,7 +141,10 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """The lines of :data:`TABLE`."""
-    words = {"EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "DAX", "FILL"), "RUN": ("VCPU", "LOOP")}
+    words = {
+        "EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "RNG", "DAX", "FILL"),
+        "RUN": ("VCPU", "LOOP"),
+    }
     text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
     found = []
     for line in text.splitlines():

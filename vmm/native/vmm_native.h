@@ -391,6 +391,7 @@ enum {
 	SECCOMP_SERVER = 4194304, /* the process that serves the control socket of a jailed machine */
 	SECCOMP_HOST = 8388608, /* a process with a machine that continues to serve its host */
 	SECCOMP_SPAWN = 16777216, /* such a process that starts programs, and these programs */
+	SECCOMP_RNG = 33554432, /* a worker, as the first ones */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. */

@@ -12,6 +12,7 @@
 #include "console/console.h"
 #include "net/net.h"
 #include "pmem/pmem.h"
+#include "rng/rng.h"
 #include "vcpu/bus.h"
 #include "vsock/vsock.h"
 
@@ -174,6 +175,21 @@ static int make_image(void)
 	return w ? 0 : err;
 }
 
+static int make_rng(void)
+{
+	struct limit *limit = limit_new(&(struct limit_config){ .bytes = 1 << 20, .bytes_burst = 1 << 20 });
+	struct rng rng = { .fd = -1, .limit = limit };
+	struct worker *w;
+	int err;
+
+	if (!limit)
+		return -ENOMEM;
+	w = rng_start(&rng, g.ring, g.kick_fd, &g.irq, g.event_fd, &err);
+	worker_free(w);
+	limit_free(limit);
+	return w ? 0 : err;
+}
+
 static int make_console(void)
 {
 	const struct console_queues queues = {
@@ -284,6 +300,7 @@ static void devices_that_cannot_be_made(void)
 	each_call_fails(make_disk);
 	each_call_fails(make_overlay);
 	each_call_fails(make_image);
+	each_call_fails(make_rng);
 	each_call_fails(make_window);
 	CHECK(pipe2(pair, O_CLOEXEC | O_NONBLOCK) == 0);
 	each_call_fails(make_console);

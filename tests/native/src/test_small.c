@@ -22,6 +22,7 @@
 #include "base/seccomp.h"
 #include "console/console.h"
 #include "pmem/pmem.h"
+#include "rng/rng.h"
 #include "uart/uart.h"
 
 enum { SIZE = 64, ROUNDS = 3000, BUF = 512 };
@@ -205,6 +206,89 @@ static void flushes_while_the_file_changes(void)
 	CHECK(stats.flushes > 0 && stats.errors == 0);
 	pmem_free(pmem);
 	close(fd);
+	guest_close(&tx);
+}
+
+/* Ask with a buffer of two parts; its bytes are zero before. Returns how many the device wrote. */
+static uint32_t ask(uint32_t first, uint32_t second)
+{
+	uint32_t len = 0;
+
+	memset(guest_ptr(&tx, AT_DATA), 0, first + second);
+	guest_desc(&tx, 0, AT_DATA, first, D_WRITE | D_NEXT, 1);
+	guest_desc(&tx, 1, AT_DATA + first, second, D_WRITE, 0);
+	guest_offer(&tx, 0);
+	guest_kick(&tx);
+	guest_take(&tx, &len);
+	return len;
+}
+
+static void random_bytes_of_all_sources(void)
+{
+	struct rng rng = { .fd = -1 };
+	uint8_t *data;
+	int source[2], err;
+	uint32_t zeroes = 0;
+
+	guest_open(&tx, SIZE, RING_EVENT_IDX);
+	data = guest_ptr(&tx, AT_DATA);
+	worker = rng_start(&rng, tx.ring, tx.kick_fd, &tx.irq, tx.event_fd, &err);
+	CHECK(worker);
+	CHECK_EQ(ask(100, 28), 128);
+	for (int i = 0; i < 128; i++)
+		zeroes += !data[i];
+	CHECK(zeroes < 64);
+	CHECK_EQ(ask(RNG_MAX_REQUEST - 10, 100), RNG_MAX_REQUEST);
+	CHECK(!memcmp(data + RNG_MAX_REQUEST, (uint8_t[90]){ 0 }, 90));
+	guest_desc(&tx, 0, AT_DATA, 8, 0, 0); /* no room */
+	guest_offer(&tx, 0);
+	guest_kick(&tx);
+	guest_take(&tx, &zeroes);
+	CHECK_EQ(zeroes, 0);
+	worker_free(worker);
+	CHECK_EQ(rng.requests, 3);
+	CHECK_EQ(rng.bytes, 128 + RNG_MAX_REQUEST);
+
+	/* A source that has nothing is asked again; one that has ended stops the worker, and the request stays. */
+	CHECK(pipe2(source, O_CLOEXEC | O_NONBLOCK) == 0);
+	rng.fd = source[0];
+	worker = rng_start(&rng, tx.ring, tx.kick_fd, &tx.irq, tx.event_fd, &err);
+	CHECK(worker);
+	guest_desc(&tx, 0, AT_DATA, 3, D_WRITE | D_NEXT, 1);
+	guest_desc(&tx, 1, AT_DATA + 3, 9, D_WRITE, 0);
+	guest_offer(&tx, 0);
+	guest_kick(&tx);
+	while (__atomic_load_n(&rng.empty, __ATOMIC_RELAXED) < 2)
+		poll(NULL, 0, 10);
+	CHECK(write(source[1], "bytes", 5) == 5);
+	guest_take(&tx, &zeroes);
+	CHECK_EQ(zeroes, 5);
+	CHECK(!memcmp(data, "bytes", 5));
+	close(source[1]);
+	guest_offer(&tx, 0);
+	guest_kick(&tx);
+	CHECK(event_wait(tx.event_fd));
+	CHECK_EQ(worker_error(worker), -ENODATA);
+	CHECK_EQ(ring_in_flight(tx.ring), 0);
+	worker_free(worker);
+	close(source[0]);
+	guest_close(&tx);
+}
+
+static void random_bytes_at_a_limit(void)
+{
+	struct limit *limit = limit_new(&(struct limit_config){ .bytes = 10 << 20, .bytes_burst = 1 });
+	struct rng rng = { .fd = -1, .limit = limit };
+	int err;
+
+	guest_open(&tx, SIZE, RING_EVENT_IDX);
+	worker = rng_start(&rng, tx.ring, tx.kick_fd, &tx.irq, tx.event_fd, &err);
+	CHECK(worker);
+	for (int i = 0; i < 20; i++)
+		CHECK_EQ(ask(8192, 8192), 16384);
+	CHECK(limit_waits(limit) > 0);
+	worker_free(worker);
+	limit_free(limit);
 	guest_close(&tx);
 }
 
@@ -473,6 +557,7 @@ static void pages_in_runs(void)
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes),
+	T(random_bytes_of_all_sources), T(random_bytes_at_a_limit),
 	T(lines_of_a_call_may_lie_apart), T(uart_output_has_readers_of_all_kinds),
 	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),
 	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs), { NULL, NULL },

@@ -34,18 +34,18 @@ CALL(ioctl, FILL, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_WAKE), "fill a page
 CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "pyvmm-fsd has mapped RAM that is filled on demand")
 
 /* Waiting and waking. */
-CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
+CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; the ring's operations are restricted when it is made")
-CALL(sched_yield, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM, ANY, "with one CPU, let the guest make all of its requests first")
+CALL(sched_yield, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG, ANY, "with one CPU, let the guest make all of its requests first")
 CALL(write, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; FUTEX_WAKE reports the end of a thread")
 CALL(futex, VMM | RUN | SERVER | HOST, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; wait for the end of a thread")
-CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | VMM | RUN | START | HOST, ANY, "choose the events that end a sleep")
+CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | RUN | START | HOST, ANY, "choose the events that end a sleep")
 CALL(poll, CONSOLE | DAX | FILL | VMM | RUN | SERVER | HOST, ANY, "is a pipe or terminal writable, is a socket readable")
-CALL(timerfd_settime, BLK | NET | VMM | RUN, ANY, "wait until a limit on operations or bytes allows more")
+CALL(timerfd_settime, BLK | NET | RNG | VMM | RUN, ANY, "wait until a limit on operations or bytes allows more")
 CALL(clock_gettime, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "the time, where the vDSO cannot tell it")
 CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER | SERVER | HOST, ANY, "the kernel makes it when SIGSTOP interrupted a wait with a timeout")
 
@@ -59,7 +59,7 @@ CALL(pwritev2, NET | CONSOLE | RUN, IN(3, ~0u), "send a frame to the tap device;
 CALL(pwritev2, BLK, ANY, "write the disk from many buffers, or through to the disk (RWF_DSYNC)")
 CALL(fdatasync, BLK | PMEM | RUN, ANY, "flush")
 CALL(fallocate, BLK, ANY, "discard, write zeroes")
-CALL(read, PMEM | DAX | FILL | VMM | LOOP | SERVER | HOST, ANY, "read events of inotify, an eventfd, or a userfaultfd")
+CALL(read, PMEM | RNG | DAX | FILL | VMM | LOOP | SERVER | HOST, ANY, "read events of inotify, an eventfd, or a userfaultfd; a source of random bytes")
 CALL(fadvise64, PREFETCH, ANY, "read the memory ahead that a clone will need")
 CALL(ftruncate, CONTROL | SERVER | HOST, ANY, "give a snapshot's files the size of the RAM or disk")
 CALL(copy_file_range, CONTROL, ANY, "copy a disk")
@@ -139,7 +139,7 @@ CALL(wait4, CHILD | OUTSIDE | HOST, ANY, "the exit status of pyvmm-fsd, passt an
 CALL(kill, HOST, ANY, "end what stands for a container")
 CALL(kill, CHILD, FAIL(EPERM), "a child that hangs; it has another user by then, so the kernel would refuse, too")
 CALL(pidfd_send_signal, SERVER | HOST, ANY, "kill a machine that does not stop")
-CALL(getrandom, VMM | RUN | START | SERVER | HOST, ANY, "the C library, Python; the guest's virtio-rng")
+CALL(getrandom, RNG | VMM | RUN | START | SERVER | HOST, ANY, "the guest's virtio-rng; the C library, Python")
 CALL(flock, DISK | VCPU | SERVER | HOST, ANY, "unlock an image; lock one that is plugged in")
 
 /*
