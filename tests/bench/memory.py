@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 GUEST_MIB = 256
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S{4} [0-9a-f]+ \S+ \d+ *(.*)")
-SETTLE = 3.0
-"""Seconds from the guest's last output to the measurement."""
+SETTLE = 5.0
+"""Seconds from the guest's last output to the measurement: the monitor looks every two whether it is quiet."""
 
 
 def family(pid: int) -> list[int]:

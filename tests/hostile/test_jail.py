@@ -1112,7 +1112,7 @@ def imports_of(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def test_an_idle_machine_still_gives_back_what_only_the_start_needed(machine: Command) -> None:
-    """It reads its own maps, which it has opened before; tests/unit/cli/test_settle.py has the figures."""
+    """It reads its own maps, which it has opened before; tests/unit/cli/test_boot_command.py has the figures."""
     deadline = time.monotonic() + 60
 
     def open_maps() -> list[str]:

@@ -80,10 +80,11 @@ class Signals:
             elif settles:
                 before, answered = answered, _answered(machine)
                 if answered == before:
-                    from vmm.cli.trim_memory import unmap_programs
+                    from vmm.cli.trim_memory import unmap_programs_and_wait
 
-                    unmap_programs()
                     settled = True
+                    left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                    unmap_programs_and_wait(self._reader, -1 if left is None else int(left * 1000))
         forget()
 
     def _wake(self, _event: object) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posix
 
-from vmm.native import lib
+from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _MAPS, _PAGEMAP = "/proc/self/maps", "/proc/self/pagemap"  # smaps would count the pages of the guest's RAM
 _PAGE = 4096
@@ -20,7 +20,7 @@ _maps: tuple[int, int] | None = None
 
 
 def open_maps() -> None:
-    """Open what :func:`unmap_programs` reads, for a process that has no files left by then."""
+    """Open what :func:`unmap_programs_and_wait` reads, for a process that has no files left by then."""
     global _maps
     try:
         flags = posix.O_RDONLY | posix.O_CLOEXEC
@@ -29,41 +29,51 @@ def open_maps() -> None:
         pass
 
 
-def unmap_programs() -> None:
-    """Have no text and constants of programs and libraries mapped; what is needed comes back, from the page cache.
+def unmap_programs_and_wait(fd: int, timeout: int) -> None:
+    """Have no text and constants of programs and libraries mapped, and wait until *fd* can be read, at most *timeout*
+    milliseconds (-1: for ever); what is needed then comes back, from the page cache.
 
-    A fault maps the pages around it, too.  So a start leaves 7 MiB of them mapped, a third of which is used afterwards,
-    and which count as this process's own as long as nobody else has them mapped.
+    A fault maps the pages around it, too.  So a start leaves 7 MiB of them mapped, which count as this process's own as
+    long as nobody else has them mapped.  The wait is here since a wait of Python's would map 2 MiB of them again, and
+    what other threads map for a moment is unmapped again from time to time.
     """
+    found = _programs()
+    words = ffi.new("uint64_t[]", [word for pair in found for word in pair])
+    lib.memory_unmap_and_wait(words, len(found), fd, timeout)
+
+
+def _programs() -> list[tuple[int, int]]:
+    """Address and size of what can be had again from files; none where the maps cannot be read."""
     global _maps
     try:
         if _maps is None:
             open_maps()
         if _maps is None:
-            return
+            return []
         maps, pagemap = _maps
         try:
             with open(maps, "rb", closefd=False) as file:
                 lines = file.read().splitlines()
-            # The interpreter's, which are lowest, come last, since what goes on needs them
-            found = [(start, size) for start, size in _read_only(reversed(lines)) if not _changed(pagemap, start, size)]
+            return [(start, size) for start, size in _read_only(lines) if not _changed(pagemap, start, size)]
         finally:
             posix.close(maps)
             posix.close(pagemap)
             _maps = None
     except OSError:
-        return
-    del lines
-    for start, size in found:
-        lib.memory_unmap_pages(start, size)
+        return []
 
 
-def _read_only(lines: Iterator[bytes]) -> Iterator[tuple[int, int]]:
-    """Address and size of what is mapped of files and cannot be written to."""
-    for line in lines:
-        # start-end r-xp offset device inode path (proc(5))
-        addresses, permissions, _, _, _, *path = line.split(None, 5)
-        if permissions in (b"r-xp", b"r--p") and path and path[0].startswith(b"/"):
+def _read_only(lines: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+    """Address and size of what is mapped of programs and libraries and cannot be written to.
+
+    Those are files with text that is mapped, which stay where they are; another file may be gone at any time, and its
+    addresses somebody else's.
+    """
+    # start-end r-xp offset device inode path (proc(5))
+    found = [words for words in (line.split(None, 5) for line in lines) if len(words) == 6]
+    programs = {path for _, permissions, *_, path in found if permissions == b"r-xp" and path.startswith(b"/")}
+    for addresses, permissions, *_, path in found:
+        if permissions in (b"r-xp", b"r--p") and path in programs:
             start, end = (int(address, 16) for address in addresses.split(b"-"))
             yield start, end - start
 

@@ -464,5 +464,10 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls);
  * 0 even if the host refused walls: see *walls.
  */
 int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
-/* MADV_DONTNEED: unmodified pages of files are mapped again when they are touched. */
-void memory_unmap_pages(uint64_t address, uint64_t size);
+/*
+ * MADV_DONTNEED for *count* pairs of address and size: unmodified pages of files are mapped again when they are touched. Then
+ * wait until fd can be read, or a signal is handled, or the time is over (milliseconds, -1: never); here, since the caller's
+ * own wait would have its code mapped again. Meanwhile it does so again after 2 seconds, 4, 8 and so on, at last each minute:
+ * other threads may need some of it for a moment.
+ */
+void memory_unmap_and_wait(const uint64_t *ranges, uint32_t count, int fd, int timeout);
