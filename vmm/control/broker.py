@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
     from vmm.virtio.blk import DiskConfig
-    from vmm.virtio.blk.device import DiskFiles
     from vmm.virtio.image import Below
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.path import Listening
@@ -298,6 +297,7 @@ class ControlProcess(Requests):
 def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
     """Plug in a disk whose files are *fds*, which are taken out."""
     from vmm.config.limit import LimitConfig
+    from vmm.machine.open_devices import plug_files
     from vmm.snapshot.records import made
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.blk.device import DiskFiles
@@ -305,24 +305,6 @@ def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached
     kinds: dict[str, type] = {"DiskConfig": DiskConfig, "LimitConfig": LimitConfig}
     config: DiskConfig = made(request["disk"], "DiskConfig", kinds, "the disk")
     return plug_files(machine, config, DiskFiles.given(config, fds, request["about"]))
-
-
-def plug_files(machine: Machine, config: DiskConfig, files: DiskFiles) -> Attached:
-    """Plug in a disk whose files are open; what they are is closed with it, or now.
-
-    :raises ConfigError: as :meth:`Machine.plug`
-    """
-    from vmm.virtio.blk import disk_letters
-    from vmm.virtio.blk.device import Blk
-
-    opened: Blk | DiskFiles = files
-    try:
-        opened = blk = Blk(config, cpus=machine.config.cpus, files=files)
-        blk.thread_name = f"blk-{disk_letters(len(machine.disks))}-"
-        return machine.plug(blk)  # which closes it from now on
-    except BaseException:
-        opened.close()
-        raise
 
 
 def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callable[[dict[str, Any]], None]) -> Any:

@@ -168,8 +168,8 @@ class ControlServer:
 
         :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
         """
-        from vmm.control.broker import plug_files
         from vmm.machine.jailed import Jailed
+        from vmm.machine.open_devices import plug_files
         from vmm.virtio.blk.device import DiskFiles
 
         if self._below is None:

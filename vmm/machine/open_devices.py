@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     from vmm.config.device import DeviceConfig
     from vmm.machine.config import MachineConfig
+    from vmm.machine.machine import Machine
     from vmm.machine.owned import Owned
+    from vmm.machine.slots import Attached
     from vmm.virtio.balloon.device import Balloon
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.blk.device import Blk, DiskFiles
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.mem.device import HotplugMemory
@@ -148,3 +152,21 @@ def hotplug_memory_of(devices: Iterable[VirtioDevice]) -> HotplugMemory:
             hint="make it with --hotplug-memory size=SIZE, MachineConfig(hotplug_memory=HotplugMemoryConfig(...))",
         )
     return found
+
+
+def plug_files(machine: Machine, config: DiskConfig, files: DiskFiles) -> Attached:
+    """Plug in a disk whose files are open; what they are is closed with it, or now.
+
+    :raises ConfigError: as :meth:`Machine.plug`
+    """
+    from vmm.virtio.blk import disk_letters
+    from vmm.virtio.blk.device import Blk
+
+    opened: Blk | DiskFiles = files
+    try:
+        opened = blk = Blk(config, cpus=machine.config.cpus, files=files)
+        blk.thread_name = f"blk-{disk_letters(len(machine.disks))}-"
+        return machine.plug(blk)  # which closes it from now on
+    except BaseException:
+        opened.close()
+        raise
