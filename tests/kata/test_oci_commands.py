@@ -536,7 +536,10 @@ def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
             record.write_text(json.dumps({**known, name: value}))
             read()
         record.write_text(json.dumps({key: value for key, value in known.items() if key != name}))
-        read()
+        if name in {"more_memory", "added"}:  # those that were written before machines grew have none
+            assert kept.read(str(image)).machine == str(machine)
+        else:
+            read()
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         record.write_bytes(whole[:size])
         read()
