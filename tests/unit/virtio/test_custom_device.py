@@ -89,11 +89,13 @@ def test_a_limit_holds_the_next_request_back_and_nothing_else() -> None:
 
 
 def test_what_the_limit_holds_back_comes_later() -> None:
+    before = descriptors()
     with Guest(rng.Rng(RngConfig(limit=LimitConfig(10 << 20, 1)))) as guest:
         queue = guest.start()
         for _ in range(20):
             assert queue.send(guest.room(1 << 14)).written == 1 << 14
         assert guest.device.stats()["waits"] > 0
+    assert descriptors() <= before
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ CALL(prctl, SPAWN, IN(0, PR_CAPBSET_DROP, PR_SET_SECCOMP), "a face gives up all 
 
 /* Ends. */
 CALL(exit_group, FILL | VMM | RUN | START | BROKER | SERVER | HOST, ANY, "end the process")
-CALL(close, BLK | NET | VSOCK | DAX | VMM | RUN | START | BROKER | SERVER | HOST, ANY, "close connections, timers, an io_uring")
+CALL(close, BLK | NET | VSOCK | RNG | DAX | VMM | RUN | START | BROKER | SERVER | HOST, ANY, "close connections, timers, an io_uring")
 CALL(rt_sigprocmask, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "the C library, when a thread ends")
 CALL(exit, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "end the thread")
 
