@@ -71,7 +71,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
     stage.add_program(shutil.which("iperf3") or "/usr/bin/iperf3")
     stage.add_program(THREADS)
     stage.add(os.path.realpath(artefacts.kata_image), at="bench/kata-image")
-    for program in (kata.RUNSC[0], kata.RUNC):
+    for program in (kata.RUNSC[0], kata.RUNC, kata.RUNC_SHIM):
         stage.add_program(program)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
     for program in ("runner.py", "snapshot_runner.py", "pod_client.py"):

@@ -32,6 +32,8 @@ TEMPLATES, POOL = HERE / "templates.toml", HERE / "pool.toml"
 READY = 2
 RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
 RUNC = "/usr/sbin/runc"
+RUNC_SHIM = "/usr/bin/containerd-shim-runc-v2"
+POD_TURNS = 2
 BUSYBOX = "/bin/busybox"
 APPLETS = ("find", "grep", "mkdir", "rm", "sh", "sleep", "tar", "true")
 IDLE_S = 3.0
@@ -210,6 +212,45 @@ def measure_pods(pyvmm: str, programs: dict[str, list[str]], turns: int) -> dict
     return figures
 
 
+def measure_cri(pyvmm: str, turns: int) -> dict[str, list[int]]:
+    """Nanoseconds until a pod's container was started, of each pod, by containerd's shim of runc and by ours, whose
+    machines boot, are clones, or are of a pool."""
+    folder = Path(pyvmm).parent
+    python, shim = str(folder / "python3"), str(folder / "containerd-shim-pyvmm-v2")
+    bundles = {
+        "sandbox": make_bundle("cri-pod", pyvmm, ["sleep", "1000"], "sandbox"),
+        "container": make_bundle("cri-member", pyvmm, ["sleep", "1000"], "container"),
+    }
+
+    def pods(program: str, config: Path, ready: Sequence[str] = ()) -> list[int]:
+        wanted = {"shim": program, "config": str(config), "turns": min(turns, POD_TURNS), "pods": ready, **bundles}
+        environment = {**ENVIRONMENT, "PATH": f"{ENVIRONMENT['PATH']}:/usr/sbin", "PYTHONPATH": site_of(python)}
+        with Child([python, "-S", CLIENT, json.dumps(wanted)], environment) as child:
+            if child.finish(POD_TIMEOUT):
+                raise ChildError(f"ended with {child.status}\n{child.last_words()}")
+            made: list[int] = json.loads(child.output)
+            return made
+
+    figures = {
+        "runc": pods(RUNC_SHIM, SETTINGS),
+        "pyvmm": pods(shim, SETTINGS),
+        "clones": pods(shim, TEMPLATES),
+    }
+    pool = [python, "-m", "pyvmm_kata.oci.pool", "--pods"]
+    serving = subprocess.Popen([*pool, "--config", str(POOL)], stdin=-3, env=ENVIRONMENT)
+    try:
+        figures["pool"] = pods(shim, POOL, [*pool, "--status"])
+        status = subprocess.run([*pool, "--status"], check=True, capture_output=True, timeout=TIMEOUT)
+        if json.loads(status.stdout)["given"] != len(figures["pool"]) + 1:
+            raise ChildError(f"the pool did not give all machines: {status.stdout.decode()}")
+    finally:
+        serving.terminate()
+        serving.wait(TIMEOUT)
+    for name, runs in figures.items():
+        say(f"a pod with a container, {name}: {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
+    return figures
+
+
 def measure(spec: Spec) -> dict[str, Any]:
     """The figures of :func:`measure_one` for each program."""
     HERE.mkdir()
@@ -222,6 +263,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         figures[name] = measure_one(name, command, bundles, spec.boots)
     figures["clones"] = measure_clones(pyvmm, bundles, spec.boots)
     figures["pool"] = measure_pool(pyvmm, bundles, spec.boots)
+    figures["cri"] = measure_cri(pyvmm, spec.boots)
     figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
 
@@ -251,6 +293,10 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             name = "container: run of `true` from a pool"
             made.append(compare(name, pooled, runc, unit, peer_name="runc", must=1.0, aim=0.7))
             made.append(compare("  against runsc", pooled, runsc, unit, peer_name="runsc"))
+    pods = {who: statistics.median(runs) / 1e6 for who, runs in figures["cri"].items()}
+    for who, name, most in (("pyvmm", "", None), ("clones", " from a template", None), ("pool", " from a pool", 1.0)):
+        name = f"container: a pod with one{name}"
+        made.append(compare(name, pods[who], pods["runc"], unit, peer_name="runc", must=most))
     ours, runsc = (median(figures["pod"][who], "ns") / 1e6 for who in ("pyvmm", "runsc"))
     made.append(compare("container: one more in a pod", ours, runsc, unit, peer_name="runsc", must=0.4))
     command = median(figures["pod"]["pyvmm"], "command_ns") / 1e6

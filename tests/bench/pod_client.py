@@ -2,23 +2,34 @@
 
 `pod_client.py CONFIG`: CONFIG is JSON: shim (the program), config (the runtime's settings), sandbox and container (the
 two bundles), turns. One line of JSON comes out: of each container the nanoseconds from the start of the command that
-containerd runs for it to its removal: `ns`, and of that the command: `command_ns`. Nothing of the test suite is
-imported: it runs with the installed pyvmm-kata alone.
+containerd runs for it to its removal: `ns`, and of that the command: `command_ns`.
+
+With `pods` in CONFIG it makes pods instead, each with one container of that bundle, in a network namespace with an
+interface: the nanoseconds from the first command to the start of the container. Before each one the command `pods` has
+to say, as JSON, that as many machines are `ready` as it says are `wanted`; empty: there is nothing to wait for. The
+shim may be another runtime's. Nothing of the test suite is imported: it runs with the installed pyvmm-kata alone.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.host import network
 
 SERVICE = "containerd.task.v2.Task"
+EVENTS, EVENTS_SOCKET = "containerd.services.events.ttrpc.v1.Events", "/run/bench-events.sock"
 TIMEOUT = 300.0
 
 
@@ -28,13 +39,18 @@ class Shim:
     def __init__(self, config: dict[str, Any]) -> None:
         self._program = config["shim"]
         self._environment = {**os.environ, "PYVMM_KATA_CONFIG": config["config"]}
+        if "pods" in config:
+            self._environment["TTRPC_ADDRESS"] = EVENTS_SOCKET
         self._clients: dict[str, ttrpc.Client] = {}
 
     def start(self, task_id: str, bundle: str) -> ttrpc.Client:
         """Run the command `start` in a bundle; returns a connection to the address that it prints."""
-        command = [self._program, "-namespace", "bench", "-id", task_id, "-address", "/run/none.sock", "start"]
-        done = subprocess.run(command, cwd=bundle, env=self._environment, stdout=-1, check=True, timeout=TIMEOUT)
-        address = done.stdout.decode().removeprefix("unix://")
+        command = [self._program, "-namespace", "bench", "-id", task_id, "-address", "/run/none.sock"]
+        command += ["-publish-binary", "/bin/true", "start"]
+        done = subprocess.run(
+            command, cwd=bundle, env=self._environment, stdin=-3, stdout=-1, check=True, timeout=TIMEOUT
+        )
+        address = done.stdout.decode().strip().removeprefix("unix://")
         if address not in self._clients:
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(address)
@@ -62,8 +78,139 @@ def run_container(shim: Shim, task_id: str, bundle: str) -> dict[str, int]:
     return {"ns": ended - began, "command_ns": known - began}
 
 
+def serve_events() -> None:
+    """Take the events of shims, as containerd does, which they tell from then on."""
+    if os.path.exists(EVENTS_SOCKET):
+        os.unlink(EVENTS_SOCKET)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(EVENTS_SOCKET)
+    listener.listen()
+    empty = protobuf.message("google.protobuf.Empty")
+    server = ttrpc.Server({EVENTS: {"Forward": lambda request, call: empty()}})
+    threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+
+
+class Network:
+    """A process in a network namespace of its own, with an interface as a plugin of CNI makes it."""
+
+    def __init__(self) -> None:
+        ready, told = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._make()
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in range(3):  # whoever reads what we write would wait for it
+                    os.dup2(null, fd)
+                os.write(told, b".")
+                signal.pause()
+            finally:
+                os._exit(1)
+        os.close(told)
+        if not os.read(ready, 1):
+            raise SystemExit("no network namespace")
+        os.close(ready)
+        self.path = f"/proc/{self._pid}/ns/net"
+
+    @staticmethod
+    def _make() -> None:
+        from pyroute2.iproute import IPRoute
+
+        network.enter("")
+        tap = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x1002))  # TUNSETIFF; IFF_TAP | IFF_NO_PI
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname="eth0")
+            route.addr("add", index=index, address="10.1.0.2", prefixlen=24)
+            route.link("set", index=index, state="up")
+            route.route("add", dst="0.0.0.0/0", gateway="10.1.0.1")
+
+    def close(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def enter_namespaces(bundle: str, paths: dict[str, str]) -> None:
+    """Have a bundle's container be in those namespaces, by their types."""
+    config = Path(bundle, "config.json")
+    spec = json.loads(config.read_text())
+    for entry in spec["linux"]["namespaces"]:
+        if entry["type"] in paths:
+            entry["path"] = paths[entry["type"]]
+    config.write_text(json.dumps(spec))
+
+
+def run_pod(config: dict[str, Any], name: str, net: Network) -> int:
+    """A pod with a container, from nothing to its removal; the nanoseconds until the container was started."""
+    member = f"{name}-app"
+    for bundle, task_id in ((config["sandbox"], name), (config["container"], member)):
+        path = Path(bundle, "config.json")
+        spec = json.loads(path.read_text())
+        spec["annotations"]["io.kubernetes.cri.sandbox-id"] = name
+        spec["linux"]["cgroupsPath"] = f"/bench/{name}/{task_id}"
+        path.write_text(json.dumps(spec))
+    log = Path(config["sandbox"], "log")
+    if not log.exists():
+        os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    shim = Shim(config)
+    try:
+        enter_namespaces(config["sandbox"], {"network": net.path})
+        began = time.monotonic_ns()
+        client = shim.start(name, config["sandbox"])
+        pid = call(client, "Create", id=name, bundle=config["sandbox"]).pid
+        call(client, "Start", id=name)
+        paths = {kind: f"/proc/{pid}/ns/{kind}" for kind in ("ipc", "uts")}
+        enter_namespaces(config["container"], {"network": net.path, **paths})
+        client = shim.start(member, config["container"])
+        call(client, "Create", id=member, bundle=config["container"])
+        call(client, "Start", id=member)
+        ns = time.monotonic_ns() - began
+        for task_id in (member, name):
+            call(client, "Kill", id=task_id, signal=9, all=True)
+            call(client, "Wait", id=task_id)
+            call(client, "Delete", id=task_id)
+        try:
+            call(client, "Shutdown", id=name, now=True)
+        except ttrpc.ConnectionLost:
+            pass  # it ends at once
+    except ttrpc.RpcError as error:
+        error.add_note(os.read(reader, 1 << 16).decode(errors="replace"))
+        raise
+    finally:
+        os.close(reader)
+    return ns
+
+
+def wait_until_ready(command: list[str]) -> None:
+    """Until as many machines are ready as are wanted."""
+    deadline = time.monotonic() + TIMEOUT
+    while command:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT)
+        said = json.loads(done.stdout) if done.returncode == 0 else {"wanted": 1, "ready": 0}
+        if said["ready"] == said["wanted"]:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"machines are not ready: {said}")
+        time.sleep(0.5)
+
+
 def main(config: dict[str, Any]) -> int:
     """Measure; returns the exit status."""
+    if "pods" in config:
+        networks = [Network() for _ in range(config["turns"] + 1)]  # while there are no threads
+        serve_events()
+        pods = []
+        try:
+            for turn, net in enumerate(networks):
+                wait_until_ready(config["pods"])
+                time.sleep(2)  # what the one before had is taken apart
+                pods.append(run_pod(config, f"pod{turn}", net))
+        finally:
+            for net in networks:
+                net.close()
+        print(json.dumps(pods[1:]), flush=True)
+        return 0
     shim = Shim(config)
     client = shim.start("pod", config["sandbox"])
     try:
