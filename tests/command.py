@@ -150,7 +150,16 @@ class Command:
                     pass
 
     def leftovers(self) -> list[str]:
-        """Processes, and files in the places for temporary ones, that are there because of it."""
+        """Processes, and files in the places for temporary ones, that are there because of it and stay.
+
+        Its broker, and whoever makes the image of the next start, see its end a moment later.
+        """
+        deadline = time.monotonic() + 5
+        while (found := self._found()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _found(self) -> list[str]:
         found = [f"process {pid}" for pid in processes_with(f"{MARK}={self.mark}")]
         found += [str(path) for path in self.temporary.iterdir()]
         return found + [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self._shared]
