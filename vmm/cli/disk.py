@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vmm.cli.options import add_vm
 from vmm.cli.options import parser as make_parser
 from vmm.errors import ConfigError, HostError
 
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--timeout", metavar="SECONDS", default="30", help="remove: wait so long (default: 30)")
     made.add_argument("--force", action="store_true", help="remove: take it away then, whatever the guest does with it")
     made.add_argument("what", choices=("add", "remove"), help="what to do")
-    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    add_vm(made)
     made.add_argument("disk", metavar="FILE", help="the image or block device").complete = "file"  # type: ignore[attr-defined]
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from vmm.cli.options import add_vm
 from vmm.cli.options import parser as make_parser
 from vmm.errors import ConfigError
 
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     made.add_argument("-n", metavar="N", dest="children", default="1", help="so many copies (default: 1)")
-    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    add_vm(made)
     return made
 
 

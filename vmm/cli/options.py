@@ -137,6 +137,11 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
     return result
 
 
+def add_vm(made: argparse.ArgumentParser) -> None:
+    """The argument that names a running machine, of commands that ask it for something."""
+    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+
+
 def parse(
     prog: str,
     description: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from vmm.cli.options import add_vm
 from vmm.cli.options import parser as make_parser
 from vmm.config.sizes import parse_size
 
@@ -26,7 +27,7 @@ example:
 def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
-    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    add_vm(made)
     made.add_argument("size", metavar="SIZE", help="how much memory the guest is to have")
     return made
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from vmm.cli.options import Option
+from vmm.cli.options import Option, add_vm
 from vmm.cli.options import parser as make_parser
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ _SECONDS = 2.0
 def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
-    made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
+    add_vm(made)
     made.add_argument("directory", metavar="DIR", help="where the snapshot is to be").complete = "directory"  # type: ignore[attr-defined]
     return made
 
