@@ -124,6 +124,7 @@ class Jailed:
 
     def plug_again(self, plugged: Plugged, files: DiskFiles | None = None) -> None:
         """:meth:`plug` what was plugged in before, into a machine that does not have it."""
+        from vmm.machine.slots import no_hotplug
         from vmm.snapshot.records import plain
         from vmm.virtio.blk.device import DiskFiles
 
@@ -251,10 +252,6 @@ _TEXT_MAX = 512
 STOP_SECONDS = 10.0
 _FORCE_SECONDS = 40.0
 """More than :meth:`Machine.unplug` takes after its timeout."""
-
-
-def no_hotplug() -> ConfigError:
-    return ConfigError("devices come and go only on PCI", code="hotplug", hint='make the machine with transport="pci"')
 
 
 def nonsense() -> HostError:

@@ -30,7 +30,7 @@ from vmm.machine.lifecycle import (
 from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned, close_at_exit, is_closed
 from vmm.machine.pc import Platform
-from vmm.machine.slots import Board
+from vmm.machine.slots import Board, no_hotplug
 from vmm.machine.vcpu_threads import VcpuThreads
 from vmm.virtio.spec import ID_BLOCK
 
@@ -281,8 +281,6 @@ class Machine(Living):
 
     def _hotplug(self) -> HotPlug:
         if self._slots.hotplug is None:
-            from vmm.machine.jailed import no_hotplug
-
             raise no_hotplug()
         return self._slots.hotplug
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmm.errors import ConfigError
 from vmm.faststart.thread import allocate_lock
 
 TYPE_CHECKING = False
@@ -138,3 +139,8 @@ class Attached:
     def set_gone(self) -> None:
         """The device was unplugged, and everything of it is closed."""
         self._there.release()
+
+
+def no_hotplug() -> ConfigError:
+    """What is said of a machine whose devices do not come and go."""
+    return ConfigError("devices come and go only on PCI", code="hotplug", hint='make the machine with transport="pci"')
