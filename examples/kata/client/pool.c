@@ -84,6 +84,18 @@ const char *channel_line(struct channel *channel)
 	return channel->line;
 }
 
+int channel_read(struct channel *channel)
+{
+	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
+
+	if (got <= 0)
+		return -EPIPE;
+	channel->used += got;
+	return 0;
+}
+
+/* -- the signals of a container -- */
+
 int signals_take(bool children, sigset_t *before)
 {
 	static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
@@ -96,16 +108,6 @@ int signals_take(bool children, sigset_t *before)
 		sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, before);
 	return signalfd(-1, &set, SFD_CLOEXEC);
-}
-
-int channel_read(struct channel *channel)
-{
-	ssize_t got = recv(channel->fd, channel->text + channel->used, sizeof(channel->text) - channel->used, 0);
-
-	if (got <= 0)
-		return -EPIPE;
-	channel->used += got;
-	return 0;
 }
 
 /* -- the pool -- */

@@ -86,16 +86,7 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
         raise ConfigError(
             f"template build: --nets {nets!r:.20} is not 0 to {templates.MAX_NETS}", code="oci-usage", hint=USAGE
         )
-    return vm.kind_of(
-        chosen.kernel,
-        chosen.image,
-        chosen.kernel_params,
-        memory,
-        vcpus,
-        int(nets),
-        more_disks=options["pci"],
-        more_memory=chosen.more_memory,
-    )
+    return vm.kind_by(chosen, memory, vcpus, int(nets), more_disks=options["pci"])
 
 
 def _remove(names: Sequence[str]) -> int:

@@ -43,16 +43,7 @@ def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
     """What a spare is a clone of."""
     from pyvmm_kata.sandbox import vm
 
-    return vm.kind_of(
-        chosen.kernel,
-        chosen.image,
-        chosen.kernel_params,
-        memory,
-        vcpus,
-        NETS,
-        more_disks=False,
-        more_memory=chosen.more_memory,
-    )
+    return vm.kind_by(chosen, memory, vcpus, NETS)
 
 
 def name_of(chosen: Settings, kind: Kind) -> str:

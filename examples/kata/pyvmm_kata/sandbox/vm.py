@@ -35,6 +35,7 @@ from vmm import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.sandbox import SandboxConfig
     from vmm import NetConfig
@@ -381,6 +382,20 @@ def kind_of(
     spares = _spare(templates.mac_of(number) for number in range(nets))
     words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
     return templates.Kind(kernel, image, words, memory, vcpus, "pci" if more_disks else "mmio", nets, more_memory)
+
+
+def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
+    """The same of what the settings say."""
+    return kind_of(
+        chosen.kernel,
+        chosen.image,
+        chosen.kernel_params,
+        memory,
+        vcpus,
+        nets,
+        more_disks=more_disks,
+        more_memory=chosen.more_memory,
+    )
 
 
 def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
