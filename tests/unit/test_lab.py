@@ -442,8 +442,9 @@ def test_scenes_of_a_suite_have_names_of_their_own() -> None:
 
 def test_a_difference_is_a_row_of_the_table() -> None:
     lines = (ROOT / "docs" / "differences.md").read_text().splitlines()
-    rows = [line.split("|")[1] for line in lines if line.startswith("| ")]
+    rows = [line.split("|")[1] for line in lines if line.startswith("| ")][2:]
     assert [name for name, known in DIFFERENCES.items() if not any(known.row in row for row in rows)] == []
+    assert len(rows) <= 12, "a difference is an exception: join what has one reason"
 
 
 def test_differences_are_cases() -> None:
