@@ -44,6 +44,9 @@ LAB_ENDED = 125  # the lab's
 STALLED = -1
 STALL = 400.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
+LONG = 1500
+"""Seconds for one of the long tests with guests: PostgreSQL's initdb writes a thousand files with a server's starts."""
+LONG_LIMIT = f"faulthandler_timeout={LONG}"
 WORKERS = ("-n", "2")
 """While one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 LABS = 5
@@ -58,8 +61,9 @@ ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 
 
 def run_watched(command: Sequence[str], environment: dict[str, str], journal: Path) -> int:
-    """Run `command` to its end, or until the journal has stood still for STALL seconds; its status, or STALLED."""
+    """Run `command` to its end, or until the journal has stood still for too long; its status, or STALLED."""
     size, since = -1, time.monotonic()
+    stall = STALL if LONG_LIMIT not in command else LONG + 100.0
     with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
         while True:
             try:
@@ -68,7 +72,7 @@ def run_watched(command: Sequence[str], environment: dict[str, str], journal: Pa
                 pass
             if (now := journal.stat().st_size if journal.exists() else 0) != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since > STALL:
+            elif time.monotonic() - since > stall:
                 process.terminate()  # it ends the lab some seconds later, whatever that does
                 process.wait()
                 return STALLED
@@ -192,18 +196,19 @@ def main(arguments: list[str]) -> int:
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
     if only not in ("--guest", "--long-guest"):
-        which = "long and not guest" if only == "--long" else "not guest"
-        runs.append(run_pytest("tests", ["-m", which, *arguments], needs_kvm=False, whole=False))
+        which = ["-m", "long and not guest" if only == "--long" else "not guest"]
+        runs.append(run_pytest("tests", [*which, *arguments], needs_kvm=False, whole=False))
     if only not in ("--native", "--long"):
         with step("guest kernel, root disk and programs"):
             guest.publish(long=only == "--long-guest")
             if recipes is not None:
                 recipes.wait()
+        which = ["-m", "long and guest", "-o", LONG_LIMIT] if only == "--long-guest" else ["-m", "guest"]
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
         runs.append(
             run_pytest(
                 "guest tests",
-                ["-m", "long and guest" if only == "--long-guest" else "guest", *where, *arguments],
+                [*which, *where, *arguments],
                 needs_kvm=True,
                 whole=bool(where) and "-k" not in arguments,
             )

@@ -183,9 +183,9 @@ class Stage:
                     raise AssertionError(f"{error}\n{self._said('logs', self.name)}") from error
             time.sleep(0.2)
 
-    def until(self, script: str) -> None:
+    def until(self, script: str, patience: float = PATIENCE) -> None:
         """Wait until a script succeeds in it."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not (said := self.exec(script)).endswith("\n= 0"):
             over = time.monotonic() > deadline or "running" not in self.podman(
                 "inspect", "--format", "{{.State.Status}}"

@@ -82,6 +82,47 @@ def redis(stage: Stage) -> Iterator[str]:
     yield stage.stop()
 
 
+POSTGRES = """
+mkdir -p /run/postgresql && chown postgres /run/postgresql
+chown postgres /var/lib/postgresql/data && chmod 700 /var/lib/postgresql/data
+as="setpriv --reuid postgres --regid postgres --init-groups"
+[ -s "$PGDATA/PG_VERSION" ] || $as initdb --data-checksums -D $PGDATA -A trust >/var/lib/postgresql/initdb.log || exit 1
+exec $as postgres -c listen_addresses=''
+"""
+INITDB = 1200.0
+"""Seconds: it starts a server a dozen times, which writes a thousand files."""
+
+
+def postgres(stage: Stage) -> Iterator[str]:
+    """A cluster in a volume, which a second container has, too."""
+    data = stage.folder("data")
+    place = "/var/lib/postgresql/data"
+    (version,) = (stage.rootfs / "usr/lib/postgresql").iterdir()
+    path = f"PATH=/usr/lib/postgresql/{version.name}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    options = (*NO_NETWORK, "-v", f"{data}:{place}", "-e", path, "-e", f"PGDATA={place}", "--stop-signal", "INT")
+    sql = "psql -U postgres -qAt -v ON_ERROR_STOP=1"
+    for turn in range(2):
+        stage.start(*options, command=("sh", "-c", POSTGRES))
+        stage.until("pg_isready -q", INITDB)
+        if not turn:
+            yield stage.exec("grep -c ok /var/lib/postgresql/initdb.log")
+            yield stage.exec(sql, text="create table t(n int primary key, s text);\n"
+                             "insert into t select n, repeat(n::text, 10) from generate_series(1, 10000) n;\n"
+                             "create index on t(s); checkpoint; delete from t where n % 10 = 0;\n"
+                             "select count(*), sum(length(s)) from t;\n")  # fmt: skip
+            yield stage.exec("pgbench -U postgres -i -q -s 1 postgres 2>/dev/null && pgbench -U postgres -c 4 -t 25 "
+                             "postgres 2>/dev/null | grep 'actually\\|failed'")  # fmt: skip
+        yield stage.exec(sql, text="select count(*), md5(string_agg(s, ',' order by n)) from t;\n"
+                         "select count(*), sum(abalance) = (select sum(bbalance) from pgbench_branches) "
+                         "from pgbench_accounts;\nshow data_checksums;\n")  # fmt: skip
+        yield stage.exec("find $PGDATA -printf '%M %u %g %y\\n' | sort | uniq -c | awk '$1 > 100 {$1 = 100} 1'")
+        yield stage.stop()
+        if not turn:
+            stage.podman("rm")
+    stage.remove()
+    yield stage.run(*options, "--user", "postgres", command=("pg_checksums", "--check"))
+
+
 def node(stage: Stage) -> Iterator[str]:
     """Its compiler, threads, children, files, and a server."""
     site = stage.folder("site")
@@ -185,7 +226,7 @@ def systemd(stage: Stage) -> Iterator[str]:
 
 
 Play = Callable[[Stage], Iterator[str]]
-PLAYS: list[Play] = [nginx, redis, node, pip, apt, systemd]
+PLAYS: list[Play] = [nginx, redis, postgres, node, pip, apt, systemd]
 
 
 @pytest.fixture(scope="module")
