@@ -17,7 +17,7 @@ import pytest
 from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.shim.bootstrap import Arguments, Place
-from tests.guest.kata_tools import BIN, PATIENCE, Oci, eventually, leftovers
+from tests.guest.kata_tools import BIN, PATIENCE, Oci, check_jail, eventually, leftovers
 from tests.guest.shared import loop_device, tool
 
 TASK = "containerd.task.v2"
@@ -208,11 +208,13 @@ def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> Non
     shim = ShimOfDisks(oci, tmp_path, "pod")
     try:
         shim.run("pause", "sleep 100000", loop("ext4", ext4, "ro"))
+        check_jail(shim.call("Connect", "ConnectRequest", id="pause").shim_pid)
         for count in (1, 2):
             shim.run("c1", "echo kept >>/root/file; cat /root/file; hostname; exit 4", loop("ext4", other, "rw"))
             status, output = shim.finish("c1")
             assert (status, output.count("kept")) == (4, count)
             tool("e2fsck", "-fn", str(other))  # the host has it back, and nothing is to be mended
+        check_jail(shim.call("Connect", "ConnectRequest", id="pause").shim_pid)
         shim.call("Kill", "KillRequest", id="pause", signal=9)
         assert shim.finish("pause")[0] == 137
     finally:

@@ -74,7 +74,7 @@ class SandboxConfig(NamedTuple):
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.sandbox.templates`
     :ivar policy: which requests the agent serves; None: all
     :ivar checkpoint: the folder of a snapshot that the machine goes on from, see :meth:`Sandbox.restore`; empty: none
-    :ivar isolation: of the machine: ``process``, a jailed one of its own, unless *more_disks*; ``thread``: this one
+    :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
     """
 
     sandbox_id: str

@@ -343,8 +343,8 @@ def _last_words(console: ConsoleLog) -> str:
 
 
 def _isolation(config: SandboxConfig) -> str:
-    """A process of its own, in a jail; this one where disks come while it runs."""
-    return "thread" if config.more_disks or config.isolation == "thread" else "fork"
+    """A process of its own, in a jail, unless the settings say this one."""
+    return "thread" if config.isolation == "thread" else "fork"
 
 
 def _more(size: int) -> HotplugMemoryConfig | None:
