@@ -37,7 +37,18 @@ else:
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
         values = self.__dict__
+        if not args:
+            # Most are made so, and right
+            values.update(cls.__record_defaults__)
+            values.update(kwargs)
+            if values.keys() == cls.__record_types__.keys():
+                _finish(self)
+                return
+            values.clear()
         values.update(zip(names, args, strict=False))
+        if not kwargs and len(args) == len(names):
+            _finish(self)
+            return
         for name, value in kwargs.items():
             if name not in names:
                 raise TypeError(f"{cls.__name__}() got an unexpected argument {name!r}")
@@ -49,6 +60,9 @@ else:
                 if name not in cls.__record_defaults__:
                     raise TypeError(f"{cls.__name__}() needs {name!r}")
                 values[name] = cls.__record_defaults__[name]
+        _finish(self)
+
+    def _finish(self):
         post = getattr(self, "__post_init__", None)
         if post is not None:
             post()

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
             :raises ConfigError: it cannot be
             """
 
-        def go_on(self, core: Core, slots: Slots) -> None:
+        def go_on(self, slots: Slots) -> None:
             """Start what goes on from before, workers of devices for one.  After :meth:`finish`, when the process has
-            given up what a running machine does not need: nothing is opened."""
+            given up what a running machine does not need: nothing is opened.  The guest runs already."""
 
         def close(self) -> None:
             """Wait for what is done in the background.  A second call does nothing."""
@@ -102,7 +102,7 @@ class Bootstrap:
         self._loading.join()
         core.wait_for_memory()
 
-    def go_on(self, core: Core, slots: Slots) -> None:
+    def go_on(self, slots: Slots) -> None:
         """There is nothing yet."""
 
     def close(self) -> None:

@@ -187,11 +187,11 @@ class Child:
         """
         self._copies.remove()
         core.wait_for_memory()
-        state.restore(self._saved, core, slots, platform, self._memory, advance_clock=False)
+        state.restore(self._saved, core, slots, platform, self._memory, advance_clock=False, own=True)
 
-    def go_on(self, core: Core, slots: Slots) -> None:
+    def go_on(self, slots: Slots) -> None:
         """Its devices."""
-        state.go_on(core, slots)
+        state.go_on(slots)
 
     def close(self) -> None:
         """Remove what was made for the child.  A second call does nothing."""

@@ -180,9 +180,9 @@ class Restored:
                 hint="restore it on a host of that kind, or --force it if its guest uses nothing that this one lacks",
             )
 
-    def go_on(self, core: Core, slots: Slots) -> None:
+    def go_on(self, slots: Slots) -> None:
         """Its devices, and the reading beforehand."""
-        state.go_on(core, slots)
+        state.go_on(slots)
         if self._prefetch is not None:
             self._prefetch.start()
 

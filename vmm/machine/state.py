@@ -10,7 +10,7 @@ from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 from vmm.kvm.saved import VcpuState, VmState
 from vmm.machine.bootstrap import new_generation
-from vmm.persist import State, saveable
+from vmm.persist import OwnState, State, saveable
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -70,23 +70,33 @@ def save(core: Core, slots: Slots, platform: Platform) -> MachineState:
 
 
 def restore(
-    state: MachineState, core: Core, slots: Slots, platform: Platform, memory: GuestMemory, *, advance_clock: bool
+    state: MachineState,
+    core: Core,
+    slots: Slots,
+    platform: Platform,
+    memory: GuestMemory,
+    *,
+    advance_clock: bool,
+    own: bool = False,
 ) -> None:
     """Make a machine whose devices are all attached, and which has not run, what *state* says; :func:`go_on` follows.
 
     :param memory: RAM, as it was then
     :param advance_clock: put its clocks forward by the time since
+    :param own: this process has just saved it
     :raises ConfigError: the state is of another machine
     :raises HostError: the host's KVM does not take it
     """
     core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock)
-    _restore_devices(state, slots, platform)
+    _restore_devices(state, slots, platform, OwnState if own else State)
     # Before the guest's first instruction: it must not draw the random numbers that others draw, too
     new_generation(memory)
     platform.generation.signal()
+    for vcpu in core.vcpus:
+        vcpu.was_paused()
 
 
-def _restore_devices(state: MachineState, slots: Slots, platform: Platform) -> None:
+def _restore_devices(state: MachineState, slots: Slots, platform: Platform, kind: type[State]) -> None:
     others = [*platform.saved, *slots.saved]
     if len(others) != len(state.platform) or len(slots.attached) != len(state.devices):
         raise ConfigError(
@@ -95,17 +105,15 @@ def _restore_devices(state: MachineState, slots: Slots, platform: Platform) -> N
             hint="restore with the same devices, in the same order",
         )
     for attached, plain in zip(slots.attached, state.devices, strict=True):
-        attached.transport.restore(State.from_plain(plain, attached.device.name))
+        attached.transport.restore(kind.from_plain(plain, attached.device.name))
     # Behind the devices: the PCI bus looks at their BARs
     for thing, plain in zip(others, state.platform, strict=True):
-        thing.restore(State.from_plain(plain, thing.name))
+        thing.restore(kind.from_plain(plain, thing.name))
 
 
-def go_on(core: Core, slots: Slots) -> None:
+def go_on(slots: Slots) -> None:
     """Start the devices of a machine that was restored, which opens nothing.  They are kicked, and interrupt: what a
-    guest rang for just before is no part of the state."""
-    for attached in slots.attached:
+    guest rang for just before is no part of the state.  Its guest may run, and release a device meanwhile."""
+    for attached in tuple(slots.attached):
         attached.transport.resume()
         attached.transport.interrupt()
-    for vcpu in core.vcpus:
-        vcpu.was_paused()

@@ -309,7 +309,7 @@ class PciRegisters(BusDevice, Function):
         payload = _SCHEMA.read(state, self.name)
         if len(payload["vectors"]) != len(self._vectors) or not self.config.is_like(payload["config"]):
             raise mismatch(self.name, "it is not of such a PCI function")
-        self.msix.restore(State.from_plain(payload["msix"], self.name), self.name)
+        self.msix.restore(state.part("msix", self.name), self.name)
         # Further than it was: what the driver has read of the configuration may be old by now
         self._generation = payload["generation"] + 1 & 0xFFFF_FFFF
         self._set_interrupts(payload["interrupt_status"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 
 from vmm.errors import GuestError, HostError
-from vmm.faststart.record import dataclass
 from vmm.native import ffi, lib
 from vmm.virtio import spec
 
@@ -40,7 +39,6 @@ _RING_FLAGS = (
 )
 
 
-@dataclass()
 class QueueConfig:
     """What the driver has written about a queue (virtio 1.2, 4.2.2); any number the guest likes.
 
@@ -51,12 +49,17 @@ class QueueConfig:
         of a packed one the descriptor, and 32768 more when the wrap counters are 0
     """
 
-    size: int = 0
-    ready: bool = False
-    desc: int = 0
-    driver: int = 0
-    device: int = 0
-    next_index: int = 0
+    __slots__ = ("desc", "device", "driver", "next_index", "ready", "size")
+
+    def __init__(
+        self, size: int = 0, ready: bool = False, desc: int = 0, driver: int = 0, device: int = 0, next_index: int = 0
+    ) -> None:
+        self.size = size
+        self.ready = ready
+        self.desc = desc
+        self.driver = driver
+        self.device = device
+        self.next_index = next_index
 
 
 class Chain:

@@ -178,7 +178,7 @@ class Transport:
     def resume(self) -> None:
         """Go on after :meth:`pause` or :meth:`restore`."""
         with self.lock:
-            if not self._paused:
+            if not self._paused or self.closed:
                 return
             self._paused = False
             if not self.state.runs:
@@ -190,6 +190,8 @@ class Transport:
         """Interrupt for every queue, and for the configuration, whether there is something or not: after
         :meth:`restore` nobody knows which interrupts were on their way."""
         with self.lock:
+            if self.closed:
+                return
             if self.runner.running:
                 for irq in {id(irq): irq for irq in self.registers.queue_irqs}.values():
                     lib.irq_raise(irq, lib.IRQ_VRING)
@@ -232,11 +234,11 @@ class Transport:
         with self.lock:
             if payload["device_id"] != self.device.device_id:
                 raise mismatch(name, f"it is of a device of type {payload['device_id']}")
-            self.registers.restore(State.from_plain(payload["registers"], name))
+            self.registers.restore(state.part("registers", name))
             if not self.state.restore(payload["driver"]):
                 driver = payload["driver"]
                 raise mismatch(name, f"{len(driver['queues'])} queues and features {driver['driver_features']:#x}")
-            self.device.restore(State.from_plain(payload["device"], name))
+            self.device.restore(state.part("device", name))
             self.registers.show_config()
             self.registers.show()
             self._paused = self.state.runs
