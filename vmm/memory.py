@@ -11,12 +11,12 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     Layer = tuple[int, Sequence[tuple[int, int]], bytes]
-    """Of what RAM is filled from: a file as long as RAM; between which offsets its data counts; or, if these are none,
-    a bit for each page that it has."""
+    """Of what RAM is filled from: a file as long as RAM; between which offsets its data counts; and a bit for each page
+    that it has, always if there are no offsets."""
 
 PAGE = 4096
 HOLE_START = 0xC000_0000
@@ -254,6 +254,7 @@ class GuestMemory:
         self._view = memoryview(self._map)[self._start : self._start + size]
         self._native: Any = None
         self._fill: Any = None
+        self._ready_fill: Any = None
         self.on_demand = False
         self._base: Any = ffi.from_buffer(self._view)
         self._prefaulted = False
@@ -365,12 +366,16 @@ class GuestMemory:
         :param first: a bit for each page that is filled now: this has them as huge pages where most of one is wanted
         :returns: False: the host does not allow it, and nothing was done
         """
-        fill = self._new_fill(layers)
+        fill, ready = self._new_fill(layers), self._ready_fill
         result = 0
         if fill != ffi.NULL:
-            if first:
+            if ready is not None:
+                result = int(lib.fill_again(fill, False))
+                self._ready_fill = None
+            elif first:
                 result = int(lib.fill_ahead(fill, ffi.from_buffer(first), self._early))
-            result = result or int(lib.fill_start(fill))
+            if ready is None:
+                result = result or int(lib.fill_start(fill))
         if result:
             lib.fill_free(fill)
             _say_why(result)
@@ -378,28 +383,47 @@ class GuestMemory:
             return False
         # A child that is forked would find holes
         self._map.madvise(mmap.MADV_DONTFORK)
-        self._layers = [(posix.dup(file), pieces, bits) for file, pieces, bits in layers]
+        self._layers = [
+            (posix.dup(file), pieces, bits or self._bits(fill, index))
+            for index, (file, pieces, bits) in enumerate(layers)
+        ]
         self._fill, self.on_demand = fill, True
         return True
 
     def _new_fill(self, layers: Sequence[Layer]) -> Any:
-        """What fills RAM from *layers*, not started; NULL: the host does not allow it."""
+        """What fills RAM from *layers*, not started unless it is ready; NULL: the host does not allow it."""
         error = ffi.new("int *")
-        fill = lib.fill_new(self._base, self.size, self.fd, _AROUND, error)
+        fill = self._ready_fill or lib.fill_new(self._base, self.size, self.fd, _AROUND, error)
         result = error[0]
         if fill != ffi.NULL:
             for file, pieces, bits in layers:
                 if result == 0:
-                    result = lib.fill_layer(fill, file, ffi.NULL if pieces else bits)
-                for start, end in pieces:
+                    result = lib.fill_layer(fill, file, bits or ffi.NULL)
+                for start, end in () if bits else pieces:
                     if result == 0:
                         result = lib.fill_data(fill, file, start, end)
             if result:
                 lib.fill_free(fill)
+                self._ready_fill = None
         if result:
             _say_why(result)
             return ffi.NULL
         return fill
+
+    def get_ready_to_fill(self) -> None:
+        """Do what can be done now of a :meth:`fill_from` that may come: shared memory that nobody has touched."""
+        fill = self._new_fill(())
+        if fill != ffi.NULL:
+            if lib.fill_start(fill):
+                lib.fill_free(fill)
+            else:
+                self._ready_fill = fill
+
+    def _bits(self, fill: Any, index: int) -> bytes:
+        bits = bytearray(-(-self.size // PAGE // 8))
+        with ffi.from_buffer(bits) as room:
+            lib.fill_layer_bits(fill, index, room)
+        return bytes(bits)
 
     @property
     def deep(self) -> bool:
@@ -422,38 +446,53 @@ class GuestMemory:
         except OSError:
             return ()
         kept = posix.dup(self.fd)
-        own: Layer = (kept, () if self.on_demand else pieces, self._own() if self.on_demand else b"")
-        fill = self._new_fill([*self._layers, own]) if self.on_demand or pieces else ffi.NULL
-        if fill == ffi.NULL or not self._exchange(kept, new, fill):
-            posix.close(kept)
-            posix.close(new)
-            return ()
+        own = self._fill_below(kept, new) if self.on_demand else self._begin_below(kept, new, pieces)
         posix.close(new)
-        if self._fill is not None:
-            lib.fill_free(self._fill)
+        if own is None:
+            posix.close(kept)
+            return ()
         if self.file >= 0:
             posix.close(self.file)
             self.file = -1
         self._layers.append(own)
-        self._fill, self.on_demand = fill, True
         return self._layers
 
-    def _exchange(self, old: int, new: int, fill: Any) -> bool:
-        """Map *new* where *old* is, which is frozen; False: all is as it was."""
-        self.rest()
+    def _begin_below(self, old: int, new: int, pieces: Sequence[tuple[int, int]]) -> Layer | None:
+        """Of memory that is not filled on demand yet: what its first layer is."""
+        fill = self._new_fill([(old, pieces, b"")]) if pieces else ffi.NULL
+        if fill == ffi.NULL:
+            return None
+        if not self._exchange(old, new, lambda: int(lib.fill_start(fill))):
+            lib.fill_free(fill)
+            return None
+        if self._fill is not None:
+            lib.fill_free(self._fill)
+        self._fill, self.on_demand = fill, True
+        return old, pieces, self._bits(fill, 0)
+
+    def _fill_below(self, old: int, new: int) -> Layer | None:
+        """Of memory that is: what is its next one."""
+        fill, own = self._fill, self._own()
+        if lib.fill_layer(fill, old, own):
+            return None
+        if not self._exchange(old, new, lambda: int(lib.fill_again(fill, True))):
+            lib.fill_layer_drop(fill)
+            lib.fill_again(fill, False)
+            return None
+        return old, (), own
+
+    def _exchange(self, old: int, new: int, fill: Callable[[], int]) -> bool:
+        """Map *new* where *old* is, which is frozen, and have it filled; False: *old* is there."""
         done = self._show(new)
         if done:
             try:
                 # Fails if anybody has it mapped to write, whatever was asked of them
                 freeze(old)
-                done = lib.fill_start(fill) == 0
+                done = fill() == 0
             except OSError:
                 done = False
         if not done:
             self._show(old)
-            lib.fill_free(fill)
-            if self._fill is not None:
-                lib.fill_start(self._fill)
         return done
 
     def _show(self, file: int) -> bool:
@@ -670,9 +709,10 @@ class GuestMemory:
             self._view = memoryview(self._map)[self._start : self._start + self.size]
             self._base = ffi.from_buffer(self._view)
             raise
-        if self._fill is not None:
-            lib.fill_free(self._fill)
-            self._fill = None
+        for fill in (self._fill, self._ready_fill):
+            if fill is not None:
+                lib.fill_free(fill)
+        self._fill = self._ready_fill = None
         self.on_demand = False
         self._close_files()
 

@@ -217,6 +217,8 @@ class Shell:
                     config.all_memory(), huge_pages=ram.huge_pages, shared=shared, hotplug=config.hotplug_size()
                 )
             )
+            if shared and config.takes_memory_on_demand() and not ram.prefault and ram.huge_pages != "hugetlb":
+                self.memory.get_ready_to_fill()
             self.core = self._owned.add(new_core(config))
             self.core.async_pf = like.async_pf
             self.core.make_vcpus(self.memory)

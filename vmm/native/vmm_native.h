@@ -121,6 +121,10 @@ struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int 
  */
 int fill_layer(struct fill *f, int fd, const uint8_t *bits);
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
+/* Remove the layer that was added last, before a fill_start() or fill_again() with it. */
+void fill_layer_drop(struct fill *f);
+/* The bits of layer `index`: for another fill_layer(), which takes less than to ask for the data again. */
+void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits);
 /*
  * Fill the pages whose bits are set, before fill_start(), which takes less than to fill them later. huge: where more than half of
  * 2 MiB is wanted, fill all of it as a huge page if the host makes one. 0, also if there is no room: then nothing is filled;
@@ -138,6 +142,11 @@ int fill_start(struct fill *f);
  */
 void fill_rest(struct fill *f);
 int fill_go_on(struct fill *f);
+/*
+ * After fill_start(), when layers were added, or something else was mapped at ram: nobody has touched that. empty: nothing of RAM
+ * is there any more. 0 or -errno.
+ */
+int fill_again(struct fill *f, bool empty);
 /*
  * Another process will map RAM. uffd: a userfaultfd of that process, which may have been used before; the caller closes
  * it after fill_client_drop() or fill_free(). Returns the number of the client for the other calls, or -errno. The client

@@ -198,7 +198,7 @@ struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int 
 	return NULL;
 }
 
-int fill_layer(struct fill *f, int fd, const uint8_t *bits)
+static int layer_add(struct fill *f, int fd, const uint8_t *bits)
 {
 	struct layer *more = realloc(f->layer, (f->layers + 1) * sizeof(*more)), *l;
 	void *bytes;
@@ -227,6 +227,30 @@ int fill_layer(struct fill *f, int fd, const uint8_t *bits)
 	return 0;
 }
 
+int fill_layer(struct fill *f, int fd, const uint8_t *bits)
+{
+	int err;
+
+	pthread_mutex_lock(&f->lock);
+	err = layer_add(f, fd, bits);
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+static void layer_free(struct fill *f)
+{
+	f->layers--;
+	munmap((void *)(uintptr_t)f->layer[f->layers].bytes, f->size);
+	free(f->layer[f->layers].bits);
+}
+
+void fill_layer_drop(struct fill *f)
+{
+	pthread_mutex_lock(&f->lock);
+	layer_free(f);
+	pthread_mutex_unlock(&f->lock);
+}
+
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
 {
 	uint64_t at = start;
@@ -246,6 +270,12 @@ int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
 			set_bits(f->layer[f->layers - 1].bits, (uint64_t)data & ~(uint64_t)(PAGE - 1), at);
 	}
 	return 0;
+}
+
+void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits)
+{
+	if (index < f->layers)
+		memcpy(bits, f->layer[index].bits, bitmap_size(f));
 }
 
 static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
@@ -534,13 +564,34 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 	return madvise(f->ram, f->size, MADV_REMOVE) < 0 ? -errno : 0;
 }
 
-int fill_start(struct fill *f)
+static void pieces_make(struct fill *f)
 {
 	uint64_t size = PIECE;
-	int err;
 
 	while (!cut_pieces(f, size))
 		size *= 2;
+}
+
+int fill_again(struct fill *f, bool empty)
+{
+	int err;
+
+	pthread_mutex_lock(&f->lock);
+	pieces_make(f);
+	err = uffd_register(f, f->uffd, (uintptr_t)f->ram);
+	if (!err && empty) {
+		memset(f->done, 0, bitmap_size(f));
+		f->faults = f->filled = 0;
+	}
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+int fill_start(struct fill *f)
+{
+	int err;
+
+	pieces_make(f);
 	err = source_watch(f, f->stop_fd, SOURCE_STOP);
 	if (!err)
 		err = source_watch(f, f->uffd, SOURCE_OWN);
@@ -765,10 +816,8 @@ void fill_free(struct fill *f)
 {
 	fill_rest(f);
 	descriptors_close(f);
-	for (uint32_t i = 0; i < f->layers; i++) {
-		munmap((void *)(uintptr_t)f->layer[i].bytes, f->size);
-		free(f->layer[i].bits);
-	}
+	while (f->layers)
+		layer_free(f);
 	free(f->layer);
 	free(f->done);
 	if (f->stop_fd >= 0)
