@@ -366,6 +366,12 @@ struct worker_stats {
 /* Stop the worker: finish all I/O in flight and join the thread. Afterwards nothing of it touches guest memory. */
 void worker_stop(struct worker *worker);
 void worker_free(struct worker *worker);
+/*
+ * Have the worker rest: as worker_stop(), and its thread waits for worker_go_on(), or worker_stop(). Of devices that are said to
+ * have such workers.
+ */
+void worker_hold(struct worker *worker);
+void worker_go_on(struct worker *worker);
 /* Set the name (top -H) of the next worker that the calling thread starts; at most 15 bytes, the rest is cut off. */
 void thread_name_next(const char *name);
 /* Set the name of the calling thread. */

@@ -197,6 +197,17 @@ class VirtioDevice(Saveable):
         Harmless when nothing runs.
         """
 
+    def hold(self) -> bool:
+        """Have everything of the device rest for a moment: until :meth:`go_on`, or :meth:`stop`, nothing of it touches
+        guest memory.  That takes less than to stop it and to activate it again.
+
+        :returns: False: it cannot, and was not touched: unless overridden
+        """
+        return False
+
+    def go_on(self) -> None:
+        """After :meth:`hold`; queues that :meth:`process` serves are served again."""
+
     def reset(self) -> None:
         """Forget what the driver has set.  After :meth:`stop`."""
 

@@ -68,6 +68,8 @@ class Runner:
         self._status_place = status_place
         self._on_failure = on_failure
         self._context: DeviceContext | None = None
+        self.held = False
+        """It rests, see :meth:`pause`."""
         self._event = EventFd()
         loop.add(self._event.fd, self._on_event)
 
@@ -108,6 +110,7 @@ class Runner:
     def stop(self) -> None:
         """Workers first, then what they used.  Harmless when nothing runs."""
         context, self._context = self._context, None
+        self.held = False
         if context is not None:
             for queue in context.queues.values():
                 self._loop.remove(queue.kick.fd)
@@ -121,7 +124,7 @@ class Runner:
         _active.discard(self)
 
     def pause(self) -> dict[int, int] | None:
-        """Stop the device where it is.
+        """Stop the device where it is, or have it rest until :meth:`go_on`, as :attr:`held` says.
 
         :returns: where each queue goes on, for :attr:`QueueConfig.next_index`; None: it did not run, or has failed
         """
@@ -131,14 +134,22 @@ class Runner:
         for queue in context.queues.values():
             self._loop.remove(queue.kick.fd)
         try:
-            self.device.stop()
+            self.held = self.device.hold()
+            if not self.held:
+                self.device.stop()
             self._flush()
             positions = {queue.index: queue.position() for queue in context.queues.values()}
         except GuestError as error:
             self._fail(error)
             return None
-        self.stop()
+        if not self.held:
+            self.stop()
         return positions
+
+    def go_on(self) -> None:
+        """After a :meth:`pause`, if it was :attr:`held`."""
+        self.held = False
+        self.guard(self.device.go_on)
 
     def kick(self, index: int) -> None:
         """Ring for a queue, if it is used."""
@@ -180,7 +191,7 @@ class Runner:
 
     def _on_kick(self, queue: Queue) -> None:
         with self.lock:
-            if self._context is None or queue.closed:
+            if self._context is None or self.held or queue.closed:
                 return  # the kick of a driver that has reset the device since
             queue.kick.clear()
             self.kicks_served += 1
@@ -197,7 +208,7 @@ class Runner:
 
     def _run(self, work: Callable[[], None]) -> None:
         with self.lock:
-            if self._context is not None:
+            if self._context is not None and not self.held:
                 self.guard(work)
 
     def _flush(self) -> None:

@@ -169,7 +169,7 @@ class Transport:
         The guest's vCPUs are paused already; a register write that comes nevertheless is answered.
         """
         with self.lock:
-            positions = self.runner.pause()
+            positions = None if self._paused else self.runner.pause()
             if positions is not None:
                 for index, position in positions.items():
                     self.state.queues[index].next_index = position
@@ -183,7 +183,10 @@ class Transport:
             self._paused = False
             if not self.state.runs:
                 return  # the driver has given it up meanwhile
-            self.runner.start(self.state.driver_features, self.state.queues)
+            if self.runner.held:
+                self.runner.go_on()
+            else:
+                self.runner.start(self.state.driver_features, self.state.queues)
             self.runner.kick_all()  # a kick that came before the pause is not in the state
 
     def interrupt(self) -> None:
@@ -212,7 +215,7 @@ class Transport:
         """
         saveable(self.device)
         with self.lock:
-            running = self.runner.running
+            running = self.runner.running and not self._paused
             self.pause()
             state = _SCHEMA.make(
                 device_id=self.device.device_id,

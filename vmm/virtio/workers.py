@@ -113,6 +113,16 @@ class Workers:
                     raise queue.error()
             raise HostError(f"{self._device.name}: {posix.strerror(-code)}", code=self._code, errno=-code)
 
+    def hold(self) -> None:
+        """Have all rest where they are, until :meth:`go_on` or :meth:`stop`: nothing of them touches guest memory."""
+        for worker, _ in self._running:
+            lib.worker_hold(worker)
+
+    def go_on(self) -> None:
+        """After :meth:`hold`."""
+        for worker, _ in self._running:
+            lib.worker_go_on(worker)
+
     def stop(self, keep: int = 0) -> None:
         """Join all but the first *keep*: afterwards nothing of them touches guest memory.  What they counted stays."""
         for worker, _ in self._running[keep:]:

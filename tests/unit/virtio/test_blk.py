@@ -368,6 +368,40 @@ def test_a_paused_disk_does_not_touch_memory(image: Path) -> None:
         assert guest.answer(request).status == blk_spec.BLK_S_OK
 
 
+def threads_of_disks() -> set[str]:
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            name = Path(f"/proc/self/task/{task}/comm").read_text()
+        except OSError:
+            continue  # it has just ended
+        if name.startswith("blk"):
+            found.add(task)
+    return found
+
+
+def test_a_pause_ends_no_thread(image: Path) -> None:
+    with BlkGuest(image) as guest:
+        guest.start()
+        guest.read_disk(0, 512)
+        # One that was joined may still be seen for a moment
+        guest.wait_for("the disk has one thread", lambda: len(threads_of_disks()) == 1)
+        before = threads_of_disks()
+        for _ in range(3):
+            guest.transport.pause()
+            guest.transport.resume()
+            guest.read_disk(0, 512)
+            assert threads_of_disks() == before
+        guest.transport.pause()
+        guest.reset()
+        guest.wait_for("a reset ends it all the same", lambda: threads_of_disks() == set())
+        guest.transport.resume()
+        guest.start()
+        guest.read_disk(0, 512)
+        guest.transport.pause()
+    guest.wait_for("so does a close", lambda: threads_of_disks() == set())
+
+
 def test_the_state_of_a_disk_is_data(image: Path) -> None:
     with BlkGuest(image) as guest:
         queue = guest.start()

@@ -330,6 +330,7 @@ def test_connections_survive_a_pause(guest: VsockGuest) -> None:
 def test_a_restored_driver_is_told_that_its_connections_are_gone(guest: VsockGuest) -> None:
     event = guest.event_room()
     guest.transport.pause()
+    guest.transport.runner.stop()  # as one that has not been activated
     guest.vsock.restore(guest.vsock.save())
     guest.transport.resume()
     guest.wait_for("the event is there", lambda: guest.queues[2].take_used() != [])

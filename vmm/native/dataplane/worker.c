@@ -32,6 +32,8 @@ enum { POLL_SPINS = 32 };
  * with one request at a time goes idle during a yield, which costs nearly as much as the request.
  */
 enum { YIELD_REST_MIN = 16, YIELD_REST_MAX = 64 };
+/* How often a worker that is to be held is looked at. */
+enum { HOLD_LOOK_NS = 20 * 1000 * 1000 };
 /* A yield that delays each chain by more does not pay either: the guest computes, or others use the CPU. */
 enum { YIELD_MAX_NS = 100 * 1000 };
 
@@ -72,7 +74,7 @@ static bool worker_poll(struct worker *w, uint64_t start)
 
 	do {
 		for (int i = 0; i < POLL_SPINS; i++) {
-			if (ring_pending(w->ring) || worker_stopping(w))
+			if (ring_pending(w->ring) || worker_called(w))
 				return true;
 			__builtin_ia32_pause();
 		}
@@ -167,6 +169,27 @@ static void worker_idle(struct worker *w)
 	w->poll_ns = waited < w->poll_max_ns ? w->poll_max_ns : w->poll_ns / 4;
 }
 
+/* By the thread: nothing of it touches guest memory until it may go on. */
+static void worker_rest(struct worker *w)
+{
+	w->ops->rest(w);
+	worker_flush(w);
+	pthread_mutex_lock(&w->hold_lock);
+	w->resting = true;
+	pthread_cond_broadcast(&w->changed);
+	while (w->hold && !worker_stopping(w))
+		pthread_cond_wait(&w->changed, &w->hold_lock);
+	w->resting = false;
+	pthread_mutex_unlock(&w->hold_lock);
+}
+
+static void worker_tell(struct worker *w)
+{
+	pthread_mutex_lock(&w->hold_lock);
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->hold_lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
@@ -181,6 +204,10 @@ static void *worker_main(void *arg)
 	if (w->ops->begin)
 		n = w->ops->begin(w);
 	while (n >= 0 && !worker_stopping(w)) {
+		if (worker_called(w)) {
+			worker_rest(w);
+			continue;
+		}
 		n = w->ops->run(w);
 		if (n < 0)
 			break;
@@ -195,11 +222,19 @@ static void *worker_main(void *arg)
 
 	/* Report the error once, then only wait for worker_stop(). */
 	__atomic_store_n(&w->error, n, __ATOMIC_RELEASE);
+	worker_tell(w);
 	eventfd_write(w->event_fd, 1);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, w->kick_fd, NULL);
 	while (!worker_stopping(w))
 		epoll_wait(w->epoll_fd, &ready, 1, -1);
 	return NULL;
+}
+
+static void locks_destroy(struct worker *w)
+{
+	pthread_mutex_destroy(&w->join_lock);
+	pthread_mutex_destroy(&w->hold_lock);
+	pthread_cond_destroy(&w->changed);
 }
 
 int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ring, int kick_fd, struct irq *irq,
@@ -216,6 +251,8 @@ int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ri
 	w->event_fd = event_fd;
 	w->forbidden = -1;
 	pthread_mutex_init(&w->join_lock, NULL);
+	pthread_mutex_init(&w->hold_lock, NULL);
+	pthread_cond_init(&w->changed, NULL);
 	w->epoll_fd = -1;
 	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (w->stop_fd < 0)
@@ -238,7 +275,7 @@ fail:
 		close(w->epoll_fd);
 	if (w->stop_fd >= 0)
 		close(w->stop_fd);
-	pthread_mutex_destroy(&w->join_lock);
+	locks_destroy(w);
 	return err;
 }
 
@@ -249,6 +286,7 @@ void worker_stop(struct worker *worker)
 	if (!worker->joined) {
 		__atomic_store_n(&worker->stop, true, __ATOMIC_RELEASE);
 		eventfd_write(worker->stop_fd, 1);
+		worker_tell(worker);
 		pthread_join(worker->thread, NULL);
 		worker->joined = true;
 	}
@@ -262,8 +300,39 @@ void worker_free(struct worker *worker)
 	worker_stop(worker);
 	close(worker->epoll_fd);
 	close(worker->stop_fd);
-	pthread_mutex_destroy(&worker->join_lock);
+	locks_destroy(worker);
 	worker->ops->destroy(worker);
+}
+
+void worker_hold(struct worker *worker)
+{
+	eventfd_t count;
+
+	pthread_mutex_lock(&worker->hold_lock);
+	__atomic_store_n(&worker->hold, true, __ATOMIC_RELEASE);
+	eventfd_write(worker->stop_fd, 1);
+	/* A thread that stopped by itself touches nothing any more. One that tried a forbidden call cannot say so. */
+	while (!worker->resting && !worker_error(worker) && worker_forbidden(worker) < 0) {
+		struct timespec until;
+
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += HOLD_LOOK_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&worker->changed, &worker->hold_lock, &until);
+	}
+	eventfd_read(worker->stop_fd, &count);
+	pthread_mutex_unlock(&worker->hold_lock);
+}
+
+void worker_go_on(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->hold_lock);
+	__atomic_store_n(&worker->hold, false, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&worker->changed);
+	pthread_mutex_unlock(&worker->hold_lock);
 }
 
 int worker_error(struct worker *worker)

@@ -33,6 +33,8 @@ struct worker_ops {
 	bool (*peek)(struct worker *w);
 	/* Finish all I/O in flight. run() is not called afterwards. */
 	void (*drain)(struct worker *w);
+	/* The same, for worker_hold(): run() is called again later. NULL: the worker cannot be held. */
+	void (*rest)(struct worker *w);
 	/* Called by worker_free() when the thread has ended: free the device's part and w itself. */
 	void (*destroy)(struct worker *w);
 };
@@ -50,6 +52,8 @@ struct worker {
 	uint32_t in_flight;   /* requests that the host has. sleep() returns when one completes, so the worker does not spin */
 	bool blocked;         /* the chains in the ring must wait for the host or a limit: no kicks, no spinning */
 	bool stop;            /* atomic */
+	bool hold;            /* worker_hold(); atomic, written under hold_lock */
+	bool resting;         /* the thread waits for the end of that; under hold_lock */
 	int error;            /* atomic */
 	int forbidden;        /* the system call that ended the thread, or -1; atomic */
 	bool walled;          /* its filter allows only the system calls of its kind; atomic */
@@ -69,6 +73,8 @@ struct worker {
 	pthread_t thread;
 	pthread_mutex_t join_lock;
 	bool joined;
+	pthread_mutex_t hold_lock;
+	pthread_cond_t changed; /* `hold`, `resting`, or one of stop and error while a hold is wanted */
 };
 
 /* ---- thread.c: starts threads ---- */
@@ -103,6 +109,12 @@ void worker_flush(struct worker *w);
 static inline bool worker_stopping(const struct worker *w)
 {
 	return __atomic_load_n(&w->stop, __ATOMIC_ACQUIRE);
+}
+
+/* The thread is wanted elsewhere: by worker_stop(), or by worker_hold(). */
+static inline bool worker_called(const struct worker *w)
+{
+	return worker_stopping(w) || __atomic_load_n(&w->hold, __ATOMIC_ACQUIRE);
 }
 
 /* A counter with one writer and readers in other threads. */

@@ -304,6 +304,14 @@ static void blk_sleep(struct worker *w)
 		worker_sleep(w);
 }
 
+static void blk_rest(struct worker *w)
+{
+	struct blk_queue *q = (struct blk_queue *)w;
+
+	if (q->uring_up)
+		blk_uring_drain(q);
+}
+
 static void blk_drain(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
@@ -321,6 +329,7 @@ const struct worker_ops blk_ops = {
 	.run = blk_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
+	.rest = blk_rest,
 	.destroy = blk_queue_free,
 };
 
@@ -329,6 +338,7 @@ const struct worker_ops blk_overlay_ops = {
 	.run = overlay_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
+	.rest = blk_rest,
 	.destroy = blk_queue_free,
 };
 

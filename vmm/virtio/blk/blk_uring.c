@@ -282,7 +282,7 @@ void blk_uring_sleep(struct blk_queue *q)
 	if (unlikely(!q->timer_armed && q->gate.timer_fd >= 0))
 		q->timer_armed = uring_arm(q, FILE_TIMER, UD_TIMER);
 	/* The wake-up to stop may have been taken with the last completions: there is no other. */
-	if (likely(q->kick_armed && q->stop_armed && (q->timer_armed || q->gate.timer_fd < 0) && !worker_stopping(&q->worker)))
+	if (likely(q->kick_armed && q->stop_armed && (q->timer_armed || q->gate.timer_fd < 0) && !worker_called(&q->worker)))
 		uring_submit_and_wait(q);
 	else
 		io_uring_submit(&q->uring);

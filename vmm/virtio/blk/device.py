@@ -334,6 +334,13 @@ class Blk(VirtioDevice):
     def stop(self) -> None:
         self._workers.stop()
 
+    def hold(self) -> bool:
+        self._workers.hold()
+        return True
+
+    def go_on(self) -> None:
+        self._workers.go_on()
+
     def reset(self) -> None:
         self._features = 0
         self._writeback = self._initial_writeback

@@ -198,6 +198,15 @@ class Fs(VirtioDevice):
         self._watch_window(-1)
         self._workers.stop()
 
+    def hold(self) -> bool:
+        if self._dax is not None:
+            return False  # its window does not rest
+        self._workers.hold()
+        return True
+
+    def go_on(self) -> None:
+        self._workers.go_on()
+
     def reset(self) -> None:
         lib.fs_reset(self._fs)
         self._clear_window()

@@ -161,6 +161,7 @@ const struct worker_ops fs_worker_ops = {
 	.run = fs_run,
 	.sleep = fs_sleep,
 	.drain = fs_drain,
+	.rest = fs_drain,
 	.destroy = fs_destroy,
 };
 

@@ -207,6 +207,41 @@ class FsProcess(Fs):
         except ServerGone:
             self._take_over()
 
+    def hold(self) -> bool:
+        context = self._context
+        if context is None or self._taken_over or self._dax is not None:
+            return False
+        try:
+            if self._call(self._message(lib.FSD_HOLD)).result:
+                return False
+        except ServerGone:
+            return False
+        # One that did not rest in order is stopped
+        if any(pending for _, pending in self._adopt()):
+            return False
+        context.loop.remove(self._pidfd)
+        return True
+
+    def go_on(self) -> None:
+        context = self._context
+        assert context is not None
+        context.loop.add(self._pidfd, self._on_end)
+        try:
+            self._give_memory(context.memory, self._message(lib.FSD_MEMORY), context.memory.fd)
+            self._check(self._call(self._message(lib.FSD_GO_ON)))
+        except ServerGone:
+            self._take_over()
+
+    def _give_memory(self, memory: GuestMemory, message: Any, *fds: int) -> None:
+        self._admit(memory)
+        answer = self._call(message, *fds)
+        self._check(answer)
+        if self._client is not None and memory.on_demand:
+            try:
+                memory.mapped_by(self._client[1], answer.address)
+            except OSError as error:
+                raise self._memory_error(error) from error
+
     def _hand_over(self, context: DeviceContext) -> None:
         message = self._message(lib.FSD_MEMORY)
         regions = context.memory.regions
@@ -217,14 +252,7 @@ class FsProcess(Fs):
             entry.gpa, entry.size, entry.offset = region.gpa, region.size, region.offset
         if context.memory.fd < 0 or status_fd < 0:
             raise HostError(f"{self.name}: guest memory is not shared", code="share-memory")
-        self._admit(context.memory)
-        answer = self._call(message, context.memory.fd, self._books_fd, status_fd)
-        self._check(answer)
-        if self._client is not None and context.memory.on_demand:
-            try:
-                context.memory.mapped_by(self._client[1], answer.address)
-            except OSError as error:
-                raise self._memory_error(error) from error
+        self._give_memory(context.memory, message, context.memory.fd, self._books_fd, status_fd)
         for queue in context.queues.values():
             message = self._message(lib.FSD_START)
             message.index = queue.index

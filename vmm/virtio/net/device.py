@@ -221,9 +221,13 @@ class Net(VirtioDevice):
         self._context = context
         self.backend.set_offloads(self._offloads)
         self._start_pairs()
-        control = context.queues.get(self._control_index())
+        self._serve_control()
+
+    def _serve_control(self) -> None:
+        assert self._context is not None
+        control = self._context.queues.get(self._control_index())
         if control is not None and self._features & NET_F_CTRL_VQ:
-            context.serve(control)
+            self._context.serve(control)
 
     def _control_index(self) -> int:
         # 5.1.2: behind the queues that there could be, and without MQ behind those of one pair
@@ -282,6 +286,14 @@ class Net(VirtioDevice):
     def stop(self) -> None:
         self._stop_pairs()
         self._context = None
+
+    def hold(self) -> bool:
+        self._workers.hold()
+        return True
+
+    def go_on(self) -> None:
+        self._workers.go_on()
+        self._serve_control()
 
     def check(self) -> None:
         """Find workers that stopped, and say when the backend is gone.

@@ -151,12 +151,19 @@ static int net_kicks(struct worker *w, int enable)
 	return pending;
 }
 
-static void net_drain(struct worker *w)
+static void net_rest(struct worker *w)
 {
 	struct net *n = (struct net *)w;
 
 	net_rx_unstash(n);
 	net_flush(n);
+}
+
+static void net_drain(struct worker *w)
+{
+	struct net *n = (struct net *)w;
+
+	net_rest(w);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->q.rx_kick, NULL);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->fd, NULL);
 	limit_gate_deinit(&n->rx_gate);
@@ -174,6 +181,7 @@ const struct worker_ops net_ops = {
 	.sleep = net_sleep,
 	.kicks = net_kicks,
 	.drain = net_drain,
+	.rest = net_rest,
 	.destroy = net_destroy,
 };
 

@@ -110,6 +110,9 @@ class VhostNet(Net):
         for vhost in self._vhosts[: self._running]:
             vhost.set_calls()
 
+    def hold(self) -> bool:
+        return False  # the kernel serves it
+
     def stop(self) -> None:
         if self._context is not None and self._links is not None:
             self._context.loop.remove(self._links.fileno())

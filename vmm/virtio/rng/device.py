@@ -69,6 +69,13 @@ class Rng(VirtioDevice):
     def stop(self) -> None:
         self._workers.stop()
 
+    def hold(self) -> bool:
+        self._workers.hold()
+        return True
+
+    def go_on(self) -> None:
+        self._workers.go_on()
+
     def stats(self) -> dict[str, int]:
         """``requests`` that were answered, ``bytes`` of them, and ``waits`` for the limit or for the source."""
         native = self._native

@@ -109,6 +109,12 @@ static void rng_sleep(struct worker *w)
 			stat_add(&w->stats.kicks, 1);
 }
 
+/* Nothing is in flight between two calls of run(). */
+static void rng_rest(struct worker *w)
+{
+	(void)w;
+}
+
 static void rng_drain(struct worker *w)
 {
 	limit_gate_deinit(&((struct rng_queue *)w)->gate);
@@ -124,6 +130,7 @@ static const struct worker_ops rng_ops = {
 	.run = rng_run,
 	.sleep = rng_sleep,
 	.drain = rng_drain,
+	.rest = rng_rest,
 	.destroy = rng_destroy,
 };
 

@@ -161,6 +161,13 @@ class Vsock(VirtioDevice):
     def stop(self) -> None:
         self._workers.stop()
 
+    def hold(self) -> bool:
+        self._workers.hold()
+        return True
+
+    def go_on(self) -> None:
+        self._workers.go_on()
+
     def reset(self) -> None:
         lib.vsock_reset(self._vsock)
         self._seqpacket = self._reset_event = False

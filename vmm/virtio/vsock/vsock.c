@@ -220,13 +220,20 @@ static int vsock_kicks(struct worker *w, int enable)
 	return pending;
 }
 
-static void vsock_drain(struct worker *w)
+static void vsock_rest(struct worker *w)
 {
 	struct vsock *v = (struct vsock *)w;
 
 	vsock_stash_return(v);
 	vsock_flush(v, w->ring, w->irq);
 	vsock_rx_flush(v);
+}
+
+static void vsock_drain(struct worker *w)
+{
+	struct vsock *v = (struct vsock *)w;
+
+	vsock_rest(w);
 	vsock_conn_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
 	v->running = false;
@@ -247,6 +254,7 @@ const struct worker_ops vsock_ops = {
 	.kicks = vsock_kicks,
 	.peek = vsock_peek,
 	.drain = vsock_drain,
+	.rest = vsock_rest,
 	.destroy = vsock_destroy,
 };
 

@@ -45,6 +45,7 @@ struct server {
 	struct mem mem;
 	void *ram;
 	uint64_t ram_size;
+	bool held;      /* nothing lies at `ram`, but its address is kept */
 	uint8_t *page, *ring_states;
 	uint32_t status_offset;
 	struct queue queue[FSD_QUEUES];
@@ -126,14 +127,15 @@ static int do_setup(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	return err;
 }
 
-static void *map_fd(int fd, uint64_t size)
+/* at: NULL, or the address, at which nothing must be lost. */
+static void *map_fd(int fd, uint64_t size, void *at)
 {
 	struct stat st;
 	void *p;
 
 	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size < size)
 		return NULL;
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	p = mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (at ? MAP_FIXED : 0), fd, 0);
 	return p == MAP_FAILED ? NULL : p;
 }
 
@@ -147,6 +149,42 @@ static void unmap_all(struct server *s)
 		munmap(s->page, STATUS_PAGE);
 	s->ram = NULL;
 	s->ring_states = s->page = NULL;
+	s->held = false;
+}
+
+static int do_hold(struct server *s)
+{
+	if (!s->ram || s->held)
+		return -EINVAL;
+	for (uint32_t i = 0; i < FSD_QUEUES; i++)
+		if (s->queue[i].worker)
+			worker_hold(s->queue[i].worker);
+	if (mmap(s->ram, s->ram_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -errno;
+	s->held = true;
+	return 0;
+}
+
+/* The rings have addresses in it: RAM is mapped where it was, and is as long. */
+static int memory_again(struct server *s, int fd, struct fsd_answer *a)
+{
+	if (!map_fd(fd, s->ram_size, s->ram)) {
+		answer_say(a, "mapping guest memory");
+		return -ENOMEM;
+	}
+	s->held = false;
+	a->address = (uintptr_t)s->ram;
+	return 0;
+}
+
+static int do_go_on(struct server *s)
+{
+	if (!s->ram || s->held)
+		return -EINVAL;
+	for (uint32_t i = 0; i < FSD_QUEUES; i++)
+		if (s->queue[i].worker)
+			worker_go_on(s->queue[i].worker);
+	return 0;
 }
 
 static int check_regions(struct server *s, const struct fsd_msg *m)
@@ -172,14 +210,16 @@ static int do_memory(struct server *s, const struct fsd_msg *m, const int *fds, 
 {
 	int err;
 
+	if (s->held)
+		return memory_again(s, fds[0], a);
 	if (s->ram || m->status_offset % 4 || m->status_offset > STATUS_PAGE - 4)
 		return -EINVAL;
 	err = check_regions(s, m);
 	if (err)
 		return err;
-	s->ram = map_fd(fds[0], s->ram_size);
-	s->ring_states = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE);
-	s->page = map_fd(fds[2], STATUS_PAGE);
+	s->ram = map_fd(fds[0], s->ram_size, NULL);
+	s->ring_states = map_fd(fds[1], FSD_QUEUES * RING_STATE_STRIDE, NULL);
+	s->page = map_fd(fds[2], STATUS_PAGE, NULL);
 	if (!s->ram || !s->ring_states || !s->page) {
 		answer_say(a, "mapping guest memory");
 		unmap_all(s);
@@ -222,7 +262,7 @@ static int do_start(struct server *s, const struct fsd_msg *m, int *fds, struct 
 	struct queue *q;
 	int err;
 
-	if (!s->fs || !s->ram || m->index >= FSD_QUEUES || s->queue[m->index].ring || fds[2] < 0)
+	if (!s->fs || !s->ram || s->held || m->index >= FSD_QUEUES || s->queue[m->index].ring || fds[2] < 0)
 		return -EINVAL;
 	q = &s->queue[m->index];
 	q->ring = ring_new(&s->mem, &m->ring, &err);
@@ -305,15 +345,19 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 		return do_start(s, m, fds, a);
 	case FSD_STOP:
 		return do_stop(s);
+	case FSD_HOLD:
+		return do_hold(s);
+	case FSD_GO_ON:
+		return do_go_on(s);
 	case FSD_RESET:
 		if (!s->fs || s->ram)
 			return -EBUSY;
 		fs_reset(s->fs);
 		return 0;
 	case FSD_SAVE:
-		return s->fs && !s->ram ? fs_save(s->fs, fds[0], a->text) : -EBUSY;
+		return s->fs && (!s->ram || s->held) ? fs_save(s->fs, fds[0], a->text) : -EBUSY;
 	case FSD_RESTORE:
-		return s->fs && !s->ram ? fs_restore(s->fs, fds[0], &a->index) : -EBUSY;
+		return s->fs && (!s->ram || s->held) ? fs_restore(s->fs, fds[0], &a->index) : -EBUSY;
 	case FSD_STATS:
 		return do_stats(s, a);
 	case FSD_CHECK:

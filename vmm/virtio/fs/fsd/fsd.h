@@ -24,10 +24,13 @@ enum {
 	FSD_RESET = 5,  /* the guest has reset the device */
 	FSD_STATS = 6,
 	FSD_CHECK = 7,  /* has a queue stopped with an error? */
-	FSD_SAVE = 8,   /* fs_save() to the file that comes with it; all queues are stopped */
+	FSD_SAVE = 8,   /* fs_save() to the file that comes with it; all queues are stopped, or held */
 	FSD_RESTORE = 9,
 	/* Before SETUP: answer with a userfaultfd of the child; a descriptor of /dev/userfaultfd may come with it. */
 	FSD_FAULTS = 10,
+	/* As STOP, but the threads only rest. Then MEMORY with RAM alone, which may be another file, and GO_ON; or STOP. */
+	FSD_HOLD = 11,
+	FSD_GO_ON = 12,
 };
 /* Isolation of the child, as bits. */
 enum {
