@@ -309,7 +309,8 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
     k.ioctl(fd, k.KVM_SET_DEBUGREGS, _blob(st.kvm_debugregs, state.debugregs, "debug registers"), "KVM_SET_DEBUGREGS")
     k.ioctl(fd, k.KVM_SET_LAPIC, _blob(st.kvm_lapic_state, state.lapic, "local APIC"), "KVM_SET_LAPIC")
     values = dict(state.msrs)
-    if not all(0 <= index < 1 << 32 and 0 <= value < 1 << 64 for index, value in values.items()):
+    most, numbers = max(values, default=0), values.values()
+    if min(values, default=0) < 0 or most >> 32 or min(numbers, default=0) < 0 or max(numbers, default=0) >> 64:
         raise ConfigError("saved MSRs: no such index or value", code="snapshot-state")
     # The deadline after the time that it is compared with, and after the APIC whose timer it starts
     deadline = values.pop(IA32_TSC_DEADLINE, None)

@@ -35,9 +35,13 @@ def _msrs(indexes: Collection[int]) -> tuple[s.kvm_msrs, memoryview[int]]:
     its index and its value."""
     msrs = s.kvm_msrs(nmsrs=len(indexes))
     words = memoryview(msrs).cast("B").cast("Q")
-    for slot, index in enumerate(indexes):
-        words[1 + 2 * slot] = index
+    if indexes:
+        words[1 : 1 + 2 * len(indexes) : 2] = _words(indexes)
     return msrs, words
+
+
+def _words(numbers: Collection[int]) -> memoryview[int]:
+    return memoryview(struct.pack(f"={len(numbers)}Q", *numbers)).cast("Q")
 
 
 class Vcpu:
@@ -208,8 +212,8 @@ class Vcpu:
         :raises HostError: KVM does not take one of them; the message names it
         """
         msrs, words = _msrs(values)
-        for slot, value in enumerate(values.values()):
-            words[2 + 2 * slot] = value
+        if values:
+            words[2 : 2 + 2 * len(values) : 2] = _words(values.values())
         done = k.ioctl(self.fd, k.KVM_SET_MSRS, msrs, "KVM_SET_MSRS")
         if done != len(values):
             raise HostError(f"KVM_SET_MSRS: MSR {list(values)[done]:#x} is refused", code="kvm-msr")
