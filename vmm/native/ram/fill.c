@@ -35,6 +35,8 @@
  * the others the kernel fills pages with zeros.
  */
 enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+/* Bits that are looked at together. */
+enum { WORD_PAGES = 64 };
 /* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
 enum { FAULT_AROUND = 64 << 10 };
 /* If the host has no memory, a copy is tried TRIES times, with pauses of TRY_MS. */
@@ -281,11 +283,18 @@ void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits)
 static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 {
 	for (uint32_t i = 0; i < f->layers; i++)
-		for (uint64_t at = start; at < end; at += PAGE) {
-			if (at / PAGE % 8 == 0 && end - at >= 8 * PAGE && !f->layer[i].bits[at / PAGE / 8])
-				at += 7 * PAGE;
-			else if (has_page(f->layer[i].bits, at))
+		for (uint64_t at = start; at < end;) {
+			uint64_t word = 1;
+
+			if (at / PAGE % WORD_PAGES == 0 && end - at >= WORD_PAGES * PAGE)
+				memcpy(&word, f->layer[i].bits + at / PAGE / 8, sizeof(word));
+			if (!word) {
+				at += WORD_PAGES * PAGE;
+				continue;
+			}
+			if (has_page(f->layer[i].bits, at))
 				return true;
+			at += PAGE;
 		}
 	return false;
 }
