@@ -509,7 +509,7 @@ def test_a_changed_bundle_is_named(keeping: Runtime, tmp_path: Path) -> None:
 
 def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
     """Whatever is in it: an error of one line, and nothing is made."""
-    from pyvmm_kata.oci import kept
+    from pyvmm_kata.sandbox import kept
 
     keeping.started("c1", "sleep 600")
     bundle, image = keeping.state("c1")["bundle"], tmp_path / "i"

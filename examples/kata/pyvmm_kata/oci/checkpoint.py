@@ -2,12 +2,11 @@
 NEW...`` makes running copies of it.
 
 What is saved is the whole virtual machine: the memory of the processes, and of the guest's kernel.
-:mod:`pyvmm_kata.oci.kept` has the form.
+:mod:`pyvmm_kata.sandbox.kept` has the form.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,9 +19,9 @@ from pyvmm_kata import state
 from pyvmm_kata.config.checks import bad, check_id
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import control
-from pyvmm_kata.oci import kept
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, one_id, parse
+from pyvmm_kata.sandbox import kept
 from pyvmm_kata.sandbox.guest_mounts import is_bind
 
 if TYPE_CHECKING:
@@ -221,17 +220,7 @@ def _save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], Non
         raise ConfigError(
             f"container {known['id']} cannot be checkpointed: it is {known['status']}", code="container-state"
         )
-    try:
-        os.makedirs(place, mode=0o700, exist_ok=True)
-        lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"{place}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{place}: another checkpoint is being made there", code="checkpoint-busy") from error
-        name = f"{kept.MACHINE}{os.urandom(8).hex()}"
+    with kept.place_for(place) as name:
         channel = control.connect(folder)
         try:
             channel.request({"op": "checkpoint", "folder": os.path.join(place, name)})
@@ -242,9 +231,6 @@ def _save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], Non
             channel.answer()
         finally:
             channel.close()
-            kept.sweep(place)
-    finally:
-        os.close(lock)
 
 
 # -- copies ----------------------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.oci.front import Front
-    from pyvmm_kata.oci.kept import Kept
     from pyvmm_kata.oci.service import Plan
     from pyvmm_kata.oci.sharing import Machine
+    from pyvmm_kata.sandbox.kept import Kept
     from pyvmm_kata.state import Json
 
 OPTIONS = {

@@ -229,17 +229,12 @@ class Monitor:
         return (plan.kept.memory, plan.kept.vcpus) if plan.kept else plan.settings.size(self._resources)
 
     def _may_save(self) -> None:
-        from pyvmm_kata.oci.kept import check_disks
+        from pyvmm_kata.sandbox.kept import check_alone, check_disks
 
         check_disks(self._plan.bundle)
         with self._lock:
             ids = [each.plan.container_id for each in self._services.values()]
-        if len(ids) > 1:
-            raise ConfigError(
-                f"checkpoint: the containers {', '.join(sorted(ids))} share a virtual machine, which is saved whole",
-                code="checkpoint-shared",
-                hint="one that has a machine of its own can be checkpointed",
-            )
+        check_alone(ids)
 
     @property
     def _resources(self) -> Json:

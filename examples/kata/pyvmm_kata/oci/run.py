@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
-    from pyvmm_kata.oci.kept import Kept
+    from pyvmm_kata.sandbox.kept import Kept
 
 OPTIONS = {**CREATE_OPTIONS, "detach": FLAG, "keep": FLAG, "no-subreaper": FLAG}
 ALIASES = {**CREATE_ALIASES, "d": "detach"}

@@ -17,7 +17,6 @@ from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import cgroups, control
 from pyvmm_kata.host.face import KILLED
 from pyvmm_kata.oci.console import window_size
-from pyvmm_kata.oci.kept import digest_of
 from pyvmm_kata.sandbox.stdio import Stdio
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.host.face import Face
-    from pyvmm_kata.oci.kept import Kept
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.container import Container
+    from pyvmm_kata.sandbox.kept import Kept
     from pyvmm_kata.sandbox.placed import Placed
     from pyvmm_kata.sandbox.process import ExitStatus, Process
     from pyvmm_kata.sandbox.sandbox import Sandbox
@@ -346,6 +345,8 @@ class ContainerService:
     def _do_checkpoint(self, request: Json, channel: control.Channel) -> None:
         """Save the machine, and answer what is to be known of it; then wait, with all of the container's processes
         frozen, until the caller has that on disk, too, and says whether they ``end``; without a word they go on."""
+        from pyvmm_kata.sandbox.kept import describe
+
         sandbox, made, plan = self._sandbox, self._made, self.plan
         assert sandbox is not None
         self._may_save()
@@ -354,21 +355,8 @@ class ContainerService:
         end = False
         try:
             sandbox.save(str(request["folder"]))
-            network = sandbox.config.network
-            known = {
-                "id": plan.guest_id,
-                "status": "paused" if paused else "running",
-                "execs": execs,
-                "serial": self._execs,
-                "memory": sandbox.config.memory,
-                "more_memory": sandbox.config.more_memory,
-                "added": sandbox.memory - sandbox.config.memory,
-                "vcpus": sandbox.config.vcpus,
-                "nets": network.kept() if network is not None else (),
-                "layout": sandbox.layout(plan.guest_id),
-                "image": sandbox.config.image,
-                "policy": digest_of(sandbox.config.policy),
-            }
+            status = "paused" if paused else "running"
+            known = describe(sandbox, plan.guest_id, status=status, execs=execs, serial=self._execs)
             channel.send({"saved": known, "spec": plan.bundle.spec})
             answer = channel.receive(None)
             end = answer is not None and bool(answer.get("end"))

@@ -7,11 +7,13 @@ meanwhile, there is the old checkpoint or the new one.  Whoever restores one may
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import stat
 from _blake2 import blake2b
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vmm
@@ -21,9 +23,12 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.network import KeptNet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.sandbox.sandbox import Sandbox
     from pyvmm_kata.state import Json
 
 FORMAT = 1
@@ -31,7 +36,7 @@ RECORD, MACHINE = "container.json", "machine-"
 INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
 TOLD = ("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "nets", "layout", "policy")
-"""What the monitor tells as it is written."""
+"""What :func:`describe` tells as it is written."""
 MAX_RECORD = 4 << 20
 MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
 
@@ -139,9 +144,74 @@ def _made_of(spec: Json) -> Json:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(place: str, name: str, saved: Json, spec: Json) -> None:
-    """Write what the monitor has told, beside the machine *name*; it replaces what is there.
+@contextmanager
+def place_for(place: str) -> Iterator[str]:
+    """The name of a new machine in the folder *place*, which is made, and is ours until the end: what the record does
+    not name then is removed.
 
+    :raises VmmError: it cannot be made, or somebody makes a checkpoint there
+    """
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{place}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{place}: another checkpoint is being made there", code="checkpoint-busy") from error
+        try:
+            yield f"{MACHINE}{os.urandom(8).hex()}"
+        finally:
+            sweep(place)
+    finally:
+        os.close(lock)
+
+
+def check_alone(ids: Sequence[str]) -> None:
+    """
+    :param ids: of the containers in a machine
+    :raises ConfigError: there are several
+    """
+    if len(ids) > 1:
+        raise ConfigError(
+            f"checkpoint: the containers {', '.join(sorted(ids))} share a virtual machine, which is saved whole",
+            code="checkpoint-shared",
+            hint="one that has a machine of its own can be checkpointed",
+        )
+
+
+def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequence[str], serial: int) -> Json:
+    """What is to be known of a machine that is saved.
+
+    :param container_id: of its container, in the guest
+    :param status: the container's, ``running`` or ``paused``
+    :param execs: ids of its processes beside the first one
+    :param serial: the number of the last of them
+    """
+    config = sandbox.config
+    return {
+        "id": container_id,
+        "status": status,
+        "execs": execs,
+        "serial": serial,
+        "memory": config.memory,
+        "more_memory": config.more_memory,
+        "added": sandbox.memory - config.memory,
+        "vcpus": config.vcpus,
+        "nets": config.network.kept() if config.network is not None else (),
+        "layout": sandbox.layout(container_id),
+        "image": config.image,
+        "policy": digest_of(config.policy),
+    }
+
+
+def write(place: str, name: str, saved: Json, spec: Json) -> None:
+    """Write what is known of a machine beside it; it replaces what is there.
+
+    :param name: of the machine, in the folder *place*
+    :param saved: see :func:`describe`; JSON may have made lists of its tuples
     :param spec: the container's config.json
     :raises VmmError: it cannot be written, and what was there is as it was
     """
