@@ -112,6 +112,31 @@ def test_a_root_on_a_disk(daemon: Containerd, folder: Path) -> None:
     assert tool("debugfs", "-R", "cat /root/file", str(disk)).endswith("kept\n")
 
 
+@pytest.mark.long
+def test_a_checkpoint(daemon: Containerd, tmp_path: Path) -> None:
+    """`ctr containers checkpoint` of a running container, which goes on; and copies of it that are restored from the
+    image: with its memory, and with the files that it wrote into its layer."""
+    word = "read word </proc/sys/kernel/random/uuid; echo $word >/root/kept; echo $word >/data/first"
+    script = f"{word}; until [ -e /data/go ]; do sleep 0.1; done; (echo $word; cat /root/kept) >/data/after; exit 5"
+    volume = f"type=bind,src={tmp_path},dst=/data,options=rbind:rw"
+    daemon.run("k1", "sh", "-c", script, flags=("-d", "--mount", volume))
+    daemon.until((tmp_path / "first").exists, "the program runs")
+    word = (tmp_path / "first").read_text()
+    daemon.ctr("containers", "checkpoint", "--rw", "--image", "--task", "k1", "example.com/saved:1")
+    assert daemon.status("k1") == "RUNNING"
+    daemon.remove("k1")
+    (tmp_path / "go").touch()
+    for name in ("k2", "k3"):
+        daemon.ctr("containers", "restore", "--rw", "--live", name, "example.com/saved:1")
+        daemon.until(lambda name=name: daemon.status(name) == "STOPPED", "it goes on, to its end")
+        assert (tmp_path / "after").read_text() == word * 2
+        (tmp_path / "after").unlink()
+        assert daemon.ctr("task", "rm", name, check=False).returncode == 5
+        daemon.ctr("container", "rm", name)
+    daemon.ctr("image", "rm", "example.com/saved:1")
+    daemon.wait_until_clean([daemon.place(name) for name in ("k1", "k2", "k3")])
+
+
 def test_other_ids(daemon: Containerd) -> None:
     """`ctr run --uidmap`: a user namespace, on a snapshot that belongs to its ids."""
     flags = ["--rm", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--runtime", RUNTIME]

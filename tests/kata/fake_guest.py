@@ -27,7 +27,7 @@ from pyvmm_kata.protobuf import Message
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.disks import RootDisk
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
-from pyvmm_kata.shim.pod import Pod
+from pyvmm_kata.shim.pod import Pod, Resumed
 from pyvmm_kata.shim.tasks import TaskService
 
 RUNTIME = "io.containerd.fake.v2"
@@ -427,7 +427,12 @@ class Shim:
         self.client = ttrpc.Client(ours, "the shim")
 
     def _sandbox(
-        self, bundle: Bundle, _face: Face, options: Message | None, listener: Callable[[SandboxEvent], None]
+        self,
+        bundle: Bundle,
+        _face: Face,
+        options: Message | None,
+        listener: Callable[[SandboxEvent], None],
+        _resumed: Resumed | None,
     ) -> Sandbox:
         def boot(config: SandboxConfig, folder: str, shared: str) -> FakeGuest:
             self.guests.append(FakeGuest(config, folder, shared))

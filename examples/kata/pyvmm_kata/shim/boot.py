@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.sandbox import SandboxEvent
     from pyvmm_kata.shim.bootstrap import Place
+    from pyvmm_kata.shim.pod import Resumed
 
 OPTIONS = "runtimeoptions.v1.Options"
 SANDBOX = "io.kubernetes.cri.sandbox-"
@@ -53,18 +54,24 @@ def start_sandbox(
     face: Face,
     options: Message | None,
     listener: Callable[[SandboxEvent], None],
+    resumed: Resumed | None,
 ) -> Sandbox:
     """Boot the machine of a pod, in the network namespace and the control group of its first container.
 
     :param home: the control group to go back to when that fails
     :param sealed: is set when this process can make no further machine
+    :param resumed: it goes on from there, and its container with it, frozen
     :raises VmmError: it cannot be booted; nothing of it is left
     """
     if sealed.is_set():
         raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
     wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
     resources = pod_resources(bundle)
-    memory, vcpus = wanted.size(resources)
+    kept = resumed.kept if resumed is not None else None
+    if kept is not None:
+        kept.sort(bundle)
+        kept.check(bundle, wanted, shared=False)
+    memory, vcpus = (kept.memory, kept.vcpus) if kept is not None else wanted.size(resources)
     entry = namespace(bundle.spec, "network")
     if entry is None:
         raise ConfigError(
@@ -83,6 +90,7 @@ def start_sandbox(
         walls.seal(programs=True)
 
     def start() -> Sandbox:
+        late = "" if entry.get("path") else face.namespace("net")
         sandbox = Sandbox(
             SandboxConfig(
                 sandbox_id=place.group,
@@ -90,23 +98,38 @@ def start_sandbox(
                 kernel=wanted.kernel,
                 image=wanted.image,
                 memory=memory,
-                more_memory=wanted.more_memory,
+                more_memory=kept.more_memory if kept is not None else wanted.more_memory,
                 vcpus=vcpus,
                 hostname=machine_name(bundle.spec),
                 cmdline=wanted.kernel_params,
-                network=network.take_over("" if entry.get("path") else face.namespace("net")),
+                network=network.take_again(kept.nets) if kept is not None else network.take_over(late),
                 loopback=True,
                 root=None if place.is_shared else bundle.disk,
                 volumes=bundle.volumes,
                 more_disks=place.is_shared and bundle.disk is not None,
-                template=wanted.template == "auto",
+                template=wanted.template == "auto" and kept is None,
+                checkpoint=kept.machine if kept is not None else "",
                 isolation=wanted.isolation,
                 policy=wanted.policy,
                 seal=seal,
             )
         )
         sandbox.listen(listener)
-        sandbox.start()
+        if resumed is None:
+            sandbox.start()
+        else:
+            found = resumed.kept
+            sandbox.restore(
+                found.id,
+                bundle,
+                resumed.stdio,
+                face.pid,
+                found.layout,
+                found.nets,
+                found.execs,
+                frozen=True,
+                added=found.added,
+            )
         if sandbox.no_loopback:
             sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
         return sandbox
@@ -161,12 +184,12 @@ class Adopted:
         """See :func:`launch_face`.  A container without a network has the machine's."""
         return launch_face(bundle, members, f"/proc/{os.getpid()}/ns/net")
 
-    def start(self, face: Face, listener: Callable[[SandboxEvent], None]) -> Sandbox:
+    def start(self, face: Face, listener: Callable[[SandboxEvent], None], resumed: Resumed | None) -> Sandbox:
         """In place of :func:`start_sandbox`.
 
-        :raises VmmError: this process has had its machine
+        :raises VmmError: this process has had its machine, which is none that goes on from a checkpoint
         """
-        if self._started.is_set():
+        if self._started.is_set() or resumed is not None:
             raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
         self._started.set()
         if self._target.path:

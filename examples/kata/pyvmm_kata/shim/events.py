@@ -30,6 +30,7 @@ TOPICS = {
     "TaskOOM": "/tasks/oom",
     "TaskPaused": "/tasks/paused",
     "TaskResumed": "/tasks/resumed",
+    "TaskCheckpointed": "/tasks/checkpointed",
 }
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.mounts import unmount
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.face import Face
     from pyvmm_kata.host.namespaces import Member
     from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.sandbox.container import Container
+    from pyvmm_kata.sandbox.kept import Kept
     from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.sandbox.stdio import Stdio
 
-    Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None]], Sandbox]
+    Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None], "Resumed | None"], Sandbox]
     Launch = Callable[[Bundle, Sequence[Member]], Face]
 
 KILLED = 128 + 9
@@ -38,11 +41,22 @@ EXECS_S = 5.0
 """How long the end of a container's first process waits for the ends of the others: they die with it."""
 
 
+class Resumed(NamedTuple):
+    """What a pod's machine goes on from, with its container.
+
+    :ivar kept: the checkpoint
+    :ivar stdio: of the container from now on
+    """
+
+    kept: Kept
+    stdio: Stdio
+
+
 class Pod:
     """All containers of one virtual machine.
 
-    :param boot: starts the sandbox for the pod's first bundle, its face, and the runtime's options; tells of what
-        happens in it
+    :param boot: starts the sandbox for the pod's first bundle, its face, and the runtime's options, or with its
+        container from a checkpoint; tells of what happens in it
     :param publish: takes messages of containerd.events in their order
     :param launch: makes the face of a container, of its bundle and the other members
     """
@@ -100,12 +114,21 @@ class Pod:
 
     # -- containers --------------------------------------------------------------------------------------------------
 
-    def create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
+    def create(
+        self,
+        task_id: str,
+        path: str,
+        rootfs: Sequence[Message],
+        stdio: StdioPaths,
+        options: Message,
+        checkpoint: str = "",
+    ) -> Task:
         """Make a container of a bundle, and the sandbox when it is the first. Nothing of it is left when that fails.
 
         :param path: of the bundle
         :param rootfs: mounts that make its root file system
         :param options: of the runtime, a google.protobuf.Any, perhaps empty
+        :param checkpoint: the folder of one that it goes on from when it is started; empty: none
         :raises VmmError: it cannot be made
         """
         with self._lock:
@@ -113,13 +136,21 @@ class Pod:
                 raise ConfigError(f"container {task_id} exists already", code="container-exists")
             self._creating.add(task_id)
         try:
-            task = self._create(task_id, path, rootfs, stdio, options)
+            task = self._create(task_id, path, rootfs, stdio, options, checkpoint)
         finally:
             with self._lock:
                 self._creating.discard(task_id)
         return task
 
-    def _create(self, task_id: str, path: str, rootfs: Sequence[Message], stdio: StdioPaths, options: Message) -> Task:
+    def _create(
+        self,
+        task_id: str,
+        path: str,
+        rootfs: Sequence[Message],
+        stdio: StdioPaths,
+        options: Message,
+        checkpoint: str,
+    ) -> Task:
         target = os.path.join(path, "rootfs")
         face: Face | None = None
         disk = as_disk(rootfs)
@@ -138,9 +169,12 @@ class Pod:
             members = running.members if running is not None else []
             guest_spec.check(bundle, members)
             face = self._launch(bundle, members)
-            sandbox = self._started_sandbox(bundle, face, options)
-            container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
-            _show(face, sandbox, task_id)
+            if checkpoint:
+                sandbox, container = self._resumed(bundle, face, options, checkpoint, stdio)
+            else:
+                sandbox = self._started_sandbox(bundle, face, options)
+                container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
+            _show(face, sandbox, container.id)
         except BaseException:
             if face is not None:
                 face.close()
@@ -160,9 +194,10 @@ class Pod:
             with self._lock:
                 self._tasks[task_id] = task
             io = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr, "terminal": stdio.terminal}
-            self._publish(event("TaskCreate", container_id=task_id, bundle=path, rootfs=rootfs, io=io, pid=face.pid))
+            made = {"bundle": path, "rootfs": rootfs, "io": io, "checkpoint": checkpoint, "pid": face.pid}
+            self._publish(event("TaskCreate", container_id=task_id, **made))
         if (status := container.init.exit_status) is not None:
-            self._on_exit(task, task_id, status)  # before anybody knew of the task
+            self._on_exit(task, container.id, status)  # before anybody knew of the task
         return task
 
     def _watch_face(self, task: Task) -> None:
@@ -174,11 +209,31 @@ class Pod:
 
     def _started_sandbox(self, bundle: Bundle, face: Face, options: Message) -> Sandbox:
         with self._lock:
-            if self._closed:
-                raise HostError("this shim is being shut down", code="shim-closed")
+            self._expect_open()
             if self._sandbox is None:
-                self._sandbox = self._boot(bundle, face, options, self._on_event)
+                self._sandbox = self._boot(bundle, face, options, self._on_event, None)
             return self._sandbox
+
+    def _resumed(
+        self, bundle: Bundle, face: Face, options: Message, checkpoint: str, stdio: StdioPaths
+    ) -> tuple[Sandbox, Container]:
+        """The sandbox that a checkpoint has, and the container in it, whose processes are frozen."""
+        from pyvmm_kata.sandbox import kept
+
+        found = kept.read(checkpoint)
+        with self._lock:
+            self._expect_open()
+            if self._sandbox is not None:
+                raise ConfigError(
+                    "a checkpoint goes on in a machine of its own, and this pod has one", code="checkpoint-shared"
+                )
+            sandbox = self._boot(bundle, face, options, self._on_event, Resumed(found, open_stdio(stdio)))
+            self._sandbox = sandbox
+        return sandbox, sandbox.containers[found.id]
+
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise HostError("this shim is being shut down", code="shim-closed")
 
     def start(self, task_id: str, exec_id: str) -> None:
         """Start a container's first process, or an exec. Raises VmmError."""
@@ -188,7 +243,10 @@ class Pod:
             if not exec_id:
                 if self._sandbox is not None:
                     self._sandbox.adopt_network()
-                task.container.start()
+                if task.container.state == "paused":
+                    task.container.resume()  # it goes on from a checkpoint
+                else:
+                    task.container.start()
                 process.started = True
                 self._publish(event("TaskStart", container_id=task_id, pid=task.face.pid))
                 return
@@ -229,6 +287,39 @@ class Pod:
             task.container.resume()
             self._publish(event("TaskResumed", container_id=task_id))
 
+    def checkpoint(self, task_id: str, path: str, *, end: bool) -> None:
+        """Save a container with its machine, in the form of :mod:`pyvmm_kata.sandbox.kept`.
+
+        :param path: of the folder, which need not exist
+        :param end: it ends with that; else it goes on
+        :raises VmmError: it cannot be saved; it goes on, and what was in the folder is as it was
+        """
+        from pyvmm_kata.sandbox import kept
+
+        if not os.path.isabs(path):
+            raise ConfigError(f"checkpoint: the path {path!r:.200} is not absolute", code="checkpoint-place")
+        task = self.task(task_id)
+        container = task.container
+        with task.order:
+            with self._lock:
+                sandbox = self._sandbox
+                kept.check_alone([*self._tasks, *self._creating])
+            if sandbox is None or not task.init.started:
+                raise ConfigError(f"container {task_id} does not run", code="container-state")
+            kept.check_disks(container.bundle)
+            with kept.place_for(path) as name:
+                status = container.state
+                execs = container.hold()
+                done = False
+                try:
+                    sandbox.save(os.path.join(path, name))
+                    told = kept.describe(sandbox, container.id, status=status, execs=execs, serial=0)
+                    kept.write(path, name, told, container.bundle.spec)
+                    done = True
+                finally:
+                    container.release(end=end and done)
+            self._publish(event("TaskCheckpointed", container_id=task_id, checkpoint=path))
+
     def kill(self, task_id: str, exec_id: str, signal: int, *, everything: bool) -> None:
         """Send a signal to a process, or to all of a container. Raises VmmError, code process-ended when it is late."""
         task = self.task(task_id)
@@ -258,7 +349,8 @@ class Pod:
                 task.container.forget(exec_id)
                 del task.execs[exec_id]
             else:
-                task.container.delete(force=self._has_ended)
+                # One that was to go on from a checkpoint, and never did, is frozen
+                task.container.delete(force=self._has_ended or task.container.state == "paused")
                 task.face.end(status.code)
                 unmount(os.path.join(task.bundle, "rootfs"))
                 with self._lock:
@@ -285,7 +377,9 @@ class Pod:
 
     def _on_event(self, happened: SandboxEvent) -> None:
         with self._lock:
-            task = self._tasks.get(happened.container_id)
+            # A container that goes on has the id in the guest that it had
+            tasks = (each for each in self._tasks.values() if each.container.id == happened.container_id)
+            task = next(tasks, None)
         if task is None:
             return
         if happened.kind == "oom":
@@ -295,7 +389,7 @@ class Pod:
             self._on_exit(task, happened.exec_id, happened.exit_status)
 
     def _on_exit(self, task: Task, exec_id: str, status: ExitStatus) -> None:
-        if exec_id == task.id:
+        if exec_id == task.container.id:
             exec_id = ""
             # Its end is the container's: no event of the container may follow
             deadline = time.monotonic() + EXECS_S

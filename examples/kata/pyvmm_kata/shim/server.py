@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.face import Face
     from pyvmm_kata.protobuf import Message
     from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
-    from pyvmm_kata.shim.pod import Boot, Launch
+    from pyvmm_kata.shim.pod import Boot, Launch, Resumed
     from pyvmm_kata.state import Json
 
 MAX_PEEKED = 128 << 10
@@ -72,9 +72,13 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
         sealed = threading.Event()
 
         def boot(
-            bundle: Bundle, face: Face, options: Message | None, listener: Callable[[SandboxEvent], None]
+            bundle: Bundle,
+            face: Face,
+            options: Message | None,
+            listener: Callable[[SandboxEvent], None],
+            resumed: Resumed | None,
         ) -> Sandbox:
-            sandbox = start_sandbox(place, home, sealed, bundle, face, options, listener)
+            sandbox = start_sandbox(place, home, sealed, bundle, face, options, listener, resumed)
             log.info(f"pod {place.group}: its machine {sandbox.origin}")
             return sandbox
 
@@ -276,9 +280,13 @@ def take_over(request: Json, fds: list[int], sandbox: Sandbox, group: str, folde
             connections = [socket.socket(fileno=fd) for fd in others]
 
             def boot(
-                _bundle: Bundle, face: Face, _options: Message | None, listener: Callable[[SandboxEvent], None]
+                _bundle: Bundle,
+                face: Face,
+                _options: Message | None,
+                listener: Callable[[SandboxEvent], None],
+                resumed: Resumed | None,
             ) -> Sandbox:
-                return adopted.start(face, listener)
+                return adopted.start(face, listener, resumed)
 
             home = str(request["home"]) if group else ""
             _run(
