@@ -116,12 +116,13 @@ def test_a_root_on_a_disk(daemon: Containerd, folder: Path) -> None:
 def test_a_checkpoint(daemon: Containerd, tmp_path: Path) -> None:
     """`ctr containers checkpoint` of a running container, which goes on; and copies of it that are restored from the
     image: with its memory, and with the files that it wrote into its layer."""
-    word = "read word </proc/sys/kernel/random/uuid; echo $word >/root/kept; echo $word >/data/first"
-    script = f"{word}; until [ -e /data/go ]; do sleep 0.1; done; (echo $word; cat /root/kept) >/data/after; exit 5"
+    word = "read word </proc/sys/kernel/random/uuid; echo $word >/kept; echo $word >/data/first"
+    script = f"{word}; until [ -e /data/go ]; do sleep 0.1; done; (echo $word; cat /kept) >/data/after; exit 5"
     volume = f"type=bind,src={tmp_path},dst=/data,options=rbind:rw"
     daemon.run("k1", "sh", "-c", script, flags=("-d", "--mount", volume))
-    daemon.until((tmp_path / "first").exists, "the program runs")
-    word = (tmp_path / "first").read_text()
+    first = tmp_path / "first"
+    daemon.until(lambda: first.exists() and first.read_text(), "the program runs")
+    word = first.read_text()
     daemon.ctr("containers", "checkpoint", "--rw", "--image", "--task", "k1", "example.com/saved:1")
     assert daemon.status("k1") == "RUNNING"
     daemon.remove("k1")

@@ -15,6 +15,8 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
     more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
+    traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
+                                # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
 
 The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
 image that they name must be in the folder of the one named here.  The policy of an annotation is base64, and takes the
@@ -66,6 +68,7 @@ class Settings(NamedTuple):
     policy: Policy | None = None
     pool: int = 0
     more_memory: int = 0
+    traces: str = ""
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
@@ -184,6 +187,9 @@ def _check(values: Json, path: str) -> Settings:
     if made.isolation not in ISOLATIONS:
         words = f"{path}: isolation = {made.isolation!r:.60} is not one of {', '.join(ISOLATIONS)}"
         raise ConfigError(words, code="kata-config")
+    if made.traces and not made.traces.startswith(("http://", "https://")):
+        words = f"{path}: traces = {made.traces!r:.200} is no URL of HTTP"
+        raise ConfigError(words, code="kata-config", hint='for example "http://127.0.0.1:4318/v1/traces"')
     if made.more_memory % MORE_STEP or not 0 <= made.more_memory <= MORE_MOST:
         raise ConfigError(
             f"{path}: more_memory = {made.more_memory}: not 0 to {MORE_MOST >> 30} GiB in steps of 128 MiB",

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import protobuf
+from pyvmm_kata import protobuf, timeline
 from pyvmm_kata.config import settings
 from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import ConfigError, HostError
@@ -134,6 +134,8 @@ def start_sandbox(
             sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
         return sandbox
 
+    if wanted.traces:
+        timeline.begin(timeline.start_sender(wanted.traces))
     os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
     group = _enter_cgroup(place, bundle, face, memory, resources)
     try:

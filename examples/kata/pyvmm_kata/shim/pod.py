@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.mounts import unmount
 from pyvmm_kata.sandbox import guest_spec
@@ -23,7 +24,7 @@ from pyvmm_kata.shim.stdio import open_stdio
 from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pyvmm_kata.host.face import Face
     from pyvmm_kata.host.namespaces import Member
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     Launch = Callable[[Bundle, Sequence[Member]], Face]
 
 KILLED = 128 + 9
+TRACED = {
+    "io.kubernetes.cri.sandbox-name": "k8s.pod.name",
+    "io.kubernetes.cri.sandbox-namespace": "k8s.namespace.name",
+    "io.kubernetes.cri.sandbox-uid": "k8s.pod.uid",
+}
+"""Annotations of containerd's, and what OpenTelemetry calls them."""
 EXECS_S = 5.0
 """How long the end of a container's first process waits for the ends of the others: they die with it."""
 
@@ -157,8 +164,10 @@ class Pod:
         if rootfs and disk is None:
             os.makedirs(target, exist_ok=True)
             mount_rootfs(rootfs, target)
+        traced = {"container.id": task_id}
         try:
             bundle = Bundle.load(path, disk)
+            traced |= _traced(bundle.annotations)
             terminal = bool(bundle.spec["process"].get("terminal"))
             if terminal != stdio.terminal:
                 raise ConfigError(
@@ -175,7 +184,8 @@ class Pod:
                 sandbox = self._started_sandbox(bundle, face, options)
                 container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
             _show(face, sandbox, container.id)
-        except BaseException:
+        except BaseException as error:
+            timeline.finish(traced, str(error) or type(error).__name__)
             if face is not None:
                 face.close()
                 face.reap()
@@ -248,6 +258,8 @@ class Pod:
                 else:
                     task.container.start()
                 process.started = True
+                timeline.note("started")
+                timeline.finish({"container.id": task_id, **_traced(task.container.bundle.annotations)})
                 self._publish(event("TaskStart", container_id=task_id, pid=task.face.pid))
                 return
             if process.spec is None:
@@ -406,6 +418,11 @@ class Pod:
             process.end(status)
         if not exec_id:
             task.face.end(status.code)
+
+
+def _traced(annotations: Mapping[str, str]) -> dict[str, str]:
+    """What is said of a pod with the trace of its start, by OpenTelemetry's names."""
+    return {name: annotations[key] for key, name in TRACED.items() if key in annotations}
 
 
 def _show(face: Face, sandbox: Sandbox, task_id: str) -> None:

@@ -199,8 +199,8 @@ class TaskService:
 
 
 METHODS = (
-    "State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill", "Exec", "ResizePty", "CloseIO",
-    "Update", "Wait", "Stats", "Connect", "Shutdown",
+    "State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill", "Exec", "ResizePty",
+    "CloseIO", "Update", "Wait", "Stats", "Connect", "Shutdown",
 )  # fmt: skip
 
 
