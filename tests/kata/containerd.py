@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import os
+import queue
 import shutil
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,3 +243,38 @@ class Containerd:
     def log(self) -> str:
         """The end of its log."""
         return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+
+class Collector:
+    """Of traces: OTLP over HTTP, at `url`."""
+
+    def __init__(self) -> None:
+        got = self._got = queue.SimpleQueue[bytes]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                got.put(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def spans(self) -> list[Any]:
+        """Those of the next trace that comes, in their order, a span before what is below it."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        (resource,) = ExportTraceServiceRequest.FromString(self._got.get(timeout=PATIENCE)).resource_spans
+        (scope,) = resource.scope_spans
+        return sorted(scope.spans, key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano))
+
+    def close(self) -> None:
+        """It is not there any more."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import tomllib
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from pyvmm_kata.config.settings import PREFIX, VARIABLE
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
-from tests.kata.containerd import SEARCH, Containerd, need
-from tests.kata.fake_guest import PATIENCE, RUNTIME, Pods, write_shim
+from tests.kata.containerd import SEARCH, Collector, Containerd, need
+from tests.kata.fake_guest import RUNTIME, Pods, write_shim
 from tests.kata.oci_runtime import PROGRAM
 
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
@@ -66,53 +61,30 @@ def test_deaths_at_random(daemon: Containerd) -> None:
     checks.check_deaths_at_random(daemon, PROGRAMS, rounds=range(12), longest=0.6)
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Of traces: OTLP over HTTP."""
-
-    got: queue.SimpleQueue[ExportTraceServiceRequest] = queue.SimpleQueue()
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-        self.got.put(ExportTraceServiceRequest.FromString(body))
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_a_trace_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps follow each other, in one span; who has no collector starts all the same."""
     need("containerd", "ctr")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    serving = threading.Thread(target=server.serve_forever, daemon=True)
-    serving.start()
+    collector = Collector()
     settings = tmp_path / "traced.toml"
     monkeypatch.setenv(VARIABLE, str(settings))
     with tempfile.TemporaryDirectory(prefix="otl") as name:
         folder = Path(name)
         write_shim(folder)
-        files = f'kernel = "{folder}/kernel"\nimage = "{folder}/image"\ntraces = "http://127.0.0.1:{server.server_port}/v1/traces"\n'
-        settings.write_text(files)
+        files = f'kernel = "{folder}/kernel"\nimage = "{folder}/image"\n'
+        settings.write_text(f'{files}traces = "{collector.url}"\n')
         made = Containerd(folder, RUNTIME, name)
         try:
             made.start()
             made.import_image()
             assert made.run("t1", "print", "hello\n", flags=("--rm",)) == "hello\n"
-            (resource,) = Collector.got.get(timeout=PATIENCE).resource_spans
-            (scope,) = resource.scope_spans
-            spans = sorted(scope.spans, key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano))
+            spans = collector.spans()
             names = ["pod start", "machine", "connected", "sandbox", "container", "started"]
             assert [span.name for span in spans] == names
             root, *steps = spans
             assert {step.parent_span_id for step in steps} == {root.span_id}
             assert [one.end_time_unix_nano for one in steps[:-1]] == [one.start_time_unix_nano for one in steps[1:]]
             assert [(one.key, one.value.string_value) for one in root.attributes] == [("container.id", "t1")]
-            server.shutdown()
-            server.server_close()
+            collector.close()
             assert made.run("t2", "print", "again\n", flags=("--rm",)) == "again\n"
             made.wait_until_clean([made.place("t1"), made.place("t2")])
         finally:

@@ -26,7 +26,7 @@ from pyvmm_kata.shim.boot import pod_resources
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
 from pyvmm_kata.state import is_alive
-from tests.kata.containerd import need
+from tests.kata.containerd import Collector, need
 from tests.kata.containerd_checks import parent_of
 from tests.kata.fake_guest import PATIENCE, PID, Pods, Shim, refused, write_shim
 from tests.kata.oci_runtime import eventually
@@ -643,6 +643,27 @@ def test_pods_have_machines_of_the_pool(caller: Caller, pods: Pods) -> None:
     assert not os.path.exists(second.place.folder)
     assert pods.left == [], "the state of a machine is left"
     assert "its machine has booted" in Pod(caller, "c4").create(), "there is no pool any more"
+
+
+def test_a_trace_of_a_machine_of_the_pool(caller: Caller, pods: Pods) -> None:
+    """What was done before the pod is no part of its start."""
+    collector = Collector()
+    with pods.settings.open("a") as file:
+        file.write(f'traces = "{collector.url}"\n')
+    pod = Pod(caller, "c1")
+    config = pod.bundle / "config.json"
+    spec = json.loads(config.read_text())
+    spec["annotations"]["io.kubernetes.cri.sandbox-name"] = "web"
+    config.write_text(json.dumps(spec))
+    assert "its machine is of the pool" in pod.create()
+    spans = collector.spans()
+    assert [span.name for span in spans] == ["pod start", "sandbox", "container", "started"]
+    assert {one.key: one.value.string_value for one in spans[0].attributes} == {
+        "container.id": "c1",
+        "k8s.pod.name": "web",
+    }
+    pod.remove()
+    collector.close()
 
 
 def test_pods_that_need_another_machine(caller: Caller, pods: Pods) -> None:

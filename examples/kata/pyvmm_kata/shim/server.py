@@ -12,7 +12,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata import protobuf, timeline, ttrpc
 from pyvmm_kata.config import settings
 from pyvmm_kata.config.checks import namespace
 from pyvmm_kata.errors import VmmError
@@ -200,6 +200,7 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
     if request is None or request.checkpoint:
         return False
     taken: spares.Taken | None = None
+    traced: list[int] = []
     try:
         disk = as_disk(request.rootfs)
         if request.rootfs:
@@ -212,6 +213,8 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
         if network_path and in_namespace(network_path, count_interfaces) > spares.NETS:
             return False
         taken = spares.take(spares.PODS, chosen, pod_resources(bundle))
+        if chosen.traces:
+            traced.append(timeline.start_sender(chosen.traces))
         words = {
             "op": "pod",
             "arguments": arguments,
@@ -220,9 +223,11 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
             "shared": place.is_shared,
             "bundle": bundle.path,
             "home": own_cgroup(),
+            "traced": bool(traced),
             "same": spares.see(_paths(bundle, request.rootfs)),
         }
-        fds = [first.listener.fileno(), place.lock, log.fileno(), *(sock.fileno() for sock in first.connections)]
+        connections = [sock.fileno() for sock in first.connections]
+        fds = [first.listener.fileno(), place.lock, log.fileno(), *traced, *connections]
         unfit = taken.become(words, fds)
         if not unfit:
             return True
@@ -232,6 +237,8 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
     finally:
         if taken is not None:
             taken.close()
+        for fd in traced:
+            os.close(fd)
     if taken is not None:
         taken.end()
         place.remove_machine()
@@ -264,6 +271,8 @@ def take_over(request: Json, fds: list[int], sandbox: Sandbox, group: str, folde
     :raises VmmError: the machine is not fit for that pod, of which nothing has been made
     """
     listener, lock, output, *others = fds
+    if request["traced"]:
+        timeline.begin(others.pop(0))
     arguments = Arguments(*request["arguments"])
     place = Place(str(request["group"]), str(request["folder"]), is_shared=bool(request["shared"]), lock=lock)
     spares.check_same(request["same"])
