@@ -121,6 +121,14 @@ def test_a_machine_in_a_process_of_its_own(boot: Boot, tmp_path: Path) -> None:
     with image.open("rb") as written:
         written.seek(63 << 20)
         assert written.read(4) == b"more"
+    os.truncate(image, 96 << 20)
+    machine.resize_disk(2)
+    guest.check("while test $(cat /sys/block/vdc/size) != 196608; do :; done")
+    guest.check("printf last | dd of=/dev/vdc bs=1M seek=95 conv=notrunc,fsync")
+    assert image.read_bytes()[95 << 20 :].startswith(b"last")
+    os.truncate(image, 64 << 20)
+    machine.resize_disk(2)
+    guest.check("while test $(cat /sys/block/vdc/size) != 131072; do :; done")
     assert not machine.unplug(late, timeout=0.5)
     assert guest.check("tail -c 1048576 /dev/vdc | head -c 4") == "more"
     guest.check("echo 1 >$(readlink -f /sys/block/vdc | sed 's,/virtio[0-9].*,,')/remove; test ! -e /dev/vdc")

@@ -640,9 +640,18 @@ def test_disks_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) -
                 before = {pid: len(links_of(pid)) for pid in pids}
         # That of an answer is closed when it is read
         assert soon_none(lambda: [str(pid) for pid in pids if len(links_of(pid)) > before[pid]]) == []
-        for words in ("add", "below/b,,b.img,serial=b"), ("remove", "below/b,b.img"):
-            tool = [sys.executable, str(PYVMM), "disk", words[0], control, words[1]]
-            assert subprocess.run(tool, cwd=disks, timeout=60).returncode == 0
+        tool = [sys.executable, str(PYVMM), "disk"]
+        added = disks / "below" / "b,b.img"
+        for size, word, file in (
+            (1 << 20, "add", "below/b,,b.img,serial=b"), ((1 << 20) + 5, "resize", "below/b,b.img"),
+            (3 << 20, "resize", "below/b,b.img"), (3 << 20, "remove", "below/b,b.img"),
+        ):  # fmt: skip
+            os.truncate(added, size)
+            done = subprocess.run([*tool, word, control, file], cwd=disks, capture_output=True, text=True, timeout=60)
+            what = "not a multiple of 512" if size % 512 else ""
+            assert done.returncode == (2 if what else 0) and what in done.stderr, "it has looked at the file"
+        with pytest.raises(ConfigError, match="does not have it"):
+            ask(control, "resize-disk", path=f"{disks}/a.img")
         if jail == "on":
             assert not [link for link in links_of(command.process.pid).values() if str(disks) in link]
         ask(control, "stop")

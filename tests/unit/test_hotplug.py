@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ def port(number: int, action: bytes) -> bytes:
 
 OBEDIENT = tiny.forever(port(layout.PCI_HOTPLUG + LEAVE, b"\xed") + port(layout.PCI_HOTPLUG + GONE, b"\xef"))
 """Lets every device go at once."""
+
+
+MAY_RAISE = bool(int(re.findall(r"CapEff:\t(\w+)", Path("/proc/self/status").read_text())[0], 16) >> 24 & 1)
+"""This process has CAP_SYS_RESOURCE."""
 
 
 def config(kernel: str, transport: str = "pci") -> MachineConfig:
@@ -220,6 +225,51 @@ def test_a_jailed_machine_gets_disks_and_leaves_nothing_behind(
                 machine.unplug(attached)
         assert descriptors() <= before and soon_has(machine, there)
         assert machine.state == "running"
+
+
+@needs_kvm
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_a_jailed_machine_may_write_a_disk_as_large_as_it_is_now(
+    tmp_path: Path, disk: DiskConfig, transport: str
+) -> None:
+    """The jail's limit on the size of files, where there is one, grows with the image, and with nothing else."""
+    record = replace(config(tiny.make(tmp_path, OBEDIENT), transport), isolation="process", disks=(disk,))
+    null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+    os.dup2(null, 2)  # there is no limit where this is a file
+    try:
+        made: Any = Machine(record)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+    with made as machine:
+        machine.start()
+
+        def most() -> int | None:
+            limits = Path(f"/proc/{machine.pid}/limits").read_text()
+            (line,) = [line.split() for line in limits.splitlines() if line.startswith("Max file size")]
+            assert line[3] == line[4]
+            return None if line[3] == "unlimited" else int(line[3])
+
+        before = most()
+        assert (before is None) == (transport == "pci")
+        for size, wrong in ((2 * MIB + 7, "not a multiple of 512"), (0, "it is empty")):
+            os.truncate(disk.path, size)
+            with pytest.raises(ConfigError, match=wrong):
+                machine.resize_disk(0)
+        assert most() == before
+        os.truncate(disk.path, 100 * MIB)
+        if before is not None and not MAY_RAISE:
+            with pytest.raises(HostError, match="may not write a file of that size") as caught:
+                machine.resize_disk(0)
+            assert "CAP_SYS_RESOURCE" in caught.value.hint and most() == before
+            return
+        machine.resize_disk(0)
+        assert most() == (None if before is None else 100 * MIB)
+        with pytest.raises(ConfigError, match="disk 1: the machine has 1 disks"):
+            machine.resize_disk(1)
+        machine.snapshot(str(tmp_path / "saved"))
+    assert [path.stat().st_size for path in (tmp_path / "saved").glob("disk*")] == [100 * MIB]
 
 
 @needs_kvm

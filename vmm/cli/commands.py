@@ -8,7 +8,7 @@ COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
     "snapshot": "save a running machine",
     "restore": "start a machine where a snapshot was taken",
-    "disk": "add disks to a running machine, and remove them",
+    "disk": "add disks to a running machine, remove and resize them",
     "fork": "make running copies of a machine",
     "resize": "ask a running machine to have more or less memory",
     "snapshots": "look at saved machines, verify or merge them",

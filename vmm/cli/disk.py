@@ -1,4 +1,4 @@
-"""``pyvmm disk``: disks that come and go while a machine runs."""
+"""``pyvmm disk``: disks that come, go and grow while a machine runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import argparse
 
 PROG = "pyvmm disk"
-DESCRIPTION = "Add a disk to a running machine, or remove one that was added."
+DESCRIPTION = "Add a disk to a running machine, remove one that was added, or tell the guest that one has another size."
 EPILOG = """\
 VM is the control socket of the machine, which is on PCI and was told where its disks may come from.  FILE is a disk
 image or a block device below that directory, without links in its path, and may have the options of --disk but cow and
-overlay.  remove asks the guest to let the disk go, and waits for it.
+overlay.  remove asks the guest to let the disk go, and waits for it.  resize is for a file that was made larger, or
+smaller, on the host; it may also be a disk that the machine was started with.
 
 exit status:
   0  it is done
@@ -27,6 +28,7 @@ exit status:
 example:
   pyvmm boot --kernel vmlinuz --rootfs debian.img --transport pci --control /tmp/vm.sock --disks-from /srv/disks
   pyvmm disk add /tmp/vm.sock /srv/disks/data.img,serial=data
+  truncate -s 2G /srv/disks/data.img && pyvmm disk resize /tmp/vm.sock /srv/disks/data.img
   pyvmm disk remove /tmp/vm.sock /srv/disks/data.img
 """
 
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     made.add_argument("--timeout", metavar="SECONDS", default="30", help="remove: wait so long (default: 30)")
     made.add_argument("--force", action="store_true", help="remove: take it away then, whatever the guest does with it")
-    made.add_argument("what", choices=("add", "remove"), help="what to do")
+    made.add_argument("what", choices=("add", "remove", "resize"), help="what to do")
     add_vm(made)
     made.add_argument("disk", metavar="FILE", help="the image or block device").complete = "file"  # type: ignore[attr-defined]
     return made
@@ -55,6 +57,9 @@ def main(argv: list[str]) -> int:
         ask(values.vm, "add-disk", disk=path + comma + options.replace("\0", ",,"))
         return 0
     place = os.path.abspath(values.disk)
+    if values.what == "resize":
+        ask(values.vm, "resize-disk", path=place)
+        return 0
     seconds = int(values.timeout)
     if not ask(values.vm, "remove-disk", path=place, seconds=seconds, force=values.force)["removed"]:
         raise HostError(

@@ -221,13 +221,17 @@ class Requests:
             self._numbers += 1
             self._plugged[self._numbers] = attached
             return {"number": self._numbers}
-        if request["command"] not in ("unplug", "wait-gone"):
+        if request["command"] not in ("unplug", "wait-gone", "resize-plugged"):
             return None
         found = self._plugged.get(request["number"])
         if request["command"] == "wait-gone":
             return {"gone": found is None or found.wait_gone(request["timeout"])}
         if found is None:
             raise ConfigError("the disk is not attached to this machine", code="not-attached")
+        if request["command"] == "resize-plugged":
+            disk: Any = found.device
+            disk.resize()
+            return {"resized": True}
         return {"gone": machine.unplug(found, request["timeout"], force=request["force"])}
 
     def close(self) -> None:
@@ -320,6 +324,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.press_power_button()
     elif command == "resize-memory":
         machine.resize_memory(request["size"])
+    elif command == "resize-disk":
+        machine.resize_disk(request["index"])
     elif command == "set-mac":
         machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
     elif command == "phases":

@@ -206,6 +206,34 @@ class ControlServer:
             self._disks.pop(path, None)
         return bool(gone)
 
+    def resize_disk(self, path: str) -> None:
+        """Tell the guest how large a disk is now.
+
+        :raises ConfigError: the machine does not have it; or as :meth:`Machine.resize_disk`
+        """
+        from os.path import abspath
+
+        from vmm.machine.jailed import Jailed
+
+        machine: Any = self.machine
+        attached, is_jailed = self._disks.get(path), isinstance(machine, Jailed)
+        if attached is not None:
+            if is_jailed:
+                machine.resize_plugged(attached)
+            else:
+                attached.device.resize()
+            return
+        paths = [abspath(disk.path) for disk in machine.config.disk_configs()]
+        if path not in paths:
+            raise ConfigError(f"disk {path}: the machine does not have it", code="disk-none")
+        if is_jailed and self._below is None:
+            raise ConfigError(
+                f"disk {path}: in its jail the machine writes no file beyond the size that it had at the start",
+                code="disk-size",
+                hint="start it on PCI and with --disks-from DIR, or with --jail=off",
+            )
+        machine.resize_disk(paths.index(path))
+
     def fork(self, n: int) -> list[dict[str, str]]:
         """Fork the machine into *n* children, each with a control socket.  They end at :meth:`close` at the latest.
 
@@ -415,6 +443,12 @@ def _remove_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> dic
     return {"removed": server.remove_disk(path, seconds, force=force)}
 
 
+def _resize_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
+    path = arguments.take("path", str)
+    arguments.end()
+    server.resize_disk(path)
+
+
 def _fork(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
     n = arguments.take("n", int, 1)
     arguments.end()
@@ -431,6 +465,7 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "snapshot": _snapshot,
     "add-disk": _add_disk,
     "remove-disk": _remove_disk,
+    "resize-disk": _resize_disk,
     "fork": _fork,
 }
 """The commands; docs/control.md describes their arguments and answers."""

@@ -150,6 +150,14 @@ class Jailed:
         plugged.is_gone = answer.get("gone") is True
         return plugged.is_gone
 
+    def resize_disk(self, index: int) -> None:
+        """As :meth:`Machine.resize_disk`."""
+        self.ask("resize-disk", index=index)
+
+    def resize_plugged(self, plugged: Plugged) -> None:
+        """The same, of one that was plugged in."""
+        self.ask("resize-plugged", number=plugged.number)
+
     def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
         """
         :raises ConfigError: always
