@@ -39,7 +39,6 @@ ELSEWHERE = {
     "native/base/seccomp.c": "filters, which sanitizers do not go with",
     "native/calls/calls.c": "filters",
     "native/dataplane/thread.c": "the starter of threads, in the jail",
-    "native/ram/fill.c": "a clone's memory",
     "native/ram/ram.c": "snapshots, which no guest reaches",
 }
 """What the tests in Python reach, not those in C."""

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The console and the persistent memory with their workers' threads: a guest in C, readers, typists, files that shrink. The
- * UART with readers of all kinds.
+ * UART with readers of all kinds. A clone's memory, with those who map it.
  */
 #include "guest.h"
 
@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -555,13 +556,278 @@ static void pages_in_runs(void)
 	close(irq.fd);
 }
 
+/* ---- a clone's memory ---- */
+
+enum { RAM_PIECE = 2 << 20, RAM_SIZE = 5 * RAM_PIECE, AROUND = 16, MANY_PIECES = 40 };
+
+struct clone {
+	int template, diff, memfd;
+	uint64_t size;
+	uint8_t *ram, *bits;
+	struct fill *fill;
+};
+
+static int sparse_file(uint64_t size)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	return fd;
+}
+
+static void put_page(int fd, uint64_t page, uint8_t value)
+{
+	uint8_t bytes[PAGE];
+
+	memset(bytes, value, sizeof(bytes));
+	CHECK(file_write(fd, bytes, PAGE, page * PAGE) == 0);
+}
+
+static uint8_t *map_ram(int fd, uint64_t size)
+{
+	/* A huge page has to begin where one of the file does. */
+	uint8_t *room = mmap(NULL, size + RAM_PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *at = (uint8_t *)(((uintptr_t)room + RAM_PIECE - 1) & ~(uintptr_t)(RAM_PIECE - 1));
+
+	CHECK(room != MAP_FAILED);
+	munmap(room, (size_t)(at - room));
+	munmap(at + size, (size_t)(room + RAM_PIECE - at));
+	CHECK(mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at);
+	return at;
+}
+
+/* False: this host lets nobody have such memory. */
+static bool clone_open(struct clone *c, uint64_t size)
+{
+	int err;
+
+	*c = (struct clone){ .size = size, .template = sparse_file(size), .diff = sparse_file(size), .memfd = sparse_file(size) };
+	c->bits = calloc(1, size / PAGE / 8);
+	CHECK(c->bits);
+	c->ram = map_ram(c->memfd, size);
+	c->fill = fill_new(c->ram, size, c->memfd, AROUND, &err);
+	CHECK(c->fill || err == -EPERM || err == -ENOSYS || err == -EOPNOTSUPP);
+	return c->fill;
+}
+
+static void clone_close(struct clone *c)
+{
+	if (c->fill)
+		fill_free(c->fill);
+	munmap(c->ram, c->size);
+	close(c->template);
+	close(c->diff);
+	close(c->memfd);
+	free(c->bits);
+}
+
+static uint8_t ram_at(const uint8_t *ram, uint64_t page)
+{
+	return __atomic_load_n(ram + page * PAGE + PAGE - 1, __ATOMIC_RELAXED);
+}
+
+static bool bit_of(const uint8_t *bits, uint64_t page)
+{
+	return has_page(bits, page * PAGE);
+}
+
+/* Pages 0 to 39 of a template, of which a diff has others for 3 and 4; the last page; and one in between. */
+static void clone_layers(struct clone *c)
+{
+	for (uint8_t page = 0; page < 40; page++)
+		put_page(c->template, page, page + 1);
+	put_page(c->template, 700, 70);
+	put_page(c->template, c->size / PAGE - 1, 99);
+	put_page(c->diff, 3, 103);
+	/* Page 4 is zero in it. */
+	c->bits[0] = 0x18;
+	CHECK_EQ(fill_layer(c->fill, c->template, NULL), 0);
+	CHECK_EQ(fill_data(c->fill, c->template, 0, c->size), 0);
+	CHECK_EQ(fill_layer(c->fill, c->diff, c->bits), 0);
+	memset(c->bits, 0, c->size / PAGE / 8);
+}
+
+static void clones_have_their_template_s_memory(void)
+{
+	struct fill_extent extent = { 0, 0 };
+	struct fill_stats stats;
+	struct clone c;
+	bool own;
+
+	if (!clone_open(&c, RAM_SIZE)) {
+		clone_close(&c);
+		return;
+	}
+	clone_layers(&c);
+	CHECK_EQ(fill_start(c.fill), 0);
+	CHECK_EQ(fill_go_on(c.fill), 0); /* it runs already */
+	CHECK(ram_at(c.ram, 2) == 3 && ram_at(c.ram, 3) == 103 && ram_at(c.ram, 4) == 0 && ram_at(c.ram, 5) == 6);
+	fill_done(c.fill, c.bits);
+	CHECK(bit_of(c.bits, 0) && bit_of(c.bits, AROUND - 1) && !bit_of(c.bits, AROUND));
+	/* What was discarded is zero, and does not come again. */
+	fill_forget(c.fill, c.ram + 20 * PAGE, 2 * PAGE);
+	CHECK(ram_at(c.ram, 20) == 0 && ram_at(c.ram, 22) == 23);
+	CHECK(madvise(c.ram + 22 * PAGE, PAGE, MADV_REMOVE) == 0);
+	CHECK(ram_at(c.ram, 22) == 0);
+	/* What is written there is the clone's own; the template is as it was. */
+	memset(c.ram + 700 * PAGE, 7, PAGE);
+	c.ram[3 * RAM_PIECE + PAGE] = 8; /* where the template has nothing, the kernel fills it */
+	fill_own(c.fill, c.bits);
+	CHECK(bit_of(c.bits, 700) && bit_of(c.bits, 3 * RAM_PIECE / PAGE + 1) && !bit_of(c.bits, 39));
+	fill_hold(c.fill);
+	CHECK(fill_look(c.fill, &extent, 39 * PAGE, &own)[0] == 40 && !own);
+	CHECK(fill_look(c.fill, &extent, 700 * PAGE, &own)[0] == 7 && own);
+	CHECK(fill_look(c.fill, &extent, 3 * RAM_PIECE + PAGE, &own)[0] == 8 && own);
+	CHECK(fill_look(c.fill, &extent, 3 * RAM_PIECE + 9 * PAGE, &own)[0] == 0 && !own);
+	CHECK(fill_look(c.fill, &extent, 4 * RAM_PIECE, &own)[0] == 0 && !own);
+	fill_release(c.fill);
+	CHECK(fill_differs(c.fill, c.ram + 700 * PAGE, 700 * PAGE) && !fill_differs(c.fill, c.ram + 5 * PAGE, 5 * PAGE));
+	CHECK(!fill_differs(c.fill, c.ram + 4 * RAM_PIECE, 4 * RAM_PIECE));
+	/* The rest: what is there, or was discarded, is not written again; nor what somebody else has put there. */
+	put_page(c.memfd, 36, 55);
+	CHECK_EQ(fill_range(c.fill, 0, RAM_SIZE), 9 * PAGE);
+	CHECK_EQ(fill_range(c.fill, 0, RAM_SIZE), 0);
+	CHECK(ram_at(c.ram, 35) == 36 && ram_at(c.ram, 36) == 55 && ram_at(c.ram, 37) == 38 && ram_at(c.ram, 39) == 40);
+	CHECK(ram_at(c.ram, RAM_SIZE / PAGE - 1) == 99 && ram_at(c.ram, 700) == 7 && ram_at(c.ram, 21) == 0);
+	fill_get_stats(c.fill, &stats);
+	CHECK(stats.faults >= 4 && stats.filled == (uint64_t)(40 + 2 - 2) * PAGE);
+	fill_rest(c.fill);
+	fill_rest(c.fill);
+	CHECK_EQ(fill_go_on(c.fill), 0);
+	/* Afterwards the kernel fills what is missing, with zeros. */
+	fill_stop(c.fill);
+	CHECK(madvise(c.ram, RAM_SIZE, MADV_REMOVE) == 0);
+	CHECK(ram_at(c.ram, 5) == 0);
+	clone_close(&c);
+}
+
+static void memory_is_there_ahead(void)
+{
+	struct clone c;
+
+	/* A huge page where most is asked for, if the host makes such; single pages elsewhere; and no room on the host. */
+	for (int how = 0; how < 3; how++) {
+		if (!clone_open(&c, RAM_SIZE)) {
+			clone_close(&c);
+			return;
+		}
+		clone_layers(&c);
+		memset(c.bits, 0xff, RAM_PIECE / PAGE / 8 - 1);
+		c.bits[700 / 8] = 1 << 700 % 8;
+		if (how == 2) {
+			struct rlimit limit, none;
+
+			signal(SIGXFSZ, SIG_IGN);
+			CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+			none = (struct rlimit){ 6 * PAGE, limit.rlim_max };
+			CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
+			CHECK_EQ(fill_ahead(c.fill, c.bits, false), 0); /* what was written is taken back, and comes later */
+			CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+		} else {
+			CHECK_EQ(fill_ahead(c.fill, c.bits, how == 0), 0);
+		}
+		fill_done(c.fill, c.bits);
+		CHECK(bit_of(c.bits, 9) == (how != 2) && bit_of(c.bits, 700) == (how != 2));
+		CHECK_EQ(fill_start(c.fill), 0);
+		for (uint8_t page = 0; page < 40; page++)
+			CHECK_EQ(ram_at(c.ram, page), page == 3 ? 103 : page == 4 ? 0 : page + 1);
+		CHECK(ram_at(c.ram, 700) == 70 && ram_at(c.ram, 300) == 0 && ram_at(c.ram, RAM_SIZE / PAGE - 1) == 99);
+		clone_close(&c);
+	}
+}
+
+/* The template may be in so many places that each has no userfaultfd of its own. */
+static void memory_in_many_places(void)
+{
+	struct clone c;
+
+	if (clone_open(&c, 2ull * MANY_PIECES * RAM_PIECE)) {
+		for (uint8_t i = 0; i < MANY_PIECES; i++)
+			put_page(c.template, 2ull * i * RAM_PIECE / PAGE, i + 1);
+		CHECK_EQ(fill_layer(c.fill, c.template, NULL), 0);
+		CHECK_EQ(fill_data(c.fill, c.template, 0, c.size), 0);
+		CHECK_EQ(fill_start(c.fill), 0);
+		for (uint8_t i = 0; i < MANY_PIECES; i++)
+			CHECK(ram_at(c.ram, 2ull * i * RAM_PIECE / PAGE) == i + 1 && ram_at(c.ram, (2ull * i + 1) * RAM_PIECE / PAGE) == 0);
+	}
+	clone_close(&c);
+}
+
+/* As another process that maps RAM: it has its own mapping, and a userfaultfd of its own. */
+static void memory_that_others_map(void)
+{
+	int uffd[80], device, client, made = 0;
+	struct clone c;
+	uint8_t *theirs;
+
+	if (!clone_open(&c, RAM_SIZE)) {
+		clone_close(&c);
+		return;
+	}
+	clone_layers(&c);
+	CHECK_EQ(fill_start(c.fill), 0);
+	theirs = map_ram(c.memfd, RAM_SIZE);
+	CHECK_EQ(fill_client(c.fill, c.memfd), -ENOTTY);
+	for (int wrong = 0; wrong < 3; wrong++) {
+		const int number = (const int[]){ -1, 64, 63 }[wrong];
+
+		CHECK_EQ(fill_client_maps(c.fill, number, (uintptr_t)theirs), -EINVAL);
+		fill_client_drop(c.fill, number);
+	}
+	device = fill_device();
+	for (client = 0; client >= 0; made++) {
+		CHECK(made < 80);
+		uffd[made] = fill_uffd(device);
+		CHECK(uffd[made] >= 0);
+		client = fill_client(c.fill, uffd[made]);
+		CHECK(client == (made < 64 ? made : -ENOSPC));
+	}
+	CHECK_EQ(fill_client_maps(c.fill, 5, (uintptr_t)theirs + 1), -EINVAL);
+	CHECK_EQ(fill_client_maps(c.fill, 5, ~(uint64_t)(PAGE - 1)), -EINVAL);
+	CHECK_EQ(fill_client_maps(c.fill, 5, (uintptr_t)theirs), 0);
+	CHECK(ram_at(theirs, 8) == 9 && ram_at(theirs, 3) == 103 && ram_at(c.ram, 8) == 9 && ram_at(c.ram, 39) == 40);
+	CHECK(ram_at(theirs, 39) == 40 && ram_at(theirs, RAM_PIECE / PAGE + 5) == 0);
+	fill_client_drop(c.fill, 6);
+	fill_client_drop(c.fill, 6);
+	fill_stop(c.fill);
+	CHECK_EQ(ram_at(theirs, 700), 0); /* nobody answers any more, and nobody is asked */
+	clone_close(&c);
+	munmap(theirs, RAM_SIZE);
+	while (made--)
+		close(uffd[made]);
+	if (device >= 0)
+		close(device);
+}
+
+/* A page that cannot be had ends the process: its guest would go on with another one. */
+static void memory_that_a_template_has_lost(void)
+{
+	struct clone c;
+	int status = 0;
+	pid_t child = fork();
+
+	CHECK(child >= 0);
+	if (child == 0) {
+		if (!clone_open(&c, RAM_SIZE))
+			_exit(1);
+		clone_layers(&c);
+		CHECK_EQ(fill_start(c.fill), 0);
+		CHECK(dup2(open("/dev/null", O_WRONLY), 2) == 2 && ftruncate(c.template, 0) == 0);
+		_exit(ram_at(c.ram, 30) ? 3 : 4);
+	}
+	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+	CHECK_EQ(WEXITSTATUS(status), 1);
+}
+
 #define T(name) { #name, name }
 static const struct test tests[] = {
 	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes),
 	T(random_bytes_of_all_sources), T(random_bytes_at_a_limit),
 	T(lines_of_a_call_may_lie_apart), T(uart_output_has_readers_of_all_kinds),
 	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),
-	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs), { NULL, NULL },
+	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs),
+	T(clones_have_their_template_s_memory), T(memory_is_there_ahead), T(memory_in_many_places),
+	T(memory_that_others_map), T(memory_that_a_template_has_lost), { NULL, NULL },
 };
 
 int main(int argc, char **argv)
