@@ -5,16 +5,18 @@ from __future__ import annotations
 from vmm import restrict_process, seal_process
 
 SEALED = (
-    # files of bundles, volumes and the state; an overlay's, which its mounter's capabilities serve
-    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setfcap"),
-    # mounts, control groups, and the namespaces of faces
-    *("sys_admin", "sys_ptrace", "sys_resource", "kill"),
-    # a network that comes late; connections to localhost of the container's
+    # files of bundles, volumes and disks in folders of others
+    "dac_override",
+    # mounts, a network that comes late, and the namespaces and signals of faces that have other users
+    *("sys_admin", "sys_ptrace", "kill"),
+    # interfaces of that network; connections to localhost of the container's: a raw socket, a program that is loaded
     *("net_admin", "net_raw", "bpf"),
 )
 """What the threads of a monitor or shim have that are made once its machine is there."""
 KEPT = (
     *SEALED,
+    # an overlay that is mounted: what its mounter may do is done to files below it later
+    *("chown", "dac_read_search", "fowner", "fsetid", "setfcap", "sys_resource"),
     # for the servers of shares and networks: their users, their roots, the ports of a rootless network
     *("setgid", "setuid", "setpcap", "sys_chroot", "net_bind_service"),
 )
