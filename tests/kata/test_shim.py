@@ -372,6 +372,7 @@ class Caller:
             "root": {"path": "rootfs"},
             "process": {"args": ["sleep"], "cwd": "/"},
             "linux": {"namespaces": [{"type": "network"}], **linux},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
             "annotations": annotations,
         }
         (path / "config.json").write_text(json.dumps(spec))

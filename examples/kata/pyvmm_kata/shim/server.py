@@ -250,7 +250,7 @@ def _paths(bundle: Bundle, rootfs: Sequence[Message]) -> Iterator[str]:
     """Those of the host that the first container of a pod names."""
     yield bundle.path
     for mount in bundle.spec.get("mounts") or ():
-        yield mount.get("source") or ""
+        yield os.path.join(bundle.path, mount.get("source") or "")  # "proc" is no file
     for entry in (bundle.spec.get("linux") or {}).get("namespaces") or ():
         yield entry.get("path") or ""
     for one in rootfs:
