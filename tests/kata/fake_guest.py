@@ -35,7 +35,14 @@ HERE = Path(__file__).resolve()
 SHIM, POOL = (
     f"""#!{sys.executable}
 import sys
+if sys.flags.no_site:
+    import site
+    site.main()
 sys.path[:0] = {[str(HERE.parents[2]), str(HERE.parents[2] / "examples" / "kata")]!r}
+if "pyvmm_warm" in sys._xoptions:
+    from pyvmm_kata.entry import SHIM
+    from vmm import warm_start
+    warm_start(SHIM)
 import pyvmm_kata.sandbox.vm
 from pyvmm_kata.sandbox import spares
 from tests.kata.fake_guest import FakeGuest
@@ -136,7 +143,7 @@ class FakeGuest:
 
     # -- the Vm ------------------------------------------------------------------------------------------------------
 
-    template = ""
+    template = why = ""
     wanted: Any = None
 
     def connect(self, timeout: float) -> socket.socket:

@@ -13,10 +13,10 @@ if __name__ == "__main__":
     root = Path(__file__).parents[2]
     sys.path[:0] = [str(root), str(root / "examples" / "kata")]
     if "pyvmm_warm" in sys._xoptions:
-        from pyvmm_kata.oci.entry import WARM
+        from pyvmm_kata.entry import MONITOR
         from vmm import warm_start
 
-        warm_start(WARM)
+        warm_start(MONITOR)
     from pyvmm_kata.oci.main import main
     from pyvmm_kata.sandbox import sandbox
     from tests.kata.fake_agent import boot_fake

@@ -26,6 +26,7 @@ from pyvmm_kata.shim.boot import pod_resources
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
 from pyvmm_kata.state import is_alive
+from tests.installed import wait_for_image
 from tests.kata.containerd import Collector, need
 from tests.kata.containerd_checks import parent_of
 from tests.kata.fake_guest import PATIENCE, PID, Pods, Shim, refused, write_shim
@@ -371,8 +372,8 @@ class Caller:
             "ociVersion": "1.1.0",
             "root": {"path": "rootfs"},
             "process": {"args": ["sleep"], "cwd": "/"},
-            "linux": {"namespaces": [{"type": "network"}], **linux},
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {"namespaces": [{"type": "network"}], **linux},
             "annotations": annotations,
         }
         (path / "config.json").write_text(json.dumps(spec))
@@ -468,6 +469,7 @@ def test_containers_of_a_pod_have_one_shim(caller: Caller) -> None:
     assert addresses[0] == addresses[1] != addresses[2]
 
 
+WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
 SMALL = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-shim-client"
 
 
@@ -475,6 +477,7 @@ def small(caller: Caller, task_id: str, *flags: str, version: str = "2") -> tupl
     """What the small program does alone, and prints: whatever it cannot do fails with 1."""
     command = [
         str(SMALL),
+        "",
         "/bin/false",
         "",
         "--",
@@ -536,6 +539,24 @@ def test_the_small_program_leaves_unusual_bundles_to_the_whole(caller: Caller) -
         assert small(caller, "c2") == (1, ""), text
     path.unlink()
     assert small(caller, "c2") == (1, "")
+
+
+def test_a_shim_from_an_image(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and the shim, which is its child, go on from the memory of another process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caller.folder / "cache"))
+    (caller.folder / "cache").mkdir()
+    os.utime(caller.folder / "containerd-shim-fake-v2", (1, 1))  # of what has just changed no image is made
+    programs = []
+    for task_id in ("c1", "c2"):
+        caller.bundle(task_id)
+        client = connect(caller.start(task_id, wrap=(str(WARM), sys.executable)))
+        wait_for_image(caller.folder / "cache" / "pyvmm")
+        task(client, "Create", "CreateTaskRequest", id=task_id, bundle=str(caller.folder / task_id))
+        task(client, "Start", "StartRequest", id=task_id)
+        programs.append(os.readlink(f"/proc/{caller.pid(caller.places[-1])}/exe"))
+        task(client, "Kill", "KillRequest", id=task_id, signal=9)
+        assert task(client, "Wait", "WaitRequest", id=task_id).exit_status == 137
+    assert programs == [os.path.realpath(sys.executable), str(WARM)]
 
 
 def test_shutdown_leaves_nothing(caller: Caller) -> None:
@@ -700,7 +721,17 @@ def test_the_small_program_has_a_shim_made_by_the_pool(caller: Caller) -> None:
 
     def small_in(task_id: str) -> tuple[int, str]:
         words = f"-namespace test -address {caller.address} -id {task_id} start".split()
-        inside = ["sh", "-c", f'cd {caller.folder / task_id} && exec "$@"', "sh", str(SMALL), "/bin/false", "", "--"]
+        inside = [
+            "sh",
+            "-c",
+            f'cd {caller.folder / task_id} && exec "$@"',
+            "sh",
+            str(SMALL),
+            "",
+            "/bin/false",
+            "",
+            "--",
+        ]
         command = ["nsenter", "-t", str(pods.process.pid), "-m", *inside, *words]
         done = subprocess.run(command, env=pods.environment, stdin=-3, capture_output=True, text=True, timeout=PATIENCE)
         assert done.stderr == ""

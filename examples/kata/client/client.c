@@ -250,22 +250,6 @@ static int by_monitor(const struct options *options)
 	return options->command == COMMAND_STATE ? state_print(options) : ask_monitor(options);
 }
 
-/* Start the whole program: WARM PYTHON SCRIPT LINE..., or PYTHON -IS SCRIPT LINE... */
-static int whole_run(char *argv[], bool warm)
-{
-	argv[4] = argv[3];
-	if (warm) {
-		argv[3] = argv[2];
-		argv[2] = argv[1];
-		execv(argv[2], argv + 2);
-		argv[2] = argv[3]; /* it is not there */
-	}
-	argv[3] = "-IS";
-	execvp(argv[2], argv + 2);
-	fprintf(stderr, "%s: %s\n", argv[2], strerror(errno));
-	return FAILED;
-}
-
 /* Nobody else removes what is left of a container that was run. */
 static void leave_nothing(char *argv[], const struct options *options)
 {

@@ -68,6 +68,14 @@ int channel_read(struct channel *channel);
  */
 int signals_take(bool children, sigset_t *before);
 
+/* -- the program in Python (pool.c) ----------------------------------------------------------------------------------- */
+
+/*
+ * Start it: argv is NAME WARM PYTHON SCRIPT -- LINE..., and becomes `WARM PYTHON SCRIPT LINE...` if `warm`, which starts from
+ * an image, else, or where there is no WARM, `PYTHON -IS SCRIPT LINE...`. Returns the status for that neither is there.
+ */
+int whole_run(char *argv[], bool warm);
+
 /* -- containers in machines of a pool, which a process of the pool makes for us (pool.c) ------------------------------ */
 
 /*

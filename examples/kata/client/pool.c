@@ -29,6 +29,23 @@
 
 extern char **environ;
 
+/* -- the whole program -- */
+
+int whole_run(char *argv[], bool warm)
+{
+	argv[4] = argv[3];
+	if (warm) {
+		argv[3] = argv[2];
+		argv[2] = argv[1];
+		execv(argv[2], argv + 2);
+		argv[2] = argv[3]; /* it is not there */
+	}
+	argv[3] = "-IS";
+	execvp(argv[2], argv + 2);
+	fprintf(stderr, "%s: %s\n", argv[2], strerror(errno));
+	return CHANNEL_FAILED;
+}
+
 /* -- the channel -- */
 
 bool send_all(int fd, const char *data, size_t size)

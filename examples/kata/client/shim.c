@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-shim-client PYTHON SCRIPT -- COMMAND LINE: containerd's `start` of a container whose pod has a shim already, which
- * is all but the first of each pod: looks where it is and says so. For the first one a process of the pool is the shim, if
- * there is a pool (pool.c). For all else, and whatever is unusual, the whole of containerd-shim-pyvmm-v2, which is SCRIPT and
- * is started by PYTHON -IS.
+ * pyvmm-shim-client WARM PYTHON SCRIPT -- COMMAND LINE: containerd's `start` of a container whose pod has a shim already,
+ * which is all but the first of each pod: looks where it is and says so. For the first one a process of the pool is the shim,
+ * if there is a pool (pool.c). For all else, and whatever is unusual, the whole of containerd-shim-pyvmm-v2, which is SCRIPT:
+ * a shim is started by WARM from an image, all else by PYTHON -IS.
  *
  * What it finds is what pyvmm_kata.shim.bootstrap finds: see there.
  */
@@ -23,7 +23,7 @@
 
 #define ROOT "/run/pyvmm/shim"
 #define FAILED 255
-#define COMMAND_LINE 4 /* where that is in argv */
+#define COMMAND_LINE 5 /* where that is in argv */
 #define CONFIG_MAX (16 << 20)
 #define DEPTH_MAX 100
 #define DIGEST 16
@@ -376,21 +376,18 @@ static bool start(const struct arguments *arguments)
 int main(int argc, char *argv[])
 {
 	struct arguments arguments;
+	bool starts;
 
 	if (argc < COMMAND_LINE || strcmp(argv[COMMAND_LINE - 1], "--")) {
-		fprintf(stderr, "usage: %s PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
+		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
-	if (arguments_parse(argv + COMMAND_LINE, &arguments)) {
+	starts = arguments_parse(argv + COMMAND_LINE, &arguments);
+	if (starts) {
 		if (start(&arguments))
 			return fflush(stdout) ? FAILED : 0;
 		if (shim_by_pool(argv + COMMAND_LINE))
 			return 0;
 	}
-	/* PYTHON -IS SCRIPT LINE... */
-	argv[3] = argv[2];
-	argv[2] = "-IS";
-	execvp(argv[1], argv + 1);
-	fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
-	return FAILED;
+	return whole_run(argv, starts);
 }

@@ -186,7 +186,6 @@ class Front:
                 self._channel.send({})
             return 0
         self._channel.close()
-        gc.enable()
         server.serve(arguments, place, listener)
         return 0
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
 from pyvmm_kata.config import settings
+from pyvmm_kata.entry import MONITOR, SHIM
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import front, spare
@@ -469,19 +470,9 @@ def _run(root: str, config: str, number: str, *, pods: bool) -> None:
         raise ConfigError('kata.toml: a pool needs template = "auto"', code="kata-config")
     if is_of_a_user():
         raise ConfigError("a pool is root's: containers of ordinary users have machines of their own", code="pool")
-    _warm(*(("pyvmm_kata.shim.server",) if pods else ()))
+    for module in {*MONITOR, *(SHIM if pods else ())}:
+        __import__(module)  # once for all spares
     Pool(root, chosen, chosen.pool, pods=pods).run()
-
-
-def _warm(*names: str) -> None:
-    """Import what a monitor does, and more, once for all spares."""
-    from importlib import import_module
-
-    from pyvmm_kata.oci.entry import WARM
-
-    for name in (*WARM, *names, "pyroute2.iproute", "pyroute2.netlink.exceptions"):
-        with contextlib.suppress(ImportError):
-            import_module(name)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -79,6 +80,8 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
             resumed: Resumed | None,
         ) -> Sandbox:
             sandbox = start_sandbox(place, home, sealed, bundle, face, options, listener, resumed)
+            gc.freeze()
+            gc.enable()
             log.info(f"pod {place.group}: its machine {sandbox.origin}")
             return sandbox
 

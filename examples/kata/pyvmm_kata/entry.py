@@ -1,19 +1,14 @@
-"""The entry point of the program ``pyvmm-oci``."""
+"""How the programs ``pyvmm-oci`` and ``containerd-shim-pyvmm-v2`` begin and end: their scripts call :func:`begin`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-WARM = (
+MACHINE = (
     "cbor2",
     "json",
     "pyvmm_kata.host.knocking",
-    "pyvmm_kata.oci.console",
-    "pyvmm_kata.oci.main",
-    "pyvmm_kata.oci.monitor",
-    "pyvmm_kata.oci.run",
-    "pyvmm_kata.oci.spare",
     "pyvmm_kata.sandbox.disks",
     "pyvmm_kata.sandbox.loopback",
     "pyvmm_kata.sandbox.vm",
@@ -45,18 +40,29 @@ WARM = (
     "vmm.virtio.rng.device",
     "vmm.virtio.vsock.device",
 )
-"""Modules that ``create``, ``run`` and their monitors import; each monitor has all of them in its memory."""
+"""Modules that whoever makes a machine imports; each process that holds one has all of them in its memory."""
+MONITOR = (
+    *MACHINE,
+    "pyvmm_kata.oci.console",
+    "pyvmm_kata.oci.main",
+    "pyvmm_kata.oci.monitor",
+    "pyvmm_kata.oci.run",
+    "pyvmm_kata.oci.spare",
+)
+"""What ``create``, ``run`` and their monitors import."""
+SHIM = (*MACHINE, "pyvmm_kata.shim.main", "pyvmm_kata.shim.server")
+"""What the shim of a pod imports."""
+PROGRAMS = {"pyvmm_kata.oci.main": MONITOR, "pyvmm_kata.shim.main": SHIM}
 
 
-def begin() -> int:
-    """Run ``pyvmm-oci``; returns the exit status."""
+def begin(program: str) -> int:
+    """Be the program whose function ``main`` is in that module; returns the exit status."""
     if "pyvmm_warm" in sys._xoptions:
         from vmm import warm_start
 
-        warm_start(WARM)
-    from pyvmm_kata.oci.main import main
-
-    status = main()
+        warm_start(PROGRAMS[program])
+    __import__(program)
+    status = int(sys.modules[program].main())
     _leave(status)
     return status
 
