@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cffi", "pycparser", "construct", "elftools", "cbor2", "pyroute2", "zstandard")
+PACKAGES = ("cffi", "pycparser", "construct", "elftools", "cbor2", "zstandard")
 """Python packages that pyvmm needs at run time, with the extension module of cffi."""
 
 UNUSED = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "lib2to3"}

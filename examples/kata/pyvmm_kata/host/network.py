@@ -17,10 +17,13 @@ import os
 import socket
 import struct
 import threading
+from errno import EEXIST, ENOENT
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pyvmm_kata import protobuf
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host import rtnetlink
+from pyvmm_kata.host.rtnetlink import Rtnetlink
 from vmm import NetConfig, Publish
 
 if TYPE_CHECKING:
@@ -36,10 +39,10 @@ _TUN = "/dev/net/tun"
 _TUNSETIFF, _TUNSETQUEUE = 0x4004_54CA, 0x4004_54D9
 _TAP, _NO_PI, _VNET_HDR, _MULTI_QUEUE, _DETACH_QUEUE = 0x2, 0x1000, 0x4000, 0x100, 0x400
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
-# linux/rtnetlink.h, linux/if_arp.h
-_TABLE_MAIN, _PROTO_KERNEL, _TYPE_UNICAST, _SCOPE_LINK, _ETHERNET = 254, 2, 1, 253, 1
-_PERMANENT, _ALL_PROTOCOLS, _INGRESS = 0x80, 0x0003, 0xFFFF0000
-_AF_INET6 = 10
+# linux/if_arp.h
+_ETHERNET = 1
+_LEAD, _ALL = 1, 2
+"""The order of filters of what arrives at a tap device."""
 
 USER_DNS = "169.254.1.1"
 """Where the resolver is that passt has for its guest."""
@@ -237,10 +240,9 @@ class Network:
             raise ConfigError(f"network namespace {namespace} has more than {most} interfaces", code="oci-network")
         target = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _rtnetlink() as route:
+            with Rtnetlink() as route:
                 for number in range(most):
-                    (index,) = route.link_lookup(ifname=f"{TAP_PREFIX}{number}")
-                    route.link("set", index=index, net_ns_fd=target)
+                    route.move(route.find(f"{TAP_PREFIX}{number}"), target)
         finally:
             os.close(target)
         self._namespace = namespace
@@ -249,7 +251,7 @@ class Network:
         if not has_interfaces():
             return False
         taps = [f"{TAP_PREFIX}{number}" for number in range(len(self.nets))]
-        with _rtnetlink() as route:
+        with Rtnetlink() as route:
             found = list(_interfaces(route, taps))
             if len(found) > len(taps):
                 names = ", ".join(interface.name for _, interface in found)
@@ -354,7 +356,7 @@ def in_namespace(path: str, work: Callable[[], Result]) -> Result:
 
 
 def has_interfaces() -> bool:
-    """Is there more than a loopback interface?  Without what takes longest here, the import of pyroute2."""
+    """Is there more than a loopback interface?"""
     return count_interfaces() > 0
 
 
@@ -364,24 +366,6 @@ def count_interfaces() -> int:
 
 
 # -- taking over -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _rtnetlink() -> Iterator[Any]:
-    """A socket for rtnetlink.
-
-    :raises HostError: pyroute2 is missing, or what is asked of the kernel fails
-    """
-    try:
-        from pyroute2.iproute import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
-    except ImportError as error:
-        raise HostError(f"networks need pyroute2: {error}", code="oci-network", hint="pip install pyroute2") from error
-    try:
-        with IPRoute() as route:
-            yield route
-    except NetlinkError as error:
-        raise HostError(f"network: {error}", code="oci-network", errno=error.code) from error
 
 
 def take_again(nets: Sequence[KeptNet]) -> Network:
@@ -418,7 +402,7 @@ def take_over(late: str = "", spares: int = 1) -> Network:
         return _spare(late, spares) if late and os.access(_TUN, os.R_OK | os.W_OK) else Network((), ())
     keepers: list[int] = []
     try:
-        with _rtnetlink() as route:
+        with Rtnetlink() as route:
             found = list(_interfaces(route))
             for number, (index, interface) in enumerate(found):
                 name = f"{TAP_PREFIX}{number}"
@@ -472,59 +456,50 @@ def _close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _interfaces(route: Any, own: Sequence[str] = ()) -> Any:
+def _interfaces(route: Rtnetlink, own: Sequence[str] = ()) -> Iterator[tuple[int, Interface]]:
     """(index, Interface) of each Ethernet interface that is up, but for the tap devices *own*."""
-    addresses, neighbors = list(route.get_addr()), list(route.get_neighbours())
-    routes = list(route.get_routes(table=_TABLE_MAIN))
-    for link in route.get_links():
-        name, mac = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_ADDRESS")
-        if name.startswith(TAP_PREFIX) and name not in own:
+    addresses, neighbors, routes = route.addresses(), route.neighbors(), route.routes()
+    for link in route.links():
+        if link.name.startswith(TAP_PREFIX) and link.name not in own:
             raise ConfigError(
-                f"the network namespace has a device {name}: another machine has taken it over",
+                f"the network namespace has a device {link.name}: another machine has taken it over",
                 code="oci-network",
                 hint="one machine for each pod: its containers share it, not the namespace",
             )
-        if link["ifi_type"] != _ETHERNET or not link["flags"] & 1 or not mac or name in own:
+        if link.type != _ETHERNET or not link.is_up or not link.mac or link.name in own:
             continue
-        index = link["index"]
+        index = link.device
         yield (
             index,
             Interface(
-                name,
-                mac,
-                link.get_attr("IFLA_MTU"),
+                link.name,
+                link.mac,
+                link.mtu,
                 tuple(
-                    Address(each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS"), each["prefixlen"])
+                    Address(each.text, each.prefix)
                     for each in addresses
-                    if each["index"] == index and each["scope"] != _SCOPE_LINK
+                    if each.device == index and each.scope != rtnetlink.SCOPE_LINK
                 ),
-                tuple(_route(each) for each in routes if _is_wanted(each, index)),
                 tuple(
-                    Neighbor(each.get_attr("NDA_DST"), each.get_attr("NDA_LLADDR"), each["state"])
-                    for each in neighbors
-                    if each["ifindex"] == index and each["state"] & _PERMANENT and each.get_attr("NDA_LLADDR")
+                    Route(
+                        each.dest,
+                        each.gateway,
+                        each.source,
+                        each.scope,
+                        int(each.family == socket.AF_INET6),
+                        each.metric,
+                    )
+                    for each in routes
+                    if each.device == index
                 ),
-                link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "tun",
+                tuple(
+                    Neighbor(each.address, each.mac, each.state)
+                    for each in neighbors
+                    if each.device == index and each.state & rtnetlink.PERMANENT and each.mac
+                ),
+                link.kind == "tun",
             ),
         )
-
-
-def _is_wanted(route: Any, index: int) -> bool:
-    """Not those that the kernel adds with an address: the guest's adds its own."""
-    ours = route.get_attr("RTA_OIF") == index and route["proto"] != _PROTO_KERNEL
-    return bool(ours and route["type"] == _TYPE_UNICAST)
-
-
-def _route(route: Any) -> Route:
-    dest = route.get_attr("RTA_DST")
-    return Route(
-        f"{dest}/{route['dst_len']}" if dest else "",
-        route.get_attr("RTA_GATEWAY") or "",
-        route.get_attr("RTA_PREFSRC") or "",
-        route["scope"],
-        int(route["family"] == _AF_INET6),
-        route.get_attr("RTA_PRIORITY") or 0,
-    )
 
 
 def _make_tap(name: str, beside: str) -> int:
@@ -546,44 +521,68 @@ def _make_tap(name: str, beside: str) -> int:
     return fd
 
 
-def _redirect(route: Any, index: int, tap: str, mtu: int) -> None:
+def _redirect(route: Rtnetlink, index: int, tap: str, mtu: int) -> None:
     """What comes in at the one goes out at the other."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    other = route.link_lookup(ifname=tap)[0]
+    other = route.find(tap)
     try:
         with open(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6", "w") as switch:
             switch.write("1")  # what this stack would say of itself there would reach the guest
     except OSError:
         pass  # a kernel without IPv6, or a /proc that is read-only
-    route.link("set", index=other, mtu=mtu, state="up")
+    route.start(other, mtu)
     for one, two in ((index, other), (other, index)):
-        try:
-            route.tc("del", "ingress", index=one, handle=_INGRESS)
-        except NetlinkError:
-            pass  # there is none: that of a machine that was killed is replaced
-        route.tc("add", "ingress", index=one, handle=_INGRESS)
-        route.tc(
-            "add-filter",
-            "u32",
-            index=one,
-            parent=_INGRESS,
-            prio=2,
-            protocol=_ALL_PROTOCOLS,
-            target=0x10000,
-            keys=["0x0/0x0+0"],
-            action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": two},
-        )
+        with contextlib.suppress(HostError):  # there is none: that of a machine that was killed is replaced
+            route.remove_ingress(one)
+        route.add_ingress(one)
+        route.redirect(one, two, _ALL)
 
 
-def _lead_in(route: Any, tap: str, interface: Interface) -> None:
-    """See :mod:`pyvmm_kata.host.spliced`."""
-    from pyroute2.netlink.exceptions import NetlinkError
+# -- connections that programs of the host make in the namespace -----------------------------------------------------
+#
+# pasta and slirp4netns, which make a network for a user without rights, have the other end of a tap device in that
+# namespace.  A connection from the host itself to a published port does not come through it: they, or podman's
+# rootlessport, dial the container's address from a socket in the namespace, where a container of runc's would listen.
+# So that address leads to the guest: by a rule before the table of local addresses, out of the machine's tap device.
+# The answers to the one address that such connections come from are kept for the namespace's stack; all else that the
+# guest sends goes to the other device, as everywhere.
+#
+# IPv4 only.  The route is removed with the tap device, and the rule has no effect without it.
 
-    from pyvmm_kata.host import spliced
+PLACE = "169.254.86.77"
+"""Where such connections come from, as the guest sees them."""
+_TABLE = 8677
+_RULE, _RULE_LOCAL = 1, 2
+"""Priorities: the table of local addresses is at 0 otherwise."""
 
-    addresses = [address.text for address in interface.addresses]
+
+def _lead_in(route: Rtnetlink, tap: str, interface: Interface) -> None:
+    """Lead what this namespace's own stack has for the interface's addresses to the guest."""
+    own = [address.text for address in interface.addresses if not address.family]
+    if not own:
+        return
+    index = route.find(tap)
     try:
-        spliced.lead_in(route, route.link_lookup(ifname=tap)[0], addresses, interface.mac)
-    except NetlinkError:
-        pass  # published ports are then answered to other hosts, not to this one
+        route.keep(index, PLACE, _LEAD)  # the guest sends it to its gateway's MAC address
+        route.add_address(index, PLACE, 32)
+        for address in own:
+            route.set_neighbor(index, address, interface.mac)
+            route.set_route(index, address, PLACE, _TABLE)
+        with _as_it_was_left():
+            route.add_rule(_RULE_LOCAL, rtnetlink.TABLE_LOCAL)
+        with _as_it_was_left():
+            route.remove_rule(0, rtnetlink.TABLE_LOCAL)
+        for address in own:
+            with _as_it_was_left():
+                route.add_rule(_RULE, _TABLE, address)
+    except HostError:
+        pass  # published ports are then answered to other hosts, not to this one: the kernel has no act_skbedit
+
+
+@contextlib.contextmanager
+def _as_it_was_left() -> Iterator[None]:
+    """A rule may be as a machine before us has left it."""
+    try:
+        yield
+    except HostError as error:
+        if error.errno not in (ENOENT, EEXIST):
+            raise
