@@ -241,7 +241,7 @@ class FakeAgent:
 class FakeVm:
     """A machine that runs nothing: its agent is here."""
 
-    template = ""
+    template = why = ""
     wanted: Any = None
     memory = 0
 

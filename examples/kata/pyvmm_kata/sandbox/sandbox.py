@@ -352,7 +352,9 @@ class Sandbox:
     @property
     def origin(self) -> str:
         """In words: how its machine was made."""
-        return f"is a clone of {self._vm.template}" if self._vm is not None and self._vm.template else "has booted"
+        if self._vm is None or not (self._vm.template or self._vm.why):
+            return "has booted"
+        return f"is a clone of {self._vm.template}" if self._vm.template else f"has booted: {self._vm.why}"
 
     def _take_loopback(self, vm: Vm) -> Loopback | None:
         """Listen for the guest, while it boots."""

@@ -31,6 +31,9 @@ FILES = ("manifest.json", "state", "memory", "working-set")
 _LOCK, _NEW, _FAILED = "lock", "new-", ".failed"
 MOST = 8
 """So many are kept, those that were used last."""
+DELAY_S = 0.5
+"""Until one is made that was asked for: even a process that is idle gets slices of the CPU at its beginning, which
+would come out of a container's start."""
 RETRY_S = 3600.0
 """Where one could not be made, another try is made after so long."""
 MAX_NETS = 8
@@ -210,7 +213,8 @@ def request(kind: Kind, cgroup: str = "") -> int:
         words += ["--cgroup", cgroup]
     # Whoever waits for the end of something that it gave us would wait for the end of this
     code = (
-        "import json, os, sys; os.closerange(3, 1 << 20); sys.path[:] = json.loads(sys.argv.pop(1)); "
+        f"import os, time; os.closerange(3, 1 << 20); time.sleep({DELAY_S}); "
+        "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
         "from pyvmm_kata.oci.main import main; sys.exit(main(sys.argv[1:]))"
     )
     flags = "-IS" if sys.flags.no_site else "-I"

@@ -64,10 +64,12 @@ class Vm(Protocol):
     """What a sandbox needs of a virtual machine; tests have one without KVM.
 
     :ivar template: the folder of the template that it is a clone of, and which has to be told who it is; empty: none
+    :ivar why: it is none although there are templates, in words
     :ivar wanted: the template that there should be for the next one like it; None: there is nothing to make
     """
 
     template: str
+    why: str
     wanted: templates.Kind | None
 
     def connect(self, timeout: float) -> socket.socket:
@@ -146,7 +148,7 @@ class PyvmmVm:
         self._console: ConsoleLog | None = ConsoleLog(self._folder)
         self._machine: Machine | None = None
         self._counting = threading.Lock()  # what is closed counts no more
-        self.template = ""
+        self.template = self.why = ""
         self.wanted: templates.Kind | None = None
         self._plugged: dict[str, Any] = {}
         vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS)
@@ -170,7 +172,7 @@ class PyvmmVm:
         if not config.template:
             return None
         if config.root is not None or config.volumes:
-            timeline.note("boots: it has disks that are there from the start")
+            self._note_boot("it has disks that are there from the start")
             return None
         kind = kind_of(
             config.kernel,
@@ -186,19 +188,23 @@ class PyvmmVm:
             key = kind.key()
             found = templates.find(key)
         except OSError as error:
-            timeline.note(f"boots: {error}")
+            self._note_boot(str(error))
             return None
         except HostError as error:
-            timeline.note(f"boots: {error}")
             self.wanted = None if templates.has_failed(key) else kind
+            self._note_boot(str(error) if self.wanted is not None else f"{error}, and none could be made lately")
             return None
         try:
             return self._clone(found, config, shared, vsock, console, _isolation(config))
         except VmmError as error:
-            timeline.note(f"boots: {error}")
             templates.forget(found)
             self.wanted = kind
+            self._note_boot(str(error))
             return None
+
+    def _note_boot(self, why: str) -> None:
+        timeline.note(f"boots: {why}")
+        self.why = why
 
     def _clone(
         self,
