@@ -222,8 +222,9 @@ def measure_cri(pyvmm: str, turns: int) -> dict[str, list[int]]:
         "container": make_bundle("cri-member", pyvmm, ["sleep", "1000"], "container"),
     }
 
-    def pods(program: str, config: Path, ready: Sequence[str] = ()) -> list[int]:
+    def pods(program: str, config: Path, origin: str = "", ready: Sequence[str] = ()) -> list[int]:
         wanted = {"shim": program, "config": str(config), "turns": min(turns, POD_TURNS), "pods": ready, **bundles}
+        wanted["origin"] = origin
         environment = {**ENVIRONMENT, "PATH": f"{ENVIRONMENT['PATH']}:/usr/sbin", "PYTHONPATH": site_of(python)}
         with Child([python, "-S", CLIENT, json.dumps(wanted)], environment) as child:
             if child.finish(POD_TIMEOUT):
@@ -233,13 +234,13 @@ def measure_cri(pyvmm: str, turns: int) -> dict[str, list[int]]:
 
     figures = {
         "runc": pods(RUNC_SHIM, SETTINGS),
-        "pyvmm": pods(shim, SETTINGS),
-        "clones": pods(shim, TEMPLATES),
+        "pyvmm": pods(shim, SETTINGS, "its machine has booted"),
+        "clones": pods(shim, TEMPLATES, "its machine is a clone of"),
     }
     pool = [python, "-m", "pyvmm_kata.oci.pool", "--pods"]
     serving = subprocess.Popen([*pool, "--config", str(POOL)], stdin=-3, env=ENVIRONMENT)
     try:
-        figures["pool"] = pods(shim, POOL, [*pool, "--status"])
+        figures["pool"] = pods(shim, POOL, "its machine is of the pool", [*pool, "--status"])
         status = subprocess.run([*pool, "--status"], check=True, capture_output=True, timeout=TIMEOUT)
         if json.loads(status.stdout)["given"] != len(figures["pool"]) + 1:
             raise ChildError(f"the pool did not give all machines: {status.stdout.decode()}")

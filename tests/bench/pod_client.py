@@ -7,7 +7,8 @@ containerd runs for it to its removal: `ns`, and of that the command: `command_n
 With `pods` in CONFIG it makes pods instead, each with one container of that bundle, in a network namespace with an
 interface: the nanoseconds from the first command to the start of the container. Before each one the command `pods` has
 to say, as JSON, that as many machines are `ready` as it says are `wanted`; empty: there is nothing to wait for. The
-shim may be another runtime's. Nothing of the test suite is imported: it runs with the installed pyvmm-kata alone.
+shim has to log the words `origin`: where its machine is from. It may be another runtime's, with no such words. Nothing
+of the test suite is imported: it runs with the installed pyvmm-kata alone.
 """
 
 from __future__ import annotations
@@ -114,16 +115,11 @@ class Network:
 
     @staticmethod
     def _make() -> None:
-        from pyroute2.iproute import IPRoute
-
         network.enter("")
         tap = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x1002))  # TUNSETIFF; IFF_TAP | IFF_NO_PI
-        with IPRoute() as route:
-            (index,) = route.link_lookup(ifname="eth0")
-            route.addr("add", index=index, address="10.1.0.2", prefixlen=24)
-            route.link("set", index=index, state="up")
-            route.route("add", dst="0.0.0.0/0", gateway="10.1.0.1")
+        for words in ("addr add 10.1.0.2/24 dev eth0", "link set eth0 up", "route add default via 10.1.0.1"):
+            subprocess.run(["/bin/busybox", "ip", *words.split()], check=True)
 
     def close(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
@@ -166,6 +162,9 @@ def run_pod(config: dict[str, Any], name: str, net: Network) -> int:
         call(client, "Create", id=member, bundle=config["container"])
         call(client, "Start", id=member)
         ns = time.monotonic_ns() - began
+        said = os.read(reader, 1 << 16).decode() if config["origin"] else ""
+        if config["origin"] not in said:
+            raise SystemExit(f"{name}: not {config['origin']}: {said}")
         for task_id in (member, name):
             call(client, "Kill", id=task_id, signal=9, all=True)
             call(client, "Wait", id=task_id)
