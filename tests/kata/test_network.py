@@ -279,7 +279,7 @@ def _dial_and_answer(late: bool) -> None:
             assert select.select(tap.fds, (), (), 30)[0], "nothing arrives"
             frame = os.read(tap.fds[0], 4096)[12:]
         own, place, port = frame[:6], frame[26:30], frame[34:36]
-        assert (own.hex(":"), socket.inet_ntoa(place)) == (made.nets[0].mac, network.PLACE)
+        assert (own.hex(":"), socket.inet_ntoa(place)) == (made.interfaces[0].mac, network.PLACE)
         answer = b"\0\x35" + port + struct.pack(">HH", 8 + 6, 0) + b"answer"  # UDP without a checksum
         packet = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(answer), 0, 0, 64, 17, 0) + frame[30:34] + place
         total = sum(struct.unpack(">10H", packet))
