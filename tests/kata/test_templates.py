@@ -330,8 +330,9 @@ def test_the_small_program_is_there_for_its_container(pool: Pool, tmp_path: Path
     pool.start()
     runtime = pool.runtime
     runtime.program = pool.small()
-    script = "trap 'echo told; exit 9' INT; echo begun; while :; do sleep 0.1; done"
     output = tmp_path / "output"
+    # A process of the guest that is none outlives its monitor
+    script = f"trap 'echo told; exit 9' INT; echo begun; while [ -e {output} ]; do sleep 0.1; done"
 
     def begun() -> subprocess.Popen[bytes]:
         pool.wait_until_full()
@@ -350,6 +351,7 @@ def test_the_small_program_is_there_for_its_container(pool: Pool, tmp_path: Path
     os.kill(json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"], signal.SIGKILL)
     assert process.wait(PATIENCE) == 137
     assert not (runtime.root / "c1").exists()
+    output.unlink()
 
 
 @needs_namespaces
