@@ -139,11 +139,12 @@ class ShimOfDisks:
         self.address = str(folder / "containerd.sock")
         self.client: ttrpc.Client | None = None
 
-    def run(self, name: str, script: str, *rootfs: Any) -> None:
+    def run(self, name: str, script: str, *rootfs: Any, linux: dict[str, Any] | None = None) -> None:
         """Create and start a container of such mounts; its output goes to a file."""
         bundle = self.folder / name
         bundle.mkdir(exist_ok=True)
         spec = {**default_spec(["sh", "-c", script], terminal=False), "annotations": self.annotations}
+        spec["linux"] = {**spec["linux"], **(linux or {})}
         (bundle / "config.json").write_text(json.dumps(spec))
         if self.client is None:
             self.place = Place.of(Arguments(name, "test", self.address, str(bundle), "", 2))
@@ -202,7 +203,11 @@ def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
-def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> None:
+def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path, device: tuple[Path, dict[str, Any]]) -> None:
+    """Roots of containers and block devices, whose machine is in a jail."""
+    image, number = device
+    rules = {"devices": [{"allow": False, "access": "rwm"}, {"allow": True, **number, "access": "rwm"}]}
+    linux = {"devices": [{"path": "/dev/xvda", **number, "fileMode": 0o600}], "resources": rules}
     other = tmp_path / "other.ext4"
     shutil.copy(ext4, other)
     shim = ShimOfDisks(oci, tmp_path, "pod")
@@ -210,9 +215,12 @@ def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path) -> Non
         shim.run("pause", "sleep 100000", loop("ext4", ext4, "ro"))
         check_jail(shim.call("Connect", "ConnectRequest", id="pause").shim_pid)
         for count in (1, 2):
-            shim.run("c1", "echo kept >>/root/file; cat /root/file; hostname; exit 4", loop("ext4", other, "rw"))
+            script = "echo kept >>/root/file; cat /root/file; dd if=/dev/xvda bs=512 count=1 2>/dev/null; hostname"
+            script += f"; echo written {count} | dd of=/dev/xvda conv=notrunc,fsync 2>/dev/null; exit 4"
+            shim.run("c1", script, loop("ext4", other, "rw"), linux=linux)
             status, output = shim.finish("c1")
-            assert (status, output.count("kept")) == (4, count)
+            assert (status, output.count("kept"), output.count("written 1")) == (4, count, count - 1)
+            assert image.read_bytes().startswith(f"written {count}\n".encode())
             tool("e2fsck", "-fn", str(other))  # the host has it back, and nothing is to be mended
         check_jail(shim.call("Connect", "ConnectRequest", id="pause").shim_pid)
         shim.call("Kill", "KillRequest", id="pause", signal=9)

@@ -132,6 +132,9 @@ def test_a_block_device_as_a_volume(tmp_path: Path, device: str) -> None:
     assert with_device(tmp_path, *number, access="rm").volumes == (Volume(device, True),)
     with pytest.raises(ConfigError, match=r"linux\.devices: .* has the disks of its start"):
         place(bundle, "c2", Nowhere(), members=[Member("c1", os.getpid())])
+    told = guest_config(place(bundle, "c2", Nowhere(), members=[Member("c1", os.getpid())], serials=["root-3"]))
+    (late,) = json.loads(told.text)["linux"]["devices"]
+    assert (late["major"], late["minor"]) == (f"@{told.mark}:major:root-3", f"@{told.mark}:minor:root-3")
 
 
 def test_a_block_device_that_the_host_does_not_have(tmp_path: Path) -> None:

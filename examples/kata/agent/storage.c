@@ -28,7 +28,7 @@ struct mounted {
 	char *serial; /* of the disk, if it was found so */
 	struct relay_listener *socket; /* of the host's that it leads to; NULL: it is none */
 	unsigned int users;
-	bool is_mount; /* or a directory only */
+	bool is_mount; /* or a directory, or a disk, only */
 };
 
 static struct mounted *mounts; /* the last one mounted first */
@@ -311,9 +311,20 @@ static int socket_make(const grpc_Storage *storage, struct mounted *one, char wh
 	return error;
 }
 
+/* Nothing is mounted: config.json has its number. */
+static int device_find(const grpc_Storage *storage, char what[256])
+{
+	char source[PATH_MAX];
+	int error = find_source(storage, source);
+
+	if (error)
+		snprintf(what, 256, "no such disk");
+	return error;
+}
+
 int storage_mount(const grpc_Storage *storage, char what[256])
 {
-	bool only_directory, is_socket;
+	bool only_directory, is_socket, is_device;
 	struct mounted *one;
 	size_t i;
 	int error;
@@ -335,7 +346,9 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 		}
 	}
 	is_socket = !strcmp(storage->driver, SOCKET_DRIVER);
-	error = is_socket ? 0 : directory_make(storage->mount_point, 0755);
+	/* A disk that the container has as a device, and that goes with it. */
+	is_device = serial_of(storage) && !*text_of(storage->fstype);
+	error = is_socket || is_device ? 0 : directory_make(storage->mount_point, 0755);
 	if (error) {
 		snprintf(what, 256, "make the mount point");
 		return error;
@@ -344,6 +357,8 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 	one = xzalloc(sizeof(*one));
 	if (is_socket)
 		error = socket_make(storage, one, what);
+	else if (is_device)
+		error = device_find(storage, what);
 	else if (!only_directory)
 		error = mount_it(storage, what);
 	else if (chmod(storage->mount_point, 0777)) /* an emptyDir is for every user */
@@ -355,7 +370,7 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 	one->mount_point = xstrdup(storage->mount_point);
 	one->serial = serial_of(storage) ? xstrdup(serial_of(storage)) : NULL;
 	one->users = 1;
-	one->is_mount = !only_directory && !is_socket;
+	one->is_mount = !only_directory && !is_socket && !is_device;
 	one->next = mounts;
 	mounts = one;
 	if (storage->has_fs_group) {

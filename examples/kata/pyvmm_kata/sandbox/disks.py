@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 GUEST_ROOTS = "/run/kata-containers"
 """Where the guest mounts the roots of containers (as with Kata)."""
 
+GUEST_DEVICES = "/run/pyvmm/devices"
+"""By what name the guest's agent is told to let a disk go that was a device of a container's: nothing is there."""
+
 SERIAL = "root"
 """Of the disk of a machine that has one from its start."""
 
@@ -110,6 +113,11 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
         Storage("ephemeral", "tmpfs", "tmpfs", layer),
         Storage("overlayfs", "overlay", "overlay", root, overlay, (f"{CREATE}={upper}", f"{CREATE}={work}")),
     ]
+
+
+def device_storage(serial: str) -> Storage:
+    """What has the agent look for a disk that is a device of a container's, and remove it at the container's end."""
+    return Storage("blk", path_of(serial), "", f"{GUEST_DEVICES}/{serial}", (), (f"serial={serial}",))
 
 
 def path_of(serial: str) -> str:

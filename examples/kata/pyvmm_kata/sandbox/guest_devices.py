@@ -99,7 +99,11 @@ def _lets_write(rule: Json, device: Json) -> bool:
     )
 
 
-def devices_of(spec: Json) -> list[Json]:
+def devices_of(spec: Json, serials: Sequence[str] = ()) -> list[Json]:
+    """The devices of config.json, as the guest has them.
+
+    :param serials: the serial numbers of its block devices; empty: those of a machine that has them from its start
+    """
     linux = spec.get("linux", {})
     devices = linux.get("devices", ())
     if is_privileged(spec):
@@ -107,7 +111,7 @@ def devices_of(spec: Json) -> list[Json]:
     found, disks = [], 0
     for index, device in enumerate(devices):
         if device["type"] == "b":
-            found.append({**device, DISK: serial_of(disks)})
+            found.append({**device, DISK: serials[disks] if serials else serial_of(disks)})
             disks += 1
         elif _is_in_guest(device):
             found.append(device)

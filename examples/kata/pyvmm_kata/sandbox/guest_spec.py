@@ -13,7 +13,7 @@ from pyvmm_kata.config.checks import bad
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.face import Shown
 from pyvmm_kata.host.mounts import GUEST_SHARED, GUEST_SOCKETS
-from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights
+from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights, serial_of
 from pyvmm_kata.sandbox.guest_mounts import is_device_of_host, place_mount
 from pyvmm_kata.sandbox.guest_settings import check_limits, sysctls_of
 from pyvmm_kata.sandbox.guest_share import Nowhere
@@ -30,16 +30,25 @@ if TYPE_CHECKING:
 LABELS = ("apparmorProfile", "selinuxLabel")
 
 
-def check(bundle: Bundle, members: Sequence[Member] = ()) -> None:
+def check(bundle: Bundle, members: Sequence[Member] = (), *, more_disks: bool = False) -> None:
     """Check that the guest can have all that a bundle names, before anything is made.
 
     :param members: the containers of its machine
+    :param more_disks: which may get disks while it runs
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
     """
-    place(bundle, "", Nowhere(), members=members)
+    serials = [serial_of(number) for number in range(len(bundle.volumes))] if more_disks else []
+    place(bundle, "", Nowhere(), members=members, serials=serials)
 
 
-def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", members: Sequence[Member] = ()) -> Json:
+def place(
+    bundle: Bundle,
+    container_id: str,
+    shared: Share,
+    root: str = "",
+    members: Sequence[Member] = (),
+    serials: Sequence[str] = (),
+) -> Json:
     """Bind a container's root file system and its volumes into *shared*; the config.json of the guest.
 
     What was bound is below ``<container_id>`` and is taken away by ``shared.unbind(container_id)``, which also a
@@ -47,15 +56,16 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
 
     :param root: where the guest has mounted the root file system itself; empty: it is bound, too
     :param members: the containers of its machine
+    :param serials: of its block devices that come with it; empty: they are there from the machine's start
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
     :raises HostError: something cannot be bound
     """
     check_limits(bundle.spec.get("linux", {}))
-    if members and bundle.volumes:
+    if members and bundle.volumes and not serials:
         raise bad(
             "linux.devices",
             f"{bundle.volumes[0].path}: the machine that the container shares has the disks of its start",
-            "a container that is alone in its machine can have block devices",
+            "a container alone in its machine can have block devices, and so can those of a pod whose first has a disk",
         )
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")
@@ -75,7 +85,7 @@ def place(bundle: Bundle, container_id: str, shared: Share, root: str = "", memb
     linux.pop("mountLabel", None)
     for label in LABELS:
         spec["process"].pop(label, None)  # the guest's kernel has neither
-    linux["devices"] = devices_of(bundle.spec)
+    linux["devices"] = devices_of(bundle.spec, serials)
     resources = linux["resources"] = {**linux.get("resources", {})}
     resources["devices"] = [device_rule(rule, linux["devices"]) for rule in resources.get("devices", ())]
     return spec

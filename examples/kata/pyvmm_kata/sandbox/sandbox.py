@@ -17,7 +17,7 @@ from pyvmm_kata.host.network import in_namespace
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.agent import AgentClient, Storage
 from pyvmm_kata.sandbox.container import Container
-from pyvmm_kata.sandbox.disks import SERIAL, root_storages
+from pyvmm_kata.sandbox.disks import SERIAL, RootDisk, device_storage, root_storages
 from pyvmm_kata.sandbox.guest_config import guest_config
 from pyvmm_kata.sandbox.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.sandbox.guest_spec import check_layout, layout_of, place, shown
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.face import Shown
     from pyvmm_kata.host.network import KeptNet, Network
     from pyvmm_kata.sandbox.bundle import Bundle
-    from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.guest_devices import Volume
     from pyvmm_kata.sandbox.loopback import Loopback
     from pyvmm_kata.sandbox.placed import Placed
@@ -144,7 +143,7 @@ class Sandbox:
         self.no_loopback = ""
         """Why ``config.loopback`` has no effect, as text; containers run without it."""
         self._containers: dict[str, Container] = {}
-        self._disks: dict[str, tuple[RootDisk, str]] = {}
+        self._disks: dict[str, list[tuple[RootDisk, str]]] = {}
         self._pids: dict[str, int] = {}
         self._sizing = threading.Lock()
         self._limits: dict[str, int] = {}
@@ -491,7 +490,7 @@ class Sandbox:
                 config = self.config
                 if config.root is not None or config.volumes or config.more_disks or timeline.is_told():
                     agent.destroy_sandbox(STOP_S)
-                written = [not disk.read_only for disk, _ in self._disks.values()]
+                written = [not disk.read_only for disks in self._disks.values() for disk, _ in disks]
                 if any(written + [not volume.read_only for volume in config.volumes]):
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
@@ -578,7 +577,9 @@ class Sandbox:
             try:
                 root, storages = self._mount_root(bundle, container_id)
                 if placed is None:
-                    spec = place(bundle, container_id, self._shared, root, self.members)
+                    serials, devices = self._plug_volumes(bundle, container_id)
+                    storages += devices
+                    spec = place(bundle, container_id, self._shared, root, self.members, serials)
                     storages += shm_storages(bundle)
                 else:
                     placed.attach(self._shared)
@@ -614,32 +615,45 @@ class Sandbox:
         if disk is None:
             return "", []
         if self.config.more_disks and vm is not None:
-            self._serials += 1
-            serial = f"{SERIAL}-{self._serials}"
-            vm.plug(disk, serial)
+            serial = self._plug(vm, disk, container_id)
         elif disk == self.config.root and not self._disks:
             serial = SERIAL
+            self._disks[container_id] = [(disk, serial)]
         else:
             raise ConfigError(
                 f"container {container_id}: its root is on the disk {disk.path}, and this virtual machine has no room",
                 code="root-disk-late",
                 hint="when the first container of a pod has its root on a disk, the others may have disks, too",
             )
-        self._disks[container_id] = disk, serial
         return root_storages(disk, serial, container_id)
+
+    def _plug_volumes(self, bundle: Bundle, container_id: str) -> tuple[list[str], list[Storage]]:
+        """The serial numbers of a container's block devices that come with it, and what has the agent find them."""
+        vm, serials = self._vm, []
+        if self.config.more_disks and vm is not None:
+            serials = [self._plug(vm, RootDisk(path, "", ro), container_id) for path, ro in bundle.volumes]
+        return serials, [device_storage(serial) for serial in serials]
+
+    def _plug(self, vm: Vm, disk: RootDisk, container_id: str) -> str:
+        """Give the guest a disk, until the container is removed; its serial number."""
+        self._serials += 1
+        serial = f"{SERIAL}-{self._serials}"
+        vm.plug(disk, serial)
+        self._disks.setdefault(container_id, []).append((disk, serial))
+        return serial
 
     def _let_go(self, container_id: str) -> None:
         """Remove what only this container used."""
         self._shown.pop(container_id, None)
         self._layouts.pop(container_id, None)
         self._pids.pop(container_id, None)
-        _, serial = self._disks.pop(container_id, (None, SERIAL))
         vm = self._vm
-        if serial != SERIAL and vm is not None:
-            try:
-                vm.unplug(serial)
-            except VmmError:
-                pass  # the machine has ended, or is about to, and the disk is closed with it
+        for _, serial in self._disks.pop(container_id, []):
+            if serial != SERIAL and vm is not None:
+                try:
+                    vm.unplug(serial)
+                except VmmError:
+                    pass  # the machine has ended, or is about to, and the disk is closed with it
         self._shared.unbind(container_id)
 
     # -- events ------------------------------------------------------------------------------------------------------

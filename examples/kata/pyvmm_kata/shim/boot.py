@@ -72,6 +72,7 @@ def start_sandbox(
         kept.sort(bundle)
         kept.check(bundle, wanted, shared=False)
     memory, vcpus = (kept.memory, kept.vcpus) if kept is not None else wanted.size(resources)
+    more_disks = place.is_shared and (bundle.disk is not None or bool(bundle.volumes))
     entry = namespace(bundle.spec, "network")
     if entry is None:
         raise ConfigError(
@@ -105,8 +106,8 @@ def start_sandbox(
                 network=network.take_again(kept.nets) if kept is not None else network.take_over(late),
                 loopback=True,
                 root=None if place.is_shared else bundle.disk,
-                volumes=bundle.volumes,
-                more_disks=place.is_shared and bundle.disk is not None,
+                volumes=() if more_disks else bundle.volumes,
+                more_disks=more_disks,
                 template=wanted.template == "auto" and kept is None,
                 checkpoint=kept.machine if kept is not None else "",
                 isolation=wanted.isolation,

@@ -176,7 +176,7 @@ class Pod:
                 )
             running = self._sandbox
             members = running.members if running is not None else []
-            guest_spec.check(bundle, members)
+            guest_spec.check(bundle, members, more_disks=running is not None and running.config.more_disks)
             face = self._launch(bundle, members)
             if checkpoint:
                 sandbox, container = self._resumed(bundle, face, options, checkpoint, stdio)
