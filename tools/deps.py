@@ -369,20 +369,24 @@ def write_command(python: str) -> None:
         first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
         # sh reads up to the exec, and Python a string
         head = f"#!/bin/sh\n''':'\nexec {first} {warm} {python} \"$0\" -- \"$@\"\n'''\n"
-        start = start.replace("vmm.cli", "pyvmm_kata.oci")
-        write_program(python, "pyvmm-oci", [ROOT, packages, kata], start, head=head)
+        start = "import gc\n\ngc.disable()\nfrom pyvmm_kata.entry import begin\n"
+        oci = "begin('pyvmm_kata.oci.main')"
+        write_program(python, "pyvmm-oci", [ROOT, packages, kata], start, head=head, call=oci)
         shim = "from pyvmm_kata.shim.main import main\n"
         write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
         pool = "from pyvmm_kata.oci.pool import main\n"
         write_program(python, "pyvmm-poold", [ROOT, packages, kata], pool)
 
 
-def write_program(python: str, name: str, paths: Sequence[str], start: str, *, head: str = "") -> None:
-    """Write .venv/bin/`name`, which calls `main` after the lines of `start`; `head` is what has that run."""
+def write_program(
+    python: str, name: str, paths: Sequence[str], start: str, *, head: str = "", call: str = "main()"
+) -> None:
+    """Write .venv/bin/`name`, whose exit status is that of `call` after the lines of `start`; `head` is what has that
+    run."""
     path = os.path.join(VENV, "bin", name)
     head = head or f"#!{python} -IS\n"
     with open(path + ".new", "w") as file:
-        file.write(f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit(main())\n")
+        file.write(f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit({call})\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
 
