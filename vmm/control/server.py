@@ -178,6 +178,13 @@ class ControlServer:
                 code="disk-not-below",
                 hint="start it with --disks-from DIR: it takes those below that directory",
             )
+        known = self._disks.get(config.path)
+        if known is not None and not known.wait_gone(0):
+            raise ConfigError(
+                f"disk {config.path}: it was added already",
+                code="already-attached",
+                hint="each is known by its path: remove it first, or give a hard link to the file",
+            )
         if config.has_overlay:
             raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
         files = DiskFiles.open(config, self._below.open)
