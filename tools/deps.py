@@ -327,8 +327,8 @@ def install_kata(python: str) -> None:
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-warn-script-location"]
         with step("installing examples/kata and its Python packages into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
-        write_command(python)
         current.set()
+    write_command(python)  # they can be others although what is installed is the same
 
 
 def install_plotting(python: str) -> None:
@@ -385,8 +385,13 @@ def write_program(
     run."""
     path = os.path.join(VENV, "bin", name)
     head = head or f"#!{python} -IS\n"
+    text = f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit({call})\n"
+    if os.path.exists(path):
+        with open(path) as file:
+            if file.read() == text:
+                return  # an image of what it starts is of the file as it is
     with open(path + ".new", "w") as file:
-        file.write(f"{head}import sys\n\nsys.path += {list(paths)!r}\n{start}\nsys.exit({call})\n")
+        file.write(text)
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
 
