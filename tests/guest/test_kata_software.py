@@ -120,7 +120,8 @@ def postgres(stage: Stage) -> Iterator[str]:
         if not turn:
             stage.podman("rm")
     stage.remove()
-    yield stage.run(*options, "--user", "postgres", command=("pg_checksums", "--check"))
+    check = "pg_checksums --check | grep -v scanned"  # how many there are is a matter of when autovacuum came
+    yield stage.run(*options, "--user", "postgres", command=("sh", "-c", check))
 
 
 def node(stage: Stage) -> Iterator[str]:
