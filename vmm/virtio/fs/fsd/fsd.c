@@ -152,13 +152,18 @@ static void unmap_all(struct server *s)
 	s->held = false;
 }
 
+static void each_worker(struct server *s, void (*work)(struct worker *))
+{
+	for (uint32_t i = 0; i < FSD_QUEUES; i++)
+		if (s->queue[i].worker)
+			work(s->queue[i].worker);
+}
+
 static int do_hold(struct server *s)
 {
 	if (!s->ram || s->held)
 		return -EINVAL;
-	for (uint32_t i = 0; i < FSD_QUEUES; i++)
-		if (s->queue[i].worker)
-			worker_hold(s->queue[i].worker);
+	each_worker(s, worker_hold);
 	if (mmap(s->ram, s->ram_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return -errno;
 	s->held = true;
@@ -181,9 +186,7 @@ static int do_go_on(struct server *s)
 {
 	if (!s->ram || s->held)
 		return -EINVAL;
-	for (uint32_t i = 0; i < FSD_QUEUES; i++)
-		if (s->queue[i].worker)
-			worker_go_on(s->queue[i].worker);
+	each_worker(s, worker_go_on);
 	return 0;
 }
 
