@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.faststart.thread import Thread, allocate_lock, get_ident
+from vmm.faststart.thread import Thread, get_ident
 from vmm.kvm import ioctl as k
 from vmm.machine.lifecycle import ERROR, PANIC, POWEROFF, REBOOT, TRIPLE_FAULT
 
@@ -36,24 +36,18 @@ class VcpuThreads:
         self._threads: list[Thread] = []
         self._gone: set[int] = set()
         self._hold: Hold | None = None
-        self._begins = allocate_lock()
-        """Held from :meth:`start` on, until the first vCPU is about to enter the guest."""
         self.confine: Callable[[], None] | None = None
         """Called first on each thread: it gives up what it does not need."""
         self.on_debug: Callable[[Vcpu], None] | None = None
         """Called on a vCPU's thread after a KVM_EXIT_DEBUG; its setter has asked KVM for such exits."""
 
     def start(self) -> None:
-        """Start all threads; returns when the first one has nothing more to do before the guest's instructions, so that
-        what the caller does next, on the same CPU perhaps, does not delay these."""
-        self._begins.acquire()
+        """Start all threads."""
         for vcpu in self._vcpus:
             thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
             self._threads.append(thread)
             vcpu.busy = True
             thread.start()
-        with self._begins:
-            pass
 
     def end(self, kind: str, detail: str = "", error: BaseException | None = None) -> bool:
         """End the run; False when it had ended already.  From any thread, a vCPU's own included."""
@@ -146,12 +140,8 @@ class VcpuThreads:
 
     def _main(self, vcpu: Vcpu) -> None:
         try:
-            try:
-                if self.confine is not None:
-                    self.confine()
-            finally:
-                if vcpu is self._vcpus[0]:
-                    self._begins.release()
+            if self.confine is not None:
+                self.confine()
             while not self._ended:
                 reason = vcpu.run()
                 if reason == k.EXIT_IO:
