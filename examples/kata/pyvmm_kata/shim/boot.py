@@ -17,6 +17,7 @@ from pyvmm_kata.host.namespaces import owner
 from pyvmm_kata.sandbox import templates
 from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.shim.stdio import open_stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +124,7 @@ def start_sandbox(
             sandbox.restore(
                 found.id,
                 bundle,
-                resumed.stdio,
+                open_stdio(resumed.stdio),
                 face.pid,
                 found.layout,
                 found.nets,

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.container import Container
     from pyvmm_kata.sandbox.kept import Kept
     from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
-    from pyvmm_kata.sandbox.stdio import Stdio
 
     Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None], "Resumed | None"], Sandbox]
     Launch = Callable[[Bundle, Sequence[Member]], Face]
@@ -56,7 +55,7 @@ class Resumed(NamedTuple):
     """
 
     kept: Kept
-    stdio: Stdio
+    stdio: StdioPaths
 
 
 class Pod:
@@ -237,7 +236,7 @@ class Pod:
                 raise ConfigError(
                     "a checkpoint goes on in a machine of its own, and this pod has one", code="checkpoint-shared"
                 )
-            sandbox = self._boot(bundle, face, options, self._on_event, Resumed(found, open_stdio(stdio)))
+            sandbox = self._boot(bundle, face, options, self._on_event, Resumed(found, stdio))
             self._sandbox = sandbox
         return sandbox, sandbox.containers[found.id]
 
