@@ -223,6 +223,14 @@ def test_what_is_refused(shim: Shim, call: Callable[[Shim], object], code: str) 
     assert shim.state("c1") == "RUNNING"
 
 
+def test_a_paused_container_is_not_started_again(shim: Shim) -> None:
+    """Only one that goes on from a checkpoint is frozen before its start."""
+    shim.run("c1", "sleep")
+    shim.call("Pause", "PauseRequest", id="c1")
+    assert refused(lambda: shim.call("Start", "StartRequest", id="c1")) == "FAILED_PRECONDITION"
+    assert shim.state("c1") == "PAUSED"
+
+
 def test_a_kill_that_comes_too_late(shim: Shim) -> None:
     shim.run("c1", "exit", "0")
     shim.wait("c1")

@@ -252,7 +252,7 @@ class Pod:
             if not exec_id:
                 if self._sandbox is not None:
                     self._sandbox.adopt_network()
-                if task.container.state == "paused":
+                if task.container.state == "paused" and not process.started:
                     task.container.resume()  # it goes on from a checkpoint
                 else:
                     task.container.start()
