@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import timeline
@@ -24,7 +25,7 @@ from pyvmm_kata.shim.stdio import open_stdio
 from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pyvmm_kata.host.face import Face
     from pyvmm_kata.host.namespaces import Member
@@ -137,77 +138,71 @@ class Pod:
         :param checkpoint: the folder of one that it goes on from when it is started; empty: none
         :raises VmmError: it cannot be made
         """
+        with self._reserved(task_id):
+            target = os.path.join(path, "rootfs")
+            face: Face | None = None
+            disk = as_disk(rootfs)
+            if rootfs and disk is None:
+                os.makedirs(target, exist_ok=True)
+                mount_rootfs(rootfs, target)
+            traced = {"container.id": task_id}
+            try:
+                bundle = Bundle.load(path, disk)
+                traced |= _traced(bundle.annotations)
+                terminal = bool(bundle.spec["process"].get("terminal"))
+                if terminal != stdio.terminal:
+                    raise ConfigError(
+                        f"container {task_id}: process.terminal is {str(terminal).lower()}, the request says otherwise",
+                        code="oci-config",
+                    )
+                running = self._sandbox
+                members = running.members if running is not None else []
+                guest_spec.check(bundle, members, more_disks=running is not None and running.config.more_disks)
+                face = self._launch(bundle, members)
+                if checkpoint:
+                    sandbox, container = self._resumed(bundle, face, options, checkpoint, stdio)
+                else:
+                    sandbox = self._started_sandbox(bundle, face, options)
+                    container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
+                _show(face, sandbox, container.id)
+            except BaseException as error:
+                timeline.finish(traced, str(error) or type(error).__name__)
+                if face is not None:
+                    face.close()
+                    face.reap()
+                unmount(target)
+                with self._lock:
+                    unused = self._sandbox if not self._tasks and self._creating == {task_id} else None
+                    if unused is not None:
+                        self._sandbox = None
+                if unused is not None:
+                    unused.stop()
+                raise
+            task = Task(task_id, path, container, TaskProcess("", stdio), face)
+            task.init.process = container.init
+            threading.Thread(target=self._watch_face, args=(task,), name=f"face {task_id}", daemon=True).start()
+            with task.order:
+                with self._lock:
+                    self._tasks[task_id] = task
+                io = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr, "terminal": stdio.terminal}
+                made = {"bundle": path, "rootfs": rootfs, "io": io, "checkpoint": checkpoint, "pid": face.pid}
+                self._publish(event("TaskCreate", container_id=task_id, **made))
+            if (status := container.init.exit_status) is not None:
+                self._on_exit(task, container.id, status)  # before anybody knew of the task
+            return task
+
+    @contextmanager
+    def _reserved(self, task_id: str) -> Iterator[None]:
+        """Nobody else makes a container of that id meanwhile."""
         with self._lock:
             if task_id in self._tasks or task_id in self._creating:
                 raise ConfigError(f"container {task_id} exists already", code="container-exists")
             self._creating.add(task_id)
         try:
-            task = self._create(task_id, path, rootfs, stdio, options, checkpoint)
+            yield
         finally:
             with self._lock:
                 self._creating.discard(task_id)
-        return task
-
-    def _create(
-        self,
-        task_id: str,
-        path: str,
-        rootfs: Sequence[Message],
-        stdio: StdioPaths,
-        options: Message,
-        checkpoint: str,
-    ) -> Task:
-        target = os.path.join(path, "rootfs")
-        face: Face | None = None
-        disk = as_disk(rootfs)
-        if rootfs and disk is None:
-            os.makedirs(target, exist_ok=True)
-            mount_rootfs(rootfs, target)
-        traced = {"container.id": task_id}
-        try:
-            bundle = Bundle.load(path, disk)
-            traced |= _traced(bundle.annotations)
-            terminal = bool(bundle.spec["process"].get("terminal"))
-            if terminal != stdio.terminal:
-                raise ConfigError(
-                    f"container {task_id}: process.terminal is {str(terminal).lower()}, the request says otherwise",
-                    code="oci-config",
-                )
-            running = self._sandbox
-            members = running.members if running is not None else []
-            guest_spec.check(bundle, members, more_disks=running is not None and running.config.more_disks)
-            face = self._launch(bundle, members)
-            if checkpoint:
-                sandbox, container = self._resumed(bundle, face, options, checkpoint, stdio)
-            else:
-                sandbox = self._started_sandbox(bundle, face, options)
-                container = sandbox.create_container(task_id, bundle, open_stdio(stdio), face.pid)
-            _show(face, sandbox, container.id)
-        except BaseException as error:
-            timeline.finish(traced, str(error) or type(error).__name__)
-            if face is not None:
-                face.close()
-                face.reap()
-            unmount(target)
-            with self._lock:
-                unused = self._sandbox if not self._tasks and self._creating == {task_id} else None
-                if unused is not None:
-                    self._sandbox = None
-            if unused is not None:
-                unused.stop()
-            raise
-        task = Task(task_id, path, container, TaskProcess("", stdio), face)
-        task.init.process = container.init
-        threading.Thread(target=self._watch_face, args=(task,), name=f"face {task_id}", daemon=True).start()
-        with task.order:
-            with self._lock:
-                self._tasks[task_id] = task
-            io = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr, "terminal": stdio.terminal}
-            made = {"bundle": path, "rootfs": rootfs, "io": io, "checkpoint": checkpoint, "pid": face.pid}
-            self._publish(event("TaskCreate", container_id=task_id, **made))
-        if (status := container.init.exit_status) is not None:
-            self._on_exit(task, container.id, status)  # before anybody knew of the task
-        return task
 
     def _watch_face(self, task: Task) -> None:
         """Pass on the signals that a container's face gets; when it is killed, so is the container."""
