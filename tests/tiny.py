@@ -41,6 +41,21 @@ ECHO = (
     b"\x66\xba" + layout.COM1.to_bytes(2, "little") + b"\xec\xee\x3c\x04\x75\xed"  # in; out; cmp al, 4; jne the start
 ) + POWEROFF  # fmt: skip
 
+AP_CODE, AP_COUNT, AP_STOP = 0x8000, 0x9000, 0x9004
+# 16-bit code of the other CPUs: inc dword [AP_COUNT]; cmp byte [AP_STOP], 0; jz to the inc; then HALT
+AP = b"\x66\xff\x06\x00\x90\x80\x3e\x04\x90\x00\x74\xf4" + HALT
+
+
+def _ipi(command: int) -> bytes:
+    return b"\xc7\x05" + (layout.LAPIC + 0x300).to_bytes(4, "little") + command.to_bytes(4, "little")
+
+
+# with each byte that comes: INIT and start-up (vector 8) to all CPUs but this one; then send the byte back
+START_APS = (
+    b"\x66\xba" + LINE_STATUS.to_bytes(2, "little") + b"\xec\xa8\x01\x74\xfb"
+    b"\x66\xba" + layout.COM1.to_bytes(2, "little") + b"\xec" + _ipi(0xC4500) + _ipi(0xC4608) + b"\xee\xeb\xdb"
+)  # fmt: skip
+
 
 def repeat(code: bytes, times: int) -> bytes:
     """Run *code* (up to 100 bytes) so often; it must leave ecx alone."""

@@ -77,6 +77,16 @@ def loop_device(image: Path) -> Iterator[str]:
         tool("losetup", "-d", path)
 
 
+ONLINE = "echo {1} >/sys/devices/system/cpu/cpu{0}/online"
+"""Bring a CPU online (1), or take it offline (0)."""
+LOAD = """
+used() {{ awk '$1 == "cpu{0}" {{ print $2 + $3 + $4 }}' /proc/stat; }}
+before=$(used); taskset {1:x} sh -c 'while :; do :; done' &
+while [ $(used) -lt $((before + 50)) ]; do sleep 0.1; done; kill $!
+"""
+"""A loop that runs on a CPU, of a number and as a mask, until it has had half a second of it."""
+
+
 def complaints(guest: Guest) -> list[str]:
     """What the guest's kernel has logged as a warning (level 4) or worse."""
     assert int(guest.check("dmesg | wc -l")) > 50

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.guest.conftest import Boot
-from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
+from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, complaints, programs_disk
 from tests.guest.vmfixture import BOOT_TIMEOUT, PROMPT, Guest, GuestEnded
 from vmm import ConfigError, DiskConfig, Queue, ShareConfig, VirtioDevice, VsockConfig
 
@@ -202,6 +202,39 @@ def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int,
     assert pauses > 3
     assert guest.check("dmesg | grep -ciE 'soft lockup|rcu.*stall|hung' || true") == "0\n"
     assert guest.power_off().kind == "poweroff"
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_a_guest_gets_vcpus_and_gives_them_back(boot: Boot, transport: str) -> None:
+    guest = boot(cpus=1, max_cpus=3, transport=transport)
+    machine = guest.machine
+    assert guest.check("nproc; cat /sys/devices/system/cpu/present") == "1\n0-2\n"
+    machine.resize_cpus(3)
+    assert guest.check(f"{ONLINE.format(1, 1)}; {ONLINE.format(2, 1)}; nproc") == "3\n"
+    for cpu in (1, 2):
+        guest.check(LOAD.format(cpu, 1 << cpu))
+    with pytest.raises(ConfigError, match="the guest uses vCPU 1"):
+        machine.resize_cpus(1)
+    guest.check(ONLINE.format(2, 0))
+    machine.resize_cpus(2)
+    guest.check(LOAD.format(1, 2))
+    assert guest.check(f"{ONLINE.format(1, 0)}; nproc") == "1\n"
+    machine.resize_cpus(1)
+    machine.resize_cpus(2)
+    assert guest.check(f"{ONLINE.format(1, 1)}; nproc; cat /sys/devices/system/cpu/online") == "2\n0-1\n"
+    guest.check(LOAD.format(1, 2))
+    assert not complaints(guest)
+    assert guest.power_off().kind == "poweroff"
+
+
+@pytest.mark.long
+def test_a_guest_does_not_get_vcpus_by_itself(boot: Boot) -> None:
+    """Linux tries it for 10 s, and may try again when it has been allowed."""
+    guest = boot(cpus=1, max_cpus=2)
+    assert guest.run(ONLINE.format(1, 1), 60)[0] != 0
+    guest.machine.resize_cpus(2)
+    assert guest.check(f"{ONLINE.format(1, 1)}; nproc") == "2\n"
+    guest.check(LOAD.format(1, 2))
 
 
 @pytest.mark.parametrize("isolation", ["process", pytest.param("thread", marks=pytest.mark.long)])

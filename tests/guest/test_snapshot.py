@@ -16,7 +16,7 @@ import pytest
 
 from tests.command import Command
 from tests.guest.conftest import Boot
-from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
+from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
 from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.control.client import ask
@@ -113,6 +113,23 @@ def test_a_clone_goes_on_where_its_template_was(
     assert digest(tmp_path / "warm" / "disk0") == saved
     assert sorted(os.listdir(tmp_path / "warm")) == ["disk0", "manifest.json", "memory", "state"]
     assert not [name for name in os.listdir(tmp_path) if "clone" in name], "copies of disks end with their clones"
+
+
+def test_clones_have_the_vcpus_that_there_were_and_get_more(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot(cpus=1, max_cpus=3)
+    guest.machine.resize_cpus(2)
+    guest.check(ONLINE.format(1, 1))
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    for each in (clone(tmp_path / "warm", guest), clone(tmp_path / "warm", guest)):
+        assert each.check("nproc") == "2\n"
+        each.check(LOAD.format(1, 2))
+        each.machine.resize_cpus(3)
+        assert each.check(f"{ONLINE.format(2, 1)}; nproc") == "3\n"
+        each.check(LOAD.format(2, 4))
+        assert each.check(f"{ONLINE.format(1, 0)}; {ONLINE.format(2, 0)}; nproc") == "1\n"
+        each.machine.resize_cpus(1)
+        assert each.check(TROUBLE) == ""
+    assert guest.check("nproc") == "2\n"
 
 
 def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:

@@ -324,6 +324,7 @@ ALL = {
     "console": "--console-device virtio",
     "balloon": "--balloon free-page-reporting=on",
     "memory": "--hotplug-memory size=128M",
+    "cpus": "--max-cpus 4",
     "vsock": "--vsock uds={folder}/v",
     "gdb": "--gdb unix:{folder}/g",
     "control": "--control {folder}/c",
@@ -574,6 +575,36 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
     command.expect("x")
     ask(path, "stop")
     assert command.wait() == 20
+
+
+@pytest.mark.parametrize("jail", ["on", "off"])
+def test_a_machine_gets_vcpus_and_memory(tmp_path: Path, jail: str) -> None:
+    kernel, control = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO), f"{tmp_path}/c"
+    more = ["--max-cpus", "3", "--hotplug-memory", "size=128M", "--control", control, "--jail", jail, "--json"]
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *more)
+
+    def resize(*arguments: str) -> str:
+        tool = [sys.executable, str(PYVMM), "resize", control, *arguments]
+        done = subprocess.run(tool, capture_output=True, text=True, timeout=60)
+        assert done.returncode in (0, 2)
+        return "" if done.returncode == 0 else done.stderr
+
+    try:
+        command.expect("hello")
+        assert resize("--cpus", "3") == ""
+        assert ask(control, "status")["cpus"] == 3
+        assert sum(status["Name"].startswith("vcpu") for status in threads(command.process.pid)) == 3
+        assert resize("96M", "--cpus", "2") == ""
+        assert ask(control, "status")["cpus"] == 2
+        assert "not 1 to 3" in resize("--cpus", "4")
+        assert "give SIZE" in resize() and "'many'" in resize("--cpus", "many") and "not 0 to" in resize("1G")
+        command.type(b"x")
+        command.expect("x")
+        ask(control, "stop")
+        assert command.wait() == 20
+    finally:
+        command.close()
+    assert command.leftovers() == [] and "system call" not in command.errors
 
 
 def test_the_machine_has_nothing_of_its_control_socket(controlled: Command, tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_the_number_of_vcpus_is_checked(cpus: int) -> None:
         MachineConfig(BootConfig("k"), cpus=cpus)
 
 
+@pytest.mark.parametrize("most", [1, -1, 33])
+def test_how_many_vcpus_there_may_be_is_checked(most: int) -> None:
+    with pytest.raises(ConfigError, match="vCPU"):
+        MachineConfig(BootConfig("k"), cpus=2, max_cpus=most)
+
+
 def test_configs_cannot_be_changed_but_replaced() -> None:
     config = MachineConfig(BootConfig("k"))
     with pytest.raises(AttributeError):

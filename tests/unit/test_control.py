@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), re
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    config = replace(tiny.config(tiny.make(tmp_path)), hotplug_memory=HotplugMemoryConfig(128 << 20))
+    config = replace(tiny.config(tiny.make(tmp_path)), hotplug_memory=HotplugMemoryConfig(128 << 20), max_cpus=2)
     with Machine(config) as made:
         made.start()
         yield made
@@ -89,6 +89,11 @@ def test_what_the_machine_is_and_does(path: str, machine: Machine) -> None:
     assert machine.hotplug_memory.stats()["requested"] == 64 << 20
     with pytest.raises(ConfigError, match="not 0 to"):
         ask(path, "resize-memory", size=16 << 20)
+    ask(path, "resize-cpus", count=2)
+    status = ask(path, "status")
+    assert (status["cpus"], status["max_cpus"], machine.cpus) == (2, 2, 2)
+    with pytest.raises(ConfigError, match="not 1 to 2"):
+        ask(path, "resize-cpus", count=3)
     ask(path, "stop")
     assert machine.wait(30) is not None
 

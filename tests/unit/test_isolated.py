@@ -63,6 +63,17 @@ def opened() -> set[str]:
     return {f"{name} {link}" for name, link in links_of().items()}
 
 
+def confined_threads(pid: int, name: str) -> int:
+    """How many of its threads are so named, all of which have filters of their own beside the process's."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().startswith(name):
+            status = (task / "status").read_text()
+            assert "CapEff:\t0000000000000000" in status and int(status.split("Seccomp_filters:")[1].split()[0]) > 1
+            found += 1
+    return found
+
+
 @pytest.mark.parametrize("isolation", ["process", "fork"])
 def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolation: str) -> None:
     before, files = children(), opened()
@@ -71,7 +82,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
     kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
     more = HotplugMemoryConfig(128 << 20)
     machine: Any = Machine(
-        config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation, hotplug_memory=more)
+        config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation, hotplug_memory=more, max_cpus=3)
     )
     with machine:
         events = machine.events()
@@ -89,13 +100,18 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         assert [device.name for device in machine.devices][-1] == "rng"
         names = [name for name, _ in machine.phases_within()]
         assert names[0] == "made" and names[-1] == "first-run"
-        (vcpu,), counted = machine.figures()["vcpus"], {row["name"]: row for row in machine.figures()["devices"]}
+        (vcpu, *_), counted = machine.figures()["vcpus"], {row["name"]: row for row in machine.figures()["devices"]}
         assert vcpu["c"] > 0 and "python" in vcpu and counted[f"disk {disk}"]["reads"] == 0
         machine.resize_memory(machine.config.memory.size + (64 << 20))
         counted = {row["name"]: row for row in machine.figures()["devices"]}
         assert counted["hotplug memory"]["requested"] == 64 << 20 and not counted["hotplug memory"]["plugged"]
         with pytest.raises(ConfigError, match="not 0 to"):
             machine.resize_memory(1)
+        machine.resize_cpus(3)
+        with pytest.raises(ConfigError, match="not 1 to 3"):
+            machine.resize_cpus(4)
+        machine.resize_cpus(2)
+        assert machine.cpus == 2 and confined_threads(machine.pid, "vcpu") == 3
         machine.pause()
         assert machine.state == "paused"
         with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):
@@ -105,6 +121,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         machine.reset()
         assert console.read(6) == b"hello\n" and machine.pid != first
         assert [row["requested"] for row in machine.figures()["devices"] if "plugged" in row] == [64 << 20]
+        assert machine.cpus == 2 and confined_threads(machine.pid, "vcpu") == 2
         text = bytes(65 + n % 26 for n in range(5000))
         spaces, got = threading.Semaphore(0), b""
         machine.console.space_callback = spaces.release

@@ -80,6 +80,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "prepare_forks": lambda machine: machine.prepare_forks(1),
     "reset": lambda machine: machine.reset(),
     "resize_memory": lambda machine: machine.resize_memory(machine.config.memory.size),
+    "resize_cpus": lambda machine: machine.resize_cpus(2),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),
     "stop": lambda machine: machine.stop(),
@@ -168,6 +169,59 @@ def test_registers_that_were_set_while_paused_count(tmp_path: Path, console: Con
         end = machine.wait(PATIENCE)
     assert end is not None and end.kind == "poweroff"
     assert console.read(3) == b"out"
+
+
+def test_vcpus_come_and_go(tmp_path: Path, console: Console) -> None:
+    config = tiny.config(tiny.make(tmp_path, tiny.START_APS), console=console.config)
+    with Machine(replace(config, max_cpus=3)) as machine:
+        memory = machine.memory
+        memory.write(tiny.AP_CODE, tiny.AP)
+
+        def count() -> int:
+            return memory.read_int(tiny.AP_COUNT, 4)
+
+        def start_aps() -> None:
+            assert machine.console_input(b"x") == 1 and console.read(1) == b"x"
+
+        def stands_still() -> bool:
+            before = count()
+            time.sleep(0.1)
+            return count() == before
+
+        machine.start()
+        start_aps()
+        assert machine.cpus == 1 and stands_still() and count() == 0, "the guest has one"
+        machine.resize_cpus(2)
+        assert machine.cpus == 2 and stands_still() and count() == 0, "what was sent before is forgotten"
+        start_aps()
+        wait_until(lambda: count() > 0)
+        for wrong in (0, 4):
+            with pytest.raises(ConfigError, match="not 1 to 3"):
+                machine.resize_cpus(wrong)
+        with pytest.raises(ConfigError, match="the guest uses vCPU 1"):
+            machine.resize_cpus(1)
+        assert machine.cpus == 2 and not stands_still(), "it goes on"
+        memory.write(tiny.AP_STOP, b"\1")
+        machine.resize_cpus(1)
+        memory.write(tiny.AP_STOP, b"\0")
+        start_aps()
+        assert machine.cpus == 1 and stands_still(), "the guest has one again"
+        machine.pause()
+        machine.resume()
+        start_aps()
+        assert stands_still()
+        machine.resize_cpus(3)
+        assert stands_still()
+        start_aps()
+        assert not stands_still()
+        machine.pause()
+        assert stands_still()
+        machine.resume()
+        assert not stands_still()
+        machine.reset()
+        memory.write(tiny.AP_CODE, tiny.AP)
+        start_aps()
+        assert machine.cpus == 3 and not stands_still(), "after a reset it may have as many as before"
 
 
 EXITS = {

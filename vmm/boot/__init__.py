@@ -79,6 +79,7 @@ def check(config: MachineConfig) -> BootPlan:
         pci=pci,
         hvc=config.console.device == "virtio",
         hotplug=config.hotplug_memory is not None,
+        cpus=config.cpus if config.all_cpus() > config.cpus else 0,
     )
     cmdline = encode_cmdline(merge_cmdline(default, boot.cmdline))
     image = find_kernel(boot.kernel, unpack=boot.entry != LINUX64)
@@ -181,4 +182,4 @@ def prepare(config: MachineConfig, memory: GuestMemory, slots: Sequence[int] = (
     """:func:`check`, :func:`load_files` and :func:`place_tables`."""
     plan = check(config)
     load_files(plan, memory)
-    return place_tables(plan, memory, config.cpus, slots)
+    return place_tables(plan, memory, config.all_cpus(), slots)

@@ -21,6 +21,7 @@ def default_cmdline(
     pci: bool = False,
     hvc: bool = False,
     hotplug: bool = False,
+    cpus: int = 0,
 ) -> str:
     """What a guest is told unless the user says otherwise.
 
@@ -40,6 +41,8 @@ def default_cmdline(
     ``memhp_default_state=online``, ``memory_hotplug.online_policy=auto-movable``
         where memory may be added: it is used at once, and most of it for what the kernel can move, so that it can be
         taken away again
+    ``maxcpus=N``
+        where vCPUs may be added: the kernel starts the first ones, and leaves the others offline
     ``root=/dev/vda``, and ``rw`` or ``ro``
         when there is a root disk; ``root=TAG rootfstype=virtiofs`` when it is a directory of the host
 
@@ -49,12 +52,15 @@ def default_cmdline(
     :param pci: the machine has a PCI bus
     :param hvc: the console is the virtio console
     :param hotplug: memory may be added
+    :param cpus: with how many CPUs the kernel starts; 0: all that there are
     """
     words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART]
     if not pci:
         words.append(_NO_PCI)
     if hotplug:
         words.append(_HOTPLUG)
+    if cpus:
+        words.append(f"maxcpus={cpus}")
     if rootfs:
         words += [f"root={share} rootfstype=virtiofs" if share else "root=/dev/vda", "ro" if read_only else "rw"]
     return " ".join(words)

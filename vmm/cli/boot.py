@@ -90,6 +90,7 @@ OPTIONS = (
     *DEVICE_OPTIONS,
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
+    Option("--max-cpus", "N", "how many there may be while it runs, see pyvmm resize (default: those of --cpus)"),
     Option(
         "--cpu",
         "WHAT",
@@ -199,6 +200,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
         memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
         cpus=number(values["cpus"], "--cpus", int),
+        max_cpus=0 if values["max_cpus"] is None else number(values["max_cpus"], "--max-cpus", int),
         rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
         console=console,
         transport=values["transport"],

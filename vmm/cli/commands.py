@@ -10,7 +10,7 @@ COMMANDS = {
     "restore": "start a machine where a snapshot was taken",
     "disk": "add disks to a running machine, remove and resize them",
     "fork": "make running copies of a machine",
-    "resize": "ask a running machine to have more or less memory",
+    "resize": "let a running machine have more or less memory, or vCPUs",
     "snapshots": "look at saved machines, verify or merge them",
     "run": "run a container in a virtual machine of its own",
     "cpu": "print the processor that guests see, as a template, or what templates have in common",

@@ -1,4 +1,4 @@
-"""``pyvmm resize``: ask a running machine to have more or less memory."""
+"""``pyvmm resize``: have a running machine have more or less memory, or vCPUs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     import argparse
 
 PROG = "pyvmm resize"
-DESCRIPTION = "Ask the guest of a running machine to have more or less memory."
+DESCRIPTION = "Ask the guest of a running machine to have more or less memory, or let it have more or fewer vCPUs."
 EPILOG = """\
 VM is the control socket of the machine.  SIZE is all of its memory, that of its start included: from --memory up to so
 much more as --hotplug-memory says.  The guest takes it, or gives it back as far as it can, in its own time.
 
+N is the number of its vCPUs, from --cpus up to --max-cpus.  The guest brings those that come online itself, and has to
+take those that go offline before, by /sys/devices/system/cpu/cpuN/online.
+
 example:
-  pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 256M --hotplug-memory size=1G --control /tmp/vm.sock
-  pyvmm resize /tmp/vm.sock 768M
+  pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 256M --hotplug-memory size=1G --max-cpus 4 \\
+    --control /tmp/vm.sock
+  pyvmm resize /tmp/vm.sock 768M --cpus 2
 """
 
 
@@ -28,16 +32,24 @@ def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     add_vm(made)
-    made.add_argument("size", metavar="SIZE", help="how much memory the guest is to have")
+    made.add_argument("size", metavar="SIZE", nargs="?", help="how much memory the guest is to have")
+    made.add_argument("--cpus", metavar="N", type=int, help="how many vCPUs the guest may have")
     return made
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    values = parser().parse_args(argv)
+    own = parser()
+    values = own.parse_args(argv)
+    if values.size is None and values.cpus is None:
+        own.error("nothing to change: give SIZE, --cpus N, or both")
     from vmm.control.client import ask
 
-    size = parse_size(values.size, "SIZE")
-    ask(values.vm, "resize-memory", size=size)
-    sys.stderr.write(f"pyvmm: the guest is asked to have {size >> 20} MiB\n")
+    size = None if values.size is None else parse_size(values.size, "SIZE")
+    if values.cpus is not None:
+        ask(values.vm, "resize-cpus", count=values.cpus)
+        sys.stderr.write(f"pyvmm: the guest may have {values.cpus} vCPUs\n")
+    if size is not None:
+        ask(values.vm, "resize-memory", size=size)
+        sys.stderr.write(f"pyvmm: the guest is asked to have {size >> 20} MiB\n")
     return 0

@@ -315,7 +315,11 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
     """Do what a request asks for; returns the answer."""
     command = request["command"]
     if command == "status":
-        return {"state": machine.state, "devices": [device.name for device in machine.devices]}
+        return {
+            "state": machine.state,
+            "cpus": machine.cpus,
+            "devices": [device.name for device in machine.devices],
+        }
     if command == "pause":
         machine.pause()
     elif command == "resume":
@@ -324,6 +328,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.press_power_button()
     elif command == "resize-memory":
         machine.resize_memory(request["size"])
+    elif command == "resize-cpus":
+        machine.resize_cpus(request["count"])
     elif command == "resize-disk":
         machine.resize_disk(request["index"])
     elif command == "set-mac":

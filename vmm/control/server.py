@@ -390,7 +390,8 @@ def _status(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str
     config = machine.config
     return {
         "state": machine.state,
-        "cpus": config.cpus,
+        "cpus": machine.cpus,
+        "max_cpus": config.all_cpus(),
         "memory": config.memory.size,
         "transport": config.transport,
         "kernel": config.boot.kernel,
@@ -422,6 +423,12 @@ def _resize_memory(server: ControlServer, arguments: Arguments, tell: Tell) -> N
     size = arguments.take("size", int)
     arguments.end()
     server.machine.resize_memory(size)
+
+
+def _resize_cpus(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
+    count = arguments.take("count", int)
+    arguments.end()
+    server.machine.resize_cpus(count)
 
 
 def _snapshot(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
@@ -468,6 +475,7 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "resume": _resume,
     "press-power-button": _press_power_button,
     "resize-memory": _resize_memory,
+    "resize-cpus": _resize_cpus,
     "stop": _stop,
     "snapshot": _snapshot,
     "add-disk": _add_disk,

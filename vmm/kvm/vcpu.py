@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vmm.memory import GuestMemory
 
 
+MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED = 1, 2, 3
+_INTERRUPTS = 1 << 9
+"""RFLAGS.IF"""
 MMIO_OFFSET, MMIO_DATA = 32, 8
 """Where ``kvm_run.mmio`` begins, and in it its ``data``.  Set-up writes of virtio drivers come this way while a guest
 boots, which is too early to make classes for all of ``kvm_run``."""
@@ -239,6 +242,21 @@ class Vcpu:
         state = kvm_mp_state()
         k.ioctl(self.fd, k.KVM_GET_MP_STATE, state, "KVM_GET_MP_STATE")
         return int(state.mp_state)
+
+    def is_offline(self) -> bool:
+        """The guest does not use it: it waits for a start-up IPI, or has halted with interrupts off, as Linux leaves a
+        CPU that it takes offline."""
+        state = self.mp_state()
+        if state == MP_HALTED:
+            return not self.get_regs().rflags & _INTERRUPTS
+        return state in (MP_UNINITIALIZED, MP_INIT_RECEIVED)
+
+    def await_startup(self) -> None:
+        """Have it wait for a start-up IPI: one that was sent before is forgotten."""
+        from vmm.kvm.structs_state import kvm_mp_state
+
+        if self.mp_state() != MP_UNINITIALIZED:
+            k.ioctl(self.fd, k.KVM_SET_MP_STATE, kvm_mp_state(mp_state=MP_UNINITIALIZED), "KVM_SET_MP_STATE")
 
     def tsc_khz(self) -> int:
         """The guest's TSC frequency in kHz, 0 when KVM does not say."""

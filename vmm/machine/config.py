@@ -76,6 +76,7 @@ class MachineConfig:
     :ivar pmems: images that the guest has as memory, in the order of their numbers: ``/dev/pmem0``, ...
     :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
     :ivar hotplug_memory: memory that is added while the guest runs, or None; not with hugetlb pages
+    :ivar max_cpus: how many vCPUs there may be while the guest runs, *cpus* of its start included; 0: as many as those
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
     :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
@@ -106,6 +107,7 @@ class MachineConfig:
     cpu: str | CpuConfig = "guest"
     isolation: str = THREAD
     hotplug_memory: HotplugMemoryConfig | None = None
+    max_cpus: int = 0
 
     def __post_init__(self) -> None:
         if self.virtqueues not in VIRTQUEUES:
@@ -118,6 +120,11 @@ class MachineConfig:
             raise ConfigError(f"isolation {self.isolation!r}: not one of {', '.join(ISOLATIONS)}", code="isolation")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} vCPUs: a machine has 1 to {MAX_CPUS}", code="cpus")
+        if self.max_cpus and not self.cpus <= self.max_cpus <= MAX_CPUS:
+            raise ConfigError(
+                f"at most {self.max_cpus} vCPUs: not {self.cpus}, with which it starts, to {MAX_CPUS}",
+                code="max-cpus",
+            )
         for device in (*self.device_configs(), *self.last_configs()):
             device.check(self)
         tags = [tag for tag, _ in self.tagged_shares()]
@@ -208,6 +215,10 @@ class MachineConfig:
     def all_memory(self) -> int:
         """Bytes of memory that the guest can have at most: so long is a snapshot's file of them."""
         return self.memory.size + self.hotplug_size()
+
+    def all_cpus(self) -> int:
+        """How many vCPUs there can be at most."""
+        return self.max_cpus or self.cpus
 
     def has_pci(self) -> bool:
         """There is a PCI bus."""

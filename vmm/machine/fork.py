@@ -239,7 +239,7 @@ class Shell:
 
 
 def _kind(config: MachineConfig, shared: bool) -> tuple[object, ...]:
-    return config.cpus, config.cpu, config.memory, config.hotplug_memory, shared
+    return config.all_cpus(), config.cpu, config.memory, config.hotplug_memory, shared
 
 
 MOST_SHELLS = 64

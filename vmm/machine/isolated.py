@@ -132,7 +132,7 @@ class IsolatedMachine(Living):
         self.console = _Console(self)
         self._vsock = None if config.vsock is None or not config.vsock.uds else _Vsock(config.vsock.uds)
         self._plugged: list[Plugged] = []
-        self._memory_wanted = 0
+        self._memory_wanted = self._cpus_wanted = 0
         self._life = Life()
         self._life_lock = RLock()
         self._child: _Child | None = None
@@ -308,6 +308,8 @@ class IsolatedMachine(Living):
                     self._jailed.plug_again(each)
                 if self._memory_wanted:
                     self._jailed.resize_memory(self._memory_wanted)
+                if self._cpus_wanted:
+                    self._jailed.resize_cpus(self._cpus_wanted)
             except BaseException as error:
                 self._life.stage = RUNNING
                 self._end(ERROR, f"reset: {error}", error)
@@ -325,6 +327,19 @@ class IsolatedMachine(Living):
         self._life.check("resize_memory")
         self._jailed.resize_memory(size)
         self._memory_wanted = size
+
+    @property
+    def cpus(self) -> int:
+        """As :attr:`Machine.cpus`."""
+        self._life.check("cpus")
+        return self._jailed.cpus
+
+    def resize_cpus(self, count: int) -> None:
+        """As :meth:`Machine.resize_cpus`."""
+        with self._life_lock:
+            self._life.check("resize_cpus")
+            self._jailed.resize_cpus(count)
+            self._cpus_wanted = count
 
     def resize_disk(self, index: int) -> None:
         """As :meth:`Machine.resize_disk`.

@@ -77,6 +77,15 @@ class Jailed:
         """As :meth:`Machine.resize_memory`."""
         self.ask("resize-memory", size=size)
 
+    @property
+    def cpus(self) -> int:
+        """As :attr:`Machine.cpus`."""
+        return number(self.ask("status").get("cpus"))
+
+    def resize_cpus(self, count: int) -> None:
+        """As :meth:`Machine.resize_cpus`."""
+        self.ask("resize-cpus", count=count)
+
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
         """As :meth:`Machine.stop`."""
         try:

@@ -260,4 +260,4 @@ def new_core(config: MachineConfig) -> Core:
     :raises HostError: the same
     """
     cpu = config.cpu
-    return Core(config.cpus, host_cpu=cpu == "host", cpu=None if isinstance(cpu, str) else cpu)
+    return Core(config.all_cpus(), host_cpu=cpu == "host", cpu=None if isinstance(cpu, str) else cpu)

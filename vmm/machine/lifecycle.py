@@ -42,6 +42,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "registers": (MADE, PAUSED, ENDED),
     "resize_disk": _OPEN,
     "resize_memory": _OPEN,
+    "resize_cpus": (RUNNING,),
     "close": STATES,
 }
 """What may be called in which states; what is not here may be called in all but ``closed``."""

@@ -159,7 +159,9 @@ class Machine(Living):
             core.async_pf = not windows
             core.make_vcpus(self.memory)
         core.bind(platform.native)
-        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life)
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life, config.cpus)
+        if config.all_cpus() > config.cpus:
+            platform.keep(self._threads)
         self.phases.append(("kvm", time.monotonic()))
         platform.add_devices(core, self.loop, config.console, self._on_power_event)
         self.serial = platform.serial
@@ -731,6 +733,32 @@ class Machine(Living):
         """
         self._life.check("resize_memory")
         self.hotplug_memory.resize(size - self.config.memory.size)
+
+    @property
+    def cpus(self) -> int:
+        """How many vCPUs run now, see :meth:`resize_cpus`."""
+        return self._threads.count
+
+    def resize_cpus(self, count: int) -> None:
+        """Have *count* vCPUs run, those of its start included.
+
+        The guest brings those that come online itself, and takes those that are to go offline before: Linux by
+        ``/sys/devices/system/cpu/cpuN/online``.  What it sends to a vCPU that it may not have is lost.
+
+        :raises ConfigError: the machine does not run, or was configured for other numbers; the guest uses one that is
+            to go
+        """
+        self._check_thread("resize_cpus")
+        with self._life_lock:
+            self._life.check("resize_cpus")
+            least, most = self.config.cpus, self.config.all_cpus()
+            if not least <= count <= most:
+                raise ConfigError(
+                    f"{count} vCPUs: not {least} to {most}",
+                    code="max-cpus",
+                    hint="say how many when the machine is made: --max-cpus, MachineConfig(max_cpus=...)",
+                )
+            self._threads.resize(count)
 
     def resize_disk(self, index: int) -> None:
         """Read the size of the file of ``disks[index]`` again and tell the guest.

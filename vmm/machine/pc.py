@@ -35,6 +35,7 @@ class Platform:
     def __init__(self, end_of_ram: int, owned: Owned) -> None:
         self.pio, self.mmio = Bus("pio"), Bus("mmio")
         self._owned = owned
+        self._more_saved: list[Saveable] = []
         self._address_end = end_of_ram
         self.native = lib.bus_new()
         owned.add(Native(self.native, lib.bus_free))
@@ -55,7 +56,11 @@ class Platform:
     @property
     def saved(self) -> list[Saveable]:
         """What a snapshot keeps: the others have no state."""
-        return [self.serial]
+        return [self.serial, *self._more_saved]
+
+    def keep(self, thing: Saveable) -> None:
+        """Have a snapshot keep that, too."""
+        self._more_saved.append(thing)
 
     def add_pio(self, base: int, size: int, device: BusDevice) -> None:
         """Python answers these ports."""

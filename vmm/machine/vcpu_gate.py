@@ -60,6 +60,11 @@ class Hold:
                 self._condition.wait()
             self._here.discard(index)
 
+    def enter(self, index: int) -> None:
+        """A vCPU has a thread again."""
+        with self._condition:
+            self._gone.discard(index)
+
     def leave(self, index: int) -> None:
         """A vCPU's thread ends."""
         with self._condition:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vmm.faststart.thread import Thread, get_ident
+from vmm.errors import ConfigError
+from vmm.faststart.thread import Thread, allocate_lock, get_ident
 from vmm.kvm import ioctl as k
 from vmm.machine.lifecycle import ERROR, PANIC, POWEROFF, REBOOT, TRIPLE_FAULT
+from vmm.persist import Saveable, Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,23 +20,36 @@ if TYPE_CHECKING:
 
 _EINTR = -4
 _IO_OUT = 1
+_SPARE = "spare"
+"""Why a vCPU is held that the machine has no more."""
+_SETTLE_S, _LOOK_S = 2.0, 0.01
+"""How long a CPU may take to halt after its guest has called it offline, and how often it is looked at."""
+_SCHEMA = Schema("vcpus", 1, {"count": "u8"})
 
 _SYSTEM_EVENTS = {1: POWEROFF, 2: REBOOT, 3: PANIC}
 
 
-class VcpuThreads:
-    """One thread per vCPU.  The first cause to end the run wins and is told to *life*, on whatever thread it came up;
-    after that no vCPU enters the guest again."""
+class VcpuThreads(Saveable):
+    """One thread for each vCPU that runs.  The first cause to end the run wins and is told to *life*, on whatever
+    thread it came up; after that no vCPU enters the guest again.
 
-    def __init__(self, vcpus: list[Vcpu], pio: Bus, mmio: Bus, memory: GuestMemory, life: Life) -> None:
+    :param count: how many vCPUs run, the first ones: whatever the guest sends to the others, they do nothing
+    :ivar count: how many do, see :meth:`resize`
+    """
+
+    name = "vcpus"
+    saving = _SCHEMA
+
+    def __init__(self, vcpus: list[Vcpu], pio: Bus, mmio: Bus, memory: GuestMemory, life: Life, count: int = 0) -> None:
         self._vcpus = vcpus
+        self.count = count or len(vcpus)
         self._pio = pio
         self._mmio = mmio
         self._memory = memory
         self._life = life
         self._ended = False
         self._threads: list[Thread] = []
-        self._gone: set[int] = set()
+        self._gone = self._spare()
         self._hold: Hold | None = None
         self.confine: Callable[[], None] | None = None
         """Called first on each thread: it gives up what it does not need."""
@@ -42,12 +57,18 @@ class VcpuThreads:
         """Called on a vCPU's thread after a KVM_EXIT_DEBUG; its setter has asked KVM for such exits."""
 
     def start(self) -> None:
-        """Start all threads."""
-        for vcpu in self._vcpus:
-            thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
-            self._threads.append(thread)
-            vcpu.busy = True
-            thread.start()
+        """Start the threads."""
+        for vcpu in self._vcpus[: self.count]:
+            self._start(vcpu)
+
+    def _start(self, vcpu: Vcpu) -> None:
+        thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
+        self._threads.append(thread)
+        vcpu.busy = True
+        thread.start()
+
+    def _spare(self) -> set[int]:
+        return set(range(self.count, len(self._vcpus)))
 
     def end(self, kind: str, detail: str = "", error: BaseException | None = None) -> bool:
         """End the run; False when it had ended already.  From any thread, a vCPU's own included."""
@@ -74,7 +95,7 @@ class VcpuThreads:
 
     def begin_again(self) -> None:
         """After :meth:`halt`: be as new, for the vCPUs that are there now.  A :meth:`end` that came since counts."""
-        self._gone, self._hold = set(), None
+        self._gone, self._hold = self._spare(), None
         self._ended = False
         if self._life.is_over:
             self._ended = True
@@ -99,6 +120,58 @@ class VcpuThreads:
         if own < 0 or not self._vcpus[own].has_lapic_enabled():
             return ""
         return "its kernel had not shut down: a panic, or an emergency reboot (sysrq)"
+
+    # -- vCPUs that come and go, by one caller at a time, while the guest runs ----------------------------------------
+
+    def resize(self, count: int) -> None:
+        """Have the first *count* vCPUs run, and no others.  Those that come wait for the guest to start them.
+
+        :raises ConfigError: the guest uses one that is to go
+        """
+        for vcpu in self._vcpus[self.count : count]:
+            vcpu.await_startup()
+            if vcpu.index < len(self._threads):
+                self.release(_SPARE, (vcpu.index,))
+            else:
+                self._gone.discard(vcpu.index)
+                if self._hold is not None:
+                    self._hold.enter(vcpu.index)
+                self._start(vcpu)
+                if self._ended:
+                    vcpu.leaving = self._threads[-1].join
+            self.count = vcpu.index + 1
+        if count < self.count:
+            self._spare_from(count)
+
+    def _spare_from(self, count: int) -> None:
+        indexes = range(count, self.count)
+        pause = allocate_lock()
+        pause.acquire()
+        for _ in range(int(_SETTLE_S / _LOOK_S)):
+            self.hold(_SPARE, indexes)
+            used = [index for index in indexes if not self._vcpus[index].is_offline()]
+            if not used:
+                self.count = count
+                return
+            self.release(_SPARE, indexes)
+            pause.acquire(timeout=_LOOK_S)
+        raise ConfigError(
+            f"the guest uses vCPU {used[0]}: it cannot be taken away",
+            code="cpu-in-use",
+            hint=f"have the guest let it go before: echo 0 >/sys/devices/system/cpu/cpu{used[0]}/online",
+        )
+
+    def save(self) -> State:
+        """How many run."""
+        return _SCHEMA.make(count=self.count)
+
+    def restore(self, state: State) -> None:
+        """Before the start."""
+        count = _SCHEMA.read(state, self.name)["count"]
+        if not 1 <= count <= len(self._vcpus):
+            raise mismatch(self.name, f"{count} of {len(self._vcpus)} run")
+        self.count = count
+        self._gone = self._spare()
 
     # -- holding: each of these by one caller at a time for one reason ----------------------------------------------
 

@@ -12,10 +12,11 @@ import pytest
 
 from tests.unit.boot.images import MIB, Load, elf, kernel, pvh_note
 from vmm import boot
-from vmm.boot import layout
+from vmm.boot import acpi, layout
 from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.image import early_pieces
 from vmm.errors import ConfigError
+from vmm.faststart.record import replace
 from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
 from vmm.virtio.blk import DiskConfig
@@ -321,6 +322,17 @@ def test_the_console_is_the_device_that_was_asked_for() -> None:
 
 def test_pci_is_off_unless_there_is_one() -> None:
     assert "pci=off" in default_cmdline() and "pci=off" not in default_cmdline(pci=True)
+
+
+def test_cpus_that_may_come_are_told_and_left_alone(vmlinux: Path, memory: GuestMemory) -> None:
+    plain = config(vmlinux)
+    assert b"maxcpus" not in boot.check(plain).cmdline
+    assert b"maxcpus" not in boot.check(replace(plain, cpus=2, max_cpus=2)).cmdline
+    grows = replace(plain, cpus=2, max_cpus=5)
+    assert b" maxcpus=2" in boot.check(grows).cmdline
+    boot.prepare(grows, memory)
+    tables = memory.read(layout.ACPI, 0x4000)
+    assert acpi.madt(range(5)) in tables and acpi.madt(range(2)) not in tables
 
 
 @pytest.mark.parametrize(

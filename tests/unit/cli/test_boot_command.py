@@ -463,6 +463,8 @@ def test_unknown_disk_option(files: Path) -> None:
         (["--memory", "1M"], ["1024 KiB"]),
         (["--cpus", "two"], ["--cpus", "'two'"]),
         (["--cpus", "33"], ["33", "32"]),
+        (["--max-cpus", "some"], ["--max-cpus", "'some'"]),
+        (["--cpus", "4", "--max-cpus", "2"], ["at most 2", "not 4"]),
         (["--transport", "isa"], ["isa", "mmio, pci"]),
         (["--virtqueues", "round"], ["round", "split, packed"]),
         (["--console-device", "lpt"], ["console device", "'lpt'", "serial, virtio"]),

@@ -19,7 +19,7 @@ from tests.sample_devices import Echo
 from tests.tiny import Console
 from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, Machine, VsockConfig
 from vmm.faststart.record import replace
-from vmm.persist import Unsaved
+from vmm.persist import State, Unsaved
 from vmm.snapshot import memory_file, whole, working_set
 from vmm.snapshot.manifest import read_manifest
 
@@ -67,6 +67,41 @@ def test_memory_that_was_added_is_that_of_clones_too(tmp_path: Path, consoles: l
             clone.reset()
             assert clone.memory.read(place, 5) == bytes(5)
         assert machine.memory.read(place, 6) == b"added\0"
+
+
+@pytest.mark.parametrize("now", [1, 3])
+def test_clones_have_as_many_vcpus_and_may_have_more(tmp_path: Path, consoles: list[Console], now: int) -> None:
+    config = tiny.config(tiny.make(tmp_path, tiny.START_APS), console=consoles[0].config)
+
+    def counts(machine: Machine) -> bool:
+        before = machine.memory.read(tiny.AP_COUNT, 4)
+        time.sleep(0.1)
+        return machine.memory.read(tiny.AP_COUNT, 4) != before
+
+    with Machine(replace(config, max_cpus=3)) as machine:
+        machine.memory.write(tiny.AP_CODE, tiny.AP)
+        machine.start()
+        machine.resize_cpus(now)
+        talk(machine, consoles[0], b"x")
+        machine.snapshot(str(tmp_path / "warm"))
+        with pytest.raises(ConfigError, match="other features"):
+            Machine.restore(str(tmp_path / "warm"), max_cpus=0)
+        (child,) = machine.fork(console=consoles[1].config)
+    with child, Machine.restore(str(tmp_path / "warm"), console=consoles[2].config) as clone:
+        for each, console in ((child, consoles[1]), (clone, consoles[2])):
+            assert each.cpus == now and counts(each) == (now > 1)
+            each.resize_cpus(3)
+            assert counts(each) == (now > 1)
+            talk(each, console, b"x")
+            assert counts(each)
+
+
+def test_a_number_of_vcpus_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    config = replace(tiny.config(tiny.make(tmp_path)), max_cpus=3)
+    with Machine(config) as machine:
+        for wrong in (0, 4):
+            with pytest.raises(ConfigError, match=f"{wrong} of 3 run"):
+                machine.execution.restore(State("vcpus", 1, {"count": wrong}))
 
 
 @pytest.mark.parametrize("cpus", [1, 4, 32])
