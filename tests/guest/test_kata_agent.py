@@ -258,6 +258,9 @@ def test_the_machine(pod: Pod, sleeper: str) -> None:
     assert 2_000_000_000 <= int(execute(pod, sleeper, "date +%s")) < 2_000_100_000
     pod.call("ReseedRandomDev", data=bytes(64))
     pod.call("OnlineCPUMem", nb_cpus=1, cpu_only=True)
+    pod.call("OnlineCPUMem", cpus=1)
+    with pytest.raises(RpcError, match="online: No such device"):
+        pod.call("OnlineCPUMem", cpus=1000)
     with pytest.raises(RpcError) as error:
         pod.call("ReseedRandomDev", data=bytes(1000))
     assert error.value.code == "INVALID_ARGUMENT"

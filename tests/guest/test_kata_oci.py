@@ -194,21 +194,30 @@ class Templates:
 
     def __init__(self, oci: Oci, folder: Path) -> None:
         self.oci = oci
-        settings = folder / "kata.toml"
-        settings.write_text(oci.settings.read_text() + 'template = "auto"\nmemory = "192M"\n')
+        self.settings = folder / "kata.toml"
+        self.settings.write_text(oci.settings.read_text() + 'template = "auto"\nmemory = "192M"\n')
         self.cache = folder / "cache"
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.cache)}
-        self._options = ["--config", str(settings)]
+        self._options = ["--config", str(self.settings)]
         self._log = folder / "log"
 
     def with_pool(self, number: int) -> list[str]:
         """The options of a command that has its machines from a pool of so many."""
         settings = self.cache.with_name("pool.toml")
-        settings.write_text(f"{Path(self._options[1]).read_text()}pool = {number}\n")
+        settings.write_text(f"{self.settings.read_text()}pool = {number}\n")
         return ["--config", str(settings)]
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.oci.command(*self._options, *words), env=self.environment)
+
+    def create(self, script: str, **more: Any) -> str:
+        """Make c1 and start it; what the log says of its machine."""
+        self._log.write_text("")
+        words = ["--debug", "--log", str(self._log), "create", "--bundle", self.oci.bundle(script, **more), "c1"]
+        command = self.oci.command(*self._options, *words)
+        subprocess.run(command, check=True, timeout=PATIENCE, env=self.environment, **NO_STDIO)
+        self.call("start", "c1")
+        return self._log.read_text()
 
     def call(self, *words: str) -> str:
         # `--debug` is a word on the kernel's command line, and so of another template
@@ -252,6 +261,44 @@ def test_clones_of_a_template_have_all_that_is_theirs(oci: Oci, templates: Templ
         else:
             assert "clone of" in log and "boots:" not in log
     assert len(set(random_ones)) == 6
+
+
+# Two loops at once, until both CPUs have had half a second of them
+BUSY = """
+used() { awk '$1 == "cpu0" || $1 == "cpu1" { printf "%s ", $2 + $3 + $4 }' /proc/stat; }
+set -- $(used); first=$1 second=$2
+while :; do :; done & one=$!
+while :; do :; done & two=$!
+while set -- $(used); [ $1 -lt $((first + 50)) ] || [ $2 -lt $((second + 50)) ]; do sleep 0.1; done
+kill $one $two
+"""
+
+
+def test_a_machine_and_a_clone_get_cpus_with_a_quota(oci: Oci, templates: Templates) -> None:
+    templates.settings.write_text(f"{templates.settings.read_text()}more_cpus = 2\n")
+
+    def cpus() -> tuple[str, ...]:
+        found = templates.call("exec", "c1", "sh", "-c", "nproc; grep -c ^processor /proc/cpuinfo").split()
+        return *found, templates.call("exec", "c1", "cat", "/sys/fs/cgroup/cpu.max").strip()
+
+    for wanted in ("boots: there is no template", "clone of"):
+        assert wanted in templates.create("sleep 600", linux__resources={"cpu": {"quota": 50_000, "period": 100_000}})
+        assert cpus() == ("1", "1", "50000 100000")
+        templates.call("update", "--cpu-quota", "150000", "c1")
+        assert cpus() == ("2", "2", "150000 100000")
+        templates.call("update", "--cpu-quota", "800000", "c1")
+        assert cpus() == ("3", "3", "800000 100000"), "no more than there may be"
+        templates.call("update", "--cpu-quota", "200000", "c1")
+        assert cpus() == ("2", "2", "200000 100000")
+        templates.call("exec", "c1", "sh", "-c", BUSY)
+        if group := json.loads((oci.root / "c1" / "state.json").read_text())["cgroup"]:
+            assert Path(group, "cpu.max").read_text() == "200000 100000\n"
+        assert 'sandbox_vcpus{sandbox_id="c1"} 2\n' in templates.call("metrics")
+        templates.call("update", "--cpu-quota", "100000", "c1")
+        assert cpus() == ("1", "1", "100000 100000")
+        templates.call("delete", "--force", "c1")
+        templates.wait_for_one()
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
 @pytest.mark.long  # three templates are made; tests/kata has the rest of what is refused

@@ -215,6 +215,9 @@ class FakeAgent:
         if "PYVMM_FAKE_NO_SEED" in os.environ:
             raise ttrpc.RpcError("INTERNAL", "no entropy taken")
 
+    def do_OnlineCPUMem(self, request: Any, _call: ttrpc.Call) -> None:
+        pass
+
     def do_UpdateContainer(self, request: Any, _call: ttrpc.Call) -> None:
         pass
 
@@ -251,6 +254,9 @@ class FakeVm:
         self.disks: dict[str, RootDisk] = {}
         self.sizes: list[int] = []
         """Those that the machine was asked to have."""
+        self.cpus = 1
+        self.counts: list[tuple[int, int]] = []
+        """Of CPUs: those that the machine was told to have, each with what the guest had been told before."""
         self.plugs = True
         """The guest takes memory, at once."""
         self._on_end: Callable[[str], None] = lambda reason: None
@@ -285,6 +291,10 @@ class FakeVm:
 
     def resize_memory(self, size: int) -> None:
         self.sizes.append(size)
+
+    def resize_cpus(self, count: int) -> None:
+        self.cpus = count
+        self.counts.append((count, self.agent.requests["OnlineCPUMem"].cpus if self.counts else 1))
 
     def figures(self) -> dict[str, Any]:
         plugged = self.sizes[-1] - self.memory if self.sizes and self.plugs else 0

@@ -180,6 +180,11 @@ class FakeGuest:
     def resize_memory(self, size: int) -> None:
         raise AssertionError("it has no more memory")
 
+    cpus = 1
+
+    def resize_cpus(self, count: int) -> None:
+        raise AssertionError("it has no more CPUs")
+
     def figures(self) -> dict[str, Any]:
         return {"vcpus": [{"exits": 5}], "devices": [{"name": "disk", "reads": 3, "words": "no number"}]}
 

@@ -38,13 +38,13 @@ pytestmark = pytest.mark.skipif(
 class Bench:
     """A sandbox, its fake machine, and the events that it told."""
 
-    def __init__(self, folder: Path, *, more_memory: int = 0, **replace: ttrpc.Handler) -> None:
+    def __init__(self, folder: Path, *, more_memory: int = 0, more_cpus: int = 0, **replace: ttrpc.Handler) -> None:
         self.folder = folder
         self.agent = FakeAgent(replace)
         self.vm = FakeVm(self.agent)
         state = folder / "sandbox"
         state.mkdir()
-        config = SandboxConfig("s1", str(state), "kernel", "image", more_memory=more_memory)
+        config = SandboxConfig("s1", str(state), "kernel", "image", more_memory=more_memory, more_cpus=more_cpus)
         self.vm.memory = config.memory
         self.sandbox = Sandbox(config, lambda *_: self.vm)
         self.events: list[SandboxEvent] = []
@@ -65,8 +65,8 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(*, start: bool = True, more_memory: int = 0, **replace: ttrpc.Handler) -> Bench:
-        bench = Bench(tmp_path, more_memory=more_memory, **replace)
+    def make(*, start: bool = True, more_memory: int = 0, more_cpus: int = 0, **replace: ttrpc.Handler) -> Bench:
+        bench = Bench(tmp_path, more_memory=more_memory, more_cpus=more_cpus, **replace)
         made.append(bench)
         if start:
             bench.sandbox.start()
@@ -567,3 +567,62 @@ def test_a_limit_that_the_guest_refuses_takes_no_memory(bench: Make) -> None:
     assert made.vm.sizes == [896 * MIB, 512 * MIB] and made.sandbox.memory == 512 * MIB
     with pytest.raises(ConfigError, match="no container"):
         made.sandbox.update("other", limit(800))
+
+
+def share(cpus: float, period: int = 100_000) -> dict[str, Any]:
+    return {"cpu": {"quota": int(cpus * period), "period": period}}
+
+
+def test_a_machine_gets_cpus_for_a_quota_and_gives_them_back(bench: Make) -> None:
+    """It has 1, and may get 3 more.  What the guest has been told of them comes after theirs, or before they go."""
+    made = bench(more_cpus=3)
+    bounds: list[Any] = []
+    made.sandbox.bound_cpu = bounds.append
+    made.run("sleep 600")
+    for cpus, wanted in ((0.5, 1), (1.01, 2), (2, 2), (2.5, 3), (9, 4), (1.5, 2), (-1, 1)):
+        made.sandbox.update("c1", share(cpus))
+        assert made.sandbox.cpus == made.vm.cpus == wanted
+        assert json.loads(made.agent.requests["UpdateContainer"].config) == share(cpus)
+        assert bounds[-1] == share(cpus)["cpu"]
+    assert made.vm.counts == [(2, 1), (3, 2), (4, 3), (2, 2), (1, 1)]
+    made.sandbox.update("c1", share(2, 10_000))
+    made.sandbox.update("c1", {"cpu": {"period": 5_000}})
+    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000}
+    made.sandbox.update("c1", {"cpu": {"shares": 100}})
+    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000, "shares": 100}
+
+
+def test_containers_of_a_pod_have_cpus_beside_each_other(bench: Make) -> None:
+    made = bench(more_cpus=7)
+    bounds: list[Any] = []
+    made.sandbox.bound_cpu = bounds.append
+    for name in ("c1", "c2"):
+        bundle = made.bundle("sleep 600")
+        bundle.spec["linux"]["resources"] = share(1.2) if name == "c1" else {}
+        made.sandbox.create_container(name, bundle, Stdio()).start()
+    made.sandbox.update("c1", share(1.6))
+    assert made.sandbox.cpus == 2 and bounds == [{"quota": -1, "period": 100_000}]
+    made.sandbox.update("c2", share(1.6))
+    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 320_000, "period": 100_000}
+
+
+def test_a_machine_without_more_keeps_its_cpus(bench: Make) -> None:
+    made = bench()
+    made.run("sleep 600")
+    made.sandbox.update("c1", share(4))
+    assert made.vm.counts == [] and made.sandbox.cpus == 1 and "OnlineCPUMem" not in made.agent.calls
+
+
+@pytest.mark.parametrize("method", ["OnlineCPUMem", "UpdateContainer"])
+def test_a_guest_that_refuses_has_the_cpus_that_it_had(bench: Make, method: str) -> None:
+    def refuse(request: Any, call: ttrpc.Call) -> Any:
+        raise ttrpc.RpcError("PERMISSION_DENIED", "no")
+
+    made = bench(more_cpus=3, **{method: refuse})
+    bounds: list[Any] = []
+    made.sandbox.bound_cpu = bounds.append
+    made.run("sleep 600")
+    before = (made.bundle().spec["linux"].get("resources") or {}).get("cpu") or {}
+    with pytest.raises(VmmError, match="no"):
+        made.sandbox.update("c1", share(2))
+    assert made.sandbox.cpus == made.vm.cpus == 1 and bounds == [share(2)["cpu"], before]

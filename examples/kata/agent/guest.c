@@ -43,13 +43,36 @@ static int switch_on(const char *directory, const char *prefix, const char *name
 	return count;
 }
 
+/* Have the first `count` CPUs online, and no others; 0, or -errno (-ENXIO: there are not so many). */
+static int set_online(uint32_t count)
+{
+	for (uint32_t cpu = 1;; cpu++) { /* CPU 0 is always online, and has no such file */
+		const char *word = cpu < count ? "1" : "0";
+		char path[64], now[8];
+		int error;
+
+		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/online", cpu);
+		if (file_read(path, now, sizeof(now)) < 0)
+			return cpu < count ? -ENXIO : 0;
+		if (now[0] == *word)
+			continue;
+		error = file_write(path, word, 1);
+		if (error)
+			return error;
+	}
+}
+
 void rpc_online_cpu_mem(struct call *call)
 {
 	grpc_OnlineCPUMemRequest *request = call->request;
 	uint32_t most = request->nb_cpus ? request->nb_cpus : UINT32_MAX;
-	int error = switch_on("/sys/devices/system/cpu", "cpu", "online", "1", most);
+	int error;
 
-	if (error >= 0 && !request->cpu_only)
+	if (request->cpus)
+		error = set_online(request->cpus);
+	else
+		error = switch_on("/sys/devices/system/cpu", "cpu", "online", "1", most);
+	if (error >= 0 && !request->cpu_only && !request->cpus)
 		error = switch_on("/sys/devices/system/memory", "memory", "state", "online", UINT32_MAX);
 	if (error < 0)
 		call_fail(call, STATUS_INTERNAL, "online: %s", strerror(-error));

@@ -15,6 +15,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
     more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
+    more_cpus = 0               # and how many more CPUs
     traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
                                 # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
 
@@ -68,6 +69,7 @@ class Settings(NamedTuple):
     policy: Policy | None = None
     pool: int = 0
     more_memory: int = 0
+    more_cpus: int = 0
     traces: str = ""
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
@@ -115,6 +117,11 @@ class Settings(NamedTuple):
         quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
         vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
         return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+
+
+def most_cpus(vcpus: int, more: int) -> int:
+    """How many CPUs a machine can have that starts with *vcpus* and may get *more*."""
+    return min(vcpus + more, MAX_VCPUS)
 
 
 def annotation(name: str) -> str:
@@ -198,6 +205,8 @@ def _check(values: Json, path: str) -> Settings:
         )
     if not 1 <= made.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
+    if not 0 <= made.more_cpus < MAX_VCPUS:
+        raise ConfigError(f"{path}: more_cpus = {made.more_cpus} is not 0 to {MAX_VCPUS - 1}", code="kata-config")
     if not 0 <= made.pool <= MAX_POOL:
         raise ConfigError(f"{path}: pool = {made.pool} is not 0 to {MAX_POOL}", code="kata-config")
     if made.pool and made.template == "off":

@@ -158,11 +158,12 @@ class Monitor:
                 policy=plan.settings.policy,
                 checkpoint=kept.machine if kept is not None else "",
                 more_memory=kept.more_memory if kept is not None else plan.settings.more_memory,
+                more_cpus=kept.more_cpus if kept is not None else plan.settings.more_cpus,
             ),
             self._boot,
         )
         self._sandbox.listen(self._on_event)
-        self._sandbox.bound = self._bound
+        self._sandbox.bound, self._sandbox.bound_cpu = self._bound, self._bound_cpu
         if kept is not None:
             self._first.restore(self._sandbox, kept)
         else:
@@ -197,12 +198,16 @@ class Monitor:
             self._settle()
             raise
         sandbox.listen(self._on_event)
-        sandbox.bound = self._bound
+        sandbox.bound, sandbox.bound_cpu = self._bound, self._bound_cpu
 
     def _bound(self, memory: int) -> None:
         """Limit what the container has on the host, where its RAM is *memory* bytes."""
         if self._home:
             Cgroup(self._home).limit_memory(memory, self._resources)
+
+    def _bound_cpu(self, cpu: Json) -> None:
+        if self._home:
+            Cgroup(self._home).limit_cpu({"cpu": cpu})
 
     def create_adopted(self, placed: Placed) -> None:
         """Make the container in the machine that was adopted.

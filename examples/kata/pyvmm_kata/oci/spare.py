@@ -170,6 +170,7 @@ class Spare:
                 isolation=self._settings.isolation,
                 policy=self._settings.policy,
                 more_memory=self._settings.more_memory,
+                more_cpus=self._settings.more_cpus,
             )
         )
         self._sandbox.listen(self._on_event)

@@ -128,6 +128,10 @@ class AgentClient:
         """
         self._do("ReseedRandomDev", data=seed)
 
+    def online_cpus(self, count: int) -> None:
+        """Have the guest use its first *count* CPUs, and no others."""
+        self._do("OnlineCPUMem", cpus=count)
+
     def get_oom_event(self) -> str:
         """Wait until the guest's kernel has killed a process because memory ran out; the container's id."""
         answer = self._call("GetOOMEvent", protobuf.message("grpc.GetOOMEventRequest")(), None)

@@ -31,7 +31,7 @@ def collect(sandbox: Sandbox) -> Json:
         "id": config.sandbox_id,
         "pid": os.getpid(),
         "memory": sandbox.memory,
-        "vcpus": config.vcpus,
+        "vcpus": sandbox.cpus,
         "machine": sandbox.figures(),
         "containers": {},
         "answered": True,

@@ -35,7 +35,10 @@ FORMAT = 1
 RECORD, MACHINE = "container.json", "machine-"
 INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
-TOLD = ("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "nets", "layout", "policy")
+TOLD = (
+    *("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "more_cpus", "nets", "layout"),
+    "policy",
+)
 """What :func:`describe` tells as it is written."""
 MAX_RECORD = 4 << 20
 MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
@@ -52,6 +55,7 @@ class Kept(NamedTuple):
     :ivar memory: of the machine, in bytes
     :ivar more_memory: bytes that the machine may get while it runs
     :ivar added: how many of these it has
+    :ivar more_cpus: CPUs that the machine may get; its snapshot says how many of these it has
     :ivar image: the SHA-256 of the guest's image
     :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
@@ -74,6 +78,7 @@ class Kept(NamedTuple):
     made_of: Json
     more_memory: int = 0
     added: int = 0
+    more_cpus: int = 0
 
     def sort(self, bundle: Bundle) -> None:
         """Put the mounts of a bundle into the order of then, which the names in the share depend on: podman has another
@@ -200,6 +205,7 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
         "more_memory": config.more_memory,
         "added": sandbox.memory - config.memory,
         "vcpus": config.vcpus,
+        "more_cpus": config.more_cpus,
         "nets": config.network.kept() if config.network is not None else (),
         "layout": sandbox.layout(container_id),
         "image": config.image,
@@ -383,6 +389,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         made_of,
         more := number("more_memory", 0, MAX_MEMORY, 0),
         number("added", 0, more, 0),
+        number("more_cpus", 0, MAX_VCPUS, 0),
     )
 
 

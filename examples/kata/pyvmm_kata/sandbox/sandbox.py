@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
 from pyvmm_kata.config.checks import check_id
-from pyvmm_kata.config.settings import GUEST_OVERHEAD
+from pyvmm_kata.config.settings import GUEST_OVERHEAD, most_cpus
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
@@ -45,6 +45,8 @@ SEED = 64
 GROW_S, _LOOK_S = 20.0, 0.01
 """How long a guest may take to plug memory, and how often it is looked at."""
 _BLOCK = 2 * MIB
+_PERIOD = 100_000
+"""Microseconds of a period of CPU time, where nothing is said."""
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
@@ -60,6 +62,7 @@ class SandboxConfig(NamedTuple):
     :ivar memory: bytes of guest RAM
     :ivar more_memory: bytes of RAM that it may get while it runs, see :meth:`Sandbox.update`
     :ivar vcpus: number of CPUs
+    :ivar more_cpus: how many more it may get while it runs
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
     :ivar network: what the guest is connected to; None: nothing
@@ -96,6 +99,13 @@ class SandboxConfig(NamedTuple):
     isolation: str = "process"
     checkpoint: str = ""
     more_memory: int = 0
+    more_cpus: int = 0
+
+
+def _cpus_of(share: Json) -> float:
+    """How many CPUs a container may use, by ``linux.resources.cpu``; 0: no limit."""
+    quota, period = share.get("quota") or 0, share.get("period") or _PERIOD
+    return quota / period if quota > 0 and period > 0 else 0.0
 
 
 class SandboxEvent(NamedTuple):
@@ -148,10 +158,17 @@ class Sandbox:
         self._sizing = threading.Lock()
         self._limits: dict[str, int] = {}
         """Of the containers whose limits of memory have been changed."""
+        self._shares: dict[str, Json] = {}
+        """The same of CPU time: ``linux.resources.cpu``."""
         self.memory = config.memory
         """Bytes of RAM that the machine is to have."""
         self.bound: Callable[[int], None] = lambda memory: None
         """Called with that before it grows: whoever limits what its processes have raises the limit."""
+        self.cpus = config.vcpus
+        """How many CPUs the guest may use."""
+        self.bound_cpu: Callable[[Json], None] = lambda cpu: None
+        """Called with ``linux.resources.cpu`` for all containers when one's has changed: whoever limits what its
+        processes compute changes the limit."""
         self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
         self._layouts: dict[str, list[list[str]]] = {}
         self._serials = 0
@@ -230,6 +247,8 @@ class Sandbox:
             self._containers[container_id] = made
             self._pids[container_id] = pid
             self.memory += added
+            if self.config.more_cpus:
+                self.cpus = min(max(vm.cpus, self.cpus), most_cpus(self.config.vcpus, self.config.more_cpus))
             made.take_up(execs, frozen=frozen)
         except BaseException:
             if not taken:
@@ -404,37 +423,97 @@ class Sandbox:
         return vm.figures()
 
     def update(self, container_id: str, resources: dict[str, Any]) -> None:
-        """Change limits of a container.  When all containers may have more memory than the machine has, that gets more,
-        up to ``more_memory``; what is not needed any more it gives back, as far as it can, in its own time.
+        """Change limits of a container.  When all containers may have more memory or CPUs than the machine has, that
+        gets more, up to ``more_memory`` and ``more_cpus``; what is not needed any more it gives back, memory as far as
+        it can, in its own time.
 
         :param resources: see :meth:`Container.update`
         :raises ConfigError: *resources* are invalid
-        :raises VmmError: the guest refuses the limit, or does not take the memory in time; nothing is changed then
+        :raises VmmError: the guest refuses the limit, or does not take memory or CPUs in time; nothing is changed then
         """
         made = self.containers.get(container_id)
         if made is None:
             raise ConfigError(f"there is no container {container_id} here", code="container-missing")
         made.check_update(resources)
         limit = (resources.get("memory") or {}).get("limit")
-        if not self.config.more_memory or limit is None:
-            made.update(resources)
-            return
+        share = resources.get("cpu") or {}
         with self._sizing:
-            limits = {**self._limits, container_id: max(limit, 0)}
-            before, wanted = self.memory, self._fitting(limits)
-            if wanted > before:
-                self.bound(wanted)
-                self._grow(wanted)
+            limits, shares = self._limits, self._shares
+            before, wanted, cpus_before, cpus = self.memory, self.memory, self.cpus, self.cpus
+            if limit is not None and self.config.more_memory:
+                limits = {**limits, container_id: max(limit, 0)}
+                wanted = self._fitting(limits)
+            if share:
+                shares = {**shares, container_id: {**self._share_of(container_id, shares), **share}}
+                cpus = self._fitting_cpus(shares)
             try:
+                if share:
+                    self.bound_cpu(self._all_shares(shares))
+                if wanted > before:
+                    self.bound(wanted)
+                    self._grow(wanted)
+                if cpus > cpus_before:
+                    self._add_cpus(cpus)
                 made.update(resources)
             except BaseException:
-                if wanted > before:
+                if share:
+                    self.bound_cpu(self._all_shares(self._shares))
+                if self.cpus > cpus_before:
+                    self._take_cpus(cpus_before)
+                if self.memory > before:
                     self._resize(before)
                     self.bound(before)
                 raise
-            self._limits = limits
+            self._limits, self._shares = limits, shares
             if wanted < before:
                 self._resize(wanted)
+            if cpus < cpus_before:
+                self._take_cpus(cpus)
+
+    def _share_of(self, container_id: str, shares: Mapping[str, Json]) -> Json:
+        """``linux.resources.cpu`` of a container, some of which have others now."""
+        spec = self.containers[container_id].bundle.spec
+        found: Json = shares.get(container_id, ((spec.get("linux") or {}).get("resources") or {}).get("cpu") or {})
+        return found
+
+    def _all_shares(self, shares: Mapping[str, Json]) -> Json:
+        """The same for all of them together: as one has it; of several, their sum where each has a limit."""
+        each = [self._share_of(container_id, shares) for container_id in self.containers]
+        if len(each) == 1:
+            return each[0]
+        parts = [_cpus_of(one) for one in each]
+        return {"quota": int(sum(parts) * _PERIOD) if all(parts) else -1, "period": _PERIOD}
+
+    def _fitting_cpus(self, shares: Mapping[str, Json]) -> int:
+        """How many CPUs there should be for the containers."""
+        total = sum(_cpus_of(self._share_of(container_id, shares)) for container_id in self.containers)
+        config = self.config
+        return min(max(config.vcpus, int(-(-round(total, 3) // 1))), most_cpus(config.vcpus, config.more_cpus))
+
+    def _machine(self) -> Vm:
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        return vm
+
+    def _add_cpus(self, count: int) -> None:
+        self._machine().resize_cpus(count)
+        self.cpus = count
+        self.agent.online_cpus(count)
+
+    def _take_cpus(self, count: int) -> None:
+        """Have the guest use no more than that; one that does not let them go keeps them, and its limits hold."""
+        takes: tuple[Callable[[int], None], ...] = (
+            lambda count: self.agent.online_cpus(count),
+            lambda count: self._machine().resize_cpus(count),
+        )
+        for take in takes:
+            try:
+                take(count)
+            except VmmError as error:
+                timeline.note(f"the guest has {self.cpus} CPUs: {error}")
+            else:
+                self.cpus = count
 
     def _fitting(self, limits: Mapping[str, int]) -> int:
         """Bytes of RAM for the containers, of which some have other limits now."""
@@ -446,19 +525,14 @@ class Sandbox:
         return min(max(self.config.memory, -(-total // _BLOCK) * _BLOCK), most)
 
     def _resize(self, memory: int) -> None:
-        vm = self._vm
-        if vm is None:
-            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
-        vm.resize_memory(memory)
+        self._machine().resize_memory(memory)
         self.memory = memory
 
     def _grow(self, memory: int) -> None:
-        before, deadline = self.memory, time.monotonic() + GROW_S
+        deadline = time.monotonic() + GROW_S
         self._resize(memory)
         while (there := self._plugged_memory()) < memory:
             if time.monotonic() > deadline:
-                self._resize(before)
-                self.bound(before)
                 raise GuestError(
                     f"sandbox {self.config.sandbox_id}: the guest has taken {there >> 20} of {memory >> 20} MiB of "
                     f"memory in {GROW_S:g} s",

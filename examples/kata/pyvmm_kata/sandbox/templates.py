@@ -46,6 +46,7 @@ class Kind(NamedTuple):
     :ivar cmdline: the whole of the kernel's command line that the sandbox says
     :ivar nets: number of its network devices
     :ivar more_memory: bytes of RAM that it may get while it runs
+    :ivar more_cpus: how many CPUs, too
     """
 
     kernel: str
@@ -56,6 +57,7 @@ class Kind(NamedTuple):
     transport: str
     nets: int
     more_memory: int = 0
+    more_cpus: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Kind:

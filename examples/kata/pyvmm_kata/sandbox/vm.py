@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.config.settings import FILE
+from pyvmm_kata.config.settings import FILE, most_cpus
 from pyvmm_kata.errors import ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import TAG, VSOCK
 from pyvmm_kata.sandbox import templates
@@ -119,6 +119,19 @@ class Vm(Protocol):
         :raises VmmError: the machine does not run any more
         """
 
+    @property
+    def cpus(self) -> int:
+        """How many CPUs the guest may use now.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    def resize_cpus(self, count: int) -> None:
+        """Let the guest use the first *count* CPUs, as many as it was made with and up to ``more_cpus`` beyond.
+
+        :raises VmmError: the guest uses one of the others, or the machine does not run any more
+        """
+
     def figures(self) -> dict[str, Any]:
         """What is counted: ``vcpus``, of each a name and its number by KVM's names, and exits to ``c`` and ``python``;
         ``devices``, of each its ``name`` and numbers by theirs.
@@ -183,6 +196,7 @@ class PyvmmVm:
             len(config.network.nets) if config.network is not None else 0,
             more_disks=config.more_disks,
             more_memory=config.more_memory,
+            more_cpus=config.more_cpus,
         )
         try:
             key = kind.key()
@@ -239,6 +253,7 @@ class PyvmmVm:
             start=False,
             memory=MemoryConfig(config.memory),
             cpus=config.vcpus,
+            max_cpus=most_cpus(config.vcpus, config.more_cpus),
             rootfs=None,
             disks=(),
             shares=(_share(shared),),
@@ -304,6 +319,15 @@ class PyvmmVm:
     def resize_memory(self, size: int) -> None:
         """See :class:`Vm`."""
         self._running().resize_memory(size)
+
+    @property
+    def cpus(self) -> int:
+        """See :class:`Vm`."""
+        return self._running().cpus
+
+    def resize_cpus(self, count: int) -> None:
+        """See :class:`Vm`."""
+        self._running().resize_cpus(count)
 
     def figures(self) -> dict[str, Any]:
         """See :class:`Vm`."""
@@ -382,12 +406,14 @@ def kind_of(
     *,
     more_disks: bool,
     more_memory: int = 0,
+    more_cpus: int = 0,
 ) -> templates.Kind:
     """The template of machines that are so made, see :class:`pyvmm_kata.sandbox.sandbox.SandboxConfig`.  All of its
     network devices are spare ones."""
     spares = _spare(templates.mac_of(number) for number in range(nets))
     words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
-    return templates.Kind(kernel, image, words, memory, vcpus, "pci" if more_disks else "mmio", nets, more_memory)
+    transport = "pci" if more_disks else "mmio"
+    return templates.Kind(kernel, image, words, memory, vcpus, transport, nets, more_memory, more_cpus)
 
 
 def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
@@ -401,6 +427,7 @@ def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks:
         nets,
         more_disks=more_disks,
         more_memory=chosen.more_memory,
+        more_cpus=chosen.more_cpus,
     )
 
 
@@ -422,6 +449,7 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
             boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
             cpus=config.vcpus,
+            max_cpus=most_cpus(config.vcpus, config.more_cpus),
             shares=(_share(shared),),
             vsock=vsock,
             nets=network.nets if network is not None else (),
@@ -449,6 +477,7 @@ def machine_of_template(
             boot=BootConfig(kind.kernel, None, kind.cmdline),
             memory=MemoryConfig(kind.memory),
             cpus=kind.vcpus,
+            max_cpus=most_cpus(kind.vcpus, kind.more_cpus),
             shares=(_share(shared),),
             vsock=VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS),
             nets=tuple(nets),

@@ -101,6 +101,7 @@ def start_sandbox(
                 image=wanted.image,
                 memory=memory,
                 more_memory=kept.more_memory if kept is not None else wanted.more_memory,
+                more_cpus=kept.more_cpus if kept is not None else wanted.more_cpus,
                 vcpus=vcpus,
                 hostname=machine_name(bundle.spec),
                 cmdline=wanted.kernel_params,
@@ -148,6 +149,7 @@ def start_sandbox(
     if group is not None:
         own = group
         sandbox.bound = lambda memory: own.limit_memory(memory, resources)
+        sandbox.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
         group.limit_cpu(resources)
     return sandbox
 
@@ -182,6 +184,7 @@ class Adopted:
         if group and not place.is_shared:
             sandbox.bound = lambda memory: self._target.limit_memory(memory, resources)
             sandbox.bound(memory)
+            sandbox.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
             self._target.limit_cpu(resources)
 
     def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
