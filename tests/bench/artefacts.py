@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -81,4 +82,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
     with tarfile.open(disk) as tar, tempfile.TemporaryDirectory() as folder:
         tar.extract("usr/local/bin/vsocktool", folder, filter="data")
         stage.add(Path(folder) / "usr/local/bin/vsocktool", at="bench/vsocktool")
+        compiler = [os.environ.get("CC", "gcc"), "-O2", "-shared", "-fPIC", "-x", "c", "-", "-o", f"{folder}/open.so"]
+        subprocess.run(compiler, input=programs.OPEN_SOURCE.encode(), check=True)
+        stage.add(Path(folder) / "open.so", at=programs.OPEN)
     stage.close()

@@ -29,7 +29,13 @@ ROUND_TRIP = "round-trip"
 PAYLOAD = 64 - 8
 """Bytes behind the header of an ICMP message of 64 bytes."""
 PATIENCE = 120.0
-NETWORKS = {"pyvmm": "10.8.1", "qemu": "10.8.2", "pyvmm-vhost": "10.8.3", "qemu-vhost": "10.8.4"}
+NETWORKS = {
+    "pyvmm": "10.8.1",
+    "qemu": "10.8.2",
+    "pyvmm-vhost": "10.8.3",
+    "qemu-vhost": "10.8.4",
+    "pyvmm-open": "10.8.5",
+}
 TAPS = {name: f"tap-{name}" for name in NETWORKS}
 
 # linux/if_tun.h
@@ -132,7 +138,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         return machine
 
     return fio.take_turns(
-        ("qemu", "pyvmm", "qemu-vhost", "pyvmm-vhost"),
+        ("qemu", "pyvmm", "qemu-vhost", "pyvmm-vhost", *(["pyvmm-open"] if spec.icount else [])),
         start,
         lambda machine: machine.measure(spec.seconds),
         spec.turns,
@@ -160,4 +166,9 @@ def rows(figures: dict[str, Any], suffix: str = "", must: float | None = 1.0, ai
 
 def icount_rows(figures: dict[str, Any]) -> list[Row]:
     """The same of the run that counts instructions."""
-    return rows(figures, ", one CPU, instructions", None, None)
+    made = rows(figures, ", one CPU, instructions", None, None)
+    for job in (*JOBS, ROUND_TRIP):
+        ours, bare = (median(figures[name], job) for name in ("pyvmm", "pyvmm-open"))
+        name = f"  net {job}, with system call filters"
+        made.append(compare(name, ours, bare, peer_name="without", must=0.97, at_least=True))
+    return made
