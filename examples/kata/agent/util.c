@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <termios.h>
 #include <unistd.h>
 
 static void *memory_checked(void *memory)
@@ -279,6 +280,9 @@ void log_start(void)
 {
 	char line[2048];
 
-	if (connected && file_read("/proc/cmdline", line, sizeof(line)) > 0 && strstr(line, "agent.log=debug"))
-		log_line("agent: %llu ns from its start to the first connection", (unsigned long long)(connected - began));
+	if (!connected || file_read("/proc/cmdline", line, sizeof(line)) <= 0 || !strstr(line, "agent.log=debug"))
+		return;
+	log_line("agent: %llu ns from its start to the first connection", (unsigned long long)(connected - began));
+	/* The UART takes 16 bytes at each interrupt, and the machine is closed when we have answered. */
+	tcdrain(STDERR_FILENO);
 }
