@@ -33,18 +33,19 @@ CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES,
 
 CALL(ioctl, FILL, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_WAKE), "fill a page of guest RAM that a thread waits for")
 CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "pyvmm-fsd has mapped RAM that is filled on demand")
+CALL(ioctl, VMM | RUN, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE), "pyvmm-fsd cannot take part in that: all RAM is filled at once")
 
 /* Waiting and waking. */
-CALL(epoll_wait, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
+CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; the ring's operations are restricted when it is made")
-CALL(sched_yield, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG, ANY, "with one CPU, let the guest make all of its requests first")
+CALL(sched_yield, BLK | NET | VSOCK | CONSOLE | PMEM | RNG, ANY, "with one CPU, let the guest make all of its requests first")
 CALL(write, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; FUTEX_WAKE reports the end of a thread")
 CALL(futex, VMM | RUN | SERVER | HOST, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
 	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
 	"locks; wait for the end of a thread")
-CALL(epoll_ctl, WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | RUN | START | HOST, ANY, "choose the events that end a sleep")
+CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | RUN | START | HOST, ANY, "choose the events that end a sleep")
 CALL(poll, CONSOLE | DAX | FILL | VMM | RUN | SERVER | HOST, ANY, "is a pipe or terminal writable, is a socket readable")
 CALL(timerfd_settime, BLK | NET | RNG | VMM | RUN, ANY, "wait until a limit on operations or bytes allows more")
 CALL(clock_gettime, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "the time, where the vDSO cannot tell it")

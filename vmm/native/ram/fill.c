@@ -74,7 +74,7 @@ struct fill {
 	struct layer *layer;
 	uint32_t layers, pieces;
 	struct piece piece[PIECES];
-	bool running, stop;
+	bool running;
 	pthread_t thread;
 	/* Protects the fields below; and held while pages are copied. */
 	pthread_mutex_t lock;
@@ -460,16 +460,20 @@ static void *fill_main(void *arg)
 {
 	struct fill *f = arg;
 	struct epoll_event event[8];
+	eventfd_t count;
+	bool stop = false;
 
 	(void)seccomp_enter(SECCOMP_FILL, NULL);
-	while (!__atomic_load_n(&f->stop, __ATOMIC_ACQUIRE)) {
+	while (!stop) {
 		int n = epoll_wait(f->epoll_fd, event, 8, -1);
 
 		pthread_mutex_lock(&f->lock);
 		for (int i = 0; i < n; i++) {
 			const uint64_t what = event[i].data.u64;
 
-			if (what == SOURCE_OWN)
+			if (what == SOURCE_STOP)
+				stop = eventfd_read(f->stop_fd, &count) == 0; /* here: who stops it may be a vCPU's thread, which reads nothing */
+			else if (what == SOURCE_OWN)
 				faults_answer(f, f->uffd, (uintptr_t)f->ram);
 			else if (what >= SOURCE_CLIENT && f->client[what - SOURCE_CLIENT].uffd >= 0)
 				faults_answer(f, f->client[what - SOURCE_CLIENT].uffd, f->client[what - SOURCE_CLIENT].base);
@@ -614,7 +618,6 @@ int fill_go_on(struct fill *f)
 	int err = 0;
 
 	if (f->uffd >= 0 && !f->running) {
-		f->stop = false;
 		err = thread_start(&f->thread, "ram-fill", fill_main, f);
 		f->running = !err;
 	}
@@ -623,14 +626,10 @@ int fill_go_on(struct fill *f)
 
 void fill_rest(struct fill *f)
 {
-	eventfd_t count;
-
 	if (!f->running)
 		return;
-	__atomic_store_n(&f->stop, true, __ATOMIC_RELEASE);
 	(void)!eventfd_write(f->stop_fd, 1);
 	pthread_join(f->thread, NULL);
-	(void)!eventfd_read(f->stop_fd, &count);
 	f->running = false;
 }
 
