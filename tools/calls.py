@@ -18,7 +18,6 @@ BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls
 TABLE = "calls/table.h"
 """The kinds of threads in the process of a machine."""
 THREADS = {
-    "WORKER": "worker of a device that has rings and guest memory alone",
     "BLK": "worker of a disk's queue",
     "NET": "worker of a network's queues",
     "VSOCK": "worker of a socket device",
@@ -53,6 +52,11 @@ Made by `python -m tools.calls --write` of the lists from which the filters are 
 listed, or has other arguments, ends the machine, or the process, of whoever makes it; one that HOST and SPAWN have not
 fails with ENOSYS.
 """
+USED = """## Who uses each entry
+
+What tests use, recorded from the kernel (`tests/record_calls.py`, which writes this), with one test for each entry. FSD is
+`pyvmm-fsd`. Of an entry that no test uses the reason is written here by hand; an entry with neither is an error.
+"""
 SERVER = "fs/fsd/fsd_calls.h"
 LISTS = {
     SERVER: "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
@@ -71,11 +75,18 @@ class Line(NamedTuple):
     """A line of a list.
 
     :ivar when: what its arguments have to be, or what the answer is; empty: anything
+    :ivar tests: the same, as C has it: three words for each argument
     """
 
     name: str
     when: str
     why: str
+    tests: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """Its name where others of the same call are beside it."""
+        return " ".join([self.name, *self.tests[2::3]])
 
 
 def _condition(name: str, arg: str, mask: str, value: str) -> str:
@@ -98,10 +109,10 @@ def lines_of(text: str) -> list[Line | str]:
             kind, name, rest, why = match.groups()
             words = rest.split(", ") if rest else []
             if kind == "FAIL":
-                when = f"answered with {words[0]}"
+                found.append(Line(name, f"answered with {words[0]}", why))
             else:
                 when = ", ".join(_condition(name, *words[at : at + 3]) for at in range(0, len(words), 3))
-            found.append(Line(name, when, why))
+                found.append(Line(name, when, why, tuple(words)))
         elif line:
             raise SystemExit(f"not a line of a list: {line}")
     return found
@@ -131,18 +142,20 @@ class Row(NamedTuple):
     """A line of :data:`TABLE`.
 
     :ivar whose: of :data:`THREADS`; none: nobody's
+    :ivar entries: its name, with each of the values that an argument may have
     """
 
     name: str
     whose: tuple[str, ...]
     when: str
     why: str
+    entries: tuple[str, ...]
 
 
 def rows() -> list[Row]:
     """The lines of :data:`TABLE`."""
     words = {
-        "EVERY": ("WORKER", "BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "RNG", "DAX", "FILL"),
+        "EVERY": ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "RNG", "DAX", "FILL"),
         "RUN": ("VCPU", "LOOP"),
     }
     text = re.sub(r"/\*.*?\*/", "", text_of(TABLE), flags=re.S).replace(",\n\t", ", ")
@@ -151,7 +164,9 @@ def rows() -> list[Row]:
         if match := ROW.match(line):
             name, whose, test, why = match.groups()
             kinds = [kind for word in whose.split(" | ") for kind in words.get(word, (word,))]
-            found.append(Row(name, tuple(kind for kind in kinds if kind != "NOBODY"), _test(name, test), why))
+            values = test[3:-1].split(", ")[1:] if test.startswith("IN(") else []
+            each = tuple(f"{name} {value}" for value in values) or (name,)
+            found.append(Row(name, tuple(kind for kind in kinds if kind != "NOBODY"), _test(name, test), why, each))
         elif line:
             raise SystemExit(f"not a line of the table: {line}")
     return found
@@ -215,11 +230,25 @@ def readme() -> str:
 
 
 def page() -> str:
-    """All lists."""
+    """All lists, and below them what the page has already: who uses them."""
+    return _lists() + USED + evidence()
+
+
+def _lists() -> str:
     parts = [HEAD, *_threads()]
     for path, what in LISTS.items():
         parts += [f"## {path}", "", f"{len(names_of(path))} calls: {what}", *_table(path), ""]
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join(parts)
+
+
+def evidence() -> str:
+    """For each kind of thread the tests that use its entries: `python -m tests.record_calls` writes it."""
+    return PAGE.read_text().partition(USED)[2]
+
+
+def write_evidence(text: str) -> None:
+    """Write the page with another :func:`evidence`."""
+    PAGE.write_text(f"{_lists()}{USED}{text}\n")
 
 
 def main(arguments: list[str]) -> int:

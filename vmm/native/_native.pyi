@@ -146,7 +146,6 @@ class _Lib:
     SECCOMP_VCPU: Final[int]
     SECCOMP_LOOP: Final[int]
     SECCOMP_START: Final[int]
-    SECCOMP_WORKER: Final[int]
     SECCOMP_PREFETCH: Final[int]
     SECCOMP_REACH: Final[int]
     SECCOMP_CONTROL: Final[int]

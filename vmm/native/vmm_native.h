@@ -393,8 +393,6 @@ enum {
 	SECCOMP_VMM = 64, SECCOMP_VHOST = 128, SECCOMP_TTY = 256, SECCOMP_DISK = 512, SECCOMP_CHILD = 1024,
 	/* Its threads: a vCPU; the control loop; the starter, and workers before they install their own filter. */
 	SECCOMP_VCPU = 2048, SECCOMP_LOOP = 4096, SECCOMP_START = 8192,
-	/* A worker that accesses only rings and guest memory, no file or socket of the host. */
-	SECCOMP_WORKER = 32768,
 	/*
 	 * Calls for certain purposes: a clone that reads memory ahead; a worker that connects to sockets of the host without a
 	 * broker; a machine with a control socket; gdb.
@@ -409,10 +407,11 @@ enum {
 	SECCOMP_RNG = 33554432, /* a worker, as the first ones */
 };
 
-/* A line of calls/table.h; whose: bits SECCOMP_*. */
+/* A line of calls/table.h; whose: bits SECCOMP_*. value: the n values of its test of an argument. */
 struct seccomp_row {
 	const char *name, *test, *why;
-	uint32_t nr, whose;
+	uint32_t nr, whose, argument, n;
+	const uint32_t *value;
 };
 
 /*

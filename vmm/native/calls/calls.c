@@ -66,8 +66,8 @@ enum {
 	CHILD = SECCOMP_CHILD, PREFETCH = SECCOMP_PREFETCH, REACH = SECCOMP_REACH,
 	CONTROL = SECCOMP_CONTROL, GDB = SECCOMP_GDB, BROKER = SECCOMP_BROKER,
 	OUTSIDE = SECCOMP_OUTSIDE, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
-	WORKER = SECCOMP_WORKER, FILL = SECCOMP_FILL, SERVER = SECCOMP_SERVER, HOST = SECCOMP_HOST, SPAWN = SECCOMP_SPAWN,
-	EVERY = WORKER | BLK | NET | VSOCK | CONSOLE | PMEM | RNG | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
+	FILL = SECCOMP_FILL, SERVER = SECCOMP_SERVER, HOST = SECCOMP_HOST, SPAWN = SECCOMP_SPAWN,
+	EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | RNG | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
@@ -93,6 +93,7 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 		return -ENOENT;
 	*out = (struct seccomp_row){
 		.name = calls[i].name, .test = calls[i].text, .why = calls[i].why, .nr = calls[i].nr, .whose = calls[i].whose,
+		.argument = calls[i].argument, .n = calls[i].n, .value = calls[i].value,
 	};
 	return 0;
 }
