@@ -47,7 +47,7 @@ check: ## lint, format, types, import layers, API reference, C warnings
 
 docs: ## the API reference, from docstrings; into build/docs
 	@python3 tools/deps.py check
-	@$(PYTHON) -m tools.docs
+	@$(PYTHON) -m tools.check docs
 
 lab: ## a shell in the lab, the nested KVM host
 	@python3 tools/deps.py lab

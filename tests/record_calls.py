@@ -1,14 +1,14 @@
 """Which entries of the lists of system calls are used: a plugin for pytest, `-p tests.record_calls`.
 
 The kernel tells a process of its own of every system call of the tests and of what they start, before it is made
-(SECCOMP_RET_USER_NOTIF), and that process says: go on.  So the product has nothing in it for this.  It reads each filter
-that is installed, finds out whose list it is, and appends to a file, $PYVMM_RECORD_CALLS, which entry of which list was used
-in which test.  `python -m tests.record_calls FILE...` folds such files into docs/system-calls.md: there each entry has a
-test that uses it, or the reason why it is there although no test does, which is written by hand.  Whether that holds for
-all entries is tested (tests/hostile/test_jail_calls.py).
+(SECCOMP_RET_USER_NOTIF), and that process says: go on.  So the product has nothing in it for this.  It reads each
+filter that is installed, finds out whose list it is, and appends to a file, $PYVMM_RECORD_CALLS, which entry of which
+list was used in which test.  `python -m tests.record_calls FILE...` folds such files into docs/system-calls.md: there
+each entry has a test that uses it, or the reason why it is listed although no test does, which is written by hand.  A
+test holds that for all entries (tests/hostile/test_jail_calls.py).
 
-Machines of the tests are confined meanwhile.  With `-s` the message of who makes another call is seen.  What a filter answers
-itself (FAIL, REFUSED) is not told.  Not for tests in which the process becomes another user.
+Machines of the tests are confined meanwhile.  With `-s` the message of who makes another call is seen.  What a filter
+answers itself (FAIL, REFUSED) is not told.  Not for tests in which the process becomes another user.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-# -- the lists -----------------------------------------------------------------------------------------------------------
+# -- the lists ---------------------------------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
@@ -103,7 +103,9 @@ def entries() -> dict[str, list[Entry]]:
         values = [int(native.value[at]) for at in range(native.n)]
         how, at = ffi.string(native.test).decode().partition("(")[0], int(native.argument)
         if how == "IN":
-            each = [Entry(name, native.nr, ((at, ALL, value),)) for name, value in zip(row.entries, values, strict=True)]
+            each = [
+                Entry(name, native.nr, ((at, ALL, value),)) for name, value in zip(row.entries, values, strict=True)
+            ]
         elif how == "ANY":
             each = [Entry(row.name, native.nr, ())]
         elif how == "FAIL":
@@ -122,7 +124,14 @@ def _server() -> list[Entry]:
     text = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h").read_text()
     numbers = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", text)}
     words = {**vars(fcntl), **vars(stat), **vars(mmap), "SECCOMP_ALL": ALL}
-    words |= {"S_IFMT": 0o170000, "CLONE_THREAD": 0x10000, "CLONE_FS": 0x200, "PR_SET_NAME": 15, "F_OFD_GETLK": 36, "F_OFD_SETLK": 37}
+    words |= {
+        "S_IFMT": 0o170000,
+        "CLONE_THREAD": 0x10000,
+        "CLONE_FS": 0x200,
+        "PR_SET_NAME": 15,
+        "F_OFD_GETLK": 36,
+        "F_OFD_SETLK": 37,
+    }
     found = []
     for line in calls.lines_of(calls.text_of(calls.SERVER)):
         if isinstance(line, calls.Line):
@@ -133,7 +142,7 @@ def _server() -> list[Entry]:
     return found
 
 
-# -- a filter, and whose it is -------------------------------------------------------------------------------------------
+# -- a filter, and whose it is -----------------------------------------------------------------------------------------
 
 
 def verdict(program: list[tuple[int, int, int, int]], nr: int, arguments: list[int]) -> int:
@@ -167,8 +176,8 @@ class Lists:
         self._known: dict[bytes, tuple[str, ...]] = {}
 
     def of(self, code: bytes) -> tuple[str, ...]:
-        """The kinds of threads of the table that a filter is made of: first what the thread is, then what is added to it.
-        Empty: it is another program's.
+        """The kinds of threads that a filter is made of: first what the thread is, then what is added to it.  Empty: it
+        is another program's.
         """
         if code not in self._known:
             self._known[code] = self._find([*INSTRUCTION.iter_unpack(code)])
@@ -206,7 +215,7 @@ class Lists:
         return found[0] if len(found) == 1 else None
 
 
-# -- recording -----------------------------------------------------------------------------------------------------------
+# -- recording ---------------------------------------------------------------------------------------------------------
 
 Stack = tuple[tuple[str, ...], ...]
 """The filters of a thread, each as :meth:`Lists.of` has it."""
@@ -257,7 +266,7 @@ class Recorder:
         stack = self._stacks.get(tid)
         if stack is None or nr in BEGINS:
             stack = self._look(tid)
-        if stack and (stack, nr) not in self._plain or self._now != self._test[:MOST_TEST]:
+        if (stack and (stack, nr) not in self._plain) or self._now != self._test[:MOST_TEST]:
             self._use(stack, nr, [value & ALL for value in arguments])
         if nr == NR_SECCOMP and arguments[0] == SET_MODE_FILTER:
             self._install(tid, self._program(tid, arguments[2]), everybody=bool(arguments[1] & TSYNC))
@@ -310,7 +319,10 @@ class Recorder:
     def _install(self, tid: int, program: bytes, *, everybody: bool) -> None:
         kinds = self._lists.of(program)
         group = self._groups[tid]
-        for each in [tid, *(each for each, whose in self._groups.items() if everybody and whose == group and each != tid)]:
+        for each in [
+            tid,
+            *(each for each, whose in self._groups.items() if everybody and whose == group and each != tid),
+        ]:
             if each in self._stacks:
                 self._stacks[each] += (kinds,)
 
@@ -389,7 +401,7 @@ def begin(path: Path) -> mmap.mmap:
     return test
 
 
-# -- the page ------------------------------------------------------------------------------------------------------------
+# -- the page ----------------------------------------------------------------------------------------------------------
 
 USED = re.compile(r"^- `(.*)`: (.*)$")
 REASON = re.compile(r"^- no test; (.*): ([^:]*)$")
@@ -460,7 +472,7 @@ def fold(paths: list[str]) -> None:
     calls.write_evidence("\n".join(lines))
 
 
-# -- the tests' machines --------------------------------------------------------------------------------------------------
+# -- the tests' machines -----------------------------------------------------------------------------------------------
 
 
 def _confine_all() -> None:

@@ -54,8 +54,8 @@ fails with ENOSYS.
 """
 USED = """## Who uses each entry
 
-What tests use, recorded from the kernel (`tests/record_calls.py`, which writes this), with one test for each entry. FSD is
-`pyvmm-fsd`. Of an entry that no test uses the reason is written here by hand; an entry with neither is an error.
+What tests use, recorded from the kernel (`tests/record_calls.py`, which writes this), with one test for each entry. FSD
+is `pyvmm-fsd`. Of an entry that no test uses the reason is written here by hand; an entry with neither is an error.
 """
 SERVER = "fs/fsd/fsd_calls.h"
 LISTS = {

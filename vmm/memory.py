@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import posix
+import sys
 
 from vmm import report
 from vmm.errors import ConfigError, GuestError, HostError
@@ -70,6 +71,15 @@ def open_memory(name: str, size: int, flags: int = 0) -> int:
         posix.close(fd)
         raise
     return fd
+
+
+def map_memory(fd: int, size: int) -> mmap.mmap:
+    """Map *size* bytes of a memfd, or of no file (-1).  Where Python can (3.13), the map keeps no descriptor of its
+    own, which would stay open until the map is collected."""
+    return mmap.mmap(fd, size, **_NO_DESCRIPTOR)
+
+
+_NO_DESCRIPTOR: Any = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def _open_shared(size: int) -> int:

@@ -134,6 +134,20 @@ def test_a_machine_in_a_process_of_its_own(boot: Boot, tmp_path: Path) -> None:
     guest.check("echo 1 >$(readlink -f /sys/block/vdc | sed 's,/virtio[0-9].*,,')/remove; test ! -e /dev/vdc")
     assert machine.unplug(late, timeout=0, force=True)
     assert len(os.listdir(f"/proc/{machine.pid}/fd")) <= files + 1, "and one of an answer that is just read"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "here").write_text("late\n")
+    share = machine.plug(ShareConfig(str(other), "other"))
+    guest.check("echo 1 >/sys/bus/pci/rescan; mkdir /tmp/other; mount -t virtiofs other /tmp/other")
+    assert guest.check("cat /tmp/other/here; echo of the guest >/tmp/other/there") == "late\n"
+    assert (other / "there").read_text() == "of the guest\n"
+    machine.pause()
+    machine.resume()
+    assert guest.check("cat /tmp/other/there") == "of the guest\n"
+    guest.check("umount /tmp/other")
+    find = "for d in /sys/fs/virtiofs/*; do ! grep -qx other $d/tag || readlink -f $d/device/..; done"
+    guest.check(f"echo 1 >$({find})/remove")
+    assert machine.unplug(share, timeout=0, force=True)
     machine.snapshot(str(tmp_path / "warm"))
     assert guest.check("cat /mnt/there") == "of the guest\n"
     assert guest.power_off().kind == "poweroff"

@@ -718,6 +718,62 @@ def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
         command.close()
 
 
+@pytest.mark.parametrize("jail", ["on", "off"])
+def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) -> None:
+    """In a jail a third process starts the server of each, which the one that serves the socket may not."""
+    shares, control = tmp_path / "shares", f"{tmp_path}/c"
+    (shares / "below" / "b,b").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (shares / "link").symlink_to(tmp_path / "other")
+    (shares / "file").touch()
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"), OBEDIENT)
+    where = ["--transport", "pci", "--control", control, "--shares-from", str(shares), "--share", f"{tmp_path}/other"]
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *where, "--jail", jail, "--json")
+    wrong = {
+        f"{tmp_path}/other": "not below", str(shares): "not below", f"{shares}/../other": "not below",
+        f"{shares}/link": "Not a directory|symbolic links", f"{shares}/file": "Not a directory",
+        f"{shares}/none": "No such file", f"{shares}/below,tag=share": "of that tag",
+        f"{shares}/below,dax=2M": "window", f"{shares}/below,colour=red": "colour",
+    }  # fmt: skip
+    try:
+        command.expect("hello")
+        for number in range(6):
+            for text, what in wrong.items() if number in (0, 5) else ():
+                with pytest.raises(ConfigError, match=what):
+                    ask(control, "add-share", share=text)
+            options, tag = [("", "share1"), (",ro,tag=data,cache=none", "data")][number % 2]
+            assert ask(control, "add-share", share=f"{shares}/below{options}") == {"tag": tag}
+            assert ask(control, "status")["devices"][-1] == f"share {tag}"
+            with pytest.raises(ConfigError, match="the machine has it"):
+                ask(control, "add-share", share=f"{shares}/below")
+            assert ask(control, "add-share", share=f"{shares}/below/b,,b,queues=2") == {
+                "tag": ["share2", "share1"][number % 2]
+            }
+            for path in ("below", "below/b,b"):
+                assert ask(control, "remove-share", path=f"{shares}/{path}") == {"removed": True}
+            with pytest.raises(ConfigError, match="was not added"):
+                ask(control, "remove-share", path=f"{shares}/below")
+            pids = [command.process.pid, *processes_by_parent(command.process.pid)]
+            if number == 0:
+                before = {pid: len(links_of(pid)) for pid in pids}
+        assert {*pids} == {*before}, "no server is left"
+        assert soon_none(lambda: [str(pid) for pid in pids if len(links_of(pid)) > before[pid]]) == []
+        tool = [sys.executable, str(PYVMM), "share"]
+        for word, folder, text in (("add", "below/b,,b,ro", "share1\n"), ("remove", "below/b,b", "")):
+            done = subprocess.run(
+                [*tool, word, control, folder], cwd=shares, capture_output=True, text=True, timeout=60
+            )
+            assert (done.returncode, done.stdout) == (0, text), done.stderr
+        if jail == "on":
+            assert not [link for link in links_of(command.process.pid).values() if str(shares) in link]
+        ask(control, "add-share", share=f"{shares}/below")
+        ask(control, "stop")
+        assert command.wait() == 20
+        assert soon_none(lambda: [pid for pid in map(str, pids) if Path(f"/proc/{pid}").exists()]) == []
+    finally:
+        command.close()
+
+
 def test_a_machine_that_was_told_nothing_takes_no_disk(controlled: Command, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes no disks") as caught:
         ask(f"{tmp_path}/c", "add-disk", disk=f"{tmp_path}/disk.img")

@@ -15,7 +15,17 @@ import pytest
 
 from tests import tiny
 from tests.command import descriptors, links_of
-from vmm import BalloonConfig, BootConfig, DiskConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, RngConfig
+from vmm import (
+    BalloonConfig,
+    BootConfig,
+    DiskConfig,
+    Machine,
+    MachineConfig,
+    MemoryConfig,
+    PmemConfig,
+    RngConfig,
+    ShareConfig,
+)
 from vmm.boot import layout
 from vmm.config.limit import LimitConfig
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
@@ -225,6 +235,43 @@ def test_a_jailed_machine_gets_disks_and_leaves_nothing_behind(
                 machine.unplug(attached)
         assert descriptors() <= before and soon_has(machine, there)
         assert machine.state == "running"
+
+
+@needs_kvm
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_a_jailed_machine_gets_shares_and_leaves_nothing_behind(tmp_path: Path, isolation: str) -> None:
+    """The caller starts the server of each, which is a child of its own."""
+    share = ShareConfig(str(tmp_path), "late")
+    settings = replace(
+        config(tiny.make(tmp_path, OBEDIENT)), isolation=isolation, memory=MemoryConfig(32 * MIB, shared=True)
+    )
+    made: Any = Machine(settings)
+    with made as machine:
+        machine.start()
+        assert "files" in machine.walls and machine.unplug(machine.plug(share))
+        before, there = descriptors(), len(links_of(machine.pid))
+        for record in [share, replace(share, read_only=True, queues=2, handles=True), replace(share, cache="none")] * 4:
+            attached = machine.plug(record)
+            server = attached.server.pid
+            assert [each.name for each in machine.devices] == ["share late"] and not attached.wait_gone(0)
+            assert os.readlink(f"/proc/{server}/exe").endswith("pyvmm-fsd")
+            assert machine.unplug(attached) and machine.devices == []
+            assert not Path(f"/proc/{server}").exists()
+        assert descriptors() <= before and soon_has(machine, there)
+        with pytest.raises(ConfigError, match="No such file"):
+            machine.plug(ShareConfig(str(tmp_path / "none")))
+        for wrong in (replace(share, isolation="thread"), replace(share, dax=2 * MIB)):
+            with pytest.raises(ConfigError, match="has a server of its own and no window"):
+                machine.plug(wrong)
+        last = machine.plug(share).server.pid
+        machine.reset()
+        assert [each.name for each in machine.devices] == ["share late"] and not Path(f"/proc/{last}").exists()
+    assert descriptors() <= before
+    with isolated(tmp_path, OBEDIENT, isolation=isolation) as machine:
+        machine.start()
+        with pytest.raises(ConfigError, match="which cannot be shared") as caught:
+            machine.plug(share)
+        assert "shared=True" in caught.value.hint
 
 
 @needs_kvm

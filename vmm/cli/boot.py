@@ -83,6 +83,13 @@ DISKS_FROM = Option(
     many=True,
     complete="directory",
 )
+SHARES_FROM = Option(
+    "--shares-from",
+    "DIR",
+    "let pyvmm share add directories below DIR, on PCI; may be repeated",
+    many=True,
+    complete="directory",
+)
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
@@ -107,8 +114,9 @@ OPTIONS = (
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, fork (with --jail=off)"),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork (with --jail=off)"),
     DISKS_FROM,
+    SHARES_FROM,
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -198,7 +206,12 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         console = replace(console, device=devices.pop("console").device)
     return MachineConfig(
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
-        memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
+        memory=MemoryConfig(
+            parse_size(values["memory"], "--memory"),
+            values["huge_pages"],
+            values["prefault"],
+            shared=bool(values["shares_from"]),
+        ),
         cpus=number(values["cpus"], "--cpus", int),
         max_cpus=0 if values["max_cpus"] is None else number(values["max_cpus"], "--max-cpus", int),
         rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
@@ -294,7 +307,7 @@ def run_machine(run: Run) -> int:
         return _run(run)
     from vmm.control.server import ControlServer
 
-    with ControlServer(run.machine, path, run.outside.below):
+    with ControlServer(run.machine, path, run.outside.below, run.outside.below_shares):
         return _run(run)
 
 

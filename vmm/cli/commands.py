@@ -9,6 +9,7 @@ COMMANDS = {
     "snapshot": "save a running machine",
     "restore": "start a machine where a snapshot was taken",
     "disk": "add disks to a running machine, remove and resize them",
+    "share": "add directories to a running machine, and remove them",
     "fork": "make running copies of a machine",
     "resize": "let a running machine have more or less memory, or vCPUs",
     "snapshots": "look at saved machines, verify or merge them",

@@ -160,6 +160,7 @@ def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, 
     gc.enable()
     outside.control = asked
     asked.takes_disks = machine.config.has_pci()
+    asked.takes_shares = asked.takes_disks and machine.config.shares_memory()
 
     def ready() -> None:
         walls = jail.enter(machine, {**_VALUES, "prefetch": prefetch}, outside)

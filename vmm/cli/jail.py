@@ -25,6 +25,7 @@ class Outside:
     :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.control.broker`; None where there is none
     :ivar below: where disks may be opened that are plugged in, for who serves the control socket in this process
+    :ivar below_shares: the same of the directories of shares
     :ivar control: who asks for things: who serves its control socket; None without one, or without a jail
     :ivar gdb: the stub for a debugger, which the process of the machine itself is; None without one
     :raises ConfigError: the control socket cannot be made, or disks cannot come from where they are to
@@ -32,34 +33,42 @@ class Outside:
 
     def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
         self.broker: Broker | None = None
+        self.below: Below | None
+        self.below_shares: Below | None
         self.control: Requests | None = None
         self.gdb: GdbServer | None = None
-        self.below = below = _below(config, values)
+        self.below = self.below_shares = None
+        try:
+            self.below = _below(config, values, "disk")
+            self.below_shares = _below(config, values, "share")
+        except BaseException:
+            self.__exit__()
+            raise
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
             from vmm.control.broker import ControlProcess
 
-            self.control = ControlProcess(config, values["control"], below)
+            self.control = ControlProcess(config, values["control"], self.below, self.below_shares)
 
     def __enter__(self) -> Outside:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for each in (self.broker, self.control, self.below):
+        for each in (self.broker, self.control, self.below, self.below_shares):
             if each is not None:
                 each.close()
 
 
-def _below(config: MachineConfig, values: dict[str, Any]) -> Below | None:
-    paths = values.get("disks_from")
+def _below(config: MachineConfig, values: dict[str, Any], kind: str) -> Below | None:
+    paths, flag = values.get(f"{kind}s_from"), f"--{kind}s-from"
     if not paths:
         return None
     from vmm.virtio.image import Below
 
     if values["control"] is None:
-        raise ConfigError("--disks-from: nobody could ask for a disk", code="disks-from", hint="give --control, too")
+        raise ConfigError(f"{flag}: nobody could ask for a {kind}", code=f"{kind}s-from", hint="give --control, too")
     if not config.has_pci():
-        raise ConfigError("--disks-from: disks come and go only on PCI", code="hotplug", hint="give --transport pci")
-    return Below(paths)
+        raise ConfigError(f"{flag}: {kind}s come and go only on PCI", code="hotplug", hint="give --transport pci")
+    return Below(paths, kind)
 
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:

@@ -73,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
             from vmm.cli import disk
 
             return disk.main(arguments[1:])
+        if name == "share":
+            from vmm.cli import share
+
+            return share.main(arguments[1:])
         if name == "fork":
             from vmm.cli import fork
 

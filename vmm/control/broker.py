@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
     from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.fs import ShareConfig
     from vmm.virtio.image import Below
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.path import Listening
@@ -141,12 +142,13 @@ class Requests:
     Each request is a message at *sock*, with the descriptors of a socket for its answers, and of files to write.
 
     :ivar takes_disks: one of them may be to plug in a disk; to be set before :meth:`hand_over`
+    :ivar takes_shares: the same of a share
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._machine: Machine | None = None
-        self.takes_disks = False
+        self.takes_disks = self.takes_shares = False
         self._plugged: dict[int, Attached] = {}
         self._numbers = 0
 
@@ -162,6 +164,11 @@ class Requests:
             from vmm.virtio.blk import device
 
             assert fcntl and records and device
+        if self.takes_shares:
+            from vmm.snapshot import records
+            from vmm.virtio.fs import process
+
+            assert records and process
         machine.open_for_saving()
         self._machine = machine
 
@@ -210,13 +217,13 @@ class Requests:
             machine.stop(request["kind"], request["detail"])
 
     def _plugs(self, machine: Machine, request: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
-        """Do it if it is about disks that come and go; the answer, or None: it is about something else."""
+        """Do it if it is about devices that come and go; the answer, or None: it is about something else."""
         if request["command"] == "plug":
             try:
                 attached = _plug(machine, request, fds)
             except OSError as error:
                 what = error.strerror or str(error)
-                raise HostError(f"the disk cannot be plugged in: {what}", code="host-limit") from error
+                raise HostError(f"it cannot be plugged in: {what}", code="host-limit") from error
             self._plugged = {number: each for number, each in self._plugged.items() if not each.wait_gone(0)}
             self._numbers += 1
             self._plugged[self._numbers] = attached
@@ -227,7 +234,7 @@ class Requests:
         if request["command"] == "wait-gone":
             return {"gone": found is None or found.wait_gone(request["timeout"])}
         if found is None:
-            raise ConfigError("the disk is not attached to this machine", code="not-attached")
+            raise ConfigError("it is not attached to this machine", code="not-attached")
         if request["command"] == "resize-plugged":
             disk: Any = found.device
             disk.resize()
@@ -253,12 +260,15 @@ class ControlProcess(Requests):
     :param config: the machine's configuration
     :param path: the path of the control socket
     :param below: where disks may be opened that are plugged in, or None; closed here
+    :param shares: the same of the directories of shares
     :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
     :raises HostError: fork(2) failed
     """
 
-    def __init__(self, config: MachineConfig, path: str, below: Below | None = None) -> None:
+    def __init__(
+        self, config: MachineConfig, path: str, below: Below | None = None, shares: Below | None = None
+    ) -> None:
         listening = listen(path, STREAM)
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -268,16 +278,17 @@ class ControlProcess(Requests):
             listening.close()
             raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
         if self.pid == 0:
-            _serve_outside(theirs, machine, listening, config, below)
+            _serve_outside(theirs, machine, listening, config, below, shares)
         posix.close(machine)
         theirs.close()
         listening.give_name()
         listening.sock.close()
         self._pidfd = posix.pidfd_open(self.pid)
         super().__init__(ours)
-        if below is not None:
-            self.takes_disks = True
-            below.close()
+        self.takes_disks, self.takes_shares = below is not None, shares is not None
+        for each in (below, shares):
+            if each is not None:
+                each.close()
 
     def hand_over(self, machine: Machine) -> None:
         """Set the machine, and tell the other process to restrict itself and to serve."""
@@ -299,10 +310,22 @@ class ControlProcess(Requests):
 
 
 def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
-    """Plug in a disk whose files are *fds*, which are taken out."""
+    """Plug in a disk whose files are *fds*, or a share whose server they lead to; they are taken out."""
+    from vmm.snapshot.records import made
+
+    if "share" in request:
+        from vmm.virtio.fs import ShareConfig
+        from vmm.virtio.fs.process import FsProcess
+
+        share: ShareConfig = made(request["share"], "ShareConfig", {"ShareConfig": ShareConfig}, "the share")
+        device = FsProcess.given(share, fds, request["about"], cpus=machine.config.cpus)
+        try:
+            return machine.plug(device)  # which closes it from now on
+        except BaseException:
+            device.close()
+            raise
     from vmm.config.limit import LimitConfig
     from vmm.machine.open_devices import plug_files
-    from vmm.snapshot.records import made
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.blk.device import DiskFiles
 
@@ -371,13 +394,19 @@ def _receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
 
 
 def _serve_outside(
-    sock: socket.socket, machine: int, listening: Listening, config: MachineConfig, below: Below | None
+    sock: socket.socket,
+    machine: int,
+    listening: Listening,
+    config: MachineConfig,
+    below: Below | None,
+    shares: Below | None,
 ) -> None:
     """The main function of the forked process; does not return."""
     status = 1
     try:
-        folders = () if below is None else below.fds
+        folders = [fd for each in (below, shares) if each is not None for fd in each.fds]
         leave_others({sock.fileno(), machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
+        starter = None if shares is None else Starter()
         if sock.recv(1) == _GO:
             from vmm.jail.restrict import keep_calls, restrict_process, seal_process
 
@@ -392,14 +421,108 @@ def _serve_outside(
                 from vmm.control.server import ControlServer, import_the_rest
                 from vmm.machine.jailed import Jailed
 
-                import_the_rest(disks=below is not None)  # the filter allows no code to be mapped
+                # The filter allows no code to be mapped
+                import_the_rest(disks=below is not None, shares=shares is not None)
                 keep_calls()  # before anything that a client sent is read
-                with ControlServer(Jailed(sock, machine, config), listening, below):
+                jailed = Jailed(sock, machine, config, None if starter is None else starter.start)
+                with ControlServer(jailed, listening, below, shares):
                     sock.recv(1)  # the machine's process sends nothing: this waits for its end
         listening.close()
         status = 0
     finally:
         posix._exit(status)
+
+
+class Starter:
+    """A process that starts servers of shares, for one that may start no programs.  It ends with whoever made it."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        if posix.fork() == 0:
+            _start_servers(theirs)
+        theirs.close()
+
+    def start(self, config: ShareConfig, directory: int, *, cpus: int, ram: int, machine: int) -> Started:
+        """As :func:`vmm.machine.jailed.start_server`."""
+        import json
+
+        from vmm.snapshot.records import plain
+
+        request = json.dumps({"share": plain(config), "cpus": cpus, "ram": ram}).encode()
+        rights = struct.pack("=2i", directory, machine)
+        self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+        data, fds = _receive(self._sock, _REQUEST_MAX)
+        if not data:
+            raise HostError("the process that starts servers of shares has ended", code="share-server")
+        answer = json.loads(data)
+        if "error" in answer:
+            kind = ConfigError if answer["config"] else HostError
+            raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
+        return Started(tuple(fds), answer)
+
+
+class Started:
+    """A server that a :class:`Starter` has started: what a :class:`~vmm.virtio.fs.process.FsProcess` is for whoever
+    hands it over."""
+
+    def __init__(self, fds: tuple[int, ...], about: dict[str, Any]) -> None:
+        self.fds = fds
+        self.about = about
+
+    def hand_over(self) -> None:
+        """Another process has the descriptors."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it: it ends if nobody else has it.  May be called again."""
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            posix.close(fd)
+
+
+def _start_servers(sock: socket.socket) -> None:
+    """The main function of the process of a :class:`Starter`; does not return."""
+    from vmm.faststart.builtin import signal
+
+    status = 1
+    try:
+        leave_others({sock.fileno()}, b"pyvmm-shares")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the servers
+        while True:
+            data, fds = _receive(sock, _REQUEST_MAX)
+            if not data:
+                break
+            _start_server(sock, data, fds)
+        status = 0
+    finally:
+        posix._exit(status)
+
+
+def _start_server(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    import json
+
+    from vmm.machine.jailed import start_server
+    from vmm.snapshot.records import made
+    from vmm.virtio.fs import ShareConfig
+
+    request = json.loads(data)
+    share: ShareConfig = made(request["share"], "ShareConfig", {"ShareConfig": ShareConfig}, "the share")
+    directory, machine = fds
+    try:
+        server = start_server(share, directory, cpus=request["cpus"], ram=request["ram"], machine=machine)
+    except VmmError as error:
+        is_config = isinstance(error, ConfigError)
+        sock.send(
+            json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
+        )
+    else:
+        rights = struct.pack(f"={len(server.fds)}i", *server.fds)
+        about = json.dumps(server.about).encode()
+        sock.sendmsg([about], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+        server.let_go()
+    finally:
+        for fd in fds:
+            posix.close(fd)
 
 
 def leave_others(kept: set[int], name: bytes) -> None:

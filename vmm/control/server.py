@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
     from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.fs import ShareConfig
     from vmm.virtio.image import Below
 
     Tell = Callable[[dict[str, Any]], None]
@@ -41,10 +42,11 @@ _SEND_S = 2
 """Seconds that :meth:`ControlServer.close` waits for a client to read its answer."""
 
 
-def import_the_rest(*, disks: bool) -> None:
+def import_the_rest(*, disks: bool, shares: bool) -> None:
     """Import what a request may need, in a process that cannot map code afterwards.
 
     :param disks: disks may be plugged in
+    :param shares: the same of shares
     """
     import ctypes
     import hashlib
@@ -67,6 +69,11 @@ def import_the_rest(*, disks: bool) -> None:
         from vmm.virtio.blk import device
 
         assert fcntl and device
+    if shares:
+        from vmm.snapshot import records
+        from vmm.virtio import fs
+
+        assert records and fs
     ctypes.CDLL(None)
     hashlib.sha256()
     sha256(b"")
@@ -78,13 +85,22 @@ class ControlServer:
 
     :param path: where to make the socket, with mode 0600; or a socket that listens already
     :param below: where disks may be opened that are plugged in; None: none may
+    :param shares: the same of the directories of shares
     :raises ConfigError: the socket cannot be made
     """
 
-    def __init__(self, machine: Machine | Jailed, path: str | Listening, below: Below | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine | Jailed,
+        path: str | Listening,
+        below: Below | None = None,
+        shares: Below | None = None,
+    ) -> None:
         self.machine = machine
         self._below = below
+        self._below_shares = shares
         self._disks: dict[str, Any] = {}
+        self._shares: dict[str, tuple[str, Any]] = {}
         self._listening = listen(path, socket.SOCK_STREAM) if isinstance(path, str) else path
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
@@ -202,6 +218,12 @@ class ControlServer:
         attached = self._disks.get(path)
         if attached is None:
             raise ConfigError(f"disk {path}: it was not added", code="not-attached", hint="pyvmm disk add")
+        gone = self._remove(attached, seconds, force=force)
+        if gone:
+            self._disks.pop(path, None)
+        return gone
+
+    def _remove(self, attached: Any, seconds: float, *, force: bool) -> bool:
         machine: Any = self.machine
         deadline = time.monotonic() + seconds
         gone = machine.unplug(attached, 0)
@@ -209,9 +231,56 @@ class ControlServer:
             gone = attached.wait_gone(min(1.0, max(0.0, deadline - time.monotonic())))
         if not gone and force:
             gone = machine.unplug(attached, 0, force=True)
-        if gone:
-            self._disks.pop(path, None)
         return bool(gone)
+
+    def add_share(self, config: ShareConfig) -> str:
+        """Plug in a share; its tag.
+
+        :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
+        """
+        from vmm.faststart.record import replace
+        from vmm.machine.jailed import Jailed
+
+        if self._below_shares is None:
+            raise ConfigError(
+                "add-share: the machine takes no shares while it runs",
+                code="share-not-below",
+                hint="start it with --shares-from DIR: it takes those below that directory",
+            )
+        self._shares = {path: each for path, each in self._shares.items() if not each[1].wait_gone(0)}
+        machine: Any = self.machine
+        used = {tag for tag, _ in machine.config.tagged_shares()} | {tag for tag, _ in self._shares.values()}
+        if config.path in self._shares or config.tag in used:
+            raise ConfigError(
+                f"share {config.path}: the machine has it, or another one of that tag",
+                code="already-attached",
+                hint="remove that first, or give another directory and tag",
+            )
+        tag = config.tag or next(f"share{n or ''}" for n in range(len(used) + 1) if f"share{n or ''}" not in used)
+        config = replace(config, tag=tag)
+        try:
+            fd = self._below_shares.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigError(f"share {config.path}: {error.strerror}", code="share-directory") from error
+        try:
+            if isinstance(machine, Jailed):
+                attached: Any = machine.plug(config, directory=fd)
+            else:
+                attached = machine.plug(replace(config, path=f"/proc/self/fd/{fd}"))
+        finally:
+            os.close(fd)
+        self._shares[config.path] = tag, attached
+        return tag
+
+    def remove_share(self, path: str, seconds: float, *, force: bool) -> bool:
+        """As :meth:`remove_disk`."""
+        _, attached = self._shares.get(path, ("", None))
+        if attached is None:
+            raise ConfigError(f"share {path}: it was not added", code="not-attached", hint="pyvmm share add")
+        gone = self._remove(attached, seconds, force=force)
+        if gone:
+            self._shares.pop(path, None)
+        return gone
 
     def resize_disk(self, path: str) -> None:
         """Tell the guest how large a disk is now.
@@ -448,13 +517,31 @@ def _add_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
     server.add_disk(DiskConfig.parse(text, "add-disk"))
 
 
-def _remove_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+def _to_remove(arguments: Arguments, command: str) -> tuple[str, int, bool]:
     path, seconds = arguments.take("path", str), arguments.take("seconds", int, 30)
     force = arguments.take("force", bool, False)
     arguments.end()
     if not 0 <= seconds <= _SECONDS_MAX:
-        raise ConfigError(f"remove-disk: seconds is not 0 to {_SECONDS_MAX}", code="control-argument")
+        raise ConfigError(f"{command}: seconds is not 0 to {_SECONDS_MAX}", code="control-argument")
+    return path, seconds, force
+
+
+def _remove_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    path, seconds, force = _to_remove(arguments, "remove-disk")
     return {"removed": server.remove_disk(path, seconds, force=force)}
+
+
+def _add_share(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    from vmm.virtio.fs import ShareConfig
+
+    text = arguments.take("share", str)
+    arguments.end()
+    return {"tag": server.add_share(ShareConfig.parse(text, "add-share"))}
+
+
+def _remove_share(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
+    path, seconds, force = _to_remove(arguments, "remove-share")
+    return {"removed": server.remove_share(path, seconds, force=force)}
 
 
 def _resize_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
@@ -481,6 +568,8 @@ COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | 
     "add-disk": _add_disk,
     "remove-disk": _remove_disk,
     "resize-disk": _resize_disk,
+    "add-share": _add_share,
+    "remove-share": _remove_share,
     "fork": _fork,
 }
 """The commands; docs/control.md describes their arguments and answers."""

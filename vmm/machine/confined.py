@@ -33,6 +33,8 @@ def kinds_of(config: MachineConfig) -> int:
     kinds = 0
     for each in (*config.device_configs(), *config.last_configs()):
         kinds |= each.calls
+    if config.shares_memory() and config.has_pci():
+        kinds |= lib.SECCOMP_CHILD  # a share may be plugged in
     return kinds
 
 

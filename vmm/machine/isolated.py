@@ -29,6 +29,7 @@ from vmm.machine.owned import close_at_exit, is_closed
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
 from vmm.virtio.blk import DiskConfig
+from vmm.virtio.fs import ShareConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,10 +244,11 @@ class IsolatedMachine(Living):
         return {kind: [_figures(each) for each in _rows(told.get(kind))] for kind in ("vcpus", "devices")}
 
     def plug(self, device: DeviceConfig) -> Plugged:
-        """As :meth:`Machine.plug`, of a disk by its record: this process opens its files."""
+        """As :meth:`Machine.plug`, of a disk or a share by its record: this process opens a disk's files, and starts a
+        share's server."""
         with self._life_lock:
             self._life.check("plug")
-            if not isinstance(device, DiskConfig):
+            if not isinstance(device, DiskConfig | ShareConfig):
                 raise _cannot(f"a {type(device).__name__} that is plugged in")
             plugged = self._jailed.plug(device)
             self._plugged = [*(each for each in self._plugged if not each.is_gone), plugged]
@@ -300,6 +302,8 @@ class IsolatedMachine(Living):
             assert self._child is not None
             plugged = [each for each in self._plugged if not each.wait_gone(0)]
             self._child.close()
+            for each in plugged:
+                each.set_gone()
             try:
                 self._life.begin_again()
                 self._child = self._make()
@@ -414,6 +418,8 @@ class IsolatedMachine(Living):
             if child is not None:
                 child.close()
             self._end(STOPPED, "")
+            for each in self._plugged:
+                each.set_gone()
             self._life.stage = CLOSED
             self._child = None
             if self._vsock is not None:

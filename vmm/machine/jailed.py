@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vmm.machine.snapshot import Saved
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.blk.device import DiskFiles
+    from vmm.virtio.fs import ShareConfig
+    from vmm.virtio.fs.process import FsProcess
 
 ANSWER_MAX = 64 << 10
 """Bytes of an answer."""
@@ -40,14 +42,22 @@ class Jailed:
     :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
         the files that it is to write
     :param process: a pidfd
+    :param start_server: see :func:`start_server`; another one has it done by a process that may start programs
     :ivar config: of the machine, as the user gave it
     """
 
     confined = True
 
-    def __init__(self, sock: builtin.socket.socket, process: int, config: MachineConfig) -> None:
+    def __init__(
+        self,
+        sock: builtin.socket.socket,
+        process: int,
+        config: MachineConfig,
+        start_server: Callable[..., Any] | None = None,
+    ) -> None:
         self._sock = sock
         self._process = process
+        self._start_server = start_server or globals()["start_server"]
         self.config = config
 
     @property
@@ -122,32 +132,65 @@ class Jailed:
         if stop:
             self.stop(detail="snapshot")
 
-    def plug(self, config: DiskConfig, files: DiskFiles | None = None) -> Plugged:
-        """As :meth:`Machine.plug`, of a disk: its files are opened, checked and locked here.
+    def plug(self, config: DiskConfig | ShareConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
+        """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the
+        share's server is started from here.
 
-        :param files: they are open; closed here
+        :param files: of a disk, they are open; closed here
+        :param directory: of a share, it is open
         """
         plugged = Plugged(config)
-        self.plug_again(plugged, files)
+        self.plug_again(plugged, files, directory=directory)
         return plugged
 
-    def plug_again(self, plugged: Plugged, files: DiskFiles | None = None) -> None:
+    def plug_again(self, plugged: Plugged, files: DiskFiles | None = None, *, directory: int = -1) -> None:
         """:meth:`plug` what was plugged in before, into a machine that does not have it."""
         from vmm.machine.slots import no_hotplug
         from vmm.snapshot.records import plain
+        from vmm.virtio.blk import DiskConfig
         from vmm.virtio.blk.device import DiskFiles
 
         config = plugged.config
         if not self.config.has_pci():
             raise no_hotplug()
+        if not isinstance(config, DiskConfig):
+            self._plug_share(plugged, config, directory)
+            return
         if files is None:
             files = DiskFiles.open(config)
         has_them = False
         try:
             answer = self.ask("plug", files.fds, disk=plain(config), about=files.about)
             plugged.number, plugged.jailed, has_them = number(answer.get("number")), self, True
+            plugged.is_gone = False
         finally:
             files.close(unlock=not has_them)
+
+    def _plug_share(self, plugged: Plugged, config: ShareConfig, directory: int) -> None:
+        from vmm.snapshot.records import plain
+
+        if config.isolation != "process" or config.dax:
+            raise ConfigError(
+                f"share {config.path}: what a machine in a jail gets later has a server of its own and no window",
+                code="share-plug",
+                hint="leave isolation=thread and dax out",
+            )
+        if not self.config.shares_memory():
+            raise ConfigError(
+                f"share {config.path}: its server would need this guest's RAM, which cannot be shared",
+                code="hotplug",
+                hint="MemoryConfig(shared=True) makes RAM that can be shared",
+            )
+        cpus, ram = self.config.cpus, self.config.memory.size
+        server = self._start_server(config, directory, cpus=cpus, ram=ram, machine=self._process)
+        try:
+            answer = self.ask("plug", server.fds, share=plain(config), about=server.about)
+            plugged.number, plugged.jailed, plugged.server = number(answer.get("number")), self, server
+            plugged.is_gone = False
+            server.hand_over()
+        except BaseException:
+            server.close()
+            raise
 
     def unplug(self, plugged: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
         """As :meth:`Machine.unplug`."""
@@ -156,7 +199,8 @@ class Jailed:
         answer = self.ask(
             "unplug", seconds=timeout + _FORCE_SECONDS, number=plugged.number, timeout=timeout, force=force
         )
-        plugged.is_gone = answer.get("gone") is True
+        if answer.get("gone") is True:
+            plugged.set_gone()
         return plugged.is_gone
 
     def resize_disk(self, index: int) -> None:
@@ -216,6 +260,21 @@ class Jailed:
         raise HostError("the machine ended before it answered", code="control-ended")
 
 
+def start_server(config: ShareConfig, directory: int, *, cpus: int, ram: int, machine: int) -> FsProcess:
+    """Start the server of a share for a machine in a jail.
+
+    :param directory: it is open, and not looked up by its name; -1: it is
+    :param machine: a pidfd of its process, with which the server ends
+    """
+    from vmm.faststart.record import replace
+    from vmm.virtio.fs import node_bytes
+    from vmm.virtio.fs.process import FsProcess
+
+    if directory >= 0:
+        config = replace(config, path=f"/proc/self/fd/{directory}")
+    return FsProcess(config, cpus=cpus, node_bytes=node_bytes(ram), machine=machine)
+
+
 def _silent(error: OSError) -> HostError:
     why = f": {error.strerror}" if error.strerror else ""
     return HostError(f"the machine ended before it answered{why}", code="control-ended", errno=error.errno or 0)
@@ -235,21 +294,30 @@ class Named(NamedTuple):
 
 
 class Plugged:
-    """A disk that was plugged into a machine in a jail: what :class:`~vmm.machine.slots.Attached` is elsewhere.
+    """What was plugged into a machine in a jail: what :class:`~vmm.machine.slots.Attached` is elsewhere.
 
     :ivar device: its name
     :ivar config: what it was made of
     :ivar jailed: the machine that has it
     :ivar number: by which that is asked for it
+    :ivar server: of a share
     :ivar is_gone: it is known to be unplugged
     """
 
-    def __init__(self, config: DiskConfig) -> None:
-        self.device = Named(f"disk {config.path}")
+    def __init__(self, config: DiskConfig | ShareConfig) -> None:
+        self.device = Named(f"disk {config.path}" if hasattr(config, "serial") else f"share {config.path}")
         self.config = config
         self.jailed: Jailed | None = None
         self.number = 0
+        self.server: Any = None
         self.is_gone = False
+
+    def set_gone(self) -> None:
+        """It is unplugged, or its machine has ended; may be called again."""
+        self.is_gone = True
+        server, self.server = self.server, None
+        if server is not None:
+            server.close()
 
     def wait_gone(self, timeout: float) -> bool:
         """As :meth:`vmm.machine.slots.Attached.wait_gone`; False, too, when the machine ends meanwhile."""
@@ -260,7 +328,8 @@ class Plugged:
                 )
             except HostError:
                 return False
-            self.is_gone = answer.get("gone") is True
+            if answer.get("gone") is True:
+                self.set_gone()
         return self.is_gone
 
 

@@ -27,21 +27,23 @@ _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"con
 
 
 class Below:
-    """Directories below which disks may be opened, wherever their names point later.  No link is followed.
+    """Directories below which disks or shares may be opened, wherever their names point later.  No link is followed.
 
+    :param kind: what they are for, in errors
     :raises ConfigError: one is missing, or no directory
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], kind: str = "disk") -> None:
         import os.path
 
+        self._kind = kind
         self._folders: list[tuple[str, int]] = []
         for path in paths:
             try:
                 fd = posix.open(path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             except OSError as error:
                 self.close()
-                raise ConfigError(f"disks from {path}: {error.strerror}", code="disks-from") from error
+                raise ConfigError(f"{kind}s from {path}: {error.strerror}", code=f"{kind}s-from") from error
             self._folders.append((os.path.abspath(path).rstrip("/") + "/", fd))
 
     @property
@@ -60,7 +62,7 @@ class Below:
             if path.startswith(folder) and not {"", ".", ".."} & {*names}:
                 return _open_below(fd, names, flags)
         places = ", ".join(folder for folder, _ in self._folders)
-        raise ConfigError(f"disk {path}: it is not below {places}", code="disk-not-below")
+        raise ConfigError(f"{self._kind} {path}: it is not below {places}", code=f"{self._kind}-not-below")
 
     def close(self) -> None:
         """Close them.  A second call does nothing."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import posix
 
-from vmm.memory import sealed_memory
+from vmm.memory import map_memory, sealed_memory
 from vmm.native import ffi
 
 TYPE_CHECKING = False
@@ -30,7 +29,7 @@ class RegisterPage:
 
     def __init__(self, status_at: int, *, shared: bool) -> None:
         fd = sealed_memory("registers", SIZE) if shared else -1
-        self.page = mmap.mmap(fd, SIZE)
+        self.page = map_memory(fd, SIZE)
         self.words = memoryview(self.page).cast("I")
         self._pin: Any = ffi.from_buffer(self.page)
         self.status: Any = ffi.cast("uint32_t *", self._pin + status_at)

@@ -128,7 +128,7 @@ CALL(timerfd_create, VMM | START, ANY, "a worker starts: the timer of its limits
 CALL(io_uring_setup, DISK | START, ANY, "a disk's worker starts: its io_uring")
 CALL(io_uring_register, DISK | START, ANY, "a disk's worker restricts its io_uring")
 CALL(fcntl, VMM, IN(1, F_GETFL, F_SETFL, F_GETFD), "read the flags of a descriptor; make the terminal non-blocking")
-CALL(fcntl, CONTROL, IN(1, F_DUPFD_CLOEXEC), "Python, when it maps the base of a diff")
+CALL(fcntl, CONTROL, IN(1, F_DUPFD_CLOEXEC, F_ADD_SEALS), "Python, when it maps the base of a diff; registers of a share that is plugged in")
 CALL(fcntl, HOST, IN(1, F_GETFD, F_SETFL, F_DUPFD, F_SETPIPE_SZ, F_GETPIPE_SZ, F_SETLK, F_SETLKW),
 	"streams of containers; locks of files")
 CALL(fcntl, SERVER | HOST, IN(1, F_GETFL, F_SETFD, F_DUPFD_CLOEXEC), "Python: the files of a snapshot, the end of a connection")

@@ -148,10 +148,15 @@ class ShareConfig(DeviceConfig):
         else:
             from vmm.virtio.fs.device import Fs as kind
 
-        # Linux keeps a KiB or so of a file that it knows: it has no room for more of them than fit into this
-        device = kind(self, cpus=opening.cpus, node_bytes=max(opening.ram // 4, 64 * MIB), **extra)
+        device = kind(self, cpus=opening.cpus, node_bytes=node_bytes(opening.ram), **extra)
         device.thread_name = f"fs-{device.tag[:8]}-"
         return device
+
+
+def node_bytes(ram: int) -> int:
+    """What a server may keep in memory of the files that a guest with so much RAM knows: Linux keeps a KiB or so of
+    each, and has no room for more of them than fit into this."""
+    return max(ram // 4, 64 * MIB)
 
 
 def _id_map(text: str, _what: str) -> tuple[int, ...]:

@@ -116,7 +116,8 @@ class Fs(VirtioDevice):
             self._free_window()
             raise
         finally:
-            os.close(native.root_fd)
+            if native.root_fd >= 0:
+                os.close(native.root_fd)
 
     def _make_config(self, config: ShareConfig, marks: bool, max_fds: int, max_nodes: int, node_bytes: int) -> Any:
         """What the server is told (cdata ``struct fs_config *``); its root is open."""

@@ -17,7 +17,7 @@ from vmm import native, report
 from vmm.errors import GuestError, HostError
 from vmm.events import EventFd
 from vmm.faststart.thread import allocate_lock
-from vmm.memory import sealed_memory
+from vmm.memory import map_memory, sealed_memory
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs
 from vmm.virtio.workers import COUNTERS
@@ -35,6 +35,7 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pyvmm
 ANSWER_MS = 30_000
 """A server that does not answer for so long is ended."""
 END_MS = 2_000
+_BOOKS = lib.FSD_QUEUES * lib.RING_STATE_STRIDE
 
 _ISOLATION = {
     "mount-ns": lib.FSD_MOUNT_NS,
@@ -59,6 +60,8 @@ class FsProcess(Fs):
     """See :class:`~vmm.virtio.fs.device.Fs` for the parameters.
 
     :param on_demand: guest RAM is filled when it is touched, also by the server; or may be, when it has been forked
+    :param machine: a pidfd of the process that has the machine, with which the server ends; -1: this one.  Another one
+        gets :attr:`fds` and :attr:`about`, and makes its device with :meth:`given`; here is :meth:`hand_over` then
     :ivar pid: of the server
     :ivar isolation: what keeps it apart: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows
         ``pid-ns``, ``net-ns``, ``ipc-ns``, ``user-ns``
@@ -70,11 +73,61 @@ class FsProcess(Fs):
 
     counts_elsewhere = True
 
-    def __init__(self, config: ShareConfig, tag: str = "", *, on_demand: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        config: ShareConfig,
+        tag: str = "",
+        *,
+        on_demand: bool = False,
+        machine: int = -1,
+        server: tuple[list[int], dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
         self._faults = -1
         self._client: tuple[GuestMemory, int, Any] | None = None
         self._wants_faults = on_demand
+        self._machine = machine
+        self._server = server
+        self._sock: int
+        self._pidfd: int
         super().__init__(config, tag, **options)
+
+    @classmethod
+    def given(cls, config: ShareConfig, fds: list[int], about: dict[str, Any], *, cpus: int) -> FsProcess:
+        """The share of a server that another process has started; it opens nothing.
+
+        :param fds: theirs, as :attr:`fds` of its object; taken out
+        :param about: :attr:`about` of its object
+        """
+        return cls(config, cpus=cpus, server=(fds, about))
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The server's socket, its pidfd, and the notes about its rings."""
+        return self._sock, self._pidfd, self._books_fd
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What else another process has to know, as JSON can have it."""
+        return {"pid": self.pid, "isolation": [*self.isolation]}
+
+    def hand_over(self) -> None:
+        """Another process has :attr:`fds`: it is no longer ended from here.  :meth:`close` waits for its end."""
+        self._alive = False
+        os.close(self._sock)
+        self._sock = -1
+
+    def let_go(self) -> None:
+        """The same, and nobody here waits for its end."""
+        self.hand_over()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self.close()
+
+    def _make_config(self, config: ShareConfig, *options: Any) -> Any:
+        if self._server is not None:
+            return ffi.new("struct fs_config *", {"root_fd": -1})
+        return super()._make_config(config, *options)
 
     def _open(self, native: Any) -> None:
         self.pid = -1
@@ -89,6 +142,9 @@ class FsProcess(Fs):
         self._taken_over = False
         self._call_lock = allocate_lock()
         self._last_stats = ffi.new("struct fsd_answer *")
+        if self._server is not None:
+            self._take_server(*self._server)
+            return
         try:
             self._spawn()
             if self._wants_faults:
@@ -98,12 +154,22 @@ class FsProcess(Fs):
             self.close()
             raise
 
-    def _spawn(self) -> None:
-        import mmap
+    def _take_server(self, fds: list[int], about: dict[str, Any]) -> None:
+        self._sock, self._pidfd, self._books_fd = fds[:3]
+        del fds[:3]
+        self.pid, self.isolation, self._alive = about["pid"], tuple(about["isolation"]), True
+        try:
+            self._map_books()
+        except BaseException:
+            self.close()
+            raise
 
-        size = lib.FSD_QUEUES * lib.RING_STATE_STRIDE
-        self._books_fd = sealed_memory("rings", size)
-        self._books = ffi.from_buffer(mmap.mmap(self._books_fd, size))
+    def _map_books(self) -> None:
+        self._books = ffi.from_buffer(map_memory(self._books_fd, _BOOKS))
+
+    def _spawn(self) -> None:
+        self._books_fd = sealed_memory("rings", _BOOKS)
+        self._map_books()
         sock, pid = ffi.new("int *"), ffi.new("int *")
         pidfd = lib.fsd_spawn(os.fsencode(PROGRAM), sock, pid)
         if pidfd < 0:
@@ -134,7 +200,7 @@ class FsProcess(Fs):
         message = self._message(lib.FSD_SETUP)
         message.config = native[0]
         message.config.dax = ffi.NULL
-        vmm = os.pidfd_open(os.getpid())
+        vmm = os.pidfd_open(os.getpid()) if self._machine < 0 else os.dup(self._machine)
         window = self._share_window()
         try:
             answer = self._call(message, native.root_fd, vmm, window)
