@@ -486,6 +486,7 @@ def _confine_all() -> None:
 
     Machine.start = confined  # type: ignore[method-assign, assignment]
     _confine_drivers()
+    _serve_apart()
 
 
 def _confine_drivers() -> None:
@@ -532,6 +533,24 @@ def _confine_drivers() -> None:
 
     Guest._run = loop  # type: ignore[method-assign, assignment]
     Guest.start = ready  # type: ignore[method-assign, assignment]
+
+
+def _serve_apart() -> None:
+    """Have shares of the unit tests served by pyvmm-fsd; those fail that look into a server of their own process."""
+    from tests.fs_driver import FsGuest
+    from vmm.memory import GuestMemory
+
+    make = FsGuest.__init__
+
+    def apart(guest: FsGuest, path: Path | str, *, memory: GuestMemory | None = None, **options: Any) -> None:
+        options.setdefault("isolation", "process")
+        if options["isolation"] == "process" and memory is not None and memory.fd < 0:
+            size = memory.size
+            memory.close()
+            memory = GuestMemory(size, shared=True)
+        make(guest, path, memory=memory, **options)
+
+    FsGuest.__init__ = apart  # type: ignore[method-assign, assignment]
 
 
 class _Names:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import record_calls, tiny
 from tests.command import Command
 from tools import calls
 from tools.where import ROOT
@@ -367,6 +367,18 @@ def test_docs_show_the_lists() -> None:
     for kind in ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "RNG", "DAX", "VMM", "VCPU", "LOOP", "START"):
         shown = {row.name for row in calls.rows() if kind in row.whose}
         assert shown == names(getattr(lib, f"SECCOMP_{kind}")), "what is shown is what filters are made of"
+
+
+def test_each_entry_of_the_lists_is_used_or_has_a_reason() -> None:
+    """What nothing uses is not listed.  `python -m tests.record_calls FILE...` writes what tests used into the page."""
+    shown = record_calls.shown()
+    listed = {kind: {entry.name for entry in each} for kind, each in record_calls.entries().items()}
+    assert set(shown) == set(listed)
+    for kind, names in listed.items():
+        tests, reasons = shown[kind]
+        assert not tests.keys() & reasons.keys(), f"{kind}: needs no reason"
+        assert tests.keys() | reasons.keys() == names, kind
+        assert [test for test in {*tests.values()} if not record_calls.there_is(test)] == [], kind
 
 
 def test_a_root_disk_beside_a_share_has_the_calls_of_a_disk() -> None:

@@ -11,10 +11,10 @@
  */
 
 /* The machine: calls of vCPUs, and of Python on their behalf and in the control loop. */
-CALL(ioctl, VMM | RUN, IN(1, KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEMORY_REGION, KVM_SET_GSI_ROUTING, KVM_IRQ_LINE,
-	KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_LAPIC, KVM_TRANSLATE, KVM_GET_MP_STATE, KVM_KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETQUEUE,
-	TCGETS),
-	"run a vCPU; map registers and windows; bind kicks and interrupts; Python: is a file a terminal")
+CALL(ioctl, VMM | VCPU, IN(1, KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_LAPIC, KVM_TRANSLATE), "run a vCPU; look at one that has ended the run")
+CALL(ioctl, VMM | RUN, IN(1, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_USER_MEMORY_REGION, KVM_SET_GSI_ROUTING, KVM_IRQ_LINE, TUNSETOFFLOAD,
+	TUNSETQUEUE, TCGETS), "map registers and windows; bind kicks and interrupts; Python: is a file a terminal")
+CALL(ioctl, VMM, IN(1, KVM_GET_MP_STATE, KVM_KVMCLOCK_CTRL), "is a vCPU halted; go on after a pause")
 CALL(ioctl, TTY, IN(1, TCSETS, TIOCGPGRP, TIOCGWINSZ), "the console's terminal")
 CALL(ioctl, CONTROL, IN(1, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_XCRS, KVM_GET_DEBUGREGS, KVM_GET_CPUID2, KVM_GET_MSRS,
 	KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS, KVM_GET_IRQCHIP, KVM_GET_CLOCK, KVM_GET_DEVICE_ATTR, KVM_CHECK_EXTENSION, FICLONE,
@@ -36,14 +36,14 @@ CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "p
 CALL(ioctl, VMM | RUN, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE), "pyvmm-fsd cannot take part in that: all RAM is filled at once")
 
 /* Waiting and waking. */
-CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP | HOST, ANY, "sleep until the guest or the host has work")
+CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP, ANY, "sleep until the guest or the host has work")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; the ring's operations are restricted when it is made")
 CALL(sched_yield, BLK | NET | VSOCK | CONSOLE | PMEM | RNG, ANY, "with one CPU, let the guest make all of its requests first")
-CALL(write, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
-CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
-	FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE), "locks; FUTEX_WAKE reports the end of a thread")
+CALL(write, EVERY | VMM | RUN | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
+CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME),
+	"locks, conditions")
 CALL(futex, VMM | RUN | SERVER | HOST, IN(1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE,
-	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, FUTEX_WAKE),
+	FUTEX_WAIT_BITSET_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME),
 	"locks; wait for the end of a thread")
 CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | RUN | START | HOST, ANY, "choose the events that end a sleep")
 CALL(poll, CONSOLE | DAX | FILL | VMM | RUN | SERVER | HOST, ANY, "is a pipe or terminal writable, is a socket readable")
@@ -119,11 +119,13 @@ CALL(clone, VMM | START | SERVER | HOST, WITH(0, CLONE_THREAD), "start a thread,
 CALL(clone3, VMM | START | SERVER | HOST, FAIL(ENOSYS), "the C library then calls clone, whose flags a filter can test")
 CALL(set_robust_list, VMM | START | SERVER | HOST, FAIL(ENOSYS), "the C library, when a thread begins: only for robust mutexes")
 CALL(rseq, VMM | START | SERVER | HOST, ANY, "the C library, when a thread begins")
-CALL(sched_getaffinity, VMM | START | HOST, ANY, "a worker starts: does it have CPUs to spin on")
-CALL(prctl, VMM | RUN | START | SERVER | HOST, IN(0, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS), "set the name of a thread; install the filter of a worker")
+CALL(sched_getaffinity, VMM | START, ANY, "a worker starts: does it have CPUs to spin on")
+CALL(prctl, VMM | START | SERVER | HOST, IN(0, PR_SET_NAME), "set the name of a thread")
+CALL(prctl, VMM | RUN | START | SERVER, IN(0, PR_GET_NAME), "the name of a thread that starts another one, or makes a wrong call")
+CALL(prctl, VMM | START | HOST, IN(0, PR_SET_NO_NEW_PRIVS), "install the filter of a worker")
 CALL(seccomp, VMM | START | HOST, IN(0, SECCOMP_SET_MODE_FILTER), "install the filter of a worker")
-CALL(eventfd2, VMM | RUN | START | HOST, ANY, "a worker starts: the descriptor that stops it")
-CALL(epoll_create1, VMM | RUN | HOST, ANY, "a worker starts: the descriptor that it sleeps on")
+CALL(eventfd2, VMM | RUN, ANY, "a worker starts: the descriptor that stops it")
+CALL(epoll_create1, VMM | RUN, ANY, "a worker starts: the descriptor that it sleeps on")
 CALL(timerfd_create, VMM | START, ANY, "a worker starts: the timer of its limits")
 CALL(io_uring_setup, DISK | START, ANY, "a disk's worker starts: its io_uring")
 CALL(io_uring_register, DISK | START, ANY, "a disk's worker restricts its io_uring")
@@ -214,8 +216,8 @@ CALL(statx, SPAWN, ANY, "is a volume a file or a directory")
 CALL(prctl, SPAWN, IN(0, PR_CAPBSET_DROP, PR_SET_SECCOMP), "a face gives up all rights")
 
 /* Ends. */
-CALL(exit_group, FILL | VMM | RUN | START | BROKER | SERVER | HOST, ANY, "end the process")
-CALL(close, BLK | NET | VSOCK | RNG | DAX | VMM | RUN | START | BROKER | SERVER | HOST, ANY, "close connections, timers, an io_uring")
+CALL(exit_group, FILL | VMM | RUN | BROKER | SERVER | HOST, ANY, "end the process")
+CALL(close, BLK | NET | VSOCK | RNG | DAX | VMM | RUN | BROKER | SERVER | HOST, ANY, "close connections, timers, an io_uring")
 CALL(rt_sigprocmask, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "the C library, when a thread ends")
 CALL(exit, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "end the thread")
 
