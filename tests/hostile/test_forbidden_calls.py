@@ -142,6 +142,50 @@ def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call
         assert device._workers._name(0) in str(error)
 
 
+def walled(name: str) -> set[int]:
+    """The threads of this process that have that name, and a list of system calls."""
+    status = of_threads("status")
+    return {each for each, text in status.items() if f"Name:\t{name}\n" in text and "Seccomp:\t2" in text}
+
+
+def wait_for_walled(name: str, number: int) -> set[int]:
+    deadline = time.monotonic() + 60
+    while len(found := walled(name)) != number:
+        assert time.monotonic() < deadline, found
+    return found
+
+
+@pytest.mark.parametrize("kind", ["net", "vsock", "console"])
+def test_a_worker_on_a_thread_that_was_made_ahead_has_no_more(injector: ctypes.CDLL, tmp_path: Path, kind: str) -> None:
+    folders = [tmp_path / name for name in ("before", "after")]
+    for folder in folders:
+        folder.mkdir()
+    with KINDS[kind](folders[0]) as like:
+        first: Any = like.device
+        name = first._workers._name(0)
+        spares = first.spares()
+        assert len(spares) == 1
+    there = wait_for_walled(name, 1)
+    with KINDS[kind](folders[1]) as guest:
+        device: Any = guest.device
+        ((worker, _queues),) = device._workers._running
+        assert wait_for_walled(name, 1) == there
+        inject(injector, worker, CALLS["openat"])
+        assert f"({CALLS['openat'][0]})" in str(wait_for_error(guest, injector))
+    lib.spare_free(spares[0])
+
+
+def test_threads_that_nobody_has_taken_end(tmp_path: Path) -> None:
+    with console(tmp_path) as like:
+        device: Any = like.device
+        name = device._workers._name(0)
+        spares = [spare for _ in range(3) for spare in device.spares()]
+    wait_for_walled(name, 3)
+    for spare in spares:
+        lib.spare_free(spare)
+    wait_for_walled(name, 0)
+
+
 REACHING = {
     "openat of a name": (257, AT_FDCWD, 0, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
     "socket": (41, socket.AF_UNIX, socket.SOCK_STREAM, 0),

@@ -11,8 +11,9 @@ from vmm.faststart.thread import Task, allocate_lock
 from vmm.machine import state
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.open_devices import OpenedAhead
-from vmm.machine.owned import Owned
+from vmm.machine.owned import Native, Owned
 from vmm.memory import GuestMemory
+from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.memory_base import take_base
 from vmm.snapshot.records import plain
@@ -20,6 +21,7 @@ from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from vmm.machine.config import MachineConfig, MemoryConfig
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from vmm.machine.state import MachineState
     from vmm.snapshot.memory_base import Ahead, Base
     from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.device import VirtioDevice
 
 
 class ForkPoint:
@@ -150,6 +153,7 @@ class Child:
         self._copies = copies
         self._shells = shells
         self._shell: Shell | None = None
+        self._threads = Owned()
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
         """RAM that is the other's until it is written."""
@@ -174,6 +178,8 @@ class Child:
     def take_shell(self) -> Shell | None:
         """What the child is put into."""
         shell, self._shell = self._shell, None
+        if shell is not None:
+            self._threads = shell.threads
         return shell
 
     def begin(self, memory: GuestMemory) -> None:
@@ -192,22 +198,26 @@ class Child:
     def go_on(self, slots: Slots) -> None:
         """Its devices."""
         state.go_on(slots)
+        self._threads.close()
 
     def close(self) -> None:
         """Remove what was made for the child.  A second call does nothing."""
         self._copies.remove()
+        self._threads.close()
         if self._shell is not None:
             self._shell.close()
 
 
 class Shell:
-    """An empty machine: what KVM keeps of one, RAM that nobody has touched, and servers of shares.
+    """An empty machine: what KVM keeps of one, RAM that nobody has touched, servers of shares, and threads for devices.
 
     :param like: of a machine that has the same lines
+    :param devices: of that machine
+    :ivar threads: those that nobody has taken end when this is closed
     :raises HostError: the host refuses
     """
 
-    def __init__(self, config: MachineConfig, like: Core, *, shared: bool) -> None:
+    def __init__(self, config: MachineConfig, like: Core, devices: Iterable[VirtioDevice], *, shared: bool) -> None:
         self._kind = _kind(config, shared)
         self._owned = Owned()
         try:
@@ -224,6 +234,10 @@ class Shell:
             self.core.make_vcpus(self.memory)
             self.core.make_lines(like)
             self.devices = OpenedAhead(config, self._owned)
+            self.threads = self._owned.branch()
+            for device in devices:
+                for spare in device.spares():
+                    self.threads.add(Native(spare, lib.spare_free))
             self.core.wait_for_memory()
         except BaseException:
             self._owned.close()
@@ -251,10 +265,12 @@ class Shells:
     """Those of a machine, as many as were asked for.  Any thread may call any method.
 
     :param core: of the machine
+    :param slots: its devices
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, slots: Slots) -> None:
         self._core = core
+        self._slots = slots
         self._lock = allocate_lock()
         self._ready: list[Shell] = []
         self._kind: tuple[MachineConfig, bool] | None = None
@@ -303,7 +319,8 @@ class Shells:
             return  # it was closed
         while (kind := self._missing()) is not None:
             try:
-                shell = Shell(kind[0], self._core, shared=kind[1])
+                devices = [each.device for each in tuple(self._slots.attached)]
+                shell = Shell(kind[0], self._core, devices, shared=kind[1])
             except (VmmError, OSError, RuntimeError) as error:
                 # Children do without, and say what the host refuses if it still does
                 report.debug(__name__, f"no machine for a fork could be made ahead: {error}")

@@ -383,6 +383,14 @@ int worker_walled(struct worker *worker);
 /* 0, or the latched -errno of the ring that stopped the worker. */
 int worker_error(struct worker *worker);
 void worker_get_stats(struct worker *worker, struct worker_stats *out);
+/*
+ * Make a spare: a thread with this name for a worker that is to be of the same kind as this one. It has its list of system
+ * calls, and waits for the start of such a worker of any device that has this name, see thread_name_next(). 0 or -errno.
+ */
+struct spare;
+int worker_spare(struct worker *like, const char *name, struct spare **out);
+/* Free it; the thread ends unless a worker has it. */
+void spare_free(struct spare *spare);
 
 /* ---- calls.c: the system calls of each kind of thread --------------------------------------------------------- */
 

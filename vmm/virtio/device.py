@@ -208,6 +208,11 @@ class VirtioDevice(Saveable):
     def go_on(self) -> None:
         """After :meth:`hold`; queues that :meth:`process` serves are served again."""
 
+    def spares(self) -> list[Any]:
+        """Threads for a device like this one, which runs: see :meth:`vmm.virtio.workers.Workers.spares`.  From any
+        thread.  Unless overridden, none."""
+        return []
+
     def reset(self) -> None:
         """Forget what the driver has set.  After :meth:`stop`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import posix
 
 from vmm.errors import ForbiddenCallError, HostError
@@ -122,6 +123,24 @@ class Workers:
         """After :meth:`hold`."""
         for worker, _ in self._running:
             lib.worker_go_on(worker)
+
+    def spares(self) -> list[Any]:
+        """A thread for each that runs, made ahead for one like it; the caller frees them (cdata ``struct spare *``).
+
+        :raises HostError: the host has no thread left
+        """
+        made: list[Any] = []
+        out = ffi.new("struct spare **")
+        with self._lock:
+            for index, (worker, _) in enumerate(self._running):
+                result = lib.worker_spare(worker, self._name(index).encode(), out)
+                if result == 0:
+                    made.append(out[0])
+                elif result != -errno.EINVAL:  # its threads have no list of system calls
+                    for spare in made:
+                        lib.spare_free(spare)
+                    raise HostError(f"{self._device.name}: {posix.strerror(-result)}", code=self._code, errno=-result)
+        return made
 
     def stop(self, keep: int = 0) -> None:
         """Join all but the first *keep*: afterwards nothing of them touches guest memory.  What they counted stays."""

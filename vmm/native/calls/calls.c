@@ -357,11 +357,36 @@ void seccomp_starter_end(void)
 	thread_starter_end();
 }
 
-void seccomp_worker(struct worker *w, uint32_t kind)
+/* What a spare has entered already. */
+static __thread uint32_t spare_calls;
+
+static int enter_spare(uint32_t kind)
+{
+	int err;
+
+	install_handler();
+	(void)keep_capabilities(capabilities_of(kind));
+	err = SANITIZED ? -ENOSYS : filter_install(kind, kind, SECCOMP_RET_TRAP, false);
+	if (!err)
+		spare_calls = kind;
+	return err;
+}
+
+int worker_spare(struct worker *like, const char *name, struct spare **out)
+{
+	return like->calls ? spare_make(out, name, like->calls, enter_spare) : -EINVAL;
+}
+
+void seccomp_worker(struct worker *w)
 {
 	const struct seccomp_guard guard = {
 		.nr = &w->forbidden, .stop = &w->stop, .event_fd = &w->event_fd,
 	};
+	bool entered = spare_calls == w->calls;
 
-	__atomic_store_n(&w->walled, seccomp_enter(kind, &guard) == 0, __ATOMIC_RELEASE);
+	if (entered)
+		own_guard = guard;
+	else
+		entered = seccomp_enter(w->calls, &guard) == 0;
+	__atomic_store_n(&w->walled, entered, __ATOMIC_RELEASE);
 }

@@ -19,7 +19,7 @@ struct seccomp_guard {
 
 int seccomp_enter(uint32_t kind, const struct seccomp_guard *guard);
 
-/* The same for a worker, in its begin(). It is no error if the kernel has no filters: worker_walled() is 0 then. */
-void seccomp_worker(struct worker *w, uint32_t kind);
+/* The same for a worker, in its begin(), by its `calls`. It is no error if the kernel has no filters: worker_walled() is 0 then. */
+void seccomp_worker(struct worker *w);
 
 #endif

@@ -9,6 +9,7 @@
 #include "dataplane/worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -86,6 +87,176 @@ static int make_thread(pthread_t *thread, struct beginning *b)
 	return -err;
 }
 
+static void spares_forget(void);
+static void starter_forget(void);
+
+static void register_forks(void)
+{
+	pthread_atfork(NULL, NULL, spares_forget);
+	pthread_atfork(NULL, NULL, starter_forget);
+}
+
+static void watch_forks(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, register_forks);
+}
+
+/* ---- spares -------------------------------------------------------------------------------------------------------- */
+
+struct spare {
+	struct spare *next;
+	pthread_t thread;
+	pthread_cond_t changed;
+	int (*enter)(uint32_t calls);
+	uint32_t calls, cpus;
+	uint32_t owners;       /* the thread until it has read its work, and whoever frees the spare */
+	uint32_t forks;        /* as spares.forks when it was made */
+	void *(*body)(void *); /* its work */
+	void *arg;
+	bool ready, taken, end;
+	char name[NAME_SIZE];
+};
+
+static struct {
+	pthread_mutex_t lock;
+	struct spare *first; /* those that nobody has taken */
+	uint32_t forks;      /* how many forks lie between this process and the first one */
+} spares = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void spares_forget(void)
+{
+	pthread_mutex_init(&spares.lock, NULL);
+	spares.first = NULL;
+	spares.forks++;
+}
+
+/* Called with the lock held. */
+static bool spare_unlink(struct spare *s)
+{
+	for (struct spare **at = &spares.first; *at; at = &(*at)->next)
+		if (*at == s) {
+			*at = s->next;
+			return true;
+		}
+	return false;
+}
+
+/* Called with the lock held. */
+static void spare_disown(struct spare *s)
+{
+	if (--s->owners)
+		return;
+	pthread_cond_destroy(&s->changed);
+	free(s);
+}
+
+static void *spare_main(void *arg)
+{
+	struct spare *s = arg;
+	void *(*body)(void *);
+	cpu_set_t cpus;
+
+	s->cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1;
+	if (s->enter)
+		s->enter(s->calls);
+	pthread_mutex_lock(&spares.lock);
+	s->ready = true;
+	while (!s->taken && !s->end)
+		pthread_cond_wait(&s->changed, &spares.lock);
+	body = s->taken ? s->body : NULL;
+	arg = s->arg;
+	spare_disown(s);
+	pthread_mutex_unlock(&spares.lock);
+	return body ? body(arg) : NULL;
+}
+
+int spare_make(struct spare **out, const char *name, uint32_t calls, int (*enter)(uint32_t calls))
+{
+	struct spare *s = calloc(1, sizeof(*s));
+	struct beginning *b = malloc(sizeof(*b));
+	int err = -ENOMEM;
+
+	if (!s || !b) {
+		free(b);
+		goto fail;
+	}
+	watch_forks();
+	*b = (struct beginning){ .body = spare_main, .arg = s };
+	copy_name(b->name, name);
+	copy_name(s->name, name);
+	pthread_cond_init(&s->changed, NULL);
+	s->calls = calls;
+	s->enter = enter;
+	s->owners = 2;
+	pthread_mutex_lock(&spares.lock);
+	s->forks = spares.forks;
+	err = make_thread(&s->thread, b);
+	if (!err) {
+		s->next = spares.first;
+		spares.first = s;
+	}
+	pthread_mutex_unlock(&spares.lock);
+	if (err) {
+		pthread_cond_destroy(&s->changed);
+		goto fail;
+	}
+	*out = s;
+	return 0;
+fail:
+	free(s);
+	return err;
+}
+
+void spare_free(struct spare *s)
+{
+	bool waits;
+
+	if (!s)
+		return;
+	pthread_mutex_lock(&spares.lock);
+	waits = spare_unlink(s);
+	if (waits) {
+		pthread_t thread = s->thread;
+
+		s->end = true;
+		pthread_cond_signal(&s->changed);
+		spare_disown(s);
+		pthread_mutex_unlock(&spares.lock);
+		pthread_join(thread, NULL);
+		return;
+	}
+	if (s->forks != spares.forks)
+		s->owners = 1; /* its thread is another process's */
+	spare_disown(s);
+	pthread_mutex_unlock(&spares.lock);
+}
+
+int spare_take(pthread_t *thread, const char *name, uint32_t calls, bool (*fits)(void *arg, uint32_t cpus),
+	       void *(*body)(void *), void *arg)
+{
+	char own[NAME_SIZE];
+	int err = -ENOENT;
+
+	copy_name(own, next_name[0] ? next_name : name);
+	pthread_mutex_lock(&spares.lock);
+	for (struct spare *s = spares.first; s && err; s = s->next) {
+		if (!s->ready || s->calls != calls || strcmp(s->name, own) || !fits(arg, s->cpus))
+			continue;
+		spare_unlink(s);
+		s->body = body;
+		s->arg = arg;
+		s->taken = true;
+		*thread = s->thread;
+		next_name[0] = 0;
+		pthread_cond_signal(&s->changed);
+		err = 0;
+	}
+	pthread_mutex_unlock(&spares.lock);
+	return err;
+}
+
 /* ---- the starter --------------------------------------------------------------------------------------------------- */
 
 /* A request to the starter to make a thread. The requesting thread waits until it is done. */
@@ -139,7 +310,7 @@ static void *starter_main(void *arg)
 	return NULL;
 }
 
-/* A child of fork() has only the calling thread, so it has no starter. */
+/* A child of fork() has only the calling thread, so it has no starter, and no spares. */
 static void starter_forget(void)
 {
 	pthread_mutex_init(&starter.lock, NULL);
@@ -149,20 +320,14 @@ static void starter_forget(void)
 	starter.ready = starter.stop = false;
 }
 
-static void starter_watch_forks(void)
-{
-	pthread_atfork(NULL, NULL, starter_forget);
-}
-
 static int starter_make(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct beginning *b = calloc(1, sizeof(*b));
 	int err;
 
 	if (!b)
 		return -ENOMEM;
-	pthread_once(&once, starter_watch_forks);
+	watch_forks();
 	b->body = starter_main;
 	copy_name(b->name, "starter");
 	starter.ready = false;

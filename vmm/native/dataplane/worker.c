@@ -197,7 +197,8 @@ static void *worker_main(void *arg)
 	cpu_set_t cpus;
 	int n = 0;
 
-	w->cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1;
+	if (!w->cpus)
+		w->cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1;
 	if (w->cpus > 1)
 		w->poll_max_ns = POLL_MAX_NS;
 
@@ -228,6 +229,17 @@ static void *worker_main(void *arg)
 	while (!worker_stopping(w))
 		epoll_wait(w->epoll_fd, &ready, 1, -1);
 	return NULL;
+}
+
+static bool worker_fits_spare(void *arg, uint32_t cpus)
+{
+	struct worker *w = arg;
+
+	w->cpus = cpus;
+	if (w->ops->plain && w->ops->plain(w))
+		return true;
+	w->cpus = 0;
+	return false;
 }
 
 static void locks_destroy(struct worker *w)
@@ -263,7 +275,9 @@ int worker_start(struct worker *w, const struct worker_ops *ops, struct ring *ri
 	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, kick_fd, &kick) < 0 ||
 	    epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->stop_fd, &stop) < 0)
 		goto fail;
-	err = thread_start(&w->thread, name, worker_main, w);
+	err = w->calls ? spare_take(&w->thread, name, w->calls, worker_fits_spare, worker_main, w) : -ENOENT;
+	if (err)
+		err = thread_start(&w->thread, name, worker_main, w);
 	if (err) {
 		errno = -err;
 		goto fail;

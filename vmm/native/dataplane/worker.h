@@ -15,6 +15,11 @@ struct worker_ops {
 	 */
 	int (*begin)(struct worker *w);
 	/*
+	 * Whether begin() makes no call that the list of the thread does not have: then a spare thread will do, which has its list
+	 * already. w->cpus is known. NULL: it is not so.
+	 */
+	bool (*plain)(const struct worker *w);
+	/*
 	 * Pop chains and complete finished ones, a bounded number. Returns the number (it is called again at once if that is
 	 * not 0), or the latched error of the ring.
 	 */
@@ -48,6 +53,7 @@ struct worker {
 	struct ring *ring;
 	struct irq *irq;
 	int kick_fd, event_fd;
+	uint32_t calls;       /* SECCOMP_*: the kind of its thread, set before worker_start(); 0: without a list */
 	int stop_fd, epoll_fd;
 	uint32_t in_flight;   /* requests that the host has. sleep() returns when one completes, so the worker does not spin */
 	bool blocked;         /* the chains in the ring must wait for the host or a limit: no kicks, no spinning */
@@ -84,6 +90,18 @@ struct worker {
  * thread needs it and there is one (thread_starter_begin()). Returns 0 or -errno.
  */
 int thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg);
+
+/*
+ * A spare: a thread that is made before there is work for it, which takes most of the time. It enters its list of system calls
+ * (enter(), unless that is NULL) and waits for thread_take(). Returns 0 or -errno.
+ */
+int spare_make(struct spare **out, const char *name, uint32_t calls, int (*enter)(uint32_t calls));
+/*
+ * Give body to a spare that has the name and calls that thread_start() would be told, and for which fits(arg, cpus) is true,
+ * where cpus is on how many it may run. 0; or -ENOENT: there is none.
+ */
+int spare_take(pthread_t *thread, const char *name, uint32_t calls, bool (*fits)(void *arg, uint32_t cpus),
+	       void *(*body)(void *), void *arg);
 
 /* From now on, the starter makes the threads that the calling thread starts, if there is a starter. */
 void thread_needs_starter(void);

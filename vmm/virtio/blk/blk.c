@@ -236,8 +236,15 @@ static int blk_begin(struct worker *w)
 
 	if (!err && blk_wants_uring(q))
 		blk_uring_start(q);
-	seccomp_worker(w, SECCOMP_BLK);
+	seccomp_worker(w);
 	return err;
+}
+
+static bool blk_plain(const struct worker *w)
+{
+	const struct blk_queue *q = (const struct blk_queue *)w;
+
+	return !q->gate.limit && !blk_wants_uring(q);
 }
 
 static __always_inline int blk_run_by(struct worker *w, void (*each)(struct blk_queue *q, struct blk_req *r))
@@ -326,6 +333,7 @@ static void blk_drain(struct worker *w)
 
 const struct worker_ops blk_ops = {
 	.begin = blk_begin,
+	.plain = blk_plain,
 	.run = blk_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
@@ -335,6 +343,7 @@ const struct worker_ops blk_ops = {
 
 const struct worker_ops blk_overlay_ops = {
 	.begin = blk_begin,
+	.plain = blk_plain,
 	.run = overlay_run,
 	.sleep = blk_sleep,
 	.drain = blk_drain,
@@ -351,6 +360,7 @@ struct worker *blk_start(struct blk *blk, struct ring *ring, int kick_fd, struct
 		*err = -errno;
 		return NULL;
 	}
+	q->worker.calls = SECCOMP_BLK;
 	*err = worker_start(&q->worker, ops, ring, kick_fd, irq, event_fd, "pyvmm-blk");
 	if (*err) {
 		blk_queue_free(&q->worker);

@@ -338,6 +338,9 @@ class Blk(VirtioDevice):
         self._workers.hold()
         return True
 
+    def spares(self) -> list[Any]:
+        return self._workers.spares()
+
     def go_on(self) -> None:
         self._workers.go_on()
 

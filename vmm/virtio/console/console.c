@@ -240,8 +240,14 @@ static int console_begin(struct worker *w)
 	struct console *c = (struct console *)w;
 	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u64 = WORKER_KICK };
 
-	seccomp_worker(w, SECCOMP_CONSOLE);
+	seccomp_worker(w);
 	return c->rx && epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->rx_kick, &kick) < 0 ? -errno : 0;
+}
+
+static bool console_plain(const struct worker *w)
+{
+	(void)w;
+	return true;
 }
 
 static int console_run(struct worker *w)
@@ -338,6 +344,7 @@ static void console_destroy(struct worker *w)
 
 const struct worker_ops console_ops = {
 	.begin = console_begin,
+	.plain = console_plain,
 	.run = console_run,
 	.sleep = console_sleep,
 	.kicks = console_kicks,

@@ -60,6 +60,7 @@ struct worker *console_start(struct console *c, const struct console_queues *que
 	pthread_mutex_lock(&c->lock);
 	console_prepare(c, queues);
 	c->running = true;
+	c->worker.calls = SECCOMP_CONSOLE;
 	*err = worker_start(&c->worker, &console_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
 			    "pyvmm-console");
 	if (*err)

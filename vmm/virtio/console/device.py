@@ -102,6 +102,9 @@ class VirtioConsole(VirtioDevice):
     def stop(self) -> None:
         self._workers.stop()
 
+    def spares(self) -> list[Any]:
+        return self._workers.spares()
+
     def save(self) -> State:
         """The size of the terminal.  What was typed and not read yet stays with this object."""
         columns, rows = self._size

@@ -291,6 +291,9 @@ class Net(VirtioDevice):
         self._workers.hold()
         return True
 
+    def spares(self) -> list[Any]:
+        return self._workers.spares()
+
     def go_on(self) -> None:
         self._workers.go_on()
         self._serve_control()

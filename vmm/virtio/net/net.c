@@ -78,8 +78,15 @@ static int net_begin(struct worker *w)
 		err = limit_gate_watch(&n->tx_gate, n->worker.epoll_fd, NET_SOURCE_TX_TIMER);
 	if (!err)
 		err = net_watch(n, EPOLL_CTL_ADD, EPOLLIN);
-	seccomp_worker(w, SECCOMP_NET);
+	seccomp_worker(w);
 	return err;
+}
+
+static bool net_plain(const struct worker *w)
+{
+	const struct net *n = (const struct net *)w;
+
+	return !n->rx_gate.limit && !n->tx_gate.limit;
 }
 
 static void net_wait(struct net *n, int timeout)
@@ -177,6 +184,7 @@ static void net_destroy(struct worker *w)
 
 const struct worker_ops net_ops = {
 	.begin = net_begin,
+	.plain = net_plain,
 	.run = net_run,
 	.sleep = net_sleep,
 	.kicks = net_kicks,
@@ -203,6 +211,7 @@ void net_prepare(struct net *n, const struct net_queues *queues)
 struct worker *net_start(struct net *n, const struct net_queues *queues, int *err)
 {
 	net_prepare(n, queues);
+	n->worker.calls = SECCOMP_NET;
 	*err = worker_start(&n->worker, &net_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
 			    "pyvmm-net");
 	return *err ? NULL : &n->worker;

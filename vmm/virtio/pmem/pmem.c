@@ -242,7 +242,7 @@ static int pmem_begin(struct worker *w)
 	struct pmem *p = (struct pmem *)w;
 
 	p->watching = p->inotify >= 0 && epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, p->inotify, &modified) == 0;
-	seccomp_worker(w, SECCOMP_PMEM);
+	seccomp_worker(w);
 	return 0;
 }
 
@@ -269,6 +269,7 @@ struct worker *pmem_start(struct pmem *p, struct ring *ring, int kick_fd, struct
 	memset(&p->worker, 0, sizeof(p->worker));
 	/* Do not spin: a flush takes as long as the disk needs. */
 	p->worker.in_flight = 1;
+	p->worker.calls = SECCOMP_PMEM;
 	*err = worker_start(&p->worker, &pmem_ops, ring, kick_fd, irq, event_fd, "pyvmm-pmem");
 	return *err ? NULL : &p->worker;
 }

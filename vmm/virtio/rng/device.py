@@ -19,6 +19,8 @@ from vmm.virtio.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.rng import RngConfig
 
@@ -72,6 +74,9 @@ class Rng(VirtioDevice):
     def hold(self) -> bool:
         self._workers.hold()
         return True
+
+    def spares(self) -> list[Any]:
+        return self._workers.spares()
 
     def go_on(self) -> None:
         self._workers.go_on()

@@ -57,8 +57,15 @@ static int rng_begin(struct worker *w)
 	struct rng_queue *q = (struct rng_queue *)w;
 	int err = limit_gate_watch(&q->gate, w->epoll_fd, WORKER_OWN);
 
-	seccomp_worker(w, SECCOMP_RNG);
+	seccomp_worker(w);
 	return err;
+}
+
+static bool rng_plain(const struct worker *w)
+{
+	const struct rng_queue *q = (const struct rng_queue *)w;
+
+	return !q->gate.limit;
 }
 
 static int rng_run(struct worker *w)
@@ -127,6 +134,7 @@ static void rng_destroy(struct worker *w)
 
 static const struct worker_ops rng_ops = {
 	.begin = rng_begin,
+	.plain = rng_plain,
 	.run = rng_run,
 	.sleep = rng_sleep,
 	.drain = rng_drain,
@@ -145,6 +153,7 @@ struct worker *rng_start(struct rng *rng, struct ring *ring, int kick_fd, struct
 	/* Do not spin: drivers ask rarely. */
 	q->worker.in_flight = 1;
 	limit_gate_init(&q->gate, rng->limit);
+	q->worker.calls = SECCOMP_RNG;
 	*err = worker_start(&q->worker, &rng_ops, ring, kick_fd, irq, event_fd, "pyvmm-rng");
 	if (*err) {
 		free(q);

@@ -165,6 +165,9 @@ class Vsock(VirtioDevice):
         self._workers.hold()
         return True
 
+    def spares(self) -> list[Any]:
+        return self._workers.spares()
+
     def go_on(self) -> None:
         self._workers.go_on()
 

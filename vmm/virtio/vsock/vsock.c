@@ -150,7 +150,7 @@ static int vsock_begin(struct worker *w)
 	struct vsock_conn *c;
 	int err = 0;
 
-	seccomp_worker(w, v->has_broker ? SECCOMP_VSOCK : SECCOMP_VSOCK | SECCOMP_REACH);
+	seccomp_worker(w);
 	v->running = true;
 	if (epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->rx_kick, &kick) < 0)
 		return -errno;
@@ -165,6 +165,12 @@ static int vsock_begin(struct worker *w)
 	if (v->reset_event)
 		vsock_tell_reset(v);
 	return err;
+}
+
+static bool vsock_plain(const struct worker *w)
+{
+	(void)w;
+	return true;
 }
 
 static int vsock_run(struct worker *w)
@@ -249,6 +255,7 @@ static void vsock_destroy(struct worker *w)
 
 const struct worker_ops vsock_ops = {
 	.begin = vsock_begin,
+	.plain = vsock_plain,
 	.run = vsock_run,
 	.sleep = vsock_sleep,
 	.kicks = vsock_kicks,
@@ -275,6 +282,7 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 struct worker *vsock_start(struct vsock *v, const struct vsock_queues *queues, int *err)
 {
 	vsock_prepare(v, queues);
+	v->worker.calls = v->has_broker ? SECCOMP_VSOCK : SECCOMP_VSOCK | SECCOMP_REACH;
 	*err = worker_start(&v->worker, &vsock_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
 			    "pyvmm-vsock");
 	return *err ? NULL : &v->worker;
