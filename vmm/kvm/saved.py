@@ -284,11 +284,12 @@ def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
     k.ioctl(vcpu.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
 
 
-def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
+def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cpuid: bool = False) -> None:
     """Load *state* into *vcpu*, which is new and does not run.
 
     :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`);
         None: the saved TSC is written, and KVM keeps vCPUs together as well as it can
+    :param same_cpuid: it was made with the state's CPUID
     :raises ConfigError: the state is not one
     :raises HostError: this host's KVM does not take it
     """
@@ -297,7 +298,8 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None) -> None:
         here = vcpu.tsc_khz()
         if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
             k.ioctl(fd, k.KVM_SET_TSC_KHZ, state.tsc_khz, f"KVM_SET_TSC_KHZ {state.tsc_khz}")
-    restore_cpuid(vcpu, state)
+    if not same_cpuid:
+        restore_cpuid(vcpu, state)
     k.ioctl(fd, k.KVM_SET_MP_STATE, st.kvm_mp_state(mp_state=state.mp_state), "KVM_SET_MP_STATE")
     vcpu.set_regs(_blob(s.kvm_regs, state.regs, "general registers"))  # type: ignore[arg-type]
     # Before the local APIC: whether there is one and in which mode is in APIC_BASE

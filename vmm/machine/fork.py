@@ -60,6 +60,7 @@ class ForkPoint:
         self._left = children
         self._copies = DiskCopies()
         self._saved = state.save(core, slots, platform)
+        self._cpuid_is_own = core.cpuid_is_own
         try:
             self._disks = self._copy_disks(slots)
             mapped = [each.device for each in slots.attached if each.device.shares_memory]
@@ -108,7 +109,7 @@ class ForkPoint:
             copies.remove()
             raise
         saved = self._own_state() if self._left else self._saved
-        return Child(config, saved, self._base, copies, self._shells)
+        return Child(config, saved, self._base, copies, self._shells, cpuid_is_own=self._cpuid_is_own)
 
     def _own_state(self) -> MachineState:
         """A child's: what may change in it is nobody else's."""
@@ -146,6 +147,8 @@ class Child:
         base: Base,
         copies: DiskCopies,
         shells: Shells | None = None,
+        *,
+        cpuid_is_own: bool = False,
     ) -> None:
         self.config = config
         self._saved = saved
@@ -154,6 +157,8 @@ class Child:
         self._shells = shells
         self._shell: Shell | None = None
         self._threads = Owned()
+        self._cpuid_is_own = cpuid_is_own
+        self._same_cpuid = False
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
         """RAM that is the other's until it is written."""
@@ -180,6 +185,8 @@ class Child:
         shell, self._shell = self._shell, None
         if shell is not None:
             self._threads = shell.threads
+            # Its vCPUs were made as those of the source were
+            self._same_cpuid = self._cpuid_is_own
         return shell
 
     def begin(self, memory: GuestMemory) -> None:
@@ -193,7 +200,9 @@ class Child:
         """
         self._copies.remove()
         core.wait_for_memory()
-        state.restore(self._saved, core, slots, platform, self._memory, advance_clock=False, own=True)
+        state.restore(
+            self._saved, core, slots, platform, self._memory, advance_clock=False, own=True, same_cpuid=self._same_cpuid
+        )
 
     def go_on(self, slots: Slots) -> None:
         """Its devices."""

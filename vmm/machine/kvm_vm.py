@@ -54,6 +54,8 @@ class Core:
         self._bound: set[int] = set()
         """Eventfds of kicks that KVM knows already."""
         self.async_pf = True
+        self.cpuid_is_own = True
+        """vCPUs have the CPUID that they were made with, and not that of a state."""
         self._make_vm()
 
     def _make_vm(self) -> None:
@@ -94,6 +96,7 @@ class Core:
         # Each memory slot waits for such a grace period too, some milliseconds
         self._mapping = self._task(lambda: self._map_memory(memory), "memory")
         template: CpuidTemplate | None = None
+        self.cpuid_is_own = True
         for index in range(self._cpus):
             vcpu = self.vm.create_vcpu(index)
             self.vcpus.append(vcpu)
@@ -222,9 +225,10 @@ class Core:
         vcpus = [saved.save_vcpu(vcpu, msrs, size) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
-    def restore(self, vcpus: list[VcpuState], vm: VmState, *, advance_clock: bool) -> None:
+    def restore(self, vcpus: list[VcpuState], vm: VmState, *, advance_clock: bool, same_cpuid: bool = False) -> None:
         """Put into fresh vCPUs what :meth:`save` returned.
 
+        :param same_cpuid: theirs is that of the state already
         :raises ConfigError: it is of another number of vCPUs, or not such a state
         :raises HostError: this host's KVM does not take it
         """
@@ -235,7 +239,8 @@ class Core:
         elapsed = max(time.time_ns() - vm.realtime, 0) if advance_clock else 0
         clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
         for vcpu, state in zip(self.vcpus, vcpus, strict=True):
-            saved.restore_vcpu(vcpu, state, clocks.tsc_delta)
+            saved.restore_vcpu(vcpu, state, clocks.tsc_delta, same_cpuid=same_cpuid)
+        self.cpuid_is_own = same_cpuid
         saved.restore_vm(self.vm, vm, clocks)
 
     def _close_vm(self) -> None:

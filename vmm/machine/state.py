@@ -78,16 +78,18 @@ def restore(
     *,
     advance_clock: bool,
     own: bool = False,
+    same_cpuid: bool = False,
 ) -> None:
     """Make a machine whose devices are all attached, and which has not run, what *state* says; :func:`go_on` follows.
 
     :param memory: RAM, as it was then
     :param advance_clock: put its clocks forward by the time since
     :param own: this process has just saved it
+    :param same_cpuid: the vCPUs were made with that of the state
     :raises ConfigError: the state is of another machine
     :raises HostError: the host's KVM does not take it
     """
-    core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock)
+    core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock, same_cpuid=same_cpuid)
     _restore_devices(state, slots, platform, OwnState if own else State)
     # Before the guest's first instruction: it must not draw the random numbers that others draw, too
     new_generation(memory)
