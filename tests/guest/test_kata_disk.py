@@ -203,16 +203,25 @@ def test_a_snapshot_that_is_a_disk(oci: Oci, ext4: Path, tmp_path: Path) -> None
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
-def test_disks_come_and_go_in_a_pod(oci: Oci, ext4: Path, tmp_path: Path, device: tuple[Path, dict[str, Any]]) -> None:
-    """Roots of containers and block devices, whose machine is in a jail."""
+@pytest.mark.parametrize("first", ["disk", "folder"])
+def test_disks_come_and_go_in_a_pod(
+    oci: Oci, ext4: Path, tmp_path: Path, device: tuple[Path, dict[str, Any]], first: str
+) -> None:
+    """Roots of containers and block devices, whose machine is in a jail.  The first container, Kubernetes' pause, has a
+    folder where the snapshotter makes no disks."""
     image, number = device
     rules = {"devices": [{"allow": False, "access": "rwm"}, {"allow": True, **number, "access": "rwm"}]}
     linux = {"devices": [{"path": "/dev/xvda", **number, "fileMode": 0o600}], "resources": rules}
     other = tmp_path / "other.ext4"
     shutil.copy(ext4, other)
     shim = ShimOfDisks(oci, tmp_path, "pod")
+    root = loop("ext4", ext4, "ro")
+    if first == "folder":
+        shim.settings = tmp_path / "kata.toml"
+        shim.settings.write_text(f"{oci.settings.read_text()}more_disks = true\n")
+        root = protobuf.message("containerd.types.Mount")(type="bind", source=str(oci.rootfs), options=["rbind", "ro"])
     try:
-        shim.run("pause", "sleep 100000", loop("ext4", ext4, "ro"))
+        shim.run("pause", "sleep 100000", root)
         check_jail(shim.call("Connect", "ConnectRequest", id="pause").shim_pid)
         for count in (1, 2):
             script = "echo kept >>/root/file; cat /root/file; dd if=/dev/xvda bs=512 count=1 2>/dev/null; hostname"

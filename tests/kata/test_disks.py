@@ -233,7 +233,7 @@ def test_what_the_guest_mounts(tmp_path: Path, disk: Path, made: list[Bench], re
     assert list(storages[0].driver_options) == ["serial=root"]
     with pytest.raises(ConfigError, match="c2: its root is on the disk") as error:
         bench.sandbox.create_container("c2", bench.bundle, Stdio())
-    assert "first container" in error.value.hint
+    assert "more_disks" in error.value.hint
     bench.sandbox.containers["c1"].delete(force=True)
     bench.sandbox.create_container("c3", bench.bundle, Stdio())
     assert os.listdir(Path(bench.sandbox.config.state_dir, "shared")) == []

@@ -183,6 +183,7 @@ def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
         ("more_cpus = -1", "is not 0 to 31"),
         ("more_cpus = 32", "is not 0 to 31"),
         ("more_cpus = '2'", "wrong kind"),
+        ("more_disks = 1", "of the wrong kind"),
         ("policy = true", "of the wrong kind"),
         ("= 3", "Invalid"),
     ],

@@ -16,6 +16,8 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
     more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
     more_cpus = 0               # and how many more CPUs
+    more_disks = false          # whether containers with disks (volumeDevices, roots on disks) can come into any pod of
+                                # containerd's; else only into those whose first container has one
     traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
                                 # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
 
@@ -70,6 +72,7 @@ class Settings(NamedTuple):
     pool: int = 0
     more_memory: int = 0
     more_cpus: int = 0
+    more_disks: bool = False
     traces: str = ""
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:

@@ -171,6 +171,7 @@ class Spare:
                 policy=self._settings.policy,
                 more_memory=self._settings.more_memory,
                 more_cpus=self._settings.more_cpus,
+                more_disks=self._pods and self._settings.more_disks,
             )
         )
         self._sandbox.listen(self._on_event)

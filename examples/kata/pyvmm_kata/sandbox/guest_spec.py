@@ -65,7 +65,8 @@ def place(
         raise bad(
             "linux.devices",
             f"{bundle.volumes[0].path}: the machine that the container shares has the disks of its start",
-            "a container alone in its machine can have block devices, and so can those of a pod whose first has a disk",
+            "alone in its machine it can have them, and in a pod of containerd's whose first container has a disk, or "
+            "with more_disks = true in kata.toml",
         )
     spec = {**bundle.spec, "root": {**bundle.spec["root"]}, "process": {**bundle.spec["process"]}}
     spec["root"]["path"] = root or shared.bind(bundle.rootfs, f"{container_id}/rootfs")

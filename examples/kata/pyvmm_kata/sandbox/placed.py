@@ -62,6 +62,7 @@ class Placed:
             raise ConfigError(
                 f"container {container_id}: its root is a disk, and the machine that it shares has no room for one",
                 code="root-disk-late",
+                hint="more_disks = true in kata.toml makes the machines of pods with room for disks",
             )
         recorder = Recorder()
         spec = guest_spec.place(bundle, container_id, recorder, members=members)

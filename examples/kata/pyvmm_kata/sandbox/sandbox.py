@@ -697,7 +697,7 @@ class Sandbox:
             raise ConfigError(
                 f"container {container_id}: its root is on the disk {disk.path}, and this virtual machine has no room",
                 code="root-disk-late",
-                hint="when the first container of a pod has its root on a disk, the others may have disks, too",
+                hint="containers of a pod may have disks if its first one has, or with more_disks = true in kata.toml",
             )
         return root_storages(disk, serial, container_id)
 

@@ -73,7 +73,7 @@ def start_sandbox(
         kept.sort(bundle)
         kept.check(bundle, wanted, shared=False)
     memory, vcpus = (kept.memory, kept.vcpus) if kept is not None else wanted.size(resources)
-    more_disks = place.is_shared and (bundle.disk is not None or bool(bundle.volumes))
+    more_disks = place.is_shared and (wanted.more_disks or bundle.disk is not None or bool(bundle.volumes))
     entry = namespace(bundle.spec, "network")
     if entry is None:
         raise ConfigError(
