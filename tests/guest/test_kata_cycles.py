@@ -1,7 +1,8 @@
 """Containers and pods of podman's and of CRI, again and again: nothing is lost, and nothing is left.
 
-PYVMM_TEST_CYCLES and PYVMM_TEST_KILLS say how often.  Once of each takes three minutes: `make test-long-guest` runs
-them; test_kata_oci.py and test_kata_containerd.py have a turn of theirs with the other tests.
+PYVMM_TEST_CYCLES, PYVMM_TEST_KILLS and PYVMM_TEST_RUNS say how often, PYVMM_TEST_PODS how many pods a node has.  As
+they are they take six minutes: `make test-long-guest` runs them; test_kata_oci.py and test_kata_containerd.py have a
+turn of theirs with the other tests.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.guest.kata_podman import Podman
-from tests.guest.kata_tools import PATIENCE, VICTIMS, eventually, kill_all, leftovers, members, words
+from tests.guest.kata_tools import PATIENCE, VICTIMS, Oci, eventually, kill_all, leftovers, members, words
 from tests.kata import cri
 from tests.kata.containerd import Containerd, need
 from tools import guest as recipes
@@ -28,6 +30,11 @@ from tools import guest as recipes
 pytestmark = pytest.mark.long
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+PODS = int(os.environ.get("PYVMM_TEST_PODS", "5"))
+"""At once.  50 are for a host of 16 GiB."""
+RUNS = int(os.environ.get("PYVMM_TEST_RUNS", "6"))
+AT_ONCE, AT_ONCE_S = (4, 5) if RUNS < 100 else (20, 60)
+"""Processes that run containers for so many seconds."""
 LONGEST = {"create": 3.0, "start": 10.0, "run": 12.0, "exec": 6.0, "rm": 6.0}
 """Seconds; commands of podman take about so long in the lab."""
 QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
@@ -147,5 +154,110 @@ def test_cycles_of_pods_of_the_container_runtime_interface(daemon: Containerd, t
         pod.remove()
         daemon.wait_until_clean([place])
         assert (tmp_path / "out").read_text() == f"kept {number}\n"
+    finally:
+        client.close()
+
+
+def runtimes(oci: Oci) -> dict[str, list[str]]:
+    """Ours, and runc where it is installed."""
+    found = {"pyvmm-oci": oci.command()}
+    if (runc := shutil.which("runc", path=f"{os.environ['PATH']}:/usr/sbin")) is not None:
+        found["runc"] = [runc, "--root", str(oci.folder / "runc")]
+    return found
+
+
+def run_one(command: list[str], bundle: str, name: str) -> None:
+    """`run` of a container that is removed when it ends."""
+    done = subprocess.run([*command, "run", "--bundle", bundle, name], **{**QUIET, "stderr": -1}, timeout=PATIENCE)
+    assert done.returncode == 7, f"{name}: {done.returncode} {done.stderr!r}"
+
+
+@pytest.fixture
+def oci(tmp_path: Path) -> Iterator[Oci]:
+    made = Oci(tmp_path)
+    yield made
+    made.close()
+
+
+def test_many_runs_in_a_row(oci: Oci) -> None:
+    bundle = oci.bundle("exit 7")
+    for runtime, command in runtimes(oci).items():
+        began = time.monotonic()
+        for number in range(RUNS):
+            run_one(command, bundle, f"r{number}")
+        took = time.monotonic() - began
+        print(f"{runtime}: {RUNS} runs in {took:.1f} s, {RUNS / took:.2f} a second", flush=True)
+        eventually(lambda: not leftovers(oci.folder), "something is left")
+
+
+def test_many_runs_at_once(oci: Oci) -> None:
+    bundle = oci.bundle("exit 7")
+    run_one(oci.command(), bundle, "first")
+    for runtime, command in runtimes(oci).items():
+        began = time.monotonic()
+
+        def runs(number: int, command: list[str] = command, until: float = began + AT_ONCE_S) -> int:
+            count = 0
+            while time.monotonic() < until:
+                run_one(command, bundle, f"a{number}-{count}")
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            total = sum(threads.map(runs, range(AT_ONCE)))
+        took = time.monotonic() - began
+        print(f"{runtime}: {AT_ONCE} at once, {total} runs in {took:.1f} s, {total / took:.2f} a second", flush=True)
+        eventually(lambda: not leftovers(oci.folder), "something is left")
+
+
+def available() -> float:
+    """MiB that the host has left."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) / 1024
+
+
+def test_a_node_full_of_pods(daemon: Containerd, tmp_path: Path) -> None:
+    """Half of them start, containerd is killed, and the others start; each runs what is asked of it and writes to its
+    own volume; containerd is killed again while they are removed."""
+    client = cri.Cri(daemon.address, tmp_path)
+    pods: list[cri.CriPod] = []
+
+    def restart() -> cri.Cri:
+        client.close()
+        daemon.kill()
+        daemon.start()
+        again = cri.Cri(daemon.address, tmp_path)
+        for pod in pods:
+            pod.use(again)
+        return again
+
+    began, whole = time.monotonic(), available()
+    try:
+        for number in range(PODS):
+            if number == PODS // 2:
+                client = restart()
+            data = tmp_path / f"n{number}"
+            data.mkdir()
+            pods.append(pod := cri.CriPod(client, "pyvmm", f"n{number}", data))
+            mount: dict[str, object] = {"container_path": "/data", "host_path": str(data)}
+            pod.run("one", "sh", "-c", f"echo kept {number} >/data/out; exec sleep 100000", mounts=(mount,))
+            used = whole - available()
+            print(f"pods {number + 1}: {time.monotonic() - began:.1f} s, {used:.0f} MiB of MemAvailable", flush=True)
+        began = time.monotonic()
+        for number, pod in enumerate(pods):
+            assert pod.exec("one", "sh", "-c", "cat /data/out; hostname") == (f"kept {number}\nn{number}\n", 0)
+        print(f"exec in each: {time.monotonic() - began:.1f} s", flush=True)
+        assert len({pod.address for pod in pods}) == PODS
+        places = [daemon.place_of_pod(pod.id) for pod in pods]
+        began = time.monotonic()
+        for number, pod in enumerate(list(pods)):
+            if number == PODS // 2:
+                client = restart()
+            pod.remove()
+        print(f"all removed: {time.monotonic() - began:.1f} s", flush=True)
+        daemon.wait_until_clean(places)
+        print(f"{whole - available():.0f} MiB less than before", flush=True)
+        for number in range(PODS):
+            assert (tmp_path / f"n{number}" / "out").read_text() == f"kept {number}\n"
     finally:
         client.close()

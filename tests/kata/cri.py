@@ -98,6 +98,10 @@ class CriPod:
         self.id = str(answer.pod_sandbox_id)
         self.containers: dict[str, str] = {}
 
+    def use(self, cri: Cri) -> None:
+        """Call another client: containerd was started again."""
+        self._cri = cri
+
     def run(
         self,
         name: str,
