@@ -126,8 +126,10 @@ def daemon() -> Iterator[Containerd]:
     with tempfile.TemporaryDirectory(prefix="cyc") as name:
         folder = Path(name)
         settings = folder / "kata.toml"
-        settings.write_text(f'kernel = "{recipes.kernel()}"\nimage = "{recipes.kata_image()}"\nmemory = "192M"\n')
+        lines = (f'kernel = "{recipes.kernel()}"', f'image = "{recipes.kata_image()}"', 'memory = "192M"')
+        settings.write_text("\n".join((*lines, 'template = "auto"', "")))
         os.environ["PYVMM_KATA_CONFIG"] = str(settings)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         runtime = "io.containerd.pyvmm.v2"
         section = cri.section(folder, "pyvmm", runtime)
         made = Containerd(folder, runtime, str(Path(sys.executable).parent), section, own_network=True)
@@ -137,7 +139,7 @@ def daemon() -> Iterator[Containerd]:
             yield made
         finally:
             made.stop()
-            del os.environ["PYVMM_KATA_CONFIG"]
+            del os.environ["PYVMM_KATA_CONFIG"], os.environ["XDG_CACHE_HOME"]
 
 
 @pytest.mark.parametrize("number", range(CYCLES))
@@ -173,8 +175,12 @@ def run_one(command: list[str], bundle: str, name: str) -> None:
 
 
 @pytest.fixture
-def oci(tmp_path: Path) -> Iterator[Oci]:
+def oci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Oci]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = Oci(tmp_path)
+    with made.settings.open("a") as settings:
+        settings.write('template = "auto"\n')
+    made.check("template", "build")
     yield made
     made.close()
 
@@ -227,6 +233,7 @@ def test_a_node_full_of_pods(daemon: Containerd, tmp_path: Path) -> None:
         daemon.kill()
         daemon.start()
         again = cri.Cri(daemon.address, tmp_path)
+        eventually(again.is_ready, "containerd's CRI does not answer")
         for pod in pods:
             pod.use(again)
         return again

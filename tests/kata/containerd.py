@@ -106,6 +106,8 @@ class Containerd:
         self._unshare += ["sh", "-c", 'mount --make-rshared / && exec "$@"', "sh"]
         self._log = open(folder / "log", "ab")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
+        self._namespaces = {"mount": "mnt", **({"net": "net"} if own_network else {})}
+        self._kept: dict[str, int] = {}
         lines = [
             "version = 2",
             f'root = "{folder}/root"',
@@ -122,10 +124,17 @@ class Containerd:
         (folder / "config.toml").write_text("\n".join(lines))
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        command = [*self._unshare, "containerd", "-c", str(self.folder / "config.toml")]
-        self._process = subprocess.Popen(command, env=self._environment, stdout=self._log, stderr=self._log)
+        """Start it, and wait until it answers.  Once more it is in the namespaces that it had: its mounts are there."""
+        again = ["nsenter", *(f"--{option}=/proc/self/fd/{fd}" for option, fd in self._kept.items())]
+        enter = again if self._kept else self._unshare
+        command = [*enter, "containerd", "-c", str(self.folder / "config.toml")]
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdout=self._log, stderr=self._log, pass_fds=tuple(self._kept.values())
+        )
         self.until(lambda: self.ctr("version", check=False).returncode == 0, "containerd answers")
+        if not self._kept:
+            for option, name in self._namespaces.items():
+                self._kept[option] = os.open(f"/proc/{self.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def pid(self) -> int:
@@ -154,6 +163,9 @@ class Containerd:
                 self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.kill()
+        for fd in self._kept.values():
+            os.close(fd)
+        self._kept.clear()
         self._log.close()
 
     def ctr(self, *arguments: str, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

@@ -75,6 +75,14 @@ class Cri:
         )
         return stub(request(**fields), timeout=PATIENCE)
 
+    def is_ready(self) -> bool:
+        """Whether containerd has found again what it has, and answers."""
+        try:
+            self.call("PodSandboxStatus", pod_sandbox_id="none")
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.NOT_FOUND)
+        return False
+
     def close(self) -> None:
         """End the connection."""
         self._channel.close()
