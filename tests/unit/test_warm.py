@@ -422,6 +422,35 @@ def test_many_first_starts_at_once_leave_one_image(starts: Starts) -> None:
     assert len(starts.images) == 1 and starts.is_warm()
 
 
+HOLD = """
+import gc
+held = []
+for module in list(sys.modules.values()):
+    for value in list(vars(module).values()):
+        held += [value, *(vars(value).values() if isinstance(value, type) else ())]
+held = [[each for each in held] for _ in range(3)]
+kilobytes, ours = {}, False
+for line in open("/proc/self/smaps"):
+    name, _, value = line.partition(":")
+    if line[0] in "0123456789abcdef":
+        ours = "warm-" in line
+    elif ours and value.endswith(" kB\\n"):
+        kilobytes[name] = kilobytes.get(name, 0) + int(value.split()[0])
+print(len(held[0]), kilobytes["Rss"], kilobytes["Anonymous"])
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python counts all references")
+def test_a_process_that_uses_what_is_in_the_image_has_no_pages_of_its_own_for_that(starts: Starts) -> None:
+    starts.program(HOLD)
+    starts.run()
+    done = starts.run()
+    assert done.stderr == ""
+    objects, there, own = map(int, done.stdout.split())
+    assert objects > 3_000
+    assert own < there / 3
+
+
 # -- one image serves one start --------------------------------------------------------------------------------------
 
 SECRETS = """

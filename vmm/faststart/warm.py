@@ -89,8 +89,37 @@ def _save(fd: int) -> int:
     names = [sys.executable, sys.argv[0], *sorted(filter(None, files)), ""]
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     sources = ffi.from_buffer("".join([name + "\0" for name in names]).encode(encoding, errors))
+    _make_immortal()
     gc.freeze()
     return lib.warm_save(fd, sources)
+
+
+def _make_immortal() -> None:
+    """Have nobody count references to what there is: a process that starts from the image, or a fork of it, would else
+    write to each page that has an object which it uses, and so have a copy of the page for itself.
+
+    The count is that of CPython's own constants, which are never freed (PEP 683, from 3.12 on).
+    """
+    from vmm.native import ffi
+
+    count = ffi.cast("uint32_t *", id(None))[0]
+    if sys.version_info < (3, 12) or sys.getrefcount(None) != count:
+        return  # another layout of objects, as without the lock of the interpreter
+    objects = gc.get_objects()
+    for each in objects:
+        ffi.cast("uint32_t *", id(each))[0] = count
+    while objects:  # those that the garbage collector does not follow
+        for each in _referents(objects.pop()):
+            if sys.getrefcount(each) != count:
+                ffi.cast("uint32_t *", id(each))[0] = count
+                objects.append(each)
+
+
+def _referents(whose: Any) -> list[Any]:
+    found = gc.get_referents(whose)
+    if type(whose) is type(_referents.__code__):
+        found += [whose.co_consts, whose.co_names]
+    return found
 
 
 def _words(pointers: Any) -> list[bytes]:
