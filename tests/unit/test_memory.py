@@ -386,7 +386,17 @@ def test_pages_can_be_filled_beforehand(template: Path) -> None:
             assert memory.read(page * PAGE, PAGE) == content[page * PAGE : (page + 1) * PAGE]
         assert memory.fill_stats() == {"faults": 0, "filled": 5 * PAGE}
         assert memory.filled() == bytes(bits)
+        assert mapped(template) == 0
         assert memory.read(0, SIZE) == content
+
+
+def mapped(path: Path) -> int:
+    """Bytes of the file that this process has in its memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    places = [number for number, line in enumerate(lines) if line.endswith(f" {path}")]
+    sizes = [next(line for line in lines[number:] if line.startswith("Rss:")) for number in places]
+    assert sizes
+    return sum(int(line.split()[1]) << 10 for line in sizes)
 
 
 def test_pieces_that_are_filled_for_the_most_part_may_be_huge(template: Path) -> None:

@@ -569,6 +569,9 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 					break;
 				}
 	}
+	/* What this has read of the template would stay mapped, as memory of this process. */
+	for (uint32_t i = 0; i < f->layers; i++)
+		madvise((void *)(uintptr_t)f->layer[i].bytes, f->size, MADV_DONTNEED);
 	if (!err)
 		return 0;
 	/* Remove what was written: a page may be half full. */
