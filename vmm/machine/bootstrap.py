@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
         def go_on(self, slots: Slots) -> None:
             """Start what goes on from before, workers of devices for one.  After :meth:`finish`, when the process has
-            given up what a running machine does not need, and before the guest runs: nothing is opened."""
+            given up what a running machine does not need: nothing is opened.  The guest runs already."""
 
         def close(self) -> None:
             """Wait for what is done in the background.  A second call does nothing."""

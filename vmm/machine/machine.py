@@ -316,11 +316,15 @@ class Machine(Living):
                     self._memory.go_on()
             if confined:
                 self._confine(terminal=terminal)
-            self._origin.go_on(self._slots)
-            self._loop_thread = Thread(self._loop_main, "loop")
-            self._loop_thread.start()
             self._life.publish(self._origin.event)
             self._threads.start()
+            try:
+                self._origin.go_on(self._slots)
+                self._loop_thread = Thread(self._loop_main, "loop")
+                self._loop_thread.start()
+            except BaseException as error:
+                self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
+                raise
             self.phases.append(("started", time.monotonic()))
 
     def _finish_bootstrap(self) -> None:

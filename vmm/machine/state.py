@@ -115,7 +115,7 @@ def _restore_devices(state: MachineState, slots: Slots, platform: Platform, kind
 
 def go_on(slots: Slots) -> None:
     """Start the devices of a machine that was restored, which opens nothing.  They are kicked, and interrupt: what a
-    guest rang for just before is no part of the state."""
-    for attached in slots.attached:
+    guest rang for just before is no part of the state.  Its guest may run, and release a device meanwhile."""
+    for attached in tuple(slots.attached):
         attached.transport.resume()
         attached.transport.interrupt()

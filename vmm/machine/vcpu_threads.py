@@ -51,15 +51,21 @@ class VcpuThreads(Saveable):
         self._threads: list[Thread] = []
         self._gone = self._spare()
         self._hold: Hold | None = None
+        self._begins = allocate_lock()
+        """Held from :meth:`start` on, until the first vCPU is about to enter the guest."""
         self.confine: Callable[[], None] | None = None
         """Called first on each thread: it gives up what it does not need."""
         self.on_debug: Callable[[Vcpu], None] | None = None
         """Called on a vCPU's thread after a KVM_EXIT_DEBUG; its setter has asked KVM for such exits."""
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads; returns when the first one has nothing more to do before the guest's instructions, so that
+        what the caller does next, on the same CPU perhaps, does not delay these."""
+        self._begins.acquire()
         for vcpu in self._vcpus[: self.count]:
             self._start(vcpu)
+        with self._begins:
+            pass
 
     def _start(self, vcpu: Vcpu) -> None:
         thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
@@ -213,8 +219,12 @@ class VcpuThreads(Saveable):
 
     def _main(self, vcpu: Vcpu) -> None:
         try:
-            if self.confine is not None:
-                self.confine()
+            try:
+                if self.confine is not None:
+                    self.confine()
+            finally:
+                if vcpu is self._vcpus[0]:
+                    self._begins.release()
             while not self._ended:
                 reason = vcpu.run()
                 if reason == k.EXIT_IO:
