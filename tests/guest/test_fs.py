@@ -187,6 +187,38 @@ def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> No
         subprocess.run(["umount", inner], check=True)
 
 
+def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
+    """Made with O_EXCL, by `tar`, which removes one of that name before; also in a file system of the host below."""
+    if os.getuid() != 0:
+        pytest.skip("only root mounts")
+    (shared / "inner").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "inner", shared / "inner"], check=True)
+    try:
+        guest = boot(shares=[ShareConfig(str(shared))])
+        guest.check("mount -t virtiofs share /mnt; echo >/mnt/inner/first; mkdir /tmp/f; cd /tmp/f")
+        guest.check("for i in $(seq 40); do echo new >$i; done; tar cf /tmp/files .")
+        for folder in ("/mnt", "/mnt/inner"):
+            before = requests(guest)
+            guest.check(f"tar xf /tmp/files -C {folder}")
+            count = {name: number - before.get(name, 0) for name, number in requests(guest).items()}
+            assert count["create"] == count["write"] == 40
+            # What is known of the folder expires after a second
+            assert count["lookup"] < 60 and count["getattr"] < 30, count
+            before = requests(guest)
+            guest.check(f"dd if=/dev/zero of={folder}/written bs=1 count=40")
+            count = {name: number - before.get(name, 0) for name, number in requests(guest).items()}
+            assert count["write"] == 40 and count["getxattr"] < 10, count
+        assert (shared / "inner" / "40").read_text() == (shared / "40").read_text() == "new\n"
+    finally:
+        subprocess.run(["umount", shared / "inner"], check=True)
+
+
+def requests(guest: Guest) -> dict[str, int]:
+    """How many of each kind its share has had."""
+    (share,) = (each.device.stats() for each in guest.machine.attached if each.device.name == "share share")
+    return {name: op["count"] for name, op in share["ops"].items()}
+
+
 def test_many_files_by_two_cpus(boot: Boot, tmp_path: Path) -> None:
     """Many files at once, by two CPUs."""
     share = tmp_path / "share"
