@@ -177,13 +177,13 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, cache: 
 
 
 def before_patch(patch: Path, tree: Path) -> list[Path]:
-    """Make files in *tree* that *patch* fits, of nothing but the lines around its changes; which they are."""
+    """Make files in *tree* that *patch* fits, of nothing but lines that it removes and those around; which they are."""
     made: dict[Path, list[str]] = {}
     for line in patch.read_text().splitlines():
         if line.startswith("+++ b/"):
             made[path := tree / line[6:]] = []
-        elif made and line[:1] in ("@", " "):
-            made[path].append(line[1:] if line[0] == " " else "")
+        elif made and line[:1] in ("@", " ", "-") and not line.startswith("--- a/"):
+            made[path].append("" if line[0] == "@" else line[1:])
     for path, lines in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
