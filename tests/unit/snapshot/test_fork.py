@@ -411,7 +411,10 @@ def test_children_are_put_into_what_was_made_ahead(
         assert count(source, consoles[0]) == 2
     # What has been closed has memory that both a server and the machine had
     del source, children, child, deeper, waiting, point
-    assert descriptors() <= before
+    deadline = time.monotonic() + PATIENCE
+    while not descriptors() <= before:  # a thread closes what was being made ahead
+        assert time.monotonic() < deadline, descriptors() - before
+        time.sleep(0.01)
     with Machine.restore(str(tmp_path / "warm"), console=consoles[1].config) as clone:
         assert count(clone, consoles[1]) == 3
 
