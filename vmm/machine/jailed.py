@@ -42,7 +42,7 @@ class Jailed:
     :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
         the files that it is to write
     :param process: a pidfd
-    :param start_server: see :func:`start_server`; another one has it done by a process that may start programs
+    :param starter: instead of :func:`start_server`: has it done by a process that may start programs
     :ivar config: of the machine, as the user gave it
     """
 
@@ -53,11 +53,11 @@ class Jailed:
         sock: builtin.socket.socket,
         process: int,
         config: MachineConfig,
-        start_server: Callable[..., Any] | None = None,
+        starter: Callable[..., Any] | None = None,
     ) -> None:
         self._sock = sock
         self._process = process
-        self._start_server = start_server or globals()["start_server"]
+        self._starter = starter
         self.config = config
 
     @property
@@ -182,7 +182,8 @@ class Jailed:
                 hint="MemoryConfig(shared=True) makes RAM that can be shared",
             )
         cpus, ram = self.config.cpus, self.config.memory.size
-        server = self._start_server(config, directory, cpus=cpus, ram=ram, machine=self._process)
+        start = self._starter or start_server
+        server = start(config, directory, cpus=cpus, ram=ram, machine=self._process)
         try:
             answer = self.ask("plug", server.fds, share=plain(config), about=server.about)
             plugged.number, plugged.jailed, plugged.server = number(answer.get("number")), self, server
