@@ -53,6 +53,7 @@ WHERE = {
     **THREADS,
     "control": "vmm.control.broker:ControlProcess._do",
     "server": "vmm.control.server:ControlServer._answer",
+    "shares": "vmm.control.broker:_Starting._start",
     "gdb": "vmm.debug.server:GdbServer._accept",
 }
 HOOK = """
@@ -213,6 +214,16 @@ def test_a_machine_whose_guest_connects_to_the_host_ends_too(tmp_path: Path, thr
     assert os.listdir(tmp_path) == ["tiny.elf"], "the broker has removed the sockets"
 
 
+def ask_until_it_serves(path: str) -> None:
+    while True:
+        try:
+            ask(path, "status")
+        except ConfigError:  # nobody is there yet
+            time.sleep(0.01)
+        else:
+            return
+
+
 def ask_until_it_ends(path: Path, process: subprocess.Popen[str]) -> None:
     """At a control socket, whose server or machine one of the answers will end."""
     while process.poll() is None:
@@ -269,6 +280,33 @@ def test_who_serves_the_control_socket_has_a_list_too(tmp_path: Path, call: str)
         _, errors = process.communicate(timeout=60)
     assert f"thread control tried the system call {call} ({SERVING[call][0]})" in errors
     assert "the process of its control socket has ended" in errors and process.returncode == 1
+
+
+STARTING = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), "setns": (308, -1, 0), "bpf": (321, 0, 0, 0), **CALLS}
+for _call in ("openat", "execve", "mount", "fcntl"):
+    del STARTING[_call]
+
+
+@pytest.mark.parametrize("call", STARTING)
+def test_who_starts_servers_of_shares_has_a_list_too(tmp_path: Path, call: str) -> None:
+    """It ends, and the machine goes on without: it gets no share any more."""
+    path, kernel = str(tmp_path / "c"), tiny.make(tmp_path, tiny.SPIN)
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--transport", "pci", "--timeout", "60"]
+    numbers = ",".join(str(number) for number in STARTING[call])
+    command = [sys.executable, "-c", HOOK, WHERE["shares"], numbers, *boot, "--control", path]
+    command += ["--shares-from", str(tmp_path.parent)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        ask_until_it_serves(path)
+        for _ in range(2):
+            with pytest.raises(HostError, match="that starts servers of shares has ended"):
+                ask(path, "add-share", share=str(tmp_path))
+        assert ask(path, "status")["state"] == "running"
+        ask(path, "stop")
+        out, errors = process.communicate(timeout=60)
+    assert "survived" not in out and process.returncode == 20
+    assert f"thread pyvmm-shares tried the system call {call} ({STARTING[call][0]})" in errors
 
 
 DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[call] for call in (*ESCAPES, "clone")}}
@@ -346,7 +384,7 @@ print(lib.seccomp_enter_process(sum(kinds)))
 def test_lists_are_short() -> None:
     """A machine that has everything at once: devices of all kinds, a terminal, a control socket, a debugger."""
     # Of the starter's, a jailed process has those that are the first thread's as well
-    outside = {"START", "REACH", "BROKER", "SERVER", "HOST", "SPAWN"}
+    outside = {"START", "REACH", "BROKER", "SERVER", "SHARES", "HOST", "SPAWN"}
     machine = {*calls.THREADS} - outside
     for thread in ({"VCPU"}, {"LOOP"}, {"START"}):
         assert len(calls.allowed(*thread, "CHILD", "TTY", "VHOST")) <= 45

@@ -439,7 +439,7 @@ class Starter:
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         if posix.fork() == 0:
-            _start_servers(theirs)
+            _Starting(theirs).run()
         theirs.close()
 
     def start(self, config: ShareConfig, directory: int, *, cpus: int, ram: int, machine: int) -> Started:
@@ -450,8 +450,11 @@ class Starter:
 
         request = json.dumps({"share": plain(config), "cpus": cpus, "ram": ram}).encode()
         rights = struct.pack("=2i", directory, machine)
-        self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
-        data, fds = _receive(self._sock, _REQUEST_MAX)
+        try:
+            self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+            data, fds = _receive(self._sock, _REQUEST_MAX)
+        except OSError:
+            data = b""
         if not data:
             raise HostError("the process that starts servers of shares has ended", code="share-server")
         answer = json.loads(data)
@@ -480,49 +483,66 @@ class Started:
             posix.close(fd)
 
 
-def _start_servers(sock: socket.socket) -> None:
-    """The main function of the process of a :class:`Starter`; does not return."""
-    from vmm.faststart.builtin import signal
+class _Starting:
+    """The process of a :class:`Starter`."""
 
-    status = 1
-    try:
-        leave_others({sock.fileno()}, b"pyvmm-shares")
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the servers
-        while True:
-            data, fds = _receive(sock, _REQUEST_MAX)
-            if not data:
-                break
-            _start_server(sock, data, fds)
-        status = 0
-    finally:
-        posix._exit(status)
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
 
+    def run(self) -> None:
+        """Does not return."""
+        from vmm.faststart.builtin import signal
 
-def _start_server(sock: socket.socket, data: bytes, fds: list[int]) -> None:
-    import json
+        status = 1
+        try:
+            leave_others({self._sock.fileno()}, b"pyvmm-shares")
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the servers
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            poll.poll()  # as with the server of the control socket: most machines never get a request
+            import json
 
-    from vmm.machine.jailed import start_server
-    from vmm.snapshot.records import made
-    from vmm.virtio.fs import ShareConfig
+            from vmm.jail.restrict import restrict_starter
+            from vmm.machine import jailed
+            from vmm.snapshot import records
+            from vmm.virtio.fs import process
 
-    request = json.loads(data)
-    share: ShareConfig = made(request["share"], "ShareConfig", {"ShareConfig": ShareConfig}, "the share")
-    directory, machine = fds
-    try:
-        server = start_server(share, directory, cpus=request["cpus"], ram=request["ram"], machine=machine)
-    except VmmError as error:
-        is_config = isinstance(error, ConfigError)
-        sock.send(
-            json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
-        )
-    else:
-        rights = struct.pack(f"={len(server.fds)}i", *server.fds)
-        about = json.dumps(server.about).encode()
-        sock.sendmsg([about], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
-        server.let_go()
-    finally:
-        for fd in fds:
-            posix.close(fd)
+            assert json and jailed and records and process
+            restrict_starter()  # before anything that was sent is read
+            while True:
+                data, fds = _receive(self._sock, _REQUEST_MAX)
+                if not data:
+                    break
+                self._start(data, fds)
+            status = 0
+        finally:
+            posix._exit(status)
+
+    def _start(self, data: bytes, fds: list[int]) -> None:
+        import json
+
+        from vmm.machine.jailed import start_server
+        from vmm.snapshot.records import made
+        from vmm.virtio.fs import ShareConfig
+
+        request = json.loads(data)
+        share: ShareConfig = made(request["share"], "ShareConfig", {"ShareConfig": ShareConfig}, "the share")
+        directory, machine = fds
+        try:
+            server = start_server(share, directory, cpus=request["cpus"], ram=request["ram"], machine=machine)
+        except VmmError as error:
+            is_config = isinstance(error, ConfigError)
+            self._sock.send(
+                json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
+            )
+        else:
+            rights = struct.pack(f"={len(server.fds)}i", *server.fds)
+            about = json.dumps(server.about).encode()
+            self._sock.sendmsg([about], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+            server.let_go()
+        finally:
+            for fd in fds:
+                posix.close(fd)
 
 
 def leave_others(kept: set[int], name: bytes) -> None:

@@ -22,6 +22,14 @@ CAPABILITIES = (
 )  # fmt: skip
 """The names of capabilities; the index is the number (linux/capability.h)."""
 
+_STARTER = (
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid", "setpcap", "setfcap",
+    "sys_admin",
+)  # fmt: skip
+"""Capabilities of the process that starts servers of shares: those that servers keep (``fs/fsd/fsd_isolate.c``), and
+for their namespaces, mounts and bounding set."""
+_STARTER_FILES = 64
+
 
 def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     """Restrict the calling thread, and all threads and processes that it makes later, for good.
@@ -77,6 +85,23 @@ def keep_calls() -> None:
     :raises HostError: the host's kernel has no seccomp filters
     """
     _check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
+
+
+def restrict_starter() -> None:
+    """Restrict the calling process, for good, to starting servers of shares: the capabilities and system calls that
+    these need before they give up their own.  Any other call ends the process, or the server.  No code can be mapped
+    afterwards, so import everything before.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    import resource
+
+    _check(lib.jail_reduce(_bits(_STARTER), ffi.new("struct jail_walls *")))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A server raises its own limit again, as far as its guest may have files open
+    few = _STARTER_FILES if most == resource.RLIM_INFINITY else min(_STARTER_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    _check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
 
 
 def _bits(capabilities: Iterable[str]) -> int:

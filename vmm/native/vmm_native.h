@@ -413,6 +413,7 @@ enum {
 	SECCOMP_HOST = 8388608, /* a process with a machine that continues to serve its host */
 	SECCOMP_SPAWN = 16777216, /* such a process that starts programs, and these programs */
 	SECCOMP_RNG = 33554432, /* a worker, as the first ones */
+	SECCOMP_SHARES = 67108864, /* the process that starts servers of shares, and these until they have their own list */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. value: the n values of its test of an argument. */

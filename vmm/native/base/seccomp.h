@@ -23,7 +23,7 @@ struct seccomp_call {
 };
 
 /* The most lines of a list. */
-enum { SECCOMP_LINES = 256 };
+enum { SECCOMP_LINES = 384 };
 
 /* All bits of an argument. */
 #define SECCOMP_ALL 0xffffffffu

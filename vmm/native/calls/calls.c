@@ -30,6 +30,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -67,7 +68,13 @@ enum {
 	CONTROL = SECCOMP_CONTROL, GDB = SECCOMP_GDB, BROKER = SECCOMP_BROKER,
 	OUTSIDE = SECCOMP_OUTSIDE, VCPU = SECCOMP_VCPU, LOOP = SECCOMP_LOOP, START = SECCOMP_START,
 	FILL = SECCOMP_FILL, SERVER = SECCOMP_SERVER, HOST = SECCOMP_HOST, SPAWN = SECCOMP_SPAWN,
+	SHARES = SECCOMP_SHARES,
 	EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | RNG | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
+};
+
+/* What a server of a share may do, and so the process that starts it: its list holds for the server as well. */
+static const struct seccomp_call of_servers[] = {
+#include "fs/fsd/fsd_calls.h"
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
@@ -135,6 +142,11 @@ static int filter_install(uint32_t kind, uint32_t own, uint32_t other, bool all_
 				list[n].err = c->value[1];
 			n++;
 		}
+	}
+	for (size_t i = 0; kind & SHARES && i < sizeof(of_servers) / sizeof(*of_servers); i++) {
+		if (n == SECCOMP_LINES)
+			return -E2BIG;
+		list[n++] = of_servers[i];
 	}
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;

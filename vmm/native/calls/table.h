@@ -121,7 +121,7 @@ CALL(set_robust_list, VMM | START | SERVER | HOST, FAIL(ENOSYS), "the C library,
 CALL(rseq, VMM | START | SERVER | HOST, ANY, "the C library, when a thread begins")
 CALL(sched_getaffinity, VMM | START, ANY, "a worker starts: does it have CPUs to spin on")
 CALL(prctl, VMM | START | SERVER | HOST, IN(0, PR_SET_NAME), "set the name of a thread")
-CALL(prctl, VMM | RUN | START | SERVER, IN(0, PR_GET_NAME), "the name of a thread that starts another one, or makes a wrong call")
+CALL(prctl, VMM | RUN | START | SERVER | SHARES, IN(0, PR_GET_NAME), "the name of a thread that starts another one, or makes a wrong call")
 CALL(prctl, VMM | START | HOST, IN(0, PR_SET_NO_NEW_PRIVS), "install the filter of a worker")
 CALL(seccomp, VMM | START | HOST, IN(0, SECCOMP_SET_MODE_FILTER), "install the filter of a worker")
 CALL(eventfd2, VMM | RUN, ANY, "a worker starts: the descriptor that stops it")
@@ -214,6 +214,43 @@ CALL(mkdirat, SPAWN, ANY, "places for a face's mounts")
 CALL(mknodat, SPAWN, WITH(2, S_IFREG), "places for a face's mounts")
 CALL(statx, SPAWN, ANY, "is a volume a file or a directory")
 CALL(prctl, SPAWN, IN(0, PR_CAPBSET_DROP, PR_SET_SECCOMP), "a face gives up all rights")
+
+/*
+ * The process that starts the servers of shares, and such a server until it has its own list (fs/fsd/fsd_calls.h), whose calls the
+ * filter allows as well.
+ */
+CALL(memfd_create, SHARES, ANY, "the notes about a server's rings")
+CALL(fcntl, SHARES, IN(1, F_ADD_SEALS, F_SETFD), "their size stays; the server's socket is to be open in it")
+CALL(socketpair, SHARES, IN(0, AF_UNIX), "the server's socket")
+CALL(clone, SHARES, IN(0, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | CLONE_NEWPID,
+	CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | CLONE_NEWPID | CLONE_NEWUSER,
+	CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD), "start a server")
+CALL(dup2, SHARES, ANY, "its socket has a number that it knows")
+CALL(close_range, SHARES, ANY, "it has no other descriptor")
+CALL(execve, SHARES, ANY, "start a server")
+CALL(wait4, SHARES, ANY, "one that could not be started")
+CALL(kill, SHARES, IN(1, SIGKILL), "one that does not answer")
+CALL(arch_prctl, SHARES, ANY, "the C library, when a program begins")
+CALL(set_tid_address, SHARES, ANY, "the C library, when a program begins")
+CALL(prlimit64, SHARES, ANY, "the C library, when a program begins; a server limits itself")
+CALL(prctl, SHARES, IN(0, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAPBSET_DROP),
+	"users of a server's own; what it gives up")
+CALL(getpid, SHARES, ANY, "has a server a PID namespace")
+CALL(geteuid, SHARES, ANY, "the user of a server's namespace")
+CALL(getegid, SHARES, ANY, "the user of a server's namespace")
+CALL(unshare, SHARES, IN(0, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP, CLONE_NEWNS), "namespaces of a server")
+CALL(mount, SHARES, ANY, "a server's mounts do not reach the host")
+CALL(open_tree, SHARES, ANY, "the directory becomes a server's root")
+CALL(mount_setattr, SHARES, ANY, "the directory becomes a server's root")
+CALL(move_mount, SHARES, ANY, "the directory becomes a server's root")
+CALL(pivot_root, SHARES, ANY, "the directory becomes a server's root")
+CALL(umount2, SHARES, ANY, "the directory becomes a server's root")
+CALL(chdir, SHARES, ANY, "the directory becomes a server's root")
+CALL(landlock_create_ruleset, SHARES, ANY, "or it is all that a server can open")
+CALL(landlock_add_rule, SHARES, ANY, "or it is all that a server can open")
+CALL(landlock_restrict_self, SHARES, ANY, "or it is all that a server can open")
+CALL(seccomp, SHARES, IN(0, SECCOMP_SET_MODE_FILTER), "a server's own list")
+CALL(open_by_handle_at, SHARES, ANY, "a server with the option handles")
 
 /* Ends. */
 CALL(exit_group, FILL | VMM | RUN | BROKER | SERVER | HOST, ANY, "end the process")

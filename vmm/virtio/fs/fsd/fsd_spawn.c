@@ -91,6 +91,8 @@ fail:
 
 static int spawn_try(struct spawn *s, int flags, int *pid)
 {
+	/* The files of a process that is not dumpable are root's: the child, which shares our memory, could not write its uid_map. */
+	const bool hidden = flags & CLONE_NEWUSER && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 	int pidfd = -1;
 	void *stack;
 
@@ -103,9 +105,13 @@ static int spawn_try(struct spawn *s, int flags, int *pid)
 		snprintf(s->uid_map, sizeof(s->uid_map), "%u %u 1", geteuid(), geteuid());
 		snprintf(s->gid_map, sizeof(s->gid_map), "%u %u 1", getegid(), getegid());
 	}
+	if (hidden)
+		prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 	*pid = clone(spawn_main, (char *)stack + SPAWN_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | flags, s, &pidfd);
 	if (*pid < 0)
 		s->err = errno;
+	if (hidden)
+		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	munmap(stack, SPAWN_STACK);
 	if (*pid > 0 && s->err) {
 		waitpid(*pid, NULL, 0);
