@@ -321,17 +321,21 @@ def test_clones_of_an_empty_share_have_directories_of_their_own(boot: Boot, clon
             each.close()
 
 
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
 def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
-    guest_kernel: str, fresh_disk: Path, tmp_path: Path
+    guest_kernel: str, fresh_disk: Path, tmp_path: Path, transport: str
 ) -> None:
-    """All that its guest and its control socket need goes by the processes outside."""
+    """All that its guest and its control socket need goes by the processes outside; on PCI a share that comes later."""
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "file").write_text("from the share")
+    late = tmp_path / "late"
+    late.mkdir()
+    (late / "file").write_text("from a share that came later")
     programs = programs_disk().path
     socket_path = str(tmp_path / "c")
     root, image = f"{fresh_disk},cow=overlay,overlay={tmp_path}/own", os.stat(fresh_disk)
-    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs},ro"]
+    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs},ro", "--transport", transport]
     boot += ["--share", f"{shared},tag=s", "--vsock", f"cid=3,uds={tmp_path}/v", "--control", socket_path]
     ask_host = b"echo greeting | vsocktool cat stream 2 6000; echo st''atus $?\n"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -371,12 +375,21 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
         finally:
             command.close()
     # Without a control socket its threads have fewer system calls
-    command = Command(tmp_path, str(tmp_path / "again"), "--jail", "on", verb="restore")
+    options = ["--control", socket_path, "--shares-from", str(tmp_path)] if transport == "pci" else []
+    command = Command(tmp_path, str(tmp_path / "again"), "--jail", "on", *options, verb="restore")
     try:
+        if options:
+            command.type(b'echo goes" on"\n')
+            command.expect("^goes on$")
+            ask(socket_path, "add-share", share=f"{late},tag=late")
+            command.type(b"echo 1 >/sys/bus/pci/rescan; mkdir /tmp/late; mount -t virtiofs late /tmp/late\n")
+            command.type(b"cat /tmp/late/file; echo; echo from the guest >/tmp/late/own; sync\n")
+            command.expect("^from a share that came later$")
         command.type(b"cat /tmp/file /mnt/file; echo; poweroff -f\n")
         command.expect("^from the share$")
         assert command.wait() == 0, command.errors
     finally:
         command.close()
     assert not command.leftovers()
+    assert not options or (late / "own").read_text() == "from the guest\n"
     assert os.stat(fresh_disk).st_mtime_ns == image.st_mtime_ns, "nobody writes the image"

@@ -746,8 +746,9 @@ def check_starter(server: int) -> None:
         assert os.readlink(f"/proc/{starter}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"), name
 
 
+@pytest.mark.parametrize("verb", ["boot", "restore"])
 @pytest.mark.parametrize("jail", ["on", "off"])
-def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) -> None:
+def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str, verb: str) -> None:
     """In a jail a third process starts the server of each, which the one that serves the socket may not."""
     shares, control = tmp_path / "shares", f"{tmp_path}/c"
     (shares / "below" / "b,b").mkdir(parents=True)
@@ -755,8 +756,15 @@ def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) 
     (shares / "link").symlink_to(tmp_path / "other")
     (shares / "file").touch()
     kernel = tiny.make(tmp_path, OBEDIENT)
-    where = ["--transport", "pci", "--control", control, "--shares-from", str(shares), "--share", f"{tmp_path}/other"]
-    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *where, "--jail", jail, "--json")
+    first = ["--kernel", kernel, "--memory", "32M", "--transport", "pci", "--share", f"{tmp_path}/other"]
+    if verb == "restore":
+        first = [str(tmp_path / "warm")]
+        config = replace(tiny.config(kernel), shares=(ShareConfig(f"{tmp_path}/other"),), transport="pci")
+        with Machine(config) as saved:
+            saved.start()
+            saved.snapshot(first[0])
+    where = ["--control", control, "--shares-from", str(shares)]
+    command = Command(tmp_path, *first, *where, "--jail", jail, "--json", verb=verb)
     wrong = {
         f"{tmp_path}/other": "not below", str(shares): "not below", f"{shares}/../other": "not below",
         f"{shares}/link": "Not a directory|symbolic links", f"{shares}/file": "Not a directory",
@@ -800,6 +808,25 @@ def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) 
         ask(control, "stop")
         assert command.wait() == 20
         assert soon_none(lambda: [pid for pid in map(str, pids) if Path(f"/proc/{pid}").exists()]) == []
+    finally:
+        command.close()
+
+
+def test_a_clone_of_a_machine_that_took_no_shares_gets_one(tmp_path: Path) -> None:
+    """Its memory can be shared, which that of its template could not."""
+    control, kernel = f"{tmp_path}/c", tiny.make(tmp_path, OBEDIENT)
+    with Machine(replace(tiny.config(kernel), transport="pci")) as saved:
+        saved.start()
+        saved.snapshot(str(tmp_path / "warm"))
+    (tmp_path / "below").mkdir()
+    options = ["--control", control, "--shares-from", str(tmp_path), "--jail", "on", "--json"]
+    command = Command(tmp_path, str(tmp_path / "warm"), *options, verb="restore")
+    try:
+        wait_until_it_serves(control, command)
+        assert ask(control, "add-share", share=f"{tmp_path}/below") == {"tag": "share"}
+        assert ask(control, "remove-share", path=f"{tmp_path}/below") == {"removed": True}
+        ask(control, "stop")
+        assert command.wait() == 20
     finally:
         command.close()
 

@@ -76,19 +76,22 @@ JAIL = Option(
     "give up user, files and networks before the start: auto, on, off (default: auto)",
     default="auto",
 )
-DISKS_FROM = Option(
-    "--disks-from",
-    "DIR",
-    "let pyvmm disk add files and devices below DIR, on PCI; may be repeated",
-    many=True,
-    complete="directory",
-)
-SHARES_FROM = Option(
-    "--shares-from",
-    "DIR",
-    "let pyvmm share add directories below DIR, on PCI; may be repeated",
-    many=True,
-    complete="directory",
+CONTROL = (
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork (with --jail=off)"),
+    Option(
+        "--disks-from",
+        "DIR",
+        "let pyvmm disk add files and devices below DIR, on PCI; may be repeated",
+        many=True,
+        complete="directory",
+    ),
+    Option(
+        "--shares-from",
+        "DIR",
+        "let pyvmm share add directories below DIR, on PCI; may be repeated",
+        many=True,
+        complete="directory",
+    ),
 )
 OPTIONS = (
     Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
@@ -114,9 +117,7 @@ OPTIONS = (
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork (with --jail=off)"),
-    DISKS_FROM,
-    SHARES_FROM,
+    *CONTROL,
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -204,14 +205,9 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
     devices = devices_from(values)
     if "console" in devices:
         console = replace(console, device=devices.pop("console").device)
-    return MachineConfig(
+    config = MachineConfig(
         boot=BootConfig(values["kernel"], values["initrd"], values["cmdline"], values["entry"]),
-        memory=MemoryConfig(
-            parse_size(values["memory"], "--memory"),
-            values["huge_pages"],
-            values["prefault"],
-            shared=bool(values["shares_from"]),
-        ),
+        memory=MemoryConfig(parse_size(values["memory"], "--memory"), values["huge_pages"], values["prefault"]),
         cpus=number(values["cpus"], "--cpus", int),
         max_cpus=0 if values["max_cpus"] is None else number(values["max_cpus"], "--max-cpus", int),
         rootfs=None if values["rootfs"] is None else _rootfs(values["rootfs"]),
@@ -221,6 +217,14 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
         cpu=_cpu(values["cpu"]),
         **devices,
     )
+    return open_to_shares(config, values)
+
+
+def open_to_shares(config: MachineConfig, values: dict[str, Any]) -> MachineConfig:
+    """The same machine, with memory that servers of shares can map where some may come."""
+    if not values["shares_from"] or config.shares_memory():
+        return config
+    return replace(config, memory=replace(config.memory, shared=True))
 
 
 class Messages:

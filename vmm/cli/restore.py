@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.cli.boot import DEVICE_OPTIONS, DISKS_FROM, JAIL, Messages, Run, devices_from, number, run_machine
+from vmm.cli.boot import CONTROL, DEVICE_OPTIONS, JAIL, Messages, Run, devices_from, number, open_to_shares, run_machine
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
@@ -40,8 +40,7 @@ OPTIONS = (
     Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
     Option("--force", "", "although the processor or a disk is another than it was"),
     JAIL,
-    Option("--control", "PATH", "serve the control socket PATH"),
-    DISKS_FROM,
+    *CONTROL,
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes"),
@@ -82,10 +81,8 @@ def main(argv: list[str]) -> int:
             cow=values["cow"],
         )
         values["records"] = origin.records
-        with (
-            Outside(origin.config, values) as outside,
-            Machine.of_origin(origin, origin.config, start=False) as machine,
-        ):
+        config = open_to_shares(origin.config, values)
+        with Outside(config, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
             if values["jail"] != jail.OFF:
                 import_the_rest(as_json=values["json"], stats=values["stats"])
             return run_machine(Run(machine, signals, console, values, messages, outside))
