@@ -73,12 +73,14 @@ class Entry(NamedTuple):
 
     :ivar tests: argument, mask, value
     :ivar err: what the filter answers by itself; 0: the call is made
+    :ivar is_own: an argument has to be the process that has the filter, which is another in each
     """
 
     name: str
     nr: int
     tests: tuple[tuple[int, int, int], ...]
     err: int = 0
+    is_own: bool = False
 
     def matches(self, arguments: list[int]) -> bool:
         """Whether a call with these arguments is meant; the number has been compared."""
@@ -106,8 +108,8 @@ def entries() -> dict[str, list[Entry]]:
             each = [
                 Entry(name, native.nr, ((at, ALL, value),)) for name, value in zip(row.entries, values, strict=True)
             ]
-        elif how == "ANY":
-            each = [Entry(row.name, native.nr, ())]
+        elif how in ("ANY", "OWN"):
+            each = [Entry(row.name, native.nr, (), is_own=how == "OWN")]
         elif how == "FAIL":
             each = [Entry(row.name, native.nr, (), values[0])]
         elif how == "REFUSED":
@@ -185,7 +187,7 @@ class Lists:
 
     def _find(self, program: list[tuple[int, int, int, int]]) -> tuple[str, ...]:
         def holds(kind: str) -> bool:
-            made = [entry for entry in self.entries[kind] if not entry.err]
+            made = [entry for entry in self.entries[kind] if not entry.err and not entry.is_own]
             return all(verdict(program, entry.nr, entry.example()) == ALLOW for entry in made)
 
         other = verdict(program, 0x3FFFFFFF, [0] * 6)

@@ -45,7 +45,7 @@ THREADS = {
     "SPAWN": "the containerd shim, in addition to these, and the programs that it starts",
     "VHOST": "the first thread, vCPUs and the control loop, with what the kernel's vhost serves",
 }
-ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')
+ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:OWN|IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')
 PAGE = ROOT / "docs" / "system-calls.md"
 HEAD = """# System calls
 
@@ -68,7 +68,7 @@ LINE = re.compile(r'^(CALL|WHEN|WHEN2|FAIL)\((\w+), (?:(.*), )?"(.*)"\)$')
 ARGUMENTS = {
     "clone": "flags", "fcntl": "fd cmd", "ioctl": "fd op", "mknodat": "dirfd pathname mode dev",
     "openat": "dirfd pathname flags", "mmap": "addr length prot flags", "mprotect": "addr len prot",
-    "prctl": "op", "unshare": "flags",
+    "prctl": "op", "tgkill": "tgid", "unshare": "flags",
 }  # fmt: skip
 
 
@@ -185,6 +185,8 @@ def _test(name: str, test: str) -> str:
         given = ARGUMENTS.get(name, "").split()
         what = given[int(words[0])] if int(words[0]) < len(given) else f"argument {words[0]}"
         return f"{what} is {', '.join(words[1:])}".replace("|", "\\|")
+    if kind == "OWN":
+        return f"{ARGUMENTS[name].split()[int(rest)]} is its own process"
     return "" if kind == "ANY" else _condition(name, words[0], words[1], words[1] if kind == "WITH" else "0")
 
 

@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[int, ...]] = {
     "ptrace": (101, 0, 0, 0),
     "mount": (165, 0, 0, 0, 0, 0),
     "kill": (62, 1, 0),
+    "tgkill": (234, 1, 1, 0),
     "ioctl": (16, -1, 0xAE01, 0),  # KVM_CREATE_VM
     "clone": (56, 17, 0, 0, 0, 0),
     "mmap": (9, 0, 4096, 7, 0x22, -1, 0),

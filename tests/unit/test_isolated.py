@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,16 @@ def opened() -> set[str]:
     return {f"{name} {link}" for name, link in links_of().items()}
 
 
+def has_confined_threads(pid: int, name: str, count: int) -> bool:
+    """Whether so many of its threads are so named soon (each names itself), all with filters of their own beside the
+    process's."""
+    deadline = time.monotonic() + 60
+    while (found := confined_threads(pid, name)) != count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found == count
+
+
 def confined_threads(pid: int, name: str) -> int:
-    """How many of its threads are so named, all of which have filters of their own beside the process's."""
     found = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         if (task / "comm").read_text().startswith(name):
@@ -111,7 +120,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         with pytest.raises(ConfigError, match="not 1 to 3"):
             machine.resize_cpus(4)
         machine.resize_cpus(2)
-        assert machine.cpus == 2 and confined_threads(machine.pid, "vcpu") == 3
+        assert machine.cpus == 2 and has_confined_threads(machine.pid, "vcpu", 3)
         machine.pause()
         assert machine.state == "paused"
         with pytest.raises(ConfigError, match="cannot pause a machine that is paused"):
@@ -121,7 +130,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
         machine.reset()
         assert console.read(6) == b"hello\n" and machine.pid != first
         assert [row["requested"] for row in machine.figures()["devices"] if "plugged" in row] == [64 << 20]
-        assert machine.cpus == 2 and confined_threads(machine.pid, "vcpu") == 2
+        assert machine.cpus == 2 and has_confined_threads(machine.pid, "vcpu", 2)
         text = bytes(65 + n % 26 for n in range(5000))
         spaces, got = threading.Semaphore(0), b""
         machine.console.space_callback = spaces.release

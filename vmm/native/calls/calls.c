@@ -50,7 +50,7 @@
 #define SANITIZED 0 /* 1: no filters, since sanitizers make system calls of their own */
 #endif
 
-enum test { TEST_ANY, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL, TEST_REFUSED };
+enum test { TEST_ANY, TEST_OWN, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL, TEST_REFUSED };
 
 struct call {
 	const char *name, *text, *why;
@@ -79,6 +79,7 @@ static const struct seccomp_call of_servers[] = {
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }
 #define ANY TEST_ANY, 0, 0, NULL
+#define OWN(arg) TEST_OWN, arg, 0, NULL
 #define IN(arg, ...) TEST_IN, arg, VALUES(__VA_ARGS__)
 #define WITHOUT(arg, bits) TEST_WITHOUT, arg, VALUES(bits)
 #define WITH(arg, bits) TEST_WITH, arg, VALUES(bits)
@@ -130,6 +131,8 @@ static int filter_install(uint32_t kind, uint32_t own, uint32_t other, bool all_
 			list[n] = (struct seccomp_call){ .nr = c->nr };
 			if (c->test == TEST_IN)
 				list[n].match[0] = (struct seccomp_match){ c->argument, SECCOMP_ALL, c->value[k] };
+			else if (c->test == TEST_OWN)
+				list[n].match[0] = (struct seccomp_match){ c->argument, SECCOMP_ALL, (uint32_t)getpid() };
 			else if (c->test == TEST_WITHOUT)
 				list[n].match[0] = (struct seccomp_match){ c->argument, c->value[k], 0 };
 			else if (c->test == TEST_WITH)

@@ -5,9 +5,9 @@
  *
  * CALL(name, threads, test, why). A test compares the low 32 bits of one argument: ANY: no test. IN(argument, values...): it
  * is one of these. WITHOUT(argument, bits): none of these bits is set. WITH(argument, bits): all of these are set.
- * FAIL(errno): the call is not made and returns this errno. REFUSED(errno, argument, value): the same, if the argument has
- * this value. The most frequent calls come first: the kernel tests in this order. For lines with ANY it tests one bit and
- * runs no filter (Linux 5.11).
+ * OWN(argument): it is the process id of whoever installs the filter. FAIL(errno): the call is not made and returns this
+ * errno. REFUSED(errno, argument, value): the same, if the argument has this value. The most frequent calls come first: the
+ * kernel tests in this order. For lines with ANY it tests one bit and runs no filter (Linux 5.11).
  */
 
 /* The machine: calls of vCPUs, and of Python on their behalf and in the control loop. */
@@ -136,7 +136,8 @@ CALL(fcntl, HOST, IN(1, F_GETFD, F_SETFL, F_DUPFD, F_SETPIPE_SZ, F_GETPIPE_SZ, F
 CALL(fcntl, SERVER | HOST, IN(1, F_GETFL, F_SETFD, F_DUPFD_CLOEXEC), "Python: the files of a snapshot, the end of a connection")
 CALL(rt_sigaction, VMM | SERVER | HOST, ANY, "Python, when it ends; job control")
 CALL(rt_sigreturn, VMM | RUN | SERVER | HOST, ANY, "return from a signal handler")
-CALL(tgkill, VMM | RUN | HOST, ANY, "interrupt KVM_RUN of a vCPU; job control")
+CALL(tgkill, VMM | RUN, OWN(0), "interrupt KVM_RUN of a vCPU; job control")
+CALL(tgkill, HOST, ANY, "job control")
 CALL(getpid, VMM | RUN | SERVER | HOST, ANY, "the receiver of a signal")
 CALL(gettid, VMM | RUN | SERVER | HOST, ANY, "the receiver of a signal")
 CALL(wait4, CHILD | OUTSIDE | HOST, ANY, "the exit status of pyvmm-fsd, passt and pyvmm-broker")
