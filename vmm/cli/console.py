@@ -80,7 +80,10 @@ class Console:
     def _stop_reading(self) -> None:
         if self._reading and self._loop is not None:
             self._reading = False
-            self._loop.remove(self.in_fd)
+            try:
+                self._loop.remove(self.in_fd)
+            except OSError:  # the other thread was faster, and has closed it
+                pass
 
     def _readable(self, _events: int) -> None:
         self._read()
