@@ -542,8 +542,9 @@ def controlled(tmp_path: Path) -> Iterator[Command]:
     disk.write_bytes(b"d" * (1 << 20))
     kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.ECHO)
     command = Command(
-        tmp_path, "--kernel", kernel, "--memory", "32M", "--disk", str(disk), "--control", f"{tmp_path}/c", "--json"
-    )
+        tmp_path, "--kernel", kernel, "--memory", "32M", "--disk", "../disk.img", "--control", f"{tmp_path}/c",
+        "--json",
+    )  # fmt: skip
     command.expect("hello")
     yield command
     command.close()
@@ -559,14 +560,17 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
     ask(path, "snapshot", lambda done, size: told.append((done, size)), path=str(tmp_path / "warm"))
     assert told[-1] == (32 << 20, 32 << 20)
     ask(path, "resume")
-    ask(path, "snapshot", path=str(tmp_path / "diff"), base=str(tmp_path / "warm"))
+    for _ in range(2):  # the second takes the place of the first
+        ask(path, "snapshot", path=str(tmp_path / "diff"), base=str(tmp_path / "warm"))
+    assert not [name for name in os.listdir(tmp_path) if ".pyvmm-" in name]
+    ask(path, "snapshot", path=str(tmp_path / "more"), base=str(tmp_path / "diff"))
     with pytest.raises(HostError, match="cannot write"):
         ask(path, "snapshot", path=str(tmp_path / "missing" / "x"))
     with pytest.raises(ConfigError, match="fork: a machine in a jail"):
         ask(path, "fork")
     ask(path, "snapshot", path=str(tmp_path / "last"), stop=True)
     assert controlled.wait() == 0
-    for name in ("warm", "diff", "last"):
+    for name in ("warm", "diff", "more", "last"):
         whole.verify_snapshot(str(tmp_path / name))
         assert (tmp_path / name / "disk0").read_bytes() == b"d" * (1 << 20)
     assert controlled.leftovers() == [] and not (tmp_path / "c").exists()
@@ -575,6 +579,14 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
     command.expect("x")
     ask(path, "stop")
     assert command.wait() == 20
+
+
+def test_a_machine_that_does_not_stop_is_killed(controlled: Command, tmp_path: Path) -> None:
+    ask(str(tmp_path / "c"), "status")
+    os.kill(controlled.process.pid, signal.SIGSTOP)
+    ask(str(tmp_path / "c"), "stop")
+    assert controlled.wait() == 137
+    assert soon_none(controlled.leftovers) == []
 
 
 @pytest.mark.parametrize("jail", ["on", "off"])

@@ -24,6 +24,7 @@ CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET
 	"set breakpoints; read and write registers for a debugger; its connection")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of the guest's data the reader has not taken")
 CALL(ioctl, SERVER | HOST, IN(1, FIONBIO, TCGETS), "Python: make a socket block; is a file a terminal")
+CALL(ioctl, SERVER, IN(1, PAGEMAP_SCAN), "merge the memory of snapshots: which pages have data")
 CALL(ioctl, HOST, IN(1, FIOCLEX, FIONCLEX, TIOCGWINSZ, SIOCGIFNAME, SIOCGIFINDEX),
 	"Python: who inherits a descriptor; a terminal's size; interfaces by name")
 CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
@@ -76,7 +77,7 @@ CALL(rmdir, SERVER | HOST, ANY, "remove the directory of the snapshot that is re
 CALL(rename, SERVER | HOST, ANY, "give a snapshot its name when it is complete")
 CALL(renameat2, SERVER, ANY, "exchange a snapshot with the one that it replaces")
 CALL(chmod, SERVER | HOST, ANY, "make a snapshot's memory read-only: clones map it")
-CALL(fchmod, SERVER, ANY, "make a snapshot's memory read-only: clones map it")
+CALL(fchmod, SERVER, ANY, "the same of the memory of snapshots that were merged")
 CALL(fsync, SERVER | HOST, ANY, "write a snapshot to the disk before it gets its name")
 CALL(getdents64, SERVER | HOST, ANY, "list the snapshot that is replaced")
 CALL(getcwd, SERVER | HOST, ANY, "resolve a relative path")
