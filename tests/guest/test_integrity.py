@@ -11,6 +11,8 @@ import os
 import random
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,66 @@ def test_what_goes_over_a_socket(boot: Boot, tmp_path: Path, transport: str) -> 
     guest.check("vsocktool serve stream 5000 echo >/tmp/said & until grep -q listening /tmp/said; do sleep 0.01; done")
     with guest.machine.vsock.connect(5000, timeout=PATIENCE) as sock:
         check_echo(sock)
+
+
+# -- a host that is suspended ----------------------------------------------------------------------------------------
+
+
+def suspend() -> None:
+    """As far as a host comes that must not lose its devices: it tells drivers, KVM's among them, freezes all processes
+    and all threads but this one for 5 seconds, and thaws them (pm_test, CONFIG_PM_DEBUG)."""
+    power = Path("/sys/power")
+    before = int((power / "suspend_stats" / "success").read_text())
+    (power / "pm_test").write_text("freezer")
+    (power / "state").write_text("freeze")
+    assert int((power / "suspend_stats" / "success").read_text()) == before + 1
+
+
+def clock_is_right(guest: Guest) -> bool:
+    """Whether the guest's date is that of the host, of which it was told at its start."""
+    before = time.time()
+    inside = int(guest.check("date +%s"))
+    return before - 2.5 < inside < time.time() + 2.5
+
+
+@pytest.mark.skipif(os.environ.get("PYVMM_LAB") != "1", reason="this host is not ours to suspend: in the lab alone")
+@pytest.mark.skipif(not os.access("/sys/power/pm_test", os.W_OK), reason="no CONFIG_PM_DEBUG here")
+@pytest.mark.parametrize("isolation", ["process", pytest.param("thread", marks=pytest.mark.long)])
+def test_a_host_that_is_suspended(boot: Boot, tmp_path: Path, isolation: str) -> None:
+    """What was under way on disk, share, sockets and network goes on, and the guest's clock has not stood still."""
+    folder, image = tmp_path / "shared", tmp_path / "image"
+    folder.mkdir()
+    image.write_bytes(bytes(SIZE))
+    sockets = VsockConfig(3, str(tmp_path / "v.sock"))
+    shares = [ShareConfig(str(folder))]
+    with own_network():
+        ip("tuntap add dev tap0 mode tap; addr add 10.0.7.1/24 dev tap0; link set tap0 up")
+        nets = [NetConfig("tap", "tap0")]
+        disks = [programs_disk(), DiskConfig(str(image))]
+        guest = boot(disks=disks, shares=shares, vsock=sockets, nets=nets, isolation=isolation)
+        guest.check(f"{INSTALL_PROGRAMS}; mount -t virtiofs share /mnt")
+        guest.check("ip addr add 10.0.7.2/24 dev eth0 && ip link set eth0 up")
+        guest.check("nc -l -p 5001 -e cat & while ! netstat -lnt | grep -q :5001; do sleep 0.05; done")
+        guest.check("vsocktool serve stream 5000 echo >/tmp/v & until grep -q listening /tmp/v; do sleep 0.01; done")
+        operations = "".join(
+            f"random_io {seed} {OPERATIONS} {path} {SIZE} >/tmp/said{seed} 2>&1 & "
+            for seed, path in enumerate(("/dev/vdc", "/mnt/a"), 1)
+        )
+        guest.check(f"({operations} wait; echo >/tmp/done) >/dev/null 2>&1 &")
+        with (
+            guest.machine.vsock.connect(5000, timeout=PATIENCE) as stream,
+            socket.create_connection(("10.0.7.2", 5001), PATIENCE) as connection,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            moving = [pool.submit(check_echo, sock) for sock in (stream, connection)]
+            assert clock_is_right(guest)
+            suspend()
+            assert clock_is_right(guest)
+            for each in moving:
+                each.result()
+        said = guest.check("while ! test -e /tmp/done; do sleep 0.1; done; cat /tmp/said*", PATIENCE)
+        assert said == f"random_io: {OPERATIONS} operations\n" * 2
+        assert [sha256(path) for path in (image, folder / "a")] == [
+            hash_in(guest, path) for path in ("/dev/vdc", "/mnt/a")
+        ]
+        assert guest.power_off().kind == "poweroff"
