@@ -335,7 +335,7 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
     programs = programs_disk().path
     socket_path = str(tmp_path / "c")
     root, image = f"{fresh_disk},cow=overlay,overlay={tmp_path}/own", os.stat(fresh_disk)
-    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs},ro", "--transport", transport]
+    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs},ro,bps=1G", "--transport", transport]
     boot += ["--share", f"{shared},tag=s", "--vsock", f"cid=3,uds={tmp_path}/v", "--control", socket_path]
     ask_host = b"echo greeting | vsocktool cat stream 2 6000; echo st''atus $?\n"
     with socket.socket(socket.AF_UNIX) as listener:

@@ -1011,14 +1011,16 @@ def test_a_debugger_attaches_to_a_machine_in_a_jail(tmp_path: Path, wait: str) -
             time.sleep(0.01)
         orders = (
             f"target remote {tmp_path}/g", f"hbreak *{tiny.BASE + 7:#x}", "continue", "print/x $ebx",
-            "set var $ebx = 5", "set var $xmm1.v4_int32[0] = 7",
+            "set var $ebx = 5", "set var $xmm1 = 7", "print $xmm1", "set var $fs_base = 0x7000", "print/x $fs_base",
             f"break *{tiny.BASE + 5:#x}",
             f"set *(int*){tiny.BASE + 0x1800:#x} = 77", f"print *(int*){tiny.BASE + 0x1800:#x}",
             "stepi", "print $ebx", "continue", "detach",
         )  # fmt: skip
         arguments = [word for order in orders for word in ("-ex", order)]
         done = subprocess.run(["gdb", "-nx", "-batch", *arguments], capture_output=True, text=True, timeout=60)
-        for shown in ("$1 = 0x1234", "$2 = 77", "$3 = 5", "Breakpoint 2,", "detached]"):
+        for shown in (
+            "$1 = 0x1234", "$2 = 7", "$3 = 0x7000", "$4 = 77", "$5 = 5", "Breakpoint 2,", "detached]",
+        ):  # fmt: skip
             assert shown in done.stdout, done.stdout + done.stderr
         for status in threads(command.process.pid):
             assert int(status["Uid"].split()[0]) >= users.FIRST and status["CapEff"] == "0" * 16, status["Name"]

@@ -27,10 +27,9 @@ CALL(ioctl, SERVER | HOST, IN(1, FIONBIO, TCGETS), "Python: make a socket block;
 CALL(ioctl, SERVER, IN(1, PAGEMAP_SCAN), "merge the memory of snapshots: which pages have data")
 CALL(ioctl, HOST, IN(1, FIOCLEX, FIONCLEX, TIOCGWINSZ, SIOCGIFNAME, SIOCGIFINDEX),
 	"Python: who inherits a descriptor; a terminal's size; interfaces by name")
-CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_SET_FEATURES, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
-	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK,
-	VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING,
-	VHOST_NET_SET_BACKEND, TUNGETIFF), "rings, kicks and interrupts for the kernel's vhost; does the tap device still exist")
+CALL(ioctl, VHOST, IN(1, VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE,
+	VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR,
+	VHOST_VSOCK_SET_RUNNING, VHOST_NET_SET_BACKEND, TUNGETIFF), "rings, kicks and interrupts for the kernel's vhost; does the tap device still exist")
 
 CALL(ioctl, FILL, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_WAKE), "fill a page of guest RAM that a thread waits for")
 CALL(ioctl, VMM | RUN, IN(1, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER), "pyvmm-fsd has mapped RAM that is filled on demand")
@@ -50,7 +49,7 @@ CALL(epoll_ctl, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | RUN | START | H
 CALL(poll, CONSOLE | DAX | FILL | VMM | RUN | SERVER | HOST, ANY, "is a pipe or terminal writable, is a socket readable")
 CALL(timerfd_settime, BLK | NET | RNG | VMM | RUN, ANY, "wait until a limit on operations or bytes allows more")
 CALL(clock_gettime, EVERY | VMM | RUN | START | SERVER | HOST, ANY, "the time, where the vDSO cannot tell it")
-CALL(restart_syscall, BLK | DAX | VMM | RUN | BROKER | SERVER | HOST, ANY, "the kernel makes it when SIGSTOP interrupted a wait with a timeout")
+CALL(restart_syscall, BLK | DAX | VMM | RUN | SERVER | HOST, ANY, "the kernel makes it when SIGSTOP interrupted a wait with a timeout")
 
 /* Files. */
 CALL(pread64, BLK | VMM | LOOP | SERVER | HOST, ANY, "read the disk, a snapshot")
@@ -136,7 +135,7 @@ CALL(fcntl, HOST, IN(1, F_GETFD, F_SETFL, F_DUPFD, F_SETPIPE_SZ, F_GETPIPE_SZ, F
 	"streams of containers; locks of files")
 CALL(fcntl, SERVER | HOST, IN(1, F_GETFL, F_SETFD, F_DUPFD_CLOEXEC), "Python: the files of a snapshot, the end of a connection")
 CALL(rt_sigaction, VMM | SERVER | HOST, ANY, "Python, when it ends; job control")
-CALL(rt_sigreturn, VMM | RUN | SERVER | HOST, ANY, "return from a signal handler")
+CALL(rt_sigreturn, VMM | RUN | HOST, ANY, "return from a signal handler")
 CALL(tgkill, VMM | RUN, OWN(0), "interrupt KVM_RUN of a vCPU; job control")
 CALL(tgkill, HOST, ANY, "job control")
 CALL(getpid, VMM | RUN | SERVER | HOST, ANY, "the receiver of a signal")
