@@ -12,9 +12,11 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -730,14 +732,19 @@ def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
         command.close()
 
 
+def serves(control: str) -> bool:
+    """Whether somebody listens there."""
+    try:
+        ask(control, "status")
+    except ConfigError:
+        return False
+    return True
+
+
 def wait_until_it_serves(control: str, command: Command) -> None:
-    while command.process.poll() is None:
-        try:
-            ask(control, "status")
-            return
-        except ConfigError:  # nobody is there yet
-            time.sleep(0.01)
-    raise AssertionError(command.errors)
+    while not serves(control):
+        assert command.process.poll() is None, command.errors
+        time.sleep(0.01)
 
 
 def check_starter(server: int) -> None:
@@ -822,6 +829,51 @@ def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str, 
         assert soon_none(lambda: [pid for pid in map(str, pids) if Path(f"/proc/{pid}").exists()]) == []
     finally:
         command.close()
+
+
+AS_USER = 'mount --bind "$1" /dev/kvm; shift; exec setpriv --reuid 1000 --regid 1000 --clear-groups "$@"'
+
+
+def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
+    """Who starts their servers may do nothing; each has a user namespace, and a PID namespace, of its own."""
+    node = tmp_path / "kvm"
+    os.mknod(node, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+    os.chmod(node, 0o666)
+    with tempfile.TemporaryDirectory() as name:
+        folder, control = Path(name), f"{name}/c"
+        kernel = tiny.make(folder, OBEDIENT)
+        (folder / "shares" / "a").mkdir(parents=True)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 1000, 1000)
+        boot = [sys.executable, str(PYVMM), "boot", "--kernel", kernel, "--memory", "32M", "--transport", "pci"]
+        boot += ["--control", control, "--shares-from", f"{folder}/shares", "--jail", "on"]
+        command = ["unshare", "--mount", "sh", "-e", "-c", AS_USER, "sh", str(node), *boot]
+        with subprocess.Popen(
+            command, cwd=folder, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                while process.poll() is None and not serves(control):
+                    time.sleep(0.01)
+                check_users_starter(process.pid, control, f"{folder}/shares/a")
+                ask(control, "stop")
+                assert process.wait(60) == 20, process.communicate()[1]
+            finally:
+                process.kill()
+
+
+def check_users_starter(machine: int, control: str, share: str) -> None:
+    ask(control, "add-share", share=share)
+    (server,) = processes_by_parent(machine)
+    (starter,) = processes_by_parent(server)
+    (fsd,) = processes_by_parent(starter)
+    for pid, filters in ((starter, "1"), (fsd, "2")):
+        status = status_of(Path(f"/proc/{pid}"))
+        assert (status["CapEff"], status["CapPrm"]) == ("0" * 16, "0" * 16)
+        assert (status["NoNewPrivs"], status["Seccomp_filters"]) == ("1", filters)
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "not dumpable"
+    assert len(status["NSpid"].split()) == 2
+    namespaces = [os.readlink(f"/proc/{pid}/ns/user") for pid in (starter, fsd)]
+    assert namespaces[0] != namespaces[1]
 
 
 def test_a_clone_of_a_machine_that_took_no_shares_gets_one(tmp_path: Path) -> None:
