@@ -41,7 +41,7 @@ _EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
 _MOST_LAYERS = 4
-"""RAM is filled from no more files than these: at a fork that would need more, all that is missing is filled."""
+"""RAM is filled from no more files than these: before a fork that would need more, all that is missing is filled."""
 _AROUND = 2
 """Pages that are filled together when one is touched (decision 0020 has what more or fewer cost)."""
 
@@ -265,7 +265,9 @@ class GuestMemory:
         self._native: Any = None
         self._fill: Any = None
         self._ready_fill: Any = None
-        self.on_demand = False
+        self.on_demand = self._flat = False
+        self._unneeded = 0
+        """The first of :attr:`_layers`, which have no page that is not in those above."""
         self._base: Any = ffi.from_buffer(self._view)
         self._prefaulted = False
         if prefault:
@@ -437,20 +439,32 @@ class GuestMemory:
 
     @property
     def deep(self) -> bool:
-        """It is filled from so many files that :meth:`put_below` should come after :meth:`complete`."""
+        """It is filled from so many files that :meth:`put_below` should come after :meth:`flatten`."""
         return len(self._layers) >= _MOST_LAYERS
+
+    def flatten(self) -> None:
+        """Fill all of it now, so that the next :meth:`put_below` leaves it, and whoever is made of it, with one file.
+        The guest may run.  A second call before that does nothing.
+
+        :raises OSError: a template cannot be read, or the host has not enough memory
+        """
+        if not self._flat:
+            self.fill_range(0, self.size)
+            self._flat = True
 
     def put_below(self, pieces: Sequence[tuple[int, int]]) -> Sequence[Layer]:
         """Make shared memory as it is now a template that nobody can write any more: RAM, at the same addresses, is an
         empty memfd from then on, which is filled from it.  Nothing is copied.
 
         Nobody touches RAM meanwhile, and no other process has it mapped; who maps it later takes part (:meth:`admit`).
+        :meth:`let_go` follows.
 
         :param pieces: where it may have data: offsets, half-open, of whole pages; unless it is filled on demand already
         :returns: what it is filled from, with descriptors of this object's; empty: it cannot be, and nothing was done
         """
         if self._hugetlb or self._prefaulted:
             return ()
+        self.let_go()
         try:
             new = _open_shared(self.size)
         except OSError:
@@ -465,7 +479,20 @@ class GuestMemory:
             posix.close(self.file)
             self.file = -1
         self._layers.append(own)
-        return self._layers
+        if not self._flat:
+            return self._layers
+        self._flat = False
+        self._unneeded = len(self._layers) - 1
+        return self._layers[-1:]
+
+    def let_go(self) -> None:
+        """Give back what :meth:`put_below` has left; the guest may run.  A second call does nothing."""
+        if self._unneeded:
+            lib.fill_layers_drop(self._fill)
+            for file, _, _ in self._layers[: self._unneeded]:
+                posix.close(file)
+            del self._layers[: self._unneeded]
+            self._unneeded = 0
 
     def _begin_below(self, old: int, new: int, pieces: Sequence[tuple[int, int]]) -> Layer | None:
         """Of memory that is not filled on demand yet: what its first layer is."""
@@ -489,7 +516,7 @@ class GuestMemory:
             lib.fill_layer_drop(fill)
             lib.fill_again(fill, False)
             return None
-        return old, (), own
+        return old, [(0, self.size)] if self._flat else (), own
 
     def _exchange(self, old: int, new: int, fill: Callable[[], int]) -> bool:
         """Map *new* where *old* is, which is frozen, and have it filled; False: *old* is there."""
@@ -573,11 +600,12 @@ class GuestMemory:
         """
         if self.on_demand:
             self.fill_range(0, self.size)
-            self.on_demand = False
+            self.on_demand = self._flat = False
             lib.fill_stop(self._fill)
             self._forget_layers()
 
     def _forget_layers(self) -> None:
+        self._unneeded = 0
         while self._layers:
             posix.close(self._layers.pop()[0])
 
@@ -622,7 +650,7 @@ class GuestMemory:
         """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted.  No process but this
         one has it mapped, where it was filled on demand."""
         if self.on_demand:
-            self.on_demand = False
+            self.on_demand = self._flat = False
             lib.fill_stop(self._fill)
             self._forget_layers()
         if self.over_file:

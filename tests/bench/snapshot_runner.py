@@ -162,14 +162,14 @@ def ram_kib(machine: Machine) -> int:
 
 def pause(spec: dict[str, Any]) -> dict[str, Any]:
     """ns for which the source is paused, and ns of the first half of a fork: at the first fork, with nothing written
-    since, and with `mib` written."""
+    since, and with `mib` written, the third time and the fifth."""
     console = Console()
     shares = (ShareConfig(spec["folder"], tag="share"),) if spec["share"] else ()
     machine = boot(spec, console, shares=shares)
     figures: dict[str, Any] = {"first_kib": ram_kib(machine)}
     still = Pause(machine)
-    for name in ("first", "nothing", "written"):
-        if name == "written":
+    for name in ("first", "nothing", "written", "fourth", "fifth"):
+        if name not in ("first", "nothing"):
             console.run(machine, f"yes 0123456789abcde | head -c $(({spec['mib']}<<20)) >/tmp/written")
         still.ns, began = 0, time.monotonic_ns()
         point = machine.fork_point(1)

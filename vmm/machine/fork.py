@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 class ForkPoint:
-    """A machine at the moment of its fork.  Made while it is paused; it may go on at once.
+    """A machine at the moment of its fork.  Made while it is paused; it may go on at once, and then :meth:`finish`
+    follows.
 
     :param children: how many will be made of it, one after the other
     :param ahead: what was copied of its RAM before
@@ -56,6 +57,7 @@ class ForkPoint:
         shells: Shells | None = None,
     ) -> None:
         self._config = config
+        self._memory = memory
         self._shells = shells
         self._left = children
         self._copies = DiskCopies()
@@ -85,6 +87,10 @@ class ForkPoint:
                 raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
             disks.append(disk)
         return tuple(disks)
+
+    def finish(self) -> None:
+        """What need not be done while the machine stands still."""
+        self._base.finish(self._memory)
 
     def child(self, changes: dict[str, Any]) -> Child:
         """The next child, still to be made.

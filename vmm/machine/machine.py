@@ -523,6 +523,7 @@ class Machine(Living):
             finally:
                 if ahead is not None:
                     ahead.close()
+            point.finish()
             self._life.publish("forked", str(n))
             return point
 

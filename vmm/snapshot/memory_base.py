@@ -99,6 +99,10 @@ class Base:
         except OSError:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
+    def finish(self, memory: GuestMemory) -> None:
+        """When the machine that this is the RAM of, *memory*, may go on: what takes time and does not change it."""
+        memory.let_go()
+
     def close(self) -> None:
         """A second call does nothing.  Machines that lie over it keep what they need."""
         while self._layers:
@@ -191,6 +195,7 @@ class Ahead:
 
 def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *, alone: bool = False) -> Base:
     """RAM of a machine as it is now, while nobody changes it.  *memory* stays as it is for whoever reads or writes it.
+    :meth:`Base.finish` follows when the machine goes on.
 
     :param children: how many will be made of it
     :param ahead: of private memory: what was copied already; its file is taken.  The caller closes it when the machine
@@ -201,7 +206,7 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
     try:
         if memory.fd >= 0 and alone:
             if memory.deep:
-                memory.complete()
+                memory.flatten()
             layers = memory.put_below(() if memory.on_demand else _pieces(memory.fd, memory.size))
             if layers:
                 return Base(memory.size, [(posix.dup(file), pieces, bits) for file, pieces, bits in layers])
@@ -229,14 +234,17 @@ WATCH_FROM = 4 << 20
 
 
 def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_FROM) -> Ahead | None:
-    """:class:`Ahead` of *memory*, if that can be.
+    """:class:`Ahead` of *memory*, if that can be.  Of memory that is filled from many files, all that is missing is
+    filled.
 
     :param watch_from: -1 if the host may write memory while a request of a device is under way, not by the page tables
     :raises HostError: the host has not enough memory
     """
-    if memory.fd >= 0:
-        return None
     try:
+        if memory.fd >= 0:
+            if memory.deep:
+                memory.flatten()
+            return None
         return Ahead(memory, children, watch_from=watch_from)
     except OSError as error:
         raise _no_memory(error) from error

@@ -333,6 +333,21 @@ def test_children_have_directories_of_their_own(tmp_path: Path, consoles: list[C
         assert count(source, consoles[0]) == 2
 
 
+@needs_kvm
+def test_children_of_a_source_that_is_forked_again_and_again(tmp_path: Path, consoles: list[Console]) -> None:
+    config = tiny.config(tiny.make(tmp_path, tiny.say(">"), COUNT), console=consoles[0].config)
+    with Machine(replace(config, shares=(ShareConfig(str(tmp_path), isolation="process"),))) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        for number in range(10):
+            assert count(source, consoles[0]) == 2 * number + 1
+            with source.fork(console=consoles[1].config)[0] as child:
+                assert count(source, consoles[0]) == 2 * number + 2
+                assert count(child, consoles[1]) == 2 * number + 2
+                with child.fork(console=consoles[2].config)[0] as deeper:
+                    assert count(deeper, consoles[2]) == 2 * number + 3
+
+
 def wait_for_shells(machine: Machine, n: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while machine.prepared_forks != n:
@@ -465,6 +480,7 @@ class Modelled:
             ahead = copied_ahead(self.memory, n, watch_from=watch_from)
             meanwhile()
         base = take_base(self.memory, n, ahead, alone=alone)
+        base.finish(self.memory)
         if ahead is not None:
             ahead.close()
         made = [base.open(huge_pages="auto", shared=shared, prefault=False, on_demand=on_demand) for _ in range(n)]
@@ -610,21 +626,30 @@ def test_children_of_a_clone_that_is_filled_on_demand_have_its_template(tmp_path
     source.memory.close()
 
 
-def test_shared_memory_is_put_below_a_new_one_and_not_copied() -> None:
+@pytest.mark.parametrize("runs", [False, True])
+def test_shared_memory_is_put_below_a_new_one_and_not_copied(runs: bool) -> None:
     before = descriptors()
     source = Modelled(GuestMemory(RAM, shared=True), bytearray(RAM))
     for page in range(1024):
         source.write(page, b"%d" % page)
     children = []
-    for number in range(6):
-        made = source.fork(2, True, on_demand=True, alone=True)
+    latest = source
+    for number in range(10):
+
+        def write(number: int = number) -> None:
+            source.write(500 + 3 * number, b"meanwhile")
+
+        made = source.fork(2, True, on_demand=True, alone=True, meanwhile=write if runs else None)
         filled = source.memory.fill_stats()["filled"]
         assert filled == 0, "what is filled is the source's own from then on"
-        assert os.fstat(source.memory.fd).st_blocks == 0 or number == 4, "of four templates all is put together"
+        assert os.fstat(source.memory.fd).st_blocks == 0
         source.write(number, b"source")
         made[0].write(number, b"child")
         source.give_back(64 * number + 10, 3)
-        children += made
+        # And one of one of one
+        latest.write(900 + number, b"parent")
+        (latest,) = latest.fork(1, True, on_demand=True, alone=True)
+        children += [*made, latest]
         for each in (source, *children):
             each.check()
     for each in (source, *children):
@@ -657,6 +682,7 @@ def test_children_have_no_pages_of_their_own_at_first() -> None:
         source.write(page * PAGE, os.urandom(PAGE))
     before = anonymous()
     base = take_base(source, 4)
+    base.finish(source)
     children = [base.open(huge_pages="none", shared=False, prefault=False) for _ in range(4)]
     base.close()
     assert anonymous() < before - (6 << 20), "the source's are the base's now"

@@ -239,17 +239,26 @@ int fill_layer(struct fill *f, int fd, const uint8_t *bits)
 	return err;
 }
 
-static void layer_free(struct fill *f)
+static void layer_free(struct fill *f, struct layer *l)
 {
-	f->layers--;
-	munmap((void *)(uintptr_t)f->layer[f->layers].bytes, f->size);
-	free(f->layer[f->layers].bits);
+	munmap((void *)(uintptr_t)l->bytes, f->size);
+	free(l->bits);
 }
 
 void fill_layer_drop(struct fill *f)
 {
 	pthread_mutex_lock(&f->lock);
-	layer_free(f);
+	layer_free(f, &f->layer[--f->layers]);
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_layers_drop(struct fill *f)
+{
+	pthread_mutex_lock(&f->lock);
+	for (uint32_t i = 0; i + 1 < f->layers; i++)
+		layer_free(f, &f->layer[i]);
+	f->layer[0] = f->layer[f->layers - 1];
+	f->layers = 1;
 	pthread_mutex_unlock(&f->lock);
 }
 
@@ -828,7 +837,7 @@ void fill_free(struct fill *f)
 	fill_rest(f);
 	descriptors_close(f);
 	while (f->layers)
-		layer_free(f);
+		layer_free(f, &f->layer[--f->layers]);
 	free(f->layer);
 	free(f->done);
 	if (f->stop_fd >= 0)
