@@ -268,6 +268,8 @@ class GuestMemory:
         self.on_demand = self._flat = False
         self._unneeded = 0
         """The first of :attr:`_layers`, which have no page that is not in those above."""
+        self._unsealed = False
+        """The last of them can still be written."""
         self._base: Any = ffi.from_buffer(self._view)
         self._prefaulted = False
         if prefault:
@@ -442,6 +444,18 @@ class GuestMemory:
         """It is filled from so many files that :meth:`put_below` should come after :meth:`flatten`."""
         return len(self._layers) >= _MOST_LAYERS
 
+    def get_ready_below(self) -> None:
+        """Do what can be done of a :meth:`put_below` that comes, while the guest runs.
+
+        :raises OSError: a template cannot be read, or the host has not enough memory
+        """
+        if self._hugetlb or self._prefaulted:
+            return
+        if self.deep:
+            self.flatten()
+        # What takes time is to take each page out of tables. Only what is touched until then is in them again.
+        lib.ram_unmap(self._base, self.size)
+
     def flatten(self) -> None:
         """Fill all of it now, so that the next :meth:`put_below` leaves it, and whoever is made of it, with one file.
         The guest may run.  A second call before that does nothing.
@@ -453,11 +467,11 @@ class GuestMemory:
             self._flat = True
 
     def put_below(self, pieces: Sequence[tuple[int, int]]) -> Sequence[Layer]:
-        """Make shared memory as it is now a template that nobody can write any more: RAM, at the same addresses, is an
+        """Make shared memory as it is now a template that nobody writes any more: RAM, at the same addresses, is an
         empty memfd from then on, which is filled from it.  Nothing is copied.
 
         Nobody touches RAM meanwhile, and no other process has it mapped; who maps it later takes part (:meth:`admit`).
-        :meth:`let_go` follows.
+        :meth:`let_go` follows, which has the kernel see to that.
 
         :param pieces: where it may have data: offsets, half-open, of whole pages; unless it is filled on demand already
         :returns: what it is filled from, with descriptors of this object's; empty: it cannot be, and nothing was done
@@ -485,14 +499,28 @@ class GuestMemory:
         self._unneeded = len(self._layers) - 1
         return self._layers[-1:]
 
-    def let_go(self) -> None:
-        """Give back what :meth:`put_below` has left; the guest may run.  A second call does nothing."""
+    def let_go(self) -> bool:
+        """After :meth:`put_below`, when the guest may run: give back what nobody needs any more, and have nobody write
+        what RAM is filled from.  A second call does nothing.
+
+        :returns: False: another process has that mapped, and may write it; RAM is complete and no longer filled from it
+        :raises OSError: the host has no memory for that
+        """
         if self._unneeded:
             lib.fill_layers_drop(self._fill)
             for file, _, _ in self._layers[: self._unneeded]:
                 posix.close(file)
             del self._layers[: self._unneeded]
             self._unneeded = 0
+        if self._unsealed:
+            try:
+                # Fails if anybody has it mapped to write, whatever was asked of them
+                freeze(self._layers[-1][0])
+            except OSError:
+                self.complete()
+                return False
+            self._unsealed = False
+        return True
 
     def _begin_below(self, old: int, new: int, pieces: Sequence[tuple[int, int]]) -> Layer | None:
         """Of memory that is not filled on demand yet: what its first layer is."""
@@ -519,16 +547,11 @@ class GuestMemory:
         return old, [(0, self.size)] if self._flat else (), own
 
     def _exchange(self, old: int, new: int, fill: Callable[[], int]) -> bool:
-        """Map *new* where *old* is, which is frozen, and have it filled; False: *old* is there."""
-        done = self._show(new)
+        """Map *new* where *old* is, and have it filled; False: *old* is there."""
+        done = self._show(new) and fill() == 0
         if done:
-            try:
-                # Fails if anybody has it mapped to write, whatever was asked of them
-                freeze(old)
-                done = fill() == 0
-            except OSError:
-                done = False
-        if not done:
+            self._unsealed = True
+        else:
             self._show(old)
         return done
 
@@ -605,7 +628,7 @@ class GuestMemory:
             self._forget_layers()
 
     def _forget_layers(self) -> None:
-        self._unneeded = 0
+        self._unneeded, self._unsealed = 0, False
         while self._layers:
             posix.close(self._layers.pop()[0])
 

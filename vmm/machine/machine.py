@@ -523,7 +523,11 @@ class Machine(Living):
             finally:
                 if ahead is not None:
                     ahead.close()
-            point.finish()
+            try:
+                point.finish()
+            except BaseException:
+                point.close()
+                raise
             self._life.publish("forked", str(n))
             return point
 

@@ -83,6 +83,8 @@ int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill);
  * has changed.
  */
 int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
+/* Take pages of a shared mapping out of the tables of the process and of KVM, while the guest runs: they stay in the memfd. */
+int ram_unmap(void *at, uint64_t len);
 /* Replace pages by a shared mapping of a memfd, from its beginning.  0, or -errno and nothing has changed. */
 int ram_show(void *at, uint64_t len, int fd);
 

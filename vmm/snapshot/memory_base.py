@@ -100,8 +100,20 @@ class Base:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
     def finish(self, memory: GuestMemory) -> None:
-        """When the machine that this is the RAM of, *memory*, may go on: what takes time and does not change it."""
-        memory.let_go()
+        """When the machine that this is the RAM of, *memory*, goes on: what takes time and does not change it.
+
+        :raises HostError: the host has not enough memory
+        """
+        try:
+            if not memory.let_go():
+                # What is still written: from now on nobody writes it, here
+                file, pieces, bits = self._layers.pop()
+                try:
+                    self._layers.append((_copy_of(file, self.size), pieces, bits))
+                finally:
+                    posix.close(file)
+        except OSError as error:
+            raise _no_memory(error) from error
 
     def close(self) -> None:
         """A second call does nothing.  Machines that lie over it keep what they need."""
@@ -234,16 +246,14 @@ WATCH_FROM = 4 << 20
 
 
 def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_FROM) -> Ahead | None:
-    """:class:`Ahead` of *memory*, if that can be.  Of memory that is filled from many files, all that is missing is
-    filled.
+    """:class:`Ahead` of *memory*, if that can be.  Shared memory is got ready otherwise.
 
     :param watch_from: -1 if the host may write memory while a request of a device is under way, not by the page tables
     :raises HostError: the host has not enough memory
     """
     try:
         if memory.fd >= 0:
-            if memory.deep:
-                memory.flatten()
+            memory.get_ready_below()
             return None
         return Ahead(memory, children, watch_from=watch_from)
     except OSError as error:
@@ -299,6 +309,20 @@ def _settled(memory: GuestMemory, file: int) -> Base:
     base = Base(memory.size, [(file, _pieces(file, memory.size), b"")])
     base.settle(memory)
     return base
+
+
+def _copy_of(file: int, size: int) -> int:
+    copy = open_memory("guest-ram-base", size)
+    try:
+        for start, end in data_ranges(file, size):
+            posix.lseek(copy, start, 0)
+            while start < end:
+                start += posix.sendfile(copy, file, start, end - start)
+        freeze(copy)
+    except BaseException:
+        posix.close(copy)
+        raise
+    return copy
 
 
 def _new_base(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> Base:

@@ -666,7 +666,7 @@ def test_memory_that_somebody_else_can_write_is_copied() -> None:
         assert not source.memory.on_demand
         kept[3 * PAGE : 3 * PAGE + 5] = b"later"
         child.check()
-        assert source.memory.read(3 * PAGE, 6) == b"latere"
+        source.check()
     for each in (source, child):
         each.memory.close()
 

@@ -396,6 +396,11 @@ int ram_lay(void *at, uint64_t len, int fd, uint64_t offset)
 	return 0;
 }
 
+int ram_unmap(void *at, uint64_t len)
+{
+	return madvise(at, len, MADV_DONTNEED) < 0 ? -errno : 0;
+}
+
 int ram_show(void *at, uint64_t len, int fd)
 {
 	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
