@@ -30,7 +30,19 @@ from tools.step import step
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
 LAB_PARTS = {
-    True: ("budget", "boot", "fio-icount", "net-icount", "fs-icount", "vsock-icount", "snapshots", "kata"),
+    True: (
+        "budget",
+        "boot",
+        "fio-icount",
+        "net-icount",
+        "fs-icount",
+        "vsock-icount",
+        "snapshots",
+        "kata",
+        "fio-filters",
+        "net-filters",
+        "vsock-filters",
+    ),
     False: ("memory", "fio", "net", "fs", "vsock", "console", "debian", "clones"),
 }
 """What runs in the lab where one instruction is one nanosecond, and what in the other."""

@@ -87,6 +87,8 @@ def main(argv: list[str]) -> int:
     measures |= {"fs": fs.measure, "vsock": vsock.measure, "console": console.measure}
     measures |= {"debian": boot.measure_debian}
     measures |= {"net": net.measure, "net-icount": net.measure}
+    measures |= {"fio-filters": fio.measure_filters, "net-filters": net.measure_filters}
+    measures |= {"vsock-filters": vsock.measure_filters}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
     measures |= {"snapshots": snapshots.measure, "clones": snapshots.measure_clones, "budget": budget.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

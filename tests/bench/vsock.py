@@ -9,9 +9,9 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import boot, programs
+from tests.bench import boot, fio, programs
 from tests.bench.child import ChildError
-from tests.bench.fio import AGENT, PATIENCE, Vm
+from tests.bench.fio import AGENT, PATIENCE, Vm, with_and_without
 from tests.bench.row import Row, compare, median
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 TOOL = "/bench/vsocktool"
 SOCKET = "/tmp/vm.sock"
-ADDRESSES = {"pyvmm": SOCKET, "pyvmm-vhost": "54", "qemu": "55"}
+ADDRESSES = {"pyvmm": SOCKET, "pyvmm-vhost": "54", "qemu": "55", "pyvmm-open": f"{SOCKET}.open"}
 """The address of each machine's guest, for vsocktool."""
+COMPARED = "pyvmm", "pyvmm-vhost", "qemu"
 SINK, SOURCE, ECHO = 5000, 5001, 5002
 WRITE = 64 << 10
 SERVERS = {SINK: "sink", SOURCE: "source", ECHO: "echo"}
@@ -39,7 +40,8 @@ def start(name: str, spec: Spec) -> Vm:
         device = ("-device", f"vhost-vsock-device,guest-cid={ADDRESSES[name]}")
         machine = Vm(name, programs.qemu(guest, extra=device))
     else:
-        device = ("--vsock", f"cid=3,uds={SOCKET}" if name == "pyvmm" else f"cid={ADDRESSES[name]},backend=vhost")
+        where = ADDRESSES[name]
+        device = ("--vsock", f"cid={where},backend=vhost" if where.isdecimal() else f"cid=3,uds={where}")
         machine = Vm(name, programs.pyvmm(spec.pyvmm, guest, extra=device))
     try:
         machine.run("tar xf /dev/vdb -C /", PATIENCE)
@@ -76,7 +78,7 @@ def measure_one(name: str, seconds: float) -> dict[str, float]:
 
 def measure(spec: Spec) -> dict[str, Any]:
     """Turn by turn, so that what else the machine does hits all."""
-    figures: dict[str, Any] = {name: [] for name in ADDRESSES}
+    figures: dict[str, Any] = {name: [] for name in COMPARED}
     machines: list[Vm] = []
     try:
         for name in figures:
@@ -92,6 +94,20 @@ def measure(spec: Spec) -> dict[str, Any]:
         for machine in machines:
             machine.close()
     return figures
+
+
+def measure_filters(spec: Spec) -> dict[str, Any]:
+    """What the filters of system calls cost a socket device."""
+
+    def jobs(machine: Vm) -> dict[str, float]:
+        return measure_one(machine.name, max(2.0, spec.seconds))  # less is too short to see a hundredth
+
+    return with_and_without(lambda name: start(name, spec), jobs)
+
+
+def filter_rows(figures: dict[str, Any]) -> list[Row]:
+    """What they cost, job by job."""
+    return fio.filter_rows(figures, "vsock", less=("rtt_us",))
 
 
 def rows(figures: dict[str, Any], suffix: str = "") -> list[Row]:
