@@ -373,14 +373,16 @@ class GuestMemory:
 
     # -- filled on demand --------------------------------------------------------------------------------------------
 
-    def fill_from(self, layers: Sequence[Layer], first: bytes = b"") -> bool:
+    def fill_from(self, layers: Sequence[Layer], first: bytes = b"", *, exactly: bool = False) -> bool:
         """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
         at a time.  Their descriptors are needed during this call only; the files must not change.
 
-        :param first: a bit for each page that is filled now: this has them as huge pages where most of one is wanted
+        :param first: a bit for each page that is filled now: this has them as huge pages where nearly all of one is
+        wanted
+        :param exactly: fill nothing but what is touched, so that :meth:`filled` says just that
         :returns: False: the host does not allow it, and nothing was done
         """
-        fill, ready = self._new_fill(layers), self._ready_fill
+        fill, ready = self._new_fill(layers, 1 if exactly else _AROUND), self._ready_fill
         result = 0
         if fill != ffi.NULL:
             if ready is not None:
@@ -404,10 +406,10 @@ class GuestMemory:
         self._fill, self.on_demand = fill, True
         return True
 
-    def _new_fill(self, layers: Sequence[Layer]) -> Any:
+    def _new_fill(self, layers: Sequence[Layer], around: int = _AROUND) -> Any:
         """What fills RAM from *layers*, not started unless it is ready; NULL: the host does not allow it."""
         error = ffi.new("int *")
-        fill = self._ready_fill or lib.fill_new(self._base, self.size, self.fd, _AROUND, error)
+        fill = self._ready_fill or lib.fill_new(self._base, self.size, self.fd, around, error)
         result = error[0]
         if fill != ffi.NULL:
             for file, pieces, bits in layers:

@@ -353,6 +353,16 @@ def template(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_is_touched_is_all_that_is_filled_exactly(template: Path) -> None:
+    for exactly, filled in ((True, 0b10), (False, 0b11)):
+        with template.open("rb") as file:
+            memory = GuestMemory(SIZE, shared=True)
+            assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], exactly=exactly)
+        assert memory.read(PAGE, 1) == template.read_bytes()[PAGE : PAGE + 1]
+        assert memory.filled()[0] == filled and not any(memory.filled()[1:])
+        memory.close()
+
+
 def test_memory_is_filled_where_it_is_touched(template: Path) -> None:
     before = descriptors()
     with template.open("rb") as file:

@@ -142,6 +142,7 @@ class Restored:
             prefault=ram.prefault,
             on_demand=on_demand,
             first=first,
+            exactly=self.records,
             hotplug=hotplug,
         )
 

@@ -130,8 +130,8 @@ void fill_layers_drop(struct fill *f);
 /* The bits of layer `index`: for another fill_layer(), which takes less than to ask for the data again. */
 void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits);
 /*
- * Fill the pages whose bits are set, before fill_start(), which takes less than to fill them later. huge: where more than half of
- * 2 MiB is wanted, fill all of it as a huge page if the host makes one. 0, also if there is no room: then nothing is filled;
+ * Fill the pages whose bits are set, before fill_start(), which takes less than to fill them later. huge: where seven eighths
+ * of 2 MiB are wanted, fill all of it as a huge page if the host makes one. 0, also if there is no room: then nothing is filled;
  * -errno: what was written cannot be removed.
  */
 int fill_ahead(struct fill *f, const uint8_t *bits, bool huge);

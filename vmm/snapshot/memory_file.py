@@ -228,6 +228,7 @@ def open_ram(
     prefault: bool,
     on_demand: bool = False,
     first: bytes = b"",
+    exactly: bool = False,
     hotplug: int = 0,
 ) -> GuestMemory:
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
@@ -236,12 +237,13 @@ def open_ram(
     :param on_demand: fill shared memory when it is touched, instead of copying all, where the host's kernel supports
     that
     :param first: a bit for each page that is filled at once all the same
+    :param exactly: fill no page beside one that is touched
     :param hotplug: how many of the *size* bytes the guest has not from the start
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """
     if shared and on_demand and not prefault and huge_pages != "hugetlb":
-        memory = _open_on_demand(size, layers, huge_pages, first, hotplug)
+        memory = _open_on_demand(size, layers, huge_pages, first, exactly, hotplug)
         if memory.on_demand:
             return memory
         memory.close()
@@ -259,7 +261,9 @@ def open_ram(
     return memory
 
 
-def _open_on_demand(size: int, layers: list[str], huge_pages: str, first: bytes, hotplug: int) -> GuestMemory:
+def _open_on_demand(
+    size: int, layers: list[str], huge_pages: str, first: bytes, exactly: bool, hotplug: int
+) -> GuestMemory:
     """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
     memory = GuestMemory(size, huge_pages=huge_pages, shared=True, hotplug=hotplug)
     files: list[int] = []
@@ -272,7 +276,7 @@ def _open_on_demand(size: int, layers: list[str], huge_pages: str, first: bytes,
             diff = bool(below)
             bits = read_pages(os.path.dirname(path), size) if diff else b""
             below.append((files[-1], () if diff else ((0, size),), bits))
-        if memory.fill_from(below, first) and len(files) == 1:
+        if memory.fill_from(below, first, exactly=exactly) and len(files) == 1:
             memory.file = posix.dup(files[0])
         return memory
     except BaseException:

@@ -564,7 +564,7 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 		if (!n)
 			continue;
 		/* No page of a huge one can be missing later, so all of it is filled. */
-		if (huge && end - start == PIECE && n > PIECE / PAGE / 2 && ram_huge(f->ram + start, PIECE) == 0) {
+		if (huge && end - start == PIECE && n >= PIECE / PAGE / 8 * 7 && ram_huge(f->ram + start, PIECE) == 0) {
 			err = write_pages(f, NULL, start, end);
 			set_bits(f->done, start, end);
 			continue;
