@@ -270,9 +270,31 @@ def check_what_a_kubelet_mounts_and_rotates(daemon: Containerd, pod: cri.CriPod,
     assert pod.exec("main", "sh", "-c", "echo x >/etc/one")[1] != 0
 
 
-def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
+def check_that_a_pod_grows(pod: cri.CriPod) -> None:
+    """As kubelet has it grow in place: with a container's limits, and back with its CPUs."""
+
+    def machine() -> tuple[int, int]:
+        """CPUs; MiB of memory."""
+        cpus, kib = pod.exec("app", "sh", "-c", "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo")[0].split()
+        return int(cpus), int(kib) >> 10
+
+    cpus, memory = machine()
+    assert cpus == 1
+    pod.update("app", cpu_quota=150_000, cpu_period=100_000, memory_limit_in_bytes=300 << 20)
+    assert machine()[0] == 2 and machine()[1] >= memory + 64
+    pod.update("app", cpu_quota=50_000, cpu_period=100_000)
+    assert machine()[0] == 1
+    limits = pod.exec("app", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max")
+    assert limits == (f"50000 100000\n{300 << 20}\n", 0)
+    pod.update("app", cpu_quota=-1, cpu_period=100_000)
+
+
+def test_pod_of_the_container_runtime_interface(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("ip", "nsenter")
     (folder / "cri").mkdir()
+    settings = folder / "cri" / "kata.toml"
+    settings.write_text(f'{(folder / "kata.toml").read_text()}more_memory = "128M"\nmore_cpus = 1\n')
+    monkeypatch.setenv("PYVMM_KATA_CONFIG", str(settings))
     daemon = Containerd(folder / "cri", RUNTIME, BIN, cri.section(folder / "cri", "pyvmm", RUNTIME), own_network=True)
     try:
         daemon.start()
@@ -303,6 +325,8 @@ def test_pod_of_the_container_runtime_interface(folder: Path) -> None:
         assert pod.exec("app", *same) == pod.exec("web", *same)
         assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
         assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
+
+        check_that_a_pod_grows(pod)
 
         # All that is the machine's, and nothing of the host's devices.
         pod.run("root", "sleep", "100003", privileged=True)

@@ -72,6 +72,32 @@ def test_limits(podman: Podman) -> None:
     podman.check("rm", "small")
 
 
+def test_an_update_of_the_limits_resizes_the_machine(podman: Podman) -> None:
+    settings = podman.folder / "kata.toml"
+    kept = settings.read_text()
+    settings.write_text(f'{kept}memory = "192M"\nmore_memory = "256M"\nmore_cpus = 1\n')
+
+    def machine() -> tuple[int, int]:
+        """CPUs; MiB of memory."""
+        said = podman.check("exec", "grows", "sh", "-c", "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo").split()
+        return int(said[0]), int(said[1]) >> 10
+
+    try:
+        limits = ("--cpus", "0.5", "-m", "100m")
+        podman.check("run", "--detach", "--name", "grows", "--network", "none", *limits, "box", "sleep", "600")
+    finally:
+        settings.write_text(kept)
+    cpus, memory = machine()
+    assert cpus == 1
+    podman.check("update", "--cpus", "2", "--memory", "384m", "grows")
+    assert machine()[0] == 2 and machine()[1] >= memory + 128
+    podman.check("update", "--cpus", "1", "grows")
+    assert machine()[0] == 1
+    written = podman.check("exec", "grows", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max")
+    assert written == f"100000 100000\n{384 << 20}\n"
+    podman.check("rm", "--force", "--time", "1", "grows")
+
+
 def test_a_web_server_on_a_bridge(podman: Podman) -> None:
     """podman makes the network, and leads a port of the host into it."""
     serve = "echo a page >/tmp/index.html; exec httpd -f -p 80 -h /tmp"

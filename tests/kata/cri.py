@@ -147,6 +147,10 @@ class CriPod:
         """A container's ContainerStatus."""
         return self._cri.call("ContainerStatus", container_id=self.containers[name]).status
 
+    def update(self, name: str, **resources: int) -> None:
+        """Give a container other limits: fields of LinuxContainerResources."""
+        self._cri.call("UpdateContainerResources", container_id=self.containers[name], linux=resources)
+
     @property
     def address(self) -> str:
         """The pod's IP address."""
