@@ -25,7 +25,7 @@ struct options {
 	bool detach;
 	bool all;   /* a signal is for all its processes */
 	int signal; /* a number */
-	bool makes; /* it is a `create` or a `run`, whatever else is known of it */
+	bool makes; /* it is a `create`, a `run` or a `restore`, whatever else is known of it */
 	bool keep, debug, has_console;
 	/* For the monitor: the options that say what to run, `--`, and the command. Ends with NULL. */
 	const char **arguments;

@@ -174,7 +174,7 @@ bool options_parse(char *const argv[], struct options *options)
 	argv = options_take(options, argv, global_options, ARRAY_SIZE(global_options), &passed);
 	if (!argv || !*argv)
 		return false;
-	options->makes = !strcmp(*argv, "create") || !strcmp(*argv, "run");
+	options->makes = !strcmp(*argv, "create") || !strcmp(*argv, "run") || !strcmp(*argv, "restore");
 	if (!options->root)
 		return false;
 	if (!strcmp(*argv, "exec")) {
