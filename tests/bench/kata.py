@@ -33,7 +33,7 @@ READY = 2
 RUNSC = ("/usr/bin/runsc", "--ignore-cgroups", "--network=none")
 RUNC = "/usr/sbin/runc"
 RUNC_SHIM = "/usr/bin/containerd-shim-runc-v2"
-POD_TURNS = 2
+POD_TURNS = SERVER_TURNS = 2
 BUSYBOX = "/bin/busybox"
 APPLETS = ("find", "grep", "mkdir", "rm", "sh", "sleep", "tar", "true")
 IDLE_S = 3.0
@@ -175,6 +175,62 @@ def measure_pool(pyvmm: str, bundles: dict[str, str], turns: int) -> list[int]:
     return runs[1:]
 
 
+SERVER = """
+import http.server, os
+kept = os.urandom(1 << 20) * 64
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d bytes" % len(kept))
+http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+
+
+def measure_restore(pyvmm: str, turns: int) -> dict[str, list[int]]:
+    """Nanoseconds to the first answer of a web server in Python that has 64 MiB: `cold`, in a container that is made,
+    and `restored`, in one that goes on from a checkpoint.  The answer is asked for in the container."""
+    bundle = make_bundle("server", pyvmm, ["/usr/bin/python3", "-IS", "-c", SERVER])
+    config = Path(bundle, "config.json")
+    spec = json.loads(config.read_text())
+    spec["mounts"].append({"destination": "/usr", "source": "/usr", "type": "bind", "options": ["rbind", "ro"]})
+    config.write_text(json.dumps(spec))
+    for name in ("lib", "lib64"):
+        Path(bundle, "rootfs", name).symlink_to(f"usr/{name}")
+    Path(bundle, "rootfs", "usr").mkdir()
+    command = [pyvmm, "--config", str(SETTINGS), "--root", str(HERE / "served")]
+    image = str(HERE / "checkpoint")
+    made: dict[str, list[int]] = {"cold": [], "restored": []}
+    try:
+        for turn in range(turns + 1):
+            made["cold"].append(_until_it_answers(command, ["create", "--bundle", bundle, "c1"], ["start", "c1"]))
+            if not turn:
+                run([*command, "checkpoint", "--leave-running", "--image-path", image, "c1"])
+            run([*command, "delete", "--force", "c1"])
+            restore = ["restore", "--detach", "--bundle", bundle, "--image-path", image, "c1"]
+            made["restored"].append(_until_it_answers(command, restore))
+            run([*command, "delete", "--force", "c1"])
+    finally:
+        subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=TIMEOUT)
+    for name, times in made.items():
+        say(f"a web server, {name}: {', '.join(f'{each / 1e6:.1f}' for each in times)} M instructions to an answer")
+    return {name: times[1:] for name, times in made.items()}
+
+
+def _until_it_answers(command: Sequence[str], *steps: Sequence[str]) -> int:
+    wait_for_image()
+    ask = [*command, "exec", "c1", "/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8000/"]
+    started = time.monotonic_ns()
+    for step in steps:
+        # Its streams must not be pipes of ours: they would be open for as long as the container runs
+        subprocess.run([*command, *step], check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
+    while time.monotonic_ns() - started < TIMEOUT * 1e9:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=TIMEOUT, env=ENVIRONMENT)
+        if done.stdout == f"{64 << 20} bytes":
+            return time.monotonic_ns() - started
+    raise ChildError(f"the server does not answer: {done.stderr}")
+
+
 def _wait_for_pool(status: list[str], given: int) -> None:
     """Until all of its machines are ready."""
     deadline = time.monotonic() + TIMEOUT
@@ -265,6 +321,7 @@ def measure(spec: Spec) -> dict[str, Any]:
     figures["clones"] = measure_clones(pyvmm, bundles, spec.boots)
     figures["pool"] = measure_pool(pyvmm, bundles, spec.boots)
     figures["cri"] = measure_cri(pyvmm, spec.boots)
+    figures["server"] = measure_restore(pyvmm, min(spec.boots, SERVER_TURNS))
     figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
 
@@ -294,6 +351,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             name = "container: run of `true` from a pool"
             made.append(compare(name, pooled, runc, unit, peer_name="runc", must=1.0, aim=0.7))
             made.append(compare("  against runsc", pooled, runsc, unit, peer_name="runsc"))
+    served = {how: statistics.median(times) / 1e6 for how, times in figures["server"].items()}
+    name = "container: a web server's answer from a checkpoint"
+    made.append(compare(name, served["restored"], served["cold"], unit, peer_name="started anew", must=0.3))
     pods = {who: statistics.median(runs) / 1e6 for who, runs in figures["cri"].items()}
     for who, name, most in (("pyvmm", "", None), ("clones", " from a template", None), ("pool", " from a pool", 1.0)):
         name = f"container: a pod with one{name}"
