@@ -377,8 +377,7 @@ class GuestMemory:
         """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
         at a time.  Their descriptors are needed during this call only; the files must not change.
 
-        :param first: a bit for each page that is filled now: this has them as huge pages where nearly all of one is
-        wanted
+        :param first: a bit for each page that is filled now; as huge pages where nearly all of one is wanted
         :param exactly: fill nothing but what is touched, so that :meth:`filled` says just that
         :returns: False: the host does not allow it, and nothing was done
         """
