@@ -232,7 +232,11 @@ class Templates:
         return self.call("run", "--bundle", self.oci.bundle(script, **more), "c1").splitlines(), self._log.read_text()
 
     def wait_for_one(self) -> None:
-        eventually(lambda: " good" in self.call("template", "list"), "no template is made in the background")
+        def is_made() -> bool:
+            time.sleep(3)  # what makes it has the CPU when nobody else wants it
+            return " good" in self.call("template", "list")
+
+        eventually(is_made, "no template is made in the background")
 
 
 @pytest.fixture
