@@ -198,16 +198,16 @@ CALL(setsockopt, HOST, ANY, "sockets of its network, its control socket")
  * Such a process that starts programs (the containerd shim, for each container a pyvmm-face), and these programs.
  */
 CALL(clone, SPAWN, ANY, "start a program; a face, which is a child of the shim")
-CALL(execve, SPAWN, ANY, "start a program")
-CALL(arch_prctl, SPAWN, ANY, "the C library, when a program begins")
-CALL(set_tid_address, SPAWN, ANY, "the C library, when a program begins")
-CALL(close_range, SPAWN, ANY, "a face keeps nothing open")
+CALL(execve, SPAWN | SHARES, ANY, "start a program")
+CALL(arch_prctl, SPAWN | SHARES, ANY, "the C library, when a program begins")
+CALL(set_tid_address, SPAWN | SHARES, ANY, "the C library, when a program begins")
+CALL(close_range, SPAWN | SHARES, ANY, "a face, or a server, keeps nothing else open")
 CALL(unshare, SPAWN, ANY, "namespaces of a face; a thread with a directory of its own, for mounts with many layers")
 CALL(sethostname, SPAWN, ANY, "the name of a face's host")
 CALL(setsid, SPAWN, ANY, "a session of a face's own")
 CALL(ioctl, SPAWN, IN(1, TIOCSCTTY), "a container's terminal is its face's")
 CALL(signalfd4, SPAWN, ANY, "a face passes on its signals")
-CALL(pivot_root, SPAWN, ANY, "the root of a face")
+CALL(pivot_root, SPAWN | SHARES, ANY, "the root of a face, or of a server")
 CALL(chroot, SPAWN, ANY, "the root of a face")
 CALL(chdir, SPAWN, ANY, "the root of a face; mounts with many layers")
 CALL(fchdir, SPAWN, ANY, "the root of a face")
@@ -218,7 +218,7 @@ CALL(prctl, SPAWN, IN(0, PR_CAPBSET_DROP, PR_SET_SECCOMP), "a face gives up all 
 
 /*
  * The process that starts the servers of shares, and such a server until it has its own list (fs/fsd/fsd_calls.h), whose calls the
- * filter allows as well.
+ * filter allows as well; besides what is above of both that and the shim.
  */
 CALL(memfd_create, SHARES, ANY, "the notes about a server's rings")
 CALL(fcntl, SHARES, IN(1, F_ADD_SEALS, F_SETFD), "their size stays; the server's socket is to be open in it")
@@ -227,12 +227,8 @@ CALL(clone, SHARES, IN(0, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | CLONE
 	CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | CLONE_NEWPID | CLONE_NEWUSER,
 	CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD), "start a server")
 CALL(dup2, SHARES, ANY, "its socket has a number that it knows")
-CALL(close_range, SHARES, ANY, "it has no other descriptor")
-CALL(execve, SHARES, ANY, "start a server")
 CALL(wait4, SHARES, ANY, "one that could not be started")
 CALL(kill, SHARES, IN(1, SIGKILL), "one that does not answer")
-CALL(arch_prctl, SHARES, ANY, "the C library, when a program begins")
-CALL(set_tid_address, SHARES, ANY, "the C library, when a program begins")
 CALL(prlimit64, SHARES, ANY, "the C library, when a program begins; a server limits itself")
 CALL(prctl, SHARES, IN(0, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAPBSET_DROP),
 	"users of a server's own; what it gives up")
@@ -244,7 +240,6 @@ CALL(mount, SHARES, ANY, "a server's mounts do not reach the host")
 CALL(open_tree, SHARES, ANY, "the directory becomes a server's root")
 CALL(mount_setattr, SHARES, ANY, "the directory becomes a server's root")
 CALL(move_mount, SHARES, ANY, "the directory becomes a server's root")
-CALL(pivot_root, SHARES, ANY, "the directory becomes a server's root")
 CALL(umount2, SHARES, ANY, "the directory becomes a server's root")
 CALL(chdir, SHARES, ANY, "the directory becomes a server's root")
 CALL(landlock_create_ruleset, SHARES, ANY, "or it is all that a server can open")
