@@ -21,6 +21,7 @@ from pyvmm_kata import state
 from pyvmm_kata.config.checks import bad, check_id
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.network import KeptNet
+from pyvmm_kata.sandbox.templates import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ class Kept(NamedTuple):
     :ivar added: how many of these it has
     :ivar more_cpus: CPUs that the machine may get; its snapshot says how many of these it has
     :ivar image: the SHA-256 of the guest's image
-    :ivar image_file: which file that was, see :func:`_identity`
+    :ivar image_file: its :func:`~pyvmm_kata.sandbox.templates.identity` then, if whoever wrote this has told it
     :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
     :ivar layout: see :func:`pyvmm_kata.sandbox.guest_spec.layout_of`
@@ -77,7 +78,7 @@ class Kept(NamedTuple):
     order: tuple[str, ...]
     layout: tuple[tuple[str, ...], ...]
     made_of: Json
-    image_file: tuple[int, ...] = ()
+    image_file: Any = None
     more_memory: int = 0
     added: int = 0
     more_cpus: int = 0
@@ -276,17 +277,15 @@ def _sha256(path: str) -> str:
         raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
 
 
-def _identity(path: str) -> tuple[int, ...]:
-    """Which file it is, and when it was changed last: what is still that needs no reading to know what is in it."""
+def _identity(path: str) -> list[int]:
     try:
-        status = os.stat(path)
+        return identity(os.stat(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _identities(machine: str) -> list[int]:
-    return [number for name in ("memory", "state") for number in _identity(os.path.join(machine, name))]
+def _identities(machine: str) -> list[list[int]]:
+    return [_identity(os.path.join(machine, name)) for name in ("memory", "state")]
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -388,7 +387,6 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         execs = tuple(check_id(one, "exec") for one in texts("execs", record.get("execs")))
     except ConfigError as error:
         raise wrong("id" if "execs" not in str(error) else "execs") from error
-    image_file = record.get("image_file")
     nets = tuple(KeptNet(*row) for row in lists("nets", 2))
     if not all(_is_mac(net.mac) and len(net.name) < 16 for net in nets) or len(nets) > 64:
         raise wrong("nets")
@@ -406,7 +404,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         texts("order", record.get("order")),
         tuple(lists("layout", 3)),
         made_of,
-        tuple(image_file) if isinstance(image_file, list) else (),
+        record.get("image_file"),
         more := number("more_memory", 0, MAX_MEMORY, 0),
         number("added", 0, more, 0),
         number("more_cpus", 0, MAX_VCPUS, 0),

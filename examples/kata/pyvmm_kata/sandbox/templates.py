@@ -81,7 +81,7 @@ class Kind(NamedTuple):
         """
         parts = [FORMAT, os.uname().release, *self]
         for path in (self.kernel, self.image, str(vmm.__file__), __file__):
-            parts += [os.path.realpath(path), *_identity(os.stat(path))]
+            parts += [os.path.realpath(path), *identity(os.stat(path))]
         # Of hashlib, which loads OpenSSL, only this is needed
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
@@ -91,7 +91,8 @@ def mac_of(number: int) -> str:
     return f"02:70:79:76:6d:{number:02x}"
 
 
-def _identity(status: os.stat_result) -> list[int]:
+def identity(status: os.stat_result) -> list[int]:
+    """Which file it is, and when it was changed last: one that has it still needs no reading to know what is in it."""
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
@@ -150,7 +151,7 @@ def _seal(path: str) -> object:
         status = os.lstat(f"{path}/{name}")
         if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
             raise HostError(f"{path}/{name} is not a file of this user's alone", code="template-damaged")
-        found[name] = _identity(status)
+        found[name] = identity(status)
     return {"format": FORMAT, "files": found}
 
 
