@@ -624,12 +624,13 @@ class GuestMemory:
         """
         if self.on_demand:
             self.fill_range(0, self.size)
-            self.on_demand = self._flat = False
-            lib.fill_stop(self._fill)
-            self._forget_layers()
+            self._stop_filling()
 
-    def _forget_layers(self) -> None:
-        self._unneeded, self._unsealed = 0, False
+    def _stop_filling(self) -> None:
+        """What is missing is zero from now on."""
+        self.on_demand = self._flat = self._unsealed = False
+        self._unneeded = 0
+        lib.fill_stop(self._fill)
         while self._layers:
             posix.close(self._layers.pop()[0])
 
@@ -674,9 +675,7 @@ class GuestMemory:
         """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted.  No process but this
         one has it mapped, where it was filled on demand."""
         if self.on_demand:
-            self.on_demand = self._flat = False
-            lib.fill_stop(self._fill)
-            self._forget_layers()
+            self._stop_filling()
         if self.over_file:
             result = lib.ram_zero(self._base, self.size)
             if result < 0:
