@@ -217,13 +217,17 @@ def measure_restore(pyvmm: str, turns: int) -> dict[str, list[int]]:
     return {name: times[1:] for name, times in made.items()}
 
 
+def _make(argv: Sequence[str]) -> None:
+    """Have a container made.  Its streams must not be pipes of ours: they would be open for as long as it runs."""
+    subprocess.run(argv, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
+
+
 def _until_it_answers(command: Sequence[str], *steps: Sequence[str]) -> int:
     wait_for_image()
     ask = [*command, "exec", "c1", "/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8000/"]
     started = time.monotonic_ns()
     for step in steps:
-        # Its streams must not be pipes of ours: they would be open for as long as the container runs
-        subprocess.run([*command, *step], check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
+        _make([*command, *step])
     while time.monotonic_ns() - started < TIMEOUT * 1e9:
         done = subprocess.run(ask, capture_output=True, text=True, timeout=TIMEOUT, env=ENVIRONMENT)
         if done.stdout == f"{64 << 20} bytes":
@@ -245,9 +249,7 @@ def _wait_for_pool(status: list[str], given: int) -> None:
 def _sleep_in(command: Sequence[str], name: str, bundle: str) -> None:
     """Make a container that sleeps, and start it."""
     wait_for_image()
-    # Its streams must not be pipes of ours: they would be open for as long as the container runs
-    create = [*command, "create", "--bundle", bundle, name]
-    subprocess.run(create, check=True, stdin=-3, stdout=-3, stderr=-3, timeout=TIMEOUT, env=ENVIRONMENT)
+    _make([*command, "create", "--bundle", bundle, name])
     run([*command, "start", name])
 
 

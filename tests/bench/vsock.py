@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import boot, fio, programs
 from tests.bench.child import ChildError
-from tests.bench.fio import AGENT, PATIENCE, Vm, with_and_without
+from tests.bench.fio import AGENT, PATIENCE, Vm
 from tests.bench.row import Row, compare, median
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def measure_filters(spec: Spec) -> dict[str, Any]:
     def jobs(machine: Vm) -> dict[str, float]:
         return measure_one(machine.name, max(2.0, spec.seconds))  # less is too short to see a hundredth
 
-    return with_and_without(lambda name: start(name, spec), jobs)
+    return fio.with_and_without(lambda name: start(name, spec), jobs)
 
 
 def filter_rows(figures: dict[str, Any]) -> list[Row]:
