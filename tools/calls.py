@@ -58,7 +58,7 @@ USED = """## Who uses each entry
 What tests use, recorded from the kernel (`tests/record_calls.py`, which writes this), with one test for each entry. FSD
 is `pyvmm-fsd`. Of an entry that no test uses the reason is written here by hand; an entry with neither is an error.
 """
-SERVER = "fs/fsd/fsd_calls.h"
+SERVER = "calls/servers.h"
 LISTS = {
     SERVER: "`pyvmm-fsd` once it serves. With the option `handles` of a share `open_by_handle_at` is added.",
     "calls/forbidden.h": "what programs with `vmm.restrict_process` never make; all others they do.",

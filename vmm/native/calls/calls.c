@@ -74,7 +74,7 @@ enum {
 
 /* What a server of a share may do, and so the process that starts it: its list holds for the server as well. */
 static const struct seccomp_call of_servers[] = {
-#include "fs/fsd/fsd_calls.h"
+#include "calls/servers.h"
 };
 
 #define VALUES(...) (sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)), (const uint32_t[]){ __VA_ARGS__ }

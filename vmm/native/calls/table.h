@@ -217,7 +217,7 @@ CALL(statx, SPAWN, ANY, "is a volume a file or a directory")
 CALL(prctl, SPAWN, IN(0, PR_CAPBSET_DROP, PR_SET_SECCOMP), "a face gives up all rights")
 
 /*
- * The process that starts the servers of shares, and such a server until it has its own list (fs/fsd/fsd_calls.h), whose calls the
+ * The process that starts the servers of shares, and such a server until it has its own list (calls/servers.h), whose calls the
  * filter allows as well; besides what is above of both that and the shim.
  */
 CALL(memfd_create, SHARES, ANY, "the notes about a server's rings")

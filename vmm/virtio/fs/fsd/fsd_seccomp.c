@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The seccomp filter of a file server (fsd_calls.h). A call that is not listed ends the process: only an attacker's code makes
+ * The seccomp filter of a file server (calls/servers.h). A call that is not listed ends the process: only an attacker's code makes
  * it.
  */
 #include "fs/fsd/fsd.h"
@@ -18,7 +18,7 @@
 #include <sys/syscall.h>
 
 static const struct seccomp_call calls[] = {
-#include "fs/fsd/fsd_calls.h"
+#include "calls/servers.h"
 };
 
 static const struct seccomp_call by_handle = { .nr = SYS_open_by_handle_at };
