@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.command import Command
+from tests.command import Command, of_threads
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
+from tools.where import PYVMM
 from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.control.client import ask
 from vmm.snapshot import whole
@@ -392,4 +393,108 @@ def test_a_machine_in_a_jail_is_saved_restored_and_reaches_the_host(
         command.close()
     assert not command.leftovers()
     assert not options or (late / "own").read_text() == "from the guest\n"
+    assert os.stat(fresh_disk).st_mtime_ns == image.st_mtime_ns, "nobody writes the image"
+
+
+CALLS = """n=nonce-$RANDOM$RANDOM; i=0; while :; do i=$((i+1)); echo 3 >/proc/sys/vm/drop_caches
+r=$(head -c 16 /dev/urandom | md5sum | cut -c 1-32); all="$n $i $r $(cat /root/own) $(cat /mnt/file)"
+a=$(echo $all | vsocktool cat stream 2 6000 2>/dev/null); [ -z "$a" ] || { echo $a >/root/own; sync; }; sleep 1; done
+"""
+"""A number in RAM, how often it has been told, a random one, and what is on the disk and in the share: a connection to
+the host for each time.  What the host answers is written to the disk."""
+
+
+class Called:
+    """Who is called by the guest of a machine, at port 6000 of its socket device."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{folder}/v{name}_6000")
+        self._listener.listen()
+        self._listener.settimeout(240)
+
+    def next(self) -> tuple[str, int, str, list[str]]:
+        """What it is told next; it answers its name."""
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile() as lines:
+            nonce, times, drawn, *read = lines.readline().split()
+            connection.sendall(f"of{self.name}\n".encode())
+        return nonce, int(times), drawn, read
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize(("transport", "share"), [("mmio", False), ("pci", True)])
+def test_a_machine_in_a_jail_is_forked(
+    guest_kernel: str, fresh_disk: Path, tmp_path: Path, transport: str, share: bool
+) -> None:
+    """Into machines that go on where it was, with jails, disks, sockets and an identity of their own; a child is forked
+    again."""
+    image = os.stat(fresh_disk)
+    path, root = str(tmp_path / "c"), f"{fresh_disk},cow=overlay"
+    boot = [
+        "--kernel",
+        guest_kernel,
+        "--rootfs",
+        root,
+        "--disk",
+        f"{programs_disk().path},ro",
+        "--transport",
+        transport,
+    ]
+    boot += ["--vsock", f"cid=3,uds={tmp_path}/v", "--control", path, "--jail", "on", "--timeout", "600"]
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "file").write_text("from-the-share\n")
+    boot += ["--share", f"{tmp_path}/shared,tag=s"] * share
+    everybody = {name: Called(tmp_path, name) for name in ("", ".1", ".2", ".1.1")}
+    command = Command(tmp_path, *boot)
+    try:
+        command.expect(PROMPT)
+        mount = "mount -t virtiofs s /mnt" if share else "echo from-nobody >/mnt/file"
+        command.type(f"{INSTALL_PROGRAMS}; {mount}; echo nobody >/root/own; sync\n".encode())
+        command.type(b"cat >/tmp/program <<'END'\n" + CALLS.encode() + b"END\nsh /tmp/program & \n")
+        first = everybody[""].next()
+        found = {"": everybody[""].next()}
+        assert (first[3][0], found[""][3][0]) == ("nobody", "of")
+        done = subprocess.run([PYVMM, "fork", path, "-n", "2"], capture_output=True, text=True, timeout=240)
+        assert (done.stdout.split(), done.stderr) == ([f"{path}.1", f"{path}.2"], ""), command.errors
+        for name in (".1", ".2"):
+            assert everybody[name].next()[3][0] == "of", "disks are of the moment"
+            found[name] = everybody[name].next()
+        assert ask(f"{path}.1", "fork")["children"] == [{"control": f"{path}.1.1", "vsock": f"{tmp_path}/v.1.1"}]
+        assert everybody[".1.1"].next()[3][0] == "of.1"
+        found = {name: each.next() for name, each in everybody.items()}
+        for name, (nonce, times, _, read) in found.items():
+            assert nonce == first[0] and times > first[1], "RAM is of the moment, too"
+            assert read == [f"of{name}", "from-the-share" if share else "from-nobody"]
+        assert len({drawn for _, _, drawn, _ in found.values()}) == 4, "they draw other random numbers"
+        processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        vcpus = {
+            pid: status
+            for pid in processes
+            for status in of_threads("status", pid).values()
+            if "Name:\tvcpu0" in status
+        }
+        assert len(vcpus) == 4
+        users = set()
+        for pid in vcpus:
+            for status in of_threads("status", pid).values():
+                lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+                assert (lines["CapEff"], lines["CapPrm"], lines["CapBnd"]) == ("0" * 16,) * 3
+                users.add(lines["Uid"].split()[0])
+        assert len(users) == 4 and "0" not in users
+        command.type(b"dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error'; echo goes' 'on\n")
+        command.expect("^goes on$")
+        ask(f"{path}.1", "stop")
+        assert everybody[".2"].next()[0] == first[0]
+        command.type(b"poweroff -f\n")
+        assert command.wait() == 0, command.errors
+    finally:
+        command.close()
+        for each in everybody.values():
+            each.close()
+    assert not command.leftovers()
+    assert sorted(name for name in os.listdir(tmp_path) if name[0] in "cv" and "_6000" not in name) == []
     assert os.stat(fresh_disk).st_mtime_ns == image.st_mtime_ns, "nobody writes the image"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
 import itertools
 import json
+import mmap
 import os
 import re
 import select
@@ -568,8 +570,6 @@ def test_a_machine_in_a_jail_does_what_its_control_socket_says(controlled: Comma
     ask(path, "snapshot", path=str(tmp_path / "more"), base=str(tmp_path / "diff"))
     with pytest.raises(HostError, match="cannot write"):
         ask(path, "snapshot", path=str(tmp_path / "missing" / "x"))
-    with pytest.raises(ConfigError, match="fork: a machine in a jail"):
-        ask(path, "fork")
     ask(path, "snapshot", path=str(tmp_path / "last"), stop=True)
     assert controlled.wait() == 0
     for name in ("warm", "diff", "more", "last"):
@@ -752,7 +752,7 @@ def wait_until_it_serves(control: str, command: Command) -> None:
 
 def check_starter(server: int) -> None:
     """The child of who serves the control socket starts servers, and has what that takes."""
-    (starter,) = processes_by_parent(server)
+    (starter,) = named(processes_by_parent(server), "pyvmm-shares")
     status = status_of(Path(f"/proc/{starter}"))
     # What servers keep, and for what they do first: their namespaces, and giving up the rest
     kept = {"chown", "dac_override", "fowner", "fsetid", "setgid", "setuid", "setfcap", "dac_read_search"}
@@ -857,6 +857,12 @@ def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
             try:
                 while process.poll() is None and not serves(control):
                     time.sleep(0.01)
+                assert ask(control, "fork")["children"] == [{"control": f"{control}.1", "vsock": ""}]
+                (child,) = machines(process.pid)
+                for pid in (process.pid, child):
+                    assert {each["CapEff"] for each in threads(pid)} == {"0" * 16} and os.listdir(
+                        f"/proc/{pid}/root"
+                    ) == []
                 check_users_starter(process.pid, control, f"{folder}/shares/a")
                 ask(control, "stop")
                 assert process.wait(60) == 20, process.communicate()[1]
@@ -867,7 +873,7 @@ def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
 def check_users_starter(machine: int, control: str, share: str) -> None:
     ask(control, "add-share", share=share)
     (server,) = processes_by_parent(machine)
-    (starter,) = processes_by_parent(server)
+    (starter,) = named(processes_by_parent(server), "pyvmm-shares")
     (fsd,) = processes_by_parent(starter)
     for pid, filters in ((starter, "1"), (fsd, "2")):
         status = status_of(Path(f"/proc/{pid}"))
@@ -929,10 +935,165 @@ def test_neither_outlives_the_other(controlled: Command, tmp_path: Path, which: 
         assert json.loads(controlled.errors)["detail"] == "the process of its control socket has ended"
 
 
-class Impostor:
-    """What answers for a machine in a jail when somebody has taken it over: *answers*, whatever is asked."""
+# -- forks -------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, folder: Path, *answers: bytes) -> None:
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process has started, and these, and so on."""
+    found = []
+    for child in processes_by_parent(pid):
+        found += [child, *descendants(child)]
+    return found
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    return [pid for pid in pids if status_of(Path(f"/proc/{pid}"))["Name"] == name]
+
+
+def machines(pid: int) -> list[int]:
+    """Processes with a vCPU, below *pid*."""
+    return [each for each in descendants(pid) if any(one["Name"] == "vcpu0" for one in threads(each))]
+
+
+@pytest.fixture
+def forked(tmp_path: Path) -> Iterator[Command]:
+    """A machine in a jail with sockets, disks and a control socket "c", which was forked into two."""
+    for name in ("disk", "below"):
+        (tmp_path / f"{name}.img").write_bytes(b"d" * (1 << 20))
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.ECHO)
+    disks = ["--disk", "../disk.img", "--disk", f"{tmp_path}/below.img,cow=overlay"]
+    where = ["--vsock", f"cid=3,uds={tmp_path}/v", "--control", f"{tmp_path}/c"]
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *disks, *where, "--json", "--jail", "on")
+    command.expect("hello")
+    done = subprocess.run([PYVMM, "fork", f"{tmp_path}/c", "-n", "2"], capture_output=True, text=True, timeout=100)
+    assert (done.stdout.split(), done.stderr) == ([f"{tmp_path}/c.1", f"{tmp_path}/c.2"], "")
+    yield command
+    command.close()
+
+
+ITS_FILES = {"below.img", "disk.img", "tiny.elf"}
+
+
+def names(folder: Path) -> set[str]:
+    return {name for name in os.listdir(folder) if not name.startswith(("tmp-", "stderr-"))}
+
+
+def test_children_of_a_machine_in_a_jail_are_in_jails_of_their_own(forked: Command, tmp_path: Path) -> None:
+    path = str(tmp_path / "c")
+    (deeper,) = ask(f"{path}.2", "fork")["children"]
+    assert deeper == {"control": f"{path}.2.1", "vsock": f"{tmp_path}/v.2.1"}
+    everybody = [forked.process.pid, *machines(forked.process.pid)]
+    assert len(everybody) == 4
+    for pid in everybody:
+        for status in threads(pid):
+            assert int(status["Uid"].split()[0]) >= users.FIRST and status["Groups"] == "", status["Name"]
+            assert {status[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16} and status["Seccomp"] == "2"
+        assert os.listdir(f"/proc/{pid}/root") == []
+        assert not [link for link in links_of(pid).values() if "machine-" in link]
+    assert len({status_of(Path(f"/proc/{pid}"))["Uid"] for pid in everybody}) == 4, "no two have one user"
+    for place in (path, f"{path}.1", f"{path}.2", f"{path}.2.1"):
+        assert ask(place, "status")["state"] == "running"
+    forked.type(b"x")
+    forked.expect("x")
+    ask(f"{path}.1", "snapshot", path=str(tmp_path / "warm"))
+    for number in (0, 1):
+        assert (tmp_path / "warm" / f"disk{number}").read_bytes() == b"d" * (1 << 20)
+    ask(f"{path}.2", "stop")
+    assert soon_none(lambda: [name for name in os.listdir(tmp_path) if ".2" in name]) == [], "nor is its child"
+    assert ask(f"{path}.1", "status")["state"] == "running"
+    ask(path, "stop")
+    assert forked.wait() == 20, forked.errors
+    assert forked.leftovers() == [] and names(tmp_path) == {*ITS_FILES, "warm"}
+
+
+def test_a_fork_that_cannot_be_is_none(forked: Command, tmp_path: Path) -> None:
+    path = str(tmp_path / "c")
+    (tmp_path / "c.4").mkdir()
+    with pytest.raises(ConfigError, match=r"c\.4"):
+        ask(path, "fork", n=2)  # the third cannot be made then, which could
+    assert not (tmp_path / "c.3").exists() and len(machines(forked.process.pid)) == 2
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=f"{number} children"):
+            ask(path, "fork", n=number)
+    assert ask(path, "fork")["children"] == [{"control": f"{path}.5", "vsock": f"{tmp_path}/v.5"}]
+    assert ask(path, "status")["state"] == "running"
+
+
+@pytest.mark.parametrize("which", ["machine", "server", "forks", "child", "child's server"])
+def test_nothing_is_left_of_a_fork_whose_parts_are_killed(forked: Command, tmp_path: Path, which: str) -> None:
+    (server,) = named(descendants(forked.process.pid), "pyvmm-control")[:1]
+    (forks,) = processes_by_parent(server)
+    child = machines(forked.process.pid)[0]
+    other = named(processes_by_parent(child), "pyvmm-control")[0]
+    victim = {"machine": forked.process.pid, "server": server, "forks": forks, "child": child, "child's server": other}
+    os.kill(victim[which], signal.SIGKILL)
+    if which in ("machine", "server"):
+        assert forked.wait() == (137 if which == "machine" else 1)
+    else:
+        left = {"forks": set()}.get(which, {"c.2", "v.2", "v.2.seqpacket"})
+        its = {*ITS_FILES, "c", "v", "v.seqpacket", *left}
+        assert soon_none(lambda: sorted(names(tmp_path) - its)) == []
+        forked.type(b"x")
+        forked.expect("x")
+        if which == "forks":
+            with pytest.raises(HostError, match="has ended"):
+                ask(str(tmp_path / "c"), "fork")
+        else:
+            assert ask(f"{tmp_path}/c.2", "status")["state"] == "running"
+            ask(str(tmp_path / "c"), "fork")
+        forked.type(b"\4")
+        assert forked.wait() == 0
+    assert soon_none(forked.leftovers) == []
+    assert soon_none(lambda: sorted(names(tmp_path) - ITS_FILES)) == []
+
+
+NO_ROOM_FOR_A_FORK = """
+import os, subprocess, sys
+from pathlib import Path
+from tests import tiny
+from tests.command import Command
+from vmm import HostError
+from vmm.control.client import ask
+folder, small = Path(sys.argv[1]), Path(sys.argv[1]) / "small"
+(small / "disk.img").write_bytes(b"d" * (1 << 20))
+kernel = tiny.make(folder, tiny.say("hello\\n") + tiny.ECHO)
+disk, control = ["--disk", str(small / "disk.img")], ["--control", str(folder / "c")]
+command = Command(folder, "--kernel", kernel, "--memory", "32M", *disk, *control)
+command.expect("hello")
+for n in (1, 2):
+    try:
+        ask(str(folder / "c"), "fork", n=n)
+    except HostError as error:
+        print(n, error)
+print(sorted(os.listdir(small)), ask(str(folder / "c"), "status")["state"])
+command.type(b"x\\4")
+command.expect("x")
+print(command.wait(), command.leftovers(), (folder / "c").exists())
+"""
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_fork_that_has_no_room_leaves_nothing_and_the_machine_goes_on(tmp_path: Path, room: int) -> None:
+    """For a copy of the disk, or for the second one."""
+    (tmp_path / "small").mkdir()
+    size = (room << 20) + (256 << 10)
+    mount = ["sh", "-c", f'mount -t tmpfs -o size={size} none {tmp_path}/small && exec "$@"', "sh"]
+    command = ["unshare", "-m", *mount, sys.executable, "-c", NO_ROOM_FOR_A_FORK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    *refused, state, end = done.stdout.splitlines() or [""] * 2
+    assert [line[:1] for line in refused] == ["1", "2"][room - 1 :], done.stdout + done.stderr
+    assert all("No space left" in line for line in refused)
+    assert (state, end) == ("['disk.img'] running", "0 [] False")
+
+
+class Impostor:
+    """What answers for a machine in a jail when somebody has taken it over: *answers*, whatever is asked.
+
+    :param do: to the first file that comes with a request
+    """
+
+    def __init__(self, folder: Path, *answers: bytes, do: Callable[[int], object] = lambda fd: None) -> None:
+        self._do = do
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(["sleep", "1000"])
         self._pidfd = os.pidfd_open(self.process.pid)
@@ -948,6 +1109,7 @@ class Impostor:
             if not data:
                 return
             with socket.socket(fileno=fds.pop(0)) as answer:
+                self._do(fds[0] if fds else -1)
                 for each in self._answers:
                     answer.send(each)
             for fd in fds:
@@ -1009,6 +1171,50 @@ def test_a_disk_for_an_impostor_is_not_locked_afterwards(tmp_path: Path, answers
     finally:
         impostor.close()
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [(), (b"x",), (b'{"ok": {}}',), (b'{"ok": {"devices": [], "disks": [], "cpuid": "", "memory_bytes": 0}}',)],
+)
+def test_a_fork_of_an_impostor_is_none(tmp_path: Path, answers: tuple[bytes, ...]) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(4096))
+    before = descriptors()
+    impostor = Impostor(tmp_path, *answers)
+    try:
+        with pytest.raises(HostError, match=r"nothing that makes sense|ended before"):
+            impostor.machine.fork_point(1)
+    finally:
+        impostor.close()
+    assert descriptors() <= before and os.listdir(tmp_path) == ["disk.img"]
+
+
+def _maps(fd: int) -> None:
+    """Keep a mapping of it that can be written."""
+    KEPT.append(mmap.mmap(fd, 4096))
+
+
+KEPT: list[mmap.mmap] = []
+
+
+@pytest.mark.parametrize(
+    "do",
+    [_maps, lambda fd: os.ftruncate(fd, 4096), lambda fd: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)],
+    ids=["maps", "truncates", "seals"],
+)
+def test_memory_that_an_impostor_can_change_is_nobodys(tmp_path: Path, do: Callable[[int], object]) -> None:
+    """A child would die when memory that it has mapped is gone, or see the other's writes."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(4096))
+    said = {"devices": [], "disks": [[4096, disk.stat().st_mtime_ns]], "cpuid": "0" * 64, "memory_bytes": 0}
+    impostor = Impostor(tmp_path, json.dumps({"ok": said}).encode(), do=do)
+    try:
+        with pytest.raises(HostError, match=r"nothing that makes sense|cannot copy the machine"):
+            impostor.machine.fork_point(1)
+    finally:
+        impostor.close()
+        while KEPT:
+            KEPT.pop().close()
 
 
 def test_an_impostor_does_not_say_what_a_snapshot_is_of(tmp_path: Path) -> None:

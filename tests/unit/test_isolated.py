@@ -19,6 +19,7 @@ import pytest
 
 from tests import tiny
 from tests.command import links_of, of_threads
+from tests.unit.snapshot.test_fork import COUNT
 from tools.where import ROOT
 from vmm import (
     AsyncMachine,
@@ -230,7 +231,7 @@ def test_what_it_does_not_have_says_so(tmp_path: Path) -> None:
         with Machine(replace(machine.config, isolation="thread")) as usual:
             names = {name for name in (*vars(usual), *dir(type(usual))) if not name.startswith("_")}
     has = {name for name in (*vars(machine), *dir(type(machine))) if not name.startswith("_")}
-    assert names - has - {*ELSEWHERE} == {"of_fork", "of_origin"}
+    assert names - has - {*ELSEWHERE} == {"of_origin"}
 
 
 def test_who_ends_by_itself_is_an_error_that_says_how(tmp_path: Path) -> None:
@@ -320,6 +321,93 @@ def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None
         Machine.restore(str(tmp_path / "cold"), isolation="process")
 
 
+@pytest.mark.parametrize(("isolation", "paused"), [("process", False), ("process", True), ("fork", False)])
+def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
+    """Everybody goes on from the moment, alone: with RAM, disks and an identity of its own."""
+    before, consoles = opened(), [tiny.Console() for _ in range(5)]
+    files = {name: tmp_path / f"{name}.img" for name in ("written", "read", "below")}
+    for path in files.values():
+        path.write_bytes(b"at the time".ljust(1 << 20, b"\0"))
+    disks = (
+        DiskConfig(str(files["written"])),
+        DiskConfig(str(files["read"]), read_only=True),
+        DiskConfig(str(files["below"]), cow="overlay", overlay=str(tmp_path / "over.img")),
+    )
+    kernel = tiny.make(tmp_path, tiny.say(">"), COUNT)
+
+    def count(machine: Machine, console: tiny.Console) -> int:
+        assert machine.console_input(b"x") == 1
+        return console.read(1)[0]
+
+    with Machine(config(kernel, consoles[0], disks=disks, isolation=isolation)) as source:
+        events: list[tuple[str, str]] = []
+        source.listen(lambda event: events.append((event.kind, event.detail)))
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert [count(source, consoles[0]) for _ in range(2)] == [1, 2]
+        there = set(os.listdir(tmp_path))
+        if paused:
+            source.pause()
+        children = source.fork(2, each=lambda number: {"console": consoles[1 + number].config})
+        assert ("forked", "2") in events and source.state == ("paused" if paused else "running")
+        if paused:
+            source.resume()
+        assert count(source, consoles[0]) == 3
+        assert [count(child, consoles[1 + n]) for n, child in enumerate(children)] == [3, 3]
+        (deeper,) = children[0].fork(console=consoles[3].config, start=False)
+        assert deeper.state == "made"
+        deeper.start()
+        (later,) = source.fork(console=consoles[4].config)
+        assert (count(deeper, consoles[3]), count(later, consoles[4])) == (4, 4)
+        everybody = (source, *children, deeper, later)
+        assert len({each.pid for each in everybody}) == 5  # type: ignore[attr-defined]
+        assert {each.config.isolation for each in everybody} == {isolation}
+        assert {each.config.disk_configs() for each in everybody} == {disks}
+        assert set(os.listdir(tmp_path)) == there, "files of their own have no names"
+        source.close()
+        deeper.snapshot(str(tmp_path / "warm"))
+        manifest = read_manifest(str(tmp_path / "warm"))
+        for number in (0, 2):
+            assert (tmp_path / "warm" / manifest.disks[number].file).read_bytes().startswith(b"at the time")
+        with pytest.raises(ConfigError, match="a reset of a clone"):
+            deeper.reset()
+        with pytest.raises(ConfigError, match="0 children"):
+            deeper.fork(0)
+        for each in (*children, deeper, later):
+            each.close()
+        with Machine.restore(str(tmp_path / "warm"), console=consoles[0].config) as clone:
+            assert count(clone, consoles[0]) == 5
+    for console in consoles:
+        console.close()
+    assert opened() <= before
+
+
+def test_a_fork_that_cannot_be_leaves_the_source_as_it_was(tmp_path: Path) -> None:
+    before, processes = opened(), children()
+    image = tmp_path / "read.img"
+    image.write_bytes(bytes(1 << 20))
+    disks = (DiskConfig(str(image), read_only=True),)
+    with Machine(config(tiny.make(tmp_path, tiny.SPIN), disks=disks)) as machine:
+        machine.start()
+        with pytest.raises(ConfigError, match="nowhere"):
+            machine.fork(
+                2,
+                each=lambda number: {
+                    "disks": (DiskConfig(str(tmp_path / ("nowhere" * number or "read.img")), read_only=True),)
+                },
+            )
+        with pytest.raises(ConfigError, match="a device of the caller's own"):
+            machine.fork(devices=(object(),))
+        os.rename(image, tmp_path / "elsewhere")
+        image.write_bytes(bytes(2 << 20))
+        with pytest.raises(ConfigError, match="another file than the machine has open"):
+            machine.fork()
+        assert machine.state == "running"
+        os.rename(tmp_path / "elsewhere", image)
+        machine.fork()[0].close()
+    assert opened() <= before and children() <= processes
+
+
 def test_sockets_of_the_guest_are_reached_from_here(tmp_path: Path) -> None:
     uds = str(tmp_path / "v.sock")
     with Machine(config(tiny.make(tmp_path, tiny.SPIN), vsock=VsockConfig(3, uds))) as machine:
@@ -340,8 +428,14 @@ def test_an_event_loop_has_it_too(tmp_path: Path) -> None:
             await vm.start()
             assert await vm.console.readline() == b"hello\n"
             text = bytes(65 + n % 26 for n in range(10000))
-            await vm.console.write(text + b"\4")
-            assert await vm.console.readuntil(b"\4") == text + b"\4"
+            await vm.console.write(text + b"\n")
+            assert await vm.console.readline() == text + b"\n"
+            (twin,) = await vm.fork()
+            async with twin:
+                await twin.console.write(b"alone\n")
+                assert await twin.console.readline() == b"alone\n"
+            await vm.console.write(b"\4")
+            assert await vm.console.readuntil(b"\4") == b"\4"
             end = await vm.wait(PATIENCE)
             assert end is not None and end.kind == "poweroff"
 

@@ -77,7 +77,7 @@ JAIL = Option(
     default="auto",
 )
 CONTROL = (
-    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork (with --jail=off)"),
+    Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork, resize"),
     Option(
         "--disks-from",
         "DIR",

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 PROG = "pyvmm fork"
 DESCRIPTION = "Make running copies of a machine, which goes on.  Prints the control socket of each."
 EPILOG = """\
-VM is the control socket of the machine.  A copy goes on where the machine is: it shares its memory until one of them
+VM is the control socket of the machine.  A copy goes on where the machine is: it shares memory until one of them
 writes, and has disks of its own, which end with it.  Its control socket is VM.1, VM.2 and so on, the socket of its
 --vsock is that of the machine with the same number behind it, networks of --net user are new and publish no ports.  It
-has no console, and ends with the machine at the latest.  A machine in a jail makes none: start it with --jail=off.
+has no console, and ends with the machine at the latest.  If the machine is in a jail, so is each copy, in one of its
+own; the machine then keeps its memory for itself, and copies share theirs with each other.
 
 example:
-  pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock --jail off
+  pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock
   pyvmm fork /tmp/vm.sock -n 2
   pyvmm snapshot /tmp/vm.sock.1 warm
 """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Told = Event | EndEvent | str | None
 
-_VALUES = {"jail": "auto", "control": None, "terminal": False}
+_VALUES: dict[str, Any] = {"jail": "auto", "control": None, "terminal": False}
 _SPACE = "space"
 
 
@@ -77,10 +77,11 @@ def main(argv: list[str]) -> int:
         raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None
     told: SimpleQueue[Told] = SimpleQueue()
     asked = _Asked(sock, told)
-    request, (answer, events, *console) = asked.begin()
+    request, (answer, events, *fds) = asked.begin()
+    values = {**_VALUES, **(request["serve"] or {})}
     try:
-        config, origin = _wanted(request, console)
-        with jail.Outside(config, _VALUES) as outside, Machine.of_origin(origin, config, start=False) as machine:
+        given, config, origin = _wanted(request, fds)
+        with jail.Outside(given, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
             _tell(answer, {"ok": {}})
             posix.close(answer)
             answer = asked.until_start(machine)
@@ -89,7 +90,8 @@ def main(argv: list[str]) -> int:
             machine.listen(told.put)
             machine.console.space_callback = lambda: told.put(_SPACE)
             restore = request["restore"] or {"options": {}}
-            _start(machine, asked, outside, answer, prefetch=bool(restore["options"].get("prefetch")))
+            values["prefetch"] = bool(restore["options"].get("prefetch"))
+            _start(machine, asked, outside, answer, values)
             answer = -1
             while (event := told.get()) is not None:
                 if event == _SPACE:
@@ -123,7 +125,8 @@ def be_forked(fd: int, kept: set[int]) -> NoReturn:
         posix._exit(status)
 
 
-def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig, Origin]:
+def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, MachineConfig, Origin]:
+    """The configuration as it was given, and that of the machine to be made, which may have other paths; its origin."""
     if request["package"] != package():
         raise HostError(
             f"the program pyvmm is of {package()}, and this process imports {request['package']}",
@@ -134,11 +137,18 @@ def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig,
     config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
     if any(device.many_files for device in config.device_configs()):
         allow_many_files()
-    if console:
-        config = replace(config, console=replace(config.console, fd=console[0]))
+    forked = request["fork"]
+    given = [] if forked is None else fds[-2 - len(forked) :]
+    if len(given) < len(fds):
+        config = replace(config, console=replace(config.console, fd=fds[0]))
     restore = request["restore"]
+    if forked is not None:
+        from vmm.machine.fork import GivenChild
+
+        child = GivenChild(config, forked, given)
+        return config, child.config, child
     if restore is None:
-        return config, Bootstrap(config)
+        return config, config, Bootstrap(config)
     types = {**MachineConfig.__record_types__, "shares": "tuple[ShareConfig, ...] | dict[str, str]"}  # type: ignore[attr-defined]
     changes = {name: made(each, types[name], kinds, name) for name, each in restore["changes"].items()}
     origin = Restored(restore["path"], {**changes, "console": config.console}, **restore["options"])
@@ -149,21 +159,23 @@ def _wanted(request: dict[str, Any], console: list[int]) -> tuple[MachineConfig,
             code="isolation",
             hint='restore it once with isolation="thread" and prefetch',
         )
-    return origin.config, origin
+    return origin.config, origin.config, origin
 
 
-def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, *, prefetch: bool) -> None:
+def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, values: dict[str, Any]) -> None:
     """Let the guest run, in a jail, and answer what is asked from now on."""
     standing: dict[str, Any] = {}
     jail.import_the_rest(as_json=True, stats=False)
     gc.freeze()
     gc.enable()
-    outside.control = asked
-    asked.takes_disks = machine.config.has_pci()
-    asked.takes_shares = asked.takes_disks and machine.config.shares_memory()
+    control = outside.control
+    if control is None:
+        outside.control = asked
+        asked.takes_disks = machine.config.has_pci()
+        asked.takes_shares = asked.takes_disks and machine.config.shares_memory()
 
     def ready() -> None:
-        walls = jail.enter(machine, {**_VALUES, "prefetch": prefetch}, outside)
+        walls = jail.enter(machine, values, outside)
         standing.update(walls=walls.names(), missing=walls.missing)
 
     try:
@@ -171,6 +183,8 @@ def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, 
     except VmmError as error:
         _tell_error(answer, error)
     else:
+        if control is not None:
+            control.start()
         _tell(answer, {"ok": standing})
         asked.start()
     posix.close(answer)

@@ -23,15 +23,16 @@ import struct
 from vmm import native
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.builtin import socket
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import Thread, allocate_lock
 from vmm.native import ffi, lib
-from vmm.virtio.vsock.path import STREAM, listen
+from vmm.virtio.vsock.path import STREAM, listen, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from vmm.control.server import Child
     from vmm.machine.config import MachineConfig
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
@@ -261,13 +262,20 @@ class ControlProcess(Requests):
     :param path: the path of the control socket
     :param below: where disks may be opened that are plugged in, or None; closed here
     :param shares: the same of the directories of shares
+    :param jail: as of ``--jail``, for children of the machine
     :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
     :raises HostError: fork(2) failed
     """
 
     def __init__(
-        self, config: MachineConfig, path: str, below: Below | None = None, shares: Below | None = None
+        self,
+        config: MachineConfig,
+        path: str,
+        below: Below | None = None,
+        shares: Below | None = None,
+        *,
+        jail: str = "auto",
     ) -> None:
         listening = listen(path, STREAM)
         try:
@@ -278,7 +286,7 @@ class ControlProcess(Requests):
             listening.close()
             raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
         if self.pid == 0:
-            _serve_outside(theirs, machine, listening, config, below, shares)
+            _serve_outside(theirs, machine, listening, config, below, shares, jail)
         posix.close(machine)
         theirs.close()
         listening.give_name()
@@ -372,7 +380,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         memory, state, *others = fds
         fds.clear()  # Files closes them
         pages, than = (others.pop(0), others.pop(0)) if request["diff"] else (-1, -1)
-        with Files(memory, state, pages, than, tuple(others)) as files:
+        overlays = request.get("overlays", False)
+        with Files(memory, state, pages, than, tuple(others), overlays=overlays) as files:
             saved = machine.save(
                 files, stop=request["stop"], progress=lambda done, size: tell({"progress": done, "of": size})
             )
@@ -400,6 +409,7 @@ def _serve_outside(
     config: MachineConfig,
     below: Below | None,
     shares: Below | None,
+    jail: str,
 ) -> None:
     """The main function of the forked process; does not return."""
     status = 1
@@ -407,6 +417,7 @@ def _serve_outside(
         folders = [fd for each in (below, shares) if each is not None for fd in each.fds]
         leave_others({sock.fileno(), machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
         starter = None if shares is None else Starter()
+        forks = Forks(sock, machine, config, listening, jail)
         if sock.recv(1) == _GO:
             from vmm.jail.restrict import keep_calls, restrict_process, seal_process
 
@@ -424,9 +435,11 @@ def _serve_outside(
                 # The filter allows no code to be mapped
                 import_the_rest(disks=below is not None, shares=shares is not None)
                 keep_calls()  # before anything that a client sent is read
-                jailed = Jailed(sock, machine, config, None if starter is None else starter.start)
+                starts = None if starter is None else starter.start
+                jailed = Jailed(sock, machine, config, starts, forks.fork)
                 with ControlServer(jailed, listening, below, shares):
                     sock.recv(1)  # the machine's process sends nothing: this waits for its end
+        forks.close()
         listening.close()
         status = 0
     finally:
@@ -457,11 +470,28 @@ class Starter:
             data = b""
         if not data:
             raise HostError("the process that starts servers of shares has ended", code="share-server")
-        answer = json.loads(data)
-        if "error" in answer:
-            kind = ConfigError if answer["config"] else HostError
-            raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
-        return Started(tuple(fds), answer)
+        return Started(tuple(fds), _answered(data))
+
+
+def _answered(data: bytes) -> dict[str, Any]:
+    """
+    :raises VmmError: that is what was answered
+    """
+    import json
+
+    answer: dict[str, Any] = json.loads(data)
+    if "error" in answer:
+        kind = ConfigError if answer["config"] else HostError
+        raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
+    return answer
+
+
+def _refusal(error: VmmError) -> bytes:
+    """The answer that has :func:`_answered` raise it."""
+    import json
+
+    is_config = isinstance(error, ConfigError)
+    return json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
 
 
 class Started:
@@ -531,10 +561,7 @@ class _Starting:
         try:
             server = start_server(share, directory, cpus=request["cpus"], ram=request["ram"], machine=machine)
         except VmmError as error:
-            is_config = isinstance(error, ConfigError)
-            self._sock.send(
-                json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
-            )
+            self._sock.send(_refusal(error))
         else:
             rights = struct.pack(f"={len(server.fds)}i", *server.fds)
             about = json.dumps(server.about).encode()
@@ -543,6 +570,134 @@ class _Starting:
         finally:
             for fd in fds:
                 posix.close(fd)
+
+
+class Forks:
+    """A process that forks the machine for one that may start no programs: it has the machine's process write what the
+    children are made of, and starts theirs.  It ends, and they with it, with whoever made it.
+
+    :param machine: where the machine's process takes requests
+    :param process: a pidfd of that
+    :param listening: the machine's control socket, whose name is removed at the end, however its server ends
+    :param jail: as of ``--jail``
+    """
+
+    def __init__(
+        self, machine: socket.socket, process: int, config: MachineConfig, listening: Listening, jail: str
+    ) -> None:
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._lock = allocate_lock()
+        if posix.fork() == 0:
+            _Forking(theirs, machine, process, config, listening, jail).run()
+        theirs.close()
+
+    def fork(self, n: int, first: int) -> list[dict[str, str]]:
+        """As :meth:`vmm.machine.jailed.Jailed.fork`."""
+        import json
+
+        with self._lock:
+            try:
+                self._sock.send(json.dumps([n, first]).encode(), socket.MSG_NOSIGNAL)
+                data = self._sock.recv(_REQUEST_MAX)
+            except OSError:
+                data = b""
+        if not data:
+            raise HostError("the process that makes forks has ended", code="fork-process")
+        children: list[dict[str, str]] = _answered(data)["children"]
+        return children
+
+    def close(self) -> None:
+        """Have it end its children and itself, and wait for that a while."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it has ended
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.poll(_PATIENCE * 1000)
+
+
+class _Forking:
+    """The process of a :class:`Forks`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        machine: socket.socket,
+        process: int,
+        config: MachineConfig,
+        listening: Listening,
+        jail: str,
+    ) -> None:
+        self._sock = sock
+        self._machine = machine
+        self._process = process
+        self._config = config
+        self._name = listening.give_name()
+        self._jail = jail
+        self._children: list[Child] = []
+
+    def run(self) -> None:
+        """Does not return."""
+        from vmm.faststart.builtin import signal
+
+        status = 1
+        try:
+            leave_others({self._sock.fileno(), self._machine.fileno(), self._process}, b"pyvmm-forks")
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            poll.poll()  # as with the server of the control socket: most machines never get a request
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                # Programs that it starts do not inherit this, as they would what is ignored
+                signal.signal(number, lambda _number, _frame: None)
+            while data := self._sock.recv(_REQUEST_MAX):
+                self._fork(data)
+            status = 0
+        finally:
+            for child in self._children:
+                child.stop()
+            for child in self._children:
+                child.close()
+            unlink(*self._name)
+            posix._exit(status)
+
+    def _fork(self, data: bytes) -> None:
+        import json
+
+        try:
+            answer = json.dumps({"children": self._made(*json.loads(data))}).encode()
+        except VmmError as error:
+            answer = _refusal(error)
+        except OSError as error:
+            answer = _refusal(HostError(f"fork: {error.strerror}", code="host-limit", errno=error.errno or 0))
+        try:
+            self._sock.send(answer, socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # nobody is there any more
+
+    def _made(self, n: int, first: int) -> list[dict[str, str]]:
+        from vmm.control.server import Child, own_devices
+        from vmm.machine.isolated import IsolatedMachine
+        from vmm.machine.jailed import Jailed
+
+        made: list[tuple[IsolatedMachine, str]] = []
+        point = Jailed(self._machine, self._process, self._config).fork_point(n)
+        try:
+            for number in range(first, first + n):
+                path = f"{self._name[0]}.{number}"
+                own, serve = own_devices(self._config, number), {"control": path, "jail": self._jail}
+                made.append((IsolatedMachine.of_fork(point, own, start=False, serve=serve), path))
+            for machine, _ in made:
+                machine.start()
+        except BaseException:
+            for machine, _ in made:
+                machine.close()
+            raise
+        finally:
+            point.close()
+        children = [Child(machine, path) for machine, path in made]
+        self._children = [each for each in self._children if each.lives] + children
+        return [each.where() for each in children]
 
 
 def leave_others(kept: set[int], name: bytes) -> None:

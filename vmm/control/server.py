@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.machine.config import MachineConfig
+    from vmm.machine.isolated import IsolatedMachine
     from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
     from vmm.virtio.blk import DiskConfig
@@ -315,19 +316,23 @@ class ControlServer:
 
         :returns: the paths of each child's sockets
         """
+        from vmm.machine.jailed import Jailed
+
         with self._lock:
             first = self._forked + 1
-            self._forked += n
+            self._forked += max(n, 0)
+        machine = self.machine
+        if isinstance(machine, Jailed):
+            return machine.fork(n, first)
         numbers = range(first, first + n)
-        children = self.machine.fork(
-            n, each=lambda index: own_devices(self.machine.config, numbers[index]), start=False
-        )
+        children = machine.fork(n, each=lambda index: own_devices(machine.config, numbers[index]), start=False)
         made: list[Child] = []
         try:
             for number, child in zip(numbers, children, strict=True):
-                made.append(Child(child, f"{self.path}.{number}"))
+                path = f"{self.path}.{number}"
+                made.append(Child(child, path, ControlServer(child, path)))
             for child in children:
-                child.start(confined=self.machine.confined)
+                child.start(confined=machine.confined)
         except BaseException:
             for child in children:
                 child.close()
@@ -375,11 +380,16 @@ def _shut(connection: socket.socket, how: int) -> None:
 
 
 class Child:
-    """A child that the command ``fork`` made, with a control socket of its own at *path*."""
+    """A child that the command ``fork`` made.
 
-    def __init__(self, machine: Machine, path: str) -> None:
+    :param path: of its control socket
+    :param server: who serves that, if not another process does
+    """
+
+    def __init__(self, machine: Machine | IsolatedMachine, path: str, server: ControlServer | None = None) -> None:
         self._machine = machine
-        self._server = ControlServer(machine, path)
+        self._path = path
+        self._server = server
         self._thread = Thread(self._wait, "forked")
         self._thread.start()
 
@@ -391,19 +401,24 @@ class Child:
     def where(self) -> dict[str, str]:
         """The paths of its sockets."""
         vsock = self._machine.config.vsock
-        return {"control": self._server.path, "vsock": "" if vsock is None else vsock.uds}
+        return {"control": self._path, "vsock": "" if vsock is None else vsock.uds}
 
     def _wait(self) -> None:
         try:
             self._machine.wait()
         except VmmError as error:
-            report.error(__name__, f"{self._server.path}: {error}")
-        self._server.close()
+            report.error(__name__, f"{self._path}: {error}")
+        if self._server is not None:
+            self._server.close()
         self._machine.close()
+
+    def stop(self) -> None:
+        """Begin to end the child."""
+        self._machine.stop()
 
     def close(self) -> None:
         """End the child, and wait for that."""
-        self._machine.stop()
+        self.stop()
         self._thread.join()
 
 

@@ -229,7 +229,7 @@ class AsyncMachine:
         try:
             for number in range(n):
                 own = {**changes, **(each(number) if each else {})}
-                child = self._child(point, own.pop("console", None) or ConsoleConfig(), own)
+                child = self._child(type(self.machine), point, own.pop("console", None) or ConsoleConfig(), own)
                 await child.__aenter__()
                 children.append(child)
                 await child.start()
@@ -246,9 +246,11 @@ class AsyncMachine:
         await asyncio.to_thread(self.machine.prepare_forks, n)
 
     @classmethod
-    def _child(cls, point: ForkPoint, console: ConsoleConfig, changes: dict[str, Any]) -> AsyncMachine:
+    def _child(
+        cls, kind: type[Machine], point: ForkPoint, console: ConsoleConfig, changes: dict[str, Any]
+    ) -> AsyncMachine:
         def make(console: ConsoleConfig) -> Machine:
-            return Machine.of_fork(point, {**changes, "console": console}, start=False)
+            return kind.of_fork(point, {**changes, "console": console}, start=False)
 
         made = cls.__new__(cls)
         made._prepare(make, console)

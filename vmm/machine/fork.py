@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 
 from vmm import report
 from vmm.errors import ConfigError, VmmError
@@ -15,8 +16,9 @@ from vmm.machine.owned import Native, Owned
 from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
-from vmm.snapshot.memory_base import take_base
-from vmm.snapshot.records import plain
+from vmm.snapshot.manifest import decode_state
+from vmm.snapshot.memory_base import Base, take_base
+from vmm.snapshot.records import made, plain
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Slots
     from vmm.machine.state import MachineState
-    from vmm.snapshot.memory_base import Ahead, Base
+    from vmm.snapshot.memory_base import Ahead
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.device import VirtioDevice
 
@@ -145,6 +147,8 @@ class Child:
     """From a machine that was forked: the :class:`~vmm.machine.bootstrap.Origin` of another that goes on as it was."""
 
     event = "restored"
+    own = True
+    """This process has saved the state."""
 
     def __init__(
         self,
@@ -207,7 +211,14 @@ class Child:
         self._copies.remove()
         core.wait_for_memory()
         state.restore(
-            self._saved, core, slots, platform, self._memory, advance_clock=False, own=True, same_cpuid=self._same_cpuid
+            self._saved,
+            core,
+            slots,
+            platform,
+            self._memory,
+            advance_clock=False,
+            own=self.own,
+            same_cpuid=self._same_cpuid,
         )
 
     def go_on(self, slots: Slots) -> None:
@@ -221,6 +232,46 @@ class Child:
         self._threads.close()
         if self._shell is not None:
             self._shell.close()
+
+
+class GivenChild(Child):
+    """The same of a machine in another process, whose guest may have taken that over.
+
+    :param fds: RAM, state, and files of disks; closed with this
+    :param disks: which disks these are
+    :raises ConfigError: they are not of such a machine
+    """
+
+    own = False
+
+    def __init__(self, config: MachineConfig, disks: list[int], fds: list[int]) -> None:
+        copies = DiskCopies()
+        copies.hold_until(fds)
+        try:
+            memory, saved, *files = fds
+            found = list(config.disk_configs())
+            for index, fd in zip(disks, files, strict=True):
+                path, disk = f"/proc/self/fd/{fd}", found[index]
+                found[index] = replace(disk, overlay=path) if disk.has_overlay else replace(disk, path=path)
+            raw = posix.pread(saved, posix.fstat(saved).st_size, 0)
+            read: MachineState = made(decode_state(raw, "the fork"), "MachineState", state.KINDS, "the fork")
+            base = Base.of_file(memory, config.all_memory())
+        except BaseException:
+            copies.remove()
+            raise
+        super().__init__(config.with_disks(tuple(found)), read, base, copies)
+
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
+        """As that of :class:`Child`; nobody else is made of the base."""
+        try:
+            return super().make_memory(ram, shared=shared, on_demand=on_demand, hotplug=hotplug)
+        finally:
+            self._base.close()
+
+    def close(self) -> None:
+        """As that of :class:`Child`."""
+        super().close()
+        self._base.close()
 
 
 class Shell:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from vmm.config.device import DeviceConfig
     from vmm.machine.config import MachineConfig
+    from vmm.machine.jailed import Handed, OpenPoint
 
 
 def _lines(value: object) -> str:
@@ -114,7 +115,13 @@ class IsolatedMachine(Living):
     """
 
     def __init__(
-        self, config: MachineConfig, *, devices: tuple[object, ...] = (), _restore: dict[str, Any] | None = None
+        self,
+        config: MachineConfig,
+        *,
+        devices: tuple[object, ...] = (),
+        _restore: dict[str, Any] | None = None,
+        _handed: Handed | None = None,
+        _serve: dict[str, str] | None = None,
     ) -> None:
         if devices:
             raise _cannot("a device of the caller's own")
@@ -126,6 +133,8 @@ class IsolatedMachine(Living):
                 raise _cannot(f"the share {tag!r} with isolation=thread")
         self.config = config
         self._restore = _restore
+        self._handed = _handed
+        self._serve = _serve
         self.walls: list[str] = []
         self.missing = ""
         self.pid = 0
@@ -158,6 +167,27 @@ class IsolatedMachine(Living):
             devices=devices,
             _restore={"path": os.path.abspath(path), "changes": own, "options": options},
         )
+        return cls._begun(machine, start=start)
+
+    @classmethod
+    def of_fork(
+        cls, point: OpenPoint, changes: dict[str, Any], *, start: bool, serve: dict[str, str] | None = None
+    ) -> IsolatedMachine:
+        """As :meth:`Machine.of_fork`.
+
+        :param serve: it is the command line's: ``control``, the path of the control socket that it is to have, and
+            ``jail``, as of ``--jail``
+        """
+        if changes.pop("devices", ()):
+            raise _cannot("a device of the caller's own")
+        handed = point.child(changes)
+        try:
+            return cls._begun(cls(handed.config, _handed=handed, _serve=serve), start=start)
+        finally:
+            handed.close()
+
+    @staticmethod
+    def _begun(machine: IsolatedMachine, *, start: bool) -> IsolatedMachine:
         if start:
             try:
                 machine.start()
@@ -204,7 +234,7 @@ class IsolatedMachine(Living):
             if self._life.end is None:
                 self._begin()
             self._life.stage = RUNNING
-            self._life.publish("restored" if self._restore else "started")
+            self._life.publish("restored" if self._restore or self._handed else "started")
 
     def _begin(self) -> None:
         answer = self._jailed.ask("start")
@@ -291,12 +321,43 @@ class IsolatedMachine(Living):
             self._jailed.snapshot(path, base=base, stop=stop, progress=progress)
             self._life.publish("snapshot", path)
 
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        each: Callable[[int], dict[str, Any]] | None = None,
+        start: bool = True,
+        **changes: Any,
+    ) -> list[IsolatedMachine]:
+        """As :meth:`Machine.fork`, into machines in processes of their own.  Until all that this one has touched is
+        copied it stands still."""
+        children: list[IsolatedMachine] = []
+        point = self.fork_point(n)
+        try:
+            for number in range(n):
+                children.append(self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start))
+        except BaseException:
+            for child in children:
+                child.close()
+            raise
+        finally:
+            point.close()
+        return children
+
+    def fork_point(self, n: int) -> OpenPoint:
+        """As :meth:`Machine.fork_point`."""
+        with self._life_lock:
+            self._life.check("fork")
+            point = self._jailed.fork_point(n, self.config.isolation)
+            self._life.publish("forked", str(n))
+            return point
+
     def reset(self) -> None:
         """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and what
         was plugged in comes when the guest runs."""
         with self._life_lock:
             self._life.check("reset")
-            if self._restore is not None:
+            if self._restore is not None or self._handed is not None:
                 raise _cannot("a reset of a clone, whose disks end with its process,")
             boot.check(self.config)
             assert self._child is not None
@@ -455,7 +516,7 @@ def _figures(row: object) -> dict[str, Any]:
 
 FIGURES_S, FIGURES_MAX = 2.0, 256
 ELSEWHERE = (
-    "attach", "attached", "balloon", "disks", "execution", "fork", "fork_point", "hotplug_memory", "loop",
+    "attach", "attached", "balloon", "disks", "execution", "hotplug_memory", "loop",
     "memory", "mmio", "open_for_saving", "pio", "prepare_forks", "prepared_forks", "save",
     "serial", "vcpus",
 )  # fmt: skip
@@ -522,11 +583,18 @@ class _Child:
         self._events, events = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reader = Thread(self._read, "machine")
         self._reader.start()
-        fds = (events.fileno(), *((machine._console_fd,) if machine._console_fd >= 0 else ()))
+        console = (machine._console_fd,) if machine._console_fd >= 0 else ()
+        handed = machine._handed
         try:
             with events:
                 self.jailed.ask(
-                    "make", fds, config=plain(self.jailed.config), restore=machine._restore, package=package()
+                    "make",
+                    (events.fileno(), *console, *(() if handed is None else handed.fds)),
+                    config=plain(self.jailed.config),
+                    restore=machine._restore,
+                    fork=None if handed is None else handed.disks,
+                    serve=machine._serve,
+                    package=package(),
                 )
         except BaseException:
             self.close()

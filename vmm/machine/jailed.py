@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import signal
 import socket
 from typing import NamedTuple
 
 from vmm.errors import ConfigError, HostError
+from vmm.faststart.record import replace
+from vmm.machine.config import PROCESS
 from vmm.machine.lifecycle import STOPPED
 
 TYPE_CHECKING = False
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 
     from vmm.faststart import builtin
     from vmm.machine.config import MachineConfig
-    from vmm.machine.machine import Machine
-    from vmm.machine.snapshot import Saved
+    from vmm.machine.snapshot import Files, Saved
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.blk.device import DiskFiles
     from vmm.virtio.fs import ShareConfig
@@ -43,6 +45,7 @@ class Jailed:
         the files that it is to write
     :param process: a pidfd
     :param starter: instead of :func:`start_server`: has it done by a process that may start programs
+    :param forker: has children made by such a process, see :meth:`fork`
     :ivar config: of the machine, as the user gave it
     """
 
@@ -54,10 +57,12 @@ class Jailed:
         process: int,
         config: MachineConfig,
         starter: Callable[..., Any] | None = None,
+        forker: Callable[[int, int], list[dict[str, str]]] | None = None,
     ) -> None:
         self._sock = sock
         self._process = process
         self._starter = starter
+        self._forker = forker
         self.config = config
 
     @property
@@ -212,15 +217,23 @@ class Jailed:
         """The same, of one that was plugged in."""
         self.ask("resize-plugged", number=plugged.number)
 
-    def fork(self, n: int = 1, **_changes: Any) -> list[Machine]:
-        """
-        :raises ConfigError: always
-        """
-        raise ConfigError(
-            "fork: a machine in a jail cannot make another one",
-            code="control-jail",
-            hint="start it with --jail=off, or restore a snapshot of it",
-        )
+    def fork(self, n: int, first: int) -> list[dict[str, str]]:
+        """Have *n* children made, numbered from *first* on; the paths of each one's sockets."""
+        if n < 1:
+            raise no_children(n)
+        assert self._forker is not None
+        return self._forker(n, first)
+
+    def fork_point(self, n: int, isolation: str = PROCESS) -> OpenPoint:
+        """As :meth:`Machine.fork_point`, for children with this *isolation*."""
+        if n < 1:
+            raise no_children(n)
+
+        def save(files: Files) -> Saved:
+            fds = (files.memory, files.state, *files.disks)
+            return _saved(self.ask("save", fds, stop=False, diff=False, overlays=files.overlays), self.config)
+
+        return OpenPoint(replace(self.config, isolation=isolation), n, save)
 
     def ask(
         self,
@@ -267,7 +280,6 @@ def start_server(config: ShareConfig, directory: int, *, cpus: int, ram: int, ma
     :param directory: it is open, and not looked up by its name; -1: it is
     :param machine: a pidfd of its process, with which the server ends
     """
-    from vmm.faststart.record import replace
     from vmm.virtio.fs import node_bytes
     from vmm.virtio.fs.process import FsProcess
 
@@ -286,6 +298,133 @@ def _received(sock: socket.socket) -> bytes:
         return sock.recv(ANSWER_MAX)
     except OSError as error:
         raise _silent(error) from error
+
+
+class OpenPoint:
+    """A machine in a jail at the moment of its fork: files without names, which are made here and which its process
+    writes.  They are gone with the last process that has them open.
+
+    :param children: how many will be made of it, one after the other
+    :param save: has the machine written
+    :raises ConfigError: it has a device that cannot be saved, or an image that is another file by now
+    :raises HostError: the host has no room for it
+    """
+
+    def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved]) -> None:
+        from vmm.machine.snapshot import Files
+        from vmm.memory import freeze, open_memory
+        from vmm.snapshot.files import unnamed_file
+
+        self._config = config
+        self._left = children
+        self._fds: list[int] = []
+        self._disks: dict[int, int] = {}
+        try:
+            size = config.all_memory()
+            self._fds.append(open_memory("guest-ram-base", size))
+            self._fds.append(open_memory("machine-state", 0))
+            for index, disk in enumerate(config.disk_configs()):
+                if not disk.read_only:
+                    self._disks[index] = unnamed_file(disk.overlay or disk.path)
+            memory, state = self._fds
+            saved = save(Files(memory, state, -1, -1, tuple(self._disks.values()), overlays=True))
+            for disk, (length, changed) in zip(config.disk_configs(), saved.disks, strict=True):
+                if disk.read_only or disk.has_overlay:
+                    _check_image(disk, length, changed)
+            for fd in self._fds:
+                freeze(fd)  # the machine's process has them, too, and a guest may have that
+            if os.fstat(memory).st_size != size:
+                raise nonsense()
+        except OSError as error:
+            self.close()
+            raise _no_room(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def child(self, changes: dict[str, Any]) -> Handed:
+        """What the next child is made of.
+
+        :param changes: see :meth:`MachineConfig.of_clone`
+        :raises ConfigError: it cannot have that
+        :raises HostError: the host has no room for a disk
+        """
+        config = self._config.of_clone(changes)
+        self._left -= 1
+        kept = [index for index in self._disks if not self._is_another(index, changes)]
+        fds = [os.dup(fd) for fd in self._fds]
+        try:
+            for index in kept:
+                fds.append(self._disks.pop(index) if not self._left else self._copy_of(index))
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise _no_room(error) from error
+        return Handed(config, kept, fds)
+
+    def _is_another(self, index: int, changes: dict[str, Any]) -> bool:
+        first = len(self._config.disk_configs()) - len(self._config.disks)
+        return ("rootfs" if index < first else "disks") in changes
+
+    def _copy_of(self, index: int) -> int:
+        from vmm.snapshot.files import copy_open_disk, unnamed_file
+        from vmm.virtio.blk import AUTO
+
+        disk = self._config.disk_configs()[index]
+        copy = unnamed_file(disk.overlay or disk.path)
+        try:
+            copy_open_disk(self._disks[index], copy, AUTO if disk.has_overlay else disk.cow)
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
+
+    def close(self) -> None:
+        """Let go of what no child has taken.  A second call does nothing."""
+        for fd in (*self._fds, *self._disks.values()):
+            os.close(fd)
+        self._fds, self._disks = [], {}
+
+
+class Handed:
+    """What a child is made of, for the process that makes it.
+
+    :ivar config: its configuration, with its parent's paths of disks
+    :ivar disks: which of them are files without names
+    :ivar fds: RAM, state, and these files
+    """
+
+    def __init__(self, config: MachineConfig, disks: list[int], fds: list[int]) -> None:
+        self.config = config
+        self.disks = disks
+        self.fds = fds
+
+    def close(self) -> None:
+        """That process has them, or is not there.  A second call does nothing."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def no_children(n: int) -> ConfigError:
+    return ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
+
+
+def _check_image(disk: DiskConfig, length: int, changed: int) -> None:
+    """Is the path still that of what the machine has open?"""
+    from vmm.snapshot.manifest import file_state
+
+    now = file_state(disk.path)
+    if (now.size, now.mtime_ns) != (length, changed):
+        raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
+
+
+def _no_room(error: OSError) -> HostError:
+    return HostError(
+        f"cannot copy the machine: {error.strerror}",
+        code="fork-copy",
+        hint="a fork of a machine in a jail takes as much memory as it has used, and room for its disks beside them",
+        errno=error.errno or 0,
+    )
 
 
 class Named(NamedTuple):

@@ -14,7 +14,7 @@ from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
-from vmm.snapshot.files import copy_open_disk, copy_overlaid
+from vmm.snapshot.files import copy_open_disk, copy_overlaid, copy_overlay
 from vmm.snapshot.manifest import (
     FORMAT,
     Cpu,
@@ -56,10 +56,14 @@ class Files:
     :ivar pages: of the bits of a diff, -1: it is none
     :ivar than: of a diff: RAM of its base, to read
     :ivar disks: of each disk that the guest may write
+    :ivar overlays: of a disk with an overlay that alone is copied, and not the image with its blocks in it
     """
 
-    def __init__(self, memory: int, state: int, pages: int, than: int, disks: tuple[int, ...]) -> None:
+    def __init__(
+        self, memory: int, state: int, pages: int, than: int, disks: tuple[int, ...], *, overlays: bool = False
+    ) -> None:
         self.memory, self.state, self.pages, self.than, self.disks = memory, state, pages, than, disks
+        self.overlays = overlays
 
     def __enter__(self) -> Files:
         return self
@@ -125,7 +129,7 @@ def save(
     plain_state = encode_state(state.save(core, slots, platform))
     try:
         memory_file.write_all(files.state, plain_state)
-        disks = _copy_disks(_disks(slots.attached), list(files.disks))
+        disks = _copy_disks(_disks(slots.attached), list(files.disks), overlays=files.overlays)
         written = memory_file.write_ram(memory, files.memory, files.pages, files.than, progress=progress)
     except OSError as error:
         raise HostError(
@@ -137,7 +141,7 @@ def save(
     return Saved(devices, core.cpuid(), disks, written)
 
 
-def _copy_disks(blks: list[Any], targets: list[int]) -> tuple[tuple[int, int], ...]:
+def _copy_disks(blks: list[Any], targets: list[int], *, overlays: bool) -> tuple[tuple[int, int], ...]:
     found = []
     for blk in blks:
         if not blk.read_only:
@@ -145,7 +149,9 @@ def _copy_disks(blks: list[Any], targets: list[int]) -> tuple[tuple[int, int], .
             reader = _readers.get(blk.image_fd, -1)
             source = reader if reader >= 0 else os.open(f"/proc/self/fd/{blk.image_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if blk.overlay is not None:
+                if blk.overlay is not None and overlays:
+                    copy_overlay(blk, targets.pop(0))
+                elif blk.overlay is not None:
                     copy_overlaid(blk, source, targets.pop(0))
                 else:
                     copy_open_disk(source, targets.pop(0), blk.cow)

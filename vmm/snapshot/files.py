@@ -110,6 +110,27 @@ def _copy_range(source: int, target: int, start: int, end: int, *, ahead: int = 
         at += done
 
 
+def unnamed_file(beside: str) -> int:
+    """A new file without a name, which is gone with its last descriptor.
+
+    :param beside: a path: the file is on the same file system, if one can write there, so that it may share blocks
+    :raises OSError: the host cannot
+    """
+    import tempfile
+
+    for folder in (os.path.dirname(os.path.abspath(beside)), tempfile.gettempdir()):
+        if os.access(folder, os.W_OK):
+            try:
+                return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                    raise
+            fd, path = tempfile.mkstemp(prefix=".pyvmm-clone-", dir=folder)  # the file system has none without names
+            os.unlink(path)
+            return fd
+    raise OSError(errno.EACCES, os.strerror(errno.EACCES), beside)
+
+
 class DiskCopies:
     """Copies of disks for a machine, which have names until it has opened them: nothing is left when it is killed."""
 
@@ -147,6 +168,10 @@ class DiskCopies:
         """A path of a file that may have no name any more, for as long as the copies have theirs."""
         self._open.append(os.dup(fd))
         return f"/proc/self/fd/{self._open[-1]}"
+
+    def hold_until(self, fds: list[int]) -> None:
+        """Close *fds* with the names."""
+        self._open += fds
 
     def _new(self, beside: str) -> str:
         folder = os.path.dirname(os.path.abspath(beside))

@@ -48,6 +48,14 @@ class Base:
         while self._layers and not self._layers[0][1] and not self._layers[0][2]:
             posix.close(self._layers.pop(0)[0])  # it has no data
 
+    @classmethod
+    def of_file(cls, file: int, size: int) -> Base:
+        """One that another process has written.
+
+        :param file: a memfd that nobody writes any more; it stays the caller's
+        """
+        return cls(size, [(posix.dup(file), _pieces(file, size), b"")])
+
     def open(
         self,
         *,
