@@ -382,6 +382,22 @@ def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
     assert opened() <= before
 
 
+def test_a_second_fork_copies_what_has_changed_since(tmp_path: Path, console: tiny.Console) -> None:
+    kernel = tiny.make(tmp_path, tiny.say(">"), COUNT)
+    with Machine(config(kernel, console)) as machine:
+        machine.start()
+        assert console.read(1) == b">"
+        written = []
+        for number in range(3):
+            point: Any = machine.fork_point(1)
+            written.append(os.fstat(point.child({}).fds[0]).st_blocks)
+            assert point.is_base == (number == 0)
+            point.close()
+            assert machine.console_input(b"x") == 1
+            assert console.read(1) == bytes([number + 1])
+        assert 0 < written[1] <= written[2] < written[0], "its pages are its own once it has written them"
+
+
 def test_a_fork_that_cannot_be_leaves_the_source_as_it_was(tmp_path: Path) -> None:
     before, processes = opened(), children()
     image = tmp_path / "read.img"

@@ -19,7 +19,7 @@ VM is the control socket of the machine.  A copy goes on where the machine is: i
 writes, and has disks of its own, which end with it.  Its control socket is VM.1, VM.2 and so on, the socket of its
 --vsock is that of the machine with the same number behind it, networks of --net user are new and publish no ports.  It
 has no console, and ends with the machine at the latest.  If the machine is in a jail, so is each copy, in one of its
-own; the machine then keeps its memory for itself, and copies share theirs with each other.
+own.
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock

@@ -138,7 +138,7 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
     if any(device.many_files for device in config.device_configs()):
         allow_many_files()
     forked = request["fork"]
-    given = [] if forked is None else fds[-2 - len(forked) :]
+    given = [] if forked is None else fds[-forked["files"] :]
     if len(given) < len(fds):
         config = replace(config, console=replace(config.console, fd=fds[0]))
     restore = request["restore"]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vmm.control.server import Child
     from vmm.machine.config import MachineConfig
+    from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
     from vmm.virtio.blk import DiskConfig
@@ -379,9 +380,9 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
 
         memory, state, *others = fds
         fds.clear()  # Files closes them
-        pages, than = (others.pop(0), others.pop(0)) if request["diff"] else (-1, -1)
-        overlays = request.get("overlays", False)
-        with Files(memory, state, pages, than, tuple(others), overlays=overlays) as files:
+        pages = others.pop(0) if request["diff"] or request.get("children") else -1
+        than = others.pop(0) if request["diff"] else -1
+        with Files(memory, state, pages, than, tuple(others), children=request.get("children", 0)) as files:
             saved = machine.save(
                 files, stop=request["stop"], progress=lambda done, size: tell({"progress": done, "of": size})
             )
@@ -390,6 +391,7 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
             "cpuid": saved.cpuid,
             "disks": saved.disks,
             "memory_bytes": saved.memory_bytes,
+            "areas": saved.areas,
         }
     return {}
 
@@ -635,6 +637,7 @@ class _Forking:
         self._config = config
         self._name = listening.give_name()
         self._jail = jail
+        self._jailed: Jailed | None = None
         self._children: list[Child] = []
 
     def run(self) -> None:
@@ -681,7 +684,9 @@ class _Forking:
         from vmm.machine.jailed import Jailed
 
         made: list[tuple[IsolatedMachine, str]] = []
-        point = Jailed(self._machine, self._process, self._config).fork_point(n)
+        if self._jailed is None:
+            self._jailed = Jailed(self._machine, self._process, self._config)
+        point = self._jailed.fork_point(n)
         try:
             for number in range(first, first + n):
                 path = f"{self._name[0]}.{number}"

@@ -234,28 +234,35 @@ class Child:
             self._shell.close()
 
 
+def _all_of(file: int) -> bytes:
+    return posix.pread(file, posix.fstat(file).st_size, 0)
+
+
 class GivenChild(Child):
     """The same of a machine in another process, whose guest may have taken that over.
 
-    :param fds: RAM, state, and files of disks; closed with this
-    :param disks: which disks these are
+    :param about: :attr:`vmm.machine.jailed.Handed.about`
+    :param fds: the descriptors that it has; closed with this
     :raises ConfigError: they are not of such a machine
     """
 
     own = False
 
-    def __init__(self, config: MachineConfig, disks: list[int], fds: list[int]) -> None:
+    def __init__(self, config: MachineConfig, about: dict[str, Any], fds: list[int]) -> None:
         copies = DiskCopies()
         copies.hold_until(fds)
         try:
-            memory, saved, *files = fds
+            memory, saved, pages, *files = fds
+            areas = about["areas"]
+            below = -1 if areas is None else files.pop(0)
             found = list(config.disk_configs())
-            for index, fd in zip(disks, files, strict=True):
+            for index, fd in zip(about["disks"], files, strict=True):
                 path, disk = f"/proc/self/fd/{fd}", found[index]
                 found[index] = replace(disk, overlay=path) if disk.has_overlay else replace(disk, path=path)
-            raw = posix.pread(saved, posix.fstat(saved).st_size, 0)
-            read: MachineState = made(decode_state(raw, "the fork"), "MachineState", state.KINDS, "the fork")
-            base = Base.of_file(memory, config.all_memory())
+            plain_state = decode_state(_all_of(saved), "the fork")
+            read: MachineState = made(plain_state, "MachineState", state.KINDS, "the fork")
+            ranges = [(start, end) for start, end in areas or ()]
+            base = Base.of_files(config.all_memory(), memory, below, ranges, _all_of(pages))
         except BaseException:
             copies.remove()
             raise

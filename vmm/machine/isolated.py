@@ -592,7 +592,7 @@ class _Child:
                     (events.fileno(), *console, *(() if handed is None else handed.fds)),
                     config=plain(self.jailed.config),
                     restore=machine._restore,
-                    fork=None if handed is None else handed.disks,
+                    fork=None if handed is None else handed.about,
                     serve=machine._serve,
                     package=package(),
                 )
@@ -654,6 +654,7 @@ class _Child:
 
         self._leaving = True
         self._sock.close()
+        self.jailed.close_base()
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         has_ended = poll.poll(STOP_SECONDS * 1000)

@@ -63,6 +63,7 @@ class Jailed:
         self._process = process
         self._starter = starter
         self._forker = forker
+        self._base = -1
         self.config = config
 
     @property
@@ -230,10 +231,21 @@ class Jailed:
             raise no_children(n)
 
         def save(files: Files) -> Saved:
-            fds = (files.memory, files.state, *files.disks)
-            return _saved(self.ask("save", fds, stop=False, diff=False, overlays=files.overlays), self.config)
+            diff = (files.than,) if files.than >= 0 else ()
+            fds = (files.memory, files.state, files.pages, *diff, *files.disks)
+            return _saved(self.ask("save", fds, stop=False, diff=bool(diff), children=n), self.config)
 
-        return OpenPoint(replace(self.config, isolation=isolation), n, save)
+        point = OpenPoint(replace(self.config, isolation=isolation), n, save, self._base)
+        if point.is_base:
+            self.close_base()
+            self._base = point.hold_base()
+        return point
+
+    def close_base(self) -> None:
+        """Forget what the machine's RAM may lie over since the last fork."""
+        if self._base >= 0:
+            os.close(self._base)
+            self._base = -1
 
     def ask(
         self,
@@ -306,13 +318,15 @@ class OpenPoint:
 
     :param children: how many will be made of it, one after the other
     :param save: has the machine written
+    :param base: RAM as it was at the last fork, which the machine may lie over; -1: there is none
+    :ivar is_base: the file that was written has all of RAM
     :raises ConfigError: it has a device that cannot be saved, or an image that is another file by now
     :raises HostError: the host has no room for it
     """
 
-    def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved]) -> None:
+    def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved], base: int) -> None:
         from vmm.machine.snapshot import Files
-        from vmm.memory import freeze, open_memory
+        from vmm.memory import open_memory
         from vmm.snapshot.files import unnamed_file
 
         self._config = config
@@ -322,17 +336,23 @@ class OpenPoint:
         try:
             size = config.all_memory()
             self._fds.append(open_memory("guest-ram-base", size))
-            self._fds.append(open_memory("machine-state", 0))
+            self._fds += [open_memory("machine-state", 0), open_memory("machine-pages", 0)]
             for index, disk in enumerate(config.disk_configs()):
                 if not disk.read_only:
                     self._disks[index] = unnamed_file(disk.overlay or disk.path)
-            memory, state = self._fds
-            saved = save(Files(memory, state, -1, -1, tuple(self._disks.values()), overlays=True))
+            memory, state, pages = self._fds
+            saved = save(Files(memory, state, pages, base, tuple(self._disks.values()), children=children))
+            self._areas = saved.areas
+            self.is_base = saved.areas is None
+            if not self.is_base:
+                if base < 0:
+                    raise nonsense()
+                self._fds.append(os.dup(base))
             for disk, (length, changed) in zip(config.disk_configs(), saved.disks, strict=True):
                 if disk.read_only or disk.has_overlay:
                     _check_image(disk, length, changed)
             for fd in self._fds:
-                freeze(fd)  # the machine's process has them, too, and a guest may have that
+                _freeze(fd)  # the machine's process has them, too, and a guest may have that
             if os.fstat(memory).st_size != size:
                 raise nonsense()
         except OSError as error:
@@ -360,7 +380,11 @@ class OpenPoint:
             for fd in fds:
                 os.close(fd)
             raise _no_room(error) from error
-        return Handed(config, kept, fds)
+        return Handed(config, kept, self._areas, fds)
+
+    def hold_base(self) -> int:
+        """A descriptor of RAM, the caller's."""
+        return os.dup(self._fds[0])
 
     def _is_another(self, index: int, changes: dict[str, Any]) -> bool:
         first = len(self._config.disk_configs()) - len(self._config.disks)
@@ -391,18 +415,41 @@ class Handed:
 
     :ivar config: its configuration, with its parent's paths of disks
     :ivar disks: which of them are files without names
-    :ivar fds: RAM, state, and these files
+    :ivar areas: where RAM lies over the base; None: there is none
+    :ivar fds: RAM, state, bits of RAM's pages, with areas the base, and these files
     """
 
-    def __init__(self, config: MachineConfig, disks: list[int], fds: list[int]) -> None:
+    def __init__(
+        self, config: MachineConfig, disks: list[int], areas: tuple[tuple[int, int], ...] | None, fds: list[int]
+    ) -> None:
         self.config = config
         self.disks = disks
+        self.areas = areas
         self.fds = fds
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What that process has to know besides, as JSON can have it."""
+        return {"disks": self.disks, "areas": self.areas, "files": len(self.fds)}
 
     def close(self) -> None:
         """That process has them, or is not there.  A second call does nothing."""
         while self.fds:
             os.close(self.fds.pop())
+
+
+def _freeze(fd: int) -> None:
+    """Nobody can write to the memfd any more; the machine may have done so already.
+
+    :raises OSError: it is mapped to be written
+    """
+    import fcntl
+
+    from vmm.memory import freeze
+
+    frozen = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & frozen != frozen:
+        freeze(fd)
 
 
 def no_children(n: int) -> ConfigError:
@@ -520,9 +567,15 @@ def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:
     cpuid = text(answer.get("cpuid"))
     if len(disks) != len(config.disk_configs()) or len(devices) > _DEVICES_MAX or len(cpuid) != 64:
         raise nonsense()
+    areas = answer.get("areas")
+    if areas is not None:
+        if not isinstance(areas, list) or any(not isinstance(each, list) or len(each) != 2 for each in areas):
+            raise nonsense()
+        areas = tuple((number(start), number(end)) for start, end in areas)
     return Saved(
         tuple((text(kind), number(version)) for kind, version in devices),
         cpuid,
         tuple((number(size), number(changed)) for size, changed in disks),
         number(answer.get("memory_bytes")),
+        areas,
     )

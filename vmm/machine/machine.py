@@ -434,17 +434,22 @@ class Machine(Living):
         with self._life_lock:
             self._check_can_be("snapshot")
             runs = self._life.stage == RUNNING
-            if runs:
-                self.pause()
+            ahead = files.ahead(self._memory, runs=runs)
             try:
-                assert self._core is not None
-                saved = save(files, self._core, self._memory, self._slots, self._platform, progress)
-            except BaseException:
-                self._go_on(runs)
-                raise
-            if not stop:
-                self._go_on(runs)
-            return saved
+                if runs:
+                    self.pause()
+                try:
+                    assert self._core is not None
+                    saved = save(files, self._core, self._memory, self._slots, self._platform, progress, ahead)
+                except BaseException:
+                    self._go_on(runs)
+                    raise
+                if not stop:
+                    self._go_on(runs)
+                return saved
+            finally:
+                if ahead is not None:
+                    ahead.close()
 
     def open_for_saving(self) -> None:
         """Open what :meth:`save` needs, before this process has no files any more."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vmm.machine.pc import Platform
     from vmm.machine.slots import Attached, Slots
     from vmm.memory import GuestMemory
+    from vmm.snapshot.memory_base import Ahead
 
 _MERGED = ".base"
 """The memory of a base that is a diff itself, while the new one is made."""
@@ -56,14 +57,30 @@ class Files:
     :ivar pages: of the bits of a diff, -1: it is none
     :ivar than: of a diff: RAM of its base, to read
     :ivar disks: of each disk that the guest may write
-    :ivar overlays: of a disk with an overlay that alone is copied, and not the image with its blocks in it
+    :ivar children: of a fork, else 0: of a disk with an overlay that alone is copied; *memory* becomes what private RAM
+        lies over, or has what is not in *than*, over which that lies since the last fork
     """
 
     def __init__(
-        self, memory: int, state: int, pages: int, than: int, disks: tuple[int, ...], *, overlays: bool = False
+        self, memory: int, state: int, pages: int, than: int, disks: tuple[int, ...], *, children: int = 0
     ) -> None:
         self.memory, self.state, self.pages, self.than, self.disks = memory, state, pages, than, disks
-        self.overlays = overlays
+        self.children = children
+
+    def ahead(self, memory: GuestMemory, *, runs: bool) -> Ahead | None:
+        """What is copied of RAM before the machine stands still.
+
+        :raises HostError: the host has not enough memory
+        """
+        from vmm.snapshot.memory_base import Ahead
+
+        if not self.children or memory.fd >= 0:
+            return None
+        same = memory.file >= 0 and self.than >= 0 and os.path.samestat(os.fstat(self.than), os.fstat(memory.file))
+        try:
+            return Ahead(memory, self.children, empty=not runs, file=os.dup(self.memory), whole=not same)
+        except OSError as error:
+            raise _cannot_write(error) from error
 
     def __enter__(self) -> Files:
         return self
@@ -82,12 +99,14 @@ class Saved:
     :ivar cpuid: see :meth:`vmm.machine.kvm_vm.Core.cpuid`
     :ivar disks: of each disk that was open: size in bytes, and the time of its last change in ns
     :ivar memory_bytes: bytes of RAM that were written
+    :ivar areas: of a fork: where RAM lies over the base of the last one; None: all of it was written
     """
 
     devices: tuple[tuple[str, int], ...]
     cpuid: str
     disks: tuple[tuple[int, int], ...]
     memory_bytes: int
+    areas: tuple[tuple[int, int], ...] | None = None
 
 
 _readers: dict[int, int] = {}
@@ -95,12 +114,15 @@ _readers: dict[int, int] = {}
 
 def open_all(attached: list[Attached], core: Core) -> None:
     """Open and import what :func:`save` needs, for a process that will not be able to open files."""
+    import fcntl
+
     import cbor2
 
     from vmm.kvm import saved, structs_state
     from vmm.machine import vcpu_gate
+    from vmm.snapshot import memory_base
 
-    assert cbor2 and saved and structs_state and vcpu_gate
+    assert cbor2 and saved and structs_state and vcpu_gate and fcntl and memory_base
     core.cpuid()
     memory_file.open_proc()
     for blk in _disks(attached):
@@ -119,6 +141,7 @@ def save(
     slots: Slots,
     platform: Platform,
     progress: Callable[[int, int], None] | None,
+    ahead: Ahead | None = None,
 ) -> Saved:
     """Write a machine that is paused: everything that changes when it goes on.
 
@@ -129,16 +152,36 @@ def save(
     plain_state = encode_state(state.save(core, slots, platform))
     try:
         memory_file.write_all(files.state, plain_state)
-        disks = _copy_disks(_disks(slots.attached), list(files.disks), overlays=files.overlays)
-        written = memory_file.write_ram(memory, files.memory, files.pages, files.than, progress=progress)
+        disks = _copy_disks(_disks(slots.attached), list(files.disks), overlays=files.children > 0)
+        if ahead is not None:
+            return Saved(devices, core.cpuid(), disks, 0, _lay_over(memory, files, ahead))
+        pages, than = (-1, -1) if files.children else (files.pages, files.than)
+        written = memory_file.write_ram(memory, files.memory, pages, than, progress=progress)
     except OSError as error:
-        raise HostError(
-            f"cannot write the snapshot: {error.strerror}",
-            code="snapshot-write",
-            hint="it needs about as much room as the guest has used of its memory, and its disks",
-            errno=error.errno or 0,
-        ) from error
+        raise _cannot_write(error) from error
     return Saved(devices, core.cpuid(), disks, written)
+
+
+def _lay_over(memory: GuestMemory, files: Files, ahead: Ahead) -> tuple[tuple[int, int], ...] | None:
+    from vmm.snapshot.memory_base import take_base
+
+    base = take_base(memory, files.children, ahead)
+    handed = base.handed()
+    base.close()
+    if handed is None:
+        return None
+    areas, bits = handed
+    memory_file.write_all(files.pages, bits)
+    return tuple(areas)
+
+
+def _cannot_write(error: OSError) -> HostError:
+    return HostError(
+        f"cannot write the snapshot: {error.strerror}",
+        code="snapshot-write",
+        hint="it needs about as much room as the guest has used of its memory, and its disks",
+        errno=error.errno or 0,
+    )
 
 
 def _copy_disks(blks: list[Any], targets: list[int], *, overlays: bool) -> tuple[tuple[int, int], ...]:

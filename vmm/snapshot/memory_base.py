@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import posix
 
-from vmm.errors import HostError
+from vmm.errors import ConfigError, HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
 from vmm.snapshot.memory_file import opened, page_runs, ram_areas
@@ -31,6 +31,8 @@ _PIECE = 2 << 20
 for the first time is one page, and not one of the base and a copy of it; and where it may be a huge one."""
 _MADV_POPULATE_READ = 22
 """``<asm-generic/mman-common.h>``."""
+_MOST_AREAS = 1000
+"""A child is told each in a message."""
 _MOST_PIECES = 32
 """Each is a mapping; a process has 65530."""
 
@@ -49,12 +51,30 @@ class Base:
             posix.close(self._layers.pop(0)[0])  # it has no data
 
     @classmethod
-    def of_file(cls, file: int, size: int) -> Base:
-        """One that another process has written.
+    def of_files(cls, size: int, file: int, below: int, areas: list[Range], bits: bytes) -> Base:
+        """One that another process has written, into memfds that nobody writes any more; they stay the caller's.
 
-        :param file: a memfd that nobody writes any more; it stays the caller's
+        :param file: all of RAM; or with *below* its pages with a bit in *bits*
+        :param below: what RAM lies over in the *areas*; -1: nothing
+        :raises ConfigError: these are no areas of RAM
         """
-        return cls(size, [(posix.dup(file), _pieces(file, size), b"")])
+        if below < 0:
+            return cls(size, [(posix.dup(file), _pieces(file, size), b"")])
+        at = 0
+        for start, end in areas:
+            if not at <= start < end <= size or start % PAGE or end % PAGE:
+                raise ConfigError("areas of memory that are none", code="snapshot-format")
+            at = end
+        if len(bits) != -(-size // PAGE // 8):
+            raise ConfigError("bits of another size of memory", code="snapshot-format")
+        return cls(size, [(posix.dup(below), areas, b""), (posix.dup(file), (), bits)])
+
+    def handed(self) -> tuple[list[Range], bytes] | None:
+        """What :meth:`of_files` has to be told of the layers: areas and bits; None: there is one layer."""
+        if len(self._layers) < 2:
+            return None
+        (_, areas, _), (_, _, bits) = self._layers
+        return list(areas), bits
 
     def open(
         self,
@@ -137,12 +157,24 @@ class Ahead:
     :param children: as of :func:`take_base`
     :param watch_from: from so many bytes on the kernel notes what is written, where it can, or all has to be compared
         while the machine stands still; -1: it must not
+    :param file: the empty memfd to copy to, which is this object's from now on; -1: a new one
+    :param whole: whoever makes the children has not what *memory* lies over
     :raises OSError: the host has not enough memory
     """
 
-    def __init__(self, memory: GuestMemory, children: int, *, empty: bool = False, watch_from: int = -1) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        children: int,
+        *,
+        empty: bool = False,
+        watch_from: int = -1,
+        file: int = -1,
+        whole: bool = False,
+    ) -> None:
         self.bits = bytearray(-(-memory.size // PAGE // 8))
-        self.file = open_memory("guest-ram-base", memory.size)
+        self.file = open_memory("guest-ram-base", memory.size) if file < 0 else file
+        self._whole = whole
         self.before: mmap.mmap | None = None
         """What was copied, to be compared; None: nothing was."""
         self._watch = -1
@@ -192,6 +224,8 @@ class Ahead:
     def is_too_much(self, below: list[tuple[int, int, int]], children: int) -> bool:
         """*children* copies of this would take more than a new base of this and what is *below* it."""
         written = self._written
+        if self._whole or len(below) > _MOST_AREAS:
+            return True
         return children * written > written + sum(end - start for start, end, _ in below)
 
     def take(self) -> int:
