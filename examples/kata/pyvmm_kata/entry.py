@@ -30,6 +30,7 @@ MACHINE = (
     "vmm.machine.machine",
     "vmm.machine.restored",
     "vmm.machine.vcpu_gate",
+    "vmm.snapshot.memory_base",
     "vmm.virtio.fs.device",
     "vmm.virtio.balloon",
     "vmm.virtio.mem",
