@@ -1047,6 +1047,19 @@ def test_nothing_is_left_of_a_fork_whose_parts_are_killed(forked: Command, tmp_p
     assert soon_none(lambda: sorted(names(tmp_path) - ITS_FILES)) == []
 
 
+def test_a_child_that_does_not_end_with_who_started_it_is_killed(forked: Command, tmp_path: Path) -> None:
+    """As one that its guest has taken over."""
+    child = machines(forked.process.pid)[0]
+    pidfd = os.pidfd_open(child)
+    forks = named(descendants(forked.process.pid), "pyvmm-forks")[0]
+    os.kill(child, signal.SIGSTOP)
+    os.kill(forks, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 60)[0]
+    os.close(pidfd)
+    assert soon_none(lambda: sorted(names(tmp_path) - {*ITS_FILES, "c", "v", "v.seqpacket"})) == []
+    assert ask(str(tmp_path / "c"), "status")["state"] == "running"
+
+
 NO_ROOM_FOR_A_FORK = """
 import os, subprocess, sys
 from pathlib import Path

@@ -79,6 +79,8 @@ def main(argv: list[str]) -> int:
     asked = _Asked(sock, told)
     request, (answer, events, *fds) = asked.begin()
     values = {**_VALUES, **(request["serve"] or {})}
+    if request["serve"]:
+        values["until"] = posix.pidfd_open(posix.getppid())
     try:
         given, config, origin = _wanted(request, fds)
         with jail.Outside(given, values) as outside, Machine.of_origin(origin, config, start=False) as machine:

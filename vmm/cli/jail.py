@@ -47,7 +47,14 @@ class Outside:
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
             from vmm.control.broker import ControlProcess
 
-            self.control = ControlProcess(config, values["control"], self.below, self.below_shares, jail=values["jail"])
+            self.control = ControlProcess(
+                config,
+                values["control"],
+                self.below,
+                self.below_shares,
+                jail=values["jail"],
+                until=values.get("until", -1),
+            )
 
     def __enter__(self) -> Outside:
         return self

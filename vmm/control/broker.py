@@ -55,6 +55,8 @@ _CAPABILITIES = ("dac_override", "dac_read_search", "fowner", "kill")
 """Capabilities of the process that serves the control socket: it writes snapshots in any directory, and kills a machine
 that does not answer."""
 _GO = b"g"
+_END_S = 10
+"""Seconds that a child has to end when who started it has."""
 _REQUEST_MAX = 32 << 10
 _FDS_MAX = 64
 
@@ -264,6 +266,7 @@ class ControlProcess(Requests):
     :param below: where disks may be opened that are plugged in, or None; closed here
     :param shares: the same of the directories of shares
     :param jail: as of ``--jail``, for children of the machine
+    :param until: a pidfd, closed here: when that process has ended the machine does, too, or is killed; -1: none
     :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
     :raises HostError: fork(2) failed
@@ -277,6 +280,7 @@ class ControlProcess(Requests):
         shares: Below | None = None,
         *,
         jail: str = "auto",
+        until: int = -1,
     ) -> None:
         listening = listen(path, STREAM)
         try:
@@ -287,8 +291,10 @@ class ControlProcess(Requests):
             listening.close()
             raise HostError(f"control: {error.strerror}", code="control-process", errno=error.errno or 0) from error
         if self.pid == 0:
-            _serve_outside(theirs, machine, listening, config, below, shares, jail)
+            _serve_outside(theirs, machine, listening, config, below, shares, jail, until)
         posix.close(machine)
+        if until >= 0:
+            posix.close(until)
         theirs.close()
         listening.give_name()
         listening.sock.close()
@@ -412,12 +418,14 @@ def _serve_outside(
     below: Below | None,
     shares: Below | None,
     jail: str,
+    until: int,
 ) -> None:
     """The main function of the forked process; does not return."""
     status = 1
     try:
         folders = [fd for each in (below, shares) if each is not None for fd in each.fds]
-        leave_others({sock.fileno(), machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
+        ends = [sock.fileno(), *({until} - {-1})]
+        leave_others({*ends, machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
         starter = None if shares is None else Starter()
         forks = Forks(sock, machine, config, listening, jail)
         if sock.recv(1) == _GO:
@@ -426,11 +434,11 @@ def _serve_outside(
             restrict_process(_CAPABILITIES)
             seal_process()
             poll = select.poll()
-            for each in (sock, listening.sock):
+            for each in (*ends, listening.sock.fileno()):
                 poll.register(each, select.POLLIN)
             # Import the server at the first connection: it takes a third of the memory of this process, and most
             # machines never get a request
-            if not any(fd == sock.fileno() for fd, _ in poll.poll()):
+            if not any(fd in ends for fd, _ in poll.poll()):
                 from vmm.control.server import ControlServer, import_the_rest
                 from vmm.machine.jailed import Jailed
 
@@ -439,13 +447,26 @@ def _serve_outside(
                 keep_calls()  # before anything that a client sent is read
                 starts = None if starter is None else starter.start
                 jailed = Jailed(sock, machine, config, starts, forks.fork)
+                poll.unregister(listening.sock)
                 with ControlServer(jailed, listening, below, shares):
-                    sock.recv(1)  # the machine's process sends nothing: this waits for its end
+                    poll.poll()  # the machine's process sends nothing: this waits for its end
+            if until >= 0:
+                _see_it_end(sock, machine)
         forks.close()
         listening.close()
         status = 0
     finally:
         posix._exit(status)
+
+
+def _see_it_end(sock: socket.socket, machine: int) -> None:
+    """Kill a machine that does not end, though it has to: a guest may have its process."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if not poll.poll(_END_S * 1000):
+        from signal import SIGKILL, pidfd_send_signal
+
+        pidfd_send_signal(machine, SIGKILL)
 
 
 class Starter:
