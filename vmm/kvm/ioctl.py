@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import posix
+import struct
 
 from vmm.errors import HostError
 from vmm.faststart.ctype import addressof, get_errno, i32, libc, pointer, u64
+from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
     from typing import Any
 
 _ioctl = libc("ioctl")
@@ -152,3 +155,28 @@ def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> i
         errno = get_errno()
         if errno != 4:  # EINTR
             raise HostError(f"{what}: {posix.strerror(errno)}", code="kvm-ioctl", errno=errno)
+
+
+def ioctls(calls: Sequence[tuple[int, int, bytes, str]], may_fail: Container[int] = ()) -> tuple[memoryview, list[int]]:
+    """Several calls of ioctl(2), one after the other, with nothing of Python's between them.
+
+    KVM_GET_MSRS reads all that KVM has for this guest; others get the index 2**32 - 1.
+
+    :param calls: of each: descriptor, request, what is passed by reference, and what an error calls it
+    :param may_fail: indexes of those that the host may refuse
+    :returns: what was passed by reference, as it is now, one behind the other; and the result of each, or -errno
+    :raises HostError: another one failed; those behind it were made, too
+    """
+    room, n, at = bytearray().join([call[2] for call in calls]), len(calls), 0
+    words: list[int] = []
+    for fd, request, argument, _ in calls:
+        words += request, at, fd
+        at += len(argument)
+    table = bytearray(struct.pack(f"={3 * n}Q", *words))
+    lib.ioctl_all(ffi.from_buffer(room), ffi.from_buffer(table), n)
+    results = memoryview(table).cast("i")[5::6].tolist()
+    if min(results) < 0:
+        for index, result in enumerate(results):
+            if result < 0 and index not in may_fail:
+                raise HostError(f"{calls[index][3]}: {posix.strerror(-result)}", code="kvm-ioctl", errno=-result)
+    return memoryview(room), results

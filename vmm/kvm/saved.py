@@ -6,18 +6,22 @@ The order is KVM's, not ours: some of these calls change what others return (Lin
 
 from __future__ import annotations
 
+import posix
+import struct
 import time
 
 from vmm.errors import ConfigError, HostError
-from vmm.faststart.ctype import addressof, sizeof, u8, u64
+from vmm.faststart.ctype import addressof, sizeof, u64
 from vmm.faststart.record import dataclass
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm import structs_state as st
+from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from vmm.faststart.ctype import Structure
     from vmm.kvm.vcpu import Vcpu
@@ -29,8 +33,6 @@ EINVAL, ENXIO, ENOTTY = 22, 6, 25
 TSC_TOLERANCE_PPM = 250
 """How far the guest's TSC frequency may lie from this host's before KVM must scale it: what NTP can correct."""
 
-_TRIES, _CLOSE = 16, 100_000
-"""How often clocks are looked at together, and after how many ticks of the TSC no more."""
 _SET_TRIES, _CLOCK_ERROR = 32, 20_000
 """How often a kvm-clock is set, and by how many ns it may be wrong then; by four times that in the last tries.
 Linux takes half a millisecond between its clocks for a broken one."""
@@ -124,36 +126,79 @@ def wanted_msrs(indexes: Iterable[int]) -> tuple[int, ...]:
     return _wanted[listed]
 
 
-def _get(fd: int, request: int, struct: Structure, what: str) -> bytes:
-    k.ioctl(fd, request, struct, what)
-    return bytes(struct)
-
-
-def _blob(kind: type[Structure], raw: bytes, what: str) -> Structure:
+def _sized(kind: type[Structure], raw: bytes, what: str) -> bytes:
     """
     :raises ConfigError: *raw* is not of that size
     """
     if len(raw) != sizeof(kind):
         raise ConfigError(f"saved {what}: {len(raw)} bytes, not {sizeof(kind)}", code="snapshot-state")
-    return kind.from_buffer_copy(raw)
+    return raw
 
 
-def _chunks(indexes: Iterable[int]) -> Iterator[list[int]]:
-    every = list(indexes)
-    for start in range(0, len(every), s.MAX_MSRS):
-        yield every[start : start + s.MAX_MSRS]
+def _msrs(values: dict[int, int]) -> bytes:
+    """``struct kvm_msrs``."""
+    words = [0] * (2 * len(values))
+    words[::2], words[1::2] = values.keys(), values.values()
+    return struct.pack(f"=Q{len(words)}Q", len(values), *words)
 
 
-def _read_msrs(vcpu: Vcpu, indexes: Iterable[int]) -> dict[int, int]:
-    """KVM_GET_MSRS stops at the first that it does not have for this guest: that one is left out."""
-    found: dict[int, int] = {}
-    for chunk in _chunks(indexes):
-        rest = chunk
-        while rest:
-            got = vcpu.get_msrs(rest)
-            found.update(got)
-            rest = rest[len(got) + 1 :]
+def _values(msrs: memoryview) -> dict[int, int]:
+    """What is in a ``struct kvm_msrs`` that was read."""
+    words = msrs.cast("Q").tolist()
+    found = dict(zip(words[1::2], words[2::2], strict=True))
+    found.pop(_ABSENT, None)
     return found
+
+
+_ABSENT = (1 << 32) - 1
+"""The index of MSRs that KVM does not have for a guest, see :func:`vmm.kvm.ioctl.ioctls`."""
+_MOST_MSRS = 256
+"""In one call: KVM's limit."""
+
+
+def _chunks(values: dict[int, int]) -> Iterator[dict[int, int]]:
+    if len(values) <= _MOST_MSRS:
+        yield values
+        return
+    every = list(values.items())
+    for start in range(0, len(every), _MOST_MSRS):
+        yield dict(every[start : start + _MOST_MSRS])
+
+
+def _empty(kind: type[Structure]) -> bytes:
+    return bytes(sizeof(kind))
+
+
+_to_save: dict[tuple[tuple[int, ...], int], list[tuple[int, bytes, str, slice]]] = {}
+
+
+def _calls_to_save(msrs: tuple[int, ...], xsave_size: int) -> list[tuple[int, bytes, str, slice]]:
+    """Of all that is read of a vCPU beside its TSC: request, room for the result, name, and where the result is."""
+    if xsave_size > 4096:
+        xsave = k.KVM_GET_XSAVE2, bytes(xsave_size), "KVM_GET_XSAVE2"
+    else:
+        xsave = k.KVM_GET_XSAVE, bytes(4096), "KVM_GET_XSAVE"
+    calls = [
+        # First: it makes KVM accept an INIT or SIPI that waits, which changes the local APIC and the registers
+        (k.KVM_GET_MP_STATE, _empty(st.kvm_mp_state), "KVM_GET_MP_STATE"),
+        # Then: of an exception that waits KVM puts what it brings into CR2 or DR6, which are read below
+        (k.KVM_GET_VCPU_EVENTS, _empty(st.kvm_vcpu_events), "KVM_GET_VCPU_EVENTS"),
+        (k.KVM_GET_REGS, _empty(s.kvm_regs), "KVM_GET_REGS"),
+        (k.KVM_GET_SREGS, _empty(s.kvm_sregs), "KVM_GET_SREGS"),
+        xsave,
+        (k.KVM_GET_XCRS, _empty(st.kvm_xcrs), "KVM_GET_XCRS"),
+        (k.KVM_GET_DEBUGREGS, _empty(st.kvm_debugregs), "KVM_GET_DEBUGREGS"),
+        (k.KVM_GET_LAPIC, _empty(st.kvm_lapic_state), "KVM_GET_LAPIC"),
+        (k.KVM_GET_CPUID2, bytes(s.kvm_cpuid2(nent=s.MAX_CPUID_ENTRIES)), "KVM_GET_CPUID2"),
+        *((k.KVM_GET_MSRS, _msrs(chunk), "KVM_GET_MSRS") for chunk in _chunks(dict.fromkeys(msrs, 0))),
+        # Last: whatever came up by the calls before is in it
+        (k.KVM_GET_VCPU_EVENTS, _empty(st.kvm_vcpu_events), "KVM_GET_VCPU_EVENTS"),
+    ]
+    placed, at = [], 0
+    for request, room, what in calls:
+        placed.append((request, room, what, slice(at, at + len(room))))
+        at += len(room)
+    return placed
 
 
 def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
@@ -163,43 +208,34 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
     :param xsave_size: KVM_CAP_XSAVE2 of the VM; 0 where that is not known
     """
     fd = vcpu.fd
-    # First: it makes KVM accept an INIT or SIPI that waits, which changes the local APIC and the registers
-    mp_state = vcpu.mp_state()
-    # Then: of an exception that waits KVM puts what it brings into CR2 or DR6, which are read below
-    _get(fd, k.KVM_GET_VCPU_EVENTS, st.kvm_vcpu_events(), "KVM_GET_VCPU_EVENTS")
-    regs, sregs = bytes(vcpu.get_regs()), bytes(vcpu.get_sregs())
-    if xsave_size > 4096:
-        area = (u8 * xsave_size)()
-        k.ioctl(fd, k.KVM_GET_XSAVE2, area, "KVM_GET_XSAVE2")
-        xsave = bytes(area)
-    else:
-        xsave = vcpu.get_xsave()
-    xcrs = _get(fd, k.KVM_GET_XCRS, st.kvm_xcrs(), "KVM_GET_XCRS")
-    debugregs = _get(fd, k.KVM_GET_DEBUGREGS, st.kvm_debugregs(), "KVM_GET_DEBUGREGS")
-    lapic = _get(fd, k.KVM_GET_LAPIC, st.kvm_lapic_state(), "KVM_GET_LAPIC")
-    cpuid = s.kvm_cpuid2(nent=s.MAX_CPUID_ENTRIES)
-    k.ioctl(fd, k.KVM_GET_CPUID2, cpuid, "KVM_GET_CPUID2")
-    values = _read_msrs(vcpu, msrs)
+    if (wanted := _to_save.get((msrs, xsave_size))) is None:
+        wanted = _to_save[msrs, xsave_size] = _calls_to_save(msrs, xsave_size)
+    offset = u64(0)
+    calls = [(fd, request, room, what) for request, room, what, _ in wanted]
+    calls += (_offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, offset), (fd, k.KVM_GET_TSC_KHZ, b"", "KVM_GET_TSC_KHZ"))
+    got, results = k.ioctls(calls, (len(calls) - 2, len(calls) - 1))
+    found = [got[place] for _, _, _, place in wanted]
+    mp_state, _, regs, sregs, xsave, xcrs, debugregs, lapic, cpuid, *read, events = found
+    values: dict[int, int] = {}
+    for each in read:
+        values |= _values(each)
     if values.get(IA32_TSC_DEADLINE) == 0 and IA32_TSC in values and _timer_is_deadline(lapic):
         # KVM sets it to 0 when the timer has fired, perhaps before the interrupt is in the APIC: fire once more
         values[IA32_TSC_DEADLINE] = values[IA32_TSC]
-    offset = _tsc_offset(vcpu)
-    # Last: whatever came up by the calls before is in it
-    events = _get(fd, k.KVM_GET_VCPU_EVENTS, st.kvm_vcpu_events(), "KVM_GET_VCPU_EVENTS")
-    entry = sizeof(s.kvm_cpuid_entry2)
+    entries = int.from_bytes(cpuid[:4], "little") * sizeof(s.kvm_cpuid_entry2)
     return VcpuState(
-        cpuid=bytes(cpuid)[_CPUID_HEAD : _CPUID_HEAD + int(cpuid.nent) * entry],
-        mp_state=mp_state,
-        regs=regs,
-        sregs=sregs,
-        xsave=xsave,
-        xcrs=xcrs,
-        debugregs=debugregs,
-        lapic=lapic,
-        events=events,
+        cpuid=bytes(cpuid[_CPUID_HEAD : _CPUID_HEAD + entries]),
+        mp_state=int.from_bytes(mp_state, "little"),
+        regs=bytes(regs),
+        sregs=bytes(sregs),
+        xsave=bytes(xsave),
+        xcrs=bytes(xcrs),
+        debugregs=bytes(debugregs),
+        lapic=bytes(lapic),
+        events=bytes(events),
         msrs=values,
-        tsc_khz=vcpu.tsc_khz(),
-        tsc_offset=offset,
+        tsc_khz=max(results[-1], 0),
+        tsc_offset=_offset(results[-2], offset),
     )
 
 
@@ -207,53 +243,57 @@ _LVT_TIMER = 0x320
 _LVT_MASKED, _LVT_MODE, _LVT_TSC_DEADLINE = 1 << 16, 3 << 17, 2 << 17
 
 
-def _timer_is_deadline(lapic: bytes) -> bool:
+def _timer_is_deadline(lapic: memoryview) -> bool:
     """The local APIC's timer is in TSC-deadline mode and not masked (Intel SDM vol. 3, 11.5.1)."""
     entry = int.from_bytes(lapic[_LVT_TIMER : _LVT_TIMER + 4], "little")
     return entry & _LVT_MODE == _LVT_TSC_DEADLINE and not entry & _LVT_MASKED
 
 
+def _offset_call(vcpu: Vcpu, request: int, value: u64) -> tuple[int, int, bytes, str]:
+    """Get or set the TSC offset of *vcpu*, as *value*, which must be there until the call is made."""
+    attribute = struct.pack("=IIQQ", 0, st.VCPU_TSC_CTRL, st.VCPU_TSC_OFFSET, addressof(value))
+    return vcpu.fd, request, attribute, "the TSC offset"
+
+
+def _offset(result: int, value: u64) -> int | None:
+    """What :func:`_offset_call` got.
+
+    :raises HostError: it failed in a way that a KVM without it does not
+    """
+    if result >= 0:
+        return int(value.value)
+    if -result in (EINVAL, ENXIO, ENOTTY):
+        return None
+    raise HostError("KVM_GET_DEVICE_ATTR: the TSC offset", code="kvm-ioctl", errno=-result)
+
+
 def _tsc_offset(vcpu: Vcpu) -> int | None:
     value = u64(0)
-    attribute = st.kvm_device_attr(group=st.VCPU_TSC_CTRL, attr=st.VCPU_TSC_OFFSET, addr=addressof(value))
-    try:
-        k.ioctl(vcpu.fd, k.KVM_GET_DEVICE_ATTR, attribute, "KVM_GET_DEVICE_ATTR")
-    except HostError as error:
-        if error.errno in (EINVAL, ENXIO, ENOTTY):
-            return None
-        raise
-    return int(value.value)
+    return _offset(k.ioctls((_offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, value),), (0,))[1][0], value)
 
 
 def _set_tsc_offset(vcpu: Vcpu, offset: int) -> None:
     value = u64(offset)
-    attribute = st.kvm_device_attr(group=st.VCPU_TSC_CTRL, attr=st.VCPU_TSC_OFFSET, addr=addressof(value))
-    k.ioctl(vcpu.fd, k.KVM_SET_DEVICE_ATTR, attribute, "KVM_SET_DEVICE_ATTR")
+    k.ioctls((_offset_call(vcpu, k.KVM_SET_DEVICE_ATTR, value),))
 
 
 def _host_tsc(vcpu: Vcpu) -> int | None:
     """This host's TSC now, by way of the guest's."""
-    offset = _tsc_offset(vcpu)
-    return None if offset is None else (vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset) % (1 << 64)
+    value = u64(0)
+    calls = (
+        _offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, value),
+        (vcpu.fd, k.KVM_GET_MSRS, _msrs({IA32_TSC: 0}), "KVM_GET_MSRS"),
+    )
+    got, results = k.ioctls(calls, (0,))
+    offset = _offset(results[0], value)
+    return None if offset is None else (_values(got[len(calls[0][2]) :])[IA32_TSC] - offset) % (1 << 64)
 
 
-def _clocks_together(vm: Vm, vcpu: Vcpu, offset: int) -> tuple[int, int]:
-    """kvm-clock, and the host's TSC at that moment as *vcpu* tells it, whose offset is *offset*."""
-    best, found = 1 << 64, (0, 0)
-    for _ in range(_TRIES):
-        clock = st.kvm_clock_data()
-        before = vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset
-        k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
-        after = vcpu.get_msrs([IA32_TSC])[IA32_TSC] - offset
-        ticks = (after - before) % (1 << 64)
-        if clock.flags & st.CLOCK_HOST_TSC and (clock.host_tsc - before) % (1 << 64) <= ticks:
-            # The very moment (Linux 5.16).  Elsewhere: the TSC of a host whose ticks are not the guest's
-            return int(clock.clock), int(clock.host_tsc)
-        if ticks < best:
-            best, found = ticks, (int(clock.clock), (before + ticks // 2) % (1 << 64))
-        if ticks < _CLOSE:
-            break
-    return found
+def _clocks_now(result: int, now: Any) -> tuple[int, int]:
+    """kvm-clock, and the host's TSC at that moment, of a ``struct vm_clocks *``."""
+    if result < 0:
+        raise HostError(f"the clocks of a VM: {posix.strerror(-result)}", code="kvm-ioctl", errno=-result)
+    return int(now.clock), int(now.tsc)
 
 
 def save_vm(vm: Vm, first: Vcpu) -> VmState:
@@ -261,27 +301,27 @@ def save_vm(vm: Vm, first: Vcpu) -> VmState:
 
     :param first: one of its vCPUs
     """
-    chips = []
-    for number in st.IRQCHIPS.values():
-        chips.append(_get(vm.fd, k.KVM_GET_IRQCHIP, st.kvm_irqchip(chip_id=number), "KVM_GET_IRQCHIP"))
-    offset = _tsc_offset(first)
+    value = u64(0)
+    rooms = [bytes(st.kvm_irqchip(chip_id=number)) for number in st.IRQCHIPS.values()]
+    calls = [(vm.fd, k.KVM_GET_IRQCHIP, room, "KVM_GET_IRQCHIP") for room in rooms]
+    got, results = k.ioctls([*calls, _offset_call(first, k.KVM_GET_DEVICE_ATTR, value)], (len(calls),))
+    size, offset = sizeof(st.kvm_irqchip), _offset(results[-1], value)
+    chips = tuple(bytes(got[at : at + size]) for at in range(0, len(rooms) * size, size))
     if offset is None:
         clock = st.kvm_clock_data()
         k.ioctl(vm.fd, k.KVM_GET_CLOCK, clock, "KVM_GET_CLOCK")
-        return VmState(tuple(chips), int(clock.clock), time.time_ns(), None)
-    ns, tsc = _clocks_together(vm, first, offset)
-    return VmState(tuple(chips), ns, time.time_ns(), tsc)
+        return VmState(chips, int(clock.clock), time.time_ns(), None)
+    now = ffi.new("struct vm_clocks *")
+    ns, tsc = _clocks_now(lib.clocks_get(vm.fd, first.fd, offset, now), now)
+    return VmState(chips, ns, time.time_ns(), tsc)
 
 
-def restore_cpuid(vcpu: Vcpu, state: VcpuState) -> None:
-    """Before anything else of *vcpu*: other calls depend on what the guest's CPU has."""
+def _cpuid(state: VcpuState) -> bytes:
     entry = sizeof(s.kvm_cpuid_entry2)
     count, rest = divmod(len(state.cpuid), entry)
     if rest or not 0 < count <= s.MAX_CPUID_ENTRIES:
         raise ConfigError(f"saved CPUID: {len(state.cpuid)} bytes", code="snapshot-state")
-    head = int(count).to_bytes(_CPUID_HEAD, "little")
-    cpuid = s.kvm_cpuid2.from_buffer_copy((head + state.cpuid).ljust(sizeof(s.kvm_cpuid2), b"\0"))
-    k.ioctl(vcpu.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
+    return int(count).to_bytes(_CPUID_HEAD, "little") + state.cpuid
 
 
 def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cpuid: bool = False) -> None:
@@ -294,38 +334,45 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cp
     :raises HostError: this host's KVM does not take it
     """
     fd = vcpu.fd
-    if state.tsc_khz:
-        here = vcpu.tsc_khz()
-        if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
-            k.ioctl(fd, k.KVM_SET_TSC_KHZ, state.tsc_khz, f"KVM_SET_TSC_KHZ {state.tsc_khz}")
-    if not same_cpuid:
-        restore_cpuid(vcpu, state)
-    k.ioctl(fd, k.KVM_SET_MP_STATE, st.kvm_mp_state(mp_state=state.mp_state), "KVM_SET_MP_STATE")
-    vcpu.set_regs(_blob(s.kvm_regs, state.regs, "general registers"))  # type: ignore[arg-type]
-    # Before the local APIC: whether there is one and in which mode is in APIC_BASE
-    vcpu.set_sregs(_blob(s.kvm_sregs, state.sregs, "segments and control registers"))  # type: ignore[arg-type]
     if not 4096 <= len(state.xsave) <= 1 << 16:
         raise ConfigError(f"saved XSAVE area: {len(state.xsave)} bytes", code="snapshot-state")
-    k.ioctl(fd, k.KVM_SET_XSAVE, (u8 * len(state.xsave)).from_buffer_copy(state.xsave), "KVM_SET_XSAVE")
-    k.ioctl(fd, k.KVM_SET_XCRS, _blob(st.kvm_xcrs, state.xcrs, "XCRs"), "KVM_SET_XCRS")
-    k.ioctl(fd, k.KVM_SET_DEBUGREGS, _blob(st.kvm_debugregs, state.debugregs, "debug registers"), "KVM_SET_DEBUGREGS")
-    k.ioctl(fd, k.KVM_SET_LAPIC, _blob(st.kvm_lapic_state, state.lapic, "local APIC"), "KVM_SET_LAPIC")
     values = dict(state.msrs)
     most, numbers = max(values, default=0), values.values()
     if min(values, default=0) < 0 or most >> 32 or min(numbers, default=0) < 0 or max(numbers, default=0) >> 64:
         raise ConfigError("saved MSRs: no such index or value", code="snapshot-state")
+    if state.tsc_khz:
+        here = vcpu.tsc_khz()
+        if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
+            k.ioctl(fd, k.KVM_SET_TSC_KHZ, state.tsc_khz, f"KVM_SET_TSC_KHZ {state.tsc_khz}")
+    # Before anything else: other calls depend on what the guest's CPU has
+    calls = [] if same_cpuid else [(fd, k.KVM_SET_CPUID2, _cpuid(state), "KVM_SET_CPUID2")]
+    xcrs, lapic = _sized(st.kvm_xcrs, state.xcrs, "XCRs"), _sized(st.kvm_lapic_state, state.lapic, "local APIC")
+    calls += (
+        (fd, k.KVM_SET_MP_STATE, bytes(st.kvm_mp_state(mp_state=state.mp_state)), "KVM_SET_MP_STATE"),
+        (fd, k.KVM_SET_REGS, _sized(s.kvm_regs, state.regs, "general registers"), "KVM_SET_REGS"),
+        # Before the local APIC: whether there is one and in which mode is in APIC_BASE
+        (fd, k.KVM_SET_SREGS, _sized(s.kvm_sregs, state.sregs, "segments and control registers"), "KVM_SET_SREGS"),
+        (fd, k.KVM_SET_XSAVE, state.xsave, "KVM_SET_XSAVE"),
+        (fd, k.KVM_SET_XCRS, xcrs, "KVM_SET_XCRS"),
+        (fd, k.KVM_SET_DEBUGREGS, _sized(st.kvm_debugregs, state.debugregs, "debug registers"), "KVM_SET_DEBUGREGS"),
+        (fd, k.KVM_SET_LAPIC, lapic, "KVM_SET_LAPIC"),
+    )
     # The deadline after the time that it is compared with, and after the APIC whose timer it starts
     deadline = values.pop(IA32_TSC_DEADLINE, None)
+    offset = u64(0)
     if tsc_delta is not None and state.tsc_offset is not None:
         values.pop(IA32_TSC, None)
-        _set_tsc_offset(vcpu, (state.tsc_offset + tsc_delta) % (1 << 64))
-    for chunk in _chunks(values):
-        vcpu.set_msrs({index: values[index] for index in chunk})
-    if deadline is not None:
-        vcpu.set_msrs({IA32_TSC_DEADLINE: deadline})
+        offset.value = (state.tsc_offset + tsc_delta) % (1 << 64)
+        calls.append(_offset_call(vcpu, k.KVM_SET_DEVICE_ATTR, offset))
+    written = [*_chunks(values), *([] if deadline is None else [{IA32_TSC_DEADLINE: deadline}])]
+    first = len(calls)
+    calls += [(fd, k.KVM_SET_MSRS, _msrs(chunk), "KVM_SET_MSRS") for chunk in written]
     # Last: KVM_SET_REGS forgets exceptions that wait
-    events = _blob(st.kvm_vcpu_events, state.events, "events")
-    k.ioctl(fd, k.KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS")
+    calls.append((fd, k.KVM_SET_VCPU_EVENTS, _sized(st.kvm_vcpu_events, state.events, "events"), "KVM_SET_VCPU_EVENTS"))
+    results = k.ioctls(calls)[1]
+    for chunk, done in zip(written, results[first:], strict=False):
+        if done != len(chunk):
+            raise HostError(f"KVM_SET_MSRS: MSR {list(chunk)[done]:#x} is refused", code="kvm-msr")
 
 
 class Clocks:
@@ -348,25 +395,18 @@ class Clocks:
     def set(self, vm: Vm) -> None:
         """Set kvm-clock of *vm*: to what was saved, and the time since the TSC runs again."""
 
-        def write(clock: int) -> None:
-            k.ioctl(vm.fd, k.KVM_SET_CLOCK, st.kvm_clock_data(clock=clock), "KVM_SET_CLOCK")
-
         first, begun, khz = self._first, self._begun, self._khz
         offset = _tsc_offset(first)
         if begun is None or offset is None:
-            write(self._clock)
+            clock = bytes(st.kvm_clock_data(clock=self._clock))
+            k.ioctls([(vm.fd, k.KVM_SET_CLOCK, clock, "KVM_SET_CLOCK")])
             return
-
-        def at(tsc: int) -> int:
-            """What it is to be at that moment."""
-            return self._clock + (tsc - begun) % (1 << 64) * 1_000_000 // khz
-
         # Whoever sets it may be held up between a look at the TSC and the kernel, on a busy host for milliseconds
-        ahead = 0
+        now, ahead = ffi.new("struct vm_clocks *"), 0
         for attempt in range(_SET_TRIES):
-            write(at(first.get_msrs([IA32_TSC])[IA32_TSC] - offset) + ahead)
-            clock, tsc = _clocks_together(vm, first, offset)
-            error = clock - at(tsc)
+            since = ffi.new("struct vm_clocks *", ((self._clock + ahead) % (1 << 64), begun))
+            ns, tsc = _clocks_now(lib.clocks_set(vm.fd, first.fd, offset, since, khz, now), now)
+            error = ns - self._clock - (tsc - begun) % (1 << 64) * 1_000_000 // khz
             if abs(error) <= _CLOCK_ERROR * (1 + attempt * 4 // _SET_TRIES):
                 break
             ahead -= error
@@ -376,9 +416,8 @@ def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:
     """Put interrupt controllers and clock back, when all vCPUs are restored and before any runs."""
     if len(state.chips) != len(st.IRQCHIPS):
         raise ConfigError(f"saved interrupt controllers: {len(state.chips)}", code="snapshot-state")
-    for raw in state.chips:
-        chip = _blob(st.kvm_irqchip, raw, "interrupt controller")
-        k.ioctl(vm.fd, k.KVM_SET_IRQCHIP, chip, "KVM_SET_IRQCHIP")
+    chips = [_sized(st.kvm_irqchip, raw, "interrupt controller") for raw in state.chips]
+    k.ioctls([(vm.fd, k.KVM_SET_IRQCHIP, chip, "KVM_SET_IRQCHIP") for chip in chips])
     clocks.set(vm)
 
 

@@ -22,10 +22,6 @@ class kvm_clock_data(Structure):
     )
 
 
-CLOCK_HOST_TSC = 1 << 3
-"""Of its flags: the host's TSC at that moment is there (Linux 5.16)."""
-
-
 class kvm_lapic_state(Structure):
     """``KVM_GET_LAPIC``: the register page of a local APIC."""
 

@@ -280,6 +280,28 @@ void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *out);
  */
 int vcpu_map_pages(int fd, const struct mem *mem, const void *ram, const uint8_t *bits);
 
+struct ioctl_call {
+	uint64_t request, argument; /* argument: an offset in the room */
+	int32_t fd;
+	int32_t result; /* or -errno */
+};
+
+/*
+ * Make n calls, an array of struct ioctl_call, one after the other. KVM_GET_MSRS stops at an MSR that KVM does not have for this
+ * guest: here that gets the index UINT32_MAX, and those behind it are read, too.
+ */
+void ioctl_all(void *room, void *calls, uint32_t n);
+
+/* kvm-clock, and the host's TSC at that moment. */
+struct vm_clocks {
+	uint64_t clock, tsc;
+};
+
+/* By a vCPU whose TSC is ahead of the host's by `offset`. 0 or -errno. */
+int clocks_get(int vm_fd, int vcpu_fd, uint64_t offset, struct vm_clocks *now);
+/* Set kvm-clock so that it is, or was, `from.clock` at `from.tsc`, where the TSC makes khz thousand ticks a second; then get. */
+int clocks_set(int vm_fd, int vcpu_fd, uint64_t offset, const struct vm_clocks *from, uint32_t khz, struct vm_clocks *now);
+
 /* ---- ring.c: a virtqueue, device side: split (virtio 1.2, 2.7) or packed (2.8) -------------------------------- */
 
 enum { RING_MAX_SIZE = 1024, RING_MAX_SEGMENTS = 1024 };

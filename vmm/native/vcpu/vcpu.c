@@ -246,3 +246,114 @@ int vcpu_map_pages(int fd, const struct mem *mem, const void *ram, const uint8_t
 	}
 	return 0;
 }
+
+static int ioctl_one(int fd, uint64_t request, void *argument)
+{
+	int result;
+
+	do
+		result = ioctl(fd, request, argument);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : result;
+}
+
+static int msrs_get(int fd, struct kvm_msrs *msrs)
+{
+	const uint32_t n = msrs->nmsrs;
+	uint32_t done = 0;
+
+	while (done < n) {
+		/* Its header lies in the value of the entry before, which is not there. */
+		struct kvm_msrs *rest = (void *)((uint8_t *)msrs + done * sizeof(struct kvm_msr_entry));
+		int got;
+
+		rest->nmsrs = n - done;
+		rest->pad = 0;
+		got = ioctl_one(fd, KVM_GET_MSRS, rest);
+		if (got < 0)
+			return got;
+		done += (uint32_t)got;
+		if (done < n)
+			msrs->entries[done++].index = UINT32_MAX;
+	}
+	msrs->nmsrs = n;
+	return (int)n;
+}
+
+void ioctl_all(void *room, void *calls, uint32_t n)
+{
+	for (struct ioctl_call *c = calls, *end = c + n; c < end; c++) {
+		void *argument = (uint8_t *)room + c->argument;
+
+		c->result = c->request == KVM_GET_MSRS ? msrs_get(c->fd, argument) : ioctl_one(c->fd, c->request, argument);
+	}
+}
+
+/* ---- clocks --------------------------------------------------------------------------------------------------------- */
+
+/* struct kvm_clock_data of Linux 5.16. */
+struct clock_data {
+	uint64_t clock;
+	uint32_t flags, pad0;
+	uint64_t realtime, host_tsc;
+	uint32_t pad[4];
+};
+
+enum { CLOCK_HOST_TSC = 1 << 3 };
+/* How often the clocks are looked at together, and after how many ticks of the TSC no more. */
+enum { CLOCK_TRIES = 16, CLOCK_CLOSE = 100000 };
+
+static int tsc_get(int fd, uint64_t *tsc)
+{
+	struct {
+		uint32_t n, pad;
+		struct kvm_msr_entry tsc;
+	} msrs = { .n = 1, .tsc.index = 0x10 };
+	int got = ioctl_one(fd, KVM_GET_MSRS, &msrs);
+
+	*tsc = msrs.tsc.data;
+	return got == 1 ? 0 : got < 0 ? got : -EIO;
+}
+
+int clocks_get(int vm_fd, int vcpu_fd, uint64_t offset, struct vm_clocks *now)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < CLOCK_TRIES && best >= CLOCK_CLOSE; i++) {
+		struct clock_data data = { 0 };
+		uint64_t before, after;
+		int err = tsc_get(vcpu_fd, &before);
+
+		if (!err)
+			err = ioctl_one(vm_fd, KVM_GET_CLOCK, &data);
+		if (!err)
+			err = tsc_get(vcpu_fd, &after);
+		if (err)
+			return err;
+		after -= before;
+		before -= offset;
+		if (data.flags & CLOCK_HOST_TSC && data.host_tsc - before <= after) {
+			/* The very moment. Elsewhere it is the TSC of a host whose ticks are not the guest's. */
+			*now = (struct vm_clocks){ data.clock, data.host_tsc };
+			return 0;
+		}
+		if (after < best) {
+			best = after;
+			*now = (struct vm_clocks){ data.clock, before + after / 2 };
+		}
+	}
+	return 0;
+}
+
+int clocks_set(int vm_fd, int vcpu_fd, uint64_t offset, const struct vm_clocks *from, uint32_t khz, struct vm_clocks *now)
+{
+	struct clock_data data = { 0 };
+	uint64_t tsc;
+	int err = tsc_get(vcpu_fd, &tsc);
+
+	if (err)
+		return err;
+	data.clock = from->clock + (uint64_t)((unsigned __int128)(tsc - offset - from->tsc) * 1000000 / khz);
+	err = ioctl_one(vm_fd, KVM_SET_CLOCK, &data);
+	return err ? err : clocks_get(vm_fd, vcpu_fd, offset, now);
+}
