@@ -380,10 +380,10 @@ class Server:
     def call(self, op: int, *fds: int, version: int = lib.FSD_VERSION, **fields: Any) -> int:
         """The answer's result."""
         message = ffi.new("struct fsd_msg *", {"version": version, "op": op, **fields})
-        answer = ffi.new("struct fsd_answer *")
+        answer = ffi.addressof(room := ffi.new("struct fsd_figures *"), "answer")
         numbers = ffi.new("int[]", [*fds, *[-1] * (lib.FSD_FDS - len(fds))])
         assert lib.fsd_call(self.sock, message, numbers, answer, ffi.NULL, 5000) == 0
-        return int(answer.result)
+        return int(room.answer.result)
 
     def set_up(self, path: Path) -> None:
         root, own = os.open(path, os.O_PATH | os.O_DIRECTORY), os.pidfd_open(os.getpid())

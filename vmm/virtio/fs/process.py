@@ -141,7 +141,7 @@ class FsProcess(Fs):
         self._given: list[Queue] = []  # what the server has had since the driver was ready
         self._taken_over = False
         self._call_lock = allocate_lock()
-        self._last_stats = ffi.new("struct fsd_answer *")
+        self._last_stats = ffi.new("struct fsd_figures *")
         if self._server is not None:
             self._take_server(*self._server)
             return
@@ -236,18 +236,18 @@ class FsProcess(Fs):
     def _message(self, op: int) -> Any:
         return ffi.new("struct fsd_msg *", {"version": lib.FSD_VERSION, "op": op})
 
-    def _call(self, message: Any, *fds: int, came: Any = ffi.NULL) -> Any:
+    def _call(self, message: Any, *fds: int, came: Any = ffi.NULL, answer: Any = None) -> Any:
         """One message and its answer (cdata ``struct fsd_answer *``), whose result is 0 or -errno.
 
         :param came: an ``int *`` for the descriptor that comes with it
-
+        :param answer: where it is put; of FSD_STATS, that of a ``struct fsd_figures``
         :raises ServerGone: nothing was, or nothing that makes sense: the server has been ended
         """
         with self._call_lock:
             if not self._alive:
                 raise ServerGone
             numbers = ffi.new("int[]", [*fds, *[-1] * (lib.FSD_FDS - len(fds))])
-            answer = ffi.new("struct fsd_answer *")
+            answer = answer or ffi.new("struct fsd_answer *")
             if lib.fsd_call(self._sock, message, numbers, answer, came, ANSWER_MS) < 0:
                 self._alive = False
                 self._kill()
@@ -476,7 +476,9 @@ class FsProcess(Fs):
         """As :meth:`Fs.stats`, of the server as it was last seen, and ``server``: its process id, 0 when it is gone;
         ``isolation``: what keeps it apart."""
         try:
-            self._last_stats = self._call(self._message(lib.FSD_STATS))
+            figures = ffi.new("struct fsd_figures *")
+            self._call(self._message(lib.FSD_STATS), answer=ffi.addressof(figures, "answer"))
+            self._last_stats = figures
         except ServerGone:
             pass
         return {**super().stats(), "server": self.pid if self._alive else 0, "isolation": " ".join(self.isolation)}

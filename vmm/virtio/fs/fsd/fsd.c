@@ -312,7 +312,7 @@ static int do_check(struct server *s, struct fsd_answer *a)
 	return 0;
 }
 
-static int do_stats(struct server *s, struct fsd_answer *a)
+static int do_stats(struct server *s, struct fsd_figures *a)
 {
 	struct worker_stats stats;
 
@@ -333,8 +333,10 @@ static int do_stats(struct server *s, struct fsd_answer *a)
 }
 
 /* *came: a descriptor that is sent with the answer, and closed afterwards. */
-static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_answer *a, int *came)
+static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struct fsd_figures *figures, int *came)
 {
+	struct fsd_answer *a = &figures->answer;
+
 	if (m->version != FSD_VERSION)
 		return -EPROTO;
 	switch (m->op) {
@@ -362,7 +364,7 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 	case FSD_RESTORE:
 		return s->fs && (!s->ram || s->held) ? fs_restore(s->fs, fds[0], &a->index) : -EBUSY;
 	case FSD_STATS:
-		return do_stats(s, a);
+		return do_stats(s, figures);
 	case FSD_CHECK:
 		return do_check(s, a);
 	default:
@@ -373,20 +375,20 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 /* Serve one message; false: the VMM's end is closed. */
 static bool message_serve(struct server *s)
 {
-	static struct fsd_answer answer;
+	static struct fsd_figures answer;
 	struct fsd_msg msg;
 	int fds[FSD_FDS], came = -1, err;
 
 	err = fd_socket_recv(FSD_SOCKET, &msg, sizeof(msg), fds, FSD_FDS);
 	if (err)
 		return false;
-	memset(&answer, 0, sizeof(answer));
-	answer.version = FSD_VERSION;
-	answer.op = msg.op;
-	answer.result = do_message(s, &msg, fds, &answer, &came);
+	memset(&answer, 0, fsd_answer_size(msg.op));
+	answer.answer.version = FSD_VERSION;
+	answer.answer.op = msg.op;
+	answer.answer.result = do_message(s, &msg, fds, &answer, &came);
 	for (int i = 0; i < FSD_FDS; i++)
 		close_fd(&fds[i]);
-	err = fd_socket_send(FSD_SOCKET, &answer, sizeof(answer), &came, 1);
+	err = fd_socket_send(FSD_SOCKET, &answer, fsd_answer_size(msg.op), &came, 1);
 	close_fd(&came);
 	return err == 0;
 }

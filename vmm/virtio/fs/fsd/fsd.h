@@ -59,7 +59,12 @@ struct fsd_answer {
 	uint32_t pad;
 	uint64_t address;        /* MEMORY: the address at which it has mapped RAM */
 	char text[160];          /* what failed, in words; NUL-terminated */
-	struct worker_stats workers; /* STATS: since SETUP */
+};
+
+/* The answer to STATS: as long as fifty others. */
+struct fsd_figures {
+	struct fsd_answer answer;
+	struct worker_stats workers; /* since SETUP */
 	struct fs_stats fs;
 };
 
@@ -70,11 +75,18 @@ struct fsd_answer {
 int fsd_spawn(const char *path, int *sock, int *pid);
 /*
  * Send a message and wait up to timeout_ms for the answer. -ETIMEDOUT; -EPIPE: the child has ended; -EPROTO: the answer is
- * not valid. fds: FSD_FDS descriptors, -1 for none. came: NULL, or gets the descriptor of the answer, or -1.
+ * not valid. fds: FSD_FDS descriptors, -1 for none. answer: of STATS, that of a fsd_figures. came: NULL, or gets the descriptor
+ * of the answer, or -1.
  */
 int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms);
 
 /* ==== end ==== */
+
+/* How long the answer to an operation is. */
+static inline size_t fsd_answer_size(uint32_t op)
+{
+	return op == FSD_STATS ? sizeof(struct fsd_figures) : sizeof(struct fsd_answer);
+}
 
 /* The control socket's descriptor in the child. */
 enum { FSD_SOCKET = 3 };

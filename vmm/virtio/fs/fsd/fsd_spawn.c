@@ -160,7 +160,7 @@ int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_ans
 	} while (err < 0 && errno == EINTR);
 	if (err <= 0)
 		return err ? -errno : -ETIMEDOUT;
-	err = fd_socket_recv(sock, answer, sizeof(*answer), came, came ? 1 : 0);
+	err = fd_socket_recv(sock, answer, fsd_answer_size(msg->op), came, came ? 1 : 0);
 	if (err)
 		return err;
 	answer->text[FS_TEXT - 1] = 0;
