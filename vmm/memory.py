@@ -40,6 +40,10 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 _EIO, _ENXIO = 5, 6
 _MADV_POPULATE_WRITE = 23
 """The same header."""
+_BLOCK = 512
+"""Bytes of a block of ``st_blocks``."""
+_UNMAP_FROM = 4 << 20
+"""To go through all of KVM's tables once more, for less than this, takes longer than the pages take then."""
 _MOST_LAYERS = 4
 """RAM is filled from no more files than these: before a fork that would need more, all that is missing is filled."""
 _AROUND = 2
@@ -455,7 +459,8 @@ class GuestMemory:
         if self.deep:
             self.flatten()
         # What takes time is to take each page out of tables. Only what is touched until then is in them again.
-        lib.ram_unmap(self._base, self.size)
+        if posix.fstat(self.fd).st_blocks * _BLOCK >= _UNMAP_FROM:
+            lib.ram_unmap(self._base, self.size)
 
     def flatten(self) -> None:
         """Fill all of it now, so that the next :meth:`put_below` leaves it, and whoever is made of it, with one file.
