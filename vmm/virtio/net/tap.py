@@ -50,6 +50,9 @@ _FEATURES = (
 )  # fmt: skip
 _SEGMENTS_UDP = NET_F_HOST_USO | NET_F_GUEST_USO4 | NET_F_GUEST_USO6
 
+_segments_udp: list[bool] = []
+"""Whether the host's driver of tap devices can (Linux 6.2)."""
+
 
 class Tap(Backend):
     """The tap device *ifname*, with *queues* descriptors.
@@ -128,12 +131,15 @@ class Tap(Backend):
         return ConfigError(f"{self.name}: {text}", code="net-tap", hint=hints.get(error.errno or 0, ""))
 
     def _segments_udp(self) -> bool:
-        try:
-            fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, F_CSUM | F_USO4 | F_USO6)
-            fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, 0)
-        except OSError:
-            return False
-        return True
+        if not _segments_udp:
+            # Asked once: each change of a device's offloads is told to all who listen for news of the host's network
+            try:
+                fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, F_CSUM | F_USO4 | F_USO6)
+                fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, 0)
+                _segments_udp.append(True)
+            except OSError:
+                _segments_udp.append(False)
+        return _segments_udp[0]
 
     def set_offloads(self, features: int) -> None:
         flags = sum(flag for feature, flag in _OFFLOADS if features & feature)
