@@ -154,6 +154,8 @@ class MachineConfig:
 
     def with_disks(self, disks: tuple[DiskConfig, ...]) -> MachineConfig:
         """The same machine with other disks, as many as :meth:`disk_configs` has, in that order."""
+        if disks == self.disk_configs():
+            return self
         if isinstance(self.rootfs, DiskConfig):
             return replace(self, rootfs=disks[0], disks=disks[1:])
         return replace(self, disks=disks)

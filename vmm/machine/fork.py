@@ -6,14 +6,14 @@ import os
 import posix
 
 from vmm import report
-from vmm.errors import ConfigError, VmmError
+from vmm.errors import ConfigError, GuestError, VmmError
 from vmm.faststart.record import replace
 from vmm.faststart.thread import Task, allocate_lock
 from vmm.machine import state
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.open_devices import OpenedAhead
 from vmm.machine.owned import Native, Owned
-from vmm.memory import GuestMemory
+from vmm.memory import PAGE, GuestMemory
 from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import decode_state
@@ -70,6 +70,8 @@ class ForkPoint:
             mapped = [each.device for each in slots.attached if each.device.shares_memory]
             alone = not config.memory.shared and all(each.takes_memory_on_demand for each in mapped)
             self._base = take_base(memory, children, ahead, alone=alone)
+            if memory.on_demand:
+                _bring_rings(slots, memory)
         except BaseException:
             self._copies.remove()
             raise
@@ -131,6 +133,25 @@ class ForkPoint:
         shells, self._shells = self._shells, None
         if shells is not None:
             shells.refill()
+
+
+def _bring_rings(slots: Slots, memory: GuestMemory) -> None:
+    """Fill what workers look at as soon as they go on: in one go, instead of a fault and two switches for each page."""
+    pages = set()
+    for attached in slots.attached:
+        for queue in attached.transport.state.queues:
+            if queue.ready:
+                # Behind the used ring lies what asks for kicks (2.7.8)
+                for gpa in (queue.driver, queue.device, queue.device + 4 + 8 * queue.size):
+                    try:
+                        pages.add(memory.offset(gpa, 2) // PAGE * PAGE)
+                    except GuestError:
+                        pass  # a driver that has not begun may say any address
+    try:
+        for page in pages:
+            memory.fill_range(page, page + PAGE)
+    except OSError:
+        pass  # whoever touches it gets to know
 
 
 def _is_open(path: str, blk: Any) -> bool:
