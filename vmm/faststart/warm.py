@@ -89,6 +89,7 @@ def _save(fd: int) -> int:
     names = [sys.executable, sys.argv[0], *sorted(filter(None, files)), ""]
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     sources = ffi.from_buffer("".join([name + "\0" for name in names]).encode(encoding, errors))
+    gc.collect()  # what imports have left behind
     _make_immortal()
     gc.freeze()
     return lib.warm_save(fd, sources)

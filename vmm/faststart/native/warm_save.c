@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,8 +149,15 @@ static int add_region(struct image *s, uint64_t start, uint64_t end, uint32_t pr
 	return 0;
 }
 
-/* Adds the pages of [start, end) that are this process's own. */
-static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t prot)
+static bool is_zero(uint64_t page)
+{
+	const uint64_t *word = (const uint64_t *)page;
+
+	return !word[0] && memcmp(word, word + 1, WARM_PAGE - sizeof(*word)) == 0;
+}
+
+/* Adds the pages of [start, end) that are this process's own; anonymous: those of zeros are what is there without. */
+static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t prot, bool anonymous)
 {
 	uint64_t entries[512], first = 0, last = 0; /* the run so far, empty when last is 0 */
 	int err = 0;
@@ -170,6 +178,8 @@ static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t
 				continue;
 			if (!(prot & PROT_READ))
 				return -EACCES;
+			if (anonymous && is_zero(page))
+				continue;
 			if (last && page - last > MAX_GAP * WARM_PAGE) {
 				err = add_region(s, first, last, prot, WARM_IMAGE, 0);
 				last = 0;
@@ -235,12 +245,12 @@ static int add_mapping(struct image *s, char *line, const char *flags, uint64_t 
 			err = add_region(s, end - size, end, prot, WARM_ANONYMOUS, 0);
 		else
 			err = add_region(s, start, end, prot, WARM_ANONYMOUS, 0);
-		return err ? err : add_own_pages(s, start, end, prot);
+		return err ? err : add_own_pages(s, start, end, prot, true);
 	} else if (path[0] && strcmp(path, "[heap]") != 0 && strncmp(path, "[anon:", 6) != 0) {
 		return -EBUSY;
 	}
 	err = add_region(s, start, end, prot, source, source == WARM_ANONYMOUS ? 0 : offset);
-	return err ? err : add_own_pages(s, start, end, prot);
+	return err ? err : add_own_pages(s, start, end, prot, source == WARM_ANONYMOUS);
 }
 
 /* Adds all that is mapped; 0 or -errno. */
@@ -383,6 +393,24 @@ static int image_put(int fd, const void *data, size_t size, uint64_t *at)
 	return 0;
 }
 
+/* Pages of zeros are left out: what the file does not have takes no memory until it is used. */
+static int image_put_region(int fd, const struct warm_region *r, uint64_t *at)
+{
+	int err = 0;
+
+	for (uint64_t page = r->start, end; page < r->end && !err; page = end) {
+		const bool zero = is_zero(page);
+
+		for (end = page + WARM_PAGE; end < r->end && is_zero(end) == zero; end += WARM_PAGE)
+			;
+		if (zero)
+			*at += end - page;
+		else
+			err = image_put(fd, (void *)page, end - page, at);
+	}
+	return err;
+}
+
 static int write_image(struct image *s)
 {
 	struct warm_header *h = &s->header;
@@ -408,9 +436,11 @@ static int write_image(struct image *s)
 	for (uint32_t i = 0; i < h->nregions && !err; i++)
 		if (s->regions[i].source == WARM_IMAGE) {
 			s->regions[i].offset = at;
-			err = image_put(s->fd, (void *)s->regions[i].start, s->regions[i].end - s->regions[i].start, &at);
+			err = image_put_region(s->fd, &s->regions[i], &at);
 		}
 	h->size = at;
+	if (!err && ftruncate(s->fd, (off_t)at) < 0)
+		err = -errno;
 	at = 0;
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && !err; i++)
 		err = image_put(s->fd, parts[i].data, parts[i].size, &at);
@@ -443,6 +473,7 @@ int warm_save(int fd, const char *sources)
 
 	if (err)
 		return err;
+	malloc_trim(0);
 	s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (s == MAP_FAILED)
 		return -errno;
