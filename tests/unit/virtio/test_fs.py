@@ -341,6 +341,7 @@ DIRECT_IO, KEEP_CACHE, CACHE_DIR, PARALLEL = 1, 2, 8, 1 << 6
 WRITEBACK, ACL, AUTO_INVAL = 1 << 16, 1 << 20, 1 << 12
 POSIX_LOCKS, FLOCK_LOCKS = 1 << 1, 1 << 10
 ALLOW_MMAP = 1 << 4  # in the second word
+SOLE = 1 << 31  # of an attribute's flags, for the guest kernel of this project
 INIT_EXT = 1 << 30
 
 
@@ -472,3 +473,13 @@ def test_a_submount_is_announced(tmp_path: Path) -> None:
         own = f.Entry.of(guest.call(f.LOOKUP, entry.node, f.cstr("self")))
         assert guest.call(f.READLINK, own.node).isdigit()
         assert guest.errno_of(f.LOOKUP, own.node, f.cstr("root")) == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("sole", ["proc", "pro", ""])
+def test_files_of_the_guest_alone_are_marked(sole: str) -> None:
+    """Regular ones below mounts of a name.  Linux knows the attribute's other flags."""
+    with FsGuest("/", sole=sole) as guest:
+        proc = guest.lookup("proc")
+        assert proc.attr.flags == 1
+        assert guest.lookup("version", proc.node).attr.flags == (SOLE if sole == "proc" else 0)
+        assert guest.lookup("passwd", guest.lookup("etc").node).attr.flags == 0

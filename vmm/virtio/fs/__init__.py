@@ -21,6 +21,7 @@ SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
 SHARE_KEEPERS = ("host", "guest")
 MAX_TAG = 36
+MAX_SOLE = 31
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 
 
@@ -46,6 +47,9 @@ class ShareConfig(DeviceConfig):
     :ivar handles: open what the guest knows by its file handle, for which the server keeps CAP_DAC_READ_SEARCH: the
         guest goes on using what the host renames.  Whoever takes over such a server reaches every file of the file
         system
+    :ivar sole: the name of mount points in the directory whose files nobody else changes, as the roots of containers:
+        a guest with the kernel of this project reads what it has of them without opening them here, until their size or
+        times change, which it looks at once a second; empty: there are none
     """
 
     path: str
@@ -61,6 +65,7 @@ class ShareConfig(DeviceConfig):
     locks: str = "host"
     permissions: str = "host"
     handles: bool = False
+    sole: str = ""
 
     many_files = True
     takes_memory_on_demand = True
@@ -103,6 +108,12 @@ class ShareConfig(DeviceConfig):
                     f"share {self.path}: {name}={getattr(self, name)!r} is not one of {', '.join(SHARE_KEEPERS)}",
                     code=f"share-{name}",
                 )
+        if not self.sole.isprintable() or "/" in self.sole or len(self.sole.encode()) > MAX_SOLE:
+            raise ConfigError(
+                f"share {self.path}: sole={self.sole!r} is not a name of up to {MAX_SOLE} bytes",
+                code="share-sole",
+                hint="sole=rootfs is for mounts like DIR/ID/rootfs",
+            )
         if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
             raise ConfigError(
                 f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
@@ -181,6 +192,7 @@ SYNTAX = Syntax(
         Key("dax", "SIZE", "a window in which mount -o dax sees the host's page cache itself", convert=size),
         Key("locks", "host|guest", "guest: only this guest sees them; who waits for one can be killed", convert=word),
         Key("permissions", "host|guest", "guest: this kernel does not check again, for user namespaces", convert=word),
+        Key("sole", "NAME", "mounts of this name are the guest's alone: what it has read stays read", convert=word),
         Key("handles", "", "open files by handle: renames of the host are followed; a weaker wall"),
     ),
     first="DIR",

@@ -144,6 +144,7 @@ class Fs(VirtioDevice):
         native.max_nodes = max_nodes
         native.node_bytes = node_bytes
         native.max_files = _max_files()
+        native.sole = config.sole.encode()
         native.nmaps = len(config.maps)
         for index, (guest, host, count) in enumerate(config.maps):
             native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count

@@ -41,6 +41,7 @@ struct fs_config {
 	uint64_t node_bytes;  /* the most memory for nodes and their names; 0: 512 MiB */
 	uint32_t nmaps;       /* 0: ids are the same on both sides */
 	struct fs_map map[8];
+	char sole[32];        /* a mount point of this name has files that only the guest changes; empty: none has */
 	struct dax *dax;      /* NULL: no window */
 	uint64_t dax_size;    /* the size of the window, or 0 */
 };
@@ -80,6 +81,8 @@ enum { FS_NAME_MAX = 255, FS_TARGET_MAX = 4095, FS_XATTR_MAX = 65536 };
 enum { FS_BUF_SIZE = 128 << 10 };
 /* DAX_SLOT as a power of two. */
 enum { FS_DAX_SHIFT = 21 };
+/* Of fuse_attr.flags, for guest-kernel/virtiofs.patch: the guest may read what it has of the file without opening it here. */
+#define FS_ATTR_SOLE (1U << 31)
 enum { FS_MAX_DOMAINS = 256, FS_HANDLE_INLINE = 24 };
 /* Results of a request's handler besides 0 and -errno: no answer is sent; the answer is sent later. */
 enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
@@ -258,6 +261,7 @@ struct fs_domain {
 	int mark;               /* flags of name_to_handle_at() for a mark, which identifies a file; -1: there are none */
 	bool renumbers;         /* a file may get another inode or device number while it exists (overlayfs, FUSE) */
 	bool closed;            /* no file is opened or changed: they are interfaces of the host's kernel */
+	bool sole;              /* only the guest changes its files (struct fs_config) */
 };
 
 struct fs_file_handle {

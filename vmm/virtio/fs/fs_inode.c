@@ -363,6 +363,13 @@ int node_domain_add(struct fs *fs, int fd, const struct statx *st)
 	return i;
 }
 
+void node_crossed(struct fs *fs, const struct fs_ref *dir, const char *name, uint32_t domain)
+{
+	/* Each time, since a mount may have got the number of one that has gone. */
+	if (domain != dir->domain)
+		__atomic_store_n(&fs->nodes->domain[domain].sole, !strcmp(name, fs->config.sole), __ATOMIC_RELAXED);
+}
+
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino)
 {
 	struct fs_nodes *t = fs->nodes;

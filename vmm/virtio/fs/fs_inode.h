@@ -78,6 +78,8 @@ int node_domain(const struct fs_nodes *t, const struct statx *st);
 /* These two are called without the lock. */
 int node_domain_add(struct fs *fs, int fd, const struct statx *st);
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino);
+/* A name in dir was found to be a file of this domain: another one is a mount, of that name. */
+void node_crossed(struct fs *fs, const struct fs_ref *dir, const char *name, uint32_t domain);
 
 /* fs_same.c */
 

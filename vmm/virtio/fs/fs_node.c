@@ -126,15 +126,17 @@ void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct statx *st, struct fuse_entry_out *out)
+static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct look *l, struct fuse_entry_out *out)
 {
 	memset(out, 0, sizeof(*out));
 	out->nodeid = id;
 	out->entry_valid = out->attr_valid = fs_timeout(fs);
-	fs_fill_attr(fs, st, &out->attr);
+	fs_fill_attr(fs, &l->st, &out->attr);
 	/* Only for directories: for a file, Linux would invalidate the dentry at each revalidation. */
-	if (submount && S_ISDIR(st->stx_mode))
+	if (submount && S_ISDIR(l->st.stx_mode))
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;
+	else if (__atomic_load_n(&fs->nodes->domain[l->domain].sole, __ATOMIC_RELAXED) && S_ISREG(l->st.stx_mode))
+		out->attr.flags = FS_ATTR_SOLE;
 }
 
 /*
@@ -220,7 +222,8 @@ int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name,
 		return err;
 	if (!id)
 		return -ENFILE;
-	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
+	node_crossed(r->fs, dir, name, l.domain);
+	node_answer(r->fs, id, l.domain != dir->domain, &l, out);
 	return 0;
 }
 
@@ -250,6 +253,6 @@ int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, 
 		close(path);
 	if (!id)
 		return -ENFILE;
-	node_answer(r->fs, id, l.domain != dir->domain, &l.st, out);
+	node_answer(r->fs, id, l.domain != dir->domain, &l, out);
 	return 0;
 }

@@ -260,6 +260,7 @@ static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bo
 		return domain;
 	}
 	pthread_mutex_lock(&t->lock);
+	node_crossed(fs, dir, n->name, (uint32_t)domain);
 	node_renumber(t, index, (uint32_t)domain, st.stx_ino);
 	node_set_fd(t, index, fd);
 	pthread_mutex_unlock(&t->lock);

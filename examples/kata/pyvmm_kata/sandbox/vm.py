@@ -393,7 +393,7 @@ def _spare(macs: Iterable[str]) -> str:
 def _share(path: str) -> ShareConfig:
     # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
     # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
-    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest")
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole="rootfs")
 
 
 def kind_of(
