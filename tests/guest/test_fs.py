@@ -200,17 +200,64 @@ def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
         for folder in ("/mnt", "/mnt/inner"):
             before = requests(guest)
             guest.check(f"tar xf /tmp/files -C {folder}")
-            count = {name: number - before.get(name, 0) for name, number in requests(guest).items()}
+            count = since(guest, before)
             assert count["create"] == count["write"] == 40
             # What is known of the folder expires after a second
-            assert count["lookup"] < 60 and count["getattr"] < 30 and count.get("getxattr", 0) < 20, count
+            assert count["lookup"] < 60 and count.get("getattr", 0) < 30 and count.get("getxattr", 0) < 20, count
             before = requests(guest)
             guest.check(f"dd if=/dev/zero of={folder}/written bs=1 count=40")
-            count = {name: number - before.get(name, 0) for name, number in requests(guest).items()}
-            assert count["write"] == 40 and count["getxattr"] < 10, count
+            count = since(guest, before)
+            assert count["write"] == 40 and count.get("getxattr", 0) < 10, count
         assert (shared / "inner" / "40").read_text() == (shared / "40").read_text() == "new\n"
     finally:
         subprocess.run(["umount", shared / "inner"], check=True)
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
+    """What a container has in its page cache of its root is read without a request; all else is as in other files."""
+    if os.getuid() != 0:
+        pytest.skip("only root mounts")
+    inner = shared / "rootfs"
+    inner.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "inner", inner], check=True)
+    try:
+        guest = boot(shares=[ShareConfig(str(shared), sole="rootfs", cache=mode)])
+        guest.check("mount -t virtiofs share /mnt; cd /mnt/rootfs; mkdir new")
+        before = requests(guest)
+        guest.check("for i in $(seq 20); do test -e new/$i || (echo $i; head -c 5000 /dev/zero) >new/$i; done")
+        assert since(guest, before).get("lookup", 0) < 10, "nobody else has put anything into a new directory"
+        before = requests(guest)
+        said = guest.check("cat new/* | tr -d '\\0'; cat new/7 | wc -c").split()
+        assert said == [*sorted(map(str, range(1, 21))), "5002"]
+        count = since(guest, before)
+        assert not count.get("open") and not count.get("read") and not count.get("release"), count
+
+        before = requests(guest)
+        guest.check("echo 3 >/proc/sys/vm/drop_caches")
+        assert guest.check("head -n 1 new/8").split() == ["8"]
+        guest.check("exec 3<new/10; rm new/10; echo 3 >/proc/sys/vm/drop_caches")
+        assert guest.check("head -n 1 <&3; exec 3<&-").split() == ["10"]
+        count = since(guest, before)
+        assert count["open"] == 2, count
+
+        guest.check("cat new/11 new/12 >/dev/null")
+        (inner / "new" / "11").write_text("longer\n" * 1000)
+        (inner / "new" / "12").write_bytes(b"other\n" + bytes(4997))
+        (inner / "new" / "of the host").touch()
+        if mode == "auto":
+            guest.check("sleep 1.2; test -e 'new/of the host'")
+            assert guest.check("tail -n 1 new/11; head -n 1 new/12").split() == ["longer", "other"]
+        guest.check("sleep 0.2")
+        assert requests(guest)["release"] == requests(guest)["open"] + requests(guest)["create"], "all are closed here"
+    finally:
+        subprocess.run(["umount", inner], check=True)
+
+
+def since(guest: Guest, before: dict[str, int]) -> dict[str, int]:
+    """How many of each kind its share has had since then, where there were any."""
+    more = {name: number - before.get(name, 0) for name, number in requests(guest).items()}
+    return {name: number for name, number in more.items() if number}
 
 
 def requests(guest: Guest) -> dict[str, int]:
