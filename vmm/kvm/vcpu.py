@@ -8,6 +8,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.ctype import u8
+from vmm.faststart.thread import RLock
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm.stats import open_stats, read_stats
@@ -60,6 +61,8 @@ class Vcpu:
         self._kvm_run: kvm_run | None = None
         self._buffer: Any = ffi.from_buffer(self._map)
         self._native: Any = None
+        # Others kick while this is closed; again, since a signal's handler may
+        self._kicks = RLock()
         self.busy = False
         """Its thread may be inside :meth:`run`."""
         self.leaving: Callable[[], None] | None = None
@@ -106,8 +109,9 @@ class Vcpu:
 
     def kick(self) -> None:
         """Make :meth:`run` return, from any thread; it returns at once until :meth:`resume`."""
-        if self._native is not None:
-            lib.vcpu_kick(self._native)
+        with self._kicks:
+            if self._native is not None:
+                lib.vcpu_kick(self._native)
 
     def resume(self) -> None:
         """Let :meth:`run` run again after :meth:`kick`."""
@@ -293,9 +297,10 @@ class Vcpu:
         """Free everything, while no thread is inside :meth:`run`.  A second call does nothing."""
         if self.fd < 0:
             return
-        if self._native is not None:
-            lib.vcpu_free(self._native)
-            self._native = None
+        with self._kicks:
+            native, self._native = self._native, None
+        if native is not None:
+            lib.vcpu_free(native)
         self._kvm_run = None  # it and the buffer export the mapping
         ffi.release(self._buffer)
         try:
