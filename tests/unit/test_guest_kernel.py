@@ -177,13 +177,17 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, cache: 
 
 
 def before_patch(patch: Path, tree: Path) -> list[Path]:
-    """Make files in *tree* that *patch* fits, of nothing but lines that it removes and those around; which they are."""
+    """Make files in *tree* that *patch* fits, of nothing but lines that it removes and those around, where it has them;
+    which they are."""
     made: dict[Path, list[str]] = {}
     for line in patch.read_text().splitlines():
         if line.startswith("+++ b/"):
             made[path := tree / line[6:]] = []
-        elif made and line[:1] in ("@", " ", "-") and not line.startswith("--- a/"):
-            made[path].append("" if line[0] == "@" else line[1:])
+        elif made and line.startswith("@@ -"):
+            start = int(line[4:].split(",")[0])
+            made[path] += [""] * (start - 1 - len(made[path]))
+        elif made and line[:1] in (" ", "-") and not line.startswith("--- a/"):
+            made[path].append(line[1:])
     for path, lines in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
