@@ -110,6 +110,7 @@ print("rows", db.execute("select sum(n) from t").fetchone()[0])
 """
 
 
+@pytest.mark.long  # 80 seconds; of its parts each has a test here, and test_kata_software.py has more programs
 def test_git_on_a_share(guest_kernel: str, tmp_path: Path) -> None:
     if not shutil.which("git"):
         pytest.skip("no git on this host")

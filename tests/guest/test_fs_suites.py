@@ -54,7 +54,8 @@ STRESSORS = {
 }
 
 
-@pytest.mark.parametrize("kind", STRESSORS)
+# Those of names take 80 seconds; the suites above have most of what they do
+@pytest.mark.parametrize("kind", [pytest.param("names", marks=pytest.mark.long), "data", "locks"])
 def test_stressors(guest_kernel: str, tmp_path: Path, kind: str) -> None:
     program = shutil.which("stress-ng")
     if not program:

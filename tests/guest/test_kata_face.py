@@ -87,6 +87,7 @@ def test_cp_to_what_only_the_guest_has_fails(podman: Podman, container: str) -> 
     host_is_untouched()
 
 
+@pytest.mark.long  # 50 seconds; test_cp_both_ways is about a container that runs
 def test_cp_when_it_has_stopped(podman: Podman, container: str) -> None:
     podman.check("exec", container, "sh", "-c", "echo kept >/etc/kept; echo kept >/var/lib/data/kept")
     podman.check("stop", "--time", "0", container)

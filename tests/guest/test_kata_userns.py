@@ -88,6 +88,7 @@ def test_a_server_on_a_network_of_podmans(podman: Podman, options: tuple[str, ..
     podman.check("rm", "--force", "--time", "1", "web")
 
 
+@pytest.mark.long  # 40 seconds; test_kata_podman.py has one network
 def test_several_networks_and_a_chosen_address(podman: Podman) -> None:
     """The interfaces come when the machine runs, and are the guest's with names and addresses of their own."""
     for name in ("one", "two"):
