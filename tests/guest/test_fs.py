@@ -225,9 +225,8 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
     try:
         guest = boot(shares=[ShareConfig(str(shared), sole="rootfs", cache=mode)])
         guest.check("mount -t virtiofs share /mnt; cd /mnt/rootfs; mkdir new")
-        before = requests(guest)
-        guest.check("for i in $(seq 20); do test -e new/$i || (echo $i; head -c 5000 /dev/zero) >new/$i; done")
-        assert since(guest, before).get("lookup", 0) < 10, "nobody else has put anything into a new directory"
+        guest.check("for i in $(seq 20); do (echo $i; head -c 5000 /dev/zero) >new/$i; done")
+        assert any(asks_little_of_a_new_directory(guest, f"new{n}") for n in range(5))
         before = requests(guest)
         said = guest.check("cat new/* | tr -d '\\0'; cat new/7 | wc -c").split()
         assert said == [*sorted(map(str, range(1, 21))), "5002"]
@@ -253,6 +252,13 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
         assert requests(guest)["release"] == requests(guest)["open"] + requests(guest)["create"], "all are closed here"
     finally:
         subprocess.run(["umount", inner], check=True)
+
+
+def asks_little_of_a_new_directory(guest: Guest, name: str) -> bool:
+    """Nobody else has put anything into it, for a second: so much time may pass on a loaded host."""
+    before = requests(guest)
+    guest.check(f"mkdir {name}; for i in $(seq 20); do test -e {name}/$i; done; rmdir {name}")
+    return since(guest, before).get("lookup", 0) < 10
 
 
 def since(guest: Guest, before: dict[str, int]) -> dict[str, int]:
