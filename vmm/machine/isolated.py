@@ -24,7 +24,7 @@ from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
 from vmm.machine.config import FORK, THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
-from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living
+from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living, make_children
 from vmm.machine.owned import close_at_exit, is_closed
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
@@ -329,20 +329,14 @@ class IsolatedMachine(Living):
         start: bool = True,
         **changes: Any,
     ) -> list[IsolatedMachine]:
-        """As :meth:`Machine.fork`, into machines in processes of their own.  Until all that this one has touched is
-        copied it stands still."""
-        children: list[IsolatedMachine] = []
+        """As :meth:`Machine.fork`, into machines in processes of their own.  Where a share has a server, this one
+        stands still until all that it has touched is copied."""
         point = self.fork_point(n)
-        try:
-            for number in range(n):
-                children.append(self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start))
-        except BaseException:
-            for child in children:
-                child.close()
-            raise
-        finally:
-            point.close()
-        return children
+
+        def make(number: int) -> IsolatedMachine:
+            return self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start)
+
+        return make_children(point, n, make)
 
     def fork_point(self, n: int) -> OpenPoint:
         """As :meth:`Machine.fork_point`."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.machine.config import PROCESS
-from vmm.machine.lifecycle import STOPPED
+from vmm.machine.lifecycle import STOPPED, check_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,15 +220,13 @@ class Jailed:
 
     def fork(self, n: int, first: int) -> list[dict[str, str]]:
         """Have *n* children made, numbered from *first* on; the paths of each one's sockets."""
-        if n < 1:
-            raise no_children(n)
+        check_children(n)
         assert self._forker is not None
         return self._forker(n, first)
 
     def fork_point(self, n: int, isolation: str = PROCESS) -> OpenPoint:
         """As :meth:`Machine.fork_point`, for children with this *isolation*."""
-        if n < 1:
-            raise no_children(n)
+        check_children(n)
 
         def save(files: Files) -> Saved:
             diff = (files.than,) if files.than >= 0 else ()
@@ -450,10 +448,6 @@ def _freeze(fd: int) -> None:
     frozen = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
     if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & frozen != frozen:
         freeze(fd)
-
-
-def no_children(n: int) -> ConfigError:
-    return ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
 
 
 def _check_image(disk: DiskConfig, length: int, changed: int) -> None:

@@ -14,7 +14,12 @@ from vmm.faststart.thread import allocate_lock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Self
+    from typing import Self, TypeVar
+
+    from vmm.machine.fork import ForkPoint
+    from vmm.machine.jailed import OpenPoint
+
+    Made = TypeVar("Made", bound="Living")
 
 MADE, RUNNING, PAUSED, ENDED, CLOSED = "made", "running", "paused", "ended", "closed"
 STATES = (MADE, RUNNING, PAUSED, ENDED, CLOSED)
@@ -187,6 +192,29 @@ class Life:
                 pass
 
         return forget
+
+
+def check_children(n: int) -> None:
+    """
+    :raises ConfigError: a fork cannot have so few children
+    """
+    if n < 1:
+        raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
+
+
+def make_children(point: ForkPoint | OpenPoint, n: int, make: Callable[[int], Made]) -> list[Made]:
+    """What *make* makes of *point* for 0 to *n* - 1: all of them, or none.  Closes *point*."""
+    children: list[Made] = []
+    try:
+        for number in range(n):
+            children.append(make(number))
+    except BaseException:
+        for child in children:
+            child.close()
+        raise
+    finally:
+        point.close()
+    return children
 
 
 class Living:

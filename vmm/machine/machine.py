@@ -26,6 +26,8 @@ from vmm.machine.lifecycle import (
     EndEvent,
     Life,
     Living,
+    check_children,
+    make_children,
 )
 from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned, close_at_exit, is_closed
@@ -490,26 +492,19 @@ class Machine(Living):
         :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child cannot be made so
         :raises HostError: the host refuses.  There are no children then, and the machine goes on
         """
-        children: list[Machine] = []
         point = self.fork_point(n)
-        try:
-            for number in range(n):
-                children.append(self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start))
-        except BaseException:
-            for child in children:
-                child.close()
-            raise
-        finally:
-            point.close()
-        return children
+
+        def make(number: int) -> Machine:
+            return self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start)
+
+        return make_children(point, n, make)
 
     def fork_point(self, n: int) -> ForkPoint:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
         from vmm.machine.fork import ForkPoint
         from vmm.snapshot.memory_base import WATCH_FROM, copied_ahead
 
-        if n < 1:
-            raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
+        check_children(n)
         with self._life_lock:
             self._check_can_be("fork")
             runs = self._life.stage == RUNNING
