@@ -149,13 +149,6 @@ static int add_region(struct image *s, uint64_t start, uint64_t end, uint32_t pr
 	return 0;
 }
 
-static bool is_zero(uint64_t page)
-{
-	const uint64_t *word = (const uint64_t *)page;
-
-	return !word[0] && memcmp(word, word + 1, WARM_PAGE - sizeof(*word)) == 0;
-}
-
 /* Adds the pages of [start, end) that are this process's own; anonymous: those of zeros are what is there without. */
 static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t prot, bool anonymous)
 {
@@ -178,7 +171,7 @@ static int add_own_pages(struct image *s, uint64_t start, uint64_t end, uint32_t
 				continue;
 			if (!(prot & PROT_READ))
 				return -EACCES;
-			if (anonymous && is_zero(page))
+			if (anonymous && page_is_zero((const uint8_t *)page))
 				continue;
 			if (last && page - last > MAX_GAP * WARM_PAGE) {
 				err = add_region(s, first, last, prot, WARM_IMAGE, 0);
@@ -399,9 +392,9 @@ static int image_put_region(int fd, const struct warm_region *r, uint64_t *at)
 	int err = 0;
 
 	for (uint64_t page = r->start, end; page < r->end && !err; page = end) {
-		const bool zero = is_zero(page);
+		const bool zero = page_is_zero((const uint8_t *)page);
 
-		for (end = page + WARM_PAGE; end < r->end && is_zero(end) == zero; end += WARM_PAGE)
+		for (end = page + WARM_PAGE; end < r->end && page_is_zero((const uint8_t *)end) == zero; end += WARM_PAGE)
 			;
 		if (zero)
 			*at += end - page;

@@ -29,6 +29,23 @@ static inline bool has_page(const uint8_t *bits, uint64_t at)
 	return bits[at / PAGE / 8] >> at / PAGE % 8 & 1;
 }
 
+/* Whether all bytes of a page, which begins at a multiple of 8, are zero. */
+static inline bool page_is_zero(const uint8_t *page)
+{
+	const uint64_t *word = (const uint64_t *)(const void *)page;
+	uint64_t any;
+
+	/* Most pages have a word that is not zero at one of these places: test them before reading the whole page. */
+	if (word[0] | word[1] | word[64] | word[256] | word[511])
+		return false;
+	for (int i = 0; i < PAGE / 8; i += 8) {
+		any = word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] | word[i + 7];
+		if (any)
+			return false;
+	}
+	return true;
+}
+
 /* ---- iov.c: lists of buffers in guest memory ---- */
 
 /* Copy from guest memory, reading each byte once; returns the number of bytes, less than len if the list is shorter. */

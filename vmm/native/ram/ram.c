@@ -42,22 +42,6 @@ struct pm_scan_arg {
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_FILE (1ULL << 61)
 
-static bool page_is_zero(const uint8_t *page)
-{
-	const uint64_t *word = (const uint64_t *)(const void *)page;
-	uint64_t any;
-
-	/* Most pages have a word that is not zero at one of these places: test them before reading the whole page. */
-	if (word[0] | word[1] | word[64] | word[256] | word[511])
-		return false;
-	for (int i = 0; i < PAGE / 8; i += 8) {
-		any = word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] | word[i + 7];
-		if (any)
-			return false;
-	}
-	return true;
-}
-
 /* Whether the page differs from that of `than`. */
 static bool page_differs(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
