@@ -272,11 +272,6 @@ def _tsc_offset(vcpu: Vcpu) -> int | None:
     return _offset(k.ioctls((_offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, value),), (0,))[1][0], value)
 
 
-def _set_tsc_offset(vcpu: Vcpu, offset: int) -> None:
-    value = u64(offset)
-    k.ioctls((_offset_call(vcpu, k.KVM_SET_DEVICE_ATTR, value),))
-
-
 def _host_tsc(vcpu: Vcpu) -> int | None:
     """This host's TSC now, by way of the guest's."""
     value = u64(0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vmm.errors import ConfigError
+from vmm.faststart.ctype import u64
 from vmm.kvm import System, Vcpu, Vm, saved
 from vmm.kvm import ioctl as k
 from vmm.memory import GuestMemory
@@ -149,7 +150,8 @@ def test_the_tsc_offsets_of_vcpus_keep_their_distance(made: list[Guest]) -> None
 def test_the_tsc_and_kvm_clock_go_on_together(made: list[Guest], elapsed: int) -> None:
     source, target = make(made), make(made)
     vcpus, vm = source.save()
-    saved._set_tsc_offset(target.vcpus[0], 1 << 40)
+    offset = u64(1 << 40)
+    k.ioctls([saved._offset_call(target.vcpus[0], k.KVM_SET_DEVICE_ATTR, offset)])
     if saved._tsc_offset(target.vcpus[0]) != 1 << 40:
         pytest.skip("this KVM's guests have the TSC of the host")
     time.sleep(0.2)
