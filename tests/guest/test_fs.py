@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,14 +162,22 @@ def test_the_mount_gives_eio_after_the_death_of_its_server(boot: Boot, tmp_path:
     assert guest.power_off().kind == "poweroff"
 
 
-def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> None:
-    """A file system of the host below the share is one of its own in the guest: it ends with the last mount of it."""
+@contextmanager
+def file_system(folder: Path) -> Iterator[Path]:
+    """One of the host's own, in memory, on a new directory."""
     if os.getuid() != 0:
         pytest.skip("only root mounts")
-    inner = shared / "inner"
-    inner.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "inner", inner], check=True)
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", folder.name, folder], check=True)
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> None:
+    """A file system of the host below the share is one of its own in the guest: it ends with the last mount of it."""
+    with file_system(shared / "inner") as inner:
         (inner / "first").write_text("x")
         (inner / "file").write_bytes(os.urandom(1 << 20))
         guest = boot(shares=[ShareConfig(str(shared), isolation="process", locks="guest")])
@@ -184,17 +194,11 @@ def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> No
         guest.check("until [ -e /tmp/ended ]; do sleep 1; done; cat /mnt/inner/file >/dev/null")
         assert "Busy inodes" not in guest.check("dmesg")
         assert guest.power_off().kind == "poweroff"
-    finally:
-        subprocess.run(["umount", inner], check=True)
 
 
 def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
     """Made with O_EXCL, by `tar`, which removes one of that name before; also in a file system of the host below."""
-    if os.getuid() != 0:
-        pytest.skip("only root mounts")
-    (shared / "inner").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "inner", shared / "inner"], check=True)
-    try:
+    with file_system(shared / "inner") as inner:
         guest = boot(shares=[ShareConfig(str(shared))])
         guest.check("mount -t virtiofs share /mnt; echo >/mnt/inner/first; mkdir /tmp/f; cd /tmp/f")
         guest.check("for i in $(seq 40); do echo new >$i; done; tar cf /tmp/files .")
@@ -209,20 +213,13 @@ def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
             guest.check(f"dd if=/dev/zero of={folder}/written bs=1 count=40")
             count = since(guest, before)
             assert count["write"] == 40 and count.get("getxattr", 0) < 10, count
-        assert (shared / "inner" / "40").read_text() == (shared / "40").read_text() == "new\n"
-    finally:
-        subprocess.run(["umount", shared / "inner"], check=True)
+        assert (inner / "40").read_text() == (shared / "40").read_text() == "new\n"
 
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
 def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
     """What a container has in its page cache of its root is read without a request; all else is as in other files."""
-    if os.getuid() != 0:
-        pytest.skip("only root mounts")
-    inner = shared / "rootfs"
-    inner.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "inner", inner], check=True)
-    try:
+    with file_system(shared / "rootfs") as inner:
         guest = boot(shares=[ShareConfig(str(shared), sole="rootfs", cache=mode)])
         guest.check("mount -t virtiofs share /mnt; cd /mnt/rootfs; mkdir new")
         guest.check("for i in $(seq 20); do (echo $i; head -c 5000 /dev/zero) >new/$i; done")
@@ -250,8 +247,6 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
             assert guest.check("tail -n 1 new/11; head -n 1 new/12").split() == ["longer", "other"]
         guest.check("sleep 0.2")
         assert requests(guest)["release"] == requests(guest)["open"] + requests(guest)["create"], "all are closed here"
-    finally:
-        subprocess.run(["umount", inner], check=True)
 
 
 def asks_little_of_a_new_directory(guest: Guest, name: str) -> bool:

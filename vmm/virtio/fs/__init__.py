@@ -21,8 +21,9 @@ SHARE_ISOLATIONS = ("thread", "process")
 SHARE_CACHES = ("none", "auto", "always")
 SHARE_KEEPERS = ("host", "guest")
 MAX_TAG = 36
-MAX_SOLE = 31
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
+MAX_SOLE = 31
+"""Bytes of ``fs_config.sole`` in C without its end."""
 
 
 @dataclass(frozen=True)
