@@ -87,6 +87,12 @@ def test_setattr(guest: FsGuest, tmp_path: Path) -> None:
     assert (attr.atime, attr.mtime) == (111, 222)
     attr = guest.setattr(node, f.FATTR_MTIME_NOW)
     assert attr.atime == 111 and attr.mtime > 1_600_000_000
+    before = path.stat()
+    time.sleep(0.02)  # a tick of the kernel's clock
+    guest.setattr(node, f.FATTR_CTIME)
+    after = path.stat()
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
     fh = guest.open(node, os.O_RDWR)
     assert guest.setattr(node, f.FATTR_SIZE | f.FATTR_FH, size=1, fh=fh).size == 1
     assert guest.errno_of(f.SETATTR, node, struct.pack("<IIQQ64x", f.FATTR_SIZE, 0, 0, 1 << 63)) == errno.EFBIG

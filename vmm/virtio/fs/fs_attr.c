@@ -181,8 +181,11 @@ int fs_op_setattr(struct fs_req *r)
 
 	if (err)
 		return err == -ESTALE ? set_times_of_deleted(r, in) : err;
-	/* The owner first, since a change of it clears bits of the mode. The times last, since all others change them. */
-	if (in->valid & (FATTR_UID | FATTR_GID))
+	/*
+	 * The owner first, since a change of it clears bits of the mode. The times last, since all others change them. The
+	 * ctime alone is set to now, which is what a change to the same owner does.
+	 */
+	if (in->valid & (FATTR_UID | FATTR_GID) || in->valid == FATTR_CTIME)
 		err = set_owner(r, in, t.fd);
 	if (!err && in->valid & FATTR_SIZE)
 		err = set_size(r, in, &t);
