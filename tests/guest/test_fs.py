@@ -249,6 +249,31 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
         assert requests(guest)["release"] == requests(guest)["open"] + requests(guest)["create"], "all are closed here"
 
 
+def test_a_mode_and_an_owner_that_a_file_has_already(boot: Boot, shared: Path) -> None:
+    """Of a file of the guest alone its time of change is all that they change, which nobody waits for."""
+    with file_system(shared / "rootfs") as inner:
+        guest = boot(shares=[ShareConfig(str(shared), sole="rootfs")])
+        guest.check("mount -t virtiofs share /mnt; cd /mnt/rootfs; umask 022; echo 1 >file; echo 1 >program")
+        changed = (inner / "file").stat().st_ctime_ns
+        guest.check("sleep 0.1; chmod 644 file; sleep 0.1")
+        again = (inner / "file").stat().st_ctime_ns
+        assert again > changed
+        guest.check("sleep 0.1; chown 0:0 file; sleep 0.1")
+        assert (inner / "file").stat().st_ctime_ns > again
+        assert guest.check("stat -c %Z file").strip() == str(int((inner / "file").stat().st_ctime))
+
+        guest.check("chmod 4755 program; chmod 4755 program; sleep 0.1")
+        assert (inner / "program").stat().st_mode & 0o7777 == 0o4755
+        guest.check("chown 0:0 program")
+        assert (inner / "program").stat().st_mode & 0o7777 == 0o755
+        guest.check("chown 3:4 file; chmod 600 file")
+        status = (inner / "file").stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (3, 4, 0o600)
+        (inner / "file").chmod(0o640)
+        guest.check("sleep 1.2; chmod 600 file")
+        assert (inner / "file").stat().st_mode & 0o7777 == 0o600, "what the host has changed is known a second later"
+
+
 def asks_little_of_a_new_directory(guest: Guest, name: str) -> bool:
     """Nobody else has put anything into it, for a second: so much time may pass on a loaded host."""
     before = requests(guest)
