@@ -425,22 +425,30 @@ def test_many_first_starts_at_once_leave_one_image(starts: Starts) -> None:
     assert len(starts.images) == 1 and starts.is_warm()
 
 
-HOLD = """
+OWN = """
+def in_image():
+    kilobytes, ours = {}, False
+    for line in open("/proc/self/smaps"):
+        name, _, value = line.partition(":")
+        if line[0] in "0123456789abcdef":
+            ours = "warm-" in line
+        elif ours and value.endswith(" kB\\n"):
+            kilobytes[name] = kilobytes.get(name, 0) + int(value.split()[0])
+    return kilobytes
+"""
+HOLD = (
+    OWN
+    + """
 import gc
 held = []
 for module in list(sys.modules.values()):
     for value in list(vars(module).values()):
         held += [value, *(vars(value).values() if isinstance(value, type) else ())]
 held = [[each for each in held] for _ in range(3)]
-kilobytes, ours = {}, False
-for line in open("/proc/self/smaps"):
-    name, _, value = line.partition(":")
-    if line[0] in "0123456789abcdef":
-        ours = "warm-" in line
-    elif ours and value.endswith(" kB\\n"):
-        kilobytes[name] = kilobytes.get(name, 0) + int(value.split()[0])
+kilobytes = in_image()
 print(len(held[0]), kilobytes["Rss"], kilobytes["Anonymous"])
 """
+)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python counts all references")
@@ -452,6 +460,26 @@ def test_a_process_that_uses_what_is_in_the_image_has_no_pages_of_its_own_for_th
     objects, there, own = map(int, done.stdout.split())
     assert objects > 3_000
     assert own < there / 3
+
+
+HOLES = "kept = [bytes(n % 1500) for n in range(40_000)]; del kept[::2]"
+FILL = (
+    OWN
+    + """
+before = in_image()["Anonymous"]
+new = [bytes(n % 1500) for n in range(4_000)]
+print(in_image()["Anonymous"] - before)
+"""
+)
+
+
+def test_what_a_process_makes_does_not_lie_between_what_the_image_has(starts: Starts) -> None:
+    """Each page of the image in which an object is made is the process's own from then on."""
+    starts.program(FILL, before=HOLES)
+    starts.run()
+    done = starts.run()
+    assert done.stderr == ""
+    assert int(done.stdout) < 1_000
 
 
 # -- one image serves one start --------------------------------------------------------------------------------------

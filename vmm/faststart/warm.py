@@ -92,14 +92,34 @@ def _save(fd: int) -> int:
     gc.collect()  # what imports have left behind
     _make_immortal()
     gc.freeze()
+    for size, blocks in _free_blocks():
+        lib.warm_fill_pools(size, blocks)
     return lib.warm_save(fd, sources)
+
+
+def _free_blocks() -> list[tuple[int, int]]:
+    """What is free in the interpreter's pools of small objects: sizes of blocks in bytes, and how many.
+
+    The interpreter fills them before it takes new memory: the objects of a process would lie on as many pages of the
+    image, and each be copied for one of them.  They are not for anybody, then.
+    """
+    # No function tells, only a table for readers on the error stream
+    table, errors = posix.memfd_create("pools"), posix.dup(2)
+    posix.dup2(table, 2)
+    sys._debugmallocstats()
+    posix.dup2(errors, 2)
+    rows = [line.split() for line in posix.pread(table, 1 << 16, 0).splitlines()]
+    posix.close(table)
+    posix.close(errors)
+    return [(int(row[1]), int(row[4])) for row in rows if len(row) == 5 and all(map(bytes.isdigit, row))]
 
 
 def _make_immortal() -> None:
     """Have nobody count references to what there is: a process that starts from the image, or a fork of it, would else
     write to each page that has an object which it uses, and so have a copy of the page for itself.
 
-    The count is that of CPython's own constants, which are never freed (PEP 683, from 3.12 on).
+    The count is that of CPython's own constants, which are never freed (PEP 683, from 3.12 on).  What an object is
+    given when it is first used, it is given here: a string its hash, a class the version of its attributes.
     """
     from vmm.native import ffi
 
@@ -109,11 +129,22 @@ def _make_immortal() -> None:
     objects = gc.get_objects()
     for each in objects:
         ffi.cast("uint32_t *", id(each))[0] = count
+        if issubclass(type(each), type):  # and no proxy of one
+            _look_up(each)
     while objects:  # those that the garbage collector does not follow
         for each in _referents(objects.pop()):
             if sys.getrefcount(each) != count:
                 ffi.cast("uint32_t *", id(each))[0] = count
                 objects.append(each)
+                if isinstance(each, (str, bytes)):
+                    hash(each)
+
+
+def _look_up(cls: type) -> None:
+    try:
+        type.__getattribute__(cls, "no such name")
+    except AttributeError:
+        pass
 
 
 def _referents(whose: Any) -> list[Any]:

@@ -192,6 +192,8 @@ void fill_free(struct fill *f);
  * started from the image.
  */
 int warm_save(int fd, const char *sources);
+/* Take `blocks` blocks of `size` bytes from the interpreter's memory for small objects, for good. */
+void warm_fill_pools(size_t size, size_t blocks);
 /* In a process that was started from an image: its command line from the script on, and its environment; NULL ends each. */
 char **warm_arguments(void);
 char **warm_environment(void);

@@ -52,6 +52,11 @@ struct image {
 
 static struct warm_mail mail;
 
+/* Of the interpreter that has loaded this, which calls without its lock: all that is needed of Python.h */
+extern void *PyObject_Malloc(size_t size);
+extern int PyGILState_Ensure(void);
+extern void PyGILState_Release(int state);
+
 int warm_registers(struct warm_registers *r) __attribute__((returns_twice));
 __asm__(".pushsection .text\n"
 	".type warm_registers, @function\n"
@@ -459,6 +464,39 @@ static int image_save(struct image *s, const char *sources)
 	return err ? err : write_image(s);
 }
 
+/*
+ * Memory that is free between what is used is where the next objects would be made, each on another page, which would have
+ * to be copied for it: nobody is to get it. What is free in large pieces is left.
+ */
+static void fill_heap(void)
+{
+	enum { LARGE = 4 * WARM_PAGE, PIECES = 1024, ALIGNMENT = 16 };
+	const char *top = (char *)sbrk(0) - mallinfo2().keepcost;
+	char *large[PIECES], *p;
+	size_t n = 0;
+
+	while (n < PIECES && (p = malloc(LARGE)) && p < top)
+		large[n++] = p;
+	if (n < PIECES)
+		free(p);
+	for (size_t size = LARGE - ALIGNMENT; size >= ALIGNMENT; size -= ALIGNMENT) {
+		while ((p = malloc(size)) && p < top)
+			;
+		free(p);
+	}
+	while (n > 0)
+		free(large[--n]);
+}
+
+void warm_fill_pools(size_t size, size_t blocks)
+{
+	int state = PyGILState_Ensure();
+
+	while (blocks-- > 0 && PyObject_Malloc(size))
+		;
+	PyGILState_Release(state);
+}
+
 int warm_save(int fd, const char *sources)
 {
 	struct image *s;
@@ -467,6 +505,7 @@ int warm_save(int fd, const char *sources)
 	if (err)
 		return err;
 	malloc_trim(0);
+	fill_heap();
 	s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (s == MAP_FAILED)
 		return -errno;
