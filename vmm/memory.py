@@ -607,6 +607,11 @@ class GuestMemory:
             raise OSError(-result, posix.strerror(-result))
         return result
 
+    def fill_places(self, places: Sequence[int]) -> None:
+        """Fill the pages with these guest physical addresses now; any that are no RAM, or cannot be filled, are left to
+        whoever touches them."""
+        lib.fill_places(self._fill, self.native, ffi.new("uint64_t[]", places), len(places))
+
     def filled(self) -> bytes:
         """A bit for each page that was filled, written or given back."""
         bits = bytearray(-(-self.size // PAGE // 8))

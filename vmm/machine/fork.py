@@ -6,14 +6,15 @@ import os
 import posix
 
 from vmm import report
-from vmm.errors import ConfigError, GuestError, VmmError
+from vmm.errors import ConfigError, VmmError
+from vmm.events import Loop
 from vmm.faststart.record import replace
 from vmm.faststart.thread import Task, allocate_lock
 from vmm.machine import state
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.open_devices import OpenedAhead
 from vmm.machine.owned import Native, Owned
-from vmm.memory import PAGE, GuestMemory
+from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import decode_state
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from vmm.machine.state import MachineState
     from vmm.snapshot.memory_base import Ahead
     from vmm.virtio.blk import DiskConfig
-    from vmm.virtio.device import VirtioDevice
+
+
+_MASK64 = (1 << 64) - 1
 
 
 class ForkPoint:
@@ -137,21 +140,13 @@ class ForkPoint:
 
 def _bring_rings(slots: Slots, memory: GuestMemory) -> None:
     """Fill what workers look at as soon as they go on: in one go, instead of a fault and two switches for each page."""
-    pages = set()
+    places: list[int] = []
     for attached in slots.attached:
         for queue in attached.transport.state.queues:
             if queue.ready:
                 # Behind the used ring lies what asks for kicks (2.7.8)
-                for gpa in (queue.driver, queue.device, queue.device + 4 + 8 * queue.size):
-                    try:
-                        pages.add(memory.offset(gpa, 2) // PAGE * PAGE)
-                    except GuestError:
-                        pass  # a driver that has not begun may say any address
-    try:
-        for page in pages:
-            memory.fill_range(page, page + PAGE)
-    except OSError:
-        pass  # whoever touches it gets to know
+                places += queue.driver, queue.device, (queue.device + 4 + 8 * queue.size) & _MASK64
+    memory.fill_places(places)
 
 
 def _is_open(path: str, blk: Any) -> bool:

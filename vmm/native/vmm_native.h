@@ -163,6 +163,8 @@ void fill_client_drop(struct fill *f, int client);
 void fill_forget(struct fill *f, const void *at, uint64_t len);
 /* Fill the pages between two offsets now. Returns the bytes filled, or -errno. */
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
+/* Fill the pages with these guest physical addresses now; those that are no RAM are left out. */
+void fill_places(struct fill *f, const struct mem *mem, const uint64_t *gpa, uint32_t n);
 /* Set the bits of the pages that were filled or discarded. */
 void fill_done(struct fill *f, uint8_t *bits);
 /* The same, and of pages that the template does not have and that the kernel has filled with zeros. */

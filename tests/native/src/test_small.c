@@ -658,6 +658,9 @@ static void clones_have_their_template_s_memory(void)
 		clone_close(&c);
 		return;
 	}
+	const struct mem mem = { .nregions = 1, .region = { { .size = RAM_SIZE, .hva = (uintptr_t)c.ram } } };
+	const uint64_t places[] = { 37 * PAGE + 8, 700 * PAGE, 1500 * PAGE, UINT64_MAX };
+
 	clone_layers(&c);
 	CHECK_EQ(fill_start(c.fill), 0);
 	CHECK_EQ(fill_go_on(c.fill), 0); /* it runs already */
@@ -685,7 +688,11 @@ static void clones_have_their_template_s_memory(void)
 	CHECK(!fill_differs(c.fill, c.ram + 4 * RAM_PIECE, 4 * RAM_PIECE));
 	/* The rest: what is there, or was discarded, is not written again; nor what somebody else has put there. */
 	put_page(c.memfd, 36, 55);
-	CHECK_EQ(fill_range(c.fill, 0, RAM_SIZE), 9 * PAGE);
+	/* A page of a queue; one that is there, with other bytes; one that the template has not; and what is no RAM. */
+	fill_places(c.fill, &mem, places, 4);
+	fill_done(c.fill, c.bits);
+	CHECK(bit_of(c.bits, 37) && !bit_of(c.bits, 35) && !bit_of(c.bits, 1500) && ram_at(c.ram, 700) == 7);
+	CHECK_EQ(fill_range(c.fill, 0, RAM_SIZE), 8 * PAGE);
 	CHECK_EQ(fill_range(c.fill, 0, RAM_SIZE), 0);
 	CHECK(ram_at(c.ram, 35) == 36 && ram_at(c.ram, 36) == 55 && ram_at(c.ram, 37) == 38 && ram_at(c.ram, 39) == 40);
 	CHECK(ram_at(c.ram, RAM_SIZE / PAGE - 1) == 99 && ram_at(c.ram, 700) == 7 && ram_at(c.ram, 21) == 0);

@@ -291,20 +291,24 @@ void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits)
 
 static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 {
-	for (uint32_t i = 0; i < f->layers; i++)
-		for (uint64_t at = start; at < end;) {
-			uint64_t word = 1;
+	/* start is that of a piece, whose bits begin with a word. */
+	const uint64_t words = (end - start) / PAGE / WORD_PAGES;
 
-			if (at / PAGE % WORD_PAGES == 0 && end - at >= WORD_PAGES * PAGE)
-				memcpy(&word, f->layer[i].bits + at / PAGE / 8, sizeof(word));
-			if (!word) {
-				at += WORD_PAGES * PAGE;
-				continue;
-			}
-			if (has_page(f->layer[i].bits, at))
-				return true;
-			at += PAGE;
+	for (uint32_t i = 0; i < f->layers; i++) {
+		const uint8_t *bits = f->layer[i].bits;
+		uint64_t any = 0;
+
+		for (uint64_t n = 0; n < words; n++) {
+			uint64_t word;
+
+			memcpy(&word, bits + start / PAGE / 8 + n * sizeof(word), sizeof(word));
+			any |= word;
 		}
+		for (uint64_t at = start + words * WORD_PAGES * PAGE; at < end && !any; at += PAGE)
+			any = has_page(bits, at);
+		if (any)
+			return true;
+	}
 	return false;
 }
 
@@ -729,6 +733,20 @@ int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
 		start = stop;
 	}
 	return total;
+}
+
+void fill_places(struct fill *f, const struct mem *mem, const uint64_t *gpa, uint32_t n)
+{
+	pthread_mutex_lock(&f->lock);
+	for (uint32_t i = 0; i < n; i++) {
+		const uint8_t *place = mem_ptr(mem, gpa[i], 1);
+		const uint64_t at = (uint64_t)(place - f->ram) & ~(uint64_t)(PAGE - 1);
+
+		/* Whoever touches a page that cannot be filled finds that out. */
+		if (place && !has_page(f->done, at))
+			(void)fill_some(f, at, at + PAGE);
+	}
+	pthread_mutex_unlock(&f->lock);
 }
 
 void fill_done(struct fill *f, uint8_t *bits)
