@@ -6,6 +6,24 @@
 #include "ring/ring.h" /* first, since it defines _GNU_SOURCE */
 
 #include <pthread.h>
+#include <sys/mman.h>
+
+/*
+ * Zeros for a device whose buffers are large and mostly unused: pages that come when they are touched. calloc() takes them from its
+ * heap, once there was one such, and clears them all.
+ */
+static inline void *lazy_new(size_t size)
+{
+	void *made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return made == MAP_FAILED ? NULL : made;
+}
+
+static inline void lazy_free(void *made, size_t size)
+{
+	if (made)
+		munmap(made, size);
+}
 
 /* The functions of a device. The worker's thread calls all of them but destroy(). */
 struct worker_ops {

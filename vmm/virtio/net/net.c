@@ -26,7 +26,7 @@ struct net *net_new(int fd, uint32_t kind, int *err)
 	if (fd < 0 || kind > NET_STREAM)
 		return NULL;
 	*err = -ENOMEM;
-	n = calloc(1, sizeof(*n));
+	n = lazy_new(sizeof(*n));
 	if (!n)
 		return NULL;
 	n->fd = fd;
@@ -39,7 +39,7 @@ struct net *net_new(int fd, uint32_t kind, int *err)
 
 void net_free(struct net *n)
 {
-	free(n);
+	lazy_free(n, sizeof(*n));
 }
 
 static void net_flush(struct net *n)

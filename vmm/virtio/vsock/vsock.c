@@ -37,7 +37,7 @@ struct vsock *vsock_new(const struct vsock_config *config, int *err)
 	if (!memchr(config->name, 0, sizeof(config->name)))
 		return NULL;
 	*err = -ENOMEM;
-	v = calloc(1, sizeof(*v));
+	v = lazy_new(sizeof(*v));
 	if (!v)
 		return NULL;
 	v->config = *config;
@@ -70,7 +70,7 @@ void vsock_free(struct vsock *v)
 	vsock_kernel_free(v);
 	vsock_release(v, v->bucket, v->nbuckets * sizeof(struct vsock_conn *));
 	vsock_memory_free(v);
-	free(v);
+	lazy_free(v, sizeof(*v));
 }
 
 /* Who waits for the kernel's memory sends again, when some may be free. */
