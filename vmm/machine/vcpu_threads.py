@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posix
+
 from vmm.errors import ConfigError
 from vmm.faststart.thread import Thread, allocate_lock, get_ident
 from vmm.kvm import ioctl as k
@@ -66,6 +68,7 @@ class VcpuThreads(Saveable):
             self._start(vcpu)
         with self._begins:
             pass
+        posix.sched_yield()  # it has let the interpreter go, and is perhaps not in the guest yet
 
     def _start(self, vcpu: Vcpu) -> None:
         thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
@@ -277,8 +280,6 @@ class VcpuThreads(Saveable):
             from vmm.kvm import diagnose
 
             if reason < 0:
-                import posix
-
                 raise HostError(f"KVM_RUN: {posix.strerror(-reason)}", code="kvm-run", errno=-reason)
             if reason == k.EXIT_INTERNAL_ERROR:
                 raise diagnose.internal_error(vcpu, self._memory)
