@@ -319,12 +319,21 @@ def _cpuid(state: VcpuState) -> bytes:
     return int(count).to_bytes(_CPUID_HEAD, "little") + state.cpuid
 
 
-def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cpuid: bool = False) -> None:
+def _check_msrs(values: dict[int, int]) -> None:
+    most, numbers = max(values, default=0), values.values()
+    if min(values, default=0) < 0 or most >> 32 or min(numbers, default=0) < 0 or max(numbers, default=0) >> 64:
+        raise ConfigError("saved MSRs: no such index or value", code="snapshot-state")
+
+
+def restore_vcpu(
+    vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cpuid: bool = False, own: bool = False
+) -> None:
     """Load *state* into *vcpu*, which is new and does not run.
 
     :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`);
         None: the saved TSC is written, and KVM keeps vCPUs together as well as it can
     :param same_cpuid: it was made with the state's CPUID
+    :param own: this process has just saved it
     :raises ConfigError: the state is not one
     :raises HostError: this host's KVM does not take it
     """
@@ -332,9 +341,8 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cp
     if not 4096 <= len(state.xsave) <= 1 << 16:
         raise ConfigError(f"saved XSAVE area: {len(state.xsave)} bytes", code="snapshot-state")
     values = dict(state.msrs)
-    most, numbers = max(values, default=0), values.values()
-    if min(values, default=0) < 0 or most >> 32 or min(numbers, default=0) < 0 or max(numbers, default=0) >> 64:
-        raise ConfigError("saved MSRs: no such index or value", code="snapshot-state")
+    if not own:
+        _check_msrs(values)
     if state.tsc_khz:
         here = vcpu.tsc_khz()
         if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:

@@ -225,10 +225,19 @@ class Core:
         vcpus = [saved.save_vcpu(vcpu, msrs, size) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
-    def restore(self, vcpus: list[VcpuState], vm: VmState, *, advance_clock: bool, same_cpuid: bool = False) -> None:
+    def restore(
+        self,
+        vcpus: list[VcpuState],
+        vm: VmState,
+        *,
+        advance_clock: bool,
+        same_cpuid: bool = False,
+        own: bool = False,
+    ) -> None:
         """Put into fresh vCPUs what :meth:`save` returned.
 
         :param same_cpuid: theirs is that of the state already
+        :param own: this process has just saved it
         :raises ConfigError: it is of another number of vCPUs, or not such a state
         :raises HostError: this host's KVM does not take it
         """
@@ -239,7 +248,7 @@ class Core:
         elapsed = max(time.time_ns() - vm.realtime, 0) if advance_clock else 0
         clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
         for vcpu, state in zip(self.vcpus, vcpus, strict=True):
-            saved.restore_vcpu(vcpu, state, clocks.tsc_delta, same_cpuid=same_cpuid)
+            saved.restore_vcpu(vcpu, state, clocks.tsc_delta, same_cpuid=same_cpuid, own=own)
         self.cpuid_is_own = same_cpuid
         saved.restore_vm(self.vm, vm, clocks)
 

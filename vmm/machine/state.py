@@ -89,7 +89,7 @@ def restore(
     :raises ConfigError: the state is of another machine
     :raises HostError: the host's KVM does not take it
     """
-    core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock, same_cpuid=same_cpuid)
+    core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock, same_cpuid=same_cpuid, own=own)
     _restore_devices(state, slots, platform, OwnState if own else State)
     # Before the guest's first instruction: it must not draw the random numbers that others draw, too
     new_generation(memory)
