@@ -42,7 +42,10 @@ class Bus:
                     code="bus-overlap",
                 )
         # A new list: other threads may be looking a range up in the old one
-        self._ranges = sorted([*self._ranges, (base, size, device)], key=lambda item: item[0])
+        behind = not self._ranges or self._ranges[-1][0] < base
+        self._ranges = [*self._ranges, (base, size, device)]
+        if not behind:
+            self._ranges = sorted(self._ranges, key=lambda item: item[0])
 
     def remove(self, device: BusDevice) -> None:
         """Take every range of *device* off the bus."""

@@ -152,16 +152,25 @@ def stable_mac(identity: str) -> bytes:
     """A locally administered address, always the same for *identity* on this host."""
     from vmm.faststart.builtin import blake2b
 
+    if not _host:
+        _host.append(_machine_id())
+    digest = blake2b(b"\0".join((*_host, posix.uname().nodename.encode(), identity.encode())), digest_size=5).digest()
+    return b"\x02" + digest
+
+
+_host: list[bytes] = []
+"""What tells this host from others, read once."""
+
+
+def _machine_id() -> bytes:
     try:
         fd = posix.open("/etc/machine-id", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            host = posix.read(fd, 64)
+            return posix.read(fd, 64)
         finally:
             posix.close(fd)
     except OSError:
-        host = b""
-    digest = blake2b(b"\0".join((host, posix.uname().nodename.encode(), identity.encode())), digest_size=5).digest()
-    return b"\x02" + digest
+        return b""
 
 
 class Net(VirtioDevice):
