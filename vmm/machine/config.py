@@ -226,18 +226,26 @@ class MachineConfig:
         """There is a PCI bus."""
         return self.transport == PCI
 
-    def shares_memory(self) -> bool:
-        """Another process will map guest RAM: the user says so, or a device is served by one."""
-        return self.memory.shared or any(each.shares_memory for each in self.device_configs())
+    def shares_memory(self, devices: list[DeviceConfig] | None = None) -> bool:
+        """Another process will map guest RAM: the user says so, or a device is served by one.
+
+        :param devices: :meth:`device_configs`, where they are known
+        """
+        return self.memory.shared or any(each.shares_memory for each in devices or self.device_configs())
 
     def opens_files(self) -> str:
         """Why the machine can have no jail, by the first device that opens files while the guest runs; or empty."""
         return next((why for each in self.device_configs() if (why := each.opens_files)), "")
 
-    def takes_memory_on_demand(self) -> bool:
-        """All that map guest RAM can do with pages that come when they are touched."""
-        others = any(each.shares_memory and not each.takes_memory_on_demand for each in self.device_configs())
-        return not self.memory.shared and not others
+    def takes_memory_on_demand(self, devices: list[DeviceConfig] | None = None) -> bool:
+        """All that map guest RAM can do with pages that come when they are touched.
+
+        :param devices: :meth:`device_configs`, where they are known
+        """
+        if self.memory.shared:
+            return False
+        mapped = [each for each in devices or self.device_configs() if each.shares_memory]
+        return all(each.takes_memory_on_demand for each in mapped)
 
 
 def config_kinds() -> dict[str, type]:

@@ -134,11 +134,11 @@ class Machine(Living):
     def _build(self, devices: tuple[VirtioDevice, ...], origin: Origin | None) -> None:
         config = self.config
         origin = self._origin = origin or Bootstrap(config)
-        shared = config.shares_memory() or any(device.shares_memory for device in devices)
+        records = config.device_configs()
+        shared = config.shares_memory(records) or any(device.shares_memory for device in devices)
         # A process that maps it without support for pages that are still missing would read holes
-        on_demand = config.takes_memory_on_demand() and all(
-            device.takes_memory_on_demand for device in devices if device.shares_memory
-        )
+        may_be_filled = config.takes_memory_on_demand(records)
+        on_demand = may_be_filled and all(device.takes_memory_on_demand for device in devices if device.shares_memory)
         self._memory = origin.make_memory(
             config.memory, shared=shared, on_demand=on_demand, hotplug=config.hotplug_size()
         )
@@ -151,8 +151,9 @@ class Machine(Living):
         ahead = None if shell is None else shell.devices
         if ahead is not None:
             ahead.give(self._owned)
-        wanted = open_devices(config.device_configs(), config, self.loop, self._owned, self._counts, ahead)
-        last = open_devices(config.last_configs(), config, self.loop, self._owned, self._counts)
+        opening = (config, self.loop, self._owned, self._counts, may_be_filled, ahead)
+        wanted = open_devices(records, *opening)
+        last = open_devices(config.last_configs(), *opening)
         platform = self._platform = Platform(self._memory.regions[-1].end, self._owned)
         self.pio, self.mmio = platform.pio, platform.mmio
         # A page of a window may be one that its file has lost
@@ -260,7 +261,8 @@ class Machine(Living):
             device.check(self.config)
             opened = Owned()
             try:
-                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts)
+                on_demand = self.config.takes_memory_on_demand()
+                (made,) = open_devices((device,), self.config, self.loop, opened, self._counts, on_demand)
                 return hotplug.plug(made)  # which closes it from now on
             except BaseException:
                 opened.close()

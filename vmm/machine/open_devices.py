@@ -34,15 +34,16 @@ def open_devices(
     loop: Loop,
     owned: Owned,
     counts: dict[type, int],
+    on_demand: bool,
     ahead: OpenedAhead | None = None,
 ) -> list[VirtioDevice]:
     """The device of each record, in their order.  What was opened is *owned*, also on errors.
 
     :param counts: how many devices of each kind of record the machine has had so far; those opened are added
+    :param on_demand: as of :class:`~vmm.config.device.Opening`
     :param ahead: devices that are open and owned already; those that are wanted are taken out
     """
     devices: list[VirtioDevice] = []
-    on_demand = config.takes_memory_on_demand()
     for record in records:
         kind = type(record)
         place = counts.get(kind, 0)
@@ -68,14 +69,15 @@ class OpenedAhead:
             # None of these has a use for its machine's
             loop = Loop()
             try:
-                self._devices += zip(records, open_devices(records, config, loop, owned, {}), strict=True)
+                opened = open_devices(records, config, loop, owned, {}, config.takes_memory_on_demand())
+                self._devices += zip(records, opened, strict=True)
             finally:
                 loop.close()
 
     def pop(self, record: DeviceConfig) -> VirtioDevice | None:
         """The one of *record*; None: there is none."""
         for index, (own, device) in enumerate(self._devices):
-            if own == record:
+            if own is record or own == record:
                 del self._devices[index]
                 return device
         return None

@@ -113,7 +113,7 @@ def test_code_is_imported_of_devices_alone_that_are_configured(record: str, pack
         "from vmm.machine.open_devices import open_devices; import vmm.cli.boot\n"
         f"config = MachineConfig(BootConfig('k'), {record})\n"
         "owned = Owned()\n"
-        "open_devices(config.device_configs(), config, Loop(), owned, {}); owned.close()\n"
+        "open_devices(config.device_configs(), config, Loop(), owned, {}, False); owned.close()\n"
         "print(*sys.modules)"
     )
     names = [word.split(".") for word in words if word.startswith("vmm.virtio.")]
