@@ -90,7 +90,9 @@ class PciSlots:
         self.bus.check_room()
         board, owned = self._board, self._board.owned.branch()
         kicks = [owned.add(EventFd()) for _ in device.queue_sizes]
-        registers = PciRegisters(device, board.memory, board.loop, kicks, self._router, packed=board.packed)
+        registers = PciRegisters(
+            device, board.memory, board.loop, kicks, self._router, packed=board.packed, pages=board.pages
+        )
         attached = Attached(device, owned.add(registers.transport), kicks, owned)
         slot = self._add(registers, registers.trap, 0 if registers.window is None else registers.window.gpa)
         registers.on_line = self._line(slot)

@@ -20,17 +20,18 @@ from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import decode_state
 from vmm.snapshot.memory_base import Base, take_base
 from vmm.snapshot.records import made, plain
+from vmm.virtio.register_page import PagesAhead
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from typing import Any
 
     from vmm.machine.config import MachineConfig, MemoryConfig
     from vmm.machine.kvm_vm import Core
     from vmm.machine.pc import Platform
-    from vmm.machine.slots import Slots
+    from vmm.machine.slots import Attached, Slots
     from vmm.machine.state import MachineState
     from vmm.snapshot.memory_base import Ahead
     from vmm.virtio.blk import DiskConfig
@@ -298,19 +299,21 @@ class GivenChild(Child):
 
 
 class Shell:
-    """An empty machine: what KVM keeps of one, RAM that nobody has touched, servers of shares, and threads for devices.
+    """An empty machine: what KVM keeps of one, RAM that nobody has touched, servers of shares, and threads and pages of
+    registers for devices.
 
     :param like: of a machine that has the same lines
-    :param devices: of that machine
+    :param attached: the devices of that machine
     :ivar threads: those that nobody has taken end when this is closed
     :raises HostError: the host refuses
     """
 
-    def __init__(self, config: MachineConfig, like: Core, devices: Iterable[VirtioDevice], *, shared: bool) -> None:
+    def __init__(self, config: MachineConfig, like: Core, attached: Sequence[Attached], *, shared: bool) -> None:
         self._kind = _kind(config, shared)
         self._owned = Owned()
         try:
             ram = config.memory
+            self.loop = self._owned.add(Loop())
             self.memory = self._owned.add(
                 GuestMemory(
                     config.all_memory(), huge_pages=ram.huge_pages, shared=shared, hotplug=config.hotplug_size()
@@ -324,8 +327,9 @@ class Shell:
             self.core.make_lines(like)
             self.devices = OpenedAhead(config, self._owned)
             self.threads = self._owned.branch()
-            for device in devices:
-                for spare in device.spares():
+            self.pages = self._owned.add(PagesAhead(attached))
+            for each in attached:
+                for spare in each.device.spares():
                     self.threads.add(Native(spare, lib.spare_free))
             self.core.wait_for_memory()
         except BaseException:
@@ -408,8 +412,7 @@ class Shells:
             return  # it was closed
         while (kind := self._missing()) is not None:
             try:
-                devices = [each.device for each in tuple(self._slots.attached)]
-                shell = Shell(kind[0], self._core, devices, shared=kind[1])
+                shell = Shell(kind[0], self._core, tuple(self._slots.attached), shared=kind[1])
             except (VmmError, OSError, RuntimeError) as error:
                 # Children do without, and say what the host refuses if it still does
                 report.debug(__name__, f"no machine for a fork could be made ahead: {error}")

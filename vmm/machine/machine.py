@@ -106,9 +106,7 @@ class Machine(Living):
     ) -> None:
         self.config = config
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
-        self.loop = Loop()
         self._owned = Owned()
-        self._owned.add(self.loop)
         self._loop_thread: Thread | None = None
         self._confinement: Confinement | None = None
         self._life = Life()
@@ -143,12 +141,14 @@ class Machine(Living):
             config.memory, shared=shared, on_demand=on_demand, hotplug=config.hotplug_size()
         )
         self._owned.add(self._memory)
+        shell = origin.take_shell()
+        self.loop = self._owned.add(Loop() if shell is None else shell.loop)
         self.phases.append(("memory", time.monotonic()))
         origin.begin(self._memory)
         self._owned.add(origin)
-        shell = origin.take_shell()
         core = self._core = self._owned.add(new_core(config) if shell is None else shell.core)
         ahead = None if shell is None else shell.devices
+        pages = None if shell is None else self._owned.add(shell.pages)
         if ahead is not None:
             ahead.give(self._owned)
         opening = (config, self.loop, self._owned, self._counts, may_be_filled, ahead)
@@ -170,7 +170,7 @@ class Machine(Living):
         self.serial = platform.serial
         self.console: Serial | VirtioConsole = console_of(wanted) or self.serial
         packed = config.virtqueues == PACKED
-        board = Board(core, self.memory, self.loop, self.mmio, platform.native, self._owned, packed=packed)
+        board = Board(core, self.memory, self.loop, self.mmio, platform.native, self._owned, packed=packed, pages=pages)
         self._slots: Slots
         if config.transport == PCI:
             from vmm.machine.attach_pci import PciSlots
@@ -185,6 +185,7 @@ class Machine(Living):
         if ahead is not None:
             core.drop_lines()
             ahead.close()
+            board.pages.close()
         self.phases.append(("devices", time.monotonic()))
 
     @property

@@ -62,7 +62,7 @@ class OpenedAhead:
     """
 
     def __init__(self, config: MachineConfig, owned: Owned) -> None:
-        records = [record for record in config.device_configs() if record.opens_ahead]
+        records = [record for record in (*config.device_configs(), *config.last_configs()) if record.opens_ahead]
         self._owned = owned
         self._devices: list[tuple[DeviceConfig, VirtioDevice]] = []
         if records:

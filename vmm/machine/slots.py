@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmm.errors import ConfigError
 from vmm.faststart.thread import allocate_lock
+from vmm.virtio.register_page import PagesAhead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ class Board:
     :ivar native: the C bus (cdata ``struct bus *``)
     :ivar owned: of the machine
     :ivar packed: offer packed virtqueues
+    :ivar pages: pages of registers that are there already
     """
 
-    __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed")
+    __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed", "pages")
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class Board:
         owned: Owned,
         *,
         packed: bool = False,
+        pages: PagesAhead | None = None,
     ) -> None:
         self.core = core
         self.memory = memory
@@ -112,6 +115,7 @@ class Board:
         self.native = native
         self.owned = owned
         self.packed = packed
+        self.pages = pages or PagesAhead()
 
 
 class Attached:

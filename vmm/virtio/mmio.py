@@ -16,7 +16,7 @@ from vmm.persist import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import check_device
 from vmm.virtio.driver_state import DriverState
-from vmm.virtio.register_page import RegisterPage
+from vmm.virtio.register_page import PagesAhead
 from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
@@ -40,6 +40,7 @@ class MmioRegisters(BusDevice):
     :param irq: interrupts the guest
     :param kicks: one for each of the device's queues: what the guest rings
     :param packed: offer packed virtqueues
+    :param pages: where the page is from, if one is there already
     :ivar page: the register page (4096 bytes, page-aligned, writable); it stays valid after :meth:`close`
     :ivar transport: the device and its driver
     :raises ConfigError: the device is made wrongly
@@ -54,6 +55,7 @@ class MmioRegisters(BusDevice):
         kicks: list[EventFd],
         *,
         packed: bool = False,
+        pages: PagesAhead | None = None,
     ) -> None:
         check_device(device, kicks)
         self.name = device.name
@@ -62,7 +64,8 @@ class MmioRegisters(BusDevice):
         self._config_size = 0
         self._region = 0
         self._kept = lib.IRQ_VRING if device.used_bit_stays else 0
-        self._registers = RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=device.shares_memory)
+        pages = pages or PagesAhead()
+        self._registers = pages.take(spec.MMIO_INTERRUPT_STATUS, shared=device.shares_memory)
         self.page = self._registers.page
         self._words = self._registers.words
         self.config_irq: Any = ffi.new("struct irq *", {"fd": irq.fd, "status": self._registers.status})

@@ -32,7 +32,7 @@ from vmm.virtio.pci_layout import (
     make_config,
     window_of,
 )
-from vmm.virtio.register_page import RegisterPage
+from vmm.virtio.register_page import PagesAhead
 from vmm.virtio.transport import Transport
 
 TYPE_CHECKING = False
@@ -61,6 +61,7 @@ class PciRegisters(BusDevice, Function):
     :param kicks: one for each of the device's queues: what the guest rings
     :param vectors: where MSI-X messages go
     :param packed: offer packed virtqueues
+    :param pages: where the page is from, if one is there already
     :ivar on_line: sets the level of the function's interrupt line
     :ivar page: what C answers reads of the BAR's first page from (4096 bytes, page-aligned)
     :ivar window: the shared memory that BAR 2 is, or None; devices have at most one
@@ -78,6 +79,7 @@ class PciRegisters(BusDevice, Function):
         vectors: Vectors,
         *,
         packed: bool = False,
+        pages: PagesAhead | None = None,
     ) -> None:
         check_device(device, kicks)
         self.name = device.name
@@ -86,7 +88,8 @@ class PciRegisters(BusDevice, Function):
         self._loop = loop
         self._generation = 0
         self._config = b""
-        self._registers = RegisterPage(_ISR_WORD, shared=device.shares_memory)
+        pages = pages or PagesAhead()
+        self._registers = pages.take(_ISR_WORD, shared=device.shares_memory)
         self.page = self._registers.page
         self._words = self._registers.words
         _, self.window = window_of(device)

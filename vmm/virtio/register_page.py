@@ -9,7 +9,10 @@ from vmm.native import ffi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from vmm.machine.slots import Attached
 
 SIZE = 4096
 
@@ -41,3 +44,34 @@ class RegisterPage:
         self.status_place = (-1, at)
         if fd >= 0:
             posix.close(fd)
+
+
+class PagesAhead:
+    """Those of a machine that is still to be made, and has devices like *attached*."""
+
+    __slots__ = ("_pages",)
+
+    def __init__(self, attached: Iterable[Attached] = ()) -> None:
+        self._pages: list[tuple[int, bool, RegisterPage]] = []
+        try:
+            for each in attached:
+                status_at, shared = each.transport.registers.status_place[1], each.device.shares_memory
+                page = RegisterPage(status_at, shared=shared)
+                self._pages.append((status_at, shared, page))
+                page.words[0] = 0  # it is there now
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self, status_at: int, *, shared: bool) -> RegisterPage:
+        """One with these parameters, the caller's from now on; made if there is none."""
+        for index, (at, is_shared, page) in enumerate(self._pages):
+            if at == status_at and is_shared == shared:
+                del self._pages[index]
+                return page
+        return RegisterPage(status_at, shared=shared)
+
+    def close(self) -> None:
+        """Those that nobody wanted.  A second call does nothing."""
+        while self._pages:
+            self._pages.pop()[2].close()

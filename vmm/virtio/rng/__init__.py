@@ -37,6 +37,8 @@ class RngConfig(DeviceConfig):
     source: str = ""
     limit: LimitConfig | None = None
 
+    opens_ahead = True
+
     def __post_init__(self) -> None:
         if self.limit is not None and (self.limit.ops or not self.limit.bytes):
             raise ConfigError("rng: its limit is one of bytes alone", code="rng-limit", hint="for example bps=64K")
