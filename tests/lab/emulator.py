@@ -20,6 +20,7 @@ from pathlib import Path
 from tools.distribution import DistributionError, cache_dir, locked, run_tool
 from tools.step import say
 
+from . import mend
 from .mend import MendError, mended
 
 PROGRAM = "qemu-system-x86_64"
@@ -61,7 +62,8 @@ def find_emulator() -> list[str]:
 def _mended_copy(program: Path, cache: Path) -> Path:
     """The path of the copy in the cache; the program's own, with a word about it, when it cannot be mended."""
     content = program.read_bytes()
-    copy = cache / f"qemu-mended-{hashlib.sha256(content).hexdigest()[:16]}"
+    recipe = Path(mend.__file__).read_bytes()
+    copy = cache / f"qemu-mended-{hashlib.sha256(content + recipe).hexdigest()[:16]}"
     if not copy.exists():
         try:
             content = mended(content)

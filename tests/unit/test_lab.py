@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import pty
 import select
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from tests.conformance import journal as conformance_journal
 from tests.conformance.differences import DIFFERENCES, Difference
@@ -29,7 +31,7 @@ from tests.conformance.suites import SUITES
 from tests.journal import Journal
 from tests.lab import Lab, LabError, channel
 from tests.lab.host import CHECKOUT, SHARE
-from tests.lab.mend import MendError, mended
+from tests.lab.mend import LOOKUP, MendError, Place, mended
 
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-system-x86_64") is None or "PYVMM_LAB" in os.environ,
@@ -238,7 +240,8 @@ def test_a_lab_that_cannot_start_says_why() -> None:
 
 # The CPU's registers are at 0, what lies before them is at -0x200.
 SOURCE = """
-    .globl helper_vmrun, do_interrupt_x86_hardirq, cpu_clear_ignne, flags
+    .globl helper_vmrun, do_interrupt_x86_hardirq, cpu_clear_ignne, helper_lookup_tb_ptr, flags
+    .type helper_lookup_tb_ptr, @function
     .type cpu_clear_ignne, @function
     .type helper_vmrun, @function
     .type do_interrupt_x86_hardirq, @function
@@ -267,6 +270,24 @@ cpu_clear_ignne:
     andl $0, flags(%rip)
     ret
     .size cpu_clear_ignne, . - cpu_clear_ignne
+helper_lookup_tb_ptr:
+    subq $0x48, %rsp
+    movq %rdi, (%rsp)
+    movq %rsi, 8(%rsp)
+    movdqa (%rsp), %xmm0
+    movq %rdi, %rax
+    movaps %xmm0, 0x20(%rsp)
+    movaps %xmm0, 0x10(%rsp)
+    {after}
+    subq $0x20, %rsp
+    movdqa {read}(%rsp), %xmm0
+    movq %xmm0, %rax
+    movhlps %xmm0, %xmm0
+    movq %xmm0, %rdx
+    addq %rdx, %rax
+    addq $0x68, %rsp
+    ret
+    .size helper_lookup_tb_ptr, . - helper_lookup_tb_ptr
     .data
     .type flags, @object
 flags:
@@ -277,9 +298,16 @@ SHORT, LONG = "movl %esi, -0x200(%rbx)", "movl %r12d, -0x200(%rbx)"
 UNTOUCHED = 0x5A5A5A5A
 
 
-def build(folder: Path, store: str = SHORT, called: str = "do_interrupt_x86_hardirq", start: str = "endbr64") -> Path:
+def build(
+    folder: Path,
+    store: str = SHORT,
+    called: str = "do_interrupt_x86_hardirq",
+    start: str = "endbr64",
+    after: str = "",
+    read: str = "0x40",
+) -> Path:
     source, library = folder / "fake.s", folder / "fake.so"
-    source.write_text(SOURCE.format(store=store, called=called, start=start))
+    source.write_text(SOURCE.format(store=store, called=called, start=start, after=after, read=read))
     command = ["gcc", "-shared", "-nostdlib", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack", "-o", str(library), str(source)]
     subprocess.run(command, check=True)
     return library
@@ -309,6 +337,26 @@ def test_the_flags_of_cpu_0_are_left_alone(tmp_path: Path, start: str) -> None:
         loaded = ctypes.CDLL(str(library))
         loaded.cpu_clear_ignne()
         assert ctypes.c_int.in_dll(loaded, "flags").value == left
+
+
+def look_up(library: Path) -> int:
+    function = ctypes.CDLL(str(library)).helper_lookup_tb_ptr
+    function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_uint64, ctypes.c_uint64)
+    return int(function(0x700, 0x30))
+
+
+def test_the_search_reads_the_record_itself(tmp_path: Path) -> None:
+    better = tmp_path / "better.so"
+    library = build(tmp_path, after="movq $0, 0x20(%rsp)")  # only the copy
+    better.write_bytes(mended(library.read_bytes()))
+    assert (look_up(library), look_up(better)) == (0x30, 0x730)
+
+
+@pytest.mark.parametrize("after, read", [("", "0x30"), ("movaps %xmm0, 0x20(%rsp)", "0x40")])
+def test_a_search_of_another_kind_stays_as_it_is(tmp_path: Path, after: str, read: str) -> None:
+    library = build(tmp_path, after=after, read=read)
+    place = Place(ELFFile(io.BytesIO(library.read_bytes())), library.read_bytes(), LOOKUP)
+    assert place.code in mended(library.read_bytes())
 
 
 @pytest.mark.parametrize(
