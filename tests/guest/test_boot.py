@@ -101,7 +101,8 @@ def test_stop_takes_the_power_away(vm: Guest) -> None:
 # -- what Linux makes of 1 to 32 CPUs: topology, clocks, interrupts, and that all of them work -----------------------
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 32])
+# With 32 a boot takes a minute; other files have guests with two
+@pytest.fixture(scope="module", params=[1, 3, 16, pytest.param(32, marks=pytest.mark.long)])
 def machine(
     request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Guest, int]]:

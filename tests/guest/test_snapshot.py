@@ -167,12 +167,13 @@ def test_a_diff_needs_its_base_until_it_is_merged(boot: Boot, clone: MakeClone, 
     assert third.check("cat /tmp/later /tmp/deeper") == "later\ndeeper\n"
 
 
-def test_a_snapshot_at_any_moment_of_a_boot(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.6, pytest.param(0.1, marks=pytest.mark.long)])  # more moments take two minutes
+def test_a_snapshot_at_any_moment_of_a_boot(boot: Boot, clone: MakeClone, tmp_path: Path, seconds: float) -> None:
     guest = boot(cpus=2, shell=False)
     chance = random.Random(5)
     moments = 0
     while True:
-        time.sleep(0.1 + chance.random() * 0.6)
+        time.sleep(seconds + chance.random() * 0.6)
         guest.machine.pause()
         guest.drain()
         if PROMPT in guest.console:
