@@ -32,7 +32,7 @@ from tests.command import Command, descriptors, links_of, of_threads
 from tests.unit.test_hotplug import OBEDIENT
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
-from vmm.control.broker import Broker
+from vmm.control.broker import Broker, fork_request
 from vmm.control.client import ask
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
@@ -1058,6 +1058,15 @@ def test_a_child_that_does_not_end_with_who_started_it_is_killed(forked: Command
     os.close(pidfd)
     assert soon_none(lambda: sorted(names(tmp_path) - {*ITS_FILES, "c", "v", "v.seqpacket"})) == []
     assert ask(str(tmp_path / "c"), "status")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "asked", [b"", b"{", b"[1]", b"[1, 2, 3]", b"[true, 1]", b'["1", 1]', b"[-1, 1]", b"[" * 9999, b"\xff"]
+)
+def test_a_request_for_forks_that_is_none(asked: bytes) -> None:
+    with pytest.raises(ConfigError, match="is none"):
+        fork_request(asked)
+    assert fork_request(b"[2, 7]") == (2, 7)
 
 
 NO_ROOM_FOR_A_FORK = """

@@ -689,7 +689,7 @@ class _Forking:
         import json
 
         try:
-            answer = json.dumps({"children": self._made(*json.loads(data))}).encode()
+            answer = json.dumps({"children": self._made(*fork_request(data))}).encode()
         except VmmError as error:
             answer = _refusal(error)
         except OSError as error:
@@ -724,6 +724,22 @@ class _Forking:
         children = [Child(machine, path) for machine, path in made]
         self._children = [each for each in self._children if each.lives] + children
         return [each.where() for each in children]
+
+
+def fork_request(data: bytes) -> tuple[int, int]:
+    """How many children, and the number of the first, as :meth:`Forks.fork` asks for them.
+
+    :raises ConfigError: these are not two numbers
+    """
+    import json
+
+    try:
+        asked = json.loads(data)
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, list) or len(asked) != 2 or any(type(each) is not int or each < 0 for each in asked):
+        raise ConfigError("a request for forks that is none", code="fork-request")
+    return asked[0], asked[1]
 
 
 def leave_others(kept: set[int], name: bytes) -> None:
