@@ -120,6 +120,11 @@ def test_a_request_of_many_segments(image: Path, io_uring: bool | None) -> None:
         assert (guest.content(status), used.written) == (b"\0", 512 * blk.SEG_MAX + 1)
         assert b"".join(guest.content(room) for room in rooms) == content[7 * 512 : (7 + blk.SEG_MAX) * 512]
 
+        pieces = [bytes([n]) * 512 for n in range(blk.SEG_MAX)]
+        used = queue.send(guest.data(header(blk_spec.BLK_T_OUT, 9)), *map(guest.data, pieces), status := guest.room(1))
+        assert (guest.content(status), used.written) == (b"\0", 1)
+    assert image.read_bytes() == content[: 9 * 512] + b"".join(pieces) + content[(9 + blk.SEG_MAX) * 512 :]
+
 
 def test_all_queues_work_and_keep_apart(image: Path) -> None:
     with BlkGuest(image, cpus=16) as guest:
@@ -428,6 +433,15 @@ def overlaid(image: Path, overlay: Path | str = "") -> BlkGuest:
     guest = BlkGuest(image, cow="overlay", overlay=str(overlay))
     guest.start()
     return guest
+
+
+def test_a_write_of_many_segments_to_an_overlay(image: Path) -> None:
+    pieces = [bytes([n]) * 512 for n in range(blk.SEG_MAX)]
+    with overlaid(image) as guest:
+        status = guest.room(1)
+        guest.queues[0].send(guest.data(header(blk_spec.BLK_T_OUT, 9)), *map(guest.data, pieces), status)
+        assert guest.content(status) == b"\0"
+        assert guest.read_disk(9, 512 * blk.SEG_MAX) == b"".join(pieces)
 
 
 def test_an_overlay_has_what_was_written_and_the_image_has_not(image: Path, tmp_path: Path) -> None:

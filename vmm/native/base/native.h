@@ -61,6 +61,12 @@ uint32_t iov_cut(struct iovec *iov, uint32_t n, size_t len);
 
 /* ---- out.c: writes to descriptors of the host ---- */
 
+/*
+ * How many buffers, or bytes of one, are written to a file by one call. Before each page that Linux copies it touches all pages that are
+ * left (generic_perform_write()): a MiB of 256 buffers at once takes four times as long as 16 at a time, one of a single buffer 1.2 times.
+ */
+enum { FILE_WRITE_BUFFERS = 16, FILE_WRITE_BYTES = 64 << 10 };
+
 /* Write all of it at an offset of a file. 0 or -errno; -EIO: the file takes no more. */
 int file_write(int fd, const void *from, uint64_t len, uint64_t at);
 

@@ -20,7 +20,7 @@ int file_write(int fd, const void *from, uint64_t len, uint64_t at)
 	const uint8_t *bytes = from;
 
 	while (len) {
-		ssize_t n = pwrite(fd, bytes, len, (off_t)at);
+		ssize_t n = pwrite(fd, bytes, len < FILE_WRITE_BYTES ? len : FILE_WRITE_BYTES, (off_t)at);
 
 		if (n < 0 && errno == EINTR)
 			continue;

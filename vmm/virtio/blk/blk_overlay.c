@@ -229,11 +229,12 @@ static int overlay_move(struct blk_req *r, int fd, uint64_t at, uint64_t some)
 		size_t len;
 		ssize_t n;
 
-		while (sum < some)
+		while (sum < some && (r->op == BLK_OP_READ || last < r->iov + FILE_WRITE_BUFFERS - 1))
 			sum += (++last)->iov_len;
 		/* The last one may be needed in part. */
 		len = last->iov_len;
-		last->iov_len -= sum - some;
+		if (sum > some)
+			last->iov_len -= sum - some;
 		if (r->op == BLK_OP_READ)
 			n = preadv2(fd, r->iov, (int)(last - r->iov) + 1, (off_t)at, 0);
 		else

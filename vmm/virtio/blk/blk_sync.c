@@ -47,17 +47,20 @@ bool blk_cuts_blocks(const struct blk *blk, const struct blk_req *r)
 	return bits & (blk->config.alignment - 1);
 }
 
-/* One transfer. With one buffer and no flags, pread() and pwrite() are the cheapest calls. */
-static ssize_t blk_move(int fd, const struct blk_req *r, int flags)
+/* One transfer, of all or of the first part. With one buffer and no flags, pread() and pwrite() are the cheapest calls. */
+static ssize_t blk_move(const struct blk_config *c, const struct blk_req *r, int flags)
 {
 	const struct iovec *iov = r->iov;
 	int n = (int)r->niov;
 
 	if (r->op == BLK_OP_READ)
-		return n == 1 ? pread(fd, iov->iov_base, iov->iov_len, (off_t)r->off) : preadv2(fd, iov, n, (off_t)r->off, 0);
+		return n == 1 ? pread(c->fd, iov->iov_base, iov->iov_len, (off_t)r->off) : preadv2(c->fd, iov, n, (off_t)r->off, 0);
 	if (n == 1 && !flags)
-		return pwrite(fd, iov->iov_base, iov->iov_len, (off_t)r->off);
-	return pwritev2(fd, iov, n, (off_t)r->off, flags);
+		return pwrite(c->fd, iov->iov_base, iov->iov_len, (off_t)r->off);
+	/* With flags, each call would wait for the disk; direct I/O copies nothing. */
+	if (n > FILE_WRITE_BUFFERS && !flags && !(c->flags & BLK_DIRECT))
+		n = FILE_WRITE_BUFFERS;
+	return pwritev2(c->fd, iov, n, (off_t)r->off, flags);
 }
 
 static int blk_move_all(struct blk_queue *q, struct blk_req *r)
@@ -66,7 +69,7 @@ static int blk_move_all(struct blk_queue *q, struct blk_req *r)
 	bool sync = false;
 
 	while (r->done < r->len) {
-		ssize_t n = blk_move(fd, r, flags);
+		ssize_t n = blk_move(&q->blk->config, r, flags);
 
 		if (n > 0) {
 			blk_req_advance(r, (uint64_t)n);

@@ -64,13 +64,37 @@ static bool has_priv(int fd)
 	return fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID);
 }
 
+/* Bytes, or -errno; fewer than there are where the file takes no more. */
+static ssize_t write_all(int fd, const struct iovec *iov, uint32_t n, uint64_t at)
+{
+	ssize_t total = 0, put;
+	size_t wanted;
+
+	do {
+		const uint32_t some = n < FILE_WRITE_BUFFERS ? n : FILE_WRITE_BUFFERS;
+
+		wanted = 0;
+		for (uint32_t i = 0; i < some; i++)
+			wanted += iov[i].iov_len;
+		do
+			put = some == 1 ? pwrite(fd, iov->iov_base, iov->iov_len, (off_t)at + total) :
+					  pwritev(fd, iov, (int)some, (off_t)at + total);
+		while (put < 0 && errno == EINTR);
+		if (put < 0)
+			return total ? total : -errno;
+		total += put;
+		iov += some;
+		n -= some;
+	} while (n && (size_t)put == wanted);
+	return total;
+}
+
 int fs_op_write(struct fs_req *r)
 {
 	const struct fuse_write_in *in = r->arg;
 	struct fuse_write_out out = { 0 };
 	struct fs_file *f;
-	ssize_t put = 0;
-	uint32_t n;
+	ssize_t put;
 	bool kill;
 
 	if (in->size != r->in_len || in->size > MAX_MOVE || in->offset > INT64_MAX || r->out_room < sizeof(out))
@@ -81,13 +105,7 @@ int fs_op_write(struct fs_req *r)
 	kill = in->write_flags & FUSE_WRITE_KILL_SUIDGID && has_priv(f->fd);
 	if (kill)
 		fs_kill_priv(r->q, true);
-	n = iov_join(r->in_iov, r->in_n);
-	do
-		put = n == 1 ? pwrite(f->fd, r->in_iov->iov_base, r->in_iov->iov_len, (off_t)in->offset) :
-			       pwritev(f->fd, r->in_iov, (int)n, (off_t)in->offset);
-	while (put < 0 && errno == EINTR);
-	if (put < 0)
-		put = -errno;
+	put = write_all(f->fd, r->in_iov, iov_join(r->in_iov, r->in_n), in->offset);
 	if (kill)
 		fs_kill_priv(r->q, false);
 	fs_file_put(r->fs, f);
