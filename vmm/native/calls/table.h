@@ -38,7 +38,7 @@ CALL(ioctl, VMM | RUN, IN(1, UFFDIO_COPY, UFFDIO_ZEROPAGE), "pyvmm-fsd cannot ta
 /* Waiting and waking. */
 CALL(epoll_wait, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | FILL | VMM | LOOP, ANY, "sleep until the guest or the host has work")
 CALL(io_uring_enter, BLK, ANY, "submit and wait; the ring's operations are restricted when it is made")
-CALL(sched_yield, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM | LOOP, ANY, "with one CPU, let the guest begin, or make all of its requests, first")
+CALL(sched_yield, BLK | NET | VSOCK | CONSOLE | PMEM | RNG | VMM, ANY, "with one CPU, let the guest begin, or make all of its requests, first")
 CALL(write, EVERY | VMM | RUN | SERVER | HOST, ANY, "interrupt the guest (eventfd); wake a thread; the console's output")
 CALL(futex, EVERY | START, IN(1, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME),
 	"locks, conditions")
