@@ -269,7 +269,7 @@ class GuestMemory:
         self._native: Any = None
         self._fill: Any = None
         self._ready_fill: Any = None
-        self.on_demand = self._flat = False
+        self.on_demand = self._flat = self._laid = False
         self._unneeded = 0
         """The first of :attr:`_layers`, which have no page that is not in those above."""
         self._unsealed = False
@@ -377,12 +377,22 @@ class GuestMemory:
 
     # -- filled on demand --------------------------------------------------------------------------------------------
 
-    def fill_from(self, layers: Sequence[Layer], first: bytes = b"", *, exactly: bool = False) -> bool:
+    def fill_from(
+        self,
+        layers: Sequence[Layer],
+        first: bytes = b"",
+        *,
+        exactly: bool = False,
+        constant: Sequence[tuple[int, int]] = (),
+    ) -> bool:
         """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
         at a time.  Their descriptors are needed during this call only; the files must not change.
 
         :param first: a bit for each page that is filled now; as huge pages where nearly all of one is wanted
         :param exactly: fill nothing but what is touched, so that :meth:`filled` says just that
+        :param constant: offsets, half-open, of whole pages, ascending: what the guest only reads, unless it patches it,
+            and lets no device write.  RAM lies over the file there, if it is one: all who do so have these pages in
+            common.  Another process sees there what was there when it looked first
         :returns: False: the host does not allow it, and nothing was done
         """
         fill, ready = self._new_fill(layers, 1 if exactly else _AROUND), self._ready_fill
@@ -391,7 +401,11 @@ class GuestMemory:
             if ready is not None:
                 result = int(lib.fill_again(fill, False))
                 self._ready_fill = None
-            elif first:
+            elif len(layers) == 1 and not exactly:
+                for start, end in constant:
+                    # Where it does not, pages are filled
+                    self._laid = lib.fill_lay(fill, layers[0][0], start, end) == 0 or self._laid
+            if first and ready is None:
                 result = int(lib.fill_ahead(fill, ffi.from_buffer(first), self._early))
             if ready is None:
                 result = result or int(lib.fill_start(fill))
@@ -460,7 +474,10 @@ class GuestMemory:
             self.flatten()
         # What takes time is to take each page out of tables. Only what is touched until then is in them again.
         if posix.fstat(self.fd).st_blocks * _BLOCK >= _UNMAP_FROM:
-            lib.ram_unmap(self._base, self.size)
+            if self._fill is None:
+                lib.ram_unmap(self._base, self.size)
+            else:
+                lib.fill_unmap(self._fill)
 
     def flatten(self) -> None:
         """Fill all of it now, so that the next :meth:`put_below` leaves it, and whoever is made of it, with one file.
@@ -486,6 +503,7 @@ class GuestMemory:
             return ()
         self.let_go()
         try:
+            self._put_together()
             new = _open_shared(self.size)
         except OSError:
             return ()
@@ -633,8 +651,22 @@ class GuestMemory:
         :raises OSError: the template cannot be read
         """
         if self.on_demand:
+            self._put_together()
             self.fill_range(0, self.size)
             self._stop_filling()
+
+    def _put_together(self) -> None:
+        """Have all of it be the memfd, also what was constant.
+
+        :raises OSError: the host has not enough memory
+        """
+        if self._laid:
+            result = int(lib.fill_together(self._fill))
+            if result < 0:
+                raise OSError(-result, posix.strerror(-result))
+            self._laid = False
+            if self._flat:
+                self.fill_range(0, self.size)
 
     def _stop_filling(self) -> None:
         """What is missing is zero from now on."""
@@ -684,6 +716,12 @@ class GuestMemory:
     def clear(self) -> None:
         """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted.  No process but this
         one has it mapped, where it was filled on demand."""
+        try:
+            self._put_together()
+        except OSError as error:
+            raise HostError(
+                "cannot give guest memory back", code="memory-unavailable", errno=error.errno or 0
+            ) from error
         if self.on_demand:
             self._stop_filling()
         if self.over_file:

@@ -400,6 +400,40 @@ def test_pages_can_be_filled_beforehand(template: Path) -> None:
         assert memory.read(0, SIZE) == content
 
 
+def test_what_the_guest_only_reads_is_the_templates(template: Path) -> None:
+    """No copy is made of it, unless the guest writes it; and the template stays what it is."""
+    content = template.read_bytes()
+    first, last = 8 * PAGE, 40 * PAGE
+    with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
+        bits = b"\xff" * 8 + bytes(SIZE // PAGE // 8 - 8)
+        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bits, constant=[(first, last)])
+        assert memory.filled() == bits
+        assert os.fstat(memory.fd).st_blocks * 512 == 64 * PAGE - (last - first)
+        assert memory.read(0, SIZE // 4) == content[: SIZE // 4]
+        memory.write(first + 5, b"own")
+        memory.write(first - 2, b"over")
+        expected = content[: first - 2] + b"over" + content[first + 2 : first + 5] + b"own" + content[first + 8 :]
+        # Another process, which sees what was there when it first looked
+        with mmap.mmap(memory.fd, SIZE) as own:
+            uffd = lib.fill_uffd(-1)
+            client = memory.admit(uffd)
+            memory.mapped_by(client, int(ffi.cast("uintptr_t", ffi.from_buffer(own))))
+            for page in (0, first // PAGE, first // PAGE + 1, last // PAGE - 1, last // PAGE):
+                assert own[page * PAGE : (page + 1) * PAGE] == expected[page * PAGE : (page + 1) * PAGE]
+            memory.dismiss(client)
+            os.close(uffd)
+        assert not memory.release(last - PAGE, 2 * PAGE)
+        expected = expected[: last - PAGE] + bytes(2 * PAGE) + expected[last + PAGE :]
+        memory.get_ready_below()
+        assert memory.read(0, SIZE) == expected
+        memory.complete()
+        assert memory.read(0, SIZE) == expected
+        assert os.pread(memory.fd, SIZE, 0) == expected
+        memory.write(first, b"shared")
+        assert os.pread(memory.fd, 6, first) == b"shared"
+    assert template.read_bytes() == content
+
+
 def mapped(path: Path) -> int:
     """Bytes of the file that this process has in its memory."""
     lines = Path("/proc/self/smaps").read_text().splitlines()

@@ -6,14 +6,17 @@ headers and the notes, and whatever it makes of damaged ones ends in a :class:`C
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
+from vmm.memory import PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -32,6 +35,12 @@ _MAX_NOTES = 64 << 10
 """More bytes of notes than any kernel has."""
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The PVH entry: Xen's public ``elfnote.h``."""
+_NT_GNU_BUILD_ID = 3
+"""``<elf.h>``."""
+_PF_W = 2
+_KEXEC = b"kexec_load_disabled"
+"""The name of a sysctl that a kernel has if it can start another one: CONFIG_KEXEC_CORE."""
+_MOST_RANGES = 4
 
 _VMLINUX = "a bzImage (/boot/vmlinuz-*) or an ELF vmlinux is needed: the one at the top of the kernel's build tree"
 _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
@@ -145,8 +154,16 @@ def _pvh_entry(elf: Any, window: _Window, notes: list[tuple[int, int]]) -> int |
     return None
 
 
-def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
+def _headers(elf: Any, stream: Any) -> Iterator[Any]:
+    """Program headers.  Not elf.iter_segments(): it makes objects that look into sections, of which a hostile file may
+    have billions."""
     from elftools.common.utils import struct_parse
+
+    for index in range(elf["e_phnum"]):
+        yield struct_parse(elf.structs.Elf_Phdr, stream, stream_pos=elf["e_phoff"] + index * _PHDR_SIZE)
+
+
+def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
     from elftools.elf.elffile import ELFFile
 
     size = identity[2]
@@ -156,9 +173,7 @@ def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
     segments: list[Segment] = []
     virtual: list[tuple[int, Segment]] = []
     notes: list[tuple[int, int]] = []
-    # Not elf.iter_segments(): it makes objects that look into sections, of which a hostile file may have billions
-    for index in range(elf["e_phnum"]):
-        header = struct_parse(elf.structs.Elf_Phdr, stream, stream_pos=elf["e_phoff"] + index * _PHDR_SIZE)
+    for header in _headers(elf, stream):
         if header["p_type"] == "PT_INTERP":
             raise ConfigError(
                 f"kernel {path} is a dynamically linked program, not a kernel", code="kernel-type", hint=_VMLINUX
@@ -211,3 +226,78 @@ def parse(path: str, fd: int, identity: Identity) -> KernelImage:
             code="kernel-elf",
             hint="copy or build the file again",
         ) from error
+
+
+def constant(path: str, ram: int) -> tuple[tuple[int, int], ...]:
+    """Where a guest that has booted the kernel *path* has its code and constants: guest physical addresses, half-open,
+    of whole pages.  Linux writes them only to patch code, by the CPU, and gives them to no device.
+
+    Empty where that is not sure: the file is no ELF file, or not the one that was booted (by its build ID in the
+    guest's memory), or its kernel can start another one in its place (kexec).
+
+    :param ram: a descriptor of the guest's RAM in a file
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return ()
+    try:
+        size = os.fstat(fd).st_size
+        _check_header(path, fd, size)
+        with mmap.mmap(fd, size, prot=mmap.PROT_READ) as file:
+            return () if file.find(_KEXEC) >= 0 else _constant(fd, file, ram)
+    except Exception:  # a file that cannot be read or parsed; pyelftools promises nothing about damaged ones
+        return ()
+    finally:
+        os.close(fd)
+
+
+def _constant(fd: int, file: mmap.mmap, ram: int) -> tuple[tuple[int, int], ...]:
+    from elftools.elf.elffile import ELFFile
+
+    window = _Window(fd, len(file))
+    stream: Any = window
+    elf: Any = ELFFile(stream)
+    found: list[tuple[int, int]] = []
+    same = False
+    for header in list(_headers(elf, stream)):
+        offset, size, start = header["p_offset"], header["p_filesz"], header["p_paddr"]
+        if offset + size > len(file):
+            return ()
+        if header["p_type"] == "PT_NOTE":
+            same = same or (
+                size <= _MAX_NOTES
+                and _has_build_id(elf, window, offset, size)
+                and os.pread(ram, size, start) == file[offset : offset + size]
+            )
+        elif header["p_type"] == "PT_LOAD" and not header["p_flags"] & _PF_W:
+            found += _filled_pages(file, offset, size, start)
+    largest = sorted(found, key=lambda each: each[0] - each[1])[:_MOST_RANGES]
+    return tuple(sorted(largest)) if same else ()
+
+
+def _has_build_id(elf: Any, window: _Window, offset: int, size: int) -> bool:
+    from elftools.elf.notes import iter_notes
+
+    window.limit = offset + size
+    note: Any
+    for note in iter_notes(elf, offset, size):
+        if note["n_name"] == "GNU" and note["n_type"] in ("NT_GNU_BUILD_ID", _NT_GNU_BUILD_ID):
+            return True
+    return False
+
+
+def _filled_pages(file: mmap.mmap, offset: int, size: int, start: int) -> list[tuple[int, int]]:
+    """Runs of whole pages of a segment that are not all zeros: what is between sections Linux gives to whoever wants
+    memory."""
+    zeros = bytes(PAGE)
+    found: list[tuple[int, int]] = []
+    first = -start % PAGE
+    for at in range(first, size - PAGE + 1, PAGE):
+        if file[offset + at : offset + at + PAGE] == zeros:
+            continue
+        if found and found[-1][1] == start + at:
+            found[-1] = found[-1][0], start + at + PAGE
+        else:
+            found.append((start + at, start + at + PAGE))
+    return found

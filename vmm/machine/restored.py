@@ -143,6 +143,7 @@ class Restored:
             on_demand=on_demand,
             first=first,
             exactly=self.records,
+            constant=self._manifest.constant_ranges(),
             hotplug=hotplug,
         )
 

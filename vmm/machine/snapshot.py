@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from vmm.boot import elf
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass, replace
 from vmm.machine import state
@@ -267,6 +268,10 @@ class Taking:
             base = os.path.relpath(os.path.abspath(self._base[-1][0]), self._folder.place)
             base_id = self._base[-1][1].id
         disks = zip(self._config.disk_configs(), self._names, saved.disks, strict=True)
+        constant: tuple[tuple[int, int], ...] = ()
+        if self._base is None:
+            with open(self._folder.file(MEMORY), "rb") as ram:
+                constant = elf.constant(self._config.boot.kernel, ram.fileno())
         manifest = Manifest(
             format=FORMAT,
             id=os.urandom(16).hex(),
@@ -286,6 +291,7 @@ class Taking:
                 Disk(FileState(os.path.abspath(disk.path), *image), name, disk.read_only) for disk, name, image in disks
             ),
             config=plain(_with_full_paths(self._config)),
+            constant=constant,
         )
         write_manifest(self._folder.file(MANIFEST), manifest)
 

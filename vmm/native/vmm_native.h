@@ -130,6 +130,16 @@ void fill_layers_drop(struct fill *f);
 /* The bits of layer `index`: for another fill_layer(), which takes less than to ask for the data again. */
 void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits);
 /*
+ * Have RAM lie over fd, the file of the only layer, between two offsets: before fill_ahead() and fill_start(), from the bottom up. That
+ * is for what the guest reads and does not let a device write. 0, or -errno and nothing has changed.
+ */
+int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end);
+/*
+ * Have it be the memfd again there, with what it has: afterwards all of RAM is filled on demand. Nobody writes RAM meanwhile. 0, or
+ * -errno: some of it lies there still.
+ */
+int fill_together(struct fill *f);
+/*
  * Fill the pages whose bits are set, before fill_start(), which takes less than to fill them later. huge: where seven eighths
  * of 2 MiB are wanted, fill all of it as a huge page if the host makes one. 0, also if there is no room: then nothing is filled;
  * -errno: what was written cannot be removed.
@@ -159,8 +169,13 @@ int fill_again(struct fill *f, bool empty);
 int fill_client(struct fill *f, int uffd);
 int fill_client_maps(struct fill *f, int client, uint64_t address);
 void fill_client_drop(struct fill *f, int client);
-/* These pages will be discarded: when they are touched again they are zero, and not filled from the template. */
-void fill_forget(struct fill *f, const void *at, uint64_t len);
+/*
+ * These pages will be discarded: when they are touched again they are zero, and not filled from the template. -EBUSY: they are zero
+ * now, and must not be discarded.
+ */
+int fill_forget(struct fill *f, void *at, uint64_t len);
+/* ram_unmap() of all of RAM. */
+int fill_unmap(struct fill *f);
 /* Fill the pages between two offsets now. Returns the bytes filled, or -errno. */
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end);
 /* Fill the pages with these guest physical addresses now; those that are no RAM are left out. */

@@ -8,6 +8,7 @@ import stat
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+from vmm.memory import HOLE_START, PAGE
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE
 from vmm.snapshot.records import made, plain
 
@@ -15,8 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Changes when an older pyvmm cannot read what a newer one writes."""
+_OLDEST = 1
+"""The oldest format that is read: it has no :attr:`Manifest.constant`."""
+_MOST_CONSTANT = 4
 _MOST = 1 << 20
 """Bytes of a manifest; it has some thousand."""
 _MOST_LAYERS = 64
@@ -75,6 +79,7 @@ class Manifest:
     :ivar memory_size: bytes of RAM
     :ivar memory_bytes: bytes of RAM that ``memory`` holds
     :ivar config: the machine's configuration, as :func:`vmm.snapshot.records.plain` has it
+    :ivar constant: guest physical addresses, half-open: the guest's kernel has its code and constants there
     """
 
     format: int
@@ -93,6 +98,20 @@ class Manifest:
     devices: tuple[Device, ...]
     disks: tuple[Disk, ...]
     config: dict[str, Any]
+    constant: tuple[tuple[int, ...], ...] = ()
+
+    def constant_ranges(self) -> list[tuple[int, int]]:
+        """:attr:`constant` as offsets into RAM."""
+        return [(start, end) for start, end in self.constant]
+
+    def has_constant(self) -> bool:
+        """They are ranges of whole pages of RAM below the hole for devices, few, and ascending."""
+        at, most = 0, min(self.memory_size, HOLE_START)
+        for each in self.constant:
+            if len(each) != 2 or not at <= each[0] < each[1] <= most or (each[0] | each[1]) % PAGE:
+                return False
+            at = each[1]
+        return len(self.constant) <= _MOST_CONSTANT
 
 
 _KINDS: dict[str, type] = {each.__name__: each for each in (Cpu, FileState, Disk, Device, Manifest)}
@@ -154,9 +173,9 @@ def read_manifest(folder: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no JSON: {error}", code="snapshot-format") from error
     number = value.get("format") if isinstance(value, dict) else None
-    if number != FORMAT:
+    if type(number) is not int or not _OLDEST <= number <= FORMAT:
         raise ConfigError(
-            f"{path}: format {number!r:.20}; this pyvmm reads format {FORMAT}",
+            f"{path}: format {number!r:.20}; this pyvmm reads formats {_OLDEST} to {FORMAT}",
             code="snapshot-version",
             hint="restore it with the version that the manifest names, or take it again",
         )
@@ -164,6 +183,8 @@ def read_manifest(folder: str) -> Manifest:
     for disk in manifest.disks:
         if disk.file and os.path.basename(disk.file) != disk.file:
             raise ConfigError(f"{path}: {disk.file!r:.60} is no name of a file", code="snapshot-format")
+    if not manifest.has_constant():
+        raise ConfigError(f"{path}: its constant memory is none of RAM", code="snapshot-format")
     return manifest
 
 

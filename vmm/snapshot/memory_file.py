@@ -16,7 +16,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from vmm.memory import Layer
@@ -229,6 +229,7 @@ def open_ram(
     on_demand: bool = False,
     first: bytes = b"",
     exactly: bool = False,
+    constant: Sequence[tuple[int, int]] = (),
     hotplug: int = 0,
 ) -> GuestMemory:
     """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
@@ -238,12 +239,13 @@ def open_ram(
     that
     :param first: a bit for each page that is filled at once all the same
     :param exactly: fill no page beside one that is touched
+    :param constant: see :meth:`~vmm.memory.GuestMemory.fill_from`
     :param hotplug: how many of the *size* bytes the guest has not from the start
     :raises ConfigError: a file is too short
     :raises HostError: the host has not enough memory
     """
     if shared and on_demand and not prefault and huge_pages != "hugetlb":
-        memory = _open_on_demand(size, layers, huge_pages, first, exactly, hotplug)
+        memory = _open_on_demand(size, layers, huge_pages, first, exactly, constant, hotplug)
         if memory.on_demand:
             return memory
         memory.close()
@@ -262,7 +264,13 @@ def open_ram(
 
 
 def _open_on_demand(
-    size: int, layers: list[str], huge_pages: str, first: bytes, exactly: bool, hotplug: int
+    size: int,
+    layers: list[str],
+    huge_pages: str,
+    first: bytes,
+    exactly: bool,
+    constant: Sequence[tuple[int, int]],
+    hotplug: int,
 ) -> GuestMemory:
     """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
     memory = GuestMemory(size, huge_pages=huge_pages, shared=True, hotplug=hotplug)
@@ -276,7 +284,7 @@ def _open_on_demand(
             diff = bool(below)
             bits = read_pages(os.path.dirname(path), size) if diff else b""
             below.append((files[-1], () if diff else ((0, size),), bits))
-        if memory.fill_from(below, first, exactly=exactly) and len(files) == 1:
+        if memory.fill_from(below, first, exactly=exactly, constant=constant) and len(files) == 1:
             memory.file = posix.dup(files[0])
         return memory
     except BaseException:

@@ -36,6 +36,7 @@ class Load:
     offset: int | None = None
     vaddr: int | None = None
     kind: int = PT_LOAD
+    flags: int = 7
 
 
 def elf(
@@ -61,7 +62,7 @@ def elf(
         headers += struct.pack(
             "<IIQQQQQQ",
             load.kind,
-            7,
+            load.flags,
             start + len(contents) if load.offset is None else load.offset,
             load.paddr if load.vaddr is None else load.vaddr,
             load.paddr,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.boot.images import MIB, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE, Load, elf, kernel, note, pvh_note
+from vmm.boot import elf as elf_files
 from vmm.boot.image import KernelImage
 from vmm.boot.loader import find_kernel
 from vmm.errors import ConfigError
@@ -236,3 +237,53 @@ def test_mutated_kernels_load_or_are_told(tmp_path: Path, seed: int) -> None:
             end = segment.end
         assert any(s.paddr <= (image.pvh_entry or image.entry64 or 0) < s.end for s in image.segments)
     assert min(outcomes.values()) > 20, outcomes
+
+
+BUILD_ID = note(b"GNU", 3, bytes(range(20)))
+
+
+@pytest.mark.parametrize(
+    ("change", "notes", "expected"),
+    [
+        ("", BUILD_ID, True),
+        ("", note(b"GNU", 1, bytes(20)), False),
+        ("another in memory", BUILD_ID, False),
+        ("kexec", BUILD_ID, False),
+        ("truncated", BUILD_ID, False),
+    ],
+)
+def test_code_and_constants_of_the_kernel_that_runs(tmp_path: Path, change: str, notes: bytes, expected: bool) -> None:
+    """What is in a segment that cannot be written, whole pages, without those that only fill a gap."""
+    code = b"c" * 8192 + bytes(8192) + b"d" * 5000
+    kexec = b"kexec_load_disabled" if change == "kexec" else b""
+    constants = notes + b"r" * 4096
+    loads = [
+        Load(16 * MIB, code, flags=5),
+        Load(17 * MIB, constants, flags=4),
+        Load(18 * MIB, b"w" * 8192 + kexec, flags=6),
+        Load(17 * MIB, notes, kind=PT_NOTE, flags=4),
+    ]
+    file = elf(loads, entry=16 * MIB)
+    path, ram = tmp_path / "vmlinux", tmp_path / "memory"
+    path.write_bytes(file[:-9000] if change == "truncated" else file)
+    with ram.open("wb+") as memory:
+        memory.truncate(32 * MIB)
+        for load in loads:
+            memory.seek(load.paddr)
+            memory.write(load.data)
+        if change == "another in memory":
+            memory.seek(17 * MIB + 16)
+            memory.write(b"x")
+        memory.flush()
+        found = elf_files.constant(str(path), memory.fileno())
+    first = [(16 * MIB, 16 * MIB + 8192), (16 * MIB + 16384, 16 * MIB + 20480), (17 * MIB, 17 * MIB + 4096)]
+    assert list(found) == (first if expected else [])
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF", kernel()[:70], b"no kernel" * 999])
+def test_nothing_is_constant_of_what_is_no_kernel(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(data)
+    with path.open("rb") as ram:
+        assert elf_files.constant(str(path), ram.fileno()) == ()
+        assert elf_files.constant(str(tmp_path / "none"), ram.fileno()) == ()

@@ -438,7 +438,8 @@ def test_children_are_put_into_what_was_made_ahead(
 
 PAGE = 4096
 RAM = 16 << 20
-MADV_REMOVE = 9
+CONSTANT = ((5 * PAGE, 12 * PAGE), (90 * PAGE, 105 * PAGE), (1000 * PAGE, 2500 * PAGE))
+"""What clones lie over, whatever is done to it."""
 
 
 class Modelled:
@@ -458,8 +459,7 @@ class Modelled:
         if self.memory.over_file:
             assert lib.ram_zero(ffi.cast("void *", self.memory.host_address + at), size) == 0
         elif self.memory.on_demand:
-            lib.fill_forget(self.memory.native_fill, ffi.cast("void *", self.memory.host_address + at), size)
-            self.memory._map.madvise(MADV_REMOVE, self.memory._start + at, size)
+            self.memory.release(at, size)
         else:
             self.memory.write(at, bytes(size))
         self.content[at : at + size] = bytes(size)
@@ -503,7 +503,9 @@ class Modelled:
         return [clone, clone.load(files, shared)]
 
     def load(self, files: list[str], shared: bool) -> Modelled:
-        memory = memory_file.open_ram(RAM, files, huge_pages="auto", shared=shared, prefault=False, on_demand=shared)
+        memory = memory_file.open_ram(
+            RAM, files, huge_pages="auto", shared=shared, prefault=False, on_demand=shared, constant=CONSTANT
+        )
         return Modelled(memory, bytearray(self.content))
 
     def check(self) -> None:

@@ -280,8 +280,17 @@ def change(folder: Path, **fields: object) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"format": 2},
+        {"format": 0},
+        {"format": 3},
         {"format": "1"},
+        {"format": True},
+        {"constant": [[0]]},
+        {"constant": [[0, 4095]]},
+        {"constant": [[8192, 4096]]},
+        {"constant": [[-4096, 4096]]},
+        {"constant": [[0, 1 << 40]]},
+        {"constant": [[0, 8192], [4096, 12288]]},
+        {"constant": [[4096 * n, 4096 * n + 4096] for n in range(0, 10, 2)]},
         {"memory_size": 16 << 20},
         {"memory_size": "much"},
         {"disks": []},

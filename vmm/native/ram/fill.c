@@ -9,6 +9,11 @@
  * A bit in `done` means that the page was filled or discarded. If such a page is missing, it was discarded, and is zero: the
  * template's page must not be copied a second time.
  *
+ * Ranges that the guest only reads (its kernel's code) need no copy: fill_lay() has RAM show the template's file there, privately, and
+ * all clones have these pages in common. Who maps the memfd does not see what the guest writes there afterwards, nor the guest what it
+ * writes: another process that touches such a page gets a copy of what the guest has at that moment. fill_together() ends that, for
+ * whoever needs all of RAM to be the memfd.
+ *
  * Huge pages of RAM are made here, too: a template's as well as those of a machine that boots.
  *
  * Only this thread answers the faults. If it cannot, the process ends, as it does elsewhere when the host cannot bring a
@@ -34,7 +39,7 @@
  * RAM is divided into pieces of PIECE bytes or more. Those in which the template has data are registered with userfaultfd; in
  * the others the kernel fills pages with zeros.
  */
-enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
+enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, LAID = 4, CLIENTS = 64, MESSAGES = 16 };
 /* Bits that are looked at together. */
 enum { WORD_PAGES = 64 };
 /* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
@@ -72,8 +77,10 @@ struct fill {
 	int memfd, uffd, stop_fd, epoll_fd;
 	uint64_t around;
 	struct layer *layer;
-	uint32_t layers, pieces;
+	uint32_t layers, pieces, laid_ranges;
 	struct piece piece[PIECES];
+	/* Where RAM lies over the file of the only layer: ascending, apart from each other. */
+	struct piece laid[LAID];
 	bool running;
 	pthread_t thread;
 	/* Protects the fields below; and held while pages are copied. */
@@ -97,6 +104,11 @@ static void set_bits(uint8_t *bits, uint64_t start, uint64_t end)
 	}
 }
 
+static void clear_bit(uint8_t *bits, uint64_t at)
+{
+	bits[at / PAGE / 8] &= (uint8_t) ~(1 << at / PAGE % 8);
+}
+
 static size_t bitmap_size(const struct fill *f)
 {
 	return (f->size / PAGE + 7) / 8;
@@ -109,6 +121,29 @@ static const uint8_t *template_page(const struct fill *f, uint64_t at)
 		if (has_page(f->layer[i].bits, at))
 			return f->layer[i].bytes + at;
 	return NULL;
+}
+
+/* Whether RAM lies over the template's file there. *end becomes where that changes, if that is before it. */
+static bool is_laid(const struct fill *f, uint64_t at, uint64_t *end)
+{
+	for (uint32_t i = 0; i < f->laid_ranges; i++) {
+		const struct piece *laid = &f->laid[i];
+		const bool inside = at >= laid->start && at < laid->end;
+		const uint64_t edge = at < laid->start ? laid->start : laid->end;
+
+		if (edge > at && edge < *end)
+			*end = edge;
+		if (inside)
+			return true;
+	}
+	return false;
+}
+
+static bool is_laid_page(const struct fill *f, uint64_t at)
+{
+	uint64_t end = at + PAGE;
+
+	return is_laid(f, at, &end);
 }
 
 /* ---- set-up ---------------------------------------------------------------------------------------------------------- */
@@ -140,19 +175,43 @@ static int uffd_begin(int uffd)
 	return api.features & UFFD_FEATURE_MISSING_SHMEM ? 0 : -EOPNOTSUPP;
 }
 
-/* Ask for the page faults of RAM, which is mapped at base in the process that the userfaultfd belongs to. */
+/*
+ * Do to a userfaultfd what `act` does, for each run of RAM whose faults it gets: RAM is mapped at base in the process that it belongs
+ * to. In our own process (f->uffd) there is another file where RAM is laid.
+ */
+static int uffd_each(const struct fill *f, int uffd, uint64_t base, int (*act)(int uffd, struct uffdio_range range))
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < f->pieces && !err; i++)
+		for (uint64_t at = f->piece[i].start, end; at < f->piece[i].end && !err; at = end) {
+			bool skip;
+
+			end = f->piece[i].end;
+			skip = uffd == f->uffd && is_laid(f, at, &end);
+			if (!skip)
+				err = act(uffd, (struct uffdio_range){ base + at, end - at });
+		}
+	return err;
+}
+
+static int range_register(int uffd, struct uffdio_range range)
+{
+	struct uffdio_register r = { .range = range, .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	return ioctl(uffd, UFFDIO_REGISTER, &r) < 0 ? -errno : 0;
+}
+
+static int range_unregister(int uffd, struct uffdio_range range)
+{
+	ioctl(uffd, UFFDIO_UNREGISTER, &range);
+	return 0;
+}
+
+/* Ask for the page faults of RAM. */
 static int uffd_register(const struct fill *f, int uffd, uint64_t base)
 {
-	for (uint32_t i = 0; i < f->pieces; i++) {
-		struct uffdio_register r = {
-			.range = { base + f->piece[i].start, f->piece[i].end - f->piece[i].start },
-			.mode = UFFDIO_REGISTER_MODE_MISSING,
-		};
-
-		if (ioctl(uffd, UFFDIO_REGISTER, &r) < 0)
-			return -errno;
-	}
-	return 0;
+	return uffd_each(f, uffd, base, range_register);
 }
 
 /*
@@ -161,11 +220,7 @@ static int uffd_register(const struct fill *f, int uffd, uint64_t base)
  */
 static void uffd_unregister(const struct fill *f, int uffd, uint64_t base)
 {
-	for (uint32_t i = 0; i < f->pieces; i++) {
-		struct uffdio_range range = { base + f->piece[i].start, f->piece[i].end - f->piece[i].start };
-
-		ioctl(uffd, UFFDIO_UNREGISTER, &range);
-	}
+	(void)uffd_each(f, uffd, base, range_unregister);
 }
 
 struct fill *fill_new(void *ram, uint64_t size, int memfd, uint32_t around, int *err)
@@ -411,11 +466,11 @@ static int64_t fill_some(struct fill *f, uint64_t start, uint64_t end)
 		uint64_t stop = at + PAGE;
 		int err;
 
-		if (has_page(f->done, at) || !from) {
+		if (has_page(f->done, at) || !from || is_laid_page(f, at)) {
 			at = stop;
 			continue;
 		}
-		while (stop < end && !has_page(f->done, stop) && template_page(f, stop) == from + (stop - at))
+		while (stop < end && !has_page(f->done, stop) && template_page(f, stop) == from + (stop - at) && !is_laid_page(f, stop))
 			stop += PAGE;
 		err = pages_put(f, at, stop, from);
 		if (err)
@@ -435,6 +490,22 @@ static void fill_must(int64_t result, uint64_t at)
 		fill_die((int)-result, at);
 }
 
+/* Another process touches a page that is laid here: it gets what the guest has there now. */
+static int laid_copy(const struct fill *f, int uffd, uint64_t page, uint64_t at)
+{
+	uint64_t done = 0;
+	int tries = 0, err = 0;
+
+	while (!err && done < PAGE) {
+		struct uffdio_copy c = { .dst = page, .src = (uintptr_t)f->ram + at, .len = PAGE };
+
+		if (ioctl(uffd, UFFDIO_COPY, &c) == 0)
+			break;
+		err = pages_put_result(c.copy, errno, &done, &tries);
+	}
+	return err;
+}
+
 static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
 {
 	const uint64_t page = address & ~(uint64_t)(PAGE - 1), at = page - base;
@@ -442,7 +513,9 @@ static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t addre
 
 	if (at < f->size) {
 		f->faults++;
-		if (has_page(f->done, at) || !template_page(f, at)) {
+		if (is_laid_page(f, at)) {
+			fill_must(laid_copy(f, uffd, page, at), at);
+		} else if (has_page(f->done, at) || !template_page(f, at)) {
 			/* The page was discarded, or the template does not have it, or another fault has filled it. */
 			set_bits(f->done, at, at + PAGE);
 			fill_must(pages_put(f, at, at + PAGE, NULL), at);
@@ -503,7 +576,20 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 	return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-/* ---- fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
+/* ---- fill_lay(), fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
+
+int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
+{
+	const uint64_t last = f->laid_ranges ? f->laid[f->laid_ranges - 1].end : 0;
+	int err;
+
+	if (f->laid_ranges == LAID || f->layers != 1 || start % PAGE || end % PAGE || start < last || start >= end || end > f->size)
+		return -EINVAL;
+	err = ram_lay(f->ram + start, end - start, fd, start);
+	if (!err)
+		f->laid[f->laid_ranges++] = (struct piece){ start, end };
+	return err;
+}
 
 /*
  * Write to the memfd the pages between two offsets that the template has; or with bits those that are set there, zeros included, and
@@ -518,8 +604,13 @@ static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint
 		const uint8_t *from = template_page(f, at);
 		uint64_t stop = at + PAGE;
 
-		if (bits ? has_page(bits, at) : from != NULL) {
-			while (from && stop < end && template_page(f, stop) == from + (stop - at) && (!bits || has_page(bits, stop)))
+		if (is_laid_page(f, at)) {
+			/* It is there. The bit says that the guest wants it. */
+			if (bits && has_page(bits, at))
+				set_bits(f->done, at, stop);
+		} else if (bits ? has_page(bits, at) : from != NULL) {
+			while (from && stop < end && template_page(f, stop) == from + (stop - at) && (!bits || has_page(bits, stop)) &&
+			       !is_laid_page(f, stop))
 				stop += PAGE;
 			err = file_write(f->memfd, from ? from : zero_page, stop - at, at);
 			if (bits)
@@ -564,11 +655,13 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 	for (uint64_t start = 0; start < f->size && !err; start += PIECE) {
 		const uint64_t end = f->size - start > PIECE ? start + PIECE : f->size;
 		const uint32_t n = count_pages(bits, start, end);
+		uint64_t same = end;
 
 		if (!n)
 			continue;
 		/* No page of a huge one can be missing later, so all of it is filled. */
-		if (huge && end - start == PIECE && n >= PIECE / PAGE / 8 * 7 && ram_huge(f->ram + start, PIECE) == 0) {
+		if (huge && end - start == PIECE && n >= PIECE / PAGE / 8 * 7 && !is_laid(f, start, &same) && same == end &&
+		    ram_huge(f->ram + start, PIECE) == 0) {
 			err = write_pages(f, NULL, start, end);
 			set_bits(f->done, start, end);
 			continue;
@@ -706,13 +799,89 @@ void fill_client_drop(struct fill *f, int client)
 	pthread_mutex_unlock(&f->lock);
 }
 
-void fill_forget(struct fill *f, const void *at, uint64_t len)
+int fill_forget(struct fill *f, void *at, uint64_t len)
 {
 	const uint64_t start = (uint64_t)((const uint8_t *)at - f->ram);
+	uint64_t same = start + len;
+	bool laid;
 
 	pthread_mutex_lock(&f->lock);
-	set_bits(f->done, start, start + len);
+	laid = is_laid(f, start, &same) || same < start + len;
+	if (!laid)
+		set_bits(f->done, start, start + len);
 	pthread_mutex_unlock(&f->lock);
+	/* A guest that gives up the code that it runs. */
+	if (laid)
+		memset(at, 0, len);
+	return laid ? -EBUSY : 0;
+}
+
+int fill_unmap(struct fill *f)
+{
+	int err = 0;
+
+	/* What the guest has written where RAM is laid is nowhere else. */
+	for (uint64_t at = 0, end; at < f->size && !err; at = end) {
+		end = f->size;
+		if (!is_laid(f, at, &end))
+			err = ram_unmap(f->ram + at, end - at);
+	}
+	return err;
+}
+
+/* Whether the memfd has data there. */
+static bool memfd_has(const struct fill *f, struct fill_extent *extent, uint64_t at)
+{
+	if (at >= extent->hole) {
+		off_t data = lseek(f->memfd, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(f->memfd, data, SEEK_HOLE);
+
+		extent->data = data < 0 ? f->size : (uint64_t)data;
+		extent->hole = hole < 0 ? f->size : (uint64_t)hole;
+	}
+	return at >= extent->data;
+}
+
+/* Write to the memfd what the guest has in a laid range, where that is not what the template has. */
+static int laid_write(struct fill *f, const struct piece *laid)
+{
+	struct fill_extent extent = { 0 };
+	int err = 0;
+
+	for (uint64_t at = laid->start; at < laid->end && !err; at += PAGE) {
+		if (memfd_has(f, &extent, at) || fill_differs(f, f->ram + at, at)) {
+			err = file_write(f->memfd, f->ram + at, PAGE, at);
+			set_bits(f->done, at, at + PAGE);
+		} else {
+			clear_bit(f->done, at);
+		}
+	}
+	return err;
+}
+
+int fill_together(struct fill *f)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&f->lock);
+	while (f->laid_ranges && !err) {
+		const struct piece laid = f->laid[f->laid_ranges - 1];
+		const uint64_t len = laid.end - laid.start;
+
+		err = laid_write(f, &laid);
+		if (!err && mmap(f->ram + laid.start, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, f->memfd,
+				 (off_t)laid.start) == MAP_FAILED)
+			err = -errno;
+		if (err)
+			break;
+		madvise(f->ram + laid.start, len, MADV_DONTFORK);
+		madvise(f->ram + laid.start, len, MADV_DONTDUMP);
+		f->laid_ranges--;
+		if (f->uffd >= 0)
+			err = uffd_register(f, f->uffd, (uintptr_t)f->ram);
+	}
+	pthread_mutex_unlock(&f->lock);
+	return err;
 }
 
 int64_t fill_range(struct fill *f, uint64_t start, uint64_t end)
@@ -800,6 +969,10 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 {
 	const uint8_t *from;
 
+	if (is_laid_page(f, at)) {
+		*own = fill_differs(f, f->ram + at, at);
+		return f->ram + at;
+	}
 	*own = has_page(f->done, at);
 	if (!*own) {
 		from = template_page(f, at);
@@ -807,14 +980,7 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 		if (from)
 			return from;
 	}
-	if (at >= extent->hole) {
-		off_t data = lseek(f->memfd, (off_t)at, SEEK_DATA);
-		off_t hole = data < 0 ? -1 : lseek(f->memfd, data, SEEK_HOLE);
-
-		extent->data = data < 0 ? f->size : (uint64_t)data;
-		extent->hole = hole < 0 ? f->size : (uint64_t)hole;
-	}
-	if (at < extent->data)
+	if (!memfd_has(f, extent, at))
 		return zero_page;
 	*own = true;
 	return f->ram + at;

@@ -363,8 +363,9 @@ int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill)
 			memset(at, 0, len);
 		return err;
 	}
-	if (fill)
-		fill_forget(fill, at, len);
+	err = fill ? fill_forget(fill, at, len) : 0;
+	if (err < 0)
+		return err;
 	err = madvise(at, len, backing == RAM_SHARED ? MADV_REMOVE : MADV_DONTNEED);
 	return err < 0 ? -errno : 0;
 }
