@@ -6,17 +6,15 @@ headers and the notes, and whatever it makes of damaged ones ends in a :class:`C
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
-from vmm.memory import PAGE
+from vmm.memory import HOLE_START, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -37,7 +35,10 @@ _XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The PVH entry: Xen's public ``elfnote.h``."""
 _NT_GNU_BUILD_ID = 3
 """``<elf.h>``."""
-_PF_W = 2
+_PHDR = struct.Struct("<IIQQQQQQ")
+_NHDR = struct.Struct("<III")
+_PT_LOAD, _PT_NOTE, _PF_W = 1, 4, 2
+_STEP = 1 << 20
 _KEXEC = b"kexec_load_disabled"
 """The name of a sysctl that a kernel has if it can start another one: CONFIG_KEXEC_CORE."""
 _MOST_RANGES = 4
@@ -154,16 +155,8 @@ def _pvh_entry(elf: Any, window: _Window, notes: list[tuple[int, int]]) -> int |
     return None
 
 
-def _headers(elf: Any, stream: Any) -> Iterator[Any]:
-    """Program headers.  Not elf.iter_segments(): it makes objects that look into sections, of which a hostile file may
-    have billions."""
-    from elftools.common.utils import struct_parse
-
-    for index in range(elf["e_phnum"]):
-        yield struct_parse(elf.structs.Elf_Phdr, stream, stream_pos=elf["e_phoff"] + index * _PHDR_SIZE)
-
-
 def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
+    from elftools.common.utils import struct_parse
     from elftools.elf.elffile import ELFFile
 
     size = identity[2]
@@ -173,7 +166,9 @@ def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
     segments: list[Segment] = []
     virtual: list[tuple[int, Segment]] = []
     notes: list[tuple[int, int]] = []
-    for header in _headers(elf, stream):
+    # Not elf.iter_segments(): it makes objects that look into sections, of which a hostile file may have billions
+    for index in range(elf["e_phnum"]):
+        header = struct_parse(elf.structs.Elf_Phdr, stream, stream_pos=elf["e_phoff"] + index * _PHDR_SIZE)
         if header["p_type"] == "PT_INTERP":
             raise ConfigError(
                 f"kernel {path} is a dynamically linked program, not a kernel", code="kernel-type", hint=_VMLINUX
@@ -233,68 +228,63 @@ def constant(path: str, ram: int) -> tuple[tuple[int, int], ...]:
     of whole pages.  Linux writes them only to patch code, by the CPU, and gives them to no device.
 
     Empty where that is not sure: the file is no ELF file, or not the one that was booted (by its build ID in the
-    guest's memory), or its kernel can start another one in its place (kexec).
+    guest's memory), or its kernel can start another one in its place (kexec).  Without pyelftools: whoever saves a
+    machine may be a process that can import nothing.
 
     :param ram: a descriptor of the guest's RAM in a file
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+        try:
+            size = os.fstat(fd).st_size
+            _check_header(path, fd, size)
+            return () if _has_kexec(fd, size) else _constant(fd, size, ram)
+        finally:
+            os.close(fd)
+    except (OSError, ConfigError):
         return ()
-    try:
-        size = os.fstat(fd).st_size
-        _check_header(path, fd, size)
-        with mmap.mmap(fd, size, prot=mmap.PROT_READ) as file:
-            return () if file.find(_KEXEC) >= 0 else _constant(fd, file, ram)
-    except Exception:  # a file that cannot be read or parsed; pyelftools promises nothing about damaged ones
-        return ()
-    finally:
-        os.close(fd)
 
 
-def _constant(fd: int, file: mmap.mmap, ram: int) -> tuple[tuple[int, int], ...]:
-    from elftools.elf.elffile import ELFFile
+def _has_kexec(fd: int, size: int) -> bool:
+    more = len(_KEXEC) - 1
+    return any(_KEXEC in os.pread(fd, _STEP + more, at) for at in range(0, size, _STEP))
 
-    window = _Window(fd, len(file))
-    stream: Any = window
-    elf: Any = ELFFile(stream)
+
+def _constant(fd: int, size: int, ram: int) -> tuple[tuple[int, int], ...]:
+    ehdr = _EHDR.unpack(os.pread(fd, _EHDR.size, 0))
     found: list[tuple[int, int]] = []
     same = False
-    for header in list(_headers(elf, stream)):
-        offset, size, start = header["p_offset"], header["p_filesz"], header["p_paddr"]
-        if offset + size > len(file):
+    for kind, flags, offset, _, start, length, *_ in _PHDR.iter_unpack(os.pread(fd, ehdr[10] * _PHDR_SIZE, ehdr[5])):
+        if offset + length > size or start > HOLE_START:
             return ()
-        if header["p_type"] == "PT_NOTE":
-            same = same or (
-                size <= _MAX_NOTES
-                and _has_build_id(elf, window, offset, size)
-                and os.pread(ram, size, start) == file[offset : offset + size]
-            )
-        elif header["p_type"] == "PT_LOAD" and not header["p_flags"] & _PF_W:
-            found += _filled_pages(file, offset, size, start)
+        if kind == _PT_NOTE and length <= _MAX_NOTES:
+            notes = os.pread(fd, length, offset)
+            same = same or (_has_build_id(notes) and os.pread(ram, length, start) == notes)
+        elif kind == _PT_LOAD and not flags & _PF_W:
+            found += _filled_pages(fd, offset, length, start)
     largest = sorted(found, key=lambda each: each[0] - each[1])[:_MOST_RANGES]
     return tuple(sorted(largest)) if same else ()
 
 
-def _has_build_id(elf: Any, window: _Window, offset: int, size: int) -> bool:
-    from elftools.elf.notes import iter_notes
-
-    window.limit = offset + size
-    note: Any
-    for note in iter_notes(elf, offset, size):
-        if note["n_name"] == "GNU" and note["n_type"] in ("NT_GNU_BUILD_ID", _NT_GNU_BUILD_ID):
+def _has_build_id(notes: bytes) -> bool:
+    at = 0
+    while at + _NHDR.size <= len(notes):
+        name, data, kind = _NHDR.unpack_from(notes, at)
+        at += _NHDR.size
+        if kind == _NT_GNU_BUILD_ID and notes[at : at + name] == b"GNU\0" and data:
             return True
+        at += -(-name // 4) * 4 + -(-data // 4) * 4
     return False
 
 
-def _filled_pages(file: mmap.mmap, offset: int, size: int, start: int) -> list[tuple[int, int]]:
+def _filled_pages(fd: int, offset: int, length: int, start: int) -> list[tuple[int, int]]:
     """Runs of whole pages of a segment that are not all zeros: what is between sections Linux gives to whoever wants
     memory."""
     zeros = bytes(PAGE)
     found: list[tuple[int, int]] = []
     first = -start % PAGE
-    for at in range(first, size - PAGE + 1, PAGE):
-        if file[offset + at : offset + at + PAGE] == zeros:
+    for at in range(first, length - PAGE + 1, PAGE):
+        if os.pread(fd, PAGE, offset + at) == zeros:
             continue
         if found and found[-1][1] == start + at:
             found[-1] = found[-1][0], start + at + PAGE
