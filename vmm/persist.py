@@ -9,7 +9,6 @@ or names any.
 from __future__ import annotations
 
 from vmm.errors import ConfigError
-from vmm.faststart.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ _LIMITS = {"u8": 1 << 8, "u16": 1 << 16, "u32": 1 << 32, "u64": 1 << 64}
 _TYPES: dict[str, type] = {"bool": bool, "text": str, "bytes": bytes}
 
 
-@dataclass(frozen=True)
 class State:
     """
     :ivar kind: what it is of, as its :class:`Schema` calls it
@@ -30,9 +28,18 @@ class State:
     :ivar payload: plain values by name: bool, int, str, bytes, and lists and dictionaries of such
     """
 
-    kind: str
-    version: int
-    payload: dict[str, Any]
+    # No record: a fork makes dozens of them
+    __slots__ = ("kind", "payload", "version")
+
+    def __init__(self, kind: str, version: int, payload: dict[str, Any]) -> None:
+        self.kind = kind
+        self.version = version
+        self.payload = payload
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self.plain() == other.plain()
+
+    __hash__ = None  # type: ignore[assignment]
 
     def plain(self) -> dict[str, Any]:
         """This as a dictionary: for a field of another state, or a file."""
@@ -59,6 +66,8 @@ class State:
 class OwnState(State):
     """One that this process has saved and nobody else has had: its payload is what a :class:`Schema` wants, and is not
     looked at once more."""
+
+    __slots__ = ()
 
     @classmethod
     def from_plain(cls, value: object, where: str) -> State:
