@@ -160,7 +160,7 @@ def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> i
 def ioctls(calls: Sequence[tuple[int, int, bytes, str]], may_fail: Container[int] = ()) -> tuple[memoryview, list[int]]:
     """Several calls of ioctl(2), one after the other, with nothing of Python's between them.
 
-    KVM_GET_MSRS reads all that KVM has for this guest; others get the index 2**32 - 1.
+    KVM_GET_MSRS reads all that KVM has for this guest, and says how many these are.
 
     :param calls: of each: descriptor, request, what is passed by reference, and what an error calls it
     :param may_fail: indexes of those that the host may refuse

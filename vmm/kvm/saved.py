@@ -145,13 +145,58 @@ def _msrs(values: dict[int, int]) -> bytes:
 def _values(msrs: memoryview) -> dict[int, int]:
     """What is in a ``struct kvm_msrs`` that was read."""
     words = msrs.cast("Q").tolist()
-    found = dict(zip(words[1::2], words[2::2], strict=True))
-    found.pop(_ABSENT, None)
-    return found
+    end = 1 + 2 * words[0]
+    return dict(zip(words[1:end:2], words[2:end:2], strict=True))
 
 
-_ABSENT = (1 << 32) - 1
-"""The index of MSRs that KVM does not have for a guest, see :func:`vmm.kvm.ioctl.ioctls`."""
+_HEAD, _ENTRY = 8, 16
+"""Bytes of a ``struct kvm_msrs`` before its entries, and of each of those."""
+
+
+class OwnMsrs:
+    """MSRs of a state that stays in this process, as KVM has them: to make a number of each takes longer than KVM takes
+    to read all of them.
+
+    :param read: ``struct kvm_msrs``, one or more
+    :ivar entries: all but those with a place of their own, in the order in which they were read
+    """
+
+    __slots__ = ("deadline", "entries", "tsc")
+
+    def __init__(self, read: list[memoryview]) -> None:
+        self.entries = b"".join([each[_HEAD : _HEAD + _ENTRY * int.from_bytes(each[:4], "little")] for each in read])
+        self.tsc = self._take(_TSC_ENTRY)
+        self.deadline = self._take(_DEADLINE_ENTRY)
+
+    def _take(self, entry: bytes) -> int | None:
+        """The value of an MSR, which is none of :attr:`entries` any more."""
+        at = self.entries.find(entry)
+        while at % _ENTRY:
+            if at < 0:
+                return None
+            at = self.entries.find(entry, at + 1)  # that was a value
+        end = at + _ENTRY
+        value = int.from_bytes(self.entries[at + len(entry) : end], "little")
+        self.entries = self.entries[:at] + self.entries[end:]
+        return value
+
+    def written(self, *, tsc: bool) -> list[bytes]:
+        """``struct kvm_msrs``, each to be written by one call, in this order.
+
+        :param tsc: with the TSC
+        """
+        entries = self.entries
+        if tsc and self.tsc is not None:
+            entries = _TSC_ENTRY + self.tsc.to_bytes(8, "little") + entries
+        most = _ENTRY * _MOST_MSRS
+        pieces = [entries[at : at + most] for at in range(0, len(entries), most)]
+        if self.deadline is not None:
+            pieces.append(_DEADLINE_ENTRY + self.deadline.to_bytes(8, "little"))
+        return [(len(piece) // _ENTRY).to_bytes(_HEAD, "little") + piece for piece in pieces]
+
+
+_TSC_ENTRY, _DEADLINE_ENTRY = IA32_TSC.to_bytes(8, "little"), IA32_TSC_DEADLINE.to_bytes(8, "little")
+"""How their entries begin."""
 _MOST_MSRS = 256
 """In one call: KVM's limit."""
 
@@ -201,11 +246,12 @@ def _calls_to_save(msrs: tuple[int, ...], xsave_size: int) -> list[tuple[int, by
     return placed
 
 
-def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
+def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int, *, own: bool = False) -> VcpuState:
     """The whole state of *vcpu*, which does not run and whose last exit is completed.
 
     :param msrs: see :func:`wanted_msrs`
     :param xsave_size: KVM_CAP_XSAVE2 of the VM; 0 where that is not known
+    :param own: it stays in this process: its MSRs are :class:`OwnMsrs`, of which nobody could make a file
     """
     fd = vcpu.fd
     if (wanted := _to_save.get((msrs, xsave_size))) is None:
@@ -216,12 +262,16 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int) -> VcpuState:
     got, results = k.ioctls(calls, (len(calls) - 2, len(calls) - 1))
     found = [got[place] for _, _, _, place in wanted]
     mp_state, _, regs, sregs, xsave, xcrs, debugregs, lapic, cpuid, *read, events = found
-    values: dict[int, int] = {}
-    for each in read:
-        values |= _values(each)
-    if values.get(IA32_TSC_DEADLINE) == 0 and IA32_TSC in values and _timer_is_deadline(lapic):
-        # KVM sets it to 0 when the timer has fired, perhaps before the interrupt is in the APIC: fire once more
-        values[IA32_TSC_DEADLINE] = values[IA32_TSC]
+    values: Any = OwnMsrs(read) if own else {}
+    if own:
+        if values.deadline == 0 and values.tsc is not None and _timer_is_deadline(lapic):
+            values.deadline = values.tsc
+    else:
+        for each in read:
+            values |= _values(each)
+        if values.get(IA32_TSC_DEADLINE) == 0 and IA32_TSC in values and _timer_is_deadline(lapic):
+            # KVM sets it to 0 when the timer has fired, perhaps before the interrupt is in the APIC: fire once more
+            values[IA32_TSC_DEADLINE] = values[IA32_TSC]
     entries = int.from_bytes(cpuid[:4], "little") * sizeof(s.kvm_cpuid_entry2)
     return VcpuState(
         cpuid=bytes(cpuid[_CPUID_HEAD : _CPUID_HEAD + entries]),
@@ -325,6 +375,15 @@ def _check_msrs(values: dict[int, int]) -> None:
         raise ConfigError("saved MSRs: no such index or value", code="snapshot-state")
 
 
+def _written(msrs: dict[int, int], *, tsc: bool) -> list[bytes]:
+    """As :meth:`OwnMsrs.written`."""
+    values = dict(msrs)
+    deadline = values.pop(IA32_TSC_DEADLINE, None)
+    if not tsc:
+        values.pop(IA32_TSC, None)
+    return [_msrs(each) for each in (*_chunks(values), *([] if deadline is None else [{IA32_TSC_DEADLINE: deadline}]))]
+
+
 def restore_vcpu(
     vcpu: Vcpu, state: VcpuState, tsc_delta: int | None, *, same_cpuid: bool = False, own: bool = False
 ) -> None:
@@ -340,9 +399,9 @@ def restore_vcpu(
     fd = vcpu.fd
     if not 4096 <= len(state.xsave) <= 1 << 16:
         raise ConfigError(f"saved XSAVE area: {len(state.xsave)} bytes", code="snapshot-state")
-    values = dict(state.msrs)
+    msrs: Any = state.msrs
     if not own:
-        _check_msrs(values)
+        _check_msrs(msrs)
     if state.tsc_khz:
         here = vcpu.tsc_khz()
         if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
@@ -360,22 +419,22 @@ def restore_vcpu(
         (fd, k.KVM_SET_DEBUGREGS, _sized(st.kvm_debugregs, state.debugregs, "debug registers"), "KVM_SET_DEBUGREGS"),
         (fd, k.KVM_SET_LAPIC, lapic, "KVM_SET_LAPIC"),
     )
-    # The deadline after the time that it is compared with, and after the APIC whose timer it starts
-    deadline = values.pop(IA32_TSC_DEADLINE, None)
     offset = u64(0)
+    by_offset = tsc_delta is not None and state.tsc_offset is not None
     if tsc_delta is not None and state.tsc_offset is not None:
-        values.pop(IA32_TSC, None)
         offset.value = (state.tsc_offset + tsc_delta) % (1 << 64)
         calls.append(_offset_call(vcpu, k.KVM_SET_DEVICE_ATTR, offset))
-    written = [*_chunks(values), *([] if deadline is None else [{IA32_TSC_DEADLINE: deadline}])]
+    # The deadline after the time that it is compared with, and after the APIC whose timer it starts
+    written = msrs.written(tsc=not by_offset) if isinstance(msrs, OwnMsrs) else _written(msrs, tsc=not by_offset)
     first = len(calls)
-    calls += [(fd, k.KVM_SET_MSRS, _msrs(chunk), "KVM_SET_MSRS") for chunk in written]
+    calls += [(fd, k.KVM_SET_MSRS, each, "KVM_SET_MSRS") for each in written]
     # Last: KVM_SET_REGS forgets exceptions that wait
     calls.append((fd, k.KVM_SET_VCPU_EVENTS, _sized(st.kvm_vcpu_events, state.events, "events"), "KVM_SET_VCPU_EVENTS"))
     results = k.ioctls(calls)[1]
-    for chunk, done in zip(written, results[first:], strict=False):
-        if done != len(chunk):
-            raise HostError(f"KVM_SET_MSRS: MSR {list(chunk)[done]:#x} is refused", code="kvm-msr")
+    for each, done in zip(written, results[first:], strict=False):
+        if done * _ENTRY != len(each) - _HEAD:
+            index = int.from_bytes(each[_HEAD + done * _ENTRY :][:4], "little")
+            raise HostError(f"KVM_SET_MSRS: MSR {index:#x} is refused", code="kvm-msr")
 
 
 class Clocks:

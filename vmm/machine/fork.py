@@ -67,7 +67,7 @@ class ForkPoint:
         self._shells = shells
         self._left = children
         self._copies = DiskCopies()
-        self._saved = state.save(core, slots, platform)
+        self._saved = state.save(core, slots, platform, own=True)
         self._cpuid_is_own = core.cpuid_is_own
         try:
             self._disks = self._copy_disks(slots)

@@ -217,12 +217,15 @@ class Core:
 
         return fingerprint(self._template.for_vcpu(0))
 
-    def save(self) -> tuple[list[VcpuState], VmState]:
-        """All that KVM keeps but memory slots and routes, which others know."""
+    def save(self, *, own: bool = False) -> tuple[list[VcpuState], VmState]:
+        """All that KVM keeps but memory slots and routes, which others know.
+
+        :param own: for this process, see :func:`vmm.kvm.saved.save_vcpu`
+        """
         from vmm.kvm import saved
 
         msrs, size = saved.wanted_msrs(self._msrs), saved.xsave_size(self.vm)
-        vcpus = [saved.save_vcpu(vcpu, msrs, size) for vcpu in self.vcpus]
+        vcpus = [saved.save_vcpu(vcpu, msrs, size, own=own) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
     def restore(

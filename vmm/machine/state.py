@@ -61,11 +61,14 @@ def check_can_be_saved(config: MachineConfig, attached: list[Attached]) -> None:
         )
 
 
-def save(core: Core, slots: Slots, platform: Platform) -> MachineState:
-    """All of a machine that is paused."""
+def save(core: Core, slots: Slots, platform: Platform, *, own: bool = False) -> MachineState:
+    """All of a machine that is paused.
+
+    :param own: for this process alone: it cannot be made a file
+    """
     devices = tuple(each.transport.save().plain() for each in slots.attached)
     others = tuple(each.save().plain() for each in (*platform.saved, *slots.saved))
-    vcpus, vm = core.save()
+    vcpus, vm = core.save(own=own)
     return MachineState(STATE_VERSION, tuple(vcpus), vm, others, devices)
 
 

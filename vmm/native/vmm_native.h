@@ -307,7 +307,7 @@ struct ioctl_call {
 
 /*
  * Make n calls, an array of struct ioctl_call, one after the other. KVM_GET_MSRS stops at an MSR that KVM does not have for this
- * guest: here that gets the index UINT32_MAX, and those behind it are read, too.
+ * guest: here that is left out, and those behind it are read, too.
  */
 void ioctl_all(void *room, void *calls, uint32_t n);
 

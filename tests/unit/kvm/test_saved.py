@@ -66,15 +66,17 @@ class Guest:
         assert vcpu.run() == -4
         vcpu.resume()
 
-    def save(self) -> tuple[list[saved.VcpuState], saved.VmState]:
+    def save(self, *, own: bool = False) -> tuple[list[saved.VcpuState], saved.VmState]:
         size = saved.xsave_size(self.vm)
-        vcpus = [saved.save_vcpu(vcpu, self.msrs, size) for vcpu in self.vcpus]
+        vcpus = [saved.save_vcpu(vcpu, self.msrs, size, own=own) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
-    def restore(self, vcpus: list[saved.VcpuState], vm: saved.VmState, elapsed: int = 0) -> None:
+    def restore(
+        self, vcpus: list[saved.VcpuState], vm: saved.VmState, elapsed: int = 0, *, own: bool = False
+    ) -> None:
         clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
         for vcpu, state in zip(self.vcpus, vcpus, strict=True):
-            saved.restore_vcpu(vcpu, state, clocks.tsc_delta)
+            saved.restore_vcpu(vcpu, state, clocks.tsc_delta, own=own)
         saved.restore_vm(self.vm, vm, clocks)
 
     def close(self) -> None:
@@ -111,7 +113,8 @@ def test_a_guest_counts_on_in_another_vm(made: list[Guest]) -> None:
     assert source.next_number() == 4  # and the source goes on, too
 
 
-def test_a_restored_vcpu_says_the_same_of_itself(made: list[Guest]) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_a_restored_vcpu_says_the_same_of_itself(made: list[Guest], own: bool) -> None:
     source, target = make(made, 3), make(made, 3)
     vcpu = source.vcpus[1]
     vcpu.set_msrs({0xC000_0102: 0x1234_5678, 0x277: 0x0007_0406_0007_0406})  # KERNEL_GS_BASE, PAT
@@ -119,7 +122,7 @@ def test_a_restored_vcpu_says_the_same_of_itself(made: list[Guest]) -> None:
     regs.r15 = 0xFEED
     vcpu.set_regs(regs)
     vcpus, vm = source.save()
-    target.restore(vcpus, vm)
+    target.restore(source.save(own=True)[0] if own else vcpus, vm, own=own)
     again, vm_again = target.save()
     for before, after in zip(vcpus, again, strict=True):
         for name in ("cpuid", "mp_state", "regs", "sregs", "xsave", "xcrs", "debugregs", "lapic", "events", "tsc_khz"):

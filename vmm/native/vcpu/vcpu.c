@@ -260,7 +260,7 @@ static int ioctl_one(int fd, uint64_t request, void *argument)
 static int msrs_get(int fd, struct kvm_msrs *msrs)
 {
 	const uint32_t n = msrs->nmsrs;
-	uint32_t done = 0;
+	uint32_t done = 0, there = 0;
 
 	while (done < n) {
 		/* Its header lies in the value of the entry before, which is not there. */
@@ -276,8 +276,11 @@ static int msrs_get(int fd, struct kvm_msrs *msrs)
 		if (done < n)
 			msrs->entries[done++].index = UINT32_MAX;
 	}
-	msrs->nmsrs = n;
-	return (int)n;
+	for (uint32_t i = 0; i < n; i++)
+		if (msrs->entries[i].index != UINT32_MAX)
+			msrs->entries[there++] = msrs->entries[i];
+	msrs->nmsrs = there;
+	return (int)there;
 }
 
 void ioctl_all(void *room, void *calls, uint32_t n)
