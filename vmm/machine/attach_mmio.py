@@ -61,7 +61,16 @@ class MmioSlots:
         irq = board.core.irq_line(layout.mmio_gsi(slot))
         notify, ack = base + MMIO_QUEUE_NOTIFY, base + MMIO_INTERRUPT_ACK
         kicks = [owned.add(board.core.new_kick(notify, 4, index)) for index in range(len(device.queue_sizes))]
-        registers = MmioRegisters(device, board.memory, board.loop, irq, kicks, packed=board.packed, pages=board.pages)
+        registers = MmioRegisters(
+            device,
+            board.memory,
+            board.loop,
+            irq,
+            kicks,
+            packed=board.packed,
+            pages=board.pages,
+            restored=board.restored,
+        )
         owned.add(registers.transport)
         for index, kick in enumerate(kicks):
             board.core.kick_line(kick.fd, notify, 4, index)

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         """Where a machine comes from: from its kernel's entry point, or from a snapshot.
 
         :ivar event: the kind of the event that tells of the start
+        :ivar restores: :meth:`finish` gives each device a state
         """
 
         event: str
+        restores: bool
 
         def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
             """RAM as the guest is to find it, once :meth:`finish` has been called.
@@ -69,6 +71,7 @@ class Bootstrap:
     """
 
     event = "started"
+    restores = False
 
     def __init__(self, config: MachineConfig) -> None:
         self._plan = boot.check(config)

@@ -164,6 +164,7 @@ class Child:
     """From a machine that was forked: the :class:`~vmm.machine.bootstrap.Origin` of another that goes on as it was."""
 
     event = "restored"
+    restores = True
     own = True
     """This process has saved the state."""
 

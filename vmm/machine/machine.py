@@ -170,7 +170,17 @@ class Machine(Living):
         self.serial = platform.serial
         self.console: Serial | VirtioConsole = console_of(wanted) or self.serial
         packed = config.virtqueues == PACKED
-        board = Board(core, self.memory, self.loop, self.mmio, platform.native, self._owned, packed=packed, pages=pages)
+        board = Board(
+            core,
+            self.memory,
+            self.loop,
+            self.mmio,
+            platform.native,
+            self._owned,
+            packed=packed,
+            pages=pages,
+            restored=origin.restores,
+        )
         self._slots: Slots
         if config.transport == PCI:
             from vmm.machine.attach_pci import PciSlots

@@ -47,6 +47,7 @@ class Restored:
     """
 
     event = "restored"
+    restores = True
 
     def __init__(
         self,

@@ -92,9 +92,10 @@ class Board:
     :ivar owned: of the machine
     :ivar packed: offer packed virtqueues
     :ivar pages: pages of registers that are there already
+    :ivar restored: states of all devices will be restored
     """
 
-    __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed", "pages")
+    __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed", "pages", "restored")
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class Board:
         *,
         packed: bool = False,
         pages: PagesAhead | None = None,
+        restored: bool = False,
     ) -> None:
         self.core = core
         self.memory = memory
@@ -116,6 +118,7 @@ class Board:
         self.owned = owned
         self.packed = packed
         self.pages = pages or PagesAhead()
+        self.restored = restored
 
 
 class Attached:

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 VENDOR_ID = 0x4D56_5950
 """Reads as "PYVM"."""
 _MASK32 = 0xFFFF_FFFF
+# Words of the page: one 32-bit store each, so that a guest that reads meanwhile sees old or new
+_MAGIC, _DEVICE_FEATURES = spec.MMIO_MAGIC // 4, spec.MMIO_DEVICE_FEATURES // 4
+_QUEUE_NUM_MAX, _QUEUE_READY = spec.MMIO_QUEUE_NUM_MAX // 4, spec.MMIO_QUEUE_READY // 4
+_INTERRUPT_STATUS, _STATUS = spec.MMIO_INTERRUPT_STATUS // 4, spec.MMIO_STATUS // 4
+_SHM_LEN, _SHM_BASE = spec.MMIO_SHM_LEN_LOW // 4, spec.MMIO_SHM_BASE_LOW // 4
+_CONFIG_GENERATION = spec.MMIO_CONFIG_GENERATION // 4
 _SCHEMA = Schema("virtio-mmio", 1, {"interrupt_status": "u32", "generation": "u32", "region": "u32"})
 
 
@@ -41,6 +47,7 @@ class MmioRegisters(BusDevice):
     :param kicks: one for each of the device's queues: what the guest rings
     :param packed: offer packed virtqueues
     :param pages: where the page is from, if one is there already
+    :param restored: a state will be restored before anybody reads the page: until then it shows nothing of one
     :ivar page: the register page (4096 bytes, page-aligned, writable); it stays valid after :meth:`close`
     :ivar transport: the device and its driver
     :raises ConfigError: the device is made wrongly
@@ -56,6 +63,7 @@ class MmioRegisters(BusDevice):
         *,
         packed: bool = False,
         pages: PagesAhead | None = None,
+        restored: bool = False,
     ) -> None:
         check_device(device, kicks)
         self.name = device.name
@@ -72,16 +80,18 @@ class MmioRegisters(BusDevice):
         self.queue_irqs = [self.config_irq] * len(kicks)
         self.status_place = self._registers.status_place
         self.sizes = (0,) * len(kicks)
-        self._set(spec.MMIO_MAGIC, spec.MMIO_MAGIC_VALUE)
-        self._set(spec.MMIO_VERSION, spec.MMIO_VERSION_VALUE)
-        self._set(spec.MMIO_DEVICE_ID, device.device_id)
-        self._set(spec.MMIO_VENDOR_ID, VENDOR_ID)
+        words = self._words
+        words[_MAGIC] = spec.MMIO_MAGIC_VALUE
+        words[_MAGIC + 1] = spec.MMIO_VERSION_VALUE
+        words[_MAGIC + 2] = device.device_id
+        words[_MAGIC + 3] = VENDOR_ID
         self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
         self._state = self.transport.state
-        self._select_region(0)
-        self.forget()
-        self.show()
-        self.show_config()
+        if not restored:
+            self._select_region(0)
+            self.forget()
+            self.show()
+            self.show_config()
 
     # -- the guest's side ------------------------------------------------------------------------------------
 
@@ -112,10 +122,11 @@ class MmioRegisters(BusDevice):
         region = self._device.regions.get(value)
         # 4.2.2: no region has a length of all ones
         length, base = (-1, -1) if region is None else (region.size, region.gpa)
-        self._set(spec.MMIO_SHM_LEN_LOW, length & _MASK32)
-        self._set(spec.MMIO_SHM_LEN_HIGH, length >> 32 & _MASK32)
-        self._set(spec.MMIO_SHM_BASE_LOW, base & _MASK32)
-        self._set(spec.MMIO_SHM_BASE_HIGH, base >> 32 & _MASK32)
+        words = self._words
+        words[_SHM_LEN] = length & _MASK32
+        words[_SHM_LEN + 1] = length >> 32 & _MASK32
+        words[_SHM_BASE] = base & _MASK32
+        words[_SHM_BASE + 1] = base >> 32 & _MASK32
 
     def _notify(self, value: int) -> None:
         # Only without an ioeventfd
@@ -131,11 +142,8 @@ class MmioRegisters(BusDevice):
 
     # -- what the transport has them show --------------------------------------------------------------------
 
-    def _set(self, register: int, value: int) -> None:
-        self._words[register // 4] = value  # one 32-bit store: a guest that reads meanwhile sees old or new
-
     def _set_interrupts(self, bits: int) -> None:
-        self._set(spec.MMIO_INTERRUPT_STATUS, bits | self._kept)
+        self._words[_INTERRUPT_STATUS] = bits | self._kept
 
     def forget(self) -> None:
         self._set_interrupts(0)
@@ -144,13 +152,13 @@ class MmioRegisters(BusDevice):
         return int(self.config_irq.raised)
 
     def show(self) -> None:
-        state = self._state
+        state, words = self._state, self._words
         queue = state.selected()
-        self._set(spec.MMIO_DEVICE_FEATURES, state.selected_features())
-        self._set(spec.MMIO_QUEUE_NUM_MAX, 0 if queue is None else self._device.queue_sizes[state.queue_sel])
-        self._set(spec.MMIO_QUEUE_READY, 0 if queue is None else int(queue.ready))
-        self._set(spec.MMIO_CONFIG_GENERATION, self._generation)
-        self._set(spec.MMIO_STATUS, state.status)
+        words[_DEVICE_FEATURES] = state.selected_features()
+        words[_QUEUE_NUM_MAX] = 0 if queue is None else self._device.queue_sizes[state.queue_sel]
+        words[_QUEUE_READY] = 0 if queue is None else int(queue.ready)
+        words[_CONFIG_GENERATION] = self._generation
+        words[_STATUS] = state.status
 
     def show_config(self) -> bool:
         """A driver that reads a field in two halves takes the generation before and after (2.5.1).  So it
@@ -160,7 +168,7 @@ class MmioRegisters(BusDevice):
         self._config_size = len(config)
         if self.page[spec.MMIO_CONFIG : spec.MMIO_CONFIG + len(config)] == config:
             return False
-        self._set(spec.MMIO_CONFIG_GENERATION, self._generation + 1 & _MASK32)
+        self._words[_CONFIG_GENERATION] = self._generation + 1 & _MASK32
         self._generation = self._generation + 2 & _MASK32
         start, end = spec.MMIO_CONFIG_GENERATION, spec.MMIO_CONFIG + len(config)
         self.page[start:end] = self._generation.to_bytes(4, "little") + config
@@ -172,7 +180,7 @@ class MmioRegisters(BusDevice):
 
     def save(self) -> State:
         return _SCHEMA.make(
-            interrupt_status=self._words[spec.MMIO_INTERRUPT_STATUS // 4] & ~self._kept,
+            interrupt_status=self._words[_INTERRUPT_STATUS] & ~self._kept,
             generation=self._generation,
             region=self._region,
         )
