@@ -206,7 +206,8 @@ class VirtioDevice(Saveable):
         return False
 
     def go_on(self) -> None:
-        """After :meth:`hold`; queues that :meth:`process` serves are served again."""
+        """After :meth:`hold`: whatever serves a queue looks at it once, since a kick may be lost; those that
+        :meth:`process` serves are served again."""
 
     def spares(self) -> list[Any]:
         """Threads for a device like this one, which runs: see :meth:`vmm.virtio.workers.Workers.spares`.  From any

@@ -184,10 +184,10 @@ class Transport:
             if not self.state.runs:
                 return  # the driver has given it up meanwhile
             if self.runner.held:
-                self.runner.go_on()
+                self.runner.go_on()  # which looks at the queues
             else:
                 self.runner.start(self.state.driver_features, self.state.queues)
-            self.runner.kick_all()  # a kick that came before the pause is not in the state
+                self.runner.kick_all()  # a kick that came before the pause is not in the state
 
     def interrupt(self) -> None:
         """Interrupt for every queue, and for the configuration, whether there is something or not: after
