@@ -8,6 +8,7 @@ import sys
 
 from vmm import report
 from vmm.errors import ConfigError, GuestError, HostError
+from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
@@ -45,7 +46,7 @@ _BLOCK = 512
 _UNMAP_FROM = 4 << 20
 """To go through all of KVM's tables once more, for less than this, takes longer than the pages take then."""
 _MOST_LAYERS = 4
-"""RAM is filled from no more files than these: before a fork that would need more, all that is missing is filled."""
+"""RAM is filled from no more files than these: before a fork that would need more, they are put together."""
 _AROUND = 2
 """Pages that are filled together when one is touched (decision 0020 has what more or fewer cost)."""
 
@@ -161,6 +162,23 @@ def data_ranges(file: int, size: int, begin: int = 0) -> Iterator[tuple[int, int
             yield start, at
 
 
+def _duplicates(layers: Sequence[Layer]) -> list[Layer]:
+    """The same with descriptors of the caller's."""
+    made: list[Layer] = []
+    try:
+        for file, pieces, bits in layers:
+            made.append((posix.dup(file), pieces, bits))
+    except BaseException:
+        _close_all(made)
+        raise
+    return made
+
+
+def _close_all(layers: Sequence[Layer]) -> None:
+    for file, _, _ in layers:
+        posix.close(file)
+
+
 def _check(size: int, huge_pages: str) -> None:
     if size < PAGE or size % PAGE:
         raise ConfigError(
@@ -269,9 +287,10 @@ class GuestMemory:
         self._native: Any = None
         self._fill: Any = None
         self._ready_fill: Any = None
-        self.on_demand = self._flat = self._laid = False
-        self._unneeded = 0
-        """The first of :attr:`_layers`, which have no page that is not in those above."""
+        self._layers_lock = allocate_lock()
+        """While other layers come in the place of some, and while all go."""
+        self._merges = False
+        self.on_demand = self._laid = False
         self._unsealed = False
         """The last of them can still be written."""
         self._base: Any = ffi.from_buffer(self._view)
@@ -458,20 +477,40 @@ class GuestMemory:
             lib.fill_layer_bits(fill, index, room)
         return bytes(bits)
 
-    @property
-    def deep(self) -> bool:
-        """It is filled from so many files that :meth:`put_below` should come after :meth:`flatten`."""
-        return len(self._layers) >= _MOST_LAYERS
+    def merge_layers(self, make: Callable[[Sequence[Layer]], Layer]) -> None:
+        """Be filled from one file, if these are too many.  Any thread; the guest may run, and the machine be forked.
+
+        :param make: makes one layer of some, with all pages that are seen of them
+        :raises OSError: the host has not enough memory
+        """
+        with self._layers_lock:
+            count = len(self._layers)
+            if count < _MOST_LAYERS or self._unsealed or self._merges:
+                return
+            layers = _duplicates(self._layers)
+            self._merges = True
+        try:
+            one = make(layers)
+            with self._layers_lock:
+                below = self._layers[:count]
+                # They have gone if it is no longer filled on demand
+                same = [id(bits) for _, _, bits in below] == [id(bits) for _, _, bits in layers]
+                result = int(lib.fill_merge(self._fill, count, one[0], ffi.from_buffer(one[2]))) if same else 0
+                if same and not result:
+                    self._layers[:count] = [one]
+                else:
+                    below = [one]
+            _close_all(below)
+            if result:
+                raise OSError(-result, posix.strerror(-result))
+        finally:
+            self._merges = False
+            _close_all(layers)
 
     def get_ready_below(self) -> None:
-        """Do what can be done of a :meth:`put_below` that comes, while the guest runs.
-
-        :raises OSError: a template cannot be read, or the host has not enough memory
-        """
+        """Do what can be done of a :meth:`put_below` that comes, while the guest runs."""
         if self._hugetlb or self._prefaulted:
             return
-        if self.deep:
-            self.flatten()
         # What takes time is to take each page out of tables. Only what is touched until then is in them again.
         if posix.fstat(self.fd).st_blocks * _BLOCK >= _UNMAP_FROM:
             if self._fill is None:
@@ -479,17 +518,7 @@ class GuestMemory:
             else:
                 lib.fill_unmap(self._fill)
 
-    def flatten(self) -> None:
-        """Fill all of it now, so that the next :meth:`put_below` leaves it, and whoever is made of it, with one file.
-        The guest may run.  A second call before that does nothing.
-
-        :raises OSError: a template cannot be read, or the host has not enough memory
-        """
-        if not self._flat:
-            self.fill_range(0, self.size)
-            self._flat = True
-
-    def put_below(self, pieces: Sequence[tuple[int, int]]) -> Sequence[Layer]:
+    def put_below(self, pieces: Sequence[tuple[int, int]]) -> list[Layer]:
         """Make shared memory as it is now a template that nobody writes any more: RAM, at the same addresses, is an
         empty memfd from then on, which is filled from it.  Nothing is copied.
 
@@ -497,45 +526,36 @@ class GuestMemory:
         :meth:`let_go` follows, which has the kernel see to that.
 
         :param pieces: where it may have data: offsets, half-open, of whole pages; unless it is filled on demand already
-        :returns: what it is filled from, with descriptors of this object's; empty: it cannot be, and nothing was done
+        :returns: what it is filled from, with descriptors of the caller's; empty: it cannot be, and nothing was done
         """
         if self._hugetlb or self._prefaulted:
-            return ()
+            return []
         self.let_go()
         try:
             self._put_together()
             new = _open_shared(self.size)
         except OSError:
-            return ()
+            return []
         kept = posix.dup(self.fd)
         own = self._fill_below(kept, new) if self.on_demand else self._begin_below(kept, new, pieces)
         posix.close(new)
         if own is None:
             posix.close(kept)
-            return ()
+            return []
         if self.file >= 0:
             posix.close(self.file)
             self.file = -1
-        self._layers.append(own)
-        if not self._flat:
-            return self._layers
-        self._flat = False
-        self._unneeded = len(self._layers) - 1
-        return self._layers[-1:]
+        with self._layers_lock:
+            self._layers.append(own)
+            return _duplicates(self._layers)
 
     def let_go(self) -> bool:
-        """After :meth:`put_below`, when the guest may run: give back what nobody needs any more, and have nobody write
-        what RAM is filled from.  A second call does nothing.
+        """After :meth:`put_below`, when the guest may run: have nobody write what RAM is filled from.  A second call
+        does nothing.
 
         :returns: False: another process has that mapped, and may write it; RAM is complete and no longer filled from it
         :raises OSError: the host has no memory for that
         """
-        if self._unneeded:
-            lib.fill_layers_drop(self._fill)
-            for file, _, _ in self._layers[: self._unneeded]:
-                posix.close(file)
-            del self._layers[: self._unneeded]
-            self._unneeded = 0
         if self._unsealed:
             try:
                 # Fails if anybody has it mapped to write, whatever was asked of them
@@ -568,7 +588,7 @@ class GuestMemory:
             lib.fill_layer_drop(fill)
             lib.fill_again(fill, False)
             return None
-        return old, [(0, self.size)] if self._flat else (), own
+        return old, (), own
 
     def _exchange(self, old: int, new: int, fill: Callable[[], int]) -> bool:
         """Map *new* where *old* is, and have it filled; False: *old* is there."""
@@ -665,16 +685,14 @@ class GuestMemory:
             if result < 0:
                 raise OSError(-result, posix.strerror(-result))
             self._laid = False
-            if self._flat:
-                self.fill_range(0, self.size)
 
     def _stop_filling(self) -> None:
         """What is missing is zero from now on."""
-        self.on_demand = self._flat = self._unsealed = False
-        self._unneeded = 0
-        lib.fill_stop(self._fill)
-        while self._layers:
-            posix.close(self._layers.pop()[0])
+        self.on_demand = self._unsealed = False
+        with self._layers_lock:
+            lib.fill_stop(self._fill)
+            while self._layers:
+                posix.close(self._layers.pop()[0])
 
     def admit(self, uffd: int) -> int:
         """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which the caller closes after

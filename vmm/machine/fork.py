@@ -18,7 +18,7 @@ from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import decode_state
-from vmm.snapshot.memory_base import Base, take_base
+from vmm.snapshot.memory_base import Base, merge_layers, take_base
 from vmm.snapshot.records import made, plain
 from vmm.virtio.register_page import PagesAhead
 from vmm.virtio.spec import ID_BLOCK
@@ -360,11 +360,13 @@ class Shells:
 
     :param core: of the machine
     :param slots: its devices
+    :param memory: its RAM, which is got ready for the next fork, too
     """
 
-    def __init__(self, core: Core, slots: Slots) -> None:
+    def __init__(self, core: Core, slots: Slots, memory: GuestMemory) -> None:
         self._core = core
         self._slots = slots
+        self._memory = memory
         self._lock = allocate_lock()
         self._ready: list[Shell] = []
         self._kind: tuple[MachineConfig, bool] | None = None
@@ -411,6 +413,10 @@ class Shells:
     def _make(self) -> None:
         if self._open.acquire(timeout=_PAUSE):
             return  # it was closed
+        try:
+            merge_layers(self._memory)
+        except OSError as error:
+            report.debug(__name__, f"memory of forks could not be put together ahead: {error}")
         while (kind := self._missing()) is not None:
             try:
                 shell = Shell(kind[0], self._core, tuple(self._slots.attached), shared=kind[1])

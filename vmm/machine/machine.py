@@ -560,7 +560,7 @@ class Machine(Living):
             self._life.check("prepare_forks")
             assert self._core is not None
             if self._shells is None:
-                self._shells = self._owned.add(Shells(self._core, self._slots))
+                self._shells = self._owned.add(Shells(self._core, self._slots, self._memory))
             self._shells.keep(n, self.config, shared=self._memory.fd >= 0)
 
     @property

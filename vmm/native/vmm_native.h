@@ -125,8 +125,8 @@ int fill_layer(struct fill *f, int fd, const uint8_t *bits);
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end);
 /* Remove the layer that was added last, before a fill_start() or fill_again() with it. */
 void fill_layer_drop(struct fill *f);
-/* Remove those below the last one, which has all pages that they have. */
-void fill_layers_drop(struct fill *f);
+/* Have one layer, which has all their pages, instead of the first n. Any thread, while RAM is used. 0 or -errno. */
+int fill_merge(struct fill *f, uint32_t n, int fd, const uint8_t *bits);
 /* The bits of layer `index`: for another fill_layer(), which takes less than to ask for the data again. */
 void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits);
 /*

@@ -18,7 +18,7 @@ from vmm.snapshot.memory_file import opened, page_runs, ram_areas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from vmm.memory import Layer
@@ -259,11 +259,10 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
     """
     try:
         if memory.fd >= 0 and alone:
-            if memory.deep:
-                memory.flatten()
+            merge_layers(memory)
             layers = memory.put_below(() if memory.on_demand else _pieces(memory.fd, memory.size))
             if layers:
-                return Base(memory.size, [(posix.dup(file), pieces, bits) for file, pieces, bits in layers])
+                return Base(memory.size, layers)
         if memory.on_demand:
             return _base_over(memory)
         if memory.fd >= 0:
@@ -295,11 +294,38 @@ def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_
     """
     try:
         if memory.fd >= 0:
+            merge_layers(memory)
             memory.get_ready_below()
             return None
         return Ahead(memory, children, watch_from=watch_from)
     except OSError as error:
         raise _no_memory(error) from error
+
+
+def merge_layers(memory: GuestMemory) -> None:
+    """Have *memory* be filled from one file, if it was forked so often that it is filled from many: its pages are those
+    that are seen, and the others are given back when no child needs them.  Any thread; the guest may run.
+
+    :raises OSError: the host has not enough memory
+    """
+    memory.merge_layers(lambda layers: _merged(layers, memory.size))
+
+
+def _merged(layers: Sequence[Layer], size: int) -> Layer:
+    file = open_memory("guest-ram-base", size)
+    try:
+        above = 0
+        length = len(layers[0][2])
+        for layer, _, bits in reversed(layers):
+            has = int.from_bytes(bits, "little")
+            for start, end in page_runs((has & ~above).to_bytes(length, "little"), size):
+                _send(file, layer, start, end)
+            above |= has
+        freeze(file)
+    except BaseException:
+        posix.close(file)
+        raise
+    return file, [(0, size)], above.to_bytes(length, "little")
 
 
 def _base_over(memory: GuestMemory) -> Base:
@@ -357,14 +383,19 @@ def _copy_of(file: int, size: int) -> int:
     copy = open_memory("guest-ram-base", size)
     try:
         for start, end in data_ranges(file, size):
-            posix.lseek(copy, start, 0)
-            while start < end:
-                start += posix.sendfile(copy, file, start, end - start)
+            _send(copy, file, start, end)
         freeze(copy)
     except BaseException:
         posix.close(copy)
         raise
     return copy
+
+
+def _send(copy: int, file: int, start: int, end: int) -> None:
+    """Copy what *file* has there, to the same place."""
+    posix.lseek(copy, start, 0)
+    while start < end:
+        start += posix.sendfile(copy, file, start, end - start)
 
 
 def _new_base(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> Base:

@@ -71,9 +71,7 @@ class Guest:
         vcpus = [saved.save_vcpu(vcpu, self.msrs, size, own=own) for vcpu in self.vcpus]
         return vcpus, saved.save_vm(self.vm, self.vcpus[0])
 
-    def restore(
-        self, vcpus: list[saved.VcpuState], vm: saved.VmState, elapsed: int = 0, *, own: bool = False
-    ) -> None:
+    def restore(self, vcpus: list[saved.VcpuState], vm: saved.VmState, elapsed: int = 0, *, own: bool = False) -> None:
         clocks = saved.Clocks(vm, self.vcpus[0], vcpus[0].tsc_khz, elapsed)
         for vcpu, state in zip(self.vcpus, vcpus, strict=True):
             saved.restore_vcpu(vcpu, state, clocks.tsc_delta, own=own)

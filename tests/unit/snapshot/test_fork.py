@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from vmm.boot import layout
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
 from vmm.snapshot import memory_file
-from vmm.snapshot.memory_base import copied_ahead, take_base
+from vmm.snapshot.memory_base import copied_ahead, merge_layers, take_base
 from vmm.virtio.blk.device import BLK_T_WRITE_ZEROES
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
@@ -655,6 +656,35 @@ def test_shared_memory_is_put_below_a_new_one_and_not_copied(runs: bool) -> None
         for each in (source, *children):
             each.check()
     for each in (source, *children):
+        each.memory.close()
+    assert descriptors() <= before
+
+
+def test_files_below_are_put_together_while_memory_is_used_and_forked() -> None:
+    before = descriptors()
+    source = Modelled(GuestMemory(RAM, shared=True), bytearray(RAM))
+    for page in range(1024):
+        source.write(page, b"%d" % page)
+    over = threading.Event()
+
+    def merge() -> None:
+        while not over.is_set():
+            merge_layers(source.memory)
+
+    merging = threading.Thread(target=merge)
+    merging.start()
+    try:
+        children = []
+        for number in range(30):
+            children += source.fork(1, True, on_demand=True, alone=True)
+            source.write(7 * number, b"%d once more" % number)
+            source.give_back(64 * number + 10, 3)
+            source.check()
+    finally:
+        over.set()
+        merging.join()
+    for each in (source, *children):
+        each.check()
         each.memory.close()
     assert descriptors() <= before
 

@@ -307,14 +307,24 @@ void fill_layer_drop(struct fill *f)
 	pthread_mutex_unlock(&f->lock);
 }
 
-void fill_layers_drop(struct fill *f)
+int fill_merge(struct fill *f, uint32_t n, int fd, const uint8_t *bits)
 {
+	int err;
+
 	pthread_mutex_lock(&f->lock);
-	for (uint32_t i = 0; i + 1 < f->layers; i++)
-		layer_free(f, &f->layer[i]);
-	f->layer[0] = f->layer[f->layers - 1];
-	f->layers = 1;
+	err = n && n <= f->layers ? layer_add(f, fd, bits) : -EINVAL;
+	if (!err) {
+		const struct layer one = f->layer[--f->layers];
+
+		for (uint32_t i = 0; i < n; i++)
+			layer_free(f, &f->layer[i]);
+		f->layers -= n;
+		memmove(&f->layer[1], &f->layer[n], f->layers * sizeof(one));
+		f->layer[0] = one;
+		f->layers++;
+	}
 	pthread_mutex_unlock(&f->lock);
+	return err;
 }
 
 int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
