@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
+    from vmm.faststart.warm import warm_settle as warm_settle
     from vmm.faststart.warm import warm_start as warm_start
     from vmm.jail.restrict import restrict_process as restrict_process
     from vmm.jail.restrict import seal_process as seal_process
@@ -75,6 +76,7 @@ _HOMES = {
     "restrict_process": "vmm.jail.restrict",
     "seal_process": "vmm.jail.restrict",
     "verify_snapshot": "vmm.snapshot.whole",
+    "warm_settle": "vmm.faststart.warm",
     "warm_start": "vmm.faststart.warm",
 }
 

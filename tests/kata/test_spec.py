@@ -7,14 +7,16 @@ import copy
 import json
 import os
 import socket
+import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf
+from pyvmm_kata import protobuf, state
 from pyvmm_kata.config import policy, settings
 from pyvmm_kata.config.checks import check_id, check_spec
 from pyvmm_kata.errors import ConfigError
@@ -194,6 +196,66 @@ def test_a_bad_settings_file_is_named(tmp_path: Path, text: str, words: str) -> 
     with pytest.raises(ConfigError, match=words) as error:
         settings.load(str(path))
     assert str(path) in str(error.value)
+
+
+READ = """
+import sys
+from pyvmm_kata.config import settings
+memory = settings.load(sys.argv[1]).memory
+print(memory, "tomllib" in sys.modules)
+"""
+
+
+def test_settings_are_parsed_once(tmp_path: Path) -> None:
+    """What was found is kept in the user's cache, and counts for the same bytes only, while it is the user's own."""
+    path, cache = tmp_path / "kata.toml", tmp_path / "cache"
+
+    def read(**environment: str) -> tuple[int, bool]:
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(path)],
+            env={"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(cache), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        memory, parsed = done.stdout.split()
+        assert done.stderr == ""
+        return int(memory), parsed == "True"
+
+    path.write_text("memory = '1G'")
+    assert [read(), read()] == [(1 << 30, True), (1 << 30, False)]
+    path.write_text("memory = '2G'")
+    assert [read(), read()] == [(2 << 30, True), (2 << 30, False)]
+    (kept,) = (cache / "pyvmm").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    good = kept.read_text()
+    kept.chmod(0o666)
+    assert read() == (2 << 30, True)
+    for damage in ("", "[]", good[:-9], good.replace('"values": {', '"values": [{').replace("}}", "}]}"), "[" * 9999):
+        kept.write_text(damage)
+        kept.chmod(0o600)
+        assert [read(), read()] == [(2 << 30, True), (2 << 30, False)]
+    assert read(XDG_CACHE_HOME="", HOME="") == (2 << 30, True)
+    assert read(XDG_CACHE_HOME=str(path)) == (2 << 30, True)
+    path.write_text("memory = 2000-01-01")
+    with pytest.raises(ConfigError):
+        settings.load(str(path))
+    assert [each.name for each in (cache / "pyvmm").iterdir()] == [kept.name]
+
+
+def test_a_tree_is_removed_and_what_its_links_name_is_not(tmp_path: Path) -> None:
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    for folder in (tree / "a" / "b", other):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("x")
+    (tree / "a" / "link").symlink_to(other)
+    (tree / "broken").symlink_to(tmp_path / "none")
+    os.mkfifo(tree / "a" / "fifo")
+    state.remove_tree(str(tree))
+    state.remove_tree(str(tree))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["other"]
+    assert (other / "file").read_text() == "x"
 
 
 def test_a_settings_file(tmp_path: Path) -> None:

@@ -482,6 +482,84 @@ def test_what_a_process_makes_does_not_lie_between_what_the_image_has(starts: St
     assert int(done.stdout) < 1_000
 
 
+FUNCTIONS = """
+import time
+VALUE = 1
+class Base:
+    field = 5
+    def method(self, number):
+        self.number = number
+        return sum(self.steps(number)) + self.field
+    def steps(self, number):
+        yield number
+        inner = lambda extra: extra + number + VALUE
+        for each in range(3):
+            yield inner(each)
+def waits(number):
+    found = 0
+    for each in range(100):
+        time.sleep(0.001)
+        found += Base().method(number + each)
+    return found
+def calls():
+    return [globals()[f"f{number}"](number) for number in range(3000)]
+""" + "".join(
+    f"""
+def f{number}(value, more=[{number}]):
+    try:
+        text = f"{{value}} {number}" + "".join(str(each) for each in more)
+        return len(text), value / (value % 3), Base().method(value)
+    except ZeroDivisionError as error:
+        return str(error), {{name: number for name, number in zip("abc", range({number}, {number} + 3))}}
+"""
+    for number in range(3000)
+)
+SETTLE = (
+    OWN
+    + """
+from vmm.faststart.warm import warm_settle
+steps = beside.Base().steps(7)
+found = [next(steps)]
+first = beside.calls()
+for _ in range(20):
+    assert beside.calls() == first
+results = []
+threads = [threading.Thread(target=lambda: results.append(beside.waits(3))) for _ in range(4)]
+for each in threads:
+    each.start()
+own = in_image()["Anonymous"]
+if sys.argv[1:] == ["traced"]:
+    sys.settrace(lambda *_: None)
+warm_settle()
+sys.settrace(None)
+settled = in_image()["Anonymous"]
+for _ in range(20):
+    warm_settle()
+    assert beside.calls() == first
+found += steps
+for each in threads:
+    each.join()
+assert found == [7, 8, 9, 10] and results == [beside.waits(3)] * 4
+print(own, settled)
+"""
+)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python counts all references")
+@pytest.mark.parametrize("how", ["", "traced"])
+def test_code_that_a_process_has_run_is_the_images_again_when_it_has_settled(starts: Starts, how: str) -> None:
+    """Whatever runs meanwhile; a debugger's changes stay."""
+    starts.write(starts.beside, FUNCTIONS)
+    starts.program(SETTLE)
+    starts.run(how)  # which keeps the module's byte code
+    starts.run(how)
+    done = starts.run(how)
+    assert done.stderr == ""
+    own, settled = map(int, done.stdout.split())
+    assert own > 2_000
+    assert settled > own - 200 if how else settled < own / 2
+
+
 # -- one image serves one start --------------------------------------------------------------------------------------
 
 SECRETS = """

@@ -13,8 +13,9 @@ from vmm.cli import jail
 from vmm.cli.boot import allow_many_files
 from vmm.control.broker import Requests, leave_others
 from vmm.errors import ConfigError, HostError, VmmError
-from vmm.faststart.builtin import SimpleQueue, signal, socket
+from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
+from vmm.faststart.warm import warm_settle
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
 from vmm.machine.isolated import describe, package
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _VALUES: dict[str, Any] = {"jail": "auto", "control": None, "terminal": False}
 _SPACE = "space"
+_SETTLED_S = 1.0
+"""After a start without an event a machine is taken to have settled."""
 
 
 class _Asked(Requests):
@@ -95,7 +98,7 @@ def main(argv: list[str]) -> int:
             values["prefetch"] = bool(restore["options"].get("prefetch"))
             _start(machine, asked, outside, answer, values)
             answer = -1
-            while (event := told.get()) is not None:
+            while (event := _next(told)) is not None:
                 if event == _SPACE:
                     _tell(events, {_SPACE: True})
                 elif isinstance(event, EndEvent):
@@ -105,6 +108,14 @@ def main(argv: list[str]) -> int:
             raise
         _tell_error(answer, error)
     return 0
+
+
+def _next(told: SimpleQueue[Told]) -> Told:
+    try:
+        return told.get(timeout=_SETTLED_S)
+    except Empty:
+        warm_settle()
+    return told.get()
 
 
 def be_forked(fd: int, kept: set[int]) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 import select
+import sys
 import time
 
 from vmm.faststart.builtin import signal
@@ -83,6 +84,9 @@ class Signals:
                     from vmm.cli.trim_memory import unmap_programs_and_wait
 
                     settled = True
+                    # Imported in a process that started from an image, and no use in others
+                    if (warm := sys.modules.get("vmm.faststart.warm")) is not None:
+                        warm.warm_settle()
                     left = None if deadline is None else max(deadline - time.monotonic(), 0)
                     unmap_programs_and_wait(self._reader, -1 if left is None else int(left * 1000))
         forget()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posix
 import sys
 
-__all__ = ["SimpleQueue", "blake2b", "ref", "sha256", "signal", "socket", "stat", "variable"]
+__all__ = ["Empty", "SimpleQueue", "blake2b", "ref", "sha256", "signal", "socket", "stat", "variable"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import _stat as stat
     import signal
     from _blake2 import blake2b
-    from _queue import SimpleQueue
+    from _queue import Empty, SimpleQueue
     from _weakref import ref
 else:
 
     def __getattr__(name: str) -> object:
         """Import what is asked for: not every CPython has all of them in its executable."""
-        modules = {"SimpleQueue": "_queue", "blake2b": "_blake2", "ref": "_weakref"}
+        modules = {"Empty": "_queue", "SimpleQueue": "_queue", "blake2b": "_blake2", "ref": "_weakref"}
         if name in modules:
             found = getattr(__import__(modules[name]), name)
         elif name in ("signal", "socket", "stat"):

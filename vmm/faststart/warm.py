@@ -26,6 +26,12 @@ _SECRETIVE = ("random", "ssl")
 """Modules that draw random numbers for themselves, which must not be the same in every process."""
 _OLD = 2 * 24 * 3600
 """Seconds; pyvmm-warm takes images of the last day."""
+_CODE_AREA = 16 << 20
+"""Bytes; what is not used of them is no memory."""
+_OF_FUNCTIONS = 3
+"""CO_OPTIMIZED and CO_NEWLOCALS: no body of a module or a class, which runs once."""
+_ALIGNMENT = 16
+"""Of what the interpreter allocates."""
 
 
 def warm_start(modules: Iterable[str]) -> None:
@@ -46,8 +52,10 @@ def save(path: str, modules: Iterable[str]) -> None:
 
     Returns in each process that starts from the image: there it goes on.
     """
+    gathering = _Gathering()
     for module in modules:
         __import__(module)
+    gathering.end()
     temporary = f"{path}.{posix.getpid()}"
     try:
         fd = posix.open(temporary, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
@@ -70,6 +78,78 @@ def save(path: str, modules: Iterable[str]) -> None:
     except OSError:
         pass
     posix._exit(0)
+
+
+class _Gathering:
+    """From now on until :meth:`end` put the code of functions of modules that are imported into memory of its own.
+
+    The interpreter writes to the code that it runs: counters, and quicker instructions.  So a process has each page
+    for itself that has a function which it has called once.  Where nothing else is in such pages they can be had from
+    the image again, see :func:`warm_settle`.
+    """
+
+    def __init__(self) -> None:
+        import _frozen_importlib_external as importing
+
+        from vmm.native import lib
+
+        self._loader = vars(importing)["SourceFileLoader"]
+        self._at = self._end = 0
+        if _immortal_count():
+            self._at = int(lib.warm_code_area(_CODE_AREA))
+            self._end = self._at + _CODE_AREA
+        if self._at:
+            load = self._loader.get_code
+
+            def get_code(loader: Any, name: str) -> Any:
+                code = load(loader, name)
+                if code is not None:
+                    self._take(code.co_consts)
+                return code
+
+            self._loader.get_code = get_code
+
+    def end(self) -> None:
+        """Import as usual."""
+        if self._at:
+            del self._loader.get_code
+
+    def _take(self, constants: tuple[Any, ...]) -> None:
+        """Move what is code of functions among *constants*, and among its own.
+
+        Nobody else may have a reference to it: none is counted here, and the place where it was is free again.
+        """
+        from _ctypes import PyObj_FromPtr
+
+        from vmm.native import ffi, lib
+
+        places = ffi.cast("uintptr_t *", id(constants) + tuple.__basicsize__)
+        for index in range(len(constants)):
+            address = int(places[index])
+            code: Any = PyObj_FromPtr(address)
+            if type(code) is not type(warm_settle.__code__):
+                continue
+            self._take(code.co_consts)
+            size, wanted = code.__sizeof__(), code.co_flags & _OF_FUNCTIONS == _OF_FUNCTIONS
+            del code
+            if not wanted or ffi.cast("uint32_t *", address)[0] != 1 or self._at + size > self._end:
+                continue
+            ffi.memmove(ffi.cast("void *", self._at), ffi.cast("void *", address), size)
+            ffi.cast("uint32_t *", self._at)[0] = _immortal_count()
+            places[index] = self._at
+            lib.warm_free(ffi.cast("void *", address))
+            self._at += -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def warm_settle() -> None:
+    """Give back what the interpreter has noted in the code of functions of a start's image, for a process that has
+    started and waits: they are as they were in the image.  Does nothing in others, nor where a debugger may have
+    changed code."""
+    from vmm.native import lib
+
+    watched = sys.version_info >= (3, 12) and any(map(sys.monitoring.get_tool, range(6)))
+    if not watched and sys.gettrace() is None and sys.getprofile() is None:
+        lib.warm_forget_code()
 
 
 def _remove_old(folder: str) -> None:
@@ -114,6 +194,15 @@ def _free_blocks() -> list[tuple[int, int]]:
     return [(int(row[1]), int(row[4])) for row in rows if len(row) == 5 and all(map(bytes.isdigit, row))]
 
 
+def _immortal_count() -> int:
+    """Of references to an object that is never freed; 0: there is none, or objects have another layout, as without the
+    lock of the interpreter."""
+    from vmm.native import ffi
+
+    count = int(ffi.cast("uint32_t *", id(None))[0])
+    return count if sys.version_info >= (3, 12) and sys.getrefcount(None) == count else 0
+
+
 def _make_immortal() -> None:
     """Have nobody count references to what there is: a process that starts from the image, or a fork of it, would else
     write to each page that has an object which it uses, and so have a copy of the page for itself.
@@ -123,9 +212,9 @@ def _make_immortal() -> None:
     """
     from vmm.native import ffi
 
-    count = ffi.cast("uint32_t *", id(None))[0]
-    if sys.version_info < (3, 12) or sys.getrefcount(None) != count:
-        return  # another layout of objects, as without the lock of the interpreter
+    count = _immortal_count()
+    if not count:
+        return
     objects = gc.get_objects()
     for each in objects:
         ffi.cast("uint32_t *", id(each))[0] = count

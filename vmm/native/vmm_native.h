@@ -211,6 +211,12 @@ void fill_free(struct fill *f);
 int warm_save(int fd, const char *sources);
 /* Take `blocks` blocks of `size` bytes from the interpreter's memory for small objects, for good. */
 void warm_fill_pools(size_t size, size_t blocks);
+/* Free an object of the interpreter's as memory that has none in it. */
+void warm_free(void *object);
+/* Memory for the code of functions; its address, 0: there is none. Once. */
+uint64_t warm_code_area(size_t size);
+/* In a process that started from an image: have that be what it was in the image. */
+void warm_forget_code(void);
 /* In a process that was started from an image: its command line from the script on, and its environment; NULL ends each. */
 char **warm_arguments(void);
 char **warm_environment(void);

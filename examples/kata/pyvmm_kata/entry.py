@@ -12,7 +12,6 @@ MACHINE = (
     "pyvmm_kata.sandbox.disks",
     "pyvmm_kata.sandbox.loopback",
     "pyvmm_kata.sandbox.vm",
-    "tomllib",
     "vmm.boot.acpi",
     "vmm.boot.cache",
     "vmm.boot.loader",

@@ -51,9 +51,15 @@ struct image {
 #define SKIP(n) SKIP##n
 
 static struct warm_mail mail;
+/* The code of functions, see vmm/faststart/warm.py. In the image as long as it has pages. */
+static struct {
+	void *start;
+	size_t size;
+} code;
 
 /* Of the interpreter that has loaded this, which calls without its lock: all that is needed of Python.h */
 extern void *PyObject_Malloc(size_t size);
+extern void PyObject_Free(void *object);
 extern int PyGILState_Ensure(void);
 extern void PyGILState_Release(int state);
 
@@ -494,6 +500,37 @@ void warm_fill_pools(size_t size, size_t blocks)
 
 	while (blocks-- > 0 && PyObject_Malloc(size))
 		;
+	PyGILState_Release(state);
+}
+
+void warm_free(void *object)
+{
+	int state = PyGILState_Ensure();
+
+	PyObject_Free(object);
+	PyGILState_Release(state);
+}
+
+uint64_t warm_code_area(size_t size)
+{
+	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (start == MAP_FAILED)
+		return 0;
+	code.start = start;
+	code.size = size;
+	return (uint64_t)start;
+}
+
+void warm_forget_code(void)
+{
+	int state;
+
+	if (!code.size || !warm_arguments())
+		return;
+	/* Nobody runs code that has this. */
+	state = PyGILState_Ensure();
+	madvise(code.start, code.size, MADV_DONTNEED);
 	PyGILState_Release(state);
 }
 

@@ -28,7 +28,9 @@ place of the file's (:mod:`pyvmm_kata.config.policy`).
 
 from __future__ import annotations
 
+import json
 import os
+from _blake2 import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import ConfigError
@@ -159,9 +161,7 @@ def load(path: str = "") -> Settings:
     named = path or os.environ.get(VARIABLE, "")
     try:
         with open(named or FILE, "rb") as file:
-            import tomllib
-
-            values = tomllib.load(file)
+            values = _parsed(file.read(), os.path.abspath(named or FILE))
     except FileNotFoundError as error:
         if named:
             raise ConfigError(f"{named}: {error.strerror}", code="kata-config") from error
@@ -171,6 +171,57 @@ def load(path: str = "") -> Settings:
     except ValueError as error:
         raise ConfigError(f"{named or FILE}: {error}", code="kata-config") from error
     return _check(values, named or FILE)
+
+
+def _parsed(data: bytes, path: str) -> Json:
+    """TOML.  What the last parsing gave is kept in the user's cache: each process that holds a machine would have the
+    parser in its memory.
+
+    :raises ValueError: it is no TOML
+    """
+    content, kept = blake2b(data, digest_size=16).hexdigest(), _kept(path)
+    try:
+        fd = os.open(kept, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            # Who could write it would say what containers run on
+            if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+                found = json.loads(file.read())
+                if isinstance(found, dict) and found.get("content") == content and isinstance(found["values"], dict):
+                    return found["values"]
+    except (OSError, ValueError, KeyError, RecursionError):
+        pass  # there is none
+    import tomllib
+
+    values = tomllib.loads(data.decode())
+    _keep(kept, {"content": content, "values": values})
+    return values
+
+
+def _kept(path: str) -> str:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):
+        home = os.environ.get("HOME", "")
+        if not home.startswith("/"):
+            return ""
+        base = f"{home}/.cache"
+    return f"{base}/pyvmm/settings-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}.json"
+
+
+def _keep(path: str, found: Json) -> None:
+    new = f"{path}.{os.getpid()}"
+    try:
+        text = json.dumps(found)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            with open(new, "x", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+                file.write(text)
+            os.rename(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
+    except (OSError, TypeError):
+        pass  # no folder, no room; or a date, which no setting is
 
 
 def _check(values: Json, path: str) -> Settings:

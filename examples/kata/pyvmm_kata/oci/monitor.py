@@ -8,7 +8,6 @@ removes.  A container's pid is that of its face, which ends when this process do
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.placed import Placed
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.sandbox.stdio import Stdio
-from vmm import Publish
+from vmm import Publish, warm_settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +41,8 @@ MANAGER = "io.container.manager"
 SPARES = 4
 """Network devices for podman's networks of a container with a user namespace, each a virtio device at the start."""
 WAY_S = 0.005
+SETTLED_S = 1.0
+"""After the start of the first container, until nothing more is expected to happen soon."""
 LINGER_S = 10.0
 """Seconds that requests which wait for a process may take to report its end."""
 
@@ -316,7 +317,9 @@ class Monitor:
         What the guest has written to its share is on the host when its processes have ended.  A disk has it when the
         machine has ended, and so that comes first.
         """
-        self._ended.wait()
+        if not self._ended.wait(SETTLED_S):
+            warm_settle()
+            self._ended.wait()
         last = list(self._services.values())
         for service in last:
             service.mark_stopped()
@@ -353,7 +356,7 @@ class Monitor:
                 self._sandbox.stop()
             except VmmError:
                 pass  # its mounts are in this process's namespace, and end with it
-        shutil.rmtree(self._folder, ignore_errors=True)
+        state.remove_tree(self._folder)
 
     def _on_event(self, event: SandboxEvent) -> None:
         service = next(

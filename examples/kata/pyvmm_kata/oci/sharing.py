@@ -9,7 +9,6 @@ such a name, and it tells whether the monitor still runs.
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
@@ -111,5 +110,5 @@ def sweep(root: str) -> None:
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):
             folder = os.path.join(root, name)
             mounts.SharedDirectory(folder).remove()
-            shutil.rmtree(folder, ignore_errors=True)
+            state.remove_tree(folder)
             cgroups.Cgroup(f"{cgroups.ROOT}/pyvmm/{name}").remove()

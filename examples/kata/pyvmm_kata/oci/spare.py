@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import select
-import shutil
 import socket
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.host import control
 from pyvmm_kata.sandbox import spares
 from pyvmm_kata.sandbox.spares import CREATE_S, NETS
+from pyvmm_kata.state import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +287,7 @@ class Spare:
         try:
             if self._sandbox is not None:
                 self._sandbox.stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
             if self._group:
                 cgroups.Cgroup(cgroups.ROOT).enter(0)
                 cgroups.Cgroup(self._group).remove()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import stat
 from _blake2 import blake2b
 from contextlib import contextmanager
@@ -264,7 +263,7 @@ def sweep(place: str) -> None:
         named = ""
     for name in os.listdir(place):
         if name.startswith(MACHINE) and name != named:
-            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+            state.remove_tree(os.path.join(place, name))
 
 
 def _sha256(path: str) -> str:

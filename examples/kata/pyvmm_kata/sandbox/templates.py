@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import stat
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import vmm
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.state import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,7 +162,7 @@ def forget(path: str) -> None:
         os.rename(path, doomed)
     except OSError:
         return
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_tree(doomed)
 
 
 def names() -> list[str]:
@@ -296,7 +296,7 @@ def _sweep(where: str) -> None:
     """Remove what makers left that were killed: who has the lock is the only one."""
     for name in os.listdir(where):
         if name.startswith(_NEW):
-            shutil.rmtree(f"{where}/{name}", ignore_errors=True)
+            remove_tree(f"{where}/{name}")
 
 
 def _make_in(where: str, key: str, kind: Kind, boot: Callable[[Kind, str], str]) -> None:
@@ -321,12 +321,12 @@ def _make_in(where: str, key: str, kind: Kind, boot: Callable[[Kind, str], str])
             pass
         raise
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        remove_tree(new)
 
 
 def _keep_some(where: str) -> None:
     for name in names()[MOST:]:
-        shutil.rmtree(f"{where}/{name}", ignore_errors=True)
+        remove_tree(f"{where}/{name}")
     for name in os.listdir(where):
         if name.endswith(_FAILED) and time.time() - _used(f"{where}/{name}") > RETRY_S:
             os.unlink(f"{where}/{name}")
