@@ -36,15 +36,13 @@ else:
         names = cls.__record_names__
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
-        values = self.__dict__
         if not args:
             # Most are made so, and right
-            values.update(cls.__record_defaults__)
-            values.update(kwargs)
-            if values.keys() == cls.__record_types__.keys():
-                _finish(self)
+            types, made = cls.__record_types__, {**cls.__record_defaults__, **kwargs}
+            if len(made) == len(types) and kwargs.keys() <= types.keys():
+                _take(self, made)
                 return
-            values.clear()
+        values = self.__dict__
         values.update(zip(names, args, strict=False))
         if not kwargs and len(args) == len(names):
             _finish(self)
@@ -60,6 +58,10 @@ else:
                 if name not in cls.__record_defaults__:
                     raise TypeError(f"{cls.__name__}() needs {name!r}")
                 values[name] = cls.__record_defaults__[name]
+        _finish(self)
+
+    def _take(self, values):
+        object.__setattr__(self, "__dict__", values)
         _finish(self)
 
     def _finish(self):
@@ -104,6 +106,10 @@ else:
         return decorate
 
     def replace(record, **changes):
-        values = dict(record.__dict__)
-        values.update(changes)
-        return type(record)(**values)
+        cls = type(record)
+        values = {**record.__dict__, **changes}
+        if len(values) != len(cls.__record_types__):
+            return cls(**values)  # which says what is wrong
+        made = cls.__new__(cls)
+        _take(made, values)
+        return made
