@@ -214,11 +214,14 @@ def _empty(kind: type[Structure]) -> bytes:
     return bytes(sizeof(kind))
 
 
-_to_save: dict[tuple[tuple[int, ...], int], list[tuple[int, bytes, str, slice]]] = {}
+_to_save: dict[tuple[tuple[int, ...], int, bool], list[tuple[int, bytes, str, slice]]] = {}
 
 
-def _calls_to_save(msrs: tuple[int, ...], xsave_size: int) -> list[tuple[int, bytes, str, slice]]:
-    """Of all that is read of a vCPU beside its TSC: request, room for the result, name, and where the result is."""
+def _calls_to_save(msrs: tuple[int, ...], xsave_size: int, *, cpuid: bool) -> list[tuple[int, bytes, str, slice]]:
+    """Of all that is read of a vCPU beside its TSC: request, room for the result, name, and where the result is.
+
+    :param cpuid: read that, too
+    """
     if xsave_size > 4096:
         xsave = k.KVM_GET_XSAVE2, bytes(xsave_size), "KVM_GET_XSAVE2"
     else:
@@ -234,7 +237,7 @@ def _calls_to_save(msrs: tuple[int, ...], xsave_size: int) -> list[tuple[int, by
         (k.KVM_GET_XCRS, _empty(st.kvm_xcrs), "KVM_GET_XCRS"),
         (k.KVM_GET_DEBUGREGS, _empty(st.kvm_debugregs), "KVM_GET_DEBUGREGS"),
         (k.KVM_GET_LAPIC, _empty(st.kvm_lapic_state), "KVM_GET_LAPIC"),
-        (k.KVM_GET_CPUID2, bytes(s.kvm_cpuid2(nent=s.MAX_CPUID_ENTRIES)), "KVM_GET_CPUID2"),
+        *([(k.KVM_GET_CPUID2, bytes(s.kvm_cpuid2(nent=s.MAX_CPUID_ENTRIES)), "KVM_GET_CPUID2")] if cpuid else []),
         *((k.KVM_GET_MSRS, _msrs(chunk), "KVM_GET_MSRS") for chunk in _chunks(dict.fromkeys(msrs, 0))),
         # Last: whatever came up by the calls before is in it
         (k.KVM_GET_VCPU_EVENTS, _empty(st.kvm_vcpu_events), "KVM_GET_VCPU_EVENTS"),
@@ -254,14 +257,19 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int, *, own: bool =
     :param own: it stays in this process: its MSRs are :class:`OwnMsrs`, of which nobody could make a file
     """
     fd = vcpu.fd
-    if (wanted := _to_save.get((msrs, xsave_size))) is None:
-        wanted = _to_save[msrs, xsave_size] = _calls_to_save(msrs, xsave_size)
+    known = vcpu.cpuid if own else b""
+    if (wanted := _to_save.get((msrs, xsave_size, bool(known)))) is None:
+        wanted = _to_save[msrs, xsave_size, bool(known)] = _calls_to_save(msrs, xsave_size, cpuid=not known)
     offset = u64(0)
     calls = [(fd, request, room, what) for request, room, what, _ in wanted]
     calls += (_offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, offset), (fd, k.KVM_GET_TSC_KHZ, b"", "KVM_GET_TSC_KHZ"))
     got, results = k.ioctls(calls, (len(calls) - 2, len(calls) - 1))
     found = [got[place] for _, _, _, place in wanted]
-    mp_state, _, regs, sregs, xsave, xcrs, debugregs, lapic, cpuid, *read, events = found
+    mp_state, _, regs, sregs, xsave, xcrs, debugregs, lapic, *read, events = found
+    if not known:
+        cpuid = read.pop(0)
+        entries = int.from_bytes(cpuid[:4], "little") * sizeof(s.kvm_cpuid_entry2)
+        known = vcpu.cpuid = bytes(cpuid[_CPUID_HEAD : _CPUID_HEAD + entries])
     values: Any = OwnMsrs(read) if own else {}
     if own:
         if values.deadline == 0 and values.tsc is not None and _timer_is_deadline(lapic):
@@ -272,9 +280,8 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int, *, own: bool =
         if values.get(IA32_TSC_DEADLINE) == 0 and IA32_TSC in values and _timer_is_deadline(lapic):
             # KVM sets it to 0 when the timer has fired, perhaps before the interrupt is in the APIC: fire once more
             values[IA32_TSC_DEADLINE] = values[IA32_TSC]
-    entries = int.from_bytes(cpuid[:4], "little") * sizeof(s.kvm_cpuid_entry2)
     return VcpuState(
-        cpuid=bytes(cpuid[_CPUID_HEAD : _CPUID_HEAD + entries]),
+        cpuid=known,
         mp_state=int.from_bytes(mp_state, "little"),
         regs=bytes(regs),
         sregs=bytes(sregs),
@@ -407,6 +414,8 @@ def restore_vcpu(
         if abs(here - state.tsc_khz) * 1_000_000 > here * TSC_TOLERANCE_PPM:
             k.ioctl(fd, k.KVM_SET_TSC_KHZ, state.tsc_khz, f"KVM_SET_TSC_KHZ {state.tsc_khz}")
     # Before anything else: other calls depend on what the guest's CPU has
+    if not same_cpuid:
+        vcpu.cpuid = b""
     calls = [] if same_cpuid else [(fd, k.KVM_SET_CPUID2, _cpuid(state), "KVM_SET_CPUID2")]
     xcrs, lapic = _sized(st.kvm_xcrs, state.xcrs, "XCRs"), _sized(st.kvm_lapic_state, state.lapic, "local APIC")
     calls += (

@@ -63,6 +63,9 @@ class Vcpu:
         self._native: Any = None
         # Others kick while this is closed; again, since a signal's handler may
         self._kicks = RLock()
+        self.cpuid = b""
+        """What KVM said when it was asked; empty since it was set.  Bits in it that follow the guest's registers may be
+        old: KVM finds them anew when it is set."""
         self.busy = False
         """Its thread may be inside :meth:`run`."""
         self.leaving: Callable[[], None] | None = None
@@ -174,6 +177,7 @@ class Vcpu:
 
     def set_cpuid(self, cpuid: s.kvm_cpuid2) -> None:
         """KVM_SET_CPUID2."""
+        self.cpuid = b""
         k.ioctl(self.fd, k.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
 
     def has_lapic_enabled(self) -> bool:
