@@ -229,6 +229,9 @@ class VirtioDevice(Saveable):
         """Let go of the backend.  After :meth:`stop`.  A second call does nothing."""
 
 
+_SIZES = frozenset(1 << bits for bits in range(MAX_QUEUE_SIZE.bit_length()))
+
+
 def check_device(device: VirtioDevice, kicks: list[EventFd]) -> None:
     """Is the class of *device* made rightly?
 
@@ -237,7 +240,7 @@ def check_device(device: VirtioDevice, kicks: list[EventFd]) -> None:
     problem = ""
     if len(kicks) != len(device.queue_sizes):
         problem = f"{len(kicks)} kicks for {len(device.queue_sizes)} queues"
-    elif any(not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1) for size in device.queue_sizes):
+    elif not _SIZES.issuperset(device.queue_sizes):
         problem = f"queue sizes {device.queue_sizes} are not powers of two up to {MAX_QUEUE_SIZE}"
     elif device.features & spec.TRANSPORT_FEATURES:
         problem = f"features {device.features:#x} hold bits that are the transport's"

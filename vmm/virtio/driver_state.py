@@ -87,7 +87,7 @@ class DriverState:
         self.driver_features = 0
         self.alien_features = False
         self.queue_sel = 0
-        self.queues = [QueueConfig(size=size) for size in self._sizes]
+        self.queues = [QueueConfig(size) for size in self._sizes]
 
     # -- status (2.1, 3.1) -----------------------------------------------------------------------------------
 
@@ -195,8 +195,15 @@ class DriverState:
             }
             for queue in self.queues
         ]
-        words = {name: getattr(self, name) for name in _WORDS}
-        return {**words, "queues": queues}  # type: ignore[typeddict-item]
+        return {
+            "status": self.status,
+            "device_features_sel": self.device_features_sel,
+            "driver_features_sel": self.driver_features_sel,
+            "driver_features": self.driver_features,
+            "alien_features": self.alien_features,
+            "queue_sel": self.queue_sel,
+            "queues": queues,
+        }
 
     def restore(self, words: DriverWords) -> bool:
         """Become what :meth:`save` returned; False, and nothing is changed, when it does not fit what is offered."""
@@ -205,7 +212,16 @@ class DriverState:
             return False
         if features and not self._negotiate(features):
             return False
-        for name in _WORDS:
-            setattr(self, name, words[name])  # type: ignore[literal-required]
-        self.queues = [QueueConfig(**queue) for queue in words["queues"]]
+        self.status = words["status"]
+        self.device_features_sel = words["device_features_sel"]
+        self.driver_features_sel = words["driver_features_sel"]
+        self.driver_features = words["driver_features"]
+        self.alien_features = words["alien_features"]
+        self.queue_sel = words["queue_sel"]
+        self.queues = [
+            QueueConfig(
+                queue["size"], queue["ready"], queue["desc"], queue["driver"], queue["device"], queue["next_index"]
+            )
+            for queue in words["queues"]
+        ]
         return True
