@@ -5,7 +5,17 @@ from __future__ import annotations
 import posix
 from _thread import LockType, RLock, _local, allocate_lock, get_ident, start_new_thread
 
-__all__ = ["ClosingTogether", "LockType", "RLock", "Task", "Thread", "allocate_lock", "close_slowly", "get_ident"]
+__all__ = [
+    "ClosingTogether",
+    "LockType",
+    "RLock",
+    "Task",
+    "Thread",
+    "ThreadAhead",
+    "allocate_lock",
+    "close_slowly",
+    "get_ident",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +63,38 @@ class Thread:
         if self.ident != get_ident():
             with self._running:
                 pass
+
+
+class ThreadAhead(Thread):
+    """One that runs already, and waits for what it is to do: to make a thread takes much longer than to wake it.
+
+    :raises RuntimeError: the host has no thread left
+    """
+
+    __slots__ = ("_begins", "_work")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self._wait, name)
+        self._work: Callable[[], None] | None = None
+        self._begins = allocate_lock()
+        self._begins.acquire()
+        super().start()
+
+    def _wait(self) -> None:
+        self._begins.acquire()
+        if self._work is not None:
+            self._work()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Have it do *work*.  Once, and not after :meth:`close`."""
+        self._work = work
+        self._begins.release()
+
+    def close(self) -> None:
+        """End it, if it has got no work.  A second call does nothing."""
+        if self._begins.locked() and self._work is None:
+            self._begins.release()
+            self.join()
 
 
 class Task:

@@ -9,7 +9,7 @@ from vmm import report
 from vmm.errors import ConfigError, VmmError
 from vmm.events import Loop
 from vmm.faststart.record import replace
-from vmm.faststart.thread import Task, allocate_lock
+from vmm.faststart.thread import Task, ThreadAhead, allocate_lock
 from vmm.machine import state
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.open_devices import OpenedAhead
@@ -306,6 +306,7 @@ class Shell:
     :param like: of a machine that has the same lines
     :param attached: the devices of that machine
     :ivar threads: those that nobody has taken end when this is closed
+    :ivar vcpu_threads: one for each vCPU that runs
     :raises HostError: the host refuses
     """
 
@@ -329,6 +330,7 @@ class Shell:
             self.devices = OpenedAhead(config, self._owned)
             self.threads = self._owned.branch()
             self.pages = self._owned.add(PagesAhead(attached))
+            self.vcpu_threads = [self._owned.add(ThreadAhead(f"vcpu{index}")) for index in range(config.cpus)]
             for each in attached:
                 for spare in each.device.spares():
                     self.threads.add(Native(spare, lib.spare_free))
@@ -347,7 +349,7 @@ class Shell:
 
 
 def _kind(config: MachineConfig, shared: bool) -> tuple[object, ...]:
-    return config.all_cpus(), config.cpu, config.memory, config.hotplug_memory, shared
+    return config.cpus, config.all_cpus(), config.cpu, config.memory, config.hotplug_memory, shared
 
 
 MOST_SHELLS = 64

@@ -162,7 +162,8 @@ class Machine(Living):
             core.async_pf = not windows
             core.make_vcpus(self.memory)
         core.bind(platform.native)
-        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life, config.cpus)
+        threads = () if shell is None else tuple(map(self._owned.add, shell.vcpu_threads))
+        self._threads = VcpuThreads(self.vcpus, self.pio, self.mmio, self.memory, self._life, config.cpus, threads)
         if config.all_cpus() > config.cpus:
             platform.keep(self._threads)
         self.phases.append(("kvm", time.monotonic()))

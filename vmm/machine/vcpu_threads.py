@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 
 from vmm.errors import ConfigError
-from vmm.faststart.thread import Thread, allocate_lock, get_ident
+from vmm.faststart.thread import Thread, ThreadAhead, allocate_lock, get_ident
 from vmm.kvm import ioctl as k
 from vmm.machine.lifecycle import ERROR, PANIC, POWEROFF, REBOOT, TRIPLE_FAULT
 from vmm.persist import Saveable, Schema, State, mismatch
@@ -36,14 +36,25 @@ class VcpuThreads(Saveable):
     thread it came up; after that no vCPU enters the guest again.
 
     :param count: how many vCPUs run, the first ones: whatever the guest sends to the others, they do nothing
+    :param ahead: threads for the first ones that are started
     :ivar count: how many do, see :meth:`resize`
     """
 
     name = "vcpus"
     saving = _SCHEMA
 
-    def __init__(self, vcpus: list[Vcpu], pio: Bus, mmio: Bus, memory: GuestMemory, life: Life, count: int = 0) -> None:
+    def __init__(
+        self,
+        vcpus: list[Vcpu],
+        pio: Bus,
+        mmio: Bus,
+        memory: GuestMemory,
+        life: Life,
+        count: int = 0,
+        ahead: Iterable[ThreadAhead] = (),
+    ) -> None:
         self._vcpus = vcpus
+        self._ahead = list(ahead)
         self.count = count or len(vcpus)
         self._pio = pio
         self._mmio = mmio
@@ -71,7 +82,14 @@ class VcpuThreads(Saveable):
         posix.sched_yield()  # it has let the interpreter go, and is perhaps not in the guest yet
 
     def _start(self, vcpu: Vcpu) -> None:
-        thread = Thread(self._runner(vcpu), f"vcpu{vcpu.index}")
+        work = self._runner(vcpu)
+        if self._ahead:
+            made = self._ahead.pop(0)
+            self._threads.append(made)
+            vcpu.busy = True
+            made.begin(work)
+            return
+        thread = Thread(work, f"vcpu{vcpu.index}")
         self._threads.append(thread)
         vcpu.busy = True
         thread.start()
