@@ -418,12 +418,13 @@ class ContainerService:
         if len(fds) == 1:
             fds.append(os.dup(fds[0]))
         stdin, stdout, stderr = (*fds, None, None, None)[:3]
-        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal))
-        threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
-        channel.send({"pid": 0, "exec": exec_id})
-        status = running.wait()
+        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal), attended=True)
+        try:
+            threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
+            channel.send({"pid": 0, "exec": exec_id})
+        finally:
+            status = running.attend()  # a caller who has gone is followed by a signal
         self._made.forget(exec_id)
-        assert status is not None
         channel.send({"exit": status.code, "reason": status.reason})
 
 

@@ -92,10 +92,11 @@ class Container:
             if self.init.exit_status is not None:
                 self._state = STOPPED  # it has ended already, and was marked so before
 
-    def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio) -> Process:
+    def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio, *, attended: bool = False) -> Process:
         """Run one more process.
 
         :param process: the ``process`` of a config.json
+        :param attended: the caller calls :meth:`Process.attend`, whatever happens
         :raises ConfigError: the container does not run, *process* is invalid, or the id is in use
         :raises AgentError: the program cannot be run
         """
@@ -115,7 +116,8 @@ class Container:
                 made.abandon()
                 raise
             self._execs[exec_id] = made
-            made.watch()
+            if not attended:
+                made.watch()
             return made
 
     def forget(self, exec_id: str) -> None:

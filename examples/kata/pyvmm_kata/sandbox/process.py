@@ -65,8 +65,14 @@ class Process:
         self._pumps.start()
         threading.Thread(target=self._watch, name=f"wait {self.exec_id}", daemon=True).start()
 
-    def _watch(self) -> None:
+    def attend(self) -> ExitStatus:
+        """The same in the calling thread: returns when it has ended and its output was written."""
+        self._pumps.start()
+        return self._watch()
+
+    def _watch(self) -> ExitStatus:
         try:
+            self._pumps.end_input()
             status = ExitStatus(self._agent.wait_process(self.container_id, self.exec_id), time.time())
         except (AgentGone, AgentError) as error:
             status = ExitStatus(LOST, time.time(), str(error))
@@ -78,6 +84,7 @@ class Process:
             self._on_exit(self, status)
         finally:
             self._ended.set()
+        return status
 
     def abandon(self) -> None:
         """It never started: close its stdio."""

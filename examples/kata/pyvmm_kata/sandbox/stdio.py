@@ -101,7 +101,7 @@ class Pumps:
         self._moved = 0.0
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC)
         self._stdin_closed = threading.Lock()
-        self._finished = False
+        self._started = self._no_input = self._finished = False
         self._open = threading.Event()
         self._open.set()
         self._dropped = False
@@ -112,11 +112,18 @@ class Pumps:
         self._spawn_output("stdout", stdio.stdout, self._agent.read_stdout)
         if not stdio.terminal:
             self._spawn_output("stderr", stdio.stderr, self._agent.read_stderr)
-        if stdio.stdin is not None:
-            source = stdio.stdin
-            self._input = self._spawn("stdin", lambda: self._copy_in(source))
+        self._started = True
+        source = stdio.stdin
+        first = _read_at_once(source) if isinstance(source, int) else None
+        if source is None or first == b"":
+            self._no_input = True
         else:
-            self._input = self._spawn("stdin", self.close_stdin)
+            self._input = self._spawn("stdin", lambda: self._copy_in(source, first))
+
+    def end_input(self) -> None:
+        """After :meth:`start`, by a thread that may wait for the guest: where there is no input, tell the process."""
+        if self._no_input:
+            self.close_stdin()
 
     def hold(self) -> None:
         """Ask the guest for no more, and give it no more, until :meth:`release`."""
@@ -177,7 +184,7 @@ class Pumps:
                 return False
         return True
 
-    def _copy_in(self, source: int | str) -> None:
+    def _copy_in(self, source: int | str, data: bytes | None) -> None:
         try:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if isinstance(source, str) else source
         except OSError:
@@ -187,21 +194,17 @@ class Pumps:
         poll.register(fd, select.POLLIN)
         poll.register(self._wake, 0)
         try:
-            while True:
-                ready = dict(poll.poll())
-                if self._wake in ready:
-                    return
-                data = _read(fd)
-                if data is None:
-                    continue
-                if not data:
-                    break
+            while data != b"":
                 while data:
                     self._open.wait()
                     if self._dropped:
                         return
                     taken = self._agent.write_stdin(*self._ids, data)
                     data = data[taken:]
+                ready = dict(poll.poll())
+                if self._wake in ready:
+                    return
+                data = _read(fd)
             self.close_stdin()
         except GuestError:
             return  # it has ended, or closed its stdin
@@ -221,8 +224,10 @@ class Pumps:
         if self._finished:
             return
         self._finished = True
-        if self._input is None:  # never started
+        if not self._started:
             self._stdio.close()
+        elif self._no_input and isinstance(self._stdio.stdin, int):
+            os.close(self._stdio.stdin)
         self._moved = time.monotonic()
         for output, _ in self._outputs:
             output.make_room()
@@ -249,6 +254,13 @@ def _open_out(target: int | str | None) -> int:
         return os.open(target, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
         return -1
+
+
+def _read_at_once(fd: int) -> bytes | None:
+    """The same without waiting, of a descriptor that may block."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return _read(fd) if poll.poll(0) else None
 
 
 def _read(fd: int) -> bytes | None:
