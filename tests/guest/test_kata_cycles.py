@@ -7,6 +7,7 @@ turn of theirs with the other tests.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -38,6 +39,12 @@ AT_ONCE, AT_ONCE_S = (4, 5) if RUNS < 100 else (20, 60)
 LONGEST = {"create": 3.0, "start": 10.0, "run": 12.0, "exec": 6.0, "rm": 6.0}
 """Seconds; commands of podman take about so long in the lab."""
 QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+
+
+@pytest.fixture(autouse=True)
+def as_long_as_it_takes() -> None:
+    """A test has as many steps as it is told, and each has a patience of its own: pytest's ends the run."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,10 @@ class Containerd:
         self.address = str(folder / "c.sock")
         self._environment = {**os.environ, "PATH": f"{path}:{SEARCH}"}
         self._unshare = ["unshare", "-m", *(["-n"] if own_network else []), "--propagation", "slave"]
-        # As on hosts with systemd: what it mounts is seen by those that it has started before
-        self._unshare += ["sh", "-c", 'mount --make-rshared / && exec "$@"', "sh"]
+        # As on hosts with systemd: what it mounts is seen by those that it has started before.  And it listens at
+        # 127.0.0.1, which a namespace lets everybody do as long as no interface of it has an address, and then no more.
+        prepare = "mount --make-rshared / && " + ("ip link set lo up && " if own_network else "")
+        self._unshare += ["sh", "-c", prepare + 'exec "$@"', "sh"]
         self._log = open(folder / "log", "ab")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         self._namespaces = {"mount": "mnt", **({"net": "net"} if own_network else {})}
