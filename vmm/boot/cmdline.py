@@ -9,6 +9,7 @@ _SERIAL, _VIRTIO = "console=ttyS0", "console=hvc0"
 _QUIET = "quiet"
 _PANIC, _REBOOT = "panic=-1", "reboot=a"
 _ONE_UART = "8250.nr_uarts=1"
+_NO_WATCHDOG = "tsc=nowatchdog"
 _NO_PCI = "pci=off"
 _HOTPLUG = "memhp_default_state=online memory_hotplug.online_policy=auto-movable"
 
@@ -36,6 +37,9 @@ def default_cmdline(
         hardware-reduced machine for one with EFI, and would reset through the BIOS (:data:`layout.RESET_VECTOR`)
     ``8250.nr_uarts=1``
         a generic kernel does not look for three more UARTs
+    ``tsc=nowatchdog``
+        where the host's TSC may stand still, as that of most hosts that are guests themselves, the guest's clock is
+        kvm-clock, and an idle kernel wakes up twice a second to see how good a clock the TSC would be
     ``pci=off``
         a generic kernel does not look for a PCI bus where there is none
     ``memhp_default_state=online``, ``memory_hotplug.online_policy=auto-movable``
@@ -54,7 +58,7 @@ def default_cmdline(
     :param hotplug: memory may be added
     :param cpus: with how many CPUs the kernel starts; 0: all that there are
     """
-    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART]
+    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART, _NO_WATCHDOG]
     if not pci:
         words.append(_NO_PCI)
     if hotplug:

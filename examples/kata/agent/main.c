@@ -63,6 +63,12 @@ static void cgroup_init(void)
 		log_line("agent: not every cgroup controller can be used: %s", line);
 }
 
+/* Else an idle machine wakes up twice a second to move pages, which its clones share until they are written. */
+static void compaction_on_demand(void)
+{
+	file_write("/proc/sys/vm/compaction_proactiveness", "0", 1);
+}
+
 static void loopback_up(void)
 {
 	struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
@@ -128,6 +134,7 @@ int main(void)
 	while (fd >= 0 && fd < 3);
 	close(fd);
 	cgroup_init();
+	compaction_on_demand();
 	loopback_up();
 	net_spares_hide();
 	setrlimit(RLIMIT_NOFILE, &files);

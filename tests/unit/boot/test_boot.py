@@ -320,6 +320,10 @@ def test_the_console_is_the_device_that_was_asked_for() -> None:
     assert [word for word in default_cmdline(hvc=True).split() if word.startswith("console=")] == ["console=hvc0"]
 
 
+def test_a_clock_that_is_not_used_wakes_nobody_up() -> None:
+    assert "tsc=nowatchdog" in default_cmdline().split()
+
+
 def test_pci_is_off_unless_there_is_one() -> None:
     assert "pci=off" in default_cmdline() and "pci=off" not in default_cmdline(pci=True)
 
