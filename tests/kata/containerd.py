@@ -130,10 +130,15 @@ class Containerd:
         again = ["nsenter", *(f"--{option}=/proc/self/fd/{fd}" for option, fd in self._kept.items())]
         enter = again if self._kept else self._unshare
         command = [*enter, "containerd", "-c", str(self.folder / "config.toml")]
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             command, env=self._environment, stdout=self._log, stderr=self._log, pass_fds=tuple(self._kept.values())
         )
-        self.until(lambda: self.ctr("version", check=False).returncode == 0, "containerd answers")
+
+        def answers() -> bool:
+            assert process.poll() is None, f"containerd ended with {process.returncode}\n{self.log()}"
+            return self.ctr("version", check=False).returncode == 0
+
+        self.until(answers, "containerd answers")
         if not self._kept:
             for option, name in self._namespaces.items():
                 self._kept[option] = os.open(f"/proc/{self.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
