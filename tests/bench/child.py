@@ -53,12 +53,18 @@ class Child:
             if text in memoryview(self.output)[start:].tobytes():
                 return time.monotonic_ns()
             left = deadline - time.monotonic_ns()
-            if left <= 0 or not select.select([self.stdout], [], [], left / 1e9)[0]:
+            if left <= 0 or not self._readable(left / 1e9):
                 raise ChildError(f"no {text.decode()!r} within {timeout:g} s\n{self.last_words()}")
             data = os.read(self.stdout, 65536)
             if not data:
                 raise ChildError(f"ended before it wrote {text.decode()!r}\n{self.last_words()}")
             self.output += data
+
+    def _readable(self, timeout: float) -> bool:
+        """Whether there is output, or its end, within `timeout` seconds."""
+        poll = select.poll()  # select() ends at descriptor 1023, and there may be a thousand children
+        poll.register(self.stdout, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def write(self, text: str) -> None:
         """Give it `text` at its standard input."""
@@ -69,7 +75,7 @@ class Child:
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.stdout], [], [], left)[0]:
+            if left <= 0 or not self._readable(left):
                 raise ChildError(f"did not end within {timeout:g} s\n{self.last_words()}")
             data = os.read(self.stdout, 65536)
             if not data:
