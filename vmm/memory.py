@@ -46,7 +46,8 @@ _BLOCK = 512
 _UNMAP_FROM = 4 << 20
 """To go through all of KVM's tables once more, for less than this, takes longer than the pages take then."""
 _MOST_LAYERS = 4
-"""RAM is filled from no more files than these: before a fork that would need more, they are put together."""
+"""When RAM is filled from so many files, they are put together: soon, or before the next fork when they are twice as
+many."""
 _AROUND = 2
 """Pages that are filled together when one is touched (decision 0020 has what more or fewer cost)."""
 
@@ -477,15 +478,21 @@ class GuestMemory:
             lib.fill_layer_bits(fill, index, room)
         return bytes(bits)
 
-    def merge_layers(self, make: Callable[[Sequence[Layer]], Layer]) -> None:
+    @property
+    def deep(self) -> bool:
+        """It is filled from so many files that :meth:`merge_layers` does something."""
+        return len(self._layers) >= _MOST_LAYERS
+
+    def merge_layers(self, make: Callable[[Sequence[Layer]], Layer], *, soon: bool) -> None:
         """Be filled from one file, if these are too many.  Any thread; the guest may run, and the machine be forked.
 
+        :param soon: nobody waits for it
         :param make: makes one layer of some, with all pages that are seen of them
         :raises OSError: the host has not enough memory
         """
         with self._layers_lock:
             count = len(self._layers)
-            if count < _MOST_LAYERS or self._unsealed or self._merges:
+            if count < _MOST_LAYERS * (1 if soon else 2) or self._unsealed or self._merges:
                 return
             layers = _duplicates(self._layers)
             self._merges = True

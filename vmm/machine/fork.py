@@ -404,9 +404,9 @@ class Shells:
         return None
 
     def refill(self) -> None:
-        """Make those that are missing, on a thread."""
+        """Make those that are missing, on a thread, and put together what the machine's RAM is filled from."""
         with self._lock:
-            if self._making is None and not self._closed and len(self._ready) < self._wanted:
+            if self._making is None and not self._closed and (len(self._ready) < self._wanted or self._memory.deep):
                 try:
                     self._making = Task(self._make, "shells")
                 except RuntimeError:
@@ -416,7 +416,7 @@ class Shells:
         if self._open.acquire(timeout=_PAUSE):
             return  # it was closed
         try:
-            merge_layers(self._memory)
+            merge_layers(self._memory, soon=True)
         except OSError as error:
             report.debug(__name__, f"memory of forks could not be put together ahead: {error}")
         while (kind := self._missing()) is not None:

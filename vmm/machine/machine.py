@@ -521,6 +521,7 @@ class Machine(Living):
         check_children(n)
         with self._life_lock:
             self._check_can_be("fork")
+            shells = self._all_shells()
             runs = self._life.stage == RUNNING
             pinned = any(each.device.pins_memory for each in self.attached)
             ahead = copied_ahead(self._memory, n, watch_from=-1 if pinned else WATCH_FROM) if runs else None
@@ -530,7 +531,7 @@ class Machine(Living):
                 try:
                     assert self._core is not None
                     point = ForkPoint(
-                        self.config, self._core, self._slots, self._platform, self._memory, n, ahead, self._shells
+                        self.config, self._core, self._slots, self._platform, self._memory, n, ahead, shells
                     )
                 finally:
                     self._go_on(runs)
@@ -553,16 +554,21 @@ class Machine(Living):
         :param n: 0: none any more
         :raises ConfigError: *n* is not 0 to 64
         """
-        from vmm.machine.fork import MOST_SHELLS, Shells
+        from vmm.machine.fork import MOST_SHELLS
 
         if not 0 <= n <= MOST_SHELLS:
             raise ConfigError(f"{n} machines for forks", code="fork-children", hint=f"0 to {MOST_SHELLS}")
         with self._life_lock:
             self._life.check("prepare_forks")
-            assert self._core is not None
-            if self._shells is None:
-                self._shells = self._owned.add(Shells(self._core, self._slots, self._memory))
-            self._shells.keep(n, self.config, shared=self._memory.fd >= 0)
+            self._all_shells().keep(n, self.config, shared=self._memory.fd >= 0)
+
+    def _all_shells(self) -> Shells:
+        from vmm.machine.fork import Shells
+
+        assert self._core is not None
+        if self._shells is None:
+            self._shells = self._owned.add(Shells(self._core, self._slots, self._memory))
+        return self._shells
 
     @property
     def prepared_forks(self) -> int:

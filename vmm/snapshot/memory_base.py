@@ -302,13 +302,14 @@ def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_
         raise _no_memory(error) from error
 
 
-def merge_layers(memory: GuestMemory) -> None:
+def merge_layers(memory: GuestMemory, *, soon: bool = False) -> None:
     """Have *memory* be filled from one file, if it was forked so often that it is filled from many: its pages are those
     that are seen, and the others are given back when no child needs them.  Any thread; the guest may run.
 
+    :param soon: nobody waits for it: a fork that does leaves it to that, unless it comes too late
     :raises OSError: the host has not enough memory
     """
-    memory.merge_layers(lambda layers: _merged(layers, memory.size))
+    memory.merge_layers(lambda layers: _merged(layers, memory.size), soon=soon)
 
 
 def _merged(layers: Sequence[Layer], size: int) -> Layer:

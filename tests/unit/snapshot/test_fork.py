@@ -637,7 +637,7 @@ def test_shared_memory_is_put_below_a_new_one_and_not_copied(runs: bool) -> None
         source.write(page, b"%d" % page)
     children = []
     latest = source
-    for number in range(10):
+    for number in range(20):
 
         def write(number: int = number) -> None:
             source.write(500 + 3 * number, b"meanwhile")
@@ -669,7 +669,7 @@ def test_files_below_are_put_together_while_memory_is_used_and_forked() -> None:
 
     def merge() -> None:
         while not over.is_set():
-            merge_layers(source.memory)
+            merge_layers(source.memory, soon=True)
 
     merging = threading.Thread(target=merge)
     merging.start()
