@@ -588,6 +588,16 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 
 /* ---- fill_lay(), fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
 
+/* Map a file where RAM is, at the same offsets. 0, or -errno and nothing has changed. */
+static int map_there(const struct fill *f, uint64_t start, uint64_t end, int kind, int fd)
+{
+	if (mmap(f->ram + start, end - start, PROT_READ | PROT_WRITE, kind | MAP_NORESERVE | MAP_FIXED, fd, (off_t)start) == MAP_FAILED)
+		return -errno;
+	madvise(f->ram + start, end - start, MADV_DONTFORK);
+	madvise(f->ram + start, end - start, MADV_DONTDUMP);
+	return 0;
+}
+
 int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
 {
 	const uint64_t last = f->laid_ranges ? f->laid[f->laid_ranges - 1].end : 0;
@@ -595,7 +605,7 @@ int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
 
 	if (f->laid_ranges == LAID || f->layers != 1 || start % PAGE || end % PAGE || start < last || start >= end || end > f->size)
 		return -EINVAL;
-	err = ram_lay(f->ram + start, end - start, fd, start);
+	err = map_there(f, start, end, MAP_PRIVATE, fd);
 	if (!err)
 		f->laid[f->laid_ranges++] = (struct piece){ start, end };
 	return err;
@@ -833,8 +843,8 @@ int fill_unmap(struct fill *f)
 	/* What the guest has written where RAM is laid is nowhere else. */
 	for (uint64_t at = 0, end; at < f->size && !err; at = end) {
 		end = f->size;
-		if (!is_laid(f, at, &end))
-			err = ram_unmap(f->ram + at, end - at);
+		if (!is_laid(f, at, &end) && madvise(f->ram + at, end - at, MADV_DONTNEED) < 0)
+			err = -errno;
 	}
 	return err;
 }
@@ -876,16 +886,12 @@ int fill_together(struct fill *f)
 	pthread_mutex_lock(&f->lock);
 	while (f->laid_ranges && !err) {
 		const struct piece laid = f->laid[f->laid_ranges - 1];
-		const uint64_t len = laid.end - laid.start;
 
 		err = laid_write(f, &laid);
-		if (!err && mmap(f->ram + laid.start, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, f->memfd,
-				 (off_t)laid.start) == MAP_FAILED)
-			err = -errno;
+		if (!err)
+			err = map_there(f, laid.start, laid.end, MAP_SHARED, f->memfd);
 		if (err)
 			break;
-		madvise(f->ram + laid.start, len, MADV_DONTFORK);
-		madvise(f->ram + laid.start, len, MADV_DONTDUMP);
 		f->laid_ranges--;
 		if (f->uffd >= 0)
 			err = uffd_register(f, f->uffd, (uintptr_t)f->ram);
