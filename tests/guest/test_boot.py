@@ -154,6 +154,14 @@ def test_time_comes_from_the_host_without_measuring(guest: Guest, cpus: int) -> 
     assert guest.check(f"dmesg | grep -E '{measured}' || true") == ""
 
 
+def test_an_idle_guest_is_not_woken_up_to_move_pages(guest: Guest, cpus: int) -> None:
+    woken = "name=$(grep -lx kcompactd0 /proc/[0-9]*/comm); grep ^voluntary ${name%comm}status"
+    guest.check("sleep 1")  # it slept for half a second when the init said so
+    before = guest.check(woken)
+    guest.check("sleep 2")
+    assert guest.check(woken) == before
+
+
 def test_every_cpu_takes_load(guest: Guest, cpus: int) -> None:
     where = guest.check(f"""cat >/tmp/work <<'END'
 i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done
