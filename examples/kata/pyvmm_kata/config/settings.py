@@ -198,14 +198,20 @@ def _parsed(data: bytes, path: str) -> Json:
     return values
 
 
-def _kept(path: str) -> str:
+def cache_folder() -> str:
+    """Where the user's caches of ours are; empty: there is no such place."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         home = os.environ.get("HOME", "")
         if not home.startswith("/"):
             return ""
         base = f"{home}/.cache"
-    return f"{base}/pyvmm/settings-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}.json"
+    return f"{base}/pyvmm"
+
+
+def _kept(path: str) -> str:
+    where = cache_folder()
+    return f"{where}/settings-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}.json" if where else ""
 
 
 def _keep(path: str, found: Json) -> None:

@@ -19,6 +19,7 @@ from _blake2 import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 import vmm
+from pyvmm_kata.config.settings import cache_folder
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.state import remove_tree
 
@@ -104,13 +105,10 @@ def folder() -> str:
 
     :raises HostError: there is no such place
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        home = os.environ.get("HOME", "")
-        if not home.startswith("/"):
-            raise HostError("templates need a folder: neither XDG_CACHE_HOME nor HOME is set", code="template-folder")
-        base = f"{home}/.cache"
-    return f"{base}/pyvmm/templates"
+    where = cache_folder()
+    if not where:
+        raise HostError("templates need a folder: neither XDG_CACHE_HOME nor HOME is set", code="template-folder")
+    return f"{where}/templates"
 
 
 def _is_ours(status: os.stat_result) -> bool:
