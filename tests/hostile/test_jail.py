@@ -961,14 +961,16 @@ def forked(tmp_path: Path) -> Iterator[Command]:
     for name in ("disk", "below"):
         (tmp_path / f"{name}.img").write_bytes(b"d" * (1 << 20))
     kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.ECHO)
-    disks = ["--disk", "../disk.img", "--disk", f"{tmp_path}/below.img,cow=overlay"]
+    disks = ["--disk", "../disk.img,cow=copy", "--disk", f"{tmp_path}/below.img,cow=overlay"]
     where = ["--vsock", f"cid=3,uds={tmp_path}/v", "--control", f"{tmp_path}/c"]
     command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *disks, *where, "--json", "--jail", "on")
-    command.expect("hello")
-    done = subprocess.run([PYVMM, "fork", f"{tmp_path}/c", "-n", "2"], capture_output=True, text=True, timeout=100)
-    assert (done.stdout.split(), done.stderr) == ([f"{tmp_path}/c.1", f"{tmp_path}/c.2"], "")
-    yield command
-    command.close()
+    try:
+        command.expect("hello")
+        done = subprocess.run([PYVMM, "fork", f"{tmp_path}/c", "-n", "2"], capture_output=True, text=True, timeout=100)
+        assert (done.stdout.split(), done.stderr) == ([f"{tmp_path}/c.1", f"{tmp_path}/c.2"], "")
+        yield command
+    finally:
+        command.close()
 
 
 ITS_FILES = {"below.img", "disk.img", "tiny.elf"}
@@ -1019,24 +1021,100 @@ def test_a_fork_that_cannot_be_is_none(forked: Command, tmp_path: Path) -> None:
     assert ask(path, "status")["state"] == "running"
 
 
-@pytest.mark.parametrize("which", ["machine", "server", "forks", "child", "child's server"])
+def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_path: Path) -> None:
+    """What runs programs for it has one descriptor, and no part of the machine."""
+    (forks,) = named(descendants(forked.process.pid), "pyvmm-forks")[:1]
+    status = status_of(Path(f"/proc/{forks}"))
+    assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapBnd"], 16)
+    assert int(status["CapEff"], 16) == sum(1 << CAPABILITIES.index(name) for name in ("dac_override", "kill"))
+    assert os.stat(f"/proc/{forks}/mem").st_uid == 0, "not dumpable"
+    (runner,) = named(processes_by_parent(forks), "pyvmm-runner")
+    assert processes_by_parent(runner) == []
+    (sock,) = [link for number, link in links_of(runner).items() if int(number) > 2]
+    assert sock.startswith("socket:")
+    assert set(machines(forks)) == {*processes_by_parent(forks)} - {runner}
+    os.kill(forks, signal.SIGTERM)
+    assert len(ask(str(tmp_path / "c"), "fork")["children"]) == 1, "it ends with the machine"
+    stopped = machines(forks)[-1]
+    os.kill(stopped, signal.SIGSTOP)
+    ask(str(tmp_path / "c"), "stop")
+    assert forked.wait() == 20
+    assert soon_none(forked.leftovers) == [], "a child that does not end is killed"
+
+
+RUNNER = """
+import os, socket, struct, sys
+from vmm.control import broker
+from vmm.machine import isolated
+isolated.program = lambda fd: sys.argv[2:]
+runner = broker.Runner()
+def send(data, fds):
+    try:
+        runner._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))])
+        return runner._sock.recv(100)
+    except OSError as error:
+        return error.strerror
+ours, theirs = socket.socketpair()
+wrong = {"run": None, "two": (b"r", [0, 1]), "none": (b"r", []), "long": (b"rr", [0])}[sys.argv[1]]
+if wrong:
+    print(send(*wrong))
+try:
+    process = runner.run(theirs.fileno())
+except OSError as error:
+    print(error.strerror)
+else:
+    theirs.close()
+    print(ours.recv(1000).decode().split(), process.wait(10))
+try:
+    runner._sock.close()
+    os.waitpid(-1, 0)
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("no child")
+"""
+
+
+@pytest.mark.parametrize("what", ["run", "two", "none", "long"])
+def test_what_runs_programs_takes_one_descriptor_alone(what: str) -> None:
+    """A program gets that and no other, and is the child of who asks.  Of anything else it ends."""
+    program = ["/bin/sh", "-c", "for fd in 0 1 2 3 4 5 6 7; do [ -e /proc/$$/fd/$fd ] && echo $fd; done >&3; exit 7"]
+    command = [sys.executable, "-c", RUNNER, what, *program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    told = done.stdout.splitlines()
+    if what == "run":
+        assert told == ["['0', '1', '2', '3'] 7", "no child"], done.stdout + done.stderr
+    else:
+        assert told == ["b''", "Broken pipe", "no child"], done.stdout + done.stderr
+
+
+def test_a_program_that_is_not_there_is_not_run() -> None:
+    command = [sys.executable, "-c", RUNNER, "run", "/nowhere/pyvmm"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "No such file or directory\nno child\n", done.stderr
+
+
+@pytest.mark.parametrize("which", ["machine", "server", "forks", "runner", "child", "child's server"])
 def test_nothing_is_left_of_a_fork_whose_parts_are_killed(forked: Command, tmp_path: Path, which: str) -> None:
     (server,) = named(descendants(forked.process.pid), "pyvmm-control")[:1]
     (forks,) = processes_by_parent(server)
+    (runner,) = named(processes_by_parent(forks), "pyvmm-runner")
     child = machines(forked.process.pid)[0]
     other = named(processes_by_parent(child), "pyvmm-control")[0]
-    victim = {"machine": forked.process.pid, "server": server, "forks": forks, "child": child, "child's server": other}
+    victim = {"machine": forked.process.pid, "server": server, "forks": forks, "runner": runner}
+    victim |= {"child": child, "child's server": other}
     os.kill(victim[which], signal.SIGKILL)
     if which in ("machine", "server"):
         assert forked.wait() == (137 if which == "machine" else 1)
     else:
-        left = {"forks": set()}.get(which, {"c.2", "v.2", "v.2.seqpacket"})
+        others = {f"{name}.2{end}" for name, end in (("c", ""), ("v", ""), ("v", ".seqpacket"))}
+        left = {"forks": set(), "runner": others | {name.replace("2", "1", 1) for name in others}}.get(which, others)
         its = {*ITS_FILES, "c", "v", "v.seqpacket", *left}
         assert soon_none(lambda: sorted(names(tmp_path) - its)) == []
         forked.type(b"x")
         forked.expect("x")
-        if which == "forks":
-            with pytest.raises(HostError, match="has ended"):
+        if which in ("forks", "runner"):
+            with pytest.raises(HostError, match="has ended" if which == "forks" else "Broken pipe"):
                 ask(str(tmp_path / "c"), "fork")
         else:
             assert ask(f"{tmp_path}/c.2", "status")["state"] == "running"
@@ -1443,7 +1521,7 @@ def test_a_sealed_process_has_the_calls_of_its_list_alone(tmp_path: Path, progra
     """Every other one is tried, by threads that are older and newer, too; its machine runs."""
     row, index, listed = ffi.new("struct seccomp_row *"), 0, []
     nobodys = lib.SECCOMP_BROKER | lib.SECCOMP_OUTSIDE | lib.SECCOMP_SERVER | lib.SECCOMP_CONTROL | lib.SECCOMP_GDB
-    nobodys |= lib.SECCOMP_SHARES | (0 if programs else lib.SECCOMP_SPAWN)
+    nobodys |= lib.SECCOMP_SHARES | lib.SECCOMP_FORKS | (0 if programs else lib.SECCOMP_SPAWN)
     while lib.seccomp_row(index, row) == 0:
         if row.whose & ~(nobodys | lib.SECCOMP_TTY):
             listed.append(str(row.nr))

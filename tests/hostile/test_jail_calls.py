@@ -55,6 +55,7 @@ WHERE = {
     "control": "vmm.control.broker:ControlProcess._do",
     "server": "vmm.control.server:ControlServer._answer",
     "shares": "vmm.control.broker:_Starting._start",
+    "forks": "vmm.control.broker:_Forking._made",
     "gdb": "vmm.debug.server:GdbServer._accept",
 }
 HOOK = """
@@ -310,6 +311,32 @@ def test_who_starts_servers_of_shares_has_a_list_too(tmp_path: Path, call: str) 
     assert f"thread pyvmm-shares tried the system call {call} ({STARTING[call][0]})" in errors
 
 
+FORKING = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), "setns": (308, -1, 0), "fork": (57,), **CALLS}
+for _call in ("openat", "fcntl"):
+    del FORKING[_call]
+
+
+@pytest.mark.parametrize("call", FORKING)
+def test_who_makes_forks_has_a_list_too(tmp_path: Path, call: str) -> None:
+    """It ends, and the machine goes on without: it can be forked no more."""
+    path, kernel = str(tmp_path / "c"), tiny.make(tmp_path, tiny.SPIN)
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "60", "--control", path]
+    numbers = ",".join(str(number) for number in FORKING[call])
+    command = [sys.executable, "-c", HOOK, WHERE["forks"], numbers, *boot]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        ask_until_it_serves(path)
+        for _ in range(2):
+            with pytest.raises(HostError, match="that makes forks has ended"):
+                ask(path, "fork")
+        assert ask(path, "status")["state"] == "running"
+        ask(path, "stop")
+        out, errors = process.communicate(timeout=60)
+    assert "survived" not in out and process.returncode == 20
+    assert f"thread pyvmm-forks tried the system call {call} ({FORKING[call][0]})" in errors
+
+
 DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[call] for call in (*ESCAPES, "clone")}}
 
 
@@ -385,7 +412,7 @@ print(lib.seccomp_enter_process(sum(kinds)))
 def test_lists_are_short() -> None:
     """A machine that has everything at once: devices of all kinds, a terminal, a control socket, a debugger."""
     # Of the starter's, a jailed process has those that are the first thread's as well
-    outside = {"START", "REACH", "BROKER", "SERVER", "SHARES", "HOST", "SPAWN"}
+    outside = {"START", "REACH", "BROKER", "SERVER", "SHARES", "FORKS", "HOST", "SPAWN"}
     machine = {*calls.THREADS} - outside
     for thread in ({"VCPU"}, {"LOOP"}, {"START"}):
         assert len(calls.allowed(*thread, "CHILD", "TTY", "VHOST")) <= 45

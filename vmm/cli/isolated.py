@@ -18,7 +18,7 @@ from vmm.faststart.record import replace
 from vmm.faststart.warm import warm_settle
 from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
-from vmm.machine.isolated import describe, package
+from vmm.machine.isolated import PACKAGE, describe
 from vmm.machine.jailed import REQUEST_MAX
 from vmm.machine.lifecycle import EndEvent
 from vmm.machine.machine import Machine
@@ -140,9 +140,9 @@ def be_forked(fd: int, kept: set[int]) -> NoReturn:
 
 def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, MachineConfig, Origin]:
     """The configuration as it was given, and that of the machine to be made, which may have other paths; its origin."""
-    if request["package"] != package():
+    if request["package"] != PACKAGE:
         raise HostError(
-            f"the program pyvmm is of {package()}, and this process imports {request['package']}",
+            f"the program pyvmm is of {PACKAGE}, and this process imports {request['package']}",
             code="isolation-process",
             hint="use the Python of the environment that pyvmm is installed in",
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vmm.control.server import Child
     from vmm.machine.config import MachineConfig
+    from vmm.machine.isolated import Process
     from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
     from vmm.machine.slots import Attached
@@ -59,6 +60,9 @@ _END_S = 10
 """Seconds that a child has to end when who started it has."""
 _REQUEST_MAX = 32 << 10
 _FDS_MAX = 64
+_RUN_FD = 3
+"""The number of its descriptor in a program that a :class:`Runner` runs."""
+_NO_PROGRAM = struct.pack("=2i", 0, 32)  # EPIPE: it has ended
 
 
 class Broker:
@@ -595,6 +599,42 @@ class _Starting:
                 posix.close(fd)
 
 
+class Runner:
+    """A process that runs machines' processes for one that may run no program: for whoever makes it, and makes no
+    other process.  It has all rights of the user, and takes a byte and a descriptor; it ends with its maker."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._lock = allocate_lock()
+        if posix.fork() == 0:
+            try:
+                from vmm.machine.isolated import program
+
+                words = [ffi.new("char[]", os.fsencode(word)) for word in program(_RUN_FD)]
+                leave_others({theirs.fileno()}, b"pyvmm-runner")
+                lib.spawn_serve(theirs.fileno(), ffi.new("char *[]", [*words, ffi.NULL]))
+            finally:
+                posix._exit(0)
+        theirs.close()
+
+    def run(self, fd: int) -> Process:
+        """As *run* of :meth:`vmm.machine.isolated.IsolatedMachine.of_fork`.
+
+        :raises OSError: it cannot be run
+        """
+        from vmm.machine.isolated import Process
+
+        with self._lock:
+            rights = struct.pack("=i", fd)
+            self._sock.sendmsg([b"r"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+            pid, error = struct.unpack("=2i", self._sock.recv(8) or _NO_PROGRAM)
+        if error:
+            if pid > 0:
+                posix.waitpid(pid, 0)
+            raise OSError(error, os.strerror(error))
+        return Process(pid)
+
+
 class Forks:
     """A process that forks the machine for one that may start no programs: it has the machine's process write what the
     children are made of, and starts theirs.  It ends, and they with it, with whoever made it.
@@ -659,6 +699,7 @@ class _Forking:
         self._name = listening.give_name()
         self._jail = jail
         self._jailed: Jailed | None = None
+        self._runner: Runner
         self._children: list[Child] = []
 
     def run(self) -> None:
@@ -672,8 +713,8 @@ class _Forking:
             poll.register(self._sock, select.POLLIN)
             poll.poll()  # as with the server of the control socket: most machines never get a request
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-                # Programs that it starts do not inherit this, as they would what is ignored
                 signal.signal(number, lambda _number, _frame: None)
+            self._restrict()  # before anything that was sent is read
             while data := self._sock.recv(_REQUEST_MAX):
                 self._fork(data)
             status = 0
@@ -684,6 +725,22 @@ class _Forking:
                 child.close()
             unlink(*self._name)
             posix._exit(status)
+
+    def _restrict(self) -> None:
+        import fcntl
+        import json
+        import tempfile
+
+        from vmm.control import server
+        from vmm.jail.restrict import restrict_forks
+        from vmm.machine import isolated, jailed, snapshot
+        from vmm.snapshot import files, manifest
+        from vmm.virtio.blk import device
+
+        assert fcntl and json and server and isolated and jailed and snapshot and files and manifest and device
+        tempfile.gettempdir()
+        self._runner = Runner()  # it shares the memory of all that
+        restrict_forks()
 
     def _fork(self, data: bytes) -> None:
         import json
@@ -712,7 +769,7 @@ class _Forking:
             for number in range(first, first + n):
                 path = f"{self._name[0]}.{number}"
                 own, serve = own_devices(self._config, number), {"control": path, "jail": self._jail}
-                made.append((IsolatedMachine.of_fork(point, own, start=False, serve=serve), path))
+                made.append((IsolatedMachine.of_fork(point, own, start=False, serve=serve, run=self._runner.run), path))
             for machine, _ in made:
                 machine.start()
         except BaseException:

@@ -29,6 +29,8 @@ _STARTER = (
 """Capabilities of the process that starts servers of shares: those that servers keep (``fs/fsd/fsd_isolate.c``), and
 for their namespaces, mounts and bounding set."""
 _STARTER_FILES = 64
+_FORKS = ("dac_override", "kill")
+"""Capabilities of the process that makes forks: files beside disks, signals to children, which have other users."""
 
 
 def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
@@ -102,6 +104,17 @@ def restrict_starter() -> None:
     few = _STARTER_FILES if most == resource.RLIM_INFINITY else min(_STARTER_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
     _check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
+
+
+def restrict_forks() -> None:
+    """Restrict the calling process, for good, to making files for forks of a machine, and to asking that and its
+    children: it keeps two capabilities, and a list of system calls that has no program in it.  Any other call ends it.
+    No code can be mapped afterwards, so import everything before.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
+    _check(lib.seccomp_enter_process(lib.SECCOMP_FORKS))
 
 
 def _bits(capabilities: Iterable[str]) -> int:

@@ -122,6 +122,7 @@ class IsolatedMachine(Living):
         _restore: dict[str, Any] | None = None,
         _handed: Handed | None = None,
         _serve: dict[str, str] | None = None,
+        _run: Callable[[int], Process] | None = None,
     ) -> None:
         if devices:
             raise _cannot("a device of the caller's own")
@@ -135,6 +136,7 @@ class IsolatedMachine(Living):
         self._restore = _restore
         self._handed = _handed
         self._serve = _serve
+        self._run = _run
         self.walls: list[str] = []
         self.missing = ""
         self.pid = 0
@@ -171,18 +173,26 @@ class IsolatedMachine(Living):
 
     @classmethod
     def of_fork(
-        cls, point: OpenPoint, changes: dict[str, Any], *, start: bool, serve: dict[str, str] | None = None
+        cls,
+        point: OpenPoint,
+        changes: dict[str, Any],
+        *,
+        start: bool,
+        serve: dict[str, str] | None = None,
+        run: Callable[[int], Process] | None = None,
     ) -> IsolatedMachine:
         """As :meth:`Machine.of_fork`.
 
         :param serve: it is the command line's: ``control``, the path of the control socket that it is to have, and
             ``jail``, as of ``--jail``
+        :param run: has another process run :func:`program` with this descriptor as number 3: the new one, a child of
+            this process; raises OSError
         """
         if changes.pop("devices", ()):
             raise _cannot("a device of the caller's own")
         handed = point.child(changes)
         try:
-            return cls._begun(cls(handed.config, _handed=handed, _serve=serve), start=start)
+            return cls._begun(cls(handed.config, _handed=handed, _serve=serve, _run=run), start=start)
         finally:
             handed.close()
 
@@ -564,8 +574,8 @@ class _Child:
         self._sock = ours
         with theirs:
             try:
-                fd = theirs.fileno()
-                self.process: Popen[bytes] | _Forked = _fork(fd, config) if config.isolation == FORK else _spawn(fd)
+                run = machine._run or (_spawn if config.isolation != FORK else lambda fd: _fork(fd, config))
+                self.process: Popen[bytes] | Process = run(theirs.fileno())
             except OSError as error:
                 ours.close()
                 raise HostError(
@@ -588,7 +598,7 @@ class _Child:
                     restore=machine._restore,
                     fork=None if handed is None else handed.about,
                     serve=machine._serve,
-                    package=package(),
+                    package=PACKAGE,
                 )
         except BaseException:
             self.close()
@@ -669,22 +679,26 @@ _PIECE = 4096
 """Bytes of input at once."""
 
 
-def package() -> str:
-    """Where this package is, for a child that must be the same, however it was found."""
-    return os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+"""Where this package is, for a child that must be the same, however it was found.  Found out here, since whoever makes
+children may look at no links later."""
 
 
-def _spawn(fd: int) -> Popen[bytes]:
+def program(fd: int) -> list[str]:
     """``pyvmm isolated FD``: that of this interpreter, which starts from an image where it can, or this one anew."""
-    import subprocess
-
     beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
     command = [beside]
     if not os.access(beside, os.X_OK):
         begin = f"import sys; sys.path[:] = {sys.path!r}; from vmm.cli.entry import begin; sys.exit(begin())"
         command = [sys.executable, "-IS", "-c", begin]
+    return [*command, "isolated", str(fd)]
+
+
+def _spawn(fd: int) -> Popen[bytes]:
+    import subprocess
+
     return subprocess.Popen(
-        [*command, "isolated", str(fd)],
+        program(fd),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(fd,),
@@ -692,7 +706,7 @@ def _spawn(fd: int) -> Popen[bytes]:
     )
 
 
-class _Forked:
+class Process:
     """A child of this process, with the calls of a Popen that :class:`_Child` needs."""
 
     def __init__(self, pid: int) -> None:
@@ -720,7 +734,7 @@ class _Forked:
             return self._status
 
 
-def _fork(fd: int, config: MachineConfig) -> _Forked:
+def _fork(fd: int, config: MachineConfig) -> Process:
     """The same in a fork of this process."""
     # By its name, as above: a program is not of this layer
     program = importlib.import_module("vmm.cli.isolated")
@@ -730,4 +744,4 @@ def _fork(fd: int, config: MachineConfig) -> _Forked:
     pid = os.fork()
     if pid == 0:
         program.be_forked(fd, kept)
-    return _Forked(pid)
+    return Process(pid)

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import stat
 from typing import NamedTuple
 
 from vmm.errors import ConfigError, HostError
@@ -451,11 +452,13 @@ def _freeze(fd: int) -> None:
 
 
 def _check_image(disk: DiskConfig, length: int, changed: int) -> None:
-    """Is the path still that of what the machine has open?"""
-    from vmm.snapshot.manifest import file_state
-
-    now = file_state(disk.path)
-    if (now.size, now.mtime_ns) != (length, changed):
+    """Is the path still that of what the machine has open?  It is not opened, which who makes forks may not: of a block
+    device the size is not compared."""
+    try:
+        now = os.stat(disk.path)
+    except OSError as error:
+        raise ConfigError(f"disk {disk.path}: {error.strerror}", code="fork-disk") from error
+    if now.st_mtime_ns != changed or (now.st_size != length and stat.S_ISREG(now.st_mode)):
         raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
 
 

@@ -465,6 +465,7 @@ enum {
 	SECCOMP_SPAWN = 16777216, /* such a process that starts programs, and these programs */
 	SECCOMP_RNG = 33554432, /* a worker, as the first ones */
 	SECCOMP_SHARES = 67108864, /* the process that starts servers of shares, and these until they have their own list */
+	SECCOMP_FORKS = 134217728, /* the process that makes forks of a jailed machine */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. value: the n values of its test of an argument. */

@@ -27,6 +27,8 @@ enum { SPAWN_STACK = 64 << 10 };
 
 struct spawn {
 	const char *path;
+	char *const *argv, *const *env; /* argv: NULL: the name of the program alone */
+	bool session;                   /* in a session of its own */
 	int sock, err;
 	char uid_map[64], gid_map[64]; /* empty without a user namespace */
 };
@@ -67,7 +69,7 @@ static int spawn_main(void *arg)
 {
 	struct spawn *s = arg;
 	const char *slash = strrchr(s->path, '/');
-	char *argv[] = { (char *)(uintptr_t)(slash ? slash + 1 : s->path), NULL }, *env[] = { NULL };
+	char *name[] = { (char *)(uintptr_t)(slash ? slash + 1 : s->path), NULL }, *empty[] = { NULL };
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
 
@@ -83,7 +85,9 @@ static int spawn_main(void *arg)
 		goto fail;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(s->path, argv, env);
+	if (s->session)
+		setsid();
+	execve(s->path, s->argv ? s->argv : name, s->env ? s->env : empty);
 fail:
 	s->err = errno;
 	_exit(127);
@@ -114,7 +118,8 @@ static int spawn_try(struct spawn *s, int flags, int *pid)
 		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	munmap(stack, SPAWN_STACK);
 	if (*pid > 0 && s->err) {
-		waitpid(*pid, NULL, 0);
+		if (!(flags & CLONE_PARENT))
+			waitpid(*pid, NULL, 0);
 		close(pidfd);
 	}
 	return s->err ? -s->err : pidfd;
@@ -145,6 +150,27 @@ int fsd_spawn(const char *path, int *sock, int *pid)
 	else
 		*sock = pair[0];
 	return ret;
+}
+
+void spawn_serve(int sock, char *const *argv)
+{
+	struct spawn s = { .path = argv[0], .argv = argv, .env = environ, .session = true };
+	struct spawn_answer answer;
+	sigset_t all;
+	char byte;
+	int pidfd;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	while (!fd_socket_recv(sock, &byte, sizeof(byte), &s.sock, 1) && s.sock >= 0) {
+		pidfd = spawn_try(&s, CLONE_PARENT, &answer.pid);
+		answer.err = pidfd < 0 ? -pidfd : 0;
+		if (pidfd >= 0)
+			close(pidfd);
+		close(s.sock);
+		if (fd_socket_send(sock, &answer, sizeof(answer), NULL, 0))
+			break;
+	}
 }
 
 int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms)
