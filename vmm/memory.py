@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     that it has, always if there are no offsets."""
 
 PAGE = 4096
+MAX_CONSTANT: int = lib.FILL_LAID
+"""How many ranges of constant memory a template can have."""
 HOLE_START = 0xC000_0000
 """Where the 32-bit hole for devices begins: 3 GiB."""
 HOLE_END = 0x1_0000_0000
@@ -317,7 +319,7 @@ class GuestMemory:
                 start = -int(ffi.cast("uintptr_t", base)) % HUGE_2M
             if shared:
                 self.fd = _open_shared(size)
-                result = lib.ram_show(base + start, size, self.fd)
+                result = lib.ram_map(base + start, size, lib.RAM_SHARED, self.fd, 0)
                 if result < 0:
                     raise OSError(-result, posix.strerror(-result))
         # What a guest has in memory is not left on the host's disk; and a child that is forked must not make private
@@ -391,7 +393,7 @@ class GuestMemory:
             posix.close(kept)
         self.over_file = True
         for start, end in ranges:
-            result = lib.ram_lay(self._base + start, end - start, file, start)
+            result = lib.ram_map(self._base + start, end - start, lib.RAM_OVER_FILE, file, start)
             if result < 0:
                 raise OSError(-result, posix.strerror(-result))
 
@@ -607,7 +609,7 @@ class GuestMemory:
         return done
 
     def _show(self, file: int) -> bool:
-        if lib.ram_show(self._base, self.size, file) < 0:
+        if lib.ram_map(self._base, self.size, lib.RAM_SHARED, file, 0) < 0:
             return False
         try:
             self._map.madvise(mmap.MADV_HUGEPAGE if self.huge else mmap.MADV_NOHUGEPAGE)

@@ -11,7 +11,7 @@ import struct
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
-from vmm.memory import HOLE_START, PAGE
+from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _PT_LOAD, _PT_NOTE, _PF_W = 1, 4, 2
 _STEP = 1 << 20
 _KEXEC = b"kexec_load_disabled"
 """The name of a sysctl that a kernel has if it can start another one: CONFIG_KEXEC_CORE."""
-_MOST_RANGES = 4
 
 _VMLINUX = "a bzImage (/boot/vmlinuz-*) or an ELF vmlinux is needed: the one at the top of the kernel's build tree"
 _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
@@ -262,7 +261,7 @@ def _constant(fd: int, size: int, ram: int) -> tuple[tuple[int, int], ...]:
             same = same or (_has_build_id(notes) and os.pread(ram, length, start) == notes)
         elif kind == _PT_LOAD and not flags & _PF_W:
             found += _filled_pages(fd, offset, length, start)
-    largest = sorted(found, key=lambda each: each[0] - each[1])[:_MOST_RANGES]
+    largest = sorted(found, key=lambda each: each[0] - each[1])[:MAX_CONSTANT]
     return tuple(sorted(largest)) if same else ()
 
 

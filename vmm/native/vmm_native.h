@@ -78,19 +78,17 @@ enum { RAM_ANONYMOUS = 0, RAM_SHARED = 1, RAM_OVER_FILE = 2 };
  * demand, or NULL. -errno: the host does not take them (it has locked them).
  */
 int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill);
-/*
- * Replace pages by a private mapping of the file fd, from offset on; the file is never written.  0, or -errno and nothing
- * has changed.
- */
-int ram_lay(void *at, uint64_t len, int fd, uint64_t offset);
 /* Take pages of a shared mapping out of the tables of the process and of KVM, while the guest runs: they stay in the memfd. */
 int ram_unmap(void *at, uint64_t len);
-/* Replace pages by a shared mapping of a memfd, from its beginning.  0, or -errno and nothing has changed. */
-int ram_show(void *at, uint64_t len, int fd);
 
 /* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
 
 /* Any thread may call these functions, if not stated otherwise. */
+/*
+ * Replace pages by a mapping of the file fd, from offset on: RAM_SHARED, of a memfd; RAM_OVER_FILE, a private one, and the file is
+ * never written. 0, or -errno and nothing has changed.
+ */
+int ram_map(void *at, uint64_t len, uint32_t backing, int fd, uint64_t offset);
 /*
  * Have pieces of 2 MiB of a shared mapping, aligned to that in memory and in the file, there as huge pages, with what they have
  * in them. 0, or -errno: this host does not make them (its policy, no such page free); what is there is as good.
@@ -131,8 +129,9 @@ int fill_merge(struct fill *f, uint32_t n, int fd, const uint8_t *bits);
 void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits);
 /*
  * Have RAM lie over fd, the file of the only layer, between two offsets: before fill_ahead() and fill_start(), from the bottom up. That
- * is for what the guest reads and does not let a device write. 0, or -errno and nothing has changed.
+ * is for what the guest reads and does not let a device write. 0, or -errno and nothing has changed: there are FILL_LAID at most.
  */
+enum { FILL_LAID = 4 };
 int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end);
 /*
  * Have it be the memfd again there, with what it has: afterwards all of RAM is filled on demand. Nobody writes RAM meanwhile. 0, or

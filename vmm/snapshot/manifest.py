@@ -8,7 +8,7 @@ import stat
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import HOLE_START, PAGE
+from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE
 from vmm.snapshot.records import made, plain
 
@@ -20,7 +20,6 @@ FORMAT = 2
 """Changes when an older pyvmm cannot read what a newer one writes."""
 _OLDEST = 1
 """The oldest format that is read: it has no :attr:`Manifest.constant`."""
-_MOST_CONSTANT = 4
 _MOST = 1 << 20
 """Bytes of a manifest; it has some thousand."""
 _MOST_LAYERS = 64
@@ -111,7 +110,7 @@ class Manifest:
             if len(each) != 2 or not at <= each[0] < each[1] <= most or (each[0] | each[1]) % PAGE:
                 return False
             at = each[1]
-        return len(self.constant) <= _MOST_CONSTANT
+        return len(self.constant) <= MAX_CONSTANT
 
 
 _KINDS: dict[str, type] = {each.__name__: each for each in (Cpu, FileState, Disk, Device, Manifest)}

@@ -39,7 +39,7 @@
  * RAM is divided into pieces of PIECE bytes or more. Those in which the template has data are registered with userfaultfd; in
  * the others the kernel fills pages with zeros.
  */
-enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, LAID = 4, CLIENTS = 64, MESSAGES = 16 };
+enum { HUGE = 2 << 20, PIECE = HUGE, PIECES = 32, CLIENTS = 64, MESSAGES = 16 };
 /* Bits that are looked at together. */
 enum { WORD_PAGES = 64 };
 /* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
@@ -80,7 +80,7 @@ struct fill {
 	uint32_t layers, pieces, laid_ranges;
 	struct piece piece[PIECES];
 	/* Where RAM lies over the file of the only layer: ascending, apart from each other. */
-	struct piece laid[LAID];
+	struct piece laid[FILL_LAID];
 	bool running;
 	pthread_t thread;
 	/* Protects the fields below; and held while pages are copied. */
@@ -588,24 +588,14 @@ static int source_watch(struct fill *f, int fd, uint64_t source_number)
 
 /* ---- fill_lay(), fill_ahead(): nobody touches RAM yet, and no piece is registered ----------------------------------------------------- */
 
-/* Map a file where RAM is, at the same offsets. 0, or -errno and nothing has changed. */
-static int map_there(const struct fill *f, uint64_t start, uint64_t end, int kind, int fd)
-{
-	if (mmap(f->ram + start, end - start, PROT_READ | PROT_WRITE, kind | MAP_NORESERVE | MAP_FIXED, fd, (off_t)start) == MAP_FAILED)
-		return -errno;
-	madvise(f->ram + start, end - start, MADV_DONTFORK);
-	madvise(f->ram + start, end - start, MADV_DONTDUMP);
-	return 0;
-}
-
 int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
 {
 	const uint64_t last = f->laid_ranges ? f->laid[f->laid_ranges - 1].end : 0;
 	int err;
 
-	if (f->laid_ranges == LAID || f->layers != 1 || start % PAGE || end % PAGE || start < last || start >= end || end > f->size)
+	if (f->laid_ranges == FILL_LAID || f->layers != 1 || start % PAGE || end % PAGE || start < last || start >= end || end > f->size)
 		return -EINVAL;
-	err = map_there(f, start, end, MAP_PRIVATE, fd);
+	err = ram_map(f->ram + start, end - start, RAM_OVER_FILE, fd, start);
 	if (!err)
 		f->laid[f->laid_ranges++] = (struct piece){ start, end };
 	return err;
@@ -641,6 +631,17 @@ static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint
 		at = stop;
 	}
 	return err;
+}
+
+int ram_map(void *at, uint64_t len, uint32_t backing, int fd, uint64_t offset)
+{
+	const int flags = (backing == RAM_SHARED ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE | MAP_FIXED;
+
+	if (mmap(at, len, PROT_READ | PROT_WRITE, flags, fd, (off_t)offset) == MAP_FAILED)
+		return -errno;
+	madvise(at, len, MADV_DONTFORK);
+	madvise(at, len, MADV_DONTDUMP);
+	return 0;
 }
 
 int ram_huge(void *at, uint64_t len)
@@ -889,7 +890,7 @@ int fill_together(struct fill *f)
 
 		err = laid_write(f, &laid);
 		if (!err)
-			err = map_there(f, laid.start, laid.end, MAP_SHARED, f->memfd);
+			err = ram_map(f->ram + laid.start, laid.end - laid.start, RAM_SHARED, f->memfd, laid.start);
 		if (err)
 			break;
 		f->laid_ranges--;

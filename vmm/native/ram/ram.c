@@ -370,29 +370,7 @@ int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill)
 	return err < 0 ? -errno : 0;
 }
 
-int ram_lay(void *at, uint64_t len, int fd, uint64_t offset)
-{
-	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, (off_t)offset);
-
-	if (new == MAP_FAILED)
-		return -errno;
-	madvise(at, len, MADV_DONTFORK);
-	madvise(at, len, MADV_DONTDUMP);
-	return 0;
-}
-
 int ram_unmap(void *at, uint64_t len)
 {
 	return madvise(at, len, MADV_DONTNEED) < 0 ? -errno : 0;
-}
-
-int ram_show(void *at, uint64_t len, int fd)
-{
-	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
-
-	if (new == MAP_FAILED)
-		return -errno;
-	madvise(at, len, MADV_DONTFORK);
-	madvise(at, len, MADV_DONTDUMP);
-	return 0;
 }
