@@ -30,5 +30,8 @@ def _tell(name: str, level: str, text: str) -> None:
     if logging is not None:
         getattr(logging.getLogger(name), level)("%s", text)
     elif sys.stderr is not None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            pass  # no space, or a log that is as long as it may be

@@ -124,9 +124,41 @@ def test_it_leaves_no_core_and_grows_no_file(machine: Command) -> None:
     rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()[1:]}
     assert rows["Max core file size"] == ["0", "0"]
     assert rows["Max open files"] == ["1024", "1024"]
+    size, hard = map(int, rows["Max file size"])
+    assert size == hard and 0 <= size - (1 << 30) < 4096, "its stderr is a file here, and goes on"
     assert os.stat(f"/proc/{machine.process.pid}/mem").st_uid == 0, (
         "not dumpable: of its own user, nobody may look into it"
     )
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "most"),
+    [("pipe", "pipe", 4 << 20), ("pipe", "file", (1 << 30) + 5), ("file", "pipe", None)],
+    ids=["pipes", "log", "console"],
+)
+def test_no_file_grows_but_the_console_s(tmp_path: Path, stdout: str, stderr: str, most: int | None) -> None:
+    """Who takes it over cannot make an image larger: that could be all that the host has room for."""
+    disk, log = tmp_path / "disk.img", tmp_path / "log"
+    disk.write_bytes(bytes(4 << 20))
+    log.write_bytes(b"other")
+    command = [PYVMM, "boot", "--kernel", tiny.make(tmp_path, tiny.forever(tiny.say("hello\n"))), "--memory", "32M"]
+    with (
+        log.open("ab") as file,
+        subprocess.Popen(
+            [*command, "--disk", str(disk), "--jail", "on"],
+            stdin=subprocess.DEVNULL,
+            stdout=file if stdout == "file" else subprocess.PIPE,
+            stderr=file if stderr == "file" else subprocess.PIPE,
+        ) as process,
+    ):
+        if process.stdout:
+            assert process.stdout.readline() == b"hello\n"
+        else:
+            assert soon_none(lambda: [] if b"hello" in log.read_bytes() else ["no output"]) == []
+        text = Path(f"/proc/{process.pid}/limits").read_text()
+        process.terminate()
+    limits = re.search(r"^Max file size +(\w+) +(\w+) ", text, re.M)
+    assert limits and set(limits.groups()) == {"unlimited" if most is None else str(most)}
 
 
 @pytest.mark.parametrize("most", [*range(6, 25, 3), 26, 500])

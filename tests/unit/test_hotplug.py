@@ -282,7 +282,7 @@ def test_a_jailed_machine_may_write_a_disk_as_large_as_it_is_now(
     """The jail's limit on the size of files, where there is one, grows with the image, and with nothing else."""
     record = replace(config(tiny.make(tmp_path, OBEDIENT), transport), isolation="process", disks=(disk,))
     null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-    os.dup2(null, 2)  # there is no limit where this is a file
+    os.dup2(null, 2)  # where this is a file the limit is more than that
     try:
         made: Any = Machine(record)
     finally:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from vmm.virtio.image import Below
 
 
+_LOG = 1 << 30
+"""By how many bytes a file may grow that is stderr: it may be a log of other programs, too."""
+
+
 class Outside:
     """What a machine in a jail has outside.  A context manager, to be left when the machine is closed.
 
@@ -116,22 +120,26 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
 
 
 def _file_size(machine: Machine, *, control: bool) -> int:
-    """The most bytes that a file may have that the machine writes; 0: no limit, since one of them may grow."""
+    """The most bytes that a file may have that the machine writes; 0: no limit, since the console's may grow."""
     from vmm.faststart.builtin import stat
 
-    for fd in {1, 2, machine.config.console.fd} - {None, -1}:
-        if fd is not None and stat.S_ISREG(posix.fstat(fd).st_mode):
-            return 0
+    def size(fd: int) -> int:
+        info = posix.fstat(fd)
+        return info.st_size if stat.S_ISREG(info.st_mode) else -1
+
+    if any(size(fd) >= 0 for fd in {1, machine.config.console.fd} - {None, -1} if fd is not None):
+        return 0
     most = 1 << 20
+    log = size(2)
+    if log >= 0:  # messages, beside those of others
+        most = log + _LOG
     if control:  # what a snapshot's files have
-        most = max(machine.config.all_memory(), 64 << 20)
+        most = max(most, machine.config.all_memory(), 64 << 20)
     for device in machine.devices:
         # By what is open: a clone's disk has no name any more
         for fd in (getattr(device, "image_fd", -1), getattr(device, "overlay_fd", -1)):
             if fd >= 0:
-                info = posix.fstat(fd)
-                if stat.S_ISREG(info.st_mode):
-                    most = max(most, info.st_size)
+                most = max(most, size(fd))
     return most
 
 
