@@ -1,15 +1,21 @@
 """``python -m tests.native.fuzz_python``: fuzzes what is in Python and guests reach, or files of users.
 
 The first byte of an input says what it is for: PCI configuration space and BARs, the ports of power and hot-plug, the
-header of a disk's overlay, or ACPI tables.  It is called as programs of libFuzzer are, with those of their options that
-``fuzz.py`` gives; an input that reaches a line that no other has reached is kept.
+header of a disk's overlay, ACPI tables, or what the process of a machine in a jail answers that a guest has taken over,
+and who asks for its forks.  It is called as programs of libFuzzer are, with those of their options that ``fuzz.py``
+gives; an input that reaches a line that no other has reached is kept.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
+import mmap
 import os
 import random
+import shutil
+import socket
 import struct
 import sys
 import tempfile
@@ -22,13 +28,17 @@ from types import CodeType, ModuleType
 from typing import Any
 from zlib import crc32
 
+from tests import tiny
 from tests.pci_driver import ECAM, MESSAGE, WINDOW, PciGuest
 from tests.sample_devices import Shared
 from vmm.boot import acpi, acpi_pci, aml, layout
 from vmm.bus import Bus
+from vmm.control import broker
 from vmm.devices import pci_hotplug, power
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, VmmError
 from vmm.events import EventFd
+from vmm.faststart.record import replace
+from vmm.machine import isolated, jailed
 from vmm.native import ffi, lib
 from vmm.pci import bus as pci_bus
 from vmm.pci import config as pci_config
@@ -37,9 +47,10 @@ from vmm.pci.bus import Function
 from vmm.pci.config import ConfigSpace
 from vmm.virtio import image, pci
 from vmm.virtio import spec as vspec
+from vmm.virtio.blk import DiskConfig
 from vmm.virtio.pci_layout import BAR_SIZE
 
-MODULES = (acpi, acpi_pci, aml, pci_bus, pci_config, msix, pci, pci_hotplug, power, image)
+MODULES = (acpi, acpi_pci, aml, pci_bus, pci_config, msix, pci, pci_hotplug, power, image, jailed)
 SIZES = (1, 2, 4, 8)
 STEPS = 48
 LONGEST = 100
@@ -405,9 +416,173 @@ def _take(overlay: image.Overlay, path: Path, before: bytes) -> None:
     overlay.close()
 
 
+# -- answers of a machine in a jail ------------------------------------------------------------------------------------
+
+_NAMES = (
+    *("ok", "error", "code", "hint", "config", "progress", "of", "end", "detail", "kind", "space"),
+    *("state", "devices", "cpus", "number", "gone", "disks", "cpuid", "memory_bytes", "areas", "walls", "missing"),
+)
+_DISKS = tuple(os.path.join(_FOLDER.name, name) for name in ("disk", "read"))
+_MACHINE = replace(
+    tiny.config("/nowhere", disks=(DiskConfig(_DISKS[0]), DiskConfig(_DISKS[1], read_only=True))), transport="pci"
+)
+_SELF = os.pidfd_open(os.getpid())
+
+
+def _value(data: Input, depth: int) -> object:
+    """What JSON can have, as an answer has it or not quite."""
+    kind = data.number()
+    match kind % (8 if depth else 5):
+        case 0:
+            return data.number(kind >> 5) - (kind >> 4 & 1)
+        case 1:
+            return data.bytes(kind >> 4).decode("latin-1")
+        case 2:
+            return (None, True, False, 1.5, 1 << 70, "0" * 64, "poweroff", -(1 << 63))[kind >> 5]
+        case 3:
+            return "x" * (data.number(2) * 2)
+        case 4:
+            return [1 << 20, data.number(kind >> 5)]
+        case 5:
+            return [_value(data, depth - 1) for _ in range(kind >> 5)]
+        case 6:
+            return [[_value(data, 0), _value(data, 0)]] * (data.number() + (kind >> 5))
+        case _:
+            return {_NAMES[data.number() % len(_NAMES)]: _value(data, depth - 1) for _ in range(kind >> 5)}
+
+
+def _good() -> dict[str, object]:
+    """What an honest machine answers to anything."""
+    disks = [[status.st_size, status.st_mtime_ns] for status in map(os.stat, _DISKS)]
+    saved = {"devices": [["virtio-blk", 1]], "cpuid": "0" * 64, "disks": disks}
+    return {"state": "running", "cpus": 1, "number": 3, "gone": True, "memory_bytes": 4096, "areas": None, **saved}
+
+
+class _TakenOver:
+    """In the place of the socket on which a machine's process takes requests: answers at once, and does something to
+    the files that come with a request.  Without more input it is honest."""
+
+    def __init__(self, data: Input) -> None:
+        self._data = data
+
+    def sendmsg(self, buffers: list[bytes], rights: list[tuple[int, int, Any]], flags: int) -> None:
+        data, (where, *fds) = self._data, rights[0][2]
+        require(len(json.loads(buffers[0])) >= 1, "a request that is none")
+        with socket.socket(fileno=os.dup(where)) as answer:
+            for _ in range(data.number() % 4):
+                self._harm(fds, data)
+            for _ in range((data.number() + 1) % 5):
+                with suppress(BlockingIOError):
+                    answer.send(self._answer(data), socket.MSG_DONTWAIT)
+
+    def _answer(self, data: Input) -> bytes:
+        kind = data.number()
+        if kind % 8 == 7:
+            return data.bytes(kind >> 3) or b"["
+        if kind % 8 == 1:
+            return b"[" * 60000
+        answer: object = {"ok": _good()}
+        if kind % 8 == 2:
+            answer = {"progress": _value(data, 0), "of": 7}
+        elif kind % 8 == 3:
+            answer = {"error": _value(data, 1), "code": "c", "hint": _value(data, 0), "config": bool(kind & 8)}
+        elif kind % 8 == 4:
+            answer = _value(data, 3)
+        elif kind % 8:
+            answer = {"ok": {**_good(), _NAMES[data.number() % len(_NAMES)]: _value(data, 2)}}
+        return json.dumps(answer).encode()[:60000]
+
+    def _harm(self, fds: list[int], data: Input) -> None:
+        if not fds:
+            return
+        fd = fds[data.number() % len(fds)]
+        with suppress(OSError, ValueError):
+            match data.number() % 5:
+                case 0:
+                    os.ftruncate(fd, data.number(2))
+                case 1:
+                    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, data.number() & 31)
+                case 2:
+                    mmap.mmap(fd, 4096).close()
+                case 3:
+                    self.kept = mmap.mmap(fd, 4096)
+                case _:
+                    os.pwrite(fd, b"harm", data.number(2))
+
+
+def fuzz_answers(data: Input) -> None:
+    """Whatever a machine's process answers, whoever asks it gets what it asked for, in bounds, or an error of ours;
+    nothing is left open.  The same of who asks for forks."""
+    for path in _DISKS:
+        Path(path).write_bytes(bytes(4096))
+    before = len(os.listdir("/proc/self/fd")), sorted(os.listdir(_FOLDER.name))
+    taken_over: Any = _TakenOver(data)
+    machine = jailed.Jailed(taken_over, os.dup(_SELF), _MACHINE)
+    for _ in range(4):
+        with suppress(VmmError):
+            _ask(machine, data)
+        if not data:
+            break
+    taken_over.kept = None
+    machine.close_base()
+    os.close(machine._process)
+    left = len(os.listdir("/proc/self/fd")), sorted(os.listdir(_FOLDER.name))
+    require(left == before, "descriptors or files are left")
+
+
+def _ask(machine: jailed.Jailed, data: Input) -> None:
+    match data.number() % 8:
+        case 0:
+            require(machine.state.isprintable() and len(machine.state) <= 512, "what a terminal may not be shown")
+        case 1:
+            require(all(each.name.isprintable() for each in machine.devices[:256]), "the same of names")
+            require(0 <= machine.cpus < 1 << 63, "no number")
+        case 2 | 3:
+            _fork(machine, 1 + data.number() % 3)
+        case 4:
+            plugged = machine.plug(_MACHINE.disks[0])
+            machine.resize_plugged(plugged)
+            if not machine.unplug(plugged, 0):
+                plugged.wait_gone(0)
+        case 5:
+            for each in (machine.pause, machine.resume, machine.press_power_button):
+                each()
+            machine.resize_memory(1)
+            machine.resize_cpus(1)
+            machine.resize_disk(0)
+            folder = os.path.join(_FOLDER.name, "warm")
+            machine.snapshot(folder, progress=lambda done, size: require(done >= 0 and size >= 0, "no progress"))
+            require(json.loads(Path(folder, "manifest.json").read_text()), "no snapshot")
+            shutil.rmtree(folder)
+        case 6:
+            n, first = broker.fork_request(data.bytes(data.number() % 64).rstrip(b"\0"))
+            require(type(n) is type(first) is int and n >= 0 and first >= 0, "no numbers")
+        case _:
+            error = isolated._error_of(_value(data, 2))
+            require(error is None or len(str(error)) <= 64 * 4097, "an error that is too long")
+
+
+def _fork(machine: jailed.Jailed, n: int) -> None:
+    point = machine.fork_point(n)
+    try:
+        for _ in range(n):
+            handed = point.child({})
+            try:
+                memory, state, pages = handed.fds[:3]
+                for fd in (memory, state, pages):
+                    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+                    require(seals & fcntl.F_SEAL_WRITE, "memory of a child that somebody else can write")
+                require(os.fstat(memory).st_size == _MACHINE.all_memory(), "memory of another size")
+                require(json.dumps(handed.about), "no JSON")
+            finally:
+                handed.close()
+    finally:
+        point.close()
+
+
 # -- the fuzzer ------------------------------------------------------------------------------------------------------
 
-TARGETS: tuple[Callable[[Input], None], ...] = (fuzz_pci, fuzz_ports, fuzz_overlay, fuzz_tables)
+TARGETS: tuple[Callable[[Input], None], ...] = (fuzz_pci, fuzz_ports, fuzz_overlay, fuzz_tables, fuzz_answers)
 
 
 def run(data: bytes) -> None:
@@ -500,6 +675,7 @@ def fuzz(seconds: float, folders: list[Path], artifacts: str) -> int:
         b"\1",
         b"\2",
         b"\3",
+        b"\4",
         *(path.read_bytes() for folder in folders for path in sorted(folder.iterdir())),
     ]
     end, runs = time.monotonic() + seconds, 0
