@@ -76,9 +76,9 @@ class NetVm(Vm):
         """MiB/s of one TCP connection, as the receiver counted."""
         with Child([IPERF, "-s", "-1", "-B", f"{self.network}.1", "--forceflush"]) as server:
             server.wait_for(b"listening", PATIENCE)
-            # An amount, not a time: where instructions are counted, seconds are long
-            amount = f"-n {max(1, round(seconds * 200))}M" if seconds < 0.5 else f"-t {seconds:g}"
-            command = f"iperf3 -c {self.network}.1 -f k -i 0 {amount} {direction}"
+            # A time, not an amount: with `-n` and without reports in between, iperf3 (3.18) never ends. Its first
+            # thread waits without a timeout, and the one that has sent all there is to send turns round and round.
+            command = f"iperf3 -c {self.network}.1 -f k -i 0 -t {max(1, round(seconds))} {direction}"
             try:
                 output = self.run(command, PATIENCE + 60 * seconds)
             except ChildError as error:
