@@ -1,4 +1,4 @@
-"""Reset, close, pause and garbage collection while requests are in flight.
+"""Reset, close, pause and garbage collection while requests are in flight; and a guest that attacks on all sides.
 
 Workers are joined first: afterwards no byte of guest memory changes any more, and nothing that a thread uses is freed.
 """
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from tests.blk_driver import IO_URING, BlkGuest, Request, header
+from tests.command import Command
 from tests.driver import Guest
 from tests.pci_driver import PciGuest
 from tests.sample_devices import Echo, Holder
@@ -262,6 +264,7 @@ def test_a_device_in_python_is_reset_while_it_works() -> None:
 KILLED = """
 import os, random, signal, struct, sys
 from tests import fs_driver as f
+from tests import tiny
 from tests.blk_driver import BlkGuest
 from tests.fs_driver import FsGuest
 from vmm.virtio.blk import device as blk
@@ -327,3 +330,47 @@ def test_what_was_flushed_is_there_after_kill_9(tmp_path: Path, what: str) -> No
     command = [sys.executable, "-c", KILLED, str(tmp_path), what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_a_guest_that_attacks_from_two_cpus_harms_nobody(tmp_path: Path, transport: str) -> None:
+    """Every device, on registers, rings, requests, configuration space and ports.  PYVMM_TEST_ATTACKS says how many
+    steps each CPU makes, PYVMM_TEST_SEED which."""
+    steps = int(os.environ.get("PYVMM_TEST_ATTACKS", "3000"))
+    seed = int(os.environ.get("PYVMM_TEST_SEED", "0")) or random.randrange(1, 1 << 24)
+    kernel = tiny.attack(tmp_path, pci=transport == "pci", steps=steps, seed=seed)
+    for name in ("disk", "below", "pmem"):
+        (tmp_path / name).write_bytes(bytes(4 << 20))
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "file").write_bytes(b"x" * 5000)
+    (tmp_path / "secret").write_bytes(b"outside")
+    devices = ["--disk", f"{tmp_path}/disk", "--disk", f"{tmp_path}/below,cow=overlay", "--pmem", f"{tmp_path}/pmem"]
+    devices += ["--share", f"{tmp_path}/share", "--vsock", f"cid=3,uds={tmp_path}/v", "--balloon", "on"]
+    devices += ["--hotplug-memory", "size=128M", "--transport", transport, "--cpus", "2", "--memory", "32M"]
+    command = Command(tmp_path, "--kernel", kernel, *devices)
+    try:
+        command.expect("attacked")
+
+        def used() -> int:
+            fields = Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+
+        for _ in range(60):  # what was asked for last may still be under way
+            before = used()
+            time.sleep(1)
+            if used() - before < os.sysconf("SC_CLK_TCK") // 4:
+                break
+        else:
+            pytest.fail(f"seed {seed}: it does not become idle")
+        status = Path(f"/proc/{command.process.pid}/status").read_text()
+        anonymous = int(status.partition("RssAnon:")[2].split()[0])
+        assert anonymous < 64 << 10, f"seed {seed}: it has grown to {anonymous} KiB"
+        command.process.terminate()
+        assert command.wait() == 143, f"seed {seed}: {command.errors}"
+        assert "Traceback" not in command.errors and "system call" not in command.errors, f"seed {seed}"
+        assert len(command.errors.splitlines()) < 100, "a guest cannot fill a log"
+        assert command.leftovers() == []
+        assert not (tmp_path / "v").exists() and (tmp_path / "secret").read_bytes() == b"outside"
+    finally:
+        command.close()
