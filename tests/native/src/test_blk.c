@@ -586,6 +586,26 @@ static void good_ones_before_a_broken_one(void)
 	disk_close(&d);
 }
 
+/* As in a pause: it answers what it has, takes nothing until it goes on, and then what came meanwhile. */
+static void a_worker_that_rests(void)
+{
+	disk_open(&d);
+	for (uint16_t i = 0; i < 3; i++) {
+		worker_hold(d.worker);
+		disk_request(&d, 3 * i, (struct request){ T_OUT, i, AT_DATA, 512, false });
+		guest_offer(&d.g, 3 * i);
+		guest_kick(&d.g);
+		usleep(5000);
+		CHECK_EQ(*disk_status(&d, 3 * i), S_NONE);
+		worker_go_on(d.worker);
+		guest_take(&d.g, NULL);
+		CHECK_EQ(*disk_status(&d, 3 * i), S_OK);
+	}
+	CHECK_EQ(worker_error(d.worker), 0);
+	worker_hold(d.worker); /* and it ends while it rests */
+	disk_close(&d);
+}
+
 /* Disks with an overlay. */
 
 enum { OVERLAY_BITS = 4096, OVERLAY_DATA = 8192 };
@@ -815,7 +835,7 @@ static const struct test tests[] = {
 	T(read_only), T(unknown_types), T(short_header), T(get_id), T(discard), T(discard_rules), T(write_zeroes),
 	T(writethrough), T(host_has_no_space), T(file_size_limit), T(image_shorter_than_the_disk), T(image_not_writable),
 	T(resized), T(disk_config_refused), T(direct_512), T(direct_4096), T(no_place_for_a_status),
-	T(good_ones_before_a_broken_one), T(overlay_is_like_one_file), T(overlay_writethrough),
+	T(good_ones_before_a_broken_one), T(a_worker_that_rests), T(overlay_is_like_one_file), T(overlay_writethrough),
 	T(overlay_only_takes_what_was_written), T(overlay_faults), { NULL, NULL },
 };
 

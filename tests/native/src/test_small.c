@@ -708,6 +708,92 @@ static void clones_have_their_template_s_memory(void)
 	clone_close(&c);
 }
 
+/* While it runs, one layer takes the place of two; and all of it comes again where nothing is left. */
+static void layers_become_one(void)
+{
+	const int merged = sparse_file(RAM_SIZE);
+	struct clone c;
+
+	if (!clone_open(&c, RAM_SIZE)) {
+		clone_close(&c);
+		close(merged);
+		return;
+	}
+	clone_layers(&c);
+	for (uint8_t page = 0; page < 40; page++)
+		if (page != 4)
+			put_page(merged, page, page == 3 ? 103 : page + 1);
+	put_page(merged, 700, 70);
+	CHECK_EQ(fill_start(c.fill), 0);
+	CHECK_EQ(ram_at(c.ram, 2), 3);
+	fill_layer_bits(c.fill, 1, c.bits);
+	CHECK_EQ(c.bits[0], 0x18);
+	fill_layer_bits(c.fill, 2, c.bits); /* there is none */
+	memset(c.bits, 0xff, 40 / 8);
+	c.bits[700 / 8] = 1 << 700 % 8;
+	CHECK_EQ(fill_merge(c.fill, 0, merged, c.bits), -EINVAL);
+	CHECK_EQ(fill_merge(c.fill, 3, merged, c.bits), -EINVAL);
+	CHECK_EQ(fill_merge(c.fill, 2, merged, c.bits), 0);
+	for (uint8_t page = 0; page < 40; page++)
+		CHECK_EQ(ram_at(c.ram, page), page == 3 ? 103 : page == 4 ? 0 : page + 1);
+	CHECK(ram_at(c.ram, 700) == 70 && ram_at(c.ram, RAM_SIZE / PAGE - 1) == 0);
+	CHECK(madvise(c.ram, RAM_SIZE, MADV_REMOVE) == 0);
+	CHECK_EQ(ram_at(c.ram, 5), 0);
+	fill_rest(c.fill);
+	CHECK_EQ(fill_layer(c.fill, c.diff, c.bits), 0);
+	fill_layer_drop(c.fill);
+	CHECK_EQ(fill_again(c.fill, true), 0);
+	CHECK_EQ(fill_go_on(c.fill), 0);
+	CHECK(madvise(c.ram, RAM_SIZE, MADV_DONTNEED) == 0 && ftruncate(c.memfd, 0) == 0 && ftruncate(c.memfd, RAM_SIZE) == 0);
+	CHECK(ram_at(c.ram, 5) == 6 && ram_at(c.ram, 3) == 103);
+	clone_close(&c);
+	close(merged);
+}
+
+/* Two ranges lie over the template: what is written there is the clone's own, and stays when all of RAM is one file again. */
+static void some_of_it_lies_over_the_template(void)
+{
+	struct fill_extent extent = { 0, 0 };
+	struct clone c;
+	bool own;
+
+	if (!clone_open(&c, RAM_SIZE)) {
+		clone_close(&c);
+		return;
+	}
+	for (uint8_t page = 0; page < 40; page++)
+		put_page(c.template, page, page + 1);
+	CHECK_EQ(fill_layer(c.fill, c.template, NULL), 0);
+	CHECK_EQ(fill_data(c.fill, c.template, 0, c.size), 0);
+	CHECK_EQ(fill_lay(c.fill, c.template, 8 * PAGE, 16 * PAGE), 0);
+	CHECK_EQ(fill_lay(c.fill, c.template, 0, 4 * PAGE), -EINVAL); /* from the bottom up */
+	CHECK_EQ(fill_lay(c.fill, c.template, 20 * PAGE + 1, 24 * PAGE), -EINVAL);
+	CHECK_EQ(fill_lay(c.fill, c.template, 20 * PAGE, RAM_SIZE + PAGE), -EINVAL);
+	CHECK_EQ(fill_lay(c.fill, c.template, 20 * PAGE, 24 * PAGE), 0);
+	memset(c.bits, 0xff, 16 / 8);
+	CHECK_EQ(fill_ahead(c.fill, c.bits, false), 0);
+	CHECK_EQ(fill_start(c.fill), 0);
+	for (uint8_t page = 0; page < 40; page++)
+		CHECK_EQ(ram_at(c.ram, page), page + 1);
+	memset(c.ram + 9 * PAGE, 7, PAGE);
+	memset(c.ram + 23 * PAGE, 8, PAGE);
+	memset(c.ram + 30 * PAGE, 9, PAGE);
+	fill_hold(c.fill);
+	CHECK(fill_look(c.fill, &extent, 9 * PAGE, &own)[0] == 7 && own);
+	CHECK(fill_look(c.fill, &extent, 10 * PAGE, &own)[0] == 11 && !own);
+	CHECK(fill_look(c.fill, &extent, 30 * PAGE, &own)[0] == 9 && own);
+	fill_release(c.fill);
+	CHECK_EQ(fill_forget(c.fill, c.ram + 12 * PAGE, PAGE), -EBUSY); /* which is done: the template would come again */
+	CHECK_EQ(ram_at(c.ram, 12), 0);
+	CHECK_EQ(fill_unmap(c.fill), 0);
+	for (int together = 0; together < 2; together++) {
+		CHECK(ram_at(c.ram, 9) == 7 && ram_at(c.ram, 10) == 11 && ram_at(c.ram, 12) == 0 && ram_at(c.ram, 22) == 23);
+		CHECK(ram_at(c.ram, 23) == 8 && ram_at(c.ram, 30) == 9 && ram_at(c.ram, 31) == 32);
+		CHECK_EQ(fill_together(c.fill), 0); /* the second time there is nothing to do */
+	}
+	clone_close(&c);
+}
+
 static void memory_is_there_ahead(void)
 {
 	struct clone c;
@@ -834,6 +920,7 @@ static const struct test tests[] = {
 	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),
 	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs),
 	T(clones_have_their_template_s_memory), T(memory_is_there_ahead), T(memory_in_many_places),
+	T(layers_become_one), T(some_of_it_lies_over_the_template),
 	T(memory_that_others_map), T(memory_that_a_template_has_lost), { NULL, NULL },
 };
 
