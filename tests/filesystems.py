@@ -33,6 +33,14 @@ def _load_loop() -> None:
         subprocess.run([modprobe, "loop"], check=False)
 
 
+def make_image(kind: str, image: Path, mib: int) -> None:
+    """An empty file system of this kind in a new file, most of which is a hole."""
+    with image.open("wb") as file:
+        file.truncate(mib << 20)
+    made = subprocess.run([*IMAGES[kind][1], str(image)], capture_output=True, text=True, env={"PATH": SEARCH})
+    assert made.returncode == 0, made.stderr
+
+
 @contextmanager
 def mounted(image: str, kind: str, target: Path) -> Iterator[None]:
     """The file system of this kind in an image file, read-only."""
@@ -58,11 +66,8 @@ def filesystem(kind: str, where: Path) -> Iterator[Path]:
                 raise SkipTest(f"{command[0]} is not installed")
             _load_loop()
             image = where / f"{kind}.img"
-            with image.open("wb") as file:
-                file.truncate(size << 20)
-            stack.callback(image.unlink)
-            made = subprocess.run([*command, str(image)], capture_output=True, text=True)
-            assert made.returncode == 0, made.stderr
+            stack.callback(image.unlink, missing_ok=True)
+            make_image(kind, image, size)
             _mount(stack, "-t", kind, "-o", "loop", image, target)
         yield target
 

@@ -11,18 +11,18 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 NEW_ROOT = "/run/bench"
 OLD_ROOT = "old-root"
-BUSYBOX = "/run/lab/busybox"
+BUSYBOX, MODPROBE = "/run/lab/busybox", "/run/lab/modprobe"
 
 
 @dataclass(frozen=True)
 class Spec:
     """The parts to measure, and their inputs. The paths after `result` are in the stage, except `debian_disk`, which is
-    a path on the host.
+    a path on the host, and `free_disk`: that is a file on the host, and a block device for what measures.
 
     `boots`: for each program and kind, after one that is not counted; `turns`: of fio, with `seconds` for each job.
     """
@@ -38,6 +38,7 @@ class Spec:
     net_disk: str
     kata_image: str
     debian_disk: str
+    free_disk: str
     cmdline: str
     boots: int
     turns: int
@@ -56,6 +57,13 @@ def fill_stage(archive: str) -> None:
     os.makedirs(NEW_ROOT)
     mount("tmpfs", "tmpfs", NEW_ROOT, "size=70%")
     subprocess.run([BUSYBOX, "tar", "-x", "-f", archive, "-C", NEW_ROOT], check=True)
+
+
+def attach_disk(file: str) -> str:
+    """The block device of the host's `file`: what is cached of it is no memory of the lab's that it could not drop."""
+    subprocess.run([MODPROBE, "loop"], check=True)
+    subprocess.run([BUSYBOX, "losetup", "/dev/loop0", file], check=True)
+    return "/dev/loop0"
 
 
 def enter_stage() -> None:
@@ -96,6 +104,8 @@ def main(argv: list[str]) -> int:
     fill_stage(spec.stage)
     if "debian" in spec.parts:
         boot.carry_debian(spec.debian_disk, NEW_ROOT)
+    if spec.free_disk:
+        spec = replace(spec, free_disk=attach_disk(spec.free_disk))
     enter_stage()
     figures = {}
     for part in spec.parts:

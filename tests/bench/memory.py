@@ -21,6 +21,12 @@ SETTLE = 5.0
 """Seconds from the guest's last output to the measurement: the monitor looks every two whether it is quiet."""
 
 
+def available_kib() -> int:
+    """MemAvailable: what the kernel could still give, of files' pages those that it can drop."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+
+
 def family(pid: int) -> list[int]:
     """Process `pid` and all its descendants."""
     found = [pid]

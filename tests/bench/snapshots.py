@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tests.bench import boot, net, programs
 from tests.bench.child import Child, ChildError, wait_for_image
 from tests.bench.fio import AGENT, DONE, PATIENCE, READY
-from tests.bench.memory import SETTLE, family
+from tests.bench.memory import SETTLE, available_kib, family
 from tests.bench.row import Row, absolute, compare, median
 
 if TYPE_CHECKING:
@@ -266,12 +266,6 @@ def measure(spec: Spec) -> dict[str, Any]:
 
 
 # ---- many clones -----------------------------------------------------------------------------------------------------
-
-
-def available_kib() -> int:
-    """MemAvailable."""
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
 
 
 def pss_kib(pid: int) -> int:
