@@ -245,7 +245,11 @@ def test_a_node_full_of_pods(daemon: Containerd, tmp_path: Path) -> None:
             pod.use(again)
         return again
 
-    began, whole = time.monotonic(), available()
+    def clones() -> int:
+        return (daemon.folder / "log").read_text(errors="replace").count("its machine is a clone of")
+
+    began, whole, before = time.monotonic(), available(), clones()
+    templates = daemon.folder / "cache" / "pyvmm" / "templates"
     try:
         for number in range(PODS):
             if number == PODS // 2:
@@ -257,6 +261,8 @@ def test_a_node_full_of_pods(daemon: Containerd, tmp_path: Path) -> None:
             pod.run("one", "sh", "-c", f"echo kept {number} >/data/out; exec sleep 100000", mounts=(mount,))
             used = whole - available()
             print(f"pods {number + 1}: {time.monotonic() - began:.1f} s, {used:.0f} MiB of MemAvailable", flush=True)
+            daemon.until(lambda: any(templates.glob("?" * 32)), "there is no template")
+        daemon.until(lambda: clones() - before >= PODS - 1, lambda: f"{clones() - before} machines are clones")
         began = time.monotonic()
         for number, pod in enumerate(pods):
             assert pod.exec("one", "sh", "-c", "cat /data/out; hostname") == (f"kept {number}\nn{number}\n", 0)

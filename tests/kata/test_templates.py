@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,64 @@ def test_what_settings_and_annotations_say(tmp_path: Path) -> None:
     path.write_text('isolation = "fork"\n')
     with pytest.raises(ConfigError, match="isolation = 'fork' is not one of process, thread"):
         settings.load(str(path))
+
+
+MAKER = """
+import os, subprocess, sys, threading
+from pyvmm_kata.sandbox import templates
+templates.promote_later(float(sys.argv[1]))
+templates.become_idle("")
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+subprocess.Popen(["sleep", "1000"])
+print(*(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)), flush=True)
+threading.Event().wait()
+"""
+
+
+def maker(after: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", MAKER, str(after)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def threads_of(pids: Iterable[int]) -> list[tuple[int, int]]:
+    """Policy and nice value of each."""
+    numbers = [int(number) for pid in pids for number in os.listdir(f"/proc/{pid}/task")]
+    return [(os.sched_getscheduler(number), os.getpriority(os.PRIO_PROCESS, number)) for number in numbers]
+
+
+def processes_of(session: int) -> list[int]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(name)) == session and os.sched_getscheduler(int(name)) >= 0:
+                found.append(int(name))
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes CAP_SYS_NICE")
+def test_a_maker_that_takes_long_computes_as_others_do() -> None:
+    """A host whose CPUs are never idle would else never have a template, and boot each machine."""
+    with maker(1) as made:
+        try:
+            eventually(
+                lambda: threads_of(processes_of(made.pid)) == [(os.SCHED_OTHER, 0)] * 3,
+                f"it has {threads_of(processes_of(made.pid))}",
+            )
+        finally:
+            os.killpg(made.pid, signal.SIGKILL)
+
+
+def test_a_maker_is_idle_at_first_and_nothing_of_it_stays() -> None:
+    with maker(1000) as made:
+        try:
+            assert made.stdout is not None
+            assert made.stdout.readline().split() == [str(os.SCHED_IDLE), "19"]
+            helpers = [pid for pid in processes_of(made.pid) if Path(f"/proc/{pid}/comm").read_text().startswith("python")]
+            made.kill()
+            made.wait(PATIENCE)
+            eventually(lambda: not set(helpers) & set(processes_of(made.pid)), "what would have promoted it is left")
+        finally:
+            os.killpg(made.pid, signal.SIGKILL)
 
 
 # -- machines that are ready before there is a container -------------------------------------------------------------

@@ -50,7 +50,6 @@ REST_S = 0.2
 LOOK_S = 10.0
 """Seconds between looks at the files that the machines are made of."""
 RETRY_S, MOST_RETRY_S = 1.0, 60.0
-MAX_CHILDREN = 64
 MAX_REQUEST, MAX_CLIENTS = 1 << 16, 64
 END_S = 10.0
 
@@ -251,7 +250,7 @@ class Pool:
             child.sock.close()
             self._fail(f"a machine could not be made: {said.get('error', 'it has ended')}")
             return
-        _promote(child.pid)
+        templates.promote(child.pid)
         self._ready.append(child._replace(booted=bool(said.get("booted"))))
         self._failures = 0
         self._counts["made"] += 1
@@ -397,18 +396,6 @@ def _runs(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
         return False
-
-
-def _promote(pid: int) -> None:
-    """Have a process and its children compute as others do, which :func:`templates.become_nice` has ended."""
-    try:
-        for process in state.descendants(pid, MAX_CHILDREN):
-            for number in map(int, os.listdir(f"/proc/{process}/task")):
-                os.setpriority(os.PRIO_PROCESS, number, 0)
-        with open(f"/proc/{pid}/autogroup", "w") as file:
-            file.write("0")
-    except OSError:
-        pass  # it has just ended, or the kernel has no groups of sessions
 
 
 def _say(words: str) -> None:

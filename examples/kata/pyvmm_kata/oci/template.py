@@ -65,6 +65,7 @@ def _build(context: Context, arguments: Sequence[str]) -> int:
     if rest:
         raise ConfigError(f"template build: {rest[0]!r} is one argument too many", code="oci-usage", hint=USAGE)
     if options["background"]:
+        templates.promote_later()
         templates.become_idle(options["cgroup"])
     kind = templates.Kind.parse(options["kind"]) if options["kind"] else _kind(context, options)
     key = templates.build(kind, _boot_and_save, wait=not options["background"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import stat
 import sys
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import vmm
 from pyvmm_kata.config.settings import cache_folder
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.state import remove_tree
+from pyvmm_kata.state import descendants, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +36,12 @@ MOST = 8
 DELAY_S = 0.5
 """Until one is made that was asked for: even a process that is idle gets slices of the CPU at its beginning, which
 would come out of a container's start."""
+HURRY_S = 5.0
+"""After so long its maker is no longer idle: on a host whose CPUs are never idle it would not end, and all machines
+would boot meanwhile."""
 RETRY_S = 3600.0
 """Where one could not be made, another try is made after so long."""
-MAX_NETS = 8
+MAX_CHILDREN, MAX_NETS = 64, 8
 _NICEST = 19
 
 
@@ -252,6 +256,39 @@ def become_nice() -> None:
     except OSError:
         pass
     os.setpriority(os.PRIO_PROCESS, 0, _NICEST)
+
+
+def promote(pid: int) -> None:
+    """Have a process and its children compute as others do, which :func:`become_idle` or :func:`become_nice` has ended.
+    Nothing happens where this process may not, without CAP_SYS_NICE."""
+    try:
+        for process in descendants(pid, MAX_CHILDREN):
+            for thread in map(int, os.listdir(f"/proc/{process}/task")):
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, thread, 0)
+        with open(f"/proc/{pid}/autogroup", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # it has just ended, or the kernel has no groups of sessions
+
+
+def promote_later(after: float = HURRY_S) -> None:
+    """Have this process promoted in so many seconds, if it still runs then.  It has no other threads yet.
+
+    Another process does that, which nobody has to wait for: this one soon has no CAP_SYS_NICE any more.
+    """
+    pid = os.getpid()
+    ended, ours = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if not child:
+        try:
+            os.close(ours)
+            if not os.fork() and not select.select([ended], [], [], after)[0]:
+                promote(pid)
+        finally:
+            os._exit(0)
+    os.close(ended)  # the other end is open as long as this process is
+    os.waitpid(child, 0)
 
 
 def build(kind: Kind, boot: Callable[[Kind, str], str], *, wait: bool = True) -> str:
