@@ -502,6 +502,27 @@ def small(caller: Caller, task_id: str, *flags: str, version: str = "2") -> tupl
     return done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("name", ["pyvmm-shim-client", "pyvmm-oci-client"])
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({}, "/var/cache" if os.geteuid() == 0 else ""),
+        ({"HOME": "/root"}, ""),
+        ({"XDG_CACHE_HOME": "/tmp"}, "/tmp"),
+    ],
+)
+def test_services_of_root_have_their_caches_in_var(
+    tmp_path: Path, name: str, given: dict[str, str], place: str
+) -> None:
+    """Under systemd containerd has no home: its pods would have no templates, and no images to start from."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "at $XDG_CACHE_HOME"\n')
+    program.chmod(0o755)
+    command = [str(SMALL.with_name(name)), "", str(program), "", "--", "--nosuch"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"at {place}\n", "")
+
+
 @pytest.mark.parametrize("pod", ["p" * 300, "ä{}\t,:["])
 def test_the_small_program_finds_the_shim_of_a_pod(caller: Caller, pod: str) -> None:
     for task_id in ("c1", "c2"):

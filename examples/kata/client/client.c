@@ -274,6 +274,7 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
+	caches_place();
 	if (options_parse(line, &options)) {
 		if (options.makes)
 			status = run_by_pool(&options, line, &left);

@@ -70,6 +70,9 @@ int signals_take(bool children, sigset_t *before);
 
 /* -- the program in Python (pool.c) ----------------------------------------------------------------------------------- */
 
+/* Root's services have no home (systemd.exec(5)): their caches are in /var/cache. pyvmm_kata.config.settings has the same rule. */
+void caches_place(void);
+
 /*
  * Start it: argv is NAME WARM PYTHON SCRIPT -- LINE..., and becomes `WARM PYTHON SCRIPT LINE...` if `warm`, which starts from
  * an image, else, or where there is no WARM, `PYTHON -IS SCRIPT LINE...`. Returns the status for that neither is there.

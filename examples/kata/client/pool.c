@@ -31,6 +31,12 @@ extern char **environ;
 
 /* -- the whole program -- */
 
+void caches_place(void)
+{
+	if (!getenv("XDG_CACHE_HOME") && !getenv("HOME") && !geteuid())
+		setenv("XDG_CACHE_HOME", "/var/cache", 0);
+}
+
 int whole_run(char *argv[], bool warm)
 {
 	argv[4] = argv[3];

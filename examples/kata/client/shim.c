@@ -382,6 +382,7 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
+	caches_place();
 	starts = arguments_parse(argv + COMMAND_LINE, &arguments);
 	if (starts) {
 		if (start(&arguments))

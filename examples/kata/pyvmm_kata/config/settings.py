@@ -198,6 +198,12 @@ def _parsed(data: bytes, path: str) -> Json:
     return values
 
 
+def place_caches() -> None:
+    """Have caches of a service of root's, which has no home, in ``/var/cache``, as the programs in C have them."""
+    if not os.geteuid() and not {"XDG_CACHE_HOME", "HOME"} & os.environ.keys():
+        os.environ["XDG_CACHE_HOME"] = "/var/cache"
+
+
 def cache_folder() -> str:
     """Where the user's caches of ours are; empty: there is no such place."""
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -405,6 +405,7 @@ def _say(words: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns the exit status."""
+    settings.place_caches()
     try:
         options, rest = parse(
             sys.argv[1:] if arguments is None else arguments, OPTIONS, {"h": "help", "v": "version"}, "pyvmm-poold"
