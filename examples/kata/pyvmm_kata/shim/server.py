@@ -38,6 +38,7 @@ from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.rootfs import as_disk
 from pyvmm_kata.shim.tasks import MONITOR, PACKAGES, TaskService, monitor_handlers
 from pyvmm_kata.ttrpc.wire import HEADER, REMOTE_OPEN, REQUEST
+from vmm import warm_settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -115,8 +116,11 @@ def _run(
         server.serve_connection(sock)
     serving = threading.Thread(target=server.serve, args=(listener,), name="accept", daemon=True)
     serving.start()
-    looks = 0
+    looks, settled = 0, False
     while looks < 2 and not ending.wait(IDLE_S):
+        if not settled and not pod.is_empty:
+            warm_settle()
+            settled = True
         # A containerd that dies while it starts us forgets us
         looks = looks + 1 if pod.is_empty and not server.connections else 0
     pod.close()
