@@ -523,6 +523,28 @@ def test_services_of_root_have_their_caches_in_var(
     assert (done.stdout, done.stderr) == (f"at {place}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("libraries", "left"),
+    [
+        ("/opt/c/lib:", ""),
+        ("/opt/c/lib", ""),
+        ("/opt/c/lib:/mine", "/mine"),
+        ("/mine:/opt/c/lib", "/mine:/opt/c/lib"),
+        ("/opt/c/library", "/opt/c/library"),
+        ("/opt/d/lib:", "/opt/d/lib:"),
+        ("lib", "lib"),
+    ],
+)
+def test_libraries_of_containerd_s_are_not_for_the_shim(tmp_path: Path, libraries: str, left: str) -> None:
+    """Programs for which somebody names libraries do not start from an image; containerd names some for each shim."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "at $LD_LIBRARY_PATH"\n')
+    program.chmod(0o755)
+    given = {"PATH": "/opt/c/bin:/bin", "LD_LIBRARY_PATH": libraries}
+    done = subprocess.run([str(SMALL), "", str(program), "", "--"], env=given, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"at {left}\n", "")
+
+
 @pytest.mark.parametrize("pod", ["p" * 300, "ä{}\t,:["])
 def test_the_small_program_finds_the_shim_of_a_pod(caller: Caller, pod: str) -> None:
     for task_id in ("c1", "c2"):

@@ -373,6 +373,28 @@ static bool start(const struct arguments *arguments)
 	return address_write(bundle, path) && printf("unix://%s", path) > 0;
 }
 
+/*
+ * containerd has DIR/bin first in PATH and DIR/lib first in LD_LIBRARY_PATH, where DIR is /opt/containerd (its plugin "opt"), and
+ * then what was there, which for nothing is the current folder. No library of ours is in either; and with the variable
+ * no program starts from an image.
+ */
+static void libraries_leave(void)
+{
+	const char *path = getenv("PATH"), *libraries = getenv("LD_LIBRARY_PATH");
+	const size_t length = libraries ? strcspn(libraries, ":") : 0;
+	char *rest;
+
+	if (!path || length < 4 || strncmp(libraries + length - 4, "/lib", 4) || strncmp(path, libraries, length - 3) ||
+	    strncmp(path + length - 3, "bin", 3) || (path[length] && path[length] != ':'))
+		return;
+	rest = strdup(libraries + length + (libraries[length] == ':'));
+	if (!rest || !*rest)
+		unsetenv("LD_LIBRARY_PATH");
+	else
+		setenv("LD_LIBRARY_PATH", rest, 1);
+	free(rest);
+}
+
 int main(int argc, char *argv[])
 {
 	struct arguments arguments;
@@ -383,6 +405,7 @@ int main(int argc, char *argv[])
 		return FAILED;
 	}
 	caches_place();
+	libraries_leave();
 	starts = arguments_parse(argv + COMMAND_LINE, &arguments);
 	if (starts) {
 		if (start(&arguments))
