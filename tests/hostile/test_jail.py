@@ -1097,7 +1097,7 @@ except OSError as error:
     print(error.strerror)
 else:
     theirs.close()
-    print(ours.recv(1000).decode().split(), process.wait(10))
+    print(ours.makefile().read().split(), process.wait(10))
 try:
     runner._sock.close()
     os.waitpid(-1, 0)
