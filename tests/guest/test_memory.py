@@ -117,6 +117,16 @@ def test_huge_pages_come_of_themselves(boot: Boot, programs: DiskConfig) -> None
         assert large_mappings(guest) > booted + 16, "the guest's huge pages are huge on the host too"
 
 
+def test_a_buffer_comes_in_blocks(boot: Boot) -> None:
+    guest = boot(memory=MemoryConfig(128 * MIB))
+    sizes = "/sys/kernel/mm/transparent_hugepage/hugepages-"
+    blocks = f"cat {sizes}1024kB/stats/anon_fault_alloc"
+    before = int(guest.check(blocks))
+    guest.check("dd if=/dev/zero of=/dev/null bs=8M count=1")
+    assert int(guest.check(blocks)) >= before + 6
+    assert "[inherit]" in guest.check(f"cat {sizes}2048kB/enabled"), "as transparent_hugepage says"
+
+
 def test_hugetlb_pages_are_mapped_large(boot: Boot) -> None:
     pages = 64
     with set_to("/proc/sys/vm/nr_hugepages", str(pages)):

@@ -10,6 +10,7 @@ _QUIET = "quiet"
 _PANIC, _REBOOT = "panic=-1", "reboot=a"
 _ONE_UART = "8250.nr_uarts=1"
 _NO_WATCHDOG = "tsc=nowatchdog"
+_LARGE_FOLIOS = "thp_anon=64K-1M:always;2M:inherit"
 _NO_PCI = "pci=off"
 _HOTPLUG = "memhp_default_state=online memory_hotplug.online_policy=auto-movable"
 
@@ -40,6 +41,10 @@ def default_cmdline(
     ``tsc=nowatchdog``
         where the host's TSC may stand still, as that of most hosts that are guests themselves, the guest's clock is
         kvm-clock, and an idle kernel wakes up twice a second to see how good a clock the TSC would be
+    ``thp_anon=64K-1M:always;2M:inherit``
+        memory of programs comes in blocks of up to 1 MiB where such a block fits (Linux 6.12 and newer): one fault for
+        each, and a buffer is a few segments of a disk's request, not a page each to pin and to describe. Pages of
+        2 MiB stay what they are by default, as ``transparent_hugepage`` says
     ``pci=off``
         a generic kernel does not look for a PCI bus where there is none
     ``memhp_default_state=online``, ``memory_hotplug.online_policy=auto-movable``
@@ -58,7 +63,7 @@ def default_cmdline(
     :param hotplug: memory may be added
     :param cpus: with how many CPUs the kernel starts; 0: all that there are
     """
-    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART, _NO_WATCHDOG]
+    words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART, _NO_WATCHDOG, _LARGE_FOLIOS]
     if not pci:
         words.append(_NO_PCI)
     if hotplug:
