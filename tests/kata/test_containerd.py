@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from pyvmm_kata.config.settings import PREFIX, VARIABLE
+from tests.installed import wait_for_image
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import SEARCH, Collector, Containerd, need
 from tests.kata.fake_guest import RUNTIME, Pods, write_shim
 from tests.kata.oci_runtime import PROGRAM
+from tools.where import ROOT
 
+SMALL = Path(ROOT) / "examples" / "kata" / "pyvmm_kata" / "pyvmm-shim-client"
+WARM = Path(ROOT) / "vmm" / "faststart" / "pyvmm-warm"
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
 
 
@@ -59,6 +63,33 @@ def test_death_of_the_shim(daemon: Containerd) -> None:
 
 def test_deaths_at_random(daemon: Containerd) -> None:
     checks.check_deaths_at_random(daemon, PROGRAMS, rounds=range(12), longest=0.6)
+
+
+def test_the_second_shim_starts_from_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what containerd has in its environment. A program in C is first, as in the script, and starts pyvmm-warm."""
+    need("containerd", "ctr")
+    with tempfile.TemporaryDirectory(prefix="ctw") as name:
+        folder = Path(name)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        (folder / "cache").mkdir()
+        write_shim(folder)
+        script = (folder / "containerd-shim-fake-v2").rename(folder / "containerd-shim-of-python")
+        os.utime(script, (1, 1))  # of what has just changed no image is made
+        first = folder / "containerd-shim-fake-v2"
+        first.write_text(f'#!/bin/sh\nexec {SMALL} {WARM} {sys.executable} {script} -- "$@"\n')
+        first.chmod(0o755)
+        made = Containerd(folder, RUNTIME, name)
+        programs = []
+        try:
+            made.start()
+            made.import_image()
+            for each in ("i1", "i2"):
+                made.run(each, *PROGRAMS.sleep, flags=["-d"])
+                programs.append(os.readlink(f"/proc/{made.shim_pid(made.place(each))}/exe"))
+                wait_for_image(folder / "cache" / "pyvmm")
+        finally:
+            made.stop()
+        assert programs == [os.path.realpath(sys.executable), str(WARM)]
 
 
 def test_a_trace_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
