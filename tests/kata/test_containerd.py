@@ -87,6 +87,9 @@ def test_the_second_shim_starts_from_an_image(monkeypatch: pytest.MonkeyPatch) -
                 made.run(each, *PROGRAMS.sleep, flags=["-d"])
                 programs.append(os.readlink(f"/proc/{made.shim_pid(made.place(each))}/exe"))
                 wait_for_image(folder / "cache" / "pyvmm")
+            for each in ("i1", "i2"):
+                made.remove(each)
+            made.wait_until_clean([made.place(each) for each in ("i1", "i2")])
         finally:
             made.stop()
         assert programs == [os.path.realpath(sys.executable), str(WARM)]
