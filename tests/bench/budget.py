@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from tests.bench.inside import Spec
 
-SHORT = {"4k": 64, "1m": 8}
+SHORT = {"4k": 256, "1m": 32}
 """Requests of the short run, by their size; the long one has LONGER times as many."""
 LONGER = 9
+SIZES = {"4k": 4096, "1m": 1 << 20}
 FOLDERS = 3
 FILES = FOLDERS * fs.FILES_PER_FOLDER
 CREATE = "mkdir {0}; i=0; while [ $i -lt {1} ]; do : >{0}/$i; i=$((i+1)); done"
@@ -43,7 +44,7 @@ SOCKET_JOBS = {
 }
 """What vsocktool does on the host, the port, connections, bytes of a write, and bytes (or round trips) of each."""
 NATIVE = ("/bench/native-tree", "/bench/native-new")
-QUICK = ("randread-4k-qd1", "randread-4k-qd32", "create", "unpack", "send-8", "recv-8")
+QUICK = ("randread-4k-qd1", "randread-4k-qd32", "read-1m", "create", "unpack", "send-8", "recv-8")
 """What --quick measures."""
 PARTS = ("guest", "server", "rest")
 COLOURS = {"guest": "#4477aa", "server": "#ee6677", "rest": "#bbbbbb", "native": "#228833"}
@@ -127,7 +128,9 @@ def fio_command(job: str, path: str, longer: int = 1) -> tuple[str, int]:
     requests = SHORT[size] * longer
     words = ["fio", f"--name={job}", "--output-format=terse", "--terse-version=3", f"--rw={rw}", f"--bs={size}"]
     words += [f"--iodepth={depth}", f"--filename={path}", "--thread", "--ioengine=io_uring", "--norandommap"]
-    words += [f"--number_ios={requests}", "--size=48m", "--direct=1" if path.startswith("/dev") else "--direct=0"]
+    # With a number of requests (number_ios) it ends with the file, however many are left
+    words += ["--size=48m", f"--io_size={requests * SIZES[size]}"]
+    words.append("--direct=1" if path.startswith("/dev") else "--direct=0")
     return " ".join(words), requests
 
 
