@@ -119,6 +119,47 @@ def test_it_is_in_namespaces_of_its_own(machine: Command) -> None:
     assert [line.split(":")[0].strip() for line in links] == ["lo"]
 
 
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """One of the test's own, in a hierarchy of version 2."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    if (top := next((mount[1] for mount in mounts if mount[2] == "cgroup2"), None)) is None:
+        pytest.skip("no cgroup2 is mounted here")
+    made = Path(tempfile.mkdtemp(prefix="pyvmm-test-", dir=top))
+    yield made
+    deadline = time.monotonic() + 10
+    while (made / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    made.rmdir()
+
+
+@pytest.mark.parametrize("verb", ["boot", "restore"])
+def test_the_machine_and_its_helpers_are_in_a_control_group(tmp_path: Path, group: Path, verb: str) -> None:
+    """The user's, with its limits.  It could not be removed while one of them is in it."""
+    kernel = tiny.make(tmp_path, tiny.forever(tiny.say("hello\n")))
+    options = ["--kernel", kernel, "--memory", "32M", "--vsock", f"cid=3,uds={tmp_path}/v"]
+    if verb == "restore":
+        with Machine(replace(tiny.config(kernel), vsock=VsockConfig(3, f"{tmp_path}/v"))) as saved:
+            saved.start()
+            saved.snapshot(str(tmp_path / "warm"))
+        options = [str(tmp_path / "warm")]
+    command = Command(tmp_path, *options, "--cgroup", str(group), "--json", verb=verb)
+    try:
+        command.expect("hello")
+        inside = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (group / "cgroup.procs").read_text().split()}
+        assert "pyvmm-broker" in inside and str(command.process.pid) in (group / "cgroup.procs").read_text().split()
+    finally:
+        command.close()
+
+
+def test_a_control_group_that_is_none_is_told(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "No such file"), (tmp_path / "none", "No such file")):
+        words = [PYVMM, "boot", "--kernel", "/dev/null", "--cgroup", str(path)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode not in (0, -signal.SIGTERM) and "Traceback" not in done.stderr
+        assert f"--cgroup {path}: {reason}" in done.stderr and "cgroups(7)" in done.stderr
+
+
 def test_it_leaves_no_core_and_grows_no_file(machine: Command) -> None:
     limits = Path(f"/proc/{machine.process.pid}/limits").read_text()
     rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()[1:]}

@@ -76,6 +76,9 @@ JAIL = Option(
     "give up user, files and networks before the start: auto, on, off (default: auto)",
     default="auto",
 )
+CGROUP = Option(
+    "--cgroup", "DIR", "be in this control group, with all that belongs to the machine", complete="directory"
+)
 CONTROL = (
     Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork, resize"),
     Option(
@@ -117,6 +120,7 @@ OPTIONS = (
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
+    CGROUP,
     *CONTROL,
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
@@ -376,6 +380,8 @@ def main(argv: list[str]) -> int:
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
     jail.parse(values["jail"])
+    if values["cgroup"] is not None:
+        jail.enter_cgroup(values["cgroup"])
     if values["timeout"] is not None:
         values["timeout"] = number(values["timeout"], "--timeout", float)
     gdb = None

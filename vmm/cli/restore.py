@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from vmm.cli.boot import CONTROL, DEVICE_OPTIONS, JAIL, Messages, Run, devices_from, number, open_to_shares, run_machine
+from vmm.cli.boot import (
+    CGROUP,
+    CONTROL,
+    DEVICE_OPTIONS,
+    JAIL,
+    Messages,
+    Run,
+    devices_from,
+    number,
+    open_to_shares,
+    run_machine,
+)
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
 from vmm.jail import enter as jail
@@ -40,6 +51,7 @@ OPTIONS = (
     Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
     Option("--force", "", "although the processor or a disk is another than it was"),
     JAIL,
+    CGROUP,
     *CONTROL,
     Option("--timeout", "SECONDS", "end the machine after so long"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
@@ -60,6 +72,8 @@ def main(argv: list[str]) -> int:
     messages = Messages(values["json"])
     values.update(gdb=None)
     jail.parse(values["jail"])
+    if values["cgroup"] is not None:
+        jail.enter_cgroup(values["cgroup"])
     if values["timeout"] is not None:
         values["timeout"] = number(values["timeout"], "--timeout", float)
     changes = devices_from(values)

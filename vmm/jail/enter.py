@@ -78,6 +78,27 @@ def parse(text: str) -> str:
     return text
 
 
+def enter_cgroup(path: str) -> None:
+    """Have this process in a control group (cgroups(7)), and whatever it starts from now on: the group's limits are for
+    all of them, and memory that they touch later is counted there.
+
+    :raises HostError: it is none, or this process may not be in it
+    """
+    try:
+        file = posix.open(f"{path}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
+        try:
+            posix.write(file, b"0")
+        finally:
+            posix.close(file)
+    except OSError as error:
+        raise HostError(
+            f"--cgroup {path}: {error.strerror}",
+            code="cgroup",
+            errno=error.errno or 0,
+            hint="make the group before, and write its limits into memory.max, cpu.max and pids.max: see cgroups(7)",
+        ) from error
+
+
 def enter(limits: JailLimits, *, must: bool = False) -> Walls:
     """Give up, for good, everything that this process no longer needs.  Its only thread calls this.
 
