@@ -1,8 +1,9 @@
 """Containers and pods of podman's and of CRI, again and again: nothing is lost, and nothing is left.
 
-PYVMM_TEST_CYCLES, PYVMM_TEST_KILLS and PYVMM_TEST_RUNS say how often, PYVMM_TEST_PODS how many pods a node has.  As
-they are they take six minutes: `make test-long-guest` runs them; test_kata_oci.py and test_kata_containerd.py have a
-turn of theirs with the other tests.
+PYVMM_TEST_CYCLES, PYVMM_TEST_KILLS and PYVMM_TEST_RUNS say how often, PYVMM_TEST_PODS how many pods a node has.  Pods
+have the checkout's shim, which starts from no image, or the one in the folder PYVMM_TEST_PROGRAMS, and its caches in
+a tmpfs, in the lab, or in PYVMM_TEST_CACHE.  As they are these tests take six minutes: `make test-long-guest` runs
+them; test_kata_oci.py and test_kata_containerd.py have a turn of theirs with the other tests.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tools import guest as recipes
 pytestmark = pytest.mark.long
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+PROGRAMS = os.environ.get("PYVMM_TEST_PROGRAMS", str(Path(sys.executable).parent))
 PODS = int(os.environ.get("PYVMM_TEST_PODS", "5"))
 """At once.  50 are for a host of 16 GiB."""
 RUNS = int(os.environ.get("PYVMM_TEST_RUNS", "6"))
@@ -136,10 +138,10 @@ def daemon() -> Iterator[Containerd]:
         lines = (f'kernel = "{recipes.kernel()}"', f'image = "{recipes.kata_image()}"', 'memory = "192M"')
         settings.write_text("\n".join((*lines, 'template = "auto"', "")))
         os.environ["PYVMM_KATA_CONFIG"] = str(settings)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        os.environ["XDG_CACHE_HOME"] = os.environ.get("PYVMM_TEST_CACHE", str(folder / "cache"))
         runtime = "io.containerd.pyvmm.v2"
         section = cri.section(folder, "pyvmm", runtime)
-        made = Containerd(folder, runtime, str(Path(sys.executable).parent), section, own_network=True)
+        made = Containerd(folder, runtime, PROGRAMS, section, own_network=True)
         try:
             made.start()
             made.import_image("k8s.io")
@@ -249,7 +251,7 @@ def test_a_node_full_of_pods(daemon: Containerd, tmp_path: Path) -> None:
         return (daemon.folder / "log").read_text(errors="replace").count("its machine is a clone of")
 
     began, whole, before = time.monotonic(), available(), clones()
-    templates = daemon.folder / "cache" / "pyvmm" / "templates"
+    templates = Path(os.environ["XDG_CACHE_HOME"]) / "pyvmm" / "templates"
     try:
         for number in range(PODS):
             if number == PODS // 2:
