@@ -284,6 +284,35 @@ def test_who_serves_the_control_socket_has_a_list_too(tmp_path: Path, call: str)
     assert "the process of its control socket has ended" in errors and process.returncode == 1
 
 
+def check_a_process_outside(
+    folder: Path,
+    which: str,
+    name: str,
+    call: tuple[str, tuple[int, ...]],
+    options: list[str],
+    operation: str,
+    **words: str,
+) -> None:
+    """One that a machine in a jail has outside, and that makes a call which its list does not have when it is asked for
+    *operation*: it ends, and the machine goes on without, and says so each time that it is asked again.
+    """
+    path, kernel = str(folder / "c"), tiny.make(folder, tiny.SPIN)
+    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "60", "--control", path, *options]
+    command = [sys.executable, "-c", HOOK, WHERE[which], ",".join(map(str, call[1])), *boot]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        ask_until_it_serves(path)
+        for _ in range(2):
+            with pytest.raises(HostError, match=f"that {name} has ended"):
+                ask(path, operation, **words)
+        assert ask(path, "status")["state"] == "running"
+        ask(path, "stop")
+        out, errors = process.communicate(timeout=60)
+    assert "survived" not in out and process.returncode == 20
+    assert f"thread pyvmm-{which} tried the system call {call[0]} ({call[1][0]})" in errors
+
+
 STARTING = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), "setns": (308, -1, 0), "bpf": (321, 0, 0, 0), **CALLS}
 for _call in ("openat", "execve", "mount", "fcntl"):
     del STARTING[_call]
@@ -291,24 +320,12 @@ for _call in ("openat", "execve", "mount", "fcntl"):
 
 @pytest.mark.parametrize("call", STARTING)
 def test_who_starts_servers_of_shares_has_a_list_too(tmp_path: Path, call: str) -> None:
-    """It ends, and the machine goes on without: it gets no share any more."""
-    path, kernel = str(tmp_path / "c"), tiny.make(tmp_path, tiny.SPIN)
-    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--transport", "pci", "--timeout", "60"]
-    numbers = ",".join(str(number) for number in STARTING[call])
-    command = [sys.executable, "-c", HOOK, WHERE["shares"], numbers, *boot, "--control", path]
-    command += ["--shares-from", str(tmp_path.parent)]
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        ask_until_it_serves(path)
-        for _ in range(2):
-            with pytest.raises(HostError, match="that starts servers of shares has ended"):
-                ask(path, "add-share", share=str(tmp_path))
-        assert ask(path, "status")["state"] == "running"
-        ask(path, "stop")
-        out, errors = process.communicate(timeout=60)
-    assert "survived" not in out and process.returncode == 20
-    assert f"thread pyvmm-shares tried the system call {call} ({STARTING[call][0]})" in errors
+    """The machine gets no share any more."""
+    options = ["--transport", "pci", "--shares-from", str(tmp_path.parent)]
+    made = call, STARTING[call]
+    check_a_process_outside(
+        tmp_path, "shares", "starts servers of shares", made, options, "add-share", share=str(tmp_path)
+    )
 
 
 FORKING = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), "setns": (308, -1, 0), "fork": (57,), **CALLS}
@@ -318,23 +335,8 @@ for _call in ("openat", "fcntl"):
 
 @pytest.mark.parametrize("call", FORKING)
 def test_who_makes_forks_has_a_list_too(tmp_path: Path, call: str) -> None:
-    """It ends, and the machine goes on without: it can be forked no more."""
-    path, kernel = str(tmp_path / "c"), tiny.make(tmp_path, tiny.SPIN)
-    boot = ["boot", "--kernel", kernel, "--memory", "32M", "--timeout", "60", "--control", path]
-    numbers = ",".join(str(number) for number in FORKING[call])
-    command = [sys.executable, "-c", HOOK, WHERE["forks"], numbers, *boot]
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        ask_until_it_serves(path)
-        for _ in range(2):
-            with pytest.raises(HostError, match="that makes forks has ended"):
-                ask(path, "fork")
-        assert ask(path, "status")["state"] == "running"
-        ask(path, "stop")
-        out, errors = process.communicate(timeout=60)
-    assert "survived" not in out and process.returncode == 20
-    assert f"thread pyvmm-forks tried the system call {call} ({FORKING[call][0]})" in errors
+    """The machine can be forked no more."""
+    check_a_process_outside(tmp_path, "forks", "makes forks", (call, FORKING[call]), [], "fork")
 
 
 DEBUGGED = {"bind": (49, -1, 0, 0), "connect": (42, -1, 0, 0), **{call: CALLS[call] for call in (*ESCAPES, "clone")}}

@@ -17,6 +17,8 @@ from pyvmm_kata.oci.spec import default_spec
 
 PROGRAM = Path(__file__).with_name("oci_program.py")
 CLIENT = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
+SHIM_CLIENT = CLIENT.with_name("pyvmm-shim-client")
+WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
 PATIENCE = 120.0
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or subprocess.run(["unshare", "-mn", "true"], capture_output=True).returncode != 0,

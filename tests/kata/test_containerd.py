@@ -18,11 +18,8 @@ from tests.kata import containerd_checks as checks
 from tests.kata import cri
 from tests.kata.containerd import SEARCH, Collector, Containerd, need
 from tests.kata.fake_guest import RUNTIME, Pods, write_shim
-from tests.kata.oci_runtime import PROGRAM
-from tools.where import ROOT
+from tests.kata.oci_runtime import PROGRAM, SHIM_CLIENT, WARM
 
-SMALL = Path(ROOT) / "examples" / "kata" / "pyvmm_kata" / "pyvmm-shim-client"
-WARM = Path(ROOT) / "vmm" / "faststart" / "pyvmm-warm"
 PROGRAMS = checks.Programs(hello=("print", "hello\n"), exit_7=("exit", "7"), sleep=("sleep",), cat=("cat",))
 
 
@@ -76,7 +73,7 @@ def test_the_second_shim_starts_from_an_image(monkeypatch: pytest.MonkeyPatch) -
         script = (folder / "containerd-shim-fake-v2").rename(folder / "containerd-shim-of-python")
         os.utime(script, (1, 1))  # of what has just changed no image is made
         first = folder / "containerd-shim-fake-v2"
-        first.write_text(f'#!/bin/sh\nexec {SMALL} {WARM} {sys.executable} {script} -- "$@"\n')
+        first.write_text(f'#!/bin/sh\nexec {SHIM_CLIENT} {WARM} {sys.executable} {script} -- "$@"\n')
         first.chmod(0o755)
         made = Containerd(folder, RUNTIME, name)
         programs = []

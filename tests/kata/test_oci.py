@@ -29,9 +29,8 @@ from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec
 from tests.command import of_threads
 from tests.installed import wait_for_image
-from tests.kata.oci_runtime import PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
+from tests.kata.oci_runtime import PATIENCE, PROGRAM, WARM, Runtime, eventually, needs_namespaces, running
 
-WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
 pytestmark = needs_namespaces
 
 

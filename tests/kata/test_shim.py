@@ -30,7 +30,7 @@ from tests.installed import wait_for_image
 from tests.kata.containerd import Collector, need
 from tests.kata.containerd_checks import parent_of
 from tests.kata.fake_guest import PATIENCE, PID, Pods, Shim, refused, write_shim
-from tests.kata.oci_runtime import eventually
+from tests.kata.oci_runtime import SHIM_CLIENT, WARM, eventually
 
 
 def test_a_container_from_create_to_delete(shim: Shim) -> None:
@@ -477,14 +477,10 @@ def test_containers_of_a_pod_have_one_shim(caller: Caller) -> None:
     assert addresses[0] == addresses[1] != addresses[2]
 
 
-WARM = Path(__file__).parents[2] / "vmm" / "faststart" / "pyvmm-warm"
-SMALL = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-shim-client"
-
-
 def small(caller: Caller, task_id: str, *flags: str, version: str = "2") -> tuple[int, str]:
     """What the small program does alone, and prints: whatever it cannot do fails with 1."""
     command = [
-        str(SMALL),
+        str(SHIM_CLIENT),
         "",
         "/bin/false",
         "",
@@ -518,7 +514,7 @@ def test_services_of_root_have_their_caches_in_var(
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho "at $XDG_CACHE_HOME"\n')
     program.chmod(0o755)
-    command = [str(SMALL.with_name(name)), "", str(program), "", "--", "--nosuch"]
+    command = [str(SHIM_CLIENT.with_name(name)), "", str(program), "", "--", "--nosuch"]
     done = subprocess.run(command, env=given, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"at {place}\n", "")
 
@@ -541,7 +537,7 @@ def test_libraries_of_containerd_s_are_not_for_the_shim(tmp_path: Path, librarie
     program.write_text('#!/bin/sh\necho "at $LD_LIBRARY_PATH"\n')
     program.chmod(0o755)
     given = {"PATH": "/opt/c/bin:/bin", "LD_LIBRARY_PATH": libraries}
-    done = subprocess.run([str(SMALL), "", str(program), "", "--"], env=given, capture_output=True, text=True)
+    done = subprocess.run([str(SHIM_CLIENT), "", str(program), "", "--"], env=given, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"at {left}\n", "")
 
 
@@ -777,7 +773,7 @@ def test_the_small_program_has_a_shim_made_by_the_pool(caller: Caller) -> None:
             "-c",
             f'cd {caller.folder / task_id} && exec "$@"',
             "sh",
-            str(SMALL),
+            str(SHIM_CLIENT),
             "",
             "/bin/false",
             "",
