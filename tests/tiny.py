@@ -185,17 +185,23 @@ static void empty(u32 at)
 	wr(at + 0x2000, 0), wr(at + 0x3000, 0);
 }
 
+/* Which half of a device's features is read, and that; the same of those that the driver takes: as a rule all. */
+static void take_features(u32 *s, u32 select, u32 device, u32 take_select, u32 take)
+{
+	for (u32 i = 0; i < 2; i++) {
+		wr(select, i);
+		u32 features = rd(device);
+		if (!(next(s) & 3)) features &= next(s) | i;
+		wr(take_select, i), wr(take, features);
+	}
+}
+
 static void driver(u32 *s, u32 slot)
 {
-	u32 at = MMIO + slot * 0x1000, features[2], queues = 1 + (next(s) & 3);
+	u32 at = MMIO + slot * 0x1000, queues = 1 + (next(s) & 3);
 
 	wr(at + 0x70, 0), wr(at + 0x70, 1), wr(at + 0x70, 3);
-	for (u32 i = 0; i < 2; i++) {
-		wr(at + 0x14, i);
-		features[i] = rd(at + 0x10);
-		if (!(next(s) & 3)) features[i] &= next(s) | i;
-		wr(at + 0x24, i), wr(at + 0x20, features[i]);
-	}
+	take_features(s, at + 0x14, at + 0x10, at + 0x24, at + 0x20);
 	wr(at + 0x70, 11);
 	for (u32 q = 0; q < queues; q++) {
 		wr(at + 0x30, q);
@@ -212,17 +218,12 @@ static u32 bar(u32 slot) { return PCI_WINDOW + slot * 0x4000; }
 
 static void pci_driver(u32 *s, u32 slot)
 {
-	u32 config = PCI_ECAM + (slot << 15), at = bar(slot), features, queues = 1 + (next(s) & 3);
+	u32 config = PCI_ECAM + (slot << 15), at = bar(slot), queues = 1 + (next(s) & 3);
 
 	if ((rd(config) & 0xffff) != 0x1af4) return;
 	wr(config + 0x10, at), wr16(config + 4, 6);
 	wr8(at + 20, 0), wr8(at + 20, 1), wr8(at + 20, 3);
-	for (u32 i = 0; i < 2; i++) {
-		wr(at, i);
-		features = rd(at + 4);
-		if (!(next(s) & 3)) features &= next(s) | i;
-		wr(at + 8, i), wr(at + 12, features);
-	}
+	take_features(s, at, at + 4, at + 8, at + 12);
 	wr8(at + 20, 11);
 	for (u32 q = 0; q < queues; q++) {
 		wr16(at + 22, q);
