@@ -155,6 +155,19 @@ def number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
     return value
 
 
+def take_limits(values: dict[str, Any]) -> None:
+    """Check the options that say what the machine may do and for how long, and be in the control group.
+
+    :raises ConfigError: one of them is none
+    :raises HostError: the control group is none, or this process may not be in it
+    """
+    jail.parse(values["jail"])
+    if values["timeout"] is not None:
+        values["timeout"] = number(values["timeout"], "--timeout", float)
+    if values["cgroup"] is not None:
+        jail.enter_cgroup(values["cgroup"])
+
+
 def _rootfs(text: str) -> DiskConfig | ShareConfig:
     share = _is_folder(text.replace(",,", "\0").split(",")[0].replace("\0", ","))
     return ShareConfig.parse(text, "--rootfs") if share else DiskConfig.parse(text, "--rootfs")
@@ -379,11 +392,7 @@ def main(argv: list[str]) -> int:
 
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
-    jail.parse(values["jail"])
-    if values["cgroup"] is not None:
-        jail.enter_cgroup(values["cgroup"])
-    if values["timeout"] is not None:
-        values["timeout"] = number(values["timeout"], "--timeout", float)
+    take_limits(values)
     gdb = None
     if values["gdb"] is not None:
         from vmm.debug import GdbServer, GdbTarget

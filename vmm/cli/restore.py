@@ -10,9 +10,9 @@ from vmm.cli.boot import (
     Messages,
     Run,
     devices_from,
-    number,
     open_to_shares,
     run_machine,
+    take_limits,
 )
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
@@ -71,11 +71,7 @@ def main(argv: list[str]) -> int:
     values: dict[str, Any] = parse_fast(OPTIONS, argv, "directory") or vars(parser().parse_args(argv))
     messages = Messages(values["json"])
     values.update(gdb=None)
-    jail.parse(values["jail"])
-    if values["cgroup"] is not None:
-        jail.enter_cgroup(values["cgroup"])
-    if values["timeout"] is not None:
-        values["timeout"] = number(values["timeout"], "--timeout", float)
+    take_limits(values)
     changes = devices_from(values)
     from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
