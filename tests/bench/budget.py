@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 SHORT = {"4k": 256, "1m": 32}
 """Requests of the short run, by their size; the long one has LONGER times as many."""
 LONGER = 9
-SIZES = {"4k": 4096, "1m": 1 << 20}
 FOLDERS = 3
 FILES = FOLDERS * fs.FILES_PER_FOLDER
 CREATE = "mkdir {0}; i=0; while [ $i -lt {1} ]; do : >{0}/$i; i=$((i+1)); done"
 TREE_JOBS = {"create": CREATE, **{job: command.replace(fs.TREE, "{0}") for job, command in fs.TREE_JOBS.items()}}
 """{0} is the tree's directory, {1} the number of files."""
 MIB = 1 << 20
+SIZES = {"4k": 4096, "1m": MIB}
 SOCKET_JOBS = {
     "send-1": ("send", vsock.SINK, 1, vsock.WRITE, 8 * MIB),
     "send-8": ("send", vsock.SINK, 8, vsock.WRITE, MIB),

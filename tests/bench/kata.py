@@ -167,7 +167,7 @@ def measure_sleepers(pyvmm: str, bundles: dict[str, str], disk: str) -> dict[str
         for words, name in sleepers:
             subprocess.run([*words, "delete", "--force", name], capture_output=True, timeout=TIMEOUT)
         wait_for_image()
-        subprocess.run([BUSYBOX, "umount", CACHE], check=True)
+        subprocess.run([BUSYBOX, "umount", "-l", CACHE], check=True)
     say(f"clones: idle {idle / 1024:.1f} MiB, of {CLONES} {tenth / 1024:.1f}, of MemAvailable {each / 1024:.1f}")
     return {"idle": idle, "tenth": tenth, "available": each}
 
