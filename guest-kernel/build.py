@@ -41,8 +41,9 @@ TOOLS = {
     "tar": "tar",
     "xz": "xz-utils",
 }
-# Faults of the kernel that nothing but the kernel can mend. A tree of the user's own stays as it is.
-PATCHES = ("virtiofs.patch",)
+# Faults of virtio-fs that nothing but the kernel can mend. A tree of the user's own stays as it is. The variants are
+# named after the first version that they fit; the newest that fits is taken.
+PATCHES = HERE / "virtiofs"
 # How many lines of make's output a build has, for "n of about m"; nothing depends on it.
 STEPS = 2120
 REPORT_SECONDS = 5.0
@@ -78,7 +79,7 @@ class Source:
         """Whether it would have to be downloaded."""
         return self.path is None and recipe.cached(*_tarball_place(*self.package)) is None
 
-    def provide(self, work: Path, progress: Progress) -> Path:
+    def provide(self, work: Path, progress: Progress, *, patched: bool) -> Path:
         """The directory of the unpacked source; inside `work` unless the user gave a tree. Raises RecipeError."""
         if self.path is not None and self.path.is_dir():
             if (self.path / ".config").exists() or (self.path / "include/config").exists():
@@ -97,18 +98,41 @@ class Source:
         recipe.run([*command, "--anchored", "--wildcards", *excluded])
         if not (tree / "Kconfig").exists():
             raise RecipeError(f"{tarball} does not hold a kernel source tree")
-        for name in PATCHES:
-            apply_patch(tree, HERE / name, progress)
+        if patched:
+            apply_patch(tree, progress)
         return tree
 
 
-def apply_patch(tree: Path, patch: Path, progress: Progress) -> None:
-    """Apply `patch` to the source in `tree`; where it does not fit, say so and leave all of `tree` as it is."""
-    command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)]
-    if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode:
-        progress.say(f"{patch.name} does not fit this source, which may be of another version or have it: left out")
-    else:
-        recipe.run(command)
+def patch_variants() -> list[Path]:
+    """The variants of the patch, for the newest version first."""
+    return sorted(PATCHES.glob("*.patch"), key=lambda path: [int(n) for n in path.stem.split(".")], reverse=True)
+
+
+def apply_patch(tree: Path, progress: Progress) -> None:
+    """Apply the newest variant that fits the source in `tree` exactly. Raises RecipeError when there is none.
+
+    No fuzz: with it, patch puts the lines of one variant into the parameter list of another version's function.
+    """
+    for patch in patch_variants():
+        command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)]
+        if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode == 0:
+            recipe.run(command)
+            progress.say(f"applied {patch.parent.name}/{patch.name}")
+            return
+    raise RecipeError(
+        f"no patch in {PATCHES} fits Linux {source_version(tree)}",
+        "--without-patches builds the kernel without them: shares are slower, and unmounting one under I/O can panic",
+    )
+
+
+def source_version(tree: Path) -> str:
+    """The version that the source's Makefile names, or "of an unknown version"."""
+    try:
+        text = (tree / "Makefile").read_text()
+    except OSError:
+        text = ""
+    numbers = [re.search(rf"^{name} = (\d+)$", text, re.MULTILINE) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    return ".".join(found[1] for found in numbers if found) or "of an unknown version"
 
 
 def _top_folder(tarball: Path) -> str:
@@ -256,12 +280,14 @@ def make_environment(allconfig: Path) -> dict[str, str]:
     return {**kept, **STAMP, "KCONFIG_ALLCONFIG": str(allconfig), "LC_ALL": "C"}
 
 
-def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progress: Progress) -> Path:
+def build(
+    source: Source, options: dict[str, str], jobs: int, entry: Path, progress: Progress, *, patched: bool
+) -> Path:
     """Build vmlinux and publish it as the cache entry `entry`, with System.map, the configuration and the symbols."""
     check_tools()
     log = entry.parent / "build.log"
     with recipe.workspace(entry.parent) as work:
-        tree = source.provide(work, progress)
+        tree = source.provide(work, progress, patched=patched)
         output, made, fragment = work / "build", work / "made", work / "pyvmm.config"
         output.mkdir()
         made.mkdir()
@@ -287,11 +313,11 @@ def build(source: Source, options: dict[str, str], jobs: int, entry: Path, progr
         return recipe.publish(made, entry, "vmlinux")
 
 
-def kernel_entry(options: dict[str, str], source: Source) -> Path:
+def kernel_entry(options: dict[str, str], source: Source, *, patched: bool) -> Path:
     """Where the cache has the kernel that these options and this source make."""
     parts = {"options": kconfig.render(options), "source": source.identity, "revision": REVISION}
-    if source.path is None or not source.path.is_dir():
-        parts |= {name: recipe.file_digest(HERE / name) for name in PATCHES}
+    if patched and (source.path is None or not source.path.is_dir()):
+        parts |= {patch.name: recipe.file_digest(patch) for patch in patch_variants()}
     return recipe.cache_root() / "kernel" / recipe.digest(parts)
 
 
@@ -308,6 +334,9 @@ def main() -> Path:
     # One more than there are CPUs, for the moments in which a job waits.
     jobs = (os.cpu_count() or 1) + 1
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"of make (default: {jobs})")
+    parser.add_argument(
+        "--without-patches", action="store_true", help="build the source as it is; a tree of your own is never patched"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
     parser.add_argument("--cached", action="store_true", help="do not build: an error when the cache does not have it")
     arguments = parser.parse_args()
@@ -319,19 +348,22 @@ def main() -> Path:
             options |= kconfig.parse_config(file.read_text(), str(file), strict=True)
         except OSError as error:
             raise RecipeError(f"--config {file}: {error.strerror}") from None
+    patched = not arguments.without_patches
     chosen = find_source(arguments.source, arguments.version)
-    entry = kernel_entry(options, chosen)
+    entry = kernel_entry(options, chosen, patched=patched)
     if arguments.cached and recipe.cached(entry, "vmlinux") is None:
         raise RecipeError("this kernel is not in the cache", "leave out --cached to build it")
     if recipe.cached(entry, "vmlinux") is None and chosen.is_elsewhere():
         # The archive drops a version when it gets the next.
         chosen = find_source(arguments.source, arguments.version, ask=True)
-        entry = kernel_entry(options, chosen)
+        entry = kernel_entry(options, chosen, patched=patched)
     result = recipe.cached(entry, "vmlinux")
     if result is None:
         progress = Progress()
         with recipe.lock(entry.parent, progress):
-            result = recipe.cached(entry, "vmlinux") or build(chosen, options, arguments.jobs, entry, progress)
+            result = recipe.cached(entry, "vmlinux") or build(
+                chosen, options, arguments.jobs, entry, progress, patched=patched
+            )
     return recipe.deliver(result, arguments.output)
 
 

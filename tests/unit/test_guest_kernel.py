@@ -194,22 +194,44 @@ def before_patch(patch: Path, tree: Path) -> list[Path]:
     return list(made)
 
 
-@can_build
-@pytest.mark.parametrize("fits", [True, False])
-def test_a_kernel_is_patched_where_the_patch_fits(tmp_path: Path, run: Recipe, fits: bool) -> None:
-    """All of it, or nothing."""
-    seen = tmp_path / "seen"
+VARIANTS = sorted(path.name for path in (RECIPES / "virtiofs").glob("*.patch"))
+
+
+def packed_tree(tmp_path: Path, seen: Path, *, variant: str | None) -> Path:
+    """A tarball of a tree that `variant` of the patch fits; None: a tree of another version, that none fits."""
     tree = kernel_tree(tmp_path / "linux", compile=f"cat fs/fuse/* > {seen}")
-    files = before_patch(RECIPES / "virtiofs.patch", tree)
-    if not fits:
+    with (tree / "Makefile").open("a") as makefile:
+        makefile.write("VERSION = 9\nPATCHLEVEL = 1\nSUBLEVEL = 2\n")
+    files = before_patch(RECIPES / "virtiofs" / (variant or VARIANTS[0]), tree)
+    if variant is None:
         files[-1].write_text("another version\n")
-    before = b"".join(path.read_bytes() for path in files)
     subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "linux.tar", "linux"], check=True)
-    done = run("build.py", "--source", tmp_path / "linux.tar")
+    return tmp_path / "linux.tar"
+
+
+@can_build
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_variant_that_fits_the_source_is_applied(tmp_path: Path, run: Recipe, variant: str) -> None:
+    seen = tmp_path / "seen"
+    done = run("build.py", "--source", packed_tree(tmp_path, seen, variant=variant))
     assert done.returncode == 0, done.stderr
-    assert (seen.read_bytes() == before) is not fits
-    assert ("atomic_read(&fm->requests)" in seen.read_text()) is fits
-    assert ("virtiofs.patch does not fit this source" in done.stderr) is not fits
+    assert f"applied virtiofs/{variant}" in done.stderr
+    assert "atomic_read(&fm->requests)" in seen.read_text()
+
+
+@can_build
+def test_a_source_that_no_variant_fits_is_not_built(tmp_path: Path, run: Recipe) -> None:
+    """Nothing is left out silently: the error names the version and the option that builds it all the same."""
+    seen = tmp_path / "seen"
+    tarball = packed_tree(tmp_path, seen, variant=None)
+    before = b"".join(path.read_bytes() for path in sorted((tmp_path / "linux" / "fs" / "fuse").iterdir()))
+    done = run("build.py", "--source", tarball)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "fits Linux 9.1.2" in done.stderr and "--without-patches" in done.stderr
+    assert not seen.exists()
+    done = run("build.py", "--source", tarball, "--without-patches")
+    assert done.returncode == 0, done.stderr
+    assert seen.read_bytes() == before
 
 
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, run: Recipe) -> None:

@@ -81,7 +81,7 @@ enum { FS_NAME_MAX = 255, FS_TARGET_MAX = 4095, FS_XATTR_MAX = 65536 };
 enum { FS_BUF_SIZE = 128 << 10 };
 /* DAX_SLOT as a power of two. */
 enum { FS_DAX_SHIFT = 21 };
-/* Of fuse_attr.flags, for guest-kernel/virtiofs.patch: the guest may read what it has of the file without opening it here. */
+/* Of fuse_attr.flags, for guest-kernel/virtiofs: the guest may read what it has of the file without opening it here. */
 #define FS_ATTR_SOLE (1U << 31)
 enum { FS_MAX_DOMAINS = 256, FS_HANDLE_INLINE = 24 };
 /* Results of a request's handler besides 0 and -errno: no answer is sent; the answer is sent later. */
