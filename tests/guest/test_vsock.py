@@ -14,7 +14,7 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
 from tests.guest.vmfixture import Guest
-from vmm import VsockConfig
+from vmm import Machine, VsockConfig
 
 TIMEOUT = 30.0
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,43 @@ def test_back_pressure_and_many_at_a_time(guest: Guest) -> None:
     stats = guest.machine.vsock.stats()
     assert stats["from_guest_bytes"] == stats["to_guest_bytes"] == 8 * len(payload)
     assert stats["resets"] == 0
+
+
+ROUNDS = [pytest.param(20, id="some"), pytest.param(250, id="many", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize(("cpus", "loaded"), [(1, False), (2, True)], ids=["idle", "loaded"])
+@pytest.mark.parametrize("way", ["restore", "fork"])
+def test_a_clone_answers_the_first_call(
+    boot: Boot, tmp_path: Path, way: str, cpus: int, loaded: bool, rounds: int
+) -> None:
+    """A client that does not wait: its request comes while the guest has not handled yet that old connections ended."""
+    guest = boot(cpus=cpus, disks=[programs_disk()], vsock=VsockConfig(3, str(tmp_path / "v.sock")))
+    guest.check(INSTALL_PROGRAMS)
+    serve(guest, 5000)
+    old = guest.machine.vsock.connect(5000, timeout=TIMEOUT)
+    old.sendall(b"old")
+    assert old.recv(3) == b"old"
+    if loaded:
+        guest.check("(while :; do :; done) & (while :; do :; done) & true")
+    if way == "restore":
+        guest.machine.snapshot(str(tmp_path / "warm"))
+        guest.machine.pause()
+    for number in range(rounds):
+        vsock = VsockConfig(3, str(tmp_path / f"{number}.sock"))
+        if way == "restore":
+            clone = Machine.restore(str(tmp_path / "warm"), vsock=vsock, cow="overlay")
+        else:
+            (clone,) = guest.machine.fork(vsock=vsock)
+        with clone, clone.vsock.connect(5000, timeout=TIMEOUT) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.sendall(b"%d" % number)
+            assert sock.recv(10) == b"%d" % number, f"call {number}"
+    if way == "fork":
+        old.sendall(b"more")
+        assert old.recv(4) == b"more", "connections of the source go on"
+    old.close()
 
 
 def test_connections_end_with_the_guest(guest: Guest) -> None:

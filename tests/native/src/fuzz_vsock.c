@@ -23,10 +23,11 @@
 
 enum { LOW = 0x40000, SIZE = 16, RX_DESC = 0, RX_AVAIL = 0x400, RX_USED = 0x600, TX_DESC = 0x1000, TX_AVAIL = 0x1400 };
 enum { EV_DESC = 0x2000, EV_AVAIL = 0x2400, EV_USED = 0x2600, STOP = 0x5e, STOP_RESET = 0x5f };
+enum { POST_EVENT = 0x3f };
 enum { TX_USED = 0x1600, RX_BUFS = 0x4000, RX_BUF = 1024, TX_BUF = 0x10000, PROGRAMS = 8, STEPS = 64 };
 
 static uint8_t *low;
-static int dir = -1, event, listener[2], inside[2], program[PROGRAMS];
+static int dir = -1, event, event_kick, listener[2], inside[2], program[PROGRAMS];
 static char path[64];
 static uint16_t rx_idx, rx_seen, tx_idx;
 static uint32_t rx_busy;
@@ -58,6 +59,7 @@ static void setup(void)
 		require(mkdtemp(path) && !posix_memalign((void **)&low, 4096, LOW));
 		dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		event_kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		listener[0] = listen_at("v_1", SOCK_STREAM);
 		listener[1] = listen_at("v_2", SOCK_SEQPACKET);
 		inside[0] = listen_at("in", SOCK_STREAM);
@@ -179,6 +181,14 @@ static void post_buffer(uint8_t what)
 	memcpy(low + RX_AVAIL + 2, &rx_idx, 2);
 }
 
+/* The driver has handled an event, and posts its buffer again. */
+static void post_event(void)
+{
+	uint16_t idx = used_idx(EV_USED) + 1;
+
+	memcpy(low + EV_AVAIL + 2, &idx, sizeof(idx));
+}
+
 /* A packet, perhaps in two descriptors. */
 static void send_packet(const uint8_t **data, size_t *size, uint8_t what)
 {
@@ -265,11 +275,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(low + EV_DESC, &(struct desc){ RX_BUFS + SIZE * RX_BUF, 8, 2, 0 }, sizeof(struct desc));
 	low[EV_AVAIL + 2] = 1;
 	queues.rx_kick = event;
+	queues.event_kick = event_kick;
 	queues.rx_irq = queues.tx_irq = queues.event_irq = &irq;
 	vc.dir_fd = dir;
 	v = vsock_new(&vc, &err);
 	require(v && queues.rx && queues.tx);
 	v->seed = 1;
+	v->next_port = VSOCK_FIRST_PORT - 1;
 	if (size % 8 == 7)
 		vsock_use_broker(v, broker = broker_ready());
 	vsock_prepare(v, &queues);
@@ -283,7 +295,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint8_t what = 0;
 
 		input_take(&data, &size, &what, 1);
-		if (what < 0x40)
+		if (what == POST_EVENT)
+			post_event();
+		else if (what < 0x40)
 			post_buffer(what);
 		else if (what == STOP || what == STOP_RESET)
 			epoll = begin_again(v, epoll, what == STOP_RESET);

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.driver import TIMEOUT
-from tests.vsock_driver import BUF_ALLOC, VsockGuest, header
+from tests.vsock_driver import BUF_ALLOC, VsockGuest, header, is_asleep, works
 from vmm import ConfigError, VsockConfig
 from vmm.virtio import spec
 from vmm.virtio.vsock import client as vsock_client
 from vmm.virtio.vsock import client_aio as vsock_aio
 from vmm.virtio.vsock import device as vsock_spec
-from vmm.virtio.vsock.device import TX, Vsock
+from vmm.virtio.vsock.device import EVENT, TX, Vsock
 
 pytestmark = pytest.mark.usefixtures("virtqueues")
 
@@ -327,14 +327,75 @@ def test_connections_survive_a_pause(guest: VsockGuest) -> None:
     assert program.recv(100) == b"after"
 
 
-def test_a_restored_driver_is_told_that_its_connections_are_gone(guest: VsockGuest) -> None:
-    event = guest.event_room()
+def restore(guest: VsockGuest) -> None:
+    """What a driver finds whose machine was restored: its queues, and another process's device."""
     guest.transport.pause()
     guest.transport.runner.stop()  # as one that has not been activated
     guest.vsock.restore(guest.vsock.save())
     guest.transport.resume()
-    guest.wait_for("the event is there", lambda: guest.queues[2].take_used() != [])
-    assert guest.content(event) == bytes(4)
+
+
+@pytest.mark.parametrize("others", [0, 7])
+def test_a_restored_driver_hears_that_its_connections_are_gone_before_any_packet(
+    guest: VsockGuest, others: int
+) -> None:
+    """Linux ends every connection that it knows when it handles the event, new ones too."""
+    rooms = [guest.event_room() for _ in range(others + 1)]
+    restore(guest)
+    guest.wait_for("the event is there", lambda: guest.queues[EVENT].take_used() != [])
+    assert guest.content(rooms[0]) == bytes(4)
+    client = guest.client(b"CONNECT 2000\n")
+    guest.send(vsock_spec.VSOCK_OP_RW, 9, 9)  # of a connection that is gone
+    guest.wait_for("the worker has nothing to do", is_asleep)
+    assert guest.packets() == []
+    guest.event_room()
+    guest.queues[EVENT].kick()
+    assert {guest.receive()[0].op for _ in range(2)} == {vsock_spec.VSOCK_OP_REQUEST, vsock_spec.VSOCK_OP_RST}
+    client.close()
+
+
+def test_a_pause_does_not_send_what_waits_for_the_driver(guest: VsockGuest) -> None:
+    guest.event_room()
+    restore(guest)
+    guest.wait_for("the event is there", lambda: guest.queues[EVENT].take_used() != [])
+    client = guest.client(b"CONNECT 2000\n")
+    for _ in range(2):
+        guest.transport.pause()
+        guest.transport.resume()
+    guest.wait_for("the worker has nothing to do", is_asleep)
+    assert guest.packets() == []
+    guest.transport.pause()
+    guest.event_room()
+    guest.transport.resume()
+    assert guest.expect(vsock_spec.VSOCK_OP_REQUEST).dst_port == 2000
+    client.close()
+
+
+def test_a_driver_without_buffers_for_events_gets_packets_at_once(guest: VsockGuest) -> None:
+    restore(guest)
+    client, _, _ = guest.from_host()
+    client.close()
+
+
+def test_a_reset_forgets_what_the_driver_was_told(guest: VsockGuest) -> None:
+    guest.event_room()
+    restore(guest)
+    guest.wait_for("the event is there", lambda: guest.queues[EVENT].take_used() != [])
+    guest.reset()
+    guest.begin()
+    works(guest)
+
+
+def test_clients_of_two_devices_have_other_ports(tmp_path: Path) -> None:
+    """A restored guest may still have a socket of a connection to the first one."""
+    ports = set()
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        with VsockGuest(tmp_path / str(number)) as guest:
+            client, port, _ = guest.from_host()
+            ports.add(port)
+            client.close()
+    assert len(ports) == 2
 
 
 # -- seqpacket ----------------------------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ class Vsock(VirtioDevice):
         native.rx, native.tx = queues[RX].ring, queues[TX].ring
         native.rx_kick, native.tx_kick = queues[RX].kick.fd, queues[TX].kick.fd
         native.event = queues[EVENT].ring if EVENT in queues else ffi.NULL
+        native.event_kick = queues[EVENT].kick.fd if EVENT in queues else -1
         native.rx_irq, native.tx_irq, native.event_fd = queues[RX].irq, queues[TX].irq, context.event.fd
         native.event_irq = queues[EVENT].irq if EVENT in queues else ffi.NULL
         native.seqpacket = self._seqpacket

@@ -29,6 +29,7 @@ enum { STARVED_MS = 25, LINGER_MS = 1000 };
 
 struct vsock *vsock_new(const struct vsock_config *config, int *err)
 {
+	uint64_t random[2];
 	struct vsock *v;
 
 	*err = -EINVAL;
@@ -42,9 +43,11 @@ struct vsock *vsock_new(const struct vsock_config *config, int *err)
 		return NULL;
 	v->config = *config;
 	v->broker_fd = -1;
-	v->next_port = VSOCK_FIRST_PORT - 1;
-	if (getrandom(&v->seed, sizeof(v->seed), 0) != sizeof(v->seed))
-		v->seed = clock_ns() ^ (uintptr_t)v;
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		random[0] = random[1] = clock_ns() ^ (uintptr_t)v;
+	v->seed = random[0];
+	/* A restored guest may still have sockets of connections that another process made: no new one has their ports. */
+	v->next_port = VSOCK_FIRST_PORT - 1 + (uint32_t)(random[1] % VSOCK_PORTS);
 	*err = 0;
 	return v;
 }
@@ -60,6 +63,7 @@ void vsock_reset(struct vsock *v)
 {
 	vsock_conn_kill_all(v);
 	v->reply_first = v->nreplies = 0;
+	v->reset_told = false;
 }
 
 void vsock_free(struct vsock *v)
@@ -116,21 +120,6 @@ static void vsock_wait(struct vsock *v, int timeout)
 	v->turns = 0;
 }
 
-/* 5.10.6.7: all connections that the driver remembers are gone. */
-static void vsock_tell_reset(struct vsock *v)
-{
-	struct chain chain = { .max = RING_MAX_SEGMENTS, .iov = v->iov };
-	const uint32_t transport_reset = 0;
-
-	v->reset_event = false;
-	if (!v->event || ring_pop(v->event, &chain) <= 0)
-		return;
-	ring_push(v->event, chain.head,
-		  (uint32_t)iov_scatter(chain.iov + chain.nread, chain.nwrite, &transport_reset, sizeof(transport_reset)));
-	if (ring_flush(v->event))
-		irq_raise(v->event_irq, IRQ_VRING);
-}
-
 static int conn_resume(struct vsock *v, struct vsock_conn *c)
 {
 	if (c->fd >= 0 && vsock_conn_watch(v, c, EPOLL_CTL_ADD) < 0)
@@ -154,6 +143,8 @@ static int vsock_begin(struct worker *w)
 	v->running = true;
 	if (epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->rx_kick, &kick) < 0)
 		return -errno;
+	if (v->event && epoll_ctl(v->worker.epoll_fd, EPOLL_CTL_ADD, v->event_kick, &kick) < 0)
+		return -errno;
 	for (c = v->greeting.first; c && !err; c = c->next)
 		err = conn_resume(v, c);
 	for (c = v->orphans.first; c && !err; c = c->next)
@@ -162,8 +153,8 @@ static int vsock_begin(struct worker *w)
 		for (c = v->bucket[i]; c && !err; c = c->hash_next)
 			err = conn_resume(v, c);
 	vsock_conn_listen(v, true);
-	if (v->reset_event)
-		vsock_tell_reset(v);
+	if (v->reset_event && !err)
+		err = vsock_event_tell(v);
 	return err;
 }
 
@@ -171,6 +162,16 @@ static bool vsock_plain(const struct worker *w)
 {
 	(void)w;
 	return true;
+}
+
+/* Packets to the guest wait until the driver has handled the event. Returns 1 when it has, 0, or the latched error. */
+static int vsock_hold(struct vsock *v)
+{
+	int taken = vsock_event_taken(v, false);
+
+	if (taken > 0)
+		v->reset_told = false;
+	return taken;
 }
 
 static int vsock_run(struct worker *w)
@@ -183,7 +184,7 @@ static int vsock_run(struct worker *w)
 	from = vsock_tx_run(v);
 	if (from < 0)
 		return from;
-	to = vsock_rx_run(v);
+	to = v->reset_told ? vsock_hold(v) : vsock_rx_run(v);
 	if (to < 0)
 		return to;
 	vsock_flush(v, v->worker.ring, v->worker.irq);
@@ -210,6 +211,8 @@ static bool vsock_peek(struct worker *w)
 	struct vsock *v = (struct vsock *)w;
 
 	vsock_wait(v, 0);
+	if (v->reset_told)
+		return vsock_event_taken(v, false);
 	return v->ready.first || (v->rx_starved && ring_pending(v->rx));
 }
 
@@ -223,6 +226,8 @@ static int vsock_kicks(struct worker *w, int enable)
 		pending |= ring_kicks(w->ring, enable);
 	if (!enable || v->rx_starved)
 		pending |= ring_kicks(v->rx, enable);
+	if (v->reset_told)
+		pending |= enable ? vsock_event_taken(v, true) != 0 : ring_kicks(v->event, 0);
 	return pending;
 }
 
@@ -242,6 +247,8 @@ static void vsock_drain(struct worker *w)
 	vsock_rest(w);
 	vsock_conn_listen(v, false);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->rx_kick, NULL);
+	if (v->event)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, v->event_kick, NULL);
 	v->running = false;
 	/* A broken ring: no packet of any connection will come or go any more. */
 	if (!worker_stopping(w) || ring_error(w->ring) || ring_error(v->rx))
@@ -273,6 +280,7 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 	v->rx_irq = queues->rx_irq;
 	v->event_irq = queues->event_irq;
 	v->rx_kick = queues->rx_kick;
+	v->event_kick = queues->event_kick;
 	v->seqpacket = queues->seqpacket;
 	v->reset_event = queues->reset_event;
 	v->rx_starved = v->listening = v->running = false;
@@ -282,6 +290,10 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues)
 struct worker *vsock_start(struct vsock *v, const struct vsock_queues *queues, int *err)
 {
 	vsock_prepare(v, queues);
+	if (v->event && ring_size(v->event) > VSOCK_EVENTS) {
+		*err = -EINVAL;
+		return NULL;
+	}
 	v->worker.calls = v->has_broker ? SECCOMP_VSOCK : SECCOMP_VSOCK | SECCOMP_REACH;
 	*err = worker_start(&v->worker, &vsock_ops, queues->tx, queues->tx_kick, queues->tx_irq, queues->event_fd,
 			    "pyvmm-vsock");

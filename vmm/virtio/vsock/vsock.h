@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-vsock: vsock.c has the device and the worker, vsock_conn.c the table of connections and their buffers, vsock_pkt.c
- * packets from the guest, vsock_rx.c packets to the guest, vsock_stash.c the guest's buffers for these, vsock_host.c the unix
- * sockets, vsock_out.c writing to them and the ends of connections, vsock_kernel.c limits on memory of the kernel,
+ * packets from the guest, vsock_rx.c packets to the guest, vsock_stash.c the guest's buffers for these, vsock_event.c events,
+ * vsock_host.c the unix sockets, vsock_out.c writing to them and the ends of connections, vsock_kernel.c limits on memory of the kernel,
  * vsock_mem.c the allocator, vsock_reach.c and broker.c connections to the host's sockets.
  *
  * One thread does all of it, without locks; other threads read only the statistics.
@@ -58,11 +58,11 @@ struct vsock_stats {
 
 struct vsock_queues {
 	struct ring *rx, *tx, *event;     /* event: or NULL */
-	int rx_kick, tx_kick;
+	int rx_kick, tx_kick, event_kick; /* event_kick: of event, if there is one */
 	struct irq *rx_irq, *tx_irq, *event_irq;
 	int event_fd;
 	uint32_t seqpacket;               /* negotiated */
-	uint32_t reset_event;             /* tell the driver that its connections are gone (5.10.6.7) */
+	uint32_t reset_event;             /* tell the driver that its connections are gone (5.10.6.7), before all packets */
 };
 
 struct vsock;
@@ -129,7 +129,10 @@ enum { VSOCK_REPLIES = 64 };
 /* The most clients of the host that have not sent CONNECT; beyond that the oldest is closed. */
 enum { VSOCK_GREETING_MAX = 1024 };
 enum { VSOCK_BUCKETS_MIN = 64 };
-enum { VSOCK_FIRST_PORT = 1 << 30 };
+/* Ports of the host's clients are from VSOCK_FIRST_PORT on; the first one is anywhere in the VSOCK_PORTS after that. */
+enum { VSOCK_FIRST_PORT = 1 << 30, VSOCK_PORTS = 1 << 30 };
+/* The most buffers in the event queue. */
+enum { VSOCK_EVENTS = 16 };
 
 /* epoll data of the listening sockets; that of connections is a pointer. */
 enum { VSOCK_SOURCE_LISTEN = WORKER_OWN, VSOCK_SOURCE_SEQ_LISTEN, VSOCK_SOURCES };
@@ -224,13 +227,15 @@ struct vsock {
 	bool rx_starved;                /* packets wait for buffers of the guest */
 	bool listening;                 /* the worker's epoll has the listening sockets */
 	bool reset_event;               /* tell the driver that all connections are gone */
+	bool reset_told;                /* it was told, and gets no packets until it has handled that */
+	int events_left;                /* how many buffers for events it had posted besides */
 	uint64_t stalled_ns;            /* since when a connection has had no credit and has not asked for it; 0: none */
 	uint32_t turns;                 /* calls of run() since epoll was asked */
 	uint64_t seed;                  /* of the hash */
 
 	struct ring *rx, *event;
 	struct irq *rx_irq, *event_irq; /* the worker's is that of the transmit queue */
-	int rx_kick;
+	int rx_kick, event_kick;
 
 	struct vsock_conn **bucket;
 	uint32_t nbuckets, nconns, next_port;
@@ -342,6 +347,13 @@ uint32_t vsock_stash_iov(struct vsock *v, uint32_t n, uint64_t max, uint64_t *ro
 void vsock_stash_send(struct vsock *v, const struct vsock_hdr *h);
 /* Let the guest have the buffers back that nothing was put in. */
 void vsock_stash_return(struct vsock *v);
+
+/* vsock_event.c */
+
+/* Tell the driver that its connections are gone. 0, or the latched error. */
+int vsock_event_tell(struct vsock *v);
+/* Whether it has handled that: 1 or 0, or the latched error. arm: if not, there will be a kick. */
+int vsock_event_taken(struct vsock *v, bool arm);
 
 /* vsock_host.c */
 
