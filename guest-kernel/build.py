@@ -16,13 +16,17 @@ import subprocess
 import tarfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from compact import compact
 
+import archive
 import kconfig
 import recipe
 from recipe import Progress, RecipeError
+
+Options = dict[str, str]
 
 HERE = Path(__file__).resolve().parent
 # The version that the options are written for; where apt does not have it, the one the distribution prefers.
@@ -70,14 +74,25 @@ UNUSED = (
 class Source:
     """Where the kernel's source comes from: a name that changes with its content, and how to get it."""
 
-    def __init__(self, identity: str, path: Path | None = None, package: tuple[str, str] = ("", "")) -> None:
+    def __init__(
+        self,
+        identity: str,
+        *,
+        path: Path | None = None,
+        package: tuple[str, str] = ("", ""),
+        apt_options: Sequence[str] = (),
+    ) -> None:
         self.identity = identity
         self.path = path
         self.package = package
+        self.apt_options = apt_options
 
-    def is_elsewhere(self) -> bool:
-        """Whether it would have to be downloaded."""
-        return self.path is None and recipe.cached(*_tarball_place(*self.package)) is None
+    @property
+    def version(self) -> list[int]:
+        """Linux's version as far as it is known without unpacking: empty for a tarball."""
+        if self.path is None:
+            return archive.version_key(self.package[1].partition("-")[0])
+        return archive.version_key(source_version(self.path)) if self.path.is_dir() else []
 
     def provide(self, work: Path, progress: Progress, *, patched: bool) -> Path:
         """The directory of the unpacked source; inside `work` unless the user gave a tree. Raises RecipeError."""
@@ -88,7 +103,7 @@ class Source:
                     f"make -C {self.path} mrproper",
                 )
             return self.path
-        tarball = self.path or _packaged_tarball(*self.package, progress)
+        tarball = self.path or _packaged_tarball(*self.package, progress, self.apt_options)
         progress.say(f"unpacking {tarball.name} ({tarball.stat().st_size >> 20} MiB)")
         tree = work / "source"
         tree.mkdir()
@@ -103,9 +118,12 @@ class Source:
         return tree
 
 
-def patch_variants() -> list[Path]:
-    """The variants of the patch, for the newest version first."""
-    return sorted(PATCHES.glob("*.patch"), key=lambda path: [int(n) for n in path.stem.split(".")], reverse=True)
+def patch_variants(version: Sequence[int] = ()) -> list[Path]:
+    """The variants of the patch, for the newest version first; without those for later series than that of `version`,
+    if it is known."""
+    found = ((archive.version_key(path.stem), path) for path in PATCHES.glob("*.patch"))
+    series = list(version[:2])
+    return [path for since, path in sorted(found, reverse=True) if not series or since[:2] <= series]
 
 
 def apply_patch(tree: Path, progress: Progress) -> None:
@@ -113,7 +131,7 @@ def apply_patch(tree: Path, progress: Progress) -> None:
 
     No fuzz: with it, patch puts the lines of one variant into the parameter list of another version's function.
     """
-    for patch in patch_variants():
+    for patch in patch_variants(archive.version_key(source_version(tree))):
         command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)]
         if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode == 0:
             recipe.run(command)
@@ -149,13 +167,13 @@ def _tarball_place(package: str, version: str) -> tuple[Path, str]:
     return recipe.cache_root() / "kernel" / "source" / name, f"{package}.tar.xz"
 
 
-def _packaged_tarball(package: str, version: str, progress: Progress) -> Path:
+def _packaged_tarball(package: str, version: str, progress: Progress, apt_options: Sequence[str]) -> Path:
     """The tarball of a linux-source package, kept in the cache (one at a time) for the next set of options."""
     entry, name = _tarball_place(package, version)
     if hit := recipe.cached(entry, name):
         return hit
     with recipe.workspace(entry.parent.parent) as work:
-        recipe.fetch_package(package, version, work / "package", progress)
+        recipe.fetch_package(package, version, work / "package", progress, apt_options)
         tarball = work / "package" / "usr" / "src" / name
         if not tarball.is_file():
             raise RecipeError(f"the package {package} {version} has no /usr/src/{name}")
@@ -166,24 +184,30 @@ def _packaged_tarball(package: str, version: str, progress: Progress) -> Path:
         return recipe.publish(made, entry, name)
 
 
-def find_source(source: Path | None, version: str | None, *, ask: bool = False) -> Source:
-    """The source that --source or --version asks for. Raises RecipeError when there is none.
-
-    A package's version, once chosen, is remembered, so that a cached kernel is found without asking apt (0.5 s).
-    With `ask` apt is asked all the same.
-    """
+def find_source(source: Path | None, version: str | None, progress: Progress, *, backports: bool = False) -> Source:
+    """The source that --source, --version or --backports asks for. Raises RecipeError when there is none."""
     if source is not None:
         if source.is_dir():
             return Source(_tree_identity(source), path=source.absolute())
         return Source("tarball " + recipe.file_digest(source), path=source.absolute())
-    pin = recipe.cache_root() / "kernel" / f"package-{version or 'default'}"
-    try:
-        package, chosen = [] if ask else pin.read_text().split()
-    except (OSError, ValueError):
-        package, chosen = _choose_package(version)
-        pin.parent.mkdir(parents=True, exist_ok=True)
-        pin.write_text(f"{package} {chosen}\n")
-    return Source(f"package {package} {chosen}", package=(package, chosen))
+    folder = recipe.cache_root() / "kernel"
+    options: list[str] = []
+    if backports:
+        others = archive.Backports(recipe.cache_root() / "backports", progress)
+        options = others.options
+
+        def newest() -> str:
+            package = others.newest(r"linux-source-\d+\.\d+")
+            return f"{package} {others.candidate_version(package)}"
+
+        answer = others.remembered(folder / "package-backports", newest)
+    elif version is not None and (exact := re.match(r"(\d+\.\d+)\.", version)):
+        answer = f"linux-source-{exact[1]} {version}"
+    else:
+        pin = folder / f"package-{version or 'default'}"
+        answer = archive.remembered(pin, lambda: " ".join(_choose_package(version)), progress)
+    package, chosen = answer.split()
+    return Source(f"package {package} {chosen}", package=(package, chosen), apt_options=options)
 
 
 def _choose_package(version: str | None) -> tuple[str, str]:
@@ -280,14 +304,13 @@ def make_environment(allconfig: Path) -> dict[str, str]:
     return {**kept, **STAMP, "KCONFIG_ALLCONFIG": str(allconfig), "LC_ALL": "C"}
 
 
-def build(
-    source: Source, options: dict[str, str], jobs: int, entry: Path, progress: Progress, *, patched: bool
-) -> Path:
+def build(source: Source, more: Options, jobs: int, entry: Path, progress: Progress, *, patched: bool) -> Path:
     """Build vmlinux and publish it as the cache entry `entry`, with System.map, the configuration and the symbols."""
     check_tools()
     log = entry.parent / "build.log"
     with recipe.workspace(entry.parent) as work:
         tree = source.provide(work, progress, patched=patched)
+        options = all_options(archive.version_key(source_version(tree)), more)
         output, made, fragment = work / "build", work / "made", work / "pyvmm.config"
         output.mkdir()
         made.mkdir()
@@ -313,11 +336,27 @@ def build(
         return recipe.publish(made, entry, "vmlinux")
 
 
-def kernel_entry(options: dict[str, str], source: Source, *, patched: bool) -> Path:
+def all_options(version: Sequence[int], more: Options) -> Options:
+    """The options of config/ for this version of Linux, and `more`, which win."""
+    options = kconfig.read_fragments(HERE / "config")
+    for since, changed in kconfig.read_changes(HERE / "config"):
+        if list(version) >= since:
+            options |= changed
+    return {**options, **more}
+
+
+def kernel_entry(more: Options, source: Source, *, patched: bool) -> Path:
     """Where the cache has the kernel that these options and this source make."""
-    parts = {"options": kconfig.render(options), "source": source.identity, "revision": REVISION}
+    version = source.version
+    parts = {
+        "options": kconfig.render(all_options(version, more)),
+        "source": source.identity,
+        "revision": REVISION,
+    }
+    if not version:  # what its version changes of the options is known only when it is unpacked
+        parts |= {f"since {since}": kconfig.render(made) for since, made in kconfig.read_changes(HERE / "config")}
     if patched and (source.path is None or not source.path.is_dir()):
-        parts |= {patch.name: recipe.file_digest(patch) for patch in patch_variants()}
+        parts |= {patch.name: recipe.file_digest(patch) for patch in patch_variants(version)}
     return recipe.cache_root() / "kernel" / recipe.digest(parts)
 
 
@@ -326,8 +365,11 @@ def main() -> Path:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--source", type=Path, metavar="PATH", help="a kernel source tree or tarball of your own")
     source.add_argument(
-        "--version", metavar="X.Y", help=f"of the package linux-source-X.Y (default: {PREFERRED}, else the newest)"
+        "--version",
+        metavar="X.Y",
+        help=f"of the package linux-source-X.Y (default: {PREFERRED}, else the newest), or all: {PREFERRED}.107-1",
     )
+    source.add_argument("--backports", action="store_true", help="the newest package of Debian's backports")
     parser.add_argument(
         "--config", type=Path, action="append", default=[], metavar="FILE", help="more options; they win over config/"
     )
@@ -342,27 +384,23 @@ def main() -> Path:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         raise RecipeError(f"--jobs {arguments.jobs}: at least one is needed")
-    options = kconfig.read_fragments(HERE / "config")
+    more: Options = {}
     for file in arguments.config:
         try:
-            options |= kconfig.parse_config(file.read_text(), str(file), strict=True)
+            more |= kconfig.parse_config(file.read_text(), str(file), strict=True)
         except OSError as error:
             raise RecipeError(f"--config {file}: {error.strerror}") from None
     patched = not arguments.without_patches
-    chosen = find_source(arguments.source, arguments.version)
-    entry = kernel_entry(options, chosen, patched=patched)
-    if arguments.cached and recipe.cached(entry, "vmlinux") is None:
-        raise RecipeError("this kernel is not in the cache", "leave out --cached to build it")
-    if recipe.cached(entry, "vmlinux") is None and chosen.is_elsewhere():
-        # The archive drops a version when it gets the next.
-        chosen = find_source(arguments.source, arguments.version, ask=True)
-        entry = kernel_entry(options, chosen, patched=patched)
+    progress = Progress()
+    chosen = find_source(arguments.source, arguments.version, progress, backports=arguments.backports)
+    entry = kernel_entry(more, chosen, patched=patched)
     result = recipe.cached(entry, "vmlinux")
+    if arguments.cached and result is None:
+        raise RecipeError("this kernel is not in the cache", "leave out --cached to build it")
     if result is None:
-        progress = Progress()
         with recipe.lock(entry.parent, progress):
             result = recipe.cached(entry, "vmlinux") or build(
-                chosen, options, arguments.jobs, entry, progress, patched=patched
+                chosen, more, arguments.jobs, entry, progress, patched=patched
             )
     return recipe.deliver(result, arguments.output)
 

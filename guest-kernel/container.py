@@ -2,7 +2,7 @@
 """Makes the root file system of a container with a Debian: to work in (Python, a C compiler, apt), or with servers.
 
 Prints the path of an erofs image on stdout; `hello.deb`, a package that is not installed in it, is in the same
-directory. The cache is keyed by this file and by the versions of the packages that matter.
+directory. The cache is keyed by this file and by the versions of its packages that the archive offers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from debian import SUITE
+from debian import MINIMAL, SUITE
 
+import archive
 import recipe
 from recipe import EPOCH, Progress
 
@@ -22,10 +23,7 @@ PACKAGES = {
     "work": ("apt", "gcc", "libc6-dev", "python3"),
     "servers": ("apt", "dbus", "nginx", "nodejs", "postgresql", "python3-pip", "redis-server", "systemd-sysv"),
 }
-KEYED_BY = {
-    "work": ("gcc", "python3"),
-    "servers": ("nginx", "nodejs", "postgresql", "redis-server", "systemd"),
-}
+MORE = {"work": ("python3-minimal",), "servers": ("systemd",)}
 OFFERED = "hello"
 TOOLS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils"}
 NAME = "debian.erofs"
@@ -37,8 +35,9 @@ SECTOR = 4096
 def make(kind: str, progress: Progress) -> Path:
     """The path of the image in the cache, made when it is not there. Raises RecipeError."""
     parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE, "kind": kind}
-    parts |= {package: recipe.candidate_version(package) for package in KEYED_BY[kind]}
-    entry = recipe.cache_root() / "container" / recipe.digest(parts)
+    folder = recipe.cache_root() / "container"
+    parts |= archive.versions(folder / "versions", [*PACKAGES[kind], *MORE[kind], *MINIMAL], progress)
+    entry = folder / recipe.digest(parts)
     build = partial(_build, PACKAGES[kind], progress)
     return recipe.make_as_root(entry, NAME, TOOLS, "making a container's Debian", progress, build)
 

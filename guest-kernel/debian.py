@@ -2,7 +2,7 @@
 """Makes a root disk with a minimal Debian by mmdebstrap, with Debian's own kernel and initrd beside it.
 
 Prints the path of the disk; `vmlinuz` and `initrd.img` are in the same directory. The cache is keyed by this file and
-by the versions of the packages that matter; root has an empty password.
+by the versions of its packages that the archive offers; root has an empty password.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import archive
 import recipe
 from recipe import Progress
 
 SUITE = "trixie"
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 PACKAGES = ("systemd-sysv", "udev", "dbus", "initramfs-tools", "zstd")
+# Of what is in each: a point release, the C library, the shell.
+MINIMAL = ("base-files", "libc6", "dash")
 TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 NAME = "root.ext4"
 _FILES = {
@@ -32,8 +35,9 @@ def make(kernel: str, size: int, progress: Progress) -> Path:
     """The path of the disk of `size` bytes in the cache, made when it is not there. Raises RecipeError."""
     packages = [KERNELS[kernel], *PACKAGES]
     parts = {"recipe": recipe.file_digest(Path(__file__)), "suite": SUITE, "size": str(size)}
-    parts |= {package: recipe.candidate_version(package) for package in (KERNELS[kernel], "systemd")}
-    entry = recipe.cache_root() / "debian" / recipe.digest(parts)
+    folder = recipe.cache_root() / "debian"
+    parts |= archive.versions(folder / "versions", [*packages, *MINIMAL, "systemd"], progress)
+    entry = folder / recipe.digest(parts)
     build = partial(_build, packages, size, progress)
     return recipe.make_as_root(entry, NAME, TOOLS, "making a Debian disk", progress, build)
 

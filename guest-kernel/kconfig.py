@@ -52,6 +52,18 @@ def read_fragments(folder: Path) -> dict[str, str]:
     return options
 
 
+def read_changes(folder: Path) -> list[tuple[list[int], dict[str, str]]]:
+    """What other versions of Linux need in place of the options of `folder`: from which version on, and which options.
+
+    They are in since/X.Y.config, the oldest first.
+    """
+    files = {tuple(map(int, file.stem.split("."))): file for file in (folder / "since").glob("*.config")}
+    return [
+        (list(since), parse_config(file.read_text(), f"since/{file.name}", strict=True))
+        for since, file in sorted(files.items())
+    ]
+
+
 def render(options: Mapping[str, str]) -> str:
     """One configuration file of `options`, sorted: what comments say does not change what is built."""
     lines = (f"# {o} is not set" if v == "n" else f"{o}={v}" for o, v in sorted(options.items()))

@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 # Nothing of the build's time or place may end up in what is built.
 EPOCH = 0
+UNUSED_SECONDS = 30 * 86400.0
 
 
 class RecipeError(Exception):
@@ -148,7 +149,28 @@ def cached(entry: Path, name: str) -> Path | None:
         status = path.stat()
     except (OSError, ValueError):
         return None
-    return path if seal == {"size": status.st_size, "mtime_ns": status.st_mtime_ns} else None
+    if seal != {"size": status.st_size, "mtime_ns": status.st_mtime_ns}:
+        return None
+    mark_used(entry)
+    return path
+
+
+def mark_used(entry: Path) -> None:
+    """Note in its time that something of the cache is used, for :func:`sweep`."""
+    with contextlib.suppress(OSError):  # the cache may be somebody else's
+        os.utime(entry)
+
+
+def sweep(entries: Iterable[Path]) -> None:
+    """Remove of `entries` what was not used for a month: packages of other versions replace what they were made of."""
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if time.time() - entry.stat().st_mtime < UNUSED_SECONDS:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
 
 
 def publish(made: Path, entry: Path, name: str) -> Path:
@@ -163,6 +185,7 @@ def publish(made: Path, entry: Path, name: str) -> Path:
     if entry.exists():
         shutil.rmtree(entry)
     os.rename(made, entry)
+    sweep(seal.parent for seal in entry.parent.glob("*/seal.json") if seal.parent != entry)
     return entry / name
 
 
@@ -222,10 +245,13 @@ def run(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, st
     return done.stdout
 
 
-def candidate_version(package: str) -> str:
-    """The version that apt would install of `package`. Raises RecipeError when apt does not know the package."""
+def candidate_version(package: str, options: Sequence[str] = ()) -> str:
+    """The version that apt would install of `package`. Raises RecipeError when apt does not know the package.
+
+    :param options: apt's, of another package index than the machine's
+    """
     require_tools({"apt-cache": "apt"}, f"getting {package}")
-    found = re.search(r"^\s*Candidate: (\S+)", run(["apt-cache", "policy", package]), re.MULTILINE)
+    found = re.search(r"^\s*Candidate: (\S+)", run(["apt-cache", *options, "policy", package]), re.MULTILINE)
     if not found or found[1] == "(none)":
         raise RecipeError(
             f"apt does not know a package {package}",
@@ -234,13 +260,21 @@ def candidate_version(package: str) -> str:
     return found[1]
 
 
-def fetch_package(package: str, version: str, into: Path, progress: Progress) -> None:
-    """Download a Debian package and unpack it into the directory `into`; nothing is installed."""
+def fetch_package(package: str, version: str, into: Path, progress: Progress, options: Sequence[str] = ()) -> None:
+    """Download a Debian package and unpack it into the directory `into`; nothing is installed. Raises RecipeError.
+
+    :param options: apt's, of another package index than the machine's
+    """
     require_tools({"apt-get": "apt", "dpkg-deb": "dpkg"}, f"getting {package}")
     with workspace(into.parent) as download:
         progress.say(f"downloading {package} {version}")
         # Without this apt warns that its own user cannot write here.
-        run(["apt-get", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"], cwd=download)
+        command = ["apt-get", "-o", "APT::Sandbox::User=root", *options, "download", f"{package}={version}"]
+        try:
+            run(command, cwd=download)
+        except RecipeError as error:
+            hint = "run apt-get update, if the package index is so old that the archive has other versions now"
+            raise RecipeError(error.message, hint) from None
         archives = list(download.glob("*.deb"))
         if len(archives) != 1:
             raise RecipeError(f"apt-get download {package}={version} left {len(archives)} packages, not one")

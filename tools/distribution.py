@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.step import say
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "guest-kernel"))
+
+import archive as archive
+from recipe import Progress, candidate_version
+from recipe import RecipeError as RecipeError
+from recipe import mark_used as mark_used
+from recipe import sweep as sweep
 
 META_PACKAGES = ("linux-image-amd64", "linux-image-generic")
 """Debian's and Ubuntu's package that depends on the newest kernel."""
@@ -28,6 +37,14 @@ SIGNATURE_MARK = b"~Module signature appended~\n"
 
 class DistributionError(Exception):
     """The kernel package cannot be had, or lacks something; the message says what to do."""
+
+
+class Log(Progress):
+    """Where recipes report progress: as the tools do."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        say(text)
 
 
 class Kernel(NamedTuple):
@@ -92,34 +109,56 @@ def kernel_packages() -> list[str]:
     raise DistributionError(f"apt knows none of {', '.join(META_PACKAGES)}: run `apt-get update` as root")
 
 
-def download(packages: list[str], folder: Path) -> None:
-    """Have the packages as files in `folder`. A package index that is too old is renewed where we may do that."""
-    say(f"downloading {', '.join(packages)} (unpacked into {cache_dir()}, not installed)")
-    # apt's own unprivileged user cannot write to our cache.
-    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
-    try:
-        run_tool(command, folder)
-    except DistributionError as error:
-        if os.geteuid() != 0:
-            raise DistributionError(f"{error}\nif the package index is old: run `apt-get update` as root") from None
-        run_tool(["apt-get", "-q", "update"])
-        run_tool(command, folder)
-
-
 def find_kernel() -> Kernel:
-    """The kernel in the cache, else the newest that the package index has."""
+    """The newest kernel that the package index has, from the cache when it is there. Raises DistributionError."""
     cache = cache_dir()
     with locked(cache):
         return _find_kernel(cache)
 
 
+def newest_kernel() -> str:
+    """The packages that hold the newest kernel, as `PACKAGE=VERSION` with spaces between. Raises RecipeError."""
+    try:
+        return " ".join(f"{package}={candidate_version(package)}" for package in kernel_packages())
+    except DistributionError as error:
+        raise RecipeError(str(error)) from None
+
+
 def _find_kernel(cache: Path) -> Kernel:
-    for vmlinuz in sorted(cache.glob("kernel-*/vmlinuz")):
-        return Kernel(vmlinuz.parent.name.removeprefix("kernel-"), vmlinuz.parent)
-    packages = kernel_packages()
-    with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as scratch:
+    for again in (False, True):
+        try:
+            chosen = archive.remembered(cache / "kernel-newest", newest_kernel, Log())
+        except RecipeError as error:
+            raise DistributionError(error.message) from None
+        packages = chosen.split()
+        image, version = packages[0].split("=", 1)
+        # A release can have several versions: what is built again of the same source keeps its name.
+        target = cache / f"kernel-{image.removeprefix('linux-image-')}-{version.replace(':', '.')}"
+        try:
+            if not target.exists():
+                _unpack_kernel_packages(packages, target)
+        except DistributionError as error:
+            if not again and os.geteuid() == 0:  # the index may be so old that the archive has other versions now
+                run_tool(["apt-get", "-q", "update"])
+                continue
+            others = sorted(cache.glob("kernel-*/release"), key=lambda path: archive.version_key(path.parent.name))
+            if not others:
+                raise DistributionError(f"{error}\nif the package index is old: run `apt-get update` as root") from None
+            target = others[-1].parent
+            say(f"using {target.name}, since {packages[0]} cannot be had: {error}")
+        mark_used(target)
+        sweep(path for path in cache.glob("kernel-*/") if path != target)
+        return Kernel((target / "release").read_text(), target)
+    raise AssertionError
+
+
+def _unpack_kernel_packages(packages: list[str], target: Path) -> None:
+    """Make `target` of the packages, downloaded for that. Raises DistributionError."""
+    say(f"downloading {', '.join(packages)} (unpacked into {target.parent}, not installed)")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as scratch:
         root = Path(scratch) / "root"
-        download(packages, Path(scratch))
+        # apt's own unprivileged user cannot write to our cache.
+        run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], Path(scratch))
         for package in Path(scratch).glob("*.deb"):
             run_tool(["dpkg-deb", "-x", str(package), str(root)])
         images = list(root.glob("boot/vmlinuz-*"))
@@ -135,9 +174,8 @@ def _find_kernel(cache: Path) -> Kernel:
         # depmod wants the tree under lib/modules/RELEASE.
         run_tool(["busybox", "depmod", "-b", str(modules.parents[2]), release])
         shutil.move(modules, made / "modules")
-        target = cache / f"kernel-{release}"
+        (made / "release").write_text(release)
         made.rename(target)
-    return Kernel(release, target)
 
 
 def unpack_kernel(image: bytes) -> bytes | None:
@@ -216,7 +254,7 @@ def write_modules(kernel: Kernel, names: Iterable[str], folder: Path) -> Path:
 
     It is made inside of `folder` when it is not there. Raises DistributionError when there is no such module.
     """
-    made = folder / f"modules-{kernel.release}"
+    made = folder / f"modules-{kernel.directory.name}"
     if (made / "order").exists():
         return made
     made.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.distribution import DistributionError, cache_dir, locked, run_tool
+from tools.distribution import (
+    DistributionError,
+    Log,
+    RecipeError,
+    archive,
+    cache_dir,
+    locked,
+    mark_used,
+    run_tool,
+    sweep,
+)
 from tools.step import say
 
 from . import mend
@@ -28,7 +38,7 @@ GOOD = (10, 2)
 """The first version without that race."""
 PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 RETRY = 86400.0
-"""Seconds until the backports are asked again, when they could not be had."""
+"""Seconds until a QEMU that could not be had is tried again."""
 
 
 def version(program: str | Path) -> tuple[int, int]:
@@ -49,12 +59,8 @@ def find_emulator() -> list[str]:
     program, share = Path(installed).resolve(), Path("/usr/share")
     cache = cache_dir()
     with locked(cache):
-        if version(program) < GOOD:
-            root = cache / "qemu-backports"
-            if not root.exists():
-                _try_backports(root)
-            if root.exists():
-                program, share = root / "usr" / "bin" / PROGRAM, root / "usr" / "share"
+        if version(program) < GOOD and (root := _find_backports(cache)):
+            program, share = root / "usr" / "bin" / PROGRAM, root / "usr" / "share"
         program = _mended_copy(program, cache)
     return [str(program), "-L", str(share / "qemu"), "-L", str(share / "seabios")]
 
@@ -64,7 +70,9 @@ def _mended_copy(program: Path, cache: Path) -> Path:
     content = program.read_bytes()
     recipe = Path(mend.__file__).read_bytes()
     copy = cache / f"qemu-mended-{hashlib.sha256(content + recipe).hexdigest()[:16]}"
-    if not copy.exists():
+    if copy.exists():
+        mark_used(copy)
+    else:
         try:
             content = mended(content)
         except MendError as error:
@@ -77,48 +85,37 @@ def _mended_copy(program: Path, cache: Path) -> Path:
     return copy
 
 
-def _try_backports(root: Path) -> None:
-    """Put a newer QEMU at `root`. If there is none, say so, and ask again only after a day."""
-    mark = root.with_name("qemu-backports-failed")
-    if mark.exists() and time.time() - mark.stat().st_mtime < RETRY:
-        return
+def _find_backports(cache: Path) -> Path | None:
+    """The directory of the backports' newest QEMU, unpacked; of one that was newest earlier when that cannot be had."""
+    backports = archive.Backports(cache.parent / "backports", Log())
+    root = None
     try:
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix="new-") as scratch:
-            _unpack_backports(Path(scratch)).rename(root)
-    except DistributionError as error:
-        mark.touch()
-        say(f"no newer QEMU for the lab, which stops at times on this one: {error}")
-
-
-def _unpack_backports(scratch: Path) -> Path:
-    release = Path("/etc/os-release").read_text()
-    found = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
-    if found is None or not re.search(r"^ID=debian$", release, re.MULTILINE):
-        raise DistributionError("only Debian's backports are known here")
-    codename = found[1]
-    # From the mirror that the machine has its packages from, with the same key.
-    listing = run_tool(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI) $(SIGNED_BY)"]).splitlines()
-    lines = [line.split() for line in listing if line.split()[:1] == [codename]]
-    if not lines:
-        raise DistributionError(f"apt has no source for {codename}")
-    key = f"[signed-by={lines[0][2]}]" if len(lines[0]) > 2 and lines[0][2].startswith("/") else ""
-    (scratch / "sources.list").write_text(f"deb {key} {lines[0][1]} {codename}-backports main\n")
-    (scratch / "lists" / "partial").mkdir(parents=True)
-    say(f"downloading {', '.join(PACKAGES)} from {codename}-backports (unpacked into {scratch.parent}, not installed)")
-    options = {
-        "Dir::Etc::sourcelist": scratch / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::State::lists": scratch / "lists",
-        "Dir::Cache": scratch,
-        "APT::Sandbox::User": "root",  # apt's own unprivileged user cannot write to our cache
-    }
-    apt = ["apt-get", "-q", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
-    run_tool([*apt, "update"], scratch)
-    run_tool([*apt, "download", *PACKAGES], scratch)
-    root = scratch / "root"
-    for package in scratch.glob("*.deb"):
-        run_tool(["dpkg-deb", "-x", str(package), str(root)])
-    program = root / "usr" / "bin" / PROGRAM
-    if version(program) < GOOD:
-        raise DistributionError(f"{codename}-backports has no QEMU from {GOOD[0]}.{GOOD[1]} that runs here")
+        newest = backports.remembered(cache / "qemu-newest", lambda: backports.candidate_version(PACKAGES[0]))
+        root = cache / f"qemu-backports-{newest.replace(':', '.')}"
+        mark = cache / f"{root.name}-failed"
+        if not root.exists() and not (mark.exists() and time.time() - mark.stat().st_mtime < RETRY):
+            mark.touch()
+            _unpack_backports(backports, root)
+            mark.unlink()
+    except (RecipeError, DistributionError) as error:
+        say(f"the backports' QEMU cannot be had: {error}")
+    if root is None or not root.exists():
+        older = sorted(cache.glob("qemu-backports-*/"), key=lambda path: archive.version_key(path.name))
+        root = older[-1] if older else None
+        say(f"the lab runs on {root.name if root else 'the installed QEMU, on which it stops at times'}")
+    if root is not None:
+        mark_used(root)
+        sweep(path for path in cache.glob("qemu-*") if path != root)
     return root
+
+
+def _unpack_backports(backports: archive.Backports, root: Path) -> None:
+    say(f"downloading {', '.join(PACKAGES)} of the backports (unpacked into {root.parent}, not installed)")
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix="new-") as scratch:
+        run_tool(["apt-get", "-q", *backports.options, "download", *PACKAGES], Path(scratch))
+        made = Path(scratch) / "root"
+        for package in Path(scratch).glob("*.deb"):
+            run_tool(["dpkg-deb", "-x", str(package), str(made)])
+        if version(made / "usr" / "bin" / PROGRAM) < GOOD:
+            raise DistributionError(f"no QEMU from {GOOD[0]}.{GOOD[1]} that runs here")
+        made.rename(root)

@@ -40,7 +40,7 @@ def base_archive(kernel: Kernel) -> bytes:
     if not os.path.exists(busybox):
         raise LabError("busybox is not installed: apt-get install busybox-static")
     binary = Path(busybox).read_bytes()
-    recipe = repr((kernel.release, MODULES, 1)).encode() + binary
+    recipe = repr((kernel.directory.name, MODULES, 1)).encode() + binary
     cached = cache_dir() / f"initramfs-{hashlib.sha256(recipe).hexdigest()[:16]}.cpio"
     if cached.exists():
         return cached.read_bytes()

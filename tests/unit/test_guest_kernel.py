@@ -18,7 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from tools.distribution import DistributionError, Kernel, Modules, without_signature, write_modules
+from tools.distribution import (
+    DistributionError,
+    Kernel,
+    Modules,
+    cache_dir,
+    find_kernel,
+    newest_kernel,
+    without_signature,
+    write_modules,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "guest-kernel"
@@ -234,6 +243,90 @@ def test_a_source_that_no_variant_fits_is_not_built(tmp_path: Path, run: Recipe)
     assert seen.read_bytes() == before
 
 
+# -- versions of the archive ------------------------------------------------------------------------------------------
+
+
+def apt_knows(package: str) -> bool:
+    """Whether this machine's package index has it."""
+    if shutil.which("apt-cache") is None:
+        return False
+    return bool(subprocess.run(["apt-cache", "show", package], capture_output=True, check=False).stdout)
+
+
+def test_a_version_that_the_archive_had_earlier_is_not_used_for_ever(cache: Path, run: Recipe) -> None:
+    if not apt_knows("linux-source-6.12"):
+        pytest.skip("apt does not know linux-source-6.12")
+    pin = cache / "kernel" / "package-default"
+    pin.parent.mkdir(parents=True)
+    for old in ("linux-source-6.12 6.12.1-1\n", '{"index": "another", "answer": "linux-source-6.12 6.12.1-1"}'):
+        pin.write_text(old)
+        run("build.py", "--cached")
+        assert "6.12.1-1" not in pin.read_text()
+        assert "linux-source-6.12 6.12." in pin.read_text()
+
+
+def test_a_version_that_is_named_needs_no_package_index(tmp_path: Path, cache: Path, run: Recipe) -> None:
+    done = run("build.py", "--version", "6.12.1-1", "--cached", path=str(tmp_path))
+    assert "not in the cache" in done.stderr
+    assert not list(cache.glob("kernel/package-*"))
+
+
+def package_index(folder: Path, content: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "lock").touch()
+    (folder / "trixie_Packages").write_text(content)
+    return folder
+
+
+def test_the_archive_is_asked_once_for_each_package_index(tmp_path: Path) -> None:
+    lists, pin = package_index(tmp_path / "lists", "one"), tmp_path / "cache" / "pin"
+    asked = iter(["1.0", "2.0"])
+    first = [archive.remembered(pin, lambda: next(asked), Progress(), lists) for _ in range(3)]
+    package_index(lists, "another")
+    second = [archive.remembered(pin, lambda: next(asked), Progress(), lists) for _ in range(3)]
+    assert first == ["1.0"] * 3 and second == ["2.0"] * 3
+
+
+def test_what_an_earlier_index_had_is_used_and_said_when_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> str:
+        raise RecipeError("apt does not know it")
+
+    lists, pin = package_index(tmp_path / "lists", "one"), tmp_path / "pin"
+    with pytest.raises(RecipeError, match="apt does not know it"):
+        archive.remembered(pin, unknown, Progress(), lists)
+    archive.remembered(pin, lambda: "1.0", Progress(), lists)
+    (lists / "trixie_Packages").unlink()
+    assert archive.remembered(pin, unknown, Progress(), lists) == "1.0"
+    assert "apt does not know it; using what an earlier package index had: 1.0" in capsys.readouterr().err
+
+
+def test_what_no_run_used_for_a_month_leaves_the_cache(tmp_path: Path) -> None:
+    entries = [tmp_path / name for name in ("old", "used", "new")]
+    for entry in entries:
+        entry.mkdir()
+        (entry / "image").touch()
+        os.utime(entry, (0, 0))
+    os.utime(entries[2])
+    mark_used(entries[1])
+    sweep(entries)
+    assert [entry.exists() for entry in entries] == [False, True, True]
+
+
+@pytest.mark.parametrize("version,names", [("6.12.118", {"6.12", "6.12.111"}), ("6.1.2", set()), ("", None)])
+def test_a_patch_for_a_later_series_makes_no_other_kernel(version: str, names: set[str] | None) -> None:
+    found = {patch.stem for patch in patch_variants(archive.version_key(version))}
+    assert found == ({path.removesuffix(".patch") for path in VARIANTS} if names is None else names)
+
+
+def test_a_later_version_changes_options_and_the_users_win() -> None:
+    older, later = (all_options(version, {"CONFIG_HZ_250": "n"}) for version in ([6, 12, 118], [7, 3, 4]))
+    assert older["CONFIG_PREEMPT_NONE"] == "y" and later["CONFIG_PREEMPT_NONE"] == "n"
+    assert later["CONFIG_PREEMPT_LAZY"] == "y" and "CONFIG_PREEMPT_LAZY" not in older
+    assert older["CONFIG_HZ_250"] == later["CONFIG_HZ_250"] == "n"
+
+
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, run: Recipe) -> None:
     some = tmp_path / "bin"
     some.mkdir()
@@ -401,12 +494,14 @@ def test_init_reads_its_options_from_the_command_line(cmdline: str, name: str, v
 FILES = Path(__file__).resolve().parents[2] / "guest-kernel"
 sys.path.insert(0, str(FILES))
 
+from build import all_options, patch_variants  # noqa: E402
 from compact import compact  # noqa: E402
 from rootfs import parse_size, parse_with  # noqa: E402
 
+import archive  # noqa: E402
 import kconfig  # noqa: E402
 from cpio import write_cpio  # noqa: E402
-from recipe import RecipeError  # noqa: E402
+from recipe import Progress, RecipeError, mark_used, sweep  # noqa: E402
 
 # -- options ----------------------------------------------------------------------------------------------------------
 
@@ -587,6 +682,22 @@ def module(**fields: str) -> bytes:
     """What matters of a module file: its .modinfo, strings that end with a NUL."""
     info = "".join(f"{field}={value}\0" for field, value in fields.items())
     return b"\x7fELF\0" + info.encode()
+
+
+def test_the_newest_kernel_of_the_archive_is_taken_not_the_first_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not apt_knows("linux-image-amd64"):
+        pytest.skip("apt does not know linux-image-amd64")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    image, version = newest_kernel().split()[0].split("=")
+    release = image.removeprefix("linux-image-")
+    for name in ("0.1", f"{release}-{version}", "9.9-1"):
+        folder = cache_dir() / f"kernel-{name}"
+        folder.mkdir()
+        (folder / "vmlinuz").touch()
+        (folder / "release").write_text(name)
+    assert find_kernel().directory.name == f"kernel-{release}-{version}"
 
 
 @pytest.fixture
