@@ -1,0 +1,60 @@
+"""`.ci/run`: it starts with today's package index and an empty home, and fails when one of its parts does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).resolve().parents[2] / ".ci" / "run"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """One in which the programs that the script starts write down how they were called, and with which environment."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    scripts = {
+        "apt-get": 'echo "apt-get $*" >>"$LOG"',
+        "sudo": 'exec "$@"',
+        "make": 'echo "make $* in $HOME with $(ls -A "$HOME" | wc -l) files" >>"$LOG"\n'
+        'echo "${XDG_CACHE_HOME-no cache} ${PYVMM_GUEST_KERNEL-no kernel}" >>"$LOG"\n'
+        'touch "$HOME/made"\n[ "$1" != "${FAILS-}" ] || exit 3\n[ "$1" != "${STAYS-}" ] || exec sleep 60',
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PYVMM_GUEST_KERNEL": "/old",
+    }
+
+
+@pytest.mark.parametrize("fails", ["", "check", "test"])
+def test_it_has_todays_index_and_an_empty_home_and_leaves_nothing(environment: dict[str, str], fails: str) -> None:
+    done = subprocess.run([RUN], env={**environment, "FAILS": fails}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (3 if fails else 0), done.stderr
+    update, check, first, test, second = Path(environment["LOG"]).read_text().splitlines()
+    assert update == "apt-get -q update"
+    home = check.split()[3]
+    assert check == f"make check in {home} with 0 files" and test == f"make test in {home} with 1 files"
+    assert first == second == "no cache no kernel"
+    assert home != os.environ.get("HOME") and not Path(home).exists()
+
+
+def test_it_leaves_nothing_when_it_is_ended(environment: dict[str, str]) -> None:
+    log = Path(environment["LOG"])
+    with subprocess.Popen([RUN], env={**environment, "STAYS": "check"}, start_new_session=True) as process:
+        while not (log.exists() and "no kernel" in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(20) == 143
+    assert not Path(log.read_text().split(" in ")[1].split()[0]).exists()
