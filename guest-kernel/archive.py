@@ -55,27 +55,35 @@ def remembered(pin: Path, ask: Callable[[], str], progress: Progress, lists: Pat
 
     When apt cannot answer, the last answer is used, and said. Raises RecipeError when there is none.
     """
-    state = index_state(lists)
-    last: dict[str, str] = {}
-    try:
-        last = json.loads(pin.read_text())
-        if last["index"] == state:
-            return last["answer"]
-    except (OSError, ValueError, KeyError, TypeError):
-        last = {}
+    index, last = _read_pin(pin)
+    if last is not None and index == index_state(lists):
+        return last
     try:
         answer = ask()
     except RecipeError as error:
-        if "answer" not in last:
+        if last is None:
             raise
-        progress.say(f"{error.message}; using what an earlier package index had: {last['answer']}")
-        return last["answer"]
+        progress.say(f"{error.message}; using what an earlier package index had: {last}")
+        return last
     pin.parent.mkdir(parents=True, exist_ok=True)
     new = pin.with_name(f".{pin.name}.{os.getpid()}")
     # Asking may have renewed it
     new.write_text(json.dumps({"index": index_state(lists), "answer": answer}))
     os.replace(new, pin)
     return answer
+
+
+def last_answer(pin: Path) -> str | None:
+    """What was last answered, None when nothing was asked."""
+    return _read_pin(pin)[1]
+
+
+def _read_pin(pin: Path) -> tuple[str, str | None]:
+    try:
+        content = json.loads(pin.read_text())
+        return str(content["index"]), str(content["answer"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", None
 
 
 def versions(pin: Path, packages: Iterable[str], progress: Progress) -> dict[str, str]:

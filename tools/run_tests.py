@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.journal import Journal
-from tools import guest
+from tools import guest, versions
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
@@ -192,6 +192,8 @@ def main(arguments: list[str]) -> int:
     start = time.monotonic()
     only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"], ["--long"], ["--long-guest"]) else ""
     runs = []
+    for line in versions.programs():
+        say(line)
     recipes = start_recipes() if not only else None
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
@@ -203,6 +205,8 @@ def main(arguments: list[str]) -> int:
             guest.publish(long=only == "--long-guest")
             if recipes is not None:
                 recipes.wait()
+        for line in versions.of_guests(os.environ["PYVMM_GUEST_KERNEL"]):
+            say(line)
         which = ["-m", "long and guest", "-o", LONG_LIMIT] if only == "--long-guest" else ["-m", "guest"]
         where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
         runs.append(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import versions
 from tools.distribution import (
     DistributionError,
     Kernel,
@@ -347,6 +348,20 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path, run: Recipe, name: str
     assert str(tmp_path / name) in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_tested_kernel_that_is_not_the_newest_is_named(tmp_path: Path) -> None:
+    if not apt_knows("linux-source-6.12"):
+        pytest.skip("apt does not know linux-source-6.12")
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(b"\x7fELF\0Linux version 6.12.1 (pyvmm@pyvmm) (gcc) #1\n\0")
+    newest = versions.newest_source()
+    expected = f"Linux 6.12.1 without the virtio-fs patch: NOT the newest of the package index, {newest}"
+    assert versions.guest_kernel(str(kernel)).startswith(expected)
+    (tmp_path / "System.map").write_text("ffffffff81000000 T fuse_file_tell\nffffffff81000010 T fuse_file_open\n")
+    kernel.write_bytes(kernel.read_bytes().replace(b"6.12.1 ", newest.encode() + b" "))
+    assert versions.guest_kernel(str(kernel)).startswith(f"Linux {newest} with the virtio-fs patch")
+    assert "NOT" not in versions.guest_kernel(str(kernel))
+
+
 # -- the initramfs ----------------------------------------------------------------------------------------------------
 
 
@@ -494,12 +509,12 @@ def test_init_reads_its_options_from_the_command_line(cmdline: str, name: str, v
 FILES = Path(__file__).resolve().parents[2] / "guest-kernel"
 sys.path.insert(0, str(FILES))
 
-from build import all_options, patch_variants  # noqa: E402
 from compact import compact  # noqa: E402
 from rootfs import parse_size, parse_with  # noqa: E402
 
 import archive  # noqa: E402
 import kconfig  # noqa: E402
+from build import all_options, patch_variants  # noqa: E402
 from cpio import write_cpio  # noqa: E402
 from recipe import Progress, RecipeError, mark_used, sweep  # noqa: E402
 
