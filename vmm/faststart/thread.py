@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posix
-from _thread import LockType, RLock, _local, allocate_lock, get_ident, start_new_thread
+import sys
+from _thread import LockType, RLock, _local, allocate_lock, get_ident
 
 __all__ = [
     "ClosingTogether",
@@ -21,6 +22,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+if sys.version_info >= (3, 13):
+    from _thread import start_joinable_thread
+
+    def _start(main: Callable[[], None]) -> Callable[[], None]:
+        """Start a thread; returns what waits until it runs no Python any more."""
+        return start_joinable_thread(main).join
+else:
+    from _thread import _set_sentinel, start_new_thread  # type: ignore[attr-defined]
+
+    def _start(main: Callable[[], None]) -> Callable[[], None]:
+        """Start a thread; returns what waits until it runs no Python any more."""
+        begins = allocate_lock()
+        begins.acquire()
+        ended: list[LockType] = []
+
+        def run() -> None:
+            lock = _set_sentinel()  # the interpreter releases it when it has forgotten the thread
+            lock.acquire()
+            ended.append(lock)
+            begins.release()
+            main()
+
+        def join() -> None:
+            with begins, ended[0]:
+                pass
+
+        start_new_thread(run, ())
+        return join
+
 
 class Thread:
     """Runs *target* once.  It does not hold the interpreter's exit up: what must not outlive it has an exit hook.
@@ -28,41 +58,36 @@ class Thread:
     :param name: what ``top -H`` shows, of up to 15 bytes
     """
 
-    __slots__ = ("_running", "_target", "ident", "name")
+    __slots__ = ("_join", "_target", "ident", "name")
 
     def __init__(self, target: Callable[[], None], name: str) -> None:
         self.name = name
         self.ident: int | None = None
         self._target = target
-        self._running = allocate_lock()
+        self._join: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Start it.
 
         :raises RuntimeError: the host has no thread left
         """
-        self._running.acquire()
-        try:
-            start_new_thread(self._main, ())
-        except BaseException:
-            self._running.release()
-            raise
+        self._join = _start(self._main)
 
     def _main(self) -> None:
-        self.ident = get_ident()
-        try:
-            from vmm.native import lib
+        from vmm.native import lib
 
-            lib.thread_set_name(self.name.encode())
-            self._target()
-        finally:
-            self._running.release()
+        self.ident = get_ident()
+        lib.thread_set_name(self.name.encode())
+        self._target()
 
     def join(self) -> None:
-        """Wait until *target* has returned; at once when it was not started, or from the thread itself."""
-        if self.ident != get_ident():
-            with self._running:
-                pass
+        """Wait until the thread runs no Python any more; at once when it was not started, or from the thread itself.
+
+        That *target* has returned is not enough: a thread that wants the interpreter's lock while this process ends is
+        ended by pthread_exit(3), for which the C library opens libgcc_s, and in a jail there are no files.
+        """
+        if self._join is not None and self.ident != get_ident():
+            self._join()
 
 
 class ThreadAhead(Thread):
