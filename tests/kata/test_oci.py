@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from threading import Thread
 
 import pytest
 
+from pyvmm_kata import state
 from pyvmm_kata.errors import HostError
 from pyvmm_kata.host import control
 from pyvmm_kata.oci.delete import clear, wait_removed
@@ -40,6 +42,29 @@ def test_run_is_as_the_program_is(runtime: Runtime) -> None:
     done = runtime.run("state", "c1")
     assert (done.returncode, "container does not exist" in done.stderr) == (1, True), "it is still there"
     eventually(lambda: os.listdir(runtime.root) == [], "something of it is left")
+
+
+def test_its_folder_is_gone_when_run_returns(runtime: Runtime) -> None:
+    """As crun's: a program that looks there next finds no container.  The machine's folder ends with that."""
+    bundle = runtime.bundle("exit 3")
+    for _ in range(5):
+        assert runtime.run("run", "-b", bundle, "c1").returncode == 3
+        assert [name for name in os.listdir(runtime.root) if not name.startswith("@")] == []
+    wait_for_machines(runtime.root)
+    assert os.listdir(runtime.root) == []
+
+
+def wait_for_machines(root: Path) -> None:
+    """Until the processes whose folders are there (``@PID-START``) have ended."""
+    for name in os.listdir(root):
+        try:
+            fd = os.pidfd_open(int(name.removeprefix("@").partition("-")[0]))
+        except ProcessLookupError:
+            continue
+        ended = select.poll()
+        ended.register(fd, select.POLLIN)
+        assert ended.poll(PATIENCE * 1000), f"the machine of {name} does not end"
+        os.close(fd)
 
 
 def test_a_bad_policy_is_one_line_and_nothing_is_made(runtime: Runtime, tmp_path: Path) -> None:
@@ -379,17 +404,39 @@ def test_a_monitor_that_was_killed_is_cleared(runtime: Runtime, started: bool) -
     runtime.check("delete", "c1")
 
 
-def test_a_monitor_that_is_killed_when_its_container_has_ended(runtime: Runtime) -> None:
+@pytest.mark.parametrize("moved", [False, True], ids=["there", "moved"])
+def test_a_monitor_that_is_killed_when_its_container_has_ended(runtime: Runtime, moved: bool) -> None:
     """The container exists no more, and something of it is left."""
     runtime.started("c1", "sleep 600")
     folder = runtime.root / "c1"
     os.kill(json.loads((folder / "state.json").read_text())["monitor"], signal.SIGKILL)
     runtime.wait("c1", "stopped")
-    (folder / "state.json").rename(folder / "removed.json")
+    machine = next(runtime.root.glob("@*"))
+    if moved:
+        assert state.leave(str(folder), str(machine)) == str(machine / "removed-c1")
+    else:
+        (folder / "state.json").rename(folder / "removed.json")
     assert "container does not exist" in runtime.run("delete", "c1").stderr
     assert runtime.check("list", "--quiet") == ""
     assert runtime.run("run", "-b", runtime.bundle("exit 5"), "c1").returncode == 5
     runtime.started("c1", "sleep 600")
+
+
+def test_the_next_of_its_name_waits_for_the_machine(tmp_path: Path) -> None:
+    """The folder is gone before the control group is, which both would have."""
+    (tmp_path / "@1-1" / "removed-c1").mkdir(parents=True)
+    (tmp_path / "c1").mkdir()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as monitor:
+        known = {"pid": 0, "startTime": 0, "monitor": monitor.pid, "monitorStart": state.start_time(monitor.pid)}
+        (tmp_path / "@1-1" / "removed-c1" / "removed.json").write_text(json.dumps({**known, "cgroup": ""}))
+        waiting = Thread(target=wait_removed, args=(str(tmp_path / "c1"),))
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        assert monitor.stdin is not None
+        monitor.stdin.close()
+        waiting.join()
+    assert sorted(os.listdir(tmp_path)) == ["@1-1", "c1"] and os.listdir(tmp_path / "@1-1") == []
 
 
 def test_a_name_is_free_while_its_container_is_removed(tmp_path: Path) -> None:
@@ -693,7 +740,10 @@ def as_user(home: Path, script: str, **variables: str) -> subprocess.CompletedPr
 def test_a_container_of_a_users(home: Path) -> None:
     done = as_user(home, "$OCI run -b $BUNDLE c1", XDG_RUNTIME_DIR=str(home / "run"))
     assert (done.returncode, done.stdout, done.stderr) == (3, "typed\n", "")
-    assert os.listdir(home / "run" / "pyvmm-oci") == []
+    root = home / "run" / "pyvmm-oci"
+    assert not (root / "c1").exists()
+    wait_for_machines(root)
+    assert os.listdir(root) == []
 
 
 @needs_user

@@ -16,6 +16,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 Json = dict[str, Any]
 OCI_VERSION = "1.2.0"
 FILE, CGROUP, REMOVED = "state.json", "cgroup", "removed.json"
+_LEFT = "removed-"
 
 
 def remove_tree(path: str) -> None:
@@ -81,12 +82,41 @@ def read(folder: str) -> Json:
     return dict(state)
 
 
-def leave(folder: str) -> None:
-    """Have the container not exist any more, while what is left of it is removed.  It has ended.
+def leave(folder: str, machine: str) -> str:
+    """Remove the container for all commands, and its folder from the place where users look.  It has ended; what is
+    left of it is in the folder of its machine until the monitor has removed that.  Returns where.
 
     :raises OSError: there is no state
     """
     os.rename(os.path.join(folder, FILE), os.path.join(folder, REMOVED))
+    place = left_in(machine, os.path.basename(folder))
+    try:
+        os.rename(folder, place)
+    except OSError:
+        return folder
+    return place
+
+
+def left_in(machine: str, container_id: str) -> str:
+    """Where what is left of a container is, in the folder of its machine or of whoever removes it."""
+    return os.path.join(machine, _LEFT + container_id)
+
+
+def all_left_in(machine: str) -> list[str]:
+    """The folders of all containers that are being removed there."""
+    try:
+        return [os.path.join(machine, name) for name in os.listdir(machine) if name.startswith(_LEFT)]
+    except OSError:
+        return []
+
+
+def left_cgroup(place: str) -> str:
+    """The control group of a container of which something is left; empty: it has none, or that is removed already."""
+    try:
+        with open(os.path.join(place, REMOVED)) as file:
+            return str(json.load(file).get("cgroup", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def write_cgroup(folder: str, path: str) -> None:

@@ -216,6 +216,11 @@ def _make_folder(context: Context, container_id: str) -> str:
         except FileExistsError:
             wait_removed(folder)
             os.mkdir(folder, 0o700)
+        try:
+            wait_removed(folder)  # the folder of the last one of this name is gone, its control group may not be
+        except BaseException:
+            os.rmdir(folder)
+            raise
     except FileExistsError:
         raise ConfigError(f"container with id {container_id} exists already", code="container-exists") from None
     except OSError as error:

@@ -177,8 +177,16 @@ def wait_removed(folder: str) -> None:
     """Wait until nothing is left of a container that exists no more (:func:`pyvmm_kata.state.leave`); of any other, do
     nothing.
 
+    :param folder: of a state: a new container's, or one that its monitor has not moved away yet
     :raises HostError: its monitor does not end
     """
+    root, container_id = os.path.split(folder)
+    machines = [os.path.join(root, name) for name in os.listdir(root) if name.startswith("@")]
+    for place in (folder, *(state.left_in(machine, container_id) for machine in machines)):
+        _wait_removed(place)
+
+
+def _wait_removed(folder: str) -> None:
     try:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -193,7 +201,11 @@ def wait_removed(folder: str) -> None:
         if os.path.exists(f"/proc/self/fd/{place}/{state.REMOVED}") and os.path.samestat(
             os.stat(folder), os.fstat(place)
         ):
-            clear(folder, known["cgroup"])
+            if os.path.basename(os.path.dirname(folder)).startswith("@"):
+                Cgroup(known["cgroup"]).remove()
+                state.remove_tree(folder)
+            else:
+                clear(folder, known["cgroup"])
     except (OSError, ValueError):
         pass
     finally:
@@ -207,7 +219,7 @@ def clear(folder: str, group: str) -> None:
     Cgroup(group).remove()
     root, name = os.path.split(folder)
     place = folder_of(root, os.getpid())
-    gone = os.path.join(place, f"removed-{name}")
+    gone = state.left_in(place, name)
     try:
         os.makedirs(place, mode=0o700, exist_ok=True)
         os.rename(folder, gone)

@@ -20,7 +20,7 @@ from pyvmm_kata.host.cgroups import ROOT, Cgroup
 from pyvmm_kata.host.face import Face
 from pyvmm_kata.oci.delete import clear
 from pyvmm_kata.oci.service import ContainerService, Plan
-from pyvmm_kata.oci.sharing import folder_of
+from pyvmm_kata.oci.sharing import folder_of, sweep
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.guest_settings import machine_name
 from pyvmm_kata.sandbox.placed import Placed
@@ -326,37 +326,47 @@ class Monitor:
         deadline = time.monotonic() + LINGER_S
         while any(service.busy for service in last) and time.monotonic() < deadline:
             time.sleep(0.005)
-        left = [service for service in last if service.leave()]
+        left = [(service, place) for service in last if (place := service.leave(self._folder))]
         if self._plan.bundle.disk is None:
             for service in last:
                 service.tell_end()
             _make_way()
-        self.close()
+        self._stop()
         timeline.note("closed")
         for service in last:
             service.release()
         if left:
             self._remove(left)
+        # Last: whoever makes a container of the same name looks there for what it has to wait for
+        state.remove_tree(self._folder)
         return self._first.status
 
-    def _remove(self, left: list[ContainerService]) -> None:
+    def _remove(self, left: list[tuple[ContainerService, str]]) -> None:
         """Remove what there still is of containers, as `delete` does."""
         try:
             if self._home:
                 Cgroup(ROOT).enter(0)
-            for service in left:
-                clear(service.plan.folder, service.plan.cgroup if self._home else "")
+            for service, place in left:
+                group = service.plan.cgroup if self._home else ""
+                if place == service.plan.folder:
+                    clear(place, group)
+                else:  # the folder of that name may be another container's by now
+                    Cgroup(group).remove()
+            sweep(os.path.dirname(self._folder))
         except (OSError, VmmError):
             pass  # whoever makes one of that name does it
 
     def close(self) -> None:
-        """End the machine."""
+        """End the machine, and remove its folder."""
+        self._stop()
+        state.remove_tree(self._folder)
+
+    def _stop(self) -> None:
         if self._sandbox is not None:
             try:
                 self._sandbox.stop()
             except VmmError:
                 pass  # its mounts are in this process's namespace, and end with it
-        state.remove_tree(self._folder)
 
     def _on_event(self, event: SandboxEvent) -> None:
         service = next(

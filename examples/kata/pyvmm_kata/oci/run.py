@@ -1,4 +1,8 @@
-"""``pyvmm-oci run ID``: ``create``, ``start``, wait for the end, ``delete``."""
+"""``pyvmm-oci run ID``: ``create``, ``start``, wait for the end, ``delete``.
+
+When it returns, the container exists no more for any command, and the folder of its state is gone.  The monitor may
+still take its machine apart; a ``create`` of the same id waits for that.
+"""
 
 from __future__ import annotations
 

@@ -209,16 +209,20 @@ class ContainerService:
         self._is_told = True
         self.plan.face.end(self.status)
 
-    def leave(self) -> bool:
-        """Have it not exist any more, for all other commands; False: it is to stay."""
+    def leave(self, machine: str) -> str:
+        """Remove it for all other commands; returns where what is left of it is, empty: it is to stay.
+
+        :param machine: the machine's folder
+        """
         with self._lock:
             if self.removes:
                 try:
-                    state.leave(self.plan.folder)
+                    place = state.leave(self.plan.folder, machine)
                     self._is_left = True
+                    return place
                 except OSError:
                     pass  # somebody else removes it
-            return self._is_left
+            return ""
 
     def release(self) -> None:
         """Call it when nothing of it is left: its face ends with its status, if it has not yet."""

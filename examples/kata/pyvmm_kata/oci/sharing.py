@@ -110,5 +110,7 @@ def sweep(root: str) -> None:
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):
             folder = os.path.join(root, name)
             mounts.SharedDirectory(folder).remove()
+            for place in state.all_left_in(folder):
+                cgroups.Cgroup(state.left_cgroup(place)).remove()
             state.remove_tree(folder)
             cgroups.Cgroup(f"{cgroups.ROOT}/pyvmm/{name}").remove()
