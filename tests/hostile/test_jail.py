@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -32,16 +33,21 @@ from tests.command import Command, descriptors, links_of, of_threads
 from tests.unit.test_hotplug import OBEDIENT
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
-from vmm.control.broker import Broker, fork_request
+from vmm.control.broker import Broker, Runner, fork_request
 from vmm.control.client import ask
+from vmm.control.parent import Parent
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.jail import users
 from vmm.jail.restrict import CAPABILITIES
+from vmm.machine.isolated import PACKAGE
 from vmm.machine.jailed import Jailed
+from vmm.machine.lifecycle import CHILDREN_MAX
+from vmm.memory import freeze, open_memory
 from vmm.native import ffi, lib
 from vmm.snapshot import whole
 from vmm.snapshot.manifest import read_manifest
+from vmm.snapshot.records import plain
 from vmm.virtio.image import Image
 from vmm.virtio.vsock.device import Vsock
 
@@ -1095,7 +1101,7 @@ def test_a_fork_that_cannot_be_is_none(forked: Command, tmp_path: Path) -> None:
 
 
 def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_path: Path) -> None:
-    """What runs programs for it has one descriptor, and no part of the machine."""
+    """What runs programs for it has a socket and what its parent is, and no part of the machine."""
     (forks,) = named(descendants(forked.process.pid), "pyvmm-forks")[:1]
     status = status_of(Path(f"/proc/{forks}"))
     assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
@@ -1104,8 +1110,8 @@ def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_pat
     assert os.stat(f"/proc/{forks}/mem").st_uid == 0, "not dumpable"
     (runner,) = named(processes_by_parent(forks), "pyvmm-runner")
     assert processes_by_parent(runner) == []
-    (sock,) = [link for number, link in links_of(runner).items() if int(number) > 2]
-    assert sock.startswith("socket:")
+    parent, sock = sorted(link for number, link in links_of(runner).items() if int(number) > 2)
+    assert sock.startswith("socket:") and parent.startswith("/memfd:machine-parent")
     assert set(machines(forks)) == {*processes_by_parent(forks)} - {runner}
     os.kill(forks, signal.SIGTERM)
     assert len(ask(str(tmp_path / "c"), "fork")["children"]) == 1, "it ends with the machine"
@@ -1118,10 +1124,13 @@ def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_pat
 
 RUNNER = """
 import os, socket, struct, sys
+from vmm import BootConfig, MachineConfig
 from vmm.control import broker
+from vmm.control.parent import Parent
 from vmm.machine import isolated
-isolated.program = lambda fd: sys.argv[2:]
-runner = broker.Runner()
+isolated.program = lambda *fds: sys.argv[2:]
+parent = Parent(MachineConfig(BootConfig("kernel")), "c", "auto")
+runner = broker.Runner(parent)
 def send(data, fds):
     try:
         runner._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))])
@@ -1150,13 +1159,13 @@ except ChildProcessError:
 
 @pytest.mark.parametrize("what", ["run", "two", "none", "long"])
 def test_what_runs_programs_takes_one_descriptor_alone(what: str) -> None:
-    """A program gets that and no other, and is the child of who asks.  Of anything else it ends."""
+    """A program gets that and what its parent is, and is the child of who asks.  Of anything else it ends."""
     program = ["/bin/sh", "-c", "for fd in 0 1 2 3 4 5 6 7; do [ -e /proc/$$/fd/$fd ] && echo $fd; done >&3; exit 7"]
     command = [sys.executable, "-c", RUNNER, what, *program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     told = done.stdout.splitlines()
     if what == "run":
-        assert told == ["['0', '1', '2', '3'] 7", "no child"], done.stdout + done.stderr
+        assert told == ["['0', '1', '2', '3', '4'] 7", "no child"], done.stdout + done.stderr
     else:
         assert told == ["b''", "Broken pipe", "no child"], done.stdout + done.stderr
 
@@ -1165,6 +1174,200 @@ def test_a_program_that_is_not_there_is_not_run() -> None:
     command = [sys.executable, "-c", RUNNER, "run", "/nowhere/pyvmm"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "No such file or directory\nno child\n", done.stderr
+
+
+def test_helpers_have_given_up_what_they_can(tmp_path: Path) -> None:
+    """All processes of a machine in a jail and of its children, whether they were asked for something or not."""
+    (tmp_path / "share").mkdir()
+    kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.SPIN)
+    where = ["--vsock", f"cid=3,uds={tmp_path}/v", "--control", f"{tmp_path}/c", "--share", f"{tmp_path}/share"]
+    more = ["--transport", "pci", "--shares-from", str(tmp_path), "--disks-from", str(tmp_path)]
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", *where, *more, "--jail", "on")
+    try:
+        command.expect("hello")
+        for wanted in (1, 2):
+            everybody = [command.process.pid, *descendants(command.process.pid)]
+            shown = [status_of(Path(f"/proc/{pid}")) for pid in everybody]
+            helpers = ["broker", "control", "forks", "fsd"] * wanted + ["shares"] + ["runner"] * (wanted - 1)
+            assert sorted(each["Name"] for each in shown if "pyvmm-" in each["Name"]) == sorted(
+                f"pyvmm-{name}" for name in helpers
+            )
+            for status in shown:
+                assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1"), status["Name"]
+                assert not int(status["CapBnd"], 16) & 1 << CAPABILITIES.index("sys_module"), status["Name"]
+            if wanted == 1:
+                assert len(ask(f"{tmp_path}/c", "fork")["children"]) == 1
+    finally:
+        command.close()
+
+
+def runner_and_parent(tmp_path: Path) -> Parent:
+    """What makes forks of a machine with two disks, one of which it may write."""
+    for name in ("one", "two", "other"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    disks = (DiskConfig(str(tmp_path / "one")), DiskConfig(str(tmp_path / "two"), read_only=True))
+    return Parent(tiny.config(tiny.make(tmp_path, tiny.SPIN), disks=disks), str(tmp_path / "c"), "on")
+
+
+def handed(tmp_path: Path) -> list[int]:
+    """Files as a child is given."""
+    fds = [open_memory(name, 4096) for name in ("ram", "state", "pages")]
+    for fd in fds:
+        freeze(fd)
+    return [*fds, os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)]
+
+
+ABOUT: dict[str, Any] = {"disks": [0], "areas": None, "files": 4}
+REQUEST: dict[str, Any] = {"command": "make", "number": 7, "fork": ABOUT, "package": PACKAGE}
+NO_REQUESTS: dict[str, dict[str, Any]] = {
+    "another kernel": REQUEST | {"config": {"boot": {"kernel": "/etc/passwd"}}},
+    "another jail": REQUEST | {"serve": {"control": "/run/c", "jail": "off"}},
+    "a snapshot": REQUEST | {"restore": {"path": "/", "changes": {}, "options": {}}},
+    "no number": REQUEST | {"number": "7/../../x"},
+    "number 0": REQUEST | {"number": 0},
+    "a number that is true": REQUEST | {"number": True},
+    "number 2^31": REQUEST | {"number": 1 << 31},
+    "no fork": REQUEST | {"fork": None},
+    "another package": REQUEST | {"package": "/tmp"},
+    "without its disk": REQUEST | {"fork": ABOUT | {"disks": [], "files": 3}},
+    "the disk that it may not write": REQUEST | {"fork": ABOUT | {"disks": [1]}},
+    "areas of no memory": REQUEST | {"fork": ABOUT | {"areas": [[0, "x"]]}},
+    "areas without a file": REQUEST | {"fork": ABOUT | {"areas": [[0, 4096]]}},
+    "other files": REQUEST | {"fork": ABOUT | {"files": 5}},
+    "nothing": {},
+}
+
+
+def test_a_request_for_a_child_says_what_differs(tmp_path: Path) -> None:
+    parent = runner_and_parent(tmp_path)
+    copy, fds = Parent.read(parent.write()), handed(tmp_path)
+    assert copy.config == parent.config and copy.serves(7) == {"control": f"{tmp_path}/c.7", "jail": "on"}
+    assert copy.child(REQUEST, fds)["config"] == plain(parent.config)
+    for index, wrong in ((0, os.memfd_create("ram")), (3, os.open(tmp_path / "other", os.O_RDWR)), (3, os.dup(0))):
+        with pytest.raises(ConfigError, match=r"that is none: .* (write to|without a name)$"):
+            copy.child(REQUEST, [*fds[:index], wrong, *fds[index + 1 :]])
+        os.close(wrong)
+    for fd in fds:
+        os.close(fd)
+    told = parent.write()
+    with pytest.raises(PermissionError):
+        os.pwrite(told, b"x", 0)
+    os.close(told)
+
+
+@pytest.mark.parametrize("what", NO_REQUESTS)
+def test_who_has_taken_over_the_maker_of_forks_gets_no_other_machine(tmp_path: Path, what: str) -> None:
+    """The program that is run for it refuses what is no child of its machine."""
+    runner, fds = Runner(runner_and_parent(tmp_path)), handed(tmp_path)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    answers, answer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, answers, answer:
+        process = runner.run(theirs.fileno())
+        theirs.close()
+        socket.send_fds(ours, [json.dumps(NO_REQUESTS[what]).encode()], [answer.fileno(), answer.fileno(), *fds])
+        answer.close()
+        told = json.loads(answers.recv(4096))
+        assert told["config"] is True and told["error"].startswith("a request for a child that is none: ")
+        assert process.wait(60) == 0
+    runner._sock.close()
+    os.wait()
+    assert sorted(names(tmp_path)) == ["one", "other", "tiny.elf", "two"]
+    for fd in fds:
+        os.close(fd)
+
+
+ELSEWHERE = """
+import os, sys
+from vmm.cli.main import main
+from vmm.control import broker
+def taken_over(self, n, first):
+    place = os.environ["ELSEWHERE"]
+    if first == 1:
+        os.open(place + "/made", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.unlink(place + "/there")
+broker._Forking._made = taken_over
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_who_has_taken_over_the_maker_of_forks_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    """But beside disks and the control socket, as root."""
+    place, here = tmp_path / "elsewhere", tmp_path / "here"
+    place.mkdir()
+    here.mkdir()
+    (place / "there").touch()
+    boot = ["boot", "--kernel", tiny.make(here, tiny.SPIN), "--memory", "32M", "--control", f"{here}/c"]
+    command = [sys.executable, "-c", ELSEWHERE, *boot, "--timeout", "60"]
+    environment = {**os.environ, "ELSEWHERE": str(place), "TMPDIR": str(here)}
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=environment) as process:
+        while not (here / "c").exists() and process.poll() is None:
+            time.sleep(0.01)
+        for _ in ("make", "remove"):
+            with pytest.raises(HostError, match="Permission denied"):
+                ask(f"{here}/c", "fork")
+        assert os.listdir(place) == ["there"] and ask(f"{here}/c", "status")["state"] == "running"
+        ask(f"{here}/c", "stop")
+        assert process.wait(60) == 20
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_machine_has_many_children_at_a_time(tmp_path: Path, at_once: bool) -> None:
+    """More threads than the C library gives memory of their own without a question."""
+    kernel = tiny.make(tmp_path, tiny.say("hello\n"))
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--control", f"{tmp_path}/c", "--timeout", "900")
+    try:
+        command.expect("hello")
+        path, count = f"{tmp_path}/c", 64 if at_once else 20
+        for n in (10**9, CHILDREN_MAX + 1, 0):
+            with pytest.raises(ConfigError, match=f"a fork into {n} children"):
+                ask(path, "fork", n=n)
+        if at_once:
+            made = ask(path, "fork", n=count)["children"]
+        else:
+            made = [child for _ in range(count) for child in ask(path, "fork")["children"]]
+        assert [child["control"] for child in made] == [f"{path}.{number}" for number in range(1, count + 1)]
+        with pytest.raises(ConfigError, match=f"{CHILDREN_MAX - count + 1} children beside {count} that run"):
+            ask(path, "fork", n=CHILDREN_MAX - count + 1)
+        for child in made[:: 1 if count < 64 else 16]:
+            assert ask(child["control"], "status")["state"] == "running"
+        ask(path, "stop")
+        assert command.wait() == 20
+        assert soon_none(command.leftovers) == []
+    finally:
+        command.close()
+
+
+FEW = """
+import resource, sys
+from pathlib import Path
+from tests import tiny
+from tests.command import Command
+from vmm import HostError
+from vmm.control.client import ask
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+folder = Path(sys.argv[1])
+control = ["--control", str(folder / "c"), "--jail", "on"]
+command = Command(folder, "--kernel", tiny.make(folder, tiny.say("hello\\n")), "--memory", "32M", *control)
+command.expect("hello")
+made = [child["control"] for child in ask(str(folder / "c"), "fork", n=4)["children"]]
+for n in (20, 19, 18, 17):
+    try:
+        ask(str(folder / "c"), "fork", n=n)
+    except HostError as error:
+        print(n, error.code, "Too many open files" in str(error))
+print({ask(path, "status")["state"] for path in made}, len(ask(str(folder / "c"), "fork")["children"]))
+ask(str(folder / "c"), "stop")
+print(command.wait(), command.leftovers())
+"""
+
+
+def test_a_fork_for_which_there_are_no_descriptors_leaves_the_children_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FEW, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    *refused, states, end = done.stdout.splitlines() or ["", ""]
+    assert [line.split()[0] for line in refused] == ["20", "19", "18", "17"], done.stdout + done.stderr
+    assert all(line.endswith("True") for line in refused), refused
+    assert (states, end) == ("{'running'} 1", "20 []")
 
 
 @pytest.mark.parametrize("which", ["machine", "server", "forks", "runner", "child", "child's server"])

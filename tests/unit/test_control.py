@@ -30,7 +30,8 @@ from vmm import (
     VsockConfig,
 )
 from vmm.control.client import ask
-from vmm.control.server import COMMANDS, CONNECTIONS_MAX, LINE_MAX, Arguments, ControlServer, own_devices
+from vmm.control.parent import own_devices
+from vmm.control.server import COMMANDS, CONNECTIONS_MAX, LINE_MAX, Arguments, ControlServer
 from vmm.faststart.record import replace
 
 if TYPE_CHECKING:

@@ -27,6 +27,8 @@ example:
   pyvmm snapshot /tmp/vm.sock.1 warm
 """
 
+_DIGITS = 18
+
 
 def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
@@ -41,8 +43,8 @@ def main(argv: list[str]) -> int:
     values = parser().parse_args(argv)
     from vmm.control.client import ask
 
-    if not values.children.isdecimal():
-        raise ConfigError(f"-n {values.children!r}: not a number", code="fork-children")
+    if not values.children.isdecimal() or len(values.children) > _DIGITS:
+        raise ConfigError(f"-n {values.children!r:.60}: no number of children", code="fork-children", hint="-n 2")
     for child in ask(values.vm, "fork", n=int(values.children))["children"]:
         sys.stdout.write(f"{child['control']}\n")
     return 0

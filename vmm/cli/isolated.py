@@ -1,6 +1,10 @@
 """``pyvmm isolated FD``: the process of a machine of the library with ``isolation="process"``; no command for users.
 
 It ends with whoever has the other end of the socket FD, from whom it takes the configuration, and requests.
+
+``pyvmm isolated FD PARENT`` is a child of a machine of the command line's that is forked in its jail.  PARENT is a
+sealed memfd that says what the parent is, see :class:`vmm.control.parent.Parent`: FD may be somebody's who has taken
+over the process that makes forks, and says no more than which child it is.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import posix
 from vmm.cli import jail
 from vmm.cli.boot import allow_many_files
 from vmm.control.broker import Requests, leave_others
+from vmm.control.parent import Parent
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
@@ -56,7 +61,13 @@ class _Asked(Requests):
         taken = self.take(REQUEST_MAX)
         if taken is None:
             raise SystemExit(0)
-        return json.loads(taken[0]), taken[1]
+        try:
+            request = json.loads(taken[0])
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict) or len(taken[1]) < 2:
+            raise ConfigError("a request for a machine that is none", code="isolation")
+        return request, taken[1]
 
     def until_start(self, machine: Machine) -> int:
         """Do what is asked for until that is to start the machine: the descriptor for the answer; -1: nobody asks."""
@@ -80,11 +91,14 @@ def main(argv: list[str]) -> int:
         raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None
     told: SimpleQueue[Told] = SimpleQueue()
     asked = _Asked(sock, told)
+    parent = None if len(argv) < 2 else Parent.read(int(argv[1]))
     request, (answer, events, *fds) = asked.begin()
-    values = {**_VALUES, **(request["serve"] or {})}
-    if request["serve"]:
-        values["until"] = posix.pidfd_open(posix.getppid())
+    values = dict(_VALUES)
     try:
+        if parent is not None:
+            request = parent.child(request, fds)
+            values |= parent.serves(request["number"])
+            values["until"] = posix.pidfd_open(posix.getppid())
         given, config, origin = _wanted(request, fds)
         with jail.Outside(given, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
             _tell(answer, {"ok": {}})

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from vmm.control.parent import Parent
     from vmm.control.server import Child
     from vmm.machine.config import MachineConfig
     from vmm.machine.isolated import Process
@@ -60,8 +61,8 @@ _END_S = 10
 """Seconds that a child has to end when who started it has."""
 _REQUEST_MAX = 32 << 10
 _FDS_MAX = 64
-_RUN_FD = 3
-"""The number of its descriptor in a program that a :class:`Runner` runs."""
+_RUN_FD, _PARENT_FD = 3, 4
+"""The numbers of the descriptors of a program that a :class:`Runner` runs: its socket, and what its parent is."""
 _NO_PROGRAM = struct.pack("=2i", 0, 32)  # EPIPE: it has ended
 
 
@@ -549,10 +550,12 @@ class _Starting:
     def run(self) -> None:
         """Does not return."""
         from vmm.faststart.builtin import signal
+        from vmm.jail.restrict import restrict_helper
 
         status = 1
         try:
             leave_others({self._sock.fileno()}, b"pyvmm-shares")
+            restrict_helper()
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the servers
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
@@ -601,18 +604,22 @@ class _Starting:
 
 class Runner:
     """A process that runs machines' processes for one that may run no program: for whoever makes it, and makes no
-    other process.  It has all rights of the user, and takes a byte and a descriptor; it ends with its maker."""
+    other process.  It has the files of the user, and takes a byte and a descriptor; it ends with its maker.  The
+    programs that it runs make children of *parent*, and no other machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Parent) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._lock = allocate_lock()
         if posix.fork() == 0:
             try:
+                from vmm.jail.restrict import restrict_helper
                 from vmm.machine.isolated import program
 
-                words = [ffi.new("char[]", os.fsencode(word)) for word in program(_RUN_FD)]
-                leave_others({theirs.fileno()}, b"pyvmm-runner")
-                lib.spawn_serve(theirs.fileno(), ffi.new("char *[]", [*words, ffi.NULL]))
+                words = [ffi.new("char[]", os.fsencode(word)) for word in program(_RUN_FD, _PARENT_FD)]
+                told = parent.write()
+                leave_others({theirs.fileno(), told}, b"pyvmm-runner")
+                restrict_helper()
+                lib.spawn_serve(theirs.fileno(), told, ffi.new("char *[]", [*words, ffi.NULL]))
             finally:
                 posix._exit(0)
         theirs.close()
@@ -699,16 +706,19 @@ class _Forking:
         self._name = listening.give_name()
         self._jail = jail
         self._jailed: Jailed | None = None
+        self._parent: Parent
         self._runner: Runner
         self._children: list[Child] = []
 
     def run(self) -> None:
         """Does not return."""
         from vmm.faststart.builtin import signal
+        from vmm.jail.restrict import restrict_helper
 
         status = 1
         try:
             leave_others({self._sock.fileno(), self._machine.fileno(), self._process}, b"pyvmm-forks")
+            restrict_helper()
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
             poll.poll()  # as with the server of the control socket: most machines never get a request
@@ -729,21 +739,29 @@ class _Forking:
     def _restrict(self) -> None:
         import fcntl
         import json
+        import resource
         import tempfile
 
         from vmm.control import server
+        from vmm.control.parent import Parent
         from vmm.jail.restrict import restrict_forks
         from vmm.machine import isolated, jailed, snapshot
         from vmm.snapshot import files, manifest
         from vmm.virtio.blk import device
 
         assert fcntl and json and server and isolated and jailed and snapshot and files and manifest and device
-        tempfile.gettempdir()
-        self._runner = Runner()  # it shares the memory of all that
-        restrict_forks()
+        folders = [tempfile.gettempdir(), os.path.dirname(os.path.abspath(self._name[0]))]
+        folders += [os.path.dirname(os.path.abspath(disk.overlay or disk.path)) for disk in self._config.disk_configs()]
+        self._parent = Parent(self._config, self._name[0], self._jail)
+        self._runner = Runner(self._parent)  # it shares the memory of all that
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each child takes three descriptors
+        restrict_forks(folders)
 
     def _fork(self, data: bytes) -> None:
         import json
+
+        from vmm.machine.lifecycle import refusal
 
         try:
             answer = json.dumps({"children": self._made(*fork_request(data))}).encode()
@@ -751,35 +769,50 @@ class _Forking:
             answer = _refusal(error)
         except OSError as error:
             answer = _refusal(HostError(f"fork: {error.strerror}", code="host-limit", errno=error.errno or 0))
+        except RuntimeError as error:
+            if (refused := refusal(error)) is None:
+                raise
+            answer = _refusal(refused)
         try:
             self._sock.send(answer, socket.MSG_NOSIGNAL)
         except OSError:
             pass  # nobody is there any more
 
     def _made(self, n: int, first: int) -> list[dict[str, str]]:
-        from vmm.control.server import Child, own_devices
+        from vmm.control.parent import own_devices
+        from vmm.control.server import Child
         from vmm.machine.isolated import IsolatedMachine
         from vmm.machine.jailed import Jailed
+        from vmm.machine.lifecycle import CHILDREN_MAX, check_children
 
-        made: list[tuple[IsolatedMachine, str]] = []
+        made: list[IsolatedMachine] = []
+        children: list[Child] = []
         if self._jailed is None:
             self._jailed = Jailed(self._machine, self._process, self._config)
+        check_children(n)
+        self._children = [each for each in self._children if each.lives]
+        if len(self._children) + n > CHILDREN_MAX:
+            raise ConfigError(
+                f"a fork into {n} children beside {len(self._children)} that run",
+                code="fork-children",
+                hint=f"a machine in a jail has {CHILDREN_MAX} at most: end some before",
+            )
         point = self._jailed.fork_point(n)
         try:
             for number in range(first, first + n):
-                path = f"{self._name[0]}.{number}"
-                own, serve = own_devices(self._config, number), {"control": path, "jail": self._jail}
-                made.append((IsolatedMachine.of_fork(point, own, start=False, serve=serve, run=self._runner.run), path))
-            for machine, _ in made:
+                own = own_devices(self._config, number)
+                machine = IsolatedMachine.of_fork(point, own, start=False, number=number, run=self._runner.run)
+                made.append(machine)
+                children.append(Child(machine, self._parent.control(number)))
+            for machine in made:
                 machine.start()
         except BaseException:
-            for machine, _ in made:
+            for machine in made:
                 machine.close()
             raise
         finally:
             point.close()
-        children = [Child(machine, path) for machine, path in made]
-        self._children = [each for each in self._children if each.lives] + children
+        self._children += children
         return [each.where() for each in children]
 
 

@@ -13,9 +13,9 @@ import socket
 import time
 
 from vmm import report
+from vmm.control.parent import own_devices
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart.thread import LockType, Thread, allocate_lock
-from vmm.virtio.registry import BUILT_IN
 from vmm.virtio.vsock.path import Listening, listen
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.machine.config import MachineConfig
     from vmm.machine.isolated import IsolatedMachine
     from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
@@ -317,10 +316,12 @@ class ControlServer:
         :returns: the paths of each child's sockets
         """
         from vmm.machine.jailed import Jailed
+        from vmm.machine.lifecycle import check_children
 
+        check_children(n)
         with self._lock:
             first = self._forked + 1
-            self._forked += max(n, 0)
+            self._forked += n
         machine = self.machine
         if isinstance(machine, Jailed):
             return machine.fork(n, first)
@@ -420,21 +421,6 @@ class Child:
         """End the child, and wait for that."""
         self.stop()
         self._thread.join()
-
-
-def own_devices(config: MachineConfig, number: int) -> dict[str, Any]:
-    """The fields of the configuration in which child *number* differs from its parent: records of devices whose paths
-    or addresses must be unique."""
-    own: dict[str, Any] = {}
-    for device in BUILT_IN:
-        found = getattr(config, device.field)
-        if isinstance(found, tuple):
-            made: Any = tuple([each.of_child(number) for each in found])
-        else:
-            made = None if found is None else found.of_child(number)
-        if made != found:
-            own[device.field] = made
-    return own
 
 
 class Arguments:

@@ -29,6 +29,12 @@ _STARTER = (
 """Capabilities of the process that starts servers of shares: those that servers keep (``fs/fsd/fsd_isolate.c``), and
 for their namespaces, mounts and bounding set."""
 _STARTER_FILES = 64
+_NEVER = (
+    "linux_immutable", "sys_module", "sys_rawio", "sys_pacct", "sys_boot", "sys_time", "sys_tty_config", "lease",
+    "audit_write", "audit_control", "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read",
+    "perfmon", "bpf", "checkpoint_restore",
+)  # fmt: skip
+"""Capabilities that the start of no machine needs, nor that of its helpers."""
 _FORKS = ("dac_override", "kill")
 """Capabilities of the process that makes forks: files beside disks, signals to children, which have other users."""
 
@@ -52,7 +58,7 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     standing, missing = int(walls.standing), ""
     if walls.missing:
         missing = posix.strerror(walls.first_errno)
-    failed = lib.seccomp_forbid(1)
+    failed = lib.seccomp_forbid(lib.SECCOMP_FORBID_NEVER)
     if not failed:
         standing |= lib.JAIL_SECCOMP
     elif not missing:
@@ -75,7 +81,7 @@ def seal_process(capabilities: Iterable[str] | None = None, *, programs: bool = 
         its own
     """
     if capabilities is None:
-        _check(lib.seccomp_forbid(0))
+        _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_SEALED))
     else:
         _check(lib.seccomp_keep(_bits(capabilities), programs))
 
@@ -106,14 +112,38 @@ def restrict_starter() -> None:
     _check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
 
 
-def restrict_forks() -> None:
+def restrict_helper() -> None:
+    """Restrict the calling process and the programs that it runs, for good, as far as one can that starts machines:
+    they gain no privileges, keep no capability of :data:`_NEVER`, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h`` but those that machines need while they start.  The process makes no core dump, no
+    process of the same user can trace it, and it has an IPC and a UTS namespace of its own.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    _check(lib.jail_reduce(((1 << len(CAPABILITIES)) - 1) & ~_bits(_NEVER), ffi.new("struct jail_walls *")))
+    _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
+
+
+def restrict_forks(folders: Iterable[str]) -> None:
     """Restrict the calling process, for good, to making files for forks of a machine, and to asking that and its
     children: it keeps two capabilities, and a list of system calls that has no program in it.  Any other call ends it.
     No code can be mapped afterwards, so import everything before.
 
+    :param folders: where it makes and removes files, where the host's kernel has Landlock
     :raises HostError: the host's kernel has no seccomp filters
     """
-    _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
+    fds: list[int] = []
+    try:
+        for folder in {*folders}:
+            try:
+                fds.append(posix.open(folder, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC))
+            except OSError:
+                pass  # nothing can be made there
+        _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
+        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds))
+    finally:
+        for fd in fds:
+            posix.close(fd)
     _check(lib.seccomp_enter_process(lib.SECCOMP_FORKS))
 
 

@@ -24,7 +24,19 @@ from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
 from vmm.machine.config import FORK, THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
-from vmm.machine.lifecycle import CLOSED, END_KINDS, ERROR, MADE, PAUSED, RUNNING, STOPPED, Life, Living, make_children
+from vmm.machine.lifecycle import (
+    CLOSED,
+    END_KINDS,
+    ERROR,
+    MADE,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    Life,
+    Living,
+    make_children,
+    refusal,
+)
 from vmm.machine.owned import close_at_exit, is_closed
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import made, plain
@@ -121,7 +133,7 @@ class IsolatedMachine(Living):
         devices: tuple[object, ...] = (),
         _restore: dict[str, Any] | None = None,
         _handed: Handed | None = None,
-        _serve: dict[str, str] | None = None,
+        _number: int = 0,
         _run: Callable[[int], Process] | None = None,
     ) -> None:
         if devices:
@@ -135,7 +147,7 @@ class IsolatedMachine(Living):
         self.config = config
         self._restore = _restore
         self._handed = _handed
-        self._serve = _serve
+        self._number = _number
         self._run = _run
         self.walls: list[str] = []
         self.missing = ""
@@ -178,21 +190,21 @@ class IsolatedMachine(Living):
         changes: dict[str, Any],
         *,
         start: bool,
-        serve: dict[str, str] | None = None,
+        number: int = 0,
         run: Callable[[int], Process] | None = None,
     ) -> IsolatedMachine:
         """As :meth:`Machine.of_fork`.
 
-        :param serve: it is the command line's: ``control``, the path of the control socket that it is to have, and
-            ``jail``, as of ``--jail``
+        :param number: it is the command line's: which child, from 1 on
         :param run: has another process run :func:`program` with this descriptor as number 3: the new one, a child of
-            this process; raises OSError
+            this process; raises OSError.  That process knows the configuration of the parent, and with it what child
+            *number* is to be
         """
         if changes.pop("devices", ()):
             raise _cannot("a device of the caller's own")
         handed = point.child(changes)
         try:
-            return cls._begun(cls(handed.config, _handed=handed, _serve=serve, _run=run), start=start)
+            return cls._begun(cls(handed.config, _handed=handed, _number=number, _run=run), start=start)
         finally:
             handed.close()
 
@@ -558,6 +570,17 @@ def _error_of(told: object) -> VmmError | None:
     return kind(_lines(told.get("error")), code=text(told.get("code")), hint=text(told.get("hint")))
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets that lead to each other.
+
+    :raises HostError: no descriptors are left
+    """
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise refusal(error) or error from error
+
+
 class _Child:
     """The process of an :class:`IsolatedMachine`, from its start to its end; :meth:`close` is its end.
 
@@ -570,39 +593,65 @@ class _Child:
         self.stopped: tuple[str, str] | None = None
         self._leaving = False
         config = machine.config
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock = ours
-        with theirs:
-            try:
-                run = machine._run or (_spawn if config.isolation != FORK else lambda fd: _fork(fd, config))
-                self.process: Popen[bytes] | Process = run(theirs.fileno())
-            except OSError as error:
-                ours.close()
-                raise HostError(
-                    f"no process for the machine: {error.strerror}", code="isolation-process", errno=error.errno or 0
-                ) from error
-        self._pidfd = os.pidfd_open(self.process.pid)
-        # The configuration in a snapshot is that of the guest, wherever it runs
-        self.jailed = Jailed(ours, self._pidfd, replace(config, isolation=THREAD))
-        self._events, events = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._reader = Thread(self._read, "machine")
-        self._reader.start()
-        console = (machine._console_fd,) if machine._console_fd >= 0 else ()
-        handed = machine._handed
+        self._pidfd = -1
+        self._sock, theirs = _pair()
         try:
-            with events:
+            self._events, events = _pair()
+        except HostError:
+            self._sock.close()
+            theirs.close()
+            raise
+        self._reader = Thread(self._read, "machine")
+        with events:
+            try:
+                with theirs:
+                    self._run(machine, theirs.fileno())
+                self._open_process()
+            except BaseException:
+                self._sock.close()
+                self._events.close()
+                raise
+            # The configuration in a snapshot is that of the guest, wherever it runs
+            self.jailed = Jailed(self._sock, self._pidfd, replace(config, isolation=THREAD))
+            console = (machine._console_fd,) if machine._console_fd >= 0 else ()
+            handed = machine._handed
+            try:
+                self._reader.start()
                 self.jailed.ask(
                     "make",
                     (events.fileno(), *console, *(() if handed is None else handed.fds)),
-                    config=plain(self.jailed.config),
-                    restore=machine._restore,
                     fork=None if handed is None else handed.about,
-                    serve=machine._serve,
                     package=PACKAGE,
+                    **self._wanted(machine),
                 )
-        except BaseException:
-            self.close()
-            raise
+            except BaseException as error:
+                self.close()
+                if (refused := refusal(error)) is not None:
+                    raise refused from error
+                raise
+
+    def _wanted(self, machine: IsolatedMachine) -> dict[str, Any]:
+        if machine._number:
+            return {"number": machine._number}
+        return {"config": plain(self.jailed.config), "restore": machine._restore}
+
+    def _run(self, machine: IsolatedMachine, fd: int) -> None:
+        config = machine.config
+        run = machine._run or (_spawn if config.isolation != FORK else lambda fd: _fork(fd, config))
+        try:
+            self.process: Popen[bytes] | Process = run(fd)
+        except OSError as error:
+            raise HostError(
+                f"no process for the machine: {error.strerror}", code="isolation-process", errno=error.errno or 0
+            ) from error
+
+    def _open_process(self) -> None:
+        try:
+            self._pidfd = os.pidfd_open(self.process.pid)
+        except OSError as error:
+            self._sock.close()
+            self.process.wait(None)  # it has read nothing yet, and ends
+            raise refusal(error) or error from error
 
     def is_reader(self) -> bool:
         """It is the thread that tells of the run's end."""
@@ -666,7 +715,7 @@ class _Child:
             self._kill()
             has_ended = poll.poll(_PATIENCE * 1000)
         if has_ended:
-            self.process.wait(_PATIENCE)
+            self.process.wait(None)
         os.close(self._pidfd)
         self._pidfd = -1
         self._events.shutdown(socket.SHUT_RDWR)
@@ -684,14 +733,14 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 children may look at no links later."""
 
 
-def program(fd: int) -> list[str]:
-    """``pyvmm isolated FD``: that of this interpreter, which starts from an image where it can, or this one anew."""
+def program(*fds: int) -> list[str]:
+    """``pyvmm isolated FD...``: that of this interpreter, which starts from an image where it can, or this one anew."""
     beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
     command = [beside]
     if not os.access(beside, os.X_OK):
         begin = f"import sys; sys.path[:] = {sys.path!r}; from vmm.cli.entry import begin; sys.exit(begin())"
         command = [sys.executable, "-IS", "-c", begin]
-    return [*command, "isolated", str(fd)]
+    return [*command, "isolated", *map(str, fds)]
 
 
 def _spawn(fd: int) -> Popen[bytes]:
@@ -714,15 +763,19 @@ class Process:
         self._lock = allocate_lock()
         self._status: int | None = None
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None) -> int:
         """Its exit status, once it has ended, as that of Popen.
 
+        :param timeout: in seconds; None: for ever
         :raises TimeoutError: it has not
         """
         import select
 
         with self._lock:
-            if self._status is None:
+            if self._status is None and timeout is None:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            elif self._status is None:
+                assert timeout is not None
                 pidfd = os.pidfd_open(self.pid)
                 poll = select.poll()
                 poll.register(pidfd, select.POLLIN)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import posix
 import time
 
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
 from vmm.faststart.thread import allocate_lock
 
@@ -194,12 +195,37 @@ class Life:
         return forget
 
 
+def refusal(error: BaseException) -> HostError | None:
+    """The host has no descriptor, memory or thread left for a part of a machine, which says so in its own way."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        what, number = posix.strerror(error.errno), error.errno
+    elif isinstance(error, RuntimeError) and "new thread" in str(error):
+        what, number = "no thread left", _EAGAIN
+    else:
+        return None
+    return HostError(
+        f"cannot make the machine: {what}",
+        code="host-limit",
+        hint="see the limits of this process (ulimit -a) and of its control group",
+        errno=number,
+    )
+
+
+_EAGAIN = 11
+_SHORTAGES = (_EAGAIN, 12, 23, 24)
+"""EAGAIN, ENOMEM, ENFILE, EMFILE."""
+
+
+CHILDREN_MAX = 256
+"""Most children of one fork; of a machine in a jail, most that live at one time."""
+
+
 def check_children(n: int) -> None:
     """
-    :raises ConfigError: a fork cannot have so few children
+    :raises ConfigError: a fork cannot have so few or so many children
     """
-    if n < 1:
-        raise ConfigError(f"a fork into {n} children", code="fork-children", hint="1 or more")
+    if not 1 <= n <= CHILDREN_MAX:
+        raise ConfigError(f"a fork into {n} children", code="fork-children", hint=f"give 1 to {CHILDREN_MAX}")
 
 
 def make_children(point: ForkPoint | OpenPoint, n: int, make: Callable[[int], Made]) -> list[Made]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import posix
 import time
 
 from vmm.config.device import DeviceConfig
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.events import Loop
 from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, get_ident
 from vmm.machine.attach_mmio import MmioSlots
@@ -28,6 +27,7 @@ from vmm.machine.lifecycle import (
     Living,
     check_children,
     make_children,
+    refusal,
 )
 from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
 from vmm.machine.owned import Owned, close_at_exit, is_closed
@@ -59,27 +59,6 @@ if TYPE_CHECKING:
     from vmm.virtio.net.device import Net
     from vmm.virtio.vsock.device import Vsock
     from vmm.virtio.vsock.vhost import VhostVsock
-
-
-def _refusal(error: BaseException) -> HostError | None:
-    """The host has no descriptor, memory or thread left for a part of a machine, which says so in its own way."""
-    if isinstance(error, OSError) and error.errno in _SHORTAGES:
-        what, number = posix.strerror(error.errno), error.errno
-    elif isinstance(error, RuntimeError) and "new thread" in str(error):
-        what, number = "no thread left", _EAGAIN
-    else:
-        return None
-    return HostError(
-        f"cannot make the machine: {what}",
-        code="host-limit",
-        hint="see the limits of this process (ulimit -a) and of its control group",
-        errno=number,
-    )
-
-
-_EAGAIN = 11
-_SHORTAGES = (_EAGAIN, 12, 23, 24)
-"""EAGAIN, ENOMEM, ENFILE, EMFILE."""
 
 
 class Machine(Living):
@@ -123,8 +102,8 @@ class Machine(Living):
                 self._build(devices, _origin)
             except BaseException as error:
                 self.close()
-                if (refusal := _refusal(error)) is not None:
-                    raise refusal from error
+                if (refused := refusal(error)) is not None:
+                    raise refused from error
                 raise
 
     # -- wiring ------------------------------------------------------------------------------------------------------

@@ -490,11 +490,14 @@ int seccomp_enter_thread(uint32_t kinds);
  */
 int seccomp_starter_begin(void);
 void seccomp_starter_end(void);
-/*
- * Make system calls fail with EPERM for the calling thread and those that it starts, for good. With `programs`: those of
- * calls/forbidden.h; without: those that start programs or processes, or make machines. 0 or -errno.
- */
-int seccomp_forbid(uint32_t programs);
+enum {
+	SECCOMP_FORBID_SEALED, /* calls that start programs or processes, or make machines */
+	SECCOMP_FORBID_NEVER,  /* those of calls/forbidden.h */
+	SECCOMP_FORBID_HELPER, /* the same, but not those that machines make while they start */
+};
+
+/* Make system calls fail with EPERM for the calling thread and those that it starts, for good. what: SECCOMP_FORBID_*. 0 or -errno. */
+int seccomp_forbid(uint32_t what);
 /*
  * Restrict all threads of the process, for good, to the calls of SECCOMP_HOST and of a machine's threads; others fail with ENOSYS.
  * So it starts no programs, processes or machines; with `programs` it may start programs, which have the same list, and all have the
@@ -538,6 +541,12 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls);
  * 0 even if the host refused walls: see *walls.
  */
 int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
+/*
+ * Restrict the calling thread, and those that it starts, for good: files can be made, read, written and removed below these n
+ * directories (O_PATH descriptors) only, and nothing else be done to the host's files. After jail_reduce(). 0; -errno: not with
+ * this kernel.
+ */
+int jail_keep_folders(const int *folders, uint32_t n);
 /*
  * MADV_DONTNEED for *count* pairs of address and size: unmodified pages of files are mapped again when they are touched. Then
  * wait until fd can be read, or a signal is handled, or the time is over (milliseconds, -1: never); here, since the caller's

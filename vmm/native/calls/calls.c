@@ -177,13 +177,25 @@ static const struct seccomp_call sealed[] = {
 	{ .nr = SYS_ioctl, .err = EPERM, .match = { { 1, SECCOMP_ALL, KVM_CREATE_VM } } },
 };
 
-int seccomp_forbid(uint32_t programs)
+/* Those of `never` that a machine or a server of a share makes while it starts. */
+static bool is_for_start(uint32_t nr)
 {
+	return nr == SYS_userfaultfd || nr == SYS_open_by_handle_at;
+}
+
+int seccomp_forbid(uint32_t what)
+{
+	struct seccomp_call list[sizeof(never) / sizeof(never[0])];
+	size_t n = 0;
+
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	if (programs)
-		return seccomp_install(never, sizeof(never) / sizeof(never[0]), SECCOMP_RET_ALLOW);
-	return seccomp_install(sealed, sizeof(sealed) / sizeof(sealed[0]), SECCOMP_RET_ALLOW);
+	if (what == SECCOMP_FORBID_SEALED)
+		return seccomp_install(sealed, sizeof(sealed) / sizeof(sealed[0]), SECCOMP_RET_ALLOW);
+	for (size_t i = 0; i < sizeof(never) / sizeof(never[0]); i++)
+		if (what != SECCOMP_FORBID_HELPER || !is_for_start(never[i].nr))
+			list[n++] = never[i];
+	return seccomp_install(list, n, SECCOMP_RET_ALLOW);
 }
 
 /* ---- a call that is not listed ------------------------------------------------------------------------------------- */

@@ -122,7 +122,8 @@ CALL(clone, VMM | START | SERVER | FORKS | HOST, WITH(0, CLONE_THREAD), "start a
 CALL(clone3, VMM | START | SERVER | FORKS | HOST, FAIL(ENOSYS), "the C library then calls clone, whose flags a filter can test")
 CALL(set_robust_list, VMM | START | SERVER | FORKS | HOST, FAIL(ENOSYS), "the C library, when a thread begins: only for robust mutexes")
 CALL(rseq, VMM | START | SERVER | FORKS | HOST, ANY, "the C library, when a thread begins")
-CALL(sched_getaffinity, VMM | START, ANY, "a worker starts: does it have CPUs to spin on")
+CALL(sched_getaffinity, VMM | RUN | START | SERVER | FORKS, ANY,
+	"a worker starts: does it have CPUs to spin on; the C library counts them when the ninth thread allocates memory")
 CALL(prctl, VMM | START | SERVER | FORKS | HOST, IN(0, PR_SET_NAME), "set the name of a thread")
 CALL(prctl, VMM | RUN | START | SERVER | SHARES | FORKS, IN(0, PR_GET_NAME), "the name of a thread that starts another one, or makes a wrong call")
 CALL(prctl, VMM | START | HOST, IN(0, PR_SET_NO_NEW_PRIVS), "install the filter of a worker")

@@ -30,7 +30,7 @@ struct ruleset {
 	uint64_t fs, net, scoped;
 };
 
-enum { LANDLOCK_NET_ALL = 3, LANDLOCK_SCOPE_ALL = 3 };
+enum { LANDLOCK_NET_ALL = 3, LANDLOCK_SCOPE_ALL = 3, LANDLOCK_TRUNCATE = 1 << 14 };
 
 static bool thread_is_only(void)
 {
@@ -123,19 +123,51 @@ static int enter_empty_root(void)
 	return err;
 }
 
-/* A domain that allows nothing: no file can be opened, no TCP port used, and no process outside of it be signalled. */
-static int enter_landlock(void)
+/* The rights by version of the interface: 13 at first, then REFER, TRUNCATE, and ioctls of devices were added. */
+static uint64_t landlock_rights(long version)
 {
-	/* The rights by version of the interface: 13 at first, then REFER, TRUNCATE, and ioctls of devices were added. */
 	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1, (1ULL << 15) - 1,
 					   (1ULL << 16) - 1 };
+
+	return rights[version > 5 ? 5 : version];
+}
+
+int jail_keep_folders(const int *folders, uint32_t n)
+{
+	const uint64_t wanted = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |
+				LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_TRUNCATE;
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	struct ruleset attr = { 0 };
 	int ruleset, err = 0;
 
 	if (version < 1)
 		return version ? -errno : -ENOSYS;
-	attr.fs = rights[version > 5 ? 5 : version];
+	attr.fs = landlock_rights(version);
+	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(uint64_t), 0);
+	if (ruleset < 0)
+		return -errno;
+	for (uint32_t i = 0; i < n && !err; i++) {
+		const struct landlock_path_beneath_attr below = { .allowed_access = wanted & attr.fs, .parent_fd = folders[i] };
+
+		if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &below, 0) < 0)
+			err = -errno;
+	}
+	if (!err && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+		err = -errno;
+	close(ruleset);
+	return err;
+}
+
+/* A domain that allows nothing: no file can be opened, no TCP port used, and no process outside of it be signalled. */
+static int enter_landlock(void)
+{
+	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	struct ruleset attr = { 0 };
+	int ruleset, err = 0;
+
+	if (version < 1)
+		return version ? -errno : -ENOSYS;
+	attr.fs = landlock_rights(version);
 	attr.net = version >= 4 ? LANDLOCK_NET_ALL : 0;
 	attr.scoped = version >= 6 ? LANDLOCK_SCOPE_ALL : 0;
 	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr,

@@ -80,10 +80,10 @@ struct spawn_answer {
 
 /*
  * Run a program for a process that may not, which has forked this one: for each message of one byte and a descriptor, argv,
- * with that as descriptor 3, no other but the first three, and a session of its own. It is the other's child, not this
- * one's. Answers with a spawn_answer. Returns when the other has ended, or has sent anything else.
+ * with that as descriptor 3, `more` as descriptor 4, no other but the first three, and a session of its own. It is the
+ * other's child, not this one's. Answers with a spawn_answer. Returns when the other has ended, or has sent anything else.
  */
-void spawn_serve(int sock, char *const *argv);
+void spawn_serve(int sock, int more, char *const *argv);
 /*
  * Send a message and wait up to timeout_ms for the answer. -ETIMEDOUT; -EPIPE: the child has ended; -EPROTO: the answer is
  * not valid. fds: FSD_FDS descriptors, -1 for none. answer: of STATS, that of a fsd_figures. came: NULL, or gets the descriptor

@@ -29,7 +29,7 @@ struct spawn {
 	const char *path;
 	char *const *argv, *const *env; /* argv: NULL: the name of the program alone */
 	bool session;                   /* in a session of its own */
-	int sock, err;
+	int sock, more, err;            /* more: becomes descriptor FSD_SOCKET + 1; -1: there is none */
 	char uid_map[64], gid_map[64]; /* empty without a user namespace */
 };
 
@@ -71,6 +71,7 @@ static int spawn_main(void *arg)
 	const char *slash = strrchr(s->path, '/');
 	char *name[] = { (char *)(uintptr_t)(slash ? slash + 1 : s->path), NULL }, *empty[] = { NULL };
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	int more = -1;
 	sigset_t none;
 
 	for (int sig = 1; sig < NSIG; sig++)
@@ -78,10 +79,18 @@ static int spawn_main(void *arg)
 	if (*s->uid_map && (spawn_write("/proc/self/setgroups", "deny") || spawn_write("/proc/self/uid_map", s->uid_map) ||
 			    spawn_write("/proc/self/gid_map", s->gid_map) || spawn_keep_caps()))
 		goto fail;
+	/* Out of the way of the socket: this process has descriptors of its own, which share only files. */
+	if (s->more >= 0) {
+		more = fcntl(s->more, F_DUPFD, FSD_SOCKET + 2);
+		if (more < 0)
+			goto fail;
+	}
 	/* dup2() to the same number would not clear close-on-exec. */
 	if (s->sock == FSD_SOCKET ? fcntl(s->sock, F_SETFD, 0) < 0 : dup2(s->sock, FSD_SOCKET) < 0)
 		goto fail;
-	if (syscall(SYS_close_range, FSD_SOCKET + 1, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+	if (more >= 0 && dup2(more, FSD_SOCKET + 1) < 0)
+		goto fail;
+	if (syscall(SYS_close_range, FSD_SOCKET + (more >= 0 ? 2 : 1), ~0U, CLOSE_RANGE_CLOEXEC) < 0)
 		goto fail;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -128,7 +137,7 @@ static int spawn_try(struct spawn *s, int flags, int *pid)
 int fsd_spawn(const char *path, int *sock, int *pid)
 {
 	static const int ways[] = { CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWPID, 0 };
-	struct spawn s = { .path = path };
+	struct spawn s = { .path = path, .more = -1 };
 	sigset_t all, before;
 	int ret = -EPERM, pair[2];
 
@@ -152,9 +161,9 @@ int fsd_spawn(const char *path, int *sock, int *pid)
 	return ret;
 }
 
-void spawn_serve(int sock, char *const *argv)
+void spawn_serve(int sock, int more, char *const *argv)
 {
-	struct spawn s = { .path = argv[0], .argv = argv, .env = environ, .session = true };
+	struct spawn s = { .path = argv[0], .argv = argv, .env = environ, .session = true, .more = more };
 	struct spawn_answer answer;
 	sigset_t all;
 	char byte;
