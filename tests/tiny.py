@@ -47,8 +47,20 @@ AP_CODE, AP_COUNT, AP_STOP = 0x8000, 0x9000, 0x9004
 AP = b"\x66\xff\x06\x00\x90\x80\x3e\x04\x90\x00\x74\xf4" + HALT
 
 
+def store(address: int, value: int) -> bytes:
+    """Write 32 bits to memory."""
+    return b"\xc7\x05" + address.to_bytes(4, "little") + value.to_bytes(4, "little")
+
+
+def drive(slot: int) -> bytes:
+    """Be the driver of the virtio-mmio device in that slot, which takes VERSION_1 and uses no queue."""
+    at = layout.MMIO + slot * 0x1000
+    writes = ((0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x70, 15))
+    return b"".join(store(at + register, value) for register, value in writes)
+
+
 def _ipi(command: int) -> bytes:
-    return b"\xc7\x05" + (layout.LAPIC + 0x300).to_bytes(4, "little") + command.to_bytes(4, "little")
+    return store(layout.LAPIC + 0x300, command)
 
 
 # with each byte that comes: INIT and start-up (vector 8) to all CPUs but this one; then send the byte back

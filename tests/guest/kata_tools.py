@@ -96,6 +96,10 @@ class Oci:
         state: dict[str, Any] = json.loads(self.check("state", container_id))
         return state
 
+    def output(self, container_id: str) -> str:
+        """What one that was started has printed."""
+        return (self.folder / f"{container_id}.out").read_text()
+
     def console(self) -> str:
         """What the machines that are still there have printed."""
         return "\n".join(path.read_text(errors="replace") for path in self.root.glob("*/console.log"))

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pyvmm_kata.sandbox import spares
 from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.command import of_threads
-from tests.guest.kata_tools import make_rootfs
+from tests.guest.kata_tools import children, comm, kill_all, make_rootfs
 from tests.guest.shared import tool
 from tests.kata import containerd_checks as checks
 from tests.kata import cri
@@ -213,10 +212,9 @@ def test_death_of_the_shim(daemon: Containerd) -> None:
 
 def kill_server(daemon: Containerd, place: Place) -> None:
     """kill -9 of the process that serves the share of a container."""
-    for children in of_threads("children", daemon.shim_pid(place)).values():
-        for child in children.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+    below = " ".join(of_threads("children", daemon.shim_pid(place)).values()).split()
+    machines = [int(pid) for pid in below if comm(int(pid)) == "pyvmm-machine"]
+    kill_all([server for pid in machines for server in children(pid)])
 
 
 def end_guest(daemon: Containerd, place: Place) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.config import policy
+from pyvmm_kata.host.mounts import TAG
 from tests.guest.kata_tools import (
     BIN,
     PATIENCE,
@@ -452,7 +453,7 @@ def test_a_pool_gives_machines_until_it_is_killed(oci: Oci, templates: Templates
 
 
 def test_whoever_is_killed(oci: Oci) -> None:
-    """What stands for the container; then the process of the machine."""
+    """What stands for the container; then the process of the machine; then the server of its share."""
     oci.start("c1", "sleep 600")
     os.kill(oci.state("c1")["pid"], signal.SIGKILL)
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives")
@@ -462,6 +463,14 @@ def test_whoever_is_killed(oci: Oci) -> None:
     (machine,) = members(oci.root)["machine"]
     os.kill(machine, signal.SIGKILL)
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives")
+    oci.check("delete", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    oci.start("c1", "sleep 600")
+    (server,) = members(oci.root)["server"]
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: oci.state("c1")["status"] == "stopped", "it lives, and nothing that it writes is on the host")
+    reason = f"error share {TAG}: its server was killed by signal 9"
+    assert oci.output("c1").count(f"c1 was lost: the virtual machine ended: {reason}\n") == 1, oci.output("c1")
     oci.check("delete", "c1")
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 

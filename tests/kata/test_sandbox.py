@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import signal
 import socket
 import subprocess
 import threading
@@ -17,6 +19,7 @@ import pytest
 from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
 from pyvmm_kata.host import mounts
+from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import agent as agent_module
 from pyvmm_kata.sandbox import sandbox
@@ -26,6 +29,8 @@ from pyvmm_kata.sandbox.process import LOST
 from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
 from pyvmm_kata.sandbox.stdio import Stdio
 from pyvmm_kata.sandbox.vm import PyvmmVm
+from tests import tiny
+from tests.command import of_threads
 from tests.kata.fake_agent import FakeAgent, FakeVm
 
 PATIENCE = 60.0
@@ -353,6 +358,41 @@ def test_a_machine_that_ends(bench: Make) -> None:
     with pytest.raises(VmmError):
         container.kill(9)
     assert made.sandbox.wait(PATIENCE)
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_machine_ends_with_the_server_of_its_share(tmp_path: Path, isolation: str) -> None:
+    """A machine of pyvmm's, whose guest does no more than to use the share."""
+    for name in ("shared", "state"):
+        (tmp_path / name).mkdir()
+    image = tmp_path / "image"
+    image.write_bytes(bytes(2 << 20))
+    kernel = tiny.make(tmp_path, tiny.drive(0), tiny.say("driven"), tiny.SPIN)
+    wanted = SandboxConfig("s1", str(tmp_path / "state"), kernel, str(image), memory=32 << 20, isolation=isolation)
+    vm = PyvmmVm(wanted, str(tmp_path / "state"), str(tmp_path / "shared"))
+    try:
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        vm.watch(told.put)
+        log = tmp_path / "state" / "console.log"
+        eventually(lambda: "driven" in log.read_text(), "it does not use the share")
+        holder = os.getpid()
+        if isolation == "process":
+            (holder,) = (pid for pid in children_of(os.getpid()) if comm(pid) == "pyvmm-machine")
+        (server,) = (pid for pid in children_of(holder) if comm(pid) == "pyvmm-fsd")
+        os.kill(server, signal.SIGKILL)
+        reason = told.get(timeout=PATIENCE)
+        assert reason == f"error share {TAG}: its server was killed by signal 9"
+    finally:
+        vm.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for text in of_threads("children", pid).values() for child in text.split()]
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 30])

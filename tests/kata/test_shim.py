@@ -247,13 +247,14 @@ def test_a_container_that_was_never_started(shim: Shim) -> None:
     shim.delete("c2")
 
 
-def test_the_end_of_the_guest_is_the_end_of_its_containers(shim: Shim) -> None:
+def test_the_end_of_the_guest_is_the_end_of_its_containers(shim: Shim, capsys: pytest.CaptureFixture[str]) -> None:
     shim.run("c1", "sleep")
     shim.exec("c1", "e1", "sleep")
     shim.call("Start", "StartRequest", id="c1", exec_id="e1")
     shim.guest.die()
     assert shim.wait("c1") == 255
     assert shim.wait("c1", "e1") == 255
+    assert "the pod is lost: the virtual machine ended: " in capsys.readouterr().err
     shim.delete("c1", "e1")
     shim.delete("c1")
     assert shim.pod.is_empty

@@ -477,6 +477,39 @@ while True:
 """
 
 
+@pytest.mark.parametrize("isolation", ["thread", "fork"])
+def test_the_death_of_a_shares_server_is_an_event(tmp_path: Path, console: tiny.Console, isolation: str) -> None:
+    """Once, with what its guest sees from now on; and the machine goes on."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    kernel = tiny.make(tmp_path, tiny.drive(0), tiny.say("x"), tiny.ECHO)
+    wanted = config(kernel, console, shares=(ShareConfig(str(shared), tag="data"),), isolation=isolation)
+    machine: Any = Machine(wanted)
+    with machine:
+        assert next(device.name for device in machine.devices) == "share data"
+        events = machine.events()
+        machine.start()
+        assert console.read(1) == b"x"
+        holder = machine.pid if isolation == "fork" else os.getpid()
+        (server,) = (
+            pid
+            for text in of_threads("children", holder).values()
+            for pid in map(int, text.split())
+            if Path(f"/proc/{pid}/comm").read_text() == "pyvmm-fsd\n"
+        )
+        os.kill(server, signal.SIGKILL)
+        assert next(events).kind == "started"
+        lost = next(events)
+        assert (lost.kind, lost.detail) == (
+            "device-lost",
+            "share data: its server was killed by signal 9; the guest sees I/O errors on this mount",
+        )
+        assert machine.state == "running" and machine.console_input(b"\4") == 1
+        end = machine.wait(PATIENCE)
+        assert end is not None and end.kind == "poweroff"
+        assert [event.kind for event in events] == ["poweroff"]
+
+
 def impostor(folder: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> Any:
     """A machine whose process says that when it is started."""
 

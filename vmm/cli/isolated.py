@@ -25,7 +25,7 @@ from vmm.machine.bootstrap import Bootstrap
 from vmm.machine.config import MachineConfig, config_kinds
 from vmm.machine.isolated import PACKAGE, describe
 from vmm.machine.jailed import REQUEST_MAX
-from vmm.machine.lifecycle import EndEvent
+from vmm.machine.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
 from vmm.machine.restored import Restored
 from vmm.snapshot.records import made
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from vmm.machine.bootstrap import Origin
-    from vmm.machine.lifecycle import Event
 
     Told = Event | EndEvent | str | None
 
@@ -117,6 +116,8 @@ def main(argv: list[str]) -> int:
                     _tell(events, {_SPACE: True})
                 elif isinstance(event, EndEvent):
                     _tell(events, {"end": event.kind, "detail": event.detail, "error": describe(event.error)})
+                elif isinstance(event, Event) and event.kind == DEVICE_LOST:
+                    _tell(events, {"lost": event.detail})
     except VmmError as error:
         if answer < 0:
             raise

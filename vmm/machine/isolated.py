@@ -26,6 +26,7 @@ from vmm.machine.config import FORK, THREAD, config_kinds
 from vmm.machine.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
 from vmm.machine.lifecycle import (
     CLOSED,
+    DEVICE_LOST,
     END_KINDS,
     ERROR,
     MADE,
@@ -592,6 +593,7 @@ class _Child:
         self._ident: int | None = None
         self.stopped: tuple[str, str] | None = None
         self._leaving = False
+        self._lost = 0
         config = machine.config
         self._pidfd = -1
         self._sock, theirs = _pair()
@@ -667,6 +669,9 @@ class _Child:
                     if callback is not None:
                         callback()
                     continue
+                if "lost" in told:
+                    self._lose_device(text(told["lost"], 4096))
+                    continue
                 kind, detail, error = text(told.get("end")), _lines(told.get("detail")), _error_of(told.get("error"))
                 if kind not in END_KINDS:
                     raise nonsense()
@@ -679,6 +684,12 @@ class _Child:
             pass
         if not self._leaving and self._machine.end is None and self._machine.state != MADE:
             self._tell_of_death()
+
+    def _lose_device(self, why: str) -> None:
+        # A guest may have the process: who listens keeps what it is told
+        self._lost += 1
+        if self._lost <= _LOST_MAX:
+            self._machine._life.publish(DEVICE_LOST, why)
 
     def _tell_of_death(self) -> None:
         if self.stopped is not None:
@@ -724,6 +735,8 @@ class _Child:
 
 
 _PATIENCE = 5.0
+_LOST_MAX = 64
+"""Events of lost devices."""
 _PIECE = 4096
 """Bytes of input at once."""
 

@@ -61,7 +61,12 @@ TIMEOUT = "timeout"
 STOPPED = "stopped"
 ERROR = "error"
 END_KINDS = (POWEROFF, REBOOT, PANIC, TRIPLE_FAULT, TIMEOUT, STOPPED, ERROR)
-EVENT_KINDS = ("started", "restored", "paused", "resumed", "snapshot", "forked", "reset", "power-button", *END_KINDS)
+DEVICE_LOST = "device-lost"
+"""What served a device has ended, as ``pyvmm-fsd`` or passt; the machine goes on."""
+EVENT_KINDS = (
+    *("started", "restored", "paused", "resumed", "snapshot", "forked", "reset", "power-button"),
+    *(DEVICE_LOST, *END_KINDS),
+)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from vmm.machine.config import PACKED, PCI, THREAD
 from vmm.machine.kvm_vm import new_core
 from vmm.machine.lifecycle import (
     CLOSED,
+    DEVICE_LOST,
     ERROR,
     MADE,
     PANIC,
@@ -230,6 +231,7 @@ class Machine(Living):
         """
         self._life.check("attach")
         self._let_map(device)
+        device.on_lost = self._on_lost
         self._platform.place_windows(device, bars=self._slots.has_bar(device))
         return self._slots.attach(device)
 
@@ -248,12 +250,14 @@ class Machine(Living):
             hotplug = self._hotplug()
             if not isinstance(device, DeviceConfig):
                 self._let_map(device)
+                device.on_lost = self._on_lost
                 return hotplug.plug(device)
             device.check(self.config)
             opened = Owned()
             try:
                 on_demand = self.config.takes_memory_on_demand()
                 (made,) = open_devices((device,), self.config, self.loop, opened, self._counts, on_demand)
+                made.on_lost = self._on_lost
                 return hotplug.plug(made)  # which closes it from now on
             except BaseException:
                 opened.close()
@@ -676,6 +680,9 @@ class Machine(Living):
         self._life.check("press_power_button")
         self._life.publish("power-button")
         self._platform.power_button.signal()
+
+    def _on_lost(self, why: str) -> None:
+        self._life.publish(DEVICE_LOST, why)
 
     def _note_end(self, event: Event | EndEvent) -> None:
         if isinstance(event, EndEvent):

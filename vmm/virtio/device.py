@@ -143,6 +143,8 @@ class VirtioDevice(Saveable):
     """What ``top -H`` shows of its C threads; behind a ``-`` comes the number of the thread."""
     on_config_change: Callable[[bool], None] | None = None
     """Set by the transport."""
+    on_lost: Callable[[str], None] | None = None
+    """Set by the machine."""
 
     def read_config(self) -> bytes:
         """The configuration space as it is now (bytes, up to 3840).  Unless overridden, empty."""
@@ -160,6 +162,14 @@ class VirtioDevice(Saveable):
         """
         if self.on_config_change is not None:
             self.on_config_change(interrupt)
+
+    def report_lost(self, why: str) -> None:
+        """Call this when the process or the interface that served the device has ended.  Any thread.
+
+        :param why: in words, with the name of the device
+        """
+        if self.on_lost is not None:
+            self.on_lost(why)
 
     def negotiate(self, features: int) -> bool:
         """The driver chose *features*, a subset of what is offered; False refuses (FEATURES_OK is not

@@ -429,7 +429,9 @@ class FsProcess(Fs):
         status = self._reap(END_MS)
         if not self._reported:
             self._reported = True
-            report.error(__name__, f"{self.name}: its server {status}; the guest sees I/O errors on this mount")
+            why = f"{self.name}: its server {status}; the guest sees I/O errors on this mount"
+            report.error(__name__, why)
+            self.report_lost(why)
         self._adopt()
         for queue in context.queues.values():
             context.serve(queue)

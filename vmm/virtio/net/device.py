@@ -321,8 +321,10 @@ class Net(VirtioDevice):
     def _lose(self, why: str) -> None:
         """The backend has ended, which is said once."""
         if self._link:
-            report.error(__name__, f"{self.name}: the network is gone: {why}; the guest sees no link")
+            words = f"{self.name}: the network is gone: {why}; the guest sees no link"
+            report.error(__name__, words)
             self.set_link(False)
+            self.report_lost(words)
 
     def reset(self) -> None:
         self._features = self._offloads = 0

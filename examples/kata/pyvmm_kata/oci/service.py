@@ -98,6 +98,7 @@ class ContainerService:
         self._released = threading.Event()
         self._is_told = False
         self._is_left = False
+        self._is_lost = False
         self.removes = False
         """Nothing of it is to be left when it has ended."""
 
@@ -173,8 +174,13 @@ class ContainerService:
             self.lose(status.reason)
 
     def lose(self, reason: str) -> None:
-        """The machine has ended before its status was known: write why into its output (``podman logs``)."""
+        """The machine has ended before its status was known: write why into its output (``podman logs``), once: its
+        first process reports that, and so does the machine."""
         self.has_ended = True
+        with self._lock:
+            if self._is_lost:
+                return
+            self._is_lost = True
         self.save(reason=reason)
         words = f"pyvmm-oci: container {self.plan.container_id} was lost: {reason}\n"
         if self._voice >= 0 and select.select((), (self._voice,), (), LAST_WORDS_S)[1]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.sandbox import SandboxConfig
-    from vmm import NetConfig
+    from vmm import EndEvent, Event, NetConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
@@ -86,7 +86,7 @@ class Vm(Protocol):
         """
 
     def watch(self, on_end: Callable[[str], None]) -> None:
-        """Call *on_end*, with a reason, when the machine has ended."""
+        """Call *on_end*, with a reason, when the machine has ended, which the death of the share's server makes it."""
 
     def plug(self, disk: RootDisk, serial: str) -> None:
         """Give the running guest a disk, which it knows by *serial*.
@@ -286,6 +286,13 @@ class PyvmmVm:
     def watch(self, on_end: Callable[[str], None]) -> None:
         """See :class:`Vm`."""
         machine, console = self._running(), self._console
+
+        def tell(event: Event | EndEvent) -> None:
+            # The root and the volumes of all containers are in this share
+            if event.kind == "device-lost" and event.detail.startswith(f"share {TAG}: "):
+                machine.stop("error", event.detail.partition(";")[0])
+
+        machine.listen(tell)
 
         def wait() -> None:
             try:

@@ -382,6 +382,9 @@ class Pod:
     # -- what happens by itself --------------------------------------------------------------------------------------
 
     def _on_event(self, happened: SandboxEvent) -> None:
+        if happened.kind == "end":
+            sys.stderr.write(f"the pod is lost: {happened.reason}\n")  # containerd's log
+            return
         with self._lock:
             # A container that goes on has the id in the guest that it had
             tasks = (each for each in self._tasks.values() if each.container.id == happened.container_id)
