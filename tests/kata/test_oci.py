@@ -153,6 +153,9 @@ def test_a_life_in_steps(runtime: Runtime, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == ""
     refused = runtime.run("delete", "nobody")
     assert (refused.returncode, "does not exist" in refused.stderr) == (1, True)
+    refused = runtime.run("delete", "c1")
+    assert refused.returncode == 1 and "cannot delete container c1 that is not stopped: created" in refused.stderr
+    assert runtime.state("c1") == state, "the specification: no effect"
     runtime.check("start", "c1")
     assert runtime.state("c1")["status"] == "running"
     assert "that is created" not in runtime.run("start", "c1").stderr

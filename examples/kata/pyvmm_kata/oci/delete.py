@@ -45,7 +45,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 def delete(folder: str, *, force: bool) -> None:
     """Remove a container that has ended; with *force*, any, in whatever state it is.
 
-    :raises ConfigError: it runs
+    :raises ConfigError: it has not ended
     """
     try:
         known = state.read(folder)
@@ -54,9 +54,11 @@ def delete(folder: str, *, force: bool) -> None:
             raise
         known = _end_unknown(folder)
     status = known.get("status", "stopped")
-    if status not in ("stopped", "created") and not force:
+    if status != "stopped" and not force:
         raise ConfigError(
-            f"cannot delete container {os.path.basename(folder)} that is not stopped: {status}", code="container-state"
+            f"cannot delete container {os.path.basename(folder)} that is not stopped: {status}",
+            code="container-state",
+            hint="kill it first, or delete it with --force",
         )
     if known:
         known["shared"] = known.get("shared", False) and _has_others(folder, known)
