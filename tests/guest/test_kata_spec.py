@@ -71,6 +71,25 @@ def test_without_a_pid_namespace_the_guest_is_the_host(oci: Oci) -> None:
     assert first == "init"
 
 
+def test_devices_without_a_mount_for_them(oci: Oci) -> None:
+    """They are the guest's, in its memory: nothing of them is in the root, where mknod(2) fails."""
+    bundle = Path(
+        oci.bundle(
+            "echo gone >/dev/null && stat -c %t:%T /dev/null /dev/mine; mknod /null c 1 3",
+            linux__devices=[{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}],
+        )
+    )
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/dev")]
+    for name in ("bounding", "effective", "permitted"):
+        spec["process"]["capabilities"][name] = [*spec["process"]["capabilities"][name], "CAP_MKNOD"]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    done = oci.run("run", "--bundle", str(bundle), "c1")
+    assert (done.returncode, done.stdout) == (1, "1:3\n1:5\n"), done.stderr
+    assert done.stderr == "mknod: /null: Operation not permitted\n"
+    assert os.listdir(oci.rootfs / "dev") == []
+
+
 def test_who_may_do_everything(oci: Oci) -> None:
     """As `--privileged` asks: the host's devices are left out, the guest's are there, and can be used."""
     everything = Path("/proc/sys/kernel/cap_last_cap").read_text()

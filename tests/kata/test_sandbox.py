@@ -185,7 +185,8 @@ def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:
     spec = made.agent.specs["c1"]
     shared = Path(made.sandbox.config.state_dir, "shared")
     assert spec["root"]["path"] == f"{mounts.GUEST_SHARED}/c1/rootfs"
-    data, file, shm, tmp = spec["mounts"]
+    data, file, dev, shm, tmp = spec["mounts"]
+    assert dev["destination"] == "/dev", "the root is no place for devices"
     assert (data["source"], data["options"]) == (f"{mounts.GUEST_SHARED}/c1/0-data", ["rbind", "ro"])
     assert (shared / "c1" / "0-data" / "file").read_text() == "content"
     assert (shared / "c1" / Path(file["source"]).name).read_text() == "content"
@@ -299,9 +300,9 @@ def test_an_overlay_is_mounted_on_the_host(bench: Make, tmp_path: Path) -> None:
     made.sandbox.create_container("c1", bundle, Stdio())
     seen, read_only = (
         Path(made.sandbox.config.state_dir, "shared", "c1", Path(mount["source"]).name)
-        for mount in made.agent.specs["c1"]["mounts"]
+        for mount in made.agent.specs["c1"]["mounts"][:2]
     )
-    assert [mount["type"] for mount in made.agent.specs["c1"]["mounts"]] == ["bind", "bind"]
+    assert [mount["type"] for mount in made.agent.specs["c1"]["mounts"]] == ["bind", "bind", "tmpfs"]
     assert made.agent.specs["c1"]["mounts"][0]["options"] == ["rbind", "private", "nosuid"]
     assert (seen / "file").read_text() == "below"
     (seen / "file").write_text("changed")

@@ -27,7 +27,7 @@ from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.guest_config import guest_config
 from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES
 from pyvmm_kata.sandbox.guest_share import Nowhere
-from pyvmm_kata.sandbox.guest_spec import check, place
+from pyvmm_kata.sandbox.guest_spec import DEV, check, place
 
 MIB = 1 << 20
 
@@ -377,8 +377,8 @@ def guest(bundle: Bundle, *members: Member) -> dict[str, Any]:
 def mount(folder: Path, source: str, **fields: Any) -> dict[str, Any]:
     """What the guest is told of a volume."""
     volume = {"destination": "/x", "type": "bind", "source": source, "options": ["rbind"], **fields}
-    made: dict[str, Any] = guest(bundle_with(folder, [volume]))["mounts"][0]
-    return made
+    made: list[dict[str, Any]] = guest(bundle_with(folder, [volume]))["mounts"]
+    return next(each for each in made if each["destination"] == volume["destination"])
 
 
 # -- volumes ---------------------------------------------------------------------------------------------------------
@@ -494,6 +494,24 @@ def test_a_device_is_what_its_number_says(tmp_path: Path) -> None:
     for device in (HOST_DEVICE, {**HOST_DEVICE, "path": "/dev/null"}):
         with pytest.raises(ConfigError, match=r"linux\.devices\[0\]\.path: .* the guest has no such device"):
             check(bundle_with(tmp_path, devices=[device]))
+
+
+def test_devices_are_where_a_guest_can_make_them(tmp_path: Path) -> None:
+    """With no mount at /dev the root would have them, which is the host's."""
+    scratch = {"destination": "/scratch/", "type": "tmpfs", "source": "tmpfs"}
+    below = {"destination": "/scratch/data", "type": "bind", "source": str(tmp_path), "options": ["rbind"]}
+    made = guest(bundle_with(tmp_path, [scratch], devices=[NULL, {**NULL, "path": "/scratch/null"}]))
+    assert made["mounts"] == [scratch, DEV]
+    shm = {"destination": "/dev//shm", "type": "tmpfs", "source": "shm"}
+    assert guest(bundle_with(tmp_path, [scratch, shm]))["mounts"] == [scratch, DEV, shm]
+    assert [each["destination"] for each in guest(bundle_with(tmp_path))["mounts"]].count("/dev") == 1
+    fifo = {"path": "/root/fifo", "type": "p"}
+    assert guest(bundle_with(tmp_path, devices=[fifo]))["linux"]["devices"] == [fifo]
+    for path in ("/null", "/scratch/data/null", "/dev/../null", "null"):
+        with pytest.raises(ConfigError, match=r"linux\.devices\[1\]\.path: .*null is in a file system of the host"):
+            check(bundle_with(tmp_path, [scratch, below], devices=[NULL, {**NULL, "path": path}]))
+    mapped = bundle_with(tmp_path, devices=[{**NULL, "path": "/null"}], **MAPPED)
+    assert guest(mapped)["linux"]["devices"][0]["path"] == "/null", "what crun binds there"
 
 
 def privileged(folder: Path, *rules: dict[str, Any], capabilities: tuple[str, ...] = ()) -> Bundle:

@@ -38,7 +38,7 @@ _FLAG_WORDS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "
 def place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shared: Share) -> Json:
     options = mount.get("options", [])
     kind = mount.get("type", "")
-    destination = _destination(mount)
+    destination = destination_of(mount)
     name = f"{container_id}/{index}-{os.path.basename(destination)[:_NAME_LENGTH] or 'root'}"
     read_only = "ro" in options or "rro" in options
     if "uidMappings" in mount or "gidMappings" in mount or any(_is_idmap(option) for option in options):
@@ -82,7 +82,8 @@ def place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shar
     return {**mount, "type": "bind", "source": guest, "options": options}
 
 
-def _destination(mount: Json) -> str:
+def destination_of(mount: Json) -> str:
+    """Where a mount of config.json is, as an absolute path."""
     destination: str = mount["destination"]
     return os.path.normpath("/" + destination.lstrip("/"))
 
@@ -110,7 +111,7 @@ def shm_storages(bundle: Bundle) -> list[Storage]:
     mapping of a virtio-fs file.  Containers of a pod that name the same directory have the same tmpfs."""
     made = []
     for index, mount in enumerate(bundle.spec.get("mounts", ())):
-        if is_bind(mount) and _destination(mount) == SHM:
+        if is_bind(mount) and destination_of(mount) == SHM:
             source = os.path.join(bundle.path, mount.get("source", ""))
             place, size = _shm_place(_status(source, index, "source")), os.statvfs(source)
             options = ("nosuid", "nodev", "noexec", "mode=1777", f"size={size.f_blocks * size.f_frsize}")

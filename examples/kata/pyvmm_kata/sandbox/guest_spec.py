@@ -13,8 +13,8 @@ from pyvmm_kata.config.checks import bad
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.face import Shown
 from pyvmm_kata.host.mounts import GUEST_SHARED, GUEST_SOCKETS
-from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights, serial_of
-from pyvmm_kata.sandbox.guest_mounts import is_device_of_host, place_mount
+from pyvmm_kata.sandbox.guest_devices import device_rule, devices_of, has_all_rights, is_privileged, serial_of
+from pyvmm_kata.sandbox.guest_mounts import destination_of, is_device_of_host, place_mount
 from pyvmm_kata.sandbox.guest_settings import check_limits, sysctls_of
 from pyvmm_kata.sandbox.guest_share import Nowhere
 
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.guest_share import Share
 
+DEV: Json = {
+    "destination": "/dev",
+    "type": "tmpfs",
+    "source": "tmpfs",
+    "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+}
+"""What a bundle has there that names no mount."""
+MEMORY = ("tmpfs", "ramfs")
 LABELS = ("apparmorProfile", "selinuxLabel")
 
 
@@ -75,6 +83,10 @@ def place(
         for index, mount in enumerate(spec.get("mounts", ()))
         if not (has_all_rights(bundle.spec) and is_device_of_host(mount))
     ]
+    if not any(destination_of(mount) == "/dev" for mount in spec["mounts"]):
+        # Without one crun makes the devices in the root, which is the host's file system
+        below = (n for n, mount in enumerate(spec["mounts"]) if destination_of(mount).startswith("/dev/"))
+        spec["mounts"].insert(next(below, len(spec["mounts"])), dict(DEV))
     # The others are the host's, and are run there
     spec["hooks"] = {kind: hooks for kind, hooks in spec.get("hooks", {}).items() if kind == "startContainer"}
     if not spec["hooks"]:
@@ -87,9 +99,31 @@ def place(
     for label in LABELS:
         spec["process"].pop(label, None)  # the guest's kernel has neither
     linux["devices"] = devices_of(bundle.spec, serials)
+    if not root and not namespaces.has(bundle.spec, "user"):  # there crun binds those of the guest
+        _check_places(bundle.spec, spec["mounts"])
     resources = linux["resources"] = {**linux.get("resources", {})}
     resources["devices"] = [device_rule(rule, linux["devices"]) for rule in resources.get("devices", ())]
     return spec
+
+
+def _check_places(spec: Json, mounts: Sequence[Json]) -> None:
+    """Check that the devices of a config.json are where a guest can make them.
+
+    :param mounts: as :func:`place` has made them
+    :raises ConfigError: one is in a file system of the host's
+    """
+    if is_privileged(spec):
+        return  # an engine names all that the host has
+    for index, device in enumerate(spec.get("linux", {}).get("devices", ())):
+        path = os.path.normpath("/" + device["path"].lstrip("/"))
+        above = [each for each in mounts if path.startswith(destination_of(each).rstrip("/") + "/")]
+        last = max(above, key=lambda each: len(destination_of(each)), default={})
+        if device["type"] != "p" and last.get("type") not in MEMORY:
+            raise bad(
+                f"linux.devices[{index}].path",
+                f"{path:.200} is in a file system of the host, in which a guest makes no devices",
+                "name a path below /dev, or mount a tmpfs there",
+            )
 
 
 def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
