@@ -140,7 +140,9 @@ def test_checkpoints(podman: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     eventually(lambda: len(logged("one")) > 3, "it does not count")
     archive = str(tmp_path / "one.tar")
-    podman.check("container", "checkpoint", "--leave-running", "--export", archive, "one")
+    done = podman.run("container", "checkpoint", "--leave-running", "--print-stats", "--export", archive, "one")
+    assert done.returncode == 0 and done.stderr == "", "podman packs what CRIU would have written"
+    assert "frozen_time" in done.stdout
     podman.check("container", "checkpoint", "one")
     last = logged("one")[-1]
     assert podman.check("inspect", "--format", "{{.State.Status}} {{.State.Checkpointed}}", "one") == "exited true\n"

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -380,6 +381,27 @@ def refused(runtime: Runtime, *arguments: str) -> str:
     return done.stderr
 
 
+def criu_stats(path: Path) -> dict[int, dict[int, int]]:
+    """What podman reads for --print-stats: a message with a message of numbers (CRIU's stats.proto)."""
+
+    def varint(at: int) -> tuple[int, int]:
+        end = at
+        while data[end] & 0x80:
+            end += 1
+        return sum((byte & 0x7F) << 7 * n for n, byte in enumerate(data[at : end + 1])), end + 1
+
+    data = path.read_bytes()
+    assert struct.unpack("<3I", data[:12]) == (0x55105940, 0x57093306, len(data) - 12)
+    key, at = varint(12)
+    size, at = varint(at)
+    assert key & 7 == 2 and at + size == len(data)
+    found = {}
+    while at < len(data):
+        number, at = varint(at)
+        found[number >> 3], at = varint(at)
+    return {key >> 3: found}
+
+
 def test_a_checkpoint_and_what_goes_on_from_it(keeping: Runtime, tmp_path: Path) -> None:
     runtime, image, pid_file = keeping, tmp_path / "checkpoint", tmp_path / "pid"
     runtime.started("c1", "echo began; sleep 600")
@@ -388,6 +410,8 @@ def test_a_checkpoint_and_what_goes_on_from_it(keeping: Runtime, tmp_path: Path)
         assert subprocess.run(name, capture_output=True, timeout=PATIENCE).returncode == 0, "podman asks so"
     kept = ("--tcp-established", "--shell-job", "--ext-unix-sk", "--file-locks", "--manage-cgroups-mode", "soft")
     runtime.check("checkpoint", "--leave-running", *kept, "--work-path", str(tmp_path), "c1", cwd=tmp_path)
+    stats = criu_stats(tmp_path / "stats-dump")
+    assert list(stats[1]) == [1, 2, 3, 4, 5, 6, 7], "all that CRIU's format demands"
     first = set(os.listdir(image))
     assert runtime.state("c1")["status"] == "running"
     assert runtime.check("exec", "c1", "echo", "works") == "works\n", "it is not frozen"
@@ -403,7 +427,9 @@ def test_a_checkpoint_and_what_goes_on_from_it(keeping: Runtime, tmp_path: Path)
     runtime.check("checkpoint", "--leave-running", "--image-path", str(image), "c2")
     assert runtime.state("c2")["status"] == "paused"
     runtime.check("delete", "--force", "c2")
-    assert restored(runtime, "c3", bundle, "--image-path", str(image)) == 0
+    assert restored(runtime, "c3", bundle, "--image-path", str(image), "--work-path", str(tmp_path)) == 0
+    stats = criu_stats(tmp_path / "stats-restore")
+    assert list(stats[2]) == [1, 2, 3, 4] and stats[2][4] > 0
     assert runtime.state("c3")["status"] == "paused", "as it was"
     runtime.check("delete", "--force", "c3")
     assert os.listdir(runtime.root) == []

@@ -8,11 +8,14 @@ What is saved is the whole virtual machine: the memory of the processes, and of 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
@@ -34,8 +37,10 @@ DEFAULT = "checkpoint"
 SAVE_S = 1800.0
 """Seconds that a machine may take to be saved: it is written to a disk."""
 
+STATS_MAGIC = struct.pack("<II", 0x55105940, 0x57093306)
+"""What a file of CRIU's with times and numbers of pages begins with."""
+
 WITHOUT_EFFECT = {
-    "work-path": VALUE,
     "tcp-established": FLAG,
     "tcp-skip-in-flight": FLAG,
     "ext-unix-sk": FLAG,
@@ -56,7 +61,8 @@ REFUSED = {
     "page-server": (VALUE, "there is no server of pages: save to a folder, and copy that"),
     "status-fd": (NUMBER, "nothing is told by a descriptor: the command ends when the checkpoint is there"),
 }
-_COMMON = {"image-path": VALUE, **WITHOUT_EFFECT, **{name: kind for name, (kind, _) in REFUSED.items()}, "help": FLAG}
+_PLACES = {"image-path": VALUE, "work-path": VALUE}
+_COMMON = {**_PLACES, **WITHOUT_EFFECT, **{name: kind for name, (kind, _) in REFUSED.items()}, "help": FLAG}
 CHECKPOINT = {**_COMMON, "leave-running": FLAG}
 RESTORE = {
     **_COMMON,
@@ -80,6 +86,7 @@ Save a running container with all of its memory.  Without --leave-running it end
 
   --image-path DIR   where to save it (./checkpoint); replaces the checkpoint that is there
   --leave-running    let it go on afterwards
+  --work-path DIR    where to write stats-dump, as CRIU does
 """,
     "restore": """\
 usage: pyvmm-oci restore [OPTION]... ID
@@ -91,6 +98,7 @@ Let a container go on where a checkpoint was made, in a machine of its own and w
   --detach                do not wait for its end
   --pid-file FILE         where to write its pid
   --console-socket FILE   who gets its terminal
+  --work-path DIR         where to write stats-restore, as CRIU does
 """,
     "fork": """\
 usage: pyvmm-oci fork [OPTION]... ID NEW...
@@ -115,7 +123,15 @@ def checkpoint(context: Context, arguments: Sequence[str]) -> int:
         return 0
     folder = context.folder(one_id(options["rest"], "checkpoint"))
     end = not options["leave-running"]
-    _save(folder, os.path.abspath(options["image-path"] or DEFAULT), end=end)
+    began = time.monotonic()
+    place = os.path.abspath(options["image-path"] or DEFAULT)
+    _save(folder, place, end=end)
+    if options["work-path"]:
+        us = _microseconds_since(began)
+        memory = os.stat(os.path.join(kept.read(place, verified=True).machine, "memory"))
+        scanned, written = memory.st_size // mmap.PAGESIZE, memory.st_blocks * 512 // mmap.PAGESIZE
+        # dump_stats_entry: freezing, frozen, memdump, memwrite; pages scanned, skipped, written
+        _write_stats(os.path.join(options["work-path"], "stats-dump"), 1, (0, us, us, us, scanned, 0, written))
     if end:
         delete(folder, force=True)
     return 0
@@ -129,8 +145,16 @@ def restore(context: Context, arguments: Sequence[str]) -> int:
     if options is None:
         return 0
     container_id = one_id(options["rest"], "restore")
+    began = time.monotonic()
     found = kept.read(os.path.abspath(options["image-path"] or DEFAULT))
-    return run(context, container_id, {**options, "preserve-fds": 0}, kept=found)
+
+    def note() -> None:
+        if options["work-path"]:
+            # restore_stats_entry: pages compared, skipped; forking, restore
+            us = _microseconds_since(began)
+            _write_stats(os.path.join(options["work-path"], "stats-restore"), 2, (0, 0, 0, us))
+
+    return run(context, container_id, {**options, "preserve-fds": 0}, kept=found, then=note)
 
 
 def fork(context: Context, arguments: Sequence[str]) -> int:
@@ -203,6 +227,30 @@ def _options(arguments: Sequence[str], options: dict[str, str], command: str) ->
             f"{command}: --manage-cgroups-mode {mode!r:.20} is not one of {', '.join(MODES[1:])}", code="oci-usage"
         )
     return {**found, "rest": rest}
+
+
+def _microseconds_since(began: float) -> int:
+    return min(int((time.monotonic() - began) * 1e6), 0xFFFFFFFF)
+
+
+def _write_stats(path: str, kind: int, values: Sequence[int]) -> None:
+    """Write a file of CRIU's (``stats.proto``), which podman exports with a checkpoint, and reads for --print-stats."""
+    entry = b"".join(bytes([number << 3]) + _varint(value) for number, value in enumerate(values, 1))
+    message = bytes([kind << 3 | 2]) + _varint(len(entry)) + entry
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "wb") as file:
+            file.write(STATS_MAGIC + struct.pack("<I", len(message)) + message)
+    except OSError as error:  # what they are about has been done
+        sys.stderr.write(f"warning: {path}: {error.strerror}\n")
+
+
+def _varint(value: int) -> bytes:
+    encoded = b""
+    while value > 0x7F:
+        encoded += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return encoded + bytes([value])
 
 
 # -- saving ----------------------------------------------------------------------------------------------------------

@@ -39,11 +39,18 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def run(
-    context: Context, container_id: str, options: dict[str, Any], *, insist: bool = False, kept: Kept | None = None
+    context: Context,
+    container_id: str,
+    options: dict[str, Any],
+    *,
+    insist: bool = False,
+    kept: Kept | None = None,
+    then: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a container of a bundle; the exit status: the container's, 0 with ``detach``.
 
     :param kept: a checkpoint from which it goes on; None: it is started
+    :param then: called when it runs
     :param insist: a second SIGINT or SIGTERM kills it: signals do not end the first process of a pid namespace that has
         no handler for them
     """
@@ -56,6 +63,7 @@ def run(
     def begin() -> None:
         if kept is None:
             start(folder, removes=removes)
+        then()
 
     try:
         if foreground:
