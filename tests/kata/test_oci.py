@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -20,12 +21,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.host import control
+from pyvmm_kata.host import control, hooks
 from pyvmm_kata.oci.delete import clear, wait_removed
 from pyvmm_kata.oci.service import tell_oom
 from pyvmm_kata.oci.spec import default_spec
@@ -310,6 +312,60 @@ def test_a_hook_that_fails_ends_it(runtime: Runtime) -> None:
     assert done.returncode == 1
     assert "createRuntime hook /bin/sh ended with 9: no" in done.stderr
     assert os.listdir(runtime.root) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("trap '' TERM; sleep 600 & wait; sleep 600", "did not end in 1 s"),
+        ("yes >&2", "did not end in 1 s"),
+        ("yes", "did not end in 1 s"),
+        ("sleep 600 & echo on >&2; exit 4", "ended with 4: on"),
+        ("head -c 40000000 /dev/zero >&2; echo last >&2; exit 3", "last"),
+        ("exec <&-; exit 5", "ended with 5"),
+        ("yes >&2 & exit 6", "ended with 6"),
+    ],
+)
+def test_a_hook_that_hangs_or_floods(tmp_path: Path, script: str, words: str) -> None:
+    """It costs its time and nothing else; what it leaves running is waited for by nobody."""
+    script = f"echo $$ >{tmp_path}/pid; {script}"
+    entry: dict[str, Any] = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": [f"PATH={os.environ['PATH']}"]}
+    entry |= {"timeout": 1} if "1 s" in words else {}
+    state = {"bundle": str(tmp_path), "annotations": {"long": "x" * 300_000}}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    files = os.listdir("/proc/self/fd")
+    with pytest.raises(HostError, match="createRuntime hook /bin/sh ") as raised:
+        hooks.run({"createRuntime": [entry]}, "createRuntime", state)
+    assert str(raised.value).endswith(words) or words in str(raised.value)[-600:]
+    assert len(str(raised.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10, "KiB"
+    assert os.listdir("/proc/self/fd") == files
+    group = int((tmp_path / "pid").read_text())
+    if "1 s" in words:
+        eventually(lambda: not group_lives(group), "a part of it lives")
+    elif group_lives(group):
+        os.killpg(group, signal.SIGKILL)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_hooks_after_one_that_fails(tmp_path: Path) -> None:
+    """Of poststop all run, of the others none."""
+    touch = {"path": "/usr/bin/touch", "args": ["touch", str(tmp_path / "ran")]}
+    entries = [{"path": "/bin/false", "args": ["false"]}, touch]
+    told: list[str] = []
+    hooks.run({"poststop": entries}, "poststop", {"bundle": str(tmp_path)}, told.append)
+    assert told == ["poststop hook /bin/false ended with 1: "] and (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    with pytest.raises(HostError):
+        hooks.run({"prestart": entries}, "prestart", {"bundle": str(tmp_path)})
+    assert not (tmp_path / "ran").exists()
 
 
 def test_hooks_of_the_host_in_the_container_cannot_be(runtime: Runtime) -> None:

@@ -4,16 +4,28 @@ with runc; those of ``startContainer`` are the container's own programs, which c
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
 
 from pyvmm_kata.config.checks import Json, bad
 from pyvmm_kata.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from subprocess import Popen
 
 HOST_KINDS = ("prestart", "createRuntime", "poststart", "poststop")
 GUEST_KINDS = ("startContainer",)
 TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1_000_000
 """poll(2) takes no more than 24 days."""
+LAST_WORDS = 500
+"""Bytes of what a hook prints on stderr that an error quotes."""
 
 
 def check(spec: Json) -> None:
@@ -29,32 +41,100 @@ def check(spec: Json) -> None:
             )
 
 
-def run(hooks: Json, kind: str, state: Json) -> None:
+def run(hooks: Json, kind: str, state: Json, warn: Callable[[str], None] | None = None) -> None:
     """Run the hooks of one kind, in order, with the container's state as their input.
 
+    A hook has ended when its process has, whatever it has left running.  One that takes too long is killed with all
+    processes of its group.
+
+    :param warn: is told of hooks that fail, after which the others run as well
     :raises HostError: one failed, or took too long; those after it have not run
     """
-    if not hooks.get(kind):
-        return
+    for hook in hooks.get(kind) or ():
+        try:
+            _run(hook, kind, state)
+        except HostError as error:
+            if warn is None:
+                raise
+            warn(str(error))
+
+
+def _run(hook: Json, kind: str, state: Json) -> None:
     import subprocess
 
-    for hook in hooks[kind]:
-        command = [hook["path"], *(hook.get("args") or [hook["path"]])[1:]]
-        environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
-        timeout = min(hook.get("timeout", TIMEOUT_S), MAX_TIMEOUT_S)
+    path = hook["path"]
+    command = [path, *(hook.get("args") or [path])[1:]]
+    environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
+    timeout = min(hook.get("timeout", TIMEOUT_S), MAX_TIMEOUT_S)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=state["bundle"],
+            process_group=0,
+        )
+    except OSError as error:
+        raise HostError(f"{kind} hook {path}: {error.strerror}", code="oci-hook") from error
+    with process:
+        said = _attend(process, json.dumps(state).encode(), timeout)
+        if said is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    if said is None:
+        raise HostError(f"{kind} hook {path} did not end in {timeout} s", code="oci-hook")
+    if process.returncode:
+        words = said.decode(errors="replace").strip()
+        raise HostError(f"{kind} hook {path} ended with {process.returncode}: {words}", code="oci-hook")
+
+
+def _attend(process: Popen[bytes], given: bytes, timeout: float) -> bytes | None:
+    """Write its input, and read what it prints, until the process has ended: the last of that; None: it has not."""
+    assert process.stdin is not None and process.stderr is not None
+    stdin, stderr, said = process.stdin.fileno(), process.stderr.fileno(), b""
+    pidfd = os.pidfd_open(process.pid)
+    deadline = time.monotonic() + timeout
+    ready = select.poll()
+    for fd, events in ((pidfd, select.POLLIN), (stdin, select.POLLOUT), (stderr, select.POLLIN)):
+        os.set_blocking(fd, False)
+        ready.register(fd, events)
+    try:
+        while True:
+            found = dict(ready.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if stdin in found:
+                try:
+                    given = given[os.write(stdin, given) :]
+                except BlockingIOError:
+                    pass
+                except BrokenPipeError:
+                    given = b""  # it does not want to know
+                if not given:
+                    ready.unregister(stdin)
+                    process.stdin.close()
+            if stderr in found:
+                piece = os.read(stderr, 1 << 16)
+                said = (said + piece)[-LAST_WORDS:]
+                if not piece:
+                    ready.unregister(stderr)
+            if pidfd in found:
+                return _read_rest(stderr, said)
+            if time.monotonic() >= deadline:
+                return None
+    finally:
+        os.close(pidfd)
+
+
+def _read_rest(stderr: int, said: bytes) -> bytes:
+    """What is left in the pipe of a hook that has ended, and no more: what it has left running may print for ever."""
+    left = fcntl.fcntl(stderr, fcntl.F_GETPIPE_SZ)
+    while left > 0:
         try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(state).encode(),
-                env=environment,
-                cwd=state["bundle"],
-                capture_output=True,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise HostError(f"{kind} hook {hook['path']} did not end in {timeout} s", code="oci-hook") from error
-        except OSError as error:
-            raise HostError(f"{kind} hook {hook['path']}: {error.strerror}", code="oci-hook") from error
-        if done.returncode:
-            words = done.stderr.decode(errors="replace").strip()[-500:]
-            raise HostError(f"{kind} hook {hook['path']} ended with {done.returncode}: {words}", code="oci-hook")
+            piece = os.read(stderr, left)
+        except BlockingIOError:
+            break
+        if not piece:
+            break
+        said = (said + piece)[-LAST_WORDS:]
+        left -= len(piece)
+    return said

@@ -66,10 +66,12 @@ def delete(folder: str, *, force: bool) -> None:
     clear(folder, state.read_cgroup(folder))
     if known.get("hooks"):
         known["status"] = "stopped"
-        try:
-            hooks.run(known["hooks"], "poststop", state.public(known))
-        except VmmError as error:  # the container is removed nevertheless, as the specification demands
-            sys.stderr.write(f"warning: {error}\n")
+        # The container is removed, and the other hooks run, whatever one of them does: the specification demands it
+        hooks.run(known["hooks"], "poststop", state.public(known), _warn)
+
+
+def _warn(why: str) -> None:
+    sys.stderr.write(f"warning: {why}\n")
 
 
 def _end_unknown(folder: str) -> Json:
