@@ -93,7 +93,7 @@ NEEDS = (
     Need("guest", "slirp4netns", "slirp4netns", "the network of podman as an ordinary user, beside passt"),
     Need("guest", "fuse-overlayfs", "fuse-overlayfs", "podman's storage for an ordinary user on older kernels"),
     Need("guest bench conformance", "nft", "nftables", "podman's networks"),
-    Need("check", "umoci", "umoci", "unpacks images for the container runtime"),
+    Need("check", "umoci", "umoci", "makes images in tests"),
     Need("check", "skopeo", "skopeo", "copies images for the container runtime"),
     Need("guest bench conformance", "runc", "runc", "a peer of the container runtime"),
     Need("bench conformance", "runsc", "runsc", "another: gVisor"),

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from pyvmm_kata.host import network
 from pyvmm_kata.oci import monitor
 from pyvmm_kata.oci.context import Context, default_root
 from pyvmm_kata.oci.spec import default_spec
-from pyvmm_kata.sandbox.images import open_image
+from pyvmm_kata.sandbox import images
 from vmm import Publish
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> int:
     container_id = options.name or f"run-{secrets.token_hex(6)}"
     folder = tempfile.mkdtemp(prefix="pyvmm-run-")
     try:
-        rootfs, process = open_image(options.image, folder)
+        rootfs, process = images.open_image(options.image, folder)
         spec = make_spec(options, rootfs, process, folder, container_id)
         with open(os.path.join(folder, "config.json"), "w") as file:
             json.dump(spec, file)
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> int:
             os.close(null)
         return run.run(context, container_id, blank, insist=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        images.remove(folder)
 
 
 def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str) -> Json:

@@ -212,7 +212,7 @@ class SharedDirectory:
         mount("", self.work, "", MS_PRIVATE)
         mount("", self.work, "", MS_SHARED)
         mount(self.work, self.path, "", MS_BIND)
-        mount("", self.path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(self.path))
+        mount("", self.path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | kept_flags(self.path))
 
     def bind(
         self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
@@ -412,7 +412,7 @@ def _remove_places(path: str) -> None:
         raise HostError(f"{path}: {error.strerror}", code="mount", errno=error.errno or 0) from error
 
 
-def _kept_flags(path: str) -> int:
+def kept_flags(path: str) -> int:
     """The flags of a mount that a remount has to repeat: where a user namespace has locked them, it fails else."""
     flags = os.statvfs(path).f_flag
     return flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
