@@ -133,6 +133,17 @@ def test_clones_have_the_vcpus_that_there_were_and_get_more(boot: Boot, clone: M
     assert guest.check("nproc") == "2\n"
 
 
+def test_a_clone_has_the_date_of_its_host(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
+    guest = boot()
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    time.sleep(5)  # the time that the guest misses
+    right, late = clone(tmp_path / "warm", guest), clone(tmp_path / "warm", guest, clock="resume")
+    before = int(time.time())
+    dates = [int(each.check("date +%s")) for each in (right, late)]
+    assert before <= dates[0] <= int(time.time()) and dates[1] <= int(time.time()) - 4
+    assert right.check(TROUBLE) == ""
+
+
 def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
     guest = boot()
     draw = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid"

@@ -40,7 +40,10 @@ OPTIONS = (
     *(option for option in DEVICE_OPTIONS),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option(
-        "--clock", "HOW", "the guest's clocks: resume where they were, or host, with the time since", default="resume"
+        "--clock",
+        "HOW",
+        "the guest's clocks: host, with the time since the snapshot, or resume where they were",
+        default="host",
     ),
     Option(
         "--cow",

@@ -575,7 +575,7 @@ class Machine(Living):
         path: str,
         *,
         devices: tuple[VirtioDevice, ...] = (),
-        clock: str = "resume",
+        clock: str = "host",
         force: bool = False,
         prefetch: bool = False,
         cow: str = "",
@@ -591,7 +591,8 @@ class Machine(Living):
         :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that are other ones now: ``disks`` (with
             those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
             (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
-        :param clock: ``resume``: the guest's clocks go on where they were; ``host``: the time that has passed is added
+        :param clock: ``host``: the time since the snapshot is added to the guest's clocks, CLOCK_MONOTONIC too, so that
+            the date is right; ``resume``: they go on where they were, and the guest has to correct its date itself
         :param prefetch: the first clone with this records which pages of memory it touches in its first two seconds,
             in the directory of the snapshot; those after it have these read, on a thread, while they run
         :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each has it

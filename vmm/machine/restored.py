@@ -38,7 +38,7 @@ class Restored:
 
     :param folder: of the snapshot
     :param changes: what the clone's configuration has of its own, see :meth:`MachineConfig.of_clone`
-    :param clock: ``resume``: kvm-clock goes on where it was; ``host``: by the time that has passed since
+    :param clock: ``host``: kvm-clock includes the time that has passed since; ``resume``: it goes on where it was
     :param prefetch: see :meth:`vmm.machine.machine.Machine.restore`
     :param cow: see :meth:`vmm.machine.machine.Machine.restore`
     :param force: restore although the processor, or a disk's image, is another
@@ -54,7 +54,7 @@ class Restored:
         folder: str,
         changes: dict[str, Any],
         *,
-        clock: str = RESUME,
+        clock: str = HOST,
         force: bool = False,
         prefetch: bool = False,
         cow: str = "",

@@ -232,6 +232,7 @@ class PyvmmVm:
         machine = Machine.restore(
             template,
             start=False,
+            clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
             prefetch=True,
             shares=(_share(shared),),
             vsock=vsock,
@@ -251,6 +252,7 @@ class PyvmmVm:
         return Machine.restore(
             config.checkpoint,
             start=False,
+            clock="resume",
             memory=MemoryConfig(config.memory),
             cpus=config.vcpus,
             max_cpus=most_cpus(config.vcpus, config.more_cpus),
