@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-drgn check docs lab bench report conformance fuzz prove guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance fuzz prove guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -34,6 +34,10 @@ test-long: ## the tests that need no KVM and take minutes: 100,000 faults in con
 test-guest: ## only the tests that boot guests
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.run_tests --guest $(ARGS)
+
+test-kernels: ## a part of the guest tests on each supported kernel; ARGS="older debian" for some of them
+	@python3 tools/deps.py kernel lab guest
+	@$(PYTHON) -m tools.kernels $(ARGS)
 
 test-drgn: ## build the guest kernel with its types (6 minutes, once) and run drgn's tests on it
 	@python3 tools/deps.py kernel lab guest

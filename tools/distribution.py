@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,42 +93,51 @@ def run_tool(argv: list[str], cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def kernel_packages() -> list[str]:
-    """The packages that hold the newest kernel and its modules, by the names that the package index gives now."""
+def kernel_packages(options: Sequence[str] = ()) -> list[str]:
+    """The packages that hold the newest kernel and its modules, by the names that the package index gives now.
+
+    :param options: apt's, of another package index than the machine's
+    """
     for meta in META_PACKAGES:
         try:
-            listing = run_tool(["apt-cache", "depends", "--no-recommends", "--no-suggests", meta])
+            listing = run_tool(["apt-cache", *options, "depends", "--no-recommends", "--no-suggests", meta])
         except DistributionError:
             continue
         if images := re.findall(r"Depends: (linux-image-\d\S+)", listing):
             image = images[0]
-            # Ubuntu has the modules in packages of their own.
+            # Ubuntu has the modules in packages of their own, as newer Debians have, and the kernel, too.
             release = image.removeprefix("linux-image-")
-            known = run_tool(["apt-cache", "pkgnames", "linux-modules-"]).split()
-            wanted = {f"linux-modules-{release}", f"linux-modules-extra-{release}"}
+            known = run_tool(["apt-cache", *options, "pkgnames", "linux-"]).split()
+            wanted = {f"linux-{kind}-{release}" for kind in ("base", "binary", "modules", "modules-extra")}
             return [image, *sorted(wanted.intersection(known))]
     raise DistributionError(f"apt knows none of {', '.join(META_PACKAGES)}: run `apt-get update` as root")
 
 
-def find_kernel() -> Kernel:
-    """The newest kernel that the package index has, from the cache when it is there. Raises DistributionError."""
+def find_kernel(*, backports: bool = False) -> Kernel:
+    """The newest kernel that the package index has, from the cache when it is there. Raises DistributionError.
+
+    :param backports: the newest of Debian's backports
+    """
     cache = cache_dir()
     with locked(cache):
-        return _find_kernel(cache)
+        return _find_kernel(cache, archive.Backports(cache.parent / "backports", Log()) if backports else None)
 
 
-def newest_kernel() -> str:
+def newest_kernel(options: Sequence[str] = ()) -> str:
     """The packages that hold the newest kernel, as `PACKAGE=VERSION` with spaces between. Raises RecipeError."""
     try:
-        return " ".join(f"{package}={candidate_version(package)}" for package in kernel_packages())
+        return " ".join(f"{package}={candidate_version(package, options)}" for package in kernel_packages(options))
     except DistributionError as error:
         raise RecipeError(str(error)) from None
 
 
-def _find_kernel(cache: Path) -> Kernel:
+def _find_kernel(cache: Path, backports: archive.Backports | None) -> Kernel:
     for again in (False, True):
         try:
-            chosen = archive.remembered(cache / "kernel-newest", newest_kernel, Log())
+            if backports is None:
+                chosen = archive.remembered(cache / "kernel-newest", newest_kernel, Log())
+            else:
+                chosen = backports.remembered(cache / "kernel-backports", partial(newest_kernel, backports.options))
         except RecipeError as error:
             raise DistributionError(error.message) from None
         packages = chosen.split()
@@ -136,13 +146,13 @@ def _find_kernel(cache: Path) -> Kernel:
         target = cache / f"kernel-{image.removeprefix('linux-image-')}-{version.replace(':', '.')}"
         try:
             if not target.exists():
-                _unpack_kernel_packages(packages, target)
+                _unpack_kernel_packages(packages, target, backports.options if backports else ())
         except DistributionError as error:
-            if not again and os.geteuid() == 0:  # the index may be so old that the archive has other versions now
-                run_tool(["apt-get", "-q", "update"])
+            if not again and backports is None and os.geteuid() == 0:
+                run_tool(["apt-get", "-q", "update"])  # the archive may have other versions by now
                 continue
             others = sorted(cache.glob("kernel-*/release"), key=lambda path: archive.version_key(path.parent.name))
-            if not others:
+            if not others or backports is not None:
                 raise DistributionError(f"{error}\nif the package index is old: run `apt-get update` as root") from None
             target = others[-1].parent
             say(f"using {target.name}, since {packages[0]} cannot be had: {error}")
@@ -152,23 +162,27 @@ def _find_kernel(cache: Path) -> Kernel:
     raise AssertionError
 
 
-def _unpack_kernel_packages(packages: list[str], target: Path) -> None:
+def _unpack_kernel_packages(packages: list[str], target: Path, options: Sequence[str]) -> None:
     """Make `target` of the packages, downloaded for that. Raises DistributionError."""
     say(f"downloading {', '.join(packages)} (unpacked into {target.parent}, not installed)")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as scratch:
         root = Path(scratch) / "root"
         # apt's own unprivileged user cannot write to our cache.
-        run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], Path(scratch))
+        run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", *options, "download", *packages], Path(scratch))
         for package in Path(scratch).glob("*.deb"):
             run_tool(["dpkg-deb", "-x", str(package), str(root)])
-        images = list(root.glob("boot/vmlinuz-*"))
-        if len(images) != 1:
+        trees = [*root.glob("usr/lib/modules/*"), *root.glob("lib/modules/*")]
+        if len(trees) != 1:
+            raise DistributionError(f"no modules of one kernel in {', '.join(packages)}")
+        (modules,) = trees
+        release = modules.name
+        # Newer Debians have it beside the modules.
+        image = next((path for path in (root / f"boot/vmlinuz-{release}", modules / "vmlinuz") if path.exists()), None)
+        if image is None:
             raise DistributionError(f"no kernel in {', '.join(packages)}")
-        release = images[0].name.removeprefix("vmlinuz-")
-        modules = next(path for path in (root / "usr/lib/modules", root / "lib/modules") if path.is_dir()) / release
         made = Path(scratch) / "kernel"
         made.mkdir()
-        shutil.move(images[0], made / "vmlinuz")
+        shutil.move(image, made / "vmlinuz")
         if elf := unpack_kernel((made / "vmlinuz").read_bytes()):
             (made / "vmlinux").write_bytes(elf)
         # depmod wants the tree under lib/modules/RELEASE.

@@ -15,6 +15,8 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tools import distribution
+
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = {
     "build.py": "PYVMM_GUEST_KERNEL",
@@ -25,6 +27,11 @@ VARIABLES = {
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
 """C files; each is a program for guests of the tests."""
+MODULES = (
+    *("virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "virtio_net", "virtio_rng", "virtio_balloon", "virtio_mem"),
+    *("virtio_console", "virtio_pmem", "virtiofs", "vmw_vsock_virtio_transport", "overlay", "af_packet"),
+)
+"""Of a distribution's kernel: what guests of the tests use."""
 _running: set[subprocess.Popen[str]] = set()
 """Recipes of all threads."""
 
@@ -55,6 +62,18 @@ def make(recipe: str, *options: str) -> str:
 def kernel() -> str:
     """The path of the guest kernel, an ELF vmlinux."""
     return make("build.py")
+
+
+def distribution_kernel(*, backports: bool = False) -> tuple[str, str]:
+    """The distribution's own kernel, and an initrd with its modules for guests whose root is a disk.
+
+    Raises distribution.DistributionError when the package cannot be had.
+    """
+    kernel = distribution.find_kernel(backports=backports)
+    modules = distribution.write_modules(kernel, MODULES, ROOT / "build")
+    files = {modules: "/modules", ROOT / "guest-kernel" / "initrd" / "init": "/init"}
+    extra = [word for file, place in files.items() for word in ("--with", f"{file}:{place}")]
+    return str(kernel.file), make("rootfs.py", "--kind", "initrd", *extra)
 
 
 def cached_kernel(*options: str) -> str | None:

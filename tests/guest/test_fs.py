@@ -18,6 +18,7 @@ from tests.guest.conftest import Boot
 from tests.guest.shared import run_example
 from tests.guest.vmfixture import Guest
 from tools import guest as recipes
+from tools.versions import is_patched
 from vmm import ShareConfig
 
 
@@ -27,6 +28,12 @@ def shared(tmp_path: Path) -> Path:
     folder = tmp_path / "shared"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def patched(guest_kernel: str) -> bool:
+    """Whether the guest kernel has guest-kernel's patch: without it files are as right, by more requests."""
+    return is_patched(guest_kernel)
 
 
 def test_a_file_is_read_and_written_on_both_sides(boot: Boot, shared: Path) -> None:
@@ -175,8 +182,10 @@ def file_system(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> None:
+def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path, patched: bool) -> None:
     """A file system of the host below the share is one of its own in the guest: it ends with the last mount of it."""
+    if not patched:
+        pytest.skip("Linux panics here; guest-kernel's patch mends it")
     with file_system(shared / "inner") as inner:
         (inner / "first").write_text("x")
         (inner / "file").write_bytes(os.urandom(1 << 20))
@@ -196,7 +205,7 @@ def test_a_mount_ends_while_a_file_is_read_ahead(boot: Boot, shared: Path) -> No
         assert guest.power_off().kind == "poweroff"
 
 
-def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
+def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path, patched: bool) -> None:
     """Made with O_EXCL, by `tar`, which removes one of that name before; also in a file system of the host below."""
     with file_system(shared / "inner") as inner:
         guest = boot(shares=[ShareConfig(str(shared))])
@@ -208,27 +217,31 @@ def test_what_a_new_file_asks_of_the_server(boot: Boot, shared: Path) -> None:
             count = since(guest, before)
             assert count["create"] == count["write"] == 40
             # What is known of the folder expires after a second
-            assert count["lookup"] < 60 and count.get("getattr", 0) < 30 and count.get("getxattr", 0) < 20, count
+            few = count["lookup"] < 60 and count.get("getattr", 0) < 30 and count.get("getxattr", 0) < 20
+            assert few or not patched, count
             before = requests(guest)
             guest.check(f"dd if=/dev/zero of={folder}/written bs=1 count=40")
             count = since(guest, before)
-            assert count["write"] == 40 and count.get("getxattr", 0) < 10, count
+            assert count["write"] == 40, count
+            # A file system below the share has no SB_NOSEC without the patch: each write asks for capabilities
+            assert count.get("getxattr", 0) < 10 or (folder != "/mnt" and not patched), count
         assert (inner / "40").read_text() == (shared / "40").read_text() == "new\n"
 
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
-def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
+def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str, patched: bool) -> None:
     """What a container has in its page cache of its root is read without a request; all else is as in other files."""
     with file_system(shared / "rootfs") as inner:
         guest = boot(shares=[ShareConfig(str(shared), sole="rootfs", cache=mode)])
         guest.check("mount -t virtiofs share /mnt; cd /mnt/rootfs; mkdir new")
         guest.check("for i in $(seq 20); do (echo $i; head -c 5000 /dev/zero) >new/$i; done")
-        assert any(asks_little_of_a_new_directory(guest, f"new{n}") for n in range(5))
+        assert not patched or any(asks_little_of_a_new_directory(guest, f"new{n}") for n in range(5))
         before = requests(guest)
         said = guest.check("cat new/* | tr -d '\\0'; cat new/7 | wc -c").split()
         assert said == [*sorted(map(str, range(1, 21))), "5002"]
         count = since(guest, before)
-        assert not count.get("open") and not count.get("read") and not count.get("release"), count
+        asked = sum(count.get(name, 0) for name in ("open", "read", "release"))
+        assert (asked == 0) == patched, count
 
         before = requests(guest)
         guest.check("echo 3 >/proc/sys/vm/drop_caches")
@@ -236,7 +249,7 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str) -> None:
         guest.check("exec 3<new/10; rm new/10; echo 3 >/proc/sys/vm/drop_caches")
         assert guest.check("head -n 1 <&3; exec 3<&-").split() == ["10"]
         count = since(guest, before)
-        assert count["open"] == 2, count
+        assert count["open"] == 2 or not patched, count
 
         guest.check("cat new/11 new/12 >/dev/null")
         (inner / "new" / "11").write_text("longer\n" * 1000)

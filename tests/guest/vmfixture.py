@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -159,6 +160,8 @@ def boot_guest(
     """A running guest, at its first instruction.  `more` are further fields of MachineConfig."""
     size = memory if isinstance(memory, MemoryConfig) else MemoryConfig(parse_size(memory))
     root = None if rootfs is None else root_config(rootfs)
+    if initrd is None and isinstance(root, DiskConfig):  # of a distribution's kernel (tools/kernels.py)
+        initrd = os.environ.get("PYVMM_GUEST_INITRD")
     boot = BootConfig(kernel, initrd, cmdline, entry)
     config = MachineConfig(
         boot,
