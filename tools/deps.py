@@ -5,6 +5,8 @@ usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|fuzz|bench|conforma
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
+
+PYVMM_PYTHON=PATH in the environment makes .venv with another interpreter, for good.
 """
 
 from __future__ import annotations
@@ -149,7 +151,16 @@ def python_version(python: str) -> tuple[int, int]:
 
 
 def pick_python() -> tuple[str, tuple[int, int]]:
-    """The interpreter to make .venv with: the distribution's when it is new enough, since it starts fastest."""
+    """The interpreter to make .venv with: that of PYVMM_PYTHON, else the distribution's when it is new enough, since it
+    starts fastest."""
+    if chosen := os.environ.get("PYVMM_PYTHON"):
+        found = shutil.which(chosen) or chosen
+        version = python_version(found)
+        if version >= OLDEST:
+            return found, version
+        wanted = ".".join(map(str, OLDEST))
+        what = "is Python {}.{}".format(*version) if version > (0, 0) else "does not run"
+        sys.exit(f"PYVMM_PYTHON={chosen} {what}: name an interpreter of Python {wanted} or newer")
     for python in ("/usr/bin/python3", shutil.which("python3") or "", sys.executable):
         version = python_version(python) if python else (0, 0)
         if version >= OLDEST:
@@ -250,11 +261,12 @@ def run(command: Sequence[str], **extra: str) -> None:
         sys.exit(f"`{' '.join(command)}` failed with status {status}")
 
 
-def make_venv(python: str) -> None:
-    """Make .venv, anew when it was made at another path or its interpreter is gone."""
+def make_venv(python: str, version: tuple[int, int]) -> None:
+    """Make .venv; again when it was made at another path, its interpreter is gone, or PYVMM_PYTHON names another."""
     config = os.path.join(VENV, "pyvenv.cfg")
     inside = os.path.join(VENV, "bin", "python")
-    if os.path.exists(config) and os.path.exists(inside) and python_version(inside) >= OLDEST:
+    fits = python_version(inside) == version if "PYVMM_PYTHON" in os.environ else python_version(inside) >= OLDEST
+    if os.path.exists(config) and os.path.exists(inside) and fits:
         with open(config) as file:
             if re.search(rf"^command = .*{re.escape(VENV)}$", file.read(), re.MULTILINE):
                 return
@@ -412,7 +424,7 @@ def main(groups: Sequence[str]) -> None:
         still = [need.what for need in missing if not is_there(need.what)]
         if still:
             say(f"still not found after the installation: {', '.join(still)}")
-    make_venv(python)
+    make_venv(python, version)
     develop = not DEVELOPMENT.isdisjoint(wanted)
     install_project(os.path.join(VENV, "bin", "python"), develop=develop)
     if develop:

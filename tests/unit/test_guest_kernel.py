@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import versions
+from tools import deps, kernels, versions
 from tools.distribution import (
     DistributionError,
     Kernel,
@@ -759,6 +759,31 @@ def test_a_signature_is_cut_off() -> None:
     trailer = bytes(8) + len(signature).to_bytes(4, "big") + b"~Module signature appended~\n"
     assert without_signature(b"\x7fELF module" + signature + trailer) == b"\x7fELF module"
     assert without_signature(b"\x7fELF module") == b"\x7fELF module"
+
+
+# -- what the tests run with -------------------------------------------------------------------------------------------
+
+
+def test_what_is_tested_on_each_kernel_is_there() -> None:
+    for _, _, tests in kernels.KERNELS.values():
+        for test in tests:
+            file, _, name = test.partition("::")
+            assert f"def {name}(" in (ROOT / file).read_text() or not name, test
+    assert kernels.main(["hurd"]) == 2
+
+
+@pytest.mark.parametrize(
+    "name,said", [("/nowhere/python3", "does not run"), ("/bin/true", "does not run"), (sys.executable, "")]
+)
+def test_an_interpreter_that_is_named_is_taken_or_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setenv("PYVMM_PYTHON", name)
+    if said:
+        with pytest.raises(SystemExit, match=f"PYVMM_PYTHON={name} {said}"):
+            deps.pick_python()
+    else:
+        assert deps.pick_python() == (name, sys.version_info[:2])
 
 
 # -- the library is typed for those who use it: a program of theirs is checked by mypy --strict, mistakes included
