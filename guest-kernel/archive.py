@@ -24,6 +24,8 @@ SETTINGS = tuple(
 # How long the index of the backports is used without asking the mirror, and how long one that fails is left alone.
 FRESH_SECONDS = 86400.0
 OLD_DAYS = 7.0
+# The version of Linux that the options are written for; where apt does not have it, the one the distribution prefers.
+PREFERRED = "6.12"
 
 
 def index_state(lists: Path = LISTS) -> str:
@@ -98,6 +100,26 @@ def versions(pin: Path, packages: Iterable[str], progress: Progress) -> dict[str
     return dict(word.split("=", 1) for word in text.split())
 
 
+def kernel_source(series: str | None, progress: Progress) -> str:
+    """The package with the source of a series of Linux, or of ours, and its newest version. Raises RecipeError."""
+    pin = recipe.cache_root() / "kernel" / f"package-{series or 'default'}"
+    return remembered(pin, lambda: " ".join(_choose_package(series)), progress)
+
+
+def _choose_package(version: str | None) -> tuple[str, str]:
+    if version is not None:
+        package = f"linux-source-{version}"
+        return package, recipe.candidate_version(package)
+    try:
+        return f"linux-source-{PREFERRED}", recipe.candidate_version(f"linux-source-{PREFERRED}")
+    except RecipeError:
+        depends = recipe.run(["apt-cache", "depends", "linux-source"])
+        found = re.search(r"Depends: (linux-source-\S+)", depends)
+        if not found:
+            raise
+        return found[1], recipe.candidate_version(found[1])
+
+
 def version_key(version: str) -> list[int]:
     """The numbers of a version, for sorting."""
     return [int(number) for number in re.findall(r"\d+", version)]
@@ -126,7 +148,7 @@ class Backports:
             failed = mark.read_text() if mark.exists() else ""
             if mark.exists() and time.time() - mark.stat().st_mtime < FRESH_SECONDS:
                 if failed and not self._has_index():
-                    raise RecipeError(failed, f"it is tried again a day later, or without {mark}")
+                    raise RecipeError(failed, f"remove {mark} to try again today")
                 return
             try:
                 (self.folder / "sources.list").write_text(self._source())

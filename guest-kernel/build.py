@@ -29,8 +29,6 @@ from recipe import Progress, RecipeError
 Options = dict[str, str]
 
 HERE = Path(__file__).resolve().parent
-# The version that the options are written for; where apt does not have it, the one the distribution prefers.
-PREFERRED = "6.12"
 # Raise this when the steps below change what comes out.
 REVISION = "2"
 TOOLS = {
@@ -190,7 +188,6 @@ def find_source(source: Path | None, version: str | None, progress: Progress, *,
         if source.is_dir():
             return Source(_tree_identity(source), path=source.absolute())
         return Source("tarball " + recipe.file_digest(source), path=source.absolute())
-    folder = recipe.cache_root() / "kernel"
     options: list[str] = []
     if backports:
         others = archive.Backports(recipe.cache_root() / "backports", progress)
@@ -200,28 +197,13 @@ def find_source(source: Path | None, version: str | None, progress: Progress, *,
             package = others.newest(r"linux-source-\d+\.\d+")
             return f"{package} {others.candidate_version(package)}"
 
-        answer = others.remembered(folder / "package-backports", newest)
+        answer = others.remembered(recipe.cache_root() / "kernel" / "package-backports", newest)
     elif version is not None and (exact := re.match(r"(\d+\.\d+)\.", version)):
         answer = f"linux-source-{exact[1]} {version}"
     else:
-        pin = folder / f"package-{version or 'default'}"
-        answer = archive.remembered(pin, lambda: " ".join(_choose_package(version)), progress)
+        answer = archive.kernel_source(version, progress)
     package, chosen = answer.split()
     return Source(f"package {package} {chosen}", package=(package, chosen), apt_options=options)
-
-
-def _choose_package(version: str | None) -> tuple[str, str]:
-    if version is not None:
-        package = f"linux-source-{version}"
-        return package, recipe.candidate_version(package)
-    try:
-        return f"linux-source-{PREFERRED}", recipe.candidate_version(f"linux-source-{PREFERRED}")
-    except RecipeError:
-        depends = recipe.run(["apt-cache", "depends", "linux-source"])
-        found = re.search(r"Depends: (linux-source-\S+)", depends)
-        if not found:
-            raise
-        return found[1], recipe.candidate_version(found[1])
 
 
 def _tree_identity(tree: Path) -> str:
@@ -367,7 +349,7 @@ def main() -> Path:
     source.add_argument(
         "--version",
         metavar="X.Y",
-        help=f"of the package linux-source-X.Y (default: {PREFERRED}, else the newest), or all: {PREFERRED}.107-1",
+        help=f"of the package linux-source-X.Y (default: {archive.PREFERRED}, else the newest), or one as X.Y.Z-1",
     )
     source.add_argument("--backports", action="store_true", help="the newest package of Debian's backports")
     parser.add_argument(

@@ -61,9 +61,7 @@ def kernel_version(kernel: str | Path) -> str:
 
 def newest_source() -> str:
     """The version of the kernel source that the package index has, less Debian's revision. Raises RecipeError."""
-    import build  # of guest-kernel
-
-    return build.find_source(None, None, distribution.Log()).package[1].partition("-")[0]
+    return archive.kernel_source(None, distribution.Log()).split()[1].partition("-")[0]
 
 
 def guest_kernel(path: str | None) -> str:
