@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.claims import file_is_hostile
 from tests.journal import Journal
 from tools import guest, versions
 from tools.step import say, step
@@ -34,6 +35,10 @@ CLAIMS = ROOT / "build" / "test-claims"
 """Where labs that share the tests say which file is whose."""
 SHARING = 3
 """How many labs share them: one has one CPU, which is idle a third of the time."""
+HOSTILE_OPTIONS = ("--hostile",)
+"""Of the last one of them, which has the files that tests/claims.py says."""
+PATIENCE = 2
+"""What a hostile lab's tests may take, times what others may."""
 LAB_OPTIONS = ("--cpus", "1")
 """Of the labs that share them. An emulated machine with two CPUs takes half as long again for the same tests, and twice
 as long for podman alone: the CPUs interrupt each other to flush TLBs, and wait for locks whose holder does not run."""
@@ -44,6 +49,9 @@ LAB_ENDED = 125  # the lab's
 STALLED = -1
 STALL = 400.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
+LIMIT = 300
+"""Seconds for one test (pyproject.toml)."""
+HOSTILE_LIMIT = f"faulthandler_timeout={LIMIT * PATIENCE}"
 LONG = 1500
 """Seconds for one of the long tests with guests: PostgreSQL's initdb writes a thousand files with a server's starts."""
 LONG_LIMIT = f"faulthandler_timeout={LONG}"
@@ -64,6 +72,8 @@ def run_watched(command: Sequence[str], environment: dict[str, str], journal: Pa
     """Run `command` to its end, or until the journal has stood still for too long; its status, or STALLED."""
     size, since = -1, time.monotonic()
     stall = STALL if LONG_LIMIT not in command else LONG + 100.0
+    if HOSTILE_LIMIT in command:
+        stall *= PATIENCE
     with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
         while True:
             try:
@@ -89,9 +99,16 @@ def run_in_labs(command: Sequence[str], environment: dict[str, str], journal: Pa
     return 1
 
 
-def run_shared(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Have several labs share the tests, file by file; what the first prints is seen at once, then that of the others.
-    The worst exit status."""
+def in_lab(here: Sequence[str], *, hostile: bool) -> list[str]:
+    """The command that runs pytest's command *here* in a lab of one CPU."""
+    if hostile:
+        return with_kvm([*here, "-o", HOSTILE_LIMIT], *LAB_OPTIONS, *HOSTILE_OPTIONS)
+    return with_kvm(here, *LAB_OPTIONS)
+
+
+def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
+    """Have several labs share the tests of pytest's command *here*, file by file; what the first prints is seen at
+    once, then that of the others.  The last is a hostile one.  The worst exit status."""
     shutil.rmtree(CLAIMS, ignore_errors=True)
     CLAIMS.mkdir()
     journals = [JOURNAL.with_name(f"{JOURNAL.name}-{number}") for number in range(SHARING)]
@@ -99,7 +116,9 @@ def run_shared(command: Sequence[str], environment: dict[str, str]) -> int:
 
     def run(number: int) -> int:
         journals[number].unlink(missing_ok=True)
-        own = {**environment, "PYVMM_TEST_CLAIMS": f"{CLAIMS}:{number}"}
+        hostile = number == SHARING - 1
+        own = {**environment, "PYVMM_TEST_CLAIMS": f"{CLAIMS}:{'hostile' if hostile else number}"}
+        command = in_lab(here, hostile=hostile)
         if number == 0:
             return run_in_labs(command, own, journals[number])
         with_log = ["sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", str(logs[number]), *command]
@@ -114,18 +133,25 @@ def run_shared(command: Sequence[str], environment: dict[str, str]) -> int:
     return max(0 if status == NO_TESTS else abs(status) for status in statuses)
 
 
-def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bool) -> None:
-    """Give the few tests that failed a second chance by themselves, in a new lab if they had one; say how that went."""
+def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bool, shared: bool) -> None:
+    """Give the few tests that failed a second chance by themselves, in a new lab if they had one, a hostile one if
+    theirs was; say how that went."""
     failed = Journal(JOURNAL).failed()
     if not 0 < len(failed) <= (SECOND_CHANCES if needs_kvm else SECOND_CHANCES_HERE):
         return
     say(f"once more, {'in another lab' if needs_kvm else 'one by one'}: {', '.join(failed)}")
-    with JOURNAL.open("a") as file:
-        file.writelines(json.dumps({"test": test, "again": True}) + "\n" for test in failed)
-    if needs_kvm:
-        run_in_labs(with_kvm(here), environment)
-    else:
-        subprocess.run([*here, "-n", "1"], env=environment, cwd=ROOT)
+    hostile = [test for test in failed if shared and file_is_hostile(test.partition("::")[0])]
+    for tests in ([test for test in failed if test not in hostile], hostile):
+        if not tests:
+            continue
+        with JOURNAL.open("a") as file:
+            file.writelines(json.dumps({"test": test, "again": True}) + "\n" for test in tests)
+        if tests is hostile:
+            run_in_labs(in_lab([*here, "-n", "1"], hostile=True), environment)
+        elif needs_kvm:
+            run_in_labs(with_kvm(here), environment)
+        else:
+            subprocess.run([*here, "-n", "1"], env=environment, cwd=ROOT)
     still = Journal(JOURNAL).failed()
     for test in failed:
         say(f"{test}: failed, and {'failed again' if test in still else 'passed by itself'}")
@@ -144,7 +170,7 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
         here += ["-p", "no:hypothesispytest"]
     if os.isatty(1):
         here.append("--color=yes")
-    command = with_kvm(here, *(LAB_OPTIONS if whole else ())) if needs_kvm else here
+    command = with_kvm(here) if needs_kvm else here
     shared = whole and command != here
     environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the labs would compile each module again
@@ -153,9 +179,9 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
     if command == here:
         status = subprocess.run(command, env=environment, cwd=ROOT).returncode
     else:
-        status = run_shared([*command, "-n", "1"], environment) if shared else run_in_labs(command, environment)
+        status = run_shared([*here, "-n", "1"], environment) if shared else run_in_labs(command, environment)
     if status == FAILURES:  # which of them still fail the journal says
-        run_again(here, environment, needs_kvm=command != here)
+        run_again(here, environment, needs_kvm=command != here, shared=shared)
         status = 0
     journal = Journal(JOURNAL)
     counts = journal.counts()

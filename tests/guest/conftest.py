@@ -6,13 +6,13 @@ end, and the report of a test that failed shows the console of each of its guest
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
 
+from tests.claims import Claims, file_is_hostile, file_is_of_host
 from tests.filesystems import sparse_copy
 from tests.guest.vmfixture import Guest, boot_guest
 from tools import guest as recipes
@@ -59,7 +59,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     Tests that look for leftovers of containers, or use the host's network, share one worker of a host, which they get
     first: together they take longest.  Where several labs share the tests (PYVMM_TEST_CLAIMS, tools/run_tests.py) each
-    has one worker, which takes the next file that no other lab has taken.
+    has one worker, which takes the next file that no other lab has taken; the hostile one begins with those that are
+    for it alone (tests/claims.py).
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -71,7 +72,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "host" if claims is None and file_is_of_host(file) else file
 
         def _assign_work_unit(self, node: Any) -> None:
-            first = [scope for scope in self.workqueue if scope == "host" or file_is_of_host(scope)]
+            is_first = file_is_hostile if claims is not None and claims.hostile else file_is_of_host
+            first = [scope for scope in self.workqueue if scope == "host" or is_first(scope)]
             for scope in reversed(first):
                 self.workqueue.move_to_end(scope, last=False)
             while self.workqueue and claims is not None and not claims.take(next(iter(self.workqueue))):
@@ -171,32 +173,3 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
 def vm(boot: Boot) -> Guest:
     """A guest with one CPU, 256 MiB, a root disk of its own and its shell ready."""
     return boot()
-
-
-def file_is_of_host(file: str) -> bool:
-    """Does it look for leftovers on the whole host, or use its network?"""
-    return Path(file).name.startswith(("test_kata_", "test_net."))
-
-
-class Claims:
-    """Which files are whose, where several labs run the tests: a folder that all see, with a file for each."""
-
-    def __init__(self, folder: Path, owner: str) -> None:
-        self._folder = folder
-        self._owner = owner
-
-    @classmethod
-    def here(cls) -> Claims | None:
-        """Those of PYVMM_TEST_CLAIMS, ``FOLDER:OWNER``."""
-        folder, colon, owner = os.environ.get("PYVMM_TEST_CLAIMS", "").rpartition(":")
-        return cls(Path(folder), owner) if colon else None
-
-    def take(self, file: str) -> bool:
-        """Take it; False when another has it.  What was taken stays so when a lab is started again."""
-        claim = self._folder / file.replace("/", ".")
-        try:
-            with claim.open("x") as new:
-                new.write(self._owner)
-        except FileExistsError:
-            return claim.read_text() == self._owner
-        return True

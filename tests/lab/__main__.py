@@ -21,6 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for verb, text in (("run", "run CMD in the lab and exit with its status"), ("shell", "a shell in the lab")):
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("--icount", action="store_true", help="one instruction is one nanosecond of the lab's clock")
+        sub.add_argument("--hostile", action="store_true", help="another CPU model, and CPUs that are always busy")
         sub.add_argument("--cpus", type=int, default=2, metavar="N", help="CPUs (default 2; --icount has 1)")
         sub.add_argument("--memory", default="4G", metavar="SIZE", help="memory (default 4G)")
         sub.add_argument("--share", type=Path, default=SHARE, metavar="DIR", help=f"writable in the lab ({SHARE})")
@@ -47,7 +48,13 @@ def main(argv: list[str]) -> int:
         reason = why_unusable()
         because = f"no usable KVM here ({reason}): " if reason else ""
         print(f"{because}running in the lab (QEMU TCG, nested AMD-V)", file=sys.stderr, flush=True)
-    lab = Lab(icount=options.icount, cpus=options.cpus, memory=options.memory, share=options.share.resolve())
+    lab = Lab(
+        icount=options.icount,
+        hostile=options.hostile,
+        cpus=options.cpus,
+        memory=options.memory,
+        share=options.share.resolve(),
+    )
     try:
         with Signals() as signals, lab:
             return run_here(lab, signals, options.command, options.timeout)

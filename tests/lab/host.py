@@ -45,6 +45,9 @@ CPU = f"{ICOUNT_CPU},la57=off"
 tables of four levels as well. A TLB miss of a nested guest walks two tables, one within the other, and each exit
 flushes the TLB."""
 
+HOSTILE_CPU = "max"
+"""Of a hostile lab: the model as QEMU has it."""
+
 KERNEL_OPTIONS = (
     "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable random.trust_cpu=on panic=-1 apparmor=0 cryptomgr.notests"
     # Self-tests and key rings that cost the emulated CPU half a second and serve nothing here.
@@ -130,12 +133,24 @@ class Lab:
     Changes that the host makes to files which the lab has read are not seen in it.
     """
 
-    def __init__(self, *, icount: bool = False, cpus: int = 2, memory: str = "4G", share: Path = SHARE) -> None:
+    def __init__(
+        self,
+        *,
+        icount: bool = False,
+        hostile: bool = False,
+        cpus: int = 2,
+        memory: str = "4G",
+        share: Path = SHARE,
+    ) -> None:
         """`icount` makes one instruction one nanosecond of the lab's clock, on one CPU (`cpus` is ignored then).
 
         That clock jumps while the lab waits for the host, so a benchmark copies all that it reads to /tmp first.
+
+        `hostile` is for races: another CPU model, and one process for each CPU that never sleeps, with the priority of
+        all others.
         """
         self.icount = icount
+        self.hostile = hostile
         self.cpus = 1 if icount else cpus
         self.memory = memory
         self.share = share
@@ -323,13 +338,15 @@ class Lab:
         python = system if system.exists() else Path(sys.executable).resolve()
         wanted = {CHECKOUT, cache_dir().parent, Path(sys.prefix), Path(sys.base_prefix), Path.cwd(), Path.home()}
         keep = sorted(str(path) for path in wanted if str(path).startswith(COVERED))
-        values = {"AGENT_PYTHON": str(python), "SHARE": str(self.share), "KEEP": "\n".join(keep)}
+        load = self.cpus if self.hostile else 0
+        values = {"AGENT_PYTHON": str(python), "SHARE": str(self.share), "KEEP": "\n".join(keep), "LOAD": str(load)}
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
     def _command_line(self, kernel: Kernel, initrd: int, port: int) -> list[str]:
         export = "security_model=none,multidevs=remap"
         argv = [*find_emulator(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-        argv += ["-M", "q35", "-cpu", ICOUNT_CPU if self.icount else CPU, "-smp", str(self.cpus), "-m", self.memory]
+        model = HOSTILE_CPU if self.hostile else ICOUNT_CPU if self.icount else CPU
+        argv += ["-M", "q35", "-cpu", model, "-smp", str(self.cpus), "-m", self.memory]
         if self.icount:
             argv += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
         else:

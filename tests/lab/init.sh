@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # /init of the lab: loads the modules, puts the host's root (9p, read-only, an overlay on top) in place and hands over
-# to the agent. The host side appends /lab/config to the initramfs, which sets AGENT_PYTHON, SHARE and KEEP.
+# to the agent. The host side appends /lab/config to the initramfs, which sets AGENT_PYTHON, SHARE, KEEP and LOAD.
 bb() { /bin/busybox "$@"; }
+# The pauses: for the console to show it, and for the machine to be off
 fail() { echo "lab: $*"; bb sleep 1; echo o >/proc/sysrq-trigger; bb sleep 10; }
 
 bb mount -t proc proc /proc
@@ -54,4 +55,8 @@ bb mount -o bind "/root$MODULES_FROM" "/root$MODULES_AT"
 echo /run/lab/modprobe >/root/proc/sys/kernel/modprobe
 bb ip link set lo up
 bb hostname lab
+# A hostile lab: whatever becomes ready to run finds the CPU taken. In sessions of their own: the scheduler groups by them.
+bb mknod /dev/null c 1 3 # the shell opens it for what is in the background
+n=0
+while [ "$n" -lt "${LOAD:-0}" ]; do n=$((n + 1)); bb setsid /bin/busybox sh -c 'while :; do :; done' & done
 exec /bin/busybox switch_root /root "$AGENT_PYTHON" -IS /run/lab/agent.py /dev/vport0p1

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from tests.claims import HOSTILE, Claims
 from tests.conformance import journal as conformance_journal
 from tests.conformance.differences import DIFFERENCES, Difference
 from tests.conformance.suite import Result, case, equal, judge
@@ -227,6 +228,27 @@ def test_a_lab_whose_kernel_dies_says_of_what() -> None:
     said = str(error.value)
     assert "sysrq: Trigger a crash" in said or "sysrq triggered crash" in said
     assert "line 300" not in said
+
+
+@needs_qemu
+def test_a_hostile_lab_has_another_cpu_that_is_busy() -> None:
+    with Lab(hostile=True, cpus=1, memory="1G") as lab:
+        out = Output()
+        busy = "cat /proc/[0-9]*/stat | grep -c '(busybox) R'"
+        assert lab.run(["sh", "-c", f"grep -cw erms /proc/cpuinfo; {busy}"], stdout=out, timeout=LIMIT) == 0
+    assert out.data == b"1\n1\n"
+
+
+def test_who_takes_which_file(tmp_path: Path) -> None:
+    ordinary, hostile = Claims(tmp_path, "0"), Claims(tmp_path, "hostile")
+    assert not ordinary.take("tests/guest/test_snapshot.py"), "it is for the hostile lab alone, even before that has it"
+    assert hostile.take("tests/guest/test_snapshot.py")
+    assert ordinary.take("tests/guest/test_boot.py") and ordinary.take("tests/guest/test_boot.py")
+    assert not hostile.take("tests/guest/test_boot.py")
+
+
+def test_the_hostile_files_are_there() -> None:
+    assert {path.name for path in (CHECKOUT / "tests" / "guest").glob("test_*.py")} >= HOSTILE
 
 
 @needs_qemu
