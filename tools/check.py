@@ -107,6 +107,7 @@ def main() -> int:
         "API reference": [sys.executable, "-m", "tools.check", "docs"],
         "import layers": [str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
+        "sleeps without a reason": [sys.executable, "-m", "tools.sleeps"],
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],
     }
     with ThreadPoolExecutor(os.cpu_count()) as threads:

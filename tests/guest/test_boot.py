@@ -158,7 +158,7 @@ def test_an_idle_guest_is_not_woken_up_to_move_pages(guest: Guest, cpus: int) ->
     woken = "name=$(grep -lx kcompactd0 /proc/[0-9]*/comm); grep ^voluntary ${name%comm}status"
     guest.check("sleep 1")  # it slept for half a second when the init said so
     before = guest.check(woken)
-    guest.check("sleep 2")
+    guest.check("sleep 2")  # the time is the subject
     assert guest.check(woken) == before
 
 

@@ -105,7 +105,7 @@ def test_mounts_stay(boot: Boot, tmp_path: Path, kinds: tuple[str, str], cache: 
         before = guest.check("cut -d' ' -f2 /proc/mounts | grep ^/mnt")
         for step in (
             "touch /mnt/dir/new && mkdir /mnt/dir/made && mv /mnt/dir/beside /mnt/dir/moved",
-            "ls -l /mnt/many >/dev/null; sleep 1.1",
+            "ls -l /mnt/many >/dev/null; sleep 1.1",  # what is known of names expires after a second
             "ln /mnt/dir/moved /mnt/dir/link && chmod 700 /mnt/dir && rm /mnt/dir/new",
         ):
             guest.check(step)

@@ -262,10 +262,10 @@ def test_pauses_and_resets_with_a_share(boot: Boot, tmp_path: Path, isolation: s
         for _ in range(10):
             guest.machine.pause()
             before = sorted(path.name for path in shared.iterdir())
-            time.sleep(0.02)
+            time.sleep(0.02)  # nothing may happen
             assert sorted(path.name for path in shared.iterdir()) == before, "nothing is served meanwhile"
             guest.machine.resume()
-            time.sleep(0.03)
+            time.sleep(0.03)  # some of it, but not all
         guest.check("while [ ! -s /mnt/done ]; do sleep 0.1; done")
         assert [(shared / f"n{number}").read_text() for number in range(300)] == [f"{n}\n" for n in range(300)]
         for path in shared.iterdir():
@@ -280,7 +280,7 @@ def test_pauses_and_resets_with_a_share(boot: Boot, tmp_path: Path, isolation: s
 def test_a_long_pause_is_no_lockup(vm: Guest) -> None:
     before = float(vm.check("cut -d' ' -f1 /proc/uptime"))
     vm.machine.pause()
-    time.sleep(5)
+    time.sleep(5)  # the time is the subject
     vm.machine.resume()
     assert float(vm.check("cut -d' ' -f1 /proc/uptime")) > before
     assert vm.check("dmesg | grep -ciE 'soft lockup|stall|unstable' || true") == "0\n"

@@ -178,7 +178,7 @@ def test_it_does_not_outlive_the_vmm(tmp_path: Path, how: str) -> None:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         pidfd = os.pidfd_open(pid)
-        time.sleep(random.uniform(0, 0.05))
+        time.sleep(random.uniform(0, 0.05))  # any moment will do
         owner.kill()
         owner.wait()
         assert wait_end(pidfd), "the server still runs"

@@ -251,7 +251,7 @@ def test_a_machine_that_stood_still_goes_on(tmp_path: Path, all_of_it: bool) -> 
             os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, command.process.pid, os.WSTOPPED | os.WNOWAIT)
         command.type(b"x")
-        time.sleep(0.5)
+        time.sleep(0.5)  # the time for which it stands still is the subject
         for pid in found:
             os.kill(pid, signal.SIGCONT)
         command.expect("x")
@@ -317,7 +317,7 @@ def test_passt_ends_later_than_its_machine(tmp_path: Path, end: str) -> None:
             command.type(b"\4")
         else:
             command.process.terminate()
-        time.sleep(0.3)
+        time.sleep(0.3)  # the machine waits for it now, which nothing shows
         os.kill(passt, signal.SIGCONT)
         assert command.wait() == {"power": 0, "signal": 143}[end], command.errors
     finally:
@@ -804,7 +804,7 @@ def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
             ask(control, "remove-disk", path=path, seconds=-1)
         with ThreadPoolExecutor(1) as pool:
             waits = pool.submit(ask, control, "remove-disk", path=path, seconds=3600)
-            time.sleep(0.2)
+            time.sleep(0.2)  # no answer may come
             assert not waits.done()
             ask(control, "stop")
             assert command.wait() == 20

@@ -69,7 +69,7 @@ def test_thrown_out_with_requests_in_flight(image: Path, io_uring: bool | None) 
             guest.bus.remove(guest.slot)
             guest.transport.close()
             before = guest.memory.read(0, guest.memory.size)
-            time.sleep(0.01)
+            time.sleep(0.01)  # nothing may be written
             assert guest.memory.read(0, guest.memory.size) == before
             assert guest.config_read(0, 4) == 0xFFFF_FFFF
 
@@ -88,7 +88,7 @@ def test_reset_with_requests_in_flight(image: Path, io_uring: bool | None, direc
                     guest.memory.write(request.data.gpa, b"\x5a" * request.data.length)
                     guest.memory.write(request.status.gpa, b"\x5a")
                 before = guest.memory.read(0, guest.memory.size)
-                time.sleep(0.01)
+                time.sleep(0.01)  # nothing may be written
                 assert guest.memory.read(0, guest.memory.size) == before, "the memory is the driver's again"
         guest.start()
         guest.read_disk(0, 512)
@@ -112,7 +112,7 @@ def test_pause_with_requests_in_flight_loses_none(image: Path, io_uring: bool | 
                 requests = fill(guest)
                 guest.transport.pause()
                 before = guest.memory.read(0, guest.memory.size)
-                time.sleep(0.01)
+                time.sleep(0.01)  # nothing may be written
                 assert guest.memory.read(0, guest.memory.size) == before
                 guest.transport.resume()
                 done = queue.wait(len(requests))

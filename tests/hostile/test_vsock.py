@@ -311,7 +311,7 @@ def test_memory_does_not_follow_the_guests_buf_alloc(guest: VsockGuest) -> None:
     writer.start()
     queue = guest.queues[RX]
     guest.wait_for("every buffer is used", lambda: queue.read_used_idx() == queue.next_avail)
-    time.sleep(0.2)
+    time.sleep(0.2)  # the program writes as much as is taken from it
     stop.set()
     writer.join()
     assert resident() - before < 16 << 20

@@ -49,7 +49,7 @@ def test_a_storm_of_resets_while_the_guest_takes_none(tmp_path: Path) -> None:
             taken += len(queue.take_used())
         assert 0 < taken < queue.size
         idle = guest.vsock.stats()["wakeups"]
-        time.sleep(0.1)
+        time.sleep(0.1)  # nothing may happen
         assert guest.vsock.stats()["wakeups"] - idle < 5, "it waits, it does not spin"
         guest.post(64)
         sources = {packet.dst_port for packet in guest.receive(queue.size)}
@@ -117,7 +117,7 @@ def test_thousands_of_connections(tmp_path: Path) -> None:
                 assert programs[src].recv(10) == b"%d" % src
             guest.wait_for("sleep", is_asleep)
             idle = guest.vsock.stats()["wakeups"]
-            time.sleep(0.1)
+            time.sleep(0.1)  # nothing may happen
             assert guest.vsock.stats()["wakeups"] == idle, "idle costs nothing"
             for program in programs:
                 program.close()
@@ -147,7 +147,7 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
             guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 5)
             guest.expect(vsock_spec.VSOCK_OP_RST)
             before = guest.vsock.stats()["wakeups"]
-            time.sleep(0.5)
+            time.sleep(0.5)  # it tries again now and then
             assert guest.vsock.stats()["wakeups"] - before < 20
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

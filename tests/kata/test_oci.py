@@ -829,15 +829,15 @@ def test_the_exec_program_looks_there_too(home: Path) -> None:
     script = f"""
 mkdir -p run/pyvmm-oci/c1
 {sys.executable} - <<'END' &
-import socket
+import os, socket
 sock = socket.socket(socket.AF_UNIX)
-sock.bind("run/pyvmm-oci/c1/control")
+sock.bind("run/pyvmm-oci/c1/new")
 sock.listen()
+os.rename("run/pyvmm-oci/c1/new", "run/pyvmm-oci/c1/control")
 peer = sock.accept()[0]
 print(peer.recv(100).decode().split(",")[0])
 END
 while [ ! -S run/pyvmm-oci/c1/control ]; do sleep 0.1; done
-sleep 0.2
 {client} "" /bin/true "" -- exec c1 true
 wait
 """

@@ -159,7 +159,7 @@ def test_forward_waits_for_a_slow_reader(agent: Agent, server: Server) -> None:
     sock.sendall(MUCH)
     sock.shutdown(socket.SHUT_WR)
     before = agent.memory()
-    time.sleep(0.5)
+    time.sleep(0.5)  # nothing more may be taken
     assert agent.memory() < before + (4 << 20)
     assert read_all(sock)[32:] == MUCH
 

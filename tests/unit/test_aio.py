@@ -88,19 +88,24 @@ def test_a_timeout_stops_the_guest(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_task_leaves_nothing(tmp_path: Path) -> None:
+    made: list[AsyncMachine] = []
+
     async def main() -> None:
         async with AsyncMachine(tiny.config(tiny.make(tmp_path, tiny.SPIN))) as vm:
+            made.append(vm)
             await vm.run()
 
     async def outer() -> None:
         task = asyncio.create_task(main())
-        await asyncio.sleep(0.3)
+        while not made or made[0].state != "running":
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     before = descriptors()
     run(outer())
+    made.clear()
     assert descriptors() <= before
 
 

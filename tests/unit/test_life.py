@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,7 +149,7 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(tmp_path: Path, cpus: int)
             wait_until(lambda: counter(machine) > 0)
             machine.pause()
             before = counter(machine)
-            time.sleep(0.02)
+            time.sleep(0.02)  # nothing may happen
             assert counter(machine) == before
             assert tiny.BASE <= machine.vcpus[0].regs.rip < tiny.BASE + 0x1000
             machine.resume()
@@ -185,7 +186,7 @@ def test_vcpus_come_and_go(tmp_path: Path, console: Console) -> None:
 
         def stands_still() -> bool:
             before = count()
-            time.sleep(0.1)
+            time.sleep(0.1)  # nothing may happen
             return count() == before
 
         machine.start()
@@ -259,7 +260,7 @@ def test_pause_while_the_console_takes_no_more(tmp_path: Path, console: Console)
     with Machine(tiny.config(tiny.make(tmp_path, EXITS["C"]), console=console.config)) as machine:
         machine.start()
         os.set_blocking(console.reader, False)
-        time.sleep(0.05)
+        wait_until(lambda: not select.select((), (console.writer,), (), 0)[1])
         machine.pause()
         assert machine.state == "paused"
         machine.resume()

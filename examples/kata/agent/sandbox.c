@@ -170,6 +170,7 @@ static void power_off(struct timer *timer)
 	/* Nothing writes to a disk any more when it is unmounted. What does not end in 2 s is left behind. */
 	kill(-1, SIGKILL);
 	for (int i = 0; i < 200 && waitpid(-1, NULL, WNOHANG) >= 0; i++)
+		/* the step of a loop that ends when they have */
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	storage_release_all();
 	sync();

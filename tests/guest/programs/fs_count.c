@@ -48,7 +48,7 @@ int main(int argc, char **argv)
 			return 1;
 		n = pread(fd, text, sizeof(text) - 1, 0);
 		text[n > 0 ? n : 0] = 0;
-		usleep(1000);
+		usleep(1000); /* the pause in which another could come */
 		n = snprintf(text, sizeof(text), "%d\n", atoi(text) + 1);
 		if (pwrite(fd, text, (size_t)n, 0) != n || change(fd, by_flock, 1, 1))
 			return 1;

@@ -287,7 +287,7 @@ static void locks(void)
 			_exit(9);
 		(void)!write(ready[1], "x", 1);
 		(void)!read(go[0], buf, 1);
-		usleep(100000);
+		usleep(100000); /* so that the parent waits for the lock */
 		_exit(0); /* which gives both back */
 	}
 	IS(read(ready[0], buf, 1) == 1);

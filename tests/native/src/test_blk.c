@@ -558,7 +558,7 @@ static void no_place_for_a_status(void)
 	worker_get_stats(d.worker, &before);
 	for (int i = 0; i < 3; i++) {
 		CHECK(eventfd_write(d.g.kick_fd, 1) == 0);
-		usleep(1000);
+		usleep(1000); /* nothing may happen */
 	}
 	worker_get_stats(d.worker, &after);
 	CHECK_EQ(before.wakeups, after.wakeups);
@@ -595,7 +595,7 @@ static void a_worker_that_rests(void)
 		disk_request(&d, 3 * i, (struct request){ T_OUT, i, AT_DATA, 512, false });
 		guest_offer(&d.g, 3 * i);
 		guest_kick(&d.g);
-		usleep(5000);
+		usleep(5000); /* nothing may be answered */
 		CHECK_EQ(*disk_status(&d, 3 * i), S_NONE);
 		worker_go_on(d.worker);
 		guest_take(&d.g, NULL);

@@ -231,13 +231,13 @@ static void stop_with_io_in_flight(void)
 		}
 		guest_kick(&d.g);
 		if (round % 4 > 1)
-			usleep(200);
+			usleep(200); /* some of them are done, others are not */
 		worker_stop(d.worker);
 		/* Nothing moves any more, and nothing that was taken is left unanswered. */
 		memcpy(before, d.g.ram, LOW_SIZE);
 		CHECK_EQ(ring_save(d.g.ring, &saved), 0);
 		CHECK_EQ((uint16_t)saved.next_used, d.g.used[1]);
-		usleep(2000);
+		usleep(2000); /* nothing may be written */
 		CHECK(!memcmp(before, d.g.ram, LOW_SIZE));
 		answered = 0;
 		for (uint16_t i = 0; i < 20; i++) {
@@ -277,7 +277,7 @@ static int run_held(struct worker *w)
 	__atomic_store_n(&held, true, __ATOMIC_RELEASE);
 	while (!worker_stopping(w))
 		usleep(1000);
-	usleep(20000);
+	usleep(20000); /* the other thread goes to sleep meanwhile, which nothing shows */
 	/* It does not look before it sleeps, as on a host with one CPU. */
 	w->poll_max_ns = 0;
 	return real->run(w);
@@ -295,7 +295,7 @@ static void stop_while_completions_are_taken(void)
 	__atomic_store_n(&d.worker->ops, &ops, __ATOMIC_RELEASE);
 	while (!__atomic_load_n(&held, __ATOMIC_ACQUIRE)) {
 		eventfd_write(d.g.kick_fd, 1);
-		usleep(1000);
+		usleep(1000); /* the step of the loop */
 	}
 	worker_stop(d.worker);
 	disk_close(&d);

@@ -506,7 +506,7 @@ static void lines_that_are_no_greetings(void)
 			fd = connect_silently();
 			CHECK(write(fd, good[i], strlen(good[i])) == (ssize_t)strlen(good[i]));
 			if (!whole) {
-				usleep(1000);
+				usleep(1000); /* so that it comes in two pieces */
 				CHECK(write(fd, "\n", 1) == 1);
 			}
 			CHECK_EQ(next_packet(data).op, VSOCK_OP_REQUEST);
@@ -530,7 +530,7 @@ static void no_more_clients_than_there_may_be(void)
 	for (int i = 0; i < MOST; i++)
 		fd[i] = connect_silently();
 	late = connect_client();
-	usleep(20000);
+	usleep(20000); /* nothing may come */
 	CHECK(!has_packet());
 	close(fd[5]);
 	CHECK_EQ(next_packet(data).op, VSOCK_OP_REQUEST);

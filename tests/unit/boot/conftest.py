@@ -24,4 +24,7 @@ def age(path: Path, seconds: int = 100) -> None:
 
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - seconds * 10**9))
-    time.sleep(cache.SETTLED_NS / 1e9 + 0.01)
+    status = path.stat()
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    while not cache.is_settled(state):
+        time.sleep(0.001)

@@ -155,7 +155,7 @@ def test_the_tsc_and_kvm_clock_go_on_together(made: list[Guest], elapsed: int) -
     k.ioctls([saved._offset_call(target.vcpus[0], k.KVM_SET_DEVICE_ATTR, offset)])
     if saved._tsc_offset(target.vcpus[0]) != 1 << 40:
         pytest.skip("this KVM's guests have the TSC of the host")
-    time.sleep(0.2)
+    time.sleep(0.2)  # the time between the two is the subject
     target.restore(vcpus, vm, elapsed)
     again, vm_again = target.save()
     assert vm.host_tsc is not None and vm_again.host_tsc is not None and again[0].tsc_offset is not None

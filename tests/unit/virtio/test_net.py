@@ -596,7 +596,7 @@ def test_a_passt_that_takes_long_is_waited_for(
     from vmm.virtio.net import passt as net_passt
 
     real = shutil.which("passt")
-    for name, rest in (("slow", f'sleep 1; exec {real} "$@"'), ("never", "exec sleep 600")):
+    for name, rest in (("slow", f'sleep 1; exec {real} "$@"'), ("never", "exec sleep 600")):  # a passt that takes long
         (tmp_path / name).write_text(f"#!/bin/sh\n{rest}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

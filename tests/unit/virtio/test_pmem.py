@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +112,6 @@ def test_a_file_that_shrinks_and_grows(image: Path, read_only: bool) -> None:
     with Guest(pmem) as guest:
         guest.start()
         guest.wait_for("the worker to watch", lambda: lib.pmem_fault(pmem._pmem) == 0)
-        time.sleep(0.05)
         os.truncate(image, 5000)
         guest.wait_for("the cut", lambda: pmem.stats()["cuts"] == 1)
         with window(pmem) as view:

@@ -51,7 +51,7 @@ static bool thread_wait_only(void)
 	for (int turns = 0; turns < 1000; turns++) {
 		if (thread_is_only())
 			return true;
-		nanosleep(&moment, NULL);
+		nanosleep(&moment, NULL); /* the step of the loop */
 	}
 	return thread_is_only();
 }

@@ -429,4 +429,4 @@ class Monitor:
 
 def _make_way() -> None:
     """Let those go on who wait for a container's end, before what is left of it is taken apart."""
-    time.sleep(WAY_S)
+    time.sleep(WAY_S)  # nothing tells when they have run

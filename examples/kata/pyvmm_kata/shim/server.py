@@ -197,7 +197,7 @@ def _has_ended(sock: socket.socket) -> bool:
 
 def _wait_for_more() -> bool:
     """poll(2) has nothing to wait for: what has come stays there."""
-    time.sleep(0.001)
+    time.sleep(0.001)  # the caller looks again, until its own deadline
     return True
 
 
