@@ -59,9 +59,28 @@ void vsock_use_broker(struct vsock *v, int sock)
 	v->config.dir_fd = -1;
 }
 
+static void *reset_main(void *arg)
+{
+	struct vsock *v = arg;
+
+	(void)seccomp_enter(v->worker.calls, NULL);
+	vsock_conn_kill_all(v);
+	return NULL;
+}
+
 void vsock_reset(struct vsock *v)
 {
+	pthread_t thread;
+
+	/*
+	 * A driver resets its device on the thread of a vCPU, whose list of system calls has not those that the end of a
+	 * connection takes. A thread with the list of the worker makes them.
+	 */
+	if (v->nconns && thread_start(&thread, "vsock-reset", reset_main, v) == 0)
+		pthread_join(thread, NULL);
+	v->closes_only = true; /* if the host has no thread left */
 	vsock_conn_kill_all(v);
+	v->closes_only = false;
 	v->reply_first = v->nreplies = 0;
 	v->reset_told = false;
 }

@@ -243,6 +243,7 @@ struct vsock {
 	uint64_t leased;                /* by all connections, and by lingering sockets */
 	uint64_t swept_ns, shrunk_ns;   /* times of the last vsock_kernel_sweep(), and of the last sweep for unused leases */
 	bool starved;                   /* a connection is starved */
+	bool closes_only;               /* sockets are closed without a question of what is unread */
 	struct vsock_piece *pieces;            /* memory from which small blocks are allocated */
 	struct free_block *free_block[VSOCK_CLASSES];
 	struct vsock_linger *linger;
