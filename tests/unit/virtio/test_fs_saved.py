@@ -176,16 +176,53 @@ def test_what_cannot_be_saved_is_named(make: MakeGuest, tmp_path: Path) -> None:
     fh = guest.open(file, os.O_RDWR)
     for flags in (0, f.LK_FLOCK):
         guest.lock(file, fh, 7, f.F_WRLCK, flags=flags)
-        with pytest.raises(ConfigError, match=r"share share cannot be saved: its guest has .*lock"):
+        kind = r"flock\(\)" if flags else "POSIX"
+        words = rf"cannot be saved: its guest has a {kind} lock of process 77 on \S*/file$"
+        with pytest.raises(ConfigError, match=words):
             saved(guest)
         guest.lock(file, fh, 7, f.F_UNLCK, flags=flags)
-        guest.flush(file, fh, owner=7)
+        saved(guest)  # the file is still open
     saved(guest)
     guest.call(f.UNLINK, ROOT, f.cstr("file"))
     with pytest.raises(ConfigError, match=r"its guest has \S*file \(deleted\)"):
         saved(guest)
     assert guest.read_file(fh) == b"one file", "it goes on"
     guest.release(fh)
+    saved(guest)
+
+
+def test_a_lock_counts_until_all_of_it_is_released(make: MakeGuest, tmp_path: Path) -> None:
+    guest = make(tree(tmp_path / "one", "one"))
+    file = guest.lookup("file").node
+    fh = guest.open(file, os.O_RDWR)
+    pending, first, last = 0x40000000, 0x40000002, 0x40000002 + 509  # as SQLite has them
+    for _ in range(2):
+        guest.lock(file, fh, 7, f.F_RDLCK, pending, pending)
+        guest.lock(file, fh, 7, f.F_RDLCK, first, last)
+        guest.lock(file, fh, 7, f.F_UNLCK, pending, pending)
+        guest.lock(file, fh, 7, f.F_WRLCK, first, last)
+        guest.lock(file, fh, 7, f.F_UNLCK, first + 10, last - 10)
+        guest.lock(file, fh, 7, f.F_UNLCK, first, last - 5)
+        with pytest.raises(ConfigError, match="lock of process 77"):
+            saved(guest)
+        guest.lock(file, fh, 7, f.F_UNLCK, last - 9, last)
+        saved(guest)
+    for number in range(40):
+        guest.lock(file, fh, 7, f.F_WRLCK, number * 10, number * 10)
+    guest.lock(file, fh, 7, f.F_UNLCK, 0, 385)
+    with pytest.raises(ConfigError, match="lock of process 77"):
+        saved(guest)
+    guest.lock(file, fh, 7, f.F_UNLCK)
+    saved(guest)
+
+
+def test_owners_that_hold_nothing_do_not_use_the_table_up(make: MakeGuest, tmp_path: Path) -> None:
+    guest = make(tree(tmp_path / "one", "one"))
+    file = guest.lookup("file").node
+    fh = guest.open(file, os.O_RDWR)
+    for owner in range(3000):
+        guest.lock(file, fh, owner, f.F_WRLCK)
+        guest.lock(file, fh, owner, f.F_UNLCK)
     saved(guest)
 
 
@@ -230,7 +267,7 @@ def test_lies_open_nothing_and_break_nothing(tmp_path: Path, isolation: str) -> 
             guest.transport.pause()
             with contextlib.nullcontext() if number > 1 else pytest.raises(ConfigError, match="does not fit"):
                 try:
-                    guest.share.restore(State(state.kind, 1, {"tag": "share", "server": bytes(lie)}))
+                    guest.share.restore(State(state.kind, state.version, {"tag": "share", "server": bytes(lie)}))
                 except ConfigError:
                     if number < 2:
                         raise

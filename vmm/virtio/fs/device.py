@@ -223,7 +223,7 @@ class Fs(VirtioDevice):
                 raise ConfigError(
                     f"{self.name} cannot be saved: its guest has {text}",
                     code="share-busy",
-                    hint="unmount it in the guest, or end the programs that use these",
+                    hint="unmount it in the guest, or end the programs that use these; `,locks=guest` saves locks, too",
                 )
             size = os.lseek(fd, 0, os.SEEK_END)
             if number or size > _SERVER_MAX:

@@ -310,6 +310,7 @@ struct fs_file {
 	uint8_t kind;
 	bool closing;
 	bool locked;      /* by flock() */
+	uint32_t lock_pid; /* of the process in the guest that did */
 	uint64_t node;    /* the id of its node */
 	struct fs_dir *dir;
 };
@@ -366,8 +367,11 @@ uint64_t fs_timeout(const struct fs *fs);
 int fs_locks_init(struct fs *fs);
 void fs_locks_free(struct fs *fs);
 void fs_locks_reset(struct fs *fs);
-/* Whether there are locks of fcntl(). Those of flock() are in struct fs_file. */
-bool fs_locks_held(struct fs *fs);
+/*
+ * While no worker runs: the next one who has locks of fcntl(), from *index on, which is 0 first: a descriptor of the file and
+ * a process in the guest. Those of flock() are in struct fs_file.
+ */
+bool fs_lock_next(struct fs *fs, uint32_t *index, int *fd, uint32_t *pid);
 /* The owner has closed the file: release its POSIX locks. */
 void fs_locks_drop(struct fs *fs, uint64_t node, uint64_t owner);
 /* An open file was closed: release all its locks. */

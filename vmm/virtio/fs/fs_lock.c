@@ -5,7 +5,7 @@
  * A flock() of the guest is a flock() of the same open file on the host. A POSIX lock of fcntl() belongs to a process, which
  * FUSE identifies by an "owner". Each owner has a descriptor of its own for each file that it locks, and its locks are open
  * file description locks of that. At FLUSH the owner has closed the file: its descriptor is closed, which releases its
- * locks. The owner of an open file description lock in the guest is the open file: RELEASE releases it, which comes after
+ * locks. Until then it is kept, also when the owner has released them. The owner of an open file description lock in the guest is the open file: RELEASE releases it, which comes after
  * the FLUSH of every process.
  *
  * Linux's virtio-fs driver does not send INTERRUPT, so a process that waits for a lock cannot be killed. Therefore a share
@@ -25,13 +25,21 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { MAX_OWNERS = 1024 };
+enum { MAX_OWNERS = 1024, OWNER_RANGES = 16 };
 enum { WAIT_MIN_NS = 1000 * 1000, WAIT_MAX_NS = 64 * 1000 * 1000 };
+
+struct range {
+	uint64_t start, end; /* the last byte */
+};
 
 struct owner {
 	uint64_t node, owner;
-	uint64_t fh; /* of its last request */
+	uint64_t fh;         /* of its last request */
 	int fd;
+	uint32_t pid;        /* of the process in the guest that locked last */
+	uint32_t nranges;    /* those that are locked, apart from each other, in no order */
+	bool many;           /* there were more than fit; it has a lock until it releases all */
+	struct range range[OWNER_RANGES];
 };
 
 struct fs_locks {
@@ -76,9 +84,67 @@ void fs_locks_reset(struct fs *fs)
 	pthread_mutex_unlock(&l->lock);
 }
 
-bool fs_locks_held(struct fs *fs)
+/* Remove a part of one of its ranges; what is left on both sides stays. */
+static void range_cut(struct owner *o, uint32_t i, uint64_t start, uint64_t end)
 {
-	return fs->locks->count;
+	struct range r = o->range[i];
+
+	o->range[i] = o->range[--o->nranges];
+	if (r.start < start)
+		o->range[o->nranges++] = (struct range){ r.start, start - 1 };
+	if (r.end <= end)
+		return;
+	if (o->nranges < OWNER_RANGES)
+		o->range[o->nranges++] = (struct range){ end + 1, r.end };
+	else
+		o->many = true;
+}
+
+/* What the owner has locked, after it has locked or unlocked a range. */
+static void owner_note(struct owner *o, uint64_t start, uint64_t end, bool locked)
+{
+	if (start == 0 && end >= INT64_MAX) {
+		o->nranges = 0;
+		o->many = false;
+	}
+	for (uint32_t i = 0; i < o->nranges;) {
+		struct range *r = &o->range[i];
+
+		if (r->start > end || r->end < start) {
+			i++;
+		} else if (locked && r->start <= start && r->end >= end) {
+			return;
+		} else {
+			range_cut(o, i, start, end);
+			i = 0;
+		}
+	}
+	if (locked && o->nranges < OWNER_RANGES)
+		o->range[o->nranges++] = (struct range){ start, end };
+	else if (locked)
+		o->many = true;
+}
+
+static bool owner_holds(const struct owner *o)
+{
+	return o->nranges || o->many;
+}
+
+bool fs_lock_next(struct fs *fs, uint32_t *index, int *fd, uint32_t *pid)
+{
+	const struct fs_locks *l = fs->locks;
+
+	for (; *index < l->count; ++*index) {
+		const struct owner *o = &l->owner[*index];
+
+		if (!owner_holds(o))
+			continue;
+		*fd = o->fd;
+		*pid = o->pid;
+		++*index;
+		return true;
+	}
+	return false;
 }
 
 /* NULL: the owner has no lock on that file. Under the lock. */
@@ -140,6 +206,9 @@ static int owner_open(struct fs *fs, uint64_t node, const struct fuse_lk_in *in,
 		o->fh = in->fh;
 		return 0;
 	}
+	for (uint32_t i = l->count; l->count == MAX_OWNERS && i-- > 0;)
+		if (!owner_holds(&l->owner[i]))
+			owner_close(l, &l->owner[i]);
 	if (l->count == MAX_OWNERS)
 		return -ENOLCK;
 	/* A write lock requires a descriptor that is open for writing; the guest has checked its own one. */
@@ -194,6 +263,7 @@ static int set_flock(struct fs *fs, const struct fuse_lk_in *in, struct fs_file 
 	if (flock(f->fd, op | LOCK_NB) < 0)
 		return -errno;
 	__atomic_store_n(&f->locked, op != LOCK_UN, __ATOMIC_RELAXED);
+	__atomic_store_n(&f->lock_pid, in->lk.pid, __ATOMIC_RELAXED);
 	/* A change from exclusive to shared can let others in, too. */
 	if (op != LOCK_EX)
 		given_back(fs->locks);
@@ -217,6 +287,10 @@ static int set_posix(struct fs *fs, uint64_t node, const struct fuse_lk_in *in, 
 	err = owner_open(fs, node, in, f, &o);
 	if (!err)
 		err = fcntl(o->fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+	if (!err) {
+		owner_note(o, in->lk.start, in->lk.end, lock.l_type != F_UNLCK);
+		o->pid = in->lk.pid;
+	}
 	if (!err && lock.l_type != F_WRLCK)
 		given_back(l);
 	pthread_mutex_unlock(&l->lock);

@@ -68,15 +68,27 @@ static void text_add(char *text, const char *more)
 	size_t len = strlen(text);
 
 	snprintf(text + len, FS_TEXT - len, "%s%s", len ? ", " : "", more);
+	for (; text[len]; len++)
+		if ((unsigned char)text[len] < ' ' || text[len] == 0x7f)
+			text[len] = '?';
 }
 
-static void text_add_file(struct fs *fs, char *text, int fd)
+static void text_add_file(struct fs *fs, char *text, const char *what, int fd)
 {
-	char path[FS_NAME_MAX + 1];
+	char path[FS_NAME_MAX + 1], more[sizeof(path) + 64];
 	ssize_t n = readlinkat(fs->proc_fd, fs_fd_name(fd).text, path, sizeof(path) - 1);
 
 	path[n < 0 ? 0 : n] = 0;
-	text_add(text, n < 0 ? "an open file" : path);
+	snprintf(more, sizeof(more), "%s%s", what, n < 0 ? "a file" : path);
+	text_add(text, more);
+}
+
+static void text_add_lock(struct fs *fs, char *text, const char *kind, int fd, uint32_t pid)
+{
+	char what[48];
+
+	snprintf(what, sizeof(what), "a %s lock of process %u on ", kind, pid);
+	text_add_file(fs, text, what, fd);
 }
 
 /* 0; or -EBUSY: some state could not be restored, which text lists. */
@@ -84,19 +96,20 @@ static int state_check(struct fs *fs, char *text)
 {
 	struct fs_nodes *t = fs->nodes;
 	const struct fs_file *f;
-	uint32_t index = 0, node;
+	uint32_t index = 0, owner = 0, node, pid;
+	int fd;
 
 	*text = 0;
 	if (t->count && fs->config.flags & FS_HANDLES)
 		text_add(text, "files that are known by handle (handles)");
-	if (fs_locks_held(fs))
-		text_add(text, "locks on files of the host");
+	while (fs_lock_next(fs, &owner, &fd, &pid))
+		text_add_lock(fs, text, "POSIX", fd, pid);
 	while ((f = fs_file_next(fs, &index))) {
 		node = node_of(t, f->node);
 		if (f->locked)
-			text_add(text, "a lock of flock()");
+			text_add_lock(fs, text, "flock()", f->fd, f->lock_pid);
 		if (!node || (node != ROOT && !t->node[node].name))
-			text_add_file(fs, text, f->fd);
+			text_add_file(fs, text, "", f->fd);
 	}
 	return *text ? -EBUSY : 0;
 }
