@@ -81,6 +81,21 @@ int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill);
 /* Take pages of a shared mapping out of the tables of the process and of KVM, while the guest runs: they stay in the memfd. */
 int ram_unmap(void *at, uint64_t len);
 
+/* ---- snapshot.c: checks of a snapshot's files -------------------------------------------------------------- */
+
+/*
+ * CRC-32C of the first size bytes of a file: of each page (4096 bytes) that is not zero its offset (8 bytes, little-endian), and
+ * then the page. Holes are not read. Or -errno; ENODATA: the file ends earlier.
+ */
+int64_t file_crc32c(int fd, uint64_t size);
+enum { CBOR_DEPTH = 16 };
+/*
+ * Whether data is one item of CBOR (RFC 8949) without tags and without lengths that are not stated, of at most so many items,
+ * which are nested at most CBOR_DEPTH deep. 0; -EBADMSG: it is no CBOR, or ends early or late; -E2BIG: it has more, or is deeper;
+ * -EOPNOTSUPP: it has a tag.
+ */
+int cbor_check(const uint8_t *data, uint64_t size, uint32_t most);
+
 /* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
 
 /* Any thread may call these functions, if not stated otherwise. */
