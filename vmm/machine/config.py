@@ -14,7 +14,7 @@ from vmm.virtio.vsock import VsockConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from vmm.config.cpu import CpuConfig
@@ -32,6 +32,12 @@ VIRTQUEUES = (SPLIT, PACKED)
 THREAD, PROCESS, FORK = "thread", "process", "fork"
 ISOLATIONS = (THREAD, PROCESS, FORK)
 ENTRIES = ("auto", "pvh", "linux64")
+_INSTEAD = {
+    "cpus": "boot the machine with max_cpus, and resize the clone's CPUs",
+    "max_cpus": "boot the machine with it",
+    "hotplug_memory": "boot the machine with it",
+    "boot": "leave it out: a clone boots nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -180,8 +186,11 @@ class MachineConfig:
 
         :param changes: fields that are others; ``shares`` may be a dictionary, see :meth:`with_shares`; without
             ``console`` there is none, and if there is one it is where the guest has it
+        :raises ConfigError: a field that is none, or that the guest was started with
         """
         own = dict(changes)
+        for name, value in own.items():
+            self._check_change(name, value)
         console = replace(own.pop("console", None) or ConsoleConfig(), device=self.console.device)
         shares = own.pop("shares", None)
         config = self
@@ -189,7 +198,38 @@ class MachineConfig:
             config = self.with_shares(shares)
         elif shares is not None:
             own["shares"] = tuple(shares)
+        for name, value in own.items():
+            own[name] = tuple(value) if isinstance(value, list) else value
         return replace(config, console=console, **own)
+
+    def _check_change(self, name: str, value: Any) -> None:
+        if name in OF_CLONE:
+            types = OF_CLONE[name]
+            if value is not None and not isinstance(value, types):
+                wanted = " or ".join(each.__name__ for each in types)
+                raise ConfigError(
+                    f"{name} of a clone: {type(value).__name__} where {wanted} is wanted", code="clone-field"
+                )
+            return
+        fields = type(self).__record_types__  # type: ignore[attr-defined]
+        if name not in fields:
+            raise ConfigError(
+                f"{name!r:.60}: no field of a machine", code="clone-field", hint=f"a clone may have {_list(OF_CLONE)}"
+            )
+        now = getattr(self, name)
+        if value == now or (name == "memory" and isinstance(value, MemoryConfig) and value.size == now.size):
+            return
+        if name == "memory" and isinstance(value, MemoryConfig):
+            raise ConfigError(
+                f"memory of a clone cannot be another: {value.size >> 20} MiB, and its guest has {now.size >> 20} MiB",
+                code="clone-field",
+                hint="boot the machine with hotplug_memory, and resize that of the clone",
+            )
+        raise ConfigError(
+            f"{name} cannot be another in a clone: its guest was started with {_short(now)}",
+            code="clone-field",
+            hint=_INSTEAD.get(name, f"leave it out; a clone may have its own {_list(OF_CLONE)}"),
+        )
 
     def last_configs(self) -> list[DeviceConfig]:
         """Those of devices that a machine has unless told otherwise.
@@ -260,3 +300,28 @@ def config_kinds() -> dict[str, type]:
         module = __import__(device.module, fromlist=device.names)
         kinds.update({name: getattr(module, name) for name in device.names})
     return kinds
+
+
+OF_CLONE: dict[str, tuple[type, ...]] = {
+    "rootfs": (DiskConfig, ShareConfig),
+    "disks": (tuple, list),
+    "shares": (tuple, list, dict),
+    "nets": (tuple, list),
+    "vsock": (VsockConfig,),
+    "pmems": (tuple, list),
+    "more_devices": (tuple, list),
+    "console": (ConsoleConfig,),
+    "rng": (DeviceConfig,),
+    "balloon": (DeviceConfig,),
+    "isolation": (str,),
+}
+"""What a clone may have of its own: what the host's side of its devices is, and where it runs.  Beside that, memory of
+the same size may be of another kind."""
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.60}"
