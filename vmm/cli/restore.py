@@ -16,6 +16,7 @@ from vmm.cli.boot import (
 )
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
+from vmm.cli.signals import Signals, exit_at_once
 from vmm.jail import enter as jail
 from vmm.virtio.console import ConsoleConfig
 
@@ -52,6 +53,7 @@ OPTIONS = (
         default="",
     ),
     Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
+    Option("--verify", "", "read all of the snapshot before, and compare checksums"),
     Option("--force", "", "although the processor or a disk is another than it was"),
     JAIL,
     CGROUP,
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
+    exit_at_once()
     values: dict[str, Any] = parse_fast(OPTIONS, argv, "directory") or vars(parser().parse_args(argv))
     messages = Messages(values["json"])
     values.update(gdb=None)
@@ -78,7 +81,6 @@ def main(argv: list[str]) -> int:
     changes = devices_from(values)
     from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
-    from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
     from vmm.machine.restored import Restored
 
@@ -92,10 +94,14 @@ def main(argv: list[str]) -> int:
             force=values["force"],
             prefetch=values["prefetch"],
             cow=values["cow"],
+            verify=values["verify"],
         )
-        values["records"] = origin.records
-        config = open_to_shares(origin.config, values)
-        with Outside(config, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
-            if values["jail"] != jail.OFF:
-                import_the_rest(as_json=values["json"], stats=values["stats"])
-            return run_machine(Run(machine, signals, console, values, messages, outside))
+        try:
+            values["records"] = origin.records
+            config = open_to_shares(origin.config, values)
+            with Outside(config, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
+                if values["jail"] != jail.OFF:
+                    import_the_rest(as_json=values["json"], stats=values["stats"])
+                return run_machine(Run(machine, signals, console, values, messages, outside))
+        finally:
+            origin.close()

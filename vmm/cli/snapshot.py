@@ -17,7 +17,7 @@ PROG = "pyvmm snapshot"
 DESCRIPTION = "Save a running machine as a directory that pyvmm restore starts clones from."
 EPILOG = """\
 VM is the control socket of the machine.  It stands still while its memory and its disks are copied, and goes on.  A
-snapshot that is there already is replaced when the new one is complete.
+snapshot that is there already is replaced when the new one is complete, unless there are diffs of it.
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock

@@ -16,7 +16,7 @@ DESCRIPTION = "Look at saved machines: what is in one, whether it is whole, and 
 EPILOG = """\
     inspect  tell what was saved, and when
     verify   read all of it, and of what it is a diff of, and compare checksums
-    merge    put the memory of its bases into a diff, which needs them no more then
+    merge    compare checksums, and put the memory of its bases into a diff, which needs them no more then
 
 example:
   pyvmm snapshots verify warm
@@ -62,6 +62,8 @@ def _device(device: Device) -> str:
 
 def describe(folder: str, manifest: Manifest) -> str:
     """A paragraph about a snapshot."""
+    from vmm.snapshot.bases import diffs_of
+
     rows = [
         ("taken", f"{manifest.taken} by pyvmm {manifest.pyvmm or '(unknown)'} on Linux {manifest.host_kernel}"),
         ("processor", f"{manifest.cpu.vendor} {manifest.cpu.model}"),
@@ -73,4 +75,5 @@ def describe(folder: str, manifest: Manifest) -> str:
     ]
     if manifest.base:
         rows.append(("diff of", os.path.normpath(os.path.join(folder, manifest.base))))
+    rows += [("needed by", place) for place in diffs_of(folder)]
     return f"{folder}:\n" + "".join(f"  {name:<11}{text}\n" for name, text in rows)

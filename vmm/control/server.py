@@ -52,16 +52,15 @@ def import_the_rest(*, disks: bool, shares: bool) -> None:
     import hashlib
     import shutil
     import tempfile
-    import zlib
 
     import cbor2
 
     import vmm
     from vmm.faststart.builtin import sha256
     from vmm.machine import snapshot
-    from vmm.snapshot import directory, files, memory_base, memory_file, working_set
+    from vmm.snapshot import bases, directory, files, memory_base, memory_file, working_set
 
-    assert shutil and tempfile and zlib and cbor2 and snapshot and directory and files
+    assert shutil and tempfile and cbor2 and snapshot and bases and directory and files
     assert memory_base and memory_file and working_set
     if disks:
         import fcntl

@@ -17,7 +17,7 @@ from vmm.machine.owned import Native, Owned
 from vmm.memory import GuestMemory
 from vmm.native import lib
 from vmm.snapshot.files import DiskCopies
-from vmm.snapshot.manifest import decode_state
+from vmm.snapshot.manifest import read_open_state
 from vmm.snapshot.memory_base import Base, merge_layers, take_base
 from vmm.snapshot.records import made, plain
 from vmm.virtio.register_page import PagesAhead
@@ -277,7 +277,7 @@ class GivenChild(Child):
             for index, fd in zip(about["disks"], files, strict=True):
                 path, disk = f"/proc/self/fd/{fd}", found[index]
                 found[index] = replace(disk, overlay=path) if disk.has_overlay else replace(disk, path=path)
-            plain_state = decode_state(_all_of(saved), "the fork")
+            plain_state = read_open_state(saved, config.all_memory(), "the fork")
             read: MachineState = made(plain_state, "MachineState", state.KINDS, "the fork")
             ranges = [(start, end) for start, end in areas or ()]
             base = Base.of_files(config.all_memory(), memory, below, ranges, _all_of(pages))

@@ -14,10 +14,10 @@ import socket
 import stat
 from typing import NamedTuple
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.record import replace
 from vmm.machine.config import PROCESS
-from vmm.machine.lifecycle import STOPPED, check_children
+from vmm.machine.lifecycle import PAUSED, RUNNING, STOPPED, check_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,20 +124,28 @@ class Jailed:
         from vmm.machine.snapshot import Taking
         from vmm.snapshot.directory import NewDirectory
 
-        with NewDirectory(path) as folder:
-            taking = Taking(self.config, folder, base)
-            with taking.files() as files:
-                diff = (files.pages, files.than) if files.than >= 0 else ()
-                fds = (files.memory, files.state, *diff, *files.disks)
-                answer = self.ask("save", fds, progress, stop=stop, diff=bool(diff))
-            try:
+        runs = stop and self.state == RUNNING
+        try:
+            with NewDirectory(path) as folder:
+                taking = Taking(self.config, folder, base)
+                with taking.files() as files:
+                    diff = (files.pages, files.than) if files.than >= 0 else ()
+                    fds = (files.memory, files.state, *diff, *files.disks)
+                    answer = self.ask("save", fds, progress, stop=stop, diff=bool(diff))
                 taking.finish(_saved(answer, self.config))
-            except BaseException:
-                if stop:
-                    self.resume()
-                raise
+        except BaseException:
+            if runs:  # it has been saved, but that was lost
+                self._go_on()
+            raise
         if stop:
             self.stop(detail="snapshot")
+
+    def _go_on(self) -> None:
+        try:
+            if self.state == PAUSED:
+                self.resume()
+        except VmmError:
+            pass  # it ends, and says so
 
     def plug(self, config: DiskConfig | ShareConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
         """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the

@@ -404,19 +404,26 @@ class Machine(Living):
             written, and the new one needs it to be restored
         :param stop: end the run when it is saved, instead of going on
         :param progress: called with bytes of memory that were looked at, and of how many
-        :raises ConfigError: it has a device that cannot be saved, is being debugged, or *path* is something else
-        :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on
+        :raises ConfigError: it has a device that cannot be saved, is being debugged, or *path* is something else, or a
+            snapshot of which there are diffs
+        :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on, with *stop*, too
         """
         from vmm.machine.snapshot import Taking
         from vmm.snapshot.directory import NewDirectory
 
         with self._life_lock:
             self._check_can_be("snapshot")
-            with NewDirectory(path) as folder:
-                taking = Taking(self.config, folder, base)
-                with taking.files() as files:
-                    saved = self.save(files, stop=stop, progress=progress)
-                taking.finish(saved)
+            runs = self._life.stage == RUNNING
+            try:
+                with NewDirectory(path) as folder:
+                    taking = Taking(self.config, folder, base)
+                    with taking.files() as files:
+                        saved = self.save(files, stop=stop, progress=progress)
+                    taking.finish(saved)
+            except BaseException:
+                if stop:  # it has been saved, but that was lost
+                    self._go_on(runs)
+                raise
             if stop:
                 self.stop(detail="snapshot")
             self._life.publish("snapshot", path)
@@ -579,6 +586,7 @@ class Machine(Living):
         force: bool = False,
         prefetch: bool = False,
         cow: str = "",
+        verify: bool = False,
         start: bool = True,
         **changes: Any,
     ) -> Machine:
@@ -598,6 +606,7 @@ class Machine(Living):
         :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each has it
             in its :class:`~vmm.virtio.blk.DiskConfig`
         :param force: whatever says that this host, or an image, is not the same
+        :param verify: read all of the snapshot before, and compare checksums; else those of small files are compared
         :param start: let it run; else :meth:`start` does
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
         :raises HostError: the host refuses
@@ -606,13 +615,21 @@ class Machine(Living):
             from vmm.machine.isolated import IsolatedMachine
 
             made: Any = IsolatedMachine.restore(
-                path, changes, devices=devices, clock=clock, force=force, prefetch=prefetch, cow=cow, start=start
+                path,
+                changes,
+                devices=devices,
+                clock=clock,
+                force=force,
+                prefetch=prefetch,
+                cow=cow,
+                verify=verify,
+                start=start,
             )
             isolated: Machine = made
             return isolated
         from vmm.machine.restored import Restored
 
-        origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch, cow=cow)
+        origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch, cow=cow, verify=verify)
         return cls.of_origin(origin, origin.config, devices, start=start)
 
     @classmethod

@@ -10,10 +10,10 @@ from vmm.machine import state
 from vmm.machine.config import MachineConfig, config_kinds
 from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
-from vmm.snapshot import memory_file, working_set
+from vmm.snapshot import memory_file, whole, working_set
 from vmm.snapshot.directory import MANIFEST
 from vmm.snapshot.files import DiskCopies
-from vmm.snapshot.manifest import file_state, layers, memory_files, read_state
+from vmm.snapshot.manifest import Layers, file_state, memory_files, read_state
 from vmm.snapshot.records import made
 from vmm.snapshot.working_set import Prefetch
 from vmm.virtio.blk import COW_MODES, DiskConfig
@@ -42,6 +42,7 @@ class Restored:
     :param prefetch: see :meth:`vmm.machine.machine.Machine.restore`
     :param cow: see :meth:`vmm.machine.machine.Machine.restore`
     :param force: restore although the processor, or a disk's image, is another
+    :param verify: read all of it before, and compare checksums
     :ivar config: of the machine
     :raises ConfigError: it cannot be restored here; the message names what is missing or another
     """
@@ -58,6 +59,7 @@ class Restored:
         force: bool = False,
         prefetch: bool = False,
         cow: str = "",
+        verify: bool = False,
     ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: not one of {', '.join(CLOCKS)}", code="snapshot-clock")
@@ -70,25 +72,35 @@ class Restored:
         self._prefetch: Prefetch | None = None
         self._cow = cow
         self._copies = DiskCopies()
-        chain = layers(folder)
-        self._manifest: Manifest = chain[-1][1]
-        self._working_set = working_set.read(folder, self._manifest.memory_size) if prefetch else None
-        self._memory_files = memory_files(chain)
+        self._reads_disks = False
+        # Another snapshot may take its place before all of it is open
+        self._layers = Layers(folder)
+        try:
+            self._read(changes, verify=verify)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, changes: dict[str, Any], *, verify: bool) -> None:
+        folder, top = self._folder, self._layers.top
+        self._manifest: Manifest = top.manifest
         where = os.path.join(folder, MANIFEST)
         saved: MachineConfig = made(self._manifest.config, "MachineConfig", config_kinds(), where)
         if saved.all_memory() != self._manifest.memory_size:
             raise ConfigError(f"{where}: two sizes of memory", code="snapshot-format")
         self._check_processor()
-        saved_state = read_state(folder, self._manifest)
-        self._state: MachineState = made(saved_state, "MachineState", KINDS, os.path.join(folder, "state"))
+        self.config = saved.of_clone(changes)
+        if verify:
+            whole.verify(self._layers)
+        self._working_set = None
+        if self._wants_prefetch:
+            self._working_set = working_set.read(top.directory.file(""), self._manifest.memory_size)
+        self._memory_files = memory_files(self._layers)
+        state_of_it = made(read_state(top), "MachineState", KINDS, os.path.join(folder, "state"))
+        self._state: MachineState = state_of_it
         if self._state.version != STATE_VERSION:
             raise ConfigError(f"{folder}: state version {self._state.version}", code="snapshot-version")
-        self.config = saved.of_clone(changes)
-        try:
-            self._give_disks(saved, changes)
-        except BaseException:
-            self.close()
-            raise
+        self._give_disks(saved, changes)
 
     def _check_processor(self) -> None:
         vendor, model = processor()
@@ -116,11 +128,15 @@ class Restored:
 
     def _own(self, disk: DiskConfig, kept: Disk) -> DiskConfig:
         if kept.file:
-            image = os.path.join(self._folder, kept.file)
+            directory = self._layers.top.directory
+            image = directory.name(kept.file)
             disk = replace(disk, path=image, overlay="", cow=self._cow or disk.cow)
             if disk.has_overlay:
+                os.close(directory.open(kept.file))
+                self._reads_disks = True
                 return disk
-            return replace(disk, path=self._copies.make(image, beside=self._folder, cow=disk.cow))
+            copy = self._copies.make(directory.file(kept.file), beside=self._folder, cow=disk.cow, name=image)
+            return replace(disk, path=copy)
         now = file_state(kept.image.path)
         if now != kept.image and not self._force:
             raise ConfigError(
@@ -168,6 +184,13 @@ class Restored:
         :raises ConfigError: the guest would see another processor, or the machine has other devices
         """
         self._copies.remove()
+        if self._reads_disks and not self._layers.top.directory.is_in_place():
+            raise ConfigError(
+                f"{self._folder}: was replaced by another snapshot meanwhile",
+                code="snapshot-replaced",
+                hint="restore that one",
+            )
+        self._layers.close()
         self._check_cpuid(core.cpuid())
         core.wait_for_memory()
         state.restore(self._state, core, slots, platform, self._memory, advance_clock=self._advance)
@@ -192,5 +215,6 @@ class Restored:
     def close(self) -> None:
         """Remove what was made for the clone.  A second call does nothing."""
         self._copies.remove()
+        self._layers.close()
         if self._prefetch is not None:
             self._prefetch.close()

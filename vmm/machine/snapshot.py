@@ -9,12 +9,12 @@ import os
 import time
 
 from vmm.boot import elf
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
 from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
-from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
+from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory, cannot_write, open_regular
 from vmm.snapshot.files import copy_open_disk, copy_overlaid, copy_overlay
 from vmm.snapshot.manifest import (
     FORMAT,
@@ -22,15 +22,16 @@ from vmm.snapshot.manifest import (
     Device,
     Disk,
     FileState,
+    Layers,
     Manifest,
     encode_state,
     file_state,
-    layers,
     memory_files,
     size_and_change,
     write_manifest,
 )
 from vmm.snapshot.records import plain
+from vmm.snapshot.whole import with_checksum
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.spec import ID_BLOCK
 
@@ -81,7 +82,7 @@ class Files:
         try:
             return Ahead(memory, self.children, empty=not runs, file=os.dup(self.memory), whole=not same)
         except OSError as error:
-            raise _cannot_write(error) from error
+            raise cannot_write("", error) from error
 
     def __enter__(self) -> Files:
         return self
@@ -159,7 +160,7 @@ def save(
         pages, than = (-1, -1) if files.children else (files.pages, files.than)
         written = memory_file.write_ram(memory, files.memory, pages, than, progress=progress)
     except OSError as error:
-        raise _cannot_write(error) from error
+        raise cannot_write("", error) from error
     return Saved(devices, core.cpuid(), disks, written)
 
 
@@ -174,15 +175,6 @@ def _lay_over(memory: GuestMemory, files: Files, ahead: Ahead) -> tuple[tuple[in
     areas, bits = handed
     memory_file.write_all(files.pages, bits)
     return tuple(areas)
-
-
-def _cannot_write(error: OSError) -> HostError:
-    return HostError(
-        f"cannot write the snapshot: {error.strerror}",
-        code="snapshot-write",
-        hint="it needs about as much room as the guest has used of its memory, and its disks",
-        errno=error.errno or 0,
-    )
 
 
 def _copy_disks(blks: list[Any], targets: list[int], *, overlays: bool) -> tuple[tuple[int, int], ...]:
@@ -212,26 +204,49 @@ class Taking:
 
     :param folder: where files are made
     :param base: the directory of the snapshot that this one is a diff of, or None
+    :raises ConfigError: it cannot be a diff of that
+    :raises HostError: the host cannot write there, or into the base
     """
 
     def __init__(self, config: MachineConfig, folder: NewDirectory, base: str | None) -> None:
         self._config = config
         self._folder = folder
-        self._base = None if base is None else layers(base)
-        if self._base is not None and self._base[-1][1].memory_size != config.all_memory():
+        self._id = os.urandom(16).hex()
+        self._base: Layers | None = None
+        self._than: str | None = None
+        self._names = ["" if disk.read_only else f"disk{index}" for index, disk in enumerate(config.disk_configs())]
+        if base is not None:
+            self._open_base(base)
+
+    def _open_base(self, base: str) -> None:
+        from vmm.snapshot.bases import Entry
+
+        found = self._base = Layers(base)
+        self._folder.afterwards(lambda _done: found.close())
+        place = self._folder.place
+        for each in found.all:
+            if each.directory.is_at(place):
+                needs = "itself" if each is found.top else f"{base}, which is a diff of that"
+                raise ConfigError(
+                    f"{place}: cannot be replaced by a diff of {needs}: it would need what it replaces",
+                    code="snapshot-needed",
+                    hint="name a new directory, or take a full snapshot",
+                )
+        if found.top.manifest.memory_size != self._config.all_memory():
             raise ConfigError(f"{base}: it is of a machine with another size of memory", code="snapshot-base")
-        below = [] if self._base is None else memory_files(self._base)
-        self._than = below[0] if below else None
+        # Before the diff is there: from now on nothing takes the place of its base
+        self._folder.afterwards(Entry(found.top.directory, place, self._id).end)
+        below = memory_files(found)
+        self._than = below[0]
         if len(below) > 1:
             # Now, while the machine runs: nothing of it is needed
-            self._than = folder.file(_MERGED)
-            memory_file.merge_ram(config.all_memory(), below, self._than)
-        self._names = ["" if disk.read_only else f"disk{index}" for index, disk in enumerate(config.disk_configs())]
+            self._than = self._folder.file(_MERGED)
+            memory_file.merge_ram(self._config.all_memory(), below, self._than)
 
     def files(self) -> Files:
         """Make them.
 
-        :raises HostError: the host cannot
+        :raises OSError: the host cannot
         """
         made: list[int] = []
 
@@ -243,30 +258,35 @@ class Taking:
             memory, saved, pages, than = new(MEMORY), new(STATE), -1, -1
             if self._than is not None:
                 pages = new(memory_file.PAGES)
-                than = os.open(self._than, os.O_RDONLY | os.O_CLOEXEC)
+                than = open_regular(self._than)
                 made.append(than)
             return Files(memory, saved, pages, than, tuple(new(name) for name in self._names if name))
-        except OSError as error:
+        except BaseException:
             for fd in made:
                 os.close(fd)
-            raise HostError(f"cannot write the snapshot: {error.strerror}", code="snapshot-write") from error
+            raise
 
     def finish(self, saved: Saved) -> None:
-        """What takes time and no longer needs the machine to stand still."""
+        """What takes time and no longer needs the machine to stand still.
+
+        :raises OSError: the host cannot
+        """
         from hashlib import file_digest
 
         from vmm import __version__
 
-        place = self._folder.path
         if self._than == self._folder.file(_MERGED):
             os.unlink(self._than)
         os.chmod(self._folder.file(MEMORY), 0o400)  # clones map it
         with open(self._folder.file(STATE), "rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
         base, base_id = "", ""
+        pages_crc32 = 0
         if self._base is not None:
-            base = os.path.relpath(os.path.abspath(self._base[-1][0]), self._folder.place)
-            base_id = self._base[-1][1].id
+            base = os.path.relpath(os.path.realpath(self._base.top.folder), self._folder.place)
+            base_id = self._base.top.manifest.id
+            pages = self._folder.file(memory_file.PAGES)
+            pages_crc32 = memory_file.checksum(pages, os.path.getsize(pages))
         disks = zip(self._config.disk_configs(), self._names, saved.disks, strict=True)
         constant: tuple[tuple[int, int], ...] = ()
         if self._base is None:
@@ -274,7 +294,7 @@ class Taking:
                 constant = elf.constant(self._config.boot.kernel, ram.fileno())
         manifest = Manifest(
             format=FORMAT,
-            id=os.urandom(16).hex(),
+            id=self._id,
             base=base,
             base_id=base_id,
             taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -283,15 +303,17 @@ class Taking:
             cpu=Cpu(*processor(), saved.cpuid),
             kernel=_state_of(self._config.boot.kernel),
             state_sha256=sha256,
-            memory_crc32=memory_file.checksum(os.path.join(place, MEMORY), self._config.all_memory()),
+            memory_crc32=memory_file.checksum(self._folder.file(MEMORY), self._config.all_memory()),
             memory_size=self._config.all_memory(),
             memory_bytes=saved.memory_bytes,
             devices=tuple(Device(kind, version) for kind, version in saved.devices),
             disks=tuple(
-                Disk(FileState(os.path.abspath(disk.path), *image), name, disk.read_only) for disk, name, image in disks
+                with_checksum(Disk(FileState(os.path.abspath(disk.path), *image), name, disk.read_only), self._folder)
+                for disk, name, image in disks
             ),
             config=plain(_with_full_paths(self._config)),
             constant=constant,
+            pages_crc32=pages_crc32,
         )
         write_manifest(self._folder.file(MANIFEST), manifest)
 

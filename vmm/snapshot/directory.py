@@ -1,22 +1,33 @@
 """A snapshot's directory as a whole: there is the old one or the new one, at any moment, whatever dies.
 
-It is written under another name beside its place, synced, and put there by one rename(2).
+It is written under another name beside its place, synced, and put there by one rename(2).  Who reads one holds a shared
+lock of its directory: another snapshot may take its place meanwhile, but its files stay until they have been read.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 
 from vmm.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 MANIFEST, STATE, MEMORY = "manifest.json", "state", "memory"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+DIFFS = "diffs"
+"""A directory: an entry for each snapshot that is a diff of this one, see :mod:`vmm.snapshot.bases`."""
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 _LEFT = ".pyvmm-"
-"""Names of directories that are not finished begin with the snapshot's, and this."""
+"""Names of directories that are not finished begin with the snapshot's, and this and the number of the process that
+makes them; of those that were replaced follows :data:`_OLD`."""
+_OLD = "old-"
+_TRIES = 100
+_FILES = (MANIFEST, STATE, MEMORY, DIFFS, "pages", "working-set")
 
 
 def _remove(path: str) -> None:
@@ -25,57 +36,280 @@ def _remove(path: str) -> None:
     rmtree(path, ignore_errors=True)
 
 
+def open_regular(path: str, name: str = "") -> int:
+    """A descriptor of the regular file *path*, to read: links are not followed, and nothing waits for a FIFO.
+
+    :param name: what errors call it
+    :raises ConfigError: there is none
+    """
+    name = name or path
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        why = "a link where a file is wanted" if error.errno == errno.ELOOP else error.strerror
+        raise ConfigError(f"{name}: {why}", code="snapshot-file") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{name}: no regular file", code="snapshot-file")
+    return fd
+
+
+def read_regular(path: str, most: int, name: str = "") -> bytes:
+    """All of such a file, of at most *most* bytes.
+
+    :raises ConfigError: there is none, it is longer, or it cannot be read
+    """
+    fd = open_regular(path, name)
+    try:
+        data = b""
+        while piece := os.read(fd, min(most + 1 - len(data), 1 << 24)):
+            data += piece
+    except OSError as error:
+        raise ConfigError(f"{name or path}: {error.strerror}", code="snapshot-file") from error
+    finally:
+        os.close(fd)
+    if len(data) > most:
+        raise ConfigError(f"{name or path}: more than {most} bytes", code="snapshot-format")
+    return data
+
+
+class Directory:
+    """The directory of a snapshot that is read.  A context manager.
+
+    :param folder: its path; :meth:`file` stays what it was when another snapshot has this path
+    :raises ConfigError: there is none
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._fd = -1
+        for _ in range(_TRIES):
+            try:
+                self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise ConfigError(
+                    f"{folder} is no snapshot: {why}", code="snapshot-none", hint="pyvmm snapshot makes one"
+                ) from error
+            _lock(self._fd, fcntl.LOCK_SH)
+            if self.is_in_place():
+                return
+            self.close()  # replaced just now, and perhaps removed before it was locked
+        raise ConfigError(f"{folder}: is replaced all the time", code="snapshot-none", hint="try it again")
+
+    def file(self, name: str) -> str:
+        """A path of the file *name*, until this is closed."""
+        return f"/proc/self/fd/{self._fd}/{name}"
+
+    def name(self, name: str) -> str:
+        """What an error calls it."""
+        return os.path.join(self.folder, name)
+
+    def read(self, name: str, most: int) -> bytes:
+        """See :func:`read_regular`."""
+        return read_regular(self.file(name), most, self.name(name))
+
+    def open(self, name: str) -> int:
+        """See :func:`open_regular`."""
+        return open_regular(self.file(name), self.name(name))
+
+    def is_in_place(self) -> bool:
+        """No other directory has the path."""
+        return self.is_at(self.folder)
+
+    def is_at(self, path: str) -> bool:
+        """*path* is this directory, by whatever name."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._fd))
+        except (OSError, ValueError):
+            return False
+
+    def close(self) -> None:
+        """Let go of it; it is removed if it was replaced meanwhile.  A second call does nothing."""
+        if self._fd < 0:
+            return
+        try:
+            if not self.is_in_place():
+                _remove_replaced(self._fd)
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _lock(fd: int, how: int) -> bool:
+    """Lock a file or directory, without waiting; whether it is locked.  Where there are no such locks (NFS has none for
+    directories) it counts as that."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.EWOULDBLOCK
+    return True
+
+
+def _remove_replaced(fd: int) -> None:
+    """Remove the directory that is open as *fd*, if it was replaced and nobody else reads it."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if f"{_LEFT}{_OLD}" in os.path.basename(path) and _lock(fd, fcntl.LOCK_EX):
+            _remove(path)
+    except OSError:
+        pass  # the next snapshot at its place removes it
+
+
 class NewDirectory:
     """A context manager; :attr:`path` is where files are made.  Left without an error the directory is in place, else
     it is gone.
 
     :param place: where the snapshot is to be: a new name, or a snapshot that is replaced
-    :raises ConfigError: there is something that is no snapshot, or no directory for it
+    :param same: the one that is replaced, if the new one is the same in another form: diffs of it may need it
+    :ivar place: the same, without links in it
+    :raises ConfigError: there is something that is no snapshot, or one that others need
     :raises HostError: the host cannot write there
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = os.path.abspath(place)
+    def __init__(self, place: str, *, same: Directory | None = None) -> None:
+        self.place = real_place(place)
         self.path = ""
+        self._same = same
+        self._done = False
+        self._lock = -1
+        self._afterwards: list[Callable[[bool], None]] = []
 
     def __enter__(self) -> NewDirectory:
         parent, name = os.path.split(self.place)
-        if os.path.lexists(self.place) and not is_snapshot(self.place):
-            raise ConfigError(
-                f"{self.place}: exists and is no snapshot", code="snapshot-place", hint="name a new directory"
-            )
         try:
+            _check_place(self.place, self._same)
             _remove_left(parent, name)
-            self.path = os.path.join(parent, f"{name}{_LEFT}{os.getpid()}")
+            self.path = os.path.join(parent, f"{name}{_LEFT}{os.getpid()}-{os.urandom(4).hex()}")
             os.mkdir(self.path, 0o700)
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _lock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise _cannot(parent, error) from error
+            self._end()
+            raise cannot_write(self.place, error) from error
         return self
 
     def file(self, name: str) -> str:
         """The path of the file *name*."""
         return os.path.join(self.path, name)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is not None:
-            _remove(self.path)
-            return
-        try:
-            for name in os.listdir(self.path):
-                _sync(self.file(name))
-            _sync(self.path)
-            self._put()
-        except OSError as failure:
-            _remove(self.path)
-            raise _cannot(self.place, failure) from failure
+    def afterwards(self, call: Callable[[bool], None]) -> None:
+        """Call this at the end, with whether the directory is in place."""
+        self._afterwards.append(call)
 
-    def _put(self) -> None:
-        if os.path.lexists(self.place):
-            _exchange(self.path, self.place)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as failure:
+            raise cannot_write(self.place, failure) from failure
+        finally:
+            self._end()
+        if isinstance(error, OSError):
+            raise cannot_write(self.place, error) from error
+        if isinstance(error, HostError) and error.code == "snapshot-write" and self.place not in error.message:
+            # Who writes the files may not know what they are called
+            why = error.message.removeprefix("cannot write the snapshot: ").removeprefix("cannot write ")
+            raise HostError(
+                f"cannot write the snapshot {self.place}: {why}", code=error.code, hint=error.hint, errno=error.errno
+            ) from error
+
+    def _end(self) -> None:
+        if not self._done and self.path:
             _remove(self.path)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        while self._afterwards:
+            self._afterwards.pop()(self._done)
+
+    def _finish(self) -> None:
+        for name in os.listdir(self.path):
+            _sync(self.file(name))
+        _sync(self.path)
+        if _rename_new(self.path, self.place):
+            self._done = True
         else:
-            os.rename(self.path, self.place)
+            self._replace()
         _sync(os.path.dirname(self.place))
+
+    def _replace(self) -> None:
+        from vmm.snapshot.bases import carry_over, registry_of
+
+        old = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with registry_of(self.place):
+                _check_place(self.place, self._same)
+                if self._same is not None:
+                    carry_over(self.place, self.path)
+                _exchange(self.path, self.place)
+                self._done = True
+            parent, name = os.path.split(self.place)
+            _sync(parent)  # before the old one is removed
+            os.rename(self.path, os.path.join(parent, f"{name}{_LEFT}{_OLD}{os.urandom(4).hex()}"))
+            _remove_replaced(old)  # or whoever still reads it does that
+        finally:
+            os.close(old)
+
+
+def real_place(path: str) -> str:
+    """*path* without links; but the last part stays one that leads to no directory.
+
+    :raises ConfigError: it is no path
+    """
+    if "\0" in path:
+        raise ConfigError(f"{path!r:.80} is no path: it has a NUL byte", code="snapshot-place")
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _check_place(place: str, same: Directory | None) -> None:
+    """
+    :raises ConfigError: no snapshot may be put there
+    """
+    parent = os.path.dirname(place)
+    if all(os.path.exists(os.path.join(parent, name)) for name in (MANIFEST, STATE, MEMORY)):
+        raise ConfigError(
+            f"{place}: lies in the snapshot {parent}", code="snapshot-place", hint="name a directory outside of it"
+        )
+    if not os.path.lexists(place):
+        return
+    if not is_snapshot(place):
+        raise ConfigError(f"{place}: exists and is no snapshot", code="snapshot-place", hint="name a new directory")
+    if others := sorted(name for name in os.listdir(place) if not _is_file(name)):
+        raise ConfigError(
+            f"{place}: the snapshot there cannot be replaced: {others[0]!r:.60} is no file of a snapshot",
+            code="snapshot-place",
+            hint="move it away, or name a new directory",
+        )
+    if same is not None:
+        if not same.is_at(place):
+            raise ConfigError(
+                f"{place}: was replaced by another snapshot meanwhile", code="snapshot-place", hint="look at that one"
+            )
+        return
+    from vmm.snapshot.bases import diffs_of
+
+    if needed := diffs_of(place):
+        more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+        raise ConfigError(
+            f"{place}: the snapshot there cannot be replaced: {needed[0]}{more} is a diff of it",
+            code="snapshot-needed",
+            hint="name a new directory; or make the diff independent first (pyvmm snapshots merge), or remove it",
+        )
+
+
+def _is_file(name: str) -> bool:
+    """A snapshot may have something of that name."""
+    return name in _FILES or name.startswith("working-set.") or name.removeprefix("disk").isdecimal()
 
 
 def is_snapshot(path: str) -> bool:
@@ -86,9 +320,23 @@ def is_snapshot(path: str) -> bool:
 def _remove_left(parent: str, name: str) -> None:
     """What a process that was killed has left."""
     for entry in os.listdir(parent):
-        head, sign, number = entry.rpartition(_LEFT)
-        if sign and head == name and number.isdigit() and not os.path.exists(f"/proc/{number}"):
-            _remove(os.path.join(parent, entry))
+        head, sign, rest = entry.rpartition(_LEFT)
+        number = rest.partition("-")[0]
+        is_old = rest.startswith(_OLD)
+        if not sign or head != name or not (is_old or number.isdigit()):
+            continue
+        # In another namespace the process may have another number, but holds a lock
+        if is_old or not os.path.exists(f"/proc/{number}"):
+            path = os.path.join(parent, entry)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            try:
+                if _lock(fd, fcntl.LOCK_EX):
+                    _remove(path)
+            finally:
+                os.close(fd)
 
 
 def _sync(path: str) -> None:
@@ -99,20 +347,61 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
+def _rename_new(path: str, place: str) -> bool:
+    """Rename *path* to *place*, unless there is something: whether that was done."""
+    try:
+        _rename(path, place, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        if os.path.lexists(place):  # a file system that cannot do both in one step
+            return False
+        os.rename(path, place)
+    return True
+
+
 def _exchange(first: str, second: str) -> None:
-    """renameat2(2) with RENAME_EXCHANGE: file systems without it do not replace a directory in one step."""
+    """File systems that cannot do this do not replace a directory in one step."""
+    _rename(first, second, _RENAME_EXCHANGE)
+
+
+def _rename(first: str, second: str, how: int) -> None:
+    """renameat2(2)."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno), second)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), how) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), second)
 
 
-def _cannot(path: str, error: OSError) -> HostError:
+_ROOM = "it needs about as much room as the guest has used of its memory, and its disks"
+_HINTS = {
+    errno.ENOSPC: f"free some room, or name a directory on another file system: {_ROOM}",
+    errno.EDQUOT: f"free some of this user's quota, or name a directory on another file system: {_ROOM}",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f)",
+    errno.EACCES: "name a directory that this user may write",
+    errno.EPERM: "name a directory that this user may write",
+    errno.EROFS: "the file system is read only: name a directory on another one",
+    errno.ENOENT: "make the directory first that it is to be in",
+    errno.ENOTDIR: "make the directory first that it is to be in",
+    errno.EINVAL: "name a new directory: this file system may be unable to replace one in one step",
+    errno.EIO: "look into the host's kernel log: the disk may be failing",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def hint_for(number: int) -> str:
+    """What to do when the host fails to write a snapshot with that errno."""
+    return _HINTS.get(number, "")
+
+
+def cannot_write(path: str, error: OSError) -> HostError:
+    """The error of a snapshot in *path* that cannot be written; empty: the writer does not know its path."""
+    number = error.errno or 0
+    what = f"the snapshot {path}" if path else "the snapshot"
     return HostError(
-        f"cannot write the snapshot {path}: {error.strerror or error}",
-        code="snapshot-write",
-        hint="it needs about as much room as the guest has used of its memory, and its disks",
-        errno=error.errno or 0,
+        f"cannot write {what}: {error.strerror or error}", code="snapshot-write", hint=hint_for(number), errno=number
     )

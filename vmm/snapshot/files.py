@@ -8,11 +8,13 @@ import os
 
 from vmm.errors import HostError
 from vmm.memory import data_ranges
+from vmm.snapshot.directory import hint_for, open_regular
 from vmm.virtio.blk import AUTO, COPY, REFLINK
 from vmm.virtio.image import OVERLAY_BITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _FICLONE = 0x4004_9409
@@ -22,24 +24,31 @@ _NO_BITS = bytes(_PAGE)
 _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
 
 
-def copy_disk(source: str, target: str, cow: str = AUTO) -> bool:
+def copy_disk(source: str, target: str, cow: str = AUTO, *, name: str = "") -> bool:
     """Make the new file *target* a copy of the image *source*, which is not written meanwhile.
 
     :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
+    :param name: *source* is a file of a snapshot, which errors call so: links are not followed
     :returns: whether both share their blocks until one is written
+    :raises ConfigError: it is no regular file
     :raises HostError: the host cannot
     """
     try:
-        with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:
-            os.fchmod(write.fileno(), 0o600)
-            return copy_open_disk(read.fileno(), write.fileno(), cow)
+        read = open_regular(source, name) if name else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with open(target, "xb", buffering=0) as write:
+                os.fchmod(write.fileno(), 0o600)
+                return copy_open_disk(read, write.fileno(), cow)
+        finally:
+            os.close(read)
     except OSError as error:
-        raise _cannot_copy(f"the disk {source}", f"its data beside {target}", error) from error
+        raise _cannot_copy(f"the disk {name or source}", f"its data beside {target}", error) from error
 
 
 def _cannot_copy(what: str, room: str, error: OSError) -> HostError:
-    hint = f"it takes as much room as {room}"
-    return HostError(f"cannot copy {what}: {error.strerror}", code="snapshot-disk", hint=hint, errno=error.errno or 0)
+    number = error.errno or 0
+    hint = f"it takes as much room as {room}" if number in (errno.ENOSPC, errno.EDQUOT) else hint_for(number)
+    return HostError(f"cannot copy {what}: {error.strerror}", code="snapshot-disk", hint=hint, errno=number)
 
 
 def copy_open_disk(source: int, target: int, cow: str = AUTO) -> bool:
@@ -132,21 +141,31 @@ def unnamed_file(beside: str) -> int:
 
 
 class DiskCopies:
-    """Copies of disks for a machine, which have names until it has opened them: nothing is left when it is killed."""
+    """Copies of disks for a machine, which have names from when they are complete until it has opened them: nothing is
+    left when it is killed."""
 
     def __init__(self) -> None:
         self._paths: list[str] = []
         self._open: list[int] = []
 
-    def make(self, source: str, *, beside: str, cow: str = AUTO) -> str:
+    def make(self, source: str, *, beside: str, cow: str = AUTO, name: str = "") -> str:
         """Copy the image *source*; the path of the copy.
 
         :param beside: a path: the copy is in the same directory, if one can write there, so that it may share blocks
         :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
+        :param name: see :func:`copy_disk`
+        :raises ConfigError: as that does
         :raises HostError: the host cannot
         """
         path = self._new(beside)
-        copy_disk(source, path, cow)
+        try:
+            read = open_regular(source, name) if name else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._fill(path, lambda write: copy_open_disk(read, write, cow))
+            finally:
+                os.close(read)
+        except OSError as error:
+            raise _cannot_copy(f"the disk {name or source}", f"its data beside {path}", error) from error
         return path
 
     def make_overlay(self, blk: Any, *, beside: str) -> str:
@@ -156,13 +175,31 @@ class DiskCopies:
         """
         path = self._new(beside)
         try:
-            with open(path, "xb", buffering=0) as write:
-                os.fchmod(write.fileno(), 0o600)
-                copy_overlay(blk, write.fileno())
+            self._fill(path, lambda write: copy_overlay(blk, write))
         except OSError as error:
             room = f"what the guest has written beside {path}"
             raise _cannot_copy(f"the overlay of the disk {blk.path}", room, error) from error
         return path
+
+    def _fill(self, path: str, copy: Callable[[int], object]) -> None:
+        """Make the new file *path*, which has no name while *copy* writes it, if the file system can do that."""
+        try:
+            fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            fd = -1
+        if fd < 0:
+            self._paths.append(path)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copy(fd)
+            if path not in self._paths:
+                self._paths.append(path)
+                # With a directory's descriptor Python calls linkat(2), which follows this link
+                os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        finally:
+            os.close(fd)
 
     def hold(self, fd: int) -> str:
         """A path of a file that may have no name any more, for as long as the copies have theirs."""
@@ -179,9 +216,7 @@ class DiskCopies:
             import tempfile
 
             folder = tempfile.gettempdir()
-        path = os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(6).hex()}")
-        self._paths.append(path)
-        return path
+        return os.path.join(folder, f".pyvmm-clone-{os.getpid()}-{os.urandom(6).hex()}")
 
     def remove(self) -> None:
         """Remove the names.  A second call does nothing."""

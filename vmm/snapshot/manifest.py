@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import posix
 import stat
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
-from vmm.snapshot.directory import MANIFEST, MEMORY, STATE
+from vmm.native import ffi, lib
+from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, Directory
 from vmm.snapshot.records import made, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 """Changes when an older pyvmm cannot read what a newer one writes."""
 _OLDEST = 1
 """The oldest format that is read: it has no :attr:`Manifest.constant`."""
+CHECKED = 3
+"""From this one on there is a checksum of everything."""
 _MOST = 1 << 20
 """Bytes of a manifest; it has some thousand."""
 _MOST_LAYERS = 64
+_STATE_MOST, _STATE_LIMIT = 64 << 20, 1 << 30
+"""Bytes of a state, beside what servers of shares know of files, which depends on RAM; and in any case."""
+_ITEMS_MOST = 1 << 18
+"""Items of a state: a vCPU has about a thousand."""
+_NO_SUM = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,15 @@ class FileState:
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk: ``file`` is the name of its copy in the snapshot, empty where ``image`` is read only and referred to."""
+    """A disk: ``file`` is the name of its copy in the snapshot, empty where ``image`` is read only and referred to.
+
+    :ivar crc32: of the copy, see :func:`vmm.snapshot.memory_file.checksum`
+    """
 
     image: FileState
     file: str
     read_only: bool
+    crc32: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +89,12 @@ class Manifest:
     :ivar taken: when, ISO 8601 in UTC
     :ivar state_sha256: of the file ``state``
     :ivar memory_crc32: of the file ``memory``, see :func:`vmm.snapshot.memory_file.checksum`
+    :ivar pages_crc32: of a diff: the same of the file ``pages``
     :ivar memory_size: bytes of RAM
     :ivar memory_bytes: bytes of RAM that ``memory`` holds
     :ivar config: the machine's configuration, as :func:`vmm.snapshot.records.plain` has it
     :ivar constant: guest physical addresses, half-open: the guest's kernel has its code and constants there
+    :ivar checksum: SHA-256 of the manifest's text with 64 zeros in this place
     """
 
     format: int
@@ -98,6 +114,8 @@ class Manifest:
     disks: tuple[Disk, ...]
     config: dict[str, Any]
     constant: tuple[tuple[int, ...], ...] = ()
+    pages_crc32: int = 0
+    checksum: str = ""
 
     def constant_ranges(self) -> list[tuple[int, int]]:
         """:attr:`constant` as offsets into RAM."""
@@ -146,8 +164,29 @@ def size_and_change(fd: int) -> tuple[int, int]:
 def write_manifest(path: str, manifest: Manifest) -> None:
     """Write the new file *path*."""
     with open(path, "x", encoding="utf-8") as file:
-        json.dump(plain(manifest), file, indent=1)
-        file.write("\n")
+        file.write(manifest_text(plain(manifest)))
+
+
+def manifest_text(value: dict[str, Any]) -> str:
+    """The text of a manifest of plain values, with its checksum."""
+    from vmm.faststart.builtin import sha256
+
+    text = json.dumps({**value, "checksum": _NO_SUM}, indent=1) + "\n"
+    before, _, after = text.rpartition(_NO_SUM)
+    return before + sha256(text.encode()) + after
+
+
+def _is_sound(raw: bytes, value: dict[str, Any]) -> bool:
+    """The manifest *raw* has its checksum, or is of a format without one."""
+    from vmm.faststart.builtin import sha256
+
+    checksum = value.get("checksum", "" if value["format"] < CHECKED else None)
+    if checksum == "" and value["format"] < CHECKED:
+        return True
+    if not isinstance(checksum, str) or len(checksum) != len(_NO_SUM) or not checksum.isascii():
+        return False
+    before, _, after = raw.rpartition(checksum.encode())
+    return sha256(before + _NO_SUM.encode() + after) == checksum
 
 
 def read_manifest(folder: str) -> Manifest:
@@ -155,18 +194,20 @@ def read_manifest(folder: str) -> Manifest:
 
     :raises ConfigError: there is none, or it is not one that this pyvmm reads
     """
+    with Directory(folder) as directory:
+        return _read_manifest(directory)
+
+
+def _read_manifest(directory: Directory) -> Manifest:
+    folder = directory.folder
     path = os.path.join(folder, MANIFEST)
-    try:
-        with open(path, "rb") as file:
-            text = file.read(_MOST + 1)
-    except OSError as error:
+    if not os.path.lexists(directory.file(MANIFEST)):
         raise ConfigError(
-            f"{folder} is no snapshot: {error.strerror}: {MANIFEST}",
+            f"{folder} is no snapshot: {os.strerror(errno.ENOENT)}: {MANIFEST}",
             code="snapshot-none",
             hint="pyvmm snapshot makes one",
-        ) from error
-    if len(text) > _MOST:
-        raise ConfigError(f"{path}: more than {_MOST} bytes", code="snapshot-format")
+        )
+    text = directory.read(MANIFEST, _MOST)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -178,80 +219,192 @@ def read_manifest(folder: str) -> Manifest:
             code="snapshot-version",
             hint="restore it with the version that the manifest names, or take it again",
         )
+    if not _is_sound(text, value):
+        raise damaged(path)
     manifest: Manifest = made(value, "Manifest", _KINDS, path)
     for disk in manifest.disks:
-        if disk.file and os.path.basename(disk.file) != disk.file:
+        if disk.file and (os.path.basename(disk.file) != disk.file or disk.file in (".", "..") or "\0" in disk.file):
             raise ConfigError(f"{path}: {disk.file!r:.60} is no name of a file", code="snapshot-format")
+    if "\0" in manifest.base:
+        raise ConfigError(f"{path}: {manifest.base!r:.60} is no path", code="snapshot-format")
     if not manifest.has_constant():
         raise ConfigError(f"{path}: its constant memory is none of RAM", code="snapshot-format")
     return manifest
 
 
-def layers(folder: str) -> list[tuple[str, Manifest]]:
-    """The snapshot in *folder* and those that it is a diff of, the full one first.
+def damaged(path: str) -> ConfigError:
+    """The error of a file with another checksum than the one that was written."""
+    return ConfigError(
+        f"{path}: damaged: its checksum is another",
+        code="snapshot-damaged",
+        hint="take the file from a backup, or take the snapshot again",
+    )
 
+
+class Layer:
+    """A snapshot that is read.
+
+    :ivar folder: its path, for messages
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.folder = directory.folder
+        self.directory = directory
+        self.manifest = _read_manifest(directory)
+
+
+class Layers:
+    """A snapshot and those that it is a diff of, while they are read.  A context manager.
+
+    :ivar all: the full one first
     :raises ConfigError: one is missing, is another than it was, or they go round in a circle
     """
-    found = [(folder, read_manifest(folder))]
-    while found[0][1].base:
-        at, manifest = found[0]
-        if len(found) > _MOST_LAYERS:
-            raise ConfigError(f"{folder}: more than {_MOST_LAYERS} snapshots on each other", code="snapshot-base")
-        base = os.path.normpath(os.path.join(at, manifest.base))
-        below = read_manifest(base)
-        if below.id != manifest.base_id or below.memory_size != manifest.memory_size:
-            raise ConfigError(
-                f"{at} is a diff of another snapshot than the one that is in {base} now",
-                code="snapshot-base",
-                hint="pyvmm snapshots merge makes a diff independent of its base, before that changes",
-            )
-        found.insert(0, (base, below))
-    return found
 
-
-def memory_files(chain: list[tuple[str, Manifest]]) -> list[str]:
-    """Paths of the ``memory`` files of :func:`layers`.
-
-    :raises ConfigError: one is not there or too short
-    """
-    paths = []
-    for folder, manifest in chain:
-        path = os.path.join(folder, MEMORY)
+    def __init__(self, folder: str) -> None:
+        self.all: list[Layer] = []
         try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", code="snapshot-file") from error
-        if size != manifest.memory_size:
-            raise ConfigError(f"{path}: {size} bytes, not {manifest.memory_size}", code="snapshot-format")
-        paths.append(path)
+            self._open(Directory(folder))
+            while self.all[0].manifest.base:
+                if len(self.all) > _MOST_LAYERS:
+                    raise ConfigError(
+                        f"{folder}: more than {_MOST_LAYERS} snapshots on each other", code="snapshot-base"
+                    )
+                self._open(_base_of(self.all[0]))
+                _check_base(self.all[1], self.all[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, directory: Directory) -> None:
+        try:
+            self.all.insert(0, Layer(directory))
+        except BaseException:
+            directory.close()
+            raise
+
+    @property
+    def top(self) -> Layer:
+        """The snapshot itself."""
+        return self.all[-1]
+
+    def __enter__(self) -> Layers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of them.  A second call does nothing."""
+        for each in self.all:
+            each.directory.close()
+
+
+def _base_of(layer: Layer) -> Directory:
+    base = layer.manifest.base
+    # Of the directory itself, whatever link leads to it; older ones were written by their paths
+    paths = [os.path.normpath(os.path.join(at, base)) for at in (os.path.realpath(layer.folder), layer.folder)]
+    for path in paths:
+        if os.path.lexists(os.path.join(path, MANIFEST)):
+            return Directory(path)
+    raise ConfigError(
+        f"{layer.folder} is a diff of the snapshot {paths[0]}, which is not there",
+        code="snapshot-base",
+        hint="move the base back there: a diff holds only the memory that differs from it",
+    )
+
+
+def _check_base(layer: Layer, below: Layer) -> None:
+    if below.manifest.id != layer.manifest.base_id or below.manifest.memory_size != layer.manifest.memory_size:
+        raise ConfigError(
+            f"{layer.folder} is a diff of another snapshot than the one that is in {below.folder} now",
+            code="snapshot-base",
+            hint="move the base back there: a diff holds only the memory that differs from it",
+        )
+
+
+def layers(folder: str) -> list[tuple[str, Manifest]]:
+    """The paths and manifests of :class:`Layers`.
+
+    :raises ConfigError: as that does
+    """
+    with Layers(folder) as found:
+        return [(each.folder, each.manifest) for each in found.all]
+
+
+def memory_files(found: Layers) -> list[str]:
+    """Paths of the ``memory`` files of snapshots, while they are read.
+
+    :raises ConfigError: one is not there or too short, or the bits of a diff are damaged
+    """
+    from vmm.snapshot.memory_file import PAGES, checksum, read_pages
+
+    paths = []
+    for each in found.all:
+        size, wanted = _size(each, MEMORY), each.manifest.memory_size
+        if size != wanted:
+            raise ConfigError(f"{each.directory.name(MEMORY)}: {size} bytes, not {wanted}", code="snapshot-format")
+        if each.manifest.base:
+            length = len(read_pages(each.directory.file(""), wanted, each.directory.name(PAGES)))
+            crc32 = each.manifest.pages_crc32
+            if each.manifest.format >= CHECKED and checksum(each.directory.file(PAGES), length) != crc32:
+                raise damaged(each.directory.name(PAGES))
+        paths.append(each.directory.file(MEMORY))
     return paths
 
 
-def read_state(folder: str, manifest: Manifest) -> Any:
+def _size(layer: Layer, name: str) -> int:
+    fd = layer.directory.open(name)
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def read_state(layer: Layer) -> Any:
     """The file ``state``, decoded: plain values.
 
     :raises ConfigError: it is not the one that was written
     """
     from vmm.faststart.builtin import sha256
 
-    path = os.path.join(folder, STATE)
-    try:
-        with open(path, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", code="snapshot-file") from error
-    if sha256(raw) != manifest.state_sha256:
-        raise ConfigError(f"{path}: damaged: its checksum is another", code="snapshot-damaged")
+    path = layer.directory.name(STATE)
+    raw = layer.directory.read(STATE, state_most(layer.manifest.memory_size))
+    if sha256(raw) != layer.manifest.state_sha256:
+        raise damaged(path)
     return decode_state(raw, path)
 
 
+def state_most(memory_size: int) -> int:
+    """Bytes of the state of a machine with so much RAM, at most."""
+    return min(_STATE_MOST + max(memory_size, 0) // 4, _STATE_LIMIT)
+
+
+def read_open_state(fd: int, memory_size: int, what: str) -> Any:
+    """The same of a state that another process has written into an open file, which may be of any size.
+
+    :raises ConfigError: it is no state
+    """
+    size, most = posix.fstat(fd).st_size, state_most(memory_size)
+    if size > most:
+        raise ConfigError(f"{what}: a state of more than {most} bytes", code="snapshot-format")
+    return decode_state(posix.pread(fd, size, 0), what)
+
+
 def decode_state(raw: bytes, path: str) -> Any:
-    """CBOR (RFC 8949) as plain values.
+    """CBOR (RFC 8949) as plain values.  Tags are refused, of which a decoder makes objects of other types; and more
+    items than a state has, since an item of a byte takes some hundred bytes of memory.
 
     :raises ConfigError: it is not that
     """
     import cbor2
 
+    result = lib.cbor_check(ffi.from_buffer(raw), len(raw), _ITEMS_MOST)
+    if result < 0:
+        why = {
+            -errno.E2BIG: f"more than {_ITEMS_MOST} values, or nested deeper than {lib.CBOR_DEPTH}",
+            -errno.EOPNOTSUPP: "it has a tag",
+        }
+        raise ConfigError(f"{path}: no state: {why.get(result, 'no CBOR')}", code="snapshot-format")
     try:
         return cbor2.loads(raw)
     except (cbor2.CBORError, ValueError, RecursionError, MemoryError, OverflowError, TypeError) as error:

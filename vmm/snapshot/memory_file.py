@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import posix
@@ -13,6 +14,7 @@ import posix
 from vmm.errors import ConfigError, HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges
 from vmm.native import ffi, lib
+from vmm.snapshot.directory import hint_for, open_regular, read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +132,10 @@ def _write_with(file: Any, memory: GuestMemory, than: Any, bitmap: Any, same: bo
             result = lib.ram_save(file, ram, at, min(_STEP, end - at))
             if result < 0:
                 raise HostError(
-                    f"cannot write guest memory: {posix.strerror(-result)}", code="snapshot-write", errno=-result
+                    f"cannot write guest memory: {posix.strerror(-result)}",
+                    code="snapshot-write",
+                    hint=hint_for(-result),
+                    errno=-result,
                 )
             total += result
             if progress is not None:
@@ -203,19 +208,17 @@ def page_runs(bits: bytes | bytearray, size: int) -> Iterator[tuple[int, int]]:
         yield int(start[0]), int(end[0])
 
 
-def read_pages(folder: str, size: int) -> bytes:
+def read_pages(folder: str, size: int, name: str = "") -> bytes:
     """The bits of the diff in *folder*, whose RAM is of *size* bytes.
 
+    :param name: what errors call the file
     :raises ConfigError: the file is not such bits
     """
     path = os.path.join(folder, PAGES)
-    try:
-        with open(path, "rb") as file:
-            bits = file.read(-(-size // PAGE // 8) + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", code="snapshot-file") from error
-    if len(bits) != -(-size // PAGE // 8):
-        raise ConfigError(f"{path}: {len(bits)} bytes, of another size of memory", code="snapshot-format")
+    length = -(-size // PAGE // 8)
+    bits = read_regular(path, length, name)
+    if len(bits) != length:
+        raise ConfigError(f"{name or path}: {len(bits)} bytes, of another size of memory", code="snapshot-format")
     return bits
 
 
@@ -249,7 +252,7 @@ def open_ram(
         if memory.on_demand:
             return memory
         memory.close()
-    fd = posix.open(layers[0], posix.O_RDONLY | posix.O_CLOEXEC)
+    fd = open_regular(layers[0])
     try:
         memory = GuestMemory(size, huge_pages=huge_pages, prefault=prefault, shared=shared, file=fd, hotplug=hotplug)
     finally:
@@ -278,7 +281,7 @@ def _open_on_demand(
     try:
         below: list[Layer] = []
         for path in layers:
-            files.append(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC))
+            files.append(open_regular(path))
             if posix.fstat(files[-1]).st_size < size:
                 raise ConfigError(f"{path}: ends early", code="snapshot-format")
             diff = bool(below)
@@ -297,11 +300,13 @@ def _open_on_demand(
 
 def _lay_over(memory: GuestMemory, path: str) -> None:
     bits = read_pages(os.path.dirname(path), memory.size)
-    with open(path, "rb") as file:
-        try:
-            memory.load_pages(file.fileno(), bits)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", code="snapshot-format") from error
+    fd = open_regular(path)
+    try:
+        memory.load_pages(fd, bits)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="snapshot-format") from error
+    finally:
+        posix.close(fd)
 
 
 def merge_ram(size: int, layers: list[str], path: str) -> int:
@@ -314,12 +319,31 @@ def merge_ram(size: int, layers: list[str], path: str) -> int:
 
 
 def checksum(path: str, size: int) -> int:
-    """CRC-32 (zlib) of the data of a ``memory`` file, holes left out: page after page, each after its number."""
+    """CRC-32C of the first *size* bytes of a file: of each page that is not zero its offset, as 8 bytes, little-endian,
+    and then the page.
+
+    :raises ConfigError: it is no regular file, or ends earlier
+    :raises OSError: the host cannot read it
+    """
+    fd = open_regular(path)
+    try:
+        value = int(lib.file_crc32c(fd, size))
+    finally:
+        posix.close(fd)
+    if value == -errno.ENODATA:
+        raise ConfigError(f"{path}: ends early", code="snapshot-format")
+    if value < 0:
+        raise OSError(-value, posix.strerror(-value), path)
+    return value
+
+
+def old_checksum(path: str, size: int) -> int:
+    """The same with the CRC-32 of zlib: that of ``memory`` in formats 1 and 2."""
     from zlib import crc32
 
     value = 0
     zero = bytes(PAGE)
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    fd = open_regular(path)
     try:
         for start, end in data_ranges(fd, size):
             for at in range(start, end, _STEP // 64):

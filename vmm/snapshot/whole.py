@@ -4,52 +4,106 @@ from __future__ import annotations
 
 import os
 
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
-from vmm.snapshot import memory_file
+from vmm.snapshot import bases, memory_file
 from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
 from vmm.snapshot.files import copy_disk
-from vmm.snapshot.manifest import layers, memory_files, read_state, write_manifest
+from vmm.snapshot.manifest import CHECKED, FORMAT, Layers, damaged, memory_files, read_state, write_manifest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.snapshot.manifest import Disk, Layer
 
 
 def verify_snapshot(folder: str) -> None:
     """Read all of the snapshot in *folder*, and of those that it is a diff of.
 
     :raises ConfigError: something is missing or damaged; the message names it
+    :raises HostError: the host cannot read it
     """
-    chain = layers(folder)
-    for (place, manifest), path in zip(chain, memory_files(chain), strict=True):
-        read_state(place, manifest)
-        if memory_file.checksum(path, manifest.memory_size) != manifest.memory_crc32:
-            raise ConfigError(f"{path}: damaged: its checksum is another", code="snapshot-damaged")
-        if manifest.base:
-            memory_file.read_pages(place, manifest.memory_size)
-        for disk in manifest.disks:
-            copy = os.path.join(place, disk.file)
-            if disk.file and (not os.path.isfile(copy) or os.path.getsize(copy) != disk.image.size):
-                raise ConfigError(f"{copy}: missing, or not of {disk.image.size} bytes", code="snapshot-damaged")
+    with Layers(folder) as found:
+        verify(found)
+
+
+def verify(found: Layers) -> None:
+    """The same of snapshots that are open.
+
+    :raises ConfigError: as :func:`verify_snapshot`
+    :raises HostError: as that
+    """
+    memory_files(found)  # sizes, and the bits of diffs
+    for each in found.all:
+        read_state(each)
+        manifest = each.manifest
+        of_memory = memory_file.checksum if manifest.format >= CHECKED else memory_file.old_checksum
+        try:
+            if of_memory(each.directory.file(MEMORY), manifest.memory_size) != manifest.memory_crc32:
+                raise damaged(each.directory.name(MEMORY))
+            for disk in manifest.disks:
+                if disk.file:
+                    _verify_disk(each, disk)
+        except OSError as error:
+            raise HostError(
+                f"cannot read the snapshot {each.folder}: {error.strerror}",
+                code="snapshot-read",
+                hint="look into the host's kernel log: the disk may be failing",
+                errno=error.errno or 0,
+            ) from error
+
+
+def _verify_disk(layer: Layer, disk: Disk) -> None:
+    fd = layer.directory.open(disk.file)
+    try:
+        size = os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+    name = layer.directory.name(disk.file)
+    if size != disk.image.size:
+        raise ConfigError(f"{name}: {size} bytes, not {disk.image.size}", code="snapshot-damaged")
+    if layer.manifest.format < CHECKED:
+        return
+    if memory_file.checksum(layer.directory.file(disk.file), size) != disk.crc32:
+        raise damaged(name)
 
 
 def merge(folder: str) -> None:
-    """Make the diff in *folder* a full snapshot, in its place.  One that is full already stays as it is.
+    """Make the diff in *folder* a full snapshot, in its place, if all checksums are right.  One that is full already
+    stays as it is.
 
-    :raises ConfigError: it is none, or its base is missing
+    :raises ConfigError: it is none, its base is missing, or something is damaged; it is as it was
     :raises HostError: the host cannot write it; the old one is still there
     """
-    chain = layers(folder)
-    manifest = chain[-1][1]
-    if not manifest.base:
-        return
-    with NewDirectory(folder) as new:
-        path = new.file(MEMORY)
-        written = memory_file.merge_ram(manifest.memory_size, memory_files(chain), path)
-        for name in (STATE, *(disk.file for disk in manifest.disks if disk.file)):
-            copy_disk(os.path.join(folder, name), new.file(name))
-        full = replace(
-            manifest,
-            base="",
-            base_id="",
-            memory_bytes=written,
-            memory_crc32=memory_file.checksum(path, manifest.memory_size),
-        )
-        write_manifest(new.file(MANIFEST), full)
+    with Layers(folder) as found:
+        manifest, directory = found.top.manifest, found.top.directory
+        if not manifest.base:
+            return
+        verify(found)
+        with NewDirectory(folder, same=directory) as new:
+            path = new.file(MEMORY)
+            written = memory_file.merge_ram(manifest.memory_size, memory_files(found), path)
+            for name in (STATE, *(disk.file for disk in manifest.disks if disk.file)):
+                copy_disk(directory.file(name), new.file(name), name=directory.name(name))
+            full = replace(
+                manifest,
+                format=FORMAT,
+                base="",
+                base_id="",
+                memory_bytes=written,
+                memory_crc32=memory_file.checksum(path, manifest.memory_size),
+                pages_crc32=0,
+                disks=tuple(with_checksum(disk, new) for disk in manifest.disks),
+            )
+            write_manifest(new.file(MANIFEST), full)
+        bases.forget(found.all[-2].folder, manifest.id)
+
+
+def with_checksum(disk: Disk, new: NewDirectory) -> Disk:
+    """*disk* with the checksum of its copy.
+
+    :raises OSError: the host cannot read that
+    """
+    if not disk.file:
+        return disk
+    path = new.file(disk.file)
+    return replace(disk, crc32=memory_file.checksum(path, os.path.getsize(path)))

@@ -9,8 +9,10 @@ import os
 import posix
 
 from vmm import report
+from vmm.errors import ConfigError
 from vmm.faststart.thread import Thread, allocate_lock
 from vmm.memory import PAGE
+from vmm.snapshot.directory import read_regular
 from vmm.snapshot.memory_file import page_runs
 
 TYPE_CHECKING = False
@@ -146,8 +148,7 @@ def read(folder: str, size: int) -> bytes | None:
     """The file; None when there is none, or of another size of RAM."""
     wanted = -(-size // PAGE // 8)
     try:
-        with open(os.path.join(folder, WORKING_SET), "rb") as file:
-            bits = file.read(wanted + 1)
-    except OSError:
+        bits = read_regular(os.path.join(folder, WORKING_SET), wanted)
+    except ConfigError:
         return None
     return bits if len(bits) == wanted else None

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -313,16 +314,45 @@ def test_bits_of_another_size_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "base", tmp_path / "diff")
 
 
-def test_a_checksum_tells_of_a_changed_byte_and_not_of_holes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checksum", [memory_file.checksum, memory_file.old_checksum])
+def test_a_checksum_tells_of_a_changed_byte_and_not_of_holes(
+    tmp_path: Path, checksum: Callable[[str, int], int]
+) -> None:
     memory = GuestMemory(SIZE)
     memory.write(7 * PAGE, b"data")
     save(memory, tmp_path / "base")
     path = tmp_path / "base" / "memory"
-    value = memory_file.checksum(str(path), SIZE)
+    value = checksum(str(path), SIZE)
     copy = tmp_path / "copy"
     copy.write_bytes(path.read_bytes())  # the same without holes
-    assert memory_file.checksum(str(copy), SIZE) == value
+    assert checksum(str(copy), SIZE) == value
     changed = bytearray(copy.read_bytes())
     changed[8 * PAGE] = 1
     copy.write_bytes(changed)
-    assert memory_file.checksum(str(copy), SIZE) != value
+    assert checksum(str(copy), SIZE) != value
+
+
+def test_a_checksum_is_crc32c_of_offsets_and_pages(tmp_path: Path) -> None:
+    """Of no page, of a part of one, and of a hole between two, as a few lines of Python compute it."""
+
+    def crc32c(data: bytes) -> int:
+        value = 0xFFFFFFFF
+        for byte in data:
+            value ^= byte
+            for _ in range(8):
+                value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        return value ^ 0xFFFFFFFF
+
+    assert crc32c(b"123456789") == 0xE3069283
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    assert memory_file.checksum(str(path), 0) == crc32c(b"")
+    first, last = os.urandom(PAGE), os.urandom(13)
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), first, PAGE)
+        os.pwrite(file.fileno(), last, 900 * PAGE)
+    expected = crc32c(PAGE.to_bytes(8, "little") + first + (900 * PAGE).to_bytes(8, "little") + last)
+    assert memory_file.checksum(str(path), 900 * PAGE + 13) == expected
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(ConfigError, match="ends early"):
+        memory_file.checksum(str(path), 5001)

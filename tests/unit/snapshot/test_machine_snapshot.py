@@ -21,7 +21,7 @@ from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemory
 from vmm.faststart.record import replace
 from vmm.persist import State, Unsaved
 from vmm.snapshot import memory_file, whole, working_set
-from vmm.snapshot.manifest import read_manifest
+from vmm.snapshot.manifest import manifest_text, read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -145,8 +145,8 @@ def test_diffs_of_diffs_hold_nothing_but_what_is_theirs(tmp_path: Path, consoles
             machine.snapshot(path, base=base)
             base = path
     assert [sorted(os.listdir(tmp_path / str(number))) for number in range(3)] == [
-        ["manifest.json", "memory", "state"],
-        ["manifest.json", "memory", "pages", "state"],
+        ["diffs", "manifest.json", "memory", "state"],
+        ["diffs", "manifest.json", "memory", "pages", "state"],
         ["manifest.json", "memory", "pages", "state"],
     ]
     whole.verify_snapshot(str(tmp_path / "2"))
@@ -258,30 +258,30 @@ def test_a_damaged_file_is_named(warm: Path, name: str, fault: str) -> None:
     path.chmod(0o600)
     if fault == "missing":
         path.unlink()
-    elif fault == "flipped" and name != "disk0":
+    elif fault == "flipped":
         at = len(raw) - len(raw.lstrip(b"\0")) if name == "memory" else len(raw) // 2
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x80]) + raw[at + 1 :])
-    elif fault != "flipped":
-        path.write_bytes(raw[: len(raw) // 2] if fault == "short" else b"")
     else:
-        return  # of disks there is no checksum
+        path.write_bytes(raw[: len(raw) // 2] if fault == "short" else b"")
     with pytest.raises(ConfigError, match=name):
         whole.verify_snapshot(str(warm))
-    if name != "memory" or fault != "flipped":
+    with pytest.raises(ConfigError, match=name):
+        Machine.restore(str(warm), verify=True)
+    if name not in ("memory", "disk0") or fault not in ("flipped", "empty", "short"):
         with pytest.raises((ConfigError, HostError)):
             Machine.restore(str(warm))
 
 
 def change(folder: Path, **fields: object) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    path.write_text(manifest_text({**json.loads(path.read_text()), **fields}))
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"format": 0},
-        {"format": 3},
+        {"format": 4},
         {"format": "1"},
         {"format": True},
         {"constant": [[0]]},
