@@ -7,6 +7,8 @@ import math
 import runpy
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -311,6 +313,42 @@ def test_a_client_that_reads_nothing_holds_nobody_up(pair: Pair) -> None:
     for stream in range(1, 99, 2):  # many times what the socket holds
         deaf.sendall(frame(stream, 1, request(content=big)))
     assert pair.client().call(TASK, "State", make("StateRequest"), PATIENCE).pid == 7
+
+
+SHORT = """
+import resource, socket, sys, threading
+from pyvmm_kata import protobuf
+from pyvmm_kata.ttrpc import Client, Server
+made = protobuf.message("containerd.task.v2.StateResponse")
+server = Server({"containerd.task.v2.Task": {"State": lambda request, call: made(pid=7)}})
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(100)
+threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+limit = getattr(resource, sys.argv[2])
+before = resource.getrlimit(limit)
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+waiting = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+resource.setrlimit(limit, (now if limit == resource.RLIMIT_AS else 3, before[1]))
+for sock in waiting:
+    sock.connect(sys.argv[1])
+    sock.settimeout(60)
+if limit == resource.RLIMIT_AS:
+    assert waiting[-1].recv(1) == b"", "it is closed: there is no thread for it"
+resource.setrlimit(limit, before)
+last = socket.socket(socket.AF_UNIX)
+last.connect(sys.argv[1])
+request = protobuf.message("containerd.task.v2.StateRequest")()
+print(Client(last, "the shim").call("containerd.task.v2.Task", "State", request, 60).pid)
+"""
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_NOFILE"])
+def test_server_without_threads_or_descriptors_goes_on_when_there_are_some(tmp_path: Path, limit: str) -> None:
+    command = [sys.executable, "-c", SHORT, str(tmp_path / "s"), limit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert (done.stdout, done.returncode) == ("7\n", 0) and "Traceback" not in done.stderr, done
 
 
 # A client's peer is the guest.

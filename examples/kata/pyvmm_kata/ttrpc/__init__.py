@@ -249,7 +249,12 @@ class Server:
                 sock.close()
                 return
             self._connections.add(connection)
-        threading.Thread(target=self._run, args=(connection,), name="ttrpc connection", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(connection,), name="ttrpc connection", daemon=True).start()
+        except RuntimeError:  # no thread left
+            with self._lock:
+                self._connections.discard(connection)
+            sock.close()
 
     def _run(self, connection: _Connection) -> None:
         try:
@@ -335,7 +340,13 @@ class _Connection:
                 elif not self._room.acquire(blocking=False):
                     self._refuse(stream, "RESOURCE_EXHAUSTED", f"more than {MAX_CALLS} calls at a time")
                 else:
-                    threading.Thread(target=self._answer, args=(stream, data), name="ttrpc call", daemon=True).start()
+                    try:
+                        threading.Thread(
+                            target=self._answer, args=(stream, data), name="ttrpc call", daemon=True
+                        ).start()
+                    except RuntimeError:
+                        self._room.release()
+                        self._refuse(stream, "RESOURCE_EXHAUSTED", "the host has no thread left")
         except (OSError, ProtocolError):
             pass  # the client is gone, or is none
         finally:
