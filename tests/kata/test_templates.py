@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -18,8 +19,10 @@ import pytest
 
 from pyvmm_kata.config import settings
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.oci.pool import MAX_CLIENTS
 from pyvmm_kata.sandbox import spares, templates
 from pyvmm_kata.sandbox.templates import FILES, Kind
+from tests.command import of_threads
 from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces
 
 READY = 2
@@ -280,8 +283,8 @@ class Pool:
     def say(self, text: bytes, *, then: bytes = b"") -> bytes:
         """What comes back for *text*, and *then*, if the first answer was no error."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
             sock.connect(str(self.socket))
+            sock.settimeout(PATIENCE)
             sock.sendall(text)
             answer = sock.recv(4096)
             if then and b"error" not in answer:
@@ -494,6 +497,39 @@ def test_what_a_pool_does_not_understand(pool: Pool) -> None:
     eventually(lambda: len(pool.folders()) == READY, "the machine of who left is left")
     assert "already" in pool.call().stderr
     assert pool.end(signal.SIGTERM) == ""
+
+
+@needs_namespaces
+def test_who_asks_a_pool_for_nothing_keeps_nobody_else_from_it(pool: Pool) -> None:
+    pool.start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 * MAX_CLIENTS):
+            silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+            silent.connect(str(pool.socket))
+            silent.settimeout(PATIENCE)
+        assert json.loads(pool.say(b'{"op": "status"}\n'))["ready"] == READY
+        assert silent.recv(1) == b"", "who says nothing is not listened to for ever"
+    assert pool.end(signal.SIGTERM) == ""
+
+
+@needs_namespaces
+def test_a_pool_without_descriptors_goes_on_when_there_are_some(pool: Pool) -> None:
+    pool.start()
+    assert pool.process is not None
+    pid = pool.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, before[1]))
+    for child in " ".join(of_threads("children", pid).values()).split():
+        os.kill(int(child), signal.SIGKILL)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(str(pool.socket))
+        assert pool.process.stderr is not None
+        assert "Too many open files" in pool.process.stderr.readline()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    pool.wait_until_full()
+    assert "Traceback" not in pool.end(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

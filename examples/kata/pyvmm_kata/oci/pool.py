@@ -51,6 +51,10 @@ LOOK_S = 10.0
 """Seconds between looks at the files that the machines are made of."""
 RETRY_S, MOST_RETRY_S = 1.0, 60.0
 MAX_REQUEST, MAX_CLIENTS = 1 << 16, 64
+REQUEST_S = 1.0
+"""Seconds until a client has to have sent its request: so long it waits for the answer, too."""
+DEAF_S = 0.2
+"""Seconds until the next connection is accepted when one could not be."""
 END_S = 10.0
 
 
@@ -65,6 +69,16 @@ class _Child(NamedTuple):
     sock: socket.socket
     name: str
     booted: bool = False
+
+
+class _Client(NamedTuple):
+    """A connection that has sent no request yet.
+
+    :ivar until: when it is closed, by time.monotonic()
+    """
+
+    sock: socket.socket
+    until: float
 
 
 class Pool:
@@ -85,7 +99,10 @@ class Pool:
         self._fronts: list[socket.socket] = []
         """Of processes that wait for a command line, see :mod:`pyvmm_kata.oci.front`."""
         self._place = ""
-        self._clients: list[socket.socket] = []
+        self._clients: list[_Client] = []
+        """In the order of their coming."""
+        self._deaf = 0.0
+        """Until then nobody is accepted: there are no descriptors."""
         self._next = 0.0
         self._rest = 0.0
         """Until then somebody starts a container, and nothing is made that takes the CPU."""
@@ -162,14 +179,21 @@ class Pool:
             self._make()
             wanted = False
         while len(self._fronts) < len(self._ready) and now >= self._rest:
-            self._fronts.append(
-                self._fork(lambda its: front.be_front(its, self._root, self._settings, pods=self._pods))[1]
-            )
+            if not self._make_front():
+                break
+        while self._clients and self._clients[0].until <= now:
+            self._clients.pop(0).sock.close()
         children = [*self._ready, *([self._making] if self._making is not None else ())]
         ready = select.poll()
-        for sock in (listener, woken, *self._clients, *(each.sock for each in children)):
+        for sock in (woken, *(each.sock for each in (*self._clients, *children))):
             ready.register(sock, select.POLLIN)
+        if now >= self._deaf:
+            ready.register(listener, select.POLLIN)
         wait = min(max(self._next, self._rest) - now, LOOK_S) if wanted else LOOK_S
+        if self._clients:
+            wait = min(wait, self._clients[0].until - now)
+        if now < self._deaf:
+            wait = min(wait, self._deaf - now)
         if len(self._fronts) < len(self._ready):
             wait = min(wait, self._rest - now)
         found = {fd for fd, _ in ready.poll(max(0.0, wait) * 1000)}
@@ -178,10 +202,10 @@ class Pool:
         for child in children:
             if child.sock.fileno() in found:
                 self._hear(child)
-        for client in [each for each in self._clients if each.fileno() in found]:
+        for client in [each for each in self._clients if each.sock.fileno() in found]:
             self._clients.remove(client)
-            with client:
-                self._serve(client)
+            with client.sock:
+                self._serve(client.sock)
         if listener.fileno() in found:
             self._welcome(listener)
 
@@ -200,8 +224,10 @@ class Pool:
     def _current_name(self) -> str:
         try:
             return spares.name_of(self._settings, self._kind())
-        except OSError:
+        except FileNotFoundError:
             return ""
+        except OSError:
+            return self._name  # no descriptors: nothing is known of the files
 
     def _make(self) -> None:
         """Start one more."""
@@ -212,16 +238,35 @@ class Pool:
         if available is not None and available < 2 * self._settings.size({})[0]:
             self._fail("the host has too little memory for one more machine")
             return
-        pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings, pods=self._pods))
+        try:
+            pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings, pods=self._pods))
+        except OSError as error:
+            self._fail(f"no process for a machine: {error.strerror}")
+            return
         self._making = _Child(pid, sock, self._name)
         self._groups[pid] = group_of(pid)
+
+    def _make_front(self) -> bool:
+        """Start one; False: it cannot be, for now."""
+        try:
+            _, sock = self._fork(lambda its: front.be_front(its, self._root, self._settings, pods=self._pods))
+        except OSError:
+            self._rest = time.monotonic() + RETRY_S
+            return False
+        self._fronts.append(sock)
+        return True
 
     def _fork(self, work: Callable[[socket.socket], int]) -> tuple[int, socket.socket]:
         """Make a child that does *work* with a socket of packets; its pid, and the other end."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gc.collect()
         gc.freeze()  # what there is is shared with the child
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            its.close()
+            raise
         if pid == 0:
             status = 255
             try:
@@ -293,7 +338,8 @@ class Pool:
             if group := self._groups.pop(pid, ""):
                 with contextlib.suppress(VmmError):
                     Cgroup(group).remove()
-                sweep(self._root)
+                with contextlib.suppress(OSError, VmmError):
+                    sweep(self._root)
             if pid == self._builder:
                 self._builder = 0
                 for child in [each for each in self._ready if each.booted and self._has_template()]:
@@ -319,15 +365,21 @@ class Pool:
     # -- clients -----------------------------------------------------------------------------------------------------
 
     def _welcome(self, listener: socket.socket) -> None:
+        now = time.monotonic()
         try:
             client, _ = listener.accept()
-        except OSError:
+        except BlockingIOError:
             return
-        if not spares.is_ours(client) or len(self._clients) >= MAX_CLIENTS:
+        except OSError:
+            self._deaf = now + DEAF_S
+            return
+        if not spares.is_ours(client):
             client.close()
             return
+        if len(self._clients) >= MAX_CLIENTS:
+            self._clients.pop(0).sock.close()
         client.setblocking(False)
-        self._clients.append(client)
+        self._clients.append(_Client(client, now + REQUEST_S))
 
     def _serve(self, client: socket.socket) -> None:
         """Answer a request, which came at once or not at all."""
