@@ -178,6 +178,8 @@ class FakeAgent:
     def do_WaitProcess(self, request: Any, _call: ttrpc.Call) -> Any:
         process = self.find(request)
         process.ended.wait()
+        while os.path.exists(os.environ.get("PYVMM_FAKE_SLOW", "")):
+            time.sleep(0.01)
         return protobuf.message("grpc.WaitProcessResponse")(status=process.status)
 
     def do_ListProcesses(self, request: Any, _call: ttrpc.Call) -> Any:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -207,6 +207,80 @@ def test_a_created_container_is_killed(runtime: Runtime) -> None:
     runtime.created("c1", "sleep 600")
     runtime.check("kill", "c1", "KILL")
     runtime.wait("c1", "stopped")
+
+
+def test_the_pid_of_a_killed_container_ends_before_a_slow_guest(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """podman waits for the pid, and not for long; whoever removes the container waits for its guest."""
+    slow = tmp_path / "slow"
+    monkeypatch.setenv("PYVMM_FAKE_SLOW", str(slow))
+    runtime.started("c1", "sleep 600")
+    slow.touch()
+    known = json.loads((runtime.root / "c1" / "state.json").read_text())
+    runtime.check("kill", "c1", "KILL")
+    eventually(lambda: not running(known["pid"]), "its pid lives as long as the guest says nothing")
+    assert runtime.state("c1")["status"] == "stopped" and running(known["monitor"])
+    with subprocess.Popen(runtime.command("delete", "c1")) as deleting:
+        assert running(known["monitor"])
+        slow.unlink()
+        assert deleting.wait(PATIENCE) == 0
+    assert not running(known["monitor"]) and os.listdir(runtime.root) == []
+
+
+def test_requests_that_are_none(runtime: Runtime) -> None:
+    """Whatever is sent, and however many say nothing, the next command is answered."""
+    runtime.started("c1", "sleep 600")
+    monitor = json.loads((runtime.root / "c1" / "state.json").read_text())["monitor"]
+    path = str(runtime.root / "c1" / "control")
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        for text in (
+            b"\n",
+            b"[" * 100_000 + b"\n",
+            b"5\n",
+            b'{"op": 5}\n',
+            b'{"op": "kill", "signal": []}\n',
+            b"\xff\n",
+        ):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(path)
+                sock.sendall(text)
+                answer = sock.recv(4096)
+                assert b"error" in answer and b"Traceback" not in answer, answer
+        assert runtime.check("exec", "c1", "echo", "on") == "on\n"
+        before = resource.prlimit(monitor, resource.RLIMIT_NOFILE)
+        resource.prlimit(monitor, resource.RLIMIT_NOFILE, (8, before[1]))
+        with socket.socket(socket.AF_UNIX) as late:
+            late.connect(path)
+            late.sendall(b'{"op": "nothing"}\n')
+            resource.prlimit(monitor, resource.RLIMIT_NOFILE, before)
+            late.settimeout(PATIENCE)
+            assert b"no request" in late.recv(4096), "it is served when there are descriptors again"
+    assert "Traceback" not in runtime.output("c1")
+    runtime.check("delete", "--force", "c1")
+
+
+def test_who_is_not_seen_is_not_taken_for_dead(runtime: Runtime) -> None:
+    """Without descriptors nobody can tell whether a process lives, and what belongs to it stays."""
+    runtime.started("c1", "sleep 600")
+    code = """
+import os, resource, sys
+from pyvmm_kata import state
+from pyvmm_kata.errors import HostError
+known = state.read(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    print(state.is_alive(known["pid"], known["startTime"]))
+except HostError as error:
+    print(error)
+"""
+    folder = str(runtime.root / "c1")
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("/stat: Too many open files\n"), done
+    runtime.check("delete", "--force", "c1")
 
 
 def test_signals_of_the_pid_reach_the_program(runtime: Runtime) -> None:

@@ -163,12 +163,17 @@ def missing(container_id: str) -> ConfigError:
 
 def start_time(pid: int) -> int:
     """When a process began, in ticks since the host's start, which identifies it together with its pid; 0: there is no
-    such process, or it is a zombie (proc_pid_stat(5))."""
+    such process, or it is a zombie (proc_pid_stat(5)).
+
+    :raises HostError: the host has no descriptor or memory to look: a process that lives must not be taken for dead
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
+    except OSError as error:
+        raise HostError(f"/proc/{pid}/stat: {error.strerror}", code="host-limit", errno=error.errno or 0) from error
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
@@ -199,7 +204,10 @@ def number_in(path: str, field: str, unit: int) -> int | None:
 
 
 def is_alive(pid: int, began: int) -> bool:
-    """Is it still the same process that runs?"""
+    """Is it still the same process that runs?
+
+    :raises HostError: see :func:`start_time`
+    """
     return pid > 0 and began > 0 and start_time(pid) == began
 
 

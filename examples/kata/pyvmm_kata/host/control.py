@@ -90,7 +90,7 @@ class Channel:
         line, _, self._rest = self._rest.partition(b"\n")
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HostError(f"{self._peer} sent no JSON", code="oci-control") from error
         if not isinstance(value, dict):
             raise HostError(f"{self._peer} sent no object", code="oci-control")

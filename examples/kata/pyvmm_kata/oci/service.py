@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 _PERSIST, _OOM = b"--persist-dir", "oom"
+SHORTAGE_S = 0.1
+"""Seconds until the next connection is accepted when the host has no descriptor or thread for one."""
+KILL_S = 3.0
+"""Seconds from SIGKILL until the container's pid ends: on a busy host its guest may take longer, and podman gives up
+after 5.  Who removes the container waits for its machine."""
 LAST_WORDS_S = 1.0
 """Seconds to wait until an error can be written to the container's output."""
 
@@ -96,7 +101,8 @@ class ContainerService:
         self._sandbox: Sandbox | None = None
         self._voice = _last_stream(plan.stdio)
         self._released = threading.Event()
-        self._is_told = False
+        self._told = threading.Event()
+        """The face has its status."""
         self._is_left = False
         self._is_lost = False
         self.removes = False
@@ -212,8 +218,10 @@ class ContainerService:
         if self._voice >= 0:
             os.close(self._voice)
             self._voice = -1
-        self._is_told = True
-        self.plan.face.end(self.status)
+        with self._lock:
+            if not self._told.is_set():
+                self._told.set()
+                self.plan.face.end(self.status)
 
     def leave(self, machine: str) -> str:
         """Remove it for all other commands; returns where what is left of it is, empty: it is to stay.
@@ -233,7 +241,7 @@ class ContainerService:
     def release(self) -> None:
         """Call it when nothing of it is left: its face ends with its status, if it has not yet."""
         self._released.set()
-        if not self._is_told:
+        if not self._told.is_set():
             self.tell_end()
 
     def save(self, **fields: Any) -> None:
@@ -253,7 +261,7 @@ class ContainerService:
         if self.plan.console >= 0:
             self._follow_console()
         self.plan.face.watch(self._on_signal, self._made.process_files)
-        if not self._is_told:
+        if not self._told.is_set():
             self.status = KILLED
             self._on_lost(self)
 
@@ -274,9 +282,13 @@ class ContainerService:
             try:
                 sock, _ = listener.accept()
             except OSError:
-                time.sleep(0.1)  # out of descriptors: some will be closed
+                time.sleep(SHORTAGE_S)  # out of descriptors: some will be closed
                 continue
-            threading.Thread(target=self._serve, args=(sock,), name="request", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(sock,), name="request", daemon=True).start()
+            except RuntimeError:  # no thread left
+                sock.close()
+                time.sleep(SHORTAGE_S)
 
     def _serve(self, sock: Any) -> None:
         channel = control.Channel(sock, "the command")
@@ -332,7 +344,17 @@ class ContainerService:
 
     def _do_kill(self, request: Json, channel: control.Channel) -> None:
         self._made.kill(request["signal"], everything=bool(request.get("all")))
+        if request["signal"] == signal.SIGKILL:
+            threading.Thread(target=self._end_face_in_time, name="killed", daemon=True).start()
         channel.send({})
+
+    def _end_face_in_time(self) -> None:
+        """Let the container's pid end although the guest has not told the end of a program that SIGKILL ends."""
+        if not self._told.wait(KILL_S):
+            with self._lock:
+                if not self._told.is_set():
+                    self._told.set()
+                    self.plan.face.end(KILLED)
 
     def _do_state(self, _request: Json, channel: control.Channel) -> None:
         """What `state` prints, behind a line that says how long it is: for the program in C."""
