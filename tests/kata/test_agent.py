@@ -151,6 +151,10 @@ class Agent:
             data += piece
         return data
 
+    def files(self) -> int:
+        """How many descriptors it has."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
     def memory(self) -> int:
         """Bytes of memory that it has in use."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -384,6 +388,23 @@ def test_what_crun_says_is_what_the_host_reads(pod: Agent) -> None:
     assert os.listdir(pod.folder / "agent" / "containers") == []
     pod.run("c1", "true")
     assert pod.wait("c1") == 0
+
+
+@pytest.mark.parametrize("count", [130, pytest.param(640, marks=pytest.mark.long)])
+def test_more_processes_than_are_remembered(pod: Agent, count: int) -> None:
+    """The agent keeps 64 of those that have ended, with their streams (ENDED_MAX in process.c)."""
+    pod.run("c1", "sleep", "1000")
+
+    def run(number: int) -> None:
+        pod.exec("c1", f"e{number}", "sh", "-c", f"exit {number % 100}")
+        assert pod.wait("c1", f"e{number}") == number % 100
+
+    for number in range(70):
+        run(number)
+    files = pod.files()
+    for number in range(70, 70 + count):
+        run(number)
+    assert pod.files() <= files
 
 
 def test_statuses_of_processes_that_end_at_once(pod: Agent) -> None:

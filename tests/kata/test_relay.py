@@ -175,6 +175,25 @@ def test_more_than_may_be_at_a_time(agent: Agent, server: Server) -> None:
     assert server.count == 300
 
 
+def test_ten_times_as_many_one_after_another(agent: Agent, server: Server) -> None:
+    """Answered, refused, and left before the answer."""
+    assert asked(agent, "127.0.0.1", server.port)[0] == 0
+    files = agent.files()
+    for number in range(10 * MAX_CONNECTIONS):
+        if number % 3 == 0:
+            answer, sock = asked(agent, "127.0.0.1", server.port)
+            assert answer == 0 and exchange(sock, b"text")[32:] == b"text"
+        elif number % 3 == 1:
+            answer, sock = asked(agent, "127.0.0.2", 1)
+            assert answer != 0
+            sock.close()
+        else:
+            agent.dial().close()
+    answer, sock = asked(agent, "127.0.0.1", server.port)
+    assert answer == 0 and exchange(sock, b"text")[32:] == b"text"
+    assert agent.files() <= files
+
+
 # -- sockets of the host's ---------------------------------------------------------------------------------------------
 
 
