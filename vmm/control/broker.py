@@ -377,6 +377,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.resize_disk(request["index"])
     elif command == "set-mac":
         machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
+    elif command == "stale-shares":
+        return {"ms": int(machine.stale_shares() * 1000 + 0.999)}
     elif command == "phases":
         first = machine.vcpus[0].exit_counts()["first_run_ns"]
         return {

@@ -62,6 +62,10 @@ def _lines(value: object) -> str:
     return "\n".join(text(line, 4096) for line in value.split("\n")[:64])
 
 
+_STALE_MS = 2000
+"""More than a guest may rely on what it was told of shared files."""
+
+
 class _Console:
     """The console of a machine in a process of its own.
 
@@ -397,6 +401,12 @@ class IsolatedMachine(Living):
                 self._end(ERROR, f"reset: {error}", error)
                 raise
             self._life.publish("reset")
+
+    def refresh_shares(self) -> None:
+        """As :meth:`Machine.refresh_shares`."""
+        self._life.check("refresh_shares")
+        if milliseconds := number(self._jailed.ask("stale-shares").get("ms")):
+            time.sleep(min(milliseconds, _STALE_MS) / 1000)
 
     def press_power_button(self) -> None:
         """As :meth:`Machine.press_power_button`."""

@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "resize_disk": _OPEN,
     "resize_memory": _OPEN,
     "resize_cpus": (RUNNING,),
+    "refresh_shares": _OPEN,
     "close": STATES,
 }
 """What may be called in which states; what is not here may be called in all but ``closed``."""

@@ -693,6 +693,21 @@ class Machine(Living):
         self._life.publish("reset")
         self._threads.start()
 
+    def stale_shares(self) -> float:
+        """For how many seconds the guest may still rely on what it was told of shared files and the host has changed
+        since; see :meth:`refresh_shares`."""
+        self._life.check("refresh_shares")
+        return max((device.stale() for device in self.devices), default=0.0)
+
+    def refresh_shares(self) -> None:
+        """Wait until the guest sees what the host has written to the files of its shares before this call.
+
+        A guest keeps attributes and names for a second (``cache=auto``).  Most calls return at once: only when the host
+        has changed what the guest has looked at in the last second, they wait until that second is over.
+        """
+        if seconds := self.stale_shares():
+            time.sleep(seconds)
+
     def press_power_button(self) -> None:
         """Ask the guest to power off: an ACPI event that it may hear or not."""
         self._life.check("press_power_button")

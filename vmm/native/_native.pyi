@@ -292,6 +292,7 @@ class _Lib:
     def fs_restore(self, fs: CData, fd: int, gone: CData, /) -> int: ...
     def fs_start(self, fs: CData, ring: CData, kick_fd: int, irq: CData, event_fd: int, err: CData, /) -> CData: ...
     def fs_get_stats(self, fs: CData, out: CData, /) -> None: ...
+    def fs_stale(self, fs: CData, /) -> int: ...
     FSD_VERSION: Final[int]
     FSD_QUEUES: Final[int]
     FSD_FDS: Final[int]
@@ -307,6 +308,7 @@ class _Lib:
     FSD_FAULTS: Final[int]
     FSD_HOLD: Final[int]
     FSD_GO_ON: Final[int]
+    FSD_STALE: Final[int]
     FSD_MOUNT_NS: Final[int]
     FSD_PID_NS: Final[int]
     FSD_NET_NS: Final[int]

@@ -219,6 +219,11 @@ class VirtioDevice(Saveable):
         """After :meth:`hold`: whatever serves a queue looks at it once, since a kick may be lost; those that
         :meth:`process` serves are served again."""
 
+    def stale(self) -> float:
+        """For how many seconds the guest may still rely on what the host has changed since it was told: 0, unless
+        overridden."""
+        return 0.0
+
     def spares(self) -> list[Any]:
         """Threads for a device like this one, which runs: see :meth:`vmm.virtio.workers.Workers.spares`.  From any
         thread.  Unless overridden, none."""

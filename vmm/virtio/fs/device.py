@@ -259,6 +259,17 @@ class Fs(VirtioDevice):
         gone = ffi.new("uint32_t *")
         return -lib.fs_restore(self._fs, fd, gone), int(gone[0])
 
+    def stale(self) -> float:
+        """For how many seconds the guest may still rely on something that it was told of a file, and that the host has
+        changed since (``cache=auto``).  What it asks for from now on is what the host has now.
+
+        :raises HostError: the host is out of memory
+        """
+        found = int(lib.fs_stale(self._fs))
+        if found < 0:
+            raise HostError(f"{self.name}: {os.strerror(-found)}", code="share-stale", errno=-found)
+        return found / 1e9
+
     def _watch_window(self, event_fd: int) -> None:
         if self._dax is None:
             return

@@ -73,6 +73,11 @@ int fs_restore(struct fs *fs, int fd, uint32_t *gone);
 /* Start the worker of one queue, high-priority or request. event_fd is signalled when the ring has an error. */
 struct worker *fs_start(struct fs *fs, struct ring *ring, int kick_fd, struct irq *irq, int event_fd, int *err);
 void fs_get_stats(struct fs *fs, struct fs_stats *out);
+/*
+ * For how many nanoseconds the guest may still rely on something that it was told of a file and that the host has changed
+ * since (FS_CACHE_AUTO); 0: for none. What is told from now on is what the host has now. -errno: the host is out of memory.
+ */
+int64_t fs_stale(struct fs *fs);
 
 /* ==== end ==== */
 
@@ -83,7 +88,7 @@ enum { FS_BUF_SIZE = 128 << 10 };
 enum { FS_DAX_SHIFT = 21 };
 /* Of fuse_attr.flags, for guest-kernel/virtiofs: the guest may read what it has of the file without opening it here. */
 #define FS_ATTR_SOLE (1U << 31)
-enum { FS_MAX_DOMAINS = 256, FS_HANDLE_INLINE = 24 };
+enum { FS_HANDLE_INLINE = 24 };
 /* Results of a request's handler besides 0 and -errno: no answer is sent; the answer is sent later. */
 enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
 
@@ -209,7 +214,7 @@ static inline bool fs_has(const struct fs *fs, uint64_t feature)
 
 /* fs_inode.c and others: nodes, the files that the guest knows, by their ids. */
 
-/* A reference of a request to a node: neither the node is freed nor its descriptor closed. */
+/* A reference of a request to a node: neither the node nor its domain is freed, nor its descriptor closed. */
 struct fs_ref {
 	uint32_t index;
 	int fd;                 /* O_PATH */
@@ -251,12 +256,23 @@ bool fs_node_closed(struct fs *fs, const struct fs_ref *ref);
 /* The same, of a node by its id. */
 bool fs_node_is_closed(struct fs *fs, uint64_t id);
 
+/* fs_told.c: what the guest was told. */
+
+/* The guest is told these attributes: for how many seconds it may rely on them. */
+uint64_t fs_tell(struct fs *fs, uint64_t id, const struct statx *st);
+/* The guest has changed the file itself. */
+void fs_node_changed(struct fs *fs, uint64_t id);
+/* The guest has opened the file. */
+void fs_node_opened(struct fs *fs, const struct fs_ref *ref);
+
 /* fs_path.c: descriptors. */
 
 /* A part of the tree in which an inode number identifies a file: a mount, or a subvolume in it. */
 struct fs_domain {
-	uint64_t mnt_id;
+	uint64_t mnt_id;        /* since Linux 6.8 no other mount ever gets it */
 	uint32_t major, minor;
+	uint32_t users;         /* its nodes, references to them, and requests that are about to add one */
+	uint16_t next;          /* in its bucket; of a free one, the next free one; 0: none */
 	int mount_fd;           /* for open_by_handle_at(); -1: files are not opened by handle */
 	int mark;               /* flags of name_to_handle_at() for a mark, which identifies a file; -1: there are none */
 	bool renumbers;         /* a file may get another inode or device number while it exists (overlayfs, FUSE) */
@@ -270,7 +286,10 @@ struct fs_file_handle {
 	uint8_t bytes[128];
 };
 
-enum { FS_STATX_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID };
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+enum { FS_STATX_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE };
 
 /* A decimal number, for names in proc_fd. */
 struct fs_fd_name {

@@ -41,12 +41,13 @@ static void target_put(struct fs_req *r, struct target *t)
 
 static int reply_attr(struct fs_req *r, int fd)
 {
-	struct fuse_attr_out out = { .attr_valid = fs_timeout(r->fs) };
+	struct fuse_attr_out out = { 0 };
 	struct statx st;
 	int err = fs_statx(fd, "", &st);
 
 	if (err)
 		return err;
+	out.attr_valid = fs_tell(r->fs, r->in.nodeid, &st);
 	fs_fill_attr(r->fs, &st, &out.attr);
 	return fs_reply(r, &out, sizeof(out));
 }
@@ -72,7 +73,7 @@ static struct fuse_sx_time sx_time(const struct statx_timestamp *ts)
 int fs_op_statx(struct fs_req *r)
 {
 	const struct fuse_statx_in *in = r->arg;
-	struct fuse_statx_out out = { .attr_valid = fs_timeout(r->fs) };
+	struct fuse_statx_out out = { 0 };
 	struct statx st;
 	struct target t;
 	int err = target_get(r, in->getattr_flags & FUSE_GETATTR_FH, in->fh, &t);
@@ -83,6 +84,7 @@ int fs_op_statx(struct fs_req *r)
 	target_put(r, &t);
 	if (err)
 		return err;
+	out.attr_valid = fs_tell(r->fs, r->in.nodeid, &st);
 	out.stat = (struct fuse_statx){
 		.mask = st.stx_mask & (STATX_BASIC_STATS | STATX_BTIME),
 		.blksize = st.stx_blksize,

@@ -202,6 +202,7 @@ int fs_op_copy_file_range(struct fs_req *r)
 	fs_file_put(r->fs, a);
 	if (n < 0)
 		return (int)n;
+	fs_node_changed(r->fs, in->nodeid_out);
 	out.size = (uint32_t)n;
 	return fs_reply(r, &out, sizeof(out));
 }

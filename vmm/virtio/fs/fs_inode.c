@@ -121,6 +121,8 @@ void node_renumber(struct fs_nodes *t, uint32_t index, uint32_t domain, uint64_t
 	if (n->hashed && n->domain == domain && n->ino == ino)
 		return;
 	node_unhash(t, index);
+	t->domain[domain].users++;
+	node_domain_put(t, n->domain);
 	n->domain = (uint16_t)domain;
 	n->ino = ino;
 	hash_add(t, index);
@@ -280,6 +282,8 @@ void node_free(struct fs_nodes *t, uint32_t index)
 		}
 		if (n->name)
 			name_remove(t, index);
+		node_domain_put(t, n->domain);
+		told_forget(t, index);
 		*n = (struct node){ .gen = n->gen + 1, .fd = -1, .hash_next = t->free };
 		t->free = index;
 		t->count--;
@@ -326,48 +330,104 @@ void node_drop_name(struct fs_nodes *t, uint32_t index)
 	node_free(t, parent);
 }
 
-int node_domain(const struct fs_nodes *t, const struct statx *st)
+static uint16_t *domain_bucket(struct fs_nodes *t, const struct fs_domain *d)
 {
-	for (uint32_t i = 0; i < t->ndomains; i++) {
-		const struct fs_domain *d = &t->domain[i];
+	uint64_t h = (d->mnt_id ^ (uint64_t)d->minor << 40) * 0x9e3779b97f4a7c15u;
 
-		if (d->mnt_id == st->stx_mnt_id && d->minor == st->stx_dev_minor && d->major == st->stx_dev_major)
-			return (int)i;
-	}
-	return -1;
+	return &t->domain_bucket[(h >> 32) % DOMAIN_BUCKETS];
 }
 
-int node_domain_add(struct fs *fs, int fd, const struct statx *st)
+static bool domain_is(const struct fs_domain *a, const struct fs_domain *b)
+{
+	return a->mnt_id == b->mnt_id && a->minor == b->minor && a->major == b->major;
+}
+
+uint32_t node_domain(const struct fs_nodes *t, const struct statx *st)
+{
+	const struct fs_domain wanted = {
+		.mnt_id = st->stx_mnt_id, .major = st->stx_dev_major, .minor = st->stx_dev_minor,
+	};
+	uint32_t i = *domain_bucket((struct fs_nodes *)t, &wanted);
+
+	while (i && !domain_is(&t->domain[i], &wanted))
+		i = t->domain[i].next;
+	return i;
+}
+
+/* Add it, without a user. 0: there are too many. */
+static uint32_t domain_insert(struct fs_nodes *t, const struct fs_domain *d)
+{
+	uint16_t *bucket = domain_bucket(t, d);
+	uint32_t i = t->domain_free;
+
+	if (i)
+		t->domain_free = t->domain[i].next;
+	else if (t->domain_top < MAX_DOMAINS)
+		i = t->domain_top++;
+	else
+		return 0;
+	t->domain[i] = *d;
+	t->domain[i].next = *bucket;
+	*bucket = (uint16_t)i;
+	if (d->closed)
+		__atomic_store_n(&t->any_closed, true, __ATOMIC_RELAXED);
+	return i;
+}
+
+void node_domain_put(struct fs_nodes *t, uint32_t domain)
+{
+	struct fs_domain *d = &t->domain[domain];
+	uint16_t *at;
+
+	/* Nodes of a saved share that were not found have none. */
+	if (!domain || --d->users)
+		return;
+	for (at = domain_bucket(t, d); *at != domain; at = &t->domain[*at].next)
+		;
+	*at = d->next;
+	if (d->mount_fd >= 0)
+		close(d->mount_fd);
+	*d = (struct fs_domain){ .mount_fd = -1, .next = t->domain_free };
+	t->domain_free = (uint16_t)domain;
+}
+
+int node_domain_get(struct fs *fs, int fd, const struct statx *st)
 {
 	struct fs_nodes *t = fs->nodes;
 	struct fs_domain d;
-	int i;
+	uint32_t i;
+	int err;
 
-	/* Not under the lock, since this opens files. */
-	i = fs_domain_init(fs, &d, fd, st);
-	if (i < 0)
-		return i;
 	pthread_mutex_lock(&t->lock);
 	i = node_domain(t, st);
-	if (i >= 0 || t->ndomains == FS_MAX_DOMAINS) {
-		if (d.mount_fd >= 0)
-			close(d.mount_fd);
-		i = i >= 0 ? i : -EMFILE;
-	} else {
-		i = (int)t->ndomains++;
-		t->domain[i] = d;
-		if (d.closed)
-			__atomic_store_n(&t->any_closed, true, __ATOMIC_RELAXED);
-	}
+	if (i)
+		t->domain[i].users++;
 	pthread_mutex_unlock(&t->lock);
-	return i;
+	if (i)
+		return (int)i;
+	/* Not under the lock, since this opens files. */
+	err = fs_domain_init(fs, &d, fd, st);
+	if (err)
+		return err;
+	pthread_mutex_lock(&t->lock);
+	i = node_domain(t, st);
+	if (!i) {
+		i = domain_insert(t, &d);
+		d.mount_fd = i ? -1 : d.mount_fd;
+	}
+	if (i)
+		t->domain[i].users++;
+	pthread_mutex_unlock(&t->lock);
+	if (d.mount_fd >= 0)
+		close(d.mount_fd);
+	return i ? (int)i : -EMFILE;
 }
 
 void node_crossed(struct fs *fs, const struct fs_ref *dir, const char *name, uint32_t domain)
 {
 	/* Each time, since a mount may have got the number of one that has gone. */
 	if (domain != dir->domain)
-		__atomic_store_n(&fs->nodes->domain[domain].sole, !strcmp(name, fs->config.sole), __ATOMIC_RELAXED);
+		fs->nodes->domain[domain].sole = !strcmp(name, fs->config.sole);
 }
 
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino)
@@ -422,6 +482,7 @@ uint32_t node_add(struct fs *fs, uint32_t domain, const struct statx *st)
 		.domain = (uint16_t)domain,
 		.type = st->stx_mode & S_IFMT,
 	};
+	t->domain[domain].users++;
 	node_count(t);
 	hash_add(t, index);
 	return index;

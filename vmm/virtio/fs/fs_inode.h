@@ -9,6 +9,8 @@ enum { ROOT = 1 };
 /* The most directories that are opened by name to reach one node. */
 enum { NODE_DEPTH = 256 };
 enum { NODE_BUCKETS = 1024 };
+/* The most domains that have nodes at a time; their numbers have 16 bits, and 0 is none. */
+enum { MAX_DOMAINS = 1 << 16, DOMAIN_BUCKETS = 1024 };
 
 struct node {
 	uint64_t ino, nlookup;
@@ -18,9 +20,11 @@ struct node {
 	uint32_t users;             /* how many requests use it */
 	uint32_t parent, kids;      /* without file handles: its directory; how many nodes have this one as parent */
 	int fd;                     /* -1: closed */
+	uint32_t told;              /* its record in fs_told.c; atomic; 0: none */
 	char *name;                 /* without file handles: its name in parent, or NULL */
 	uint16_t domain, type;
 	bool used, hashed, linked;  /* linked: in the LRU list */
+	bool unopened;              /* a file that is a mount point, and that the guest has not opened yet */
 	uint8_t handle_len;         /* of a handle to open it by, or a mark (struct fs_domain) to compare; 0: not read yet */
 	int32_t handle_type;
 	union {
@@ -36,9 +40,11 @@ struct fs_nodes {
 	uint64_t bytes, max_bytes;  /* memory of all nodes */
 	uint32_t *bucket, *names, nbuckets; /* by inode number; by parent and name; a power of two */
 	uint32_t nfds, max_fds, pinned; /* open descriptors: not pinned, the most of these, pinned */
-	uint32_t ndomains;
-	bool any_closed;            /* a domain is closed; read without the lock */
-	struct fs_domain domain[FS_MAX_DOMAINS];
+	bool any_closed;            /* a domain is or was closed; read without the lock */
+	struct fs_domain *domain;   /* address space for MAX_DOMAINS; never moved */
+	uint32_t domain_top;
+	uint16_t domain_free, domain_bucket[DOMAIN_BUCKETS];
+	struct fs_told *told;
 };
 
 /* These functions are called with the lock held, unless they say otherwise. */
@@ -74,12 +80,29 @@ void node_drop_name(struct fs_nodes *t, uint32_t index);
 int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h);
 /* Do not close its descriptor until the guest has forgotten it. */
 void node_pin(struct fs_nodes *t, uint32_t index);
-int node_domain(const struct fs_nodes *t, const struct statx *st);
+/* Its domain, and 0 where there is none yet. */
+uint32_t node_domain(const struct fs_nodes *t, const struct statx *st);
+/* One user less; without any, the domain is freed. */
+void node_domain_put(struct fs_nodes *t, uint32_t domain);
 /* These two are called without the lock. */
-int node_domain_add(struct fs *fs, int fd, const struct statx *st);
+/* The domain of an open file with one user more, which is added if need be; or -errno. */
+int node_domain_get(struct fs *fs, int fd, const struct statx *st);
 bool node_known(struct fs *fs, uint32_t domain, uint64_t ino);
-/* A name in dir was found to be a file of this domain: another one is a mount, of that name. */
+/* A name in dir was found to be a file of this domain: another one is a mount, of that name. Under the lock. */
 void node_crossed(struct fs *fs, const struct fs_ref *dir, const char *name, uint32_t domain);
+
+/* fs_told.c */
+
+int told_init(struct fs_nodes *t);
+void told_free(struct fs_nodes *t);
+/* The node is freed. */
+void told_forget(struct fs_nodes *t, uint32_t index);
+/* The guest is told these attributes: for how many seconds it may rely on them. */
+uint64_t node_tell(struct fs *fs, uint32_t index, const struct statx *st);
+/* The guest has changed the file itself. */
+void node_changed(struct fs_nodes *t, uint32_t index);
+/* A file of this domain was told of which nobody remembers. */
+void told_lost(struct fs *fs, uint32_t domain);
 
 /* fs_same.c */
 
@@ -101,6 +124,4 @@ uint32_t look_find(struct fs_nodes *t, struct look *l);
 uint32_t look_named(struct fs *fs, struct look *l, int *err);
 /* Whether the node, which has this name, is the file, whose fd is open. Under the lock. */
 bool look_is(struct fs_nodes *t, uint32_t index, struct look *l);
-int node_domain_of(struct fs *fs, int fd, const struct statx *st);
-
 #endif

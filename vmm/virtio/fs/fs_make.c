@@ -205,6 +205,8 @@ static int fs_rename(struct fs_req *r, uint64_t newdir, uint32_t flags)
 		return err;
 	}
 	err = rename_between(r, &from, &to, flags);
+	if (!err)
+		fs_node_changed(r->fs, newdir);
 	fs_node_put(r->fs, &to);
 	fs_node_put(r->fs, &from);
 	return err;
@@ -241,6 +243,8 @@ int fs_op_link(struct fs_req *r)
 		err = linkat(r->fs->proc_fd, fs_fd_name(node.fd).text, dir.fd, r->name[0], AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 		fs_node_put(r->fs, &node);
 	}
+	if (!err)
+		fs_node_changed(r->fs, in->oldnodeid);
 	if (!err)
 		err = reply_entry(r, &dir);
 	fs_node_put(r->fs, &dir);

@@ -35,19 +35,20 @@ void fs_node_keep(struct fs *fs, struct fs_ref *ref, const struct fs_ref *dir, c
 	struct fs_nodes *t = fs->nodes;
 	struct look l = { .dir = dir, .name = name };
 
-	int domain = -1;
+	int domain = 0;
 
 	l.fd = ref->fd < 0 ? fs_open_beneath(dir->fd, name, O_PATH) : -1;
 	if (l.fd >= 0 && !fs_statx(l.fd, "", &l.st))
-		domain = node_domain_of(fs, l.fd, &l.st);
-	l.domain = (uint32_t)domain;
+		domain = node_domain_get(fs, l.fd, &l.st);
+	l.domain = domain > 0 ? (uint32_t)domain : 0;
 	pthread_mutex_lock(&t->lock);
-	if (domain >= 0 && t->node[ref->index].fd < 0 && look_is(t, ref->index, &l)) {
+	if (l.domain && t->node[ref->index].fd < 0 && look_is(t, ref->index, &l)) {
 		node_set_fd(t, ref->index, l.fd);
 		l.fd = -1;
 	}
 	if (t->node[ref->index].fd >= 0)
 		node_pin(t, ref->index);
+	node_domain_put(t, l.domain);
 	pthread_mutex_unlock(&t->lock);
 	if (l.fd >= 0)
 		close(l.fd);
@@ -57,6 +58,7 @@ void fs_node_moved(struct fs *fs, const struct fs_ref *ref, const struct fs_ref 
 {
 	pthread_mutex_lock(&fs->nodes->lock);
 	node_set_name(fs->nodes, ref->index, dir->index, name);
+	node_changed(fs->nodes, ref->index);
 	pthread_mutex_unlock(&fs->nodes->lock);
 }
 
@@ -65,6 +67,7 @@ void fs_node_unnamed(struct fs *fs, const struct fs_ref *ref, const struct fs_re
 	struct fs_nodes *t = fs->nodes;
 
 	pthread_mutex_lock(&t->lock);
+	node_changed(t, ref->index);
 	/* Not if the node has the name of another link. */
 	if (node_named(t, dir->index, name) == ref->index)
 		node_drop_name(t, ref->index);

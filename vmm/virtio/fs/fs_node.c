@@ -36,15 +36,25 @@ int fs_nodes_init(struct fs *fs)
 	}
 	if (t->node == MAP_FAILED)
 		t->node = NULL;
-	if (!t->node || !t->bucket || !t->names)
+	t->domain = mmap(NULL, MAX_DOMAINS * sizeof(*t->domain), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (t->domain == MAP_FAILED)
+		t->domain = NULL;
+	if (!t->node || !t->bucket || !t->names || !t->domain)
 		return -ENOMEM;
 	t->top = ROOT;
+	t->domain_top = 1;
+	t->domain[0].mount_fd = -1;
+	err = told_init(t);
+	if (err)
+		return err;
 	err = fs_statx(fs->root_fd, "", &st);
 	if (err)
 		return err;
 	if (!S_ISDIR(st.stx_mode))
 		return -ENOTDIR;
-	err = node_domain_add(fs, fs->root_fd, &st);
+	/* The root keeps this user, too. */
+	err = node_domain_get(fs, fs->root_fd, &st);
 	if (err < 0)
 		return err;
 	node_add(fs, (uint32_t)err, &st);
@@ -59,11 +69,14 @@ void fs_nodes_free(struct fs *fs)
 
 	if (!t)
 		return;
-	if (t->node && t->bucket && t->names)
+	if (t->node && t->bucket && t->names && t->domain)
 		fs_nodes_reset(fs);
-	for (uint32_t i = 0; i < t->ndomains; i++)
+	for (uint32_t i = 1; t->domain && i < t->domain_top; i++)
 		if (t->domain[i].mount_fd >= 0)
 			close(t->domain[i].mount_fd);
+	if (t->domain)
+		munmap(t->domain, MAX_DOMAINS * sizeof(*t->domain));
+	told_free(t);
 	if (t->node)
 		munmap(t->node, t->max * sizeof(*t->node));
 	free(t->bucket);
@@ -126,47 +139,62 @@ void fs_node_forget(struct fs *fs, uint64_t id, uint64_t count)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void node_answer(struct fs *fs, uint64_t id, bool submount, const struct look *l, struct fuse_entry_out *out)
+/* What an answer says of a node, beside its attributes. */
+struct entered {
+	uint64_t id, valid; /* id 0: too many nodes, or no memory */
+	bool submount, sole;
+};
+
+static void node_answer(struct fs *fs, const struct entered *e, const struct look *l, struct fuse_entry_out *out)
 {
 	memset(out, 0, sizeof(*out));
-	out->nodeid = id;
-	out->entry_valid = out->attr_valid = fs_timeout(fs);
+	out->nodeid = e->id;
+	out->entry_valid = fs_timeout(fs);
+	out->attr_valid = e->valid;
 	fs_fill_attr(fs, &l->st, &out->attr);
 	/* Only for directories: for a file, Linux would invalidate the dentry at each revalidation. */
-	if (submount && S_ISDIR(l->st.stx_mode))
+	if (e->submount && S_ISDIR(l->st.stx_mode))
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;
-	else if (__atomic_load_n(&fs->nodes->domain[l->domain].sole, __ATOMIC_RELAXED) && S_ISREG(l->st.stx_mode))
+	else if (e->sole && S_ISREG(l->st.stx_mode))
 		out->attr.flags = FS_ATTR_SOLE;
 }
 
 /*
  * Count a lookup of a node, which is added if index is 0. *path: a descriptor of the file (O_PATH), which the node may take
- * over; or -1, and the node keeps l->mark as its handle. Returns the id; 0: too many nodes, or no memory. Under the lock.
+ * over; or -1, and the node keeps l->mark as its handle. Under the lock.
  */
-static uint64_t node_enter(struct fs *fs, struct look *l, uint32_t index, int *path)
+static struct entered node_enter(struct fs *fs, struct look *l, uint32_t index, int *path)
 {
+	struct entered e = { .submount = l->domain != l->dir->domain };
 	struct fs_nodes *t = fs->nodes;
+	bool new = !index;
 	struct node *n;
 
-	if (!index && node_fits(t, t->domain[l->domain].mount_fd < 0 ? l->name : NULL))
+	if (new && node_fits(t, t->domain[l->domain].mount_fd < 0 ? l->name : NULL))
 		index = node_add(fs, l->domain, &l->st);
 	if (!index)
-		return 0;
+		return e;
 	n = &t->node[index];
 	n->nlookup++;
 	if (t->domain[l->domain].mount_fd < 0 && l->name)
 		node_set_name(t, index, l->dir->index, l->name);
-	if (n->fd >= 0)
-		return node_id(t, index);
-	if (*path >= 0) {
+	if (n->fd < 0 && *path >= 0) {
 		node_set_fd(t, index, *path);
 		*path = -1;
-	} else if (!n->handle_len && l->marked && node_keep(t, n, &l->mark)) {
+	} else if (n->fd < 0 && !n->handle_len && l->marked && node_keep(t, n, &l->mark)) {
 		n->nlookup--;
 		node_free(t, index);
-		return 0;
+		return e;
 	}
-	return node_id(t, index);
+	if (l->name)
+		node_crossed(fs, l->dir, l->name, l->domain);
+	/* A runtime binds it for a container, and the host writes it before the container starts: no time to rely on it. */
+	if (new && e.submount && n->type == S_IFREG && fs->config.cache == FS_CACHE_AUTO)
+		n->unopened = true;
+	e.id = node_id(t, index);
+	e.sole = t->domain[l->domain].sole;
+	e.valid = node_tell(fs, index, &l->st);
+	return e;
 }
 
 /*
@@ -191,13 +219,13 @@ int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name,
 	struct look l = { .dir = dir, .name = name, .fd = -1 };
 	struct fs_nodes *t = r->fs->nodes;
 	uint32_t index = 0;
-	int err = 0, domain;
-	uint64_t id = 0;
+	struct entered e = { 0 };
+	int err = 0, domain = 0;
 
 	if (node_may_be_known(r->fs, dir, name, hint)) {
 		index = look_named(r->fs, &l, &err);
 		if (index)
-			id = node_enter(r->fs, &l, index, &l.fd);
+			e = node_enter(r->fs, &l, index, &l.fd);
 		pthread_mutex_unlock(&t->lock);
 	}
 	if (!err && !index && l.fd < 0) {
@@ -206,24 +234,24 @@ int fs_node_lookup(struct fs_req *r, const struct fs_ref *dir, const char *name,
 	}
 	if (!err && !index) {
 		l.marked = false;
-		domain = node_domain_of(r->fs, l.fd, &l.st);
+		domain = node_domain_get(r->fs, l.fd, &l.st);
 		l.domain = (uint32_t)domain;
 		err = domain < 0 ? domain : 0;
 	}
 	if (!err && !index) {
 		pthread_mutex_lock(&t->lock);
 		/* Another thread may have added it meanwhile. */
-		id = node_enter(r->fs, &l, look_find(t, &l), &l.fd);
+		e = node_enter(r->fs, &l, look_find(t, &l), &l.fd);
+		node_domain_put(t, l.domain);
 		pthread_mutex_unlock(&t->lock);
 	}
 	if (l.fd >= 0)
 		close(l.fd);
 	if (err)
 		return err;
-	if (!id)
+	if (!e.id)
 		return -ENFILE;
-	node_crossed(r->fs, dir, name, l.domain);
-	node_answer(r->fs, id, l.domain != dir->domain, &l, out);
+	node_answer(r->fs, &e, &l, out);
 	return 0;
 }
 
@@ -231,28 +259,29 @@ int fs_node_enter(struct fs_req *r, const struct fs_ref *dir, const char *name, 
 {
 	struct look l = { .dir = dir, .name = name, .fd = fd, .made = true };
 	struct fs_nodes *t = r->fs->nodes;
-	int domain, path = -1;
-	uint64_t id;
+	int domain, path = -1, err = 0;
+	struct entered e = { 0 };
 
 	domain = fs_statx(fd, "", &l.st);
 	if (!domain)
-		domain = node_domain_of(r->fs, fd, &l.st);
+		domain = node_domain_get(r->fs, fd, &l.st);
 	if (domain < 0)
 		return domain;
 	l.domain = (uint32_t)domain;
 	l.marked = t->domain[domain].mount_fd >= 0 && !fs_handle_at(fd, "", 0, &l.mark);
 	if (!l.marked) {
 		path = fs_reopen(r->fs, fd, O_PATH);
-		if (path < 0)
-			return path;
+		err = path < 0 ? path : 0;
 	}
 	pthread_mutex_lock(&t->lock);
-	id = node_enter(r->fs, &l, look_find(t, &l), &path);
+	if (!err)
+		e = node_enter(r->fs, &l, look_find(t, &l), &path);
+	node_domain_put(t, l.domain);
 	pthread_mutex_unlock(&t->lock);
 	if (path >= 0)
 		close(path);
-	if (!id)
-		return -ENFILE;
-	node_answer(r->fs, id, l.domain != dir->domain, &l, out);
+	if (err || !e.id)
+		return err ? err : -ENFILE;
+	node_answer(r->fs, &e, &l, out);
 	return 0;
 }

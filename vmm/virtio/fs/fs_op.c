@@ -161,6 +161,17 @@ static int fs_parse(struct fs_req *r, const struct fs_op *op, struct chain *chai
 	return fs_parse_names(r, op);
 }
 
+/* Whether it changes the file of the node that it names. */
+static bool fs_changes(const struct fs_req *r, const struct fs_op *op)
+{
+	uint32_t flags;
+
+	if (!(op->flags & OP_OPENS))
+		return op->flags & OP_WRITES;
+	memcpy(&flags, r->arg, sizeof(flags));
+	return flags & O_TRUNC;
+}
+
 /* Whether a read-only share refuses the request. */
 static bool fs_writes(const struct fs_req *r, const struct fs_op *op)
 {
@@ -191,7 +202,10 @@ static int fs_do(struct fs_req *r, const struct fs_op *op, struct chain *chain)
 		if (fs_node_is_closed(r->fs, r->in.nodeid))
 			return -EACCES;
 	}
-	return op->fn(r);
+	err = op->fn(r);
+	if (!err && fs_changes(r, op))
+		fs_node_changed(r->fs, r->in.nodeid);
+	return err;
 }
 
 /* Separate the header of the answer from the rest of the writable part. */

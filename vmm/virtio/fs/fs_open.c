@@ -109,6 +109,8 @@ int fs_op_open(struct fs_req *r)
 	if (err)
 		return err;
 	fd = open_node(r, &ref, in->flags, in->open_flags);
+	if (fd >= 0)
+		fs_node_opened(r->fs, &ref);
 	fs_node_put(r->fs, &ref);
 	if (fd < 0)
 		return fd;

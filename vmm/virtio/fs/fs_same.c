@@ -148,21 +148,22 @@ uint32_t look_named(struct fs *fs, struct look *l, int *err)
 {
 	struct fs_nodes *t = fs->nodes;
 	uint32_t index = 0;
-	int domain;
+	uint32_t domain;
+	int mark;
 
 	for (;;) {
 		*err = l->fd < 0 ? fs_statx(l->dir->fd, l->name, &l->st) : fs_statx(l->fd, "", &l->st);
 		pthread_mutex_lock(&t->lock);
-		domain = *err ? -1 : node_domain(t, &l->st);
-		if (domain < 0)
+		domain = *err ? 0 : node_domain(t, &l->st);
+		if (!domain)
 			return 0;
-		l->domain = (uint32_t)domain;
+		l->domain = domain;
 		if (look_match(t, l, &index) != UNSURE)
 			return index;
-		domain = t->domain[domain].mark;
+		mark = t->domain[domain].mark;
 		pthread_mutex_unlock(&t->lock);
 		/* Not under the lock: it may wait for a disk. */
-		if (!l->marked && domain >= 0 && !fs_handle_at(l->dir->fd, l->name, domain, &l->mark)) {
+		if (!l->marked && mark >= 0 && !fs_handle_at(l->dir->fd, l->name, mark, &l->mark)) {
 			l->marked = true;
 			continue;
 		}
@@ -174,14 +175,4 @@ uint32_t look_named(struct fs *fs, struct look *l, int *err)
 			return 0;
 		}
 	}
-}
-
-int node_domain_of(struct fs *fs, int fd, const struct statx *st)
-{
-	int domain;
-
-	pthread_mutex_lock(&fs->nodes->lock);
-	domain = node_domain(fs->nodes, st);
-	pthread_mutex_unlock(&fs->nodes->lock);
-	return domain >= 0 ? domain : node_domain_add(fs, fd, st);
 }

@@ -259,25 +259,29 @@ static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bo
 	struct node *n = &t->node[index];
 	struct statx st;
 	int fd = fs_open_beneath(dir->fd, n->name, O_PATH), domain;
+	uint32_t held = 0;
 
 	if (fd < 0)
 		return fd;
 	domain = fs_statx(fd, "", &st);
 	if (!domain)
-		domain = node_domain_of(fs, fd, &st);
-	if (domain >= 0 && (n->type != (st.stx_mode & S_IFMT) || node_known(fs, (uint32_t)domain, st.stx_ino) ||
-			    (same && !t->domain[domain].renumbers && n->ino != st.stx_ino)))
+		domain = node_domain_get(fs, fd, &st);
+	held = domain > 0 ? (uint32_t)domain : 0;
+	if (held && (n->type != (st.stx_mode & S_IFMT) || node_known(fs, held, st.stx_ino) ||
+		     (same && !t->domain[held].renumbers && n->ino != st.stx_ino)))
 		domain = -ESTALE;
-	if (domain < 0) {
-		close(fd);
-		return domain;
-	}
 	pthread_mutex_lock(&t->lock);
-	node_crossed(fs, dir, n->name, (uint32_t)domain);
-	node_renumber(t, index, (uint32_t)domain, st.stx_ino);
-	node_set_fd(t, index, fd);
+	if (domain > 0) {
+		node_crossed(fs, dir, n->name, held);
+		node_renumber(t, index, held, st.stx_ino);
+		node_set_fd(t, index, fd);
+		told_lost(fs, held);
+	}
+	node_domain_put(t, held);
 	pthread_mutex_unlock(&t->lock);
-	return 0;
+	if (domain < 0)
+		close(fd);
+	return domain < 0 ? domain : 0;
 }
 
 /* Open the file of a node, and its directories first. A node whose file was found is hashed; any other loses its name. */

@@ -16,6 +16,7 @@ void node_use(struct fs_nodes *t, uint32_t index, struct fs_ref *ref)
 	ref->domain = n->domain;
 	ref->type = n->type;
 	n->users++;
+	t->domain[n->domain].users++;
 	if (n->linked)
 		node_touch(t, index);
 }
@@ -33,18 +34,19 @@ static int node_open_named(struct fs *fs, struct fs_ref *parent, const char *nam
 		l.fd = fs_open_beneath(parent->fd, name, O_PATH);
 		err = l.fd < 0 ? l.fd : fs_statx(l.fd, "", &l.st);
 	}
-	domain = err ? err : node_domain_of(fs, l.fd, &l.st);
-	if (domain >= 0) {
+	domain = err ? err : node_domain_get(fs, l.fd, &l.st);
+	if (domain > 0) {
 		l.domain = (uint32_t)domain;
 		pthread_mutex_lock(&t->lock);
 		same = look_is(t, index, &l);
+		node_domain_put(t, l.domain);
 		pthread_mutex_unlock(&t->lock);
 		if (same)
 			return l.fd;
 	}
 	if (l.fd >= 0)
 		close(l.fd);
-	return domain >= 0 || domain == -ENOENT || domain == -ENOTDIR ? -ESTALE : domain;
+	return domain > 0 || domain == -ENOENT || domain == -ENOTDIR ? -ESTALE : domain;
 }
 
 /* Read its file handle. Returns the descriptor of its mount; -1: it has no handle to open it by. Under the lock. */
@@ -157,7 +159,16 @@ void fs_node_put(struct fs *fs, struct fs_ref *ref)
 	pthread_mutex_lock(&t->lock);
 	t->node[ref->index].users--;
 	node_free(t, ref->index);
+	node_domain_put(t, ref->domain);
 	pthread_mutex_unlock(&t->lock);
+}
+
+void fs_node_opened(struct fs *fs, const struct fs_ref *ref)
+{
+	struct node *n = &fs->nodes->node[ref->index];
+
+	if (__atomic_load_n(&n->unopened, __ATOMIC_RELAXED))
+		__atomic_store_n(&n->unopened, false, __ATOMIC_RELAXED);
 }
 
 bool fs_node_closed(struct fs *fs, const struct fs_ref *ref)

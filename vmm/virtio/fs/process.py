@@ -50,6 +50,8 @@ _IN = struct.Struct("<IIQQIIIHH")
 _OUT = struct.Struct("<IiQ")
 _FORGET, _BATCH_FORGET = 2, 42
 _SIGKILL = 9
+_STALE_MS = 2000
+"""More than a server may say that its guest relies on what it was told."""
 
 
 class ServerGone(Exception):
@@ -409,6 +411,15 @@ class FsProcess(Fs):
         except ServerGone:
             return errno.EPIPE, 0
         return -answer.result, int(answer.index)
+
+    def stale(self) -> float:
+        try:
+            answer = self._call(self._message(lib.FSD_STALE))
+        except ServerGone:
+            return 0.0  # every answer is EIO
+        if answer.result:
+            raise HostError(f"{self.name}: {os.strerror(-answer.result)}", code="share-stale", errno=-answer.result)
+        return min(int(answer.index), _STALE_MS) / 1000
 
     # -- after its end ---------------------------------------------------------------------------------------
 

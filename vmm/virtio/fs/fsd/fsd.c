@@ -312,6 +312,16 @@ static int do_check(struct server *s, struct fsd_answer *a)
 	return 0;
 }
 
+static int do_stale(struct server *s, struct fsd_answer *a)
+{
+	int64_t ns = s->fs ? fs_stale(s->fs) : -EINVAL;
+
+	if (ns < 0)
+		return (int)ns;
+	a->index = (uint32_t)((ns + 999999) / 1000000);
+	return 0;
+}
+
 static int do_stats(struct server *s, struct fsd_figures *a)
 {
 	struct worker_stats stats;
@@ -365,6 +375,8 @@ static int do_message(struct server *s, const struct fsd_msg *m, int *fds, struc
 		return s->fs && (!s->ram || s->held) ? fs_restore(s->fs, fds[0], &a->index) : -EBUSY;
 	case FSD_STATS:
 		return do_stats(s, figures);
+	case FSD_STALE:
+		return do_stale(s, a);
 	case FSD_CHECK:
 		return do_check(s, a);
 	default:

@@ -31,6 +31,7 @@ enum {
 	/* As STOP, but the threads only rest. Then MEMORY with RAM alone, which may be another file, and GO_ON; or STOP. */
 	FSD_HOLD = 11,
 	FSD_GO_ON = 12,
+	FSD_STALE = 13, /* fs_stale() */
 };
 /* Isolation of the child, as bits. */
 enum {
@@ -55,7 +56,8 @@ struct fsd_answer {
 	uint32_t version, op;
 	int32_t result;          /* 0 or -errno */
 	uint32_t isolation;      /* SETUP: FSD_*_NS and so on */
-	uint32_t index;          /* CHECK: the queue that stopped; result is its error. RESTORE: number of files that are gone */
+	uint32_t index;          /* CHECK: the queue that stopped; result is its error. RESTORE: number of files that are gone.
+	                          * STALE: milliseconds */
 	uint32_t pad;
 	uint64_t address;        /* MEMORY: the address at which it has mapped RAM */
 	char text[160];          /* what failed, in words; NUL-terminated */
