@@ -52,12 +52,15 @@ class Channel:
 
     def send(self, value: Json, fds: Sequence[int] = ()) -> None:
         """
+        :param fds: fewer than the line has bytes times :data:`MAX_FDS`
         :raises OSError: the other end is gone
         """
         data = json.dumps(value).encode() + b"\n"
-        if fds:
-            extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-            data = data[self._sock.sendmsg([data], extra) :]
+        # One message carries so many (unix(7), SCM_MAX_FD); the last ones come with the rest of the line
+        while fds:
+            some, fds = fds[:MAX_FDS], fds[MAX_FDS:]
+            extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", some))]
+            data = data[self._sock.sendmsg([data[:1] if fds else data], extra) :]
         if data:  # send(2) of no bytes fails, too, when the other end has answered and closed the connection
             self._sock.sendall(data)
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.namespaces import Member
     from pyvmm_kata.sandbox.bundle import Bundle
 
-MAX_TREES = 240
-"""One message of a unix socket carries 253 descriptors (unix(7), SCM_MAX_FD)."""
+MAX_TREES = 8192
+"""For each mount two processes have a descriptor for a moment."""
+_OTHERS = 256
+"""Descriptors that are open besides."""
 
 
 class Placed:
@@ -68,6 +70,7 @@ class Placed:
         spec = guest_spec.place(bundle, container_id, recorder, members=members)
         if len(recorder.binds) + len(recorder.sockets) > MAX_TREES:
             raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")
+        _allow_files(container_id, len(recorder.binds) + len(recorder.sockets))
         sockets = [name for _, name in recorder.sockets]
         made = cls(
             spec,
@@ -126,3 +129,20 @@ class Placed:
         """Close the descriptors."""
         while self.trees:
             os.close(self.trees.pop())
+
+
+def _allow_files(container_id: str, count: int) -> None:
+    """Raise the limit of open files, if need be."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHERS
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise ConfigError(
+            f"container {container_id}: {count} volumes, and this process may open {hard} files",
+            code="oci-config",
+            hint=f"raise its limit to {wanted} (ulimit -n)",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
