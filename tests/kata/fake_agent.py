@@ -254,6 +254,8 @@ class FakeVm:
         self.agent = agent
         self.closed = False
         self.disks: dict[str, RootDisk] = {}
+        self.refreshed: list[list[str]] = []
+        """Each time, what the agent had been asked for."""
         self.sizes: list[int] = []
         """Those that the machine was asked to have."""
         self.cpus = 1
@@ -280,6 +282,9 @@ class FakeVm:
 
     def unplug(self, serial: str) -> None:
         del self.disks[serial]
+
+    def refresh(self) -> None:
+        self.refreshed.append([*self.agent.calls])
 
     def readdress(self, number: int, mac: str) -> None:
         raise AssertionError("it has no network")

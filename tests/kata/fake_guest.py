@@ -163,6 +163,9 @@ class FakeGuest:
     def unplug(self, serial: str) -> None:
         del self.disks[serial]
 
+    def refresh(self) -> None:
+        pass
+
     def readdress(self, number: int, mac: str) -> None:
         self.macs[number] = mac
 

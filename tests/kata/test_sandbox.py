@@ -18,7 +18,7 @@ import pytest
 
 from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
-from pyvmm_kata.host import mounts
+from pyvmm_kata.host import control, mounts
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import agent as agent_module
@@ -166,6 +166,79 @@ def test_calls_in_the_wrong_state(bench: Make) -> None:
     container.exec("e1", made.bundle().spec["process"], Stdio())
     container.delete(force=True)
     assert made.sandbox.containers == {}
+
+
+def test_a_guest_sees_what_the_host_wrote_before_start_and_exec(bench: Make) -> None:
+    made = bench()
+    container = made.sandbox.create_container("c1", made.bundle("sleep 600"), Stdio())
+    assert made.vm.refreshed == []
+    container.start()
+    container.exec("e1", made.bundle().spec["process"], Stdio())
+    assert [("StartContainer" in calls, "ExecProcess" in calls) for calls in made.vm.refreshed] == [
+        (False, False),
+        (True, False),
+    ]
+    container.delete(force=True)
+
+
+def test_1000_volumes_are_handed_over(bench: Make, tmp_path: Path) -> None:
+    """By the process that sees them to the one with the machine; one message carries 253 descriptors."""
+    (tmp_path / "volumes").mkdir()
+    made, volumes = bench(), []
+    for number in range(1000):
+        source = tmp_path / "volumes" / str(number)
+        source.write_text(str(number))
+        volumes.append({"destination": f"/v/{number}", "type": "bind", "source": str(source), "options": ["rbind"]})
+    bundle = made.bundle("sleep 600", mounts=volumes)
+    ours, its = (control.Channel(end, "the other end") for end in socket.socketpair())
+    placed = Placed.of(bundle, "c1", ())
+    sender = threading.Thread(target=ours.send, args=({"placed": placed.to_json()}, placed.trees))
+    sender.start()
+    request = its.receive()
+    sender.join()
+    placed.close()
+    assert request is not None
+    came, its.fds = Placed.from_json(request["placed"], its.fds), []
+    for channel in (ours, its):
+        channel.close()
+    made.sandbox.create_container("c1", bundle, Stdio(), placed=came)
+    came.close()
+    shared = Path(made.sandbox.config.state_dir, "shared", "c1")
+    assert [(shared / f"{number}-{number}").read_text() for number in range(1000)] == [str(n) for n in range(1000)]
+    made.sandbox.containers["c1"].delete(force=True)
+
+
+@pytest.mark.parametrize("lives", [30, pytest.param(10_000, marks=pytest.mark.long)])
+def test_a_pod_has_many_lives(bench: Make, tmp_path: Path, lives: int) -> None:
+    """Of a container with seven volumes, as one that crashes all the time; nothing grows."""
+    made, volumes = bench(), []
+    for number in range(7):
+        (tmp_path / f"volume{number}").mkdir()
+        source = str(tmp_path / f"volume{number}")
+        volumes.append({"destination": f"/v/{number}", "type": "bind", "source": source, "options": ["rbind"]})
+    bundle = made.bundle("exit 3", mounts=volumes)
+
+    def used() -> tuple[int, int, int, int]:
+        mounted = Path("/proc/self/mountinfo").read_text().count(str(tmp_path))
+        shared = sum(len(folders) + len(others) for _, folders, others in os.walk(made.sandbox.config.state_dir))
+        open_files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        files = [name for name in open_files if not name.startswith("pipe")]  # the fake programs keep theirs
+        return len(files), threading.active_count(), mounted, shared
+
+    before = None
+    for number in range(lives):
+        container = made.sandbox.create_container(f"c{number % 3}", bundle, Stdio())
+        container.start()
+        status = container.wait(PATIENCE)
+        assert status is not None
+        assert status.code == 3
+        container.delete()
+        if number == 2:
+            eventually(lambda: threading.active_count() <= 20, "threads do not end")
+            before = used()
+    assert before is not None
+    eventually(lambda: all(now <= then for now, then in zip(used(), before, strict=True)), f"{before} {used()}")
+    assert not (made.sandbox._shown or made.sandbox._layouts or made.sandbox._pids)
 
 
 def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:

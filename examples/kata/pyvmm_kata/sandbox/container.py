@@ -39,6 +39,7 @@ class Container:
         stdio: Stdio,
         on_exit: Callable[[Process, ExitStatus], None],
         on_delete: Callable[[Container], None],
+        refresh: Callable[[], None],
     ) -> None:
         self.id = container_id
         self.bundle = bundle
@@ -48,6 +49,7 @@ class Container:
         self._execs: dict[str, Process] = {}
         self._report = on_exit
         self._on_delete = on_delete
+        self._refresh = refresh
         self._held = self._goes_on = False
         self.init = Process(agent, container_id, container_id, stdio, self._on_exit)
 
@@ -87,6 +89,7 @@ class Container:
         """
         with self._lock:
             self._expect("start", CREATED)
+            self._refresh()
             self._agent.start_container(self.id)
             self._state = RUNNING
             if self.init.exit_status is not None:
@@ -111,6 +114,7 @@ class Container:
                 raise
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
+                self._refresh()
                 self._agent.exec_process(self.id, exec_id, terminal_of(process), process_text(process))
             except BaseException:
                 made.abandon()

@@ -242,7 +242,7 @@ class Sandbox:
             assert vm is not None
             if network is not None:
                 network.take_up(nets, self.agent, vm.readdress)
-            made = Container(self.agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
+            made = Container(self.agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
             taken = True
             self._containers[container_id] = made
             self._pids[container_id] = pid
@@ -647,7 +647,7 @@ class Sandbox:
             except BaseException:
                 stdio.close()
                 raise
-            made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete)
+            made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
             try:
                 root, storages = self._mount_root(bundle, container_id)
                 if placed is None:
@@ -677,6 +677,11 @@ class Sandbox:
     def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
         """What :meth:`pyvmm_kata.host.face.Face.show` shows of a container."""
         return self._shown[container_id]
+
+    def _refresh(self) -> None:
+        vm = self._vm
+        if vm is not None:
+            vm.refresh()
 
     def _on_delete(self, container: Container) -> None:
         with self._lock:

@@ -107,6 +107,12 @@ class Vm(Protocol):
         :raises VmmError: the machine does not run any more
         """
 
+    def refresh(self) -> None:
+        """Wait until the guest sees what the host has written to shared files before this call; mostly that is so.
+
+        :raises VmmError: the machine does not run any more
+        """
+
     def save(self, folder: str) -> None:
         """Save it as a snapshot in *folder*, which is new; it goes on.
 
@@ -320,6 +326,10 @@ class PyvmmVm:
     def readdress(self, number: int, mac: str) -> None:
         """See :class:`Vm`."""
         self._running().nets[number].set_mac(bytes.fromhex(mac.replace(":", "")))
+
+    def refresh(self) -> None:
+        """See :class:`Vm`."""
+        self._running().refresh_shares()
 
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
