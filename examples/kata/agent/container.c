@@ -59,6 +59,7 @@ static void container_free(struct container *container)
 		free(container->mount_points[i]);
 	free(container->mount_points);
 	directory_remove(container->directory);
+	share_forget(container->id);
 	free(container->directory);
 	free(container->cgroup);
 	free(container->id);
@@ -350,6 +351,7 @@ void rpc_create_container(struct call *call)
 		call_fail(call, STATUS_ALREADY_EXISTS, "the container %s exists", request->container_id);
 		return;
 	}
+	share_sweep();
 	container = xzalloc(sizeof(*container));
 	container->id = xstrdup(request->container_id);
 	container->directory = xasprintf(AGENT_DIR "/containers/%s", container->id);

@@ -188,6 +188,12 @@ int storage_mount(const grpc_Storage *storage, char what[256]);
 /* One user less; the last one unmounts it. */
 void storage_release(const char *mount_point);
 void storage_release_all(void);
+/*
+ * The container is gone: the host removes its directory from the share. The kernel keeps what it knows of that, with each mount
+ * of the host's below it, until somebody looks. share_sweep() looks, at the directories that were there the last time.
+ */
+void share_forget(const char *id);
+void share_sweep(void);
 /* The number of the disk with that serial number; 0 or -errno. */
 int disk_number(const char *serial, dev_t *number);
 

@@ -45,7 +45,7 @@ static void mount_all(void)
 			log_line("agent: mount %s: %s", mounts[i].target, strerror(errno));
 	}
 	directory_make(AGENT_DIR "/containers", 0700);
-	directory_make("/run/kata-containers/shared/containers", 0755);
+	directory_make(SHARE_DIR, 0755);
 	directory_make("/run/kata-containers/sandbox", 0755);
 }
 

@@ -411,3 +411,36 @@ void storage_release_all(void)
 		storage_release(mounts->mount_point);
 	}
 }
+
+struct left {
+	struct left *next;
+	char *path;
+};
+
+static struct left *left; /* directories of containers that are gone */
+
+void share_forget(const char *id)
+{
+	struct left *one = xzalloc(sizeof(*one));
+
+	one->path = xasprintf(SHARE_DIR "/%s", id);
+	one->next = left;
+	left = one;
+}
+
+void share_sweep(void)
+{
+	struct left **link = &left, *one;
+	struct stat status;
+
+	while ((one = *link)) {
+		/* Names are believed for a second, so it may still seem to be there. */
+		if (!lstat(one->path, &status)) {
+			link = &one->next;
+			continue;
+		}
+		*link = one->next;
+		free(one->path);
+		free(one);
+	}
+}

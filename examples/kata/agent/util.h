@@ -13,6 +13,8 @@
 #define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define __printf(f, a) __attribute__((format(printf, f, a)))
 
+/* Where the host's files are, as Kata has it. */
+#define SHARE_DIR "/run/kata-containers/shared/containers"
 /* A test has other places. */
 #ifndef AGENT_DIR
 /* Everything of the agent's own is below it, on a tmpfs. */
