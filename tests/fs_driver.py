@@ -116,6 +116,7 @@ class FsGuest(Guest):
         limits: dict[str, Any] = {"max_fds": max_fds, "max_nodes": max_nodes, "node_bytes": node_bytes}
         if kind is FsProcess and memory is not None:
             limits["on_demand"] = memory.on_demand
+        self.marks = marks
         self.share = kind(config, cpus=cpus, marks=marks, **limits)
         super().__init__(self.share, memory=memory)
         self.unique = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
+from tests.filesystems import filesystem
 from tests.fs_driver import ROOT, FsGuest, FuseError
 from vmm.errors import ConfigError
 from vmm.persist import State
@@ -154,6 +155,95 @@ def test_a_file_that_was_replaced_is_another(make: MakeGuest, tmp_path: Path) ->
     two = restored(make, state, tmp_path / "one")
     assert two.errno_of(f.GETATTR, file, bytes(16)) == errno.ESTALE
     assert content(two, two.lookup("file").node) == b"new"
+
+
+def test_a_file_that_was_replaced_by_one_with_its_number_is_another(make: MakeGuest, tmp_path: Path) -> None:
+    """ext4 and tmpfs give the number of a removed file to the next one."""
+    with filesystem("ext4", tmp_path) as top:
+        one = make(tree(top / "one", "one"))
+        if not one.marks:
+            pytest.skip("a host that has no file handles cannot tell them apart")
+        file, number = one.lookup("file").node, (top / "one" / "file").stat().st_ino
+        fh = one.open(file, os.O_RDWR)
+        state = saved(one)
+        one.close()
+        (top / "one" / "file").unlink()
+        os.sync()
+        for name in range(50):
+            (top / "one" / f"{name}").write_text("new")
+            if (top / "one" / f"{name}").stat().st_ino == number:
+                (top / "one" / f"{name}").rename(top / "one" / "file")
+                break
+        else:
+            pytest.skip("its number was not used again")
+        two = restored(make, state, top / "one")
+        assert two.errno_of(f.GETATTR, file, bytes(16)) == errno.ESTALE
+        assert two.errno_of(f.READ, file, *read(fh)) == errno.ESTALE
+        assert two.errno_of(f.WRITE, file, *read(fh), b"old writer", room=8) in (errno.ESTALE, errno.EINVAL)
+        assert content(two, two.lookup("file").node) == b"new"
+        two.close()
+
+
+@pytest.mark.parametrize("change", ["remove", "rename", "replace"])
+def test_what_is_open_of_a_file_that_has_gone_is_stale(make: MakeGuest, tmp_path: Path, change: str) -> None:
+    one = make(tree(tmp_path / "one", "one"))
+    file = one.lookup("file").node
+    fh, folder = one.open(file, os.O_RDWR), one.open(one.lookup("deep").node, opcode=f.OPENDIR)
+    state = saved(one)
+    (tmp_path / "one" / "deep").rename(tmp_path / "one" / "other")
+    if change == "remove":
+        (tmp_path / "one" / "file").unlink()
+    else:
+        (tmp_path / "one" / "file").rename(tmp_path / "one" / "moved")
+    if change == "replace":
+        (tmp_path / "one" / "file").write_text("another")
+    two = restored(make, state, tmp_path / "one")
+    for _ in range(2):
+        stale = {
+            "read": two.errno_of(f.READ, file, *read(fh)),
+            "getattr": two.errno_of(f.GETATTR, file, struct.pack("<IIQ", 1, 0, fh)),
+            "setlk": two.errno_of(f.SETLK, file, f.lock_body(fh, 1, f.F_WRLCK)),
+            "getlk": two.errno_of(f.GETLK, file, f.lock_body(fh, 1, f.F_WRLCK)),
+            "flush": two.errno_of(f.FLUSH, file, struct.pack("<QIIQ", fh, 0, 0, 0)),
+            "fsync": two.errno_of(f.FSYNC, file, struct.pack("<QII", fh, 0, 0)),
+            "readdir": two.errno_of(f.READDIR, ROOT, *read(folder)),
+        }
+        assert set(stale.values()) == {errno.ESTALE}, stale
+        two = restored(make, saved(two), tmp_path / "one")  # and so it stays
+    two.release(fh)
+    two.release(folder, f.RELEASEDIR)
+    assert two.errno_of(f.READ, file, *read(fh)) == errno.EBADF
+    assert two.transport.stats()["files"] == 0
+
+
+def read(fh: int) -> tuple[bytes]:
+    return (struct.pack("<QQIIQII", fh, 0, 9, 0, 0, 0, 0),)
+
+
+def test_files_keep_their_numbers_in_another_directory(make: MakeGuest, tmp_path: Path) -> None:
+    """SQLite writes to no database whose file has another number than the one that it has open."""
+    one = make(tree(tmp_path / "one", "one"))
+    file, deep = one.lookup("file"), one.walk("deep/deeper/file")
+    fh = one.open(file.node, os.O_RDWR)
+    state = saved(one)
+    two = restored(make, state, tree(tmp_path / "two", "two"))
+    for _ in range(3):
+        assert two.getattr(file.node, fh).ino == two.getattr(file.node).ino == file.attr.ino
+        assert two.lookup("file").attr.ino == file.attr.ino
+        assert two.walk("deep/deeper/file").attr.ino == deep.attr.ino
+        assert two.lookup("link").attr.ino == (tmp_path / "two" / "link").lstat().st_ino
+        # A file that has one of these numbers on the host has another one to the guest
+        if not (tmp_path / "two" / "same").exists():
+            os.link(tmp_path / "one" / "file", tmp_path / "two" / "same")
+        same = two.lookup("same")
+        assert same.attr.ino not in (file.attr.ino, deep.attr.ino)
+        assert two.getattr(same.node).ino == same.attr.ino
+        two = restored(make, saved(two), tmp_path / "two")
+    three = restored(make, state, tmp_path / "one")
+    assert three.getattr(file.node).ino == file.attr.ino
+    three.release(fh)
+    three.forget(file.node)
+    assert three.lookup("file").attr.ino == file.attr.ino
 
 
 def test_it_can_be_saved_again_and_again(make: MakeGuest, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ _OPS = (
 """Names of requests by opcode."""
 
 
-_SCHEMA = Schema("virtio-fs", 1, {"tag": "text", "server": "bytes"})
+_SCHEMA = Schema("virtio-fs", 2, {"tag": "text", "server": "bytes"})
 """``server``: files that the guest knows and has open, as ``fs_state.c`` writes them."""
 _SERVER_MAX = 256 << 20
 _NOT_RESTORED = {

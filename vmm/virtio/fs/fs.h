@@ -265,6 +265,12 @@ void fs_node_changed(struct fs *fs, uint64_t id);
 /* The guest has opened the file. */
 void fs_node_opened(struct fs *fs, const struct fs_ref *ref);
 
+/*
+ * fs_ino.c: the number of the inode that the guest is told. A file that it knew before the share was restored, in another
+ * directory, keeps the number that it had: programs take a file with another number for another file.
+ */
+uint64_t fs_node_ino(struct fs *fs, uint64_t id, uint64_t ino);
+
 /* fs_path.c: descriptors. */
 
 /* A part of the tree in which an inode number identifies a file: a mount, or a subvolume in it. */
@@ -309,7 +315,8 @@ int fs_domain_init(const struct fs *fs, struct fs_domain *d, int fd, const struc
 
 /* fs_handle.c: files that the guest has open. */
 
-enum fs_kind { FS_FREE, FS_REGULAR, FS_DIRECTORY };
+/* FS_GONE: it was open when the share was saved, and its file is not there any more. */
+enum fs_kind { FS_FREE, FS_REGULAR, FS_DIRECTORY, FS_GONE };
 
 struct fs_dir;
 
@@ -343,12 +350,14 @@ int fs_file_new(struct fs *fs, enum fs_kind kind, int fd, uint64_t node, uint64_
 /* Get an open file, which stays open until fs_file_put(). NULL: not open, or not of that kind (FS_FREE: any). */
 struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind);
 void fs_file_put(struct fs *fs, struct fs_file *file);
+/* What fs_file_get() returned NULL for: -ESTALE: its file has gone; -EBADF: it is not open, or of another kind. */
+int fs_file_error(struct fs *fs, uint64_t fh);
 /* -EBADF: it was not open. */
 int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind);
 /*
  * For fs_state.c, while no worker runs. fs_file_next(): the next open file behind *index; NULL: there is none.
  * fs_files_limits(): an index and a generation that no file has had. fs_file_restore(): add a file with the index and the
- * generation that it had; owns fd. fs_files_settle(): afterwards, make the unused indices free.
+ * generation that it had; owns fd, which is -1 for FS_GONE. fs_files_settle(): afterwards, make the unused indices free.
  */
 const struct fs_file *fs_file_next(struct fs *fs, uint32_t *index);
 void fs_files_limits(struct fs *fs, uint32_t *top, uint32_t *gen);
@@ -378,6 +387,7 @@ uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host);
 
 /* fs_reply.c: attributes for an answer, and for how many seconds the guest may cache them. */
 
+/* The caller sets the number of the inode, if fs_node_ino() has another one. */
 void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *attr);
 uint64_t fs_timeout(const struct fs *fs);
 

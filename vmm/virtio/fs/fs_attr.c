@@ -25,7 +25,7 @@ static int target_get(struct fs_req *r, bool has_fh, uint64_t fh, struct target 
 		return 0;
 	}
 	if (has_fh)
-		return -EBADF;
+		return fs_file_error(r->fs, fh);
 	err = fs_node_get(r->fs, r->in.nodeid, &t->ref);
 	t->fd = t->ref.fd;
 	return err;
@@ -49,6 +49,7 @@ static int reply_attr(struct fs_req *r, int fd)
 		return err;
 	out.attr_valid = fs_tell(r->fs, r->in.nodeid, &st);
 	fs_fill_attr(r->fs, &st, &out.attr);
+	out.attr.ino = fs_node_ino(r->fs, r->in.nodeid, st.stx_ino);
 	return fs_reply(r, &out, sizeof(out));
 }
 
@@ -92,7 +93,7 @@ int fs_op_statx(struct fs_req *r)
 		.uid = fs_id_to_guest(r->fs, st.stx_uid),
 		.gid = fs_id_to_guest(r->fs, st.stx_gid),
 		.mode = st.stx_mode,
-		.ino = st.stx_ino,
+		.ino = fs_node_ino(r->fs, r->in.nodeid, st.stx_ino),
 		.size = st.stx_size,
 		.blocks = st.stx_blocks,
 		.atime = sx_time(&st.stx_atime),

@@ -23,7 +23,7 @@ static int mapping_fd(struct fs_req *r, const struct fuse_setupmapping_in *in, b
 	if (in->fh != UINT64_MAX) {
 		f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 		if (!f)
-			return -EBADF;
+			return fs_file_error(r->fs, in->fh);
 		fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
 		err = -errno;
 		/* mmap() requires O_RDWR for a writable mapping; and it fails if the file is not open for reading. */

@@ -155,7 +155,7 @@ static int fs_readdir(struct fs_req *r, bool plus)
 		return -EINVAL;
 	f = fs_file_get(r->fs, in->fh, FS_DIRECTORY);
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	/* The node is needed only for lookups. */
 	err = plus ? fs_node_get(r->fs, r->in.nodeid, &dir) : 0;
 	if (err) {

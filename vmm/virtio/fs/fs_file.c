@@ -40,7 +40,7 @@ int fs_op_read(struct fs_req *r)
 		return -EINVAL;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	n = iov_join(r->out_iov, iov_cut(r->out_iov, r->out_n, in->size));
 	do
 		got = n == 1 ? pread(f->fd, r->out_iov->iov_base, r->out_iov->iov_len, (off_t)in->offset) :
@@ -101,7 +101,7 @@ int fs_op_write(struct fs_req *r)
 		return -EINVAL;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	kill = in->write_flags & FUSE_WRITE_KILL_SUIDGID && has_priv(f->fd);
 	if (kill)
 		fs_kill_priv(r->q, true);
@@ -123,7 +123,7 @@ static int file_sync(struct fs_req *r, enum fs_kind kind)
 	int err;
 
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	err = (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(f->fd) : fsync(f->fd)) < 0 ? -errno : 0;
 	fs_file_put(r->fs, f);
 	return err;
@@ -150,7 +150,7 @@ int fs_op_lseek(struct fs_req *r)
 		return -EINVAL;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	/* This changes the file's position, which no other request uses. */
 	at = lseek(f->fd, (off_t)in->offset, (int)in->whence);
 	if (at < 0)
@@ -169,7 +169,7 @@ int fs_op_fallocate(struct fs_req *r)
 	int err;
 
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	do
 		err = fallocate(f->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno : 0;
 	while (err == -EINTR);
@@ -189,11 +189,11 @@ int fs_op_copy_file_range(struct fs_req *r)
 		return -EINVAL;
 	a = fs_file_get(r->fs, in->fh_in, FS_REGULAR);
 	if (!a)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh_in);
 	b = fs_file_get(r->fs, in->fh_out, FS_REGULAR);
 	if (!b) {
 		fs_file_put(r->fs, a);
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh_out);
 	}
 	n = copy_file_range(a->fd, &from, b->fd, &to, in->len < MAX_COPY ? (size_t)in->len : MAX_COPY, 0);
 	if (n < 0)

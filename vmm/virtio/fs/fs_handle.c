@@ -59,7 +59,8 @@ static void file_free(struct fs_files *t, struct fs_file *f)
 {
 	if (f->users || !f->closing)
 		return;
-	close(f->fd);
+	if (f->fd >= 0)
+		close(f->fd);
 	dir_free(f->dir);
 	*f = (struct fs_file){ .gen = f->gen + 1, .next_free = t->free };
 	t->free = (uint32_t)(f - t->file);
@@ -151,12 +152,24 @@ static struct fs_file *file_find(struct fs_files *t, uint64_t fh, enum fs_kind k
 	return f;
 }
 
+int fs_file_error(struct fs *fs, uint64_t fh)
+{
+	bool gone;
+
+	pthread_mutex_lock(&fs->files->lock);
+	gone = file_find(fs->files, fh, FS_GONE);
+	pthread_mutex_unlock(&fs->files->lock);
+	return gone ? -ESTALE : -EBADF;
+}
+
 struct fs_file *fs_file_get(struct fs *fs, uint64_t fh, enum fs_kind kind)
 {
 	struct fs_file *f;
 
 	pthread_mutex_lock(&fs->files->lock);
 	f = file_find(fs->files, fh, kind);
+	if (f && f->kind == FS_GONE)
+		f = NULL;
 	if (f)
 		f->users++;
 	pthread_mutex_unlock(&fs->files->lock);
@@ -177,6 +190,8 @@ int fs_file_close(struct fs *fs, uint64_t fh, enum fs_kind kind)
 
 	pthread_mutex_lock(&fs->files->lock);
 	f = file_find(fs->files, fh, kind);
+	if (!f)
+		f = file_find(fs->files, fh, FS_GONE);
 	if (f) {
 		f->closing = true;
 		file_free(fs->files, f);
@@ -219,7 +234,8 @@ int fs_file_restore(struct fs *fs, uint32_t index, uint32_t gen, enum fs_kind ki
 	else if (kind == FS_DIRECTORY && !dir)
 		err = -ENOMEM;
 	if (err) {
-		close(fd);
+		if (fd >= 0)
+			close(fd);
 		dir_free(dir);
 		return err;
 	}

@@ -195,6 +195,15 @@ int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h
 	return 0;
 }
 
+void node_drop_mark(struct fs_nodes *t, struct node *n)
+{
+	if (n->handle_len > FS_HANDLE_INLINE) {
+		t->bytes -= cost_of(n->handle_len);
+		free(n->long_handle);
+	}
+	n->handle_len = 0;
+}
+
 static void node_close(struct fs_nodes *t, uint32_t index)
 {
 	struct node *n = &t->node[index];
@@ -276,14 +285,12 @@ void node_free(struct fs_nodes *t, uint32_t index)
 			return;
 		node_unhash(t, index);
 		node_close(t, index);
-		if (n->handle_len > FS_HANDLE_INLINE) {
-			t->bytes -= cost_of(n->handle_len);
-			free(n->long_handle);
-		}
+		node_drop_mark(t, n);
 		if (n->name)
 			name_remove(t, index);
 		node_domain_put(t, n->domain);
 		told_forget(t, index);
+		ino_forget(t, index);
 		*n = (struct node){ .gen = n->gen + 1, .fd = -1, .hash_next = t->free };
 		t->free = index;
 		t->count--;

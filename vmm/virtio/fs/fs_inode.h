@@ -45,6 +45,7 @@ struct fs_nodes {
 	uint32_t domain_top;
 	uint16_t domain_free, domain_bucket[DOMAIN_BUCKETS];
 	struct fs_told *told;
+	struct inos *inos;          /* numbers of inodes that are told in place of the right ones; NULL: none are */
 };
 
 /* These functions are called with the lock held, unless they say otherwise. */
@@ -78,6 +79,8 @@ void node_set_name(struct fs_nodes *t, uint32_t index, uint32_t parent, const ch
 void node_drop_name(struct fs_nodes *t, uint32_t index);
 /* Keep its handle or mark. 0 or -ENOMEM. */
 int node_keep(struct fs_nodes *t, struct node *n, const struct fs_file_handle *h);
+/* Forget that. */
+void node_drop_mark(struct fs_nodes *t, struct node *n);
 /* Do not close its descriptor until the guest has forgotten it. */
 void node_pin(struct fs_nodes *t, uint32_t index);
 /* Its domain, and 0 where there is none yet. */
@@ -103,6 +106,22 @@ uint64_t node_tell(struct fs *fs, uint32_t index, const struct statx *st);
 void node_changed(struct fs_nodes *t, uint32_t index);
 /* A file of this domain was told of which nobody remembers. */
 void told_lost(struct fs *fs, uint32_t domain);
+
+/* fs_ino.c */
+
+/* Make room for so many nodes that keep their numbers, in place of those that were; before there are requests. */
+int inos_init(struct fs_nodes *t, uint32_t count);
+void inos_free(struct fs_nodes *t);
+/* The guest knows the node by this number; 0: by the host's. */
+void ino_keep(struct fs_nodes *t, uint32_t index, uint64_t ino);
+/* The file of that node was found, and has this number on the host. */
+void ino_settle(struct fs_nodes *t, uint32_t index, uint64_t ino);
+/* All were found that are there. */
+void inos_settle(struct fs_nodes *t);
+/* The number that the guest is told of a node, whose number on the host is ino. */
+uint64_t ino_told(const struct fs_nodes *t, uint32_t index, uint64_t ino);
+/* The node is freed. */
+void ino_forget(struct fs_nodes *t, uint32_t index);
 
 /* fs_same.c */
 

@@ -304,7 +304,7 @@ static int lock_try(struct fs *fs, const struct fuse_in_header *h, const struct 
 	int err;
 
 	if (!f)
-		return -EBADF;
+		return fs_file_error(fs, in->fh);
 	err = in->lk_flags & FUSE_LK_FLOCK ? set_flock(fs, in, f) : set_posix(fs, h->nodeid, in, f);
 	fs_file_put(fs, f);
 	return err;
@@ -323,7 +323,7 @@ int fs_op_getlk(struct fs_req *r)
 	struct fs_locks *l = r->fs->locks;
 	struct flock lock;
 	struct owner *o;
-	int fd, err = f ? to_flock(&in->lk, &lock) : -EBADF;
+	int fd, err = f ? to_flock(&in->lk, &lock) : fs_file_error(r->fs, in->fh);
 
 	if (!f)
 		return err;

@@ -77,6 +77,7 @@ void fs_nodes_free(struct fs *fs)
 	if (t->domain)
 		munmap(t->domain, MAX_DOMAINS * sizeof(*t->domain));
 	told_free(t);
+	inos_free(t);
 	if (t->node)
 		munmap(t->node, t->max * sizeof(*t->node));
 	free(t->bucket);
@@ -152,6 +153,7 @@ static void node_answer(struct fs *fs, const struct entered *e, const struct loo
 	out->entry_valid = fs_timeout(fs);
 	out->attr_valid = e->valid;
 	fs_fill_attr(fs, &l->st, &out->attr);
+	out->attr.ino = fs_node_ino(fs, e->id, l->st.stx_ino);
 	/* Only for directories: for a file, Linux would invalidate the dentry at each revalidation. */
 	if (e->submount && S_ISDIR(l->st.stx_mode))
 		out->attr.flags = FUSE_ATTR_SUBMOUNT;

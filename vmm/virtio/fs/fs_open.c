@@ -241,7 +241,7 @@ int fs_op_flush(struct fs_req *r)
 		return -ENOSYS;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
-		return -EBADF;
+		return fs_file_error(r->fs, in->fh);
 	fs_file_put(r->fs, f);
 	fs_locks_drop(r->fs, r->in.nodeid, in->lock_owner);
 	return 0;

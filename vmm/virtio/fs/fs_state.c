@@ -3,7 +3,8 @@
  * Saves and restores the nodes and open files of a share; docs/snapshot-format.md has the layout.
  *
  * A node is found again by the names of its directories and its own name. If the shared directory is the same one as before,
- * it must be the same file; else, a file of the same type. A node that is not found is ESTALE from then on. So nothing is
+ * it must be the same file, by its file handle and its number; else, a file of the same type, which keeps the number that the
+ * guest knows (fs_ino.c). A node that is not found is ESTALE from then on, and so is what is open of it. So nothing is
  * opened that the guest could not look up, whatever the saved bytes are.
  */
 #include "fs/fs_inode.h"
@@ -15,7 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STATE_VERSION = 1, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
+enum { MARK_MAX = sizeof(((struct fs_file_handle *)0)->bytes) };
+enum { STATE_VERSION = 2, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
 
 struct state_head {
 	uint32_t version, nnodes, nfiles;
@@ -26,11 +28,14 @@ struct state_head {
 	uint64_t features;           /* negotiated by FUSE_INIT; 0: the share is not mounted */
 };
 
-/* The name follows, without a NUL. */
+/* The name follows, without a NUL, and then its mark (struct fs_domain). */
 struct state_node {
 	uint64_t ino, nlookup;
 	uint32_t index, gen, parent;
 	uint16_t type, name_len;     /* name_len 0: it cannot be found again */
+	uint64_t told;               /* the number of its inode that the guest was told */
+	int32_t mark_type;
+	uint32_t mark_len;           /* 0: it has none */
 };
 
 struct state_file {
@@ -105,6 +110,8 @@ static int state_check(struct fs *fs, char *text)
 	while (fs_lock_next(fs, &owner, &fd, &pid))
 		text_add_lock(fs, text, "POSIX", fd, pid);
 	while ((f = fs_file_next(fs, &index))) {
+		if (f->kind == FS_GONE)
+			continue;
 		node = node_of(t, f->node);
 		if (f->locked)
 			text_add_lock(fs, text, "flock()", f->fd, f->lock_pid);
@@ -114,8 +121,27 @@ static int state_check(struct fs *fs, char *text)
 	return *text ? -EBUSY : 0;
 }
 
+/* Its mark, if it has one. Nodes without a descriptor have kept theirs. */
+static void node_mark(const struct fs_nodes *t, const struct node *n, struct fs_file_handle *h)
+{
+	const struct fs_domain *d = &t->domain[n->domain];
+
+	h->len = 0;
+	if (d->mark < 0 || !n->name)
+		return;
+	if (n->handle_len) {
+		h->len = n->handle_len;
+		h->type = n->handle_type;
+		memcpy(h->bytes, h->len <= FS_HANDLE_INLINE ? n->handle : n->long_handle, h->len);
+	} else if (n->fd < 0 || fs_handle_at(n->fd, "", d->mark, h)) {
+		h->len = 0;
+	}
+}
+
 static void put_nodes(struct fs_nodes *t, struct out *o, struct state_head *head)
 {
+	struct fs_file_handle mark;
+
 	for (uint32_t i = ROOT + 1; i < t->top; i++) {
 		const struct node *n = &t->node[i];
 		struct state_node record = {
@@ -126,15 +152,20 @@ static void put_nodes(struct fs_nodes *t, struct out *o, struct state_head *head
 			.parent = n->parent,
 			.type = n->type,
 			.name_len = n->name ? (uint16_t)strlen(n->name) : 0,
+			.told = ino_told(t, i, n->ino),
 		};
 
 		if (n->gen >= head->node_gen)
 			head->node_gen = n->gen + 1;
 		if (!n->used)
 			continue;
+		node_mark(t, n, &mark);
+		record.mark_len = mark.len;
+		record.mark_type = mark.len ? mark.type : 0;
 		out_put(o, &record, sizeof(record));
 		if (n->name)
 			out_put(o, n->name, record.name_len);
+		out_put(o, mark.bytes, mark.len);
 		head->nnodes++;
 	}
 }
@@ -145,7 +176,7 @@ static void put_files(struct fs *fs, struct out *o, struct state_head *head)
 	uint32_t index = 0;
 
 	while ((f = fs_file_next(fs, &index))) {
-		int flags = fcntl(f->fd, F_GETFL);
+		int flags = f->fd < 0 ? 0 : fcntl(f->fd, F_GETFL);
 		struct state_file record = {
 			.node = f->node,
 			.index = index,
@@ -221,35 +252,60 @@ static int get_node(struct fs *fs, struct in *in, const struct state_head *head)
 	struct state_node r;
 	struct node *n;
 
-	if (!in_get(in, &r, sizeof(r)) || in->left < r.name_len || r.index <= ROOT || r.index >= head->node_top || !r.gen ||
+	if (!in_get(in, &r, sizeof(r)) || r.mark_len > MARK_MAX || in->left < r.name_len + r.mark_len || r.index <= ROOT || r.index >= head->node_top || !r.gen ||
 	    r.gen >= head->node_gen || !type_is_valid(r.type) || t->node[r.index].used)
 		return -EINVAL;
-	in->at += r.name_len;
-	in->left -= r.name_len;
+	in->at += r.name_len + r.mark_len;
+	in->left -= r.name_len + r.mark_len;
 	if (!node_fits(t, NULL))
 		return -ENFILE;
 	n = &t->node[r.index];
 	*n = (struct node){ .gen = r.gen, .fd = -1, .used = true, .ino = r.ino, .nlookup = r.nlookup, .type = r.type };
 	node_count(t);
+	ino_keep(t, r.index, r.told);
 	return 0;
 }
 
+/* Its name, and its mark. */
 static int get_name(struct fs *fs, struct in *in)
 {
 	struct fs_nodes *t = fs->nodes;
 	char name[FS_NAME_MAX + 1] = "";
+	struct fs_file_handle mark;
 	struct state_node r;
 
 	in_get(in, &r, sizeof(r));
+	if (r.name_len > FS_NAME_MAX || !in_get(in, name, r.name_len) || !in_get(in, mark.bytes, r.mark_len))
+		return -EINVAL;
 	if (!r.name_len)
 		return 0;
-	if (r.name_len > FS_NAME_MAX || !in_get(in, name, r.name_len) || !name_is_valid(name, r.name_len))
+	if (!name_is_valid(name, r.name_len))
 		return -EINVAL;
 	if (r.parent < ROOT || r.parent >= t->top || !t->node[r.parent].used || r.parent == r.index ||
 	    node_named(t, r.parent, name))
 		return -EINVAL;
 	node_set_name(t, r.index, r.parent, name);
-	return 0;
+	mark.len = r.mark_len;
+	mark.type = r.mark_type;
+	return mark.len && node_keep(t, &t->node[r.index], &mark) ? -ENFILE : 0;
+}
+
+/* Whether a file with that name is the one that the node was: in the same directory; in another one, its type is enough. */
+static bool node_was(struct fs *fs, struct node *n, uint32_t domain, int fd, const struct statx *st, bool same)
+{
+	const struct fs_domain *d = &fs->nodes->domain[domain];
+	struct fs_file_handle h;
+
+	if (n->type != (st->stx_mode & S_IFMT) || node_known(fs, domain, st->stx_ino))
+		return false;
+	if (!same)
+		return true;
+	if (!d->renumbers && n->ino != st->stx_ino)
+		return false;
+	if (!n->handle_len || d->mark < 0)
+		return true;
+	return !fs_handle_at(fd, "", d->mark, &h) && h.len == n->handle_len && h.type == n->handle_type &&
+	       !memcmp(h.bytes, h.len <= FS_HANDLE_INLINE ? n->handle : n->long_handle, h.len);
 }
 
 /* Open the file of a node that has a name and whose directory is open. 0 or -errno. */
@@ -267,13 +323,15 @@ static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bo
 	if (!domain)
 		domain = node_domain_get(fs, fd, &st);
 	held = domain > 0 ? (uint32_t)domain : 0;
-	if (held && (n->type != (st.stx_mode & S_IFMT) || node_known(fs, held, st.stx_ino) ||
-		     (same && !t->domain[held].renumbers && n->ino != st.stx_ino)))
+	if (held && !node_was(fs, n, held, fd, &st, same))
 		domain = -ESTALE;
+	/* That of another directory's file is not its own; it is read again when it is needed. */
+	node_drop_mark(t, n);
 	pthread_mutex_lock(&t->lock);
 	if (domain > 0) {
 		node_crossed(fs, dir, n->name, held);
 		node_renumber(t, index, held, st.stx_ino);
+		ino_settle(t, index, st.stx_ino);
 		node_set_fd(t, index, fd);
 		told_lost(fs, held);
 	}
@@ -312,7 +370,7 @@ static bool node_resolve(struct fs *fs, uint32_t index, bool same, uint32_t dept
 	return !err;
 }
 
-/* Restore an open file. 1: it cannot be opened any more. */
+/* Restore an open file. 1: it cannot be opened any more, and is ESTALE. */
 static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -320,19 +378,23 @@ static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
 	struct fs_ref ref;
 	int flags, fd, err;
 
-	if (!in_get(in, &r, sizeof(r)) || (r.kind != FS_REGULAR && r.kind != FS_DIRECTORY) || r.index == 0 ||
-	    r.index >= head->file_top || r.gen >= head->file_gen)
+	if (!in_get(in, &r, sizeof(r)) || r.kind < FS_REGULAR || r.kind > FS_GONE || r.index == 0 || r.index >= head->file_top ||
+	    r.gen >= head->file_gen)
 		return -EINVAL;
 	flags = (int)r.flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC);
 	flags = r.kind == FS_DIRECTORY ? O_RDONLY | O_DIRECTORY : flags | O_NOCTTY | O_NONBLOCK;
-	err = fs_node_use(fs, r.node, &ref);
-	if (err)
-		return 1;
 	fd = -ESTALE;
-	if (t->node[ref.index].hashed && ref.type == (r.kind == FS_DIRECTORY ? S_IFDIR : S_IFREG) && !fs_node_closed(fs, &ref))
-		fd = fs_node_open(fs, &ref, flags);
-	fs_node_put(fs, &ref);
-	return fd < 0 ? 1 : fs_file_restore(fs, r.index, r.gen, (enum fs_kind)r.kind, fd, r.node);
+	if (r.kind != FS_GONE && !fs_node_use(fs, r.node, &ref)) {
+		if (t->node[ref.index].hashed && ref.type == (r.kind == FS_DIRECTORY ? S_IFDIR : S_IFREG) &&
+		    !fs_node_closed(fs, &ref))
+			fd = fs_node_open(fs, &ref, flags);
+		fs_node_put(fs, &ref);
+	}
+	if (fd < 0) {
+		err = fs_file_restore(fs, r.index, r.gen, FS_GONE, -1, r.node);
+		return err ? err : r.kind != FS_GONE;
+	}
+	return fs_file_restore(fs, r.index, r.gen, (enum fs_kind)r.kind, fd, r.node);
 }
 
 static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
@@ -355,6 +417,10 @@ static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 		return -EXDEV;
 	names = in;
 	t->top = head.node_top;
+	/* Fewer fit into the file. */
+	if (head.nnodes > in.left / sizeof(struct state_node))
+		return -EINVAL;
+	err = inos_init(t, head.nnodes);
 	for (uint32_t i = 0; i < head.nnodes && !err; i++)
 		err = get_node(fs, &in, &head);
 	/* Without the lock: no other thread uses the share yet. */
@@ -363,6 +429,7 @@ static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 		err = get_name(fs, &names);
 	for (uint32_t i = ROOT + 1; i < t->top && !err; i++)
 		*gone += t->node[i].used && !node_resolve(fs, i, same, NODE_DEPTH);
+	inos_settle(t);
 	for (uint32_t i = 0; i < head.nfiles && err >= 0; i++) {
 		err = get_file(fs, &in, &head);
 		*gone += err > 0;
