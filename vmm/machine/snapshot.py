@@ -28,6 +28,7 @@ from vmm.snapshot.manifest import (
     file_state,
     memory_files,
     size_and_change,
+    state_most,
     write_manifest,
 )
 from vmm.snapshot.records import plain
@@ -269,6 +270,7 @@ class Taking:
     def finish(self, saved: Saved) -> None:
         """What takes time and no longer needs the machine to stand still.
 
+        :raises ConfigError: there is more state than can be restored
         :raises OSError: the host cannot
         """
         from hashlib import file_digest
@@ -278,6 +280,9 @@ class Taking:
         if self._than == self._folder.file(_MERGED):
             os.unlink(self._than)
         os.chmod(self._folder.file(MEMORY), 0o400)  # clones map it
+        most = state_most(self._config.all_memory())
+        if os.path.getsize(self._folder.file(STATE)) > most:
+            raise ConfigError(f"the state of the machine has more than {most} bytes", code="snapshot-state")
         with open(self._folder.file(STATE), "rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
         base, base_id = "", ""

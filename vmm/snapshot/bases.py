@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 
 from vmm.errors import ConfigError, HostError
 from vmm.snapshot.directory import DIFFS, MANIFEST, hint_for, open_regular, read_regular
@@ -77,7 +78,7 @@ class Entry:
             raise HostError(
                 f"cannot note in {base.folder} that {place} will be a diff of it: {error.strerror}",
                 code="snapshot-write",
-                hint=hint_for(error.errno or 0) or "take a full snapshot",
+                hint=_hint(error),
                 errno=error.errno or 0,
             ) from error
 
@@ -86,7 +87,8 @@ class Entry:
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:
-            pass
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                raise
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         near = os.stat(os.path.dirname(place)).st_dev == os.stat(base).st_dev
@@ -109,6 +111,12 @@ class Entry:
                 os.unlink(self._path)
             except OSError:
                 pass
+
+
+def _hint(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "get the right to write in the base's directory, or take a full snapshot"
+    return hint_for(error.errno or 0) or "take a full snapshot"
 
 
 def _sync(path: str) -> None:

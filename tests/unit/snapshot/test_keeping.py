@@ -163,6 +163,16 @@ def test_a_base_is_kept_while_a_diff_is_made(machine: Machine, tmp_path: Path) -
     assert seen and mark(b) == b"diff"
 
 
+def test_entries_of_diffs_are_not_written_through_a_link(machine: Machine, tmp_path: Path) -> None:
+    save(machine, tmp_path / "a", b"full")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a" / "diffs").symlink_to("../there")
+    with pytest.raises(HostError, match=f"cannot note in {tmp_path}/a that {tmp_path}/b will be a diff of it"):
+        save(machine, tmp_path / "b", b"diff", tmp_path / "a")
+    assert os.listdir(tmp_path / "there") == []
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_diff_that_failed_needs_nothing(machine: Machine, tmp_path: Path) -> None:
     def fail(done: int, size: int) -> None:
         raise KeyError
