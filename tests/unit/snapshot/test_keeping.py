@@ -202,6 +202,30 @@ def test_a_link_stays_one(machine: Machine, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "real" / "a" / "diffs") == []
 
 
+def test_the_same_directory_or_the_same_files_elsewhere(machine: Machine, console: Console, tmp_path: Path) -> None:
+    """A bind mount is that directory; hard links to its files are another snapshot."""
+    a, b, mounted = tmp_path / "a", tmp_path / "b", tmp_path / "mounted"
+    save(machine, a, b"full")
+    shutil.copytree(a, b, copy_function=os.link)
+    save(machine, b, b"diff", a)
+    assert [mark(each) for each in (a, b)] == [b"full", b"diff"]
+    mounted.mkdir()
+    if subprocess.run(["mount", "--bind", str(a), str(mounted)], capture_output=True).returncode:
+        pytest.skip("cannot mount")
+    try:
+        for place, base in ((mounted, a), (a, mounted)):
+            with pytest.raises(ConfigError, match=r"a diff of itself|is a diff of it"):
+                save(machine, place, b"lost", base)
+        shutil.rmtree(b)
+        with pytest.raises(HostError, match="busy") as caught:
+            save(machine, mounted, b"lost")
+        assert "mounted there" in caught.value.hint
+        talk(machine, console, b"goes on")
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+    assert mark(a) == b"full"
+
+
 def test_files_of_others_are_kept(machine: Machine, tmp_path: Path) -> None:
     save(machine, tmp_path / "a", b"full")
     (tmp_path / "a" / "notes").write_text("mine")
