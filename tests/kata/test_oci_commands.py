@@ -595,12 +595,36 @@ def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
         (machine / name).unlink()
         (machine / name).write_bytes(good.read_bytes()[:-4097] if name == "memory" else b"other")
         read()
+        os.mkfifo(machine / f"{name}.fifo")
+        (machine / f"{name}.fifo").rename(machine / name)
+        read()
         good.replace(machine / name)
+    with open(machine / "manifest.json", "r+b") as file:
+        file.truncate(1 << 40)  # nobody reads all of that
+    read()
+    (machine / "manifest.json").write_bytes(manifest)
+    machine.rename(tmp_path / "elsewhere")
+    machine.symlink_to(tmp_path / "elsewhere")
+    read()
+    machine.unlink()
+    (tmp_path / "elsewhere").rename(machine)
     with open(machine / "memory", "r+b") as memory:
         os.pwrite(memory.fileno(), b"x", 8192)
     message = refused(keeping, "restore", "--image-path", str(image), "--bundle", bundle, "c2")
     assert "its checksum is another" in message
     assert os.listdir(keeping.root) == []
+
+
+@pytest.mark.parametrize("name", ["container.json.new", "inventory.img"])
+def test_a_hostile_place_does_not_hold_a_checkpoint_up(keeping: Runtime, tmp_path: Path, name: str) -> None:
+    """A pipe where a file is to be: an error, and the container goes on."""
+    (tmp_path / "i").mkdir()
+    os.mkfifo(tmp_path / "i" / name)
+    keeping.started("c1", "sleep 600")
+    refused(keeping, "checkpoint", "--image-path", str(tmp_path / "i"), "c1")
+    assert os.listdir(tmp_path / "i") in ([name], ["inventory.img", name], [name, "inventory.img"])
+    assert keeping.check("exec", "c1", "echo", "on") == "on\n"
+    keeping.check("delete", "--force", "c1")
 
 
 def test_copies_have_files_of_their_own(keeping: Runtime, tmp_path: Path) -> None:

@@ -237,7 +237,8 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         "made_of": _made_of(spec),
     }
     path = os.path.join(place, RECORD)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    # A pipe that somebody has put there fails, for want of a reader
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(os.path.join(place, INVENTORY), "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
             file.write(f"see {RECORD}\n")
@@ -297,17 +298,22 @@ def read(place: str, *, verified: bool = False) -> Kept:
     :raises ConfigError: there is none, or it cannot go on here; the message says why
     """
     record = _record(place)
+    from hashlib import sha256
+
     path = os.path.join(place, RECORD)
     if record.get("format") != FORMAT:
         raise ConfigError(f"{path}: its format is {record.get('format')!r:.20}, not {FORMAT}", code="checkpoint-format")
     kept = _checked(record, place, path)
+    if not _is(stat.S_IFDIR, kept.machine):
+        raise ConfigError(f"{kept.machine}: no folder", code="checkpoint-damaged")
     for name in ("manifest.json", "state", "memory"):
-        if not _is_file(os.path.join(kept.machine, name)):
+        if not _is(stat.S_IFREG, os.path.join(kept.machine, name)):
             raise ConfigError(f"{kept.machine}/{name}: no file", code="checkpoint-damaged")
     manifest = os.path.join(kept.machine, "manifest.json")
-    if _sha256(manifest) != record.get("manifest"):
+    text = _content(manifest)
+    if sha256(text).hexdigest() != record.get("manifest"):
         raise ConfigError(f"{manifest}: is not the one that was written with {path}", code="checkpoint-damaged")
-    told = _json(manifest)
+    told = _json(manifest, text)
     if told.get("base") != "" or told.get("memory_size") != kept.memory + kept.more_memory or told.get("disks") != []:
         raise ConfigError(f"{manifest}: is not of a container's machine", code="checkpoint-damaged")
     # Who has copied it, as to another host, has it read; 64 MiB take a billion instructions
@@ -318,31 +324,45 @@ def read(place: str, *, verified: bool = False) -> Kept:
 
 def _record(place: str) -> Json:
     path = os.path.join(place, RECORD)
-    if not _is_file(path):
+    if not _is(stat.S_IFREG, path):
         raise ConfigError(
             f"{place}: there is no checkpoint: no file {RECORD}",
             code="checkpoint-none",
             hint="pyvmm-oci checkpoint --image-path makes one",
         )
-    return _json(path)
+    return _json(path, _content(path))
 
 
-def _json(path: str) -> Json:
+def _content(path: str) -> bytes:
+    """Of a file that whoever gave us the folder may replace at any time, by a link, a pipe or a device."""
     try:
-        with open(path, "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError(f"{path}: no file", code="checkpoint-damaged")
             text = file.read(MAX_RECORD + 1)
-        value = json.loads(text) if len(text) <= MAX_RECORD else None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
+    if len(text) > MAX_RECORD:
+        raise ConfigError(f"{path}: damaged: more than {MAX_RECORD} bytes", code="checkpoint-damaged")
+    return text
+
+
+def _json(path: str, text: bytes) -> Json:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: damaged: {error}", code="checkpoint-damaged") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: damaged: no object, or too long", code="checkpoint-damaged")
+        raise ConfigError(f"{path}: damaged: no object", code="checkpoint-damaged")
     return value
 
 
-def _is_file(path: str) -> bool:
-    """Whether it is a file, and no link to another one: whoever gave us the folder could name any of the host's."""
+def _is(kind: int, path: str) -> bool:
+    """Whether it is a file, or a folder, and no link to another one: whoever gave us the folder could name any of the
+    host's."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return stat.S_IFMT(os.lstat(path).st_mode) == kind
     except OSError:
         return False
 
