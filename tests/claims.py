@@ -8,8 +8,8 @@ from pathlib import Path
 HOSTILE = frozenset(
     f"test_{name}.py"
     for name in (
-        *("console", "integrity", "library", "memory", "pci", "pmem", "snapshot", "vsock"),
-        *("kata_agent", "kata_cycles", "kata_sockets"),
+        *("console", "immediate", "integrity", "library", "memory", "pci", "pmem", "snapshot", "vsock"),
+        *("kata_agent", "kata_sockets"),
     )
 )
 """A third of the files, whose tests run in the hostile lab alone: of clones, forks, hand-over, hot-plug and teardown,

@@ -1,0 +1,56 @@
+"""An immediate user: a clone or a fork is asked for everything as soon as it is there, twenty times over."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.test_snapshot import TROUBLE, Child, Clone
+from tests.guest.vmfixture import Guest
+
+ROUNDS = 20
+
+
+def use(guest: Guest, number: int, cpus: int) -> None:
+    """Its console, memory, disk, timers and vCPUs, in one command."""
+    on_each = "; ".join(f"taskset {1 << cpu:x} true" for cpu in range(cpus))
+    did = guest.check(
+        f"cat /tmp/nonce /root/own; echo {number} >/root/own; sync; sleep 0.01; {on_each}; "
+        "dd if=/dev/vda of=/dev/null bs=64k count=4 iflag=direct 2>/dev/null; cat /root/own; nproc"
+    )
+    assert did == f"nonce\nfirst\n{number}\n{cpus}\n", f"round {number}"
+
+
+def prepare(boot: Boot, cpus: int, transport: str) -> Guest:
+    guest = boot(cpus=cpus, transport=transport)
+    guest.check("echo nonce >/tmp/nonce; echo first >/root/own; sync")
+    return guest
+
+
+@pytest.mark.parametrize(("cpus", "transport"), [(1, "mmio"), pytest.param(2, "pci", marks=pytest.mark.long)])
+def test_clones_are_used_at_once(boot: Boot, tmp_path: Path, cpus: int, transport: str) -> None:
+    guest = prepare(boot, cpus, transport)
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    for number in range(ROUNDS):
+        with contextlib.closing(Clone(tmp_path / "warm", guest)) as clone:
+            use(clone, number, cpus)
+            if number in (0, ROUNDS - 1):
+                assert clone.check(TROUBLE) == ""
+    assert guest.check("cat /root/own") == "first\n"
+
+
+@pytest.mark.parametrize(("cpus", "transport"), [pytest.param(1, "pci", marks=pytest.mark.long), (2, "mmio")])
+def test_forks_are_used_at_once(boot: Boot, cpus: int, transport: str) -> None:
+    """And the one that was forked, too."""
+    guest = prepare(boot, cpus, transport)
+    for number in range(ROUNDS):
+        with contextlib.closing(Child(guest)) as child:
+            assert guest.check("cat /root/own") == "first\n"
+            use(child, number, cpus)
+            if number in (0, ROUNDS - 1):
+                assert child.check(TROUBLE) == ""
+    assert guest.check("cat /root/own") == "first\n"
+    assert guest.check(TROUBLE) == ""
