@@ -101,9 +101,10 @@ def run_in_labs(command: Sequence[str], environment: dict[str, str], journal: Pa
 
 def in_lab(here: Sequence[str], *, hostile: bool) -> list[str]:
     """The command that runs pytest's command *here* in a lab of one CPU."""
-    if hostile:
-        return with_kvm([*here, "-o", HOSTILE_LIMIT], *LAB_OPTIONS, *HOSTILE_OPTIONS)
-    return with_kvm(here, *LAB_OPTIONS)
+    if not hostile:
+        return with_kvm(here, *LAB_OPTIONS)
+    limit = [] if LONG_LIMIT in here else ["-o", HOSTILE_LIMIT]
+    return with_kvm([*here, *limit], *LAB_OPTIONS, *HOSTILE_OPTIONS)
 
 
 def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
