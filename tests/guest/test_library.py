@@ -237,6 +237,11 @@ def test_a_guest_gets_vcpus_and_gives_them_back(boot: Boot, transport: str) -> N
     machine.resize_cpus(2)
     assert guest.check(f"{ONLINE.format(1, 1)}; nproc; cat /sys/devices/system/cpu/online") == "2\n0-1\n"
     guest.check(LOAD.format(1, 2))
+    for _ in range(20):  # used as soon as it is there, and given back at once
+        guest.check(ONLINE.format(1, 0))
+        machine.resize_cpus(1)
+        machine.resize_cpus(2)
+        assert guest.check(f"{ONLINE.format(1, 1)}; taskset 2 nproc") == "1\n"
     assert not complaints(guest)
     assert guest.power_off().kind == "poweroff"
 
