@@ -169,6 +169,19 @@ def test_it_is_stopped(tmp_path: Path, when: str) -> None:
         assert machine.wait(0) == end
 
 
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_guest_that_has_looked_at_nothing_waits_for_nothing(tmp_path: Path, isolation: str) -> None:
+    made = config(tiny.make(tmp_path, tiny.SPIN), shares=(ShareConfig(str(tmp_path)),), isolation=isolation)
+    with Machine(made) as machine:
+        machine.start(confined=True)
+        for number in range(3):
+            (tmp_path / "file").write_text(f"{number}")
+            machine.refresh_shares()
+        machine.stop()
+        machine.wait(PATIENCE)
+        machine.refresh_shares()
+
+
 def test_time_is_over(tmp_path: Path) -> None:
     with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         assert machine.run(0.1).kind == "timeout"
