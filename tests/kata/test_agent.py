@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,10 @@ class Agent:
     def memory(self) -> int:
         """Bytes of memory that it has in use."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def files(self) -> int:
+        """How many descriptors it has."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
     def close(self) -> None:
         """End it: it must have found nothing wrong with itself."""
@@ -436,6 +441,69 @@ def test_the_id_of_an_exec_can_be_used_again_when_its_end_is_known(pod: Agent) -
     pod.call("SignalProcess", container_id="c1", exec_id="e1", signal=9)
     assert pod.wait("c1", "e1") == 128 + 9
     assert pod.read("c1", "e1") == b""
+
+
+SMALL_CRUN = """#!/bin/sh
+for word; do
+	case $word in
+	--pid-file=*) pid=${word#*=} ;;
+	--*) ;;
+	*) command=${command:-$word} name=$word ;;
+	esac
+done
+case $command in
+create)
+	mkdir -p cgroup/$name
+	printf 'oom 0\\noom_kill 0\\n' >cgroup/$name/memory.events
+	sleep 1000 &
+	echo $! >$pid
+	;;
+exec)
+	exec 3<&0
+	cat <&3 3<&- &
+	echo $! >$pid
+	;;
+delete) rm -r cgroup/$name ;;
+esac
+"""
+
+
+def test_a_pod_does_not_wear_out(pod: Agent) -> None:
+    """Ten times as many execs as are remembered, in containers that come and go: no descriptor and no file is left.
+    That no memory is lost either, the sanitizer sees at its end."""
+    (pod.folder / "crun").write_text(SMALL_CRUN)  # Python takes long to start so often
+    pod.run("first", "sleep", "1000")
+
+    def live(number: int) -> None:
+        name = f"c{number}"
+        pod.run(name, "sleep", "1000")
+        for exec_id in range(40):
+            run_exec(name, f"e{exec_id}")
+        pod.call("SignalProcess", container_id=name, exec_id=name, signal=9)
+        assert pod.wait(name) == 137
+        pod.call("RemoveContainer", container_id=name)
+
+    def run_exec(name: str, exec_id: str) -> None:
+        pod.exec(name, exec_id, "cat")
+        pod.call("CloseStdin", container_id=name, exec_id=exec_id)
+        assert pod.wait(name, exec_id) == 0
+        assert pod.read(name, exec_id) == b""
+
+    def exec_in_first(number: int) -> None:
+        run_exec("first", f"e{number}")
+
+    def left() -> tuple[int, list[str]]:
+        return pod.files(), sorted(os.listdir(pod.folder / "agent" / "containers" / "first"))
+
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(exec_in_first, range(72)))  # those that are remembered, and one for each thread
+        exec_in_first(72)
+        before = left()
+        list(workers.map(live, range(8)))
+        list(workers.map(exec_in_first, range(73, 400)))
+        exec_in_first(400)
+    assert left() == before
+    assert os.listdir(pod.folder / "agent" / "containers") == ["first"]
 
 
 def test_input_waits_for_its_reader_and_output_for_the_host(pod: Agent) -> None:

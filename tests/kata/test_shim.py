@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -22,9 +23,13 @@ from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.protobuf import Message
 from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.sandbox.container import Container
+from pyvmm_kata.sandbox.process import Process
+from pyvmm_kata.sandbox.stdio import Pumps
 from pyvmm_kata.shim.boot import pod_resources
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
+from pyvmm_kata.shim.task import Task, TaskProcess
 from pyvmm_kata.state import is_alive
 from tests.installed import wait_for_image
 from tests.kata.containerd import Collector, need
@@ -125,6 +130,40 @@ def test_pods_share_a_guest(shim: Shim) -> None:
     shim.delete("pause")
     shim.call("Shutdown", "ShutdownRequest", id="pause")
     assert shim.ended.wait(PATIENCE)
+
+
+def test_a_pod_does_not_wear_out(shim: Shim, tmp_path: Path) -> None:
+    """Of containers and execs that were nothing is left: no thread, no descriptor, no entry of a table."""
+    shim.run("first", "sleep")
+
+    def live(number: int) -> None:
+        name = f"c{number}"
+        shim.run(name, "sleep", stdin="", stdout=str(tmp_path / "out"))
+        for exec_id in ("e1", "e2"):
+            shim.exec(name, exec_id, "exit", "3")
+            shim.call("Start", "StartRequest", id=name, exec_id=exec_id)
+            assert shim.wait(name, exec_id) == 3
+            shim.delete(name, exec_id)
+        shim.call("Kill", "KillRequest", id=name, signal=9)
+        shim.wait(name)
+        shim.delete(name)
+        shutil.rmtree(tmp_path / f"bundle-{name}", ignore_errors=True)
+
+    def left() -> dict[str, int]:
+        gc.collect()
+        counts = {kind.__name__: 0 for kind in (Process, Container, Task, TaskProcess, Pumps)}
+        for each in gc.get_objects():
+            if type(each).__name__ in counts:
+                counts[type(each).__name__] += 1
+        return {**counts, "threads": threading.active_count(), "files": len(os.listdir("/proc/self/fd"))}
+
+    (tmp_path / "out").touch()
+    for number in range(3):
+        live(number)
+    before = left()
+    for number in range(200):
+        live(number)
+    eventually(lambda: left() == before, "what is left of containers grows")
 
 
 def test_pause_and_resume(shim: Shim) -> None:

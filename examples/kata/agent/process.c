@@ -120,18 +120,19 @@ struct process *process_for(struct call *call, const char *container_id, const c
 
 static void forget_ended(struct container *container)
 {
-	struct process *process, *oldest = NULL;
+	struct process *process, *next;
 	unsigned int ended = 0;
 
-	for (process = container->processes->next; process; process = process->next) {
+	for (process = container->processes->next; process; process = process->next)
+		ended += process->exited && process->waited;
+	/* The oldest come first. */
+	for (process = container->processes->next; process && ended > ENDED_MAX; process = next) {
+		next = process->next;
 		if (process->exited && process->waited) {
-			ended++;
-			if (!oldest)
-				oldest = process;
+			process_free(process);
+			ended--;
 		}
 	}
-	if (ended > ENDED_MAX)
-		process_free(oldest);
 }
 
 static void exec_done(struct crun_job *job, int status)
