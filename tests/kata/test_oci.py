@@ -263,6 +263,17 @@ def test_requests_that_are_none(runtime: Runtime) -> None:
     runtime.check("delete", "--force", "c1")
 
 
+def test_a_container_for_which_there_are_too_few_descriptors(runtime: Runtime) -> None:
+    """The last line says so, whichever of them is missing, and nothing is left."""
+    bundle = runtime.bundle("exit 0")
+    for most in (6, 12, 15, 18, 21, 24):
+        command = ["prlimit", f"--nofile={most}:{most}", *runtime.command("run", "--bundle", bundle, "c1")]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.endswith("Too many open files\n"), done.stderr
+        assert os.listdir(runtime.root) == []
+
+
 def test_who_is_not_seen_is_not_taken_for_dead(runtime: Runtime) -> None:
     """Without descriptors nobody can tell whether a process lives, and what belongs to it stays."""
     runtime.started("c1", "sleep 600")

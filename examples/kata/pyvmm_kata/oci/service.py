@@ -154,7 +154,13 @@ class ContainerService:
         folder = os.open(plan.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = control.listen(folder)
         threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
-        self.save(status=status)
+        with self._lock:
+            self._state["status"] = status
+            try:
+                state.write(plan.folder, self._state)
+            except OSError as error:  # later ones may fail: whoever asks looks at the processes, too
+                words = f"{plan.folder}: {error.strerror}"
+                raise HostError(words, code="host-limit", errno=error.errno or 0) from error
 
     def start(self, *, removes: bool) -> None:
         """Run its first process.
