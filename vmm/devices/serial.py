@@ -153,11 +153,17 @@ class Serial(BusDevice):
         return _SCHEMA.make(**registers, fifo=bytes(raw.fifo)[: raw.fifo_len], rx=bytes(ffi.buffer(raw.rx, raw.rx_len)))
 
     def restore(self, state: State) -> None:
-        """Be in the state that :meth:`save` returned.
+        """Be in the state that :meth:`save` returned.  What has been typed here already comes after what that has.
 
         :raises ConfigError: it is not such a state; nothing was changed
         """
         payload = _SCHEMA.read(state, self.name)
+        now = ffi.new("struct uart_state *")
+        lib.uart_save(self.native, now)
+        typed = bytes(ffi.buffer(now.rx, now.rx_len))
+        self._load({**payload, "rx": (payload["rx"] + typed)[: max(len(payload["rx"]), lib.UART_RX_SIZE)]})
+
+    def _load(self, payload: dict[str, Any]) -> None:
         raw = ffi.new("struct uart_state *")
         try:
             for name in _REGISTERS:
@@ -172,7 +178,7 @@ class Serial(BusDevice):
 
     def reset(self) -> None:
         """As after power-on.  What was typed and not read is forgotten; what the guest has sent is written."""
-        self.restore(_SCHEMA.make(**dict.fromkeys(_REGISTERS, 0), fifo=b"", rx=b""))
+        self._load({**dict.fromkeys(_REGISTERS, 0), "fifo": b"", "rx": b""})
 
     def stats(self) -> dict[str, int]:
         """Counters: ``tx_bytes`` written, ``tx_dropped``, ``tx_writes`` system calls for them, ``rx_bytes`` read by the

@@ -287,6 +287,21 @@ def test_a_restored_port_goes_on_where_it_was(guest: Guest, guests: Callable[...
     assert twin.source() == IIR_NONE
 
 
+def test_what_was_typed_before_a_restore_is_kept(guest: Guest, guests: Callable[..., Guest]) -> None:
+    """On a clone that is made and not started: its user sees the bytes taken."""
+    busy_port(guest)
+    twin = guests()
+    assert twin.serial.input(b" and later") == 10
+    twin.serial.restore(guest.serial.save())
+    twin.serial.read(0, 1)  # the break
+    received = bytearray()
+    twin.handle(bytearray(), received)
+    assert received == b"typed ahead" * 20 + b" and later"
+    twin.serial.input(b"x")
+    twin.serial.reset()
+    assert twin.serial.save().payload["rx"] == b""
+
+
 def test_a_state_survives_restore_and_save(guest: Guest, guests: Callable[..., Guest]) -> None:
     chance = random.Random(2)
     twin = guests()
