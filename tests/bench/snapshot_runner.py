@@ -38,6 +38,11 @@ class Console:
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.output = b""
 
+    def close(self) -> None:
+        """Of both ends."""
+        os.close(self.reader)
+        os.close(self.writer)
+
     def wait_for(self, text: bytes, start: int = 0) -> None:
         """Wait until the guest has written *text*."""
         deadline = time.monotonic() + PATIENCE
@@ -113,7 +118,8 @@ def wait_for_shell(machine: Machine) -> None:
 
 def fork(spec: dict[str, Any]) -> dict[str, Any]:
     """Fork a machine with a disk, a network, a share and a vsock several times: for each fork, ns from the call to the
-    child's first instruction, and to the source's resumption."""
+    child's first instruction, to the call's return, and to what the child prints first, whose shell is typed a command
+    then; and ns for which the source is paused."""
     console = Console()
     machine = boot(
         spec,
@@ -135,14 +141,19 @@ def fork(spec: dict[str, Any]) -> dict[str, Any]:
             "nets": (NetConfig("tap", spec["taps"][1]),),
             "vsock": VsockConfig(uds=f"/tmp/fork-{number + 1}.sock"),
         }
+        printed = Console()
+        changes["console"] = ConsoleConfig("fd", printed.writer)
         pause.ns, began = 0, time.monotonic_ns()
-        point = machine.fork_point(1)
-        child = Machine.of_fork(point, dict(changes), start=True)
-        first = to_first_run(child)
-        point.close()
+        (child,) = machine.fork(**changes)
+        returned = time.monotonic_ns()
+        child.console_input(b"echo here\n")
+        printed.wait_for(b"here")
+        output, first = time.monotonic_ns(), to_first_run(child)
         phases = {name: round(at * 1e9) - began for name, at in child.phases}
-        runs.append({"first_run_ns": first - began, "pause_ns": pause.ns, "phases": phases})
+        times = {"first_run_ns": first, "returned_ns": returned, "output_ns": output}
+        runs.append({"pause_ns": pause.ns, "phases": phases, **{name: at - began for name, at in times.items()}})
         child.close()
+        printed.close()
     machine.close()
     return {"runs": runs}
 

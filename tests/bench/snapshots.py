@@ -384,6 +384,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         later = figures[key]["runs"][1:]
         made.append(absolute(name, median(later, "first_run_ns") / 1e6, unit, must, aim))
         made.append(absolute("  of that the source stands still", median(later, "pause_ns") / 1e6, unit))
+        returned, output = (median(later, f"{what}_ns") / 1e6 for what in ("returned", "output"))
+        made.append(absolute("  to the return of fork()", returned, unit, 8.0 if must else None))
+        made.append(absolute("  to the child's output", output, unit, 15.0 if must else None))
         made.append(absolute("  the first one", figures[key]["runs"][0]["first_run_ns"] / 1e6, unit))
     for key, name, must, aim in (
         ("pause", "pause of a source of 512 MiB that wrote 64 MiB", 12.0, 5.0),
