@@ -462,8 +462,10 @@ int fs_restore(struct fs *fs, int fd, uint32_t *gone)
 	fs_reset(fs);
 	if (!err)
 		err = state_restore(fs, (struct in){ .at = raw, .left = (size_t)size }, gone);
-	if (err)
+	if (err) {
 		fs_reset(fs);
+		inos_free(fs->nodes);
+	}
 	free(raw);
 	return err;
 }
