@@ -6,6 +6,7 @@ import base64
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,10 +60,10 @@ def test_an_event_in_a_gap_of_a_clones_start_arrives(
         path = tmp_path / f"{number}.sock"
         vsock = VsockConfig(3, str(path))
 
-        def make(**own: object) -> Machine:
+        def make(**own: Any) -> Machine:
             if way == "restore":
                 return Machine.restore(str(tmp_path / "warm"), cow="overlay", vsock=vsock, **own)  # noqa: B023
-            return guest.machine.fork(vsock=vsock, **own)[0]  # type: ignore[arg-type]  # noqa: B023
+            return guest.machine.fork(vsock=vsock, **own)[0]  # noqa: B023
 
         clone = Made(guest, make)
         clients: list[socket.socket] = []

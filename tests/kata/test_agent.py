@@ -160,10 +160,6 @@ class Agent:
         """Bytes of memory that it has in use."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def files(self) -> int:
-        """How many descriptors it has."""
-        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
-
     def close(self) -> None:
         """End it: it must have found nothing wrong with itself."""
         if self._client is not None:
