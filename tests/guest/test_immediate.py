@@ -17,6 +17,7 @@ ROUNDS = 20
 def use(guest: Guest, number: int, cpus: int) -> None:
     """Its console, memory, disk, timers and vCPUs, in one command."""
     on_each = "; ".join(f"taskset {1 << cpu:x} true" for cpu in range(cpus))
+    # The sleep takes a timer
     did = guest.check(
         f"cat /tmp/nonce /root/own; echo {number} >/root/own; sync; sleep 0.01; {on_each}; "
         "dd if=/dev/vda of=/dev/null bs=64k count=4 iflag=direct 2>/dev/null; cat /root/own; nproc"
