@@ -204,16 +204,65 @@ def test_an_unknown_command_is_told_what_there_is(path: str) -> None:
     assert "ok" in answers[1]
 
 
-def test_more_connections_than_it_serves_are_closed(path: str) -> None:
+@pytest.mark.parametrize("sent", [b"", b'{"command"', b'{"command": "status"}\n'], ids=["nothing", "half", "idle"])
+def test_connections_without_a_request_give_way_to_others(path: str, sent: bytes) -> None:
+    """Ten times as many as it serves; none of them keeps the others out."""
     held = []
-    for _ in range(CONNECTIONS_MAX):
+    for _ in range(10 * CONNECTIONS_MAX):
         held.append(socket.socket(socket.AF_UNIX))
         held[-1].connect(path)
-        held[-1].sendall(b'{"command": "status"}\n')
-        assert held[-1].recv(10)
-    assert talk(path, b'{"command": "status"}\n') == []
+        held[-1].sendall(sent)
+        if sent.endswith(b"\n"):
+            assert held[-1].recv(10)
+    assert ask(path, "status")["state"] == "running"
+    assert held[-1].send(b"x"), "the last one is still there"
     for connection in held:
         connection.close()
+
+
+def test_as_many_requests_as_it_serves_are_served_and_one_more_is_told(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> None:
+        begun.release()
+        assert go_on.wait(60)
+
+    monkeypatch.setitem(COMMANDS, "wait", wait)
+    answers: list[dict[str, object]] = []
+    clients = [threading.Thread(target=lambda: answers.append(ask(path, "wait"))) for _ in range(CONNECTIONS_MAX)]
+    for client in clients:
+        client.start()
+        assert begun.acquire(timeout=60)
+    with pytest.raises(HostError, match=f"{CONNECTIONS_MAX} requests are being served") as caught:
+        ask(path, "status")
+    assert caught.value.code == "control-busy"
+    go_on.set()
+    for client in clients:
+        client.join()
+    assert answers == [{}] * CONNECTIONS_MAX
+    assert ask(path, "status")["state"] == "running"
+
+
+@pytest.mark.parametrize("path_in", ["a\0b", "\0", "\ud800", "/tmp/\udfff\0"])
+@pytest.mark.parametrize(
+    "command", [("snapshot", "path"), ("add-disk", "disk"), ("remove-disk", "path"), ("resize-disk", "path")]
+)
+def test_a_path_that_cannot_be_is_answered(path: str, command: tuple[str, str], path_in: str) -> None:
+    request = json.dumps({"command": command[0], command[1]: path_in}).encode() + b"\n"
+    answers = talk(path, request, b'{"command": "status"}\n')
+    assert answers[0]["code"] == "control-argument" and "no path can have" in str(answers[0]["error"])
+    assert "ok" in answers[1], "the connection goes on"
+
+
+def test_a_command_that_fails_is_answered(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> None:
+        raise OverflowError("too much")
+
+    monkeypatch.setitem(COMMANDS, "fail", fail)
+    answers = talk(path, b'{"command": "fail"}\n', b'{"command": "status"}\n')
+    assert answers[0]["error"] == "fail: OverflowError: too much" and "ok" in answers[1]
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:

@@ -2,20 +2,25 @@
 
 A request is one line: a JSON object with ``command`` and the arguments of that command.  Answers are lines, too: any
 number with ``progress``, then one with ``ok`` or with ``error``.  An invalid request ends the connection.
+
+Connections without a request under way give way to new ones, so that nobody can lock others out by connecting.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import select
 import socket
+import struct
 import time
 
 from vmm import report
 from vmm.control.parent import own_devices
 from vmm.errors import ConfigError, VmmError
-from vmm.faststart.thread import LockType, Thread, allocate_lock
+from vmm.faststart.thread import Thread, allocate_lock
 from vmm.virtio.vsock.path import Listening, listen
 
 TYPE_CHECKING = False
@@ -37,7 +42,13 @@ _log = logging.getLogger(__name__)
 LINE_MAX = 64 << 10
 """The longest request, in bytes."""
 CONNECTIONS_MAX = 16
+"""Connections of one user, with a thread each."""
+_ALL_MAX = 4 * CONNECTIONS_MAX
+_ANSWER_S = 30
+"""Seconds that a client may leave an answer unread."""
 _SECONDS_MAX = 86400
+_FOR_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED, errno.EINTR)
+"""Why a connection may not be accepted, and the next one may."""
 _SEND_S = 2
 """Seconds that :meth:`ControlServer.close` waits for a client to read its answer."""
 
@@ -79,6 +90,48 @@ def import_the_rest(*, disks: bool, shares: bool) -> None:
     vmm._version()
 
 
+class _Gone(Exception):
+    """The client has closed its connection, or reads no answers."""
+
+
+class _Connection:
+    """A client.  Its fields change under the server's lock.
+
+    :ivar uid: the client's user
+    :ivar busy: a request is being served
+    :ivar since: when it was not any more
+    :ivar is_ended: it has given way to another one
+    :ivar served: held until its thread has closed it
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        _, self.uid, _ = struct.unpack("=3I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self.busy = self.is_ended = False
+        self.since = time.monotonic()
+        self.served = allocate_lock()
+        self.served.acquire()
+        self.thread: Thread | None = None
+
+    def send(self, answer: dict[str, Any]) -> None:
+        """
+        :raises _Gone: the client does not read it
+        """
+        data = memoryview(json.dumps(answer).encode() + b"\n")
+        deadline = time.monotonic() + _ANSWER_S
+        try:
+            while data:
+                try:
+                    data = data[self.sock.send(data, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    writable = select.poll()
+                    writable.register(self.sock, select.POLLOUT)
+                    if not writable.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                        raise _Gone from None
+        except OSError as error:
+            raise _Gone from error
+
+
 class ControlServer:
     """Serves *machine* at a unix socket until :meth:`close`.  A context manager.
 
@@ -104,7 +157,7 @@ class ControlServer:
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
         self._lock = allocate_lock()
-        self._connections: dict[socket.socket, tuple[Thread, LockType]] = {}
+        self._connections: list[_Connection] = []
         self._stopping = False
         self._children: list[Child] = []
         self._forked = 0
@@ -119,46 +172,90 @@ class ControlServer:
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+                sock, _ = self._socket.accept()
+            except OSError as error:
+                if error.errno not in _FOR_NOW or self._stopping:
+                    return  # closed
+                self._wait_for_room()
+                continue
+            connection = _Connection(sock)
             with self._lock:
-                if self._stopping or len(self._connections) == CONNECTIONS_MAX:
-                    connection.close()
+                if not self._stopping and self._has_room(connection.uid):
+                    connection.thread = Thread(self._server(connection), "control")
+                    self._connections.append(connection)
+                    connection.thread.start()
                     continue
-                thread, served = Thread(self._server(connection), "control"), allocate_lock()
-                served.acquire()
-                self._connections[connection] = thread, served
-                thread.start()
+            try:
+                connection.send(
+                    {
+                        "error": f"{CONNECTIONS_MAX} requests are being served",
+                        "code": "control-busy",
+                        "hint": "try again when one of them has ended",
+                    }
+                )
+            except _Gone:
+                pass
+            sock.close()
 
-    def _server(self, connection: socket.socket) -> Callable[[], None]:
+    def _has_room(self, uid: int) -> bool:
+        """Whether another connection of this user may be served; one that is idle gives way to it."""
+        living = [each for each in self._connections if not each.is_ended]
+        own = [each for each in living if each.uid == uid]
+        if len(own) < CONNECTIONS_MAX and len(living) < _ALL_MAX:
+            return True
+        return self._end_idle(own)
+
+    def _end_idle(self, connections: list[_Connection]) -> bool:
+        """End the one that has been idle for longest; False: none is."""
+        idle = [each for each in connections if not each.busy and not each.is_ended]
+        if not idle:
+            return False
+        found = min(idle, key=lambda each: each.since)
+        found.is_ended = True
+        _shut(found.sock, socket.SHUT_RDWR)
+        return True
+
+    def _wait_for_room(self) -> None:
+        """This process has no descriptor left, or the host no memory."""
+        with self._lock:
+            self._end_idle(self._connections)
+            waiting = [each.served for each in self._connections]
+        if waiting:
+            if waiting[0].acquire(timeout=1.0):
+                waiting[0].release()
+        else:
+            select.poll().poll(100)  # for others to close some
+
+    def _server(self, connection: _Connection) -> Callable[[], None]:
         return lambda: self._serve(connection)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: _Connection) -> None:
         try:
-            with connection.makefile("rwb") as stream:
+            with connection.sock.makefile("rb") as stream:
                 while line := stream.readline(LINE_MAX):
-
-                    def tell(answer: dict[str, Any]) -> None:
-                        stream.write(json.dumps(answer).encode() + b"\n")
-                        stream.flush()
-
-                    if not line.endswith(b"\n") or not self._answer(line, tell):
+                    with self._lock:
+                        if connection.is_ended:
+                            return
+                        connection.busy = True
+                    if not self._answer(line, connection.send):
                         return
-        except (OSError, ValueError):
+                    with self._lock:
+                        connection.busy, connection.since = False, time.monotonic()
+        except (OSError, _Gone):
             pass  # the client has closed the connection
-        except Exception:
-            _log.exception("a request to the control socket failed")
         finally:
             with self._lock:
-                _, served = self._connections.pop(connection)
-            connection.close()
-            served.release()
+                self._connections.remove(connection)
+            connection.sock.close()
+            connection.served.release()
 
     def _answer(self, line: bytes, tell: Tell) -> bool:
-        """Serve one line; False: it is not a request."""
+        """Serve one line; False: it is not a request.
+
+        :raises _Gone: the client does not read the answer
+        """
         try:
-            request = json.loads(line)
+            request = json.loads(line) if line.endswith(b"\n") else None
         except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict) or not isinstance(request.get("command"), str):
@@ -176,6 +273,12 @@ class ControlServer:
             tell(
                 {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
             )
+        except _Gone:
+            raise
+        except Exception as error:
+            _log.exception("a request to the control socket failed")
+            text = f"{name}: {type(error).__name__}: {error}"
+            tell({"error": text, "code": "control-failed", "hint": "it is a fault of pyvmm: report it"})
         return True
 
     def add_disk(self, config: DiskConfig) -> None:
@@ -350,16 +453,19 @@ class ControlServer:
             if self._stopping:
                 return
             self._stopping = True
-            connections = dict(self._connections)
+            connections = list(self._connections)
         _shut(self._socket, socket.SHUT_RDWR)
         for connection in connections:
-            _shut(connection, socket.SHUT_RD)
+            _shut(connection.sock, socket.SHUT_RD)
         self._thread.join()
-        for connection, (thread, served) in connections.items():
+        for connection in connections:
             # A client that does not read its answer delays the end of the machine by no more than this
-            if not served.acquire(timeout=_SEND_S):
-                _shut(connection, socket.SHUT_RDWR)
-            thread.join()
+            if not connection.served.acquire(timeout=_SEND_S):
+                _shut(connection.sock, socket.SHUT_RDWR)
+            else:
+                connection.served.release()
+            assert connection.thread is not None
+            connection.thread.join()
         for child in self._children:
             child.close()
         self._socket.close()
@@ -437,6 +543,12 @@ class Arguments:
         value = self._values.pop(name, default)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
             raise ConfigError(f"{self._command}: {name} is no {kind.__name__}", code="control-argument")
+        if isinstance(value, str) and not _is_word(value):
+            raise ConfigError(
+                f"{self._command}: {name} has a character that no path can have: {value!r:.60}",
+                code="control-argument",
+                hint="leave out NUL and halves of surrogate pairs",
+            )
         if value is None and default is None and name not in _OPTIONAL:
             raise ConfigError(f"{self._command}: {name} is missing", code="control-argument")
         return value
@@ -451,6 +563,13 @@ class Arguments:
 
 
 _OPTIONAL = {"base"}
+
+
+def _is_word(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _status(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
