@@ -376,6 +376,18 @@ def test_users_go_round(tmp_path: Path) -> None:
         os.close(held)
 
 
+def test_the_descriptor_of_a_user_writes_nothing(tmp_path: Path) -> None:
+    """A machine's process has it in its jail, and could fill /run by another one."""
+    folder = str(tmp_path / "users")
+    _, fd = users.claim(folder)
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(fd, b"x")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.ftruncate(fd, 1)
+    os.close(fd)
+
+
 def test_off_says_so(tmp_path: Path) -> None:
     kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.SPIN)
     command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "off")
