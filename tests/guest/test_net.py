@@ -274,7 +274,9 @@ def test_queues_in_the_jail(guest_kernel: str, fresh_disk: Path, tmp_path: Path)
         try:
             command.expect(PROMPT)
             command.type(
-                b"cd /sys/bus/virtio/drivers/virtio_net; for d in virtio*; do echo $d >unbind; echo $d >bind; done\n"
+                b"for k in 1 2 3; do for name in virtio_net vmw_vsock_virtio_transport; do\n"
+                b"cd /sys/bus/virtio/drivers/$name || continue\n"
+                b"for d in virtio*; do echo $d >unbind; echo $d >bind; done; done; done\n"
                 b"ip addr add 10.0.7.2/24 dev eth0; ip link set eth0 up; ping -c 2 10.0.7.1; poweroff\n"
             )
             assert command.wait() == 0, command.errors

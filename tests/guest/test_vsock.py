@@ -154,6 +154,16 @@ def test_connections_end_with_the_guest(guest: Guest) -> None:
     assert sock.recv(1) == b""
 
 
+def _is_reset(sock: socket.socket) -> bool:
+    try:
+        while True:
+            sock.sendall(b"x")
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+    except TimeoutError:
+        return False
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/vhost-vsock"), reason="no /dev/vhost-vsock here")
 @pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_the_hosts_own_sockets(boot: Boot, transport: str) -> None:
@@ -172,6 +182,16 @@ def test_the_hosts_own_sockets(boot: Boot, transport: str) -> None:
         program, (cid, _) = listener.accept()
         with program:
             assert (cid, program.recv(100)) == (77, b"hello\n")
+    # Drivers come and go; the device keeps its CID and serves each at once
+    guest.check("driver=/sys/bus/virtio/drivers/vmw_vsock_virtio_transport; device=$(cd $driver; echo virtio*)")
+    for port in range(5001, 5006):
+        with guest.machine.vsock.connect(port - 1, timeout=TIMEOUT) as old:
+            guest.check("killall vsocktool; echo $device >$driver/unbind; echo $device >$driver/bind")
+            serve(guest, port)
+            with guest.machine.vsock.connect(port, timeout=TIMEOUT) as sock:
+                sock.sendall(b"again")
+                assert sock.recv(100) == b"again"
+            assert _is_reset(old), "the new driver knows nothing of it and says so"
 
 
 def test_rpc_example(guest_kernel: str, fresh_disk: Path) -> None:

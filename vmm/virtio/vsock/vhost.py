@@ -2,6 +2,9 @@
 
 The kernel serves the rings, and programs of the host use AF_VSOCK sockets and the guest's CID, which is one for the
 whole host.  Kicks and interrupts pass between the two kernels: nothing of this process runs.
+
+After a reset the kernel still has the connections of the host's programs.  The next driver knows nothing of them and
+resets each as soon as the program sends something.
 """
 
 from __future__ import annotations
@@ -49,27 +52,20 @@ class VhostVsock(VirtioDevice):
         self.name = f"vsock {config.cid}"
         self.cid = config.cid
         self._context: DeviceContext | None = None
-        self._vhost: Vhost | None = None
-        self._used = False
-        """The kernel may have connections."""
-        self.features = self._open().features & (VSOCK_F_STREAM | VSOCK_F_SEQPACKET)
-
-    def _open(self) -> Vhost:
-        if self._vhost is None:
-            vhost = Vhost(DEVICE, self.name, "vsock-vhost", "backend=unix")
-            try:
-                vhost.ioctl(VHOST_VSOCK_SET_GUEST_CID, struct.pack("=Q", self.cid))
-            except HostError as error:
-                vhost.close()
-                if error.errno == errno.EADDRINUSE:
-                    raise ConfigError(
-                        f"vsock: another machine of this host has cid {self.cid}",
-                        code="vsock-cid",
-                        hint="give another cid=",
-                    ) from error
-                raise
-            self._vhost = vhost
-        return self._vhost
+        # Open for the device's whole life, through all resets: in a jail nothing can be opened
+        self._vhost = Vhost(DEVICE, self.name, "vsock-vhost", "backend=unix")
+        try:
+            self._vhost.ioctl(VHOST_VSOCK_SET_GUEST_CID, struct.pack("=Q", self.cid))
+        except HostError as error:
+            self._vhost.close()
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"vsock: another machine of this host has cid {self.cid}",
+                    code="vsock-cid",
+                    hint="give another cid=",
+                ) from error
+            raise
+        self.features = self._vhost.features & (VSOCK_F_STREAM | VSOCK_F_SEQPACKET)
 
     # -- what the driver sees --------------------------------------------------------------------------------
 
@@ -79,30 +75,22 @@ class VhostVsock(VirtioDevice):
     def activate(self, context: DeviceContext) -> None:
         if RX not in context.queues or TX not in context.queues:
             return
-        vhost = self._open()
+        vhost = self._vhost
         vhost.set_up(context.features, context.memory, [context.queues[index] for index in (RX, TX)])
         self._context = context
-        self._used = True
         vhost.ioctl(VHOST_VSOCK_SET_RUNNING, struct.pack("=i", 1))
         vhost.begin()
 
     def irqs_moved(self) -> None:
         if self._context is not None:
-            self._open().set_calls()
+            self._vhost.set_calls()
 
     def stop(self) -> None:
         context, self._context = self._context, None
         if context is None:
             return
-        vhost = self._open()
-        vhost.ioctl(VHOST_VSOCK_SET_RUNNING, struct.pack("=i", 0))
-        vhost.take_back()
-
-    def reset(self) -> None:
-        # Closing it ends the connections; the CID is ours again when the next driver is ready.  The first driver finds
-        # it open: in a jail nothing can be opened
-        if self._used:
-            self._close_vhost()
+        self._vhost.ioctl(VHOST_VSOCK_SET_RUNNING, struct.pack("=i", 0))
+        self._vhost.take_back()
 
     # -- the host's side -------------------------------------------------------------------------------------
 
@@ -145,12 +133,6 @@ class VhostVsock(VirtioDevice):
             raise ConfigError(f"vsock: cannot listen on port {port}: {error.strerror}", code="vsock-port") from error
         return made
 
-    def _close_vhost(self) -> None:
-        vhost, self._vhost = self._vhost, None
-        self._used = False
-        if vhost is not None:
-            vhost.close()
-
     def close(self) -> None:
         self.stop()
-        self._close_vhost()
+        self._vhost.close()
