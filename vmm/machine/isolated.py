@@ -406,7 +406,7 @@ class IsolatedMachine(Living):
         """As :meth:`Machine.refresh_shares`."""
         self._life.check("refresh_shares")
         if milliseconds := number(self._jailed.ask("stale-shares").get("ms")):
-            time.sleep(min(milliseconds, _STALE_MS) / 1000)
+            time.sleep(min(milliseconds, _STALE_MS) / 1000)  # the guest drops what it knows by its clock, unseen
 
     def press_power_button(self) -> None:
         """As :meth:`Machine.press_power_button`."""

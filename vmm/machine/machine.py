@@ -706,7 +706,7 @@ class Machine(Living):
         has changed what the guest has looked at in the last second, they wait until that second is over.
         """
         if seconds := self.stale_shares():
-            time.sleep(seconds)
+            time.sleep(seconds)  # the guest drops what it knows by its clock, which nothing shows
 
     def press_power_button(self) -> None:
         """Ask the guest to power off: an ACPI event that it may hear or not."""
