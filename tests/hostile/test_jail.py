@@ -33,6 +33,7 @@ from tests.command import Command, descriptors, links_of, of_threads
 from tests.unit.test_hotplug import OBEDIENT
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
+from vmm.cli import trim_memory
 from vmm.control.broker import Broker, Runner, fork_request
 from vmm.control.client import ask
 from vmm.control.parent import Parent
@@ -45,7 +46,7 @@ from vmm.machine.jailed import Jailed
 from vmm.machine.lifecycle import CHILDREN_MAX
 from vmm.memory import freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot import whole
+from vmm.snapshot import memory_file, whole
 from vmm.snapshot.manifest import read_manifest
 from vmm.snapshot.records import plain
 from vmm.virtio.image import Image
@@ -386,6 +387,32 @@ def test_the_descriptor_of_a_user_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         os.ftruncate(fd, 1)
     os.close(fd)
+
+
+def test_descriptors_of_page_maps_show_no_physical_addresses() -> None:
+    """They stay open in the jail, opened by root before it."""
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    memory[0] = 1
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+    plain = os.open("/proc/self/pagemap", os.O_RDONLY)
+    fd = lib.jail_open_unprivileged(b"/proc/self/pagemap")
+    assert fd >= 0 and lib.jail_open_unprivileged(b"/none") == -errno.ENOENT
+    try:
+        (seen,) = struct.unpack("Q", os.pread(fd, 8, address // mmap.PAGESIZE * 8))
+        (all_,) = struct.unpack("Q", os.pread(plain, 8, address // mmap.PAGESIZE * 8))
+        assert seen >> 63 == 1 and seen & (1 << 55) - 1 == 0, "it is there, and nothing says where"
+        assert all_ & (1 << 55) - 1, "root sees that"
+    finally:
+        os.close(fd)
+        os.close(plain)
+    before = set(links_of())
+    trim_memory.open_maps()
+    memory_file.open_proc()
+    fds = [int(fd) for fd, link in links_of().items() if link.endswith("/pagemap") and fd not in before]
+    assert len(fds) == 2
+    for each in fds:
+        (seen,) = struct.unpack("Q", os.pread(each, 8, address // mmap.PAGESIZE * 8))
+        assert seen >> 63 == 1 and seen & (1 << 55) - 1 == 0
 
 
 def test_off_says_so(tmp_path: Path) -> None:

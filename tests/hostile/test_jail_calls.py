@@ -84,6 +84,29 @@ def end_by(folder: Path, thread: str, call: str, calls: dict[str, tuple[int, ...
     assert done.returncode == 1
 
 
+UNSEEN = {
+    "io_uring_setup": (425, 1, 0),  # what it does passes no filter
+    "fcntl": (72, 0, 4, 2048),  # F_SETFL, O_NONBLOCK: of a file that the caller has open, too
+}
+
+
+@pytest.mark.parametrize("call", UNSEEN)
+def test_with_a_disk_too(tmp_path: Path, call: str) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    end_by(tmp_path, "python", call, UNSEEN, "--disk", str(tmp_path / "disk"))
+
+
+def test_nobody_makes_an_io_uring() -> None:
+    """Those of disks are made before any list holds."""
+    row, number, found = ffi.new("struct seccomp_row *"), 0, 0
+    while lib.seccomp_row(number, row) == 0:
+        if ffi.string(row.name) == b"io_uring_setup":
+            assert row.whose == 0
+            found += 1
+        number += 1
+    assert found == 1
+
+
 LIBRARY = (
     HOOK.partition("sys.exit(")[0].replace("from vmm.cli.main import main", "")
     + """

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _LOG = 1 << 30
 """By how many bytes a file may grow that is stderr: it may be a log of other programs, too."""
 
+_RINGS = 8
+"""Queues of disks that are plugged in which use io_uring at a time."""
+
 
 class Outside:
     """What a machine in a jail has outside.  A context manager, to be left when the machine is closed.
@@ -233,6 +236,10 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         gdb=outside.gdb is not None,
         terminal=terminal,
     )
+    if disks:
+        from vmm.virtio.blk.device import keep_rings
+
+        keep_rings(_RINGS)
     most = 0 if disks else _file_size(machine, control=control)
     limits = JailLimits(files=_files(machine.config), file_size=most, calls=calls)
     return go_in(limits, must=values["jail"] == ON)

@@ -23,10 +23,15 @@ def open_maps() -> None:
     """Open what :func:`unmap_programs_and_wait` reads, for a process that has no files left by then."""
     global _maps
     try:
-        flags = posix.O_RDONLY | posix.O_CLOEXEC
-        _maps = posix.open(_MAPS, flags), posix.open(_PAGEMAP, flags)
+        maps = posix.open(_MAPS, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
-        pass
+        return
+    # In a jail, who has taken this process over must not read physical addresses there
+    pagemap = lib.jail_open_unprivileged(_PAGEMAP.encode())
+    if pagemap < 0:
+        posix.close(maps)
+        return
+    _maps = maps, pagemap
 
 
 def unmap_programs_and_wait(fd: int, timeout: int) -> None:

@@ -556,6 +556,8 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls);
  * 0 even if the host refused walls: see *walls.
  */
 int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
+/* Open a file to read as one without capabilities: a descriptor or -errno. */
+int jail_open_unprivileged(const char *path);
 /*
  * Restrict the calling thread, and those that it starts, for good: files can be made, read, written and removed below these n
  * directories (O_PATH descriptors) only, and nothing else be done to the host's files. After jail_reduce(). 0; -errno: not with

@@ -35,9 +35,17 @@ _proc: dict[str, int] = {}
 
 
 def open_proc() -> None:
-    """Open the files of /proc that are read later, for a process that will not be able to open any."""
+    """Open the files of /proc that are read later, for a process that will not be able to open any.
+
+    Without capabilities: who takes that process over must not read physical addresses in ``pagemap``.
+
+    :raises HostError: the host cannot
+    """
     for name in ("maps", "pagemap"):
-        _proc[name] = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
+        fd = int(lib.jail_open_unprivileged(f"/proc/self/{name}".encode()))
+        if fd < 0:
+            raise HostError(f"/proc/self/{name}: {posix.strerror(-fd)}", code="snapshot-proc", errno=-fd)
+        _proc[name] = fd
 
 
 class opened:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import logging
 import os
 import random
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.blk_driver import IO_URING, BlkGuest, header, segment
-from tests.command import descriptors, one_cpu
+from tests.command import descriptors, links_of, one_cpu
 from tests.driver import Used
 from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
@@ -257,6 +259,32 @@ def test_the_cache_mode(image: Path, cache: str, without: int, first: int, after
                 guest.write_disk(3, b"mode" * 128)
                 assert guest.read_disk(3, 512) == b"mode" * 128
             assert modes == [first, after_1, after_0]
+
+
+def rings() -> set[str]:
+    """The io_urings of this process."""
+    return {fd for fd, link in links_of().items() if "io_uring" in link}
+
+
+def test_resets_use_the_rings_that_there_are(image: Path) -> None:
+    """In a jail nobody can make one: the first worker has one to itself, and all those after it have the other."""
+    before = rings()
+    with BlkGuest(image, io_uring=True) as guest:
+        made = rings() - before
+        if not made:
+            pytest.skip("this host does not allow io_uring")
+        for turn in range(20):
+            guest.start()
+            for sector in range(8):
+                guest.write_disk(sector, bytes([turn + sector]) * 512)
+                assert guest.read_disk(sector, 512) == bytes([turn + sector]) * 512
+            assert guest.transport.stats()["uring"] == 1
+            assert rings() - before <= made
+        guest.reset()
+        (left,) = rings() - before
+        result = ctypes.CDLL(None, use_errno=True).syscall(427, int(left), 8, 0, 0)  # io_uring_register, REGISTER_PROBE
+        assert (result, ctypes.get_errno()) == (-1, errno.EACCES), "it has been restricted"
+    assert rings() == before
 
 
 def test_other_fields_cannot_be_written(image: Path) -> None:

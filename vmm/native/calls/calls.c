@@ -17,6 +17,7 @@
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/if_tun.h>
+#include <linux/io_uring.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>

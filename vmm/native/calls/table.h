@@ -131,9 +131,11 @@ CALL(seccomp, VMM | START | HOST, IN(0, SECCOMP_SET_MODE_FILTER), "install the f
 CALL(eventfd2, VMM | RUN, ANY, "a worker starts: the descriptor that stops it")
 CALL(epoll_create1, VMM | RUN, ANY, "a worker starts: the descriptor that it sleeps on")
 CALL(timerfd_create, VMM | START, ANY, "a worker starts: the timer of its limits")
-CALL(io_uring_setup, DISK | START, ANY, "a disk's worker starts: its io_uring")
-CALL(io_uring_register, DISK | START, ANY, "a disk's worker restricts its io_uring")
-CALL(fcntl, VMM, IN(1, F_GETFL, F_SETFL, F_GETFD), "read the flags of a descriptor; make the terminal non-blocking")
+CALL(io_uring_setup, NOBODY, ANY, "make an io_uring, whose operations no filter sees: each disk has its own from the start")
+CALL(io_uring_register, DISK | START, IN(1, IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_ENABLE_RINGS),
+	"a disk's worker starts: it takes an io_uring, which is restricted already")
+CALL(io_uring_register, BLK, IN(1, IORING_REGISTER_FILES_UPDATE), "it ends, and gives that back")
+CALL(fcntl, VMM, IN(1, F_GETFL, F_GETFD), "read the flags of a descriptor; those of a file are the caller's, too: they are not set")
 CALL(fcntl, CONTROL, IN(1, F_DUPFD_CLOEXEC, F_ADD_SEALS), "Python, when it maps the base of a diff; registers of a share that is plugged in")
 CALL(fcntl, HOST, IN(1, F_GETFD, F_SETFL, F_DUPFD, F_SETPIPE_SZ, F_GETPIPE_SZ, F_SETLK, F_SETLKW),
 	"streams of containers; locks of files")

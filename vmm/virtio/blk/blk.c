@@ -10,6 +10,7 @@
 #include "calls/calls.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,6 +36,26 @@ int blk_in_memory(int fd)
 			       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC) ?
 		       BLK_IN_MEMORY :
 		       BLK_NOT_IN_MEMORY;
+}
+
+/* A file in memory never blocks: io_uring is useful there only to copy on other CPUs. */
+static bool blk_wants_uring(const struct blk *blk, uint32_t cpus)
+{
+	const uint32_t flags = blk->config.flags;
+
+	/* Its blocks are in two files, and its order of writes is its own. */
+	if (blk->config.overlay)
+		return false;
+	if (flags & (BLK_NO_URING | BLK_URING))
+		return flags & BLK_URING;
+	return !blk->memory_backed || cpus > 1;
+}
+
+static bool blk_may_want_uring(const struct blk *blk)
+{
+	cpu_set_t cpus;
+
+	return blk_wants_uring(blk, sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (uint32_t)CPU_COUNT(&cpus) : 1);
 }
 
 struct blk *blk_new(const struct blk_config *config, int *err)
@@ -64,6 +85,8 @@ struct blk *blk_new(const struct blk_config *config, int *err)
 	blk->memory_backed = in_memory == BLK_IN_MEMORY;
 	blk->need_rmw = config->flags & BLK_DIRECT && a > SECTOR_SIZE;
 	pthread_rwlock_init(&blk->rmw, NULL);
+	if (blk_may_want_uring(blk))
+		blk->rings = config->rings ? config->rings : blk_rings_of(config);
 	*err = 0;
 	return blk;
 }
@@ -72,6 +95,8 @@ void blk_free(struct blk *blk)
 {
 	if (!blk)
 		return;
+	if (blk->rings != blk->config.rings)
+		blk_rings_free(blk->rings);
 	pthread_rwlock_destroy(&blk->rmw);
 	free(blk);
 }
@@ -126,19 +151,6 @@ static void blk_queue_free(struct worker *w)
 	struct blk_queue *q = (struct blk_queue *)w;
 
 	munmap(q, q->map_size);
-}
-
-/* A file in memory never blocks: io_uring is useful there only to copy on other CPUs. */
-static bool blk_wants_uring(const struct blk_queue *q)
-{
-	const uint32_t flags = q->blk->config.flags;
-
-	/* Its blocks are in two files, and its order of writes is its own. */
-	if (q->blk->config.overlay)
-		return false;
-	if (flags & (BLK_NO_URING | BLK_URING))
-		return flags & BLK_URING;
-	return !q->blk->memory_backed || q->worker.cpus > 1;
 }
 
 /* Read the part that is in the page cache, without blocking. */
@@ -228,13 +240,13 @@ static void blk_do(struct blk_queue *q, struct blk_req *r)
 	blk_finish(q, r, blk_sync(q, r));
 }
 
-/* The io_uring is made before the filter, which does not allow to make one. */
+/* The io_uring is prepared before the filter, which does not allow to enable one. */
 static int blk_begin(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
 	int err = limit_gate_watch(&q->gate, w->epoll_fd, WORKER_OWN);
 
-	if (!err && blk_wants_uring(q))
+	if (!err && blk_wants_uring(q->blk, w->cpus))
 		blk_uring_start(q);
 	seccomp_worker(w);
 	return err;
@@ -244,7 +256,7 @@ static bool blk_plain(const struct worker *w)
 {
 	const struct blk_queue *q = (const struct blk_queue *)w;
 
-	return !q->gate.limit && !blk_wants_uring(q);
+	return !q->gate.limit && !blk_wants_uring(q->blk, w->cpus);
 }
 
 static __always_inline int blk_run_by(struct worker *w, void (*each)(struct blk_queue *q, struct blk_req *r))
@@ -327,8 +339,7 @@ static void blk_drain(struct worker *w)
 	if (!q->uring_up)
 		return;
 	blk_uring_drain(q);
-	io_uring_queue_exit(&q->uring);
-	q->uring_up = false;
+	blk_uring_stop(q);
 }
 
 const struct worker_ops blk_ops = {

@@ -29,6 +29,8 @@ struct blk_config {
 	int32_t in_memory;   /* blk_in_memory(fd), of who may ask the file system; 0: find out */
 	struct limit *limit; /* shared by all queues, or NULL; freed after the disk */
 	struct blk_overlay *overlay; /* fd is only read, and this is written; or NULL; freed after the disk */
+	uint32_t queues, queue_size; /* the most that there will be, the largest of each; 0: 1, 256 */
+	struct blk_rings *rings; /* where its queues take their io_urings; NULL: the disk makes its own; freed after the disk */
 };
 
 struct blk_stats {
@@ -39,7 +41,12 @@ struct blk_stats {
 };
 
 struct blk;
+/* io_urings that wait for queues. Nobody makes one once the machine's threads have their lists of system calls. */
+struct blk_rings;
 
+/* n io_urings for queues of at most queue_size. NULL: the host allows none. Freed when no queue runs. */
+struct blk_rings *blk_rings_new(uint32_t n, uint32_t queue_size);
+void blk_rings_free(struct blk_rings *rings);
 /* Is the file in memory, so that no request waits for a device: BLK_IN_MEMORY, BLK_NOT_IN_MEMORY or -errno. */
 int blk_in_memory(int fd);
 /* A disk, which all its queues share. NULL and *err = -errno. */
@@ -122,6 +129,7 @@ struct blk {
 	 */
 	pthread_rwlock_t rmw;
 	bool need_rmw;
+	struct blk_rings *rings; /* those of the configuration, or its own; NULL: none */
 	uint64_t errno_seen[4];
 	struct blk_stats stats; /* shared by the queues: atomic */
 };
@@ -133,7 +141,7 @@ struct blk_queue {
 	uint64_t batch_bytes;
 	uint32_t slow;          /* how many further writes io_uring does, since one has blocked */
 	uint32_t aside;         /* how many of worker.in_flight are copies on other CPUs */
-	bool uring_up, kick_armed, stop_armed, timer_armed;
+	bool uring_up, uring_once, kick_armed, stop_armed, timer_armed;
 	struct limit_gate gate; /* in front of ring_pop() */
 	struct io_uring uring;
 	uint32_t nfree;
@@ -187,8 +195,12 @@ bool blk_overlay_fits(const struct blk_overlay *o, uint64_t sectors);
 
 /* blk_uring.c */
 
-/* Make the io_uring, in the worker's thread. If the host does not allow it, blk_sync() does all requests. */
+/* The io_urings of a disk's own queues: each has a fast one for its first worker, and one for those after a reset. */
+struct blk_rings *blk_rings_of(const struct blk_config *config);
+/* Take an io_uring, in the worker's thread. If there is none, blk_sync() does all requests. */
 void blk_uring_start(struct blk_queue *q);
+/* Give it back; nothing is in flight. */
+void blk_uring_stop(struct blk_queue *q);
 /* Copy a request and submit it. False: io_uring cannot do it, and the caller must. */
 bool blk_uring_submit(struct blk_queue *q, const struct blk_req *r);
 /* Handle completions; returns the number of requests that completed. */

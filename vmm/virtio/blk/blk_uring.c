@@ -3,14 +3,17 @@
  * Does requests that may block by io_uring. The worker also sleeps in io_uring: it polls the kick and the stop descriptor
  * there, so that one system call submits, waits for the guest and waits for the host.
  *
- * Operations of an io_uring are not subject to the seccomp filter of the thread. So it is made before the filter, and
- * restricted for good to the operations below, on the disk and on the three descriptors that are polled.
+ * Operations of an io_uring are not subject to seccomp filters, and a filter cannot tell which io_uring is made. So all are
+ * made with their disk, before the machine's threads have their lists of system calls, and restricted for good to the
+ * operations below, on the disk and on the three descriptors that are polled. A worker takes one and gives it back; nobody
+ * makes another one.
  */
 #include "blk/blk.h"
 
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +23,16 @@ enum { SQ_SIZE = 64 };
 /* The registered files: the io_uring cannot access others. */
 enum { FILE_DISK = 0, FILE_KICK = 1, FILE_STOP = 2, FILE_TIMER = 3, FILES = 4 };
 /* user_data of polls; that of requests is a pointer, which never has these values. */
-enum { UD_KICK = 1, UD_STOP = 2, UD_TIMER = 3 };
+enum { UD_KICK = 1, UD_STOP = 2, UD_TIMER = 3, UD_CANCEL = 4 };
+enum { QUEUE_SIZE = 256 };
+
+struct blk_rings {
+	pthread_mutex_t lock;
+	/* once: the fastest mode, in which one thread only can use it; again: for any thread, one after the other. */
+	struct io_uring *once, *again;
+	uint32_t nonce, nagain;
+	struct io_uring room[];
+};
 
 /* NULL: the kernel takes nothing at the moment; the caller does the request without io_uring. */
 static struct io_uring_sqe *uring_sqe(struct blk_queue *q)
@@ -51,51 +63,137 @@ static int uring_restrict(struct io_uring *uring)
 {
 	static const uint8_t ops[] = {
 		IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
-		IORING_OP_POLL_ADD,
+		IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
 	};
-	struct io_uring_restriction r[sizeof(ops) + 2] = { 0 };
+	enum { OPS = sizeof(ops) };
+	struct io_uring_restriction r[OPS + 3] = {
+		[OPS] = { .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE },
+		[OPS + 1] = { .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC },
+		/* Each worker has a descriptor of its own that stops it. */
+		[OPS + 2] = { .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_FILES_UPDATE },
+	};
 
-	for (size_t i = 0; i < sizeof(ops); i++) {
+	for (size_t i = 0; i < OPS; i++) {
 		r[i].opcode = IORING_RESTRICTION_SQE_OP;
 		r[i].sqe_op = ops[i];
 	}
-	r[sizeof(ops)].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
-	r[sizeof(ops)].sqe_flags = IOSQE_FIXED_FILE;
-	r[sizeof(ops) + 1].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	r[sizeof(ops) + 1].sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
-	return io_uring_register_restrictions(uring, r, sizeof(ops) + 2);
+	return io_uring_register_restrictions(uring, r, OPS + 3);
+}
+
+static bool uring_make(struct io_uring *uring, uint32_t queue_size, unsigned int flags)
+{
+	static const int none[FILES] = { -1, -1, -1, -1 };
+	struct io_uring_params p = {
+		.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
+		.cq_entries = queue_size + SQ_SIZE,
+	};
+
+	if (io_uring_queue_init_params(SQ_SIZE, uring, &p) < 0)
+		return false;
+	if (io_uring_register_files(uring, none, FILES) == 0 && uring_restrict(uring) == 0)
+		return true;
+	io_uring_queue_exit(uring);
+	return false;
+}
+
+static bool uring_make_again(struct io_uring *uring, uint32_t queue_size)
+{
+	if (!uring_make(uring, queue_size, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG) &&
+	    !uring_make(uring, queue_size, 0))
+		return false;
+	if (io_uring_enable_rings(uring) == 0)
+		return true;
+	io_uring_queue_exit(uring);
+	return false;
+}
+
+static struct blk_rings *rings_make(uint32_t once, uint32_t again, uint32_t queue_size)
+{
+	struct blk_rings *rings = calloc(1, sizeof(*rings) + (once + again) * sizeof(struct io_uring));
+
+	if (!rings)
+		return NULL;
+	pthread_mutex_init(&rings->lock, NULL);
+	rings->once = rings->room;
+	rings->again = &rings->room[once];
+	while (rings->nagain < again && uring_make_again(&rings->again[rings->nagain], queue_size))
+		rings->nagain++;
+	/* Linux 6.1 */
+	while (rings->nonce < once && uring_make(&rings->once[rings->nonce], queue_size,
+						 IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+							 IORING_SETUP_TASKRUN_FLAG))
+		rings->nonce++;
+	return rings;
+}
+
+struct blk_rings *blk_rings_of(const struct blk_config *config)
+{
+	const uint32_t queues = config->queues ? config->queues : 1;
+
+	return rings_make(queues, queues, config->queue_size ? config->queue_size : QUEUE_SIZE);
+}
+
+struct blk_rings *blk_rings_new(uint32_t n, uint32_t queue_size)
+{
+	return rings_make(0, n, queue_size);
+}
+
+void blk_rings_free(struct blk_rings *rings)
+{
+	if (!rings)
+		return;
+	while (rings->nonce)
+		io_uring_queue_exit(&rings->once[--rings->nonce]);
+	while (rings->nagain)
+		io_uring_queue_exit(&rings->again[--rings->nagain]);
+	pthread_mutex_destroy(&rings->lock);
+	free(rings);
+}
+
+static bool uring_take(struct blk_queue *q)
+{
+	struct blk_rings *rings = q->blk->rings;
+	bool found = true;
+
+	if (!rings)
+		return false;
+	pthread_mutex_lock(&rings->lock);
+	q->uring_once = rings->nonce > 0;
+	if (q->uring_once)
+		q->uring = rings->once[--rings->nonce];
+	else if (rings->nagain)
+		q->uring = rings->again[--rings->nagain];
+	else
+		found = false;
+	pthread_mutex_unlock(&rings->lock);
+	return found;
+}
+
+static void uring_give(struct blk_queue *q)
+{
+	struct blk_rings *rings = q->blk->rings;
+
+	if (q->uring_once) {
+		io_uring_queue_exit(&q->uring);
+		return;
+	}
+	pthread_mutex_lock(&rings->lock);
+	rings->again[rings->nagain++] = q->uring;
+	pthread_mutex_unlock(&rings->lock);
 }
 
 void blk_uring_start(struct blk_queue *q)
 {
 	const int files[FILES] = { q->blk->config.fd, q->worker.kick_fd, q->worker.stop_fd, q->gate.timer_fd };
-	/* From the fastest mode to the one that every kernel has. */
-	static const unsigned int tries[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-		0,
-	};
-	int err = -ENOSYS;
+	int err;
 
-	for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]) && err < 0; i++) {
-		struct io_uring_params p = {
-			.flags = tries[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
-			.cq_entries = ring_size(q->worker.ring) + SQ_SIZE,
-		};
-
-		err = io_uring_queue_init_params(SQ_SIZE, &q->uring, &p);
-		if (err == -ENOSYS || err == -EPERM || err == -ENOMEM)
-			break;
-	}
-	if (err < 0)
+	if (!uring_take(q))
 		return;
-	err = io_uring_register_files(&q->uring, files, FILES);
-	if (err == 0)
-		err = uring_restrict(&q->uring);
-	if (err == 0)
+	err = io_uring_register_files_update(&q->uring, 0, files, FILES);
+	if (err >= 0 && q->uring_once)
 		err = io_uring_enable_rings(&q->uring);
 	if (err < 0) {
-		io_uring_queue_exit(&q->uring);
+		uring_give(q);
 		return;
 	}
 	q->uring_up = true;
@@ -247,7 +345,7 @@ int blk_uring_reap(struct blk_queue *q)
 			q->stop_armed = more;
 		} else if (data == UD_TIMER) {
 			q->timer_armed = more;
-		} else {
+		} else if (data != UD_CANCEL) {
 			uring_complete(q, (struct blk_req *)(uintptr_t)data, res);
 			n++;
 		}
@@ -300,4 +398,36 @@ void blk_uring_drain(struct blk_queue *q)
 		if (!blk_uring_reap(q))
 			uring_submit_and_wait(q);
 	}
+}
+
+static void uring_disarm(struct blk_queue *q, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = uring_sqe(q);
+
+	if (!sqe)
+		return;
+	io_uring_prep_poll_remove(sqe, user_data);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_data64(sqe, UD_CANCEL);
+}
+
+void blk_uring_stop(struct blk_queue *q)
+{
+	static const int none[FILES] = { -1, -1, -1, -1 };
+
+	/* The next worker finds it as the first one did. */
+	while (!q->uring_once && (q->kick_armed || q->stop_armed || q->timer_armed)) {
+		if (q->kick_armed)
+			uring_disarm(q, UD_KICK);
+		if (q->stop_armed)
+			uring_disarm(q, UD_STOP);
+		if (q->timer_armed)
+			uring_disarm(q, UD_TIMER);
+		uring_submit_and_wait(q);
+		blk_uring_reap(q);
+	}
+	if (!q->uring_once)
+		io_uring_register_files_update(&q->uring, 0, none, FILES);
+	q->uring_up = false;
+	uring_give(q);
 }

@@ -86,6 +86,17 @@ _SCHEMA = Schema("virtio-blk", 1, {"writeback": "bool", "capacity": "u64"})
 """``capacity`` in sectors: what the driver knows; the image has to be as long."""
 
 
+_spare: Any = ffi.NULL
+
+
+def keep_rings(queues: int) -> None:
+    """Make the io_urings for disks that are plugged in later, in a process that can make none then.  Disks whose queues
+    find none left do their requests by blocking calls."""
+    global _spare
+    if _spare == ffi.NULL:
+        _spare = lib.blk_rings_new(queues, QUEUE_SIZE)
+
+
 class DiskFiles:
     """The files of a disk: opened, locked and checked.
 
@@ -232,6 +243,8 @@ class Blk(VirtioDevice):
         native.serial = config.serial.encode("ascii").ljust(BLK_ID_SIZE, b"\0")
         native.limit = self._limit.native
         native.overlay = self._native_overlay
+        native.queues, native.queue_size = len(self.queue_sizes), QUEUE_SIZE
+        native.rings = _spare
         error = ffi.new("int *")
         blk = lib.blk_new(native, error)
         if blk == ffi.NULL:
