@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tools import guest
 from tools.distribution import DistributionError
+from tools.run_tests import LAB_ENDED
 from tools.step import say, step
 from tools.versions import is_patched, kernel_version
 from tools.where import ROOT, with_kvm
@@ -25,8 +26,11 @@ OLDER = "6.12.107-1"
 """A version from before Linux dispatched an interrupt of virtio-mmio in the order of the queues, and reset devices at
 power-off."""
 
+LABS = 3
+"""How many are started for one kernel before it is given up."""
+
 DISK_ROOT = (
-    "tests/guest/test_boot.py::test_every_cpu_takes_load",
+    "tests/guest/test_boot.py::test_every_cpu_takes_load[3]",
     "tests/guest/test_fs.py::test_a_file_is_read_and_written_on_both_sides",
     "tests/guest/test_fs.py::test_a_mode_and_an_owner_that_a_file_has_already",
     "tests/guest/test_fs.py::test_many_files_by_two_cpus",
@@ -102,7 +106,12 @@ def test(name: str, arguments: list[str]) -> bool:
     environment = {**os.environ, "PYVMM_GUEST_KERNEL": made.kernel}
     if made.initrd is not None:
         environment["PYVMM_GUEST_INITRD"] = made.initrd
-    return subprocess.run(with_kvm(pytest, "--cpus", "1"), env=environment, cwd=ROOT).returncode == 0
+    for _ in range(LABS):
+        status = subprocess.run(with_kvm(pytest, "--cpus", "1"), env=environment, cwd=ROOT).returncode
+        if status != LAB_ENDED:
+            break
+        say(f"{name}: the lab ended by itself")
+    return status == 0
 
 
 def main(arguments: list[str]) -> int:

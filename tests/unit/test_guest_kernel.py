@@ -768,7 +768,7 @@ def test_what_is_tested_on_each_kernel_is_there() -> None:
     for _, _, tests in kernels.KERNELS.values():
         for test in tests:
             file, _, name = test.partition("::")
-            assert f"def {name}(" in (ROOT / file).read_text() or not name, test
+            assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text() or not name, test
     assert kernels.main(["hurd"]) == 2
 
 
