@@ -421,12 +421,12 @@ the host for each time.  What the host answers is written to the disk."""
 
 
 class Called:
-    """Who is called by the guest of a machine, at port 6000 of its socket device."""
+    """Who is called by the guest of a machine, at a port of its socket device."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, port: int = 6000) -> None:
         self.name = name
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{folder}/v{name}_6000")
+        self._listener.bind(f"{folder}/v{name}_{port}")
         self._listener.listen()
         self._listener.settimeout(240)
 
@@ -514,3 +514,51 @@ def test_a_machine_in_a_jail_is_forked(
     assert not command.leftovers()
     assert sorted(name for name in os.listdir(tmp_path) if name[0] in "cv" and "_6000" not in name) == []
     assert os.stat(fresh_disk).st_mtime_ns == image.st_mtime_ns, "nobody writes the image"
+
+
+RESETS = """rebind() { for d in /sys/bus/virtio/devices/virtio*; do
+v=${d##*/}; driver=$(readlink -f $d/driver); [ -e $d/block/vda ] && continue
+echo $v >$driver/unbind; echo $v >$driver/bind; done; }
+i=0; while :; do i=$((i+1)); echo 3 >/proc/sys/vm/drop_caches
+mount -t virtiofs s /mnt; (exec 3>/mnt/open-$i; while echo more >&3; do :; done) 2>/dev/null &
+cat /dev/vd[b-z] >/dev/null & (while echo unread; do :; done | vsocktool cat stream 2 6001 >/dev/null 2>&1) &
+head -c 65536 /dev/hwrng >/dev/null & while [ ! -s /mnt/open-$i ]; do :; done
+rebind; umount -l /mnt; mount -t virtiofs s /mnt
+echo nonce $i 0 $(cat /mnt/file) $(cat /dev/vd[b-z] | md5sum) | vsocktool cat stream 2 6000; umount /mnt; done
+"""
+"""A guest that takes all drivers from their devices but that of its root, while all have requests, and gives them back,
+again and again; then all work."""
+
+
+@pytest.mark.parametrize("transport", ["mmio"])
+def test_a_guest_resets_its_devices_in_a_jail(
+    guest_kernel: str, fresh_disk: Path, tmp_path: Path, transport: str
+) -> None:
+    """Drivers that come and go under load, in a machine and in its children; Linux 6.12.118 resets all at the end."""
+    path, root = str(tmp_path / "c"), f"{fresh_disk},cow=overlay"
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "file").write_text("from-the-share\n")
+    boot = ["--kernel", guest_kernel, "--rootfs", root, "--disk", f"{programs_disk().path},ro", "--balloon", "on"]
+    boot += ["--share", f"{tmp_path}/shared,tag=s", "--transport", transport, "--control", path, "--jail", "on"]
+    everybody = {name: Called(tmp_path, name) for name in ("", ".1", ".2")}
+    unread = [Called(tmp_path, name, 6001) for name in everybody]
+    command = Command(tmp_path, *boot, "--vsock", f"cid=3,uds={tmp_path}/v", "--timeout", "900")
+    try:
+        command.expect(PROMPT)
+        command.type(f"{INSTALL_PROGRAMS}; cat >/tmp/program <<'END'\n{RESETS}END\nsh /tmp/program &\n".encode())
+        found = [everybody[""].next() for _ in range(3)]
+        assert [told[1] for told in found] == [1, 2, 3]
+        assert len(ask(path, "fork", n=2)["children"]) == 2
+        for name in everybody:
+            found += [everybody[name].next() for _ in range(3)]
+        assert {tuple(told[3]) for told in found} == {("from-the-share", *found[0][3][1:])}
+        ask(f"{path}.1", "stop")
+        command.type(b"kill $!; dmesg | grep -iE 'soft lockup|rcu.*stall|hung task'; echo goes' 'on; poweroff -f\n")
+        command.expect("^goes on$")
+        assert command.wait() == 0, command.errors
+    finally:
+        command.close()
+        for each in (*everybody.values(), *unread):
+            each.close()
+    assert "which it has no use for" not in command.errors
+    assert not command.leftovers()
