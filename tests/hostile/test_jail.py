@@ -349,6 +349,50 @@ def test_a_snapshot_that_has_no_room_leaves_nothing_and_the_machine_goes_on(tmp_
     assert done.stdout == f"{errno.ENOSPC} running ['tiny.elf']\n", done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--disk {d}/file --share {d}/folder --control {d}/c --rng source=/dev/urandom",
+        "--disk {d}/file,ro --pmem {d}/other,ro --vsock uds={d}/v --gdb unix:{d}/g --console file:{d}/log",
+        "--disk {d}/file,cow=overlay --transport pci --control {d}/c --disks-from {d} --shares-from {d}",
+        "--pmem {d}/other --balloon on --hotplug-memory size=128M --max-cpus 2 --stats --rng off",
+    ],
+)
+def test_the_descriptors_in_the_jail(tmp_path: Path, options: str) -> None:
+    """Of files there are those of docs/security.md, open for what it says."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "log").touch()
+    for name in ("file", "other"):
+        (tmp_path / name).write_bytes(bytes(2 << 20))
+    words = options.format(d=tmp_path).split()
+    kernel = tiny.make(tmp_path, tiny.forever(tiny.say("hello\n")))
+    command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--jail", "on", *words)
+    try:
+        if "--console" in words:
+            assert soon_none(lambda: [] if b"hello" in (tmp_path / "log").read_bytes() else ["no output"]) == []
+        else:
+            command.expect("hello")
+        pid = command.process.pid
+        proc, null = Path(f"/proc/{pid}"), {"/dev/null": os.O_RDWR, "/dev/zero": os.O_RDONLY}
+        may = {f"{proc}/maps": os.O_RDONLY, f"{proc}/pagemap": os.O_RDONLY, "/run/pyvmm/users": os.O_RDONLY, **null}
+        may |= {"/dev/urandom": os.O_RDONLY, "/dev/random": os.O_RDONLY, "/dev/kvm": os.O_RDWR}
+        writable = {str(tmp_path / "log")} | {
+            str(tmp_path / name) for name in ("file", "other") if f"{tmp_path}/{name}" in words
+        }
+        for fd, link in links_of(pid).items():
+            if not link.startswith("/") or link.startswith("/memfd:"):
+                continue
+            (flags,) = re.findall(r"^flags:\s*(\d+)", (proc / "fdinfo" / fd).read_text(), re.MULTILINE)
+            mode = int(flags, 8) & os.O_ACCMODE
+            if link.startswith(str(tmp_path)):
+                mine = link in writable or "/stderr-" in link or link.endswith("(deleted)")
+                assert mode == os.O_RDONLY or mine, (link, mode)
+            else:
+                assert mode == may.get(link), (link, mode)
+    finally:
+        command.close()
+
+
 def test_two_machines_are_two_users(machine: Command, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
