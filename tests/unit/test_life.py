@@ -90,6 +90,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "console_input": lambda machine: machine.console_input(b"x"),
     "memory": lambda machine: machine.memory,
     "resize_disk": lambda machine: machine.resize_disk(0),
+    "refresh_shares": lambda machine: machine.refresh_shares(),
     "close": lambda machine: machine.close(),
 }
 LEADS_TO = {
