@@ -325,4 +325,5 @@ def test_lists_are_short() -> None:
         for kind in count:
             count[kind] += bool(call.whose & kind)
         index += 1
-    assert max(count.values()) <= 20, count
+    # A disk's worker gives its io_uring back, which it cannot make any more
+    assert max(count.values()) <= 21, count

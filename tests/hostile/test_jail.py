@@ -1918,6 +1918,7 @@ NEVER = {
     ),
     **dict.fromkeys(
         (
+            "vmm.control.parent",
             "vmm.control.server",
             "vmm.machine.jailed",
             "vmm.snapshot.directory",
