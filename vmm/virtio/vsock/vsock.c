@@ -68,6 +68,14 @@ static void *reset_main(void *arg)
 	return NULL;
 }
 
+/* The end of all connections, and of what the driver was told. */
+static void vsock_forget(struct vsock *v)
+{
+	vsock_conn_kill_all(v);
+	v->reply_first = v->nreplies = 0;
+	v->reset_told = false;
+}
+
 void vsock_reset(struct vsock *v)
 {
 	pthread_t thread;
@@ -79,10 +87,8 @@ void vsock_reset(struct vsock *v)
 	if (v->nconns && thread_start(&thread, "vsock-reset", reset_main, v) == 0)
 		pthread_join(thread, NULL);
 	v->closes_only = true; /* if the host has no thread left */
-	vsock_conn_kill_all(v);
+	vsock_forget(v);
 	v->closes_only = false;
-	v->reply_first = v->nreplies = 0;
-	v->reset_told = false;
 }
 
 void vsock_free(struct vsock *v)
@@ -271,7 +277,7 @@ static void vsock_drain(struct worker *w)
 	v->running = false;
 	/* A broken ring: no packet of any connection will come or go any more. */
 	if (!worker_stopping(w) || ring_error(w->ring) || ring_error(v->rx))
-		vsock_reset(v);
+		vsock_forget(v);
 }
 
 static void vsock_destroy(struct worker *w)
