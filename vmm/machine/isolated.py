@@ -402,11 +402,15 @@ class IsolatedMachine(Living):
                 raise
             self._life.publish("reset")
 
+    def stale_shares(self) -> float:
+        """As :meth:`Machine.stale_shares`."""
+        self._life.check("refresh_shares")
+        return min(number(self._jailed.ask("stale-shares").get("ms")), _STALE_MS) / 1000
+
     def refresh_shares(self) -> None:
         """As :meth:`Machine.refresh_shares`."""
-        self._life.check("refresh_shares")
-        if milliseconds := number(self._jailed.ask("stale-shares").get("ms")):
-            time.sleep(min(milliseconds, _STALE_MS) / 1000)  # the guest drops what it knows by its clock, unseen
+        if seconds := self.stale_shares():
+            time.sleep(seconds)  # the guest drops what it knows by its clock, unseen
 
     def press_power_button(self) -> None:
         """As :meth:`Machine.press_power_button`."""
