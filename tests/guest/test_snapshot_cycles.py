@@ -39,9 +39,8 @@ def acknowledged(guest: Guest) -> dict[str, int]:
 def wait_for_more(guest: Guest, than: dict[str, int]) -> None:
     """Until each has committed two more."""
     for name, number in than.items():
-        guest.check(
-            f"while last=$(sed 's/^0*//' /tmp/{name}/acknowledged); [ ${{last:-0}} -lt {number + 2} ]; do sleep 0.01; done"
-        )
+        last = f"$(sed 's/^0*//' /tmp/{name}/acknowledged)"
+        guest.check(f"while last={last}; [ ${{last:-0}} -lt {number + 2} ]; do sleep 0.01; done")
 
 
 def kill(guest: Guest) -> None:

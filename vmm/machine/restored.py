@@ -11,10 +11,10 @@ from vmm.machine.config import MachineConfig, config_kinds
 from vmm.machine.snapshot import processor
 from vmm.machine.state import KINDS, STATE_VERSION, MachineState
 from vmm.snapshot import memory_file, whole, working_set
-from vmm.snapshot.directory import MANIFEST
 from vmm.snapshot.files import DiskCopies
 from vmm.snapshot.manifest import Layers, file_state, memory_files, read_state
 from vmm.snapshot.records import made
+from vmm.snapshot.regular import MANIFEST
 from vmm.snapshot.working_set import Prefetch
 from vmm.virtio.blk import COW_MODES, DiskConfig
 

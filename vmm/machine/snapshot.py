@@ -14,7 +14,7 @@ from vmm.faststart.record import dataclass, replace
 from vmm.machine import state
 from vmm.persist import saveable
 from vmm.snapshot import memory_file
-from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory, cannot_write, open_regular
+from vmm.snapshot.directory import NewDirectory, cannot_write
 from vmm.snapshot.files import copy_open_disk, copy_overlaid, copy_overlay
 from vmm.snapshot.manifest import (
     FORMAT,
@@ -32,6 +32,7 @@ from vmm.snapshot.manifest import (
     write_manifest,
 )
 from vmm.snapshot.records import plain
+from vmm.snapshot.regular import MANIFEST, MEMORY, STATE, open_regular
 from vmm.snapshot.whole import with_checksum
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.spec import ID_BLOCK

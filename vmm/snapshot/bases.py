@@ -15,7 +15,7 @@ import os
 import stat
 
 from vmm.errors import ConfigError, HostError
-from vmm.snapshot.directory import DIFFS, MANIFEST, hint_for, open_regular, read_regular
+from vmm.snapshot.regular import DIFFS, MANIFEST, hint_for, open_regular, read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 
 from vmm.errors import HostError
 from vmm.memory import data_ranges
-from vmm.snapshot.directory import hint_for, open_regular
+from vmm.snapshot.regular import hint_for, open_regular
 from vmm.virtio.blk import AUTO, COPY, REFLINK
 from vmm.virtio.image import OVERLAY_BITS
 

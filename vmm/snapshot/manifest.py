@@ -12,8 +12,9 @@ from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
 from vmm.native import ffi, lib
-from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, Directory
+from vmm.snapshot.directory import Directory
 from vmm.snapshot.records import made, plain
+from vmm.snapshot.regular import MANIFEST, MEMORY, STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import posix
 from vmm.errors import ConfigError, HostError
 from vmm.memory import PAGE, GuestMemory, data_ranges
 from vmm.native import ffi, lib
-from vmm.snapshot.directory import hint_for, open_regular, read_regular
+from vmm.snapshot.regular import hint_for, open_regular, read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import os
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.snapshot import bases, memory_file
-from vmm.snapshot.directory import MANIFEST, MEMORY, STATE, NewDirectory
+from vmm.snapshot.directory import NewDirectory
 from vmm.snapshot.files import copy_disk
 from vmm.snapshot.manifest import CHECKED, FORMAT, Layers, damaged, memory_files, read_state, write_manifest
+from vmm.snapshot.regular import MANIFEST, MEMORY, STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

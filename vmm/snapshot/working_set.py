@@ -12,8 +12,8 @@ from vmm import report
 from vmm.errors import ConfigError
 from vmm.faststart.thread import Thread, allocate_lock
 from vmm.memory import PAGE
-from vmm.snapshot.directory import read_regular
 from vmm.snapshot.memory_file import page_runs
+from vmm.snapshot.regular import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
 from vmm.memory import PAGE, GuestMemory
 from vmm.snapshot import memory_file
-from vmm.snapshot.directory import MANIFEST, NewDirectory
+from vmm.snapshot.directory import NewDirectory
 from vmm.snapshot.manifest import decode_state, encode_state
 from vmm.snapshot.records import KIND, made, plain
+from vmm.snapshot.regular import MANIFEST
 
 
 def write(place: Path, text: str) -> None:

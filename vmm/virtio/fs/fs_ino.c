@@ -106,19 +106,3 @@ uint64_t ino_told(const struct fs_nodes *t, uint32_t index, uint64_t ino)
 		return t->inos->told[index];
 	return *ino_place(t->inos, ino) == ino ? ino ^ INO_OTHER : ino;
 }
-
-uint64_t fs_node_ino(struct fs *fs, uint64_t id, uint64_t ino)
-{
-	struct fs_nodes *t = fs->nodes;
-	uint32_t index;
-
-	/* Set before there are requests, and never afterwards. */
-	if (!t->inos)
-		return ino;
-	pthread_mutex_lock(&t->lock);
-	index = node_of(t, id);
-	if (index)
-		ino = ino_told(t, index, ino);
-	pthread_mutex_unlock(&t->lock);
-	return ino;
-}

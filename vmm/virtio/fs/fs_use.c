@@ -191,3 +191,19 @@ bool fs_node_is_closed(struct fs *fs, uint64_t id)
 	pthread_mutex_unlock(&t->lock);
 	return closed;
 }
+
+uint64_t fs_node_ino(struct fs *fs, uint64_t id, uint64_t ino)
+{
+	struct fs_nodes *t = fs->nodes;
+	uint32_t index;
+
+	/* Set before there are requests, and never afterwards. */
+	if (!t->inos)
+		return ino;
+	pthread_mutex_lock(&t->lock);
+	index = node_of(t, id);
+	if (index)
+		ino = ino_told(t, index, ino);
+	pthread_mutex_unlock(&t->lock);
+	return ino;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What fs_told.c and fs_stale.c have in common. */
+#ifndef VMM_NATIVE_FS_TOLD_H
+#define VMM_NATIVE_FS_TOLD_H
+
+#include "fs/fs_inode.h"
+
+enum { RECORDS = 4096 };
+/* The guest counts from when it reads the answer, in ticks of up to 10 ms. */
+enum { RELIES_NS = 1100000000 };
+
+struct record {
+	uint64_t at;           /* CLOCK_MONOTONIC */
+	uint64_t own;          /* the guest's own last change since: CLOCK_REALTIME */
+	uint64_t sum;          /* of the attributes */
+	uint32_t node;         /* 0: none */
+	uint32_t newer, older; /* circular; record 0 is the head */
+};
+
+struct fs_told {
+	struct record record[RECORDS];
+	uint32_t top;
+	uint64_t lost; /* when the last node was told of that has no record */
+};
+
+/* A sum of the attributes that the guest relies on. */
+uint64_t told_sum(const struct statx *st);
+
+#endif
