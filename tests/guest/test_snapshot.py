@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -562,3 +563,83 @@ def test_a_guest_resets_its_devices_in_a_jail(
             each.close()
     assert "which it has no use for" not in command.errors
     assert not command.leftovers()
+
+
+LEDGER = """while :; do :; done &
+while :; do dd if=/dev/zero of=/root/fill bs=64k count=16 2>/dev/null; sync; done &
+while :; do md5sum </mnt/read >/dev/null; done &
+ip link set eth0 up; while :; do arping -c 1 -w 1 -I eth0 10.0.2.2 >/dev/null 2>&1 || sleep 0.2; done &
+n=0; me=-; : >/root/log; while :; do n=$((n+1)); echo $n.$me >>/root/log; sync; echo $n.$me >>/mnt/log$me
+a=$(echo $n $(wc -l </root/log) $(tail -n 30 /root/log) | vsocktool cat stream 2 6000 2>/dev/null)
+[ -z "$a" ] || me=$a; done
+"""
+"""Writes a number to its disk and to the share, and then tells it, with the end of what is on the disk.  What the host
+answers is its name from then on."""
+
+
+class Ledger(Called):
+    """What a guest that runs :data:`LEDGER` has told."""
+
+    def next_entries(self) -> tuple[int, list[str]]:
+        """The next number, and the last entries on the disk."""
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile() as lines:
+            number, count, *entries = lines.readline().split()
+            connection.sendall(f"{self.name}\n".encode())
+        assert number == count and [int(each.partition(".")[0]) for each in entries] == [
+            int(number) - back for back in reversed(range(len(entries)))
+        ], "nothing is lost"
+        return int(number), entries
+
+
+def own_socket(sockets: list[VsockConfig], index: int) -> dict[str, Any]:
+    """What a child has of its own."""
+    return {"vsock": sockets[index]}
+
+
+@pytest.mark.long  # a round takes minutes in the lab
+@pytest.mark.parametrize("rounds", [1, 30])
+def test_forks_under_load_lose_nothing(boot: Boot, tmp_path: Path, rounds: int) -> None:
+    """Eight at a time of a guest that uses its CPUs, disk, share, network and sockets: each goes on with all that was
+    acknowledged before, and has nothing of another one."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "read").write_bytes(random.Random(5).randbytes(1 << 20))
+    own = Ledger(tmp_path, "-source")
+    guest = boot(
+        cpus=2,
+        nets=(NetConfig("user"),),
+        vsock=VsockConfig(uds=f"{tmp_path}/v-source"),
+        shares=(ShareConfig(str(shared), tag="s"),),
+        disks=[programs_disk()],
+    )
+    guest.check(f"{INSTALL_PROGRAMS}; mount -t virtiofs s /mnt; cat >/tmp/program <<'END'\n{LEDGER}END\n")
+    guest.check("sh /tmp/program >/dev/null 2>&1 &")
+    last = own.next_entries()[0]
+    for turn in range(rounds):
+        while (told := own.next_entries())[1][-1] != f"{told[0]}.-source":
+            pass
+        last = told[0]
+        ledgers = [Ledger(tmp_path, f"-{turn}-{index}") for index in range(8)]
+        sockets = [VsockConfig(uds=f"{tmp_path}/v{ledger.name}") for ledger in ledgers]
+        children = guest.machine.fork(8, each=partial(own_socket, sockets))
+        try:
+            for ledger in ledgers:
+                number, before = ledger.next_entries()
+                assert number >= last and {each.partition(".")[2] for each in before} <= {"-", "-source"}
+                while (told := ledger.next_entries())[1][-1] != f"{told[0]}.{ledger.name}":
+                    pass
+                final, after = ledger.next_entries()
+                names = {each.partition(".")[2] for each in after}
+                assert final > told[0] > number and names <= {"-", "-source", ledger.name}, "nothing of another one"
+                acknowledged = f"{final}.{ledger.name}"
+                assert acknowledged in (shared / f"log{ledger.name}").read_text().split()
+        finally:
+            for child in children:
+                child.close()
+            for ledger in ledgers:
+                ledger.close()
+        number, entries = own.next_entries()
+        assert number > last and {each.partition(".")[2] for each in entries} <= {"-", "-source"}
+    assert guest.check(HANGS) == ""
+    own.close()
