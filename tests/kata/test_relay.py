@@ -192,7 +192,7 @@ def test_relays_do_not_wear_out(agent: Agent, server: Server) -> None:
             else:
                 assert code == 0 and exchange(sock, b"text")[32:] == b"text"
     unused.close()
-    eventually(lambda: agent.files() == files, "connections are left")
+    eventually(lambda: agent.files() <= files, "connections are left")
 
 
 # -- sockets of the host's ---------------------------------------------------------------------------------------------
