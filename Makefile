@@ -39,6 +39,10 @@ test-kernels: ## a part of the guest tests on each supported kernel; ARGS="older
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) -m tools.kernels $(ARGS)
 
+test-hostile: ## a third of the guest tests, in a lab with another CPU model and CPUs that are always busy: an hour
+	@python3 tools/deps.py kernel lab guest
+	@$(PYTHON) -m tools.run_tests --hostile $(ARGS)
+
 test-drgn: ## build the guest kernel with its types (6 minutes, once) and run drgn's tests on it
 	@python3 tools/deps.py kernel lab guest
 	@$(PYTHON) tools/step.py "guest kernel with types" -- \

@@ -1,6 +1,6 @@
 """`make test`: every test; those that need KVM run in the lab where this machine has no usable one.
 
-usage: python -m tools.run_tests [--native | --guest | --long | --long-guest] [PYTEST ARGUMENT]...
+usage: python -m tools.run_tests [--native | --guest | --hostile | --long | --long-guest] [PYTEST ARGUMENT]...
 
 Two runs of pytest, and after them a summary line of both in pytest's own form. The exit status is 0 when all tests that
 were selected passed.
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.claims import file_is_hostile
+from tests.claims import RACES, file_is_hostile
 from tests.journal import Journal
 from tools import guest, versions
 from tools.step import say, step
@@ -36,7 +36,7 @@ CLAIMS = ROOT / "build" / "test-claims"
 SHARING = 3
 """How many labs share them: one has one CPU, which is idle a third of the time."""
 HOSTILE_OPTIONS = ("--hostile",)
-"""Of the last one of them, which has the files that tests/claims.py says."""
+"""Of one more, which has the files that tests/claims.py lists, and none beside them."""
 PATIENCE = 2
 """What a hostile lab's tests may take, times what others may."""
 LAB_OPTIONS = ("--cpus", "1")
@@ -65,6 +65,7 @@ SECOND_CHANCES_HERE = 2
 """When more than this fail without a lab, they are no races of tests that run side by side."""
 SLOWEST = 10
 """How many are listed."""
+KINDS = ("native", "guest", "hostile", "long", "long-guest")
 ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 
 
@@ -109,15 +110,16 @@ def in_lab(here: Sequence[str], *, hostile: bool) -> list[str]:
 
 def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
     """Have several labs share the tests of pytest's command *here*, file by file; what the first prints is seen at
-    once, then that of the others.  The last is a hostile one.  The worst exit status."""
+    once, then that of the others.  One more is a hostile one.  The worst exit status."""
     shutil.rmtree(CLAIMS, ignore_errors=True)
     CLAIMS.mkdir()
-    journals = [JOURNAL.with_name(f"{JOURNAL.name}-{number}") for number in range(SHARING)]
-    logs = [ROOT / "build" / f"test-lab-{number}.log" for number in range(SHARING)]
+    labs = SHARING + 1
+    journals = [JOURNAL.with_name(f"{JOURNAL.name}-{number}") for number in range(labs)]
+    logs = [ROOT / "build" / f"test-lab-{number}.log" for number in range(labs)]
 
     def run(number: int) -> int:
         journals[number].unlink(missing_ok=True)
-        hostile = number == SHARING - 1
+        hostile = number == SHARING
         own = {**environment, "PYVMM_TEST_CLAIMS": f"{CLAIMS}:{'hostile' if hostile else number}"}
         command = in_lab(here, hostile=hostile)
         if number == 0:
@@ -126,8 +128,8 @@ def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
         logs[number].unlink(missing_ok=True)
         return run_in_labs(with_log, own, journals[number])
 
-    with ThreadPoolExecutor(SHARING) as threads:
-        statuses = list(threads.map(run, range(SHARING)))
+    with ThreadPoolExecutor(labs) as threads:
+        statuses = list(threads.map(run, range(labs)))
     for log in logs[1:]:
         print(log.read_text(errors="replace") if log.exists() else "", end="", flush=True)
     JOURNAL.write_text("".join(each.read_text() for each in journals if each.exists()))
@@ -158,10 +160,13 @@ def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bo
         say(f"{test}: failed, and {'failed again' if test in still else 'passed by itself'}")
 
 
-def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool) -> tuple[int, dict[str, int]]:
+def run_pytest(
+    title: str, arguments: list[str], *, needs_kvm: bool, whole: bool, hostile: bool = False
+) -> tuple[int, dict[str, int]]:
     """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome.
 
     :param whole: it is so long that several labs share it
+    :param hostile: all of it runs in a hostile lab
     """
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
@@ -171,7 +176,7 @@ def run_pytest(title: str, arguments: list[str], *, needs_kvm: bool, whole: bool
         here += ["-p", "no:hypothesispytest"]
     if os.isatty(1):
         here.append("--color=yes")
-    command = with_kvm(here) if needs_kvm else here
+    command = here if not needs_kvm else in_lab(here, hostile=True) if hostile else with_kvm(here)
     shared = whole and command != here
     environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the labs would compile each module again
@@ -217,14 +222,14 @@ def summary(counts: dict[str, int], seconds: float) -> str:
 def main(arguments: list[str]) -> int:
     """Run what `arguments` select; returns the exit status."""
     start = time.monotonic()
-    only = arguments.pop(0) if arguments[:1] in (["--native"], ["--guest"], ["--long"], ["--long-guest"]) else ""
+    only = arguments.pop(0) if arguments[:1] in ([f"--{name}"] for name in KINDS) else ""
     runs = []
     for line in versions.programs():
         say(line)
     recipes = start_recipes() if not only else None
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
-    if only not in ("--guest", "--long-guest"):
+    if only not in ("--guest", "--hostile", "--long-guest"):
         which = ["-m", "long and not guest" if only == "--long" else "not guest"]
         runs.append(run_pytest("tests", [*which, *arguments], needs_kvm=False, whole=False))
     if only not in ("--native", "--long"):
@@ -235,13 +240,15 @@ def main(arguments: list[str]) -> int:
         for line in versions.of_guests(os.environ["PYVMM_GUEST_KERNEL"]):
             say(line)
         which = ["-m", "long and guest", "-o", LONG_LIMIT] if only == "--long-guest" else ["-m", "guest"]
-        where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else ["tests/guest"]
+        files = [f"tests/guest/{name}" for name in sorted(RACES)] if only == "--hostile" else ["tests/guest"]
+        where = [] if any(os.path.exists(argument.partition("::")[0]) for argument in arguments) else files
         runs.append(
             run_pytest(
                 "guest tests",
                 [*which, *where, *arguments],
                 needs_kvm=True,
-                whole=bool(where) and "-k" not in arguments,
+                whole=bool(where) and "-k" not in arguments and only != "--hostile",
+                hostile=only == "--hostile",
             )
         )
     total: dict[str, int] = {}

@@ -59,7 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     Tests that look for leftovers of containers, or use the host's network, share one worker of a host, which they get
     first: together they take longest.  Where several labs share the tests (PYVMM_TEST_CLAIMS, tools/run_tests.py) each
-    has one worker, which takes the next file that no other lab has taken; the hostile one begins with those that are
+    has one worker, which takes the next file that no other lab has taken; the hostile one takes those that are
     for it alone (tests/claims.py).
     """
     from xdist.scheduler import LoadScopeScheduling
