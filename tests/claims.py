@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 HOSTILE = frozenset(("test_clone_events.py", "test_immediate.py"))
-"""Files whose tests run in a hostile lab alone, beside the others: a clone, a fork and a hot-plugged device, used at once."""
+"""Files whose tests run in a hostile lab alone, beside the others: clones, forks and devices that are used at once."""
 RACES = HOSTILE | frozenset(
     f"test_{name}.py"
     for name in (
@@ -14,8 +14,8 @@ RACES = HOSTILE | frozenset(
         *("kata_agent", "kata_sockets"),
     )
 )
-"""A third of the files, for `make test-hostile`: of clones, forks, hand-over, hot-plug and teardown, which have races to
-lose. They take an hour there. Those with many containers would take too long."""
+"""A third of the files, for `make test-hostile`: of clones, forks, hand-over, hot-plug and teardown, which have races
+to lose. They take an hour there. Those with many containers would take too long."""
 
 
 def file_is_of_host(file: str) -> bool:

@@ -36,7 +36,10 @@ def ask(
             ) from error
         request = {"command": command, **{name: value for name, value in arguments.items() if value is not None}}
         try:
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            try:
+                connection.sendall(json.dumps(request).encode() + b"\n")
+            except BrokenPipeError:
+                pass  # the server answers at once, and closes, when it serves too many already
             with connection.makefile("rb") as answers:
                 for line in answers:
                     answer = json.loads(line)
