@@ -531,7 +531,8 @@ echo nonce $i 0 $(cat /mnt/file) $(cat /dev/vd[b-z] | md5sum) | vsocktool cat st
 again and again; then all work."""
 
 
-@pytest.mark.parametrize("transport", ["mmio"])
+@pytest.mark.long  # minutes in the lab; tests/hostile/test_resets.py resets each device without a guest
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
 def test_a_guest_resets_its_devices_in_a_jail(
     guest_kernel: str, fresh_disk: Path, tmp_path: Path, transport: str
 ) -> None:
