@@ -9,8 +9,8 @@ import time
 from typing import Any, NamedTuple
 
 from tests.driver import TIMEOUT, Buffer, DriverQueue, Guest
-from vmm.config.limit import LimitConfig
 from vmm.native import lib
+from vmm.options.limit import LimitConfig
 from vmm.virtio.net import device as net_spec
 from vmm.virtio.net.device import GUEST_OFFLOADS, Backend, Net
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.errors import GuestError
-from vmm.persist import Stateless
+from vmm.saveable import Stateless
 from vmm.virtio.device import DeviceContext, SharedRegion, VirtioDevice
 from vmm.virtio.queue import Chain, Queue
 

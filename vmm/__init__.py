@@ -14,28 +14,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     __version__: str
 
-    from vmm.config.cpu import CpuConfig as CpuConfig
-    from vmm.config.device import DeviceConfig as DeviceConfig
-    from vmm.config.device import Opening as Opening
-    from vmm.config.limit import LimitConfig as LimitConfig
+    from vmm.aio import AsyncMachine as AsyncMachine
+    from vmm.config import BootConfig as BootConfig
+    from vmm.config import MachineConfig as MachineConfig
+    from vmm.config import MemoryConfig as MemoryConfig
     from vmm.errors import ConfigError as ConfigError
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
     from vmm.faststart.warm import warm_settle as warm_settle
     from vmm.faststart.warm import warm_start as warm_start
-    from vmm.jail.restrict import restrict_process as restrict_process
-    from vmm.jail.restrict import seal_process as seal_process
-    from vmm.machine.aio import AsyncMachine as AsyncMachine
-    from vmm.machine.config import BootConfig as BootConfig
-    from vmm.machine.config import MachineConfig as MachineConfig
-    from vmm.machine.config import MemoryConfig as MemoryConfig
-    from vmm.machine.lifecycle import EndEvent as EndEvent
-    from vmm.machine.lifecycle import Event as Event
+    from vmm.lifecycle import EndEvent as EndEvent
+    from vmm.lifecycle import Event as Event
     from vmm.machine.machine import Machine as Machine
     from vmm.memory import GuestMemory as GuestMemory
-    from vmm.snapshot.whole import verify_snapshot as verify_snapshot
+    from vmm.options.cpu import CpuConfig as CpuConfig
+    from vmm.options.limit import LimitConfig as LimitConfig
+    from vmm.processes.jail.restrict import restrict_process as restrict_process
+    from vmm.processes.jail.restrict import seal_process as seal_process
+    from vmm.saving.verify import verify_snapshot as verify_snapshot
     from vmm.virtio.device import VirtioDevice as VirtioDevice
+    from vmm.virtio.device_config import DeviceConfig as DeviceConfig
+    from vmm.virtio.device_config import Opening as Opening
     from vmm.virtio.queue import Chain as Chain
     from vmm.virtio.queue import Queue as Queue
 
@@ -54,28 +54,28 @@ if TYPE_CHECKING:
 # End of the built-in devices
 
 _HOMES = {
-    "AsyncMachine": "vmm.machine.aio",
-    "BootConfig": "vmm.machine.config",
+    "AsyncMachine": "vmm.aio",
+    "BootConfig": "vmm.config",
     "Chain": "vmm.virtio.queue",
     "ConfigError": "vmm.errors",
-    "CpuConfig": "vmm.config.cpu",
-    "DeviceConfig": "vmm.config.device",
-    "EndEvent": "vmm.machine.lifecycle",
-    "Event": "vmm.machine.lifecycle",
+    "CpuConfig": "vmm.options.cpu",
+    "DeviceConfig": "vmm.virtio.device_config",
+    "EndEvent": "vmm.lifecycle",
+    "Event": "vmm.lifecycle",
     "GuestError": "vmm.errors",
     "GuestMemory": "vmm.memory",
     "HostError": "vmm.errors",
-    "LimitConfig": "vmm.config.limit",
+    "LimitConfig": "vmm.options.limit",
     "Machine": "vmm.machine.machine",
-    "MachineConfig": "vmm.machine.config",
-    "MemoryConfig": "vmm.machine.config",
-    "Opening": "vmm.config.device",
+    "MachineConfig": "vmm.config",
+    "MemoryConfig": "vmm.config",
+    "Opening": "vmm.virtio.device_config",
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
-    "restrict_process": "vmm.jail.restrict",
-    "seal_process": "vmm.jail.restrict",
-    "verify_snapshot": "vmm.snapshot.whole",
+    "restrict_process": "vmm.processes.jail.restrict",
+    "seal_process": "vmm.processes.jail.restrict",
+    "verify_snapshot": "vmm.saving.verify",
     "warm_settle": "vmm.faststart.warm",
     "warm_start": "vmm.faststart.warm",
 }
@@ -87,20 +87,13 @@ def _public() -> list[str]:
     return sorted([*_HOMES, *[name for device in BUILT_IN for name in device.names]])
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyvmm")
-    except PackageNotFoundError:
-        return ""
-
-
 def __getattr__(name: str) -> object:
     if name == "__all__":
         return _public()
     if name == "__version__":
-        return _version()
+        from vmm.version import version
+
+        return version()
     home = _HOMES.get(name)
     if home is None and not name.startswith("_"):
         from vmm.virtio.registry import home_of

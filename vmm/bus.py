@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.errors import ConfigError
-from vmm.persist import Saveable
+from vmm.saveable import Saveable
 
 
 class BusDevice(Saveable):

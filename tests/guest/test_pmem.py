@@ -11,7 +11,7 @@ from tests.filesystems import sparse_copy
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import Guest
 from vmm import PmemConfig
-from vmm.config.sizes import MIB
+from vmm.options.sizes import MIB
 
 ROOT = "root=/dev/pmem0 rootflags=dax"
 

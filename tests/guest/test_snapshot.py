@@ -22,7 +22,7 @@ from tests.guest.vmfixture import PROMPT, Guest
 from tools.where import PYVMM
 from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.control.client import ask
-from vmm.snapshot import whole
+from vmm.saving import verify as whole
 
 TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
 """What counts on in RAM alone: a reboot begins at 1."""

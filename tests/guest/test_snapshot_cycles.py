@@ -15,7 +15,7 @@ from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
 from tests.guest.test_snapshot import HANGS, Clone, clone  # noqa: F401
 from tests.guest.vmfixture import Guest
 from vmm import HostError, ShareConfig
-from vmm.snapshot import whole
+from vmm.saving import verify as whole
 
 PLACES = {"disk": "/root/disk", "share": "/mnt/share", "tmpfs": "/mnt/tmpfs"}
 START = """

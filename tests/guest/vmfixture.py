@@ -22,7 +22,7 @@ from vmm import (
     VirtioDevice,
     VsockConfig,
 )
-from vmm.config.sizes import parse_size
+from vmm.options.sizes import parse_size
 from vmm.testing.console import ConsoleGuest
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs.py

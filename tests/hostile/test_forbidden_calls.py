@@ -26,9 +26,9 @@ from tests.driver import Guest
 from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
 from tests.vsock_driver import VsockGuest
-from vmm.control.broker import Broker
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
+from vmm.processes.broker import Broker
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
@@ -258,7 +258,7 @@ with t.blk(pathlib.Path({str(tmp_path)!r})) as guest:
 
 FILLED = """
 import sys
-from vmm.snapshot.memory_file import open_ram
+from vmm.saving.memory_file import open_ram
 memory = open_ram(1 << 20, [sys.argv[1]], huge_pages="auto", shared=True, prefault=False, on_demand=True)
 print(memory.on_demand, flush=True)
 input()

@@ -33,22 +33,23 @@ from tests.command import Command, descriptors, links_of, of_threads
 from tests.unit.test_hotplug import OBEDIENT
 from tools.where import PYVMM, ROOT
 from vmm import BalloonConfig, DiskConfig, Machine, ShareConfig, VsockConfig, restrict_process, seal_process
-from vmm.cli import trim_memory
-from vmm.control.broker import Broker, Runner, fork_request
 from vmm.control.client import ask
-from vmm.control.parent import Parent
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
-from vmm.jail import users
-from vmm.jail.restrict import CAPABILITIES
-from vmm.machine.isolated import PACKAGE
-from vmm.machine.jailed import Jailed
-from vmm.machine.lifecycle import CHILDREN_MAX
+from vmm.lifecycle import CHILDREN_MAX
 from vmm.memory import freeze, open_memory
 from vmm.native import ffi, lib
-from vmm.snapshot import memory_file, whole
-from vmm.snapshot.manifest import read_manifest
-from vmm.snapshot.records import plain
+from vmm.processes import trim_memory
+from vmm.processes.broker import Broker, Runner, fork_request
+from vmm.processes.isolated import PACKAGE
+from vmm.processes.jail import users
+from vmm.processes.jail.restrict import CAPABILITIES
+from vmm.processes.jailed import Jailed
+from vmm.processes.parent import Parent
+from vmm.saving import memory_file
+from vmm.saving import verify as whole
+from vmm.saving.manifest import read_manifest
+from vmm.saving.records import plain
 from vmm.virtio.image import Image
 from vmm.virtio.vsock.device import Vsock
 
@@ -1210,9 +1211,9 @@ def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_pat
 RUNNER = """
 import os, socket, struct, sys
 from vmm import BootConfig, MachineConfig
-from vmm.control import broker
-from vmm.control.parent import Parent
-from vmm.machine import isolated
+from vmm.processes import broker
+from vmm.processes.parent import Parent
+from vmm.processes import isolated
 isolated.program = lambda *fds: sys.argv[2:]
 parent = Parent(MachineConfig(BootConfig("kernel")), "c", "auto")
 runner = broker.Runner(parent)
@@ -1364,7 +1365,7 @@ def test_who_has_taken_over_the_maker_of_forks_gets_no_other_machine(tmp_path: P
 ELSEWHERE = """
 import os, sys
 from vmm.cli.main import main
-from vmm.control import broker
+from vmm.processes import broker
 def taken_over(self, n, first):
     place = os.environ["ELSEWHERE"]
     if first == 1:
@@ -1755,7 +1756,7 @@ def test_a_debugger_attaches_to_a_machine_in_a_jail(tmp_path: Path, wait: str) -
 
 def test_an_ordinary_user_gets_what_the_host_allows(tmp_path: Path) -> None:
     """In a user namespace there are capabilities to give up, too."""
-    code = "from vmm.jail import enter; print(*enter.enter(enter.JailLimits()).names())"
+    code = "from vmm.processes.jail import enter; print(*enter.enter(enter.JailLimits()).names())"
     command = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"capabilities", "no-new-privs", "limits"} <= set(done.stdout.split())
@@ -1767,7 +1768,7 @@ def test_not_with_other_threads() -> None:
     """They would keep everything."""
     code = """
 import threading
-from vmm.jail import enter
+from vmm.processes.jail import enter
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 try:
     enter.enter(enter.JailLimits())
@@ -1783,7 +1784,7 @@ def test_threads_that_end_are_waited_for() -> None:
     """The kernel may still have a thread that was joined."""
     code = """
 import threading, time
-from vmm.jail import enter
+from vmm.processes.jail import enter
 threading.Thread(target=time.sleep, args=[0.2], daemon=True).start()
 print(*enter.enter(enter.JailLimits()).names())
 """
@@ -1903,26 +1904,26 @@ def test_a_sealed_process_has_the_calls_of_its_list_alone(tmp_path: Path, progra
 BEFORE = {
     *("vmm.boot", "vmm.boot.bzimage", "vmm.boot.loader", "vmm.cli.completion", "vmm.cli.doctor", "vmm.cli.run"),
     *("vmm.cli.debug", "vmm.debug", "vmm.cli.open_console", "vmm.cli.options", "vmm.cli.main", "vmm.faststart.record"),
-    *("vmm.jail.enter", "vmm.machine.config"),
+    *("vmm.processes.jail.enter", "vmm.config"),
 }
 NEVER = {
     "vmm.virtio.pci_layout": "devices are placed before",
-    "vmm.machine.attach_pci": "devices are placed before",
+    "vmm.board.attach_pci": "devices are placed before",
     "importlib.metadata": "only --version and snapshots tell it",
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
     "termios": "only with a terminal, and then imported before",
     "vmm.debug": "opened before",
     **dict.fromkeys(
-        ("vmm.machine.restored", "vmm.machine.fork", "vmm.machine.isolated"), "nobody makes another machine in a jail"
+        ("vmm.saving.restore", "vmm.saving.fork", "vmm.processes.isolated"), "nobody makes another machine in a jail"
     ),
     **dict.fromkeys(
         (
-            "vmm.control.parent",
+            "vmm.processes.parent",
             "vmm.control.server",
-            "vmm.machine.jailed",
-            "vmm.snapshot.directory",
-            "vmm.jail.restrict",
+            "vmm.processes.jailed",
+            "vmm.saving.directory",
+            "vmm.processes.jail.restrict",
             "ctypes",
             "hashlib",
             "zlib",
@@ -1932,8 +1933,8 @@ NEVER = {
         ),
         "what a control socket needs outside",
     ),
-    "vmm.config.cpu": "a template is read, and fits or not, before",
-    "vmm.snapshot.memory_base": "a machine in a jail is not forked",
+    "vmm.options.cpu": "a template is read, and fits or not, before",
+    "vmm.saving.memory_base": "a machine in a jail is not forked",
     "_queue": "nobody iterates over the events of pyvmm boot's machine",
     "vmm.virtio.fs.process": "opened before",
     "vmm.virtio.fs.device": "opened before",
@@ -1941,19 +1942,19 @@ NEVER = {
     "vmm.virtio.vsock.vhost": "opened before",
     "vmm.virtio.net.vhost": "opened before",
     "vmm.virtio.console.device": "opened before",
-    "vmm.jail.users": "the jail itself",
-    "vmm.control.broker": "the jail itself",
+    "vmm.processes.jail.users": "the jail itself",
+    "vmm.processes.broker": "the jail itself",
 }
 NOT_ASKED = {
     **dict.fromkeys(
-        ("vmm.machine.snapshot", "vmm.machine.state", "vmm.kvm.saved", "vmm.machine.vcpu_gate"),
+        ("vmm.saving.snapshot", "vmm.saving.machine_state", "vmm.kvm.saved", "vmm.board.vcpu_gate"),
         "without a control socket nobody saves or pauses it",
     ),
     "json": "only with --json, and then imported before",
 }
 PROBE = """
 import sys
-import vmm.jail.enter as jail
+import vmm.processes.jail.enter as jail
 from vmm.cli.main import main
 enter = jail.enter
 def look(*arguments, **more):
@@ -1987,7 +1988,7 @@ def test_what_it_may_import_is_there_before(tmp_path: Path, control: bool) -> No
                 for wanted in imports_of(function):
                     if wanted not in modules and wanted not in sys.builtin_module_names and wanted not in never:
                         missing[wanted] = f"{name}.{function.name}"
-    assert not missing, "import it in vmm/cli/jail.py, or say in this test why a running machine never does"
+    assert not missing, "import it in vmm/processes/outside.py, or say in this test why a running machine never does"
 
 
 def imports_of(function: ast.FunctionDef) -> Iterator[str]:

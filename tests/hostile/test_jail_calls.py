@@ -19,11 +19,11 @@ from tests.command import Command
 from tools import calls
 from tools.where import ROOT
 from vmm import BootConfig, DiskConfig, Machine, MachineConfig, ShareConfig
-from vmm.cli.jail import calls_of
 from vmm.control.client import ask
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
+from vmm.processes.outside import calls_of
 
 pytestmark = [
     pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here"),
@@ -46,16 +46,16 @@ CALLS: dict[str, tuple[int, ...]] = {
     "fcntl": (72, 0, 1030, 0),
 }
 THREADS = {
-    "vcpu0": "vmm.machine.vcpu_threads:VcpuThreads._io",
+    "vcpu0": "vmm.board.vcpu_threads:VcpuThreads._io",
     "loop": "vmm.machine.machine:Machine._serve",
     "python": "vmm.cli.signals:Signals.wait",
 }
 WHERE = {
     **THREADS,
-    "control": "vmm.control.broker:ControlProcess._do",
+    "control": "vmm.processes.broker:ControlProcess._do",
     "server": "vmm.control.server:ControlServer._answer",
-    "shares": "vmm.control.broker:_Starting._start",
-    "forks": "vmm.control.broker:_Forking._made",
+    "shares": "vmm.processes.broker:_Starting._start",
+    "forks": "vmm.processes.broker:_Forking._made",
     "gdb": "vmm.debug.server:GdbServer._accept",
 }
 HOOK = """

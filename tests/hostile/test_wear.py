@@ -19,7 +19,7 @@ from vmm import ConsoleConfig, DiskConfig, HostError, Machine, VsockConfig
 from vmm.control.client import ask
 from vmm.control.server import CONNECTIONS_MAX, ControlServer
 from vmm.faststart.record import replace
-from vmm.jail import users
+from vmm.processes.jail import users
 from vmm.virtio.vsock import device as vsock_spec
 from vmm.virtio.vsock.device import Vsock
 

@@ -22,10 +22,10 @@ from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.host.mounts import GUEST_SHARED
 from pyvmm_kata.sandbox.disks import RootDisk
 from pyvmm_kata.sandbox.sandbox import SandboxConfig
-from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
-from vmm.snapshot import memory_file
-from vmm.snapshot.manifest import FORMAT, Cpu, FileState, Manifest, encode_state, write_manifest
-from vmm.snapshot.records import plain
+from vmm.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.saving import memory_file
+from vmm.saving.manifest import FORMAT, Cpu, FileState, Manifest, encode_state, write_manifest
+from vmm.saving.records import plain
 
 EMPTY = "google.protobuf.Empty"
 

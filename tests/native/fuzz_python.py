@@ -33,18 +33,17 @@ from tests.pci_driver import ECAM, MESSAGE, WINDOW, PciGuest
 from tests.sample_devices import Shared
 from vmm.boot import acpi, acpi_pci, aml, layout
 from vmm.bus import Bus
-from vmm.control import broker
 from vmm.devices import pci_hotplug, power
 from vmm.errors import ConfigError, VmmError
 from vmm.events import EventFd
 from vmm.faststart.record import replace
-from vmm.machine import isolated, jailed
 from vmm.native import ffi, lib
 from vmm.pci import bus as pci_bus
 from vmm.pci import config as pci_config
 from vmm.pci import msix, spec
 from vmm.pci.bus import Function
 from vmm.pci.config import ConfigSpace
+from vmm.processes import broker, isolated, jailed
 from vmm.virtio import image, pci
 from vmm.virtio import spec as vspec
 from vmm.virtio.blk import DiskConfig

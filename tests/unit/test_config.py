@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from vmm import ConfigError
-from vmm.config.limit import LimitConfig
-from vmm.config.options import Key, Syntax, number, size, switch, word
-from vmm.config.sizes import parse_size
+from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.faststart.record import replace
-from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.options.limit import LimitConfig
+from vmm.options.sizes import parse_size
+from vmm.options.syntax import Key, Syntax, number, size, switch, word
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.net import NetConfig, Publish
 from vmm.virtio.vsock import VsockConfig

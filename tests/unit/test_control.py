@@ -30,9 +30,9 @@ from vmm import (
     VsockConfig,
 )
 from vmm.control.client import ask
-from vmm.control.parent import own_devices
 from vmm.control.server import COMMANDS, CONNECTIONS_MAX, LINE_MAX, Arguments, ControlServer
 from vmm.faststart.record import replace
+from vmm.processes.parent import own_devices
 
 if TYPE_CHECKING:
     from vmm.control.server import Tell

@@ -27,12 +27,12 @@ from vmm import (
     ShareConfig,
 )
 from vmm.boot import layout
-from vmm.config.limit import LimitConfig
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
 from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd
 from vmm.faststart.record import replace
-from vmm.machine.jailed import Plugged
+from vmm.options.limit import LimitConfig
+from vmm.processes.jailed import Plugged
 from vmm.virtio.spec import ID_ENTROPY
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")

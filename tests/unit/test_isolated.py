@@ -35,9 +35,9 @@ from vmm import (
     VsockConfig,
 )
 from vmm.faststart.record import replace
-from vmm.machine import isolated
-from vmm.machine.isolated import ELSEWHERE
-from vmm.snapshot.manifest import read_manifest
+from vmm.processes import isolated
+from vmm.processes.isolated import ELSEWHERE
+from vmm.saving.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 PATIENCE = 60.0

@@ -19,7 +19,7 @@ from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, M
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
-from vmm.machine.lifecycle import CALLS, STATES, Life
+from vmm.lifecycle import CALLS, STATES, Life
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

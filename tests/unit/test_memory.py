@@ -315,7 +315,7 @@ PAGE = 4096
 SIZE = 8 << 20
 ON_DEMAND = """
 import os, sys
-from vmm.snapshot.memory_file import open_ram
+from vmm.saving.memory_file import open_ram
 
 path, size, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if how == "nobody":
@@ -500,7 +500,7 @@ def test_templates_that_are_cut_hosts_without_memory_and_users_without_the_right
 LIAR = """
 import ctypes, mmap, os, sys, threading
 from vmm.native import lib
-from vmm.snapshot.memory_file import open_ram
+from vmm.saving.memory_file import open_ram
 
 path, size = sys.argv[1], int(sys.argv[2])
 memory = open_ram(size, [path], huge_pages="auto", shared=True, prefault=False, on_demand=True)

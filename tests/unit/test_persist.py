@@ -20,7 +20,7 @@ from vmm.errors import ConfigError
 from vmm.events import EventFd
 from vmm.pci import spec as pci
 from vmm.pci.bus import PciBus
-from vmm.persist import Schema, State, Stateless, Unsaved
+from vmm.saveable import Schema, State, Stateless, Unsaved
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon.device import Balloon

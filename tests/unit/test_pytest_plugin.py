@@ -62,9 +62,9 @@ def test_without_kvm_the_test_is_skipped_or_fails_as_asked(tmp_path: Path) -> No
     kernel = tiny.make(tmp_path)
     text = f"""
 def test_x(vm, monkeypatch):
-    import vmm.machine.kvm_vm
+    import vmm.board.kvm_vm
     from vmm.kvm import System
-    monkeypatch.setattr(vmm.machine.kvm_vm, "System", lambda: System("/not/there"))
+    monkeypatch.setattr(vmm.board.kvm_vm, "System", lambda: System("/not/there"))
     vm(BootConfig({kernel!r}))
 """
     done = run(tmp_path, text)

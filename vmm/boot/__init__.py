@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmm.machine.config import MachineConfig
     from vmm.memory import GuestMemory
+    from vmm.options.machine import Machine
 
 __all__ = [
     "BootPlan",
@@ -61,7 +61,7 @@ class BootPlan:
     pci: bool = False
 
 
-def check(config: MachineConfig) -> BootPlan:
+def check(config: Machine) -> BootPlan:
     """Everything that can be wrong with *config* as far as booting goes, found without touching anything.
 
     :raises ConfigError: a kernel or initrd that cannot be read, is no such thing or does not fit; a command line
@@ -178,7 +178,7 @@ def place_tables(
     return state
 
 
-def prepare(config: MachineConfig, memory: GuestMemory, slots: Sequence[int] = ()) -> CpuState:
+def prepare(config: Machine, memory: GuestMemory, slots: Sequence[int] = ()) -> CpuState:
     """:func:`check`, :func:`load_files` and :func:`place_tables`."""
     plan = check(config)
     load_files(plan, memory)

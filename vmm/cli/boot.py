@@ -9,13 +9,13 @@ import time
 
 from vmm.cli.options import DeviceOption, Option, parse
 from vmm.cli.options import parser as make_parser
-from vmm.config.sizes import parse_size
+from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart import bundle
 from vmm.faststart.builtin import stat
 from vmm.faststart.record import replace
-from vmm.jail import enter as jail
-from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.options.sizes import parse_size
+from vmm.processes.jail import enter as jail
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.console import ConsoleConfig
 from vmm.virtio.fs import ShareConfig
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.cli.console import Console
-    from vmm.cli.jail import Outside
     from vmm.cli.signals import Signals
-    from vmm.config.cpu import CpuConfig
     from vmm.machine.machine import Machine
+    from vmm.options.cpu import CpuConfig
+    from vmm.processes.outside import Outside
 
 PROG = "pyvmm boot"
 DESCRIPTION = "Boot a Linux kernel in a virtual machine, with its console on this terminal."
@@ -176,7 +176,7 @@ def _rootfs(text: str) -> DiskConfig | ShareConfig:
 def _cpu(text: str) -> str | CpuConfig:
     kind, colon, path = text.partition(":")
     if kind == "template" and colon:
-        from vmm.config.cpu import CpuConfig
+        from vmm.options.cpu import CpuConfig
 
         return CpuConfig.read(path)
     return text
@@ -195,15 +195,6 @@ def devices_from(values: dict[str, Any]) -> dict[str, Any]:
             else:
                 fields[device.field] = fields.get(device.field, ()) + records
     return fields
-
-
-def allow_many_files() -> None:
-    """A guest that has files of a share open has them open here.  The process is ours: take what it may have."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _is_folder(path: str) -> bool:
@@ -288,7 +279,7 @@ class Run:
 
 def _start(run: Run) -> list[str]:
     """Let the guest run, in a jail where that can be; the names of the walls that stand."""
-    from vmm.cli import jail as command
+    from vmm.processes import outside as command
 
     machine, values, messages, outside = run.machine, run.values, run.messages, run.outside
     why = command.obstacle(machine.config, values)
@@ -398,10 +389,10 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
         from vmm.debug import GdbServer, GdbTarget
 
         gdb = GdbTarget.parse(values["gdb"])
-    from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
+    from vmm.processes.outside import Outside, allow_many_files, import_the_rest
 
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))

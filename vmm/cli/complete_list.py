@@ -1,4 +1,4 @@
-"""Shell completion inside lists of ``key=value``, from the table that parses them (:class:`vmm.config.options.Syntax`).
+"""Shell completion inside lists of ``key=value``, from the table that parses them (:class:`vmm.options.syntax.Syntax`).
 
 Each list gets a function of its shell, which offers file names before the first comma where the list begins with one,
 and behind it the keys, those with a few possible values with each of them.
@@ -10,7 +10,7 @@ import shlex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.options import Syntax
+    from vmm.options.syntax import Syntax
 
 BASH = """\
 # WORD KIND CANDIDATE...

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     values = parser().parse_args(argv)
-    from vmm.config.cpu import CpuConfig
+    from vmm.options.cpu import CpuConfig
 
     if values.files:
         first, *others = [CpuConfig.read(path) for path in values.files]

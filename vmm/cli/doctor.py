@@ -268,7 +268,7 @@ def device(name: str, path: str, module: str) -> Capability:
 
 def jail() -> Capability:
     """What ``pyvmm boot`` could give up before a guest runs, tried by a process of its own."""
-    from vmm.jail import enter
+    from vmm.processes.jail import enter
 
     reader, writer = os.pipe()
     child = os.fork()

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return debug.main(arguments[1:])
         if name == "isolated":  # which a program of ours starts
-            from vmm.cli import isolated
+            from vmm.processes import machine_process as isolated
 
             return isolated.main(arguments[1:])
         from vmm.cli import completion

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.config.options import Syntax
+    from vmm.options.syntax import Syntax
     from vmm.virtio.registry import BuiltIn
 
 

@@ -6,7 +6,7 @@ import sys
 
 from vmm.cli.options import add_vm
 from vmm.cli.options import parser as make_parser
-from vmm.config.sizes import parse_size
+from vmm.options.sizes import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vmm.cli.boot import (
 from vmm.cli.options import Option, parse_fast
 from vmm.cli.options import parser as make_parser
 from vmm.cli.signals import Signals, exit_at_once
-from vmm.jail import enter as jail
+from vmm.processes.jail import enter as jail
 from vmm.virtio.console import ConsoleConfig
 
 TYPE_CHECKING = False
@@ -79,10 +79,10 @@ def main(argv: list[str]) -> int:
     values.update(gdb=None)
     take_limits(values)
     changes = devices_from(values)
-    from vmm.cli.jail import Outside, import_the_rest
     from vmm.cli.open_console import open_console
     from vmm.machine.machine import Machine
-    from vmm.machine.restored import Restored
+    from vmm.processes.outside import Outside, import_the_rest
+    from vmm.saving.restore import Restored
 
     with open_console(values["console"]) as console, Signals() as signals:
         # Which device the guest has for it is the snapshot's to say

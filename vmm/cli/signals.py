@@ -81,7 +81,7 @@ class Signals:
             elif settles:
                 before, answered = answered, _answered(machine)
                 if answered == before:
-                    from vmm.cli.trim_memory import unmap_programs_and_wait
+                    from vmm.processes.trim_memory import unmap_programs_and_wait
 
                     settled = True
                     # Imported in a process that started from an image, and no use in others

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from vmm.snapshot.manifest import Device, Manifest
+    from vmm.saving.manifest import Device, Manifest
 
 PROG = "pyvmm snapshots"
 DESCRIPTION = "Look at saved machines: what is in one, whether it is whole, and make a diff independent of its base."
@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     values = parser().parse_args(argv)
-    from vmm.snapshot import whole
-    from vmm.snapshot.manifest import layers
+    from vmm.saving import verify as whole
+    from vmm.saving.manifest import layers
 
     if values.action == "inspect":
         for folder, manifest in layers(values.directory):
@@ -55,14 +55,14 @@ def main(argv: list[str]) -> int:
 
 
 def _device(device: Device) -> str:
-    from vmm.persist import Stateless
+    from vmm.saveable import Stateless
 
     return "one without state" if device.kind == Stateless.KIND else f"{device.kind} (version {device.version})"
 
 
 def describe(folder: str, manifest: Manifest) -> str:
     """A paragraph about a snapshot."""
-    from vmm.snapshot.bases import diffs_of
+    from vmm.saving.bases import diffs_of
 
     rows = [
         ("taken", f"{manifest.taken} by pyvmm {manifest.pyvmm or '(unknown)'} on Linux {manifest.host_kernel}"),

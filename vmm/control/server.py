@@ -18,9 +18,9 @@ import struct
 import time
 
 from vmm import report
-from vmm.control.parent import own_devices
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart.thread import Thread, allocate_lock
+from vmm.processes.parent import own_devices
 from vmm.virtio.vsock.path import Listening, listen
 
 TYPE_CHECKING = False
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.machine.isolated import IsolatedMachine
-    from vmm.machine.jailed import Jailed
     from vmm.machine.machine import Machine
+    from vmm.processes.isolated import IsolatedMachine
+    from vmm.processes.jailed import Jailed
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.fs import ShareConfig
     from vmm.virtio.image import Below
@@ -66,12 +66,12 @@ def import_the_rest(*, disks: bool, shares: bool) -> None:
 
     import cbor2
 
-    import vmm
     from vmm.faststart.builtin import sha256
-    from vmm.machine import snapshot
-    from vmm.snapshot import bases, directory, files, memory_base, memory_file, working_set
+    from vmm.saving import bases, memory_base, memory_file, new_directory, snapshot, working_set
+    from vmm.saving import disk_copies as files
+    from vmm.version import version
 
-    assert shutil and tempfile and cbor2 and snapshot and bases and directory and files
+    assert shutil and tempfile and cbor2 and snapshot and bases and new_directory and files
     assert memory_base and memory_file and working_set
     if disks:
         import fcntl
@@ -80,14 +80,14 @@ def import_the_rest(*, disks: bool, shares: bool) -> None:
 
         assert fcntl and device
     if shares:
-        from vmm.snapshot import records
+        from vmm.saving import records
         from vmm.virtio import fs
 
         assert records and fs
     ctypes.CDLL(None)
     hashlib.sha256()
     sha256(b"")
-    vmm._version()
+    version()
 
 
 class _Gone(Exception):
@@ -286,8 +286,6 @@ class ControlServer:
 
         :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
         """
-        from vmm.machine.jailed import Jailed
-        from vmm.machine.open_devices import plug_files
         from vmm.virtio.blk.device import DiskFiles
 
         if self._below is None:
@@ -307,9 +305,7 @@ class ControlServer:
             raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
         files = DiskFiles.open(config, self._below.open)
         machine = self.machine
-        self._disks[config.path] = (
-            machine.plug(config, files) if isinstance(machine, Jailed) else plug_files(machine, config, files)
-        )
+        self._disks[config.path] = machine.plug(config, files)
 
     def remove_disk(self, path: str, seconds: float, *, force: bool) -> bool:
         """Unplug one that was plugged in; whether it is removed.  The end of the machine, or of this, is awaited no
@@ -341,7 +337,7 @@ class ControlServer:
         :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
         """
         from vmm.faststart.record import replace
-        from vmm.machine.jailed import Jailed
+        from vmm.processes.jailed import Jailed
 
         if self._below_shares is None:
             raise ConfigError(
@@ -391,7 +387,7 @@ class ControlServer:
         """
         from os.path import abspath
 
-        from vmm.machine.jailed import Jailed
+        from vmm.processes.jailed import Jailed
 
         machine: Any = self.machine
         attached, is_jailed = self._disks.get(path), isinstance(machine, Jailed)
@@ -417,8 +413,8 @@ class ControlServer:
 
         :returns: the paths of each child's sockets
         """
-        from vmm.machine.jailed import Jailed
-        from vmm.machine.lifecycle import check_children
+        from vmm.lifecycle import check_children
+        from vmm.processes.jailed import Jailed
 
         check_children(n)
         with self._lock:

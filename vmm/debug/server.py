@@ -15,7 +15,7 @@ from vmm.errors import ConfigError, HostError
 from vmm.events import EventFd
 from vmm.faststart.record import dataclass
 from vmm.faststart.thread import Thread
-from vmm.machine.lifecycle import EndEvent, Event
+from vmm.lifecycle import EndEvent, Event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from vmm.debug import breakpoints as bp
 from vmm.errors import GuestError, HostError
 from vmm.kvm.structs_debug import kvm_guest_debug
-from vmm.machine.lifecycle import CLOSED, ENDED, MADE, POWEROFF, STOPPED
+from vmm.lifecycle import CLOSED, ENDED, MADE, POWEROFF, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

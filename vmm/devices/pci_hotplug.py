@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmm.bus import BusDevice
 from vmm.faststart.thread import allocate_lock
-from vmm.persist import Schema, State
+from vmm.saveable import Schema, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmm.bus import BusDevice
-from vmm.persist import Stateless
+from vmm.saveable import Stateless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from vmm.bus import BusDevice
 from vmm.errors import HostError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vmm.config.cpu import CpuConfig
     from vmm.kvm.vcpu import Vcpu
+    from vmm.options.cpu import CpuConfig
 
 FEATURE_ECX_X2APIC = 1 << 21
 FEATURE_ECX_TSC_DEADLINE = 1 << 24
@@ -122,7 +122,7 @@ def _cannot_have(missing: list[str]) -> ConfigError:
 
 def template_of(cpuid: kvm_cpuid2, arch_capabilities: int = -1) -> CpuConfig:
     """The leaves of *cpuid* as a template, less those that are each machine's own, and those without a bit."""
-    from vmm.config.cpu import CpuConfig, CpuLeaf
+    from vmm.options.cpu import CpuConfig, CpuLeaf
 
     leaves = []
     for entry in entries(cpuid):

@@ -15,8 +15,8 @@ from vmm.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.cpu import CpuConfig
     from vmm.kvm.vcpu import Vcpu
+    from vmm.options.cpu import CpuConfig
 
 NATIVE, EMULATED, BROKEN = "native", "emulated", "broken"
 

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmm.machine.config import MachineConfig
+    from vmm.config import MachineConfig
 
 _FOR_PYTHON = lib.SECCOMP_CHILD | lib.SECCOMP_VHOST
 """Kinds of :func:`kinds_of` that are no worker's."""

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import time
 
-from vmm.config.device import DeviceConfig
+from vmm.board.attach_mmio import MmioSlots
+from vmm.board.bootstrap import Bootstrap
+from vmm.board.kvm_vm import new_core
+from vmm.board.open_devices import (
+    balloon_of,
+    console_of,
+    hotplug_memory_of,
+    nets_of,
+    open_devices,
+    open_plugged_disk,
+    vsock_of,
+)
+from vmm.board.owned import Owned, close_at_exit, is_closed
+from vmm.board.pc import Platform
+from vmm.board.slots import Board, no_hotplug
+from vmm.board.vcpu_threads import VcpuThreads
+from vmm.config import PACKED, PCI, THREAD
 from vmm.errors import ConfigError
 from vmm.events import Loop
+from vmm.faststart.record import replace
 from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, get_ident
-from vmm.machine.attach_mmio import MmioSlots
-from vmm.machine.bootstrap import Bootstrap
-from vmm.machine.config import PACKED, PCI, THREAD
-from vmm.machine.kvm_vm import new_core
-from vmm.machine.lifecycle import (
+from vmm.lifecycle import (
     CLOSED,
     DEVICE_LOST,
     ERROR,
@@ -30,11 +43,7 @@ from vmm.machine.lifecycle import (
     make_children,
     refusal,
 )
-from vmm.machine.open_devices import balloon_of, console_of, hotplug_memory_of, nets_of, open_devices, vsock_of
-from vmm.machine.owned import Owned, close_at_exit, is_closed
-from vmm.machine.pc import Platform
-from vmm.machine.slots import Board, no_hotplug
-from vmm.machine.vcpu_threads import VcpuThreads
+from vmm.virtio.device_config import DeviceConfig
 from vmm.virtio.spec import ID_BLOCK
 
 TYPE_CHECKING = False
@@ -42,18 +51,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vmm.board.bootstrap import Origin
+    from vmm.board.kvm_vm import Core
+    from vmm.board.slots import Attached, HotPlug, Slots
+    from vmm.config import MachineConfig
     from vmm.devices import Serial
     from vmm.kvm import Vcpu
-    from vmm.machine.bootstrap import Origin
-    from vmm.machine.config import MachineConfig
+    from vmm.lifecycle import Event
     from vmm.machine.confined import Confinement
-    from vmm.machine.fork import ForkPoint, Shells
-    from vmm.machine.kvm_vm import Core
-    from vmm.machine.lifecycle import Event
-    from vmm.machine.slots import Attached, HotPlug, Slots
-    from vmm.machine.snapshot import Files, Saved
     from vmm.memory import GuestMemory
+    from vmm.saving.fork import ForkPoint, Shells
+    from vmm.saving.snapshot import Files, Saved
     from vmm.virtio.balloon.device import Balloon
+    from vmm.virtio.blk.device import DiskFiles
     from vmm.virtio.console.device import VirtioConsole
     from vmm.virtio.device import VirtioDevice
     from vmm.virtio.mem.device import HotplugMemory
@@ -66,7 +76,7 @@ class Machine(Living):
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
     Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running <-> paused, -> ended (:meth:`wait`
-    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.machine.lifecycle.CALLS` says which call is allowed in
+    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.lifecycle.CALLS` says which call is allowed in
     which state; any other raises ConfigError with the code ``machine-state``.  Unless said, any call from any thread.
 
     :raises ConfigError: the configuration cannot be; nothing was opened yet
@@ -76,7 +86,7 @@ class Machine(Living):
     def __new__(cls, config: MachineConfig, **more: Any) -> Any:
         """With ``isolation="process"`` or ``"fork"`` another object, which has the same calls."""
         if config.isolation != THREAD:
-            from vmm.machine.isolated import IsolatedMachine
+            from vmm.processes.isolated import IsolatedMachine
 
             return IsolatedMachine(config, **more)
         return super().__new__(cls)
@@ -164,7 +174,7 @@ class Machine(Living):
         )
         self._slots: Slots
         if config.transport == PCI:
-            from vmm.machine.attach_pci import PciSlots
+            from vmm.board.attach_pci import PciSlots
 
             self._slots = PciSlots(board)
         else:
@@ -239,12 +249,21 @@ class Machine(Living):
         if device.shares_memory and not device.takes_memory_on_demand:
             self._memory.complete()
 
-    def plug(self, device: VirtioDevice | DeviceConfig) -> Attached:
+    def plug(
+        self, device: VirtioDevice | DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1
+    ) -> Attached:
         """Put a device, or that of a record, on the PCI bus while the guest runs; its driver finds it a moment later.
 
+        :param files: of a disk by its record: they are open; closed with it, or now
+        :param directory: of a share by its record: a descriptor of its directory, the caller's
         :raises ConfigError: the machine does not run, has no PCI bus or no room on it; the device cannot be opened, or
             not be plugged in
         """
+        if files is not None:
+            return self._plug_files(device, files)
+        if directory >= 0:
+            record: Any = device
+            device = replace(record, path=f"/proc/self/fd/{directory}")
         with self._life_lock:
             self._life.check("plug")
             hotplug = self._hotplug()
@@ -262,6 +281,14 @@ class Machine(Living):
             except BaseException:
                 opened.close()
                 raise
+
+    def _plug_files(self, record: Any, files: DiskFiles) -> Attached:
+        disk = open_plugged_disk(record, files, self.config, len(self.disks))
+        try:
+            return self.plug(disk)  # which closes it from now on
+        except BaseException:
+            disk.close()
+            raise
 
     def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
         """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
@@ -408,8 +435,8 @@ class Machine(Living):
             snapshot of which there are diffs
         :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on, with *stop*, too
         """
-        from vmm.machine.snapshot import Taking
-        from vmm.snapshot.directory import NewDirectory
+        from vmm.saving.new_directory import NewDirectory
+        from vmm.saving.snapshot import Taking
 
         with self._life_lock:
             self._check_can_be("snapshot")
@@ -435,7 +462,7 @@ class Machine(Living):
         :raises ConfigError: as :meth:`snapshot`
         :raises HostError: the host cannot write, and the machine goes on
         """
-        from vmm.machine.snapshot import save
+        from vmm.saving.snapshot import save
 
         with self._life_lock:
             self._check_can_be("snapshot")
@@ -459,13 +486,13 @@ class Machine(Living):
 
     def open_for_saving(self) -> None:
         """Open what :meth:`save` needs, before this process has no files any more."""
-        from vmm.machine.snapshot import open_all
+        from vmm.saving.snapshot import open_all
 
         assert self._core is not None
         open_all(self.attached, self._core)
 
     def _check_can_be(self, call: str) -> None:
-        from vmm.machine.state import check_can_be_saved
+        from vmm.saving.machine_state import check_can_be_saved
 
         self._check_thread(call)
         self._life.check(call)
@@ -490,7 +517,7 @@ class Machine(Living):
         :param each: called with 0 to *n* - 1: what that child has of its own beside *changes*; and its ``devices``, as
             this one was made with
         :param start: let them run; else :meth:`start` does
-        :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that children have of their own: ``nets``,
+        :param changes: fields of :class:`~vmm.config.MachineConfig` that children have of their own: ``nets``,
             ``vsock``, whose sockets and tap devices are in use, ``disks``, ``shares`` (also a dictionary of paths by
             tag), ``console``, which is none unless it is said
         :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child cannot be made so
@@ -505,8 +532,8 @@ class Machine(Living):
 
     def fork_point(self, n: int) -> ForkPoint:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
-        from vmm.machine.fork import ForkPoint
-        from vmm.snapshot.memory_base import WATCH_FROM, copied_ahead
+        from vmm.saving.fork import ForkPoint
+        from vmm.saving.memory_base import WATCH_FROM, copied_ahead
 
         check_children(n)
         with self._life_lock:
@@ -544,7 +571,7 @@ class Machine(Living):
         :param n: 0: none any more
         :raises ConfigError: *n* is not 0 to 64
         """
-        from vmm.machine.fork import MOST_SHELLS
+        from vmm.saving.fork import MOST_SHELLS
 
         if not 0 <= n <= MOST_SHELLS:
             raise ConfigError(f"{n} machines for forks", code="fork-children", hint=f"0 to {MOST_SHELLS}")
@@ -553,7 +580,7 @@ class Machine(Living):
             self._all_shells().keep(n, self.config, shared=self._memory.fd >= 0)
 
     def _all_shells(self) -> Shells:
-        from vmm.machine.fork import Shells
+        from vmm.saving.fork import Shells
 
         assert self._core is not None
         if self._shells is None:
@@ -596,7 +623,7 @@ class Machine(Living):
         overlays over the snapshot's, which are only read.
 
         :param devices: as it was made with
-        :param changes: fields of :class:`~vmm.machine.config.MachineConfig` that are other ones now: ``disks`` (with
+        :param changes: fields of :class:`~vmm.config.MachineConfig` that are other ones now: ``disks`` (with
             those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
             (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
         :param clock: ``host``: the time since the snapshot is added to the guest's clocks, CLOCK_MONOTONIC too, so that
@@ -612,7 +639,7 @@ class Machine(Living):
         :raises HostError: the host refuses
         """
         if changes.get("isolation", THREAD) != THREAD:
-            from vmm.machine.isolated import IsolatedMachine
+            from vmm.processes.isolated import IsolatedMachine
 
             made: Any = IsolatedMachine.restore(
                 path,
@@ -627,7 +654,7 @@ class Machine(Living):
             )
             isolated: Machine = made
             return isolated
-        from vmm.machine.restored import Restored
+        from vmm.saving.restore import Restored
 
         origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch, cow=cow, verify=verify)
         return cls.of_origin(origin, origin.config, devices, start=start)

@@ -7,7 +7,7 @@ from vmm.errors import ConfigError
 from vmm.faststart.thread import RLock
 from vmm.pci import spec
 from vmm.pci.config import ConfigSpace
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import select
 
 from vmm.events import EventFd
 from vmm.pci import spec
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmm.machine.config import MachineConfig
-    from vmm.machine.lifecycle import EndEvent
+    from vmm.config import MachineConfig
+    from vmm.lifecycle import EndEvent
     from vmm.virtio.device import VirtioDevice
 
 PATIENCE = 60.0

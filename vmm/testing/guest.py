@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
+from vmm.config import BootConfig, MachineConfig
 from vmm.errors import GuestError
-from vmm.machine.config import BootConfig, MachineConfig
 from vmm.testing.console import PATIENCE, ConsoleGuest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.machine.lifecycle import EndEvent
+    from vmm.lifecycle import EndEvent
     from vmm.virtio.device import VirtioDevice
 
 

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.machine.config import BootConfig
+    from vmm.config import BootConfig
     from vmm.testing.guest import TestGuest
 
 GUESTS = pytest.StashKey["list[TestGuest]"]()

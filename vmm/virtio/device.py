@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from vmm.errors import ConfigError
 from vmm.native import lib
-from vmm.persist import Saveable
+from vmm.saveable import Saveable
 from vmm.virtio import spec
 from vmm.virtio.queue import MAX_QUEUE_SIZE
 

@@ -52,7 +52,7 @@ FIELDS = {
     **_WORDS,
     "queues": [{"size": "u32", "ready": "bool", "desc": "u64", "driver": "u64", "device": "u64", "next_index": "u16"}],
 }
-"""Of what :meth:`DriverState.save` returns, as a :class:`~vmm.persist.Schema` has them."""
+"""Of what :meth:`DriverState.save` returns, as a :class:`~vmm.saveable.Schema` has them."""
 
 
 class DriverState:

@@ -1,4 +1,4 @@
-"""Limits of devices: a :class:`~vmm.config.limit.LimitConfig` as the workers take it (``limit.c``)."""
+"""Limits of devices: a :class:`~vmm.options.limit.LimitConfig` as the workers take it (``limit.c``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.config.limit import LimitConfig
+    from vmm.options.limit import LimitConfig
 
 
 class Limit:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from vmm.bus import BusDevice
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State
+from vmm.saveable import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import check_device
 from vmm.virtio.driver_state import DriverState

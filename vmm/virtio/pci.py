@@ -15,7 +15,7 @@ from vmm.native import ffi, lib
 from vmm.pci import spec as pci
 from vmm.pci.bus import Function
 from vmm.pci.msix import Msix
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import check_device
 from vmm.virtio.driver_state import DriverState

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from vmm.machine.slots import Attached
-
 SIZE = 4096
 
 
@@ -47,15 +45,17 @@ class RegisterPage:
 
 
 class PagesAhead:
-    """Those of a machine that is still to be made, and has devices like *attached*."""
+    """Those of a machine that is still to be made.
+
+    :param places: of each page where its word with the interrupt bits is, and whether another process sets those bits
+    """
 
     __slots__ = ("_pages",)
 
-    def __init__(self, attached: Iterable[Attached] = ()) -> None:
+    def __init__(self, places: Iterable[tuple[int, bool]] = ()) -> None:
         self._pages: list[tuple[int, bool, RegisterPage]] = []
         try:
-            for each in attached:
-                status_at, shared = each.transport.registers.status_place[1], each.device.shares_memory
+            for status_at, shared in places:
                 page = RegisterPage(status_at, shared=shared)
                 self._pages.append((status_at, shared, page))
                 page.words[0] = 0  # it is there now

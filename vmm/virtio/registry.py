@@ -1,17 +1,17 @@
 """The built-in devices: one line for each.
 
-A line tells what has to be known before any code of the device is imported: its package, the flag of ``pyvmm boot``,
-and the name of its configuration record.  Everything else is in the package: the record, a
-:class:`~vmm.config.device.DeviceConfig`, ``SYNTAX``, the table of what users type for it, and the device.  The command
-line, ``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
+A line holds what must be known before any code of the device is imported: its package, the flag of ``pyvmm boot``, and
+the name of its configuration record.  Everything else is in the package: the record, a
+:class:`~vmm.virtio.device_config.DeviceConfig`; ``SYNTAX``, the table of what users type for it; and the device.  The
+command line, ``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import DeviceConfig
-    from vmm.config.options import Syntax
+    from vmm.options.syntax import Syntax
+    from vmm.virtio.device_config import DeviceConfig
 
 
 class BuiltIn:
@@ -20,7 +20,7 @@ class BuiltIn:
     :param package: its folder in ``vmm/virtio``
     :param flag: of ``pyvmm boot``
     :param record: name of its configuration record
-    :param field: of :class:`~vmm.machine.config.MachineConfig`
+    :param field: of :class:`~vmm.config.MachineConfig`
     :param one: a machine has one at most, and the field holds it, or None; else the field is a tuple
     :param names: what else of its package the library exports
     """

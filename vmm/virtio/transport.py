@@ -8,7 +8,7 @@ guest says into it, and is told when there is something new to show.
 from __future__ import annotations
 
 from vmm.native import lib
-from vmm.persist import Schema, State, mismatch, saveable
+from vmm.saveable import Schema, State, mismatch, saveable
 from vmm.virtio import driver_state, spec
 from vmm.virtio.driver_state import DEAD, DriverState
 from vmm.virtio.runner import Runner

@@ -15,9 +15,9 @@ from vmm import boot
 from vmm.boot import acpi, layout
 from vmm.boot.cmdline import default_cmdline, encode_cmdline, merge_cmdline
 from vmm.boot.image import early_pieces
+from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
 from vmm.virtio.blk import DiskConfig
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.boot.images import MIB, kernel
 from vmm.boot import cpu, layout, linux, pvh
-from vmm.machine.config import BootConfig, MachineConfig, MemoryConfig
+from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.machine.machine import Machine
 from vmm.memory import regions
 

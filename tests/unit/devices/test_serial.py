@@ -57,7 +57,7 @@ from vmm.bus import Bus
 from vmm.devices import power_devices
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
-from vmm.persist import State
+from vmm.saveable import State
 
 
 def test_a_driver_finds_a_16550a(guest: Guest) -> None:

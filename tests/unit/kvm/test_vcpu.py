@@ -17,8 +17,8 @@ from tests import tiny
 from tests.command import descriptors
 from tools.where import PYVMM
 from vmm import Machine
+from vmm.board.vcpu_threads import VcpuThreads
 from vmm.bus import Bus, BusDevice
-from vmm.config.cpu import CpuConfig, CpuLeaf
 from vmm.errors import ConfigError, GuestError, HostError
 from vmm.events import EventFd
 from vmm.faststart.record import replace
@@ -28,12 +28,12 @@ from vmm.kvm.cpuid import CpuidTemplate, entries
 from vmm.kvm.routing import IOAPIC_PINS, MSI_BASE, MsiRouter
 from vmm.kvm.structs import kvm_cpuid2, kvm_cpuid_entry2
 from vmm.kvm.structs_state import kvm_lapic_state
-from vmm.machine.lifecycle import EndEvent, Life
-from vmm.machine.vcpu_threads import VcpuThreads
+from vmm.lifecycle import EndEvent, Life
 from vmm.memory import GuestMemory
 from vmm.native import lib
+from vmm.options.cpu import CpuConfig, CpuLeaf
 from vmm.pci.msix import Msix
-from vmm.snapshot.manifest import read_manifest
+from vmm.saving.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

@@ -21,8 +21,9 @@ from tests.tiny import Console
 from tests.unit.snapshot.test_machine_snapshot import change, echo
 from tools.where import PYVMM
 from vmm import ConfigError, DiskConfig, Machine
-from vmm.snapshot import memory_file, whole, working_set
-from vmm.snapshot.manifest import decode_state, read_manifest
+from vmm.saving import memory_file, working_set
+from vmm.saving import verify as whole
+from vmm.saving.manifest import decode_state, read_manifest
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 MIB = 1 << 20

@@ -26,8 +26,8 @@ from vmm import AsyncMachine, ConfigError, DiskConfig, GuestMemory, HostError, M
 from vmm.boot import layout
 from vmm.faststart.record import replace
 from vmm.native import ffi, lib
-from vmm.snapshot import memory_file
-from vmm.snapshot.memory_base import copied_ahead, merge_layers, take_base
+from vmm.saving import memory_file
+from vmm.saving.memory_base import copied_ahead, merge_layers, take_base
 from vmm.virtio.blk.device import BLK_T_WRITE_ZEROES
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")

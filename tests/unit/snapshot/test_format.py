@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
 from vmm.memory import PAGE, GuestMemory
-from vmm.snapshot import memory_file
-from vmm.snapshot.directory import NewDirectory
-from vmm.snapshot.manifest import decode_state, encode_state
-from vmm.snapshot.records import KIND, made, plain
-from vmm.snapshot.regular import MANIFEST
+from vmm.saving import memory_file
+from vmm.saving.manifest import decode_state, encode_state
+from vmm.saving.new_directory import NewDirectory
+from vmm.saving.records import KIND, made, plain
+from vmm.saving.regular_files import MANIFEST
 
 
 def write(place: Path, text: str) -> None:
@@ -85,7 +85,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from vmm.snapshot import directory
+from vmm.saving import new_directory as directory
 steps = int(sys.argv[2])
 def trace(frame, event, argument):
     global steps

@@ -20,10 +20,11 @@ from tests.tiny import Console
 from tests.unit.snapshot.test_machine_snapshot import change, echo, talk
 from vmm import ConfigError, HostError, Machine
 from vmm.faststart.record import replace
-from vmm.snapshot import whole
-from vmm.snapshot.bases import diffs_of
-from vmm.snapshot.directory import Directory, NewDirectory
-from vmm.snapshot.manifest import read_manifest
+from vmm.saving import verify as whole
+from vmm.saving.bases import diffs_of
+from vmm.saving.directory import Directory
+from vmm.saving.manifest import read_manifest
+from vmm.saving.new_directory import NewDirectory
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -251,7 +252,7 @@ def test_a_missing_base_is_named_with_who_needs_it(machine: Machine, tmp_path: P
 
 REPLACE = """
 import os, sys
-from vmm.snapshot import directory
+from vmm.saving import new_directory as directory
 steps = int(sys.argv[2])
 def trace(frame, event, argument):
     global steps
@@ -260,7 +261,8 @@ def trace(frame, event, argument):
         if steps < 0:
             os.kill(os.getpid(), 9)
     return trace
-from vmm.snapshot import whole, bases
+from vmm.saving import verify as whole
+from vmm.saving import bases
 sys.settrace(trace)
 whole.merge(sys.argv[1])
 sys.settrace(None)
@@ -387,7 +389,7 @@ def test_the_guest_goes_on_when_the_last_step_fails(
         machine.start()
         assert console.read(1) == b">"
         with monkeypatch.context() as patch:
-            patch.setattr(f"vmm.{'machine.snapshot' if at == 'write_manifest' else 'snapshot.directory'}.{at}", fail)
+            patch.setattr(f"vmm.saving.{'snapshot' if at == 'write_manifest' else 'new_directory'}.{at}", fail)
             with pytest.raises(HostError, match=r"warm: Input/output error") as caught:
                 machine.snapshot(str(tmp_path / "warm"), stop=True)
         assert "kernel log" in caught.value.hint

@@ -19,9 +19,10 @@ from tests.sample_devices import Echo
 from tests.tiny import Console
 from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, Machine, VsockConfig
 from vmm.faststart.record import replace
-from vmm.persist import State, Unsaved
-from vmm.snapshot import memory_file, whole, working_set
-from vmm.snapshot.manifest import manifest_text, read_manifest
+from vmm.saveable import State, Unsaved
+from vmm.saving import memory_file, working_set
+from vmm.saving import verify as whole
+from vmm.saving.manifest import manifest_text, read_manifest
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

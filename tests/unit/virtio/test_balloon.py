@@ -12,8 +12,8 @@ from tests.driver import Buffer, DriverQueue, Guest
 from vmm import BootConfig, HotplugMemoryConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory, regions
-from vmm.persist import State
-from vmm.snapshot.memory_file import open_ram
+from vmm.saveable import State
+from vmm.saving.memory_file import open_ram
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon import device as balloon_spec

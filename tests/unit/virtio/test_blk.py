@@ -21,8 +21,8 @@ import pytest
 from tests.blk_driver import IO_URING, BlkGuest, header, segment
 from tests.command import descriptors, links_of, one_cpu
 from tests.driver import Used
-from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError
+from vmm.options.limit import LimitConfig
 from vmm.virtio import spec
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.blk import device as blk

@@ -21,7 +21,7 @@ from tests.driver import RAM, Buffer
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
 from vmm.memory import GuestMemory
-from vmm.snapshot.memory_file import open_ram
+from vmm.saving.memory_file import open_ram
 from vmm.virtio.fs import ShareConfig
 
 pytestmark = pytest.mark.usefixtures("virtqueues")

@@ -16,7 +16,7 @@ from tests import fs_driver as f
 from tests.filesystems import filesystem
 from tests.fs_driver import ROOT, FsGuest, FuseError
 from vmm.errors import ConfigError
-from vmm.persist import State
+from vmm.saveable import State
 
 OPTIONS = [
     pytest.param({"isolation": "thread"}, id="thread"),

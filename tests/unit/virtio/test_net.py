@@ -16,9 +16,9 @@ import pytest
 
 from tests.net_driver import MAC, NetGuest, Wire, frame, from_stream, header, to_stream
 from tests.netns import ip, own_network
-from vmm.config.limit import LimitConfig
 from vmm.errors import ConfigError, HostError
 from vmm.native import lib
+from vmm.options.limit import LimitConfig
 from vmm.virtio import spec
 from vmm.virtio.net import Publish
 from vmm.virtio.net import device as net_spec

@@ -109,8 +109,8 @@ def test_code_is_imported_of_devices_alone_that_are_configured(record: str, pack
     (tmp_path / "d").write_bytes(bytes(4096))
     words = run_python(
         f"import os, sys; sys.path.insert(0, os.getcwd()); os.chdir({str(tmp_path)!r})\n"
-        "from vmm import *; from vmm.events import Loop; from vmm.machine.owned import Owned\n"
-        "from vmm.machine.open_devices import open_devices; import vmm.cli.boot\n"
+        "from vmm import *; from vmm.events import Loop; from vmm.board.owned import Owned\n"
+        "from vmm.board.open_devices import open_devices; import vmm.cli.boot\n"
         f"config = MachineConfig(BootConfig('k'), {record})\n"
         "owned = Owned()\n"
         "open_devices(config.device_configs(), config, Loop(), owned, {}, False); owned.close()\n"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.options import Key, Syntax, size, switch
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+from vmm.options.syntax import Key, Syntax, size, switch
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import Opening
-    from vmm.machine.config import MachineConfig
+    from vmm.options.machine import Machine
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
 
 SYNTAX = Syntax(
     "balloon",
@@ -52,7 +52,7 @@ class BalloonConfig(DeviceConfig):
         values.pop("on", None)
         return cls(**values)
 
-    def check(self, machine: MachineConfig) -> None:
+    def check(self, machine: Machine) -> None:
         if machine.memory.huge_pages == "hugetlb":
             raise ConfigError(
                 "a balloon gives nothing back of hugetlb pages, which are reserved",

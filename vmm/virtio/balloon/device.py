@@ -14,7 +14,7 @@ import time
 from vmm.errors import ConfigError
 from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.limit import parse_limit
-from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+from vmm.options.limit import parse_limit
+from vmm.options.syntax import Key, Syntax, number, word
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import Opening
-    from vmm.config.limit import LimitConfig
+    from vmm.options.limit import LimitConfig
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
 
 CACHE_MODES = ("writeback", "writethrough")
 AUTO, REFLINK, COPY, OVERLAY = "auto", "reflink", "copy", "overlay"

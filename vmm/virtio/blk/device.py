@@ -9,7 +9,7 @@ import struct
 from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.image import BLOCK, OVERLAY_BITS, Image, Overlay

@@ -11,7 +11,7 @@ import struct
 from vmm.errors import HostError
 from vmm.events import EventFd
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State
+from vmm.saveable import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.workers import Workers

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.options import Key, Syntax, number, size, word
-from vmm.config.sizes import GIB, MIB
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
+from vmm.options.sizes import GIB, MIB
+from vmm.options.syntax import Key, Syntax, number, size, word
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.config.device import Opening
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
     from vmm.virtio.fs.device import Fs
 
 MAX_DAX = 256 * GIB

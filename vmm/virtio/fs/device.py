@@ -10,7 +10,7 @@ import struct
 from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, Unsaved, mismatch
+from vmm.saveable import Schema, State, Unsaved, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.workers import Workers, forbidden_call

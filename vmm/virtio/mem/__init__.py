@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.options import Key, Syntax, size
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
 from vmm.memory import ADDRESSES_END, HUGE_2M, hotplug_base
+from vmm.options.syntax import Key, Syntax, size
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import Opening
-    from vmm.machine.config import MachineConfig
+    from vmm.options.machine import Machine
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
 
 PIECE = 128 << 20
 """In no smaller pieces does Linux add memory on a PC."""
@@ -64,7 +64,7 @@ class HotplugMemoryConfig(DeviceConfig):
             raise ConfigError(f"{flag} {text}: no size", code="hotplug-memory-size", hint="give it: size=1G")
         return cls(**values)
 
-    def check(self, machine: MachineConfig) -> None:
+    def check(self, machine: Machine) -> None:
         ram = machine.memory
         if machine.hotplug_memory is not self:
             raise ConfigError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 
 from vmm.errors import ConfigError, GuestError
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.limit import LimitConfig, parse_limit
-from vmm.config.options import Key, Syntax, number, word
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
+from vmm.options.limit import LimitConfig, parse_limit
+from vmm.options.syntax import Key, Syntax, number, word
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import Opening
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
 
 KINDS = ("tap", "user")
 BACKENDS = ("worker", "vhost")

@@ -13,7 +13,7 @@ from vmm import report
 from vmm.errors import GuestError, HostError
 from vmm.faststart.thread import allocate_lock
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.limit import Limit
@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.config.limit import LimitConfig
+    from vmm.options.limit import LimitConfig
     from vmm.virtio.device import DeviceContext
     from vmm.virtio.queue import Chain, Queue
 

@@ -14,7 +14,7 @@ from vmm import report
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.thread import close_slowly
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State, mismatch
+from vmm.saveable import Schema, State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device import SharedRegion, VirtioDevice
 from vmm.virtio.image import SECTOR, Image

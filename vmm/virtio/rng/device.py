@@ -11,7 +11,7 @@ from errno import ENODATA
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.builtin import stat
 from vmm.native import ffi, lib
-from vmm.persist import Stateless
+from vmm.saveable import Stateless
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.limit import Limit

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from vmm.config.device import DeviceConfig
-from vmm.config.options import Key, Syntax, number
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass, replace
+from vmm.options.syntax import Key, Syntax, number
+from vmm.virtio.device_config import DeviceConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.config.device import Opening
     from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.device_config import Opening
 
 VSOCK_BACKENDS = ("unix", "vhost")
 SYNTAX = Syntax(

@@ -18,7 +18,7 @@ import struct
 
 from vmm.errors import ConfigError, HostError
 from vmm.native import ffi, lib
-from vmm.persist import Schema, State
+from vmm.saveable import Schema, State
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.vsock import path as vsock_path

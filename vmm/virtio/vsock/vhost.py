@@ -13,7 +13,7 @@ import errno
 import struct
 
 from vmm.errors import ConfigError, HostError
-from vmm.persist import Unsaved
+from vmm.saveable import Unsaved
 from vmm.virtio import spec
 from vmm.virtio.device import VirtioDevice
 from vmm.virtio.vhost import Vhost

@@ -1,0 +1,114 @@
+"""What a machine does before its first instruction: the kernel's files into RAM, tables, the state of the vCPUs."""
+
+from __future__ import annotations
+
+import posix
+
+from vmm import boot
+from vmm.boot import layout
+from vmm.faststart.thread import Task
+from vmm.kvm.state import set_boot_state, set_reset_msrs
+from vmm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from vmm.board.kvm_vm import Core
+    from vmm.board.pc import Platform
+    from vmm.board.shell import Shell
+    from vmm.board.slots import Slots
+    from vmm.config import MachineConfig, MemoryConfig
+
+    class Origin(Protocol):
+        """Where a machine comes from: from its kernel's entry point, or from a snapshot.
+
+        :ivar event: the kind of the event that tells of the start
+        :ivar restores: :meth:`finish` gives each device a state
+        """
+
+        event: str
+        restores: bool
+
+        def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
+            """RAM as the guest is to find it, once :meth:`finish` has been called.
+
+            :param hotplug: bytes behind it that the guest may get later
+            :param on_demand: shared memory may be filled when it is touched
+            """
+
+        def take_shell(self) -> Shell | None:
+            """What was made ahead of this machine, of which :meth:`make_memory` has taken RAM already."""
+
+        def begin(self, memory: GuestMemory) -> None:
+            """*memory* is there: begin what takes long in the background."""
+
+        def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
+            """All devices are attached: make everything what the guest is to find.
+
+            :raises ConfigError: it cannot be
+            """
+
+        def go_on(self, slots: Slots) -> None:
+            """Start what goes on from before, workers of devices for one.  After :meth:`finish`, when the process has
+            given up what a running machine does not need: nothing is opened.  The guest runs already."""
+
+        def close(self) -> None:
+            """Wait for what is done in the background.  A second call does nothing."""
+
+
+def new_generation(memory: GuestMemory) -> None:
+    """Give the machine a VM generation ID that no other has."""
+    memory.write(layout.VM_GENERATION_ID, posix.urandom(16))
+
+
+class Bootstrap:
+    """From the kernel's entry point.  Copies the files in the background from the start on: that takes as long as all
+    the rest, and needs nothing of it.
+
+    :param config: what is booted
+    :raises ConfigError: it cannot be booted
+    """
+
+    event = "started"
+    restores = False
+
+    def __init__(self, config: MachineConfig) -> None:
+        self._plan = boot.check(config)
+        self._loading: Task | None = None
+
+    def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
+        """Empty RAM."""
+        return GuestMemory(
+            ram.size + hotplug, huge_pages=ram.huge_pages, prefault=ram.prefault, shared=shared, hotplug=hotplug
+        )
+
+    def take_shell(self) -> None:
+        """Nothing was."""
+
+    def begin(self, memory: GuestMemory) -> None:
+        """Copy the files; RAM is empty."""
+        self._memory = memory
+        self._loading = Task(lambda: boot.load_files(self._plan, memory), "loader")
+
+    def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
+        """All devices are attached: tell the kernel of them, and put the vCPUs where they begin.
+
+        :raises ConfigError: a file has changed since it was checked, or there are too many devices
+        """
+        state = boot.place_tables(self._plan, self._memory, len(core.vcpus), slots.numbers, slots.windows)
+        new_generation(self._memory)
+        for vcpu in core.vcpus:
+            set_reset_msrs(vcpu)
+        set_boot_state(core.vcpus[0], state)  # the others wait for their start-up IPI
+        assert self._loading is not None
+        self._loading.join()
+        core.wait_for_memory()
+
+    def go_on(self, slots: Slots) -> None:
+        """There is nothing yet."""
+
+    def close(self) -> None:
+        """Wait for the copying, whatever came of it.  A second call does nothing."""
+        if self._loading is not None:
+            self._loading.close()

@@ -1,0 +1,153 @@
+"""Slots of virtio devices: what those behind mmio and behind PCI have in common, and what only PCI can."""
+
+from __future__ import annotations
+
+from vmm.errors import ConfigError
+from vmm.faststart.thread import allocate_lock
+from vmm.virtio.register_page import PagesAhead
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from vmm.board.kvm_vm import Core
+    from vmm.board.owned import Owned
+    from vmm.bus import Bus, BusDevice
+    from vmm.events import EventFd, Loop
+    from vmm.memory import GuestMemory
+    from vmm.saveable import Saveable
+    from vmm.virtio.device import VirtioDevice
+    from vmm.virtio.transport import Transport
+
+    class HotPlug(Protocol):
+        """Devices come and go while the guest runs."""
+
+        def plug(self, device: VirtioDevice) -> Attached:
+            """Attach a device, and tell the guest.
+
+            :raises ConfigError: no slot is free; a device that needs what only a machine that is being made can give
+            """
+
+        def ask_to_leave(self, attached: Attached) -> None:
+            """Ask the guest to let the device go; see :meth:`Attached.wait_gone`."""
+
+        def pull_out(self, attached: Attached) -> None:
+            """Take the device away, whatever the guest does with it; it is gone already: nothing to do."""
+
+    class Slots(Protocol):
+        """Where virtio devices are put.
+
+        :ivar attached: in the order of their attaching
+        :ivar hotplug: how they come and go while the guest runs; None: they do not
+        """
+
+        attached: list[Attached]
+
+        @property
+        def hotplug(self) -> HotPlug | None: ...
+
+        @property
+        def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
+            """Address, size and device of ports that the slots themselves have."""
+
+        @property
+        def saved(self) -> list[Saveable]:
+            """What a snapshot keeps of the slots themselves; it is restored when the devices in them are."""
+
+        @property
+        def numbers(self) -> range:
+            """Of the virtio-mmio slots that are taken, for the DSDT."""
+
+        @property
+        def windows(self) -> tuple[tuple[int, int], ...]:
+            """First address and size of what the host bridge forwards to 64-bit BARs."""
+
+        def has_bar(self, device: VirtioDevice) -> bool:
+            """The windows of *device* are BARs, which the guest may move."""
+
+        def attach(self, device: VirtioDevice) -> Attached:
+            """Put *device* into the next slot.
+
+            :raises ConfigError: no slot is free
+            """
+
+        def reset(self) -> None:
+            """All devices as after power-on.  No vCPU runs, and the VM is still there."""
+
+        def follow(self) -> None:
+            """The VM is a new one."""
+
+        def map_register_pages(self) -> None:
+            """Let the guest read registers as memory, where it can; done while it runs already."""
+
+
+NOWHERE = (1 << 64) - 1
+"""Where a window lies that the guest cannot reach, as the C bus has it."""
+
+
+class Board:
+    """What slots are wired to.
+
+    :ivar native: the C bus (cdata ``struct bus *``)
+    :ivar owned: of the machine
+    :ivar packed: offer packed virtqueues
+    :ivar pages: pages of registers that are there already
+    :ivar restored: states of all devices will be restored
+    """
+
+    __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed", "pages", "restored")
+
+    def __init__(
+        self,
+        core: Core,
+        memory: GuestMemory,
+        loop: Loop,
+        mmio: Bus,
+        native: Any,
+        owned: Owned,
+        *,
+        packed: bool = False,
+        pages: PagesAhead | None = None,
+        restored: bool = False,
+    ) -> None:
+        self.core = core
+        self.memory = memory
+        self.loop = loop
+        self.mmio = mmio
+        self.native = native
+        self.owned = owned
+        self.packed = packed
+        self.pages = pages or PagesAhead()
+        self.restored = restored
+
+
+class Attached:
+    """A virtio device in its slot: the transport and what KVM bound to it.
+
+    :ivar owned: what is closed when the device is unplugged: transport, kicks, and the device
+    """
+
+    def __init__(self, device: VirtioDevice, transport: Transport, kicks: list[EventFd], owned: Owned) -> None:
+        self.device = device
+        self.transport = transport
+        self.kicks = kicks
+        self.owned = owned
+        # Held until the guest has let the device go
+        self._there = allocate_lock()
+        self._there.acquire()
+
+    def wait_gone(self, timeout: float) -> bool:
+        """Wait until the device was unplugged, at most *timeout* seconds; False: it is still there."""
+        if not self._there.acquire(timeout=timeout):
+            return False
+        self._there.release()
+        return True
+
+    def set_gone(self) -> None:
+        """The device was unplugged, and everything of it is closed."""
+        self._there.release()
+
+
+def no_hotplug() -> ConfigError:
+    """What is said of a machine whose devices do not come and go."""
+    return ConfigError("devices come and go only on PCI", code="hotplug", hint='make the machine with transport="pci"')

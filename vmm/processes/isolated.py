@@ -1,0 +1,827 @@
+""":class:`~vmm.machine.machine.Machine` with ``isolation="process"``: its process is a jailed child of the caller's.
+
+The child is ``pyvmm isolated`` (:mod:`vmm.processes.machine_process`).  It receives the configuration and opens what
+that names with the caller's rights.  When the machine starts it enters the jail, as the process of ``pyvmm boot`` does.
+It answers requests at one end of a socket pair.  A guest may have taken it over, so each answer is validated.
+
+With ``isolation="fork"`` the child is a fork of the caller's process, which then runs the same program.  It closes all
+that the caller has open, but not a directory that the path of the socket device names as ``/proc/self/fd/N``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+
+from vmm import boot
+from vmm.board.owned import close_at_exit, is_closed
+from vmm.config import FORK, THREAD, config_kinds
+from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
+from vmm.faststart.record import replace
+from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
+from vmm.lifecycle import (
+    CLOSED,
+    DEVICE_LOST,
+    END_KINDS,
+    ERROR,
+    MADE,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    Life,
+    Living,
+    make_children,
+    refusal,
+)
+from vmm.processes.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
+from vmm.saving.manifest import read_manifest
+from vmm.saving.records import made, plain
+from vmm.virtio.blk import DiskConfig
+from vmm.virtio.fs import ShareConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from subprocess import Popen
+    from typing import Any
+
+    from vmm.config import MachineConfig
+    from vmm.processes.jailed import Handed, OpenPoint
+    from vmm.virtio.device_config import DeviceConfig
+
+
+def _lines(value: object) -> str:
+    """The same of several lines."""
+    if not isinstance(value, str):
+        raise nonsense()
+    return "\n".join(text(line, 4096) for line in value.split("\n")[:64])
+
+
+_STALE_MS = 2000
+"""More than a guest may rely on what it was told of shared files."""
+
+
+class _Console:
+    """The console of a machine in a process of its own.
+
+    :ivar space_callback: called when it takes input again, after :meth:`input` took less than it was given
+    """
+
+    def __init__(self, machine: IsolatedMachine) -> None:
+        self._machine = machine
+        self.space_callback: Callable[[], None] | None = None
+
+    def input(self, data: bytes) -> int:
+        """As :meth:`Machine.console_input`."""
+        return self._machine.console_input(data)
+
+
+class _Net:
+    """A network device of a machine in a process of its own."""
+
+    def __init__(self, machine: IsolatedMachine, index: int) -> None:
+        self._machine, self._index = machine, index
+
+    def set_mac(self, mac: bytes) -> None:
+        """As :meth:`vmm.virtio.net.device.Net.set_mac`."""
+        self._machine._life.check("set_mac")
+        self._machine._jailed.ask("set-mac", net=self._index, mac=mac.hex())
+
+
+class _Vsock:
+    """The socket device of such a machine: its sockets are the caller's to connect to, as any program's of the host."""
+
+    def __init__(self, uds: str) -> None:
+        self.uds = os.path.abspath(uds)
+        self._listening: list[socket.socket] = []
+
+    def connect(self, port: int, *, seqpacket: bool = False, timeout: float | None = None) -> socket.socket:
+        """As :meth:`vmm.virtio.vsock.device.Vsock.connect`."""
+        from vmm.virtio.vsock import client
+
+        return client.connect(self.uds, port, seqpacket=seqpacket, timeout=timeout)
+
+    def listen(self, port: int, *, seqpacket: bool = False, backlog: int = 128) -> socket.socket:
+        """As :meth:`vmm.virtio.vsock.device.Vsock.listen`."""
+        from vmm.virtio.vsock import client, path
+
+        made = client.listen(path.port_path(self.uds, port), seqpacket=seqpacket, backlog=backlog)
+        self._listening = [*(each for each in self._listening if each.fileno() >= 0), made]
+        return made
+
+    def close(self) -> None:
+        """Close what listens."""
+        for each in self._listening:
+            each.close()
+
+
+class IsolatedMachine(Living):
+    """What :class:`~vmm.machine.machine.Machine` makes of a configuration with ``isolation="process"``.
+
+    :ivar walls: names of the walls around its process, see :data:`vmm.processes.jail.enter.WALLS`; empty before it is
+        started
+    :ivar missing: in words, the first wall that cannot be had on this host and why; may be empty
+    :ivar pid: of its process; another one after :meth:`reset`
+    :ivar phases: steps of its start in this process, each with the time (CLOCK_MONOTONIC); :meth:`phases_within` has
+        those of its own process
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        devices: tuple[object, ...] = (),
+        _restore: dict[str, Any] | None = None,
+        _handed: Handed | None = None,
+        _number: int = 0,
+        _run: Callable[[int], Process] | None = None,
+    ) -> None:
+        if devices:
+            raise _cannot("a device of the caller's own")
+        for each in config.more_devices:
+            if type(each).__name__ not in config_kinds():
+                raise _cannot(f"a {type(each).__name__}")
+        for tag, share in config.tagged_shares():
+            if share.isolation == THREAD:
+                raise _cannot(f"the share {tag!r} with isolation=thread")
+        self.config = config
+        self._restore = _restore
+        self._handed = _handed
+        self._number = _number
+        self._run = _run
+        self.walls: list[str] = []
+        self.missing = ""
+        self.pid = 0
+        self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
+        self.console = _Console(self)
+        self._vsock = None if config.vsock is None or not config.vsock.uds else _Vsock(config.vsock.uds)
+        self._plugged: list[Plugged] = []
+        self._memory_wanted = self._cpus_wanted = 0
+        self._life = Life()
+        self._life_lock = RLock()
+        self._child: _Child | None = None
+        self._console_fd = -1 if config.console.fd < 0 else os.dup(config.console.fd)
+        close_at_exit(self)
+        try:
+            self._child = self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def restore(
+        cls, path: str, changes: dict[str, Any], *, devices: tuple[object, ...], start: bool, **options: Any
+    ) -> IsolatedMachine:
+        """As :meth:`Machine.restore`.  With *prefetch* another machine must have recorded before."""
+        manifest = read_manifest(path)
+        saved: MachineConfig = made(manifest.config, "MachineConfig", config_kinds(), path)
+        own = {name: plain(value) for name, value in changes.items() if name != "isolation"}
+        machine = cls(
+            saved.of_clone(changes),
+            devices=devices,
+            _restore={"path": os.path.abspath(path), "changes": own, "options": options},
+        )
+        return cls._begun(machine, start=start)
+
+    @classmethod
+    def of_fork(
+        cls,
+        point: OpenPoint,
+        changes: dict[str, Any],
+        *,
+        start: bool,
+        number: int = 0,
+        run: Callable[[int], Process] | None = None,
+    ) -> IsolatedMachine:
+        """As :meth:`Machine.of_fork`.
+
+        :param number: it is the command line's: which child, from 1 on
+        :param run: has another process run :func:`program` with this descriptor as number 3: the new one, a child of
+            this process; raises OSError.  That process knows the configuration of the parent, and with it what child
+            *number* is to be
+        """
+        if changes.pop("devices", ()):
+            raise _cannot("a device of the caller's own")
+        handed = point.child(changes)
+        try:
+            return cls._begun(cls(handed.config, _handed=handed, _number=number, _run=run), start=start)
+        finally:
+            handed.close()
+
+    @staticmethod
+    def _begun(machine: IsolatedMachine, *, start: bool) -> IsolatedMachine:
+        if start:
+            try:
+                machine.start()
+            except BaseException:
+                machine.close()
+                raise
+        return machine
+
+    def _make(self) -> _Child:
+        child = _Child(self)
+        self.pid = child.process.pid
+        return child
+
+    @property
+    def _jailed(self) -> Jailed:
+        if self._child is None:
+            raise ConfigError("the machine is closed", code="machine-state")
+        return self._child.jailed
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def confined(self) -> bool:
+        """As :attr:`Machine.confined`: always."""
+        return True
+
+    @property
+    def devices(self) -> list[Named]:
+        """Names of its devices."""
+        self._life.check("devices")
+        return self._jailed.devices
+
+    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = True, terminal: bool = False) -> None:
+        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* cannot be had.
+
+        :raises HostError: its process has ended, or cannot be confined
+        """
+        if terminal:
+            raise _cannot("a terminal's keys")
+        with self._life_lock:
+            self._life.check("start")
+            if ready is not None:
+                ready()
+            if self._life.end is None:
+                self._begin()
+            self._life.stage = RUNNING
+            self._life.publish("restored" if self._restore or self._handed else "started")
+
+    def _begin(self) -> None:
+        answer = self._jailed.ask("start")
+        names = answer.get("walls")
+        self.walls = [text(each) for each in names] if isinstance(names, list) and len(names) < 100 else []
+        self.missing = text(answer.get("missing"))
+        self._life.stage = RUNNING
+        self.phases.append(("started", time.monotonic()))
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """As :meth:`Machine.stop`.  A process that does not answer within 10 s is killed."""
+        child = self._child
+        if child is None or self._life.end is not None:
+            return
+        if self._life.stage == MADE:
+            self._end(kind, detail)
+        else:
+            child.stopped = kind, detail
+            child.jailed.stop(kind, detail)
+
+    def phases_within(self) -> list[tuple[str, float]]:
+        """The phases of the machine itself, and ``first-run``, when the guest's first instruction was; as its process
+        says."""
+        self._life.check("phases_within")
+        told = self._jailed.ask("phases").get("phases")
+        if not isinstance(told, list) or any(not isinstance(each, list) or len(each) != 2 for each in told[:64]):
+            raise nonsense()
+        return [(text(name), number(at) / 1e9) for name, at in told[:64]]
+
+    def figures(self) -> dict[str, Any]:
+        """As :meth:`Machine.figures`, of names and numbers alone; as its process says.
+
+        :raises HostError: it says nothing within 2 s
+        """
+        self._life.check("figures")
+        told = self._jailed.ask("figures", seconds=FIGURES_S)
+        return {kind: [_figures(each) for each in _rows(told.get(kind))] for kind in ("vcpus", "devices")}
+
+    def plug(self, device: DeviceConfig) -> Plugged:
+        """As :meth:`Machine.plug`, of a disk or a share by its record: this process opens a disk's files, and starts a
+        share's server."""
+        with self._life_lock:
+            self._life.check("plug")
+            if not isinstance(device, DiskConfig | ShareConfig):
+                raise _cannot(f"a {type(device).__name__} that is plugged in")
+            plugged = self._jailed.plug(device)
+            self._plugged = [*(each for each in self._plugged if not each.is_gone), plugged]
+            return plugged
+
+    def unplug(self, attached: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
+        """As :meth:`Machine.unplug`, of what :meth:`plug` returned."""
+        with self._life_lock:
+            self._life.check("unplug")
+            jailed = self._jailed
+        return jailed.unplug(attached, timeout, force=force)
+
+    def pause(self) -> None:
+        """As :meth:`Machine.pause`."""
+        with self._life_lock:
+            self._life.check("pause")
+            self._jailed.pause()
+            self._life.stage = PAUSED
+            self._life.publish("paused")
+
+    def resume(self) -> None:
+        """As :meth:`Machine.resume`."""
+        with self._life_lock:
+            self._life.check("resume")
+            self._jailed.resume()
+            self._life.stage = RUNNING
+            self._life.publish("resumed")
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """As :meth:`Machine.snapshot`.  RAM, state and disks of it are what the process, and so its guest, says."""
+        with self._life_lock:
+            self._life.check("snapshot")
+            self._jailed.snapshot(path, base=base, stop=stop, progress=progress)
+            self._life.publish("snapshot", path)
+
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        each: Callable[[int], dict[str, Any]] | None = None,
+        start: bool = True,
+        **changes: Any,
+    ) -> list[IsolatedMachine]:
+        """As :meth:`Machine.fork`, into machines in processes of their own.  Where a share has a server, this one
+        stands still until all that it has touched is copied."""
+        point = self.fork_point(n)
+
+        def make(number: int) -> IsolatedMachine:
+            return self.of_fork(point, {**changes, **(each(number) if each else {})}, start=start)
+
+        return make_children(point, n, make)
+
+    def fork_point(self, n: int) -> OpenPoint:
+        """As :meth:`Machine.fork_point`."""
+        with self._life_lock:
+            self._life.check("fork")
+            point = self._jailed.fork_point(n, self.config.isolation)
+            self._life.publish("forked", str(n))
+            return point
+
+    def reset(self) -> None:
+        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and what
+        was plugged in comes when the guest runs."""
+        with self._life_lock:
+            self._life.check("reset")
+            if self._restore is not None or self._handed is not None:
+                raise _cannot("a reset of a clone, whose disks end with its process,")
+            boot.check(self.config)
+            assert self._child is not None
+            plugged = [each for each in self._plugged if not each.wait_gone(0)]
+            self._child.close()
+            for each in plugged:
+                each.set_gone()
+            try:
+                self._life.begin_again()
+                self._child = self._make()
+                self._begin()
+                for each in plugged:
+                    self._jailed.plug_again(each)
+                if self._memory_wanted:
+                    self._jailed.resize_memory(self._memory_wanted)
+                if self._cpus_wanted:
+                    self._jailed.resize_cpus(self._cpus_wanted)
+            except BaseException as error:
+                self._life.stage = RUNNING
+                self._end(ERROR, f"reset: {error}", error)
+                raise
+            self._life.publish("reset")
+
+    def stale_shares(self) -> float:
+        """As :meth:`Machine.stale_shares`."""
+        self._life.check("refresh_shares")
+        return min(number(self._jailed.ask("stale-shares").get("ms")), _STALE_MS) / 1000
+
+    def refresh_shares(self) -> None:
+        """As :meth:`Machine.refresh_shares`."""
+        if seconds := self.stale_shares():
+            time.sleep(seconds)  # the guest drops what it knows by its clock, unseen
+
+    def press_power_button(self) -> None:
+        """As :meth:`Machine.press_power_button`."""
+        self._life.check("press_power_button")
+        self._life.publish("power-button")
+        self._jailed.press_power_button()
+
+    def resize_memory(self, size: int) -> None:
+        """As :meth:`Machine.resize_memory`; :meth:`figures` say what the guest has plugged."""
+        self._life.check("resize_memory")
+        self._jailed.resize_memory(size)
+        self._memory_wanted = size
+
+    @property
+    def cpus(self) -> int:
+        """As :attr:`Machine.cpus`."""
+        self._life.check("cpus")
+        return self._jailed.cpus
+
+    def resize_cpus(self, count: int) -> None:
+        """As :meth:`Machine.resize_cpus`."""
+        with self._life_lock:
+            self._life.check("resize_cpus")
+            self._jailed.resize_cpus(count)
+            self._cpus_wanted = count
+
+    def resize_disk(self, index: int) -> None:
+        """As :meth:`Machine.resize_disk`.
+
+        :raises HostError: without PCI the jail has a limit on the size of files, which takes CAP_SYS_RESOURCE to raise
+        """
+        self._life.check("resize_disk")
+        disks = self.config.disk_configs()
+        if 0 <= index < len(disks) and self._life.stage != MADE:
+            self._allow_file(disks[index].path)
+        self._jailed.resize_disk(index)
+
+    def _allow_file(self, path: str) -> None:
+        """Let its process write a file that is as large as this one."""
+        import resource
+
+        try:
+            size = os.stat(path).st_size
+            with open(f"/proc/{self.pid}/limits") as limits:  # prlimit(2) tells not even root of another user's
+                most = next(line.split()[3] for line in limits if line.startswith("Max file size"))
+            if most != "unlimited" and size > int(most):
+                resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, size))
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # what is not there is told by whoever looks next
+        except OSError as error:
+            raise HostError(
+                f"disk {path}: the machine's process may not write a file of that size: {error.strerror}",
+                code="disk-size",
+                errno=error.errno or 0,
+                hint='who has CAP_SYS_RESOURCE can allow it; with transport="pci" there is no limit',
+            ) from error
+
+    def console_input(self, data: bytes) -> int:
+        """As :meth:`Machine.console_input`."""
+        self._life.check("console_input")
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            taken = number(self._jailed.ask("input", data=piece.decode("latin-1")).get("taken"))
+            if taken < len(piece):
+                return start + taken
+        return len(data)
+
+    @property
+    def nets(self) -> tuple[_Net, ...]:
+        """Its network devices: their ``set_mac``."""
+        return tuple(_Net(self, index) for index in range(len(self.config.nets)))
+
+    @property
+    def vsock(self) -> _Vsock:
+        """The socket device: its ``connect``, ``listen`` and ``uds``.
+
+        :raises ConfigError: the machine was configured without one, or with ``backend="vhost"``
+        """
+        if self._vsock is None:
+            raise ConfigError("the machine has no socket device with backend=unix", code="vsock-none")
+        return self._vsock
+
+    def _end(self, kind: str, detail: str, error: BaseException | None = None) -> None:
+        end = self._life.finish(kind, detail, error)
+        if end is not None:
+            self.phases.append(("ended", end.at))
+            self._life.tell_end(end)
+
+    def close(self) -> None:
+        """As :meth:`Machine.close`.  A process that does not end within 10 s is killed."""
+        child = self._child
+        if child is not None and child.is_reader():
+            raise ConfigError("cannot close the machine from a listener of its own", code="machine-thread")
+        with self._life_lock:
+            if self._life.stage == CLOSED:
+                return
+            if child is not None:
+                child.close()
+            self._end(STOPPED, "")
+            for each in self._plugged:
+                each.set_gone()
+            self._life.stage = CLOSED
+            self._child = None
+            if self._vsock is not None:
+                self._vsock.close()
+            if self._console_fd >= 0:
+                os.close(self._console_fd)
+                self._console_fd = -1
+            is_closed(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise _cannot(name)
+        raise AttributeError(name)
+
+
+def _rows(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise nonsense()
+    return value[:FIGURES_MAX]
+
+
+def _figures(row: object) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise nonsense()
+    found: dict[str, Any] = {}
+    for name, value in list(row.items())[:FIGURES_MAX]:
+        if name == "name":
+            found[name] = text(value)
+        elif isinstance(value, int):
+            found[text(name)] = number(value)
+    return found
+
+
+FIGURES_S, FIGURES_MAX = 2.0, 256
+ELSEWHERE = (
+    "attach", "attached", "balloon", "disks", "execution", "hotplug_memory", "loop",
+    "memory", "mmio", "open_for_saving", "pio", "prepare_forks", "prepared_forks", "save",
+    "serial", "vcpus",
+)  # fmt: skip
+"""What a Machine has in its own process only."""
+
+
+def _cannot(what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} cannot be had of a machine in a process of its own",
+        code="isolation",
+        hint='isolation="thread" has it in this process',
+    )
+
+
+_ERRORS: dict[str, type[VmmError]] = {
+    each.default_code: each for each in (ConfigError, HostError, ForbiddenCallError, GuestError)
+}
+
+
+def describe(error: BaseException | None) -> dict[str, Any] | None:
+    """An error as plain values; see :func:`_error_of`."""
+    if error is None:
+        return None
+    kind = next((name for name, each in _ERRORS.items() if type(error) is each), HostError.default_code)
+    message = str(error) if isinstance(error, VmmError) else f"{type(error).__name__}: {error}"
+    return {"kind": kind, "error": message, "code": getattr(error, "code", ""), "hint": getattr(error, "hint", "")}
+
+
+def _error_of(told: object) -> VmmError | None:
+    if told is None:
+        return None
+    if not isinstance(told, dict):
+        raise nonsense()
+    kind = _ERRORS.get(text(told.get("kind")), HostError)
+    return kind(_lines(told.get("error")), code=text(told.get("code")), hint=text(told.get("hint")))
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets that lead to each other.
+
+    :raises HostError: no descriptors are left
+    """
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise refusal(error) or error from error
+
+
+class _Child:
+    """The process of an :class:`IsolatedMachine`, from its start to its end; :meth:`close` is its end.
+
+    :ivar stopped: how the run ends when the process does without a word; empty: as an error
+    """
+
+    def __init__(self, machine: IsolatedMachine) -> None:
+        self._machine = machine
+        self._ident: int | None = None
+        self.stopped: tuple[str, str] | None = None
+        self._leaving = False
+        self._lost = 0
+        config = machine.config
+        self._pidfd = -1
+        self._sock, theirs = _pair()
+        try:
+            self._events, events = _pair()
+        except HostError:
+            self._sock.close()
+            theirs.close()
+            raise
+        self._reader = Thread(self._read, "machine")
+        with events:
+            try:
+                with theirs:
+                    self._run(machine, theirs.fileno())
+                self._open_process()
+            except BaseException:
+                self._sock.close()
+                self._events.close()
+                raise
+            # The configuration in a snapshot is that of the guest, wherever it runs
+            self.jailed = Jailed(self._sock, self._pidfd, replace(config, isolation=THREAD))
+            console = (machine._console_fd,) if machine._console_fd >= 0 else ()
+            handed = machine._handed
+            try:
+                self._reader.start()
+                self.jailed.ask(
+                    "make",
+                    (events.fileno(), *console, *(() if handed is None else handed.fds)),
+                    fork=None if handed is None else handed.about,
+                    package=PACKAGE,
+                    **self._wanted(machine),
+                )
+            except BaseException as error:
+                self.close()
+                if (refused := refusal(error)) is not None:
+                    raise refused from error
+                raise
+
+    def _wanted(self, machine: IsolatedMachine) -> dict[str, Any]:
+        if machine._number:
+            return {"number": machine._number}
+        return {"config": plain(self.jailed.config), "restore": machine._restore}
+
+    def _run(self, machine: IsolatedMachine, fd: int) -> None:
+        config = machine.config
+        run = machine._run or (_spawn if config.isolation != FORK else lambda fd: _fork(fd, config))
+        try:
+            self.process: Popen[bytes] | Process = run(fd)
+        except OSError as error:
+            raise HostError(
+                f"no process for the machine: {error.strerror}", code="isolation-process", errno=error.errno or 0
+            ) from error
+
+    def _open_process(self) -> None:
+        try:
+            self._pidfd = os.pidfd_open(self.process.pid)
+        except OSError as error:
+            self._sock.close()
+            self.process.wait(None)  # it has read nothing yet, and ends
+            raise refusal(error) or error from error
+
+    def is_reader(self) -> bool:
+        """It is the thread that tells of the run's end."""
+        return self._ident == get_ident()
+
+    def _read(self) -> None:
+        self._ident = get_ident()
+        try:
+            while data := self._events.recv(ANSWER_MAX):
+                told = parsed(data)
+                if "space" in told:
+                    callback = self._machine.console.space_callback
+                    if callback is not None:
+                        callback()
+                    continue
+                if "lost" in told:
+                    self._lose_device(text(told["lost"], 4096))
+                    continue
+                kind, detail, error = text(told.get("end")), _lines(told.get("detail")), _error_of(told.get("error"))
+                if kind not in END_KINDS:
+                    raise nonsense()
+                if not self._leaving:
+                    self._machine._end(kind, detail, error)
+        except HostError as wrong:  # somebody else speaks there
+            self._kill()
+            self._machine._end(ERROR, str(wrong), wrong)
+        except OSError:
+            pass
+        if not self._leaving and self._machine.end is None and self._machine.state != MADE:
+            self._tell_of_death()
+
+    def _lose_device(self, why: str) -> None:
+        # A guest may have the process: who listens keeps what it is told
+        self._lost += 1
+        if self._lost <= _LOST_MAX:
+            self._machine._life.publish(DEVICE_LOST, why)
+
+    def _tell_of_death(self) -> None:
+        if self.stopped is not None:
+            self._machine._end(*self.stopped)
+            return
+        how = ""
+        try:
+            status = self.process.wait(_PATIENCE)
+            how = f" with status {status}" if status >= 0 else f" of {signal.Signals(-status).name}"
+        except Exception:  # it closed its sockets, and lives; or somebody else has waited for it
+            self._kill()
+        error = HostError(f"the machine's process has ended{how}", code="isolation-ended")
+        self._machine._end(ERROR, str(error), error)
+
+    def _kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """Let it end, and wait until it has.  Harmless when done twice."""
+        if self._pidfd < 0:
+            return
+        import select
+
+        self._leaving = True
+        self._sock.close()
+        self.jailed.close_base()
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        has_ended = poll.poll(STOP_SECONDS * 1000)
+        if not has_ended:
+            self._kill()
+            has_ended = poll.poll(_PATIENCE * 1000)
+        if has_ended:
+            self.process.wait(None)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._events.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        self._events.close()
+
+
+_PATIENCE = 5.0
+_LOST_MAX = 64
+"""Events of lost devices."""
+_PIECE = 4096
+"""Bytes of input at once."""
+
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+"""Where this package is, for a child that must be the same, however it was found.  Found out here, since whoever makes
+children may look at no links later."""
+
+
+def program(*fds: int) -> list[str]:
+    """``pyvmm isolated FD...``: that of this interpreter, which starts from an image where it can, or this one anew."""
+    beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
+    command = [beside]
+    if not os.access(beside, os.X_OK):
+        begin = f"import sys; sys.path[:] = {sys.path!r}; from vmm.cli.entry import begin; sys.exit(begin())"
+        command = [sys.executable, "-IS", "-c", begin]
+    return [*command, "isolated", *map(str, fds)]
+
+
+def _spawn(fd: int) -> Popen[bytes]:
+    import subprocess
+
+    return subprocess.Popen(
+        program(fd),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(fd,),
+        start_new_session=True,
+    )
+
+
+class Process:
+    """A child of this process, with the calls of a Popen that :class:`_Child` needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._lock = allocate_lock()
+        self._status: int | None = None
+
+    def wait(self, timeout: float | None) -> int:
+        """Its exit status, once it has ended, as that of Popen.
+
+        :param timeout: in seconds; None: for ever
+        :raises TimeoutError: it has not
+        """
+        import select
+
+        with self._lock:
+            if self._status is None and timeout is None:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            elif self._status is None:
+                assert timeout is not None
+                pidfd = os.pidfd_open(self.pid)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                has_ended = poll.poll(timeout * 1000)
+                os.close(pidfd)
+                if not has_ended:
+                    raise TimeoutError(f"process {self.pid} has not ended")
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._status
+
+
+def _fork(fd: int, config: MachineConfig) -> Process:
+    """The same in a fork of this process."""
+    # By its name, as above: a program is not of this layer
+    program = importlib.import_module("vmm.processes.machine_process")
+    kept = {fd}
+    if config.vsock is not None and (match := re.match(r"/proc/self/fd/(\d+)/", config.vsock.uds or "")):
+        kept.add(int(match[1]))
+    pid = os.fork()
+    if pid == 0:
+        program.be_forked(fd, kept)
+    return Process(pid)

@@ -1,0 +1,165 @@
+"""What a process gives up that has a machine but cannot be jailed, because it continues to open files and to mount."""
+
+from __future__ import annotations
+
+import posix
+
+from vmm.errors import ConfigError, HostError
+from vmm.native import ffi, lib
+from vmm.processes.jail.enter import Walls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CAPABILITIES = (
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
+    "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
+    "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
+    "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
+    "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
+    "checkpoint_restore",
+)  # fmt: skip
+"""The names of capabilities; the index is the number (linux/capability.h)."""
+
+_STARTER = (
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid", "setpcap", "setfcap",
+    "sys_admin",
+)  # fmt: skip
+"""Capabilities of the process that starts servers of shares: those that servers keep (``fs/fsd/fsd_isolate.c``), and
+for their namespaces, mounts and bounding set."""
+_STARTER_FILES = 64
+_NEVER = (
+    "linux_immutable", "sys_module", "sys_rawio", "sys_pacct", "sys_boot", "sys_time", "sys_tty_config", "lease",
+    "audit_write", "audit_control", "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read",
+    "perfmon", "bpf", "checkpoint_restore",
+)  # fmt: skip
+"""Capabilities that the start of no machine needs, nor that of its helpers."""
+_FORKS = ("dac_override", "kill")
+"""Capabilities of the process that makes forks: files beside disks, signals to children, which have other users."""
+
+
+def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
+    """Restrict the calling thread, and all threads and processes that it makes later, for good.
+
+    They cannot gain privileges, keep only the named capabilities, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h``.  The process makes no core dump, no process of the same user can trace it, and it
+    has an IPC and a UTS namespace of its own.  Call this on the first thread, before others exist: it does not change
+    threads that are running.
+
+    :param capabilities: those to keep, by their names in :data:`CAPABILITIES`
+    :returns: the walls that are in force
+    :raises ConfigError: a name is unknown
+    :raises HostError: the kernel refuses PR_SET_NO_NEW_PRIVS
+    """
+    kept = _bits(capabilities)
+    walls = ffi.new("struct jail_walls *")
+    _check(lib.jail_reduce(kept, walls))
+    standing, missing = int(walls.standing), ""
+    if walls.missing:
+        missing = posix.strerror(walls.first_errno)
+    failed = lib.seccomp_forbid(lib.SECCOMP_FORBID_NEVER)
+    if not failed:
+        standing |= lib.JAIL_SECCOMP
+    elif not missing:
+        missing = posix.strerror(-failed)
+    return Walls(standing, missing)
+
+
+def seal_process(capabilities: Iterable[str] | None = None, *, programs: bool = False) -> None:
+    """Forbid the calling thread, and all that it makes later, to run programs and to make processes or machines, for
+    good.  Call this when all those that the process needs are running.
+
+    :param capabilities: keep only these, of those that it has, and only the system calls that docs/system-calls.md
+        lists for HOST and for a machine's threads: files, sockets, mounts, threads.  Others fail with ENOSYS.  The
+        list is that of threads which run already, too; they keep their capabilities.  None: keep all capabilities and
+        calls
+    :param programs: with *capabilities*: programs can still be run, with the same list and the calls that it has for
+        SPAWN.  They make no machine either
+    :raises ConfigError: a name is unknown
+    :raises HostError: the host's kernel has no seccomp filters; or the list cannot be that of a thread which has one of
+        its own
+    """
+    if capabilities is None:
+        _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_SEALED))
+    else:
+        _check(lib.seccomp_keep(_bits(capabilities), programs))
+
+
+def keep_calls() -> None:
+    """Allow the calling thread, and those that it starts, only the system calls that serving a control socket needs,
+    for good; any other ends the process.  No code can be mapped afterwards, so import everything before.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    _check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
+
+
+def restrict_starter() -> None:
+    """Restrict the calling process, for good, to starting servers of shares: the capabilities and system calls that
+    these need before they give up their own.  Any other call ends the process, or the server.  No code can be mapped
+    afterwards, so import everything before.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    import resource
+
+    _check(lib.jail_reduce(_bits(_STARTER), ffi.new("struct jail_walls *")))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A server raises its own limit again, as far as its guest may have files open
+    few = _STARTER_FILES if most == resource.RLIM_INFINITY else min(_STARTER_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    _check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
+
+
+def restrict_helper() -> None:
+    """Restrict the calling process and the programs that it runs, for good, as far as one can that starts machines:
+    they gain no privileges, keep no capability of :data:`_NEVER`, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h`` but those that machines need while they start.  The process makes no core dump, no
+    process of the same user can trace it, and it has an IPC and a UTS namespace of its own.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    _check(lib.jail_reduce(((1 << len(CAPABILITIES)) - 1) & ~_bits(_NEVER), ffi.new("struct jail_walls *")))
+    _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
+
+
+def restrict_forks(folders: Iterable[str]) -> None:
+    """Restrict the calling process, for good, to making files for forks of a machine, and to asking that and its
+    children: it keeps two capabilities, and a list of system calls that has no program in it.  Any other call ends it.
+    No code can be mapped afterwards, so import everything before.
+
+    :param folders: where it makes and removes files, where the host's kernel has Landlock
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    fds: list[int] = []
+    try:
+        for folder in {*folders}:
+            try:
+                fds.append(posix.open(folder, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC))
+            except OSError:
+                pass  # nothing can be made there
+        _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
+        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds))
+    finally:
+        for fd in fds:
+            posix.close(fd)
+    _check(lib.seccomp_enter_process(lib.SECCOMP_FORKS))
+
+
+def _bits(capabilities: Iterable[str]) -> int:
+    """The bit set of capabilities(7).
+
+    :raises ConfigError: a name is unknown
+    """
+    kept = 0
+    for name in capabilities:
+        if name not in CAPABILITIES:
+            raise ConfigError(f"{name!r} is no capability", code="jail-capability", hint="capabilities(7) lists them")
+        kept |= 1 << CAPABILITIES.index(name)
+    return kept
+
+
+def _check(result: int) -> None:
+    if result:
+        raise HostError(f"jail: {posix.strerror(-result)}", code="jail", errno=-result)

@@ -1,0 +1,586 @@
+"""How a machine is asked whose process is in a jail: by ``pyvmm-control``, which serves its control socket, and by the
+caller of a machine with ``isolation="process"``.
+
+A guest may have taken that process over, so what it answers is checked.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import signal
+import socket
+import stat
+from typing import NamedTuple
+
+from vmm.config import PROCESS
+from vmm.errors import ConfigError, HostError, VmmError
+from vmm.faststart.record import replace
+from vmm.lifecycle import PAUSED, RUNNING, STOPPED, check_children
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm.config import MachineConfig
+    from vmm.faststart import builtin
+    from vmm.saving.snapshot import Files, Saved
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.blk.device import DiskFiles
+    from vmm.virtio.fs import ShareConfig
+    from vmm.virtio.fs.process import FsProcess
+
+ANSWER_MAX = 64 << 10
+"""Bytes of an answer."""
+REQUEST_MAX = 128 << 10
+"""Bytes of a request: a configuration is the longest."""
+
+
+class Jailed:
+    """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
+    it answers is checked, and it is killed when it does not end.
+
+    :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
+        the files that it is to write
+    :param process: a pidfd
+    :param starter: instead of :func:`start_server`: has it done by a process that may start programs
+    :param forker: has children made by such a process, see :meth:`fork`
+    :ivar config: of the machine, as the user gave it
+    """
+
+    confined = True
+
+    def __init__(
+        self,
+        sock: builtin.socket.socket,
+        process: int,
+        config: MachineConfig,
+        starter: Callable[..., Any] | None = None,
+        forker: Callable[[int, int], list[dict[str, str]]] | None = None,
+    ) -> None:
+        self._sock = sock
+        self._process = process
+        self._starter = starter
+        self._forker = forker
+        self._base = -1
+        self.config = config
+
+    @property
+    def state(self) -> str:
+        """As :attr:`Machine.state`."""
+        return text(self.ask("status").get("state"))
+
+    @property
+    def devices(self) -> list[Named]:
+        """Of the machine's devices their names."""
+        names = self.ask("status").get("devices")
+        return [Named(text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
+
+    def pause(self) -> None:
+        """As :meth:`Machine.pause`."""
+        self.ask("pause")
+
+    def resume(self) -> None:
+        """As :meth:`Machine.resume`."""
+        self.ask("resume")
+
+    def press_power_button(self) -> None:
+        """As :meth:`Machine.press_power_button`."""
+        self.ask("press-power-button")
+
+    def resize_memory(self, size: int) -> None:
+        """As :meth:`Machine.resize_memory`."""
+        self.ask("resize-memory", size=size)
+
+    @property
+    def cpus(self) -> int:
+        """As :attr:`Machine.cpus`."""
+        return number(self.ask("status").get("cpus"))
+
+    def resize_cpus(self, count: int) -> None:
+        """As :meth:`Machine.resize_cpus`."""
+        self.ask("resize-cpus", count=count)
+
+    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
+        """As :meth:`Machine.stop`."""
+        try:
+            self.ask("stop", seconds=STOP_SECONDS, kind=kind, detail=detail)
+        except HostError:
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def snapshot(
+        self,
+        path: str,
+        *,
+        base: str | None = None,
+        stop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """As :meth:`Machine.snapshot`: the directory and all that describes the machine are made here, of the
+        configuration that the user gave; the machine's process writes RAM, its state and disks into files that are
+        open."""
+        from vmm.saving.new_directory import NewDirectory
+        from vmm.saving.snapshot import Taking
+
+        runs = stop and self.state == RUNNING
+        try:
+            with NewDirectory(path) as folder:
+                taking = Taking(self.config, folder, base)
+                with taking.files() as files:
+                    diff = (files.pages, files.than) if files.than >= 0 else ()
+                    fds = (files.memory, files.state, *diff, *files.disks)
+                    answer = self.ask("save", fds, progress, stop=stop, diff=bool(diff))
+                taking.finish(_saved(answer, self.config))
+        except BaseException:
+            if runs:  # it has been saved, but that was lost
+                self._go_on()
+            raise
+        if stop:
+            self.stop(detail="snapshot")
+
+    def _go_on(self) -> None:
+        try:
+            if self.state == PAUSED:
+                self.resume()
+        except VmmError:
+            pass  # it ends, and says so
+
+    def plug(self, config: DiskConfig | ShareConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
+        """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the
+        share's server is started from here.
+
+        :param files: of a disk, they are open; closed here
+        :param directory: of a share, it is open
+        """
+        plugged = Plugged(config)
+        self.plug_again(plugged, files, directory=directory)
+        return plugged
+
+    def plug_again(self, plugged: Plugged, files: DiskFiles | None = None, *, directory: int = -1) -> None:
+        """:meth:`plug` what was plugged in before, into a machine that does not have it."""
+        from vmm.board.slots import no_hotplug
+        from vmm.saving.records import plain
+        from vmm.virtio.blk import DiskConfig
+        from vmm.virtio.blk.device import DiskFiles
+
+        config = plugged.config
+        if not self.config.has_pci():
+            raise no_hotplug()
+        if not isinstance(config, DiskConfig):
+            self._plug_share(plugged, config, directory)
+            return
+        if files is None:
+            files = DiskFiles.open(config)
+        has_them = False
+        try:
+            answer = self.ask("plug", files.fds, disk=plain(config), about=files.about)
+            plugged.number, plugged.jailed, has_them = number(answer.get("number")), self, True
+            plugged.is_gone = False
+        finally:
+            files.close(unlock=not has_them)
+
+    def _plug_share(self, plugged: Plugged, config: ShareConfig, directory: int) -> None:
+        from vmm.saving.records import plain
+
+        if config.isolation != "process" or config.dax:
+            raise ConfigError(
+                f"share {config.path}: what a machine in a jail gets later has a server of its own and no window",
+                code="share-plug",
+                hint="leave isolation=thread and dax out",
+            )
+        if not self.config.shares_memory():
+            raise ConfigError(
+                f"share {config.path}: its server would need this guest's RAM, which cannot be shared",
+                code="hotplug",
+                hint="MemoryConfig(shared=True) makes RAM that can be shared",
+            )
+        cpus, ram = self.config.cpus, self.config.memory.size
+        start = self._starter or start_server
+        server = start(config, directory, cpus=cpus, ram=ram, machine=self._process)
+        try:
+            answer = self.ask("plug", server.fds, share=plain(config), about=server.about)
+            plugged.number, plugged.jailed, plugged.server = number(answer.get("number")), self, server
+            plugged.is_gone = False
+            server.hand_over()
+        except BaseException:
+            server.close()
+            raise
+
+    def unplug(self, plugged: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
+        """As :meth:`Machine.unplug`."""
+        if plugged.jailed is not self or plugged.is_gone:
+            raise ConfigError(f"{plugged.device.name} is not attached to this machine", code="not-attached")
+        answer = self.ask(
+            "unplug", seconds=timeout + _FORCE_SECONDS, number=plugged.number, timeout=timeout, force=force
+        )
+        if answer.get("gone") is True:
+            plugged.set_gone()
+        return plugged.is_gone
+
+    def resize_disk(self, index: int) -> None:
+        """As :meth:`Machine.resize_disk`."""
+        self.ask("resize-disk", index=index)
+
+    def resize_plugged(self, plugged: Plugged) -> None:
+        """The same, of one that was plugged in."""
+        self.ask("resize-plugged", number=plugged.number)
+
+    def fork(self, n: int, first: int) -> list[dict[str, str]]:
+        """Have *n* children made, numbered from *first* on; the paths of each one's sockets."""
+        check_children(n)
+        assert self._forker is not None
+        return self._forker(n, first)
+
+    def fork_point(self, n: int, isolation: str = PROCESS) -> OpenPoint:
+        """As :meth:`Machine.fork_point`, for children with this *isolation*."""
+        check_children(n)
+
+        def save(files: Files) -> Saved:
+            diff = (files.than,) if files.than >= 0 else ()
+            fds = (files.memory, files.state, files.pages, *diff, *files.disks)
+            return _saved(self.ask("save", fds, stop=False, diff=bool(diff), children=n), self.config)
+
+        point = OpenPoint(replace(self.config, isolation=isolation), n, save, self._base)
+        if point.is_base:
+            self.close_base()
+            self._base = point.hold_base()
+        return point
+
+    def close_base(self) -> None:
+        """Forget what the machine's RAM may lie over since the last fork."""
+        if self._base >= 0:
+            os.close(self._base)
+            self._base = -1
+
+    def ask(
+        self,
+        command: str,
+        fds: tuple[int, ...] = (),
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        seconds: float | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """
+        :raises ConfigError: as the machine says
+        :raises HostError: as it says; or it says nothing that makes sense
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                request = json.dumps({"command": command, **arguments}).encode()
+                flags = socket.MSG_NOSIGNAL | (0 if seconds is None else socket.MSG_DONTWAIT)
+                rights = array.array("i", (theirs.fileno(), *fds))
+                try:
+                    self._sock.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], flags)
+                except OSError as error:
+                    raise _silent(error) from error
+            ours.settimeout(seconds)
+            while data := _received(ours):
+                answer = parsed(data)
+                if "progress" in answer:
+                    if progress is not None:
+                        progress(number(answer["progress"]), number(answer.get("of")))
+                elif "error" in answer:
+                    kind = ConfigError if answer.get("config") is True else HostError
+                    raise kind(text(answer["error"]), code=text(answer.get("code")), hint=text(answer.get("hint")))
+                elif isinstance(answer.get("ok"), dict):
+                    return dict(answer["ok"])
+                else:
+                    raise nonsense()
+        raise HostError("the machine ended before it answered", code="control-ended")
+
+
+def start_server(config: ShareConfig, directory: int, *, cpus: int, ram: int, machine: int) -> FsProcess:
+    """Start the server of a share for a machine in a jail.
+
+    :param directory: it is open, and not looked up by its name; -1: it is
+    :param machine: a pidfd of its process, with which the server ends
+    """
+    from vmm.virtio.fs import node_bytes
+    from vmm.virtio.fs.process import FsProcess
+
+    if directory >= 0:
+        config = replace(config, path=f"/proc/self/fd/{directory}")
+    return FsProcess(config, cpus=cpus, node_bytes=node_bytes(ram), machine=machine)
+
+
+def _silent(error: OSError) -> HostError:
+    why = f": {error.strerror}" if error.strerror else ""
+    return HostError(f"the machine ended before it answered{why}", code="control-ended", errno=error.errno or 0)
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(ANSWER_MAX)
+    except OSError as error:
+        raise _silent(error) from error
+
+
+class OpenPoint:
+    """A machine in a jail at the moment of its fork: files without names, which are made here and which its process
+    writes.  They are gone with the last process that has them open.
+
+    :param children: how many will be made of it, one after the other
+    :param save: has the machine written
+    :param base: RAM as it was at the last fork, which the machine may lie over; -1: there is none
+    :ivar is_base: the file that was written has all of RAM
+    :raises ConfigError: it has a device that cannot be saved, or an image that is another file by now
+    :raises HostError: the host has no room for it
+    """
+
+    def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved], base: int) -> None:
+        from vmm.memory import open_memory
+        from vmm.saving.disk_copies import unnamed_file
+        from vmm.saving.snapshot import Files
+
+        self._config = config
+        self._left = children
+        self._fds: list[int] = []
+        self._disks: dict[int, int] = {}
+        try:
+            size = config.all_memory()
+            self._fds.append(open_memory("guest-ram-base", size))
+            self._fds += [open_memory("machine-state", 0), open_memory("machine-pages", 0)]
+            for index, disk in enumerate(config.disk_configs()):
+                if not disk.read_only:
+                    self._disks[index] = unnamed_file(disk.overlay or disk.path)
+            memory, state, pages = self._fds
+            saved = save(Files(memory, state, pages, base, tuple(self._disks.values()), children=children))
+            self._areas = saved.areas
+            self.is_base = saved.areas is None
+            if not self.is_base:
+                if base < 0:
+                    raise nonsense()
+                self._fds.append(os.dup(base))
+            for disk, (length, changed) in zip(config.disk_configs(), saved.disks, strict=True):
+                if disk.read_only or disk.has_overlay:
+                    _check_image(disk, length, changed)
+            for fd in self._fds:
+                _freeze(fd)  # the machine's process has them, too, and a guest may have that
+            if os.fstat(memory).st_size != size:
+                raise nonsense()
+        except OSError as error:
+            self.close()
+            raise _no_room(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def child(self, changes: dict[str, Any]) -> Handed:
+        """What the next child is made of.
+
+        :param changes: see :meth:`MachineConfig.of_clone`
+        :raises ConfigError: it cannot have that
+        :raises HostError: the host has no room for a disk
+        """
+        config = self._config.of_clone(changes)
+        self._left -= 1
+        kept = [index for index in self._disks if not self._is_another(index, changes)]
+        fds = [os.dup(fd) for fd in self._fds]
+        try:
+            for index in kept:
+                fds.append(self._disks.pop(index) if not self._left else self._copy_of(index))
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise _no_room(error) from error
+        return Handed(config, kept, self._areas, fds)
+
+    def hold_base(self) -> int:
+        """A descriptor of RAM, the caller's."""
+        return os.dup(self._fds[0])
+
+    def _is_another(self, index: int, changes: dict[str, Any]) -> bool:
+        first = len(self._config.disk_configs()) - len(self._config.disks)
+        return ("rootfs" if index < first else "disks") in changes
+
+    def _copy_of(self, index: int) -> int:
+        from vmm.saving.disk_copies import copy_open_disk, unnamed_file
+        from vmm.virtio.blk import AUTO
+
+        disk = self._config.disk_configs()[index]
+        copy = unnamed_file(disk.overlay or disk.path)
+        try:
+            copy_open_disk(self._disks[index], copy, AUTO if disk.has_overlay else disk.cow)
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
+
+    def close(self) -> None:
+        """Let go of what no child has taken.  A second call does nothing."""
+        for fd in (*self._fds, *self._disks.values()):
+            os.close(fd)
+        self._fds, self._disks = [], {}
+
+
+class Handed:
+    """What a child is made of, for the process that makes it.
+
+    :ivar config: its configuration, with its parent's paths of disks
+    :ivar disks: which of them are files without names
+    :ivar areas: where RAM lies over the base; None: there is none
+    :ivar fds: RAM, state, bits of RAM's pages, with areas the base, and these files
+    """
+
+    def __init__(
+        self, config: MachineConfig, disks: list[int], areas: tuple[tuple[int, int], ...] | None, fds: list[int]
+    ) -> None:
+        self.config = config
+        self.disks = disks
+        self.areas = areas
+        self.fds = fds
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What that process has to know besides, as JSON can have it."""
+        return {"disks": self.disks, "areas": self.areas, "files": len(self.fds)}
+
+    def close(self) -> None:
+        """That process has them, or is not there.  A second call does nothing."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def _freeze(fd: int) -> None:
+    """Nobody can write to the memfd any more; the machine may have done so already.
+
+    :raises OSError: it is mapped to be written
+    """
+    import fcntl
+
+    from vmm.memory import freeze
+
+    frozen = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & frozen != frozen:
+        freeze(fd)
+
+
+def _check_image(disk: DiskConfig, length: int, changed: int) -> None:
+    """Is the path still that of what the machine has open?  It is not opened, which who makes forks may not: of a block
+    device the size is not compared."""
+    try:
+        now = os.stat(disk.path)
+    except OSError as error:
+        raise ConfigError(f"disk {disk.path}: {error.strerror}", code="fork-disk") from error
+    if now.st_mtime_ns != changed or (now.st_size != length and stat.S_ISREG(now.st_mode)):
+        raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
+
+
+def _no_room(error: OSError) -> HostError:
+    return HostError(
+        f"cannot copy the machine: {error.strerror}",
+        code="fork-copy",
+        hint="a fork of a machine in a jail takes as much memory as it has used, and room for its disks beside them",
+        errno=error.errno or 0,
+    )
+
+
+class Named(NamedTuple):
+    """A device of a machine in a jail."""
+
+    name: str
+
+
+class Plugged:
+    """What was plugged into a machine in a jail: what :class:`~vmm.board.slots.Attached` is elsewhere.
+
+    :ivar device: its name
+    :ivar config: what it was made of
+    :ivar jailed: the machine that has it
+    :ivar number: by which that is asked for it
+    :ivar server: of a share
+    :ivar is_gone: it is known to be unplugged
+    """
+
+    def __init__(self, config: DiskConfig | ShareConfig) -> None:
+        self.device = Named(f"disk {config.path}" if hasattr(config, "serial") else f"share {config.path}")
+        self.config = config
+        self.jailed: Jailed | None = None
+        self.number = 0
+        self.server: Any = None
+        self.is_gone = False
+
+    def set_gone(self) -> None:
+        """It is unplugged, or its machine has ended; may be called again."""
+        self.is_gone = True
+        server, self.server = self.server, None
+        if server is not None:
+            server.close()
+
+    def wait_gone(self, timeout: float) -> bool:
+        """As :meth:`vmm.board.slots.Attached.wait_gone`; False, too, when the machine ends meanwhile."""
+        if not self.is_gone and self.jailed is not None:
+            try:
+                answer = self.jailed.ask(
+                    "wait-gone", seconds=timeout + _FORCE_SECONDS, number=self.number, timeout=timeout
+                )
+            except HostError:
+                return False
+            if answer.get("gone") is True:
+                self.set_gone()
+        return self.is_gone
+
+
+_DEVICES_MAX = 256
+_TEXT_MAX = 512
+STOP_SECONDS = 10.0
+_FORCE_SECONDS = 40.0
+"""More than :meth:`Machine.unplug` takes after its timeout."""
+
+
+def nonsense() -> HostError:
+    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        raise nonsense() from None
+    if not isinstance(answer, dict):
+        raise nonsense()
+    return answer
+
+
+def text(value: object, most: int = _TEXT_MAX) -> str:
+    """What somebody's terminal may be shown."""
+    if not isinstance(value, str):
+        raise nonsense()
+    return "".join(each if each.isprintable() else "?" for each in value[:most])
+
+
+def number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise nonsense()
+    return value
+
+
+def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:
+    """What was answered to *save*."""
+    from vmm.saving.snapshot import Saved
+
+    devices, disks = (
+        [list(each) for each in answer[name] if isinstance(each, list) and len(each) == 2]
+        if isinstance(answer.get(name), list)
+        else []
+        for name in ("devices", "disks")
+    )
+    cpuid = text(answer.get("cpuid"))
+    if len(disks) != len(config.disk_configs()) or len(devices) > _DEVICES_MAX or len(cpuid) != 64:
+        raise nonsense()
+    areas = answer.get("areas")
+    if areas is not None:
+        if not isinstance(areas, list) or any(not isinstance(each, list) or len(each) != 2 for each in areas):
+            raise nonsense()
+        areas = tuple((number(start), number(end)) for start, end in areas)
+    return Saved(
+        tuple((text(kind), number(version)) for kind, version in devices),
+        cpuid,
+        tuple((number(size), number(changed)) for size, changed in disks),
+        number(answer.get("memory_bytes")),
+        areas,
+    )

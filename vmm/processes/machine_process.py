@@ -1,0 +1,229 @@
+"""``pyvmm isolated FD``: the process of a machine of the library with ``isolation="process"``; no command for users.
+
+It ends with whoever has the other end of the socket FD, from whom it takes the configuration, and requests.
+
+``pyvmm isolated FD PARENT`` is a child of a machine of the command line's that is forked in its jail.  PARENT is a
+sealed memfd that says what the parent is, see :class:`vmm.processes.parent.Parent`: FD may be somebody's who has taken
+over the process that makes forks, and says no more than which child it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import posix
+
+from vmm.board.bootstrap import Bootstrap
+from vmm.config import MachineConfig, config_kinds
+from vmm.errors import ConfigError, HostError, VmmError
+from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
+from vmm.faststart.record import replace
+from vmm.faststart.warm import warm_settle
+from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
+from vmm.machine.machine import Machine
+from vmm.processes import outside as jail
+from vmm.processes.broker import Requests, leave_others
+from vmm.processes.isolated import PACKAGE, describe
+from vmm.processes.jailed import REQUEST_MAX
+from vmm.processes.parent import Parent
+from vmm.saving.records import made
+from vmm.saving.restore import Restored
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from vmm.board.bootstrap import Origin
+
+    Told = Event | EndEvent | str | None
+
+_VALUES: dict[str, Any] = {"jail": "auto", "control": None, "terminal": False}
+_SPACE = "space"
+_SETTLED_S = 1.0
+"""After a start without an event a machine is taken to have settled."""
+
+
+class _Asked(Requests):
+    """Requests of the process that has the machine; its end is an item of *told*, as events are."""
+
+    def __init__(self, sock: socket.socket, told: SimpleQueue[Told]) -> None:
+        super().__init__(sock)
+        self._told = told
+
+    def _take(self) -> None:
+        super()._take()
+        self._told.put(None)
+
+    def begin(self) -> tuple[dict[str, Any], list[int]]:
+        """The configuration, and the descriptors that come with it: for the answer, for events, and a console's."""
+        taken = self.take(REQUEST_MAX)
+        if taken is None:
+            raise SystemExit(0)
+        try:
+            request = json.loads(taken[0])
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict) or len(taken[1]) < 2:
+            raise ConfigError("a request for a machine that is none", code="isolation")
+        return request, taken[1]
+
+    def until_start(self, machine: Machine) -> int:
+        """Do what is asked for until that is to start the machine: the descriptor for the answer; -1: nobody asks."""
+        self._machine = machine
+        while taken := self.take():
+            data, fds = taken
+            if json.loads(data)["command"] == "start":
+                return fds[0]
+            self._do(data, fds)
+        return -1
+
+
+def main(argv: list[str]) -> int:
+    """Be that process; returns its exit status."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        sock = socket.socket(fileno=int(argv[0]))
+        sock.getpeername()
+    except (IndexError, ValueError, OSError):
+        raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None
+    told: SimpleQueue[Told] = SimpleQueue()
+    asked = _Asked(sock, told)
+    parent = None if len(argv) < 2 else Parent.read(int(argv[1]))
+    request, (answer, events, *fds) = asked.begin()
+    values = dict(_VALUES)
+    try:
+        if parent is not None:
+            request = parent.child(request, fds)
+            values |= parent.serves(request["number"])
+            values["until"] = posix.pidfd_open(posix.getppid())
+        given, config, origin = _wanted(request, fds)
+        with jail.Outside(given, values) as outside, Machine.of_origin(origin, config, start=False) as machine:
+            _tell(answer, {"ok": {}})
+            posix.close(answer)
+            answer = asked.until_start(machine)
+            if answer < 0:
+                return 0
+            machine.listen(told.put)
+            machine.console.space_callback = lambda: told.put(_SPACE)
+            restore = request["restore"] or {"options": {}}
+            values["prefetch"] = bool(restore["options"].get("prefetch"))
+            _start(machine, asked, outside, answer, values)
+            answer = -1
+            while (event := _next(told)) is not None:
+                if event == _SPACE:
+                    _tell(events, {_SPACE: True})
+                elif isinstance(event, EndEvent):
+                    _tell(events, {"end": event.kind, "detail": event.detail, "error": describe(event.error)})
+                elif isinstance(event, Event) and event.kind == DEVICE_LOST:
+                    _tell(events, {"lost": event.detail})
+    except VmmError as error:
+        if answer < 0:
+            raise
+        _tell_error(answer, error)
+    return 0
+
+
+def _next(told: SimpleQueue[Told]) -> Told:
+    try:
+        return told.get(timeout=_SETTLED_S)
+    except Empty:
+        warm_settle()
+    return told.get()
+
+
+def be_forked(fd: int, kept: set[int]) -> NoReturn:
+    """Be that process, in a fork of the caller's.
+
+    :param kept: descriptors that stay open
+    """
+    status = 1
+    try:
+        # What the caller has in its memory would close, when it goes, descriptors of others by then
+        gc.disable()
+        gc.freeze()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        leave_others(kept, b"pyvmm-machine")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        status = main([str(fd)])
+    finally:
+        posix._exit(status)
+
+
+def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, MachineConfig, Origin]:
+    """The configuration as it was given, and that of the machine to be made, which may have other paths; its origin."""
+    if request["package"] != PACKAGE:
+        raise HostError(
+            f"the program pyvmm is of {PACKAGE}, and this process imports {request['package']}",
+            code="isolation-process",
+            hint="use the Python of the environment that pyvmm is installed in",
+        )
+    kinds = config_kinds()
+    config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
+    if any(device.many_files for device in config.device_configs()):
+        jail.allow_many_files()
+    forked = request["fork"]
+    given = [] if forked is None else fds[-forked["files"] :]
+    if len(given) < len(fds):
+        config = replace(config, console=replace(config.console, fd=fds[0]))
+    restore = request["restore"]
+    if forked is not None:
+        from vmm.saving.fork import GivenChild
+
+        child = GivenChild(config, forked, given)
+        return config, child.config, child
+    if restore is None:
+        return config, config, Bootstrap(config)
+    types = {**MachineConfig.__record_types__, "shares": "tuple[ShareConfig, ...] | dict[str, str]"}  # type: ignore[attr-defined]
+    changes = {name: made(each, types[name], kinds, name) for name, each in restore["changes"].items()}
+    origin = Restored(restore["path"], {**changes, "console": config.console}, **restore["options"])
+    if origin.records:
+        origin.close()
+        raise ConfigError(
+            "prefetch: the first clone writes into the snapshot, which a machine in a jail cannot",
+            code="isolation",
+            hint='restore it once with isolation="thread" and prefetch',
+        )
+    return origin.config, origin.config, origin
+
+
+def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, values: dict[str, Any]) -> None:
+    """Let the guest run, in a jail, and answer what is asked from now on."""
+    standing: dict[str, Any] = {}
+    jail.import_the_rest(as_json=True, stats=False)
+    gc.freeze()
+    gc.enable()
+    control = outside.control
+    if control is None:
+        outside.control = asked
+        asked.takes_disks = machine.config.has_pci()
+        asked.takes_shares = asked.takes_disks and machine.config.shares_memory()
+
+    def ready() -> None:
+        walls = jail.enter(machine, values, outside)
+        standing.update(walls=walls.names(), missing=walls.missing)
+
+    try:
+        machine.start(ready, confined=True)
+    except VmmError as error:
+        _tell_error(answer, error)
+    else:
+        if control is not None:
+            control.start()
+        _tell(answer, {"ok": standing})
+        asked.start()
+    posix.close(answer)
+
+
+def _tell_error(fd: int, error: VmmError) -> None:
+    is_config = isinstance(error, ConfigError)
+    _tell(fd, {"error": str(error), "code": error.code, "hint": error.hint, "config": is_config})
+
+
+def _tell(fd: int, what: dict[str, Any]) -> None:
+    try:
+        posix.write(fd, json.dumps(what).encode())  # one message
+    except OSError:
+        pass  # nobody is there any more, and nothing more will be asked for

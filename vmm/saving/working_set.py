@@ -1,0 +1,154 @@
+"""Which pages of a snapshot's memory a clone touches first: recorded once, and read beforehand by the clones after it.
+
+The file ``working-set`` in the directory of the snapshot has a bit for each page of RAM, as ``pages`` has.
+"""
+
+from __future__ import annotations
+
+import os
+import posix
+
+from vmm import report
+from vmm.errors import ConfigError
+from vmm.faststart.thread import Thread, allocate_lock
+from vmm.memory import PAGE
+from vmm.saving.memory_file import page_runs
+from vmm.saving.regular_files import read_regular
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm.memory import GuestMemory
+
+WORKING_SET = "working-set"
+_RECORD_AFTER = 2.0
+"""Seconds of a clone's run after which what it has touched is recorded."""
+_AT_ONCE = 32 << 20
+"""Bytes that are brought before the guest runs, if there are no more."""
+_STEP = 2 << 20
+"""Bytes of RAM whose page map is read at once."""
+
+
+class Prefetch:
+    """From :meth:`start` on has the host read, on a thread, the working set of the snapshot in *folder*, while the
+    guest runs on *memory*, which lies over its file.  Where there is none, what this guest has touched after a moment,
+    or until its end, is recorded.
+
+    :param bits: the working set, see :func:`read`
+    """
+
+    def __init__(self, folder: str, memory: GuestMemory, bits: bytes | None) -> None:
+        self._folder = folder
+        self._memory = memory
+        self._going_on = allocate_lock()
+        self._going_on.acquire()
+        # A file of its own: a fork or a reset has the memory lie over another one
+        self._file = -1 if bits is None or memory.on_demand else posix.dup(memory.file)
+        self._bits = bits
+        self._brought = False
+        self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
+
+    def bring(self, map_pages: Callable[[GuestMemory, bytes], bool]) -> None:
+        """Of memory that has begun with what :func:`at_once` says, have the guest find it mapped: an exit and a fault
+        for each page take longer than all else that is done for it.
+
+        :param map_pages: of a vCPU, see :meth:`vmm.kvm.vcpu.Vcpu.map_pages`
+        """
+        if self._bits is None or not self._memory.on_demand or not _is_little(self._bits):
+            return
+        map_pages(self._memory, self._memory.filled())  # where this KVM cannot, the guest takes its exits
+        self._brought = True
+
+    def start(self) -> None:
+        """Begin, unless all is there.  To read opens nothing; to record does."""
+        if not self._brought:
+            self._thread.start()
+
+    def _record(self) -> None:
+        self._over(_RECORD_AFTER)
+        try:
+            write(self._folder, touched(self._memory))
+        except OSError as error:
+            report.warn(__name__, f"{self._folder}: cannot record what is to be read beforehand: {error.strerror}")
+
+    def _replay(self, bits: bytes) -> None:
+        """By reads that are larger than those of faults, and nobody waits for.  To map the pages, too, took longer than
+        it saved.  Memory that is filled on demand has them filled: a fault of that costs ten times as much."""
+        for start, end in page_runs(bits, self._memory.size):
+            if self._over(0):
+                return
+            if self._file < 0:
+                self._memory.fill_range(start, end)
+            else:
+                posix.posix_fadvise(self._file, start, end - start, posix.POSIX_FADV_WILLNEED)
+
+    def _over(self, seconds: float) -> bool:
+        if not self._going_on.acquire(timeout=seconds):
+            return False
+        self._going_on.release()
+        return True
+
+    def close(self) -> None:
+        """Wait for the thread.  Before the memory is closed.  A second call does nothing."""
+        if self._going_on.locked():
+            self._going_on.release()
+        self._thread.join()
+        if self._file >= 0:
+            posix.close(self._file)
+            self._file = -1
+
+
+def at_once(bits: bytes | None) -> bytes:
+    """What clones have filled before they run of a working set, if it is not much; empty: nothing."""
+    return bits if bits is not None and _is_little(bits) else b""
+
+
+def _is_little(bits: bytes) -> bool:
+    return bits.count(0) >= len(bits) - _AT_ONCE // PAGE // 8
+
+
+def touched(memory: GuestMemory) -> bytes:
+    """A bit for each page that is mapped: those that were accessed, and in files some next to them."""
+    if memory.on_demand:
+        return memory.filled()
+    bits = bytearray(-(-memory.size // PAGE // 8))
+    pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        for at in range(0, memory.size, _STEP):
+            raw = posix.pread(pagemap, min(_STEP, memory.size - at) // PAGE * 8, (memory.host_address + at) // PAGE * 8)
+            for index, entry in enumerate(memoryview(raw).cast("Q"), at // PAGE):
+                if entry >> 63:
+                    bits[index // 8] |= 1 << index % 8
+    finally:
+        posix.close(pagemap)
+    return bytes(bits)
+
+
+def write(folder: str, bits: bytes) -> None:
+    """Put the file in place, in one step.
+
+    :raises OSError: the host cannot
+    """
+    path = os.path.join(folder, WORKING_SET)
+    new = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        with open(new, "xb") as file:
+            file.write(bits)
+        os.rename(new, path)
+    except BaseException:
+        try:
+            os.unlink(new)
+        except OSError:
+            pass
+        raise
+
+
+def read(folder: str, size: int) -> bytes | None:
+    """The file; None when there is none, or of another size of RAM."""
+    wanted = -(-size // PAGE // 8)
+    try:
+        bits = read_regular(os.path.join(folder, WORKING_SET), wanted)
+    except ConfigError:
+        return None
+    return bits if len(bits) == wanted else None
