@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from vmm.faststart.warm import warm_start as warm_start
     from vmm.lifecycle import EndEvent as EndEvent
     from vmm.lifecycle import Event as Event
+    from vmm.machine.interface import AnyMachine as AnyMachine
     from vmm.machine.machine import Machine as Machine
     from vmm.memory import GuestMemory as GuestMemory
     from vmm.options.cpu import CpuConfig as CpuConfig
     from vmm.options.limit import LimitConfig as LimitConfig
+    from vmm.processes.factory import create_machine as create_machine
+    from vmm.processes.factory import restore_machine as restore_machine
+    from vmm.processes.isolated import IsolatedMachine as IsolatedMachine
     from vmm.processes.jail.restrict import restrict_process as restrict_process
     from vmm.processes.jail.restrict import seal_process as seal_process
     from vmm.saving.verify import verify_snapshot as verify_snapshot
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 # End of the built-in devices
 
 _HOMES = {
+    "AnyMachine": "vmm.machine.interface",
     "AsyncMachine": "vmm.aio",
     "BootConfig": "vmm.config",
     "Chain": "vmm.virtio.queue",
@@ -64,6 +69,7 @@ _HOMES = {
     "Event": "vmm.lifecycle",
     "GuestError": "vmm.errors",
     "GuestMemory": "vmm.memory",
+    "IsolatedMachine": "vmm.processes.isolated",
     "HostError": "vmm.errors",
     "LimitConfig": "vmm.options.limit",
     "Machine": "vmm.machine.machine",
@@ -73,6 +79,8 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "create_machine": "vmm.processes.factory",
+    "restore_machine": "vmm.processes.factory",
     "restrict_process": "vmm.processes.jail.restrict",
     "seal_process": "vmm.processes.jail.restrict",
     "verify_snapshot": "vmm.saving.verify",

@@ -22,13 +22,14 @@ from vmm.config import MachineConfig
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.lifecycle import EndEvent, Event
-from vmm.machine.machine import Machine
+from vmm.machine.interface import AnyMachine, AsyncCalls
+from vmm.processes.factory import create_machine, restore_machine
 from vmm.virtio.console import ConsoleConfig
 from vmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.saving.fork import ForkPoint
+    from vmm.machine.interface import Point
 
 _PIPE = 1 << 16
 
@@ -36,7 +37,7 @@ _PIPE = 1 << 16
 class AsyncConsole:
     """The guest's console.  The guest's writes block while 64 KiB have not been read."""
 
-    def __init__(self, machine: Machine, reader: asyncio.StreamReader) -> None:
+    def __init__(self, machine: AnyMachine, reader: asyncio.StreamReader) -> None:
         self._machine = machine
         self._reader = reader
         self._space = asyncio.Event()
@@ -67,7 +68,7 @@ class AsyncConsole:
                 await self._space.wait()
 
 
-class AsyncMachine:
+class AsyncMachine(AsyncCalls):
     """A virtual machine for asyncio: an async context manager; leaving it stops the guest and frees everything.
 
     :param config: as for :class:`~vmm.machine.machine.Machine`; when its console is ``none``, :attr:`console` is made
@@ -75,15 +76,15 @@ class AsyncMachine:
     """
 
     def __init__(self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> None:
-        def make(console: ConsoleConfig) -> Machine:
-            return Machine(replace(config, console=console), devices=devices)
+        def make(console: ConsoleConfig) -> AnyMachine:
+            return create_machine(replace(config, console=console), devices=devices)
 
         self._prepare(make, config.console)
 
-    def _prepare(self, make: Callable[[ConsoleConfig], Machine], console: ConsoleConfig) -> None:
+    def _prepare(self, make: Callable[[ConsoleConfig], AnyMachine], console: ConsoleConfig) -> None:
         self._make = make
         self._wanted = console
-        self._machine: Machine | None = None
+        self._machine: AnyMachine | None = None
         self._console: AsyncConsole | None = None
         self._pipe: list[int] = []
         self._transport: asyncio.BaseTransport | None = None
@@ -92,15 +93,15 @@ class AsyncMachine:
     def restore(cls, path: str, *, console: ConsoleConfig | None = None, **options: Any) -> AsyncMachine:
         """As :meth:`Machine.restore`; the machine is made by ``async with``, and :meth:`start` lets it run."""
 
-        def make(console: ConsoleConfig) -> Machine:
-            return Machine.restore(path, console=console, start=False, **options)
+        def make(console: ConsoleConfig) -> AnyMachine:
+            return restore_machine(path, console=console, start=False, **options)
 
         made = cls.__new__(cls)
         made._prepare(make, console or ConsoleConfig())
         return made
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> AnyMachine:
         """The machine, inside of the context.
 
         :raises ConfigError: outside of it
@@ -141,7 +142,7 @@ class AsyncMachine:
             raise
         return self
 
-    async def _open_console(self, machine: Machine) -> None:
+    async def _open_console(self, machine: AnyMachine) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_PIPE)
         source = os.fdopen(self._pipe[0], "rb", buffering=0)
@@ -208,18 +209,6 @@ class AsyncMachine:
         finally:
             forget()
 
-    async def pause(self) -> None:
-        """As :meth:`Machine.pause`."""
-        await asyncio.to_thread(self.machine.pause)
-
-    async def resume(self) -> None:
-        """As :meth:`Machine.resume`."""
-        await asyncio.to_thread(self.machine.resume)
-
-    async def snapshot(self, path: str, *, base: str | None = None, stop: bool = False) -> None:
-        """As :meth:`Machine.snapshot`."""
-        await asyncio.to_thread(self.machine.snapshot, path, base=base, stop=stop)
-
     async def fork(
         self, n: int = 1, *, each: Callable[[int], dict[str, Any]] | None = None, **changes: Any
     ) -> list[AsyncMachine]:
@@ -241,24 +230,16 @@ class AsyncMachine:
             point.close()
         return children
 
-    async def prepare_forks(self, n: int) -> None:
-        """As :meth:`Machine.prepare_forks`."""
-        await asyncio.to_thread(self.machine.prepare_forks, n)
-
     @classmethod
     def _child(
-        cls, kind: type[Machine], point: ForkPoint, console: ConsoleConfig, changes: dict[str, Any]
+        cls, kind: type[AnyMachine], point: Point, console: ConsoleConfig, changes: dict[str, Any]
     ) -> AsyncMachine:
-        def make(console: ConsoleConfig) -> Machine:
+        def make(console: ConsoleConfig) -> AnyMachine:
             return kind.of_fork(point, {**changes, "console": console}, start=False)
 
         made = cls.__new__(cls)
         made._prepare(make, console)
         return made
-
-    async def reset(self) -> None:
-        """As :meth:`Machine.reset`."""
-        await asyncio.to_thread(self.machine.reset)
 
     async def shutdown(self, timeout: float | None = None) -> EndEvent | None:
         """As :meth:`Machine.shutdown`: press the power button, and wait."""

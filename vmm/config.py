@@ -173,6 +173,22 @@ class MachineConfig:
             own[name] = tuple(value) if isinstance(value, list) else value
         return replace(config, console=console, **own)
 
+    def own_devices(self, number: int) -> dict[str, Any]:
+        """The fields in which child *number* of a fork differs from this machine: records of devices whose paths or
+        addresses must be unique."""
+        from vmm.virtio.registry import BUILT_IN
+
+        own: dict[str, Any] = {}
+        for device in BUILT_IN:
+            found = getattr(self, device.field)
+            if isinstance(found, tuple):
+                made: Any = tuple([each.of_child(number) for each in found])
+            else:
+                made = None if found is None else found.of_child(number)
+            if made != found:
+                own[device.field] = made
+        return own
+
     def _check_change(self, name: str, value: Any) -> None:
         if name in OF_CLONE:
             types = OF_CLONE[name]

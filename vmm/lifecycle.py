@@ -1,6 +1,6 @@
 """A machine's life: which calls its state allows, how its run ended, and the events that others wait for.
 
-:data:`CALLS` is the table of ``docs/design.md``; a test tries every call in every state.
+:data:`ALLOWED` is the table that the documents have; a test tries every call in every state.
 """
 
 from __future__ import annotations
@@ -15,46 +15,36 @@ from vmm.faststart.thread import allocate_lock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Protocol, Self, TypeVar
+    from typing import Protocol, TypeVar
 
     class Closable(Protocol):
         """Has a ``close`` whose second call does nothing."""
 
         def close(self) -> None: ...
 
-    Made = TypeVar("Made", bound="Living")
+    Made = TypeVar("Made", bound=Closable)
+
 
 MADE, RUNNING, PAUSED, ENDED, CLOSED = "made", "running", "paused", "ended", "closed"
 STATES = (MADE, RUNNING, PAUSED, ENDED, CLOSED)
-_OPEN = (MADE, RUNNING, PAUSED, ENDED)
+OPEN = (MADE, RUNNING, PAUSED, ENDED)
 
-CALLS: dict[str, tuple[str, ...]] = {
+ALLOWED: dict[str, tuple[str, ...]] = {
     "attach": (MADE,),
-    "plug": (RUNNING,),
-    "unplug": (RUNNING,),
-    "start": (MADE,),
     "run": (MADE,),
-    "pause": (RUNNING,),
-    "resume": (PAUSED,),
-    "snapshot": (RUNNING, PAUSED),
-    "fork": (RUNNING, PAUSED),
-    "prepare_forks": (RUNNING, PAUSED),
-    "reset": (RUNNING, PAUSED, ENDED),
-    "press_power_button": (RUNNING,),
     "shutdown": (RUNNING,),
-    "stop": STATES,
-    "wait": STATES,
     "events": STATES,
-    "console_input": _OPEN,
-    "memory": _OPEN,
+    "memory": OPEN,
     "registers": (MADE, PAUSED, ENDED),
-    "resize_disk": _OPEN,
-    "resize_memory": _OPEN,
-    "resize_cpus": (RUNNING,),
-    "refresh_shares": _OPEN,
-    "close": STATES,
 }
-"""What may be called in which states; what is not here may be called in all but ``closed``."""
+"""What may be called in which states; what is not here may be called in all but ``closed``.  The rows of
+:data:`vmm.machine.interface.CALLS` are added to these."""
+
+
+def permit(call: str, states: tuple[str, ...]) -> None:
+    """Allow *call* in these states alone."""
+    ALLOWED[call] = states
+
 
 POWEROFF = "poweroff"
 REBOOT = "reboot"
@@ -130,7 +120,7 @@ class Life:
         :raises ConfigError: *call* is not allowed in this state
         """
         state = self.state
-        allowed = CALLS.get(call, _OPEN)
+        allowed = ALLOWED.get(call, OPEN)
         if state not in allowed:
             raise ConfigError(
                 f"cannot {call.replace('_', ' ')} a machine that is {state}"
@@ -249,82 +239,6 @@ def make_children(point: Closable, n: int, make: Callable[[int], Made]) -> list[
     finally:
         point.close()
     return children
-
-
-class Living:
-    """The calls of a machine that need its life alone, wherever the machine is.  A context manager."""
-
-    _life: Life
-
-    @property
-    def state(self) -> str:
-        """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""
-        return self._life.state
-
-    @property
-    def end(self) -> EndEvent | None:
-        """How the run ended, None before."""
-        return self._life.end
-
-    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
-        """Run the guest."""
-        raise NotImplementedError
-
-    def stop(self, kind: str = STOPPED, detail: str = "") -> None:
-        """End the run."""
-        raise NotImplementedError
-
-    def press_power_button(self) -> None:
-        """Ask the guest to power off."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Free everything."""
-        raise NotImplementedError
-
-    def wait(self, timeout: float | None = None) -> EndEvent | None:
-        """Wait until the run has ended, at most *timeout* seconds.
-
-        :returns: how it ended, or None when the time is over and the guest has not
-        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
-        """
-        end = self._life.wait(timeout)
-        if end is not None and end.error is not None:
-            raise end.error
-        return end
-
-    def run(self, timeout: float | None = None) -> EndEvent:
-        """:meth:`start` and :meth:`wait`; after *timeout* seconds the guest is stopped and the event is ``timeout``."""
-        self.start()
-        return self.wait(timeout) or self.expire(timeout or 0.0)
-
-    def expire(self, timeout: float) -> EndEvent:
-        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
-        self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
-        end = self.wait()
-        assert end is not None
-        return end
-
-    def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
-        """:meth:`events` as calls, see :meth:`vmm.lifecycle.Life.listen`."""
-        return self._life.listen(listener)
-
-    def events(self) -> EventStream:
-        """What happens to the machine from now on: an iterator of :class:`~vmm.lifecycle.Event`, the last an
-        :class:`~vmm.lifecycle.EndEvent`, which comes at once when the run has ended already."""
-        return self._life.stream()
-
-    def shutdown(self, timeout: float | None = None) -> EndEvent | None:
-        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
-        self._life.check("shutdown")
-        self.press_power_button()
-        return self.wait(timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class EventStream:

@@ -540,7 +540,7 @@ def _ask(machine: jailed.Jailed, data: Input) -> None:
             _fork(machine, 1 + data.number() % 3)
         case 4:
             plugged = machine.plug(_MACHINE.disks[0])
-            machine.resize_plugged(plugged)
+            plugged.resize()
             if not machine.unplug(plugged, 0):
                 plugged.wait_gone(0)
         case 5:

@@ -30,12 +30,12 @@ from vmm import (
     VsockConfig,
 )
 from vmm.control.client import ask
-from vmm.control.server import COMMANDS, CONNECTIONS_MAX, LINE_MAX, Arguments, ControlServer
+from vmm.control.requests import REQUESTS, Request
+from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
-from vmm.processes.parent import own_devices
 
 if TYPE_CHECKING:
-    from vmm.control.server import Tell
+    from vmm.control.requests import Server, Tell
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
@@ -119,12 +119,12 @@ def test_what_was_asked_is_answered_while_the_socket_closes(
     server = ControlServer(machine, str(tmp_path / "vm.sock"))
     closing = threading.Thread(target=server.close)
 
-    def end(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> dict[str, Any]:
+    def end(_server: Server, _arguments: dict[str, Any], _tell: Tell) -> dict[str, Any]:
         closing.start()
         closing.join(0.2)  # it waits for us
         return {"answered": True}
 
-    monkeypatch.setitem(COMMANDS, "end", end)
+    monkeypatch.setitem(REQUESTS, "end", Request("end", [], "", end))
     assert ask(server.path, "end") == {"answered": True}
     closing.join()
 
@@ -142,8 +142,8 @@ def test_who_reads_no_answers_does_not_hold_the_end_up(tmp_path: Path, machine: 
 def test_a_child_of_a_fork_has_sockets_of_its_own_and_publishes_no_ports() -> None:
     nets = (NetConfig("user", publish=(Publish(8080, 80),)), NetConfig("user"))
     config = MachineConfig(BootConfig("k"), nets=nets, vsock=VsockConfig(uds="/run/vm"), rootfs=DiskConfig("d"))
-    assert own_devices(config, 3) == {"nets": (nets[1], nets[1]), "vsock": VsockConfig(uds="/run/vm.3")}
-    assert own_devices(MachineConfig(BootConfig("k"), vsock=VsockConfig(backend="vhost")), 3) == {}
+    assert config.own_devices(3) == {"nets": (nets[1], nets[1]), "vsock": VsockConfig(uds="/run/vm.3")}
+    assert MachineConfig(BootConfig("k"), vsock=VsockConfig(backend="vhost")).own_devices(3) == {}
 
 
 def test_a_fork_by_the_socket(tmp_path: Path) -> None:
@@ -225,11 +225,11 @@ def test_as_many_requests_as_it_serves_are_served_and_one_more_is_told(
 ) -> None:
     begun, go_on = threading.Semaphore(0), threading.Event()
 
-    def wait(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> None:
+    def wait(_server: Server, _arguments: dict[str, Any], _tell: Tell) -> None:
         begun.release()
         assert go_on.wait(60)
 
-    monkeypatch.setitem(COMMANDS, "wait", wait)
+    monkeypatch.setitem(REQUESTS, "wait", Request("wait", [], "", wait))
     answers: list[dict[str, object]] = []
     clients = [threading.Thread(target=lambda: answers.append(ask(path, "wait"))) for _ in range(CONNECTIONS_MAX)]
     for client in clients:
@@ -257,10 +257,10 @@ def test_a_path_that_cannot_be_is_answered(path: str, command: tuple[str, str], 
 
 
 def test_a_command_that_fails_is_answered(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_server: ControlServer, _arguments: Arguments, _tell: Tell) -> None:
+    def fail(_server: Server, _arguments: dict[str, Any], _tell: Tell) -> None:
         raise OverflowError("too much")
 
-    monkeypatch.setitem(COMMANDS, "fail", fail)
+    monkeypatch.setitem(REQUESTS, "fail", Request("fail", [], "", fail))
     answers = talk(path, b'{"command": "fail"}\n', b'{"command": "status"}\n')
     assert answers[0]["error"] == "fail: OverflowError: too much" and "ok" in answers[1]
 

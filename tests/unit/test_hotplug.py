@@ -25,6 +25,7 @@ from vmm import (
     PmemConfig,
     RngConfig,
     ShareConfig,
+    create_machine,
 )
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import CAME, GONE, LEAVE, PciHotplug
@@ -203,7 +204,7 @@ def test_disks_are_counted_by_themselves(tmp_path: Path, disk: DiskConfig) -> No
 
 
 def isolated(folder: Path, *code: bytes, isolation: str = "process", transport: str = "pci") -> Any:
-    return Machine(replace(config(tiny.make(folder, *code), transport), isolation=isolation))
+    return create_machine(replace(config(tiny.make(folder, *code), transport), isolation=isolation))
 
 
 def soon_has(machine: Any, most: int) -> bool:
@@ -245,7 +246,7 @@ def test_a_jailed_machine_gets_shares_and_leaves_nothing_behind(tmp_path: Path, 
     settings = replace(
         config(tiny.make(tmp_path, OBEDIENT)), isolation=isolation, memory=MemoryConfig(32 * MIB, shared=True)
     )
-    made: Any = Machine(settings)
+    made: Any = create_machine(settings)
     with made as machine:
         machine.start()
         assert "files" in machine.walls and machine.unplug(machine.plug(share))
@@ -284,7 +285,7 @@ def test_a_jailed_machine_may_write_a_disk_as_large_as_it_is_now(
     null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
     os.dup2(null, 2)  # where this is a file the limit is more than that
     try:
-        made: Any = Machine(record)
+        made: Any = create_machine(record)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

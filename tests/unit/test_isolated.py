@@ -22,6 +22,7 @@ from tests.command import links_of, of_threads
 from tests.unit.snapshot.test_fork import COUNT
 from tools.where import ROOT
 from vmm import (
+    AnyMachine,
     AsyncMachine,
     ConfigError,
     DeviceConfig,
@@ -29,10 +30,11 @@ from vmm import (
     GuestError,
     HostError,
     HotplugMemoryConfig,
-    Machine,
     MachineConfig,
     ShareConfig,
     VsockConfig,
+    create_machine,
+    restore_machine,
 )
 from vmm.faststart.record import replace
 from vmm.processes import isolated
@@ -91,7 +93,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
     disk.write_bytes(bytes(1 << 20))
     kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
     more = HotplugMemoryConfig(128 << 20)
-    machine: Any = Machine(
+    machine: Any = create_machine(
         config(kernel, console, disks=(DiskConfig(str(disk)),), isolation=isolation, hotplug_memory=more, max_cpus=3)
     )
     with machine:
@@ -155,7 +157,7 @@ def test_a_life_in_another_process(tmp_path: Path, console: tiny.Console, isolat
 
 @pytest.mark.parametrize("when", ["made", "running", "paused"])
 def test_it_is_stopped(tmp_path: Path, when: str) -> None:
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         if when != "made":
             machine.start()
         if when == "paused":
@@ -172,7 +174,7 @@ def test_it_is_stopped(tmp_path: Path, when: str) -> None:
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_a_guest_that_has_looked_at_nothing_waits_for_nothing(tmp_path: Path, isolation: str) -> None:
     made = config(tiny.make(tmp_path, tiny.SPIN), shares=(ShareConfig(str(tmp_path)),), isolation=isolation)
-    with Machine(made) as machine:
+    with create_machine(made) as machine:
         machine.start(confined=True)
         for number in range(3):
             (tmp_path / "file").write_text(f"{number}")
@@ -183,7 +185,7 @@ def test_a_guest_that_has_looked_at_nothing_waits_for_nothing(tmp_path: Path, is
 
 
 def test_time_is_over(tmp_path: Path) -> None:
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         assert machine.run(0.1).kind == "timeout"
 
 
@@ -197,16 +199,16 @@ def test_time_is_over(tmp_path: Path) -> None:
     ],
 )
 def test_how_a_run_ends(tmp_path: Path, code: bytes, kind: str) -> None:
-    with Machine(config(tiny.make(tmp_path, code))) as machine:
+    with create_machine(config(tiny.make(tmp_path, code))) as machine:
         end = machine.run(PATIENCE)
         assert end.kind == kind and end.error is None
 
 
 def test_an_end_by_an_error_has_the_error(tmp_path: Path) -> None:
-    with Machine(config(tiny.make(tmp_path, tiny.NOWHERE))) as machine, pytest.raises(GuestError) as caught:
+    with create_machine(config(tiny.make(tmp_path, tiny.NOWHERE))) as machine, pytest.raises(GuestError) as caught:
         machine.run(PATIENCE)
     with (
-        Machine(replace(config(str(tmp_path / "tiny.elf")), isolation="thread")) as here,
+        create_machine(replace(config(str(tmp_path / "tiny.elf")), isolation="thread")) as here,
         pytest.raises(GuestError) as same,
     ):
         here.run(PATIENCE)
@@ -217,38 +219,38 @@ def test_mistakes_are_told_where_they_are_made(tmp_path: Path) -> None:
     before = children()
     kernel = tiny.make(tmp_path, tiny.SPIN)
     with pytest.raises(ConfigError, match="nowhere"):
-        Machine(config(kernel, disks=(DiskConfig(str(tmp_path / "nowhere")),)))
+        create_machine(config(kernel, disks=(DiskConfig(str(tmp_path / "nowhere")),)))
     with pytest.raises(ConfigError, match="tiny"):
-        Machine(config(str(tmp_path / "tiny")))
+        create_machine(config(str(tmp_path / "tiny")))
     with pytest.raises(ConfigError, match="isolation"):
         replace(config(kernel), isolation="jail")
     with pytest.raises(ConfigError, match="share 'share' with isolation=thread"):
-        Machine(config(kernel, shares=(ShareConfig(str(tmp_path), isolation="thread"),)))
+        create_machine(config(kernel, shares=(ShareConfig(str(tmp_path), isolation="thread"),)))
 
     class Own(DeviceConfig):
         pass
 
     with pytest.raises(ConfigError, match="a Own cannot be had"):
-        Machine(config(kernel, more_devices=(Own(),)))
+        create_machine(config(kernel, more_devices=(Own(),)))
     assert children() <= before
 
 
 def test_what_it_does_not_have_says_so(tmp_path: Path) -> None:
     """All that a Machine has is there, or an error that names it and says what to do."""
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         for name in ELSEWHERE:
             with pytest.raises(ConfigError, match=rf"{name} cannot be had .* process of its own"):
                 getattr(machine, name)
         with pytest.raises(ConfigError, match="a terminal's keys"):
             machine.start(terminal=True)
-        with Machine(replace(machine.config, isolation="thread")) as usual:
+        with create_machine(replace(machine.config, isolation="thread")) as usual:
             names = {name for name in (*vars(usual), *dir(type(usual))) if not name.startswith("_")}
     has = {name for name in (*vars(machine), *dir(type(machine))) if not name.startswith("_")}
     assert names - has - {*ELSEWHERE} == {"of_origin"}
 
 
 def test_who_ends_by_itself_is_an_error_that_says_how(tmp_path: Path) -> None:
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         machine.start()
         os.kill(machine.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         with pytest.raises(HostError, match="process has ended of SIGKILL") as caught:
@@ -261,7 +263,7 @@ def test_who_ends_by_itself_is_an_error_that_says_how(tmp_path: Path) -> None:
 
 
 def test_who_does_not_answer_is_killed(tmp_path: Path) -> None:
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         machine.start()
         os.kill(machine.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
         machine.stop()
@@ -272,8 +274,8 @@ def test_who_does_not_answer_is_killed(tmp_path: Path) -> None:
 CALLER = """
 import signal, sys
 from tests.unit.test_isolated import config
-from vmm import Machine
-machine = Machine(config(sys.argv[1]))
+from vmm import create_machine
+machine = create_machine(config(sys.argv[1]))
 machine.start()
 print(machine.pid, flush=True)
 signal.pause()
@@ -297,7 +299,7 @@ def test_the_package_may_be_found_by_another_path(tmp_path: Path, isolation: str
     (tmp_path / "link").symlink_to(ROOT)
     script = "import sys; sys.path.insert(0, sys.argv[3]); from tests import tiny; from vmm import *; "
     script += "from vmm.faststart.record import replace; "
-    script += "print(Machine(replace(tiny.config(sys.argv[1]), isolation=sys.argv[2])).run(60).kind)"
+    script += "print(create_machine(replace(tiny.config(sys.argv[1]), isolation=sys.argv[2])).run(60).kind)"
     command = [sys.executable, "-P", "-c", script, kernel, isolation, f"{tmp_path}/link/tests/.."]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.stdout, done.returncode) == ("poweroff\n", 0), done.stderr
@@ -308,7 +310,7 @@ def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None
     disk.write_bytes(b"before".ljust(1 << 20, b"\0"))
     kernel = tiny.make(tmp_path, tiny.say("hello\n"), tiny.ECHO)
     warm, seen = str(tmp_path / "warm"), []
-    with Machine(config(kernel, console, disks=(DiskConfig(str(disk)),))) as machine:
+    with create_machine(config(kernel, console, disks=(DiskConfig(str(disk)),))) as machine:
         machine.start()
         assert console.read(6) == b"hello\n"
         machine.snapshot(warm, progress=lambda done, size: seen.append((done, size)))
@@ -319,7 +321,7 @@ def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None
     assert read_manifest(warm).config["isolation"] == "thread", "where it runs is nothing of the guest's"
     for folder in (warm, str(tmp_path / "diff")):
         for isolation in ("process", "fork", "thread"):
-            with Machine.restore(folder, console=console.config, isolation=isolation) as clone:
+            with restore_machine(folder, console=console.config, isolation=isolation) as clone:
                 assert clone.config.isolation == isolation
                 assert clone.console_input(b"again\4") == 6
                 assert console.read(6) == b"again\4"
@@ -329,9 +331,9 @@ def test_it_is_saved_and_restored(tmp_path: Path, console: tiny.Console) -> None
                     with pytest.raises(ConfigError, match="a reset of a clone"):
                         clone.reset()
     with pytest.raises(ConfigError, match="prefetch"):
-        Machine.restore(warm, isolation="process", prefetch=True)
+        restore_machine(warm, isolation="process", prefetch=True)
     with pytest.raises(ConfigError, match="no snapshot"):
-        Machine.restore(str(tmp_path / "cold"), isolation="process")
+        restore_machine(str(tmp_path / "cold"), isolation="process")
 
 
 @pytest.mark.parametrize(("isolation", "paused"), [("process", False), ("process", True), ("fork", False)])
@@ -348,11 +350,11 @@ def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
     )
     kernel = tiny.make(tmp_path, tiny.say(">"), COUNT)
 
-    def count(machine: Machine, console: tiny.Console) -> int:
+    def count(machine: AnyMachine, console: tiny.Console) -> int:
         assert machine.console_input(b"x") == 1
         return console.read(1)[0]
 
-    with Machine(config(kernel, consoles[0], disks=disks, isolation=isolation)) as source:
+    with create_machine(config(kernel, consoles[0], disks=disks, isolation=isolation)) as source:
         events: list[tuple[str, str]] = []
         source.listen(lambda event: events.append((event.kind, event.detail)))
         source.start()
@@ -388,7 +390,7 @@ def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
             deeper.fork(0)
         for each in (*children, deeper, later):
             each.close()
-        with Machine.restore(str(tmp_path / "warm"), console=consoles[0].config) as clone:
+        with restore_machine(str(tmp_path / "warm"), console=consoles[0].config) as clone:
             assert count(clone, consoles[0]) == 5
     for console in consoles:
         console.close()
@@ -397,7 +399,7 @@ def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
 
 def test_a_second_fork_copies_what_has_changed_since(tmp_path: Path, console: tiny.Console) -> None:
     kernel = tiny.make(tmp_path, tiny.say(">"), COUNT)
-    with Machine(config(kernel, console)) as machine:
+    with create_machine(config(kernel, console)) as machine:
         machine.start()
         assert console.read(1) == b">"
         written = []
@@ -416,7 +418,7 @@ def test_a_fork_that_cannot_be_leaves_the_source_as_it_was(tmp_path: Path) -> No
     image = tmp_path / "read.img"
     image.write_bytes(bytes(1 << 20))
     disks = (DiskConfig(str(image), read_only=True),)
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN), disks=disks)) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN), disks=disks)) as machine:
         machine.start()
         with pytest.raises(ConfigError, match="nowhere"):
             machine.fork(
@@ -439,7 +441,7 @@ def test_a_fork_that_cannot_be_leaves_the_source_as_it_was(tmp_path: Path) -> No
 
 def test_sockets_of_the_guest_are_reached_from_here(tmp_path: Path) -> None:
     uds = str(tmp_path / "v.sock")
-    with Machine(config(tiny.make(tmp_path, tiny.SPIN), vsock=VsockConfig(3, uds))) as machine:
+    with create_machine(config(tiny.make(tmp_path, tiny.SPIN), vsock=VsockConfig(3, uds))) as machine:
         machine.start()
         assert Path(uds).is_socket()
         with pytest.raises(TimeoutError):  # it has no driver
@@ -447,7 +449,8 @@ def test_sockets_of_the_guest_are_reached_from_here(tmp_path: Path) -> None:
         listening = machine.vsock.listen(7)
         assert Path(f"{uds}_7").is_socket()
     assert listening.fileno() == -1 and not list(tmp_path.glob("v.sock*"))
-    with Machine(config(str(tmp_path / "tiny.elf"))) as machine, pytest.raises(ConfigError, match="socket device"):
+    without = create_machine(config(str(tmp_path / "tiny.elf")))
+    with without as machine, pytest.raises(ConfigError, match="socket device"):
         machine.vsock  # noqa: B018
 
 
@@ -497,7 +500,7 @@ def test_the_death_of_a_shares_server_is_an_event(tmp_path: Path, console: tiny.
     shared.mkdir()
     kernel = tiny.make(tmp_path, tiny.drive(0), tiny.say("x"), tiny.ECHO)
     wanted = config(kernel, console, shares=(ShareConfig(str(shared), tag="data"),), isolation=isolation)
-    machine: Any = Machine(wanted)
+    machine: Any = create_machine(wanted)
     with machine:
         assert next(device.name for device in machine.devices) == "share data"
         events = machine.events()
@@ -530,7 +533,7 @@ def impostor(folder: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> Any:
         return subprocess.Popen([sys.executable, "-c", IMPOSTOR, str(fd), said.hex()], pass_fds=(fd,))
 
     monkeypatch.setattr(isolated, "_spawn", spawn)
-    return Machine(config(tiny.make(folder, tiny.SPIN)))
+    return create_machine(config(tiny.make(folder, tiny.SPIN)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig
+from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, create_machine
 from vmm.boot import layout
 from vmm.devices.pci_hotplug import GONE
 from vmm.native import ffi, lib
@@ -196,14 +196,14 @@ WRITE = b"\x48\xbb" + AT.to_bytes(8, "little") + b"\xc6\x03" + b"W"  # mov rbx, 
 
 
 @contextmanager
-def running(folder: Path, image: Path, code: bytes, **options: Any) -> Iterator[tuple[Machine, Any]]:
+def running(folder: Path, image: Path, code: bytes, **options: Any) -> Iterator[tuple[Any, Any]]:
     reader, writer = os.pipe()
     boot = BootConfig(tiny.make(folder, MAP, code, tiny.forever(ANSWER)), entry="linux64")
     pmem = PmemConfig(str(image), options.pop("read_only", False))
     config = MachineConfig(
         boot, MemoryConfig(32 * MIB), console=ConsoleConfig("fd", writer), pmems=(pmem,), rng=None, **options
     )
-    with Machine(config) as machine:
+    with create_machine(config) as machine:
         machine.start()
 
         def ask() -> bytes:

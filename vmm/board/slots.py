@@ -143,6 +143,11 @@ class Attached:
         self._there.release()
         return True
 
+    def resize(self) -> None:
+        """Of a disk: read the size of its file again and tell the guest."""
+        disk: Any = self.device
+        disk.resize()
+
     def set_gone(self) -> None:
         """The device was unplugged, and everything of it is closed."""
         self._there.release()

@@ -11,7 +11,8 @@ COMMANDS = {
     "disk": "add disks to a running machine, remove and resize them",
     "share": "add directories to a running machine, and remove them",
     "fork": "make running copies of a machine",
-    "resize": "let a running machine have more or less memory, or vCPUs",
+    "resize": "change the memory or the number of vCPUs of a running machine",
+    "control": "send any other request to a running machine",
     "snapshots": "look at saved machines, verify or merge them",
     "run": "run a container in a virtual machine of its own",
     "cpu": "print the processor that guests see, as a template, or what templates have in common",
@@ -19,6 +20,8 @@ COMMANDS = {
     "debug": "look into the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",
 }
+INTERNAL = {"isolated": "vmm.processes.machine_process"}
+"""Commands that our own programs run, with the modules of each; no user sees them."""
 EXIT_HOST, EXIT_CONFIG, EXIT_GUEST_ERROR = 1, 2, 19
 
 

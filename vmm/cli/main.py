@@ -6,7 +6,7 @@ import gc
 import posix
 import sys
 
-from vmm.cli.commands import COMMANDS, EXIT_CONFIG, EXIT_HOST, exit_status
+from vmm.cli.commands import COMMANDS, EXIT_CONFIG, EXIT_HOST, INTERNAL, exit_status
 from vmm.errors import VmmError
 
 SHORTAGES = (12, 23, 24)
@@ -19,6 +19,11 @@ def usage() -> str:
     lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     lines += ["", "pyvmm COMMAND --help tells about one; pyvmm --version prints the version."]
     return "\n".join(lines) + "\n"
+
+
+def _module(name: str) -> str:
+    """The module of a command."""
+    return INTERNAL.get(name) or f"vmm.cli.{name}"
 
 
 def _open_standard_descriptors() -> None:
@@ -46,68 +51,19 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"pyvmm {__version__ or 'unknown (not installed)'}\n")
         return 0
-    if name not in COMMANDS and name != "isolated":
+    if name not in COMMANDS and name not in INTERNAL:
         sys.stderr.write(usage() if not name else f"pyvmm: no command {name!r}; see pyvmm --help\n")
         return EXIT_CONFIG
     try:
-        # Written out, not importlib: the boot path pays for no import machinery
         if name == "boot":
-            from vmm.cli import boot, signals
+            from vmm.cli import signals
 
             signals.exit_at_once()
-            return boot.main(arguments[1:])
-        gc.enable()  # bin/pyvmm has it off for the sake of a boot
-        if name == "run":
-            from vmm.cli import run
-
-            return run.main(arguments[1:])
-        if name == "snapshot":
-            from vmm.cli import snapshot
-
-            return snapshot.main(arguments[1:])
-        if name == "restore":
-            from vmm.cli import restore
-
-            return restore.main(arguments[1:])
-        if name == "disk":
-            from vmm.cli import disk
-
-            return disk.main(arguments[1:])
-        if name == "share":
-            from vmm.cli import share
-
-            return share.main(arguments[1:])
-        if name == "fork":
-            from vmm.cli import fork
-
-            return fork.main(arguments[1:])
-        if name == "resize":
-            from vmm.cli import resize
-
-            return resize.main(arguments[1:])
-        if name == "snapshots":
-            from vmm.cli import snapshots
-
-            return snapshots.main(arguments[1:])
-        if name == "cpu":
-            from vmm.cli import cpu
-
-            return cpu.main(arguments[1:])
-        if name == "doctor":
-            from vmm.cli import doctor
-
-            return doctor.main(arguments[1:])
-        if name == "debug":
-            from vmm.cli import debug
-
-            return debug.main(arguments[1:])
-        if name == "isolated":  # which a program of ours starts
-            from vmm.processes import machine_process as isolated
-
-            return isolated.main(arguments[1:])
-        from vmm.cli import completion
-
-        return completion.main(arguments[1:])
+        else:
+            gc.enable()  # bin/pyvmm has it off for the sake of a boot
+        # Not importlib: the boot path pays for no import machinery
+        status: int = __import__(_module(name), fromlist=("main",)).main(arguments[1:])
+        return status
     except VmmError as error:
         sys.stderr.write(f"pyvmm: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return exit_status(error)

@@ -18,9 +18,11 @@ import struct
 import time
 
 from vmm import report
+from vmm.control.plugged import Disks, Shares
+from vmm.control.requests import REQUESTS
 from vmm.errors import ConfigError, VmmError
 from vmm.faststart.thread import Thread, allocate_lock
-from vmm.processes.parent import own_devices
+from vmm.lifecycle import check_children
 from vmm.virtio.vsock.path import Listening, listen
 
 TYPE_CHECKING = False
@@ -28,11 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmm.machine.machine import Machine
-    from vmm.processes.isolated import IsolatedMachine
-    from vmm.processes.jailed import Jailed
-    from vmm.virtio.blk import DiskConfig
-    from vmm.virtio.fs import ShareConfig
+    from vmm.machine.interface import MachineInterface
     from vmm.virtio.image import Below
 
     Tell = Callable[[dict[str, Any]], None]
@@ -46,7 +44,6 @@ CONNECTIONS_MAX = 16
 _ALL_MAX = 4 * CONNECTIONS_MAX
 _ANSWER_S = 30
 """Seconds that a client may leave an answer unread."""
-_SECONDS_MAX = 86400
 _FOR_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED, errno.EINTR)
 """Why a connection may not be accepted, and the next one may."""
 _SEND_S = 2
@@ -138,21 +135,24 @@ class ControlServer:
     :param path: where to make the socket, with mode 0600; or a socket that listens already
     :param below: where disks may be opened that are plugged in; None: none may
     :param shares: the same of the directories of shares
+    :param forker: makes children of the machine, numbered from the second argument on; None: this process does
+    :ivar disks: those that were plugged in
+    :ivar shares: the same of shares
     :raises ConfigError: the socket cannot be made
     """
 
     def __init__(
         self,
-        machine: Machine | Jailed,
+        machine: MachineInterface,
         path: str | Listening,
         below: Below | None = None,
         shares: Below | None = None,
+        forker: Callable[[int, int], list[dict[str, str]]] | None = None,
     ) -> None:
         self.machine = machine
-        self._below = below
-        self._below_shares = shares
-        self._disks: dict[str, Any] = {}
-        self._shares: dict[str, tuple[str, Any]] = {}
+        self.disks = Disks(machine, below, lambda: self._stopping)
+        self.shares = Shares(machine, shares, lambda: self._stopping)
+        self._forker = forker
         self._listening = listen(path, socket.SOCK_STREAM) if isinstance(path, str) else path
         self._socket = socket.socket(fileno=os.dup(self._listening.sock.fileno()))
         self._socket.setblocking(True)
@@ -263,12 +263,12 @@ class ControlServer:
             return False
         name = request.pop("command")
         try:
-            work = COMMANDS.get(name)
-            if work is None:
+            known = REQUESTS.get(name)
+            if known is None:
                 raise ConfigError(
-                    f"no command {name!r:.60}", code="control-command", hint="there are: " + ", ".join(COMMANDS)
+                    f"no command {name!r:.60}", code="control-command", hint="there are: " + ", ".join(REQUESTS)
                 )
-            tell({"ok": work(self, Arguments(name, request), tell) or {}})
+            tell({"ok": known.work(self, known.take(request), tell) or {}})
         except VmmError as error:
             tell(
                 {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
@@ -281,150 +281,21 @@ class ControlServer:
             tell({"error": text, "code": "control-failed", "hint": "it is a fault of pyvmm: report it"})
         return True
 
-    def add_disk(self, config: DiskConfig) -> None:
-        """Plug in a disk.
-
-        :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
-        """
-        from vmm.virtio.blk.device import DiskFiles
-
-        if self._below is None:
-            raise ConfigError(
-                "add-disk: the machine takes no disks while it runs",
-                code="disk-not-below",
-                hint="start it with --disks-from DIR: it takes those below that directory",
-            )
-        known = self._disks.get(config.path)
-        if known is not None and not known.wait_gone(0):
-            raise ConfigError(
-                f"disk {config.path}: it was added already",
-                code="already-attached",
-                hint="each is known by its path: remove it first, or give a hard link to the file",
-            )
-        if config.has_overlay:
-            raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
-        files = DiskFiles.open(config, self._below.open)
-        machine = self.machine
-        self._disks[config.path] = machine.plug(config, files)
-
-    def remove_disk(self, path: str, seconds: float, *, force: bool) -> bool:
-        """Unplug one that was plugged in; whether it is removed.  The end of the machine, or of this, is awaited no
-        longer than a second.
-
-        :raises ConfigError: it was not; or as :meth:`Machine.unplug`
-        """
-        attached = self._disks.get(path)
-        if attached is None:
-            raise ConfigError(f"disk {path}: it was not added", code="not-attached", hint="pyvmm disk add")
-        gone = self._remove(attached, seconds, force=force)
-        if gone:
-            self._disks.pop(path, None)
-        return gone
-
-    def _remove(self, attached: Any, seconds: float, *, force: bool) -> bool:
-        machine: Any = self.machine
-        deadline = time.monotonic() + seconds
-        gone = machine.unplug(attached, 0)
-        while not gone and time.monotonic() < deadline and not self._stopping and machine.state == "running":
-            gone = attached.wait_gone(min(1.0, max(0.0, deadline - time.monotonic())))
-        if not gone and force:
-            gone = machine.unplug(attached, 0, force=True)
-        return bool(gone)
-
-    def add_share(self, config: ShareConfig) -> str:
-        """Plug in a share; its tag.
-
-        :raises ConfigError: it is none that may be plugged in here; or as :meth:`Machine.plug`
-        """
-        from vmm.faststart.record import replace
-        from vmm.processes.jailed import Jailed
-
-        if self._below_shares is None:
-            raise ConfigError(
-                "add-share: the machine takes no shares while it runs",
-                code="share-not-below",
-                hint="start it with --shares-from DIR: it takes those below that directory",
-            )
-        self._shares = {path: each for path, each in self._shares.items() if not each[1].wait_gone(0)}
-        machine: Any = self.machine
-        used = {tag for tag, _ in machine.config.tagged_shares()} | {tag for tag, _ in self._shares.values()}
-        if config.path in self._shares or config.tag in used:
-            raise ConfigError(
-                f"share {config.path}: the machine has it, or another one of that tag",
-                code="already-attached",
-                hint="remove that first, or give another directory and tag",
-            )
-        tag = config.tag or next(f"share{n or ''}" for n in range(len(used) + 1) if f"share{n or ''}" not in used)
-        config = replace(config, tag=tag)
-        try:
-            fd = self._below_shares.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ConfigError(f"share {config.path}: {error.strerror}", code="share-directory") from error
-        try:
-            if isinstance(machine, Jailed):
-                attached: Any = machine.plug(config, directory=fd)
-            else:
-                attached = machine.plug(replace(config, path=f"/proc/self/fd/{fd}"))
-        finally:
-            os.close(fd)
-        self._shares[config.path] = tag, attached
-        return tag
-
-    def remove_share(self, path: str, seconds: float, *, force: bool) -> bool:
-        """As :meth:`remove_disk`."""
-        _, attached = self._shares.get(path, ("", None))
-        if attached is None:
-            raise ConfigError(f"share {path}: it was not added", code="not-attached", hint="pyvmm share add")
-        gone = self._remove(attached, seconds, force=force)
-        if gone:
-            self._shares.pop(path, None)
-        return gone
-
-    def resize_disk(self, path: str) -> None:
-        """Tell the guest how large a disk is now.
-
-        :raises ConfigError: the machine does not have it; or as :meth:`Machine.resize_disk`
-        """
-        from os.path import abspath
-
-        from vmm.processes.jailed import Jailed
-
-        machine: Any = self.machine
-        attached, is_jailed = self._disks.get(path), isinstance(machine, Jailed)
-        if attached is not None:
-            if is_jailed:
-                machine.resize_plugged(attached)
-            else:
-                attached.device.resize()
-            return
-        paths = [abspath(disk.path) for disk in machine.config.disk_configs()]
-        if path not in paths:
-            raise ConfigError(f"disk {path}: the machine does not have it", code="disk-none")
-        if is_jailed and self._below is None:
-            raise ConfigError(
-                f"disk {path}: in its jail the machine writes no file beyond the size that it had at the start",
-                code="disk-size",
-                hint="start it on PCI and with --disks-from DIR, or with --jail=off",
-            )
-        machine.resize_disk(paths.index(path))
-
     def fork(self, n: int) -> list[dict[str, str]]:
         """Fork the machine into *n* children, each with a control socket.  They end at :meth:`close` at the latest.
 
         :returns: the paths of each child's sockets
         """
-        from vmm.lifecycle import check_children
-        from vmm.processes.jailed import Jailed
-
         check_children(n)
         with self._lock:
             first = self._forked + 1
             self._forked += n
+        return self._fork_here(n, first) if self._forker is None else self._forker(n, first)
+
+    def _fork_here(self, n: int, first: int) -> list[dict[str, str]]:
         machine = self.machine
-        if isinstance(machine, Jailed):
-            return machine.fork(n, first)
         numbers = range(first, first + n)
-        children = machine.fork(n, each=lambda index: own_devices(machine.config, numbers[index]), start=False)
+        children = machine.fork(n, each=lambda index: machine.config.own_devices(numbers[index]), start=False)
         made: list[Child] = []
         try:
             for number, child in zip(numbers, children, strict=True):
@@ -488,7 +359,7 @@ class Child:
     :param server: who serves that, if not another process does
     """
 
-    def __init__(self, machine: Machine | IsolatedMachine, path: str, server: ControlServer | None = None) -> None:
+    def __init__(self, machine: MachineInterface, path: str, server: ControlServer | None = None) -> None:
         self._machine = machine
         self._path = path
         self._server = server
@@ -522,169 +393,3 @@ class Child:
         """End the child, and wait for that."""
         self.stop()
         self._thread.join()
-
-
-class Arguments:
-    """The arguments of a request; each is checked when it is taken."""
-
-    def __init__(self, command: str, values: dict[str, Any]) -> None:
-        self._command = command
-        self._values = values
-
-    def take(self, name: str, kind: type, default: Any = None) -> Any:
-        """The argument *name*.
-
-        :raises ConfigError: it is missing and has no default, or it has another type
-        """
-        value = self._values.pop(name, default)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
-            raise ConfigError(f"{self._command}: {name} is no {kind.__name__}", code="control-argument")
-        if isinstance(value, str) and not _is_word(value):
-            raise ConfigError(
-                f"{self._command}: {name} has a character that no path can have: {value!r:.60}",
-                code="control-argument",
-                hint="leave out NUL and halves of surrogate pairs",
-            )
-        if value is None and default is None and name not in _OPTIONAL:
-            raise ConfigError(f"{self._command}: {name} is missing", code="control-argument")
-        return value
-
-    def end(self) -> None:
-        """Check that all arguments were taken.
-
-        :raises ConfigError: the command does not have one of them
-        """
-        if self._values:
-            raise ConfigError(f"{self._command}: no argument {next(iter(self._values))!r:.60}", code="control-argument")
-
-
-_OPTIONAL = {"base"}
-
-
-def _is_word(text: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
-def _status(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
-    arguments.end()
-    machine = server.machine
-    config = machine.config
-    return {
-        "state": machine.state,
-        "cpus": machine.cpus,
-        "max_cpus": config.all_cpus(),
-        "memory": config.memory.size,
-        "transport": config.transport,
-        "kernel": config.boot.kernel,
-        "devices": [device.name for device in machine.devices],
-    }
-
-
-def _pause(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    arguments.end()
-    server.machine.pause()
-
-
-def _resume(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    arguments.end()
-    server.machine.resume()
-
-
-def _press_power_button(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    arguments.end()
-    server.machine.press_power_button()
-
-
-def _stop(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    arguments.end()
-    server.machine.stop()
-
-
-def _resize_memory(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    size = arguments.take("size", int)
-    arguments.end()
-    server.machine.resize_memory(size)
-
-
-def _resize_cpus(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    count = arguments.take("count", int)
-    arguments.end()
-    server.machine.resize_cpus(count)
-
-
-def _snapshot(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    path, base = arguments.take("path", str), arguments.take("base", str)
-    stop = arguments.take("stop", bool, False)
-    arguments.end()
-    server.machine.snapshot(
-        path, base=base, stop=stop, progress=lambda done, size: tell({"progress": done, "of": size})
-    )
-
-
-def _add_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    from vmm.virtio.blk import DiskConfig
-
-    text = arguments.take("disk", str)
-    arguments.end()
-    server.add_disk(DiskConfig.parse(text, "add-disk"))
-
-
-def _to_remove(arguments: Arguments, command: str) -> tuple[str, int, bool]:
-    path, seconds = arguments.take("path", str), arguments.take("seconds", int, 30)
-    force = arguments.take("force", bool, False)
-    arguments.end()
-    if not 0 <= seconds <= _SECONDS_MAX:
-        raise ConfigError(f"{command}: seconds is not 0 to {_SECONDS_MAX}", code="control-argument")
-    return path, seconds, force
-
-
-def _remove_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
-    path, seconds, force = _to_remove(arguments, "remove-disk")
-    return {"removed": server.remove_disk(path, seconds, force=force)}
-
-
-def _add_share(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
-    from vmm.virtio.fs import ShareConfig
-
-    text = arguments.take("share", str)
-    arguments.end()
-    return {"tag": server.add_share(ShareConfig.parse(text, "add-share"))}
-
-
-def _remove_share(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
-    path, seconds, force = _to_remove(arguments, "remove-share")
-    return {"removed": server.remove_share(path, seconds, force=force)}
-
-
-def _resize_disk(server: ControlServer, arguments: Arguments, tell: Tell) -> None:
-    path = arguments.take("path", str)
-    arguments.end()
-    server.resize_disk(path)
-
-
-def _fork(server: ControlServer, arguments: Arguments, tell: Tell) -> dict[str, Any]:
-    n = arguments.take("n", int, 1)
-    arguments.end()
-    return {"children": server.fork(n)}
-
-
-COMMANDS: dict[str, Callable[[ControlServer, Arguments, Tell], dict[str, Any] | None]] = {
-    "status": _status,
-    "pause": _pause,
-    "resume": _resume,
-    "press-power-button": _press_power_button,
-    "resize-memory": _resize_memory,
-    "resize-cpus": _resize_cpus,
-    "stop": _stop,
-    "snapshot": _snapshot,
-    "add-disk": _add_disk,
-    "remove-disk": _remove_disk,
-    "resize-disk": _resize_disk,
-    "add-share": _add_share,
-    "remove-share": _remove_share,
-    "fork": _fork,
-}
-"""The commands; docs/control.md describes their arguments and answers."""

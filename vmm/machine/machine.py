@@ -38,11 +38,11 @@ from vmm.lifecycle import (
     STOPPED,
     EndEvent,
     Life,
-    Living,
     check_children,
     make_children,
     refusal,
 )
+from vmm.machine.interface import AnyMachine
 from vmm.virtio.device_config import DeviceConfig
 from vmm.virtio.spec import ID_BLOCK
 
@@ -72,28 +72,26 @@ if TYPE_CHECKING:
     from vmm.virtio.vsock.vhost import VhostVsock
 
 
-class Machine(Living):
+class Machine(AnyMachine):
     """A virtual machine.  A context manager: leaving it stops the guest and frees everything.
 
     Life: made (nothing runs; :meth:`attach` is allowed) -> :meth:`start` -> running <-> paused, -> ended (:meth:`wait`
-    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.lifecycle.CALLS` says which call is allowed in
-    which state; any other raises ConfigError with the code ``machine-state``.  Unless said, any call from any thread.
+    returns the :class:`EndEvent`) -> :meth:`close`.  :data:`vmm.lifecycle.ALLOWED` has the states that allow each call;
+    in any other it raises ConfigError with the code ``machine-state``.  Unless noted, call it from any thread.
 
-    :raises ConfigError: the configuration cannot be; nothing was opened yet
+    :raises ConfigError: the configuration cannot be, or names another process; nothing was opened yet
     :raises HostError: the host has no usable KVM or not enough memory
     """
-
-    def __new__(cls, config: MachineConfig, **more: Any) -> Any:
-        """With ``isolation="process"`` or ``"fork"`` another object, which has the same calls."""
-        if config.isolation != THREAD:
-            from vmm.processes.isolated import IsolatedMachine
-
-            return IsolatedMachine(config, **more)
-        return super().__new__(cls)
 
     def __init__(
         self, config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = (), _origin: Origin | None = None
     ) -> None:
+        if config.isolation != THREAD:
+            raise ConfigError(
+                f"isolation={config.isolation!r}: a Machine runs in this process",
+                code="isolation",
+                hint="vmm.create_machine(config) makes machines of every isolation",
+            )
         self.config = config
         self.phases: list[tuple[str, float]] = [("made", time.monotonic())]
         self._owned = Owned()
@@ -222,6 +220,12 @@ class Machine(Living):
             vcpus.append({**vcpu.stats(), **{who: sum(counts[who].values()) for who in ("c", "python")}})
         transports = (each.transport for each in self.attached if not each.device.counts_elsewhere)
         return {"vcpus": vcpus, "devices": [transport.stats() for transport in transports]}
+
+    def phases_within(self) -> list[tuple[str, float]]:
+        """:attr:`phases`, and ``first-run``, when the guest's first instruction was."""
+        self._life.check("phases_within")
+        first = self.vcpus[0].exit_counts()["first_run_ns"]
+        return [*self.phases, *([("first-run", first / 1e9)] * bool(first))]
 
     @property
     def execution(self) -> VcpuThreads:
@@ -638,22 +642,6 @@ class Machine(Living):
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
         :raises HostError: the host refuses
         """
-        if changes.get("isolation", THREAD) != THREAD:
-            from vmm.processes.isolated import IsolatedMachine
-
-            made: Any = IsolatedMachine.restore(
-                path,
-                changes,
-                devices=devices,
-                clock=clock,
-                force=force,
-                prefetch=prefetch,
-                cow=cow,
-                verify=verify,
-                start=start,
-            )
-            isolated: Machine = made
-            return isolated
         from vmm.saving.restore import Restored
 
         origin = Restored(path, changes, clock=clock, force=force, prefetch=prefetch, cow=cow, verify=verify)

@@ -24,6 +24,7 @@ from vmm import native
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.builtin import socket
 from vmm.faststart.thread import Thread, allocate_lock
+from vmm.machine.interface import CALLS, INSIDE
 from vmm.native import ffi, lib
 from vmm.virtio.vsock.path import STREAM, listen, unlink
 
@@ -362,27 +363,16 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
             "cpus": machine.cpus,
             "devices": [device.name for device in machine.devices],
         }
-    if command == "pause":
-        machine.pause()
-    elif command == "resume":
-        machine.resume()
-    elif command == "press-power-button":
-        machine.press_power_button()
-    elif command == "resize-memory":
-        machine.resize_memory(request["size"])
-    elif command == "resize-cpus":
-        machine.resize_cpus(request["count"])
-    elif command == "resize-disk":
-        machine.resize_disk(request["index"])
-    elif command == "set-mac":
+    row = CALLS.get(command)
+    if row is not None and row.jailed == INSIDE:
+        result = getattr(machine, command)(**{name: request[name] for name in row.names if name in request})
+        return {} if result is None else {"result": result}
+    if command == "set-mac":
         machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
     elif command == "stale-shares":
         return {"ms": int(machine.stale_shares() * 1000 + 0.999)}
     elif command == "phases":
-        first = machine.vcpus[0].exit_counts()["first_run_ns"]
-        return {
-            "phases": [*((name, int(at * 1e9)) for name, at in machine.phases), *([("first-run", first)] * bool(first))]
-        }
+        return {"phases": [(name, int(at * 1e9)) for name, at in machine.phases_within()]}
     elif command == "figures":
         return machine.figures()
     elif command == "input":
@@ -452,9 +442,9 @@ def _serve_outside(
                 import_the_rest(disks=below is not None, shares=shares is not None)
                 keep_calls()  # before anything that a client sent is read
                 starts = None if starter is None else starter.start
-                jailed = Jailed(sock, machine, config, starts, forks.fork)
+                jailed = Jailed(sock, machine, config, starts)
                 poll.unregister(listening.sock)
-                with ControlServer(jailed, listening, below, shares):
+                with ControlServer(jailed, listening, below, shares, forks.fork):
                     poll.poll()  # the machine's process sends nothing: this waits for its end
             if until >= 0:
                 _see_it_end(sock, machine)
@@ -785,7 +775,6 @@ class _Forking:
         from vmm.lifecycle import CHILDREN_MAX, check_children
         from vmm.processes.isolated import IsolatedMachine
         from vmm.processes.jailed import Jailed
-        from vmm.processes.parent import own_devices
 
         made: list[IsolatedMachine] = []
         children: list[Child] = []
@@ -802,7 +791,7 @@ class _Forking:
         point = self._jailed.fork_point(n)
         try:
             for number in range(first, first + n):
-                own = own_devices(self._config, number)
+                own = self._config.own_devices(number)
                 machine = IsolatedMachine.of_fork(point, own, start=False, number=number, run=self._runner.run)
                 made.append(machine)
                 children.append(Child(machine, self._parent.control(number)))

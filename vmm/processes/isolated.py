@@ -34,10 +34,10 @@ from vmm.lifecycle import (
     RUNNING,
     STOPPED,
     Life,
-    Living,
     make_children,
     refusal,
 )
+from vmm.machine.interface import CALLER, AnyMachine
 from vmm.processes.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
 from vmm.saving.manifest import read_manifest
 from vmm.saving.records import made, plain
@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.config import MachineConfig
+    from vmm.machine.interface import Call
     from vmm.processes.jailed import Handed, OpenPoint
+    from vmm.virtio.blk.device import DiskFiles
     from vmm.virtio.device_config import DeviceConfig
 
 
@@ -120,8 +122,8 @@ class _Vsock:
             each.close()
 
 
-class IsolatedMachine(Living):
-    """What :class:`~vmm.machine.machine.Machine` makes of a configuration with ``isolation="process"``.
+class IsolatedMachine(AnyMachine):
+    """A machine with ``isolation="process"`` or ``"fork"``; :func:`vmm.processes.factory.create_machine` makes it.
 
     :ivar walls: names of the walls around its process, see :data:`vmm.processes.jail.enter.WALLS`; empty before it is
         started
@@ -223,6 +225,13 @@ class IsolatedMachine(Living):
                 raise
         return machine
 
+    def _forward(self, row: Call, arguments: dict[str, Any]) -> Any:
+        if row.jailed == CALLER:
+            raise _cannot(row.name)
+        with self._life_lock:
+            self._life.check(row.name)
+            return self._jailed.request(row, arguments)
+
     def _make(self) -> _Child:
         child = _Child(self)
         self.pid = child.process.pid
@@ -300,14 +309,14 @@ class IsolatedMachine(Living):
         told = self._jailed.ask("figures", seconds=FIGURES_S)
         return {kind: [_figures(each) for each in _rows(told.get(kind))] for kind in ("vcpus", "devices")}
 
-    def plug(self, device: DeviceConfig) -> Plugged:
+    def plug(self, device: DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
         """As :meth:`Machine.plug`, of a disk or a share by its record: this process opens a disk's files, and starts a
         share's server."""
         with self._life_lock:
             self._life.check("plug")
             if not isinstance(device, DiskConfig | ShareConfig):
                 raise _cannot(f"a {type(device).__name__} that is plugged in")
-            plugged = self._jailed.plug(device)
+            plugged = self._jailed.plug(device, files, directory=directory)
             self._plugged = [*(each for each in self._plugged if not each.is_gone), plugged]
             return plugged
 
@@ -548,7 +557,7 @@ def _figures(row: object) -> dict[str, Any]:
 FIGURES_S, FIGURES_MAX = 2.0, 256
 ELSEWHERE = (
     "attach", "attached", "balloon", "disks", "execution", "hotplug_memory", "loop",
-    "memory", "mmio", "open_for_saving", "pio", "prepare_forks", "prepared_forks", "save",
+    "memory", "mmio", "open_for_saving", "pio", "prepared_forks", "save",
     "serial", "vcpus",
 )  # fmt: skip
 """What a Machine has in its own process only."""

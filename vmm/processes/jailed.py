@@ -18,6 +18,7 @@ from vmm.config import PROCESS
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.record import replace
 from vmm.lifecycle import PAUSED, RUNNING, STOPPED, check_children
+from vmm.machine.interface import INSIDE, MachineInterface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
     from vmm.config import MachineConfig
     from vmm.faststart import builtin
+    from vmm.machine.interface import Call
     from vmm.saving.snapshot import Files, Saved
     from vmm.virtio.blk import DiskConfig
     from vmm.virtio.blk.device import DiskFiles
+    from vmm.virtio.device_config import DeviceConfig
     from vmm.virtio.fs import ShareConfig
     from vmm.virtio.fs.process import FsProcess
 
@@ -38,7 +41,7 @@ REQUEST_MAX = 128 << 10
 """Bytes of a request: a configuration is the longest."""
 
 
-class Jailed:
+class Jailed(MachineInterface):
     """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
     it answers is checked, and it is killed when it does not end.
 
@@ -46,11 +49,10 @@ class Jailed:
         the files that it is to write
     :param process: a pidfd
     :param starter: instead of :func:`start_server`: has it done by a process that may start programs
-    :param forker: has children made by such a process, see :meth:`fork`
     :ivar config: of the machine, as the user gave it
     """
 
-    confined = True
+    writes_to_its_size = True
 
     def __init__(
         self,
@@ -58,14 +60,17 @@ class Jailed:
         process: int,
         config: MachineConfig,
         starter: Callable[..., Any] | None = None,
-        forker: Callable[[int, int], list[dict[str, str]]] | None = None,
     ) -> None:
         self._sock = sock
         self._process = process
         self._starter = starter
-        self._forker = forker
         self._base = -1
         self.config = config
+
+    @property
+    def confined(self) -> bool:
+        """As :attr:`Machine.confined`: always."""
+        return True
 
     @property
     def state(self) -> str:
@@ -78,30 +83,25 @@ class Jailed:
         names = self.ask("status").get("devices")
         return [Named(text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
 
-    def pause(self) -> None:
-        """As :meth:`Machine.pause`."""
-        self.ask("pause")
-
-    def resume(self) -> None:
-        """As :meth:`Machine.resume`."""
-        self.ask("resume")
-
-    def press_power_button(self) -> None:
-        """As :meth:`Machine.press_power_button`."""
-        self.ask("press-power-button")
-
-    def resize_memory(self, size: int) -> None:
-        """As :meth:`Machine.resize_memory`."""
-        self.ask("resize-memory", size=size)
-
     @property
     def cpus(self) -> int:
         """As :attr:`Machine.cpus`."""
         return number(self.ask("status").get("cpus"))
 
-    def resize_cpus(self, count: int) -> None:
-        """As :meth:`Machine.resize_cpus`."""
-        self.ask("resize-cpus", count=count)
+    def _forward(self, row: Call, arguments: dict[str, Any]) -> Any:
+        return self.request(row, arguments)
+
+    def request(self, row: Call, arguments: dict[str, Any]) -> Any:
+        """Have the machine's process do the call; its result, of the type that the row says.
+
+        :raises ConfigError: its process does not do that
+        """
+        if row.jailed != INSIDE:
+            raise ConfigError(f"{row.name} cannot be done for a machine in a jail", code="isolation")
+        answer = self.ask(row.name, **arguments)
+        if row.result == "None":
+            return None
+        return number(answer.get("result")) if row.result == "int" else text(answer.get("result"))
 
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
         """As :meth:`Machine.stop`."""
@@ -147,14 +147,15 @@ class Jailed:
         except VmmError:
             pass  # it ends, and says so
 
-    def plug(self, config: DiskConfig | ShareConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
+    def plug(self, device: DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
         """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the
         share's server is started from here.
 
         :param files: of a disk, they are open; closed here
         :param directory: of a share, it is open
         """
-        plugged = Plugged(config)
+        record: Any = device
+        plugged = Plugged(record)
         self.plug_again(plugged, files, directory=directory)
         return plugged
 
@@ -208,8 +209,9 @@ class Jailed:
             server.close()
             raise
 
-    def unplug(self, plugged: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
+    def unplug(self, attached: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
         """As :meth:`Machine.unplug`."""
+        plugged = attached
         if plugged.jailed is not self or plugged.is_gone:
             raise ConfigError(f"{plugged.device.name} is not attached to this machine", code="not-attached")
         answer = self.ask(
@@ -218,20 +220,6 @@ class Jailed:
         if answer.get("gone") is True:
             plugged.set_gone()
         return plugged.is_gone
-
-    def resize_disk(self, index: int) -> None:
-        """As :meth:`Machine.resize_disk`."""
-        self.ask("resize-disk", index=index)
-
-    def resize_plugged(self, plugged: Plugged) -> None:
-        """The same, of one that was plugged in."""
-        self.ask("resize-plugged", number=plugged.number)
-
-    def fork(self, n: int, first: int) -> list[dict[str, str]]:
-        """Have *n* children made, numbered from *first* on; the paths of each one's sockets."""
-        check_children(n)
-        assert self._forker is not None
-        return self._forker(n, first)
 
     def fork_point(self, n: int, isolation: str = PROCESS) -> OpenPoint:
         """As :meth:`Machine.fork_point`, for children with this *isolation*."""
@@ -510,6 +498,12 @@ class Plugged:
         server, self.server = self.server, None
         if server is not None:
             server.close()
+
+    def resize(self) -> None:
+        """As :meth:`vmm.board.slots.Attached.resize`."""
+        if self.jailed is None:
+            raise ConfigError("it is not attached to a machine", code="not-attached")
+        self.jailed.ask("resize-plugged", number=self.number)
 
     def wait_gone(self, timeout: float) -> bool:
         """As :meth:`vmm.board.slots.Attached.wait_gone`; False, too, when the machine ends meanwhile."""

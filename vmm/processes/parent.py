@@ -16,7 +16,6 @@ from vmm.faststart.record import replace
 from vmm.memory import freeze, open_memory
 from vmm.processes.isolated import PACKAGE
 from vmm.saving.records import made, plain
-from vmm.virtio.registry import BUILT_IN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,21 +30,6 @@ _F_GET_SEALS = 1034
 _S_IFREG = 0o100000
 _MEMORY, _BELOW = 3, 1
 """Memfds of a child: RAM, state, bits of RAM's pages; and what RAM lies over, if there is such a thing."""
-
-
-def own_devices(config: MachineConfig, number: int) -> dict[str, Any]:
-    """The fields of the configuration in which child *number* differs from its parent: records of devices whose paths
-    or addresses must be unique."""
-    own: dict[str, Any] = {}
-    for device in BUILT_IN:
-        found = getattr(config, device.field)
-        if isinstance(found, tuple):
-            made: Any = tuple([each.of_child(number) for each in found])
-        else:
-            made = None if found is None else found.of_child(number)
-        if made != found:
-            own[device.field] = made
-    return own
 
 
 class Parent:
@@ -103,7 +87,7 @@ class Parent:
             raise _refused("it has other fields")
         if type(number) is not int or not 1 <= number <= _NUMBER_MAX:
             raise _refused("no number")
-        config = self.config.of_clone(own_devices(self.config, number))
+        config = self.config.of_clone(self.config.own_devices(number))
         disks = [index for index, disk in enumerate(config.disk_configs()) if not disk.read_only]
         if not isinstance(fork, dict) or {*fork} != {"disks", "areas", "files"} or fork["disks"] != disks:
             raise _refused("other disks")

@@ -9,10 +9,12 @@ import select
 import time
 
 from vmm.machine.machine import Machine
+from vmm.processes.factory import create_machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from vmm.config import MachineConfig
     from vmm.lifecycle import EndEvent
@@ -28,7 +30,8 @@ or a guest that prints much would be searched in the square of it."""
 class ConsoleGuest:
     """What every kind of guest in tests does with its pipe: read, type, wait, close.
 
-    :ivar machine: the :class:`~vmm.machine.machine.Machine`, not started
+    :ivar machine: a :class:`~vmm.machine.machine.Machine`, not started; with another isolation an
+        :class:`~vmm.processes.isolated.IsolatedMachine`
 
     :param config: its console is replaced by the pipe; the device of it stays
     """
@@ -37,7 +40,11 @@ class ConsoleGuest:
         from vmm.faststart.record import replace
 
         def make(fd: int) -> Machine:
-            return Machine(replace(config, console=replace(config.console, kind="fd", fd=fd)), devices=devices)
+            found: Any = create_machine(
+                replace(config, console=replace(config.console, kind="fd", fd=fd)), devices=devices
+            )
+            machine: Machine = found
+            return machine
 
         self._open(make)
 

@@ -22,6 +22,8 @@ from vmm import (
     Machine,
     MemoryConfig,
     VsockConfig,
+    create_machine,
+    restore_machine,
 )
 from vmm.faststart.record import replace
 
@@ -57,7 +59,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_field_that_the_guest_was_started_with_is_refused(tmp_path: Path, console: Console, isolation: str) -> None:
     warm = str(tmp_path / "warm")
     config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=console.config)
-    with Machine(replace(config, isolation=isolation)) as machine:
+    with create_machine(replace(config, isolation=isolation)) as machine:
         machine.start()
         assert console.read(1) == b">"
         machine.snapshot(warm)
@@ -67,7 +69,7 @@ def test_a_field_that_the_guest_was_started_with_is_refused(tmp_path: Path, cons
                 machine.fork(**changes)
             found.append(caught.value)
             with pytest.raises(ConfigError, match=message) as caught:
-                Machine.restore(warm, isolation=isolation, **changes)
+                restore_machine(warm, isolation=isolation, **changes)
             found.append(caught.value)
             if "of a clone: " not in message:
                 assert all(each.hint for each in found), message

@@ -18,7 +18,7 @@ import pytest
 from tests import tiny
 from tests.tiny import Console
 from tests.unit.snapshot.test_machine_snapshot import change, echo, talk
-from vmm import ConfigError, HostError, Machine
+from vmm import ConfigError, HostError, Machine, create_machine
 from vmm.faststart.record import replace
 from vmm.saving import verify as whole
 from vmm.saving.bases import diffs_of
@@ -355,7 +355,7 @@ def test_the_guest_goes_on_when_a_snapshot_fails(
     tmp_path: Path, console: Console, isolation: str, options: str, word: str, hint: str
 ) -> None:
     config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=console.config)
-    with Machine(replace(config, isolation=isolation)) as machine, Small(tmp_path / "small", options) as small:
+    with create_machine(replace(config, isolation=isolation)) as machine, Small(tmp_path / "small", options) as small:
         machine.start()
         assert console.read(1) == b">"
         for stop in (False, True):
@@ -385,7 +385,7 @@ def test_the_guest_goes_on_when_the_last_step_fails(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     config = tiny.config(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), console=console.config)
-    with Machine(replace(config, isolation=isolation)) as machine:
+    with create_machine(replace(config, isolation=isolation)) as machine:
         machine.start()
         assert console.read(1) == b">"
         with monkeypatch.context() as patch:

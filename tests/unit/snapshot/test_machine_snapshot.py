@@ -17,7 +17,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, Machine, VsockConfig
+from vmm import AnyMachine, BalloonConfig, ConfigError, DiskConfig, HostError, HotplugMemoryConfig, Machine, VsockConfig
 from vmm.faststart.record import replace
 from vmm.saveable import State, Unsaved
 from vmm.saving import memory_file, working_set
@@ -42,7 +42,7 @@ def echo(folder: Path, console: Console, **options: object) -> Machine:
     return Machine(tiny.config(tiny.make(folder, tiny.say(">"), tiny.ECHO), console=console.config, **options))  # type: ignore[arg-type]
 
 
-def talk(machine: Machine, console: Console, text: bytes) -> None:
+def talk(machine: AnyMachine, console: Console, text: bytes) -> None:
     assert machine.console_input(text) == len(text)
     assert console.read(len(text)) == text
 

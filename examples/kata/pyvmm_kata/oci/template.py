@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_kata.oci.context import Context
-    from vmm import Machine
+    from vmm import AnyMachine
 
 OPTIONS = {
     "memory": VALUE,
@@ -113,7 +113,7 @@ def _boot_and_save(kind: templates.Kind, place: str) -> str:
     keepers.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
     # Through a descriptor, since a unix socket's path must be short, and this one may not be
     keepers.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    machine: Machine | None = None
+    machine: AnyMachine | None = None
     try:
         machine = vm.machine_of_template(
             kind, f"/proc/self/fd/{keepers[-1]}", f"{place}/share", nets, console=keepers[-2]

@@ -23,13 +23,14 @@ from vmm import (
     ConsoleConfig,
     DiskConfig,
     HotplugMemoryConfig,
-    Machine,
     MachineConfig,
     MemoryConfig,
     PmemConfig,
     RngConfig,
     ShareConfig,
     VsockConfig,
+    create_machine,
+    restore_machine,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.config.settings import Settings
     from pyvmm_kata.sandbox.disks import RootDisk
     from pyvmm_kata.sandbox.sandbox import SandboxConfig
-    from vmm import EndEvent, Event, NetConfig
+    from vmm import AnyMachine, EndEvent, Event, NetConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
@@ -165,7 +166,7 @@ class PyvmmVm:
         # Through the descriptor, since a unix socket's path must be short and the state's may not be
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._console: ConsoleLog | None = ConsoleLog(self._folder)
-        self._machine: Machine | None = None
+        self._machine: AnyMachine | None = None
         self._counting = threading.Lock()  # what is closed counts no more
         self.template = self.why = ""
         self.wanted: templates.Kind | None = None
@@ -186,7 +187,9 @@ class PyvmmVm:
             self.close()
             raise
 
-    def _cloned(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine | None:
+    def _cloned(
+        self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig
+    ) -> AnyMachine | None:
         """A machine that goes on from a template, not yet started; None: it has to boot."""
         if not config.template:
             return None
@@ -234,8 +237,8 @@ class PyvmmVm:
         vsock: VsockConfig,
         console: ConsoleConfig,
         isolation: str,
-    ) -> Machine:
-        machine = Machine.restore(
+    ) -> AnyMachine:
+        machine = restore_machine(
             template,
             start=False,
             clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
@@ -251,11 +254,11 @@ class PyvmmVm:
         self.template = template
         return machine
 
-    def _restored(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
+    def _restored(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
         """A machine that goes on from a checkpoint, not yet started.  All of its configuration is ours: who made the
         checkpoint could have named any file of the host."""
         network = config.network
-        return Machine.restore(
+        return restore_machine(
             config.checkpoint,
             start=False,
             clock="resume",
@@ -357,7 +360,7 @@ class PyvmmVm:
                 del vcpu[name]
         return told
 
-    def _running(self) -> Machine:
+    def _running(self) -> AnyMachine:
         if self._machine is None:
             raise HostError(f"sandbox {self._name}: its virtual machine is closed", code="sandbox-state")
         return self._machine
@@ -450,7 +453,7 @@ def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks:
     )
 
 
-def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> Machine:
+def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
     """A machine that is to boot, not yet started.
 
     :raises ConfigError: there is no kernel, or no image of the guest, where the settings say
@@ -463,7 +466,7 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
     spares = _spare(network.spares) if network is not None else ""
     disks = [] if root is None else [DiskConfig(root.path, root.read_only, SERIAL)]
     disks += [DiskConfig(each.path, each.read_only, serial_of(n)) for n, each in enumerate(config.volumes)]
-    return Machine(
+    return create_machine(
         MachineConfig(
             boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
@@ -484,14 +487,14 @@ def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: Con
 
 def machine_of_template(
     kind: templates.Kind, folder: str, shared: str, nets: Sequence[NetConfig], console: int
-) -> Machine:
+) -> AnyMachine:
     """The machine that becomes a template, not yet started: all that a guest sees of it is what :func:`_booted` has.
 
     :param folder: where its socket is made
     :param shared: an empty directory
     :param console: a descriptor for what it prints
     """
-    return Machine(
+    return create_machine(
         MachineConfig(
             boot=BootConfig(kind.kernel, None, kind.cmdline),
             memory=MemoryConfig(kind.memory),
@@ -508,7 +511,7 @@ def machine_of_template(
     )
 
 
-def connect_to(machine: Machine, name: str, timeout: float) -> socket.socket:
+def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
     """A connection to the agent of sandbox *name*, once it listens.
 
     :raises GuestError: it does not, in time
@@ -552,12 +555,7 @@ def _allow_files() -> None:
         pass  # so many are not allowed
 
 
-def _note_phases(machine: Machine) -> None:
+def _note_phases(machine: AnyMachine) -> None:
     """Note the times of the machine's start."""
-    if machine.config.isolation == "thread":
-        phases = [*machine.phases, ("first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)]
-    else:
-        isolated: Any = machine
-        phases = isolated.phases_within()
-    for name, at in phases:
+    for name, at in machine.phases_within():
         timeline.note(f"machine: {name}", at)

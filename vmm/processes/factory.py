@@ -1,0 +1,57 @@
+"""Making a machine wherever its configuration says: in this process, in a jailed child, or in a jailed fork."""
+
+from __future__ import annotations
+
+from vmm.config import THREAD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.config import MachineConfig
+    from vmm.machine.interface import AnyMachine
+    from vmm.virtio.device import VirtioDevice
+
+
+def create_machine(config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> AnyMachine:
+    """A machine with the isolation of its configuration: a :class:`~vmm.machine.machine.Machine` with ``thread``, an
+    :class:`~vmm.processes.isolated.IsolatedMachine` with ``process`` and ``fork``.
+
+    :param devices: further virtio devices, with ``thread`` alone
+    :raises ConfigError: the configuration cannot be
+    :raises HostError: the host has no usable KVM, or not enough memory
+    """
+    if config.isolation == THREAD:
+        from vmm.machine.machine import Machine
+
+        return Machine(config, devices=devices)
+    from vmm.processes.isolated import IsolatedMachine
+
+    return IsolatedMachine(config, devices=devices)
+
+
+def restore_machine(
+    path: str,
+    *,
+    devices: tuple[VirtioDevice, ...] = (),
+    clock: str = "host",
+    force: bool = False,
+    prefetch: bool = False,
+    cow: str = "",
+    verify: bool = False,
+    start: bool = True,
+    **changes: Any,
+) -> AnyMachine:
+    """:meth:`vmm.machine.machine.Machine.restore`, with the isolation that *changes* name.
+
+    :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
+    :raises HostError: the host refuses
+    """
+    options: dict[str, Any] = {"clock": clock, "force": force, "prefetch": prefetch, "cow": cow, "verify": verify}
+    if changes.get("isolation", THREAD) == THREAD:
+        from vmm.machine.machine import Machine
+
+        return Machine.restore(path, devices=devices, start=start, **options, **changes)
+    from vmm.processes.isolated import IsolatedMachine
+
+    return IsolatedMachine.restore(path, changes, devices=devices, start=start, **options)
