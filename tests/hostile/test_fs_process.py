@@ -364,7 +364,7 @@ class Server:
 
     def __init__(self) -> None:
         sock, pid = ffi.new("int *"), ffi.new("int *")
-        self.pidfd = lib.fsd_spawn(os.fsencode(fs_process.PROGRAM), sock, pid)
+        self.pidfd = lib.process_spawn(os.fsencode(fs_process.PROGRAM), sock, pid)
         assert self.pidfd >= 0
         self.sock, self.pid = int(sock[0]), int(pid[0])
 

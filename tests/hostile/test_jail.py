@@ -40,12 +40,14 @@ from vmm.lifecycle import CHILDREN_MAX
 from vmm.memory import freeze, open_memory
 from vmm.native import ffi, lib
 from vmm.processes import trim_memory
-from vmm.processes.broker import Broker, Runner, fork_request
-from vmm.processes.isolated import PACKAGE
+from vmm.processes.broker import Broker
+from vmm.processes.forks import fork_request
 from vmm.processes.jail import users
 from vmm.processes.jail.restrict import CAPABILITIES
 from vmm.processes.jailed import Jailed
 from vmm.processes.parent import Parent
+from vmm.processes.runner import Runner
+from vmm.processes.spawn import PACKAGE
 from vmm.saving import memory_file
 from vmm.saving import verify as whole
 from vmm.saving.manifest import read_manifest
@@ -1211,12 +1213,11 @@ def test_who_makes_forks_gives_up_what_it_does_not_need(forked: Command, tmp_pat
 RUNNER = """
 import os, socket, struct, sys
 from vmm import BootConfig, MachineConfig
-from vmm.processes import broker
+from vmm.processes import runner as module
 from vmm.processes.parent import Parent
-from vmm.processes import isolated
-isolated.program = lambda *fds: sys.argv[2:]
+module.program = lambda *fds: sys.argv[2:]
 parent = Parent(MachineConfig(BootConfig("kernel")), "c", "auto")
-runner = broker.Runner(parent)
+runner = module.Runner(parent)
 def send(data, fds):
     try:
         runner._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))])
@@ -1365,13 +1366,13 @@ def test_who_has_taken_over_the_maker_of_forks_gets_no_other_machine(tmp_path: P
 ELSEWHERE = """
 import os, sys
 from vmm.cli.main import main
-from vmm.processes import broker
+from vmm.processes import forks
 def taken_over(self, n, first):
     place = os.environ["ELSEWHERE"]
     if first == 1:
         os.open(place + "/made", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
     os.unlink(place + "/there")
-broker._Forking._made = taken_over
+forks._Forking._made = taken_over
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -1944,6 +1945,11 @@ NEVER = {
     "vmm.virtio.console.device": "opened before",
     "vmm.processes.jail.users": "the jail itself",
     "vmm.processes.broker": "the jail itself",
+    "vmm.processes.control_process": "the jail itself",
+    "vmm.processes.forks": "the jail itself",
+    "vmm.processes.helpers": "the jail itself",
+    "vmm.processes.jail_server": "the jail itself",
+    "vmm.processes.share_starter": "the jail itself",
 }
 NOT_ASKED = {
     **dict.fromkeys(

@@ -52,10 +52,10 @@ THREADS = {
 }
 WHERE = {
     **THREADS,
-    "control": "vmm.processes.broker:ControlProcess._do",
+    "control": "vmm.processes.control_process:ControlProcess._do",
     "server": "vmm.control.server:ControlServer._answer",
-    "shares": "vmm.processes.broker:_Starting._start",
-    "forks": "vmm.processes.broker:_Forking._made",
+    "shares": "vmm.processes.share_starter:_Starting._start",
+    "forks": "vmm.processes.forks:_Forking._made",
     "gdb": "vmm.debug.server:GdbServer._accept",
 }
 HOOK = """

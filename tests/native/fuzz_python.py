@@ -43,7 +43,7 @@ from vmm.pci import config as pci_config
 from vmm.pci import msix, spec
 from vmm.pci.bus import Function
 from vmm.pci.config import ConfigSpace
-from vmm.processes import broker, isolated, jailed
+from vmm.processes import answers, forks, jailed
 from vmm.virtio import image, pci
 from vmm.virtio import spec as vspec
 from vmm.virtio.blk import DiskConfig
@@ -554,10 +554,10 @@ def _ask(machine: jailed.Jailed, data: Input) -> None:
             require(json.loads(Path(folder, "manifest.json").read_text()), "no snapshot")
             shutil.rmtree(folder)
         case 6:
-            n, first = broker.fork_request(data.bytes(data.number() % 64).rstrip(b"\0"))
+            n, first = forks.fork_request(data.bytes(data.number() % 64).rstrip(b"\0"))
             require(type(n) is type(first) is int and n >= 0 and first >= 0, "no numbers")
         case _:
-            error = isolated._error_of(_value(data, 2))
+            error = answers.error_of(_value(data, 2))
             require(error is None or len(str(error)) <= 64 * 4097, "an error that is too long")
 
 

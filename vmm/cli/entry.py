@@ -30,6 +30,7 @@ RESTORE = (
     "json",
     "vmm.cli.restore",
     "vmm.processes.broker",
+    "vmm.processes.control_process",
     "vmm.saving.restore",
     "vmm.virtio.balloon",
     "vmm.virtio.mem",

@@ -341,6 +341,28 @@ int clocks_get(int vm_fd, int vcpu_fd, uint64_t offset, struct vm_clocks *now);
 /* Set kvm-clock so that it is, or was, `from.clock` at `from.tsc`, where the TSC makes khz thousand ticks a second; then get. */
 int clocks_set(int vm_fd, int vcpu_fd, uint64_t offset, const struct vm_clocks *from, uint32_t khz, struct vm_clocks *now);
 
+/* ---- spawn.c: other programs -------------------------------------------------------------------------------------- */
+
+/* The descriptor of a program by which it is told what to do. */
+enum { SPAWN_SOCKET = 3 };
+
+/*
+ * Run the program at path in namespaces of its own, as far as the host allows. Its descriptor SPAWN_SOCKET is the other end of *sock;
+ * it gets no other descriptor. Returns a pidfd, *sock, and *pid, for which the caller waits; or -errno.
+ */
+int process_spawn(const char *path, int *sock, int *pid);
+
+struct spawn_answer {
+	int32_t pid, err; /* the process, if there is one; 0, or an errno: it has not become the program, and ends */
+};
+
+/*
+ * Run a program for a process that may not, which has forked this one: for each message of one byte and a descriptor, argv,
+ * with that as descriptor 3, `more` as descriptor 4, no other but the first three, and a session of its own. It is the
+ * other's child, not this one's. Answers with a spawn_answer. Returns when the other has ended, or has sent anything else.
+ */
+void spawn_serve(int sock, int more, char *const *argv);
+
 /* ---- ring.c: a virtqueue, device side: split (virtio 1.2, 2.7) or packed (2.8) -------------------------------- */
 
 enum { RING_MAX_SIZE = 1024, RING_MAX_SEGMENTS = 1024 };

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.config import THREAD
+from vmm.config import FORK, THREAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     from vmm.config import MachineConfig
     from vmm.machine.interface import AnyMachine
+    from vmm.processes.isolated import IsolatedMachine
     from vmm.virtio.device import VirtioDevice
 
 
 def create_machine(config: MachineConfig, *, devices: tuple[VirtioDevice, ...] = ()) -> AnyMachine:
     """A machine with the isolation of its configuration: a :class:`~vmm.machine.machine.Machine` with ``thread``, an
-    :class:`~vmm.processes.isolated.IsolatedMachine` with ``process`` and ``fork``.
+    :class:`~vmm.processes.isolated.IsolatedMachine` with ``process`` or ``fork``.
 
     :param devices: further virtio devices, with ``thread`` alone
     :raises ConfigError: the configuration cannot be
@@ -25,9 +26,17 @@ def create_machine(config: MachineConfig, *, devices: tuple[VirtioDevice, ...] =
         from vmm.machine.machine import Machine
 
         return Machine(config, devices=devices)
+    return _kind(config.isolation)(config, devices=devices)
+
+
+def _kind(isolation: str) -> type[IsolatedMachine]:
+    if isolation == FORK:
+        from vmm.processes.forked import ForkedMachine
+
+        return ForkedMachine
     from vmm.processes.isolated import IsolatedMachine
 
-    return IsolatedMachine(config, devices=devices)
+    return IsolatedMachine
 
 
 def restore_machine(
@@ -48,10 +57,9 @@ def restore_machine(
     :raises HostError: the host refuses
     """
     options: dict[str, Any] = {"clock": clock, "force": force, "prefetch": prefetch, "cow": cow, "verify": verify}
-    if changes.get("isolation", THREAD) == THREAD:
+    isolation = changes.get("isolation", THREAD)
+    if isolation == THREAD:
         from vmm.machine.machine import Machine
 
         return Machine.restore(path, devices=devices, start=start, **options, **changes)
-    from vmm.processes.isolated import IsolatedMachine
-
-    return IsolatedMachine.restore(path, changes, devices=devices, start=start, **options)
+    return _kind(isolation).restore(path, changes, devices=devices, start=start, **options)

@@ -10,20 +10,17 @@ that the caller has open, but not a directory that the path of the socket device
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 import signal
 import socket
-import sys
 import time
 
 from vmm import boot
 from vmm.board.owned import close_at_exit, is_closed
-from vmm.config import FORK, THREAD, config_kinds
-from vmm.errors import ConfigError, ForbiddenCallError, GuestError, HostError, VmmError
+from vmm.config import THREAD, config_kinds
+from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
-from vmm.faststart.thread import RLock, Thread, allocate_lock, get_ident
+from vmm.faststart.thread import RLock, Thread, get_ident
 from vmm.lifecycle import (
     CLOSED,
     DEVICE_LOST,
@@ -38,7 +35,9 @@ from vmm.lifecycle import (
     refusal,
 )
 from vmm.machine.interface import CALLER, AnyMachine
-from vmm.processes.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged, nonsense, number, parsed, text
+from vmm.processes.answers import error_of, lines, nonsense, number, parsed, text
+from vmm.processes.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged
+from vmm.processes.spawn import PACKAGE, spawn
 from vmm.saving.manifest import read_manifest
 from vmm.saving.records import made, plain
 from vmm.virtio.blk import DiskConfig
@@ -53,15 +52,9 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.machine.interface import Call
     from vmm.processes.jailed import Handed, OpenPoint
+    from vmm.processes.spawn import Process
     from vmm.virtio.blk.device import DiskFiles
     from vmm.virtio.device_config import DeviceConfig
-
-
-def _lines(value: object) -> str:
-    """The same of several lines."""
-    if not isinstance(value, str):
-        raise nonsense()
-    return "\n".join(text(line, 4096) for line in value.split("\n")[:64])
 
 
 _STALE_MS = 2000
@@ -231,6 +224,13 @@ class IsolatedMachine(AnyMachine):
         with self._life_lock:
             self._life.check(row.name)
             return self._jailed.request(row, arguments)
+
+    def run_process(self, fd: int) -> Popen[bytes] | Process:
+        """Start the machine's process with its end of the socket.
+
+        :raises OSError: it cannot be started
+        """
+        return spawn(fd)
 
     def _make(self) -> _Child:
         child = _Child(self)
@@ -571,29 +571,6 @@ def _cannot(what: str) -> ConfigError:
     )
 
 
-_ERRORS: dict[str, type[VmmError]] = {
-    each.default_code: each for each in (ConfigError, HostError, ForbiddenCallError, GuestError)
-}
-
-
-def describe(error: BaseException | None) -> dict[str, Any] | None:
-    """An error as plain values; see :func:`_error_of`."""
-    if error is None:
-        return None
-    kind = next((name for name, each in _ERRORS.items() if type(error) is each), HostError.default_code)
-    message = str(error) if isinstance(error, VmmError) else f"{type(error).__name__}: {error}"
-    return {"kind": kind, "error": message, "code": getattr(error, "code", ""), "hint": getattr(error, "hint", "")}
-
-
-def _error_of(told: object) -> VmmError | None:
-    if told is None:
-        return None
-    if not isinstance(told, dict):
-        raise nonsense()
-    kind = _ERRORS.get(text(told.get("kind")), HostError)
-    return kind(_lines(told.get("error")), code=text(told.get("code")), hint=text(told.get("hint")))
-
-
 def _pair() -> tuple[socket.socket, socket.socket]:
     """Two sockets that lead to each other.
 
@@ -661,8 +638,7 @@ class _Child:
         return {"config": plain(self.jailed.config), "restore": machine._restore}
 
     def _run(self, machine: IsolatedMachine, fd: int) -> None:
-        config = machine.config
-        run = machine._run or (_spawn if config.isolation != FORK else lambda fd: _fork(fd, config))
+        run = machine._run or machine.run_process
         try:
             self.process: Popen[bytes] | Process = run(fd)
         except OSError as error:
@@ -695,7 +671,7 @@ class _Child:
                 if "lost" in told:
                     self._lose_device(text(told["lost"], 4096))
                     continue
-                kind, detail, error = text(told.get("end")), _lines(told.get("detail")), _error_of(told.get("error"))
+                kind, detail, error = text(told.get("end")), lines(told.get("detail")), error_of(told.get("error"))
                 if kind not in END_KINDS:
                     raise nonsense()
                 if not self._leaving:
@@ -762,75 +738,3 @@ _LOST_MAX = 64
 """Events of lost devices."""
 _PIECE = 4096
 """Bytes of input at once."""
-
-
-PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-"""Where this package is, for a child that must be the same, however it was found.  Found out here, since whoever makes
-children may look at no links later."""
-
-
-def program(*fds: int) -> list[str]:
-    """``pyvmm isolated FD...``: that of this interpreter, which starts from an image where it can, or this one anew."""
-    beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
-    command = [beside]
-    if not os.access(beside, os.X_OK):
-        begin = f"import sys; sys.path[:] = {sys.path!r}; from vmm.cli.entry import begin; sys.exit(begin())"
-        command = [sys.executable, "-IS", "-c", begin]
-    return [*command, "isolated", *map(str, fds)]
-
-
-def _spawn(fd: int) -> Popen[bytes]:
-    import subprocess
-
-    return subprocess.Popen(
-        program(fd),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(fd,),
-        start_new_session=True,
-    )
-
-
-class Process:
-    """A child of this process, with the calls of a Popen that :class:`_Child` needs."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._lock = allocate_lock()
-        self._status: int | None = None
-
-    def wait(self, timeout: float | None) -> int:
-        """Its exit status, once it has ended, as that of Popen.
-
-        :param timeout: in seconds; None: for ever
-        :raises TimeoutError: it has not
-        """
-        import select
-
-        with self._lock:
-            if self._status is None and timeout is None:
-                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            elif self._status is None:
-                assert timeout is not None
-                pidfd = os.pidfd_open(self.pid)
-                poll = select.poll()
-                poll.register(pidfd, select.POLLIN)
-                has_ended = poll.poll(timeout * 1000)
-                os.close(pidfd)
-                if not has_ended:
-                    raise TimeoutError(f"process {self.pid} has not ended")
-                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            return self._status
-
-
-def _fork(fd: int, config: MachineConfig) -> Process:
-    """The same in a fork of this process."""
-    # By its name, as above: a program is not of this layer
-    program = importlib.import_module("vmm.processes.machine_process")
-    kept = {fd}
-    if config.vsock is not None and (match := re.match(r"/proc/self/fd/(\d+)/", config.vsock.uds or "")):
-        kept.add(int(match[1]))
-    pid = os.fork()
-    if pid == 0:
-        program.be_forked(fd, kept)
-    return Process(pid)

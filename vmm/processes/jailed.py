@@ -19,6 +19,7 @@ from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.record import replace
 from vmm.lifecycle import PAUSED, RUNNING, STOPPED, check_children
 from vmm.machine.interface import INSIDE, MachineInterface
+from vmm.processes.answers import nonsense, number, parsed, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -520,37 +521,9 @@ class Plugged:
 
 
 _DEVICES_MAX = 256
-_TEXT_MAX = 512
 STOP_SECONDS = 10.0
 _FORCE_SECONDS = 40.0
 """More than :meth:`Machine.unplug` takes after its timeout."""
-
-
-def nonsense() -> HostError:
-    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
-
-
-def parsed(data: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
-        raise nonsense() from None
-    if not isinstance(answer, dict):
-        raise nonsense()
-    return answer
-
-
-def text(value: object, most: int = _TEXT_MAX) -> str:
-    """What somebody's terminal may be shown."""
-    if not isinstance(value, str):
-        raise nonsense()
-    return "".join(each if each.isprintable() else "?" for each in value[:most])
-
-
-def number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise nonsense()
-    return value
 
 
 def _saved(answer: dict[str, Any], config: MachineConfig) -> Saved:

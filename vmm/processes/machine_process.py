@@ -22,10 +22,12 @@ from vmm.faststart.warm import warm_settle
 from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
 from vmm.processes import outside as jail
-from vmm.processes.broker import Requests, leave_others
-from vmm.processes.isolated import PACKAGE, describe
+from vmm.processes.answers import describe
+from vmm.processes.helpers import leave_others
+from vmm.processes.jail_server import Requests
 from vmm.processes.jailed import REQUEST_MAX
 from vmm.processes.parent import Parent
+from vmm.processes.spawn import PACKAGE
 from vmm.saving.records import made
 from vmm.saving.restore import Restored
 

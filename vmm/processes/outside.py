@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig
     from vmm.debug import GdbServer
     from vmm.machine.machine import Machine
-    from vmm.processes.broker import Broker, Requests
+    from vmm.processes.broker import Broker
     from vmm.processes.jail.enter import Walls
+    from vmm.processes.jail_server import Requests
     from vmm.virtio.image import Below
 
 
@@ -52,7 +53,7 @@ class Outside:
             self.__exit__()
             raise
         if values["control"] is not None and values["jail"] != "off" and not obstacle(config, values):
-            from vmm.processes.broker import ControlProcess
+            from vmm.processes.control_process import ControlProcess
 
             self.control = ControlProcess(
                 config,

@@ -14,7 +14,7 @@ from vmm.config import THREAD, config_kinds
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.memory import freeze, open_memory
-from vmm.processes.isolated import PACKAGE
+from vmm.processes.spawn import PACKAGE
 from vmm.saving.records import made, plain
 
 TYPE_CHECKING = False

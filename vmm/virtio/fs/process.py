@@ -173,7 +173,7 @@ class FsProcess(Fs):
         self._books_fd = sealed_memory("rings", _BOOKS)
         self._map_books()
         sock, pid = ffi.new("int *"), ffi.new("int *")
-        pidfd = lib.fsd_spawn(os.fsencode(PROGRAM), sock, pid)
+        pidfd = lib.process_spawn(os.fsencode(PROGRAM), sock, pid)
         if pidfd < 0:
             raise HostError(
                 f"{self.name}: cannot run {PROGRAM}: {os.strerror(-pidfd)}",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pyvmm-fsd, the process that serves a share: fsd.c serves requests of the VMM, fsd_isolate.c enters namespaces and drops
- * capabilities, fsd_seccomp.c installs the filter; fsd_spawn.c is the VMM's side, which starts it and sends requests.
+ * capabilities, fsd_seccomp.c installs the filter; fsd_call.c is the VMM's side, which sends requests.
  */
 #ifndef VMM_NATIVE_FSD_H
 #define VMM_NATIVE_FSD_H
@@ -71,22 +71,6 @@ struct fsd_figures {
 };
 
 /*
- * Run the program at path in namespaces of its own, as far as the host allows. Its descriptor 3 is the other end of *sock;
- * it gets no other descriptor. Returns a pidfd, *sock, and *pid, for which the caller waits; or -errno.
- */
-int fsd_spawn(const char *path, int *sock, int *pid);
-
-struct spawn_answer {
-	int32_t pid, err; /* the process, if there is one; 0, or an errno: it has not become the program, and ends */
-};
-
-/*
- * Run a program for a process that may not, which has forked this one: for each message of one byte and a descriptor, argv,
- * with that as descriptor 3, `more` as descriptor 4, no other but the first three, and a session of its own. It is the
- * other's child, not this one's. Answers with a spawn_answer. Returns when the other has ended, or has sent anything else.
- */
-void spawn_serve(int sock, int more, char *const *argv);
-/*
  * Send a message and wait up to timeout_ms for the answer. -ETIMEDOUT; -EPIPE: the child has ended; -EPROTO: the answer is
  * not valid. fds: FSD_FDS descriptors, -1 for none. answer: of STATS, that of a fsd_figures. came: NULL, or gets the descriptor
  * of the answer, or -1.
@@ -102,7 +86,7 @@ static inline size_t fsd_answer_size(uint32_t op)
 }
 
 /* The control socket's descriptor in the child. */
-enum { FSD_SOCKET = 3 };
+enum { FSD_SOCKET = SPAWN_SOCKET };
 
 /* fsd_isolate.c */
 

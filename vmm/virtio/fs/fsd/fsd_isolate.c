@@ -166,7 +166,7 @@ static int caps_drop(uint64_t needed)
 }
 
 /*
- * Whether the user namespace has one user: fsd_spawn() makes such a one. Another one that the VMM was started in, such as
+ * Whether the user namespace has one user: process_spawn() makes such a one. Another one that the VMM was started in, such as
  * podman's for an ordinary user, has more users; there the server acts as each of them, as on a host.
  */
 static bool is_only_user(void)
@@ -187,7 +187,7 @@ static bool is_only_user(void)
 
 static void note_namespaces(struct isolation *out)
 {
-	/* fsd_spawn() may have made a PID namespace, in which this process has number 1. */
+	/* process_spawn() may have made a PID namespace, in which this process has number 1. */
 	if (getpid() == 1)
 		out->done |= FSD_PID_NS;
 	if (is_only_user())

@@ -6,10 +6,9 @@
  * makes system calls. A PID namespace must be made with the process. Without the privilege for that, the child also gets a
  * user namespace, in which it has all capabilities; the only user there is the user of this process, with the same number.
  */
-#include "fs/fsd/fsd.h"
+#include "base/native.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -29,7 +28,7 @@ struct spawn {
 	const char *path;
 	char *const *argv, *const *env; /* argv: NULL: the name of the program alone */
 	bool session;                   /* in a session of its own */
-	int sock, more, err;            /* more: becomes descriptor FSD_SOCKET + 1; -1: there is none */
+	int sock, more, err;            /* more: becomes descriptor SPAWN_SOCKET + 1; -1: there is none */
 	char uid_map[64], gid_map[64]; /* empty without a user namespace */
 };
 
@@ -81,16 +80,16 @@ static int spawn_main(void *arg)
 		goto fail;
 	/* Out of the way of the socket: this process has descriptors of its own, which share only files. */
 	if (s->more >= 0) {
-		more = fcntl(s->more, F_DUPFD, FSD_SOCKET + 2);
+		more = fcntl(s->more, F_DUPFD, SPAWN_SOCKET + 2);
 		if (more < 0)
 			goto fail;
 	}
 	/* dup2() to the same number would not clear close-on-exec. */
-	if (s->sock == FSD_SOCKET ? fcntl(s->sock, F_SETFD, 0) < 0 : dup2(s->sock, FSD_SOCKET) < 0)
+	if (s->sock == SPAWN_SOCKET ? fcntl(s->sock, F_SETFD, 0) < 0 : dup2(s->sock, SPAWN_SOCKET) < 0)
 		goto fail;
-	if (more >= 0 && dup2(more, FSD_SOCKET + 1) < 0)
+	if (more >= 0 && dup2(more, SPAWN_SOCKET + 1) < 0)
 		goto fail;
-	if (syscall(SYS_close_range, FSD_SOCKET + (more >= 0 ? 2 : 1), ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+	if (syscall(SYS_close_range, SPAWN_SOCKET + (more >= 0 ? 2 : 1), ~0U, CLOSE_RANGE_CLOEXEC) < 0)
 		goto fail;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -134,7 +133,7 @@ static int spawn_try(struct spawn *s, int flags, int *pid)
 	return s->err ? -s->err : pidfd;
 }
 
-int fsd_spawn(const char *path, int *sock, int *pid)
+int process_spawn(const char *path, int *sock, int *pid)
 {
 	static const int ways[] = { CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWPID, 0 };
 	struct spawn s = { .path = path, .more = -1 };
@@ -180,26 +179,4 @@ void spawn_serve(int sock, int more, char *const *argv)
 		if (fd_socket_send(sock, &answer, sizeof(answer), NULL, 0))
 			break;
 	}
-}
-
-int fsd_call(int sock, const struct fsd_msg *msg, const int *fds, struct fsd_answer *answer, int *came, int timeout_ms)
-{
-	struct pollfd ready = { .fd = sock, .events = POLLIN };
-	int err;
-
-	err = fd_socket_send(sock, msg, sizeof(*msg), fds, FSD_FDS);
-	if (err)
-		return err;
-	do {
-		err = poll(&ready, 1, timeout_ms);
-	} while (err < 0 && errno == EINTR);
-	if (err <= 0)
-		return err ? -errno : -ETIMEDOUT;
-	err = fd_socket_recv(sock, answer, fsd_answer_size(msg->op), came, came ? 1 : 0);
-	if (err)
-		return err;
-	answer->text[FS_TEXT - 1] = 0;
-	if (answer->version != FSD_VERSION || answer->op != msg->op || answer->result > 0 || answer->result < -4095)
-		return -EPROTO;
-	return 0;
 }
