@@ -49,11 +49,11 @@ test-drgn: ## build the guest kernel with its types (6 minutes, once) and run dr
 		$(PYTHON) guest-kernel/build.py --config guest-kernel/debug.config
 	@$(PYTHON) -m tools.run_tests --guest tests/guest/test_debug.py $(ARGS)
 
-check: ## lint, format, types, import layers, API reference, C warnings
+check: ## lint, format, types, import layers, documents, C warnings
 	@python3 tools/deps.py check
 	@$(PYTHON) -m tools.check
 
-docs: ## the API reference, from docstrings; into build/docs
+docs: ## the site of the documents and of the docstrings; into build/docs
 	@python3 tools/deps.py check
 	@$(PYTHON) -m tools.check docs
 
@@ -69,7 +69,7 @@ report: ## tests and benchmark on this machine, and one file about it to send: f
 	@python3 tools/deps.py kernel lab guest check fuzz bench
 	@$(PYTHON) -m tools.report $(ARGS)
 
-conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/conformance.md
+conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/reference/conformance.md
 	@python3 tools/deps.py kernel lab conformance
 	@$(PYTHON) -m tests.conformance $(ARGS)
 

@@ -1,4 +1,4 @@
-"""`python -m tools.calls [--write]`: the system calls that our processes may make, as docs/system-calls.md shows them.
+"""`python -m tools.calls [--write]`: the system calls of our processes, as docs/reference/system-calls.md shows them.
 
 Filters are made of the same lines (vmm/native/base/seccomp.h). A test compares the page with this.
 """
@@ -9,11 +9,12 @@ import re
 import sys
 from typing import NamedTuple
 
+from tools import documents
 from tools.where import ROOT
 
 FOLDERS = (ROOT / "vmm" / "native", ROOT / "vmm" / "virtio")
-README = ROOT / "README.md"
-SECURITY = ROOT / "docs" / "security.md"
+SHARES = documents.SHARES_GUIDE
+SECURITY = documents.SECURITY
 BEGIN, END = "<!-- calls: python -m tools.calls --write -->", "<!-- end of calls -->"
 TABLE = "calls/table.h"
 """The kinds of threads in the process of a machine."""
@@ -47,7 +48,7 @@ THREADS = {
     "VHOST": "the first thread, vCPUs and the control loop, with what the kernel's vhost serves",
 }
 ROW = re.compile(r'^CALL\((\w+), ([A-Z| ]+), (ANY|(?:OWN|IN|WITH|WITHOUT|FAIL|REFUSED)\(.*?\)), "(.*)"\)$')
-PAGE = ROOT / "docs" / "system-calls.md"
+PAGE = documents.SYSTEM_CALLS
 HEAD = """# System calls
 
 Made by `python -m tools.calls --write` of the lists from which the filters are made; do not edit. A call that is not
@@ -224,12 +225,12 @@ def security() -> str:
     return "\n".join([f"{before}{BEGIN}", *counts(), f"{END}{rest.partition(END)[2]}"])
 
 
-def readme() -> str:
-    """README.md with the number of calls that the server of a share has."""
+def shares() -> str:
+    """The guide to shares with the number of calls that the server of a share has."""
     return re.sub(
         r"a list of \d+ allowed system calls",
         f"a list of {len(names_of(SERVER))} allowed system calls",
-        README.read_text(),
+        SHARES.read_text(),
     )
 
 
@@ -262,7 +263,7 @@ def main(arguments: list[str]) -> int:
     else:
         PAGE.write_text(page())
         SECURITY.write_text(security())
-        README.write_text(readme())
+        SHARES.write_text(shares())
     return 0
 
 

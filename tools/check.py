@@ -40,8 +40,8 @@ C_COMPILERS = {
 
 
 def make_docs() -> int:
-    """Make the API reference of the docstrings, warnings as errors, into build/docs; returns the exit status."""
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs/reference", "build/docs"]
+    """Make the site of the documents and docstrings, warnings as errors, into build/docs; returns the exit status."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", "build/docs"]
     status = subprocess.run(command, cwd=ROOT).returncode
     if not status:
         print("build/docs/index.html")
@@ -104,7 +104,7 @@ def main() -> int:
     checks = {  # the longest first
         "mypy --strict": [str(BIN / "mypy"), *code],
         f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],
-        "API reference": [sys.executable, "-m", "tools.check", "docs"],
+        "documents": [sys.executable, "-m", "tools.check", "docs"],
         "import layers": [str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
         "sleeps without a reason": [sys.executable, "-m", "tools.sleeps"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|fuzz|bench|conformance|prove]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|docs|fuzz|bench|conformance|prove]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -106,6 +106,7 @@ NEEDS = (
         "containernetworking-plugins",
         "networks of such pods",
     ),
+    Need("docs", "dot", "graphviz", "draws the diagrams of the documents"),
     Need("prove", "cbmc", "cbmc", "proves the ring code"),
     Need("bench", "iperf3", "iperf3", "the network benchmark"),
     Need("bench", "fio", "fio", "the I/O benchmark"),
@@ -114,7 +115,7 @@ NEEDS = (
 
 KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-shim-client", "pyvmm-face")
 """In the package of examples/kata; see its client/build.py."""
-DEVELOPMENT = {"guest", "check", "fuzz", "bench", "kata", "conformance", "prove"}
+DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "prove"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
 

@@ -1,4 +1,4 @@
-"""`python -m tools.picture [--write]`: docs/house.svg, the house with its floors, drawn from what import-linter holds.
+"""`python -m tools.picture [--write]`: docs/pictures/house.svg, the floors that import-linter enforces.
 
 A floor may import what is below it, rooms on one floor know nothing of each other.  A test compares the file with this.
 """
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from tools import documents
 from tools.tree import first_line, said
 from tools.where import ROOT
 
-PAGE = ROOT / "docs" / "house.svg"
+PAGE = documents.HOUSE
 WIDTH, MARGIN, GAP, HEIGHT = 1120, 20, 8, 46
 LETTERS = 6.1
 """Width of a small letter, px."""

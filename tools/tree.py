@@ -1,4 +1,4 @@
-"""`python -m tools.tree [--write]`: the rooms of the house, as docs/design.md shows them between two marks.
+"""`python -m tools.tree [--write]`: the rooms of the house, as docs/reference/rooms.md shows them between two marks.
 
 A room is a folder with code; what is said of it is the first sentence of the docstring of its package, or of the first
 comment in the main file of a C folder. A test compares the page with this.
@@ -12,9 +12,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+from tools import documents
 from tools.where import ROOT
 
-PAGE = ROOT / "docs" / "design.md"
+PAGE = documents.ROOMS
 BEGIN, END = "<!-- rooms: python -m tools.tree --write -->", "<!-- end of rooms -->"
 HOUSES = ("vmm", "examples/kata/pyvmm_kata")
 MAIN = {"base": "native.h", "dataplane": "worker.h", "native": "warm.h"}

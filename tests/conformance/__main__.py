@@ -1,4 +1,6 @@
-"""`make conformance`: the suites, in the lab where this machine has no usable KVM; their table is docs/conformance.md.
+"""`make conformance`: the suites, in the lab where this machine has no usable KVM.
+
+Their table is docs/reference/conformance.md.
 
 A *scene* is played with each runtime and gives an observation; the *cases* of the scene say what is demanded of it:
 what the specifications ask of a container runtime, and what users see. The exit status is 1 when a case failed that is
@@ -20,11 +22,11 @@ from tests.conformance import report, runtimes
 from tests.conformance.inside import chosen
 from tests.conformance.journal import Journal
 from tests.conformance.suites import SUITES
-from tools import guest
+from tools import documents, guest
 from tools.step import say, step
 from tools.where import ROOT, with_kvm
 
-DOCUMENT = ROOT / "docs" / "conformance.md"
+DOCUMENT = documents.CONFORMANCE
 JOURNAL = ROOT / "build" / "conformance.jsonl"
 LAB_ENDED = 125
 LABS = 4

@@ -1,4 +1,4 @@
-"""Cases that are otherwise with our runtime on purpose, each with its row of docs/differences.md and how that shows.
+"""Cases that differ from runc on purpose, each with its row of docs/reference/differences.md and how that shows.
 
 A case that is here is played all the same: it has to be refused with the message, or to show what the row says. One
 that passes has no place here.
@@ -14,7 +14,7 @@ from tests.conformance.suite import Check, Observation, equal, lacks, matches
 
 class Difference(NamedTuple):
     """
-    :param row: what stands in the first column of the row in docs/differences.md, or a part of it
+    :param row: what stands in the first column of the row in docs/reference/differences.md, or a part of it
     :param message: pattern of what the runtime says when it refuses the case
     :param shows: what is seen where it is not refused
     """

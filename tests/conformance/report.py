@@ -1,4 +1,4 @@
-"""The table of a run, and docs/conformance.md."""
+"""The table of a run, and docs/reference/conformance.md."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def differing(found: Sequence[Row]) -> Iterator[str]:
 
 
 def document(found: Sequence[Row], names: Sequence[str], versions: Mapping[str, str]) -> str:
-    """docs/conformance.md."""
+    """docs/reference/conformance.md."""
     missing = sum(row.results.get(OURS) is NOT_PLAYED for row in found)
     found = [row for row in found if row.results.get(OURS) is not NOT_PLAYED]
     said = ", ".join(f"{TITLES[name]} {versions[name]}" for name in names if name != OURS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from pyvmm_kata.oci.spec import default_spec
 from tests.command import links_of, of_threads
 from tests.netns import Outside, own_network
+from tools import documents
 from tools import guest as recipes
 
 ROOT = Path(__file__).parents[2]
@@ -217,18 +219,19 @@ def leftovers(folder: Path) -> list[str]:
 # -- the commands that the user's guide of the container runtime shows, run as they are there ------------------------
 
 
-GUIDE = ROOT / "examples" / "kata" / "README.md"
+GUIDE = documents.CONTAINERS_GUIDE
 ANSWER_S = 100.0
 
 
 def commands(wanted: Callable[[str], bool]) -> list[tuple[str, str]]:
     """(command, output) of those lines ``$ COMMAND`` that are wanted."""
     found: list[tuple[str, list[str]]] = []
-    for line in GUIDE.read_text().splitlines():
-        if line.startswith("    $ "):
-            found.append((line.removeprefix("    $ "), []))
-        elif found and line.startswith("    "):
-            found[-1][1].append(line.removeprefix("    "))
+    for block in re.findall(r"^```console\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line.removeprefix("$ "), []))
+            elif found:
+                found[-1][1].append(line)
     return [(command, "".join(f"{line}\n" for line in lines)) for command, lines in found if wanted(command)]
 
 

@@ -512,7 +512,7 @@ def test_its_list_of_system_calls_is_short_and_in_the_docs() -> None:
     assert len(names) < MOST_CALLS, "one more with handles"
     assert not names & {"execve", "open_by_handle_at", "socket", "mount", "ptrace", "ioctl", "setresuid", "chdir"}
     assert calls.page() == calls.PAGE.read_text(), "python -m tools.calls --write"
-    assert calls.readme() == calls.README.read_text(), "python -m tools.calls --write"
+    assert calls.shares() == calls.SHARES.read_text(), "python -m tools.calls --write"
 
 
 def test_shared_memory_is_neither_shortened_nor_lengthened(share: Path) -> None:

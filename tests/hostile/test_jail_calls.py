@@ -453,7 +453,7 @@ def test_a_vcpu_has_no_call_that_its_process_has_not() -> None:
 
 
 def test_docs_show_the_lists() -> None:
-    """Those of threads in docs/system-calls.md are held by test_fs_process.py, like all of that page."""
+    """Those of threads in docs/reference/system-calls.md are held by test_fs_process.py, like all of that page."""
     assert calls.security() == calls.SECURITY.read_text(), "python -m tools.calls --write"
     for kind in ("BLK", "NET", "VSOCK", "CONSOLE", "PMEM", "RNG", "DAX", "VMM", "VCPU", "LOOP", "START"):
         shown = {row.name for row in calls.rows() if kind in row.whose}

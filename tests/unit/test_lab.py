@@ -33,6 +33,7 @@ from tests.journal import Journal
 from tests.lab import Lab, LabError, channel
 from tests.lab.host import CHECKOUT, SHARE
 from tests.lab.mend import LOOKUP, MendError, Place, mended
+from tools import documents
 
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-system-x86_64") is None or "PYVMM_LAB" in os.environ,
@@ -513,7 +514,7 @@ def test_scenes_of_a_suite_have_names_of_their_own() -> None:
 
 
 def test_a_difference_is_a_row_of_the_table() -> None:
-    lines = (ROOT / "docs" / "differences.md").read_text().splitlines()
+    lines = documents.DIFFERENCES.read_text().splitlines()
     rows = [line.split("|")[1] for line in lines if line.startswith("| ")][2:]
     assert [name for name, known in DIFFERENCES.items() if not any(known.row in row for row in rows)] == []
     assert len(rows) <= 12, "a difference is an exception: join what has one reason"

@@ -15,6 +15,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
+from tools import documents
 from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
@@ -23,7 +24,6 @@ from vmm.lifecycle import ALLOWED, STATES, Life
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 COUNTER = tiny.BASE + 0x1000
 # inc dword [COUNTER]; jmp to it
@@ -133,7 +133,7 @@ def test_every_call_in_every_state(tmp_path: Path, call: str, state: str) -> Non
 
 
 def test_the_documents_table_is_the_codes() -> None:
-    text = (ROOT / "docs" / "design.md").read_text()
+    text = documents.MACHINE_CALLS.read_text()
     rows = re.findall(r"^\| `(\w+)` +\|" + r"([^|\n]*)\|" * len(STATES), text, re.MULTILINE)
     table = {name: tuple(s for s, cell in zip(STATES, cells, strict=True) if cell.strip()) for name, *cells in rows}
     assert table == ALLOWED

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grimp
 import pytest
 
-from tools import picture, stub, tree
+from tools import documents, picture, stub, tree
 from tools.where import ROOT
 from vmm import native
 from vmm.native import build, ffi, lib
@@ -143,10 +143,10 @@ def test_every_folder_of_the_data_plane_is_in_the_picture() -> None:
     assert folders == {*picture.NATIVE}
 
 
-# -- docs/spec-map.md speaks of what exists --------------------------------------------------------------------------
+# -- docs/reference/spec-map.md names what exists ----------------------------------------------------------------------
 
 
-MAP = (ROOT / "docs" / "spec-map.md").read_text()
+MAP = documents.SPEC_MAP.read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in MAP.splitlines() if line.startswith("| ")]
 
 
