@@ -4,7 +4,8 @@ The kernel tells a process of its own of every system call of the tests and of w
 (SECCOMP_RET_USER_NOTIF), and that process says: go on.  So the product has nothing in it for this.  It reads each
 filter that is installed, finds out whose list it is, and appends to a file, $PYVMM_RECORD_CALLS, which entry of which
 list was used in which test.  `python -m tests.record_calls FILE...` folds such files into
-docs/reference/system-calls.md: there each entry has a test that uses it, or the reason why it is listed although no test does, which is written by hand.  A
+docs/reference/system-calls.md: there each entry has a test that uses it, or a reason, written by hand, why it is
+listed although no test does.  A
 test holds that for all entries (tests/hostile/test_jail_calls.py).
 
 Machines of the tests are confined meanwhile.  With `-s` the message of who makes another call is seen.  What a filter
