@@ -10,7 +10,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "kata")]
 
 project = "pyvmm"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["**/README.md"]
 root_doc = "index"
 html_theme = "furo"
 html_title = "pyvmm"
@@ -19,7 +18,6 @@ html_show_sourcelink = False
 
 myst_heading_anchors = 4  # as on GitHub: links name headings by these
 myst_enable_extensions = ["colon_fence"]
-suppress_warnings = ["myst.xref_missing"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
