@@ -23,7 +23,13 @@ CODE = ("vmm", "examples")
 ERRORS = re.compile(r"(Error|error|refusal|say|report|fail)$")
 HELP = {"Option", "Syntax", "Word", "add_argument", "add_parser", "Key"}
 WORDS_MOST, SENTENCES_MOST, WORDS_LEAST = 25, 5, 6
-GENERATED = {documents.COMMAND_LINE, documents.CONFORMANCE, documents.SYSTEM_CALLS, documents.ROOMS, documents.SENTENCES}
+GENERATED = {
+    documents.COMMAND_LINE,
+    documents.CONFORMANCE,
+    documents.SYSTEM_CALLS,
+    documents.ROOMS,
+    documents.SENTENCES,
+}
 """Pages that repeat what is elsewhere, or that are made of names."""
 
 
@@ -46,14 +52,8 @@ class Sentence(NamedTuple):
 def split(text: str) -> list[str]:
     """The sentences of a paragraph."""
     text = " ".join(text.split())
-    parts = re.split(r"(?<=[.?!:;])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)\s+(?=[A-Z`*\"(:0-9])", text)
-    joined: list[str] = []
-    for part in parts:  # a colon or a semicolon ends nothing
-        if joined and joined[-1][-1] in ":;":
-            joined[-1] += f" {part}"
-        else:
-            joined.append(part)
-    return [part for part in joined if part]
+    parts = re.split(r"(?<=[.?!])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\.\.\.)\s+", text)
+    return [part for part in parts if part]
 
 
 def paragraphs(page: Path) -> Iterator[tuple[int, str, bool]]:
@@ -64,14 +64,14 @@ def paragraphs(page: Path) -> Iterator[tuple[int, str, bool]]:
     start = 0
     for number, line in enumerate([*text.splitlines(), ""], 1):
         alone = re.match(r"\s*(?:[-*] |\d+\. )", line)
-        if lines and (alone or not line.strip() or line[0] in "|#!"):
+        if lines and (alone or not line.strip() or line.strip()[0] in "|#!"):
             yield start, " ".join(lines), False
             lines = []
-        if line.startswith("|"):
+        if line.strip().startswith("|"):
             if "---" not in line:
-                for cell in re.split(r"(?<!\\)\|", line.strip("|")):
+                for cell in re.split(r"(?<!\\)\|", line.strip().strip("|")):
                     yield number, cell.strip(), True
-        elif line.strip() and line[0] not in "#!" and not line.startswith("    ") or (lines and line.strip()):
+        elif (line.strip() and line[0] not in "#!" and not line.startswith("    ")) or (lines and line.strip()):
             if not lines:
                 start = number
             lines.append(re.sub(r"^\s*(?:[-*] |\d+\. )", "", line).strip())

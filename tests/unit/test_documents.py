@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tools import command_line, diagrams, documents, paths
+from tools import command_line, diagrams, documents, paths, sentences
 from tools.where import ROOT
 from vmm.cli.commands import COMMANDS
 
@@ -173,6 +173,18 @@ def test_the_readme_is_short() -> None:
 
 def test_the_page_of_the_command_line_is_its_help() -> None:
     assert documents.COMMAND_LINE.read_text() == command_line.page(), "python -m tools.command_line --write"
+
+
+def test_sentences_and_paragraphs_are_short() -> None:
+    assert list(sentences.too_long()) == []
+
+
+def test_a_long_sentence_is_found() -> None:
+    text = " ".join(["word"] * 26) + "."
+    assert [sentences.Sentence("", "", each).words for each in sentences.split(f"{text} Short one, e.g. this.")] == [
+        26,
+        4,
+    ]
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------
