@@ -15,7 +15,6 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from tools import documents
 from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine
 from vmm.boot import layout
 from vmm.events import EventFd
@@ -130,13 +129,6 @@ def test_every_call_in_every_state(tmp_path: Path, call: str, state: str) -> Non
             assert caught.value.code == "machine-state"
             assert caught.value.hint
             assert machine.state == state
-
-
-def test_the_documents_table_is_the_codes() -> None:
-    text = documents.MACHINE_CALLS.read_text()
-    rows = re.findall(r"^\| `(\w+)` +\|" + r"([^|\n]*)\|" * len(STATES), text, re.MULTILINE)
-    table = {name: tuple(s for s, cell in zip(STATES, cells, strict=True) if cell.strip()) for name, *cells in rows}
-    assert table == ALLOWED
 
 
 # -- pause and resume -----------------------------------------------------------------------------------------------
