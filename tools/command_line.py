@@ -12,6 +12,7 @@ import sys
 from tools import documents
 from tools.where import PYVMM
 from vmm.cli.commands import COMMANDS
+from vmm.cli.plugins import entry_points
 
 HEAD = """# Command line
 
@@ -31,7 +32,7 @@ def help_of(*words: str) -> str:
 def page() -> str:
     """The page."""
     parts = [HEAD, "## pyvmm", "", "```text", help_of().rstrip(), "```"]
-    for name in COMMANDS:
+    for name in (*COMMANDS, *entry_points()):
         parts += ["", f"## pyvmm {name}", "", "```text", help_of(name).rstrip(), "```"]
     return "\n".join(parts) + "\n"
 

@@ -144,6 +144,8 @@ def install(prefix: Path) -> Path:
         shutil.copy2(extension, target)
     shutil.copytree(ROOT / "vmm", target / "vmm", ignore=junk)
     shutil.copytree(ROOT / "examples/kata/pyvmm_kata", target / "pyvmm_kata", ignore=junk)
+    for metadata in source.glob("pyvmm_kata-*.dist-info"):  # names the command `pyvmm run`
+        shutil.copytree(metadata, target / metadata.name)
     kata = "examples/kata/bin"
     for program in ("bin/pyvmm", f"{kata}/pyvmm-oci", f"{kata}/containerd-shim-pyvmm-v2"):
         shutil.copy2(ROOT / program, prefix / "bin")

@@ -24,6 +24,7 @@ from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
 from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.protobuf import Message
+from pyvmm_kata.run_spec import make_spec
 from pyvmm_kata.sandbox import sandbox
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.disks import RootDisk, open_disk
@@ -458,7 +459,7 @@ def test_nothing_is_mounted_when_one_of_several_fails(tmp_path: Path) -> None:
 
 def spec_of(tmp_path: Path, *arguments: str, process: dict[str, Any] | None = None) -> dict[str, Any]:
     options = run.parser().parse_args([*arguments])
-    spec = run.make_spec(options, "/rootfs", process or {}, str(tmp_path), "c1")
+    spec = make_spec(options, "/rootfs", process or {}, str(tmp_path), "c1")
     check_spec(spec)
     return spec
 

@@ -14,7 +14,6 @@ COMMANDS = {
     "resize": "change the memory or the number of vCPUs of a running machine",
     "control": "send any other request to a running machine",
     "snapshots": "look at saved machines, verify or merge them",
-    "run": "run a container in a virtual machine of its own",
     "cpu": "print the processor that guests see, as a template, or what templates have in common",
     "doctor": "tell whether this machine can run virtual machines, and what to do if not",
     "debug": "look into the kernel of a running guest with drgn",

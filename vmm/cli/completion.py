@@ -41,13 +41,15 @@ def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
     from importlib import import_module
 
     from vmm.cli.commands import COMMANDS
+    from vmm.cli.plugins import external_commands
 
     result = argparse.ArgumentParser(prog="pyvmm")
     result.add_argument("--version", action="store_true", help="print the version")
     commands = result.add_subparsers(metavar="COMMAND")
     marks: dict[str, Any] = {"file": shtab.FILE, "directory": shtab.DIRECTORY}
-    for name, text in COMMANDS.items():
-        command = import_module(f"vmm.cli.{name}").parser()
+    parsers = [(name, text, import_module(f"vmm.cli.{name}").parser()) for name, text in COMMANDS.items()]
+    parsers += [(name, command.SUMMARY, command.parser()) for name, command in external_commands().items()]
+    for name, text, command in parsers:
         for action in command._actions:
             mark = marks.get(action.__dict__.pop("complete", ""))
             syntax = action.__dict__.pop("syntax", None)

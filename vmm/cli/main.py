@@ -15,8 +15,11 @@ SHORTAGES = (12, 23, 24)
 
 def usage() -> str:
     """The text of ``pyvmm --help``."""
+    from vmm.cli.plugins import external_commands
+
     lines = ["usage: pyvmm COMMAND [OPTION]...", "", "A lightweight hypervisor on KVM.", "", "commands:"]
     lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.SUMMARY}" for name, command in external_commands().items()]
     lines += ["", "pyvmm COMMAND --help tells about one; pyvmm --version prints the version."]
     return "\n".join(lines) + "\n"
 
@@ -51,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"pyvmm {__version__ or 'unknown (not installed)'}\n")
         return 0
-    if name not in COMMANDS and name not in INTERNAL:
-        sys.stderr.write(usage() if not name else f"pyvmm: no command {name!r}; see pyvmm --help\n")
+    if not name:
+        sys.stderr.write(usage())
         return EXIT_CONFIG
     try:
         if name == "boot":
@@ -61,6 +64,14 @@ def main(argv: list[str] | None = None) -> int:
             signals.exit_at_once()
         else:
             gc.enable()  # bin/pyvmm has it off for the sake of a boot
+        if name not in COMMANDS and name not in INTERNAL:
+            from vmm.cli.plugins import external_command
+
+            command = external_command(name)
+            if command is None:
+                sys.stderr.write(f"pyvmm: no command {name!r}; see pyvmm --help\n")
+                return EXIT_CONFIG
+            return command.main(arguments[1:])
         # Not importlib: the boot path pays for no import machinery
         status: int = __import__(_module(name), fromlist=("main",)).main(arguments[1:])
         return status

@@ -1,0 +1,121 @@
+"""config.json for the options of ``pyvmm run``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host import network
+from pyvmm_kata.oci import monitor
+from pyvmm_kata.oci.spec import default_spec
+from vmm import Publish
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyvmm_kata.config.checks import Json
+
+PERIOD = 100_000
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str) -> Json:
+    """config.json of what the user wants.
+
+    :raises ConfigError: it cannot be
+    """
+    command = options.command or process.get("args") or []
+    if not command:
+        raise ConfigError(f"{options.image}: which program?", code="run-command", hint="pyvmm run IMAGE COMMAND")
+    spec = default_spec(command, terminal=options.tty, root=rootfs)
+    made = spec["process"]
+    made["env"] = merge_env(process.get("env") or made["env"], options.env)
+    made["cwd"] = options.workdir or process.get("cwd") or "/"
+    made["user"] = process.get("user") or made["user"]
+    if options.user:
+        made["user"] = _user(options.user)
+    spec["root"]["readonly"] = options.read_only
+    spec["hostname"] = options.hostname or container_id[:63]
+    spec["mounts"] += [_volume(text) for text in options.volume]
+    spec["linux"]["resources"].update(_limits(options))
+    spec["annotations"] = {}
+    _set_network(spec, options, folder)
+    return spec
+
+
+def merge_env(base: list[str], changes: list[str]) -> list[str]:
+    """Variables as ``NAME=VALUE``; of the changes, a ``NAME`` alone has the value that it has here, if any."""
+    found = dict(entry.partition("=")[::2] for entry in base)
+    for entry in changes:
+        name, equals, value = entry.partition("=")
+        if not name:
+            raise ConfigError(f"--env {entry!r} has no name", code="run-env")
+        if equals:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return [f"{name}={value}" for name, value in found.items()]
+
+
+def _user(text: str) -> Json:
+    ids = text.split(":")
+    if len(ids) > 2 or not all(part.isascii() and part.isdigit() for part in ids):
+        raise ConfigError(f"--user {text!r} is not UID[:GID]", code="run-user", hint="by number")
+    return {"uid": int(ids[0]), "gid": int(ids[-1]) if len(ids) > 1 else 0}
+
+
+def _volume(text: str) -> Json:
+    source, _, rest = text.partition(":")
+    target, _, flags = rest.partition(":")
+    if not source or not target.startswith("/") or flags not in ("", "ro", "rw"):
+        raise ConfigError(f"--volume {text!r} is not DIR:PATH[:ro]", code="run-volume", hint="-v ./site:/srv:ro")
+    options = ["rbind", "nosuid", "nodev", *([flags] if flags else [])]
+    return {"destination": target, "type": "bind", "source": os.path.abspath(source), "options": options}
+
+
+def _limits(options: argparse.Namespace) -> Json:
+    limits: Json = {}
+    if options.memory:
+        unit = options.memory[-1].upper() if options.memory[-1].isalpha() else ""
+        digits = options.memory[: len(options.memory) - len(unit)]
+        if unit not in _UNITS or not digits.isascii() or not digits.isdigit() or not int(digits):
+            raise ConfigError(f"--memory {options.memory!r} is no size", code="run-memory", hint="for example 256M")
+        limits["memory"] = {"limit": int(digits) << _UNITS[unit]}
+    if options.cpus:
+        if not 0.01 <= options.cpus <= 1024:
+            raise ConfigError(f"--cpus {options.cpus:g} is not 0.01 to 1024", code="run-cpus")
+        limits["cpu"] = {"quota": int(options.cpus * PERIOD), "period": PERIOD}
+    return limits
+
+
+def _set_network(spec: Json, options: argparse.Namespace, folder: str) -> None:
+    if options.publish and options.network != "user":
+        raise ConfigError("--publish is of --network user", code="run-network")
+    resolver = network.USER_DNS
+    if options.network == "user":
+        for text in options.publish:
+            Publish.parse(text)
+        spec["annotations"] = {monitor.NETWORK: "user", monitor.PUBLISH: " ".join(options.publish)}
+    elif options.network != "none":
+        if not options.network.startswith("/"):
+            raise ConfigError(
+                f"--network {options.network!r} is not user, none or the path of a namespace", code="run-network"
+            )
+        for entry in spec["linux"]["namespaces"]:
+            if entry["type"] == "network":
+                entry["path"] = options.network
+        resolver = ""
+    files = {
+        "hostname": f"{spec['hostname']}\n",
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec['hostname']}\n",
+    }
+    if options.network == "user":
+        files["resolv.conf"] = f"nameserver {resolver}\n"
+    for name, text in files.items():
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write(text)
+        spec["mounts"].append(
+            {"destination": f"/etc/{name}", "type": "bind", "source": path, "options": ["rbind", "nosuid", "nodev"]}
+        )

@@ -1,0 +1,120 @@
+"""Commands of ``pyvmm`` that other packages bring, by the entry point group ``pyvmm.commands``.
+
+The value of an entry point is the name of a module with three names: ``SUMMARY``, a line for ``pyvmm --help``;
+``parser()``, the ``argparse.ArgumentParser`` for help and shell completion; ``main(argv)``, which runs the command and
+returns its exit status.  A command of ``pyvmm`` itself cannot be replaced.
+
+Only what is not built in is looked for here, so a boot pays nothing.  The files are read directly:
+``importlib.metadata`` imports ``email``, ``csv`` and ``zipfile``, which takes longer than Python's own start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vmm.cli.commands import COMMANDS
+from vmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Command(Protocol):
+        """The module of a command."""
+
+        SUMMARY: str
+
+        def parser(self) -> argparse.ArgumentParser:
+            """For help and shell completion."""
+
+        def main(self, argv: list[str]) -> int:
+            """Run the command; returns its exit status."""
+
+
+GROUP = "pyvmm.commands"
+PACKAGES = {"run": ("the container runtime", "pip install ./examples/kata")}
+"""Commands of this project's own packages: what each needs, and how it is installed."""
+
+
+def entry_points(path: Sequence[str] | None = None) -> dict[str, str]:
+    """The commands of all installed packages, and the module of each.
+
+    :param path: folders to look in, the first one wins; ``sys.path`` by default
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path if path is None else path:
+        try:
+            names = sorted(os.listdir(folder or "."))
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith((".dist-info", ".egg-info")):
+                try:
+                    with open(f"{folder or '.'}/{name}/entry_points.txt", encoding="utf-8") as file:
+                        text = file.read()
+                except (OSError, ValueError):
+                    continue
+                for command, module in _commands_in(text):
+                    found.setdefault(command, module)
+    return {command: module for command, module in sorted(found.items()) if command not in COMMANDS}
+
+
+def _commands_in(text: str) -> list[tuple[str, str]]:
+    """Of an ``entry_points.txt``."""
+    found = []
+    section = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[]").strip()
+        elif section == GROUP and "=" in line and line[0] not in "#;":
+            name, _, value = line.partition("=")
+            found.append((name.strip(), value.strip()))
+    return found
+
+
+def _load(name: str, module: str) -> Command:
+    """
+    :raises ConfigError: its package is installed, but cannot be imported
+    """
+    try:
+        try:
+            __import__(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0]:
+                raise
+            import site  # an editable install is known to `site` alone, which pyvmm starts without
+
+            site.main()
+            __import__(module)
+    except ImportError as error:
+        raise ConfigError(f"the command {name} cannot be loaded: {error}", code="command-broken") from error
+    command: Command = sys.modules[module]
+    return command
+
+
+def external_command(name: str) -> Command | None:
+    """The command that another package brings under this name; None: no package does.
+
+    :raises ConfigError: a package of this project would, but is not installed, or the command cannot be imported
+    """
+    module = entry_points().get(name)
+    if module is not None:
+        return _load(name, module)
+    if name in PACKAGES:
+        needed, hint = PACKAGES[name]
+        raise ConfigError(f"pyvmm {name} needs {needed}, which is not installed", code="command-missing", hint=hint)
+    return None
+
+
+def external_commands() -> dict[str, Command]:
+    """All that can be loaded."""
+    found = {}
+    for name, module in entry_points().items():
+        try:
+            found[name] = _load(name, module)
+        except ConfigError as error:
+            sys.stderr.write(f"pyvmm: {error}\n")
+    return found
