@@ -18,11 +18,11 @@ import pytest
 
 from pyvmm_kata import protobuf, run, ttrpc
 from pyvmm_kata.config.checks import check_spec
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import enter_namespace, mounts_below
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
-from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.protobuf import Message
 from pyvmm_kata.run_spec import make_spec
 from pyvmm_kata.sandbox import sandbox

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
 from pyvmm_kata.host import control, mounts
 from pyvmm_kata.host.mounts import TAG
-from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import agent as agent_module
 from pyvmm_kata.sandbox import sandbox
 from pyvmm_kata.sandbox.bundle import Bundle

@@ -19,10 +19,10 @@ import pytest
 from pyvmm_kata import protobuf, state
 from pyvmm_kata.config import policy, settings
 from pyvmm_kata.config.checks import check_id, check_spec
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.namespaces import Member, owner
-from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox.bundle import Bundle
 from pyvmm_kata.sandbox.guest_config import guest_config
 from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES

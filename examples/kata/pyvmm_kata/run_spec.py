@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host import network
 from pyvmm_kata.oci import monitor
-from pyvmm_kata.oci.spec import default_spec
 from vmm import Publish
 
 if TYPE_CHECKING:
     import argparse
 
-    from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.state import Json
 
 PERIOD = 100_000
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}

@@ -7,25 +7,15 @@ checked here, and of their values what we rely on; crun checks the rest in the g
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.config import schema
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, bad
 
-Json = dict[str, Any]
-_LONGEST = 1000
-"""Characters of an error: what is quoted may be a path of any length."""
+if TYPE_CHECKING:
+    from pyvmm_kata.state import Json
+
 _ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}\Z")
-
-
-def bad(where: str, problem: str, hint: str = "", source: str = "config.json") -> ConfigError:
-    """The error for a field of config.json, named as its path: ``process.args``."""
-    text = f"{source}: {where}: {problem}" if where else f"{source}: {problem}"
-    if not text.isprintable():  # what it quotes may have line feeds, or half of a surrogate pair
-        text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
-    return ConfigError(text, code="oci-config", hint=hint)
 
 
 def check_id(text: str, what: str = "container") -> str:

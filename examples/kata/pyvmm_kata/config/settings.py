@@ -38,8 +38,8 @@ from pyvmm_kata.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyvmm_kata.config.checks import Json
     from pyvmm_kata.config.policy import Policy
+    from pyvmm_kata.state import Json
 
 FILE = "/etc/pyvmm/kata.toml"
 VARIABLE = "PYVMM_KATA_CONFIG"

@@ -12,8 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.checks import Json
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

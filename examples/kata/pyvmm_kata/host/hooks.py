@@ -12,8 +12,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.checks import Json, bad
-from pyvmm_kata.errors import HostError
+from pyvmm_kata.errors import HostError, bad
+from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

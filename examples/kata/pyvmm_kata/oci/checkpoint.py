@@ -19,8 +19,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import bad, check_id
-from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.errors import ConfigError, HostError, bad
 from pyvmm_kata.host import control
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, one_id, parse

@@ -15,6 +15,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.host import cgroups, control, hooks
 from pyvmm_kata.oci import sharing
@@ -26,7 +27,6 @@ from pyvmm_kata.oci.options import one_id, parse
 from pyvmm_kata.oci.run import ALIASES as RUN_ALIASES
 from pyvmm_kata.oci.run import OPTIONS as RUN_OPTIONS
 from pyvmm_kata.oci.spare import Elsewhere, is_for_pool
-from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import guest_spec
 from pyvmm_kata.sandbox.bundle import Bundle, parse_json
 from pyvmm_kata.sandbox.guest_share import Recorder

@@ -12,8 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import bad
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.host import cgroups, mounts
 from pyvmm_kata.host.namespaces import Member, owner
 

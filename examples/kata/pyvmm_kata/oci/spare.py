@@ -98,8 +98,8 @@ def _rehearse(folder: str) -> None:
     """Compute once what a container takes: the memory that this writes to, which is the pool's, is copied before
     anybody waits for it."""
     from pyvmm_kata import protobuf
+    from pyvmm_kata.config.default_spec import default_spec
     from pyvmm_kata.host.mounts import SharedDirectory
-    from pyvmm_kata.oci.spec import default_spec
     from pyvmm_kata.sandbox import guest_config, guest_share, guest_spec
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.placed import Placed

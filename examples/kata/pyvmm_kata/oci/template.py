@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import vmm
 from pyvmm_kata.config import settings
+from pyvmm_kata.config.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import mounts, network, walls
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
-from pyvmm_kata.oci.spec import default_spec
 from pyvmm_kata.sandbox import templates, vm
 from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.sandbox.bundle import Bundle

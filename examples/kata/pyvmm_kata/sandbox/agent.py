@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import protobuf, ttrpc
 from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, GuestError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.config.policy import Policy
     from pyvmm_kata.sandbox.guest_config import GuestConfig
+    from pyvmm_kata.sandbox.storage import Storage
 
 AGENT, HEALTH = "grpc.AgentService", "grpc.Health"
 CALL_S = 30.0
@@ -32,17 +33,6 @@ MAX_LISTING = 1 << 20
 _AROUND = 1024
 """Bytes of an answer that are not the requested data."""
 SERVING = 1
-
-
-class Storage(NamedTuple):
-    """What the agent mounts in the guest."""
-
-    driver: str
-    source: str
-    fstype: str
-    mount_point: str
-    options: Sequence[str] = ()
-    driver_options: Sequence[str] = ()
 
 
 class AgentClient:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 
-from pyvmm_kata.config.checks import Json, bad, check_spec
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.config.checks import check_spec
+from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.sandbox import disks
 from pyvmm_kata.sandbox.guest_devices import volumes_of
+from pyvmm_kata.state import Json
 
 MAX_CONFIG = 16 << 20
 

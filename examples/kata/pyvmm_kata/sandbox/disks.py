@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.sandbox.agent import Storage
+from pyvmm_kata.sandbox.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from pyvmm_kata.sandbox.guest_settings import check_disk_limits, is_of_sandbox
 from pyvmm_kata.sandbox.guest_spec import LABELS
 
 if TYPE_CHECKING:
-    from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.state import Json
 
 
 class GuestConfig(NamedTuple):

@@ -6,7 +6,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm_kata.config.checks import Json, bad
+from pyvmm_kata.errors import bad
+from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,12 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.checks import Json, bad
+from pyvmm_kata.errors import bad
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.mounts import file_system
-from pyvmm_kata.sandbox.agent import Storage
 from pyvmm_kata.sandbox.guest_devices import DEVICES, device_in_guest
+from pyvmm_kata.sandbox.storage import Storage
+from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
     from pyvmm_kata.host.mounts import SharedDirectory

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.checks import bad
+from pyvmm_kata.errors import bad
 from pyvmm_kata.host import namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.state import Json
 
 _FIRST_PORT, _PING_GROUPS = "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"
 _NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")

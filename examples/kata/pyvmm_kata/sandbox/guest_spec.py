@@ -9,7 +9,7 @@ import os
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.checks import bad
+from pyvmm_kata.errors import bad
 from pyvmm_kata.host import namespaces
 from pyvmm_kata.host.face import Shown
 from pyvmm_kata.host.mounts import GUEST_SHARED, GUEST_SOCKETS
@@ -21,11 +21,11 @@ from pyvmm_kata.sandbox.guest_share import Nowhere
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_kata.config.checks import Json
     from pyvmm_kata.host.mounts import SharedDirectory
     from pyvmm_kata.host.namespaces import Member
     from pyvmm_kata.sandbox.bundle import Bundle
     from pyvmm_kata.sandbox.guest_share import Share
+    from pyvmm_kata.state import Json
 
 DEV: Json = {
     "destination": "/dev",

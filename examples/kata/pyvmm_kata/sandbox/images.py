@@ -28,7 +28,7 @@ from pyvmm_kata.sandbox.layers import Layer, Quota, Unpacker, find_user
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyvmm_kata.config.checks import Json
+    from pyvmm_kata.state import Json
 
 TIMEOUT_S = 1800.0
 SIZE_MOST, ENTRIES_MOST = 64 << 30, 2_000_000

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vmm
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import bad, check_id
-from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.errors import ConfigError, HostError, bad
 from pyvmm_kata.host.network import KeptNet
 from pyvmm_kata.sandbox.templates import identity
 

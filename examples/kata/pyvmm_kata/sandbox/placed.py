@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.sandbox import guest_spec
-from pyvmm_kata.sandbox.agent import Storage
 from pyvmm_kata.sandbox.guest_mounts import shm_storages
 from pyvmm_kata.sandbox.guest_share import Recorder
+from pyvmm_kata.sandbox.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_kata.config.checks import Json
     from pyvmm_kata.host.mounts import SharedDirectory
     from pyvmm_kata.host.namespaces import Member
     from pyvmm_kata.sandbox.bundle import Bundle
+    from pyvmm_kata.state import Json
 
 MAX_TREES = 8192
 """For each mount two processes have a descriptor for a moment."""

@@ -15,12 +15,13 @@ from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.host.network import in_namespace
 from pyvmm_kata.sandbox import templates
-from pyvmm_kata.sandbox.agent import AgentClient, Storage
+from pyvmm_kata.sandbox.agent import AgentClient
 from pyvmm_kata.sandbox.container import Container
 from pyvmm_kata.sandbox.disks import SERIAL, RootDisk, device_storage, root_storages
 from pyvmm_kata.sandbox.guest_config import guest_config
 from pyvmm_kata.sandbox.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.sandbox.guest_spec import check_layout, layout_of, place, shown
+from pyvmm_kata.sandbox.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
