@@ -88,7 +88,7 @@ guest-kernel: ## build the guest kernel and the root disk; print their paths
 
 kata-image: ## build the image of the container runtime's guest; print its path
 	@python3 tools/deps.py kata
-	@$(PYTHON) tools/step.py "guest image" -- $(PYTHON) examples/kata/image/build.py $(ARGS)
+	@$(PYTHON) tools/step.py "guest image" -- $(PYTHON) examples/kata/linux-guest/image/build.py $(ARGS)
 
 deps: ## install what is missing, build the C extension
 	@python3 tools/deps.py build kernel lab check

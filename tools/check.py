@@ -25,8 +25,8 @@ C_CODE = (
     "vmm/faststart/native",
     "tests/guest/programs",
     "tests/conformance/programs",
-    "examples/kata/agent",
-    "examples/kata/client",
+    "examples/kata/linux-guest/agent",
+    "examples/kata/launcher",
     "tests/kata/src",
 )
 KATA_CODE = C_CODE[6:]
@@ -56,7 +56,7 @@ def c_sources() -> list[str]:
 
 def check_c() -> int:
     """Compile every C file with all warnings, by each compiler; returns the exit status."""
-    sys.path.append(str(ROOT / "examples" / "kata"))
+    sys.path.append(str(ROOT / "examples" / "kata" / "linux-guest"))
     from image import agent
 
     agent.generate(GENERATED)

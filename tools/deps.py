@@ -114,7 +114,7 @@ NEEDS = (
 )
 
 KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-shim-client", "pyvmm-face")
-"""In the package of examples/kata; see its client/build.py."""
+"""In the package of examples/kata; see its launcher/build.py."""
 DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "prove"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
@@ -310,11 +310,12 @@ def install_project(python: str, *, develop: bool) -> None:
 
 
 def compile_messages(python: str) -> None:
-    """Compile the .proto files for pyvmm_kata.protobuf."""
+    """Compile the .proto files for pyvmm_kata.protocol.protobuf."""
     folder = os.path.join("examples", "kata")
     stamp = Stamp("messages", digest(os.path.join(folder, "proto", "*.proto"), os.path.join(folder, "proto", "*.py")))
     if not (
-        stamp.is_current() and os.path.exists(os.path.join(ROOT, folder, "pyvmm_kata", "protobuf", "messages.bin"))
+        stamp.is_current()
+        and os.path.exists(os.path.join(ROOT, folder, "pyvmm_kata", "protocol", "protobuf", "messages.bin"))
     ):
         with step("compiling the messages of examples/kata"):
             run([python, os.path.join(folder, "proto", "compile.py")])
@@ -324,11 +325,11 @@ def compile_messages(python: str) -> None:
 def compile_kata_programs(python: str) -> None:
     """Make the programs of examples/kata that are not Python."""
     folder = os.path.join("examples", "kata")
-    stamp = Stamp("client", digest(*(os.path.join(folder, "client", kind) for kind in ("*.c", "*.h", "*.py"))))
+    stamp = Stamp("launcher", digest(*(os.path.join(folder, "launcher", kind) for kind in ("*.c", "*.h", "*.py"))))
     package = os.path.join(ROOT, folder, "pyvmm_kata")
     if not (stamp.is_current() and all(os.path.exists(os.path.join(package, name)) for name in KATA_PROGRAMS)):
         with step("compiling the programs of examples/kata"):
-            run([python, os.path.join(ROOT, folder, "client", "build.py"), package])
+            run([python, os.path.join(ROOT, folder, "launcher", "build.py"), package])
         stamp.set()
 
 

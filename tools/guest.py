@@ -23,7 +23,7 @@ VARIABLES = {
     "rootfs.py": "PYVMM_GUEST_ROOTFS",
     "debian.py": "PYVMM_GUEST_DEBIAN",
     "container.py": "PYVMM_GUEST_CONTAINER",
-    "../examples/kata/image/build.py": "PYVMM_KATA_IMAGE",
+    "../examples/kata/linux-guest/image/build.py": "PYVMM_KATA_IMAGE",
 }
 PROGRAMS = ROOT / "tests" / "guest" / "programs"
 """C files; each is a program for guests of the tests."""
@@ -107,7 +107,7 @@ def servers() -> str:
 
 def kata_image() -> str:
     """The path of the image of the container runtime's guest."""
-    return make("../examples/kata/image/build.py")
+    return make("../examples/kata/linux-guest/image/build.py")
 
 
 def programs() -> str:

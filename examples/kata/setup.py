@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot say: the messages of proto/, and the programs of client/."""
+"""The part of the build that pyproject.toml cannot say: the messages of proto/, and the programs of launcher/."""
 
 import os
 import runpy
@@ -12,7 +12,7 @@ class BuildPackage(build_py):  # type: ignore[misc]
 
     def run(self) -> None:
         runpy.run_path(os.path.join("proto", "compile.py"), run_name="build")["compile_messages"]()
-        runpy.run_path(os.path.join("client", "build.py"), run_name="build")["build_programs"]("pyvmm_kata")
+        runpy.run_path(os.path.join("launcher", "build.py"), run_name="build")["build_programs"]("pyvmm_kata")
         super().run()
 
 

@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyvmm_kata import protobuf, ttrpc
-from pyvmm_kata.host import network
+from pyvmm_kata.pod import network
+from pyvmm_kata.protocol import protobuf, ttrpc
 
 SERVICE = "containerd.task.v2.Task"
 EVENTS, EVENTS_SOCKET = "containerd.services.events.ttrpc.v1.Events", "/run/bench-events.sock"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.protocol import protobuf, ttrpc
 from tools import guest as recipes
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, ShareConfig, VsockConfig
 

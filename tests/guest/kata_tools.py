@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
 from tests.command import links_of, of_threads
 from tests.netns import Outside, own_network
 from tools import documents

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.ttrpc import RpcError
+from pyvmm_kata.protocol.ttrpc import RpcError
 from tests.guest.kata_pod import PATIENCE, SHARED, Pod, container_spec, make_root, process
 from tests.netns import ip, own_network
 from vmm import DiskConfig, NetConfig

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm_kata.errors import VmmError
-from pyvmm_kata.sandbox import spares
-from pyvmm_kata.sandbox.agent import AgentClient
+from pyvmm_kata.pod import pool_client
+from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.shim.bootstrap import ROOT, Place
 from tests.command import of_threads
 from tests.guest.kata_tools import children, comm, kill_all, make_rootfs
@@ -393,7 +393,7 @@ def test_pods_have_machines_of_a_pool_until_it_is_killed(
         pod = cri.CriPod(client, "pyvmm", "p2", work)
         assert "its machine is a clone of" in daemon.log()
         checks.check_death_of_a_pod(daemon, pod, work)
-        assert not list(Path(spares.PODS).glob("@*")), "a machine of the pool is left"
+        assert not list(Path(pool_client.PODS).glob("@*")), "a machine of the pool is left"
         client.close()
     finally:
         pool.kill()

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, ttrpc
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.protocol import protobuf, ttrpc
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, check_jail, eventually, leftovers
 from tests.guest.shared import loop_device, tool

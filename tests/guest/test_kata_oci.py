@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.config import policy
+from pyvmm_kata.bundle import policy
 from pyvmm_kata.host.mounts import TAG
 from tests.guest.kata_tools import (
     BIN,

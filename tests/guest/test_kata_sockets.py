@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.host.network import in_namespace
+from pyvmm_kata.pod.network import in_namespace
 from tests.guest.kata_podman import Podman
 from tests.guest.kata_tools import PATIENCE, make_rootfs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.shim.tasks import PACKAGES
+from pyvmm_kata.shim.task_service import PACKAGES
 from tests.kata.fake_guest import Shim
 from tests.kata.oci_runtime import Runtime, eventually
 

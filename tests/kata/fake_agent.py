@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.bundle.root_disks import RootDisk
 from pyvmm_kata.host.mounts import GUEST_SHARED
-from pyvmm_kata.sandbox.disks import RootDisk
-from pyvmm_kata.sandbox.sandbox import SandboxConfig
+from pyvmm_kata.pod.sandbox import SandboxConfig
+from pyvmm_kata.protocol import protobuf, ttrpc
 from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.saving import memory_file
 from vmm.saving.manifest import FORMAT, Cpu, FileState, Manifest, encode_state, write_manifest
@@ -324,7 +324,7 @@ class FakeVm:
 
 
 def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
-    """As :func:`pyvmm_kata.sandbox.sandbox.boot_vm`."""
+    """As :func:`pyvmm_kata.pod.sandbox.boot_vm`."""
     agent = FakeAgent()
     agent.shared = shared
     if config.checkpoint:
@@ -369,7 +369,7 @@ def write_snapshot(folder: str, memory: int, specs: Mapping[str, dict[str, Any]]
     made.rename(folder)
 
 
-# -- what an agent answers of processes (examples/kata/agent/container.h), made up -----------------------------------
+# -- what an agent answers of processes (linux-guest/agent/container.h), made up -------------------------------------
 
 
 class Made(NamedTuple):

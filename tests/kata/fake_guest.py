@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, ttrpc
-from pyvmm_kata.config.settings import VARIABLE
-from pyvmm_kata.host.face import Face, Shown
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.root_disks import RootDisk
+from pyvmm_kata.bundle.settings import VARIABLE
 from pyvmm_kata.host.mounts import SharedDirectory
-from pyvmm_kata.protobuf import Message
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.disks import RootDisk
-from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.host.proxy_process import Face, Shown
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.protocol import protobuf, ttrpc
+from pyvmm_kata.protocol.protobuf import Message
 from pyvmm_kata.shim.pod import Pod, Resumed
-from pyvmm_kata.shim.tasks import TaskService
+from pyvmm_kata.shim.task_service import TaskService
 
 RUNTIME = "io.containerd.fake.v2"
 HERE = Path(__file__).resolve()
@@ -43,11 +43,11 @@ if "pyvmm_warm" in sys._xoptions:
     from pyvmm_kata.entry import SHIM
     from vmm import warm_start
     warm_start(SHIM)
-import pyvmm_kata.sandbox.vm
-from pyvmm_kata.sandbox import spares
+import pyvmm_kata.pod.virtual_machine
+from pyvmm_kata.pod import pool_client
 from tests.kata.fake_guest import FakeGuest
-pyvmm_kata.sandbox.vm.PyvmmVm = FakeGuest
-spares.PODS = __file__.rpartition("/")[0] + "/pods"
+pyvmm_kata.pod.virtual_machine.PyvmmVm = FakeGuest
+pool_client.PODS = __file__.rpartition("/")[0] + "/pods"
 from {module} import main
 sys.exit(main())
 """
@@ -427,7 +427,7 @@ class Shim:
     """A pod, its service on a socket, and the events that it sent."""
 
     def __init__(self, folder: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pyvmm_kata.sandbox.sandbox.SharedDirectory", PlainDirectory)
+        monkeypatch.setattr("pyvmm_kata.pod.sandbox.SharedDirectory", PlainDirectory)
         self.folder = folder
         self.package = package
         self.events: list[Message] = []

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
         warm_start(MONITOR)
     from pyvmm_kata.oci.main import main
-    from pyvmm_kata.sandbox import sandbox
+    from pyvmm_kata.pod import sandbox
     from tests.kata.fake_agent import boot_fake
 
     sandbox.boot_vm = boot_fake

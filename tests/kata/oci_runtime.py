@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
 
 PROGRAM = Path(__file__).with_name("oci_program.py")
 CLIENT = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"

@@ -24,11 +24,11 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf
-from pyvmm_kata.config import policy
-from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.bundle import policy
+from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.host.procfs import read_listing
-from pyvmm_kata.ttrpc import MAX_DATA, Client, RpcError
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.protocol.ttrpc import MAX_DATA, Client, RpcError
 from tests.native.programs import agent_here, compiler
 
 AGENT = "grpc.AgentService"

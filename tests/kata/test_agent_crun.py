@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf
-from pyvmm_kata.ttrpc import Client, RpcError
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.protocol.ttrpc import Client, RpcError
 from tests.native.programs import agent_here, compiler
 
 AGENT = "grpc.AgentService"
@@ -36,7 +36,7 @@ APPLETS = ("sh", "cat", "echo", "id", "ls", "mkdir", "mknod", "ps", "sleep", "st
 CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_MKNOD"]
 
 
-BUILD = Path(__file__).parents[2] / "examples" / "kata" / "image" / "build.py"
+BUILD = Path(__file__).parents[2] / "examples" / "kata" / "linux-guest" / "image" / "build.py"
 TOOLS = ("crun", "mkfs.erofs", "nanopb_generator")
 
 

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm_kata import protobuf
-from pyvmm_kata.config import schema
-from pyvmm_kata.config.checks import check_process, check_resources
-from pyvmm_kata.config.settings import ANNOTATIONS, Settings
+from pyvmm_kata.bundle import schema
+from pyvmm_kata.bundle.bundle import Bundle, parse_json
+from pyvmm_kata.bundle.checks import check_process, check_resources
+from pyvmm_kata.bundle.guest_config import guest_config, process_text, resources_text
+from pyvmm_kata.bundle.guest_share import Nowhere
+from pyvmm_kata.bundle.guest_spec import check, place
+from pyvmm_kata.bundle.settings import ANNOTATIONS, Settings
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host import cgroups, hooks
-from pyvmm_kata.protobuf import wire
-from pyvmm_kata.sandbox.bundle import Bundle, parse_json
-from pyvmm_kata.sandbox.guest_config import guest_config, process_text, resources_text
-from pyvmm_kata.sandbox.guest_share import Nowhere
-from pyvmm_kata.sandbox.guest_spec import check, place
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.protocol.protobuf import wire
 
 CONFIGS = list(json.loads(Path(__file__).with_name("configs.json").read_text()).values())
 JUNK: list[Any] = [

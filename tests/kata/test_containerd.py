@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.config.settings import PREFIX, VARIABLE
+from pyvmm_kata.bundle.settings import PREFIX, VARIABLE
 from tests.installed import wait_for_image
 from tests.kata import containerd_checks as checks
 from tests.kata import cri

@@ -16,25 +16,26 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, run, ttrpc
-from pyvmm_kata.config.checks import check_spec
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata import run
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.checks import check_spec
+from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.bundle.guest_config import guest_config
+from pyvmm_kata.bundle.guest_devices import Volume
+from pyvmm_kata.bundle.guest_share import Nowhere
+from pyvmm_kata.bundle.guest_spec import place
+from pyvmm_kata.bundle.images import open_image
+from pyvmm_kata.bundle.root_disks import RootDisk, open_disk
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import enter_namespace, mounts_below
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
-from pyvmm_kata.protobuf import Message
+from pyvmm_kata.pod import sandbox
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.pod.stdio import Stdio
+from pyvmm_kata.protocol import protobuf, ttrpc
+from pyvmm_kata.protocol.protobuf import Message
 from pyvmm_kata.run_spec import make_spec
-from pyvmm_kata.sandbox import sandbox
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.disks import RootDisk, open_disk
-from pyvmm_kata.sandbox.guest_config import guest_config
-from pyvmm_kata.sandbox.guest_devices import Volume
-from pyvmm_kata.sandbox.guest_share import Nowhere
-from pyvmm_kata.sandbox.guest_spec import place
-from pyvmm_kata.sandbox.images import open_image
-from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
-from pyvmm_kata.sandbox.stdio import Stdio
 from pyvmm_kata.shim.rootfs import as_disk, mount_rootfs
 from tests.kata.containerd import need
 from tests.kata.fake_agent import FakeAgent, FakeVm

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.host.face import Face, Shown
-from pyvmm_kata.sandbox.console_log import LIMIT, ConsoleLog
+from pyvmm_kata.host.proxy_process import Face, Shown
+from pyvmm_kata.pod.console_log import LIMIT, ConsoleLog
 from pyvmm_kata.state import write_pid
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from pyvmm_kata.bundle import images
+from pyvmm_kata.bundle.image_layers import Layer
+from pyvmm_kata.bundle.images import open_image
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.host import beneath, sandboxed
-from pyvmm_kata.sandbox import images
-from pyvmm_kata.sandbox.images import open_image
-from pyvmm_kata.sandbox.layers import Layer
+from pyvmm_kata.host import jailed_call, safe_open
 
 USER = 34567
 SECRET = "root:$6$secret:1:::::::"
@@ -267,7 +267,7 @@ def test_an_image_that_leaves_no_room(tmp_path: Path) -> None:
 
 
 def test_an_entry_with_a_header_of_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandboxed, "MEMORY", 64 << 20)
+    monkeypatch.setattr(jailed_call, "MEMORY", 64 << 20)
     made = io.BytesIO()
     head = tarfile.TarInfo("pax")
     head.type, head.size = tarfile.XHDTYPE, 2 << 30
@@ -412,7 +412,7 @@ def test_owners_bits_and_capabilities(tmp_path: Path) -> None:
 SCRIPT = """
 import json, sys
 from pyvmm_kata.errors import VmmError
-from pyvmm_kata.sandbox import images
+from pyvmm_kata.bundle import images
 try:
     print(json.dumps(images.open_image(sys.argv[1], sys.argv[2])))
 except VmmError as error:
@@ -461,7 +461,7 @@ def probe(root: Path, code: Callable[[], Any], files: list[int] | None = None) -
     def work(own: list[int], tell: Any) -> dict[str, Any]:
         return {"found": code()}
 
-    return sandboxed.run_in(str(root), files or [], work, sandboxed.Limits(20, 1 << 20), "it")["found"]
+    return jailed_call.run_in(str(root), files or [], work, jailed_call.Limits(20, 1 << 20), "it")["found"]
 
 
 def refuses(code: Callable[[], Any]) -> str:
@@ -518,14 +518,14 @@ def test_files_below_a_directory_of_others(tmp_path: Path) -> None:
     directory = os.open(tmp_path / "root", os.O_PATH)
     try:
         for name in ("etc/a", "/etc/b", "../etc/real"):
-            assert beneath.read_file(directory, name, 6) == b"inside"
+            assert safe_open.read_file(directory, name, 6) == b"inside"
         for name in ("etc/c", "etc/d"):
             with pytest.raises(FileNotFoundError):
-                beneath.read_file(directory, name, 100)
+                safe_open.read_file(directory, name, 100)
         for name in ("fifo", "etc"):
             with pytest.raises(OSError, match="not a regular file"):
-                beneath.read_file(directory, name, 100)
+                safe_open.read_file(directory, name, 100)
         with pytest.raises(OSError, match="larger than 5 bytes"):
-            beneath.read_file(directory, "etc/real", 5)
+            safe_open.read_file(directory, "etc/real", 5)
     finally:
         os.close(directory)

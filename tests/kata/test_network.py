@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.host import network
+from pyvmm_kata.pod import network
 from vmm import Publish
 from vmm.virtio.net.tap import Tap
 

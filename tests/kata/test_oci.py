@@ -26,11 +26,12 @@ from typing import Any
 import pytest
 
 from pyvmm_kata import state
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.errors import HostError
-from pyvmm_kata.host import control, hooks
+from pyvmm_kata.host import hooks
+from pyvmm_kata.oci.container_service import tell_oom
 from pyvmm_kata.oci.delete import clear, wait_removed
-from pyvmm_kata.oci.service import tell_oom
+from pyvmm_kata.protocol import control
 from tests.command import of_threads
 from tests.installed import wait_for_image
 from tests.kata.oci_runtime import PATIENCE, PROGRAM, WARM, Runtime, eventually, needs_namespaces, running

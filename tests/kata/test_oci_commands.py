@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.config import policy
+from pyvmm_kata.bundle import policy
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.main import main
 from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces, running
@@ -536,7 +536,7 @@ def test_a_changed_bundle_is_named(keeping: Runtime, tmp_path: Path) -> None:
 
 def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
     """Whatever is in it: an error of one line, and nothing is made."""
-    from pyvmm_kata.sandbox import kept
+    from pyvmm_kata.pod import checkpoint_folder
 
     keeping.started("c1", "sleep 600")
     bundle, image = keeping.state("c1")["bundle"], tmp_path / "i"
@@ -545,11 +545,11 @@ def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
     whole = record.read_bytes()
     known = json.loads(whole)
     machine = image / known["machine"]
-    assert kept.read(str(image)).machine == str(machine)
+    assert checkpoint_folder.read(str(image)).machine == str(machine)
 
     def read() -> None:
         with pytest.raises(ConfigError) as caught:
-            kept.read(str(image))
+            checkpoint_folder.read(str(image))
         assert str(image) in str(caught.value) and "\n" not in str(caught.value)
 
     # Two are held against the settings, by the next step; the last two only save reading files that are what they were
@@ -565,12 +565,12 @@ def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
             read()
         record.write_text(json.dumps({key: value for key, value in known.items() if key != name}))
         if name in {"more_memory", "added", "more_cpus"}:  # those that were written before machines grew have none
-            assert kept.read(str(image)).machine == str(machine)
+            assert checkpoint_folder.read(str(image)).machine == str(machine)
         else:
             read()
     for name, value in itertools.product(("image_file", "files"), values):
         record.write_text(json.dumps({**known, name: value}))
-        assert kept.read(str(image)).machine == str(machine)
+        assert checkpoint_folder.read(str(image)).machine == str(machine)
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         record.write_bytes(whole[:size])
         read()

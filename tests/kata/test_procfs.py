@@ -17,8 +17,8 @@ import pytest
 
 from pyvmm_kata.errors import AgentTimeout, GuestError
 from pyvmm_kata.host import procfs
-from pyvmm_kata.host.face import Face, Shown
 from pyvmm_kata.host.procfs import read_listing
+from pyvmm_kata.host.proxy_process import Face, Shown
 from tests.kata.fake_agent import Made, files_of, listing, record
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces
 

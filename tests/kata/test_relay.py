@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.host.network import in_namespace
-from pyvmm_kata.sandbox.loopback import MAX_CONNECTIONS, Loopback
-from pyvmm_kata.ttrpc import RpcError
+from pyvmm_kata.pod.loopback import MAX_CONNECTIONS, Loopback
+from pyvmm_kata.pod.network import in_namespace
+from pyvmm_kata.protocol.ttrpc import RpcError
 from tests.kata.oci_runtime import eventually
 from tests.kata.test_agent import PATIENCE, Agent
 from tests.native.programs import compiler
@@ -392,7 +392,7 @@ def test_without_the_right() -> None:
     """In a user namespace: an error, and nothing is left open."""
     script = """
 import os, socket
-from pyvmm_kata.sandbox.loopback import Loopback
+from pyvmm_kata.pod.loopback import Loopback
 before = sorted(os.listdir("/proc/self/fd"))
 try:
     Loopback(socket.socket)

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, ttrpc
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.bundle.mount_plan import Placed
 from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, VmmError
-from pyvmm_kata.host import control, mounts
+from pyvmm_kata.host import mounts
 from pyvmm_kata.host.mounts import TAG
-from pyvmm_kata.sandbox import agent as agent_module
-from pyvmm_kata.sandbox import sandbox
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.placed import Placed
-from pyvmm_kata.sandbox.process import LOST
-from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
-from pyvmm_kata.sandbox.stdio import Stdio
-from pyvmm_kata.sandbox.vm import PyvmmVm
+from pyvmm_kata.pod import agent_client as agent_module
+from pyvmm_kata.pod import sandbox
+from pyvmm_kata.pod.process import LOST
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.pod.stdio import Stdio
+from pyvmm_kata.pod.virtual_machine import PyvmmVm
+from pyvmm_kata.protocol import control, protobuf, ttrpc
 from tests import tiny
 from tests.command import of_threads
 from tests.kata.fake_agent import FakeAgent, FakeVm

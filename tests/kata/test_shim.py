@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.bundle.bundle import Bundle
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.protobuf import Message
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.container import Container
-from pyvmm_kata.sandbox.process import Process
-from pyvmm_kata.sandbox.stdio import Pumps
-from pyvmm_kata.shim.boot import pod_resources
+from pyvmm_kata.pod.container import Container
+from pyvmm_kata.pod.process import Process
+from pyvmm_kata.pod.stdio import Pumps
+from pyvmm_kata.protocol import protobuf, ttrpc
+from pyvmm_kata.protocol.protobuf import Message
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from pyvmm_kata.shim.main import main
+from pyvmm_kata.shim.pod_sandbox import pod_resources
 from pyvmm_kata.shim.task import Task, TaskProcess
 from pyvmm_kata.state import is_alive
 from tests.installed import wait_for_image
@@ -383,7 +383,7 @@ def test_output_waits_for_its_reader(shim: Shim, tmp_path: Path) -> None:
 
 
 def test_output_that_nobody_reads(shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm_kata.shim.stdio.READER_S", 0.05)
+    monkeypatch.setattr("pyvmm_kata.shim.stream_paths.READER_S", 0.05)
     os.mkfifo(tmp_path / "out")
     with pytest.raises(ttrpc.RpcError, match="nobody reads it"):
         shim.create("c1", "print", "hello", stdout=str(tmp_path / "out"))

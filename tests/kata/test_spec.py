@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata import protobuf, state
-from pyvmm_kata.config import policy, settings
-from pyvmm_kata.config.checks import check_id, check_spec
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata import state
+from pyvmm_kata.bundle import policy, settings
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.checks import check_id, check_spec
+from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.bundle.guest_config import guest_config
+from pyvmm_kata.bundle.guest_devices import ALL_DEVICES
+from pyvmm_kata.bundle.guest_share import Nowhere
+from pyvmm_kata.bundle.guest_spec import DEV, check, place
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.namespaces import Member, owner
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.guest_config import guest_config
-from pyvmm_kata.sandbox.guest_devices import ALL_DEVICES
-from pyvmm_kata.sandbox.guest_share import Nowhere
-from pyvmm_kata.sandbox.guest_spec import DEV, check, place
+from pyvmm_kata.protocol import protobuf
 
 MIB = 1 << 20
 
@@ -200,7 +201,7 @@ def test_a_bad_settings_file_is_named(tmp_path: Path, text: str, words: str) -> 
 
 READ = """
 import sys
-from pyvmm_kata.config import settings
+from pyvmm_kata.bundle import settings
 memory = settings.load(sys.argv[1]).memory
 print(memory, "tomllib" in sys.modules)
 """

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_kata.config import settings
+from pyvmm_kata.bundle import settings
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.oci.pool import MAX_CLIENTS
-from pyvmm_kata.sandbox import spares, templates
-from pyvmm_kata.sandbox.templates import FILES, Kind
+from pyvmm_kata.pod import pool_client, templates
+from pyvmm_kata.pod.templates import FILES, Kind
 from tests.command import of_threads
 from tests.kata.oci_runtime import CLIENT, PATIENCE, PROGRAM, Runtime, eventually, needs_namespaces
 
@@ -127,7 +127,7 @@ def test_many_at_once_make_one(kind: Kind) -> None:
 def test_a_maker_that_is_killed_leaves_nothing(kind: Kind) -> None:
     code = """
 import os, sys, time
-from pyvmm_kata.sandbox import templates
+from pyvmm_kata.pod import templates
 def boot(kind, place):
     open(f"{place}/half", "w").close()
     print("begun", flush=True)
@@ -189,7 +189,7 @@ def test_what_settings_and_annotations_say(tmp_path: Path) -> None:
 
 MAKER = """
 import os, subprocess, sys, threading
-from pyvmm_kata.sandbox import templates
+from pyvmm_kata.pod import templates
 templates.promote_later(float(sys.argv[1]))
 templates.become_idle("")
 threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -303,7 +303,7 @@ class Pool:
 
     def name(self) -> str:
         chosen = settings.load(str(self.config))
-        return spares.name_of(chosen, spares.kind_of(chosen, *chosen.size({})))
+        return pool_client.name_of(chosen, pool_client.kind_of(chosen, *chosen.size({})))
 
     def end(self, number: int) -> str:
         """Send it a signal; what it has printed."""

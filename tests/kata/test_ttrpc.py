@@ -21,9 +21,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyvmm_kata import protobuf
-from pyvmm_kata.protobuf import wire
-from pyvmm_kata.ttrpc import (
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.protocol.protobuf import wire
+from pyvmm_kata.protocol.ttrpc import (
     ANSWER_DATA,
     ANSWER_ELEMENTS,
     MAX_DATA,
@@ -317,8 +317,8 @@ def test_a_client_that_reads_nothing_holds_nobody_up(pair: Pair) -> None:
 
 SHORT = """
 import resource, socket, sys, threading
-from pyvmm_kata import protobuf
-from pyvmm_kata.ttrpc import Client, Server
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.protocol.ttrpc import Client, Server
 made = protobuf.message("containerd.task.v2.StateResponse")
 server = Server({"containerd.task.v2.Task": {"State": lambda request, call: made(pid=7)}})
 listener = socket.socket(socket.AF_UNIX)
@@ -540,7 +540,7 @@ def test_broken_encodings(data: bytes, words: str) -> None:
 def test_messages_within_messages_without_end() -> None:
     """Of a recursive message: a guest's nesting must not be our stack's."""
     assert protobuf.message("google.protobuf.Any")  # no kind that we use is recursive: one is made here
-    from pyvmm_kata.protobuf.messages import Descriptor, Message
+    from pyvmm_kata.protocol.protobuf.messages import Descriptor, Message
 
     made: type[Message] = type("Deep", (Message,), {"__slots__": ()})
     made.DESCRIPTOR = Descriptor("test.Deep", [("inner", 1, wire.MESSAGE, wire.SINGLE, "")], lambda _: made)

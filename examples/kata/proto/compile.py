@@ -1,4 +1,4 @@
-"""Compiles the .proto files beside it into one table, which pyvmm_kata.protobuf makes message classes of.
+"""Compiles the .proto files beside it into one table, which pyvmm_kata.protocol.protobuf makes message classes of.
 
 The table is plain data, marshalled: name -> a message's fields, a service's methods or an enum's values, each of them
 marshalled again, so that only what is used is read.
@@ -18,11 +18,11 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 SAME = {"containerd.task.v3.": "containerd.task.v2."}
 """Packages that have the same messages and services under another name."""
-OUTPUT = os.path.join(os.path.dirname(HERE), "pyvmm_kata", "protobuf", "messages.bin")
+OUTPUT = os.path.join(os.path.dirname(HERE), "pyvmm_kata", "protocol", "protobuf", "messages.bin")
 FORMAT = 2
 """Of marshal: every Python that there is reads it."""
 KINDS = {1, 2, 3, 4, 5, 8, 9, 11, 12, 13, 14}
-"""Kinds of fields that pyvmm_kata.protobuf.wire knows."""
+"""Kinds of fields that pyvmm_kata.protocol.protobuf.wire knows."""
 SINGLE, OPTIONAL, REPEATED, MAP = range(4)
 
 
@@ -42,12 +42,14 @@ def descriptor_set(output: str) -> Any:
 
 
 def _fields(message: Any) -> tuple[Any, ...]:
-    """Each as :class:`pyvmm_kata.protobuf.messages.Field` takes it, by their numbers."""
+    """Each as :class:`pyvmm_kata.protocol.protobuf.messages.Field` takes it, by their numbers."""
     entries = {nested.name: nested for nested in message.nested_type if nested.options.map_entry}
     found = []
     for field in sorted(message.field, key=lambda field: field.number):
         if field.type not in KINDS:
-            raise RuntimeError(f"{message.name}.{field.name}: its type is not known to pyvmm_kata.protobuf.wire")
+            raise RuntimeError(
+                f"{message.name}.{field.name}: its type is not known to pyvmm_kata.protocol.protobuf.wire"
+            )
         entry = entries.get(field.type_name.rpartition(".")[2]) if field.type == field.TYPE_MESSAGE else None
         if entry is not None:
             key, value = entry.field

@@ -8,10 +8,10 @@ import sys
 MACHINE = (
     "cbor2",
     "json",
-    "pyvmm_kata.host.knocking",
-    "pyvmm_kata.sandbox.disks",
-    "pyvmm_kata.sandbox.loopback",
-    "pyvmm_kata.sandbox.vm",
+    "pyvmm_kata.host.syn_proxy",
+    "pyvmm_kata.bundle.root_disks",
+    "pyvmm_kata.pod.loopback",
+    "pyvmm_kata.pod.virtual_machine",
     "vmm.boot.acpi",
     "vmm.boot.cache",
     "vmm.boot.loader",
@@ -47,7 +47,7 @@ MONITOR = (
     "pyvmm_kata.oci.main",
     "pyvmm_kata.oci.monitor",
     "pyvmm_kata.oci.run",
-    "pyvmm_kata.oci.spare",
+    "pyvmm_kata.oci.pool_machine",
 )
 """What ``create``, ``run`` and their monitors import."""
 SHIM = (*MACHINE, "pyvmm_kata.shim.main", "pyvmm_kata.shim.server")

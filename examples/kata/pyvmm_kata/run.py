@@ -62,10 +62,10 @@ def main(argv: list[str]) -> int:
     import secrets
     import tempfile
 
+    from pyvmm_kata.bundle import images
     from pyvmm_kata.oci import create, run
     from pyvmm_kata.oci.context import Context, default_root
     from pyvmm_kata.run_spec import make_spec
-    from pyvmm_kata.sandbox import images
 
     options = parser().parse_args(argv)
     container_id = options.name or f"run-{secrets.token_hex(6)}"

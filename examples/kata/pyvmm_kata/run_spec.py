@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import network
 from pyvmm_kata.oci import monitor
+from pyvmm_kata.pod import network
 from vmm import Publish
 
 if TYPE_CHECKING:

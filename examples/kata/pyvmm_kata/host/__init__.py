@@ -1,1 +1,1 @@
-"""What a container has on the host: control groups, mounts, namespaces, networks, its face."""
+"""What a container has on the host: control groups, mounts, namespaces, routes, its proxy process."""

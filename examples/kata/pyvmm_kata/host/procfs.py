@@ -50,7 +50,7 @@ class Listing(NamedTuple):
 
 
 def read_listing(text: bytes) -> Listing:
-    """What the agent answers (agent/container.h), with the numbers of the container's namespace.
+    """What the agent answers (linux-guest/agent/container.h), with the numbers of the container's namespace.
 
     :raises GuestError: it is invalid
     """

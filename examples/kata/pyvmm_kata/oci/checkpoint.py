@@ -2,7 +2,7 @@
 NEW...`` makes running copies of it.
 
 What is saved is the whole virtual machine: the memory of the processes, and of the guest's kernel.
-:mod:`pyvmm_kata.sandbox.kept` has the form.
+:mod:`pyvmm_kata.pod.checkpoint_folder` has the form.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import check_id
+from pyvmm_kata.bundle.checks import check_id
+from pyvmm_kata.bundle.guest_mounts import is_bind
 from pyvmm_kata.errors import ConfigError, HostError, bad
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.sandbox import kept
-from pyvmm_kata.sandbox.guest_mounts import is_bind
+from pyvmm_kata.pod import checkpoint_folder
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,7 +128,7 @@ def checkpoint(context: Context, arguments: Sequence[str]) -> int:
     _save(folder, place, end=end)
     if options["work-path"]:
         us = _microseconds_since(began)
-        memory = os.stat(os.path.join(kept.read(place, verified=True).machine, "memory"))
+        memory = os.stat(os.path.join(checkpoint_folder.read(place, verified=True).machine, "memory"))
         scanned, written = memory.st_size // mmap.PAGESIZE, memory.st_blocks * 512 // mmap.PAGESIZE
         # dump_stats_entry: freezing, frozen, memdump, memwrite; pages scanned, skipped, written
         _write_stats(os.path.join(options["work-path"], "stats-dump"), 1, (0, us, us, us, scanned, 0, written))
@@ -146,7 +146,7 @@ def restore(context: Context, arguments: Sequence[str]) -> int:
         return 0
     container_id = one_id(options["rest"], "restore")
     began = time.monotonic()
-    found = kept.read(os.path.abspath(options["image-path"] or DEFAULT))
+    found = checkpoint_folder.read(os.path.abspath(options["image-path"] or DEFAULT))
 
     def note() -> None:
         if options["work-path"]:
@@ -159,8 +159,8 @@ def restore(context: Context, arguments: Sequence[str]) -> int:
 
 def fork(context: Context, arguments: Sequence[str]) -> int:
     """Run ``fork``; returns the exit status."""
+    from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.oci.create import create
-    from pyvmm_kata.sandbox.bundle import Bundle
 
     options = _options(arguments, FORK, "fork")
     if options is None:
@@ -190,7 +190,7 @@ def fork(context: Context, arguments: Sequence[str]) -> int:
     try:
         # Its files are copied while its processes stand still
         _save(folder, place, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, bundles, names, made))
-        found = kept.read(place, verified=True)
+        found = checkpoint_folder.read(place, verified=True)
         for name in names:
             bundle = Bundle.load(os.path.join(bundles, name))
             create(
@@ -268,13 +268,13 @@ def _save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], Non
         raise ConfigError(
             f"container {known['id']} cannot be checkpointed: it is {known['status']}", code="container-state"
         )
-    with kept.place_for(place) as name:
+    with checkpoint_folder.place_for(place) as name:
         channel = control.connect(folder)
         try:
             channel.request({"op": "checkpoint", "folder": os.path.join(place, name)})
             answer = channel.answer(SAVE_S)
             meanwhile(answer["spec"])
-            kept.write(place, name, answer["saved"], answer["spec"])
+            checkpoint_folder.write(place, name, answer["saved"], answer["spec"])
             channel.send({"end": end})
             channel.answer()
         finally:

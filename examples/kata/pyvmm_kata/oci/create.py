@@ -9,28 +9,28 @@ from errno import EACCES, EPERM
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import state, timeline
-from pyvmm_kata.config import settings
+from pyvmm_kata.bundle import guest_spec, settings
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.mount_plan import Placed
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import cgroups, control, hooks
+from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.host.cgroups import Cgroup
-from pyvmm_kata.host.face import Face
-from pyvmm_kata.oci import sharing
+from pyvmm_kata.host.proxy_process import Face
+from pyvmm_kata.oci import shared_machine
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.oci.spare import Elsewhere, take
-from pyvmm_kata.sandbox import guest_spec
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.placed import Placed
-from pyvmm_kata.sandbox.spares import Taken, see
-from pyvmm_kata.sandbox.stdio import Stdio
+from pyvmm_kata.oci.pool_machine import Elsewhere, take
+from pyvmm_kata.pod.pool_client import Taken, see
+from pyvmm_kata.pod.stdio import Stdio
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyvmm_kata.oci.container_service import Plan
     from pyvmm_kata.oci.context import Context
-    from pyvmm_kata.oci.front import Front
-    from pyvmm_kata.oci.service import Plan
-    from pyvmm_kata.oci.sharing import Machine
-    from pyvmm_kata.sandbox.kept import Kept
+    from pyvmm_kata.oci.launcher_server import Front
+    from pyvmm_kata.oci.shared_machine import Machine
+    from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.state import Json
 
 OPTIONS = {
@@ -76,7 +76,7 @@ def create(
         )
     bundle = Bundle.load(options["bundle"] or ".")
     hooks.check(bundle.spec)
-    machine = sharing.machine_for(context, bundle.spec)
+    machine = shared_machine.machine_for(context, bundle.spec)
     guest_spec.check(bundle, machine.members)
     terminal = bool(bundle.spec["process"].get("terminal"))
     if terminal and not options["console-socket"] and not foreground:
@@ -194,7 +194,7 @@ def _plan(
     kept: Kept | None,
 ) -> Plan:
     """In the monitor: take over the caller's standard input, output and error."""
-    from pyvmm_kata.oci.service import Plan
+    from pyvmm_kata.oci.container_service import Plan
 
     if console >= 0:
         stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
@@ -254,7 +254,7 @@ def _start_monitor(make_plan: Callable[[], Plan]) -> None:
     def agree(channel: control.Channel, _pid: int) -> None:
         wanted = channel.answer(CREATE_S).get("wanted")
         if wanted:
-            from pyvmm_kata.sandbox import templates
+            from pyvmm_kata.pod import templates
 
             templates.request(templates.Kind(*wanted))
 

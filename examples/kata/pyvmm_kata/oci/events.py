@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.options import FLAG, VALUE, one_id, parse
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,12 +14,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import check_id, check_process
+from pyvmm_kata.bundle.bundle import read_json
+from pyvmm_kata.bundle.checks import check_id, check_process
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.exec_process import ALIASES, OPTIONS, process_from
 from pyvmm_kata.oci.options import parse
-from pyvmm_kata.sandbox.bundle import read_json
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

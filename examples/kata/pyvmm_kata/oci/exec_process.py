@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.bundle.bundle import read_json
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, parse
-from pyvmm_kata.sandbox.bundle import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import control, hooks
+from pyvmm_kata.host import hooks
 from pyvmm_kata.oci.options import FLAG, one_id, parse
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -40,10 +40,10 @@ COMMANDS = {
     "spec": "write a config.json to start from",
 }
 PLACES = {
-    "state": ("show", "state"),
-    "list": ("show", "list_"),
-    "ps": ("show", "ps"),
-    "features": ("show", "features"),
+    "state": ("state_commands", "state"),
+    "list": ("state_commands", "list_"),
+    "ps": ("state_commands", "ps"),
+    "features": ("state_commands", "features"),
     "checkpoint": ("checkpoint", "checkpoint"),
     "restore": ("checkpoint", "restore"),
     "fork": ("checkpoint", "fork"),

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.options import VALUE, parse
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +76,7 @@ class Asked(NamedTuple):
     :ivar sandbox_id: by which it is known without its answer
     :ivar kind: ``oci`` or ``containerd``
     :ivar pid: of the process that holds it
-    :ivar ask: takes seconds, returns what :func:`pyvmm_kata.sandbox.figures.collect` made
+    :ivar ask: takes seconds, returns what :func:`pyvmm_kata.pod.statistics.collect` made
     """
 
     sandbox_id: str
@@ -172,7 +172,7 @@ def _id_of_shim(pid: int) -> str:
 
 def _shim_asker(path: str) -> Callable[[float], Json]:
     def ask(timeout: float) -> Json:
-        from pyvmm_kata import protobuf, ttrpc
+        from pyvmm_kata.protocol import protobuf, ttrpc
 
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:

@@ -12,26 +12,27 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_kata import state, timeline
-from pyvmm_kata.config.checks import namespace
+from pyvmm_kata import privileges, state, timeline
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.checks import namespace
+from pyvmm_kata.bundle.guest_settings import machine_name
+from pyvmm_kata.bundle.mount_plan import Placed
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
-from pyvmm_kata.host import mounts, network, walls
+from pyvmm_kata.host import mounts
 from pyvmm_kata.host.cgroups import ROOT, Cgroup
-from pyvmm_kata.host.face import Face
+from pyvmm_kata.host.proxy_process import Face
+from pyvmm_kata.oci.container_service import ContainerService, Plan
 from pyvmm_kata.oci.delete import clear
-from pyvmm_kata.oci.service import ContainerService, Plan
-from pyvmm_kata.oci.sharing import folder_of, sweep
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.guest_settings import machine_name
-from pyvmm_kata.sandbox.placed import Placed
-from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig, SandboxEvent
-from pyvmm_kata.sandbox.stdio import Stdio
+from pyvmm_kata.oci.shared_machine import folder_of, sweep
+from pyvmm_kata.pod import network
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.pod.stdio import Stdio
 from vmm import Publish, warm_settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.sandbox.templates import Kind
+    from pyvmm_kata.pod.templates import Kind
     from pyvmm_kata.state import Json
 
 NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
@@ -128,7 +129,7 @@ class Monitor:
             network.enter(plan.face.namespace("net"))
             self._has_network = True
         mounts.enter_namespace()
-        walls.restrict()
+        privileges.restrict()
         timeline.note("namespaces")
 
     def create(self) -> None:
@@ -153,7 +154,7 @@ class Monitor:
                 loopback=self._has_network,
                 root=plan.bundle.disk,
                 volumes=plan.bundle.volumes,
-                seal=lambda wanted: walls.seal(),
+                seal=lambda wanted: privileges.seal(),
                 template=plan.settings.template == "auto" and kept is None,
                 isolation=plan.settings.isolation,
                 policy=plan.settings.policy,
@@ -225,7 +226,7 @@ class Monitor:
             Cgroup(self._home).limit_cpu(self._resources)
 
     def start(self, *, removes: bool) -> None:
-        """Start the first container, see :meth:`pyvmm_kata.oci.service.ContainerService.start`."""
+        """Start the first container, see :meth:`pyvmm_kata.oci.container_service.ContainerService.start`."""
         self._first.start(removes=removes)
 
     @property
@@ -235,7 +236,7 @@ class Monitor:
         return (plan.kept.memory, plan.kept.vcpus) if plan.kept else plan.settings.size(self._resources)
 
     def _may_save(self) -> None:
-        from pyvmm_kata.sandbox.kept import check_alone, check_disks
+        from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks
 
         check_disks(self._plan.bundle)
         with self._lock:

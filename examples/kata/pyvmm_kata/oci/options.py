@@ -64,7 +64,7 @@ def one_id(rest: Sequence[str], command: str, most: int = 1) -> str:
 
     :raises ConfigError: there is none, or there are more arguments than *most*
     """
-    from pyvmm_kata.config.checks import check_id
+    from pyvmm_kata.bundle.checks import check_id
 
     if not rest:
         raise ConfigError(f"{command}: the container's id is missing", code="oci-usage")

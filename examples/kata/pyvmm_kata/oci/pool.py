@@ -1,4 +1,4 @@
-"""``pyvmm-poold``: keeps machines ready for the containers of ``pyvmm-oci``, see :mod:`pyvmm_kata.oci.spare`.
+"""``pyvmm-poold``: keeps machines ready for the containers of ``pyvmm-oci``, see :mod:`pyvmm_kata.oci.pool_machine`.
 
 It has one thread and makes one spare at a time, with a nice value of 19 until that is ready.
 """
@@ -18,15 +18,15 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
-from pyvmm_kata.config import settings
+from pyvmm_kata.bundle import settings
 from pyvmm_kata.entry import MONITOR, SHIM
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
-from pyvmm_kata.oci import front, spare
+from pyvmm_kata.oci import launcher_server, pool_machine
 from pyvmm_kata.oci.context import default_root, is_of_a_user
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
-from pyvmm_kata.oci.sharing import group_of, sweep
-from pyvmm_kata.sandbox import spares, templates
+from pyvmm_kata.oci.shared_machine import group_of, sweep
+from pyvmm_kata.pod import pool_client, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ END_S = 10.0
 class _Child(NamedTuple):
     """A spare of ours.
 
-    :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.sandbox.spares.name_of`
+    :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.pod.pool_client.name_of`
     :ivar booted: it is no clone of a template, since there was none
     """
 
@@ -97,7 +97,7 @@ class Pool:
         self._ready: list[_Child] = []
         self._making: _Child | None = None
         self._fronts: list[socket.socket] = []
-        """Of processes that wait for a command line, see :mod:`pyvmm_kata.oci.front`."""
+        """Of processes that wait for a command line, see :mod:`pyvmm_kata.oci.launcher_server`."""
         self._place = ""
         self._clients: list[_Client] = []
         """In the order of their coming."""
@@ -121,7 +121,7 @@ class Pool:
         :raises ConfigError: there is a pool for the same containers already
         :raises HostError: it cannot be served there
         """
-        folder, name = spares.address(self._root)
+        folder, name = pool_client.address(self._root)
         try:
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             # The lock goes with us: children close it
@@ -142,7 +142,7 @@ class Pool:
         listener = self._listen(f"/proc/self/fd/{place}/{name}", f"{folder}/{name}")
         try:
             sweep(self._root)
-            self._place = front.place()
+            self._place = launcher_server.place()
             while not self._stopping:
                 self._turn(listener, woken)
         finally:
@@ -223,7 +223,7 @@ class Pool:
 
     def _current_name(self) -> str:
         try:
-            return spares.name_of(self._settings, self._kind())
+            return pool_client.name_of(self._settings, self._kind())
         except FileNotFoundError:
             return ""
         except OSError:
@@ -239,7 +239,7 @@ class Pool:
             self._fail("the host has too little memory for one more machine")
             return
         try:
-            pid, sock = self._fork(lambda its: spare.be_spare(its, self._root, self._settings, pods=self._pods))
+            pid, sock = self._fork(lambda its: pool_machine.be_spare(its, self._root, self._settings, pods=self._pods))
         except OSError as error:
             self._fail(f"no process for a machine: {error.strerror}")
             return
@@ -249,7 +249,7 @@ class Pool:
     def _make_front(self) -> bool:
         """Start one; False: it cannot be, for now."""
         try:
-            _, sock = self._fork(lambda its: front.be_front(its, self._root, self._settings, pods=self._pods))
+            _, sock = self._fork(lambda its: launcher_server.be_front(its, self._root, self._settings, pods=self._pods))
         except OSError:
             self._rest = time.monotonic() + RETRY_S
             return False
@@ -304,7 +304,7 @@ class Pool:
             self._builder = templates.request(self._kind())
 
     def _kind(self) -> templates.Kind:
-        return spares.kind_of(self._settings, *self._settings.size({}))
+        return pool_client.kind_of(self._settings, *self._settings.size({}))
 
     def _has_template(self) -> bool:
         try:
@@ -373,7 +373,7 @@ class Pool:
         except OSError:
             self._deaf = now + DEAF_S
             return
-        if not spares.is_ours(client):
+        if not pool_client.is_ours(client):
             client.close()
             return
         if len(self._clients) >= MAX_CLIENTS:
@@ -466,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"{rest[0]!r} is one argument too many", code="oci-usage", hint="see --help")
         if options["pods"] and options["root"]:
             raise ConfigError("--root: machines for pods are where containerd's shim looks for them", code="oci-usage")
-        root = spares.PODS if options["pods"] else os.path.abspath(options["root"] or default_root())
+        root = pool_client.PODS if options["pods"] else os.path.abspath(options["root"] or default_root())
         if options["version"]:
             from pyvmm_kata.oci.main import version_text
 
@@ -487,7 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(root: str) -> None:
     try:
-        channel, answer = spares.ask(root, {"op": "status"})
+        channel, answer = pool_client.ask(root, {"op": "status"})
     except OSError as error:
         raise HostError(f"no pool serves {root}: {error.strerror or error}", code="pool") from error
     channel.close()

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state, timeline
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.create import ALIASES as CREATE_ALIASES
 from pyvmm_kata.oci.create import OPTIONS as CREATE_OPTIONS
 from pyvmm_kata.oci.create import create
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.kill import start
 from pyvmm_kata.oci.options import FLAG, one_id, parse
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
-    from pyvmm_kata.sandbox.kept import Kept
+    from pyvmm_kata.pod.checkpoint_folder import Kept
 
 OPTIONS = {**CREATE_OPTIONS, "detach": FLAG, "keep": FLAG, "no-subreaper": FLAG}
 ALIASES = {**CREATE_ALIASES, "d": "detach"}

@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
 

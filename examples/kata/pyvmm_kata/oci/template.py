@@ -9,16 +9,17 @@ import time
 from typing import TYPE_CHECKING
 
 import vmm
-from pyvmm_kata.config import settings
-from pyvmm_kata.config.default_spec import default_spec
+from pyvmm_kata import privileges
+from pyvmm_kata.bundle import settings
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.errors import ConfigError, HostError
-from pyvmm_kata.host import mounts, network, walls
+from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
-from pyvmm_kata.sandbox import templates, vm
-from pyvmm_kata.sandbox.agent import AgentClient
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxConfig
-from pyvmm_kata.sandbox.stdio import Stdio
+from pyvmm_kata.pod import network, templates, virtual_machine
+from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.pod.stdio import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
         raise ConfigError(
             f"template build: --nets {nets!r:.20} is not 0 to {templates.MAX_NETS}", code="oci-usage", hint=USAGE
         )
-    return vm.kind_by(chosen, memory, vcpus, int(nets), more_disks=options["pci"])
+    return virtual_machine.kind_by(chosen, memory, vcpus, int(nets), more_disks=options["pci"])
 
 
 def _remove(names: Sequence[str]) -> int:
@@ -106,7 +107,7 @@ def _boot_and_save(kind: templates.Kind, place: str) -> str:
     mounts.enter_namespace()
     if kind.nets:
         network.enter("")
-    walls.restrict()
+    privileges.restrict()
     os.mkdir(f"{place}/share", 0o755)
     made = f"{place}/made"
     nets, keepers = network.blank([templates.mac_of(number) for number in range(kind.nets)])
@@ -115,11 +116,11 @@ def _boot_and_save(kind: templates.Kind, place: str) -> str:
     keepers.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     machine: AnyMachine | None = None
     try:
-        machine = vm.machine_of_template(
+        machine = virtual_machine.machine_of_template(
             kind, f"/proc/self/fd/{keepers[-1]}", f"{place}/share", nets, console=keepers[-2]
         )
         machine.start(confined=True)
-        agent = AgentClient(vm.connect_to(machine, "template", START_S), "template")
+        agent = AgentClient(virtual_machine.connect_to(machine, "template", START_S), "template")
         agent.check()
         agent.close()
         time.sleep(0.1)  # what the guest has begun for this it may end
@@ -155,7 +156,7 @@ def _rehearse(kind: templates.Kind, place: str, made: str) -> None:
         hostname="rehearsal",
         network=network.Network((), nets, keepers),
     )
-    sandbox = Sandbox(config, lambda config, folder, shared: vm.PyvmmVm(config, folder, shared, made))
+    sandbox = Sandbox(config, lambda config, folder, shared: virtual_machine.PyvmmVm(config, folder, shared, made))
     try:
         sandbox.start()
         bundle = Bundle(f"{place}/bundle", default_spec(["/program"], terminal=False))

@@ -9,11 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.config.checks import check_resources
+from pyvmm_kata.bundle.bundle import parse_json, read_json
+from pyvmm_kata.bundle.checks import check_resources
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host import control
 from pyvmm_kata.oci.options import VALUE, one_id, parse
-from pyvmm_kata.sandbox.bundle import parse_json, read_json
+from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ A shim has a directory of its own, named after what it serves (containerd's addr
     pid         the shim's number and start time
     shim.sock   where it serves
     sandbox/    the sandbox's state
-    machine     where that is when the machine was ready before the pod (pyvmm_kata.oci.spare)
+    machine     where that is when the machine was ready before the pod (pyvmm_kata.oci.pool_machine)
     cgroup      the directory of its control group
 
 containerd calls `start` for each container, and mostly the shim is there: what only others need is imported by them.
@@ -290,8 +290,8 @@ def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     containerd calls it when it has lost the shim. A shim that still runs is asked to delete the container; if it does
     not do so, it is killed, and its pod with it.
     """
-    from pyvmm_kata import protobuf
     from pyvmm_kata.host.mounts import unmount
+    from pyvmm_kata.protocol import protobuf
 
     place = Place.of(arguments, root)
     if os.path.isdir(place.folder):
@@ -334,7 +334,7 @@ def _serves(place: Place) -> bool:
 
 def _ask(place: Place, task_id: str, deadline: float) -> bool:
     """Whether the shim has deleted the container, or never had it."""
-    from pyvmm_kata import protobuf, ttrpc
+    from pyvmm_kata.protocol import protobuf, ttrpc
 
     try:
         client = ttrpc.Client(place.connect(0), "the shim")

@@ -8,12 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import protobuf, ttrpc
+from pyvmm_kata.protocol import protobuf, ttrpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.protocol.protobuf import Message
 
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 CALL_S = 10.0

@@ -14,25 +14,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import timeline
+from pyvmm_kata.bundle import guest_spec
+from pyvmm_kata.bundle.bundle import Bundle
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.mounts import unmount
-from pyvmm_kata.sandbox import guest_spec
-from pyvmm_kata.sandbox.bundle import Bundle
-from pyvmm_kata.sandbox.process import ExitStatus
+from pyvmm_kata.pod.process import ExitStatus
 from pyvmm_kata.shim.events import event
 from pyvmm_kata.shim.rootfs import as_disk, mount_rootfs
-from pyvmm_kata.shim.stdio import open_stdio
+from pyvmm_kata.shim.stream_paths import open_stdio
 from pyvmm_kata.shim.task import StdioPaths, Task, TaskProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pyvmm_kata.host.face import Face
     from pyvmm_kata.host.namespaces import Member
-    from pyvmm_kata.protobuf import Message
-    from pyvmm_kata.sandbox.container import Container
-    from pyvmm_kata.sandbox.kept import Kept
-    from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.host.proxy_process import Face
+    from pyvmm_kata.pod.checkpoint_folder import Kept
+    from pyvmm_kata.pod.container import Container
+    from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.protocol.protobuf import Message
 
     Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None], "Resumed | None"], Sandbox]
     Launch = Callable[[Bundle, Sequence[Member]], Face]
@@ -92,7 +92,7 @@ class Pod:
         return found
 
     def update(self, task_id: str, resources: dict[str, Any]) -> None:
-        """Change limits of a container, see :meth:`pyvmm_kata.sandbox.sandbox.Sandbox.update`."""
+        """Change limits of a container, see :meth:`pyvmm_kata.pod.sandbox.Sandbox.update`."""
         made, sandbox = self.task(task_id).container, self._sandbox
         if sandbox is None:
             raise HostError("the pod has no virtual machine any more", code="sandbox-state")
@@ -106,7 +106,7 @@ class Pod:
 
     def figures(self) -> dict[str, Any]:
         """What is counted of the sandbox. Raises VmmError: there is none."""
-        from pyvmm_kata.sandbox.figures import collect
+        from pyvmm_kata.pod.statistics import collect
 
         sandbox = self._sandbox
         if sandbox is None:
@@ -222,9 +222,9 @@ class Pod:
         self, bundle: Bundle, face: Face, options: Message, checkpoint: str, stdio: StdioPaths
     ) -> tuple[Sandbox, Container]:
         """The sandbox that a checkpoint has, and the container in it, whose processes are frozen."""
-        from pyvmm_kata.sandbox import kept
+        from pyvmm_kata.pod import checkpoint_folder
 
-        found = kept.read(checkpoint)
+        found = checkpoint_folder.read(checkpoint)
         with self._lock:
             self._expect_open()
             if self._sandbox is not None:
@@ -294,13 +294,13 @@ class Pod:
             self._publish(event("TaskResumed", container_id=task_id))
 
     def checkpoint(self, task_id: str, path: str, *, end: bool) -> None:
-        """Save a container with its machine, in the form of :mod:`pyvmm_kata.sandbox.kept`.
+        """Save a container with its machine, in the form of :mod:`pyvmm_kata.pod.checkpoint_folder`.
 
         :param path: of the folder, which need not exist
         :param end: it ends with that; else it goes on
         :raises VmmError: it cannot be saved; it goes on, and what was in the folder is as it was
         """
-        from pyvmm_kata.sandbox import kept
+        from pyvmm_kata.pod import checkpoint_folder
 
         if not os.path.isabs(path):
             raise ConfigError(f"checkpoint: the path {path!r:.200} is not absolute", code="checkpoint-place")
@@ -309,18 +309,18 @@ class Pod:
         with task.order:
             with self._lock:
                 sandbox = self._sandbox
-                kept.check_alone([*self._tasks, *self._creating])
+                checkpoint_folder.check_alone([*self._tasks, *self._creating])
             if sandbox is None or not task.init.started:
                 raise ConfigError(f"container {task_id} does not run", code="container-state")
-            kept.check_disks(container.bundle)
-            with kept.place_for(path) as name:
+            checkpoint_folder.check_disks(container.bundle)
+            with checkpoint_folder.place_for(path) as name:
                 status = container.state
                 execs = container.hold()
                 done = False
                 try:
                     sandbox.save(os.path.join(path, name))
-                    told = kept.describe(sandbox, container.id, status=status, execs=execs, serial=0)
-                    kept.write(path, name, told, container.bundle.spec)
+                    told = checkpoint_folder.describe(sandbox, container.id, status=status, execs=execs, serial=0)
+                    checkpoint_folder.write(path, name, told, container.bundle.spec)
                     done = True
                 finally:
                     container.release(end=end and done)

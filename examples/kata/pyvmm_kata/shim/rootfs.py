@@ -7,14 +7,14 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.bundle.root_disks import FSTYPES, RootDisk, is_disk, open_disk
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, unmount
-from pyvmm_kata.sandbox.disks import FSTYPES, RootDisk, is_disk, open_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyvmm_kata.protobuf import Message
+    from pyvmm_kata.protocol.protobuf import Message
 
 FLAGS = {
     "bind": MS_BIND,

@@ -13,17 +13,22 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import protobuf, timeline, ttrpc
-from pyvmm_kata.config import settings
-from pyvmm_kata.config.checks import namespace
+from pyvmm_kata import timeline
+from pyvmm_kata.bundle import settings
+from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.checks import namespace
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.mounts import enter_namespace
-from pyvmm_kata.host.network import count_interfaces, in_namespace
-from pyvmm_kata.host.walls import restrict
-from pyvmm_kata.sandbox import spares
-from pyvmm_kata.sandbox.bundle import Bundle
+from pyvmm_kata.pod import pool_client
+from pyvmm_kata.pod.network import count_interfaces, in_namespace
+from pyvmm_kata.privileges import restrict
+from pyvmm_kata.protocol import protobuf, ttrpc
+from pyvmm_kata.protocol.ttrpc.wire import HEADER, REMOTE_OPEN, REQUEST
 from pyvmm_kata.shim import bootstrap
-from pyvmm_kata.shim.boot import (
+from pyvmm_kata.shim.bootstrap import Arguments, Place
+from pyvmm_kata.shim.events import Publisher
+from pyvmm_kata.shim.pod import Pod
+from pyvmm_kata.shim.pod_sandbox import (
     Adopted,
     config_path,
     launch_face,
@@ -32,20 +37,16 @@ from pyvmm_kata.shim.boot import (
     pod_resources,
     start_sandbox,
 )
-from pyvmm_kata.shim.bootstrap import Arguments, Place
-from pyvmm_kata.shim.events import Publisher
-from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.rootfs import as_disk
-from pyvmm_kata.shim.tasks import MONITOR, PACKAGES, TaskService, monitor_handlers
-from pyvmm_kata.ttrpc.wire import HEADER, REMOTE_OPEN, REQUEST
+from pyvmm_kata.shim.task_service import MONITOR, PACKAGES, TaskService, monitor_handlers
 from vmm import warm_settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pyvmm_kata.host.face import Face
-    from pyvmm_kata.protobuf import Message
-    from pyvmm_kata.sandbox.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.host.proxy_process import Face
+    from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.protocol.protobuf import Message
     from pyvmm_kata.shim.pod import Boot, Launch, Resumed
     from pyvmm_kata.state import Json
 
@@ -63,7 +64,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
     try:
         _detach(log)
         connections: list[socket.socket] = []
-        if os.path.exists("/".join(spares.address(spares.PODS))):
+        if os.path.exists("/".join(pool_client.address(pool_client.PODS))):
             first = FirstCall(listener)
             connections = first.connections
             if _give(arguments, place, first, log):
@@ -206,7 +207,7 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
     request = first.request
     if request is None or request.checkpoint:
         return False
-    taken: spares.Taken | None = None
+    taken: pool_client.Taken | None = None
     traced: list[int] = []
     try:
         disk = as_disk(request.rootfs)
@@ -214,12 +215,12 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
             os.makedirs(os.path.join(request.bundle, "rootfs"), exist_ok=True)
         bundle = Bundle.load(request.bundle, disk)
         chosen = settings.load(config_path(request.options)).with_annotations(bundle.annotations)
-        if not spares.is_for_pool(bundle, chosen):
+        if not pool_client.is_for_pool(bundle, chosen):
             return False
         network_path = (namespace(bundle.spec, "network") or {}).get("path")
-        if network_path and in_namespace(network_path, count_interfaces) > spares.NETS:
+        if network_path and in_namespace(network_path, count_interfaces) > pool_client.NETS:
             return False
-        taken = spares.take(spares.PODS, chosen, pod_resources(bundle))
+        taken = pool_client.take(pool_client.PODS, chosen, pod_resources(bundle))
         if chosen.traces:
             traced.append(timeline.start_sender(chosen.traces))
         words = {
@@ -231,7 +232,7 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
             "bundle": bundle.path,
             "home": own_cgroup(),
             "traced": bool(traced),
-            "same": spares.see(_paths(bundle, request.rootfs)),
+            "same": pool_client.see(_paths(bundle, request.rootfs)),
         }
         connections = [sock.fileno() for sock in first.connections]
         fds = [first.listener.fileno(), place.lock, log.fileno(), *traced, *connections]
@@ -282,7 +283,7 @@ def take_over(request: Json, fds: list[int], sandbox: Sandbox, group: str, folde
         timeline.begin(others.pop(0))
     arguments = Arguments(*request["arguments"])
     place = Place(str(request["group"]), str(request["folder"]), is_shared=bool(request["shared"]), lock=lock)
-    spares.check_same(request["same"])
+    pool_client.check_same(request["same"])
     bundle = Bundle.load(str(request["bundle"]))
     place.write_machine(folder)
     adopted = Adopted(place, bundle, sandbox, sandbox.config.memory, group)

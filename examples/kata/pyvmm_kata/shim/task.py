@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pyvmm_kata.host.face import Face
-    from pyvmm_kata.sandbox.container import Container
-    from pyvmm_kata.sandbox.process import ExitStatus, Process
+    from pyvmm_kata.host.proxy_process import Face
+    from pyvmm_kata.pod.container import Container
+    from pyvmm_kata.pod.process import ExitStatus, Process
 
 
 class StdioPaths(NamedTuple):

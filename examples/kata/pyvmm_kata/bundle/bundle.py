@@ -1,0 +1,102 @@
+"""A bundle: the folder with config.json, and the root file system that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pyvmm_kata.bundle import root_disks
+from pyvmm_kata.bundle.checks import check_spec
+from pyvmm_kata.bundle.guest_devices import volumes_of
+from pyvmm_kata.errors import ConfigError, bad
+from pyvmm_kata.state import Json
+
+MAX_CONFIG = 16 << 20
+
+
+class Bundle:
+    """A checked bundle.
+
+    :ivar path: the folder, absolute
+    :ivar spec: its config.json
+    :ivar rootfs: the folder with the container's files, or the disk, absolute
+    :ivar disk: the disk with the container's root file system, None: it is a folder
+    :ivar volumes: the block devices of the host that are disks of its machine
+    """
+
+    def __init__(self, path: str, spec: Json, disk: root_disks.RootDisk | None = None) -> None:
+        """
+        :param disk: its root, instead of what *spec* says
+        :raises ConfigError: *spec* cannot be run
+        """
+        check_spec(spec)
+        self.path = os.path.abspath(path)
+        self.spec = spec
+        self.rootfs = disk.path if disk is not None else os.path.join(self.path, spec["root"]["path"])
+        if disk is None and root_disks.is_disk(self.rootfs):
+            disk = root_disks.open_disk(self.rootfs)
+        if disk is not None and spec["root"].get("readonly") and not disk.read_only:
+            disk = root_disks.open_disk(disk.path, read_only=True, options=disk.options)
+        self.disk = disk
+        self.volumes = volumes_of(spec)
+
+    @classmethod
+    def load(cls, path: str, disk: root_disks.RootDisk | None = None) -> Bundle:
+        """Read ``config.json`` of the folder *path*.
+
+        :param disk: its root, instead of what config.json says
+        :raises ConfigError: there is none, or it cannot be run
+        """
+        bundle = cls(path, read_json(os.path.join(path, "config.json")), disk)
+        if bundle.disk is None and not os.path.isdir(bundle.rootfs):
+            raise bad("root.path", f"{bundle.rootfs} is no directory, image file or block device")
+        return bundle
+
+    @classmethod
+    def checked(cls, path: str, spec: Json) -> Bundle:
+        """One whose root is a folder, which another process has loaded and sent here."""
+        bundle = cls.__new__(cls)
+        bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, None, ()
+        bundle.rootfs = os.path.join(path, spec["root"]["path"])
+        return bundle
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Its annotations, empty where there are none."""
+        return self.spec.get("annotations") or {}
+
+
+def read_json(path: str) -> Json:
+    """The JSON object in a user's file.
+
+    :raises ConfigError: there is no such file, or it contains something else
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_CONFIG + 1)
+    except OSError as error:
+        hint = "`pyvmm-oci spec` writes one to start from" if path.endswith("config.json") else ""
+        raise ConfigError(f"{path}: {error.strerror}", code="oci-bundle", hint=hint) from error
+    if len(content) > MAX_CONFIG:
+        raise ConfigError(f"{path}: longer than {MAX_CONFIG >> 20} MiB", code="oci-bundle")
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, source: str, code: str = "oci-bundle") -> Json:
+    """The JSON object that a user gives.
+
+    :param source: where it is from, for the error
+    :raises ConfigError: it is something else
+    """
+    try:
+        value = json.loads(content, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not JSON: {error}", code=code) from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}: not a JSON object", code=code)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    """What Python takes for a number, and JSON does not."""
+    raise ValueError(f"{name} is no value")

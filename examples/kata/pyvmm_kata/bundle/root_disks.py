@@ -1,0 +1,147 @@
+"""Root file systems on disks: an image file or a block device that the guest mounts, and the host never does.
+
+A guest may have written a disk byte by byte, to attack the kernel that mounts it.  Only a few bytes of it are read
+here, to tell the guest which file system it is, and the user what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.bundle.storage import Storage
+from pyvmm_kata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GUEST_ROOTS = "/run/kata-containers"
+"""Where the guest mounts the roots of containers (as with Kata)."""
+
+GUEST_DEVICES = "/run/pyvmm/devices"
+"""By what name the guest's agent is told to let a disk go that was a device of a container's: nothing is there."""
+
+SERIAL = "root"
+"""Of the disk of a machine that has one from its start."""
+
+FSTYPES = ("ext4", "erofs", "squashfs")
+"""What the guest's kernel can mount; ext4 is also ext2 and ext3."""
+
+READ_ONLY = ("erofs", "squashfs")
+CREATE = "io.katacontainers.volume.overlayfs.create_directory"
+"""Kata's option for the agent: make this directory before an overlay is mounted."""
+
+_HEAD = 2048
+_EXT4_MAGIC, _EROFS_MAGIC, _SQUASHFS_MAGIC = b"\x53\xef", b"\xe2\xe1\xf5\xe0", b"hsqs"
+_EXT4_RECOVER = 4  # EXT4_FEATURE_INCOMPAT_RECOVER: the journal has to be replayed, which writes
+
+
+class RootDisk(NamedTuple):
+    """A disk with a container's root file system.
+
+    :ivar path: the image file or block device, absolute
+    :ivar fstype: one of :data:`FSTYPES`
+    :ivar read_only: it is not written: what the container changes is in the guest's memory, and lost with it
+    :ivar options: mount options for the guest
+    """
+
+    path: str
+    fstype: str
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+
+
+def is_disk(path: str) -> bool:
+    """Whether it is a file or a block device, so that it could be a disk."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def file_system(path: str) -> str:
+    """The file system on a disk, one of :data:`FSTYPES`; empty: none of them.
+
+    :raises ConfigError: it cannot be read
+    """
+    return _file_system(_read_head(path))
+
+
+def open_disk(path: str, *, read_only: bool = False, options: Sequence[str] = ()) -> RootDisk:
+    """The root file system on a disk.
+
+    :raises ConfigError: it cannot be read, or a guest could not mount it
+    """
+    head = _read_head(path)
+    found = _file_system(head)
+    if not found:
+        raise ConfigError(
+            f"{path}: there is no file system on it that a guest could mount",
+            code="root-disk",
+            hint="ext4, erofs or squashfs, without a partition table: mke2fs -t ext4 -d FOLDER FILE 1G makes one",
+        )
+    read_only = read_only or found in READ_ONLY
+    if read_only and found == "ext4" and int.from_bytes(head[0x460:0x464], "little") & _EXT4_RECOVER:
+        raise ConfigError(
+            f"{path}: it was not unmounted, so its journal has to be replayed, which read-only it cannot be",
+            code="root-disk-journal",
+            hint="run a container from it once that may write",
+        )
+    return RootDisk(os.path.abspath(path), found, read_only, tuple(options))
+
+
+def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, list[Storage]]:
+    """The root's path in the guest, and what the agent mounts for it.
+
+    A read-only disk is the lower layer of an overlay whose upper layer is in the guest's memory, so that mount points
+    for volumes can be made in it, and the container can write.
+
+    :param serial: the disk's serial number in this machine
+    """
+    place = f"{GUEST_ROOTS}/{container_id}"
+    root = f"{place}/rootfs"
+    find = (f"serial={serial}",)
+    if not disk.read_only:
+        return root, [Storage("blk", path_of(serial), disk.fstype, root, disk.options, find)]
+    layer = f"{place}/layer"
+    upper, work = f"{layer}/upper", f"{layer}/work"
+    overlay = (f"lowerdir={place}/disk", f"upperdir={upper}", f"workdir={work}")
+    return root, [
+        Storage("blk", path_of(serial), disk.fstype, f"{place}/disk", ("ro", *disk.options), find),
+        Storage("ephemeral", "tmpfs", "tmpfs", layer),
+        Storage("overlayfs", "overlay", "overlay", root, overlay, (f"{CREATE}={upper}", f"{CREATE}={work}")),
+    ]
+
+
+def device_storage(serial: str) -> Storage:
+    """What has the agent look for a disk that is a device of a container's, and remove it at the container's end."""
+    return Storage("blk", path_of(serial), "", f"{GUEST_DEVICES}/{serial}", (), (f"serial={serial}",))
+
+
+def path_of(serial: str) -> str:
+    """The name of a disk in the agent's errors."""
+    return f"disk {serial}"
+
+
+def _read_head(path: str) -> bytes:
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not is_disk(f"/proc/self/fd/{fd}"):
+                raise ConfigError(f"{path}: neither a file nor a block device", code="root-disk")
+            return os.pread(fd, _HEAD, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="root-disk") from error
+
+
+def _file_system(head: bytes) -> str:
+    if head[0x438:0x43A] == _EXT4_MAGIC:
+        return "ext4"
+    if head[0x400:0x404] == _EROFS_MAGIC:
+        return "erofs"
+    return "squashfs" if head[:4] == _SQUASHFS_MAGIC else ""

@@ -1,0 +1,310 @@
+"""What sandboxes are made of unless a container says otherwise: the administrator's file, and what annotations change.
+
+The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``pyvmm-oci --config`` names::
+
+    kernel = "/usr/share/pyvmm/vmlinux"
+    image = "/usr/share/pyvmm/kata.erofs"
+    memory = "512M"             # of a pod without a memory limit
+    vcpus = 1                   # of a pod without a CPU limit
+    kernel_params = ""          # appended to the guest kernel's command line
+    template = "off"            # "auto": machines are clones of one that has booted, where they can be
+    isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
+    policy = ""                 # a file that says which requests the guest's agent serves; empty: all
+    annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
+                                # "kernel", "image", "template", "policy"; or true: all of it
+    pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
+    max_memory = "0M"           # the most that default_memory may say; 0: what the host has
+    more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
+    more_cpus = 0               # and how many more CPUs
+    more_disks = false          # whether containers with disks (volumeDevices, roots on disks) can come into any pod of
+                                # containerd's; else only into those whose first container has one
+    traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
+                                # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
+
+The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
+image that they name must be in the folder of the one named here.  The policy of an annotation is base64, and takes the
+place of the file's (:mod:`pyvmm_kata.bundle.policy`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from _blake2 import blake2b
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pyvmm_kata.bundle.policy import Policy
+    from pyvmm_kata.state import Json
+
+FILE = "/etc/pyvmm/kata.toml"
+VARIABLE = "PYVMM_KATA_CONFIG"
+PREFIX = "io.katacontainers.config.hypervisor."
+MIB = 1 << 20
+GUEST_OVERHEAD = 96 * MIB
+"""What the guest's kernel, its agent and crun need beside what a container may use."""
+MIN_MEMORY = 128 * MIB
+MAX_VCPUS = 32
+MORE_STEP, MORE_MOST = 128 * MIB, 256 << 30
+"""Of what a machine may get: guests add memory in pieces of that size."""
+MAX_POOL = 64
+TEMPLATES = ("auto", "off")
+ISOLATIONS = ("process", "thread")
+ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template", "policy")
+POLICY = "io.katacontainers.config.agent.policy"
+
+
+class Settings(NamedTuple):
+    """See the module's text for each."""
+
+    kernel: str = "/usr/share/pyvmm/vmlinux"
+    image: str = "/usr/share/pyvmm/kata.erofs"
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    kernel_params: str = ""
+    annotations: tuple[str, ...] = ()
+    max_memory: int = 0
+    template: str = "off"
+    isolation: str = "process"
+    policy: Policy | None = None
+    pool: int = 0
+    more_memory: int = 0
+    more_cpus: int = 0
+    more_disks: bool = False
+    traces: str = ""
+
+    def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
+        """As the annotations of a container want it.
+
+        :raises ConfigError: one of them is invalid, or containers may not set it
+        """
+        for name in ANNOTATIONS:
+            full = annotation(name)
+            if full in annotations and name not in self.annotations:
+                raise ConfigError(
+                    f"annotation {full} is not for containers to say",
+                    code="oci-annotation",
+                    hint=f'annotations = ["{name}"] in {FILE} lets them, and with it whoever may make a container',
+                )
+        values: dict[str, str | int | Policy] = {}
+        if POLICY in annotations:
+            from pyvmm_kata.bundle import policy
+
+            values["policy"] = policy.decode(annotations[POLICY], POLICY)
+        for name in ("kernel", "image"):
+            if PREFIX + name in annotations:
+                values[name] = _beside(annotations[PREFIX + name], getattr(self, name), PREFIX + name)
+        if PREFIX + "kernel_params" in annotations:
+            values["kernel_params"] = annotations[PREFIX + "kernel_params"]
+        if (name := f"{PREFIX}template") in annotations:
+            values["template"] = _template(annotations[name], f"annotation {name}: ", "oci-annotation")
+        for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
+            if PREFIX + name in annotations:
+                values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
+        most = self.max_memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if values.get("memory", 0) > most:  # type: ignore[operator]
+            raise ConfigError(
+                f"annotation {PREFIX}default_memory: {values['memory']} bytes are more than {most}",
+                code="oci-annotation",
+                hint=f"max_memory in {FILE} says how many it may be",
+            )
+        return self._replace(**values)  # type: ignore[arg-type]
+
+    def size(self, resources: Mapping[str, Json]) -> tuple[int, int]:
+        """Bytes of memory and number of CPUs for a pod with such limits (``linux.resources``)."""
+        limit = (resources.get("memory") or {}).get("limit") or 0
+        memory = max(limit + GUEST_OVERHEAD, MIN_MEMORY) if limit > 0 else max(self.memory, MIN_MEMORY)
+        cpu = resources.get("cpu") or {}
+        quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
+        vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
+        return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+
+
+def most_cpus(vcpus: int, more: int) -> int:
+    """How many CPUs a machine can have that starts with *vcpus* and may get *more*."""
+    return min(vcpus + more, MAX_VCPUS)
+
+
+def annotation(name: str) -> str:
+    """The whole name of one of :data:`ANNOTATIONS`."""
+    return POLICY if name == "policy" else PREFIX + name
+
+
+def _beside(path: str, own: str, what: str) -> str:
+    """Refuse other folders: the user of a container could read any file of the host as a kernel or an image."""
+    if os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(own)):
+        raise ConfigError(
+            f"annotation {what}: {path} is not in the folder of {own}",
+            code="oci-annotation",
+            hint="kernels and images to choose from are beside those of the settings",
+        )
+    return path
+
+
+def _number(text: str, what: str) -> int:
+    digits = text.partition(".")[0]
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits) > 0):
+        raise ConfigError(f"annotation {what}: {text!r} is not a number above 0", code="oci-annotation")
+    return int(digits)
+
+
+def load(path: str = "") -> Settings:
+    """The administrator's settings.
+
+    :param path: of the file; empty: where it usually is, if it is
+    :raises ConfigError: there is something wrong with it
+    """
+    named = path or os.environ.get(VARIABLE, "")
+    try:
+        with open(named or FILE, "rb") as file:
+            values = _parsed(file.read(), os.path.abspath(named or FILE))
+    except FileNotFoundError as error:
+        if named:
+            raise ConfigError(f"{named}: {error.strerror}", code="kata-config") from error
+        return Settings()
+    except OSError as error:
+        raise ConfigError(f"{named or FILE}: {error.strerror}", code="kata-config") from error
+    except ValueError as error:
+        raise ConfigError(f"{named or FILE}: {error}", code="kata-config") from error
+    return _check(values, named or FILE)
+
+
+def _parsed(data: bytes, path: str) -> Json:
+    """TOML.  What the last parsing gave is kept in the user's cache: each process that holds a machine would have the
+    parser in its memory.
+
+    :raises ValueError: it is no TOML
+    """
+    content, kept = blake2b(data, digest_size=16).hexdigest(), _kept(path)
+    try:
+        fd = os.open(kept, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            # Who could write it would say what containers run on
+            if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+                found = json.loads(file.read())
+                if isinstance(found, dict) and found.get("content") == content and isinstance(found["values"], dict):
+                    return found["values"]
+    except (OSError, ValueError, KeyError, RecursionError):
+        pass  # there is none
+    import tomllib
+
+    values = tomllib.loads(data.decode())
+    _keep(kept, {"content": content, "values": values})
+    return values
+
+
+def place_caches() -> None:
+    """Have caches of a service of root's, which has no home, in ``/var/cache``, as the programs in C have them."""
+    if not os.geteuid() and not {"XDG_CACHE_HOME", "HOME"} & os.environ.keys():
+        os.environ["XDG_CACHE_HOME"] = "/var/cache"
+
+
+def cache_folder() -> str:
+    """Where the user's caches of ours are; empty: there is no such place."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):
+        home = os.environ.get("HOME", "")
+        if not home.startswith("/"):
+            return ""
+        base = f"{home}/.cache"
+    return f"{base}/pyvmm"
+
+
+def _kept(path: str) -> str:
+    where = cache_folder()
+    return f"{where}/settings-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}.json" if where else ""
+
+
+def _keep(path: str, found: Json) -> None:
+    new = f"{path}.{os.getpid()}"
+    try:
+        text = json.dumps(found)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            with open(new, "x", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+                file.write(text)
+            os.rename(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
+    except (OSError, TypeError):
+        pass  # no folder, no room; or a date, which no setting is
+
+
+def _check(values: Json, path: str) -> Settings:
+    defaults = Settings()
+    for key, value in values.items():
+        if key not in Settings._fields:
+            raise ConfigError(
+                f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
+            )
+        if key in ("memory", "max_memory", "more_memory") and isinstance(value, str):
+            values[key] = size_of(value, f"{path}: {key} =")
+        elif key == "annotations":
+            values[key] = _names(value, path)
+        elif key == "policy" and isinstance(value, str):
+            values[key] = None
+            if value:
+                from pyvmm_kata.bundle import policy
+
+                values[key] = policy.read(os.path.join(os.path.dirname(path), value))
+        elif type(value) is not type(getattr(defaults, key)):
+            raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
+    made = defaults._replace(**values)
+    _template(made.template, f"{path}: template = ", "kata-config")
+    if made.isolation not in ISOLATIONS:
+        words = f"{path}: isolation = {made.isolation!r:.60} is not one of {', '.join(ISOLATIONS)}"
+        raise ConfigError(words, code="kata-config")
+    if made.traces and not made.traces.startswith(("http://", "https://")):
+        words = f"{path}: traces = {made.traces!r:.200} is no URL of HTTP"
+        raise ConfigError(words, code="kata-config", hint='for example "http://127.0.0.1:4318/v1/traces"')
+    if made.more_memory % MORE_STEP or not 0 <= made.more_memory <= MORE_MOST:
+        raise ConfigError(
+            f"{path}: more_memory = {made.more_memory}: not 0 to {MORE_MOST >> 30} GiB in steps of 128 MiB",
+            code="kata-config",
+            hint='for example "1G"; "0M": machines keep the memory with which they are made',
+        )
+    if not 1 <= made.vcpus <= MAX_VCPUS:
+        raise ConfigError(f"{path}: vcpus = {made.vcpus} is not 1 to {MAX_VCPUS}", code="kata-config")
+    if not 0 <= made.more_cpus < MAX_VCPUS:
+        raise ConfigError(f"{path}: more_cpus = {made.more_cpus} is not 0 to {MAX_VCPUS - 1}", code="kata-config")
+    if not 0 <= made.pool <= MAX_POOL:
+        raise ConfigError(f"{path}: pool = {made.pool} is not 0 to {MAX_POOL}", code="kata-config")
+    if made.pool and made.template == "off":
+        raise ConfigError(
+            f"{path}: pool = {made.pool}: the machines of a pool are clones of a template",
+            code="kata-config",
+            hint='it needs template = "auto"',
+        )
+    return made
+
+
+def _template(value: str, what: str, code: str) -> str:
+    if value not in TEMPLATES:
+        raise ConfigError(f"{what}{value!r:.60} is not one of {', '.join(TEMPLATES)}", code=code)
+    return value
+
+
+def _names(value: object, path: str) -> tuple[str, ...]:
+    names = ANNOTATIONS if value is True else () if value is False else value
+    if not isinstance(names, list | tuple) or any(name not in ANNOTATIONS for name in names):
+        raise ConfigError(f"{path}: annotations = {value!r} is no list of {', '.join(ANNOTATIONS)}", code="kata-config")
+    return tuple(names)
+
+
+def size_of(text: str, what: str) -> int:
+    """Bytes, of a number and its unit.
+
+    :param what: begins the message
+    :raises ConfigError: it is no size
+    """
+    units = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
+    digits, unit = text[:-1], text[-1:].upper()
+    if not digits.isascii() or not digits.isdigit() or unit not in units:
+        raise ConfigError(f"{what} {text!r} is no size", code="kata-config", hint='for example "512M"')
+    return int(digits) * units[unit]

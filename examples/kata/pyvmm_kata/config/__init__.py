@@ -1,1 +1,0 @@
-"""What users write: config.json of a bundle, and kata.toml."""

@@ -1,0 +1,266 @@
+"""Run a function in a process of its own that reaches one directory of the host and nothing else.
+
+The process has mount, network, IPC and UTS namespaces in which the directory is the root, no descriptors but those that
+it is given, only the capabilities that changing owners and permissions of files takes, a list of system calls, and
+limits on time, memory and the size of files.  What it answers is not trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.host import mounts
+from pyvmm_kata.host.mounts import libc
+from pyvmm_kata.privileges import restrict_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Report = dict[str, Any]
+CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "setfcap")
+"""To set owners, permissions and capabilities of files; not to make device nodes, nor to mount."""
+MEMORY = 512 << 20
+"""Most bytes of address space that the process may add to what this one has."""
+_LONGEST_LINE = 64 << 10
+_NEWNS, _NEWUSER, _NEWNET = 0x20000, 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _SECCOMP_FILTER = 1, 22, 2
+_PIVOT_ROOT = 155
+
+# x86-64: read write close stat fstat lstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 readv
+# mremap madvise getpid exit ftruncate; mkdir rmdir link unlink symlink readlink chmod fchmod chown fchown lchown umask
+# mknod statfs fstatfs setxattr lsetxattr fsetxattr futex getdents64; clock_gettime exit_group openat mkdirat mknodat
+# fchownat newfstatat unlinkat linkat symlinkat readlinkat fchmodat utimensat getrandom
+_CALLS = (
+    *(0, 1, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 17, 19, 25, 28, 39, 60, 77),
+    *(83, 84, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95, 133, 137, 138, 188, 189, 190, 202, 217),
+    *(228, 231, 257, 258, 259, 260, 262, 263, 265, 266, 267, 268, 280, 318),
+)
+_DATA_ONLY = (9, 10)
+"""mmap and mprotect, without PROT_EXEC."""
+_PROT_EXEC = 4
+_FILES = 512
+
+
+class Limits(NamedTuple):
+    """Limits of such a process.
+
+    :ivar seconds: of its whole life
+    :ivar file_size: most bytes of a file
+    """
+
+    seconds: float
+    file_size: int
+
+
+def run_in(
+    root: str,
+    files: Sequence[int],
+    work: Callable[[list[int], Callable[[Report], None]], Report],
+    limits: Limits,
+    what: str,
+    on_progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """What *work* returns, which runs in a process of its own that has *root* as its root directory.
+
+    *work* gets the descriptors under their numbers there, and a function that reports how far it is.  All modules that
+    it uses have to be imported before.  What it raises of :class:`VmmError` is raised here.
+
+    :param files: descriptors that it has
+    :param what: begins messages
+    :raises HostError: the process cannot be made, exceeds a limit, or ends otherwise
+    """
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        _child(root, files, into, work, limits)
+    os.close(into)
+    last: Report = {}
+    try:
+        for report in _reports(out, time.monotonic() + limits.seconds):
+            if "end" in report or "error" in report:
+                return _result(report, what)
+            last = report
+            if on_progress is not None:
+                on_progress(report)
+    except TimeoutError:
+        where = str(last.get("at", ""))[:200]
+        raise HostError(
+            f"{what}: not done after {limits.seconds:g} s{f', at {where}' if where else ''}", code="sandboxed-time"
+        ) from None
+    finally:
+        os.close(out)
+        # It is over, or is to be: nothing that it does after its answer counts
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    number = os.waitstatus_to_exitcode(status)
+    reason = f"of {signal.Signals(-number).name}" if number < 0 else f"with status {number}"
+    raise HostError(f"{what}: its process ended {reason}", code="sandboxed-ended")
+
+
+def _reports(out: int, deadline: float) -> Any:
+    """The lines that the process writes, as JSON; ends with it, or at a line that is none.
+
+    :raises TimeoutError: the deadline has passed
+    """
+    poll = select.poll()
+    poll.register(out, select.POLLIN)
+    buffer = b""
+    while len(buffer) <= _LONGEST_LINE:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise TimeoutError
+        data = os.read(out, 65536)
+        if not data:
+            return
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            try:
+                report = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if isinstance(report, dict):
+                yield report
+
+
+def _result(report: Report, what: str) -> Report:
+    if "error" not in report:
+        end = report["end"]
+        return end if isinstance(end, dict) else {}
+    kind = ConfigError if report.get("kind") == "config" else HostError
+    text = str(report["error"])[:1000]
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    code, hint = str(report.get("code", "sandboxed"))[:60], str(report.get("hint", ""))[:300]
+    raise kind(f"{what}: {text}", code=code, hint=hint)
+
+
+# ---- in the process ------------------------------------------------------------------------------------------------
+
+
+def _child(
+    root: str,
+    files: Sequence[int],
+    into: int,
+    work: Callable[[list[int], Callable[[Report], None]], Report],
+    limits: Limits,
+) -> NoReturn:
+    report: Report
+    try:
+        gc.freeze()  # what this process does not use any more closes none of its descriptors
+        into, own = _keep_only(into, files)
+
+        def tell(report: Report) -> None:
+            os.write(into, json.dumps(report).encode() + b"\n")
+
+        try:
+            _enter(root, limits)
+            report = {"end": work(own, tell)}
+        except VmmError as error:
+            kind = "config" if isinstance(error, ConfigError) else "host"
+            report = {"error": str(error), "kind": kind, "code": error.code, "hint": error.hint}
+        except MemoryError:
+            report = {"error": f"needs more than {MEMORY >> 20} MiB of memory"}
+        except (Exception, KeyboardInterrupt) as error:
+            report = {"error": f"{type(error).__name__}: {error}"}
+        tell(report)
+    finally:
+        os._exit(0)
+
+
+def _keep_only(into: int, files: Sequence[int]) -> tuple[int, list[int]]:
+    """Close all descriptors but these, which get new numbers."""
+    null = os.open(os.devnull, os.O_RDWR)
+    # Above all numbers first, so that none is overwritten that is still to be moved
+    above = max(null, into, 2, *files) + 1
+    moved: list[int] = []
+    for each in (null, null, null, into, *files):
+        os.dup2(each, above + len(moved))
+        moved.append(above + len(moved))
+    for number, each in enumerate(moved):
+        os.dup2(each, number, inheritable=False)
+    os.closerange(len(moved), above + len(moved))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.closerange(above + len(moved), min(most, 1 << 20))
+    return 3, list(range(4, len(moved)))
+
+
+def _enter(root: str, limits: Limits) -> None:
+    """
+    :raises HostError: the host refuses
+    """
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    _unshare()
+    mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.mount(root, root, "", mounts.MS_BIND)
+    flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.kept_flags(root)
+    mounts.mount("", root, "", mounts.MS_BIND | mounts.MS_REMOUNT | flags)
+    os.chdir(root)
+    if libc.syscall(_PIVOT_ROOT, b".", b".") or libc.umount2(b".", mounts.MNT_DETACH):
+        raise _refused("its root directory")
+    os.chdir("/")
+    os.umask(0)
+    for what, most in (
+        (resource.RLIMIT_AS, used + MEMORY),
+        (resource.RLIMIT_FSIZE, limits.file_size),
+        (resource.RLIMIT_NOFILE, _FILES),
+    ):
+        _, hard = resource.getrlimit(what)
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (value, value))
+    restrict_process(CAPABILITIES)
+    _filter()
+
+
+def _unshare() -> None:
+    """New namespaces; for a user without privileges in a new user namespace, in which it keeps its user id."""
+    if libc.unshare(_NEWNS | _NEWNET) == 0:
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(_NEWUSER | _NEWNS | _NEWNET):
+        raise _refused("namespaces of its own")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def _refused(what: str) -> HostError:
+    number = ctypes.get_errno()
+    return HostError(
+        f"{what}: {os.strerror(number)}",
+        code="sandboxed",
+        errno=number,
+        hint="do it as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone)",
+    )
+
+
+def _filter() -> None:
+    """Answer all system calls but those of the lists with ENOSYS (seccomp(2)).
+
+    :raises HostError: the host's kernel has no filters
+    """
+    load, equal, masked, done = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h: LD|W|ABS, JMP|JEQ|K, JMP|JSET|K, RET|K
+    allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
+    program = [(load, 0, 0, 4), (equal, 1, 0, 0xC000003E), (done, 0, 0, refuse)]  # AUDIT_ARCH_X86_64
+    program.append((load, 0, 0, 0))
+    for number in _CALLS:
+        program += [(equal, 0, 1, number), (done, 0, 0, allow)]
+    for number in _DATA_ONLY:  # the lower half of the third argument
+        program += [(equal, 0, 3, number), (load, 0, 0, 32), (masked, 1, 0, _PROT_EXEC), (done, 0, 0, allow)]
+        program += [(load, 0, 0, 0)]
+    program.append((done, 0, 0, refuse))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in program))
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_FILTER, head):
+        raise _refused("a list of system calls")

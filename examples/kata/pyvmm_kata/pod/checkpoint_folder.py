@@ -1,0 +1,435 @@
+"""A checkpoint of a container, on disk: a folder with ``container.json``, what the host needs to take it up again, and
+``machine-X``, a snapshot of pyvmm's.
+
+The first names the second, and is put into its place by one rename(2) when both are on the disk: whatever dies
+meanwhile, there is the old checkpoint or the new one.  Whoever restores one may have got it from anybody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from _blake2 import blake2b
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import vmm
+from pyvmm_kata import state
+from pyvmm_kata.bundle.checks import check_id
+from pyvmm_kata.errors import ConfigError, HostError, bad
+from pyvmm_kata.pod.network import KeptNet
+from pyvmm_kata.pod.templates import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pyvmm_kata.bundle.bundle import Bundle
+    from pyvmm_kata.bundle.policy import Policy
+    from pyvmm_kata.bundle.settings import Settings
+    from pyvmm_kata.pod.sandbox import Sandbox
+    from pyvmm_kata.state import Json
+
+FORMAT = 1
+RECORD, MACHINE = "container.json", "machine-"
+INVENTORY = "inventory.img"
+"""podman takes a folder without such a file for none with a checkpoint."""
+TOLD = (
+    *("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "more_cpus", "nets", "layout"),
+    "policy",
+)
+"""What :func:`describe` tells as it is written."""
+MAX_RECORD = 4 << 20
+MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
+
+
+class Kept(NamedTuple):
+    """A checkpoint, checked.
+
+    :ivar machine: the folder of the machine's snapshot
+    :ivar id: of the container, in the guest
+    :ivar status: ``running`` or ``paused``
+    :ivar execs: ids of its processes beside the first one
+    :ivar serial: the number of the last exec
+    :ivar memory: of the machine, in bytes
+    :ivar more_memory: bytes that the machine may get while it runs
+    :ivar added: how many of these it has
+    :ivar more_cpus: CPUs that the machine may get; its snapshot says how many of these it has
+    :ivar image: the SHA-256 of the guest's image
+    :ivar image_file: its :func:`~pyvmm_kata.pod.templates.identity` then, if whoever wrote this has told it
+    :ivar policy: of the guest's agent, see :func:`digest_of`
+    :ivar order: the destinations of the mounts in its config.json, in their order
+    :ivar layout: see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
+    :ivar made_of: what else of config.json its processes were made of, see :func:`_made_of`
+    """
+
+    machine: str
+    id: str
+    status: str
+    execs: tuple[str, ...]
+    serial: int
+    memory: int
+    vcpus: int
+    nets: tuple[KeptNet, ...]
+    image: str
+    policy: str
+    order: tuple[str, ...]
+    layout: tuple[tuple[str, ...], ...]
+    made_of: Json
+    image_file: Any = None
+    more_memory: int = 0
+    added: int = 0
+    more_cpus: int = 0
+
+    def sort(self, bundle: Bundle) -> None:
+        """Put the mounts of a bundle into the order of then, which the names in the share depend on: podman has another
+        one each time."""
+        rest = list(bundle.spec.get("mounts") or ())
+        found = []
+        for destination in self.order:
+            mount = next((each for each in rest if each["destination"] == destination), None)
+            if mount is not None:
+                rest.remove(mount)
+                found.append(mount)
+        bundle.spec["mounts"] = [*found, *rest]
+
+    def check(self, bundle: Bundle, chosen: Settings, *, shared: bool) -> None:
+        """
+        :param chosen: the settings that it is to have
+        :param shared: its namespaces are those of another container's machine
+        :raises ConfigError: it cannot go on with this bundle
+        """
+        if digest_of(chosen.policy) != self.policy:
+            raise ConfigError(
+                f"the container {self.id} was checkpointed with another policy of the agent", code="checkpoint-policy"
+            )
+        if self.image_file != _identity(chosen.image) and _sha256(chosen.image) != self.image:
+            raise ConfigError(
+                f"the container {self.id} was checkpointed with another image of the guest than {chosen.image}",
+                code="checkpoint-image",
+                hint="its guest relies on what it has read: install the version that it had",
+            )
+        if shared:
+            raise bad("linux.namespaces", "a checkpoint goes on in a machine of its own, not in another container's")
+        check_disks(bundle)
+        for name, value in _made_of(bundle.spec).items():
+            if value != self.made_of.get(name):
+                raise bad(name, "is not what it was when the checkpoint was made")
+
+
+def digest_of(policy: Policy | None) -> str:
+    """What tells one policy from another; empty for none."""
+    return blake2b(policy.text.encode(), digest_size=16).hexdigest() if policy is not None else ""
+
+
+def check_disks(bundle: Bundle) -> None:
+    """
+    :raises ConfigError: its machine has disks, which are no part of a checkpoint
+    """
+    if bundle.disk is not None:
+        raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
+    if bundle.volumes:
+        raise bad("linux.devices", f"{bundle.volumes[0].path} is a disk, which a checkpoint does not have")
+
+
+def _made_of(spec: Json) -> Json:
+    """What of a container that goes on is as it was made, whatever config.json says now."""
+    process, root = spec["process"], spec["root"]
+    user = process.get("user") or {}
+    kinds = sorted(entry.get("type", "") for entry in (spec.get("linux") or {}).get("namespaces") or ())
+    return {
+        "process.args": process.get("args"),
+        "process.cwd": process.get("cwd"),
+        "process.user": [user.get("uid", 0), user.get("gid", 0)],
+        "process.terminal": bool(process.get("terminal")),
+        "root.readonly": bool(root.get("readonly")),
+        "linux.namespaces": kinds,
+    }
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def place_for(place: str) -> Iterator[str]:
+    """The name of a new machine in the folder *place*, which is made, and is ours until the end: what the record does
+    not name then is removed.
+
+    :raises VmmError: it cannot be made, or somebody makes a checkpoint there
+    """
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{place}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{place}: another checkpoint is being made there", code="checkpoint-busy") from error
+        try:
+            yield f"{MACHINE}{os.urandom(8).hex()}"
+        finally:
+            sweep(place)
+    finally:
+        os.close(lock)
+
+
+def check_alone(ids: Sequence[str]) -> None:
+    """
+    :param ids: of the containers in a machine
+    :raises ConfigError: there are several
+    """
+    if len(ids) > 1:
+        raise ConfigError(
+            f"checkpoint: the containers {', '.join(sorted(ids))} share a virtual machine, which is saved whole",
+            code="checkpoint-shared",
+            hint="one that has a machine of its own can be checkpointed",
+        )
+
+
+def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequence[str], serial: int) -> Json:
+    """What is to be known of a machine that is saved.
+
+    :param container_id: of its container, in the guest
+    :param status: the container's, ``running`` or ``paused``
+    :param execs: ids of its processes beside the first one
+    :param serial: the number of the last of them
+    """
+    config = sandbox.config
+    return {
+        "id": container_id,
+        "status": status,
+        "execs": execs,
+        "serial": serial,
+        "memory": config.memory,
+        "more_memory": config.more_memory,
+        "added": sandbox.memory - config.memory,
+        "vcpus": config.vcpus,
+        "more_cpus": config.more_cpus,
+        "nets": config.network.kept() if config.network is not None else (),
+        "layout": sandbox.layout(container_id),
+        "image": config.image,
+        "policy": digest_of(config.policy),
+    }
+
+
+def write(place: str, name: str, saved: Json, spec: Json) -> None:
+    """Write what is known of a machine beside it; it replaces what is there.
+
+    :param name: of the machine, in the folder *place*
+    :param saved: see :func:`describe`; JSON may have made lists of its tuples
+    :param spec: the container's config.json
+    :raises VmmError: it cannot be written, and what was there is as it was
+    """
+    record = {
+        "format": FORMAT,
+        "pyvmm": vmm.__version__,
+        "taken": state.now(),
+        "machine": name,
+        "manifest": _sha256(os.path.join(place, name, "manifest.json")),
+        **{key: saved[key] for key in TOLD},
+        "image": _sha256(saved["image"]),
+        "image_file": _identity(saved["image"]),
+        "files": _identities(os.path.join(place, name)),
+        "order": [mount["destination"] for mount in spec.get("mounts") or ()],
+        "made_of": _made_of(spec),
+    }
+    path = os.path.join(place, RECORD)
+    # A pipe that somebody has put there fails, for want of a reader
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(os.path.join(place, INVENTORY), "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
+            file.write(f"see {RECORD}\n")
+        with open(f"{path}.new", "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
+            json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(f"{path}.new", path)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+
+
+def sweep(place: str) -> None:
+    """Remove machines that the record does not name: the one before, or what a process that was killed has left."""
+    try:
+        named = str(_record(place).get("machine"))
+    except ConfigError:
+        named = ""
+    for name in os.listdir(place):
+        if name.startswith(MACHINE) and name != named:
+            state.remove_tree(os.path.join(place, name))
+
+
+def _sha256(path: str) -> str:
+    from hashlib import file_digest
+
+    try:
+        with open(path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
+
+
+def _identity(path: str) -> list[int]:
+    try:
+        return identity(os.stat(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
+
+
+def _identities(machine: str) -> list[list[int]]:
+    return [_identity(os.path.join(machine, name)) for name in ("memory", "state")]
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(place: str, *, verified: bool = False) -> Kept:
+    """The checkpoint in the folder *place*.
+
+    :param verified: it was made just now
+    :raises ConfigError: there is none, or it cannot go on here; the message says why
+    """
+    record = _record(place)
+    from hashlib import sha256
+
+    path = os.path.join(place, RECORD)
+    if record.get("format") != FORMAT:
+        raise ConfigError(f"{path}: its format is {record.get('format')!r:.20}, not {FORMAT}", code="checkpoint-format")
+    kept = _checked(record, place, path)
+    if not _is(stat.S_IFDIR, kept.machine):
+        raise ConfigError(f"{kept.machine}: no folder", code="checkpoint-damaged")
+    for name in ("manifest.json", "state", "memory"):
+        if not _is(stat.S_IFREG, os.path.join(kept.machine, name)):
+            raise ConfigError(f"{kept.machine}/{name}: no file", code="checkpoint-damaged")
+    manifest = os.path.join(kept.machine, "manifest.json")
+    text = _content(manifest)
+    if sha256(text).hexdigest() != record.get("manifest"):
+        raise ConfigError(f"{manifest}: is not the one that was written with {path}", code="checkpoint-damaged")
+    told = _json(manifest, text)
+    if told.get("base") != "" or told.get("memory_size") != kept.memory + kept.more_memory or told.get("disks") != []:
+        raise ConfigError(f"{manifest}: is not of a container's machine", code="checkpoint-damaged")
+    # Who has copied it, as to another host, has it read; 64 MiB take a billion instructions
+    if not verified and record.get("files") != _identities(kept.machine):
+        vmm.verify_snapshot(kept.machine)
+    return kept
+
+
+def _record(place: str) -> Json:
+    path = os.path.join(place, RECORD)
+    if not _is(stat.S_IFREG, path):
+        raise ConfigError(
+            f"{place}: there is no checkpoint: no file {RECORD}",
+            code="checkpoint-none",
+            hint="pyvmm-oci checkpoint --image-path makes one",
+        )
+    return _json(path, _content(path))
+
+
+def _content(path: str) -> bytes:
+    """Of a file that whoever gave us the folder may replace at any time, by a link, a pipe or a device."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError(f"{path}: no file", code="checkpoint-damaged")
+            text = file.read(MAX_RECORD + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
+    if len(text) > MAX_RECORD:
+        raise ConfigError(f"{path}: damaged: more than {MAX_RECORD} bytes", code="checkpoint-damaged")
+    return text
+
+
+def _json(path: str, text: bytes) -> Json:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: damaged: {error}", code="checkpoint-damaged") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: damaged: no object", code="checkpoint-damaged")
+    return value
+
+
+def _is(kind: int, path: str) -> bool:
+    """Whether it is a file, or a folder, and no link to another one: whoever gave us the folder could name any of the
+    host's."""
+    try:
+        return stat.S_IFMT(os.lstat(path).st_mode) == kind
+    except OSError:
+        return False
+
+
+def _checked(record: Json, place: str, path: str) -> Kept:
+    """Of a record, which may be anybody's."""
+
+    def wrong(name: str) -> ConfigError:
+        return ConfigError(f"{path}: damaged: {name} makes no sense", code="checkpoint-damaged")
+
+    def texts(name: str, value: Any, most: int = 4096) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > most or not all(type(one) is str for one in value):
+            raise wrong(name)
+        return tuple(value)
+
+    def number(name: str, least: int, most: int, otherwise: int | None = None) -> int:
+        value = record.get(name, otherwise)
+        if type(value) is not int or not least <= value <= most:
+            raise wrong(name)
+        return value
+
+    def lists(name: str, size: int) -> list[tuple[str, ...]]:
+        value = record.get(name)
+        if not isinstance(value, list) or len(value) > 4096:
+            raise wrong(name)
+        rows = [texts(name, row) for row in value]
+        if any(len(row) != size for row in rows):
+            raise wrong(name)
+        return rows
+
+    machine = record.get("machine")
+    if type(machine) is not str or len(machine) != 24 or not machine.startswith(MACHINE) or not machine[8:].isalnum():
+        raise wrong("machine")
+    if record.get("status") not in ("running", "paused"):
+        raise wrong("status")
+    made_of = record.get("made_of")
+    if not isinstance(made_of, dict):
+        raise wrong("made_of")
+    try:
+        ids = [check_id(one) for one in texts("id", [record.get("id")])]
+        execs = tuple(check_id(one, "exec") for one in texts("execs", record.get("execs")))
+    except ConfigError as error:
+        raise wrong("id" if "execs" not in str(error) else "execs") from error
+    nets = tuple(KeptNet(*row) for row in lists("nets", 2))
+    if not all(_is_mac(net.mac) and len(net.name) < 16 for net in nets) or len(nets) > 64:
+        raise wrong("nets")
+    return Kept(
+        os.path.join(place, machine),
+        ids[0],
+        record["status"],
+        execs,
+        number("serial", 0, 1 << 53),
+        number("memory", 1 << 20, MAX_MEMORY),
+        number("vcpus", 1, MAX_VCPUS),
+        nets,
+        texts("image", [record.get("image")])[0],
+        texts("policy", [record.get("policy")])[0],
+        texts("order", record.get("order")),
+        tuple(lists("layout", 3)),
+        made_of,
+        record.get("image_file"),
+        more := number("more_memory", 0, MAX_MEMORY, 0),
+        number("added", 0, more, 0),
+        number("more_cpus", 0, MAX_VCPUS, 0),
+    )
+
+
+def _is_mac(text: str) -> bool:
+    parts = text.split(":")
+    return len(parts) == 6 and all(len(part) == 2 and set(part) <= set("0123456789abcdefABCDEF") for part in parts)

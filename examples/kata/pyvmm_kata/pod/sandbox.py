@@ -1,0 +1,753 @@
+"""A sandbox: one virtual machine, and the containers (a pod) in it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_kata import timeline
+from pyvmm_kata.bundle.checks import check_id
+from pyvmm_kata.bundle.guest_config import guest_config
+from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
+from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
+from pyvmm_kata.bundle.root_disks import SERIAL, RootDisk, device_storage, root_storages
+from pyvmm_kata.bundle.settings import GUEST_OVERHEAD, most_cpus
+from pyvmm_kata.bundle.storage import Storage
+from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
+from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.host.namespaces import Member
+from pyvmm_kata.pod import templates
+from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_kata.pod.container import Container
+from pyvmm_kata.pod.network import in_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from pyvmm_kata.bundle.bundle import Bundle
+    from pyvmm_kata.bundle.guest_devices import Volume
+    from pyvmm_kata.bundle.mount_plan import Placed
+    from pyvmm_kata.bundle.policy import Policy
+    from pyvmm_kata.host.proxy_process import Shown
+    from pyvmm_kata.pod.loopback import Loopback
+    from pyvmm_kata.pod.network import KeptNet, Network
+    from pyvmm_kata.pod.process import ExitStatus, Process
+    from pyvmm_kata.pod.stdio import Stdio
+    from pyvmm_kata.pod.virtual_machine import Vm
+    from pyvmm_kata.state import Json
+
+MIB = 1 << 20
+START_S = 60.0
+STOP_S = 5.0
+SEED = 64
+GROW_S, _LOOK_S = 20.0, 0.01
+"""How long a guest may take to plug memory, and how often it is looked at."""
+_BLOCK = 2 * MIB
+_PERIOD = 100_000
+"""Microseconds of a period of CPU time, where nothing is said."""
+UNMOUNT_S = 25.0
+"""How long a guest may take to write its disks back before the machine is ended."""
+CHECK_EVERY_S, CHECK_S = 10.0, 30.0
+
+
+class SandboxConfig(NamedTuple):
+    """What a sandbox is made of.
+
+    :ivar sandbox_id: its name
+    :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
+    :ivar kernel: path of the guest kernel
+    :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
+    :ivar memory: bytes of guest RAM
+    :ivar more_memory: bytes of RAM that it may get while it runs, see :meth:`Sandbox.update`
+    :ivar vcpus: number of CPUs
+    :ivar more_cpus: how many more it may get while it runs
+    :ivar hostname: of the guest
+    :ivar cmdline: appended to the kernel's command line
+    :ivar network: what the guest is connected to; None: nothing
+    :ivar loopback: the guest answers connections to loopback addresses in the caller's network namespace
+    :ivar shared_pids: all containers see each other's processes
+    :ivar root: the disk with the root of its one container, or None
+    :ivar volumes: the block devices of its one container
+    :ivar more_disks: containers with disks may come while it runs, and go
+    :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
+        one, if any: what makes other machines has to be started there
+    :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.pod.templates`
+    :ivar policy: which requests the agent serves; None: all
+    :ivar checkpoint: the folder of a snapshot that the machine goes on from, see :meth:`Sandbox.restore`; empty: none
+    :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
+    """
+
+    sandbox_id: str
+    state_dir: str
+    kernel: str
+    image: str
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    hostname: str = ""
+    cmdline: str = ""
+    network: Network | None = None
+    shared_pids: bool = False
+    loopback: bool = False
+    root: RootDisk | None = None
+    volumes: tuple[Volume, ...] = ()
+    more_disks: bool = False
+    seal: Callable[[templates.Kind | None], None] | None = None
+    template: bool = False
+    policy: Policy | None = None
+    isolation: str = "process"
+    checkpoint: str = ""
+    more_memory: int = 0
+    more_cpus: int = 0
+
+
+def _cpus_of(share: Json) -> float:
+    """How many CPUs a container may use, by ``linux.resources.cpu``; 0: no limit."""
+    quota, period = share.get("quota") or 0, share.get("period") or _PERIOD
+    return quota / period if quota > 0 and period > 0 else 0.0
+
+
+class SandboxEvent(NamedTuple):
+    """An event of a sandbox.
+
+    :ivar kind: ``exit``: a process ended; ``oom``: the guest's kernel killed a process of a container because memory
+        ran out; ``end``: the virtual machine has ended, and with it everything in it
+    :ivar container_id: of which container, empty for ``end``
+    :ivar exec_id: of which process, for ``exit``
+    :ivar exit_status: for ``exit``
+    :ivar reason: for ``end``, in words
+    """
+
+    kind: str
+    container_id: str = ""
+    exec_id: str = ""
+    exit_status: ExitStatus | None = None
+    reason: str = ""
+
+
+def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
+    """A machine of pyvmm's."""
+    from pyvmm_kata.pod.virtual_machine import PyvmmVm
+
+    return PyvmmVm(config, folder, shared)
+
+
+class Sandbox:
+    """One virtual machine with its containers.  Its methods can be called from any thread.
+
+    The share's mounts are made in the caller's mount namespace: see :func:`pyvmm_kata.host.mounts.enter_namespace`.
+
+    :param boot: makes the machine from the configuration, the folder for its sockets and the directory to share
+    """
+
+    def __init__(self, config: SandboxConfig, boot: Callable[[SandboxConfig, str, str], Vm] | None = None) -> None:
+        self.config = config
+        check_id(config.sandbox_id, "sandbox")
+        self._boot = boot or boot_vm
+        self._shared = SharedDirectory(config.state_dir)
+        self._lock = threading.RLock()
+        self._vm: Vm | None = None
+        self._agent: AgentClient | None = None
+        self._loopback: Loopback | None = None
+        self.no_loopback = ""
+        """Why ``config.loopback`` has no effect, as text; containers run without it."""
+        self._containers: dict[str, Container] = {}
+        self._disks: dict[str, list[tuple[RootDisk, str]]] = {}
+        self._pids: dict[str, int] = {}
+        self._sizing = threading.Lock()
+        self._limits: dict[str, int] = {}
+        """Of the containers whose limits of memory have been changed."""
+        self._shares: dict[str, Json] = {}
+        """The same of CPU time: ``linux.resources.cpu``."""
+        self.memory = config.memory
+        """Bytes of RAM that the machine is to have."""
+        self.bound: Callable[[int], None] = lambda memory: None
+        """Called with that before it grows: whoever limits what its processes have raises the limit."""
+        self.cpus = config.vcpus
+        """How many CPUs the guest may use."""
+        self.bound_cpu: Callable[[Json], None] = lambda cpu: None
+        """Called with ``linux.resources.cpu`` for all containers when one's has changed: whoever limits what its
+        processes compute changes the limit."""
+        self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
+        self._layouts: dict[str, list[list[str]]] = {}
+        self._serials = 0
+        self._listeners: list[Callable[[SandboxEvent], None]] = []
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Boot the machine and wait for its agent.  On an error, what was made is removed.
+
+        :raises VmmError: the machine cannot be made, or its agent does not answer in a minute
+        """
+        try:
+            self._make()
+            self._begin()
+        except BaseException:
+            self.stop()
+            raise
+        self._attend("check", self._check)
+        self._attend("oom", self._watch_oom)
+
+    def prepare(self) -> None:
+        """Do the part of :meth:`start` that is the same for all sandboxes; :meth:`begin` does the rest, once.
+
+        :raises VmmError: see :meth:`start`
+        """
+        try:
+            self._make()
+        except BaseException:
+            self.stop()
+            raise
+        self._attend("check", self._check)
+
+    def restore(
+        self,
+        container_id: str,
+        bundle: Bundle,
+        stdio: Stdio,
+        pid: int,
+        layout: Sequence[Sequence[str]],
+        nets: Sequence[KeptNet],
+        execs: Sequence[str],
+        *,
+        frozen: bool,
+        added: int = 0,
+    ) -> Container:
+        """In place of :meth:`start` and :meth:`create_container`, where the configuration has a checkpoint: a copy of
+        the machine that was saved, with its one container.
+
+        :param container_id: that of the container in the guest
+        :param stdio: what its first process reads and writes from now on
+        :param layout: what its guest has mounted, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
+        :param nets: the network devices that the machine had
+        :param execs: ids of its processes beside the first one
+        :param frozen: its processes stay frozen; else they go on
+        :param added: bytes of RAM that the machine was given while it ran
+        :raises VmmError: it cannot be made, or does not take an identity of its own; nothing of it is left
+        """
+        taken = False
+        try:
+            self._shared.make()
+            # The machine's share looks for the files that its guest has open: they are there before it
+            spec = place(bundle, container_id, self._shared)
+            self._shown[container_id] = shown(spec, self._shared)
+            self._layouts[container_id] = found = layout_of(spec)
+            check_layout(found, layout)
+            self._make_machine()
+            network, vm = self.config.network, self._vm
+            assert vm is not None
+            if network is not None:
+                network.take_up(nets, self.agent, vm.readdress)
+            made = Container(self.agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
+            taken = True
+            self._containers[container_id] = made
+            self._pids[container_id] = pid
+            self.memory += added
+            if self.config.more_cpus:
+                self.cpus = min(max(vm.cpus, self.cpus), most_cpus(self.config.vcpus, self.config.more_cpus))
+            made.take_up(execs, frozen=frozen)
+        except BaseException:
+            if not taken:
+                stdio.close()
+            self.stop()
+            raise
+        timeline.note("container")
+        self._attend("check", self._check)
+        self._attend("oom", self._watch_oom)
+        return made
+
+    def layout(self, container_id: str) -> list[list[str]]:
+        """What the guest has mounted for a container, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`."""
+        return self._layouts[container_id]
+
+    def save(self, folder: str) -> None:
+        """Save the machine, see :meth:`pyvmm_kata.pod.virtual_machine.Vm.save`.
+
+        :raises VmmError: it cannot be saved, or does not run (any more)
+        """
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        vm.save(folder)
+
+    def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
+        """Give a sandbox that is prepared its name.
+
+        :param namespace: the path of another network namespace than the present one, whose interfaces it is to have, or
+            empty
+        :raises VmmError: it cannot be; the caller stops it
+        """
+        check_id(sandbox_id, "sandbox")
+        self.config = self.config._replace(sandbox_id=sandbox_id, hostname=hostname)
+        self.agent.set_time(time.time())  # the host's may have been set since
+        self._begin()
+        if namespace and self.config.network is not None:
+            self.config.network.move(namespace)
+            loopback, self._loopback = self._loopback, None
+            if loopback is not None:
+                loopback.close()
+                vm = self._vm
+                self._loopback = in_namespace(namespace, lambda: self._take_loopback(vm)) if vm is not None else None
+            self.adopt_network()
+        self._attend("oom", self._watch_oom)
+
+    def _make(self) -> None:
+        """Have a machine, its share, and a connection to its agent."""
+        self._shared.make()
+        self._make_machine()
+
+    def _make_machine(self) -> None:
+        network = self.config.network
+        try:
+            self._vm = self._boot(self.config, self.config.state_dir, self._shared.path)
+        finally:
+            if network is not None:
+                network.release()
+        self._vm.watch(self._on_end)
+        if self.config.loopback:
+            self._loopback = self._take_loopback(self._vm)
+        timeline.note("machine")
+        self._agent = self._connect(self._vm)
+        timeline.note("connected")
+
+    def _begin(self) -> None:
+        """Make the sandbox in the guest, with its network."""
+        agent, network, vm = self.agent, self.config.network, self._vm
+        if self.config.policy is not None:
+            agent.set_policy(self.config.policy)
+        agent.create_sandbox(
+            self.config.sandbox_id,
+            self.config.hostname,
+            (Storage("virtio-fs", TAG, "virtiofs", GUEST_SHARED),),
+            shared_pids=self.config.shared_pids,
+        )
+        if network is not None:
+            if vm is not None and vm.template:
+                network.readdress(vm.readdress)
+            network.configure(agent)
+        timeline.note("sandbox")
+
+    def _attend(self, name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _connect(self, vm: Vm) -> AgentClient:
+        """The connection to the agent.  A clone gets random numbers of its own and the time before anything else is
+        asked of it, or there is no sandbox, and no template any more.
+        """
+        name = self.config.sandbox_id
+        if not vm.template and not self.config.checkpoint:
+            return AgentClient(vm.connect(START_S), name)
+        agent: AgentClient | None = None
+        try:
+            agent = AgentClient(vm.connect(START_S), name)
+            agent.reseed(os.urandom(SEED))
+            agent.set_time(time.time())
+        except VmmError as error:
+            if agent is not None:
+                agent.close()
+            if self.config.checkpoint:
+                raise GuestError(
+                    f"sandbox {name}: the machine of the checkpoint did not take an identity of its own: {error}",
+                    code="checkpoint-identity",
+                ) from error
+            templates.forget(vm.template)
+            raise GuestError(
+                f"sandbox {name}: a clone of the template {vm.template} did not take an identity of its own: {error}",
+                code="template-identity",
+                hint="the template is removed: another start boots",
+            ) from error
+        return agent
+
+    @property
+    def wanted(self) -> templates.Kind | None:
+        """The template that there should be for the next sandbox like this one; None: there is nothing to make."""
+        return self._vm.wanted if self._vm is not None else None
+
+    @property
+    def origin(self) -> str:
+        """In words: how its machine was made."""
+        if self._vm is None or not (self._vm.template or self._vm.why):
+            return "has booted"
+        return f"is a clone of {self._vm.template}" if self._vm.template else f"has booted: {self._vm.why}"
+
+    def _take_loopback(self, vm: Vm) -> Loopback | None:
+        """Listen for the guest, while it boots."""
+        from pyvmm_kata.pod.loopback import Loopback
+
+        try:
+            made = Loopback(vm.dial)
+        except OSError as error:
+            self.no_loopback = f"localhost of the pod does not lead into the guest (BPF sk_lookup): {error}"
+            timeline.note(self.no_loopback)
+            return None
+        made.start()
+        return made
+
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to the guest.
+
+        :raises AgentGone: there is none (any more)
+        """
+        if self._agent is None:
+            raise AgentGone(f"sandbox {self.config.sandbox_id} does not run")
+        return self._agent
+
+    def adopt_network(self) -> None:
+        """Give the guest the interfaces that have come into its network namespace since its start, if any have.
+
+        :raises VmmError: it cannot be given
+        """
+        network = self.config.network
+        vm = self._vm
+        if network is not None and network.spares and vm is not None:
+            with self._lock:
+                network.adopt(self.agent, vm.readdress)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the machine is gone; False after *timeout* seconds."""
+        return self._ended.wait(timeout)
+
+    def figures(self) -> Json:
+        """What the machine counts, see :meth:`pyvmm_kata.pod.virtual_machine.Vm.figures`.
+
+        :raises HostError: it does not run (any more)
+        """
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        return vm.figures()
+
+    def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Change limits of a container.  When all containers may have more memory or CPUs than the machine has, that
+        gets more, up to ``more_memory`` and ``more_cpus``; what is not needed any more it gives back, memory as far as
+        it can, in its own time.
+
+        :param resources: see :meth:`Container.update`
+        :raises ConfigError: *resources* are invalid
+        :raises VmmError: the guest refuses the limit, or does not take memory or CPUs in time; nothing is changed then
+        """
+        made = self.containers.get(container_id)
+        if made is None:
+            raise ConfigError(f"there is no container {container_id} here", code="container-missing")
+        made.check_update(resources)
+        limit = (resources.get("memory") or {}).get("limit")
+        share = resources.get("cpu") or {}
+        with self._sizing:
+            limits, shares = self._limits, self._shares
+            before, wanted, cpus_before, cpus = self.memory, self.memory, self.cpus, self.cpus
+            if limit is not None and self.config.more_memory:
+                limits = {**limits, container_id: max(limit, 0)}
+                wanted = self._fitting(limits)
+            if share:
+                shares = {**shares, container_id: {**self._share_of(container_id, shares), **share}}
+                cpus = self._fitting_cpus(shares)
+            try:
+                if share:
+                    self.bound_cpu(self._all_shares(shares))
+                if wanted > before:
+                    self.bound(wanted)
+                    self._grow(wanted)
+                if cpus > cpus_before:
+                    self._add_cpus(cpus)
+                made.update(resources)
+            except BaseException:
+                if share:
+                    self.bound_cpu(self._all_shares(self._shares))
+                if self.cpus > cpus_before:
+                    self._take_cpus(cpus_before)
+                if self.memory > before:
+                    self._resize(before)
+                    self.bound(before)
+                raise
+            self._limits, self._shares = limits, shares
+            if wanted < before:
+                self._resize(wanted)
+            if cpus < cpus_before:
+                self._take_cpus(cpus)
+
+    def _share_of(self, container_id: str, shares: Mapping[str, Json]) -> Json:
+        """``linux.resources.cpu`` of a container, some of which have others now."""
+        spec = self.containers[container_id].bundle.spec
+        found: Json = shares.get(container_id, ((spec.get("linux") or {}).get("resources") or {}).get("cpu") or {})
+        return found
+
+    def _all_shares(self, shares: Mapping[str, Json]) -> Json:
+        """The same for all of them together: as one has it; of several, their sum where each has a limit."""
+        each = [self._share_of(container_id, shares) for container_id in self.containers]
+        if len(each) == 1:
+            return each[0]
+        parts = [_cpus_of(one) for one in each]
+        return {"quota": int(sum(parts) * _PERIOD) if all(parts) else -1, "period": _PERIOD}
+
+    def _fitting_cpus(self, shares: Mapping[str, Json]) -> int:
+        """How many CPUs there should be for the containers."""
+        total = sum(_cpus_of(self._share_of(container_id, shares)) for container_id in self.containers)
+        config = self.config
+        return min(max(config.vcpus, int(-(-round(total, 3) // 1))), most_cpus(config.vcpus, config.more_cpus))
+
+    def _machine(self) -> Vm:
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
+        return vm
+
+    def _add_cpus(self, count: int) -> None:
+        self._machine().resize_cpus(count)
+        self.cpus = count
+        self.agent.online_cpus(count)
+
+    def _take_cpus(self, count: int) -> None:
+        """Have the guest use no more than that; one that does not let them go keeps them, and its limits hold."""
+        takes: tuple[Callable[[int], None], ...] = (
+            lambda count: self.agent.online_cpus(count),
+            lambda count: self._machine().resize_cpus(count),
+        )
+        for take in takes:
+            try:
+                take(count)
+            except VmmError as error:
+                timeline.note(f"the guest has {self.cpus} CPUs: {error}")
+            else:
+                self.cpus = count
+
+    def _fitting(self, limits: Mapping[str, int]) -> int:
+        """Bytes of RAM for the containers, of which some have other limits now."""
+        total = GUEST_OVERHEAD
+        for container_id, made in self.containers.items():
+            own = ((made.bundle.spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
+            total += limits.get(container_id, max(own.get("limit") or 0, 0))
+        most = self.config.memory + self.config.more_memory
+        return min(max(self.config.memory, -(-total // _BLOCK) * _BLOCK), most)
+
+    def _resize(self, memory: int) -> None:
+        self._machine().resize_memory(memory)
+        self.memory = memory
+
+    def _grow(self, memory: int) -> None:
+        deadline = time.monotonic() + GROW_S
+        self._resize(memory)
+        while (there := self._plugged_memory()) < memory:
+            if time.monotonic() > deadline:
+                raise GuestError(
+                    f"sandbox {self.config.sandbox_id}: the guest has taken {there >> 20} of {memory >> 20} MiB of "
+                    f"memory in {GROW_S:g} s",
+                    code="sandbox-memory",
+                )
+            time.sleep(_LOOK_S)
+
+    def _plugged_memory(self) -> int:
+        for device in self.figures()["devices"]:
+            if device["name"] == "hotplug memory":
+                return self.config.memory + int(device["plugged"])
+        return self.config.memory
+
+    def stop(self) -> None:
+        """End the machine with all that runs in it, and remove what belongs to it.  A second call does nothing.
+
+        :raises VmmError: something could not be removed
+        """
+        with self._lock:
+            self._stopping.set()
+            agent, self._agent = self._agent, None
+            vm, self._vm = self._vm, None
+            loopback, self._loopback = self._loopback, None
+        if loopback is not None:
+            loopback.close()
+        if agent is not None:
+            try:
+                # A share has what was written before the end of a process is told.  Only disks are to be unmounted
+                config = self.config
+                if config.root is not None or config.volumes or config.more_disks or timeline.is_told():
+                    agent.destroy_sandbox(STOP_S)
+                written = [not disk.read_only for disks in self._disks.values() for disk, _ in disks]
+                if any(written + [not volume.read_only for volume in config.volumes]):
+                    self._ended.wait(UNMOUNT_S)
+            except VmmError:
+                pass  # it hangs, or has ended: the machine is closed in any case
+            agent.close()
+        if vm is not None:
+            vm.close()
+        self._ended.set()
+        self._shared.remove()
+
+    def _on_end(self, reason: str) -> None:
+        """The machine has ended."""
+        words = f"the virtual machine ended: {reason}"
+        agent = self._agent
+        if agent is not None:
+            agent.close(words)  # calls that wait fail with this reason
+        with self._lock:
+            first = not self._ended.is_set() and not self._stopping.is_set()
+            self._ended.set()
+        if first:
+            self._tell(SandboxEvent("end", reason=words))
+
+    def _check(self) -> None:
+        """Ask at intervals whether the agent still serves; end the machine when it does not."""
+        while not self._stopping.wait(CHECK_EVERY_S) and not self._ended.is_set():
+            try:
+                self.agent.check(CHECK_S)
+            except AgentGone:
+                return
+            except GuestError as error:
+                vm = self._vm
+                if vm is not None and not self._stopping.is_set():
+                    self._on_end(str(error))
+                    vm.close()
+                return
+
+    def _watch_oom(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                container_id = self.agent.get_oom_event()
+            except GuestError:
+                return
+            with self._lock:
+                known = container_id in self._containers
+            if known:
+                self._tell(SandboxEvent("oom", container_id))
+            self._stopping.wait(1)  # a guest can invent such events: that limits their rate
+
+    # -- containers --------------------------------------------------------------------------------------------------
+
+    @property
+    def containers(self) -> dict[str, Container]:
+        """By their ids."""
+        with self._lock:
+            return dict(self._containers)
+
+    @property
+    def members(self) -> list[Member]:
+        """The containers, each with the process that stands for it on the host."""
+        with self._lock:
+            return [Member(container_id, self._pids.get(container_id, 0)) for container_id in self._containers]
+
+    def create_container(
+        self, container_id: str, bundle: Bundle, stdio: Stdio, pid: int = 0, placed: Placed | None = None
+    ) -> Container:
+        """Make a container, not yet started.
+
+        :param pid: of the process that stands for it on the host
+        :param placed: what the guest is to see of the host's files, from a process that sees other mounts than this
+            one; None: what the bundle names
+        :raises ConfigError: it cannot be, or the id is in use
+        :raises VmmError: the host or the guest refuses; nothing of it is left
+        """
+        with self._lock:
+            try:
+                check_id(container_id)
+                if container_id in self._containers:
+                    raise ConfigError(f"container {container_id} exists already", code="container-exists")
+                agent = self.agent
+            except BaseException:
+                stdio.close()
+                raise
+            made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
+            try:
+                root, storages = self._mount_root(bundle, container_id)
+                if placed is None:
+                    serials, devices = self._plug_volumes(bundle, container_id)
+                    storages += devices
+                    spec = place(bundle, container_id, self._shared, root, self.members, serials)
+                    storages += shm_storages(bundle)
+                else:
+                    placed.attach(self._shared)
+                    spec = placed.spec
+                    storages += placed.storages
+                storages += socket_storages(self._shared, container_id)
+                self._shown[container_id] = shown(spec, self._shared)
+                self._layouts[container_id] = layout_of(spec)
+                config = guest_config(spec, self.config.hostname, shared_pids=self.config.shared_pids)
+                agent.create_container(container_id, config, storages)
+            except BaseException:
+                made.init.abandon()
+                self._let_go(container_id)
+                raise
+            timeline.note("container")
+            self._containers[container_id] = made
+            self._pids[container_id] = pid
+            made.init.watch()  # it can be killed before it is started
+            return made
+
+    def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
+        """What :meth:`pyvmm_kata.host.proxy_process.Face.show` shows of a container."""
+        return self._shown[container_id]
+
+    def _refresh(self) -> None:
+        vm = self._vm
+        if vm is not None:
+            vm.refresh()
+
+    def _on_delete(self, container: Container) -> None:
+        with self._lock:
+            self._containers.pop(container.id, None)
+            self._let_go(container.id)
+
+    def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
+        """The path in the guest of a root that is on a disk, and the storages that mount it; empty for a folder."""
+        disk, vm = bundle.disk, self._vm
+        if disk is None:
+            return "", []
+        if self.config.more_disks and vm is not None:
+            serial = self._plug(vm, disk, container_id)
+        elif disk == self.config.root and not self._disks:
+            serial = SERIAL
+            self._disks[container_id] = [(disk, serial)]
+        else:
+            raise ConfigError(
+                f"container {container_id}: its root is on the disk {disk.path}, and this virtual machine has no room",
+                code="root-disk-late",
+                hint="containers of a pod may have disks if its first one has, or with more_disks = true in kata.toml",
+            )
+        return root_storages(disk, serial, container_id)
+
+    def _plug_volumes(self, bundle: Bundle, container_id: str) -> tuple[list[str], list[Storage]]:
+        """The serial numbers of a container's block devices that come with it, and what has the agent find them."""
+        vm, serials = self._vm, []
+        if self.config.more_disks and vm is not None:
+            serials = [self._plug(vm, RootDisk(path, "", ro), container_id) for path, ro in bundle.volumes]
+        return serials, [device_storage(serial) for serial in serials]
+
+    def _plug(self, vm: Vm, disk: RootDisk, container_id: str) -> str:
+        """Give the guest a disk, until the container is removed; its serial number."""
+        self._serials += 1
+        serial = f"{SERIAL}-{self._serials}"
+        vm.plug(disk, serial)
+        self._disks.setdefault(container_id, []).append((disk, serial))
+        return serial
+
+    def _let_go(self, container_id: str) -> None:
+        """Remove what only this container used."""
+        self._shown.pop(container_id, None)
+        self._layouts.pop(container_id, None)
+        self._pids.pop(container_id, None)
+        vm = self._vm
+        for _, serial in self._disks.pop(container_id, []):
+            if serial != SERIAL and vm is not None:
+                try:
+                    vm.unplug(serial)
+                except VmmError:
+                    pass  # the machine has ended, or is about to, and the disk is closed with it
+        self._shared.unbind(container_id)
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[SandboxEvent], None]) -> None:
+        """Call *listener* with each later event, on a thread of the sandbox's."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def _on_exit(self, process: Process, status: ExitStatus) -> None:
+        self._tell(SandboxEvent("exit", process.container_id, process.exec_id, status))
+
+    def _tell(self, event: SandboxEvent) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(event)

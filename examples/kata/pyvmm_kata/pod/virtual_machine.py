@@ -1,0 +1,561 @@
+"""The virtual machine of a sandbox."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyvmm_kata import timeline
+from pyvmm_kata.bundle.guest_devices import serial_of
+from pyvmm_kata.bundle.root_disks import SERIAL
+from pyvmm_kata.bundle.settings import FILE, most_cpus
+from pyvmm_kata.errors import ConfigError, GuestError, HostError, VmmError
+from pyvmm_kata.host.mounts import TAG, VSOCK
+from pyvmm_kata.pod import templates
+from pyvmm_kata.pod.console_log import ConsoleLog
+from vmm import (
+    BootConfig,
+    ConsoleConfig,
+    DiskConfig,
+    HotplugMemoryConfig,
+    MachineConfig,
+    MemoryConfig,
+    PmemConfig,
+    RngConfig,
+    ShareConfig,
+    VsockConfig,
+    create_machine,
+    restore_machine,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pyvmm_kata.bundle.root_disks import RootDisk
+    from pyvmm_kata.bundle.settings import Settings
+    from pyvmm_kata.pod.sandbox import SandboxConfig
+    from vmm import AnyMachine, EndEvent, Event, NetConfig
+
+AGENT_PORT, FORWARD_PORT = 1024, 1026
+CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
+"""A kernel that continues after an oops may have processes that nothing can kill: their container never ends."""
+DEBUG = "agent.log=debug "
+"""The agent logs how long its start took, at its end."""
+SPARE = "agent.spare="
+"""The agent hides the network devices with these MAC addresses, separated by commas, until they are configured."""
+CID = 3
+CONNECTIONS = 1024
+"""Of the socket device, in both directions: each takes a descriptor of this process, and the guest opens them."""
+FILES = 4096
+ROOM = 256
+DIAL_S = 10.0
+WORDS_S = 0.5
+COUNTERS = (
+    *("exits", "halt_exits", "irq_injections", "io_exits", "mmio_exits", "insn_emulation", "signal_exits"),
+    *("c", "python"),
+)
+
+
+class Vm(Protocol):
+    """What a sandbox needs of a virtual machine; tests have one without KVM.
+
+    :ivar template: the folder of the template that it is a clone of, and which has to be told who it is; empty: none
+    :ivar why: it is none although there are templates, in words
+    :ivar wanted: the template that there should be for the next one like it; None: there is nothing to make
+    """
+
+    template: str
+    why: str
+    wanted: templates.Kind | None
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection to the agent, once it listens.
+
+        :raises GuestError: it does not, in time
+        """
+
+    def dial(self) -> socket.socket:
+        """A connection to the agent's port for connections from the host (``linux-guest/agent/relay.h``).
+
+        :raises OSError: there is none
+        :raises VmmError: the machine does not run any more
+        """
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """Call *on_end*, with a reason, when the machine has ended, which the death of the share's server makes it."""
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        """Give the running guest a disk, which it knows by *serial*.
+
+        :raises VmmError: it cannot be opened, or the machine has no room for it
+        """
+
+    def unplug(self, serial: str) -> None:
+        """Unplug that disk and close it, whether the guest releases it or not.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    def readdress(self, number: int, mac: str) -> None:
+        """Give a network device, which has no driver in the guest, another MAC address.
+
+        :param number: the index of the network's device
+        :raises VmmError: the machine does not run any more
+        """
+
+    def refresh(self) -> None:
+        """Wait until the guest sees what the host has written to shared files before this call; mostly that is so.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    def save(self, folder: str) -> None:
+        """Save it as a snapshot in *folder*, which is new; it goes on.
+
+        :raises VmmError: it has something that cannot be saved, or the host cannot write it
+        """
+
+    def resize_memory(self, size: int) -> None:
+        """Ask the guest to have *size* bytes of memory, between what it was made with and ``more_memory`` beyond.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs the guest may use now.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    def resize_cpus(self, count: int) -> None:
+        """Let the guest use the first *count* CPUs, as many as it was made with and up to ``more_cpus`` beyond.
+
+        :raises VmmError: the guest uses one of the others, or the machine does not run any more
+        """
+
+    def figures(self) -> dict[str, Any]:
+        """What is counted: ``vcpus``, of each a name and its number by KVM's names, and exits to ``c`` and ``python``;
+        ``devices``, of each its ``name`` and numbers by theirs.
+
+        :raises VmmError: the machine does not run any more
+        """
+
+    def close(self) -> None:
+        """End it and release what it has."""
+
+
+class PyvmmVm:
+    """A machine of pyvmm's, started.
+
+    :param config: what it is made of
+    :param folder: where its socket and its console's file are made
+    :param shared: the directory of the share
+    :param template: a template's folder that it is a clone of, without any doubt; empty: as *config* says
+    :raises VmmError: it cannot be made
+    """
+
+    def __init__(self, config: SandboxConfig, folder: str, shared: str, template: str = "") -> None:
+        self._name = config.sandbox_id
+        _allow_files()
+        # Through the descriptor, since a unix socket's path must be short and the state's may not be
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._console: ConsoleLog | None = ConsoleLog(self._folder)
+        self._machine: AnyMachine | None = None
+        self._counting = threading.Lock()  # what is closed counts no more
+        self.template = self.why = ""
+        self.wanted: templates.Kind | None = None
+        self._plugged: dict[str, Any] = {}
+        vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS)
+        console = ConsoleConfig("fd", self._console.fileno())
+        try:
+            if config.checkpoint:
+                self._machine = self._restored(config, shared, vsock, console)
+            elif template:
+                # It notes with the template what it touches, which a machine in a jail cannot
+                self._machine = self._clone(template, config, shared, vsock, console, "thread")
+            else:
+                self._machine = self._cloned(config, shared, vsock, console) or _booted(config, shared, vsock, console)
+            seal = config.seal
+            self._machine.start(None if seal is None else lambda: seal(self.wanted), confined=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def _cloned(
+        self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig
+    ) -> AnyMachine | None:
+        """A machine that goes on from a template, not yet started; None: it has to boot."""
+        if not config.template:
+            return None
+        if config.root is not None or config.volumes:
+            self._note_boot("it has disks that are there from the start")
+            return None
+        kind = kind_of(
+            config.kernel,
+            config.image,
+            config.cmdline,
+            config.memory,
+            config.vcpus,
+            len(config.network.nets) if config.network is not None else 0,
+            more_disks=config.more_disks,
+            more_memory=config.more_memory,
+            more_cpus=config.more_cpus,
+        )
+        try:
+            key = kind.key()
+            found = templates.find(key)
+        except OSError as error:
+            self._note_boot(str(error))
+            return None
+        except HostError as error:
+            self.wanted = None if templates.has_failed(key) else kind
+            self._note_boot(str(error) if self.wanted is not None else f"{error}, and none could be made lately")
+            return None
+        try:
+            return self._clone(found, config, shared, vsock, console, _isolation(config))
+        except VmmError as error:
+            templates.forget(found)
+            self.wanted = kind
+            self._note_boot(str(error))
+            return None
+
+    def _note_boot(self, why: str) -> None:
+        timeline.note(f"boots: {why}")
+        self.why = why
+
+    def _clone(
+        self,
+        template: str,
+        config: SandboxConfig,
+        shared: str,
+        vsock: VsockConfig,
+        console: ConsoleConfig,
+        isolation: str,
+    ) -> AnyMachine:
+        machine = restore_machine(
+            template,
+            start=False,
+            clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
+            prefetch=True,
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=config.network.nets if config.network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            console=console,
+            isolation=isolation,
+        )
+        timeline.note(f"clone of {template}")
+        self.template = template
+        return machine
+
+    def _restored(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
+        """A machine that goes on from a checkpoint, not yet started.  All of its configuration is ours: who made the
+        checkpoint could have named any file of the host."""
+        network = config.network
+        return restore_machine(
+            config.checkpoint,
+            start=False,
+            clock="resume",
+            memory=MemoryConfig(config.memory),
+            cpus=config.vcpus,
+            max_cpus=most_cpus(config.vcpus, config.more_cpus),
+            rootfs=None,
+            disks=(),
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=network.nets if network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            balloon=None,
+            more_devices=(),
+            rng=RngConfig(),
+            cpu="guest",
+            transport="mmio",
+            virtqueues="split",
+            console=console,
+            isolation=_isolation(config),
+            hotplug_memory=_more(config.more_memory),
+        )
+
+    def connect(self, timeout: float) -> socket.socket:
+        """See :class:`Vm`."""
+        machine = self._running()
+        sock = connect_to(machine, self._name, timeout)
+        if timeline.is_told():
+            _note_phases(machine)
+        return sock
+
+    def dial(self) -> socket.socket:
+        """See :class:`Vm`."""
+        return self._running().vsock.connect(FORWARD_PORT, timeout=DIAL_S)
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """See :class:`Vm`."""
+        machine, console = self._running(), self._console
+
+        def tell(event: Event | EndEvent) -> None:
+            # The root and the volumes of all containers are in this share
+            if event.kind == "device-lost" and event.detail.startswith(f"share {TAG}: "):
+                machine.stop("error", event.detail.partition(";")[0])
+
+        machine.listen(tell)
+
+        def wait() -> None:
+            try:
+                end = machine.wait()
+                reason = f"{end.kind} {end.detail}".strip() if end is not None else ""
+                words = _last_words(console) if end is not None and end.kind == "panic" and console is not None else ""
+                on_end(f"{reason}: {words}" if words else reason)
+            except Exception as error:
+                on_end(str(error))
+
+        threading.Thread(target=wait, name="vm", daemon=True).start()
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        """See :class:`Vm`."""
+        self._plugged[serial] = self._running().plug(DiskConfig(disk.path, disk.read_only, serial))
+
+    def unplug(self, serial: str) -> None:
+        """See :class:`Vm`."""
+        # An agent that works has unmounted it before: there is nothing to wait for
+        with self._counting:
+            self._running().unplug(self._plugged.pop(serial), 0, force=True)
+
+    def readdress(self, number: int, mac: str) -> None:
+        """See :class:`Vm`."""
+        self._running().nets[number].set_mac(bytes.fromhex(mac.replace(":", "")))
+
+    def refresh(self) -> None:
+        """See :class:`Vm`."""
+        self._running().refresh_shares()
+
+    def save(self, folder: str) -> None:
+        """See :class:`Vm`."""
+        self._running().snapshot(folder)
+
+    def resize_memory(self, size: int) -> None:
+        """See :class:`Vm`."""
+        self._running().resize_memory(size)
+
+    @property
+    def cpus(self) -> int:
+        """See :class:`Vm`."""
+        return self._running().cpus
+
+    def resize_cpus(self, count: int) -> None:
+        """See :class:`Vm`."""
+        self._running().resize_cpus(count)
+
+    def figures(self) -> dict[str, Any]:
+        """See :class:`Vm`."""
+        with self._counting:
+            told = self._running().figures()
+        for vcpu in told["vcpus"]:
+            for name in [name for name in vcpu if name not in COUNTERS]:
+                del vcpu[name]
+        return told
+
+    def _running(self) -> AnyMachine:
+        if self._machine is None:
+            raise HostError(f"sandbox {self._name}: its virtual machine is closed", code="sandbox-state")
+        return self._machine
+
+    def close(self) -> None:
+        """See :class:`Vm`."""
+        with self._counting:
+            machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.close()
+        console, self._console = self._console, None
+        if console is not None:
+            console.close()
+        if machine is not None and timeline.is_told():
+            self._note_console()
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
+
+    def _note_console(self) -> None:
+        with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
+            for line in lines:
+                timeline.note(f"guest: {line.rstrip()}")
+
+
+def _last_words(console: ConsoleLog) -> str:
+    """Why the guest's kernel panicked.  What it printed may still be on its way."""
+    deadline = time.monotonic() + WORDS_S
+    while "panic" not in (words := console.last_words()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return words
+
+
+def _isolation(config: SandboxConfig) -> str:
+    """A process of its own, in a jail, unless the settings say this one."""
+    return "thread" if config.isolation == "thread" else "fork"
+
+
+def _more(size: int) -> HotplugMemoryConfig | None:
+    return HotplugMemoryConfig(size) if size else None
+
+
+def _words() -> str:
+    return DEBUG if timeline.is_told() else ""
+
+
+def _spare(macs: Iterable[str]) -> str:
+    named = ",".join(macs)
+    return f"{SPARE}{named} " if named else ""
+
+
+def _share(path: str) -> ShareConfig:
+    # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
+    # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole="rootfs")
+
+
+def kind_of(
+    kernel: str,
+    image: str,
+    cmdline: str,
+    memory: int,
+    vcpus: int,
+    nets: int,
+    *,
+    more_disks: bool,
+    more_memory: int = 0,
+    more_cpus: int = 0,
+) -> templates.Kind:
+    """The template of machines that are so made, see :class:`pyvmm_kata.pod.sandbox.SandboxConfig`.  All of its
+    network devices are spare ones."""
+    spares = _spare(templates.mac_of(number) for number in range(nets))
+    words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
+    transport = "pci" if more_disks else "mmio"
+    return templates.Kind(kernel, image, words, memory, vcpus, transport, nets, more_memory, more_cpus)
+
+
+def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
+    """The same of what the settings say."""
+    return kind_of(
+        chosen.kernel,
+        chosen.image,
+        chosen.kernel_params,
+        memory,
+        vcpus,
+        nets,
+        more_disks=more_disks,
+        more_memory=chosen.more_memory,
+        more_cpus=chosen.more_cpus,
+    )
+
+
+def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
+    """A machine that is to boot, not yet started.
+
+    :raises ConfigError: there is no kernel, or no image of the guest, where the settings say
+    """
+    for what, path in (("kernel", config.kernel), ("image", config.image)):
+        if not os.path.exists(path):
+            hint = f"`make guest-kernel kata-image` prints the paths of both: name them in {FILE}"
+            raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
+    network, root = config.network, config.root
+    spares = _spare(network.spares) if network is not None else ""
+    disks = [] if root is None else [DiskConfig(root.path, root.read_only, SERIAL)]
+    disks += [DiskConfig(each.path, each.read_only, serial_of(n)) for n, each in enumerate(config.volumes)]
+    return create_machine(
+        MachineConfig(
+            boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
+            memory=MemoryConfig(config.memory),
+            cpus=config.vcpus,
+            max_cpus=most_cpus(config.vcpus, config.more_cpus),
+            shares=(_share(shared),),
+            vsock=vsock,
+            nets=network.nets if network is not None else (),
+            pmems=(PmemConfig(config.image, read_only=True),),
+            disks=tuple(disks),
+            console=console,
+            transport="pci" if config.more_disks else "mmio",
+            isolation=_isolation(config),
+            hotplug_memory=_more(config.more_memory),
+        )
+    )
+
+
+def machine_of_template(
+    kind: templates.Kind, folder: str, shared: str, nets: Sequence[NetConfig], console: int
+) -> AnyMachine:
+    """The machine that becomes a template, not yet started: all that a guest sees of it is what :func:`_booted` has.
+
+    :param folder: where its socket is made
+    :param shared: an empty directory
+    :param console: a descriptor for what it prints
+    """
+    return create_machine(
+        MachineConfig(
+            boot=BootConfig(kind.kernel, None, kind.cmdline),
+            memory=MemoryConfig(kind.memory),
+            cpus=kind.vcpus,
+            max_cpus=most_cpus(kind.vcpus, kind.more_cpus),
+            shares=(_share(shared),),
+            vsock=VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS),
+            nets=tuple(nets),
+            pmems=(PmemConfig(kind.image, read_only=True),),
+            console=ConsoleConfig("fd", console),
+            transport=kind.transport,
+            hotplug_memory=_more(kind.more_memory),
+        )
+    )
+
+
+def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
+    """A connection to the agent of sandbox *name*, once it listens.
+
+    :raises GuestError: it does not, in time
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return machine.vsock.connect(AGENT_PORT, timeout=max(0.1, deadline - time.monotonic()))
+        except ConnectionRefusedError:
+            pass  # the guest's driver is there, its agent not yet
+        except TimeoutError:
+            pass
+        end = machine.end
+        if end is not None:
+            words = f"{end.kind} {end.detail}".strip()
+            raise GuestError(
+                f"sandbox {name}: the virtual machine ended before its agent was there ({words})",
+                code="guest-start",
+                hint="pyvmm-oci --debug --log FILE notes what the guest printed",
+            )
+        if time.monotonic() > deadline:
+            raise GuestError(
+                f"sandbox {name}: the agent did not listen on vsock port {AGENT_PORT} within {timeout:g} s",
+                code="guest-start",
+                hint="pyvmm-oci --debug --log FILE notes what the guest printed",
+            )
+        time.sleep(0.005)
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files, for the descriptors of all connections, and have room for those of a machine: the
+    kernel makes a larger table at once while a process has one thread, and later waits for a grace period of RCU."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        with open(os.devnull) as null:
+            os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, ROOM - 1))
+    except OSError:
+        pass  # so many are not allowed
+
+
+def _note_phases(machine: AnyMachine) -> None:
+    """Note the times of the machine's start."""
+    for name, at in machine.phases_within():
+        timeline.note(f"machine: {name}", at)

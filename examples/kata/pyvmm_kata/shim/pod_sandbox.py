@@ -1,0 +1,276 @@
+"""The pod's sandbox: of what the runtime's options, the first container's annotations, limits and namespaces say."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import privileges, timeline
+from pyvmm_kata.bundle import settings
+from pyvmm_kata.bundle.checks import namespace
+from pyvmm_kata.bundle.guest_settings import machine_name
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host import cgroups
+from pyvmm_kata.host.namespaces import owner
+from pyvmm_kata.host.proxy_process import Face
+from pyvmm_kata.pod import network, templates
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.protocol import protobuf
+from pyvmm_kata.shim.stream_paths import open_stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm_kata.bundle.bundle import Bundle
+    from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.pod.sandbox import SandboxEvent
+    from pyvmm_kata.protocol.protobuf import Message
+    from pyvmm_kata.shim.bootstrap import Place
+    from pyvmm_kata.shim.pod import Resumed
+
+OPTIONS = "runtimeoptions.v1.Options"
+SANDBOX = "io.kubernetes.cri.sandbox-"
+"""Annotations with the sum of the limits of a pod's containers begin so."""
+
+
+def launch_face(bundle: Bundle, members: Sequence[Member], network_path: str = "") -> Face:
+    """The face of a container: in the network namespace that its bundle names, and in others of the pod's.
+
+    :param network_path: the network namespace where the bundle names none; empty: a new one
+    """
+    paths = {"network": network_path} if network_path else {}
+    for entry in bundle.spec.get("linux", {}).get("namespaces", ()):
+        kind, path = entry["type"], entry.get("path")
+        if path and (kind == "network" or (kind in ("ipc", "uts", "pid") and owner(path, kind, members))):
+            paths[kind] = path
+    return Face.launch(paths, bundle.spec.get("hostname") or "")
+
+
+def start_sandbox(
+    place: Place,
+    home: str,
+    sealed: threading.Event,
+    bundle: Bundle,
+    face: Face,
+    options: Message | None,
+    listener: Callable[[SandboxEvent], None],
+    resumed: Resumed | None,
+) -> Sandbox:
+    """Boot the machine of a pod, in the network namespace and the control group of its first container.
+
+    :param home: the control group to go back to when that fails
+    :param sealed: is set when this process can make no further machine
+    :param resumed: it goes on from there, and its container with it, frozen
+    :raises VmmError: it cannot be booted; nothing of it is left
+    """
+    if sealed.is_set():
+        raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
+    wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
+    resources = pod_resources(bundle)
+    kept = resumed.kept if resumed is not None else None
+    if kept is not None:
+        kept.sort(bundle)
+        kept.check(bundle, wanted, shared=False)
+    memory, vcpus = (kept.memory, kept.vcpus) if kept is not None else wanted.size(resources)
+    more_disks = place.is_shared and (wanted.more_disks or bundle.disk is not None or bool(bundle.volumes))
+    entry = namespace(bundle.spec, "network")
+    if entry is None:
+        raise ConfigError(
+            "config.json: linux.namespaces: a virtual machine cannot have the host's network",
+            code="oci-network",
+            hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
+        )
+
+    def seal(kind: templates.Kind | None) -> None:
+        if kind is not None:
+            # Now or never, and not in the pod's network namespace
+            outside = f"/proc/{os.getpid()}/ns/net"
+            if pid := network.in_namespace(outside, lambda: templates.request(kind, home)):
+                threading.Thread(target=os.waitpid, args=(pid, 0), name="template", daemon=True).start()
+        sealed.set()
+        privileges.seal(programs=True)
+
+    def start() -> Sandbox:
+        late = "" if entry.get("path") else face.namespace("net")
+        sandbox = Sandbox(
+            SandboxConfig(
+                sandbox_id=place.group,
+                state_dir=place.sandbox,
+                kernel=wanted.kernel,
+                image=wanted.image,
+                memory=memory,
+                more_memory=kept.more_memory if kept is not None else wanted.more_memory,
+                more_cpus=kept.more_cpus if kept is not None else wanted.more_cpus,
+                vcpus=vcpus,
+                hostname=machine_name(bundle.spec),
+                cmdline=wanted.kernel_params,
+                network=network.take_again(kept.nets) if kept is not None else network.take_over(late),
+                loopback=True,
+                root=None if place.is_shared else bundle.disk,
+                volumes=() if more_disks else bundle.volumes,
+                more_disks=more_disks,
+                template=wanted.template == "auto" and kept is None,
+                checkpoint=kept.machine if kept is not None else "",
+                isolation=wanted.isolation,
+                policy=wanted.policy,
+                seal=seal,
+            )
+        )
+        sandbox.listen(listener)
+        if resumed is None:
+            sandbox.start()
+        else:
+            found = resumed.kept
+            sandbox.restore(
+                found.id,
+                bundle,
+                open_stdio(resumed.stdio),
+                face.pid,
+                found.layout,
+                found.nets,
+                found.execs,
+                frozen=True,
+                added=found.added,
+            )
+        if sandbox.no_loopback:
+            sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
+        return sandbox
+
+    if wanted.traces:
+        timeline.begin(timeline.start_sender(wanted.traces))
+    os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
+    group = _enter_cgroup(place, bundle, face, memory, resources)
+    try:
+        sandbox = network.in_namespace(face.namespace("net"), start)
+    except BaseException:
+        leave_cgroup(place, home)
+        raise
+    if group is not None:
+        own = group
+        sandbox.bound = lambda memory: own.limit_memory(memory, resources)
+        sandbox.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
+        group.limit_cpu(resources)
+    return sandbox
+
+
+class Adopted:
+    """A pod's machine that was ready before the pod, in this process (:mod:`pyvmm_kata.oci.pool_machine`).
+
+    :param bundle: that of the pod's first container
+    :param sandbox: is prepared
+    :param memory: of the machine
+    :param group: the control group in which this process is; empty: none
+    :raises VmmError: it is not fit for the pod, of which nothing has been made
+    """
+
+    def __init__(self, place: Place, bundle: Bundle, sandbox: Sandbox, memory: int, group: str) -> None:
+        self._sandbox = sandbox
+        self._target = cgroups.Cgroup("")
+        self._started = threading.Event()
+        resources = pod_resources(bundle)
+        settle: Callable[[], None] | None = None
+        if group:
+            path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+            self._target = cgroups.Cgroup(cgroups.place(path, place.group, systemd=path.count(":") == 2))
+            place.write_cgroup(self._target.path)
+            settle = self._target.take_meanwhile(cgroups.Cgroup(group))
+        try:
+            network_path = (namespace(bundle.spec, "network") or {}).get("path") or ""
+            sandbox.begin(place.group, machine_name(bundle.spec), network_path)
+        finally:
+            if settle is not None:
+                settle()
+        if group and not place.is_shared:
+            sandbox.bound = lambda memory: self._target.limit_memory(memory, resources)
+            sandbox.bound(memory)
+            sandbox.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
+            self._target.limit_cpu(resources)
+
+    def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
+        """See :func:`launch_face`.  A container without a network has the machine's."""
+        return launch_face(bundle, members, f"/proc/{os.getpid()}/ns/net")
+
+    def start(self, face: Face, listener: Callable[[SandboxEvent], None], resumed: Resumed | None) -> Sandbox:
+        """In place of :func:`start_sandbox`.
+
+        :raises VmmError: this process has had its machine, which is none that goes on from a checkpoint
+        """
+        if self._started.is_set() or resumed is not None:
+            raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
+        self._started.set()
+        if self._target.path:
+            self._target.enter(face.pid)
+        self._sandbox.listen(listener)
+        if self._sandbox.no_loopback:
+            sys.stderr.write(f"{self._sandbox.no_loopback}\n")  # the log
+        return self._sandbox
+
+
+def pod_resources(bundle: Bundle) -> dict[str, Any]:
+    """``linux.resources`` for all of a pod: of a pause container, what containerd notes of the containers to come.
+
+    :raises ConfigError: what is noted is no number
+    """
+    resources: dict[str, Any] = (bundle.spec.get("linux") or {}).get("resources") or {}
+    noted = {}
+    for name in ("memory", "cpu-quota", "cpu-period"):
+        text = bundle.annotations.get(SANDBOX + name, "0")
+        if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 20):
+            raise ConfigError(f"annotation {SANDBOX}{name}: {text!r} is no number", code="oci-annotation")
+        noted[name] = int(text)
+    made = dict(resources)
+    if noted["memory"] > 0:
+        made["memory"] = {"limit": noted["memory"]}
+    if noted["cpu-quota"] > 0 and noted["cpu-period"] > 0:
+        made["cpu"] = {"quota": noted["cpu-quota"], "period": noted["cpu-period"]}
+    return made
+
+
+def _enter_cgroup(
+    place: Place, bundle: Bundle, face: Face, memory: int, resources: dict[str, Any]
+) -> cgroups.Cgroup | None:
+    """Go where the pod's processes are to be; the group, if it is to be limited: a pod of several containers is by the
+    one above."""
+    path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+    folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
+    group = cgroups.Cgroup(folder)
+    place.write_cgroup(folder)  # first: a shim that is killed in between leaves a group that is known
+    if not group.make():
+        place.write_cgroup("")
+        return None
+    if not place.is_shared:
+        group.limit_memory(memory, resources)
+    group.enter()
+    group.enter(face.pid)
+    return None if place.is_shared else group
+
+
+def own_cgroup() -> str:
+    """The directory of this process's control group, empty where there is no cgroup v2 (cgroups(7))."""
+    with open("/proc/self/cgroup") as lines:
+        for line in lines:
+            if line.startswith("0::") and os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
+                return cgroups.ROOT + line[3:].rstrip("\n")
+    return ""
+
+
+def leave_cgroup(place: Place, home: str) -> None:
+    """Go back to the group `home`, and remove the pod's. Raises VmmError when it has other processes."""
+    if home:
+        try:
+            cgroups.Cgroup(home).enter()
+        except HostError:
+            cgroups.Cgroup(cgroups.ROOT).enter()  # that of a service which has ended
+    place.remove_cgroup()
+
+
+def config_path(options: Message | None) -> str:
+    """The settings' file that containerd's configuration names for this runtime, empty for the usual one."""
+    if options is None or options.type_url.rpartition("/")[2] != OPTIONS:
+        return ""
+    try:
+        return str(protobuf.parse(protobuf.message(OPTIONS), options.value).config_path)
+    except ValueError:
+        return ""
