@@ -98,6 +98,7 @@ def main(argv: list[str]) -> int:
     measures |= {"fio-filters": fio.measure_filters, "net-filters": net.measure_filters}
     measures |= {"vsock-filters": vsock.measure_filters}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
+    measures |= {"kata-pool": kata.measure_pools}
     measures |= {"snapshots": snapshots.measure, "clones": snapshots.measure_clones, "budget": budget.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")

@@ -38,6 +38,8 @@ POD_TURNS = SERVER_TURNS = 2
 BUSYBOX = "/bin/busybox"
 CACHE = Path(ENVIRONMENT["HOME"], ".cache")
 APPLETS = ("find", "grep", "mkdir", "rm", "sh", "sleep", "tar", "true")
+LIMITS = {"memory": {"limit": 64 << 20}, "cpu": {"quota": 100_000, "period": 100_000}}
+"""Of `podman run -m 64m --cpus 1`."""
 IDLE_S = 3.0
 CLONES = 10
 INSIDE_TURNS = 3
@@ -57,8 +59,8 @@ def run(argv: Sequence[str], *, warm: bool = True) -> int:
         return child.ended - child.started
 
 
-def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> str:
-    """A bundle with busybox; its folder. `kind`: in a pod: `sandbox` or `container`."""
+def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "", *, limited: bool = False) -> str:
+    """A bundle with busybox; its folder. `kind`: in a pod: `sandbox` or `container`; `limited`: it has LIMITS."""
     path = HERE / name
     for folder in ("bin", "dev", "proc", "sys", "tmp"):
         (path / "rootfs" / folder).mkdir(parents=True)
@@ -71,6 +73,8 @@ def make_bundle(name: str, pyvmm: str, command: list[str], kind: str = "") -> st
     spec["process"] |= {"args": command, "terminal": False}
     if kind:
         spec["annotations"] = cri_annotations(kind)
+    if limited:
+        spec["linux"]["resources"] |= LIMITS
     spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "cgroup"]
     config.write_text(json.dumps(spec))
     return str(path)
@@ -172,9 +176,9 @@ def measure_sleepers(pyvmm: str, bundles: dict[str, str], disk: str) -> dict[str
     return {"idle": idle, "tenth": tenth, "available": each}
 
 
-def measure_pool(pyvmm: str, bundles: dict[str, str], turns: int) -> list[int]:
+def measure_pool(pyvmm: str, bundle: str, turns: int, name: str = "pool") -> list[int]:
     """Nanoseconds of `run`, for each turn, with a machine of a pool that has READY of them before."""
-    options = ["--config", str(POOL), "--root", str(HERE / "pool")]
+    options = ["--config", str(POOL), "--root", str(HERE / name)]
     command = [pyvmm, *options]
     pool = [str(Path(pyvmm).with_name("python3")), "-m", "pyvmm_kata.oci.pool", *options]
     serving = subprocess.Popen(pool, stdin=-3, env=ENVIRONMENT)
@@ -182,15 +186,37 @@ def measure_pool(pyvmm: str, bundles: dict[str, str], turns: int) -> list[int]:
         runs = []
         for turn in range(turns + 1):
             _wait_for_pool([*pool, "--status"], turn)
-            runs.append(run([*command, "run", "--bundle", bundles["true"], "c1"]))
+            runs.append(run([*command, "run", "--bundle", bundle, "c1"]))
         status = subprocess.run([*pool, "--status"], check=True, capture_output=True, timeout=TIMEOUT)
         if json.loads(status.stdout)["given"] != turns + 1:
             raise ChildError(f"the pool did not give all machines: {status.stdout.decode()}")
     finally:
         serving.terminate()
         serving.wait(TIMEOUT)
-    say(f"pool: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs[1:])} M instructions")
+    say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs[1:])} M instructions")
     return runs[1:]
+
+
+def measure_limits(pyvmm: str, spec: Spec) -> dict[str, list[int]]:
+    """The same of a container with LIMITS, `pool`, and of runc's, `runc`."""
+    bundle = make_bundle("limited", pyvmm, ["true"], limited=True)
+    runc = [RUNC, "--root", str(HERE / "runc"), "run", "--bundle", bundle, "c1"]
+    runs = [run(runc) for _ in range(spec.boots + 1)][1:]
+    say(f"runc, with limits: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
+    return {"runc": runs, "pool": measure_pool(pyvmm, bundle, spec.boots, "limits")}
+
+
+def measure_pools(spec: Spec) -> dict[str, Any]:
+    """Only what a pool has a part in, see :func:`measure`: `pool`, `runc`, `limits`."""
+    HERE.mkdir()
+    pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
+    bundle = make_bundle("true", pyvmm, ["true"])
+    runc = [*commands(pyvmm, spec)["runc"], "run", "--bundle", bundle, "c1"]
+    run([pyvmm, "--config", str(TEMPLATES), "--root", str(HERE / "clones"), "template", "build"])
+    figures: dict[str, Any] = {"runc": [run(runc) for _ in range(spec.boots + 1)][1:]}
+    figures["pool"] = measure_pool(pyvmm, bundle, spec.boots)
+    figures["limits"] = measure_limits(pyvmm, spec)
+    return figures
 
 
 SERVER = """
@@ -340,11 +366,23 @@ def measure(spec: Spec) -> dict[str, Any]:
         figures[name] = measure_one(name, command, bundles, spec.boots)
     figures["clones"] = measure_clones(pyvmm, bundles, spec.boots)
     figures["sleepers"] = measure_sleepers(pyvmm, bundles, spec.free_disk)
-    figures["pool"] = measure_pool(pyvmm, bundles, spec.boots)
+    figures["pool"] = measure_pool(pyvmm, bundles["true"], spec.boots)
+    figures["limits"] = measure_limits(pyvmm, spec)
     figures["cri"] = measure_cri(pyvmm, spec.boots)
     figures["server"] = measure_restore(pyvmm, min(spec.boots, SERVER_TURNS))
     figures["phases"] = kata_phases.measure(programs["pyvmm"], bundles["true"], spec.boots, HERE / "debug.log")
     return figures
+
+
+def pool_rows(figures: dict[str, Any]) -> list[Row]:
+    """Those of :func:`measure_pools`."""
+    made = []
+    limits = figures["limits"]
+    for name, ours, runc in (("", figures["pool"], figures["runc"]), (", with limits", limits["pool"], limits["runc"])):
+        pooled, peer = (statistics.median(runs) / 1e6 for runs in (ours, runc))
+        title = f"container: run of `true` from a pool{name}"
+        made.append(compare(title, pooled, peer, "M instructions", peer_name="runc", must=1.0, aim=0.7))
+    return made
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
@@ -368,9 +406,8 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             made.append(compare(name, clones, runsc, unit, peer_name="runsc", must=0.55, aim=0.35))
             made.append(compare("  against runc", clones, runc, unit, peer_name="runc"))
             made += kata_phases.rows(figures["clones"]["phases"])
+            made += pool_rows({**figures, "runc": figures["runc"]["run"]})
             pooled = statistics.median(figures["pool"]) / 1e6
-            name = "container: run of `true` from a pool"
-            made.append(compare(name, pooled, runc, unit, peer_name="runc", must=1.0, aim=0.7))
             made.append(compare("  against runsc", pooled, runsc, unit, peer_name="runsc"))
     served = {how: statistics.median(times) / 1e6 for how, times in figures["server"].items()}
     name = "container: a web server's answer from a checkpoint"

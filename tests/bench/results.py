@@ -40,6 +40,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "snapshots": snapshots.rows,
         "clones": snapshots.clone_rows,
         "kata": kata.rows,
+        "kata-pool": kata.pool_rows,
         "budget": budget.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]

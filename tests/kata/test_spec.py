@@ -141,6 +141,26 @@ def test_annotations_and_limits_size_the_machine() -> None:
         chosen.with_annotations({settings.PREFIX + "default_vcpus": "many"})
 
 
+@pytest.mark.parametrize(
+    "memory, cpus, made",
+    [
+        (64, 1.0, (512, 2)),  # limits below the usual size are the guest's to enforce
+        (1024, 1.0, (512, 2)),  # it grows
+        (1024, 4.0, (512, 2)),
+        (0, 4.5, (512, 5)),  # more than it may get
+        (2048, 1.0, (2048 + 96, 1)),
+    ],
+)
+def test_clones_have_one_size_as_far_as_they_may_grow(memory: int, cpus: float, made: tuple[int, int]) -> None:
+    limits: dict[str, Any] = {"cpu": {"quota": int(cpus * 100_000), "period": 100_000}}
+    if memory:
+        limits["memory"] = {"limit": memory * MIB}
+    chosen = settings.Settings(template="auto", vcpus=2, more_memory=1024 * MIB, more_cpus=2)
+    size, vcpus = chosen.size(limits)
+    assert (size // MIB, vcpus) == made
+    assert chosen.size(limits, clone=False) == chosen._replace(template="off").size(limits)
+
+
 def test_annotations_do_not_lead_to_other_files(tmp_path: Path) -> None:
     chosen = settings.Settings(str(tmp_path / "vmlinux"), str(tmp_path / "image"), annotations=("kernel", "image"))
     beside = str(tmp_path / "vmlinux.other")

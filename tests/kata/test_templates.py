@@ -420,11 +420,11 @@ def test_what_a_pool_cannot_do_for_the_small_program_the_whole_one_does(pool: Po
     pool.start()
     runtime, small = pool.runtime, pool.small("/bin/echo")
     linux = json.loads(Path(runtime.bundle("true"), "config.json").read_text())["linux"]
-    linux["resources"] = {"memory": {"limit": 64 << 20}}
+    linux["resources"] = {"memory": {"limit": 1 << 30}}
     volume = {"destination": "/x", "type": "bind", "source": "/proc/self/cwd", "options": ["rbind"]}
     plain = runtime.bundle("true")
     cases = {
-        "limits": ((), (), runtime.bundle("true", linux=linux)),
+        "limits above its machines": ((), (), runtime.bundle("true", linux=linux)),
         "hooks": ((), (), runtime.bundle("true", hooks={"prestart": [{"path": "/bin/true"}]})),
         "a path of the caller's own": ((), (), runtime.bundle("true", mounts=[volume])),
         "debugging": ((), ("--debug",), plain),
@@ -460,10 +460,24 @@ def test_without_a_pool_that_answers_a_machine_is_made(pool: Pool, number: int) 
 
 
 @needs_namespaces
+def test_a_container_with_limits_that_fit_gets_a_machine_of_the_pool(pool: Pool) -> None:
+    pool.start()
+    limited = json.loads(Path(pool.runtime.bundle("echo runs"), "config.json").read_text())["linux"]
+    limited["resources"] = {"memory": {"limit": 64 << 20}, "cpu": {"quota": 100_000, "period": 100_000}}
+    pool.runtime.check("run", "--detach", "--bundle", pool.runtime.bundle("exec sleep 600", linux=limited), "c1")
+    assert pool.figures()["given"] == 1
+    group = json.loads((pool.runtime.root / "c1" / "state.json").read_text())["cgroup"]
+    if Path(group, "memory.max").exists():
+        assert int(Path(group, "memory.max").read_text()) == (512 + 128) << 20, "what its machine may have"
+        assert Path(group, "cpu.max").read_text() == "100000 100000\n"
+    pool.runtime.check("delete", "--force", "c1")
+
+
+@needs_namespaces
 def test_a_container_that_needs_another_machine_has_one_made(pool: Pool) -> None:
     pool.start()
     limited = json.loads(Path(pool.runtime.bundle("echo runs"), "config.json").read_text())["linux"]
-    limited["resources"] = {"memory": {"limit": 64 << 20}}
+    limited["resources"] = {"memory": {"limit": 1 << 30}}
     done = pool.runtime.run("run", "--bundle", pool.runtime.bundle("echo runs", linux=limited), "c1")
     assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
     assert (pool.figures()["given"], pool.figures()["ready"]) == (0, READY)

@@ -114,14 +114,38 @@ class Settings(NamedTuple):
             )
         return self._replace(**values)  # type: ignore[arg-type]
 
-    def size(self, resources: Mapping[str, Json]) -> tuple[int, int]:
-        """Bytes of memory and number of CPUs for a pod with such limits (``linux.resources``)."""
-        limit = (resources.get("memory") or {}).get("limit") or 0
-        memory = max(limit + GUEST_OVERHEAD, MIN_MEMORY) if limit > 0 else max(self.memory, MIN_MEMORY)
-        cpu = resources.get("cpu") or {}
-        quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
-        vcpus = -(-quota // period) if quota > 0 and period > 0 else self.vcpus
-        return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
+    def size(self, resources: Mapping[str, Json], *, clone: bool = True) -> tuple[int, int]:
+        """Bytes of memory and number of CPUs of the machine that is made for a pod with such limits.
+
+        Clones have the usual size, so that one template, and one pool, serve pods of all limits: the guest enforces
+        limits below it, and the machine grows to those above it where it may (:func:`needed`, ``Sandbox.fit``).
+
+        :param resources: ``linux.resources``
+        :param clone: the machine can be one of a template
+        """
+        memory, vcpus = needed(resources, self.memory, self.vcpus)
+        if not clone or self.template != "auto":
+            return memory, vcpus
+        usual_memory, usual_vcpus = needed({}, self.memory, self.vcpus)
+        # Only the agent can bring CPUs online, and a policy may not let it
+        most = usual_vcpus if self.policy is not None else most_cpus(usual_vcpus, self.more_cpus)
+        fits = memory <= usual_memory + self.more_memory and vcpus <= most
+        return (usual_memory, usual_vcpus) if fits else (memory, vcpus)
+
+
+def needed(resources: Mapping[str, Json], memory: int, vcpus: int) -> tuple[int, int]:
+    """Bytes of memory and number of CPUs that a machine needs for a pod with such limits.
+
+    :param resources: ``linux.resources``
+    :param memory: where there is no limit of memory
+    :param vcpus: where there is none of CPU time
+    """
+    limit = (resources.get("memory") or {}).get("limit") or 0
+    memory = max(limit + GUEST_OVERHEAD if limit > 0 else memory, MIN_MEMORY)
+    cpu = resources.get("cpu") or {}
+    quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
+    vcpus = -(-quota // period) if quota > 0 and period > 0 else vcpus
+    return -(-memory // (2 * MIB)) * 2 * MIB, max(1, min(vcpus, MAX_VCPUS))
 
 
 def most_cpus(vcpus: int, more: int) -> int:

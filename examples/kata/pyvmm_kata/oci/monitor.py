@@ -171,6 +171,7 @@ class Monitor:
         else:
             self._sandbox.start()
             self.wanted = self._sandbox.wanted
+            self._sandbox.fit(self._resources)
             self._first.create(self._sandbox)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
@@ -201,6 +202,11 @@ class Monitor:
             raise
         sandbox.listen(self._on_event)
         sandbox.bound, sandbox.bound_cpu = self._bound, self._bound_cpu
+        try:
+            sandbox.fit(self._resources)
+        except BaseException:
+            self._settle()
+            raise
 
     def _bound(self, memory: int) -> None:
         """Limit what the container has on the host, where its RAM is *memory* bytes."""
@@ -221,7 +227,7 @@ class Monitor:
             self._first.create(self._sandbox, placed)
         finally:
             self._settle()
-        self._bound(self._size[0])
+        self._bound(self._sandbox.memory)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 
@@ -233,7 +239,10 @@ class Monitor:
     def _size(self) -> tuple[int, int]:
         """Memory and vCPUs of the machine: a copy has what the other one had."""
         plan = self._plan
-        return (plan.kept.memory, plan.kept.vcpus) if plan.kept else plan.settings.size(self._resources)
+        if plan.kept:
+            return plan.kept.memory, plan.kept.vcpus
+        has_disks = plan.bundle.disk is not None or bool(plan.bundle.volumes)
+        return plan.settings.size(self._resources, clone=not has_disks)
 
     def _may_save(self) -> None:
         from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks

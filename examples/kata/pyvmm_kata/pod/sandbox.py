@@ -13,7 +13,7 @@ from pyvmm_kata.bundle.guest_config import guest_config
 from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
 from pyvmm_kata.bundle.root_disks import SERIAL, RootDisk, device_storage, root_storages
-from pyvmm_kata.bundle.settings import GUEST_OVERHEAD, most_cpus
+from pyvmm_kata.bundle.settings import GUEST_OVERHEAD, most_cpus, needed
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
@@ -470,6 +470,20 @@ class Sandbox:
                 self._resize(wanted)
             if cpus < cpus_before:
                 self._take_cpus(cpus)
+
+    def fit(self, resources: Mapping[str, Json]) -> None:
+        """Grow the machine to what its pod's limits need, where they need more than it was made with.
+
+        :param resources: ``linux.resources`` of the pod
+        :raises VmmError: the guest does not take memory or CPUs in time
+        """
+        memory, vcpus = needed(resources, self.config.memory, self.config.vcpus)
+        with self._sizing:
+            if memory > self.memory:
+                self.bound(memory)
+                self._grow(memory)
+            if vcpus > self.cpus:
+                self._add_cpus(vcpus)
 
     def _share_of(self, container_id: str, shares: Mapping[str, Json]) -> Json:
         """``linux.resources.cpu`` of a container, some of which have others now."""

@@ -73,8 +73,12 @@ def start_sandbox(
     if kept is not None:
         kept.sort(bundle)
         kept.check(bundle, wanted, shared=False)
-    memory, vcpus = (kept.memory, kept.vcpus) if kept is not None else wanted.size(resources)
-    more_disks = place.is_shared and (wanted.more_disks or bundle.disk is not None or bool(bundle.volumes))
+    has_disks = bundle.disk is not None or bool(bundle.volumes)
+    if kept is not None:
+        memory, vcpus = kept.memory, kept.vcpus
+    else:
+        memory, vcpus = wanted.size(resources, clone=place.is_shared or not has_disks)
+    more_disks = place.is_shared and (wanted.more_disks or has_disks)
     entry = namespace(bundle.spec, "network")
     if entry is None:
         raise ConfigError(
@@ -152,6 +156,13 @@ def start_sandbox(
         sandbox.bound = lambda memory: own.limit_memory(memory, resources)
         sandbox.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
         group.limit_cpu(resources)
+    if resumed is None:
+        try:
+            sandbox.fit(resources)
+        except BaseException:
+            sandbox.stop()
+            leave_cgroup(place, home)
+            raise
     return sandbox
 
 
@@ -187,6 +198,7 @@ class Adopted:
             sandbox.bound(memory)
             sandbox.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
             self._target.limit_cpu(resources)
+        sandbox.fit(resources)
 
     def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
         """See :func:`launch_face`.  A container without a network has the machine's."""
